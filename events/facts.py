@@ -1,0 +1,178 @@
+"""What functions say happened: the payloads of the fact events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from events.lifecycle import Reason
+from events.models import ExecutionId, Model, ProjectId, SessionId
+from events.output import Usage
+
+
+class FieldError(Model):
+    """One thing wrong with an input: which field, what is wrong, what would be right."""
+
+    field: str
+    message: str
+
+
+class Fact(Model):
+    """What every fact of an execution has."""
+
+    execution_id: ExecutionId
+    project_id: ProjectId
+
+
+class Accepted(Fact):
+    """`dev.ocf.task.accepted.v1`: recorded, and on its way to a worker."""
+
+    labels: dict[str, str] = {}
+
+
+class Rejected(Fact):
+    """`dev.ocf.task.rejected.v1`: it never starts; every wrong field is named."""
+
+    errors: list[FieldError]
+
+
+class Started(Fact):
+    """`dev.ocf.task.started.v1`: a worker has it."""
+
+    attempt: int
+    worker: str
+    model: str | None = None
+    queued_ms: int
+
+
+class ChangedFile(Model):
+    """One changed file of the workspace."""
+
+    path: str
+    change: str
+    additions: int | None = None
+    deletions: int | None = None
+
+
+class DiffSummary(Model):
+    """What the run changed in the workspace, against its start."""
+
+    files: int = 0
+    additions: int = 0
+    deletions: int = 0
+    changed: list[ChangedFile] = []
+    truncated: bool = False
+
+
+class Artifact(Model):
+    """One stored object: key below the execution's prefix, size in bytes, SHA-256 in hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Outcome(Fact):
+    """How an execution ended: shared by completed, failed, cancelled and timed_out."""
+
+    attempt: int
+    duration_ms: int
+    queued_ms: int = 0
+    result: str = ""
+    usage: Usage = Usage()
+    diff: DiffSummary = DiffSummary()
+    last_sequence: int = 0
+    artifacts: list[Artifact] = []
+    model: str | None = None
+
+
+class Completed(Outcome):
+    """`dev.ocf.task.completed.v1`"""
+
+
+class Failed(Outcome):
+    """`dev.ocf.task.failed.v1`"""
+
+    reason: Reason
+    message: str
+    stderr_tail: list[str] = []
+
+
+class Cancelled(Outcome):
+    """`dev.ocf.task.cancelled.v1`"""
+
+    why: str | None = None
+    requested_by: str | None = None
+
+
+class TimedOut(Outcome):
+    """`dev.ocf.task.timed_out.v1`"""
+
+    limit_seconds: int
+
+
+class Archived(Fact):
+    """`dev.ocf.task.archived.v1`: verified and readable in S3."""
+
+    prefix: str
+    objects: list[Artifact]
+    chunks: int
+
+
+class Cleaned(Fact):
+    """`dev.ocf.task.cleaned.v1`: what was removed. Kept as the only trace of the execution."""
+
+    removed: dict[str, int]
+
+
+class SessionFact(Model):
+    """What every fact of a session has."""
+
+    session_id: SessionId
+    project_id: ProjectId
+
+
+class SessionCreated(SessionFact):
+    """`dev.ocf.session.created.v1`"""
+
+    from_execution_id: ExecutionId | None = None
+    expires_at: datetime | None = None
+
+
+class SessionAttached(SessionFact):
+    """`dev.ocf.session.attached.v1`"""
+
+    client_id: str
+
+
+class SessionDetached(SessionFact):
+    """`dev.ocf.session.detached.v1`"""
+
+    client_id: str
+
+
+class SessionDestroyed(SessionFact):
+    """`dev.ocf.session.destroyed.v1`"""
+
+    removed: dict[str, int] = {}
+    expired: bool = False
+
+
+class SessionRejected(SessionFact):
+    """`dev.ocf.session.rejected.v1`: the command had no effect; every wrong field is named."""
+
+    errors: list[FieldError]
+
+
+class DeadLetterInfo(Model):
+    """Why an event is in `OCF_DLQ`; the event's own bytes and headers are kept beside it."""
+
+    consumer: str
+    subject: str
+    stream_sequence: Annotated[int, Field(ge=0)]
+    deliveries: int
+    reason: str
+    status: int | None = None
+    failed_at: datetime

@@ -1,0 +1,247 @@
+"""What commands carry: the payload of every `dev.ocf.*` command event (contract: docs/events.md).
+
+Every model is frozen and refuses unknown fields, so that a typing error is answered and not ignored.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from events.subjects import PROJECT_PATTERN
+
+MAX_EVENT_BYTES = 512 * 1024
+MAX_COMMAND_BYTES = 16 * 1024 * 1024
+MAX_CHUNK_BYTES = 64 * 1024
+
+_UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+_HOST = r"^(\*\.)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(:[0-9]{1,5})?$"
+_LABEL = r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$"
+
+ProjectId = Annotated[str, StringConstraints(pattern=PROJECT_PATTERN), Field(examples=["default"])]
+ExecutionId = Annotated[
+    str,
+    StringConstraints(pattern=_UUID),
+    Field(description="lower-case UUID", examples=["0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"]),
+]
+SessionId = Annotated[str, StringConstraints(pattern=_UUID), Field(description="lower-case UUID")]
+Host = Annotated[str, StringConstraints(pattern=_HOST), Field(examples=["pypi.org", "*.example.com:8443"])]
+
+
+def _no_nul(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("must not contain a NUL character")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_no_nul)]
+
+
+class Model(BaseModel):
+    """Frozen, no unknown fields, aliases accepted beside names."""
+
+    # `model_` is pydantic's own prefix; the contract's field `model_config` needs an alias.
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+
+
+class Sealed(Model):
+    """A secret under AES-256-GCM (NIST SP 800-38D); the project id is its associated data."""
+
+    alg: Literal["A256GCM"] = "A256GCM"
+    kid: Annotated[str, Field(min_length=1, max_length=64, description="id of the key it was sealed with")]
+    nonce: Annotated[str, Field(description="12 bytes, base64")]
+    ciphertext: Annotated[str, Field(description="ciphertext and 16-byte tag, base64", max_length=16_384)]
+
+
+class ModelConfigData(Model):
+    """Which model runs the task, and how. On the bus `api_key` is always sealed."""
+
+    provider: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", examples=["anthropic", "openai", "local"])]
+    model: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s/][^\s]*$")]
+    model_version: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    api_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2_000)] | None = None
+    api_key: Sealed | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=10_000_000, description="output tokens per model call")] | None = None
+    enabled_tools: Annotated[list[str], Field(max_length=100)] | None = None
+    system_prompt: Annotated[Text, Field(max_length=200_000)] | None = None
+
+
+class EmptyWorkspace(Model):
+    """A new, empty directory (a git repository without commits)."""
+
+    source: Literal["empty"] = "empty"
+
+
+class GitWorkspace(Model):
+    """A clone: shallow, at `ref`, submodules off unless asked."""
+
+    source: Literal["git"]
+    url: Annotated[str, Field(min_length=1, max_length=2_000, examples=["https://example.com/team/app.git"])]
+    ref: Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[^-\s][^\s]*$")] | None = None
+    depth: Annotated[int, Field(ge=1, le=100_000)] = 1
+    submodules: bool = False
+    token: Sealed | None = None
+
+
+class DirectoryWorkspace(Model):
+    """A copy of a directory that the execution function can read (`WORKSPACE_SOURCES` lists the allowed roots)."""
+
+    source: Literal["directory"]
+    path: Annotated[Text, Field(min_length=1, max_length=4_096, pattern=r"^/")]
+
+
+class SnapshotWorkspace(Model):
+    """The workspace that an earlier execution of the same project left."""
+
+    source: Literal["snapshot"]
+    execution_id: ExecutionId
+
+
+class SharedWorkspace(Model):
+    """A path below `WORKSPACE_DIR`, used in place: others on the volume see every change at once."""
+
+    source: Literal["shared"]
+    path: Annotated[Text, Field(min_length=1, max_length=1_000, pattern=r"^[^/]")]
+
+
+Workspace = Annotated[
+    EmptyWorkspace | GitWorkspace | DirectoryWorkspace | SnapshotWorkspace | SharedWorkspace,
+    Field(discriminator="source"),
+]
+
+
+class Limits(Model):
+    """Bounds of one execution. Unset means the operator's default."""
+
+    timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    silence_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    answer_seconds: Annotated[int, Field(ge=1, le=86_400, description="how long a question waits")] | None = None
+    max_total_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_cost_usd: Annotated[float, Field(gt=0)] | None = None
+    max_memory_bytes: Annotated[int, Field(ge=64 * 1024 * 1024)] | None = None
+    max_workspace_bytes: Annotated[int, Field(ge=1)] | None = None
+    max_output_bytes: Annotated[int, Field(ge=1)] | None = None
+    max_processes: Annotated[int, Field(ge=8, le=100_000)] | None = None
+
+
+class Retry(Model):
+    """What happens when the worker is lost. The agent's own failures are never retried."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = 1
+
+
+class Network(Model):
+    """Hosts the agent's tools may reach; the operator's `NETWORK_ALLOW` is the ceiling."""
+
+    allow: Annotated[list[Host], Field(max_length=200)] = []
+
+
+Permission = Literal["allow", "deny", "ask"]
+Labels = Annotated[
+    dict[Annotated[str, StringConstraints(pattern=_LABEL)], Annotated[Text, Field(max_length=256)]],
+    Field(max_length=32),
+]
+
+
+class TaskRequest(Model):
+    """What a caller asks for: the body of `POST /tasks/execute`, and `Submit` without its ids."""
+
+    task_id: Annotated[Text, Field(max_length=200)] | None = None
+    prompt: Annotated[Text, Field(max_length=2_000_000)] | None = None
+    code: Annotated[Text, Field(max_length=8_000_000)] | None = None
+    context: Annotated[Text, Field(max_length=8_000_000)] | dict[str, Any] | None = None
+    workspace: Workspace = EmptyWorkspace()
+    session_id: SessionId | None = None
+    model: ModelConfigData | None = Field(default=None, alias="model_config")
+    limits: Limits = Limits()
+    retry: Retry = Retry()
+    permissions: dict[Annotated[str, Field(max_length=100)], Permission] = {}
+    network: Network = Network()
+    labels: Labels = {}
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> TaskRequest:
+        if not (self.prompt and self.prompt.strip()) and not (self.code and self.code.strip()):
+            raise ValueError("prompt or code is required and must not be blank")
+        return self
+
+
+class Submit(TaskRequest):
+    """`dev.ocf.task.submit.v1`: run this."""
+
+    execution_id: ExecutionId
+    project_id: ProjectId
+
+
+class Execute(Submit):
+    """`dev.ocf.task.execute.v1`: a validated submit, for the execute function."""
+
+    submitted_at: datetime
+
+
+class Cancel(Model):
+    """`dev.ocf.task.cancel.v1`: end it now, wherever it is."""
+
+    execution_id: ExecutionId
+    project_id: ProjectId
+    why: Annotated[Text, Field(max_length=1_000)] | None = None
+    requested_by: Annotated[Text, Field(max_length=200)] | None = None
+
+
+class Cleanup(Model):
+    """`dev.ocf.task.cleanup.v1`: remove what an execution left, or sweep what nobody owns.
+
+    `scope` is `everything` (stream, state, S3, workspace), `workspace` (the pod's files only) or
+    `sweep` (no single execution: end what no worker owns; sent by a schedule).
+    """
+
+    project_id: ProjectId
+    execution_id: ExecutionId
+    scope: Literal["everything", "workspace", "sweep"] = "everything"
+    requested_by: Annotated[Text, Field(max_length=200)] | None = None
+
+
+class Reply(Model):
+    """`dev.ocf.task.reply.v1`: an answer to a permission request or a question, or a follow-up prompt."""
+
+    project_id: ProjectId
+    execution_id: ExecutionId
+    request_id: Annotated[str, Field(min_length=1, max_length=200)]
+    answer: Annotated[Text, Field(max_length=100_000)]
+    answered_by: Annotated[Text, Field(max_length=200)] | None = None
+
+
+class SessionCommand(Model):
+    """What the four session commands share."""
+
+    project_id: ProjectId
+    session_id: SessionId
+    requested_by: Annotated[Text, Field(max_length=200)] | None = None
+
+
+class SessionCreate(SessionCommand):
+    """`dev.ocf.session.create.v1`: a conversation and its workspace, empty or forked from a finished execution."""
+
+    from_execution_id: ExecutionId | None = None
+    workspace: Workspace = EmptyWorkspace()
+    ttl_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    labels: Labels = {}
+
+
+class SessionAttach(SessionCommand):
+    """`dev.ocf.session.attach.v1`: somebody watches and may send follow-ups."""
+
+    client_id: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class SessionDetach(SessionCommand):
+    """`dev.ocf.session.detach.v1`: that somebody has left; the session stays."""
+
+    client_id: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class SessionDestroy(SessionCommand):
+    """`dev.ocf.session.destroy.v1`: remove every trace of it."""

@@ -1,0 +1,190 @@
+"""What the functions need from the outside, as a few Protocols. Adapters sit behind them.
+
+`events.bus_nats` is the only file that touches nats-py, `events.store_s3` the only one that touches boto3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message as the bus keeps it. `sequence` is the stream's (0 for core NATS), `time` the server's."""
+
+    subject: str
+    data: bytes
+    headers: Mapping[str, str]
+    sequence: int = 0
+    time: datetime | None = None
+    deliveries: int = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A value of a bucket with its revision, for compare-and-set."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+@dataclass(frozen=True)
+class ConsumerSpec:
+    """A durable pull consumer. Times in seconds."""
+
+    name: str
+    stream: str
+    subjects: tuple[str, ...]
+    ack_wait: float = 30.0
+    max_in_flight: int = 100
+
+
+class Delivery(Protocol):
+    """A message that was pulled and must be answered once."""
+
+    @property
+    def message(self) -> Message: ...
+
+    async def ack(self) -> None: ...
+
+    async def nak(self, delay: float) -> None: ...
+
+    async def in_progress(self) -> None: ...
+
+
+class Bus(Protocol):
+    """Streams and live subjects."""
+
+    async def publish(
+        self, subject: str, data: bytes, headers: Mapping[str, str], *, only_first: bool = False
+    ) -> int:
+        """Store a message; return its stream sequence once it is kept.
+
+        `only_first` refuses when the subject already has a message.
+
+        Raises:
+            Conflict: `only_first`, and there is one.
+            Unavailable: not acknowledged in time.
+        """
+        ...
+
+    async def publish_soon(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
+        """Queue a message, in order; `flush` waits until all of them are kept."""
+        ...
+
+    async def flush(self) -> None:
+        """Wait until everything of `publish_soon` is kept.
+
+        Raises:
+            Unavailable: some of it is not.
+        """
+        ...
+
+    async def publish_live(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
+        """Core NATS: whoever listens now gets it."""
+        ...
+
+    def history(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
+        """Every kept message of `subject` with a stream sequence above `after`, then end."""
+        ...
+
+    async def last(self, stream: str, subject: str) -> Message | None:
+        """The newest message kept for exactly `subject`."""
+        ...
+
+    def listen(self, *subjects: str) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
+        """Live messages of `subjects` (core NATS), from the moment the context is entered."""
+        ...
+
+    def pull(self, consumer: ConsumerSpec) -> AsyncIterator[Delivery]:
+        """Messages of a durable consumer, for ever, over reconnects."""
+        ...
+
+    async def purge(self, stream: str, subject: str) -> int:
+        """Remove what `subject` matches; return how many messages."""
+        ...
+
+    async def ready(self) -> None:
+        """Raise Unavailable unless the bus answers."""
+        ...
+
+
+class Bucket(Protocol):
+    """A key-value bucket with compare-and-set. `ttl` is in whole seconds."""
+
+    async def get(self, key: str) -> Entry | None: ...
+
+    async def create(self, key: str, value: bytes, *, ttl: int | None = None) -> int:
+        """Raises Conflict when the key has a value."""
+        ...
+
+    async def update(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> int:
+        """Raises Conflict when the revision is not the newest."""
+        ...
+
+    async def delete(self, key: str, *, revision: int | None = None) -> None:
+        """Remove the key and its history."""
+        ...
+
+    def entries(self, filter: str = ">") -> AsyncIterator[Entry]:
+        """Every entry whose key matches the NATS filter (`project.*`)."""
+        ...
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """A stored object; size in bytes; `sha256` in hex when it was put with one."""
+
+    key: str
+    size: int
+    sha256: str | None = None
+
+
+class ObjectStore(Protocol):
+    """S3 as this system uses it. Keys are `<project>/<execution>/<name>`."""
+
+    async def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> ObjectInfo: ...
+
+    async def put_file(self, key: str, path: Path, *, content_type: str = "application/octet-stream") -> ObjectInfo:
+        """Upload in parts, memory flat."""
+        ...
+
+    async def get(self, key: str) -> bytes:
+        """Raises NotYetKnown when there is no such object."""
+        ...
+
+    def stream(self, key: str, *, chunk: int = 1024 * 1024) -> AsyncIterator[bytes]:
+        """The object in pieces, memory flat. Raises NotYetKnown when there is none."""
+        ...
+
+    async def head(self, key: str) -> ObjectInfo | None: ...
+
+    def list(self, prefix: str) -> AsyncIterator[ObjectInfo]: ...
+
+    async def delete_prefix(self, prefix: str) -> int:
+        """Remove every object below `prefix`; return how many."""
+        ...
+
+    async def ready(self) -> None:
+        """Raise Unavailable unless the bucket answers."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, so that tests need not wait for it."""
+
+    def now(self) -> datetime:
+        """Wall-clock time, UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that only go forward."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...

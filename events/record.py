@@ -1,0 +1,99 @@
+"""The record of an execution: the value behind `<project>.<execution>` in the bucket `ocf_executions`.
+
+It is derived from events by the functions that own each step and changed only by compare-and-set.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from events.facts import DiffSummary, FieldError
+from events.lifecycle import TERMINAL, Reason, State
+from events.models import ExecutionId, Model, ProjectId, SessionId
+from events.output import TodoItem, Usage, Waiting
+
+
+class Attempt(Model):
+    """One try by one worker. `ended` is how it ended: a state, or `worker_lost`."""
+
+    number: int
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    ended: str | None = None
+
+
+class Outbox(Model):
+    """A fact that is decided but perhaps not yet published: whoever sees it publishes it again.
+
+    Publishing twice is harmless: the event's id is its message id, and the subject takes one event only.
+    """
+
+    type: str
+    what: str
+    id: str
+    time: datetime
+    data: str
+
+
+class Record(Model):
+    """Everything known of an execution but its output."""
+
+    execution_id: ExecutionId
+    project_id: ProjectId
+    task_id: str | None = None
+    session_id: SessionId | None = None
+    state: State
+    reason: Reason | None = None
+    message: str | None = None
+    errors: list[FieldError] = []
+    title: str = ""
+    labels: dict[str, str] = {}
+    model: str | None = None
+    digest: str = ""
+    command_id: str = ""
+    traceparent: str | None = None
+    submitted_at: datetime
+    updated_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    timeout_seconds: int
+    max_attempts: int = 1
+    attempts: list[Attempt] = []
+    cancel_requested: bool = False
+    cancel_why: str | None = None
+    cancel_by: str | None = None
+    waiting_for: Waiting | None = None
+    todo: list[TodoItem] = []
+    usage: Usage = Usage()
+    diff: DiffSummary = DiffSummary()
+    result: str = ""
+    last_sequence: int = 0
+    execute_sequence: int = 0
+    archived: bool = False
+    outbox: list[Outbox] = []
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it has ended."""
+        return self.state in TERMINAL
+
+    @property
+    def progress(self) -> int:
+        """0 to 100, from the agent's todo list; 100 only when completed."""
+        if self.state is State.COMPLETED:
+            return 100
+        if not self.todo:
+            return 0
+        done = sum(item.status in ("completed", "cancelled") for item in self.todo)
+        return min(99, round(100 * done / len(self.todo)))
+
+
+def record_key(project: str, execution: str) -> str:
+    """Key of the record."""
+    return f"{project}.{execution}"
+
+
+def lease_key(project: str, execution: str) -> str:
+    """Key of the lease; it vanishes when its worker stops renewing it (TTL on the server's clock)."""
+    return f"{project}.{execution}.lease"

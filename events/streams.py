@@ -1,0 +1,50 @@
+"""The JetStream streams and buckets, as data. `functions.setup` applies it, safe to repeat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from events import subjects as s
+
+DAY = 86_400
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """One stream. Times in seconds, sizes in bytes; 0 means unlimited."""
+
+    name: str
+    subjects: tuple[str, ...]
+    why: str
+    max_age: int = 0
+    max_msg_size: int = 1024 * 1024
+    duplicate_window: int = 120
+    republish: tuple[str, str] | None = None
+    schedules: bool = False
+
+
+@dataclass(frozen=True)
+class BucketSpec:
+    """One key-value bucket. Keys may carry a TTL of their own (leases)."""
+
+    name: str
+    why: str
+    history: int = 1
+    options: dict[str, object] = field(default_factory=dict)
+
+
+STREAMS: tuple[StreamSpec, ...] = (
+    StreamSpec(
+        s.COMMANDS, ("ocf.cmd.>", "ocf.schedule.>"), "what somebody asked for", max_age=30 * DAY, schedules=True
+    ),
+    StreamSpec(s.EVENTS, ("ocf.evt.>",), "what happened", max_age=30 * DAY),
+    StreamSpec(
+        s.OUTPUT, ("ocf.out.>",), "what the agent said and did", max_age=7 * DAY, republish=("ocf.out.>", "ocf.live.>")
+    ),
+    StreamSpec(s.DLQ, ("ocf.dlq.>",), "what could not be handled, with the reason", max_age=30 * DAY),
+)
+
+BUCKETS: tuple[BucketSpec, ...] = (
+    BucketSpec(s.EXECUTIONS_BUCKET, "the record and the lease of every execution"),
+    BucketSpec(s.SESSIONS_BUCKET, "the record of every session"),
+)

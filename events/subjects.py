@@ -1,0 +1,87 @@
+"""Every NATS subject and stream name, in one place (docs/events.md is generated from it)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from events.errors import InvalidEvent
+
+PROJECT_PATTERN = r"^[a-z0-9-]{1,63}$"
+_PROJECT = re.compile(r"[a-z0-9-]{1,63}")
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+COMMANDS = "OCF_COMMANDS"
+EVENTS = "OCF_EVENTS"
+OUTPUT = "OCF_OUTPUT"
+DLQ = "OCF_DLQ"
+EXECUTIONS_BUCKET = "ocf_executions"
+SESSIONS_BUCKET = "ocf_sessions"
+
+#: The project name that schedules use for commands which concern no single project.
+SYSTEM_PROJECT = "ocf-system"
+
+
+def check_project(project: str) -> str:
+    """Return `project`; raise InvalidEvent where it could break out of its subject token."""
+    if not _PROJECT.fullmatch(project):
+        raise InvalidEvent(f"project_id: {project[:80]!r} is not [a-z0-9-]{{1,63}}")
+    return project
+
+
+def check_id(value: str, field: str = "execution_id") -> str:
+    """Return `value`; raise InvalidEvent unless it is a lower-case UUID in canonical form."""
+    if not _ID.fullmatch(value):
+        raise InvalidEvent(f"{field}: {value[:80]!r} is not a lower-case UUID")
+    return value
+
+
+def command(verb: str, project: str, entity: str) -> str:
+    """`ocf.cmd.<verb>.<project>.<execution or session>`"""
+    return f"ocf.cmd.{verb}.{check_project(project)}.{check_id(entity, 'id')}"
+
+
+def fact(project: str, entity: str, what: str) -> str:
+    """`ocf.evt.<project>.<execution or session>.<what>`"""
+    return f"ocf.evt.{check_project(project)}.{check_id(entity, 'id')}.{what}"
+
+
+def output(project: str, execution: str) -> str:
+    """`ocf.out.<project>.<execution>`: where execute publishes."""
+    return f"ocf.out.{check_project(project)}.{check_id(execution)}"
+
+
+def live(project: str, execution: str) -> str:
+    """`ocf.live.<project>.<execution>`: where viewers listen (core NATS, republished by OCF_OUTPUT)."""
+    return f"ocf.live.{check_project(project)}.{check_id(execution)}"
+
+
+def dead_letter(consumer: str) -> str:
+    """`ocf.dlq.<consumer>`"""
+    return f"ocf.dlq.{consumer}"
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A subject taken apart. `verb` is the command's verb or the fact's last token."""
+
+    kind: str  # cmd | evt | out | live
+    project: str
+    entity: str
+    verb: str
+
+
+def parse(subject: str) -> Parsed:
+    """Take a subject of this module apart.
+
+    Raises:
+        InvalidEvent: not one of ours.
+    """
+    match subject.split("."):
+        case ["ocf", "cmd", verb, project, entity]:
+            return Parsed("cmd", project, entity, verb)
+        case ["ocf", "evt", project, entity, what]:
+            return Parsed("evt", project, entity, what)
+        case ["ocf", ("out" | "live") as kind, project, entity]:
+            return Parsed(kind, project, entity, "output")
+    raise InvalidEvent(f"subject {subject[:120]!r} is none of this system's")

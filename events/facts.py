@@ -33,8 +33,13 @@ class Accepted(Fact):
 
 
 class Rejected(Fact):
-    """`dev.ocf.task.rejected.v1`: it never starts; every wrong field is named."""
+    """`dev.ocf.task.rejected.v1`: it never starts; every wrong field is named.
 
+    The ids are those of the subject it came on, which may be what is wrong with it.
+    """
+
+    execution_id: str
+    project_id: str
     errors: list[FieldError]
 
 

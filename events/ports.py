@@ -58,6 +58,22 @@ class Delivery(Protocol):
     async def in_progress(self) -> None: ...
 
 
+class Writer(Protocol):
+    """Writes many messages to one subject, in order, without waiting for each; survives reconnects."""
+
+    async def send(self, data: bytes, headers: Mapping[str, str]) -> None:
+        """Queue one message. Headers must have a `Nats-Msg-Id`: it is what makes sending twice harmless."""
+        ...
+
+    async def flush(self, timeout: float) -> None:
+        """Wait until all of it is kept. Raises Unavailable after `timeout` seconds."""
+        ...
+
+    def close(self) -> None:
+        """Forget what is not kept yet."""
+        ...
+
+
 class Bus(Protocol):
     """Streams and live subjects."""
 
@@ -74,16 +90,8 @@ class Bus(Protocol):
         """
         ...
 
-    async def publish_soon(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
-        """Queue a message, in order; `flush` waits until all of them are kept."""
-        ...
-
-    async def flush(self) -> None:
-        """Wait until everything of `publish_soon` is kept.
-
-        Raises:
-            Unavailable: some of it is not.
-        """
+    def writer(self, subject: str) -> Writer:
+        """An ordered, pipelined writer to one subject."""
         ...
 
     async def publish_live(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
@@ -102,8 +110,14 @@ class Bus(Protocol):
         """Live messages of `subjects` (core NATS), from the moment the context is entered."""
         ...
 
-    def pull(self, consumer: ConsumerSpec) -> AsyncIterator[Delivery]:
-        """Messages of a durable consumer, for ever, over reconnects."""
+    async def fetch(self, consumer: ConsumerSpec, limit: int, wait: float) -> list[Delivery]:
+        """Up to `limit` messages of a durable consumer; [] when none comes within `wait` seconds.
+
+        Creates the consumer where it is missing.
+
+        Raises:
+            Unavailable: no connection now; call again later.
+        """
         ...
 
     async def purge(self, stream: str, subject: str) -> int:

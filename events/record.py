@@ -69,7 +69,6 @@ class Record(Model):
     diff: DiffSummary = DiffSummary()
     result: str = ""
     last_sequence: int = 0
-    execute_sequence: int = 0
     archived: bool = False
     outbox: list[Outbox] = []
 

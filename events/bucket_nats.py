@@ -1,0 +1,61 @@
+"""The key-value adapter over JetStream: compare-and-set, and a TTL per key (ADR-43), which nats-py's own lacks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from events.bus_nats import NatsBus
+from events.errors import Conflict
+from events.ports import Entry
+
+_MARKERS = ("DEL", "PURGE")
+
+
+class NatsBucket:
+    """See `events.ports.Bucket`. Keys are subjects below `$KV.<bucket>.`"""
+
+    def __init__(self, bus: NatsBus, bucket: str) -> None:
+        self._bus = bus
+        self._stream = f"KV_{bucket}"
+        self._prefix = f"$KV.{bucket}."
+
+    async def get(self, key: str) -> Entry | None:
+        found = await self._bus.last(self._stream, self._prefix + key)
+        if found is None or found.headers.get("KV-Operation") in _MARKERS:
+            return None
+        return Entry(key, found.data, found.sequence)
+
+    async def create(self, key: str, value: bytes, *, ttl: int | None = None) -> int:
+        try:
+            return await self._put(key, value, 0, ttl)
+        except Conflict:
+            # The newest may be a deletion marker, on top of which a key may be created.
+            found = await self._bus.last(self._stream, self._prefix + key)
+            if found is None or found.headers.get("KV-Operation") not in _MARKERS:
+                raise
+            return await self._put(key, value, found.sequence, ttl)
+
+    async def update(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> int:
+        return await self._put(key, value, revision, ttl)
+
+    async def _put(self, key: str, value: bytes, revision: int, ttl: int | None) -> int:
+        headers = {"Nats-Expected-Last-Subject-Sequence": str(revision)}
+        if ttl is not None:
+            headers["Nats-TTL"] = str(ttl)
+        try:
+            return await self._bus.publish(self._prefix + key, value, headers)
+        except Conflict:
+            raise Conflict(f"{key} was changed by somebody else") from None
+
+    async def delete(self, key: str, *, revision: int | None = None) -> None:
+        """A marker first, so that watchers learn of it; then nothing of the key is left."""
+        headers = {"KV-Operation": "DEL"}
+        if revision is not None:
+            headers["Nats-Expected-Last-Subject-Sequence"] = str(revision)
+        await self._bus.publish(self._prefix + key, b"", headers)
+        await self._bus.purge(self._stream, self._prefix + key)
+
+    async def entries(self, filter: str = ">") -> AsyncIterator[Entry]:
+        async for found in self._bus.history(self._stream, self._prefix + filter):
+            if found.headers.get("KV-Operation") not in _MARKERS:
+                yield Entry(found.subject.removeprefix(self._prefix), found.data, found.sequence)

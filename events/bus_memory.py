@@ -1,0 +1,252 @@
+"""The in-memory bus and bucket: for unit tests, and for `ocf replay --to` where nothing real may be touched.
+
+Held to the same contract tests as the JetStream adapter (`tests/contract/`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from events import streams
+from events.errors import Conflict
+from events.ports import Clock, ConsumerSpec, Delivery, Entry, Message
+
+
+def subject_matches(pattern: str, subject: str) -> bool:
+    """NATS subject matching: `*` is one token, `>` the rest (at least one)."""
+    wanted, tokens = pattern.split("."), subject.split(".")
+    for index, token in enumerate(wanted):
+        if token == ">":
+            return len(tokens) > index
+        if index >= len(tokens) or (token != "*" and token != tokens[index]):
+            return False
+    return len(wanted) == len(tokens)
+
+
+@dataclass
+class _Stream:
+    spec: streams.StreamSpec
+    messages: list[Message] = field(default_factory=list)
+    ids: dict[str, int] = field(default_factory=dict)
+    sequence: int = 0
+
+
+@dataclass
+class _Consumer:
+    acked: set[int] = field(default_factory=set)
+    not_before: dict[int, float] = field(default_factory=dict)
+    deliveries: dict[int, int] = field(default_factory=dict)
+
+
+class MemoryDelivery:
+    """A pulled message."""
+
+    def __init__(self, message: Message, consumer: _Consumer, bus: MemoryBus, ack_wait: float) -> None:
+        self._message = message
+        self._consumer = consumer
+        self._bus = bus
+        self._ack_wait = ack_wait
+
+    @property
+    def message(self) -> Message:
+        """What was pulled."""
+        return self._message
+
+    async def ack(self) -> None:
+        """Done."""
+        self._consumer.acked.add(self._message.sequence)
+
+    async def nak(self, delay: float) -> None:
+        """Deliver again after `delay` seconds."""
+        self._consumer.not_before[self._message.sequence] = self._bus.clock.monotonic() + delay
+        self._bus.changed()
+
+    async def in_progress(self) -> None:
+        """Start the ack wait anew."""
+        await self.nak(self._ack_wait)
+
+
+class MemoryWriter:
+    """See `events.ports.Writer`; everything is kept at once."""
+
+    def __init__(self, bus: MemoryBus, subject: str) -> None:
+        self._bus = bus
+        self._subject = subject
+
+    async def send(self, data: bytes, headers: Mapping[str, str]) -> None:
+        await self._bus.publish(self._subject, data, headers)
+
+    async def flush(self, timeout: float) -> None:
+        """Nothing is ever waiting."""
+
+    def close(self) -> None:
+        """Nothing is ever waiting."""
+
+
+class MemoryBus:
+    """See `events.ports.Bus`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._streams = {spec.name: _Stream(spec) for spec in streams.STREAMS}
+        self._consumers: dict[str, _Consumer] = {}
+        self._listeners: list[tuple[tuple[str, ...], asyncio.Queue[Message]]] = []
+        self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        """Wake whoever waits for a message."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def publish(self, subject: str, data: bytes, headers: Mapping[str, str], *, only_first: bool = False) -> int:
+        stream = next(
+            s for s in self._streams.values() if any(subject_matches(p, subject) for p in s.spec.subjects)
+        )
+        message_id = headers.get("Nats-Msg-Id")
+        if message_id is not None and message_id in stream.ids:
+            return stream.ids[message_id]
+        if only_first and any(m.subject == subject for m in stream.messages):
+            raise Conflict(f"{subject} already has a message")
+        stream.sequence += 1
+        message = Message(subject, data, dict(headers), stream.sequence, self.clock.now())
+        stream.messages.append(message)
+        if message_id is not None:
+            stream.ids[message_id] = stream.sequence
+        await self._say(message)
+        if stream.spec.republish is not None:
+            source, target = (part.removesuffix(">") for part in stream.spec.republish)
+            await self._say(
+                replace(
+                    message,
+                    subject=target + subject.removeprefix(source),
+                    headers={**headers, "Nats-Sequence": str(stream.sequence)},
+                )
+            )
+        self.changed()
+        return stream.sequence
+
+    def writer(self, subject: str) -> MemoryWriter:
+        return MemoryWriter(self, subject)
+
+    async def publish_live(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
+        await self._say(Message(subject, data, dict(headers)))
+
+    async def _say(self, message: Message) -> None:
+        for subjects, queue in self._listeners:
+            if any(subject_matches(pattern, message.subject) for pattern in subjects):
+                queue.put_nowait(message)
+
+    async def history(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
+        for message in list(self._streams[stream].messages):
+            if message.sequence > after and subject_matches(subject, message.subject):
+                yield message
+
+    async def last(self, stream: str, subject: str) -> Message | None:
+        found = [m for m in self._streams[stream].messages if m.subject == subject]
+        return found[-1] if found else None
+
+    @asynccontextmanager
+    async def listen(self, *subjects: str) -> AsyncIterator[AsyncIterator[Message]]:
+        queue: asyncio.Queue[Message] = asyncio.Queue()
+        self._listeners.append((subjects, queue))
+
+        async def messages() -> AsyncIterator[Message]:
+            while True:
+                yield await queue.get()
+
+        try:
+            yield messages()
+        finally:
+            self._listeners = [entry for entry in self._listeners if entry[1] is not queue]
+
+    async def fetch(self, consumer: ConsumerSpec, limit: int, wait: float) -> list[Delivery]:
+        state = self._consumers.setdefault(consumer.name, _Consumer())
+        deadline = self.clock.monotonic() + wait
+        while True:
+            found = self._due(consumer, state)[:limit]
+            if found or self.clock.monotonic() >= deadline:
+                return [self._deliver(message, consumer, state) for message in found]
+            changed = self._changed
+            try:
+                async with asyncio.timeout(max(0.001, min(wait, 0.05))):
+                    await changed.wait()
+            except TimeoutError:
+                continue
+
+    def _due(self, consumer: ConsumerSpec, state: _Consumer) -> list[Message]:
+        now = self.clock.monotonic()
+        return [
+            m
+            for m in self._streams[consumer.stream].messages
+            if m.sequence not in state.acked
+            and state.not_before.get(m.sequence, 0.0) <= now
+            and any(subject_matches(p, m.subject) for p in consumer.subjects)
+        ]
+
+    def _deliver(self, message: Message, consumer: ConsumerSpec, state: _Consumer) -> Delivery:
+        number = state.deliveries[message.sequence] = state.deliveries.get(message.sequence, 0) + 1
+        state.not_before[message.sequence] = self.clock.monotonic() + consumer.ack_wait
+        return MemoryDelivery(replace(message, deliveries=number), state, self, consumer.ack_wait)
+
+    async def purge(self, stream: str, subject: str) -> int:
+        kept = self._streams[stream]
+        before = len(kept.messages)
+        kept.messages = [m for m in kept.messages if not subject_matches(subject, m.subject)]
+        return before - len(kept.messages)
+
+    async def ready(self) -> None:
+        """Always."""
+
+
+@dataclass
+class _Value:
+    data: bytes
+    revision: int
+    expires: float | None
+
+
+class MemoryBucket:
+    """See `events.ports.Bucket`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._values: dict[str, _Value] = {}
+        self._revision = 0
+
+    def _live(self, key: str) -> _Value | None:
+        value = self._values.get(key)
+        if value is not None and value.expires is not None and value.expires <= self._clock.monotonic():
+            del self._values[key]
+            return None
+        return value
+
+    async def get(self, key: str) -> Entry | None:
+        value = self._live(key)
+        return None if value is None else Entry(key, value.data, value.revision)
+
+    async def create(self, key: str, value: bytes, *, ttl: int | None = None) -> int:
+        return await self.update(key, value, 0, ttl=ttl)
+
+    async def update(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> int:
+        newest = self._live(key)
+        if (newest.revision if newest else 0) != revision:
+            raise Conflict(f"{key} was changed by somebody else")
+        self._revision += 1
+        expires = None if ttl is None else self._clock.monotonic() + ttl
+        self._values[key] = _Value(value, self._revision, expires)
+        return self._revision
+
+    async def delete(self, key: str, *, revision: int | None = None) -> None:
+        value = self._live(key)
+        if revision is not None and (value.revision if value else 0) != revision:
+            raise Conflict(f"{key} was changed by somebody else")
+        self._values.pop(key, None)
+
+    async def entries(self, filter: str = ">") -> AsyncIterator[Entry]:
+        for key in list(self._values):
+            value = self._live(key)
+            if value is not None and subject_matches(filter, key):
+                yield Entry(key, value.data, value.revision)

@@ -1,0 +1,290 @@
+"""The JetStream adapter of the bus. With `bucket_nats` and `writer_nats` the only files that touch nats-py."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nats
+import nats.errors
+import structlog
+from nats.aio.client import Client as NatsClient
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.client import JetStreamContext
+from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import Error as JetStreamError
+
+from events.errors import Conflict, Unavailable
+from events.ports import ConsumerSpec, Delivery, Message
+from events.writer_nats import NatsWriter
+
+log = structlog.get_logger()
+
+_WRONG_LAST_SEQUENCE = 10071
+_BATCH = 256
+_TIMEOUT = 5.0
+
+
+async def connect(url: str, *, creds: Path | None = None, name: str = "ocf") -> NatsBus:
+    """Connect, and stay connected: reconnects for ever.
+
+    Raises:
+        Unavailable: no server answers, or it refuses the credentials.
+    """
+    bus = NatsBus(NatsClient())
+    try:
+        await bus.nc.connect(
+            servers=[part.strip() for part in url.split(",")],
+            user_credentials=str(creds) if creds else None,
+            name=name,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.25,
+            connect_timeout=2,
+            ping_interval=10,
+            max_outstanding_pings=2,
+            allow_reconnect=True,
+            error_cb=bus.on_error,
+            disconnected_cb=bus.on_disconnect,
+            reconnected_cb=bus.on_reconnect,
+        )
+    except (OSError, nats.errors.Error, TimeoutError) as error:
+        raise Unavailable(f"NATS at {url}: {error or type(error).__name__}") from None
+    bus.start()
+    return bus
+
+
+class NatsDelivery:
+    """A pulled JetStream message."""
+
+    def __init__(self, msg: Msg) -> None:
+        self._msg = msg
+        meta = msg.metadata
+        self._message = Message(
+            subject=msg.subject,
+            data=msg.data,
+            headers=msg.headers or {},
+            sequence=meta.sequence.stream,
+            time=meta.timestamp,
+            deliveries=meta.num_delivered or 1,
+        )
+
+    @property
+    def message(self) -> Message:
+        """What was pulled."""
+        return self._message
+
+    async def ack(self) -> None:
+        """Done; waits for the server to know, so that a restart right after does not deliver again."""
+        try:
+            await self._msg.ack_sync(timeout=2)
+        except (nats.errors.Error, TimeoutError):
+            # Unknown whether it arrived: it is delivered again then, which every handler bears.
+            log.warning("acknowledgement not confirmed", action="bus.ack_unconfirmed", subject=self._msg.subject)
+
+    async def nak(self, delay: float) -> None:
+        """Deliver again after `delay` seconds."""
+        await self._msg.nak(delay=delay)
+
+    async def in_progress(self) -> None:
+        """Still at work: start the ack wait anew."""
+        await self._msg.in_progress()
+
+
+class NatsBus:
+    """See `events.ports.Bus`."""
+
+    def __init__(self, nc: NatsClient) -> None:
+        self.nc = nc
+        self.js: JetStreamContext = nc.jetstream(timeout=_TIMEOUT)
+        self._pulls: dict[str, JetStreamContext.PullSubscription] = {}
+        self._writers: set[NatsWriter] = set()
+        #: Set while connected; a fetch that waits on a dead connection is given up when it is cleared.
+        self._lost = asyncio.Event()
+
+    def start(self) -> None:
+        """Called once connected."""
+        self._lost.clear()
+
+    async def on_error(self, error: Exception) -> None:
+        log.warning("NATS error", action="bus.error", error=str(error) or type(error).__name__)
+
+    async def on_disconnect(self) -> None:
+        self._lost.set()
+        log.warning("NATS connection lost", action="bus.disconnected")
+
+    async def on_reconnect(self) -> None:
+        self._lost = asyncio.Event()
+        for writer in list(self._writers):
+            writer.repair()
+        log.info("NATS connection is back", action="bus.reconnected")
+
+    async def close(self) -> None:
+        """Drain what is queued and end the connection."""
+        for writer in list(self._writers):
+            writer.close()
+        if self.nc.is_connected:
+            await self.nc.drain()
+        else:
+            await self.nc.close()
+
+    async def publish(self, subject: str, data: bytes, headers: Mapping[str, str], *, only_first: bool = False) -> int:
+        sent = dict(headers)
+        if only_first:
+            sent["Nats-Expected-Last-Subject-Sequence"] = "0"
+        with _unavailable(f"publish to {subject}"):
+            try:
+                ack = await self.js.publish(subject, data, headers=sent)
+            except APIError as error:
+                if error.err_code == _WRONG_LAST_SEQUENCE:
+                    raise Conflict(f"{subject} already has a message") from None
+                raise
+        return ack.seq
+
+    def writer(self, subject: str) -> NatsWriter:
+        writer = NatsWriter(self.nc, self.js, subject, self._writers.discard)
+        self._writers.add(writer)
+        return writer
+
+    async def publish_live(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
+        with _unavailable(f"publish to {subject}"):
+            await self.nc.publish(subject, data, headers=dict(headers))
+
+    async def history(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
+        """Batched direct gets (ADR-31): no consumer to create, to lose or to clean up."""
+        while True:
+            batch = await self._batch(stream, subject, after + 1)
+            for message in batch:
+                yield message
+                after = message.sequence
+            if len(batch) < _BATCH:
+                return
+
+    async def _batch(self, stream: str, subject: str, start: int) -> list[Message]:
+        inbox = self.nc.new_inbox()
+        sub = await self.nc.subscribe(inbox)
+        request = {"seq": start, "next_by_subj": subject, "batch": _BATCH}
+        found: list[Message] = []
+        try:
+            with _unavailable(f"read {stream}"):
+                await self.nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
+                while True:
+                    msg = await sub.next_msg(timeout=_TIMEOUT)
+                    headers = msg.headers or {}
+                    status = headers.get("Status")
+                    if status in ("204", "404"):  # end of batch; nothing (more) there
+                        return found
+                    if status is not None:
+                        raise Unavailable(f"read {stream}: {status} {headers.get('Description', '')}")
+                    found.append(_direct(msg.data, headers))
+        finally:
+            await sub.unsubscribe()
+
+    async def last(self, stream: str, subject: str) -> Message | None:
+        with _unavailable(f"read {stream}"):
+            try:
+                raw = await self.js.get_last_msg(stream, subject, direct=True)
+            except NotFoundError:
+                return None
+        return Message(subject, raw.data or b"", raw.headers or {}, raw.seq or 0)
+
+    @asynccontextmanager
+    async def listen(self, *subjects: str) -> AsyncIterator[AsyncIterator[Message]]:
+        queue: asyncio.Queue[Message] = asyncio.Queue()
+
+        async def put(msg: Msg) -> None:
+            queue.put_nowait(Message(msg.subject, msg.data, msg.headers or {}))
+
+        async def messages() -> AsyncIterator[Message]:
+            while True:
+                yield await queue.get()
+
+        with _unavailable("subscribe"):
+            subscriptions = [await self.nc.subscribe(subject, cb=put) for subject in subjects]
+            await self.nc.flush(timeout=int(_TIMEOUT))  # the server knows of it before anything is said
+        try:
+            yield messages()
+        finally:
+            for subscription in subscriptions:
+                if not self.nc.is_closed:
+                    await subscription.unsubscribe()
+
+    async def fetch(self, consumer: ConsumerSpec, limit: int, wait: float) -> list[Delivery]:
+        with _unavailable(f"fetch for {consumer.name}"):
+            pull = self._pulls.get(consumer.name) or await self._bind(consumer)
+            fetching = asyncio.ensure_future(pull.fetch(limit, timeout=wait))
+            lost = asyncio.ensure_future(self._lost.wait())
+            try:
+                await asyncio.wait({fetching, lost}, return_when=asyncio.FIRST_COMPLETED)
+                if not fetching.done():
+                    raise Unavailable("NATS connection lost while fetching")
+                return [NatsDelivery(msg) for msg in fetching.result()]
+            except TimeoutError:
+                return []
+            except (JetStreamError, nats.errors.Error):
+                # The consumer may be gone (a new store, an operator): bind anew next time.
+                self._pulls.pop(consumer.name, None)
+                raise
+            finally:
+                fetching.cancel()
+                lost.cancel()
+
+    async def _bind(self, spec: ConsumerSpec) -> JetStreamContext.PullSubscription:
+        config = ConsumerConfig(
+            durable_name=spec.name,
+            ack_policy=AckPolicy.EXPLICIT,
+            deliver_policy=DeliverPolicy.ALL,
+            filter_subjects=list(spec.subjects),
+            ack_wait=spec.ack_wait,
+            max_ack_pending=spec.max_in_flight,
+            max_deliver=-1,  # the dispatcher counts and dead-letters; the server would only go silent
+        )
+        await self.js.add_consumer(spec.stream, config)
+        pull = await self.js.pull_subscribe_bind(durable=spec.name, stream=spec.stream)
+        self._pulls[spec.name] = pull
+        return pull
+
+    async def purge(self, stream: str, subject: str) -> int:
+        with _unavailable(f"purge {stream}"):
+            reply = await self.nc.request(
+                f"$JS.API.STREAM.PURGE.{stream}", json.dumps({"filter": subject}).encode(), timeout=_TIMEOUT
+            )
+            answer = json.loads(reply.data)
+        if "error" in answer:
+            raise Unavailable(f"purge {stream}: {answer['error'].get('description')}")
+        return int(answer.get("purged", 0))
+
+    async def ready(self) -> None:
+        if not self.nc.is_connected:
+            raise Unavailable("not connected to NATS")
+        with _unavailable("JetStream"):
+            await self.js.account_info()
+
+
+def _direct(data: bytes, headers: Mapping[str, str]) -> Message:
+    kept = {k: v for k, v in headers.items() if k not in _DIRECT_HEADERS}
+    when = datetime.fromisoformat(headers["Nats-Time-Stamp"]).astimezone(UTC)
+    return Message(headers["Nats-Subject"], data, kept, int(headers["Nats-Sequence"]), when)
+
+
+_DIRECT_HEADERS = frozenset(
+    {"Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Num-Pending", "Nats-Last-Sequence"}
+)
+
+
+class _unavailable:  # noqa: N801  (reads as a statement)
+    """Turn what nats-py raises when the server does not answer into Unavailable."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _tb: object) -> None:
+        if isinstance(error, nats.errors.Error | JetStreamError | TimeoutError | ConnectionError):
+            raise Unavailable(f"{self._what}: {error or type(error).__name__}") from error

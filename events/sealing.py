@@ -1,0 +1,125 @@
+"""Sealed secrets: AES-256-GCM (NIST SP 800-38D) with the project id as associated data.
+
+An envelope (`events.models.Sealed`) names the key that sealed it by its id, the first 8 hexadecimal digits of
+SHA-256 over the 32 key bytes, so that a key can be retired and still be read (`ENCRYPTION_KEYS_RETIRED`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import secrets
+from collections.abc import Iterable, Mapping
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from events.errors import SealError
+from events.models import Sealed
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+TAG_BYTES = 16
+
+
+def key_id(key: bytes) -> str:
+    """The id of a key: the first 8 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(key).hexdigest()[:8]
+
+
+def generate_key() -> str:
+    """A new random key, in the form `ENCRYPTION_KEY` has."""
+    return base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+
+
+def parse_key(text: str, name: str = "ENCRYPTION_KEY") -> bytes:
+    """The 32 bytes of a base64 key (standard or URL-safe alphabet, padding optional).
+
+    Raises:
+        ValueError: it is not that; the message names the setting, never the value.
+    """
+    plain = text.strip().replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        key = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(f"{name} must be 32 bytes in base64; this is not base64") from None
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"{name} must be 32 bytes in base64; this is {len(key)} bytes")
+    return key
+
+
+def _decoded(text: str, what: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise SealError(f"the sealed key is damaged: its {what} is not base64 (truncated in transit?)") from None
+
+
+class Keyring:
+    """The key that seals, and the keys that may still open.
+
+    Args:
+        current: `ENCRYPTION_KEY`, base64.
+        retired: `ENCRYPTION_KEYS_RETIRED`, base64 each.
+
+    Raises:
+        ValueError: a key is not 32 bytes in base64.
+    """
+
+    def __init__(self, current: str, retired: Iterable[str] = ()) -> None:
+        key = parse_key(current)
+        self.current_id = key_id(key)
+        ciphers = {self.current_id: AESGCM(key)}
+        for text in retired:
+            old = parse_key(text, "ENCRYPTION_KEYS_RETIRED")
+            ciphers.setdefault(key_id(old), AESGCM(old))
+        self._ciphers: Mapping[str, AESGCM] = ciphers
+
+    def __repr__(self) -> str:
+        return f"Keyring(current={self.current_id}, retired={self.retired_ids})"
+
+    @property
+    def retired_ids(self) -> list[str]:
+        """Ids of the keys that only open."""
+        return [kid for kid in self._ciphers if kid != self.current_id]
+
+    def seal(self, plain: str, project: str) -> Sealed:
+        """Seal `plain` for `project` under the current key, with a fresh random nonce."""
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        sealed = self._ciphers[self.current_id].encrypt(nonce, plain.encode(), project.encode())
+        return Sealed(
+            kid=self.current_id,
+            nonce=base64.b64encode(nonce).decode(),
+            ciphertext=base64.b64encode(sealed).decode(),
+        )
+
+    def open(self, sealed: Sealed, project: str) -> str:
+        """What was sealed for `project`.
+
+        Raises:
+            SealError: sealed under a key that is not here, for another project (or altered), or truncated;
+                each says which.
+        """
+        cipher = self._ciphers.get(sealed.kid)
+        if cipher is None:
+            raise SealError(
+                f"the key was sealed under key id {sealed.kid}, which is neither ENCRYPTION_KEY ({self.current_id}) "
+                f"nor one of ENCRYPTION_KEYS_RETIRED ({', '.join(self.retired_ids) or 'none'})"
+            )
+        nonce = _decoded(sealed.nonce, "nonce")
+        ciphertext = _decoded(sealed.ciphertext, "ciphertext")
+        if len(nonce) != NONCE_BYTES:
+            raise SealError(f"the sealed key is truncated: its nonce has {len(nonce)} of {NONCE_BYTES} bytes")
+        if len(ciphertext) < TAG_BYTES:
+            raise SealError(
+                f"the sealed key is truncated: {len(ciphertext)} bytes cannot hold the {TAG_BYTES}-byte tag"
+            )
+        try:
+            return cipher.decrypt(nonce, ciphertext, project.encode()).decode()
+        except InvalidTag:
+            raise SealError(
+                f"the sealed key does not open for project {project!r}: sealed for another project, or altered"
+            ) from None
+        except UnicodeDecodeError:
+            raise SealError("the sealed key opens, but what is in it is not text") from None

@@ -55,7 +55,7 @@ class NatsBucket:
         await self._bus.publish(self._prefix + key, b"", headers)
         await self._bus.purge(self._stream, self._prefix + key)
 
-    async def entries(self, filter: str = ">") -> AsyncIterator[Entry]:
-        async for found in self._bus.history(self._stream, self._prefix + filter):
+    async def entries(self, filter: str = ">", *, after: int = 0) -> AsyncIterator[Entry]:
+        async for found in self._bus.history(self._stream, self._prefix + filter, after=after):
             if found.headers.get("KV-Operation") not in _MARKERS:
                 yield Entry(found.subject.removeprefix(self._prefix), found.data, found.sequence)

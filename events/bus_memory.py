@@ -197,6 +197,12 @@ class MemoryBus:
         kept.messages = [m for m in kept.messages if not subject_matches(subject, m.subject)]
         return before - len(kept.messages)
 
+    async def remove(self, stream: str, sequence: int) -> bool:
+        kept = self._streams[stream]
+        before = len(kept.messages)
+        kept.messages = [m for m in kept.messages if m.sequence != sequence]
+        return len(kept.messages) < before
+
     async def ready(self) -> None:
         """Always."""
 
@@ -245,8 +251,8 @@ class MemoryBucket:
             raise Conflict(f"{key} was changed by somebody else")
         self._values.pop(key, None)
 
-    async def entries(self, filter: str = ">") -> AsyncIterator[Entry]:
-        for key in list(self._values):
+    async def entries(self, filter: str = ">", *, after: int = 0) -> AsyncIterator[Entry]:
+        for key in sorted(self._values, key=lambda key: self._values[key].revision):
             value = self._live(key)
-            if value is not None and subject_matches(filter, key):
+            if value is not None and value.revision > after and subject_matches(filter, key):
                 yield Entry(key, value.data, value.revision)

@@ -26,6 +26,7 @@ from events.writer_nats import NatsWriter
 log = structlog.get_logger()
 
 _WRONG_LAST_SEQUENCE = 10071
+_NO_SUCH_MESSAGE = (10037, 10043)
 _BATCH = 256
 _TIMEOUT = 5.0
 
@@ -257,6 +258,15 @@ class NatsBus:
         if "error" in answer:
             raise Unavailable(f"purge {stream}: {answer['error'].get('description')}")
         return int(answer.get("purged", 0))
+
+    async def remove(self, stream: str, sequence: int) -> bool:
+        with _unavailable(f"remove from {stream}"):
+            try:
+                return await self.js.delete_msg(stream, sequence)
+            except APIError as error:
+                if error.err_code in _NO_SUCH_MESSAGE:
+                    return False
+                raise
 
     async def ready(self) -> None:
         if not self.nc.is_connected:

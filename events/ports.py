@@ -124,6 +124,10 @@ class Bus(Protocol):
         """Remove what `subject` matches; return how many messages."""
         ...
 
+    async def remove(self, stream: str, sequence: int) -> bool:
+        """Remove one message; whether it was there."""
+        ...
+
     async def ready(self) -> None:
         """Raise Unavailable unless the bus answers."""
         ...
@@ -146,8 +150,8 @@ class Bucket(Protocol):
         """Remove the key and its history."""
         ...
 
-    def entries(self, filter: str = ">") -> AsyncIterator[Entry]:
-        """Every entry whose key matches the NATS filter (`project.*`)."""
+    def entries(self, filter: str = ">", *, after: int = 0) -> AsyncIterator[Entry]:
+        """Every entry whose key matches the NATS filter (`project.*`), changed since revision `after`, oldest first."""
         ...
 
 

@@ -1,0 +1,73 @@
+# shellcheck shell=bash
+# The programs that no package has, from the Go module registry: Kubernetes, Knative, CoreDNS, and our own
+# three small ones (go/ingress, go/hello, go/pause). One Go module (go/go.mod) covers them all, so that
+# client-go and its relatives are compiled once, and Knative and Kubernetes agree on their version.
+
+KUBERNETES=(kubelet kube-apiserver kube-controller-manager kube-scheduler kube-proxy)
+SERVING=(controller webhook activator autoscaler queue)
+EVENTING=(controller webhook jobsink)
+OWN=(ingress hello pause)
+
+build() {
+  local stamp
+  stamp=$(cd "$HERE" && find go lib/build.sh lib/manifests.py -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum)
+  if [[ $(cat "$BIN/.stamp" 2>/dev/null) == "$stamp" ]]; then
+    log "built already"
+    return 0
+  fi
+  [[ -x $CLUSTER_HOME/venv/bin/go ]] || die "no Go toolchain (cluster.sh deps)"
+  enough_disk
+  mkdir -p "$BIN"
+  compile
+  write_manifests
+  # 6 GB that nothing needs any more. After an interrupted build it is still there, and the next one goes on.
+  [[ -n ${KEEP_BUILD_CACHE:-} ]] || rm -rf "$CLUSTER_HOME/go"
+  echo "$stamp" >"$BIN/.stamp"
+}
+
+enough_disk() {
+  local free_gb
+  free_gb=$(df --output=avail -BG "$CLUSTER_HOME" | tail -n 1 | tr -dc 0-9)
+  ((free_gb >= 9)) || die "the build needs 9 GB of disk for a while, and $CLUSTER_HOME has ${free_gb} GB"
+}
+
+# Nothing of the caller's Go settings counts: caches of our own, no C, the module file as it was committed.
+go_() {
+  (cd "$HERE/go" && gently env PATH="$CLUSTER_HOME/venv/bin:$PATH" GOFLAGS=-modcacherw GOWORK=off GOTOOLCHAIN=local \
+    CGO_ENABLED=0 GOMODCACHE="$CLUSTER_HOME/go/mod" GOCACHE="$CLUSTER_HOME/go/build" go "$@")
+}
+
+# Asked by package: `go list -m` would ask the registry for more than the build needs, and it may refuse that.
+module() { go_ list -f "{{.Module.$1}}" "$2"; } # FIELD PACKAGE
+
+write_manifests() {
+  local serving eventing networking caching
+  serving=$(module Dir knative.dev/serving/cmd/queue)
+  eventing=$(module Dir knative.dev/eventing/cmd/jobsink)
+  networking=$(module Dir knative.dev/networking/config)
+  caching=$(module Dir knative.dev/caching/config)
+  "$CLUSTER_HOME/venv/bin/python" "$HERE/lib/manifests.py" "$MANIFESTS" \
+    "serving=$serving" "eventing=$eventing" "networking=$networking" "caching=$caching"
+}
+
+compile() {
+  local name version v
+  for name in "${OWN[@]}"; do go_install "$name" "./$name"; done
+  for name in "${SERVING[@]}"; do go_install "kn-$name" "knative.dev/serving/cmd/$name"; done
+  for name in "${EVENTING[@]}"; do go_install "ev-$name" "knative.dev/eventing/cmd/$name"; done
+  go_install coredns github.com/coredns/coredns
+  # Kubernetes asks its own binaries for their version (a kubelet of v0.0.0 is refused).
+  version=$(module Version k8s.io/kubernetes/cmd/kubelet)
+  v=k8s.io/component-base/version
+  for name in "${KUBERNETES[@]}"; do
+    go_install "$name" "k8s.io/kubernetes/cmd/$name" -tags providerless -ldflags \
+      "-s -w -X $v.gitVersion=$version -X $v.gitMajor=1 -X $v.gitMinor=$(cut -d. -f2 <<<"$version") -X $v.gitTreeState=clean"
+  done
+}
+
+go_install() { # NAME PACKAGE GO-BUILD-OPTIONS...
+  local name=$1 package=$2
+  shift 2
+  log "building $name"
+  go_ build -ldflags '-s -w' "$@" -o "$BIN/$name" "$package"
+}

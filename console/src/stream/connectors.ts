@@ -1,0 +1,83 @@
+import { jwtAuthenticator, wsconnect } from "@nats-io/nats-core";
+import { NotAChunk, parseChunk } from "./ndjson";
+import type { Chunk, Connector, Live } from "./types";
+
+/** How long opening may take, in milliseconds, before the next way is tried. */
+const OPEN_MS = 5_000;
+
+/**
+ * Core NATS over WebSocket, as the viewer: subscribes, and resolves after a round trip, when the server is
+ * known to have the subscription. The library's own reconnection is off: only `watch` knows what was missed.
+ */
+export function natsConnector(): Connector {
+  return {
+    transport: "nats",
+    order: "subscribe-first",
+    async open(viewer, _from, onChunk) {
+      if (!viewer.nats_ws) throw new Error("the gateway offers no NATS address");
+      const connection = await wsconnect({
+        servers: viewer.nats_ws,
+        authenticator: jwtAuthenticator(viewer.jwt, new TextEncoder().encode(viewer.seed)),
+        reconnect: false,
+        timeout: OPEN_MS,
+        pingInterval: 10_000,
+        maxPingOut: 2,
+      });
+      let refusal: string | null = null;
+      connection.subscribe(viewer.subject, {
+        callback: (error, message) => {
+          if (error) {
+            // A subscription the server refuses arrives here; without it nothing would ever come.
+            refusal = error.message;
+            void connection.close();
+          } else {
+            deliver(message.string(), onChunk);
+          }
+        },
+      });
+      await connection.flush();
+      if (refusal) throw new Error(refusal);
+      const closed = connection.closed().then((error) => refusal ?? (error ? error.message : "connection closed"));
+      return { closed, close: () => void connection.close() };
+    },
+  };
+}
+
+/** `WS /tasks/{id}/stream?from=SEQ`, for networks that let no NATS through. */
+export function websocketConnector(url: (from: number) => string, protocols?: () => string[]): Connector {
+  return {
+    transport: "websocket",
+    order: "history-first",
+    open(_viewer, from, onChunk) {
+      return new Promise<Live>((resolve, reject) => {
+        const socket = new WebSocket(url(from), protocols?.() ?? []);
+        const timer = setTimeout(() => socket.close(), OPEN_MS);
+        const closed = new Promise<string | null>((done) => {
+          socket.onclose = (event: CloseEvent) => {
+            clearTimeout(timer);
+            const reason = event.reason || `WebSocket closed (${event.code})`;
+            reject(new Error(reason));
+            done(reason);
+          };
+        });
+        socket.onmessage = (event: MessageEvent) => deliver(String(event.data), onChunk);
+        socket.onopen = () => {
+          clearTimeout(timer);
+          resolve({ closed, close: () => socket.close(1000) });
+        };
+      });
+    },
+  };
+}
+
+/** Hands a message on. Heartbeats and what else is no chunk are not output: a lost chunk shows as a gap. */
+function deliver(text: string, onChunk: (chunk: Chunk) => void): void {
+  let chunk: Chunk;
+  try {
+    chunk = parseChunk(text);
+  } catch (error) {
+    if (error instanceof NotAChunk) return;
+    throw error;
+  }
+  onChunk(chunk);
+}

@@ -1,0 +1,73 @@
+import { readChunks } from "./ndjson";
+import type { Chunk, Probe, Viewer } from "./types";
+
+/** States that no step leaves (`events/lifecycle.py`). */
+export const TERMINAL_STATES: ReadonlySet<string> = new Set([
+  "completed",
+  "failed",
+  "cancelled",
+  "timed_out",
+  "rejected",
+]);
+
+/** The gateway refused; `status` is the HTTP status. */
+export class Refused extends Error {
+  override name = "Refused";
+
+  constructor(
+    message: string,
+    readonly status: number,
+  ) {
+    super(message);
+  }
+
+  /** Whether asking again cannot help: not allowed, or not there. */
+  get final(): boolean {
+    return [400, 401, 403, 404, 410].includes(this.status);
+  }
+}
+
+/** The three calls that the stream needs. `token` is the caller's own bearer token, if the gateway asks for one. */
+export interface Gateway {
+  viewer(): Promise<Viewer>;
+  history(from: number, signal: AbortSignal): AsyncIterable<Chunk[]>;
+  probe(): Promise<Probe>;
+}
+
+/** The calls over HTTP (`base` without a final slash, `""` for the page's own origin). */
+export function httpGateway(base: string, execution: string, token: () => string | null = () => null): Gateway {
+  const task = `${base}/tasks/${encodeURIComponent(execution)}`;
+
+  async function call(path: string, init: RequestInit = {}): Promise<Response> {
+    const bearer = token();
+    const headers = bearer ? { Authorization: `Bearer ${bearer}` } : undefined;
+    const response = await fetch(task + path, { ...init, headers, cache: "no-store" });
+    if (!response.ok) throw new Refused(await problem(response), response.status);
+    return response;
+  }
+
+  return {
+    async viewer() {
+      return (await (await call("/token", { method: "POST" })).json()) as Viewer;
+    },
+    async *history(from, signal) {
+      const response = await call(`/output?format=ndjson&from=${from}`, { signal });
+      if (response.body) yield* readChunks(response.body);
+    },
+    async probe() {
+      const record = (await (await call("/status")).json()) as { status: string; last_sequence?: number };
+      return { ended: TERMINAL_STATES.has(record.status), lastSequence: record.last_sequence ?? 0 };
+    },
+  };
+}
+
+/** The `detail` or `title` of a problem document (RFC 9457), or the status in words. */
+async function problem(response: Response): Promise<string> {
+  const text = await response.text().catch(() => "");
+  try {
+    const body = JSON.parse(text) as { detail?: string; title?: string };
+    return body.detail ?? body.title ?? `${response.status} ${response.statusText}`;
+  } catch {
+    return `${response.status} ${response.statusText}`;
+  }
+}

@@ -1,0 +1,14 @@
+/**
+ * Live, lossless view of an execution for any front end: no framework, one dependency (`@nats-io/nats-core`).
+ * Start with `watchExecution`; `README.md` beside this file has an example.
+ */
+
+export { type Batch, frameBatch } from "./batch";
+export { natsConnector, websocketConnector } from "./connectors";
+export { type Gateway, httpGateway, Refused, TERMINAL_STATES } from "./gateway";
+export { NotAChunk, parseChunk, readChunks } from "./ndjson";
+export { renewalDelay } from "./renewal";
+export { type Missing, Splicer } from "./splice";
+export type * from "./types";
+export { CHUNK_TYPES } from "./types";
+export { type Watch, type WatchOptions, watch, watchExecution } from "./watch";

@@ -1,1 +1,1 @@
-"""The execute function: one agent per execution, watched from its start to its terminal event."""
+"""The execute function: one OpenCode run per event, in its own sandboxed process tree."""

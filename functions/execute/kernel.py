@@ -1,0 +1,125 @@
+"""System calls that Python has no function for. Standard library only: `supervisor.py` imports it.
+
+Numbers are from the kernel's own headers (`prctl.h`, `landlock.h`, `seccomp.h`, `capability.h`); Landlock's system calls
+have the same number on every architecture.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import sys
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_GET_SECCOMP = 21
+PR_SET_SECCOMP = 22
+PR_CAPBSET_READ = 23
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_SECCOMP_MODE_FILTER = 2
+
+_LANDLOCK_CREATE_RULESET = 444
+_LANDLOCK_RESTRICT_SELF = 446
+_LANDLOCK_CREATE_RULESET_VERSION = 1
+_LANDLOCK_SCOPE_SIGNAL = 2
+#: The first Landlock ABI whose domains keep signals in (Linux 6.12).
+SCOPE_ABI = 6
+
+_CAPABILITY_VERSION_3 = 0x20080522
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def prctl(option: int, *arguments: int) -> int:
+    """prctl(2).
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    padded = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
+    return _check(_libc().prctl(option, *padded), f"prctl {option}")
+
+
+def landlock_abi() -> int:
+    """The Landlock ABI of this kernel; 0 when it has none or it is switched off."""
+    if sys.platform != "linux":
+        return 0
+    call = _libc().syscall
+    found = int(call(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_CREATE_RULESET_VERSION))
+    return max(found, 0)
+
+
+def scope_signals() -> bool:
+    """Enter a Landlock domain from which no signal gets out; irreversible, inherited by every later child.
+
+    True only when it was seen to work: a signal to our own parent, allowed before, is refused after. Only then is
+    `kill(-1)` safe, and it then reaches exactly our own descendants.
+    """
+    parent = os.getppid()
+    if landlock_abi() < SCOPE_ABI:
+        return False
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    # struct landlock_ruleset_attr: handled_access_fs, handled_access_net, scoped
+    attributes = ctypes.create_string_buffer(struct.pack("=QQQ", 0, 0, _LANDLOCK_SCOPE_SIGNAL), 24)
+    call = _libc().syscall
+    ruleset = _check(call(_LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(24), 0), "landlock_create_ruleset")
+    try:
+        _check(call(_LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
+    finally:
+        os.close(ruleset)
+    try:
+        os.kill(parent, 0)
+    except PermissionError:
+        return True
+    except ProcessLookupError:
+        return False  # the parent is gone: nothing to prove it with
+    return False
+
+
+def drop_capabilities() -> None:
+    """Give up every capability for good, so that uid 0 is a user like any other. No effect without any.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    for capability in range(64):
+        try:
+            held = prctl(PR_CAPBSET_READ, capability)
+        except OSError:
+            break  # past the last capability this kernel knows
+        if held:
+            try:
+                prctl(PR_CAPBSET_DROP, capability)
+            except PermissionError:
+                break  # without CAP_SETPCAP; no_new_privs keeps what is in the bounding set out of reach
+    prctl(PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
+    nothing = ctypes.create_string_buffer(24)
+    _check(_libc().capset(header, nothing), "capset")
+
+
+def install_filter(program: bytes) -> None:
+    """Install a seccomp filter (`struct sock_filter`, 8 bytes per instruction); irreversible, inherited.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    buffer = ctypes.create_string_buffer(program, len(program))
+    # struct sock_fprog { unsigned short len; struct sock_filter *filter; }, padded to the pointer's alignment
+    fprog = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer)))
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    prctl(PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(fprog))

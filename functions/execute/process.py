@@ -1,0 +1,265 @@
+"""An agent's process tree as the function sees it. The work is done by `supervisor.py`, one per tree."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import sys
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from events.errors import OcfError
+from events.lifecycle import Reason
+from functions.execute import proctree, sandbox
+
+TAIL_LINES = 50
+MAX_LINE_BYTES = 8192
+OPEN_FILES = 16_384
+# Longer than the supervisor's own bound on killing, so that its report of what is left still arrives.
+_ANSWER_SECONDS = 8.0
+
+_ROOT = Path(__file__).resolve().parents[2]
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from functions.execute.supervisor import main; main(int(sys.argv[2]))"
+)
+
+
+class AgentFailed(OcfError):
+    """The agent could not be started, or ended before it was done."""
+
+    def __init__(self, reason: Reason, message: str, stderr_tail: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.stderr_tail = stderr_tail
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """What to run. `env` is the agent's whole environment; `sandbox=None` runs it without (SANDBOX=off)."""
+
+    argv: tuple[str, ...]
+    cwd: Path
+    env: Mapping[str, str]
+    sandbox: sandbox.SandboxPolicy | None
+    max_processes: int
+    max_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class StopReport:
+    """How a tree ended: how many processes were ended, how many would not go (0, or something is badly wrong)."""
+
+    killed: int
+    left: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LimitHit:
+    """The supervisor killed the tree: `what` is `processes` or `memory` (bytes)."""
+
+    what: str
+    value: int
+    limit: int
+
+
+class AgentProcess:
+    """A running tree. Made by `start_process`; ends with the agent, with `stop`, or with this process."""
+
+    def __init__(
+        self, supervisor: asyncio.subprocess.Process, link: tuple[asyncio.StreamReader, asyncio.StreamWriter]
+    ) -> None:
+        self.pid = supervisor.pid
+        self.scoped = False
+        self.limit_hit: LimitHit | None = None
+        self._supervisor = supervisor
+        self._reader, self._writer = link
+        self._lines: dict[str, deque[str]] = {"stdout": deque(maxlen=TAIL_LINES), "stderr": deque(maxlen=TAIL_LINES)}
+        self._waiters: list[tuple[re.Pattern[str], asyncio.Future[re.Match[str]]]] = []
+        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._report: StopReport | None = None
+        self._tasks = [asyncio.create_task(self._follow_reports())]
+        for name, stream in (("stdout", supervisor.stdout), ("stderr", supervisor.stderr)):
+            if stream is not None:
+                self._tasks.append(asyncio.create_task(self._follow_output(stream, self._lines[name])))
+
+    @property
+    def stdout_lines(self) -> list[str]:
+        """The last 50 lines of standard output."""
+        return list(self._lines["stdout"])
+
+    @property
+    def stderr_tail(self) -> list[str]:
+        """The last 50 lines of standard error."""
+        return list(self._lines["stderr"])
+
+    async def wait_line(self, pattern: re.Pattern[str], timeout: float) -> re.Match[str]:  # noqa: ASYNC109
+        """The first line of either output that `pattern` is found in, past ones included; `timeout` in seconds.
+
+        Raises:
+            AgentFailed: the agent ended first, or the time is up; with the tail of its standard error.
+        """
+        for line in (*self._lines["stdout"], *self._lines["stderr"]):
+            if found := pattern.search(line):
+                return found
+        waiter: asyncio.Future[re.Match[str]] = asyncio.get_running_loop().create_future()
+        self._waiters.append((pattern, waiter))
+        try:
+            either: set[asyncio.Future[Any]] = {waiter, self._ended}
+            await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if not waiter.done() and self._ended.done():
+                # Its last lines may still be in the pipe.
+                await asyncio.wait(self._tasks[1:], timeout=1.0)
+            if waiter.done():
+                return waiter.result()
+        finally:
+            self._waiters.remove((pattern, waiter))
+        if self._ended.done():
+            raise self._failed(f"the agent ended with code {self._ended.result()} before it was ready")
+        raise self._failed(f"the agent was not ready after {timeout:g} s")
+
+    def _failed(self, message: str) -> AgentFailed:
+        reason = Reason.AGENT_ERROR
+        if self.limit_hit is not None:
+            hit = self.limit_hit
+            message = f"the agent's tree was ended: {hit.what} {hit.value} over the limit of {hit.limit}"
+            reason = Reason.OUT_OF_MEMORY if hit.what == "memory" else Reason.AGENT_ERROR
+        return AgentFailed(reason, message, tuple(self.stderr_tail))
+
+    def memory_bytes(self) -> int:
+        """Memory of the whole tree, daemonised processes and this supervisor's children included.
+
+        Proportional (PSS): pages that processes share count once. The supervisor itself is not counted.
+        """
+        return proctree.pss(proctree.sample(self.pid).pids)
+
+    def process_count(self) -> int:
+        """Processes in the tree now, without the supervisor; with the dead whose parents have not yet asked."""
+        return len(proctree.sample(self.pid).pids)
+
+    async def exited(self) -> int:
+        """The agent's exit code (negative: the signal), once it has ended and nothing of its tree is left."""
+        return await asyncio.shield(self._ended)
+
+    async def stop(self, grace: float = 0.3) -> StopReport:
+        """End the tree: SIGTERM to the agent's group, `grace` seconds, SIGKILL to every descendant, check.
+
+        Safe to call again and after the end; the report is then that of the end.
+        """
+        if not self._ended.done():
+            self._writer.write(json.dumps({"stop": grace}).encode() + b"\n")
+        await asyncio.wait({self._ended}, timeout=grace + _ANSWER_SECONDS)
+        if not self._ended.done():
+            # A supervisor that does not answer; closing the link and its death (PDEATHSIG) take the agent along.
+            self._supervisor.kill()
+            await asyncio.wait({self._ended}, timeout=1.0)
+        self._writer.close()
+        await asyncio.wait(self._tasks, timeout=1.0)
+        await self._supervisor.wait()
+        return self._report or StopReport(killed=0, left=0, seconds=0.0)
+
+    async def _follow_reports(self) -> None:
+        """Until the supervisor has said how it ended, or is gone."""
+        try:
+            while line := await self._reader.readline():
+                self._take(json.loads(line))
+        except ConnectionError:
+            # The same as the end of the stream: the supervisor is gone.
+            return
+        finally:
+            if not self._ended.done():
+                self._ended.set_result(-9)
+
+    def _take(self, report: dict[str, Any]) -> None:
+        event = report["event"]
+        if event == "limit":
+            self.limit_hit = LimitHit(report["reason"], report["value"], report["limit"])
+        elif event in ("exit", "stopped"):
+            self._report = StopReport(report["killed"], report["left"], report.get("seconds", 0.0))
+            if not self._ended.done():
+                self._ended.set_result(report["code"])
+
+    async def _follow_output(self, stream: asyncio.StreamReader, lines: deque[str]) -> None:
+        """Keep the pipe empty for ever, whatever comes; over-long lines are cut."""
+        rest = b""
+        while data := await stream.read(65536):
+            *complete, rest = (rest + data).split(b"\n")
+            if not self._waiters:
+                complete = complete[-TAIL_LINES:]
+            for raw in complete:
+                self._keep(raw, lines)
+            if len(rest) > MAX_LINE_BYTES:
+                rest = rest[:MAX_LINE_BYTES]
+        if rest:
+            self._keep(rest, lines)
+
+    def _keep(self, raw: bytes, lines: deque[str]) -> None:
+        line = raw[:MAX_LINE_BYTES].decode(errors="replace").rstrip("\r")
+        lines.append(line)
+        for pattern, waiter in self._waiters:
+            if not waiter.done() and (found := pattern.search(line)):
+                waiter.set_result(found)
+
+
+async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> AgentProcess:
+    """Start the agent under a supervisor of its own; returns once it has been executed.
+
+    `scope_signals=False` is for tests of the way that older kernels get.
+
+    Raises:
+        AgentFailed: it could not be started or not be put into its sandbox; nothing is left running.
+        sandbox.SandboxUnavailable: a sandbox is wanted and nono-py is not installed.
+    """
+    plan = None if spec.sandbox is None else dict(sandbox.plan(spec.sandbox, sandbox.sandbox_support()))
+    job: dict[str, Any] = {
+        "argv": spec.argv,
+        "cwd": str(spec.cwd),
+        "env": dict(spec.env),
+        "sandbox": plan,
+        "max_processes": spec.max_processes,
+        "max_memory_bytes": spec.max_memory_bytes,
+        "open_files": OPEN_FILES,
+        "scope_signals": scope_signals,
+    }
+    ours, theirs = socket.socketpair()
+    try:
+        supervisor = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", "-c", _BOOT, str(_ROOT), str(theirs.fileno())),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            pass_fds=(theirs.fileno(),),
+            # Nothing of the function's environment, where the real keys are.
+            env={},
+            cwd="/",
+            start_new_session=True,
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    # The job goes over the link, not in argv: command lines are readable for every process of the machine.
+    writer.write(json.dumps(job).encode() + b"\n")
+    try:
+        answer = await reader.readline()
+    except BaseException:
+        # Cancelled while starting: the closed link ends the tree.
+        writer.close()
+        raise
+    first = json.loads(answer) if answer else {"event": "failed", "message": "its supervisor ended"}
+    if first["event"] != "started":
+        writer.close()
+        _, stderr = await supervisor.communicate()
+        tail = tuple(stderr.decode(errors="replace").splitlines()[-TAIL_LINES:])
+        raise AgentFailed(Reason.AGENT_ERROR, f"the agent could not be started: {first['message']}", tail)
+    process = AgentProcess(supervisor, (reader, writer))
+    process.scoped = first["scoped"]
+    return process

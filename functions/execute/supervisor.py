@@ -1,0 +1,233 @@
+"""The process above the agent: starts it, sees every descendant, and leaves none behind.
+
+Started by `process.py` as `python -I -S`, with one end of a socket pair as its only link to the function. First line in:
+the job. Later lines in: `{"stop": GRACE}`. Lines out: `started`, `failed`, `limit`, `exit`, `stopped`. When the link
+closes (the function is gone, however it went) the whole tree dies at once. Standard library only, so it starts fast.
+
+How nothing escapes: this process is a child subreaper, so whoever daemonises becomes its child, and `waitpid` saying
+"no children" is proof that none is left. Killing is one `kill(-1, SIGKILL)` from inside a Landlock signal scope: it
+reaches exactly our descendants and is atomic against `fork`, so a fork bomb cannot outrun it. Kernels without signal
+scoping get sweeps over process groups and children instead, until none is left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from functions.execute import kernel, proctree
+
+WATCH_SECONDS = 0.25
+KILL_SECONDS = 5.0  # how long killing may take before what is left is reported (processes stuck in the kernel)
+THREADS_PER_PROCESS = 32  # a tree may have this many threads for each process that it may have
+
+
+class Supervisor:
+    """One tree. `job` is the JSON that `process.py` writes."""
+
+    def __init__(self, link: socket.socket, job: dict[str, Any]) -> None:
+        self._link = link
+        self._job = job
+        self._buffer = b""
+        self._main = 0
+        self._code: int | None = None
+        self._reaped = 0
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        self._scoped = bool(job["scope_signals"]) and kernel.scope_signals()
+        self._wake, wake_write = os.pipe()
+        for fd in (self._wake, wake_write):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def _say(self, **report: str | int | float | bool) -> None:
+        try:
+            self._link.sendall(json.dumps(report).encode() + b"\n")
+        except OSError:
+            # Nobody listens any more; the next wait sees the link closed and kills the tree.
+            return
+
+    def run(self) -> None:
+        """Until the tree is gone."""
+        error = self._start()
+        if error:
+            self._kill()
+            self._say(event="failed", message=error)
+            return
+        self._say(event="started", pid=self._main, scoped=self._scoped)
+        watch_at = time.monotonic() + WATCH_SECONDS
+        while True:
+            lines = self._wait(max(0.0, watch_at - time.monotonic()))
+            self._reap()
+            if lines is None:
+                self._kill()
+                return
+            if lines:
+                self._stop(float(json.loads(lines[0])["stop"]))
+                return
+            if self._code is not None:
+                # Whatever the agent left running has nobody to work for.
+                killed, left = self._kill()
+                self._say(event="exit", code=self._code, killed=killed, left=left)
+                return
+            if time.monotonic() >= watch_at:
+                if self._over_limit():
+                    return
+                watch_at = time.monotonic() + WATCH_SECONDS
+
+    def _start(self) -> str:
+        """Fork and exec the agent; return why that failed, or nothing."""
+        failed_read, failed_write = os.pipe()
+        self._main = os.fork()
+        if self._main == 0:
+            _become_agent(self._job, failed_write)
+        os.close(failed_write)
+        # The agent's output ends when the agent's tree does, not when we do.
+        nowhere = os.open("/dev/null", os.O_RDWR)
+        for fd in (1, 2):
+            os.dup2(nowhere, fd)
+        with os.fdopen(failed_read, "rb") as pipe:
+            return pipe.read().decode(errors="replace")  # ends with the exec: the other end closes with it
+
+    def _wait(self, seconds: float) -> list[bytes] | None:
+        """Lines from the function, after at most `seconds` or the death of a child; None when the link is closed."""
+        link = self._link.fileno()
+        ready, _, _ = select.select([link, self._wake], [], [], seconds)
+        if self._wake in ready:
+            os.read(self._wake, 4096)
+        if link in ready:
+            try:
+                data = self._link.recv(65536)
+            except OSError:
+                data = b""
+            if not data:
+                return None
+            self._buffer += data
+        *lines, self._buffer = self._buffer.split(b"\n")
+        return lines
+
+    def _reap(self) -> bool:
+        """Collect the dead; True when there is no child left, dead or alive."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return True
+            if pid == 0:
+                return False
+            self._reaped += 1
+            if pid == self._main:
+                self._code = os.waitstatus_to_exitcode(status)
+
+    def _over_limit(self) -> bool:
+        """Kill the tree if it has too many processes or too much memory."""
+        processes, memory = self._job["max_processes"], self._job["max_memory_bytes"]
+        tree = proctree.sample(os.getpid(), at_most=processes)
+        reason, value, limit = "", 0, 0
+        if len(tree.pids) > processes:
+            reason, value, limit = "processes", len(tree.pids), processes
+        elif tree.threads > THREADS_PER_PROCESS * processes:
+            reason, value, limit = "processes", tree.threads, THREADS_PER_PROCESS * processes
+        elif tree.rss > memory and (value := proctree.pss(tree.pids)) > memory:
+            reason, limit = "memory", memory
+        if not reason:
+            return False
+        killed, left = self._kill()
+        self._say(event="limit", reason=reason, value=value, limit=limit)
+        self._say(event="exit", code=self._code if self._code is not None else -9, killed=killed, left=left)
+        return True
+
+    def _stop(self, grace: float) -> None:
+        """SIGTERM to the agent's group, `grace` seconds, then SIGKILL to everything."""
+        began = time.monotonic()
+        self._reaped = 0
+        _send(os.killpg, self._main, signal.SIGTERM)
+        gone = self._reap()
+        while not gone and (rest := began + grace - time.monotonic()) > 0:
+            # A closed link cuts the grace short: nobody waits for a polite end.
+            if self._wait(rest) is None:
+                break
+            gone = self._reap()
+        ended = self._reaped
+        killed, left = (0, 0) if gone else self._kill()
+        seconds = time.monotonic() - began
+        code = self._code if self._code is not None else -9
+        self._say(event="stopped", code=code, killed=ended + killed, left=left, seconds=round(seconds, 4))
+
+    def _kill(self) -> tuple[int, int]:
+        """SIGKILL every descendant until none is left: (how many there were, how many would not go)."""
+        before = self._reaped
+        seen: set[int] = set()
+        deadline = time.monotonic() + KILL_SECONDS
+        while not self._reap():
+            if time.monotonic() > deadline:
+                return len(seen), len(proctree.sample(os.getpid()).pids)
+            if self._scoped:
+                _send(os.kill, -1, signal.SIGKILL)
+            else:
+                self._sweep(seen)
+            select.select([self._wake], [], [], 0.01)
+        return max(self._reaped - before, len(seen)), 0
+
+    def _sweep(self, seen: set[int]) -> None:
+        """One pass without signal scoping. Stopped processes do not fork, so a bomb runs out of runners."""
+        pids = proctree.sample(os.getpid()).pids
+        seen.update(pids)
+        for group in proctree.groups(pids) - {0, 1, os.getpgrp()}:
+            # Atomic within the group. Groups never span sessions, and the agent's session is its own.
+            _send(os.killpg, group, signal.SIGKILL)
+        for one in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                _send(os.kill, pid, one)
+
+
+def _send(how: Callable[[int, int], None], target: int, number: signal.Signals) -> None:
+    try:
+        how(target, number)
+    except (ProcessLookupError, PermissionError):
+        # Gone already, or (after a reused pid) not ours: the next look at /proc and waitpid decide, not this.
+        return
+
+
+def _become_agent(job: dict[str, Any], failed: int) -> NoReturn:
+    """In the forked child: limits, sandbox, exec. Never returns to the supervisor's code."""
+    try:
+        from functions.execute import confine
+
+        signal.set_wakeup_fd(-1)
+        # Python ignores the last two, and an ignored signal stays ignored over exec.
+        for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        os.setsid()
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        # When the machine runs out of memory, the agent goes first, not the function or this process.
+        with open("/proc/self/oom_score_adj", "w") as score:
+            score.write("500")
+        confine.limit_resources(job["open_files"])
+        os.chdir(job["cwd"])
+        if job["sandbox"] is not None:
+            confine.confine(job["sandbox"])
+        os.execvpe(job["argv"][0], job["argv"], job["env"])  # noqa: S606 - starting this program is the purpose
+    except BaseException as error:
+        os.write(failed, f"{type(error).__name__}: {error}".encode()[:4096])
+    os._exit(127)
+
+
+def main(fd: int) -> None:
+    """Entry point: `fd` is our end of the link."""
+    os.set_inheritable(fd, False)
+    link = socket.socket(fileno=fd)
+    received = b""
+    while b"\n" not in received:
+        data = link.recv(65536)
+        if not data:
+            sys.exit(1)
+        received += data
+    Supervisor(link, json.loads(received)).run()

@@ -1,0 +1,300 @@
+"""Trees of real processes under a real supervisor: whatever they do, none is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from functions.execute import proctree
+from functions.execute.process import AgentFailed, AgentProcess, ProcessSpec, start_process
+from functions.execute.supervisor import THREADS_PER_PROCESS
+
+ROOT = Path(__file__).resolve().parents[2]
+PATH = "/usr/local/bin:/usr/bin:/bin"
+
+# A tree of 50: every third daemonises (double fork and a new session), every other ignores SIGTERM. Each writes its
+# pid to the file in argv[1]; the main process says "grown" when all have.
+TREE = """
+import os, signal, sys, time
+def live():
+    with open(sys.argv[1], "a") as f:
+        f.write(f"{os.getpid()}\\n")
+    while True:
+        time.sleep(60)
+for number in range(49):
+    if os.fork() == 0:
+        if number % 2:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if number % 3 == 0:
+            os.setsid()
+            if os.fork():
+                os._exit(0)
+            os.setsid()
+        live()
+while sum(1 for _ in open(sys.argv[1])) < 49:
+    time.sleep(0.01)
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        pass
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("grown", flush=True)
+live()
+"""
+
+# Forks as fast as it can, every process a forker, until the tokens in a pipe run out (so that a failing test cannot
+# take the machine along). Then all sit there.
+BOMB = """
+import os, time
+read, write = os.pipe()
+os.write(write, b"x" * 3000)
+os.set_blocking(read, False)
+print("armed", flush=True)
+while True:
+    try:
+        os.read(read, 1)
+    except BlockingIOError:
+        time.sleep(60)
+        continue
+    if os.fork() == 0:
+        os.setsid()
+"""
+
+
+def spec(code: str, *arguments: str, processes: int = 200, memory: int = 2**31) -> ProcessSpec:
+    argv = (sys.executable, "-I", "-S", "-c", code, *arguments)
+    return ProcessSpec(argv, Path("/"), {"PATH": PATH}, None, max_processes=processes, max_memory_bytes=memory)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "condition not met in time"
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def started() -> AsyncIterator[list[AgentProcess]]:
+    """Trees that a test adds here are ended after it."""
+    processes: list[AgentProcess] = []
+    yield processes
+    for process in processes:
+        await process.stop(grace=0)
+
+
+async def grown(tmp_path: Path, started: list[AgentProcess], *, scope_signals: bool) -> tuple[AgentProcess, list[int]]:
+    pids = tmp_path / "pids"
+    pids.touch()
+    process = await start_process(spec(TREE, str(pids)), scope_signals=scope_signals)
+    started.append(process)
+    await process.wait_line(re.compile("^grown$"), 20)
+    await until(lambda: len(pids.read_text().split()) == 50)
+    return process, [int(pid) for pid in pids.read_text().split()]
+
+
+@pytest.mark.parametrize("scope_signals", [True, False])
+async def test_stop_ends_a_tree_of_fifty(tmp_path: Path, started: list[AgentProcess], scope_signals: bool) -> None:
+    """50 processes, daemonised, double-forked and deaf to SIGTERM, are gone within a second of `stop`."""
+    process, pids = await grown(tmp_path, started, scope_signals=scope_signals)
+    began = time.monotonic()
+    report = await process.stop()
+    took = time.monotonic() - began
+    assert [pid for pid in pids if alive(pid)] == []
+    assert report.left == 0
+    assert report.killed >= 50
+    assert 0.3 <= report.seconds <= took <= 1.0
+    assert await process.exited() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("scope_signals", [True, False])
+async def test_fork_bomb_is_ended(started: list[AgentProcess], scope_signals: bool) -> None:
+    """A fork bomb is noticed, named and gone within seconds, with every process it made."""
+    process = await start_process(spec(BOMB, processes=100), scope_signals=scope_signals)
+    started.append(process)
+    began = time.monotonic()
+    assert await asyncio.wait_for(process.exited(), 20) == -signal.SIGKILL
+    print("bomb ended after", time.monotonic() - began, process.limit_hit)
+    assert process.limit_hit is not None
+    assert (process.limit_hit.what, process.limit_hit.limit) == ("processes", 100)
+    assert (await process.stop()).left == 0
+
+
+async def test_thread_bomb_is_ended(started: list[AgentProcess]) -> None:
+    """Threads count too: a process with far more than its share is ended."""
+    code = "import threading, time\nfor _ in range(9000):\n    threading.Thread(target=time.sleep, args=(60,)).start()"
+    process = await start_process(spec(code, processes=8))
+    started.append(process)
+    await asyncio.wait_for(process.exited(), 20)
+    assert process.limit_hit is not None
+    assert process.limit_hit.limit == 8 * THREADS_PER_PROCESS
+
+
+async def test_memory_over_the_limit_ends_the_tree(started: list[AgentProcess]) -> None:
+    """Memory counts over the whole tree: two children below the limit are together over it."""
+    code = "import os, time\nos.fork()\nkept = b'x' * 80_000_000\nprint('full', flush=True)\ntime.sleep(60)"
+    process = await start_process(spec(code, memory=128 * 2**20))
+    started.append(process)
+    with pytest.raises(AgentFailed) as failure:
+        await process.wait_line(re.compile("never"), 20)
+    assert failure.value.reason == "out_of_memory"
+    assert process.limit_hit is not None
+    assert process.limit_hit.value > 128 * 2**20
+
+
+async def test_tree_dies_with_its_function(tmp_path: Path) -> None:
+    """SIGKILL of the function, which can clean up nothing, takes the supervisor and the whole tree along."""
+    pids = tmp_path / "pids"
+    pids.touch()
+    code = f"""
+import asyncio, re, sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+from functions.execute.process import ProcessSpec, start_process
+async def main():
+    argv = (sys.executable, "-I", "-S", "-c", {TREE!r}, {str(pids)!r})
+    p = await start_process(ProcessSpec(argv, Path("/"), {{}}, None, 200, 2**31))
+    await p.wait_line(re.compile("grown"), 20)
+    print(p.pid, flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    function = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert function.stdout is not None
+    supervisor = int(await asyncio.wait_for(function.stdout.readline(), 20))
+    await until(lambda: len(pids.read_text().split()) == 50)
+    everyone = [supervisor, *map(int, pids.read_text().split())]
+    began = time.monotonic()
+    function.kill()
+    await function.wait()
+    await until(lambda: not any(alive(pid) for pid in everyone), 5)
+    assert time.monotonic() - began < 1.0
+
+
+async def test_main_process_dies_with_its_supervisor(started: list[AgentProcess]) -> None:
+    """SIGKILL of the supervisor ends the agent's main process; `exited` and `stop` still answer."""
+    process = await start_process(spec("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)"))
+    started.append(process)
+    main = int((await process.wait_line(re.compile(r"^\d+$"), 10)).group())
+    os.kill(process.pid, signal.SIGKILL)
+    assert await asyncio.wait_for(process.exited(), 5) == -signal.SIGKILL
+    await until(lambda: not alive(main))
+    await process.stop()
+
+
+async def test_daemons_end_when_the_agent_does(tmp_path: Path, started: list[AgentProcess]) -> None:
+    """An agent that ends by itself leaves no daemon; its exit code is kept, `stop` afterwards changes nothing."""
+    note = tmp_path / "pid"
+    code = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        open(sys.argv[1], "w").write(str(os.getpid()))
+        time.sleep(60)
+    os._exit(0)
+while not (os.path.exists(sys.argv[1]) and open(sys.argv[1]).read()):
+    time.sleep(0.01)
+sys.exit(7)
+"""
+    process = await start_process(spec(code, str(note)))
+    started.append(process)
+    assert await asyncio.wait_for(process.exited(), 10) == 7
+    assert not alive(int(note.read_text()))
+    report = await process.stop()
+    assert (report.killed, report.left) == (1, 0)
+    assert await process.stop() == report
+
+
+async def test_polite_agent_gets_its_grace(started: list[AgentProcess]) -> None:
+    """An agent that ends on SIGTERM ends with its own code, before the grace is over."""
+    code = "import signal, sys, time\nsignal.signal(15, lambda *_: sys.exit(3))\nprint('up', flush=True)\ntime.sleep(60)"
+    process = await start_process(spec(code))
+    started.append(process)
+    await process.wait_line(re.compile("up"), 10)
+    report = await process.stop(grace=10)
+    assert report.seconds < 5
+    assert await process.exited() == 3
+
+
+async def test_start_failures_name_the_cause(tmp_path: Path) -> None:
+    """A missing program is an AgentFailed that names it, and no supervisor stays."""
+    missing = ProcessSpec(("/nowhere/agent",), tmp_path, {}, None, max_processes=10, max_memory_bytes=2**30)
+    with pytest.raises(AgentFailed, match="/nowhere/agent|No such file"):
+        await start_process(missing)
+    assert not [p for p in proctree.sample(os.getpid()).pids if b"supervisor" in Path(f"/proc/{p}/cmdline").read_bytes()]
+
+
+async def test_early_end_shows_stderr(started: list[AgentProcess]) -> None:
+    """Waiting for a line of an agent that ends raises with the tail of its standard error."""
+    process = await start_process(spec("import sys\nprint('port is taken', file=sys.stderr)\nsys.exit(1)"))
+    started.append(process)
+    with pytest.raises(AgentFailed, match="code 1") as failure:
+        await process.wait_line(re.compile("listening"), 10)
+    assert failure.value.stderr_tail == ("port is taken",)
+
+
+async def test_silence_is_a_timeout(started: list[AgentProcess]) -> None:
+    """Waiting for a line that never comes ends after the given time."""
+    process = await start_process(spec("import time\ntime.sleep(60)"))
+    started.append(process)
+    with pytest.raises(AgentFailed, match="not ready after 0.1 s"):
+        await process.wait_line(re.compile("listening"), 0.1)
+
+
+async def test_environment_is_exactly_the_given_one(started: list[AgentProcess], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the agent nor its supervisor has anything of the function's environment."""
+    monkeypatch.setenv("ENCRYPTION_KEY", "not-for-the-agent")
+    argv = ("/bin/sh", "-c", "/usr/bin/env; echo end; exec sleep 60")
+    process = await start_process(ProcessSpec(argv, Path("/"), {"PATH": PATH, "A": "b c"}, None, 20, 2**30))
+    started.append(process)
+    await process.wait_line(re.compile("^end$"), 10)
+    shell_made = {"PWD=/", "OLDPWD=/", "SHLVL=0", "_=/usr/bin/env", "end"}
+    assert set(process.stdout_lines) - shell_made == {f"PATH={PATH}", "A=b c"}
+    assert b"not-for-the-agent" not in Path(f"/proc/{process.pid}/environ").read_bytes()
+
+
+async def test_floods_of_output_are_drained(started: list[AgentProcess]) -> None:
+    """Output without line ends and without bound neither blocks the agent nor grows this process."""
+    code = "import os\nfor _ in range(1000):\n    os.write(1, b'x' * 100_000)\nos.write(2, b'\\ndone\\n')"
+    process = await start_process(spec(code))
+    started.append(process)
+    await process.wait_line(re.compile("^done$"), 20)
+    assert await asyncio.wait_for(process.exited(), 10) == 0
+    assert max(map(len, process.stdout_lines)) <= 8192
+
+
+async def test_memory_covers_daemonised_processes(started: list[AgentProcess]) -> None:
+    """`memory_bytes` includes a daemon that has left the agent's session."""
+    code = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        kept = b"x" * 64_000_000
+        print("full", flush=True)
+        time.sleep(60)
+    os._exit(0)
+time.sleep(60)
+"""
+    process = await start_process(spec(code))
+    started.append(process)
+    await process.wait_line(re.compile("full"), 10)
+    assert process.memory_bytes() > 64_000_000
+    # The agent, the daemon, and its parent in between, dead but not yet waited for.
+    assert process.process_count() == 3

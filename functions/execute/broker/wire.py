@@ -1,0 +1,197 @@
+"""The two wire forms, as pure functions: what goes out, what comes back, what is counted.
+
+OpenAI: chat completions and responses (platform.openai.com/docs/api-reference). Anthropic: messages
+(docs.anthropic.com/en/api/messages). The agent never sees this file's third side, the real key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from functions.models.target import Kind, ModelTarget
+
+Wire = Literal["chat", "responses", "messages"]
+
+#: What the agent may call, and what it becomes below the target's base URL. Nothing else is forwarded.
+ROUTES: dict[str, tuple[Wire, Kind, str]] = {
+    "/v1/chat/completions": ("chat", "openai", "/chat/completions"),
+    "/v1/responses": ("responses", "openai", "/responses"),
+    "/v1/messages": ("messages", "anthropic", "/messages"),
+}
+MODELS_PATH = "/v1/models"
+ANTHROPIC_VERSION = "2023-06-01"
+
+
+class BadRequest(ValueError):
+    """The agent sent something that is no model request."""
+
+
+def parse_body(raw: bytes) -> dict[str, Any]:
+    """The JSON object of a request.
+
+    Raises:
+        BadRequest: it is none.
+    """
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        raise BadRequest("the request body is not JSON") from None
+    if not isinstance(body, dict):
+        raise BadRequest("the request body is not a JSON object")
+    return body
+
+
+def rewrite(wire: Wire, body: Mapping[str, Any], target: ModelTarget) -> tuple[dict[str, Any], bool]:
+    """The request as the operator and the caller want it, and whether usage was asked for by us only.
+
+    model, temperature and max_tokens of the target win over what the agent sent; tools that are not enabled are
+    taken out; a stream is asked to report its usage.
+    """
+    out = dict(body)
+    out["model"] = target.wire_model
+    if target.temperature is not None:
+        out["temperature"] = target.temperature
+    if target.max_tokens is not None:
+        field = _max_tokens_field(wire, body, target)
+        for other in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
+            out.pop(other, None)
+        out[field] = target.max_tokens
+    if target.enabled_tools is not None and "tools" in out:
+        out["tools"] = [tool for tool in out["tools"] if _tool_name(tool) in target.enabled_tools]
+        if not out["tools"]:
+            del out["tools"]
+            out.pop("tool_choice", None)
+            out.pop("parallel_tool_calls", None)
+    hide = False
+    if wire == "chat" and out.get("stream"):
+        options = dict(out.get("stream_options") or {})
+        hide = not options.get("include_usage")
+        out["stream_options"] = {**options, "include_usage": True}
+    return out, hide
+
+
+def _max_tokens_field(wire: Wire, body: Mapping[str, Any], target: ModelTarget) -> str:
+    if wire == "responses":
+        return "max_output_tokens"
+    # OpenAI's own reasoning models refuse max_tokens; servers that imitate it often know nothing else.
+    if wire == "chat" and ("max_completion_tokens" in body or urlsplit(target.base_url).hostname == "api.openai.com"):
+        return "max_completion_tokens"
+    return "max_tokens"
+
+
+def _tool_name(tool: Any) -> str:
+    if not isinstance(tool, dict):
+        return ""
+    function = tool.get("function")
+    return str((function.get("name") if isinstance(function, dict) else None) or tool.get("name") or "")
+
+
+def upstream_headers(target: ModelTarget, sent: Mapping[str, str]) -> dict[str, str]:
+    """Headers for the provider: the real key, and of the agent's headers only what changes the answer's form."""
+    headers = {
+        "content-type": "application/json",
+        "accept": "text/event-stream, application/json",
+        # Compressed streams are held back by their compressor.
+        "accept-encoding": "identity",
+        "user-agent": "opencode-functions",
+    }
+    key = target.api_key.get_secret_value() if target.api_key else None
+    if target.kind == "anthropic":
+        headers["anthropic-version"] = sent.get("anthropic-version", ANTHROPIC_VERSION)
+        if "anthropic-beta" in sent:
+            headers["anthropic-beta"] = sent["anthropic-beta"]
+        if key:
+            headers["x-api-key"] = key
+    elif key:
+        headers["authorization"] = f"Bearer {key}"
+    return headers
+
+
+def presented_token(headers: Mapping[str, str]) -> str:
+    """The credential a client shows, in either wire form."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+
+
+def error_body(message: str, type_: str = "ocf_broker") -> bytes:
+    """An error that clients of both wire forms can read."""
+    return json.dumps({"type": "error", "error": {"type": type_, "message": message, "code": type_}}).encode()
+
+
+def model_list(name: str) -> bytes:
+    """The answer to `GET /v1/models`, readable in both wire forms; the provider is not asked."""
+    item = {"id": name, "object": "model", "type": "model", "display_name": name, "owned_by": "ocf"}
+    return json.dumps({"object": "list", "data": [item], "has_more": False}).encode()
+
+
+CANNED_WORD = "ready"
+
+
+def canned(wire: Wire, stream: bool) -> tuple[str, bytes]:
+    """Content type and body of a one-word completion that no model made: it boots an agent at no cost."""
+    events = _canned_events(wire)
+    if not stream:
+        return "application/json", json.dumps(_canned_whole(wire)).encode()
+    lines = []
+    for event in events:
+        name = f"event: {event['type']}\n" if wire != "chat" else ""
+        lines.append(f"{name}data: {json.dumps(event)}\n\n")
+    if wire == "chat":
+        lines.append("data: [DONE]\n\n")
+    return "text/event-stream", "".join(lines).encode()
+
+
+def _canned_whole(wire: Wire) -> dict[str, Any]:
+    if wire == "messages":
+        return {
+            "id": "msg_ocf", "type": "message", "role": "assistant", "model": "ocf",
+            "content": [{"type": "text", "text": CANNED_WORD}], "stop_reason": "end_turn", "stop_sequence": None,
+            "usage": {"input_tokens": 0, "output_tokens": 0},
+        }  # fmt: skip
+    if wire == "responses":
+        part = {"type": "output_text", "text": CANNED_WORD, "annotations": []}
+        item = {"id": "msg_ocf", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+        usage = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+        return {
+            "id": "resp_ocf", "object": "response", "created_at": 0, "status": "completed", "model": "ocf",
+            "output": [item], "usage": usage,
+        }  # fmt: skip
+    message = {"role": "assistant", "content": CANNED_WORD}
+    usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    return {
+        "id": "chatcmpl-ocf", "object": "chat.completion", "created": 0, "model": "ocf",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage,
+    }  # fmt: skip
+
+
+def _canned_events(wire: Wire) -> list[dict[str, Any]]:
+    whole = _canned_whole(wire)
+    if wire == "messages":
+        return [
+            {"type": "message_start", "message": {**whole, "content": [], "stop_reason": None}},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": CANNED_WORD}},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 0}},
+            {"type": "message_stop"},
+        ]
+    if wire == "responses":
+        item = whole["output"][0]
+        return [
+            {"type": "response.created", "response": {**whole, "status": "in_progress", "output": []}},
+            {"type": "response.output_item.added", "output_index": 0, "item": {**item, "content": []}},
+            {"type": "response.output_text.delta", "item_id": item["id"], "output_index": 0, "content_index": 0,
+             "delta": CANNED_WORD},
+            {"type": "response.output_item.done", "output_index": 0, "item": item},
+            {"type": "response.completed", "response": whole},
+        ]  # fmt: skip
+    base = {"id": "chatcmpl-ocf", "object": "chat.completion.chunk", "created": 0, "model": "ocf"}
+    delta = {"role": "assistant", "content": CANNED_WORD}
+    return [
+        {**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]},
+        {**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+        {**base, "choices": [], "usage": whole["usage"]},
+    ]

@@ -30,10 +30,10 @@ class Outbox(Model):
     """
 
     type: str
-    what: str
     id: str
     time: datetime
     data: str
+    extensions: dict[str, str] = {}
 
 
 class Record(Model):

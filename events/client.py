@@ -1,0 +1,209 @@
+"""For backends: submit, cancel, delete, status, watch. Speaks events and reads state; nothing else.
+
+    async with connect("nats://127.0.0.1:4222", creds="backend.creds") as client:
+        execution = await client.submit(prompt="Fix the failing test", workspace={"source": "git", "url": URL})
+        async for chunk in client.watch(execution):
+            print(chunk.data, end="")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from events import dataref, splice, subjects
+from events.bucket_nats import NatsBucket
+from events.bus_nats import connect as connect_bus
+from events.envelope import Event, decode, new_event
+from events.errors import NotYetKnown
+from events.models import Cancel, Cleanup, Model, Reply, Submit
+from events.output import Chunk
+from events.ports import Bucket, Bus, Message, ObjectStore
+from events.record import Record, record_key
+from events.types import TERMINAL_TYPES, TYPES
+
+_ENDINGS = {spec.verb for spec in TERMINAL_TYPES.values()}
+
+
+@asynccontextmanager
+async def connect(
+    url: str, *, creds: str | Path | None = None, project: str = "default", store: ObjectStore | None = None
+) -> AsyncIterator[Client]:
+    """A client of one project; the connection is closed at the end.
+
+    Raises:
+        Unavailable: NATS does not answer.
+    """
+    bus = await connect_bus(url, creds=Path(creds) if creds else None, name="ocf-client")
+    try:
+        yield Client(bus, NatsBucket(bus, subjects.EXECUTIONS_BUCKET), project=project, store=store)
+    finally:
+        await bus.close()
+
+
+class Client:
+    """What a backend does with executions of one project.
+
+    `store` is needed only for what is too large for an event (over 512 KiB) and for output that only the archive
+    still has.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        executions: Bucket,
+        *,
+        project: str = "default",
+        store: ObjectStore | None = None,
+        source: str = "/ocf/client",
+    ) -> None:
+        self.project = subjects.check_project(project)
+        self._bus = bus
+        self._executions = executions
+        self._store = store
+        self._source = source
+
+    async def submit(self, *, execution_id: str | None = None, traceparent: str | None = None, **request: Any) -> str:  # noqa: ANN401
+        """Publish `dev.ocf.task.submit.v1`; the fields are those of `events.models.TaskRequest`.
+
+        Returns the execution id once the command is kept. The same id with the same body is one execution.
+
+        Raises:
+            pydantic.ValidationError: a field is wrong.
+            Unavailable: NATS did not keep it.
+        """
+        execution = execution_id or str(uuid.uuid4())
+        data = Submit.model_validate({**request, "execution_id": execution, "project_id": self.project})
+        extensions = {"traceparent": traceparent} if traceparent else {}
+        await self._command("dev.ocf.task.submit.v1", data, execution, extensions)
+        return execution
+
+    async def cancel(self, execution: str, *, why: str | None = None) -> None:
+        """Publish `dev.ocf.task.cancel.v1`."""
+        data = Cancel(execution_id=execution, project_id=self.project, why=why, requested_by=self._source)
+        await self._command("dev.ocf.task.cancel.v1", data, execution)
+
+    async def delete(self, execution: str) -> None:
+        """Publish `dev.ocf.task.cleanup.v1`: every trace goes, after it was cancelled if need be."""
+        data = Cleanup(execution_id=execution, project_id=self.project, requested_by=self._source)
+        await self._command("dev.ocf.task.cleanup.v1", data, execution)
+
+    async def reply(self, execution: str, request_id: str, answer: str) -> None:
+        """Publish `dev.ocf.task.reply.v1`."""
+        data = Reply(execution_id=execution, project_id=self.project, request_id=request_id, answer=answer)
+        await self._command("dev.ocf.task.reply.v1", data, execution)
+
+    async def _command(
+        self, type_: str, data: Model, execution: str, extensions: Mapping[str, str] | None = None
+    ) -> None:
+        event = new_event(type_, data, source=self._source, time=datetime.now(UTC))
+        event = event.with_extensions(**(extensions or {}))
+        if self._store is not None:
+            event = await dataref.offload(event, f"{self.project}/{execution}", self._store)
+        headers = {**event.headers(), "Nats-Msg-Id": event.id}
+        await self._bus.publish(TYPES[type_].subject(self.project, execution), event.data, headers)
+
+    async def status(self, execution: str) -> Record:
+        """Everything known of it but its output. Raises NotYetKnown."""
+        entry = await self._executions.get(record_key(self.project, execution))
+        if entry is None:
+            raise NotYetKnown(f"execution {execution} of project {self.project} is not known")
+        return Record.model_validate_json(entry.value)
+
+    async def list(self) -> list[Record]:
+        """Every execution of the project, newest first."""
+        found = [Record.model_validate_json(e.value) async for e in self._executions.entries(f"{self.project}.*")]
+        return sorted(found, key=lambda record: record.submitted_at, reverse=True)
+
+    async def watch(self, execution: str, *, start: int = 1) -> AsyncIterator[Chunk]:
+        """Output chunks from sequence `start`, live, gapless, each once; ends when the execution has ended.
+
+        Waits for an execution that is not known yet. One that has ended already is read to its end, from the
+        archive when the stream no longer has it.
+
+        Raises:
+            Unavailable: the connection is lost and does not come back in time; resume at the next sequence.
+        """
+        ending = _Ending()
+        ending.note(await self._ended(execution))
+        async with self._bus.listen(f"ocf.evt.{self.project}.{execution}.*") as facts:
+            ending.note(await self._ended(execution))
+            listening = asyncio.create_task(self._follow(facts, execution, ending))
+            try:
+                given = start
+                async for chunk in self._chunks(execution, start, ending):
+                    given = chunk.seq + 1
+                    yield chunk
+                if ending.last is not None and given <= ending.last:
+                    async for chunk in self._archived(execution, given):
+                        yield chunk
+            finally:
+                listening.cancel()
+                with suppress(asyncio.CancelledError):
+                    await listening
+
+    async def _follow(self, facts: AsyncIterator[Message], execution: str, ending: _Ending) -> None:
+        async for message in facts:
+            if message.subject.rsplit(".", 1)[-1] in _ENDINGS:
+                # The record, not the fact: `rejected` may also answer a second submit of an id that runs.
+                ending.note(await self._ended(execution))
+
+    async def _chunks(self, execution: str, start: int, ending: _Ending) -> AsyncIterator[Chunk]:
+        first = await self._first_kept(execution)
+        if ending.last is not None and (first is None or first > start):
+            return  # the stream no longer has it all: the archive does
+        async for chunk in splice.watch(self._bus, self.project, execution, start=start, ended=ending.reached):
+            yield chunk
+
+    async def _first_kept(self, execution: str) -> int | None:
+        async for message in self._bus.history(subjects.OUTPUT, subjects.output(self.project, execution)):
+            return splice.chunk_of(message).seq
+        return None
+
+    async def _ended(self, execution: str) -> int | None:
+        """The last sequence, when it has ended."""
+        try:
+            record = await self.status(execution)
+        except NotYetKnown:
+            return None
+        return record.last_sequence if record.terminal else None
+
+    async def _archived(self, execution: str, start: int) -> AsyncIterator[Chunk]:
+        if self._store is None:
+            raise NotYetKnown(f"output of {execution} from {start} is only in the archive; give the client a store")
+        packed = await self._store.get(f"{self.project}/{execution}/output.ndjson.gz")
+        for line in gzip.decompress(packed).splitlines():
+            chunk = Chunk.model_validate_json(line)
+            if chunk.seq >= start:
+                yield chunk
+
+    async def events(self, execution: str) -> list[Event]:
+        """Every command and fact of it that the streams still have, oldest first."""
+        found = []
+        for stream, subject in (
+            (subjects.COMMANDS, f"ocf.cmd.*.{self.project}.{execution}"),
+            (subjects.EVENTS, f"ocf.evt.{self.project}.{execution}.*"),
+        ):
+            found += [message async for message in self._bus.history(stream, subject)]
+        found.sort(key=lambda message: (message.time is None, message.time))
+        return [decode(message.headers, message.data) for message in found]
+
+
+class _Ending:
+    """Knows when an execution has ended, and at which sequence."""
+
+    def __init__(self) -> None:
+        self.last: int | None = None
+
+    def note(self, last: int | None) -> None:
+        if last is not None:
+            self.last = last
+
+    def reached(self, next_sequence: int) -> bool:
+        return self.last is not None and next_sequence > self.last

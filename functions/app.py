@@ -1,0 +1,134 @@
+"""From a handler to an ASGI app: functions-framework for the events, health and readiness beside it."""
+
+from __future__ import annotations
+
+import hmac
+import importlib
+import json
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+import structlog
+from cloudevents.http import CloudEvent
+from functions_framework.aio import create_asgi_app_from_module
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from events.envelope import JSON, Event
+from events.errors import Busy, Drop, OcfError, Retry
+from functions.composition import Parts
+
+log = structlog.get_logger()
+
+Check = Callable[[], Awaitable[None]]
+Handler = Callable[[Parts, Event], Awaitable[None]]
+
+_current: Parts | None = None
+
+
+def use(parts: Parts | None) -> None:
+    """Set what this process's functions run on (functions-framework hands a function nothing but the event)."""
+    global _current
+    _current = parts
+
+
+async def handle(handler: Handler, cloud_event: CloudEvent) -> None:
+    """Run `handler` on an event as functions-framework gives it; errors become the status their class says."""
+    if _current is None:
+        raise HTTPException(503, "starting")
+    event = from_cloudevent(cloud_event)
+    try:
+        await handler(_current, event)
+    except Drop as error:
+        log.info("event dropped", action="event.dropped", type=event.type, event_id=event.id, reason=str(error))
+    except OcfError as error:
+        headers = {"Retry-After": "1"} if isinstance(error, Busy) else None
+        level = log.info if isinstance(error, Retry) else log.warning
+        level("event refused", action="event.refused", type=event.type, event_id=event.id, reason=str(error))
+        raise HTTPException(error.http_status, str(error), headers=headers) from None
+
+
+def from_cloudevent(event: CloudEvent) -> Event:
+    """Our event from the SDK's. The SDK has parsed JSON data already; it becomes bytes again, once."""
+    attributes: dict[str, Any] = dict(event.get_attributes())
+    data = event.get_data()
+    if data is None:
+        body = b""
+    elif isinstance(data, bytes):
+        body = data
+    else:
+        body = json.dumps(data, ensure_ascii=False).encode()
+    core = {name: attributes.pop(name, None) for name in ("id", "source", "type", "subject", "time", "specversion")}
+    content_type = attributes.pop("datacontenttype", None) or JSON
+    attributes.pop("dataschema", None)
+    return Event(
+        type=str(core["type"]),
+        source=str(core["source"]),
+        id=str(core["id"]),
+        time=datetime.fromisoformat(str(core["time"])),
+        data=body,
+        subject=core["subject"],
+        datacontenttype=str(content_type),
+        extensions={name: str(value) for name, value in attributes.items()},
+    )
+
+
+def function_app(name: str) -> ASGIApp:
+    """The functions-framework app of `functions.<name>.main`."""
+    module = importlib.import_module(f"functions.{name}.main")
+    app: ASGIApp = create_asgi_app_from_module(name, module.__file__, "cloudevent", module, module.__spec__)
+    return app
+
+
+class DispatcherOnly:
+    """Lets only the holder of the dispatch token in (a stray pod could otherwise inject an event)."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._token = token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            given = dict(scope["headers"]).get(b"ocf-dispatch-token", b"")
+            if not hmac.compare_digest(given, self._token):
+                response = PlainTextResponse("events are taken from the dispatcher only", 401)
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def health_routes(checks: dict[str, Check]) -> list[Route]:
+    """`/health` (this process answers) and `/ready` (each named check, 503 when one fails)."""
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(_: Request) -> Response:
+        results: dict[str, str] = {}
+        for name, check in checks.items():
+            try:
+                await check()
+                results[name] = "ok"
+            except (OcfError, OSError) as error:
+                results[name] = str(error)
+        good = all(result == "ok" for result in results.values())
+        body = {"status": "ready" if good else "not ready", "checks": results}
+        return JSONResponse(body, status_code=200 if good else 503)
+
+    return [Route("/health", health), Route("/ready", ready)]
+
+
+def function_mounts(names: tuple[str, ...], token: str | None, *, alone: bool) -> list[Mount]:
+    """Where events go in: `/fn/<name>`, and `/` when the function is `alone` in its process."""
+    mounts = []
+    for name in names:
+        app = function_app(name)
+        guarded = app if token is None else DispatcherOnly(app, token)
+        mounts.append(Mount(f"/fn/{name}", app=guarded))
+        if alone:
+            mounts.append(Mount("/", app=guarded))
+    return mounts

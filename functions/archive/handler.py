@@ -1,0 +1,121 @@
+"""archive: when an execution has ended, put all that was said of it in S3, verified; the manifest is the claim."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from events import subjects
+from events.envelope import Event, decode, parse, timestamp
+from events.errors import Drop, InvalidEvent, NotYetKnown, Unavailable
+from events.facts import Archived, Artifact, Outcome
+from events.ports import Message
+from events.record import Record
+from functions.archive.output import write_output
+from functions.common.commands import ids_of
+from functions.composition import Parts
+
+MANIFEST_VERSION = 1
+_TYPES = {
+    "output.ndjson.gz": "application/gzip",
+    "events.ndjson": "application/x-ndjson",
+    "workspace.patch": "text/x-patch",
+    "workspace.tar.zst": "application/zstd",
+}
+
+
+async def archive(parts: Parts, event: Event) -> None:
+    """Take a terminal fact. A crash before the manifest leaves objects that nobody claims, and this comes again.
+
+    Raises:
+        Unavailable: output is not complete in the stream yet, or S3 does not hold what was put.
+        Drop: archived already, or deleted meanwhile.
+    """
+    outcome = parse(event)
+    if not isinstance(outcome, Outcome):
+        raise InvalidEvent(f"type: {event.type} does not end an execution")
+    project, execution = ids_of(event)
+    record = await parts.records.get(project, execution)
+    if record is None:
+        raise Drop(f"execution {execution} was deleted")
+    if record.archived:
+        raise Drop(f"execution {execution} is archived")
+    objects, chunks, first, last = await _objects(parts, project, execution, outcome)
+    prefix = f"{project}/{execution}"
+    manifest = _manifest(record, event, objects, {"count": chunks, "first": first, "last": last})
+    await parts.store.put(f"{prefix}/manifest.json", manifest, content_type="application/json")
+    try:
+        await parts.records.change(project, execution, lambda newest: newest.model_copy(update={"archived": True}))
+    except NotYetKnown:
+        await parts.store.delete_prefix(f"{prefix}/")
+        raise Drop(f"execution {execution} was deleted") from None
+    fact = Archived(execution_id=execution, project_id=project, prefix=prefix, objects=objects, chunks=chunks)
+    await parts.records.say("dev.ocf.task.archived.v1", fact, event, key=f"archived:{execution}")
+
+
+async def _objects(
+    parts: Parts, project: str, execution: str, outcome: Outcome
+) -> tuple[list[Artifact], int, str | None, str | None]:
+    prefix = f"{project}/{execution}"
+    with tempfile.TemporaryDirectory(prefix="ocf-archive-") as scratch:
+        output = Path(scratch) / "output.ndjson.gz"
+        written = await write_output(parts, project, execution, outcome.last_sequence, output)
+        lines = Path(scratch) / "events.ndjson"
+        lines.write_bytes(await _events(parts, project, execution))
+        objects = [await _put(parts, prefix, path) for path in (output, lines)]
+    objects += [await _verified(parts, prefix, artifact) for artifact in outcome.artifacts]
+    return objects, written.count, written.first, written.last
+
+
+async def _put(parts: Parts, prefix: str, path: Path) -> Artifact:
+    info = await parts.store.put_file(f"{prefix}/{path.name}", path, content_type=_TYPES[path.name])
+    artifact = Artifact(name=path.name, size=path.stat().st_size, sha256=info.sha256 or "")
+    return await _verified(parts, prefix, artifact)
+
+
+async def _verified(parts: Parts, prefix: str, artifact: Artifact) -> Artifact:
+    """The artifact, when S3 holds it with that size and digest."""
+    stored = await parts.store.head(f"{prefix}/{artifact.name}")
+    if stored is None or stored.size != artifact.size or stored.sha256 != artifact.sha256:
+        raise Unavailable(f"{prefix}/{artifact.name} is not in S3 as it was put")
+    return artifact
+
+
+async def _events(parts: Parts, project: str, execution: str) -> bytes:
+    """Every command and fact of the execution, in the order the bus got them, as CloudEvents JSON lines."""
+    messages: list[Message] = []
+    for stream, subject in (
+        (subjects.COMMANDS, f"ocf.cmd.*.{project}.{execution}"),
+        (subjects.EVENTS, f"ocf.evt.{project}.{execution}.*"),
+    ):
+        messages += [message async for message in parts.bus.history(stream, subject)]
+    messages.sort(key=lambda message: (message.time is None, message.time))
+    return b"".join(_line(message) for message in messages)
+
+
+def _line(message: Message) -> bytes:
+    try:
+        event = decode(message.headers, message.data).structured()
+    except (InvalidEvent, ValueError):
+        # What is not an event was dead-lettered; here it is kept as it came, so that nothing is missing.
+        event = {"subject": message.subject, "raw": message.data.decode("utf-8", "replace")}
+    return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _manifest(record: Record, event: Event, objects: list[Artifact], chunks: dict[str, object]) -> bytes:
+    content = {
+        "version": MANIFEST_VERSION,
+        "project_id": record.project_id,
+        "execution_id": record.execution_id,
+        "state": record.state.value,
+        "reason": record.reason,
+        "terminal_event": event.id,
+        "submitted_at": timestamp(record.submitted_at),
+        "started_at": timestamp(record.started_at) if record.started_at else None,
+        "ended_at": timestamp(record.ended_at) if record.ended_at else None,
+        "chunks": chunks,
+        "objects": [artifact.model_dump() for artifact in objects],
+        "record": json.loads(record.model_dump_json(exclude_defaults=True, exclude={"outbox"})),
+    }
+    return json.dumps(content, indent=2).encode()

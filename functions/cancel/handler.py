@@ -1,0 +1,50 @@
+"""cancel: end what has not started; tell the worker of what has."""
+
+from __future__ import annotations
+
+from events.envelope import Event
+from events.errors import Drop
+from events.facts import Cancelled
+from events.lifecycle import State, Step
+from events.models import Cancel
+from events.record import Record
+from functions.common.commands import command
+from functions.composition import Parts
+
+
+async def cancel(parts: Parts, event: Event) -> None:
+    """Take `dev.ocf.task.cancel.v1`.
+
+    The worker that runs it hears the same command on NATS at once and ends it; here the wish is written down,
+    so that a worker that did not hear it, or a later attempt, still obeys.
+
+    Raises:
+        NotYetKnown: no such execution (its submit may be on the way); delivered again.
+        Drop: it has ended.
+    """
+    wish = command(event, Cancel)
+    record = await parts.records.require(wish.project_id, wish.execution_id)
+    if record.terminal:
+        raise Drop(f"execution {wish.execution_id} is {record.state.value} already")
+
+    def noted(newest: Record) -> Record | None:
+        if newest.terminal or (newest.cancel_requested and newest.state is State.RUNNING):
+            return None
+        marks = {"cancel_requested": True, "cancel_why": wish.why, "cancel_by": wish.requested_by}
+        if newest.state is State.RUNNING:
+            return newest.model_copy(update=marks)
+        waited = round((parts.clock.now() - newest.submitted_at).total_seconds() * 1000)
+        fact = Cancelled(
+            execution_id=newest.execution_id,
+            project_id=newest.project_id,
+            attempt=0,
+            duration_ms=0,
+            queued_ms=max(0, waited),
+            model=newest.model,
+            why=wish.why,
+            requested_by=wish.requested_by,
+        )
+        return parts.records.ended(newest.model_copy(update=marks), Step.CANCEL, fact, cause=event)
+
+    changed = await parts.records.change(wish.project_id, wish.execution_id, noted)
+    await parts.records.publish_outbox(changed)

@@ -1,0 +1,15 @@
+"""Entry point of the cancel function for functions-framework (`FUNCTION_TARGET=cancel`)."""
+
+from __future__ import annotations
+
+import functions_framework.aio
+from cloudevents.http import CloudEvent
+
+from functions.app import handle
+from functions.cancel import handler
+
+
+@functions_framework.aio.cloud_event
+async def cancel(cloud_event: CloudEvent) -> None:
+    """Take one event; see `functions.cancel.handler`."""
+    await handle(handler.cancel, cloud_event)

@@ -1,0 +1,75 @@
+"""cleanup: remove every trace of one execution, or sweep what no worker owns."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from events import subjects
+from events.envelope import Event, new_event
+from events.errors import Conflict, NotYetKnown
+from events.facts import Cleaned
+from events.lifecycle import State
+from events.models import Cancel, Cleanup
+from events.record import Record, lease_key, record_key
+from events.types import TYPES
+from functions.cleanup.sweep import sweep
+from functions.common.commands import command
+from functions.composition import Parts
+
+CANCEL = TYPES["dev.ocf.task.cancel.v1"]
+
+#: How long a deletion waits for the archive of a run that has just ended, so that the two do not cross.
+ARCHIVE_GRACE = timedelta(seconds=60)
+
+
+async def cleanup(parts: Parts, event: Event) -> None:
+    """Take `dev.ocf.task.cleanup.v1`. Idempotent: what is gone already is not missed.
+
+    Raises:
+        Conflict: it still runs or is being archived; it was told to end, and this comes again.
+    """
+    wish = command(event, Cleanup)
+    if wish.scope == "sweep":
+        await sweep(parts, event)
+        return
+    if wish.scope == "workspace":
+        return  # the worker that holds the files hears this command on NATS itself
+    record = await parts.records.get(wish.project_id, wish.execution_id)
+    if record is not None:
+        await _must_have_ended(parts, record, event)
+    removed = await remove(parts, wish.project_id, wish.execution_id)
+    if record is None and not any(removed.values()):
+        gone = subjects.fact(wish.project_id, wish.execution_id, "cleaned")
+        if await parts.bus.last(subjects.EVENTS, gone) is None:
+            raise NotYetKnown(f"execution {wish.execution_id} of project {wish.project_id} is not known")
+        return
+    fact = Cleaned(execution_id=wish.execution_id, project_id=wish.project_id, removed=removed)
+    await parts.records.say("dev.ocf.task.cleaned.v1", fact, event, key=f"cleaned:{wish.execution_id}")
+
+
+async def _must_have_ended(parts: Parts, record: Record, event: Event) -> None:
+    if not record.terminal:
+        wish = Cancel(execution_id=record.execution_id, project_id=record.project_id, why="deleted")
+        told = new_event(CANCEL.type, wish, source="/ocf/cleanup", time=parts.clock.now(), cause=event)
+        headers = {**told.headers(), "Nats-Msg-Id": f"cancel-for-cleanup:{record.execution_id}"}
+        await parts.bus.publish(CANCEL.subject(record.project_id, record.execution_id), told.data, headers)
+        raise Conflict(f"execution {record.execution_id} is {record.state.value}; it is being cancelled first")
+    if record.outbox:
+        await parts.records.publish_outbox(record)
+    recent = record.ended_at is not None and parts.clock.now() - record.ended_at < ARCHIVE_GRACE
+    if not record.archived and recent and record.state is not State.REJECTED and record.attempts:
+        raise Conflict(f"execution {record.execution_id} is being archived")
+
+
+async def remove(parts: Parts, project: str, execution: str) -> dict[str, int]:
+    """Remove record, lease, objects, output and events; how many of each. The record goes first (see archive)."""
+    record = await parts.executions.get(record_key(project, execution))
+    await parts.executions.delete(record_key(project, execution))
+    await parts.executions.delete(lease_key(project, execution))
+    return {
+        "records": int(record is not None),
+        "objects": await parts.store.delete_prefix(f"{project}/{execution}/"),
+        "output": await parts.bus.purge(subjects.OUTPUT, subjects.output(project, execution)),
+        "events": await parts.bus.purge(subjects.EVENTS, f"ocf.evt.{project}.{execution}.>"),
+        "commands": await parts.bus.purge(subjects.COMMANDS, f"ocf.cmd.*.{project}.{execution}"),
+    }

@@ -1,0 +1,93 @@
+"""The sweep: end what nobody owns, say what was decided but not said."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import structlog
+
+from events.envelope import Event
+from events.facts import Failed, Outcome, TimedOut
+from events.lifecycle import Reason, State, Step
+from events.record import Record, lease_key
+from functions.common.sweep import keep_sweeping, stop_sweeping
+from functions.composition import Parts
+
+log = structlog.get_logger()
+
+#: A lease lives 10 s; a worker that started is given this long before a missing lease counts.
+LEASE_GRACE = timedelta(seconds=20)
+#: After this long without an owner no redelivery will bring a further attempt any more.
+REDELIVERY_GRACE = timedelta(seconds=180)
+
+
+async def sweep(parts: Parts, event: Event) -> None:
+    """Look at every execution that has not ended; cancel the schedule when there is none."""
+    if await _look(parts, event):
+        return
+    await stop_sweeping(parts.bus)
+    # A submit may have come between the look and the stop: it records first and schedules then.
+    async for record in parts.records.all():
+        if not record.terminal or record.outbox:
+            await keep_sweeping(parts.bus)
+            return
+
+
+async def _look(parts: Parts, event: Event) -> int:
+    """How many executions are still open after this look."""
+    open_ = 0
+    async for record in parts.records.all():
+        if record.outbox:
+            await parts.records.publish_outbox(record)
+        if record.terminal:
+            continue
+        open_ += 1
+        await _judge(parts, record, event)
+    return open_
+
+
+async def _judge(parts: Parts, record: Record, event: Event) -> None:
+    now = parts.clock.now()
+    unowned = now - record.updated_at
+    overdue = now - (record.started_at or record.submitted_at) - timedelta(seconds=record.timeout_seconds)
+    if record.state is State.RUNNING:
+        if unowned < LEASE_GRACE or await parts.executions.get(lease_key(record.project_id, record.execution_id)):
+            return
+        spent = len(record.attempts) >= record.max_attempts
+        if spent or unowned > REDELIVERY_GRACE:
+            await _end(parts, record, Step.FAIL, event)
+    elif overdue > timedelta(days=1):
+        await _end(parts, record, Step.TIME_OUT, event)
+
+
+async def _end(parts: Parts, seen: Record, taken: Step, event: Event) -> None:
+    def decide(record: Record) -> tuple[Step, Outcome] | None:
+        # Decided on what was looked at; when it has moved since, the next sweep looks again.
+        return (taken, _outcome(parts, record, taken)) if record.updated_at == seen.updated_at else None
+
+    ended = await parts.records.end(seen.project_id, seen.execution_id, decide, event)
+    log.warning(
+        "execution ended by the sweep",
+        action="sweep.ended",
+        execution_id=ended.execution_id,
+        project_id=ended.project_id,
+        state=ended.state.value,
+    )
+
+
+def _outcome(parts: Parts, record: Record, taken: Step) -> Outcome:
+    since = record.started_at or record.submitted_at
+    common = {
+        "execution_id": record.execution_id,
+        "project_id": record.project_id,
+        "attempt": len(record.attempts),
+        "duration_ms": max(0, round((parts.clock.now() - since).total_seconds() * 1000)),
+        "usage": record.usage,
+        "diff": record.diff,
+        "last_sequence": record.last_sequence,
+        "model": record.model,
+    }
+    if taken is Step.TIME_OUT:
+        return TimedOut(**common, limit_seconds=record.timeout_seconds)
+    message = f"its worker {record.attempts[-1].worker if record.attempts else ''} is gone"
+    return Failed(**common, reason=Reason.WORKER_LOST, message=message)

@@ -1,0 +1,63 @@
+"""Reading commands as the dispatcher hands them over."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TypeVar
+
+from events import subjects
+from events.envelope import Event, parse
+from events.errors import InvalidEvent
+from events.models import Model
+
+#: Extension in which the dispatcher puts the NATS subject (and overwrites what a publisher put there).
+NATS_SUBJECT = "natssubject"
+
+M = TypeVar("M", bound=Model)
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+def ids_of(event: Event) -> tuple[str, str]:
+    """Project and execution (or session) a command is about: from its subject, else from its data.
+
+    They are safe to use in a subject, but need not be valid ids.
+
+    Raises:
+        InvalidEvent: neither names both.
+    """
+    subject = event.extensions.get(NATS_SUBJECT)
+    if subject is not None:
+        parsed = subjects.parse(subject)
+        pair = (parsed.project, parsed.entity)
+    else:
+        pair = _from_data(event)
+    for token in pair:
+        if not _TOKEN.fullmatch(token):
+            raise InvalidEvent(f"{token[:80]!r} cannot be part of a subject; use letters, digits and '-'")
+    return pair
+
+
+def _from_data(event: Event) -> tuple[str, str]:
+    try:
+        data = json.loads(event.data)
+        return str(data["project_id"]), str(data.get("execution_id") or data["session_id"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InvalidEvent("data: project_id and execution_id are required") from None
+
+
+def command(event: Event, model: type[M]) -> M:
+    """The event's data, checked to be `model` and to be about what its subject names.
+
+    Raises:
+        InvalidEvent: another type, or another execution than the subject's.
+        InvalidData: a field is wrong.
+    """
+    data = parse(event)
+    if not isinstance(data, model):
+        raise InvalidEvent(f"type: {event.type} is not for this function")
+    named = (getattr(data, "project_id", ""), getattr(data, "execution_id", None) or getattr(data, "session_id", ""))
+    if ids_of(event) != named:
+        raise InvalidEvent(f"data names {'/'.join(named)}, the subject {'/'.join(ids_of(event))}")
+    return data

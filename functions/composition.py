@@ -1,0 +1,88 @@
+"""The composition root: the only place where real dependencies are built.
+
+Tests replace `Parts` whole. Nothing else in `functions/` connects to anything.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from events import subjects
+from events.bucket_nats import NatsBucket
+from events.bus_nats import NatsBus, connect
+from events.ports import Bucket, Bus, Clock, ObjectStore
+from events.sealing import Keyring
+from events.store_s3 import S3Config, S3Store
+from functions.clock import SystemClock
+from functions.records import Records
+from functions.settings import Settings
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What functions are made of."""
+
+    settings: Settings
+    clock: Clock
+    bus: Bus
+    executions: Bucket
+    sessions: Bucket
+    store: ObjectStore
+    records: Records
+    keyring: Keyring | None
+    worker: str
+
+
+@asynccontextmanager
+async def build(settings: Settings, name: str) -> AsyncIterator[Parts]:
+    """Everything a process named `name` needs, connected; closed at the end.
+
+    Raises:
+        Unavailable: NATS does not answer.
+        ValueError: ENCRYPTION_KEY is malformed.
+    """
+    keyring = None
+    if settings.encryption_key is not None:
+        retired = settings.encryption_keys_retired
+        keyring = Keyring(settings.encryption_key.get_secret_value(), _listed(retired))
+    bus: NatsBus = await connect(settings.nats_url, creds=settings.nats_creds, name=name)
+    store = S3Store(s3_config(settings))
+    clock = SystemClock()
+    executions = NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
+    try:
+        yield Parts(
+            settings=settings,
+            clock=clock,
+            bus=bus,
+            executions=executions,
+            sessions=NatsBucket(bus, subjects.SESSIONS_BUCKET),
+            store=store,
+            records=Records(executions, bus, clock, source=f"/ocf/{name}"),
+            keyring=keyring,
+            worker=settings.worker_id or f"{socket.gethostname()}-{os.getpid()}",
+        )
+    finally:
+        await bus.close()
+        store.close()
+
+
+def s3_config(settings: Settings) -> S3Config:
+    """Where the archive is."""
+    secret = settings.aws_secret_access_key
+    return S3Config(
+        bucket=settings.s3_bucket,
+        endpoint_url=settings.s3_endpoint_url,
+        access_key=settings.aws_access_key_id,
+        secret_key=secret.get_secret_value() if secret else None,
+        region=settings.aws_region,
+    )
+
+
+def _listed(secret: SecretStr | None) -> list[str]:
+    return [part.strip() for part in secret.get_secret_value().split(",") if part.strip()] if secret else []

@@ -1,0 +1,66 @@
+"""Which event goes to which function: one table, for the local stack, the cluster and the docs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from events import subjects
+from events.ports import ConsumerSpec
+from events.types import TYPES
+
+_ENDED = ("completed", "failed", "cancelled", "timed_out")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One durable consumer and the function it feeds.
+
+    `types` are the event types the function takes; anything else on these subjects is dead-lettered.
+    `max_deliveries` counts failures (5xx, 404, 409, no answer); 0 means for ever. `timeout` is how long an
+    answer may take in seconds; None means as long as the run lasts.
+    """
+
+    consumer: str
+    function: str
+    stream: str
+    subjects: tuple[str, ...]
+    types: tuple[str, ...]
+    in_flight: int
+    max_deliveries: int
+    timeout: float | None
+    ack_wait: float = 30.0
+
+    def spec(self) -> ConsumerSpec:
+        """The durable consumer."""
+        return ConsumerSpec(self.consumer, self.stream, self.subjects, self.ack_wait, self.in_flight)
+
+
+def _command(verb: str, *, in_flight: int, max_deliveries: int, timeout: float | None) -> Row:
+    prefix = f"ocf.cmd.{verb}."
+    types = tuple(name for name, spec in TYPES.items() if spec.subject_template.startswith(prefix))
+    return Row(verb, verb, subjects.COMMANDS, (f"{prefix}>",), types, in_flight, max_deliveries, timeout)
+
+
+WIRING: tuple[Row, ...] = (
+    _command("submit", in_flight=32, max_deliveries=20, timeout=60.0),
+    # An execution waits for a free slot as long as it takes: it is never dropped.
+    _command("execute", in_flight=64, max_deliveries=0, timeout=None),
+    _command("cancel", in_flight=32, max_deliveries=12, timeout=60.0),
+    _command("cleanup", in_flight=8, max_deliveries=60, timeout=300.0),
+    _command("session", in_flight=8, max_deliveries=20, timeout=300.0),
+    Row(
+        "archive",
+        "archive",
+        subjects.EVENTS,
+        tuple(f"ocf.evt.*.*.{what}" for what in _ENDED),
+        tuple(f"dev.ocf.task.{what}.v1" for what in _ENDED),
+        in_flight=4,
+        max_deliveries=0,
+        timeout=900.0,
+    ),
+)
+
+
+def backoff(failures: int) -> float:
+    """Seconds until the next try after that many failures: 0.5, 1, 2, 4 … 30."""
+    return min(30.0, 0.5 * 2.0 ** min(failures - 1, 10))

@@ -1,0 +1,97 @@
+"""The lease: an execution belongs to one worker, on the NATS server's clock.
+
+The key `<project>.<execution>.lease` lives 10 s unless renewed. A worker that could not renew it in time stops by
+its own monotonic clock before the key can vanish, so two workers never own one execution, however the wall
+clocks stand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import structlog
+
+from events.errors import Conflict, Unavailable
+from events.ports import Bucket, Clock
+from events.record import lease_key
+
+log = structlog.get_logger()
+
+TTL = 10
+RENEW_EVERY = 3.0
+#: When this long has passed since the last renewal that was sent, the lease no longer counts.
+SAFE = TTL - 2.0
+
+
+class Lease:
+    """One worker's hold on one execution."""
+
+    def __init__(self, bucket: Bucket, clock: Clock, project: str, execution: str, worker: str) -> None:
+        self._bucket = bucket
+        self._clock = clock
+        self._key = lease_key(project, execution)
+        self._worker = worker
+        self._revision = 0
+        self._renewed = 0.0
+        #: Set when the lease is lost; the run must stop at once.
+        self.lost = asyncio.Event()
+
+    def _value(self, attempt: int) -> bytes:
+        return json.dumps({"worker": self._worker, "attempt": attempt}).encode()
+
+    async def acquire(self, attempt: int) -> None:
+        """Raises Conflict while another worker holds it."""
+        asked = self._clock.monotonic()
+        self._revision = await self._bucket.create(self._key, self._value(attempt), ttl=TTL)
+        self._renewed = asked
+
+    @property
+    def held(self) -> bool:
+        """Whether it still counts, judged without asking anybody."""
+        return not self.lost.is_set() and self._clock.monotonic() - self._renewed < SAFE
+
+    async def keep(self, attempt: int) -> None:
+        """Renew for ever; returns when the lease is lost."""
+        while True:
+            await self._clock.sleep(RENEW_EVERY)
+            if not await self._renew(attempt):
+                self.lost.set()
+                return
+
+    async def _renew(self, attempt: int) -> bool:
+        asked = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(RENEW_EVERY):
+                self._revision = await self._bucket.update(self._key, self._value(attempt), self._revision, ttl=TTL)
+        except Conflict:
+            return await self._still_mine(attempt, asked)
+        except (Unavailable, TimeoutError):
+            # The bus is away. Without it nobody else can take the lease either, so it is taken up again when the
+            # bus is back; whether that was in time, `_still_mine` finds out.
+            log.warning("lease not renewed", action="lease.not_renewed", key=self._key)
+            return True
+        self._renewed = asked
+        return True
+
+    async def _still_mine(self, attempt: int, asked: float) -> bool:
+        """After a refusal: the newest value is an answer to a renewal of ours that got lost, or the key expired."""
+        entry = await self._bucket.get(self._key)
+        try:
+            if entry is None:
+                self._revision = await self._bucket.create(self._key, self._value(attempt), ttl=TTL)
+            elif entry.value == self._value(attempt):
+                self._revision = await self._bucket.update(self._key, entry.value, entry.revision, ttl=TTL)
+            else:
+                return False
+        except Conflict:
+            return False
+        self._renewed = asked
+        return True
+
+    async def release(self) -> None:
+        """Give it up, if it is still held."""
+        try:
+            await self._bucket.delete(self._key, revision=self._revision)
+        except Conflict:
+            return  # somebody else has it

@@ -1,0 +1,199 @@
+"""Output of one execution: drafts in, numbered chunks out, within 50 ms, gapless over all attempts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from events import subjects
+from events.envelope import Event
+from events.errors import OcfError
+from events.models import MAX_CHUNK_BYTES
+from events.output import ChunkType, Draft
+from events.ports import Bus, Clock
+from events.redact import Redactor, StreamRedactor
+
+#: Fast deltas are joined for at most this long; the promise is 50 ms, the rest is for the way.
+COALESCE = 0.02
+_SPLIT = MAX_CHUNK_BYTES - 2048
+
+
+class OutputLimit(OcfError):
+    """The execution said more than `limits.max_output_bytes`."""
+
+
+class Publisher:
+    """Numbers and publishes. One per attempt; nothing else writes to the output subject.
+
+    `last` is the sequence of the newest chunk, 0 before the first. `said_at` is the clock's monotonic time of it.
+    """
+
+    def __init__(self, bus: Bus, clock: Clock, redactor: Redactor, *, project: str, execution: str) -> None:
+        self._clock = clock
+        self._redactor = redactor
+        self._bus = bus
+        self._subject = subjects.output(project, execution)
+        self._execution = execution
+        self._writer = bus.writer(self._subject)
+        self._streams: dict[str, StreamRedactor] = {}
+        self._held: Draft | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._lock = asyncio.Lock()
+        self._headers: dict[str, str] = {}
+        self._attempt = 1
+        self._budget = 0
+        self._allowed: Callable[[], bool] = lambda: True
+        self.last = 0
+        self.bytes = 0
+        self.said_at = clock.monotonic()
+        self.first_at: float | None = None
+
+    async def begin(
+        self, attempt: int, *, max_bytes: int, allowed: Callable[[], bool], trace: Mapping[str, str] | None = None
+    ) -> None:
+        """Continue after whatever an earlier attempt said. Nothing is said any more once `allowed` is False."""
+        newest = await self._bus.last(subjects.OUTPUT, self._subject)
+        self.last = int(json.loads(newest.data)["seq"]) if newest is not None else 0
+        self._attempt = attempt
+        self._budget = max_bytes
+        self._allowed = allowed
+        event = Event(
+            type="dev.ocf.task.output.v1",
+            source="/ocf/execute",
+            id="",
+            time=datetime.now(UTC),
+            data=b"",
+            subject=self._execution,
+            extensions={"correlationid": self._execution, "partitionkey": self._execution, **(trace or {})},
+        )
+        self._headers = event.headers()
+
+    async def emit(self, draft: Draft) -> None:
+        """Say it, or hold it a moment to join it with what follows.
+
+        Raises:
+            OutputLimit: it was too much; what was said before stands, and the cut is said.
+        """
+        clean = self._clean(draft)
+        if clean is None:
+            return
+        async with self._lock:
+            if self._held is not None and not _joins(self._held, clean):
+                await self._say_held()
+            if clean.merge_key is None:
+                await self._say(clean)
+                return
+            if self._held is None:
+                self._held = clean
+                self._timer = asyncio.get_running_loop().call_later(COALESCE, self._due)
+            else:
+                self._held = self._held.model_copy(update={"data": self._held.data + clean.data})
+            if len(self._held.data) >= _SPLIT:
+                await self._say_held()
+
+    def _clean(self, draft: Draft) -> Draft | None:
+        """Without secrets. Joinable text may hide one across its borders, so it goes through a stream."""
+        detail = self._redactor.value(draft.detail) if draft.detail else draft.detail
+        if draft.merge_key is None:
+            return draft.model_copy(update={"data": self._redactor(draft.data), "detail": detail})
+        stream = self._streams.setdefault(draft.merge_key, self._redactor.stream())
+        data = stream.feed(draft.data)
+        return draft.model_copy(update={"data": data, "detail": detail}) if data else None
+
+    def _due(self) -> None:
+        self._flushing = asyncio.ensure_future(self._say_due())
+
+    async def _say_due(self) -> None:
+        async with self._lock:
+            await self._say_held()
+
+    async def _say_held(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._held is not None:
+            held, self._held = self._held, None
+            await self._say(held)
+
+    async def _say(self, draft: Draft) -> None:
+        size = len(draft.data.encode())
+        if self._budget and self.bytes + size > self._budget and draft.type is not ChunkType.STATUS:
+            self._budget = 0
+            await self._send(_cut(draft, size))
+            raise OutputLimit(f"more than {self.bytes} bytes of output")
+        self.bytes += size
+        if size <= _SPLIT:
+            await self._send(draft)
+            return
+        for piece in _pieces(draft.data):
+            await self._send(draft.model_copy(update={"data": piece}))
+
+    async def _send(self, draft: Draft) -> None:
+        if not self._allowed():
+            return  # another worker owns it now: a chunk of ours would be a lie
+        now = self._clock.now()
+        self.last += 1
+        self.said_at = self._clock.monotonic()
+        if self.first_at is None and draft.type is not ChunkType.STATUS:
+            self.first_at = self.said_at
+        stamp = now.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        chunk: dict[str, Any] = {"seq": self.last, "type": draft.type, "data": draft.data, "timestamp": stamp}
+        chunk["attempt"] = self._attempt
+        if draft.detail:
+            chunk["detail"] = draft.detail
+        identity = f"{self._execution}:{self.last}"
+        headers = {
+            **self._headers,
+            "ce-id": identity,
+            "ce-time": stamp,
+            "ce-sequence": str(self.last),
+            "Nats-Msg-Id": identity,
+        }
+        data = json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        await self._writer.send(data, headers)
+
+    async def finish(self, timeout: float) -> None:
+        """Say what is held back, and wait until all of it is kept.
+
+        Raises:
+            Unavailable: NATS did not keep it within `timeout` seconds.
+        """
+        async with self._lock:
+            await self._say_held()
+            for key, stream in self._streams.items():
+                rest = stream.flush()
+                if rest:
+                    await self._say(Draft(type=ChunkType.TEXT, data=rest, merge_key=key))
+            self._streams.clear()
+        await self._writer.flush(timeout)
+
+    def close(self) -> None:
+        """Stop for good; what is not kept yet is forgotten."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._writer.close()
+
+
+def _joins(held: Draft, further: Draft) -> bool:
+    return held.merge_key is not None and held.merge_key == further.merge_key and held.type == further.type
+
+
+def _cut(draft: Draft, size: int) -> Draft:
+    said = "output limit reached; the rest was not kept"
+    return Draft(type=ChunkType.GAP, data=said, detail={"reason": "output_limit", "type": draft.type, "bytes": size})
+
+
+def _pieces(text: str) -> list[str]:
+    """`text` in pieces of at most 64 KiB of UTF-8, never inside a character."""
+    raw = text.encode("utf-8", "replace")
+    pieces, start = [], 0
+    while start < len(raw):
+        end = min(len(raw), start + _SPLIT)
+        while end < len(raw) and raw[end] & 0xC0 == 0x80:
+            end -= 1
+        pieces.append(raw[start:end].decode("utf-8", "replace"))
+        start = end
+    return pieces

@@ -1,0 +1,182 @@
+"""Execution records: compare-and-set changes, and facts that are said exactly once.
+
+A fact that ends an execution is decided in the record first (its outbox), then published. Whoever finds it
+still in the outbox after a crash publishes it again; the subject takes one message only.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from events.envelope import Event, new_event
+from events.errors import Conflict, NotYetKnown
+from events.facts import Failed, Outcome, Rejected
+from events.lifecycle import Step, step
+from events.models import Model
+from events.ports import Bucket, Bus, Clock
+from events.record import Outbox, Record, record_key
+from events.types import TYPES
+
+_TRIES = 20
+
+
+class Records:
+    """The bucket `ocf_executions`, and the facts that follow from it. `source` names who says them."""
+
+    def __init__(self, bucket: Bucket, bus: Bus, clock: Clock, source: str) -> None:
+        self._bucket = bucket
+        self._bus = bus
+        self._clock = clock
+        self._source = source
+
+    async def get(self, project: str, execution: str) -> Record | None:
+        """The record, or None."""
+        entry = await self._bucket.get(record_key(project, execution))
+        return None if entry is None else Record.model_validate_json(entry.value)
+
+    async def require(self, project: str, execution: str) -> Record:
+        """The record. Raises NotYetKnown when there is none."""
+        record = await self.get(project, execution)
+        if record is None:
+            raise NotYetKnown(f"execution {execution} of project {project} is not known")
+        return record
+
+    async def create(self, record: Record) -> None:
+        """Raises Conflict when there is one already."""
+        await self._bucket.create(record_key(record.project_id, record.execution_id), _dump(record))
+
+    async def change(self, project: str, execution: str, decide: Callable[[Record], Record | None]) -> Record:
+        """Apply `decide` to the newest record until it sticks; None means leave it. Returns the newest.
+
+        Raises:
+            NotYetKnown: there is no record.
+            Conflict: others changed it faster, twenty times.
+        """
+        key = record_key(project, execution)
+        for _ in range(_TRIES):
+            entry = await self._bucket.get(key)
+            if entry is None:
+                raise NotYetKnown(f"execution {execution} of project {project} is not known")
+            record = Record.model_validate_json(entry.value)
+            changed = decide(record)
+            if changed is None:
+                return record
+            changed = changed.model_copy(update={"updated_at": self._clock.now()})
+            try:
+                await self._bucket.update(key, _dump(changed), entry.revision)
+            except Conflict:
+                continue
+            return changed
+        raise Conflict(f"the record of {execution} is changing too fast")
+
+    async def end(
+        self, project: str, execution: str, decide: Callable[[Record], tuple[Step, Outcome] | None], cause: Event | None
+    ) -> Record:
+        """End the execution with one terminal fact, if it has not ended, and publish that fact."""
+
+        def ended(record: Record) -> Record | None:
+            decided = None if record.terminal else decide(record)
+            return None if decided is None else self.ended(record, *decided, cause=cause)
+
+        return await self.publish_outbox(await self.change(project, execution, ended))
+
+    def ended(self, record: Record, taken: Step, outcome: Outcome, *, cause: Event | None = None) -> Record:
+        """`record` after its terminal step, with the fact in its outbox."""
+        now = self._clock.now()
+        state = step(record.state, taken)
+        attempts = list(record.attempts)
+        if attempts and attempts[-1].ended_at is None:
+            attempts[-1] = attempts[-1].model_copy(update={"ended_at": now, "ended": state.value})
+        return record.model_copy(
+            update={
+                "state": state,
+                "reason": outcome.reason if isinstance(outcome, Failed) else None,
+                "message": getattr(outcome, "message", None) or getattr(outcome, "why", None),
+                "ended_at": now,
+                "attempts": attempts,
+                "usage": outcome.usage,
+                "diff": outcome.diff,
+                "result": outcome.result,
+                "last_sequence": max(record.last_sequence, outcome.last_sequence),
+                "waiting_for": None,
+                "outbox": [*record.outbox, self._boxed(f"dev.ocf.task.{state.value}.v1", outcome, now, cause, record)],
+            }
+        )
+
+    def _boxed(self, type_: str, data: Model, now: datetime, cause: Event | None, record: Record) -> Outbox:
+        extensions = {"causationid": cause.id if cause else record.command_id}
+        traceparent = (cause.extensions.get("traceparent") if cause else None) or record.traceparent
+        if traceparent:
+            extensions["traceparent"] = traceparent
+        return Outbox(
+            type=type_,
+            id=str(uuid.uuid4()),
+            time=now,
+            data=data.model_dump_json(by_alias=True, exclude_none=True),
+            extensions=extensions,
+        )
+
+    async def publish_outbox(self, record: Record) -> Record:
+        """Say what the record says has happened, then take it out of the outbox."""
+        if not record.outbox:
+            return record
+        for boxed in record.outbox:
+            await self._publish(boxed, record)
+        said = {boxed.id for boxed in record.outbox}
+
+        def without(newest: Record) -> Record | None:
+            left = [boxed for boxed in newest.outbox if boxed.id not in said]
+            return None if len(left) == len(newest.outbox) else newest.model_copy(update={"outbox": left})
+
+        return await self.change(record.project_id, record.execution_id, without)
+
+    async def _publish(self, boxed: Outbox, record: Record) -> None:
+        entity = record.execution_id
+        event = Event(
+            type=boxed.type,
+            source=self._source,
+            id=boxed.id,
+            time=boxed.time,
+            data=boxed.data.encode(),
+            subject=entity,
+            extensions={"correlationid": entity, "partitionkey": entity, **boxed.extensions},
+        )
+        await say(self._bus, event, record.project_id, entity, once=True)
+
+    async def reject(self, fact: Rejected, cause: Event) -> None:
+        """Say that a command never starts. The subject it came on names it, so it may hold odd tokens."""
+        event = new_event("dev.ocf.task.rejected.v1", fact, source=self._source, time=self._clock.now(), cause=cause)
+        subject = f"ocf.evt.{fact.project_id}.{fact.execution_id}.rejected"
+        await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": f"rejected:{cause.id}"})
+
+    async def say(self, type_: str, data: Model, cause: Event, *, key: str) -> None:
+        """Publish a fact or a command about one execution, once per `key`."""
+        event = new_event(type_, data, source=self._source, time=self._clock.now(), cause=cause)
+        entity = str(getattr(data, "execution_id", None) or getattr(data, "session_id", ""))
+        subject = TYPES[type_].subject(str(getattr(data, "project_id", "")), entity)
+        await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": key})
+
+    async def all(self, project: str | None = None) -> AsyncIterator[Record]:
+        """Every record, of one project or of all. A record that cannot be read is an error, not a gap."""
+        async for entry in self._bucket.entries(f"{project}.*" if project else "*.*"):
+            try:
+                yield Record.model_validate_json(entry.value)
+            except ValidationError as error:
+                raise ValueError(f"record {entry.key} is not readable: {error.error_count()} fields") from error
+
+
+async def say(bus: Bus, event: Event, project: str, entity: str, *, once: bool) -> None:
+    """Publish a fact; `once`: when its subject already has one, that one stands."""
+    headers = {**event.headers(), "Nats-Msg-Id": event.id}
+    try:
+        await bus.publish(event.spec.subject(project, entity), event.data, headers, only_first=once)
+    except Conflict:
+        return  # it was said before: by an earlier try of ours, or by whoever found it in the outbox
+
+
+def _dump(record: Record) -> bytes:
+    return record.model_dump_json(exclude_defaults=True).encode()

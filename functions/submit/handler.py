@@ -1,0 +1,186 @@
+"""submit: validate, record, hand on. Idempotent on the execution id."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+from events import dataref, subjects
+from events.envelope import Event, InvalidData, new_event, parse
+from events.errors import Conflict, Drop, InvalidEvent
+from events.facts import Accepted, FieldError, Rejected
+from events.lifecycle import State
+from events.models import MAX_COMMAND_BYTES, Execute, Submit
+from events.record import Record
+from events.types import TYPES
+from functions.common.commands import ids_of
+from functions.common.hosts import host_allowed
+from functions.common.sweep import keep_sweeping
+from functions.composition import Parts
+
+EXECUTE = TYPES["dev.ocf.task.execute.v1"]
+
+
+async def submit(parts: Parts, event: Event) -> None:
+    """Take `dev.ocf.task.submit.v1`: one execution per id, or `rejected` with every wrong field named."""
+    project, execution = ids_of(event)
+    try:
+        data = await _validated(parts, event, project, execution)
+    except InvalidData as error:
+        await _reject(parts, event, (project, execution), error.errors)
+        return
+    digest = hashlib.sha256(data.model_dump_json(by_alias=True).encode()).hexdigest()
+    record = await _record(parts, event, data, digest)
+    if record.digest != digest:
+        wrong = FieldError(field="execution_id", message="was used before with another body; use a new one")
+        fact = Rejected(execution_id=execution, project_id=project, errors=[wrong])
+        await parts.records.reject(fact, event)
+        return
+    if record.state is not State.PENDING:
+        raise Drop(f"execution {execution} is {record.state.value} already")
+    await keep_sweeping(parts.bus)
+    await _hand_on(parts, event, data)
+    accepted = Accepted(execution_id=execution, project_id=project, labels=data.labels)
+    await parts.records.say("dev.ocf.task.accepted.v1", accepted, event, key=f"accepted:{execution}")
+
+
+async def _validated(parts: Parts, event: Event, project: str, execution: str) -> Submit:
+    """The submit's data. Raises InvalidData with every wrong field."""
+    if len(event.data) > MAX_COMMAND_BYTES:
+        raise InvalidData([FieldError(field="data", message=f"at most {MAX_COMMAND_BYTES} bytes (16 MiB)")])
+    try:
+        event = await dataref.resolve(event, f"{project}/{execution}", parts.store)
+        data = parse(event)
+    except InvalidData:
+        raise
+    except InvalidEvent as error:
+        raise InvalidData([FieldError(field="data", message=str(error))]) from None
+    if not isinstance(data, Submit):
+        raise InvalidEvent(f"type: {event.type} is not for the submit function")
+    errors = _against_subject(data, project, execution) + _against_operator(parts, data)
+    errors += _expired(event, parts.clock.now())
+    if errors:
+        raise InvalidData(errors)
+    return data
+
+
+def _against_subject(data: Submit, project: str, execution: str) -> list[FieldError]:
+    errors = []
+    if data.project_id != project:
+        errors.append(FieldError(field="project_id", message=f"is not the subject's project {project!r}"))
+    if data.execution_id != execution:
+        errors.append(FieldError(field="execution_id", message=f"is not the subject's execution {execution!r}"))
+    return errors
+
+
+def _against_operator(parts: Parts, data: Submit) -> list[FieldError]:
+    """What the operator of this installation does not allow."""
+    settings = parts.settings
+    errors = []
+    if (data.limits.timeout_seconds or 0) > settings.task_timeout:
+        errors.append(
+            FieldError(field="limits.timeout_seconds", message=f"at most {settings.task_timeout} (TASK_TIMEOUT)")
+        )
+    for index, host in enumerate(data.network.allow):
+        if not host_allowed(host, settings.network_allow):
+            errors.append(
+                FieldError(field=f"network.allow.{index}", message=f"{host} is not within the operator's NETWORK_ALLOW")
+            )
+    return errors
+
+
+def _expired(event: Event, now: datetime) -> list[FieldError]:
+    expiry = event.extensions.get("expirytime")
+    if expiry is None:
+        return []
+    try:
+        passed = datetime.fromisoformat(expiry) < now
+    except (ValueError, TypeError):
+        return [FieldError(field="expirytime", message="is not an RFC 3339 timestamp with a zone")]
+    return [FieldError(field="expirytime", message=f"{expiry} has passed")] if passed else []
+
+
+async def _record(parts: Parts, event: Event, data: Submit, digest: str) -> Record:
+    """The execution's record, new or the one that is there."""
+    existing = await parts.records.get(data.project_id, data.execution_id)
+    if existing is not None:
+        return existing
+    gone = subjects.fact(data.project_id, data.execution_id, "cleaned")
+    if await parts.bus.last(subjects.EVENTS, gone) is not None:
+        raise Drop(f"execution {data.execution_id} was deleted")
+    now = parts.clock.now()
+    model = data.model
+    record = Record(
+        execution_id=data.execution_id,
+        project_id=data.project_id,
+        task_id=data.task_id,
+        session_id=data.session_id,
+        state=State.PENDING,
+        title=title_of(data),
+        labels=data.labels,
+        model=f"{model.provider}/{model.model}" if model else parts.settings.model,
+        digest=digest,
+        command_id=event.id,
+        traceparent=event.extensions.get("traceparent"),
+        submitted_at=now,
+        updated_at=now,
+        timeout_seconds=data.limits.timeout_seconds or parts.settings.task_timeout,
+        max_attempts=data.retry.max_attempts,
+    )
+    try:
+        await parts.records.create(record)
+    except Conflict:
+        return await parts.records.require(data.project_id, data.execution_id)
+    return record
+
+
+def title_of(data: Submit) -> str:
+    """The first line of what is asked, for lists."""
+    text = (data.prompt or data.code or "").strip()
+    line = text.splitlines()[0] if text else ""
+    return line if len(line) <= 120 else line[:119] + "…"
+
+
+async def _hand_on(parts: Parts, event: Event, data: Submit) -> None:
+    """Publish the execute command, once however often this runs."""
+    command = Execute.model_validate({**data.model_dump(by_alias=True), "submitted_at": parts.clock.now()})
+    handed = new_event(EXECUTE.type, command, source="/ocf/submit", time=parts.clock.now(), cause=event)
+    handed = await dataref.offload(handed, f"{data.project_id}/{data.execution_id}", parts.store)
+    subject = EXECUTE.subject(data.project_id, data.execution_id)
+    headers = {**handed.headers(), "Nats-Msg-Id": f"execute:{data.execution_id}"}
+    try:
+        await parts.bus.publish(subject, handed.data, headers, only_first=True)
+    except Conflict:
+        return  # handed on by an earlier delivery of the same submit
+
+
+async def _reject(parts: Parts, event: Event, ids: tuple[str, str], errors: list[FieldError]) -> None:
+    project, execution = ids
+    fact = Rejected(execution_id=execution, project_id=project, errors=errors)
+    try:
+        subjects.check_project(project)
+        subjects.check_id(execution)
+    except InvalidEvent:
+        await parts.records.reject(fact, event)  # no record can bear such a name
+        return
+    now = parts.clock.now()
+    record = Record(
+        execution_id=execution,
+        project_id=project,
+        state=State.REJECTED,
+        errors=errors,
+        message="; ".join(f"{e.field}: {e.message}" for e in errors)[:2000],
+        command_id=event.id,
+        submitted_at=now,
+        updated_at=now,
+        ended_at=now,
+        timeout_seconds=parts.settings.task_timeout,
+    )
+    try:
+        await parts.records.create(record)
+    except Conflict:
+        existing = await parts.records.require(project, execution)
+        if existing.state is not State.REJECTED:
+            await parts.records.reject(fact, event)
+            return
+    await parts.records.reject(fact, event)

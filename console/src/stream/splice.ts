@@ -39,14 +39,16 @@ export class Splicer {
 
   /** Takes a chunk in; returns what may be delivered now, in order. A chunk seen before gives nothing. */
   push(chunk: Chunk): Chunk[] {
-    if (chunk.seq < this.#next) return [];
-    if (chunk.seq === this.#next && this.#held.size === 0) {
+    const last = lastOf(chunk);
+    if (last < this.#next) return [];
+    if (chunk.seq <= this.#next) {
+      if (last > chunk.seq) return this.#state(last, chunk.data, chunk);
       this.#next += 1;
-      return [chunk];
+      return this.#held.size === 0 ? [chunk] : [chunk, ...this.#release()];
     }
     if (this.#held.size < MAX_HELD || chunk.seq < this.#highest) this.#held.set(chunk.seq, chunk);
     if (chunk.seq > this.#highest) this.#highest = chunk.seq;
-    return this.#release();
+    return [];
   }
 
   /**
@@ -54,29 +56,43 @@ export class Splicer {
    * states it, and what follows. A loss is never silent.
    */
   skip(reason: string, to = this.missing?.to ?? this.#next - 1): Chunk[] {
-    if (to < this.#next) return [];
-    const from = this.#next;
-    const after = this.#held.get(to + 1);
-    const count = to - from + 1;
-    const stated: Chunk = {
-      seq: to,
-      type: "gap",
-      data: `${count} ${count === 1 ? "chunk" : "chunks"} (${from} to ${to}) could not be had: ${reason}`,
-      timestamp: after?.timestamp ?? new Date(0).toISOString(),
-      attempt: after?.attempt ?? 1,
-      detail: { reason, from, to },
-    };
-    this.#next = to + 1;
-    return [stated, ...this.#release()];
+    return this.#state(to, reason, this.#held.get(to + 1));
+  }
+
+  /** States everything up to `to` as missing, except what is held. */
+  #state(to: number, reason: string, like: Chunk | undefined): Chunk[] {
+    const ready: Chunk[] = [];
+    while (this.#next <= to) {
+      const last = Math.min(to, this.missing?.to ?? to);
+      ready.push({
+        seq: this.#next,
+        type: "gap",
+        data: reason,
+        timestamp: like?.timestamp ?? new Date(0).toISOString(),
+        attempt: like?.attempt ?? 1,
+        detail: { ...like?.detail, reason, from: this.#next, to: last },
+      });
+      this.#next = last + 1;
+      ready.push(...this.#release());
+    }
+    return ready;
   }
 
   #release(): Chunk[] {
     const ready: Chunk[] = [];
     for (let chunk = this.#held.get(this.#next); chunk; chunk = this.#held.get(this.#next)) {
       this.#held.delete(this.#next);
-      this.#next += 1;
+      this.#next = lastOf(chunk) + 1;
       ready.push(chunk);
     }
+    // A stated gap may have reached over chunks that came another way.
+    for (const seq of this.#held.keys()) if (seq < this.#next) this.#held.delete(seq);
     return ready;
   }
+}
+
+/** A gap that the gateway states stands for all of `from` to `to`; every other chunk for itself. */
+function lastOf(chunk: Chunk): number {
+  const to = chunk.type === "gap" ? chunk.detail?.to : undefined;
+  return typeof to === "number" && to > chunk.seq ? to : chunk.seq;
 }

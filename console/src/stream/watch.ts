@@ -148,7 +148,7 @@ class Watcher {
       // Something to read while the connection is made, which may take seconds where NATS cannot be reached.
       const early = this.#readHistory();
       early.catch(() => undefined);
-      const viewer = await gateway.viewer();
+      const viewer = await gateway.viewer().catch(withoutNats);
       await Promise.race([this.#open(viewer, early), failed]);
       await Promise.race([early, failed]);
       // The rule: what was said before the subscription is in the history that is read after it.
@@ -352,4 +352,12 @@ class Watcher {
     this.status = next;
     if (!same) this.options.onStatus?.(next);
   }
+}
+
+/** A gateway without a NATS address answers 503: its own WebSocket is there all the same. */
+function withoutNats(error: unknown): Viewer {
+  if (error instanceof Refused && error.status === 503) {
+    return { nats_ws: null, jwt: "", seed: "", subject: "", expires_at: "" };
+  }
+  throw error;
 }

@@ -27,7 +27,7 @@ test("a hole that nobody can fill is stated as a gap, and what follows comes aft
   const splicer = new Splicer();
   for (const seq of [1, 4, 5, 7]) splicer.push(chunk(seq, { attempt: 2 }));
   const [gap, ...after] = splicer.skip("lost");
-  expect(gap).toMatchObject({ seq: 3, type: "gap", attempt: 2, detail: { reason: "lost", from: 2, to: 3 } });
+  expect(gap).toMatchObject({ seq: 2, type: "gap", attempt: 2, detail: { reason: "lost", from: 2, to: 3 } });
   expect(after.map((c) => c.seq)).toEqual([4, 5]);
   expect(splicer.missing).toEqual({ from: 6, to: 6 });
   expect(splicer.skip("lost").map((c) => c.seq)).toEqual([6, 7]);
@@ -36,7 +36,7 @@ test("a hole that nobody can fill is stated as a gap, and what follows comes aft
 
 test("a lost tail is stated up to the number the record names", () => {
   const splicer = new Splicer(3);
-  expect(splicer.skip("lost", 9)).toMatchObject([{ seq: 9, detail: { from: 3, to: 9 } }]);
+  expect(splicer.skip("lost", 9)).toMatchObject([{ seq: 3, detail: { from: 3, to: 9 } }]);
   expect(splicer.next).toBe(10);
 });
 
@@ -56,4 +56,18 @@ test("whatever the order and the repetitions, every chunk comes once and in orde
     const splicer = new Splicer();
     expect(deck.flatMap((seq) => splicer.push(chunk(seq)).map((c) => c.seq))).toEqual(numbers(1, length));
   }
+});
+
+test("a gap that the gateway states stands for all the numbers it names", () => {
+  const splicer = new Splicer();
+  const gap = chunk(2, { type: "gap", data: "not kept any more", detail: { reason: "expired", from: 2, to: 6 } });
+  expect(splicer.push(chunk(1)).map((c) => c.seq)).toEqual([1]);
+  expect(splicer.push(chunk(4))).toEqual([]);
+  expect(splicer.push(gap).map((c) => [c.seq, c.type, c.detail?.to])).toEqual([
+    [2, "gap", 3],
+    [4, "text", undefined],
+    [5, "gap", 6],
+  ]);
+  expect(splicer.next).toBe(7);
+  expect(splicer.push(gap)).toEqual([]);
 });

@@ -1,0 +1,110 @@
+import type { DeadLetter, FieldError, Page, Problem, Readiness, Session, Task } from "./types";
+
+const TOKEN_KEY = "ocf.token";
+
+/** A call that failed. `status` 0: the gateway could not be reached. */
+export class ApiError extends Error {
+  override name = "ApiError";
+
+  constructor(
+    message: string,
+    readonly status: number,
+    readonly errors: readonly FieldError[] = [],
+  ) {
+    super(message);
+  }
+
+  get offline(): boolean {
+    return this.status === 0;
+  }
+}
+
+/** The bearer token lives as long as the tab: a token in longer storage outlives its owner's attention. */
+export function bearer(): string | null {
+  return sessionStorage.getItem(TOKEN_KEY);
+}
+
+export function setBearer(token: string | null): void {
+  if (token) sessionStorage.setItem(TOKEN_KEY, token);
+  else sessionStorage.removeItem(TOKEN_KEY);
+}
+
+/** Where the gateway is: the folder the page came from, so that it works below any path of a proxy. */
+export const BASE = new URL(".", globalThis.location?.href ?? "http://127.0.0.1/").href.replace(/\/$/, "");
+
+/** Called when the gateway asks for a token. */
+export const unauthorized = { notify: (): void => undefined };
+
+export async function request(path: string, init: RequestInit = {}): Promise<Response> {
+  const headers = new Headers(init.headers);
+  const token = bearer();
+  if (token) headers.set("Authorization", `Bearer ${token}`);
+  if (typeof init.body === "string") headers.set("Content-Type", "application/json");
+  headers.set("Accept", headers.get("Accept") ?? "application/json");
+  let response: Response;
+  try {
+    response = await fetch(BASE + path, { ...init, headers, cache: "no-store" });
+  } catch (error) {
+    if ((error as Error).name === "AbortError") throw error;
+    throw new ApiError("The gateway cannot be reached.", 0);
+  }
+  if (response.ok) return response;
+  if (response.status === 401) unauthorized.notify();
+  const problem = (await response.json().catch(() => ({}))) as Problem;
+  const message = problem.detail ?? problem.title ?? `The gateway answered ${response.status}.`;
+  throw new ApiError(message, response.status, problem.errors ?? []);
+}
+
+async function json<T>(path: string, init?: RequestInit): Promise<T> {
+  return (await (await request(path, init)).json()) as T;
+}
+
+const post = (body?: unknown): RequestInit => ({
+  method: "POST",
+  ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+});
+
+function query(values: Record<string, string | number | undefined>): string {
+  const search = new URLSearchParams();
+  for (const [name, value] of Object.entries(values)) {
+    if (value !== undefined && value !== "") search.append(name, String(value));
+  }
+  const text = search.toString();
+  return text ? `?${text}` : "";
+}
+
+export interface TaskFilter {
+  readonly project_id?: string;
+  readonly q?: string;
+  readonly status?: string;
+  readonly label?: string;
+  readonly since?: string;
+  readonly until?: string;
+  readonly limit?: number;
+  readonly cursor?: string;
+}
+
+export const api = {
+  submit: (body: unknown, key: string) =>
+    json<{ execution_id: string }>("/tasks/execute", { ...post(body), headers: { "Idempotency-Key": key } }),
+  tasks: (filter: TaskFilter, signal?: AbortSignal) => json<Page<Task>>(`/tasks${query({ ...filter })}`, { signal }),
+  task: (id: string, signal?: AbortSignal) => json<Task>(`/tasks/${id}/status`, { signal }),
+  cancel: (id: string, why: string) => request(`/tasks/${id}/cancel`, post({ why })),
+  remove: (id: string) => request(`/tasks/${id}`, { method: "DELETE" }),
+  reply: (id: string, requestId: string, answer: string) =>
+    request(`/tasks/${id}/replies/${encodeURIComponent(requestId)}`, post({ answer })),
+  diff: async (id: string, signal?: AbortSignal) =>
+    (await request(`/tasks/${id}/diff`, { signal, headers: { Accept: "text/x-diff, text/plain, */*" } })).text(),
+  sessions: (signal?: AbortSignal) => json<Page<Session>>("/sessions", { signal }),
+  createSession: (body: unknown) => json<Session>("/sessions", post(body)),
+  destroySession: (id: string) => request(`/sessions/${id}`, { method: "DELETE" }),
+  deadLetters: (signal?: AbortSignal) => json<Page<DeadLetter>>("/dlq", { signal }),
+  redrive: (seq: number) => request(`/dlq/${seq}/redrive`, post()),
+  drop: (seq: number) => request(`/dlq/${seq}`, { method: "DELETE" }),
+  /** 503 is an answer too: it names what is not ready. */
+  ready: async (signal?: AbortSignal): Promise<Readiness> => {
+    const response = await fetch(`${BASE}/ready`, { cache: "no-store", signal }).catch(() => null);
+    if (!response) throw new ApiError("The gateway cannot be reached.", 0);
+    return (await response.json().catch(() => ({}))) as Readiness;
+  },
+};

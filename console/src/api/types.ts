@@ -1,0 +1,137 @@
+/** What the gateway answers, as far as the console reads it. Absent fields are possible: older gateways answer too. */
+
+export const STATES = ["pending", "running", "completed", "failed", "cancelled", "timed_out", "rejected"] as const;
+export type State = (typeof STATES)[number];
+
+export interface Usage {
+  readonly requests: number;
+  readonly input_tokens: number;
+  readonly output_tokens: number;
+  readonly reasoning_tokens: number;
+  readonly cache_read_tokens: number;
+  readonly cache_write_tokens: number;
+  readonly cost_usd: number;
+}
+
+export interface TodoItem {
+  readonly content: string;
+  readonly status: "pending" | "in_progress" | "completed" | "cancelled";
+}
+
+export interface Waiting {
+  readonly request_id: string;
+  readonly kind: "permission" | "question";
+  readonly title: string;
+  readonly options?: readonly string[];
+  readonly deadline?: string | null;
+}
+
+export interface ChangedFile {
+  readonly path: string;
+  readonly change: string;
+  readonly additions?: number | null;
+  readonly deletions?: number | null;
+}
+
+export interface DiffSummary {
+  readonly files: number;
+  readonly additions: number;
+  readonly deletions: number;
+  readonly changed: readonly ChangedFile[];
+  readonly truncated?: boolean;
+}
+
+export interface Attempt {
+  readonly number: number;
+  readonly worker: string;
+  readonly started_at: string;
+  readonly ended_at?: string | null;
+  readonly ended?: string | null;
+}
+
+export interface FieldError {
+  readonly field: string;
+  readonly message: string;
+}
+
+/** Answer of `GET /tasks/{id}/status` and an item of `GET /tasks`. */
+export interface Task {
+  readonly execution_id: string;
+  readonly project_id: string;
+  readonly status: State;
+  readonly progress?: number;
+  readonly title?: string;
+  readonly reason?: string | null;
+  readonly message?: string | null;
+  readonly errors?: readonly FieldError[];
+  readonly labels?: Readonly<Record<string, string>>;
+  readonly model?: string | null;
+  readonly task_id?: string | null;
+  readonly session_id?: string | null;
+  readonly submitted_at: string;
+  readonly started_at?: string | null;
+  readonly ended_at?: string | null;
+  readonly timeout_seconds?: number;
+  readonly max_attempts?: number;
+  readonly attempts?: readonly Attempt[];
+  readonly cancel_requested?: boolean;
+  readonly waiting_for?: Waiting | null;
+  readonly todo?: readonly TodoItem[];
+  readonly usage?: Usage;
+  readonly diff?: DiffSummary;
+  /** In lists, where `diff` and `waiting_for` are left out. */
+  readonly files_changed?: number;
+  readonly waiting?: boolean;
+  readonly cancel_why?: string | null;
+  readonly result?: string;
+  readonly queue_position?: number | null;
+  readonly last_sequence?: number;
+  readonly archived?: boolean;
+}
+
+export interface Page<T> {
+  readonly items: readonly T[];
+  /** `cursor` of the next page. */
+  readonly next?: string | null;
+}
+
+export interface Session {
+  readonly session_id: string;
+  readonly project_id: string;
+  readonly state?: string;
+  readonly status?: string;
+  readonly created_at?: string;
+  readonly updated_at?: string;
+  readonly expires_at?: string | null;
+  readonly labels?: Readonly<Record<string, string>>;
+  readonly executions?: readonly string[];
+  readonly last_execution_id?: string | null;
+  readonly attached?: readonly unknown[];
+}
+
+/** What could not be handled, and why. */
+export interface DeadLetter {
+  readonly seq: number;
+  readonly consumer?: string;
+  readonly subject?: string;
+  readonly type?: string | null;
+  readonly deliveries?: number;
+  readonly reason?: string;
+  readonly status?: number | null;
+  readonly failed_at?: string;
+  readonly data?: unknown;
+}
+
+/** Answer of `GET /ready`. */
+export interface Readiness {
+  readonly ready?: boolean;
+  readonly checks?: Readonly<Record<string, { readonly ok: boolean; readonly detail?: string }>>;
+}
+
+/** RFC 9457. */
+export interface Problem {
+  readonly title?: string;
+  readonly detail?: string;
+  readonly status?: number;
+  readonly errors?: readonly FieldError[];
+}

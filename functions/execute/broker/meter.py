@@ -10,7 +10,9 @@ from events.output import Usage
 from functions.execute.broker.wire import Wire
 
 #: Enough to know that the model had its say; see `Meter.finished`.
-_FINISH = re.compile(rb'"finish_reason"\s*:\s*"|"type"\s*:\s*"(message_stop|response\.(completed|incomplete|failed))"')
+_FINISH = re.compile(
+    rb'"(finish|stop)_reason"\s*:\s*"|"type"\s*:\s*"(message_stop|response\.(completed|incomplete|failed))"'
+)
 _ERROR = re.compile(rb'^(event: error|data: \{"(type": ?"error"|error": ?\{))', re.MULTILINE)
 #: One event may be this long; an upstream that sends more without a blank line is cut.
 MAX_EVENT = 16 * 1024 * 1024

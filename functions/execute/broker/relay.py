@@ -112,6 +112,9 @@ class Relay:
     def _hold(self, left: int | None, cost_left: float | None) -> None:
         """Stop a call that is over the limits while it is still talking."""
         meter = self._meter
+        if meter.finished:
+            # All of it is there and paid for: let the agent have it. The next call will not be made.
+            return
         if left is not None and meter.live_tokens > left:
             raise ModelFailed(Reason.BUDGET_EXCEEDED, "limits.max_total_tokens was reached in the middle of an answer")
         if cost_left is not None and meter.pieces % COST_STRIDE == 0:

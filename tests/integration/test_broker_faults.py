@@ -1,0 +1,430 @@
+"""The model broker against a provider that misbehaves: what the agent sees, what is counted, what ends the execution."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+from pydantic import SecretStr
+
+from events.lifecycle import Reason
+from events.models import Limits
+from functions.clock import SystemClock
+from functions.execute.broker import Broker, Call, Hooks, RetryPolicy, Upstream
+from functions.models.prices import Prices
+from functions.models.target import ModelTarget
+from tests.support.faulty_model import (
+    CHUNKED,
+    Act,
+    Exchange,
+    FaultyModel,
+    chat,
+    cut,
+    delta,
+    endless,
+    faulty_model,
+    hang_up,
+    silent,
+    status,
+)
+
+KEY = "sk-real-0123456789-abcdefghijkl"
+QUICK = RetryPolicy(tries=3, base=0.01, cap=0.02, patience=1.0)
+ASK: dict[str, Any] = {"model": "x", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
+
+
+class Rig:
+    """A broker in front of a faulty provider, and a client that holds the token."""
+
+    def __init__(self, broker: Broker, model: FaultyModel, client: httpx.AsyncClient) -> None:
+        self.broker, self.model, self.client = broker, model, client
+        self.calls: list[Call] = []
+        self.activity = 0
+        self.failures: list[object] = []
+
+    async def ask(self, path: str = "/chat/completions", **fields: Any) -> httpx.Response:
+        return await self.client.post(path, json={**ASK, **fields})
+
+
+Make = Callable[..., Awaitable[Rig]]
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    """Build rigs: `await make(act, ..., limits=..., kind=..., **target)`."""
+    async with AsyncExitStack() as stack:
+
+        async def build(*script: Act, limits: Limits | None = None, **wanted: Any) -> Rig:
+            model = await stack.enter_async_context(faulty_model(*script))
+            upstream = Upstream(SystemClock(), retry=QUICK, read_timeout=wanted.pop("read_timeout", 5.0))
+            stack.push_async_callback(upstream.close)
+            broker = await Broker(upstream, SystemClock()).start()
+            stack.push_async_callback(broker.close)
+            headers = {"authorization": f"Bearer {broker.token}"}
+            client = httpx.AsyncClient(base_url=broker.base_url, headers=headers, timeout=10)
+            await stack.enter_async_context(client)
+            rig = Rig(broker, model, client)
+
+            def active() -> None:
+                rig.activity += 1
+
+            hooks = Hooks(on_activity=active, on_call_end=rig.calls.append, on_failure=rig.failures.append)
+            fields = {"provider": "local", "model": "m", "kind": "openai", "base_url": model.base_url, **wanted}
+            broker.assign(ModelTarget(api_key=SecretStr(KEY), **fields), limits or Limits(), hooks)
+            return rig
+
+        yield build
+
+
+def said(response: httpx.Response) -> str:
+    """The text of a streamed chat completion."""
+    lines = [json.loads(x[6:]) for x in response.text.splitlines() if x.startswith("data: {")]
+    return "".join(c["delta"].get("content") or "" for line in lines for c in line["choices"])
+
+
+async def test_a_call_goes_out_with_the_real_key_and_comes_back_counted(make: Make) -> None:
+    """The provider sees the key and never the token; the agent sees the answer; tokens and times are noted."""
+    rig = await make(chat("hel", "lo", prompt=7))
+    response = await rig.ask()
+    assert said(response) == "hello"
+    sent = rig.model.requests[0]
+    assert sent.path == "/v1/chat/completions"
+    assert sent.headers["authorization"] == f"Bearer {KEY}"
+    assert rig.broker.token not in str(sent.headers)
+    usage = rig.broker.usage
+    assert (usage.requests, usage.input_tokens, usage.output_tokens) == (1, 7, 2)
+    (call,) = rig.calls
+    assert (call.outcome, call.status, call.tries, call.model, call.estimated) == ("ok", 200, 1, "m", False)
+    assert call.first_byte_seconds is not None
+    assert rig.activity >= 3
+
+
+async def test_usage_that_only_the_broker_asked_for_is_hidden(make: Make) -> None:
+    """A client that did not ask for usage gets none, one that did gets it."""
+    rig = await make(chat("a"))
+    assert '"prompt_tokens"' not in (await rig.ask()).text
+    assert '"prompt_tokens"' in (await rig.ask(stream_options={"include_usage": True})).text
+    assert rig.broker.usage.input_tokens == 20
+
+
+async def test_the_callers_wishes_reach_the_provider(make: Make) -> None:
+    """model_config wins over what the agent sends: model and version, temperature, max_tokens, tools."""
+    rig = await make(chat("a"), model_version="2025", temperature=0.25, max_tokens=77, enabled_tools=("read",))
+    tools = [{"type": "function", "function": {"name": name}} for name in ("bash", "read")]
+    await rig.ask(temperature=1, max_tokens=32_000, tools=tools)
+    body = rig.model.requests[0].body
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("m-2025", 0.25, 77)
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["read"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"x-api-key": "wrong"}])
+async def test_a_wrong_token_gets_nothing(make: Make, headers: dict[str, str]) -> None:
+    """Another execution's agent, or anybody on the machine, is refused before the body is read."""
+    rig = await make(chat("a"))
+    async with httpx.AsyncClient() as stranger:
+        response = await stranger.post(rig.broker.base_url + "/chat/completions", json=ASK, headers=headers)
+    assert response.status_code == 401
+    assert not rig.model.requests
+
+
+async def test_only_model_calls_are_forwarded(make: Make) -> None:
+    """Files, fine-tuning, account pages: none of the provider's other paths can be reached with its key."""
+    rig = await make(chat("a"))
+    assert (await rig.client.get("/files")).status_code == 404
+    assert (await rig.client.post("/chat/../files", json={})).status_code == 404
+    assert (await rig.client.get("/chat/completions")).status_code == 405
+    assert (await rig.client.post("/messages", json=ASK)).status_code == 400
+    assert (await rig.client.post("/chat/completions", content=b"nonsense")).status_code == 400
+    assert (await rig.client.get("/models")).json()["data"][0]["id"] == "m"
+    assert not rig.model.requests
+
+
+async def test_429_is_tried_again_after_the_time_it_asks_for(make: Make) -> None:
+    """Retry-After is obeyed; the agent notices only the wait."""
+    rig = await make(status(429, "{}", "retry-after: 0.2"), chat("ok"))
+    start = time.monotonic()
+    assert said(await rig.ask()) == "ok"
+    assert time.monotonic() - start >= 0.2
+    assert rig.calls[0].tries == 2
+    assert rig.broker.usage.requests == 1
+    assert rig.broker.failure is None
+
+
+@pytest.mark.parametrize("act", [status(500), status(529), status(503), hang_up])
+async def test_a_provider_that_stays_down_is_a_model_error(make: Make, act: Act) -> None:
+    """After the last try the execution fails with model_error, and no further call is made."""
+    rig = await make(act)
+    response = await rig.ask()
+    assert response.status_code == 403
+    assert len(rig.model.requests) == QUICK.tries
+    assert rig.broker.failure is not None
+    assert rig.broker.failure.reason is Reason.MODEL_ERROR
+    assert "gave up after 3 tries" in rig.broker.failure.message
+    assert (await rig.ask()).status_code == 403
+    assert len(rig.model.requests) == QUICK.tries
+    assert rig.failures == [rig.broker.failure]
+
+
+async def test_a_wait_that_is_too_long_is_a_model_error_at_once(make: Make) -> None:
+    """A provider that asks for an hour has failed; nobody waits for it."""
+    rig = await make(status(429, "{}", "retry-after: 3600"))
+    await rig.ask()
+    assert len(rig.model.requests) == 1
+    assert rig.broker.failure is not None
+    assert rig.broker.failure.reason is Reason.MODEL_ERROR
+
+
+@pytest.mark.parametrize("code", [401, 403])
+async def test_a_refused_key_is_model_auth_and_shown_to_nobody(make: Make, code: int) -> None:
+    """One try, model_auth, and the provider's words (which may hold the key) stay here."""
+    rig = await make(status(code, json.dumps({"error": {"message": f"bad key {KEY}"}})))
+    with structlog.testing.capture_logs() as logs:
+        response = await rig.ask()
+    assert len(rig.model.requests) == 1
+    assert rig.broker.failure is not None
+    assert rig.broker.failure.reason is Reason.MODEL_AUTH
+    for text in (response.text, str(response.headers), rig.broker.failure.message, str(logs), repr(rig.broker)):
+        assert KEY not in text
+        assert rig.broker.token not in text
+
+
+async def test_the_key_is_cut_out_of_whatever_a_provider_echoes(make: Make) -> None:
+    """Errors that are the agent's to read, and answers themselves, pass without the key."""
+
+    async def echo(exchange: Exchange) -> None:
+        await exchange.head(200, "text/event-stream", CHUNKED)
+        await exchange.event(delta(exchange.headers["authorization"]))
+        await exchange.event("[DONE]")
+        await exchange.end()
+
+    rig = await make(status(400, json.dumps({"error": {"message": f"too long, {KEY}"}})))
+    refused = await rig.ask()
+    assert refused.status_code == 400
+    assert "too long" in refused.text
+    assert KEY not in refused.text
+    assert rig.broker.failure is None
+    assert rig.calls[0].outcome == "passed"
+    rig = await make(echo)
+    answer = await rig.ask()
+    assert KEY not in answer.text
+    assert "[redacted]" in answer.text
+
+
+async def test_a_stream_that_breaks_off_is_never_taken_for_complete(make: Make) -> None:
+    """The agent's connection breaks as well; what came is counted by estimate; three in a row are a model_error."""
+    rig = await make(cut("half", " an"))
+    for number in range(1, 4):
+        with pytest.raises(httpx.HTTPError):
+            await rig.ask()
+        assert rig.calls[-1].outcome == "cut"
+        assert rig.calls[-1].estimated
+        assert (rig.broker.failure is not None) is (number == 3)
+    assert rig.broker.failure is not None
+    assert rig.broker.failure.reason is Reason.MODEL_ERROR
+    assert rig.broker.usage.output_tokens == 6
+
+
+async def test_a_silent_provider_is_given_up(make: Make) -> None:
+    """No byte within the read timeout counts as a lost connection."""
+    rig = await make(silent, read_timeout=0.1)
+    assert (await rig.ask()).status_code == 403
+    assert rig.broker.failure is not None
+    assert rig.broker.failure.reason is Reason.MODEL_ERROR
+
+
+async def test_an_endless_event_does_not_fill_the_memory(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider that never ends an event is cut off."""
+    monkeypatch.setattr("functions.execute.broker.meter.MAX_EVENT", 100_000)
+
+    async def huge(exchange: Exchange) -> None:
+        await exchange.head(200, "text/event-stream", CHUNKED)
+        while True:
+            exchange.writer.write(b"2710\r\n" + b"x" * 10_000 + b"\r\n")
+            await exchange.writer.drain()
+
+    rig = await make(huge)
+    with pytest.raises(httpx.HTTPError):
+        await rig.ask()
+    assert rig.calls[0].outcome == "cut"
+
+
+async def test_too_large_a_request_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent cannot fill the function's memory through its broker."""
+    monkeypatch.setattr("functions.execute.broker.server.MAX_BUFFERED", 100_000)
+    rig = await make(chat("a"))
+    try:
+        response = await rig.ask(padding="x" * 200_000)
+        assert response.status_code == 413
+    except httpx.WriteError:
+        assert not rig.model.requests
+    assert said(await rig.ask()) == "a"
+
+
+async def test_the_token_budget_ends_the_execution(make: Make) -> None:
+    """The call that crosses the limit is the last one."""
+    rig = await make(chat("a", prompt=60), limits=Limits(max_total_tokens=100))
+    assert said(await rig.ask()) == "a"
+    assert rig.broker.failure is None
+    assert said(await rig.ask()) == "a"
+    assert rig.broker.failure is not None
+    assert rig.broker.failure.reason is Reason.BUDGET_EXCEEDED
+    assert "100" in rig.broker.failure.message
+    assert (await rig.ask()).status_code == 403
+    assert len(rig.model.requests) == 2
+
+
+@pytest.mark.parametrize("limits", [Limits(max_total_tokens=50), Limits(max_cost_usd=0.00005)])
+async def test_a_call_that_runs_away_is_cut_in_the_middle(make: Make, limits: Limits) -> None:
+    """An answer that grows over the budget is not waited for."""
+    rig = await make(endless(0.001), limits=limits, prices=Prices(1, 1, 1, 1))
+    with pytest.raises(httpx.HTTPError):
+        await rig.ask()
+    assert rig.broker.failure is not None
+    assert rig.broker.failure.reason is Reason.BUDGET_EXCEEDED
+    assert 50 <= rig.broker.usage.output_tokens <= 120
+    await asyncio.wait_for(rig.model.hung_up.wait(), 1)
+
+
+async def test_cost_is_counted_where_the_price_is_known(make: Make) -> None:
+    """Known price: dollars. Unknown price: 0, and it says so."""
+    rig = await make(chat("a", prompt=1_000_000), prices=Prices(2, 8, 0.5, 2), limits=Limits(max_cost_usd=1.5))
+    await rig.ask()
+    assert rig.broker.priced
+    assert rig.broker.usage.cost_usd == pytest.approx(2.000008)
+    assert rig.broker.failure is not None
+    assert rig.broker.failure.reason is Reason.BUDGET_EXCEEDED
+    rig = await make(chat("a"), limits=Limits(max_cost_usd=1.5))
+    await rig.ask()
+    assert not rig.broker.priced
+    assert rig.broker.usage.cost_usd == 0
+
+
+async def test_refuse_cuts_running_calls_within_100_ms(make: Make) -> None:
+    """Spending stops with the click: the provider's connection and the agent's are closed, the next call gets 403."""
+    rig = await make(endless())
+    async with rig.client.stream("POST", "/chat/completions", json=ASK) as response:
+        lines = response.aiter_lines()
+        await anext(lines)
+        start = time.monotonic()
+        rig.broker.refuse("cancelled")
+        with pytest.raises(httpx.HTTPError):
+            async for _ in lines:
+                continue
+        await asyncio.wait_for(rig.model.hung_up.wait(), 0.1)
+        assert time.monotonic() - start < 0.1
+    after = await rig.ask()
+    assert after.status_code == 403
+    assert "cancelled" in after.text
+    assert rig.calls[0].outcome == "refused"
+    assert rig.broker.usage.output_tokens > 0
+    assert rig.broker.failure is None
+
+
+async def test_refuse_ends_a_call_that_waits_for_its_next_try(make: Make) -> None:
+    """Also in the pause between two tries."""
+    rig = await make(status(429, "{}", "retry-after: 0.9"))
+    asked = asyncio.ensure_future(rig.ask())
+    while not rig.activity > 1:
+        await asyncio.sleep(0)
+    start = time.monotonic()
+    rig.broker.refuse("cancelled")
+    assert (await asked).status_code == 403
+    assert time.monotonic() - start < 0.1
+
+
+async def test_an_agent_that_hangs_up_stops_the_provider(make: Make) -> None:
+    """Nobody reads, so nobody generates, even while the provider is silent."""
+    rig = await make(silent)
+    asked = asyncio.ensure_future(rig.ask())
+    while not rig.model.requests:
+        await asyncio.sleep(0)
+    asked.cancel()
+    await asyncio.wait_for(rig.model.hung_up.wait(), 1)
+    while not rig.calls:
+        await asyncio.sleep(0)
+    assert rig.calls[0].outcome == "gone"
+    assert rig.broker.in_flight == 0
+
+
+async def test_a_closed_broker_frees_its_port(make: Make) -> None:
+    """The token dies with the execution."""
+    rig = await make(chat("a"))
+    await rig.broker.close()
+    with pytest.raises(httpx.ConnectError):
+        await rig.ask()
+
+
+async def test_anthropic_answers_are_counted_and_sent_with_their_headers(make: Make) -> None:
+    """The messages form: x-api-key, version and beta headers, tokens from message_start and message_delta."""
+
+    async def messages(exchange: Exchange) -> None:
+        await exchange.head(200, "text/event-stream", CHUNKED)
+        usage = {
+            "input_tokens": 5,
+            "cache_read_input_tokens": 100,
+            "cache_creation_input_tokens": 3,
+            "output_tokens": 1,
+        }
+        for event in (
+            {"type": "message_start", "message": {"usage": usage}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "hi"}},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 9}},
+            {"type": "message_stop"},
+        ):
+            await exchange.event(event, str(event["type"]))
+        await exchange.end()
+
+    rig = await make(messages, kind="anthropic", max_tokens=50)
+    headers = {"authorization": "", "x-api-key": rig.broker.token, "anthropic-beta": "tools-1"}
+    response = await rig.client.post("/messages", json={**ASK, "max_tokens": 9000}, headers=headers)
+    assert "message_stop" in response.text
+    sent = rig.model.requests[0]
+    assert sent.path == "/v1/messages"
+    assert (sent.headers["x-api-key"], sent.headers["anthropic-beta"]) == (KEY, "tools-1")
+    assert sent.headers["anthropic-version"] == "2023-06-01"
+    assert "authorization" not in sent.headers
+    assert sent.body["max_tokens"] == 50
+    assert "stream_options" not in sent.body
+    usage = rig.broker.usage
+    assert (usage.input_tokens, usage.output_tokens) == (5, 9)
+    assert (usage.cache_read_tokens, usage.cache_write_tokens, usage.total_tokens) == (100, 3, 117)
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/messages", "/responses"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_before_it_has_a_target_a_broker_answers_by_itself(path: str, stream: bool) -> None:
+    """A warm slot boots on a canned word that costs nothing, in every wire form."""
+    upstream = Upstream(SystemClock())
+    broker = await Broker(upstream, SystemClock()).start()
+    headers = {"authorization": f"Bearer {broker.token}"}
+    async with httpx.AsyncClient(base_url=broker.base_url, headers=headers) as client:
+        response = await client.post(path, json={**ASK, "stream": stream})
+    assert response.status_code == 200
+    assert "ready" in response.text
+    assert broker.usage.requests == 0
+    await broker.close()
+    await upstream.close()
+
+
+async def test_a_name_that_leads_to_a_metadata_address_is_refused_when_connecting(make: Make) -> None:
+    """The address is checked at the connection, not only in the URL."""
+    rig = await make(chat("a"), base_url="http://169.254.169.254/v1")
+    assert (await rig.ask()).status_code == 403
+    assert rig.broker.failure is not None
+    assert "metadata" in rig.broker.failure.message
+    assert rig.calls[0].tries == 0
+
+
+async def test_connections_are_kept_and_reused(make: Make) -> None:
+    """Many requests, few connections: pipelining by keep-alive works."""
+    rig = await make(chat("a"))
+    for _ in range(5):
+        assert said(await rig.ask()) == "a"
+    assert len(rig.broker._server._connections) == 1

@@ -67,7 +67,7 @@ async def assembled(settings: Settings, names: tuple[str, ...]) -> AsyncIterator
             if hasattr(module, "lifespan"):
                 checks |= await stack.enter_async_context(module.lifespan(parts))
             if name == "gateway":
-                gateway = module.build_gateway(parts)
+                gateway = await stack.enter_async_context(module.serving(parts))
         yield build_app(parts, names, gateway, checks)
 
 

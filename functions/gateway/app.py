@@ -1,0 +1,83 @@
+"""The gateway as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from functions.gateway import downloads, ops, problems, sessions, stream, tasks
+from functions.gateway.console import Console
+from functions.gateway.core import Gateway
+from functions.gateway.deps import GatewayDeps
+from functions.gateway.edge import BodyLimit, Edge, LoopbackOnly
+from functions.gateway.openapi import describe
+from functions.gateway.settings import GatewaySettings
+
+
+def create_app(deps: GatewayDeps) -> FastAPI:
+    """The whole gateway over `deps`. Its lifespan follows the history; `app.state.gateway` is the `Gateway`."""
+    gateway = Gateway(deps)
+    app = FastAPI(
+        title="OpenCode Functions",
+        docs_url=None,  # its pages come from a CDN
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=_lifespan,
+        middleware=_middleware(gateway),
+    )
+    app.state.gateway = gateway
+    problems.install(app)
+    for part in (tasks, downloads, sessions, ops, stream):
+        app.include_router(part.router)
+    document = describe(app)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return Response(document, 200, {"Cache-Control": "no-cache"}, "application/json")
+
+    console = Console(deps.settings)
+
+    @app.get("/{path:path}", include_in_schema=False)
+    async def page(request: Request) -> Response:
+        return await console.answer(request)
+
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    gateway: Gateway = app.state.gateway
+    following = asyncio.ensure_future(gateway.index.run())
+    try:
+        yield
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await gateway.auth.close()
+
+
+def _middleware(gateway: Gateway) -> list[Middleware]:
+    settings: GatewaySettings = gateway.settings
+    chain = [Middleware(Edge, metrics=gateway.metrics)]
+    if not settings.authenticated:
+        chain.append(Middleware(LoopbackOnly, settings=settings))
+    if settings.cors_origins:
+        chain.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(settings.cors_origins),
+                allow_methods=["GET", "POST", "DELETE"],
+                allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "traceparent", "tracestate"],
+                expose_headers=["Location", "Retry-After", "Content-Disposition"],
+                max_age=600,
+            )
+        )
+    chain.append(Middleware(BodyLimit, limit=settings.max_body))
+    return chain

@@ -1,0 +1,247 @@
+"""What every call of the gateway shares: the dependencies, the caller, and how an execution is found."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Depends, Header, Query
+from prometheus_client import CollectorRegistry, Gauge
+from pydantic import ValidationError
+from starlette.requests import HTTPConnection
+
+from events import envelope, subjects
+from events.dataref import offload
+from events.errors import InvalidEvent, OcfError
+from events.facts import FieldError
+from events.lifecycle import State
+from events.models import MAX_COMMAND_BYTES, Model
+from events.record import Record, record_key
+from events.types import TYPES
+from functions.gateway.auth import Authenticator, Principal
+from functions.gateway.deps import GatewayDeps
+from functions.gateway.index import Index
+from functions.gateway.limits import RateLimit
+from functions.gateway.metrics import Metrics
+from functions.gateway.problems import Problem, invalid, not_found
+
+SOURCE = "/ocf/gateway"
+
+
+class Gateway:
+    """One gateway: its dependencies and what it keeps in memory."""
+
+    def __init__(self, deps: GatewayDeps) -> None:
+        self.deps = deps
+        self.settings = deps.settings
+        self.auth = Authenticator(deps.settings, deps.clock)
+        self.limit = RateLimit(deps.settings.rate_limit, deps.settings.burst, deps.clock)
+        self.index = Index(deps.bus, deps.executions, deps.clock)
+        self.metrics = Metrics(CollectorRegistry())
+        Gauge("ocf_gateway_history_records", "executions in the history", registry=self.metrics.registry).set_function(
+            lambda: len(self.index)
+        )
+
+    async def admit(self, authorization: str | None, address: str) -> Principal:
+        """The caller, if it may call now.
+
+        Raises:
+            Problem: 401 for its token, 429 for its number of calls.
+        """
+        try:
+            caller = await self.auth.principal(authorization)
+        except Problem:
+            # Guessing tokens is limited by address, so that it does not use up anybody's own allowance.
+            self.limit.take(f"refused:{address}")
+            raise
+        self.limit.take(f"caller:{caller.name}" if self.settings.authenticated else f"address:{address}")
+        return caller
+
+    async def publish(
+        self, type_: str, data: Model, traceparent: str | None, *, only_first: bool = False, **extensions: str
+    ) -> None:
+        """Say a command; return once the bus keeps it. Large ones go through the object store.
+
+        Raises:
+            Problem: 413, larger than a command may be.
+            Conflict: `only_first`, and its subject has a message already.
+            Unavailable: not kept.
+        """
+        event = envelope.new_event(type_, data, source=SOURCE, time=self.deps.clock.now())
+        trace = traceparent if traceparent is not None and _is_trace(traceparent) else new_trace()
+        event = event.with_extensions(traceparent=trace, **extensions)
+        if len(event.data) > MAX_COMMAND_BYTES:
+            raise too_large(MAX_COMMAND_BYTES)
+        project, entity = str(getattr(data, "project_id", "")), event.subject or ""
+        event = await offload(event, f"{project}/{entity}", self.deps.store)
+        await self.deps.bus.publish(
+            TYPES[type_].subject(project, entity),
+            event.data,
+            {**event.headers(), "Nats-Msg-Id": event.id},
+            only_first=only_first,
+        )
+
+    async def record(self, project: str, execution: str) -> Record | None:
+        """The record as it is now."""
+        entry = await self.deps.executions.get(record_key(project, execution))
+        if entry is None:
+            return None
+        try:
+            return Record.model_validate_json(entry.value)
+        except ValidationError as error:
+            raise OcfError(f"the record of {execution} cannot be read: {error.error_count()} errors") from None
+
+    async def find(self, caller: Principal, execution: str, asked: str | None) -> Found:
+        """The execution a call names, in the project it names or in the only one of the caller's that has it.
+
+        Raises:
+            Problem: 404 unknown, 403 not the caller's project, 422 not an id, 409 several projects have it.
+        """
+        try:
+            subjects.check_id(execution)
+        except InvalidEvent:
+            raise invalid([FieldError(field="execution_id", message="must be a lower-case UUID")]) from None
+        if asked is not None:
+            return await self._found(caller.check(asked), execution)
+        known = self.index.projects_of(execution, caller)
+        if len(known) > 1:
+            raise Problem(409, "ambiguous", f"several projects have it; say which: ?project_id={known[0]}")
+        if known:
+            return await self._found(known[0], execution)
+        return await self._found(caller.project_or(None, self._guess(caller)), execution)
+
+    def _guess(self, caller: Principal) -> str:
+        if caller.may(self.settings.default_project) or not caller.projects:
+            return self.settings.default_project
+        return min(caller.projects)
+
+    async def _found(self, project: str, execution: str) -> Found:
+        record = await self.record(project, execution)
+        if record is not None:
+            return Found(project, execution, record)
+        # Its submit may be on the bus already while nobody has recorded it yet.
+        submit = await self.deps.bus.last(subjects.COMMANDS, subjects.command("submit", project, execution))
+        cleaned = await self.deps.bus.last(subjects.EVENTS, subjects.fact(project, execution, "cleaned"))
+        if submit is None or cleaned is not None:
+            self.index.forget(record_key(project, execution))
+            raise not_found(execution)
+        return Found(project, execution, None, _event_time(submit.headers) or self.deps.clock.now())
+
+
+@dataclass(frozen=True)
+class Found:
+    """An execution that exists. `record` is None while its submit is on the way to the submit function."""
+
+    project: str
+    execution: str
+    record: Record | None
+    submitted_at: datetime | None = None
+
+    @property
+    def state(self) -> State:
+        """Its state; pending while it has no record."""
+        return self.record.state if self.record is not None else State.PENDING
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self.record is not None and self.record.terminal
+
+    @property
+    def prefix(self) -> str:
+        """Where its objects are."""
+        return f"{self.project}/{self.execution}"
+
+    def known(self, timeout: int) -> Record:
+        """The record, or what it will look like."""
+        if self.record is not None:
+            return self.record
+        at = self.submitted_at or datetime.now(UTC)
+        return Record(
+            execution_id=self.execution,
+            project_id=self.project,
+            state=State.PENDING,
+            submitted_at=at,
+            updated_at=at,
+            timeout_seconds=timeout,
+            message="submitted; not picked up yet",
+        )
+
+
+def too_large(limit: int) -> Problem:
+    """413 with the limit."""
+    return Problem(413, "too-large", f"at most {limit} bytes ({limit // (1024 * 1024)} MiB) are accepted")
+
+
+def new_trace() -> str:
+    """A W3C `traceparent` for a caller that sent none."""
+    return f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
+
+
+def _is_trace(value: str) -> bool:
+    return 55 <= len(value) <= 128 and value.isascii() and value.isprintable()
+
+
+def _event_time(headers: Mapping[str, str]) -> datetime | None:
+    try:
+        return datetime.fromisoformat(headers["ce-time"])
+    except (KeyError, ValueError):
+        return None  # a structured event: its time is in the body; the caller's clock is close enough
+
+
+async def gateway_of(connection: HTTPConnection) -> Gateway:
+    """The gateway that serves a call."""
+    gateway: Gateway = connection.app.state.gateway
+    return gateway
+
+
+async def _caller(connection: HTTPConnection, gateway: Annotated[Gateway, Depends(gateway_of)]) -> Principal:
+    address = connection.client.host if connection.client else "unknown"
+    return await gateway.admit(connection.headers.get("authorization"), address)
+
+
+async def _project(
+    project_id: Annotated[
+        str | None, Query(description="whose execution; needed only when the token gives several projects")
+    ] = None,
+) -> str | None:
+    return project_id
+
+
+async def _found(
+    execution_id: str,
+    gateway: Annotated[Gateway, Depends(gateway_of)],
+    caller: Annotated[Principal, Depends(_caller)],
+    project_id: Annotated[str | None, Depends(_project)],
+) -> Found:
+    return await gateway.find(caller, execution_id, project_id)
+
+
+async def _trace(traceparent: Annotated[str | None, Header(include_in_schema=False)] = None) -> str | None:
+    return traceparent
+
+
+Gw = Annotated[Gateway, Depends(gateway_of)]
+Caller = Annotated[Principal, Depends(_caller)]
+Execution = Annotated[Found, Depends(_found)]
+AskedProject = Annotated[str | None, Depends(_project)]
+Trace = Annotated[str | None, Depends(_trace)]
+
+
+async def timed(check: Awaitable[object], seconds: float = 2.0) -> tuple[bool, str, float]:
+    """Await one readiness check: whether it passed, what it said, how many milliseconds it took."""
+    started = time.perf_counter()
+    try:
+        async with asyncio.timeout(seconds):
+            await check
+        said = (True, "")
+    except TimeoutError:
+        said = (False, f"no answer within {seconds:g} s")
+    except OcfError as error:
+        said = (False, str(error))
+    return (*said, (time.perf_counter() - started) * 1000)

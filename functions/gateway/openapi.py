@@ -1,0 +1,108 @@
+"""The OpenAPI 3.1 document: `python -m functions.gateway.openapi` writes `schemas/openapi.json`, `--check` compares."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from functions.gateway.bodies import ExecuteTask
+from functions.gateway.problems import MEDIA_TYPE, ProblemDocument
+
+PATH = Path(__file__).parents[2] / "schemas" / "openapi.json"
+_ABOUT = """Executions of OpenCode as events. Every command is an event on the bus, every answer a look at its state.
+
+The live stream for clients without NATS is `WS /tasks/{execution_id}/stream?from=SEQ` (docs/api.md): OpenAPI has no
+words for it. Errors are RFC 9457 problem documents; `errors` names each wrong field.
+"""
+_REF = "#/components/schemas/{model}"
+_OPEN = ("/health", "/ready", "/metrics")
+_WHEN = {
+    "400": "not JSON",
+    "401": "no token, or not accepted",
+    "403": "a project that is not yours",
+    "404": "unknown to you",
+    "409": "its state does not allow it",
+    "410": "it was deleted",
+    "413": "too large",
+    "415": "not application/json",
+    "421": "not a loopback name, and no authentication",
+    "422": "a field is wrong; `errors` names each",
+    "429": "too many requests; see Retry-After",
+    "503": "a dependency does not answer; see Retry-After",
+}
+
+
+def describe(app: FastAPI) -> bytes:
+    """The document of `app`."""
+    return (json.dumps(_document(app), indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title,
+        version="1",
+        openapi_version="3.1.0",
+        description=_ABOUT,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        servers=[{"url": "/"}],
+        routes=app.routes,
+    )
+    schemas = document["components"]["schemas"]
+    for model in (ExecuteTask, ProblemDocument):
+        schema = model.model_json_schema(by_alias=True, ref_template=_REF)
+        schemas |= {name: one for name, one in schema.pop("$defs", {}).items() if name not in schemas}
+        schemas[model.__name__] = schema
+    schemas.pop("HTTPValidationError", None)
+    schemas.pop("ValidationError", None)
+    document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+    problem = {"content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="ProblemDocument")}}}}
+    document["components"]["responses"] = {
+        f"Problem{status}": {"description": said, **problem} for status, said in _WHEN.items()
+    }
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            _finish(path, operation)
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
+    return document
+
+
+def _finish(path: str, operation: dict[str, Any]) -> None:
+    responses = operation["responses"]
+    for status in _WHEN:
+        if status == "422" or status not in responses:
+            responses[status] = {"$ref": f"#/components/responses/Problem{status}"}
+    operation["responses"] = dict(sorted(responses.items()))
+    operation["security"] = [] if path in _OPEN else [{"bearer": []}, {}]
+
+
+def main(arguments: list[str]) -> int:
+    """Write the document, or with `--check` say whether the committed one is up to date."""
+    from events.bus_memory import MemoryBucket, MemoryBus
+    from events.store_memory import MemoryStore
+    from functions.clock import SystemClock
+    from functions.gateway.app import create_app  # here: the application itself describes itself with this module
+    from functions.gateway.deps import GatewayDeps
+    from functions.gateway.settings import GatewaySettings
+
+    clock = SystemClock()
+    deps = GatewayDeps(
+        MemoryBus(clock), MemoryBucket(clock), MemoryBucket(clock), MemoryStore(), clock, GatewaySettings()
+    )
+    document = describe(create_app(deps))
+    if "--check" in arguments:
+        same = PATH.is_file() and PATH.read_bytes() == document
+        if not same:
+            sys.stderr.write(f"{PATH} is out of date: run python -m functions.gateway.openapi\n")
+        return 0 if same else 1
+    PATH.parent.mkdir(exist_ok=True)
+    PATH.write_bytes(document)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,179 @@
+"""For operators: health, readiness, metrics, dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Annotated
+from urllib.parse import unquote
+
+from fastapi import APIRouter, Query
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import Response
+
+from events import subjects
+from events.envelope import timestamp
+from events.errors import InvalidEvent, Unavailable
+from events.ports import Message
+from functions.gateway import views
+from functions.gateway.auth import Principal
+from functions.gateway.core import Caller, Gateway, Gw, timed
+from functions.gateway.problems import Problem
+
+router = APIRouter(tags=["operations"])
+
+_KEPT = ("ce-", "content-type", "traceparent", "tracestate")
+
+
+@router.get("/health", response_model=views.Health)
+async def health(gateway: Gw) -> views.Health:
+    """The process answers. Nothing else is looked at: a restart does not mend a broken dependency."""
+    return views.Health(open=not gateway.settings.authenticated)
+
+
+@router.get("/ready", response_model=views.Readiness, responses={503: {"model": views.Readiness}})
+async def ready(gateway: Gw) -> Response:
+    """Whether calls can be served now, with each check by name; 503 when one fails."""
+    checks: dict[str, Awaitable[object]] = {
+        "nats": gateway.deps.bus.ready(),
+        "s3": gateway.deps.store.ready(),
+        "executions": gateway.deps.executions.get("ready"),
+        "history": _history(gateway),
+    }
+    results = await asyncio.gather(*(timed(check) for check in checks.values()))
+    view = views.Readiness(
+        ready=all(ok for ok, _, _ in results),
+        checks={
+            name: views.Check(ok=ok, detail=said, ms=ms) for name, (ok, said, ms) in zip(checks, results, strict=True)
+        },
+    )
+    return Response(
+        view.model_dump_json(), 200 if view.ready else 503, {"Cache-Control": "no-store"}, "application/json"
+    )
+
+
+async def _history(gateway: Gateway) -> None:
+    if not gateway.index.ready:
+        raise Unavailable("the history is still being read")
+
+
+@router.get(
+    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+)
+async def metrics(gateway: Gw) -> Response:
+    """Prometheus' text format."""
+    return Response(generate_latest(gateway.metrics.registry), 200, {"Content-Type": CONTENT_TYPE_LATEST})
+
+
+class DeadLetter(views.View):
+    """An event that could not be handled: why, and the event itself."""
+
+    seq: int
+    consumer: str
+    subject: str
+    project_id: str | None
+    reason: str
+    status: int | None = None
+    deliveries: int
+    failed_at: str
+    type: str | None = None
+    event_id: str | None = None
+    data: str | None = None
+
+
+class DeadLetters(views.View):
+    """One page, oldest first. `next` is the `after` of the page after it."""
+
+    items: list[DeadLetter]
+    next: int | None = None
+
+
+@router.get("/dlq", response_model=DeadLetters, response_model_exclude_none=True)
+async def dead_letters(
+    gateway: Gw,
+    caller: Caller,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    after: Annotated[int, Query(ge=0, description="sequence of the last one seen")] = 0,
+) -> DeadLetters:
+    """Events that could not be handled, of the caller's projects."""
+    found: list[DeadLetter] = []
+    async for message in gateway.deps.bus.history(subjects.DLQ, "ocf.dlq.>", after=after):
+        letter = _letter(message)
+        if not _may(caller, letter):
+            continue
+        if len(found) == limit:
+            return DeadLetters(items=found, next=found[-1].seq)
+        found.append(letter)
+    return DeadLetters(items=found)
+
+
+@router.get("/dlq/{seq}", response_model=DeadLetter)
+async def dead_letter(gateway: Gw, caller: Caller, seq: int) -> DeadLetter:
+    """One of them with the event's data."""
+    message = await _message(gateway, caller, seq)
+    return _letter(message).model_copy(update={"data": message.data.decode("utf-8", "replace")})
+
+
+@router.post("/dlq/{seq}/redrive", status_code=202, response_model=DeadLetter)
+async def redrive(gateway: Gw, caller: Caller, seq: int) -> DeadLetter:
+    """Publish the event again where it came from, byte for byte, then drop it here."""
+    message = await _message(gateway, caller, seq)
+    letter = _letter(message)
+    if not letter.subject.startswith("ocf."):
+        raise Problem(409, "no-subject", "it does not say which subject it came from")
+    # Not its message id: the stream would take it for a duplicate of the first try.
+    headers = {name: value for name, value in message.headers.items() if name.lower().startswith(_KEPT)}
+    await gateway.deps.bus.publish(letter.subject, message.data, headers)
+    await gateway.deps.bus.remove(subjects.DLQ, seq)
+    return letter
+
+
+@router.delete("/dlq/{seq}", status_code=204, response_class=Response)
+async def drop(gateway: Gw, caller: Caller, seq: int) -> Response:
+    """Drop it for good."""
+    await _message(gateway, caller, seq)
+    await gateway.deps.bus.remove(subjects.DLQ, seq)
+    return Response(status_code=204)
+
+
+async def _message(gateway: Gateway, caller: Principal, seq: int) -> Message:
+    if 0 < seq < 2**63:
+        async for message in gateway.deps.bus.history(subjects.DLQ, "ocf.dlq.>", after=seq - 1):
+            if message.sequence == seq and _may(caller, _letter(message)):
+                return message
+            break
+    raise Problem(404, "unknown-dead-letter", f"no dead letter {seq}")
+
+
+def _letter(message: Message) -> DeadLetter:
+    """What the dispatcher wrote beside the event (`Ocf-Dlq-*` headers)."""
+    headers = {name.lower(): value for name, value in message.headers.items()}
+    subject = headers.get("ocf-dlq-subject", "")
+    return DeadLetter(
+        seq=message.sequence,
+        consumer=headers.get("ocf-dlq-consumer", message.subject.removeprefix("ocf.dlq.")),
+        subject=subject,
+        project_id=_project(subject),
+        reason=unquote(headers.get("ocf-dlq-reason", "")) or "it does not say",
+        status=_number(headers.get("ocf-dlq-status")) or None,
+        deliveries=_number(headers.get("ocf-dlq-deliveries")),
+        failed_at=headers.get("ocf-dlq-time") or (timestamp(message.time) if message.time else ""),
+        type=headers.get("ce-type"),
+        event_id=headers.get("ce-id"),
+    )
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isdecimal() else 0
+
+
+def _project(subject: str) -> str | None:
+    try:
+        return subjects.parse(subject).project
+    except InvalidEvent:
+        return None
+
+
+def _may(caller: Principal, letter: DeadLetter) -> bool:
+    # One that belongs to no project is the operator's.
+    return caller.projects is None if letter.project_id is None else caller.may(letter.project_id)

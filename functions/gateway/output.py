@@ -1,0 +1,155 @@
+"""The output of an execution from wherever it is: the stream while it is there, else the archive.
+
+A line is the JSON of a `Chunk` as it was published, passed on without being parsed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from events import subjects
+from events.output import Chunk, ChunkType
+from events.ports import Bus, Message, ObjectStore
+from functions.gateway.core import Found, Gateway
+from functions.gateway.problems import Problem
+
+OUTPUT_NAME = "output.ndjson.gz"
+_SEQ = re.compile(rb'^\{"seq":(\d+)')
+#: A line of the archive is one chunk: 64 KiB of data and what it may grow by when escaped.
+_MAX_LINE = 8 * 1024 * 1024
+#: Lines held for one that is missing; a worker has at most 1,024 unacknowledged.
+_HELD = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One chunk. `at` is its sequence in the stream, 0 when it comes from the archive."""
+
+    seq: int
+    data: bytes
+    at: int = 0
+
+
+def line_of(message: Message) -> Line:
+    """The line of an output message; its sequence is the event's extension, so nothing is parsed."""
+    headers = message.headers
+    seq = headers.get("ce-sequence") or headers.get("Ce-Sequence")
+    at = message.sequence or int(headers.get("Nats-Sequence", 0))
+    return Line(int(seq) if seq is not None else _seq(message.data), message.data, at)
+
+
+def _seq(data: bytes) -> int:
+    found = _SEQ.match(data)
+    return int(found[1]) if found else int(json.loads(data)["seq"])
+
+
+async def streamed(bus: Bus, found: Found, *, after: int = 0) -> AsyncIterator[Line]:
+    """What the stream has, from above its sequence `after`."""
+    async for message in bus.history(subjects.OUTPUT, subjects.output(found.project, found.execution), after=after):
+        yield line_of(message)
+
+
+async def archived(store: ObjectStore, found: Found) -> AsyncIterator[Line]:
+    """What the archive has. Raises NotYetKnown when there is none (`ObjectStore.stream`)."""
+    inflate = zlib.decompressobj(wbits=31)
+    rest = b""
+    async for piece in store.stream(f"{found.prefix}/{OUTPUT_NAME}"):
+        # Bounded: an archive is data, and 1 MiB of gzip can be 1 GiB of zeros.
+        while piece:
+            rest += inflate.decompress(piece, _MAX_LINE)
+            piece = inflate.unconsumed_tail
+            *lines, rest = rest.split(b"\n")
+            if len(rest) > _MAX_LINE:
+                raise Problem(502, "damaged-archive", "the archived output has a line that is no chunk")
+            for data in lines:
+                yield Line(_seq(data), data)
+    if rest:
+        yield Line(_seq(rest), rest)
+
+
+class Order:
+    """Gives lines by their sequence, each once: a reconnect of the worker can leave two swapped in the stream."""
+
+    def __init__(self, start: int) -> None:
+        self.next = start
+        self._early: dict[int, Line] = {}
+
+    def __len__(self) -> int:
+        """How many wait for one that has not come."""
+        return len(self._early)
+
+    def feed(self, line: Line) -> list[Line]:
+        """The lines that can be given now."""
+        if line.seq >= self.next:
+            self._early.setdefault(line.seq, line)
+        return self._ready()
+
+    def skip(self, seq: int) -> list[Line]:
+        """Give up everything below `seq`; the lines that can be given now."""
+        self.next = max(self.next, seq)
+        for early in [one for one in self._early if one < self.next]:
+            del self._early[early]
+        return self._ready()
+
+    def hole_end(self, last: int) -> int:
+        """The sequence behind the first hole; `last` is the newest there can be."""
+        return min(self._early, default=last + 1)
+
+    def _ready(self) -> list[Line]:
+        ready = []
+        while self.next in self._early:
+            ready.append(self._early.pop(self.next))
+            self.next += 1
+        return ready
+
+
+async def lines(gateway: Gateway, found: Found, start: int = 1) -> AsyncIterator[Line]:
+    """Every chunk from `start` on, each once and in order.
+
+    Of an execution that has ended, what the stream does not have comes from the archive, and what nobody has is a
+    stated gap. While it runs, a missing chunk may still come: nothing behind it is given.
+    """
+    order = Order(start)
+    async for line in streamed(gateway.deps.bus, found):
+        for ready in order.feed(line):
+            yield ready
+        if len(order) > _HELD:
+            if not found.ended:
+                return
+            async for older in _hole(gateway, found, order):
+                yield older
+    while found.record is not None and found.ended and order.next <= found.record.last_sequence:
+        async for older in _hole(gateway, found, order):
+            yield older
+
+
+async def _hole(gateway: Gateway, found: Found, order: Order) -> AsyncIterator[Line]:
+    """Fill the first hole of `order` from the archive; state what is not there either."""
+    last = found.record.last_sequence if found.record is not None else 0
+    end = order.hole_end(last)
+    if await gateway.deps.store.head(f"{found.prefix}/{OUTPUT_NAME}") is not None:
+        async for line in archived(gateway.deps.store, found):
+            if line.seq >= end:
+                break
+            for ready in order.feed(line):
+                yield ready
+    if order.next < end:
+        yield gap(gateway, order.next, end - 1)
+    for ready in order.skip(end):
+        yield ready
+
+
+def gap(gateway: Gateway, first: int, last: int) -> Line:
+    """A chunk that says which are missing."""
+    chunk = Chunk(
+        seq=first,
+        type=ChunkType.GAP,
+        data=f"chunks {first} to {last} are not kept any more",
+        timestamp=gateway.deps.clock.now(),
+        detail={"reason": "expired", "from": first, "to": last},
+    )
+    return Line(last, chunk.model_dump_json(exclude_none=True).encode())

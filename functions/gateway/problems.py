@@ -1,0 +1,187 @@
+"""Errors as RFC 9457 problem documents; every wrong field is named with what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from events import errors
+from events.facts import FieldError
+from events.models import TaskRequest
+
+log = structlog.get_logger()
+MEDIA_TYPE = "application/problem+json"
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457. `errors` names each wrong field and says what would be right."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[FieldError] = []
+
+
+class Problem(Exception):
+    """A call that cannot be answered as asked. `slug` identifies the kind in `type`."""
+
+    def __init__(
+        self,
+        status: int,
+        slug: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.slug = slug
+        self.detail = detail
+        self.errors = list(errors)
+        self.headers = dict(headers or {})
+
+    def response(self, path: str) -> Response:
+        """The problem document of a call to `path`."""
+        document: dict[str, Any] = {
+            "type": f"urn:ocf:problem:{self.slug}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "instance": path,
+        }
+        if self.errors:
+            document["errors"] = [error.model_dump() for error in self.errors]
+        body = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
+        return Response(body, self.status, {"Cache-Control": "no-store", **self.headers}, MEDIA_TYPE)
+
+
+def invalid(found: Sequence[FieldError]) -> Problem:
+    """422 with the fields; the detail says them in one line too."""
+    said = "; ".join(f"{error.field}: {error.message}" for error in found)
+    return Problem(422, "invalid-request", said[:2_000], errors=found)
+
+
+def not_found(execution: str) -> Problem:
+    """404 of an execution; the same whether it does not exist or belongs to somebody else."""
+    return Problem(404, "unknown-execution", f"no execution {execution} in the projects you may read")
+
+
+#: Errors of the ground by what a caller can do about them: status and Retry-After in seconds.
+_OCF: tuple[tuple[type[errors.OcfError], int, str, int | None], ...] = (
+    (errors.NotYetKnown, 404, "not-found", None),
+    (errors.Conflict, 409, "conflict", None),
+    (errors.Busy, 429, "busy", 1),
+    (errors.Retry, 503, "unavailable", 1),
+    (errors.DeadLetter, 422, "invalid-request", None),
+    (errors.OcfError, 500, "internal", None),
+)
+
+
+def problem_of(error: errors.OcfError) -> Problem:
+    """The problem that a failed dependency or a refused event is for the caller."""
+    status, slug, after = next((s, g, a) for kind, s, g, a in _OCF if isinstance(error, kind))
+    headers = {"Retry-After": str(after)} if after else {}
+    return Problem(status, slug, str(error), headers=headers)
+
+
+_FRIENDLY: dict[str, str] = {
+    "execution_id": "must be a lower-case UUID such as 0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11",
+    "session_id": "must be a lower-case UUID such as 0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11",
+    "from_execution_id": "must be a lower-case UUID such as 0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11",
+    "project_id": "must be 1 to 63 of a-z, 0-9 and -",
+    "model_config.provider": "must be a provider's name such as anthropic, openai or local",
+    "model_config.model": "must be a model's name without spaces",
+    "model_config.api_endpoint": "must be a URL that starts with http:// or https://",
+    "workspace.ref": "must be a branch, tag or commit; it has no spaces and does not start with -",
+    "workspace.path": "must be an absolute path for `directory`, a relative one for `shared`",
+}
+
+
+def explain(found: Sequence[Mapping[str, Any]], body: object = None) -> list[FieldError]:
+    """Pydantic's errors as fields a caller knows and what would be right. Wrong values are left out: may be secrets."""
+    explained: dict[str, str] = {}
+    for error in found:
+        where, *loc = error["loc"] or ("body",)
+        if where not in ("body", "query", "path", "header"):
+            loc = [where, *loc]
+        field = _path(loc, body) if where not in ("query", "path", "header") else str(loc[0])
+        # A union says one error per member; the first is the one meant for people.
+        explained.setdefault(field or "body", _message(error, field))
+    return [FieldError(field=field, message=message) for field, message in explained.items()]
+
+
+def _path(loc: Sequence[object], body: object) -> str:
+    """`loc` without the tags that pydantic adds for unions: only what is in the body, and a missing last part."""
+    here, parts = body, list[str]()
+    for at, part in enumerate(loc):
+        found = _step(here, part)
+        if found is not None:
+            here = found[0]
+        elif at != len(loc) - 1 or not isinstance(here, dict) or part == "[key]":
+            continue
+        parts.append(str(part))
+    return ".".join(parts)
+
+
+def _step(here: object, part: object) -> tuple[object] | None:
+    if isinstance(here, dict) and part in here:
+        return (here[part],)
+    if isinstance(here, list) and isinstance(part, int) and part < len(here):
+        return (here[part],)
+    return None
+
+
+def _message(error: Mapping[str, Any], field: str) -> str:
+    kind, said = str(error["type"]), str(error["msg"]).removeprefix("Value error, ")
+    if kind == "string_pattern_mismatch" and field in _FRIENDLY:
+        return _FRIENDLY[field]
+    if kind == "missing":
+        return "is required"
+    if kind == "extra_forbidden":
+        known = [spec.alias or name for name, spec in TaskRequest.model_fields.items()]
+        near = difflib.get_close_matches(field, [*known, "execution_id", "project_id"], 1)
+        return f"is not a field of this call; did you mean {near[0]}?" if near else "is not a field of this call"
+    return said[:1].lower() + said[1:]
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` with a problem document."""
+
+    @app.exception_handler(Problem)
+    async def _problem(request: Request, error: Problem) -> Response:
+        return error.response(request.url.path)
+
+    @app.exception_handler(errors.OcfError)
+    async def _ocf(request: Request, error: errors.OcfError) -> Response:
+        return problem_of(error).response(request.url.path)
+
+    @app.exception_handler(RequestValidationError)
+    async def _validation(request: Request, error: RequestValidationError) -> Response:
+        found = error.errors()
+        if any(one["type"] == "json_invalid" for one in found):
+            return Problem(400, "not-json", "the body is not JSON").response(request.url.path)
+        return invalid(explain(found, error.body)).response(request.url.path)
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        slug = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+        detail = f"there is no {request.url.path} here" if error.status_code == 404 else str(error.detail)
+        return Problem(error.status_code, slug, detail, headers=error.headers).response(request.url.path)
+
+    @app.exception_handler(Exception)
+    async def _unexpected(request: Request, error: Exception) -> Response:
+        # Starlette raises the error again after this answer, so that the server logs it with its traceback.
+        return Problem(500, "internal", "the gateway failed; its log says why").response(request.url.path)

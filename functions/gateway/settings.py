@@ -1,0 +1,87 @@
+"""What the gateway can be told, apart from the process's other settings."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from events.errors import DeadLetter
+from functions.settings import Settings
+
+
+class UnsafeBind(DeadLetter):
+    """An unauthenticated gateway may listen on loopback only."""
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """Times in seconds, sizes in bytes. Without a secret and without a JWKS URL everybody on loopback may do all."""
+
+    default_project: str = "default"
+    jwt_secret: SecretStr | None = None
+    jwks_url: str | None = None
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    cors_origins: tuple[str, ...] = ()
+    #: Requests per second and caller; 0 is no limit. `burst` is how many may come at once.
+    rate_limit: int = 0
+    burst: int = 0
+    #: Largest request body. The largest event is 16 MiB; the rest is room for JSON around it.
+    max_body: int = 17 * 1024 * 1024
+    console_dir: Path | None = None
+    nats_ws_url: str | None = None
+    viewer_ttl: int = 900
+    #: `WS /tasks/{id}/stream`: silence after which a heartbeat goes out, and how long one send may block.
+    heartbeat: float = 15.0
+    slow_reader: float = 10.0
+    #: Chunks kept for a reader that is behind; what does not fit is read from the stream again.
+    backlog: int = 2_000
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether callers have to show a token."""
+        return self.jwt_secret is not None or self.jwks_url is not None
+
+    @classmethod
+    def of(cls, settings: Settings) -> GatewaySettings:
+        """The gateway's part of the process's settings."""
+        return cls(
+            default_project=settings.project_id,
+            jwt_secret=settings.gateway_jwt_secret,
+            jwks_url=settings.gateway_jwks_url,
+            jwt_issuer=settings.gateway_jwt_issuer,
+            jwt_audience=settings.gateway_jwt_audience,
+            cors_origins=settings.cors_origins,
+            rate_limit=settings.rate_limit,
+            console_dir=settings.console_dir,
+            nats_ws_url=settings.nats_ws_url,
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` (a name or an address, without port) can only mean this machine."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def check_bind(host: str, settings: GatewaySettings) -> None:
+    """Refuse to offer an unauthenticated gateway to a network.
+
+    Raises:
+        UnsafeBind: no key is configured and `host` is not loopback; the message is one line for the operator.
+    """
+    if not settings.authenticated and not is_loopback(host):
+        raise UnsafeBind(
+            f"HOST={host}: without GATEWAY_JWT_SECRET or GATEWAY_JWKS_URL the gateway listens on loopback only "
+            "(set one of them, or HOST=127.0.0.1)"
+        )
+    if settings.jwt_secret is not None and len(settings.jwt_secret.get_secret_value().encode()) < 32:
+        raise UnsafeBind("GATEWAY_JWT_SECRET: HS256 needs a secret of at least 32 bytes (RFC 7518, 3.2)")

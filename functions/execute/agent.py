@@ -1,0 +1,406 @@
+"""One OpenCode server for one execution: start it, run prompts on it, answer it, end it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from events.lifecycle import Reason
+from events.output import ChunkType, Draft, FileChange, Usage, Waiting
+from events.ports import Clock
+from functions.execute import agent_config
+from functions.execute.agent_config import AgentModel, ServerSpec
+from functions.execute.opencode import CONNECTED, Event, OpenCode, OpenCodeError, PermissionReply, Prompt
+from functions.execute.process import AgentFailed, AgentProcess, ProcessSpec, StopReport, start_process
+from functions.execute.sandbox import SandboxPolicy
+from functions.execute.translate import Translator
+
+Emit = Callable[[Draft], Awaitable[None]]
+
+START_SECONDS = 30.0
+_PORT_TRIES = 3
+_CONNECT_SECONDS = 10.0
+_POLL_SECONDS = 10.0
+_QUIET_POLLS = 3
+_LISTENING = re.compile(r"listening on (http://\S+)")
+_PORT_TAKEN = re.compile(r"EADDRINUSE|port .* in use|Failed to start server", re.IGNORECASE)
+_REPLIES: dict[str, PermissionReply] = {
+    **dict.fromkeys(("once", "allow", "yes", "y", "ok"), "once"),
+    "always": "always",
+    **dict.fromkeys(("reject", "deny", "no", "n"), "reject"),
+}
+
+
+@dataclass(frozen=True)
+class TurnSpec:
+    """What is asked of a server per execution, so a server started earlier can serve it.
+
+    `answer_seconds` is how long a question waits for an answer; None: nobody can answer.
+    """
+
+    model: AgentModel
+    permissions: Mapping[str, str] = field(default_factory=dict)
+    enabled_tools: tuple[str, ...] | None = None
+    system_prompt: str | None = None
+    answer_seconds: float | None = None
+    title: str = "task"
+    resume_session: str | None = None
+
+
+@dataclass(frozen=True)
+class AgentResult:
+    """How a turn ended without failing. `text` is the assistant's last word; `aborted` when `abort` ended it."""
+
+    text: str
+    usage: Usage
+    session_id: str
+    aborted: bool = False
+
+
+class AgentServer:
+    """A started server: its process, its client, its private home. Ends with `stop`."""
+
+    def __init__(self, spec: ServerSpec, process: AgentProcess, client: OpenCode, port: int) -> None:
+        self.spec = spec
+        self.process = process
+        self.client = client
+        self.port = port
+
+    @classmethod
+    async def start(cls, spec: ServerSpec, timeout: float = START_SECONDS) -> AgentServer:  # noqa: ASYNC109 - a budget over several waits
+        """Start and wait until it answers; `timeout` in seconds covers all of it.
+
+        Raises:
+            AgentFailed: missing, wrong version, not ready in time; nothing is left running.
+        """
+        if spec.binary is None or not os.access(spec.binary, os.X_OK):
+            where = spec.binary or "no path is set"
+            raise AgentFailed(Reason.AGENT_ERROR, f"OpenCode is not installed ({where}); see OPENCODE_BIN")
+        agent_config.prepare_home(spec.home)
+        until = time.monotonic() + timeout
+        for left in range(_PORT_TRIES - 1, -1, -1):
+            try:
+                return await cls._try(spec, spec.binary, _free_port(), until)
+            except AgentFailed as error:
+                # Somebody took the port between our look and its bind.
+                if not left or not any(_PORT_TAKEN.search(line) for line in error.stderr_tail):
+                    raise
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    @classmethod
+    async def _try(cls, spec: ServerSpec, binary: Path, port: int, until: float) -> AgentServer:
+        password = secrets.token_urlsafe(24)
+        process = await start_process(
+            ProcessSpec(
+                argv=(str(binary), "serve", "--hostname", "127.0.0.1", "--port", str(port)),
+                cwd=spec.directory,
+                env=agent_config.environment(spec, password),
+                sandbox=_policy(spec, binary, port),
+                max_processes=spec.max_processes,
+                max_memory_bytes=spec.max_memory_bytes,
+            )
+        )
+        client = OpenCode(f"http://127.0.0.1:{port}", spec.directory, password)
+        try:
+            await process.wait_line(_LISTENING, max(0.1, until - time.monotonic()))
+            version = await _version(client, until)
+            if not version.startswith(agent_config.SUPPORTED_VERSION):
+                said = f"OpenCode {version or '?'} is not supported, this needs {agent_config.SUPPORTED_VERSION}x"
+                raise AgentFailed(Reason.AGENT_ERROR, said)
+        except BaseException as error:
+            tail = tuple(process.stderr_tail)
+            await client.close()
+            await process.stop(0.0)
+            if isinstance(error, AgentFailed):
+                raise AgentFailed(error.reason, error.message, error.stderr_tail or tail) from None
+            if isinstance(error, OpenCodeError):
+                raise AgentFailed(Reason.AGENT_ERROR, f"OpenCode never became ready: {error}", tail) from error
+            raise
+        return cls(spec, process, client, port)
+
+    async def stop(self, grace: float = 0.3) -> StopReport:
+        """End the server and every process below it; safe to call again."""
+        await self.client.close()
+        return await self.process.stop(grace)
+
+
+class Agent:
+    """An execution's agent on its server.
+
+    Raises:
+        AgentFailed: from `run`; `reason` and `message` say why, with the last lines of OpenCode's stderr.
+    """
+
+    def __init__(self, server: AgentServer, turn: TurnSpec, clock: Clock) -> None:
+        self.server = server
+        self.session_id = ""
+        self._turn = turn
+        self._clock = clock
+        self._translator: Translator | None = None
+        self._deadlines: dict[str, float] = {}
+        self._aborting = False
+        self._emit: Emit | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """Totals so far as OpenCode counts them (the broker's are the ones that are billed)."""
+        return self._translator.usage if self._translator else Usage()
+
+    async def run(self, prompt: str, emit: Emit) -> AgentResult:
+        """One turn: from the prompt until the agent is idle. May be called again for a follow-up."""
+        self._emit, self._aborting = emit, False
+        try:
+            translator = await self._prepared()
+            return await self._follow(translator, prompt)
+        except OpenCodeError as error:
+            raise await self._lost(str(error)) from error
+
+    async def answer(self, request_id: str, answer: str) -> bool:
+        """Answer what the agent waits for; False when nothing waits under that id.
+
+        A permission takes once/always/reject (allow, yes, deny, no); any other text denies it and tells the agent
+        the text. A question takes a label or free text; several questions take one line each, or a JSON list.
+        """
+        waiting = self._translator.waiting.get(request_id) if self._translator else None
+        if waiting is None:
+            return False
+        if waiting.kind == "question":
+            return await self.server.client.reply_question(request_id, question_answers(answer, waiting.title))
+        reply = _REPLIES.get(answer.strip().lower(), "reject")
+        # With a message the agent hears why and goes on; a bare rejection would end its turn without a word.
+        said = answer if answer.strip().lower() not in _REPLIES else "The user denied this."
+        return await self.server.client.reply_permission(request_id, reply, said if reply == "reject" else None)
+
+    async def abort(self) -> None:
+        """Ask OpenCode to end the turn, at most 2 s; `run` then returns with `aborted`. `stop` is what ends it for sure."""
+        self._aborting = True
+        if self.session_id:
+            with suppress(OpenCodeError):
+                await self.server.client.abort(self.session_id)
+
+    async def stop(self, grace: float = 0.3) -> StopReport:
+        """End the server and every process below it."""
+        return await self.server.stop(grace)
+
+    async def export(self) -> dict[str, object]:
+        """The conversation as `opencode export` writes it."""
+        return await self.server.client.export(self.session_id)
+
+    def memory_bytes(self) -> int:
+        """Memory of the whole tree."""
+        return self.server.process.memory_bytes()
+
+    async def _prepared(self) -> Translator:
+        spec, turn, client = self.server.spec, self._turn, self.server.client
+        agent_config.link_instructions(spec.directory, spec.home)
+        if self._translator is None:
+            if turn.resume_session and await client.has_session(turn.resume_session):
+                self.session_id = turn.resume_session
+            else:
+                can_answer = turn.answer_seconds is not None
+                rules = agent_config.permission_rules(turn.permissions, turn.enabled_tools, can_answer=can_answer)
+                self.session_id = await client.create_session(turn.title, rules)
+            self._translator = Translator(self.session_id, os.path.realpath(spec.directory))
+            if turn.resume_session == self.session_id:
+                self._translator.feed(await client.resync(self.session_id))
+        self._translator.begin_turn()
+        return self._translator
+
+    async def _follow(self, translator: Translator, prompt: str) -> AgentResult:
+        inbox: asyncio.Queue[Event] = asyncio.Queue(maxsize=1000)
+        pump = asyncio.create_task(self._pump(inbox))
+        dead = asyncio.create_task(self.server.process.exited())
+        try:
+            await self._until_connected(inbox, pump, dead)
+            await self._send(prompt)
+            quiet = 0
+            while not translator.idle:
+                event = await self._next(inbox, pump, dead)
+                if event is None:
+                    quiet = 0 if await self.server.client.busy(self.session_id) else quiet + 1
+                    event = await self.server.client.resync(self.session_id) if quiet else {}
+                if quiet == _QUIET_POLLS and not translator.idle:
+                    raise AgentFailed(Reason.AGENT_ERROR, "OpenCode went idle without an answer", self._stderr())
+                await self._take(translator, event)
+            # Idle may overtake the last updates: what is stored now is complete.
+            await self._take(translator, await self.server.client.resync(self.session_id))
+        finally:
+            for task in (pump, dead):
+                task.cancel()
+            await asyncio.gather(pump, dead, return_exceptions=True)
+        return self._result(translator)
+
+    def _result(self, translator: Translator) -> AgentResult:
+        if translator.error is not None and not self._aborting:
+            reason, message = translator.error
+            raise AgentFailed(reason, message, self._stderr())
+        if translator.aborted and not self._aborting:
+            raise AgentFailed(Reason.AGENT_ERROR, "OpenCode aborted the turn", self._stderr())
+        return AgentResult(translator.result_text, translator.usage, self.session_id, self._aborting)
+
+    async def _pump(self, inbox: asyncio.Queue[Event]) -> None:
+        async for event in self.server.client.events(self.session_id):
+            await inbox.put(event)
+
+    async def _until_connected(self, inbox: asyncio.Queue[Event], pump: Task, dead: Task) -> None:
+        until = time.monotonic() + _CONNECT_SECONDS
+        while time.monotonic() < until:
+            event = await self._next(inbox, pump, dead)
+            if event is not None and event.get("type") == CONNECTED:
+                return
+        raise AgentFailed(Reason.AGENT_ERROR, "OpenCode's event stream did not open", self._stderr())
+
+    async def _send(self, prompt: str) -> None:
+        turn = self._turn
+        await self.server.client.prompt(
+            self.session_id,
+            Prompt(
+                text=prompt,
+                provider=turn.model.provider,
+                model=turn.model.name,
+                system=turn.system_prompt,
+            ),
+        )
+
+    async def _next(self, inbox: asyncio.Queue[Event], pump: Task, dead: Task) -> Event | None:
+        """The next event; None when it is quiet. Denies what has waited too long.
+
+        Raises:
+            AgentFailed: the process has ended, or its event stream.
+        """
+        if not inbox.empty():
+            return inbox.get_nowait()
+        await self._deny_overdue()
+        wait = min([_POLL_SECONDS, *(at - self._clock.monotonic() for at in self._deadlines.values())])
+        get = asyncio.create_task(inbox.get())
+        try:
+            await asyncio.wait({get, pump, dead}, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED)
+            if get.done():
+                return get.result()
+        finally:
+            get.cancel()
+        if dead.done():
+            raise self._died(await self.server.process.exited())
+        if pump.done():
+            error = pump.exception()
+            raise await self._lost(str(error) if error else "its event stream ended")
+        return None
+
+    async def _take(self, translator: Translator, event: Event) -> None:
+        part = (event.get("properties") or {}).get("part") or {}
+        if part.get("type") == "patch" and translator.untold(part):
+            translator.changes = {change.path: change for change in map(_change, await self.server.client.changes())}
+        for draft in translator.feed(event):
+            if draft.type in (ChunkType.PERMISSION, ChunkType.QUESTION):
+                await self._asked(draft)
+            else:
+                await self._say(draft)
+        for gone in self._deadlines.keys() - translator.waiting.keys():
+            del self._deadlines[gone]
+
+    async def _asked(self, draft: Draft) -> None:
+        seconds, detail = self._turn.answer_seconds, dict(draft.detail or {})
+        if seconds is not None:
+            self._deadlines[detail["request_id"]] = self._clock.monotonic() + seconds
+            deadline = self._clock.now() + timedelta(seconds=seconds)
+            detail = Waiting.model_validate({**detail, "deadline": deadline}).model_dump(mode="json")
+            await self._say(draft.model_copy(update={"detail": detail}))
+            return
+        await self._say(draft)
+        await self.abort()
+        raise AgentFailed(Reason.PERMISSION_DENIED, f"nobody can answer: {draft.data}", self._stderr())
+
+    async def _deny_overdue(self) -> None:
+        now, client = self._clock.monotonic(), self.server.client
+        for request in [key for key, at in self._deadlines.items() if at <= now]:
+            del self._deadlines[request]
+            waiting = self._translator.waiting.get(request) if self._translator else None
+            if waiting is None:
+                continue
+            said = f"denied: nobody answered within {self._turn.answer_seconds:g} s"
+            await self._say(Draft(type=ChunkType.STATUS, data=f"{waiting.title}: {said}", detail={"phase": "agent"}))
+            if waiting.kind == "permission":
+                await client.reply_permission(request, "reject", said)
+            else:
+                await client.reject_question(request)
+
+    async def _say(self, draft: Draft) -> None:
+        if self._emit is not None:
+            await self._emit(draft)
+
+    def _stderr(self) -> tuple[str, ...]:
+        return tuple(self.server.process.stderr_tail)
+
+    def _died(self, code: int) -> AgentFailed:
+        hit = self.server.process.limit_hit
+        if hit is not None:
+            reason = Reason.OUT_OF_MEMORY if hit.what == "memory" else Reason.AGENT_ERROR
+            said = f"the agent's processes were ended: {hit.what} {hit.value} over the limit of {hit.limit}"
+            return AgentFailed(reason, said, self._stderr())
+        return AgentFailed(Reason.AGENT_ERROR, f"OpenCode ended in mid-turn (exit code {code})", self._stderr())
+
+    async def _lost(self, said: str) -> AgentFailed:
+        """The failure behind a call that got no answer: most often the process is dead, which is the better reason."""
+        with suppress(TimeoutError):
+            return self._died(await asyncio.wait_for(self.server.process.exited(), 1.0))
+        return AgentFailed(Reason.AGENT_ERROR, f"OpenCode does not answer: {said}", self._stderr())
+
+
+Task = asyncio.Task[None] | asyncio.Task[int]
+
+
+def question_answers(answer: str, title: str) -> list[list[str]]:
+    """The answers to a request of as many questions as `title` has lines."""
+    count = len(title.splitlines()) or 1
+    with suppress(ValueError):
+        given = json.loads(answer)
+        if isinstance(given, list):
+            return [[str(label) for label in one] if isinstance(one, list) else [str(one)] for one in given]
+    if count == 1:
+        return [[answer]]
+    lines = answer.splitlines()
+    return [[lines[i]] if i < len(lines) else [] for i in range(count)]
+
+
+async def _version(client: OpenCode, until: float) -> str:
+    while True:
+        try:
+            return await client.version()
+        except OpenCodeError:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(0.1)
+
+
+def _policy(spec: ServerSpec, binary: Path, port: int) -> SandboxPolicy | None:
+    if not spec.sandboxed:
+        return None
+    broker_port = int(spec.broker_url.split("//", 1)[1].split("/", 1)[0].rsplit(":", 1)[1])
+    return SandboxPolicy(
+        read_write=(spec.directory, spec.home),
+        read_only=(binary.resolve().parent, *spec.read_only),
+        connect_ports=(broker_port, *spec.connect_ports),
+        bind_port=port,
+    )
+
+
+def _change(row: Event) -> FileChange:
+    return FileChange(
+        path=row["file"], change=row["status"], additions=row.get("additions"), deletions=row.get("deletions")
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

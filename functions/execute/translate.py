@@ -1,0 +1,386 @@
+"""OpenCode's events in, drafts of our output out: a pure state machine (no I/O, no clock).
+
+Rule 1: text is said once. Deltas, whole-part updates and the messages read after a reconnect overlap; per part
+the length already said decides what is new.
+Rule 2: a delta says no offset. After a reconnect the deltas of a part that was already open cannot be placed, so
+its text waits for the next whole-part update, which OpenCode sends when the part ends.
+Rule 3: only text of the main session's assistant is `text`. What subagents and summaries say is `reasoning`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from events.lifecycle import Reason
+from events.output import ChunkType, Draft, FileChange, StatusDetail, TodoItem, Usage, Waiting
+from functions.execute.agent_tools import ToolPart, change_draft, feed_tool, relative
+
+_SEEN_LIMIT = 20_000
+_TODO_STATES = {"pending", "in_progress", "completed", "cancelled"}
+PERMISSION_OPTIONS = ["once", "always", "reject"]
+
+
+@dataclass
+class _TextPart:
+    message: str
+    kind: str | None = None
+    text: str = ""
+    said: int = 0
+    placed: bool = True
+    ended: bool = False
+
+
+@dataclass
+class _Message:
+    session: str
+    role: str
+    summary: bool = False
+    finished: bool = False
+
+
+class Translator:
+    """One session (and the sessions its subagents open) from prompt to idle.
+
+    After each `feed`, `idle` says whether the turn is over, `error` why it failed, `usage` the totals so far,
+    `result_text` the last thing the assistant said, `waiting` the requests nobody has answered yet.
+    `changes` may be set to what the version control says (path to FileChange) before a `patch` part is fed.
+    """
+
+    def __init__(self, session: str, directory: str) -> None:
+        self.session = session
+        self.usage = Usage()
+        self.idle = False
+        self.aborted = False
+        self.error: tuple[Reason, str] | None = None
+        self.waiting: dict[str, Waiting] = {}
+        self.changes: Mapping[str, FileChange] = {}
+        self._directory = directory
+        self._sessions = {session}
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._messages: dict[str, _Message] = {}
+        self._texts: dict[str, _TextPart] = {}
+        self._tools: dict[str, ToolPart] = {}
+        self._told: dict[str, set[str]] = {}
+        self._steps: set[str] = set()
+        self._asked: set[str] = set()
+        self._retry: object = None
+        self._todo: object = None
+        self._busy = False
+        self._before: set[str] = set()
+        self._handlers: dict[str, Callable[[dict[str, Any]], list[Draft]]] = {
+            "session.created": self._on_session,
+            "session.updated": self._on_session,
+            "session.status": self._on_status,
+            "session.idle": self._on_idle,
+            "session.error": self._on_error,
+            "session.compacted": self._on_compacted,
+            "message.updated": lambda p: self._on_message(p["info"]),
+            "message.part.updated": lambda p: self._on_part(p["part"]),
+            "message.part.delta": self._on_delta,
+            "todo.updated": self._on_todo,
+            "permission.asked": self._on_permission,
+            "permission.replied": self._on_replied,
+            "question.asked": self._on_question,
+            "question.replied": self._on_replied,
+            "question.rejected": self._on_replied,
+            "ocf.resync": self._on_resync,
+        }
+
+    @property
+    def result_text(self) -> str:
+        """Text of the main session's last assistant message that has any."""
+        for key in sorted(self._messages, reverse=True):
+            message = self._messages[key]
+            if message.session == self.session and message.role == "assistant" and not message.summary:
+                parts = sorted(id for id, part in self._texts.items() if part.message == key and part.kind == "text")
+                text = "".join(self._texts[id].text for id in parts)
+                if text.strip():
+                    return text
+        return ""
+
+    def begin_turn(self) -> None:
+        """Forget how the last turn ended; what was said stays said."""
+        self.idle = self.aborted = self._busy = False
+        self.error = self._retry = None
+        self._before = {key for key, message in self._messages.items() if message.role == "assistant"}
+
+    def feed(self, event: Mapping[str, Any]) -> list[Draft]:
+        """What is new in `event`; unknown types and other sessions' events say nothing."""
+        handler = self._handlers.get(str(event.get("type")))
+        properties = event.get("properties")
+        if handler is None or not isinstance(properties, dict) or self._repeated(event.get("id")):
+            return []
+        return handler(properties)
+
+    def _repeated(self, key: object) -> bool:
+        if not isinstance(key, str):
+            return False
+        if key in self._seen:
+            return True
+        self._seen[key] = None
+        if len(self._seen) > _SEEN_LIMIT:
+            self._seen.popitem(last=False)
+        return False
+
+    # Sessions and the turn
+
+    def _on_session(self, properties: dict[str, Any]) -> list[Draft]:
+        info = properties.get("info", {})
+        if info.get("parentID") in self._sessions:
+            self._sessions.add(info["id"])
+        return []
+
+    def _on_status(self, properties: dict[str, Any]) -> list[Draft]:
+        status = properties.get("status", {})
+        if properties.get("sessionID") not in self._sessions:
+            return []
+        if status.get("type") == "retry":
+            return self._on_retry(status)
+        if properties["sessionID"] != self.session:
+            return []
+        if status.get("type") == "busy" and not self._busy:
+            self._busy = True
+            return [_status("the model is working", "model")]
+        return self._on_idle(properties) if status.get("type") == "idle" else []
+
+    def _on_retry(self, status: Mapping[str, Any]) -> list[Draft]:
+        key = (status.get("attempt"), status.get("next"))
+        if key == self._retry:
+            return []
+        self._retry = key
+        return [_status(f"model call failed ({status.get('message')}), retry {status.get('attempt')}", "retry")]
+
+    def _on_idle(self, properties: dict[str, Any]) -> list[Draft]:
+        # Without a busy before it, it belongs to the turn before.
+        if properties.get("sessionID") == self.session and self._busy:
+            self.idle = True
+        return []
+
+    def _on_error(self, properties: dict[str, Any]) -> list[Draft]:
+        # A subagent's error is its tool's result; one without a session is the server's own.
+        if properties.get("sessionID", self.session) == self.session:
+            self._failed(properties.get("error") or {})
+        return []
+
+    def _on_compacted(self, properties: dict[str, Any]) -> list[Draft]:
+        mine = properties.get("sessionID") == self.session
+        return [_status("the conversation was shortened to fit the model", "agent")] if mine else []
+
+    def _failed(self, error: Mapping[str, Any]) -> None:
+        if error.get("name") == "MessageAbortedError":
+            self.aborted = True
+        elif self.error is None:
+            self.error = failure(error)
+
+    # Messages and parts
+
+    def _on_message(self, info: Mapping[str, Any]) -> list[Draft]:
+        if info.get("sessionID") not in self._sessions:
+            return []
+        key = info["id"]
+        known = key in self._messages
+        finished = bool((info.get("time") or {}).get("completed"))
+        self._messages[key] = _Message(info["sessionID"], info["role"], info.get("summary") is True, finished)
+        if info["sessionID"] == self.session and key not in self._before and info.get("error"):
+            self._failed(info["error"])
+        return [] if known else [d for id, part in self._texts.items() if part.message == key for d in self._say(id)]
+
+    def _on_part(self, part: Mapping[str, Any]) -> list[Draft]:
+        if part.get("sessionID") not in self._sessions:
+            return []
+        kind = part.get("type")
+        if kind in ("text", "reasoning") and not part.get("synthetic") and not part.get("ignored"):
+            return self._on_text(part)
+        if kind == "tool":
+            return self._on_tool(part)
+        if kind == "step-finish":
+            return self._on_step(part)
+        if kind == "patch":
+            return self._on_patch(part)
+        return []
+
+    def _on_text(self, part: Mapping[str, Any]) -> list[Draft]:
+        known = self._texts.setdefault(part["id"], _TextPart(part["messageID"]))
+        known.kind = part["type"]
+        ended = bool((part.get("time") or {}).get("end"))
+        text = str(part.get("text") or "")
+        if known.ended and not ended:
+            return []
+        known.ended = known.ended or ended
+        # A late update is shorter than what is known; only the last one may be (it is trimmed).
+        if ended or len(text) > len(known.text):
+            return self._rewrite(part["id"], known, text)
+        return self._say(part["id"])
+
+    def _rewrite(self, key: str, known: _TextPart, text: str) -> list[Draft]:
+        said, known.text = known.text[: known.said], text
+        if text.startswith(said) or said.startswith(text):
+            return self._say(key)
+        same = next(i for i, (a, b) in enumerate(zip(said, text, strict=False)) if a != b)
+        known.said = same
+        lost = {"reason": "text_corrected", "part_id": key, "bytes": None}
+        gap = Draft(type=ChunkType.GAP, data="some of this text was lost on the way; it follows again", detail=lost)
+        return [gap, *self._say(key)]
+
+    def _on_delta(self, properties: dict[str, Any]) -> list[Draft]:
+        if properties.get("sessionID") not in self._sessions or properties.get("field") != "text":
+            return []
+        key = properties["partID"]
+        if key in self._tools:
+            return []
+        if key not in self._texts:
+            self._texts[key] = _TextPart(properties["messageID"], placed=False)
+        part = self._texts[key]
+        if part.ended or not part.placed:
+            return []
+        part.text += properties.get("delta") or ""
+        return self._say(key)
+
+    def _say(self, key: str) -> list[Draft]:
+        part = self._texts[key]
+        message = self._messages.get(part.message)
+        if message is None or part.kind is None or message.role != "assistant" or part.said >= len(part.text):
+            return []
+        new, part.said = part.text[part.said :], len(part.text)
+        answer = part.kind == "text" and message.session == self.session and not message.summary
+        kind = ChunkType.TEXT if answer else ChunkType.REASONING
+        return [Draft(type=kind, data=new, detail={"part_id": key}, merge_key=key)]
+
+    def _on_tool(self, part: Mapping[str, Any]) -> list[Draft]:
+        child = ((part.get("state") or {}).get("metadata") or {}).get("sessionId")
+        if part.get("tool") == "task" and isinstance(child, str):
+            self._sessions.add(child)
+        known = self._tools.setdefault(part["id"], ToolPart())
+        drafts = feed_tool(known, part, self._directory)
+        self._told.setdefault(part["messageID"], set()).update(known.written)
+        return drafts
+
+    def _on_step(self, part: Mapping[str, Any]) -> list[Draft]:
+        if part["id"] in self._steps:
+            return []
+        self._steps.add(part["id"])
+        tokens, used = part.get("tokens") or {}, self.usage
+        cache = tokens.get("cache") or {}
+        self.usage = Usage(
+            requests=used.requests + 1,
+            input_tokens=used.input_tokens + int(tokens.get("input") or 0),
+            output_tokens=used.output_tokens + int(tokens.get("output") or 0),
+            reasoning_tokens=used.reasoning_tokens + int(tokens.get("reasoning") or 0),
+            cache_read_tokens=used.cache_read_tokens + int(cache.get("read") or 0),
+            cache_write_tokens=used.cache_write_tokens + int(cache.get("write") or 0),
+            cost_usd=round(used.cost_usd + float(part.get("cost") or 0), 9),
+        )
+        said = f"{self.usage.total_tokens} tokens, ${self.usage.cost_usd:.4f}"
+        return [Draft(type=ChunkType.USAGE, data=said, detail=self.usage.model_dump(mode="json"))]
+
+    def untold(self, part: Mapping[str, Any]) -> list[str]:
+        """Files of a `patch` part (what a step changed, by any means) that no tool has named."""
+        told = self._told.get(str(part.get("messageID")), set())
+        paths = [relative(file, self._directory) for file in part.get("files") or []]
+        return [path for path in paths if path is not None and path not in told]
+
+    def _on_patch(self, part: Mapping[str, Any]) -> list[Draft]:
+        paths = self.untold(part)
+        self._told.setdefault(part["messageID"], set()).update(paths)
+        found = [self.changes.get(path) or FileChange(path=path, change="modified") for path in paths]
+        return [change_draft(change) for change in found]
+
+    # Todo list, permissions, questions
+
+    def _on_todo(self, properties: dict[str, Any]) -> list[Draft]:
+        todos = properties.get("todos")
+        if properties.get("sessionID") != self.session or todos == self._todo or not isinstance(todos, list):
+            return []
+        self._todo = todos
+        items = [
+            TodoItem.model_validate({"content": t["content"], "status": _known(t.get("status"))}).model_dump(
+                mode="json"
+            )
+            for t in todos
+        ]
+        done = sum(item["status"] == "completed" for item in items)
+        return [Draft(type=ChunkType.TODO, data=f"{done} of {len(items)} done", detail={"items": items})]
+
+    def _on_permission(self, request: Mapping[str, Any]) -> list[Draft]:
+        what = (request.get("metadata") or {}).get("command") or ", ".join(request.get("patterns") or [])
+        title = f"{request.get('permission')}: {what}"
+        return self._ask(request, "permission", title, PERMISSION_OPTIONS, ChunkType.PERMISSION)
+
+    def _on_question(self, request: Mapping[str, Any]) -> list[Draft]:
+        questions = request.get("questions") or []
+        title = "\n".join(str(question.get("question", "")) for question in questions)
+        first = questions[0].get("options") or [] if questions else []
+        return self._ask(request, "question", title, [str(o.get("label")) for o in first], ChunkType.QUESTION)
+
+    def _ask(
+        self, request: Mapping[str, Any], kind: str, title: str, options: list[str], type: ChunkType
+    ) -> list[Draft]:
+        if request.get("sessionID") not in self._sessions or request["id"] in self._asked:
+            return []
+        self._asked.add(request["id"])
+        waiting = Waiting.model_validate(
+            {"request_id": request["id"], "kind": kind, "title": title, "options": options}
+        )
+        self.waiting[waiting.request_id] = waiting
+        return [Draft(type=type, data=title, detail=waiting.model_dump(mode="json", exclude_none=True))]
+
+    def _on_replied(self, properties: dict[str, Any]) -> list[Draft]:
+        answered = self.waiting.pop(str(properties.get("requestID")), None)
+        if answered is None:
+            return []
+        return [_status(f"{answered.kind} answered: {properties.get('reply', 'given')}", "agent")]
+
+    def _on_resync(self, state: dict[str, Any]) -> list[Draft]:
+        self._sessions.update(state.get("sessions") or [])
+        for part in self._texts.values():
+            part.placed = part.placed and part.ended
+        drafts: list[Draft] = []
+        for message in state.get("messages") or []:
+            drafts += self._on_message(message["info"])
+            for part in message.get("parts") or []:
+                drafts += self._on_part(part)
+                if part["id"] in self._texts and not self._texts[part["id"]].ended:
+                    self._texts[part["id"]].placed = False
+        for request in state.get("permissions") or []:
+            drafts += self._on_permission(request)
+        for request in state.get("questions") or []:
+            drafts += self._on_question(request)
+        open_requests = {r["id"] for kind in ("permissions", "questions") for r in state.get(kind) or []}
+        self.waiting = {key: value for key, value in self.waiting.items() if key in open_requests}
+        if not state.get("busy") and self._answered():
+            self.idle = True
+        return drafts
+
+    def _answered(self) -> bool:
+        return any(
+            message.finished and message.session == self.session and message.role == "assistant"
+            for key, message in self._messages.items()
+            if key not in self._before
+        )
+
+
+def failure(error: Mapping[str, Any]) -> tuple[Reason, str]:
+    """OpenCode's error object ({name, data}) as a reason and one readable line."""
+    name, data = str(error.get("name", "UnknownError")), error.get("data") or {}
+    said = str(data.get("message") or name)
+    message = said.splitlines()[0][:500] if said.strip() else name
+    if name == "ProviderAuthError" or data.get("statusCode") in (401, 403):
+        return Reason.MODEL_AUTH, f"the model refused the credentials: {message}"
+    if name in ("APIError", "ContextOverflowError", "MessageOutputLengthError", "ProviderModelNotFoundError"):
+        code = f" ({data['statusCode']})" if "statusCode" in data else ""
+        return Reason.MODEL_ERROR, f"the model failed{code}: {message}"
+    return Reason.AGENT_ERROR, f"{name}: {message}" if message != name else name
+
+
+def _status(said: str, phase: str) -> Draft:
+    detail = StatusDetail.model_validate({"phase": phase}).model_dump(mode="json", exclude_none=True)
+    # The attempt is the run's to know, not the agent's.
+    detail.pop("attempt", None)
+    return Draft(type=ChunkType.STATUS, data=said, detail=detail)
+
+
+def _known(status: object) -> str:
+    return str(status) if status in _TODO_STATES else "pending"

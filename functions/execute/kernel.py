@@ -1,7 +1,7 @@
 """System calls that Python has no function for. Standard library only: `supervisor.py` imports it.
 
-Numbers are from the kernel's own headers (`prctl.h`, `landlock.h`, `seccomp.h`, `capability.h`); Landlock's system calls
-have the same number on every architecture.
+Numbers are from the kernel's own headers (`prctl.h`, `landlock.h`, `seccomp.h`, `capability.h`); Landlock's system
+calls have the same number on every architecture.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _SECCOMP_MODE_FILTER = 2
 
 _LANDLOCK_CREATE_RULESET = 444
+_LANDLOCK_ADD_RULE = 445
 _LANDLOCK_RESTRICT_SELF = 446
 _LANDLOCK_CREATE_RULESET_VERSION = 1
+_LANDLOCK_RULE_PATH_BENEATH = 1
+_LANDLOCK_ACCESS_FS_REFER = 1 << 13
 _LANDLOCK_SCOPE_SIGNAL = 2
 #: The first Landlock ABI whose domains keep signals in (Linux 6.12).
 SCOPE_ABI = 6
@@ -73,13 +76,20 @@ def scope_signals() -> bool:
     if landlock_abi() < SCOPE_ABI:
         return False
     prctl(PR_SET_NO_NEW_PRIVS, 1)
-    # struct landlock_ruleset_attr: handled_access_fs, handled_access_net, scoped
-    attributes = ctypes.create_string_buffer(struct.pack("=QQQ", 0, 0, _LANDLOCK_SCOPE_SIGNAL), 24)
+    # struct landlock_ruleset_attr: handled_access_fs, handled_access_net, scoped. Every domain forbids moving files
+    # between folders unless it allows that by name, so this one, which is not about files, has to.
+    refer = _LANDLOCK_ACCESS_FS_REFER
+    attributes = ctypes.create_string_buffer(struct.pack("=QQQ", refer, 0, _LANDLOCK_SCOPE_SIGNAL), 24)
     call = _libc().syscall
     ruleset = _check(call(_LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(24), 0), "landlock_create_ruleset")
+    root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
+        # struct landlock_path_beneath_attr (packed): allowed_access, parent_fd
+        beneath = ctypes.create_string_buffer(struct.pack("=Qi", refer, root), 12)
+        _check(call(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_RULE_PATH_BENEATH, beneath, 0), "landlock_add_rule")
         _check(call(_LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
     finally:
+        os.close(root)
         os.close(ruleset)
     try:
         os.kill(parent, 0)

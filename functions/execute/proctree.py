@@ -13,11 +13,16 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Sample:
-    """A tree at one moment, without its root. `rss` in bytes; shared pages count once per process."""
+    """A tree at one moment, without its root. Sizes in bytes.
+
+    `rss` counts shared pages once per process, so it is never too low; `memory` counts private pages, and shared ones
+    of the process that has most of them, so a program started many times counts once.
+    """
 
     pids: tuple[int, ...]
     threads: int
     rss: int
+    memory: int
 
 
 def _read(path: str) -> bytes:
@@ -41,6 +46,12 @@ def _tasks(pid: int) -> list[str]:
         return []
 
 
+def _statm(pid: int) -> tuple[int, int]:
+    """Resident bytes of a process, and how many of them are of files or shared memory."""
+    fields = _read(f"/proc/{pid}/statm").split()
+    return (int(fields[1]) * _PAGE, int(fields[2]) * _PAGE) if len(fields) > 2 else (0, 0)
+
+
 def _children_by_scan() -> dict[int, list[int]]:
     """Children of every process, from a scan of all of them (for kernels without CONFIG_PROC_CHILDREN)."""
     children: dict[int, list[int]] = {}
@@ -61,7 +72,7 @@ def sample(root: int, *, at_most: int | None = None) -> Sample:
     have_children_file = os.path.exists(f"/proc/{root}/task/{root}/children")
     scanned = {} if have_children_file else _children_by_scan()
     found: list[int] = []
-    threads = rss = 0
+    threads = rss = private = shared = 0
     queue = [root]
     while queue and (at_most is None or len(found) <= at_most):
         pid = queue.pop()
@@ -69,14 +80,16 @@ def sample(root: int, *, at_most: int | None = None) -> Sample:
         if pid != root:
             found.append(pid)
             threads += len(tasks)
-            fields = _read(f"/proc/{pid}/statm").split()
-            rss += int(fields[1]) * _PAGE if len(fields) > 1 else 0
+            resident, common = _statm(pid)
+            rss += resident
+            private += resident - common
+            shared = max(shared, common)
         if have_children_file:
             for task in tasks:
                 queue.extend(int(child) for child in _read(f"/proc/{pid}/task/{task}/children").split())
         else:
             queue.extend(scanned.get(pid, ()))
-    return Sample(tuple(found), threads, rss)
+    return Sample(tuple(found), threads, rss, private + shared)
 
 
 def pss(pids: tuple[int, ...]) -> int:
@@ -91,8 +104,7 @@ def pss(pids: tuple[int, ...]) -> int:
         if line is not None:
             total += int(line.split()[1]) * 1024
             continue
-        fields = _read(f"/proc/{pid}/statm").split()
-        total += int(fields[1]) * _PAGE if len(fields) > 1 else 0
+        total += _statm(pid)[0]
     return total
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -130,8 +129,8 @@ def system_paths() -> tuple[list[str], list[str]]:
     return read_only, [path for path in _DEVICES if os.path.exists(path)]
 
 
-def plan(policy: SandboxPolicy, support: SandboxSupport, *, interpreter: bool = False) -> Mapping[str, Any]:
-    """The policy as JSON for `confine.confine`. `interpreter` also opens this Python (for agents written in it).
+def plan(policy: SandboxPolicy, support: SandboxSupport) -> dict[str, Any]:
+    """The policy as JSON for `confine.confine`.
 
     Raises:
         SandboxUnavailable: nono-py is not installed.
@@ -144,8 +143,6 @@ def plan(policy: SandboxPolicy, support: SandboxSupport, *, interpreter: bool = 
         if not path.exists():
             raise FileNotFoundError(f"the sandbox names a path that does not exist: {path}")
     read_only, read_write = system_paths()
-    if interpreter:
-        read_only += [sys.base_prefix, sys.prefix]
     return {
         "nono": str(extension),
         "read_only": [*read_only, *map(str, policy.read_only)],

@@ -1,8 +1,9 @@
 """The process above the agent: starts it, sees every descendant, and leaves none behind.
 
-Started by `process.py` as `python -I -S`, with one end of a socket pair as its only link to the function. First line in:
-the job. Later lines in: `{"stop": GRACE}`. Lines out: `started`, `failed`, `limit`, `exit`, `stopped`. When the link
-closes (the function is gone, however it went) the whole tree dies at once. Standard library only, so it starts fast.
+Started by `process.py` as `python -I -S`, with one end of a socket pair as its only link to the function. The first
+line in is the job, later ones are `{"stop": GRACE}`. Lines out: `started`, `failed`, `limit`, `exit`, `stopped`. When
+the link closes (the function is gone, however it went) the whole tree dies at once. Standard library only: it starts
+fast.
 
 How nothing escapes: this process is a child subreaper, so whoever daemonises becomes its child, and `waitpid` saying
 "no children" is proof that none is left. Killing is one `kill(-1, SIGKILL)` from inside a Landlock signal scope: it

@@ -82,6 +82,17 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
+def proc_file(pid: int, name: str) -> str:
+    return Path(f"/proc/{pid}/{name}").read_text()
+
+
+def command_line(pid: int) -> str:
+    try:
+        return proc_file(pid, "cmdline")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -223,7 +234,7 @@ sys.exit(7)
 
 async def test_polite_agent_gets_its_grace(started: list[AgentProcess]) -> None:
     """An agent that ends on SIGTERM ends with its own code, before the grace is over."""
-    code = "import signal, sys, time\nsignal.signal(15, lambda *_: sys.exit(3))\nprint('up', flush=True)\ntime.sleep(60)"
+    code = "import signal, sys, time\nsignal.signal(15, lambda *_: sys.exit(3))\nprint('up', flush=True)\ntime.sleep(9)"
     process = await start_process(spec(code))
     started.append(process)
     await process.wait_line(re.compile("up"), 10)
@@ -235,9 +246,9 @@ async def test_polite_agent_gets_its_grace(started: list[AgentProcess]) -> None:
 async def test_start_failures_name_the_cause(tmp_path: Path) -> None:
     """A missing program is an AgentFailed that names it, and no supervisor stays."""
     missing = ProcessSpec(("/nowhere/agent",), tmp_path, {}, None, max_processes=10, max_memory_bytes=2**30)
-    with pytest.raises(AgentFailed, match="/nowhere/agent|No such file"):
+    with pytest.raises(AgentFailed, match="No such file"):
         await start_process(missing)
-    assert not [p for p in proctree.sample(os.getpid()).pids if b"supervisor" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    assert not [pid for pid in proctree.sample(os.getpid()).pids if "supervisor" in command_line(pid)]
 
 
 async def test_early_end_shows_stderr(started: list[AgentProcess]) -> None:
@@ -253,11 +264,13 @@ async def test_silence_is_a_timeout(started: list[AgentProcess]) -> None:
     """Waiting for a line that never comes ends after the given time."""
     process = await start_process(spec("import time\ntime.sleep(60)"))
     started.append(process)
-    with pytest.raises(AgentFailed, match="not ready after 0.1 s"):
+    with pytest.raises(AgentFailed, match=r"not ready after 0\.1 s"):
         await process.wait_line(re.compile("listening"), 0.1)
 
 
-async def test_environment_is_exactly_the_given_one(started: list[AgentProcess], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_environment_is_exactly_the_given_one(
+    started: list[AgentProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither the agent nor its supervisor has anything of the function's environment."""
     monkeypatch.setenv("ENCRYPTION_KEY", "not-for-the-agent")
     argv = ("/bin/sh", "-c", "/usr/bin/env; echo end; exec sleep 60")
@@ -266,7 +279,7 @@ async def test_environment_is_exactly_the_given_one(started: list[AgentProcess],
     await process.wait_line(re.compile("^end$"), 10)
     shell_made = {"PWD=/", "OLDPWD=/", "SHLVL=0", "_=/usr/bin/env", "end"}
     assert set(process.stdout_lines) - shell_made == {f"PATH={PATH}", "A=b c"}
-    assert b"not-for-the-agent" not in Path(f"/proc/{process.pid}/environ").read_bytes()
+    assert proc_file(process.pid, "environ") == ""
 
 
 async def test_floods_of_output_are_drained(started: list[AgentProcess]) -> None:

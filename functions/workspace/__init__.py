@@ -1,0 +1,42 @@
+"""Workspaces: where they come from, what an execution changed in them, how they are kept. See docs/workspaces.md."""
+
+from __future__ import annotations
+
+from functions.workspace.archive import Packed, Unpacked
+from functions.workspace.base import Limits
+from functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
+from functions.workspace.prepare import Prepared, Source, Sources, forget, prepare, restore
+from functions.workspace.results import (
+    Patch,
+    Size,
+    changed_files,
+    conclude,
+    measure,
+    pack,
+    summarise,
+    unpack,
+    write_patch,
+)
+
+__all__ = [
+    "InvalidWorkspace",
+    "Limits",
+    "Packed",
+    "Patch",
+    "Prepared",
+    "Size",
+    "Source",
+    "Sources",
+    "Unpacked",
+    "WorkspaceTooLarge",
+    "changed_files",
+    "conclude",
+    "forget",
+    "measure",
+    "pack",
+    "prepare",
+    "restore",
+    "summarise",
+    "unpack",
+    "write_patch",
+]

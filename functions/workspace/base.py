@@ -1,0 +1,306 @@
+"""The base of a workspace: what it was before the agent came, kept where the agent cannot reach.
+
+Git never reads the workspace. We read it ourselves (`walk`) and hand the contents to `git fast-import` in a private
+bare repository; what the agent puts into `.git/config`, `.gitattributes` or hooks therefore has nobody to act on.
+Beside it lies a table of every file's stat data, in the order of the walk, so that a later comparison reads only what
+changed. An agent can set mtime back but not ctime, so the table cannot be fooled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import struct
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from functions.workspace.errors import WorkspaceTooLarge
+from functions.workspace.git import Git, GitFailed
+from functions.workspace.walk import Entry, Report, Walk, key, open_file, walk
+
+REPOSITORY = "base.git"
+TABLE = "base.table"
+#: Over whatever a `.gitattributes` says: contents are bytes, and nothing converts or filters them.
+ATTRIBUTES = "* -text -crlf !eol !diff !filter !ident !merge !working-tree-encoding\n"
+_RECORD = struct.Struct("<IQqqQ20sBH")
+_CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one workspace, in bytes, entries and seconds.
+
+    Files over `patch_file_bytes` are no part of patches (git would hold them in memory several times); they are
+    compared by their stat data and named in the result. `patch_bytes` bounds all new contents of one patch.
+    """
+
+    max_bytes: int = 10 * 1024**3
+    max_entries: int = 1_000_000
+    patch_file_bytes: int = 64 * 1024**2
+    patch_bytes: int = 1024**3
+    git_seconds: float = 300.0
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A file as it was. `sha1` is its git blob id; `large` ones have none."""
+
+    path: str
+    mode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    sha1: bytes
+    large: bool
+
+    def same_stat(self, found: os.stat_result) -> bool:
+        """Whether nothing can have changed."""
+        return (self.mode, self.size, self.mtime_ns, self.ctime_ns, self.inode) == (
+            found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino,
+        )  # fmt: skip
+
+
+def git_mode(mode: int) -> int:
+    """What git keeps of a file's mode: link, executable or not."""
+    if stat.S_ISLNK(mode):
+        return 0o120000
+    return 0o100755 if mode & stat.S_IXUSR else 0o100644
+
+
+class Cursor:
+    """Goes through sorted records beside a walk, in the same order, and tells what the walk did not meet.
+
+    `passed` is called for every record that was gone past without `take`.
+    """
+
+    def __init__(self, records: Iterator[Known], passed: Callable[[Known], None] | None = None) -> None:
+        self._records = records
+        self._passed = passed
+        self._next = next(records, None)
+
+    def has(self, path: str) -> bool:
+        """Whether there is a record of exactly `path`."""
+        self._seek(path)
+        return self._next is not None and self._next.path == path
+
+    def below(self, path: str) -> bool:
+        """Whether there is a record of something inside `path`."""
+        self._seek(path)
+        if self._next is not None and self._next.path == path:
+            # A file then, a directory now: the record is gone past, what follows may lie below.
+            self._advance()
+        return self._next is not None and self._next.path.startswith(path + "/")
+
+    def take(self, path: str) -> Known | None:
+        """The record of `path`, which counts as met."""
+        if not self.has(path):
+            return None
+        taken, self._next = self._next, next(self._records, None)
+        return taken
+
+    def end(self) -> None:
+        """Go past all the rest."""
+        while self._next is not None:
+            self._advance()
+
+    def _seek(self, path: str) -> None:
+        wanted = key(path)
+        while self._next is not None and key(self._next.path) < wanted:
+            self._advance()
+
+    def _advance(self) -> None:
+        if self._passed and self._next is not None:
+            self._passed(self._next)
+        self._next = next(self._records, None)
+
+
+def read_table(private: Path) -> Iterator[Known]:
+    """The records of the base, in the order of the walk."""
+    with (private / TABLE).open("rb", buffering=256 * 1024) as table:
+        while head := table.read(_RECORD.size):
+            mode, size, mtime, ctime, inode, sha1, large, length = _RECORD.unpack(head)
+            yield Known(os.fsdecode(table.read(length)), mode, size, mtime, ctime, inode, sha1, bool(large))
+
+
+class Importer:
+    """A `git fast-import` into the private repository.
+
+    A context manager: leaving it with an error kills the process, and nothing was recorded.
+    """
+
+    def __init__(self, git: Git) -> None:
+        self._log = (git.home / "fast-import.log").open("w+b")
+        self._process = subprocess.Popen(
+            [
+                "git",
+                f"--git-dir={git.home / REPOSITORY}",
+                *("-c", "core.compression=0", "-c", "fastimport.unpackLimit=0", "-c", "core.fsync=none"),
+                *("fast-import", "--quiet", "--done", "--force", "--depth=0", "--big-file-threshold=1m"),
+                *("--date-format=raw",),
+            ],
+            cwd=git.home,
+            env=git.environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log,
+            bufsize=256 * 1024,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        self._in: IO[bytes] = self._process.stdin
+        self._mark = 0
+
+    def __enter__(self) -> Importer:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is not None:
+            self._process.kill()
+        try:
+            self._in.close()
+        except BrokenPipeError:
+            self._process.kill()
+        code = self._process.wait()
+        self._log.seek(0)
+        said = self._log.read().decode(errors="replace").strip()
+        self._log.close()
+        if kind is None and code:
+            raise GitFailed(f"git fast-import: {said[-500:]}")
+
+    def begin_blob(self, size: int) -> int:
+        """Announce `size` bytes of content, which `write` must bring; returns their mark."""
+        self._mark += 1
+        self._in.write(b"blob\nmark :%d\ndata %d\n" % (self._mark, size))
+        return self._mark
+
+    def write(self, data: bytes) -> None:
+        """Content of the blob that was begun."""
+        self._in.write(data)
+
+    def end_blob(self) -> None:
+        """After the last of its content."""
+        self._in.write(b"\n")
+
+    def begin_commit(self, ref: str, parent: str | None = None) -> None:
+        """A commit on `ref`; file changes follow."""
+        self._in.write(b"commit %s\ncommitter ocf <ocf@localhost> 0 +0000\ndata 0\n" % ref.encode())
+        self._in.write(b"from %s^0\n" % parent.encode() if parent else b"")
+
+    def remove(self, path: str) -> None:
+        """The commit has no `path`."""
+        self._in.write(b"D %s\n" % _quoted(path))
+
+    def put(self, path: str, mode: int, mark: int) -> None:
+        """The commit has `path` with this git mode and the blob of this mark."""
+        self._in.write(b"M %o :%d %s\n" % (mode, mark, _quoted(path)))
+
+    def done(self) -> None:
+        """End the stream; without it nothing is recorded."""
+        self._in.write(b"\ndone\n")
+
+
+def _quoted(path: str) -> bytes:
+    raw = os.fsencode(path)
+    return b'"' + raw.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n") + b'"'
+
+
+def read_blob(entry: Entry, size_limit: int, importer: Importer | None) -> tuple[bytes, int, os.stat_result]:
+    """Read a file or link once: its git blob id, its mark (0 without importer) and the stat data it was read under.
+
+    Exactly as many bytes as its size said are taken, zeros for missing ones: it may be written meanwhile.
+
+    Raises:
+        OSError: gone, unreadable, changed its kind, or larger than `size_limit` now.
+    """
+    if entry.kind == stat.S_IFLNK:
+        target = os.fsencode(os.readlink(entry.name, dir_fd=entry.parent))
+        return *_feed(iter([target]), len(target), importer), entry.stat
+    fd = open_file(entry)
+    try:
+        found = os.fstat(fd)
+        if found.st_size > size_limit:
+            raise OSError(f"{entry.path!r} grew")
+        return *_feed(_chunks(fd, found.st_size), found.st_size, importer), found
+    finally:
+        os.close(fd)
+
+
+def _chunks(fd: int, size: int) -> Iterator[bytes]:
+    while size > 0:
+        data = os.read(fd, min(size, _CHUNK)) or bytes(min(size, _CHUNK))
+        size -= len(data)
+        yield data
+
+
+def _feed(chunks: Iterator[bytes], size: int, importer: Importer | None) -> tuple[bytes, int]:
+    digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    mark = importer.begin_blob(size) if importer else 0
+    for chunk in chunks:
+        digest.update(chunk)
+        if importer:
+            importer.write(chunk)
+    if importer:
+        importer.end_blob()
+    return digest.digest(), mark
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How much a workspace holds, without `.git` and without what is ignored."""
+
+    files: int
+    size: int
+
+
+def record(directory: Path, git: Git, limits: Limits, tracked: Cursor | None, stop: threading.Event) -> Counted:
+    """Record the base of `directory` in `git.home`. `tracked` names files that count although they are ignored.
+
+    Raises:
+        WorkspaceTooLarge: more entries or bytes than `limits` allow.
+        Stopped: cancelled.
+    """
+    report = Report()
+    how = Walk(limits.max_entries, gitignore=True, git_directories=False, tracked=tracked, stop=stop, report=report)
+    files = size = 0
+    with Importer(git) as importer, (git.home / TABLE).open("wb", buffering=256 * 1024) as table:
+        for entry in walk(directory, how):
+            if entry.kind == stat.S_IFDIR:
+                continue
+            files, size = files + 1, size + entry.stat.st_size
+            if size > limits.max_bytes:
+                raise WorkspaceTooLarge(f"the workspace has more than {limits.max_bytes} bytes")
+            large = entry.stat.st_size > limits.patch_file_bytes
+            found, sha1 = entry.stat, bytes(20)
+            if not large:
+                try:
+                    sha1, _, found = read_blob(entry, limits.patch_file_bytes, importer)
+                except OSError:
+                    # Unreadable, or (in a shared directory) gone meanwhile: no part of the base.
+                    continue
+            path = os.fsencode(entry.path)
+            table.write(
+                _RECORD.pack(
+                    found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino,
+                    sha1, large, len(path),
+                ) + path
+            )  # fmt: skip
+        if report.truncated:
+            raise WorkspaceTooLarge(f"the workspace has more than {limits.max_entries} entries")
+        table.flush()
+        importer.begin_commit("refs/heads/base")
+        mark = 0
+        for known in read_table(git.home):
+            if not known.large:
+                mark += 1
+                importer.put(known.path, git_mode(known.mode), mark)
+        importer.done()
+    return Counted(files, size)

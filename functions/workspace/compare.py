@@ -1,0 +1,101 @@
+"""What changed in a workspace since its base: by stat data first, by content where that differs."""
+
+from __future__ import annotations
+
+import stat
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from functions.workspace.base import Cursor, Importer, Known, Limits, git_mode, read_blob, read_table
+from functions.workspace.walk import Entry, Report, Walk, walk
+
+Kind = Literal["added", "modified", "deleted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One changed path. `mark` names its new content in the importer; 0 when that was left out (`large`) or is gone."""
+
+    path: str
+    kind: Kind
+    mode: int = 0
+    size: int = 0
+    mark: int = 0
+    large: bool = False
+
+
+@dataclass
+class Changes:
+    """Every change, in the order of the walk, deletions first."""
+
+    deleted: list[Change] = field(default_factory=list)
+    written: list[Change] = field(default_factory=list)
+    report: Report = field(default_factory=Report)
+
+
+@dataclass
+class _Budget:
+    """Bytes that may still be read; beyond, a difference in stat data counts as a change."""
+
+    left: int
+
+
+def compare(
+    directory: Path, private: Path, limits: Limits, stop: threading.Event, importer: Importer | None = None
+) -> Changes:
+    """The changes of `directory` against the base in `private`.
+
+    With an importer, the new contents go to it, at most `limits.patch_bytes` in all; without, contents are only hashed,
+    at most 64 MiB in all, so that a look at a running execution costs little.
+
+    Raises:
+        Stopped: cancelled.
+    """
+    changes = Changes()
+    cursor = Cursor(read_table(private), lambda known: changes.deleted.append(_deletion(known)))
+    how = Walk(
+        limits.max_entries, gitignore=True, git_directories=False, tracked=cursor, stop=stop, report=changes.report
+    )
+    budget = _Budget(limits.patch_bytes if importer else min(limits.patch_bytes, 64 * 1024**2))
+    for entry in walk(directory, how):
+        if entry.kind == stat.S_IFDIR:
+            continue
+        known = cursor.take(entry.path)
+        change = _change(entry, known, limits, budget, importer)
+        if change is not None:
+            changes.written.append(change)
+    if not changes.report.truncated:
+        # Of a walk that was cut short nobody knows what the rest was.
+        cursor.end()
+    return changes
+
+
+def _deletion(known: Known) -> Change:
+    return Change(known.path, "deleted", git_mode(known.mode), known.size, large=known.large)
+
+
+def _change(
+    entry: Entry, known: Known | None, limits: Limits, budget: _Budget, importer: Importer | None
+) -> Change | None:
+    found = entry.stat
+    if known is not None and known.same_stat(found):
+        return None
+    kind: Kind = "added" if known is None else "modified"
+    mode, size = git_mode(found.st_mode), found.st_size
+    # What was large is not in the base's tree: a patch that brought it as new would not apply.
+    if size > limits.patch_file_bytes or size > budget.left or (known is not None and known.large):
+        return Change(entry.path, kind, mode, size, large=True)
+    if importer is None and (known is None or known.size != size or git_mode(known.mode) != mode):
+        return Change(entry.path, kind, mode, size)
+    budget.left -= size
+    try:
+        sha1, mark, found = read_blob(entry, limits.patch_file_bytes, importer)
+    except FileNotFoundError:
+        return None if known is None else Change(entry.path, "deleted", mode, size)
+    except OSError:
+        return Change(entry.path, kind, mode, size, large=True)
+    if known is not None and known.sha1 == sha1 and git_mode(known.mode) == git_mode(found.st_mode):
+        return None
+    return Change(entry.path, kind, git_mode(found.st_mode), found.st_size, mark)

@@ -1,0 +1,19 @@
+"""What can be wrong with a workspace."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from events.errors import DeadLetter
+from events.lifecycle import Reason
+
+
+class InvalidWorkspace(DeadLetter):
+    """The workspace cannot be used."""
+
+    #: `failed.reason` of the execution that asked for it.
+    reason: ClassVar[Reason] = Reason.INVALID_WORKSPACE
+
+
+class WorkspaceTooLarge(InvalidWorkspace):
+    """The workspace has more bytes or entries than allowed."""

@@ -1,0 +1,193 @@
+"""Which paths `.gitignore` excludes, decided without running git in a directory that an agent wrote.
+
+Semantics of gitignore(5), held to `git check-ignore` by a property test. Matching is on bytes, as git's is,
+and never backtracks over what a star has taken, so no pattern can make it slow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+#: Longest `.gitignore` that is read, bytes.
+MAX_FILE_BYTES = 1024 * 1024
+_DOUBLE = None  # a `**` component
+_CLASSES = {
+    b"alnum": rb"0-9A-Za-z", b"alpha": rb"A-Za-z", b"blank": rb" \t", b"cntrl": rb"\x00-\x1f\x7f",
+    b"digit": rb"0-9", b"graph": rb"\x21-\x7e", b"lower": rb"a-z", b"print": rb"\x20-\x7e",
+    b"punct": rb"!-/:-@\[-`{-~", b"space": rb"\s", b"upper": rb"A-Z", b"xdigit": rb"0-9A-Fa-f",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One pattern. `parts` are matchers of path components; None stands for `**`."""
+
+    negated: bool
+    only_directories: bool
+    base_name: bool
+    parts: tuple[re.Pattern[bytes] | None, ...]
+
+    def matches(self, path: Sequence[bytes], is_directory: bool) -> bool:
+        if self.only_directories and not is_directory:
+            return False
+        if self.base_name:
+            part = self.parts[0]
+            return part is not None and part.match(path[-1]) is not None
+        return _match_parts(self.parts, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of one file, in its order. `depth` is how many components its directory has below the root."""
+
+    depth: int
+    rules: tuple[Rule, ...]
+
+    def verdict(self, path: Sequence[bytes], is_directory: bool) -> bool | None:
+        """True: excluded; False: included again by `!`; None: no rule says anything. The last match decides."""
+        below = path[self.depth :]
+        for rule in reversed(self.rules):
+            if rule.matches(below, is_directory):
+                return not rule.negated
+        return None
+
+
+def excluded(stack: Sequence[Rules], path: Sequence[bytes], is_directory: bool) -> bool:
+    """Whether `path` (components below the root) is ignored; `stack` holds the rules from the root down to it."""
+    for rules in reversed(stack):
+        verdict = rules.verdict(path, is_directory)
+        if verdict is not None:
+            return verdict
+    return False
+
+
+def parse(text: bytes, depth: int) -> Rules:
+    """The rules of a `.gitignore`; lines that git would not understand match nothing."""
+    return Rules(depth, tuple(_rules(text.removeprefix(b"\xef\xbb\xbf"))))
+
+
+def _rules(text: bytes) -> Iterator[Rule]:
+    for line in text.split(b"\n"):
+        pattern = _without_trailing_spaces(line.removesuffix(b"\r"))
+        if not pattern or pattern.startswith(b"#"):
+            continue
+        negated = pattern.startswith(b"!")
+        pattern = pattern[1:] if negated else pattern
+        only_directories = pattern.endswith(b"/")
+        pattern = pattern[:-1] if only_directories else pattern
+        if not pattern:
+            continue
+        base_name = b"/" not in pattern
+        components = [pattern] if base_name else pattern.removeprefix(b"/").split(b"/")
+        parts = tuple(
+            _DOUBLE if component == b"**" and not base_name else compile_component(component)
+            for component in components
+        )
+        yield Rule(negated, only_directories, base_name, parts)
+
+
+def _without_trailing_spaces(line: bytes) -> bytes:
+    kept = line.rstrip(b" ")
+    if len(kept) < len(line) and (len(kept) - len(kept.rstrip(b"\\"))) % 2:
+        return kept + b" "  # the first of them is escaped
+    return kept
+
+
+def compile_component(pattern: bytes) -> re.Pattern[bytes]:
+    """A regular expression for one path component.
+
+    A star takes as little as it can and never gives back (atomic group): the earliest place where the
+    rest fits is always as good as a later one, because what stands between two stars has a fixed length.
+    """
+    chunks: list[bytes] = [b""]
+    at = 0
+    while at < len(pattern):
+        if pattern[at : at + 1] == b"*":
+            if chunks[-1] or len(chunks) == 1:
+                chunks.append(b"")
+            at += 1
+            continue
+        piece, at = _piece(pattern, at)
+        if piece is None:
+            return re.compile(rb"(?!)")
+        chunks[-1] += piece
+    if len(chunks) == 1:
+        return re.compile(chunks[0] + rb"\Z", re.DOTALL)
+    first, *middle, last = chunks
+    stars = b"".join(rb"(?>.*?" + chunk + rb")" for chunk in middle)
+    return re.compile(first + stars + rb".*" + last + rb"\Z", re.DOTALL)
+
+
+def _piece(pattern: bytes, at: int) -> tuple[bytes | None, int]:
+    """The expression of the single byte that `pattern[at:]` starts with, and where the next starts."""
+    byte = pattern[at : at + 1]
+    if byte == b"?":
+        return b".", at + 1
+    if byte == b"[":
+        return _class(pattern, at)
+    if byte == b"\\":
+        return (re.escape(pattern[at + 1 : at + 2]), at + 2) if at + 1 < len(pattern) else (None, at)
+    return re.escape(byte), at + 1
+
+
+def _class(pattern: bytes, at: int) -> tuple[bytes | None, int]:
+    at += 1
+    negated = pattern[at : at + 1] in (b"!", b"^")
+    at += negated
+    body, first = b"", True
+    while first or pattern[at : at + 1] != b"]":
+        first = False
+        if pattern[at : at + 2] == b"[:":
+            end = pattern.find(b":]", at)
+            name = pattern[at + 2 : end] if end >= 0 else b""
+            if name not in _CLASSES:
+                return None, at
+            body += _CLASSES[name]
+            at = end + 2
+            continue
+        low, at = _class_byte(pattern, at)
+        if low is None:
+            return None, at
+        if pattern[at : at + 1] == b"-" and pattern[at + 1 : at + 2] not in (b"]", b""):
+            high, at = _class_byte(pattern, at + 1)
+            if high is None:
+                return None, at
+            if low <= high:
+                body += b"\\x%02x-\\x%02x" % (low[0], high[0])
+        else:
+            body += b"\\x%02x" % low[0]
+    if not body:
+        return (b"." if negated else rb"(?!)."), at + 1
+    return b"[" + (b"^" if negated else b"") + body + b"]", at + 1
+
+
+def _class_byte(pattern: bytes, at: int) -> tuple[bytes | None, int]:
+    if pattern[at : at + 1] == b"\\":
+        at += 1
+    byte = pattern[at : at + 1]
+    return (byte, at + 1) if byte else (None, at)
+
+
+def _match_parts(parts: Sequence[re.Pattern[bytes] | None], path: Sequence[bytes]) -> bool:
+    """Components against components; on a mismatch only the last `**` is taken up again."""
+    at = part = 0
+    back: tuple[int, int] | None = None
+    while at < len(path):
+        if part < len(parts):
+            matcher = parts[part]
+            if matcher is _DOUBLE:
+                if part == len(parts) - 1:
+                    return True  # a trailing `**`: everything inside, and there is something
+                back = (part + 1, at)
+                part += 1
+                continue
+            if matcher.match(path[at]) is not None:
+                at, part = at + 1, part + 1
+                continue
+        if back is None:
+            return False
+        back = (back[0], back[1] + 1)
+        part, at = back
+    return part == len(parts)

@@ -1,0 +1,285 @@
+"""Making a workspace from its source, and recording what it was before the agent came."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from events.errors import NotYetKnown
+from events.models import DirectoryWorkspace, EmptyWorkspace, GitWorkspace, SharedWorkspace, SnapshotWorkspace
+from events.ports import ObjectStore
+from functions.workspace import base
+from functions.workspace.archive import unpack_tree
+from functions.workspace.base import DEFAULT_LIMITS, Cursor, Known, Limits
+from functions.workspace.clone import check_url, clone
+from functions.workspace.copy import copy_tree
+from functions.workspace.errors import InvalidWorkspace
+from functions.workspace.git import Git, GitFailed
+from functions.workspace.threads import in_thread
+from functions.workspace.tree import link_outside, outside, remove_tree, safe_parts
+from functions.workspace.walk import Walk, key, read_below, walk
+
+Source = EmptyWorkspace | GitWorkspace | DirectoryWorkspace | SnapshotWorkspace | SharedWorkspace
+SNAPSHOT = "workspace.tar.zst"
+_MAX_INDEX_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What workspaces may come from.
+
+    `roots`: where `directory` and `file://` may lie (WORKSPACE_SOURCES); `shared`: WORKSPACE_DIR;
+    `objects` and `project`: where snapshots are; `protocols`: of git addresses.
+    """
+
+    roots: tuple[Path, ...] = ()
+    shared: Path | None = None
+    objects: ObjectStore | None = None
+    project: str = "default"
+    protocols: frozenset[str] = frozenset({"https", "http"})
+    limits: Limits = DEFAULT_LIMITS
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A workspace and its base. `private` is out of the agent's reach; `commit` is what a clone checked out.
+
+    `files` and `size` (bytes) count the base: without `.git` and what is ignored.
+    """
+
+    directory: Path
+    private: Path
+    limits: Limits = DEFAULT_LIMITS
+    source: str = "empty"
+    commit: str | None = None
+    files: int = 0
+    size: int = 0
+
+    def git(self) -> Git:
+        """git for the private repository."""
+        return Git(self.private, timeout=self.limits.git_seconds)
+
+
+async def prepare(
+    source: Source, target: Path, sources: Sources, *, private: Path, token: str | None = None
+) -> Prepared:
+    """Fill `target` and record its base in `private`, which must be out of the agent's reach.
+
+    Neither may exist, or both must be empty. A `shared` source is used in place, and `target` stays untouched.
+    `token` is the opened `workspace.token`.
+
+    Raises:
+        InvalidWorkspace: the source is wrong; the message says what would be right.
+        Unavailable: the store does not answer.
+        ValueError: `target` or `private` is not empty, or one is inside the other.
+    After any error, and after cancellation, `target` and `private` are gone.
+    """
+    if isinstance(source, SharedWorkspace):
+        shared = await in_thread(lambda _: _shared(source.path, sources.shared))
+        return await _guarded(shared, private, lambda git: _nothing(), source.source, sources, remove_target=False)
+    return await _guarded(
+        target, private, lambda git: _fill(source, target, sources, git, token), source.source, sources
+    )
+
+
+async def restore(archive: Path, target: Path, private: Path, limits: Limits) -> Prepared:
+    """Fill `target` from an archive at hand (a session's workspace) and record its base. Errors as for `prepare`."""
+
+    async def fill(git: Git) -> None:
+        await in_thread(lambda stop: unpack_tree(archive, target, limits, stop))
+
+    return await _guarded(target, private, fill, "snapshot", Sources(limits=limits))
+
+
+async def _nothing() -> None:
+    return None
+
+
+async def _guarded(
+    target: Path,
+    private: Path,
+    fill: Callable[[Git], Awaitable[str | None]],
+    kind: str,
+    sources: Sources,
+    *,
+    remove_target: bool = True,
+) -> Prepared:
+    _check_apart(target, private)
+    await in_thread(lambda _: _make_empty(private))
+    try:
+        if remove_target:
+            await in_thread(lambda _: _make_empty(target))
+    except BaseException:
+        await remove_tree(private)
+        raise
+    try:
+        git = _git(sources, private)
+        git.set_up()
+        commit = await fill(git)
+        return await _record(kind, target, git, sources.limits, commit)
+    except BaseException:
+        await remove_tree(private)
+        if remove_target:
+            await remove_tree(target)
+        raise
+
+
+def _check_apart(target: Path, private: Path) -> None:
+    inner, outer = private.resolve(), target.resolve()
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        raise ValueError(f"workspace {target} and private directory {private} must lie apart")
+
+
+async def forget(workspace: Prepared, *, keep_directory: bool = False) -> None:
+    """Remove the base, and the workspace unless it is shared or to be kept.
+
+    Raises:
+        OSError: something could not be removed.
+    """
+    await remove_tree(workspace.private)
+    if workspace.source != "shared" and not keep_directory:
+        await remove_tree(workspace.directory)
+
+
+def _git(sources: Sources, private: Path) -> Git:
+    protocols = tuple(sorted(sources.protocols | ({"file"} if sources.roots else set())))
+    limits = sources.limits
+    # One pack or one file of a clone can be no larger than the whole workspace may be.
+    return Git(private, protocols, timeout=limits.git_seconds, max_file_bytes=limits.max_bytes)
+
+
+async def _fill(source: Source, target: Path, sources: Sources, git: Git, token: str | None) -> str | None:
+    if isinstance(source, GitWorkspace):
+        remote = check_url(source.url, sources.protocols, tuple(root.resolve() for root in sources.roots))
+        commit = await clone(source, remote, target, git, token)
+        await in_thread(lambda stop: _check_links(target, sources.limits, stop))
+        return commit
+    if isinstance(source, DirectoryWorkspace):
+        found = _below_roots(source.path, sources.roots)
+        await in_thread(lambda stop: copy_tree(found, target, sources.limits, stop))
+    elif isinstance(source, SnapshotWorkspace):
+        archive = await _fetch_snapshot(source, sources, git.home)
+        await in_thread(lambda stop: unpack_tree(archive, target, sources.limits, stop))
+        archive.unlink()
+    else:
+        await git.run(["init", "--quiet", "."], cwd=target)
+    return None
+
+
+async def _record(kind: str, target: Path, git: Git, limits: Limits, commit: str | None) -> Prepared:
+    local = Git(git.home, timeout=limits.git_seconds)
+    await local.run(["init", "--quiet", "--bare", base.REPOSITORY], cwd=git.home)
+    attributes = git.home / base.REPOSITORY / "info" / "attributes"
+    attributes.parent.mkdir(exist_ok=True)
+    attributes.write_text(base.ATTRIBUTES)
+    tracked = await _tracked(target, local)
+    try:
+        counted = await in_thread(lambda stop: base.record(target, local, limits, tracked, stop))
+    except GitFailed as error:
+        raise InvalidWorkspace(f"the workspace's base could not be recorded: {error}") from None
+    return Prepared(target, git.home, limits, kind, commit, counted.files, counted.size)
+
+
+async def _tracked(target: Path, git: Git) -> Cursor | None:
+    """Files that the workspace's own index tracks: part of the base even where `.gitignore` names them.
+
+    The index is copied and read by name only; the workspace's configuration is not used.
+    """
+    index = await in_thread(lambda _: read_below(target, (".git",), "index", _MAX_INDEX_BYTES))
+    if not index:
+        return None
+    copy = git.home / "index"
+    copy.write_bytes(index)
+    try:
+        listed = await git.run(
+            [f"--git-dir={base.REPOSITORY}", "ls-files", "-z", "--cached"],
+            cwd=git.home,
+            env={"GIT_INDEX_FILE": str(copy)},
+        )
+    except GitFailed:
+        # Damaged, or of another object format: then what is ignored is ignored.
+        return None
+    finally:
+        copy.unlink()
+    paths = sorted((os.fsdecode(path) for path in set(listed.split(b"\0")) if path), key=key)
+    return Cursor(_names(paths))
+
+
+def _names(paths: list[str]) -> Iterator[Known]:
+    for path in paths:
+        yield Known(path, 0, 0, 0, 0, 0, b"", False)
+
+
+def _make_empty(target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if target.is_symlink() or any(target.iterdir()):
+        raise ValueError(f"{target} is not an empty directory")
+
+
+def _below_roots(path: str, roots: tuple[Path, ...]) -> Path:
+    try:
+        resolved = Path(path).resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise InvalidWorkspace(f"directory {path!r} does not exist") from None
+    if not any(resolved.is_relative_to(root.resolve()) for root in roots):
+        allowed = ", ".join(map(str, roots)) or "none is allowed"
+        raise InvalidWorkspace(f"directory {path!r} is not below an allowed root (WORKSPACE_SOURCES: {allowed})")
+    if not resolved.is_dir():
+        raise InvalidWorkspace(f"{path!r} is no directory")
+    return resolved
+
+
+def _shared(path: str, root: Path | None) -> Path:
+    """The directory at `path` below the shared volume, made if missing; no component may be a link."""
+    if root is None:
+        raise InvalidWorkspace("there is no shared volume here (WORKSPACE_DIR)")
+    parts = safe_parts(path.removesuffix("/"))
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fds = [os.open(root.resolve(), flags)]
+    except OSError as error:
+        raise InvalidWorkspace(f"the shared volume {root} cannot be opened: {error.strerror}") from None
+    try:
+        for part in parts:
+            try:
+                os.mkdir(part, 0o755, dir_fd=fds[-1])
+            except FileExistsError:
+                # Only a directory can be opened next, and never a link.
+                existing = os.stat(part, dir_fd=fds[-1], follow_symlinks=False)
+                if not stat.S_ISDIR(existing.st_mode):
+                    raise InvalidWorkspace(f"shared path {path!r}: {part!r} is a link or no directory") from None
+            fds.append(os.open(part, flags, dir_fd=fds[-1]))
+    except OSError as error:
+        raise InvalidWorkspace(f"shared path {path!r} cannot be used: {error.strerror}") from None
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return root.resolve().joinpath(*parts)
+
+
+async def _fetch_snapshot(source: SnapshotWorkspace, sources: Sources, private: Path) -> Path:
+    if sources.objects is None:
+        raise InvalidWorkspace("there is no object store here to take a snapshot from")
+    name = f"{sources.project}/{source.execution_id}/{SNAPSHOT}"
+    path = private / SNAPSHOT
+    try:
+        with path.open("wb") as file:
+            async for piece in sources.objects.stream(name):
+                file.write(piece)
+    except NotYetKnown:
+        raise InvalidWorkspace(
+            f"execution {source.execution_id} of project {sources.project!r} left no workspace (or it has expired)"
+        ) from None
+    return path
+
+
+def _check_links(target: Path, limits: Limits, stop: threading.Event) -> None:
+    how = Walk(limits.max_entries, git_directories=False, stop=stop)
+    links = (entry.path for entry in walk(target, how) if entry.kind == stat.S_IFLNK)
+    wrong = outside(target, links)
+    if wrong is not None:
+        raise link_outside(wrong, os.readlink(target / wrong))

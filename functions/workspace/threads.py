@@ -1,0 +1,29 @@
+"""File work in threads, cancellable."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from functions.workspace.walk import Stopped
+
+T = TypeVar("T")
+
+
+async def in_thread(call: Callable[[threading.Event], T]) -> T:
+    """Run `call` in a thread; its argument is set when the caller is cancelled, who then waits until it has stopped.
+
+    So nothing writes any more once the cancellation is through, and what is left can be removed.
+    """
+    stop = threading.Event()
+    running = asyncio.ensure_future(asyncio.to_thread(call, stop))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop.set()
+        with contextlib.suppress(Stopped):
+            await running
+        raise

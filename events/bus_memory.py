@@ -102,9 +102,7 @@ class MemoryBus:
         self._changed = asyncio.Event()
 
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str], *, only_first: bool = False) -> int:
-        stream = next(
-            s for s in self._streams.values() if any(subject_matches(p, subject) for p in s.spec.subjects)
-        )
+        stream = next(s for s in self._streams.values() if any(subject_matches(p, subject) for p in s.spec.subjects))
         message_id = headers.get("Nats-Msg-Id")
         if message_id is not None and message_id in stream.ids:
             return stream.ids[message_id]

@@ -44,7 +44,7 @@ async def connect(url: str, *, creds: Path | None = None, name: str = "ocf") -> 
             user_credentials=str(creds) if creds else None,
             name=name,
             max_reconnect_attempts=-1,
-            reconnect_time_wait=0.25,
+            reconnect_time_wait=0.25,  # type: ignore[arg-type]  # fractions work; the annotation is too narrow
             connect_timeout=2,
             ping_interval=10,
             max_outstanding_pings=2,

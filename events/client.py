@@ -1,9 +1,9 @@
 """For backends: submit, cancel, delete, status, watch. Speaks events and reads state; nothing else.
 
-    async with connect("nats://127.0.0.1:4222", creds="backend.creds") as client:
-        execution = await client.submit(prompt="Fix the failing test", workspace={"source": "git", "url": URL})
-        async for chunk in client.watch(execution):
-            print(chunk.data, end="")
+async with connect("nats://127.0.0.1:4222", creds="backend.creds") as client:
+    execution = await client.submit(prompt="Fix the failing test", workspace={"source": "git", "url": URL})
+    async for chunk in client.watch(execution):
+        print(chunk.data, end="")
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from events.ports import Bucket, Bus, Message, ObjectStore
 from events.record import Record, record_key
 from events.types import TERMINAL_TYPES, TYPES
 
+_Records = list[Record]
+_Events = list[Event]
 _ENDINGS = {spec.verb for spec in TERMINAL_TYPES.values()}
 
 
@@ -116,7 +118,7 @@ class Client:
             raise NotYetKnown(f"execution {execution} of project {self.project} is not known")
         return Record.model_validate_json(entry.value)
 
-    async def list(self) -> list[Record]:
+    async def list(self) -> _Records:
         """Every execution of the project, newest first."""
         found = [Record.model_validate_json(e.value) async for e in self._executions.entries(f"{self.project}.*")]
         return sorted(found, key=lambda record: record.submitted_at, reverse=True)
@@ -183,7 +185,7 @@ class Client:
             if chunk.seq >= start:
                 yield chunk
 
-    async def events(self, execution: str) -> list[Event]:
+    async def events(self, execution: str) -> _Events:
         """Every command and fact of it that the streams still have, oldest first."""
         found = []
         for stream, subject in (

@@ -77,9 +77,7 @@ class Writer(Protocol):
 class Bus(Protocol):
     """Streams and live subjects."""
 
-    async def publish(
-        self, subject: str, data: bytes, headers: Mapping[str, str], *, only_first: bool = False
-    ) -> int:
+    async def publish(self, subject: str, data: bytes, headers: Mapping[str, str], *, only_first: bool = False) -> int:
         """Store a message; return its stream sequence once it is kept.
 
         `only_first` refuses when the subject already has a message.

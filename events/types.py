@@ -13,6 +13,7 @@ from events.lifecycle import State
 from events.models import Model
 
 Kind = Literal["cmd", "evt", "out"]
+ModelClass = type[Model]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class EventType:
     type: str
     kind: Kind
     verb: str
-    data: type[Model]
+    data: ModelClass
     said_by: str
     entity: Literal["execution", "session"] = "execution"
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import nats.errors
 import structlog
 from nats.aio.client import Client as NatsClient
+from nats.js.api import PubAck
 from nats.js.client import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 
@@ -25,7 +26,7 @@ _ACK_TIMEOUT = 5.0
 class _Sent:
     data: bytes
     headers: dict[str, str]
-    ack: asyncio.Future[object] | None = None
+    ack: asyncio.Future[PubAck] | None = None
     kept: bool = False
 
 
@@ -97,10 +98,11 @@ class NatsWriter:
     async def _post(self, sent: _Sent) -> None:
         if sent.ack is not None:
             sent.ack.cancel()
-        sent.ack = await self._js.publish_async(self._subject, sent.data, headers=sent.headers)
-        sent.ack.add_done_callback(lambda ack: self._on_ack(sent, ack))
+        ack = await self._js.publish_async(self._subject, sent.data, headers=sent.headers)
+        sent.ack = ack
+        ack.add_done_callback(lambda ack: self._on_ack(sent, ack))
 
-    def _on_ack(self, sent: _Sent, ack: asyncio.Future[object]) -> None:
+    def _on_ack(self, sent: _Sent, ack: asyncio.Future[PubAck]) -> None:
         if ack.cancelled():
             return
         if ack.exception() is not None:

@@ -80,7 +80,8 @@ def from_cloudevent(event: CloudEvent) -> Event:
 def function_app(name: str) -> ASGIApp:
     """The functions-framework app of `functions.<name>.main`."""
     module = importlib.import_module(f"functions.{name}.main")
-    app: ASGIApp = create_asgi_app_from_module(name, module.__file__, "cloudevent", module, module.__spec__)
+    make: Callable[..., ASGIApp] = create_asgi_app_from_module
+    app = make(name, module.__file__, "cloudevent", module, module.__spec__)
     return app
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import structlog
 
@@ -10,6 +11,7 @@ from events.envelope import Event
 from events.facts import Failed, Outcome, TimedOut
 from events.lifecycle import Reason, State, Step
 from events.record import Record, lease_key
+from functions.common.output import last_sequence
 from functions.common.sweep import keep_sweeping, stop_sweeping
 from functions.composition import Parts
 
@@ -61,9 +63,11 @@ async def _judge(parts: Parts, record: Record, event: Event) -> None:
 
 
 async def _end(parts: Parts, seen: Record, taken: Step, event: Event) -> None:
+    said = await last_sequence(parts.bus, seen.project_id, seen.execution_id)
+
     def decide(record: Record) -> tuple[Step, Outcome] | None:
         # Decided on what was looked at; when it has moved since, the next sweep looks again.
-        return (taken, _outcome(parts, record, taken)) if record.updated_at == seen.updated_at else None
+        return (taken, _outcome(parts, record, taken, said)) if record.updated_at == seen.updated_at else None
 
     ended = await parts.records.end(seen.project_id, seen.execution_id, decide, event)
     log.warning(
@@ -75,16 +79,16 @@ async def _end(parts: Parts, seen: Record, taken: Step, event: Event) -> None:
     )
 
 
-def _outcome(parts: Parts, record: Record, taken: Step) -> Outcome:
+def _outcome(parts: Parts, record: Record, taken: Step, said: int) -> Outcome:
     since = record.started_at or record.submitted_at
-    common = {
+    common: dict[str, Any] = {
         "execution_id": record.execution_id,
         "project_id": record.project_id,
         "attempt": len(record.attempts),
         "duration_ms": max(0, round((parts.clock.now() - since).total_seconds() * 1000)),
         "usage": record.usage,
         "diff": record.diff,
-        "last_sequence": record.last_sequence,
+        "last_sequence": said,
         "model": record.model,
     }
     if taken is Step.TIME_OUT:

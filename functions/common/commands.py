@@ -57,7 +57,8 @@ def command(event: Event, model: type[M]) -> M:
     data = parse(event)
     if not isinstance(data, model):
         raise InvalidEvent(f"type: {event.type} is not for this function")
-    named = (getattr(data, "project_id", ""), getattr(data, "execution_id", None) or getattr(data, "session_id", ""))
+    entity = getattr(data, "execution_id", None) or getattr(data, "session_id", "")
+    named = (str(getattr(data, "project_id", "")), str(entity))
     if ids_of(event) != named:
         raise InvalidEvent(f"data names {'/'.join(named)}, the subject {'/'.join(ids_of(event))}")
     return data

@@ -36,6 +36,7 @@ class Lease:
         self._renewed = 0.0
         #: Set when the lease is lost; the run must stop at once.
         self.lost = asyncio.Event()
+        self._news = asyncio.Event()
 
     def _value(self, attempt: int) -> bytes:
         return json.dumps({"worker": self._worker, "attempt": attempt}).encode()
@@ -51,12 +52,22 @@ class Lease:
         """Whether it still counts, judged without asking anybody."""
         return not self.lost.is_set() and self._clock.monotonic() - self._renewed < SAFE
 
+    async def sure(self) -> bool:
+        """Whether it is held, after waiting for as long as that cannot be known (the bus is away)."""
+        while not self.held:
+            if self.lost.is_set():
+                return False
+            self._news.clear()
+            await self._news.wait()
+        return True
+
     async def keep(self, attempt: int) -> None:
         """Renew for ever; returns when the lease is lost."""
         while True:
             await self._clock.sleep(RENEW_EVERY)
             if not await self._renew(attempt):
                 self.lost.set()
+                self._news.set()
                 return
 
     async def _renew(self, attempt: int) -> bool:
@@ -72,21 +83,25 @@ class Lease:
             log.warning("lease not renewed", action="lease.not_renewed", key=self._key)
             return True
         self._renewed = asked
+        self._news.set()
         return True
 
     async def _still_mine(self, attempt: int, asked: float) -> bool:
         """After a refusal: the newest value is an answer to a renewal of ours that got lost, or the key expired."""
-        entry = await self._bucket.get(self._key)
         try:
+            entry = await self._bucket.get(self._key)
             if entry is None:
                 self._revision = await self._bucket.create(self._key, self._value(attempt), ttl=TTL)
             elif entry.value == self._value(attempt):
                 self._revision = await self._bucket.update(self._key, entry.value, entry.revision, ttl=TTL)
             else:
                 return False
+        except Unavailable:
+            return True  # not known; asked again at the next renewal
         except Conflict:
             return False
         self._renewed = asked
+        self._news.set()
         return True
 
     async def release(self) -> None:

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from events import subjects
 from events.envelope import Event
 from events.errors import OcfError
-from events.models import MAX_CHUNK_BYTES
+from events.models import MAX_CHUNK_BYTES, MAX_EVENT_BYTES
 from events.output import ChunkType, Draft
 from events.ports import Bus, Clock
 from events.redact import Redactor, StreamRedactor
+from functions.common.output import last_sequence
 
 #: Fast deltas are joined for at most this long; the promise is 50 ms, the rest is for the way.
 COALESCE = 0.02
 _SPLIT = MAX_CHUNK_BYTES - 2048
+_LONG = 1000
+
+
+class Hold(Protocol):
+    """The lease, as far as output needs it."""
+
+    @property
+    def held(self) -> bool: ...
+
+    async def sure(self) -> bool: ...
 
 
 class OutputLimit(OcfError):
@@ -36,6 +47,7 @@ class Publisher:
         self._redactor = redactor
         self._bus = bus
         self._subject = subjects.output(project, execution)
+        self._project = project
         self._execution = execution
         self._writer = bus.writer(self._subject)
         self._streams: dict[str, StreamRedactor] = {}
@@ -45,21 +57,20 @@ class Publisher:
         self._headers: dict[str, str] = {}
         self._attempt = 1
         self._budget = 0
-        self._allowed: Callable[[], bool] = lambda: True
+        self._hold: Hold | None = None
         self.last = 0
         self.bytes = 0
         self.said_at = clock.monotonic()
         self.first_at: float | None = None
 
     async def begin(
-        self, attempt: int, *, max_bytes: int, allowed: Callable[[], bool], trace: Mapping[str, str] | None = None
+        self, attempt: int, *, max_bytes: int, hold: Hold, trace: Mapping[str, str] | None = None
     ) -> None:
-        """Continue after whatever an earlier attempt said. Nothing is said any more once `allowed` is False."""
-        newest = await self._bus.last(subjects.OUTPUT, self._subject)
-        self.last = int(json.loads(newest.data)["seq"]) if newest is not None else 0
+        """Continue after whatever an earlier attempt said. While `hold` is in doubt, output waits."""
+        self.last = await last_sequence(self._bus, self._project, self._execution)
         self._attempt = attempt
         self._budget = max_bytes
-        self._allowed = allowed
+        self._hold = hold
         event = Event(
             type="dev.ocf.task.output.v1",
             source="/ocf/execute",
@@ -132,7 +143,7 @@ class Publisher:
             await self._send(draft.model_copy(update={"data": piece}))
 
     async def _send(self, draft: Draft) -> None:
-        if not self._allowed():
+        if self._hold is None or not (self._hold.held or await self._hold.sure()):
             return  # another worker owns it now: a chunk of ours would be a lie
         now = self._clock.now()
         self.last += 1
@@ -152,7 +163,10 @@ class Publisher:
             "ce-sequence": str(self.last),
             "Nats-Msg-Id": identity,
         }
-        data = json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        data = _encoded(chunk)
+        if len(data) > MAX_EVENT_BYTES:  # only a tool's input can be that large, and it is in the workspace anyway
+            chunk["detail"] = _shortened(draft.detail)
+            data = _encoded(chunk)
         await self._writer.send(data, headers)
 
     async def finish(self, timeout: float) -> None:
@@ -175,6 +189,21 @@ class Publisher:
         if self._timer is not None:
             self._timer.cancel()
         self._writer.close()
+
+
+def _encoded(chunk: dict[str, Any]) -> bytes:
+    return json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def _shortened(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """`value` with every long text in it cut, and saying so."""
+    if isinstance(value, str) and len(value) > _LONG:
+        return f"{value[:_LONG]}… ({len(value)} characters)"
+    if isinstance(value, dict):
+        return {key: _shortened(item) for key, item in list(value.items())[:200]}
+    if isinstance(value, list):
+        return [_shortened(item) for item in value[:200]]
+    return value
 
 
 def _joins(held: Draft, further: Draft) -> bool:

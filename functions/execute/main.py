@@ -1,0 +1,48 @@
+"""Entry point of the execute function for functions-framework (`FUNCTION_TARGET=execute`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import functions_framework.aio
+from cloudevents.http import CloudEvent
+
+from events.envelope import Event
+from events.errors import Unavailable
+from functions.app import Check, handle
+from functions.composition import Parts
+from functions.execute.shop import open_shop
+from functions.execute.worker import CLEANUPS, Worker
+
+_worker: Worker | None = None
+
+
+@asynccontextmanager
+async def lifespan(parts: Parts) -> AsyncIterator[dict[str, Check]]:
+    """The worker of this process, from start to drained."""
+    global _worker
+    async with open_shop(parts) as shop, parts.bus.listen(CLEANUPS) as cleanups:
+        worker = Worker(shop)
+        await worker.tidy()
+        hearing = asyncio.create_task(worker.hear_cleanups(cleanups))
+        _worker = worker
+        try:
+            yield {"opencode": shop.opencode_present, "workspace": shop.workspace_writable}
+        finally:
+            await worker.stop()
+            _worker = None
+            hearing.cancel()
+
+
+async def _execute(_: Parts, event: Event) -> None:
+    if _worker is None:
+        raise Unavailable("starting")
+    await _worker.execute(event)
+
+
+@functions_framework.aio.cloud_event
+async def execute(cloud_event: CloudEvent) -> None:
+    """Take one event; see `functions.execute.worker`."""
+    await handle(_execute, cloud_event)

@@ -1,0 +1,67 @@
+"""What the record shows while a run lasts: todo list, usage, what it waits for, the newest sequence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from events.errors import NotYetKnown, Retry
+from events.output import ChunkType, Draft, TodoItem, Usage, Waiting
+from events.ports import Clock
+from events.record import Record
+from functions.records import Records
+
+_AT_MOST_EVERY = 0.5
+
+
+class Progress:
+    """Collects changes and writes them to the record, at most twice a second."""
+
+    def __init__(self, records: Records, clock: Clock, project: str, execution: str) -> None:
+        self._records = records
+        self._clock = clock
+        self._ids = (project, execution)
+        self._changes: dict[str, Any] = {}
+        self._dirty = asyncio.Event()
+
+    def _set(self, **changes: Any) -> None:  # noqa: ANN401 - fields of Record
+        self._changes.update(changes)
+        self._dirty.set()
+
+    def note(self, draft: Draft) -> None:
+        """Take what a draft says about the state."""
+        detail = draft.detail or {}
+        if draft.type is ChunkType.TODO:
+            self._set(todo=[TodoItem.model_validate(item) for item in detail.get("items", [])])
+        elif draft.type in (ChunkType.PERMISSION, ChunkType.QUESTION):
+            self._set(waiting_for=Waiting.model_validate(detail))
+
+    def answered(self) -> None:
+        """Nothing is waited for any more."""
+        self._set(waiting_for=None)
+
+    def usage(self, usage: Usage) -> None:
+        """New totals."""
+        self._set(usage=usage)
+
+    async def keep(self, last_sequence: Callable[[], int]) -> None:
+        """Write what has changed, for ever. A write that fails is repeated with the next."""
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            changes, self._changes = self._changes, {}
+            try:
+                await self._write(changes, last_sequence())
+            except NotYetKnown:
+                return
+            except Retry:
+                self._changes = {**changes, **self._changes}
+                self._dirty.set()
+            await self._clock.sleep(_AT_MOST_EVERY)
+
+    async def _write(self, changes: dict[str, Any], last_sequence: int) -> None:
+        def updated(record: Record) -> Record | None:
+            return None if record.terminal else record.model_copy(update={**changes, "last_sequence": last_sequence})
+
+        await self._records.change(*self._ids, updated)

@@ -1,0 +1,104 @@
+"""What every run of this process shares: settings made ready, the way out to models, warm slots, who runs here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+from pydantic import SecretStr
+
+from events.errors import SealError, Unavailable
+from events.models import Execute, Sealed
+from functions.composition import Parts
+from functions.execute import sandbox
+from functions.execute.broker import Upstream
+from functions.models.endpoints import BadEndpoint
+from functions.models.resolve import ModelSettings, NoModel, resolve
+from functions.models.target import ModelTarget
+from functions.settings import Settings
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Shop:
+    """Shared by all runs of one worker."""
+
+    parts: Parts
+    binary: Path | None
+    sandboxed: bool
+    upstream: Upstream
+    models: ModelSettings
+    #: Environment and read-only paths that the agent's tools get beside the system's.
+    tool_paths: tuple[Path, ...] = field(default_factory=tuple)
+
+    def opened(self, sealed: Sealed, project: str) -> SecretStr:
+        """A sealed secret, opened. Raises SealError."""
+        if self.parts.keyring is None:
+            raise SealError("a sealed key came, and this worker has no ENCRYPTION_KEY")
+        return SecretStr(self.parts.keyring.open(sealed, project))
+
+    def target(self, task: Execute) -> ModelTarget:
+        """The model of a task.
+
+        Raises:
+            SealError: its key cannot be opened.
+            NoModel, BadEndpoint: it cannot be reached.
+        """
+        sealed = task.model.api_key if task.model else None
+        key = self.opened(sealed, task.project_id) if sealed else None
+        return resolve(task.model, self.models, key)
+
+    def model_name(self, task: Execute) -> str | None:
+        """How people see the task's model; None when it cannot be had (the run will say why)."""
+        try:
+            return self.target(task).display_name
+        except (SealError, NoModel, BadEndpoint):
+            return None
+
+    async def opencode_present(self) -> None:
+        """Readiness: the agent is installed."""
+        if self.binary is None or not self.binary.is_file():
+            raise Unavailable(f"OpenCode is not at {self.binary}; set OPENCODE_BIN")
+
+    async def workspace_writable(self) -> None:
+        """Readiness: runs can have files."""
+        probe = self.parts.settings.state_dir / ".writable"
+        try:
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise Unavailable(f"STATE_DIR {probe.parent}: {error.strerror}") from None
+
+
+def model_settings(settings: Settings) -> ModelSettings:
+    """The operator's models."""
+    return ModelSettings(
+        model=settings.model,
+        endpoint=settings.model_endpoint,
+        api_key=settings.opencode_api_key,
+        anthropic_api_key=settings.anthropic_api_key,
+        openai_api_key=settings.openai_api_key,
+        offline_url=settings.offline_endpoint,
+    )
+
+
+@asynccontextmanager
+async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
+    """Made ready, and put away at the end.
+
+    Raises:
+        SandboxUnavailable: `SANDBOX=required`, and this kernel cannot.
+    """
+    settings = parts.settings
+    sandboxed = sandbox.decide(settings.sandbox, sandbox.sandbox_support())
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    sandbox.protect_self()
+    upstream = Upstream(parts.clock)
+    try:
+        yield Shop(parts, settings.opencode_bin, sandboxed, upstream, model_settings(settings))
+    finally:
+        await upstream.close()

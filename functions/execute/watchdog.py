@@ -1,0 +1,84 @@
+"""Watchdogs: wall clock, silence, size of the workspace. (Memory and processes: the supervisor watches them itself.)"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from events.lifecycle import Reason, Step
+from events.ports import Clock
+from functions.execute.verdict import Judge, Verdict, failed
+
+_LOOK_EVERY = 1.0
+_WALK_EVERY = 10.0
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Times in seconds, sizes in bytes. `wall_left` counts from the start of the first attempt."""
+
+    wall_left: float
+    wall: int
+    silence: int
+    workspace: int
+
+
+class Activity:
+    """When something last happened: output, a model call, a tool."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._at = clock.monotonic()
+        #: While the agent waits for a person, silence is not a fault.
+        self.waiting = False
+
+    def note(self) -> None:
+        """Something happened."""
+        self._at = self._clock.monotonic()
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since."""
+        return 0.0 if self.waiting else self._clock.monotonic() - self._at
+
+
+async def watch(bounds: Bounds, judge: Judge, clock: Clock, activity: Activity, workspace: Path) -> None:
+    """Decide when a bound is passed."""
+    began = walked = clock.monotonic()
+    while judge.verdict is None:
+        await clock.sleep(_LOOK_EVERY)
+        now = clock.monotonic()
+        if now - began >= bounds.wall_left:
+            judge.decide(Verdict(Step.TIME_OUT, f"it ran longer than {bounds.wall} s"))
+        elif activity.silent_for >= bounds.silence:
+            judge.decide(failed(Reason.STALLED, f"neither model nor tool did anything for {bounds.silence} s"))
+        elif now - walked >= _WALK_EVERY:
+            walked = now
+            size = await asyncio.to_thread(tree_bytes, workspace, lambda total: total > bounds.workspace)
+            if size > bounds.workspace:
+                judge.decide(failed(Reason.OUTPUT_LIMIT, f"the workspace is larger than {bounds.workspace} bytes"))
+
+
+def tree_bytes(root: Path, enough: Callable[[int], bool]) -> int:
+    """Bytes on disk below `root`, links not followed; stops early once `enough(total)`."""
+    total = 0
+    pending = [str(root)]
+    while pending:
+        try:
+            entries = list(os.scandir(pending.pop()))
+        except OSError:
+            continue  # the agent removed it between the look and the read
+        for entry in entries:
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                    continue
+                total += entry.stat(follow_symlinks=False).st_blocks * 512
+            except OSError:
+                continue
+        if enough(total):
+            return total
+    return total

@@ -1,0 +1,120 @@
+"""The worker: how many executions run here, which, and what happens when it must stop."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+
+import structlog
+
+from events import dataref
+from events.envelope import Event, decode, parse
+from events.errors import Busy, Drop, OcfError, Unavailable
+from events.models import Cleanup, Execute
+from events.ports import Message
+from functions.common.commands import command, ids_of
+from functions.execute.run import Run, leftovers
+from functions.execute.shop import Shop
+from functions.execute.verdict import Verdict
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """One per process. `MAX_CONCURRENT_TASKS` at once; beyond that 429, and the dispatcher waits."""
+
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+        self._runs: dict[str, Run] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    @property
+    def running(self) -> int:
+        """Executions that run here now."""
+        return len(self._runs)
+
+    async def execute(self, event: Event) -> None:
+        """Take `dev.ocf.task.execute.v1`; returns when the execution has ended.
+
+        A request that breaks off (the dispatcher restarts) does not end the run; the redelivery joins it.
+
+        Raises:
+            Busy: no slot is free.
+            Conflict: another worker owns it.
+            Drop: it has ended.
+            Unavailable: this worker is shutting down.
+        """
+        project, execution = ids_of(event)
+        if execution in self._runs:
+            await self._runs[execution].ended.wait()
+            raise Drop(f"execution {execution} has ended")
+        if self._draining:
+            raise Unavailable("this worker is shutting down")
+        await self._must_be_open(project, execution)
+        event = await dataref.resolve(event, f"{project}/{execution}", self._shop.parts.store)
+        task = command(event, Execute)
+        self._must_have_room(project)
+        run = Run(self._shop, task, event)
+        self._runs[execution] = run
+        running = asyncio.create_task(self._run(run))
+        self._tasks.add(running)
+        running.add_done_callback(self._tasks.discard)
+        await asyncio.shield(running)
+
+    async def _must_be_open(self, project: str, execution: str) -> None:
+        record = await self._shop.parts.records.get(project, execution)
+        if record is None:
+            raise Drop(f"execution {execution} was deleted")
+        if record.terminal:
+            await self._shop.parts.records.publish_outbox(record)
+            raise Drop(f"execution {execution} is {record.state.value} already")
+
+    def _must_have_room(self, project: str) -> None:
+        settings = self._shop.parts.settings
+        if len(self._runs) >= settings.max_concurrent_tasks:
+            raise Busy(f"all {settings.max_concurrent_tasks} slots are taken (MAX_CONCURRENT_TASKS)")
+        quota = settings.max_project_tasks
+        if quota and sum(run.task.project_id == project for run in self._runs.values()) >= quota:
+            raise Busy(f"project {project} runs {quota} already (MAX_PROJECT_TASKS)")
+
+    async def _run(self, run: Run) -> None:
+        try:
+            await run.run()
+        finally:
+            del self._runs[run.task.execution_id]
+
+    async def tidy(self) -> None:
+        """Remove the files of executions that an earlier process of this worker left."""
+        for path in leftovers(self._shop.parts.settings.state_dir, set(self._runs)):
+            log.info("leftover removed", action="worker.leftover_removed", execution_id=path.name)
+            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+
+    async def hear_cleanups(self, messages: AsyncIterator[Message]) -> None:
+        """Remove an execution's files when it is cleaned up, wherever else that is handled."""
+        async for message in messages:
+            try:
+                wish = parse(decode(message.headers, message.data))
+            except OcfError:
+                log.info("command ignored", action="worker.command_ignored", subject=message.subject)
+                continue
+            if isinstance(wish, Cleanup) and wish.execution_id not in self._runs:
+                path = self._shop.parts.settings.state_dir / wish.execution_id
+                await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+
+    def drain(self) -> None:
+        """Take nothing new."""
+        self._draining = True
+
+    async def stop(self) -> None:
+        """Hand on what still runs: its processes end, its lease is freed, its command is delivered again."""
+        self.drain()
+        for run in self._runs.values():
+            run.judge.decide(Verdict(None, "this worker is shutting down"))
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+#: What `hear_cleanups` listens to.
+CLEANUPS = "ocf.cmd.cleanup.*.*"

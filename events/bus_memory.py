@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from events import streams
 from events.errors import Conflict
-from events.ports import Clock, ConsumerSpec, Delivery, Entry, Message
+from events.ports import Clock, ConsumerSpec, Delivery, Entry, Inbox, Message
 
 
 def subject_matches(pattern: str, subject: str) -> bool:
@@ -93,7 +93,7 @@ class MemoryBus:
         self.clock = clock
         self._streams = {spec.name: _Stream(spec) for spec in streams.STREAMS}
         self._consumers: dict[str, _Consumer] = {}
-        self._listeners: list[tuple[tuple[str, ...], asyncio.Queue[Message]]] = []
+        self._listeners: list[tuple[tuple[str, ...], Inbox]] = []
         self._changed = asyncio.Event()
 
     def changed(self) -> None:
@@ -133,9 +133,9 @@ class MemoryBus:
         await self._say(Message(subject, data, dict(headers)))
 
     async def _say(self, message: Message) -> None:
-        for subjects, queue in self._listeners:
+        for subjects, inbox in self._listeners:
             if any(subject_matches(pattern, message.subject) for pattern in subjects):
-                queue.put_nowait(message)
+                inbox.put(message)
 
     async def history(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
         for message in list(self._streams[stream].messages):
@@ -148,17 +148,12 @@ class MemoryBus:
 
     @asynccontextmanager
     async def listen(self, *subjects: str) -> AsyncIterator[AsyncIterator[Message]]:
-        queue: asyncio.Queue[Message] = asyncio.Queue()
-        self._listeners.append((subjects, queue))
-
-        async def messages() -> AsyncIterator[Message]:
-            while True:
-                yield await queue.get()
-
+        inbox = Inbox()
+        self._listeners.append((subjects, inbox))
         try:
-            yield messages()
+            yield inbox
         finally:
-            self._listeners = [entry for entry in self._listeners if entry[1] is not queue]
+            self._listeners = [entry for entry in self._listeners if entry[1] is not inbox]
 
     async def fetch(self, consumer: ConsumerSpec, limit: int, wait: float) -> list[Delivery]:
         state = self._consumers.setdefault(consumer.name, _Consumer())

@@ -20,7 +20,7 @@ from nats.js.errors import APIError, NotFoundError
 from nats.js.errors import Error as JetStreamError
 
 from events.errors import Conflict, Unavailable
-from events.ports import ConsumerSpec, Delivery, Message
+from events.ports import ConsumerSpec, Delivery, Inbox, Message
 from events.writer_nats import NatsWriter
 
 log = structlog.get_logger()
@@ -195,20 +195,16 @@ class NatsBus:
 
     @asynccontextmanager
     async def listen(self, *subjects: str) -> AsyncIterator[AsyncIterator[Message]]:
-        queue: asyncio.Queue[Message] = asyncio.Queue()
+        inbox = Inbox()
 
         async def put(msg: Msg) -> None:
-            queue.put_nowait(Message(msg.subject, msg.data, msg.headers or {}))
-
-        async def messages() -> AsyncIterator[Message]:
-            while True:
-                yield await queue.get()
+            inbox.put(Message(msg.subject, msg.data, msg.headers or {}))
 
         with _unavailable("subscribe"):
             subscriptions = [await self.nc.subscribe(subject, cb=put) for subject in subjects]
             await self.nc.flush(timeout=int(_TIMEOUT))  # the server knows of it before anything is said
         try:
-            yield messages()
+            yield inbox
         finally:
             for subscription in subscriptions:
                 if not self.nc.is_closed:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -43,6 +44,23 @@ class ConsumerSpec:
     subjects: tuple[str, ...]
     ack_wait: float = 30.0
     max_in_flight: int = 100
+
+
+class Inbox:
+    """Messages as they come. Not a generator: waiting for the next one may be cancelled (a timeout) and repeated."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Message] = asyncio.Queue()
+
+    def put(self, message: Message) -> None:
+        """Add one."""
+        self._queue.put_nowait(message)
+
+    def __aiter__(self) -> Inbox:
+        return self
+
+    async def __anext__(self) -> Message:
+        return await self._queue.get()
 
 
 class Delivery(Protocol):

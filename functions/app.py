@@ -15,7 +15,7 @@ from functions_framework.aio import create_asgi_app_from_module
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from events.envelope import JSON, Event
@@ -123,13 +123,13 @@ def health_routes(checks: dict[str, Check]) -> list[Route]:
     return [Route("/health", health), Route("/ready", ready)]
 
 
-def function_mounts(names: tuple[str, ...], token: str | None, *, alone: bool) -> list[Mount]:
+def function_mounts(names: tuple[str, ...], token: str | None, *, alone: bool) -> list[BaseRoute]:
     """Where events go in: `/fn/<name>`, and `/` when the function is `alone` in its process."""
-    mounts = []
+    mounts: list[BaseRoute] = []
     for name in names:
         app = function_app(name)
         guarded = app if token is None else DispatcherOnly(app, token)
-        mounts.append(Mount(f"/fn/{name}", app=guarded))
+        mounts.append(Route(f"/fn/{name}", guarded))
         if alone:
             mounts.append(Mount("/", app=guarded))
     return mounts

@@ -14,6 +14,7 @@ _FINISH = re.compile(
     rb'"(finish|stop)_reason"\s*:\s*"|"type"\s*:\s*"(message_stop|response\.(completed|incomplete|failed))"'
 )
 _ERROR = re.compile(rb'^(event: error|data: \{"(type": ?"error"|error": ?\{))', re.MULTILINE)
+_INPUT = ("input_tokens", "cache_read_tokens", "cache_write_tokens")
 #: One event may be this long; an upstream that sends more without a blank line is cut.
 MAX_EVENT = 16 * 1024 * 1024
 
@@ -60,8 +61,8 @@ class Meter:
 
     @property
     def reported(self) -> bool:
-        """Whether the provider has said what the input cost."""
-        return "input_tokens" in self._seen
+        """Whether the provider has said what the input cost. Servers that count nothing say 0, which is no answer."""
+        return any(self._seen.get(name) for name in _INPUT)
 
     def usage(self, request_bytes: int = 0) -> Usage:
         """Tokens so far: as reported, and where nothing is, estimated (4 bytes of request, one piece, per token)."""
@@ -80,7 +81,7 @@ class Meter:
         """At least this many tokens have been used; cheap enough to ask at every event."""
         seen = self._seen
         output = max(seen.get("output_tokens", 0), self.pieces)
-        return output + sum(seen.get(name, 0) for name in ("input_tokens", "cache_read_tokens", "cache_write_tokens"))
+        return output + sum(seen.get(name, 0) for name in _INPUT)
 
     def whole(self, body: bytes) -> None:
         """Read an answer that is one JSON object."""

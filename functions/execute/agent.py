@@ -86,7 +86,7 @@ class AgentServer:
         if spec.binary is None or not os.access(spec.binary, os.X_OK):
             where = spec.binary or "no path is set"
             raise AgentFailed(Reason.AGENT_ERROR, f"OpenCode is not installed ({where}); see OPENCODE_BIN")
-        agent_config.prepare_home(spec.home)
+        agent_config.prepare_home(spec.home, spec.tools)
         until = time.monotonic() + timeout
         for left in range(_PORT_TRIES - 1, -1, -1):
             try:
@@ -332,7 +332,9 @@ class Agent:
             if waiting.kind == "permission":
                 await client.reply_permission(request, "reject", said)
             else:
-                await client.reject_question(request)
+                # An answer, not a rejection: that would end the turn without a word.
+                count = len(waiting.title.splitlines()) or 1
+                await client.reply_question(request, [[f"({said}; decide yourself)"]] * count)
 
     async def _say(self, draft: Draft) -> None:
         if self._emit is not None:
@@ -388,7 +390,7 @@ def _policy(spec: ServerSpec, binary: Path, port: int) -> SandboxPolicy | None:
     broker_port = int(spec.broker_url.split("//", 1)[1].split("/", 1)[0].rsplit(":", 1)[1])
     return SandboxPolicy(
         read_write=(spec.directory, spec.home),
-        read_only=(binary.resolve().parent, *spec.read_only),
+        read_only=(binary.resolve().parent, *(tool.resolve() for tool in spec.tools), *spec.read_only),
         connect_ports=(broker_port, *spec.connect_ports),
         bind_port=port,
     )

@@ -61,7 +61,8 @@ class ServerSpec:
 
     `broker_url` is the broker without a version segment, `broker_token` what OpenCode shows it. `home` is private to
     this one server; `read_only` are further paths it may read, `connect_ports` further loopback ports (an egress
-    proxy), `env` what tools need to use them.
+    proxy), `env` what tools need to use them. `tools` are executables put on the agent's PATH: OpenCode's grep and glob
+    need ripgrep (`rg`), which it would otherwise download.
     """
 
     binary: Path | None
@@ -76,6 +77,7 @@ class ServerSpec:
     max_processes: int = 512
     max_memory_bytes: int = 4 * 1024**3
     env: Mapping[str, str] = field(default_factory=dict)
+    tools: tuple[Path, ...] = ()
     path: str = SYSTEM_PATH
 
 
@@ -86,7 +88,7 @@ def environment(spec: ServerSpec, password: str) -> dict[str, str]:
         **spec.env,
         **_NO_NETWORK,
         **_NO_PROJECT,
-        "PATH": spec.path,
+        "PATH": f"{spec.path}:{spec.home / 'bin'}",
         "HOME": str(spec.home),
         "TMPDIR": str(spec.home / "tmp"),
         "LANG": "C.UTF-8",
@@ -176,15 +178,19 @@ def _rule(key: str, action: str) -> dict[str, str]:
     return {"permission": tool, "pattern": pattern or "*", "action": action}
 
 
-def prepare_home(home: Path) -> None:
+def prepare_home(home: Path, tools: Sequence[Path] = ()) -> None:
     """Make a home in which OpenCode starts without the network.
 
-    In a bare one it runs an npm install of its plugin package; one that looks installed is left alone
+    `tools` are linked into its `bin`. In a bare home it runs an npm install of its plugin package; one that looks installed is left alone
     (OpenCode 1.18, `Npm.install`: node_modules is there and the lock file names the package).
     """
     config = home / ".config" / "opencode"
-    for folder in (config / "node_modules", home / "tmp", home / "instructions"):
+    for folder in (config / "node_modules", home / "tmp", home / "bin", home / "instructions"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for tool in tools:
+        link = home / "bin" / tool.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(tool)
     lock = {"name": "opencode", "lockfileVersion": 3, "packages": {"": {"dependencies": {"@opencode-ai/plugin": "*"}}}}
     (config / "package.json").write_text(json.dumps({"dependencies": {"@opencode-ai/plugin": "*"}}))
     (config / "package-lock.json").write_text(json.dumps(lock))

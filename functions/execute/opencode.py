@@ -212,7 +212,7 @@ class OpenCode:
 
     async def _send(
         self, method: str, path: str, *, json: object = None, timeout: float = _CALL_TIMEOUT
-    ) -> httpx.Response:  # noqa: ASYNC109
+    ) -> httpx.Response:
         try:
             return await self._http.request(method, path, json=json, timeout=timeout)
         except httpx.HTTPError as error:

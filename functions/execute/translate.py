@@ -254,7 +254,12 @@ class Translator:
         if part.get("tool") == "task" and isinstance(child, str):
             self._sessions.add(child)
         known = self._tools.setdefault(part["id"], ToolPart())
+        finished = known.rank
         drafts = feed_tool(known, part, self._directory)
+        if part.get("tool") == "todowrite" and known.rank > finished:
+            # The list's own event may be lost with the stream; the tool part is kept.
+            todos = part["state"].get("input", {}).get("todos")
+            drafts += self._on_todo({"sessionID": part["sessionID"], "todos": todos}) if known.rank == 2 else []
         self._told.setdefault(part["messageID"], set()).update(known.written)
         return drafts
 
@@ -331,7 +336,8 @@ class Translator:
         answered = self.waiting.pop(str(properties.get("requestID")), None)
         if answered is None:
             return []
-        return [_status(f"{answered.kind} answered: {properties.get('reply', 'given')}", "agent")]
+        reply = properties.get("reply") or ("given" if "answers" in properties else "rejected")
+        return [_status(f"{answered.kind} answered: {reply}", "agent")]
 
     def _on_resync(self, state: dict[str, Any]) -> list[Draft]:
         self._sessions.update(state.get("sessions") or [])

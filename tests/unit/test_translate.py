@@ -1,0 +1,198 @@
+"""What OpenCode's recorded events become."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from events.lifecycle import Reason
+from events.output import ChunkType, Draft
+from functions.execute.translate import Translator, failure
+from tests.unit.opencode_recordings import NAMES, Recording
+
+
+def of(drafts: list[Draft], type: ChunkType) -> list[Draft]:
+    return [draft for draft in drafts if draft.type is type]
+
+
+def test_a_turn_with_tools_is_told_completely_and_in_order() -> None:
+    """Reasoning, text, call, live output, result, file changes, todo, usage: each once; the result is the last text."""
+    translator, drafts = Recording("tools").whole()
+    assert translator.idle
+    assert translator.error is None
+    assert (
+        translator.result_text == "All done: hello.txt says hello there. This is the final answer in a few words more."
+    )
+    assert "".join(d.data for d in of(drafts, ChunkType.REASONING)) == "I should look at the files first."
+    assert [d.data for d in of(drafts, ChunkType.STDOUT)] == ["line 1\n", "line 2\n", "line 3\n", "err\n"]
+    calls = [d.detail["call_id"] for d in of(drafts, ChunkType.TOOL_CALL) if d.detail]
+    assert calls == ["call_b1", "call_w1", "call_r0", "call_e1", "call_t1", "call_b2", "call_r1"]
+    results = {d.detail["call_id"]: d.detail for d in of(drafts, ChunkType.TOOL_RESULT) if d.detail}
+    assert results["call_b1"]["ok"] is True
+    assert results["call_b1"]["exit_code"] == 0
+    assert results["call_b1"]["duration_ms"] > 0
+    assert results["call_b2"]["ok"] is False
+    assert results["call_b2"]["exit_code"] == 3
+    assert results["call_r1"]["ok"] is False
+    changes = [d.detail for d in of(drafts, ChunkType.FILE_CHANGE)]
+    assert changes == [
+        {"path": "hello.txt", "change": "added", "additions": 2, "deletions": 0},
+        {"path": "hello.txt", "change": "modified", "additions": 1, "deletions": 1},
+    ]
+    assert [d.data for d in of(drafts, ChunkType.TODO)] == ["1 of 2 done"]
+    assert translator.usage.requests == 6
+    assert translator.usage.total_tokens == 14_829
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recording_ends_idle_and_a_resync_adds_nothing(name: str) -> None:
+    """A turn that was heard completely is not told again by the messages read at its end."""
+    recording = Recording(name)
+    translator = recording.translator()
+    for event in recording.events:
+        translator.feed(event)
+    assert translator.idle
+    assert translator.feed(recording.resync(len(recording.events))) == []
+
+
+def test_a_permission_request_waits_until_it_is_answered() -> None:
+    """The draft names the request and its options; the reply ends the waiting."""
+    recording = Recording("ask")
+    translator, asked = recording.translator(), []
+    for event in recording.events:
+        drafts = translator.feed(event)
+        asked += of(drafts, ChunkType.PERMISSION)
+        if event["type"] == "permission.asked":
+            assert list(translator.waiting) == [event["properties"]["id"]]
+    assert [draft.data for draft in asked] == ["bash: touch asked.txt"]
+    assert asked[0].detail is not None
+    assert asked[0].detail["options"] == ["once", "always", "reject"]
+    assert translator.waiting == {}
+
+
+def test_a_question_carries_its_labels() -> None:
+    """Options are the labels of the question."""
+    _, drafts = Recording("question").whole()
+    (question,) = of(drafts, ChunkType.QUESTION)
+    assert question.data == "Which colour?"
+    assert question.detail is not None
+    assert question.detail["options"] == ["red", "blue"]
+
+
+def test_a_subagents_words_are_not_the_answer() -> None:
+    """Its text is reasoning, its tools and tokens are told, its end is not the end of the turn."""
+    translator, drafts = Recording("subagent").whole()
+    assert translator.result_text == "child says done"
+    assert "".join(d.data for d in of(drafts, ChunkType.REASONING)) == "child text"
+    assert "".join(d.data for d in of(drafts, ChunkType.TEXT)) == "child says done"
+    assert translator.usage.requests == 4
+
+
+def test_a_call_of_an_unknown_tool_keeps_the_name_the_model_used() -> None:
+    """OpenCode renames it to `invalid`; readers see what was asked for, and that it failed."""
+    _, drafts = Recording("invalid_tool").whole()
+    (call,), (result,) = of(drafts, ChunkType.TOOL_CALL), of(drafts, ChunkType.TOOL_RESULT)
+    assert call.detail is not None
+    assert result.detail is not None
+    assert call.detail["tool"] == "nosuchtool"
+    assert result.detail["ok"] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "words"),
+    [("auth", Reason.MODEL_AUTH, "Invalid API key"), ("retry", Reason.MODEL_ERROR, "Rate limited")],
+)
+def test_session_errors_have_a_reason(name: str, reason: Reason, words: str) -> None:
+    """Credentials the model refuses and a model that gives up are told apart."""
+    translator, _ = Recording(name).whole()
+    assert translator.error is not None
+    assert translator.error[0] is reason
+    assert words in translator.error[1]
+
+
+def test_retries_are_told_once_each() -> None:
+    """Each retry is a status of phase `retry`."""
+    _, drafts = Recording("retry").whole()
+    phases = Counter(d.detail["phase"] for d in of(drafts, ChunkType.STATUS) if d.detail)
+    assert phases == {"model": 1, "retry": 5}
+
+
+def test_an_aborted_turn_is_no_error() -> None:
+    """The abort is flagged; the cut shell has no exit code and is not ok; OpenCode's note is not the shell's output."""
+    translator, drafts = Recording("abort").whole()
+    assert translator.aborted
+    assert translator.error is None
+    (result,) = of(drafts, ChunkType.TOOL_RESULT)
+    assert result.detail is not None
+    assert result.detail["ok"] is False
+    assert of(drafts, ChunkType.STDOUT) == []
+
+
+def test_idle_of_the_turn_before_does_not_end_the_next() -> None:
+    """After `begin_turn` only an idle that follows a busy counts."""
+    recording = Recording("plain")
+    translator, _ = recording.whole()
+    translator.begin_turn()
+    assert not translator.idle
+    translator.feed({"type": "session.idle", "properties": {"sessionID": recording.session}})
+    assert not translator.idle
+    translator.feed(recording.resync(len(recording.events)))
+    assert not translator.idle
+
+
+def test_other_sessions_are_not_heard() -> None:
+    """A server's warm-up session says nothing."""
+    recording = Recording("plain")
+    translator = Translator("ses_other", recording.directory)
+    assert [draft for event in recording.events for draft in translator.feed(event)] == []
+    assert not translator.idle
+
+
+def test_unknown_events_and_shapes_say_nothing() -> None:
+    """A newer OpenCode may send what this one does not know."""
+    translator = Translator("ses_1", "/workspace")
+    assert translator.feed({"type": "message.new-kind", "properties": {}}) == []
+    assert translator.feed({"type": "session.idle"}) == []
+    assert translator.feed({}) == []
+
+
+def test_text_that_was_lost_without_a_reconnect_is_said_again_with_a_gap() -> None:
+    """A delta that never came shows when the part ends: a gap is stated and the text follows from there."""
+    translator = Translator("ses_1", "/workspace")
+    part = {"id": "prt_1", "sessionID": "ses_1", "messageID": "msg_1", "type": "text"}
+    delta = {"sessionID": "ses_1", "messageID": "msg_1", "partID": "prt_1", "field": "text"}
+    message = {"id": "msg_1", "sessionID": "ses_1", "role": "assistant", "time": {}}
+    events = [
+        {"type": "message.updated", "properties": {"info": message}},
+        {"type": "message.part.updated", "properties": {"part": {**part, "text": ""}}},
+        {"type": "message.part.delta", "properties": {**delta, "delta": "one "}},
+        {"type": "message.part.delta", "properties": {**delta, "delta": "three"}},
+        {"type": "message.part.updated", "properties": {"part": {**part, "text": "one two three", "time": {"end": 2}}}},
+    ]
+    drafts = [draft for event in events for draft in translator.feed(event)]
+    assert [(d.type.value, d.data) for d in drafts] == [
+        ("text", "one "),
+        ("text", "three"),
+        ("gap", "some of this text was lost on the way; it follows again"),
+        ("text", "wo three"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ({"name": "ProviderAuthError", "data": {"message": "no key"}}, Reason.MODEL_AUTH),
+        ({"name": "APIError", "data": {"message": "no", "statusCode": 403}}, Reason.MODEL_AUTH),
+        ({"name": "APIError", "data": {"message": "boom", "statusCode": 503}}, Reason.MODEL_ERROR),
+        ({"name": "ContextOverflowError", "data": {"message": "too long"}}, Reason.MODEL_ERROR),
+        ({"name": "UnknownError", "data": {"message": "TypeError\n at x"}}, Reason.AGENT_ERROR),
+        ({}, Reason.AGENT_ERROR),
+    ],
+)
+def test_error_objects_become_reasons(error: dict[str, object], reason: Reason) -> None:
+    """Every shape has a reason and one line."""
+    found, message = failure(error)
+    assert found is reason
+    assert message
+    assert "\n" not in message

@@ -171,11 +171,13 @@ class Turn:
 
     async def kill(self) -> int:
         """End OpenCode and everything below it; how many processes are left (0)."""
-        if self._server is None:
+        server, agent = self._server, self._agent
+        self._agent = None
+        if server is None:
             return 0
-        if self._agent is not None:
-            await asyncio.wait([asyncio.ensure_future(self._agent.abort())], timeout=_ABORT)
-        report = await self._server.stop(_GRACE)
+        if agent is not None:
+            await asyncio.wait([asyncio.ensure_future(agent.abort())], timeout=_ABORT)
+        report = await server.stop(_GRACE)
         return report.left
 
     async def keep(self, emit: Emit, seconds: float) -> Kept:

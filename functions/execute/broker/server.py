@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import h11
 
@@ -106,7 +106,8 @@ class Connection(asyncio.Protocol):
 
     # asyncio.Protocol
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        # A cast, not a check: uvloop's transports are no subclasses of asyncio.Transport.
+        transport = cast(asyncio.Transport, transport)
         self._transport = transport
         if not self._server.enter(self):
             transport.abort()

@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import re
-import secrets
-import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 
 from events.lifecycle import Reason
 from events.output import ChunkType, Draft, FileChange, Usage, Waiting
 from events.ports import Clock
 from functions.execute import agent_config
 from functions.execute.agent_config import AgentModel, ServerSpec
-from functions.execute.opencode import CONNECTED, Event, OpenCode, OpenCodeError, PermissionReply, Prompt
-from functions.execute.process import AgentFailed, AgentProcess, ProcessSpec, StopReport, start_process
-from functions.execute.sandbox import SandboxPolicy
+from functions.execute.agent_server import AgentServer
+from functions.execute.opencode import CONNECTED, Event, OpenCodeError, PermissionReply, Prompt
+from functions.execute.process import AgentFailed, StopReport
 from functions.execute.translate import Translator
 
 Emit = Callable[[Draft], Awaitable[None]]
 
-START_SECONDS = 30.0
-_PORT_TRIES = 3
 _CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 10.0
 _QUIET_POLLS = 3
-_LISTENING = re.compile(r"listening on (http://\S+)")
-_PORT_TAKEN = re.compile(r"EADDRINUSE|port .* in use|Failed to start server", re.IGNORECASE)
 _REPLIES: dict[str, PermissionReply] = {
     **dict.fromkeys(("once", "allow", "yes", "y", "ok"), "once"),
     "always": "always",
@@ -65,73 +56,6 @@ class AgentResult:
     usage: Usage
     session_id: str
     aborted: bool = False
-
-
-class AgentServer:
-    """A started server: its process, its client, its private home. Ends with `stop`."""
-
-    def __init__(self, spec: ServerSpec, process: AgentProcess, client: OpenCode, port: int) -> None:
-        self.spec = spec
-        self.process = process
-        self.client = client
-        self.port = port
-
-    @classmethod
-    async def start(cls, spec: ServerSpec, timeout: float = START_SECONDS) -> AgentServer:  # noqa: ASYNC109 - a budget over several waits
-        """Start and wait until it answers; `timeout` in seconds covers all of it.
-
-        Raises:
-            AgentFailed: missing, wrong version, not ready in time; nothing is left running.
-        """
-        if spec.binary is None or not os.access(spec.binary, os.X_OK):
-            where = spec.binary or "no path is set"
-            raise AgentFailed(Reason.AGENT_ERROR, f"OpenCode is not installed ({where}); see OPENCODE_BIN")
-        agent_config.prepare_home(spec.home, spec.tools)
-        until = time.monotonic() + timeout
-        for left in range(_PORT_TRIES - 1, -1, -1):
-            try:
-                return await cls._try(spec, spec.binary, _free_port(), until)
-            except AgentFailed as error:
-                # Somebody took the port between our look and its bind.
-                if not left or not any(_PORT_TAKEN.search(line) for line in error.stderr_tail):
-                    raise
-        raise AssertionError("unreachable: the last try returns or raises")
-
-    @classmethod
-    async def _try(cls, spec: ServerSpec, binary: Path, port: int, until: float) -> AgentServer:
-        password = secrets.token_urlsafe(24)
-        process = await start_process(
-            ProcessSpec(
-                argv=(str(binary), "serve", "--hostname", "127.0.0.1", "--port", str(port)),
-                cwd=spec.directory,
-                env=agent_config.environment(spec, password),
-                sandbox=_policy(spec, binary, port),
-                max_processes=spec.max_processes,
-                max_memory_bytes=spec.max_memory_bytes,
-            )
-        )
-        client = OpenCode(f"http://127.0.0.1:{port}", spec.directory, password)
-        try:
-            await process.wait_line(_LISTENING, max(0.1, until - time.monotonic()))
-            version = await _version(client, until)
-            if not version.startswith(agent_config.SUPPORTED_VERSION):
-                said = f"OpenCode {version or '?'} is not supported, this needs {agent_config.SUPPORTED_VERSION}x"
-                raise AgentFailed(Reason.AGENT_ERROR, said)
-        except BaseException as error:
-            tail = tuple(process.stderr_tail)
-            await client.close()
-            await process.stop(0.0)
-            if isinstance(error, AgentFailed):
-                raise AgentFailed(error.reason, error.message, error.stderr_tail or tail) from None
-            if isinstance(error, OpenCodeError):
-                raise AgentFailed(Reason.AGENT_ERROR, f"OpenCode never became ready: {error}", tail) from error
-            raise
-        return cls(spec, process, client, port)
-
-    async def stop(self, grace: float = 0.3) -> StopReport:
-        """End the server and every process below it; safe to call again."""
-        await self.client.close()
-        return await self.process.stop(grace)
 
 
 class Agent:
@@ -182,7 +106,7 @@ class Agent:
         return await self.server.client.reply_permission(request_id, reply, said if reply == "reject" else None)
 
     async def abort(self) -> None:
-        """Ask OpenCode to end the turn, at most 2 s; `run` then returns with `aborted`. `stop` is what ends it for sure."""
+        """Ask OpenCode to end the turn (at most 2 s); `run` then returns with `aborted`. Only `stop` is sure."""
         self._aborting = True
         if self.session_id:
             with suppress(OpenCodeError):
@@ -210,7 +134,7 @@ class Agent:
                 can_answer = turn.answer_seconds is not None
                 rules = agent_config.permission_rules(turn.permissions, turn.enabled_tools, can_answer=can_answer)
                 self.session_id = await client.create_session(turn.title, rules)
-            self._translator = Translator(self.session_id, os.path.realpath(spec.directory))
+            self._translator = Translator(self.session_id, self.server.directory)
             if turn.resume_session == self.session_id:
                 self._translator.feed(await client.resync(self.session_id))
         self._translator.begin_turn()
@@ -374,35 +298,16 @@ def question_answers(answer: str, title: str) -> list[list[str]]:
     return [[lines[i]] if i < len(lines) else [] for i in range(count)]
 
 
-async def _version(client: OpenCode, until: float) -> str:
-    while True:
-        try:
-            return await client.version()
-        except OpenCodeError:
-            if time.monotonic() > until:
-                raise
-            await asyncio.sleep(0.1)
-
-
-def _policy(spec: ServerSpec, binary: Path, port: int) -> SandboxPolicy | None:
-    if not spec.sandboxed:
-        return None
-    broker_port = int(spec.broker_url.split("//", 1)[1].split("/", 1)[0].rsplit(":", 1)[1])
-    return SandboxPolicy(
-        read_write=(spec.directory, spec.home),
-        read_only=(binary.resolve().parent, *(tool.resolve() for tool in spec.tools), *spec.read_only),
-        connect_ports=(broker_port, *spec.connect_ports),
-        bind_port=port,
-    )
-
-
 def _change(row: Event) -> FileChange:
     return FileChange(
         path=row["file"], change=row["status"], additions=row.get("additions"), deletions=row.get("deletions")
     )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+async def start_agent(server: ServerSpec, turn: TurnSpec, clock: Clock) -> Agent:
+    """A server of its own for one execution (no warm slot was ready).
+
+    Raises:
+        AgentFailed: OpenCode is missing, of the wrong version, or not ready within 30 s.
+    """
+    return Agent(await AgentServer.start(server), turn, clock)

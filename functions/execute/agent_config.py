@@ -179,10 +179,10 @@ def _rule(key: str, action: str) -> dict[str, str]:
 
 
 def prepare_home(home: Path, tools: Sequence[Path] = ()) -> None:
-    """Make a home in which OpenCode starts without the network.
+    """Make a home in which OpenCode starts without the network; `tools` are linked into its `bin`.
 
-    `tools` are linked into its `bin`. In a bare home it runs an npm install of its plugin package; one that looks installed is left alone
-    (OpenCode 1.18, `Npm.install`: node_modules is there and the lock file names the package).
+    In a bare home OpenCode runs an npm install of its plugin package; one that looks installed is left alone
+    (1.18, `Npm.install`: node_modules is there and the lock file names the package).
     """
     config = home / ".config" / "opencode"
     for folder in (config / "node_modules", home / "tmp", home / "bin", home / "instructions"):

@@ -211,7 +211,12 @@ class OpenCode:
         return _decoded(await self._send(method, path, json=json, timeout=timeout))
 
     async def _send(
-        self, method: str, path: str, *, json: object = None, timeout: float = _CALL_TIMEOUT
+        self,
+        method: str,
+        path: str,
+        *,
+        json: object = None,
+        timeout: float = _CALL_TIMEOUT,  # noqa: ASYNC109
     ) -> httpx.Response:
         try:
             return await self._http.request(method, path, json=json, timeout=timeout)

@@ -15,12 +15,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from events.lifecycle import Reason
-from events.output import ChunkType, Draft, FileChange, StatusDetail, TodoItem, Usage, Waiting
+from events.output import ChunkType, Draft, FileChange, Usage, Waiting
+from functions.execute.agent_drafts import (
+    failure,
+    permission_waiting,
+    question_waiting,
+    status_draft,
+    todo_draft,
+    usage_after,
+)
 from functions.execute.agent_tools import ToolPart, change_draft, feed_tool, relative
 
 _SEEN_LIMIT = 20_000
-_TODO_STATES = {"pending", "in_progress", "completed", "cancelled"}
-PERMISSION_OPTIONS = ["once", "always", "reject"]
 
 
 @dataclass
@@ -143,7 +149,7 @@ class Translator:
             return []
         if status.get("type") == "busy" and not self._busy:
             self._busy = True
-            return [_status("the model is working", "model")]
+            return [status_draft("the model is working", "model")]
         return self._on_idle(properties) if status.get("type") == "idle" else []
 
     def _on_retry(self, status: Mapping[str, Any]) -> list[Draft]:
@@ -151,7 +157,7 @@ class Translator:
         if key == self._retry:
             return []
         self._retry = key
-        return [_status(f"model call failed ({status.get('message')}), retry {status.get('attempt')}", "retry")]
+        return [status_draft(f"model call failed ({status.get('message')}), retry {status.get('attempt')}", "retry")]
 
     def _on_idle(self, properties: dict[str, Any]) -> list[Draft]:
         # Without a busy before it, it belongs to the turn before.
@@ -167,7 +173,7 @@ class Translator:
 
     def _on_compacted(self, properties: dict[str, Any]) -> list[Draft]:
         mine = properties.get("sessionID") == self.session
-        return [_status("the conversation was shortened to fit the model", "agent")] if mine else []
+        return [status_draft("the conversation was shortened to fit the model", "agent")] if mine else []
 
     def _failed(self, error: Mapping[str, Any]) -> None:
         if error.get("name") == "MessageAbortedError":
@@ -267,17 +273,7 @@ class Translator:
         if part["id"] in self._steps:
             return []
         self._steps.add(part["id"])
-        tokens, used = part.get("tokens") or {}, self.usage
-        cache = tokens.get("cache") or {}
-        self.usage = Usage(
-            requests=used.requests + 1,
-            input_tokens=used.input_tokens + int(tokens.get("input") or 0),
-            output_tokens=used.output_tokens + int(tokens.get("output") or 0),
-            reasoning_tokens=used.reasoning_tokens + int(tokens.get("reasoning") or 0),
-            cache_read_tokens=used.cache_read_tokens + int(cache.get("read") or 0),
-            cache_write_tokens=used.cache_write_tokens + int(cache.get("write") or 0),
-            cost_usd=round(used.cost_usd + float(part.get("cost") or 0), 9),
-        )
+        self.usage = usage_after(self.usage, part)
         said = f"{self.usage.total_tokens} tokens, ${self.usage.cost_usd:.4f}"
         return [Draft(type=ChunkType.USAGE, data=said, detail=self.usage.model_dump(mode="json"))]
 
@@ -300,44 +296,28 @@ class Translator:
         if properties.get("sessionID") != self.session or todos == self._todo or not isinstance(todos, list):
             return []
         self._todo = todos
-        items = [
-            TodoItem.model_validate({"content": t["content"], "status": _known(t.get("status"))}).model_dump(
-                mode="json"
-            )
-            for t in todos
-        ]
-        done = sum(item["status"] == "completed" for item in items)
-        return [Draft(type=ChunkType.TODO, data=f"{done} of {len(items)} done", detail={"items": items})]
+        return [todo_draft(todos)]
 
     def _on_permission(self, request: Mapping[str, Any]) -> list[Draft]:
-        what = (request.get("metadata") or {}).get("command") or ", ".join(request.get("patterns") or [])
-        title = f"{request.get('permission')}: {what}"
-        return self._ask(request, "permission", title, PERMISSION_OPTIONS, ChunkType.PERMISSION)
+        return self._ask(request, permission_waiting(request), ChunkType.PERMISSION)
 
     def _on_question(self, request: Mapping[str, Any]) -> list[Draft]:
-        questions = request.get("questions") or []
-        title = "\n".join(str(question.get("question", "")) for question in questions)
-        first = questions[0].get("options") or [] if questions else []
-        return self._ask(request, "question", title, [str(o.get("label")) for o in first], ChunkType.QUESTION)
+        return self._ask(request, question_waiting(request), ChunkType.QUESTION)
 
-    def _ask(
-        self, request: Mapping[str, Any], kind: str, title: str, options: list[str], type: ChunkType
-    ) -> list[Draft]:
-        if request.get("sessionID") not in self._sessions or request["id"] in self._asked:
+    def _ask(self, request: Mapping[str, Any], waiting: Waiting, type: ChunkType) -> list[Draft]:
+        if request.get("sessionID") not in self._sessions or waiting.request_id in self._asked:
             return []
-        self._asked.add(request["id"])
-        waiting = Waiting.model_validate(
-            {"request_id": request["id"], "kind": kind, "title": title, "options": options}
-        )
+        self._asked.add(waiting.request_id)
         self.waiting[waiting.request_id] = waiting
-        return [Draft(type=type, data=title, detail=waiting.model_dump(mode="json", exclude_none=True))]
+        detail = waiting.model_dump(mode="json", exclude_none=True)
+        return [Draft(type=type, data=waiting.title, detail=detail)]
 
     def _on_replied(self, properties: dict[str, Any]) -> list[Draft]:
         answered = self.waiting.pop(str(properties.get("requestID")), None)
         if answered is None:
             return []
         reply = properties.get("reply") or ("given" if "answers" in properties else "rejected")
-        return [_status(f"{answered.kind} answered: {reply}", "agent")]
+        return [status_draft(f"{answered.kind} answered: {reply}", "agent")]
 
     def _on_resync(self, state: dict[str, Any]) -> list[Draft]:
         self._sessions.update(state.get("sessions") or [])
@@ -366,27 +346,3 @@ class Translator:
             for key, message in self._messages.items()
             if key not in self._before
         )
-
-
-def failure(error: Mapping[str, Any]) -> tuple[Reason, str]:
-    """OpenCode's error object ({name, data}) as a reason and one readable line."""
-    name, data = str(error.get("name", "UnknownError")), error.get("data") or {}
-    said = str(data.get("message") or name)
-    message = said.splitlines()[0][:500] if said.strip() else name
-    if name == "ProviderAuthError" or data.get("statusCode") in (401, 403):
-        return Reason.MODEL_AUTH, f"the model refused the credentials: {message}"
-    if name in ("APIError", "ContextOverflowError", "MessageOutputLengthError", "ProviderModelNotFoundError"):
-        code = f" ({data['statusCode']})" if "statusCode" in data else ""
-        return Reason.MODEL_ERROR, f"the model failed{code}: {message}"
-    return Reason.AGENT_ERROR, f"{name}: {message}" if message != name else name
-
-
-def _status(said: str, phase: str) -> Draft:
-    detail = StatusDetail.model_validate({"phase": phase}).model_dump(mode="json", exclude_none=True)
-    # The attempt is the run's to know, not the agent's.
-    detail.pop("attempt", None)
-    return Draft(type=ChunkType.STATUS, data=said, detail=detail)
-
-
-def _known(status: object) -> str:
-    return str(status) if status in _TODO_STATES else "pending"

@@ -8,7 +8,8 @@ import pytest
 
 from events.lifecycle import Reason
 from events.output import ChunkType, Draft
-from functions.execute.translate import Translator, failure
+from functions.execute.agent_drafts import failure
+from functions.execute.translate import Translator
 from tests.unit.opencode_recordings import NAMES, Recording
 
 

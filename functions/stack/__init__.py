@@ -1,0 +1,1 @@
+"""The embedded stack: the real servers and functions at small size, as children of one process (`ocf up`)."""

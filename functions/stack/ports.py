@@ -1,0 +1,61 @@
+"""Which loopback ports the stack uses: told, else those of the last start, else free ones."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterable, Mapping
+
+LOOPBACK = "127.0.0.1"
+#: Below Linux's range for outgoing connections (32768 and up), so that no client socket takes one between
+#: our look and the server's bind; far enough above that weed's gRPC ports fit too.
+_RANGE = range(20_000, 32_000)
+#: Ports of these names bring a second one that far above them.
+_COMPANION = {"weed_admin": 10_000}
+
+
+class PortTaken(Exception):
+    """A port that was asked for is taken."""
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could bind to the loopback port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port(exclude: Iterable[int] = (), *, companion: int = 0, tries: int = 500) -> int:
+    """A free loopback port outside `exclude`; with `companion`, the port that far above it is free as well.
+
+    Raises:
+        PortTaken: none found.
+    """
+    avoid = set(exclude)
+    for _ in range(tries):
+        port = random.choice(_RANGE[: len(_RANGE) - companion])  # noqa: S311 - not a secret
+        if port not in avoid and is_free(port) and is_free(port + companion):
+            return port
+    raise PortTaken(f"no free port between {_RANGE.start} and {_RANGE.stop}")
+
+
+def allocate(names: Iterable[str], told: Mapping[str, int], saved: Mapping[str, int]) -> dict[str, int]:
+    """A port for each name. What was told must be free; a saved port that somebody took is replaced.
+
+    Raises:
+        PortTaken: a told port is taken.
+    """
+    ports: dict[str, int] = {}
+    for name in names:
+        wanted = told.get(name, 0)
+        if wanted and not is_free(wanted):
+            raise PortTaken(f"port {wanted} for {name} is taken; stop what listens there, or choose another")
+        kept = wanted or saved.get(name, 0)
+        companion = _COMPANION.get(name, 0)
+        usable = kept and kept not in ports.values() and is_free(kept) and is_free(kept + companion)
+        ports[name] = kept if usable else free_port(ports.values(), companion=companion)
+    return ports

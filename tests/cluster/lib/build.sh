@@ -9,20 +9,25 @@ EVENTING=(controller webhook jobsink)
 OWN=(ingress hello pause)
 
 build() {
-  local stamp
-  stamp=$(cd "$HERE" && find go lib/build.sh lib/manifests.py -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum)
-  if [[ $(cat "$BIN/.stamp" 2>/dev/null) == "$stamp" ]]; then
-    log "built already"
+  [[ -x $CLUSTER_HOME/venv/bin/go ]] || die "no Go toolchain (cluster.sh deps)"
+  mkdir -p "$BIN" "$MANIFESTS"
+  unless_done "$BIN/.done" compile go lib/build.sh
+  unless_done "$MANIFESTS/.done" write_manifests go/go.mod lib/manifests.py
+  # 6 GB that nothing needs any more. After an interrupted build they are still there, and the next one goes on.
+  [[ -n ${KEEP_BUILD_CACHE:-} ]] || rm -rf "$CLUSTER_HOME/go"
+}
+
+unless_done() { # MARK COMMAND SOURCES...: run it if the sources are not those of the last time
+  local mark=$1 command=$2 sum
+  shift 2
+  sum=$(cd "$HERE" && find "$@" -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum)
+  if [[ $(cat "$mark" 2>/dev/null) == "$sum" ]]; then
+    log "$command: done already"
     return 0
   fi
-  [[ -x $CLUSTER_HOME/venv/bin/go ]] || die "no Go toolchain (cluster.sh deps)"
-  enough_disk
-  mkdir -p "$BIN"
-  compile
-  write_manifests
-  # 6 GB that nothing needs any more. After an interrupted build it is still there, and the next one goes on.
-  [[ -n ${KEEP_BUILD_CACHE:-} ]] || rm -rf "$CLUSTER_HOME/go"
-  echo "$stamp" >"$BIN/.stamp"
+  rm -f "$mark"
+  "$command"
+  echo "$sum" >"$mark"
 }
 
 enough_disk() {
@@ -52,6 +57,7 @@ write_manifests() {
 
 compile() {
   local name version v
+  enough_disk
   for name in "${OWN[@]}"; do go_install "$name" "./$name"; done
   for name in "${SERVING[@]}"; do go_install "kn-$name" "knative.dev/serving/cmd/$name"; done
   for name in "${EVENTING[@]}"; do go_install "ev-$name" "knative.dev/eventing/cmd/$name"; done

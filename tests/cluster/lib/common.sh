@@ -36,6 +36,14 @@ need_root() { [[ $(id -u) == 0 ]] || die "$1 needs root"; }
 # Builds and downloads take their turn behind whatever else the machine does.
 gently() { nice -n 19 ionice -c 3 "$@"; }
 
+# The mirror that this machine's own apt uses.
+debian_mirror() {
+  local mirror
+  # shellcheck disable=SC2016  # the dollar is apt's
+  mirror=$(apt-get indextargets --format '$(SITE)' 'Origin: Debian' 'Created-By: Packages' | grep -v security | head -n 1)
+  echo "${mirror:?no Debian mirror in the sources of apt}"
+}
+
 # wait_for SECONDS COMMAND...: until the command succeeds. Its last words are shown if it never does.
 wait_for() {
   local limit=$1 out deadline
@@ -58,11 +66,11 @@ fill() {
 }
 
 # The cluster lives in the namespaces of one process (see node.sh). A pid file can outlive a reboot,
-# so the process must also be ours by its executable.
+# so the process must also be ours by its executable (which a new build replaces: "pause (deleted)").
 holder() {
   local pid
   [[ -f $RUN/holder.pid ]] && pid=$(<"$RUN/holder.pid") &&
-    [[ $(readlink "/proc/$pid/exe") == "$BIN/pause" ]] && echo "$pid"
+    [[ $(readlink "/proc/$pid/exe") == "$BIN/pause"* ]] && echo "$pid"
 }
 is_up() { holder >/dev/null 2>&1; }
 need_up() { is_up || die "the cluster is not up (cluster.sh up)"; }

@@ -33,9 +33,8 @@ unpack_sid_packages() {
   # An apt of its own: its own list of sources, its own state, so the machine never hears of sid.
   local apt=$CLUSTER_HOME/apt mirror deb
   mkdir -p "$apt/lists/partial" && : >"$apt/status"
-  # shellcheck disable=SC2016  # the dollar is apt's
-  mirror=$(apt-get indextargets --format '$(SITE)' 'Origin: Debian' 'Created-By: Packages' | grep -v security | head -n 1)
-  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:?no Debian mirror in the apt sources} sid main" >"$apt/sid.list"
+  mirror=$(debian_mirror)
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror sid main" >"$apt/sid.list"
   local options=(-qq -o "Dir::Etc::sourcelist=$apt/sid.list" -o Dir::Etc::sourceparts=-
     -o "Dir::State::Lists=$apt/lists" -o "Dir::State::status=$apt/status"
     -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root)

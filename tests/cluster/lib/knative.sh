@@ -25,10 +25,10 @@ eventing() {
 }
 
 apply_with_crds() { # serving | eventing
-  # Server side: the larger CRDs do not fit into the annotation that a plain apply keeps.
+  # Server side: a plain apply keeps a copy in an annotation, which is a second load for objects this large.
   k apply --server-side -f "$MANIFESTS/$1-crds.yaml" >/dev/null
   k wait --for=condition=Established --timeout=60s -f "$MANIFESTS/$1-crds.yaml" >/dev/null
-  k apply --server-side -f "$MANIFESTS/$1.yaml" >/dev/null
+  k apply -f "$MANIFESTS/$1.yaml" >/dev/null
 }
 
 configure() { # CONFIG-MAP DATA

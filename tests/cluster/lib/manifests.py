@@ -34,8 +34,8 @@ Manifest = dict[str, Any]
 
 
 def read(*folders: Path) -> Iterator[Manifest]:
-    """Yield every object in the folders, in the order of the file names (100-namespace comes first)."""
-    for path in sorted(p for folder in folders for p in folder.rglob("*.yaml")):
+    """Yield every object, folder by folder, each in the order of its file names (100-namespace comes first)."""
+    for path in (p for folder in folders for p in sorted(folder.rglob("*.yaml"))):
         text = IMAGE.sub(lambda m: f"registry.local/{PREFIX[m[1]]}-{m[2]}:1", path.read_text())
         yield from filter(None, yaml.safe_load_all(text))
 
@@ -64,9 +64,20 @@ def write(out: Path, name: str, *folders: Path) -> None:
 def main(out: Path, modules: dict[str, Path]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     # A module leaves links out, and Serving's repository links to its relatives' CRDs: take theirs.
-    write(out, "serving", modules["serving"] / "config/core", modules["networking"] / "config", modules["caching"] / "config")
+    write(
+        out,
+        "serving",
+        modules["serving"] / "config/core",
+        modules["networking"] / "config",
+        modules["caching"] / "config",
+    )
     # The controller does not start without the two config maps of the integrations.
-    write(out, "eventing", modules["eventing"] / "config/core", modules["eventing"] / "third_party/eventing-integrations-latest")
+    write(
+        out,
+        "eventing",
+        modules["eventing"] / "config/core",
+        modules["eventing"] / "third_party/eventing-integrations-latest",
+    )
 
 
 if __name__ == "__main__":

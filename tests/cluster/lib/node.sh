@@ -20,7 +20,7 @@ up() {
     log "already up"
     return 0
   fi
-  [[ -f $BIN/.stamp ]] || die "nothing built yet (cluster.sh deps build)"
+  [[ -f $BIN/.done && -f $MANIFESTS/.done ]] || die "nothing built yet (cluster.sh deps build)"
   clean_up # what a killed run may have left
   mkdir -p "$RUN/log" "$RUN/etc/cni"
   # A kubelet does not hand such a folder to a pod's fsGroup: whoever gets the volume must be able to write.

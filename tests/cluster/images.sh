@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Build an image from a Dockerfile, without Docker and without a registry, and give it to the cluster.
+#
+#   images.sh base                              make the one base image there is: debian:bookworm-slim
+#   images.sh build NAME:TAG CONTEXT [OPTION...]  build it, and import it as dev.local/NAME:TAG if the cluster is up
+#   images.sh import NAME:TAG                   import it again, into a cluster started since
+#
+# OPTIONs go to `buildah build` as they are: --file Dockerfile, --target STAGE, --build-arg NAME=VALUE, ...
+# The archive stays at ${CLUSTER_HOME:-~/.cache/ocf-cluster}/images/NAME_TAG.tar.
+set -euo pipefail
+
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=lib/common.sh
+source "$HERE/lib/common.sh"
+# shellcheck source=lib/images.sh
+source "$HERE/lib/images.sh"
+
+STORE=$CLUSTER_HOME/buildah
+ARCHIVES=$CLUSTER_HOME/images
+SUITE=bookworm
+BASE=docker.io/library/debian:$SUITE-slim
+# The image's own bundle would be overwritten by a later `apt-get install ca-certificates`: another name.
+CA_IN_IMAGE=/usr/local/share/build-ca-bundle.crt
+
+usage() { sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; }
+
+need_tools() {
+  need_root images.sh
+  if ! command -v buildah debootstrap >/dev/null; then
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends buildah debootstrap >/dev/null
+  fi
+  mkdir -p "$STORE" "$ARCHIVES"
+  # Both files would come with packages that are only recommended. Nothing is pulled, so nothing is verified.
+  echo '{"default": [{"type": "insecureAcceptAnything"}]}' >"$STORE/policy.json"
+  echo 'unqualified-search-registries = ["docker.io"]' >"$STORE/registries.conf"
+}
+
+# buildah with a store of its own. `chroot`: a RUN needs no runtime and no privileges beyond root's.
+buildah_() {
+  BUILDAH_ISOLATION=chroot STORAGE_DRIVER=overlay CONTAINERS_REGISTRIES_CONF=$STORE/registries.conf \
+    gently buildah --root "$STORE/storage" --runroot "$STORE/run" "$@"
+}
+
+base() {
+  need_tools
+  if buildah_ inspect --type image "$BASE" >/dev/null 2>&1; then return 0; fi
+  local root=$STORE/rootfs container
+  rm -rf "$root"
+  gently debootstrap --variant=minbase "$SUITE" "$root" "$(debian_mirror)" >"$STORE/debootstrap.log"
+  rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}/*
+  # What the machine trusts, the build must trust: it may sit behind a proxy with a certificate of its own.
+  # pip and Node do not read the system's bundle, so each is told by name.
+  install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$root$CA_IN_IMAGE"
+  container=$(buildah_ from scratch)
+  buildah_ add --quiet "$container" "$root" / >/dev/null
+  buildah_ config --cmd bash --env "PIP_CERT=$CA_IN_IMAGE" --env "NODE_EXTRA_CA_CERTS=$CA_IN_IMAGE" "$container"
+  buildah_ commit --quiet --rm --signature-policy "$STORE/policy.json" "$container" "$BASE" >/dev/null
+  rm -rf "$root"
+  log "base image $BASE"
+}
+
+build() { # NAME:TAG CONTEXT OPTION...
+  [[ $# -ge 2 && $1 == ?*:?* ]] || die "usage: images.sh build NAME:TAG CONTEXT [OPTION...]"
+  local ref=dev.local/$1 context=$2 archive
+  archive=$(archive_of "$1")
+  shift 2
+  base
+  # The base was made here, so it must never be looked for elsewhere; the network is for apt, pip and npm.
+  buildah_ build --pull-never --network=host --layers --signature-policy "$STORE/policy.json" --tag "$ref" "$@" "$context"
+  rm -f "$archive"
+  buildah_ push --quiet --signature-policy "$STORE/policy.json" "$ref" "oci-archive:$archive:$ref"
+  log "archive $archive ($(du -h "$archive" | cut -f1))"
+  if is_up; then import_image "$archive" "$ref"; fi
+}
+
+again() { # NAME:TAG
+  [[ $# == 1 && -f $(archive_of "$1") ]] || die "usage: images.sh import NAME:TAG, of an image built before"
+  import_image "$(archive_of "$1")" "dev.local/$1"
+}
+
+archive_of() { echo "$ARCHIVES/${1//[\/:]/_}.tar"; }
+
+case ${1:-help} in
+  base) base ;;
+  build) shift && build "$@" ;;
+  import) shift && again "$@" ;;
+  *) usage ;;
+esac

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -36,11 +37,11 @@ def create_app(deps: GatewayDeps) -> FastAPI:
     problems.install(app)
     for part in (tasks, downloads, sessions, ops, stream):
         app.include_router(part.router)
-    document = describe(app)
+    document = cache(lambda: describe(app))  # a tenth of a second that only who asks for it should pay
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
-        return Response(document, 200, {"Cache-Control": "no-cache"}, "application/json")
+        return Response(document(), 200, {"Cache-Control": "no-cache"}, "application/json")
 
     console = Console(deps.settings)
 

@@ -1,0 +1,183 @@
+"""Output, patch, files and events: from the stream while it is there, else from the archive."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from events import subjects
+from events.facts import ChangedFile, DiffSummary
+from events.lifecycle import State
+from events.models import Submit
+from events.output import ChunkType
+from functions.gateway.output import _MAX_LINE
+from tests.support.gateway import ID, World, submit_event
+
+
+async def sequences(world: World, query: str = "") -> list[int]:
+    """Sequences of the output; a gap is the negative of its last one."""
+    answer = await world.client.get(f"/tasks/{ID}/output{query}")
+    assert answer.status_code == 200
+    chunks = [json.loads(line) for line in answer.text.splitlines()]
+    return [-chunk["detail"]["to"] if chunk["type"] == "gap" else chunk["seq"] for chunk in chunks]
+
+
+async def test_output_is_passed_on_byte_for_byte() -> None:
+    """A line of the history is the event's data, untouched."""
+    world = World()
+    await world.record()
+    lines = [await world.chunk(seq, "ümlaut\u001b[1m") for seq in (1, 2)]
+    answer = await world.client.get(f"/tasks/{ID}/output")
+    assert answer.content == b"\n".join(lines) + b"\n"
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ("?from=3", [3, 4, 5]),
+        ("?to=2", [1, 2]),
+        ("?from=2&to=3", [2, 3]),
+        ("?from=9", []),
+        ("?types=stderr", [2]),
+        ("?types=stderr&types=status", [2, 3]),
+    ],
+)
+async def test_output_can_be_bounded(query: str, wanted: list[int]) -> None:
+    """By sequence and by type."""
+    world = World()
+    await world.record()
+    for seq, type_ in enumerate((ChunkType.TEXT, ChunkType.STDERR, ChunkType.STATUS, ChunkType.TEXT, ChunkType.TEXT)):
+        await world.chunk(seq + 1, type_=type_)
+    assert await sequences(world, query) == wanted
+
+
+async def test_swapped_and_repeated_chunks_come_out_in_order() -> None:
+    """A worker that reconnected may have left them so in the stream."""
+    world = World()
+    await world.record()
+    for seq in (1, 3, 2, 4):
+        await world.chunk(seq)
+    await world.bus.publish(subjects.output("default", ID), await world.chunk(2), {"ce-sequence": "2"})
+    assert await sequences(world) == [1, 2, 3, 4]
+
+
+async def test_while_it_runs_nothing_behind_a_missing_chunk_is_given() -> None:
+    """It may still come; a reader that asks again from there loses nothing."""
+    world = World()
+    await world.record()
+    for seq in (1, 2, 4):
+        await world.chunk(seq)
+    assert await sequences(world) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("streamed", "archived", "wanted"),
+    [
+        ([], 5, [1, 2, 3, 4, 5]),
+        ([4, 5], 5, [1, 2, 3, 4, 5]),
+        ([1, 2, 3, 4, 5], 0, [1, 2, 3, 4, 5]),
+        ([4, 5], 0, [-3, 4, 5]),
+        ([4, 5], 2, [1, 2, -3, 4, 5]),
+        ([1, 5], 0, [1, -4, 5]),
+        ([], 0, [-5]),
+        ([1, 2], 0, [1, 2, -5]),
+    ],
+)
+async def test_after_the_end_the_archive_fills_in_and_what_is_lost_is_said(
+    streamed: list[int], archived: int, wanted: list[int]
+) -> None:
+    """Every chunk once and in order, or a `gap` that names which are missing; never silence."""
+    world = World()
+    await world.record(state=State.COMPLETED, last_sequence=5, archived=archived == 5)
+    for seq in streamed:
+        await world.chunk(seq)
+    if archived:
+        await world.archive(archived)
+    assert await sequences(world) == wanted
+    assert await sequences(world, "?from=4") == [one for one in wanted if abs(one) >= 4]
+
+
+async def test_the_archive_goes_out_as_it_is_to_who_takes_gzip() -> None:
+    """No unpacking and packing for the common case."""
+    world = World()
+    await world.record(state=State.COMPLETED, last_sequence=3, archived=True)
+    await world.archive(3)
+    answer = await world.client.get(f"/tasks/{ID}/output", headers={"Accept-Encoding": "gzip"})
+    assert answer.headers["content-encoding"] == "gzip"
+    assert len(answer.text.splitlines()) == 3
+    plain = await world.client.get(f"/tasks/{ID}/output", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.text == answer.text
+
+
+async def test_a_bomb_in_the_archive_is_refused() -> None:
+    """A kilobyte that unpacks to a line without end does not take the gateway's memory."""
+    world = World()
+    await world.record(state=State.COMPLETED, last_sequence=3)
+    await world.store.put(f"default/{ID}/output.ndjson.gz", gzip.compress(b"a" * (4 * _MAX_LINE)))
+    answer = await world.client.get(f"/tasks/{ID}/output")
+    assert answer.status_code == 502
+
+
+async def test_output_as_an_array_and_as_text() -> None:
+    """`json` is an array of chunks; `text` is what a person reads, deltas of one text joined."""
+    world = World()
+    await world.record()
+    assert (await world.client.get(f"/tasks/{ID}/output?format=json")).json() == []
+    assert (await world.client.get(f"/tasks/{ID}/output?format=text")).text == ""
+    said = [("Hel", ChunkType.TEXT), ("lo", ChunkType.TEXT), ("ls -l", ChunkType.TOOL_CALL), ("a\n", ChunkType.STDOUT)]
+    for seq, (data, type_) in enumerate([*said, ("9 tokens", ChunkType.USAGE), ("done", ChunkType.STATUS)]):
+        await world.chunk(seq + 1, data, type_)
+    assert len((await world.client.get(f"/tasks/{ID}/output?format=json")).json()) == 6
+    answer = await world.client.get(f"/tasks/{ID}/output?format=text&download=true")
+    assert answer.text == "Hello\nls -l\na\ndone\n"
+    assert answer.headers["content-disposition"] == f'attachment; filename="{ID}.txt"'
+
+
+async def test_the_patch_comes_from_the_archive() -> None:
+    """409 while it runs, empty when nothing changed, 404 when it is not kept."""
+    world = World()
+    await world.record()
+    running = await world.client.get(f"/tasks/{ID}/diff")
+    assert running.status_code == 409
+    await world.record(state=State.COMPLETED)
+    assert (await world.client.get(f"/tasks/{ID}/diff")).content == b""
+    await world.record(state=State.COMPLETED, diff=DiffSummary(files=1))
+    assert (await world.client.get(f"/tasks/{ID}/diff")).status_code == 404
+    await world.store.put(f"default/{ID}/workspace.patch", b"diff --git a/x b/x\n")
+    answer = await world.client.get(f"/tasks/{ID}/diff?download=1")
+    assert answer.content == b"diff --git a/x b/x\n"
+    assert answer.headers["content-type"].startswith("text/x-patch")
+
+
+async def test_files_are_those_of_the_record() -> None:
+    """Live as far as the record has them; `final` once it has ended."""
+    world = World()
+    changed = ChangedFile(path="a.py", change="modified", additions=1, deletions=2)
+    await world.record(diff=DiffSummary(files=1, additions=1, deletions=2, changed=[changed]))
+    answer = (await world.client.get(f"/tasks/{ID}/files")).json()
+    assert answer["files"] == [{"path": "a.py", "change": "modified", "additions": 1, "deletions": 2}]
+    assert answer["final"] is False
+
+
+async def test_events_are_structured_cloudevents_in_the_order_they_were_said() -> None:
+    """Commands and facts; what is no event is shown as it came; after the streams forgot, the archive answers."""
+    world = World()
+    await world.record()
+    event = submit_event(Submit(prompt="x", execution_id=ID, project_id="default"), world.clock.now())
+    await world.bus.publish(subjects.command("submit", "default", ID), event.data, event.headers())
+    await world.clock.advance(1)
+    await world.bus.publish(subjects.command("cancel", "default", ID), b"rubbish", {})
+    answer = await world.client.get(f"/tasks/{ID}/events")
+    first, second = [json.loads(line) for line in answer.text.splitlines()]
+    assert first["specversion"] == "1.0"
+    assert first["type"] == "dev.ocf.task.submit.v1"
+    assert first["data"]["prompt"] == "x"
+    assert second == {"subject": subjects.command("cancel", "default", ID), "raw": "rubbish"}
+    await world.bus.purge(subjects.COMMANDS, "ocf.cmd.>")
+    await world.store.put(f"default/{ID}/events.ndjson", b'{"archived":1}\n')
+    assert (await world.client.get(f"/tasks/{ID}/events")).text == '{"archived":1}\n'

@@ -1,0 +1,242 @@
+"""Health, readiness, metrics, dead letters, sessions, viewer tokens, the console, the OpenAPI document."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from events import subjects
+from events.bus_memory import MemoryBus
+from events.errors import Unavailable
+from events.sealing import Keyring, generate_key
+from functions.gateway import openapi
+from functions.gateway.settings import GatewaySettings
+from functions.nats_jwt import Credentials
+from tests.support.gateway import ID, OTHER, SECRET, World, bearer
+
+
+async def test_health_looks_at_nothing() -> None:
+    """And says whether the gateway is open."""
+    assert (await World().client.get("/health")).json() == {"status": "ok", "open": True}
+    locked = World(GatewaySettings(jwt_secret=SecretStr(SECRET)))
+    assert (await locked.client.get("/health")).json() == {"status": "ok", "open": False}
+
+
+async def test_ready_names_each_check() -> None:
+    """503 as long as one fails, saying which and why."""
+
+    class Dead(MemoryBus):
+        async def ready(self) -> None:
+            raise Unavailable("not connected to NATS")
+
+    world = World(bus=Dead(World().clock))
+    answer = await world.client.get("/ready")
+    assert answer.status_code == 503
+    checks = answer.json()["checks"]
+    assert checks["nats"]["detail"] == "not connected to NATS"
+    assert not checks["history"]["ok"]
+    assert checks["s3"]["ok"]
+    world = World()
+    await world.gateway.index.refresh()
+    answer = await world.client.get("/ready")
+    assert (answer.status_code, answer.json()["ready"]) == (200, True)
+
+
+async def test_metrics_count_by_route_not_by_path() -> None:
+    """Ids in labels would make a series each."""
+    world = World()
+    await world.client.get(f"/tasks/{ID}/status")
+    await world.client.post("/tasks/execute", json={"prompt": "x"})
+    text = (await world.client.get("/metrics")).text
+    assert 'route="/tasks/{execution_id}/status",status="404"} 1.0' in text
+    assert "ocf_gateway_submitted_total 1.0" in text
+    assert ID not in text
+
+
+async def dead(world: World, subject: str, data: bytes = b'{"a":1}') -> int:
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-id": "e1",
+        "ce-type": "dev.ocf.task.submit.v1",
+        "Content-Type": "application/json",
+        "Ocf-Dlq-Consumer": "submit",
+        "Ocf-Dlq-Subject": subject,
+        "Ocf-Dlq-Sequence": "7",
+        "Ocf-Dlq-Deliveries": "5",
+        "Ocf-Dlq-Status": "500",
+        "Ocf-Dlq-Reason": "it broke%0Atwice",
+        "Ocf-Dlq-Time": "2026-01-01T00:00:00Z",
+    }
+    return await world.bus.publish("ocf.dlq.submit", data, {**headers, "Nats-Msg-Id": f"dlq:{subject}"})
+
+
+async def test_dead_letters_are_listed_shown_redriven_and_dropped() -> None:
+    """Redriven byte for byte to where it came from, and then gone from the list."""
+    world = World()
+    subject = subjects.command("submit", "default", ID)
+    first = await dead(world, subject)
+    second = await dead(world, subjects.command("submit", "default", OTHER))
+    listed = (await world.client.get("/dlq?limit=1")).json()
+    assert [item["seq"] for item in listed["items"]] == [first]
+    assert listed["items"][0]["reason"] == "it broke\ntwice"
+    assert [item["seq"] for item in (await world.client.get(f"/dlq?after={listed['next']}")).json()["items"]] == [
+        second
+    ]
+    shown = (await world.client.get(f"/dlq/{first}")).json()
+    assert (shown["data"], shown["subject"], shown["deliveries"]) == ('{"a":1}', subject, 5)
+    assert (await world.client.post(f"/dlq/{first}/redrive")).status_code == 202
+    again = await world.bus.last(subjects.COMMANDS, subject)
+    assert again is not None
+    assert again.data == b'{"a":1}'
+    assert set(again.headers) == {"ce-specversion", "ce-id", "ce-type", "Content-Type"}
+    assert (await world.client.delete(f"/dlq/{second}")).status_code == 204
+    assert (await world.client.get("/dlq")).json() == {"items": []}
+    assert (await world.client.post(f"/dlq/{first}/redrive")).status_code == 404
+
+
+async def test_dead_letters_belong_to_projects() -> None:
+    """One without a project is the operator's; others see their own only."""
+    world = World(GatewaySettings(jwt_secret=SecretStr(SECRET)))
+    mine = await dead(world, subjects.command("submit", "team-a", ID))
+    theirs = await dead(world, subjects.command("submit", "team-b", ID))
+    nobodys = await dead(world, "rubbish")
+    for projects, wanted in ((["team-a"], [mine]), ("*", [mine, theirs, nobodys])):
+        items = (await world.client.get("/dlq", headers=bearer(projects))).json()["items"]
+        assert [item["seq"] for item in items] == wanted
+    for seq in (theirs, nobodys):
+        for method, path in (("GET", ""), ("POST", "/redrive"), ("DELETE", "")):
+            answer = await world.client.request(method, f"/dlq/{seq}{path}", headers=bearer(["team-a"]))
+            assert answer.status_code == 404
+
+
+async def test_sessions_are_commands_and_records() -> None:
+    """Creating, attaching, detaching and destroying are events; reading is reading the record."""
+    world = World(keyring=Keyring(generate_key()))
+    body: dict[str, Any] = {
+        "session_id": ID,
+        "labels": {"a": "b"},
+        "workspace": {"source": "git", "url": "u", "token": "t-plain"},
+    }
+    answer = await world.client.post("/sessions", json=body)
+    assert (answer.status_code, answer.json()) == (202, {"session_id": ID, "status": "creating"})
+    (create,) = await world.commands("session")
+    assert (create["project_id"], create["session_id"], create["labels"]) == ("default", ID, {"a": "b"})
+    assert create["workspace"]["token"]["alg"] == "A256GCM"
+    assert (await world.client.post(f"/sessions/{ID}/attach")).status_code == 404
+    await world.sessions.create(f"default.{ID}", json.dumps({"created_at": "2026", "outbox": []}).encode())
+    shown = (await world.client.get(f"/sessions/{ID}")).json()
+    assert shown == {"session_id": ID, "project_id": "default", "created_at": "2026"}
+    assert (await world.client.get("/sessions")).json()["items"] == [shown]
+    assert (await world.client.post(f"/sessions/{ID}/attach", json={"client_id": "c1"})).status_code == 202
+    assert (await world.client.post(f"/sessions/{ID}/detach")).status_code == 202
+    assert (await world.client.delete(f"/sessions/{ID}")).json()["status"] == "destroying"
+    _, attach, detach, destroy = await world.commands("session")
+    assert (attach["client_id"], detach["client_id"]) == ("c1", "loopback")
+    assert destroy["requested_by"] == "loopback"
+
+
+async def test_a_viewers_token_names_everything_a_viewer_needs() -> None:
+    """Address, credentials, subject, history, expiry; it does not outlive the token it was got with."""
+    asked = []
+
+    def mint(project: str, execution: str, ttl: int) -> Credentials:
+        asked.append((project, execution, ttl))
+        return Credentials("jwt", "seed", 1_800_000_000)
+
+    settings = GatewaySettings(nats_ws_url="ws://127.0.0.1:9222", jwt_secret=SecretStr(SECRET))
+    world = World(settings, mint_viewer=mint)
+    await world.record(project="team-a")
+    claims = {"now": world.clock.now(), "ttl": 10 * 365 * 86_400}
+    answer = (await world.client.post(f"/tasks/{ID}/token", headers=bearer(["team-a"], **claims))).json()
+    assert answer == {
+        "nats_ws": "ws://127.0.0.1:9222",
+        "jwt": "jwt",
+        "seed": "seed",
+        "subject": f"ocf.live.team-a.{ID}",
+        "history_url": f"http://localhost:3003/tasks/{ID}/output?project_id=team-a&format=ndjson",
+        "expires_at": "2027-01-15T08:00:00Z",
+    }
+    await world.clock.advance(10 * 365 * 86_400 - 60)
+    await world.client.post(f"/tasks/{ID}/token", headers=bearer(["team-a"], **claims))
+    assert asked == [("team-a", ID, 900), ("team-a", ID, 60)]
+
+
+async def test_without_viewers_the_token_says_so() -> None:
+    """A frontend then takes the WebSocket of the gateway."""
+    world = World()
+    await world.record()
+    answer = (await world.client.post(f"/tasks/{ID}/token")).json()
+    assert (answer["nats_ws"], answer["jwt"], answer["seed"]) == (None, "", "")
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Path:
+    """A built console, with a secret beside it and a link to that."""
+    folder = tmp_path / "dist"
+    (folder / "assets").mkdir(parents=True)
+    (folder / "index.html").write_text("<!doctype html><title>console</title>")
+    (folder / "assets" / "app-1a2b.js").write_text("1")
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    return folder
+
+
+async def test_the_console_is_served(built: Path) -> None:
+    """Hashed files for ever, the page fresh every time; deep links are the page; its policy allows no foreign code."""
+    world = World(GatewaySettings(console_dir=built, nats_ws_url="wss://nats.example:443/x"))
+    page = await world.client.get("/")
+    assert page.status_code == 200
+    assert page.headers["cache-control"] == "no-cache"
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "connect-src 'self' wss://nats.example:443;" in policy
+    assert page.headers["x-content-type-options"] == "nosniff"
+    again = await world.client.get("/", headers={"If-None-Match": page.headers["etag"]})
+    assert again.status_code == 304
+    asset = await world.client.get("/assets/app-1a2b.js")
+    assert "immutable" in asset.headers["cache-control"]
+    assert asset.headers["content-type"].startswith("text/javascript")
+    deep = await world.client.get("/runs/abc", headers={"Accept": "text/html"})
+    assert deep.text == page.text
+    assert (await world.client.get("/assets/gone.js", headers={"Accept": "text/html"})).status_code == 404
+    assert (await world.client.get("/no/such/call")).headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "path", ["/../secret.txt", "/..%2fsecret.txt", "/assets/../../secret.txt", "/link.txt", "/%00", "//etc/passwd"]
+)
+async def test_nothing_outside_the_console_is_served(built: Path, path: str) -> None:
+    """Neither by dots nor by links."""
+    world = World(GatewaySettings(console_dir=built))
+    answer = await world.client.get(f"http://localhost:3003{path}")
+    assert answer.status_code == 404
+    assert "secret" not in answer.text.replace("secret.txt", "")
+
+
+async def test_a_console_that_was_not_built_says_so(tmp_path: Path) -> None:
+    """With how to build it, and the API is there all the same."""
+    for folder in (None, tmp_path):
+        answer = await World(GatewaySettings(console_dir=folder)).client.get("/")
+        assert answer.status_code == 200
+        assert "make demo" in answer.text
+        assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_the_openapi_document_is_3_1_and_committed() -> None:
+    """What is served is what `schemas/openapi.json` says."""
+    answer = await World().client.get("/openapi.json")
+    assert answer.json()["openapi"] == "3.1.0"
+    assert answer.content == openapi.PATH.read_bytes()
+
+
+async def test_an_unexpected_failure_is_a_problem_too() -> None:
+    """500 without a trace of the inside."""
+    world = World()
+    await world.executions.create(f"default.{ID}", b"not a record")
+    answer = await world.client.get(f"/tasks/{ID}/status")
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"

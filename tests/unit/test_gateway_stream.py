@@ -1,0 +1,228 @@
+"""`WS /tasks/{id}/stream`: history, then live, each chunk once, in order, and every end stated."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from pydantic import SecretStr
+
+from events import subjects
+from events.lifecycle import State
+from functions.gateway.settings import GatewaySettings
+from tests.support.gateway import ID, SECRET, World, chunk, token
+
+PATH = f"/tasks/{ID}/stream"
+
+
+async def ended(world: World, last: int) -> None:
+    await world.record(state=State.COMPLETED, last_sequence=last)
+    await world.fact("completed")
+
+
+def kinds(messages: list[dict[str, object]]) -> list[object]:
+    """Sequences of chunks, types of what the gateway says itself."""
+    return [m["seq"] if m["type"] in ("text", "gap") and "attempt" in m else m["type"] for m in messages]
+
+
+async def test_history_then_live_then_the_end() -> None:
+    """What was said before and what is said afterwards arrive as one; the end closes it regularly."""
+    world = World()
+    await world.record()
+    before = await world.chunk(1)
+    async with world.socket(PATH) as socket:
+        assert await socket.json() == json.loads(before)
+        after = await world.chunk(2)
+        assert await socket.json() == json.loads(after)
+        await ended(world, 2)
+        said, close = await socket.until_close()
+        assert said == [{"seq": 2, "type": "end", "data": "completed", "timestamp": said[0]["timestamp"]}]
+        assert close["code"] == 1000
+
+
+@pytest.mark.parametrize(("start", "wanted"), [(1, [1, 2, 3, "end"]), (3, [3, "end"]), (9, ["end"])])
+async def test_it_starts_where_it_is_told(start: int, wanted: list[object]) -> None:
+    """`from` is the first sequence wanted, so a reader resumes with its last one plus one."""
+    world = World()
+    for seq in (1, 2, 3):
+        await world.chunk(seq)
+    await ended(world, 3)
+    async with world.socket(f"{PATH}?from={start}") as socket:
+        said, _ = await socket.until_close()
+    assert kinds(said) == wanted
+
+
+async def test_of_an_archived_execution_the_archive_is_streamed() -> None:
+    """The stream has forgotten it; the reader does not notice."""
+    world = World()
+    await world.archive(3)
+    await ended(world, 3)
+    async with world.socket(PATH) as socket:
+        said, close = await socket.until_close()
+    assert kinds(said) == [1, 2, 3, "end"]
+    assert close["code"] == 1000
+
+
+async def test_what_live_lost_is_read_from_the_stream() -> None:
+    """A live message that never came shows as a hole at the next one, and is filled before that is sent."""
+    world = World()
+    await world.record()
+    await world.chunk(1)
+    async with world.socket(PATH) as socket:
+        await socket.json()
+        # Kept by the stream, but its live copy never arrives.
+        listeners, world.bus._listeners = world.bus._listeners, []
+        await world.chunk(2)
+        world.bus._listeners = listeners
+        await world.chunk(3)
+        assert [(await socket.json())["seq"] for _ in range(2)] == [2, 3]
+
+
+async def test_swapped_and_repeated_live_chunks_arrive_once_and_in_order() -> None:
+    """Also the ones of history that are said again live."""
+    world = World()
+    await world.record()
+    await world.chunk(1)
+    async with world.socket(PATH) as socket:
+        await socket.json()
+        await world.chunk(3)
+        live = subjects.live("default", ID)
+        await world.bus.publish_live(live, chunk(1, world.clock.now()), {"ce-sequence": "1"})
+        await world.chunk(2)
+        await world.bus.publish_live(live, chunk(3, world.clock.now()), {"ce-sequence": "3"})
+        await ended(world, 3)
+        said, _ = await socket.until_close()
+    assert kinds(said) == [2, 3, "end"]
+
+
+async def test_a_backlog_beyond_its_bound_is_read_from_the_stream() -> None:
+    """Memory is bounded: what does not fit is not kept, and still not lost."""
+    world = World(GatewaySettings(backlog=3))
+    await world.record()
+    await world.chunk(1)
+    async with world.socket(PATH) as socket:
+        await socket.json()
+        socket.stop_reading()
+        for seq in range(2, 40):
+            await world.chunk(seq)
+            await asyncio.sleep(0)
+        socket.read_on()
+        assert [(await socket.json())["seq"] for _ in range(38)] == list(range(2, 40))
+
+
+async def test_the_end_is_found_even_when_its_fact_was_missed() -> None:
+    """After a silence the record is looked at, and the heartbeat says that the reader is still served."""
+    world = World(GatewaySettings(heartbeat=0.05))
+    await world.record()
+    async with world.socket(PATH) as socket:
+        assert (await socket.json())["type"] == "heartbeat"
+        await world.record(state=State.FAILED, last_sequence=0)
+        said, close = await socket.until_close()
+    assert (said[-1]["type"], said[-1]["data"]) == ("end", "failed")
+    assert close["code"] == 1000
+
+
+async def test_the_last_chunks_come_before_the_end_although_its_fact_overtook_them() -> None:
+    """Facts and output are two streams: the record says which sequence is the last."""
+    world = World()
+    await world.record()
+    async with world.socket(PATH) as socket:
+        assert (await socket.next())["type"] == "websocket.accept"
+        listeners, world.bus._listeners = world.bus._listeners, []
+        for seq in (1, 2):
+            await world.chunk(seq)
+        world.bus._listeners = listeners
+        await ended(world, 2)
+        said, _ = await socket.until_close()
+    assert kinds(said) == [1, 2, "end"]
+
+
+async def test_a_reader_that_does_not_read_is_cut_off_and_told_where_to_resume() -> None:
+    """Close code 4408; the reason and a gap message name the sequence."""
+    world = World(GatewaySettings(slow_reader=0.05))
+    await world.record()
+    await world.chunk(1)
+    async with world.socket(PATH) as socket:
+        await socket.json()
+        socket.stop_reading()
+        await world.chunk(2)
+        while not world.gateway.metrics.slow._value.get():
+            await asyncio.sleep(0.01)
+        socket.read_on()
+        said, close = await socket.until_close()
+    assert close["code"] == 4408
+    assert "resume from=2" in close["reason"]
+    assert said[-1]["type"] == "gap"
+    assert said[-1]["seq"] == 1
+
+
+async def test_an_expired_token_ends_the_stream() -> None:
+    """Close code 4401, and where to resume with a new one."""
+    world = World(GatewaySettings(jwt_secret=SecretStr(SECRET)))
+    await world.record()
+    # The gateway's clock is the test's; the token's signature is checked against the real one.
+    headers = {"authorization": f"Bearer {token('*', now=world.clock.now(), ttl=86_400 * 3650)}"}
+    async with world.socket(PATH, headers) as socket:
+        await world.chunk(1)
+        assert (await socket.json())["seq"] == 1
+        await world.clock.advance(86_400 * 3651)
+        await world.chunk(2)
+        _, close = await socket.until_close()
+    assert close["code"] == 4401
+    assert "resume from=2" in close["reason"]
+
+
+async def test_a_deleted_execution_ends_the_stream() -> None:
+    """Nothing will come any more."""
+    world = World(GatewaySettings(heartbeat=0.05))
+    await world.record()
+    async with world.socket(PATH) as socket:
+        await socket.next()
+        await world.executions.delete(f"default.{ID}")
+        _, close = await socket.until_close()
+    assert "removed" in close["reason"]
+
+
+async def test_who_leaves_is_not_served_any_more() -> None:
+    """The stream's task and its subscription end with the reader."""
+    world = World()
+    await world.record()
+    async with world.socket(PATH) as socket:
+        await socket.next()
+        while not world.bus._listeners:
+            await asyncio.sleep(0)
+    assert world.bus._listeners == []
+    assert world.gateway.metrics.streams._value.get() == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        (PATH, {}, 404),
+        ("/tasks/NO/stream", {}, 422),
+        (f"{PATH}?project_id=NO", {}, 422),
+        (PATH, {"host": "evil.example"}, 421),
+        (PATH, {"origin": "https://evil.example"}, 403),
+    ],
+)
+async def test_a_refusal_is_a_problem_document(path: str, headers: dict[str, str], status: int) -> None:
+    """Before the stream begins it is plain HTTP."""
+    async with World().socket(path, headers) as socket:
+        assert (await socket.next())["status"] == status
+        assert json.loads((await socket.next())["body"])["status"] == status
+
+
+async def test_a_browser_sends_its_token_as_a_subprotocol() -> None:
+    """It cannot set headers; the token is never echoed."""
+    world = World(GatewaySettings(jwt_secret=SecretStr(SECRET)))
+    await world.record(project="team-a")
+    far = {"now": None, "ttl": 86_400}
+    for projects, accepted in ((["team-a"], True), (["team-b"], False)):
+        protocols = ("ocf.v1", f"bearer.{token(projects, **far)}")
+        async with world.socket(PATH, protocols=protocols) as socket:
+            first = await socket.next()
+            assert (first["type"] == "websocket.accept") is accepted
+            assert first.get("subprotocol") in ("ocf.v1", None)
+    async with world.socket(PATH, protocols=("ocf.v1",)) as socket:
+        assert (await socket.next())["status"] == 401

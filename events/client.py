@@ -8,11 +8,10 @@ async with connect("nats://127.0.0.1:4222", creds="backend.creds") as client:
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -132,36 +131,17 @@ class Client:
         Raises:
             Unavailable: the connection is lost and does not come back in time; resume at the next sequence.
         """
-        ending = _Ending()
-        ending.note(await self._ended(execution))
-        async with self._bus.listen(f"ocf.evt.{self.project}.{execution}.*") as facts:
-            ending.note(await self._ended(execution))
-            listening = asyncio.create_task(self._follow(facts, execution, ending))
-            try:
-                given = start
-                async for chunk in self._chunks(execution, start, ending):
-                    given = chunk.seq + 1
-                    yield chunk
-                if ending.last is not None and given <= ending.last:
-                    async for chunk in self._archived(execution, given):
-                        yield chunk
-            finally:
-                listening.cancel()
-                with suppress(asyncio.CancelledError):
-                    await listening
-
-    async def _follow(self, facts: AsyncIterator[Message], execution: str, ending: _Ending) -> None:
-        async for message in facts:
-            if message.subject.rsplit(".", 1)[-1] in _ENDINGS:
-                # The record, not the fact: `rejected` may also answer a second submit of an id that runs.
-                ending.note(await self._ended(execution))
-
-    async def _chunks(self, execution: str, start: int, ending: _Ending) -> AsyncIterator[Chunk]:
+        ending = _Ending(lambda: self._ended(execution))
+        await ending.look()
+        given = start
         first = await self._first_kept(execution)
-        if ending.last is not None and (first is None or first > start):
-            return  # the stream no longer has it all: the archive does
-        async for chunk in splice.watch(self._bus, self.project, execution, start=start, ended=ending.reached):
-            yield chunk
+        if ending.last is None or (first is not None and first <= start):
+            async for chunk in splice.watch(self._bus, self.project, execution, start=start, ending=ending):
+                given = chunk.seq + 1
+                yield chunk
+        if ending.last is not None and given <= ending.last:  # the stream no longer has it all: the archive does
+            async for chunk in self._archived(execution, given):
+                yield chunk
 
     async def _first_kept(self, execution: str) -> int | None:
         async for message in self._bus.history(subjects.OUTPUT, subjects.output(self.project, execution)):
@@ -198,14 +178,20 @@ class Client:
 
 
 class _Ending:
-    """Knows when an execution has ended, and at which sequence."""
+    """See `events.splice.Ending`."""
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Callable[[], Awaitable[int | None]]) -> None:
+        self._ended = ended
         self.last: int | None = None
 
-    def note(self, last: int | None) -> None:
-        if last is not None:
-            self.last = last
+    async def look(self) -> None:
+        """Ask the record."""
+        self.last = await self._ended()
 
     def reached(self, next_sequence: int) -> bool:
         return self.last is not None and next_sequence > self.last
+
+    async def fact(self, message: Message) -> None:
+        # The record, not the fact: `rejected` may also answer a second submit of an id that runs.
+        if message.subject.rsplit(".", 1)[-1] in _ENDINGS:
+            await self.look()

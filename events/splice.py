@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Protocol
 
 from events import subjects
-from events.errors import Unavailable
 from events.output import Chunk
 from events.ports import Bus, Message
 
@@ -47,41 +47,60 @@ class Splicer:
         return ready
 
 
-async def watch(
-    bus: Bus, project: str, execution: str, *, start: int, ended: Callable[[int], bool], poll: float = _READ_AGAIN
-) -> AsyncIterator[Chunk]:
-    """Every chunk from `start`, live as it comes, until `ended(next_seq)` says that there is no more.
+class Ending(Protocol):
+    """Knows whether an execution has ended, and at which sequence."""
 
-    `ended` is asked whenever nothing came for `poll` seconds and whenever all that is known was given; it is
-    told the next sequence that would come.
+    def reached(self, next_sequence: int) -> bool:
+        """Whether no chunk with `next_sequence` will come."""
+        ...
+
+    async def look(self) -> None:
+        """Find out anew."""
+        ...
+
+    async def fact(self, message: Message) -> None:
+        """A fact of the execution was said."""
+        ...
+
+
+async def watch(
+    bus: Bus, project: str, execution: str, *, start: int, ending: Ending, poll: float = _READ_AGAIN
+) -> AsyncIterator[Chunk]:
+    """Every chunk from `start`, live as it comes, until `ending` says that there is no more.
+
+    Facts come over the same subscription, so that the end is known at once. `poll`: seconds of silence after which
+    history is read again, in case something was lost on the way.
     """
     splicer = Splicer(start)
-    async with bus.listen(subjects.live(project, execution)) as live:
+    heard = (subjects.live(project, execution), f"ocf.evt.{project}.{execution}.*")
+    async with bus.listen(*heard) as live:
         read_from = 0
         while True:
+            await ending.look()  # after subscribing: an end before that was not heard
             async for message in bus.history(subjects.OUTPUT, subjects.output(project, execution), after=read_from):
                 read_from = message.sequence
                 for chunk in splicer.feed(chunk_of(message)):
                     yield chunk
-            async with aclosing(_until_gap(live, splicer, poll, ended)) as chunks:
+            async with aclosing(_until_gap(live, splicer, poll, ending)) as chunks:
                 async for chunk in chunks:
                     yield chunk
-            if ended(splicer.next) and not splicer.gap:
+            if ending.reached(splicer.next) and not splicer.gap:
                 return
 
 
 async def _until_gap(
-    live: AsyncIterator[Message], splicer: Splicer, poll: float, ended: Callable[[int], bool]
+    live: AsyncIterator[Message], splicer: Splicer, poll: float, ending: Ending
 ) -> AsyncIterator[Chunk]:
     """Live chunks until one is missing, nothing comes for `poll` seconds, or it has ended."""
-    while not ended(splicer.next):
+    while not ending.reached(splicer.next):
         try:
             async with asyncio.timeout(poll):
                 message = await anext(live)
         except TimeoutError:
             return
-        except StopAsyncIteration:
-            raise Unavailable("the subscription ended") from None
+        if message.subject.startswith("ocf.evt."):
+            await ending.fact(message)
+            continue
         for chunk in splicer.feed(chunk_of(message)):
             yield chunk
         if splicer.gap:

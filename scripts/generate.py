@@ -1,0 +1,265 @@
+"""Everything that is generated from the code's tables: `python scripts/generate.py` writes, `--check` fails on drift.
+
+schemas/*.json, schemas/asyncapi.yaml, schemas/openapi.json, docs/events.md, docs/lifecycle.md, docs/configuration.md,
+and the diagram in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from events import streams
+from events.lifecycle import TABLE, TERMINAL, Reason, State
+from events.types import TYPES, EventType
+from functions.dispatcher.wiring import WIRING, backoff
+from functions.gateway import openapi
+from functions.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+EXTENSIONS = {
+    "traceparent": "W3C trace context",
+    "tracestate": "W3C trace context",
+    "correlationid": "the execution or session all of it is about",
+    "causationid": "id of the event that caused this one",
+    "partitionkey": "the execution or session: what must stay in order",
+    "sequence": "gapless per execution from 1 (output only)",
+    "expirytime": "RFC 3339; a submit that is taken up later is rejected",
+    "dataref": "where data over 512 KiB lies",
+}
+Pages = dict[str, str]
+
+
+def schemas() -> Pages:
+    """One JSON Schema (2020-12) per event type: that of the event's data."""
+    pages = {}
+    for name, spec in TYPES.items():
+        schema = spec.data.model_json_schema(by_alias=True)
+        head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:ocf:{name}"}
+        pages[f"schemas/{name}.json"] = _json(head | schema | {"title": name})
+    return pages
+
+
+def asyncapi() -> Pages:
+    """AsyncAPI 3.0: a channel per subject, a message per event type."""
+    channels: dict[str, Any] = {}
+    messages: dict[str, Any] = {}
+    operations: dict[str, Any] = {}
+    for name, spec in TYPES.items():
+        key = name.removeprefix("dev.ocf.").removesuffix(".v1").replace(".", "_")
+        messages[key] = _message(name, spec)
+        channel = re.sub(r"[^a-z0-9]+", "_", spec.subject_template).strip("_")
+        entry = channels.setdefault(channel, _channel(spec))
+        entry["messages"][key] = {"$ref": f"#/components/messages/{key}"}
+        operations[key] = {
+            "action": "receive" if spec.kind == "cmd" else "send",
+            "channel": {"$ref": f"#/channels/{channel}"},
+            "messages": [{"$ref": f"#/channels/{channel}/messages/{key}"}],
+            "summary": _doc(spec.data),
+        }
+    live = {"address": "ocf.live.{project}.{execution}", "messages": channels["ocf_out_project_execution"]["messages"]}
+    channels["ocf_live"] = live | {
+        "description": "Output as it is said (core NATS, republished by OCF_OUTPUT): what viewers subscribe to.",
+        "parameters": {"project": {}, "execution": {}},
+    }
+    document = {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "OpenCode executions as event-driven functions",
+            "version": "1.0.0",
+            "description": "CloudEvents 1.0 over NATS JetStream. Structured and binary mode are read, binary is written.",
+        },
+        "defaultContentType": "application/json",
+        "servers": {"nats": {"host": "nats:4222", "protocol": "nats"}},
+        "channels": channels,
+        "operations": operations,
+        "components": {"messages": messages},
+    }
+    return {"schemas/asyncapi.yaml": yaml.safe_dump(document, sort_keys=False, width=120)}
+
+
+def _channel(spec: EventType) -> dict[str, Any]:
+    stream = next(s for s in streams.STREAMS if s.name == spec.stream)
+    return {
+        "address": spec.subject_template,
+        "description": f"Kept in {stream.name}: {stream.why}.",
+        "parameters": {"project": {}, spec.entity: {}},
+        "messages": {},
+    }
+
+
+def _message(name: str, spec: EventType) -> dict[str, Any]:
+    return {
+        "name": name,
+        "summary": _doc(spec.data),
+        "contentType": "application/json",
+        "headers": {"type": "object", "properties": {f"ce-{key}": {"type": "string"} for key in EXTENSIONS}},
+        "payload": {"schemaFormat": "application/schema+json;version=draft-2020-12", "schema": {"$ref": f"./{name}.json"}},
+    }
+
+
+def events_page() -> Pages:
+    """The catalogue of events, streams and consumers."""
+    rows = [
+        f"| [`{name}`](../schemas/{name}.json) | {spec.said_by} | `{spec.subject_template}` |" for name, spec in TYPES.items()
+    ]
+    kept = [
+        f"| `{s.name}` | {s.why} | {', '.join(f'`{x}`' for x in s.subjects)} | {s.max_age // streams.DAY} days |"
+        for s in streams.STREAMS
+    ]
+    fed = [
+        f"| `{row.consumer}` | {', '.join(f'`{x}`' for x in row.subjects)} | {row.function} | {row.in_flight} "
+        f"| {row.max_deliveries or 'for ever'} |"
+        for row in WIRING
+    ]
+    tries = ", ".join(f"{backoff(n):g}" for n in range(1, 9))
+    extensions = [f"| `{name}` | {why} |" for name, why in EXTENSIONS.items()]
+    text = f"""# Events
+
+Generated from `events/types.py`, `events/streams.py` and `functions/dispatcher/wiring.py`.
+How to publish and watch: [publishing.md](publishing.md), [streaming.md](streaming.md).
+
+| type | said by | subject |
+|---|---|---|
+{_lines(rows)}
+
+## Extensions
+| name | meaning |
+|---|---|
+{_lines(extensions)}
+
+## Streams
+| stream | keeps | subjects | for |
+|---|---|---|---|
+{_lines(kept)}
+
+`OCF_OUTPUT` republishes `ocf.out.>` on `ocf.live.>` for whoever listens at that moment.
+Buckets: {", ".join(f"`{b.name}` ({b.why})" for b in streams.BUCKETS)}.
+
+## Consumers
+| consumer | takes | feeds | in flight | tries |
+|---|---|---|---|---|
+{_lines(fed)}
+
+| the function answers | the dispatcher |
+|---|---|
+| 2xx | acknowledges |
+| 429 | waits `Retry-After` seconds and asks again; this is not a failure |
+| 404, 408, 409, 425, 5xx, or nothing | delivers again after {tries}, … s; when the tries are used up: dead letter |
+| any other 4xx | dead letter at once, with the answer as its reason |
+
+While a function works the dispatcher holds the message every 10 s, so a run may last for hours.
+"""
+    return {"docs/events.md": text}
+
+
+def lifecycle_page() -> Pages:
+    """The life cycle, drawn from its table."""
+    arrows = [f"    {start or '[*]'} --> {end}: {taken}" for (start, taken), end in TABLE.items()]
+    ends = [f"    {state} --> [*]" for state in State if state in TERMINAL]
+    reasons = _lines([f"- `{reason}`" for reason in Reason])
+    text = f"""# The life of an execution
+
+Generated from `events/lifecycle.py`. A step that is not in the table raises an error that names state and step.
+
+```mermaid
+stateDiagram-v2
+{_lines(arrows + ends)}
+```
+
+`failed` has a machine-readable `reason`:
+
+{reasons}
+"""
+    return {"docs/lifecycle.md": text}
+
+
+def configuration_page() -> Pages:
+    """Every environment variable."""
+    rows = []
+    for field in Settings.model_fields.values():
+        default = "" if field.default in (None, "", ()) else f"`{field.default}`"
+        rows.append(f"| `{field.alias}` | {default} | {field.description or ''} |")
+    text = f"""# Configuration
+
+Generated from `functions/settings.py`. Everything is read once at start; a malformed value stops the process with one
+line that names it. `ocf doctor` prints what is in force, secrets masked.
+
+| variable | default | meaning |
+|---|---|---|
+{_lines(rows)}
+"""
+    return {"docs/configuration.md": text}
+
+
+def diagram() -> Pages:
+    """The picture in docs/architecture.md, between its two marks."""
+    page = ROOT / "docs/architecture.md"
+    lines = ["flowchart LR", "    backend([backend]) & gateway -->|command events| C[(OCF_COMMANDS)]"]
+    for row in WIRING:
+        source = "C" if row.stream == "OCF_COMMANDS" else "E"
+        lines.append(f"    {source} -->|{row.consumer}| D{{{{dispatcher}}}} -->|POST| {row.function}")
+    lines += [
+        "    submit & execute & cancel & cleanup & archive -->|facts| E[(OCF_EVENTS)]",
+        "    execute -->|chunks| O[(OCF_OUTPUT)] -->|ocf.live| viewer([browser, ocf])",
+        "    submit & execute & cancel & cleanup & archive <-->|compare-and-set| K[(ocf_executions)]",
+        "    execute & archive --> S[(S3)]",
+        "    D -->|what cannot be handled| Q[(OCF_DLQ)]",
+    ]
+    drawn = "```mermaid\n" + "\n".join(dict.fromkeys(lines)) + "\n```"
+    marks = r"(<!-- generated: wiring -->\n).*?(\n<!-- end -->)"
+    text = re.sub(marks, lambda m: m.group(1) + drawn + m.group(2), page.read_text(), flags=re.DOTALL)
+    return {"docs/architecture.md": text}
+
+
+GENERATORS: tuple[Callable[[], Pages], ...] = (
+    schemas,
+    asyncapi,
+    events_page,
+    lifecycle_page,
+    configuration_page,
+    diagram,
+)
+
+
+def _doc(model: type) -> str:
+    return " ".join((model.__doc__ or "").split())
+
+
+def _lines(lines: list[str]) -> str:
+    return "\n".join(lines)
+
+
+def _json(value: Any) -> str:  # noqa: ANN401 - JSON
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> int:
+    """Write, or with `--check` compare."""
+    pages: Pages = {}
+    for generator in GENERATORS:
+        pages |= generator()
+    known = {str(path.relative_to(ROOT)) for path in (ROOT / "schemas").glob("*")}
+    stale = [name for name, text in pages.items() if not (ROOT / name).is_file() or (ROOT / name).read_text() != text]
+    extra = sorted(known - pages.keys() - {"schemas/openapi.json"})
+    api = openapi.main([flag for flag in sys.argv if flag == "--check"])
+    if "--check" in sys.argv:
+        for name in stale + extra:
+            sys.stderr.write(f"{name} is not what the code says; run: python scripts/generate.py\n")
+        return 1 if stale or extra or api else 0
+    for name in stale:
+        (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / name).write_text(pages[name])
+    for name in extra:
+        (ROOT / name).unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

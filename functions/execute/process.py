@@ -99,7 +99,7 @@ class AgentProcess:
         """The last 50 lines of standard error."""
         return list(self._lines["stderr"])
 
-    async def wait_line(self, pattern: re.Pattern[str], timeout: float) -> re.Match[str]:  # noqa: ASYNC109
+    async def wait_line(self, pattern: re.Pattern[str], timeout: float) -> re.Match[str]:
         """The first line of either output that `pattern` is found in, past ones included; `timeout` in seconds.
 
         Raises:

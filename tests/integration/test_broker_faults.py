@@ -1,8 +1,9 @@
-"""The model broker against a provider that misbehaves: what the agent sees, what is counted, what ends the execution."""
+"""The model broker and a provider that misbehaves: what the agent sees, what is counted, what ends the execution."""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -87,6 +88,12 @@ def said(response: httpx.Response) -> str:
     """The text of a streamed chat completion."""
     lines = [json.loads(x[6:]) for x in response.text.splitlines() if x.startswith("data: {")]
     return "".join(c["delta"].get("content") or "" for line in lines for c in line["choices"])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop run until `condition` holds."""
+    while not condition():  # noqa: ASYNC110 - nobody sets an event for it
+        await asyncio.sleep(0)
 
 
 async def test_a_call_goes_out_with_the_real_key_and_comes_back_counted(make: Make) -> None:
@@ -231,6 +238,34 @@ async def test_a_stream_that_breaks_off_is_never_taken_for_complete(make: Make) 
     assert rig.broker.usage.output_tokens == 6
 
 
+async def test_errors_inside_streams_end_the_execution_too(make: Make) -> None:
+    """A provider may say "overloaded" after a 200; the agent reads it and may try again, but not for ever."""
+
+    async def overloaded(exchange: Exchange) -> None:
+        await exchange.head(200, "text/event-stream", CHUNKED)
+        await exchange.event({"error": {"message": "overloaded"}})
+        await exchange.end()
+
+    rig = await make(overloaded)
+    for _ in range(3):
+        assert "overloaded" in (await rig.ask()).text
+    assert rig.broker.failure is not None
+    assert rig.broker.failure.reason is Reason.MODEL_ERROR
+
+
+async def test_a_compressed_answer_is_unpacked(make: Make) -> None:
+    """A provider that compresses although it was asked not to is still understood."""
+
+    async def zipped(exchange: Exchange) -> None:
+        body = gzip.compress(b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}')
+        await exchange.head(200, "application/json", "content-encoding: gzip", f"content-length: {len(body)}")
+        exchange.writer.write(body)
+
+    rig = await make(zipped)
+    assert (await rig.ask(stream=False)).json()["usage"]["prompt_tokens"] == 3
+    assert rig.broker.usage.total_tokens == 7
+
+
 async def test_a_silent_provider_is_given_up(make: Make) -> None:
     """No byte within the read timeout counts as a lost connection."""
     rig = await make(silent, read_timeout=0.1)
@@ -315,8 +350,7 @@ async def test_refuse_cuts_running_calls_within_100_ms(make: Make) -> None:
         start = time.monotonic()
         rig.broker.refuse("cancelled")
         with pytest.raises(httpx.HTTPError):
-            async for _ in lines:
-                continue
+            _ = [line async for line in lines]
         await asyncio.wait_for(rig.model.hung_up.wait(), 0.1)
         assert time.monotonic() - start < 0.1
     after = await rig.ask()
@@ -331,8 +365,7 @@ async def test_refuse_ends_a_call_that_waits_for_its_next_try(make: Make) -> Non
     """Also in the pause between two tries."""
     rig = await make(status(429, "{}", "retry-after: 0.9"))
     asked = asyncio.ensure_future(rig.ask())
-    while not rig.activity > 1:
-        await asyncio.sleep(0)
+    await until(lambda: rig.activity > 1)
     start = time.monotonic()
     rig.broker.refuse("cancelled")
     assert (await asked).status_code == 403
@@ -343,12 +376,10 @@ async def test_an_agent_that_hangs_up_stops_the_provider(make: Make) -> None:
     """Nobody reads, so nobody generates, even while the provider is silent."""
     rig = await make(silent)
     asked = asyncio.ensure_future(rig.ask())
-    while not rig.model.requests:
-        await asyncio.sleep(0)
+    await until(lambda: bool(rig.model.requests))
     asked.cancel()
     await asyncio.wait_for(rig.model.hung_up.wait(), 1)
-    while not rig.calls:
-        await asyncio.sleep(0)
+    await until(lambda: bool(rig.calls))
     assert rig.calls[0].outcome == "gone"
     assert rig.broker.in_flight == 0
 

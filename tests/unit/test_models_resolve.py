@@ -16,6 +16,7 @@ from functions.models.resolve import ModelSettings, NoModel, resolve, uses_offli
 OWN = SecretStr("sk-operator-0123456789")
 ANTHROPIC = SecretStr("sk-ant-0123456789")
 TASK = SecretStr("sk-task-0123456789")
+ANTHROPIC_URL = "https://api.anthropic.com/v1"
 OFFLINE = "http://127.0.0.1:4010/v1"
 
 
@@ -38,12 +39,12 @@ def test_without_anything_at_all_the_error_says_what_to_set() -> None:
 
 
 @pytest.mark.parametrize(("settings", "provider", "base_url", "key"), [
-    (ModelSettings(anthropic_api_key=ANTHROPIC, openai_api_key=OWN), "anthropic", "https://api.anthropic.com/v1", ANTHROPIC),
+    (ModelSettings(anthropic_api_key=ANTHROPIC, openai_api_key=OWN), "anthropic", ANTHROPIC_URL, ANTHROPIC),
     (ModelSettings(openai_api_key=OWN), "openai", "https://api.openai.com/v1", OWN),
     (ModelSettings(model="openrouter/meta/llama", api_key=OWN), "openrouter", "https://openrouter.ai/api/v1", OWN),
-    (ModelSettings(model="local/qwen", endpoint="http://127.0.0.1:8000/v1/"), "local", "http://127.0.0.1:8000/v1", None),
+    (ModelSettings(model="local/qwen", endpoint="http://gpu:8000/v1/"), "local", "http://gpu:8000/v1", None),
     (ModelSettings(model="local/qwen", endpoint="http://gpu:8000", api_key=OWN), "local", "http://gpu:8000/v1", OWN),
-    (ModelSettings(model="anthropic/x", anthropic_api_key=ANTHROPIC), "anthropic", "https://api.anthropic.com/v1", ANTHROPIC),
+    (ModelSettings(model="anthropic/x", anthropic_api_key=ANTHROPIC), "anthropic", ANTHROPIC_URL, ANTHROPIC),
     (ModelSettings(api_key=OWN), "openai", "https://api.openai.com/v1", OWN),
 ])  # fmt: skip
 def test_the_operators_settings(settings: ModelSettings, provider: str, base_url: str, key: SecretStr | None) -> None:
@@ -88,7 +89,7 @@ def test_a_task_without_endpoint_uses_the_operators() -> None:
 
 def test_a_provider_nobody_knows_needs_an_endpoint() -> None:
     """With the field's name in the error."""
-    with pytest.raises(NoModel, match="model_config[.]api_endpoint is required"):
+    with pytest.raises(NoModel, match=r"model_config[.]api_endpoint is required"):
         resolve(asked(provider="unheard-of"), ModelSettings(offline_url=OFFLINE))
 
 

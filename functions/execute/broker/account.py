@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from events.lifecycle import Reason
@@ -37,7 +37,7 @@ class Call:
     status: int | None = None
     first_byte_seconds: float | None = None
     seconds: float = 0.0
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     estimated: bool = False
     outcome: Literal["ok", "passed", "failed", "cut", "refused", "gone"] | None = None
 

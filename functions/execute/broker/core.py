@@ -26,7 +26,7 @@ from functions.models.target import ModelTarget
 
 log = structlog.get_logger()
 
-#: Streams in a row that may break off before the model counts as failed. The agent itself retries for ever.
+#: Answers in a row that may break off or end in an error before the model counts as failed; the agent retries for ever.
 MAX_CUTS = 3
 
 
@@ -188,8 +188,8 @@ class Broker:
             await self._after(relay, reply)
 
     async def _after(self, relay: Relay, reply: Reply) -> None:
-        """Judge what a call has left: broken streams in a row, limits."""
-        self._cuts = self._cuts + 1 if relay.cut else 0
+        """Judge what a call has left: broken answers in a row, limits."""
+        self._cuts = self._cuts + 1 if relay.cut or relay.failed else 0
         if self._cuts >= MAX_CUTS:
             self.fail(Reason.MODEL_ERROR, f"the model's answer broke off {self._cuts} times in a row")
         if (over := self._account.exceeded()) is not None:

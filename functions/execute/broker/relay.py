@@ -29,7 +29,7 @@ Outcome = Literal["ok", "passed", "failed", "cut", "refused", "gone"]
 
 
 class Relay:
-    """One call. `cut` is true afterwards when the answer broke off before its end."""
+    """One call. Afterwards `cut` says that the answer broke off before its end, `failed` that it ended in an error."""
 
     def __init__(
         self, number: int, target: ModelTarget, upstream: Upstream, account: Account, hooks: Hooks, clock: Clock
@@ -42,6 +42,7 @@ class Relay:
         self._call = Call(number, target.wire_model, target.provider, clock.monotonic())
         self._meter = Meter("chat")
         self.cut = False
+        self.failed = False
 
     async def run(
         self, wire: wires.Wire, request: Request, body: dict[str, Any], reply: Reply, redactor: Redactor
@@ -87,7 +88,7 @@ class Relay:
             return await self._pass_whole(response, content_type, reply, redactor)
         meter, left, cost_left = self._meter, self._account.live_tokens_left(), self._account.live_cost_left()
         try:
-            async for data in response.aiter_raw():
+            async for data in response.aiter_bytes():
                 if self._call.first_byte_seconds is None:
                     self._note(first_byte_seconds=self._clock.monotonic() - self._call.started_at)
                     await reply.start(200, content_type)
@@ -97,13 +98,14 @@ class Relay:
                     await reply.send(redactor.bytes(ready))
                 self._hold(left, cost_left)
             rest = meter.rest()
-        except (httpx.TransportError, TooLong):
+        except (httpx.TransportError, httpx.DecodingError, TooLong):
             return self._broken()
         if not meter.finished and not meter.failed:
             return self._broken()
         await reply.send(redactor.bytes(rest))
         await reply.end()
-        return "ok"
+        self.failed = meter.failed and not meter.finished
+        return "failed" if self.failed else "ok"
 
     def _broken(self) -> Outcome:
         self.cut = True
@@ -127,12 +129,12 @@ class Relay:
     ) -> Outcome:
         body = bytearray()
         try:
-            async for data in response.aiter_raw():
+            async for data in response.aiter_bytes():
                 self._hooks.on_activity()
                 body += data
                 if len(body) > MAX_WHOLE:
                     return self._broken()
-        except httpx.TransportError:
+        except (httpx.TransportError, httpx.DecodingError):
             return self._broken()
         self._note(first_byte_seconds=self._clock.monotonic() - self._call.started_at)
         self._meter.whole(bytes(body))

@@ -83,7 +83,7 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
@@ -189,7 +189,8 @@ class Upstream:
             if failed.status is not None and failed.status not in RETRIED:
                 raise failed
             if last:
-                raise ModelFailed(failed.reason, f"{failed.message}; gave up after {tried} tries", failed.status)
+                times = "one try" if tried == 1 else f"{tried} tries"
+                raise ModelFailed(failed.reason, f"{failed.message}; gave up after {times}", failed.status)
             await self._clock.sleep(asked if asked is not None else self._retry.wait(tried, self._jitter()))
 
     async def _refused(self, response: httpx.Response) -> tuple[ModelFailed, float | None]:
@@ -235,11 +236,11 @@ async def _head_of(response: httpx.Response) -> bytes:
     """The first 64 KiB of an error's body; a provider that cuts it short has still answered."""
     body = b""
     try:
-        async for piece in response.aiter_raw():
+        async for piece in response.aiter_bytes():
             body += piece
             if len(body) >= MAX_ERROR_BYTES:
                 break
-    except httpx.TransportError:
+    except (httpx.TransportError, httpx.DecodingError):
         return body
     return body[:MAX_ERROR_BYTES]
 

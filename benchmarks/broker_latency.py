@@ -1,0 +1,149 @@
+"""What the model broker costs: time per request and per chunk, memory per execution.
+
+Run: python -m benchmarks.broker_latency
+
+One process holds provider, broker and client, so the figures are upper bounds. Direct and through the broker take
+turns, request by request; medians and 95th percentiles of the same run stand side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import statistics
+import time
+from typing import Any
+
+import httpx
+import psutil
+from pydantic import SecretStr
+
+from events.models import Limits
+from functions.clock import SystemClock
+from functions.execute.broker import Broker, Upstream
+from functions.models.target import ModelTarget
+
+CHUNKS = 40
+GAP = 0.002
+PROMPT = "x" * 200_000
+BODY: dict[str, Any] = {"model": "m", "stream": True, "messages": [{"role": "user", "content": PROMPT}]}
+KEY = SecretStr("sk-bench-0123456789abcdef0123456789abcdef")
+
+
+async def provider(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers every request with chunks that carry the time they were sent."""
+    try:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+            for number in range(CHUNKS):
+                finish = "stop" if number == CHUNKS - 1 else None
+                delta = {"content": f"t={time.perf_counter_ns()};"}
+                event = {"id": "c", "object": "chat.completion.chunk", "model": "m",
+                         "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}  # fmt: skip
+                piece = f"data: {json.dumps(event)}\n\n".encode()
+                writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+                await writer.drain()
+                await asyncio.sleep(GAP)
+            writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        writer.close()
+
+
+async def one(client: httpx.AsyncClient, firsts: list[float], delays: list[float]) -> None:
+    """One request: milliseconds to the first chunk, and from each chunk's sending to its arrival."""
+    start = time.perf_counter_ns()
+    seen = 0
+    async with client.stream("POST", "/chat/completions", json=BODY) as response:
+        async for line in response.aiter_lines():
+            if "t=" in line:
+                now = time.perf_counter_ns()
+                sent = int(line.split("t=")[1].split(";")[0])
+                if seen:
+                    delays.append((now - sent) / 1e6)
+                else:
+                    firsts.append((now - start) / 1e6)
+                seen += 1
+    assert seen == CHUNKS, f"{seen} chunks"
+
+
+def row(name: str, direct: list[float], through: list[float]) -> dict[str, Any]:
+    """Median and 95th percentile of both, in milliseconds, and what the broker adds to the median."""
+
+    def at(values: list[float], share: float) -> float:
+        return round(sorted(values)[int(share * (len(values) - 1))], 3)
+
+    added = round(statistics.median(through) - statistics.median(direct), 3)
+    return {
+        "figure": name, "n": len(through), "direct_p50_ms": at(direct, 0.5), "direct_p95_ms": at(direct, 0.95),
+        "broker_p50_ms": at(through, 0.5), "broker_p95_ms": at(through, 0.95), "added_p50_ms": added,
+    }  # fmt: skip
+
+
+async def memory(upstream: Upstream, base_url: str, count: int) -> dict[str, Any]:
+    """Resident memory per broker that has served a request, in MiB."""
+    process = psutil.Process()
+    gc.collect()
+    before = process.memory_info().rss
+    brokers, clients = [], []
+    for _ in range(count):
+        broker = await Broker(upstream, SystemClock()).start()
+        broker.assign(ModelTarget("local", "m", "openai", base_url, KEY), Limits())
+        client = httpx.AsyncClient(
+            base_url=broker.base_url,
+            headers={"authorization": f"Bearer {broker.token}"},
+            verify=False,  # noqa: S501
+        )
+        await one(client, [], [])
+        brokers.append(broker)
+        clients.append(client)
+    gc.collect()
+    used = (process.memory_info().rss - before) / count / 1024**2
+    for client, broker in zip(clients, brokers, strict=True):
+        await client.aclose()
+        await broker.close()
+    return {"figure": "memory per broker, its client included", "n": count, "mib": round(used, 3)}
+
+
+async def main(requests: int, brokers: int) -> list[dict[str, Any]]:
+    """Every row."""
+    server = await asyncio.start_server(provider, "127.0.0.1", 0, limit=2**20)
+    base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    upstream = Upstream(SystemClock())
+    broker = await Broker(upstream, SystemClock()).start()
+    broker.assign(ModelTarget("local", "m", "openai", base_url, KEY), Limits(max_total_tokens=10**9))
+    first: tuple[list[float], list[float]] = ([], [])
+    chunk: tuple[list[float], list[float]] = ([], [])
+    headers = {"authorization": f"Bearer {broker.token}"}
+    async with (
+        httpx.AsyncClient(base_url=base_url) as direct,
+        httpx.AsyncClient(base_url=broker.base_url, headers=headers) as through,
+    ):
+        for number in range(requests + 3):
+            # The first three warm up both ways.
+            kept = number >= 3
+            for way, client in enumerate((direct, through)):
+                await one(client, first[way] if kept else [], chunk[way] if kept else [])
+    rows = [
+        row("request to first chunk, 200 kB prompt", *first),
+        row("chunk sent to chunk read", *chunk),
+        await memory(upstream, base_url, brokers),
+    ]
+    await broker.close()
+    await upstream.close()
+    server.close()
+    # The provider's tasks end when they have read the end of their connections.
+    await asyncio.sleep(0.05)
+    return rows
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=40)
+    parser.add_argument("--brokers", type=int, default=50)
+    arguments = parser.parse_args()
+    for line in asyncio.run(main(arguments.requests, arguments.brokers)):
+        print(json.dumps(line))

@@ -16,15 +16,17 @@ from events.ports import Clock
 from functions.execute import agent_config
 from functions.execute.agent_config import AgentModel, ServerSpec
 from functions.execute.agent_server import AgentServer
-from functions.execute.opencode import CONNECTED, Event, OpenCodeError, PermissionReply, Prompt
+from functions.execute.opencode import CONNECTED, HEARTBEAT, Event, OpenCodeError, PermissionReply, Prompt
 from functions.execute.process import AgentFailed, StopReport
 from functions.execute.translate import Translator
 
 Emit = Callable[[Draft], Awaitable[None]]
 
 _CONNECT_SECONDS = 10.0
-_POLL_SECONDS = 10.0
-_QUIET_POLLS = 3
+# OpenCode's heartbeat comes every 10 s.
+_POLL_SECONDS = 12.0
+_ODD_LOOKS = 3
+_LAST_WORDS = 0.1
 _REPLIES: dict[str, PermissionReply] = {
     **dict.fromkeys(("once", "allow", "yes", "y", "ok"), "once"),
     "always": "always",
@@ -73,6 +75,7 @@ class Agent:
         self._translator: Translator | None = None
         self._deadlines: dict[str, float] = {}
         self._aborting = False
+        self._odd_looks = 0
         self._emit: Emit | None = None
 
     @property
@@ -82,7 +85,7 @@ class Agent:
 
     async def run(self, prompt: str, emit: Emit) -> AgentResult:
         """One turn: from the prompt until the agent is idle. May be called again for a follow-up."""
-        self._emit, self._aborting = emit, False
+        self._emit, self._aborting, self._odd_looks = emit, False, 0
         try:
             translator = await self._prepared()
             return await self._follow(translator, prompt)
@@ -147,14 +150,10 @@ class Agent:
         try:
             await self._until_connected(inbox, pump, dead)
             await self._send(prompt)
-            quiet = 0
             while not translator.idle:
                 event = await self._next(inbox, pump, dead)
-                if event is None:
-                    quiet = 0 if await self.server.client.busy(self.session_id) else quiet + 1
-                    event = await self.server.client.resync(self.session_id) if quiet else {}
-                if quiet == _QUIET_POLLS and not translator.idle:
-                    raise AgentFailed(Reason.AGENT_ERROR, "OpenCode went idle without an answer", self._stderr())
+                if event is None or event.get("type") == HEARTBEAT:
+                    event = await self._look(translator)
                 await self._take(translator, event)
             # Idle may overtake the last updates: what is stored now is complete.
             await self._take(translator, await self.server.client.resync(self.session_id))
@@ -163,6 +162,28 @@ class Agent:
                 task.cancel()
             await asyncio.gather(pump, dead, return_exceptions=True)
         return self._result(translator)
+
+    async def _look(self, translator: Translator) -> Event:
+        """Ask for the state when nothing has happened for a while: an end can come without an idle event."""
+        try:
+            if await self.server.client.busy(self.session_id):
+                self._odd_looks = 0
+                return {}
+            state = await self.server.client.resync(self.session_id)
+        except OpenCodeError as error:
+            # A machine that is short of time is slow; only several looks in a row mean that nobody is there.
+            self._odd_looks += 1
+            if self._odd_looks >= _ODD_LOOKS:
+                raise await self._lost(str(error)) from error
+            return {}
+        self._odd_looks += 1
+        if translator.error is not None:
+            raise AgentFailed(*translator.error, self._stderr())
+        if self._odd_looks >= _ODD_LOOKS and not state["properties"]["busy"]:
+            translator.feed(state)
+            if not translator.idle:
+                raise AgentFailed(Reason.AGENT_ERROR, "OpenCode went idle without an answer", self._stderr())
+        return state
 
     def _result(self, translator: Translator) -> AgentResult:
         if translator.error is not None and not self._aborting:
@@ -209,6 +230,9 @@ class Agent:
         get = asyncio.create_task(inbox.get())
         try:
             await asyncio.wait({get, pump, dead}, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED)
+            if dead.done() and not get.done():
+                # What it said before it ended may still be on its way.
+                await asyncio.wait({get}, timeout=_LAST_WORDS)
             if get.done():
                 return get.result()
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,14 +23,16 @@ PermissionReply = Literal["once", "always", "reject"]
 #: "permissions": [request], "questions": [request]}. What the closed stream may have lost is in it.
 RESYNC = "ocf.resync"
 CONNECTED = "server.connected"
+HEARTBEAT = "server.heartbeat"
 
 _USERNAME = "opencode"
 _CALL_TIMEOUT = 15.0
 _PROBE_TIMEOUT = 2.0
+_LOOK_TIMEOUT = 5.0
 # The server sends `server.heartbeat` every 10 s: three missed ones mean a dead connection.
 _STREAM_SILENCE = 35.0
 _RECONNECT_DELAYS = (0.05, 0.2, 0.5, 1.0, 2.0)
-_READ_ERRORS = (httpx.TransportError, httpx.StreamError)
+_READ_ERRORS = (httpx.TransportError, httpx.StreamError, TimeoutError)
 
 
 class OpenCodeError(Exception):
@@ -128,7 +131,7 @@ class OpenCode:
 
     async def busy(self, session: str) -> bool:
         """Whether a turn of the session is running (or waiting to retry its model call)."""
-        states = await self._call("GET", "/session/status", timeout=_PROBE_TIMEOUT)
+        states = await self._call("GET", "/session/status", timeout=_LOOK_TIMEOUT)
         return bool(states.get(session, {}).get("type", "idle") != "idle")
 
     async def reply_permission(self, request: str, reply: PermissionReply, message: str | None = None) -> bool:
@@ -188,7 +191,9 @@ class OpenCode:
 
     async def _stream(self) -> AsyncIterator[Event]:
         timeout = httpx.Timeout(_PROBE_TIMEOUT, read=_STREAM_SILENCE)
-        async with self._http.stream("GET", "/event", timeout=timeout) as answer:
+        async with AsyncExitStack() as stack:
+            async with asyncio.timeout(_CALL_TIMEOUT):
+                answer = await stack.enter_async_context(self._http.stream("GET", "/event", timeout=timeout))
             if answer.status_code != 200:
                 raise OpenCodeError(f"GET /event answered {answer.status_code}")
             async for line in answer.aiter_lines():

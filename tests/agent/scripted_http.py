@@ -1,0 +1,94 @@
+"""A very small HTTP/1.1 server on asyncio: JSON answers, and streams of server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+STATUS = {200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 503: "Unavailable"}
+
+
+@dataclass
+class Request:
+    """One request; `body` is its JSON."""
+
+    method: str
+    path: str
+    body: Any
+
+
+class Stream:
+    """An open event stream; its queue holds events, None closes it as if the connection broke."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+
+Answer = tuple[int, Any] | Stream
+Handler = Callable[[Request], Awaitable[Answer]]
+
+
+async def serve(port: int, handler: Handler, authorization: str | None) -> asyncio.Server:
+    """Listen on loopback; a wrong `Authorization` header gets 401."""
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            while await _one(reader, writer, handler, authorization):
+                continue
+        writer.close()
+
+    return await asyncio.start_server(connected, "127.0.0.1", port)
+
+
+async def _one(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler, authorization: str | None
+) -> bool:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    method, target, _ = head[0].split(" ")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
+    raw = await reader.readexactly(int(headers.get("content-length", "0")))
+    if authorization is not None and headers.get("authorization") != authorization:
+        _answer(writer, 401, {"message": "unauthorized"})
+        return True
+    request = Request(method, urlsplit(target).path, json.loads(raw) if raw else None)
+    answer = await handler(request)
+    if isinstance(answer, Stream):
+        await _events(reader, writer, answer)
+        return False
+    _answer(writer, *answer)
+    await writer.drain()
+    return True
+
+
+def _answer(writer: asyncio.StreamWriter, status: int, body: Any) -> None:
+    data = b"" if status == 204 else json.dumps(body).encode()
+    head = f"HTTP/1.1 {status} {STATUS[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    writer.write(head.encode() + data)
+
+
+async def _events(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: Stream) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+    gone = asyncio.create_task(reader.read(1))
+    try:
+        while not gone.done():
+            get = asyncio.create_task(stream.queue.get())
+            await asyncio.wait({get, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not get.done():
+                get.cancel()
+                return
+            event = get.result()
+            if event is None:
+                # No closing chunk: what a broken connection looks like.
+                transport = writer.transport
+                transport.abort()
+                return
+            data = f"data: {json.dumps(event)}\n\n".encode()
+            writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+            await writer.drain()
+    finally:
+        gone.cancel()

@@ -30,6 +30,7 @@ ACCOUNT = "OCF"
 MAX_CONNECT_BYTES = 4096
 
 _COMMANDS = ("submit", "cancel", "cleanup", "reply", "session")
+_READABLE = ("OCF_COMMANDS", "OCF_EVENTS", "OCF_OUTPUT", "KV_ocf_executions", "KV_ocf_sessions")
 _UNLIMITED = dict.fromkeys(("subs", "data", "payload"), -1)
 _ACCOUNT_LIMITS: dict[str, Any] = {
     **_UNLIMITED,
@@ -51,6 +52,7 @@ class Role:
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
     connections: tuple[str, ...] = ("STANDARD", "WEBSOCKET")
+    deny: tuple[str, ...] = ()
 
 
 FUNCTIONS = Role(
@@ -61,30 +63,31 @@ FUNCTIONS = Role(
 )
 BACKEND = Role(
     "backend",
-    "a backend trusted with every project: commands, and reading what happened, without changing it",
+    "a backend trusted with every project: commands, and reading what was said, without changing it",
     publish=(
         *(f"ocf.cmd.{verb}.{{project}}.>" for verb in _COMMANDS),
-        # Reading: streams' state, single messages, and short-lived consumers of the readable streams.
-        *(
-            f"$JS.API.{call}"
-            for stream in ("OCF_EVENTS", "OCF_OUTPUT", "KV_ocf_executions", "KV_ocf_sessions")
-            for call in (
-                f"STREAM.INFO.{stream}",
-                f"STREAM.MSG.GET.{stream}",
-                f"DIRECT.GET.{stream}",
-                f"DIRECT.GET.{stream}.>",
-                f"CONSUMER.*.{stream}",
-                f"CONSUMER.*.{stream}.>",
-                f"CONSUMER.MSG.NEXT.{stream}.>",
-            )
-        ),
         "$JS.API.INFO",
         "$JS.API.STREAM.NAMES",
+        *(f"$JS.API.{call}.{stream}" for stream in _READABLE for call in ("STREAM.INFO", "STREAM.MSG.GET")),
+        *(f"$JS.API.DIRECT.GET.{stream}{more}" for stream in _READABLE for more in ("", ".>")),
+        # For NATS clients that follow a stream with a short-lived consumer of their own.
+        *(
+            f"$JS.API.CONSUMER.{call}"
+            for stream in ("OCF_EVENTS", "OCF_OUTPUT")
+            for call in (f"CREATE.{stream}", f"CREATE.{stream}.>", f"INFO.{stream}.*", f"MSG.NEXT.{stream}.*")
+        ),
         "$JS.ACK.OCF_EVENTS.>",
         "$JS.ACK.OCF_OUTPUT.>",
         "$JS.FC.>",
     ),
     subscribe=("ocf.evt.{project}.>", "ocf.out.{project}.>", "ocf.live.{project}.>", "_INBOX.>"),
+    # The dispatcher's consumer on that stream.
+    deny=(
+        "$JS.API.CONSUMER.CREATE.OCF_EVENTS.archive",
+        "$JS.API.CONSUMER.CREATE.OCF_EVENTS.archive.>",
+        "$JS.API.CONSUMER.MSG.NEXT.OCF_EVENTS.archive",
+        "$JS.ACK.OCF_EVENTS.archive.>",
+    ),
 )
 PROJECT_BACKEND = Role(
     "project-backend",
@@ -185,7 +188,7 @@ def mint_user(trust: Trust, role: Role, now: int, *, project: str = "*", ttl: in
     if project != "*":
         check_project(project)
     permissions = {
-        "pub": {"allow": [subject.format(project=project) for subject in role.publish]},
+        "pub": {"allow": [subject.format(project=project) for subject in role.publish], "deny": list(role.deny)},
         "sub": {"allow": [subject.format(project=project) for subject in role.subscribe]},
         "allowed_connection_types": list(role.connections),
         **_UNLIMITED,

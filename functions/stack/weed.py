@@ -9,9 +9,8 @@ from functions.stack.ports import LOOPBACK
 
 #: Names of the ports it needs. Each has its own number, because the default gRPC ports (port + 10000) may be taken.
 WEED_PORTS = ("s3", "weed_master", "weed_volume", "weed_filer")
-WEED_GRPC_PORTS = tuple(f"{name}_grpc" for name in WEED_PORTS)
-#: Listens even with its pages off, and its worker looks for gRPC at port + 10000, whatever it was told.
-WEED_ADMIN_PORT = "weed_admin"
+#: `weed_admin` listens even with its pages off, and its worker looks for gRPC at port + 10000, whatever it was told.
+WEED_GRPC_PORTS = (*(f"{name}_grpc" for name in WEED_PORTS), "weed_admin")
 
 
 def s3_config(access_key: str, secret_key: str) -> str:
@@ -37,7 +36,7 @@ def weed_argv(binary: Path, data: Path, config: Path, ports: dict[str, int], buc
         f"-s3.config={config}",
         f"-bucket={bucket}",
         *listen,
-        f"-admin.port={ports[WEED_ADMIN_PORT]}",
+        f"-admin.port={ports['weed_admin']}",
         "-webdav=false",
         "-admin.ui=false",
         "-s3.port.iceberg=0",

@@ -1,0 +1,43 @@
+"""Fixtures that every tier may use. What they start is real, on loopback, and gone at the end of the session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from events.store_s3 import S3Config
+from tests.support.nats import NatsServer, running_nats
+from tests.support.weed import running_weed
+
+TIERS = ("unit", "contract", "integration", "e2e")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each test carries its tier, the folder it lies in, as a marker (`-m unit`)."""
+    for item in items:
+        for tier in TIERS:
+            if tier in item.path.parts:
+                item.add_marker(tier)
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A nats-server with JWTs, streams and buckets, shared by the session: use projects of your own."""
+    with running_nats(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """A nats-server of the test's own, to kill and restart."""
+    with running_nats(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Config]:
+    """An S3 server with the bucket `test`, shared by the session: use prefixes of your own."""
+    with running_weed(tmp_path_factory.mktemp("s3") / "weed") as config:
+        yield config

@@ -1,0 +1,86 @@
+"""NATS JWTs: what is in them, and what is refused before anything is signed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+
+import pytest
+from nacl.signing import VerifyKey
+
+from events.errors import InvalidEvent
+from functions.nats_jwt import (
+    MAX_CONNECT_BYTES,
+    ROLES,
+    Credentials,
+    InvalidViewer,
+    Trust,
+    mint_user,
+    mint_viewer,
+    public_key,
+    server_jwts,
+)
+
+EXECUTION = "6f1f0c58-9d3a-4a5e-8f0b-0c1d2e3f4a5b"
+TRUST = Trust.generate()
+ACCOUNT = public_key(TRUST.account)
+
+
+def claims(jwt: str) -> dict:
+    body = jwt.split(".")[1]
+    return json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+
+
+def viewer(project: str = "default", execution: str = EXECUTION, ttl: int = 60) -> Credentials:
+    return mint_viewer(TRUST.viewer_signing, ACCOUNT, project, execution, ttl=ttl, now=1_000)
+
+
+def test_every_jwt_is_signed_by_the_key_it_names() -> None:
+    """The signature of each JWT verifies with the public key in its `iss`."""
+    jwts = [*server_jwts(TRUST, 1).values(), viewer().jwt]
+    for jwt in jwts:
+        signed, signature = jwt.rsplit(".", 1)
+        issuer = claims(jwt)["iss"]
+        # An nkey is a prefix byte, 32 bytes of key and a checksum, in base 32.
+        raw = base64.b32decode(issuer + "=" * (-len(issuer) % 8))[1:33]
+        padded = signature + "=" * (-len(signature) % 4)
+        VerifyKey(raw).verify(signed.encode(), base64.urlsafe_b64decode(padded))
+
+
+def test_a_viewer_carries_its_expiry_and_no_permissions_of_its_own() -> None:
+    """A viewer's JWT has an expiry and the two tags; what it may do comes from the account's template."""
+    found = claims(viewer(ttl=60).jwt)
+    assert found["exp"] == 1_060
+    assert found["nats"]["tags"] == ["project:default", f"execution:{EXECUTION}"]
+    assert not {"pub", "sub", "subs", "allowed_connection_types"} & set(found["nats"])
+
+
+@pytest.mark.parametrize(("project", "execution"), [("a.b", EXECUTION), ("*", EXECUTION), ("a", ">"), ("a", "x")])
+def test_a_viewer_of_more_than_one_execution_is_refused(project: str, execution: str) -> None:
+    """Wildcards and dots cannot get into a viewer's subject."""
+    with pytest.raises(InvalidEvent):
+        viewer(project, execution)
+
+
+@pytest.mark.parametrize("ttl", [0, -1])
+def test_a_viewer_for_ever_is_refused(ttl: int) -> None:
+    """No positive lifetime, no viewer."""
+    with pytest.raises(InvalidViewer, match="ttl"):
+        viewer(ttl=ttl)
+
+
+def test_every_connect_fits_the_servers_default_line() -> None:
+    """No role's JWT is so large that a default server drops its CONNECT (the rest of the line is below 600 bytes)."""
+    longest = "p" * 63
+    sizes = {name: len(mint_user(TRUST, role, 1, project=longest).jwt) for name, role in ROLES.items()}
+    sizes["viewer"] = len(viewer(longest).jwt)
+    assert max(sizes.values()) < MAX_CONNECT_BYTES - 600, sizes
+
+
+def test_minting_a_viewer_takes_well_below_ten_milliseconds() -> None:
+    """Tokens are minted inside the gateway's event loop."""
+    started = time.perf_counter()
+    for _ in range(20):
+        viewer()
+    assert (time.perf_counter() - started) / 20 < 0.01

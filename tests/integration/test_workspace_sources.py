@@ -1,0 +1,379 @@
+"""Where workspaces come from: what is accepted, what is refused with a sentence that helps, nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from events.lifecycle import Reason
+from events.models import DirectoryWorkspace, EmptyWorkspace, GitWorkspace, SharedWorkspace, SnapshotWorkspace
+from events.store_memory import MemoryStore
+from functions.workspace import (
+    InvalidWorkspace,
+    Limits,
+    Prepared,
+    Source,
+    Sources,
+    forget,
+    pack,
+    prepare,
+    restore,
+    summarise,
+)
+from tests.support.git_http import GitServer, git_server, run_git
+from tests.support.trees import awkward, listing
+
+EXECUTION = "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"
+TOKEN = "tok-3f9c1d"
+
+
+class Place:
+    """Directories of one test, and whether anything was left in them."""
+
+    def __init__(self, top: Path) -> None:
+        self.top, self.workspace, self.private = top, top / "w" / "workspace", top / "p" / "private"
+
+    async def prepare(self, source: Source, sources: Sources | None = None, token: str | None = None) -> Prepared:
+        return await prepare(source, self.workspace, sources or Sources(), private=self.private, token=token)
+
+    async def refused(self, source: Source, sources: Sources | None = None, token: str | None = None) -> str:
+        with pytest.raises(InvalidWorkspace) as caught:
+            await self.prepare(source, sources, token)
+        assert caught.value.reason is Reason.INVALID_WORKSPACE
+        self.clean()
+        return str(caught.value)
+
+    def clean(self) -> None:
+        assert not self.workspace.exists()
+        assert not self.private.exists()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """`served/app.git`: main with two commits, branch `topic`, tag `v1` on the first commit."""
+    work = tmp_path / "made"
+    work.mkdir()
+    run_git("init", "-q", ".", cwd=work)
+    (work / "a.txt").write_text("one\n")
+    (work / "run.sh").write_text("#!/bin/sh\n")
+    (work / "run.sh").chmod(0o755)
+    (work / "link").symlink_to("a.txt")
+    run_git("add", "-A", cwd=work)
+    run_git("commit", "-qm", "one", cwd=work)
+    run_git("tag", "v1", cwd=work)
+    (work / "a.txt").write_text("two\n")
+    run_git("commit", "-qam", "two", cwd=work)
+    run_git("branch", "topic", cwd=work)
+    served = tmp_path / "served"
+    served.mkdir()
+    run_git("clone", "-q", "--bare", str(work), str(served / "app.git"), cwd=tmp_path)
+    run_git("config", "uploadpack.allowReachableSHA1InWant", "true", cwd=served / "app.git")
+    return served
+
+
+@pytest.fixture
+def server(repository: Path) -> Iterator[GitServer]:
+    with git_server(repository, TOKEN) as running:
+        yield running
+
+
+def _git(server: GitServer, **more: Any) -> GitWorkspace:
+    return GitWorkspace(source="git", url=f"{server.url}/app.git", **more)
+
+
+async def test_empty(place: Place) -> None:
+    """An empty workspace is a git repository without commits, and without changes."""
+    workspace = await place.prepare(EmptyWorkspace())
+    assert run_git("status", "--porcelain", "--branch", cwd=workspace.directory) == "## No commits yet on main\n"
+    assert (workspace.files, (await summarise(workspace)).files) == (0, 0)
+    await forget(workspace)
+    place.clean()
+
+
+@pytest.mark.parametrize(
+    ("ref", "text", "branch"),
+    [
+        (None, "two\n", "main"),
+        ("topic", "two\n", "topic"),
+        ("refs/heads/topic", "two\n", "topic"),
+        ("v1", "one\n", ""),
+        ("refs/tags/v1", "one\n", ""),
+        ("SHA", "one\n", ""),
+        ("SHORT", "one\n", ""),
+    ],
+)
+async def test_git_refs(place: Place, server: GitServer, ref: str | None, text: str, branch: str) -> None:
+    """Default branch, branch, tag, full and short commit id: the right tree, on the right branch, nothing changed."""
+    first = run_git("rev-parse", "v1", cwd=place.top / "made").strip()
+    ref = {"SHA": first, "SHORT": first[:10]}.get(ref or "", ref)
+    workspace = await place.prepare(_git(server, ref=ref), token=TOKEN)
+    root = workspace.directory
+    assert (root / "a.txt").read_text() == text
+    assert os.access(root / "run.sh", os.X_OK)
+    assert (root / "link").readlink() == Path("a.txt")
+    assert run_git("branch", "--show-current", cwd=root).strip() == branch
+    assert run_git("rev-parse", "HEAD", cwd=root).strip() == workspace.commit
+    assert run_git("status", "--porcelain", cwd=root) == ""
+    assert (await summarise(workspace)).files == 0
+
+
+async def test_git_is_shallow_unless_asked(place: Place, server: GitServer) -> None:
+    """`depth` commits and no more; the next depth brings the next."""
+    workspace = await place.prepare(_git(server), token=TOKEN)
+    assert run_git("log", "--format=%s", cwd=workspace.directory) == "two\n"
+    await forget(workspace)
+    workspace = await place.prepare(_git(server, depth=5), token=TOKEN)
+    assert run_git("log", "--format=%s", cwd=workspace.directory) == "two\none\n"
+
+
+async def test_the_token_stays_nowhere(place: Place, server: GitServer) -> None:
+    """The server got it; no file of the workspace or the private directory has it, nor does the remote's URL."""
+    workspace = await place.prepare(_git(server), token=TOKEN)
+    assert f"x-access-token:{TOKEN}" in server.logins
+    assert run_git("remote", "get-url", "origin", cwd=workspace.directory).strip() == f"{server.url}/app.git"
+    for root in (place.workspace, place.private):
+        for path in root.rglob("*"):
+            assert not path.is_file() or TOKEN.encode() not in path.read_bytes()
+
+
+async def test_a_wrong_token(place: Place, server: GitServer) -> None:
+    """Wrong or missing credentials fail at once, without a prompt, and the message does not repeat them."""
+    assert "could not clone" in await place.refused(_git(server))
+    assert "wrong-token" not in await place.refused(_git(server), token="wrong-token")
+
+
+async def test_the_token_goes_to_its_origin_only(place: Place, server: GitServer, repository: Path) -> None:
+    """A server that redirects gets an error, and who it points to gets nothing."""
+    with git_server(repository) as other:
+        server.redirect_to = other.url
+        await place.refused(_git(server), token=TOKEN)
+        assert other.logins == []
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("ext::sh -c touch% /tmp/x", "plain address"),
+        ("ext::sh", "plain address"),
+        ("fd::17", "plain address"),
+        ("--upload-pack=touch x", "plain address"),
+        ("-oProxyCommand=x", "plain address"),
+        ("file:///etc", "WORKSPACE_SOURCES"),
+        ("/etc", "scheme"),
+        ("../x", "scheme"),
+        ("git://127.0.0.1/x", "scheme"),
+        ("ssh://example.com/x", "scheme"),
+        ("git@example.com:a/b.git", "scheme"),
+        ("https://user:hunter2@127.0.0.1/x", "credentials"),
+        ("https:///x", "host"),
+        ("https://127.0.0.1:99999/x", "port"),
+        ("http://169.254.169.254/latest", "link-local"),
+        ("http://127.0.0.1:1/x.git", "could not clone"),
+        ("https://no-such-host.invalid/x.git", "cannot be found"),
+    ],
+)
+async def test_git_urls_that_are_refused(place: Place, url: str, says: str) -> None:
+    """Commands in disguise, local paths, other protocols, credentials, metadata services, dead hosts."""
+    message = await place.refused(GitWorkspace(source="git", url=url))
+    assert says in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("ref", ["absent", "a..b", "HEAD:x", "x~1", "deadbeef", "0" * 40, "refs/notes/x", "a.lock"])
+async def test_git_refs_that_are_refused(place: Place, server: GitServer, ref: str) -> None:
+    """A ref that does not exist, or is none."""
+    await place.refused(_git(server, ref=ref), token=TOKEN)
+
+
+async def test_git_repository_without_commits(place: Place, repository: Path) -> None:
+    """An empty repository gives an empty workspace with its remote."""
+    run_git("init", "-q", "--bare", "empty.git", cwd=repository)
+    with git_server(repository) as server:
+        workspace = await place.prepare(GitWorkspace(source="git", url=f"{server.url}/empty.git"))
+    assert (workspace.commit, workspace.files) == (None, 0)
+
+
+async def test_git_file_below_an_allowed_root(place: Place, repository: Path) -> None:
+    """file:// works where the operator allows it, and nowhere else, links resolved."""
+    source = GitWorkspace(source="git", url=f"file://{repository}/app.git")
+    assert (await place.prepare(source, Sources(roots=(repository,)))).files == 3
+    await forget(Prepared(place.workspace, place.private))
+    allowed = place.top / "allowed"
+    allowed.mkdir()
+    (allowed / "app.git").symlink_to(repository / "app.git")
+    await place.refused(GitWorkspace(source="git", url=f"file://{allowed}/app.git"), Sources(roots=(allowed,)))
+
+
+async def test_git_link_out_of_the_tree(place: Place, repository: Path) -> None:
+    """A committed link that leads out is refused, and so is what it would show."""
+    made = place.top / "made"
+    (made / "evil").symlink_to("../../../etc/passwd")
+    run_git("add", "-A", cwd=made)
+    run_git("commit", "-qm", "evil", cwd=made)
+    run_git("push", "-q", str(repository / "app.git"), "main", cwd=made)
+    source = GitWorkspace(source="git", url=f"file://{repository}/app.git")
+    assert "leads out" in await place.refused(source, Sources(roots=(repository,)))
+
+
+async def test_git_in_time(place: Place) -> None:
+    """A server that takes the connection and says nothing costs `git_seconds`, no more."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    listener = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    message = await place.refused(
+        GitWorkspace(source="git", url=f"http://127.0.0.1:{port}/x.git"), Sources(limits=Limits(git_seconds=0.5))
+    )
+    assert "took longer" in message
+    listener.close()
+    await listener.wait_closed()
+
+
+async def test_git_size_is_bounded(place: Place, repository: Path) -> None:
+    """A repository larger than a workspace may be stops while it is fetched."""
+    made = place.top / "made"
+    (made / "big").write_bytes(os.urandom(3_000_000))
+    run_git("add", "-A", cwd=made)
+    run_git("commit", "-qm", "big", cwd=made)
+    run_git("push", "-q", str(repository / "app.git"), "main", cwd=made)
+    source = GitWorkspace(source="git", url=f"file://{repository}/app.git")
+    await place.refused(source, Sources(roots=(repository,), limits=Limits(max_bytes=1_000_000)))
+
+
+async def test_submodules_only_when_asked(place: Place, server: GitServer, repository: Path) -> None:
+    """Off: the directory is empty. On: fetched from the same server with the same token, and part of the base."""
+    made = place.top / "made"
+    run_git("clone", "-q", "--bare", str(made), str(repository / "sub.git"), cwd=made)
+    run_git("submodule", "add", "-q", str(repository / "sub.git"), "sub", cwd=made)
+    run_git("config", "-f", ".gitmodules", "submodule.sub.url", "../sub.git", cwd=made)
+    run_git("commit", "-qam", "sub", cwd=made)
+    run_git("push", "-q", str(repository / "app.git"), "main", cwd=made)
+    workspace = await place.prepare(_git(server), token=TOKEN)
+    assert list((workspace.directory / "sub").iterdir()) == []
+    await forget(workspace)
+    workspace = await place.prepare(_git(server, submodules=True), token=TOKEN)
+    (workspace.directory / "sub" / "a.txt").write_text("three\n")
+    assert [file.path for file in (await summarise(workspace)).changed] == ["sub/a.txt"]
+
+
+async def test_directory(place: Place) -> None:
+    """A copy that shares nothing with its source: bytes, modes, links, empty directories and `.git` alike."""
+    awkward(place.top / "source", files=100, binary_bytes=200_000)
+    run_git("init", "-q", ".", cwd=place.top / "source")
+    source = DirectoryWorkspace(source="directory", path=str(place.top / "source"))
+    workspace = await place.prepare(source, Sources(roots=(place.top / "source",)))
+    assert listing(workspace.directory) == listing(place.top / "source")
+    (workspace.directory / "crlf.txt").write_text("changed")
+    assert (place.top / "source" / "crlf.txt").read_bytes() == b"one\r\ntwo\r\nthree"
+
+
+async def test_directories_that_are_refused(place: Place) -> None:
+    """Outside the roots (also by way of a link or `..`), absent, a file, with links out, too large."""
+    roots = Sources(roots=(place.top / "allowed",), limits=Limits(max_bytes=1000, max_entries=50))
+    allowed, other = place.top / "allowed", place.top / "allowed-not"
+    for directory in (allowed / "ok", other):
+        directory.mkdir(parents=True)
+    (allowed / "link").symlink_to(other)
+    (allowed / "file").touch()
+
+    async def refused(path: str | Path) -> str:
+        return await place.refused(DirectoryWorkspace(source="directory", path=str(path)), roots)
+
+    for outside in ("/etc", other, allowed / "link", f"{allowed}/../allowed-not"):
+        assert "not below an allowed root" in await refused(outside)
+    assert "does not exist" in await refused(allowed / "absent")
+    assert "no directory" in await refused(allowed / "file")
+    for target in ("/etc/passwd", "../../x", "up/../../x"):
+        with_link = allowed / f"links{len(target)}"
+        with_link.mkdir()
+        (with_link / "up").symlink_to(".")
+        (with_link / "l").symlink_to(target)
+        assert "leads out" in await refused(with_link)
+    (allowed / "ok" / "big").write_bytes(bytes(1001))
+    assert "1000 bytes" in await refused(allowed / "ok")
+    (allowed / "ok" / "big").unlink()
+    for number in range(60):
+        (allowed / "ok" / str(number)).touch()
+    assert "50 entries" in await refused(allowed / "ok")
+
+
+async def test_snapshot(place: Place) -> None:
+    """What an execution left is what the next starts from; one that left nothing is said so."""
+    store = MemoryStore()
+    sources = Sources(objects=store)
+    first = await place.prepare(EmptyWorkspace(), sources)
+    awkward(first.directory, files=30, binary_bytes=100_000)
+    await pack(first, place.top / "a.tar.zst")
+    await store.put_file(f"default/{EXECUTION}/workspace.tar.zst", place.top / "a.tar.zst")
+    before = listing(first.directory)
+    await forget(first)
+    workspace = await place.prepare(SnapshotWorkspace(source="snapshot", execution_id=EXECUTION), sources)
+    assert listing(workspace.directory) == before
+    assert (await summarise(workspace)).files == 0
+    await forget(workspace)
+    other = EXECUTION.replace("0", "1")
+    assert "left no workspace" in await place.refused(SnapshotWorkspace(source="snapshot", execution_id=other), sources)
+    store.objects[f"default/{EXECUTION}/workspace.tar.zst"] = b"damaged"
+    await place.refused(SnapshotWorkspace(source="snapshot", execution_id=EXECUTION), sources)
+    workspace = await restore(place.top / "a.tar.zst", place.workspace, place.private, Limits())
+    assert listing(workspace.directory) == before
+
+
+async def test_shared(place: Place) -> None:
+    """A path of the shared volume is used in place, made if missing, and stays when the execution is forgotten."""
+    shared = place.top / "shared"
+    shared.mkdir()
+    workspace = await place.prepare(SharedWorkspace(source="shared", path="team/app"), Sources(shared=shared))
+    assert workspace.directory == shared / "team" / "app"
+    (workspace.directory / "seen").write_text("by all")
+    assert (await summarise(workspace)).files == 1
+    await forget(workspace)
+    assert (shared / "team" / "app" / "seen").exists()
+    place.clean()
+
+
+@pytest.mark.parametrize("path", ["../x", "a/../../x", "link", "link/x", "file", "a//b", "."])
+async def test_shared_paths_that_are_refused(place: Place, path: str) -> None:
+    """Climbing, links (also ones that stay inside) and files are no shared directories."""
+    shared = place.top / "shared"
+    (shared / "real").mkdir(parents=True)
+    (shared / "link").symlink_to(shared / "real")
+    (shared / "file").touch()
+    await place.refused(SharedWorkspace(source="shared", path=path), Sources(shared=shared))
+    assert sorted(entry.name for entry in shared.iterdir()) == ["file", "link", "real"]
+
+
+async def test_what_was_there_is_not_touched(place: Place) -> None:
+    """A target with something in it is an error of the caller; what is in it stays."""
+    place.workspace.mkdir(parents=True)
+    (place.workspace / "precious").touch()
+    with pytest.raises(ValueError, match="not an empty directory"):
+        await place.prepare(EmptyWorkspace())
+    assert (place.workspace / "precious").exists()
+    assert not place.private.exists()
+    with pytest.raises(ValueError, match="apart"):
+        await prepare(EmptyWorkspace(), place.top / "w2", Sources(), private=place.top / "w2" / "private")
+
+
+async def test_cancelled(place: Place, server: GitServer) -> None:
+    """Cancelling a clone ends git and leaves nothing."""
+    cloning = asyncio.create_task(place.prepare(_git(server), token=TOKEN))
+    while not (place.workspace / ".git").exists():
+        await asyncio.sleep(0.001)
+    cloning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cloning
+    place.clean()

@@ -185,7 +185,7 @@ class Socket:
 
     async def until_close(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Every text message up to the close, and the close."""
-        said = []
+        said: list[dict[str, Any]] = []
         while True:
             message = await self.next()
             if message["type"] == "websocket.close":

@@ -114,7 +114,7 @@ async def test_a_token_of_one_project_means_that_project() -> None:
         (token(None, **GOOD), "projects"),
         (token(7, **GOOD), "projects"),
         (jwt.encode({"projects": "*", **GOOD}, SECRET, "HS256"), "exp"),
-        (jwt.encode({"projects": "*", "exp": 9_999_999_999, **GOOD}, None, "none"), "alg "),
+        (jwt.encode({"projects": "*", "exp": 9_999_999_999, **GOOD}, "", "none"), "alg "),
         (jwt.encode({"projects": "*", "exp": 9_999_999_999, **GOOD}, SECRET + "x" * 40, "HS512"), "alg "),
         ("rubbish", "not accepted"),
         ("", "send"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -207,7 +208,7 @@ async def test_a_body_above_the_limit_is_refused(chunked: bool) -> None:
     """By the length it states, and by what arrives when it states none."""
     world = World(GatewaySettings(max_body=1000))
 
-    async def pieces():  # type: ignore[no-untyped-def]  # noqa: ANN202
+    async def pieces() -> AsyncIterator[bytes]:
         for _ in range(3):
             yield b" " * 500
 

@@ -1,0 +1,112 @@
+"""The gateway as a process serves it: real sockets, a real nats-server, objects in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from events import subjects
+from events.bucket_nats import NatsBucket
+from events.bus_nats import NatsBus, connect
+from events.lifecycle import State
+from events.record import Record, record_key
+from events.store_memory import MemoryStore
+from functions.clock import SystemClock
+from functions.gateway.app import create_app
+from functions.gateway.core import Gateway
+from functions.gateway.deps import GatewayDeps
+from functions.gateway.settings import GatewaySettings
+from functions.nats_jwt import Credentials, mint_viewer
+from tests.support.gateway import chunk
+from tests.support.nats import NatsServer
+
+
+@dataclass
+class Served:
+    """A running gateway, and the other end of its bus."""
+
+    url: str
+    client: httpx.AsyncClient
+    bus: NatsBus
+    executions: NatsBucket
+    store: MemoryStore
+    gateway: Gateway
+
+    @property
+    def ws_url(self) -> str:
+        return self.url.replace("http", "ws", 1)
+
+    async def record(self, execution: str, project: str = "default", **fields: Any) -> Record:  # noqa: ANN401
+        """Put a record into the bucket."""
+        now = datetime.now(UTC)
+        given = {"state": State.RUNNING, "submitted_at": now, "updated_at": now, "timeout_seconds": 60, **fields}
+        record = Record(execution_id=execution, project_id=project, **given)
+        key = record_key(project, execution)
+        before = await self.executions.get(key)
+        await self.executions.update(key, record.model_dump_json().encode(), before.revision if before else 0)
+        return record
+
+    async def say(self, execution: str, first: int, last: int, project: str = "default") -> None:
+        """Publish those chunks of output."""
+        subject = subjects.output(project, execution)
+        for seq in range(first, last + 1):
+            headers = {"ce-sequence": str(seq), "Nats-Msg-Id": f"{execution}:{seq}"}
+            await self.bus.publish(subject, chunk(seq, datetime.now(UTC)), headers)
+
+    async def end(self, execution: str, last: int, project: str = "default") -> None:
+        """The execution has completed with that many chunks."""
+        await self.record(execution, project, state=State.COMPLETED, last_sequence=last)
+        await self.bus.publish(subjects.fact(project, execution, "completed"), b"{}", {})
+
+
+def viewers(server: NatsServer) -> Any:  # noqa: ANN401
+    """Mints with the server's scoped key."""
+
+    def mint(project: str, execution: str, ttl: int) -> Credentials:
+        now = int(datetime.now(UTC).timestamp())
+        return mint_viewer(server.trust.viewer_signing, server.account, project, execution, ttl=ttl, now=now)
+
+    return mint
+
+
+@asynccontextmanager
+async def serving(nats: NatsServer, settings: GatewaySettings | None = None, **deps: Any) -> AsyncIterator[Served]:  # noqa: ANN401
+    """A gateway on a free port, ready to be called."""
+    bus = await connect(nats.url, creds=Path(nats.creds), name="gateway-test")
+    executions = NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
+    store = MemoryStore()
+    given = GatewayDeps(
+        bus=bus,
+        executions=executions,
+        sessions=NatsBucket(bus, subjects.SESSIONS_BUCKET),
+        store=store,
+        clock=SystemClock(),
+        settings=replace(settings or GatewaySettings(), nats_ws_url=nats.ws_url),
+        mint_viewer=viewers(nats),
+    )
+    app = create_app(replace(given, **deps))
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_config=None, access_log=False, ws="websockets-sansio", lifespan="on"
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.ensure_future(server.serve())
+    try:
+        async with asyncio.timeout(10):
+            while not server.started or not app.state.gateway.index.ready:  # noqa: ASYNC110  (uvicorn has no event)
+                await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+            yield Served(url, client, bus, executions, store, app.state.gateway)
+    finally:
+        server.should_exit = True
+        await serving
+        await bus.close()

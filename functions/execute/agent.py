@@ -70,6 +70,8 @@ class Agent:
     def __init__(self, server: AgentServer, turn: TurnSpec, clock: Clock) -> None:
         self.server = server
         self.session_id = ""
+        #: Seconds of silence before the server is asked for its state.
+        self.look_every = _POLL_SECONDS
         self._turn = turn
         self._clock = clock
         self._translator: Translator | None = None
@@ -226,7 +228,7 @@ class Agent:
         if not inbox.empty():
             return inbox.get_nowait()
         await self._deny_overdue()
-        wait = min([_POLL_SECONDS, *(at - self._clock.monotonic() for at in self._deadlines.values())])
+        wait = min([self.look_every, *(at - self._clock.monotonic() for at in self._deadlines.values())])
         get = asyncio.create_task(inbox.get())
         try:
             await asyncio.wait({get, pump, dead}, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED)

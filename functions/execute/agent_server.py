@@ -35,7 +35,7 @@ class AgentServer:
         self.directory = os.path.realpath(spec.directory)
 
     @classmethod
-    async def start(cls, spec: ServerSpec, timeout: float = START_SECONDS) -> AgentServer:  # noqa: ASYNC109 - a budget over several waits
+    async def start(cls, spec: ServerSpec, timeout: float = START_SECONDS) -> AgentServer:
         """Start and wait until it answers; `timeout` in seconds covers all of it.
 
         Raises:

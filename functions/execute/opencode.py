@@ -39,7 +39,7 @@ class OpenCodeError(Exception):
     """OpenCode refused a call or did not answer it."""
 
 
-class StreamLost(OpenCodeError):
+class StreamLostError(OpenCodeError):
     """The event stream closed and could not be opened again."""
 
 
@@ -169,7 +169,7 @@ class OpenCode:
         """Every event from now on; the first one is CONNECTED. After a reconnect a RESYNC event follows.
 
         Raises:
-            StreamLost: it closed and five tries to open it again failed.
+            StreamLostError: it closed and five tries to open it again failed.
         """
         failures, opened = 0, False
         while True:
@@ -185,7 +185,7 @@ class OpenCode:
             except (OpenCodeError, *_READ_ERRORS, ValueError) as error:
                 said = str(error) or type(error).__name__
             if failures == len(_RECONNECT_DELAYS):
-                raise StreamLost(f"the event stream was lost and could not be opened again: {said}")
+                raise StreamLostError(f"the event stream was lost and could not be opened again: {said}")
             await asyncio.sleep(_RECONNECT_DELAYS[failures])
             failures += 1
 
@@ -212,7 +212,7 @@ class OpenCode:
             return False
         return bool(_decoded(answer))
 
-    async def _call(self, method: str, path: str, *, json: object = None, timeout: float = _CALL_TIMEOUT) -> Any:  # noqa: ANN401, ASYNC109 - JSON of another program; a transport timeout
+    async def _call(self, method: str, path: str, *, json: object = None, timeout: float = _CALL_TIMEOUT) -> Any:  # noqa: ANN401 - JSON of another program; a transport timeout
         return _decoded(await self._send(method, path, json=json, timeout=timeout))
 
     async def _send(
@@ -221,7 +221,7 @@ class OpenCode:
         path: str,
         *,
         json: object = None,
-        timeout: float = _CALL_TIMEOUT,  # noqa: ASYNC109
+        timeout: float = _CALL_TIMEOUT,
     ) -> httpx.Response:
         try:
             return await self._http.request(method, path, json=json, timeout=timeout)

@@ -101,8 +101,8 @@ class Translator:
         for key in sorted(self._messages, reverse=True):
             message = self._messages[key]
             if message.session == self.session and message.role == "assistant" and not message.summary:
-                parts = sorted(id for id, part in self._texts.items() if part.message == key and part.kind == "text")
-                text = "".join(self._texts[id].text for id in parts)
+                parts = sorted(one for one, part in self._texts.items() if part.message == key and part.kind == "text")
+                text = "".join(self._texts[one].text for one in parts)
                 if text.strip():
                     return text
         return ""
@@ -192,7 +192,7 @@ class Translator:
         self._messages[key] = _Message(info["sessionID"], info["role"], info.get("summary") is True, finished)
         if info["sessionID"] == self.session and key not in self._before and info.get("error"):
             self._failed(info["error"])
-        return [] if known else [d for id, part in self._texts.items() if part.message == key for d in self._say(id)]
+        return [] if known else [d for one, part in self._texts.items() if part.message == key for d in self._say(one)]
 
     def _on_part(self, part: Mapping[str, Any]) -> list[Draft]:
         if part.get("sessionID") not in self._sessions:

@@ -67,8 +67,8 @@ async def _one(
 
 def _answer(writer: asyncio.StreamWriter, status: int, body: Any) -> None:
     data = b"" if status == 204 else json.dumps(body).encode()
-    head = f"HTTP/1.1 {status} {STATUS[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
-    writer.write(head.encode() + data)
+    lines = (f"HTTP/1.1 {status} {STATUS[status]}", "content-type: application/json", f"content-length: {len(data)}")
+    writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
 
 
 async def _events(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: Stream) -> None:

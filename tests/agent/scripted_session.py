@@ -184,7 +184,7 @@ class Server:
             self.emit("session.created", {"sessionID": session.id, "info": session.info()})
             return 200, session.info()
         if parts[1] == "status":
-            return 200, {id: one.status for id, one in self.sessions.items() if one.status["type"] != "idle"}
+            return 200, {key: one.status for key, one in self.sessions.items() if one.status["type"] != "idle"}
         session = self.sessions.get(parts[1])
         if session is None:
             return 404, {"message": "no such session"}

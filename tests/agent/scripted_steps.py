@@ -142,7 +142,8 @@ async def permission(session: Session, value: dict[str, Any], step: dict[str, An
     tool.running()
     action = session.action(value["permission"], pattern)
     if action == "ask":
-        request = {"permission": value["permission"], "patterns": [pattern], "metadata": {"command": pattern}, "always": []}
+        request = {"permission": value["permission"], "patterns": [pattern], "always": []}
+        request["metadata"] = {"command": pattern}
         action = "deny" if await session.server.ask("permission", session, request) == "reject" else "allow"
     if action == "deny":
         tool.error("The user rejected permission to use this tool.")
@@ -165,13 +166,13 @@ async def model(session: Session, value: dict[str, Any], step: dict[str, Any]) -
     name, _, model_id = config["model"].partition("/")
     options = config["provider"][name]["options"]
     body = {"model": model_id, "messages": [{"role": "user", "content": value.get("prompt", "hello")}]}
-    request = urllib.request.Request(  # noqa: S310 - the broker's loopback URL
+    request = urllib.request.Request(
         f"{options['baseURL']}/chat/completions",
         json.dumps(body).encode(),
         {"authorization": f"Bearer {options['apiKey']}", "content-type": "application/json"},
     )
     try:
-        answer = await asyncio.to_thread(lambda: json.load(urllib.request.urlopen(request, timeout=60)))  # noqa: S310
+        answer = await asyncio.to_thread(lambda: json.load(urllib.request.urlopen(request, timeout=60)))
     except urllib.error.HTTPError as error:
         return {"name": "APIError", "data": {"message": str(error), "statusCode": error.code, "isRetryable": False}}
     except OSError as error:

@@ -19,7 +19,7 @@ def interleaved(recording: Recording, seed: int) -> Recording:
     """The same events with neighbours of different parts swapped here and there."""
     shuffled = Recording.__new__(Recording)
     shuffled.__dict__.update(recording.__dict__)
-    events, rng = list(recording.events), random.Random(seed)  # noqa: S311
+    events, rng = list(recording.events), random.Random(seed)
     for _ in range(3 * len(events)):
         i = rng.randrange(len(events) - 1)
         if _part(events[i]) and _part(events[i + 1]) and _part(events[i]) != _part(events[i + 1]):

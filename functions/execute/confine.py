@@ -6,6 +6,7 @@ package pulls in 0.4 s of imports that are not needed here). What nono-py leaves
 - `MSG_FASTOPEN` connects without asking Landlock's network rules (seen to reach a forbidden port);
 - UNIX sockets by path are outside Landlock before ABI 9, and a container runtime's socket is worth a root shell;
 - SysV and POSIX queues and segments and memfds hold memory that no process accounts for, and outlive it;
+- limits, priority and affinity of another process of the same user can be set without a ptrace check;
 - user namespaces, keyrings, `ptrace` relatives of the kernel and 32-bit entry points are attack surface without use.
 """
 
@@ -13,14 +14,15 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
 import resource
 import struct
-from importlib.machinery import ExtensionFileLoader
-from importlib.util import module_from_spec, spec_from_loader
-from typing import Any
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
 
 from functions.execute import kernel
+
+TYPE_CHECKING = False  # importing `typing` costs as much as entering the sandbox
+if TYPE_CHECKING:
+    from typing import Any
 
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _AF_UNIX = 1
@@ -68,6 +70,17 @@ _BY_FLAG = (
     ((307, 269), 3, _MSG_FASTOPEN),  # sendmmsg
     ((56, 220), 0, _CLONE_NEW_ANY),  # clone
 )
+# Allowed for the caller itself (0), refused for any other process: Landlock does not ask here, and a function whose
+# limit of open files is set to 1 is as good as dead. (number per architecture, argument index of the process)
+_SELF_ONLY = (
+    ((302, 261), 0),  # prlimit64
+    ((141, 140), 1),  # setpriority
+    ((251, 30), 1),  # ioprio_set
+    ((203, 122), 0),  # sched_setaffinity
+    ((144, 119), 0),  # sched_setscheduler
+    ((142, 118), 0),  # sched_setparam
+    ((314, 274), 0),  # sched_setattr
+)
 _SOCKET = (41, 198)
 
 # Classic BPF (linux/bpf_common.h) and seccomp's answers.
@@ -102,6 +115,9 @@ def filter_program(machine: str) -> bytes:
     for numbers, argument, mask in _BY_FLAG:
         test = [_op(_LOAD, _ARGS + 8 * argument), _op(_JUMP_SET, mask, 0, 1), deny, allow]
         out += [_op(_JUMP_EQUAL, numbers[column], 0, len(test)), *test]
+    for numbers, argument in _SELF_ONLY:
+        test = [_op(_LOAD, _ARGS + 8 * argument), _op(_JUMP_EQUAL, 0, 1, 0), deny, allow]
+        out += [_op(_JUMP_EQUAL, numbers[column], 0, len(test)), *test]
     test = [_op(_LOAD, _ARGS), _op(_JUMP_EQUAL, _AF_UNIX, 0, 1), deny, allow]
     out += [_op(_JUMP_EQUAL, _SOCKET[column], 0, len(test)), *test, allow]
     return b"".join(out)
@@ -109,10 +125,7 @@ def filter_program(machine: str) -> bytes:
 
 def _nono(path: str) -> Any:  # noqa: ANN401 - an extension module without its package's stubs
     loader = ExtensionFileLoader("_nono_py", path)
-    spec = spec_from_loader("_nono_py", loader)
-    if spec is None:
-        raise ImportError(f"cannot load {path}")
-    module = module_from_spec(spec)
+    module = loader.create_module(ModuleSpec("_nono_py", loader, origin=path))
     loader.exec_module(module)
     return module
 
@@ -146,6 +159,6 @@ def confine(plan: dict[str, Any]) -> None:
     kernel.drop_capabilities()
     if plan["seccomp"]:
         nono.apply_seccomp(caps)
-        kernel.install_filter(filter_program(platform.machine()))
+        kernel.install_filter(filter_program(os.uname().machine))
     else:
         nono.apply(caps)

@@ -73,7 +73,7 @@ def scope_signals() -> bool:
     `kill(-1)` safe, and it then reaches exactly our own descendants.
     """
     parent = os.getppid()
-    if landlock_abi() < SCOPE_ABI:
+    if landlock_abi() < SCOPE_ABI or not _may_signal(parent):
         return False
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     # struct landlock_ruleset_attr: handled_access_fs, handled_access_net, scoped. Every domain forbids moving files
@@ -91,13 +91,16 @@ def scope_signals() -> bool:
     finally:
         os.close(root)
         os.close(ruleset)
+    # A parent that has gone since then leaves another one, or none: nothing to prove it with.
+    return os.getppid() == parent and not _may_signal(parent)
+
+
+def _may_signal(pid: int) -> bool:
     try:
-        os.kill(parent, 0)
-    except PermissionError:
-        return True
-    except ProcessLookupError:
-        return False  # the parent is gone: nothing to prove it with
-    return False
+        os.kill(pid, 0)
+    except (PermissionError, ProcessLookupError):
+        return False
+    return True
 
 
 def drop_capabilities() -> None:

@@ -6,12 +6,10 @@ A process that ends while it is being read is simply not there any more; that is
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True)
 class Sample:
     """A tree at one moment, without its root. Sizes in bytes.
 
@@ -19,10 +17,14 @@ class Sample:
     of the process that has most of them, so a program started many times counts once.
     """
 
-    pids: tuple[int, ...]
-    threads: int
-    rss: int
-    memory: int
+    # Not a dataclass: importing those would double the supervisor's start.
+    __slots__ = ("memory", "pids", "rss", "threads")
+
+    def __init__(self, pids: tuple[int, ...], threads: int, rss: int, memory: int) -> None:
+        self.pids = pids
+        self.threads = threads
+        self.rss = rss
+        self.memory = memory
 
 
 def _read(path: str) -> bytes:

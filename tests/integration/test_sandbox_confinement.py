@@ -110,6 +110,9 @@ ATTACKS: dict[str, tuple[str, set[int]]] = {
         "fd = libc.syscall(434, {function}, 0); call(438, fd, 0, 0)",
         DENIED,
     ),
+    "take the function's limits away": ("call(302, {function}, 7, 0, 0)", DENIED),
+    "slow the function down": ("os.setpriority(os.PRIO_PROCESS, {function}, 19)", DENIED),
+    "pin the function to one core": ("os.sched_setaffinity({function}, {{0}})", DENIED),
     "change kernel settings": ("write('/proc/sys/kernel/core_pattern')", DENIED),
     "become the last to be killed": ("write('/proc/self/oom_score_adj')", DENIED),
     "signal the function": ("os.kill({function}, 0)", DENIED),
@@ -162,6 +165,9 @@ ALLOWED: dict[str, str] = {
     "listen on its own port": "bind({own_port})",
     "use a socket pair": "a, b = socket.socketpair(); a.send(b'x'); b.recv(1)",
     "signal its own children": "p = subprocess.Popen(['sleep', '60']); p.kill(); p.wait()",
+    "limit and slow itself": (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (1000, 1000)); os.setpriority(0, 0, 1)"
+    ),
     "throw away output": "write('/dev/null')",
     "use git": (
         "run = lambda *a: subprocess.run(['git', *a], check=True, stdout=subprocess.DEVNULL);"

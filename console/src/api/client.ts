@@ -81,7 +81,7 @@ export interface TaskFilter {
   readonly since?: string;
   readonly until?: string;
   readonly limit?: number;
-  readonly cursor?: string;
+  readonly cursor?: string | number;
 }
 
 export const api = {
@@ -98,7 +98,8 @@ export const api = {
   sessions: (signal?: AbortSignal) => json<Page<Session>>("/sessions", { signal }),
   createSession: (body: unknown) => json<Session>("/sessions", post(body)),
   destroySession: (id: string) => request(`/sessions/${id}`, { method: "DELETE" }),
-  deadLetters: (signal?: AbortSignal) => json<Page<DeadLetter>>("/dlq", { signal }),
+  deadLetters: (signal?: AbortSignal) => json<Page<DeadLetter>>("/dlq?limit=200", { signal }),
+  deadLetter: (seq: number, signal?: AbortSignal) => json<DeadLetter>(`/dlq/${seq}`, { signal }),
   redrive: (seq: number) => request(`/dlq/${seq}/redrive`, post()),
   drop: (seq: number) => request(`/dlq/${seq}`, { method: "DELETE" }),
   /** 503 is an answer too: it names what is not ready. */

@@ -91,8 +91,8 @@ export interface Task {
 
 export interface Page<T> {
   readonly items: readonly T[];
-  /** `cursor` of the next page. */
-  readonly next?: string | null;
+  /** What the next page is asked for with: `cursor`, or `after` for dead letters. */
+  readonly next?: string | number | null;
 }
 
 export interface Session {
@@ -119,7 +119,9 @@ export interface DeadLetter {
   readonly reason?: string;
   readonly status?: number | null;
   readonly failed_at?: string;
-  readonly data?: unknown;
+  readonly project_id?: string | null;
+  readonly event_id?: string | null;
+  readonly data?: string | null;
 }
 
 /** Answer of `GET /ready`. */

@@ -11,4 +11,4 @@ export { renewalDelay } from "./renewal";
 export { type Missing, Splicer } from "./splice";
 export type * from "./types";
 export { CHUNK_TYPES } from "./types";
-export { type Watch, type WatchOptions, watch, watchExecution } from "./watch";
+export { defaultConnectors, type Watch, type WatchOptions, watch, watchExecution } from "./watch";

@@ -42,7 +42,19 @@ export function watchExecution(
   execution: string,
   options: Omit<WatchOptions, "gateway" | "connectors"> & { token?: () => string | null },
 ): Watch {
-  const token = options.token ?? (() => null);
+  return watch({
+    ...options,
+    gateway: httpGateway(base, execution, options.token),
+    connectors: defaultConnectors(base, execution, options.token),
+  });
+}
+
+/** Both ways to one execution of the gateway at `base`, NATS first. */
+export function defaultConnectors(
+  base: string,
+  execution: string,
+  token: () => string | null = () => null,
+): Connector[] {
   const url = (from: number): string => {
     const address = new URL(`${base}/tasks/${encodeURIComponent(execution)}/stream`, globalThis.location?.href);
     address.protocol = address.protocol.replace("http", "ws");
@@ -51,11 +63,7 @@ export function watchExecution(
   };
   // A browser cannot set headers on a WebSocket: the token goes as a subprotocol, never into the address.
   const protocols = (): string[] => (token() ? ["ocf.v1", `bearer.${token()}`] : []);
-  return watch({
-    ...options,
-    gateway: httpGateway(base, execution, token),
-    connectors: [natsConnector(), websocketConnector(url, protocols)],
-  });
+  return [natsConnector(), websocketConnector(url, protocols)];
 }
 
 /** Subscribes, reads history, splices both, and keeps doing so until the execution has ended. */

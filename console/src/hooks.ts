@@ -1,0 +1,111 @@
+import { useCallback, useEffect, useRef, useState } from "react";
+import { ApiError } from "./api/client";
+
+export interface Loaded<T> {
+  readonly data: T | null;
+  /** Of the last try; `data` of an earlier one stays. */
+  readonly error: ApiError | null;
+  readonly refresh: () => void;
+}
+
+/**
+ * Calls `load` now, every `interval` milliseconds while the page is visible, and when it becomes visible again.
+ * `key` says what is loaded: when it changes, what was loaded before is dropped.
+ */
+export function usePolled<T>(key: string, interval: number, load: (signal: AbortSignal) => Promise<T>): Loaded<T> {
+  const [state, setState] = useState<{ key: string; data: T | null; error: ApiError | null }>({
+    key,
+    data: null,
+    error: null,
+  });
+  const latest = useRef(load);
+  latest.current = load;
+  const [tick, setTick] = useState(0);
+
+  // biome-ignore lint/correctness/useExhaustiveDependencies: `tick` is what asks for a further call
+  useEffect(() => {
+    const abort = new AbortController();
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const run = async (): Promise<void> => {
+      if (!document.hidden) {
+        try {
+          const data = await latest.current(abort.signal);
+          if (!abort.signal.aborted) setState({ key, data, error: null });
+        } catch (error) {
+          if (abort.signal.aborted) return;
+          const failure = error instanceof ApiError ? error : new ApiError(String(error), -1);
+          setState((before) => ({ key, data: before.key === key ? before.data : null, error: failure }));
+        }
+      }
+      if (!abort.signal.aborted) timer = setTimeout(run, interval);
+    };
+    const visible = (): void => {
+      if (document.hidden) return;
+      clearTimeout(timer);
+      void run();
+    };
+    void run();
+    document.addEventListener("visibilitychange", visible);
+    return () => {
+      abort.abort();
+      clearTimeout(timer);
+      document.removeEventListener("visibilitychange", visible);
+    };
+  }, [key, interval, tick]);
+
+  const refresh = useCallback(() => setTick((value) => value + 1), []);
+  const current = state.key === key;
+  return { data: current ? state.data : null, error: current ? state.error : null, refresh };
+}
+
+/** The time, again every `interval` milliseconds; stands still when `interval` is 0. */
+export function useNow(interval: number): number {
+  const [now, setNow] = useState(() => Date.now());
+  useEffect(() => {
+    if (interval === 0) return;
+    const timer = setInterval(() => setNow(Date.now()), interval);
+    return () => clearInterval(timer);
+  }, [interval]);
+  return now;
+}
+
+/** Calls `handle` for keys pressed where nothing is being typed. */
+export function useKeys(handle: (event: KeyboardEvent) => void): void {
+  const latest = useRef(handle);
+  latest.current = handle;
+  useEffect(() => {
+    const listen = (event: KeyboardEvent): void => {
+      const target = event.target as HTMLElement | null;
+      const typing = target?.closest("input, textarea, select, [contenteditable], dialog");
+      if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+      latest.current(event);
+    };
+    window.addEventListener("keydown", listen);
+    return () => window.removeEventListener("keydown", listen);
+  }, []);
+}
+
+/** Runs one thing at a time; says whether it runs and how the last one failed. */
+export function useAction(): {
+  busy: boolean;
+  error: ApiError | null;
+  run: (action: () => Promise<unknown>) => Promise<boolean>;
+  clear: () => void;
+} {
+  const [busy, setBusy] = useState(false);
+  const [error, setError] = useState<ApiError | null>(null);
+  const run = useCallback(async (action: () => Promise<unknown>) => {
+    setBusy(true);
+    setError(null);
+    try {
+      await action();
+      return true;
+    } catch (failure) {
+      setError(failure instanceof ApiError ? failure : new ApiError(String(failure), -1));
+      return false;
+    } finally {
+      setBusy(false);
+    }
+  }, []);
+  return { busy, error, run, clear: () => setError(null) };
+}

@@ -1,0 +1,166 @@
+/** The submit form's fields and the request they make. All text, as typed. */
+
+export const SOURCES = ["empty", "git", "directory", "snapshot", "shared"] as const;
+export type Source = (typeof SOURCES)[number];
+export const PERMISSIONS = ["allow", "ask", "deny"] as const;
+export type Permission = (typeof PERMISSIONS)[number];
+
+export interface Form {
+  prompt: string;
+  project: string;
+  labels: string;
+  session: string;
+  source: Source;
+  url: string;
+  ref: string;
+  path: string;
+  snapshot: string;
+  provider: string;
+  model: string;
+  endpoint: string;
+  key: string;
+  temperature: string;
+  maxTokens: string;
+  systemPrompt: string;
+  timeoutMinutes: string;
+  maxTotalTokens: string;
+  maxCost: string;
+  attempts: string;
+  network: string;
+  bash: Permission;
+  edit: Permission;
+}
+
+export const BLANK: Form = {
+  prompt: "",
+  project: "",
+  labels: "",
+  session: "",
+  source: "empty",
+  url: "",
+  ref: "",
+  path: "",
+  snapshot: "",
+  provider: "",
+  model: "",
+  endpoint: "",
+  key: "",
+  temperature: "",
+  maxTokens: "",
+  systemPrompt: "",
+  timeoutMinutes: "",
+  maxTotalTokens: "",
+  maxCost: "",
+  attempts: "",
+  network: "",
+  bash: "allow",
+  edit: "allow",
+};
+
+/** Which field of the form a field of the request is, so that an error stands where it can be mended. */
+const FIELDS: Readonly<Record<string, keyof Form>> = {
+  prompt: "prompt",
+  project_id: "project",
+  labels: "labels",
+  session_id: "session",
+  "workspace.url": "url",
+  "workspace.ref": "ref",
+  "workspace.path": "path",
+  "workspace.execution_id": "snapshot",
+  "model_config.provider": "provider",
+  "model_config.model": "model",
+  "model_config.api_endpoint": "endpoint",
+  "model_config.api_key": "key",
+  "model_config.temperature": "temperature",
+  "model_config.max_tokens": "maxTokens",
+  "model_config.system_prompt": "systemPrompt",
+  "limits.timeout_seconds": "timeoutMinutes",
+  "limits.max_total_tokens": "maxTotalTokens",
+  "limits.max_cost_usd": "maxCost",
+  "retry.max_attempts": "attempts",
+  "network.allow": "network",
+};
+
+/** The form's field that `field` of a problem document is about; null where none is. */
+export function fieldOf(field: string): keyof Form | null {
+  const names = field.replace(/^body\./, "").split(".");
+  for (let length = names.length; length > 0; length -= 1) {
+    const found = FIELDS[names.slice(0, length).join(".")];
+    if (found) return found;
+  }
+  // `workspace.git.url`: the gateway may name the kind of source in between.
+  if (names.length > 2) return fieldOf([names[0], ...names.slice(2)].join("."));
+  return null;
+}
+
+/** Body of `POST /tasks/execute`: what was left blank is left out, so that the operator's defaults hold. */
+export function bodyOf(form: Form): Record<string, unknown> {
+  const minutes = number(form.timeoutMinutes);
+  return blankless({
+    prompt: form.prompt,
+    project_id: form.project.trim(),
+    session_id: form.session.trim(),
+    labels: labelsOf(form.labels),
+    workspace: workspaceOf(form),
+    model_config: blankless({
+      provider: form.provider.trim(),
+      model: form.model.trim(),
+      api_endpoint: form.endpoint.trim(),
+      api_key: form.key,
+      temperature: number(form.temperature),
+      max_tokens: number(form.maxTokens),
+      system_prompt: form.systemPrompt,
+    }),
+    limits: blankless({
+      timeout_seconds: minutes === undefined ? undefined : Math.round(minutes * 60),
+      max_total_tokens: number(form.maxTotalTokens),
+      max_cost_usd: number(form.maxCost),
+    }),
+    retry: blankless({ max_attempts: number(form.attempts) }),
+    network: blankless({ allow: form.network.split(/[\s,]+/).filter(Boolean) }),
+    permissions: blankless({
+      bash: form.bash === "allow" ? undefined : form.bash,
+      edit: form.edit === "allow" ? undefined : form.edit,
+    }),
+  });
+}
+
+function workspaceOf(form: Form): Record<string, unknown> | undefined {
+  switch (form.source) {
+    case "empty":
+      return undefined;
+    case "git":
+      return { source: "git", url: form.url.trim(), ...(form.ref.trim() ? { ref: form.ref.trim() } : {}) };
+    case "snapshot":
+      return { source: "snapshot", execution_id: form.snapshot.trim() };
+    default:
+      return { source: form.source, path: form.path.trim() };
+  }
+}
+
+/** `team=web, urgent` -> `{team: "web", urgent: ""}` */
+function labelsOf(text: string): Record<string, string> {
+  const pairs = text
+    .split(/[,\n]/)
+    .map((part) => part.trim())
+    .filter(Boolean)
+    .map((part): [string, string] => {
+      const at = part.indexOf("=");
+      return at < 0 ? [part, ""] : [part.slice(0, at).trim(), part.slice(at + 1).trim()];
+    });
+  return Object.fromEntries(pairs);
+}
+
+function number(text: string): number | undefined {
+  return text.trim() === "" ? undefined : Number(text);
+}
+
+function blankless(values: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(values).filter(([, value]) => {
+      if (value === undefined || value === "") return false;
+      if (Array.isArray(value)) return value.length > 0;
+      return typeof value !== "object" || value === null || Object.keys(value).length > 0;
+    }),
+  );
+}

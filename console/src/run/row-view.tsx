@@ -1,0 +1,277 @@
+import { memo, type ReactNode, useState } from "react";
+import { plain } from "../model/ansi";
+import { clockTime, duration } from "../model/format";
+import type { FileRow, Row, ToolRow } from "../model/rows";
+import { Icon, toolIcon } from "../ui/icons";
+import { CopyButton } from "../ui/parts";
+import { Ansi, Prose } from "../ui/rich";
+
+/** Lines of a tool's output that are shown at first. */
+const FIRST_LINES = 200;
+
+export interface RowProps {
+  readonly row: Row;
+  /** Unix milliseconds of the first chunk. */
+  readonly start: number;
+  /** What the reader chose; undefined: as the row would have it. */
+  readonly open: boolean | undefined;
+  readonly onToggle: (id: number, open: boolean) => void;
+  readonly onFile: ((path: string) => void) | undefined;
+}
+
+/** One row of the transcript. */
+export const RowView = memo(function RowView(props: RowProps): ReactNode {
+  const { row } = props;
+  switch (row.kind) {
+    case "text":
+      return row.format === "code" ? (
+        <CodeBlock source={row.source} language={row.language} continued={row.continued} />
+      ) : (
+        <div className="row-text">
+          <Prose source={row.source} />
+        </div>
+      );
+    case "reasoning":
+      return <Reasoning source={row.source} open={props.open} toggle={(open) => props.onToggle(row.id, open)} />;
+    case "tool":
+      return <Tool {...props} row={row} />;
+    case "output":
+      return (
+        <pre className={`row-output ${row.stream}`}>
+          <Ansi text={row.source.replace(/\n$/, "")} />
+        </pre>
+      );
+    case "file":
+      return <FileLine row={row} onFile={props.onFile} />;
+    case "attempt":
+      return (
+        <div className="row-attempt">
+          <span>Attempt {row.number}</span>
+        </div>
+      );
+    case "waiting":
+      return (
+        <div className="row-note amber">
+          <Icon name="hand" size={14} />
+          <span>
+            {row.waiting.kind === "permission" ? "Asked for permission: " : "Asked: "}
+            {row.waiting.title || row.source}
+          </span>
+          <Time at={row.at} start={props.start} />
+        </div>
+      );
+    case "gap":
+      return (
+        <div className="row-note amber">
+          <Icon name="warning" size={14} />
+          <span>Output is missing here: {row.source}</span>
+        </div>
+      );
+    case "status":
+      return (
+        <div className={`row-status ${row.state ? `state ${row.severity}` : row.severity}`}>
+          <span>{row.source}</span>
+          <Time at={row.at} start={props.start} />
+        </div>
+      );
+  }
+});
+
+function Time({ at, start }: { at: number; start: number }): ReactNode {
+  return (
+    <time
+      className="row-time"
+      dateTime={at > 0 ? new Date(at).toISOString() : undefined}
+      title={at > 0 ? new Date(at).toLocaleString() : ""}
+    >
+      {clockTime(at - start)}
+    </time>
+  );
+}
+
+function CodeBlock({
+  source,
+  language,
+  continued,
+}: {
+  source: string;
+  language: string;
+  continued: boolean;
+}): ReactNode {
+  return (
+    <div className={continued ? "row-code continued" : "row-code"}>
+      {!continued && (
+        <div className="row-code-head">
+          <span>{language || "text"}</span>
+          <CopyButton label="Copy code" text={() => source} />
+        </div>
+      )}
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard */}
+      <pre tabIndex={0}>{source.replace(/\n$/, "")}</pre>
+    </div>
+  );
+}
+
+function Reasoning(props: { source: string; open: boolean | undefined; toggle: (open: boolean) => void }): ReactNode {
+  const text = props.source.trim();
+  const open = props.open ?? false;
+  const first = text.split("\n", 1)[0]?.replaceAll("**", "") ?? "";
+  return (
+    <div className="row-reasoning">
+      <button type="button" className="fold" aria-expanded={open} onClick={() => props.toggle(!open)}>
+        <Icon name="thought" size={14} />
+        <span className="fold-title">{open ? "Thinking" : first}</span>
+        <Icon name={open ? "down" : "chevron"} size={12} />
+      </button>
+      {open && (
+        <div className="row-text">
+          {text.split(/\n{2,}/).map((part, at) => (
+            // biome-ignore lint/suspicious/noArrayIndexKey: paragraphs never move
+            <Prose key={at} source={part} />
+          ))}
+        </div>
+      )}
+    </div>
+  );
+}
+
+function Tool(props: RowProps & { row: ToolRow }): ReactNode {
+  const { row } = props;
+  // What runs or failed is what one wants to see; the rest folds.
+  const open = props.open ?? (row.state === "failed" || (row.state === "running" && row.output !== ""));
+  return (
+    <div className={`row-tool ${row.state}`}>
+      <button type="button" className="fold" aria-expanded={open} onClick={() => props.onToggle(row.id, !open)}>
+        <Icon name={toolIcon(row.tool)} size={14} />
+        <span className="tool-name">{row.tool}</span>
+        <span className="fold-title mono">{row.title}</span>
+        <ToolOutcome row={row} />
+        <Time at={row.at} start={props.start} />
+        <Icon name={open ? "down" : "chevron"} size={12} />
+      </button>
+      {open && <ToolBody row={row} />}
+    </div>
+  );
+}
+
+function ToolOutcome({ row }: { row: ToolRow }): ReactNode {
+  if (row.state === "running") {
+    return (
+      <span className="tool-outcome">
+        <span className="spinner" aria-hidden="true" />
+        <span className="sr">running</span>
+      </span>
+    );
+  }
+  return (
+    <span className={`tool-outcome ${row.state}`}>
+      {row.state === "failed" && (row.exitCode === null ? "failed" : `exit ${row.exitCode}`)}
+      {row.durationMs !== null && row.durationMs >= 100 && (
+        <span className="tool-duration">{duration(row.durationMs)}</span>
+      )}
+    </span>
+  );
+}
+
+function ToolBody({ row }: { row: ToolRow }): ReactNode {
+  const [all, setAll] = useState(false);
+  const output = row.output.replace(/\n+$/, "");
+  const lines = output === "" ? [] : output.split("\n");
+  const cut = !all && lines.length > FIRST_LINES;
+  return (
+    <div className="tool-body">
+      <ToolInput row={row} />
+      {lines.length > 0 && (
+        <div className="tool-output">
+          {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard */}
+          <pre tabIndex={0}>
+            <Ansi text={cut ? lines.slice(-FIRST_LINES).join("\n") : output} />
+          </pre>
+          <CopyButton label="Copy output" text={() => plain(row.output)} />
+        </div>
+      )}
+      {cut && (
+        <button type="button" className="link" onClick={() => setAll(true)}>
+          Show all {lines.length.toLocaleString("en")} lines
+        </button>
+      )}
+      {row.truncated && <p className="hint">The agent kept only part of this output.</p>}
+      {lines.length === 0 && row.state !== "running" && <p className="hint">No output.</p>}
+    </div>
+  );
+}
+
+/** Inputs that are not already in the title. A replacement is shown as the change it makes. */
+function ToolInput({ row }: { row: ToolRow }): ReactNode {
+  const { oldString, newString, content, ...rest } = row.input;
+  const shown = Object.entries(rest).filter(
+    ([, value]) => value !== "" && value !== null && !row.title.includes(String(value)),
+  );
+  return (
+    <>
+      {shown.length > 0 && (
+        <dl className="tool-input">
+          {shown.map(([name, value]) => (
+            <div key={name}>
+              <dt>{name}</dt>
+              <dd>{typeof value === "string" ? value : JSON.stringify(value)}</dd>
+            </div>
+          ))}
+        </dl>
+      )}
+      {(typeof newString === "string" || typeof content === "string") && (
+        <pre className="tool-change">
+          {typeof oldString === "string" && oldString !== "" && <del>{signed("-", oldString)}</del>}
+          <ins>{signed("+", String(newString ?? content))}</ins>
+        </pre>
+      )}
+    </>
+  );
+}
+
+function signed(sign: string, text: string): string {
+  return text
+    .replace(/\n$/, "")
+    .split("\n")
+    .map((line) => `${sign} ${line}\n`)
+    .join("");
+}
+
+function FileLine({ row, onFile }: { row: FileRow; onFile: ((path: string) => void) | undefined }): ReactNode {
+  const content = (
+    <>
+      <FileMark change={row.change} />
+      <span className="fold-title mono">{row.path}</span>
+      <Counts additions={row.additions} deletions={row.deletions} />
+    </>
+  );
+  if (!onFile) return <div className="row-file">{content}</div>;
+  return (
+    <button type="button" className="row-file" onClick={() => onFile(row.path)}>
+      {content}
+    </button>
+  );
+}
+
+export function FileMark({ change }: { change: string }): ReactNode {
+  const letter = change === "added" ? "A" : change === "deleted" ? "D" : "M";
+  return (
+    <abbr className={`file-mark ${change}`} title={change}>
+      {letter}
+    </abbr>
+  );
+}
+
+export function Counts(props: {
+  additions?: number | null | undefined;
+  deletions?: number | null | undefined;
+}): ReactNode {
+  const { additions, deletions } = props;
+  if (additions == null && deletions == null) return null;
+  return (
+    <span className="counts">
+      {additions != null && <span className="plus">+{additions}</span>}
+      {deletions != null && <span className="minus">−{deletions}</span>}
+    </span>
+  );
+}

@@ -1,0 +1,183 @@
+import type { ReactNode } from "react";
+import type { Attempt, ChangedFile, Task, TodoItem, Usage } from "../api/types";
+import { cost, count, duration, plural, timeOfDay, words } from "../model/format";
+import { href } from "../router";
+import { Icon } from "../ui/icons";
+import { CopyButton, Progress } from "../ui/parts";
+import { Counts, FileMark } from "./row-view";
+
+/** The agent's own plan and how far it is. */
+export function Plan({ todo, running }: { todo: readonly TodoItem[]; running: boolean }): ReactNode {
+  if (todo.length === 0) return null;
+  const done = todo.filter((item) => item.status === "completed" || item.status === "cancelled").length;
+  return (
+    <section className="side-block">
+      <h2>
+        Plan <span className="side-count">{`${done} of ${todo.length}`}</span>
+      </h2>
+      <Progress value={Math.round((100 * done) / todo.length)} label="Plan" />
+      <ol className="todo">
+        {todo.map((item, at) => (
+          // biome-ignore lint/suspicious/noArrayIndexKey: the list has no other identity
+          <li key={at} className={item.status}>
+            <TodoMark status={item.status} running={running} />
+            <span>{item.content}</span>
+            <span className="sr">({words(item.status)})</span>
+          </li>
+        ))}
+      </ol>
+    </section>
+  );
+}
+
+function TodoMark({ status, running }: { status: TodoItem["status"]; running: boolean }): ReactNode {
+  if (status === "completed") return <Icon name="check" size={14} />;
+  if (status === "cancelled") return <Icon name="cross" size={14} />;
+  if (status === "in_progress" && running) return <span className="spinner" aria-hidden="true" />;
+  return <span className="ring" aria-hidden="true" />;
+}
+
+export function ChangedFiles(props: {
+  files: readonly ChangedFile[];
+  additions?: number | undefined;
+  deletions?: number | undefined;
+  onFile?: ((path: string) => void) | undefined;
+}): ReactNode {
+  if (props.files.length === 0) return null;
+  return (
+    <section className="side-block">
+      <h2>
+        Changes <Counts additions={props.additions} deletions={props.deletions} />
+      </h2>
+      <ul className="side-files">
+        {props.files.map((file) => (
+          <li key={file.path}>
+            <button type="button" onClick={() => props.onFile?.(file.path)} disabled={!props.onFile} title={file.path}>
+              <FileMark change={file.change} />
+              <span className="path mono">
+                <bdi>{file.path}</bdi>
+              </span>
+              <Counts additions={file.additions} deletions={file.deletions} />
+            </button>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+export function UsageBlock({
+  usage,
+  model,
+}: {
+  usage: Usage | null | undefined;
+  model?: string | null | undefined;
+}): ReactNode {
+  if (!usage && !model) return null;
+  const cached = usage ? usage.cache_read_tokens + usage.cache_write_tokens : 0;
+  return (
+    <section className="side-block">
+      <h2>Model {usage && <span className="side-count">{cost(usage.cost_usd)}</span>}</h2>
+      {model && <p className="mono model-name">{model}</p>}
+      {usage && (
+        <dl className="facts">
+          <Fact name="Input">{count(usage.input_tokens)}</Fact>
+          <Fact name="Output">{count(usage.output_tokens)}</Fact>
+          {usage.reasoning_tokens > 0 && <Fact name="of it thinking">{count(usage.reasoning_tokens)}</Fact>}
+          {cached > 0 && <Fact name="Cached">{count(cached)}</Fact>}
+          <Fact name="Calls">{usage.requests}</Fact>
+        </dl>
+      )}
+    </section>
+  );
+}
+
+/** Every try, and how it ended. */
+export function Attempts({
+  attempts,
+  most,
+  now,
+}: {
+  attempts: readonly Attempt[];
+  most: number;
+  now: number;
+}): ReactNode {
+  if (attempts.length === 0) return null;
+  return (
+    <section className="side-block">
+      <h2>
+        Attempts <span className="side-count">{most > 1 ? `${attempts.length} of ${most} at most` : ""}</span>
+      </h2>
+      <ol className="attempts">
+        {attempts.map((one) => (
+          <li key={one.number}>
+            <span className="attempt-number">{one.number}</span>
+            <span>
+              {one.ended ? words(one.ended) : "Running"}
+              <span className="faint">
+                {" "}
+                {duration((one.ended_at ? Date.parse(one.ended_at) : now) - Date.parse(one.started_at))} · from{" "}
+                {timeOfDay(one.started_at)}
+              </span>
+              <span className="worker mono" title={one.worker}>
+                {one.worker}
+              </span>
+            </span>
+          </li>
+        ))}
+      </ol>
+    </section>
+  );
+}
+
+export function About({ task }: { task: Task }): ReactNode {
+  const labels = Object.entries(task.labels ?? {});
+  return (
+    <section className="side-block">
+      <h2>About</h2>
+      <dl className="facts">
+        <Fact name="Execution">
+          <span className="mono id" title={task.execution_id}>
+            {task.execution_id.slice(0, 8)}
+          </span>
+          <CopyButton label="Copy execution id" text={() => task.execution_id} />
+        </Fact>
+        <Fact name="Project">
+          <a href={href("/", { project: task.project_id })}>{task.project_id}</a>
+        </Fact>
+        {task.session_id && (
+          <Fact name="Session">
+            <a href={href("/sessions")} className="mono">
+              {task.session_id.slice(0, 8)}
+            </a>
+          </Fact>
+        )}
+        {task.task_id && <Fact name="Task">{task.task_id}</Fact>}
+        <Fact name="Submitted">
+          {new Date(task.submitted_at).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })}
+        </Fact>
+        {task.timeout_seconds ? <Fact name="Time limit">{duration(task.timeout_seconds * 1_000)}</Fact> : null}
+        {task.last_sequence ? <Fact name="Output">{plural(task.last_sequence, "chunk")}</Fact> : null}
+        <Fact name="Archive">{task.archived ? "verified" : "not yet"}</Fact>
+      </dl>
+      {labels.length > 0 && (
+        <ul className="labels">
+          {labels.map(([name, value]) => (
+            <li key={name}>
+              <a href={href("/", { label: `${name}=${value}` })}>{`${name}=${value}`}</a>
+            </li>
+          ))}
+        </ul>
+      )}
+    </section>
+  );
+}
+
+function Fact({ name, children }: { name: string; children: ReactNode }): ReactNode {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd>{children}</dd>
+    </div>
+  );
+}

@@ -1,0 +1,140 @@
+import { useVirtualizer } from "@tanstack/react-virtual";
+import {
+  type ReactNode,
+  type Ref,
+  useCallback,
+  useEffect,
+  useImperativeHandle,
+  useLayoutEffect,
+  useRef,
+  useState,
+} from "react";
+import type { Row } from "../model/rows";
+import { Icon } from "../ui/icons";
+import { highlight } from "./highlight";
+import { RowView } from "./row-view";
+
+export interface TranscriptHandle {
+  /** Scrolls to the row at that place of `rows` and unfolds it. */
+  reveal(index: number): void;
+}
+
+interface Props {
+  readonly rows: readonly Row[];
+  readonly start: number;
+  readonly query: string;
+  /** Follow the end as it grows. */
+  readonly follow: boolean;
+  readonly live: boolean;
+  readonly onFile?: (path: string) => void;
+  readonly handle?: Ref<TranscriptHandle>;
+  readonly footer?: ReactNode;
+}
+
+/** Close to the end counts as at the end, in pixels. */
+const NEAR = 48;
+
+/** The transcript. Only what is visible is in the page, however long it is. */
+export function TranscriptList({ rows, start, query, follow, live, onFile, handle, footer }: Props): ReactNode {
+  const scroller = useRef<HTMLDivElement>(null);
+  const [following, setFollowing] = useState(follow);
+  const [opened, setOpened] = useState<ReadonlyMap<number, boolean>>(new Map());
+  const virtualizer = useVirtualizer({
+    count: rows.length,
+    getScrollElement: () => scroller.current,
+    estimateSize: (index) => estimate(rows[index]),
+    getItemKey: (index) => rows[index]?.id ?? index,
+    overscan: 8,
+    paddingStart: 12,
+    paddingEnd: 24,
+  });
+  const total = virtualizer.getTotalSize();
+
+  useLayoutEffect(() => {
+    if (following && scroller.current && total > 0) scroller.current.scrollTop = scroller.current.scrollHeight;
+  }, [following, total]);
+  useEffect(() => setFollowing(follow), [follow]);
+  useLayoutEffect(() => highlight(scroller.current, query));
+
+  useImperativeHandle(handle, () => ({
+    reveal(index) {
+      setFollowing(false);
+      const id = rows[index]?.id;
+      if (id !== undefined) setOpened((before) => new Map(before).set(id, true));
+      virtualizer.scrollToIndex(index, { align: "center" });
+    },
+  }));
+
+  const onToggle = useCallback((id: number, open: boolean) => {
+    // Whoever opens something reads it: it must not run away.
+    setFollowing(false);
+    setOpened((before) => new Map(before).set(id, open));
+  }, []);
+
+  return (
+    <div className="transcript">
+      <div
+        className="transcript-scroll"
+        ref={scroller}
+        role="log"
+        aria-label="Transcript"
+        aria-live="off"
+        // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard
+        tabIndex={0}
+        onScroll={(event) => {
+          const box = event.currentTarget;
+          const end = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR;
+          if (!end && following && box.scrollTop < lastTop.get(box)) setFollowing(false);
+          if (end && live && !following) setFollowing(true);
+          lastTop.set(box);
+        }}
+      >
+        <div className="transcript-rows" style={{ blockSize: total }}>
+          {virtualizer.getVirtualItems().map((item) => {
+            const row = rows[item.index];
+            if (!row) return null;
+            return (
+              <div
+                key={item.key}
+                ref={virtualizer.measureElement}
+                data-index={item.index}
+                className={`row ${row.kind}`}
+                style={{ transform: `translateY(${item.start}px)` }}
+              >
+                <RowView row={row} start={start} open={opened.get(row.id)} onToggle={onToggle} onFile={onFile} />
+              </div>
+            );
+          })}
+        </div>
+        {footer}
+      </div>
+      {!following && rows.length > 0 && (
+        <button type="button" className="button to-end" onClick={() => setFollowing(true)}>
+          <Icon name="down" size={14} /> {live ? "Follow" : "To the end"}
+        </button>
+      )}
+    </div>
+  );
+}
+
+/** Where a box was scrolled to last: scrolling up is the reader's, growing is not. */
+const lastTop = {
+  tops: new WeakMap<Element, number>(),
+  get: (box: Element): number => lastTop.tops.get(box) ?? 0,
+  set: (box: Element): void => void lastTop.tops.set(box, box.scrollTop),
+};
+
+function estimate(row: Row | undefined): number {
+  switch (row?.kind) {
+    case "text":
+      return row.format === "code"
+        ? 44 + 19 * row.source.split("\n").length
+        : 14 + 23 * Math.ceil(row.source.length / 95);
+    case "output":
+      return 12 + 19 * row.source.split("\n").length;
+    case "attempt":
+      return 48;
+    default:
+      return 34;
+  }
+}

@@ -1,0 +1,94 @@
+import { useCallback, useEffect, useRef, useState } from "react";
+import { ApiError, api, BASE, bearer } from "../api/client";
+import type { Task } from "../api/types";
+import { Transcript } from "../model/transcript";
+import {
+  type Chunk,
+  defaultConnectors,
+  frameBatch,
+  httpGateway,
+  type StreamStatus,
+  TERMINAL_STATES,
+  type Watch,
+  watch,
+} from "../stream";
+
+/** Chunks after which the record has something new that no chunk tells. */
+const TELLING = new Set(["permission", "question", "status"]);
+
+export interface Execution {
+  readonly task: Task | null;
+  readonly error: ApiError | null;
+  readonly stream: StreamStatus;
+  /** Grows in place; `version` says when. */
+  readonly chunks: readonly Chunk[];
+  readonly transcript: Transcript;
+  readonly version: number;
+  readonly refresh: () => void;
+  readonly reconnect: () => void;
+}
+
+const STARTING: StreamStatus = { state: "catching-up", transport: null, error: null, retryAt: null, sequence: 0 };
+
+/** One execution: its record and everything it says, as it says it. */
+export function useExecution(id: string): Execution {
+  const [task, setTask] = useState<Task | null>(null);
+  const [error, setError] = useState<ApiError | null>(null);
+  const [stream, setStream] = useState(STARTING);
+  const [version, setVersion] = useState(0);
+  const said = useRef<{ chunks: Chunk[]; transcript: Transcript }>({ chunks: [], transcript: new Transcript() });
+  const watching = useRef<Watch | null>(null);
+
+  const load = useCallback(async (): Promise<Task> => {
+    try {
+      const loaded = await api.task(id);
+      setTask(loaded);
+      setError(null);
+      return loaded;
+    } catch (failure) {
+      if (failure instanceof ApiError) setError(failure);
+      throw failure;
+    }
+  }, [id]);
+  const refresh = useCallback(() => void load().catch(() => undefined), [load]);
+
+  useEffect(() => {
+    const chunks: Chunk[] = [];
+    const transcript = new Transcript();
+    said.current = { chunks, transcript };
+    setTask(null);
+    setError(null);
+    setStream(STARTING);
+    setVersion((before) => before + 1);
+    const batch = frameBatch<Chunk>((items) => {
+      for (const item of items) chunks.push(item);
+      transcript.push(items);
+      setVersion((before) => before + 1);
+      if (items.some((item) => TELLING.has(item.type))) refresh();
+    });
+    const following = watch({
+      gateway: {
+        ...httpGateway(BASE, id, bearer),
+        // The stream asks for the record anyway: the page takes it from there.
+        probe: async () => {
+          const record = await load();
+          return { ended: TERMINAL_STATES.has(record.status), lastSequence: record.last_sequence ?? 0 };
+        },
+      },
+      connectors: defaultConnectors(BASE, id, bearer),
+      onChunks: (items) => batch.add(items),
+      onStatus: (status) => {
+        if (status.state === "ended") batch.flush();
+        setStream(status);
+      },
+    });
+    watching.current = following;
+    return () => {
+      following.close();
+      batch.close();
+    };
+  }, [id, load, refresh]);
+
+  const reconnect = useCallback(() => watching.current?.retry(), []);
+  return { task, error, stream, ...said.current, version, refresh, reconnect };
+}

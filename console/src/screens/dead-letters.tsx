@@ -1,0 +1,168 @@
+import { type ReactNode, useEffect, useState } from "react";
+import { api } from "../api/client";
+import type { DeadLetter } from "../api/types";
+import { useAction, useNow, usePolled } from "../hooks";
+import { ago, plural } from "../model/format";
+import { href } from "../router";
+import { Icon } from "../ui/icons";
+import { Confirm, CopyButton, Empty, Failure, Skeleton } from "../ui/parts";
+
+/** Dead letters: events that could not be handled, with the reason; sent again or dropped. */
+export function DeadLettersScreen(): ReactNode {
+  const { data, error, refresh } = usePolled("dlq", 5_000, (signal) => api.deadLetters(signal));
+  const now = useNow(10_000);
+  useEffect(() => {
+    document.title = "Dead letters · OpenCode Functions";
+  }, []);
+  return (
+    <div className="page">
+      <header className="page-head">
+        <h1>Dead letters</h1>
+        {error && data && <span className="stale">{error.message}</span>}
+      </header>
+      {!data && error && <Failure error={error} onRetry={refresh} />}
+      {!data && !error && <Skeleton rows={6} />}
+      {data?.items.length === 0 && (
+        <Empty icon="letters" title="Nothing was left over">
+          An event that no function could handle would be kept here, with the reason, until it is sent again or dropped.
+        </Empty>
+      )}
+      {data && data.items.length > 0 && (
+        <>
+          <p className="page-note">
+            {plural(data.items.length, "event")} could not be handled. Mend the cause, then send them again: each goes
+            where it came from, byte for byte.
+          </p>
+          <div className="cards">
+            {data.items.map((letter) => (
+              <Letter key={letter.seq} letter={letter} now={now} onChanged={refresh} />
+            ))}
+          </div>
+        </>
+      )}
+    </div>
+  );
+}
+
+function Letter({ letter, now, onChanged }: { letter: DeadLetter; now: number; onChanged: () => void }): ReactNode {
+  const [open, setOpen] = useState(false);
+  const [dropping, setDropping] = useState(false);
+  const action = useAction();
+  const done = async (run: () => Promise<unknown>): Promise<void> => {
+    if (await action.run(run)) {
+      setDropping(false);
+      onChanged();
+    }
+  };
+  const name = letter.type ?? letter.subject ?? "an event without a name";
+  return (
+    <article className="card letter tone-red">
+      <span className="card-mark">
+        <Icon name="letters" size={14} />
+      </span>
+      <div className="card-main">
+        <h3>
+          <button type="button" className="plain-link" aria-expanded={open} onClick={() => setOpen(!open)}>
+            {letter.reason}
+          </button>
+        </h3>
+        <p className="card-meta">
+          <span className="mono">{name}</span>
+          <span>{letter.consumer}</span>
+          {letter.status ? <span>HTTP {letter.status}</span> : null}
+          {letter.deliveries ? <span>{plural(letter.deliveries, "delivery", "deliveries")}</span> : null}
+        </p>
+        {action.error && (
+          <p className="error" role="alert">
+            {action.error.message}
+          </p>
+        )}
+      </div>
+      <div className="card-facts">
+        {letter.failed_at && (
+          <span title={new Date(letter.failed_at).toLocaleString()}>{ago(letter.failed_at, now)}</span>
+        )}
+      </div>
+      <div className="card-actions">
+        <button
+          type="button"
+          className="button small"
+          disabled={action.busy}
+          onClick={() => void done(() => api.redrive(letter.seq))}
+        >
+          <Icon name="replay" size={13} /> Send again
+        </button>
+        <button
+          type="button"
+          className="button quiet small"
+          aria-label="Drop this event"
+          title="Drop"
+          onClick={() => setDropping(true)}
+        >
+          <Icon name="trash" size={14} />
+        </button>
+      </div>
+      {open && <LetterBody letter={letter} />}
+      {dropping && (
+        <Confirm
+          title="Drop this event?"
+          action="Drop it"
+          danger
+          busy={action.busy}
+          error={action.error}
+          onConfirm={() => void done(() => api.drop(letter.seq))}
+          onClose={() => {
+            setDropping(false);
+            action.clear();
+          }}
+        >
+          It is removed for good and will never be handled.
+        </Confirm>
+      )}
+    </article>
+  );
+}
+
+function LetterBody({ letter }: { letter: DeadLetter }): ReactNode {
+  const { data, error, refresh } = usePolled(`dlq-${letter.seq}`, 3_600_000, (signal) =>
+    api.deadLetter(letter.seq, signal),
+  );
+  const execution = letter.subject?.split(".").at(-1);
+  return (
+    <div className="letter-body">
+      <dl className="facts">
+        <div>
+          <dt>Subject</dt>
+          <dd className="mono">{letter.subject}</dd>
+        </div>
+        {letter.subject?.startsWith("ocf.cmd.") && execution && (
+          <div>
+            <dt>Run</dt>
+            <dd>
+              <a href={href(`/tasks/${execution}`)} className="mono">
+                {execution.slice(0, 8)}
+              </a>
+            </dd>
+          </div>
+        )}
+      </dl>
+      {error && !data && <Failure error={error} onRetry={refresh} />}
+      {!data && !error && <Skeleton rows={4} />}
+      {data && (
+        <div className="tool-output">
+          {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard */}
+          <pre tabIndex={0}>{pretty(data.data ?? "")}</pre>
+          <CopyButton label="Copy the event's data" text={() => data.data ?? ""} />
+        </div>
+      )}
+    </div>
+  );
+}
+
+function pretty(text: string): string {
+  try {
+    return JSON.stringify(JSON.parse(text), null, 2);
+  } catch {
+    return text; // that it is no JSON may be why it is here
+  }
+}

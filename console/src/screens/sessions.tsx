@@ -1,0 +1,192 @@
+import { type FormEvent, type ReactNode, useEffect, useState } from "react";
+import { api } from "../api/client";
+import type { Session } from "../api/types";
+import { useAction, useNow, usePolled } from "../hooks";
+import { ago, plural, until, words } from "../model/format";
+import { href } from "../router";
+import { Icon } from "../ui/icons";
+import { Confirm, CopyButton, Empty, Failure, Field, Skeleton } from "../ui/parts";
+
+/** Sessions: conversations that keep their workspace between runs. */
+export function SessionsScreen(): ReactNode {
+  const { data, error, refresh } = usePolled("sessions", 4_000, (signal) => api.sessions(signal));
+  const [creating, setCreating] = useState(false);
+  const [destroying, setDestroying] = useState<Session | null>(null);
+  const action = useAction();
+  const now = useNow(10_000);
+  useEffect(() => {
+    document.title = "Sessions · OpenCode Functions";
+  }, []);
+  const destroy = async (): Promise<void> => {
+    if (destroying && (await action.run(() => api.destroySession(destroying.session_id)))) {
+      setDestroying(null);
+      refresh();
+    }
+  };
+  return (
+    <div className="page">
+      <header className="page-head">
+        <h1>Sessions</h1>
+        {error && data && <span className="stale">{error.message}</span>}
+        <button
+          type="button"
+          className="button primary"
+          onClick={() => setCreating(!creating)}
+          aria-expanded={creating}
+        >
+          <Icon name="plus" size={14} /> New session
+        </button>
+      </header>
+      {creating && (
+        <CreateSession
+          onDone={() => {
+            setCreating(false);
+            refresh();
+          }}
+        />
+      )}
+      {!data && error && <Failure error={error} onRetry={refresh} />}
+      {!data && !error && <Skeleton rows={6} />}
+      {data?.items.length === 0 && !creating && (
+        <Empty icon="sessions" title="No sessions">
+          A session keeps its workspace and its conversation from one run to the next, until its time is over.
+        </Empty>
+      )}
+      {data && data.items.length > 0 && (
+        <div className="cards">
+          {data.items.map((session) => (
+            <SessionCard
+              key={session.session_id}
+              session={session}
+              now={now}
+              onDestroy={() => setDestroying(session)}
+            />
+          ))}
+        </div>
+      )}
+      {destroying && (
+        <Confirm
+          title="Destroy this session?"
+          action="Destroy it"
+          danger
+          busy={action.busy}
+          error={action.error}
+          onConfirm={() => void destroy()}
+          onClose={() => {
+            setDestroying(null);
+            action.clear();
+          }}
+        >
+          Its workspace and its conversation are removed for good. Runs that were made in it stay in the history.
+        </Confirm>
+      )}
+    </div>
+  );
+}
+
+function SessionCard({ session, now, onDestroy }: { session: Session; now: number; onDestroy: () => void }): ReactNode {
+  const state = session.state ?? session.status;
+  const watchers = session.attached?.length ?? 0;
+  return (
+    <article className="card">
+      <span className="card-mark">
+        <Icon name="sessions" size={14} />
+      </span>
+      <div className="card-main">
+        <h3 className="mono">
+          {session.session_id.slice(0, 8)} <CopyButton label="Copy session id" text={() => session.session_id} />
+        </h3>
+        <p className="card-meta">
+          {state && <span className="card-state">{words(state)}</span>}
+          <span>{session.project_id}</span>
+          {watchers > 0 && <span>{plural(watchers, "client")} attached</span>}
+          {session.last_execution_id && <a href={href(`/tasks/${session.last_execution_id}`)}>last run</a>}
+          {Object.entries(session.labels ?? {}).map(([name, value]) => (
+            <span className="chip" key={name}>
+              {value ? `${name}=${value}` : name}
+            </span>
+          ))}
+        </p>
+      </div>
+      <div className="card-facts">
+        {session.created_at && (
+          <span title={new Date(session.created_at).toLocaleString()}>{ago(session.created_at, now)}</span>
+        )}
+        <span className="card-numbers">
+          {session.expires_at && <span>expires {until(session.expires_at, now)}</span>}
+        </span>
+      </div>
+      <div className="card-actions">
+        <a className="button small" href={href("/new", { session: session.session_id })}>
+          Follow up
+        </a>
+        <button
+          type="button"
+          className="button quiet small"
+          aria-label="Destroy this session"
+          title="Destroy"
+          onClick={onDestroy}
+        >
+          <Icon name="trash" size={14} />
+        </button>
+      </div>
+    </article>
+  );
+}
+
+function CreateSession({ onDone }: { onDone: () => void }): ReactNode {
+  const [project, setProject] = useState("");
+  const [hours, setHours] = useState("");
+  const [from, setFrom] = useState("");
+  const action = useAction();
+  const errors = new Map(
+    (action.error?.errors ?? []).map((error) => [error.field.replace(/^body\./, ""), error.message]),
+  );
+  const submit = async (event: FormEvent): Promise<void> => {
+    event.preventDefault();
+    const body = {
+      ...(project.trim() ? { project_id: project.trim() } : {}),
+      ...(hours.trim() ? { ttl_seconds: Math.round(Number(hours) * 3_600) } : {}),
+      ...(from.trim() ? { from_execution_id: from.trim() } : {}),
+    };
+    if (await action.run(() => api.createSession(body))) onDone();
+  };
+  return (
+    <form className="inline-form" onSubmit={(event) => void submit(event)}>
+      <Field label="Project" error={errors.get("project_id")}>
+        {(ids) => (
+          <input {...ids} value={project} placeholder="default" onChange={(event) => setProject(event.target.value)} />
+        )}
+      </Field>
+      <Field label="Hours to keep it" error={errors.get("ttl_seconds")}>
+        {(ids) => (
+          <input
+            {...ids}
+            value={hours}
+            inputMode="decimal"
+            placeholder="the operator's"
+            onChange={(event) => setHours(event.target.value)}
+          />
+        )}
+      </Field>
+      <Field label="Fork from run" error={errors.get("from_execution_id")}>
+        {(ids) => (
+          <input
+            {...ids}
+            value={from}
+            placeholder="none: starts empty"
+            onChange={(event) => setFrom(event.target.value)}
+          />
+        )}
+      </Field>
+      <button type="submit" className="button primary" disabled={action.busy}>
+        Create
+      </button>
+      {action.error && errors.size === 0 && (
+        <p className="error" role="alert">
+          {action.error.message}
+        </p>
+      )}
+    </form>
+  );
+}

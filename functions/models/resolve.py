@@ -74,7 +74,9 @@ def resolve(config: ModelConfigData | None, settings: ModelSettings, api_key: Se
         NoModel: no endpoint is known for the provider, or nothing is configured and no offline model runs.
     """
     if config is not None:
-        return _asked(config, settings, api_key)
+        # Keys are pasted and piped, with the line end that comes along.
+        key = SecretStr(api_key.get_secret_value().strip()) if api_key else None
+        return _asked(config, settings, key)
     if uses_offline(settings):
         return _offline(settings)
     if settings.model or settings.endpoint:

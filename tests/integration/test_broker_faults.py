@@ -77,8 +77,9 @@ async def make() -> AsyncIterator[Make]:
                 rig.activity += 1
 
             hooks = Hooks(on_activity=active, on_call_end=rig.calls.append, on_failure=rig.failures.append)
-            fields = {"provider": "local", "model": "m", "kind": "openai", "base_url": model.base_url, **wanted}
-            broker.assign(ModelTarget(api_key=SecretStr(KEY), **fields), limits or Limits(), hooks)
+            fields = {"provider": "local", "model": "m", "kind": "openai", "base_url": model.base_url}
+            target = ModelTarget(**{**fields, "api_key": SecretStr(KEY), **wanted})
+            broker.assign(target, limits or Limits(), hooks)
             return rig
 
         yield build
@@ -92,7 +93,7 @@ def said(response: httpx.Response) -> str:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the event loop run until `condition` holds."""
-    while not condition():  # noqa: ASYNC110 - nobody sets an event for it
+    while not condition():
         await asyncio.sleep(0)
 
 
@@ -200,6 +201,30 @@ async def test_a_refused_key_is_model_auth_and_shown_to_nobody(make: Make, code:
     for text in (response.text, str(response.headers), rig.broker.failure.message, str(logs), repr(rig.broker)):
         assert KEY not in text
         assert rig.broker.token not in text
+
+
+@pytest.mark.parametrize("key", ["sk-two\nlines-0123456789", "sk-schlüssel-0123456789"])
+async def test_a_key_that_no_header_can_carry_is_model_auth(make: Make, key: str) -> None:
+    """Nothing is sent, and the library's error, which quotes the header, goes nowhere."""
+    rig = await make(chat("a"), api_key=SecretStr(key))
+    response = await rig.ask()
+    assert response.status_code == 403
+    assert rig.broker.failure is not None
+    assert rig.broker.failure.reason is Reason.MODEL_AUTH
+    assert "0123456789" not in rig.broker.failure.message + response.text
+    assert not rig.model.requests
+
+
+async def test_a_mistake_of_the_brokers_own_ends_the_execution(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent would try for ever; the run is told instead."""
+    rig = await make(chat("a"))
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    monkeypatch.setattr("functions.execute.broker.relay.wires.rewrite", lambda *_: 1 / 0)
+    with pytest.raises(httpx.HTTPError):
+        await rig.ask()
+    assert rig.broker.failure is not None
+    assert rig.broker.failure.message == "the model broker failed"
+    assert rig.broker.in_flight == 0
 
 
 async def test_the_key_is_cut_out_of_whatever_a_provider_echoes(make: Make) -> None:

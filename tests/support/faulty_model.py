@@ -90,7 +90,7 @@ def endless(pause: float = 0.005) -> Act:
 
     async def act(exchange: Exchange) -> None:
         await exchange.head(200, "text/event-stream", CHUNKED)
-        while not exchange.writer.is_closing():
+        while True:
             await exchange.event(delta("word "))
             await asyncio.sleep(pause)
 
@@ -130,7 +130,8 @@ class FaultyModel:
         act = asyncio.ensure_future(self.script[min(len(self.requests), len(self.script)) - 1](exchange))
         gone = asyncio.ensure_future(reader.read(1))
         await asyncio.wait({act, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not act.done():
+        # Whoever notices first: the reader that sees the end, or the writer that nobody listens to.
+        if gone.done() or (act.done() and isinstance(act.exception(), ConnectionError)):
             self.hung_up.set()
         for task in (act, gone):
             task.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from functions.models.offline import OfflineSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".tools"
-OPENCODE = TOOLS / "node_modules/opencode-linux-x64/bin/opencode"
+_MACHINE = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+OPENCODE = TOOLS / f"node_modules/opencode-{platform.system().lower()}-{_MACHINE}/bin/opencode"
 DEMO_MODEL = ROOT / "demo/model"
 DEMO_REPO = ROOT / "demo/repo"
 DEMO_PROMPT = "Run the tests, find out why one fails, and fix it."

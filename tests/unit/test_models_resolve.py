@@ -79,6 +79,12 @@ def test_the_operators_key_never_goes_to_an_endpoint_of_the_caller(settings: Mod
     assert target.api_key is None
 
 
+def test_a_line_end_after_a_key_is_no_part_of_it() -> None:
+    """`ocf encrypt-key < file` seals it along."""
+    target = resolve(asked(), ModelSettings(), SecretStr("sk-task-0123456789\n"))
+    assert target.api_key == TASK
+
+
 def test_a_task_without_endpoint_uses_the_operators() -> None:
     """The same provider, the operator's endpoint and key; a key of its own wins."""
     settings = ModelSettings(model="local/qwen", endpoint="http://127.0.0.1:8000/v1", api_key=OWN)

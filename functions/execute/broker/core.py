@@ -153,6 +153,12 @@ class Broker:
             if self._refused is None or reply.gone:
                 raise
             await self._answer_refused(reply)
+        except ClientGone:
+            raise
+        except Exception:
+            # A mistake of ours must end the execution and not leave the agent trying for ever.
+            self.fail(Reason.MODEL_ERROR, "the model broker failed")
+            raise
         finally:
             self._calls.discard(task)
 

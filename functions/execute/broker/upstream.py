@@ -171,7 +171,11 @@ class Upstream:
                 response = await self._client.send(
                     self._client.build_request("POST", url, headers=headers, content=body), stream=True
                 )
-            except httpx.UnsupportedProtocol as error:
+            except (httpx.LocalProtocolError, UnicodeEncodeError):
+                # Their messages quote the header, and so the key.
+                text = "the model's key cannot be sent: it has characters that no HTTP header may carry"
+                raise ModelFailed(Reason.MODEL_AUTH, text) from None
+            except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
                 raise ModelFailed(Reason.MODEL_ERROR, f"the model endpoint is not usable: {error}") from None
             except httpx.TransportError as error:
                 on_answer(0)

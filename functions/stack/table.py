@@ -1,0 +1,194 @@
+"""What the stack is made of: one table of processes, from the data directory, the keys, the ports and the environment."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from functions.models.offline import OfflineSpec
+from functions.nats_jwt import public_key
+from functions.stack import tools
+from functions.stack.keys import Keys
+from functions.stack.nats import nats_argv
+from functions.stack.ports import LOOPBACK
+from functions.stack.processes import Spec
+from functions.stack.weed import WEED_GRPC_PORTS, WEED_PORTS, weed_argv
+
+PORTS = ("gateway", "execute", "dispatcher", "model", "nats", "nats_ws", *WEED_PORTS, *WEED_GRPC_PORTS)
+_FUNCTIONS = ("submit", "cancel", "cleanup", "session", "archive", "gateway")
+CONTROL = tuple(name for name in _FUNCTIONS if (tools.CHECKOUT / "functions" / name).is_dir())
+#: Only execute talks to models: no other process is given their keys.
+MODEL_KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENCODE_API_KEY")
+REAL_MODEL = (*MODEL_KEYS, "OCF_MODEL", "OCF_MODEL_ENDPOINT")
+OFFLINE_NOTICE = "offline scripted model"
+#: How long running work may go on after Ctrl-C before its worker is ended (it is tried again at the next start).
+_DRAIN_SECONDS = "3"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things lie below the data directory."""
+
+    data_dir: Path
+
+    def folder(self, name: str) -> Path:
+        """A directory of the stack."""
+        return self.data_dir / name
+
+    @property
+    def logs(self) -> Path:
+        return self.folder("logs")
+
+    @property
+    def nats_config(self) -> Path:
+        return self.data_dir / "nats.conf"
+
+    @property
+    def s3_config(self) -> Path:
+        return self.data_dir / "s3.json"
+
+    @property
+    def functions_creds(self) -> Path:
+        return self.data_dir / "functions.creds"
+
+    @property
+    def backend_creds(self) -> Path:
+        return self.data_dir / "backend.creds"
+
+    @property
+    def ports(self) -> Path:
+        return self.data_dir / "ports.json"
+
+    @property
+    def answer(self) -> Path:
+        """The line of `ocf up --json`, while the stack is up."""
+        return self.data_dir / "stack.json"
+
+    @property
+    def lock(self) -> Path:
+        """Locked, with the pid in it, while a stack runs here."""
+        return self.data_dir / "stack.lock"
+
+    def folders(self) -> tuple[Path, ...]:
+        """Every directory the processes expect."""
+        return tuple(self.folder(name) for name in ("logs", "nats", "s3", "workspaces", "state"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One start of the stack: `environ` is the user's environment."""
+
+    layout: Layout
+    keys: Keys
+    ports: Mapping[str, int]
+    environ: Mapping[str, str]
+    bucket: str
+
+    @property
+    def offline(self) -> bool:
+        """Whether the offline scripted model answers, because no real one is configured."""
+        return not any(self.environ.get(name) for name in REAL_MODEL)
+
+    def url(self, name: str, scheme: str = "http") -> str:
+        """`scheme://127.0.0.1:port` of a part."""
+        return f"{scheme}://{LOOPBACK}:{self.ports[name]}"
+
+    def answer(self) -> dict[str, str | None]:
+        """The line of `ocf up --json` (contract: Command line)."""
+        return {
+            "gateway": self.url("gateway"),
+            "nats": self.url("nats", "nats"),
+            "nats_ws": self.url("nats_ws", "ws"),
+            "nats_creds": str(self.layout.backend_creds),
+            "s3_endpoint": self.url("s3"),
+            "s3_bucket": self.bucket,
+            "s3_access_key": self.keys.s3_access_key,
+            "s3_secret_key": self.keys.s3_secret_key,
+            "console": self.url("gateway") + "/" if tools.console() else None,
+            "data_dir": str(self.layout.data_dir),
+        }
+
+
+def environment(plan: Plan) -> dict[str, str]:
+    """What every function gets: the user's environment without model keys, and where the parts are.
+
+    What the user sets wins where it is theirs to choose (limits, sandbox, model); addresses and keys are ours.
+    """
+    layout, keys = plan.layout, plan.keys
+    sources = ",".join(dict.fromkeys((str(Path.cwd()), str(Path.home()), tempfile.gettempdir())))
+    functions = {name: f"{plan.url('gateway')}/fn/{name}" for name in _FUNCTIONS if name != "gateway"}
+    functions["execute"] = f"{plan.url('execute')}/fn/execute"
+    chosen = {
+        "WORKSPACE_SOURCES": sources,
+        "DRAIN_SECONDS": _DRAIN_SECONDS,
+        "ENCRYPTION_KEY": keys.encryption_key,
+        "LOG_LEVEL": "info",
+        "SANDBOX": "preferred" if sys.platform == "darwin" else "required",
+    }
+    fixed = {
+        "HOST": LOOPBACK,
+        "WORKSPACE_DIR": str(layout.folder("workspaces")),
+        "STATE_DIR": str(layout.folder("state")),
+        "NATS_URL": plan.url("nats", "nats"),
+        "NATS_CREDS": str(layout.functions_creds),
+        "NATS_WS_URL": plan.url("nats_ws", "ws"),
+        "NATS_ACCOUNT": public_key(keys.trust.account),
+        "S3_ENDPOINT_URL": plan.url("s3"),
+        "S3_BUCKET": plan.bucket,
+        "AWS_ACCESS_KEY_ID": keys.s3_access_key,
+        "AWS_SECRET_ACCESS_KEY": keys.s3_secret_key,
+        "DISPATCH_TOKEN": keys.dispatch_token,
+        "FUNCTION_URLS": ",".join(f"{name}={url}" for name, url in functions.items()),
+        "PYTHONUNBUFFERED": "1",
+        **({"PYTHONPATH": str(tools.CHECKOUT)} if (tools.CHECKOUT / "pyproject.toml").exists() else {}),
+        **({"OCF_OFFLINE_ENDPOINT": plan.url("model") + "/v1"} if plan.offline else {}),
+        **({"CONSOLE_DIR": str(found)} if (found := tools.console()) else {}),
+    }
+    if (binary := tools.opencode()) is not None:
+        chosen["OPENCODE_BIN"] = str(binary)
+    given = {name: value for name, value in plan.environ.items() if name not in (*MODEL_KEYS, "K_SINK", "PORT")}
+    return {**given, **{k: v for k, v in chosen.items() if not given.get(k)}, **fixed}
+
+
+def table(plan: Plan) -> tuple[Spec, ...]:
+    """The processes. Those of one stage start together; a stage begins when the one before is ready."""
+    plain = {name: plan.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in plan.environ}
+    layout, ports = plan.layout, dict(plan.ports)
+    python = environment(plan)
+
+    def row(name: str, stage: int, argv: tuple[str, ...], env: Mapping[str, str], **more: object) -> Spec:
+        values: dict[str, object] = {"port": ports.get(name, 0), "cwd": layout.data_dir, **more}
+        return Spec(name=name, argv=argv, env=env, stage=stage, log=layout.logs / f"{name}.log", **values)  # type: ignore[arg-type]
+
+    def function(name: str, target: tuple[str, ...], port: str, extra: Mapping[str, str]) -> Spec:
+        env = {**python, **extra, "FUNCTION_TARGET": ",".join(target), "PORT": str(ports[port])}
+        argv = (sys.executable, "-m", "functions.serve")
+        return row(name, 2, argv, env, port=ports[port], path="/ready", grace=8.0)
+
+    keys = {name: plan.environ[name] for name in MODEL_KEYS if plan.environ.get(name)}
+    seed = {"NATS_SIGNING_SEED": plan.keys.trust.viewer_signing}
+    s3 = layout.folder("s3")
+    weed = weed_argv(tools.require("weed"), s3, layout.s3_config, ports, plan.bucket)
+    dispatcher = {**python, "PORT": str(ports["dispatcher"])}
+    rows = [
+        row("nats", 0, nats_argv(tools.require("nats-server"), layout.nats_config), plain, greeting=b"INFO"),
+        row("s3", 1, weed, plain, cwd=s3, path="/healthz"),
+        row("setup", 1, (sys.executable, "-m", "functions.setup"), python, once=True),
+        function("control", CONTROL, "gateway", seed),
+        function("execute", ("execute",), "execute", keys),
+        row("dispatcher", 2, (sys.executable, "-m", "functions.dispatcher.main"), dispatcher, path="/ready", grace=8.0),
+    ]
+    if plan.offline:
+        rows.insert(1, row("model", 1, _offline_argv(ports["model"]), plain, path="/health"))
+    return tuple(rows)
+
+
+def _offline_argv(port: int) -> tuple[str, ...]:
+    tools.require("aimock")
+    script = tools.offline_script()
+    if script is None:
+        raise tools.Missing("demo/model (what the offline scripted model says)", "git checkout demo/model")
+    return OfflineSpec(tools.require("node"), tools.TOOLS, (script,), port=port).argv()

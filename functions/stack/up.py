@@ -1,0 +1,149 @@
+"""One run of the embedded stack: prepare, start in stages, watch, stop. `ocf up` is this in a process."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from functions.nats_jwt import BACKEND, FUNCTIONS, mint_user
+from functions.stack.keys import load_or_generate, make_private_dir, write_private
+from functions.stack.nats import nats_config
+from functions.stack.ports import LOOPBACK, allocate, is_free
+from functions.stack.processes import Child, StackFailed
+from functions.stack.table import PORTS, Layout, Plan, table
+from functions.stack.weed import s3_config
+
+DEFAULT_GATEWAY_PORT = 3003
+#: Addresses that a browser may use for the console.
+_PAGES = (LOOPBACK, "localhost")
+
+
+class AlreadyUp(Exception):
+    """A stack runs in this data directory already."""
+
+
+@contextmanager
+def locked(layout: Layout) -> Iterator[None]:
+    """Hold the data directory; the lock is gone when its holder is, however it ended. Raises AlreadyUp."""
+    descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyUp(f"a stack runs in {layout.data_dir} already (pid {running_pid(layout)})") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def running_pid(layout: Layout) -> int | None:
+    """The pid of the `ocf up` that holds this data directory, or None."""
+    try:
+        descriptor = os.open(layout.lock, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(os.pread(descriptor, 32, 0) or b"0") or None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def prepare(data_dir: Path, environ: Mapping[str, str], *, port: int = 0, own_dir: bool = False) -> Plan:
+    """Keys, ports and configuration files of a start.
+
+    Args:
+        data_dir: everything is kept below it.
+        environ: the user's environment.
+        port: the gateway's, when told.
+        own_dir: this is not the default data directory, so the gateway's default port may be another stack's.
+
+    Raises:
+        PortTaken: a told port is taken.
+    """
+    layout = Layout(make_private_dir(data_dir).resolve())
+    for folder in layout.folders():
+        make_private_dir(folder)
+    keys = load_or_generate(layout.data_dir)
+    saved = json.loads(layout.ports.read_text()) if layout.ports.exists() else {}
+    if not saved and not own_dir and is_free(DEFAULT_GATEWAY_PORT):
+        saved = {"gateway": DEFAULT_GATEWAY_PORT}
+    ports = allocate(PORTS, {"gateway": port}, saved)
+    write_private(layout.ports, json.dumps(ports))
+
+    now = int(time.time())
+    origins = [f"http://{host}:{ports['gateway']}" for host in _PAGES]
+    origins += [part.strip() for part in environ.get("CORS_ORIGINS", "").split(",") if part.strip()]
+    config = nats_config(
+        store=layout.folder("nats"),
+        port=ports["nats"],
+        ws_port=ports["nats_ws"],
+        trust=keys.trust,
+        server_name=keys.server_name,
+        origins=origins,
+        now=now,
+    )
+    write_private(layout.nats_config, config)
+    write_private(layout.s3_config, s3_config(keys.s3_access_key, keys.s3_secret_key))
+    # It remembers the last start's flags, which may name ports that are somebody else's now.
+    (layout.folder("s3") / "mini.options").unlink(missing_ok=True)
+    write_private(layout.functions_creds, mint_user(keys.trust, FUNCTIONS, now).file())
+    write_private(layout.backend_creds, mint_user(keys.trust, BACKEND, now).file())
+    return Plan(layout, keys, ports, environ, environ.get("S3_BUCKET") or "ocf")
+
+
+async def run(
+    plan: Plan, *, on_ready: Callable[[list[Child]], None], stop: asyncio.Event, say: Callable[[str], None]
+) -> None:
+    """Start everything, call `on_ready`, and keep it up until `stop` is set; nothing is left when this returns.
+
+    Raises:
+        StackFailed: a process did not come up.
+    """
+    children = [Child(spec, say) for spec in table(plan)]
+    stopping = asyncio.create_task(stop.wait())
+    starting = asyncio.create_task(_start(children))
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            await starting
+            write_private(plan.layout.answer, json.dumps(plan.answer()))
+            on_ready([child for child in children if not child.spec.once])
+            await stopping
+    finally:
+        starting.cancel()
+        stopping.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        plan.layout.answer.unlink(missing_ok=True)
+        # Who takes work first, who keeps it last.
+        for stage in sorted({child.spec.stage for child in children}, reverse=True):
+            await asyncio.gather(*(child.stop() for child in children if child.spec.stage == stage))
+
+
+async def _start(children: list[Child]) -> None:
+    for stage in sorted({child.spec.stage for child in children}):
+        async with _together() as group:
+            for child in children:
+                if child.spec.stage == stage:
+                    group.create_task(child.start())
+
+
+class _together(asyncio.TaskGroup):  # noqa: N801 - reads as a statement
+    """A task group that raises the first failure itself, not a group of them."""
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            await super().__aexit__(kind, error, trace)  # type: ignore[arg-type]
+        except BaseExceptionGroup as group:
+            failed = [each for each in group.exceptions if isinstance(each, StackFailed)]
+            raise (failed or group.exceptions)[0] from None

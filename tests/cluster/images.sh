@@ -26,7 +26,7 @@ usage() { sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; }
 
 need_tools() {
   need_root images.sh
-  if ! command -v buildah debootstrap >/dev/null; then
+  if ! { command -v buildah && command -v debootstrap; } >/dev/null; then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends buildah debootstrap >/dev/null
   fi
@@ -36,10 +36,11 @@ need_tools() {
   echo 'unqualified-search-registries = ["docker.io"]' >"$STORE/registries.conf"
 }
 
-# buildah with a store of its own. `chroot`: a RUN needs no runtime and no privileges beyond root's.
+# buildah with a store of its own. `chroot`: a RUN needs no runtime and no privileges beyond root's. In a
+# mount namespace of its own: a build that is killed leaves no mount behind.
 buildah_() {
   BUILDAH_ISOLATION=chroot STORAGE_DRIVER=overlay CONTAINERS_REGISTRIES_CONF=$STORE/registries.conf \
-    gently buildah --root "$STORE/storage" --runroot "$STORE/run" "$@"
+    gently unshare --mount buildah --root "$STORE/storage" --runroot "$STORE/run" "$@"
 }
 
 base() {

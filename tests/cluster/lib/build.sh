@@ -59,6 +59,8 @@ compile() {
   local name version v
   enough_disk
   for name in "${OWN[@]}"; do go_install "$name" "./$name"; done
+  go_ vet ./ingress ./hello ./pause
+  go_ test ./ingress
   for name in "${SERVING[@]}"; do go_install "kn-$name" "knative.dev/serving/cmd/$name"; done
   for name in "${EVENTING[@]}"; do go_install "ev-$name" "knative.dev/eventing/cmd/$name"; done
   go_install coredns github.com/coredns/coredns

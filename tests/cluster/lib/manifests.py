@@ -30,6 +30,10 @@ PREFIX = {"serving": "kn", "eventing": "ev"}
 # A CPU request reserves what a small machine does not have; limits stay as they are.
 CPU_REQUEST = "10m"
 
+# What a pod needs (its account, its config maps) is there before the pod; otherwise it is tried again much later.
+ORDER = {"Namespace": 0, "Deployment": 2}
+OTHER = 1
+
 Manifest = dict[str, Any]
 
 
@@ -57,6 +61,7 @@ def write(out: Path, name: str, *folders: Path) -> None:
     manifests = [lower_cpu(m) for m in read(*folders) if wanted(m)]
     crds = [m for m in manifests if m["kind"] == "CustomResourceDefinition"]
     rest = [m for m in manifests if m["kind"] != "CustomResourceDefinition"]
+    rest.sort(key=lambda m: ORDER.get(m["kind"], OTHER))
     (out / f"{name}-crds.yaml").write_text(yaml.safe_dump_all(crds, sort_keys=False))
     (out / f"{name}.yaml").write_text(yaml.safe_dump_all(rest, sort_keys=False))
 

@@ -24,7 +24,7 @@ up() {
   clean_up # what a killed run may have left
   mkdir -p "$RUN/log" "$RUN/etc/cni"
   # A kubelet does not hand such a folder to a pod's fsGroup: whoever gets the volume must be able to write.
-  mkdir -p "$RUN"/volumes/{1,2,3,4}
+  mkdir -p "$RUN"/volumes/{1..8}
   chmod 1777 "$RUN"/volumes/*
   make_pki
   local template
@@ -56,6 +56,7 @@ start_holder() {
   mkdir -p "${HARD_CODED[@]}"
   local setting
   for setting in "${!KERNEL_SETTINGS[@]}"; do
+    [[ -e /proc/sys/$setting ]] || continue
     echo "${KERNEL_SETTINGS[$setting]}" >"$RUN/etc/${setting//\//.}"
     in_node mount --bind "$RUN/etc/${setting//\//.}" "/proc/sys/$setting"
   done

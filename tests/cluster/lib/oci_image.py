@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import platform
 import sys
 import tarfile
 from pathlib import Path
 
 MEDIA = "application/vnd.oci.image"
 USER = "65532"
+ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 class Archive:
@@ -49,7 +51,7 @@ def write(program: Path, out: Path) -> None:
         archive = Archive(tar)
         layer = archive.blob("layer.v1.tar", layer_of(program))
         config = {
-            "architecture": "amd64",
+            "architecture": ARCHITECTURE[platform.machine()],
             "os": "linux",
             "config": {"Entrypoint": [f"/app/{program.name}"], "User": USER},
             "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},

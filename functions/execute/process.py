@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import secrets
+import signal
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +25,11 @@ from functions.execute import proctree, sandbox
 TAIL_LINES = 50
 MAX_LINE_BYTES = 8192
 OPEN_FILES = 16_384
+#: Marks the processes of a tree, for the one case in which nobody is left who knows them.
+TREE_VARIABLE = "OCF_TREE"
 # Longer than the supervisor's own bound on killing, so that its report of what is left still arrives.
 _ANSWER_SECONDS = 8.0
+_ORPHAN_SECONDS = 2.0
 
 _ROOT = Path(__file__).resolve().parents[2]
 _BOOT = (
@@ -41,7 +49,10 @@ class AgentFailed(OcfError):
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """What to run. `env` is the agent's whole environment; `sandbox=None` runs it without (SANDBOX=off)."""
+    """What to run. `sandbox=None` runs it without (SANDBOX=off).
+
+    `env` is the agent's whole environment, but for `OCF_TREE`, a random mark of the tree.
+    """
 
     argv: tuple[str, ...]
     cwd: Path
@@ -73,12 +84,16 @@ class AgentProcess:
     """A running tree. Made by `start_process`; ends with the agent, with `stop`, or with this process."""
 
     def __init__(
-        self, supervisor: asyncio.subprocess.Process, link: tuple[asyncio.StreamReader, asyncio.StreamWriter]
+        self,
+        supervisor: asyncio.subprocess.Process,
+        link: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        mark: str,
     ) -> None:
         self.pid = supervisor.pid
         self.scoped = False
         self.limit_hit: LimitHit | None = None
         self._supervisor = supervisor
+        self._mark = f"{TREE_VARIABLE}={mark}".encode()
         self._reader, self._writer = link
         self._lines: dict[str, deque[str]] = {"stdout": deque(maxlen=TAIL_LINES), "stderr": deque(maxlen=TAIL_LINES)}
         self._waiters: list[tuple[re.Pattern[str], asyncio.Future[re.Match[str]]]] = []
@@ -159,7 +174,7 @@ class AgentProcess:
         if not self._ended.done():
             # A supervisor that does not answer; closing the link and its death (PDEATHSIG) take the agent along.
             self._supervisor.kill()
-            await asyncio.wait({self._ended}, timeout=1.0)
+            await asyncio.wait({self._ended}, timeout=_ORPHAN_SECONDS + 1.0)
         self._writer.close()
         await asyncio.wait(self._tasks, timeout=1.0)
         await self._supervisor.wait()
@@ -167,15 +182,24 @@ class AgentProcess:
 
     async def _follow_reports(self) -> None:
         """Until the supervisor has said how it ended, or is gone."""
-        try:
+        with suppress(ConnectionError):  # the same as the end of the stream: the supervisor is gone
             while line := await self._reader.readline():
                 self._take(json.loads(line))
-        except ConnectionError:
-            # The same as the end of the stream: the supervisor is gone.
-            return
-        finally:
-            if not self._ended.done():
-                self._ended.set_result(-9)
+        if not self._ended.done():
+            self._report = await self._end_orphans()
+            self._ended.set_result(-signal.SIGKILL)
+
+    async def _end_orphans(self) -> StopReport:
+        """The supervisor was killed from outside. PDEATHSIG has ended the agent; find the rest by its mark."""
+        began = time.monotonic()
+        killed: set[int] = set()
+        while (left := proctree.with_variable(self._mark)) and time.monotonic() - began < _ORPHAN_SECONDS:
+            killed.update(left)
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.02)
+        return StopReport(len(killed), len(left), round(time.monotonic() - began, 4))
 
     def _take(self, report: dict[str, Any]) -> None:
         event = report["event"]
@@ -218,10 +242,11 @@ async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> Age
         sandbox.SandboxUnavailable: a sandbox is wanted and nono-py is not installed.
     """
     plan = None if spec.sandbox is None else sandbox.plan(spec.sandbox, sandbox.sandbox_support())
+    mark = secrets.token_hex(16)
     job: dict[str, Any] = {
         "argv": spec.argv,
         "cwd": str(spec.cwd),
-        "env": dict(spec.env),
+        "env": {**spec.env, TREE_VARIABLE: mark},
         "sandbox": plan,
         "max_processes": spec.max_processes,
         "max_memory_bytes": spec.max_memory_bytes,
@@ -261,6 +286,6 @@ async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> Age
         _, stderr = await supervisor.communicate()
         tail = tuple(stderr.decode(errors="replace").splitlines()[-TAIL_LINES:])
         raise AgentFailed(Reason.AGENT_ERROR, f"the agent could not be started: {first['message']}", tail)
-    process = AgentProcess(supervisor, (reader, writer))
+    process = AgentProcess(supervisor, (reader, writer), mark)
     process.scoped = bool(first["scoped"])
     return process

@@ -110,6 +110,12 @@ def pss(pids: tuple[int, ...]) -> int:
     return total
 
 
+def with_variable(variable: bytes) -> list[int]:
+    """Every process of the machine that was started with `NAME=value` in its environment and may be read."""
+    pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    return [pid for pid in pids if variable in _read(f"/proc/{pid}/environ").split(b"\0")]
+
+
 def groups(pids: tuple[int, ...]) -> set[int]:
     """The process groups that `pids` are in."""
     found = set()

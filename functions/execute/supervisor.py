@@ -91,7 +91,7 @@ class Supervisor:
         failed_read, failed_write = os.pipe()
         self._main = os.fork()
         if self._main == 0:
-            _become_agent(self._job, failed_write)
+            _become_agent(self._job, failed_write, scope=self._scoped)
         os.close(failed_write)
         # The agent's output ends when the agent's tree does, not when we do.
         nowhere = os.open("/dev/null", os.O_RDWR)
@@ -199,7 +199,7 @@ def _send(how: Callable[[int, int], None], target: int, number: signal.Signals) 
         return
 
 
-def _become_agent(job: dict[str, Any], failed: int) -> NoReturn:
+def _become_agent(job: dict[str, Any], failed: int, *, scope: bool) -> NoReturn:
     """In the forked child: limits, sandbox, exec. Never returns to the supervisor's code."""
     try:
         from functions.execute import confine
@@ -217,6 +217,8 @@ def _become_agent(job: dict[str, Any], failed: int) -> NoReturn:
         os.chdir(job["cwd"])
         if job["sandbox"] is not None:
             confine.confine(job["sandbox"])
+        elif scope:
+            kernel.scope_signals()  # without a sandbox, too, the agent cannot signal the supervisor
         os.execvpe(job["argv"][0], job["argv"], job["env"])  # noqa: S606 - starting this program is the purpose
     except BaseException as error:
         os.write(failed, f"{type(error).__name__}: {error}".encode()[:4096])

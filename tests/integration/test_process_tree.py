@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from functions.execute import proctree
-from functions.execute.process import AgentFailed, AgentProcess, ProcessSpec, start_process
+from functions.execute.process import TREE_VARIABLE, AgentFailed, AgentProcess, ProcessSpec, start_process
 from functions.execute.supervisor import THREADS_PER_PROCESS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -197,15 +197,27 @@ asyncio.run(main())
     assert time.monotonic() - began < 1.0
 
 
-async def test_main_process_dies_with_its_supervisor(started: list[AgentProcess]) -> None:
-    """SIGKILL of the supervisor ends the agent's main process; `exited` and `stop` still answer."""
-    process = await start_process(spec("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)"))
-    started.append(process)
-    main = int((await process.wait_line(re.compile(r"^\d+$"), 10)).group())
+async def test_tree_dies_with_its_supervisor(tmp_path: Path, started: list[AgentProcess]) -> None:
+    """SIGKILL of the supervisor ends the whole tree, daemons included; `exited` and `stop` still answer."""
+    process, pids = await grown(tmp_path, started, scope_signals=True)
     os.kill(process.pid, signal.SIGKILL)
     assert await asyncio.wait_for(process.exited(), 5) == -signal.SIGKILL
-    await until(lambda: not alive(main))
-    await process.stop()
+    assert [pid for pid in pids if alive(pid)] == []
+    report = await process.stop()
+    assert report.killed >= 49
+    assert report.left == 0
+
+
+async def test_agent_without_sandbox_cannot_signal_out(started: list[AgentProcess]) -> None:
+    """With SANDBOX=off, too, the agent can signal neither its supervisor nor the function."""
+    argv = ("/bin/sh", "-c", f"kill -9 $PPID; kill -0 {os.getpid()}; echo tried; exec sleep 60")
+    process = await start_process(ProcessSpec(argv, Path("/"), {"PATH": PATH}, None, 20, 2**30))
+    started.append(process)
+    if not process.scoped:
+        pytest.skip("this kernel does not scope signals")
+    await process.wait_line(re.compile("^tried$"), 10)
+    assert len([line for line in process.stderr_tail if "not permitted" in line]) == 2
+    assert alive(process.pid)
 
 
 async def test_daemons_end_when_the_agent_does(tmp_path: Path, started: list[AgentProcess]) -> None:
@@ -278,7 +290,8 @@ async def test_environment_is_exactly_the_given_one(
     started.append(process)
     await process.wait_line(re.compile("^end$"), 10)
     shell_made = {"PWD=/", "OLDPWD=/", "SHLVL=0", "_=/usr/bin/env", "end"}
-    assert set(process.stdout_lines) - shell_made == {f"PATH={PATH}", "A=b c"}
+    made = {line for line in process.stdout_lines if not line.startswith(f"{TREE_VARIABLE}=")}
+    assert made - shell_made == {f"PATH={PATH}", "A=b c"}
     assert proc_file(process.pid, "environ") == ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functions.workspace.archive import Packed, Unpacked
 from functions.workspace.base import Limits
 from functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
+from functions.workspace.git import GitFailed
 from functions.workspace.prepare import Prepared, Source, Sources, forget, prepare, restore
 from functions.workspace.results import (
     Patch,
@@ -19,6 +20,7 @@ from functions.workspace.results import (
 )
 
 __all__ = [
+    "GitFailed",
     "InvalidWorkspace",
     "Limits",
     "Packed",

@@ -12,19 +12,20 @@ import hashlib
 import os
 import stat
 import struct
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from functions.workspace.errors import WorkspaceTooLarge
-from functions.workspace.git import Git, GitFailed
+from functions.workspace.git import REPOSITORY, Git
+from functions.workspace.importer import Importer
 from functions.workspace.walk import Entry, Report, Walk, key, open_file, walk
 
-REPOSITORY = "base.git"
 TABLE = "base.table"
+BASE_REF = "refs/heads/base"
+#: git knows the empty tree without having it.
+EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 #: Over whatever a `.gitattributes` says: contents are bytes, and nothing converts or filters them.
 ATTRIBUTES = "* -text -crlf !eol !diff !filter !ident !merge !working-tree-encoding\n"
 _RECORD = struct.Struct("<IQqqQ20sBH")
@@ -74,6 +75,29 @@ def git_mode(mode: int) -> int:
     if stat.S_ISLNK(mode):
         return 0o120000
     return 0o100755 if mode & stat.S_IXUSR else 0o100644
+
+
+def create(git: Git) -> None:
+    """An empty private repository, laid out by hand: starting git for it would cost more than the rest."""
+    lay_out(git.home / REPOSITORY, bare=True)
+    info = git.home / REPOSITORY / "info"
+    info.mkdir()
+    (info / "attributes").write_text(ATTRIBUTES)
+
+
+def base_of(private: Path) -> str | None:
+    """The base's ref, or None when the base has no files in git."""
+    return BASE_REF if (private / REPOSITORY / BASE_REF).exists() else None
+
+
+def lay_out(directory: Path, *, bare: bool) -> None:
+    """What `git init` makes (gitrepository-layout(5)): HEAD, config, objects, refs."""
+    for part in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
+        (directory / part).mkdir(parents=True)
+    (directory / "HEAD").write_text("ref: refs/heads/main\n")
+    settings = ["repositoryformatversion = 0", "filemode = true", f"bare = {str(bare).lower()}"]
+    settings += [] if bare else ["logallrefupdates = true"]
+    (directory / "config").write_text("[core]\n" + "".join(f"\t{line}\n" for line in settings))
 
 
 class Cursor:
@@ -129,88 +153,6 @@ def read_table(private: Path) -> Iterator[Known]:
         while head := table.read(_RECORD.size):
             mode, size, mtime, ctime, inode, sha1, large, length = _RECORD.unpack(head)
             yield Known(os.fsdecode(table.read(length)), mode, size, mtime, ctime, inode, sha1, bool(large))
-
-
-class Importer:
-    """A `git fast-import` into the private repository.
-
-    A context manager: leaving it with an error kills the process, and nothing was recorded.
-    """
-
-    def __init__(self, git: Git) -> None:
-        self._log = (git.home / "fast-import.log").open("w+b")
-        self._process = subprocess.Popen(
-            [
-                "git",
-                f"--git-dir={git.home / REPOSITORY}",
-                *("-c", "core.compression=0", "-c", "fastimport.unpackLimit=0", "-c", "core.fsync=none"),
-                *("fast-import", "--quiet", "--done", "--force", "--depth=0", "--big-file-threshold=1m"),
-                *("--date-format=raw",),
-            ],
-            cwd=git.home,
-            env=git.environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=self._log,
-            bufsize=256 * 1024,
-            start_new_session=True,
-        )
-        assert self._process.stdin is not None
-        self._in: IO[bytes] = self._process.stdin
-        self._mark = 0
-
-    def __enter__(self) -> Importer:
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is not None:
-            self._process.kill()
-        try:
-            self._in.close()
-        except BrokenPipeError:
-            self._process.kill()
-        code = self._process.wait()
-        self._log.seek(0)
-        said = self._log.read().decode(errors="replace").strip()
-        self._log.close()
-        if kind is None and code:
-            raise GitFailed(f"git fast-import: {said[-500:]}")
-
-    def begin_blob(self, size: int) -> int:
-        """Announce `size` bytes of content, which `write` must bring; returns their mark."""
-        self._mark += 1
-        self._in.write(b"blob\nmark :%d\ndata %d\n" % (self._mark, size))
-        return self._mark
-
-    def write(self, data: bytes) -> None:
-        """Content of the blob that was begun."""
-        self._in.write(data)
-
-    def end_blob(self) -> None:
-        """After the last of its content."""
-        self._in.write(b"\n")
-
-    def begin_commit(self, ref: str, parent: str | None = None) -> None:
-        """A commit on `ref`; file changes follow."""
-        self._in.write(b"commit %s\ncommitter ocf <ocf@localhost> 0 +0000\ndata 0\n" % ref.encode())
-        self._in.write(b"from %s^0\n" % parent.encode() if parent else b"")
-
-    def remove(self, path: str) -> None:
-        """The commit has no `path`."""
-        self._in.write(b"D %s\n" % _quoted(path))
-
-    def put(self, path: str, mode: int, mark: int) -> None:
-        """The commit has `path` with this git mode and the blob of this mark."""
-        self._in.write(b"M %o :%d %s\n" % (mode, mark, _quoted(path)))
-
-    def done(self) -> None:
-        """End the stream; without it nothing is recorded."""
-        self._in.write(b"\ndone\n")
-
-
-def _quoted(path: str) -> bytes:
-    raw = os.fsencode(path)
-    return b'"' + raw.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n") + b'"'
 
 
 def read_blob(entry: Entry, size_limit: int, importer: Importer | None) -> tuple[bytes, int, os.stat_result]:
@@ -296,7 +238,9 @@ def record(directory: Path, git: Git, limits: Limits, tracked: Cursor | None, st
         if report.truncated:
             raise WorkspaceTooLarge(f"the workspace has more than {limits.max_entries} entries")
         table.flush()
-        importer.begin_commit("refs/heads/base")
+        if not importer.used:
+            return Counted(files, size)  # an empty base needs no commit
+        importer.begin_commit(BASE_REF)
         mark = 0
         for known in read_table(git.home):
             if not known.large:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from functions.workspace.base import Cursor, Importer, Known, Limits, git_mode, read_blob, read_table
+from functions.workspace.base import Cursor, Known, Limits, git_mode, read_blob, read_table
+from functions.workspace.importer import Importer
 from functions.workspace.walk import Entry, Report, Walk, walk
 
 Kind = Literal["added", "modified", "deleted"]

@@ -40,6 +40,8 @@ CONFIG = """\
 [advice]
 \tdetachedHead = false
 """
+#: The private repository of a workspace, below `Git.home`.
+REPOSITORY = "base.git"
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
 

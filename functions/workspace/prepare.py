@@ -18,7 +18,7 @@ from functions.workspace.base import DEFAULT_LIMITS, Cursor, Known, Limits
 from functions.workspace.clone import check_url, clone
 from functions.workspace.copy import copy_tree
 from functions.workspace.errors import InvalidWorkspace
-from functions.workspace.git import Git, GitFailed
+from functions.workspace.git import REPOSITORY, Git, GitFailed
 from functions.workspace.threads import in_thread
 from functions.workspace.tree import link_outside, outside, remove_tree, safe_parts
 from functions.workspace.walk import Walk, key, read_below, walk
@@ -166,16 +166,13 @@ async def _fill(source: Source, target: Path, sources: Sources, git: Git, token:
         await in_thread(lambda stop: unpack_tree(archive, target, sources.limits, stop))
         archive.unlink()
     else:
-        await git.run(["init", "--quiet", "."], cwd=target)
+        base.lay_out(target / ".git", bare=False)
     return None
 
 
 async def _record(kind: str, target: Path, git: Git, limits: Limits, commit: str | None) -> Prepared:
     local = Git(git.home, timeout=limits.git_seconds)
-    await local.run(["init", "--quiet", "--bare", base.REPOSITORY], cwd=git.home)
-    attributes = git.home / base.REPOSITORY / "info" / "attributes"
-    attributes.parent.mkdir(exist_ok=True)
-    attributes.write_text(base.ATTRIBUTES)
+    base.create(local)
     tracked = await _tracked(target, local)
     try:
         counted = await in_thread(lambda stop: base.record(target, local, limits, tracked, stop))
@@ -196,7 +193,7 @@ async def _tracked(target: Path, git: Git) -> Cursor | None:
     copy.write_bytes(index)
     try:
         listed = await git.run(
-            [f"--git-dir={base.REPOSITORY}", "ls-files", "-z", "--cached"],
+            [f"--git-dir={REPOSITORY}", "ls-files", "-z", "--cached"],
             cwd=git.home,
             env={"GIT_INDEX_FILE": str(copy)},
         )

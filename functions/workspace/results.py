@@ -13,8 +13,10 @@ from pathlib import Path
 from events.facts import ChangedFile, DiffSummary
 from functions.workspace import base
 from functions.workspace.archive import Packed, Unpacked, pack_tree, unpack_tree
-from functions.workspace.base import DEFAULT_LIMITS, Importer, Limits
+from functions.workspace.base import DEFAULT_LIMITS, Limits
 from functions.workspace.compare import Change, Changes, compare
+from functions.workspace.git import REPOSITORY
+from functions.workspace.importer import Importer
 from functions.workspace.prepare import Prepared
 from functions.workspace.threads import in_thread
 from functions.workspace.tree import remove_tree
@@ -23,7 +25,6 @@ from functions.workspace.walk import Walk, walk
 #: How many changed files a summary names, and how many bytes their paths may take: it travels in events.
 MAX_NAMED = 1000
 MAX_NAMED_BYTES = 128 * 1024
-_BASE = "refs/heads/base"
 _DIFF = ("--no-ext-diff", "--no-textconv", "--no-color", "-r", "-M", "-l1000")
 _CHANGES = {"A": "added", "D": "deleted", "M": "modified", "T": "modified", "R": "renamed", "C": "added"}
 
@@ -126,23 +127,34 @@ def readable(path: str) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-async def _snapshot(workspace: Prepared) -> tuple[str, Changes]:
+async def _snapshot(workspace: Prepared) -> tuple[str | None, Changes]:
+    """Record the changes as a commit; its ref, or None when nothing in git changed."""
     ref = f"refs/now/{uuid.uuid4().hex}"
 
-    def record(stop: threading.Event) -> Changes:
+    def record(stop: threading.Event) -> tuple[str | None, Changes]:
         with Importer(workspace.git()) as importer:
             changes = compare(workspace.directory, workspace.private, workspace.limits, stop, importer)
-            importer.begin_commit(ref, _BASE)
+            removals = list(_removals(changes))
+            written = [change for change in changes.written if change.mark]
+            if not removals and not written:
+                if importer.used:
+                    importer.done()
+                return None, changes
+            importer.begin_commit(ref, base.base_of(workspace.private))
             # Removals first: what is now a directory may have been a file.
-            for change in _removals(changes):
+            for change in removals:
                 importer.remove(change.path)
-            for change in changes.written:
-                if change.mark:
-                    importer.put(change.path, change.mode, change.mark)
+            for change in written:
+                importer.put(change.path, change.mode, change.mark)
             importer.done()
-            return changes
+            return ref, changes
 
-    return ref, await in_thread(record)
+    return await in_thread(record)
+
+
+def _diff_arguments(workspace: Prepared, ref: str, *how: str) -> list[str]:
+    before = base.base_of(workspace.private) or base.EMPTY_TREE
+    return [f"--git-dir={REPOSITORY}", "diff-tree", *_DIFF, *how, before, ref]
 
 
 def _removals(changes: Changes) -> Iterator[Change]:
@@ -151,11 +163,11 @@ def _removals(changes: Changes) -> Iterator[Change]:
             yield change
 
 
-async def _summary(workspace: Prepared, ref: str, changes: Changes) -> DiffSummary:
-    out = await workspace.git().run(
-        [f"--git-dir={base.REPOSITORY}", "diff-tree", *_DIFF, "-z", "--raw", "--numstat", _BASE, ref],
-        cwd=workspace.private,
-    )
+async def _summary(workspace: Prepared, ref: str | None, changes: Changes) -> DiffSummary:
+    out = b""
+    if ref is not None:
+        arguments = _diff_arguments(workspace, ref, "-z", "--raw", "--numstat")
+        out = await workspace.git().run(arguments, cwd=workspace.private)
     changed = sorted((*_parse(out.split(b"\0")), *_omitted(changes)), key=lambda file: file.path)
     return _capped(changed, changes.report.truncated)
 
@@ -207,16 +219,14 @@ def _capped(changed: Iterable[ChangedFile], truncated: bool) -> DiffSummary:
     )
 
 
-async def _patch(workspace: Prepared, ref: str, changes: Changes, path: Path) -> Patch:
+async def _patch(workspace: Prepared, ref: str | None, changes: Changes, path: Path) -> Patch:
     omitted = [readable(change.path) for change in (*changes.deleted, *changes.written) if change.large]
     try:
         await asyncio.to_thread(_write_head, path, omitted, workspace.limits)
-        with path.open("ab") as file:
-            await workspace.git().run(
-                [f"--git-dir={base.REPOSITORY}", "diff-tree", *_DIFF, "-p", "--binary", "--full-index", _BASE, ref],
-                cwd=workspace.private,
-                stdout=file.fileno(),
-            )
+        if ref is not None:
+            arguments = _diff_arguments(workspace, ref, "-p", "--binary", "--full-index")
+            with path.open("ab") as file:
+                await workspace.git().run(arguments, cwd=workspace.private, stdout=file.fileno())
     except BaseException:
         path.unlink(missing_ok=True)
         raise

@@ -44,7 +44,7 @@ def test_overlong_paths(path: str) -> None:
 
 @given(_paths.filter(lambda path: "\0" not in path), st.lists(st.just("d"), max_size=3))
 def test_links_leave_when_the_kernel_would(target: str, directories: list[str]) -> None:
-    """A target that the words take out of the tree is said to leave, one that ends inside without ever leaving is not."""
+    """A target that climbs out anywhere on its way leaves; one that never does stays."""
     path = "/".join([*directories, "link"])
     depth = len(directories)
     out = target.startswith("/")

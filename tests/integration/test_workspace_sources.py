@@ -13,6 +13,7 @@ import pytest
 from events.lifecycle import Reason
 from events.models import DirectoryWorkspace, EmptyWorkspace, GitWorkspace, SharedWorkspace, SnapshotWorkspace
 from events.store_memory import MemoryStore
+from events.store_s3 import S3Config, S3Store
 from functions.workspace import (
     InvalidWorkspace,
     Limits,
@@ -377,3 +378,19 @@ async def test_cancelled(place: Place, server: GitServer) -> None:
     with pytest.raises(asyncio.CancelledError):
         await cloning
     place.clean()
+
+
+async def test_snapshot_from_s3(place: Place, s3_server: S3Config) -> None:
+    """Packed, stored in a real S3 server, taken from there as a source: the same tree."""
+    store = S3Store(s3_server)
+    first = await place.prepare(EmptyWorkspace(), Sources())
+    awkward(first.directory, files=200, binary_bytes=20_000_000)
+    packed = await pack(first, place.top / "a.tar.zst")
+    info = await store.put_file(f"snapshots/{EXECUTION}/workspace.tar.zst", place.top / "a.tar.zst")
+    assert info.size == packed.size
+    before = listing(first.directory)
+    await forget(first)
+    sources = Sources(objects=store, project="snapshots")
+    workspace = await place.prepare(SnapshotWorkspace(source="snapshot", execution_id=EXECUTION), sources)
+    assert listing(workspace.directory) == before
+    store.close()

@@ -1,0 +1,75 @@
+# OpenCode functions. `make demo` shows it, `make test` checks it; both install what they need into the checkout.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+# Test processes: most of a test's time is waiting for servers.
+JOBS ?= auto
+TESTS ?= tests/unit tests/contract tests/integration
+
+.PHONY: help
+help: ## what can be made
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: install
+install: ## everything, with ocf at .venv/bin/ocf
+	@scripts/install.sh dev
+
+.PHONY: install-run
+install-run: ## only what it takes to run
+	@scripts/install.sh run
+
+.PHONY: demo
+demo: install-run ## a real OpenCode task from submit to archive; KEEP=1 leaves the stack up
+	@KEEP=$(KEEP) scripts/demo.sh
+
+.PHONY: up
+up: install-run ## the embedded stack, in the foreground
+	@$(BIN)/ocf up
+
+.PHONY: test
+test: install ## the tests
+	$(BIN)/python -m pytest $(TESTS) $(if $(wildcard tests/test_tour.py),tests/test_tour.py) $(PYTEST_ARGS)
+	cd console && ../scripts/npm.sh test --silent
+
+.PHONY: check
+check: install ## lint, format, types, import direction, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/generate.py --check
+	$(BIN)/shellcheck -x .ci/run scripts/*.sh $$(git ls-files 'tests/**/*.sh')
+	cd console && ../scripts/npm.sh run --silent check
+
+.PHONY: format
+format: install ## format and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: generate
+generate: install ## schemas, AsyncAPI, OpenAPI and the generated parts of the docs
+	$(BIN)/python scripts/generate.py
+
+.PHONY: lock
+lock: ## renew requirements/*.lock
+	scripts/lock.sh
+
+.PHONY: bench
+bench: install ## measure; prints and writes .bench/
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+.PHONY: cluster e2e cluster-down
+cluster: install ## a real Kubernetes with Knative on this machine (tests/cluster)
+	tests/cluster/cluster.sh deps build up serving eventing
+e2e: install ## the tests against that cluster
+	$(BIN)/python -m pytest tests/e2e $(PYTEST_ARGS)
+cluster-down: ## stop it
+	tests/cluster/cluster.sh down
+
+.PHONY: clean
+clean: ## remove everything that was installed or built here; the stack's data stays
+	@if [[ -x $(BIN)/ocf ]]; then $(BIN)/ocf down; fi
+	rm -rf .venv .tools build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .bench \
+	  test-results *.egg-info console/node_modules console/dist
+	find events functions tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Renews requirements/*.lock from pyproject.toml: every version pinned, every file hashed, for all platforms.
+# The three agree with each other: local and runtime are subsets of dev.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+uv="${UV:-.tools/uv/bin/uv}"
+if ! command -v "$uv" >/dev/null; then
+  python3 -m venv .tools/uv
+  .tools/uv/bin/pip install --quiet uv
+fi
+# Seeing the index a machine happens to use would say nothing about the project.
+compile() {
+  "$uv" pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+    --no-header --python-version 3.11 --quiet "$@"
+}
+compile --extra local --extra dev -o requirements/dev.lock
+compile --extra local -c requirements/dev.lock -o requirements/local.lock
+compile -c requirements/dev.lock -o requirements/runtime.lock

@@ -43,7 +43,8 @@ def _no_nul(value: str) -> str:
     return value
 
 
-Text = Annotated[str, AfterValidator(_no_nul)]
+#: Text without NUL. The pattern is for the JSON Schema, where a validator of ours does not show.
+Text = Annotated[str, Field(json_schema_extra={"pattern": "^[^\\u0000]*$"}), AfterValidator(_no_nul)]
 
 
 class Model(BaseModel):
@@ -97,7 +98,7 @@ class DirectoryWorkspace(Model):
     """A copy of a directory that the execution function can read (`WORKSPACE_SOURCES` lists the allowed roots)."""
 
     source: Literal["directory"]
-    path: Annotated[Text, Field(min_length=1, max_length=4_096, pattern=r"^/")]
+    path: Annotated[str, Field(min_length=1, max_length=4_096, pattern=r"^/[^\x00]*$")]
 
 
 class SnapshotWorkspace(Model):
@@ -111,7 +112,7 @@ class SharedWorkspace(Model):
     """A path below `WORKSPACE_DIR`, used in place: others on the volume see every change at once."""
 
     source: Literal["shared"]
-    path: Annotated[Text, Field(min_length=1, max_length=1_000, pattern=r"^[^/]")]
+    path: Annotated[str, Field(min_length=1, max_length=1_000, pattern=r"^[^/\x00][^\x00]*$")]
 
 
 Workspace = Annotated[
@@ -153,8 +154,15 @@ Labels = Annotated[
 ]
 
 
+def _given(field: str) -> dict[str, Any]:
+    return {"required": [field], "properties": {field: {"type": "string", "pattern": r"\S"}}}
+
+
 class TaskRequest(Model):
     """What a caller asks for: the body of `POST /tasks/execute`, and `Submit` without its ids."""
+
+    # `_something_to_do` in the words of JSON Schema.
+    model_config = ConfigDict(json_schema_extra={"anyOf": [_given("prompt"), _given("code")]})
 
     task_id: Annotated[Text, Field(max_length=200)] | None = None
     prompt: Annotated[Text, Field(max_length=2_000_000)] | None = None

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from functools import cache
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -19,7 +21,10 @@ from functions.gateway.core import Gateway
 from functions.gateway.deps import GatewayDeps
 from functions.gateway.edge import BodyLimit, Edge, LoopbackOnly
 from functions.gateway.openapi import describe
+from functions.gateway.problems import Problem
 from functions.gateway.settings import GatewaySettings
+
+_PARTS = (tasks, downloads, sessions, ops, stream)
 
 
 def create_app(deps: GatewayDeps) -> FastAPI:
@@ -35,7 +40,8 @@ def create_app(deps: GatewayDeps) -> FastAPI:
     )
     app.state.gateway = gateway
     problems.install(app)
-    for part in (tasks, downloads, sessions, ops, stream):
+    app.add_exception_handler(405, _not_allowed)
+    for part in _PARTS:
         app.include_router(part.router)
     document = cache(lambda: describe(app))  # a tenth of a second that only who asks for it should pay
 
@@ -47,9 +53,24 @@ def create_app(deps: GatewayDeps) -> FastAPI:
 
     @app.get("/{path:path}", include_in_schema=False)
     async def page(request: Request) -> Response:
+        if _methods(request.url.path):
+            raise HTTPException(405)
         return await console.answer(request)
 
     return app
+
+
+def _methods(path: str) -> set[str]:
+    """What the calls at `path` can be made with; empty when there is none."""
+    routes = [route for part in _PARTS for route in part.router.routes if isinstance(route, APIRoute)]
+    return {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+
+
+async def _not_allowed(request: Request, error: Exception) -> Response:
+    """405 with every method of the path, where the framework knows only those of one route."""
+    allowed = ", ".join(sorted(_methods(request.url.path))) or "GET"
+    detail = f"{request.method} is not among {allowed}"
+    return Problem(405, "method-not-allowed", detail, headers={"Allow": allowed}).response(request.url.path)
 
 
 @asynccontextmanager

@@ -17,10 +17,9 @@ from starlette.requests import HTTPConnection
 
 from events import envelope, subjects
 from events.dataref import offload
-from events.errors import InvalidEvent, OcfError
-from events.facts import FieldError
+from events.errors import OcfError
 from events.lifecycle import State
-from events.models import MAX_COMMAND_BYTES, Model
+from events.models import MAX_COMMAND_BYTES, ExecutionId, Model, ProjectId
 from events.record import Record, record_key
 from events.types import TYPES
 from functions.gateway.auth import Authenticator, Principal
@@ -28,7 +27,7 @@ from functions.gateway.deps import GatewayDeps
 from functions.gateway.index import Index
 from functions.gateway.limits import RateLimit
 from functions.gateway.metrics import Metrics
-from functions.gateway.problems import Problem, invalid, not_found
+from functions.gateway.problems import Problem, not_found
 
 SOURCE = "/ocf/gateway"
 
@@ -100,12 +99,8 @@ class Gateway:
         """The execution a call names, in the project it names or in the only one of the caller's that has it.
 
         Raises:
-            Problem: 404 unknown, 403 not the caller's project, 422 not an id, 409 several projects have it.
+            Problem: 404 unknown, 403 not the caller's project, 409 several projects have it.
         """
-        try:
-            subjects.check_id(execution)
-        except InvalidEvent:
-            raise invalid([FieldError(field="execution_id", message="must be a lower-case UUID")]) from None
         if asked is not None:
             return await self._found(caller.check(asked), execution)
         known = self.index.projects_of(execution, caller)
@@ -207,14 +202,14 @@ async def _caller(connection: HTTPConnection, gateway: Annotated[Gateway, Depend
 
 async def _project(
     project_id: Annotated[
-        str | None, Query(description="whose execution; needed only when the token gives several projects")
+        ProjectId | None, Query(description="whose execution; needed only when the token gives several projects")
     ] = None,
 ) -> str | None:
     return project_id
 
 
 async def _found(
-    execution_id: str,
+    execution_id: ExecutionId,
     gateway: Annotated[Gateway, Depends(gateway_of)],
     caller: Annotated[Principal, Depends(_caller)],
     project_id: Annotated[str | None, Depends(_project)],

@@ -46,6 +46,7 @@ class Row:
     state: State
     task_id: str | None
     session_id: str | None
+    #: Folded, for searching without regard to case.
     title: str
     labels: dict[str, str]
     summary: bytes
@@ -62,6 +63,7 @@ class Query:
     until: datetime | None = None
     session_id: str | None = None
     task_id: str | None = None
+    #: Part of the title, folded.
     text: str | None = None
 
     def matches(self, row: Row) -> bool:
@@ -72,7 +74,7 @@ class Query:
             and (self.session_id is None or row.session_id == self.session_id)
             and (self.task_id is None or row.task_id == self.task_id)
             and all(key in row.labels and value in (None, row.labels[key]) for key, value in self.labels)
-            and (self.text is None or self.text.casefold() in row.title.casefold())
+            and (self.text is None or self.text in row.title)
         )
 
 
@@ -83,8 +85,9 @@ class Index:
         self._bus = bus
         self._executions = executions
         self._clock = clock
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[Place, Row] = {}
         self._places: list[Place] = []
+        self._place_of: dict[str, Place] = {}
         self._projects: dict[str, set[str]] = {}
         self._revision = 0
         self._gone: set[str] = set()
@@ -146,7 +149,7 @@ class Index:
         self.ready = True
 
     async def _compare(self) -> None:
-        before = set(self._rows)
+        before = set(self._place_of)
         kept = {entry.key async for entry in self._executions.entries("*.*")}
         for key in before - kept:
             self.forget(key)
@@ -158,31 +161,32 @@ class Index:
             log.error("unreadable record", action="gateway.index.unreadable", key=key, errors=error.error_count())
             return
         place = (_micros(record.submitted_at), record.execution_id, record.project_id)
-        old = self._rows.get(key)
-        if old is not None and old.place != place:
+        old = self._place_of.get(key)
+        if old is not None and old != place:
             self.forget(key)
-            old = None
-        if old is None:
+        if old != place:
+            self._place_of[key] = place
             insort(self._places, place)
             self._projects.setdefault(record.execution_id, set()).add(record.project_id)
-        self._rows[key] = Row(
+        self._rows[place] = Row(
             place,
             revision,
             record.state,
             record.task_id,
             record.session_id,
-            record.title,
+            record.title.casefold(),
             record.labels,
             TaskSummary.of(record).model_dump_json(exclude_none=True).encode(),
         )
 
     def forget(self, key: str) -> None:
         """Drop a record that is no more."""
-        row = self._rows.pop(key, None)
-        if row is None:
+        place = self._place_of.pop(key, None)
+        if place is None:
             return
-        del self._places[bisect_left(self._places, row.place)]
-        _, execution, project = row.place
+        del self._rows[place]
+        del self._places[bisect_left(self._places, place)]
+        _, execution, project = place
         self._projects[execution].discard(project)
         if not self._projects[execution]:
             del self._projects[execution]
@@ -206,8 +210,7 @@ class Index:
             end = min(end, bisect_left(self._places, (_micros(query.until), "", "")))
         start = 0 if query.since is None else bisect_left(self._places, (_micros(query.since), "", ""))
         for at in range(end - 1, start - 1, -1):
-            _, execution, project = self._places[at]
-            yield self._rows[record_key(project, execution)]
+            yield self._rows[self._places[at]]
 
     def projects_of(self, execution: str, caller: Principal) -> list[str]:
         """The caller's projects that have an execution of that id."""

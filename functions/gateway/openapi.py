@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from functions.gateway.bodies import ExecuteTask
+from functions.gateway.bodies import Answer, Attachment, CancelTask, CreateSession, ExecuteTask
 from functions.gateway.problems import MEDIA_TYPE, ProblemDocument
 
 PATH = Path(__file__).parents[2] / "schemas" / "openapi.json"
@@ -53,7 +53,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     schemas = document["components"]["schemas"]
-    for model in (ExecuteTask, ProblemDocument):
+    for model in (ExecuteTask, CancelTask, Answer, CreateSession, Attachment, ProblemDocument):
         schema = model.model_json_schema(by_alias=True, ref_template=_REF)
         schemas |= {name: one for name, one in schema.pop("$defs", {}).items() if name not in schemas}
         schemas[model.__name__] = schema

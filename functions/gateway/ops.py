@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import Annotated
 from urllib.parse import unquote
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
@@ -65,6 +65,10 @@ async def metrics(gateway: Gw) -> Response:
     return Response(generate_latest(gateway.metrics.registry), 200, {"Content-Type": CONTENT_TYPE_LATEST})
 
 
+#: A sequence of the stream: what JetStream counts with.
+Sequence = Annotated[int, Path(ge=1, le=2**63 - 1)]
+
+
 class DeadLetter(views.View):
     """An event that could not be handled: why, and the event itself."""
 
@@ -93,7 +97,7 @@ async def dead_letters(
     gateway: Gw,
     caller: Caller,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    after: Annotated[int, Query(ge=0, description="sequence of the last one seen")] = 0,
+    after: Annotated[int, Query(ge=0, le=2**63 - 1, description="sequence of the last one seen")] = 0,
 ) -> DeadLetters:
     """Events that could not be handled, of the caller's projects."""
     found: list[DeadLetter] = []
@@ -108,14 +112,14 @@ async def dead_letters(
 
 
 @router.get("/dlq/{seq}", response_model=DeadLetter)
-async def dead_letter(gateway: Gw, caller: Caller, seq: int) -> DeadLetter:
+async def dead_letter(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
     """One of them with the event's data."""
     message = await _message(gateway, caller, seq)
     return _letter(message).model_copy(update={"data": message.data.decode("utf-8", "replace")})
 
 
 @router.post("/dlq/{seq}/redrive", status_code=202, response_model=DeadLetter)
-async def redrive(gateway: Gw, caller: Caller, seq: int) -> DeadLetter:
+async def redrive(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
     """Publish the event again where it came from, byte for byte, then drop it here."""
     message = await _message(gateway, caller, seq)
     letter = _letter(message)
@@ -129,7 +133,7 @@ async def redrive(gateway: Gw, caller: Caller, seq: int) -> DeadLetter:
 
 
 @router.delete("/dlq/{seq}", status_code=204, response_class=Response)
-async def drop(gateway: Gw, caller: Caller, seq: int) -> Response:
+async def drop(gateway: Gw, caller: Caller, seq: Sequence) -> Response:
     """Drop it for good."""
     await _message(gateway, caller, seq)
     await gateway.deps.bus.remove(subjects.DLQ, seq)
@@ -137,11 +141,10 @@ async def drop(gateway: Gw, caller: Caller, seq: int) -> Response:
 
 
 async def _message(gateway: Gateway, caller: Principal, seq: int) -> Message:
-    if 0 < seq < 2**63:
-        async for message in gateway.deps.bus.history(subjects.DLQ, "ocf.dlq.>", after=seq - 1):
-            if message.sequence == seq and _may(caller, _letter(message)):
-                return message
-            break
+    async for message in gateway.deps.bus.history(subjects.DLQ, "ocf.dlq.>", after=seq - 1):
+        if message.sequence == seq and _may(caller, _letter(message)):
+            return message
+        break
     raise Problem(404, "unknown-dead-letter", f"no dead letter {seq}")
 
 

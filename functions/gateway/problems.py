@@ -9,8 +9,8 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -34,7 +34,7 @@ class ProblemDocument(BaseModel):
     errors: list[FieldError] = []
 
 
-class Problem(Exception):
+class Problem(Exception):  # noqa: N818  (the word of RFC 9457)
     """A call that cannot be answered as asked. `slug` identifies the kind in `type`."""
 
     def __init__(
@@ -174,6 +174,10 @@ def install(app: FastAPI) -> None:
         if any(one["type"] == "json_invalid" for one in found):
             return Problem(400, "not-json", "the body is not JSON").response(request.url.path)
         return invalid(explain(found, error.body)).response(request.url.path)
+
+    @app.exception_handler(WebSocketRequestValidationError)
+    async def _handshake(socket: WebSocket, error: WebSocketRequestValidationError) -> None:
+        await socket.send_denial_response(invalid(explain(error.errors())).response(socket.url.path))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import json
 import uuid
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Request
 
-from events import subjects
-from events.errors import InvalidEvent
-from events.facts import FieldError
-from events.models import SessionAttach, SessionCommand, SessionDestroy, SessionDetach
+from events.models import SessionAttach, SessionCommand, SessionDestroy, SessionDetach, SessionId
 from events.ports import Entry
 from functions.gateway import views
-from functions.gateway.auth import Principal
 from functions.gateway.bodies import Attachment, CreateSession
 from functions.gateway.core import AskedProject, Caller, Gateway, Gw, Trace
-from functions.gateway.problems import Problem, invalid
+from functions.gateway.problems import Problem
+from functions.gateway.reading import documented, read, read_optional
 from functions.gateway.secrets import seal_session
 
 router = APIRouter(tags=["sessions"])
+
+
+async def _named(session_id: SessionId, gateway: Gw, caller: Caller, project_id: AskedProject) -> Entry:
+    """The session in the project the call names, or in the caller's that has it.
+
+    Raises:
+        Problem: 404 unknown, 403 not the caller's project.
+    """
+    wanted = caller.check(project_id) if project_id is not None else "*"
+    async for entry in gateway.deps.sessions.entries(f"{wanted}.{session_id}"):
+        if caller.may(entry.key.split(".", 1)[0]):
+            return entry
+    raise Problem(404, "unknown-session", f"no session {session_id} in the projects you may read")
+
+
+Named = Annotated[Entry, Depends(_named)]
 
 
 class SessionList(views.View):
@@ -29,9 +42,12 @@ class SessionList(views.View):
     items: list[dict[str, Any]]
 
 
-@router.post("/sessions", status_code=202, response_model=views.SessionAccepted)
-async def create(gateway: Gw, caller: Caller, trace: Trace, body: CreateSession) -> views.SessionAccepted:
+@router.post(
+    "/sessions", status_code=202, response_model=views.SessionAccepted, openapi_extra=documented(CreateSession)
+)
+async def create(request: Request, gateway: Gw, caller: Caller, trace: Trace) -> views.SessionAccepted:
     """Begin a conversation with a workspace, empty or forked from a finished execution."""
+    body = await read(request, CreateSession)
     project = caller.project_or(body.project_id, gateway.settings.default_project)
     session = body.session_id or str(uuid.uuid4())
     body = seal_session(body, project, gateway.deps.keyring)
@@ -56,41 +72,43 @@ async def sessions(gateway: Gw, caller: Caller, project_id: AskedProject) -> Ses
 
 
 @router.get("/sessions/{session_id}", response_model=dict[str, Any])
-async def session(gateway: Gw, caller: Caller, session_id: str, project_id: AskedProject) -> dict[str, Any]:
+async def session(named: Named) -> dict[str, Any]:
     """One session."""
-    _, entry = await _find(gateway, caller, session_id, project_id)
-    return _view(entry)
+    return _view(named)
 
 
-@router.post("/sessions/{session_id}/attach", status_code=202, response_model=views.SessionAccepted)
-async def attach(
-    gateway: Gw, caller: Caller, trace: Trace, session_id: str, project_id: AskedProject, body: Attachment | None = None
-) -> views.SessionAccepted:
+@router.post(
+    "/sessions/{session_id}/attach",
+    status_code=202,
+    response_model=views.SessionAccepted,
+    openapi_extra=documented(Attachment, required=False),
+)
+async def attach(request: Request, gateway: Gw, caller: Caller, trace: Trace, named: Named) -> views.SessionAccepted:
     """Somebody watches, and may send follow-ups."""
-    project, _ = await _find(gateway, caller, session_id, project_id)
+    body = await read_optional(request, Attachment)
     client = (body.client_id if body else None) or caller.name
-    command = SessionAttach(project_id=project, session_id=session_id, requested_by=caller.name, client_id=client)
+    command = SessionAttach(**_ids(named), requested_by=caller.name, client_id=client)
     return await _say(gateway, "attach", command, "attaching", trace)
 
 
-@router.post("/sessions/{session_id}/detach", status_code=202, response_model=views.SessionAccepted)
-async def detach(
-    gateway: Gw, caller: Caller, trace: Trace, session_id: str, project_id: AskedProject, body: Attachment | None = None
-) -> views.SessionAccepted:
+@router.post(
+    "/sessions/{session_id}/detach",
+    status_code=202,
+    response_model=views.SessionAccepted,
+    openapi_extra=documented(Attachment, required=False),
+)
+async def detach(request: Request, gateway: Gw, caller: Caller, trace: Trace, named: Named) -> views.SessionAccepted:
     """That somebody has left; the session stays."""
-    project, _ = await _find(gateway, caller, session_id, project_id)
+    body = await read_optional(request, Attachment)
     client = (body.client_id if body else None) or caller.name
-    command = SessionDetach(project_id=project, session_id=session_id, requested_by=caller.name, client_id=client)
+    command = SessionDetach(**_ids(named), requested_by=caller.name, client_id=client)
     return await _say(gateway, "detach", command, "detaching", trace)
 
 
 @router.delete("/sessions/{session_id}", status_code=202, response_model=views.SessionAccepted)
-async def destroy(
-    gateway: Gw, caller: Caller, trace: Trace, session_id: str, project_id: AskedProject
-) -> views.SessionAccepted:
+async def destroy(gateway: Gw, caller: Caller, trace: Trace, named: Named) -> views.SessionAccepted:
     """Remove every trace of it."""
-    project, _ = await _find(gateway, caller, session_id, project_id)
-    command = SessionDestroy(project_id=project, session_id=session_id, requested_by=caller.name)
+    command = SessionDestroy(**_ids(named), requested_by=caller.name)
     return await _say(gateway, "destroy", command, "destroying", trace)
 
 
@@ -104,27 +122,12 @@ async def _say(
     return views.SessionAccepted(session_id=command.session_id, status=doing)
 
 
-async def _find(gateway: Gateway, caller: Principal, session: str, asked: str | None) -> tuple[str, Entry]:
-    """The session in the project the call names, or in the caller's that has it.
-
-    Raises:
-        Problem: 404 unknown, 403 not the caller's project, 422 not an id.
-    """
-    try:
-        subjects.check_id(session, "session_id")
-    except InvalidEvent:
-        raise invalid([FieldError(field="session_id", message="must be a lower-case UUID")]) from None
-    wanted = [f"{caller.check(asked)}.{session}"] if asked is not None else [f"*.{session}"]
-    for one in wanted:
-        async for entry in gateway.deps.sessions.entries(one):
-            project = entry.key.split(".", 1)[0]
-            if caller.may(project):
-                return project, entry
-    raise Problem(404, "unknown-session", f"no session {session} in the projects you may read")
+def _ids(entry: Entry) -> dict[str, str]:
+    project, _, session = entry.key.partition(".")
+    return {"project_id": project, "session_id": session}
 
 
 def _view(entry: Entry) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(entry.value)
     record.pop("outbox", None)  # facts on their way: of no use to a caller
-    project, _, session = entry.key.partition(".")
-    return {"session_id": session, "project_id": project} | record
+    return {**_ids(entry)} | record

@@ -23,6 +23,7 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 from events import subjects
 from events.envelope import timestamp
 from events.errors import OcfError
+from events.models import ExecutionId
 from events.ports import Message
 from functions.gateway.auth import Principal
 from functions.gateway.core import AskedProject, Found, Gateway, gateway_of
@@ -36,7 +37,7 @@ _BEARER = "bearer."
 EXPIRED, TOO_SLOW, TRY_LATER, FAILED = 4401, 4408, 1013, 1011
 
 
-class Cut(Exception):
+class Cut(Exception):  # noqa: N818  (an outcome, not always an error)
     """The stream ends early: the close code, and what the reader is told."""
 
     def __init__(self, code: int, why: str) -> None:
@@ -47,7 +48,7 @@ class Cut(Exception):
 @router.websocket("/tasks/{execution_id}/stream")
 async def stream(
     socket: WebSocket,
-    execution_id: str,
+    execution_id: ExecutionId,
     project_id: AskedProject,
     from_: Annotated[int, Query(alias="from", ge=1)] = 1,
 ) -> None:

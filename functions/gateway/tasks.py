@@ -8,27 +8,25 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
-from pydantic import ValidationError
+from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
 from events import subjects
 from events.errors import Conflict
-from events.facts import FieldError
 from events.lifecycle import State
-from events.models import Cancel, Cleanup, Reply
+from events.models import Cancel, Cleanup, Reply, SessionId
 from functions.gateway import views
 from functions.gateway.bodies import Answer, CancelTask, CleanupScope, ExecuteTask
 from functions.gateway.core import AskedProject, Caller, Execution, Gateway, Gw, Trace
 from functions.gateway.index import Query as HistoryQuery
 from functions.gateway.index import decode_cursor, encode_cursor
-from functions.gateway.problems import Problem, explain, invalid
+from functions.gateway.problems import Problem
+from functions.gateway.reading import JSON, Time, documented, read, read_optional
 from functions.gateway.secrets import seal_task
 
 router = APIRouter(tags=["tasks"])
 
 _NAMESPACE = uuid.UUID("6f63662d-6964-656d-706f-74656e637931")
-_JSON = "application/json"
 _DEFAULT_TIMEOUT = 3600
 
 
@@ -36,12 +34,7 @@ _DEFAULT_TIMEOUT = 3600
     "/tasks/execute",
     status_code=202,
     response_model=views.Submitted,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {_JSON: {"schema": {"$ref": "#/components/schemas/ExecuteTask"}}},
-        }
-    },
+    openapi_extra=documented(ExecuteTask),
 )
 async def execute(
     request: Request,
@@ -58,7 +51,7 @@ async def execute(
     With an `Idempotency-Key` (or an `execution_id` of your own) the call may be repeated: the same body is answered
     with the same execution, another body with 409.
     """
-    body = _parse(await request.body(), request.headers.get("content-type"))
+    body = await read(request, ExecuteTask)
     project = caller.project_or(body.project_id, gateway.settings.default_project)
     given = body.execution_id or (_id_of(project, idempotency_key) if idempotency_key else None)
     digest = _digest(body) if given else ""
@@ -80,21 +73,7 @@ async def execute(
     except Conflict:
         state = await _earlier(gateway, project, execution, digest)
     content = json.dumps({"execution_id": execution, "status": state}).encode()
-    return Response(content, 202, {"Location": f"/tasks/{execution}/status?project_id={project}"}, _JSON)
-
-
-def _parse(raw: bytes, content_type: str | None) -> ExecuteTask:
-    # Anything but JSON's media type would let a form on a foreign page call us without a preflight.
-    if (content_type or "").split(";")[0].strip().lower() != _JSON:
-        raise Problem(415, "unsupported-media-type", f"send the body as Content-Type: {_JSON}")
-    try:
-        return ExecuteTask.model_validate_json(raw)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)
-    if found[0]["type"] == "json_invalid":
-        raise Problem(400, "not-json", str(found[0]["msg"]).replace("Invalid JSON: ", "the body is not JSON: "))
-    # Parsed a second time only to name the fields as the caller wrote them.
-    raise invalid(explain([{**one, "loc": ("body", *one["loc"])} for one in found], json.loads(raw)))
+    return Response(content, 202, {"Location": f"/tasks/{execution}/status?project_id={project}"}, JSON)
 
 
 def _id_of(project: str, key: str) -> str:
@@ -132,9 +111,9 @@ async def history(
     project_id: AskedProject,
     status: Annotated[list[State] | None, Query(description="any of these")] = None,
     label: Annotated[list[str] | None, Query(description="`key` or `key=value`; all of them")] = None,
-    since: Annotated[datetime | None, Query(description="submitted at or after")] = None,
-    until: Annotated[datetime | None, Query(description="submitted before")] = None,
-    session_id: str | None = None,
+    since: Annotated[Time | None, Query(description="submitted at or after")] = None,
+    until: Annotated[Time | None, Query(description="submitted before")] = None,
+    session_id: SessionId | None = None,
     task_id: str | None = None,
     q: Annotated[str | None, Query(max_length=200, description="part of the title")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
@@ -150,13 +129,13 @@ async def history(
         until,
         session_id,
         task_id,
-        q,
+        q.casefold() if q else None,
     )
     rows, after = gateway.index.page(query, limit, decode_cursor(cursor) if cursor else None)
     following = json.dumps(encode_cursor(after) if after else None).encode()
     # Rows hold their JSON already.
     content = b'{"items":[' + b",".join(row.summary for row in rows) + b'],"next":' + following + b"}"
-    return Response(content, 200, {"Cache-Control": "no-store"}, _JSON)
+    return Response(content, 200, {"Cache-Control": "no-store"}, JSON)
 
 
 def _label(text: str) -> tuple[str, str | None]:
@@ -169,14 +148,18 @@ async def status(gateway: Gw, found: Execution) -> Response:
     """Everything known of an execution but its output."""
     record = found.known(_DEFAULT_TIMEOUT)
     view = views.TaskStatus.of(record, gateway.index.queue_position(record))
-    return Response(view.model_dump_json(exclude_none=True), 200, {"Cache-Control": "no-store"}, _JSON)
+    return Response(view.model_dump_json(exclude_none=True), 200, {"Cache-Control": "no-store"}, JSON)
 
 
-@router.post("/tasks/{execution_id}/cancel", status_code=202, response_model=views.Accepted)
-async def cancel(
-    gateway: Gw, caller: Caller, found: Execution, trace: Trace, body: CancelTask | None = None
-) -> views.Accepted:
+@router.post(
+    "/tasks/{execution_id}/cancel",
+    status_code=202,
+    response_model=views.Accepted,
+    openapi_extra=documented(CancelTask, required=False),
+)
+async def cancel(request: Request, gateway: Gw, caller: Caller, found: Execution, trace: Trace) -> views.Accepted:
     """End it now, wherever it is. Of an execution that has ended the state is answered and nothing else happens."""
+    body = await read_optional(request, CancelTask)
     if not found.ended:
         command = Cancel(
             execution_id=found.execution,
@@ -202,15 +185,24 @@ async def delete(
     return views.Accepted(execution_id=found.execution, status=found.state)
 
 
-@router.post("/tasks/{execution_id}/replies/{request_id}", status_code=202, response_model=views.ReplyAccepted)
+@router.post(
+    "/tasks/{execution_id}/replies/{request_id}",
+    status_code=202,
+    response_model=views.ReplyAccepted,
+    openapi_extra=documented(Answer),
+)
 async def reply(
-    gateway: Gw, caller: Caller, found: Execution, trace: Trace, request_id: str, body: Answer
+    request: Request,
+    gateway: Gw,
+    caller: Caller,
+    found: Execution,
+    trace: Trace,
+    request_id: Annotated[str, Path(min_length=1, max_length=200)],
 ) -> views.ReplyAccepted:
     """Answer what the agent waits for (`waiting_for` in the status). 409 once the execution has ended."""
+    body = await read(request, Answer)
     if found.ended:
         raise Problem(409, "ended", f"the execution is {found.state}: nobody waits for an answer")
-    if len(request_id) > 200:
-        raise invalid([FieldError(field="request_id", message="must be at most 200 characters")])
     command = Reply(
         project_id=found.project,
         execution_id=found.execution,

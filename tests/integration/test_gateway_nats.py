@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from events import subjects
 from events.lifecycle import State
 from functions.gateway.settings import GatewaySettings
-from tests.support.gateway_server import Served, serving
+from tests.support.gateway_server import serving
 from tests.support.nats import NatsServer
 
 

@@ -29,13 +29,13 @@ from tests.support.clock import ManualClock
 
 ID = "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"
 OTHER = "1c9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a22"
-SECRET = "a-secret-of-at-least-thirty-two-bytes"  # noqa: S105
+SECRET = "a-secret-of-at-least-thirty-two-bytes"
 
 
 class World:
     """One gateway and everything around it. `client` calls it as a page of the same machine would."""
 
-    def __init__(self, settings: GatewaySettings | None = None, **deps: Any) -> None:  # noqa: ANN401
+    def __init__(self, settings: GatewaySettings | None = None, **deps: Any) -> None:
         self.clock = ManualClock()
         self.bus = MemoryBus(self.clock)
         self.executions = MemoryBucket(self.clock)
@@ -51,7 +51,7 @@ class World:
             transport=httpx.ASGITransport(self.app, client=("127.0.0.1", 5000)), base_url="http://localhost:3003"
         )
 
-    async def record(self, execution: str = ID, project: str = "default", **fields: Any) -> Record:  # noqa: ANN401
+    async def record(self, execution: str = ID, project: str = "default", **fields: Any) -> Record:
         """Put a record into the bucket and the history."""
         now = self.clock.now()
         record = Record(
@@ -107,13 +107,13 @@ def submit_event(data: Model, now: datetime) -> Event:
     return Event("dev.ocf.task.submit.v1", "/test", "1", now, data.model_dump_json(by_alias=True).encode())
 
 
-def token(projects: object, *, now: datetime | None = None, ttl: float = 60, key: str = SECRET, **claims: Any) -> str:  # noqa: ANN401
+def token(projects: object, *, now: datetime | None = None, ttl: float = 60, key: str = SECRET, **claims: Any) -> str:
     """An HS256 token; `now` is when it begins (PyJWT itself looks at the real clock)."""
     at = (now or datetime.now(UTC)) + timedelta(seconds=ttl)
     return jwt.encode({"sub": "ann", "projects": projects, "exp": at.timestamp(), **claims}, key, "HS256")
 
 
-def bearer(projects: object, **claims: Any) -> dict[str, str]:  # noqa: ANN401
+def bearer(projects: object, **claims: Any) -> dict[str, str]:
     """The header with such a token."""
     return {"Authorization": f"Bearer {token(projects, **claims)}"}
 
@@ -121,7 +121,7 @@ def bearer(projects: object, **claims: Any) -> dict[str, str]:  # noqa: ANN401
 class Socket:
     """The client's end of a WebSocket whose server end is an ASGI application."""
 
-    def __init__(self, app: Any, path: str, headers: dict[str, str], protocols: tuple[str, ...]) -> None:  # noqa: ANN401
+    def __init__(self, app: Any, path: str, headers: dict[str, str], protocols: tuple[str, ...]) -> None:
         parts = urlsplit(path)
         self._scope = {
             "type": "websocket",

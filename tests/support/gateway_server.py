@@ -44,7 +44,7 @@ class Served:
     def ws_url(self) -> str:
         return self.url.replace("http", "ws", 1)
 
-    async def record(self, execution: str, project: str = "default", **fields: Any) -> Record:  # noqa: ANN401
+    async def record(self, execution: str, project: str = "default", **fields: Any) -> Record:
         """Put a record into the bucket."""
         now = datetime.now(UTC)
         given = {"state": State.RUNNING, "submitted_at": now, "updated_at": now, "timeout_seconds": 60, **fields}
@@ -67,7 +67,7 @@ class Served:
         await self.bus.publish(subjects.fact(project, execution, "completed"), b"{}", {})
 
 
-def viewers(server: NatsServer) -> Any:  # noqa: ANN401
+def viewers(server: NatsServer) -> Any:
     """Mints with the server's scoped key."""
 
     def mint(project: str, execution: str, ttl: int) -> Credentials:
@@ -78,7 +78,7 @@ def viewers(server: NatsServer) -> Any:  # noqa: ANN401
 
 
 @asynccontextmanager
-async def serving(nats: NatsServer, settings: GatewaySettings | None = None, **deps: Any) -> AsyncIterator[Served]:  # noqa: ANN401
+async def serving(nats: NatsServer, settings: GatewaySettings | None = None, **deps: Any) -> AsyncIterator[Served]:
     """A gateway on a free port, ready to be called."""
     bus = await connect(nats.url, creds=Path(nats.creds), name="gateway-test")
     executions = NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
@@ -100,7 +100,7 @@ async def serving(nats: NatsServer, settings: GatewaySettings | None = None, **d
     serving = asyncio.ensure_future(server.serve())
     try:
         async with asyncio.timeout(10):
-            while not server.started or not app.state.gateway.index.ready:  # noqa: ASYNC110  (uvicorn has no event)
+            while not server.started or not app.state.gateway.index.ready:
                 await asyncio.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         url = f"http://127.0.0.1:{port}"

@@ -147,7 +147,7 @@ async def test_a_reader_that_does_not_read_is_cut_off_and_told_where_to_resume()
         await socket.json()
         socket.stop_reading()
         await world.chunk(2)
-        while not world.gateway.metrics.slow._value.get():  # noqa: ASYNC110  (a counter has no event)
+        while not world.gateway.metrics.slow._value.get():
             await asyncio.sleep(0.01)
         socket.read_on()
         said, close = await socket.until_close()
@@ -190,7 +190,7 @@ async def test_who_leaves_is_not_served_any_more() -> None:
     await world.record()
     async with world.socket(PATH) as socket:
         await socket.next()
-        while not world.bus._listeners:  # noqa: ASYNC110  (nor has a list)
+        while not world.bus._listeners:
             await asyncio.sleep(0)
     assert world.bus._listeners == []
     assert world.gateway.metrics.streams._value.get() == 0

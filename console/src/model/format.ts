@@ -95,3 +95,8 @@ function pad(value: number): string {
 function midnight(date: Date): number {
   return new Date(date.getFullYear(), date.getMonth(), date.getDate()).getTime();
 }
+
+/** `provider/model` without the remark behind it. */
+export function modelName(model: string): string {
+  return model.replace(/ \(.*\)$/, "");
+}

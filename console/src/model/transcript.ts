@@ -10,6 +10,7 @@ const MAX_OUTPUT_LINES = 80;
 const MAX_TOOL_OUTPUT = 400_000;
 
 const FENCE = /^\s*(?:```|~~~)\s*([\w+#.-]*)/;
+const MAY_BE_FENCE = /^\s*(?:[`~]{1,2}$|```|~~~)/;
 const SEVERITY_OF_STATE: Readonly<Record<string, Severity>> = {
   failed: "error",
   rejected: "error",
@@ -75,6 +76,8 @@ export class Transcript {
     this.#last = Math.max(at, this.#last);
     this.#chunks += 1;
     if (chunk.attempt > this.#attempt) this.#nextAttempt(chunk, at);
+    // A phase is over as soon as anything but bookkeeping follows.
+    if (chunk.type !== "status" && chunk.type !== "usage" && chunk.type !== "todo") this.#phase = null;
     const detail = (chunk.detail ?? {}) as Record<string, unknown>;
     switch (chunk.type) {
       case "text":
@@ -181,7 +184,8 @@ export class Transcript {
   }
 
   #show(open: OpenText, chunk: Chunk, at: number): void {
-    const source = open.settled + open.partial;
+    // A line that may become a fence is shown once it is known to be none.
+    const source = MAY_BE_FENCE.test(open.partial) ? open.settled : open.settled + open.partial;
     if (source.trim() === "" && open.index === null) return;
     const row = {
       kind: "text",

@@ -1,5 +1,5 @@
 import { type ReactNode, useEffect, useMemo, useRef, useState } from "react";
-import { Diff, type FileData, Hunk, parseDiff } from "react-diff-view";
+import { Decoration, Diff, type FileData, Hunk, parseDiff } from "react-diff-view";
 import "react-diff-view/style/index.css";
 import { ApiError, api } from "../api/client";
 import { plural } from "../model/format";
@@ -39,7 +39,7 @@ export default function DiffView({ id, final, file }: Props): ReactNode {
     return () => abort.abort();
   }, [id, final, tries]);
 
-  const files = useMemo(() => (patch ? parseDiff(patch, { nearbySequences: "zip" }) : []), [patch]);
+  const files = useMemo(() => (patch ? parseDiff(patch) : []), [patch]);
 
   if (!final) {
     return (
@@ -102,7 +102,12 @@ function FileDiff({ file, view, wanted }: { file: FileData; view: "unified" | "s
         ) : (
           <div className="diff-scroll">
             <Diff viewType={view} diffType={file.type} hunks={file.hunks}>
-              {(hunks) => hunks.map((hunk) => <Hunk key={hunk.content} hunk={hunk} />)}
+              {(hunks) =>
+                hunks.flatMap((hunk) => [
+                  <Decoration key={`${hunk.content} head`}>{hunk.content}</Decoration>,
+                  <Hunk key={hunk.content} hunk={hunk} />,
+                ])
+              }
             </Diff>
           </div>
         ))}

@@ -267,11 +267,11 @@ export function Counts(props: {
   deletions?: number | null | undefined;
 }): ReactNode {
   const { additions, deletions } = props;
-  if (additions == null && deletions == null) return null;
+  if (!additions && !deletions) return null;
   return (
     <span className="counts">
-      {additions != null && <span className="plus">+{additions}</span>}
-      {deletions != null && <span className="minus">−{deletions}</span>}
+      {additions ? <span className="plus">+{additions}</span> : null}
+      {deletions ? <span className="minus">−{deletions}</span> : null}
     </span>
   );
 }

@@ -1,6 +1,6 @@
 import type { ReactNode } from "react";
 import type { Attempt, ChangedFile, Task, TodoItem, Usage } from "../api/types";
-import { cost, count, duration, plural, timeOfDay, words } from "../model/format";
+import { cost, count, duration, modelName, plural, timeOfDay, words } from "../model/format";
 import { href } from "../router";
 import { Icon } from "../ui/icons";
 import { CopyButton, Progress } from "../ui/parts";
@@ -78,7 +78,7 @@ export function UsageBlock({
   return (
     <section className="side-block">
       <h2>Model {usage && <span className="side-count">{cost(usage.cost_usd)}</span>}</h2>
-      {model && <p className="mono model-name">{model}</p>}
+      {model && <p className="mono model-name">{modelName(model)}</p>}
       {usage && (
         <dl className="facts">
           <Fact name="Input">{count(usage.input_tokens)}</Fact>

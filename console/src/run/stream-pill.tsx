@@ -11,7 +11,7 @@ export function StreamPill({ stream, onRetry }: { stream: StreamStatus; onRetry:
   return (
     <span className={`stream-pill ${stream.state}`} role="status" title={title}>
       <span className="dot" aria-hidden="true" />
-      {text}
+      <span className="pill-text">{text}</span>
       {waiting && (
         <button type="button" className="link" onClick={onRetry}>
           Retry now

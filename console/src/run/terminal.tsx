@@ -84,7 +84,12 @@ export default function Terminal({ chunks, count, query, turn }: Props): ReactNo
     else open.current?.search.clearDecorations();
   }, [query, turn]);
 
-  return <section className="terminal" ref={host} aria-label="Terminal output" />;
+  // The padding is the outer element's: xterm measures the inner one with all of its width.
+  return (
+    <section className="term-view" aria-label="Terminal output">
+      <div ref={host} />
+    </section>
+  );
 }
 
 /** xterm draws on a canvas and needs its colours as values. */

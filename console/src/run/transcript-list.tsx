@@ -38,6 +38,7 @@ const NEAR = 48;
 export function TranscriptList({ rows, start, query, follow, live, onFile, handle, footer }: Props): ReactNode {
   const scroller = useRef<HTMLDivElement>(null);
   const [following, setFollowing] = useState(follow);
+  const [atEnd, setAtEnd] = useState(true);
   const [opened, setOpened] = useState<ReadonlyMap<number, boolean>>(new Map());
   const virtualizer = useVirtualizer({
     count: rows.length,
@@ -51,7 +52,10 @@ export function TranscriptList({ rows, start, query, follow, live, onFile, handl
   const total = virtualizer.getTotalSize();
 
   useLayoutEffect(() => {
-    if (following && scroller.current && total > 0) scroller.current.scrollTop = scroller.current.scrollHeight;
+    const box = scroller.current;
+    if (!box || total === 0) return;
+    if (following) box.scrollTop = box.scrollHeight;
+    setAtEnd(nearEnd(box));
   }, [following, total]);
   useEffect(() => setFollowing(follow), [follow]);
   useLayoutEffect(() => highlight(scroller.current, query));
@@ -83,7 +87,8 @@ export function TranscriptList({ rows, start, query, follow, live, onFile, handl
         tabIndex={0}
         onScroll={(event) => {
           const box = event.currentTarget;
-          const end = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR;
+          const end = nearEnd(box);
+          setAtEnd(end);
           if (!end && following && box.scrollTop < lastTop.get(box)) setFollowing(false);
           if (end && live && !following) setFollowing(true);
           lastTop.set(box);
@@ -98,7 +103,7 @@ export function TranscriptList({ rows, start, query, follow, live, onFile, handl
                 key={item.key}
                 ref={virtualizer.measureElement}
                 data-index={item.index}
-                className={`row ${row.kind}`}
+                className="row"
                 style={{ transform: `translateY(${item.start}px)` }}
               >
                 <RowView row={row} start={start} open={opened.get(row.id)} onToggle={onToggle} onFile={onFile} />
@@ -108,13 +113,17 @@ export function TranscriptList({ rows, start, query, follow, live, onFile, handl
         </div>
         {footer}
       </div>
-      {!following && rows.length > 0 && (
+      {!following && !atEnd && (
         <button type="button" className="button to-end" onClick={() => setFollowing(true)}>
           <Icon name="down" size={14} /> {live ? "Follow" : "To the end"}
         </button>
       )}
     </div>
   );
+}
+
+function nearEnd(box: Element): boolean {
+  return box.scrollHeight - box.scrollTop - box.clientHeight < NEAR;
 }
 
 /** Where a box was scrolled to last: scrolling up is the reader's, growing is not. */

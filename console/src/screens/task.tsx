@@ -136,7 +136,8 @@ function RunHeader(props: {
   const { id, execution, task, ended, summary } = props;
   const [asking, setAsking] = useState<"cancel" | "delete" | null>(null);
   const action = useAction();
-  const usage = ended ? (task.usage ?? summary.usage) : (summary.usage ?? task.usage);
+  const said = ended ? (task.usage ?? summary.usage) : (summary.usage ?? task.usage);
+  const usage = said && said.requests > 0 ? said : null;
 
   const confirmed = async (): Promise<void> => {
     const done = await action.run(() =>
@@ -303,7 +304,7 @@ function Tabs(props: { view: View; files: number; show: (view: View) => void; ex
           <button
             key={one}
             type="button"
-            className={`tab ${one}`}
+            className={one === "details" ? "tab only-narrow" : "tab"}
             aria-current={one === view ? "page" : undefined}
             onClick={() => show(one)}
           >
@@ -353,12 +354,38 @@ function TranscriptView(props: {
           live={!ended}
           onFile={props.onFile}
           handle={list}
+          footer={
+            task.status === "running" && !task.waiting_for && <Working summary={execution.transcript.summary()} />
+          }
         />
       )}
       {task.waiting_for && !ended && (
         <WaitingCard id={props.id} waiting={task.waiting_for} onAnswered={execution.refresh} />
       )}
     </>
+  );
+}
+
+const PHASES: Readonly<Record<string, string>> = {
+  workspace: "Preparing the workspace",
+  agent: "Starting the agent",
+  model: "Waiting for the model",
+  artifacts: "Storing the results",
+  retry: "Waiting to ask the model again",
+};
+/** A silence longer than this is worth counting, in milliseconds. */
+const SILENCE_MS = 3_000;
+
+/** That it goes on, and how long it has been silent. */
+function Working({ summary }: { summary: Summary }): ReactNode {
+  const now = useNow(1_000);
+  const silence = now - summary.last;
+  return (
+    <div className="working">
+      <span className="spinner" aria-hidden="true" />
+      {(summary.phase && PHASES[summary.phase]) ?? "Working"}
+      {summary.last > 0 && silence > SILENCE_MS && <span className="faint">{duration(silence)}</span>}
+    </div>
   );
 }
 

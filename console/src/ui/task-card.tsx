@@ -1,6 +1,6 @@
 import type { ReactNode } from "react";
 import type { Task } from "../api/types";
-import { ago, cost, count, duration, plural, words } from "../model/format";
+import { ago, cost, count, duration, modelName, plural, words } from "../model/format";
 import { href } from "../router";
 import { Counts } from "../run/row-view";
 import { TERMINAL_STATES } from "../stream";
@@ -34,7 +34,7 @@ export function TaskCard({ task, now }: { task: Task; now: number }): ReactNode 
             {task.reason ? `: ${words(task.reason).toLowerCase()}` : ""}
           </span>
           <span>{task.project_id}</span>
-          {task.model && <span className="mono">{offline ? "offline model" : task.model}</span>}
+          {task.model && <span className="mono">{offline ? "offline model" : modelName(task.model)}</span>}
           {Object.entries(task.labels ?? {}).map(([name, value]) => (
             <a className="chip" key={name} href={href("/", { label: `${name}=${value}` })}>
               {value ? `${name}=${value}` : name}

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from events.errors import Unavailable
+
 CONFIG = """\
 [core]
 \thooksPath = /dev/null
@@ -45,7 +47,7 @@ REPOSITORY = "base.git"
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
-class GitFailed(Exception):
+class GitFailed(Unavailable):
     """git said no; the message is the end of its stderr."""
 
 

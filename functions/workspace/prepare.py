@@ -69,8 +69,8 @@ async def prepare(
 ) -> Prepared:
     """Fill `target` and record its base in `private`, which must be out of the agent's reach.
 
-    Neither may exist, or both must be empty. A `shared` source is used in place, and `target` stays untouched.
-    `token` is the opened `workspace.token`.
+    Neither may exist, or both must be empty (`target` may hold the `.git` of a fresh `git init`). A `shared` source
+    is used in place, and `target` stays untouched. `token` is the opened `workspace.token`.
 
     Raises:
         InvalidWorkspace: the source is wrong; the message says what would be right.
@@ -109,10 +109,10 @@ async def _guarded(
     remove_target: bool = True,
 ) -> Prepared:
     _check_apart(target, private)
-    await in_thread(lambda _: _make_empty(private))
+    await in_thread(lambda _: _make_directory(private))
     try:
         if remove_target:
-            await in_thread(lambda _: _make_empty(target))
+            await _make_empty(target)
     except BaseException:
         await remove_tree(private)
         raise
@@ -211,7 +211,21 @@ def _names(paths: list[str]) -> Iterator[Known]:
         yield Known(path, 0, 0, 0, 0, 0, b"", False)
 
 
-def _make_empty(target: Path) -> None:
+async def _make_empty(target: Path) -> None:
+    """Make `target`, or see that it is empty; the `.git` of a fresh `git init`, as a warm slot has, is nothing."""
+    if await in_thread(lambda _: _is_bare_slot(target)):
+        await remove_tree(target / ".git")
+    await in_thread(lambda _: _make_directory(target))
+
+
+def _is_bare_slot(target: Path) -> bool:
+    if target.is_symlink() or not target.is_dir() or os.listdir(target) != [".git"]:
+        return False
+    files = {name for _, _, names in os.walk(target / ".git" / "objects") for name in names}
+    return not files and not (target / ".git").is_symlink() and not (target / ".git" / "index").exists()
+
+
+def _make_directory(target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True, mode=0o700)
     if target.is_symlink() or any(target.iterdir()):
         raise ValueError(f"{target} is not an empty directory")

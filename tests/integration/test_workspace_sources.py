@@ -357,6 +357,23 @@ async def test_shared_paths_that_are_refused(place: Place, path: str) -> None:
     assert sorted(entry.name for entry in shared.iterdir()) == ["file", "link", "real"]
 
 
+@pytest.mark.parametrize("kind", ["empty", "git", "directory"])
+async def test_into_a_warm_slot(place: Place, repository: Path, kind: str) -> None:
+    """A directory with nothing but a fresh `git init`, where an agent already waits, is filled in place."""
+    place.workspace.mkdir(parents=True)
+    run_git("init", "-q", ".", cwd=place.workspace)
+    inode = place.workspace.stat().st_ino
+    sources: dict[str, Source] = {
+        "empty": EmptyWorkspace(),
+        "git": GitWorkspace(source="git", url=f"file://{repository}/app.git"),
+        "directory": DirectoryWorkspace(source="directory", path=str(place.top / "made")),
+    }
+    workspace = await place.prepare(sources[kind], Sources(roots=(place.top,)))
+    assert workspace.directory.stat().st_ino == inode
+    assert run_git("status", "--porcelain", cwd=workspace.directory) == ""
+    assert (workspace.directory / "a.txt").exists() is (kind != "empty")
+
+
 async def test_what_was_there_is_not_touched(place: Place) -> None:
     """A target with something in it is an error of the caller; what is in it stays."""
     place.workspace.mkdir(parents=True)

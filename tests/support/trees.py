@@ -39,7 +39,7 @@ def git_listing(root: Path) -> dict[str, tuple[str, bool, str]]:
 
 def awkward(root: Path, *, files: int = 2000, binary_bytes: int = 50 * 1024**2) -> None:
     """Fill `root` with what breaks archives and patches."""
-    random_bytes = random.Random(1).randbytes  # noqa: S311 - test data, the same every time
+    random_bytes = random.Random(1).randbytes
     root.mkdir(parents=True, exist_ok=True)
     names = [
         "ünï cödé 漢字.txt",
@@ -59,7 +59,11 @@ def awkward(root: Path, *, files: int = 2000, binary_bytes: int = 50 * 1024**2) 
     (root / "lone-cr").write_bytes(b"one\rtwo")
     (root / "empty").touch()
     (root / "zero.bin").write_bytes(bytes(1000))
-    (root / "binary.bin").write_bytes(random_bytes(binary_bytes))
+    block = random_bytes(min(binary_bytes, 16 * 1024**2))
+    with (root / "binary.bin").open("wb") as binary:
+        # Repeats too far apart for a compressor's window: noise, and made quickly.
+        for start in range(0, binary_bytes, len(block)):
+            binary.write(block[: binary_bytes - start])
     script = root / "run.sh"
     script.write_text("#!/bin/sh\necho hi\n")
     script.chmod(0o755)

@@ -70,7 +70,7 @@ class Client:
         self._store = store
         self._source = source
 
-    async def submit(self, *, execution_id: str | None = None, traceparent: str | None = None, **request: Any) -> str:  # noqa: ANN401
+    async def submit(self, *, execution_id: str | None = None, traceparent: str | None = None, **request: Any) -> str:
         """Publish `dev.ocf.task.submit.v1`; the fields are those of `events.models.TaskRequest`.
 
         Returns the execution id once the command is kept. The same id with the same body is one execution.

@@ -80,6 +80,9 @@ class ModelConfigData(Model):
 class EmptyWorkspace(Model):
     """A new, empty directory (a git repository without commits)."""
 
+    # It tells the kinds of workspace apart, so that it cannot be left out of an object.
+    model_config = ConfigDict(json_schema_extra={"required": ["source"]})
+
     source: Literal["empty"] = "empty"
 
 

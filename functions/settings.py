@@ -49,7 +49,9 @@ class Settings(BaseSettings):
     opencode_api_key: SecretStr | None = Field(None, alias="OPENCODE_API_KEY")
     anthropic_api_key: SecretStr | None = Field(None, alias="ANTHROPIC_API_KEY")
     openai_api_key: SecretStr | None = Field(None, alias="OPENAI_API_KEY")
-    model: str | None = Field(None, alias="OCF_MODEL", pattern=r"^[a-z0-9][a-z0-9_-]*/\S+$", description="provider/model")
+    model: str | None = Field(
+        None, alias="OCF_MODEL", pattern=r"^[a-z0-9][a-z0-9_-]*/\S+$", description="provider/model"
+    )
     model_endpoint: str | None = Field(None, alias="OCF_MODEL_ENDPOINT", pattern=r"^https?://\S+$")
     offline_endpoint: str | None = Field(
         None, alias="OCF_OFFLINE_ENDPOINT", description="the embedded stack's scripted model, when no real one is set"
@@ -83,7 +85,9 @@ class Settings(BaseSettings):
         "http://{function}.{namespace}.svc.cluster.local", alias="FUNCTION_URLS", description="{function} is replaced"
     )
     k_sink: str | None = Field(None, alias="K_SINK", description="set by Knative's ContainerSource")
-    dispatch_consumers: CommaList = Field((), alias="DISPATCH_CONSUMERS", description="rows of the wiring; all if empty")
+    dispatch_consumers: CommaList = Field(
+        (), alias="DISPATCH_CONSUMERS", description="rows of the wiring; all if empty"
+    )
 
     gateway_jwt_secret: SecretStr | None = Field(None, alias="GATEWAY_JWT_SECRET", description="HS256")
     gateway_jwks_url: str | None = Field(None, alias="GATEWAY_JWKS_URL", pattern=r"^https?://\S+$")
@@ -96,9 +100,7 @@ class Settings(BaseSettings):
     otel_endpoint: str | None = Field(None, alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     otel_service_name: str = Field("ocf", alias="OTEL_SERVICE_NAME")
 
-    @field_validator(
-        "workspace_sources", "network_allow", "dispatch_consumers", "cors_origins", mode="before"
-    )
+    @field_validator("workspace_sources", "network_allow", "dispatch_consumers", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -100,14 +100,18 @@ def _message(name: str, spec: EventType) -> dict[str, Any]:
         "summary": _doc(spec.data),
         "contentType": "application/json",
         "headers": {"type": "object", "properties": {f"ce-{key}": {"type": "string"} for key in EXTENSIONS}},
-        "payload": {"schemaFormat": "application/schema+json;version=draft-2020-12", "schema": {"$ref": f"./{name}.json"}},
+        "payload": {
+            "schemaFormat": "application/schema+json;version=draft-2020-12",
+            "schema": {"$ref": f"./{name}.json"},
+        },
     }
 
 
 def events_page() -> Pages:
     """The catalogue of events, streams and consumers."""
     rows = [
-        f"| [`{name}`](../schemas/{name}.json) | {spec.said_by} | `{spec.subject_template}` |" for name, spec in TYPES.items()
+        f"| [`{name}`](../schemas/{name}.json) | {spec.said_by} | `{spec.subject_template}` |"
+        for name, spec in TYPES.items()
     ]
     kept = [
         f"| `{s.name}` | {s.why} | {', '.join(f'`{x}`' for x in s.subjects)} | {s.max_age // streams.DAY} days |"

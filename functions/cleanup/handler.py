@@ -37,14 +37,24 @@ async def cleanup(parts: Parts, event: Event) -> None:
     record = await parts.records.get(wish.project_id, wish.execution_id)
     if record is not None:
         await _must_have_ended(parts, record, event)
+    elif not await _known(parts, wish):
+        raise NotYetKnown(f"execution {wish.execution_id} of project {wish.project_id} is not known")
+    gone = subjects.fact(wish.project_id, wish.execution_id, "cleaned")
+    if record is None and await parts.bus.last(subjects.EVENTS, gone) is not None:
+        return  # done before
     removed = await remove(parts, wish.project_id, wish.execution_id)
-    if record is None and not any(removed.values()):
-        gone = subjects.fact(wish.project_id, wish.execution_id, "cleaned")
-        if await parts.bus.last(subjects.EVENTS, gone) is None:
-            raise NotYetKnown(f"execution {wish.execution_id} of project {wish.project_id} is not known")
-        return
     fact = Cleaned(execution_id=wish.execution_id, project_id=wish.project_id, removed=removed)
     await parts.records.say("dev.ocf.task.cleaned.v1", fact, event, key=f"cleaned:{wish.execution_id}")
+    # Last: as long as this command is there, a crash brings it back.
+    await parts.bus.purge(subjects.COMMANDS, f"ocf.cmd.*.{wish.project_id}.{wish.execution_id}")
+
+
+async def _known(parts: Parts, wish: Cleanup) -> bool:
+    """Whether there was such an execution: its submit is there, or what an earlier clean-up said."""
+    submitted = subjects.command("submit", wish.project_id, wish.execution_id)
+    gone = subjects.fact(wish.project_id, wish.execution_id, "cleaned")
+    found = await parts.bus.last(subjects.COMMANDS, submitted) or await parts.bus.last(subjects.EVENTS, gone)
+    return found is not None
 
 
 async def _must_have_ended(parts: Parts, record: Record, event: Event) -> None:
@@ -71,5 +81,4 @@ async def remove(parts: Parts, project: str, execution: str) -> dict[str, int]:
         "objects": await parts.store.delete_prefix(f"{project}/{execution}/"),
         "output": await parts.bus.purge(subjects.OUTPUT, subjects.output(project, execution)),
         "events": await parts.bus.purge(subjects.EVENTS, f"ocf.evt.{project}.{execution}.>"),
-        "commands": await parts.bus.purge(subjects.COMMANDS, f"ocf.cmd.*.{project}.{execution}"),
     }

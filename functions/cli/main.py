@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from functions.cli import stack
+from functions.cli import stack, tasks
 
 app = typer.Typer(
     name="ocf",
@@ -16,9 +16,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_STACK = "Stack"
+_STACK, _TASKS = "Stack", "Executions"
 app.command(rich_help_panel=_STACK)(stack.up)
 app.command(rich_help_panel=_STACK)(stack.down)
+app.command("run", rich_help_panel=_TASKS)(tasks.run_)
+app.command(rich_help_panel=_TASKS)(tasks.submit)
+app.command(rich_help_panel=_TASKS)(tasks.watch)
+app.command(rich_help_panel=_TASKS)(tasks.status)
+app.command("list", rich_help_panel=_TASKS)(tasks.list_)
+app.command(rich_help_panel=_TASKS)(tasks.output)
+app.command(rich_help_panel=_TASKS)(tasks.diff)
+app.command(rich_help_panel=_TASKS)(tasks.cancel)
+app.command(rich_help_panel=_TASKS)(tasks.delete)
+app.command(rich_help_panel=_TASKS)(tasks.reply)
+app.command(rich_help_panel=_TASKS)(tasks.token)
 
 
 def main() -> None:

@@ -71,12 +71,12 @@ def _foreground(data_dir: Path, port: int, json_output: bool) -> NoReturn:
     import asyncio
 
     from functions.settings import load_or_exit
+    from functions.stack.keys import make_private_dir
     from functions.stack.ports import PortTaken
     from functions.stack.processes import StackFailed
+    from functions.stack.table import Layout
     from functions.stack.tools import Missing
     from functions.stack.up import AlreadyUp, locked, prepare
-    from functions.stack.table import Layout
-    from functions.stack.keys import make_private_dir
 
     load_or_exit()
     say = _reporter(json_output)

@@ -50,7 +50,9 @@ class Answer:
 class Dispatcher:
     """Feeds one row of the wiring to one URL."""
 
-    def __init__(self, row: Row, url: str, token: str | None, *, bus: Bus, clock: Clock, http: httpx.AsyncClient) -> None:
+    def __init__(
+        self, row: Row, url: str, token: str | None, *, bus: Bus, clock: Clock, http: httpx.AsyncClient
+    ) -> None:
         self._row = row
         self._url = url
         self._token = token

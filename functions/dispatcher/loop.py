@@ -43,7 +43,9 @@ class Loop:
             try:
                 deliveries = await self._bus.fetch(self._row.spec(), free, _WAIT)
             except Unavailable as error:
-                log.warning("no messages", action="dispatch.fetch_failed", consumer=self._row.consumer, reason=str(error))
+                log.warning(
+                    "no messages", action="dispatch.fetch_failed", consumer=self._row.consumer, reason=str(error)
+                )
                 await self._clock.sleep(0.25)
                 continue
             for delivery in deliveries:

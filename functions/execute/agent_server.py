@@ -61,7 +61,8 @@ class AgentServer:
         process = await start_process(
             ProcessSpec(
                 argv=(str(binary), "serve", "--hostname", "127.0.0.1", "--port", str(port)),
-                cwd=spec.directory,
+                # Not the workspace: Bun loads .env and bunfig.toml (with its preloads) from where it starts.
+                cwd=spec.home,
                 env=agent_config.environment(spec, password),
                 sandbox=_policy(spec, binary, port),
                 max_processes=spec.max_processes,
@@ -85,6 +86,10 @@ class AgentServer:
                 raise AgentFailed(Reason.AGENT_ERROR, f"OpenCode never became ready: {error}", tail) from error
             raise
         return cls(spec, process, client, port)
+
+    def failed(self, message: str, reason: Reason = Reason.AGENT_ERROR) -> AgentFailed:
+        """A failure with the last lines of OpenCode's stderr."""
+        return AgentFailed(reason, message, tuple(self.process.stderr_tail))
 
     async def stop(self, grace: float = 0.3) -> StopReport:
         """End the server and every process below it; safe to call again."""

@@ -25,7 +25,7 @@ class Progress:
         self._changes: dict[str, Any] = {}
         self._dirty = asyncio.Event()
 
-    def _set(self, **changes: Any) -> None:  # noqa: ANN401 - fields of Record
+    def _set(self, **changes: Any) -> None:
         self._changes.update(changes)
         self._dirty.set()
 

@@ -63,9 +63,7 @@ class Publisher:
         self.said_at = clock.monotonic()
         self.first_at: float | None = None
 
-    async def begin(
-        self, attempt: int, *, max_bytes: int, hold: Hold, trace: Mapping[str, str] | None = None
-    ) -> None:
+    async def begin(self, attempt: int, *, max_bytes: int, hold: Hold, trace: Mapping[str, str] | None = None) -> None:
         """Continue after whatever an earlier attempt said. While `hold` is in doubt, output waits."""
         self.last = await last_sequence(self._bus, self._project, self._execution)
         self._attempt = attempt

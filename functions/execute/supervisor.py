@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 WATCH_SECONDS = 0.25
-KILL_SECONDS = 5.0  # how long killing may take before what is left is reported (processes stuck in the kernel)
+STUCK_SECONDS = 5.0  # without one more death, what is left is reported: it is stuck in the kernel
+AGAIN_SECONDS = 0.1  # between two rounds of killing: each holds up the exits of thousands while it looks at all of them
 THREADS_PER_PROCESS = 32  # a tree may have this many threads for each process that it may have
 
 
@@ -166,18 +167,27 @@ class Supervisor:
 
     def _kill(self) -> tuple[int, int]:
         """SIGKILL every descendant until none is left: (how many there were, how many would not go)."""
-        before = self._reaped
+        before = count = self._reaped
         seen: set[int] = set()
-        deadline = time.monotonic() + KILL_SECONDS
+        alive_at = time.monotonic()
+        kill_at = 0.0
+        left = 0
         while not self._reap():
-            if time.monotonic() > deadline:
-                return len(seen), len(proctree.sample(os.getpid()).pids)
-            if self._scoped:
-                _send(os.kill, -1, signal.SIGKILL)
-            else:
-                self._sweep(seen)
-            select.select([self._wake], [], [], 0.01)
-        return max(self._reaped - before, len(seen)), 0
+            now = time.monotonic()
+            if self._reaped > count:
+                count, alive_at = self._reaped, now
+            elif now > alive_at + STUCK_SECONDS:
+                left = len(proctree.sample(os.getpid()).pids)
+                break
+            if now >= kill_at:
+                if self._scoped:
+                    _send(os.kill, -1, signal.SIGKILL)
+                else:
+                    self._sweep(seen)
+                kill_at = time.monotonic() + AGAIN_SECONDS
+            if select.select([self._wake], [], [], 0.01)[0]:
+                os.read(self._wake, 4096)
+        return max(self._reaped - before, len(seen)), left
 
     def _sweep(self, seen: set[int]) -> None:
         """One pass without signal scoping. Stopped processes do not fork, so a bomb runs out of runners."""
@@ -210,9 +220,12 @@ def _become_agent(job: dict[str, Any], failed: int, *, scope: bool) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-        # When the machine runs out of memory, the agent goes first, not the function or this process.
-        with open("/proc/self/oom_score_adj", "w") as score:
-            score.write("500")
+        # When the machine runs out of memory, the agent goes first, not the function or this process. Raising is always
+        # allowed; below what the kubelet set it is not.
+        with open("/proc/self/oom_score_adj", "r+") as score:
+            raised = min(1000, int(score.read()) + 300)
+            score.seek(0)
+            score.write(str(raised))
         confine.limit_resources(job["open_files"])
         os.chdir(job["cwd"])
         if job["sandbox"] is not None:

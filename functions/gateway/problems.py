@@ -110,6 +110,10 @@ _FRIENDLY: dict[str, str] = {
 }
 
 
+#: What models say of themselves as a whole, and the field a caller would look at.
+_OF_THE_WHOLE = {"prompt or code is required and must not be blank": "prompt"}
+
+
 def explain(found: Sequence[Mapping[str, Any]], body: object = None) -> list[FieldError]:
     """Pydantic's errors as fields a caller knows and what would be right. Wrong values are left out: may be secrets."""
     explained: dict[str, str] = {}
@@ -118,8 +122,9 @@ def explain(found: Sequence[Mapping[str, Any]], body: object = None) -> list[Fie
         if where not in ("body", "query", "path", "header"):
             loc = [where, *loc]
         field = _path(loc, body) if where not in ("query", "path", "header") else str(loc[0])
+        message = _message(error, field)
         # A union says one error per member; the first is the one meant for people.
-        explained.setdefault(field or "body", _message(error, field))
+        explained.setdefault(field or _OF_THE_WHOLE.get(message, "body"), message)
     return [FieldError(field=field, message=message) for field, message in explained.items()]
 
 

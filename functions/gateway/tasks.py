@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from events import subjects
@@ -74,6 +75,12 @@ async def execute(
         state = await _earlier(gateway, project, execution, digest)
     content = json.dumps({"execution_id": execution, "status": state}).encode()
     return Response(content, 202, {"Location": f"/tasks/{execution}/status?project_id={project}"}, JSON)
+
+
+@router.api_route("/tasks/execute", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+async def not_an_execution() -> Response:
+    """`execute` is no execution's id."""
+    raise HTTPException(405)
 
 
 def _id_of(project: str, key: str) -> str:

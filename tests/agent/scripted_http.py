@@ -8,17 +8,18 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 STATUS = {200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 503: "Unavailable"}
 
 
 @dataclass
 class Request:
-    """One request; `body` is its JSON."""
+    """One request; `body` is its JSON, `directory` the query's."""
 
     method: str
     path: str
+    directory: str
     body: Any
 
 
@@ -55,7 +56,9 @@ async def _one(
     if authorization is not None and headers.get("authorization") != authorization:
         _answer(writer, 401, {"message": "unauthorized"})
         return True
-    request = Request(method, urlsplit(target).path, json.loads(raw) if raw else None)
+    url = urlsplit(target)
+    directory = parse_qs(url.query).get("directory", [""])[0]
+    request = Request(method, url.path, directory, json.loads(raw) if raw else None)
     answer = await handler(request)
     if isinstance(answer, Stream):
         await _events(reader, writer, answer)

@@ -30,8 +30,9 @@ def now() -> int:
 class Session:
     """One session and its running turn."""
 
-    def __init__(self, server: Server, body: dict[str, Any]) -> None:
+    def __init__(self, server: Server, directory: str, body: dict[str, Any]) -> None:
         self.server = server
+        self.directory = directory
         self.id = new_id("ses")
         self.title = body.get("title", "")
         self.rules: list[dict[str, str]] = body.get("permission") or []
@@ -109,8 +110,7 @@ def steps_of(prompt: str) -> list[dict[str, Any]]:
 class Server:
     """All sessions of one process."""
 
-    def __init__(self, directory: str, version: str) -> None:
-        self.directory = directory
+    def __init__(self, version: str) -> None:
         self.version = version
         self.sessions: dict[str, Session] = {}
         self.streams: list[Stream] = []
@@ -179,7 +179,7 @@ class Server:
 
     async def _session(self, parts: list[str], request: Request) -> Answer:
         if len(parts) == 1:
-            session = Session(self, request.body or {})
+            session = Session(self, request.directory, request.body or {})
             self.sessions[session.id] = session
             self.emit("session.created", {"sessionID": session.id, "info": session.info()})
             return 200, session.info()

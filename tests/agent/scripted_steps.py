@@ -100,7 +100,7 @@ async def run(session: Session, command: str, step: dict[str, Any]) -> None:
     tool, output = Tool(session, "bash", {"command": command}), ""
     tool.running("")
     process = await asyncio.create_subprocess_shell(
-        command, cwd=session.server.directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        command, cwd=session.directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     assert process.stdout is not None
     while data := await process.stdout.read(65536):
@@ -112,7 +112,7 @@ async def run(session: Session, command: str, step: dict[str, Any]) -> None:
 
 async def write(session: Session, value: dict[str, str], step: dict[str, Any]) -> None:
     """A file in the workspace: {path, content}."""
-    path = os.path.join(session.server.directory, value["path"])
+    path = os.path.join(session.directory, value["path"])
     tool = Tool(session, "write", {"filePath": path, "content": value["content"]})
     tool.running()
     exists = os.path.exists(path)

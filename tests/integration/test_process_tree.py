@@ -202,7 +202,8 @@ async def test_tree_dies_with_its_supervisor(tmp_path: Path, started: list[Agent
     process, pids = await grown(tmp_path, started, scope_signals=True)
     os.kill(process.pid, signal.SIGKILL)
     assert await asyncio.wait_for(process.exited(), 5) == -signal.SIGKILL
-    assert [pid for pid in pids if alive(pid)] == []
+    # Their memory is gone, which is all that can be seen of a process with another parent; the rest takes a moment.
+    await until(lambda: not any(alive(pid) for pid in pids))
     report = await process.stop()
     assert report.killed >= 49
     assert report.left == 0

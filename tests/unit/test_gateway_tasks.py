@@ -60,7 +60,7 @@ async def test_a_bus_that_does_not_answer_is_a_503() -> None:
 @pytest.mark.parametrize(
     ("body", "field", "said"),
     [
-        ({}, "body", "prompt or code is required"),
+        ({}, "prompt", "prompt or code is required"),
         ({"prompt": "x", "promt": "y"}, "promt", "did you mean prompt?"),
         ({"prompt": "x", "execution_id": "A"}, "execution_id", "lower-case UUID"),
         ({"prompt": "x", "limits": {"timeout_seconds": 0}}, "limits.timeout_seconds", "greater than or equal to 1"),

@@ -1,0 +1,220 @@
+"""One suite for both buses: JetStream and in memory, same assertions."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+
+import pytest
+
+from events import subjects
+from events.bucket_nats import NatsBucket
+from events.bus_memory import MemoryBucket, MemoryBus, subject_matches
+from events.bus_nats import connect
+from events.errors import Conflict
+from events.ports import Bucket, Bus, ConsumerSpec, Message
+from functions.clock import SystemClock
+from tests.support.nats import NatsServer
+
+ADAPTERS = ["memory", "jetstream"]
+
+
+@pytest.fixture(params=ADAPTERS)
+async def bus(request: pytest.FixtureRequest, nats_server: NatsServer) -> AsyncIterator[Bus]:
+    if request.param == "memory":
+        yield MemoryBus(SystemClock())
+        return
+    real = await connect(nats_server.url, creds=nats_server.creds, name="contract")
+    yield real
+    await real.close()
+
+
+@pytest.fixture(params=ADAPTERS)
+async def bucket(request: pytest.FixtureRequest, nats_server: NatsServer) -> AsyncIterator[Bucket]:
+    if request.param == "memory":
+        yield MemoryBucket(SystemClock())
+        return
+    real = await connect(nats_server.url, creds=nats_server.creds, name="contract")
+    yield NatsBucket(real, subjects.EXECUTIONS_BUCKET)
+    await real.close()
+
+
+def ids() -> tuple[str, str]:
+    return f"p-{uuid.uuid4().hex[:12]}", str(uuid.uuid4())
+
+
+async def listed(messages: AsyncIterator[Message]) -> list[bytes]:
+    return [message.data async for message in messages]
+
+
+async def test_history_gives_what_was_published_in_order(bus: Bus) -> None:
+    """Everything kept for a subject comes back in order, and nothing of another."""
+    project, execution = ids()
+    subject = subjects.output(project, execution)
+    for number in range(300):
+        await bus.publish(subject, str(number).encode(), {"ce-sequence": str(number + 1)})
+    await bus.publish(subjects.output(project, str(uuid.uuid4())), b"other", {})
+    found = [message async for message in bus.history(subjects.OUTPUT, subject)]
+    assert [message.data for message in found] == [str(number).encode() for number in range(300)]
+    assert found[5].headers["ce-sequence"] == "6"
+    assert await listed(bus.history(subjects.OUTPUT, subject, after=found[297].sequence)) == [b"298", b"299"]
+    last = await bus.last(subjects.OUTPUT, subject)
+    assert last is not None
+    assert last.data == b"299"
+
+
+async def test_the_same_message_id_is_kept_once(bus: Bus) -> None:
+    """Publishing again after a lost acknowledgement does no harm."""
+    project, execution = ids()
+    subject = subjects.output(project, execution)
+    first = await bus.publish(subject, b"a", {"Nats-Msg-Id": f"{execution}:1"})
+    assert await bus.publish(subject, b"a", {"Nats-Msg-Id": f"{execution}:1"}) == first
+    assert await listed(bus.history(subjects.OUTPUT, subject)) == [b"a"]
+
+
+async def test_only_first_refuses_a_second_message(bus: Bus) -> None:
+    """A subject for one fact takes one fact, however often it is said."""
+    project, execution = ids()
+    subject = subjects.fact(project, execution, "completed")
+    await bus.publish(subject, b"a", {}, only_first=True)
+    with pytest.raises(Conflict):
+        await bus.publish(subject, b"b", {}, only_first=True)
+    assert await listed(bus.history(subjects.EVENTS, subject)) == [b"a"]
+
+
+async def test_live_hears_what_is_published_on_output(bus: Bus) -> None:
+    """The stream republishes output on the live subject, for whoever listened before it was said."""
+    project, execution = ids()
+    async with bus.listen(subjects.live(project, execution)) as live:
+        await bus.publish(subjects.output(project, execution), b"chunk", {"ce-sequence": "1"})
+        message = await asyncio.wait_for(anext(live), 5)
+    assert (message.data, message.headers["ce-sequence"]) == (b"chunk", "1")
+
+
+async def test_waiting_for_a_live_message_can_be_given_up_and_repeated(bus: Bus) -> None:
+    """A timeout while waiting does not end the subscription."""
+    project, execution = ids()
+    async with bus.listen(subjects.live(project, execution)) as live:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(live), 0.01)
+        await bus.publish(subjects.output(project, execution), b"later", {})
+        assert (await asyncio.wait_for(anext(live), 5)).data == b"later"
+
+
+async def test_a_writer_keeps_order(bus: Bus) -> None:
+    """What a writer sends without waiting is kept in that order, all of it, after a flush."""
+    project, execution = ids()
+    subject = subjects.output(project, execution)
+    writer = bus.writer(subject)
+    for number in range(1500):
+        await writer.send(str(number).encode(), {"Nats-Msg-Id": f"{execution}:{number}"})
+    await writer.flush(10)
+    writer.close()
+    assert await listed(bus.history(subjects.OUTPUT, subject)) == [str(number).encode() for number in range(1500)]
+
+
+def consumer(project: str) -> ConsumerSpec:
+    name = f"c-{uuid.uuid4().hex[:8]}"
+    return ConsumerSpec(name, subjects.COMMANDS, (f"ocf.cmd.cancel.{project}.>",), ack_wait=30)
+
+
+async def test_a_pulled_message_comes_once_when_acked_and_again_when_naked(bus: Bus) -> None:
+    """Ack ends a delivery; nak brings it back after its delay, and it is counted."""
+    project, execution = ids()
+    spec = consumer(project)
+    await bus.publish(subjects.command("cancel", project, execution), b"x", {})
+    (first,) = await bus.fetch(spec, 5, 2)
+    assert (first.message.data, first.message.deliveries) == (b"x", 1)
+    await first.nak(0)
+    (second,) = await bus.fetch(spec, 5, 2)
+    assert second.message.deliveries == 2
+    await second.in_progress()
+    await second.ack()
+    assert await bus.fetch(spec, 5, 0.2) == []
+
+
+async def test_purge_removes_what_matches(bus: Bus) -> None:
+    """Purging one execution's events leaves the others alone, and says how many went."""
+    project, execution = ids()
+    other = str(uuid.uuid4())
+    for entity, what in ((execution, "accepted"), (execution, "started"), (other, "accepted")):
+        await bus.publish(subjects.fact(project, entity, what), b"", {})
+    assert await bus.purge(subjects.EVENTS, f"ocf.evt.{project}.{execution}.>") == 2
+    assert await bus.last(subjects.EVENTS, subjects.fact(project, execution, "accepted")) is None
+    assert await bus.last(subjects.EVENTS, subjects.fact(project, other, "accepted")) is not None
+
+
+async def test_compare_and_set(bucket: Bucket) -> None:
+    """A value changes only for whoever knows its newest revision."""
+    project, execution = ids()
+    key = f"{project}.{execution}"
+    revision = await bucket.create(key, b"1")
+    with pytest.raises(Conflict):
+        await bucket.create(key, b"again")
+    newer = await bucket.update(key, b"2", revision)
+    with pytest.raises(Conflict):
+        await bucket.update(key, b"stale", revision)
+    entry = await bucket.get(key)
+    assert entry is not None
+    assert (entry.value, entry.revision) == (b"2", newer)
+
+
+async def test_a_deleted_key_is_gone_and_may_be_created_anew(bucket: Bucket) -> None:
+    """Deleting leaves nothing behind, and does not stand in the way of the next."""
+    project, execution = ids()
+    key = f"{project}.{execution}"
+    await bucket.create(key, b"1")
+    await bucket.delete(key)
+    assert await bucket.get(key) is None
+    assert [entry async for entry in bucket.entries(f"{project}.*")] == []
+    assert await bucket.create(key, b"2")
+
+
+async def test_delete_with_a_stale_revision_is_refused(bucket: Bucket) -> None:
+    """A lease that somebody else has taken over cannot be released by its former holder."""
+    project, execution = ids()
+    key = f"{project}.{execution}.lease"
+    stale = await bucket.create(key, b"mine")
+    await bucket.update(key, b"theirs", stale)
+    with pytest.raises(Conflict):
+        await bucket.delete(key, revision=stale)
+
+
+async def test_a_key_with_a_ttl_vanishes_and_can_be_created_again(bucket: Bucket) -> None:
+    """A lease that nobody renews is free for the next worker."""
+    project, execution = ids()
+    key = f"{project}.{execution}.lease"
+    await bucket.create(key, b"mine", ttl=1)
+
+    async def gone() -> None:
+        while await bucket.get(key) is not None:
+            await asyncio.sleep(0.05)
+
+    await asyncio.wait_for(gone(), 5)
+    assert await bucket.create(key, b"theirs", ttl=1)
+
+
+async def test_entries_filter_by_project(bucket: Bucket) -> None:
+    """Listing one project shows its records, without leases and without other projects."""
+    project, execution = ids()
+    await bucket.create(f"{project}.{execution}", b"record")
+    await bucket.create(f"{project}.{execution}.lease", b"lease")
+    assert [entry.value async for entry in bucket.entries(f"{project}.*")] == [b"record"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "subject", "matches"),
+    [
+        ("a.>", "a.b.c", True),
+        ("a.>", "a", False),
+        ("a.*", "a.b", True),
+        ("a.*", "a.b.c", False),
+        ("a.b", "a.b", True),
+        ("a.b", "a.c", False),
+        (">", "a", True),
+    ],
+)
+def test_subject_matching(pattern: str, subject: str, matches: bool) -> None:
+    """The in-memory bus matches subjects as NATS does."""
+    assert subject_matches(pattern, subject) is matches

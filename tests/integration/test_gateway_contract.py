@@ -1,0 +1,74 @@
+"""The OpenAPI document and the gateway say the same: schemathesis calls every operation with what the document allows,
+and with what it does not.
+
+Bounded: a few examples per operation besides the systematic ones, from a fixed seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.config import SchemathesisConfig
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from events.lifecycle import State
+from events.sealing import Keyring, generate_key
+from functions.gateway import openapi
+from tests.support.gateway_server import serving
+from tests.support.nats import NatsServer
+
+CONFIG = {
+    "seed": 1,
+    "generation": {"max-examples": 5},
+    "phases": {"stateful": {"enabled": False}},
+}
+schema = schemathesis.openapi.from_path(str(openapi.PATH), config=SchemathesisConfig.from_dict(CONFIG))
+
+
+@pytest.fixture(scope="module")
+def gateway_url(nats_server: NatsServer) -> Iterator[str]:
+    """A gateway in a thread of its own: schemathesis waits for its answers."""
+    ready, stop = threading.Event(), asyncio.Event()
+    found: list[str] = []
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> None:
+        async with serving(nats_server, keyring=Keyring(generate_key())) as served:
+            execution = str(uuid.UUID(int=0))
+            await served.record(execution)
+            await served.say(execution, 1, 3)
+            await served.record(execution, state=State.COMPLETED, last_sequence=3)
+            found.append(served.url)
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        assert ready.wait(20), "the gateway did not start"
+        yield found[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(20)
+        loop.close()
+
+
+@schema.parametrize()
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
+def test_the_gateway_does_what_its_document_says(case: schemathesis.Case, gateway_url: str) -> None:
+    """No 5xx, no undocumented status, media type or shape; what the document forbids is refused, the rest taken."""
+    # A cursor is opaque: the document cannot say which strings are one.
+    opaque = [positive_data_acceptance] if "cursor" in (case.query or {}) else []
+    case.call_and_validate(base_url=gateway_url, excluded_checks=opaque)
+
+
+def test_a_server_error_would_be_seen() -> None:
+    """The check that the suite stands on is among those that run."""
+    assert not_a_server_error in schemathesis.checks.CHECKS.get_all()

@@ -1,0 +1,85 @@
+"""Functions on in-memory parts: the same handlers, no I/O."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from events import subjects
+from events.bus_memory import MemoryBucket, MemoryBus
+from events.envelope import Event, decode, new_event
+from events.models import Model, Submit
+from events.ports import Clock
+from events.store_memory import MemoryStore
+from events.types import TYPES
+from functions.common.commands import NATS_SUBJECT
+from functions.composition import Parts
+from functions.records import Records
+from functions.settings import Settings
+from tests.support.clock import ManualClock
+
+PROJECT = "default"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Parts and what a test does with them."""
+
+    parts: Parts
+    bus: MemoryBus
+    store: MemoryStore
+
+    def command(self, type_: str, data: Model, subject: str | None = None) -> Event:
+        """A command as the dispatcher hands it over."""
+        event = new_event(type_, data, source="/test", time=self.parts.clock.now())
+        entity = str(getattr(data, "execution_id", None) or getattr(data, "session_id", ""))
+        named = subject or TYPES[type_].subject(str(getattr(data, "project_id", "")), entity)
+        return event.with_extensions(**{NATS_SUBJECT: named})
+
+    def submit(self, execution: str | None = None, **request: Any) -> Event:
+        """A submit command."""
+        body = {"prompt": "hello", "execution_id": execution or str(uuid.uuid4()), "project_id": PROJECT, **request}
+        return self.command("dev.ocf.task.submit.v1", Submit.model_validate(body))
+
+    def raw_submit(self, body: dict[str, Any], project: str, execution: str) -> Event:
+        """A submit command that need not be valid."""
+        event = self.submit()
+        marks = {NATS_SUBJECT: f"ocf.cmd.submit.{project}.{execution}"}
+        return Event(event.type, event.source, event.id, event.time, json.dumps(body).encode(), extensions=marks)
+
+    async def said(self, execution: str, project: str = PROJECT) -> list[str]:
+        """The last words of the facts of an execution, in order."""
+        pattern = f"ocf.evt.{project}.{execution}.*"
+        return [m.subject.rsplit(".", 1)[-1] async for m in self.bus.history(subjects.EVENTS, pattern)]
+
+    async def fact(self, execution: str, what: str, project: str = PROJECT) -> Event:
+        """One fact."""
+        message = await self.bus.last(subjects.EVENTS, f"ocf.evt.{project}.{execution}.{what}")
+        assert message is not None, what
+        return decode(message.headers, message.data)
+
+    async def commands(self, verb: str, execution: str, project: str = PROJECT) -> list[Event]:
+        """The commands of that verb about an execution."""
+        pattern = f"ocf.cmd.{verb}.{project}.{execution}"
+        return [decode(m.headers, m.data) async for m in self.bus.history(subjects.COMMANDS, pattern)]
+
+
+def bench(clock: Clock | None = None, **settings: Any) -> Bench:
+    """Fresh parts; `settings` by their environment names."""
+    clock = clock or ManualClock()
+    bus, store, executions = MemoryBus(clock), MemoryStore(), MemoryBucket(clock)
+    parts = Parts(
+        settings=Settings.model_validate({"STATE_DIR": Path("/nonexistent"), **settings}),
+        clock=clock,
+        bus=bus,
+        executions=executions,
+        sessions=MemoryBucket(clock),
+        store=store,
+        records=Records(executions, bus, clock, source="/test"),
+        keyring=None,
+        worker="worker-1",
+    )
+    return Bench(parts, bus, store)

@@ -1,0 +1,206 @@
+"""What happens around a run: cancel, clean up, sweep, archive."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import uuid
+from datetime import timedelta
+
+import pytest
+
+from events import subjects
+from events.errors import Conflict, Drop, NotYetKnown, Unavailable
+from events.facts import Completed
+from events.lifecycle import State, Step
+from events.models import Cancel, Cleanup
+from events.record import Attempt, Record, lease_key
+from functions.archive.handler import archive
+from functions.cancel.handler import cancel
+from functions.cleanup.handler import cleanup
+from functions.common.commands import NATS_SUBJECT
+from functions.common.sweep import SCHEDULE, SWEEP_ID
+from functions.submit.handler import submit
+from tests.support.clock import ManualClock
+from tests.support.parts import PROJECT, Bench, bench
+
+
+def wish(b: Bench, execution: str):
+    return b.command("dev.ocf.task.cancel.v1", Cancel(execution_id=execution, project_id=PROJECT, why="enough"))
+
+
+def clean(b: Bench, execution: str, scope: str = "everything"):
+    project = PROJECT if scope == "everything" else subjects.SYSTEM_PROJECT
+    return b.command("dev.ocf.task.cleanup.v1", Cleanup(execution_id=execution, project_id=project, scope=scope))
+
+
+async def pending(b: Bench) -> str:
+    execution = str(uuid.uuid4())
+    await submit(b.parts, b.submit(execution))
+    return execution
+
+
+async def running(b: Bench, *, max_attempts: int = 1) -> str:
+    execution = str(uuid.uuid4())
+    await submit(b.parts, b.submit(execution, retry={"max_attempts": max_attempts}))
+    now = b.parts.clock.now()
+
+    def started(record: Record) -> Record:
+        attempts = [Attempt(number=1, worker="w", started_at=now)]
+        return record.model_copy(update={"state": State.RUNNING, "attempts": attempts, "started_at": now})
+
+    await b.parts.records.change(PROJECT, execution, started)
+    return execution
+
+
+async def completed(b: Bench, chunks: int = 3) -> str:
+    execution = await running(b)
+    for seq in range(1, chunks + 1):
+        chunk = {"seq": seq, "type": "text", "data": f"{seq}", "timestamp": "2026-01-01T00:00:00Z", "attempt": 1}
+        headers = {"ce-sequence": str(seq)}
+        await b.bus.publish(subjects.output(PROJECT, execution), json.dumps(chunk).encode(), headers)
+    fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=5, last_sequence=chunks)
+    await b.parts.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
+    return execution
+
+
+async def test_cancel_before_the_start_ends_it() -> None:
+    """Nothing has to be killed: the record ends, and the fact says why."""
+    b = bench()
+    execution = await pending(b)
+    await cancel(b.parts, wish(b, execution))
+    assert await b.said(execution) == ["accepted", "cancelled"]
+    assert json.loads((await b.fact(execution, "cancelled")).data)["why"] == "enough"
+
+
+async def test_cancel_while_running_is_written_down_for_the_worker() -> None:
+    """The worker hears it on NATS; the record tells a later attempt."""
+    b = bench()
+    execution = await running(b)
+    await cancel(b.parts, wish(b, execution))
+    record = await b.parts.records.require(PROJECT, execution)
+    assert (record.state, record.cancel_requested) == (State.RUNNING, True)
+    assert await b.said(execution) == ["accepted"]
+
+
+async def test_cancel_after_the_end_changes_nothing() -> None:
+    """It is dropped, and says that it came too late."""
+    b = bench()
+    execution = await completed(b)
+    with pytest.raises(Drop, match="completed"):
+        await cancel(b.parts, wish(b, execution))
+
+
+async def test_cancel_of_the_unknown_comes_again() -> None:
+    """Its submit may still be on the way."""
+    b = bench()
+    with pytest.raises(NotYetKnown):
+        await cancel(b.parts, wish(b, str(uuid.uuid4())))
+
+
+async def test_archive_writes_what_was_said_and_then_claims_it() -> None:
+    """Output, events and a manifest with their digests; then the fact."""
+    b = bench()
+    execution = await completed(b)
+    await archive(b.parts, await terminal(b, execution))
+    prefix = f"{PROJECT}/{execution}"
+    lines = gzip.decompress(await b.store.get(f"{prefix}/output.ndjson.gz")).splitlines()
+    assert [json.loads(line)["seq"] for line in lines] == [1, 2, 3]
+    manifest = json.loads(await b.store.get(f"{prefix}/manifest.json"))
+    assert {o["name"] for o in manifest["objects"]} == {"output.ndjson.gz", "events.ndjson"}
+    assert manifest["chunks"]["count"] == 3
+    assert (await b.parts.records.require(PROJECT, execution)).archived
+    assert "archived" in await b.said(execution)
+    with pytest.raises(Drop):
+        await archive(b.parts, await terminal(b, execution))
+
+
+async def terminal(b: Bench, execution: str, what: str = "completed"):
+    fact = await b.fact(execution, what)
+    return fact.with_extensions(**{NATS_SUBJECT: f"ocf.evt.{PROJECT}.{execution}.{what}"})
+
+
+async def test_archive_waits_for_output_that_is_missing() -> None:
+    """A gap is never archived as if it were none."""
+    b = bench()
+    execution = await completed(b)
+    kept = b.bus._streams[subjects.OUTPUT].messages
+    lost = kept.pop(1)
+    with pytest.raises(Unavailable, match="chunk 2"):
+        await archive(b.parts, await terminal(b, execution))
+    assert await b.store.head(f"{PROJECT}/{execution}/manifest.json") is None
+    kept.append(lost)  # late, so out of order in the stream; in order in the archive
+    await archive(b.parts, await terminal(b, execution))
+    lines = gzip.decompress(await b.store.get(f"{PROJECT}/{execution}/output.ndjson.gz")).splitlines()
+    assert [json.loads(line)["seq"] for line in lines] == [1, 2, 3]
+
+
+async def test_cleanup_leaves_nothing_but_the_fact_that_it_was() -> None:
+    """Record, objects, output, events and commands are gone; `cleaned` counts them."""
+    b = bench()
+    execution = await completed(b)
+    await archive(b.parts, await terminal(b, execution))
+    await cleanup(b.parts, clean(b, execution))
+    assert await b.parts.records.get(PROJECT, execution) is None
+    assert [o async for o in b.store.list(f"{PROJECT}/{execution}/")] == []
+    assert await b.bus.last(subjects.OUTPUT, subjects.output(PROJECT, execution)) is None
+    assert await b.said(execution) == ["cleaned"]
+    removed = json.loads((await b.fact(execution, "cleaned")).data)["removed"]
+    assert (removed["records"], removed["objects"], removed["output"]) == (1, 3, 3)
+    await cleanup(b.parts, clean(b, execution))
+    assert await b.said(execution) == ["cleaned"]
+
+
+async def test_cleanup_of_what_runs_cancels_it_first() -> None:
+    """A deletion never leaves a process behind: it asks for the end, and comes again."""
+    b = bench()
+    execution = await running(b)
+    with pytest.raises(Conflict, match="cancelled first"):
+        await cleanup(b.parts, clean(b, execution))
+    assert len(await b.commands("cancel", execution)) == 1
+    assert await b.parts.records.get(PROJECT, execution) is not None
+
+
+async def test_the_sweep_ends_a_run_whose_worker_is_gone() -> None:
+    """No lease, no attempt left: failed with worker_lost, and one terminal fact."""
+    clock = ManualClock()
+    b = bench(clock)
+    execution = await running(b)
+    await clock.advance(timedelta(seconds=30).total_seconds())
+    await cleanup(b.parts, clean(b, SWEEP_ID, "sweep"))
+    record = await b.parts.records.require(PROJECT, execution)
+    assert (record.state, record.reason) == (State.FAILED, "worker_lost")
+    assert (await b.said(execution)).count("failed") == 1
+
+
+async def test_the_sweep_leaves_a_run_with_a_lease_alone() -> None:
+    """However old the record is: its worker lives."""
+    clock = ManualClock()
+    b = bench(clock)
+    execution = await running(b)
+    await clock.advance(300)
+    await b.parts.executions.create(lease_key(PROJECT, execution), b"{}", ttl=10)
+    await cleanup(b.parts, clean(b, SWEEP_ID, "sweep"))
+    assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
+
+
+async def test_the_sweep_says_what_was_decided_but_not_said() -> None:
+    """A crash between the record and the fact is made good."""
+    b = bench()
+    execution = await running(b)
+    fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=5)
+    await b.parts.records.change(PROJECT, execution, lambda r: b.parts.records.ended(r, Step.COMPLETE, fact))
+    assert "completed" not in await b.said(execution)
+    await cleanup(b.parts, clean(b, SWEEP_ID, "sweep"))
+    assert (await b.said(execution)).count("completed") == 1
+    assert (await b.parts.records.require(PROJECT, execution)).outbox == []
+
+
+async def test_the_schedule_ends_when_nothing_is_open() -> None:
+    """So that the cleanup function can scale to zero; the next submit brings it back."""
+    b = bench()
+    execution = await pending(b)
+    assert await b.bus.last(subjects.COMMANDS, SCHEDULE) is not None
+    await cancel(b.parts, wish(b, execution))
+    await cleanup(b.parts, clean(b, SWEEP_ID, "sweep"))
+    assert await b.bus.last(subjects.COMMANDS, SCHEDULE) is None

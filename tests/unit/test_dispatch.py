@@ -1,0 +1,216 @@
+"""The dispatcher: what the function answers decides what becomes of the message."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable
+from urllib.parse import unquote
+
+import httpx
+import pytest
+
+from events import subjects
+from events.bus_memory import MemoryBus
+from events.envelope import decode
+from functions.clock import SystemClock
+from functions.dispatcher.dispatch import Dispatcher
+from functions.dispatcher.loop import Loop
+from functions.dispatcher.wiring import WIRING, Row, backoff
+from tests.support.clock import ManualClock
+from tests.support.parts import PROJECT, bench
+
+CANCEL = next(row for row in WIRING if row.consumer == "cancel")
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def dispatcher(bus: MemoryBus, answer: Answer, row: Row = CANCEL, clock=None) -> Dispatcher:
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    return Dispatcher(row, "http://function/", "secret", bus=bus, clock=clock or bus.clock, http=http)
+
+
+async def published(bus: MemoryBus, headers: dict[str, str] | None = None, data: bytes = b"") -> str:
+    execution = str(uuid.uuid4())
+    subject = subjects.command("cancel", PROJECT, execution)
+    good = {
+        "ce-specversion": "1.0",
+        "ce-id": "1",
+        "ce-source": "/backend",
+        "ce-type": "dev.ocf.task.cancel.v1",
+        "ce-natssubject": "forged",
+    }
+    body = data or json.dumps({"execution_id": execution, "project_id": PROJECT}).encode()
+    await bus.publish(subject, body, good if headers is None else headers)
+    return subject
+
+
+async def dispatched(bus: MemoryBus, answer: Answer, row: Row = CANCEL) -> None:
+    (delivery,) = await bus.fetch(row.spec(), 1, 1)
+    await dispatcher(bus, answer, row).dispatch(delivery)
+
+
+async def dead(bus: MemoryBus) -> list:
+    return [message async for message in bus.history(subjects.DLQ, "ocf.dlq.>")]
+
+
+async def test_a_handled_event_is_acked_and_reached_the_function_with_its_subject_and_token() -> None:
+    """The function learns the real subject, whatever the publisher wrote, and sees the shared secret."""
+    bus = MemoryBus(ManualClock())
+    subject = await published(bus)
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, text="OK")
+
+    await dispatched(bus, answer)
+    event = decode(seen[0].headers, seen[0].content)
+    assert event.extensions["natssubject"] == subject
+    assert seen[0].headers["ocf-dispatch-token"] == "secret"
+    assert await bus.fetch(CANCEL.spec(), 1, 0.01) == []
+
+
+@pytest.mark.parametrize("status", [404, 408, 409, 500, 502, 503, 504])
+async def test_what_may_pass_is_delivered_again_later(status: int) -> None:
+    """A 5xx, a 404 or a conflict is repeated with backoff, and not dead-lettered."""
+    clock = ManualClock()
+    bus = MemoryBus(clock)
+    await published(bus)
+    await dispatched(bus, lambda _: httpx.Response(status))
+    assert await dead(bus) == []
+    clock._passed += backoff(1)
+    (again,) = await bus.fetch(CANCEL.spec(), 1, 0.01)
+    assert again.message.deliveries == 2
+
+
+async def test_no_answer_is_delivered_again() -> None:
+    """A function that is down is no reason to lose an event."""
+    clock = ManualClock()
+    bus = MemoryBus(clock)
+    await published(bus)
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    await dispatched(bus, answer)
+    clock._passed += 1
+    assert len(await bus.fetch(CANCEL.spec(), 1, 0.01)) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 413, 422])
+async def test_what_can_never_be_handled_is_a_dead_letter_with_the_reason(status: int) -> None:
+    """The message is kept as it came, beside what the function said."""
+    bus = MemoryBus(ManualClock())
+    subject = await published(bus)
+    await dispatched(bus, lambda _: httpx.Response(status, text="execution_id: ärger"))
+    (letter,) = await dead(bus)
+    assert unquote(letter.headers["Ocf-Dlq-Reason"]) == "execution_id: ärger"
+    assert letter.headers["Ocf-Dlq-Subject"] == subject
+    assert decode(letter.headers, letter.data).type == "dev.ocf.task.cancel.v1"
+    assert await bus.fetch(CANCEL.spec(), 1, 0.01) == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({}, "not a CloudEvent"),
+        ({"ce-specversion": "1.0", "ce-source": "/a", "ce-type": "dev.ocf.task.cancel.v1"}, "id: missing"),
+        ({"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/a", "ce-type": "dev.ocf.task.cancel.v2"}, "v2"),
+        ({"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/a", "ce-type": "dev.ocf.task.submit.v1"}, "submit"),
+    ],
+)
+async def test_what_is_no_event_of_ours_never_reaches_a_function(headers: dict[str, str], said: str) -> None:
+    """Not an event, no id, unknown version, wrong subject: a dead letter, and the consumer goes on."""
+    bus = MemoryBus(ManualClock())
+    await published(bus, headers, b"not json")
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        raise AssertionError("must not be called")
+
+    await dispatched(bus, answer)
+    (letter,) = await dead(bus)
+    assert said in unquote(letter.headers["Ocf-Dlq-Reason"])
+    assert letter.data == b"not json"
+
+
+async def test_after_its_last_try_an_event_is_a_dead_letter() -> None:
+    """Tries are bounded where the wiring says so."""
+    clock = ManualClock()
+    bus = MemoryBus(clock)
+    await published(bus)
+    for _ in range(CANCEL.max_deliveries):
+        await dispatched(bus, lambda _: httpx.Response(503, text="still down"))
+        clock._passed += 31
+    (letter,) = await dead(bus)
+    assert letter.headers["Ocf-Dlq-Deliveries"] == str(CANCEL.max_deliveries)
+
+
+async def test_a_busy_function_is_waited_for_within_the_same_delivery() -> None:
+    """429 is not a failure: the dispatcher asks again after Retry-After, holding the message."""
+    clock = ManualClock()
+    bus = MemoryBus(clock)
+    await published(bus)
+    answers = [httpx.Response(429, headers={"Retry-After": "3"})] * 2 + [httpx.Response(200)]
+    (delivery,) = await bus.fetch(CANCEL.spec(), 1, 1)
+    task = asyncio.create_task(dispatcher(bus, lambda _: answers.pop(0)).dispatch(delivery))
+    for _ in range(60):
+        await clock.advance(1)
+        await asyncio.sleep(0)
+    await asyncio.wait_for(task, 5)
+    assert answers == []
+    assert delivery.message.deliveries == 1
+    assert await dead(bus) == []
+
+
+async def test_a_long_run_is_held_by_heartbeats() -> None:
+    """While the function works the message is not delivered to anybody else."""
+    clock = ManualClock()
+    bus = MemoryBus(clock)
+    await published(bus)
+    finish = asyncio.Event()
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        await finish.wait()
+        return httpx.Response(200)
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(slow))
+    (delivery,) = await bus.fetch(CANCEL.spec(), 1, 1)
+    worker = Dispatcher(CANCEL, "http://function/", None, bus=bus, clock=clock, http=http)
+    task = asyncio.create_task(worker.dispatch(delivery))
+    for _ in range(120):
+        await clock.advance(1)
+        assert bus._due(CANCEL.spec(), bus._consumers["cancel"]) == []
+    finish.set()
+    await asyncio.wait_for(task, 5)
+
+
+async def test_the_loop_goes_on_after_a_dead_letter_and_bounds_what_is_in_flight() -> None:
+    """One bad message does not wedge a consumer; no more than `in_flight` are at work at once."""
+    b = bench(SystemClock())
+    row = Row("cancel", "cancel", CANCEL.stream, CANCEL.subjects, CANCEL.types, 2, 3, 5.0)
+    at_once, most, done = 0, 0, 0
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        nonlocal at_once, most, done
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0)
+        at_once -= 1
+        done += 1
+        return httpx.Response(200)
+
+    await published(b.bus, {}, b"rubbish")
+    for _ in range(10):
+        await published(b.bus)
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    worker = Dispatcher(row, "http://function/", None, bus=b.bus, clock=b.parts.clock, http=http)
+    loop = Loop(row, worker, b.bus, b.parts.clock)
+    task = asyncio.create_task(loop.run())
+    async with asyncio.timeout(5):
+        while done < 10:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await loop.stop(1)
+    assert most <= 2
+    assert len(await dead(b.bus)) == 1

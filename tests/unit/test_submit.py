@@ -1,0 +1,161 @@
+"""The submit function: validated, recorded, handed on, once."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from events.errors import Drop
+from events.lifecycle import State
+from functions.cleanup.handler import remove
+from functions.submit.handler import submit
+from tests.support.parts import PROJECT, bench
+
+
+async def test_a_submit_becomes_a_pending_record_an_accepted_fact_and_an_execute_command() -> None:
+    """The three things a submit leaves, all about the same execution and caused by it."""
+    b = bench()
+    event = b.submit(prompt="Fix it\nplease", labels={"team": "a"})
+    execution = json.loads(event.data)["execution_id"]
+    await submit(b.parts, event)
+    record = await b.parts.records.require(PROJECT, execution)
+    assert (record.state, record.title, record.labels) == (State.PENDING, "Fix it", {"team": "a"})
+    assert await b.said(execution) == ["accepted"]
+    (command,) = await b.commands("execute", execution)
+    assert command.extensions["causationid"] == event.id
+    assert json.loads(command.data)["prompt"] == "Fix it\nplease"
+
+
+async def test_the_same_submit_twice_is_one_execution() -> None:
+    """A redelivery has no second effect."""
+    b = bench()
+    event = b.submit()
+    execution = json.loads(event.data)["execution_id"]
+    await submit(b.parts, event)
+    await submit(b.parts, event)
+    assert len(await b.commands("execute", execution)) == 1
+    assert await b.said(execution) == ["accepted"]
+
+
+async def test_a_crash_after_the_record_is_made_good_by_the_redelivery() -> None:
+    """The record without its execute command is a half-done submit; the next delivery finishes it."""
+    b = bench()
+    event = b.submit()
+    execution = json.loads(event.data)["execution_id"]
+    await submit(b.parts, event)
+    await b.bus.purge("OCF_COMMANDS", f"ocf.cmd.execute.{PROJECT}.{execution}")
+    b.bus._streams["OCF_COMMANDS"].ids.clear()  # as if it had never been published
+    await submit(b.parts, event)
+    assert len(await b.commands("execute", execution)) == 1
+
+
+async def test_the_same_id_with_another_body_is_rejected_and_the_first_goes_on() -> None:
+    """The answer names the field; the execution that has the id is not touched."""
+    b = bench()
+    execution = str(uuid.uuid4())
+    await submit(b.parts, b.submit(execution))
+    await submit(b.parts, b.submit(execution, prompt="something else"))
+    assert await b.said(execution) == ["accepted", "rejected"]
+    fact = json.loads((await b.fact(execution, "rejected")).data)
+    assert [error["field"] for error in fact["errors"]] == ["execution_id"]
+    assert (await b.parts.records.require(PROJECT, execution)).state is State.PENDING
+
+
+async def test_a_submit_for_what_runs_already_is_dropped() -> None:
+    """A very late redelivery does not start anything again."""
+    b = bench()
+    execution = str(uuid.uuid4())
+    event = b.submit(execution)
+    await submit(b.parts, event)
+    running = {"state": State.RUNNING}
+    await b.parts.records.change(PROJECT, execution, lambda record: record.model_copy(update=running))
+    with pytest.raises(Drop, match="running"):
+        await submit(b.parts, event)
+
+
+async def test_a_deleted_execution_does_not_come_back() -> None:
+    """After a deletion a late redelivery of its submit is dropped."""
+    b = bench()
+    execution = str(uuid.uuid4())
+    event = b.submit(execution)
+    await submit(b.parts, event)
+    await remove(b.parts, PROJECT, execution)
+    await b.bus.publish(f"ocf.evt.{PROJECT}.{execution}.cleaned", b"{}", {})
+    with pytest.raises(Drop, match="deleted"):
+        await submit(b.parts, event)
+
+
+GOOD = str(uuid.uuid4())
+
+
+@pytest.mark.parametrize(
+    ("project", "execution", "change", "fields"),
+    [
+        ("default", GOOD, {"prompt": None}, ["data"]),
+        ("default", GOOD, {"prompt": "   "}, ["data"]),
+        ("default", "not-a-uuid", {"execution_id": "not-a-uuid"}, ["execution_id"]),
+        ("Bad_Project", GOOD, {"project_id": "Bad_Project"}, ["project_id"]),
+        ("default", GOOD, {"limits": {"timeout_seconds": -1}}, ["limits.timeout_seconds"]),
+        ("default", GOOD, {"limits": {"timeout_seconds": 7200}}, ["limits.timeout_seconds"]),
+        ("default", GOOD, {"hello": 1}, ["hello"]),
+        ("default", GOOD, {"project_id": "other"}, ["project_id"]),
+        ("default", GOOD, {"network": {"allow": ["evil.example"]}}, ["network.allow.0"]),
+        (
+            "default",
+            GOOD,
+            {"model_config": {"provider": "x", "model": "y", "api_key": "sk-plain"}},
+            ["model_config.api_key"],
+        ),
+        ("default", GOOD, {"workspace": {"source": "ftp"}}, ["workspace"]),
+    ],
+)
+async def test_bad_input_is_rejected_and_every_field_named(
+    project: str, execution: str, change: dict[str, Any], fields: list[str]
+) -> None:
+    """A rejected fact names each wrong field; nothing is handed on; the plain key is not repeated."""
+    b = bench()
+    body: dict[str, Any] = {"prompt": "hello", "execution_id": execution, "project_id": project, **change}
+    await submit(b.parts, b.raw_submit(body, project, execution))
+    fact = await b.fact(execution, "rejected", project)
+    assert [error["field"] for error in json.loads(fact.data)["errors"]] == fields
+    assert b"sk-plain" not in fact.data
+    assert await b.commands("execute", execution, project) == []
+
+
+async def test_a_rejected_submit_is_in_the_history() -> None:
+    """Whoever looks the id up sees that it never started, and why."""
+    b = bench()
+    await submit(b.parts, b.raw_submit({"execution_id": GOOD, "project_id": PROJECT}, PROJECT, GOOD))
+    record = await b.parts.records.require(PROJECT, GOOD)
+    assert record.state is State.REJECTED
+    assert record.errors
+
+
+async def test_an_expired_submit_is_rejected() -> None:
+    """`expirytime` in the past: it is not worth running any more."""
+    b = bench()
+    event = b.submit(GOOD).with_extensions(expirytime="2020-01-01T00:00:00Z")
+    await submit(b.parts, event)
+    assert await b.said(GOOD) == ["rejected"]
+
+
+async def test_large_data_travels_by_reference() -> None:
+    """Over 512 KiB the execute command carries a reference; the object is the execution's own."""
+    b = bench()
+    await submit(b.parts, b.submit(GOOD, context="x" * 700_000))
+    (command,) = await b.commands("execute", GOOD)
+    assert command.data == b""
+    assert command.extensions["dataref"].startswith(f"ocf-s3:{PROJECT}/{GOOD}/data/")
+
+
+async def test_a_reference_to_somebody_elses_object_is_rejected() -> None:
+    """A reference is input: only the execution's own objects are followed."""
+    b = bench()
+    event = b.submit(GOOD)
+    foreign = replace(event, data=b"").with_extensions(dataref=f"ocf-s3:other/{GOOD}/data/x.json")
+    await submit(b.parts, foreign)
+    assert await b.said(GOOD) == ["rejected"]

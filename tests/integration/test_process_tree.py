@@ -55,7 +55,7 @@ live()
 BOMB = """
 import os, time
 read, write = os.pipe()
-os.write(write, b"x" * 3000)
+os.write(write, b"x" * 1500)
 os.set_blocking(read, False)
 print("armed", flush=True)
 while True:

@@ -168,7 +168,7 @@ def server_jwts(trust: Trust, now: int) -> dict[str, str]:
         {"type": "operator", "version": 2, "system_account": system},
     )
     scope = {"kind": "user_scope", "key": public_key(trust.viewer_signing), "role": "viewer", "template": VIEWER_SCOPE}
-    claims = {
+    claims: dict[str, dict[str, Any]] = {
         system: {"limits": {**_ACCOUNT_LIMITS, "mem_storage": 0, "disk_storage": 0, "streams": 0, "consumer": 0}},
         account: {"limits": _ACCOUNT_LIMITS, "signing_keys": [public_key(trust.account_signing), scope]},
     }
@@ -238,7 +238,7 @@ def _sign(seed: str, claims: Mapping[str, object], nats: Mapping[str, object]) -
     return signed + "." + _b64(_pair(seed).sign(signed.encode()))
 
 
-def _pair(seed: str) -> Any:
+def _pair(seed: str) -> Any:  # noqa: ANN401 - nkeys has no types
     return nkeys.from_seed(bytearray(seed.encode()))
 
 

@@ -19,9 +19,7 @@ DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", envvar="OCF_DATA_DIR", show_default=".ocf", help="Where the stack keeps everything."),
 ]
-Project = Annotated[
-    str, typer.Option("--project", "-p", envvar="PROJECT_ID", help="Project the executions belong to.")
-]
+Project = Annotated[str, typer.Option("--project", "-p", envvar="PROJECT_ID", help="Project the executions belong to.")]
 
 
 def print_json(value: object) -> None:

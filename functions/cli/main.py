@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from functions.cli import stack, tasks
+from functions.cli import dlq, doctor, sessions, stack, tasks
 
 app = typer.Typer(
     name="ocf",
@@ -19,6 +19,8 @@ app = typer.Typer(
 _STACK, _TASKS = "Stack", "Executions"
 app.command(rich_help_panel=_STACK)(stack.up)
 app.command(rich_help_panel=_STACK)(stack.down)
+app.command(rich_help_panel=_STACK)(doctor.doctor)
+app.command("encrypt-key", rich_help_panel=_STACK)(doctor.encrypt_key)
 app.command("run", rich_help_panel=_TASKS)(tasks.run_)
 app.command(rich_help_panel=_TASKS)(tasks.submit)
 app.command(rich_help_panel=_TASKS)(tasks.watch)
@@ -30,6 +32,8 @@ app.command(rich_help_panel=_TASKS)(tasks.cancel)
 app.command(rich_help_panel=_TASKS)(tasks.delete)
 app.command(rich_help_panel=_TASKS)(tasks.reply)
 app.command(rich_help_panel=_TASKS)(tasks.token)
+app.add_typer(sessions.app, name="session", rich_help_panel=_TASKS)
+app.add_typer(dlq.app, name="dlq", rich_help_panel=_STACK)
 
 
 def main() -> None:

@@ -149,7 +149,9 @@ def _show(plan: Plan, children: list[Child], seconds: float) -> None:
         grid.add_row(label, value)
     console = Console()
     console.print(Panel(grid, title=f"OpenCode functions · ready in {seconds:.1f} s", border_style="green"))
-    console.print("Try: [bold]ocf run 'Run the tests and fix what fails' --dir demo/repo[/]   ·   Ctrl-C stops everything")
+    console.print(
+        "Try: [bold]ocf run 'Run the tests and fix what fails' --dir demo/repo[/]   ·   Ctrl-C stops everything"
+    )
 
 
 def _detach(data_dir: Path, port: int, json_output: bool) -> NoReturn:

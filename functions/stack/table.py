@@ -1,4 +1,4 @@
-"""What the stack is made of: one table of processes, from the data directory, the keys, the ports and the environment."""
+"""What the stack is made of: one table of processes, from data directory, keys, ports and environment."""
 
 from __future__ import annotations
 

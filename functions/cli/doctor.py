@@ -1,0 +1,187 @@
+"""`ocf doctor`: what is missing and the command that fixes it. `ocf encrypt-key`: seal a model key for the bus."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from functions.cli.common import DEFAULT_DATA_DIR, DataDir, JsonFlag, Project, fail, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MIN_PYTHON = (3, 11)
+_MIN_FREE = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `needed` ones that are not ok make doctor exit 1."""
+
+    name: str
+    ok: bool
+    said: str
+    fix: str = ""
+    needed: bool = True
+
+
+def doctor(data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
+    """Say what is missing, and the exact command that fixes it. Exits 1 when something needed is missing.
+
+    Looks at programs, the environment (secrets are masked), what this kernel can confine, disk space, and the
+    stack of the data directory.
+    """
+    findings = [*_python(), *_programs(), *_sandbox(), *_disk(data_dir), *_stack(data_dir)]
+    settings, problem = _settings()
+    findings.append(
+        Finding("environment", not problem, problem or "well-formed", fix=problem and "correct the variable")
+    )
+    findings.append(_model())
+    healthy = all(finding.ok or not finding.needed for finding in findings)
+    if json_output:
+        print_json({"ok": healthy, "checks": [asdict(finding) for finding in findings], "settings": settings})
+    else:
+        _show(findings, settings)
+    raise typer.Exit(0 if healthy else 1)
+
+
+def encrypt_key(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The secret; `-` (default) reads it from stdin.")] = "-",
+    generate: Annotated[bool, typer.Option("--generate", help="Print a new ENCRYPTION_KEY instead.")] = False,
+    project: Project = "default",
+    data_dir: DataDir = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """Seal a model key with ENCRYPTION_KEY, for `model_config.api_key` of a command that goes over the bus.
+
+    It can be opened for this project only. The key is ENCRYPTION_KEY, or that of the data directory's stack.
+    Through the gateway a plain key may be sent: it is sealed there.
+    """
+    import base64
+    import secrets
+
+    from events.sealing import Keyring
+
+    if generate:
+        made = base64.b64encode(secrets.token_bytes(32)).decode()
+        if json_output:
+            print_json({"encryption_key": made})
+        else:
+            sys.stdout.write(made + "\n")
+        return
+    master = os.environ.get("ENCRYPTION_KEY") or _stack_key(data_dir or DEFAULT_DATA_DIR)
+    if not master:
+        fail("no ENCRYPTION_KEY; make one with: export ENCRYPTION_KEY=$(ocf encrypt-key --generate)", 2)
+    secret = sys.stdin.readline().strip() if key == "-" else key
+    if not secret:
+        fail("nothing to seal: the key is empty", 2)
+    try:
+        sealed = Keyring(master).seal(secret, project)
+    except ValueError as error:
+        fail(f"ENCRYPTION_KEY: {error}", 2)
+    print_json(sealed.model_dump(mode="json", exclude_none=True))
+
+
+def _stack_key(data_dir: Path) -> str | None:
+    import json
+
+    path = data_dir / "keys.json"
+    return str(json.loads(path.read_text())["encryption_key"]) if path.is_file() else None
+
+
+def _python() -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("python", sys.version_info >= _MIN_PYTHON, version, "install Python 3.11 or newer")
+
+
+def _programs() -> Iterator[Finding]:
+    from functions.stack.tools import inventory
+
+    for tool in inventory():
+        said = str(tool.path) if tool.path else f"missing: {tool.why}"
+        yield Finding(tool.name, tool.path is not None, said, "" if tool.path else tool.fix, tool.needed)
+
+
+def _sandbox() -> Iterator[Finding]:
+    from functions.execute.sandbox import sandbox_support
+
+    support = sandbox_support()
+    parts = {"files": support.filesystem, "network": support.network, "signals": support.signals}
+    said = f"Landlock ABI {support.landlock_abi}: " + ", ".join(f"{k} {'yes' if v else 'no'}" for k, v in parts.items())
+    missing = "; ".join(support.missing)
+    yield Finding(
+        "sandbox",
+        not support.missing,
+        f"{said}{'; ' + missing if missing else ''}",
+        "a Linux kernel of 6.12 or newer; or SANDBOX=preferred for what this one can" if missing else "",
+        needed=os.environ.get("SANDBOX", "required") == "required",
+    )
+
+
+def _disk(data_dir: Path | None) -> Iterator[Finding]:
+    import shutil
+
+    place = (data_dir or DEFAULT_DATA_DIR).resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    yield Finding("disk", free > _MIN_FREE, f"{free / 1024**3:.1f} GiB free at {place}", "free some disk space")
+    yield Finding("writable", os.access(place, os.W_OK), str(place), "ocf up --data-dir DIR, one you may write")
+
+
+def _stack(data_dir: Path | None) -> Iterator[Finding]:
+    from functions.stack.table import Layout
+    from functions.stack.up import running_pid
+
+    layout = Layout((data_dir or DEFAULT_DATA_DIR).resolve())
+    pid = running_pid(layout)
+    said = f"up in {layout.data_dir} (pid {pid})" if pid else f"not up in {layout.data_dir}"
+    yield Finding("stack", pid is not None, said, "" if pid else "ocf up", needed=False)
+
+
+def _settings() -> tuple[dict[str, object], str]:
+    """The settings by variable with secrets masked, and what is wrong with them."""
+    from pydantic import SecretStr, ValidationError
+
+    from functions.settings import Settings, load
+
+    try:
+        settings = load()
+    except ValidationError as error:
+        return {}, "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_input=False))
+    shown: dict[str, object] = {}
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        shown[str(field.alias)] = "********" if isinstance(value, SecretStr) else value
+    return shown, ""
+
+
+def _model() -> Finding:
+    from functions.stack.table import OFFLINE_NOTICE, REAL_MODEL
+
+    chosen = [name for name in REAL_MODEL if os.environ.get(name)]
+    said = f"a real one: {', '.join(chosen)} set" if chosen else OFFLINE_NOTICE
+    return Finding("model", bool(chosen), said, "" if chosen else "export ANTHROPIC_API_KEY=...", needed=False)
+
+
+def _show(findings: list[Finding], settings: dict[str, object]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for finding in findings:
+        mark = "[green]✓[/]" if finding.ok else ("[red]✗[/]" if finding.needed else "[yellow]–[/]")
+        fix = f"\n[bold]→ {escape(finding.fix)}[/]" if finding.fix and not finding.ok else ""
+        table.add_row(mark, finding.name, escape(finding.said) + fix)
+    console.print(table)
+    console.print("\n[dim]settings (environment; secrets masked)[/]")
+    for name, value in settings.items():
+        if value not in (None, "", ()):
+            console.print(f"  [dim]{name}[/]={escape(str(value))}", highlight=False)

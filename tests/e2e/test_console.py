@@ -1,0 +1,244 @@
+"""The console in a real browser against the whole embedded stack; the only thing scripted is the model's text."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from functions.nats_jwt import mint_viewer, public_key
+from functions.stack.keys import load_or_generate
+from functions.stack.processes import listens
+
+ROOT = Path(__file__).parents[2]
+OCF = Path(sys.executable).with_name("ocf")
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome") or ""
+#: The prompt that the offline scripted model knows: about twenty seconds of reading, running tests and editing.
+PROMPT = "Run the tests, find out why one fails, and fix it."
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+]  # fmt: skip
+SECOND = 1_000
+#: Long enough for a run on a busy machine.
+RUN = 90 * SECOND
+
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (or CHROMIUM=PATH)"),
+    pytest.mark.timeout(240),
+]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A stack of this module's own, the console built."""
+    if not (ROOT / "console/dist/index.html").exists():
+        subprocess.run(["npm", "run", "build"], cwd=ROOT / "console", check=True, capture_output=True)
+    data = tmp_path_factory.mktemp("stack")
+    told = subprocess.run(
+        [OCF, "up", "--detach", "--json", "--data-dir", data], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    try:
+        yield json.loads(told.stdout)
+    finally:
+        subprocess.run([OCF, "down", "--data-dir", data], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, stack: dict[str, str]) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, base_url=stack["console"])
+    page = context.new_page()
+    failures: list[str] = []
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    yield page
+    context.close()
+    assert failures == []
+
+
+def submit(page: Page) -> str:
+    """Fill the form in as a user does; the execution's id."""
+    page.goto("/#/new")
+    page.get_by_label("What is to be done?").fill(PROMPT)
+    page.get_by_role("radio", name="Directory").check()
+    page.get_by_label("Path").fill(str(ROOT / "demo/repo"))
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.wait_for_url(re.compile(r"#/tasks/[0-9a-f-]{36}"))
+    return page.url.rsplit("/", 1)[1]
+
+
+def pill(page: Page) -> Any:
+    return page.locator(".run-tabs .stream-pill")
+
+
+def wait_until_complete(page: Page) -> None:
+    expect(pill(page)).to_contain_text("Complete", timeout=RUN)
+
+
+def wait_until_it_says_something(page: Page) -> None:
+    expect(page.locator(".row-tool").first).to_be_visible(timeout=RUN)
+
+
+def history(stack: dict[str, str], execution: str) -> list[dict[str, Any]]:
+    with urllib.request.urlopen(f"{stack['gateway']}/tasks/{execution}/output?format=ndjson") as answer:
+        return [json.loads(line) for line in answer]
+
+
+def seen(page: Page) -> list[dict[str, Any]]:
+    """What the page has got, from its own download."""
+    page.get_by_label("Download").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Output as NDJSON").click()
+    return [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
+
+
+def essence(chunks: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
+    return [(chunk["seq"], chunk["type"], chunk["data"]) for chunk in chunks]
+
+
+def record_states(page: Page) -> None:
+    """From now on keep every state that the page reports."""
+    page.evaluate(
+        """() => {
+            const pill = document.querySelector('.run-tabs .stream-pill');
+            window.states = [pill.className];
+            new MutationObserver(() => window.states.push(pill.className))
+                .observe(pill, { attributes: true, attributeFilter: ['class'] });
+        }"""
+    )
+
+
+def states(page: Page) -> set[str]:
+    return {one.split()[-1] for one in page.evaluate("window.states")}
+
+
+def listener(port: int) -> int:
+    """The process that listens on that port."""
+    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+    return next(pid for pid in pids if listens(pid, port))
+
+
+def test_two_viewers_a_reload_and_a_restart_of_nats_lose_nothing(
+    page: Page, browser: Browser, stack: dict[str, str]
+) -> None:
+    """Watched live by two; one reloads and NATS is killed in mid-run; both have every chunk once, and neither lied."""
+    execution = submit(page)
+    wait_until_it_says_something(page)
+    record_states(page)
+    context = browser.new_context(base_url=stack["console"])
+    second = context.new_page()
+    second.goto(f"/#/tasks/{execution}")
+    wait_until_it_says_something(second)
+    second.reload()
+    expect(pill(second)).to_contain_text("Live", timeout=20 * SECOND)
+    os.kill(listener(int(stack["nats"].rsplit(":", 1)[1])), signal.SIGKILL)
+    wait_until_complete(page)
+    wait_until_complete(second)
+    said = history(stack, execution)
+    assert [chunk["seq"] for chunk in said] == list(range(1, len(said) + 1))
+    assert essence(seen(page)) == essence(said)
+    assert essence(seen(second)) == essence(said)
+    assert {"disconnected", "ended"} <= states(page)
+    expect(page.locator(".run-meta")).to_contain_text("Completed")
+    context.close()
+
+
+def test_a_token_that_expires_in_mid_run_is_renewed_before(page: Page, stack: dict[str, str]) -> None:
+    """With credentials of six seconds the stream goes on over several of them, without being disconnected once."""
+    trust = load_or_generate(Path(stack["data_dir"])).trust
+    minted: list[float] = []
+
+    def short(route: Route) -> None:
+        execution = route.request.url.split("/")[-2]
+        answer = route.fetch()
+        now = time.time()
+        viewer = mint_viewer(trust.viewer_signing, public_key(trust.account), "default", execution, ttl=6, now=int(now))
+        minted.append(now)
+        route.fulfill(response=answer, json={**answer.json(), "jwt": viewer.jwt, "seed": viewer.seed})
+
+    page.route("**/token", short)
+    execution = submit(page)
+    expect(pill(page)).to_contain_text("Live", timeout=20 * SECOND)
+    record_states(page)
+    wait_until_complete(page)
+    assert len(minted) >= 2
+    assert "disconnected" not in states(page)
+    assert essence(seen(page)) == essence(history(stack, execution))
+
+
+def test_cancel_ends_the_run_and_says_so(page: Page) -> None:
+    """Cancel asks first, then the run is cancelled and the page knows the end."""
+    submit(page)
+    wait_until_it_says_something(page)
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel the run").click()
+    expect(page.locator(".run-meta")).to_contain_text("Cancelled", timeout=30 * SECOND)
+    wait_until_complete(page)
+
+
+def test_an_ended_run_is_listed_replayed_and_taken_home(page: Page, stack: dict[str, str]) -> None:
+    """History leads to the run; its diff, downloads and replay are there; nothing is asked of any other host."""
+    hosts: set[str] = set()
+    page.on("request", lambda request: hosts.add(request.url.split("/")[2].split(":")[0]))
+    page.on("websocket", lambda socket: hosts.add(socket.url.split("/")[2].split(":")[0]))
+    execution = submit(page)
+    wait_until_complete(page)
+
+    page.goto("/#/?status=completed&q=find+out+why")
+    page.get_by_role("link", name=PROMPT).first.click()
+    page.get_by_role("button", name="Changes").click()
+    expect(page.locator(".diff-file")).to_have_count(1)
+    page.get_by_label("Download").click()
+    with page.expect_download() as patch:
+        page.get_by_role("button", name="Patch").click()
+    assert Path(patch.value.path()).read_text().startswith("diff --git ")
+
+    page.get_by_role("link", name="Replay").click()
+    position = page.get_by_label("Position")
+    position.press("Home")
+    expect(page.locator(".transcript .row")).to_have_count(1)
+    position.press("End")
+    expect(page.locator(".transcript")).to_contain_text("completed")
+    assert hosts == {"127.0.0.1"}
+    assert execution in page.url
+
+
+def test_a_wrong_field_is_named_where_it_stands(page: Page) -> None:
+    """The gateway's 422 is shown at the field it is about, in the form, which stays filled in."""
+    page.goto("/#/new")
+    page.get_by_label("What is to be done?").fill("anything")
+    page.get_by_text("Filing").click()
+    page.get_by_label("Project").fill("No Such Project!")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.locator(".field.wrong")).to_contain_text("Project")
+    expect(page.get_by_label("What is to be done?")).to_have_value("anything")
+
+
+def test_a_gateway_that_is_gone_is_said_so(page: Page) -> None:
+    """Cut off, the console says that it is, keeps what it has, and goes on when the gateway is back."""
+    page.goto("/#/")
+    expect(page.locator(".card").first).to_be_visible()
+    page.context.set_offline(True)
+    expect(page.get_by_role("alert")).to_contain_text("cannot be reached", timeout=20 * SECOND)
+    expect(page.locator(".card").first).to_be_visible()
+    page.context.set_offline(False)
+    expect(page.get_by_role("alert")).to_have_count(0, timeout=20 * SECOND)

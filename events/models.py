@@ -153,7 +153,7 @@ class Network(Model):
 Permission = Literal["allow", "deny", "ask"]
 Labels = Annotated[
     dict[Annotated[str, StringConstraints(pattern=_LABEL)], Annotated[Text, Field(max_length=256)]],
-    Field(max_length=32),
+    Field(max_length=32, json_schema_extra={"additionalProperties": False}),
 ]
 
 

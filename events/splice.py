@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Protocol
 
@@ -90,7 +90,7 @@ async def watch(
 
 async def _until_gap(
     live: AsyncIterator[Message], splicer: Splicer, poll: float, ending: Ending
-) -> AsyncIterator[Chunk]:
+) -> AsyncGenerator[Chunk, None]:
     """Live chunks until one is missing, nothing comes for `poll` seconds, or it has ended."""
     while not ending.reached(splicer.next):
         try:

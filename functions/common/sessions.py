@@ -1,0 +1,129 @@
+"""Session records: compare-and-set changes, the queue, and the schedule that ends an idle session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from events import subjects
+from events.envelope import new_event, timestamp
+from events.errors import Conflict, NotYetKnown
+from events.models import SessionDestroy
+from events.ports import Bucket, Bus, Clock
+from events.session_record import Session, session_key
+from functions.records import Records
+
+_TRIES = 20
+DESTROY = "dev.ocf.session.destroy.v1"
+#: Marks a destroy that a schedule sent: it counts only when the session is idle and overdue.
+EXPIRY = "schedule"
+
+
+class Sessions:
+    """The bucket `ocf_sessions`."""
+
+    def __init__(self, bucket: Bucket, clock: Clock) -> None:
+        self._bucket = bucket
+        self._clock = clock
+
+    async def get(self, project: str, session: str) -> Session | None:
+        """The record, or None."""
+        entry = await self._bucket.get(session_key(project, session))
+        return None if entry is None else Session.model_validate_json(entry.value)
+
+    async def create(self, session: Session) -> None:
+        """Raises Conflict when there is one already."""
+        await self._bucket.create(session_key(session.project_id, session.session_id), _dump(session))
+
+    async def change(self, project: str, session: str, decide: Callable[[Session], Session | None]) -> Session:
+        """As `functions.records.Records.change`. Every change puts the end of an idle session off.
+
+        Raises:
+            NotYetKnown: there is no such session.
+            Conflict: others changed it faster, twenty times.
+        """
+        key = session_key(project, session)
+        for _ in range(_TRIES):
+            entry = await self._bucket.get(key)
+            if entry is None:
+                raise NotYetKnown(f"session {session} of project {project} is not known")
+            record = Session.model_validate_json(entry.value)
+            changed = decide(record)
+            if changed is None:
+                return record
+            now = self._clock.now()
+            expires = now + timedelta(seconds=changed.ttl_seconds)
+            changed = changed.model_copy(update={"updated_at": now, "expires_at": expires})
+            try:
+                await self._bucket.update(key, _dump(changed), entry.revision)
+            except Conflict:
+                continue
+            return changed
+        raise Conflict(f"the record of session {session} is changing too fast")
+
+    async def delete(self, project: str, session: str) -> None:
+        """Remove the record."""
+        await self._bucket.delete(session_key(project, session))
+
+    async def first(self, project: str, session: str, records: Records) -> Session:
+        """The session, its queue rid of executions at its head that have ended or are gone.
+
+        Raises:
+            NotYetKnown: there is no such session.
+        """
+        found = await self.get(project, session)
+        while found is not None and found.queue:
+            head = await records.get(project, found.queue[0])
+            if head is not None and not head.terminal:
+                return found
+            found = await self.done(project, session, found.queue[0])
+        if found is None:
+            raise NotYetKnown(f"session {session} of project {project} is not known")
+        return found
+
+    async def join(self, project: str, session: str, execution: str) -> Session:
+        """Queue an execution; idempotent.
+
+        Raises:
+            NotYetKnown: there is no such session.
+        """
+
+        def joined(found: Session) -> Session | None:
+            if execution in found.executions:
+                return None
+            lists = {"queue": [*found.queue, execution], "executions": [*found.executions, execution]}
+            return found.model_copy(update=lists)
+
+        return await self.change(project, session, joined)
+
+    async def done(self, project: str, session: str, execution: str) -> Session:
+        """Take an execution out of the queue."""
+
+        def without(found: Session) -> Session | None:
+            left = [item for item in found.queue if item != execution]
+            return None if left == found.queue else found.model_copy(update={"queue": left})
+
+        return await self.change(project, session, without)
+
+
+def schedule_subject(project: str, session: str) -> str:
+    """Where the schedule of its end lies."""
+    return f"ocf.schedule.session.{subjects.check_project(project)}.{subjects.check_id(session, 'session_id')}"
+
+
+async def schedule_end(bus: Bus, session: Session, at: datetime) -> None:
+    """Have NATS send a destroy at `at`, in place of an earlier schedule."""
+    subject = schedule_subject(session.project_id, session.session_id)
+    data = SessionDestroy(project_id=session.project_id, session_id=session.session_id, requested_by=EXPIRY)
+    event = new_event(DESTROY, data, source="/ocf/schedule", time=at)
+    await bus.purge(subjects.COMMANDS, subject)
+    headers = {
+        **event.headers(),
+        "Nats-Schedule": f"@at {timestamp(at)}",
+        "Nats-Schedule-Target": subjects.command("session", session.project_id, session.session_id),
+    }
+    await bus.publish(subject, event.data, headers)
+
+
+def _dump(session: Session) -> bytes:
+    return session.model_dump_json(exclude_defaults=True).encode()

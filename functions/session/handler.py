@@ -1,0 +1,184 @@
+"""session: create, attach, detach, destroy. A session is a conversation and its workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from events import subjects
+from events.envelope import Event, InvalidData, new_event, parse
+from events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
+from events.facts import (
+    FieldError,
+    SessionAttached,
+    SessionCreated,
+    SessionDestroyed,
+    SessionDetached,
+    SessionRejected,
+)
+from events.models import (
+    Cancel,
+    Cleanup,
+    Model,
+    SessionAttach,
+    SessionCreate,
+    SessionDestroy,
+    SessionDetach,
+    SnapshotWorkspace,
+)
+from events.session_record import Attached, Session, session_prefix
+from events.types import TYPES
+from functions.common.commands import command, ids_of
+from functions.common.sessions import EXPIRY, Sessions, schedule_end, schedule_subject
+from functions.composition import Parts
+
+
+async def session(parts: Parts, event: Event) -> None:
+    """Take one session command.
+
+    Raises:
+        NotYetKnown: no such session (its create may be on the way); delivered again.
+        Conflict: an execution of it still runs; it was told to end, and this comes again.
+        Drop: there is nothing (left) to do.
+    """
+    try:
+        data = parse(event)
+    except InvalidData as error:
+        await _reject(parts, event, error.errors)
+        return
+    handler = _HANDLERS.get(type(data))
+    if handler is None:
+        raise InvalidEvent(f"type: {event.type} is not for the session function")
+    await handler(parts, command(event, type(data)), event)
+
+
+async def _create(parts: Parts, wish: SessionCreate, event: Event) -> None:
+    sessions = Sessions(parts.sessions, parts.clock)
+    source = wish.workspace
+    if wish.from_execution_id is not None:
+        record = await parts.records.get(wish.project_id, wish.from_execution_id)
+        if record is None or not record.archived:
+            wrong = FieldError(field="from_execution_id", message="is no finished, archived execution of this project")
+            await _reject(parts, event, [wrong])
+            return
+        source = SnapshotWorkspace(source="snapshot", execution_id=wish.from_execution_id)
+    now = parts.clock.now()
+    ttl = wish.ttl_seconds or parts.settings.session_ttl
+    made = Session(
+        session_id=wish.session_id,
+        project_id=wish.project_id,
+        created_at=now,
+        updated_at=now,
+        expires_at=now + timedelta(seconds=ttl),
+        ttl_seconds=ttl,
+        workspace=source,
+        from_execution_id=wish.from_execution_id,
+        labels=wish.labels,
+    )
+    try:
+        await sessions.create(made)
+    except Conflict:
+        existing = await sessions.get(wish.project_id, wish.session_id)
+        if existing is None or (existing.workspace, existing.labels) != (made.workspace, made.labels):
+            wrong = FieldError(field="session_id", message="was used before for another session; use a new one")
+            await _reject(parts, event, [wrong])
+            return
+        made = existing
+    await schedule_end(parts.bus, made, made.expires_at)
+    fact = SessionCreated(
+        session_id=wish.session_id,
+        project_id=wish.project_id,
+        from_execution_id=wish.from_execution_id,
+        expires_at=made.expires_at,
+    )
+    await parts.records.say("dev.ocf.session.created.v1", fact, event, key=f"created:{wish.session_id}")
+
+
+async def _attach(parts: Parts, wish: SessionAttach, event: Event) -> None:
+    now = parts.clock.now()
+
+    def attached(found: Session) -> Session:
+        others = [one for one in found.clients if one.client_id != wish.client_id]
+        return found.model_copy(update={"clients": [*others, Attached(client_id=wish.client_id, since=now)]})
+
+    await Sessions(parts.sessions, parts.clock).change(wish.project_id, wish.session_id, attached)
+    fact = SessionAttached(session_id=wish.session_id, project_id=wish.project_id, client_id=wish.client_id)
+    await parts.records.say("dev.ocf.session.attached.v1", fact, event, key=f"attached:{event.id}")
+
+
+async def _detach(parts: Parts, wish: SessionDetach, event: Event) -> None:
+    def detached(found: Session) -> Session | None:
+        others = [one for one in found.clients if one.client_id != wish.client_id]
+        return None if len(others) == len(found.clients) else found.model_copy(update={"clients": others})
+
+    await Sessions(parts.sessions, parts.clock).change(wish.project_id, wish.session_id, detached)
+    fact = SessionDetached(session_id=wish.session_id, project_id=wish.project_id, client_id=wish.client_id)
+    await parts.records.say("dev.ocf.session.detached.v1", fact, event, key=f"detached:{event.id}")
+
+
+async def _destroy(parts: Parts, wish: SessionDestroy, event: Event) -> None:
+    sessions = Sessions(parts.sessions, parts.clock)
+    found = await sessions.get(wish.project_id, wish.session_id)
+    if found is None:
+        gone = subjects.fact(wish.project_id, wish.session_id, "destroyed")
+        if await parts.bus.last(subjects.EVENTS, gone) is not None:
+            raise Drop(f"session {wish.session_id} is destroyed")
+        raise NotYetKnown(f"session {wish.session_id} of project {wish.project_id} is not known")
+    expired = wish.requested_by == EXPIRY
+    if expired and (found.queue or found.clients or found.expires_at > parts.clock.now()):
+        # It was used since the schedule was made; it gets its full time again.
+        await schedule_end(parts.bus, found, max(found.expires_at, parts.clock.now() + timedelta(seconds=60)))
+        raise Drop(f"session {wish.session_id} is in use")
+    closing = {"state": "destroying"}
+    found = await sessions.change(
+        wish.project_id, wish.session_id, lambda one: one.model_copy(update=closing) if one.state == "open" else None
+    )
+    await _end_executions(parts, found, event)
+    await parts.bus.purge(subjects.COMMANDS, schedule_subject(wish.project_id, wish.session_id))
+    removed = {
+        "objects": await parts.store.delete_prefix(f"{session_prefix(wish.project_id, wish.session_id)}/"),
+        "executions": len(found.executions),
+        "events": await parts.bus.purge(subjects.EVENTS, f"ocf.evt.{wish.project_id}.{wish.session_id}.>"),
+    }
+    await sessions.delete(wish.project_id, wish.session_id)
+    fact = SessionDestroyed(session_id=wish.session_id, project_id=wish.project_id, removed=removed, expired=expired)
+    await parts.records.say("dev.ocf.session.destroyed.v1", fact, event, key=f"destroyed:{wish.session_id}")
+
+
+async def _end_executions(parts: Parts, found: Session, event: Event) -> None:
+    """Cancel what is open; clean up what has ended. Raises Conflict while something is open."""
+    open_ = False
+    for execution in found.executions:
+        record = await parts.records.get(found.project_id, execution)
+        if record is None:
+            continue
+        wish: Model
+        if record.terminal:
+            wish, type_ = Cleanup(execution_id=execution, project_id=found.project_id), "dev.ocf.task.cleanup.v1"
+        else:
+            wish, type_ = Cancel(execution_id=execution, project_id=found.project_id), "dev.ocf.task.cancel.v1"
+            open_ = True
+        told = new_event(type_, wish, source="/ocf/session", time=parts.clock.now(), cause=event)
+        headers = {**told.headers(), "Nats-Msg-Id": f"session:{type_}:{execution}"}
+        await parts.bus.publish(TYPES[type_].subject(found.project_id, execution), told.data, headers)
+    if open_:
+        raise Conflict(f"session {found.session_id} has a running execution; it is being cancelled first")
+
+
+async def _reject(parts: Parts, event: Event, errors: list[FieldError]) -> None:
+    project, session_id = ids_of(event)
+    fact = SessionRejected(
+        session_id=subjects.check_id(session_id, "session_id"),
+        project_id=subjects.check_project(project),
+        errors=errors,
+    )
+    await parts.records.say("dev.ocf.session.rejected.v1", fact, event, key=f"rejected:{event.id}")
+
+
+_Handler = Callable[..., Awaitable[None]]
+_HANDLERS: dict[type[Model], _Handler] = {
+    SessionCreate: _create,
+    SessionAttach: _attach,
+    SessionDetach: _detach,
+    SessionDestroy: _destroy,
+}

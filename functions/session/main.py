@@ -1,0 +1,15 @@
+"""Entry point of the session function for functions-framework (`FUNCTION_TARGET=session`)."""
+
+from __future__ import annotations
+
+import functions_framework.aio
+from cloudevents.http import CloudEvent
+
+from functions.app import handle
+from functions.session import handler
+
+
+@functions_framework.aio.cloud_event
+async def session(cloud_event: CloudEvent) -> None:
+    """Take one event; see `functions.session.handler`."""
+    await handle(handler.session, cloud_event)

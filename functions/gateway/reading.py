@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
@@ -37,6 +38,10 @@ async def read(request: Request, model: type[M]) -> M:
         return model.model_validate_json(raw, strict=True)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
+    if any(one["type"] == "int_type" for one in found):
+        # 60.0 is an integer in JSON (RFC 8259, section 6), and some writers have no other numbers.
+        with suppress(ValidationError):
+            return model.model_validate_json(json.dumps(json.loads(raw, parse_float=_number)), strict=True)
     if found[0]["type"] == "json_invalid":
         raise Problem(400, "not-json", str(found[0]["msg"]).replace("Invalid JSON: ", "the body is not JSON: "))
     # Parsed a second time only to name the fields as the caller wrote them.
@@ -46,6 +51,11 @@ async def read(request: Request, model: type[M]) -> M:
 async def read_optional(request: Request, model: type[M]) -> M | None:
     """The body of `request`, or None when there is none. Raises as `read`."""
     return await read(request, model) if await request.body() else None
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return int(number) if number.is_integer() else number
 
 
 def _rfc3339(value: object) -> object:

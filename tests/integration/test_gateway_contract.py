@@ -26,7 +26,7 @@ from tests.support.nats import NatsServer
 
 CONFIG = {
     "seed": 1,
-    "generation": {"max-examples": 5},
+    "generation": {"max-examples": 3},
     "phases": {"stateful": {"enabled": False}},
 }
 schema = schemathesis.openapi.from_path(str(openapi.PATH), config=SchemathesisConfig.from_dict(CONFIG))

@@ -89,6 +89,19 @@ async def test_each_wrong_field_is_named_with_what_would_be_right(body: object, 
     assert said in document["errors"][0]["message"]
 
 
+@pytest.mark.parametrize(
+    ("timeout", "status"), [(60, 202), (60.0, 202), (60.5, 422), ("60", 422), (True, 422), (1e400, 422)]
+)
+async def test_numbers_are_numbers(timeout: object, status: int) -> None:
+    """60.0 is an integer in JSON; a text or a truth is none, whatever it looks like."""
+    answer = await World().client.post(
+        "/tasks/execute",
+        content=json.dumps({"prompt": "x", "limits": {"timeout_seconds": timeout}}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    assert answer.status_code == status
+
+
 async def test_wrong_values_are_never_repeated() -> None:
     """What is wrong may be a secret: the problem document does not have it."""
     body = {"prompt": "x", "model_config": {"provider": "p", "model": "m", "api_key": "k" * 9_000}}

@@ -3,9 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 BIN := .venv/bin
-# Test processes: most of a test's time is waiting for servers.
-JOBS ?= auto
-TESTS ?= tests/unit tests/contract tests/integration
+TESTS ?= tests/unit tests/contract tests/integration $(wildcard tests/test_*.py)
 
 .PHONY: help
 help: ## what can be made
@@ -29,7 +27,7 @@ up: install-run ## the embedded stack, in the foreground
 
 .PHONY: test
 test: install ## the tests
-	$(BIN)/python -m pytest $(TESTS) $(if $(wildcard tests/test_tour.py),tests/test_tour.py) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)
 	cd console && ../scripts/npm.sh test --silent
 
 .PHONY: check
@@ -63,7 +61,7 @@ bench: install ## measure; prints and writes .bench/
 cluster: install ## a real Kubernetes with Knative on this machine (tests/cluster)
 	tests/cluster/cluster.sh deps build up serving eventing
 e2e: install ## the tests against that cluster
-	$(BIN)/python -m pytest tests/e2e $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/e2e -m cluster $(PYTEST_ARGS)
 cluster-down: ## stop it
 	tests/cluster/cluster.sh down
 

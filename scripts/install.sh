@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 kind="${1:?run or dev}"
 npm="$PWD/scripts/npm.sh"
 
-say() { printf '\033[2m%s\033[0m\n' "$*" >&2; }
+say() { echo "install: $*" >&2; }
 die() {
   echo "install: $*" >&2
   exit 1

@@ -20,6 +20,8 @@ from functions.execute.opencode import CONNECTED, HEARTBEAT, Event, OpenCodeErro
 from functions.execute.process import AgentFailed, StopReport
 from functions.execute.translate import Translator
 
+__all__ = ["Agent", "AgentFailed", "AgentModel", "AgentResult", "AgentServer", "ServerSpec", "TurnSpec", "start_agent"]
+
 Emit = Callable[[Draft], Awaitable[None]]
 
 _CONNECT_SECONDS = 10.0

@@ -58,7 +58,7 @@ class AgentServer:
     @classmethod
     async def _try(cls, spec: ServerSpec, binary: Path, port: int, until: float) -> AgentServer:
         password = secrets.token_urlsafe(24)
-        process = await start_process(
+        process = await _started(
             ProcessSpec(
                 argv=(str(binary), "serve", "--hostname", "127.0.0.1", "--port", str(port)),
                 # Not the workspace: Bun loads .env and bunfig.toml (with its preloads) from where it starts.
@@ -95,6 +95,18 @@ class AgentServer:
         """End the server and every process below it; safe to call again."""
         await self.client.close()
         return await self.process.stop(grace)
+
+
+async def _started(spec: ProcessSpec) -> AgentProcess:
+    """`start_process`, and no half-started process when this is cancelled."""
+    starting = asyncio.ensure_future(start_process(spec))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.wait({starting})
+        if starting.exception() is None:
+            await starting.result().stop(0.0)
+        raise
 
 
 async def _version(client: OpenCode, until: float) -> str:

@@ -12,7 +12,8 @@ import pytest
 
 from events.lifecycle import Reason
 from events.output import ChunkType
-from functions.execute.agent import AgentServer, TurnSpec
+from functions.execute.agent import TurnSpec
+from functions.execute.agent_server import AgentServer
 from functions.execute.process import AgentFailed
 from tests.support.agents import MODEL, SCRIPTED, Runner
 from tests.support.clock import ManualClock

@@ -10,8 +10,9 @@ from pathlib import Path
 from events.output import ChunkType, Draft
 from events.ports import Clock
 from functions.clock import SystemClock
-from functions.execute.agent import Agent, AgentResult, AgentServer, TurnSpec
+from functions.execute.agent import Agent, AgentResult, TurnSpec
 from functions.execute.agent_config import AgentModel, ServerSpec
+from functions.execute.agent_server import AgentServer
 from functions.execute.sandbox import sandbox_support
 
 ROOT = Path(__file__).resolve().parents[2]

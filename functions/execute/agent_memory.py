@@ -1,0 +1,27 @@
+"""How much memory is left for agents: the machine's, or the container's when that is less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_memory(cgroup: Path = _CGROUP) -> int:
+    """Bytes that can still be used before something must go.
+
+    In a container (cgroup v2) its own limit counts; file cache that can be dropped is counted as free.
+    """
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit = (cgroup / "memory.max").read_text().strip()
+        used = int((cgroup / "memory.current").read_text())
+        stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        # No cgroup v2 limit to read: the machine's own number is the answer.
+        return free
+    if limit == "max":
+        return free
+    return max(0, min(free, int(limit) - used + int(stat.get("inactive_file", 0))))

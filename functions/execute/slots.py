@@ -1,0 +1,293 @@
+"""Servers that were started and booted before their task is known.
+
+A slot is one OpenCode server in its sandbox, its own broker, and an empty directory. OpenCode boots a directory at the
+first prompt in it, so a throw-away one is sent, which the broker answers itself, at no cost. Then the workspace is
+put into the directory. A slot serves one execution of one tenant and is thrown away with it.
+
+Every execution runs in a slot, also when none was ready and it is opened on demand: OpenCode 1.18 reads a directory's
+plugins and opencode.json when it boots it, even with OPENCODE_DISABLE_PROJECT_CONFIG (that switch holds for its
+older half only). A directory that is empty at that moment cannot be hostile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from events.output import Draft
+from events.ports import Clock
+from functions.execute.agent import Agent, TurnSpec
+from functions.execute.agent_config import AgentModel, ServerSpec
+from functions.execute.agent_memory import available_memory
+from functions.execute.agent_server import AgentServer
+from functions.execute.broker import Broker
+from functions.execute.opencode import OpenCodeError
+from functions.execute.process import AgentFailed, StopReport
+
+log = structlog.get_logger()
+
+MakeBroker = Callable[[], Awaitable[Broker]]
+
+#: OpenCode forgets a directory that was not used for 60 minutes and would boot it again, with the workspace in it.
+MAX_AGE = 1800.0
+BOOT_SECONDS = 60.0
+#: A new slot takes a core for seconds; the execution that took the last one has just begun.
+REFILL_DELAY = 3.0
+MIN_FREE_BYTES = 1024**3
+_WATCH_SECONDS = 5.0
+_MAX_BACKOFF = 60.0
+_KNOWN_MODELS = 20
+
+
+@dataclass
+class Slot:
+    """A booted server, the directory its workspace goes to (empty, mode 0700), and the broker it talks to.
+
+    The broker has no target yet: `broker.assign`. `warm` says whether it was ready before it was asked for.
+    """
+
+    server: AgentServer
+    broker: Broker
+    root: Path
+    opened_at: float
+    warm: bool = False
+
+    @property
+    def directory(self) -> Path:
+        """Where the workspace goes."""
+        return self.server.spec.directory
+
+    async def close(self, grace: float = 0.0) -> StopReport:
+        """End every process of it, free the port, remove its files. Safe to call again."""
+        report = await self.server.stop(grace)
+        await self.broker.close()
+        await asyncio.to_thread(shutil.rmtree, self.root, ignore_errors=True)
+        return report
+
+
+@dataclass(frozen=True)
+class SlotPlan:
+    """How slots of a worker are opened: `spec` without its directory, home and broker, which each slot has of its own.
+
+    `folder` is private to this worker.
+    """
+
+    folder: Path
+    spec: ServerSpec
+    make_broker: MakeBroker
+
+    def fits(self, spec: ServerSpec) -> bool:
+        """Whether a slot of this plan can serve what `spec` asks for; its models are looked at by the pool."""
+        mine, asked = self.spec, spec
+        return all(
+            getattr(mine, name) == getattr(asked, name)
+            for name in ("sandboxed", "read_only", "connect_ports", "max_processes", "max_memory_bytes", "env", "tools")
+        )
+
+
+async def open_slot(plan: SlotPlan, spec: ServerSpec, clock: Clock) -> Slot:
+    """Start a server of `spec` (its directory, home and broker are replaced), and boot its empty directory.
+
+    Raises:
+        AgentFailed: it did not start or boot; nothing is left of it.
+    """
+    root = plan.folder / uuid.uuid4().hex
+    directory, home = root / "workspace", root / "home"
+    for folder in (root, directory, home):
+        folder.mkdir(mode=0o700, parents=True)
+    broker = await plan.make_broker()
+    server: AgentServer | None = None
+    try:
+        # OpenCode asks once whether a directory is a repository; all that come here are.
+        await asyncio.to_thread(_lay_out_git, directory)
+        own = replace(spec, directory=directory, home=home, broker_url=broker.base_url, broker_token=broker.token)
+        server = await AgentServer.start(own)
+        await _boot(server, clock)
+        await asyncio.to_thread(_empty, directory)
+        return Slot(server, broker, root, clock.monotonic())
+    except BaseException:
+        if server is not None:
+            await server.stop(0.0)
+        await broker.close()
+        await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
+        raise
+
+
+async def _boot(server: AgentServer, clock: Clock) -> None:
+    """Send the throw-away prompt and forget it."""
+
+    async def unheard(draft: Draft) -> None:
+        """Nobody listens."""
+
+    agent = Agent(server, TurnSpec(server.spec.models[0], title="boot"), clock)
+    try:
+        async with asyncio.timeout(BOOT_SECONDS):
+            await agent.run("ready?", unheard)
+            await server.client.delete_session(agent.session_id)
+    except TimeoutError:
+        raise server.failed(f"OpenCode did not boot its directory within {BOOT_SECONDS:g} s") from None
+    except OpenCodeError as error:
+        raise server.failed(str(error)) from error
+
+
+def _lay_out_git(directory: Path) -> None:
+    # What `git init` makes and OpenCode looks for; a process for it would cost more than the files.
+    git = directory / ".git"
+    for name in ("objects", "refs/heads"):
+        (git / name).mkdir(parents=True)
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    (git / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n")
+
+
+def _empty(directory: Path) -> None:
+    for entry in directory.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+class SlotPool:
+    """Keeps `size` slots ready, and opens one on demand when none fits.
+
+    Models are fixed when a server starts. The pool starts with `models` and adds each that is asked for, so the
+    next slot knows it too.
+    """
+
+    def __init__(self, plan: SlotPlan, size: int, clock: Clock, free: Callable[[], int] = available_memory) -> None:
+        self.size = size
+        self.last_error: str | None = None
+        self._plan = plan
+        self._clock = clock
+        self._free = free
+        self._models: list[AgentModel] = list(plan.spec.models)
+        self._ready: list[Slot] = []
+        self._watch: dict[int, asyncio.Task[None]] = {}
+        self._wanted = asyncio.Event()
+        self._filler: asyncio.Task[None] | None = None
+        self._changed = asyncio.Condition()
+
+    @property
+    def ready(self) -> int:
+        """Slots that could be taken now."""
+        return len(self._ready)
+
+    def start(self) -> None:
+        """Begin to fill, in the background."""
+        if self.size and self._filler is None:
+            self._wanted.set()
+            self._filler = asyncio.create_task(self._fill())
+
+    async def acquire(self, spec: ServerSpec) -> Slot:
+        """A slot that serves `spec` (directory, home and broker of it are ignored): a warm one, or one opened now.
+
+        Raises:
+            AgentFailed: OpenCode cannot be started.
+        """
+        slot = await self.take(spec)
+        return slot if slot is not None else await open_slot(self._plan, spec, self._clock)
+
+    async def take(self, spec: ServerSpec) -> Slot | None:
+        """A warm slot that serves `spec`, or None. Whoever gets it closes it."""
+        for model in spec.models:
+            self._learn(_plain(model))
+        if not self._plan.fits(spec):
+            return None
+        wanted = {_plain(model) for model in spec.models}
+        for slot in list(self._ready):
+            if wanted <= set(slot.server.spec.models):
+                self._forget(slot)
+                self._refill()
+                if await self._answers(slot):
+                    slot.warm = True
+                    return slot
+                await slot.close()
+        return None
+
+    async def wait_ready(self, count: int = 1) -> None:
+        """Until `count` slots are ready."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self._ready) >= count)
+
+    async def close(self) -> None:
+        """End every slot that nobody took."""
+        if self._filler is not None:
+            self._filler.cancel()
+            await asyncio.gather(self._filler, return_exceptions=True)
+        for slot in list(self._ready):
+            await self._discard(slot)
+
+    def _learn(self, model: AgentModel) -> None:
+        if model not in self._models:
+            self._models = [model, *self._models][:_KNOWN_MODELS]
+
+    def _refill(self) -> None:
+        self._wanted.set()
+
+    async def _fill(self) -> None:
+        backoff = 1.0
+        while True:
+            await self._recycle()
+            if len(self._ready) >= self.size or self._free() < MIN_FREE_BYTES:
+                self._wanted.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wanted.wait(), _WATCH_SECONDS)
+                    await self._clock.sleep(REFILL_DELAY)
+                continue
+            try:
+                spec = replace(self._plan.spec, models=tuple(self._models))
+                self._add(await open_slot(self._plan, spec, self._clock))
+            except (AgentFailed, OSError) as error:
+                self.last_error = str(error)
+                log.warning("warm slot not opened", action="slots.failed", reason=str(error), retry_seconds=backoff)
+                await self._clock.sleep(backoff)
+                backoff = min(_MAX_BACKOFF, backoff * 2)
+                continue
+            self.last_error, backoff = None, 1.0
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _recycle(self) -> None:
+        """Discard what is too old, and all of it when memory is short: running work needs it more."""
+        short = self._free() < MIN_FREE_BYTES
+        for slot in list(self._ready):
+            if short or self._clock.monotonic() - slot.opened_at > MAX_AGE:
+                log.info("warm slot discarded", action="slots.discarded", reason="memory" if short else "age")
+                await self._discard(slot)
+
+    def _add(self, slot: Slot) -> None:
+        self._ready.append(slot)
+        self._watch[id(slot)] = asyncio.create_task(self._until_dead(slot))
+        log.info("warm slot ready", action="slots.ready", ready=len(self._ready))
+
+    async def _until_dead(self, slot: Slot) -> None:
+        code = await slot.server.process.exited()
+        log.warning("warm slot died", action="slots.died", exit_code=code)
+        self._ready.remove(slot)
+        del self._watch[id(slot)]
+        await slot.close()
+        self._refill()
+
+    async def _answers(self, slot: Slot) -> bool:
+        try:
+            return bool(await slot.server.client.version())
+        except OpenCodeError as error:
+            log.warning("warm slot does not answer", action="slots.silent", reason=str(error))
+            return False
+
+    def _forget(self, slot: Slot) -> None:
+        self._ready.remove(slot)
+        self._watch.pop(id(slot)).cancel()
+
+    async def _discard(self, slot: Slot) -> None:
+        self._forget(slot)
+        await slot.close()
+
+
+def _plain(model: AgentModel) -> AgentModel:
+    """The model without what the broker sets per call."""
+    return replace(model, temperature=None, max_tokens=None)

@@ -95,7 +95,7 @@ build_console() {
 
 case $kind in
   # What was installed for work runs as well.
-  run) [[ -f .venv/.installed-dev ]] && install_python dev || install_python local ;;
+  run) if [[ -f .venv/.installed-dev ]]; then install_python dev; else install_python local; fi ;;
   dev) install_python dev ;;
   *) die "run or dev, not $kind" ;;
 esac

@@ -135,11 +135,12 @@ class Agent:
         spec, turn, client = self.server.spec, self._turn, self.server.client
         agent_config.link_instructions(spec.directory, spec.home)
         if self._translator is None:
+            can_answer = turn.answer_seconds is not None
+            rules = agent_config.permission_rules(turn.permissions, turn.enabled_tools, can_answer=can_answer)
             if turn.resume_session and await client.has_session(turn.resume_session):
                 self.session_id = turn.resume_session
+                await client.set_permissions(self.session_id, rules)
             else:
-                can_answer = turn.answer_seconds is not None
-                rules = agent_config.permission_rules(turn.permissions, turn.enabled_tools, can_answer=can_answer)
                 self.session_id = await client.create_session(turn.title, rules)
             self._translator = Translator(self.session_id, self.server.directory)
             if turn.resume_session == self.session_id:

@@ -60,7 +60,9 @@ class OpenCode:
         OpenCodeError: from every method: no answer in time, or an answer that is not 2xx.
     """
 
-    def __init__(self, base_url: str, directory: Path, password: str) -> None:
+    def __init__(
+        self, base_url: str, directory: Path, password: str, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
         # trust_env off: a proxy variable of the function must not carry loopback calls away.
         self._http = httpx.AsyncClient(
             base_url=base_url,
@@ -68,6 +70,7 @@ class OpenCode:
             params={"directory": str(directory)},
             timeout=httpx.Timeout(_CALL_TIMEOUT, connect=_PROBE_TIMEOUT),
             trust_env=False,
+            transport=transport,
         )
 
     async def close(self) -> None:
@@ -88,6 +91,10 @@ class OpenCode:
         """
         body = {"title": title, "permission": [dict(rule) for rule in permissions]}
         return str((await self._call("POST", "/session", json=body))["id"])
+
+    async def set_permissions(self, session: str, permissions: Sequence[Mapping[str, str]]) -> None:
+        """Give an existing session rules that win over those it has."""
+        await self._call("PATCH", f"/session/{session}", json={"permission": [dict(rule) for rule in permissions]})
 
     async def has_session(self, session: str) -> bool:
         """Whether the server's database knows the session."""

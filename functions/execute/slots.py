@@ -92,25 +92,29 @@ class SlotPlan:
         )
 
 
-async def open_slot(plan: SlotPlan, spec: ServerSpec, clock: Clock) -> Slot:
+async def open_slot(plan: SlotPlan, spec: ServerSpec, clock: Clock, *, shared: Path | None = None) -> Slot:
     """Start a server of `spec` (its directory, home and broker are replaced), and boot its empty directory.
+
+    A `shared` directory is used as it is, and not booted.
 
     Raises:
         AgentFailed: it did not start or boot; nothing is left of it.
     """
     root = plan.folder / uuid.uuid4().hex
-    directory, home = root / "workspace", root / "home"
-    for folder in (root, directory, home):
+    directory, home = shared or root / "workspace", root / "home"
+    for folder in (root, home):
         folder.mkdir(mode=0o700, parents=True)
     broker = await plan.make_broker()
     server: AgentServer | None = None
     try:
-        # OpenCode asks once whether a directory is a repository; all that come here are.
-        await asyncio.to_thread(_lay_out_git, directory)
+        if shared is None:
+            # OpenCode asks once whether a directory is a repository; all that come here are.
+            await asyncio.to_thread(_lay_out_git, directory)
         own = replace(spec, directory=directory, home=home, broker_url=broker.base_url, broker_token=broker.token)
         server = await AgentServer.start(own)
-        await _boot(server, clock)
-        await asyncio.to_thread(_empty, directory)
+        if shared is None:
+            await _boot(server, clock)
+            await asyncio.to_thread(_empty, directory)
         return Slot(server, broker, root, clock.monotonic())
     except BaseException:
         if server is not None:
@@ -139,6 +143,7 @@ async def _boot(server: AgentServer, clock: Clock) -> None:
 
 def _lay_out_git(directory: Path) -> None:
     # What `git init` makes and OpenCode looks for; a process for it would cost more than the files.
+    directory.mkdir(mode=0o700)
     git = directory / ".git"
     for name in ("objects", "refs/heads"):
         (git / name).mkdir(parents=True)
@@ -182,14 +187,17 @@ class SlotPool:
             self._wanted.set()
             self._filler = asyncio.create_task(self._fill())
 
-    async def acquire(self, spec: ServerSpec) -> Slot:
+    async def acquire(self, spec: ServerSpec, *, shared: Path | None = None) -> Slot:
         """A slot that serves `spec` (directory, home and broker of it are ignored): a warm one, or one opened now.
+
+        `shared` is a directory to be used in place: it is never empty at boot, so its own OpenCode plugins are loaded
+        (inside the sandbox).
 
         Raises:
             AgentFailed: OpenCode cannot be started.
         """
-        slot = await self.take(spec)
-        return slot if slot is not None else await open_slot(self._plan, spec, self._clock)
+        slot = await self.take(spec) if shared is None else None
+        return slot if slot is not None else await open_slot(self._plan, spec, self._clock, shared=shared)
 
     async def take(self, spec: ServerSpec) -> Slot | None:
         """A warm slot that serves `spec`, or None. Whoever gets it closes it."""

@@ -206,6 +206,8 @@ class Server:
             return 200, session.todos
         if what == "children":
             return 200, []
+        if method == "PATCH":
+            session.rules += request.body.get("permission") or []
         if method == "DELETE":
             del self.sessions[session.id]
             return 200, True

@@ -203,14 +203,16 @@ async def test_a_model_opencode_does_not_know_is_an_error_and_no_hang(world: Wor
 
 
 async def test_abort_ends_a_running_shell_and_a_session_can_be_taken_up_again(world: World) -> None:
-    """The turn returns aborted; a later agent goes on in the same session, with nothing told twice."""
+    """The turn returns aborted; a later agent goes on in the same session, with its own permissions, and tells nothing
+    twice."""
     agent = world.agent()
     turn = asyncio.create_task(agent.run("case-long", world.heard.emit))
     await world.heard.until(lambda draft: draft.type is ChunkType.STDOUT, 90)
     await agent.abort()
     assert (await turn).aborted
     heard = Heard()
-    again = world.agent(TurnSpec(MODEL, resume_session=agent.session_id))
+    again = world.agent(TurnSpec(MODEL, resume_session=agent.session_id, permissions={"bash": "deny"}))
     assert (await again.run("hello", heard.emit)).text == "Hello from the model."
     assert again.session_id == agent.session_id
     assert heard.of(ChunkType.TOOL_CALL) == []
+    assert "bash" not in tools(await world.asked())

@@ -1,0 +1,142 @@
+"""What OpenCode is told before it starts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from functions.execute.agent import question_answers
+from functions.execute.agent_config import (
+    AgentModel,
+    ServerSpec,
+    configuration,
+    environment,
+    link_instructions,
+    permission_rules,
+    prepare_home,
+)
+
+SPEC = ServerSpec(
+    binary=Path("/opt/opencode"),
+    directory=Path("/w"),
+    home=Path("/h"),
+    broker_url="http://127.0.0.1:4000/v1",
+    broker_token="random",
+    models=(AgentModel("openai", "m1"), AgentModel("anthropic", "m2", prices=(3.0, 15.0, 0.3, 3.75))),
+)
+
+
+def decided(rules: list[dict[str, str]], permission: str, pattern: str = "x") -> str:
+    """What OpenCode makes of the rules: the last that matches."""
+    return [r["action"] for r in rules if r["permission"] in (permission, "*") and r["pattern"] in (pattern, "*")][-1]
+
+
+def test_headless_default_is_allow_and_questions_are_not_offered() -> None:
+    """Inside the sandbox everything is allowed; a question nobody can answer is denied."""
+    rules = permission_rules({}, can_answer=False)
+    assert decided(rules, "bash") == "allow"
+    assert decided(rules, "question") == "deny"
+    assert decided(permission_rules({}, can_answer=True), "question") == "allow"
+
+
+def test_the_particular_wins_over_the_general() -> None:
+    """Whatever order the caller's JSON had: `*`, then tools, then patterns of tools."""
+    rules = permission_rules({"bash:git push": "deny", "bash": "ask", "*": "deny"}, can_answer=True)
+    assert decided(rules, "read") == "deny"
+    assert decided(rules, "bash") == "ask"
+    assert decided(rules, "bash", "git push") == "deny"
+
+
+@pytest.mark.parametrize("name", ["edit", "write", "patch", "apply_patch"])
+def test_what_writes_files_is_one_permission(name: str) -> None:
+    """OpenCode calls it `edit`."""
+    assert decided(permission_rules({name: "deny"}, can_answer=True), "edit") == "deny"
+
+
+def test_tools_that_are_not_enabled_stay_off() -> None:
+    """A permission cannot bring back a tool that the model config leaves out; `*` means those that are enabled."""
+    rules = permission_rules({"*": "ask", "webfetch": "allow"}, ["bash", "write"], can_answer=True)
+    assert decided(rules, "bash") == "ask"
+    assert decided(rules, "edit") == "ask"
+    assert decided(rules, "webfetch") == "deny"
+    assert decided(rules, "read") == "deny"
+    assert decided(rules, "external_directory") == "allow"
+
+
+def test_both_wire_forms_go_to_the_broker() -> None:
+    """One provider per form, the random token, no other provider, nothing shared, nothing updated."""
+    config = json.loads(json.dumps(configuration(SPEC)))
+    assert config["model"] == "ocf-openai/m1"
+    assert set(config["provider"]) == {"ocf-openai", "ocf-anthropic"} == set(config["enabled_providers"])
+    for provider in config["provider"].values():
+        assert provider["options"]["baseURL"] == "http://127.0.0.1:4000/v1"
+        assert provider["options"]["apiKey"] == "random"
+    assert config["provider"]["ocf-anthropic"]["models"]["m2"]["cost"]["output"] == 15.0
+    assert config["share"] == "disabled"
+    assert config["autoupdate"] is False
+    assert configuration(replace(SPEC, broker_url="http://127.0.0.1:4000")) == configuration(SPEC)
+
+
+def test_the_environment_is_whole_and_keeps_the_project_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of this process's environment gets in; project configuration, plugins and downloads are off."""
+    monkeypatch.setenv("SECRET_OF_THE_FUNCTION", "x")
+    env = environment(SPEC, "password")
+    assert "SECRET_OF_THE_FUNCTION" not in env
+    assert env["HOME"] == "/h"
+    assert env["OPENCODE_SERVER_PASSWORD"] == "password"
+    for name in (
+        "DISABLE_PROJECT_CONFIG",
+        "PURE",
+        "DISABLE_MODELS_FETCH",
+        "DISABLE_AUTOUPDATE",
+        "DISABLE_LSP_DOWNLOAD",
+    ):
+        assert env[f"OPENCODE_{name}"] == "1"
+
+
+def test_a_prepared_home_looks_installed(tmp_path: Path) -> None:
+    """OpenCode's npm install is skipped when node_modules is there and the lock file names its plugin package."""
+    tool = tmp_path / "rg"
+    tool.touch()
+    home = tmp_path / "home"
+    for _ in range(2):
+        prepare_home(home, [tool])
+    config = home / ".config/opencode"
+    assert (config / "node_modules").is_dir()
+    lock = json.loads((config / "package-lock.json").read_text())
+    assert "@opencode-ai/plugin" in lock["packages"][""]["dependencies"]
+    assert (home / "bin/rg").resolve() == tool
+
+
+def test_the_first_instructions_file_is_linked(tmp_path: Path) -> None:
+    """AGENTS.md before CLAUDE.md, as OpenCode does it; a link, which only the sandboxed agent follows."""
+    home, workspace = tmp_path / "home", tmp_path / "w"
+    workspace.mkdir()
+    prepare_home(home)
+    link_instructions(workspace, home)
+    assert list((home / "instructions").iterdir()) == []
+    (workspace / "CLAUDE.md").write_text("claude")
+    link_instructions(workspace, home)
+    assert [path.name for path in (home / "instructions").iterdir()] == ["CLAUDE.md"]
+    (workspace / "AGENTS.md").write_text("agents")
+    link_instructions(workspace, home)
+    (link,) = (home / "instructions").iterdir()
+    assert link.readlink() == workspace / "AGENTS.md"
+
+
+@pytest.mark.parametrize(
+    ("answer", "title", "expected"),
+    [
+        ("blue", "Which colour?", [["blue"]]),
+        ("blue\nbig", "Which colour?\nWhich size?", [["blue"], ["big"]]),
+        ("blue", "Which colour?\nWhich size?", [["blue"], []]),
+        ('["blue", ["big", "small"]]', "Which colour?\nWhich sizes?", [["blue"], ["big", "small"]]),
+        ("two\nlines", "Why?", [["two\nlines"]]),
+    ],
+)
+def test_answers_to_questions(answer: str, title: str, expected: list[list[str]]) -> None:
+    """One question takes the text as it is; several take a line each, or a JSON list."""
+    assert question_answers(answer, title) == expected

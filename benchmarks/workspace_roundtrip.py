@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import resource
 import sys
 import tempfile
 import threading
@@ -34,12 +35,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Figure:
-    """One phase: seconds, bytes of content per second, and the growth of memory, MB."""
+    """One phase: seconds, seconds of CPU (git's included), content per second of each, growth of memory."""
 
     workspace: str
     phase: str
     seconds: float
+    cpu_seconds: float
     mb_per_second: float
+    mb_per_cpu_second: float
     memory_mb: float
 
 
@@ -78,13 +81,17 @@ class Peak:
 async def measured(figures: list[Figure], workspace: str, phase: str, size: int, work: Callable[[], Awaitable[T]]) -> T:
     """Run `work` and add its figure."""
     with Peak() as peak:
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), _cpu()
         result = await work()
-        seconds = time.perf_counter() - start
-    figures.append(
-        Figure(workspace, phase, round(seconds, 2), round(size / seconds / 1e6, 1), round(peak.growth_mb, 1))
-    )
+        seconds, cpu = time.perf_counter() - start, _cpu() - cpu_start
+    rates = (round(size / spent / 1e6, 1) for spent in (seconds, max(cpu, 0.001)))
+    figures.append(Figure(workspace, phase, round(seconds, 2), round(cpu, 2), *rates, round(peak.growth_mb, 1)))
     return result
+
+
+def _cpu() -> float:
+    """Seconds of CPU of this process and its ended children."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 async def round_trip(name: str, source: Path, top: Path, store: S3Store) -> list[Figure]:
@@ -149,11 +156,9 @@ def main() -> None:
     if asked.json:
         json.dump([asdict(figure) for figure in figures], sys.stdout)
         return
-    print("| workspace | phase | seconds | MB/s | memory, MB |\n|---|---|---|---|---|")
+    print("| workspace | phase | seconds | CPU seconds | MB/s | MB per CPU second | memory, MB |\n|" + "---|" * 7)
     for figure in figures:
-        print(
-            f"| {figure.workspace} | {figure.phase} | {figure.seconds} | {figure.mb_per_second} | {figure.memory_mb} |"
-        )
+        print(f"| {' | '.join(str(value) for value in asdict(figure).values())} |")
 
 
 if __name__ == "__main__":

@@ -10,21 +10,21 @@ import asyncio
 import builtins
 import hashlib
 import importlib
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from io import RawIOBase
 from pathlib import Path
 from typing import Any, TypeVar
 
 from events.errors import NotYetKnown, Unavailable
 from events.ports import ObjectInfo
 
-#: Size of an upload part, bytes. S3 allows 10,000 parts, so one object may have up to 156 GiB here.
-PART_BYTES = 16 * 1024 * 1024
-#: Parts on the way at the same time; memory of an upload is PART_BYTES times this.
-PARTS_IN_FLIGHT = 3
+#: Size of an upload part, bytes. S3 allows 10,000 parts, so one object may have up to 78 GiB here.
+PART_BYTES = 8 * 1024 * 1024
+#: Parts on the way at the same time; fewer than the threads, so that an upload does not hold up everything else.
+PARTS_IN_FLIGHT = 6
 #: How often a broken download is taken up again where it stopped.
 RESUMES = 3
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
@@ -68,9 +68,10 @@ class S3Store:
         """Upload in parts, memory flat. The file is read twice, because S3 takes metadata only at the start.
 
         Raises:
-            Unavailable: also when the file changed between the two readings; nothing is stored then.
+            Unavailable: also when the file changed meanwhile; nothing is stored then.
         """
-        size = (await self._run(path.stat)).st_size
+        before = await self._run(lambda: path.stat())
+        size = before.st_size
         if size <= PART_BYTES:
             return await self.put(key, await self._run(path.read_bytes), content_type=content_type)
         digest = await self._run(partial(_file_digest, path))
@@ -79,7 +80,10 @@ class S3Store:
         )
         upload_id: str = upload["UploadId"]
         try:
-            parts = await self._upload_parts(key, upload_id, path, digest)
+            parts = await self._upload_parts(key, upload_id, path, size)
+            after = await self._run(lambda: path.stat())
+            if (after.st_size, after.st_mtime_ns, after.st_ino) != (size, before.st_mtime_ns, before.st_ino):
+                raise Unavailable(f"{path.name} changed while it was uploaded to {key!r}")
             await self._call(
                 "complete_multipart_upload", key, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}
             )
@@ -178,30 +182,31 @@ class S3Store:
             self._made.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _upload_parts(self, key: str, upload_id: str, path: Path, digest: str) -> Sequence[_Part]:
-        again = hashlib.sha256()
-        going: set[asyncio.Task[_Part]] = set()
+    async def _upload_parts(self, key: str, upload_id: str, path: Path, size: int) -> Sequence[_Part]:
+        waiting = deque(range(0, size, PART_BYTES))
         done: builtins.list[_Part] = []
-        number = 0
-        file = await self._run(lambda: path.open("rb", buffering=0))
+
+        async def take_parts() -> None:
+            while waiting:
+                done.append(await self._upload_part(key, upload_id, path, waiting.popleft()))
+
+        takers = [asyncio.create_task(take_parts()) for _ in range(PARTS_IN_FLIGHT)]
         try:
-            while data := await self._run(partial(_read_part, file, again)):
-                number += 1
-                going.add(asyncio.create_task(self._upload_part(key, upload_id, number, data)))
-                if len(going) >= PARTS_IN_FLIGHT:
-                    ready, going = await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
-                    done.extend(task.result() for task in ready)
-            done.extend(await asyncio.gather(*going))
+            await asyncio.gather(*takers)
         finally:
-            file.close()
+            waiting.clear()
             # Waited for, not cancelled: a part that lands after the abort would stay for ever.
-            await asyncio.shield(asyncio.gather(*going, return_exceptions=True))
-        if again.hexdigest() != digest:
-            raise Unavailable(f"{path.name} changed while it was uploaded to {key!r}")
+            await asyncio.shield(asyncio.gather(*takers, return_exceptions=True))
         return sorted(done, key=lambda part: int(part["PartNumber"]))
 
-    async def _upload_part(self, key: str, upload_id: str, number: int, data: bytes) -> _Part:
-        answer = await self._call("upload_part", key, Key=key, UploadId=upload_id, PartNumber=number, Body=data)
+    async def _upload_part(self, key: str, upload_id: str, path: Path, start: int) -> _Part:
+        number = start // PART_BYTES + 1
+        # Reads the file as it sends, so that a part takes no memory.
+        body = await self._run(lambda: _transfer().ReadFileChunk.from_filename(str(path), start, PART_BYTES))
+        try:
+            answer = await self._call("upload_part", key, Key=key, UploadId=upload_id, PartNumber=number, Body=body)
+        finally:
+            body.close()
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
     async def _pages(self, method: str, prefix: str, ask: str, answered: str) -> AsyncIterator[Any]:
@@ -258,15 +263,10 @@ def _botocore() -> Any:  # noqa: ANN401 - botocore has no types
     return importlib.import_module("botocore.exceptions")
 
 
+def _transfer() -> Any:  # noqa: ANN401 - s3transfer has no types
+    return importlib.import_module("s3transfer.utils")
+
+
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_part(file: RawIOBase, digest: Any) -> bytes:  # noqa: ANN401 - hashlib's object has no public type
-    data = file.read(PART_BYTES)
-    # Unbuffered reads may be short; every part but the last must be whole (S3: at least 5 MiB).
-    while data and len(data) < PART_BYTES and (more := file.read(PART_BYTES - len(data))):
-        data += more
-    digest.update(data)
-    return data

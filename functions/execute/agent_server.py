@@ -64,7 +64,7 @@ class AgentServer:
                 # Not the workspace: Bun loads .env and bunfig.toml (with its preloads) from where it starts.
                 cwd=spec.home,
                 env=agent_config.environment(spec, password),
-                sandbox=_policy(spec, binary, port),
+                sandbox=policy(spec, binary, port),
                 max_processes=spec.max_processes,
                 max_memory_bytes=spec.max_memory_bytes,
             )
@@ -119,7 +119,8 @@ async def _version(client: OpenCode, until: float) -> str:
             await asyncio.sleep(0.1)
 
 
-def _policy(spec: ServerSpec, binary: Path, port: int) -> SandboxPolicy | None:
+def policy(spec: ServerSpec, binary: Path, port: int) -> SandboxPolicy | None:
+    """What the server may touch; None when it is not sandboxed."""
     if not spec.sandboxed:
         return None
     broker_port = int(spec.broker_url.split("//", 1)[1].split("/", 1)[0].rsplit(":", 1)[1])

@@ -151,14 +151,15 @@ class Run:
         return {"project_id": self.task.project_id, "execution_id": self.task.execution_id}
 
     async def _run_and_end(self, record: Record, attempt: int) -> None:
-        assert self._turn is not None and self._publisher is not None
+        assert self._turn is not None
+        assert self._publisher is not None
         limits, settings = self.task.limits, self._parts.settings
         await self._publisher.begin(
             attempt, max_bytes=limits.max_output_bytes or settings.max_output_bytes, hold=self._lease, trace=self._trace
         )
         await self._say_started(record, attempt)
         watching = asyncio.create_task(
-            watchdog.watch(self._bounds(record), self.judge, self._parts.clock, self._activity, self.directory)
+            watchdog.watch(self._bounds(record), self.judge, self._parts.clock, self._activity, self._roots)
         )
         progressing = asyncio.create_task(self._progress.keep(lambda: self._publisher.last if self._publisher else 0))
         self._turn.on_failure(lambda failure: self.judge.decide(failed(failure.reason, failure.message)))
@@ -216,6 +217,9 @@ class Run:
         self._progress.note(draft)
         await self._publisher.emit(draft)
 
+    def _roots(self) -> tuple[Path, ...]:
+        return self._turn.roots if self._turn is not None else ()
+
     def _note_usage(self, usage: Usage) -> None:
         self._progress.usage(usage)
 
@@ -254,7 +258,8 @@ class Run:
         return self._parts.clock.now()
 
     async def _end(self, verdict: Verdict, attempt: int) -> None:
-        assert self._turn is not None and self._publisher is not None
+        assert self._turn is not None
+        assert self._publisher is not None
         kept = await self._turn.keep(self._emit_quietly, _KEEP_SECONDS)
         step_taken = verdict.step
         assert step_taken is not None
@@ -265,7 +270,8 @@ class Run:
         await self._until_kept(lambda: self._publisher.finish(30.0) if self._publisher else asyncio.sleep(0))
 
         def decide(record: Record) -> tuple[Step, object]:
-            assert self._publisher is not None and self._turn is not None
+            assert self._publisher is not None
+            assert self._turn is not None
             ending = outcome.Ending(verdict, attempt, self._now, self._publisher.last)
             return step_taken, outcome.fact(record, ending, self._turn.usage, self._turn.result, kept)
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 from pydantic import SecretStr
 
 from events.errors import SealError, Unavailable
-from events.models import Execute, Sealed
+from events.models import Execute, Limits, Sealed
 from functions.composition import Parts
 from functions.execute import sandbox
-from functions.execute.broker import Upstream
+from functions.execute.agent_config import AgentModel, ServerSpec
+from functions.execute.broker import Broker, Upstream
+from functions.execute.slots import SlotPlan, SlotPool
 from functions.models.endpoints import BadEndpoint
 from functions.models.resolve import ModelSettings, NoModel, resolve
 from functions.models.target import ModelTarget
@@ -30,10 +33,8 @@ class Shop:
     parts: Parts
     binary: Path | None
     sandboxed: bool
-    upstream: Upstream
     models: ModelSettings
-    #: Environment and read-only paths that the agent's tools get beside the system's.
-    tool_paths: tuple[Path, ...] = field(default_factory=tuple)
+    slots: SlotPool
 
     def opened(self, sealed: Sealed, project: str) -> SecretStr:
         """A sealed secret, opened. Raises SealError."""
@@ -58,6 +59,10 @@ class Shop:
             return self.target(task).display_name
         except (SealError, NoModel, BadEndpoint):
             return None
+
+    def server_spec(self, limits: Limits) -> ServerSpec:
+        """What a server for a task with these limits must be like; its models come with the task."""
+        return server_spec(self.parts.settings, self.binary, sandboxed=self.sandboxed, limits=limits)
 
     async def opencode_present(self) -> None:
         """Readiness: the agent is installed."""
@@ -98,7 +103,52 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     sandbox.protect_self()
     upstream = Upstream(parts.clock)
+    models = model_settings(settings)
+    slots = _slots(parts, upstream, models, sandboxed=sandboxed)
+    slots.start()
     try:
-        yield Shop(parts, settings.opencode_bin, sandboxed, upstream, model_settings(settings))
+        yield Shop(parts, settings.opencode_bin, sandboxed, models, slots)
     finally:
+        await slots.close()
         await upstream.close()
+
+
+def server_spec(settings: Settings, binary: Path | None, *, sandboxed: bool, limits: Limits) -> ServerSpec:
+    """A server without directory, home and broker, which each slot has of its own."""
+    nowhere = settings.state_dir
+    return ServerSpec(
+        binary=binary,
+        directory=nowhere,
+        home=nowhere,
+        broker_url="",
+        broker_token="",
+        models=(),
+        sandboxed=sandboxed,
+        max_processes=limits.max_processes or settings.max_processes,
+        max_memory_bytes=limits.max_memory_bytes or settings.max_memory_bytes,
+        tools=tools(),
+    )
+
+
+def tools() -> tuple[Path, ...]:
+    """Executables the agent's own tools need: OpenCode's grep and glob call ripgrep, and would download it."""
+    found = shutil.which("rg")
+    return (Path(found),) if found else ()
+
+
+def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, *, sandboxed: bool) -> SlotPool:
+    settings = parts.settings
+    spec = server_spec(settings, settings.opencode_bin, sandboxed=sandboxed, limits=Limits())
+    size = settings.warm_slots
+    try:
+        target = resolve(None, models)
+        spec = replace(spec, models=(AgentModel(kind=target.kind, name=target.wire_model),))
+    except (NoModel, BadEndpoint):
+        size = 0  # nothing is known to warm for; each task brings its own model
+
+    async def make_broker() -> Broker:
+        return await Broker(upstream, parts.clock).start()
+
+    folder = settings.state_dir / "slots"
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier process, whose agents died with it
+    return SlotPool(SlotPlan(folder, spec, make_broker), size, parts.clock)

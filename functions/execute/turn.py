@@ -1,28 +1,34 @@
-"""What the agent's side of an attempt needs: files, broker, OpenCode; one after the other, and put away again."""
+"""What the agent's side of an attempt needs: OpenCode, files, broker; one after the other, and put away again."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
-from events.errors import Retry
-from events.facts import Artifact, DiffSummary
 from events.lifecycle import Reason
-from events.models import Execute
+from events.models import EmptyWorkspace, Execute, SharedWorkspace
 from events.output import ChunkType, Draft, Usage
-from events.ports import ObjectInfo
 from events.redact import Redactor
+from events.session_record import Session, session_prefix
 from functions import logs, workspace
-from functions.execute.agent import Agent, AgentServer, TurnSpec
-from functions.execute.agent_config import AgentModel, ServerSpec
-from functions.execute.broker import Broker, BrokerFailure, Hooks
+from functions.common.sessions import Sessions
+from functions.execute.agent import Agent, TurnSpec
+from functions.execute.agent_config import AgentModel
+from functions.execute.agent_import import import_conversation
+from functions.execute.broker import BrokerFailure, Hooks
+from functions.execute.egress import EgressProxy, InvalidRule, rules
+from functions.execute.keep import ARCHIVE, CONVERSATION, Keeper
+from functions.execute.opencode import OpenCodeError
 from functions.execute.outcome import Kept
 from functions.execute.process import AgentFailed
 from functions.execute.shop import Shop
+from functions.execute.slots import Slot
 from functions.execute.watchdog import Activity
 from functions.models.endpoints import BadEndpoint
 from functions.models.resolve import NoModel
@@ -34,8 +40,8 @@ Emit = Callable[[Draft], Awaitable[None]]
 
 FOLLOW_UP = "prompt"
 _ABORT = 0.15
+_EXPORT = 0.3
 _GRACE = 0.3
-_ARTIFACTS = {"workspace.patch": "text/x-patch", "workspace.tar.zst": "application/zstd"}
 
 
 class Turn:
@@ -46,25 +52,30 @@ class Turn:
         self._task = task
         self._directory = directory
         self._activity = activity
-        self._broker = Broker(shop.upstream, shop.parts.clock)
         self._agent: Agent | None = None
-        self._server: AgentServer | None = None
+        self._slot: Slot | None = None
         self._workspace: workspace.Prepared | None = None
+        self._conversation: dict[str, object] | None = None
         self._follow_ups: deque[str] = deque()
         self._on_failure: Callable[[BrokerFailure], None] = lambda _: None
         self._on_usage: Callable[[Usage], None] = lambda _: None
         self._refused: str | None = None
+        self._cleanup = AsyncExitStack()
+        #: Knows every secret of this execution.
+        self.redactor = Redactor()
         self.result = ""
-
-    @property
-    def redactor(self) -> Redactor:
-        """Knows every secret of this execution."""
-        return self._broker.redactor
 
     @property
     def usage(self) -> Usage:
         """Totals of the model calls."""
-        return self._broker.usage
+        return self._slot.broker.usage if self._slot else Usage()
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Everything the agent can write to."""
+        own = (self._slot.root,) if self._slot else ()
+        shared = (self._workspace.directory,) if self._workspace and self._workspace.source == "shared" else ()
+        return own + shared
 
     def on_failure(self, listener: Callable[[BrokerFailure], None]) -> None:
         """Called once when the broker decides that the execution must end."""
@@ -75,22 +86,30 @@ class Turn:
         self._on_usage = listener
 
     async def run(self, emit: Emit) -> None:
-        """Prepare, start, prompt until idle, and the follow-ups that came meanwhile.
+        """Start OpenCode, fill its directory, prompt until idle, then the follow-ups that came meanwhile.
 
         Raises:
             InvalidWorkspace, SealError, AgentFailed, OutputLimit.
         """
         target = self._target()
+        session = await self._session()
+        if isinstance(self._task.workspace, SharedWorkspace):
+            # Used in place, so it is OpenCode's directory from the start.
+            self._workspace = await self._prepare(self._directory / "unused", None)
+        await emit(_phase("agent", "getting OpenCode ready"))
+        slot = await self._acquire(target)
         await emit(_phase("workspace", f"preparing the workspace ({self._task.workspace.source})"))
-        self._workspace = await self._prepare()
-        await emit(_phase("agent", "starting OpenCode"))
-        await self._start(target)
-        assert self._agent is not None
+        if self._workspace is None:
+            self._workspace = await self._prepare(slot.directory, session)
+        self._assign(slot, target)
+        turn = self._turn_spec(target, await self._resume(slot, session))
+        self._agent = Agent(slot.server, turn, self._shop.parts.clock)
         await emit(_phase("model", f"asking {target.display_name}"))
         prompt: str | None = prompt_text(self._task)
         while prompt is not None:
             self.result = (await self._agent.run(prompt, emit)).text
             prompt = self._follow_ups.popleft() if self._follow_ups else None
+        self._conversation = await self._agent.export()
         await emit(usage_draft(self.usage))
 
     def _target(self) -> ModelTarget:
@@ -99,129 +118,146 @@ class Turn:
         except (NoModel, BadEndpoint) as error:
             raise AgentFailed(Reason.MODEL_ERROR, str(error)) from None
         if target.api_key is not None:
-            logs.SECRETS.add(target.api_key.get_secret_value())
+            secret = target.api_key.get_secret_value()
+            self.redactor.add(secret)
+            logs.SECRETS.add(secret)
+            self._cleanup.callback(logs.SECRETS.remove, secret)
         return target
 
-    async def _prepare(self) -> workspace.Prepared:
+    async def _session(self) -> Session | None:
+        task, parts = self._task, self._shop.parts
+        if task.session_id is None:
+            return None
+        found = await Sessions(parts.sessions, parts.clock).get(task.project_id, task.session_id)
+        if found is None:
+            raise workspace.InvalidWorkspace(f"session {task.session_id} was destroyed")
+        return found
+
+    async def _acquire(self, target: ModelTarget) -> Slot:
+        spec = replace(self._shop.server_spec(self._task.limits), models=(_model(target),))
+        try:
+            allowed = rules(self._task.network.allow, self._shop.parts.settings.network_allow)
+        except InvalidRule as error:
+            raise AgentFailed(Reason.AGENT_ERROR, f"network.allow: {error}") from None
+        if allowed:
+            proxy = await self._cleanup.enter_async_context(EgressProxy(allowed))
+            spec = replace(spec, connect_ports=(proxy.port,), env=proxy.env())
+        shared = self._workspace.directory if self._workspace is not None else None
+        slot = await self._shop.slots.acquire(spec, shared=shared)
+        self._slot = slot
+        self._cleanup.push_async_callback(slot.close)
+        self.redactor.add(slot.broker.token)
+        return slot
+
+    async def _prepare(self, target: Path, session: Session | None) -> workspace.Prepared:
         settings, task = self._shop.parts.settings, self._task
         token = None
         if task.workspace.source == "git" and task.workspace.token is not None:
             token = self._shop.opened(task.workspace.token, task.project_id).get_secret_value()
             self.redactor.add(token)
+        limits = workspace.Limits(max_bytes=task.limits.max_workspace_bytes or settings.max_workspace_bytes)
+        private = self._directory / "base"
+        if session is not None and session.saved is not None and session.saved.workspace is not None:
+            prefix = session_prefix(task.project_id, session.session_id)
+            archive = await self._fetch(prefix, session.saved.workspace.name)
+            return await workspace.restore(archive, target, private, limits)
+        source = task.workspace
+        if session is not None and isinstance(source, EmptyWorkspace):
+            source = session.workspace
         sources = workspace.Sources(
             roots=tuple(Path(root) for root in settings.workspace_sources),
             shared=settings.workspace_dir,
             objects=self._shop.parts.store,
             project=task.project_id,
-            limits=workspace.Limits(max_bytes=task.limits.max_workspace_bytes or settings.max_workspace_bytes),
+            limits=limits,
         )
-        target, private = self._directory / "workspace", self._directory / "base"
-        return await workspace.prepare(task.workspace, target, sources, private=private, token=token)
+        return await workspace.prepare(source, target, sources, private=private, token=token)
 
-    async def _start(self, target: ModelTarget) -> None:
-        assert self._workspace is not None
+    async def _fetch(self, prefix: str, name: str) -> Path:
+        path = self._directory / "session" / ARCHIVE
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            async for piece in self._shop.parts.store.stream(f"{prefix}/{name}"):
+                file.write(piece)
+        return path
+
+    def _assign(self, slot: Slot, target: ModelTarget) -> None:
         hooks = Hooks(
             on_activity=self._activity.note,
             on_usage=lambda usage: self._on_usage(usage),
             on_failure=lambda failure: self._on_failure(failure),
         )
-        await self._broker.start()
-        self._broker.assign(target, self._task.limits, hooks)
+        slot.broker.assign(target, self._task.limits, hooks)
         if self._refused is not None:
-            self._broker.refuse(self._refused)
-        settings, limits = self._shop.parts.settings, self._task.limits
-        model = AgentModel(
-            kind=target.kind, name=target.wire_model, temperature=target.temperature, max_tokens=target.max_tokens
-        )
-        home = self._directory / "home"
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        spec = ServerSpec(
-            binary=self._shop.binary,
-            directory=self._workspace.directory,
-            home=home,
-            broker_url=self._broker.base_url,
-            broker_token=self._broker.token,
-            models=(model,),
-            sandboxed=self._shop.sandboxed,
-            max_processes=limits.max_processes or settings.max_processes,
-            max_memory_bytes=limits.max_memory_bytes or settings.max_memory_bytes,
-        )
-        self._server = await AgentServer.start(spec)
-        turn = TurnSpec(
-            model=model,
+            slot.broker.refuse(self._refused)
+
+    async def _resume(self, slot: Slot, session: Session | None) -> str | None:
+        """The conversation that this one continues, put back; OpenCode's id of it."""
+        if session is None:
+            return None
+        key = None
+        if session.saved is not None:
+            key = f"{session_prefix(session.project_id, session.session_id)}/{session.saved.conversation.name}"
+        elif session.from_execution_id is not None:
+            key = f"{session.project_id}/{session.from_execution_id}/{CONVERSATION}"
+            if await self._shop.parts.store.head(key) is None:
+                return None  # that execution ended without one; its workspace is what is forked
+        return None if key is None else await import_conversation(slot.server, await self._shop.parts.store.get(key))
+
+    def _turn_spec(self, target: ModelTarget, resume: str | None) -> TurnSpec:
+        return TurnSpec(
+            model=_model(target),
             permissions=self._task.permissions,
             enabled_tools=target.enabled_tools,
             system_prompt=target.system_prompt,
-            answer_seconds=limits.answer_seconds,
+            answer_seconds=self._task.limits.answer_seconds,
             title=self._task.task_id or "task",
+            resume_session=resume,
         )
-        self._agent = Agent(self._server, turn, self._shop.parts.clock)
 
     async def reply(self, request_id: str, answer: str) -> None:
-        """An answer to what the agent asked; under the id `prompt`, or one nobody waits for, a follow-up prompt."""
-        if request_id != FOLLOW_UP and self._agent is not None and await self._agent.answer(request_id, answer):
-            return
+        """An answer to what the agent asked; under the id `prompt` a follow-up prompt, taken up after this turn."""
         if request_id == FOLLOW_UP:
             self._follow_ups.append(answer)
+        elif self._agent is not None:
+            await self._agent.answer(request_id, answer)
 
     def refuse(self, reason: str) -> None:
         """End all spending now."""
         self._refused = reason
-        self._broker.refuse(reason)
+        if self._slot is not None:
+            self._slot.broker.refuse(reason)
 
     async def kill(self) -> int:
         """End OpenCode and everything below it; how many processes are left (0)."""
-        server, agent = self._server, self._agent
-        self._agent = None
-        if server is None:
+        agent, self._agent = self._agent, None
+        if self._slot is None:
             return 0
         if agent is not None:
             await asyncio.wait([asyncio.ensure_future(agent.abort())], timeout=_ABORT)
-        report = await server.stop(_GRACE)
+            if self._task.session_id is not None and self._conversation is None:
+                with suppress(OpenCodeError, TimeoutError):
+                    self._conversation = await asyncio.wait_for(agent.export(), _EXPORT)
+        report = await self._slot.server.stop(_GRACE)
         return report.left
 
     async def keep(self, emit: Emit, seconds: float) -> Kept:
-        """Store what the run left in the workspace.
-
-        What cannot be stored in time is said, and does not hold the end up.
-        """
+        """Store what the run left; see `functions.execute.keep`."""
         if self._workspace is None:
             return Kept()
-        diff = DiffSummary()
-        try:
-            folder = self._directory / "artifacts"
-            folder.mkdir(mode=0o700, exist_ok=True)
-            diff, _ = await workspace.conclude(self._workspace, folder / "workspace.patch")
-            await workspace.pack(self._workspace, folder / "workspace.tar.zst")
-            async with asyncio.timeout(seconds):
-                return Kept(diff, tuple(await self._store(folder)))
-        except (TimeoutError, Retry, workspace.InvalidWorkspace) as error:
-            said = f"the workspace could not be stored: {error or 'S3 did not answer in time'}"
-            await emit(Draft(type=ChunkType.GAP, data=said, detail={"reason": "not_stored"}))
-            return Kept(diff)
-
-    async def _store(self, folder: Path) -> list[Artifact]:
-        artifacts = []
-        for name, content_type in _ARTIFACTS.items():
-            key = f"{self._task.project_id}/{self._task.execution_id}/{name}"
-            info = await self._put(key, folder / name, content_type)
-            artifacts.append(Artifact(name=name, size=info.size, sha256=info.sha256 or ""))
-        return artifacts
-
-    async def _put(self, key: str, path: Path, content_type: str) -> ObjectInfo:
-        while True:
-            try:
-                return await self._shop.parts.store.put_file(key, path, content_type=content_type)
-            except Retry as error:
-                log.warning("artifact not stored yet", action="run.artifact_retry", key=key, reason=str(error))
-                await self._shop.parts.clock.sleep(1.0)
+        keeper = Keeper(self._shop, self._task, self._directory / "artifacts")
+        return await keeper.keep(self._workspace, self._conversation, emit, seconds)
 
     async def close(self) -> None:
         """Put everything away."""
         await self.kill()
-        await self._broker.close()
-        if self._broker.target is not None and self._broker.target.api_key is not None:
-            logs.SECRETS.remove(self._broker.target.api_key.get_secret_value())
+        await self._cleanup.aclose()
+
+
+def _model(target: ModelTarget) -> AgentModel:
+    return AgentModel(
+        kind=target.kind, name=target.wire_model, temperature=target.temperature, max_tokens=target.max_tokens
+    )
 
 
 def prompt_text(task: Execute) -> str:

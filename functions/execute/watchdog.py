@@ -45,7 +45,9 @@ class Activity:
         return 0.0 if self.waiting else self._clock.monotonic() - self._at
 
 
-async def watch(bounds: Bounds, judge: Judge, clock: Clock, activity: Activity, workspace: Path) -> None:
+async def watch(
+    bounds: Bounds, judge: Judge, clock: Clock, activity: Activity, roots: Callable[[], tuple[Path, ...]]
+) -> None:
     """Decide when a bound is passed."""
     began = walked = clock.monotonic()
     while judge.verdict is None:
@@ -57,9 +59,13 @@ async def watch(bounds: Bounds, judge: Judge, clock: Clock, activity: Activity, 
             judge.decide(failed(Reason.STALLED, f"neither model nor tool did anything for {bounds.silence} s"))
         elif now - walked >= _WALK_EVERY:
             walked = now
-            size = await asyncio.to_thread(tree_bytes, workspace, lambda total: total > bounds.workspace)
+            size = await asyncio.to_thread(_bytes_below, roots(), bounds.workspace)
             if size > bounds.workspace:
                 judge.decide(failed(Reason.OUTPUT_LIMIT, f"the workspace is larger than {bounds.workspace} bytes"))
+
+
+def _bytes_below(roots: tuple[Path, ...], limit: int) -> int:
+    return sum(tree_bytes(root, lambda total: total > limit) for root in roots)
 
 
 def tree_bytes(root: Path, enough: Callable[[int], bool]) -> int:

@@ -10,10 +10,11 @@ import structlog
 
 from events import dataref
 from events.envelope import Event, decode, parse
-from events.errors import Busy, Drop, OcfError, Unavailable
+from events.errors import Busy, Drop, NotYetKnown, OcfError, Unavailable
 from events.models import Cleanup, Execute
 from events.ports import Message
 from functions.common.commands import command, ids_of
+from functions.common.sessions import Sessions
 from functions.execute.run import Run, leftovers
 from functions.execute.shop import Shop
 from functions.execute.verdict import Verdict
@@ -56,6 +57,7 @@ class Worker:
         event = await dataref.resolve(event, f"{project}/{execution}", self._shop.parts.store)
         task = command(event, Execute)
         self._must_have_room(project)
+        await self._must_be_its_turn(task)
         run = Run(self._shop, task, event)
         self._runs[execution] = run
         running = asyncio.create_task(self._run(run))
@@ -78,6 +80,19 @@ class Worker:
         quota = settings.max_project_tasks
         if quota and sum(run.task.project_id == project for run in self._runs.values()) >= quota:
             raise Busy(f"project {project} runs {quota} already (MAX_PROJECT_TASKS)")
+
+    async def _must_be_its_turn(self, task: Execute) -> None:
+        """One execution at a time per session, in the order of their submits."""
+        if task.session_id is None:
+            return
+        parts = self._shop.parts
+        sessions = Sessions(parts.sessions, parts.clock)
+        try:
+            found = await sessions.first(task.project_id, task.session_id, parts.records)
+        except NotYetKnown:
+            return  # destroyed: the run says so, and ends
+        if found.queue and found.queue[0] != task.execution_id:
+            raise Busy(f"session {task.session_id} runs {found.queue[0]}")
 
     async def _run(self, run: Run) -> None:
         try:

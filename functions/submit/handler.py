@@ -15,6 +15,7 @@ from events.record import Record
 from events.types import TYPES
 from functions.common.commands import ids_of
 from functions.common.hosts import host_allowed
+from functions.common.sessions import Sessions
 from functions.common.sweep import keep_sweeping
 from functions.composition import Parts
 
@@ -30,6 +31,10 @@ async def submit(parts: Parts, event: Event) -> None:
         await _reject(parts, event, (project, execution), error.errors)
         return
     digest = hashlib.sha256(data.model_dump_json(by_alias=True).encode()).hexdigest()
+    wrong_session = await _session_error(parts, data)
+    if wrong_session is not None:
+        await _reject(parts, event, (project, execution), [wrong_session])
+        return
     record = await _record(parts, event, data, digest)
     if record.digest != digest:
         wrong = FieldError(field="execution_id", message="was used before with another body; use a new one")
@@ -39,6 +44,8 @@ async def submit(parts: Parts, event: Event) -> None:
     if record.state is not State.PENDING:
         raise Drop(f"execution {execution} is {record.state.value} already")
     await keep_sweeping(parts.bus)
+    if data.session_id is not None:
+        await Sessions(parts.sessions, parts.clock).join(project, data.session_id, execution)
     await _hand_on(parts, event, data)
     accepted = Accepted(execution_id=execution, project_id=project, labels=data.labels)
     await parts.records.say("dev.ocf.task.accepted.v1", accepted, event, key=f"accepted:{execution}")
@@ -98,6 +105,15 @@ def _expired(event: Event, now: datetime) -> list[FieldError]:
     except (ValueError, TypeError):
         return [FieldError(field="expirytime", message="is not an RFC 3339 timestamp with a zone")]
     return [FieldError(field="expirytime", message=f"{expiry} has passed")] if passed else []
+
+
+async def _session_error(parts: Parts, data: Submit) -> FieldError | None:
+    if data.session_id is None:
+        return None
+    found = await Sessions(parts.sessions, parts.clock).get(data.project_id, data.session_id)
+    if found is not None and found.state == "open":
+        return None
+    return FieldError(field="session_id", message=f"is no open session of project {data.project_id}; create it first")
 
 
 async def _record(parts: Parts, event: Event, data: Submit, digest: str) -> Record:

@@ -1,0 +1,60 @@
+"""Bringing a conversation back: OpenCode's own import, run in the same home and sandbox as the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+
+from events.lifecycle import Reason
+from functions.execute import agent_config
+from functions.execute.agent_server import AgentServer, policy
+from functions.execute.process import AgentFailed, ProcessSpec, start_process
+from functions.execute.sandbox import SandboxPolicy
+
+_SECONDS = 60.0
+_FILE = "conversation.json"
+
+
+def _policy(server: AgentServer) -> SandboxPolicy | None:
+    assert server.spec.binary is not None
+    same = policy(server.spec, server.spec.binary, 0)
+    return None if same is None else replace(same, bind_port=None)
+
+
+async def import_conversation(server: AgentServer, conversation: bytes) -> str:
+    """Import what `Agent.export` gave earlier, anywhere; returns OpenCode's session id.
+
+    Raises:
+        AgentFailed: it is not what OpenCode exports, or OpenCode would not take it.
+    """
+    spec = server.spec
+    try:
+        session = str(json.loads(conversation)["info"]["id"])
+    except (ValueError, KeyError, TypeError):
+        raise AgentFailed(Reason.AGENT_ERROR, "the session's conversation is damaged") from None
+    path = spec.home / _FILE
+    await asyncio.to_thread(path.write_bytes, conversation)
+    assert spec.binary is not None
+    process = await start_process(
+        ProcessSpec(
+            argv=(str(spec.binary), "import", str(path)),
+            cwd=spec.directory,
+            env=agent_config.environment(spec, ""),
+            sandbox=_policy(server),
+            max_processes=spec.max_processes,
+            max_memory_bytes=spec.max_memory_bytes,
+        )
+    )
+    try:
+        async with asyncio.timeout(_SECONDS):
+            code = await process.exited()
+    except TimeoutError:
+        code = -1
+    finally:
+        await process.stop(0.0)
+        path.unlink(missing_ok=True)
+    if code != 0:
+        tail = tuple(process.stderr_tail)
+        raise AgentFailed(Reason.AGENT_ERROR, f"OpenCode did not import the session's conversation ({code})", tail)
+    return session

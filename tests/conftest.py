@@ -9,6 +9,7 @@ import pytest
 
 from events.store_s3 import S3Config
 from tests.support.nats import NatsServer, running_nats
+from tests.support.stack import Stack, running_stack
 from tests.support.weed import running_weed
 
 TIERS = ("unit", "contract", "integration", "e2e")
@@ -41,3 +42,10 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Config]:
     """An S3 server with the bucket `test`, shared by the session: use prefixes of your own."""
     with running_weed(tmp_path_factory.mktemp("s3") / "weed") as config:
         yield config
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The whole embedded stack with the scripted agent, shared by the session: use projects of your own."""
+    with running_stack(tmp_path_factory.mktemp("stack") / "data") as found:
+        yield found

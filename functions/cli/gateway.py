@@ -76,6 +76,16 @@ class Gateway:
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
 
+    async def recorded(self, execution: str) -> AsyncIterator[dict[str, Any]]:
+        """The output so far, chunk by chunk."""
+        rest = b""
+        async for piece in self.text(f"/tasks/{execution}/output", format="ndjson"):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                yield json.loads(line)
+        if rest:
+            yield json.loads(rest)
+
     async def _send(self, method: str, path: str, body: object, query: dict[str, Any]) -> httpx.Response:
         try:
             answer = await self._http.request(method, path, params=self._query(query), json=body)

@@ -192,11 +192,13 @@ class S3Store:
 
         takers = [asyncio.create_task(take_parts()) for _ in range(PARTS_IN_FLIGHT)]
         try:
-            await asyncio.gather(*takers)
+            await asyncio.wait(takers, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             waiting.clear()
-            # Waited for, not cancelled: a part that lands after the abort would stay for ever.
-            await asyncio.shield(asyncio.gather(*takers, return_exceptions=True))
+            # Waited for, never cancelled: a part that lands after the abort would stay for ever.
+            await asyncio.shield(asyncio.wait(takers))
+        for taker in takers:
+            taker.result()
         return sorted(done, key=lambda part: int(part["PartNumber"]))
 
     async def _upload_part(self, key: str, upload_id: str, path: Path, start: int) -> _Part:

@@ -1,96 +1,321 @@
-"""The whole embedded stack, as `ocf up --detach --json` starts it, below a directory; stopped afterwards."""
+"""A whole embedded stack of a test's own (`ocf up`), with the scripted agent in OpenCode's place."""
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
+import gzip
 import json
 import os
+import select
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from events import subjects
+from events.bucket_nats import NatsBucket
+from events.bus_nats import NatsBus, connect
+from events.client import Client
+from events.envelope import Event, decode
+from events.errors import NotYetKnown, Unavailable
+from events.output import Chunk
+from events.record import Record
+from events.store_s3 import S3Config, S3Store
+
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTED_AGENT = ROOT / "tests/agent/opencode"
-OCF = (sys.executable, "-m", "functions.cli.main")
-#: What a person's environment may have and a test must not depend on.
-_NOT_MINE = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENCODE_API_KEY", "OCF_MODEL", "OCF_MODEL_ENDPOINT", "PORT")
+OCF = Path(sys.executable).with_name("ocf")
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+#: How each process of the stack is told from the others: by its command line, functions by their environment.
+_PROCESSES = {
+    "nats": ("nats-server", ""),
+    "s3": ("weed", ""),
+    "control": ("functions.serve", "gateway"),
+    "execute": ("functions.serve", "execute"),
+    "dispatcher": ("functions.dispatcher.main", ""),
+}
 
 
-@dataclass(frozen=True)
+async def until(wanted: Callable[[], Awaitable[Any]], *, timeout: float = 30.0, what: str = "it") -> Any:
+    """The first true value of `wanted()`, looked at ten times a second. A bus that is away is waited for."""
+    last: BaseException | None = None
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                try:
+                    if found := await wanted():
+                        return found
+                except Unavailable as error:
+                    last = error
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(f"{what}: not within {timeout:g} s ({last or 'it stayed false'})") from None
+
+
+@dataclass
 class Stack:
-    """A running stack. `answer` is the line of `ocf up --json`."""
+    """A running stack: where its parts are, and how to hurt them."""
 
-    data_dir: Path
-    answer: Mapping[str, str]
-    environ: Mapping[str, str]
+    answer: dict[str, str]
+    process: subprocess.Popen[str]
+    #: A copy of tests/agent: `opencode` in it is what runs.
+    agent: Path
+    killed: list[int] = field(default_factory=list)
 
-    def ocf(self, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run a verb against this stack."""
-        return subprocess.run(
-            [*OCF, *words, "--data-dir", str(self.data_dir)],
-            env=dict(self.environ),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
+    @property
+    def data_dir(self) -> Path:
+        return Path(self.answer["data_dir"])
+
+    def log(self, name: str) -> str:
+        """What a process wrote so far."""
+        return (self.data_dir / "logs" / f"{name}.log").read_text(errors="replace")
+
+    def pid(self, name: str) -> int | None:
+        """The process of that row of the stack's table; None while it is down."""
+        word, target = _PROCESSES[name]
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):
+                if word in " ".join(child.cmdline()) and target in _target(child) and child.status() != "zombie":
+                    return child.pid
+        return None
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """Signal that process, SIGKILL unless told; the stack starts it again. Returns its pid."""
+        pid = self.pid(name)
+        assert pid is not None, f"{name} does not run"
+        os.kill(pid, number)
+        self.killed.append(pid)
+        return pid
+
+    async def back(self, name: str, before: int, timeout: float = 60.0) -> int:
+        """Wait until another process than `before` is in its place, and ready; returns its pid."""
+
+        async def replaced() -> int | None:
+            pid = self.pid(name)
+            return pid if pid not in (None, before) else None
+
+        found: int = await until(replaced, timeout=timeout, what=f"{name} is back")
+        return found
+
+    @contextmanager
+    def faulty_agent(self, fault: str) -> Iterator[None]:
+        """`missing`, or a fault of tests/agent/README.md: executions that start meanwhile get it."""
+        good, aside = self.agent / "opencode", self.agent / "opencode-good"
+        good.rename(aside)
+        try:
+            if fault != "missing":
+                good.write_text(f'#!/bin/sh\nexec "{self.agent}/opencode-{fault}" "$@"\n')
+                good.chmod(0o755)
+            yield
+        finally:
+            aside.replace(good)
+
+    def children(self) -> list[psutil.Process]:
+        """Every process of the stack and below, but its own rows."""
+        rows = {self.pid(name) for name in _PROCESSES}
+        with suppress(psutil.NoSuchProcess):
+            found = psutil.Process(self.process.pid).children(recursive=True)
+            return [child for child in found if child.pid not in rows]
+        return []
+
+    @property
+    def s3(self) -> S3Config:
+        said = self.answer
+        return S3Config(
+            bucket=said["s3_bucket"],
+            endpoint_url=said["s3_endpoint"],
+            access_key=said["s3_access_key"],
+            secret_key=said["s3_secret_key"],
         )
 
-    def processes(self) -> dict[str, psutil.Process]:
-        """The stack's processes by their name in its table; `up` is `ocf up` itself."""
-        return processes_of(self.data_dir)
+    @asynccontextmanager
+    async def project(self, name: str | None = None) -> AsyncIterator[Project]:
+        """A project nobody else uses."""
+        name = name or f"t-{uuid.uuid4().hex[:12]}"
+        backend = await connect(self.answer["nats"], creds=Path(self.answer["nats_creds"]), name="test-backend")
+        bus = await connect(self.answer["nats"], creds=self.data_dir / "functions.creds", name="test")
+        store = S3Store(self.s3)
+        client = Client(backend, NatsBucket(backend, subjects.EXECUTIONS_BUCKET), project=name, store=store)
+        try:
+            yield Project(self, name, client, bus, store)
+        finally:
+            await backend.close()
+            await bus.close()
+            store.close()
 
 
-def processes_of(data_dir: Path) -> dict[str, psutil.Process]:
-    """Every process that the stack of `data_dir` has now."""
-    lock = data_dir / "stack.lock"
-    if not lock.exists() or not psutil.pid_exists(pid := int(lock.read_text() or 0)) or not pid:
-        return {}
-    up = psutil.Process(pid)
-    names = {child.pid: _name(child) for child in up.children()}
-    return {"up": up, **{name: psutil.Process(pid) for pid, name in names.items()}}
+@dataclass
+class Project:
+    """What a test does with executions of one project. `client` has a backend's rights, `bus` a function's."""
+
+    stack: Stack
+    name: str
+    client: Client
+    bus: NatsBus
+    store: S3Store
+
+    async def submit(self, prompt: str | list[dict[str, Any]], **request: Any) -> str:
+        """Submit a prompt, or the steps of a scripted turn; returns the execution id."""
+        text = prompt if isinstance(prompt, str) else f"[[steps]] {json.dumps(prompt)}"
+        return await self.client.submit(prompt=text, **request)
+
+    async def record(self, execution: str) -> Record | None:
+        """Its record, once there is one."""
+        try:
+            return await self.client.status(execution)
+        except NotYetKnown:
+            return None
+
+    async def when(self, execution: str, wanted: Callable[[Record], bool], timeout: float = 30.0) -> Record:
+        """The record as soon as it is as wanted."""
+        seen: list[Record] = []
+
+        async def look() -> Record | None:
+            record = await self.record(execution)
+            seen[:] = [record] if record else []
+            return record if record is not None and wanted(record) else None
+
+        try:
+            found: Record = await until(look, timeout=timeout, what=f"record of {execution}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {seen}") from None
+        return found
+
+    async def ended(self, execution: str, timeout: float = 30.0) -> Record:
+        """The record once it has ended and its terminal fact is said."""
+        return await self.when(execution, lambda record: record.terminal and not record.outbox, timeout)
+
+    async def archived(self, execution: str, timeout: float = 30.0) -> Record:
+        """The record once the archive claims it."""
+        return await self.when(execution, lambda record: record.archived, timeout)
+
+    async def running(self, execution: str, data: str, timeout: float = 30.0) -> None:
+        """Wait until a chunk with `data` in it was said."""
+
+        async def said() -> bool:
+            return any(data in chunk.data for chunk in await self.chunks(execution))
+
+        await until(said, timeout=timeout, what=f"{data!r} in the output of {execution}")
+
+    async def facts(self, execution: str) -> list[str]:
+        """The facts of an execution, in order; each is the last word of its subject."""
+        pattern = f"ocf.evt.{self.name}.{execution}.*"
+        return [m.subject.rsplit(".", 1)[-1] async for m in self.bus.history(subjects.EVENTS, pattern)]
+
+    async def fact(self, execution: str, what: str, timeout: float = 30.0) -> dict[str, Any]:
+        """The data of one fact, once it is said."""
+
+        async def look() -> Event | None:
+            message = await self.bus.last(subjects.EVENTS, f"ocf.evt.{self.name}.{execution}.{what}")
+            return decode(message.headers, message.data) if message else None
+
+        found: Event = await until(look, timeout=timeout, what=f"{what} of {execution}")
+        data: dict[str, Any] = json.loads(found.data)
+        return data
+
+    async def chunks(self, execution: str) -> list[Chunk]:
+        """Output as the stream keeps it, in the stream's order."""
+        subject = subjects.output(self.name, execution)
+        return [Chunk.model_validate_json(m.data) async for m in self.bus.history(subjects.OUTPUT, subject)]
+
+    async def archive(self, execution: str) -> list[Chunk]:
+        """Output as the archive keeps it."""
+        packed = await self.store.get(f"{self.name}/{execution}/output.ndjson.gz")
+        return [Chunk.model_validate_json(line) for line in gzip.decompress(packed).splitlines()]
+
+    async def objects(self, execution: str) -> set[str]:
+        """Names of its objects in S3."""
+        prefix = f"{self.name}/{execution}/"
+        return {info.key.removeprefix(prefix) async for info in self.store.list(prefix)}
+
+    async def dead_letter(self, subject: str, timeout: float = 30.0) -> Mapping[str, str]:
+        """Headers of the dead letter that came in on `subject`, once there is one."""
+
+        async def look() -> Mapping[str, str] | None:
+            async for message in self.bus.history(subjects.DLQ, "ocf.dlq.>"):
+                if message.headers.get("Ocf-Dlq-Subject") == subject:
+                    return message.headers
+            return None
+
+        found: Mapping[str, str] = await until(look, timeout=timeout, what=f"dead letter of {subject}")
+        return found
 
 
-def _name(process: psutil.Process) -> str:
-    words = " ".join(process.cmdline())
-    for name, sign in (("nats", "nats-server"), ("s3", "weed"), ("model", "aimock"), ("dispatcher", "dispatcher.main")):
-        if sign in words:
-            return name
-    return "execute" if process.environ().get("FUNCTION_TARGET") == "execute" else "control"
-
-
-def up(data_dir: Path, env: Mapping[str, str] | None = None, *, agent: Path | None = SCRIPTED_AGENT) -> Stack:
-    """Start a stack, or find the one that runs; fails with what `ocf up` said."""
-    environ = {name: value for name, value in os.environ.items() if name not in _NOT_MINE} | dict(env or {})
-    if agent is not None:
-        environ["OPENCODE_BIN"] = str(agent)
-    command = [*OCF, "up", "--detach", "--json", "--data-dir", str(data_dir)]
-    done = subprocess.run(
-        command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL
-    )
-    if done.returncode:
-        raise AssertionError(f"ocf up: {done.stderr}\n{_logs(data_dir)}")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return Stack(data_dir, answer, environ)
+def gapless(chunks: list[Chunk]) -> bool:
+    """Whether the sequences are 1, 2, 3 …"""
+    return [chunk.seq for chunk in chunks] == list(range(1, len(chunks) + 1))
 
 
 @contextmanager
-def running_stack(
-    data_dir: Path, env: Mapping[str, str] | None = None, *, agent: Path | None = SCRIPTED_AGENT
-) -> Iterator[Stack]:
-    """A stack with the scripted agent (`agent=None`: the real OpenCode), gone at the end."""
-    stack = up(data_dir, env, agent=agent)
+def running_stack(directory: Path, **environ: str) -> Iterator[Stack]:
+    """`ocf up` below `directory` until the block ends; it also ends when this process does, however that goes.
+
+    `environ` adds to the environment. No aimock is started: the scripted agent asks no model.
+    """
+    agent = directory / "agent"
+    shutil.copytree(ROOT / "tests/agent", agent, symlinks=True)
+    plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    defaults = {
+        "PYTHONPATH": str(ROOT),
+        "OPENCODE_BIN": str(agent / "opencode"),
+        "OCF_MODEL": "openai/none",
+        "OCF_MODEL_ENDPOINT": "http://127.0.0.1:9/v1",
+        "MAX_CONCURRENT_TASKS": "10",
+        "WARM_SLOTS": "0",
+        "WORKSPACE_SOURCES": str(directory / "sources"),
+    }
+    (directory / "sources").mkdir()
+    log = directory / "ocf.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [OCF, "up", "--json", "--data-dir", directory / "data"],
+            cwd=directory,
+            env={**plain, **defaults, **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            preexec_fn=_die_with_us,
+        )
     try:
-        yield stack
+        yield Stack(_ready(process, log), process, agent)
     finally:
-        stack.ocf("down")
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        assert process.stdout is not None
+        process.stdout.close()
 
 
-def _logs(data_dir: Path) -> str:
-    logs = sorted((data_dir / "logs").glob("*.log"))
-    return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-1000:]}" for log in logs)
+def _ready(process: subprocess.Popen[str], log: Path, timeout: float = 90.0) -> dict[str, str]:
+    assert process.stdout is not None
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if select.select([process.stdout], [], [], 1.0)[0]:
+            line = process.stdout.readline()
+            if line:
+                answer: dict[str, str] = json.loads(line)
+                return answer
+            break
+    raise AssertionError(f"the stack did not start: {log.read_text()[-3000:]}")
+
+
+def _die_with_us() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _target(process: psutil.Process) -> str:
+    try:
+        return process.environ().get("FUNCTION_TARGET", "")
+    except psutil.AccessDenied:
+        return "execute"  # it alone makes itself undumpable

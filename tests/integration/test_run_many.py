@@ -1,0 +1,92 @@
+"""Two hundred executions, ten at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from events import subjects
+from events.record import Record
+from tests.support.stack import Project, Stack, gapless, until
+
+COUNT = 200
+#: Two busy cores: what costs is starting two hundred agents.
+PATIENCE = 240.0
+
+
+def temporary_files() -> set[str]:
+    return {path.name for path in Path(tempfile.gettempdir()).glob("ocf-*")}
+
+
+@pytest.mark.timeout(400)
+async def test_two_hundred_executions_and_nothing_left_of_them(stack: Stack, project: Project) -> None:
+    """Each ends with exactly one terminal event and one archive, its sequences gapless. After all are deleted there is
+    no process, key, object, message (but `cleaned`), lease or temporary file of theirs."""
+    before = temporary_files()
+    ids = await asyncio.gather(*(project.submit("hello", labels={"n": str(n)}) for n in range(COUNT)))
+
+    async def all_archived() -> list[Record] | None:
+        records = await project.client.list()
+        return records if sum(record.archived for record in records) == COUNT else None
+
+    records: list[Record] = await until(all_archived, timeout=PATIENCE, what="200 archives")
+    assert Counter(record.state.value for record in records) == {"completed": COUNT}
+    facts = [m.subject.split(".")[3:] async for m in project.bus.history(subjects.EVENTS, f"ocf.evt.{project.name}.>")]
+    ended = Counter(execution for execution, what in facts if what in ("completed", "failed", "timed_out", "cancelled"))
+    assert ended == dict.fromkeys(ids, 1)
+    assert Counter(execution for execution, what in facts if what == "archived") == dict.fromkeys(ids, 1)
+    for record in records:
+        chunks = await project.archive(record.execution_id)
+        assert gapless(chunks)
+        assert len(chunks) == record.last_sequence
+
+    await asyncio.gather(*(project.client.delete(execution) for execution in ids))
+
+    async def all_cleaned() -> bool:
+        pattern = f"ocf.evt.{project.name}.*.cleaned"
+        return sum([1 async for _ in project.bus.history(subjects.EVENTS, pattern)]) == COUNT
+
+    await until(all_cleaned, timeout=PATIENCE, what="200 cleaned")
+    await until(lambda: _nothing_in_the_streams(project), what="commands purged")
+    assert [info.key async for info in project.store.list(f"{project.name}/")] == []
+    assert [entry.key async for entry in _keys(project)] == []
+    state = stack.data_dir / "state"
+    assert [name for name in os.listdir(state) if name in ids] == []
+    await until(lambda: _idle(stack), what="no process of an agent")
+    assert temporary_files() - before == set()
+
+
+async def _nothing_in_the_streams(project: Project) -> bool:
+    left = [m.subject async for m in project.bus.history(subjects.COMMANDS, f"ocf.cmd.*.{project.name}.*")]
+    left += [m.subject async for m in project.bus.history(subjects.OUTPUT, f"ocf.out.{project.name}.*")]
+    left += [
+        m.subject
+        async for m in project.bus.history(subjects.EVENTS, f"ocf.evt.{project.name}.>")
+        if not m.subject.endswith(".cleaned")
+    ]
+    return not left
+
+
+async def _keys(project: Project):  # type: ignore[no-untyped-def]
+    from events.bucket_nats import NatsBucket
+
+    async for entry in NatsBucket(project.bus, subjects.EXECUTIONS_BUCKET).entries(f"{project.name}.>"):
+        yield entry
+
+
+async def _idle(stack: Stack) -> bool:
+    """Whether the stack has no process below its functions."""
+    return not any(_alive(child) for child in stack.children())
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

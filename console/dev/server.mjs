@@ -244,21 +244,21 @@ void queued;
 sessions.push({
   session_id: randomUUID(),
   project_id: "default",
-  state: "idle",
+  state: "open",
   created_at: iso(Date.now() - 2 * HOUR),
   expires_at: iso(Date.now() + 22 * HOUR),
-  last_execution_id: asking.record.execution_id,
+  executions: [randomUUID(), asking.record.execution_id],
   labels: { team: "shop" },
-  attached: ["ana"],
+  clients: [{ client_id: "ana" }],
 });
 sessions.push({
   session_id: randomUUID(),
   project_id: "web",
-  state: "busy",
+  state: "open",
+  queue: [live.record.execution_id, randomUUID()],
   created_at: iso(Date.now() - 26 * HOUR),
   expires_at: iso(Date.now() + 40 * MINUTE),
   labels: {},
-  attached: [],
 });
 for (const [reason, type, status] of [
   ["the function answered 422: workspace.url: must be an https address", "dev.ocf.task.submit.v1", 422],
@@ -298,7 +298,7 @@ const server = createServer(async (request, response) => {
       sessions.unshift({
         session_id: randomUUID(),
         project_id: body.project_id ?? "default",
-        state: "idle",
+        state: "open",
         created_at: iso(Date.now()),
         labels: {},
       });

@@ -120,15 +120,18 @@ def record_states(page: Page) -> None:
     page.evaluate(
         """() => {
             const pill = document.querySelector('.run-tabs .stream-pill');
-            window.states = [pill.className];
-            new MutationObserver(() => window.states.push(pill.className))
+            window.states = [];
+            const note = () => window.states.push(`${pill.className.split(' ').at(-1)}: ${pill.title}`);
+            note();
+            new MutationObserver(note)
                 .observe(pill, { attributes: true, attributeFilter: ['class'] });
         }"""
     )
 
 
-def states(page: Page) -> set[str]:
-    return {one.split()[-1] for one in page.evaluate("window.states")}
+def states(page: Page) -> dict[str, str]:
+    """Each state that was reported, with its explanation."""
+    return dict(one.split(": ", 1) for one in page.evaluate("window.states"))
 
 
 def listener(port: int) -> int:
@@ -157,13 +160,13 @@ def test_two_viewers_a_reload_and_a_restart_of_nats_lose_nothing(
     assert [chunk["seq"] for chunk in said] == list(range(1, len(said) + 1))
     assert essence(seen(page)) == essence(said)
     assert essence(seen(second)) == essence(said)
-    assert {"disconnected", "ended"} <= states(page)
+    assert {"disconnected", "ended"} <= states(page).keys()
     expect(page.locator(".run-meta")).to_contain_text("Completed")
     context.close()
 
 
 def test_a_token_that_expires_in_mid_run_is_renewed_before(page: Page, stack: dict[str, str]) -> None:
-    """With credentials of six seconds the stream goes on over several of them, without being disconnected once."""
+    """With credentials of twelve seconds the stream goes on over several of them, without being disconnected once."""
     trust = load_or_generate(Path(stack["data_dir"])).trust
     minted: list[float] = []
 
@@ -171,7 +174,9 @@ def test_a_token_that_expires_in_mid_run_is_renewed_before(page: Page, stack: di
         execution = route.request.url.split("/")[-2]
         answer = route.fetch()
         now = time.time()
-        viewer = mint_viewer(trust.viewer_signing, public_key(trust.account), "default", execution, ttl=6, now=int(now))
+        viewer = mint_viewer(
+            trust.viewer_signing, public_key(trust.account), "default", execution, ttl=12, now=int(now)
+        )
         minted.append(now)
         route.fulfill(response=answer, json={**answer.json(), "jwt": viewer.jwt, "seed": viewer.seed})
 
@@ -213,6 +218,7 @@ def test_an_ended_run_is_listed_replayed_and_taken_home(page: Page, stack: dict[
     assert Path(patch.value.path()).read_text().startswith("diff --git ")
 
     page.get_by_role("link", name="Replay").click()
+    page.get_by_role("button", name="Pause").click()
     position = page.get_by_label("Position")
     position.press("Home")
     expect(page.locator(".transcript .row")).to_have_count(1)

@@ -95,18 +95,20 @@ export interface Page<T> {
   readonly next?: string | number | null;
 }
 
+/** `events/session_record.py`: a conversation and its workspace. */
 export interface Session {
   readonly session_id: string;
   readonly project_id: string;
-  readonly state?: string;
-  readonly status?: string;
+  readonly state?: "open" | "destroying";
   readonly created_at?: string;
-  readonly updated_at?: string;
   readonly expires_at?: string | null;
+  readonly from_execution_id?: string | null;
   readonly labels?: Readonly<Record<string, string>>;
+  readonly clients?: readonly { readonly client_id: string }[];
+  /** Executions that want it; the first one has it. */
+  readonly queue?: readonly string[];
+  /** Every execution that was made in it, oldest first. */
   readonly executions?: readonly string[];
-  readonly last_execution_id?: string | null;
-  readonly attached?: readonly unknown[];
 }
 
 /** What could not be handled, and why. */

@@ -16,6 +16,7 @@ const Terminal = lazy(() => import("../run/terminal"));
 const SPEEDS = ["0.5", "1", "2", "4", "8", "16"] as const;
 type Speed = (typeof SPEEDS)[number];
 const STEP_MS = 5_000;
+const SCRUB_MS = 50;
 
 /** Replay: the recorded timeline, played again. */
 export function ReplayScreen({ id }: { id: string }): ReactNode {
@@ -251,9 +252,10 @@ function Scrubber({ line, time, onSeek }: { line: Timeline; time: number; onSeek
       <input
         type="range"
         min={0}
-        max={Math.max(1, Math.round(line.length))}
-        step={50}
-        value={Math.round(time)}
+        // Whole steps: otherwise the last one would end before the last chunk.
+        max={Math.max(1, Math.ceil(line.length / SCRUB_MS)) * SCRUB_MS}
+        step={SCRUB_MS}
+        value={time}
         aria-label="Position"
         aria-valuetext={`${clockTime(time)} of ${clockTime(line.length)}`}
         onChange={(event) => onSeek(Number(event.target.value))}

@@ -85,10 +85,12 @@ export function SessionsScreen(): ReactNode {
 }
 
 function SessionCard({ session, now, onDestroy }: { session: Session; now: number; onDestroy: () => void }): ReactNode {
-  const state = session.state ?? session.status;
-  const watchers = session.attached?.length ?? 0;
+  const queue = session.queue ?? [];
+  const clients = session.clients ?? [];
+  const last = session.executions?.at(-1);
+  const state = session.state === "destroying" ? "destroying" : queue.length > 0 ? "in_use" : "open";
   return (
-    <article className="card">
+    <article className={`card ${state === "in_use" ? "tone-blue" : ""}`}>
       <span className="card-mark">
         <Icon name="sessions" size={14} />
       </span>
@@ -97,10 +99,19 @@ function SessionCard({ session, now, onDestroy }: { session: Session; now: numbe
           {session.session_id.slice(0, 8)} <CopyButton label="Copy session id" text={() => session.session_id} />
         </h3>
         <p className="card-meta">
-          {state && <span className="card-state">{words(state)}</span>}
+          <span className="card-state">{words(state)}</span>
           <span>{session.project_id}</span>
-          {watchers > 0 && <span>{plural(watchers, "client")} attached</span>}
-          {session.last_execution_id && <a href={href(`/tasks/${session.last_execution_id}`)}>last run</a>}
+          {session.executions && session.executions.length > 0 && (
+            <span>{plural(session.executions.length, "run")}</span>
+          )}
+          {last && <a href={href(`/tasks/${last}`)}>last run</a>}
+          {queue.length > 1 && <span>{queue.length - 1} waiting</span>}
+          {session.from_execution_id && <a href={href(`/tasks/${session.from_execution_id}`)}>forked from a run</a>}
+          {clients.length > 0 && (
+            <span title={clients.map((client) => client.client_id).join(", ")}>
+              {plural(clients.length, "client")} attached
+            </span>
+          )}
           {Object.entries(session.labels ?? {}).map(([name, value]) => (
             <span className="chip" key={name}>
               {value ? `${name}=${value}` : name}

@@ -157,12 +157,13 @@ class Watcher {
       const early = this.#readHistory();
       early.catch(() => undefined);
       const viewer = await gateway.viewer().catch(withoutNats);
+      const renewAt = Date.now() + renewalDelay(viewer, Date.now());
       await Promise.race([this.#open(viewer, early), failed]);
       await Promise.race([early, failed]);
       // The rule: what was said before the subscription is in the history that is read after it.
       if (this.#connector?.order === "subscribe-first") await Promise.race([this.#catchUp(), failed]);
       this.#set({ state: "connected" });
-      stopRenewing = this.#keepRenewed(viewer);
+      stopRenewing = this.#keepRenewed(renewAt);
       await Promise.race([this.#untilEnded(failed), failed]);
     } finally {
       stopRenewing();
@@ -210,24 +211,39 @@ class Watcher {
   }
 
   /** Opens the next connection before the present one expires: both overlap, so nothing is missed. */
-  #keepRenewed(viewer: Viewer): () => void {
+  #keepRenewed(renewAt: number): () => void {
     let timer: ReturnType<typeof setTimeout>;
+    let stopped = false;
+    const plan = (at: number): void => {
+      timer = setTimeout(() => void renew(), Math.max(0, at - Date.now()));
+    };
     const renew = async (): Promise<void> => {
       const connector = this.#connector;
       if (connector?.transport !== "nats") return;
-      let delay = RENEW_AGAIN_MS;
+      let next = Date.now() + RENEW_AGAIN_MS;
       try {
-        const next = await this.options.gateway.viewer();
-        this.#use(connector, await this.#openOne(connector, next));
-        delay = renewalDelay(next, Date.now());
+        const viewer = await this.options.gateway.viewer();
+        next = Date.now() + renewalDelay(viewer, Date.now());
+        const live = await this.#openOne(connector, viewer);
+        // The session may have ended meanwhile: nobody would close this one.
+        if (stopped) live.close();
+        else this.#use(connector, live);
       } catch (error) {
+        if (stopped) return;
         // Not allowed any more is the end. Anything else is tried again while the old connection lives.
-        if (error instanceof Refused && error.final) return this.#fail(error);
+        if (error instanceof Refused && error.final) {
+          this.#fail(error);
+          return;
+        }
+        next = Date.now() + RENEW_AGAIN_MS;
       }
-      if (this.#live) timer = setTimeout(() => void renew(), delay);
+      if (!stopped) plan(next);
     };
-    timer = setTimeout(() => void renew(), renewalDelay(viewer, Date.now()));
-    return () => clearTimeout(timer);
+    plan(renewAt);
+    return () => {
+      stopped = true;
+      clearTimeout(timer);
+    };
   }
 
   #arrived(chunk: Chunk): void {

@@ -89,12 +89,12 @@ function viewer(claims: object | null, expires = "2026-01-01T00:10:00Z"): Viewer
 
 test("renewal is planned from the token's own life, so a wrong browser clock does no harm", () => {
   const wrong = Date.parse("2030-01-01T00:00:00Z");
-  expect(renewalDelay(viewer({ iat: 1_000, exp: 1_600 }), wrong)).toBe(570_000);
-  expect(renewalDelay(viewer({ iat: 1_000, exp: 1_010 }), wrong)).toBe(8_000);
+  expect(renewalDelay(viewer({ iat: 1_000, exp: 1_600 }), wrong)).toBe(480_000);
+  expect(renewalDelay(viewer({ iat: 1_000, exp: 1_012 }), wrong)).toBe(8_000);
 });
 
 test("without those claims renewal is planned from expires_at, and never at once", () => {
-  expect(renewalDelay(viewer(null), Date.parse("2026-01-01T00:00:00Z"))).toBe(570_000);
+  expect(renewalDelay(viewer(null), Date.parse("2026-01-01T00:00:00Z"))).toBe(480_000);
   expect(renewalDelay(viewer(null), Date.parse("2026-01-02T00:00:00Z"))).toBe(1_000);
-  expect(renewalDelay(viewer(null, "never"), 0)).toBe(30_000);
+  expect(renewalDelay(viewer(null, "never"), 0)).toBe(120_000);
 });

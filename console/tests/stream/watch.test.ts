@@ -137,7 +137,7 @@ test("credentials are renewed before they expire, with both connections open for
     stage.say(stage.said.length + 1); // said while both listen: must come once
     return stage.listeners;
   };
-  await settle(49_000);
+  await settle(41_000);
   expect(stage.tokens).toHaveLength(2);
   expect(most).toBe(2);
   expect(stage.open).toBe(1);
@@ -153,7 +153,7 @@ test("a renewal that fails is tried again while the old connection lives", async
   const watching = stage.watch();
   await settle();
   stage.failing = new Error("gateway restarts");
-  await settle(49_000);
+  await settle(41_000);
   expect(watching.status.state).toBe("connected");
   stage.failing = null;
   await settle(2_500);

@@ -180,6 +180,7 @@ async def test_the_agents_environment_is_only_what_it_needs(runner: Runner) -> N
     assert {name for name in names if not name.startswith(("OPENCODE_", "npm_", "HTTPS_", "NO_"))} <= {
         *("PATH", "HOME", "TMPDIR", "LANG", "TERM", "CI", "GIT_TERMINAL_PROMPT"),
         *("PWD", "SHLVL", "_", "OLDPWD", "LC_CTYPE"),
+        "OCF_TREE",  # by which the supervisor knows its own
     }
 
 

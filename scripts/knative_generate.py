@@ -1,4 +1,4 @@
-"""Writes the manifests that follow from tables: a Knative Service per function, a ContainerSource per row of the wiring.
+"""Writes the manifests that follow from tables: a Knative Service per function, a ContainerSource per wiring row.
 
     knative_generate.py [--check]
 
@@ -157,8 +157,18 @@ def ksvc(service: Service) -> Manifest:
         "securityContext": security(),
         "volumeMounts": mounted,
         "startupProbe": {"httpGet": {"path": "/health"}, "periodSeconds": 1, "failureThreshold": 60},
-        "readinessProbe": {"httpGet": {"path": "/ready"}, "periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 3},
-        "livenessProbe": {"httpGet": {"path": "/health"}, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6},
+        "readinessProbe": {
+            "httpGet": {"path": "/ready"},
+            "periodSeconds": 5,
+            "timeoutSeconds": 3,
+            "failureThreshold": 3,
+        },
+        "livenessProbe": {
+            "httpGet": {"path": "/health"},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        },
     }
     return {
         "apiVersion": "serving.knative.dev/v1",

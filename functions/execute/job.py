@@ -1,0 +1,94 @@
+"""One execution as a Job: `python -m functions.execute.job`, with the event that JobSink has left at `K_EVENT_PATH`.
+
+For runs longer than a Knative Service should hold a request. The same worker as in the Service: leases, cancel,
+facts and archive work alike. JobSink takes events from whoever reaches it and cannot check the dispatcher's token;
+so the event in the file only says *which* execution is meant, and what runs is the command that JetStream keeps.
+
+Exit status: 0 when the execution has ended or needs nothing any more, 1 when the Job should try again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import structlog
+
+from events import subjects
+from events.envelope import STRUCTURED, Event, decode
+from events.errors import Drop, NotYetKnown, OcfError
+from functions import logs
+from functions.common.commands import NATS_SUBJECT, ids_of
+from functions.composition import Parts, build
+from functions.execute.shop import open_shop
+from functions.execute.worker import Worker
+from functions.settings import Settings, load_or_exit
+
+log = structlog.get_logger()
+
+
+def event_file(path: Path) -> Path:
+    """JobSink's mount is a folder with the event in its file `event`."""
+    return path / "event" if path.is_dir() else path
+
+
+async def kept_command(parts: Parts, told: Event) -> Event:
+    """The execute command of the execution that `told` names, as the stream has it.
+
+    Raises:
+        InvalidEvent: `told` names no execution.
+        NotYetKnown: the stream has none.
+    """
+    subject = subjects.command("execute", *ids_of(told))
+    message = await parts.bus.last(subjects.COMMANDS, subject)
+    if message is None:
+        raise NotYetKnown(f"there is no command on {subject}")
+    return decode(message.headers, message.data).with_extensions(**{NATS_SUBJECT: subject})
+
+
+async def run(settings: Settings, told: Event) -> int:
+    """Run it to its end; exit status."""
+    async with build(settings, "execute-job") as parts, open_shop(parts) as shop:
+        worker = Worker(shop)
+        working = asyncio.create_task(_work(parts, worker, told))
+        loop = asyncio.get_running_loop()
+        stops: list[asyncio.Task[None]] = []
+        # The pod must go: hand the execution on, the Job's next pod takes it up.
+        loop.add_signal_handler(signal.SIGTERM, lambda: stops.append(loop.create_task(worker.stop())))
+        try:
+            await working
+        except Drop as error:
+            log.info("nothing to do", action="job.dropped", reason=str(error))
+        except OcfError as error:
+            log.warning("not done", action="job.failed", reason=str(error))
+            return 1
+        finally:
+            await asyncio.gather(*stops)
+    return 0
+
+
+async def _work(parts: Parts, worker: Worker, told: Event) -> None:
+    await worker.execute(await kept_command(parts, told))
+
+
+def main() -> int:
+    """Run it."""
+    settings = load_or_exit()
+    logs.configure(settings.log_level)
+    given = os.environ.get("K_EVENT_PATH")
+    if not given:
+        sys.stderr.write("ocf: K_EVENT_PATH: it is empty; JobSink sets it\n")
+        return 2
+    try:
+        told = decode({"content-type": STRUCTURED}, event_file(Path(given)).read_bytes())
+        return asyncio.run(run(settings, told))
+    except (OSError, OcfError) as error:
+        sys.stderr.write(f"ocf: execute job: {error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,147 @@
+"""What happens to running executions when the cluster does what clusters do. Each must end once, in the right state."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cluster import Cluster, cluster, kubectl, objects, pods, until
+
+pytestmark = [
+    pytest.mark.skipif(not os.environ.get("KUBECONFIG"), reason="no cluster: KUBECONFIG is not set (make cluster)"),
+    pytest.mark.timeout(600),
+]
+SLOW = "Please work slowly"
+RETRIED = {"max_attempts": 3}
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[Cluster]:
+    """The cluster, with a project of the test's own."""
+    async with cluster(tmp_path, f"e2e-{uuid.uuid4().hex[:8]}") as connected:
+        yield connected
+
+
+async def the_pod(record_worker: str) -> str:
+    """The pod that an attempt's worker runs in: its host name begins the worker's."""
+    [name] = [name for name in await pods("execute") if record_worker.startswith(name)]
+    return name
+
+
+async def test_cancel_reaches_the_right_pod_in_time(here: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the cancel event to the terminal state, said once no process is left: p95 of twenty within 1.5 s."""
+    seconds: list[float] = []
+    for _ in range(4):
+        executions = [await here.client.submit(prompt=SLOW) for _ in range(5)]
+        await asyncio.gather(*(here.running(execution) for execution in executions))
+        for execution in executions:
+            started = time.monotonic()
+            await here.client.cancel(execution, why="e2e")
+            record = await here.ended(execution, timeout=30)
+            seconds.append(time.monotonic() - started)
+            assert record.state == "cancelled"
+        for execution in executions:
+            assert await here.terminal_facts(execution) == ["cancelled"]
+    p95 = statistics.quantiles(seconds, n=20)[-1]
+    with capsys.disabled():
+        print(f"\n    cancel: median {statistics.median(seconds):.2f} s, p95 {p95:.2f} s, n={len(seconds)}")
+    assert p95 <= 1.5
+
+
+async def test_a_run_whose_pod_is_killed_is_tried_again(here: Cluster) -> None:
+    """`kubectl delete pod --force`: the lease runs out, another pod takes it over, and it completes once."""
+    execution = await here.client.submit(prompt=SLOW, retry=RETRIED)
+    record = await here.running(execution)
+    pod = await the_pod(record.attempts[0].worker)
+    await kubectl("delete", "pod", pod, "--force", "--grace-period=0")
+    record = await here.ended(execution)
+    assert record.state == "completed"
+    assert [attempt.ended for attempt in record.attempts] == ["worker_lost", "completed"]
+    assert await here.terminal_facts(execution) == ["completed"]
+
+
+async def test_a_run_without_retry_whose_pod_is_killed_fails_once(here: Cluster) -> None:
+    """One attempt was allowed: the execution ends as failed, worker_lost, and does not run twice."""
+    execution = await here.client.submit(prompt=SLOW)
+    record = await here.running(execution)
+    await kubectl("delete", "pod", await the_pod(record.attempts[0].worker), "--force", "--grace-period=0")
+    record = await here.ended(execution)
+    assert (record.state, record.reason, len(record.attempts)) == ("failed", "worker_lost", 1)
+    assert await here.terminal_facts(execution) == ["failed"]
+
+
+async def test_a_run_outlives_a_restart_of_nats(here: Cluster) -> None:
+    """The NATS pod is replaced in mid-run: the run goes on, its output has no gap, it completes in its one attempt."""
+    execution = await here.client.submit(prompt=SLOW)
+    await here.running(execution)
+    # NATS in three replicas takes seconds; one alone is away until its pod is back.
+    [old] = [pod["metadata"]["uid"] for pod in await objects("pods", "-l", "app.kubernetes.io/name=nats")]
+    await kubectl("delete", "pod", "nats-0", "--grace-period=1", timeout=90)
+
+    async def replaced() -> bool:
+        return [pod["metadata"]["uid"] for pod in await objects("pods", "-l", "app.kubernetes.io/name=nats")] != [old]
+
+    await until("another NATS pod", replaced, 60)
+    await kubectl("wait", "pod/nats-0", "--for=condition=Ready", "--timeout=90s", timeout=100)
+    record = await here.ended(execution)
+    assert (record.state, len(record.attempts)) == ("completed", 1)
+    assert await here.terminal_facts(execution) == ["completed"]
+    assert [chunk.seq async for chunk in here.client.watch(execution)] == list(range(1, record.last_sequence + 1))
+
+
+async def test_a_run_ends_on_the_old_revision_while_the_new_one_takes_over(here: Cluster) -> None:
+    """A new revision rolls out in mid-run: the run ends where it began, in one attempt; the next one is on the new."""
+    execution = await here.client.submit(prompt=SLOW)
+    record = await here.running(execution)
+    old = await the_pod(record.attempts[0].worker)
+    await roll_out("execute")
+    record = await here.ended(execution)
+    assert (record.state, len(record.attempts)) == ("completed", 1)
+    assert record.attempts[0].worker.startswith(old)
+    assert await here.terminal_facts(execution) == ["completed"]
+    following = await here.ended(await here.client.submit(prompt="Say hello"))
+    assert following.state == "completed"
+    newest = json.loads(await kubectl("get", "ksvc", "execute", "-o", "json"))["status"]["latestReadyRevisionName"]
+    assert following.attempts[0].worker.startswith(newest)
+
+
+async def test_a_drained_pod_lets_its_run_end(here: Cluster) -> None:
+    """What a node drain does to a pod, an orderly delete: the run in it ends there, in one attempt."""
+    execution = await here.client.submit(prompt=SLOW)
+    record = await here.running(execution)
+    pod = await the_pod(record.attempts[0].worker)
+    await kubectl("delete", "pod", pod, "--wait=false")
+    record = await here.ended(execution)
+    assert (record.state, len(record.attempts)) == ("completed", 1)
+    assert await here.terminal_facts(execution) == ["completed"]
+
+
+async def test_a_dispatcher_that_is_replaced_neither_loses_nor_doubles_a_run(here: Cluster) -> None:
+    """The request that holds a run breaks off with its dispatcher; the command comes again and joins the run."""
+    execution = await here.client.submit(prompt=SLOW)
+    await here.running(execution)
+    await kubectl("delete", "pod", "-l", "app.kubernetes.io/name=dispatch-execute", "--wait=false")
+    record = await here.ended(execution)
+    assert (record.state, len(record.attempts)) == ("completed", 1)
+    assert await here.terminal_facts(execution) == ["completed"]
+
+
+async def roll_out(service: str) -> None:
+    """A new revision of a service, ready and with all the traffic."""
+    before = json.loads(await kubectl("get", "ksvc", service, "-o", "json"))["status"]["latestReadyRevisionName"]
+    change = {"spec": {"template": {"metadata": {"annotations": {"e2e": uuid.uuid4().hex}}}}}
+    await kubectl("patch", "ksvc", service, "--type=merge", "--patch", json.dumps(change))
+
+    async def rolled() -> bool:
+        status = json.loads(await kubectl("get", "ksvc", service, "-o", "json"))["status"]
+        return status["latestReadyRevisionName"] != before and all(c["status"] == "True" for c in status["conditions"])
+
+    await until(f"a new revision of {service}", rolled, 120)

@@ -1,0 +1,133 @@
+"""The system in a real cluster: from no pod at all to an archived run, and back to no pod.
+
+`KUBECONFIG` says which cluster; the system is installed in it (docs/operations.md). Without one these are skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import jwt
+import nats
+import pytest
+from nats.aio.msg import Msg
+
+from functions.nats_jwt import Credentials
+from tests.support.cluster import NAMESPACE, Cluster, at_zero, cluster, kubectl, pods, secret, until
+
+pytestmark = [
+    pytest.mark.skipif(not os.environ.get("KUBECONFIG"), reason="no cluster: KUBECONFIG is not set (make cluster)"),
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[Cluster]:
+    """The cluster, with a project of the test's own."""
+    async with cluster(tmp_path, f"e2e-{uuid.uuid4().hex[:8]}") as connected:
+        yield connected
+
+
+def say(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """Print a figure, past pytest's capturing."""
+    with capsys.disabled():
+        print(f"\n    {text}", end="")
+
+
+async def test_an_event_from_outside_runs_from_zero_pods_to_an_archive_and_back(
+    here: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Published from outside, an event wakes each function, real OpenCode completes, S3 has it all, no pod is left."""
+    await until("no pod of a function", at_zero, 180)
+    for what in ("cold", "warm"):
+        started, first = time.monotonic(), 0.0
+        execution = await here.client.submit(prompt="Say hello")
+        text = ""
+        async for chunk in here.client.watch(execution):
+            first = first or time.monotonic() - started
+            text += str(chunk.data)
+        ended = time.monotonic() - started
+        record = await here.ended(execution)
+        assert (record.state, record.reason, record.message) == ("completed", None, None)
+        assert "offline scripted model" in text
+        assert await here.terminal_facts(execution) == ["completed"]
+        await here.archived(execution)
+        say(
+            capsys,
+            f"{what}: first output {first:.1f} s, ended {ended:.1f} s, archived {time.monotonic() - started:.1f} s",
+        )
+    manifest = json.loads(await here.store.get(f"{here.project}/{execution}/manifest.json"))
+    lines = gzip.decompress(await here.store.get(f"{here.project}/{execution}/output.ndjson.gz")).splitlines()
+    assert [json.loads(line)["seq"] for line in lines] == list(range(1, record.last_sequence + 1))
+    assert manifest["execution_id"] == execution
+    say(capsys, f"back at zero after {await until('no pod of a function', at_zero, 180):.1f} s\n")
+
+
+async def test_a_viewer_watches_live_over_the_websocket_of_nats(here: Cluster, tmp_path: Path) -> None:
+    """The gateway, itself started from zero, hands out credentials; with them output arrives as it is said."""
+    execution = await here.client.submit(prompt="Please work slowly")
+    key = (await secret("ocf-gateway"))["GATEWAY_JWT_SECRET"]
+    token = jwt.encode({"sub": "e2e", "projects": [here.project], "exp": int(time.time()) + 300}, key, "HS256")
+    base, headers = await gateway_entry()
+    headers["Authorization"] = f"Bearer {token}"
+    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=60, trust_env=False) as http:
+        await here.running(execution)
+        answer = await http.post(f"/tasks/{execution}/token")
+        assert answer.status_code == 200, answer.text
+    viewer = answer.json()
+    creds = tmp_path / "viewer.creds"
+    creds.write_text(Credentials(viewer["jwt"], viewer["seed"]).file())
+    got: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def keep(message: Msg) -> None:
+        got.put_nowait(message.data)
+
+    connection = await nats.connect(viewer["nats_ws"], user_credentials=str(creds))
+    try:
+        await connection.subscribe(viewer["subject"], cb=keep)
+        assert json.loads(await asyncio.wait_for(got.get(), 60))["seq"] > 0
+    finally:
+        await connection.close()
+    assert (await here.ended(execution)).state == "completed"
+
+
+async def gateway_entry() -> tuple[str, dict[str, str]]:
+    """Where requests to the gateway go from outside, and the host they name: right for every networking layer."""
+    if url := os.environ.get("OCF_GATEWAY_URL"):
+        return url, {}
+    path = "jsonpath={.status.publicLoadBalancer.ingress[0].domainInternal}"
+    where = await kubectl("get", "kingress", "gateway", "-o", path)
+    host = (await kubectl("get", "ksvc", "gateway", "-o", "jsonpath={.status.url}")).removeprefix("http://")
+    return f"http://{where}", {"Host": host}
+
+
+async def test_five_at_once_share_one_pod(here: Cluster) -> None:
+    """Five executions fill one execute pod before Knative makes another, and none is lost."""
+    await until("no execute pod", _no_execute_pod, 180)
+    executions = [await here.client.submit(prompt="Please work slowly") for _ in range(5)]
+    await asyncio.gather(*(here.running(execution) for execution in executions))
+    assert len(await pods("execute", ending=False)) == 1
+    records = await asyncio.gather(*(here.ended(execution) for execution in executions))
+    assert [record.state for record in records] == ["completed"] * 5
+    assert len({record.attempts[0].worker for record in records}) == 1
+    assert [len(record.attempts) for record in records] == [1] * 5
+
+
+async def _no_execute_pod() -> bool:
+    return not await pods("execute")
+
+
+async def test_functions_take_events_from_the_dispatcher_only(here: Cluster) -> None:
+    """Another pod, or a test in the cluster's network, cannot hand a function an event."""
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x", "ce-type": "dev.ocf.task.cancel.v1"}
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
+        answer = await http.post(f"http://cancel.{NAMESPACE}.svc.cluster.local/", headers=headers, content=b"{}")
+    assert answer.status_code == 401

@@ -1,0 +1,151 @@
+"""A cluster that the system is installed in (knative/overlays/local), as the tests see it: kubectl, NATS and S3."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from events.client import Client
+from events.client import connect as connect_client
+from events.errors import NotYetKnown
+from events.record import Record
+from events.store_s3 import S3Config, S3Store
+
+NAMESPACE = os.environ.get("OCF_NAMESPACE", "ocf")
+
+
+class KubectlFailed(AssertionError):
+    """kubectl ended with another status than 0."""
+
+
+async def kubectl(*arguments: str, given: str | None = None, timeout: float = 60.0) -> str:
+    """What `kubectl ARGUMENTS` says, in the installation's namespace."""
+    process = await asyncio.create_subprocess_exec(
+        "kubectl",
+        "--namespace",
+        NAMESPACE,
+        *arguments,
+        stdin=asyncio.subprocess.PIPE if given is not None else asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(given.encode() if given else None), timeout)
+    if process.returncode:
+        raise KubectlFailed(f"kubectl {' '.join(arguments)}: {err.decode().strip()}")
+    return out.decode()
+
+
+async def objects(kind: str, *arguments: str) -> list[dict[str, Any]]:
+    """The objects of a kind."""
+    found: list[dict[str, Any]] = json.loads(await kubectl("get", kind, "-o", "json", *arguments))["items"]
+    return found
+
+
+async def pods(function: str, *, ending: bool = True) -> list[str]:
+    """Names of a function's pods; without `ending`, those that are being deleted are left out."""
+    found = await objects("pods", "-l", f"serving.knative.dev/service={function}")
+    return [pod["metadata"]["name"] for pod in found if ending or "deletionTimestamp" not in pod["metadata"]]
+
+
+async def until(
+    what: str, condition: Callable[[], Awaitable[bool]], timeout: float = 120.0, every: float = 0.5
+) -> float:
+    """Wait until it is so; returns the seconds it took. Fails with `what`."""
+    started = time.monotonic()
+    while not await condition():
+        if time.monotonic() - started > timeout:
+            raise AssertionError(f"after {timeout:.0f} s still not: {what}")
+        await asyncio.sleep(every)
+    return time.monotonic() - started
+
+
+async def at_zero(functions: tuple[str, ...] = ("submit", "execute", "cancel", "archive", "cleanup")) -> bool:
+    """Whether none of these functions has a pod, not even an ending one."""
+    found = await objects("pods", "-l", "serving.knative.dev/service")
+    return not [pod for pod in found if pod["metadata"]["labels"]["serving.knative.dev/service"] in functions]
+
+
+async def secret(name: str) -> dict[str, str]:
+    """A secret's fields, decoded."""
+    found = json.loads(await kubectl("get", "secret", name, "-o", "json"))
+    return {field: base64.b64decode(value).decode() for field, value in found["data"].items()}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Connections to the system in the cluster; `project` is the test's own."""
+
+    client: Client
+    store: S3Store
+    project: str
+
+    async def ended(self, execution: str, timeout: float = 180.0) -> Record:
+        """Its record, once it has ended."""
+        record = await self._when(execution, lambda record: record.terminal, "ended", timeout)
+        return record
+
+    async def running(self, execution: str, *, said: int = 3, timeout: float = 120.0) -> Record:
+        """Its record, once the agent has said something."""
+        return await self._when(
+            execution, lambda r: r.state == "running" and r.last_sequence >= said, "in mid-run", timeout
+        )
+
+    async def archived(self, execution: str, timeout: float = 90.0) -> Record:
+        """Its record, once its archive is whole."""
+        return await self._when(execution, lambda record: record.archived, "archived", timeout)
+
+    async def _when(self, execution: str, wanted: Callable[[Record], bool], what: str, timeout: float) -> Record:
+        seen: list[Record] = []
+
+        async def look() -> bool:
+            try:
+                seen[:] = [await self.client.status(execution)]
+            except NotYetKnown:
+                return False
+            return wanted(seen[0])
+
+        try:
+            await until(what, look, timeout, every=0.2)
+        except AssertionError as error:
+            raise AssertionError(f"{execution}: {error}; its record: {seen}") from None
+        return seen[0]
+
+    async def terminal_facts(self, execution: str) -> list[str]:
+        """The facts that ended it, of which there must be one."""
+        endings = ("completed", "failed", "cancelled", "timed_out")
+        found = [event.type.split(".")[3] for event in await self.client.events(execution)]
+        return [verb for verb in found if verb in endings]
+
+
+@asynccontextmanager
+async def cluster(folder: Path, project: str) -> AsyncIterator[Cluster]:
+    """Connect with the installation's own backend credentials. `folder` is for files of the test's own.
+
+    `OCF_NATS_URL` and `OCF_S3_URL` say where they are reached; by default at their names inside the cluster.
+    """
+    creds = folder / "backend.creds"
+    creds.write_text((await secret("ocf-backend"))["backend.creds"])
+    keys = await secret("ocf-s3")
+    store = S3Store(
+        S3Config(
+            bucket="ocf",
+            endpoint_url=os.environ.get("OCF_S3_URL", f"http://s3.{NAMESPACE}.svc.cluster.local:8333"),
+            access_key=keys["AWS_ACCESS_KEY_ID"],
+            secret_key=keys["AWS_SECRET_ACCESS_KEY"],
+            region="us-east-1",
+        )
+    )
+    nats = os.environ.get("OCF_NATS_URL", f"nats://nats.{NAMESPACE}.svc.cluster.local:4222")
+    try:
+        async with connect_client(nats, creds=creds, project=project, store=store) as client:
+            yield Cluster(client, store, project)
+    finally:
+        store.close()

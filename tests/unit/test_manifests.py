@@ -1,0 +1,170 @@
+"""What the manifests in knative/ must say, without a cluster: who runs as what, in what bounds, from which table."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from functions.dispatcher.wiring import WIRING
+from functions.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+KNATIVE = ROOT / "knative"
+OVERLAYS = ("local", "production", "jobsink")
+CACHED = Path(os.environ.get("CLUSTER_HOME", Path.home() / ".cache/ocf-cluster")) / "debs/kubectl/usr/bin/kubectl"
+KUBECTL = shutil.which("kubectl") or (str(CACHED) if CACHED.is_file() else None)
+Manifest = dict[str, Any]
+
+
+def manifests(folder: Path) -> list[Manifest]:
+    """Every object written down below a folder, but kustomize's own and Helm values."""
+    found: list[Manifest] = []
+    for path in sorted(folder.rglob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            if (
+                isinstance(document, dict)
+                and "kind" in document
+                and document["kind"] not in ("Kustomization", "Component")
+            ):
+                found.append(document)
+    return found
+
+
+def pod_specs(document: Manifest) -> Iterator[Manifest]:
+    """The pod specs in an object: Deployment, Job, Knative Service, ContainerSource, JobSink."""
+    spec = document.get("spec") or {}
+    if "containers" in spec:
+        yield spec
+    for key in ("template", "job"):
+        if isinstance(spec.get(key), dict):
+            yield from pod_specs(spec[key])
+
+
+PODS = [
+    pytest.param(document, spec, id=f"{document['kind']}-{document['metadata']['name']}")
+    for document in manifests(KNATIVE)
+    if document["metadata"].get("namespace") != "knative-serving"
+    for spec in pod_specs(document)
+]
+
+
+@pytest.mark.parametrize(("document", "spec"), PODS)
+def test_a_container_is_not_root_and_cannot_become_it(document: Manifest, spec: Manifest) -> None:
+    """Pod Security's `restricted`, a read-only root file system, and no token of the API server."""
+    assert spec["automountServiceAccountToken"] is False
+    for container in spec["containers"]:
+        security = container["securityContext"]
+        assert security["runAsNonRoot"] is True
+        assert security["runAsUser"] >= 1000
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+@pytest.mark.parametrize(("document", "spec"), PODS)
+def test_a_container_has_bounds_and_probes(document: Manifest, spec: Manifest) -> None:
+    """Requests, limits, a size for every emptyDir; probes on whatever serves."""
+    for container in spec["containers"]:
+        assert set(container["resources"]["limits"]) >= {"cpu", "memory"}
+        assert set(container["resources"]["requests"]) >= {"cpu", "memory"}
+        if container.get("ports"):
+            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
+    for volume in spec.get("volumes", []):
+        assert "emptyDir" not in volume or volume["emptyDir"].get("sizeLimit"), volume["name"]
+        assert "hostPath" not in volume
+
+
+@pytest.mark.parametrize(("document", "spec"), PODS)
+def test_secrets_are_not_written_down(document: Manifest, spec: Manifest) -> None:
+    """Every value that looks like a secret comes from a Secret."""
+    for container in spec["containers"]:
+        for variable in container.get("env", []):
+            assert (
+                not any(word in variable["name"] for word in ("KEY", "TOKEN", "SECRET", "SEED"))
+                or "value" not in variable
+            )
+    assert document["kind"] != "Secret"
+
+
+def knative_services() -> dict[str, Manifest]:
+    """The Knative Services by name."""
+    found = manifests(KNATIVE / "base")
+    return {d["metadata"]["name"]: d for d in found if d["apiVersion"] == "serving.knative.dev/v1"}
+
+
+def config(name: str = "base/config.env") -> dict[str, str]:
+    """The environment that every function gets."""
+    lines = (KNATIVE / name).read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def test_only_the_gateway_is_seen_from_outside() -> None:
+    """Every other service is cluster-local."""
+    for name, service in knative_services().items():
+        local = service["metadata"]["labels"].get("networking.knative.dev/visibility") == "cluster-local"
+        assert local == (name != "gateway"), name
+
+
+def test_execute_takes_as_many_runs_as_its_worker_has_slots_and_holds_them_as_long() -> None:
+    """Knative's concurrency is MAX_CONCURRENT_TASKS, its timeouts and the drain cover TASK_TIMEOUT."""
+    spec = knative_services()["execute"]["spec"]["template"]["spec"]
+    told = config()
+    assert spec["containerConcurrency"] == int(told["MAX_CONCURRENT_TASKS"])
+    for timeout in ("timeoutSeconds", "responseStartTimeoutSeconds", "idleTimeoutSeconds"):
+        assert spec[timeout] > int(told["TASK_TIMEOUT"])
+    assert spec["timeoutSeconds"] > int(told["DRAIN_SECONDS"]) >= int(told["TASK_TIMEOUT"])
+    [defaults] = [d for d in manifests(KNATIVE / "cluster") if d["metadata"]["name"] == "config-defaults"]
+    assert int(defaults["data"]["max-revision-timeout-seconds"]) >= spec["timeoutSeconds"]
+
+
+def test_every_row_of_the_wiring_has_its_source_and_its_function() -> None:
+    """The cluster delivers what the local stack delivers: the manifests come from the same table."""
+    generated = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/knative_generate.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert generated.returncode == 0, generated.stderr
+    sources = {d["spec"]["sink"]["ref"]["name"] for d in manifests(KNATIVE / "base") if d["kind"] == "ContainerSource"}
+    assert sources == {row.function for row in WIRING if (ROOT / f"functions/{row.function}/main.py").is_file()}
+    assert sources <= set(knative_services())
+
+
+@pytest.mark.parametrize("name", ["base/config.env", "overlays/production/config.env"])
+def test_every_setting_is_one_that_functions_know(name: str) -> None:
+    """A typing error in a name would be ignored silently by the process."""
+    known = {field.alias for field in Settings.model_fields.values()}
+    assert set(config(name)) <= known
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="no kubectl: kustomize output is checked where there is one")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_builds_with_images_that_are_pinned(overlay: str) -> None:
+    """`kubectl kustomize` takes it; every image has a tag that is not `latest`; every reference has its object."""
+    built = subprocess.run(
+        [str(KUBECTL), "kustomize", str(KNATIVE / "overlays" / overlay)], capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    documents = [document for document in yaml.safe_load_all(built.stdout) if document]
+    names = {(document["kind"], document["metadata"]["name"]) for document in documents}
+    for document in documents:
+        for spec in pod_specs(document):
+            for container in spec["containers"]:
+                tag = container["image"].rsplit("/", 1)[-1].partition(":")[2]
+                assert tag not in ("", "latest"), container["image"]
+                for source in container.get("envFrom", []):
+                    if "configMapRef" in source:
+                        assert ("ConfigMap", source["configMapRef"]["name"]) in names
+        sink = document.get("spec", {}).get("sink", {}) if document["kind"] == "ContainerSource" else {}
+        if sink:
+            assert (sink["ref"]["kind"], sink["ref"]["name"]) in names

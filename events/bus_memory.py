@@ -21,10 +21,10 @@ _LOOK = 0.02
 def subject_matches(pattern: str, subject: str) -> bool:
     """NATS subject matching: `*` is one token, `>` the rest (at least one)."""
     wanted, tokens = pattern.split("."), subject.split(".")
-    for index, token in enumerate(wanted):
-        if token == ">":
+    for index, part in enumerate(wanted):
+        if part == ">":
             return len(tokens) > index
-        if index >= len(tokens) or (token != "*" and token != tokens[index]):
+        if index >= len(tokens) or (part != "*" and part != tokens[index]):
             return False
     return len(wanted) == len(tokens)
 

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 
 from pydantic import ValidationError
 
+from events import trace
 from events.errors import InvalidEvent
 from events.facts import FieldError
 from events.models import Model
@@ -109,7 +110,8 @@ def new_event(
     extensions = {"correlationid": entity, "partitionkey": entity}
     if cause is not None:
         extensions["causationid"] = cause.id
-        extensions |= {k: cause.extensions[k] for k in ("traceparent", "tracestate") if k in cause.extensions}
+    # The active span is the nearer cause; without tracing the event's own context is passed on.
+    extensions |= trace.active() or (trace.of(cause.extensions) if cause is not None else {})
     return Event(
         type=type_,
         source=source,

@@ -93,7 +93,7 @@ class Redactor:
                 clean = clean.replace(secret.encode().decode("latin-1"), MASK)
         return data if clean is text or clean == text else clean.encode("latin-1")
 
-    def value(self, value: Any) -> Any:
+    def value(self, value: Any) -> Any:  # noqa: ANN401 - JSON
         """The same for a JSON-like value, in depth; keys of mappings too. Other objects are returned as they are."""
         if isinstance(value, str):
             return self(value)
@@ -147,7 +147,7 @@ def log_processor(
 ) -> Callable[[Any, str, MutableMapping[str, Any]], MutableMapping[str, Any]]:
     """A structlog processor; put it last before the renderer, after exceptions have become text."""
 
-    def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         for key, item in event.items():
             event[key] = redactor.value(item)
         return event

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from events.envelope import JSON, Event
 from events.errors import Busy, Drop, OcfError, Retry
+from functions import metrics, tracing
 from functions.composition import Parts
 
 log = structlog.get_logger()
@@ -42,7 +43,8 @@ async def handle(handler: Handler, cloud_event: CloudEvent) -> None:
         raise HTTPException(503, "starting")
     event = from_cloudevent(cloud_event)
     try:
-        await handler(_current, event)
+        with tracing.span(f"process {event.type}", event):
+            await handler(_current, event)
     except Drop as error:
         log.info("event dropped", action="event.dropped", type=event.type, event_id=event.id, reason=str(error))
     except OcfError as error:
@@ -103,7 +105,7 @@ class DispatcherOnly:
 
 
 def health_routes(checks: dict[str, Check]) -> list[Route]:
-    """`/health` (this process answers) and `/ready` (each named check, 503 when one fails)."""
+    """`/health` (this process answers), `/ready` (each named check, 503 when one fails), `/metrics`."""
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -120,7 +122,10 @@ def health_routes(checks: dict[str, Check]) -> list[Route]:
         body = {"status": "ready" if good else "not ready", "checks": results}
         return JSONResponse(body, status_code=200 if good else 503)
 
-    return [Route("/health", health), Route("/ready", ready)]
+    async def metrics_text(_: Request) -> Response:
+        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return [Route("/health", health), Route("/ready", ready), Route("/metrics", metrics_text)]
 
 
 def function_mounts(names: tuple[str, ...], token: str | None, *, alone: bool) -> list[BaseRoute]:

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
+from events import trace
 from events.envelope import Event, new_event
 from events.errors import Conflict, NotYetKnown
 from events.facts import Failed, Outcome, Rejected
@@ -109,9 +110,8 @@ class Records:
 
     def _boxed(self, type_: str, data: Model, now: datetime, cause: Event | None, record: Record) -> Outbox:
         extensions = {"causationid": cause.id if cause else record.command_id}
-        traceparent = (cause.extensions.get("traceparent") if cause else None) or record.traceparent
-        if traceparent:
-            extensions["traceparent"] = traceparent
+        from_record = {"traceparent": record.traceparent} if record.traceparent else {}
+        extensions |= trace.active() or (trace.of(cause.extensions) if cause else {}) or from_record
         return Outbox(
             type=type_,
             id=str(uuid.uuid4()),

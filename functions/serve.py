@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp
 
 from events.errors import OcfError
-from functions import app, logs
+from functions import app, logs, tracing
 from functions.composition import Parts, build
 from functions.settings import Settings, load_or_exit
 
@@ -91,6 +91,7 @@ async def run(settings: Settings, names: tuple[str, ...]) -> int:
         return 1
     finally:
         app.use(None)
+        tracing.flush()
     return 0
 
 
@@ -101,6 +102,7 @@ def main() -> None:
     settings = load_or_exit()
     names = targets(settings)
     logs.configure(settings.log_level)
+    tracing.configure(settings, "+".join(names) if len(names) < 3 else "control")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         raise SystemExit(runner.run(run(settings, names)))
 

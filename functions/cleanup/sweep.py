@@ -11,6 +11,7 @@ from events.envelope import Event
 from events.facts import Failed, Outcome, TimedOut
 from events.lifecycle import Reason, State, Step
 from events.record import Record, lease_key
+from functions import metrics
 from functions.common.output import last_sequence
 from functions.common.sweep import keep_sweeping, stop_sweeping
 from functions.composition import Parts
@@ -70,6 +71,7 @@ async def _end(parts: Parts, seen: Record, taken: Step, event: Event) -> None:
         return (taken, _outcome(parts, record, taken, said)) if record.updated_at == seen.updated_at else None
 
     ended = await parts.records.end(seen.project_id, seen.execution_id, decide, event)
+    metrics.swept.labels(ended.state.value).inc()
     log.warning(
         "execution ended by the sweep",
         action="sweep.ended",

@@ -10,10 +10,11 @@ from urllib.parse import quote
 import httpx
 import structlog
 
-from events import subjects
+from events import subjects, trace
 from events.envelope import Event, decode, timestamp
 from events.errors import InvalidEvent
 from events.ports import Bus, Clock, Delivery, Message
+from functions import metrics, tracing
 from functions.common.commands import NATS_SUBJECT
 from functions.dispatcher.wiring import Row, backoff
 
@@ -35,6 +36,11 @@ class Answer:
     def done(self) -> bool:
         """It is handled."""
         return 200 <= self.status < 300
+
+    @property
+    def kind(self) -> str:
+        """For counting."""
+        return f"{self.status // 100}xx" if self.status else "none"
 
     @property
     def busy(self) -> bool:
@@ -63,6 +69,8 @@ class Dispatcher:
     async def dispatch(self, delivery: Delivery) -> None:
         """See one delivery through: afterwards it is acked, naked or a dead letter."""
         message = delivery.message
+        if message.deliveries > 1:
+            metrics.redeliveries.labels(self._row.consumer).inc()
         try:
             event = self._event(message)
         except InvalidEvent as error:
@@ -70,14 +78,21 @@ class Dispatcher:
             await delivery.ack()
             return
         heartbeat = asyncio.create_task(self._heartbeat(delivery))
+        name = f"dispatch {self._row.consumer}"
         try:
-            answer = await self._post(event)
-            while answer.busy:
-                await self._clock.sleep(answer.retry_after)
-                answer = await self._post(event)
+            with tracing.span(name, event, {"messaging.consumer.group.name": self._row.consumer}):
+                answer = await self._answer(event.with_extensions(**trace.active()))
         finally:
             heartbeat.cancel()
         await self._settle(delivery, answer)
+
+    async def _answer(self, event: Event) -> Answer:
+        """What the function says in the end; while it is busy, it is asked again."""
+        answer = await self._post(event)
+        while answer.busy:
+            await self._clock.sleep(answer.retry_after)
+            answer = await self._post(event)
+        return answer
 
     def _event(self, message: Message) -> Event:
         event = decode(message.headers, message.data)
@@ -107,6 +122,7 @@ class Dispatcher:
 
     async def _settle(self, delivery: Delivery, answer: Answer) -> None:
         message = delivery.message
+        metrics.deliveries.labels(self._row.consumer, answer.kind).inc()
         if answer.done:
             await delivery.ack()
             return
@@ -143,6 +159,7 @@ class Dispatcher:
         identity = {"Nats-Msg-Id": f"dlq:{self._row.consumer}:{message.sequence}"}
         subject = subjects.dead_letter(self._row.consumer)
         await self._bus.publish(subject, message.data, {**kept, **marks, **identity})
+        metrics.dead_letters.labels(self._row.consumer).inc()
         log.warning(
             "dead letter",
             action="dispatch.dead_letter",

@@ -8,6 +8,7 @@ import structlog
 
 from events.errors import OcfError, Unavailable
 from events.ports import Bus, Clock, Delivery
+from functions import metrics
 from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.wiring import Row
 
@@ -51,10 +52,12 @@ class Loop:
             for delivery in deliveries:
                 task = asyncio.create_task(self._see_through(delivery))
                 self._in_flight.add(task)
+                metrics.in_flight.labels(self._row.consumer).set(len(self._in_flight))
                 task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
+        metrics.in_flight.labels(self._row.consumer).set(len(self._in_flight))
         self._freed.set()
 
     async def _see_through(self, delivery: Delivery) -> None:

@@ -12,7 +12,7 @@ import httpx
 import uvicorn
 from starlette.applications import Starlette
 
-from functions import app, logs
+from functions import app, logs, tracing
 from functions.composition import Parts, build
 from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.loop import Loop
@@ -72,6 +72,7 @@ def main() -> None:
     settings = load_or_exit()
     logs.configure(settings.log_level)
     rows(settings)
+    tracing.configure(settings, "dispatcher")
     uvicorn_loop().run_until_complete(run(settings))
 
 

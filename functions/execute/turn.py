@@ -16,7 +16,7 @@ from events.models import EmptyWorkspace, Execute, SharedWorkspace
 from events.output import ChunkType, Draft, Usage
 from events.redact import Redactor
 from events.session_record import Session, session_prefix
-from functions import logs, workspace
+from functions import logs, metrics, workspace
 from functions.common.sessions import Sessions
 from functions.execute.agent import Agent, TurnSpec
 from functions.execute.agent_config import AgentModel
@@ -29,6 +29,7 @@ from functions.execute.outcome import Kept
 from functions.execute.process import AgentFailed
 from functions.execute.shop import Shop
 from functions.execute.slots import Slot
+from functions.execute.spans import RunSpans
 from functions.execute.watchdog import Activity
 from functions.models.endpoints import BadEndpoint
 from functions.models.resolve import NoModel
@@ -63,6 +64,7 @@ class Turn:
         self._cleanup = AsyncExitStack()
         #: Knows every secret of this execution.
         self.redactor = Redactor()
+        self.spans = RunSpans()
         self.result = ""
 
     @property
@@ -145,6 +147,8 @@ class Turn:
         shared = self._workspace.directory if self._workspace is not None else None
         slot = await self._shop.slots.acquire(spec, shared=shared)
         self._slot = slot
+        metrics.slots_taken.labels("warm" if slot.warm else "cold").inc()
+        metrics.warm_slots.set(self._shop.slots.ready)
         self._cleanup.push_async_callback(slot.close)
         self.redactor.add(slot.broker.token)
         return slot
@@ -184,6 +188,8 @@ class Turn:
     def _assign(self, slot: Slot, target: ModelTarget) -> None:
         hooks = Hooks(
             on_activity=self._activity.note,
+            on_call_start=self.spans.call_started,
+            on_call_end=self.spans.call_ended,
             on_usage=lambda usage: self._on_usage(usage),
             on_failure=lambda failure: self._on_failure(failure),
         )
@@ -251,6 +257,7 @@ class Turn:
     async def close(self) -> None:
         """Put everything away."""
         await self.kill()
+        self.spans.close()
         await self._cleanup.aclose()
 
 

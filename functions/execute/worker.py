@@ -13,6 +13,7 @@ from events.envelope import Event, decode, parse
 from events.errors import Busy, Drop, NotYetKnown, OcfError, Unavailable
 from events.models import Cleanup, Execute
 from events.ports import Message
+from functions import metrics
 from functions.common.commands import command, ids_of
 from functions.common.sessions import Sessions
 from functions.execute.run import Run, leftovers
@@ -60,6 +61,7 @@ class Worker:
         await self._must_be_its_turn(task)
         run = Run(self._shop, task, event)
         self._runs[execution] = run
+        metrics.running.set(len(self._runs))
         running = asyncio.create_task(self._run(run))
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
@@ -99,6 +101,7 @@ class Worker:
             await run.run()
         finally:
             del self._runs[run.task.execution_id]
+            metrics.running.set(len(self._runs))
 
     async def tidy(self) -> None:
         """Remove the files of executions that an earlier process of this worker left."""

@@ -1,0 +1,236 @@
+"""The live part of an attempt: from `started` to its terminal fact, while the lease is held."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from events import subjects, trace
+from events.envelope import Event, decode, parse
+from events.errors import Conflict, NotYetKnown, OcfError, Retry
+from events.facts import Outcome, Started
+from events.lifecycle import Reason, State, Step, step
+from events.models import Cancel, Execute, Reply
+from events.output import ChunkType, Draft
+from events.ports import Message
+from events.record import Record
+from functions import metrics
+from functions.composition import Parts
+from functions.execute import outcome, watchdog
+from functions.execute.lease import Lease
+from functions.execute.progress import Progress
+from functions.execute.publisher import OutputLimit, Publisher
+from functions.execute.shop import Shop
+from functions.execute.turn import Turn
+from functions.execute.verdict import HandedOn, Judge, Verdict, failed
+
+log = structlog.get_logger()
+
+_KEEP_SECONDS = 120.0
+_FLUSH_SECONDS = 30.0
+
+
+class Attempt:
+    """One attempt that has begun. `judge` may be told from outside to end it."""
+
+    def __init__(self, shop: Shop, task: Execute, event: Event, *, lease: Lease, judge: Judge, directory: Path) -> None:
+        self._parts: Parts = shop.parts
+        self._task = task
+        self._event = event
+        self._ids = (task.project_id, task.execution_id)
+        self._lease = lease
+        self._judge = judge
+        self._activity = watchdog.Activity(self._parts.clock)
+        self._turn = Turn(shop, task, directory, self._activity)
+        self._progress = Progress(self._parts.records, self._parts.clock, *self._ids)
+        self._publisher = Publisher(
+            self._parts.bus, self._parts.clock, self._turn.redactor, project=self._ids[0], execution=self._ids[1]
+        )
+        self._began = self._parts.clock.monotonic()
+        self._cancel_heard: float | None = None
+
+    async def run(self, record: Record) -> None:
+        """Until it has ended and all of it is said.
+
+        Raises:
+            Conflict: another worker took it over.
+            HandedOn: this worker gives it up.
+        """
+        heard = (subjects.command("cancel", *self._ids), subjects.command("reply", *self._ids))
+        number = len(record.attempts)
+        async with self._parts.bus.listen(*heard) as commands:
+            background = [
+                asyncio.create_task(self._lease.keep(number)),
+                asyncio.create_task(self._when_lost()),
+                asyncio.create_task(self._hear(commands)),
+            ]
+            try:
+                await self._begin(record)
+                verdict = await self._verdict(record)
+                if verdict.step is None:
+                    raise self._given_up(verdict)
+                await self._end(verdict, verdict.step, number)
+            finally:
+                await _cancelled(background)
+                self._publisher.close()
+                await self._turn.close()
+
+    def _given_up(self, verdict: Verdict) -> OcfError:
+        if self._lease.lost.is_set():
+            metrics.leases_lost.inc()
+            return Conflict("another worker has it")
+        return HandedOn(verdict.message)
+
+    async def _when_lost(self) -> None:
+        await self._lease.lost.wait()
+        self._judge.decide(Verdict(None, "the lease is lost"))
+
+    async def _hear(self, commands: AsyncIterator[Message]) -> None:
+        """Cancel and reply commands for this execution, straight from NATS: no hop in between."""
+        async for message in commands:
+            try:
+                data = parse(decode(message.headers, message.data))
+            except OcfError as error:
+                log.info("command ignored", action="run.command_ignored", reason=str(error), **self._named)
+                continue
+            if isinstance(data, Cancel):
+                self._cancel_heard = self._parts.clock.monotonic()
+                self._turn.refuse("the execution is being cancelled")
+                self._judge.decide(Verdict(Step.CANCEL, data.why or "", requested_by=data.requested_by))
+            elif isinstance(data, Reply):
+                await self._turn.reply(data.request_id, data.answer)
+                self._progress.answered()
+                self._activity.waiting = False
+
+    @property
+    def _named(self) -> dict[str, str]:
+        return {"project_id": self._ids[0], "execution_id": self._ids[1]}
+
+    async def _begin(self, record: Record) -> None:
+        number, limits = len(record.attempts), self._task.limits
+        most = limits.max_output_bytes or self._parts.settings.max_output_bytes
+        context = trace.active() or trace.of(self._event.extensions)
+        await self._publisher.begin(number, max_bytes=most, hold=self._lease, trace=context)
+        text = f"attempt {number} of {record.max_attempts}" if record.max_attempts > 1 else "started"
+        detail = {"state": State.RUNNING.value, "attempt": number}
+        await self._publisher.emit(Draft(type=ChunkType.STATUS, data=text, detail=detail))
+        waited = outcome.milliseconds((record.started_at or self._now) - record.submitted_at)
+        if number == 1:
+            metrics.queued.observe(waited / 1000)
+        fact = Started(
+            execution_id=self._ids[1],
+            project_id=self._ids[0],
+            attempt=number,
+            worker=self._parts.worker,
+            model=record.model,
+            queued_ms=waited,
+        )
+        key = f"started:{self._ids[1]}:{number}"
+        await self._parts.records.say("dev.ocf.task.started.v1", fact, self._event, key=key)
+
+    async def _verdict(self, record: Record) -> Verdict:
+        """Let the agent work until somebody decides; then see that nothing of it is left."""
+        self._turn.on_failure(lambda failure: self._judge.decide(failed(failure.reason, failure.message)))
+        self._turn.on_usage(self._progress.usage)
+        bounds, clock = self._bounds(record), self._parts.clock
+        helpers = [
+            asyncio.create_task(watchdog.watch(bounds, self._judge, clock, self._activity, lambda: self._turn.roots)),
+            asyncio.create_task(self._progress.keep(lambda: self._publisher.last)),
+        ]
+        working = asyncio.create_task(self._turn.run(self._emit))
+        deciding = asyncio.create_task(self._judge.wait())
+        try:
+            await asyncio.wait({working, deciding}, return_when=asyncio.FIRST_COMPLETED)
+            if not deciding.done():
+                self._judge.decide(await self._judged(working))
+        finally:
+            self._turn.refuse("the execution has ended")
+            await self._turn.kill()
+            await _cancelled([working, deciding, *helpers])
+        if left := await self._turn.kill():
+            log.error("agent processes would not die", action="run.processes_left", left=left, **self._named)
+        if self._cancel_heard is not None:
+            metrics.cancel_seconds.observe(clock.monotonic() - self._cancel_heard)
+        return await self._judge.wait()
+
+    async def _judged(self, working: asyncio.Task[None]) -> Verdict:
+        """What the agent's own end means."""
+        try:
+            await working
+        except OutputLimit as error:
+            return failed(Reason.OUTPUT_LIMIT, str(error))
+        except OcfError as error:
+            return outcome.of_error(error)
+        except OSError as error:
+            # A full disk, most likely: the run fails, and says so; the worker goes on.
+            return failed(Reason.AGENT_ERROR, f"{error.strerror or type(error).__name__} ({error.filename or ''})")
+        return Verdict(Step.COMPLETE)
+
+    async def _emit(self, draft: Draft) -> None:
+        self._activity.note()
+        self._activity.waiting = draft.type in (ChunkType.PERMISSION, ChunkType.QUESTION)
+        self._progress.note(draft)
+        self._turn.spans.said(draft)
+        if draft.type in (ChunkType.TEXT, ChunkType.REASONING, ChunkType.TOOL_CALL) and self._began >= 0:
+            metrics.first_output.observe(self._parts.clock.monotonic() - self._began)
+            self._began = -1.0
+        await self._publisher.emit(draft)
+
+    def _bounds(self, record: Record) -> watchdog.Bounds:
+        settings, limits = self._parts.settings, self._task.limits
+        spent = self._now - (record.started_at or self._now)
+        return watchdog.Bounds(
+            wall_left=max(0.0, record.timeout_seconds - spent.total_seconds()),
+            wall=record.timeout_seconds,
+            silence=limits.silence_seconds or settings.silence_timeout,
+            workspace=limits.max_workspace_bytes or settings.max_workspace_bytes,
+        )
+
+    @property
+    def _now(self) -> datetime:
+        return self._parts.clock.now()
+
+    async def _end(self, verdict: Verdict, taken: Step, number: int) -> None:
+        kept = await self._turn.keep(self._publisher.emit, _KEEP_SECONDS)
+        # The same transition table that the record goes by.
+        state = step(State.RUNNING, taken)
+        said = Draft(type=ChunkType.STATUS, data=verdict.message or state.value, detail={"state": state.value})
+        await self._publisher.emit(said)
+        await self._until_kept(lambda: self._publisher.finish(_FLUSH_SECONDS))
+        decided: list[Outcome] = []
+
+        def decide(record: Record) -> tuple[Step, Outcome]:
+            ending = outcome.Ending(verdict, number, self._now, self._publisher.last)
+            decided.append(outcome.fact(record, ending, self._turn.usage, self._turn.result, kept))
+            return taken, decided[-1]
+
+        await self._until_kept(lambda: self._parts.records.end(*self._ids, decide, self._event))
+        if decided:
+            metrics.count_end(decided[-1], state)
+            metrics.output_bytes.inc(self._publisher.bytes)
+        log.info("execution ended", action="execution.ended", state=state.value, reason=verdict.reason, **self._named)
+
+    async def _until_kept(self, attempt: Callable[[], Awaitable[object]]) -> None:
+        """Repeat until the bus takes it: an outage delays the end, and does not change it."""
+        while not self._lease.lost.is_set():
+            try:
+                await attempt()
+                return
+            except NotYetKnown:
+                return  # deleted meanwhile
+            except Retry as error:
+                log.warning("end not kept yet", action="run.end_not_kept", reason=str(error), **self._named)
+                await self._parts.clock.sleep(1.0)
+        raise Conflict("another worker has it")
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel them, and wait until they are."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,70 @@
+"""What functions and dispatcher count, for Prometheus. No ids in labels: the number of series is bounded.
+
+One registry per process; `/metrics` serves it. Names and labels are listed in docs/operations.md.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from events.facts import Failed, Outcome
+from events.lifecycle import State
+
+_LONG = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
+_SHORT = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+REGISTRY = CollectorRegistry()
+
+ended = Counter("ocf_executions_ended_total", "executions that ended here", ("state", "reason"), registry=REGISTRY)
+duration = Histogram("ocf_execution_seconds", "first start to end", ("state",), buckets=_LONG, registry=REGISTRY)
+queued = Histogram("ocf_queue_wait_seconds", "submit to first start", buckets=_SHORT, registry=REGISTRY)
+first_output = Histogram(
+    "ocf_first_output_seconds", "start of the attempt to the agent's first word", buckets=_SHORT, registry=REGISTRY
+)
+cancel_seconds = Histogram("ocf_cancel_seconds", "cancel heard to last process gone", buckets=_SHORT, registry=REGISTRY)
+running = Gauge("ocf_executions_running", "executions that run in this process", registry=REGISTRY)
+warm_slots = Gauge("ocf_warm_slots", "warm slots that could be taken now", registry=REGISTRY)
+slots_taken = Counter("ocf_slots_taken_total", "executions by kind of slot", ("kind",), registry=REGISTRY)
+tokens = Counter("ocf_model_tokens_total", "tokens by model and direction", ("model", "direction"), registry=REGISTRY)
+cost = Counter("ocf_model_cost_usd_total", "US dollars by model", ("model",), registry=REGISTRY)
+output_bytes = Counter("ocf_output_bytes_total", "bytes of output published", registry=REGISTRY)
+leases_lost = Counter("ocf_leases_lost_total", "executions taken over by another worker", registry=REGISTRY)
+swept = Counter("ocf_swept_total", "executions ended by the sweep", ("state",), registry=REGISTRY)
+
+deliveries = Counter(
+    "ocf_deliveries_total", "answers of functions to events", ("consumer", "answer"), registry=REGISTRY
+)
+redeliveries = Counter("ocf_redeliveries_total", "messages that came again", ("consumer",), registry=REGISTRY)
+dead_letters = Counter("ocf_dead_letters_total", "messages that went to OCF_DLQ", ("consumer",), registry=REGISTRY)
+in_flight = Gauge("ocf_deliveries_in_flight", "messages a function is working on", ("consumer",), registry=REGISTRY)
+consumer_lag = Gauge("ocf_consumer_lag", "messages no function has been given yet", ("consumer",), registry=REGISTRY)
+
+#: Models are named by callers: beyond this many, the rest is counted together.
+_MODELS: set[str] = set()
+_MAX_MODELS = 50
+
+
+def bounded_model(name: str | None) -> str:
+    """`name`, or `other` once there are too many."""
+    known = name or "unknown"
+    if known not in _MODELS and len(_MODELS) >= _MAX_MODELS:
+        return "other"
+    _MODELS.add(known)
+    return known
+
+
+def count_end(outcome: Outcome, state: State) -> None:
+    """An execution has ended."""
+    reason = outcome.reason.value if isinstance(outcome, Failed) else ""
+    ended.labels(state.value, reason).inc()
+    duration.labels(state.value).observe(outcome.duration_ms / 1000)
+    model, usage = bounded_model(outcome.model), outcome.usage
+    tokens.labels(model, "input").inc(usage.input_tokens)
+    tokens.labels(model, "output").inc(usage.output_tokens)
+    tokens.labels(model, "cache_read").inc(usage.cache_read_tokens)
+    cost.labels(model).inc(usage.cost_usd)
+
+
+def exposition() -> bytes:
+    """The text format of Prometheus."""
+    return generate_latest(REGISTRY)

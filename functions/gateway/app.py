@@ -78,7 +78,7 @@ async def _not_allowed(request: Request, error: Exception) -> Response:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     gateway: Gateway = app.state.gateway
-    following = asyncio.ensure_future(gateway.index.run())
+    gateway.following = following = asyncio.ensure_future(gateway.index.run())
     try:
         yield
     finally:

@@ -41,6 +41,8 @@ class Gateway:
         self.auth = Authenticator(deps.settings, deps.clock)
         self.limit = RateLimit(deps.settings.rate_limit, deps.settings.burst, deps.clock)
         self.index = Index(deps.bus, deps.executions, deps.clock)
+        #: Keeps the history up to date, from the application's lifespan on.
+        self.following: asyncio.Task[None] | None = None
         self.metrics = Metrics(CollectorRegistry())
         Gauge("ocf_gateway_history_records", "executions in the history", registry=self.metrics.registry).set_function(
             lambda: len(self.index)
@@ -103,17 +105,22 @@ class Gateway:
         """
         if asked is not None:
             return await self._found(caller.check(asked), execution)
-        known = self.index.projects_of(execution, caller)
+        known = self.index.projects_of(execution, caller) or await self._projects_of(execution, caller)
+        if not known:
+            raise not_found(execution)
         if len(known) > 1:
             raise Problem(409, "ambiguous", f"several projects have it; say which: ?project_id={known[0]}")
-        if known:
-            return await self._found(known[0], execution)
-        return await self._found(caller.project_or(None, self._guess(caller)), execution)
+        return await self._found(known[0], execution)
 
-    def _guess(self, caller: Principal) -> str:
-        if caller.may(self.settings.default_project) or not caller.projects:
-            return self.settings.default_project
-        return min(caller.projects)
+    async def _projects_of(self, execution: str, caller: Principal) -> list[str]:
+        """The caller's projects that have it, when the history does not know it yet: from the records, then the bus."""
+        keys = [entry.key async for entry in self.deps.executions.entries(f"*.{execution}")]
+        found = {key.split(".")[0] for key in keys}
+        if not found:
+            wanted = f"ocf.cmd.submit.*.{execution}"
+            submits = [message.subject async for message in self.deps.bus.history(subjects.COMMANDS, wanted)]
+            found = {subject.split(".")[3] for subject in submits}
+        return sorted(project for project in found if caller.may(project))
 
     async def _found(self, project: str, execution: str) -> Found:
         record = await self.record(project, execution)

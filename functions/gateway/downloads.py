@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Literal
@@ -141,6 +142,7 @@ async def _batched(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         if size >= _PIECE:
             yield b"".join(parts)
             parts, size = [], 0
+            await asyncio.sleep(0)  # writing to who keeps up does not yield: others are served in between
     if parts:
         yield b"".join(parts)
 

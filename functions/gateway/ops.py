@@ -55,6 +55,8 @@ async def ready(gateway: Gw) -> Response:
 async def _history(gateway: Gateway) -> None:
     if not gateway.index.ready:
         raise Unavailable("the history is still being read")
+    if gateway.following is not None and gateway.following.done():
+        raise Unavailable("the history is not followed any more; the log says why")
 
 
 @router.get(

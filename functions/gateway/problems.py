@@ -34,7 +34,7 @@ class ProblemDocument(BaseModel):
     errors: list[FieldError] = []
 
 
-class Problem(Exception):  # noqa: N818  (the word of RFC 9457)
+class Problem(Exception):
     """A call that cannot be answered as asked. `slug` identifies the kind in `type`."""
 
     def __init__(

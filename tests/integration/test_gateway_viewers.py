@@ -28,7 +28,7 @@ from tests.support.nats import ORIGIN, NatsServer
 STREAMS = ("OCF_COMMANDS", "OCF_EVENTS", "OCF_OUTPUT", "OCF_DLQ", "KV_ocf_executions", "KV_ocf_sessions")
 
 
-class Closed(Exception):  # noqa: N818  (what happened to the connection)
+class Closed(Exception):
     """The server ended the connection; what it said before."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +241,12 @@ async def test_an_unexpected_failure_is_a_problem_too() -> None:
     answer = await world.client.get(f"/tasks/{ID}/status")
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_every_call_is_in_the_documentation() -> None:
+    """`docs/api.md` names each path with its method, and none that is not there."""
+    document = (await World().client.get("/openapi.json")).json()
+    text = (openapi.PATH.parents[1] / "docs" / "api.md").read_text()
+    named = set(re.findall(r"`(GET|POST|DELETE) (/[^`?]*)`", text))
+    said = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert named - {("GET", "/"), ("GET", "/openapi.json")} == said

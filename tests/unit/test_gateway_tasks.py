@@ -324,3 +324,26 @@ async def test_a_reply_reaches_the_bus_and_is_refused_after_the_end() -> None:
     assert (command["request_id"], command["answer"]) == ("per_1", "allow")
     await world.record(state=State.COMPLETED)
     assert (await world.client.post(f"/tasks/{ID}/replies/per_1", json={"answer": "x"})).status_code == 409
+
+
+async def test_an_execution_is_found_in_any_project_from_the_first_moment() -> None:
+    """Without naming the project: while it is only on the bus, and before the history has its record."""
+    world = World()
+    body = {"prompt": "x", "project_id": "team-a"}
+    execution = (await world.client.post("/tasks/execute", json=body)).json()["execution_id"]
+    answer = await world.client.get(f"/tasks/{execution}/status")
+    assert (answer.status_code, answer.json()["project_id"]) == (200, "team-a")
+    record = await world.record(ID, project="team-b")
+    world.gateway.index.forget(f"team-b.{ID}")
+    assert (await world.client.get(f"/tasks/{ID}/status")).json()["project_id"] == record.project_id
+
+
+async def test_an_id_that_two_projects_have_must_be_told_apart() -> None:
+    """409 says how."""
+    world = World()
+    await world.record(project="team-a")
+    await world.record(project="team-b")
+    answer = await world.client.get(f"/tasks/{ID}/status")
+    assert answer.status_code == 409
+    assert "?project_id=team-a" in answer.json()["detail"]
+    assert (await world.client.get(f"/tasks/{ID}/status?project_id=team-b")).json()["project_id"] == "team-b"

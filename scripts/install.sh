@@ -64,7 +64,8 @@ install_tools() {
   if [[ $platform != linux-x64 ]]; then
     # The same version for another machine: pinned, though not by hash.
     version=$(sed -n 's/.*"opencode-linux-x64": "\(.*\)".*/\1/p' "$source/package.json")
-    "$npm" install "${quiet[@]}" --no-save "opencode-$platform@$version" >&2
+    ripgrep=$(sed -n 's/.*"@vscode\/ripgrep-linux-x64": "\(.*\)".*/\1/p' "$source/package.json")
+    "$npm" install "${quiet[@]}" --no-save "opencode-$platform@$version" "@vscode/ripgrep-$platform@$ripgrep" >&2
   fi
   stamp "$mark" "$source/package-lock.json"
 }

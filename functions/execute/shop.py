@@ -126,14 +126,20 @@ def server_spec(settings: Settings, binary: Path | None, *, sandboxed: bool, lim
         sandboxed=sandboxed,
         max_processes=limits.max_processes or settings.max_processes,
         max_memory_bytes=limits.max_memory_bytes or settings.max_memory_bytes,
-        tools=tools(),
+        tools=tools(binary),
     )
 
 
-def tools() -> tuple[Path, ...]:
-    """Executables the agent's own tools need: OpenCode's grep and glob call ripgrep, and would download it."""
+def tools(binary: Path | None) -> tuple[Path, ...]:
+    """Executables the agent's own tools need: OpenCode's grep and glob call ripgrep, and would download it.
+
+    It is looked for on PATH and among the npm packages that OpenCode's executable came with.
+    """
     found = shutil.which("rg")
-    return (Path(found),) if found else ()
+    if found is not None:
+        return (Path(found),)
+    packages = binary.resolve().parents[2] if binary is not None and len(binary.parents) > 2 else None
+    return tuple(packages.glob("@vscode/ripgrep-*/bin/rg"))[:1] if packages is not None else ()
 
 
 def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, *, sandboxed: bool) -> SlotPool:

@@ -185,6 +185,10 @@ class MemoryBus:
         state.not_before[message.sequence] = self.clock.monotonic() + consumer.ack_wait
         return MemoryDelivery(replace(message, deliveries=number), state, self, consumer.ack_wait)
 
+    async def lag(self, consumer: ConsumerSpec) -> int:
+        state = self._consumers.setdefault(consumer.name, _Consumer())
+        return sum(m.sequence not in state.deliveries for m in self._due(consumer, state))
+
     async def purge(self, stream: str, subject: str) -> int:
         kept = self._streams[stream]
         before = len(kept.messages)

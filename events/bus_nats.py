@@ -245,6 +245,11 @@ class NatsBus:
         self._pulls[spec.name] = pull
         return pull
 
+    async def lag(self, consumer: ConsumerSpec) -> int:
+        with _unavailable(f"look at {consumer.name}"):
+            info = await self.js.consumer_info(consumer.stream, consumer.name)
+        return info.num_pending or 0
+
     async def purge(self, stream: str, subject: str) -> int:
         with _unavailable(f"purge {stream}"):
             reply = await self.nc.request(

@@ -136,6 +136,10 @@ class Bus(Protocol):
         """
         ...
 
+    async def lag(self, consumer: ConsumerSpec) -> int:
+        """Messages of a durable consumer that nobody has been given yet."""
+        ...
+
     async def purge(self, stream: str, subject: str) -> int:
         """Remove what `subject` matches; return how many messages."""
         ...

@@ -59,7 +59,7 @@ install_tools() {
   cp "$source/package.json" "$source/package-lock.json" .tools/
   local quiet=(--prefix .tools --ignore-scripts --no-audit --no-fund --loglevel=error)
   "$npm" ci "${quiet[@]}" >&2
-  local platform version
+  local platform version ripgrep
   platform="$(uname -s | tr '[:upper:]' '[:lower:]')-$(uname -m | sed 's/x86_64/x64/; s/aarch64/arm64/')"
   if [[ $platform != linux-x64 ]]; then
     # The same version for another machine: pinned, though not by hash.

@@ -9,10 +9,12 @@ import asyncio
 import sys
 
 import httpx
+import structlog
 import uvicorn
 from starlette.applications import Starlette
 
-from functions import app, logs, tracing
+from events.errors import Unavailable
+from functions import app, logs, metrics, tracing
 from functions.composition import Parts, build
 from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.loop import Loop
@@ -20,7 +22,10 @@ from functions.dispatcher.wiring import WIRING, Row
 from functions.settings import Settings, load_or_exit
 from functions.urls import function_url
 
+log = structlog.get_logger()
+
 _SHORT_GRACE = 10.0
+_LAG_EVERY = 15.0
 
 
 def rows(settings: Settings) -> tuple[Row, ...]:
@@ -40,6 +45,7 @@ async def run(settings: Settings) -> None:
     async with build(settings, "dispatcher") as parts, httpx.AsyncClient(limits=_LIMITS) as http:
         loops = [_loop(parts, row, http) for row in rows(settings)]
         tasks = [asyncio.create_task(loop.run()) for loop in loops]
+        tasks.append(asyncio.create_task(_measure_lag(parts, rows(settings))))
         server = uvicorn.Server(
             uvicorn.Config(
                 Starlette(routes=list(app.health_routes({"nats": parts.bus.ready}))),
@@ -54,6 +60,16 @@ async def run(settings: Settings) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(loop.stop(_SHORT_GRACE if loop.short else 0.1) for loop in loops))
+
+
+async def _measure_lag(parts: Parts, wired: tuple[Row, ...]) -> None:
+    while True:
+        for row in wired:
+            try:
+                metrics.consumer_lag.labels(row.consumer).set(await parts.bus.lag(row.spec()))
+            except Unavailable as error:
+                log.info("lag not known", action="dispatch.lag_unknown", consumer=row.consumer, reason=str(error))
+        await parts.clock.sleep(_LAG_EVERY)
 
 
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64)

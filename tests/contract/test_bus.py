@@ -134,6 +134,17 @@ async def test_a_pulled_message_comes_once_when_acked_and_again_when_naked(bus: 
     assert await bus.fetch(spec, 5, 0.2) == []
 
 
+async def test_lag_counts_what_nobody_was_given(bus: Bus) -> None:
+    """What is queued behind a slow function can be seen."""
+    project, _ = ids()
+    spec = consumer(project)
+    for _ in range(3):
+        await bus.publish(subjects.command("cancel", project, str(uuid.uuid4())), b"x", {})
+    (first,) = await bus.fetch(spec, 1, 2)
+    assert await bus.lag(spec) == 2
+    await first.ack()
+
+
 async def test_purge_removes_what_matches(bus: Bus) -> None:
     """Purging one execution's events leaves the others alone, and says how many went."""
     project, execution = ids()

@@ -13,8 +13,10 @@ import typer
 from functions.cli.common import DEFAULT_DATA_DIR, DataDir, JsonFlag, fail, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from functions.stack.processes import Child
-    from functions.stack.table import Plan
+    from functions.stack.table import Layout, Plan
 
 _READY_FD = "OCF_READY_FD"
 
@@ -55,13 +57,23 @@ def down(data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
         sys.stdout.write("stopped\n" if pid else f"nothing runs in {layout.data_dir}\n")
 
 
-def _wait_gone(layout: object, pid: int, patience: float = 60.0) -> None:
+def _wait_gone(layout: Layout, pid: int, patience: float = 60.0) -> None:
     import time
+
+    import psutil
 
     from functions.stack.up import running_pid
 
+    def runs() -> bool:
+        if running_pid(layout) == pid:
+            return True
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
     deadline = time.monotonic() + patience
-    while running_pid(layout) == pid:  # type: ignore[arg-type]
+    while runs():
         if time.monotonic() > deadline:
             fail(f"pid {pid} does not end; see the logs, or: kill -9 {pid}")
         time.sleep(0.02)
@@ -79,7 +91,7 @@ def _foreground(data_dir: Path, port: int, json_output: bool) -> NoReturn:
     from functions.stack.up import AlreadyUp, locked, prepare
 
     load_or_exit()
-    say = _reporter(json_output)
+    say = _reporter()
     layout = Layout(make_private_dir(data_dir).resolve())
     try:
         with locked(layout):
@@ -91,7 +103,7 @@ def _foreground(data_dir: Path, port: int, json_output: bool) -> NoReturn:
     raise typer.Exit(0)
 
 
-async def _run(plan: Plan, json_output: bool, say: object) -> None:
+async def _run(plan: Plan, json_output: bool, say: Callable[[str], None]) -> None:
     import asyncio
     import signal
     import time
@@ -112,10 +124,10 @@ async def _run(plan: Plan, json_output: bool, say: object) -> None:
         else:
             _show(plan, children, time.monotonic() - started)
 
-    await run(plan, on_ready=ready, stop=stop, say=say)  # type: ignore[arg-type]
+    await run(plan, on_ready=ready, stop=stop, say=say)
 
 
-def _reporter(json_output: bool) -> object:
+def _reporter() -> Callable[[str], None]:
     def say(line: str) -> None:
         sys.stderr.write(f"ocf: {line}\n")
         sys.stderr.flush()

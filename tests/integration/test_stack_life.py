@@ -9,14 +9,14 @@ import stat
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from tests.support.stack import OCF, ROOT, Stack, processes_of, running_stack, up
+from tests.support.detached import OCF, ROOT, Stack, processes_of, running_stack, up
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -38,6 +38,13 @@ def until(condition: Callable[[], object], patience: float = 60) -> None:
 def gone(processes: list[psutil.Process]) -> bool:
     """Whether none of them is alive (a zombie waits for init only)."""
     return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack for this module."""
+    with running_stack(tmp_path_factory.mktemp("stack") / "data") as found:
+        yield found
 
 
 def run_task(stack: Stack, project: str) -> str:

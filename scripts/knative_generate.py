@@ -156,15 +156,15 @@ def ksvc(service: Service) -> Manifest:
         "resources": resources(service),
         "securityContext": security(),
         "volumeMounts": mounted,
-        "startupProbe": {"httpGet": {"path": "/health"}, "periodSeconds": 1, "failureThreshold": 60},
+        "startupProbe": {"httpGet": {"path": "/health", "port": PORT}, "periodSeconds": 1, "failureThreshold": 60},
         "readinessProbe": {
-            "httpGet": {"path": "/ready"},
+            "httpGet": {"path": "/ready", "port": PORT},
             "periodSeconds": 5,
             "timeoutSeconds": 3,
             "failureThreshold": 3,
         },
         "livenessProbe": {
-            "httpGet": {"path": "/health"},
+            "httpGet": {"path": "/health", "port": PORT},
             "periodSeconds": 10,
             "timeoutSeconds": 5,
             "failureThreshold": 6,

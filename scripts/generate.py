@@ -73,7 +73,7 @@ def asyncapi() -> Pages:
         "info": {
             "title": "OpenCode executions as event-driven functions",
             "version": "1.0.0",
-            "description": "CloudEvents 1.0 over NATS JetStream. Structured and binary mode are read, binary is written.",
+            "description": "CloudEvents 1.0 over NATS JetStream. Structured and binary are read, binary is written.",
         },
         "defaultContentType": "application/json",
         "servers": {"nats": {"host": "nats:4222", "protocol": "nats"}},

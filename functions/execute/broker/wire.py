@@ -82,7 +82,7 @@ def _max_tokens_field(wire: Wire, body: Mapping[str, Any], target: ModelTarget) 
     return "max_tokens"
 
 
-def _tool_name(tool: Any) -> str:
+def _tool_name(tool: object) -> str:
     if not isinstance(tool, dict):
         return ""
     function = tool.get("function")

@@ -166,24 +166,35 @@ class NatsBus:
                 return
 
     async def _batch(self, stream: str, subject: str, start: int) -> list[Message]:
-        inbox = self.nc.new_inbox()
-        sub = await self.nc.subscribe(inbox)
-        request = {"seq": start, "next_by_subj": subject, "batch": _BATCH}
         found: list[Message] = []
+        ended: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
+
+        # A callback and not `next_msg`, which makes a task and a timer for every message.
+        async def take(msg: Msg) -> None:
+            headers = msg.headers or {}
+            if "Status" not in headers:
+                found.append(_direct(msg.data, headers))
+            elif not ended.done():
+                ended.set_result((headers["Status"], headers.get("Description", "")))
+
+        inbox = self.nc.new_inbox()
+        sub = await self.nc.subscribe(inbox, cb=take)
+        request = {"seq": start, "next_by_subj": subject, "batch": _BATCH}
         try:
             with _unavailable(f"read {stream}"):
                 await self.nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
-                while True:
-                    msg = await sub.next_msg(timeout=_TIMEOUT)
-                    headers = msg.headers or {}
-                    status = headers.get("Status")
-                    if status in ("204", "404"):  # end of batch; nothing (more) there
-                        return found
-                    if status is not None:
-                        raise Unavailable(f"read {stream}: {status} {headers.get('Description', '')}")
-                    found.append(_direct(msg.data, headers))
+                got = -1
+                while not ended.done():
+                    if len(found) == got:
+                        raise TimeoutError("no answer")
+                    got = len(found)
+                    await asyncio.wait((ended,), timeout=_TIMEOUT)
         finally:
             await sub.unsubscribe()
+        status, description = ended.result()
+        if status not in ("204", "404"):  # end of batch; nothing (more) there
+            raise Unavailable(f"read {stream}: {status} {description}")
+        return found
 
     async def last(self, stream: str, subject: str) -> Message | None:
         with _unavailable(f"read {stream}"):

@@ -29,6 +29,7 @@ export interface Form {
   network: string;
   bash: Permission;
   edit: Permission;
+  answerMinutes: string;
 }
 
 export const BLANK: Form = {
@@ -55,6 +56,7 @@ export const BLANK: Form = {
   network: "",
   bash: "allow",
   edit: "allow",
+  answerMinutes: "10",
 };
 
 /** Which field of the form a field of the request is, so that an error stands where it can be mended. */
@@ -75,6 +77,7 @@ const FIELDS: Readonly<Record<string, keyof Form>> = {
   "model_config.max_tokens": "maxTokens",
   "model_config.system_prompt": "systemPrompt",
   "limits.timeout_seconds": "timeoutMinutes",
+  "limits.answer_seconds": "answerMinutes",
   "limits.max_total_tokens": "maxTotalTokens",
   "limits.max_cost_usd": "maxCost",
   "retry.max_attempts": "attempts",
@@ -95,7 +98,8 @@ export function fieldOf(field: string): keyof Form | null {
 
 /** Body of `POST /tasks/execute`: what was left blank is left out, so that the operator's defaults hold. */
 export function bodyOf(form: Form): Record<string, unknown> {
-  const minutes = number(form.timeoutMinutes);
+  // Without a time to wait, a run that asks fails at once: nobody is known to be there.
+  const asks = form.bash === "ask" || form.edit === "ask";
   return blankless({
     prompt: form.prompt,
     project_id: form.project.trim(),
@@ -112,7 +116,8 @@ export function bodyOf(form: Form): Record<string, unknown> {
       system_prompt: form.systemPrompt,
     }),
     limits: blankless({
-      timeout_seconds: minutes === undefined ? undefined : Math.round(minutes * 60),
+      timeout_seconds: seconds(form.timeoutMinutes),
+      answer_seconds: asks ? seconds(form.answerMinutes) : undefined,
       max_total_tokens: number(form.maxTotalTokens),
       max_cost_usd: number(form.maxCost),
     }),
@@ -153,6 +158,12 @@ function labelsOf(text: string): Record<string, string> {
 
 function number(text: string): number | undefined {
   return text.trim() === "" ? undefined : Number(text);
+}
+
+/** Minutes as typed, in whole seconds. */
+function seconds(minutes: string): number | undefined {
+  const value = number(minutes);
+  return value === undefined ? undefined : Math.round(value * 60);
 }
 
 function blankless(values: Record<string, unknown>): Record<string, unknown> {

@@ -1,3 +1,4 @@
+import type { TodoItem } from "../api/types";
 import type { Chunk } from "../stream";
 
 const SGR = {
@@ -46,13 +47,21 @@ export class TerminalWriter {
       case "question":
       case "gap":
         return this.#line(paint("yellow", `! ${chunk.data}`));
-      case "usage":
       case "todo":
+        return this.#plan(detail.items as TodoItem[] | undefined);
+      case "usage":
         return "";
     }
   }
 
+  #plan(items: readonly TodoItem[] = []): string {
+    const marks = { completed: paint("green", "✓"), in_progress: paint("cyan", "▸"), cancelled: "×", pending: "·" };
+    return items.map((item) => this.#line(`  ${marks[item.status]} ${item.content}`)).join("");
+  }
+
   #result(chunk: Chunk, detail: Record<string, unknown>): string {
+    // The plan itself follows, readable.
+    if (/todo/i.test(String(detail.tool)) && detail.ok !== false) return "";
     const printed = this.#printed.has(String(detail.call_id ?? ""));
     const body = printed || chunk.data === "" ? "" : this.#run("result", `${chunk.data.replace(/\n*$/, "")}\n`);
     if (detail.ok !== false) return body;

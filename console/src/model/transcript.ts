@@ -223,7 +223,8 @@ export class Transcript {
       kind: "tool",
       seq: chunk.seq,
       at,
-      severity: "info",
+      // The plan stands beside the transcript: keeping it is bookkeeping.
+      severity: /todo/i.test(change.tool) ? "debug" : "info",
       callId,
       ...change,
       output: "",
@@ -245,7 +246,7 @@ export class Transcript {
     this.#running = this.#running.filter((one) => one !== index);
     this.#change(index, {
       state: failed ? "failed" : "ok",
-      severity: failed ? "error" : "info",
+      severity: failed ? "error" : (row?.severity ?? "info"),
       // The result has all of it; what came as it ran may be longer when the result was cut.
       output: chunk.data || (row?.kind === "tool" ? row.output : ""),
       durationMs: typeof detail.duration_ms === "number" ? detail.duration_ms : row ? at - row.at : null,

@@ -58,6 +58,16 @@ export function TranscriptList({ rows, start, query, follow, live, onFile, handl
     setAtEnd(nearEnd(box));
   }, [following, total]);
   useEffect(() => setFollowing(follow), [follow]);
+  useEffect(() => {
+    const box = scroller.current;
+    if (!box || !following) return;
+    // A question below the list, or a keyboard on a phone, makes it shorter: the end must stay in view.
+    const resized = new ResizeObserver(() => {
+      box.scrollTop = box.scrollHeight;
+    });
+    resized.observe(box);
+    return () => resized.disconnect();
+  }, [following]);
   useLayoutEffect(() => highlight(scroller.current, query));
 
   useImperativeHandle(handle, () => ({

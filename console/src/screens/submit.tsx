@@ -174,11 +174,24 @@ export function SubmitScreen(): ReactNode {
             />
           </div>
         </Group>
-        <Group title="Permissions and network" summary={permissionsInWords(form)} open={hasAny(errors, ["network"])}>
+        <Group
+          title="Permissions and network"
+          summary={permissionsInWords(form)}
+          open={hasAny(errors, ["network", "answerMinutes"])}
+        >
           <div className="pair">
             <PermissionField label="Shell commands" value={form.bash} onChange={(value) => set("bash", value)} />
             <PermissionField label="Editing files" value={form.edit} onChange={(value) => set("edit", value)} />
           </div>
+          {(form.bash === "ask" || form.edit === "ask") && (
+            <Text
+              name="answerMinutes"
+              label="Minutes it waits for your answer"
+              inputMode="decimal"
+              hint="Then it fails, and says what it asked for."
+              {...{ form, set, errors }}
+            />
+          )}
           <Text
             name="network"
             label="Hosts its tools may reach"

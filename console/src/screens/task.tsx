@@ -1,6 +1,6 @@
 import { lazy, type ReactNode, Suspense, useCallback, useEffect, useRef, useState } from "react";
 import { ApiError, api } from "../api/client";
-import type { ChangedFile, Task } from "../api/types";
+import type { ChangedFile, Task, TodoItem } from "../api/types";
 import { useAction, useKeys, useNow } from "../hooks";
 import { save, saveChunks, saveText } from "../model/download";
 import { cost, count, duration, words } from "../model/format";
@@ -138,6 +138,7 @@ function RunHeader(props: {
   const action = useAction();
   const said = ended ? (task.usage ?? summary.usage) : (summary.usage ?? task.usage);
   const usage = said && said.requests > 0 ? said : null;
+  const progress = progressOf(summary.todo);
 
   const confirmed = async (): Promise<void> => {
     const done = await action.run(() =>
@@ -173,7 +174,7 @@ function RunHeader(props: {
         {usage && <span>{cost(usage.cost_usd)}</span>}
         {task.status === "running" && summary.todo.length > 0 && (
           <span className="head-progress">
-            <Progress value={task.progress ?? 0} label="Progress" /> {task.progress ?? 0}%
+            <Progress value={progress} label="Progress" /> {progress}%
           </span>
         )}
       </div>
@@ -224,6 +225,12 @@ function RunHeader(props: {
       )}
     </header>
   );
+}
+
+/** As the record counts it (`Record.progress`), but from the chunks, which know first. */
+function progressOf(todo: readonly TodoItem[]): number {
+  const done = todo.filter((item) => item.status === "completed" || item.status === "cancelled").length;
+  return todo.length === 0 ? 0 : Math.min(99, Math.round((100 * done) / todo.length));
 }
 
 function Outcome({ task }: { task: Task }): ReactNode {

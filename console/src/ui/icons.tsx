@@ -53,10 +53,10 @@ export function Icon({ name, size = 16 }: { name: IconName; size?: number }): Re
 
 export function toolIcon(tool: string): IconName {
   if (/bash|shell|exec|command/i.test(tool)) return "terminal";
+  if (/todo/i.test(tool)) return "list";
   if (/edit|write|patch/i.test(tool)) return "pencil";
   if (/read|list|ls$/i.test(tool)) return "file";
   if (/grep|glob|search/i.test(tool)) return "search";
-  if (/todo/i.test(tool)) return "list";
   if (/fetch|web/i.test(tool)) return "globe";
   if (/task|agent/i.test(tool)) return "branch";
   return "tool";

@@ -49,7 +49,7 @@ export function TaskCard({ task, now }: { task: Task; now: number }): ReactNode 
       <div className="card-facts">
         <span title={new Date(task.submitted_at).toLocaleString()}>{ago(task.submitted_at, now)}</span>
         <span className="card-numbers">
-          {(task.started_at || ended) && <span>{duration(took)}</span>}
+          {task.started_at && <span>{duration(took)}</span>}
           {task.status === "pending" && task.queue_position ? <span>place {task.queue_position}</span> : null}
           {tokens > 0 && <span title={usage ? cost(usage.cost_usd) : ""}>{count(tokens)} tok</span>}
           {files > 0 && <span>{task.diff ? <Counts {...task.diff} /> : plural(files, "file")}</span>}

@@ -77,7 +77,7 @@ test("what the form says is in the request, in its units", () => {
     prompt: "p",
     workspace: { source: "git", url: "https://x/y.git" },
     labels: { team: "web", urgent: "" },
-    limits: { timeout_seconds: 90 },
+    limits: { timeout_seconds: 90, answer_seconds: 600 },
     permissions: { bash: "ask" },
     network: { allow: ["pypi.org", "*.example.com"] },
     model_config: { provider: "openai", model: "m" },

@@ -48,12 +48,15 @@ class NatsBucket:
             raise Conflict(f"{key} was changed by somebody else") from None
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
-        """A marker first, so that watchers learn of it; then nothing of the key is left."""
+        """A marker first, so that watchers learn of it; then nothing of the key is left.
+
+        Only what was there up to the marker goes: somebody may have created the key anew.
+        """
         headers = {"KV-Operation": "DEL"}
         if revision is not None:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(revision)
-        await self._bus.publish(self._prefix + key, b"", headers)
-        await self._bus.purge(self._stream, self._prefix + key)
+        marker = await self._bus.publish(self._prefix + key, b"", headers)
+        await self._bus.purge(self._stream, self._prefix + key, through=marker)
 
     async def entries(self, filter: str = ">", *, after: int = 0) -> AsyncIterator[Entry]:
         async for found in self._bus.history(self._stream, self._prefix + filter, after=after):

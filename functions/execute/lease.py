@@ -105,8 +105,17 @@ class Lease:
         return True
 
     async def release(self) -> None:
-        """Give it up, if it is still held."""
-        try:
-            await self._bucket.delete(self._key, revision=self._revision)
-        except Conflict:
-            return  # somebody else has it
+        """Give it up, if it is still held.
+
+        A renewal that was cut off on its way may have moved the key on since the revision that is known here.
+        """
+        for _ in range(2):
+            try:
+                await self._bucket.delete(self._key, revision=self._revision)
+            except Conflict:
+                entry = await self._bucket.get(self._key)
+                if entry is None or json.loads(entry.value)["worker"] != self._worker:
+                    return  # somebody else has it
+                self._revision = entry.revision
+            else:
+                return

@@ -16,6 +16,7 @@ from events.errors import InvalidEvent
 from events.ports import Bus, Clock, Delivery, Message
 from functions import metrics, tracing
 from functions.common.commands import NATS_SUBJECT
+from functions.dispatcher.line import Line
 from functions.dispatcher.wiring import Row, backoff
 
 log = structlog.get_logger()
@@ -65,6 +66,7 @@ class Dispatcher:
         self._bus = bus
         self._clock = clock
         self._http = http
+        self._line = Line(clock)
 
     async def dispatch(self, delivery: Delivery) -> None:
         """See one delivery through: afterwards it is acked, naked or a dead letter."""
@@ -90,8 +92,11 @@ class Dispatcher:
         """What the function says in the end; while it is busy, it is asked again."""
         answer = await self._post(event)
         while answer.busy:
-            await self._clock.sleep(answer.retry_after)
+            offers = await self._line.wait(answer.retry_after)
             answer = await self._post(event)
+            if answer.busy:
+                self._line.offer(offers)
+        self._line.offer()
         return answer
 
     def _event(self, message: Message) -> Event:

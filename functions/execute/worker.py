@@ -49,16 +49,16 @@ class Worker:
             Unavailable: this worker is shutting down.
         """
         project, execution = ids_of(event)
-        if execution in self._runs:
-            await self._runs[execution].ended.wait()
-            raise Drop(f"execution {execution} has ended")
+        await self._joined(execution)
         if self._draining:
             raise Unavailable("this worker is shutting down")
         await self._must_be_open(project, execution)
         event = await dataref.resolve(event, f"{project}/{execution}", self._shop.parts.store)
         task = command(event, Execute)
-        self._must_have_room(project)
         await self._must_be_its_turn(task)
+        await self._joined(execution)  # a second delivery of it may have come in between
+        self._must_have_room(project)
+        # No await from here until it is in the list: another request would take the same slot.
         run = Run(self._shop, task, event)
         self._runs[execution] = run
         metrics.running.set(len(self._runs))
@@ -66,6 +66,12 @@ class Worker:
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
         await asyncio.shield(running)
+
+    async def _joined(self, execution: str) -> None:
+        """Where it runs here already, wait for its end. Raises Drop then."""
+        if execution in self._runs:
+            await self._runs[execution].ended.wait()
+            raise Drop(f"execution {execution} has ended")
 
     async def _must_be_open(self, project: str, execution: str) -> None:
         record = await self._shop.parts.records.get(project, execution)
@@ -91,6 +97,9 @@ class Worker:
         sessions = Sessions(parts.sessions, parts.clock)
         try:
             found = await sessions.first(task.project_id, task.session_id, parts.records)
+            if task.execution_id not in found.queue and found.state == "open":
+                # Somebody looked at the queue before this one's record was there, and took it for deleted.
+                found = await sessions.join(task.project_id, task.session_id, task.execution_id)
         except NotYetKnown:
             return  # destroyed: the run says so, and ends
         if found.queue and found.queue[0] != task.execution_id:

@@ -1,0 +1,72 @@
+"""Who waits for a busy function, and who is asked to try again."""
+
+from __future__ import annotations
+
+import asyncio
+
+from functions.dispatcher.line import Line
+from tests.support.clock import ManualClock
+
+
+async def _waiting(line: Line, count: int) -> list[asyncio.Task[int]]:
+    tasks = [asyncio.create_task(line.wait(1.0)) for _ in range(count)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def _settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_free_slot_wakes_who_waits_longest() -> None:
+    """One offer wakes one, the oldest; the others go on waiting."""
+    line = Line(ManualClock())
+    first, second = await _waiting(line, 2)
+    line.offer()
+    await _settle()
+    assert first.done()
+    assert not second.done()
+    line.offer()
+    assert await second > 0
+
+
+async def test_an_offer_is_passed_on_a_few_times_only() -> None:
+    """Who cannot use the slot passes it on; after a few it is left to who asks next."""
+    line = Line(ManualClock())
+    tasks = await _waiting(line, 20)
+    offers, woken = 1, 0
+    line.offer()
+    while offers:
+        await _settle()
+        offers = tasks[woken].result()
+        woken += 1
+        line.offer(offers)
+    assert 1 < woken < 20
+    for task in tasks:
+        task.cancel()
+
+
+async def test_without_an_offer_all_together_ask_ten_times_a_second() -> None:
+    """One who waits alone asks again after what the function said; the sixtieth after six seconds."""
+    clock = ManualClock()
+    line = Line(clock)
+    tasks = await _waiting(line, 60)
+    await clock.advance(1.0)
+    await _settle()
+    assert sum(task.done() for task in tasks) == 10
+    assert await tasks[0] == 0
+    await clock.advance(5.0)
+    await _settle()
+    assert all(task.done() for task in tasks)
+
+
+async def test_who_is_cancelled_leaves_the_line() -> None:
+    """A delivery that is given up does not take an offer from the next."""
+    line = Line(ManualClock())
+    first, second = await _waiting(line, 2)
+    first.cancel()
+    await _settle()
+    line.offer()
+    assert await second > 0

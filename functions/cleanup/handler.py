@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 
 from events import subjects
@@ -14,6 +15,8 @@ from events.record import Record, lease_key, record_key
 from events.types import TYPES
 from functions.cleanup.sweep import sweep
 from functions.common.commands import command
+from functions.common.letters import drop_letters
+from functions.common.sessions import Sessions
 from functions.composition import Parts
 
 CANCEL = TYPES["dev.ocf.task.cancel.v1"]
@@ -42,6 +45,10 @@ async def cleanup(parts: Parts, event: Event) -> None:
     gone = subjects.fact(wish.project_id, wish.execution_id, "cleaned")
     if record is None and await parts.bus.last(subjects.EVENTS, gone) is not None:
         return  # done before
+    if record is not None and record.session_id is not None:
+        with suppress(NotYetKnown):  # destroyed
+            sessions = Sessions(parts.sessions, parts.clock)
+            await sessions.forget(wish.project_id, record.session_id, wish.execution_id)
     removed = await remove(parts, wish.project_id, wish.execution_id)
     fact = Cleaned(execution_id=wish.execution_id, project_id=wish.project_id, removed=removed)
     await parts.records.say("dev.ocf.task.cleaned.v1", fact, event, key=f"cleaned:{wish.execution_id}")
@@ -81,4 +88,5 @@ async def remove(parts: Parts, project: str, execution: str) -> dict[str, int]:
         "objects": await parts.store.delete_prefix(f"{project}/{execution}/"),
         "output": await parts.bus.purge(subjects.OUTPUT, subjects.output(project, execution)),
         "events": await parts.bus.purge(subjects.EVENTS, f"ocf.evt.{project}.{execution}.>"),
+        "dead_letters": await drop_letters(parts.bus, project, execution),
     }

@@ -85,16 +85,31 @@ class Sessions:
         """Queue an execution; idempotent.
 
         Raises:
-            NotYetKnown: there is no such session.
+            NotYetKnown: there is no such session, or it is being destroyed.
         """
 
         def joined(found: Session) -> Session | None:
-            if execution in found.executions:
+            if execution in found.queue:
                 return None
-            lists = {"queue": [*found.queue, execution], "executions": [*found.executions, execution]}
-            return found.model_copy(update=lists)
+            if found.state != "open":
+                # Whoever destroys it has seen its executions already: a later one would be forgotten.
+                raise NotYetKnown(f"session {session} of project {project} is being destroyed")
+            known = found.executions if execution in found.executions else [*found.executions, execution]
+            return found.model_copy(update={"queue": [*found.queue, execution], "executions": known})
 
         return await self.change(project, session, joined)
+
+    async def forget(self, project: str, session: str, execution: str) -> None:
+        """Take an execution that is deleted out of the record. Raises NotYetKnown: there is no such session."""
+
+        def without(found: Session) -> Session | None:
+            lists = {
+                "queue": [item for item in found.queue if item != execution],
+                "executions": [item for item in found.executions if item != execution],
+            }
+            return found.model_copy(update=lists) if execution in (*found.queue, *found.executions) else None
+
+        await self.change(project, session, without)
 
     async def done(self, project: str, session: str, execution: str) -> Session:
         """Take an execution out of the queue."""

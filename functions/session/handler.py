@@ -16,9 +16,11 @@ from events.facts import (
     SessionDetached,
     SessionRejected,
 )
+from events.lifecycle import State
 from events.models import (
     Cancel,
     Cleanup,
+    EmptyWorkspace,
     Model,
     SessionAttach,
     SessionCreate,
@@ -29,8 +31,11 @@ from events.models import (
 from events.session_record import Attached, Session, session_prefix
 from events.types import TYPES
 from functions.common.commands import command, ids_of
+from functions.common.letters import drop_letters
 from functions.common.sessions import EXPIRY, Sessions, schedule_end, schedule_subject
 from functions.composition import Parts
+
+USED = FieldError(field="session_id", message="was used before for another session; use a new one")
 
 
 async def session(parts: Parts, event: Event) -> None:
@@ -54,13 +59,12 @@ async def session(parts: Parts, event: Event) -> None:
 
 async def _create(parts: Parts, wish: SessionCreate, event: Event) -> None:
     sessions = Sessions(parts.sessions, parts.clock)
+    wrong = await _not_to_be_made(parts, wish)
+    if wrong is not None:
+        await _reject(parts, event, [wrong])
+        return
     source = wish.workspace
     if wish.from_execution_id is not None:
-        record = await parts.records.get(wish.project_id, wish.from_execution_id)
-        if record is None or not record.archived:
-            wrong = FieldError(field="from_execution_id", message="is no finished, archived execution of this project")
-            await _reject(parts, event, [wrong])
-            return
         source = SnapshotWorkspace(source="snapshot", execution_id=wish.from_execution_id)
     now = parts.clock.now()
     ttl = wish.ttl_seconds or parts.settings.session_ttl
@@ -79,9 +83,8 @@ async def _create(parts: Parts, wish: SessionCreate, event: Event) -> None:
         await sessions.create(made)
     except Conflict:
         existing = await sessions.get(wish.project_id, wish.session_id)
-        if existing is None or (existing.workspace, existing.labels) != (made.workspace, made.labels):
-            wrong = FieldError(field="session_id", message="was used before for another session; use a new one")
-            await _reject(parts, event, [wrong])
+        if existing is None or existing.state != "open" or _asked(existing) != _asked(made):
+            await _reject(parts, event, [USED])
             return
         made = existing
     await schedule_end(parts.bus, made, made.expires_at)
@@ -94,14 +97,44 @@ async def _create(parts: Parts, wish: SessionCreate, event: Event) -> None:
     await parts.records.say("dev.ocf.session.created.v1", fact, event, key=f"created:{wish.session_id}")
 
 
+def _asked(session: Session) -> tuple[object, ...]:
+    """What tells a repeated create from another one."""
+    return (session.workspace, session.from_execution_id, session.labels)
+
+
+async def _not_to_be_made(parts: Parts, wish: SessionCreate) -> FieldError | None:
+    """Why there can be no such session.
+
+    Raises:
+        Conflict: the execution it continues has ended and is being archived; this comes again.
+    """
+    if await parts.bus.last(subjects.EVENTS, subjects.fact(wish.project_id, wish.session_id, "destroyed")) is not None:
+        return USED
+    if wish.from_execution_id is None:
+        return None
+    if not isinstance(wish.workspace, EmptyWorkspace):
+        return FieldError(field="workspace", message="excludes from_execution_id, whose workspace it would be")
+    record = await parts.records.get(wish.project_id, wish.from_execution_id)
+    if record is None or not record.terminal or record.state is State.REJECTED:
+        return FieldError(field="from_execution_id", message="is no finished execution of this project")
+    if not record.archived:
+        raise Conflict(f"execution {wish.from_execution_id} is being archived")
+    return None
+
+
 async def _attach(parts: Parts, wish: SessionAttach, event: Event) -> None:
     now = parts.clock.now()
 
-    def attached(found: Session) -> Session:
+    def attached(found: Session) -> Session | None:
+        if found.state != "open":
+            return None
         others = [one for one in found.clients if one.client_id != wish.client_id]
         return found.model_copy(update={"clients": [*others, Attached(client_id=wish.client_id, since=now)]})
 
-    await Sessions(parts.sessions, parts.clock).change(wish.project_id, wish.session_id, attached)
+    found = await Sessions(parts.sessions, parts.clock).change(wish.project_id, wish.session_id, attached)
+    if found.state != "open":
+        await _reject(parts, event, [FieldError(field="session_id", message="is being destroyed")])
+        return
     fact = SessionAttached(session_id=wish.session_id, project_id=wish.project_id, client_id=wish.client_id)
     await parts.records.say("dev.ocf.session.attached.v1", fact, event, key=f"attached:{event.id}")
 
@@ -125,6 +158,8 @@ async def _destroy(parts: Parts, wish: SessionDestroy, event: Event) -> None:
             raise Drop(f"session {wish.session_id} is destroyed")
         raise NotYetKnown(f"session {wish.session_id} of project {wish.project_id} is not known")
     expired = wish.requested_by == EXPIRY
+    if expired and found.queue:
+        found = await sessions.first(wish.project_id, wish.session_id, parts.records)
     if expired and (found.queue or found.clients or found.expires_at > parts.clock.now()):
         # It was used since the schedule was made; it gets its full time again.
         await schedule_end(parts.bus, found, max(found.expires_at, parts.clock.now() + timedelta(seconds=60)))
@@ -143,6 +178,9 @@ async def _destroy(parts: Parts, wish: SessionDestroy, event: Event) -> None:
     await sessions.delete(wish.project_id, wish.session_id)
     fact = SessionDestroyed(session_id=wish.session_id, project_id=wish.project_id, removed=removed, expired=expired)
     await parts.records.say("dev.ocf.session.destroyed.v1", fact, event, key=f"destroyed:{wish.session_id}")
+    await drop_letters(parts.bus, wish.project_id, wish.session_id)
+    # Last: as long as this command is there, a crash brings it back.
+    await parts.bus.purge(subjects.COMMANDS, f"ocf.cmd.*.{wish.project_id}.{wish.session_id}")
 
 
 async def _end_executions(parts: Parts, found: Session, event: Event) -> None:

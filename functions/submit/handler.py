@@ -7,9 +7,9 @@ from datetime import datetime
 
 from events import dataref, subjects
 from events.envelope import Event, InvalidData, new_event, parse
-from events.errors import Conflict, Drop, InvalidEvent
-from events.facts import Accepted, FieldError, Rejected
-from events.lifecycle import State
+from events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
+from events.facts import Accepted, Failed, FieldError, Rejected
+from events.lifecycle import Reason, State, Step
 from events.models import MAX_COMMAND_BYTES, Execute, Submit
 from events.record import Record
 from events.types import TYPES
@@ -31,11 +31,13 @@ async def submit(parts: Parts, event: Event) -> None:
         await _reject(parts, event, (project, execution), error.errors)
         return
     digest = hashlib.sha256(data.model_dump_json(by_alias=True).encode()).hexdigest()
-    wrong_session = await _session_error(parts, data)
-    if wrong_session is not None:
-        await _reject(parts, event, (project, execution), [wrong_session])
-        return
-    record = await _record(parts, event, data, digest)
+    record = await parts.records.get(project, execution)
+    if record is None:
+        wrong_session = await _session_error(parts, data)
+        if wrong_session is not None:
+            await _reject(parts, event, (project, execution), [wrong_session])
+            return
+        record = await _record(parts, event, data, digest)
     if record.digest != digest:
         wrong = FieldError(field="execution_id", message="was used before with another body; use a new one")
         fact = Rejected(execution_id=execution, project_id=project, errors=[wrong])
@@ -45,7 +47,11 @@ async def submit(parts: Parts, event: Event) -> None:
         raise Drop(f"execution {execution} is {record.state.value} already")
     await keep_sweeping(parts.bus)
     if data.session_id is not None:
-        await Sessions(parts.sessions, parts.clock).join(project, data.session_id, execution)
+        try:
+            await Sessions(parts.sessions, parts.clock).join(project, data.session_id, execution)
+        except NotYetKnown as error:
+            await _fail(parts, event, record, str(error))
+            return
     await _hand_on(parts, event, data)
     accepted = Accepted(execution_id=execution, project_id=project, labels=data.labels)
     await parts.records.say("dev.ocf.task.accepted.v1", accepted, event, key=f"accepted:{execution}")
@@ -117,10 +123,7 @@ async def _session_error(parts: Parts, data: Submit) -> FieldError | None:
 
 
 async def _record(parts: Parts, event: Event, data: Submit, digest: str) -> Record:
-    """The execution's record, new or the one that is there."""
-    existing = await parts.records.get(data.project_id, data.execution_id)
-    if existing is not None:
-        return existing
+    """The execution's new record, or the one that another delivery made first."""
     gone = subjects.fact(data.project_id, data.execution_id, "cleaned")
     if await parts.bus.last(subjects.EVENTS, gone) is not None:
         raise Drop(f"execution {data.execution_id} was deleted")
@@ -155,6 +158,20 @@ def title_of(data: Submit) -> str:
     text = (data.prompt or data.code or "").strip()
     line = text.splitlines()[0] if text else ""
     return line if len(line) <= 120 else line[:119] + "…"
+
+
+async def _fail(parts: Parts, event: Event, record: Record, why: str) -> None:
+    """End what was accepted, and whose session was destroyed before it could join."""
+    fact = Failed(
+        execution_id=record.execution_id,
+        project_id=record.project_id,
+        attempt=0,
+        duration_ms=0,
+        model=record.model,
+        reason=Reason.INVALID_WORKSPACE,
+        message=why,
+    )
+    await parts.records.end(record.project_id, record.execution_id, lambda _: (Step.FAIL, fact), event)
 
 
 async def _hand_on(parts: Parts, event: Event, data: Submit) -> None:

@@ -18,11 +18,16 @@ import yaml
 from events import streams
 from events.lifecycle import TABLE, TERMINAL, Reason, State
 from events.types import TYPES, EventType
+from functions import metrics
 from functions.dispatcher.wiring import WIRING, backoff
 from functions.gateway import openapi
 from functions.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # where this is run by path
+
+from scripts import monitoring  # noqa: E402
+
 EXTENSIONS = {
     "traceparent": "W3C trace context",
     "tracestate": "W3C trace context",
@@ -202,9 +207,24 @@ line that names it. `ocf doctor` prints what is in force, secrets masked.
     return {"docs/configuration.md": text}
 
 
+def metrics_table() -> Pages:
+    """The metrics in docs/observability.md."""
+    rows = []
+    for family in metrics.REGISTRY.collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        rows.append(f"| `{name}` | {family.type} | {family.documentation} |")
+    table = "| metric | kind | counts |\n|---|---|---|\n" + _lines(sorted(rows))
+    return {"docs/observability.md": _between("docs/observability.md", "metrics", table)}
+
+
+def _between(page: str, mark: str, text: str) -> str:
+    """The page with `text` between its two marks."""
+    marks = rf"(<!-- generated: {mark} -->\n).*?(\n?<!-- end -->)"
+    return re.sub(marks, lambda m: f"{m.group(1)}{text}\n<!-- end -->", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
 def diagram() -> Pages:
     """The picture in docs/architecture.md, between its two marks."""
-    page = ROOT / "docs/architecture.md"
     lines = ["flowchart LR", "    backend([backend]) & gateway -->|command events| C[(OCF_COMMANDS)]"]
     for row in WIRING:
         source = "C" if row.stream == "OCF_COMMANDS" else "E"
@@ -217,9 +237,7 @@ def diagram() -> Pages:
         "    D -->|what cannot be handled| Q[(OCF_DLQ)]",
     ]
     drawn = "```mermaid\n" + "\n".join(dict.fromkeys(lines)) + "\n```"
-    marks = r"(<!-- generated: wiring -->\n).*?(\n<!-- end -->)"
-    text = re.sub(marks, lambda m: m.group(1) + drawn + m.group(2), page.read_text(), flags=re.DOTALL)
-    return {"docs/architecture.md": text}
+    return {"docs/architecture.md": _between("docs/architecture.md", "wiring", drawn)}
 
 
 GENERATORS: tuple[Callable[[], Pages], ...] = (
@@ -229,6 +247,8 @@ GENERATORS: tuple[Callable[[], Pages], ...] = (
     lifecycle_page,
     configuration_page,
     diagram,
+    metrics_table,
+    lambda: monitoring.pages(ROOT),
 )
 
 

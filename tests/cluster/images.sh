@@ -10,9 +10,9 @@
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-# shellcheck source=lib/common.sh
+# shellcheck source-path=SCRIPTDIR source=lib/common.sh
 source "$HERE/lib/common.sh"
-# shellcheck source=lib/images.sh
+# shellcheck source-path=SCRIPTDIR source=lib/images.sh
 source "$HERE/lib/images.sh"
 
 STORE=$CLUSTER_HOME/buildah

@@ -22,6 +22,7 @@ from functions.dispatcher.wiring import Row, backoff
 log = structlog.get_logger()
 
 _REASON = 2_000
+_SCHEDULER = "Nats-Scheduler"
 _RETRIED = frozenset({404, 408, 409, 425})
 
 
@@ -100,6 +101,10 @@ class Dispatcher:
         return answer
 
     def _event(self, message: Message) -> Event:
+        scheduler = message.headers.get(_SCHEDULER)
+        if scheduler is not None and not scheduler.startswith("ocf.schedule."):
+            # The server does not ask whether a schedule's publisher may publish to its target; it stamps who it was.
+            raise InvalidEvent(f"sent by the schedule {scheduler[:120]!r}; only those below ocf.schedule. count")
         event = decode(message.headers, message.data)
         if event.type not in self._row.types:
             raise InvalidEvent(f"type: {event.type[:120]!r} does not belong on {message.subject}")

@@ -18,8 +18,7 @@ from functions.stack.processes import Spec
 from functions.stack.weed import WEED_GRPC_PORTS, WEED_PORTS, weed_argv
 
 PORTS = ("gateway", "execute", "dispatcher", "model", "nats", "nats_ws", *WEED_PORTS, *WEED_GRPC_PORTS)
-_FUNCTIONS = ("submit", "cancel", "cleanup", "session", "archive", "gateway")
-CONTROL = tuple(name for name in _FUNCTIONS if (tools.CHECKOUT / "functions" / name).is_dir())
+CONTROL = ("submit", "cancel", "cleanup", "session", "archive", "gateway")
 #: Only execute talks to models: no other process is given their keys.
 MODEL_KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENCODE_API_KEY")
 REAL_MODEL = (*MODEL_KEYS, "OCF_MODEL", "OCF_MODEL_ENDPOINT")
@@ -119,13 +118,14 @@ def environment(plan: Plan) -> dict[str, str]:
     """
     layout, keys = plan.layout, plan.keys
     sources = ",".join(dict.fromkeys((str(Path.cwd()), str(Path.home()), tempfile.gettempdir())))
-    functions = {name: f"{plan.url('gateway')}/fn/{name}" for name in _FUNCTIONS if name != "gateway"}
+    functions = {name: f"{plan.url('gateway')}/fn/{name}" for name in CONTROL if name != "gateway"}
     functions["execute"] = f"{plan.url('execute')}/fn/execute"
     chosen = {
         "WORKSPACE_SOURCES": sources,
         "DRAIN_SECONDS": _DRAIN_SECONDS,
         "ENCRYPTION_KEY": keys.encryption_key,
         "LOG_LEVEL": "info",
+        "WARM_SLOTS": "1",
         "SANDBOX": "preferred" if sys.platform == "darwin" else "required",
     }
     fixed = {

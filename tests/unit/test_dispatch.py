@@ -134,6 +134,23 @@ async def test_what_is_no_event_of_ours_never_reaches_a_function(headers: dict[s
     assert letter.data == b"not json"
 
 
+async def test_a_schedule_of_somebody_else_reaches_no_function() -> None:
+    """A backend may not reach another project by having the server publish there for it."""
+    bus = MemoryBus(ManualClock())
+    good = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/b", "ce-type": "dev.ocf.task.cancel.v1"}
+    await published(bus, {**good, "Nats-Scheduler": "ocf.cmd.cancel.mine.x"})
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        raise AssertionError("must not be called")
+
+    await dispatched(bus, answer)
+    (letter,) = await dead(bus)
+    assert "ocf.cmd.cancel.mine.x" in unquote(letter.headers["Ocf-Dlq-Reason"])
+    await published(bus, {**good, "Nats-Scheduler": "ocf.schedule.sweep"})
+    await dispatched(bus, lambda _: httpx.Response(200))
+    assert len(await dead(bus)) == 1
+
+
 async def test_after_its_last_try_an_event_is_a_dead_letter() -> None:
     """Tries are bounded where the wiring says so."""
     clock = ManualClock()

@@ -13,7 +13,7 @@ from typing import Any
 from events.ports import Clock
 
 #: All who wait ask again at most this often together, in questions a second.
-_QUESTIONS = 10.0
+_QUESTIONS = 2.0
 #: Not everybody can use every slot (a session, a quota): a free one is offered to so many before it waits to be asked.
 _OFFERS = 8
 

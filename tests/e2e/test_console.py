@@ -228,6 +228,21 @@ def test_an_ended_run_is_listed_replayed_and_taken_home(page: Page, stack: dict[
     assert execution in page.url
 
 
+def test_the_python_example_of_the_docs_shows_a_run(page: Page, stack: dict[str, str], tmp_path: Path) -> None:
+    """The code of docs/streaming.md, as it stands there, prints every chunk once and in order."""
+    found = re.search(r"<!-- example: python -->\n```python\n(.*?)```", (ROOT / "docs/streaming.md").read_text(), re.S)
+    assert found is not None
+    script = tmp_path / "example.py"
+    script.write_text(found[1])
+    execution = submit(page)
+    printed = subprocess.run(
+        [sys.executable, script, stack["nats"], stack["nats_creds"], execution],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True, text=True, timeout=RUN / SECOND,
+    ).stdout  # fmt: skip
+    seqs = [chunk["seq"] for chunk in history(stack, execution)]
+    assert [int(one) for one in re.findall(r"^(\d+) [a-z_]+ ", printed, re.M)] == seqs
+
+
 def test_a_wrong_field_is_named_where_it_stands(page: Page) -> None:
     """The gateway's 422 is shown at the field it is about, in the form, which stays filled in."""
     page.goto("/#/new")

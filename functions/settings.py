@@ -25,8 +25,12 @@ class Settings(BaseSettings):
     port: int = Field(3003, alias="PORT", ge=0, le=65535, description="where this process listens")
     host: str = Field("127.0.0.1", alias="HOST", description="address it binds to")
     function_target: str = Field("", alias="FUNCTION_TARGET", description="which functions run in it, comma separated")
-    project_id: str = Field("default", alias="PROJECT_ID", pattern=PROJECT_PATTERN)
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", alias="LOG_LEVEL")
+    project_id: str = Field(
+        "default", alias="PROJECT_ID", pattern=PROJECT_PATTERN, description="project where none is named"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", alias="LOG_LEVEL", description="debug, info, warning or error"
+    )
     worker_id: str = Field("", alias="WORKER_ID", description="name of this worker; host name and pid when empty")
 
     workspace_dir: Path = Field(Path("/workspace"), alias="WORKSPACE_DIR", description="shared volume")
@@ -35,48 +39,89 @@ class Settings(BaseSettings):
     )
     state_dir: Path = Field(Path("/tmp/ocf"), alias="STATE_DIR", description="private files of running executions")  # noqa: S108
 
-    max_concurrent_tasks: int = Field(5, alias="MAX_CONCURRENT_TASKS", ge=1, le=1000)
+    max_concurrent_tasks: int = Field(
+        5, alias="MAX_CONCURRENT_TASKS", ge=1, le=1000, description="executions at once in one execute process"
+    )
     max_project_tasks: int = Field(0, alias="MAX_PROJECT_TASKS", ge=0, description="per project and pod; 0: no quota")
-    task_timeout: int = Field(3600, alias="TASK_TIMEOUT", ge=1, le=86_400)
-    silence_timeout: int = Field(600, alias="SILENCE_TIMEOUT", ge=1, le=86_400)
-    max_memory_bytes: int = Field(4 * 1024**3, alias="MAX_MEMORY_BYTES", ge=64 * 1024**2)
-    max_workspace_bytes: int = Field(10 * 1024**3, alias="MAX_WORKSPACE_BYTES", ge=1)
-    max_output_bytes: int = Field(100 * 1024**2, alias="MAX_OUTPUT_BYTES", ge=1)
-    max_processes: int = Field(512, alias="MAX_PROCESSES", ge=8)
+    task_timeout: int = Field(
+        3600,
+        alias="TASK_TIMEOUT",
+        ge=1,
+        le=86_400,
+        description="seconds a run may take; the ceiling of limits.timeout_seconds",
+    )
+    silence_timeout: int = Field(
+        600,
+        alias="SILENCE_TIMEOUT",
+        ge=1,
+        le=86_400,
+        description="seconds without model or tool activity until `stalled`",
+    )
+    max_memory_bytes: int = Field(
+        4 * 1024**3, alias="MAX_MEMORY_BYTES", ge=64 * 1024**2, description="of one agent's whole process tree"
+    )
+    max_workspace_bytes: int = Field(
+        10 * 1024**3, alias="MAX_WORKSPACE_BYTES", ge=1, description="of one workspace and its home"
+    )
+    max_output_bytes: int = Field(
+        100 * 1024**2, alias="MAX_OUTPUT_BYTES", ge=1, description="of one execution's output"
+    )
+    max_processes: int = Field(512, alias="MAX_PROCESSES", ge=8, description="of one agent's process tree")
     drain_seconds: int = Field(3600, alias="DRAIN_SECONDS", ge=0, description="grace of running work on SIGTERM")
 
     opencode_bin: Path | None = Field(None, alias="OPENCODE_BIN", description="the OpenCode executable")
-    opencode_api_key: SecretStr | None = Field(None, alias="OPENCODE_API_KEY")
-    anthropic_api_key: SecretStr | None = Field(None, alias="ANTHROPIC_API_KEY")
-    openai_api_key: SecretStr | None = Field(None, alias="OPENAI_API_KEY")
+    opencode_api_key: SecretStr | None = Field(
+        None, alias="OPENCODE_API_KEY", description="default key for `OCF_MODEL`; only execute needs it"
+    )
+    anthropic_api_key: SecretStr | None = Field(
+        None, alias="ANTHROPIC_API_KEY", description="used when no model is named"
+    )
+    openai_api_key: SecretStr | None = Field(None, alias="OPENAI_API_KEY", description="used when no model is named")
     model: str | None = Field(
         None, alias="OCF_MODEL", pattern=r"^[a-z0-9][a-z0-9_-]*/\S+$", description="provider/model"
     )
-    model_endpoint: str | None = Field(None, alias="OCF_MODEL_ENDPOINT", pattern=r"^https?://\S+$")
+    model_endpoint: str | None = Field(
+        None,
+        alias="OCF_MODEL_ENDPOINT",
+        pattern=r"^https?://\S+$",
+        description="OpenAI-compatible base URL of the default model",
+    )
     offline_endpoint: str | None = Field(
         None, alias="OCF_OFFLINE_ENDPOINT", description="the embedded stack's scripted model, when no real one is set"
     )
 
-    sandbox: Literal["required", "preferred", "off"] = Field("required", alias="SANDBOX")
+    sandbox: Literal["required", "preferred", "off"] = Field(
+        "required", alias="SANDBOX", description="required, preferred or off"
+    )
     network_allow: CommaList = Field((), alias="NETWORK_ALLOW", description="hosts that tasks may ask for")
-    warm_slots: int = Field(0, alias="WARM_SLOTS", ge=0, le=100)
-    session_ttl: int = Field(7 * 86_400, alias="SESSION_TTL", ge=1)
+    warm_slots: int = Field(
+        0, alias="WARM_SLOTS", ge=0, le=100, description="OpenCode servers kept ready; 1 in the embedded stack"
+    )
+    session_ttl: int = Field(7 * 86_400, alias="SESSION_TTL", ge=1, description="seconds until an idle session ends")
 
     encryption_key: SecretStr | None = Field(None, alias="ENCRYPTION_KEY", description="32 bytes, base64")
-    encryption_keys_retired: SecretStr | None = Field(None, alias="ENCRYPTION_KEYS_RETIRED")
+    encryption_keys_retired: SecretStr | None = Field(
+        None, alias="ENCRYPTION_KEYS_RETIRED", description="earlier keys, comma separated; they only open"
+    )
 
-    nats_url: str = Field("nats://127.0.0.1:4222", alias="NATS_URL")
-    nats_creds: Path | None = Field(None, alias="NATS_CREDS")
+    nats_url: str = Field("nats://127.0.0.1:4222", alias="NATS_URL", description="one or more servers, comma separated")
+    nats_creds: Path | None = Field(None, alias="NATS_CREDS", description="credentials file")
     nats_ws_url: str | None = Field(None, alias="NATS_WS_URL", description="what browsers connect to")
     nats_signing_seed: SecretStr | None = Field(None, alias="NATS_SIGNING_SEED", description="mints viewer tokens")
     nats_account: str | None = Field(None, alias="NATS_ACCOUNT", description="public key of the account")
-    stream_replicas: int = Field(1, alias="STREAM_REPLICAS", ge=1, le=5)
+    stream_replicas: int = Field(
+        1, alias="STREAM_REPLICAS", ge=1, le=5, description="copies of every stream and bucket; 3 in a NATS cluster"
+    )
 
-    s3_endpoint_url: str | None = Field(None, alias="S3_ENDPOINT_URL", pattern=r"^https?://\S+$")
-    s3_bucket: str = Field("ocf", alias="S3_BUCKET", min_length=3, max_length=63)
-    aws_access_key_id: str | None = Field(None, alias="AWS_ACCESS_KEY_ID")
-    aws_secret_access_key: SecretStr | None = Field(None, alias="AWS_SECRET_ACCESS_KEY")
-    aws_region: str = Field("us-east-1", alias="AWS_REGION")
+    s3_endpoint_url: str | None = Field(
+        None, alias="S3_ENDPOINT_URL", pattern=r"^https?://\S+$", description="any S3-compatible store; AWS when empty"
+    )
+    s3_bucket: str = Field("ocf", alias="S3_BUCKET", min_length=3, max_length=63, description="bucket of the archive")
+    aws_access_key_id: str | None = Field(None, alias="AWS_ACCESS_KEY_ID", description="boto3's own chain when empty")
+    aws_secret_access_key: SecretStr | None = Field(
+        None, alias="AWS_SECRET_ACCESS_KEY", description="boto3's own chain when empty"
+    )
+    aws_region: str = Field("us-east-1", alias="AWS_REGION", description="region of the bucket")
 
     dispatch_token: SecretStr | None = Field(
         None, alias="DISPATCH_TOKEN", description="shared by dispatcher and functions; events without it are refused"
@@ -90,15 +135,21 @@ class Settings(BaseSettings):
     )
 
     gateway_jwt_secret: SecretStr | None = Field(None, alias="GATEWAY_JWT_SECRET", description="HS256")
-    gateway_jwks_url: str | None = Field(None, alias="GATEWAY_JWKS_URL", pattern=r"^https?://\S+$")
-    gateway_jwt_issuer: str | None = Field(None, alias="GATEWAY_JWT_ISSUER")
-    gateway_jwt_audience: str | None = Field(None, alias="GATEWAY_JWT_AUDIENCE")
-    cors_origins: CommaList = Field((), alias="CORS_ORIGINS")
+    gateway_jwks_url: str | None = Field(
+        None, alias="GATEWAY_JWKS_URL", pattern=r"^https?://\S+$", description="keys of the identity provider"
+    )
+    gateway_jwt_issuer: str | None = Field(None, alias="GATEWAY_JWT_ISSUER", description="required `iss`")
+    gateway_jwt_audience: str | None = Field(None, alias="GATEWAY_JWT_AUDIENCE", description="required `aud`")
+    cors_origins: CommaList = Field(
+        (), alias="CORS_ORIGINS", description="pages that may call the gateway, comma separated"
+    )
     rate_limit: int = Field(0, alias="RATE_LIMIT", ge=0, description="requests per second and caller; 0: none")
     console_dir: Path | None = Field(None, alias="CONSOLE_DIR", description="the built console")
 
-    otel_endpoint: str | None = Field(None, alias="OTEL_EXPORTER_OTLP_ENDPOINT")
-    otel_service_name: str = Field("ocf", alias="OTEL_SERVICE_NAME")
+    otel_endpoint: str | None = Field(
+        None, alias="OTEL_EXPORTER_OTLP_ENDPOINT", description="OTLP/HTTP receiver of traces; none when empty"
+    )
+    otel_service_name: str = Field("ocf", alias="OTEL_SERVICE_NAME", description="prefix of the service name in traces")
 
     @field_validator("workspace_sources", "network_allow", "dispatch_consumers", "cors_origins", mode="before")
     @classmethod

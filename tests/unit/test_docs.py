@@ -1,0 +1,62 @@
+"""The docs speak of what exists: links, verbs, targets, settings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from functions.cli.main import app
+from functions.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/README.md")])
+_LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]+)?(?:#([^)\s]+))?\)")
+_VERB = re.compile(r"(?:^|`|\$ |bin/)ocf ((?:session |dlq )?[a-z][a-z-]*)", re.MULTILINE)
+_TARGET = re.compile(r"(?:^|`|\$ )make ([a-z][a-z0-9-]*)", re.MULTILINE)
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """GitHub's anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link names a file that is there, and a heading that is in it."""
+    for target, anchor in _LINK.findall(page.read_text()):
+        found = (page.parent / target).resolve() if target else page
+        assert found.exists(), f"{named(page)}: {target}"
+        if anchor and found.suffix == ".md":
+            assert anchor in anchors(found), f"{named(page)}: {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_verb_and_target_exists(page: Path) -> None:
+    """Nobody is told to type a command that is not there."""
+    text = page.read_text()
+    command = get_command(app)
+    verbs = {
+        name if not hasattr(sub, "commands") else f"{name} {inner}"
+        for name, sub in command.commands.items()  # type: ignore[attr-defined]
+        for inner in (getattr(sub, "commands", None) or {"": None})
+    }
+    for verb in _VERB.findall(text):
+        assert verb in verbs or verb.split()[0] in verbs, f"{named(page)}: ocf {verb}"
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):|^([a-z0-9 -]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    known = {word for pair in targets for part in pair for word in part.split()}
+    for target in _TARGET.findall(text):
+        assert target in known, f"{named(page)}: make {target}"
+
+
+def test_every_setting_has_a_meaning() -> None:
+    """The configuration page would otherwise have an empty cell where a question is."""
+    without = [field.alias for field in Settings.model_fields.values() if not field.description]
+    assert without == []

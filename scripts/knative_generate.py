@@ -93,7 +93,7 @@ def labels(name: str, component: str) -> dict[str, str]:
     """Labels of everything generated."""
     return {
         "app.kubernetes.io/name": name,
-        "app.kubernetes.io/part-of": "opencode-functions",
+        "app.kubernetes.io/part-of": "ocf",
         "app.kubernetes.io/component": component,
     }
 

@@ -119,7 +119,7 @@ def manifest(name: str, namespace: str, fields: dict[str, str]) -> dict[str, Any
         "metadata": {
             "name": name,
             "namespace": namespace,
-            "labels": {"app.kubernetes.io/part-of": "opencode-functions"},
+            "labels": {"app.kubernetes.io/part-of": "ocf"},
         },
         "type": "Opaque",
         "stringData": fields,

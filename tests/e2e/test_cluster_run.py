@@ -71,6 +71,8 @@ async def test_an_event_from_outside_runs_from_zero_pods_to_an_archive_and_back(
     say(capsys, f"back at zero after {await until('no pod of a function', at_zero, 180):.1f} s\n")
 
 
+# nats-py 2.16 calls aiohttp in a way that aiohttp wants changed.
+@pytest.mark.filterwarnings("ignore:parameter 'timeout' of type 'float':DeprecationWarning")
 async def test_a_viewer_watches_live_over_the_websocket_of_nats(here: Cluster, tmp_path: Path) -> None:
     """The gateway, itself started from zero, hands out credentials; with them output arrives as it is said."""
     execution = await here.client.submit(prompt="Please work slowly")

@@ -19,6 +19,7 @@ from events.errors import NotYetKnown
 from events.record import Record
 from events.store_s3 import S3Config, S3Store
 
+SCRIPT = Path(__file__).parents[1] / "e2e/data/cluster-model.json"
 NAMESPACE = os.environ.get("OCF_NAMESPACE", "ocf")
 
 
@@ -79,6 +80,18 @@ async def secret(name: str) -> dict[str, str]:
     return {field: base64.b64decode(value).decode() for field, value in found["data"].items()}
 
 
+async def teach_model() -> None:
+    """Give the offline scripted model the tests' own script, ahead of its demo."""
+    name, wanted = "ocf-model-script", {"e2e.json": SCRIPT.read_text()}
+    found = await objects("configmaps", "--field-selector", f"metadata.name={name}")
+    if found and found[0].get("data") == wanted:
+        return
+    manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": wanted}
+    await kubectl("apply", "-f", "-", given=json.dumps(manifest))
+    await kubectl("rollout", "restart", "deployment/model")
+    await kubectl("rollout", "status", "deployment/model", "--timeout=90s", timeout=100)
+
+
 @dataclass(frozen=True)
 class Cluster:
     """Connections to the system in the cluster; `project` is the test's own."""
@@ -131,6 +144,7 @@ async def cluster(folder: Path, project: str) -> AsyncIterator[Cluster]:
 
     `OCF_NATS_URL` and `OCF_S3_URL` say where they are reached; by default at their names inside the cluster.
     """
+    await teach_model()
     creds = folder / "backend.creds"
     creds.write_text((await secret("ocf-backend"))["backend.creds"])
     keys = await secret("ocf-s3")

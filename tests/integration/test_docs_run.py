@@ -1,0 +1,37 @@
+"""The code in the docs runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.stack import Stack
+
+ROOT = Path(__file__).parents[2]
+
+
+def block(page: str, mark: str) -> str:
+    """The code block below `<!-- run by tests: mark -->`."""
+    found = re.search(rf"<!-- run by tests: {mark} -->\n```\w+\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert found, f"{page} has no block {mark}"
+    return found.group(1)
+
+
+def test_a_task_is_published_with_plain_nats_as_the_page_says(stack: Stack, tmp_path: Path) -> None:
+    """Copied from docs/publishing.md, run with nothing but nats-py: it is kept, and runs to completed."""
+    script = tmp_path / "publish.py"
+    script.write_text(block("docs/publishing.md", "publish-structured"))
+    done = subprocess.run(
+        [sys.executable, str(script), stack.answer["nats"], stack.answer["nats_creds"]],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.split("\n")
+    assert said[0].startswith("kept as")
+    assert said[1:-1] == ["accepted", "started", "completed"]

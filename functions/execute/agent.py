@@ -87,6 +87,11 @@ class Agent:
         """Totals so far as OpenCode counts them (the broker's are the ones that are billed)."""
         return self._translator.usage if self._translator else Usage()
 
+    @property
+    def waiting(self) -> frozenset[str]:
+        """Requests of this agent that nobody has answered yet."""
+        return frozenset(self._translator.waiting) if self._translator else frozenset()
+
     async def run(self, prompt: str, emit: Emit) -> AgentResult:
         """One turn: from the prompt until the agent is idle. May be called again for a follow-up."""
         self._emit, self._aborting, self._odd_looks = emit, False, 0

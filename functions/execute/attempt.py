@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from functions.execute.lease import Lease
 from functions.execute.progress import Progress
 from functions.execute.publisher import OutputLimit, Publisher
 from functions.execute.shop import Shop
-from functions.execute.turn import Turn
+from functions.execute.turn import FOLLOW_UP, Turn
 from functions.execute.verdict import HandedOn, Judge, Verdict, failed
 
 log = structlog.get_logger()
@@ -53,6 +53,8 @@ class Attempt:
         )
         self._began = self._parts.clock.monotonic()
         self._cancel_heard: float | None = None
+        self._heard: set[str] = set()
+        self._replying: set[asyncio.Task[None]] = set()
 
     async def run(self, record: Record) -> None:
         """Until it has ended and all of it is said.
@@ -94,18 +96,47 @@ class Attempt:
         """Cancel and reply commands for this execution, straight from NATS: no hop in between."""
         async for message in commands:
             try:
-                data = parse(decode(message.headers, message.data))
+                event = decode(message.headers, message.data)
+                data = parse(event)
             except OcfError as error:
                 log.info("command ignored", action="run.command_ignored", reason=str(error), **self._named)
                 continue
+            if event.id in self._heard:
+                continue
+            self._heard.add(event.id)
             if isinstance(data, Cancel):
                 self._cancel_heard = self._parts.clock.monotonic()
                 self._turn.refuse("the execution is being cancelled")
                 self._judge.decide(Verdict(Step.CANCEL, data.why or "", requested_by=data.requested_by))
             elif isinstance(data, Reply):
+                # Not awaited: a cancel that comes next must not wait for OpenCode.
+                self._replying.add(asyncio.create_task(self._reply(data)))
+
+    async def _reply(self, data: Reply) -> None:
+        if await self._turn.reply(data.request_id, data.answer):
+            if data.request_id != FOLLOW_UP:
+                self._waits(self._turn.waiting - {data.request_id})
+        elif self._judge.verdict is None:
+            what = "a follow-up prompt came too late" if data.request_id == FOLLOW_UP else "nobody waits for an answer"
+            said = f"{what} ({data.request_id[:80]})"
+            await self._publisher.emit(Draft(type=ChunkType.STATUS, data=said, detail={"phase": "agent"}))
+
+    def _waits(self, requests: Collection[str]) -> None:
+        self._activity.waiting = bool(requests)
+        self._progress.still_waiting(requests)
+
+    async def _earlier_follow_ups(self) -> None:
+        """Those sent before this attempt listened; a retry begins anew, and takes up all of them again."""
+        async for message in self._parts.bus.history(subjects.COMMANDS, subjects.command("reply", *self._ids)):
+            try:
+                event = decode(message.headers, message.data)
+                data = parse(event)
+            except OcfError as error:
+                log.info("command ignored", action="run.command_ignored", reason=str(error), **self._named)
+                continue
+            if isinstance(data, Reply) and data.request_id == FOLLOW_UP and event.id not in self._heard:
+                self._heard.add(event.id)
                 await self._turn.reply(data.request_id, data.answer)
-                self._progress.answered()
-                self._activity.waiting = False
 
     @property
     def _named(self) -> dict[str, str]:
@@ -116,6 +147,7 @@ class Attempt:
         most = limits.max_output_bytes or self._parts.settings.max_output_bytes
         context = trace.active() or trace.of(self._event.extensions)
         await self._publisher.begin(number, max_bytes=most, hold=self._lease, trace=context)
+        await self._earlier_follow_ups()
         text = f"attempt {number} of {record.max_attempts}" if record.max_attempts > 1 else "started"
         detail = {"state": State.RUNNING.value, "attempt": number}
         await self._publisher.emit(Draft(type=ChunkType.STATUS, data=text, detail=detail))
@@ -151,7 +183,7 @@ class Attempt:
         finally:
             self._turn.refuse("the execution has ended")
             await self._turn.kill()
-            await _cancelled([working, deciding, *helpers])
+            await _cancelled([working, deciding, *helpers, *self._replying])
         if left := await self._turn.kill():
             log.error("agent processes would not die", action="run.processes_left", left=left, **self._named)
         if self._cancel_heard is not None:
@@ -173,8 +205,8 @@ class Attempt:
 
     async def _emit(self, draft: Draft) -> None:
         self._activity.note()
-        self._activity.waiting = draft.type in (ChunkType.PERMISSION, ChunkType.QUESTION)
         self._progress.note(draft)
+        self._waits(self._turn.waiting)
         self._turn.spans.said(draft)
         if draft.type in (ChunkType.TEXT, ChunkType.REASONING, ChunkType.TOOL_CALL) and self._began >= 0:
             metrics.first_output.observe(self._parts.clock.monotonic() - self._began)

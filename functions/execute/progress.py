@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from events.errors import NotYetKnown, Retry
@@ -24,6 +24,7 @@ class Progress:
         self._ids = (project, execution)
         self._changes: dict[str, Any] = {}
         self._dirty = asyncio.Event()
+        self._asked: dict[str, Waiting] = {}
 
     def _set(self, **changes: Any) -> None:
         self._changes.update(changes)
@@ -35,11 +36,16 @@ class Progress:
         if draft.type is ChunkType.TODO:
             self._set(todo=[TodoItem.model_validate(item) for item in detail.get("items", [])])
         elif draft.type in (ChunkType.PERMISSION, ChunkType.QUESTION):
-            self._set(waiting_for=Waiting.model_validate(detail))
+            waiting = Waiting.model_validate(detail)
+            self._asked[waiting.request_id] = waiting
+            self._set(waiting_for=next(iter(self._asked.values())))
 
-    def answered(self) -> None:
-        """Nothing is waited for any more."""
-        self._set(waiting_for=None)
+    def still_waiting(self, requests: Collection[str]) -> None:
+        """Only these are waited for; the record shows the oldest."""
+        left = {key: waiting for key, waiting in self._asked.items() if key in requests}
+        if len(left) < len(self._asked):
+            self._asked = left
+            self._set(waiting_for=next(iter(left.values()), None))
 
     def usage(self, usage: Usage) -> None:
         """New totals."""

@@ -58,6 +58,7 @@ class Turn:
         self._workspace: workspace.Prepared | None = None
         self._conversation: dict[str, object] | None = None
         self._follow_ups: deque[str] = deque()
+        self._over = False
         self._on_failure: Callable[[BrokerFailure], None] = lambda _: None
         self._on_usage: Callable[[Usage], None] = lambda _: None
         self._refused: str | None = None
@@ -111,6 +112,9 @@ class Turn:
         while prompt is not None:
             self.result = (await self._agent.run(prompt, emit)).text
             prompt = self._follow_ups.popleft() if self._follow_ups else None
+            if prompt is not None:
+                await emit(_phase("model", "taking up a follow-up prompt"))
+        self._over = True
         self._conversation = await self._agent.export()
         await emit(usage_draft(self.usage))
 
@@ -221,12 +225,24 @@ class Turn:
             resume_session=resume,
         )
 
-    async def reply(self, request_id: str, answer: str) -> None:
-        """An answer to what the agent asked; under the id `prompt` a follow-up prompt, taken up after this turn."""
+    @property
+    def waiting(self) -> frozenset[str]:
+        """Requests that nobody has answered yet."""
+        return self._agent.waiting if self._agent is not None else frozenset()
+
+    async def reply(self, request_id: str, answer: str) -> bool:
+        """An answer to what the agent asked; under the id `prompt` a follow-up prompt, taken up after this turn.
+
+        Whether anybody took it: nothing waits under that id (any more), or the last turn is over.
+        """
         if request_id == FOLLOW_UP:
-            self._follow_ups.append(answer)
-        elif self._agent is not None:
-            await self._agent.answer(request_id, answer)
+            if not self._over:
+                self._follow_ups.append(answer)
+            return not self._over
+        try:
+            return self._agent is not None and await self._agent.answer(request_id, answer)
+        except OpenCodeError:
+            return False  # it is going down; how the turn ends says why
 
     def refuse(self, reason: str) -> None:
         """End all spending now."""

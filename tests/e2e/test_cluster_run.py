@@ -24,7 +24,7 @@ from functions.nats_jwt import Credentials
 from tests.support.cluster import NAMESPACE, Cluster, at_zero, cluster, kubectl, pods, secret, until
 
 pytestmark = [
-    pytest.mark.skipif(not os.environ.get("KUBECONFIG"), reason="no cluster: KUBECONFIG is not set (make cluster)"),
+    pytest.mark.skipif(not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"),
     pytest.mark.timeout(600),
 ]
 
@@ -112,11 +112,14 @@ async def gateway_entry() -> tuple[str, dict[str, str]]:
 
 
 async def test_five_at_once_share_one_pod(here: Cluster) -> None:
-    """Five executions fill one execute pod before Knative makes another, and none is lost."""
+    """Five executions fill one execute pod, and none is lost.
+
+    Which pod a run was in counts, not how many there are: for a second while requests move from the activator to the
+    pod, Knative counts them twice and may begin a second pod, which gets nothing.
+    """
     await until("no execute pod", _no_execute_pod, 180)
     executions = [await here.client.submit(prompt="Please work slowly") for _ in range(5)]
     await asyncio.gather(*(here.running(execution) for execution in executions))
-    assert len(await pods("execute", ending=False)) == 1
     records = await asyncio.gather(*(here.ended(execution) for execution in executions))
     assert [record.state for record in records] == ["completed"] * 5
     assert len({record.attempts[0].worker for record in records}) == 1

@@ -147,7 +147,7 @@ def test_every_setting_is_one_that_functions_know(name: str) -> None:
     assert set(config(name)) <= known
 
 
-@pytest.mark.skipif(KUBECTL is None, reason="no kubectl: kustomize output is checked where there is one")
+@pytest.mark.skipif(KUBECTL is None, reason="needs kubectl")
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_builds_with_images_that_are_pinned(overlay: str) -> None:
     """`kubectl kustomize` takes it; every image has a tag that is not `latest`; every reference has its object."""

@@ -16,7 +16,7 @@ from events import trace
 from events.envelope import Event, new_event
 from events.errors import Conflict, NotYetKnown
 from events.facts import Failed, Outcome, Rejected
-from events.lifecycle import Step, step
+from events.lifecycle import Reason, Step, step
 from events.models import Model
 from events.ports import Bucket, Bus, Clock
 from events.record import Outbox, Record, record_key
@@ -91,7 +91,9 @@ class Records:
         state = step(record.state, taken)
         attempts = list(record.attempts)
         if attempts and attempts[-1].ended_at is None:
-            attempts[-1] = attempts[-1].model_copy(update={"ended_at": now, "ended": state.value})
+            lost = isinstance(outcome, Failed) and outcome.reason is Reason.WORKER_LOST
+            how = Reason.WORKER_LOST.value if lost else state.value
+            attempts[-1] = attempts[-1].model_copy(update={"ended_at": now, "ended": how})
         return record.model_copy(
             update={
                 "state": state,

@@ -1,0 +1,119 @@
+"""kill -9 of each process of the stack while executions run; the stack starts it again."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Any
+
+import pytest
+
+from events.output import Chunk
+from events.record import Record
+from tests.support.stack import Project, Stack, gapless
+
+#: About four seconds of talk, so that whatever is killed is away in the middle of it.
+TALK: list[dict[str, Any]] = [
+    {"write": {"path": "notes.md", "content": "one\n"}},
+    {"text": "the quick brown fox ", "delay": 0.2, "times": 20},
+    {"text": "THE END"},
+]
+TERMINAL = {"completed", "failed", "cancelled", "timed_out"}
+#: A lease lives ten seconds; the next delivery may be as far away again. And the machine may be busy.
+PATIENCE = 75.0
+
+pytestmark = pytest.mark.timeout(180)
+
+
+async def watched(project: Project, execution: str) -> list[Chunk]:
+    """What a client sees that watches from the start to the end."""
+    return [chunk async for chunk in project.client.watch(execution)]
+
+
+async def through(project: Project, kill: str, count: int = 2, **request: Any) -> list[tuple[Record, list[Chunk]]]:
+    """Run `count` executions, kill a process while all of them talk; each record and what its watcher saw."""
+    ids = [await project.submit(TALK, **request) for _ in range(count)]
+    watchers = [asyncio.create_task(watched(project, execution)) for execution in ids]
+    try:
+        for execution in ids:
+            await project.running(execution, "quick")
+        pid = project.stack.kill(kill)
+        records = [await project.archived(execution, PATIENCE) for execution in ids]
+        async with asyncio.timeout(PATIENCE):
+            seen = await asyncio.gather(*watchers)
+        await project.stack.back(kill, pid)
+    finally:
+        for watcher in watchers:
+            watcher.cancel()
+    for record, chunks in zip(records, seen, strict=True):
+        facts = await project.facts(record.execution_id)
+        assert len([fact for fact in facts if fact in TERMINAL]) == 1, facts
+        assert gapless(chunks)
+        kept = await project.archive(record.execution_id)
+        assert kept == chunks
+        assert len(kept) == record.last_sequence
+        in_stream = {chunk.seq: chunk for chunk in await project.chunks(record.execution_id)}
+        assert [in_stream[chunk.seq] for chunk in kept] == kept
+    return list(zip(records, seen, strict=True))
+
+
+@pytest.mark.parametrize("name", ["nats", "s3", "dispatcher", "control"])
+async def test_whatever_is_killed_the_run_goes_on(project: Project, name: str) -> None:
+    """The bus, the archive's store, the dispatcher, or submit, cancel, cleanup, archive and gateway die in mid-run: the
+    executions complete in their first attempt, nothing that was said is missing, watchers see no gap."""
+    for record, chunks in await through(project, name):
+        assert (record.state, len(record.attempts)) == ("completed", 1), record
+        assert "".join(chunk.data for chunk in chunks if chunk.type == "text").endswith("THE END")
+        assert {"workspace.patch", "workspace.tar.zst"} <= await project.objects(record.execution_id)
+
+
+async def test_a_lost_worker_fails_what_has_no_attempt_left(project: Project) -> None:
+    """Execute dies and `retry.max_attempts` is 1: `failed` with `worker_lost`; what was said until then is archived."""
+    for record, chunks in await through(project, "execute"):
+        assert (record.state, record.reason) == ("failed", "worker_lost"), record
+        assert [attempt.ended for attempt in record.attempts] == ["worker_lost"]
+        assert any("quick" in chunk.data for chunk in chunks)
+
+
+async def test_a_lost_worker_is_followed_by_another_attempt(project: Project) -> None:
+    """Execute dies and `retry.max_attempts` is 2: the second attempt completes, numbers go on where they were, and the
+    history of attempts is kept."""
+    for record, chunks in await through(project, "execute", retry={"max_attempts": 2}):
+        assert record.state == "completed", record
+        assert [attempt.ended for attempt in record.attempts] == ["worker_lost", "completed"]
+        assert record.attempts[0].worker != record.attempts[1].worker
+        attempts = [chunk.attempt for chunk in chunks]
+        assert attempts == sorted(attempts)
+        assert set(attempts) == {1, 2}
+
+
+async def test_nothing_of_a_killed_worker_runs_on(stack: Stack, project: Project) -> None:
+    """When execute is killed, the agents it started and their daemonised children die with it."""
+    execution = await project.submit(
+        [{"daemons": {"count": 5, "seconds": 600}}, {"text": "all are up"}, {"sleep": 600}]
+    )
+    await project.running(execution, "all are up")
+    marked = stack.children()
+    assert len(marked) >= 6
+    stack.kill("execute")
+    record = await project.ended(execution, PATIENCE)
+    assert record.reason == "worker_lost"
+    assert [child for child in marked if child.is_running() and child.status() != "zombie"] == []
+
+
+async def test_a_terminated_worker_lets_short_work_finish_and_hands_on_the_rest(stack: Stack, project: Project) -> None:
+    """SIGTERM drains execute: what ends within the grace (3 s here) completes in its first attempt, the rest is
+    stopped, handed on and completed by the next worker."""
+    short = await project.submit([{"text": "short", "chunk": 1, "delay": 0.1}])
+    long = await project.submit(
+        [{"text": "first words "}, {"text": "more and more ", "delay": 0.1, "times": 60}], retry={"max_attempts": 2}
+    )
+    await project.running(long, "more")
+    await project.when(short, lambda record: record.state != "pending")
+    pid = stack.kill("execute", signal.SIGTERM)
+    ended = await project.ended(short, PATIENCE)
+    assert (ended.state, len(ended.attempts)) == ("completed", 1)
+    ended = await project.ended(long, PATIENCE)
+    assert ended.state == "completed"
+    assert len(ended.attempts) == 2
+    await stack.back("execute", pid)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from events import subjects
 from events.envelope import Event
-from events.errors import Drop
+from events.errors import Drop, NotYetKnown
 from events.facts import Cancelled
 from events.lifecycle import State, Step
 from events.models import Cancel
@@ -20,10 +21,15 @@ async def cancel(parts: Parts, event: Event) -> None:
 
     Raises:
         NotYetKnown: no such execution (its submit may be on the way); delivered again.
-        Drop: it has ended.
+        Drop: it has ended, or was deleted.
     """
     wish = command(event, Cancel)
-    record = await parts.records.require(wish.project_id, wish.execution_id)
+    record = await parts.records.get(wish.project_id, wish.execution_id)
+    if record is None:
+        gone = subjects.fact(wish.project_id, wish.execution_id, "cleaned")
+        if await parts.bus.last(subjects.EVENTS, gone) is not None:
+            raise Drop(f"execution {wish.execution_id} was deleted")
+        raise NotYetKnown(f"execution {wish.execution_id} of project {wish.project_id} is not known")
     if record.terminal:
         raise Drop(f"execution {wish.execution_id} is {record.state.value} already")
 

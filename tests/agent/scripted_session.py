@@ -27,6 +27,11 @@ def now() -> int:
     return int(time.time() * 1000)
 
 
+def imported_path(session: str) -> str:
+    """Where `opencode import` keeps a session: in the home that the server shares."""
+    return os.path.join(os.environ["HOME"], ".scripted", os.path.basename(session) + ".json")
+
+
 class Session:
     """One session and its running turn."""
 
@@ -41,6 +46,23 @@ class Session:
         self.status: dict[str, Any] = {"type": "idle"}
         self.turn: asyncio.Task[None] | None = None
         self.message = ""
+
+    @classmethod
+    def imported(cls, server: Server, directory: str, exported: dict[str, Any]) -> Session:
+        """What `opencode import` took in an earlier process of this home."""
+        session = cls(server, directory, exported["info"])
+        session.id = exported["info"]["id"]
+        for one in exported["messages"]:
+            session.messages[one["info"]["id"]] = {
+                "info": one["info"],
+                "parts": {part["id"]: part for part in one["parts"]},
+            }
+        return session
+
+    def said(self, role: str) -> list[str]:
+        """The texts of that role so far, oldest first."""
+        messages = [one for one in self.messages.values() if one["info"]["role"] == role]
+        return [part["text"] for one in messages for part in one["parts"].values() if part["type"] == "text"]
 
     def info(self) -> dict[str, Any]:
         return {"id": self.id, "title": self.title, "permission": self.rules, "version": self.server.version}
@@ -185,10 +207,18 @@ class Server:
             return 200, session.info()
         if parts[1] == "status":
             return 200, {key: one.status for key, one in self.sessions.items() if one.status["type"] != "idle"}
-        session = self.sessions.get(parts[1])
+        session = self.sessions.get(parts[1]) or self._imported(parts[1], request.directory)
         if session is None:
             return 404, {"message": "no such session"}
         return await self._of_session(session, request.method, parts[2] if len(parts) > 2 else "", request)
+
+    def _imported(self, id_: str, directory: str) -> Session | None:
+        path = imported_path(id_)
+        if not os.path.exists(path):
+            return None
+        with open(path) as file:
+            self.sessions[id_] = Session.imported(self, directory, json.load(file))
+        return self.sessions[id_]
 
     async def _of_session(self, session: Session, method: str, what: str, request: Request) -> Answer:
         if what == "prompt_async":

@@ -152,6 +152,11 @@ async def permission(session: Session, value: dict[str, Any], step: dict[str, An
     return None
 
 
+async def recall(session: Session, value: str, step: dict[str, Any]) -> None:
+    """Every prompt of the conversation so far, this one included: what the model would be sent."""
+    await said(session, value + " | ".join(session.said("user")), step)
+
+
 async def question(session: Session, value: dict[str, Any], step: dict[str, Any]) -> None:
     """{question, options: [label]}; the answer is said as text."""
     options = [{"label": label, "description": label} for label in value.get("options", [])]
@@ -264,6 +269,7 @@ STEPS = {
     "usage": usage,
     "permission": permission,
     "question": question,
+    "recall": recall,
     "model": model,
     "sleep": sleep,
     "error": error,

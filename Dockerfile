@@ -89,7 +89,16 @@ ENTRYPOINT ["/bin/sh", "-c", "for f in /opt/model/extra/*.json /opt/model/script
 
 # --- the functions -----------------------------------------------------------------------------------------------
 
-FROM python AS slim
+FROM python AS app
+COPY pyproject.toml /opt/ocf/app/
+COPY schemas /opt/ocf/app/schemas
+COPY events /opt/ocf/app/events
+COPY functions /opt/ocf/app/functions
+COPY --from=web /build/console/dist /opt/ocf/app/console/dist
+RUN python3 -m compileall -q -j 0 /opt/ocf/app/events /opt/ocf/app/functions
+
+# What changes seldom comes before what changes daily.
+FROM python AS slim-base
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="opencode-functions" \
@@ -98,16 +107,10 @@ LABEL org.opencontainers.image.title="opencode-functions" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="docker.io/library/debian:bookworm-slim"
-COPY --from=runtime /opt/ocf/venv /opt/ocf/venv
 # Git asks who it runs as; Kubernetes wants a number.
 RUN echo 'ocf:x:65532:65532::/tmp:/usr/sbin/nologin' >>/etc/passwd && echo 'ocf:x:65532:' >>/etc/group \
  && install -d -o 65532 -g 65532 -m 700 /state /workspace
-COPY --from=web /build/console/dist /opt/ocf/app/console/dist
-COPY pyproject.toml /opt/ocf/app/
-COPY schemas /opt/ocf/app/schemas
-COPY events /opt/ocf/app/events
-COPY functions /opt/ocf/app/functions
-RUN python3 -m compileall -q -j 0 /opt/ocf/app/events /opt/ocf/app/functions
+COPY --from=runtime /opt/ocf/venv /opt/ocf/venv
 ENV PATH=/opt/ocf/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/opt/ocf/app \
     PYTHONUNBUFFERED=1 \
@@ -117,16 +120,21 @@ ENV PATH=/opt/ocf/venv/bin:/usr/local/bin:/usr/bin:/bin \
     STATE_DIR=/state \
     CONSOLE_DIR=/opt/ocf/app/console/dist
 WORKDIR /opt/ocf/app
-USER 65532:65532
 EXPOSE 3003
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ.get('PORT', '3003') + '/health', timeout=2)"]
 ENTRYPOINT ["python", "-m", "functions.serve"]
 
-FROM slim AS full
-USER 0:0
+FROM slim-base AS full-base
 RUN apt-get update -qq \
  && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends git ripgrep >/dev/null \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
 COPY --from=agent /out/opencode /opt/ocf/opencode/bin/opencode
 ENV OPENCODE_BIN=/opt/ocf/opencode/bin/opencode
+
+FROM slim-base AS slim
+COPY --from=app /opt/ocf/app /opt/ocf/app
+USER 65532:65532
+
+FROM full-base AS full
+COPY --from=app /opt/ocf/app /opt/ocf/app
 USER 65532:65532

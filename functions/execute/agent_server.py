@@ -17,7 +17,8 @@ from functions.execute.opencode import OpenCode, OpenCodeError
 from functions.execute.process import AgentFailed, AgentProcess, ProcessSpec, StopReport, start_process
 from functions.execute.sandbox import SandboxPolicy
 
-START_SECONDS = 30.0
+#: Five at once in a pod that has just come from zero, on two busy cores, needed more than 30.
+START_SECONDS = 90.0
 _PORT_TRIES = 3
 _LISTENING = re.compile(r"listening on (http://\S+)")
 _PORT_TAKEN = re.compile(r"EADDRINUSE|port .* in use|Failed to start server", re.IGNORECASE)

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from events.errors import SealError, Unavailable
 from events.models import Execute, Limits, Sealed
+from functions import metrics
 from functions.composition import Parts
 from functions.execute import sandbox
 from functions.execute.agent_config import AgentModel, ServerSpec
@@ -106,6 +107,7 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
     models = model_settings(settings)
     slots = _slots(parts, upstream, models, sandboxed=sandboxed)
     slots.start()
+    metrics.warm_slots.set_function(lambda: slots.ready)
     try:
         yield Shop(parts, settings.opencode_bin, sandboxed, models, slots)
     finally:

@@ -152,7 +152,6 @@ class Turn:
         slot = await self._shop.slots.acquire(spec, shared=shared)
         self._slot = slot
         metrics.slots_taken.labels("warm" if slot.warm else "cold").inc()
-        metrics.warm_slots.set(self._shop.slots.ready)
         self._cleanup.push_async_callback(slot.close)
         self.redactor.add(slot.broker.token)
         return slot

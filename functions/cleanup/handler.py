@@ -43,7 +43,9 @@ async def cleanup(parts: Parts, event: Event) -> None:
     elif not await _known(parts, wish):
         raise NotYetKnown(f"execution {wish.execution_id} of project {wish.project_id} is not known")
     gone = subjects.fact(wish.project_id, wish.execution_id, "cleaned")
+    commands = f"ocf.cmd.*.{wish.project_id}.{wish.execution_id}"
     if record is None and await parts.bus.last(subjects.EVENTS, gone) is not None:
+        await parts.bus.purge(subjects.COMMANDS, commands)
         return  # done before
     if record is not None and record.session_id is not None:
         with suppress(NotYetKnown):  # destroyed
@@ -53,7 +55,7 @@ async def cleanup(parts: Parts, event: Event) -> None:
     fact = Cleaned(execution_id=wish.execution_id, project_id=wish.project_id, removed=removed)
     await parts.records.say("dev.ocf.task.cleaned.v1", fact, event, key=f"cleaned:{wish.execution_id}")
     # Last: as long as this command is there, a crash brings it back.
-    await parts.bus.purge(subjects.COMMANDS, f"ocf.cmd.*.{wish.project_id}.{wish.execution_id}")
+    await parts.bus.purge(subjects.COMMANDS, commands)
 
 
 async def _known(parts: Parts, wish: Cleanup) -> bool:

@@ -25,6 +25,9 @@ EXECUTE = TYPES["dev.ocf.task.execute.v1"]
 async def submit(parts: Parts, event: Event) -> None:
     """Take `dev.ocf.task.submit.v1`: one execution per id, or `rejected` with every wrong field named."""
     project, execution = ids_of(event)
+    gone = f"ocf.evt.{project}.{execution}.cleaned"
+    if await parts.bus.last(subjects.EVENTS, gone) is not None:
+        raise Drop(f"execution {execution} was deleted")
     try:
         data = await _validated(parts, event, project, execution)
     except InvalidData as error:
@@ -124,9 +127,6 @@ async def _session_error(parts: Parts, data: Submit) -> FieldError | None:
 
 async def _record(parts: Parts, event: Event, data: Submit, digest: str) -> Record:
     """The execution's new record, or the one that another delivery made first."""
-    gone = subjects.fact(data.project_id, data.execution_id, "cleaned")
-    if await parts.bus.last(subjects.EVENTS, gone) is not None:
-        raise Drop(f"execution {data.execution_id} was deleted")
     now = parts.clock.now()
     model = data.model
     record = Record(

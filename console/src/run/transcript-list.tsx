@@ -33,11 +33,19 @@ interface Props {
 
 /** Close to the end counts as at the end, in pixels. */
 const NEAR = 48;
+/** A scroll this soon after a wheel, a touch or a key is the reader's, in milliseconds. */
+const TOUCH_MS = 1_000;
 
 /** The transcript. Only what is visible is in the page, however long it is. */
 export function TranscriptList({ rows, start, query, follow, live, onFile, handle, footer }: Props): ReactNode {
   const scroller = useRef<HTMLDivElement>(null);
   const [following, setFollowing] = useState(follow);
+  // Rows that turn out shorter than estimated scroll the box up too: only what the reader does counts as leaving the end.
+  const touched = useRef(0);
+  const lastTop = useRef(0);
+  const touch = (): void => {
+    touched.current = Date.now();
+  };
   const [atEnd, setAtEnd] = useState(true);
   const [opened, setOpened] = useState<ReadonlyMap<number, boolean>>(new Map());
   const virtualizer = useVirtualizer({
@@ -99,10 +107,15 @@ export function TranscriptList({ rows, start, query, follow, live, onFile, handl
           const box = event.currentTarget;
           const end = nearEnd(box);
           setAtEnd(end);
-          if (!end && following && box.scrollTop < lastTop.get(box)) setFollowing(false);
+          const byReader = Date.now() - touched.current < TOUCH_MS;
+          if (!end && following && byReader && box.scrollTop < lastTop.current) setFollowing(false);
           if (end && live && !following) setFollowing(true);
-          lastTop.set(box);
+          lastTop.current = box.scrollTop;
         }}
+        onWheel={touch}
+        onTouchMove={touch}
+        onPointerDown={touch}
+        onKeyDown={touch}
       >
         <div className="transcript-rows" style={{ blockSize: total }}>
           {virtualizer.getVirtualItems().map((item) => {
@@ -135,13 +148,6 @@ export function TranscriptList({ rows, start, query, follow, live, onFile, handl
 function nearEnd(box: Element): boolean {
   return box.scrollHeight - box.scrollTop - box.clientHeight < NEAR;
 }
-
-/** Where a box was scrolled to last: scrolling up is the reader's, growing is not. */
-const lastTop = {
-  tops: new WeakMap<Element, number>(),
-  get: (box: Element): number => lastTop.tops.get(box) ?? 0,
-  set: (box: Element): void => void lastTop.tops.set(box, box.scrollTop),
-};
 
 function estimate(row: Row | undefined): number {
   switch (row?.kind) {

@@ -255,7 +255,8 @@ function Scrubber({ line, time, onSeek }: { line: Timeline; time: number; onSeek
         // Whole steps: otherwise the last one would end before the last chunk.
         max={Math.max(1, Math.ceil(line.length / SCRUB_MS)) * SCRUB_MS}
         step={SCRUB_MS}
-        value={time}
+        // Aligned: the browser would round it, and React would take the rounding for the reader's wish.
+        value={Math.ceil(time / SCRUB_MS) * SCRUB_MS}
         aria-label="Position"
         aria-valuetext={`${clockTime(time)} of ${clockTime(line.length)}`}
         onChange={(event) => onSeek(Number(event.target.value))}

@@ -30,6 +30,7 @@ STRUCTURED = "application/cloudevents+json"
 _SAFE = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
 _CORE = ("id", "source", "type", "specversion", "subject", "time", "datacontenttype", "dataschema")
 _MAX_ATTRIBUTE = 4096
+_DATA = b',"data":'
 
 
 class InvalidData(InvalidEvent):
@@ -89,9 +90,39 @@ class Event:
             event["data"] = json.loads(self.data)
         return event
 
+    def line(self) -> bytes:
+        """The event as one line of JSON, `data` last and byte for byte as it came (see `of_line`).
+
+        Raises:
+            ValueError: data is not JSON.
+        """
+        head = {name: value for name, value in self.structured().items() if name != "data"}
+        start = _compact(head)[:-1]
+        if not self.data:
+            return start + b"}"
+        if b"\n" in self.data or b"\r" in self.data:
+            return start + b',"data_base64":"' + base64.b64encode(self.data) + b'"}'
+        return start + _DATA + self.data + b"}"
+
     def with_extensions(self, **extensions: str) -> Event:
         """A copy with further extensions."""
         return replace(self, extensions={**self.extensions, **extensions})
+
+
+def of_line(line: bytes) -> Event:
+    """The event of `Event.line`, its data the same bytes.
+
+    Raises:
+        InvalidEvent: it is none.
+    """
+    event = _structured(STRUCTURED, line)
+    _, found, data = line.strip().partition(_DATA)
+    # A quote within an attribute is escaped, so the first `,"data":` is the member itself.
+    return replace(event, data=data[:-1]) if found else event
+
+
+def _compact(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def timestamp(time: datetime) -> str:

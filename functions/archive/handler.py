@@ -96,11 +96,11 @@ async def _events(parts: Parts, project: str, execution: str) -> bytes:
 
 def _line(message: Message) -> bytes:
     try:
-        event = decode(message.headers, message.data).structured()
+        return decode(message.headers, message.data).line() + b"\n"
     except (InvalidEvent, ValueError):
         # What is not an event was dead-lettered; here it is kept as it came, so that nothing is missing.
-        event = {"subject": message.subject, "raw": message.data.decode("utf-8", "replace")}
-    return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        raw = {"subject": message.subject, "raw": message.data.decode("utf-8", "replace")}
+        return json.dumps(raw, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def _manifest(record: Record, event: Event, objects: list[Artifact], chunks: dict[str, object]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from functions.cli import dlq, doctor, sessions, stack, tasks
+from functions.cli import dlq, doctor, replay, sessions, stack, tasks
 
 app = typer.Typer(
     name="ocf",
@@ -28,7 +28,7 @@ app.command(rich_help_panel=_TASKS)(tasks.status)
 app.command("list", rich_help_panel=_TASKS)(tasks.list_)
 app.command(rich_help_panel=_TASKS)(tasks.output)
 app.command(rich_help_panel=_TASKS)(tasks.diff)
-app.command(rich_help_panel=_TASKS)(tasks.replay)
+app.command(rich_help_panel=_TASKS)(replay.replay)
 app.command(rich_help_panel=_TASKS)(tasks.cancel)
 app.command(rich_help_panel=_TASKS)(tasks.delete)
 app.command(rich_help_panel=_TASKS)(tasks.reply)

@@ -191,51 +191,6 @@ def output(
     _download(f"/tasks/{execution}/output", project, data_dir, format=form, **{"from": start})
 
 
-def replay(
-    execution: Execution,
-    speed: Annotated[float, typer.Option("--speed", min=0.01, help="1 is as it was, 10 ten times faster.")] = 1.0,
-    max_pause: Annotated[float, typer.Option("--max-pause", min=0, help="No silence lasts longer, in seconds.")] = 2.0,
-    project: Project = "default",
-    data_dir: DataDir = None,
-    json_output: JsonFlag = False,
-) -> None:
-    """Play an execution's recorded output again, at its own pace. From the archive when the stream has ended."""
-
-    async def work(gateway: Gateway) -> int:
-        recorded = gateway.recorded(execution)
-        if json_output:
-            async for chunk in recorded:
-                print_json(chunk)
-            return 0
-        await _play(recorded, speed, max_pause)
-        console().print(_ending(await gateway.call("GET", f"/tasks/{execution}/status")), highlight=False)
-        return 0
-
-    with_gateway(work, project, data_dir)
-
-
-async def _play(recorded: AsyncIterator[dict[str, Any]], speed: float, max_pause: float) -> None:
-    import asyncio
-    from datetime import datetime
-
-    from functions.cli.render import View
-
-    before: datetime | None = None
-    with View(console()) as view:
-        async for chunk in recorded:
-            at = datetime.fromisoformat(chunk["timestamp"])
-            if before is not None:
-                await asyncio.sleep(min(max(0.0, (at - before).total_seconds() / speed), max_pause))
-            before = at
-            view.show(chunk)
-
-
-def _ending(status: dict[str, Any]) -> str:
-    from functions.cli.render import ending
-
-    return ending(status)
-
-
 def diff(
     execution: Execution,
     project: Project = "default",

@@ -227,8 +227,8 @@ async def _said(gateway: Gateway, found: Found) -> list[Message]:
 async def _structured(messages: list[Message]) -> AsyncIterator[bytes]:
     for message in messages:
         try:
-            event: dict[str, object] = envelope.decode(message.headers, message.data).structured()
+            yield envelope.decode(message.headers, message.data).line() + b"\n"
         except (InvalidEvent, ValueError):
             # Anybody may publish a command: what is no event is shown as it came, as in the archive.
-            event = {"subject": message.subject, "raw": message.data.decode("utf-8", "replace")}
-        yield json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+            raw = {"subject": message.subject, "raw": message.data.decode("utf-8", "replace")}
+            yield json.dumps(raw, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"

@@ -9,44 +9,13 @@ import time
 import uuid
 from typing import Any
 
-import httpx
-
 from events import subjects
 from events.output import ChunkType
 from events.record import Record
-from events.session_record import Session, session_key
+from tests.support.sessions import call, opened, session_when
 from tests.support.stack import Project, gapless, until
 
 ASK = {"bash": "ask"}
-
-
-async def call(project: Project, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """One call to the gateway."""
-    async with httpx.AsyncClient(base_url=project.stack.answer["gateway"], trust_env=False, timeout=20) as http:
-        answer = await http.request(method, path, params={"project_id": project.name}, json=body)
-    assert answer.is_success, answer.text
-    return answer.json()
-
-
-async def opened(project: Project, **data: Any) -> str:
-    """A session, once its record is there."""
-    made = await call(project, "POST", "/sessions", {"project_id": project.name, **data})
-    await session_when(project, made["session_id"], lambda found: found is not None)
-    return str(made["session_id"])
-
-
-async def session_when(project: Project, id_: str, wanted: Any, timeout: float = 60.0) -> Session | None:
-    """The session's record as soon as it is as wanted."""
-    seen: list[Session | None] = []
-
-    async def look() -> bool:
-        message = await project.bus.last("KV_ocf_sessions", f"$KV.ocf_sessions.{session_key(project.name, id_)}")
-        there = message is not None and message.headers.get("KV-Operation") is None
-        seen[:] = [Session.model_validate_json(message.data) if there and message else None]
-        return bool(wanted(seen[0]))
-
-    await until(look, timeout=timeout, what=f"session {id_}")
-    return seen[0]
 
 
 async def turn(project: Project, id_: str, steps: list[dict[str, Any]]) -> str:

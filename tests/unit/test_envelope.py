@@ -11,7 +11,7 @@ from cloudevents.http import CloudEvent, from_http
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.envelope import Event, InvalidData, decode, new_event, parse
+from events.envelope import Event, InvalidData, decode, new_event, of_line, parse
 from events.errors import InvalidEvent
 from events.models import Cancel
 
@@ -107,3 +107,22 @@ def test_an_unknown_type_is_named() -> None:
     event = Event(type="dev.ocf.task.submit.v9", source="/t", id="1", time=NOW, data=b"{}")
     with pytest.raises(InvalidEvent, match=r"submit\.v9"):
         parse(event)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a":1}',
+        b'{ "a" : 1.50, "b": "x,\\"data\\":y" }',
+        '{"ä": "€ \\u20ac"}'.encode(),
+        b'{\n  "pretty": true\n}',
+        b'{"data":{"data":2}}',
+        b"",
+    ],
+)
+def test_a_line_gives_the_data_back_byte_for_byte(data: bytes) -> None:
+    """However it was spelled: replays post what was published, not what it means."""
+    event = Event("dev.ocf.task.cancel.v1", "/t", "1", datetime(2026, 1, 1, tzinfo=UTC), data, subject='s,"data":x')
+    line = event.with_extensions(partitionkey="k").line()
+    assert b"\n" not in line
+    assert of_line(line + b"\n") == event.with_extensions(partitionkey="k")

@@ -1,0 +1,59 @@
+"""Two runs side by side: what was said and done, without what differs in any two runs (times, ids, counts)."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_RUNNING = ("text", "reasoning", "stdout", "stderr")
+_LEFT_OUT = ("usage", "heartbeat")
+_MOST = 400
+
+
+@dataclass(frozen=True)
+class Parting:
+    """How many steps are the same from the start; the first that differ; and the whole difference as lines."""
+
+    common: int
+    a: str | None
+    b: str | None
+    lines: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether there is no difference."""
+        return self.a is None and self.b is None
+
+
+def steps(chunks: Sequence[dict[str, Any]]) -> list[str]:
+    """One line for each thing that was said or done. How a text was cut into chunks makes no difference."""
+    found: list[list[str]] = []
+    for chunk in chunks:
+        kind, data = chunk["type"], str(chunk.get("data") or "")
+        if kind in _LEFT_OUT:
+            continue
+        if kind in _RUNNING and found and found[-1][0] == kind:
+            found[-1][1] += data
+        else:
+            found.append([kind, _said(kind, data, chunk.get("detail") or {})])
+    return [f"{kind}: {said}"[:_MOST].replace("\n", "⏎") for kind, said in found]
+
+
+def _said(kind: str, data: str, detail: dict[str, Any]) -> str:
+    if kind == "tool_call":
+        return f"{detail.get('tool', '')} {json.dumps(detail.get('input') or {}, sort_keys=True, ensure_ascii=False)}"
+    if kind == "tool_result":
+        code = f" exit {detail['exit_code']}" if detail.get("exit_code") is not None else ""
+        return f"{'ok' if detail.get('ok') else 'failed'}{code} {data}"
+    return data
+
+
+def parting(a: list[str], b: list[str]) -> Parting:
+    """Where they part."""
+    common = next((n for n, (one, two) in enumerate(zip(a, b, strict=False)) if one != two), min(len(a), len(b)))
+    lines = tuple(line.rstrip("\n") for line in difflib.unified_diff(a, b, "A", "B", n=2, lineterm=""))[2:]
+    first = [run[common] if common < len(run) else None for run in (a, b)]
+    return Parting(common, first[0], first[1], lines)

@@ -44,7 +44,7 @@ class Service:
     concurrency: int
     max_scale: int
     seconds: int
-    memory: tuple[str, str] = ("128Mi", "384Mi")
+    memory: tuple[str, str] = ("96Mi", "384Mi")
     cpu: tuple[str, str] = ("50m", "1")
     image: str = SLIM
     secrets: tuple[str, ...] = ("ocf-dispatch", "ocf-s3")
@@ -212,7 +212,7 @@ def source(row: Row) -> Manifest:
         "ports": [{"name": "http", "containerPort": PORT}],
         "env": [{"name": "DISPATCH_CONSUMERS", "value": row.consumer}, {"name": "PORT", "value": str(PORT)}],
         "envFrom": env_from(("ocf-dispatch",), ()),
-        "resources": {"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"cpu": "500m", "memory": "256Mi"}},
+        "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"cpu": "500m", "memory": "256Mi"}},
         "securityContext": security(),
         "volumeMounts": mounted,
         "startupProbe": {"httpGet": {"path": "/health", "port": PORT}, "periodSeconds": 1, "failureThreshold": 60},

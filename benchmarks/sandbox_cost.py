@@ -87,9 +87,11 @@ async def once(how: str, workspace: Path, home: Path) -> dict[str, float]:
     return dict(json.loads(found.group()))
 
 
-async def measure(rounds: int) -> dict[str, dict[str, float]]:
-    """Workload -> median seconds per way, and `ratio`, the median of confined over bare within a round."""
-    ways = ("bare", "supervised", "confined")
+WAYS = ("bare", "supervised", "confined")
+
+
+async def samples(rounds: int, ways: tuple[str, ...] = WAYS) -> dict[str, list[dict[str, float]]]:
+    """Way -> per round, workload -> seconds."""
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:  # a disk, as workspaces are on
         workspace, home = Path(folder) / "workspace", Path(folder) / "home"
@@ -101,6 +103,12 @@ async def measure(rounds: int) -> dict[str, dict[str, float]]:
         for turn in range(rounds):
             for way in ways if turn % 2 else reversed(ways):
                 runs[way].append(await once(way, workspace, home))
+    return runs
+
+
+async def measure(rounds: int) -> dict[str, dict[str, float]]:
+    """Workload -> median seconds per way, and `ratio`, the median of confined over bare within a round."""
+    ways, runs = WAYS, await samples(rounds)
     table: dict[str, dict[str, float]] = {}
     for work in runs["bare"][0]:
         row = {way: statistics.median(run[work] for run in runs[way]) for way in ways}

@@ -1,0 +1,30 @@
+"""What the model broker adds: benchmarks/broker_latency.py, as rows."""
+
+from __future__ import annotations
+
+from benchmarks import broker_latency
+from benchmarks.harness import Options, Row
+
+
+async def measure(options: Options) -> list[Row]:
+    """Direct and through the broker, request by request."""
+    found = await broker_latency.main(options.of(20), 5 if options.quick else 50)
+    rows = []
+    for each in found:
+        name = str(each["figure"])
+        if "mib" in each:
+            rows.append(Row(f"model broker: {name}", "MiB", [each["mib"]], note=f"over {each['n']} brokers"))
+            continue
+        for at in ("p50", "p95"):
+            ours, direct = float(each[f"broker_{at}_ms"]), float(each[f"direct_{at}_ms"])
+            rows.append(
+                Row(
+                    f"model broker: {name}, {at}",
+                    "ms",
+                    [ours],
+                    [direct],
+                    "straight to the provider",
+                    note=f"of {each['n']}",
+                )
+            )
+    return rows

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -15,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from functions.nats_jwt import mint_viewer, public_key
 from functions.stack.keys import load_or_generate
-from functions.stack.processes import listens
 
 ROOT = Path(__file__).parents[2]
 OCF = Path(sys.executable).with_name("ocf")
@@ -138,17 +137,18 @@ def states(page: Page) -> dict[str, str]:
 
 
 def wait_until_it_was(page: Page, state: str) -> None:
-    """Wait until `state` was reported, however short. (The page's policy forbids Playwright's own wait for a script.)"""
+    """Wait until `state` was reported, however short; the page's policy forbids Playwright's own wait for a script."""
     limit = time.monotonic() + 20
     while state not in states(page):
         assert time.monotonic() < limit, f"never {state}: {states(page)}"
         page.wait_for_timeout(50)
 
 
-def listener(port: int) -> int:
-    """The process that listens on that port."""
-    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
-    return next(pid for pid in pids if listens(pid, port))
+def nats_server(stack: dict[str, str]) -> psutil.Process:
+    """This stack's own nats-server, known by its configuration file."""
+    config = str(Path(stack["data_dir"]) / "nats.conf")
+    [found] = [one for one in psutil.process_iter(["cmdline"]) if config in (one.info["cmdline"] or [])]
+    return found
 
 
 def test_two_viewers_a_reload_and_a_restart_of_nats_lose_nothing(
@@ -166,7 +166,7 @@ def test_two_viewers_a_reload_and_a_restart_of_nats_lose_nothing(
     wait_until_it_says_something(second)
     second.reload()
     expect(pill(second)).to_contain_text("Live", timeout=20 * SECOND)
-    os.kill(listener(int(stack["nats"].rsplit(":", 1)[1])), signal.SIGKILL)
+    nats_server(stack).kill()
     wait_until_it_was(page, "disconnected")
     expect(pill(page)).to_contain_text("Live", timeout=RUN)
     while "Complete" not in pill(page).inner_text():

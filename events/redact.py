@@ -45,7 +45,7 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._held: Counter[str] = Counter()
-        self._forms: tuple[str, ...] = ()
+        self._index()
         for secret in secrets:
             self.add(secret)
 

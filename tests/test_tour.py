@@ -35,7 +35,7 @@ async def test_tour(tmp_path: Path) -> None:
             assert (record.state, record.result, record.last_sequence) == ("completed", spoken, len(chunks))
             assert (record.diff.files, record.diff.additions, record.diff.deletions) == (1, 1, 0)
 
-            # The archive: what was said and done, the patch, the workspace; the manifest comes last and vouches for all.
+            # The archive: what was said and done, the patch, the workspace; the manifest comes last and vouches for it.
             async def said() -> list[str]:
                 return [event.type.removeprefix("dev.ocf.task.") for event in await client.events(execution)]
 

@@ -49,7 +49,7 @@ async def test_memory_is_bounded_for_each_run(project: Project) -> None:
 
 
 async def test_output_is_bounded_and_the_cut_is_said(project: Project) -> None:
-    """Beyond `limits.max_output_bytes` the run ends as `failed` with `output_limit`; the output says that it was cut."""
+    """Beyond `limits.max_output_bytes` the run ends as `failed` with `output_limit`, and the output says so."""
     execution = await project.submit([{"flood": {"bytes": 20_000_000}}], limits={"max_output_bytes": 200_000})
     record = await project.archived(execution)
     assert (record.state, record.reason) == ("failed", "output_limit")

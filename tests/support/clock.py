@@ -25,6 +25,11 @@ class ManualClock:
         self._sleepers.append((self._passed + seconds, woken))
         await woken.wait()
 
+    @property
+    def sleepers(self) -> int:
+        """How many sleep now."""
+        return len(self._sleepers)
+
     async def advance(self, seconds: float) -> None:
         """Let `seconds` pass."""
         self._passed += seconds

@@ -1,0 +1,185 @@
+"""The client of a backend, against the in-memory bus."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from events import subjects
+from events.bus_memory import MemoryBucket, MemoryBus
+from events.client import Client
+from events.envelope import decode
+from events.errors import InvalidEvent, NotYetKnown
+from events.lifecycle import State
+from events.output import Chunk, ChunkType
+from events.record import Record, record_key
+from events.store_memory import MemoryStore
+from tests.support.clock import ManualClock
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class World:
+    """A client, and the other side of it."""
+
+    def __init__(self) -> None:
+        clock = ManualClock()
+        self.bus, self.bucket, self.store = MemoryBus(clock), MemoryBucket(clock), MemoryStore()
+        self.client = Client(self.bus, self.bucket, project="p", store=self.store)
+        self.execution = str(uuid.uuid4())
+
+    async def record(self, state: State, **more: Any) -> None:
+        """Set the record."""
+        value = Record(
+            execution_id=self.execution,
+            project_id="p",
+            state=state,
+            submitted_at=NOW,
+            updated_at=NOW,
+            timeout_seconds=60,
+            **more,
+        )
+        key = record_key("p", self.execution)
+        entry = await self.bucket.get(key)
+        data = value.model_dump_json().encode()
+        await (self.bucket.create(key, data) if entry is None else self.bucket.update(key, data, entry.revision))
+
+    async def say(self, *sequences: int) -> None:
+        """Publish chunks."""
+        for seq in sequences:
+            data = chunk(seq).model_dump_json().encode()
+            await self.bus.publish(subjects.output("p", self.execution), data, {"Nats-Msg-Id": f"{uuid.uuid4()}"})
+
+    async def end(self, last: int) -> None:
+        """End the execution."""
+        await self.record(State.COMPLETED, last_sequence=last)
+        await self.bus.publish(subjects.fact("p", self.execution, "completed"), b"{}", {})
+
+    async def watched(self, start: int = 1) -> list[int]:
+        return [chunk.seq async for chunk in self.client.watch(self.execution, start=start)]
+
+
+def chunk(seq: int) -> Chunk:
+    return Chunk(seq=seq, type=ChunkType.TEXT, data=f"{seq} ", timestamp=NOW)
+
+
+async def test_submit_publishes_one_event() -> None:
+    """A binary CloudEvent on the submit subject, with the trace it was given."""
+    world = World()
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    execution = await world.client.submit(prompt="hello", labels={"a": "b"}, traceparent=trace)
+    message = await world.bus.last(subjects.COMMANDS, subjects.command("submit", "p", execution))
+    assert message is not None
+    event = decode(message.headers, message.data)
+    assert event.type == "dev.ocf.task.submit.v1"
+    assert event.extensions["traceparent"] == trace
+    data = json.loads(event.data)
+    assert (data["prompt"], data["project_id"], data["execution_id"]) == ("hello", "p", execution)
+
+
+async def test_a_wrong_field_is_told_before_anything_is_said() -> None:
+    """A typing error raises, and nothing is published."""
+    world = World()
+    with pytest.raises(ValidationError, match="promt"):
+        await world.client.submit(promt="hello")
+    assert [m async for m in world.bus.history(subjects.COMMANDS, "ocf.cmd.>")] == []
+
+
+async def test_large_data_goes_to_the_store() -> None:
+    """Over 512 KiB the message carries a reference; over 16 MiB it is refused."""
+    world = World()
+    execution = await world.client.submit(prompt="x", code="y" * 1_000_000)
+    message = await world.bus.last(subjects.COMMANDS, subjects.command("submit", "p", execution))
+    assert message is not None
+    assert (message.data, "ce-dataref" in message.headers) == (b"", True)
+    (stored,) = [info async for info in world.store.list(f"p/{execution}/")]
+    assert stored.size > 1_000_000
+    with pytest.raises(InvalidEvent, match="16 MiB"):
+        await world.client.submit(prompt="x" * 2_000_000, code="y" * 8_000_000, context="z" * 8_000_000)
+
+
+async def test_what_is_not_known_is_said() -> None:
+    """`status` of an execution nobody submitted."""
+    with pytest.raises(NotYetKnown):
+        await World().client.status(str(uuid.uuid4()))
+
+
+async def test_the_list_is_newest_first_and_of_one_project() -> None:
+    """Records of other projects, and leases, are not in it."""
+    world = World()
+    await world.record(State.RUNNING)
+    await world.bucket.create(f"p.{world.execution}.lease", b"{}")
+    await world.bucket.create(f"other.{world.execution}", b"{}")
+    assert [record.execution_id for record in await world.client.list()] == [world.execution]
+
+
+async def test_watch_joins_history_and_live() -> None:
+    """What was said before, what is said meanwhile, then the end: each once, in order."""
+    world = World()
+    await world.record(State.RUNNING)
+    await world.say(1, 2)
+    watching = asyncio.create_task(world.watched())
+    await asyncio.sleep(0.05)
+    await world.say(3, 4)
+    await world.end(4)
+    assert await asyncio.wait_for(watching, 5) == [1, 2, 3, 4]
+
+
+async def test_watch_closes_a_gap() -> None:
+    """Chunks that come swapped, or that a reconnect swallowed, are put in order."""
+    world = World()
+    await world.record(State.RUNNING)
+    watching = asyncio.create_task(world.watched())
+    await asyncio.sleep(0.05)
+    await world.say(2, 1, 4, 3, 3)
+    await world.end(4)
+    assert await asyncio.wait_for(watching, 10) == [1, 2, 3, 4]
+
+
+async def test_watch_waits_for_what_is_not_submitted_yet() -> None:
+    """An execution nobody knows yet: nothing is wrong, it begins later."""
+    world = World()
+    watching = asyncio.create_task(world.watched())
+    await asyncio.sleep(0.05)
+    await world.record(State.RUNNING)
+    await world.say(1)
+    await world.end(1)
+    assert await asyncio.wait_for(watching, 10) == [1]
+
+
+async def test_watch_resumes() -> None:
+    """From a sequence on; beyond the end there is nothing, and it ends."""
+    world = World()
+    await world.record(State.RUNNING)
+    await world.say(1, 2, 3)
+    await world.end(3)
+    assert await asyncio.wait_for(world.watched(3), 5) == [3]
+    assert await asyncio.wait_for(world.watched(4), 5) == []
+
+
+async def test_watch_reads_the_archive_when_the_stream_forgot() -> None:
+    """An execution of long ago, its chunks aged out of the stream, all or the first of them."""
+    world = World()
+    lines = b"".join(chunk(seq).model_dump_json().encode() + b"\n" for seq in range(1, 6))
+    await world.store.put(f"p/{world.execution}/output.ndjson.gz", gzip.compress(lines))
+    await world.end(5)
+    assert await asyncio.wait_for(world.watched(), 5) == [1, 2, 3, 4, 5]
+    assert await asyncio.wait_for(world.watched(4), 5) == [4, 5]
+    await world.say(4, 5)
+    assert await asyncio.wait_for(world.watched(2), 5) == [2, 3, 4, 5]
+
+
+async def test_without_a_store_the_archive_is_named() -> None:
+    """The client says what it would need."""
+    world = World()
+    await world.end(5)
+    client = Client(world.bus, world.bucket, project="p")
+    with pytest.raises(NotYetKnown, match="give the client a store"):
+        [_ async for _ in client.watch(world.execution)]

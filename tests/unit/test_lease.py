@@ -1,0 +1,153 @@
+"""The lease: one owner at a time, by the server's clock, and honest about what is not known."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from events.bus_memory import MemoryBucket
+from events.errors import Conflict, Unavailable
+from events.ports import Entry
+from events.record import lease_key
+from functions.execute.lease import RENEW_EVERY, SAFE, TTL, Lease
+from tests.support.clock import ManualClock
+
+KEY = lease_key("p", "e")
+
+
+class ShakyBucket(MemoryBucket):
+    """A bucket whose bus can be away; `lost` answers: it does what is asked, and the answer never comes."""
+
+    away = False
+    lost = False
+
+    async def update(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> int:
+        if self.away:
+            raise Unavailable("away")
+        found = await super().update(key, value, revision, ttl=ttl)
+        if self.lost:
+            raise Unavailable("no answer")
+        return found
+
+    async def get(self, key: str) -> Entry | None:
+        if self.away:
+            raise Unavailable("away")
+        return await super().get(key)
+
+
+def two() -> tuple[ManualClock, ShakyBucket, Lease, Lease]:
+    clock = ManualClock()
+    bucket = ShakyBucket(clock)
+    return clock, bucket, Lease(bucket, clock, "p", "e", "one"), Lease(bucket, clock, "p", "e", "two")
+
+
+async def test_one_worker_at_a_time() -> None:
+    """While one holds it, another gets Conflict; when it is released, the other gets it."""
+    _, _, one, two_ = two()
+    await one.acquire(1)
+    with pytest.raises(Conflict):
+        await two_.acquire(1)
+    await one.release()
+    await two_.acquire(1)
+    assert two_.held
+
+
+async def test_it_expires_when_nobody_renews_it() -> None:
+    """After its TTL another worker may take it; well before that its owner no longer counts on it."""
+    clock, _, one, two_ = two()
+    await one.acquire(1)
+    await clock.advance(SAFE)
+    assert not one.held
+    await clock.advance(TTL - SAFE)
+    await two_.acquire(2)
+    assert two_.held
+
+
+async def test_renewing_keeps_it() -> None:
+    """`keep` renews it long past its TTL."""
+    clock, _, one, two_ = two()
+    await one.acquire(1)
+    keeping = asyncio.create_task(one.keep(1))
+    await asyncio.sleep(0)
+    for _ in range(10):
+        await clock.advance(RENEW_EVERY)
+        assert one.held
+        with pytest.raises(Conflict):
+            await two_.acquire(1)
+    keeping.cancel()
+
+
+async def test_who_finds_another_owner_stops() -> None:
+    """A worker that slept through its TTL sees at the next renewal that it is lost, and never gets it back."""
+    clock, _, one, two_ = two()
+    await one.acquire(1)
+    keeping = asyncio.create_task(one.keep(1))
+    await asyncio.sleep(0)
+    await one.release()
+    await two_.acquire(2)
+    await clock.advance(RENEW_EVERY)
+    await asyncio.wait_for(keeping, 1)
+    assert one.lost.is_set()
+    assert not await one.sure()
+    assert two_.held
+
+
+async def test_while_the_bus_is_away_it_waits_and_goes_on_after() -> None:
+    """Without the bus nobody can take it: `sure` waits, and says yes once a renewal went through."""
+    clock, bucket, one, _ = two()
+    await one.acquire(1)
+    keeping = asyncio.create_task(one.keep(1))
+    await asyncio.sleep(0)
+    bucket.away = True
+    for _ in range(4):
+        await clock.advance(RENEW_EVERY)
+    assert not one.held
+    waiting = asyncio.create_task(one.sure())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    bucket.away = False
+    await clock.advance(RENEW_EVERY)
+    assert await asyncio.wait_for(waiting, 1)
+    assert not one.lost.is_set()
+    keeping.cancel()
+
+
+async def test_a_renewal_whose_answer_was_lost_is_recognised() -> None:
+    """The key is newer than the owner knows, and by its own hand: it goes on."""
+    clock, bucket, one, _ = two()
+    await one.acquire(1)
+    keeping = asyncio.create_task(one.keep(1))
+    await asyncio.sleep(0)
+    bucket.lost = True
+    await clock.advance(RENEW_EVERY)
+    bucket.lost = False
+    await clock.advance(RENEW_EVERY)
+    await clock.advance(RENEW_EVERY)
+    assert one.held
+    assert not one.lost.is_set()
+    keeping.cancel()
+
+
+async def test_release_after_a_renewal_that_was_cut_off() -> None:
+    """The key is gone at once, though its revision had moved on unseen."""
+    _, bucket, one, _ = two()
+    await one.acquire(1)
+    entry = await bucket.get(KEY)
+    assert entry is not None
+    await bucket.update(KEY, entry.value, entry.revision, ttl=TTL)
+    await one.release()
+    assert await bucket.get(KEY) is None
+
+
+async def test_release_leaves_what_is_somebody_elses() -> None:
+    """A late release does not take the lease from the next owner."""
+    clock, bucket, one, two_ = two()
+    await one.acquire(1)
+    await clock.advance(TTL)
+    await two_.acquire(2)
+    await one.release()
+    entry = await bucket.get(KEY)
+    assert entry is not None
+    assert json.loads(entry.value) == {"worker": "two", "attempt": 2}

@@ -1,0 +1,163 @@
+"""The publisher: numbers without gaps, few messages for fast text, nothing too large, nothing secret."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from events import subjects
+from events.bus_memory import MemoryBus
+from events.models import MAX_CHUNK_BYTES, MAX_EVENT_BYTES
+from events.output import Chunk, ChunkType, Draft
+from events.redact import Redactor
+from functions.execute.publisher import OutputLimit, Publisher
+from tests.support.clock import ManualClock
+
+PROJECT, EXECUTION = "p", "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"
+
+
+class Hold:
+    """A lease as far as the publisher asks."""
+
+    held = True
+    mine = True
+
+    async def sure(self) -> bool:
+        return self.mine
+
+
+def text(data: str, key: str | None = "text:1") -> Draft:
+    return Draft(type=ChunkType.TEXT, data=data, merge_key=key)
+
+
+def status(data: str) -> Draft:
+    return Draft(type=ChunkType.STATUS, data=data)
+
+
+async def publisher(
+    bus: MemoryBus, attempt: int = 1, max_bytes: int = 0, hold: Hold | None = None, redactor: Redactor | None = None
+) -> Publisher:
+    made = Publisher(bus, ManualClock(), redactor or Redactor(), project=PROJECT, execution=EXECUTION)
+    await made.begin(attempt, max_bytes=max_bytes, hold=hold or Hold())
+    return made
+
+
+async def chunks(bus: MemoryBus) -> list[Chunk]:
+    subject = subjects.output(PROJECT, EXECUTION)
+    return [Chunk.model_validate_json(m.data) async for m in bus.history(subjects.OUTPUT, subject)]
+
+
+async def test_fast_deltas_are_joined() -> None:
+    """A hundred deltas of one part in the same moment are one chunk."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus)
+    for number in range(100):
+        await made.emit(text(f"{number} "))
+    await made.finish(1)
+    (chunk,) = await chunks(bus)
+    assert chunk.data == "".join(f"{number} " for number in range(100))
+
+
+async def test_what_is_held_back_comes_by_itself() -> None:
+    """A lone delta is published without anything that follows."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus)
+    await made.emit(text("alone"))
+    async with asyncio.timeout(1):
+        while not await chunks(bus):
+            await asyncio.sleep(0.005)
+    made.close()
+
+
+async def test_order_is_kept_between_parts() -> None:
+    """Another part, or anything that is not joined, sends what is held back first."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus)
+    for draft in (text("a"), text("b"), text("c", "text:2"), status("now"), text("d")):
+        await made.emit(draft)
+    await made.finish(1)
+    assert [chunk.data for chunk in await chunks(bus)] == ["ab", "c", "now", "d"]
+    assert [chunk.seq for chunk in await chunks(bus)] == [1, 2, 3, 4]
+
+
+async def test_a_second_attempt_goes_on_counting() -> None:
+    """Numbers are gapless over attempts; each chunk says which attempt it is from."""
+    bus = MemoryBus(ManualClock())
+    for attempt in (1, 2):
+        made = await publisher(bus, attempt)
+        await made.emit(status("one"))
+        await made.emit(status("two"))
+        await made.finish(1)
+        made.close()
+    assert [(chunk.seq, chunk.attempt) for chunk in await chunks(bus)] == [(1, 1), (2, 1), (3, 2), (4, 2)]
+
+
+@pytest.mark.parametrize("key", ["text:1", None])
+async def test_long_data_is_split_between_characters(key: str | None) -> None:
+    """No chunk over 64 KiB of UTF-8, whatever the width of its characters; joined, nothing is missing."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus)
+    data = "aü漢😀" * 40_000
+    await made.emit(text(data, key))
+    await made.finish(1)
+    found = await chunks(bus)
+    assert "".join(chunk.data for chunk in found) == data
+    assert max(len(chunk.data.encode()) for chunk in found) <= MAX_CHUNK_BYTES
+    assert [chunk.seq for chunk in found] == list(range(1, len(found) + 1))
+
+
+async def test_a_huge_detail_is_shortened() -> None:
+    """What a tool was called with may be megabytes: the event still fits, and says that it was cut."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus)
+    detail = {"call_id": "1", "tool": "write", "input": {"content": "x" * 2_000_000}}
+    await made.emit(Draft(type=ChunkType.TOOL_CALL, data="write", detail=detail))
+    await made.finish(1)
+    (message,) = [m async for m in bus.history(subjects.OUTPUT, subjects.output(PROJECT, EXECUTION))]
+    assert len(message.data) < MAX_EVENT_BYTES
+    assert "2000000 characters" in message.data.decode()
+
+
+async def test_too_much_output_is_cut_and_said() -> None:
+    """The chunk that passes the limit is replaced by a gap, once; what ends the run can still be said."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus, max_bytes=100)
+    await made.emit(text("x" * 90, None))
+    with pytest.raises(OutputLimit):
+        await made.emit(text("y" * 90, None))
+    await made.emit(status("it was too much"))
+    await made.finish(1)
+    found = await chunks(bus)
+    assert [chunk.type for chunk in found] == [ChunkType.TEXT, ChunkType.GAP, ChunkType.STATUS]
+    assert found[1].detail == {"reason": "output_limit", "type": "text", "bytes": 90}
+
+
+async def test_a_secret_is_never_said() -> None:
+    """Not in data, not in a detail, not when it comes in two deltas."""
+    bus = MemoryBus(ManualClock())
+    redactor = Redactor()
+    redactor.add("sk-very-secret-0123456789")
+    made = await publisher(bus, redactor=redactor)
+    await made.emit(text("key: sk-very-sec"))
+    await made.emit(text("ret-0123456789 end"))
+    await made.emit(Draft(type=ChunkType.STDOUT, data="sk-very-secret-0123456789"))
+    await made.emit(Draft(type=ChunkType.TOOL_CALL, data="env", detail={"input": {"a": ["sk-very-secret-0123456789"]}}))
+    await made.finish(1)
+    said = "".join(chunk.model_dump_json() for chunk in await chunks(bus))
+    assert "secret" not in said
+    assert "0123456789" not in said
+    assert "end" in said
+
+
+async def test_who_lost_the_lease_says_nothing_more() -> None:
+    """A chunk of a worker that no longer owns the execution would be a lie."""
+    bus = MemoryBus(ManualClock())
+    hold = Hold()
+    made = await publisher(bus, hold=hold)
+    await made.emit(status("mine"))
+    hold.held = hold.mine = False
+    await made.emit(status("not mine"))
+    await made.finish(1)
+    assert [chunk.data for chunk in await chunks(bus)] == ["mine"]
+    assert made.last == 1

@@ -1,0 +1,114 @@
+"""The watchdogs, with a clock that moves when told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from events.lifecycle import Reason, Step
+from functions.execute.verdict import Judge, Verdict
+from functions.execute.watchdog import Activity, Bounds, tree_bytes, watch
+from tests.support.clock import ManualClock
+
+NEVER = Path("/nonexistent")
+
+
+class Watched:
+    """A watchdog at work."""
+
+    def __init__(self, bounds: Bounds, workspace: Path = NEVER) -> None:
+        self.clock = ManualClock()
+        self.judge = Judge()
+        self.activity = Activity(self.clock)
+        self.task = asyncio.create_task(watch(bounds, self.judge, self.clock, self.activity, lambda: (workspace,)))
+
+    async def run(self, seconds: int, *, active: bool = False) -> Verdict | None:
+        """Let time pass, a second at a time; the verdict, once there is one."""
+        await asyncio.sleep(0)
+        for _ in range(seconds):
+            if active:
+                self.activity.note()
+            await self.clock.advance(1)
+            while not (self.clock.sleepers or self.judge.verdict):
+                await asyncio.sleep(0.001)  # it looks at the workspace, in a thread
+        return self.judge.verdict
+
+
+def bounds(wall: int = 1000, silence: int = 1000, workspace: int = 10**12) -> Bounds:
+    return Bounds(wall_left=wall, wall=wall, silence=silence, workspace=workspace)
+
+
+async def test_the_wall_clock_runs_however_busy_it_is() -> None:
+    """Timed out when the time is up, not before."""
+    watched = Watched(bounds(wall=30, silence=5))
+    assert await watched.run(29, active=True) is None
+    verdict = await watched.run(2, active=True)
+    assert verdict is not None
+    assert verdict.step is Step.TIME_OUT
+    await watched.task
+
+
+async def test_a_later_attempt_has_what_is_left() -> None:
+    """`wall_left` counts, and the message names the whole bound."""
+    watched = Watched(Bounds(wall_left=3, wall=60, silence=1000, workspace=10**12))
+    verdict = await watched.run(5)
+    assert verdict is not None
+    assert "60 s" in verdict.message
+
+
+async def test_silence_is_counted_from_the_last_activity() -> None:
+    """Activity puts it off; afterwards it counts anew."""
+    watched = Watched(bounds(silence=10))
+    assert await watched.run(60, active=True) is None
+    assert await watched.run(8) is None
+    verdict = await watched.run(3)
+    assert verdict is not None
+    assert verdict.reason is Reason.STALLED
+
+
+async def test_waiting_for_a_person_is_not_silence() -> None:
+    """While a question is open the silence watchdog rests."""
+    watched = Watched(bounds(silence=10))
+    watched.activity.waiting = True
+    assert await watched.run(100) is None
+    watched.task.cancel()
+
+
+async def test_the_first_verdict_stands() -> None:
+    """A judge hears everybody and believes the first."""
+    judge = Judge()
+    first, second = Verdict(Step.CANCEL, "first"), Verdict(Step.COMPLETE)
+    judge.decide(first)
+    judge.decide(second)
+    assert judge.verdict is first
+    assert await judge.wait() is first
+
+
+async def test_a_workspace_that_grows_too_large_ends_the_run(tmp_path: Path) -> None:
+    """Looked at every ten seconds; the verdict is `output_limit`."""
+    watched = Watched(bounds(workspace=10_000), tmp_path)
+    assert await watched.run(12) is None
+    (tmp_path / "big").write_bytes(b"x" * 50_000)
+    await watched.run(12)
+    verdict = await asyncio.wait_for(watched.judge.wait(), 5)
+    assert verdict.reason is Reason.OUTPUT_LIMIT
+
+
+def test_size_on_disk_counts_blocks_and_follows_no_link(tmp_path: Path) -> None:
+    """A sparse file costs what it takes, a link to a large folder nothing, a vanished folder nothing."""
+    (tmp_path / "real").write_bytes(b"x" * 100_000)
+    with (tmp_path / "sparse").open("wb") as sparse:
+        sparse.truncate(10**12)
+    os.symlink("/usr", tmp_path / "usr")
+    size = tree_bytes(tmp_path, lambda _: False)
+    assert 100_000 <= size < 1_000_000
+    assert tree_bytes(tmp_path / "none", lambda _: False) == 0
+
+
+def test_a_count_stops_when_it_knows_enough(tmp_path: Path) -> None:
+    """It does not walk a tree to its end that is too large already."""
+    for number in range(20):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "file").write_bytes(b"x" * 8192)
+    assert tree_bytes(tmp_path, lambda total: total > 10_000) < 20 * 8192

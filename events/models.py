@@ -212,13 +212,13 @@ class Cancel(Model):
 class Cleanup(Model):
     """`dev.ocf.task.cleanup.v1`: remove what an execution left, or sweep what nobody owns.
 
-    `scope` is `everything` (stream, state, S3, workspace), `workspace` (the pod's files only) or
-    `sweep` (no single execution: end what no worker owns; sent by a schedule).
+    `scope` is `everything` (stream, state, S3, workspace), `workspace` (the pod's files only), or, about no single
+    execution and sent by a schedule, `sweep` (end what no worker owns) or `retention` (remove what is kept no longer).
     """
 
     project_id: ProjectId
     execution_id: ExecutionId
-    scope: Literal["everything", "workspace", "sweep"] = "everything"
+    scope: Literal["everything", "workspace", "sweep", "retention"] = "everything"
     requested_by: Annotated[Text, Field(max_length=200)] | None = None
 
 

@@ -70,6 +70,8 @@ class Record(Model):
     result: str = ""
     last_sequence: int = 0
     archived: bool = False
+    output_expired: bool = False
+    archive_expired: bool = False
     outbox: list[Outbox] = []
 
     @property

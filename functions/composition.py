@@ -15,11 +15,13 @@ from pydantic import SecretStr
 
 from events import subjects
 from events.bucket_nats import NatsBucket
+from events.bus_memory import MemoryBucket, MemoryBus
 from events.bus_nats import NatsBus, connect
 from events.ports import Bucket, Bus, Clock, ObjectStore
 from events.sealing import Keyring
 from events.store_s3 import S3Config, S3Store
 from functions.clock import SystemClock
+from functions.dry_run import DrySessions, DryStore
 from functions.records import Records
 from functions.settings import Settings
 
@@ -51,6 +53,10 @@ async def build(settings: Settings, name: str) -> AsyncIterator[Parts]:
     if settings.encryption_key is not None:
         retired = settings.encryption_keys_retired
         keyring = Keyring(settings.encryption_key.get_secret_value(), _listed(retired))
+    if settings.dry_run:
+        async with _dry(settings, name, keyring) as parts:
+            yield parts
+        return
     bus: NatsBus = await connect(settings.nats_url, creds=settings.nats_creds, name=name)
     store = S3Store(s3_config(settings))
     clock = SystemClock()
@@ -65,11 +71,38 @@ async def build(settings: Settings, name: str) -> AsyncIterator[Parts]:
             store=store,
             records=Records(executions, bus, clock, source=f"/ocf/{name}"),
             keyring=keyring,
-            worker=settings.worker_id or f"{socket.gethostname()}-{os.getpid()}",
+            worker=_worker(settings),
         )
     finally:
         await bus.close()
         store.close()
+
+
+@asynccontextmanager
+async def _dry(settings: Settings, name: str, keyring: Keyring | None) -> AsyncIterator[Parts]:
+    """Parts in memory (`DRY_RUN=1`); S3, when there is one, is read and never written."""
+    clock = SystemClock()
+    beneath = S3Store(s3_config(settings)) if settings.s3_endpoint_url else None
+    bus, executions = MemoryBus(clock), MemoryBucket(clock)
+    try:
+        yield Parts(
+            settings=settings,
+            clock=clock,
+            bus=bus,
+            executions=executions,
+            sessions=DrySessions(clock),
+            store=DryStore(beneath),
+            records=Records(executions, bus, clock, source=f"/ocf/{name}"),
+            keyring=keyring,
+            worker=_worker(settings),
+        )
+    finally:
+        if beneath is not None:
+            beneath.close()
+
+
+def _worker(settings: Settings) -> str:
+    return settings.worker_id or f"{socket.gethostname()}-{os.getpid()}"
 
 
 def s3_config(settings: Settings) -> S3Config:

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from events.errors import OcfError
 from functions import app, logs, tracing
 from functions.composition import Parts, build
+from functions.dry_run import ByType
 from functions.settings import Settings, load_or_exit
 
 FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "session", "archive")
@@ -42,6 +43,10 @@ def build_app(parts: Parts, names: tuple[str, ...], gateway: ASGIApp | None, che
     token = parts.settings.dispatch_token
     functions = tuple(name for name in names if name in FUNCTIONS)
     mounts = app.function_mounts(functions, token.get_secret_value() if token else None, alone=len(names) == 1)
+    if parts.settings.dry_run:
+        # What builds up the state that a function needs is there too; only execute starts anything.
+        beside = {*functions, *FUNCTIONS} - ({"execute"} - {*functions})
+        mounts = [Mount("/", app=ByType(parts.bus, {name: app.function_app(name) for name in beside}))]
     routes: list[BaseRoute] = [] if gateway else list(app.health_routes(checks))
     routes += mounts
     if gateway is not None:

@@ -13,6 +13,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from events.subjects import PROJECT_PATTERN
+from functions.common import retention
+from functions.common.retention import RetentionRule
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
@@ -109,6 +111,11 @@ class Settings(BaseSettings):
     nats_ws_url: str | None = Field(None, alias="NATS_WS_URL", description="what browsers connect to")
     nats_signing_seed: SecretStr | None = Field(None, alias="NATS_SIGNING_SEED", description="mints viewer tokens")
     nats_account: str | None = Field(None, alias="NATS_ACCOUNT", description="public key of the account")
+    dry_run: bool = Field(False, alias="DRY_RUN", description="functions in memory, for `ocf replay --to`")
+    retention: Annotated[tuple[RetentionRule, ...], NoDecode] = Field(
+        (), alias="RETENTION", description="PROJECT[/LABEL=VALUE]=7d/90d, comma separated: output, archive"
+    )
+
     stream_replicas: int = Field(
         1, alias="STREAM_REPLICAS", ge=1, le=5, description="copies of every stream and bucket; 3 in a NATS cluster"
     )
@@ -155,6 +162,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _rules(cls, value: object) -> object:
+        return retention.rules(value) if isinstance(value, str) else value
 
 
 def load() -> Settings:

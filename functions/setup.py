@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
+from events import subjects
 from events.bus_nats import NatsBus, connect
 from events.errors import OcfError, Unavailable
 from events.streams import BUCKETS, STREAMS, BucketSpec, StreamSpec
@@ -68,13 +70,15 @@ def bucket_config(spec: BucketSpec, replicas: int) -> dict[str, Any]:
     }
 
 
-async def apply(bus: NatsBus, replicas: int = 1) -> list[str]:
-    """Create or update every stream and bucket; returns their names.
+async def apply(bus: NatsBus, replicas: int = 1, *, output_age: int = 0) -> list[str]:
+    """Create or update every stream and bucket; returns their names. Output is kept `output_age` seconds at least.
 
     Raises:
         Unavailable: the server refuses or does not answer.
     """
-    configs = [stream_config(spec, replicas) for spec in STREAMS]
+    ages = {subjects.OUTPUT: output_age}
+    specs = [replace(spec, max_age=max(spec.max_age, ages.get(spec.name, 0))) for spec in STREAMS]
+    configs = [stream_config(spec, replicas) for spec in specs]
     configs += [bucket_config(spec, replicas) for spec in BUCKETS]
     for config in configs:
         await _apply(bus, config)
@@ -106,7 +110,8 @@ async def run() -> int:
     try:
         bus = await connect(settings.nats_url, creds=settings.nats_creds, name="setup")
         try:
-            names = await apply(bus, settings.stream_replicas)
+            longest = max((round(rule.output.total_seconds()) for rule in settings.retention), default=0)
+            names = await apply(bus, settings.stream_replicas, output_age=longest)
         finally:
             await bus.close()
     except OcfError as error:

@@ -13,6 +13,7 @@ from events.lifecycle import State
 from events.models import Cancel, Cleanup
 from events.record import Record, lease_key, record_key
 from events.types import TYPES
+from functions.cleanup.retention import retain
 from functions.cleanup.sweep import sweep
 from functions.common.commands import command
 from functions.common.letters import drop_letters
@@ -34,6 +35,9 @@ async def cleanup(parts: Parts, event: Event) -> None:
     wish = command(event, Cleanup)
     if wish.scope == "sweep":
         await sweep(parts, event)
+        return
+    if wish.scope == "retention":
+        await retain(parts)
         return
     if wish.scope == "workspace":
         return  # the worker that holds the files hears this command on NATS itself

@@ -13,6 +13,7 @@ from events.lifecycle import Reason, State, Step
 from events.record import Record, lease_key
 from functions import metrics
 from functions.common.output import last_sequence
+from functions.common.retention import keep_retaining
 from functions.common.sweep import keep_sweeping, stop_sweeping
 from functions.composition import Parts
 
@@ -26,6 +27,8 @@ REDELIVERY_GRACE = timedelta(seconds=180)
 
 async def sweep(parts: Parts, event: Event) -> None:
     """Look at every execution that has not ended; cancel the schedule when there is none."""
+    if parts.settings.retention:
+        await keep_retaining(parts.bus)
     if await _look(parts, event):
         return
     await stop_sweeping(parts.bus)

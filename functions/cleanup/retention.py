@@ -1,0 +1,56 @@
+"""Retention: remove output from the stream and archives from S3 when their time is over; the record says so."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import structlog
+
+from events import subjects
+from events.errors import NotYetKnown
+from events.record import Record
+from functions.common.retention import rule_for, stop_retaining
+from functions.composition import Parts
+
+log = structlog.get_logger()
+
+
+async def retain(parts: Parts) -> None:
+    """Look at every execution that has ended; without any, cancel the schedule (the next sweep brings it back)."""
+    known = False
+    async for record in parts.records.all():
+        known = True
+        if record.ended_at is not None:
+            await _apply(parts, record, parts.clock.now())
+    if not known or not parts.settings.retention:
+        await stop_retaining(parts.bus)
+
+
+async def _apply(parts: Parts, record: Record, now: datetime) -> None:
+    rule = rule_for(parts.settings.retention, record.project_id, record.labels)
+    # What is not archived yet is nowhere else: it stays, however old it is.
+    if rule is None or record.ended_at is None or not record.archived:
+        return
+    age = now - record.ended_at
+    if age >= rule.output and not record.output_expired:
+        await parts.bus.purge(subjects.OUTPUT, subjects.output(record.project_id, record.execution_id))
+        await _mark(parts, record, "output_expired")
+    if age >= rule.archive and not record.archive_expired:
+        await parts.store.delete_prefix(f"{record.project_id}/{record.execution_id}/")
+        await _mark(parts, record, "archive_expired")
+
+
+async def _mark(parts: Parts, record: Record, what: str) -> None:
+    """After the removal: a crash in between removes once more, which is harmless."""
+    try:
+        await parts.records.change(
+            record.project_id, record.execution_id, lambda newest: newest.model_copy(update={what: True})
+        )
+    except NotYetKnown:
+        return  # deleted meanwhile
+    log.info(
+        "kept no longer",
+        action=f"retention.{what}",
+        execution_id=record.execution_id,
+        project_id=record.project_id,
+    )

@@ -1,0 +1,87 @@
+"""Replay: two runs compared, and functions that touch nothing real."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+
+from events import subjects
+from events.envelope import Event, new_event
+from events.models import Cancel, Submit
+from events.store_memory import MemoryStore
+from events.types import TYPES
+from functions import app
+from functions.cli.compare import parting, steps
+from functions.composition import build
+from functions.dry_run import DryStore
+from functions.serve import build_app
+from functions.settings import Settings
+
+
+def chunk(type_: str, data: str = "", **detail: Any) -> dict[str, Any]:
+    return {"type": type_, "data": data, "detail": detail}
+
+
+def test_how_text_was_cut_makes_no_difference() -> None:
+    """Two runs that said the same are the same, whatever their chunks, times, ids and costs."""
+    a = [chunk("text", "he"), chunk("text", "llo"), chunk("usage", "1"), chunk("tool_call", "x", tool="bash", input={})]
+    b = [chunk("text", "hello"), chunk("tool_call", "y", tool="bash", input={}, call_id="c2"), chunk("usage", "2")]
+    found = parting(steps(a), steps(b))
+    assert (found.same, found.common, found.lines) == (True, 2, ())
+
+
+def test_where_two_runs_part_is_shown() -> None:
+    """The first different step of each, and what is on one side only."""
+    a = [chunk("text", "look"), chunk("tool_result", "1 failed", ok=False, exit_code=1), chunk("text", "fixing")]
+    b = [chunk("text", "look"), chunk("tool_result", "2 passed", ok=True, exit_code=0)]
+    found = parting(steps(a), steps(b))
+    assert found.common == 1
+    assert (found.a, found.b) == ("tool_result: failed exit 1 1 failed", "tool_result: ok exit 0 2 passed")
+    assert "-text: fixing" in found.lines
+
+
+async def test_a_dry_store_reads_below_and_writes_above() -> None:
+    """What is beneath is never changed, and hidden once it is removed here."""
+    beneath = MemoryStore()
+    await beneath.put("p/e/a", b"below")
+    dry = DryStore(beneath)
+    assert await dry.get("p/e/a") == b"below"
+    await dry.put("p/e/a", b"above")
+    assert b"".join([piece async for piece in dry.stream("p/e/a")]) == b"above"
+    await dry.delete_prefix("p/e/")
+    assert await dry.head("p/e/a") is None
+    assert beneath.objects == {"p/e/a": b"below"}
+
+
+def recorded(type_: str, data: Any) -> Event:
+    event = new_event(type_, data, source="/t", time=datetime(2026, 1, 1, tzinfo=UTC))
+    return event.with_extensions(natssubject=TYPES[type_].subject(data.project_id, data.execution_id))
+
+
+async def test_recorded_commands_build_up_the_state_that_each_one_needs() -> None:
+    """A dry run of `cancel` alone takes the submit first; the bus, in memory, has heard all of it."""
+    ids = {"execution_id": str(uuid.uuid4()), "project_id": "default"}
+    settings = Settings.model_validate({"DRY_RUN": True, "FUNCTION_TARGET": "cancel"})
+    async with build(settings, "dry") as parts:
+        app.use(parts)
+        transport = httpx.ASGITransport(build_app(parts, ("cancel",), None, {}))
+        try:
+            async with httpx.AsyncClient(transport=transport, base_url="http://dry") as http:
+                for type_, data in (
+                    ("dev.ocf.task.submit.v1", Submit.model_validate({**ids, "prompt": "p"})),
+                    ("dev.ocf.task.cancel.v1", Cancel.model_validate({**ids, "why": "w"})),
+                ):
+                    event = recorded(type_, data)
+                    answer = await http.post("/", content=event.data, headers=event.headers())
+                    assert answer.status_code == 200, answer.text
+                odd = await http.post("/", content=b"{}", headers={"content-type": "text/plain"})
+                assert odd.status_code == 400
+        finally:
+            app.use(None)
+        record = await parts.records.require("default", ids["execution_id"])
+        assert (record.state.value, record.cancel_why) == ("cancelled", "w")
+        verbs = {m.subject.split(".")[2] async for m in parts.bus.history(subjects.COMMANDS, "ocf.cmd.>")}
+        assert verbs == {"submit", "execute", "cancel"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import datetime
 
 from events import dataref, subjects
@@ -155,8 +156,11 @@ async def _record(parts: Parts, event: Event, data: Submit, digest: str) -> Reco
 
 def title_of(data: Submit) -> str:
     """The first line of what is asked, for lists."""
-    text = (data.prompt or data.code or "").strip()
-    line = text.splitlines()[0] if text else ""
+    return _first_line(data.prompt or data.code or "")
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().splitlines()[0] if text.strip() else ""
     return line if len(line) <= 120 else line[:119] + "…"
 
 
@@ -187,6 +191,15 @@ async def _hand_on(parts: Parts, event: Event, data: Submit) -> None:
         return  # handed on by an earlier delivery of the same submit
 
 
+def _asked(event: Event) -> str:
+    """What a rejected submit asked for, as far as it can be read."""
+    try:
+        prompt = json.loads(event.data).get("prompt")
+    except (ValueError, AttributeError):
+        return ""
+    return _first_line(prompt) if isinstance(prompt, str) else ""
+
+
 async def _reject(parts: Parts, event: Event, ids: tuple[str, str], errors: list[FieldError]) -> None:
     project, execution = ids
     fact = Rejected(execution_id=execution, project_id=project, errors=errors)
@@ -201,6 +214,7 @@ async def _reject(parts: Parts, event: Event, ids: tuple[str, str], errors: list
         execution_id=execution,
         project_id=project,
         state=State.REJECTED,
+        title=_asked(event),
         errors=errors,
         message="; ".join(f"{e.field}: {e.message}" for e in errors)[:2000],
         command_id=event.id,

@@ -110,15 +110,16 @@ class Stack:
     @contextmanager
     def faulty_agent(self, fault: str) -> Iterator[None]:
         """`missing`, or a fault of tests/agent/README.md: executions that start meanwhile get it."""
-        good, aside = self.agent / "opencode", self.agent / "opencode-good"
-        good.rename(aside)
+        started = self.agent / "opencode"
+        started.unlink()
         try:
             if fault != "missing":
-                good.write_text(f'#!/bin/sh\nexec "{self.agent}/opencode-{fault}" "$@"\n')
-                good.chmod(0o755)
+                started.write_text(f'#!/bin/sh\nexec "{self.agent}/opencode-{fault}" "$@"\n')
+                started.chmod(0o755)
             yield
         finally:
-            aside.replace(good)
+            started.unlink(missing_ok=True)
+            started.symlink_to("scripted")
 
     def children(self) -> list[psutil.Process]:
         """Every process of the stack and below, but its own rows."""
@@ -262,8 +263,7 @@ def running_stack(directory: Path, **environ: str) -> Iterator[Stack]:
 
     `environ` adds to the environment. No aimock is started: the scripted agent asks no model.
     """
-    agent = directory / "agent"
-    shutil.copytree(ROOT / "tests/agent", agent, symlinks=True)
+    agent = _agent(directory / "agent")
     plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     defaults = {
         "PYTHONPATH": str(ROOT),
@@ -294,6 +294,16 @@ def running_stack(directory: Path, **environ: str) -> Iterator[Stack]:
         process.wait(60)
         assert process.stdout is not None
         process.stdout.close()
+
+
+def _agent(folder: Path) -> Path:
+    """A copy of tests/agent in which every name that starts it is a link to `scripted`."""
+    shutil.copytree(ROOT / "tests/agent", folder, symlinks=True)
+    (folder / "opencode").rename(folder / "scripted")
+    for link in [folder / "opencode", *folder.glob("opencode-*")]:
+        link.unlink(missing_ok=True)
+        link.symlink_to("scripted")
+    return folder
 
 
 def _ready(process: subprocess.Popen[str], log: Path, timeout: float = 90.0) -> dict[str, str]:

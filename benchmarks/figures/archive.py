@@ -169,7 +169,7 @@ async def measure(options: Options) -> list[Row]:
             await bus.close()
     said = "ours reads it from the stream, orders and compresses it, hashes, uploads, and verifies what S3 has"
     return [
-        Row(f"archive of {large} MB of output", "MB/s", ours, raw, "boto3 upload_file of the same bytes, in 8 MiB parts",
+        Row(f"archive of {large} MB of output", "MB/s", ours, raw, "boto3 upload_file of the same bytes, 8 MiB parts",
             Target("ratio", 0.8, at_least=True), said),
         Row(f"archive of {large} MB, growth of memory", "MB", growth[0], growth[1], f"the same with {small} MB",
             Target("max", 60)),

@@ -17,9 +17,9 @@ DAEMONS = 50
 async def one(stack: Stack, project: Project) -> tuple[float, float]:
     """Seconds to the last process gone, and to the `cancelled` fact."""
     execution = await project.submit(
-        [{"daemons": {"count": DAEMONS, "seconds": 3600}}, {"text": "up"}, {"sleep": 3600}]
+        [{"daemons": {"count": DAEMONS, "seconds": 3600}}, {"text": "up and running"}, {"sleep": 3600}]
     )
-    await project.running(execution, "up")
+    await project.running(execution, "up and")
 
     async def all_up() -> bool:
         return len(stack.children()) > DAEMONS

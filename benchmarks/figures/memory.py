@@ -20,9 +20,9 @@ async def one(stack: Stack, project: Project, count: int) -> tuple[float, float]
     pid = stack.pid("execute")
     assert pid is not None
     before = pss(pid)
-    ids = [await project.submit([{"text": "up"}, {"sleep": 3600}]) for _ in range(count)]
+    ids = [await project.submit([{"text": "up and running"}, {"sleep": 3600}]) for _ in range(count)]
     for execution in ids:
-        await project.running(execution, "up", timeout=90)
+        await project.running(execution, "up and", timeout=90)
     grown = pss(pid) - before
     supervisors = [child for child in stack.children() if "supervisor" in " ".join(child.cmdline())]
     held = sum(pss(child.pid) for child in supervisors)

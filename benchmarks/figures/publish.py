@@ -68,22 +68,21 @@ async def measure(options: Options) -> list[Row]:
     tool = Draft(type=ChunkType.STDOUT, data="x" * SIZE)
     delta = Draft(type=ChunkType.TEXT, data="x" * SIZE, merge_key="text:1")
     found: dict[str, list[float]] = {"ours": [], "joined": [], "bare": [], "same": []}
-    with tempfile.TemporaryDirectory(prefix="ocf-bench-") as folder:
-        with running_nats(Path(folder), streams=False) as nats:
-            bus = await connect(nats.url, creds=nats.creds, name="bench")
-            await apply(bus)
-            data, headers = await _message(bus, tool)
-            for turn in range(options.of(20) + 1):
-                rates = {
-                    "ours": await ours(bus, count, tool),
-                    "bare": await raw(bus, count, b"x" * SIZE, None),
-                    "same": await raw(bus, count, data, headers),
-                    "joined": await ours(bus, count, delta),
-                }
-                for name, rate in rates.items():
-                    if turn:
-                        found[name].append(rate)
-            await bus.close()
+    with tempfile.TemporaryDirectory(prefix="ocf-bench-") as folder, running_nats(Path(folder), streams=False) as nats:
+        bus = await connect(nats.url, creds=nats.creds, name="bench")
+        await apply(bus)
+        data, headers = await _message(bus, tool)
+        for turn in range(options.of(20) + 1):
+            rates = {
+                "ours": await ours(bus, count, tool),
+                "bare": await raw(bus, count, b"x" * SIZE, None),
+                "same": await raw(bus, count, data, headers),
+                "joined": await ours(bus, count, delta),
+            }
+            for name, rate in rates.items():
+                if turn:
+                    found[name].append(rate)
+        await bus.close()
     said = f"a message of ours has {len(data)} bytes of data and {len(headers)} headers"
     return [
         Row("output publish throughput, 256 B chunks", "chunks/s", found["ours"], found["bare"],

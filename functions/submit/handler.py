@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from datetime import datetime
@@ -35,7 +36,8 @@ async def submit(parts: Parts, event: Event) -> None:
         await _reject(parts, event, (project, execution), error.errors)
         return
     digest = hashlib.sha256(data.model_dump_json(by_alias=True).encode()).hexdigest()
-    record = await parts.records.get(project, execution)
+    # Most are new: the create says so by itself, and only a session must be looked at first.
+    record = await parts.records.get(project, execution) if data.session_id is not None else None
     if record is None:
         wrong_session = await _session_error(parts, data)
         if wrong_session is not None:
@@ -49,16 +51,20 @@ async def submit(parts: Parts, event: Event) -> None:
         return
     if record.state is not State.PENDING:
         raise Drop(f"execution {execution} is {record.state.value} already")
-    await keep_sweeping(parts.bus)
     if data.session_id is not None:
+        await keep_sweeping(parts.bus)  # also for one that never gets into its session
         try:
             await Sessions(parts.sessions, parts.clock).join(project, data.session_id, execution)
         except NotYetKnown as error:
             await _fail(parts, event, record, str(error))
             return
-    await _hand_on(parts, event, data)
     accepted = Accepted(execution_id=execution, project_id=project, labels=data.labels)
-    await parts.records.say("dev.ocf.task.accepted.v1", accepted, event, key=f"accepted:{execution}")
+    # They leave in this order on one connection; none needs the answer of another, and each may be said again.
+    await asyncio.gather(
+        keep_sweeping(parts.bus),
+        _hand_on(parts, event, data),
+        parts.records.say("dev.ocf.task.accepted.v1", accepted, event, key=f"accepted:{execution}"),
+    )
 
 
 async def _validated(parts: Parts, event: Event, project: str, execution: str) -> Submit:

@@ -50,7 +50,7 @@ class Publisher:
         self._project = project
         self._execution = execution
         self._writer = bus.writer(self._subject)
-        self._streams: dict[str, StreamRedactor] = {}
+        self._streams: dict[str, tuple[StreamRedactor, Draft]] = {}
         self._held: Draft | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._lock = asyncio.Lock()
@@ -86,31 +86,44 @@ class Publisher:
         Raises:
             OutputLimit: it was too much; what was said before stands, and the cut is said.
         """
+        rests = [rest for key in list(self._streams) if _ends(draft, key) and (rest := self._rest(key))]
         clean = self._clean(draft)
-        if clean is None:
-            return
         async with self._lock:
-            if self._held is not None and not _joins(self._held, clean):
-                await self._say_held()
-            if clean.merge_key is None:
-                await self._say(clean)
-                return
-            if self._held is None:
-                self._held = clean
-                self._timer = asyncio.get_running_loop().call_later(COALESCE, self._due)
-            else:
-                self._held = self._held.model_copy(update={"data": self._held.data + clean.data})
-            if len(self._held.data) >= _SPLIT:
-                await self._say_held()
+            for rest in rests:
+                await self._take(rest)
+            if clean is not None:
+                await self._take(clean)
+
+    async def _take(self, clean: Draft) -> None:
+        if self._held is not None and not _joins(self._held, clean):
+            await self._say_held()
+        if clean.merge_key is None:
+            await self._say(clean)
+            return
+        if self._held is None:
+            self._held = clean
+            self._timer = asyncio.get_running_loop().call_later(COALESCE, self._due)
+        else:
+            self._held = self._held.model_copy(update={"data": self._held.data + clean.data})
+        if len(self._held.data) >= _SPLIT:
+            await self._say_held()
 
     def _clean(self, draft: Draft) -> Draft | None:
         """Without secrets. Joinable text may hide one across its borders, so it goes through a stream."""
         detail = self._redactor.value(draft.detail) if draft.detail else draft.detail
         if draft.merge_key is None:
             return draft.model_copy(update={"data": self._redactor(draft.data), "detail": detail})
-        stream = self._streams.setdefault(draft.merge_key, self._redactor.stream())
-        data = stream.feed(draft.data)
+        if draft.merge_key not in self._streams:
+            empty = draft.model_copy(update={"data": "", "detail": detail})
+            self._streams[draft.merge_key] = (self._redactor.stream(), empty)
+        data = self._streams[draft.merge_key][0].feed(draft.data)
         return draft.model_copy(update={"data": data, "detail": detail}) if data else None
+
+    def _rest(self, key: str) -> Draft | None:
+        """What a stream that has ended still holds: the last letters could have been the beginning of a secret."""
+        stream, like = self._streams.pop(key)
+        rest = stream.flush()
+        return like.model_copy(update={"data": rest}) if rest else None
 
     def _due(self) -> None:
         self._flushing = asyncio.ensure_future(self._say_due())
@@ -173,13 +186,11 @@ class Publisher:
         Raises:
             Unavailable: NATS did not keep it within `timeout` seconds.
         """
+        rests = [rest for key in list(self._streams) if (rest := self._rest(key))]
         async with self._lock:
+            for rest in rests:
+                await self._take(rest)
             await self._say_held()
-            for key, stream in self._streams.items():
-                rest = stream.flush()
-                if rest:
-                    await self._say(Draft(type=ChunkType.TEXT, data=rest, merge_key=key))
-            self._streams.clear()
         await self._writer.flush(timeout)
 
     def close(self) -> None:
@@ -202,6 +213,14 @@ def _shortened(value: Any) -> Any:  # noqa: ANN401 - JSON
     if isinstance(value, list):
         return [_shortened(item) for item in value[:200]]
     return value
+
+
+def _ends(draft: Draft, key: str) -> bool:
+    """Whether the stream of `key` has ended when `draft` comes: a tool's with its result, the model's with what it
+    says or does next. A stream that is only interrupted goes on hiding what is cut in two."""
+    if key.startswith("stdout:"):
+        return draft.type is ChunkType.TOOL_RESULT and key == f"stdout:{(draft.detail or {}).get('call_id')}"
+    return draft.merge_key != key and draft.type in (ChunkType.TEXT, ChunkType.REASONING, ChunkType.TOOL_CALL)
 
 
 def _joins(held: Draft, further: Draft) -> bool:

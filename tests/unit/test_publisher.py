@@ -161,3 +161,29 @@ async def test_who_lost_the_lease_says_nothing_more() -> None:
     await made.finish(1)
     assert [chunk.data for chunk in await chunks(bus)] == ["mine"]
     assert made.last == 1
+
+
+async def test_letters_that_could_begin_a_secret_stay_in_their_place() -> None:
+    """They are held back, and said when their part has ended: before what comes next, as what they are."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus, redactor=Redactor(["sk-very-secret-0123456789"]))
+    shell = {"call_id": "1", "tool": "bash"}
+    await made.emit(text("Let me look at the tasks"))
+    await made.emit(Draft(type=ChunkType.TOOL_CALL, data="ls", detail=shell))
+    await made.emit(Draft(type=ChunkType.STDOUT, data="tools", detail={"call_id": "1"}, merge_key="stdout:1"))
+    await made.emit(Draft(type=ChunkType.TOOL_RESULT, data="tools", detail={**shell, "ok": True}))
+    await made.emit(text("these are the tools", "text:2"))
+    await made.finish(1)
+    said: list[tuple[ChunkType, str]] = []
+    for chunk in await chunks(bus):
+        if said and said[-1][0] is chunk.type:
+            said[-1] = (chunk.type, said[-1][1] + chunk.data)
+        else:
+            said.append((chunk.type, chunk.data))
+    assert said == [
+        (ChunkType.TEXT, "Let me look at the tasks"),
+        (ChunkType.TOOL_CALL, "ls"),
+        (ChunkType.STDOUT, "tools"),
+        (ChunkType.TOOL_RESULT, "tools"),
+        (ChunkType.TEXT, "these are the tools"),
+    ]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 _RUNNING = ("text", "reasoning", "stdout", "stderr")
 _LEFT_OUT = ("usage", "heartbeat")
+#: How much of a step is shown; all of it is compared.
 _MOST = 400
+#: Each run has a directory of its own.
+_WORKSPACE = re.compile(r"/[^\s\"']*/slots/[0-9a-f]{32}/workspace")
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ def steps(chunks: Sequence[dict[str, Any]]) -> list[str]:
             found[-1][1] += data
         else:
             found.append([kind, _said(kind, data, chunk.get("detail") or {})])
-    return [f"{kind}: {said}"[:_MOST].replace("\n", "⏎") for kind, said in found]
+    return [_WORKSPACE.sub(".", f"{kind}: {said}").replace("\n", "⏎") for kind, said in found]
 
 
 def _said(kind: str, data: str, detail: dict[str, Any]) -> str:
@@ -54,6 +58,6 @@ def _said(kind: str, data: str, detail: dict[str, Any]) -> str:
 def parting(a: list[str], b: list[str]) -> Parting:
     """Where they part."""
     common = next((n for n, (one, two) in enumerate(zip(a, b, strict=False)) if one != two), min(len(a), len(b)))
-    lines = tuple(line.rstrip("\n") for line in difflib.unified_diff(a, b, "A", "B", n=2, lineterm=""))[2:]
-    first = [run[common] if common < len(run) else None for run in (a, b)]
+    lines = tuple(line[:_MOST] for line in difflib.unified_diff(a, b, "A", "B", n=2, lineterm=""))[2:]
+    first = [run[common][:_MOST] if common < len(run) else None for run in (a, b)]
     return Parting(common, first[0], first[1], lines)

@@ -87,7 +87,7 @@ async def test_destroy_ends_and_removes_everything(project: Project) -> None:
     id_ = await opened(project)
     done = await project.submit([{"text": "first"}], session_id=id_)
     await project.archived(done)
-    running = await project.submit([{"text": "going"}, {"sleep": 60}], session_id=id_)
+    running = await project.submit([{"text": "going\n"}, {"sleep": 60}], session_id=id_)
     await project.running(running, "going")
     await call(project, "DELETE", f"/sessions/{id_}")
     await session_when(project, id_, lambda found: found is None)
@@ -159,7 +159,7 @@ async def test_a_question_is_answered_over_rest(project: Project) -> None:
 
 async def test_no_answer_by_the_deadline_is_a_stated_denial(project: Project) -> None:
     """The agent goes on without; the output and the status say so."""
-    steps = [{"permission": {"permission": "bash", "patterns": ["x"]}}, {"text": "went on"}, {"sleep": 1.5}]
+    steps = [{"permission": {"permission": "bash", "patterns": ["x"]}}, {"text": "went on\n"}, {"sleep": 1.5}]
     execution = await project.submit(steps, permissions=ASK, limits={"answer_seconds": 1})
     await project.running(execution, "nobody answered within 1 s")
     await project.running(execution, "went on")
@@ -190,7 +190,7 @@ async def test_follow_ups_queue_up(project: Project) -> None:
 
 async def test_an_answer_nobody_waits_for_is_said(project: Project) -> None:
     """It has no effect, and the output says that it had none."""
-    execution = await project.submit([{"text": "busy"}, {"sleep": 1.5}])
+    execution = await project.submit([{"text": "busy\n"}, {"sleep": 1.5}])
     await project.running(execution, "busy")
     await project.client.reply(execution, "per_unknown", "once")
     await project.running(execution, "nobody waits for an answer (per_unknown)")

@@ -16,7 +16,9 @@ import pytest
 from tests.support.cluster import Cluster, cluster, kubectl, objects, pods, until
 
 pytestmark = [
-    pytest.mark.skipif(not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"),
+    pytest.mark.skipif(
+        not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"
+    ),
     pytest.mark.timeout(600),
 ]
 SLOW = "Please work slowly"

@@ -24,7 +24,9 @@ from functions.nats_jwt import Credentials
 from tests.support.cluster import NAMESPACE, Cluster, at_zero, cluster, kubectl, pods, secret, until
 
 pytestmark = [
-    pytest.mark.skipif(not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"),
+    pytest.mark.skipif(
+        not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"
+    ),
     pytest.mark.timeout(600),
 ]
 

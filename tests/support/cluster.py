@@ -123,12 +123,15 @@ class Cluster:
                 seen[:] = [await self.client.status(execution)]
             except NotYetKnown:
                 return False
-            return wanted(seen[0])
+            # It will not run any more, so it cannot come to be what is waited for (but archived).
+            return wanted(seen[0]) or (seen[0].terminal and what == "in mid-run")
 
         try:
             await until(what, look, timeout, every=0.2)
         except AssertionError as error:
             raise AssertionError(f"{execution}: {error}; its record: {seen}") from None
+        if not wanted(seen[0]):
+            raise AssertionError(f"{execution} has ended, and should be {what}: {seen[0]}")
         return seen[0]
 
     async def terminal_facts(self, execution: str) -> list[str]:

@@ -319,7 +319,7 @@ def _one(items: list[T], pick: int) -> T:
 
 
 SessionMachine.TestCase.settings = settings(
-    max_examples=30,
+    max_examples=20,
     stateful_step_count=30,
     deadline=None,
     # Shrinking takes minutes: whoever has a failure to look at adds Phase.shrink.

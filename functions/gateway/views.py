@@ -71,6 +71,8 @@ class TaskStatus(TaskSummary):
     diff: DiffSummary = DiffSummary()
     result: str = ""
     last_sequence: int = 0
+    output_expired: bool = Field(False, description="the stream keeps its output no longer; the archive may")
+    archive_expired: bool = Field(False, description="the archive is kept no longer")
     cancel_why: str | None = None
 
     @classmethod

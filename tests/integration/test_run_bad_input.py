@@ -138,18 +138,21 @@ async def test_a_long_chunk_is_split_and_order_kept(project: Project) -> None:
     assert max(len(data.encode()) for data in said) <= 64 * 1024
 
 
-@pytest.mark.parametrize("what", ["git URL", "git folder", "outside", "dots", "link out", "missing"])
+@pytest.mark.parametrize("what", ["git URL", "git folder", "outside", "dots", "link out", "link inside", "missing"])
 async def test_a_workspace_that_cannot_be_had_fails_the_execution(stack: Stack, project: Project, what: str) -> None:
     """`failed` with `invalid_workspace` and why; nothing of it stays on disk."""
     sources = stack.data_dir.parent / "sources"
     if not (sources / "link").is_symlink():
         (sources / "link").symlink_to("/etc")
+        (sources / "trap").mkdir()
+        (sources / "trap" / "passwords").symlink_to("/etc/passwd")
     workspace = {
         "git URL": {"source": "git", "url": "http://127.0.0.1:9/team/none.git"},
         "git folder": {"source": "git", "url": f"file://{sources}/none.git"},
         "outside": {"source": "directory", "path": "/etc"},
         "dots": {"source": "directory", "path": f"{sources}/../data"},
         "link out": {"source": "directory", "path": f"{sources}/link"},
+        "link inside": {"source": "directory", "path": f"{sources}/trap"},
         "missing": {"source": "directory", "path": f"{sources}/none"},
     }[what]
     execution = await project.submit("hello", workspace=workspace)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 from collections import Counter
-from pathlib import Path
 
 import psutil
 import pytest
 
 from events import subjects
-from events.record import Record
+from events.bucket_nats import NatsBucket
 from tests.support.stack import Project, Stack, gapless, until
 
 COUNT = 200
@@ -20,22 +18,15 @@ COUNT = 200
 PATIENCE = 240.0
 
 
-def temporary_files() -> set[str]:
-    return {path.name for path in Path(tempfile.gettempdir()).glob("ocf-*")}
-
-
 @pytest.mark.timeout(400)
 async def test_two_hundred_executions_and_nothing_left_of_them(stack: Stack, project: Project) -> None:
     """Each ends with exactly one terminal event and one archive, its sequences gapless. After all are deleted there is
     no process, key, object, message (but `cleaned`), lease or temporary file of theirs."""
-    before = temporary_files()
+    before = set(os.listdir(stack.temporary))
     ids = await asyncio.gather(*(project.submit("hello", labels={"n": str(n)}) for n in range(COUNT)))
 
-    async def all_archived() -> list[Record] | None:
-        records = await project.client.list()
-        return records if sum(record.archived for record in records) == COUNT else None
-
-    records: list[Record] = await until(all_archived, timeout=PATIENCE, what="200 archives")
+    await until(lambda: _said(project, "archived"), timeout=PATIENCE, what="200 archives")
+    records = await project.client.list()
     assert Counter(record.state.value for record in records) == {"completed": COUNT}
     facts = [m.subject.split(".")[3:] async for m in project.bus.history(subjects.EVENTS, f"ocf.evt.{project.name}.>")]
     ended = Counter(execution for execution, what in facts if what in ("completed", "failed", "timed_out", "cancelled"))
@@ -48,18 +39,21 @@ async def test_two_hundred_executions_and_nothing_left_of_them(stack: Stack, pro
 
     await asyncio.gather(*(project.client.delete(execution) for execution in ids))
 
-    async def all_cleaned() -> bool:
-        pattern = f"ocf.evt.{project.name}.*.cleaned"
-        return sum([1 async for _ in project.bus.history(subjects.EVENTS, pattern)]) == COUNT
-
-    await until(all_cleaned, timeout=PATIENCE, what="200 cleaned")
+    await until(lambda: _said(project, "cleaned"), timeout=PATIENCE, what="200 cleaned")
     await until(lambda: _nothing_in_the_streams(project), what="commands purged")
     assert [info.key async for info in project.store.list(f"{project.name}/")] == []
-    assert [entry.key async for entry in _keys(project)] == []
+    executions = NatsBucket(project.bus, subjects.EXECUTIONS_BUCKET)
+    assert [entry.key async for entry in executions.entries(f"{project.name}.>")] == []
     state = stack.data_dir / "state"
     assert [name for name in os.listdir(state) if name in ids] == []
     await until(lambda: _idle(stack), what="no process of an agent")
-    assert temporary_files() - before == set()
+    assert set(os.listdir(stack.temporary)) - before == set()
+
+
+async def _said(project: Project, what: str) -> bool:
+    """Whether all have said it."""
+    pattern = f"ocf.evt.{project.name}.*.{what}"
+    return sum([1 async for _ in project.bus.history(subjects.EVENTS, pattern)]) == COUNT
 
 
 async def _nothing_in_the_streams(project: Project) -> bool:
@@ -71,13 +65,6 @@ async def _nothing_in_the_streams(project: Project) -> bool:
         if not m.subject.endswith(".cleaned")
     ]
     return not left
-
-
-async def _keys(project: Project):  # type: ignore[no-untyped-def]
-    from events.bucket_nats import NatsBucket
-
-    async for entry in NatsBucket(project.bus, subjects.EXECUTIONS_BUCKET).entries(f"{project.name}.>"):
-        yield entry
 
 
 async def _idle(stack: Stack) -> bool:

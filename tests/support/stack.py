@@ -76,6 +76,11 @@ class Stack:
     def data_dir(self) -> Path:
         return Path(self.answer["data_dir"])
 
+    @property
+    def temporary(self) -> Path:
+        """Its TMPDIR."""
+        return self.data_dir.parent / "tmp"
+
     def log(self, name: str) -> str:
         """What a process wrote so far."""
         return (self.data_dir / "logs" / f"{name}.log").read_text(errors="replace")
@@ -273,8 +278,10 @@ def running_stack(directory: Path, **environ: str) -> Iterator[Stack]:
         "MAX_CONCURRENT_TASKS": "10",
         "WARM_SLOTS": "0",
         "WORKSPACE_SOURCES": str(directory / "sources"),
+        "TMPDIR": str(directory / "tmp"),
     }
-    (directory / "sources").mkdir()
+    for folder in ("sources", "tmp"):
+        (directory / folder).mkdir()
     log = directory / "ocf.log"
     with log.open("w") as errors:
         process = subprocess.Popen(

@@ -1,0 +1,34 @@
+"""Retention's schedule on a real server."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from events import subjects
+from events.bus_nats import connect
+from functions.common import retention
+from tests.support.nats import NatsServer
+from tests.support.stack import until
+
+
+async def test_the_server_sends_the_command_by_itself(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set up once however often it is asked for; it fires; once stopped it is gone."""
+    monkeypatch.setattr(retention, "_EVERY", "@every 1s")
+    bus = await connect(nats_server.url, creds=nats_server.creds, name="test")
+    target = subjects.command("cleanup", subjects.SYSTEM_PROJECT, retention.RETENTION_ID)
+    try:
+        for _ in range(2):
+            await retention.keep_retaining(bus)
+
+        async def fired() -> bool:
+            message = await bus.last(subjects.COMMANDS, target)
+            return message is not None and json.loads(message.data)["scope"] == "retention"
+
+        await until(fired, timeout=15, what="the schedule's command")
+        await retention.stop_retaining(bus)
+        assert await bus.last(subjects.COMMANDS, retention.SCHEDULE) is None
+    finally:
+        await bus.purge(subjects.COMMANDS, target)
+        await bus.close()

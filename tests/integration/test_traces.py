@@ -1,0 +1,159 @@
+"""One trace per execution, as a real OTLP/HTTP receiver gets it."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from events.lifecycle import State
+from tests.support.stack import running_stack, until
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+CALLER = "b7ad6b7169203331"
+PROMPT_SECRET = "the-words-of-the-prompt"
+OUTPUT_SECRET = "the-words-of-the-answer"
+
+
+class Seen:
+    """A span, as far as the test looks at it."""
+
+    def __init__(self, service: str, span: object) -> None:
+        self.service = service
+        self.name: str = span.name  # type: ignore[attr-defined]
+        self.trace: str = span.trace_id.hex()  # type: ignore[attr-defined]
+        self.id: str = span.span_id.hex()  # type: ignore[attr-defined]
+        self.parent: str = span.parent_span_id.hex()  # type: ignore[attr-defined]
+        self.attributes = {each.key: each.value for each in span.attributes}  # type: ignore[attr-defined]
+        self.text = str(span)
+
+    def __repr__(self) -> str:
+        return f"{self.service}: {self.name} {self.id} below {self.parent}"
+
+
+class Receiver:
+    """`POST /v1/traces` of the OTLP specification (HTTP, protobuf); and the model that is asked."""
+
+    def __init__(self) -> None:
+        self.spans: list[Seen] = []
+        self.port = 0
+
+    async def take(self, request: Request) -> Response:
+        body = await request.body()
+        if request.headers.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        assert request.headers["content-type"] == "application/x-protobuf"
+        for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            named = {each.key: each.value.string_value for each in of_resource.resource.attributes}
+            for of_scope in of_resource.scope_spans:
+                self.spans += [Seen(named["service.name"], span) for span in of_scope.spans]
+        return Response(ExportTraceServiceResponse().SerializeToString(), media_type="application/x-protobuf")
+
+    async def answer(self, request: Request) -> Response:
+        await request.body()
+        message = {"role": "assistant", "content": OUTPUT_SECRET}
+        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        return JSONResponse({"id": "1", "object": "chat.completion", "choices": choices, "usage": usage})
+
+    def of(self, trace: str) -> list[Seen]:
+        """The spans of one trace."""
+        return [span for span in list(self.spans) if span.trace == trace]
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """A receiver in a thread of its own: it must answer while the test waits."""
+    receiver = Receiver()
+    routes = [
+        Route("/v1/traces", receiver.take, methods=["POST"]),
+        Route("/v1/chat/completions", receiver.answer, methods=["POST"]),
+    ]
+    app = Starlette(routes=routes)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        receiver.port = listening.getsockname()[1]
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
+        thread.start()
+        try:
+            yield receiver
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
+@pytest.mark.timeout(180)
+async def test_one_trace_from_the_backends_submit_to_the_archive(tmp_path: Path) -> None:
+    """A backend's `traceparent` on the submit is the trace of all that follows: each hop of the dispatcher, each
+    function, the model call, the tool call, the archive. Every span's parent is in it (the first one's is the
+    backend's), and no attribute has a word of what was asked or said."""
+    steps = [
+        {"model": {"prompt": "hello"}},
+        {"shell": {"command": f"echo {OUTPUT_SECRET}", "output": [OUTPUT_SECRET], "exit": 0}},
+        {"text": OUTPUT_SECRET},
+        {"reasoning": PROMPT_SECRET},
+    ]
+    environ = {"OTEL_BSP_SCHEDULE_DELAY": "200", "LOG_LEVEL": "debug"}
+    with receiving() as receiver:
+        environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{receiver.port}"
+        environ["OCF_MODEL_ENDPOINT"] = f"http://127.0.0.1:{receiver.port}/v1"
+        with running_stack(tmp_path, **environ) as stack:
+            async with stack.project() as project:
+                execution = await project.submit(
+                    steps, traceparent=f"00-{TRACE}-{CALLER}-01", labels={"secret": PROMPT_SECRET}
+                )
+                record = await project.archived(execution, timeout=90)
+                assert record.state is State.COMPLETED, record
+
+                async def all_there() -> bool:
+                    names = {span.name for span in receiver.of(TRACE)}
+                    return "process dev.ocf.task.completed.v1" in names and "dispatch archive" in names
+
+                await until(all_there, what=f"spans, of {receiver.spans}")
+                facts = [event.extensions.get("traceparent", "") for event in await project.client.events(execution)]
+                chunks = project.bus.history("OCF_OUTPUT", f"ocf.out.{project.name}.{execution}")
+                said = {message.headers.get("ce-traceparent", "") async for message in chunks}
+    spans = receiver.of(TRACE)
+    names = [span.name for span in spans]
+    for name in (
+        "dispatch submit",
+        "process dev.ocf.task.submit.v1",
+        "dispatch execute",
+        "process dev.ocf.task.execute.v1",
+        "execute_tool bash",
+        "dispatch archive",
+        "process dev.ocf.task.completed.v1",
+    ):
+        assert name in names, names
+    (chat,) = (span for span in spans if span.name.startswith("chat "))
+    assert chat.attributes["gen_ai.usage.input_tokens"].int_value == 7
+    known = {span.id for span in spans} | {CALLER}
+    assert [span for span in spans if span.parent not in known] == []
+    by_name = {span.name: span for span in spans}
+    run = by_name["process dev.ocf.task.execute.v1"]
+    assert by_name["dispatch submit"].parent == CALLER
+    assert by_name["process dev.ocf.task.submit.v1"].parent == by_name["dispatch submit"].id
+    assert run.parent == by_name["dispatch execute"].id
+    assert by_name["execute_tool bash"].parent == run.id
+    assert chat.parent == run.id
+    assert {span.service for span in spans} == {"ocf-control", "ocf-execute", "ocf-dispatcher"}
+    assert {context.split("-")[1] for context in facts} == {TRACE}
+    assert {context.split("-")[1] for context in said} == {TRACE}
+    for span in spans:
+        assert PROMPT_SECRET not in span.text
+        assert OUTPUT_SECRET not in span.text

@@ -198,3 +198,10 @@ async def test_an_answer_nobody_waits_for_is_said(project: Project) -> None:
     assert record.state == "completed"
     said = [chunk for chunk in await project.chunks(execution) if chunk.type is ChunkType.STATUS]
     assert any("nobody waits" in chunk.data for chunk in said)
+
+
+async def test_an_idle_session_ends_by_itself(project: Project) -> None:
+    """The server's schedule destroys it when its time is over, and says that it expired."""
+    id_ = await opened(project, ttl_seconds=2)
+    await session_when(project, id_, lambda found: found is None, timeout=30)
+    assert (await project.fact(id_, "destroyed"))["expired"]

@@ -231,7 +231,7 @@ def source(row: Row) -> Manifest:
         "spec": {
             "sink": {"ref": {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": row.function}},
             "template": {
-                # Knative makes them the Deployment's selector, which cannot change: nothing like a version goes in here.
+                # Knative makes them the Deployment's selector, which cannot change: no version in here.
                 "metadata": {"labels": labels(name, "dispatcher")},
                 "spec": {
                     "automountServiceAccountToken": False,

@@ -23,6 +23,7 @@ from nats.aio.msg import Msg
 from functions.nats_jwt import Credentials
 from tests.support.cluster import NAMESPACE, Cluster, at_zero, cluster, kubectl, pods, secret, until
 
+KNATIVE = Path(__file__).parents[2] / "knative"
 pytestmark = [
     pytest.mark.skipif(
         not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"
@@ -138,3 +139,10 @@ async def test_functions_take_events_from_the_dispatcher_only(here: Cluster) -> 
     async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
         answer = await http.post(f"http://cancel.{NAMESPACE}.svc.cluster.local/", headers=headers, content=b"{}")
     assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("overlay", ["local", "production", "jobsink"])
+async def test_the_cluster_accepts_an_overlay(overlay: str) -> None:
+    """Every object passes the schemas and webhooks of this Kubernetes and this Knative (nothing is changed)."""
+    said = await kubectl("apply", "--dry-run=server", "-k", str(KNATIVE / "overlays" / overlay), timeout=120)
+    assert "service.serving.knative.dev/submit" in said

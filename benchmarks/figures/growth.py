@@ -11,8 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 from benchmarks.harness import Options, Row, Target
-from benchmarks.machines import component_memory
+from benchmarks.machines import ROWS, component_memory
 from events import subjects
 from tests.support.stack import Project, Stack, running_stack
 
@@ -47,6 +49,16 @@ async def room(project: Project) -> dict[str, tuple[int, int]]:
     return found
 
 
+def processor(stack: Stack) -> dict[str, float]:
+    """Processor seconds of each component so far; what an execution starts is its own, and not in it."""
+    found = {}
+    for name in ROWS:
+        pid = stack.pid(name)
+        assert pid is not None, f"{name} does not run"
+        found[name] = sum(psutil.Process(pid).cpu_times()[:2])
+    return found
+
+
 async def _settled(stack: Stack) -> dict[str, int]:
     """Memory once the last batch's processes are gone."""
     await asyncio.sleep(1)
@@ -59,13 +71,15 @@ async def measure(options: Options) -> list[Row]:
     times: list[float] = []
     memory: dict[str, list[float]] = {}
     bytes_: dict[str, list[float]] = {}
+    cpu: dict[str, list[float]] = {}
     messages: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="ocf-bench-") as top, running_stack(Path(top)) as stack:
         async with stack.project() as project:
             await batch(project, size if options.quick else 20)  # imports, connections, first use
             before, until = await room(project), time.perf_counter() + SECONDS
+            spent = processor(stack)
             done = 0
-            while done < most and (not times or time.perf_counter() + times[-1] * size < until):
+            while done < most and (not times or time.perf_counter() + times[-1] * size / 1000 < until):
                 times.append(1000 * await batch(project, size))
                 done += size
                 for name, value in (await _settled(stack)).items():
@@ -75,11 +89,16 @@ async def measure(options: Options) -> list[Row]:
                     bytes_.setdefault(name, []).append((after[name][0] - before[name][0]) / size)
                     messages[name] = (after[name][1] - before[name][1]) / size
                 before = after
+                now = processor(stack)
+                for name, seconds in now.items():
+                    cpu.setdefault(name, []).append(1000 * (seconds - spent[name]) / size)
+                spent = now
                 sys.stderr.write(f"  {done}: {times[-1]:.0f} ms per execution\n")
     flat = Target("spread", 0.15)
     note = f"one sample per batch of {size}, {done} executions in all; `spread` is the last batch against the first"
     rows = [Row("time per execution, ten at a time", "ms", times, target=flat, note=note)]
     rows += [Row(f"memory of {name}", "MiB", values, target=flat) for name, values in memory.items()]
+    rows += [Row(f"processor time of {name} per execution", "ms", values) for name, values in cpu.items()]
     for name, values in bytes_.items():
         said = f"{messages[name]:.1f} messages per execution stay"
         rows.append(Row(f"{name}: bytes per execution", "B", values, target=flat, note=said))

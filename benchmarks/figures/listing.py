@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.figures.start import _plain
 from benchmarks.harness import Options, Row, Target
+from benchmarks.machines import component_memory
 from events import subjects
 from events.bucket_nats import NatsBucket
 from events.lifecycle import State
@@ -33,6 +34,7 @@ async def measure(options: Options) -> list[Row]:
     count = 200 if options.quick else RECORDS
     with tempfile.TemporaryDirectory(prefix="ocf-bench-") as top, running_stack(Path(top)) as stack:
         async with stack.project("default") as project:
+            before = component_memory(stack)["control"]
             executions = NatsBucket(project.bus, subjects.EXECUTIONS_BUCKET)
             start = datetime.now(UTC) - timedelta(days=1)
             for number in range(0, count, 100):
@@ -41,6 +43,7 @@ async def measure(options: Options) -> list[Row]:
         gateway = Path(top) / "gateway"
         gateway.write_text(stack.answer["gateway"])
         await asyncio.sleep(2)  # the history reads what was written behind its back
+        grown = (component_memory(stack)["control"] - before) / 1024 / count
         ours, bare = [], []
         for turn in range(options.of(20) + 1):
             pair = (
@@ -50,7 +53,10 @@ async def measure(options: Options) -> list[Row]:
             if turn:
                 ours.append(pair[0])
                 bare.append(pair[1])
-    return [Row(f"`ocf list`, {count} executions", "ms", ours, bare, "`ocf --help`", Target("p50", 400))]
+    return [
+        Row(f"`ocf list`, {count} executions", "ms", ours, bare, "`ocf --help`", Target("p50", 400)),
+        Row("memory of the gateway's history per execution", "KiB", [grown]),
+    ]
 
 
 async def _make(executions: NatsBucket, at: datetime, number: int) -> None:

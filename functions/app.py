@@ -1,4 +1,4 @@
-"""From a handler to an ASGI app: functions-framework for the events, health and readiness beside it."""
+"""From a handler to an ASGI app: functions-framework for the events."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ import structlog
 from cloudevents.http import CloudEvent
 from functions_framework.aio import create_asgi_app_from_module
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from events.envelope import JSON, Event
 from events.errors import Busy, Drop, OcfError, Retry
-from functions import metrics, tracing
+from functions import tracing
 from functions.composition import Parts
 
 log = structlog.get_logger()
 
-Check = Callable[[], Awaitable[None]]
 Handler = Callable[[Parts, Event], Awaitable[None]]
 
 _current: Parts | None = None
@@ -102,30 +100,6 @@ class DispatcherOnly:
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-
-def health_routes(checks: dict[str, Check]) -> list[Route]:
-    """`/health` (this process answers), `/ready` (each named check, 503 when one fails), `/metrics`."""
-
-    async def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    async def ready(_: Request) -> Response:
-        results: dict[str, str] = {}
-        for name, check in checks.items():
-            try:
-                await check()
-                results[name] = "ok"
-            except (OcfError, OSError) as error:
-                results[name] = str(error)
-        good = all(result == "ok" for result in results.values())
-        body = {"status": "ready" if good else "not ready", "checks": results}
-        return JSONResponse(body, status_code=200 if good else 503)
-
-    async def metrics_text(_: Request) -> Response:
-        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return [Route("/health", health), Route("/ready", ready), Route("/metrics", metrics_text)]
 
 
 def function_mounts(names: tuple[str, ...], token: str | None, *, alone: bool) -> list[BaseRoute]:

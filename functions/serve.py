@@ -21,6 +21,7 @@ from events.errors import OcfError
 from functions import app, logs, tracing
 from functions.composition import Parts, build
 from functions.dry_run import ByType
+from functions.health import Check, health_routes
 from functions.settings import Settings, load_or_exit
 
 FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "session", "archive")
@@ -38,7 +39,7 @@ def targets(settings: Settings) -> tuple[str, ...]:
     return names
 
 
-def build_app(parts: Parts, names: tuple[str, ...], gateway: ASGIApp | None, checks: dict[str, app.Check]) -> Starlette:
+def build_app(parts: Parts, names: tuple[str, ...], gateway: ASGIApp | None, checks: dict[str, Check]) -> Starlette:
     """The ASGI app of one process."""
     token = parts.settings.dispatch_token
     functions = tuple(name for name in names if name in FUNCTIONS)
@@ -47,7 +48,7 @@ def build_app(parts: Parts, names: tuple[str, ...], gateway: ASGIApp | None, che
         # What builds up the state that a function needs is there too; only execute starts anything.
         beside = {*functions, *FUNCTIONS} - ({"execute"} - {*functions})
         mounts = [Mount("/", app=ByType(parts.bus, {name: app.function_app(name) for name in beside}))]
-    routes: list[BaseRoute] = [] if gateway else list(app.health_routes(checks))
+    routes: list[BaseRoute] = [] if gateway else list(health_routes(checks))
     routes += mounts
     if gateway is not None:
         routes.append(Mount("/", app=gateway))
@@ -63,7 +64,7 @@ async def assembled(settings: Settings, names: tuple[str, ...]) -> AsyncIterator
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(build(settings, "+".join(names) if len(names) < 3 else "control"))
         app.use(parts)
-        checks: dict[str, app.Check] = {"nats": parts.bus.ready}
+        checks: dict[str, Check] = {"nats": parts.bus.ready}
         if any(name in ("execute", "archive", "cleanup", "submit", "session") for name in names):
             checks["s3"] = parts.store.ready
         gateway: ASGIApp | None = None

@@ -14,11 +14,12 @@ import uvicorn
 from starlette.applications import Starlette
 
 from events.errors import Unavailable
-from functions import app, logs, metrics, tracing
+from functions import logs, metrics, tracing
 from functions.composition import Parts, build
 from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.loop import Loop
 from functions.dispatcher.wiring import WIRING, Row
+from functions.health import health_routes
 from functions.settings import Settings, load_or_exit
 from functions.urls import function_url
 
@@ -48,7 +49,7 @@ async def run(settings: Settings) -> None:
         tasks.append(asyncio.create_task(_measure_lag(parts, rows(settings))))
         server = uvicorn.Server(
             uvicorn.Config(
-                Starlette(routes=list(app.health_routes({"nats": parts.bus.ready}))),
+                Starlette(routes=list(health_routes({"nats": parts.bus.ready}))),
                 host=settings.host,
                 port=settings.port,
                 log_config=None,

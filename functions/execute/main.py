@@ -11,10 +11,11 @@ from cloudevents.http import CloudEvent
 
 from events.envelope import Event
 from events.errors import Unavailable
-from functions.app import Check, handle
+from functions.app import handle
 from functions.composition import Parts
 from functions.execute.shop import open_shop
 from functions.execute.worker import CLEANUPS, Worker
+from functions.health import Check
 
 _worker: Worker | None = None
 

@@ -1,0 +1,38 @@
+"""Health, readiness and metrics of any process: apart from `functions.app`, whose framework the dispatcher spares."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from events.errors import OcfError
+from functions import metrics
+
+Check = Callable[[], Awaitable[None]]
+
+
+def health_routes(checks: dict[str, Check]) -> list[Route]:
+    """`/health` (this process answers), `/ready` (each named check, 503 when one fails), `/metrics`."""
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(_: Request) -> Response:
+        results: dict[str, str] = {}
+        for name, check in checks.items():
+            try:
+                await check()
+                results[name] = "ok"
+            except (OcfError, OSError) as error:
+                results[name] = str(error)
+        good = all(result == "ok" for result in results.values())
+        body = {"status": "ready" if good else "not ready", "checks": results}
+        return JSONResponse(body, status_code=200 if good else 503)
+
+    async def metrics_text(_: Request) -> Response:
+        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return [Route("/health", health), Route("/ready", ready), Route("/metrics", metrics_text)]

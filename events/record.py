@@ -13,8 +13,12 @@ from events.models import ExecutionId, Model, ProjectId, SessionId
 from events.output import TodoItem, Usage, Waiting
 
 
+#: How an attempt ended whose worker was shut down in good order.
+HANDED_ON = "handed_on"
+
+
 class Attempt(Model):
-    """One try by one worker. `ended` is how it ended: a state, or `worker_lost`."""
+    """One try by one worker. `ended` is how it ended: a state, `worker_lost` or `handed_on`."""
 
     number: int
     worker: str
@@ -78,6 +82,11 @@ class Record(Model):
     def terminal(self) -> bool:
         """Whether it has ended."""
         return self.state in TERMINAL
+
+    @property
+    def attempts_spent(self) -> int:
+        """Attempts that count against `max_attempts`: one that a worker gave back while shutting down does not."""
+        return sum(attempt.ended != HANDED_ON for attempt in self.attempts)
 
     @property
     def progress(self) -> int:

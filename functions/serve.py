@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp
 
 from events.errors import OcfError
-from functions import app, logs, tracing
+from functions import app, logs, server, tracing
 from functions.composition import Parts, build
 from functions.dry_run import ByType
 from functions.health import Check, health_routes
@@ -91,7 +91,7 @@ async def run(settings: Settings, names: tuple[str, ...]) -> int:
                 # Only a run is worth waiting for that long.
                 timeout_graceful_shutdown=settings.drain_seconds if "execute" in names else 10,
             )
-            await uvicorn.Server(config).serve()
+            await server.serve(config)
     except OcfError as error:
         sys.stderr.write(f"ocf: cannot start {'+'.join(names)}: {error}\n")
         return 1

@@ -59,7 +59,7 @@ async def _judge(parts: Parts, record: Record, event: Event) -> None:
     if record.state is State.RUNNING:
         if unowned < LEASE_GRACE or await parts.executions.get(lease_key(record.project_id, record.execution_id)):
             return
-        spent = len(record.attempts) >= record.max_attempts
+        spent = record.attempts_spent >= record.max_attempts
         if spent or unowned > REDELIVERY_GRACE:
             await _end(parts, record, Step.FAIL, event)
     elif overdue > timedelta(days=1):

@@ -14,7 +14,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from events.errors import Unavailable
-from functions import logs, metrics, tracing
+from functions import logs, metrics, server, tracing
 from functions.composition import Parts, build
 from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.loop import Loop
@@ -47,7 +47,7 @@ async def run(settings: Settings) -> None:
         loops = [_loop(parts, row, http) for row in rows(settings)]
         tasks = [asyncio.create_task(loop.run()) for loop in loops]
         tasks.append(asyncio.create_task(_measure_lag(parts, rows(settings))))
-        server = uvicorn.Server(
+        await server.serve(
             uvicorn.Config(
                 Starlette(routes=list(health_routes({"nats": parts.bus.ready}))),
                 host=settings.host,
@@ -56,7 +56,6 @@ async def run(settings: Settings) -> None:
                 access_log=False,
             )
         )
-        await server.serve()  # returns on SIGTERM or SIGINT
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

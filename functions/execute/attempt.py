@@ -18,7 +18,7 @@ from events.lifecycle import Reason, State, Step, step
 from events.models import Cancel, Execute, Reply
 from events.output import ChunkType, Draft
 from events.ports import Message
-from events.record import Record
+from events.record import HANDED_ON, Record
 from functions import metrics
 from functions.composition import Parts
 from functions.execute import outcome, watchdog
@@ -75,17 +75,23 @@ class Attempt:
                 await self._begin(record)
                 verdict = await self._verdict(record)
                 if verdict.step is None:
-                    raise self._given_up(verdict)
+                    raise await self._given_up(verdict)
                 await self._end(verdict, verdict.step, number)
             finally:
                 await _cancelled(background)
                 self._publisher.close()
                 await self._turn.close()
 
-    def _given_up(self, verdict: Verdict) -> OcfError:
+    async def _given_up(self, verdict: Verdict) -> OcfError:
         if self._lease.lost.is_set():
             metrics.leases_lost.inc()
             return Conflict("another worker has it")
+        await self._publisher.finish(_FLUSH_SECONDS)
+
+        def given_back(record: Record) -> Record:
+            return record.model_copy(update={"attempts": outcome.closed(record.attempts, self._now, HANDED_ON)})
+
+        await self._parts.records.change(*self._ids, given_back)
         return HandedOn(verdict.message)
 
     async def _when_lost(self) -> None:

@@ -86,11 +86,12 @@ class Run:
             if record.terminal:
                 return None
             record = record.model_copy(update={"last_sequence": said})
-            attempts = outcome.closed(record.attempts, now, "worker_lost")
+            record = record.model_copy(update={"attempts": outcome.closed(record.attempts, now, "worker_lost")})
+            attempts = list(record.attempts)
             if record.cancel_requested:
                 fact = outcome.cancelled(record, now, record.cancel_why, record.cancel_by)
                 return self._parts.records.ended(record, Step.CANCEL, fact, cause=self._event)
-            if len(attempts) >= record.max_attempts and attempts:
+            if attempts and record.attempts_spent >= record.max_attempts:
                 lost = outcome.worker_lost(record, now)
                 return self._parts.records.ended(record, Step.FAIL, lost, cause=self._event)
             attempts.append(AttemptRecord(number=len(attempts) + 1, worker=worker, started_at=now))

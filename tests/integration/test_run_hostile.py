@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack with the real OpenCode; a model key stands in its environment, for somebody to find."""
+    """A stack with the real OpenCode."""
     folder = tmp_path_factory.mktemp("real")
     with running_stack(folder, OPENCODE_BIN=str(OPENCODE), OCF_MODEL="", OCF_MODEL_ENDPOINT="") as running:
         yield running

@@ -1,0 +1,24 @@
+"""uvicorn, until SIGTERM or SIGINT; what comes after is the caller's."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+import uvicorn
+
+
+def _heard(_number: int, _frame: FrameType | None) -> None:
+    """uvicorn has acted on it already."""
+
+
+async def serve(config: uvicorn.Config) -> None:
+    """Serve, and return when told to stop.
+
+    uvicorn raises the signal again once it has stopped, for whoever handled it before; by default that would end the
+    process on the spot, before runs are handed on and connections closed. A handler and not SIG_IGN: children would
+    inherit that.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _heard)
+    await uvicorn.Server(config).serve()

@@ -12,7 +12,6 @@ from events.lifecycle import TERMINAL, Reason, State
 from events.models import ExecutionId, Model, ProjectId, SessionId
 from events.output import TodoItem, Usage, Waiting
 
-
 #: How an attempt ended whose worker was shut down in good order.
 HANDED_ON = "handed_on"
 

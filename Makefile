@@ -37,6 +37,7 @@ check: install ## lint, format, types, import direction, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate.py --check
+	$(BIN)/python scripts/knative_generate.py --check
 	$(BIN)/shellcheck -x -P SCRIPTDIR .ci/run scripts/*.sh $$(git ls-files 'tests/**/*.sh')
 	cd console && ../scripts/npm.sh run --silent check
 

@@ -37,7 +37,7 @@ MakeBroker = Callable[[], Awaitable[Broker]]
 
 #: OpenCode forgets a directory that was not used for 60 minutes and would boot it again, with the workspace in it.
 MAX_AGE = 1800.0
-BOOT_SECONDS = 60.0
+BOOT_SECONDS = 120.0
 #: A new slot takes a core for seconds; the execution that took the last one has just begun.
 REFILL_DELAY = 3.0
 MIN_FREE_BYTES = 1024**3

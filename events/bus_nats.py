@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -125,13 +125,16 @@ class NatsBus:
         log.info("NATS connection is back", action="bus.reconnected")
 
     async def close(self) -> None:
-        """Drain what is queued and end the connection."""
+        """Send what is queued and end the connection.
+
+        Not `drain`: it waits half a minute for messages that were pulled and that nobody will take any more.
+        """
         for writer in list(self._writers):
             writer.close()
         if self.nc.is_connected:
-            await self.nc.drain()
-        else:
-            await self.nc.close()
+            with suppress(nats.errors.Error, TimeoutError):
+                await self.nc.flush(timeout=2)
+        await self.nc.close()
 
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str], *, only_first: bool = False) -> int:
         sent = dict(headers)

@@ -119,7 +119,7 @@ async def test_cancel_ends_the_whole_tree(stack: Stack, project: Project) -> Non
     execution = await project.submit([
         {"daemons": {"count": 50, "seconds": 3600}}, {"text": "all are up"}, {"sleep": 3600},
     ])  # fmt: skip
-    await project.running(execution, "all are up")
+    await project.running(execution, "all are up", timeout=90)
     tree = stack.children()
     assert len(tree) >= 50
     asked = time.monotonic()

@@ -17,7 +17,7 @@ from functions.execute.sandbox import sandbox_support
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTED = ROOT / "tests/agent/opencode"
-RIPGREP = next((path for path in [ROOT / ".venv/bin/rg"] if path.exists()), None)
+RIPGREP = next(iter(ROOT.glob(".tools/node_modules/@vscode/ripgrep-*/bin/rg")), None)
 MODEL = AgentModel("openai", "scripted")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -105,24 +106,24 @@ async def test_a_token_of_one_project_means_that_project() -> None:
 @pytest.mark.parametrize(
     ("sent", "said"),
     [
-        (token("*", ttl=-60, **GOOD), "expired"),
-        (token("*", key="another-secret-of-at-least-32-bytes", **GOOD), "Signature"),
-        (token("*", iss="you", aud="ocf"), "issuer"),
-        (token("*", iss="me", aud="other"), "udience"),
-        (token("*", iss="me"), "aud"),
-        (token([], **GOOD), "projects"),
-        (token(None, **GOOD), "projects"),
-        (token(7, **GOOD), "projects"),
-        (jwt.encode({"projects": "*", **GOOD}, SECRET, "HS256"), "exp"),
-        (jwt.encode({"projects": "*", "exp": 9_999_999_999, **GOOD}, "", "none"), "alg "),
-        (jwt.encode({"projects": "*", "exp": 9_999_999_999, **GOOD}, SECRET + "x" * 40, "HS512"), "alg "),
-        ("rubbish", "not accepted"),
-        ("", "send"),
+        (lambda: token("*", ttl=-60, **GOOD), "expired"),
+        (lambda: token("*", key="another-secret-of-at-least-32-bytes", **GOOD), "Signature"),
+        (lambda: token("*", iss="you", aud="ocf"), "issuer"),
+        (lambda: token("*", iss="me", aud="other"), "udience"),
+        (lambda: token("*", iss="me"), "aud"),
+        (lambda: token([], **GOOD), "projects"),
+        (lambda: token(None, **GOOD), "projects"),
+        (lambda: token(7, **GOOD), "projects"),
+        (lambda: jwt.encode({"projects": "*", **GOOD}, SECRET, "HS256"), "exp"),
+        (lambda: jwt.encode({"projects": "*", "exp": 9_999_999_999, **GOOD}, "", "none"), "alg "),
+        (lambda: jwt.encode({"projects": "*", "exp": 9_999_999_999, **GOOD}, SECRET + "x" * 40, "HS512"), "alg "),
+        (lambda: "rubbish", "not accepted"),
+        (lambda: "", "send"),
     ],
 )
-async def test_a_wrong_token_is_refused_with_what_is_wrong(sent: str, said: str) -> None:
+async def test_a_wrong_token_is_refused_with_what_is_wrong(sent: Callable[[], str], said: str) -> None:
     """Expiry, signature, issuer, audience, projects, and no algorithm but the configured one."""
-    answer = await World(LOCKED).client.get("/tasks", headers={"Authorization": f"Bearer {sent}"})
+    answer = await World(LOCKED).client.get("/tasks", headers={"Authorization": f"Bearer {sent()}"})
     assert answer.status_code == 401
     assert said in answer.json()["detail"]
 

@@ -59,16 +59,24 @@ async def write_output(parts: Parts, project: str, execution: str, expected: int
     """
     count, first, last = 0, b"", b""
     block = bytearray()
+    compressing: asyncio.Future[int] | None = None
     # mtime 0: the same output gives the same bytes, and so the same digest.
     with gzip.GzipFile(path, "wb", compresslevel=1, mtime=0) as file:
-        async for data in in_order(parts, project, execution):
-            count += 1
-            first = first or data
-            last = data
-            block += data + b"\n"
-            if len(block) >= _BLOCK:
-                full, block = block, bytearray()
-                await asyncio.to_thread(file.write, full)
+        try:
+            async for data in in_order(parts, project, execution):
+                count += 1
+                first = first or data
+                last = data
+                block += data + b"\n"
+                if len(block) >= _BLOCK:
+                    # One block is compressed while the next is read.
+                    if compressing is not None:
+                        await compressing
+                    compressing = asyncio.ensure_future(asyncio.to_thread(file.write, block))
+                    block = bytearray()
+        finally:
+            if compressing is not None:
+                await compressing  # also after an error: the file must not be closed under it
         await asyncio.to_thread(file.write, block)
     if count < expected:
         raise Unavailable(f"{count} of {expected} output chunks of {execution} are in the stream")

@@ -26,7 +26,7 @@ def _unit(key: str) -> str:
 async def measure(options: Options) -> list[Row]:
     """Whole runs of it; each sample is one run's figure."""
     found: dict[tuple[str, str], list[float]] = {}
-    for _ in range(1 if options.quick else 2):
+    for _ in range(1 if options.quick else max(1, min(3, options.runs // 10))):
         with (
             tempfile.TemporaryDirectory(prefix="ocf-bench-") as folder,
             running_nats(Path(folder), streams=False) as nats,

@@ -21,7 +21,7 @@ from tests.support.stack import Project, Stack, running_stack
 BATCH = 100
 MOST = 1000
 #: It stops after this long, wherever it is, and says how far it came.
-SECONDS = 420.0
+SECONDS = 240.0
 STREAMS = (subjects.COMMANDS, subjects.EVENTS, subjects.OUTPUT, f"KV_{subjects.EXECUTIONS_BUCKET}")
 
 

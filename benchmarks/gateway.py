@@ -218,9 +218,12 @@ async def run(nats: NatsServer, bench: Bench, executions: NatsBucket) -> dict[st
         f"GET /health at 50/s, {VIEWERS} viewers at {RATE} chunks/s": await flood(bench, executions),
     }
     start = datetime.now(UTC) - timedelta(days=1)
-    for number in range(RECORDS):
-        at = start + timedelta(seconds=number)
-        await _record(executions, str(uuid.uuid4()), submitted_at=at, updated_at=at, title=f"Task {number}")
+    for hundred in range(0, RECORDS, 100):
+        times = [(number, start + timedelta(seconds=number)) for number in range(hundred, hundred + 100)]
+        made = (
+            _record(executions, str(uuid.uuid4()), submitted_at=at, updated_at=at, title=f"Task {n}") for n, at in times
+        )
+        await asyncio.gather(*made)
     async with Caller(bench.port) as caller:
         async with asyncio.timeout(30):
             while await _known(caller) < RECORDS:

@@ -234,6 +234,7 @@ class Attempt:
         return self._parts.clock.now()
 
     async def _end(self, verdict: Verdict, taken: Step, number: int) -> None:
+        await self._publisher.settle()  # the agent's last letters come before what is said about its end
         kept = await self._turn.keep(self._publisher.emit, _KEEP_SECONDS)
         # The same transition table that the record goes by.
         state = step(State.RUNNING, taken)

@@ -184,17 +184,22 @@ class Publisher:
             data = _encoded(chunk)
         await self._writer.send(data, headers)
 
+    async def settle(self) -> None:
+        """Say what is held back: the agent says no more. What follows is about the end, and no limit counts for it."""
+        self._budget = 0
+        rests = [rest for key in list(self._streams) if (rest := self._rest(key))]
+        async with self._lock:
+            for rest in rests:
+                await self._take(rest)
+            await self._say_held()
+
     async def finish(self, timeout: float) -> None:
         """Say what is held back, and wait until all of it is kept.
 
         Raises:
             Unavailable: NATS did not keep it within `timeout` seconds.
         """
-        rests = [rest for key in list(self._streams) if (rest := self._rest(key))]
-        async with self._lock:
-            for rest in rests:
-                await self._take(rest)
-            await self._say_held()
+        await self.settle()
         await self._writer.flush(timeout)
 
     def close(self) -> None:

@@ -187,3 +187,16 @@ async def test_letters_that_could_begin_a_secret_stay_in_their_place() -> None:
         (ChunkType.TOOL_RESULT, "tools"),
         (ChunkType.TEXT, "these are the tools"),
     ]
+
+
+async def test_the_last_letters_come_before_the_end_is_said() -> None:
+    """A text that ends like the beginning of a secret is whole before what is said about the end."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus, redactor=Redactor(["sk-very-secret-0123456789"]))
+    await made.emit(text("done, thanks"))
+    await made.settle()
+    await made.emit(status("completed"))
+    await made.finish(1)
+    said = [chunk.data for chunk in await chunks(bus)]
+    assert said[-1] == "completed"
+    assert "".join(said[:-1]) == "done, thanks"

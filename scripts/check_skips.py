@@ -1,6 +1,7 @@
-"""Fails when a test was skipped for a reason that is not allowed: `check_skips.py JUNIT.xml ALLOWED.txt`.
+"""Fails when a test failed, or was skipped for a reason that is not allowed: `check_skips.py ALLOWED.txt JUNIT.xml...`.
 
-ALLOWED has one reason a line, `#` begins a comment; a skip is allowed when its message contains one of them.
+ALLOWED has one reason a line, `#` begins a comment; a skip is allowed when its message contains one of them. A second
+report is of the tests that failed in the first, tried again: what passed there is named, and counts as passed.
 The last line says the outcome in the form `N passed, N failed, N skipped`.
 """
 
@@ -11,27 +12,38 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 
-def main(report: str, allowed: str) -> int:
-    """Exit status: 0 when every skip is allowed and at least one test ran."""
+def main(allowed: str, *reports: str) -> int:
+    """Exit status: 0 when every skip is allowed, nothing failed at last, and at least one test ran."""
     reasons = [line.strip() for line in Path(allowed).read_text().splitlines() if line.strip() and line[0] != "#"]
-    cases = ElementTree.parse(report).getroot().iter("testcase")  # noqa: S314 - pytest wrote it a moment ago
-    passed = failed = skipped = 0
-    surprises: list[str] = []
-    for case in cases:
-        skip = case.find("skipped")
-        if case.find("failure") is not None or case.find("error") is not None:
-            failed += 1
-        elif skip is not None and skip.get("type") != "pytest.xfail":
-            skipped += 1
-            said = f"{skip.get('message')} {skip.text}"
-            if not any(reason in said for reason in reasons):
-                surprises.append(f"{case.get('classname')}.{case.get('name')}: {skip.get('message')}")
-        else:
-            passed += 1
-    for surprise in surprises:
-        sys.stdout.write(f"skipped for a reason that {allowed} does not have: {surprise}\n")
-    sys.stdout.write(f"{passed} passed, {failed + len(surprises)} failed, {skipped} skipped\n")
-    return 1 if surprises or failed or not passed else 0
+    outcomes: dict[str, str] = {}
+    for report in reports:
+        found: dict[str, str] = {}
+        for case in ElementTree.parse(report).getroot().iter("testcase"):  # noqa: S314 - pytest wrote it a moment ago
+            name = f"{case.get('classname')}.{case.get('name')}"
+            # Two cases may bear one name: the failed one counts.
+            if found.get(name) != "failed":
+                found[name] = _outcome(case, reasons)
+        for name, outcome in found.items():
+            if outcomes.get(name) == "failed" and outcome == "passed":
+                sys.stdout.write(f"passed only when tried again: {name}\n")
+        outcomes |= found
+    for name, outcome in outcomes.items():
+        if outcome.startswith("surprise"):
+            sys.stdout.write(f"skipped for a reason that {allowed} does not have: {name} ({outcome[9:]})\n")
+    said = [outcome.split(":")[0] for outcome in outcomes.values()]
+    passed, failed = said.count("passed"), said.count("failed") + said.count("surprise")
+    sys.stdout.write(f"{passed} passed, {failed} failed, {said.count('skipped')} skipped\n")
+    return 1 if failed or not passed else 0
+
+
+def _outcome(case: ElementTree.Element, reasons: list[str]) -> str:
+    if case.find("failure") is not None or case.find("error") is not None:
+        return "failed"
+    skip = case.find("skipped")
+    if skip is None or skip.get("type") == "pytest.xfail":
+        return "passed"
+    said = f"{skip.get('message')} {skip.text}"
+    return "skipped" if any(reason in said for reason in reasons) else f"surprise:{skip.get('message')}"
 
 
 if __name__ == "__main__":

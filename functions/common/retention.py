@@ -9,13 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-from events import subjects
-from events.envelope import Event
-from events.errors import Conflict
-from events.models import Cleanup
 from events.ports import Bus
+from functions.common import schedule
 
 SCHEDULE = "ocf.schedule.retention"
 RETENTION_ID = "00000000-0000-0000-0000-000000000001"
@@ -86,27 +83,9 @@ def _said(span: timedelta) -> str:
 
 async def keep_retaining(bus: Bus) -> None:
     """See that the schedule is there."""
-    data = Cleanup(project_id=subjects.SYSTEM_PROJECT, execution_id=RETENTION_ID, scope="retention")
-    event = Event(
-        type="dev.ocf.task.cleanup.v1",
-        source="/ocf/schedule",
-        id="retention",
-        time=datetime(2026, 1, 1, tzinfo=UTC),
-        data=data.model_dump_json(exclude_none=True).encode(),
-        subject=RETENTION_ID,
-    )
-    headers = {
-        **event.headers(),
-        "Nats-Schedule": _EVERY,
-        "Nats-Schedule-Target": subjects.command("cleanup", subjects.SYSTEM_PROJECT, RETENTION_ID),
-        "Nats-Schedule-TTL": "60s",
-    }
-    try:
-        await bus.publish(SCHEDULE, event.data, headers, only_first=True)
-    except Conflict:
-        return  # it is there
+    await schedule.keep(bus, SCHEDULE, _EVERY, RETENTION_ID, "retention")
 
 
 async def stop_retaining(bus: Bus) -> None:
     """Cancel the schedule."""
-    await bus.purge(subjects.COMMANDS, SCHEDULE)
+    await schedule.stop(bus, SCHEDULE)

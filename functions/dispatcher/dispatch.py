@@ -16,6 +16,7 @@ from events.errors import InvalidEvent
 from events.ports import Bus, Clock, Delivery, Message
 from functions import metrics, tracing
 from functions.common.commands import NATS_SUBJECT
+from functions.dispatcher.lanes import Lanes
 from functions.dispatcher.line import Line
 from functions.dispatcher.wiring import Row, backoff
 
@@ -68,6 +69,7 @@ class Dispatcher:
         self._clock = clock
         self._http = http
         self._line = Line(clock)
+        self._lanes = Lanes(row.in_order_of)
 
     async def dispatch(self, delivery: Delivery) -> None:
         """See one delivery through: afterwards it is acked, naked or a dead letter."""
@@ -84,7 +86,8 @@ class Dispatcher:
         name = f"dispatch {self._row.consumer}"
         try:
             with tracing.span(name, event, {"messaging.consumer.group.name": self._row.consumer}):
-                answer = await self._answer(event.with_extensions(**trace.active()))
+                async with self._lanes.place(event):
+                    answer = await self._answer(event.with_extensions(**trace.active()))
         finally:
             heartbeat.cancel()
         await self._settle(delivery, answer)

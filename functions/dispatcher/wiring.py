@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from events import subjects
 from events.ports import ConsumerSpec
@@ -17,7 +17,8 @@ class Row:
 
     `types` are the event types the function takes; anything else on these subjects is dead-lettered.
     `max_deliveries` counts failures (5xx, 404, 409, no answer); 0 means for ever. `timeout` is how long an
-    answer may take in seconds; None means as long as the run lasts.
+    answer may take in seconds; None means as long as the run lasts. `in_order_of` names a field of the data: events
+    with the same value there are given to the function one after the other, in stream order.
     """
 
     consumer: str
@@ -29,25 +30,30 @@ class Row:
     max_deliveries: int
     timeout: float | None
     ack_wait: float = 30.0
+    in_order_of: str | None = None
 
     def spec(self) -> ConsumerSpec:
         """The durable consumer."""
         return ConsumerSpec(self.consumer, self.stream, self.subjects, self.ack_wait, self.in_flight)
 
 
-def _command(verb: str, *, in_flight: int, max_deliveries: int, timeout: float | None) -> Row:
+def _command(
+    verb: str, *, in_flight: int, max_deliveries: int, timeout: float | None, in_order_of: str | None = None
+) -> Row:
     prefix = f"ocf.cmd.{verb}."
     types = tuple(name for name, spec in TYPES.items() if spec.subject_template.startswith(prefix))
-    return Row(verb, verb, subjects.COMMANDS, (f"{prefix}>",), types, in_flight, max_deliveries, timeout)
+    row = Row(verb, verb, subjects.COMMANDS, (f"{prefix}>",), types, in_flight, max_deliveries, timeout)
+    return replace(row, in_order_of=in_order_of)
 
 
 WIRING: tuple[Row, ...] = (
-    _command("submit", in_flight=32, max_deliveries=20, timeout=60.0),
+    # Follow-ups of a session queue up in the order in which they were published.
+    _command("submit", in_flight=32, max_deliveries=20, timeout=60.0, in_order_of="session_id"),
     # An execution waits for a free slot as long as it takes: it is never dropped.
     _command("execute", in_flight=64, max_deliveries=0, timeout=None),
     _command("cancel", in_flight=32, max_deliveries=12, timeout=60.0),
     _command("cleanup", in_flight=8, max_deliveries=60, timeout=300.0),
-    _command("session", in_flight=8, max_deliveries=20, timeout=300.0),
+    _command("session", in_flight=8, max_deliveries=20, timeout=300.0, in_order_of="session_id"),
     Row(
         "archive",
         "archive",

@@ -1,4 +1,4 @@
-"""For backends: submit, cancel, delete, status, watch. Speaks events and reads state; nothing else.
+"""For backends: submit, cancel, delete, status, watch, sessions. Speaks events and reads state; nothing else.
 
 async with connect("nats://127.0.0.1:4222", creds="backend.creds") as client:
     execution = await client.submit(prompt="Fix the failing test", workspace={"source": "git", "url": URL})
@@ -19,6 +19,7 @@ from typing import Any
 from events import dataref, splice, subjects
 from events.bucket_nats import NatsBucket
 from events.bus_nats import connect as connect_bus
+from events.client_sessions import SessionCalls
 from events.envelope import Event, decode, new_event
 from events.errors import NotYetKnown
 from events.models import Cancel, Cleanup, Model, Reply, Submit
@@ -43,7 +44,8 @@ async def connect(
     """
     bus = await connect_bus(url, creds=Path(creds) if creds else None, name="ocf-client")
     try:
-        yield Client(bus, NatsBucket(bus, subjects.EXECUTIONS_BUCKET), project=project, store=store)
+        sessions = NatsBucket(bus, subjects.SESSIONS_BUCKET)
+        yield Client(bus, NatsBucket(bus, subjects.EXECUTIONS_BUCKET), sessions, project=project, store=store)
     finally:
         await bus.close()
 
@@ -59,6 +61,7 @@ class Client:
         self,
         bus: Bus,
         executions: Bucket,
+        sessions: Bucket,
         *,
         project: str = "default",
         store: ObjectStore | None = None,
@@ -69,6 +72,7 @@ class Client:
         self._executions = executions
         self._store = store
         self._source = source
+        self.sessions = SessionCalls(project, sessions, self._command, source)
 
     async def submit(self, *, execution_id: str | None = None, traceparent: str | None = None, **request: Any) -> str:
         """Publish `dev.ocf.task.submit.v1`; the fields are those of `events.models.TaskRequest`.
@@ -100,15 +104,14 @@ class Client:
         data = Reply(execution_id=execution, project_id=self.project, request_id=request_id, answer=answer)
         await self._command("dev.ocf.task.reply.v1", data, execution)
 
-    async def _command(
-        self, type_: str, data: Model, execution: str, extensions: Mapping[str, str] | None = None
-    ) -> None:
+    async def _command(self, type_: str, data: Model, id_: str, extensions: Mapping[str, str] | None = None) -> None:
+        """Publish one command about the execution or session `id_`."""
         event = new_event(type_, data, source=self._source, time=datetime.now(UTC))
         event = event.with_extensions(**(extensions or {}))
         if self._store is not None:
-            event = await dataref.offload(event, f"{self.project}/{execution}", self._store)
+            event = await dataref.offload(event, f"{self.project}/{id_}", self._store)
         headers = {**event.headers(), "Nats-Msg-Id": event.id}
-        await self._bus.publish(TYPES[type_].subject(self.project, execution), event.data, headers)
+        await self._bus.publish(TYPES[type_].subject(self.project, id_), event.data, headers)
 
     async def status(self, execution: str) -> Record:
         """Everything known of it but its output. Raises NotYetKnown."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from functions.cli.common import DataDir, JsonFlag, Project, print_json
-from functions.cli.tasks import answered, console, plain, with_gateway
+from functions.cli.tasks import Dir, Git, Labels, Ref, answered, console, labelled, plain, with_gateway, workspace
 
 if TYPE_CHECKING:
     from functions.cli.gateway import Gateway
@@ -21,23 +20,20 @@ As = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Who attach
 
 @app.command()
 def create(
-    directory: Annotated[Path | None, typer.Option("--dir", exists=True, file_okay=False)] = None,
-    git: Annotated[str | None, typer.Option("--git", help="Begin with a clone of this repository.")] = None,
-    ref: Annotated[str | None, typer.Option("--ref", help="Branch, tag or commit of --git.")] = None,
+    directory: Dir = None,
+    git: Git = None,
+    ref: Ref = None,
     from_execution: Annotated[
         str | None, typer.Option("--from", metavar="EXECUTION", help="Continue this one.")
     ] = None,
     ttl: Annotated[int | None, typer.Option("--ttl", min=1, help="Seconds it is kept after its last use.")] = None,
+    label: Labels = None,
     project: Project = "default",
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
 ) -> None:
     """Begin a session; `ocf run --session ID` works in it."""
-    body: dict[str, Any] = {"project_id": project}
-    if directory:
-        body["workspace"] = {"source": "directory", "path": str(directory.resolve())}
-    if git:
-        body["workspace"] = {"source": "git", "url": git, **({"ref": ref} if ref else {})}
+    body: dict[str, Any] = {"project_id": project, **workspace(directory, git, ref), **labelled(label)}
     if from_execution:
         body["from_execution_id"] = from_execution
     if ttl:

@@ -231,15 +231,8 @@ def _body(
     session: str | None,
     labels: list[str] | None,
 ) -> dict[str, Any]:
-    if directory and git:
-        raise typer.BadParameter("--dir and --git exclude each other")
-    if ref and not git:
-        raise typer.BadParameter("--ref belongs to --git")
     body: dict[str, Any] = {"prompt": sys.stdin.read() if prompt == "-" else prompt}
-    if directory:
-        body["workspace"] = {"source": "directory", "path": str(directory.resolve())}
-    if git:
-        body["workspace"] = {"source": "git", "url": git, **({"ref": ref} if ref else {})}
+    body |= workspace(directory, git, ref)
     if model:
         provider, slash, name = model.partition("/")
         if not slash or not name:
@@ -249,11 +242,25 @@ def _body(
         body["limits"] = {"timeout_seconds": timeout}
     if session:
         body["session_id"] = session
-    if labels:
-        if any("=" not in label for label in labels):
-            raise typer.BadParameter("--label is KEY=VALUE")
-        body["labels"] = dict(label.split("=", 1) for label in labels)
-    return body
+    return body | labelled(labels)
+
+
+def workspace(directory: Path | None, git: str | None, ref: str | None) -> dict[str, Any]:
+    """The request's `workspace` as --dir, --git and --ref say, or nothing."""
+    if directory and git:
+        raise typer.BadParameter("--dir and --git exclude each other")
+    if ref and not git:
+        raise typer.BadParameter("--ref belongs to --git")
+    if directory:
+        return {"workspace": {"source": "directory", "path": str(directory.resolve())}}
+    return {"workspace": {"source": "git", "url": git, **({"ref": ref} if ref else {})}} if git else {}
+
+
+def labelled(labels: list[str] | None) -> dict[str, Any]:
+    """The request's `labels`, or nothing."""
+    if any("=" not in label for label in labels or []):
+        raise typer.BadParameter("--label is KEY=VALUE")
+    return {"labels": dict(label.split("=", 1) for label in labels)} if labels else {}
 
 
 async def _submit(gateway: Gateway, body: dict[str, Any]) -> str:

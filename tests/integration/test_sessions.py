@@ -55,8 +55,10 @@ async def test_a_session_outlives_worker_and_bus(project: Project) -> None:
 
 
 async def test_turns_of_a_session_come_one_after_the_other(project: Project) -> None:
-    """Three at once run in the order of their submits, never two together."""
-    id_ = await opened(project)
+    """Three at once run in the order of their submits, never two together; a backend made the session by event."""
+    id_ = await project.client.sessions.create(labels={"team": "x"})
+    await session_when(project, id_, lambda found: found is not None)
+    assert (await project.client.sessions.get(id_)).labels == {"team": "x"}
     line = "for i in 1 2 3; do echo NAME >> log; sleep 0.1; done"
     names = ["a", "b", "c"]
     executions = [

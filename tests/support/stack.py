@@ -151,7 +151,10 @@ class Stack:
         backend = await connect(self.answer["nats"], creds=Path(self.answer["nats_creds"]), name="test-backend")
         bus = await connect(self.answer["nats"], creds=self.data_dir / "functions.creds", name="test")
         store = S3Store(self.s3)
-        client = Client(backend, NatsBucket(backend, subjects.EXECUTIONS_BUCKET), project=name, store=store)
+        records, sessions = (
+            NatsBucket(backend, bucket) for bucket in (subjects.EXECUTIONS_BUCKET, subjects.SESSIONS_BUCKET)
+        )
+        client = Client(backend, records, sessions, project=name, store=store)
         try:
             yield Project(self, name, client, bus, store)
         finally:

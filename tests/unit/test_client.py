@@ -20,10 +20,12 @@ from events.errors import InvalidEvent, NotYetKnown
 from events.lifecycle import State
 from events.output import Chunk, ChunkType
 from events.record import Record, record_key
+from events.session_record import Session, session_key
 from events.store_memory import MemoryStore
 from tests.support.clock import ManualClock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+OLDER, NEWER = "00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"
 
 
 class World:
@@ -32,7 +34,8 @@ class World:
     def __init__(self) -> None:
         clock = ManualClock()
         self.bus, self.bucket, self.store = MemoryBus(clock), MemoryBucket(clock), MemoryStore()
-        self.client = Client(self.bus, self.bucket, project="p", store=self.store)
+        self.sessions = MemoryBucket(clock)
+        self.client = Client(self.bus, self.bucket, self.sessions, project="p", store=self.store)
         self.execution = str(uuid.uuid4())
 
     async def record(self, state: State, **more: Any) -> None:
@@ -180,6 +183,39 @@ async def test_without_a_store_the_archive_is_named() -> None:
     """The client says what it would need."""
     world = World()
     await world.end(5)
-    client = Client(world.bus, world.bucket, project="p")
+    client = Client(world.bus, world.bucket, world.sessions, project="p")
     with pytest.raises(NotYetKnown, match="give the client a store"):
         [_ async for _ in client.watch(world.execution)]
+
+
+async def test_session_commands_are_events_on_the_subject_of_their_session() -> None:
+    """create, attach, detach and destroy each publish the contract's event, and nothing else."""
+    world = World()
+    calls = world.client.sessions
+    session = await calls.create(workspace={"source": "git", "url": "https://example.com/a.git"}, labels={"a": "b"})
+    await calls.attach(session, "console")
+    await calls.detach(session, "console")
+    await calls.destroy(session)
+    sent = [message async for message in world.bus.history(subjects.COMMANDS, f"ocf.cmd.session.p.{session}")]
+    events = [decode(message.headers, message.data) for message in sent]
+    assert [event.type for event in events] == [
+        f"dev.ocf.session.{verb}.v1" for verb in ("create", "attach", "detach", "destroy")
+    ]
+    assert json.loads(events[0].data)["workspace"]["url"] == "https://example.com/a.git"
+    with pytest.raises(ValidationError, match="ttl_seconds"):
+        await calls.create(ttl_seconds=0)
+
+
+async def test_sessions_are_read_from_their_bucket() -> None:
+    """`get` names a session that is not known; `list` gives the newest first."""
+    world = World()
+    with pytest.raises(NotYetKnown, match=world.execution):
+        await world.client.sessions.get(world.execution)
+    for hour, session in enumerate((OLDER, NEWER)):
+        at = NOW.replace(hour=hour)
+        record = Session(
+            session_id=session, project_id="p", created_at=at, updated_at=at, expires_at=at, ttl_seconds=60
+        )
+        await world.sessions.create(session_key("p", session), record.model_dump_json().encode())
+    assert [session.session_id for session in await world.client.sessions.list()] == [NEWER, OLDER]
+    assert (await world.client.sessions.get(OLDER)).created_at == NOW

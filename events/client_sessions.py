@@ -1,0 +1,70 @@
+"""For backends: sessions. `Client.sessions` is one of these; a turn in a session is a submit with its `session_id`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from events.errors import NotYetKnown
+from events.models import SessionAttach, SessionCommand, SessionCreate, SessionDestroy, SessionDetach
+from events.ports import Bucket
+from events.session_record import Session, session_key
+
+#: Publishes one command: its type, its data, and the id that is the last token of its subject.
+Publish = Callable[[str, SessionCommand, str], Awaitable[None]]
+_Sessions = list[Session]
+
+
+class SessionCalls:
+    """Create, attach, detach, destroy and read the sessions of one project."""
+
+    def __init__(self, project: str, bucket: Bucket, publish: Publish, source: str) -> None:
+        self._project = project
+        self._bucket = bucket
+        self._publish = publish
+        self._source = source
+
+    async def create(self, *, session_id: str | None = None, **request: Any) -> str:
+        """Publish `dev.ocf.session.create.v1`; the fields are those of `events.models.SessionCreate`.
+
+        Returns the session id once the command is kept; the session exists a moment later (`get`). A submit that
+        is published after it may overtake it: wait for `get`.
+
+        Raises:
+            pydantic.ValidationError: a field is wrong.
+            Unavailable: NATS did not keep it.
+        """
+        session = session_id or str(uuid.uuid4())
+        data = SessionCreate.model_validate(
+            {"requested_by": self._source, **request, "session_id": session, "project_id": self._project}
+        )
+        await self._publish("dev.ocf.session.create.v1", data, session)
+        return session
+
+    async def attach(self, session: str, client_id: str) -> None:
+        """Publish `dev.ocf.session.attach.v1`: `client_id` watches; the session does not expire meanwhile."""
+        data = SessionAttach(session_id=session, project_id=self._project, client_id=client_id)
+        await self._publish("dev.ocf.session.attach.v1", data, session)
+
+    async def detach(self, session: str, client_id: str) -> None:
+        """Publish `dev.ocf.session.detach.v1`: `client_id` has left."""
+        data = SessionDetach(session_id=session, project_id=self._project, client_id=client_id)
+        await self._publish("dev.ocf.session.detach.v1", data, session)
+
+    async def destroy(self, session: str) -> None:
+        """Publish `dev.ocf.session.destroy.v1`: what runs is cancelled, then every trace goes."""
+        data = SessionDestroy(session_id=session, project_id=self._project, requested_by=self._source)
+        await self._publish("dev.ocf.session.destroy.v1", data, session)
+
+    async def get(self, session: str) -> Session:
+        """What is known of it. Raises NotYetKnown."""
+        entry = await self._bucket.get(session_key(self._project, session))
+        if entry is None:
+            raise NotYetKnown(f"session {session} of project {self._project} is not known")
+        return Session.model_validate_json(entry.value)
+
+    async def list(self) -> _Sessions:
+        """Every session of the project, newest first."""
+        found = [Session.model_validate_json(e.value) async for e in self._bucket.entries(f"{self._project}.*")]
+        return sorted(found, key=lambda session: session.created_at, reverse=True)

@@ -16,6 +16,8 @@ from urllib.parse import quote
 MASK = "[redacted]"
 #: Shorter strings are no secrets worth the damage: replacing `test` or `ollama` everywhere would garble the output.
 MIN_SECRET = 8
+#: Two letters of a secret give nothing away; see `StreamRedactor`.
+_MIN_HELD = 3
 
 
 def _base64_forms(raw: bytes) -> set[str]:
@@ -123,23 +125,37 @@ class Redactor:
 
 
 class StreamRedactor:
-    """Redacts over the borders of pieces. It holds text back only while that could become a secret."""
+    """Redacts over the borders of pieces. It holds text back only while that could become a secret.
+
+    One or two letters are said at once: nearly every text ends with what could be the beginning of some spelling of
+    some secret, and would wait for as long as the agent is silent. They are remembered, so a secret that did begin
+    with them is cut off right there.
+    """
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
+        self._said = ""
         self._held = ""
 
     def feed(self, text: str) -> str:
         """What can be said now."""
-        clean = self._redactor(self._held + text)
-        held = self._redactor.pending(clean)
-        self._held = clean[len(clean) - held :]
-        return clean[: len(clean) - held]
+        clean = self._redactor(self._said + self._held + text)
+        # Less than all of what was said: a secret began in there, and its mask comes next.
+        known = _common(self._said, clean)
+        start = len(clean) - self._redactor.pending(clean)
+        ready = len(clean) if len(clean) - start < _MIN_HELD else max(start, known)
+        self._said, self._held = clean[start:ready], clean[ready:]
+        return clean[known:ready]
 
     def flush(self) -> str:
         """The rest, at the end of the stream."""
-        rest, self._held = self._held, ""
+        rest, self._held, self._said = self._held, "", ""
         return rest
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters both begin with; `one` is short."""
+    return next((at for at, letter in enumerate(one) if other[at : at + 1] != letter), len(one))
 
 
 def log_processor(

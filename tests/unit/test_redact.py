@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import string
 import time
 from itertools import pairwise
+from random import Random
 from urllib.parse import quote
 
 import pytest
@@ -41,14 +43,21 @@ def test_base64_of_a_text_around_it_is_replaced(before: bytes, after: bytes) -> 
 
 @given(st.text(max_size=60), st.text(max_size=60), st.lists(st.integers(0, 200), max_size=12))
 def test_a_stream_cut_anywhere_says_the_same(before: str, after: str, cuts: list[int]) -> None:
-    """Cut into any pieces, a stream gives what the whole text gives."""
+    """Cut into any pieces, a stream gives what the whole text gives, and at most two letters of the secret more."""
     redactor = Redactor([PLAIN])
     text = before + PLAIN + after
     stream = redactor.stream()
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     said = "".join(stream.feed(text[a:b]) for a, b in pairwise(edges)) + stream.flush()
-    assert PLAIN not in said
-    assert said == redactor(text)
+    assert PLAIN[2:] not in said
+    assert said in {redactor(before + PLAIN[:letters] + PLAIN + after) for letters in range(3)}
+
+
+def test_a_stream_of_single_letters_hides_every_secret() -> None:
+    """Two secrets, one right after the other, letter by letter."""
+    stream = Redactor([PLAIN, SECRET]).stream()
+    said = "".join(map(stream.feed, f"a {PLAIN}{SECRET} z")) + stream.flush()
+    assert said == f"a sk{MASK}sk{MASK} z"
 
 
 def test_text_is_held_back_only_when_it_may_become_a_secret() -> None:
@@ -58,6 +67,18 @@ def test_text_is_held_back_only_when_it_may_become_a_secret() -> None:
     assert stream.feed(" then sk-ant") == " then "
     assert stream.feed("ique shop") == "sk-antique shop"
     assert stream.flush() == ""
+
+
+def test_the_last_word_is_not_held_back() -> None:
+    """Many secrets of random letters, as an execution has: words that end like one begins come whole while the agent
+    is silent; three letters that fit are rare."""
+    drawn = Random(7)
+    letters = string.ascii_letters + string.digits + "-_"
+    redactor = Redactor(["".join(drawn.choices(letters, k=43)) for _ in range(20)])
+    words = [f"the {a}{b}" for a in string.ascii_lowercase for b in string.ascii_lowercase]
+    whole = [word for word in words if redactor.stream().feed(word) == word]
+    assert len(whole) >= 0.99 * len(words)
+    assert sum(redactor.pending(word) > 0 for word in words) > 0.5 * len(words)
 
 
 def test_bytes_that_are_no_text_stay_as_they_are() -> None:

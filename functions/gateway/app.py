@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from functions.gateway import downloads, ops, problems, sessions, stream, tasks
 from functions.gateway.console import Console
@@ -25,6 +26,7 @@ from functions.gateway.problems import Problem
 from functions.gateway.settings import GatewaySettings
 
 _PARTS = (tasks, downloads, sessions, ops, stream)
+_PROBES = frozenset({"/health", "/ready", "/metrics"})
 
 
 def create_app(deps: GatewayDeps) -> FastAPI:
@@ -37,6 +39,8 @@ def create_app(deps: GatewayDeps) -> FastAPI:
         openapi_url=None,
         lifespan=_lifespan,
         middleware=_middleware(gateway),
+        # One span a call, a child of the caller's. Probes come every few seconds and cause nothing.
+        telemetry={"operation_spans": False, "metrics": False, "logs": False, "exclude": _is_probe},
     )
     app.state.gateway = gateway
     problems.install(app)
@@ -58,6 +62,10 @@ def create_app(deps: GatewayDeps) -> FastAPI:
         return await console.answer(request)
 
     return app
+
+
+def _is_probe(scope: Scope) -> bool:
+    return scope["path"] in _PROBES
 
 
 def _methods(path: str) -> set[str]:

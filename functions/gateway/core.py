@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from pydantic import ValidationError
 from starlette.requests import HTTPConnection
 
-from events import envelope, subjects
+from events import envelope, subjects, trace
 from events.dataref import offload
 from events.errors import OcfError
 from events.lifecycle import State
@@ -74,8 +74,9 @@ class Gateway:
             Unavailable: not kept.
         """
         event = envelope.new_event(type_, data, source=SOURCE, time=self.deps.clock.now())
-        trace = traceparent if traceparent is not None and _is_trace(traceparent) else new_trace()
-        event = event.with_extensions(traceparent=trace, **extensions)
+        caused = traceparent if traceparent is not None and _is_trace(traceparent) else new_trace()
+        # Traced, the call itself is what caused the event; it continues the caller's trace.
+        event = event.with_extensions(**(trace.active() or {"traceparent": caused}), **extensions)
         if len(event.data) > MAX_COMMAND_BYTES:
             raise too_large(MAX_COMMAND_BYTES)
         project, entity = str(getattr(data, "project_id", "")), event.subject or ""

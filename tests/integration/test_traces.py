@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 import uvicorn
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -25,6 +26,7 @@ from events.lifecycle import State
 from tests.support.stack import running_stack, until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
+TRACE_HTTP = "1bf7651916cd43dd8448eb211c80319d"
 CALLER = "b7ad6b7169203331"
 PROMPT_SECRET = "the-words-of-the-prompt"
 OUTPUT_SECRET = "the-words-of-the-answer"
@@ -101,7 +103,8 @@ def receiving() -> Iterator[Receiver]:
 async def test_one_trace_from_the_backends_submit_to_the_archive(tmp_path: Path) -> None:
     """A backend's `traceparent` on the submit is the trace of all that follows: each hop of the dispatcher, each
     function, the model call, the tool call, the archive. Every span's parent is in it (the first one's is the
-    backend's), and no attribute has a word of what was asked or said."""
+    backend's), and no attribute has a word of what was asked or said. Over the gateway it is the same, with the call
+    in between; that it is probed makes no trace."""
     steps = [
         {"model": {"prompt": "hello"}},
         {"shell": {"command": f"echo {OUTPUT_SECRET}", "output": [OUTPUT_SECRET], "exit": 0}},
@@ -126,6 +129,8 @@ async def test_one_trace_from_the_backends_submit_to_the_archive(tmp_path: Path)
 
                 await until(all_there, what=f"spans, of {receiver.spans}")
                 facts = [event.extensions.get("traceparent", "") for event in await project.client.events(execution)]
+                await _submit_over_http(stack.answer["gateway"])
+                await until(lambda: _named(receiver, "dispatch submit"), what=f"spans, of {receiver.spans}")
                 chunks = project.bus.history("OCF_OUTPUT", f"ocf.out.{project.name}.{execution}")
                 said = {message.headers.get("ce-traceparent", "") async for message in chunks}
     spans = receiver.of(TRACE)
@@ -154,6 +159,22 @@ async def test_one_trace_from_the_backends_submit_to_the_archive(tmp_path: Path)
     assert {span.service for span in spans} == {"ocf-control", "ocf-execute", "ocf-dispatcher"}
     assert {context.split("-")[1] for context in facts} == {TRACE}
     assert {context.split("-")[1] for context in said} == {TRACE}
-    for span in spans:
+    called, dispatched = (next(s for s in receiver.of(TRACE_HTTP) if name in s.name) for name in ("POST", "dispatch"))
+    assert (called.parent, dispatched.parent) == (CALLER, called.id)
+    assert [span for span in receiver.spans if span.name.endswith(("/ready", "/health", "/metrics"))] == []
+    for span in [*spans, *receiver.of(TRACE_HTTP)]:
         assert PROMPT_SECRET not in span.text
         assert OUTPUT_SECRET not in span.text
+
+
+async def _submit_over_http(gateway: str) -> None:
+    async with httpx.AsyncClient(base_url=gateway) as client:
+        headers = {"traceparent": f"00-{TRACE_HTTP}-{CALLER}-01"}
+        assert (await client.post("/tasks/execute", json={"prompt": PROMPT_SECRET}, headers=headers)).is_success
+        for probe in ("/ready", "/health", "/metrics"):
+            assert (await client.get(probe)).is_success
+
+
+async def _named(receiver: Receiver, name: str) -> bool:
+    names = [span.name for span in receiver.of(TRACE_HTTP)]
+    return name in names and any("POST" in each for each in names)

@@ -1,4 +1,4 @@
-"""What OpenCode is told before it starts: its environment, its configuration, its home. No I/O but `prepare_home`.
+"""What OpenCode is told before it starts: its environment, its configuration, its home. The last part touches files.
 
 The workspace is somebody else's: its opencode.json, .opencode folders and plugins are not read
 (OPENCODE_DISABLE_PROJECT_CONFIG, OPENCODE_PURE). That switch also drops the project's instructions, so the
@@ -9,7 +9,11 @@ follows inside its sandbox.
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import stat
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,6 +24,7 @@ INSTRUCTION_FILES = ("AGENTS.md", "CLAUDE.md", "CONTEXT.md")
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _ADAPTERS = {"openai": "@ai-sdk/openai-compatible", "anthropic": "@ai-sdk/anthropic"}
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AGENTS = ("build", "plan", "general", "explore")
 _EDITS = ("edit", "write", "patch", "apply_patch", "multiedit")
 #: Permissions that are no tools: leaving the directory, calling the same tool three times.
@@ -199,12 +204,36 @@ def prepare_home(home: Path, tools: Sequence[Path] = ()) -> None:
 def link_instructions(directory: Path, home: Path) -> None:
     """Offer the workspace's instructions, as it is now, to the next prompt.
 
-    A link, not a copy: the file may itself link to something that only this process could read.
+    A link, not a copy: the file may itself link to something that only this process could read. The home has been in
+    the agent's hands since the last prompt, so nothing here goes by a path: a link in the folder's place would have
+    the files of another folder removed.
     """
-    folder = home / "instructions"
-    for old in folder.iterdir():
-        old.unlink()
-    for name in INSTRUCTION_FILES:
-        if (directory / name).is_file():
-            (folder / name).symlink_to(directory / name)
-            return
+    top = os.open(home, _FOLDER)
+    try:
+        folder = _own_folder("instructions", top)
+    finally:
+        os.close(top)
+    try:
+        for old in os.listdir(folder):
+            if stat.S_ISDIR(os.stat(old, dir_fd=folder, follow_symlinks=False).st_mode):
+                shutil.rmtree(old, dir_fd=folder)
+            else:
+                os.unlink(old, dir_fd=folder)
+        for name in INSTRUCTION_FILES:
+            if (directory / name).is_file():
+                os.symlink(directory / name, name, dir_fd=folder)
+                return
+    finally:
+        os.close(folder)
+
+
+def _own_folder(name: str, top: int) -> int:
+    """The directory `name` of the open directory `top`, opened; made anew where it is gone or something else."""
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=top)
+    try:
+        return os.open(name, _FOLDER, dir_fd=top)
+    except NotADirectoryError:  # also what O_DIRECTORY with O_NOFOLLOW says to a link
+        os.unlink(name, dir_fd=top)
+        os.mkdir(name, 0o700, dir_fd=top)
+        return os.open(name, _FOLDER, dir_fd=top)

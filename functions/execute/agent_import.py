@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 from events.lifecycle import Reason
 from functions.execute import agent_config
@@ -22,6 +24,13 @@ def _policy(server: AgentServer) -> SandboxPolicy | None:
     return None if same is None else replace(same, bind_port=None)
 
 
+def _write(path: Path, conversation: bytes) -> None:
+    """A new file: what is there already, a link say, was put there by a plugin of a shared workspace."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(conversation)
+
+
 async def import_conversation(server: AgentServer, conversation: bytes) -> str:
     """Import what `Agent.export` gave earlier, anywhere; returns OpenCode's session id.
 
@@ -34,7 +43,7 @@ async def import_conversation(server: AgentServer, conversation: bytes) -> str:
     except (ValueError, KeyError, TypeError):
         raise AgentFailed(Reason.AGENT_ERROR, "the session's conversation is damaged") from None
     path = spec.home / _FILE
-    await asyncio.to_thread(path.write_bytes, conversation)
+    await asyncio.to_thread(_write, path, conversation)
     assert spec.binary is not None
     process = await start_process(
         ProcessSpec(

@@ -127,6 +127,32 @@ def test_the_first_instructions_file_is_linked(tmp_path: Path) -> None:
     assert link.readlink() == workspace / "AGENTS.md"
 
 
+@pytest.mark.parametrize("planted", ["link", "file", "missing", "full"])
+def test_a_home_that_the_agent_had_is_not_trusted(tmp_path: Path, planted: str) -> None:
+    """Between two prompts the agent puts a link in the folder's place, or anything else: nothing is touched outside,
+    and the instructions are linked."""
+    home, workspace, other = tmp_path / "home", tmp_path / "w", tmp_path / "other"
+    for folder in (workspace, other):
+        folder.mkdir()
+    (other / "precious").write_text("x")
+    (workspace / "AGENTS.md").write_text("agents")
+    prepare_home(home)
+    folder = home / "instructions"
+    if planted == "full":
+        (folder / "a/b").mkdir(parents=True)
+        (folder / "AGENTS.md").symlink_to(other / "precious")
+    else:
+        folder.rmdir()
+    if planted == "link":
+        folder.symlink_to(other)
+    elif planted == "file":
+        folder.write_text("x")
+    link_instructions(workspace, home)
+    assert [path.name for path in other.iterdir()] == ["precious"]
+    (link,) = folder.iterdir()
+    assert link.readlink() == workspace / "AGENTS.md"
+
+
 @pytest.mark.parametrize(
     ("answer", "title", "expected"),
     [

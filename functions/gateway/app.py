@@ -46,7 +46,7 @@ def create_app(deps: GatewayDeps) -> FastAPI:
     problems.install(app)
     app.add_exception_handler(405, _not_allowed)
     for part in _PARTS:
-        app.include_router(part.router)
+        app.router.routes.extend(part.router.routes)  # as they are: `include_router` would compile each once more
     document = cache(lambda: describe(app))  # a tenth of a second that only who asks for it should pay
 
     @app.get("/openapi.json", include_in_schema=False)

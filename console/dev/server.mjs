@@ -12,6 +12,7 @@ import { flood, PATCH, script } from "./scenario.mjs";
 
 const PORT = Number(process.env.PORT ?? 3003);
 const DIST = process.env.DIST;
+const OFFLINE = process.env.OFFLINE === "1";
 const TERMINAL = ["completed", "failed", "cancelled", "timed_out", "rejected"];
 const tasks = new Map();
 const sessions = [];
@@ -291,7 +292,7 @@ const server = createServer(async (request, response) => {
   for await (const piece of request) text += piece;
   const body = text ? JSON.parse(text) : {};
 
-  if (parts[0] === "ready") return json({ ready: true, checks: { nats: { ok: true, ms: 1 } } });
+  if (parts[0] === "ready") return json({ ready: true, offline_model: OFFLINE, checks: { nats: { ok: true, ms: 1 } } });
   if (parts[0] === "sessions") {
     if (request.method === "GET") return json({ items: sessions });
     if (request.method === "POST")

@@ -4,18 +4,18 @@ import type { Readiness } from "./api/types";
 import { useKeys, usePolled } from "./hooks";
 import { go, href, useRoute } from "./router";
 import { DeadLettersScreen } from "./screens/dead-letters";
+import { ExecutionScreen } from "./screens/execution";
 import { HistoryScreen } from "./screens/history";
 import { ReplayScreen } from "./screens/replay";
 import { SessionsScreen } from "./screens/sessions";
 import { SubmitScreen } from "./screens/submit";
-import { TaskScreen } from "./screens/task";
 import { setTheme, THEMES, useTheme } from "./theme";
 import { Icon, type IconName } from "./ui/icons";
 import { Empty, Segmented } from "./ui/parts";
 
 const PLACES: readonly { path: string; name: string; icon: IconName }[] = [
-  { path: "/", name: "Runs", icon: "runs" },
-  { path: "/new", name: "New run", icon: "plus" },
+  { path: "/", name: "Executions", icon: "executions" },
+  { path: "/new", name: "New execution", icon: "plus" },
   { path: "/sessions", name: "Sessions", icon: "sessions" },
   { path: "/dead-letters", name: "Dead letters", icon: "letters" },
 ];
@@ -80,7 +80,8 @@ export function App(): ReactNode {
         </div>
       </nav>
       <main id="main" ref={main} tabIndex={-1} key={session}>
-        <Banners ready={ready.data} offline={ready.error !== null} />
+        {/* An execution says for itself which model answered it. */}
+        <Banners ready={ready.data} offline={ready.error !== null} ownNote={place === "/tasks"} />
         <Screen path={route.path} />
       </main>
       {asking && (
@@ -100,7 +101,7 @@ function Screen({ path }: { path: readonly string[] }): ReactNode {
   if (place === undefined) return <HistoryScreen />;
   if (place === "new") return <SubmitScreen key={globalThis.location.hash} />;
   if (place === "tasks" && id)
-    return part === "replay" ? <ReplayScreen key={id} id={id} /> : <TaskScreen key={id} id={id} />;
+    return part === "replay" ? <ReplayScreen key={id} id={id} /> : <ExecutionScreen key={id} id={id} />;
   if (place === "sessions") return <SessionsScreen />;
   if (place === "dead-letters") return <DeadLettersScreen />;
   return (
@@ -109,7 +110,7 @@ function Screen({ path }: { path: readonly string[] }): ReactNode {
       title="There is no such page"
       action={
         <a className="button" href={href("/")}>
-          To the runs
+          To the executions
         </a>
       }
     />
@@ -127,13 +128,13 @@ function Brand(): ReactNode {
 }
 
 /** What is true of everything below: cut off, not ready, or not a real model. */
-function Banners({ ready, offline }: { ready: Readiness | null; offline: boolean }): ReactNode {
+function Banners(props: { ready: Readiness | null; offline: boolean; ownNote: boolean }): ReactNode {
+  const { ready, offline, ownNote } = props;
   const broken = Object.entries(ready?.checks ?? {}).filter(([, check]) => !check.ok);
-  const scripted = Object.values(ready?.checks ?? {}).some((check) => /offline/i.test(check.detail ?? "") && check.ok);
   if (offline) {
     return (
       <div className="banner red" role="alert">
-        <Icon name="wifi" size={14} /> The gateway cannot be reached. What you see may be out of date; runs go on
+        <Icon name="wifi" size={14} /> The gateway cannot be reached. What you see may be out of date; executions go on
         without this page.
       </div>
     );
@@ -146,7 +147,7 @@ function Banners({ ready, offline }: { ready: Readiness | null; offline: boolean
           {broken.map(([name, check]) => `${name}${check.detail ? ` (${check.detail})` : ""}`).join(", ")}
         </div>
       )}
-      {scripted && <OfflineModel />}
+      {ready?.offline_model && !ownNote && <OfflineModel />}
     </>
   );
 }

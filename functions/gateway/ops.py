@@ -43,6 +43,7 @@ async def ready(gateway: Gw) -> Response:
     results = await asyncio.gather(*(timed(check) for check in checks.values()))
     view = views.Readiness(
         ready=all(ok for ok, _, _ in results),
+        offline_model=gateway.settings.offline_model,
         checks={
             name: views.Check(ok=ok, detail=said, ms=ms) for name, (ok, said, ms) in zip(checks, results, strict=True)
         },
@@ -122,14 +123,19 @@ async def dead_letter(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
 
 @router.post("/dlq/{seq}/redrive", status_code=202, response_model=DeadLetter)
 async def redrive(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
-    """Publish the event again where it came from, byte for byte, then drop it here."""
+    """Publish the event again where it came from, byte for byte, then drop it here.
+
+    A life-cycle event that a sink did not take goes to that sink alone: everybody else has had it.
+    """
     message = await _message(gateway, caller, seq)
     letter = _letter(message)
     if not letter.subject.startswith("ocf."):
         raise Problem(409, "no-subject", "it does not say which subject it came from")
     # Not its message id: the stream would take it for a duplicate of the first try.
     headers = {name: value for name, value in message.headers.items() if name.lower().startswith(_KEPT)}
-    await gateway.deps.bus.publish(letter.subject, message.data, headers)
+    fact = letter.subject.startswith("ocf.evt.") and letter.consumer.startswith("sink-")
+    subject = subjects.again(letter.subject, letter.consumer) if fact else letter.subject
+    await gateway.deps.bus.publish(subject, message.data, headers)
     await gateway.deps.bus.remove(subjects.DLQ, seq)
     return letter
 

@@ -33,6 +33,8 @@ class GatewaySettings:
     max_body: int = 17 * 1024 * 1024
     console_dir: Path | None = None
     nats_ws_url: str | None = None
+    #: The embedded stack's scripted model answers whoever names no other: people must be told.
+    offline_model: bool = False
     viewer_ttl: int = 900
     #: `WS /tasks/{id}/stream`: silence after which a heartbeat goes out, and how long one send may block.
     heartbeat: float = 15.0
@@ -58,6 +60,7 @@ class GatewaySettings:
             rate_limit=settings.rate_limit,
             console_dir=settings.console_dir,
             nats_ws_url=settings.nats_ws_url,
+            offline_model=settings.offline_endpoint is not None,
         )
 
 

@@ -171,6 +171,7 @@ class Readiness(View):
     """Whether calls can be served, with each check by name."""
 
     ready: bool
+    offline_model: bool = Field(description="without `model_config` a script answers, not a language model")
     checks: dict[str, Check]
 
 

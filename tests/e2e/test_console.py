@@ -89,7 +89,7 @@ def submit(page: Page, *, ask: bool = False) -> str:
 
 
 def pill(page: Page) -> Any:
-    return page.locator(".run-tabs .stream-pill")
+    return page.locator(".execution-tabs .stream-pill")
 
 
 def wait_until_complete(page: Page) -> None:
@@ -121,7 +121,7 @@ def record_states(page: Page) -> None:
     """From now on keep every state that the page reports."""
     page.evaluate(
         """() => {
-            const pill = document.querySelector('.run-tabs .stream-pill');
+            const pill = document.querySelector('.execution-tabs .stream-pill');
             window.states = [];
             const note = () => window.states.push(`${pill.className.split(' ').at(-1)}: ${pill.title}`);
             note();
@@ -182,7 +182,7 @@ def test_two_viewers_a_reload_and_a_restart_of_nats_lose_nothing(
     assert essence(seen(page)) == essence(said)
     assert essence(seen(second)) == essence(said)
     assert {"disconnected", "ended"} <= states(page).keys()
-    expect(page.locator(".run-meta")).to_contain_text("Completed")
+    expect(page.locator(".execution-meta")).to_contain_text("Completed")
     context.close()
 
 
@@ -216,8 +216,8 @@ def test_cancel_ends_the_run_and_says_so(page: Page) -> None:
     submit(page)
     wait_until_it_says_something(page)
     page.get_by_role("button", name="Cancel", exact=True).click()
-    page.get_by_role("button", name="Cancel the run").click()
-    expect(page.locator(".run-meta")).to_contain_text("Cancelled", timeout=30 * SECOND)
+    page.get_by_role("button", name="Cancel the execution").click()
+    expect(page.locator(".execution-meta")).to_contain_text("Cancelled", timeout=30 * SECOND)
     wait_until_complete(page)
 
 

@@ -47,6 +47,13 @@ async def test_ready_names_each_check() -> None:
     assert (answer.status_code, answer.json()["ready"]) == (200, True)
 
 
+async def test_ready_says_that_a_script_answers() -> None:
+    """Where no real model is configured, whoever shows an execution can say so."""
+    for offline in (True, False):
+        world = World(GatewaySettings(offline_model=offline))
+        assert (await world.client.get("/ready")).json()["offline_model"] is offline
+
+
 async def test_metrics_count_by_route_not_by_path() -> None:
     """Ids in labels would make a series each."""
     world = World()
@@ -97,6 +104,19 @@ async def test_dead_letters_are_listed_shown_redriven_and_dropped() -> None:
     assert (await world.client.delete(f"/dlq/{second}")).status_code == 204
     assert (await world.client.get("/dlq")).json() == {"items": []}
     assert (await world.client.post(f"/dlq/{first}/redrive")).status_code == 404
+
+
+async def test_a_fact_that_a_sink_did_not_take_goes_to_that_sink_alone() -> None:
+    """Redriving it where it came from would archive the execution anew and tell every other sink a second time."""
+    world = World()
+    subject = subjects.fact("default", ID, "completed")
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "Ocf-Dlq-Subject": subject, "Ocf-Dlq-Consumer": "sink-acme"}
+    seq = await world.bus.publish("ocf.dlq.sink-acme", b"{}", headers)
+    assert (await world.client.post(f"/dlq/{seq}/redrive")).status_code == 202
+    assert await world.bus.last(subjects.EVENTS, subject) is None
+    again = await world.bus.last(subjects.EVENTS, f"{subject}.again.sink-acme")
+    assert again is not None
+    assert set(again.headers) == {"ce-specversion", "ce-id"}
 
 
 async def test_dead_letters_belong_to_projects() -> None:

@@ -129,6 +129,8 @@ export interface DeadLetter {
 /** Answer of `GET /ready`. */
 export interface Readiness {
   readonly ready?: boolean;
+  /** Without `model_config` a script answers, not a language model. */
+  readonly offline_model?: boolean;
   readonly checks?: Readonly<Record<string, { readonly ok: boolean; readonly detail?: string }>>;
 }
 

@@ -98,7 +98,7 @@ export function fieldOf(field: string): keyof Form | null {
 
 /** Body of `POST /tasks/execute`: what was left blank is left out, so that the operator's defaults hold. */
 export function bodyOf(form: Form): Record<string, unknown> {
-  // Without a time to wait, a run that asks fails at once: nobody is known to be there.
+  // Without a time to wait, an execution that asks fails at once: nobody is known to be there.
   const asks = form.bash === "ask" || form.edit === "ask";
   return blankless({
     prompt: form.prompt,

@@ -1,6 +1,5 @@
 import type { TodoItem, Usage, Waiting } from "../api/types";
 import type { Chunk } from "../stream";
-import { plain } from "./ansi";
 import type { FileRow, OutputRow, Row, Severity, StatusRow, Summary, ToolRow } from "./rows";
 
 /** Rows are kept short, so that a list that draws only what is visible has something to leave out. */
@@ -309,30 +308,4 @@ export class Transcript {
 /** `bash pytest -q` is shown beside the tool's name: without it. */
 function withoutName(data: string, tool: unknown): string {
   return data === tool ? "" : data.startsWith(`${tool} `) ? data.slice(`${tool} `.length) : data;
-}
-
-/** What an execution said, as plain text: for copying and for the text download. */
-export function asText(rows: readonly Row[]): string {
-  return rows.map(rowAsText).filter(Boolean).join("\n");
-}
-
-function rowAsText(row: Row): string {
-  switch (row.kind) {
-    case "text":
-      return row.format === "code" ? row.source.trimEnd() : `${row.source.trimEnd()}\n`;
-    case "reasoning":
-      return `(thinking) ${row.source.trim()}\n`;
-    case "tool": {
-      const outcome = row.state === "failed" ? ` [failed${row.exitCode === null ? "" : ` with ${row.exitCode}`}]` : "";
-      return `> ${row.tool} ${row.title}${outcome}\n${plain(row.output).trimEnd()}\n`;
-    }
-    case "output":
-      return plain(row.source).trimEnd();
-    case "file":
-      return `${row.change} ${row.path}`;
-    case "attempt":
-      return `--- attempt ${row.number} ---`;
-    default:
-      return `[${row.kind}] ${row.source}`;
-  }
 }

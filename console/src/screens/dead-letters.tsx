@@ -137,7 +137,7 @@ function LetterBody({ letter }: { letter: DeadLetter }): ReactNode {
         </div>
         {letter.subject?.startsWith("ocf.cmd.") && execution && (
           <div>
-            <dt>Run</dt>
+            <dt>Execution</dt>
             <dd>
               <a href={href(`/tasks/${execution}`)} className="mono">
                 {execution.slice(0, 8)}

@@ -19,7 +19,7 @@ const TIMES: Readonly<Record<string, [string, number]>> = {
 const NAMES = ["status", "project", "label", "q", "time", "since", "until"] as const;
 type Filters = Record<(typeof NAMES)[number], string>;
 
-/** History: every run one may see, newest first. The filters are in the address, so a view can be sent on. */
+/** History: every execution one may see, newest first. The filters are in the address, so a view can be sent on. */
 export function HistoryScreen(): ReactNode {
   const { query } = useRoute();
   const filters = Object.fromEntries(NAMES.map((name) => [name, query.get(name) ?? ""])) as Filters;
@@ -34,7 +34,7 @@ export function HistoryScreen(): ReactNode {
   const active = tasks.some((task) => !TERMINAL_STATES.has(task.status));
   useEffect(() => setInterval(active ? 2_000 : 6_000), [active]);
   useEffect(() => {
-    document.title = "Runs · OpenCode Functions";
+    document.title = "Executions · OpenCode Functions";
   }, []);
   const set = (change: Partial<Filters>): void => replace(href("/", { ...filters, ...change }));
   const filtered = Object.values(filters).some(Boolean);
@@ -42,14 +42,14 @@ export function HistoryScreen(): ReactNode {
   return (
     <div className="page">
       <header className="page-head">
-        <h1>Runs</h1>
+        <h1>Executions</h1>
         {error && data && (
           <span className="stale">
             {error.offline ? "Gateway unreachable, showing what was last known" : error.message}
           </span>
         )}
         <a className="button primary" href={href("/new")}>
-          <Icon name="plus" size={14} /> New run
+          <Icon name="plus" size={14} /> New execution
         </a>
       </header>
       <FilterBar filters={filters} set={set} filtered={filtered} />
@@ -65,11 +65,11 @@ export function HistoryScreen(): ReactNode {
       {more.next && (
         <div className="page-more">
           <button type="button" className="button" disabled={more.busy} onClick={more.load}>
-            Show older runs
+            Show older executions
           </button>
         </div>
       )}
-      {tasks.length > 0 && !more.next && <p className="page-end">{plural(tasks.length, "run")}, no older ones</p>}
+      {tasks.length > 0 && !more.next && <p className="page-end">{plural(tasks.length, "execution")}, no older ones</p>}
     </div>
   );
 }
@@ -127,7 +127,7 @@ function FilterBar({
   filtered: boolean;
 }): ReactNode {
   return (
-    <search className="filters" aria-label="Filter runs">
+    <search className="filters" aria-label="Filter executions">
       <div className="filter-states">
         <button type="button" aria-pressed={filters.status === ""} onClick={() => set({ status: "" })}>
           All
@@ -229,7 +229,7 @@ function List(props: {
     return props.filtered ? (
       <Empty
         icon="search"
-        title="No run matches"
+        title="No execution matches"
         action={
           <button type="button" className="button" onClick={props.onClear}>
             Clear the filters
@@ -239,7 +239,7 @@ function List(props: {
     ) : (
       <Empty
         icon="terminal"
-        title="No runs yet"
+        title="No executions yet"
         action={
           <a className="button primary" href={href("/new")}>
             Start the first one

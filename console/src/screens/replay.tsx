@@ -1,17 +1,17 @@
 import { lazy, type ReactNode, Suspense, useEffect, useMemo, useRef, useState } from "react";
+import { ChangedFiles, Plan, UsageBlock } from "../execution/sidebar";
+import { TranscriptList } from "../execution/transcript-list";
+import { type Execution, useExecution } from "../execution/use-execution";
 import { useKeys } from "../hooks";
 import { clockTime, cost, count, words } from "../model/format";
 import { saidAt, type Timeline, timeline } from "../model/timeline";
 import { Transcript } from "../model/transcript";
 import { href, useRoute } from "../router";
-import { ChangedFiles, Plan, UsageBlock } from "../run/sidebar";
-import { TranscriptList } from "../run/transcript-list";
-import { type Execution, useExecution } from "../run/use-execution";
 import type { Chunk } from "../stream";
 import { Icon } from "../ui/icons";
 import { Empty, Failure, Segmented, Skeleton, StateBadge } from "../ui/parts";
 
-const Terminal = lazy(() => import("../run/terminal"));
+const Terminal = lazy(() => import("../execution/terminal"));
 
 const SPEEDS = ["0.5", "1", "2", "4", "8", "16"] as const;
 type Speed = (typeof SPEEDS)[number];
@@ -38,7 +38,7 @@ export function ReplayScreen({ id }: { id: string }): ReactNode {
 function Back({ id }: { id: string }): ReactNode {
   return (
     <a className="button" href={href(`/tasks/${id}`)}>
-      Back to the run
+      Back to the execution
     </a>
   );
 }
@@ -68,15 +68,15 @@ function Player({ id, execution }: { id: string; execution: Execution }): ReactN
   });
 
   return (
-    <div className="run replay">
-      <header className="run-head">
-        <div className="run-title">
+    <div className="execution replay">
+      <header className="execution-head">
+        <div className="execution-title">
           <a className="crumb" href={href(`/tasks/${id}`)}>
-            Run
+            Execution
           </a>
-          <h1>{execution.task?.title || "Untitled run"}</h1>
+          <h1>{execution.task?.title || "Untitled execution"}</h1>
         </div>
-        <div className="run-meta">
+        <div className="execution-meta">
           <span className="badge tone-grey">
             <Icon name="replay" size={12} /> Replay
           </span>
@@ -85,7 +85,7 @@ function Player({ id, execution }: { id: string; execution: Execution }): ReactN
           {summary.usage && <span>{cost(summary.usage.cost_usd)}</span>}
           {summary.phase && <span className="faint">{words(summary.phase)}</span>}
         </div>
-        <div className="run-actions">
+        <div className="execution-actions">
           <Segmented
             label="View"
             value={view}
@@ -97,8 +97,8 @@ function Player({ id, execution }: { id: string; execution: Execution }): ReactN
           />
         </div>
       </header>
-      <div className="run-body">
-        <div className="run-main">
+      <div className="execution-body">
+        <div className="execution-main">
           {view === "transcript" ? (
             <TranscriptList rows={rows} start={summary.first} query="" follow={true} live={true} />
           ) : (
@@ -107,7 +107,7 @@ function Player({ id, execution }: { id: string; execution: Execution }): ReactN
             </Suspense>
           )}
         </div>
-        <aside className="run-side" aria-label="At this moment">
+        <aside className="execution-side" aria-label="At this moment">
           <Plan todo={summary.todo} running={playing} />
           <ChangedFiles files={[...summary.files.values()]} />
           <UsageBlock usage={summary.usage} model={execution.task?.model} />

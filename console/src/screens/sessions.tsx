@@ -7,7 +7,7 @@ import { href } from "../router";
 import { Icon } from "../ui/icons";
 import { Confirm, CopyButton, Empty, Failure, Field, Skeleton } from "../ui/parts";
 
-/** Sessions: conversations that keep their workspace between runs. */
+/** Sessions: conversations that keep their workspace between executions. */
 export function SessionsScreen(): ReactNode {
   const { data, error, refresh } = usePolled("sessions", 4_000, (signal) => api.sessions(signal));
   const [creating, setCreating] = useState(false);
@@ -49,7 +49,7 @@ export function SessionsScreen(): ReactNode {
       {!data && !error && <Skeleton rows={6} />}
       {data?.items.length === 0 && !creating && (
         <Empty icon="sessions" title="No sessions">
-          A session keeps its workspace and its conversation from one run to the next, until its time is over.
+          A session keeps its workspace and its conversation from one execution to the next, until its time is over.
         </Empty>
       )}
       {data && data.items.length > 0 && (
@@ -77,7 +77,7 @@ export function SessionsScreen(): ReactNode {
             action.clear();
           }}
         >
-          Its workspace and its conversation are removed for good. Runs that were made in it stay in the history.
+          Its workspace and its conversation are removed for good. Executions that were made in it stay in the history.
         </Confirm>
       )}
     </div>
@@ -102,11 +102,13 @@ function SessionCard({ session, now, onDestroy }: { session: Session; now: numbe
           <span className="card-state">{words(state)}</span>
           <span>{session.project_id}</span>
           {session.executions && session.executions.length > 0 && (
-            <span>{plural(session.executions.length, "run")}</span>
+            <span>{plural(session.executions.length, "execution")}</span>
           )}
-          {last && <a href={href(`/tasks/${last}`)}>last run</a>}
+          {last && <a href={href(`/tasks/${last}`)}>last execution</a>}
           {queue.length > 1 && <span>{queue.length - 1} waiting</span>}
-          {session.from_execution_id && <a href={href(`/tasks/${session.from_execution_id}`)}>forked from a run</a>}
+          {session.from_execution_id && (
+            <a href={href(`/tasks/${session.from_execution_id}`)}>forked from an execution</a>
+          )}
           {clients.length > 0 && (
             <span title={clients.map((client) => client.client_id).join(", ")}>
               {plural(clients.length, "client")} attached
@@ -180,7 +182,7 @@ function CreateSession({ onDone }: { onDone: () => void }): ReactNode {
           />
         )}
       </Field>
-      <Field label="Fork from run" error={errors.get("from_execution_id")}>
+      <Field label="Fork from execution" error={errors.get("from_execution_id")}>
         {(ids) => (
           <input
             {...ids}

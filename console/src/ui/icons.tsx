@@ -2,7 +2,7 @@ import type { ReactNode } from "react";
 
 /** Line icons on a 16-pixel grid, drawn for this console. */
 const PATHS = {
-  runs: "M2.5 4h11M2.5 8h11M2.5 12h7",
+  executions: "M2.5 4h11M2.5 8h11M2.5 12h7",
   plus: "M8 3v10M3 8h10",
   sessions: "M2.5 3.5h11v7h-6L4.5 13v-2.5h-2z",
   letters: "M2 4.5h12v8H2zM2 5l6 4.5L14 5",

@@ -1,8 +1,8 @@
 import type { ReactNode } from "react";
 import type { Task } from "../api/types";
+import { Counts } from "../execution/row-view";
 import { ago, cost, count, duration, modelName, plural, words } from "../model/format";
 import { href } from "../router";
-import { Counts } from "../run/row-view";
 import { TERMINAL_STATES } from "../stream";
 import { Icon } from "./icons";
 import { Progress, StateMark, tone } from "./parts";
@@ -26,7 +26,7 @@ export function TaskCard({ task, now }: { task: Task; now: number }): ReactNode 
       </span>
       <div className="card-main">
         <h3>
-          <a href={href(`/tasks/${task.execution_id}`)}>{task.title || "Untitled run"}</a>
+          <a href={href(`/tasks/${task.execution_id}`)}>{task.title || "Untitled execution"}</a>
         </h3>
         <p className="card-meta">
           <span className="card-state">
@@ -58,7 +58,7 @@ export function TaskCard({ task, now }: { task: Task; now: number }): ReactNode 
       <a
         className="button quiet small card-again"
         href={href("/new", { from: task.execution_id })}
-        aria-label={`Run again: ${task.title || "untitled run"}`}
+        aria-label={`Run again: ${task.title || "untitled execution"}`}
         title="Run again"
       >
         <Icon name="play" size={13} />

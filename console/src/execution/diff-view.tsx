@@ -12,13 +12,13 @@ const FOLD_LINES = 600;
 
 interface Props {
   readonly id: string;
-  /** The patch is written when the run ends; until then there is none. */
+  /** The patch is written when the execution ends; until then there is none. */
   readonly final: boolean;
   /** The file to show first. */
   readonly file: string | null;
 }
 
-/** What the run changed, file by file. */
+/** What the execution changed, file by file. */
 export default function DiffView({ id, final, file }: Props): ReactNode {
   const [patch, setPatch] = useState<string | null>(null);
   const [error, setError] = useState<ApiError | null>(null);
@@ -43,7 +43,7 @@ export default function DiffView({ id, final, file }: Props): ReactNode {
 
   if (!final) {
     return (
-      <Empty icon="branch" title="The patch is written when the run ends">
+      <Empty icon="branch" title="The patch is written when the execution ends">
         Files that have changed so far are listed under “Changes”.
       </Empty>
     );

@@ -1,0 +1,39 @@
+import { BLANK, type Form } from "../model/submission";
+
+/** What was submitted, by execution, for "Run again": in this tab only, and never the key. */
+const SUBMITTED = "ocf.submitted.";
+const LAST = "ocf.last";
+
+/** Whether this tab knows what was submitted for that execution. */
+export function isRemembered(execution: string): boolean {
+  return sessionStorage.getItem(SUBMITTED + execution) !== null;
+}
+
+/** Keeps what was submitted: all but the key for this tab, project and model for the next time. */
+export function remember(execution: string, form: Form): void {
+  sessionStorage.setItem(SUBMITTED + execution, JSON.stringify({ ...form, key: "" }));
+  const { project, provider, model, endpoint } = form;
+  localStorage.setItem(LAST, JSON.stringify({ project, provider, model, endpoint }));
+}
+
+/** The form as the address asks for it: like an execution, from its workspace, or in a session. */
+export function remembered(query: URLSearchParams): Form {
+  const last = parse(localStorage.getItem(LAST));
+  const earlier = parse(sessionStorage.getItem(SUBMITTED + (query.get("from") ?? "")));
+  const snapshot = query.get("snapshot");
+  return {
+    ...BLANK,
+    ...last,
+    ...earlier,
+    ...(snapshot ? { source: "snapshot" as const, snapshot } : {}),
+    ...(query.get("session") ? { session: query.get("session") ?? "" } : {}),
+  };
+}
+
+function parse(text: string | null): Partial<Form> {
+  try {
+    return text ? (JSON.parse(text) as Partial<Form>) : {};
+  } catch {
+    return {}; // written by another version
+  }
+}

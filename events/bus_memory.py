@@ -39,6 +39,7 @@ class _Stream:
 
 @dataclass
 class _Consumer:
+    after: int = 0
     acked: set[int] = field(default_factory=set)
     not_before: dict[int, float] = field(default_factory=dict)
     deliveries: dict[int, int] = field(default_factory=dict)
@@ -159,7 +160,7 @@ class MemoryBus:
             self._listeners = [entry for entry in self._listeners if entry[1] is not inbox]
 
     async def fetch(self, consumer: ConsumerSpec, limit: int, wait: float) -> list[Delivery]:
-        state = self._consumers.setdefault(consumer.name, _Consumer())
+        state = self._consumer(consumer)
         try:
             # Real time, whatever the clock is: a test that waits for nothing must come back.
             async with asyncio.timeout(wait):
@@ -170,12 +171,18 @@ class MemoryBus:
             return []
         return [self._deliver(message, consumer, state) for message in found]
 
+    def _consumer(self, spec: ConsumerSpec) -> _Consumer:
+        if spec.name not in self._consumers:
+            self._consumers[spec.name] = _Consumer(self._streams[spec.stream].sequence if spec.from_now else 0)
+        return self._consumers[spec.name]
+
     def _due(self, consumer: ConsumerSpec, state: _Consumer) -> list[Message]:
         now = self.clock.monotonic()
         return [
             m
             for m in self._streams[consumer.stream].messages
-            if m.sequence not in state.acked
+            if m.sequence > state.after
+            and m.sequence not in state.acked
             and state.not_before.get(m.sequence, 0.0) <= now
             and any(subject_matches(p, m.subject) for p in consumer.subjects)
         ]
@@ -186,7 +193,7 @@ class MemoryBus:
         return MemoryDelivery(replace(message, deliveries=number), state, self, consumer.ack_wait)
 
     async def lag(self, consumer: ConsumerSpec) -> int:
-        state = self._consumers.setdefault(consumer.name, _Consumer())
+        state = self._consumer(consumer)
         return sum(m.sequence not in state.deliveries for m in self._due(consumer, state))
 
     async def purge(self, stream: str, subject: str) -> int:

@@ -248,7 +248,7 @@ class NatsBus:
         config = ConsumerConfig(
             durable_name=spec.name,
             ack_policy=AckPolicy.EXPLICIT,
-            deliver_policy=DeliverPolicy.ALL,
+            deliver_policy=DeliverPolicy.NEW if spec.from_now else DeliverPolicy.ALL,
             filter_subjects=list(spec.subjects),
             ack_wait=spec.ack_wait,
             max_ack_pending=spec.max_in_flight,

@@ -37,13 +37,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class ConsumerSpec:
-    """A durable pull consumer. Times in seconds."""
+    """A durable pull consumer. Times in seconds. `from_now`: it gets what is said after it was made."""
 
     name: str
     stream: str
     subjects: tuple[str, ...]
     ack_wait: float = 30.0
     max_in_flight: int = 100
+    from_now: bool = False
 
 
 class Inbox:

@@ -61,6 +61,16 @@ def dead_letter(consumer: str) -> str:
     return f"ocf.dlq.{consumer}"
 
 
+def again(fact_subject: str, consumer: str) -> str:
+    """`ocf.evt.<project>.<entity>.<what>.again.<consumer>`: a fact once more, for that consumer alone."""
+    return f"{fact_subject}.again.{consumer}"
+
+
+def first(subject: str) -> str:
+    """The subject without what `again` added."""
+    return subject.split(".again.", 1)[0]
+
+
 @dataclass(frozen=True)
 class Parsed:
     """A subject taken apart. `verb` is the command's verb or the fact's last token."""

@@ -36,6 +36,7 @@ deliveries = Counter(
 )
 redeliveries = Counter("ocf_redeliveries_total", "messages that came again", ("consumer",), registry=REGISTRY)
 dead_letters = Counter("ocf_dead_letters_total", "messages that went to OCF_DLQ", ("consumer",), registry=REGISTRY)
+sinks_closed = Gauge("ocf_sinks_closed", "sinks that said they are gone", ("consumer",), registry=REGISTRY)
 in_flight = Gauge("ocf_deliveries_in_flight", "messages a function is working on", ("consumer",), registry=REGISTRY)
 consumer_lag = Gauge("ocf_consumer_lag", "messages no function has been given yet", ("consumer",), registry=REGISTRY)
 

@@ -6,6 +6,7 @@ The names are the environment variables of docs/configuration.md (contract: Envi
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -13,8 +14,9 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from events.subjects import PROJECT_PATTERN
-from functions.common import retention
+from functions.common import retention, sinks
 from functions.common.retention import RetentionRule
+from functions.common.sinks import Sink
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
@@ -138,7 +140,19 @@ class Settings(BaseSettings):
     )
     k_sink: str | None = Field(None, alias="K_SINK", description="set by Knative's ContainerSource")
     dispatch_consumers: CommaList = Field(
-        (), alias="DISPATCH_CONSUMERS", description="rows of the wiring; all if empty"
+        (), alias="DISPATCH_CONSUMERS", description="rows of the wiring, `sinks`, or `sink-NAME`; all if empty"
+    )
+    event_sinks: Annotated[tuple[Sink, ...], NoDecode] = Field(
+        (),
+        alias="EVENT_SINKS",
+        description="[NAME:]PROJECT[/FACT+FACT]=URL, comma separated: who is told of life-cycle events; `*` is every "
+        "project, without a URL it is `K_SINK`",
+    )
+    event_sink_secrets: SecretStr | None = Field(
+        None, alias="EVENT_SINK_SECRETS", description="NAME=whsec_..., comma separated: what signs them"
+    )
+    event_sink_tries: int = Field(
+        13, alias="EVENT_SINK_TRIES", ge=1, le=100, description="failed deliveries until an event is a dead letter"
     )
 
     gateway_jwt_secret: SecretStr | None = Field(None, alias="GATEWAY_JWT_SECRET", description="HS256")
@@ -167,6 +181,23 @@ class Settings(BaseSettings):
     @classmethod
     def _rules(cls, value: object) -> object:
         return retention.rules(value) if isinstance(value, str) else value
+
+    @field_validator("event_sinks", mode="before")
+    @classmethod
+    def _sinks(cls, value: object) -> object:
+        return sinks.sinks(value) if isinstance(value, str) else value
+
+    @field_validator("event_sink_secrets")
+    @classmethod
+    def _keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            sinks.keys(value.get_secret_value())
+        return value
+
+    def event_sink_keys(self) -> Mapping[str, tuple[bytes, ...]]:
+        """The keys of `EVENT_SINK_SECRETS` by the name of their sink."""
+        secret = self.event_sink_secrets
+        return sinks.keys(secret.get_secret_value()) if secret is not None else {}
 
 
 def load() -> Settings:

@@ -164,6 +164,8 @@ Buckets: {", ".join(f"`{b.name}` ({b.why})" for b in streams.BUCKETS)}.
 | any other 4xx | dead letter at once, with the answer as its reason |
 
 While a function works the dispatcher holds the message every 10 s, so a run may last for hours.
+
+What happens outside this table, to Knative Brokers and webhooks (`EVENT_SINKS`): [webhooks.md](webhooks.md).
 """
     return {"docs/events.md": text}
 

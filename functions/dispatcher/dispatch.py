@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import quote
 
-import httpx
 import structlog
 
 from events import subjects, trace
@@ -16,60 +13,33 @@ from events.errors import InvalidEvent
 from events.ports import Bus, Clock, Delivery, Message
 from functions import metrics, tracing
 from functions.common.commands import NATS_SUBJECT
+from functions.dispatcher.answers import Answer
 from functions.dispatcher.lanes import Lanes
 from functions.dispatcher.line import Line
-from functions.dispatcher.wiring import Row, backoff
+from functions.dispatcher.targets import REASON, Target
+from functions.dispatcher.wiring import Row
 
 log = structlog.get_logger()
 
-_REASON = 2_000
 _SCHEDULER = "Nats-Scheduler"
-_RETRIED = frozenset({404, 408, 409, 425})
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the function said. `status` 0: nothing, it did not answer."""
-
-    status: int
-    reason: str = ""
-    retry_after: float = 1.0
-
-    @property
-    def done(self) -> bool:
-        """It is handled."""
-        return 200 <= self.status < 300
-
-    @property
-    def kind(self) -> str:
-        """For counting."""
-        return f"{self.status // 100}xx" if self.status else "none"
-
-    @property
-    def busy(self) -> bool:
-        """All its slots are taken: wait, which is not a failure."""
-        return self.status == 429
-
-    @property
-    def retried(self) -> bool:
-        """It may go better later."""
-        return self.status == 0 or self.status >= 500 or self.status in _RETRIED
 
 
 class Dispatcher:
-    """Feeds one row of the wiring to one URL."""
+    """Feeds one row of the wiring to one target."""
 
-    def __init__(
-        self, row: Row, url: str, token: str | None, *, bus: Bus, clock: Clock, http: httpx.AsyncClient
-    ) -> None:
+    def __init__(self, row: Row, target: Target, *, bus: Bus, clock: Clock) -> None:
         self._row = row
-        self._url = url
-        self._token = token
+        self._target = target
         self._bus = bus
         self._clock = clock
-        self._http = http
         self._line = Line(clock)
         self._lanes = Lanes(row.in_order_of)
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the target wants no more events: what is not settled stays where it is until the next start."""
+        return self._closed
 
     async def dispatch(self, delivery: Delivery) -> None:
         """See one delivery through: afterwards it is acked, naked or a dead letter."""
@@ -94,10 +64,10 @@ class Dispatcher:
 
     async def _answer(self, event: Event) -> Answer:
         """What the function says in the end; while it is busy, it is asked again."""
-        answer = await self._post(event)
+        answer = await self._target.post(event)
         while answer.busy:
             offers = await self._line.wait(answer.retry_after)
-            answer = await self._post(event)
+            answer = await self._target.post(event)
             if answer.busy:
                 self._line.offer(offers)
         self._line.offer()
@@ -115,18 +85,6 @@ class Dispatcher:
         marks = {NATS_SUBJECT: message.subject, "natssequence": str(message.sequence)}
         return event.with_extensions(**marks, natsdeliveries=str(message.deliveries))
 
-    async def _post(self, event: Event) -> Answer:
-        headers = event.headers()
-        if self._token:
-            headers["ocf-dispatch-token"] = self._token
-        try:
-            response = await self._http.post(
-                self._url, content=event.data, headers=headers, timeout=httpx.Timeout(self._row.timeout, connect=10.0)
-            )
-        except httpx.HTTPError as error:
-            return Answer(0, f"{self._row.function} did not answer: {error or type(error).__name__}")
-        return Answer(response.status_code, response.text[:_REASON], _retry_after(response.headers))
-
     async def _heartbeat(self, delivery: Delivery) -> None:
         """Hold the ack: without it a run longer than the ack wait would be delivered again."""
         while True:
@@ -139,9 +97,12 @@ class Dispatcher:
         if answer.done:
             await delivery.ack()
             return
+        if answer.gone:
+            await self._close(delivery, answer)
+            return
         spent = 0 < self._row.max_deliveries <= message.deliveries
         if answer.retried and not spent:
-            delay = backoff(message.deliveries)
+            delay = answer.pause(message.deliveries)
             log.info(
                 "delivery failed, will be repeated",
                 action="dispatch.retry",
@@ -157,16 +118,28 @@ class Dispatcher:
         await self._dead_letter(message, answer)
         await delivery.ack()
 
+    async def _close(self, delivery: Delivery, answer: Answer) -> None:
+        """410 Gone: nothing more is sent (Standard Webhooks 1.0.0), and nothing is lost should it be a mistake."""
+        self._closed = True
+        metrics.sinks_closed.labels(self._row.consumer).set(1)
+        log.warning(
+            "the sink says it is gone; nothing is sent to it until the next start",
+            action="dispatch.sink_gone",
+            consumer=self._row.consumer,
+            reason=answer.reason[:200],
+        )
+        await delivery.nak(answer.pause(1))
+
     async def _dead_letter(self, message: Message, answer: Answer) -> None:
         """Keep the message as it came in `OCF_DLQ`, with why. Only then is it acked."""
         kept = {k: v for k, v in message.headers.items() if not k.lower().startswith("nats-")}
         marks = {
             "Ocf-Dlq-Consumer": self._row.consumer,
-            "Ocf-Dlq-Subject": message.subject,
+            "Ocf-Dlq-Subject": subjects.first(message.subject),
             "Ocf-Dlq-Sequence": str(message.sequence),
             "Ocf-Dlq-Deliveries": str(message.deliveries),
             "Ocf-Dlq-Status": str(answer.status),
-            "Ocf-Dlq-Reason": quote(answer.reason[:_REASON], safe=" ,.:;/'()[]{}=_-"),
+            "Ocf-Dlq-Reason": quote(answer.reason[:REASON], safe=" ,.:;/'()[]{}=_-"),
             "Ocf-Dlq-Time": timestamp(self._clock.now()),
         }
         identity = {"Nats-Msg-Id": f"dlq:{self._row.consumer}:{message.sequence}"}
@@ -181,10 +154,3 @@ class Dispatcher:
             status=answer.status,
             reason=answer.reason[:500],
         )
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    try:
-        return min(30.0, max(0.1, float(headers.get("retry-after", "1"))))
-    except ValueError:
-        return 1.0

@@ -34,8 +34,8 @@ class Loop:
         return self._row.timeout is not None
 
     async def run(self) -> None:
-        """Until cancelled."""
-        while True:
+        """Until cancelled, or until the target wants no more."""
+        while not self._dispatcher.closed:
             free = self._row.in_flight - len(self._in_flight)
             if free <= 0:
                 self._freed.clear()

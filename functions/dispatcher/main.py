@@ -1,12 +1,14 @@
 """Entry point: `python -m functions.dispatcher.main`. Health on `PORT`, rows from `DISPATCH_CONSUMERS` (all if empty).
 
-In the cluster each row is a `ContainerSource`, and Knative says where to (`K_SINK`); locally `FUNCTION_URLS` does.
+The rows are the wiring's and, as `sinks` or one by one (`sink-NAME`), those of `EVENT_SINKS`. In the cluster each row
+of the wiring is a `ContainerSource`, and Knative says where to (`K_SINK`); locally `FUNCTION_URLS` does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from typing import NoReturn
 
 import httpx
 import structlog
@@ -15,9 +17,12 @@ from starlette.applications import Starlette
 
 from events.errors import Unavailable
 from functions import logs, metrics, server, tracing
+from functions.common.sinks import check
 from functions.composition import Parts, build
+from functions.dispatcher import sinks
 from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.loop import Loop
+from functions.dispatcher.targets import Function, Target, Webhook
 from functions.dispatcher.wiring import WIRING, Row
 from functions.health import health_routes
 from functions.settings import Settings, load_or_exit
@@ -27,18 +32,34 @@ log = structlog.get_logger()
 
 _SHORT_GRACE = 10.0
 _LAG_EVERY = 15.0
+#: In `DISPATCH_CONSUMERS`: every sink there is.
+_SINKS = "sinks"
 
 
 def rows(settings: Settings) -> tuple[Row, ...]:
     """The rows this process runs. Exits with one line when a name is unknown."""
-    if not settings.dispatch_consumers:
-        return WIRING
-    known = {row.consumer: row for row in WIRING}
-    unknown = [name for name in settings.dispatch_consumers if name not in known]
-    if unknown:
-        sys.stderr.write(f"ocf: DISPATCH_CONSUMERS: {unknown[0]!r} is none of {', '.join(known)}\n")
-        raise SystemExit(2)
-    return tuple(known[name] for name in settings.dispatch_consumers)
+    outside = sinks.rows(settings.event_sinks, settings.event_sink_tries)
+    known = {row.consumer: (row,) for row in (*WIRING, *outside)} | {_SINKS: outside}
+    chosen = settings.dispatch_consumers or (*(row.consumer for row in WIRING), _SINKS)
+    if unknown := [name for name in chosen if name not in known]:
+        _exit(f"DISPATCH_CONSUMERS: {unknown[0]!r} is none of {', '.join(known)}")
+    found = tuple(row for name in chosen for row in known[name])
+    _check(settings, {row.consumer for row in found})
+    return found
+
+
+def _check(settings: Settings, consumers: set[str]) -> None:
+    """Every sink that this process serves has a URL and a key."""
+    served = tuple(sink for sink in settings.event_sinks if sinks.consumer(sink.name) in consumers)
+    try:
+        check(served, settings.event_sink_keys(), settings.k_sink)
+    except ValueError as error:
+        _exit(str(error))
+
+
+def _exit(said: str) -> NoReturn:
+    sys.stderr.write(f"ocf: {said}\n")
+    raise SystemExit(2)
 
 
 async def run(settings: Settings) -> None:
@@ -76,11 +97,20 @@ _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64)
 
 
 def _loop(parts: Parts, row: Row, http: httpx.AsyncClient) -> Loop:
+    dispatcher = Dispatcher(row, _target(parts, row, http), bus=parts.bus, clock=parts.clock)
+    return Loop(row, dispatcher, parts.bus, parts.clock)
+
+
+def _target(parts: Parts, row: Row, http: httpx.AsyncClient) -> Target:
     settings = parts.settings
+    for sink in settings.event_sinks:
+        if sinks.consumer(sink.name) == row.consumer:
+            keys = settings.event_sink_keys().get(sink.name, ())
+            # `rows` has seen to it that there is one of the two.
+            return Webhook(row, sink.url or settings.k_sink or "", keys, clock=parts.clock, http=http)
     url = settings.k_sink or function_url(settings.function_urls, row.function)
     token = settings.dispatch_token.get_secret_value() if settings.dispatch_token else None
-    dispatcher = Dispatcher(row, url, token, bus=parts.bus, clock=parts.clock, http=http)
-    return Loop(row, dispatcher, parts.bus, parts.clock)
+    return Function(row, url, token, http)
 
 
 def main() -> None:

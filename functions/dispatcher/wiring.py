@@ -18,7 +18,9 @@ class Row:
     `types` are the event types the function takes; anything else on these subjects is dead-lettered.
     `max_deliveries` counts failures (5xx, 404, 409, no answer); 0 means for ever. `timeout` is how long an
     answer may take in seconds; None means as long as the run lasts. `in_order_of` names a field of the data: events
-    with the same value there are given to the function one after the other, in stream order.
+    with the same value there are given to the function one after the other, in stream order. `pending` is how many
+    may be unsettled, those that wait for their next try included (0: as many as in flight); `from_now`: what was
+    said before there was a consumer is not for it.
     """
 
     consumer: str
@@ -31,10 +33,13 @@ class Row:
     timeout: float | None
     ack_wait: float = 30.0
     in_order_of: str | None = None
+    pending: int = 0
+    from_now: bool = False
 
     def spec(self) -> ConsumerSpec:
         """The durable consumer."""
-        return ConsumerSpec(self.consumer, self.stream, self.subjects, self.ack_wait, self.in_flight)
+        unsettled = self.pending or self.in_flight
+        return ConsumerSpec(self.consumer, self.stream, self.subjects, self.ack_wait, unsettled, self.from_now)
 
 
 def _command(

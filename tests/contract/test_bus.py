@@ -102,6 +102,19 @@ async def test_waiting_for_a_live_message_can_be_given_up_and_repeated(bus: Bus)
         assert (await asyncio.wait_for(anext(live), 5)).data == b"later"
 
 
+async def test_a_new_consumer_may_begin_with_what_is_said_from_now_on(bus: Bus) -> None:
+    """`from_now`: what was kept before the consumer was made is not for it; all after is."""
+    project, execution = ids()
+    await bus.publish(subjects.fact(project, execution, "accepted"), b"before", {})
+    facts = (f"ocf.evt.{project}.*.started", f"ocf.evt.{project}.*.accepted")
+    spec = ConsumerSpec(f"from-now-{project}", subjects.EVENTS, facts, from_now=True)
+    assert await bus.fetch(spec, 10, 0.01) == []
+    await bus.publish(subjects.fact(project, execution, "started"), b"after", {})
+    (delivery,) = await bus.fetch(spec, 10, 5)
+    assert delivery.message.data == b"after"
+    await delivery.ack()
+
+
 async def test_a_writer_keeps_order(bus: Bus) -> None:
     """What a writer sends without waiting is kept in that order, all of it, after a flush."""
     project, execution = ids()

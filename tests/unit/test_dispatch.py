@@ -17,6 +17,7 @@ from events.envelope import decode
 from functions.clock import SystemClock
 from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.loop import Loop
+from functions.dispatcher.targets import Function
 from functions.dispatcher.wiring import WIRING, Row, backoff
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, bench
@@ -27,7 +28,7 @@ Answer = Callable[[httpx.Request], httpx.Response]
 
 def dispatcher(bus: MemoryBus, answer: Answer, row: Row = CANCEL, clock=None) -> Dispatcher:
     http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-    return Dispatcher(row, "http://function/", "secret", bus=bus, clock=clock or bus.clock, http=http)
+    return Dispatcher(row, Function(row, "http://function/", "secret", http), bus=bus, clock=clock or bus.clock)
 
 
 async def published(bus: MemoryBus, headers: dict[str, str] | None = None, data: bytes = b"") -> str:
@@ -193,7 +194,7 @@ async def test_a_long_run_is_held_by_heartbeats() -> None:
 
     http = httpx.AsyncClient(transport=httpx.MockTransport(slow))
     (delivery,) = await bus.fetch(CANCEL.spec(), 1, 1)
-    worker = Dispatcher(CANCEL, "http://function/", None, bus=bus, clock=clock, http=http)
+    worker = Dispatcher(CANCEL, Function(CANCEL, "http://function/", None, http), bus=bus, clock=clock)
     task = asyncio.create_task(worker.dispatch(delivery))
     for _ in range(120):
         await clock.advance(1)
@@ -221,7 +222,7 @@ async def test_the_loop_goes_on_after_a_dead_letter_and_bounds_what_is_in_flight
     for _ in range(10):
         await published(b.bus)
     http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-    worker = Dispatcher(row, "http://function/", None, bus=b.bus, clock=b.parts.clock, http=http)
+    worker = Dispatcher(row, Function(row, "http://function/", None, http), bus=b.bus, clock=b.parts.clock)
     loop = Loop(row, worker, b.bus, b.parts.clock)
     task = asyncio.create_task(loop.run())
     async with asyncio.timeout(5):

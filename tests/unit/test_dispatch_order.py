@@ -13,6 +13,7 @@ from events.bus_memory import MemoryBus
 from functions.clock import SystemClock
 from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.loop import Loop
+from functions.dispatcher.targets import Function
 from functions.dispatcher.wiring import WIRING
 from tests.support.parts import PROJECT
 
@@ -47,7 +48,8 @@ async def test_a_session_follow_up_waits_for_the_one_before_it_and_others_do_not
         return httpx.Response(200 if begun[-1] != "2" else 422, text="no")
 
     http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-    loop = Loop(SUBMIT, Dispatcher(SUBMIT, "http://submit/", None, bus=bus, clock=bus.clock, http=http), bus, bus.clock)
+    function = Function(SUBMIT, "http://submit/", None, http)
+    loop = Loop(SUBMIT, Dispatcher(SUBMIT, function, bus=bus, clock=bus.clock), bus, bus.clock)
     task = asyncio.create_task(loop.run())
     async with asyncio.timeout(5):
         while len(begun) < 3:

@@ -18,7 +18,7 @@ from functions.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 KNATIVE = ROOT / "knative"
-OVERLAYS = ("local", "production", "jobsink")
+OVERLAYS = ("local", "production", "jobsink", "events")
 CACHED = Path(os.environ.get("CLUSTER_HOME", Path.home() / ".cache/ocf-cluster")) / "debs/kubectl/usr/bin/kubectl"
 KUBECTL = shutil.which("kubectl") or (str(CACHED) if CACHED.is_file() else None)
 Manifest = dict[str, Any]

@@ -1,0 +1,260 @@
+"""Life-cycle events to the outside: who is told, how it is signed, and what becomes of an event nobody takes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import uuid
+from collections.abc import Callable
+from urllib.parse import unquote
+
+import httpx
+import pytest
+
+from events import subjects
+from events.bus_memory import MemoryBus
+from events.envelope import decode, new_event
+from events.facts import Accepted
+from functions.common.sinks import Sink, check, keys, sinks
+from functions.dispatcher import sinks as wired
+from functions.dispatcher.answers import SINK_PAUSES, SinkAnswer
+from functions.dispatcher.dispatch import Dispatcher
+from functions.dispatcher.loop import Loop
+from functions.dispatcher.main import rows
+from functions.dispatcher.targets import Webhook, retry_after, sign
+from functions.dispatcher.wiring import WIRING
+from functions.settings import Settings
+from tests.support.clock import ManualClock
+
+KEY = bytes(range(24))
+SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
+(ROW,) = wired.rows(sinks("acme=https://hooks.example.com/a"), 3)
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def test_a_table_says_who_is_told_what() -> None:
+    """A project or every one, all facts or some, a URL or Knative's; the name is the project's unless given."""
+    found = sinks("acme=https://a.example/x?y=1, audit:*/ended+cleaned=http://b.svc/, *")
+    assert found == (
+        Sink("acme", "acme", (), "https://a.example/x?y=1"),
+        Sink("audit", "*", ("completed", "failed", "cancelled", "timed_out", "rejected", "cleaned"), "http://b.svc/"),
+        Sink("all", "*"),
+    )
+    assert found[0].subjects == ("ocf.evt.acme.*.*",)
+    assert found[1].subjects[0] == "ocf.evt.*.*.completed"
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("Acme=https://user:hidden@x/", "'Acme' is not the beginning of"),
+        ("acme=ftp://hidden/", "'acme' is not the beginning of"),
+        ("acme/finished=https://x/", "'finished' is none of ended, accepted, rejected"),
+        ("acme=https://x/,acme=https://y/", "two sinks are called 'acme'"),
+        ("a.>=https://x/", "is not the beginning of"),
+    ],
+)
+def test_a_malformed_row_is_named_without_its_url(table: str, said: str) -> None:
+    """A URL may hold a password."""
+    with pytest.raises(ValueError, match=said.replace(".", r"\.")) as caught:
+        sinks(table)
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["acme", "acme=whsec_%%", "acme=AAAA", "acme=whsec_QUJD", f"acme={SECRET}{'A' * 200}"])
+def test_a_malformed_key_is_named_without_its_value(text: str) -> None:
+    """Too short, too long, not base64, no prefix."""
+    with pytest.raises(ValueError, match=r"acme|row") as caught:
+        keys(text)
+    assert text.partition("=")[2] not in str(caught.value) or "=" not in text
+
+
+def test_a_sink_outside_must_be_signed_and_one_of_knatives_need_not() -> None:
+    """A receiver on the network cannot tell our events from anybody's without; a Broker drops our headers."""
+    with pytest.raises(ValueError, match="EVENT_SINK_SECRETS: no secret for the sink 'acme'"):
+        check(sinks("acme=https://x/"), {}, None)
+    with pytest.raises(ValueError, match="EVENT_SINKS: 'all' has no URL, and K_SINK is not set"):
+        check(sinks("*"), {}, None)
+    check(sinks("*, acme=https://x/"), keys(f"acme={SECRET}"), "http://broker-ingress/")
+
+
+def test_a_process_serves_the_rows_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """All by default; `sinks`, or one of them; a sink that this process does not serve needs no key here."""
+    told = {"EVENT_SINKS": "acme=https://x/,audit:*=https://y/", "EVENT_SINK_SECRETS": f"acme={SECRET},audit={SECRET}"}
+    assert [row.consumer for row in rows(Settings(**told))][-3:] == ["archive", "sink-acme", "sink-audit"]
+    assert len(rows(Settings(**told))) == len(WIRING) + 2
+    assert [row.consumer for row in rows(Settings(**told, DISPATCH_CONSUMERS="sinks"))] == ["sink-acme", "sink-audit"]
+    unsigned = {"EVENT_SINKS": told["EVENT_SINKS"], "EVENT_SINK_SECRETS": f"acme={SECRET}"}
+    assert len(rows(Settings(**unsigned, DISPATCH_CONSUMERS="submit,sink-acme"))) == 2
+    for wrong in ("sinks", "sink-other"):
+        with pytest.raises(SystemExit):
+            rows(Settings(**unsigned, DISPATCH_CONSUMERS=wrong))
+    assert "no secret for the sink 'audit'" in capsys.readouterr().err
+
+
+def test_signatures_are_those_of_standard_webhooks() -> None:
+    """The vector of the specification's own libraries; two keys give two signatures."""
+    key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    said = sign((key, KEY), "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", b'{"test": 2432232314}').split()
+    assert said[0] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    assert len(said) == 2
+
+
+async def said(text: str):
+    """A body as it comes from the network."""
+    yield text.encode()
+
+
+class World:
+    """One sink, its receiver, and a fact."""
+
+    def __init__(self, answer: Answer, *keyed: bytes) -> None:
+        self.clock = ManualClock()
+        self.bus = MemoryBus(self.clock)
+        self.seen: list[httpx.Request] = []
+
+        def receive(request: httpx.Request) -> httpx.Response:
+            self.seen.append(request)
+            return answer(request)
+
+        http = httpx.AsyncClient(transport=httpx.MockTransport(receive), follow_redirects=True)
+        target = Webhook(ROW, "https://hooks.example.com/a", keyed, clock=self.clock, http=http)
+        self.dispatcher = Dispatcher(ROW, target, bus=self.bus, clock=self.clock)
+
+    async def said(self) -> str:
+        """A fact of the sink's project; returns its subject."""
+        await self.bus.fetch(ROW.spec(), 1, 0.01)
+        execution = str(uuid.uuid4())
+        data = Accepted(execution_id=execution, project_id="acme", labels={"ü": "."})
+        event = new_event(
+            "dev.ocf.task.accepted.v1", data, source="/ocf/submit", time=self.clock.now(), id_="a.b"
+        ).with_extensions(sequence="1")
+        subject = subjects.fact("acme", execution, "accepted")
+        await self.bus.publish(subject, event.data, event.headers())
+        return subject
+
+    async def delivered(self) -> None:
+        """Deliver what is due."""
+        for delivery in await self.bus.fetch(ROW.spec(), 10, 0.01):
+            await self.dispatcher.dispatch(delivery)
+
+    async def dead(self) -> list:
+        return [message async for message in self.bus.history(subjects.DLQ, "ocf.dlq.>")]
+
+
+async def test_with_a_key_the_whole_event_is_what_is_signed() -> None:
+    """Structured mode, type and all in the body; the id has no dot; nothing of ours is told beside it."""
+    world = World(lambda _: httpx.Response(204), KEY)
+    await world.said()
+    await world.delivered()
+    (request,) = world.seen
+    head = request.headers
+    assert (head["webhook-id"], head["content-type"]) == ("a%2Eb", "application/cloudevents+json")
+    assert sign((KEY,), "a%2Eb", head["webhook-timestamp"], request.content) == head["webhook-signature"]
+    assert int(head["webhook-timestamp"]) == int(world.clock.now().timestamp())
+    event = json.loads(request.content)
+    assert (event["id"], event["type"], event["sequence"]) == ("a.b", "dev.ocf.task.accepted.v1", "1")
+    assert event["data"]["labels"] == {"ü": "."}
+    assert not [name for name in event if name.startswith("nats")]
+    assert "ocf-dispatch-token" not in head
+
+
+async def test_without_a_key_the_event_is_binary() -> None:
+    """As any CloudEvents receiver takes it, a Knative Broker first of all."""
+    world = World(lambda _: httpx.Response(202))
+    await world.said()
+    await world.delivered()
+    event = decode(world.seen[0].headers, world.seen[0].content)
+    assert (event.id, event.extensions["sequence"]) == ("a.b", "1")
+    assert "natssubject" not in event.extensions
+    assert "webhook-signature" not in world.seen[0].headers
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 404, 422, 429, 500, 503])
+async def test_whatever_is_no_success_is_tried_again_then_a_dead_letter(status: int) -> None:
+    """Somebody over there may mend it. The dead letter has the event, the reason and the fact's own subject."""
+    there = {"location": "https://elsewhere.example.com/", "retry-after": "1"}
+    world = World(lambda _: httpx.Response(status, content=said("not now"), headers=there), KEY)
+    subject = await world.said()
+    for tries in range(1, 4):
+        assert await world.dead() == []
+        await world.delivered()
+        assert len(world.seen) == tries
+        await world.clock.advance(SINK_PAUSES[tries - 1] * 1.2)
+    (letter,) = await world.dead()
+    assert {request.url.host for request in world.seen} == {"hooks.example.com"}
+    assert len({request.headers["webhook-id"] for request in world.seen}) == 1
+    assert letter.headers["Ocf-Dlq-Subject"] == subject
+    assert ("redirects" if status == 301 else "not now") in unquote(letter.headers["Ocf-Dlq-Reason"])
+    await world.delivered()
+    assert len(world.seen) == 3
+
+
+async def test_no_answer_is_tried_again() -> None:
+    """Refused, reset, a name that is none."""
+
+    def away(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    world = World(away, KEY)
+    await world.said()
+    await world.delivered()
+    await world.clock.advance(2)
+    (again,) = await world.bus.fetch(ROW.spec(), 1, 0.01)
+    assert again.message.deliveries == 2
+
+
+async def test_a_receiver_that_is_gone_is_asked_no_more_and_nothing_is_lost() -> None:
+    """410: the loop ends (Standard Webhooks); the event is there for whoever starts the dispatcher again."""
+    world = World(lambda _: httpx.Response(410, content=said("no")), KEY)
+    await world.said()
+    await world.delivered()
+    assert world.dispatcher.closed
+    loop = Loop(ROW, world.dispatcher, world.bus, world.clock)
+    await asyncio.wait_for(loop.run(), 5)
+    assert len(world.seen) == 1
+    assert await world.dead() == []
+    await world.clock.advance(2)
+    assert len(await world.bus.fetch(ROW.spec(), 1, 0.01)) == 1
+
+
+async def test_an_answer_without_end_is_read_as_far_as_it_is_kept() -> None:
+    """A receiver must not fill the dispatcher's memory."""
+    given = 0
+
+    async def endless():
+        nonlocal given
+        while True:
+            given += 1
+            yield b"x" * 1000
+
+    world = World(lambda _: httpx.Response(500, content=endless(), headers={"content-encoding": "gzip"}), KEY)
+    await world.said()
+    await world.delivered()
+    assert given <= 3
+
+
+async def test_a_fact_said_again_is_for_one_sink() -> None:
+    """Redriven from the dead letters, it comes to that sink with the same id, and to no other consumer."""
+    world = World(lambda _: httpx.Response(204), KEY)
+    subject = await world.said()
+    message = await world.bus.last(subjects.EVENTS, subject)
+    assert message is not None
+    await world.bus.publish(subjects.again(subject, "sink-acme"), message.data, message.headers)
+    await world.bus.publish(subjects.again(subject, "sink-other"), message.data, message.headers)
+    await world.delivered()
+    assert [request.headers["webhook-id"] for request in world.seen] == ["a%2Eb"] * 2
+    assert subjects.first(subjects.again(subject, "sink-acme")) == subject
+
+
+def test_pauses_grow_to_a_day_and_heed_the_receiver() -> None:
+    """Two days in all; a tenth of spread; `Retry-After` when it is longer; functions may ask for half a minute."""
+    answer = SinkAnswer(500, "", 0.0, "id")
+    pauses = [answer.pause(failures) for failures in range(1, 14)]
+    assert all(0.9 * plan <= pause <= 1.1 * plan for plan, pause in zip(SINK_PAUSES, pauses, strict=False))
+    assert pauses[11] == pytest.approx(pauses[12], rel=0.25)
+    assert SinkAnswer(503, "", 7_200.0, "id").pause(1) == 7_200
+    assert retry_after({"retry-after": "999999"}, 30.0) == 30
+    assert retry_after({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, 86_400.0, 0.0) == 0
+    assert retry_after({}, 30.0) == 1

@@ -1,5 +1,5 @@
-import { useCallback, useEffect, useRef, useState } from "react";
-import { ApiError } from "./api/client";
+import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
+import { ApiError, bearer, onBearer } from "./api/client";
 
 export interface Loaded<T> {
   readonly data: T | null;
@@ -8,9 +8,14 @@ export interface Loaded<T> {
   readonly refresh: () => void;
 }
 
+/** The bearer token in use; null without one. */
+export function useBearer(): string | null {
+  return useSyncExternalStore(onBearer, bearer);
+}
+
 /**
  * Calls `load` now, every `interval` milliseconds while the page is visible, and when it becomes visible again.
- * `key` says what is loaded: when it changes, what was loaded before is dropped.
+ * `key` says what is loaded: when it changes, what was loaded before is dropped. Another token asks again at once.
  */
 export function usePolled<T>(key: string, interval: number, load: (signal: AbortSignal) => Promise<T>): Loaded<T> {
   const [state, setState] = useState<{ key: string; data: T | null; error: ApiError | null }>({
@@ -21,8 +26,9 @@ export function usePolled<T>(key: string, interval: number, load: (signal: Abort
   const latest = useRef(load);
   latest.current = load;
   const [tick, setTick] = useState(0);
+  const token = useBearer();
 
-  // biome-ignore lint/correctness/useExhaustiveDependencies: `tick` is what asks for a further call
+  // biome-ignore lint/correctness/useExhaustiveDependencies: `tick` and `token` ask for a further call
   useEffect(() => {
     const abort = new AbortController();
     let timer: ReturnType<typeof setTimeout> | undefined;
@@ -51,7 +57,7 @@ export function usePolled<T>(key: string, interval: number, load: (signal: Abort
       clearTimeout(timer);
       document.removeEventListener("visibilitychange", visible);
     };
-  }, [key, interval, tick]);
+  }, [key, interval, tick, token]);
 
   const refresh = useCallback(() => setTick((value) => value + 1), []);
   const current = state.key === key;

@@ -27,13 +27,25 @@ export function bearer(): string | null {
 export function setBearer(token: string | null): void {
   if (token) sessionStorage.setItem(TOKEN_KEY, token);
   else sessionStorage.removeItem(TOKEN_KEY);
+  for (const listener of bearerListeners) listener();
+}
+
+const bearerListeners = new Set<() => void>();
+
+/** Calls `changed` whenever another token is set, until the returned function is called. */
+export function onBearer(changed: () => void): () => void {
+  bearerListeners.add(changed);
+  return () => bearerListeners.delete(changed);
 }
 
 /** Where the gateway is: the folder the page came from, so that it works below any path of a proxy. */
 export const BASE = new URL(".", globalThis.location?.href ?? "http://127.0.0.1/").href.replace(/\/$/, "");
 
-/** Called when the gateway asks for a token. */
-export const unauthorized = { notify: (): void => undefined };
+/** Who wants to know how calls fare: `refused` when the gateway asks for a token, `reached` after every call. */
+export const listening = {
+  refused: (_why: string): void => undefined,
+  reached: (_whether: boolean): void => undefined,
+};
 
 export async function request(path: string, init: RequestInit = {}): Promise<Response> {
   const headers = new Headers(init.headers);
@@ -46,12 +58,15 @@ export async function request(path: string, init: RequestInit = {}): Promise<Res
     response = await fetch(BASE + path, { ...init, headers, cache: "no-store" });
   } catch (error) {
     if ((error as Error).name === "AbortError") throw error;
+    listening.reached(false);
     throw new ApiError("The gateway cannot be reached.", 0);
   }
+  listening.reached(true);
   if (response.ok) return response;
-  if (response.status === 401) unauthorized.notify();
   const problem = (await response.json().catch(() => ({}))) as Problem;
   const message = problem.detail ?? problem.title ?? `The gateway answered ${response.status}.`;
+  // One that was sent before the present token was set says nothing about it.
+  if (response.status === 401 && token === bearer()) listening.refused(message);
   throw new ApiError(message, response.status, problem.errors ?? []);
 }
 

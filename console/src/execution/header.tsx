@@ -134,6 +134,8 @@ function Outcome({ task }: { task: Task }): ReactNode {
 
 function Elapsed({ task, ended }: { task: Task; ended: boolean }): ReactNode {
   const now = useNow(ended ? 0 : 1_000);
+  // What never started took no time.
+  if (ended && !(task.started_at && task.ended_at)) return null;
   const from = task.started_at ?? task.submitted_at;
   const until = task.ended_at ? Date.parse(task.ended_at) : now;
   const title = task.started_at ? "since it was started" : "waiting since it was submitted";

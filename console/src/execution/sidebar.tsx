@@ -73,17 +73,17 @@ export function UsageBlock({
   usage: Usage | null | undefined;
   model?: string | null | undefined;
 }): ReactNode {
-  if (!usage && !model) return null;
+  if (!usage?.requests && !model) return null;
   const cached = usage ? usage.cache_read_tokens + usage.cache_write_tokens : 0;
   return (
     <section className="side-block">
-      <h2>Model {usage && <span className="side-count">{cost(usage.cost_usd)}</span>}</h2>
+      <h2>Model {usage?.requests ? <span className="side-count">{cost(usage.cost_usd)}</span> : null}</h2>
       {model && <p className="mono model-name">{modelName(model)}</p>}
-      {usage && (
+      {usage && usage.requests > 0 && (
         <dl className="facts">
           <Fact name="Input">{count(usage.input_tokens)}</Fact>
           <Fact name="Output">{count(usage.output_tokens)}</Fact>
-          {usage.reasoning_tokens > 0 && <Fact name="of it thinking">{count(usage.reasoning_tokens)}</Fact>}
+          {usage.reasoning_tokens > 0 && <Fact name="Thinking, of it">{count(usage.reasoning_tokens)}</Fact>}
           {cached > 0 && <Fact name="Cached">{count(cached)}</Fact>}
           <Fact name="Calls">{usage.requests}</Fact>
         </dl>

@@ -7,11 +7,15 @@ export function StreamPill({ stream, onRetry }: { stream: StreamStatus; onRetry:
   const waiting = stream.state === "disconnected" && stream.retryAt !== null;
   const now = useNow(waiting ? 500 : 0);
   const seconds = waiting ? Math.max(0, Math.ceil(((stream.retryAt ?? 0) - now) / 1_000)) : 0;
-  const [text, title] = describe(stream, seconds);
+  const [text, title] = describe(stream);
   return (
-    <span className={`stream-pill ${stream.state}`} role="status" title={title}>
+    <span className={`stream-pill ${stream.state}`} title={title}>
       <span className="dot" aria-hidden="true" />
-      <span className="pill-text">{text}</span>
+      <span className="pill-text" role="status">
+        {text}
+      </span>
+      {/* Apart from the status: a countdown is not to be read out every second. */}
+      {waiting && <span className="pill-seconds">{seconds} s</span>}
       {waiting && (
         <button type="button" className="link" onClick={onRetry}>
           Retry now
@@ -21,7 +25,7 @@ export function StreamPill({ stream, onRetry }: { stream: StreamStatus; onRetry:
   );
 }
 
-function describe(stream: StreamStatus, seconds: number): [string, string] {
+function describe(stream: StreamStatus): [string, string] {
   switch (stream.state) {
     case "connected":
       return [
@@ -33,6 +37,6 @@ function describe(stream: StreamStatus, seconds: number): [string, string] {
     case "ended":
       return ["Complete", "It has ended and everything it said is here"];
     case "disconnected":
-      return [stream.retryAt === null ? "Disconnected" : `Disconnected · ${seconds} s`, stream.error ?? ""];
+      return ["Disconnected", stream.error ?? ""];
   }
 }

@@ -4,6 +4,7 @@ import { useKeys, useNow } from "../hooks";
 import { asText } from "../model/as-text";
 import { duration } from "../model/format";
 import type { Severity, Summary } from "../model/rows";
+import { href } from "../router";
 import { CopyButton, Empty, Skeleton } from "../ui/parts";
 import { SearchBox, SeverityFilter, useFiltered, useSearch } from "./toolbar";
 import { type TranscriptHandle, TranscriptList } from "./transcript-list";
@@ -92,6 +93,20 @@ function NothingYet({ execution, task, filtered }: { execution: Execution; task:
       </Empty>
     );
   }
-  if (task.status === "rejected") return <Empty icon="cross" title="It never started" />;
+  if (task.status === "rejected") {
+    return (
+      <Empty
+        icon="cross"
+        title="It never started"
+        action={
+          <a className="button" href={href("/new", { from: task.execution_id })}>
+            Mend it and run it again
+          </a>
+        }
+      >
+        The request was refused before anything ran; what was wrong with it stands above.
+      </Empty>
+    );
+  }
   return <Empty icon="terminal" title={task.status === "running" ? "Nothing said yet" : "It said nothing"} />;
 }

@@ -1,6 +1,7 @@
 import { useCallback, useEffect, useRef, useState } from "react";
 import { ApiError, api, BASE, bearer } from "../api/client";
 import type { Task } from "../api/types";
+import { useBearer } from "../hooks";
 import { Transcript } from "../model/transcript";
 import {
   type Chunk,
@@ -38,6 +39,7 @@ export function useExecution(id: string): Execution {
   const [version, setVersion] = useState(0);
   const said = useRef<{ chunks: Chunk[]; transcript: Transcript }>({ chunks: [], transcript: new Transcript() });
   const watching = useRef<Watch | null>(null);
+  const token = useBearer();
 
   const load = useCallback(async (): Promise<Task> => {
     try {
@@ -52,6 +54,7 @@ export function useExecution(id: string): Execution {
   }, [id]);
   const refresh = useCallback(() => void load().catch(() => undefined), [load]);
 
+  // biome-ignore lint/correctness/useExhaustiveDependencies: another token is another look
   useEffect(() => {
     const chunks: Chunk[] = [];
     const transcript = new Transcript();
@@ -87,7 +90,7 @@ export function useExecution(id: string): Execution {
       following.close();
       batch.close();
     };
-  }, [id, load, refresh]);
+  }, [id, load, refresh, token]);
 
   const reconnect = useCallback(() => watching.current?.retry(), []);
   return { task, error, stream, ...said.current, version, refresh, reconnect };

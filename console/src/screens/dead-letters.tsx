@@ -5,7 +5,7 @@ import { useAction, useNow, usePolled } from "../hooks";
 import { ago, plural } from "../model/format";
 import { href } from "../router";
 import { Icon } from "../ui/icons";
-import { Confirm, CopyButton, Empty, Failure, Skeleton } from "../ui/parts";
+import { CardSkeletons, Confirm, CopyButton, Empty, Failure, Skeleton } from "../ui/parts";
 
 /** Dead letters: events that could not be handled, with the reason; sent again or dropped. */
 export function DeadLettersScreen(): ReactNode {
@@ -18,10 +18,10 @@ export function DeadLettersScreen(): ReactNode {
     <div className="page">
       <header className="page-head">
         <h1>Dead letters</h1>
-        {error && data && <span className="stale">{error.message}</span>}
+        {error && data && !error.offline && <span className="stale">{error.message}</span>}
       </header>
       {!data && error && <Failure error={error} onRetry={refresh} />}
-      {!data && !error && <Skeleton rows={6} />}
+      {!data && !error && <CardSkeletons cards={3} />}
       {data?.items.length === 0 && (
         <Empty icon="letters" title="Nothing was left over">
           An event that no function could handle would be kept here, with the reason, until it is sent again or dropped.

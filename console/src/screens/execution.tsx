@@ -50,7 +50,7 @@ function Panel({ id, execution, task }: { id: string; execution: Execution; task
   const onFile = useCallback((path: string) => show("changes", path), [show]);
 
   return (
-    <div className="execution">
+    <div className="execution" data-view={view}>
       <ExecutionHeader id={id} execution={execution} task={task} ended={ended} summary={summary} />
       <div className="execution-body">
         <div className="execution-main">

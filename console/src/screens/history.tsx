@@ -6,7 +6,7 @@ import { day, plural, words } from "../model/format";
 import { href, replace, useRoute } from "../router";
 import { TERMINAL_STATES } from "../stream";
 import { Icon } from "../ui/icons";
-import { Empty, Failure, Skeleton } from "../ui/parts";
+import { CardSkeletons, Empty, Failure } from "../ui/parts";
 import { TaskCard } from "../ui/task-card";
 
 const PAGE = 50;
@@ -43,11 +43,7 @@ export function HistoryScreen(): ReactNode {
     <div className="page">
       <header className="page-head">
         <h1>Executions</h1>
-        {error && data && (
-          <span className="stale">
-            {error.offline ? "Gateway unreachable, showing what was last known" : error.message}
-          </span>
-        )}
+        {error && data && !error.offline && <span className="stale">{error.message}</span>}
         <a className="button primary" href={href("/new")}>
           <Icon name="plus" size={14} /> New execution
         </a>
@@ -224,7 +220,7 @@ function List(props: {
 }): ReactNode {
   const { tasks, now } = props;
   if (props.error) return <Failure error={props.error} onRetry={props.onRetry} />;
-  if (props.loading) return <Skeleton rows={8} />;
+  if (props.loading) return <CardSkeletons cards={7} />;
   if (tasks.length === 0) {
     return props.filtered ? (
       <Empty

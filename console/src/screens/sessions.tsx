@@ -5,7 +5,7 @@ import { useAction, useNow, usePolled } from "../hooks";
 import { ago, plural, until, words } from "../model/format";
 import { href } from "../router";
 import { Icon } from "../ui/icons";
-import { Confirm, CopyButton, Empty, Failure, Field, Skeleton } from "../ui/parts";
+import { CardSkeletons, Confirm, CopyButton, Empty, Failure, Field } from "../ui/parts";
 
 /** Sessions: conversations that keep their workspace between executions. */
 export function SessionsScreen(): ReactNode {
@@ -27,7 +27,7 @@ export function SessionsScreen(): ReactNode {
     <div className="page">
       <header className="page-head">
         <h1>Sessions</h1>
-        {error && data && <span className="stale">{error.message}</span>}
+        {error && data && !error.offline && <span className="stale">{error.message}</span>}
         <button
           type="button"
           className="button primary"
@@ -46,7 +46,7 @@ export function SessionsScreen(): ReactNode {
         />
       )}
       {!data && error && <Failure error={error} onRetry={refresh} />}
-      {!data && !error && <Skeleton rows={6} />}
+      {!data && !error && <CardSkeletons cards={3} />}
       {data?.items.length === 0 && !creating && (
         <Empty icon="sessions" title="No sessions">
           A session keeps its workspace and its conversation from one execution to the next, until its time is over.

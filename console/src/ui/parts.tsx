@@ -2,6 +2,7 @@ import { type ReactNode, useEffect, useId, useRef, useState } from "react";
 import type { ApiError } from "../api/client";
 import type { State } from "../api/types";
 import { words } from "../model/format";
+import { href } from "../router";
 import { Icon, type IconName } from "./icons";
 
 const TONES: Readonly<Record<State, string>> = {
@@ -69,24 +70,62 @@ export function Empty(props: { icon: IconName; title: string; children?: ReactNo
 }
 
 export function Failure({ error, onRetry }: { error: ApiError; onRetry?: () => void }): ReactNode {
-  const offline = error.offline;
+  const [icon, title, text] = failureOf(error);
   return (
     <div role="alert">
       <Empty
-        icon={offline ? "wifi" : "warning"}
-        title={offline ? "The gateway cannot be reached" : error.status === 404 ? "Not found" : "That did not work"}
+        icon={icon}
+        title={title}
         action={
-          onRetry && (
-            <button type="button" className="button" onClick={onRetry}>
-              Try again
-            </button>
-          )
+          <div className="empty-actions">
+            {onRetry && (
+              <button type="button" className="button" onClick={onRetry}>
+                Try again
+              </button>
+            )}
+            {[403, 404].includes(error.status) && (
+              <a className="button" href={href("/")}>
+                To the executions
+              </a>
+            )}
+          </div>
         }
       >
-        {offline
-          ? "It is tried again every few seconds. What runs, keeps running: only this view is cut off."
-          : error.message}
+        {text}
       </Empty>
+    </div>
+  );
+}
+
+function failureOf(error: ApiError): [IconName, string, string] {
+  if (error.offline) {
+    const text = "It is tried again every few seconds. What runs, keeps running: only this view is cut off.";
+    return ["wifi", "The gateway cannot be reached", text];
+  }
+  switch (error.status) {
+    case 401:
+      return ["hand", "A token is needed", error.message];
+    case 403:
+      return ["hand", "Not yours to see", error.message];
+    case 404:
+      return ["search", "Not found", error.message];
+    default:
+      return ["warning", "That did not work", error.message];
+  }
+}
+
+/** What a list shows while it is loaded: its own shape. */
+export function CardSkeletons({ cards }: { cards: number }): ReactNode {
+  return (
+    <div className="cards card-skeletons" role="status" aria-label="Loading">
+      {Array.from({ length: cards }, (_, card) => (
+        // biome-ignore lint/suspicious/noArrayIndexKey: they are all alike
+        <div className="card" key={card}>
+          <span className="skeleton round" />
+          <span className="skeleton" style={{ inlineSize: `${62 - ((card * 17) % 30)}%` }} />
+          <span className="skeleton low" style={{ inlineSize: `${34 - ((card * 7) % 14)}%` }} />
+        </div>
+      ))}
     </div>
   );
 }
@@ -149,7 +188,8 @@ export function Segmented<T extends string>(props: {
 }
 
 /** A button with a list of things to do. Closed by Escape, by choosing, and by clicking elsewhere. */
-export function Menu({ label, icon, children }: { label: string; icon: IconName; children: ReactNode }): ReactNode {
+export function Menu(props: { label: string; icon: IconName; text?: string; children: ReactNode }): ReactNode {
+  const { label, icon, text, children } = props;
   const details = useRef<HTMLDetailsElement>(null);
   useEffect(() => {
     const close = (event: Event): void => {
@@ -172,12 +212,14 @@ export function Menu({ label, icon, children }: { label: string; icon: IconName;
     <details className="menu" ref={details}>
       <summary className="button quiet" aria-label={label} title={label}>
         <Icon name={icon} />
+        {text && <span>{text}</span>}
       </summary>
       {/* biome-ignore lint/a11y/noStaticElementInteractions lint/a11y/useKeyWithClickEvents: the items inside are the controls */}
       <div
         className="menu-items"
-        onClick={() => {
-          if (details.current) details.current.open = false;
+        onClick={(event) => {
+          // What is chosen closes it; a switch inside stays in view.
+          if (details.current && (event.target as Element).closest("a, button")) details.current.open = false;
         }}
       >
         {children}
@@ -211,7 +253,8 @@ export function Confirm(props: {
         </p>
       )}
       <div className="dialog-actions">
-        <button type="button" className="button quiet" onClick={props.onClose}>
+        {/* Closed by the browser, which then gives the focus back. */}
+        <button type="button" className="button quiet" onClick={() => dialog.current?.close()}>
           Keep it
         </button>
         <button

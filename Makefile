@@ -58,6 +58,15 @@ lock: ## renew requirements/*.lock
 bench: install ## measure; prints and writes .bench/
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+.PHONY: faults soak
+# SEED=n ONLY=victim:fault,... replays; QUARTER=1, CLUSTER=1 (three NATS servers), STOP=seconds of SIGSTOP.
+faults: install ## break every part in every way under load (root, Linux; docs/faults.md)
+	$(BIN)/python -m faults $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) $(if $(QUARTER),--quarter) \
+	  $(if $(CLUSTER),--cluster) $(if $(STOP),--stop $(STOP)) $(FAULTS_ARGS)
+soak: install ## random faults for MINUTES=30, and then as it was before
+	$(BIN)/python -m faults --soak $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(if $(STOP),--stop $(STOP)) \
+	  $(FAULTS_ARGS)
+
 .PHONY: cluster e2e cluster-down
 cluster: install ## a real Kubernetes with Knative on this machine (tests/cluster)
 	tests/cluster/cluster.sh deps build up serving eventing

@@ -5,6 +5,8 @@ One registry per process; `/metrics` serves it. Names and labels are listed in d
 
 from __future__ import annotations
 
+import asyncio
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from events.facts import Failed, Outcome
@@ -22,6 +24,7 @@ first_output = Histogram(
     "ocf_first_output_seconds", "start of the attempt to the agent's first word", buckets=_SHORT, registry=REGISTRY
 )
 cancel_seconds = Histogram("ocf_cancel_seconds", "cancel heard to last process gone", buckets=_SHORT, registry=REGISTRY)
+tasks = Gauge("ocf_asyncio_tasks", "tasks of this process's event loop", registry=REGISTRY)
 running = Gauge("ocf_executions_running", "executions that run in this process", registry=REGISTRY)
 warm_slots = Gauge("ocf_warm_slots", "warm slots that could be taken now", registry=REGISTRY)
 slots_taken = Counter("ocf_slots_taken_total", "executions by kind of slot", ("kind",), registry=REGISTRY)
@@ -67,5 +70,6 @@ def count_end(outcome: Outcome, state: State) -> None:
 
 
 def exposition() -> bytes:
-    """The text format of Prometheus."""
+    """The text format of Prometheus. Called in the event loop that is looked at."""
+    tasks.set(len(asyncio.all_tasks()))
     return generate_latest(REGISTRY)

@@ -1,0 +1,233 @@
+"""The one checker: what must hold of every execution, however the system was hurt. Pure: a history in, violations out.
+
+1. Every accepted execution has exactly one terminal event, and its record says the same.
+2. Output is gapless from 1 to the number that the terminal event names, each number said once, nothing after it, and
+   what the agent said last is all there unless a `gap` chunk says otherwise.
+3. The archive equals the stream, object by object, and its manifest claims exactly what is there.
+4. Nothing is left of a lease, of an outbox, of a deleted execution.
+5. No dead letter but those that were sent on purpose.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from faults.history import Fact, History, Letter, Story
+
+TERMINAL = ("completed", "failed", "cancelled", "timed_out")
+_STEPS = "[[steps]]"
+#: Words of a scripted talk carry their number, so that a lost one is missed: `w0`, `w1` … `wend`.
+_WORD = re.compile(r"\bw(?:\d+|end)\b")
+
+
+@dataclass(frozen=True)
+class Violation:
+    """Something that must not be. `rule` is one word of the list above, `project` tells which fault it was under."""
+
+    rule: str
+    project: str
+    execution: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.project}/{self.execution}: {self.what}"
+
+
+@dataclass
+class Ledger:
+    """What clients were told, to find what the streams themselves have lost.
+
+    `accepted` and `deleted` are `project/execution` whose submit or deletion was acknowledged; `poison` are subjects on
+    which something was sent that must become a dead letter.
+    """
+
+    accepted: set[str] = field(default_factory=set)
+    deleted: set[str] = field(default_factory=set)
+    poison: set[str] = field(default_factory=set)
+
+
+def violations(history: History, ledger: Ledger) -> list[Violation]:
+    """Everything that is wrong, in the order of the executions' names; empty is good."""
+    found = [
+        Violation("lost", *_pair(key), "its submit was acknowledged, and nothing of it is left")
+        for key in sorted(ledger.accepted - set(history.stories))
+    ]
+    for key, story in sorted(history.stories.items()):
+        if _poisoned(story, ledger.poison):
+            continue
+        cleaned = story.first("cleaned") is not None
+        if key in ledger.deleted and not cleaned:
+            found.append(Violation("deleted", story.project, story.execution, "its deletion was never carried out"))
+        rules = _CLEANED if cleaned else _KEPT
+        found += [Violation(name, story.project, story.execution, what) for name, rule in rules for what in rule(story)]
+    return found + list(_letters(history.letters, ledger.poison))
+
+
+def outcomes(history: History, project: str) -> dict[str, int]:
+    """How the executions of a project ended: state, with the reason of a failure; `deleted` for what is cleaned up."""
+    ended: Counter[str] = Counter()
+    for story in history.stories.values():
+        if story.project == project and (story.record or story.first("cleaned")):
+            record = story.record or {"state": "deleted"}
+            ended[f"{record['state']}{':' + record['reason'] if record.get('reason') else ''}"] += 1
+    return dict(sorted(ended.items()))
+
+
+def _poisoned(story: Story, poison: Collection[str]) -> bool:
+    return any(subject.endswith(f".{story.project}.{story.execution}") for subject in poison)
+
+
+def _ends(story: Story) -> list[Fact]:
+    return [fact for fact in story.facts if fact.what in TERMINAL]
+
+
+def _one_end(story: Story) -> Iterator[str]:
+    if story.first("rejected") is not None and story.record is not None and story.record["state"] == "rejected":
+        if ends := _ends(story):
+            yield f"rejected, and ended {[end.what for end in ends]}"
+        return
+    ends = _ends(story)
+    if len(ends) != 1:
+        yield f"{len(ends)} terminal events {[end.what for end in ends]}"
+    if story.record is None:
+        yield "no record"
+        return
+    state = story.record["state"]
+    if ends and state != ends[0].what:
+        yield f"the record says {state}, the terminal event {ends[0].what}"
+    if story.record.get("outbox"):
+        yield "its record still has an outbox"
+    accepted = [fact for fact in story.facts if fact.what == "accepted"]
+    if len(accepted) != 1 and state in TERMINAL:
+        yield f"accepted {len(accepted)} times"
+
+
+def _gapless(story: Story) -> Iterator[str]:
+    said: dict[int, Mapping[str, Any]] = {}
+    for chunk in story.output:
+        number = chunk["seq"]
+        if said.setdefault(number, chunk) != chunk:
+            yield f"chunk {number} was said twice, differently"
+    ends = _ends(story)
+    last = ends[0].data.get("last_sequence", 0) if ends else max(said, default=0)
+    if missing := sorted(set(range(1, last + 1)) - set(said)):
+        yield f"chunks {missing[:5]} of {last} are missing"
+    if after := sorted(number for number in said if number > last):
+        yield f"chunks {after[:5]} were said after the end, which names {last}"
+    attempts = [said[number].get("attempt", 1) for number in sorted(said)]
+    if attempts != sorted(attempts):
+        yield f"an earlier attempt spoke after a later one: {attempts}"
+    yield from _all_said(story, [said[number] for number in sorted(said)])
+
+
+def _all_said(story: Story, chunks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Whether a completed scripted talk has all its words. The real agent says its own, which nobody knows before."""
+    if not story.record or story.record["state"] != "completed":
+        return
+    attempt = max((chunk.get("attempt", 1) for chunk in chunks), default=1)
+    last = [chunk for chunk in chunks if chunk.get("attempt", 1) == attempt]
+    spoken = _WORD.findall("".join(chunk["data"] for chunk in last if chunk["type"] == "text"))
+    if spoken and spoken != words(story) and not any(chunk["type"] == "gap" for chunk in last):
+        yield f"said {spoken}, scripted {words(story)}, and no gap is stated"
+
+
+def words(story: Story) -> list[str]:
+    """What the script of its prompt says, as numbered words."""
+    submit = next((command for command in story.commands if command.what == "submit"), None)
+    prompt = str((submit.data if submit else {}).get("prompt", ""))
+    if not prompt.startswith(_STEPS):
+        return []
+    steps = json.loads(prompt.removeprefix(_STEPS))
+    return [word for step in steps if "text" in step for word in _WORD.findall(step["text"])]
+
+
+def _archive(story: Story) -> Iterator[str]:
+    if not _ends(story):
+        return  # said already; there is nothing to archive
+    if not (story.record or {}).get("archived"):
+        yield "not archived"
+        return
+    if len([fact for fact in story.facts if fact.what == "archived"]) != 1:
+        yield "not said once to be archived"
+    if "manifest.json" not in story.objects:
+        yield "no manifest"
+        return
+    manifest = json.loads(story.objects["manifest.json"])
+    yield from _objects(story, manifest)
+    if manifest["terminal_event"] != _ends(story)[0].id:
+        yield "the manifest names another terminal event"
+    said = {chunk["seq"]: chunk for chunk in story.output}
+    if manifest["chunks"]["count"] != len(said):
+        yield f"the manifest counts {manifest['chunks']['count']} chunks, the stream has {len(said)}"
+    if "output.ndjson.gz" in story.objects:
+        kept = [json.loads(line) for line in gzip.decompress(story.objects["output.ndjson.gz"]).splitlines()]
+        if kept != [said[number] for number in sorted(said)]:
+            yield "its archived output is not that of the stream"
+    if "events.ndjson" in story.objects:
+        types = [json.loads(line).get("type", "") for line in story.objects["events.ndjson"].splitlines()]
+        ends = [name for name in types if name.split(".")[-2:-1] and name.split(".")[-2] in TERMINAL]
+        if len(ends) != 1:
+            yield f"its archived events hold {len(ends)} terminal ones"
+
+
+def _objects(story: Story, manifest: Mapping[str, Any]) -> Iterator[str]:
+    claimed = {artifact["name"]: artifact for artifact in manifest["objects"]}
+    there = set(story.objects) - {"manifest.json"}
+    if extra := sorted(there - set(claimed)):
+        yield f"objects that no manifest claims: {extra}"
+    for name, artifact in claimed.items():
+        content = story.objects.get(name)
+        if content is None:
+            yield f"{name} is claimed and not there"
+        elif (len(content), hashlib.sha256(content).hexdigest()) != (artifact["size"], artifact["sha256"]):
+            yield f"{name} is not what the manifest claims"
+
+
+def _no_lease(story: Story) -> Iterator[str]:
+    if story.lease:
+        yield "its lease is still there"
+
+
+def _gone(story: Story) -> Iterator[str]:
+    left = {
+        "record": int(story.record is not None),
+        "lease": int(story.lease),
+        "output": len(story.output),
+        "objects": len(story.objects),
+        "commands": len(story.commands),
+        "facts": len([fact for fact in story.facts if fact.what != "cleaned"]),
+    }
+    if any(left.values()):
+        yield f"deleted, and left { ({name: count for name, count in left.items() if count}) }"
+    if len(story.facts) - left["facts"] != 1:
+        yield "not said once to be cleaned up"
+
+
+def _letters(letters: Sequence[Letter], poison: Collection[str]) -> Iterator[Violation]:
+    for letter in letters:
+        if letter.subject not in poison:
+            what = f"a dead letter of {letter.consumer} from {letter.subject}: {letter.reason}"
+            yield Violation("letter", *_ids(letter.subject), what)
+    for subject in sorted(set(poison) - {letter.subject for letter in letters}):
+        yield Violation("letter", *_ids(subject), f"what was sent to {subject} became no dead letter")
+
+
+def _pair(key: str) -> tuple[str, str]:
+    project, _, execution = key.partition("/")
+    return project, execution
+
+
+def _ids(subject: str) -> tuple[str, str]:
+    tokens = subject.split(".")
+    return (tokens[-2], tokens[-1]) if tokens[1:2] == ["cmd"] else (tokens[2], tokens[3])
+
+
+_KEPT = (("end", _one_end), ("output", _gapless), ("archive", _archive), ("lease", _no_lease))
+_CLEANED = (("deleted", _gone),)

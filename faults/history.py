@@ -1,0 +1,124 @@
+"""What is left of a run, read from streams, buckets and S3 alone; the checker sees nothing else of the system."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+from events import subjects
+from events.bucket_nats import NatsBucket
+from events.bus_nats import NatsBus
+from events.envelope import decode
+from events.errors import InvalidEvent
+from events.store_s3 import S3Store
+
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A command or a fact: the last word of its subject for facts, the verb for commands."""
+
+    what: str
+    id: str
+    data: Mapping[str, Any]
+    #: When the server kept it, Unix seconds: one clock for all, however the functions' clocks stand.
+    at: float = 0.0
+
+
+@dataclass
+class Story:
+    """Everything that is left of one execution. `output` is in the order of the stream."""
+
+    project: str
+    execution: str
+    commands: list[Fact] = field(default_factory=list)
+    facts: list[Fact] = field(default_factory=list)
+    output: list[Mapping[str, Any]] = field(default_factory=list)
+    record: Mapping[str, Any] | None = None
+    lease: bool = False
+    #: Objects below its prefix in S3.
+    objects: dict[str, bytes] = field(default_factory=dict)
+
+    def first(self, what: str) -> Fact | None:
+        """The first fact of that name."""
+        return next((fact for fact in self.facts if fact.what == what), None)
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A dead letter: where it came in, and why it is one."""
+
+    consumer: str
+    subject: str
+    reason: str
+
+
+@dataclass
+class History:
+    """All of it."""
+
+    stories: dict[str, Story] = field(default_factory=dict)
+    letters: list[Letter] = field(default_factory=list)
+
+    def story(self, project: str, execution: str) -> Story:
+        """The story of one execution, begun where there is none."""
+        return self.stories.setdefault(f"{project}/{execution}", Story(project, execution))
+
+
+async def read(bus: NatsBus, store: S3Store) -> History:
+    """Read every project's history.
+
+    Raises:
+        Unavailable: NATS or S3 does not answer.
+    """
+    history = History()
+    for stream, pattern in ((subjects.COMMANDS, "ocf.cmd.>"), (subjects.EVENTS, "ocf.evt.>")):
+        async for message in bus.history(stream, pattern):
+            parsed = subjects.parse(message.subject)
+            if parsed.project == subjects.SYSTEM_PROJECT or parsed.verb == "session":
+                continue
+            story = history.story(parsed.project, parsed.entity)
+            kept = story.commands if parsed.kind == "cmd" else story.facts
+            try:
+                event = decode(message.headers, message.data)
+                data, name = json.loads(event.data), event.id
+            except (InvalidEvent, ValueError):
+                data, name = {}, ""  # poison: the dispatcher's dead letter says what was wrong with it
+            kept.append(Fact(parsed.verb, name, data, message.time.timestamp() if message.time else 0.0))
+    async for message in bus.history(subjects.OUTPUT, "ocf.out.>"):
+        parsed = subjects.parse(message.subject)
+        history.story(parsed.project, parsed.entity).output.append(json.loads(message.data))
+    async for entry in NatsBucket(bus, subjects.EXECUTIONS_BUCKET).entries():
+        project, execution, *lease = entry.key.split(".")
+        story = history.story(project, execution)
+        if lease:
+            story.lease = True
+        else:
+            story.record = json.loads(entry.value)
+    async for message in bus.history(subjects.DLQ, "ocf.dlq.>"):
+        said = {name: message.headers.get(f"Ocf-Dlq-{name}", "") for name in ("Consumer", "Subject", "Reason")}
+        history.letters.append(Letter(said["Consumer"], said["Subject"], unquote(said["Reason"])))
+    await _objects(store, history)
+    return history
+
+
+async def _objects(store: S3Store, history: History) -> None:
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    async for info in store.list(""):
+        project, _, rest = info.key.partition("/")
+        execution, _, name = rest.partition("/")
+        found[project, execution].append(name)
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def fetch(project: str, execution: str, name: str) -> None:
+        async with gate:
+            content = await store.get(f"{project}/{execution}/{name}")
+        history.story(project, execution).objects[name] = content
+
+    await asyncio.gather(*(fetch(*ids, name) for ids, names in found.items() for name in names))

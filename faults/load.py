@@ -1,0 +1,182 @@
+"""The steady load: executions of several kinds, half of them over the gateway, and what clients were told of each."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+
+from events.bus_nats import NatsBus
+from events.client import Client
+from events.errors import NotYetKnown, OcfError
+from events.store_s3 import S3Store
+from faults.check import Ledger
+from faults.system import System
+
+#: A client gives up after that long; nothing here is away for so long.
+PATIENCE = 150.0
+_AGAIN = 1.0
+
+
+def talk(words: int, delay: float, *, model: bool = False, daemons: bool = False) -> list[dict[str, Any]]:
+    """A scripted turn of numbered words."""
+    steps: list[dict[str, Any]] = [{"write": {"path": "notes.md", "content": "one\n"}}]
+    if daemons:
+        steps.append({"daemons": {"count": 2, "seconds": 600}})
+    steps += [{"text": f"w{number} ", "delay": delay} for number in range(words)]
+    if model:
+        steps.append({"model": {"prompt": "hello"}})
+    return [*steps, {"text": "wend"}]
+
+
+#: Kinds of executions: request, and when it is cancelled or deleted, seconds after its submit (None: never).
+KINDS: tuple[tuple[str, dict[str, Any], float | None, float | None], ...] = (
+    ("talk", {"prompt": talk(8, 0.25, model=True), "retry": {"max_attempts": 3}}, None, None),
+    ("long", {"prompt": talk(20, 0.5), "retry": {"max_attempts": 3}}, None, None),
+    ("once", {"prompt": talk(8, 0.3)}, None, None),
+    ("cancelled", {"prompt": talk(40, 0.5), "retry": {"max_attempts": 3}}, 1.5, None),
+    ("daemons", {"prompt": talk(6, 0.2, daemons=True), "retry": {"max_attempts": 2}}, None, None),
+    ("deleted", {"prompt": talk(4, 0.2), "retry": {"max_attempts": 3}}, None, 3.0),
+    ("model", {"prompt": talk(2, 0.1, model=True), "retry": {"max_attempts": 3}}, None, None),
+    ("cancelled at once", {"prompt": talk(20, 0.5)}, 0.0, None),
+)
+
+
+class Load:
+    """Started by `begin`; what is submitted belongs to `project`, which the matrix changes as it goes."""
+
+    def __init__(self, system: System, bus: NatsBus, store: S3Store, rate: float) -> None:
+        self.ledger = Ledger()
+        self.project = "calm"
+        self.failed: list[str] = []
+        self._system = system
+        self._bus = bus
+        self._store = store
+        self._every = 1 / rate
+        self._kinds = itertools.cycle(KINDS)
+        self._over_gateway = itertools.cycle((True, False, False, True, True))
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._going: asyncio.Task[None] | None = None
+        self._http = httpx.AsyncClient(
+            base_url=system.url("gateway"),
+            headers={"authorization": f"Bearer {system.gateway_token}"},
+            timeout=httpx.Timeout(5.0),
+        )
+
+    def begin(self) -> None:
+        """Start submitting."""
+        self._going = asyncio.create_task(self._run())
+
+    async def pause(self) -> None:
+        """Submit nothing more; every client has its answer when this returns."""
+        if self._going is not None:
+            self._going.cancel()
+            await asyncio.gather(self._going, return_exceptions=True)
+        if self._tasks:
+            await asyncio.gather(*self._tasks)
+
+    async def end(self) -> None:
+        """For good."""
+        await self.pause()
+        await self._http.aclose()
+
+    @property
+    def count(self) -> int:
+        """Executions that were accepted."""
+        return len(self.ledger.accepted)
+
+    async def poison(self) -> None:
+        """One command that is none: it must become a dead letter, and the only one."""
+        subject = f"ocf.cmd.cancel.{self.project}.{uuid.uuid4()}"
+        self.ledger.poison.add(subject)
+        await self._bus.publish(subject, b"this is no event", {"Content-Type": "application/cloudevents+json"})
+
+    async def _run(self) -> None:
+        for kind, request, cancel, delete in self._kinds:
+            client = self._system.client(self._bus, self.project, self._store)
+            over = next(self._over_gateway)
+            task = asyncio.create_task(self._one(_Caller(self._http, client, over), kind, request, cancel, delete))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            await asyncio.sleep(self._every)
+
+    async def _one(
+        self, caller: _Caller, kind: str, request: dict[str, Any], cancel: float | None, delete: float | None
+    ) -> None:
+        execution = str(uuid.uuid4())
+        body = {**request, "prompt": f"[[steps]] {json.dumps(request['prompt'])}", "labels": {"kind": kind}}
+        key = f"{caller.client.project}/{execution}"
+        if not await self._until_taken(lambda: caller.submit(execution, body), f"submit {key}"):
+            return
+        self.ledger.accepted.add(key)
+        if cancel is not None:
+            await asyncio.sleep(cancel)
+            await self._until_taken(lambda: caller.cancel(execution), f"cancel {key}")
+        if delete is not None:
+            await asyncio.sleep(delete)
+            if await self._until_taken(lambda: caller.delete(execution), f"delete {key}"):
+                self.ledger.deleted.add(key)
+
+    async def _until_taken(self, call: Callable[[], Awaitable[None]], what: str) -> bool:
+        """Whether it was taken in the end. A client repeats what was not answered; ids make that harmless."""
+        last: Exception | None = None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    try:
+                        await call()
+                        return True
+                    except (OcfError, httpx.HTTPError, OSError) as error:
+                        last = error
+                    await asyncio.sleep(_AGAIN)
+        except TimeoutError:
+            self.failed.append(f"{what}: not taken within {PATIENCE:.0f} s: {last!r}")
+            return False
+
+
+class _Caller:
+    """A client of one project, over the gateway or straight on the bus."""
+
+    def __init__(self, http: httpx.AsyncClient, client: Client, over_gateway: bool) -> None:
+        self.client = client
+        self._http = http
+        self._over = over_gateway
+        self._asked_to_delete = False
+
+    async def submit(self, execution: str, body: dict[str, Any]) -> None:
+        if not self._over:
+            await self.client.submit(execution_id=execution, **body)
+            return
+        wish = {**body, "execution_id": execution, "project_id": self.client.project}
+        (await self._http.post("/tasks/execute", json=wish)).raise_for_status()
+
+    async def cancel(self, execution: str) -> None:
+        if not self._over:
+            await self.client.cancel(execution, why="load")
+            return
+        await self._ask("POST", f"/tasks/{execution}/cancel")
+
+    async def delete(self, execution: str) -> None:
+        if not self._over:
+            await self.client.delete(execution)
+            return
+        try:
+            await self._ask("DELETE", f"/tasks/{execution}")
+        except NotYetKnown:
+            if not self._asked_to_delete:
+                raise
+            return  # an earlier call, whose answer was lost, has been carried out
+        finally:
+            self._asked_to_delete = True
+
+    async def _ask(self, method: str, path: str) -> None:
+        response = await self._http.request(method, path, params={"project_id": self.client.project})
+        if response.status_code == 404:
+            raise NotYetKnown(f"{method} {path}")  # its submit is on its way
+        if response.status_code != 409:  # it has ended: there is nothing to cancel
+            response.raise_for_status()

@@ -1,0 +1,105 @@
+"""docs/faults.md from faults/results.json: what was hurt, how it went, at which commit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from faults.matrix import FAULTS, VICTIMS
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / "faults/results.json"
+PAGE = ROOT / "docs/faults.md"
+_BEGIN, _END = "<!-- generated: results -->", "<!-- end -->"
+
+
+def keep(name: str, result: dict[str, Any]) -> None:
+    """Merge a run into the committed results under `name`, and write the page."""
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    kept[name] = result
+    KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    write()
+
+
+def write() -> None:
+    """The generated part of the page."""
+    results = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    text = PAGE.read_text()
+    head, tail = text.split(_BEGIN)[0], text.split(_END)[1]
+    PAGE.write_text(f"{head}{_BEGIN}\n{page(results)}{_END}{tail}")
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """All runs as markdown."""
+    parts = [_summary(results)]
+    for name, result in results.items():
+        parts.append(f"### {name}\n\n{_said(result)}\n")
+        if name == "matrix":
+            parts.append(_grid(result))
+        parts.append(_pairs(result))
+        if "soak" in result:
+            parts.append(_soak(result["soak"]))
+    return "\n".join(parts)
+
+
+def _summary(results: Mapping[str, Any]) -> str:
+    lines = ["| run | seed | commit | faults | executions | minutes | held |", "|---|---|---|---|---|---|---|"]
+    for name, result in results.items():
+        lines.append(
+            f"| {name} | {result['seed']} | `{result['commit']}` | {len(result['pairs'])} | {result['executions']} "
+            f"| {result['minutes']} | {'yes' if result['good'] else '**no**'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _said(result: Mapping[str, Any]) -> str:
+    wrong = [each for pair in result["pairs"] for each in pair["violations"]]
+    wrong += [each for name in ("elsewhere", "unsettled", "leftovers", "clients") for each in result[name]]
+    said = (
+        f"{result['date'][:16].replace('T', ' ')} UTC, {result['rate']:g} executions a second, all settled "
+        f"{result['settled_after']:g} s after the load had ended; {result['dead_letters']} dead letter(s), of which "
+        "one was sent on purpose."
+    )
+    return said if not wrong else said + "\n\n" + "\n".join(f"- {each}" for each in wrong)
+
+
+def _grid(result: Mapping[str, Any]) -> str:
+    by_name = {pair["pair"]: pair for pair in result["pairs"]}
+    lines = [f"| | {' | '.join(FAULTS)} |", f"|---|{'---|' * len(FAULTS)}"]
+    for victim in VICTIMS:
+        cells = [_cell(by_name.get(f"{victim}:{fault}")) for fault in FAULTS]
+        lines.append(f"| {victim} | {' | '.join(cells)} |")
+    said = "Each cell: executions under the fault, and the seconds after its end until the last of them had ended.\n\n"
+    return said + "\n".join(lines) + "\n"
+
+
+def _cell(pair: Mapping[str, Any] | None) -> str:
+    if pair is None:
+        return "not run"
+    return (
+        f"**{len(pair['violations'])} wrong**"
+        if pair["violations"]
+        else f"{pair['executions']}, {pair['all_ended']:g} s"
+    )
+
+
+def _pairs(result: Mapping[str, Any]) -> str:
+    lines = ["| fault | what was done | lasted | ready after | how the executions ended |", "|---|---|---|---|---|"]
+    for pair in sorted(result["pairs"], key=lambda pair: str(pair["pair"])):
+        ends = ", ".join(f"{count} {state}" for state, count in pair["outcomes"].items())
+        lines.append(f"| {pair['pair']} | {pair['how']} | {pair['seconds']} s | {pair['back']} s | {ends} |")
+    return f"<details><summary>each fault</summary>\n\n{chr(10).join(lines)}\n\n</details>\n"
+
+
+def _soak(rows: list[Mapping[str, Any]]) -> str:
+    lines = ["| what | before | after | allowed | |", "|---|---|---|---|---|"]
+    for row in rows:
+        values = [_number(row["what"], row[name]) for name in ("before", "after", "most")]
+        lines.append(f"| {row['what']} | {' | '.join(values)} | {'' if row['within'] else '**more**'} |")
+    return f"<details><summary>before and after</summary>\n\n{chr(10).join(lines)}\n\n</details>\n"
+
+
+def _number(what: str, value: float) -> str:
+    return f"{value / 1024**2:.0f} MiB" if what.endswith("rss") else f"{value:g}"

@@ -1,0 +1,83 @@
+"""Waiting until a system has nothing left to do, and what is left of it then beside streams, buckets and S3."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+import psutil
+
+from events import subjects
+from events.bucket_nats import NatsBucket
+from events.bus_nats import NatsBus
+from events.errors import Unavailable
+from events.record import Record
+from faults.check import Ledger
+from faults.system import System
+from functions.dispatcher.wiring import WIRING
+
+#: After the last fault: a lease (10 s), a redelivery (30 s), sweeps (every 15 s), and the sweep's patience with a lost
+#: worker's further attempts (180 s).
+PATIENCE = 240.0
+
+
+async def settle(bus: NatsBus, ledger: Ledger, patience: float = PATIENCE) -> list[str]:
+    """Wait until nothing is under way; what still is when the time is up (empty: it has settled)."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            left = await _under_way(bus, ledger)
+        except Unavailable as error:
+            left = [f"NATS: {error}"]
+        if not left or time.monotonic() > until:
+            return left
+        await asyncio.sleep(1.0)
+
+
+async def _under_way(bus: NatsBus, ledger: Ledger) -> list[str]:
+    left: list[str] = []
+    async for entry in NatsBucket(bus, subjects.EXECUTIONS_BUCKET).entries():
+        project, execution, *lease = entry.key.split(".")
+        name = f"{project}/{execution}"
+        if lease:
+            left.append(f"{name}: leased")
+            continue
+        record = Record.model_validate_json(entry.value)
+        if not record.terminal or record.outbox:
+            left.append(f"{name}: {record.state.value}, outbox {len(record.outbox)}")
+        elif not record.archived and record.state.value != "rejected":
+            left.append(f"{name}: not archived")
+        elif name in ledger.deleted:
+            left.append(f"{name}: not deleted")
+    for row in WIRING:
+        try:
+            info = await bus.js.consumer_info(row.stream, row.consumer)
+        except Exception as error:
+            raise Unavailable(f"consumer {row.consumer}: {error}") from error
+        if info.num_pending or info.num_ack_pending:
+            left.append(f"consumer {row.consumer}: {info.num_pending} waiting, {info.num_ack_pending} in flight")
+    return left
+
+
+def strangers(system: System) -> list[str]:
+    """Processes of this run's namespace that are no part of the system: agents, supervisors, helpers."""
+    ours = {1, os.getpid()} | {part.process.pid for part in system.parts.values() if part.process is not None}
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+        if process.info["pid"] in ours or process.info["status"] == psutil.STATUS_ZOMBIE:
+            continue
+        command = " ".join(process.info["cmdline"] or [])
+        if command:
+            found.append(f"{process.info['pid']}: {command[:200]}")
+    return found
+
+
+async def leftovers(system: System, patience: float = 15.0) -> list[str]:
+    """Processes and files that are left; what is just being put away is waited for."""
+    until = time.monotonic() + patience
+    while True:
+        found = [f"process {each}" for each in strangers(system)] + [f"file {each}" for each in system.clutter()]
+        if not found or time.monotonic() > until:
+            return found
+        await asyncio.sleep(0.5)

@@ -1,0 +1,188 @@
+"""The checker of the fault suite: a good history passes, each way to be broken is found by the rule that is for it."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from faults.check import Ledger, outcomes, violations
+from faults.history import Fact, History, Letter, Story
+
+ID = "11111111-1111-1111-1111-111111111111"
+KEY = f"p/{ID}"
+STEPS = [{"write": {"path": "a", "content": "b"}}, {"text": "w0 "}, {"text": "w1 "}, {"text": "wend"}]
+
+
+def chunk(seq: int, data: str, type: str = "text", attempt: int = 1) -> dict[str, Any]:
+    return {"seq": seq, "type": type, "data": data, "attempt": attempt}
+
+
+def packed(chunks: list[dict[str, Any]]) -> bytes:
+    return gzip.compress(b"".join(json.dumps(each).encode() + b"\n" for each in chunks))
+
+
+def artifact(name: str, content: bytes) -> dict[str, Any]:
+    return {"name": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def good() -> History:
+    """One execution that completed, as it is kept."""
+    output = [chunk(1, "started", "status"), chunk(2, "w0 w"), chunk(3, "1 wend"), chunk(4, "completed", "status")]
+    events = b'{"type":"dev.ocf.task.submit.v1"}\n{"type":"dev.ocf.task.completed.v1"}\n'
+    objects = {"output.ndjson.gz": packed(output), "events.ndjson": events, "workspace.patch": b"+one\n"}
+    manifest = {
+        "terminal_event": "end",
+        "chunks": {"count": 4},
+        "objects": [artifact(name, content) for name, content in objects.items()],
+    }
+    story = Story(
+        "p",
+        ID,
+        commands=[Fact("submit", "s", {"prompt": f"[[steps]] {json.dumps(STEPS)}"}), Fact("execute", "e", {})],
+        facts=[
+            Fact("accepted", "a", {}),
+            Fact("started", "b", {}),
+            Fact("completed", "end", {"last_sequence": 4}),
+            Fact("archived", "c", {}),
+        ],
+        output=output,
+        record={"state": "completed", "archived": True},
+        objects={**objects, "manifest.json": json.dumps(manifest).encode()},
+    )
+    return History({KEY: story}, [])
+
+
+def cleaned() -> History:
+    """One that was deleted."""
+    return History({KEY: Story("p", ID, facts=[Fact("cleaned", "c", {})])})
+
+
+def manifest(story: Story, **changes: Any) -> None:
+    """Change the manifest."""
+    story.objects["manifest.json"] = json.dumps({**json.loads(story.objects["manifest.json"]), **changes}).encode()
+
+
+def test_a_good_history_passes() -> None:
+    """Completed, archived, complete: nothing is wrong, and it is counted as what it is."""
+    ledger = Ledger(accepted={KEY})
+    assert violations(good(), ledger) == []
+    assert outcomes(good(), "p") == {"completed": 1}
+
+
+def test_what_may_happen_passes() -> None:
+    """Two chunks that changed places, one that is there twice, a reconnect's work, are no fault; nor is a deletion."""
+    history = good()
+    output = history.stories[KEY].output
+    output[1], output[2] = output[2], output[1]
+    output.append(dict(output[0]))
+    assert violations(history, Ledger()) == []
+    assert violations(cleaned(), Ledger(accepted={KEY}, deleted={KEY})) == []
+    assert outcomes(cleaned(), "p") == {"deleted": 1}
+
+
+def _drop(name: str) -> Callable[[Story], None]:
+    return lambda story: story.facts.__delitem__(next(i for i, f in enumerate(story.facts) if f.what == name))
+
+
+def _record(**changes: Any) -> Callable[[Story], None]:
+    def change(story: Story) -> None:
+        story.record = {**(story.record or {}), **changes}
+
+    return change
+
+
+def _lose_word(story: Story) -> None:
+    story.output[1] = chunk(2, "w")
+    rewritten(story)
+
+
+def rewritten(story: Story) -> None:
+    """The archive follows the stream, so that only the stream's own fault is left."""
+    story.objects["output.ndjson.gz"] = packed(story.output)
+    claimed = [artifact(name, content) for name, content in story.objects.items() if name != "manifest.json"]
+    manifest(story, objects=claimed, chunks={"count": len(story.output)})
+
+
+BROKEN: dict[str, tuple[str, Callable[[Story], Any]]] = {
+    "never ended": ("end", _drop("completed")),
+    "ended twice": ("end", lambda story: story.facts.append(Fact("failed", "x", {"last_sequence": 4}))),
+    "ended twice the same way": ("end", lambda story: story.facts.append(Fact("completed", "x", {}))),
+    "the record says otherwise": ("end", _record(state="failed")),
+    "the record is gone": ("end", lambda story: setattr(story, "record", None)),
+    "a fact is still boxed": ("end", _record(outbox=[{"type": "x"}])),
+    "accepted twice": ("end", lambda story: story.facts.append(Fact("accepted", "x", {}))),
+    "a chunk is missing": ("output", lambda story: story.output.pop(1)),
+    "a chunk was said twice, differently": ("output", lambda story: story.output.append(chunk(2, "other"))),
+    "it spoke after its end": ("output", lambda story: story.output.append(chunk(5, "still here"))),
+    "a word is lost and no gap stated": ("output", _lose_word),
+    "attempts spoke at once": ("output", lambda story: story.output[0].update(attempt=2)),
+    "not archived": ("archive", _record(archived=False)),
+    "archived, and not said": ("archive", _drop("archived")),
+    "no manifest": ("archive", lambda story: story.objects.pop("manifest.json")),
+    "an object is missing": ("archive", lambda story: story.objects.pop("workspace.patch")),
+    "an object is damaged": ("archive", lambda story: story.objects.update({"workspace.patch": b"+two\n"})),
+    "an object nobody claims": ("archive", lambda story: story.objects.update({"stray": b""})),
+    "another terminal event in the manifest": ("archive", lambda story: manifest(story, terminal_event="x")),
+    "another count in the manifest": ("archive", lambda story: manifest(story, chunks={"count": 3})),
+    "the archive lacks a chunk": ("archive", lambda story: story.objects.update(_short(story))),
+    "a lease is left": ("lease", lambda story: setattr(story, "lease", True)),
+}
+
+
+def _short(story: Story) -> dict[str, bytes]:
+    content = packed(story.output[:-1])
+    others = [artifact(n, c) for n, c in story.objects.items() if n not in ("manifest.json", "output.ndjson.gz")]
+    manifest(story, objects=[*others, artifact("output.ndjson.gz", content)])
+    return {"output.ndjson.gz": content}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_each_way_to_be_broken_is_found(name: str) -> None:
+    """A history that is broken in one way is found by the rule for it."""
+    rule, break_it = BROKEN[name]
+    history = good()
+    break_it(history.stories[KEY])
+    assert rule in {found.rule for found in violations(history, Ledger(accepted={KEY}))}
+
+
+@pytest.mark.parametrize("left", ["record", "lease", "output", "objects", "commands", "facts"])
+def test_what_a_deletion_leaves_is_found(left: str) -> None:
+    """A deleted execution of which anything is left."""
+    history = cleaned()
+    story = history.stories[KEY]
+    kept = good().stories[KEY]
+    setattr(story, left, True if left == "lease" else getattr(kept, left))
+    if left == "facts":
+        story.facts.append(Fact("cleaned", "c", {}))
+    assert "deleted" in {found.rule for found in violations(history, Ledger())}
+
+
+def test_what_clients_were_told_is_held_against_it() -> None:
+    """A submit that was acknowledged and left no trace; a deletion that was never carried out."""
+    assert [found.rule for found in violations(History(), Ledger(accepted={KEY}))] == ["lost"]
+    assert [found.rule for found in violations(good(), Ledger(deleted={KEY}))] == ["deleted"]
+
+
+def test_dead_letters() -> None:
+    """One that nobody knows of is wrong; one that was sent on purpose is wanted, and missed where it is not there."""
+    known = f"ocf.cmd.cancel.p.{ID}"
+    letter = Letter("cancel", known, "no event")
+    assert violations(History({}, [letter]), Ledger(poison={known})) == []
+    assert [found.rule for found in violations(History({}, [letter]), Ledger())] == ["letter"]
+    fact = Letter("archive", f"ocf.evt.p.{ID}.completed", "no")
+    assert [found.project for found in violations(History({}, [fact]), Ledger())] == ["p"]
+    assert [found.rule for found in violations(History(), Ledger(poison={known}))] == ["letter"]
+
+
+def test_a_stated_gap_excuses_lost_words() -> None:
+    """What could not be kept is said in a `gap` chunk: then words may be missing."""
+    history = good()
+    story = history.stories[KEY]
+    story.output[1] = chunk(2, "the rest was not kept", "gap")
+    rewritten(story)
+    assert violations(history, Ledger()) == []

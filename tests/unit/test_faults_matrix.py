@@ -1,0 +1,29 @@
+"""The table of the fault suite: what a seed chooses."""
+
+from __future__ import annotations
+
+import pytest
+
+from faults.matrix import ALL, FAULTS, VICTIMS, chosen
+
+
+def test_the_table_is_every_victim_by_every_fault() -> None:
+    """Ten victims, eight faults, each pair once."""
+    assert len(ALL) == len(set(ALL)) == len(VICTIMS) * len(FAULTS) == 80
+
+
+def test_a_seed_says_which_and_in_which_order() -> None:
+    """The same seed gives the same pairs in the same order, another one others; a quarter is twenty."""
+    assert chosen("", quarter=False, seed=1) == chosen("", quarter=False, seed=1)
+    assert set(chosen("", quarter=False, seed=1)) == set(ALL)
+    assert len(chosen("", quarter=True, seed=1)) == 20
+    assert chosen("", quarter=True, seed=1) != chosen("", quarter=True, seed=2)
+
+
+def test_pairs_rows_and_columns_can_be_asked_for() -> None:
+    """`victim:fault`, `victim`, `:fault`; what is not in the table is refused by name."""
+    assert [pair.name for pair in chosen("execute:kill9", quarter=False, seed=1)] == ["execute:kill9"]
+    assert {pair.victim for pair in chosen(":cut", quarter=False, seed=1)} == set(VICTIMS)
+    assert {pair.fault for pair in chosen("s3", quarter=False, seed=1)} == set(FAULTS)
+    with pytest.raises(ValueError, match="nobody"):
+        chosen("nobody:kill9", quarter=False, seed=1)

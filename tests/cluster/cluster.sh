@@ -6,13 +6,14 @@
 #   cluster.sh build              Kubernetes, Knative and CoreDNS from their Go modules; kept, done once
 #   cluster.sh up                 start Kubernetes
 #   cluster.sh serving eventing   install the two halves of Knative
+#   cluster.sh broker             and the default Broker, in memory
 #   cluster.sh hello              prove that a service goes from zero to one, back, and up again
 #   cluster.sh image FILE REF     import an OCI archive under that name (images.sh makes one)
 #   cluster.sh in CMD...          run CMD in the cluster's network, with its DNS and KUBECONFIG
 #   cluster.sh k ARGS...          kubectl
 #   cluster.sh down               stop it; nothing is left but the cache
 #
-# Stages may follow one another in one call: cluster.sh deps build up serving eventing hello.
+# Stages may follow one another in one call: cluster.sh deps build up serving eventing broker hello.
 # Everything is kept below ${CLUSTER_HOME:-~/.cache/ocf-cluster}. README.md says how it works and why.
 set -euo pipefail
 
@@ -34,7 +35,7 @@ main() {
       local stage
       for stage in "$@"; do
         case $stage in
-          deps | build | up | serving | eventing | hello | down) timed "$stage" ;;
+          deps | build | up | serving | eventing | broker | hello | down) timed "$stage" ;;
           *) die "no stage is called '$stage'; see cluster.sh help" ;;
         esac
       done

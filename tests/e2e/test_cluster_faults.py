@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import statistics
 import time
@@ -13,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import Cluster, cluster, kubectl, objects, pods, until
+from tests.support.cluster import Cluster, cluster, kubectl, objects, pods, revision, roll_out, until
 
 pytestmark = [
+    pytest.mark.cluster,
     pytest.mark.skipif(
         not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"
     ),
@@ -39,10 +39,10 @@ async def the_pod(record_worker: str) -> str:
 
 
 async def test_cancel_reaches_the_right_pod_in_time(here: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    """From the cancel event to the terminal state, said once no process is left: p95 of twelve within 1.5 s."""
+    """From the cancel event to the terminal state, said once no process is left: p95 of twenty within 1.5 s."""
     seconds: list[float] = []
-    for _ in range(6):
-        executions = [await here.client.submit(prompt=SLOW) for _ in range(2)]
+    for _ in range(5):
+        executions = [await here.client.submit(prompt=SLOW) for _ in range(4)]
         await asyncio.gather(*(here.running(execution) for execution in executions))
         for execution in executions:
             started = time.monotonic()
@@ -111,8 +111,7 @@ async def test_a_run_ends_on_the_old_revision_while_the_new_one_takes_over(here:
     assert await here.terminal_facts(execution) == ["completed"]
     following = await here.ended(await here.client.submit(prompt="Say hello"))
     assert following.state == "completed"
-    newest = json.loads(await kubectl("get", "ksvc", "execute", "-o", "json"))["status"]["latestReadyRevisionName"]
-    assert following.attempts[0].worker.startswith(newest)
+    assert following.attempts[0].worker.startswith(await revision("execute"))
 
 
 async def test_a_drained_pod_lets_its_run_end(here: Cluster) -> None:
@@ -134,16 +133,3 @@ async def test_a_dispatcher_that_is_replaced_neither_loses_nor_doubles_a_run(her
     record = await here.ended(execution)
     assert (record.state, len(record.attempts)) == ("completed", 1)
     assert await here.terminal_facts(execution) == ["completed"]
-
-
-async def roll_out(service: str) -> None:
-    """A new revision of a service, ready and with all the traffic."""
-    before = json.loads(await kubectl("get", "ksvc", service, "-o", "json"))["status"]["latestReadyRevisionName"]
-    change = {"spec": {"template": {"metadata": {"annotations": {"e2e": uuid.uuid4().hex}}}}}
-    await kubectl("patch", "ksvc", service, "--type=merge", "--patch", json.dumps(change))
-
-    async def rolled() -> bool:
-        status = json.loads(await kubectl("get", "ksvc", service, "-o", "json"))["status"]
-        return status["latestReadyRevisionName"] != before and all(c["status"] == "True" for c in status["conditions"])
-
-    await until(f"a new revision of {service}", rolled, 120)

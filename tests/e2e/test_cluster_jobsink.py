@@ -15,6 +15,7 @@ import yaml
 from tests.support.cluster import Cluster, cluster, kubectl, objects, until
 
 pytestmark = [
+    pytest.mark.cluster,
     pytest.mark.skipif(
         not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"
     ),

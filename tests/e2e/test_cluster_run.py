@@ -25,6 +25,7 @@ from tests.support.cluster import NAMESPACE, Cluster, at_zero, cluster, kubectl,
 
 KNATIVE = Path(__file__).parents[2] / "knative"
 pytestmark = [
+    pytest.mark.cluster,
     pytest.mark.skipif(
         not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"
     ),
@@ -141,7 +142,7 @@ async def test_functions_take_events_from_the_dispatcher_only(here: Cluster) -> 
     assert answer.status_code == 401
 
 
-@pytest.mark.parametrize("overlay", ["local", "production", "jobsink"])
+@pytest.mark.parametrize("overlay", ["local", "production", "jobsink", "events", "workspaces"])
 async def test_the_cluster_accepts_an_overlay(overlay: str) -> None:
     """Every object passes the schemas and webhooks of this Kubernetes and this Knative (nothing is changed)."""
     said = await kubectl("apply", "--dry-run=server", "-k", str(KNATIVE / "overlays" / overlay), timeout=120)

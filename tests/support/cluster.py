@@ -7,11 +7,14 @@ import base64
 import json
 import os
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from events.client import Client
 from events.client import connect as connect_client
@@ -72,6 +75,44 @@ async def at_zero(functions: tuple[str, ...] = ("submit", "execute", "cancel", "
     """Whether none of these functions has a pod, not even an ending one."""
     found = await objects("pods", "-l", "serving.knative.dev/service")
     return not [pod for pod in found if pod["metadata"]["labels"]["serving.knative.dev/service"] in functions]
+
+
+async def built(overlay: str) -> list[dict[str, Any]]:
+    """The objects of an overlay of knative/overlays."""
+    folder = Path(__file__).parents[2] / "knative/overlays" / overlay
+    return [one for one in yaml.safe_load_all(await kubectl("kustomize", str(folder))) if one]
+
+
+async def apply(manifests: list[dict[str, Any]]) -> None:
+    """Create or change them."""
+    await kubectl("apply", "-f", "-", given=yaml.safe_dump_all(manifests), timeout=90)
+
+
+async def revision(service: str) -> str:
+    """The newest revision of a service that is ready."""
+    path = "jsonpath={.status.latestReadyRevisionName}"
+    return await kubectl("get", "ksvc", service, "-o", path)
+
+
+async def settled(service: str) -> bool:
+    """Whether all of a service is ready, for what its specification says now."""
+    found = json.loads(await kubectl("get", "ksvc", service, "-o", "json"))
+    status = found.get("status", {})
+    new = status.get("observedGeneration") == found["metadata"]["generation"]
+    return new and all(condition["status"] == "True" for condition in status.get("conditions", []))
+
+
+async def roll_out(service: str, **annotations: str) -> str:
+    """A new revision of a service, ready, with the traffic that its specification gives it; returns its name."""
+    before = await revision(service)
+    change = {"spec": {"template": {"metadata": {"annotations": {"e2e": uuid.uuid4().hex, **annotations}}}}}
+    await kubectl("patch", "ksvc", service, "--type=merge", "--patch", json.dumps(change))
+
+    async def rolled() -> bool:
+        return await settled(service) and await revision(service) != before
+
+    await until(f"a new revision of {service}", rolled, 180)
+    return await revision(service)
 
 
 async def secret(name: str) -> dict[str, str]:

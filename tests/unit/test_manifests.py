@@ -18,7 +18,7 @@ from functions.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 KNATIVE = ROOT / "knative"
-OVERLAYS = ("local", "production", "jobsink", "events")
+OVERLAYS = ("local", "production", "jobsink", "events", "workspaces")
 CACHED = Path(os.environ.get("CLUSTER_HOME", Path.home() / ".cache/ocf-cluster")) / "debs/kubectl/usr/bin/kubectl"
 KUBECTL = shutil.which("kubectl") or (str(CACHED) if CACHED.is_file() else None)
 Manifest = dict[str, Any]
@@ -124,6 +124,44 @@ def test_execute_takes_as_many_runs_as_its_worker_has_slots_and_holds_them_as_lo
     assert spec["timeoutSeconds"] > int(told["DRAIN_SECONDS"]) >= int(told["TASK_TIMEOUT"])
     [defaults] = [d for d in manifests(KNATIVE / "cluster") if d["metadata"]["name"] == "config-defaults"]
     assert int(defaults["data"]["max-revision-timeout-seconds"]) >= spec["timeoutSeconds"]
+
+
+def test_what_the_runs_of_a_pod_may_take_fits_into_it() -> None:
+    """Memory and disk: one greedy run must not take its neighbours along, by the OOM killer or by an eviction."""
+    told = config()
+    spec = knative_services()["execute"]["spec"]["template"]["spec"]
+    runs = int(told["MAX_CONCURRENT_TASKS"])
+    assert size(spec["containers"][0]["resources"]["limits"]["memory"]) >= runs * int(told["MAX_MEMORY_BYTES"])
+    [state] = [volume["emptyDir"] for volume in spec["volumes"] if volume["name"] == "state"]
+    assert size(state["sizeLimit"]) >= 1.2 * runs * int(told["MAX_WORKSPACE_BYTES"])
+    [sink] = manifests(KNATIVE / "overlays/jobsink")
+    [job] = list(pod_specs(sink))
+    assert size(job["containers"][0]["resources"]["limits"]["memory"]) >= int(told["MAX_MEMORY_BYTES"])
+    [state] = [volume["emptyDir"] for volume in job["volumes"] if volume["name"] == "state"]
+    assert size(state["sizeLimit"]) >= 1.2 * int(told["MAX_WORKSPACE_BYTES"])
+
+
+def size(quantity: str) -> int:
+    """Bytes of `8Gi`, `384Mi`."""
+    return int(quantity[:-2]) * {"Mi": 1024**2, "Gi": 1024**3}[quantity[-2:]]
+
+
+def test_settings_that_differ_between_installations_are_said() -> None:
+    """What an operator must decide is in the file, not in a default that nobody sees."""
+    assert set(config()) >= {"RETENTION", "SESSION_TTL", "STREAM_REPLICAS", "SANDBOX", "TASK_TIMEOUT", "S3_BUCKET"}
+    assert set(config("overlays/production/config.env")) >= {
+        "NATS_URL",
+        "NATS_WS_URL",
+        "S3_ENDPOINT_URL",
+        "OCF_MODEL",
+        "GATEWAY_JWKS_URL",
+        "GATEWAY_JWT_ISSUER",
+        "CORS_ORIGINS",
+        "RETENTION",
+        "NETWORK_ALLOW",
+    }
+    for name in ("base/config.env", "overlays/production/config.env"):
+        Settings(**config(name))
 
 
 def test_every_row_of_the_wiring_has_its_source_and_its_function() -> None:

@@ -6,6 +6,8 @@
 KUBERNETES=(kubelet kube-apiserver kube-controller-manager kube-scheduler kube-proxy)
 SERVING=(controller webhook activator autoscaler queue)
 EVENTING=(controller webhook jobsink)
+# A Broker, and the channel in memory that is behind the default one.
+BROKER=(mtchannel_broker broker/ingress broker/filter in_memory/channel_controller in_memory/channel_dispatcher)
 OWN=(ingress hello pause)
 
 build() {
@@ -62,7 +64,7 @@ compile() {
   go_ vet ./ingress ./hello ./pause
   go_ test ./ingress
   for name in "${SERVING[@]}"; do go_install "kn-$name" "knative.dev/serving/cmd/$name"; done
-  for name in "${EVENTING[@]}"; do go_install "ev-$name" "knative.dev/eventing/cmd/$name"; done
+  for name in "${EVENTING[@]}" "${BROKER[@]}"; do go_install "$(eventing_program "$name")" "knative.dev/eventing/cmd/$name"; done
   go_install coredns github.com/coredns/coredns
   # Kubernetes asks its own binaries for their version (a kubelet of v0.0.0 is refused).
   version=$(module Version k8s.io/kubernetes/cmd/kubelet)
@@ -72,6 +74,9 @@ compile() {
       "-s -w -X $v.gitVersion=$version -X $v.gitMajor=1 -X $v.gitMinor=$(cut -d. -f2 <<<"$version") -X $v.gitTreeState=clean"
   done
 }
+
+# The program of a command of Eventing's: lib/manifests.py gives images the same names.
+eventing_program() { echo "ev-${1//[\/_]/-}"; } # COMMAND
 
 go_install() { # NAME PACKAGE GO-BUILD-OPTIONS...
   local name=$1 package=$2

@@ -24,7 +24,15 @@ eventing() {
   rollout knative-eventing/{eventing-webhook,eventing-controller,job-sink}
 }
 
-apply_with_crds() { # serving | eventing
+broker() {
+  need_up
+  local name
+  for name in "${BROKER[@]}"; do own_image "$(eventing_program "$name")"; done
+  apply_with_crds broker
+  rollout knative-eventing/{mt-broker-controller,mt-broker-ingress,mt-broker-filter,imc-controller,imc-dispatcher}
+}
+
+apply_with_crds() { # serving | eventing | broker
   # Server side: a plain apply keeps a copy in an annotation, which is a second load for objects this large.
   k apply --server-side -f "$MANIFESTS/$1-crds.yaml" >/dev/null
   k wait --for=condition=Established --timeout=60s -f "$MANIFESTS/$1-crds.yaml" >/dev/null

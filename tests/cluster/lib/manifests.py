@@ -3,8 +3,8 @@
     manifests.py OUT serving=DIR eventing=DIR networking=DIR caching=DIR
 
 The folders are the Go modules the programs are built from, so manifests and programs are of one release and
-nothing large has to be kept in the repository. Out come `serving-crds.yaml`, `serving.yaml`,
-`eventing-crds.yaml` and `eventing.yaml`.
+nothing large has to be kept in the repository. Out come `serving-crds.yaml`, `serving.yaml`, and the same of
+`eventing` and `broker`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NOT_HERE = {"pingsource-mt-adapter", "request-reply", "request-reply-keys"}
 KINDS_NOT_HERE = {"HorizontalPodAutoscaler", "PodDisruptionBudget"}
 
 # "ko://knative.dev/serving/cmd/queue" is how the sources name an image that is still to be built.
-IMAGE = re.compile(r"ko://knative\.dev/(serving|eventing)/cmd/(\w+)")
+IMAGE = re.compile(r"ko://knative\.dev/(serving|eventing)/cmd/([\w/]+)")
 PREFIX = {"serving": "kn", "eventing": "ev"}
 
 # A CPU request reserves what a small machine does not have; limits stay as they are.
@@ -40,8 +40,12 @@ Manifest = dict[str, Any]
 def read(*folders: Path) -> Iterator[Manifest]:
     """Yield every object, folder by folder, each in the order of its file names (100-namespace comes first)."""
     for path in (p for folder in folders for p in sorted(folder.rglob("*.yaml"))):
-        text = IMAGE.sub(lambda m: f"registry.local/{PREFIX[m[1]]}-{m[2]}:1", path.read_text())
-        yield from filter(None, yaml.safe_load_all(text))
+        yield from filter(None, yaml.safe_load_all(IMAGE.sub(image, path.read_text())))
+
+
+def image(found: re.Match[str]) -> str:
+    """The image of a program, as lib/build.sh names it."""
+    return f"registry.local/{PREFIX[found[1]]}-{re.sub('[/_]', '-', found[2])}:1"
 
 
 def wanted(manifest: Manifest) -> bool:
@@ -82,6 +86,12 @@ def main(out: Path, modules: dict[str, Path]) -> None:
         "eventing",
         modules["eventing"] / "config/core",
         modules["eventing"] / "third_party/eventing-integrations-latest",
+    )
+    write(
+        out,
+        "broker",
+        modules["eventing"] / "config/brokers/mt-channel-broker",
+        modules["eventing"] / "config/channels/in-memory-channel",
     )
 
 

@@ -1,0 +1,98 @@
+"""Nodes and revisions are replaced under running executions: each ends once, in the right state."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cluster import Cluster, cluster, kubectl, objects, pods, revision, roll_out, settled, until
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(
+        not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"
+    ),
+    pytest.mark.timeout(900),
+]
+SLOW = "Please work slowly"
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[Cluster]:
+    """The cluster, with a project of the test's own."""
+    async with cluster(tmp_path, f"e2e-{uuid.uuid4().hex[:8]}") as connected:
+        yield connected
+
+
+async def test_a_run_outlives_the_drain_of_its_node(here: Cluster) -> None:
+    """`kubectl drain` evicts all of the system that may move, NATS and dispatchers too, in mid-run: the pod of the run
+    goes when the run has ended, budgets are kept, and the execution ends once, in its one attempt.
+
+    With one node the rest can come back only there: the node takes pods again as soon as all are told to go. What holds
+    the archive in the local overlay stays: it keeps it in the pod.
+    """
+    execution = await here.client.submit(prompt=SLOW)
+    record = await here.running(execution)
+    [pod] = [name for name in await pods("execute") if record.attempts[0].worker.startswith(name)]
+    [node] = {one["spec"]["nodeName"] for one in await objects("pods", "--field-selector", f"metadata.name={pod}")}
+    before = {one["metadata"]["uid"] for one in await objects("pods", "-l", "app.kubernetes.io/name=nats")}
+    movable = "app.kubernetes.io/part-of=ocf,app.kubernetes.io/name notin (s3)"
+    options = ("--ignore-daemonsets", "--delete-emptydir-data", "--timeout=300s", "--pod-selector", movable)
+    draining = asyncio.create_task(kubectl("drain", node, *options, timeout=320))
+    try:
+
+        async def told() -> bool:
+            ours = await objects("pods", "-l", movable)
+            there = [one for one in ours if one["metadata"]["uid"] in before or one["metadata"]["name"] == pod]
+            return all("deletionTimestamp" in one["metadata"] for one in there)
+
+        await until("NATS and the run's pod are told to go", told, 60)
+        assert pod in await pods("execute"), "it has its time to end"
+    finally:
+        await kubectl("uncordon", node)
+    await kubectl("wait", "pod/nats-0", "--for=condition=Ready", "--timeout=120s", timeout=130)
+    record = await here.ended(execution)
+    assert (record.state, len(record.attempts)) == ("completed", 1)
+    assert record.attempts[0].worker.startswith(pod)
+    assert await here.terminal_facts(execution) == ["completed"]
+    assert [chunk.seq async for chunk in here.client.watch(execution)] == list(range(1, record.last_sequence + 1))
+    assert "evicted" in await draining
+    after = await here.ended(await here.client.submit(prompt="Say hello"))
+    assert after.state == "completed"
+
+
+async def split(service: str, traffic: list[dict[str, object]]) -> None:
+    """Divide a service's requests, and wait until it is so."""
+    await kubectl("patch", "ksvc", service, "--type=merge", "--patch", json.dumps({"spec": {"traffic": traffic}}))
+    await until(f"the traffic of {service}", lambda: settled(service), 120)
+
+
+async def test_traffic_is_split_and_rolled_back_under_running_executions(here: Cluster) -> None:
+    """Half of the requests to a new revision, then all back to the old one: nothing is lost, nothing runs twice, runs
+    end where they began, and what comes after the roll-back is on the old revision."""
+    old = await revision("execute")
+    try:
+        await split("execute", [{"revisionName": old, "percent": 100}])
+        first = [await here.client.submit(prompt=SLOW) for _ in range(2)]
+        await asyncio.gather(*(here.running(execution) for execution in first))
+        new = await roll_out("execute")
+        await split("execute", [{"revisionName": old, "percent": 50}, {"revisionName": new, "percent": 50}])
+        divided = [await here.client.submit(prompt=SLOW) for _ in range(6)]
+        await asyncio.gather(*(here.running(execution, timeout=240) for execution in divided))
+        await split("execute", [{"revisionName": old, "percent": 100}])
+        last = [await here.client.submit(prompt="Say hello") for _ in range(2)]
+        records = [await here.ended(execution, timeout=300) for execution in (*first, *divided, *last)]
+    finally:
+        await split("execute", [{"latestRevision": True, "percent": 100}])
+    assert [(record.state, len(record.attempts)) for record in records] == [("completed", 1)] * 10
+    workers = [record.attempts[0].worker for record in records]
+    assert all(worker.startswith(old) for worker in (*workers[:2], *workers[8:]))
+    assert {worker.startswith(new) for worker in workers[2:8]} == {True, False}
+    for execution in (*first, *divided, *last):
+        assert await here.terminal_facts(execution) == ["completed"]

@@ -1,0 +1,81 @@
+"""How the functions scale: from zero, one by one, and fifty executions at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.cluster import NAMESPACE, Cluster, at_zero, cluster, pods, until
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(
+        not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"
+    ),
+    pytest.mark.timeout(2400),
+]
+#: The gateway's service has another host from outside; the six others are asked at their cluster-local address.
+FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "archive", "session")
+FIFTY = int(os.environ.get("OCF_E2E_EXECUTIONS", "50"))
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[Cluster]:
+    """The cluster, with a project of the test's own."""
+    async with cluster(tmp_path, f"e2e-{uuid.uuid4().hex[:8]}") as connected:
+        yield connected
+
+
+async def test_each_function_starts_from_zero_and_is_fast_when_warm(
+    here: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A request to each function without a pod is held until there is one; the next takes milliseconds."""
+    await until("no pod of a function", at_zero, 240)
+    said = []
+    async with httpx.AsyncClient(timeout=120, trust_env=False) as http:
+        for function in FUNCTIONS:
+
+            async def none(function: str = function) -> bool:
+                return not await pods(function)
+
+            await until(f"no pod of {function}", none, 120)
+            taken = []
+            for _ in range(6):
+                started = time.monotonic()
+                answer = await http.get(f"http://{function}.{NAMESPACE}.svc.cluster.local/ready")
+                taken.append(time.monotonic() - started)
+                assert answer.status_code == 200, answer.text
+            said.append((function, taken[0], sorted(taken[1:])[2]))
+    with capsys.disabled():
+        for function, cold, warm in said:
+            print(f"\n    {function}: cold {cold:.1f} s, warm {warm * 1000:.0f} ms", end="")
+    assert all(warm < cold for _, cold, warm in said)
+
+
+async def test_fifty_at_once_spread_over_several_pods_and_none_is_lost(
+    here: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fifty submitted together: more than one pod takes them, never more than its five at once; each completes once, in
+    one attempt, and is archived; then the functions are back at zero."""
+    started = time.monotonic()
+    executions = [await here.client.submit(prompt="Say hello") for _ in range(FIFTY)]
+    records = await asyncio.gather(*(here.ended(execution, timeout=1800) for execution in executions))
+    took = time.monotonic() - started
+    assert Counter(record.state for record in records) == {"completed": FIFTY}
+    assert {len(record.attempts) for record in records} == {1}
+    spread = Counter(record.attempts[0].worker for record in records)
+    assert len(spread) > 1
+    for execution in executions:
+        assert await here.terminal_facts(execution) == ["completed"]
+        await here.archived(execution, timeout=300)
+    zero = await until("no pod of a function", at_zero, 300)
+    with capsys.disabled():
+        print(f"\n    {FIFTY} executions: {took:.0f} s, pods {sorted(spread.values())}, at zero after {zero:.0f} s")

@@ -176,8 +176,11 @@ class Attempt:
         self._turn.on_failure(lambda failure: self._judge.decide(failed(failure.reason, failure.message)))
         self._turn.on_usage(self._progress.usage)
         bounds, clock = self._bounds(record), self._parts.clock
+        watching = watchdog.watch(
+            bounds, self._judge, clock, self._activity, lambda: self._turn.roots, self._turn.nameless_bytes
+        )
         helpers = [
-            asyncio.create_task(watchdog.watch(bounds, self._judge, clock, self._activity, lambda: self._turn.roots)),
+            asyncio.create_task(watching),
             asyncio.create_task(self._progress.keep(lambda: self._publisher.last)),
         ]
         working = asyncio.create_task(self._turn.run(self._emit))

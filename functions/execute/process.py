@@ -159,6 +159,10 @@ class AgentProcess:
         """Processes in the tree now, without the supervisor; with the dead whose parents have not yet asked."""
         return len(proctree.sample(self.pid).pids)
 
+    def nameless_bytes(self) -> int:
+        """Bytes on disk of files that the tree has removed and holds open."""
+        return proctree.nameless_bytes(proctree.sample(self.pid).pids)
+
     async def exited(self) -> int:
         """The agent's exit code (negative: the signal), once it has ended and nothing of its tree is left."""
         return await asyncio.shield(self._ended)

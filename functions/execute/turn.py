@@ -80,6 +80,10 @@ class Turn:
         shared = (self._workspace.directory,) if self._workspace and self._workspace.source == "shared" else ()
         return own + shared
 
+    def nameless_bytes(self) -> int:
+        """What it has written to files that have no name any more."""
+        return self._slot.server.process.nameless_bytes() if self._slot else 0
+
     def on_failure(self, listener: Callable[[BrokerFailure], None]) -> None:
         """Called once when the broker decides that the execution must end."""
         self._on_failure = listener
@@ -96,6 +100,7 @@ class Turn:
         """
         target = self._target()
         session = await self._session()
+        await asyncio.to_thread(workspace.check, self._task.workspace, self._sources())  # costs less than OpenCode
         if isinstance(self._task.workspace, SharedWorkspace):
             # Used in place, so it is OpenCode's directory from the start.
             self._workspace = await self._prepare(self._directory / "unused", None)
@@ -157,28 +162,31 @@ class Turn:
         return slot
 
     async def _prepare(self, target: Path, session: Session | None) -> workspace.Prepared:
-        settings, task = self._shop.parts.settings, self._task
-        token = None
+        task, token = self._task, None
         if task.workspace.source == "git" and task.workspace.token is not None:
             token = self._shop.opened(task.workspace.token, task.project_id).get_secret_value()
             self.redactor.add(token)
-        limits = workspace.Limits(max_bytes=task.limits.max_workspace_bytes or settings.max_workspace_bytes)
+        sources = self._sources()
         private = self._directory / "base"
         if session is not None and session.saved is not None and session.saved.workspace is not None:
             prefix = session_prefix(task.project_id, session.session_id)
             archive = await self._fetch(prefix, session.saved.workspace.name)
-            return await workspace.restore(archive, target, private, limits)
+            return await workspace.restore(archive, target, private, sources.limits)
         source = task.workspace
         if session is not None and isinstance(source, EmptyWorkspace):
             source = session.workspace
-        sources = workspace.Sources(
+        return await workspace.prepare(source, target, sources, private=private, token=token)
+
+    def _sources(self) -> workspace.Sources:
+        settings, task = self._shop.parts.settings, self._task
+        most = task.limits.max_workspace_bytes or settings.max_workspace_bytes
+        return workspace.Sources(
             roots=tuple(Path(root) for root in settings.workspace_sources),
             shared=settings.workspace_dir,
             objects=self._shop.parts.store,
             project=task.project_id,
-            limits=limits,
+            limits=workspace.Limits(max_bytes=most),
         )
-        return await workspace.prepare(source, target, sources, private=private, token=token)
 
     async def _fetch(self, prefix: str, name: str) -> Path:
         path = self._directory / "session" / ARCHIVE

@@ -14,6 +14,8 @@ from functions.execute.verdict import Judge, Verdict, failed
 
 _LOOK_EVERY = 1.0
 _WALK_EVERY = 10.0
+#: This part of its bound, once gone from the disk, is worth a look at who took it.
+_EARLY = 4
 
 
 @dataclass(frozen=True)
@@ -46,26 +48,44 @@ class Activity:
 
 
 async def watch(
-    bounds: Bounds, judge: Judge, clock: Clock, activity: Activity, roots: Callable[[], tuple[Path, ...]]
+    bounds: Bounds,
+    judge: Judge,
+    clock: Clock,
+    activity: Activity,
+    roots: Callable[[], tuple[Path, ...]],
+    nameless: Callable[[], int] = lambda: 0,
 ) -> None:
-    """Decide when a bound is passed."""
+    """Decide when a bound is passed. `nameless` counts bytes on disk that no look below `roots` finds."""
     began = walked = clock.monotonic()
+    free = 0
     while judge.verdict is None:
         await clock.sleep(_LOOK_EVERY)
         now = clock.monotonic()
+        left = _free(roots())
         if now - began >= bounds.wall_left:
             judge.decide(Verdict(Step.TIME_OUT, f"it ran longer than {bounds.wall} s"))
         elif activity.silent_for >= bounds.silence:
             judge.decide(failed(Reason.STALLED, f"neither model nor tool did anything for {bounds.silence} s"))
-        elif now - walked >= _WALK_EVERY:
-            walked = now
-            size = await asyncio.to_thread(_bytes_below, roots(), bounds.workspace)
+        # A full disk takes the neighbours along, so a walk comes early when the disk has got fuller since the last one.
+        elif now - walked >= _WALK_EVERY or free - left >= bounds.workspace // _EARLY:
+            walked, free = now, left
+            size = await asyncio.to_thread(lambda: _bytes_below(roots(), bounds.workspace) + nameless())
             if size > bounds.workspace:
                 judge.decide(failed(Reason.OUTPUT_LIMIT, f"the workspace is larger than {bounds.workspace} bytes"))
+        free = max(free, left)
 
 
 def _bytes_below(roots: tuple[Path, ...], limit: int) -> int:
     return sum(tree_bytes(root, lambda total: total > limit) for root in roots)
+
+
+def _free(roots: tuple[Path, ...]) -> int:
+    """Bytes left on the disk that the agent writes to; 0 while there is none."""
+    try:
+        found = os.statvfs(roots[0])
+    except (IndexError, OSError):
+        return 0
+    return found.f_bavail * found.f_frsize
 
 
 def tree_bytes(root: Path, enough: Callable[[int], bool]) -> int:

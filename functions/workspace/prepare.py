@@ -86,6 +86,18 @@ async def prepare(
     )
 
 
+def check(source: Source, sources: Sources) -> None:
+    """What can be said against a source before anything is made ready for it.
+
+    Raises:
+        InvalidWorkspace: as `prepare` would.
+    """
+    if isinstance(source, GitWorkspace):
+        check_url(source.url, sources.protocols, tuple(root.resolve() for root in sources.roots))
+    elif isinstance(source, DirectoryWorkspace):
+        _below_roots(source.path, sources.roots)
+
+
 async def restore(archive: Path, target: Path, private: Path, limits: Limits) -> Prepared:
     """Fill `target` from an archive at hand (a session's workspace) and record its base. Errors as for `prepare`."""
 

@@ -6,7 +6,10 @@ import asyncio
 import os
 from pathlib import Path
 
+import pytest
+
 from events.lifecycle import Reason, Step
+from functions.execute import proctree, watchdog
 from functions.execute.verdict import Judge, Verdict
 from functions.execute.watchdog import Activity, Bounds, tree_bytes, watch
 from tests.support.clock import ManualClock
@@ -93,6 +96,32 @@ async def test_a_workspace_that_grows_too_large_ends_the_run(tmp_path: Path) -> 
     await watched.run(12)
     verdict = await asyncio.wait_for(watched.judge.wait(), 5)
     assert verdict.reason is Reason.OUTPUT_LIMIT
+
+
+async def test_a_disk_that_gets_fuller_is_looked_at_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of the bound gone from the disk: the walk does not wait for its ten seconds; less does."""
+    free = [10**9]
+    monkeypatch.setattr(watchdog, "_free", lambda roots: free[0])
+    watched = Watched(bounds(workspace=10_000), tmp_path)
+    assert await watched.run(2) is None
+    (tmp_path / "big").write_bytes(b"x" * 50_000)
+    free[0] -= 2_000
+    assert await watched.run(2) is None
+    free[0] -= 50_000
+    await watched.run(1)
+    verdict = await asyncio.wait_for(watched.judge.wait(), 5)
+    assert verdict.reason is Reason.OUTPUT_LIMIT
+
+
+def test_a_removed_file_that_is_still_open_is_counted(tmp_path: Path) -> None:
+    """An agent could fill the disk with files that no folder shows."""
+    before = proctree.nameless_bytes((os.getpid(),))
+    with (tmp_path / "ghost").open("wb") as ghost:
+        (tmp_path / "ghost").unlink()
+        ghost.write(b"x" * 100_000)
+        ghost.flush()
+        assert proctree.nameless_bytes((os.getpid(),)) - before >= 100_000
+    assert proctree.nameless_bytes((os.getpid(),)) == before
 
 
 def test_size_on_disk_counts_blocks_and_follows_no_link(tmp_path: Path) -> None:

@@ -1,0 +1,20 @@
+"""docs/security.md lists what the red team tries, and what stops it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.redteam import rows, table
+
+PAGE = Path(__file__).parents[2] / "docs/security.md"
+
+
+def test_every_attempt_is_in_the_docs() -> None:
+    """The page's table is the one that the red team runs by."""
+    assert table() in PAGE.read_text(), f"docs/security.md wants this table:\n\n{table()}\n"
+
+
+def test_every_attempt_says_what_it_is_and_what_stops_it() -> None:
+    """A row without either would be a gap that nobody sees; two of one name could not be told apart."""
+    assert [row for row in rows() if not (row.name and row.shell and row.stopped_by)] == []
+    assert len({row.name for row in rows()}) == len(rows())

@@ -50,6 +50,11 @@ async def handle(handler: Handler, cloud_event: CloudEvent) -> None:
         level = log.info if isinstance(error, Retry) else log.warning
         level("event refused", action="event.refused", type=event.type, event_id=event.id, reason=str(error))
         raise HTTPException(error.http_status, str(error), headers=headers) from None
+    except OSError as error:
+        # This machine's fault, a full disk most likely, and not the event's: it comes again.
+        why = f"{error.strerror or type(error).__name__} ({error.filename or ''})"
+        log.error("event not handled", action="event.failed", type=event.type, event_id=event.id, reason=why)
+        raise HTTPException(503, why) from None
 
 
 def from_cloudevent(event: CloudEvent) -> Event:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from functions.dispatcher.wiring import backoff
 
-_RETRIED = frozenset({404, 408, 409, 425})
+#: 401 and 403 say that somebody was deployed with a wrong token, and nothing about the event.
+_RETRIED = frozenset({401, 403, 404, 408, 409, 425})
 #: Seconds between the tries of a delivery to a sink: twelve pauses, two days (Standard Webhooks 1.0.0, Deliverability).
 SINK_PAUSES = (1, 5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 43_200, 86_400)
 _SPREAD = 0.1

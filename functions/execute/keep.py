@@ -55,7 +55,7 @@ class Keeper:
                 artifacts = await self._artifacts(f"{self._task.project_id}/{self._task.execution_id}", "")
                 await self._session(conversation)
             return Kept(diff, tuple(artifacts))
-        except (TimeoutError, Retry, workspace.InvalidWorkspace) as error:
+        except (OSError, Retry, workspace.InvalidWorkspace) as error:  # TimeoutError is one of the first
             said = f"the workspace could not be stored: {error or 'S3 did not answer in time'}"
             await emit(Draft(type=ChunkType.GAP, data=said, detail={"reason": "not_stored"}))
             return Kept(diff)

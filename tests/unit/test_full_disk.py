@@ -1,0 +1,83 @@
+"""What a full disk may cost: log lines, and the workspace of a run; never an event, never the end of a run."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from cloudevents.http import CloudEvent
+from starlette.exceptions import HTTPException
+
+from events.output import ChunkType, Draft
+from functions import app, logs
+from functions.execute.keep import Keeper
+
+
+def full(*_: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_log_that_cannot_be_written_stops_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Refused lines are counted; the next that gets through says how many were lost, each on a line of its own."""
+    path = tmp_path / "log"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    log = logs.Unfailing(descriptor)
+    log.write('{"n": 1}\n')
+    with monkeypatch.context() as patched:
+        patched.setattr("functions.logs.os.write", full)
+        log.write('{"n": 2}\n')
+        log.write('{"n": 3}\n')
+    log.write('{"n": 4}\n')
+    log.flush()
+    os.close(descriptor)
+    said = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line.get("n", line.get("lines")) for line in said] == [1, 2, 4]
+    assert said[1]["action"] == "logs.lost"
+
+
+def test_a_torn_line_is_ended_before_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The disk took half a line: what comes later does not stick to it."""
+    path = tmp_path / "log"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    log = logs.Unfailing(descriptor)
+    room = iter([4])
+    real = os.write
+    with monkeypatch.context() as patched:
+        patched.setattr("functions.logs.os.write", lambda fd, data: real(fd, data[: next(room, 0)] or full()))
+        log.write('{"n": 1}\n')
+    log.write('{"n": 2}\n')
+    os.close(descriptor)
+    torn, lost, whole = path.read_text().splitlines()
+    assert (torn, json.loads(lost)["lines"], json.loads(whole)) == ('{"n"', 1, {"n": 2})
+
+
+async def test_a_handler_on_a_full_disk_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An OSError says nothing about the event: 503, which the dispatcher repeats."""
+
+    async def handler(*_: object) -> None:
+        full()
+
+    monkeypatch.setattr(app, "_current", object())
+    event = CloudEvent({"type": "dev.ocf.task.cancel.v1", "source": "/t", "id": "1"}, {})
+    with pytest.raises(HTTPException) as caught:
+        await app.handle(cast(Any, handler), event)
+    assert caught.value.status_code == 503
+
+
+async def test_a_workspace_that_cannot_be_kept_is_said(tmp_path: Path) -> None:
+    """No room for the artifacts: the run ends as it ended, and a gap says what is not there."""
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    said: list[Draft] = []
+
+    async def emit(draft: Draft) -> None:
+        said.append(draft)
+
+    keeper = Keeper(cast(Any, None), cast(Any, None), in_the_way / "artifacts")
+    kept = await keeper.keep(cast(Any, None), None, emit, 1.0)
+    assert kept.artifacts == ()
+    assert [draft.type for draft in said] == [ChunkType.GAP]

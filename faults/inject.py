@@ -6,13 +6,15 @@ import asyncio
 import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from faults.matrix import Pair
 from faults.part import Part
-from faults.system import EVENT_FUNCTIONS, EXECUTES, System
+from faults.system import EVENT_FUNCTIONS, EXECUTES, MONITOR, System
 
 _FAKETIME = "faketime/libfaketimeMT.so.1"
 _SKEWS = (-600, -90, 90, 600)
@@ -112,6 +114,10 @@ class Injector:
             healed = await self._for("full")
         finally:
             part.disk.empty()
+        if part.name in self._system.nodes and not await _healthy(self._system.url(part.name, MONITOR) + "/healthz"):
+            # docs/operations.md, "A full disk": what its liveness probe does.
+            await _again(part)
+            return f"{part.name}, not healthy with room again: restarted", healed
         await part.is_ready()
         return part.name, healed
 
@@ -184,6 +190,16 @@ class Injector:
         await asyncio.gather(*(_again(part) for part in parts))
         who = parts[0].name if len(parts) == 1 else "everybody else"
         return f"{who} {seconds:+d} s", healed
+
+
+async def _healthy(url: str, tries: int = 10) -> bool:
+    async with httpx.AsyncClient(timeout=2.0) as http:
+        for _ in range(tries):
+            with suppress(httpx.HTTPError):
+                if (await http.get(url)).status_code == 200:
+                    return True
+            await asyncio.sleep(0.5)
+    return False
 
 
 async def _again(part: Part) -> None:

@@ -94,7 +94,12 @@ class Load:
         """One command that is none: it must become a dead letter, and the only one."""
         subject = f"ocf.cmd.cancel.{self.project}.{uuid.uuid4()}"
         self.ledger.poison.add(subject)
-        await self._bus.publish(subject, b"this is no event", {"Content-Type": "application/cloudevents+json"})
+        headers = {"Content-Type": "application/cloudevents+json", "Nats-Msg-Id": subject}
+
+        async def publish() -> None:
+            await self._bus.publish(subject, b"this is no event", headers)
+
+        await self._until_taken(publish, f"poison {subject}")
 
     async def _run(self) -> None:
         for kind, request, cancel, delete in self._kinds:

@@ -38,6 +38,8 @@ ROOT = Path(__file__).resolve().parents[1]
 EVENT_FUNCTIONS = ("submit", "cancel", "cleanup", "session", "archive")
 EXECUTES = ("execute-1", "execute-2")
 BUCKET = "ocf"
+#: Where a NATS server says how it is.
+MONITOR = 8223
 _HTTP, _NATS, _ROUTES, _MODEL = 8080, 4222, 6222, 9000
 _WEED = {name: 18_000 + 100 * number for number, name in enumerate((*WEED_PORTS, *WEED_GRPC_PORTS))}
 _MEGABYTES = {"nats": 1024, "s3": 2048, "execute": 256}
@@ -100,6 +102,7 @@ class System:
                 server_name=f"faults-{node}", origins=[self.url("gateway")], now=now,
             )  # fmt: skip
             text = text.replace(f"host: {LOOPBACK}", f"host: {address}")
+            text += f"http: {address}:{MONITOR}\n"
             if len(self.nodes) > 1:
                 routes = ", ".join(f"nats://{self.net.addresses[other]}:{_ROUTES}" for other in self.nodes)
                 text += f"cluster {{ name: faults, host: {address}, port: {_ROUTES}, routes: [{routes}] }}\n"
@@ -124,7 +127,10 @@ class System:
         self._agent()
         for node in self.nodes:
             argv = nats_argv(tools.require("nats-server"), self._conf / f"{node}.conf")
-            self._add(node, disks[node], argv, _plain(), _NATS, None)
+            healthy = self.url(node, MONITOR) + (
+                "/healthz" if len(self.nodes) == 1 else "/healthz?js-enabled-only=true"
+            )
+            self._add(node, disks[node], argv, _plain(), _NATS, healthy)
         (self.folder / "s3" / "data").mkdir()
         weed = weed_argv(tools.require("weed"), self.folder / "s3/data", self._conf / "s3.json", _WEED, BUCKET)
         weed = tuple(each.replace(LOOPBACK, self.net.addresses["s3"]) for each in weed)

@@ -6,7 +6,7 @@ Held to the same contract tests as the JetStream adapter (`tests/contract/`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
@@ -130,7 +130,7 @@ class MemoryBus:
         self.changed()
         return stream.sequence
 
-    def writer(self, subject: str) -> MemoryWriter:
+    def writer(self, subject: str, *, may_repeat: Callable[[], bool] | None = None) -> MemoryWriter:
         return MemoryWriter(self, subject)
 
     async def publish_live(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,9 @@ log = structlog.get_logger()
 
 _WRONG_LAST_SEQUENCE = 10071
 _NO_SUCH_MESSAGE = (10037, 10043)
+#: Seconds that sent data may stay unacknowledged until the kernel gives the connection up (tcp(7), TCP_USER_TIMEOUT).
+#: Without that, it would deliver minutes later, when the network is back, what a worker said that has lost its lease.
+UNACKED = 3.0
 _BATCH = 256
 _TIMEOUT = 5.0
 
@@ -110,6 +114,14 @@ class NatsBus:
     def start(self) -> None:
         """Called once connected."""
         self._lost.clear()
+        self._bound_delays()
+
+    def _bound_delays(self) -> None:
+        # nats-py has no public way to its socket. No such option: another system than Linux.
+        writer = getattr(self.nc._transport, "_io_writer", None)
+        found = writer.get_extra_info("socket") if writer is not None else None
+        if found is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(UNACKED * 1000))
 
     async def on_error(self, error: Exception) -> None:
         log.warning("NATS error", action="bus.error", error=str(error) or type(error).__name__)
@@ -120,6 +132,7 @@ class NatsBus:
 
     async def on_reconnect(self) -> None:
         self._lost = asyncio.Event()
+        self._bound_delays()
         for writer in list(self._writers):
             writer.repair()
         log.info("NATS connection is back", action="bus.reconnected")
@@ -149,8 +162,8 @@ class NatsBus:
                 raise
         return ack.seq
 
-    def writer(self, subject: str) -> NatsWriter:
-        writer = NatsWriter(self.nc, self.js, subject, self._writers.discard)
+    def writer(self, subject: str, *, may_repeat: Callable[[], bool] | None = None) -> NatsWriter:
+        writer = NatsWriter(self.nc, self.js, subject, self._writers.discard, may_repeat or _always)
         self._writers.add(writer)
         return writer
 
@@ -288,6 +301,10 @@ class NatsBus:
             raise Unavailable("not connected to NATS")
         with _unavailable("JetStream"):
             await self.js.account_info()
+
+
+def _always() -> bool:
+    return True
 
 
 def _direct(data: bytes, headers: Mapping[str, str]) -> Message:

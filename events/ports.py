@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -107,8 +107,11 @@ class Bus(Protocol):
         """
         ...
 
-    def writer(self, subject: str) -> Writer:
-        """An ordered, pipelined writer to one subject."""
+    def writer(self, subject: str, *, may_repeat: Callable[[], bool] | None = None) -> Writer:
+        """An ordered, pipelined writer to one subject.
+
+        What a broken connection may have swallowed is sent again; as long as `may_repeat` says no, that waits.
+        """
         ...
 
     async def publish_live(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:

@@ -35,12 +35,19 @@ class NatsWriter:
 
     What is not acknowledged stays in a window. nats-py never ends the future of a publish whose
     connection broke, so after a reconnect (or a refusal) the window is sent again, in order;
-    `Nats-Msg-Id` makes the server keep each message once.
+    `Nats-Msg-Id` makes the server keep each message once. Whoever was away for long may not own the
+    subject any more, hence `may_repeat`.
     """
 
     def __init__(
-        self, nc: NatsClient, js: JetStreamContext, subject: str, on_close: Callable[[NatsWriter], None]
+        self,
+        nc: NatsClient,
+        js: JetStreamContext,
+        subject: str,
+        on_close: Callable[[NatsWriter], None],
+        may_repeat: Callable[[], bool],
     ) -> None:
+        self._may_repeat = may_repeat
         self._nc = nc
         self._js = js
         self._subject = subject
@@ -118,7 +125,7 @@ class NatsWriter:
         delay = 0.05
         try:
             while self._window:
-                if self._nc.is_connected and await self._resend():
+                if self._nc.is_connected and self._may_repeat() and await self._resend():
                     return
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 1.0)

@@ -21,6 +21,9 @@ log = structlog.get_logger()
 
 #: A lease lives 10 s; a worker that started is given this long before a missing lease counts.
 LEASE_GRACE = timedelta(seconds=20)
+#: A worker that lives has renewed its lease after this many seconds, also when NATS has just come back: all leases have
+#: run out then, and a sweep may be the first thing that happens.
+SECOND_LOOK = 7.0
 #: After this long without an owner no redelivery will bring a further attempt any more.
 REDELIVERY_GRACE = timedelta(seconds=180)
 
@@ -42,28 +45,38 @@ async def sweep(parts: Parts, event: Event) -> None:
 async def _look(parts: Parts, event: Event) -> int:
     """How many executions are still open after this look."""
     open_ = 0
+    suspects: list[tuple[Record, Step]] = []
     async for record in parts.records.all():
         if record.outbox:
             await parts.records.publish_outbox(record)
         if record.terminal:
             continue
         open_ += 1
-        await _judge(parts, record, event)
+        if (ending := await _judged(parts, record)) is not None:
+            suspects.append((record, ending))
+    if suspects:
+        await parts.clock.sleep(SECOND_LOOK)
+    for record, ending in suspects:
+        if not await _owned(parts, record):
+            await _end(parts, record, ending, event)
     return open_
 
 
-async def _judge(parts: Parts, record: Record, event: Event) -> None:
+async def _owned(parts: Parts, record: Record) -> bool:
+    return await parts.executions.get(lease_key(record.project_id, record.execution_id)) is not None
+
+
+async def _judged(parts: Parts, record: Record) -> Step | None:
+    """How it should end, as it looks now; None: it goes on."""
     now = parts.clock.now()
     unowned = now - record.updated_at
     overdue = now - (record.started_at or record.submitted_at) - timedelta(seconds=record.timeout_seconds)
     if record.state is State.RUNNING:
-        if unowned < LEASE_GRACE or await parts.executions.get(lease_key(record.project_id, record.execution_id)):
-            return
+        if unowned < LEASE_GRACE or await _owned(parts, record):
+            return None
         spent = record.attempts_spent >= record.max_attempts
-        if spent or unowned > REDELIVERY_GRACE:
-            await _end(parts, record, Step.FAIL, event)
-    elif overdue > timedelta(days=1):
-        await _end(parts, record, Step.TIME_OUT, event)
+        return Step.FAIL if spent or unowned > REDELIVERY_GRACE else None
+    return Step.TIME_OUT if overdue > timedelta(days=1) else None
 
 
 async def _end(parts: Parts, seen: Record, taken: Step, event: Event) -> None:

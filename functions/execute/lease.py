@@ -3,16 +3,20 @@
 The key `<project>.<execution>.lease` lives 10 s unless renewed. A worker that could not renew it in time stops by
 its own monotonic clock before the key can vanish, so two workers never own one execution, however the wall
 clocks stand.
+
+A worker that was frozen or cut off for longer finds the key gone. Nobody need have taken the execution over, so it
+takes the key again, and then asks the record: a sweep may have ended it, another attempt may have come and gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 
 import structlog
 
-from events.errors import Conflict, Unavailable
+from events.errors import Conflict, NotYetKnown, Retry, Unavailable
 from events.ports import Bucket, Clock
 from events.record import lease_key
 
@@ -20,14 +24,30 @@ log = structlog.get_logger()
 
 TTL = 10
 RENEW_EVERY = 3.0
-#: When this long has passed since the last renewal that was sent, the lease no longer counts.
-SAFE = TTL - 2.0
+#: When this long has passed since the last renewal that was sent, the lease no longer counts. What was said before may
+#: still be on its way for `events.bus_nats.UNACKED` seconds, and must arrive before the key can vanish.
+SAFE = TTL - 4.0
 
 
 class Lease:
-    """One worker's hold on one execution."""
+    """One worker's hold on one execution.
 
-    def __init__(self, bucket: Bucket, clock: Clock, project: str, execution: str, worker: str) -> None:
+    `reclaim` is asked with the attempt's number when the key had expired and is ours again: whether the execution is
+    still that attempt's. It must mark the record, so that who has just judged it ownerless sees that it moved.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        clock: Clock,
+        project: str,
+        execution: str,
+        *,
+        worker: str,
+        reclaim: Callable[[int], Awaitable[bool]],
+    ) -> None:
+        self._reclaim = reclaim
+        self._expired = False
         self._bucket = bucket
         self._clock = clock
         self._key = lease_key(project, execution)
@@ -76,21 +96,20 @@ class Lease:
             async with asyncio.timeout(RENEW_EVERY):
                 self._revision = await self._bucket.update(self._key, self._value(attempt), self._revision, ttl=TTL)
         except Conflict:
-            return await self._still_mine(attempt, asked)
+            return await self._taken_again(attempt, asked)
         except (Unavailable, TimeoutError):
             # The bus is away. Without it nobody else can take the lease either, so it is taken up again when the
-            # bus is back; whether that was in time, `_still_mine` finds out.
+            # bus is back; whether that was in time, `_taken_again` finds out.
             log.warning("lease not renewed", action="lease.not_renewed", key=self._key)
             return True
-        self._renewed = asked
-        self._news.set()
-        return True
+        return await self._still_mine(attempt, asked)
 
-    async def _still_mine(self, attempt: int, asked: float) -> bool:
+    async def _taken_again(self, attempt: int, asked: float) -> bool:
         """After a refusal: the newest value is an answer to a renewal of ours that got lost, or the key expired."""
         try:
             entry = await self._bucket.get(self._key)
             if entry is None:
+                self._expired = True
                 self._revision = await self._bucket.create(self._key, self._value(attempt), ttl=TTL)
             elif entry.value == self._value(attempt):
                 self._revision = await self._bucket.update(self._key, entry.value, entry.revision, ttl=TTL)
@@ -100,6 +119,20 @@ class Lease:
             return True  # not known; asked again at the next renewal
         except Conflict:
             return False
+        return await self._still_mine(attempt, asked)
+
+    async def _still_mine(self, attempt: int, asked: float) -> bool:
+        """The key is. After it had expired, the execution need not be: then nothing is said until that is known."""
+        if self._expired:
+            try:
+                if not await self._reclaim(attempt):
+                    await self._bucket.delete(self._key, revision=self._revision)
+                    return False
+            except NotYetKnown:
+                return False  # deleted meanwhile
+            except Retry:
+                return True  # not known; asked again at the next renewal
+            self._expired = False
         self._renewed = asked
         self._news.set()
         return True

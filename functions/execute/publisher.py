@@ -51,7 +51,8 @@ class Publisher:
         self._subject = subjects.output(project, execution)
         self._project = project
         self._execution = execution
-        self._writer = bus.writer(self._subject)
+        # After a long outage somebody else may have ended the execution: a chunk must not come after that.
+        self._writer = bus.writer(self._subject, may_repeat=lambda: self._hold is None or self._hold.held)
         self._streams: dict[str, tuple[StreamRedactor, Draft]] = {}
         self._held: Draft | None = None
         self._timer: asyncio.TimerHandle | None = None

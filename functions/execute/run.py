@@ -38,7 +38,9 @@ class Run:
         self._event = event
         self._ids = (task.project_id, task.execution_id)
         self._directory = shop.parts.settings.state_dir / task.execution_id
-        self._lease = Lease(self._parts.executions, self._parts.clock, *self._ids, worker=self._parts.worker)
+        self._lease = Lease(
+            self._parts.executions, self._parts.clock, *self._ids, worker=self._parts.worker, reclaim=self._reclaim
+        )
 
     async def run(self) -> None:
         """Take the lease, run, end.
@@ -68,6 +70,15 @@ class Run:
                 with suppress(Retry):  # it expires by itself within seconds
                     await self._lease.release()
             self.ended.set()
+
+    async def _reclaim(self, attempt: int) -> bool:
+        """Whether the execution is still that attempt's; writing it anew makes an older judgement of it void."""
+
+        def touched(record: Record) -> Record | None:
+            return record.model_copy() if not record.terminal and len(record.attempts) == attempt else None
+
+        record = await self._parts.records.change(*self._ids, touched)
+        return not record.terminal and len(record.attempts) == attempt
 
     async def _leave_session(self) -> None:
         """The next execution of the session may come. If this is missed, that one finds out by itself."""

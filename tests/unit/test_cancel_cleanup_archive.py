@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import uuid
@@ -18,6 +19,7 @@ from events.record import Attempt, Record, lease_key
 from functions.archive.handler import archive
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
+from functions.cleanup.sweep import SECOND_LOOK
 from functions.common.commands import NATS_SUBJECT
 from functions.common.sweep import SCHEDULE, SWEEP_ID
 from functions.submit.handler import submit
@@ -167,10 +169,47 @@ async def test_the_sweep_ends_a_run_whose_worker_is_gone() -> None:
     b = bench(clock)
     execution = await running(b)
     await clock.advance(timedelta(seconds=30).total_seconds())
-    await cleanup(b.parts, clean(b, SWEEP_ID, "sweep"))
+    sweeping = await swept_once(b, clock)
+    assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
+    await clock.advance(SECOND_LOOK)
+    await sweeping
     record = await b.parts.records.require(PROJECT, execution)
     assert (record.state, record.reason) == (State.FAILED, "worker_lost")
     assert (await b.said(execution)).count("failed") == 1
+
+
+async def swept_once(b: Bench, clock: ManualClock) -> asyncio.Task[None]:
+    """A sweep that has looked once, and waits to look again."""
+    sweeping = asyncio.create_task(cleanup(b.parts, clean(b, SWEEP_ID, "sweep")))
+    while not clock.sleepers:
+        await asyncio.sleep(0)
+    return sweeping
+
+
+async def test_the_sweep_waits_for_a_worker_that_was_cut_off() -> None:
+    """NATS was away for longer than a lease lives; the worker takes its own again, and the run goes on."""
+    clock = ManualClock()
+    b = bench(clock)
+    execution = await running(b)
+    await clock.advance(30)
+    sweeping = await swept_once(b, clock)
+    await b.parts.executions.create(lease_key(PROJECT, execution), b"{}", ttl=10)
+    await clock.advance(SECOND_LOOK)
+    await sweeping
+    assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
+
+
+async def test_the_sweep_leaves_what_has_moved_since_it_looked() -> None:
+    """The worker has taken the execution again and marked its record, and its lease cannot be seen: no end is said."""
+    clock = ManualClock()
+    b = bench(clock)
+    execution = await running(b)
+    await clock.advance(30)
+    sweeping = await swept_once(b, clock)
+    await b.parts.records.change(PROJECT, execution, lambda record: record.model_copy())
+    await clock.advance(SECOND_LOOK)
+    await sweeping
+    assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
 
 
 async def test_the_sweep_leaves_a_run_with_a_lease_alone() -> None:

@@ -23,6 +23,12 @@ class ShakyBucket(MemoryBucket):
     away = False
     lost = False
 
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        #: Whether the execution is still the attempt's, and who asked.
+        self.open = True
+        self.asked: list[str] = []
+
     async def update(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> int:
         if self.away:
             raise Unavailable("away")
@@ -40,7 +46,17 @@ class ShakyBucket(MemoryBucket):
 def two() -> tuple[ManualClock, ShakyBucket, Lease, Lease]:
     clock = ManualClock()
     bucket = ShakyBucket(clock)
-    return clock, bucket, Lease(bucket, clock, "p", "e", "one"), Lease(bucket, clock, "p", "e", "two")
+    return clock, bucket, lease(bucket, clock, "one"), lease(bucket, clock, "two")
+
+
+def lease(bucket: ShakyBucket, clock: ManualClock, worker: str) -> Lease:
+    async def reclaim(attempt: int) -> bool:
+        bucket.asked.append(worker)
+        if bucket.away:
+            raise Unavailable("away")
+        return bucket.open
+
+    return Lease(bucket, clock, "p", "e", worker=worker, reclaim=reclaim)
 
 
 async def test_one_worker_at_a_time() -> None:
@@ -151,3 +167,62 @@ async def test_release_leaves_what_is_somebody_elses() -> None:
     entry = await bucket.get(KEY)
     assert entry is not None
     assert json.loads(entry.value) == {"worker": "two", "attempt": 2}
+
+
+async def frozen(clock: ManualClock, one: Lease) -> asyncio.Task[None]:
+    """`one` is asleep for far longer than its TTL, and awake again; its renewal is due."""
+    await one.acquire(1)
+    keeping = asyncio.create_task(one.keep(1))
+    await asyncio.sleep(0)
+    clock._passed += 3 * TTL
+    return keeping
+
+
+async def test_who_slept_through_it_goes_on_where_nobody_minded() -> None:
+    """The key had expired, and the record is as it was: the worker has it again, once the record was asked."""
+    clock, bucket, one, _ = two()
+    keeping = await frozen(clock, one)
+    assert not one.held
+    await clock.advance(RENEW_EVERY)
+    assert one.held
+    assert bucket.asked == ["one"]
+    await clock.advance(RENEW_EVERY)
+    assert bucket.asked == ["one"]
+    keeping.cancel()
+
+
+async def test_who_slept_while_it_was_ended_stops() -> None:
+    """The key had expired and the sweep has ended the execution: it is lost, nothing more is said, no lease is left."""
+    clock, bucket, one, _ = two()
+    bucket.open = False
+    keeping = await frozen(clock, one)
+    await clock.advance(RENEW_EVERY)
+    await asyncio.wait_for(keeping, 1)
+    assert one.lost.is_set()
+    assert not await one.sure()
+    assert await bucket.get(KEY) is None
+
+
+async def test_until_the_record_answers_nothing_is_sure() -> None:
+    """The key could be taken again, the record could not be asked: the lease does not count until it was."""
+    clock, bucket, one, _ = two()
+    keeping = await frozen(clock, one)
+    renewed = one._renew
+
+    async def away_for_the_record(attempt: int) -> bool:
+        bucket.away = False
+        reclaim, one._reclaim = one._reclaim, _unavailable
+        try:
+            return await renewed(attempt)
+        finally:
+            one._reclaim = reclaim
+
+    assert await away_for_the_record(1)
+    assert not one.held
+    await clock.advance(RENEW_EVERY)
+    assert one.held
+    keeping.cancel()
+
+
+async def _unavailable(_: int) -> bool:
+    raise Unavailable("away")

@@ -1,0 +1,68 @@
+"""What a worker said must not arrive after it lost its lease: no late delivery, no repetition unasked."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import uuid
+
+import pytest
+
+from events import subjects
+from events.bus_nats import UNACKED, connect
+from events.errors import Unavailable
+from functions.execute.lease import SAFE, TTL
+from tests.support.nats import NatsServer
+from tests.support.stack import until
+
+
+async def test_sent_data_does_not_outlive_the_lease(own_nats_server: NatsServer) -> None:
+    """The kernel gives up what is not acknowledged before the lease it was said under can vanish; also on a connection
+    that was made anew."""
+    bus = await connect(own_nats_server.url, creds=own_nats_server.creds)
+
+    def limit() -> int:
+        found = bus.nc._transport._io_writer.get_extra_info("socket")
+        return found.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+    async def bounded_anew() -> bool:
+        return bus.nc.is_connected and bus.nc.stats["reconnects"] == 1 and limit() == UNACKED * 1000
+
+    try:
+        assert SAFE + UNACKED < TTL
+        assert limit() == UNACKED * 1000
+        own_nats_server.kill()
+        own_nats_server.start()
+        await until(bounded_anew, what="the new connection is bounded")
+    finally:
+        await bus.close()
+
+
+async def test_a_writer_repeats_only_what_may_still_be_said(own_nats_server: NatsServer) -> None:
+    """A chunk that an outage may have swallowed waits until `may_repeat` says yes; forgotten, it is never sent."""
+    bus = await connect(own_nats_server.url, creds=own_nats_server.creds)
+    execution = str(uuid.uuid4())
+    subject = subjects.output("p", execution)
+    mine = False
+
+    async def back() -> bool:
+        return bus.nc.is_connected
+
+    async def away() -> bool:
+        return not bus.nc.is_connected
+
+    try:
+        writer = bus.writer(subject, may_repeat=lambda: mine)
+        own_nats_server.kill()
+        await until(away, what="the connection is lost")
+        await writer.send(b"{}", {"Nats-Msg-Id": "1"})
+        own_nats_server.start()
+        await until(back, what="the connection is back")
+        with pytest.raises(Unavailable):
+            await writer.flush(0.5)
+        assert await bus.last(subjects.OUTPUT, subject) is None
+        mine = True
+        await asyncio.wait_for(writer.flush(10), 15)
+        assert await bus.last(subjects.OUTPUT, subject) is not None
+    finally:
+        await bus.close()

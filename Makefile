@@ -38,6 +38,8 @@ check: install ## lint, format, types, import direction, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate.py --check
 	$(BIN)/python scripts/knative_generate.py --check
+	scripts/kube_tools.sh
+	$(BIN)/python scripts/knative_check.py
 	$(BIN)/shellcheck -x -P SCRIPTDIR .ci/run scripts/*.sh $$(git ls-files 'tests/**/*.sh')
 	cd console && ../scripts/npm.sh run --silent check
 

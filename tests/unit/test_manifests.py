@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -19,8 +18,9 @@ from functions.settings import Settings
 ROOT = Path(__file__).parents[2]
 KNATIVE = ROOT / "knative"
 OVERLAYS = ("local", "production", "jobsink", "events", "workspaces")
-CACHED = Path(os.environ.get("CLUSTER_HOME", Path.home() / ".cache/ocf-cluster")) / "debs/kubectl/usr/bin/kubectl"
-KUBECTL = shutil.which("kubectl") or (str(CACHED) if CACHED.is_file() else None)
+#: `make check` puts it there.
+OURS = ROOT / ".tools/kube/kubectl"
+KUBECTL = str(OURS) if OURS.is_file() else shutil.which("kubectl")
 Manifest = dict[str, Any]
 
 

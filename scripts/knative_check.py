@@ -1,0 +1,73 @@
+"""Holds every overlay, as kustomize builds it, against the schemas of Kubernetes and Knative. Needs no cluster.
+
+    knative_check.py            kubectl: on PATH, or .tools/kube (scripts/kube_tools.sh)
+
+The schemas are strict: a field that is not in them (a typing error, a wrong indent) is an error, as is a wrong type.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+SCHEMAS = ROOT / "knative/schemas.json"
+OVERLAYS = tuple(sorted(path.parent.name for path in (ROOT / "knative/overlays").glob("*/kustomization.yaml")))
+Manifest = dict[str, Any]
+
+
+def kubectl() -> str | None:
+    """Where kubectl is."""
+    ours = ROOT / ".tools/kube/kubectl"
+    return str(ours) if ours.is_file() else shutil.which("kubectl")
+
+
+def build(overlay: str) -> list[Manifest]:
+    """The objects of an overlay.
+
+    Raises:
+        RuntimeError: kustomize refuses it, with its reason.
+    """
+    command = [kubectl() or "kubectl", "kustomize", str(ROOT / "knative/overlays" / overlay)]
+    built = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if built.returncode:
+        raise RuntimeError(built.stderr.strip())
+    return [one for one in yaml.safe_load_all(built.stdout) if one]
+
+
+def mistakes(manifest: Manifest, known: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with an object, a line each."""
+    kind = f"{manifest['apiVersion']} {manifest['kind']}"
+    if kind not in known["kinds"]:
+        yield f"no schema of {kind}; see scripts/knative_schemas.py"
+        return
+    schema = {"$ref": f"#/$defs/{known['kinds'][kind]}", "$defs": known["$defs"]}
+    for error in jsonschema.Draft202012Validator(schema).iter_errors(manifest):
+        yield f"{'.'.join(map(str, error.absolute_path))}: {error.message[:300]}"
+
+
+def main() -> int:
+    """Check all of them; exit status."""
+    if kubectl() is None:
+        sys.stderr.write("knative_check: no kubectl here (PATH, .tools/kube): nothing is checked\n")
+        return 0
+    known = json.loads(SCHEMAS.read_text())
+    found = 0
+    for overlay in OVERLAYS:
+        for manifest in build(overlay):
+            for said in mistakes(manifest, known):
+                found += 1
+                sys.stderr.write(f"{overlay}: {manifest['kind']} {manifest['metadata']['name']}: {said}\n")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,59 @@
+"""The check of overlays against the schemas of Kubernetes and Knative finds what it should (`make check` runs it)."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts.knative_check import OVERLAYS, SCHEMAS, mistakes
+
+ROOT = Path(__file__).parents[2]
+KNOWN = json.loads(SCHEMAS.read_text())
+Manifest = dict[str, Any]
+EXECUTE: Manifest = next(
+    one
+    for one in yaml.safe_load_all((ROOT / "knative/base/services.yaml").read_text())
+    if one["metadata"]["name"] == "execute"
+)
+
+
+def test_every_overlay_is_checked() -> None:
+    """Whatever is added to the folder is found."""
+    assert {"local", "production", "jobsink", "events", "workspaces"} <= set(OVERLAYS)
+
+
+def test_what_is_right_passes() -> None:
+    """A generated service, and what the pages tell people to write."""
+    assert list(mistakes(EXECUTE, KNOWN)) == []
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/webhooks.md").read_text(), re.DOTALL)
+    assert [list(mistakes(one, KNOWN)) for block in blocks for one in yaml.safe_load_all(block)] == [[]]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda pod: pod.update(containerConcurency=5), "'containerConcurency' was unexpected"),
+        (lambda pod: pod.update(timeoutSeconds="an hour"), "timeoutSeconds: 'an hour' is not of type 'integer'"),
+        (lambda pod: pod["containers"][0]["resources"].update(limit={}), "resources: .*'limit' was unexpected"),
+        (lambda pod: pod["volumes"].append({"emptyDir": {}}), "'name' is a required property"),
+    ],
+)
+def test_a_wrong_field_is_named(spoil: Callable[[Manifest], Any], said: str) -> None:
+    """A typing error, a wrong type, a missing field: each with its path."""
+    wrong = copy.deepcopy(EXECUTE)
+    spoil(wrong["spec"]["template"]["spec"])
+    [mistake] = mistakes(wrong, KNOWN)
+    assert re.search(said, mistake)
+
+
+def test_a_kind_without_schema_is_a_mistake() -> None:
+    """Nothing passes because nobody looked."""
+    [mistake] = mistakes({"apiVersion": "example.com/v1", "kind": "Thing"}, KNOWN)
+    assert "no schema of example.com/v1 Thing" in mistake

@@ -19,7 +19,16 @@ from faults.system import EVENT_FUNCTIONS, EXECUTES, MONITOR, System
 _FAKETIME = "faketime/libfaketimeMT.so.1"
 _SKEWS = (-600, -90, 90, 600)
 _S3_USERS = ("submit", "cleanup", "session", "archive", *EXECUTES, "gateway")
-_SECONDS = {"kill9": 2.0, "stop": 30.0, "cut": 15.0, "full": 10.0, "slow": 12.0, "creds": 8.0, "skew": 10.0}
+_SECONDS = {
+    "kill9": 2.0,
+    "lost": 3.0,
+    "stop": 30.0,
+    "cut": 15.0,
+    "full": 10.0,
+    "slow": 12.0,
+    "creds": 8.0,
+    "skew": 10.0,
+}
 _WRITES = 8
 
 
@@ -55,6 +64,7 @@ class Injector:
         part = self._part(pair.victim)
         doing: dict[str, Callable[[Part], Awaitable[tuple[str, float]]]] = {
             "kill9": self._kill,
+            "lost": self._lost,
             "stop": self._stop,
             "restart": self._restart,
             "cut": self._cut,
@@ -81,6 +91,17 @@ class Injector:
     async def _kill(self, part: Part) -> tuple[str, float]:
         await part.stop(signal.SIGKILL)
         healed = await self._for("kill9")
+        await part.start()
+        return part.name, healed
+
+    async def _lost(self, part: Part) -> tuple[str, float]:
+        self._system.net.cut(part.name)
+        try:
+            await part.stop(signal.SIGKILL)
+            # A dead machine sends no farewell, not even the one its kernel would send now.
+            healed = await self._for("lost")
+        finally:
+            self._system.net.mend(part.name)
         await part.start()
         return part.name, healed
 

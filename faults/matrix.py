@@ -9,6 +9,7 @@ from dataclasses import dataclass
 VICTIMS = ("submit", "execute", "cancel", "cleanup", "archive", "dispatcher", "gateway", "nats", "s3", "model")
 FAULTS = {
     "kill9": "SIGKILL; started again after 2 s, as a supervisor would",
+    "lost": "its machine loses power: the cable is pulled, then SIGKILL, nobody is told; a new one after 3 s",
     "stop": "SIGSTOP, 30 s, SIGCONT",
     "restart": "SIGTERM and a new process",
     "cut": "its cable is pulled at the bridge for 15 s: silence in both directions, no refusal",

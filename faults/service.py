@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -47,8 +48,18 @@ class Service:
         for number in range(len(self._backends)):
             backend = self._backends[(first + number) % len(self._backends)]
             with suppress(OSError, TimeoutError):
-                return await asyncio.wait_for(asyncio.open_connection(*backend), _CONNECT)
+                found = await asyncio.wait_for(asyncio.open_connection(*backend), _CONNECT)
+                _ask_after(found[1])
+                return found
         raise ConnectionRefusedError("no backend answers")
+
+
+def _ask_after(writer: asyncio.StreamWriter) -> None:
+    """A Service only rewrites addresses: the dispatcher's own questions, which end here, go on to the pod."""
+    there: socket.socket = writer.get_extra_info("socket")
+    there.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
+        there.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

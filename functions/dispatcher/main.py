@@ -22,7 +22,7 @@ from functions.composition import Parts, build
 from functions.dispatcher import sinks
 from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.loop import Loop
-from functions.dispatcher.targets import Function, Target, Webhook
+from functions.dispatcher.targets import Function, Target, Webhook, connections
 from functions.dispatcher.wiring import WIRING, Row
 from functions.health import health_routes
 from functions.settings import Settings, load_or_exit
@@ -64,8 +64,10 @@ def _exit(said: str) -> NoReturn:
 
 async def run(settings: Settings) -> None:
     """Dispatch until told to stop (SIGTERM, SIGINT)."""
-    async with build(settings, "dispatcher") as parts, httpx.AsyncClient(limits=_LIMITS) as http:
-        loops = [_loop(parts, row, http) for row in rows(settings)]
+    # Only what goes outside may take a proxy of the environment.
+    inside, outside = httpx.AsyncClient(transport=connections()), httpx.AsyncClient()
+    async with build(settings, "dispatcher") as parts, inside, outside:
+        loops = [_loop(parts, row, inside, outside) for row in rows(settings)]
         tasks = [asyncio.create_task(loop.run()) for loop in loops]
         tasks.append(asyncio.create_task(_measure_lag(parts, rows(settings))))
         await server.serve(
@@ -93,24 +95,21 @@ async def _measure_lag(parts: Parts, wired: tuple[Row, ...]) -> None:
         await parts.clock.sleep(_LAG_EVERY)
 
 
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-
-
-def _loop(parts: Parts, row: Row, http: httpx.AsyncClient) -> Loop:
-    dispatcher = Dispatcher(row, _target(parts, row, http), bus=parts.bus, clock=parts.clock)
+def _loop(parts: Parts, row: Row, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Loop:
+    dispatcher = Dispatcher(row, _target(parts, row, inside, outside), bus=parts.bus, clock=parts.clock)
     return Loop(row, dispatcher, parts.bus, parts.clock)
 
 
-def _target(parts: Parts, row: Row, http: httpx.AsyncClient) -> Target:
+def _target(parts: Parts, row: Row, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Target:
     settings = parts.settings
     for sink in settings.event_sinks:
         if sinks.consumer(sink.name) == row.consumer:
             keys = settings.event_sink_keys().get(sink.name, ())
             # `rows` has seen to it that there is one of the two.
-            return Webhook(row, sink.url or settings.k_sink or "", keys, clock=parts.clock, http=http)
+            return Webhook(row, sink.url or settings.k_sink or "", keys, clock=parts.clock, http=outside)
     url = settings.k_sink or function_url(settings.function_urls, row.function)
     token = settings.dispatch_token.get_secret_value() if settings.dispatch_token else None
-    return Function(row, url, token, http)
+    return Function(row, url, token, inside)
 
 
 def main() -> None:

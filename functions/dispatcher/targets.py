@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hmac
 import json
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -25,6 +26,23 @@ _LONGEST_WISH = 30.0
 _LONGEST_SINK_WISH = 86_400.0
 #: What the dispatcher adds for functions; nobody else's business.
 _INTERNAL = frozenset({NATS_SUBJECT, "natssequence", "natsdeliveries"})
+
+
+#: A run may be silent for an hour, and its machine may be gone without a word: the kernel asks after 15 s of silence,
+#: every 5 s, and gives the connection up after three questions without an answer (tcp(7)). The event is delivered anew.
+_QUIET, _EVERY, _QUESTIONS = 15, 5, 3
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+
+
+def connections() -> httpx.AsyncHTTPTransport:
+    """The way to functions: as many connections as events are under way, and none to a machine that is gone."""
+    options: list[tuple[int, int, int]] = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    wanted = {"TCP_KEEPIDLE": _QUIET, "TCP_KEEPINTVL": _EVERY, "TCP_KEEPCNT": _QUESTIONS}
+    wanted["TCP_USER_TIMEOUT"] = 1000 * (_QUIET + _EVERY * _QUESTIONS)
+    for name, value in wanted.items():
+        if hasattr(socket, name):  # macOS lacks some
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return httpx.AsyncHTTPTransport(limits=_LIMITS, socket_options=options)
 
 
 class Target(Protocol):

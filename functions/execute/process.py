@@ -159,6 +159,15 @@ class AgentProcess:
         """Processes in the tree now, without the supervisor; with the dead whose parents have not yet asked."""
         return len(proctree.sample(self.pid).pids)
 
+    def starved_seconds(self) -> float:
+        """How long the tree has waited for a processor so far."""
+        return proctree.starved_seconds(proctree.sample(self.pid).pids)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the agent has ended."""
+        return self._ended.done()
+
     def nameless_bytes(self) -> int:
         """Bytes on disk of files that the tree has removed and holds open."""
         return proctree.nameless_bytes(proctree.sample(self.pid).pids)

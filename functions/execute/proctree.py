@@ -130,6 +130,12 @@ def nameless_bytes(pids: tuple[int, ...]) -> int:
     return sum(found.values())
 
 
+def starved_seconds(pids: tuple[int, ...]) -> float:
+    """How long the one that waited longest was ready to run and had no processor (proc_pid_schedstat, second field)."""
+    waits = (_read(f"/proc/{pid}/schedstat").split() for pid in pids)
+    return max((int(fields[1]) / 1e9 for fields in waits if len(fields) > 1), default=0.0)
+
+
 def with_variable(variable: bytes) -> list[int]:
     """Every process of the machine that was started with `NAME=value` in its environment and may be read."""
     pids = (int(name) for name in os.listdir("/proc") if name.isdigit())

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from functions.execute import proctree
@@ -325,3 +326,20 @@ time.sleep(60)
     assert process.memory_bytes() > 64_000_000
     # The agent, the daemon, and its parent in between, dead but not yet waited for.
     assert process.process_count() == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="no /proc/PID/schedstat")
+async def test_waiting_for_a_processor_is_seen() -> None:
+    """Two that are busy on one processor wait for each other, one that sleeps waits for nobody."""
+    core = min(os.sched_getaffinity(0))
+    busy = f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+    code = f"import os, time\nfor _ in range(2):\n    if os.fork() == 0:\n        exec({busy!r})\ntime.sleep(60)"
+    process = await start_process(spec(code))
+    try:
+        async with asyncio.timeout(20):
+            while process.starved_seconds() < 0.1:
+                await asyncio.sleep(0.02)
+        (sleeper,) = psutil.Process(process.pid).children()
+        assert proctree.starved_seconds((sleeper.pid,)) < process.starved_seconds()
+    finally:
+        await process.stop(0.0)

@@ -183,7 +183,7 @@ async def test_an_opencode_that_cannot_start_fails_the_execution(
 
 async def test_an_opencode_that_is_never_ready_holds_nothing_up(stack: Stack, project: Project) -> None:
     """While one waits for it others run, and a cancel ends the waiting at once. (That the waiting has an end of its
-    own is shown in test_agent_scripted.py, with less patience than the 90 s of the real thing.)"""
+    own is shown in test_agent_scripted.py, with less patience than the 30 s of the real thing.)"""
     name = "opencode-never-ready"
     with stack.faulty_agent("never-ready"):
         never = await project.submit("hello")

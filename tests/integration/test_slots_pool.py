@@ -14,8 +14,9 @@ import pytest
 from functions.clock import SystemClock
 from functions.execute import slots
 from functions.execute.agent import Agent, TurnSpec
-from functions.execute.agent_config import AgentModel
-from functions.execute.agent_memory import available_memory
+from functions.execute.agent_config import AgentModel, ServerSpec
+from functions.execute.agent_memory import available_cores, available_memory
+from functions.execute.agent_server import AgentServer
 from functions.execute.broker import Broker, Upstream
 from functions.execute.process import AgentFailed
 from functions.execute.slots import SlotPlan, SlotPool, open_slot
@@ -189,3 +190,36 @@ def test_a_containers_limit_counts(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("max")
     assert available_memory(tmp_path) > 1000
     assert available_memory(tmp_path / "none") > 1000
+
+
+def test_processors_are_the_containers_when_those_are_fewer(tmp_path: Path) -> None:
+    """cgroup v2: quota by period, a part counts as one; without a bound the machine's."""
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    everything = available_cores(tmp_path)
+    assert everything == available_cores(tmp_path / "none") >= 1
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert available_cores(tmp_path) == 1
+
+
+async def test_no_more_servers_start_at_once_than_there_are_processors(
+    plan: SlotPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six are opened together, two start at a time; the time that one waits for its turn is not its own."""
+    starting, most = 0, 0
+    start = AgentServer.start
+
+    async def counted(spec: ServerSpec) -> AgentServer:
+        nonlocal starting, most
+        starting += 1
+        most = max(most, starting)
+        try:
+            return await start(spec)
+        finally:
+            starting -= 1
+
+    monkeypatch.setattr(AgentServer, "start", counted)
+    two = replace(plan, starts=asyncio.Semaphore(2))
+    opened = await asyncio.gather(*(open_slot(two, plan.spec, SystemClock()) for _ in range(6)))
+    assert most == 2
+    for slot in opened:
+        await slot.close()

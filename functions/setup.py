@@ -121,5 +121,10 @@ async def run() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it."""
     raise SystemExit(asyncio.run(run()))
+
+
+if __name__ == "__main__":
+    main()

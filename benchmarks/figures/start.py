@@ -13,6 +13,7 @@ import psutil
 
 from benchmarks.harness import Options, Row, Target
 from benchmarks.machines import component_memory, pss
+from tests.support.processes import parts
 from tests.support.stack import OCF, Stack, running_stack
 
 MIB = 1024**2
@@ -45,8 +46,8 @@ async def idle(seconds: float, **environ: str) -> dict[str, float]:
 
 def _rest(stack: Stack, found: dict[str, int]) -> int:
     """`ocf up` itself and whatever else it started, such as the offline model."""
-    children = psutil.Process(stack.process.pid).children()
-    return pss(stack.process.pid) + sum(pss(child.pid) for child in children) - sum(found.values())
+    others = [process.pid for name, process in parts(psutil.Process(stack.process.pid)).items() if name not in found]
+    return pss(stack.process.pid) + sum(pss(pid) for pid in others)
 
 
 async def measure(options: Options) -> list[Row]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from functions.stack.forks import Nursery, Running
+
 _PR_SET_PDEATHSIG = 1
 # Loaded before any fork: a child may not take the loader's lock.
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -31,7 +33,8 @@ class Spec:
     """One process: a row of the stack's table. Times in seconds.
 
     `port` is where it listens, `path` what answers 200 once it is ready (None: listening is enough, with
-    `greeting` in the first bytes). A `once` process is ready when it has ended with 0.
+    `greeting` in the first bytes). A `once` process is ready when it has ended with 0. `module`: what `argv` runs is
+    this module of ours, which the nursery may fork instead.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Spec:
     once: bool = False
     grace: float = 5.0
     patience: float = 30.0
+    module: str | None = None
 
 
 @dataclass
@@ -54,8 +58,9 @@ class Child:
 
     spec: Spec
     say: Callable[[str], None]
+    nursery: Nursery | None = None
     restarts: int = 0
-    _process: asyncio.subprocess.Process | None = None
+    _process: Running | None = None
     _watching: asyncio.Task[None] | None = None
     _stopping: bool = field(default=False)
 
@@ -85,16 +90,21 @@ class Child:
         await self._end()
 
     async def _spawn(self) -> None:
-        with self.spec.log.open("ab") as log:
+        spec = self.spec
+        if self.nursery is not None and spec.module is not None:
+            name = f"ocf-{spec.name}"
+            self._process = await self.nursery.fork(name, spec.module, spec.env, cwd=spec.cwd, log=spec.log)
+            return
+        with spec.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *self.spec.argv,
-                env=dict(self.spec.env),
-                cwd=self.spec.cwd,
+                *spec.argv,
+                env=dict(spec.env),
+                cwd=spec.cwd,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with(os.getpid()),
+                preexec_fn=die_with(os.getpid()),
             )
 
     async def _end(self) -> None:
@@ -122,11 +132,11 @@ class Child:
             self.say(f"{self.spec.name} ended with {status}; starting it again in {wait:.1f} s (log: {self.spec.log})")
             await asyncio.sleep(wait)
             self.restarts += 1
-            await self._spawn()
             try:
+                await self._spawn()
                 await self._ready()
                 self.say(f"{self.spec.name} is back")
-            except StackFailed as error:
+            except (StackFailed, ChildProcessError) as error:
                 self.say(str(error))
                 await self._end()
 
@@ -204,7 +214,7 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
+def die_with(parent: int) -> Callable[[], None] | None:
     """What a child does between fork and exec: die when `parent` does, even by SIGKILL (Linux)."""
     libc = _LIBC
     if libc is None:

@@ -21,10 +21,13 @@ PORTS = ("gateway", "execute", "dispatcher", "model", "nats", "nats_ws", *WEED_P
 CONTROL = ("submit", "cancel", "cleanup", "session", "archive", "gateway")
 #: Only execute talks to models: no other process is given their keys.
 MODEL_KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENCODE_API_KEY")
+#: Only the dispatcher signs what it sends outside.
+SINK_SECRETS = "EVENT_SINK_SECRETS"
 REAL_MODEL = (*MODEL_KEYS, "OCF_MODEL", "OCF_MODEL_ENDPOINT")
 OFFLINE_NOTICE = "offline scripted model"
 #: How long running work may go on after Ctrl-C before its worker is ended (it is tried again at the next start).
 _DRAIN_SECONDS = "3"
+_PYTHON = {"PYTHONUNBUFFERED": "1"}
 
 
 @dataclass(frozen=True)
@@ -142,20 +145,34 @@ def environment(plan: Plan) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": keys.s3_secret_key,
         "DISPATCH_TOKEN": keys.dispatch_token,
         "FUNCTION_URLS": ",".join(f"{name}={url}" for name, url in functions.items()),
-        "PYTHONUNBUFFERED": "1",
-        **({"PYTHONPATH": str(tools.CHECKOUT)} if (tools.CHECKOUT / "pyproject.toml").exists() else {}),
+        **_PYTHON,
+        **_python_path(),
         **({"OCF_OFFLINE_ENDPOINT": plan.url("model") + "/v1"} if plan.offline else {}),
         **({"CONSOLE_DIR": str(found)} if (found := tools.console()) else {}),
     }
     if (binary := tools.opencode()) is not None:
         chosen["OPENCODE_BIN"] = str(binary)
-    given = {name: value for name, value in plan.environ.items() if name not in (*MODEL_KEYS, "K_SINK", "PORT")}
+    others = (*MODEL_KEYS, SINK_SECRETS, "K_SINK", "PORT")
+    given = {name: value for name, value in plan.environ.items() if name not in others}
     return {**given, **{k: v for k, v in chosen.items() if not given.get(k)}, **fixed}
+
+
+def nursery_environment(plan: Plan) -> dict[str, str]:
+    """What the nursery gets: enough to import. Its children are given the rest one by one."""
+    return {**_plain(plan), **_PYTHON, **_python_path()}
+
+
+def _plain(plan: Plan) -> dict[str, str]:
+    return {name: plan.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in plan.environ}
+
+
+def _python_path() -> dict[str, str]:
+    return {"PYTHONPATH": str(tools.CHECKOUT)} if (tools.CHECKOUT / "pyproject.toml").exists() else {}
 
 
 def table(plan: Plan) -> tuple[Spec, ...]:
     """The processes. Those of one stage start together; a stage begins when the one before is ready."""
-    plain = {name: plan.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in plan.environ}
+    plain = _plain(plan)
     layout, ports = plan.layout, dict(plan.ports)
     python = environment(plan)
 
@@ -163,23 +180,26 @@ def table(plan: Plan) -> tuple[Spec, ...]:
         values: dict[str, object] = {"port": ports.get(name, 0), "cwd": layout.data_dir, **more}
         return Spec(name=name, argv=argv, env=env, stage=stage, log=layout.logs / f"{name}.log", **values)  # type: ignore[arg-type]
 
+    def ours(name: str, stage: int, module: str, env: Mapping[str, str], **more: object) -> Spec:
+        return row(name, stage, (sys.executable, "-m", module), env, module=module, **more)
+
     def function(name: str, target: tuple[str, ...], port: str, extra: Mapping[str, str]) -> Spec:
         env = {**python, **extra, "FUNCTION_TARGET": ",".join(target), "PORT": str(ports[port])}
-        argv = (sys.executable, "-m", "functions.serve")
-        return row(name, 2, argv, env, port=ports[port], path="/ready", grace=8.0)
+        return ours(name, 2, "functions.serve", env, port=ports[port], path="/ready", grace=8.0)
 
     keys = {name: plan.environ[name] for name in MODEL_KEYS if plan.environ.get(name)}
     seed = {"NATS_SIGNING_SEED": plan.keys.trust.viewer_signing}
     s3 = layout.folder("s3")
     weed = weed_argv(tools.require("weed"), s3, layout.s3_config, ports, plan.bucket)
-    dispatcher = {**python, "PORT": str(ports["dispatcher"])}
+    signing = {SINK_SECRETS: plan.environ.get(SINK_SECRETS, "")}
+    dispatcher = {**python, **signing, "PORT": str(ports["dispatcher"])}
     rows = [
         row("nats", 0, nats_argv(tools.require("nats-server"), layout.nats_config), plain, greeting=b"INFO"),
         row("s3", 1, weed, plain, cwd=s3, path="/healthz"),
-        row("setup", 1, (sys.executable, "-m", "functions.setup"), python, once=True),
+        ours("setup", 1, "functions.setup", python, once=True),
         function("control", CONTROL, "gateway", seed),
         function("execute", ("execute",), "execute", keys),
-        row("dispatcher", 2, (sys.executable, "-m", "functions.dispatcher.main"), dispatcher, path="/ready", grace=8.0),
+        ours("dispatcher", 2, "functions.dispatcher.main", dispatcher, path="/ready", grace=8.0),
     ]
     if plan.offline:
         rows.insert(1, row("model", 1, _offline_argv(ports["model"]), plain, path="/health"))

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from functions.nats_jwt import BACKEND, FUNCTIONS, mint_user
+from functions.stack.forks import Nursery, available
 from functions.stack.keys import load_or_generate, make_private_dir, write_private
 from functions.stack.nats import nats_config
 from functions.stack.ports import LOOPBACK, allocate, is_free
-from functions.stack.processes import Child, StackFailed
-from functions.stack.table import PORTS, Layout, Plan, table
+from functions.stack.processes import Child, StackFailed, die_with
+from functions.stack.table import PORTS, Layout, Plan, nursery_environment, table
 from functions.stack.weed import s3_config
 
 DEFAULT_GATEWAY_PORT = 3003
@@ -110,9 +111,10 @@ async def run(
     Raises:
         StackFailed: a process did not come up.
     """
-    children = [Child(spec, say) for spec in table(plan)]
+    nursery = _nursery(plan)
+    children = [Child(spec, say, nursery) for spec in table(plan)]
     stopping = asyncio.create_task(stop.wait())
-    starting = asyncio.create_task(_start(children))
+    starting = asyncio.create_task(_start(children, nursery))
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
@@ -128,9 +130,20 @@ async def run(
         # Who takes work first, who keeps it last.
         for stage in sorted({child.spec.stage for child in children}, reverse=True):
             await asyncio.gather(*(child.stop() for child in children if child.spec.stage == stage))
+        if nursery is not None:
+            await nursery.close()
 
 
-async def _start(children: list[Child]) -> None:
+def _nursery(plan: Plan) -> Nursery | None:
+    if not available():
+        return None
+    log = plan.layout.logs / "nursery.log"
+    return Nursery(nursery_environment(plan), log, die_with(os.getpid()))
+
+
+async def _start(children: list[Child], nursery: Nursery | None) -> None:
+    if nursery is not None:
+        await nursery.start()  # it imports while the servers start
     for stage in sorted({child.spec.stage for child in children}):
         async with _together() as group:
             for child in children:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from tests.support.processes import parts
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTED_AGENT = ROOT / "tests/agent/opencode"
@@ -53,22 +54,7 @@ def processes_of(data_dir: Path) -> dict[str, psutil.Process]:
     if not lock.exists() or not psutil.pid_exists(pid := int(lock.read_text() or 0)) or not pid:
         return {}
     up = psutil.Process(pid)
-    found = {"up": up}
-    for child in up.children():
-        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie, too: it has no command line
-            found[_name(child)] = child
-    return found
-
-
-def _name(process: psutil.Process) -> str:
-    words = " ".join(process.cmdline())
-    for name, sign in (("nats", "nats-server"), ("s3", "weed"), ("model", "aimock"), ("dispatcher", "dispatcher.main")):
-        if sign in words:
-            return name
-    try:
-        return "execute" if process.environ().get("FUNCTION_TARGET") == "execute" else "control"
-    except psutil.AccessDenied:
-        return "execute"  # it alone makes itself undumpable
+    return {"up": up, **parts(up)}
 
 
 def up(data_dir: Path, env: Mapping[str, str] | None = None, *, agent: Path | None = SCRIPTED_AGENT) -> Stack:

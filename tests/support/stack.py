@@ -31,19 +31,12 @@ from events.errors import NotYetKnown, Unavailable
 from events.output import Chunk
 from events.record import Record
 from events.store_s3 import S3Config, S3Store
+from tests.support.processes import parts
 
 ROOT = Path(__file__).resolve().parents[2]
 OCF = Path(sys.executable).with_name("ocf")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-#: How each process of the stack is told from the others: by its command line, functions by their environment.
-_PROCESSES = {
-    "nats": ("nats-server", ""),
-    "s3": ("weed", ""),
-    "control": ("functions.serve", "gateway"),
-    "execute": ("functions.serve", "execute"),
-    "dispatcher": ("functions.dispatcher.main", ""),
-}
 
 
 async def until(wanted: Callable[[], Awaitable[Any]], *, timeout: float = 30.0, what: str = "it") -> Any:
@@ -87,12 +80,8 @@ class Stack:
 
     def pid(self, name: str) -> int | None:
         """The process of that row of the stack's table; None while it is down."""
-        word, target = _PROCESSES[name]
-        for child in psutil.Process(self.process.pid).children():
-            with suppress(psutil.NoSuchProcess):
-                if word in " ".join(child.cmdline()) and target in _target(child) and child.status() != "zombie":
-                    return child.pid
-        return None
+        found = parts(psutil.Process(self.process.pid)).get(name)
+        return None if found is None else found.pid
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
         """Signal that process, SIGKILL unless told; the stack starts it again. Returns its pid."""
@@ -128,10 +117,10 @@ class Stack:
 
     def children(self) -> list[psutil.Process]:
         """Every process of the stack and below, but its own rows."""
-        rows = {self.pid(name) for name in _PROCESSES}
         with suppress(psutil.NoSuchProcess):
-            found = psutil.Process(self.process.pid).children(recursive=True)
-            return [child for child in found if child.pid not in rows]
+            up = psutil.Process(self.process.pid)
+            rows = {process.pid for process in parts(up).values()}
+            return [child for child in up.children(recursive=True) if child.pid not in rows]
         return []
 
     @property
@@ -332,10 +321,3 @@ def _ready(process: subprocess.Popen[str], log: Path, timeout: float = 90.0) -> 
 def _die_with_us() -> None:
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-
-
-def _target(process: psutil.Process) -> str:
-    try:
-        return process.environ().get("FUNCTION_TARGET", "")
-    except psutil.AccessDenied:
-        return "execute"  # it alone makes itself undumpable

@@ -1,0 +1,39 @@
+"""Which process of a running `ocf up` is which."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import psutil
+
+#: Servers by a word of their command line; functions by the name that the nursery gives them.
+_SERVERS = {"nats-server": "nats", "weed": "s3", "aimock": "model", "functions.stack.nursery": "nursery"}
+_OURS = "ocf-"
+
+
+def parts(up: psutil.Process) -> dict[str, psutil.Process]:
+    """The stack's processes by their name in its table, and the `nursery`; what has just died is left out."""
+    found = {}
+    # The nursery's children are the functions; theirs are no part of the stack.
+    near = up.children()
+    near += [grandchild for child in tuple(near) for grandchild in _children(child)]
+    for process in near:
+        with suppress(psutil.NoSuchProcess):
+            name = _name(process)
+            if name and process.status() != psutil.STATUS_ZOMBIE:
+                found[name] = process
+    return found
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return list(process.children())
+    return []
+
+
+def _name(process: psutil.Process) -> str | None:
+    said = process.name()
+    if said.startswith(_OURS):
+        return said.removeprefix(_OURS)
+    words = " ".join(process.cmdline())
+    return next((name for word, name in _SERVERS.items() if word in words), None)

@@ -12,10 +12,10 @@ from events.output import Chunk
 from events.record import Record
 from tests.support.stack import Project, Stack, gapless
 
-#: About four seconds of talk, so that whatever is killed is away in the middle of it.
+#: About six seconds of talk, so that whatever is killed is away in the middle of it.
 TALK: list[dict[str, Any]] = [
     {"write": {"path": "notes.md", "content": "one\n"}},
-    {"text": "the quick brown fox ", "delay": 0.2, "times": 20},
+    {"text": "the quick brown fox ", "delay": 0.2, "times": 30},
     {"text": "THE END"},
 ]
 TERMINAL = {"completed", "failed", "cancelled", "timed_out"}
@@ -30,13 +30,15 @@ async def watched(project: Project, execution: str) -> list[Chunk]:
     return [chunk async for chunk in project.client.watch(execution)]
 
 
-async def through(project: Project, kill: str, count: int = 2, **request: Any) -> list[tuple[Record, list[Chunk]]]:
-    """Run `count` executions, kill a process while all of them talk; each record and what its watcher saw."""
-    ids = [await project.submit(TALK, **request) for _ in range(count)]
+async def through(project: Project, kill: str, *tasks: dict[str, Any]) -> list[tuple[Record, list[Chunk]]]:
+    """Submit the tasks, kill a process while all of them talk; each record and what its watcher saw."""
+    ids = [await project.submit(task.pop("steps"), **task) for task in tasks]
     watchers = [asyncio.create_task(watched(project, execution)) for execution in ids]
     try:
         for execution in ids:
             await project.running(execution, "quick")
+        agents = project.stack.children()
+        assert len(agents) > len(ids)
         pid = project.stack.kill(kill)
         records = [await project.archived(execution, PATIENCE) for execution in ids]
         async with asyncio.timeout(PATIENCE):
@@ -45,6 +47,7 @@ async def through(project: Project, kill: str, count: int = 2, **request: Any) -
     finally:
         for watcher in watchers:
             watcher.cancel()
+    assert [child for child in agents if child.is_running() and child.status() != "zombie"] == []
     for record, chunks in zip(records, seen, strict=True):
         facts = await project.facts(record.execution_id)
         assert len([fact for fact in facts if fact in TERMINAL]) == 1, facts
@@ -61,44 +64,35 @@ async def through(project: Project, kill: str, count: int = 2, **request: Any) -
 async def test_whatever_is_killed_the_run_goes_on(project: Project, name: str) -> None:
     """The bus, the archive's store, the dispatcher, or submit, cancel, cleanup, archive and gateway die in mid-run: the
     executions complete in their first attempt, nothing that was said is missing, watchers see no gap."""
-    for record, chunks in await through(project, name):
+    for record, chunks in await through(project, name, {"steps": TALK}, {"steps": TALK}):
         assert (record.state, len(record.attempts)) == ("completed", 1), record
         assert "".join(chunk.data for chunk in chunks if chunk.type == "text").endswith("THE END")
         assert {"workspace.patch", "workspace.tar.zst"} <= await project.objects(record.execution_id)
 
 
-async def test_a_lost_worker_fails_what_has_no_attempt_left(project: Project) -> None:
-    """Execute dies and `retry.max_attempts` is 1: `failed` with `worker_lost`; what was said until then is archived."""
-    for record, chunks in await through(project, "execute"):
+async def test_a_worker_is_lost(project: Project) -> None:
+    """Execute is killed with three runs. Without an attempt left: `failed` with `worker_lost`, and what was said until
+    then is archived. With one: the second completes, numbers go on where they were, both attempts are kept. The agents
+    and their daemonised children die with their worker."""
+    endless = {"text": "the quick brown fox ", "delay": 0.2, "times": 3000}
+    daemons = {"daemons": {"count": 5, "seconds": 600}}
+    *lost, (again, chunks) = await through(
+        project,
+        "execute",
+        {"steps": [endless]},
+        {"steps": [daemons, endless]},
+        # Twice as long as the others need to begin.
+        {"steps": [*TALK[:2], *TALK[1:]], "retry": {"max_attempts": 2}},
+    )
+    for record, said in lost:
         assert (record.state, record.reason) == ("failed", "worker_lost"), record
         assert [attempt.ended for attempt in record.attempts] == ["worker_lost"]
-        assert any("quick" in chunk.data for chunk in chunks)
-
-
-async def test_a_lost_worker_is_followed_by_another_attempt(project: Project) -> None:
-    """Execute dies and `retry.max_attempts` is 2: the second attempt completes, numbers go on where they were, and the
-    history of attempts is kept."""
-    for record, chunks in await through(project, "execute", retry={"max_attempts": 2}):
-        assert record.state == "completed", record
-        assert [attempt.ended for attempt in record.attempts] == ["worker_lost", "completed"]
-        assert record.attempts[0].worker != record.attempts[1].worker
-        attempts = [chunk.attempt for chunk in chunks]
-        assert attempts == sorted(attempts)
-        assert set(attempts) == {1, 2}
-
-
-async def test_nothing_of_a_killed_worker_runs_on(stack: Stack, project: Project) -> None:
-    """When execute is killed, the agents it started and their daemonised children die with it."""
-    execution = await project.submit(
-        [{"daemons": {"count": 5, "seconds": 600}}, {"text": "all are up"}, {"sleep": 600}]
-    )
-    await project.running(execution, "all are up")
-    marked = stack.children()
-    assert len(marked) >= 6
-    stack.kill("execute")
-    record = await project.ended(execution, PATIENCE)
-    assert record.reason == "worker_lost"
-    assert [child for child in marked if child.is_running() and child.status() != "zombie"] == []
+        assert any("quick" in chunk.data for chunk in said)
+    assert again.state == "completed", again
+    assert [attempt.ended for attempt in again.attempts] == ["worker_lost", "completed"]
+    assert again.attempts[0].worker != again.attempts[1].worker
+    assert [chunk.attempt for chunk in chunks] == sorted(chunk.attempt for chunk in chunks)
+    assert {chunk.attempt for chunk in chunks} == {1, 2}
 
 
 async def test_a_terminated_worker_lets_short_work_finish_and_hands_on_the_rest(stack: Stack, project: Project) -> None:

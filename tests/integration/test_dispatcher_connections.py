@@ -13,10 +13,15 @@ from functions.dispatcher.targets import connections
 async def test_a_silent_connection_is_asked_after() -> None:
     """While a function works, and says nothing, its connection has keep-alive on, and ends 30 s after the last sign."""
     seen: list[tuple[int, int]] = []
+    ended = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 X\r\ncontent-length: 0\r\n\r\n")
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        ended.set()
 
     async def note(response: httpx.Response) -> None:
         used = response.extensions["network_stream"].get_extra_info("socket")
@@ -28,4 +33,6 @@ async def test_a_silent_connection_is_asked_after() -> None:
     port = server.sockets[0].getsockname()[1]
     async with server, httpx.AsyncClient(transport=connections(), event_hooks={"response": [note]}) as http:
         await http.post(f"http://127.0.0.1:{port}/", timeout=5)
+        await http.aclose()
+        await asyncio.wait_for(ended.wait(), 5)
     assert seen == [(1, 30)]

@@ -82,7 +82,7 @@ class Part:
             await self.process.wait()
         return time.monotonic() - began
 
-    async def is_ready(self, timeout: float = 60.0) -> float:
+    async def is_ready(self, timeout: float = 90.0) -> float:
         """Wait until it is; seconds it took. Raises NotReady, with the end of its log."""
         began = time.monotonic()
         async with httpx.AsyncClient(timeout=3.0) as http:

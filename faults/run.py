@@ -115,7 +115,7 @@ async def _force(system: System) -> None:
         except NotReady:
             say(f"{part.name} is started anew")
             await part.stop()
-            await part.start()
+            await part.start(wait=False)
 
 
 async def verdict(made: Bench, done: list[dict[str, Any]], options: Options) -> dict[str, Any]:

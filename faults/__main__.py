@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from faults import cluster, report, run, soak
+from faults.inject import faketime
 from faults.matrix import chosen
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +48,7 @@ def options() -> argparse.Namespace:
 def enter() -> None:
     """Run again inside namespaces. Does not return."""
     missing = [name for name in _NEEDED if shutil.which(name) is None]
+    missing += [] if faketime() else ["libfaketime (Debian: faketime)"]
     if os.geteuid() != 0 or missing:
         what = (
             f"these are missing: {', '.join(missing)}" if missing else "it makes namespaces and mounts: run it as root"

@@ -410,4 +410,6 @@ new WebSocketServer({ server }).on("connection", (socket, request) => {
   socket.on("close", () => entry.listeners.delete(send));
 });
 
-server.listen(PORT, "127.0.0.1", () => process.stdout.write(`gateway stand-in on http://127.0.0.1:${PORT}\n`));
+server.listen(PORT, "127.0.0.1", () =>
+  process.stdout.write(`gateway stand-in on http://127.0.0.1:${server.address().port}\n`),
+);

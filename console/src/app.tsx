@@ -68,6 +68,7 @@ function Screen({ path }: { path: readonly string[] }): ReactNode {
   return (
     <Empty
       icon="search"
+      alone
       title="There is no such page"
       action={
         <a className="button" href={href("/")}>

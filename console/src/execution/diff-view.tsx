@@ -100,7 +100,8 @@ function FileDiff({ file, view, wanted }: { file: FileData; view: "unified" | "s
         (file.hunks.length === 0 ? (
           <p className="hint">{file.isBinary ? "Binary file." : "No lines changed: mode or name only."}</p>
         ) : (
-          <div className="diff-scroll">
+          // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard
+          <section className="diff-scroll" tabIndex={0} aria-label={`Changes of ${path}`}>
             <Diff viewType={view} diffType={file.type} hunks={file.hunks}>
               {(hunks) =>
                 hunks.flatMap((hunk) => [
@@ -109,7 +110,7 @@ function FileDiff({ file, view, wanted }: { file: FileData; view: "unified" | "s
                 ])
               }
             </Diff>
-          </div>
+          </section>
         ))}
     </section>
   );

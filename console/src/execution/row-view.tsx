@@ -37,7 +37,8 @@ export const RowView = memo(function RowView(props: RowProps): ReactNode {
       return <Tool {...props} row={row} />;
     case "output":
       return (
-        <pre className={`row-output ${row.stream}`}>
+        // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard
+        <pre className={`row-output ${row.stream}`} tabIndex={0}>
           <Ansi text={row.source.replace(/\n$/, "")} />
         </pre>
       );

@@ -109,6 +109,9 @@ function theme(dark: boolean): Record<string, string> {
     background: dark ? "#0e0e0d" : "#ffffff",
     foreground: dark ? "#eae9e5" : "#1d1c1a",
     cursor: dark ? "#0e0e0d" : "#ffffff",
+    scrollbarSliderBackground: dark ? "#3d3c38" : "#d2d0c9",
+    scrollbarSliderHoverBackground: dark ? "#57554f" : "#b3b0a7",
+    scrollbarSliderActiveBackground: dark ? "#57554f" : "#b3b0a7",
     selectionBackground: dark ? "#3a4a66" : "#cfe0fb",
   };
 }

@@ -4,6 +4,8 @@ import type { Chunk } from "../stream";
 const SGR = {
   reset: "\x1b[0m",
   dim: "\x1b[2m",
+  // Not dim: that halves the contrast of whatever it is on.
+  grey: "\x1b[90m",
   bold: "\x1b[1m",
   cyan: "\x1b[36m",
   red: "\x1b[31m",
@@ -42,7 +44,7 @@ export class TerminalWriter {
       case "file_change":
         return this.#line(paint("green", `± ${chunk.data}`));
       case "status":
-        return this.#line(paint(detail.state === "failed" ? "red" : "dim", `● ${chunk.data}`));
+        return this.#line(paint(detail.state === "failed" ? "red" : "grey", `● ${chunk.data}`));
       case "permission":
       case "question":
       case "gap":

@@ -61,11 +61,11 @@ function Letter({ letter, now, onChanged }: { letter: DeadLetter; now: number; o
         <Icon name="letters" size={14} />
       </span>
       <div className="card-main">
-        <h3>
+        <h2>
           <button type="button" className="plain-link" aria-expanded={open} onClick={() => setOpen(!open)}>
             {letter.reason}
           </button>
-        </h3>
+        </h2>
         <p className="card-meta">
           <span className="mono">{name}</span>
           <span>{letter.consumer}</span>

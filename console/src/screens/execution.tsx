@@ -26,7 +26,7 @@ export function ExecutionScreen({ id }: { id: string }): ReactNode {
     if (task) document.title = `${task.title || words(task.status)} · OpenCode Functions`;
   }, [task]);
   if (!task) {
-    if (error) return <Failure error={error} onRetry={execution.refresh} />;
+    if (error) return <Failure error={error} onRetry={execution.refresh} alone />;
     return (
       <div className="page">
         <Skeleton rows={9} />

@@ -22,7 +22,7 @@ const SCRUB_MS = 50;
 export function ReplayScreen({ id }: { id: string }): ReactNode {
   const execution = useExecution(id);
   if (execution.chunks.length === 0) {
-    if (execution.error) return <Failure error={execution.error} onRetry={execution.refresh} />;
+    if (execution.error) return <Failure error={execution.error} onRetry={execution.refresh} alone />;
     if (execution.stream.state === "catching-up") {
       return (
         <div className="page">
@@ -30,7 +30,7 @@ export function ReplayScreen({ id }: { id: string }): ReactNode {
         </div>
       );
     }
-    return <Empty icon="replay" title="Nothing was recorded yet" action={<Back id={id} />} />;
+    return <Empty alone icon="replay" title="Nothing was recorded yet" action={<Back id={id} />} />;
   }
   return <Player id={id} execution={execution} />;
 }

@@ -95,9 +95,9 @@ function SessionCard({ session, now, onDestroy }: { session: Session; now: numbe
         <Icon name="sessions" size={14} />
       </span>
       <div className="card-main">
-        <h3 className="mono">
+        <h2 className="mono">
           {session.session_id.slice(0, 8)} <CopyButton label="Copy session id" text={() => session.session_id} />
-        </h3>
+        </h2>
         <p className="card-meta">
           <span className="card-state">{words(state)}</span>
           <span>{session.project_id}</span>

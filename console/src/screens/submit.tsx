@@ -21,6 +21,12 @@ export function SubmitScreen(): ReactNode {
     if (field) errors.set(field, error.message);
     else others.push(`${error.field}: ${error.message}`);
   }
+  const element = useRef<HTMLFormElement>(null);
+  const failed = action.error;
+  useEffect(() => {
+    // Where it can be mended; the fields that were folded are open by now.
+    if (failed) element.current?.querySelector<HTMLElement>("[aria-invalid=true]")?.focus();
+  }, [failed]);
   useEffect(() => {
     document.title = "New execution · OpenCode Functions";
     const from = query.get("from");
@@ -56,7 +62,7 @@ export function SubmitScreen(): ReactNode {
       <header className="page-head">
         <h1>New execution</h1>
       </header>
-      <form className="submit" onSubmit={(event) => void submit(event)} noValidate>
+      <form className="submit" ref={element} onSubmit={(event) => void submit(event)} noValidate>
         <Field
           label="What is to be done?"
           error={errors.get("prompt")}
@@ -81,21 +87,15 @@ export function SubmitScreen(): ReactNode {
         <LimitsSection {...parts} />
         <PermissionsSection {...parts} />
         <FilingSection {...parts} />
-        {action.error && (
-          <div className="outcome" role="alert">
-            <strong>
-              {action.error.offline
-                ? "Not submitted"
-                : errors.size + others.length > 0
-                  ? "Please look at the fields above"
-                  : "Not submitted"}
-            </strong>
-            {(errors.size === 0 || others.length > 0) && (
-              <span>{others.length > 0 ? others.join("; ") : action.error.message}</span>
-            )}
-          </div>
-        )}
         <div className="submit-bar">
+          {action.error && (
+            <div className="outcome" role="alert">
+              <strong>{errors.size > 0 ? "Please look at what is marked above" : "Not submitted"}</strong>
+              {(errors.size === 0 || others.length > 0) && (
+                <span>{others.length > 0 ? others.join("; ") : action.error.message}</span>
+              )}
+            </div>
+          )}
           <span className="hint">
             <kbd>Ctrl</kbd> <kbd>Enter</kbd> runs it
           </span>

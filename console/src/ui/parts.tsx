@@ -56,26 +56,37 @@ export function Progress({ value, label }: { value: number; label: string }): Re
 }
 
 /** What a place shows when there is nothing to show, with the next step. */
-export function Empty(props: { icon: IconName; title: string; children?: ReactNode; action?: ReactNode }): ReactNode {
+export function Empty(props: {
+  icon: IconName;
+  title: string;
+  children?: ReactNode;
+  action?: ReactNode;
+  /** Nothing else is on the page: its title is the page's. */
+  alone?: boolean;
+}): ReactNode {
+  const Title = props.alone ? "h1" : "h2";
   return (
     <div className="empty">
       <span className="empty-icon">
         <Icon name={props.icon} size={22} />
       </span>
-      <h2>{props.title}</h2>
+      <Title>{props.title}</Title>
       {props.children && <p>{props.children}</p>}
       {props.action}
     </div>
   );
 }
 
-export function Failure({ error, onRetry }: { error: ApiError; onRetry?: () => void }): ReactNode {
+/** Why there is nothing, and what can be done about it. */
+export function Failure(props: { error: ApiError; onRetry?: () => void; alone?: boolean }): ReactNode {
+  const { error, onRetry, alone = false } = props;
   const [icon, title, text] = failureOf(error);
   return (
     <div role="alert">
       <Empty
         icon={icon}
         title={title}
+        alone={alone}
         action={
           <div className="empty-actions">
             {onRetry && (

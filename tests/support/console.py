@@ -1,0 +1,60 @@
+"""The built console, a browser for it, and the stand-in gateway of `console/dev`, which has a state of every kind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+
+from functions.stack.tools import node
+
+ROOT = Path(__file__).parents[2]
+CONSOLE = ROOT / "console"
+AXE = CONSOLE / "node_modules/axe-core/axe.min.js"
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome") or ""
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+]  # fmt: skip
+SECOND = 1_000
+
+
+def build() -> None:
+    """Build the console, unless what is built is newer than every source of it."""
+    built = CONSOLE / "dist/index.html"
+    sources = [CONSOLE / "index.html", CONSOLE / "package.json", *(CONSOLE / "src").rglob("*.*")]
+    if not built.exists() or built.stat().st_mtime < max(source.stat().st_mtime for source in sources):
+        subprocess.run([ROOT / "scripts/npm.sh", "run", "build"], cwd=CONSOLE, check=True, capture_output=True)
+
+
+@contextmanager
+def running_browser() -> Iterator[Browser]:
+    """A real Chromium."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def stand_in() -> Iterator[str]:
+    """The stand-in gateway with the built console; its address."""
+    build()
+    environ = {**os.environ, "PORT": "0", "DIST": "dist", "OFFLINE": "1"}
+    process = subprocess.Popen(
+        [str(node()), "dev/server.mjs"], cwd=CONSOLE, env=environ, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().split()[-1]
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()

@@ -81,7 +81,8 @@ class Nursery:
             ours.setblocking(False)
             with self._log.open("ab") as log, its:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "functions.stack.nursery"),
+                    # The log's place is for whoever looks at `ps`: it says whose nursery this is.
+                    *(sys.executable, "-m", "functions.stack.nursery", str(self._log)),
                     env=self._env,
                     stdin=its.fileno(),
                     stdout=log,

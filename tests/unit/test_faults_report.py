@@ -12,7 +12,8 @@ from faults.soak import compare
 def result(**changes: Any) -> dict[str, Any]:
     """A run of one pair in which everything held."""
     pair = {"pair": "execute:kill9", "project": "execute-kill9", "how": "execute-1", "seconds": 2.0, "back": 1.0,
-            "executions": 3, "outcomes": {"completed": 3}, "all_ended": 9.0, "violations": [], "not_back": ""}  # fmt: skip
+            "executions": 3, "outcomes": {"completed": 3}, "all_ended": 9.0, "violations": [],
+            "not_back": ""}  # fmt: skip
     whole = {"seed": 7, "commit": "abc", "date": "2026-01-01T10:00:00+00:00", "minutes": 1.0, "rate": 1.0,
              "executions": 3, "dead_letters": 1, "settled_after": 1.0, "pairs": [pair], "elsewhere": [],
              "unsettled": [], "leftovers": [], "clients": [], "good": True}  # fmt: skip

@@ -122,7 +122,7 @@ ENV PATH=/opt/ocf/venv/bin:/usr/local/bin:/usr/bin:/bin \
 WORKDIR /opt/ocf/app
 EXPOSE 3003
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ.get('PORT', '3003') + '/health', timeout=2)"]
-ENTRYPOINT ["python", "-m", "functions.serve"]
+ENTRYPOINT ["python", "-m", "functions.start", "functions.serve"]
 
 FROM slim-base AS full-base
 RUN apt-get update -qq \

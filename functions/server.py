@@ -8,10 +8,6 @@ from types import FrameType
 import uvicorn
 
 
-def _heard(_number: int, _frame: FrameType | None) -> None:
-    """uvicorn has acted on it already."""
-
-
 async def serve(config: uvicorn.Config) -> None:
     """Serve, and return when told to stop.
 
@@ -19,6 +15,12 @@ async def serve(config: uvicorn.Config) -> None:
     process on the spot, before runs are handed on and connections closed. A handler and not SIG_IGN: children would
     inherit that.
     """
+    server = uvicorn.Server(config)
+
+    def heard(_number: int, _frame: FrameType | None) -> None:
+        # Before uvicorn listens for them, and after it has acted on them.
+        server.should_exit = True
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _heard)
-    await uvicorn.Server(config).serve()
+        signal.signal(number, heard)
+    await server.serve()

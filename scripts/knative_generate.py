@@ -207,7 +207,7 @@ def dispatcher(name: str, consumers: str, sources: list[Manifest]) -> Manifest:
     container = {
         "name": "dispatcher",
         "image": SLIM,
-        "command": ["python", "-m", "functions.dispatcher.main"],
+        "command": ["python", "-m", "functions.start", "functions.dispatcher.main"],
         "ports": [{"name": "http", "containerPort": PORT}],
         "env": [{"name": "DISPATCH_CONSUMERS", "value": consumers}, {"name": "PORT", "value": str(PORT)}],
         "envFrom": sources,

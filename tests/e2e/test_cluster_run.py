@@ -123,8 +123,8 @@ async def test_five_at_once_share_one_pod(here: Cluster) -> None:
     """
     await until("no execute pod", _no_execute_pod, 180)
     executions = [await here.client.submit(prompt="Please work slowly") for _ in range(5)]
-    await asyncio.gather(*(here.running(execution) for execution in executions))
-    records = await asyncio.gather(*(here.ended(execution) for execution in executions))
+    await asyncio.gather(*(here.running(execution, timeout=300) for execution in executions))
+    records = await asyncio.gather(*(here.ended(execution, timeout=300) for execution in executions))
     assert [record.state for record in records] == ["completed"] * 5
     assert len({record.attempts[0].worker for record in records}) == 1
     assert [len(record.attempts) for record in records] == [1] * 5
@@ -137,7 +137,7 @@ async def _no_execute_pod() -> bool:
 async def test_functions_take_events_from_the_dispatcher_only(here: Cluster) -> None:
     """Another pod, or a test in the cluster's network, cannot hand a function an event."""
     headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x", "ce-type": "dev.ocf.task.cancel.v1"}
-    async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
+    async with httpx.AsyncClient(timeout=180, trust_env=False) as http:
         answer = await http.post(f"http://cancel.{NAMESPACE}.svc.cluster.local/", headers=headers, content=b"{}")
     assert answer.status_code == 401
 

@@ -36,8 +36,11 @@ export function App(): ReactNode {
     go(href("/new"));
   });
   const screen = route.path.join("/");
-  // biome-ignore lint/correctness/useExhaustiveDependencies: a new screen is read from its beginning
+  const before = useRef(screen);
   useEffect(() => {
+    // A new screen is read from its beginning; the first one from the top of the page.
+    if (before.current === screen) return;
+    before.current = screen;
     if (document.activeElement === document.body) main.current?.focus({ preventScroll: true });
   }, [screen]);
 

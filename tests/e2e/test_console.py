@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -16,21 +15,15 @@ from typing import Any
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
 from functions.nats_jwt import mint_viewer, public_key
 from functions.stack.keys import load_or_generate
+from tests.support.console import CHROMIUM, ROOT, SECOND, build, essence, pill, seen
 
-ROOT = Path(__file__).parents[2]
 OCF = Path(sys.executable).with_name("ocf")
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome") or ""
 #: The prompt that the offline scripted model knows: about twenty seconds of reading, running tests and editing.
 PROMPT = "Run the tests, find out why one fails, and fix it."
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run",
-]  # fmt: skip
-SECOND = 1_000
 #: Long enough for a run on a busy machine.
 RUN = 90 * SECOND
 
@@ -43,8 +36,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A stack of this module's own, the console built."""
-    if not (ROOT / "console/dist/index.html").exists():
-        subprocess.run(["npm", "run", "build"], cwd=ROOT / "console", check=True, capture_output=True)
+    build()
     data = tmp_path_factory.mktemp("stack")
     told = subprocess.run(
         [OCF, "up", "--detach", "--json", "--data-dir", data], cwd=ROOT, check=True, capture_output=True, text=True
@@ -53,14 +45,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         yield json.loads(told.stdout)
     finally:
         subprocess.run([OCF, "down", "--data-dir", data], cwd=ROOT, check=True, capture_output=True)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -88,10 +72,6 @@ def submit(page: Page, *, ask: bool = False) -> str:
     return page.url.rsplit("/", 1)[1]
 
 
-def pill(page: Page) -> Any:
-    return page.locator(".execution-tabs .stream-pill")
-
-
 def wait_until_complete(page: Page) -> None:
     expect(pill(page)).to_contain_text("Complete", timeout=RUN)
 
@@ -103,18 +83,6 @@ def wait_until_it_says_something(page: Page) -> None:
 def history(stack: dict[str, str], execution: str) -> list[dict[str, Any]]:
     with urllib.request.urlopen(f"{stack['gateway']}/tasks/{execution}/output?format=ndjson") as answer:
         return [json.loads(line) for line in answer]
-
-
-def seen(page: Page) -> list[dict[str, Any]]:
-    """What the page has got, from its own download."""
-    page.get_by_label("Download").click()
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Output as NDJSON").click()
-    return [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
-
-
-def essence(chunks: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
-    return [(chunk["seq"], chunk["type"], chunk["data"]) for chunk in chunks]
 
 
 def record_states(page: Page) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.support.console import AXE, CHROMIUM, SECOND, stand_in
 
@@ -50,6 +50,14 @@ DARK = """() => {
     getComputedStyle(document.body).color
     for (const one of document.getAnimations()) if (one instanceof CSSTransition) one.finish()
 }"""
+#: The name of what has the focus, and whether it or what stands for it has an outline or a ring.
+FOCUSED = """() => {
+    const one = document.activeElement
+    const near = [one, one.nextElementSibling, one.parentElement].filter(Boolean)
+    const styles = near.map((each) => getComputedStyle(each))
+    const shown = styles.some((style) => style.outlineStyle !== "none" || style.boxShadow !== "none")
+    return [(one.ariaLabel ?? one.textContent).trim(), shown]
+}"""
 #: Name of the screen or of its state: address, what is done there, what then is visible.
 SCREENS: dict[str, tuple[str, Callable[[Page], Any] | None, str]] = {
     "history": ("/#/", None, ".card h3"),
@@ -63,7 +71,9 @@ SCREENS: dict[str, tuple[str, Callable[[Page], Any] | None, str]] = {
     "details": (f"/#/tasks/{ENDED}?view=details", None, ".details .todo"),
     "replay": (f"/#/tasks/{ENDED}/replay?t={AT}", None, ".player"),
     "a question before": (
-        f"/#/tasks/{ASKING}", lambda page: page.get_by_role("button", name="Cancel", exact=True).click(), "dialog[open]",
+        f"/#/tasks/{ASKING}",
+        lambda page: page.get_by_role("button", name="Cancel", exact=True).click(),
+        "dialog[open]",
     ),
     "menu": (f"/#/tasks/{ENDED}", lambda page: page.get_by_label("Download").click(), ".menu[open] .menu-items"),
     "sessions": ("/#/sessions", lambda page: page.get_by_role("button", name="New session").click(), ".inline-form"),
@@ -110,3 +120,49 @@ def test_no_screen_has_a_problem_that_a_tool_can_find(browser: Browser, address:
         found += [f"{name}: {wider} px wider than the window"] if wider > 0 else []
         context.close()
     assert not found, "\n".join(found)
+
+
+def test_everything_is_reached_by_keyboard(browser: Browser, address: str) -> None:
+    """Tab alone: the skip link comes first and leads past the navigation; a menu opens with Enter and Escape gives the
+    focus back; a dialog keeps the focus and gives it back; whatever has the focus shows it."""
+    context = browser.new_context(viewport=DESKTOP, base_url=address, reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(f"/#/tasks/{ASKING}")
+    expect(page.locator(".waiting")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Skip to content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    reached = walk(page, page.get_by_role("button", name="Allow once"))
+    for wanted in ("Executions", "Cancel", "Replay", "Download", "More", "Transcript", "Terminal", "Search the output"):
+        assert wanted in reached, reached
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Always allow")).to_be_focused()
+
+    download = page.locator("summary[aria-label=Download]")
+    download.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Output as text")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(download).to_be_focused()
+    cancel = page.get_by_role("button", name="Cancel", exact=True)
+    cancel.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Keep it")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(cancel).to_be_focused()
+    context.close()
+
+
+def walk(page: Page, end: Locator, most: int = 40) -> list[str]:
+    """Names of what Tab reaches before `end`; each shows that it has the focus."""
+    names = []
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        if end.evaluate("one => one === document.activeElement"):
+            return names
+        name, shown = page.evaluate(FOCUSED)
+        assert shown, f"{name}: the focus is not to be seen"
+        names.append(name)
+    raise AssertionError(f"not reached by {most} tabs: {names}")

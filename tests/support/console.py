@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from functions.stack.tools import node
 
@@ -58,3 +60,21 @@ def stand_in() -> Iterator[str]:
         process.terminate()
         process.wait(10)
         process.stdout.close()
+
+
+def pill(page: Page) -> Locator:
+    """What a page of an execution says about its connection."""
+    return page.locator(".execution-tabs .stream-pill")
+
+
+def seen(page: Page) -> list[dict[str, Any]]:
+    """What the page has got, from its own download."""
+    page.get_by_label("Download").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Output as NDJSON").click()
+    return [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
+
+
+def essence(chunks: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
+    """What must be the same wherever a chunk is read."""
+    return [(chunk["seq"], chunk["type"], chunk["data"]) for chunk in chunks]

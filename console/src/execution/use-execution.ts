@@ -82,6 +82,8 @@ export function useExecution(id: string): Execution {
       onChunks: (items) => batch.add(items),
       onStatus: (status) => {
         if (status.state === "ended") batch.flush();
+        // It will not try again: asking for the record tells why, and asks for a token if that is it.
+        if (status.state === "disconnected" && status.retryAt === null) refresh();
         setStream(status);
       },
     });

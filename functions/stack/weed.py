@@ -29,6 +29,8 @@ def weed_argv(binary: Path, data: Path, config: Path, ports: dict[str, int], buc
     ]
     return (
         str(binary),
+        # Otherwise it leaves a log file in /tmp with every start.
+        "-logtostderr=true",
         "mini",
         f"-dir={data}",
         f"-ip={LOOPBACK}",

@@ -86,7 +86,7 @@ async def test_a_wrong_submit_is_rejected_and_the_field_named(project: Project, 
 
 @pytest.mark.parametrize(
     ("name", "entity", "field"),
-    [("default", "not-a-uuid", "execution_id"), ("Bad_Project", str(uuid.uuid4()), "project_id")],
+    [("default", "not-a-uuid", "execution_id"), ("Bad_Project", "7c9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a33", "project_id")],
 )
 async def test_a_wrong_name_is_rejected_on_the_subject_it_came_with(
     project: Project, name: str, entity: str, field: str

@@ -21,8 +21,7 @@ from events.models import Model
 from events.ports import Bucket, Bus, Clock
 from events.record import Outbox, Record, record_key
 from events.types import TYPES
-
-_TRIES = 20
+from functions import cas
 
 
 class Records:
@@ -48,7 +47,7 @@ class Records:
 
     async def create(self, record: Record) -> None:
         """Raises Conflict when there is one already."""
-        await self._bucket.create(record_key(record.project_id, record.execution_id), _dump(record))
+        await self._bucket.create(record_key(record.project_id, record.execution_id), cas.dump(record))
 
     async def change(self, project: str, execution: str, decide: Callable[[Record], Record | None]) -> Record:
         """Apply `decide` to the newest record until it sticks; None means leave it. Returns the newest.
@@ -57,22 +56,11 @@ class Records:
             NotYetKnown: there is no record.
             Conflict: others changed it faster, twenty times.
         """
-        key = record_key(project, execution)
-        for _ in range(_TRIES):
-            entry = await self._bucket.get(key)
-            if entry is None:
-                raise NotYetKnown(f"execution {execution} of project {project} is not known")
-            record = Record.model_validate_json(entry.value)
-            changed = decide(record)
-            if changed is None:
-                return record
-            changed = changed.model_copy(update={"updated_at": self._clock.now()})
-            try:
-                await self._bucket.update(key, _dump(changed), entry.revision)
-            except Conflict:
-                continue
-            return changed
-        raise Conflict(f"the record of {execution} is changing too fast")
+        key, name = record_key(project, execution), f"execution {execution} of project {project}"
+        return await cas.change(self._bucket, key, Record, decide, self._stamped, name=name)
+
+    def _stamped(self, record: Record) -> Record:
+        return record.model_copy(update={"updated_at": self._clock.now()})
 
     async def end(
         self, project: str, execution: str, decide: Callable[[Record], tuple[Step, Outcome] | None], cause: Event | None
@@ -155,12 +143,15 @@ class Records:
         subject = f"ocf.evt.{fact.project_id}.{fact.execution_id}.rejected"
         await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": f"rejected:{cause.id}"})
 
-    async def say(self, type_: str, data: Model, cause: Event, *, key: str) -> None:
-        """Publish a fact or a command about one execution, once per `key`."""
+    async def say(self, type_: str, data: Model, cause: Event, *, key: str, once: bool = False) -> None:
+        """Publish a fact or a command about one execution, once per `key` (for two minutes), `once` for ever."""
         event = new_event(type_, data, source=self._source, time=self._clock.now(), cause=cause)
         entity = str(getattr(data, "execution_id", None) or getattr(data, "session_id", ""))
         subject = TYPES[type_].subject(str(getattr(data, "project_id", "")), entity)
-        await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": key})
+        try:
+            await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": key}, only_first=once)
+        except Conflict:
+            return  # said before
 
     async def all(self, project: str | None = None) -> AsyncIterator[Record]:
         """Every record, of one project or of all. A record that cannot be read is an error, not a gap."""
@@ -178,7 +169,3 @@ async def say(bus: Bus, event: Event, project: str, entity: str, *, once: bool) 
         await bus.publish(event.spec.subject(project, entity), event.data, headers, only_first=once)
     except Conflict:
         return  # it was said before: by an earlier try of ours, or by whoever found it in the outbox
-
-
-def _dump(record: Record) -> bytes:
-    return record.model_dump_json(exclude_defaults=True).encode()

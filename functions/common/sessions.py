@@ -7,13 +7,13 @@ from datetime import datetime, timedelta
 
 from events import subjects
 from events.envelope import new_event, timestamp
-from events.errors import Conflict, NotYetKnown
+from events.errors import NotYetKnown
 from events.models import SessionDestroy
 from events.ports import Bucket, Bus, Clock
 from events.session_record import Session, session_key
+from functions import cas
 from functions.records import Records
 
-_TRIES = 20
 DESTROY = "dev.ocf.session.destroy.v1"
 #: Marks a destroy that a schedule sent: it counts only when the session is idle and overdue.
 EXPIRY = "schedule"
@@ -33,7 +33,7 @@ class Sessions:
 
     async def create(self, session: Session) -> None:
         """Raises Conflict when there is one already."""
-        await self._bucket.create(session_key(session.project_id, session.session_id), _dump(session))
+        await self._bucket.create(session_key(session.project_id, session.session_id), cas.dump(session))
 
     async def change(self, project: str, session: str, decide: Callable[[Session], Session | None]) -> Session:
         """As `functions.records.Records.change`. Every change puts the end of an idle session off.
@@ -42,24 +42,14 @@ class Sessions:
             NotYetKnown: there is no such session.
             Conflict: others changed it faster, twenty times.
         """
-        key = session_key(project, session)
-        for _ in range(_TRIES):
-            entry = await self._bucket.get(key)
-            if entry is None:
-                raise NotYetKnown(f"session {session} of project {project} is not known")
-            record = Session.model_validate_json(entry.value)
-            changed = decide(record)
-            if changed is None:
-                return record
-            now = self._clock.now()
-            expires = now + timedelta(seconds=changed.ttl_seconds)
-            changed = changed.model_copy(update={"updated_at": now, "expires_at": expires})
-            try:
-                await self._bucket.update(key, _dump(changed), entry.revision)
-            except Conflict:
-                continue
-            return changed
-        raise Conflict(f"the record of session {session} is changing too fast")
+        key, name = session_key(project, session), f"session {session} of project {project}"
+        return await cas.change(self._bucket, key, Session, decide, self._stamped, name=name)
+
+    def _stamped(self, session: Session) -> Session:
+        now = self._clock.now()
+        return session.model_copy(
+            update={"updated_at": now, "expires_at": now + timedelta(seconds=session.ttl_seconds)}
+        )
 
     async def delete(self, project: str, session: str) -> None:
         """Remove the record."""
@@ -138,7 +128,3 @@ async def schedule_end(bus: Bus, session: Session, at: datetime) -> None:
         "Nats-Schedule-Target": subjects.command("session", session.project_id, session.session_id),
     }
     await bus.publish(subject, event.data, headers)
-
-
-def _dump(session: Session) -> bytes:
-    return session.model_dump_json(exclude_defaults=True).encode()

@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 TESTS ?= tests/unit tests/contract tests/integration $(wildcard tests/test_*.py)
+# Most of a test is waiting. A file stays on one worker: its stack is its own.
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help
 help: ## what can be made
@@ -27,7 +29,7 @@ up: install-run ## the embedded stack, in the foreground
 
 .PHONY: test
 test: install ## the tests
-	$(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(TESTS) $(PYTEST_ARGS)
 	cd console && ../scripts/npm.sh test --silent
 
 .PHONY: check

@@ -215,10 +215,19 @@ class NatsBus:
     async def last(self, stream: str, subject: str) -> Message | None:
         with _unavailable(f"read {stream}"):
             try:
-                raw = await self.js.get_last_msg(stream, subject, direct=True)
+                raw = await self.js.get_last_msg(stream, subject, direct=not self._copied)
             except NotFoundError:
                 return None
         return Message(subject, raw.data or b"", raw.headers or {}, raw.seq or 0)
+
+    @property
+    def _copied(self) -> bool:
+        """Whether streams may have several copies.
+
+        Any of them answers a direct get, also one that lags (ADR-31). Who decides by what is *not* there must ask the
+        leader, which takes twice the time.
+        """
+        return "cluster" in self.nc._server_info
 
     @asynccontextmanager
     async def listen(self, *subjects: str) -> AsyncIterator[AsyncIterator[Message]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -41,7 +42,10 @@ BUCKET = "ocf"
 #: Where a NATS server says how it is.
 MONITOR = 8223
 _HTTP, _NATS, _ROUTES, _MODEL = 8080, 4222, 6222, 9000
-_WEED = {name: 18_000 + 100 * number for number, name in enumerate((*WEED_PORTS, *WEED_GRPC_PORTS))}
+_WEED_NAMES = (*WEED_PORTS, *WEED_GRPC_PORTS)
+#: Every run has its own: SeaweedFS names sockets in /tmp after them, which no network namespace keeps apart.
+_WEED_BASE = 12_000 + 16 * secrets.randbelow(1_000)
+_WEED = {name: _WEED_BASE + number for number, name in enumerate(_WEED_NAMES)}
 _MEGABYTES = {"nats": 1024, "s3": 2048, "execute": 256}
 #: One start of the agent in so many is the real OpenCode.
 _REAL = 16
@@ -231,6 +235,9 @@ class System:
         """Everything ends."""
         await asyncio.gather(*(self.parts[name].stop() for name in self.functions))
         await asyncio.gather(*(self.parts[name].stop() for name in (*self.nodes, "s3", "model")))
+        for port in _WEED.values():
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - where SeaweedFS puts them
+                left.unlink()
 
     async def whole(self, bus: NatsBus, patience: float = 90.0) -> None:
         """Wait until every stream has a leader and all its copies are current. Raises NotReady."""

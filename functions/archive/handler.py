@@ -13,7 +13,7 @@ from events.facts import Archived, Artifact, Outcome
 from events.ports import Message
 from events.record import Record
 from functions.archive.output import write_output
-from functions.common.commands import ids_of
+from functions.common.commands import NATS_SEQUENCE, ids_of
 from functions.composition import Parts
 
 MANIFEST_VERSION = 1
@@ -39,10 +39,12 @@ async def archive(parts: Parts, event: Event) -> None:
     record = await parts.records.get(project, execution)
     if record is None:
         raise Drop(f"execution {execution} was deleted")
-    if record.archived:
-        raise Drop(f"execution {execution} is archived")
-    objects, chunks, first, last = await _objects(parts, project, execution, outcome)
     prefix = f"{project}/{execution}"
+    if record.archived:
+        # An earlier delivery may have broken off after the record said so, and before the fact did.
+        await _say(parts, event, prefix, await parts.store.get(f"{prefix}/manifest.json"))
+        raise Drop(f"execution {execution} is archived")
+    objects, chunks, first, last = await _objects(parts, event, record, outcome)
     manifest = _manifest(record, event, objects, {"count": chunks, "first": first, "last": last})
     await parts.store.put(f"{prefix}/manifest.json", manifest, content_type="application/json")
     try:
@@ -50,19 +52,33 @@ async def archive(parts: Parts, event: Event) -> None:
     except NotYetKnown:
         await parts.store.delete_prefix(f"{prefix}/")
         raise Drop(f"execution {execution} was deleted") from None
-    fact = Archived(execution_id=execution, project_id=project, prefix=prefix, objects=objects, chunks=chunks)
-    await parts.records.say("dev.ocf.task.archived.v1", fact, event, key=f"archived:{execution}")
+    await _say(parts, event, prefix, manifest)
+
+
+async def _say(parts: Parts, event: Event, prefix: str, manifest: bytes) -> None:
+    """Say what the manifest claims, once for ever."""
+    claimed = json.loads(manifest)
+    fact = Archived(
+        execution_id=claimed["execution_id"],
+        project_id=claimed["project_id"],
+        prefix=prefix,
+        objects=[Artifact.model_validate(each) for each in claimed["objects"]],
+        chunks=claimed["chunks"]["count"],
+    )
+    key = f"archived:{fact.execution_id}"
+    await parts.records.say("dev.ocf.task.archived.v1", fact, event, key=key, once=True)
 
 
 async def _objects(
-    parts: Parts, project: str, execution: str, outcome: Outcome
+    parts: Parts, event: Event, record: Record, outcome: Outcome
 ) -> tuple[list[Artifact], int, str | None, str | None]:
+    project, execution = record.project_id, record.execution_id
     prefix = f"{project}/{execution}"
     with tempfile.TemporaryDirectory(prefix="ocf-archive-") as scratch:
         output = Path(scratch) / "output.ndjson.gz"
         written = await write_output(parts, project, execution, outcome.last_sequence, output)
         lines = Path(scratch) / "events.ndjson"
-        lines.write_bytes(await _events(parts, project, execution))
+        lines.write_bytes(await _events(parts, project, execution, event))
         objects = [await _put(parts, prefix, path) for path in (output, lines)]
     objects += [await _verified(parts, prefix, artifact) for artifact in outcome.artifacts]
     return objects, written.count, written.first, written.last
@@ -82,14 +98,21 @@ async def _verified(parts: Parts, prefix: str, artifact: Artifact) -> Artifact:
     return artifact
 
 
-async def _events(parts: Parts, project: str, execution: str) -> bytes:
-    """Every command and fact of the execution, in the order the bus got them, as CloudEvents JSON lines."""
+async def _events(parts: Parts, project: str, execution: str, ending: Event) -> bytes:
+    """Every command and fact of the execution, in the order the bus got them, as CloudEvents JSON lines.
+
+    Raises:
+        Unavailable: the ending, which was delivered, is not among them: a copy of the stream that lags was read.
+    """
     messages: list[Message] = []
     for stream, subject in (
         (subjects.COMMANDS, f"ocf.cmd.*.{project}.{execution}"),
         (subjects.EVENTS, f"ocf.evt.{project}.{execution}.*"),
     ):
         messages += [message async for message in parts.bus.history(stream, subject)]
+    delivered = ending.extensions.get(NATS_SEQUENCE)
+    if delivered is not None and not any(message.sequence == int(delivered) for message in messages):
+        raise Unavailable(f"the end of {execution} cannot be read yet")
     messages.sort(key=lambda message: (message.time is None, message.time))
     return b"".join(_line(message) for message in messages)
 

@@ -57,7 +57,7 @@ async def cleanup(parts: Parts, event: Event) -> None:
             await sessions.forget(wish.project_id, record.session_id, wish.execution_id)
     removed = await remove(parts, wish.project_id, wish.execution_id)
     fact = Cleaned(execution_id=wish.execution_id, project_id=wish.project_id, removed=removed)
-    await parts.records.say("dev.ocf.task.cleaned.v1", fact, event, key=f"cleaned:{wish.execution_id}")
+    await parts.records.say("dev.ocf.task.cleaned.v1", fact, event, key=f"cleaned:{wish.execution_id}", once=True)
     # Last: as long as this command is there, a crash brings it back.
     await parts.bus.purge(subjects.COMMANDS, commands)
 

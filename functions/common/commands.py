@@ -13,6 +13,8 @@ from events.models import Model
 
 #: Extension in which the dispatcher puts the NATS subject (and overwrites what a publisher put there).
 NATS_SUBJECT = "natssubject"
+#: The dispatcher's mark of where in its stream an event lies.
+NATS_SEQUENCE = "natssequence"
 
 M = TypeVar("M", bound=Model)
 

@@ -12,7 +12,7 @@ from events.envelope import Event, decode, timestamp
 from events.errors import InvalidEvent
 from events.ports import Bus, Clock, Delivery, Message
 from functions import metrics, tracing
-from functions.common.commands import NATS_SUBJECT
+from functions.common.commands import NATS_SEQUENCE, NATS_SUBJECT
 from functions.dispatcher.answers import Answer
 from functions.dispatcher.lanes import Lanes
 from functions.dispatcher.line import Line
@@ -82,7 +82,7 @@ class Dispatcher:
         if event.type not in self._row.types:
             raise InvalidEvent(f"type: {event.type[:120]!r} does not belong on {message.subject}")
         # A publisher's own value of these is worth nothing: they are overwritten.
-        marks = {NATS_SUBJECT: message.subject, "natssequence": str(message.sequence)}
+        marks = {NATS_SUBJECT: message.subject, NATS_SEQUENCE: str(message.sequence)}
         return event.with_extensions(**marks, natsdeliveries=str(message.deliveries))
 
     async def _heartbeat(self, delivery: Delivery) -> None:

@@ -14,7 +14,7 @@ import httpx
 
 from events.envelope import STRUCTURED, Event
 from events.ports import Clock
-from functions.common.commands import NATS_SUBJECT
+from functions.common.commands import NATS_SEQUENCE, NATS_SUBJECT
 from functions.dispatcher.answers import Answer, SinkAnswer
 from functions.dispatcher.wiring import Row
 
@@ -25,7 +25,7 @@ _CONNECT = 10.0
 _LONGEST_WISH = 30.0
 _LONGEST_SINK_WISH = 86_400.0
 #: What the dispatcher adds for functions; nobody else's business.
-_INTERNAL = frozenset({NATS_SUBJECT, "natssequence", "natsdeliveries"})
+_INTERNAL = frozenset({NATS_SUBJECT, NATS_SEQUENCE, "natsdeliveries"})
 
 
 #: A run may be silent for an hour, and its machine may be gone without a word: the kernel asks after 15 s of silence,

@@ -49,7 +49,10 @@ async def submit(parts: Parts, event: Event) -> None:
         fact = Rejected(execution_id=execution, project_id=project, errors=[wrong])
         await parts.records.reject(fact, event)
         return
+    accepted = Accepted(execution_id=execution, project_id=project, labels=data.labels)
     if record.state is not State.PENDING:
+        # An earlier delivery may have broken off after it had handed on, and before it said so.
+        await _say_accepted(parts, event, accepted)
         raise Drop(f"execution {execution} is {record.state.value} already")
     if data.session_id is not None:
         await keep_sweeping(parts.bus)  # also for one that never gets into its session
@@ -58,13 +61,17 @@ async def submit(parts: Parts, event: Event) -> None:
         except NotYetKnown as error:
             await _fail(parts, event, record, str(error))
             return
-    accepted = Accepted(execution_id=execution, project_id=project, labels=data.labels)
     # They leave in this order on one connection; none needs the answer of another, and each may be said again.
     await asyncio.gather(
         keep_sweeping(parts.bus),
         _hand_on(parts, event, data),
-        parts.records.say("dev.ocf.task.accepted.v1", accepted, event, key=f"accepted:{execution}"),
+        _say_accepted(parts, event, accepted),
     )
+
+
+async def _say_accepted(parts: Parts, event: Event, fact: Accepted) -> None:
+    key = f"accepted:{fact.execution_id}"
+    await parts.records.say("dev.ocf.task.accepted.v1", fact, event, key=key, once=True)
 
 
 async def _validated(parts: Parts, event: Event, project: str, execution: str) -> Submit:

@@ -20,7 +20,7 @@ from functions.archive.handler import archive
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
 from functions.cleanup.sweep import SECOND_LOOK
-from functions.common.commands import NATS_SUBJECT
+from functions.common.commands import NATS_SEQUENCE, NATS_SUBJECT
 from functions.common.sweep import SCHEDULE, SWEEP_ID
 from functions.submit.handler import submit
 from tests.support.clock import ManualClock
@@ -115,6 +115,41 @@ async def test_archive_writes_what_was_said_and_then_claims_it() -> None:
     assert "archived" in await b.said(execution)
     with pytest.raises(Drop):
         await archive(b.parts, await terminal(b, execution))
+
+
+async def test_archived_is_said_though_the_archive_broke_off_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record said so already, the fact could not be said: the next delivery does, as the manifest claims."""
+    b = bench()
+    execution = await completed(b)
+    with monkeypatch.context() as patched:
+        patched.setattr(b.parts.records, "say", _away)
+        with pytest.raises(Unavailable):
+            await archive(b.parts, await terminal(b, execution))
+    assert "archived" not in await b.said(execution)
+    for _ in range(2):
+        with pytest.raises(Drop):
+            await archive(b.parts, await terminal(b, execution))
+    assert (await b.said(execution)).count("archived") == 1
+    manifest = json.loads(await b.store.get(f"{PROJECT}/{execution}/manifest.json"))
+    said = json.loads((await b.fact(execution, "archived")).data)
+    assert (said["objects"], said["chunks"]) == (manifest["objects"], 3)
+
+
+async def _away(*_: object, **__: object) -> None:
+    raise Unavailable("NATS is away")
+
+
+async def test_archive_waits_until_it_can_read_the_end_it_was_given() -> None:
+    """A copy of the stream that lags does not have the terminal event yet: an archive without it would be wrong."""
+    b = bench()
+    execution = await completed(b)
+    event = await terminal(b, execution)
+    last = await b.bus.last(subjects.EVENTS, f"ocf.evt.{PROJECT}.{execution}.completed")
+    assert last is not None
+    with pytest.raises(Unavailable, match="cannot be read yet"):
+        await archive(b.parts, event.with_extensions(**{NATS_SEQUENCE: str(last.sequence + 1)}))
+    await archive(b.parts, event.with_extensions(**{NATS_SEQUENCE: str(last.sequence)}))
+    assert "archived" in await b.said(execution)
 
 
 async def terminal(b: Bench, execution: str, what: str = "completed"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from events.errors import Drop
+from events.errors import Drop, Unavailable
 from events.lifecycle import State
 from functions.cleanup.handler import remove
 from functions.submit.handler import submit
@@ -51,6 +51,28 @@ async def test_a_crash_after_the_record_is_made_good_by_the_redelivery() -> None
     b.bus._streams["OCF_COMMANDS"].ids.clear()  # as if it had never been published
     await submit(b.parts, event)
     assert len(await b.commands("execute", execution)) == 1
+
+
+async def test_accepted_is_said_though_the_worker_was_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The submit broke off after it had handed on; the run has begun when it comes again: it is said, once."""
+    b = bench()
+    event = b.submit()
+    execution = json.loads(event.data)["execution_id"]
+    with monkeypatch.context() as patched:
+        patched.setattr(b.parts.records, "say", _away)
+        with pytest.raises(Unavailable):
+            await submit(b.parts, event)
+    await b.parts.records.change(PROJECT, execution, lambda r: r.model_copy(update={"state": State.RUNNING}))
+    assert await b.said(execution) == []
+    for _ in range(2):
+        with pytest.raises(Drop):
+            await submit(b.parts, event)
+        b.bus._streams["OCF_EVENTS"].ids.clear()  # two minutes later
+    assert await b.said(execution) == ["accepted"]
+
+
+async def _away(*_: object, **__: object) -> None:
+    raise Unavailable("NATS is away")
 
 
 async def test_the_same_id_with_another_body_is_rejected_and_the_first_goes_on() -> None:

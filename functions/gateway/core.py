@@ -203,7 +203,8 @@ async def gateway_of(connection: HTTPConnection) -> Gateway:
     return gateway
 
 
-async def _caller(connection: HTTPConnection, gateway: Annotated[Gateway, Depends(gateway_of)]) -> Principal:
+async def caller_of(connection: HTTPConnection, gateway: Annotated[Gateway, Depends(gateway_of)]) -> Principal:
+    """Who calls. Raises as `Gateway.admit`."""
     address = connection.client.host if connection.client else "unknown"
     return await gateway.admit(connection.headers.get("authorization"), address)
 
@@ -219,7 +220,7 @@ async def _project(
 async def _found(
     execution_id: ExecutionId,
     gateway: Annotated[Gateway, Depends(gateway_of)],
-    caller: Annotated[Principal, Depends(_caller)],
+    caller: Annotated[Principal, Depends(caller_of)],
     project_id: Annotated[str | None, Depends(_project)],
 ) -> Found:
     return await gateway.find(caller, execution_id, project_id)
@@ -230,7 +231,7 @@ async def _trace(traceparent: Annotated[str | None, Header(include_in_schema=Fal
 
 
 Gw = Annotated[Gateway, Depends(gateway_of)]
-Caller = Annotated[Principal, Depends(_caller)]
+Caller = Annotated[Principal, Depends(caller_of)]
 Execution = Annotated[Found, Depends(_found)]
 AskedProject = Annotated[str | None, Depends(_project)]
 Trace = Annotated[str | None, Depends(_trace)]

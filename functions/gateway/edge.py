@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -77,12 +78,18 @@ class LoopbackOnly:
 
     def _check(self, headers: Headers) -> Problem | None:
         host = headers.get("host", "")
-        if not is_loopback(_hostname(f"//{host}")):
+        if not _is_loopback(f"//{host}"):
             return Problem(421, "foreign-host", "without authentication this gateway answers to loopback names only")
         origin = headers.get("origin")
-        if origin is not None and origin not in self._origins and not is_loopback(_hostname(origin)):
+        if origin is not None and origin not in self._origins and not _is_loopback(origin):
             return Problem(403, "foreign-origin", "without authentication pages of other origins are not served")
         return None
+
+
+@lru_cache(maxsize=256)
+def _is_loopback(url: str) -> bool:
+    """Whether `url` is of a loopback name. Kept: it is asked for every call, and nearly always of the same."""
+    return is_loopback(_hostname(url))
 
 
 def _hostname(url: str) -> str:

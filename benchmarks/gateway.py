@@ -34,6 +34,7 @@ from events.lifecycle import State
 from events.output import Chunk, ChunkType
 from events.record import Record, record_key
 from events.store_memory import MemoryStore
+from functions import server
 from functions.clock import SystemClock
 from functions.gateway.app import create_app
 from functions.gateway.deps import GatewayDeps
@@ -61,7 +62,7 @@ async def serve(url: str, creds: str, port: int) -> None:
     config = uvicorn.Config(
         create_app(deps), host="127.0.0.1", port=port, log_config=None, access_log=False, ws="websockets-sansio"
     )
-    await uvicorn.Server(config).serve()
+    await server.serve(config)
 
 
 class Caller:

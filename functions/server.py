@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from types import FrameType
 
@@ -21,6 +22,10 @@ async def serve(config: uvicorn.Config) -> None:
         # Before uvicorn listens for them, and after it has acted on them.
         server.should_exit = True
 
+    # What start-up made lives as long as the process. Without this a full collection goes through all of it, which
+    # stops every answer for 80 ms (measured for the gateway's process).
+    gc.collect()
+    gc.freeze()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, heard)
     await server.serve()

@@ -17,6 +17,7 @@ from functions.common.commands import NATS_SEQUENCE, ids_of
 from functions.composition import Parts
 
 MANIFEST_VERSION = 1
+MANIFEST = "manifest.json"
 _TYPES = {
     "output.ndjson.gz": "application/gzip",
     "events.ndjson": "application/x-ndjson",
@@ -42,11 +43,11 @@ async def archive(parts: Parts, event: Event) -> None:
     prefix = f"{project}/{execution}"
     if record.archived:
         # An earlier delivery may have broken off after the record said so, and before the fact did.
-        await _say(parts, event, prefix, await parts.store.get(f"{prefix}/manifest.json"))
+        await _say(parts, event, prefix, await parts.store.get(f"{prefix}/{MANIFEST}"))
         raise Drop(f"execution {execution} is archived")
     objects, chunks, first, last = await _objects(parts, event, record, outcome)
     manifest = _manifest(record, event, objects, {"count": chunks, "first": first, "last": last})
-    await parts.store.put(f"{prefix}/manifest.json", manifest, content_type="application/json")
+    await parts.store.put(f"{prefix}/{MANIFEST}", manifest, content_type="application/json")
     try:
         await parts.records.change(project, execution, lambda newest: newest.model_copy(update={"archived": True}))
     except NotYetKnown:
@@ -81,7 +82,22 @@ async def _objects(
         lines.write_bytes(await _events(parts, project, execution, event))
         objects = [await _put(parts, prefix, path) for path in (output, lines)]
     objects += [await _verified(parts, prefix, artifact) for artifact in outcome.artifacts]
+    if not outcome.artifacts:
+        objects += await _unclaimed(parts, prefix, {artifact.name for artifact in objects})
     return objects, written.count, written.first, written.last
+
+
+async def _unclaimed(parts: Parts, prefix: str, known: set[str]) -> list[Artifact]:
+    """What a worker stored that could not say its end any more: its workspace is worth as much as another's."""
+    names = [info.key.removeprefix(f"{prefix}/") async for info in parts.store.list(f"{prefix}/")]
+    found = []
+    for name in names:
+        if name in known or name == MANIFEST or "/" in name:  # below `data/` lie large commands
+            continue
+        info = await parts.store.head(f"{prefix}/{name}")
+        if info is not None:
+            found.append(Artifact(name=name, size=info.size, sha256=info.sha256 or ""))
+    return found
 
 
 async def _put(parts: Parts, prefix: str, path: Path) -> Artifact:

@@ -238,7 +238,7 @@ class Attempt:
 
     async def _end(self, verdict: Verdict, taken: Step, number: int) -> None:
         await self._publisher.settle()  # the agent's last letters come before what is said about its end
-        kept = await self._turn.keep(self._publisher.emit, _KEEP_SECONDS)
+        kept = await self._turn.keep(self._publisher.emit, _KEEP_SECONDS, self._lease)
         # The same transition table that the record goes by.
         state = step(State.RUNNING, taken)
         said = Draft(type=ChunkType.STATUS, data=verdict.message or state.value, detail={"state": state.value})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from events.errors import NotYetKnown, Retry
+from events.errors import Conflict, NotYetKnown, Retry
 from events.facts import Artifact, DiffSummary
 from events.models import Execute
 from events.output import ChunkType, Draft
@@ -18,6 +18,7 @@ from events.session_record import Saved, Session, session_prefix
 from functions import workspace
 from functions.common.sessions import Sessions
 from functions.execute.outcome import Kept
+from functions.execute.publisher import Hold
 from functions.execute.shop import Shop
 
 log = structlog.get_logger()
@@ -29,9 +30,13 @@ _TYPES = {PATCH: "text/x-patch", ARCHIVE: "application/zstd", CONVERSATION: "app
 
 
 class Keeper:
-    """Stores what one run left. `folder` is scratch space of its own."""
+    """Stores what one run left. `folder` is scratch space of its own.
 
-    def __init__(self, shop: Shop, task: Execute, folder: Path) -> None:
+    `hold` is asked before each object: a later attempt's must not be overwritten by one that has lost the execution.
+    """
+
+    def __init__(self, shop: Shop, task: Execute, folder: Path, hold: Hold) -> None:
+        self._hold = hold
         self._shop = shop
         self._task = task
         self._folder = folder
@@ -72,6 +77,8 @@ class Keeper:
     async def _put(self, key: str, path: Path, content_type: str) -> ObjectInfo:
         """Again and again: an outage of S3 delays the end of a run, and does not change it."""
         while True:
+            if not await self._hold.sure():
+                raise Conflict("another worker has it")
             try:
                 return await self._shop.parts.store.put_file(key, path, content_type=content_type)
             except Retry as error:

@@ -27,6 +27,7 @@ from functions.execute.keep import ARCHIVE, CONVERSATION, Keeper
 from functions.execute.opencode import OpenCodeError
 from functions.execute.outcome import Kept
 from functions.execute.process import AgentFailed
+from functions.execute.publisher import Hold
 from functions.execute.shop import Shop
 from functions.execute.slots import Slot
 from functions.execute.spans import RunSpans
@@ -270,11 +271,11 @@ class Turn:
         report = await self._slot.server.stop(_GRACE)
         return report.left
 
-    async def keep(self, emit: Emit, seconds: float) -> Kept:
+    async def keep(self, emit: Emit, seconds: float, hold: Hold) -> Kept:
         """Store what the run left; see `functions.execute.keep`."""
         if self._workspace is None:
             return Kept()
-        keeper = Keeper(self._shop, self._task, self._directory / "artifacts")
+        keeper = Keeper(self._shop, self._task, self._directory / "artifacts", hold)
         return await keeper.keep(self._workspace, self._conversation, emit, seconds)
 
     async def close(self) -> None:

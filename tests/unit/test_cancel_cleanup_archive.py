@@ -135,6 +135,19 @@ async def test_archived_is_said_though_the_archive_broke_off_before_it(monkeypat
     assert (said["objects"], said["chunks"]) == (manifest["objects"], 3)
 
 
+async def test_archive_claims_what_a_lost_worker_had_stored() -> None:
+    """Its end names no artifacts, and they are there: the manifest claims them, and nothing is left unclaimed."""
+    b = bench()
+    execution = await completed(b)
+    prefix = f"{PROJECT}/{execution}"
+    kept = await b.store.put(f"{prefix}/workspace.patch", b"+one\n")
+    await b.store.put(f"{prefix}/data/command.json", b"{}")
+    await archive(b.parts, await terminal(b, execution))
+    claimed = {o["name"]: o for o in json.loads(await b.store.get(f"{prefix}/manifest.json"))["objects"]}
+    assert set(claimed) == {"output.ndjson.gz", "events.ndjson", "workspace.patch"}
+    assert claimed["workspace.patch"]["sha256"] == kept.sha256
+
+
 async def _away(*_: object, **__: object) -> None:
     raise Unavailable("NATS is away")
 

@@ -68,6 +68,15 @@ async def test_a_handler_on_a_full_disk_is_asked_again(monkeypatch: pytest.Monke
     assert caught.value.status_code == 503
 
 
+class Mine:
+    """A lease that is never in doubt."""
+
+    held = True
+
+    async def sure(self) -> bool:
+        return True
+
+
 async def test_a_workspace_that_cannot_be_kept_is_said(tmp_path: Path) -> None:
     """No room for the artifacts: the run ends as it ended, and a gap says what is not there."""
     in_the_way = tmp_path / "file"
@@ -77,7 +86,7 @@ async def test_a_workspace_that_cannot_be_kept_is_said(tmp_path: Path) -> None:
     async def emit(draft: Draft) -> None:
         said.append(draft)
 
-    keeper = Keeper(cast(Any, None), cast(Any, None), in_the_way / "artifacts")
+    keeper = Keeper(cast(Any, None), cast(Any, None), in_the_way / "artifacts", Mine())
     kept = await keeper.keep(cast(Any, None), None, emit, 1.0)
     assert kept.artifacts == ()
     assert [draft.type for draft in said] == [ChunkType.GAP]

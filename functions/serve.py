@@ -59,7 +59,8 @@ def build_app(parts: Parts, names: tuple[str, ...], gateway: ASGIApp | None, che
 async def assembled(settings: Settings, names: tuple[str, ...]) -> AsyncIterator[Starlette]:
     """The app with everything it needs running; stopped in reverse order at the end.
 
-    A function module may have `lifespan(parts)`, an async context manager that yields its readiness checks.
+    A function module may have `lifespan(parts)`, an async context manager that yields its readiness checks, and
+    `drained(grace)`, which is waited for before that ends.
     """
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(build(settings, "+".join(names) if len(names) < 3 else "control"))
@@ -91,7 +92,11 @@ async def run(settings: Settings, names: tuple[str, ...]) -> int:
                 # Only a run is worth waiting for that long.
                 timeout_graceful_shutdown=settings.drain_seconds if "execute" in names else 10,
             )
-            await server.serve(config)
+            told = await server.serve(config)
+            for name in names:
+                module = importlib.import_module(f"functions.{name}.main")
+                if hasattr(module, "drained"):
+                    await module.drained(settings.drain_seconds - told)
     except OcfError as error:
         sys.stderr.write(f"ocf: cannot start {'+'.join(names)}: {error}\n")
         return 1

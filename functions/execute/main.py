@@ -37,6 +37,15 @@ async def lifespan(parts: Parts) -> AsyncIterator[dict[str, Check]]:
             hearing.cancel()
 
 
+async def drained(grace: float) -> None:
+    """Let what runs end, for at most `grace` seconds.
+
+    Perhaps no request holds them any more: in the drain of a node the dispatcher that waited for it goes as well.
+    """
+    if _worker is not None:
+        await _worker.drained(grace)
+
+
 async def _execute(_: Parts, event: Event) -> None:
     if _worker is None:
         raise Unavailable("starting")

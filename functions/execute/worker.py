@@ -134,6 +134,12 @@ class Worker:
         """Take nothing new."""
         self._draining = True
 
+    async def drained(self, grace: float) -> None:
+        """Take nothing new, and let what runs end by itself, for at most `grace` seconds."""
+        self.drain()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=max(0.0, grace))
+
     async def stop(self) -> None:
         """Hand on what still runs: its processes end, its lease is freed, its command is delivered again."""
         self.drain()

@@ -109,3 +109,15 @@ async def test_a_terminated_worker_lets_short_work_finish_and_hands_on_the_rest(
     assert ended.state == "completed"
     assert [attempt.ended for attempt in ended.attempts] == ["handed_on", "completed"]
     await stack.back("execute", pid)
+
+
+async def test_a_terminated_worker_lets_work_finish_that_no_request_waits_for(stack: Stack, project: Project) -> None:
+    """In the drain of a node the dispatcher goes with the worker: the request breaks off, and the run that it held is
+    given its grace all the same, and completes in its first attempt."""
+    execution = await project.submit([{"text": "first words "}, {"text": "more ", "delay": 0.1, "times": 12}])
+    await project.running(execution, "first words")
+    dispatcher, pid = stack.kill("dispatcher"), stack.kill("execute", signal.SIGTERM)
+    ended = await project.ended(execution, PATIENCE)
+    assert (ended.state, [attempt.ended for attempt in ended.attempts]) == ("completed", ["completed"])
+    await stack.back("dispatcher", dispatcher)
+    await stack.back("execute", pid)

@@ -11,7 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import Cluster, cluster, kubectl, objects, pods, revision, roll_out, settled, until
+from tests.support.cluster import (
+    Cluster,
+    cluster,
+    kubectl,
+    nats_pods,
+    nats_replaced,
+    objects,
+    pods,
+    revision,
+    roll_out,
+    settled,
+    until,
+)
 
 pytestmark = [
     pytest.mark.cluster,
@@ -41,7 +53,7 @@ async def test_a_run_outlives_the_drain_of_its_node(here: Cluster) -> None:
     record = await here.running(execution)
     [pod] = [name for name in await pods("execute") if record.attempts[0].worker.startswith(name)]
     [node] = {one["spec"]["nodeName"] for one in await objects("pods", "--field-selector", f"metadata.name={pod}")}
-    before = {one["metadata"]["uid"] for one in await objects("pods", "-l", "app.kubernetes.io/name=nats")}
+    before = await nats_pods()
     movable = "app.kubernetes.io/part-of=ocf,app.kubernetes.io/name notin (s3)"
     options = ("--ignore-daemonsets", "--delete-emptydir-data", "--timeout=300s", "--pod-selector", movable)
     draining = asyncio.create_task(kubectl("drain", node, *options, timeout=320))
@@ -56,7 +68,7 @@ async def test_a_run_outlives_the_drain_of_its_node(here: Cluster) -> None:
         assert pod in await pods("execute"), "it has its time to end"
     finally:
         await kubectl("uncordon", node)
-    await kubectl("wait", "pod/nats-0", "--for=condition=Ready", "--timeout=120s", timeout=130)
+    await nats_replaced(before)
     record = await here.ended(execution)
     assert (record.state, len(record.attempts)) == ("completed", 1)
     assert record.attempts[0].worker.startswith(pod)

@@ -30,6 +30,9 @@ PREFIX = {"serving": "kn", "eventing": "ev"}
 # A CPU request reserves what a small machine does not have; limits stay as they are.
 CPU_REQUEST = "10m"
 
+# A webhook that is starved for some seconds is not dead; ended and started again it would starve for longer.
+PATIENCE = {"timeoutSeconds": 10, "periodSeconds": 10, "failureThreshold": 12}
+
 # What a pod needs (its account, its config maps) is there before the pod; otherwise it is tried again much later.
 ORDER = {"Namespace": 0, "Deployment": 2}
 OTHER = 1
@@ -52,9 +55,11 @@ def wanted(manifest: Manifest) -> bool:
     return manifest["kind"] not in KINDS_NOT_HERE and manifest["metadata"]["name"] not in NOT_HERE
 
 
-def lower_cpu(manifest: Manifest) -> Manifest:
+def for_a_small_machine(manifest: Manifest) -> Manifest:
     if manifest["kind"] == "Deployment":
         for container in manifest["spec"]["template"]["spec"]["containers"]:
+            if "livenessProbe" in container:
+                container["livenessProbe"] |= PATIENCE
             requests = container.get("resources", {}).get("requests", {})
             if "cpu" in requests:
                 requests["cpu"] = CPU_REQUEST
@@ -62,7 +67,7 @@ def lower_cpu(manifest: Manifest) -> Manifest:
 
 
 def write(out: Path, name: str, *folders: Path) -> None:
-    manifests = [lower_cpu(m) for m in read(*folders) if wanted(m)]
+    manifests = [for_a_small_machine(m) for m in read(*folders) if wanted(m)]
     crds = [m for m in manifests if m["kind"] == "CustomResourceDefinition"]
     rest = [m for m in manifests if m["kind"] != "CustomResourceDefinition"]
     rest.sort(key=lambda m: ORDER.get(m["kind"], OTHER))

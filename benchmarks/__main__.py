@@ -25,7 +25,7 @@ KEPT = ROOT / "benchmarks/results.json"
 PAGE = ROOT / "docs/benchmarks.md"
 #: In the order they run: the machine's short ones first, those that fill it last.
 FIGURES = (
-    "publish", "submit", "viewers", "browser", "cancel", "overhead", "memory", "start", "first_output",
+    "publish", "submit", "viewers", "browser", "console", "cancel", "overhead", "memory", "start", "first_output",
     "gateway", "listing", "sandbox", "broker", "archive", "workspace", "growth",
 )  # fmt: skip
 

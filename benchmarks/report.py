@@ -26,11 +26,11 @@ MENDED: tuple[str, ...] = (
     "by `json.dumps`, which builds an encoder for each call.",
     "Publisher: the last letters of a text that could begin a secret were said at the end of the run; they are "
     "now said when their part ends, in their place. Found because a figure waited for a word that never came whole.",
-    "Gateway: a submit takes what it needs from the request itself, not through five of the framework's dependencies, and "
-    "a loopback name is looked at once (processor time of a call, medians of three runs in turn on a crowded machine: "
+    "Gateway: a submit takes what it needs from the request itself, not through five of the framework's dependencies, "
+    "and a loopback name is looked at once (processor time of a call, medians of three runs, a crowded machine: "
     "1.02 ms before, 0.82 ms after).",
-    "Every process: what start-up made is out of the garbage collector's sight. One full collection went through 125,000 "
-    "objects of the gateway's and stopped every answer for 80 ms; now it takes less than one.",
+    "Every process: what start-up made is out of the garbage collector's sight. One full collection went through "
+    "125,000 objects of the gateway's and stopped every answer for 80 ms; now it takes less than one.",
     "Archive: one block is compressed while the next is read: 60 MB/s before, 66 after (0.66 and 0.72 of raw).",
     "The dispatcher no longer loads functions-framework: 130 modules and 7 MB less.",
     "`ocf_warm_slots` showed what was ready at the last run; it now shows what is ready.",

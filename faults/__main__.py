@@ -35,6 +35,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=None, help="decides order, nodes and kinds; random when left out")
     parser.add_argument("--only", default="", help="victim:fault, victim or :fault; comma-separated")
     parser.add_argument("--quarter", action="store_true", help="a random quarter of the table")
+    parser.add_argument("--share", default="1/1", metavar="N/OF", help="one of several runs that share the table")
     parser.add_argument("--cluster", action="store_true", help="three NATS servers, and faults of them")
     parser.add_argument("--soak", type=float, default=0, metavar="MINUTES", help="random faults for so long")
     parser.add_argument("--stop", type=float, default=30.0, metavar="SECONDS", help="how long SIGSTOP lasts")
@@ -85,7 +86,7 @@ async def measured(asked: argparse.Namespace, seed: int) -> dict[str, Any]:
         return await soak.soak(asked.soak, wanted)
     if asked.cluster:
         return await cluster.cluster(wanted)
-    return await run.matrix(chosen(asked.only, quarter=asked.quarter, seed=seed), wanted)
+    return await run.matrix(chosen(asked.only, quarter=asked.quarter, seed=seed, share=asked.share), wanted)
 
 
 def main() -> int:

@@ -196,17 +196,17 @@ def _no_lease(story: Story) -> Iterator[str]:
 
 
 def _gone(story: Story) -> Iterator[str]:
-    left = {
+    left: dict[str, object] = {
         "record": int(story.record is not None),
         "lease": int(story.lease),
         "output": len(story.output),
         "objects": len(story.objects),
-        "commands": len(story.commands),
-        "facts": len([fact for fact in story.facts if fact.what != "cleaned"]),
+        "commands": [command.what for command in story.commands],
+        "facts": [fact.what for fact in story.facts if fact.what != "cleaned"],
     }
     if any(left.values()):
-        yield f"deleted, and left { ({name: count for name, count in left.items() if count}) }"
-    if len(story.facts) - left["facts"] != 1:
+        yield f"deleted, and left { ({name: found for name, found in left.items() if found}) }"
+    if len([fact for fact in story.facts if fact.what == "cleaned"]) != 1:
         yield "not said once to be cleaned up"
 
 

@@ -40,10 +40,11 @@ class Pair:
 ALL = tuple(Pair(victim, fault) for victim in VICTIMS for fault in FAULTS)
 
 
-def chosen(only: str, *, quarter: bool, seed: int) -> list[Pair]:
+def chosen(only: str, *, quarter: bool, seed: int, share: str = "1/1") -> list[Pair]:
     """The pairs to run, in the seed's order.
 
-    `only` is a comma-separated list of `victim:fault`, `victim` or `:fault`.
+    `only` is a comma-separated list of `victim:fault`, `victim` or `:fault`; `share` is `2/3` for the second of three
+    runs that share the table.
 
     Raises:
         ValueError: it names what is not in the table.
@@ -53,6 +54,8 @@ def chosen(only: str, *, quarter: bool, seed: int) -> list[Pair]:
         pairs = [pair for word in only.split(",") for pair in _named(word.strip())]
     chance = random.Random(seed)
     chance.shuffle(pairs)
+    number, of = (int(word) for word in share.split("/"))
+    pairs = pairs[number - 1 :: of]
     return pairs[: max(1, len(pairs) // 4)] if quarter else pairs
 
 

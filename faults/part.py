@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import httpx
@@ -74,15 +75,17 @@ class Part:
         if self.process is None or self.process.returncode is not None:
             return 0.0
         began = time.monotonic()
-        os.kill(self.process.pid, number)
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
         try:
             await asyncio.wait_for(self.process.wait(), _GRACE)
         except TimeoutError:
-            os.kill(self.process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended in this moment
+                os.kill(self.process.pid, signal.SIGKILL)
             await self.process.wait()
         return time.monotonic() - began
 
-    async def is_ready(self, timeout: float = 90.0) -> float:
+    async def is_ready(self, timeout: float = 180.0) -> float:
         """Wait until it is; seconds it took. Raises NotReady, with the end of its log."""
         began = time.monotonic()
         async with httpx.AsyncClient(timeout=3.0) as http:

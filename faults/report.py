@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,11 @@ def write() -> None:
 def page(results: Mapping[str, Any]) -> str:
     """All runs as markdown."""
     parts = [_summary(results)]
+    shares = [pair for name, result in results.items() if name.startswith("matrix") for pair in result["pairs"]]
+    if shares:
+        parts.append(_grid(shares))
     for name, result in results.items():
         parts.append(f"### {name}\n\n{_said(result)}\n")
-        if name == "matrix":
-            parts.append(_grid(result))
         parts.append(_pairs(result))
         if "soak" in result:
             parts.append(_soak(result["soak"]))
@@ -65,8 +66,8 @@ def _said(result: Mapping[str, Any]) -> str:
     return said if not wrong else said + "\n\n" + "\n".join(f"- {each}" for each in wrong)
 
 
-def _grid(result: Mapping[str, Any]) -> str:
-    by_name = {pair["pair"]: pair for pair in result["pairs"]}
+def _grid(pairs: Sequence[Mapping[str, Any]]) -> str:
+    by_name = {pair["pair"]: pair for pair in pairs}
     lines = [f"| | {' | '.join(FAULTS)} |", f"|---|{'---|' * len(FAULTS)}"]
     for victim in VICTIMS:
         cells = [_cell(by_name.get(f"{victim}:{fault}")) for fault in FAULTS]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -97,8 +98,8 @@ async def one(made: Bench, injector: Injector, pair: Pair, where: str, project: 
     await asyncio.sleep(_BEFORE)
     try:
         hurt, wrong = await injector.hurt(pair), ""
-    except NotReady as error:
-        hurt, wrong = Hurt("", 0.0, 0.0), str(error)
+    except (NotReady, OSError, subprocess.SubprocessError) as error:
+        hurt, wrong = Hurt("", 0.0, 0.0), f"{type(error).__name__}: {error}"
         await _force(made.system)
     if made.system.nodes[1:]:
         await made.system.whole(made.bus)

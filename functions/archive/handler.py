@@ -68,6 +68,8 @@ async def _say(parts: Parts, event: Event, prefix: str, manifest: bytes) -> None
     )
     key = f"archived:{fact.execution_id}"
     await parts.records.say("dev.ocf.task.archived.v1", fact, event, key=key, once=True)
+    if await parts.records.get(fact.project_id, fact.execution_id) is None:  # deleted in this moment
+        await parts.bus.purge(subjects.EVENTS, subjects.fact(fact.project_id, fact.execution_id, "archived"))
 
 
 async def _objects(

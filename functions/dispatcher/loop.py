@@ -9,6 +9,7 @@ import structlog
 from events.errors import OcfError, Unavailable
 from events.ports import Bus, Clock, Delivery
 from functions import metrics
+from functions.common.tasks import end
 from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.wiring import Row
 
@@ -77,7 +78,4 @@ class Loop:
         """Let what is in flight finish; hand on what does not: it is delivered to the next dispatcher."""
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=grace)
-        for task in self._in_flight:
-            task.cancel()
-        if self._in_flight:
-            await asyncio.gather(*self._in_flight, return_exceptions=True)
+        await end(tuple(self._in_flight))

@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from events.errors import Unavailable
 from functions import logs, metrics, server, tracing
 from functions.common.sinks import check
+from functions.common.tasks import end
 from functions.composition import Parts, build
 from functions.dispatcher import sinks
 from functions.dispatcher.dispatch import Dispatcher
@@ -79,9 +80,7 @@ async def run(settings: Settings) -> None:
                 access_log=False,
             )
         )
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
         await asyncio.gather(*(loop.stop(_SHORT_GRACE if loop.short else 0.1) for loop in loops))
 
 

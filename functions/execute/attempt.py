@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -20,6 +19,7 @@ from events.output import ChunkType, Draft
 from events.ports import Message
 from events.record import HANDED_ON, Record
 from functions import metrics
+from functions.common.tasks import end
 from functions.composition import Parts
 from functions.execute import outcome, watchdog
 from functions.execute.lease import Lease
@@ -78,7 +78,7 @@ class Attempt:
                     raise await self._given_up(verdict)
                 await self._end(verdict, verdict.step, number)
             finally:
-                await _cancelled(background)
+                await end(background)
                 self._publisher.close()
                 await self._turn.close()
 
@@ -192,7 +192,7 @@ class Attempt:
         finally:
             self._turn.refuse("the execution has ended")
             await self._turn.kill()
-            await _cancelled([working, deciding, *helpers, *self._replying])
+            await end([working, deciding, *helpers, *self._replying])
         if left := await self._turn.kill():
             log.error("agent processes would not die", action="run.processes_left", left=left, **self._named)
         if self._cancel_heard is not None:
@@ -269,10 +269,3 @@ class Attempt:
                 log.warning("end not kept yet", action="run.end_not_kept", reason=str(error), **self._named)
                 await self._parts.clock.sleep(1.0)
         raise Conflict("another worker has it")
-
-
-async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel them, and wait until they are."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -53,6 +53,7 @@ async def submit(parts: Parts, event: Event) -> None:
     if record.state is not State.PENDING:
         # An earlier delivery may have broken off after it had handed on, and before it said so.
         await _say_accepted(parts, event, accepted)
+        await _must_not_be_deleted(parts, project, execution)
         raise Drop(f"execution {execution} is {record.state.value} already")
     if data.session_id is not None:
         await keep_sweeping(parts.bus)  # also for one that never gets into its session
@@ -67,6 +68,15 @@ async def submit(parts: Parts, event: Event) -> None:
         _hand_on(parts, event, data),
         _say_accepted(parts, event, accepted),
     )
+    await _must_not_be_deleted(parts, project, execution)
+
+
+async def _must_not_be_deleted(parts: Parts, project: str, execution: str) -> None:
+    """Take back what was said of an execution that was cancelled and deleted while this was under way. Raises Drop."""
+    if await parts.records.get(project, execution) is None:
+        await parts.bus.purge(subjects.COMMANDS, EXECUTE.subject(project, execution))
+        await parts.bus.purge(subjects.EVENTS, subjects.fact(project, execution, "accepted"))
+        raise Drop(f"execution {execution} was deleted")
 
 
 async def _say_accepted(parts: Parts, event: Event, fact: Accepted) -> None:

@@ -20,6 +20,12 @@ def test_a_seed_says_which_and_in_which_order() -> None:
     assert chosen("", quarter=True, seed=1) != chosen("", quarter=True, seed=2)
 
 
+def test_runs_may_share_the_table() -> None:
+    """Three shares of one seed are the whole table, each pair once."""
+    shares = [chosen("", quarter=False, seed=1, share=f"{number}/3") for number in (1, 2, 3)]
+    assert sorted(pair.name for share in shares for pair in share) == sorted(pair.name for pair in ALL)
+
+
 def test_pairs_rows_and_columns_can_be_asked_for() -> None:
     """`victim:fault`, `victim`, `:fault`; what is not in the table is refused by name."""
     assert [pair.name for pair in chosen("execute:kill9", quarter=False, seed=1)] == ["execute:kill9"]

@@ -75,6 +75,24 @@ async def _away(*_: object, **__: object) -> None:
     raise Unavailable("NATS is away")
 
 
+async def test_what_is_deleted_meanwhile_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delivery that was held up while the execution was cancelled and deleted takes back what it said too late."""
+    b = bench()
+    event = b.submit()
+    execution = json.loads(event.data)["execution_id"]
+    say = b.parts.records.say
+
+    async def late(*given: Any, **named: Any) -> None:
+        await remove(b.parts, PROJECT, execution)
+        await say(*given, **named)
+
+    monkeypatch.setattr(b.parts.records, "say", late)
+    with pytest.raises(Drop, match="deleted"):
+        await submit(b.parts, event)
+    assert await b.said(execution) == []
+    assert await b.commands("execute", execution) == []
+
+
 async def test_the_same_id_with_another_body_is_rejected_and_the_first_goes_on() -> None:
     """The answer names the field; the execution that has the id is not touched."""
     b = bench()

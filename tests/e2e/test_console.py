@@ -206,6 +206,11 @@ def test_an_ended_run_is_listed_replayed_and_taken_home(page: Page, stack: dict[
         page.get_by_role("button", name="Patch").click()
     assert Path(patch.value.path()).read_text().startswith("diff --git ")
 
+    page.get_by_label("Download").click()
+    with page.expect_download() as text:
+        page.get_by_role("button", name="Output as text").click()
+    assert "> bash python3 -m unittest" in Path(text.value.path()).read_text()
+
     page.get_by_role("link", name="Replay").click()
     page.get_by_role("button", name="Pause").click()
     position = page.get_by_label("Position")

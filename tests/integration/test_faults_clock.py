@@ -44,8 +44,8 @@ pytestmark = [
 
 @dataclass
 class Jump:
-    """Ten minutes is much: every S3 refuses a request whose clock is more than fifteen off. An execution in a process of its own (as JobSink runs it), whose clock is turned by `seconds` at its first word;
-    at once when `early`."""
+    """An execution in a process of its own (as JobSink runs it), whose clock is turned by `seconds` at its first word;
+    at once when `early`. Ten minutes is much: every S3 refuses a request whose clock is off by more than fifteen."""
 
     seconds: int
     prompt: str = TALK

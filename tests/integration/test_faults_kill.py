@@ -71,28 +71,36 @@ async def test_whatever_is_killed_the_run_goes_on(project: Project, name: str) -
 
 
 async def test_a_worker_is_lost(project: Project) -> None:
-    """Execute is killed with three runs. Without an attempt left: `failed` with `worker_lost`, and what was said until
+    """Execute is killed with five runs. Without an attempt left: `failed` with `worker_lost`, and what was said until
     then is archived. With one: the second completes, numbers go on where they were, both attempts are kept. The agents
-    and their daemonised children die with their worker."""
+    and their daemonised children die with their worker. All of them have ended within a minute."""
     endless = {"text": "the quick brown fox ", "delay": 0.2, "times": 3000}
     daemons = {"daemons": {"count": 5, "seconds": 600}}
-    *lost, (again, chunks) = await through(
+    # Twice as long as the others need to begin.
+    twice = {"steps": [daemons, *TALK[:2], *TALK[1:]], "retry": {"max_attempts": 2}}
+    ended = await through(
         project,
         "execute",
         {"steps": [endless]},
         {"steps": [daemons, endless]},
-        # Twice as long as the others need to begin.
-        {"steps": [*TALK[:2], *TALK[1:]], "retry": {"max_attempts": 2}},
+        {"steps": [daemons, endless]},
+        twice,
+        dict(twice),
     )
-    for record, said in lost:
+    for record, said in ended[:3]:
         assert (record.state, record.reason) == ("failed", "worker_lost"), record
         assert [attempt.ended for attempt in record.attempts] == ["worker_lost"]
         assert any("quick" in chunk.data for chunk in said)
-    assert again.state == "completed", again
-    assert [attempt.ended for attempt in again.attempts] == ["worker_lost", "completed"]
-    assert again.attempts[0].worker != again.attempts[1].worker
-    assert [chunk.attempt for chunk in chunks] == sorted(chunk.attempt for chunk in chunks)
-    assert {chunk.attempt for chunk in chunks} == {1, 2}
+    for record, said in ended[3:]:
+        assert record.state == "completed", record
+        assert [attempt.ended for attempt in record.attempts] == ["worker_lost", "completed"]
+        assert record.attempts[0].worker != record.attempts[1].worker
+        assert [chunk.attempt for chunk in said] == sorted(chunk.attempt for chunk in said)
+        assert {chunk.attempt for chunk in said} == {1, 2}
+    for record, said in ended:
+        last_word = max(chunk.timestamp for chunk in said if chunk.attempt == 1 and "quick" in chunk.data)
+        assert record.ended_at is not None
+        assert (record.ended_at - last_word).total_seconds() < 60
 
 
 async def test_a_terminated_worker_lets_short_work_finish_and_hands_on_the_rest(stack: Stack, project: Project) -> None:

@@ -111,15 +111,24 @@ def _sandbox() -> Iterator[Finding]:
     from functions.execute.sandbox import sandbox_support
 
     support = sandbox_support()
-    parts = {"files": support.filesystem, "network": support.network, "signals": support.signals}
-    said = f"Landlock ABI {support.landlock_abi}: " + ", ".join(f"{k} {'yes' if v else 'no'}" for k, v in parts.items())
+    mode = os.environ.get("SANDBOX") or "required"
+    parts = {
+        "files": support.filesystem,
+        "network": support.network,
+        "signals": support.signals,
+        "system calls": support.seccomp,
+    }
+    kept = {name: there and mode != "off" for name, there in parts.items()}
+    said = f"SANDBOX={mode}, Landlock ABI {support.landlock_abi}; enforced: "
+    said += ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in kept.items())
     missing = "; ".join(support.missing)
+    fix = "a Linux kernel of 6.12 or newer; or SANDBOX=preferred for what this one can" if missing else ""
     yield Finding(
         "sandbox",
-        not support.missing,
-        f"{said}{'; ' + missing if missing else ''}",
-        "a Linux kernel of 6.12 or newer; or SANDBOX=preferred for what this one can" if missing else "",
-        needed=os.environ.get("SANDBOX", "required") == "required",
+        not support.missing and mode != "off",
+        f"{said}{'; missing: ' + missing if missing else ''}",
+        "unset SANDBOX" if mode == "off" else fix,
+        needed=mode == "required",
     )
 
 

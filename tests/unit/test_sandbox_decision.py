@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from functions.cli import doctor
+from functions.execute import sandbox
 from functions.execute.confine import filter_program
 from functions.execute.sandbox import SandboxUnavailable, decide, support_of
 
@@ -61,3 +63,24 @@ def test_filter_refuses_unknown_machines() -> None:
     """Without a table of its calls, an architecture gets no filter rather than a wrong one."""
     with pytest.raises(OSError, match="riscv64"):
         filter_program("riscv64")
+
+
+@pytest.mark.parametrize(
+    ("mode", "abi", "ok", "needed", "words"),
+    [
+        ("required", 6, True, True, "SANDBOX=required, Landlock ABI 6; enforced: files yes, network yes, signals yes"),
+        ("required", 3, False, True, "files yes, network no, signals no, system calls yes; missing: Landlock network"),
+        ("preferred", 3, False, False, "SANDBOX=preferred, Landlock ABI 3; enforced: files yes, network no"),
+        ("off", 6, False, False, "enforced: files no, network no, signals no, system calls no"),
+    ],
+)
+def test_doctor_shows_what_is_enforced(
+    monkeypatch: pytest.MonkeyPatch, mode: str, abi: int, ok: bool, needed: bool, words: str
+) -> None:
+    """Part by part, for the mode that is set; what is required and missing makes it fail."""
+    monkeypatch.setenv("SANDBOX", mode)
+    monkeypatch.setattr(sandbox, "sandbox_support", lambda: support_of(abi, seccomp=True))
+    (finding,) = doctor._sandbox()
+    assert (finding.ok, finding.needed) == (ok, needed)
+    assert words in finding.said
+    assert ok or finding.fix

@@ -1,0 +1,159 @@
+"""A key is planted in a task, and a provider that says it back; then every place is searched for it."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import zstandard
+
+from events import subjects
+from events.redact import forms_of
+from tests.support.stack import Project, running_stack, until
+
+KEY = "sk-planted-7fK2-0123456789-abcdefghijkl"
+OPERATORS = "sk-operator-9xQ4-0123456789-abcdefghijkl"
+STREAMS = (subjects.COMMANDS, subjects.EVENTS, subjects.OUTPUT, subjects.DLQ)
+BUCKETS = (subjects.EXECUTIONS_BUCKET, subjects.SESSIONS_BUCKET)
+
+
+class Provider:
+    """A model that repeats the key it was shown, in its answers and in its refusals, and a receiver of traces."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.keys: set[str] = set()
+        self.traces: list[bytes] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:])}
+        body = await reader.readexactly(int(headers["content-length"]))
+        status, answer = 200, b""
+        if "traces" in head[0]:
+            self.traces.append(gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body)
+        else:
+            key = headers["authorization"].removeprefix("Bearer ")
+            self.keys.add(key)
+            said = {"role": "assistant", "content": f"Your key is {key}, in hex {key.encode().hex()}."}
+            answer = json.dumps({"choices": [{"index": 0, "message": said, "finish_reason": "stop"}]}).encode()
+            if b"refuse" in body:
+                status, answer = 401, json.dumps({"error": {"message": f"the key {key} is not known"}}).encode()
+        writer.write(
+            f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            f"content-length: {len(answer)}\r\n\r\n".encode()
+        )
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def providing() -> AsyncIterator[Provider]:
+    provider = Provider()
+    server = await asyncio.start_server(provider.serve, "127.0.0.1", 0)
+    provider.port = server.sockets[0].getsockname()[1]
+    try:
+        yield provider
+    finally:
+        server.close()
+
+
+async def submitted(gateway: str, project: str, port: int, steps: list[dict[str, object]]) -> str:
+    """Through the gateway, with the key in the clear, as a person would; it is sealed there."""
+    model = {"provider": "openai", "model": "m", "api_endpoint": f"http://127.0.0.1:{port}/v1", "api_key": KEY}
+    body = {"project_id": project, "prompt": f"[[steps]] {json.dumps(steps)}", "model_config": model}
+    async with httpx.AsyncClient(base_url=gateway) as client:
+        answer = await client.post("/tasks/execute", json=body, timeout=30)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["execution_id"])
+
+
+def processes(roots: list[psutil.Process]) -> Iterator[tuple[str, bytes]]:
+    """Environment and command line of each, where this user may read them (nobody else may either)."""
+    for process in roots:
+        for name in ("environ", "cmdline"):
+            with suppress(OSError):
+                yield f"{name} of {process.pid}", Path(f"/proc/{process.pid}/{name}").read_bytes()
+
+
+def files(top: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file below: logs, what the servers store, states, temporary files, core dumps if there were any."""
+    for path in top.rglob("*"):
+        with suppress(OSError):  # it went meanwhile
+            if path.is_file() and not path.is_symlink():
+                yield str(path), path.read_bytes()
+
+
+async def stored(project: Project, executions: list[str]) -> AsyncIterator[tuple[str, bytes]]:
+    """Every message of every stream and bucket, and every object of the executions, unpacked."""
+    for stream in (*STREAMS, *(f"KV_{bucket}" for bucket in BUCKETS)):
+        async for message in project.bus.history(stream, ">"):
+            yield f"{stream} {message.subject}", message.data + json.dumps(dict(message.headers)).encode()
+    for execution in executions:
+        for name in await project.objects(execution):
+            data = await project.store.get(f"{project.name}/{execution}/{name}")
+            if name.endswith(".zst"):
+                data = zstandard.ZstdDecompressor().stream_reader(data).read()
+            elif name.endswith(".gz"):
+                data = gzip.decompress(data)
+            yield f"object {name}", data
+
+
+@pytest.mark.timeout(240)
+async def test_a_planted_key_is_nowhere(tmp_path: Path) -> None:
+    """The provider gets it, and says it back. It is in no event, record, log, trace, file, object, core dump, command
+    line or process environment, however it is spelled: after a run that completes, one that is refused with the key in
+    the words, one whose agent crashes, and one whose worker crashes. The operator's key, which no task may have, the
+    same."""
+    look = {"run": "env; cat /proc/self/environ; cat /proc/*/environ 2> /dev/null; ulimit -c unlimited; true"}
+    ask = {"model": {"prompt": "hello"}}
+    async with providing() as provider:
+        environ = {
+            "OPENCODE_API_KEY": OPERATORS,
+            "LOG_LEVEL": "debug",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{provider.port}",
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+        }
+        with running_stack(tmp_path, **environ) as stack:
+            async with stack.project() as project:
+                ran = {
+                    "completed": [ask, look, {"write": {"path": "notes", "content": "x"}}],
+                    "model_auth": [look, {"model": {"prompt": "refuse"}}],
+                    "agent_error": [ask, {"die": -11}],
+                    "worker_lost": [ask, look, {"text": "I am up"}, {"sleep": 600}],
+                }
+                ids = {
+                    end: await submitted(stack.answer["gateway"], project.name, provider.port, steps)
+                    for end, steps in ran.items()
+                }
+                await project.running(ids["worker_lost"], "I am up", 60)
+                found = [*processes([*psutil.Process(stack.process.pid).children(recursive=True)])]
+                stack.kill("execute", signal.SIGABRT)
+                for end, execution in ids.items():
+                    record = await project.archived(execution, 90)
+                    assert (record.reason or record.state) == end, record
+                assert provider.keys == {KEY}
+                await until(lambda: _some(provider), what="traces")
+                found += [one async for one in stored(project, list(ids.values()))]
+                said = "".join(chunk.data for chunk in await project.chunks(ids["completed"]))
+                assert "Your key is [redacted], in hex [redacted]." in said
+        found += [*files(tmp_path), *((f"trace {n}", data) for n, data in enumerate(provider.traces))]
+    # The search looks where things are: what the agent said is found, and so is the environment of its processes.
+    assert any(b"I am up" in data for name, data in found if name.startswith(subjects.OUTPUT))
+    assert any(b"OPENCODE_CONFIG_CONTENT" in data for name, data in found if name.startswith("environ"))
+    forms = [form.encode() for key in (KEY, OPERATORS) for form in forms_of(key)]
+    assert [name for name, data in found if any(form in data for form in forms)] == []
+    assert [name for name, _ in found if Path(name).name.startswith("core")] == []
+
+
+async def _some(provider: Provider) -> bool:
+    return bool(provider.traces)

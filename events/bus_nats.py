@@ -236,12 +236,14 @@ class NatsBus:
         async def put(msg: Msg) -> None:
             inbox.put(Message(msg.subject, msg.data, msg.headers or {}))
 
-        with _unavailable("subscribe"):
-            subscriptions = [await self.nc.subscribe(subject, cb=put) for subject in subjects]
-            await self.nc.flush(timeout=int(_TIMEOUT))  # the server knows of it before anything is said
+        subscriptions = []
         try:
+            with _unavailable("subscribe"):
+                for subject in subjects:
+                    subscriptions.append(await self.nc.subscribe(subject, cb=put))
+                await self.nc.flush(timeout=int(_TIMEOUT))  # the server knows of it before anything is said
             yield inbox
-        finally:
+        finally:  # also when the server did not answer: it would deliver to nobody for ever
             for subscription in subscriptions:
                 if not self.nc.is_closed:
                     await subscription.unsubscribe()

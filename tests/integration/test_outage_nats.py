@@ -66,3 +66,24 @@ async def test_a_writer_repeats_only_what_may_still_be_said(own_nats_server: Nat
         assert await bus.last(subjects.OUTPUT, subject) is not None
     finally:
         await bus.close()
+
+
+async def test_listening_in_vain_leaves_no_subscription(
+    own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Subscribed, and the server did not answer in time: whoever tries again for hours does not hear all twice."""
+    bus = await connect(own_nats_server.url, creds=own_nats_server.creds)
+
+    async def late(timeout: int = 10) -> None:
+        raise TimeoutError
+
+    try:
+        before = len(bus.nc._subs)
+        with monkeypatch.context() as patched:
+            patched.setattr(bus.nc, "flush", late)
+            with pytest.raises(Unavailable):
+                async with bus.listen("ocf.evt.>"):
+                    pytest.fail("the server has not answered")
+        assert len(bus.nc._subs) == before
+    finally:
+        await bus.close()

@@ -185,7 +185,7 @@ async def field(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Field
                 async def at_work() -> psutil.Process | None:
                     return agent_of(stack, "secret")
 
-                process = await until(at_work, timeout=60, what="the neighbour is at work")
+                process = await until(at_work, timeout=150, what="the neighbour is at work")
                 yield Field(stack, project, outside, neighbour, process, contents(outside))
 
 

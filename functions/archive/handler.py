@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 
 from events import subjects
@@ -13,6 +12,7 @@ from events.facts import Archived, Artifact, Outcome
 from events.ports import Message
 from events.record import Record
 from functions.archive.output import write_output
+from functions.archive.scratch import scratch
 from functions.common.commands import NATS_SEQUENCE, ids_of
 from functions.composition import Parts
 
@@ -77,10 +77,10 @@ async def _objects(
 ) -> tuple[list[Artifact], int, str | None, str | None]:
     project, execution = record.project_id, record.execution_id
     prefix = f"{project}/{execution}"
-    with tempfile.TemporaryDirectory(prefix="ocf-archive-") as scratch:
-        output = Path(scratch) / "output.ndjson.gz"
+    with scratch() as folder:
+        output = folder / "output.ndjson.gz"
         written = await write_output(parts, project, execution, outcome.last_sequence, output)
-        lines = Path(scratch) / "events.ndjson"
+        lines = folder / "events.ndjson"
         lines.write_bytes(await _events(parts, project, execution, event))
         objects = [await _put(parts, prefix, path) for path in (output, lines)]
     objects += [await _verified(parts, prefix, artifact) for artifact in outcome.artifacts]

@@ -10,7 +10,9 @@ _AGAIN = 0.2
 
 
 async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel them, and wait until they have ended; what they raised is theirs.
+    """Cancel loops, and wait until they have ended; what they raised is theirs.
+
+    Only for tasks that put nothing away when they are cancelled: they may be told again while they are at it.
 
     More than once, if need be: `asyncio.wait_for` of Python 3.11, which nats-py waits with, swallows a cancellation
     that comes in the moment of the answer (github.com/python/cpython issue 86296). A task that runs for ever then does.

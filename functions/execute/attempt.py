@@ -192,7 +192,11 @@ class Attempt:
         finally:
             self._turn.refuse("the execution has ended")
             await self._turn.kill()
-            await end([working, deciding, *helpers, *self._replying])
+            # Once: the turn puts away what it has begun, and must not be disturbed in that.
+            for task in (working, deciding, *self._replying):
+                task.cancel()
+            await asyncio.gather(working, deciding, *self._replying, return_exceptions=True)
+            await end(helpers)
         if left := await self._turn.kill():
             log.error("agent processes would not die", action="run.processes_left", left=left, **self._named)
         if self._cancel_heard is not None:

@@ -29,7 +29,6 @@ class BucketSpec:
 
     name: str
     why: str
-    history: int = 1
     options: dict[str, object] = field(default_factory=dict)
 
 

@@ -58,7 +58,8 @@ def bucket_config(spec: BucketSpec, replicas: int) -> dict[str, Any]:
         "retention": "limits",
         "storage": "file",
         "num_replicas": replicas,
-        "max_msgs_per_subject": spec.history,
+        # One value per key, by a rollup with each (events/bucket_nats.py says why not by this limit).
+        "max_msgs_per_subject": -1,
         "max_msg_size": 1024 * 1024,
         "discard": "new",
         "duplicate_window": 120 * _NANOSECONDS,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from events import subjects
+from events.bucket_nats import NatsBucket
 from events.bus_nats import UNACKED, connect
-from events.errors import Unavailable
+from events.errors import Conflict, Unavailable
 from functions.execute.lease import SAFE, TTL
 from tests.support.nats import NatsServer
 from tests.support.stack import until
@@ -85,5 +88,34 @@ async def test_listening_in_vain_leaves_no_subscription(
                 async with bus.listen("ocf.evt.>"):
                     pytest.fail("the server has not answered")
         assert len(bus.nc._subs) == before
+    finally:
+        await bus.close()
+
+
+async def test_what_was_deleted_stays_so_though_the_server_is_killed(own_nats_server: NatsServer) -> None:
+    """Records and leases that were removed do not come back with a server that had no time to tidy up its files."""
+    async with bucket_of(own_nats_server) as bucket:
+        for key in ("p.kept", "p.gone", "p.kept.lease"):
+            first = await bucket.create(key, b"1")
+            await bucket.update(key, b"2", first)
+        await bucket.delete("p.gone")
+        found = await bucket.get("p.kept.lease")
+        assert found is not None
+        with pytest.raises(Conflict):
+            await bucket.delete("p.kept.lease", revision=found.revision - 1)
+        await bucket.delete("p.kept.lease", revision=found.revision)
+    for _ in range(2):
+        own_nats_server.kill()
+        own_nats_server.start()
+        async with bucket_of(own_nats_server) as bucket:
+            assert [entry.key async for entry in bucket.entries()] == ["p.kept"]
+
+
+@asynccontextmanager
+async def bucket_of(server: NatsServer) -> AsyncIterator[NatsBucket]:
+    """The bucket of executions, over a connection of its own."""
+    bus = await connect(server.url, creds=server.creds)
+    try:
+        yield NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
     finally:
         await bus.close()

@@ -148,8 +148,10 @@ class Records:
         event = new_event(type_, data, source=self._source, time=self._clock.now(), cause=cause)
         entity = str(getattr(data, "execution_id", None) or getattr(data, "session_id", ""))
         subject = TYPES[type_].subject(str(getattr(data, "project_id", "")), entity)
+        # What is said once for ever may have been purged since; the server would take its id for said.
+        identity = {} if once else {"Nats-Msg-Id": key}
         try:
-            await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": key}, only_first=once)
+            await self._bus.publish(subject, event.data, {**event.headers(), **identity}, only_first=once)
         except Conflict:
             return  # said before
 

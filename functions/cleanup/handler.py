@@ -58,6 +58,8 @@ async def cleanup(parts: Parts, event: Event) -> None:
     removed = await remove(parts, wish.project_id, wish.execution_id)
     fact = Cleaned(execution_id=wish.execution_id, project_id=wish.project_id, removed=removed)
     await parts.records.say("dev.ocf.task.cleaned.v1", fact, event, key=f"cleaned:{wish.execution_id}", once=True)
+    if await parts.records.get(wish.project_id, wish.execution_id) is not None:
+        raise Conflict(f"execution {wish.execution_id} was recorded by a submit that was still under way")
     # Last: as long as this command is there, a crash brings it back.
     await parts.bus.purge(subjects.COMMANDS, commands)
 

@@ -12,7 +12,7 @@ from events.envelope import Event, InvalidData, new_event, parse
 from events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
 from events.facts import Accepted, Failed, FieldError, Rejected
 from events.lifecycle import Reason, State, Step
-from events.models import MAX_COMMAND_BYTES, Execute, Submit
+from events.models import MAX_COMMAND_BYTES, Cleanup, Execute, Submit
 from events.record import Record
 from events.types import TYPES
 from functions.common.commands import ids_of
@@ -22,6 +22,7 @@ from functions.common.sweep import keep_sweeping
 from functions.composition import Parts
 
 EXECUTE = TYPES["dev.ocf.task.execute.v1"]
+CLEANUP = TYPES["dev.ocf.task.cleanup.v1"]
 
 
 async def submit(parts: Parts, event: Event) -> None:
@@ -72,11 +73,20 @@ async def submit(parts: Parts, event: Event) -> None:
 
 
 async def _must_not_be_deleted(parts: Parts, project: str, execution: str) -> None:
-    """Take back what was said of an execution that was cancelled and deleted while this was under way. Raises Drop."""
+    """Take back what was said of an execution that was deleted while this was under way. Raises Drop then.
+
+    cleanup says `cleaned` and then looks for the record; this makes the record and then looks for `cleaned`: one of
+    the two sees the other.
+    """
     if await parts.records.get(project, execution) is None:
         await parts.bus.purge(subjects.COMMANDS, EXECUTE.subject(project, execution))
         await parts.bus.purge(subjects.EVENTS, subjects.fact(project, execution, "accepted"))
         raise Drop(f"execution {execution} was deleted")
+    if await parts.bus.last(subjects.EVENTS, subjects.fact(project, execution, "cleaned")) is not None:
+        wish = Cleanup(execution_id=execution, project_id=project, requested_by="/ocf/submit")
+        again = new_event(CLEANUP.type, wish, source="/ocf/submit", time=parts.clock.now())
+        await parts.bus.publish(CLEANUP.subject(project, execution), again.data, again.headers())
+        raise Drop(f"execution {execution} was deleted before it was recorded")
 
 
 async def _say_accepted(parts: Parts, event: Event, fact: Accepted) -> None:

@@ -1,0 +1,85 @@
+"""A deletion and a submit of one execution at the same time, as after a dispatcher that was stopped for a while."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+
+from events import subjects
+from events.errors import Conflict, Drop
+from events.models import Cleanup
+from functions.cleanup.handler import cleanup
+from functions.submit.handler import submit
+from tests.support.clock import ManualClock
+from tests.support.parts import PROJECT, Bench, bench
+
+
+def clean(b: Bench, execution: str) -> Any:
+    return b.command("dev.ocf.task.cleanup.v1", Cleanup(execution_id=execution, project_id=PROJECT))
+
+
+async def said(b: Bench, execution: str) -> list[str]:
+    history = b.bus.history(subjects.EVENTS, f"ocf.evt.{PROJECT}.{execution}.>")
+    return [message.subject.rsplit(".", 1)[-1] async for message in history]
+
+
+async def published(b: Bench, event: Any, execution: str, verb: str) -> None:
+    await b.bus.publish(subjects.command(verb, PROJECT, execution), event.data, event.headers())
+
+
+async def test_a_submit_that_records_after_the_deletion_has_it_deleted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cleanup comes and goes between submit's look for `cleaned` and its record: submit asks for a further one."""
+    b = bench(ManualClock())
+    execution = str(uuid.uuid4())
+    event = b.submit(execution)
+    await published(b, event, execution, "submit")
+    create = b.parts.records.create
+
+    async def later(record: Any) -> None:
+        await cleanup(b.parts, clean(b, execution))
+        await create(record)
+
+    monkeypatch.setattr(b.parts.records, "create", later)
+    with pytest.raises(Drop, match="deleted before it was recorded"):
+        await submit(b.parts, event)
+    message = await b.bus.last(subjects.COMMANDS, subjects.command("cleanup", PROJECT, execution))
+    assert message is not None
+    assert message.headers["ce-type"] == "dev.ocf.task.cleanup.v1"
+
+
+async def test_a_deletion_that_finds_a_record_afterwards_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """submit records between cleanup's removal and its fact: cleanup is not done, and its next try removes all."""
+    b = bench(ManualClock())
+    execution = str(uuid.uuid4())
+    event = b.submit(execution)
+    await published(b, event, execution, "submit")
+    say = b.parts.records.say
+
+    async def later(type_: str, *args: Any, **more: Any) -> None:
+        if type_ == "dev.ocf.task.cleaned.v1":
+            monkeypatch.setattr(b.parts.records, "say", say)
+            await submit(b.parts, event)
+        await say(type_, *args, **more)
+
+    monkeypatch.setattr(b.parts.records, "say", later)
+    with pytest.raises(Conflict, match="still under way"):
+        await cleanup(b.parts, clean(b, execution))
+    assert await b.parts.records.get(PROJECT, execution) is not None
+    with pytest.raises(Conflict, match="cancelled first"):
+        await cleanup(b.parts, clean(b, execution))
+
+
+async def test_what_was_purged_is_said_again() -> None:
+    """`cleaned` is there after a second deletion too, however soon: its identity is not taken for said."""
+    b = bench(ManualClock())
+    execution = str(uuid.uuid4())
+    event = b.submit(execution)
+    await published(b, event, execution, "submit")
+    await cleanup(b.parts, clean(b, execution))
+    assert await said(b, execution) == ["cleaned"]
+    await b.bus.purge(subjects.EVENTS, f"ocf.evt.{PROJECT}.{execution}.>")
+    await published(b, event, execution, "submit")
+    await cleanup(b.parts, clean(b, execution))
+    assert await said(b, execution) == ["cleaned"]

@@ -136,6 +136,8 @@ async def test_a_planted_key_is_nowhere(tmp_path: Path) -> None:
                     for end, steps in ran.items()
                 }
                 await project.running(ids["worker_lost"], "I am up", 60)
+                for end in ("completed", "model_auth", "agent_error"):
+                    await project.ended(ids[end], 90)
                 found = [*processes([*psutil.Process(stack.process.pid).children(recursive=True)])]
                 stack.kill("execute", signal.SIGABRT)
                 for end, execution in ids.items():

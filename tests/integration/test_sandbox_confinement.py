@@ -102,8 +102,9 @@ ATTACKS: dict[str, tuple[str, set[int]]] = {
     "reach files through the function's root": ("os.listdir('/proc/{function}/root/root')", DENIED),
     "trace the function": ("call(101, 16, {function}, 0, 0)", DENIED),
     "copy the function's memory": (
+        # The last argument is on the stack, where half of a C int is whatever was there.
         "b = ctypes.create_string_buffer(8); v = (ctypes.c_uint64 * 2)(ctypes.addressof(b), 8);"
-        "call(310, {function}, v, 1, v, 1, 0)",
+        "call(310, {function}, v, 1, v, 1, ctypes.c_long(0))",
         DENIED,
     ),
     "take a descriptor of the function": (

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.simulate import LOADS, PAGE, RESULTS
+from scripts.pages import between
 
-_BEGIN, _END = "<!-- capacity: begin -->", "<!-- capacity: end -->"
 PER_DAY = 1_000_000
 _GB = 1e9
 _DAY = 86_400
@@ -161,8 +161,7 @@ def main() -> None:
     asked = parser.parse_args()
     found = text(json.loads(RESULTS.read_text()), Assumed())
     if asked.write:
-        before, _, rest = PAGE.read_text().partition(_BEGIN)
-        PAGE.write_text(f"{before}{_BEGIN}\n{found}\n{_END}{rest.partition(_END)[2]}")
+        PAGE.write_text(between(PAGE, "capacity", found))
     else:
         print(found)
 

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import quantile
+from scripts.pages import between
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results.json"
 PAGE = ROOT / "docs/scale.md"
-_BEGIN, _END = "<!-- simulation: begin -->", "<!-- simulation: end -->"
 _SCALE_EVERY = 2.0
 _DAY = 86_400.0
 
@@ -242,8 +242,7 @@ def main() -> None:
     loads = (replace(LOADS[0], per_day=asked.per_day),) if asked.per_day else LOADS
     found = table(loads, costs())
     if asked.write:
-        before, _, rest = PAGE.read_text().partition(_BEGIN)
-        PAGE.write_text(f"{before}{_BEGIN}\n{found}\n{_END}{rest.partition(_END)[2]}")
+        PAGE.write_text(between(PAGE, "simulation", found))
     else:
         print(found)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from faults.matrix import FAULTS, VICTIMS
+from scripts.pages import between
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "faults/results.json"
 PAGE = ROOT / "docs/faults.md"
-_BEGIN, _END = "<!-- generated: results -->", "<!-- end -->"
 
 
 def keep(name: str, result: dict[str, Any]) -> None:
@@ -26,9 +26,7 @@ def keep(name: str, result: dict[str, Any]) -> None:
 def write() -> None:
     """The generated part of the page."""
     results = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    text = PAGE.read_text()
-    head, tail = text.split(_BEGIN)[0], text.split(_END)[1]
-    PAGE.write_text(f"{head}{_BEGIN}\n{page(results)}{_END}{tail}")
+    PAGE.write_text(between(PAGE, "results", page(results)))
 
 
 def page(results: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # where this is run by path
 
 from scripts import monitoring  # noqa: E402
+from scripts.pages import between  # noqa: E402
 
 EXTENSIONS = {
     "traceparent": "W3C trace context",
@@ -216,13 +217,7 @@ def metrics_table() -> Pages:
         name = f"{family.name}_total" if family.type == "counter" else family.name
         rows.append(f"| `{name}` | {family.type} | {family.documentation} |")
     table = "| metric | kind | counts |\n|---|---|---|\n" + _lines(sorted(rows))
-    return {"docs/observability.md": _between("docs/observability.md", "metrics", table)}
-
-
-def _between(page: str, mark: str, text: str) -> str:
-    """The page with `text` between its two marks."""
-    marks = rf"(<!-- generated: {mark} -->\n).*?(\n?<!-- end -->)"
-    return re.sub(marks, lambda m: f"{m.group(1)}{text}\n<!-- end -->", (ROOT / page).read_text(), flags=re.DOTALL)
+    return {"docs/observability.md": between(ROOT / "docs/observability.md", "metrics", table)}
 
 
 def diagram() -> Pages:
@@ -239,7 +234,7 @@ def diagram() -> Pages:
         "    D -->|what cannot be handled| Q[(OCF_DLQ)]",
     ]
     drawn = "```mermaid\n" + "\n".join(dict.fromkeys(lines)) + "\n```"
-    return {"docs/architecture.md": _between("docs/architecture.md", "wiring", drawn)}
+    return {"docs/architecture.md": between(ROOT / "docs/architecture.md", "wiring", drawn)}
 
 
 GENERATORS: tuple[Callable[[], Pages], ...] = (

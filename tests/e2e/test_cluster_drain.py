@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import uuid
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.cluster import (
+    NEEDS_CLUSTER,
     Cluster,
-    cluster,
     kubectl,
     nats_pods,
     nats_replaced,
@@ -25,21 +21,8 @@ from tests.support.cluster import (
     until,
 )
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(
-        not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"
-    ),
-    pytest.mark.timeout(900),
-]
+pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(900)]
 SLOW = "Please work slowly"
-
-
-@pytest.fixture
-async def here(tmp_path: Path) -> AsyncIterator[Cluster]:
-    """The cluster, with a project of the test's own."""
-    async with cluster(tmp_path, f"e2e-{uuid.uuid4().hex[:8]}") as connected:
-        yield connected
 
 
 async def test_a_run_outlives_the_drain_of_its_node(here: Cluster) -> None:

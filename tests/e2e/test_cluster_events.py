@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import secrets
 import uuid
 from collections.abc import AsyncIterator
@@ -16,15 +15,9 @@ import pytest
 
 from events.envelope import decode
 from tests.integration.test_docs_run import block
-from tests.support.cluster import NAMESPACE, Cluster, apply, built, cluster, kubectl, until
+from tests.support.cluster import NAMESPACE, NEEDS_CLUSTER, Cluster, apply, built, cluster, kubectl, until
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(
-        not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"
-    ),
-    pytest.mark.timeout(600),
-]
+pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(600)]
 RECEIVER = f"http://receiver.{NAMESPACE}.svc.cluster.local:8080"
 SECRET = f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
 KINDS = ("Broker", "SinkBinding")

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
 import time
-import uuid
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import Cluster, cluster, kubectl, nats_pods, nats_replaced, pods, revision, roll_out
+from tests.support.cluster import (
+    NEEDS_CLUSTER,
+    Cluster,
+    kubectl,
+    nats_pods,
+    nats_replaced,
+    pods,
+    revision,
+    roll_out,
+)
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(
-        not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"
-    ),
-    pytest.mark.timeout(600),
-]
+pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(600)]
 SLOW = "Please work slowly"
 RETRIED = {"max_attempts": 3}
-
-
-@pytest.fixture
-async def here(tmp_path: Path) -> AsyncIterator[Cluster]:
-    """The cluster, with a project of the test's own."""
-    async with cluster(tmp_path, f"e2e-{uuid.uuid4().hex[:8]}") as connected:
-        yield connected
 
 
 async def the_pod(record_worker: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
 import time
 import uuid
@@ -13,15 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.cluster import NAMESPACE, Cluster, apply, built, cluster, kubectl, settled, until
+from tests.support.cluster import NAMESPACE, NEEDS_CLUSTER, Cluster, apply, built, cluster, kubectl, settled, until
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(
-        not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"
-    ),
-    pytest.mark.timeout(600),
-]
+pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

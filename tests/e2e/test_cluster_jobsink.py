@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,15 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.cluster import Cluster, cluster, kubectl, objects, until
+from tests.support.cluster import NEEDS_CLUSTER, Cluster, cluster, kubectl, objects, until
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(
-        not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"
-    ),
-    pytest.mark.timeout(600),
-]
+pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(600)]
 OVERLAY = Path(__file__).parents[2] / "knative/overlays/jobsink"
 SERVICE = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": "execute"}
 JOB_SINK = {"apiVersion": "sinks.knative.dev/v1alpha1", "kind": "JobSink", "name": "execute"}

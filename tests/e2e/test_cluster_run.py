@@ -10,8 +10,6 @@ import gzip
 import json
 import os
 import time
-import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -21,23 +19,10 @@ import pytest
 from nats.aio.msg import Msg
 
 from functions.nats_jwt import Credentials
-from tests.support.cluster import NAMESPACE, Cluster, at_zero, cluster, kubectl, pods, secret, until
+from tests.support.cluster import NAMESPACE, NEEDS_CLUSTER, Cluster, at_zero, kubectl, pods, secret, until
 
 KNATIVE = Path(__file__).parents[2] / "knative"
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(
-        not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"
-    ),
-    pytest.mark.timeout(600),
-]
-
-
-@pytest.fixture
-async def here(tmp_path: Path) -> AsyncIterator[Cluster]:
-    """The cluster, with a project of the test's own."""
-    async with cluster(tmp_path, f"e2e-{uuid.uuid4().hex[:8]}") as connected:
-        yield connected
+pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(600)]
 
 
 def say(capsys: pytest.CaptureFixture[str], text: str) -> None:

@@ -5,33 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.cluster import NAMESPACE, Cluster, at_zero, cluster, pods, until
+from tests.support.cluster import NAMESPACE, NEEDS_CLUSTER, Cluster, at_zero, pods, until
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(
-        not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"
-    ),
-    pytest.mark.timeout(2400),
-]
+pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(2400)]
 #: The gateway's service has another host from outside; the six others are asked at their cluster-local address.
 FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "archive", "session")
 FIFTY = int(os.environ.get("OCF_E2E_EXECUTIONS", "50"))
-
-
-@pytest.fixture
-async def here(tmp_path: Path) -> AsyncIterator[Cluster]:
-    """The cluster, with a project of the test's own."""
-    async with cluster(tmp_path, f"e2e-{uuid.uuid4().hex[:8]}") as connected:
-        yield connected
 
 
 async def test_each_function_starts_from_zero_and_is_fast_when_warm(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from events.client import Client
@@ -24,6 +25,13 @@ from events.store_s3 import S3Config, S3Store
 
 SCRIPT = Path(__file__).parents[1] / "e2e/data/cluster-model.json"
 NAMESPACE = os.environ.get("OCF_NAMESPACE", "ocf")
+#: The marks of every test that needs a cluster.
+NEEDS_CLUSTER = (
+    pytest.mark.cluster,
+    pytest.mark.skipif(
+        not os.environ.get("KUBECONFIG"), reason="needs a cluster: KUBECONFIG is not set (make cluster)"
+    ),
+)
 
 
 class KubectlFailed(AssertionError):

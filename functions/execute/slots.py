@@ -178,6 +178,7 @@ class SlotPool:
         self._wanted = asyncio.Event()
         self._filler: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()
+        self._closing: set[asyncio.Task[StopReport]] = set()
 
     @property
     def ready(self) -> int:
@@ -213,10 +214,13 @@ class SlotPool:
             if wanted <= set(slot.server.spec.models):
                 self._forget(slot)
                 self._refill()
-                if await self._answers(slot):
-                    slot.warm = True
+                try:
+                    slot.warm = await self._answers(slot)
+                finally:
+                    if not slot.warm:
+                        self._put_away(slot)
+                if slot.warm:
                     return slot
-                await slot.close()
         return None
 
     async def wait_ready(self, count: int = 1) -> None:
@@ -230,7 +234,8 @@ class SlotPool:
             self._filler.cancel()
             await asyncio.gather(self._filler, return_exceptions=True)
         for slot in list(self._ready):
-            await self._discard(slot)
+            self._discard(slot)
+        await asyncio.gather(*self._closing)
 
     def _learn(self, model: AgentModel) -> None:
         if model not in self._models:
@@ -245,8 +250,10 @@ class SlotPool:
             await self._recycle()
             if len(self._ready) >= self.size or self._free() < MIN_FREE_BYTES:
                 self._wanted.clear()
+                # Not `wait_for`: that of Python 3.11 can swallow the cancellation that `close` waits for.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wanted.wait(), _WATCH_SECONDS)
+                    async with asyncio.timeout(_WATCH_SECONDS):
+                        await self._wanted.wait()
                     await self._clock.sleep(REFILL_DELAY)
                 continue
             try:
@@ -268,7 +275,7 @@ class SlotPool:
         for slot in list(self._ready):
             if short or self._clock.monotonic() - slot.opened_at > MAX_AGE:
                 log.info("warm slot discarded", action="slots.discarded", reason="memory" if short else "age")
-                await self._discard(slot)
+                await asyncio.shield(self._discard(slot))
 
     def _add(self, slot: Slot) -> None:
         self._ready.append(slot)
@@ -278,9 +285,7 @@ class SlotPool:
     async def _until_dead(self, slot: Slot) -> None:
         code = await slot.server.process.exited()
         log.warning("warm slot died", action="slots.died", exit_code=code)
-        self._ready.remove(slot)
-        del self._watch[id(slot)]
-        await slot.close()
+        self._discard(slot)
         self._refill()
 
     async def _answers(self, slot: Slot) -> bool:
@@ -292,11 +297,20 @@ class SlotPool:
 
     def _forget(self, slot: Slot) -> None:
         self._ready.remove(slot)
-        self._watch.pop(id(slot)).cancel()
+        watch = self._watch.pop(id(slot))
+        if watch is not asyncio.current_task():
+            watch.cancel()
 
-    async def _discard(self, slot: Slot) -> None:
+    def _discard(self, slot: Slot) -> asyncio.Task[StopReport]:
         self._forget(slot)
-        await slot.close()
+        return self._put_away(slot)
+
+    def _put_away(self, slot: Slot) -> asyncio.Task[StopReport]:
+        """Close it in a task of its own: whoever is cancelled meanwhile leaves nothing of it behind."""
+        closing = asyncio.create_task(slot.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        return closing
 
 
 def _plain(model: AgentModel) -> AgentModel:

@@ -223,3 +223,22 @@ async def test_no_more_servers_start_at_once_than_there_are_processors(
     assert most == 2
     for slot in opened:
         await slot.close()
+
+
+async def test_a_worker_that_stops_leaves_no_slot_of_which_it_was_in_the_middle(
+    plan: SlotPlan, make_pool: Callable[..., SlotPool]
+) -> None:
+    """One whose taker was cancelled, one that just died, one that is being opened: no folder, no process."""
+    pool = make_pool(2)
+    await ready(pool, 2)
+    taken, dead = (slot.server.process for slot in pool._ready)
+    taker = asyncio.create_task(pool.take(plan.spec))
+    await asyncio.sleep(0)
+    taker.cancel()
+    await asyncio.gather(taker, return_exceptions=True)
+    os.kill(dead.pid, signal.SIGKILL)
+    async with asyncio.timeout(20):
+        await dead.exited()
+    await pool.close()
+    await taken.exited()
+    assert list(plan.folder.iterdir()) == []

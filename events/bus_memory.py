@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from events import streams
-from events.errors import Conflict
-from events.ports import Clock, ConsumerSpec, Delivery, Entry, Inbox, Message
+from events.errors import Conflict, Unavailable
+from events.ports import Clock, ConsumerSpec, Delivery, Entry, Fence, Inbox, Message
 
 #: Seconds between two looks for deliveries that have become due meanwhile.
 _LOOK = 0.02
@@ -74,20 +74,42 @@ class MemoryDelivery:
 
 
 class MemoryWriter:
-    """See `events.ports.Writer`; everything is kept at once."""
+    """See `events.ports.Writer`; everything is kept at once, or waits for the next fence."""
 
-    def __init__(self, bus: MemoryBus, subject: str) -> None:
+    def __init__(self, bus: MemoryBus, subject: str, on_fenced: Callable[[], None] | None) -> None:
         self._bus = bus
         self._subject = subject
+        self._on_fenced = on_fenced
+        self._fence: Fence | None = None
+        self._waiting: list[tuple[bytes, dict[str, str]]] = []
 
-    async def send(self, data: bytes, headers: Mapping[str, str]) -> None:
-        await self._bus.publish(self._subject, data, headers)
+    def fence(self, fence: Fence) -> None:
+        self._fence = fence
+
+    async def send(self, data: bytes, headers: dict[str, str]) -> None:
+        self._waiting.append((data, headers))
+        await self._send()
+
+    async def _send(self) -> None:
+        while self._waiting:
+            data, headers = self._waiting[0]
+            if self._fence is not None:
+                headers.update(self._fence.headers())
+            try:
+                await self._bus.publish(self._subject, data, headers)
+            except Conflict:
+                if self._on_fenced is not None:
+                    self._on_fenced()
+                return
+            self._waiting.pop(0)
 
     async def flush(self, timeout: float) -> None:
-        """Nothing is ever waiting."""
+        await self._send()
+        if self._waiting:
+            raise Unavailable(f"{len(self._waiting)} messages to {self._subject} are not kept yet")
 
     def close(self) -> None:
-        """Nothing is ever waiting."""
+        self._waiting.clear()
 
 
 class MemoryBus:
@@ -112,6 +134,10 @@ class MemoryBus:
             return stream.ids[message_id]
         if only_first and any(m.subject == subject for m in stream.messages):
             raise Conflict(f"{subject} already has a message")
+        if (mark := headers.get("Nats-Expected-Last-Subject-Sequence-Subject")) is not None:
+            newest = max((m.sequence for m in stream.messages if m.subject == mark), default=0)
+            if str(newest) != headers["Nats-Expected-Last-Subject-Sequence"]:
+                raise Conflict(f"{mark} is at {newest}")
         stream.sequence += 1
         message = Message(subject, data, dict(headers), stream.sequence, self.clock.now())
         stream.messages.append(message)
@@ -130,8 +156,14 @@ class MemoryBus:
         self.changed()
         return stream.sequence
 
-    def writer(self, subject: str, *, may_repeat: Callable[[], bool] | None = None) -> MemoryWriter:
-        return MemoryWriter(self, subject)
+    def writer(
+        self,
+        subject: str,
+        *,
+        may_repeat: Callable[[], bool] | None = None,
+        on_fenced: Callable[[], None] | None = None,
+    ) -> MemoryWriter:
+        return MemoryWriter(self, subject, on_fenced)
 
     async def publish_live(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
         await self._say(Message(subject, data, dict(headers)))

@@ -22,11 +22,10 @@ from nats.js.errors import Error as JetStreamError
 
 from events.errors import Conflict, Unavailable
 from events.ports import ConsumerSpec, Delivery, Inbox, Message
-from events.writer_nats import NatsWriter
+from events.writer_nats import WRONG_LAST_SEQUENCE, NatsWriter, Writers
 
 log = structlog.get_logger()
 
-_WRONG_LAST_SEQUENCE = 10071
 _NO_SUCH_MESSAGE = (10037, 10043)
 #: Seconds that sent data may stay unacknowledged until the kernel gives the connection up (tcp(7), TCP_USER_TIMEOUT).
 #: Without that, it would deliver minutes later, when the network is back, what a worker said that has lost its lease.
@@ -107,7 +106,7 @@ class NatsBus:
         self.nc = nc
         self.js: JetStreamContext = nc.jetstream(timeout=_TIMEOUT)
         self._pulls: dict[str, JetStreamContext.PullSubscription] = {}
-        self._writers: set[NatsWriter] = set()
+        self._writers = Writers(nc)
         #: Set while connected; a fetch that waits on a dead connection is given up when it is cleared.
         self._lost = asyncio.Event()
 
@@ -133,8 +132,7 @@ class NatsBus:
     async def on_reconnect(self) -> None:
         self._lost = asyncio.Event()
         self._bound_delays()
-        for writer in list(self._writers):
-            writer.repair()
+        self._writers.repair()
         log.info("NATS connection is back", action="bus.reconnected")
 
     async def close(self) -> None:
@@ -142,8 +140,7 @@ class NatsBus:
 
         Not `drain`: it waits half a minute for messages that were pulled and that nobody will take any more.
         """
-        for writer in list(self._writers):
-            writer.close()
+        self._writers.close()
         if self.nc.is_connected:
             with suppress(nats.errors.Error, TimeoutError):
                 await self.nc.flush(timeout=2)
@@ -157,15 +154,19 @@ class NatsBus:
             try:
                 ack = await self.js.publish(subject, data, headers=sent)
             except APIError as error:
-                if error.err_code == _WRONG_LAST_SEQUENCE:
+                if error.err_code == WRONG_LAST_SEQUENCE:
                     raise Conflict(f"{subject} already has a message") from None
                 raise
         return ack.seq
 
-    def writer(self, subject: str, *, may_repeat: Callable[[], bool] | None = None) -> NatsWriter:
-        writer = NatsWriter(self.nc, self.js, subject, self._writers.discard, may_repeat or _always)
-        self._writers.add(writer)
-        return writer
+    def writer(
+        self,
+        subject: str,
+        *,
+        may_repeat: Callable[[], bool] | None = None,
+        on_fenced: Callable[[], None] | None = None,
+    ) -> NatsWriter:
+        return self._writers.open(subject, may_repeat, on_fenced)
 
     async def publish_live(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
         with _unavailable(f"publish to {subject}"):
@@ -312,10 +313,6 @@ class NatsBus:
             raise Unavailable("not connected to NATS")
         with _unavailable("JetStream"):
             await self.js.account_info()
-
-
-def _always() -> bool:
-    return True
 
 
 def _direct(data: bytes, headers: Mapping[str, str]) -> Message:

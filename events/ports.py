@@ -77,11 +77,33 @@ class Delivery(Protocol):
     async def in_progress(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Fence:
+    """A mark in a stream: the message of `sequence` is the newest of `subject`, until the next is set (ADR 0009)."""
+
+    subject: str
+    sequence: int
+
+    def headers(self) -> dict[str, str]:
+        """What makes the stream refuse a message once a later mark was set (nats-server 2.11)."""
+        return {
+            "Nats-Expected-Last-Subject-Sequence": str(self.sequence),
+            "Nats-Expected-Last-Subject-Sequence-Subject": self.subject,
+        }
+
+
 class Writer(Protocol):
     """Writes many messages to one subject, in order, without waiting for each; survives reconnects."""
 
-    async def send(self, data: bytes, headers: Mapping[str, str]) -> None:
-        """Queue one message. Headers must have a `Nats-Msg-Id`: it is what makes sending twice harmless."""
+    def fence(self, fence: Fence) -> None:
+        """From now on a message is kept only while `fence` is the newest; so is what was not kept so far."""
+        ...
+
+    async def send(self, data: bytes, headers: dict[str, str]) -> None:
+        """Queue one message. Headers must have a `Nats-Msg-Id`: it is what makes sending twice harmless.
+
+        They are kept as they are, for a second try: give them away.
+        """
         ...
 
     async def flush(self, timeout: float) -> None:
@@ -107,10 +129,17 @@ class Bus(Protocol):
         """
         ...
 
-    def writer(self, subject: str, *, may_repeat: Callable[[], bool] | None = None) -> Writer:
+    def writer(
+        self,
+        subject: str,
+        *,
+        may_repeat: Callable[[], bool] | None = None,
+        on_fenced: Callable[[], None] | None = None,
+    ) -> Writer:
         """An ordered, pipelined writer to one subject.
 
         What a broken connection may have swallowed is sent again; as long as `may_repeat` says no, that waits.
+        `on_fenced` is called when the stream refuses a message because a later fence was set.
         """
         ...
 

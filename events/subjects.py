@@ -51,6 +51,11 @@ def output(project: str, execution: str) -> str:
     return f"ocf.out.{check_project(project)}.{check_id(execution)}"
 
 
+def fence(project: str, execution: str) -> str:
+    """`ocf.out.<project>.<execution>.fence`: its newest message says since when who writes the output (ADR 0009)."""
+    return f"{output(project, execution)}.fence"
+
+
 def live(project: str, execution: str) -> str:
     """`ocf.live.<project>.<execution>`: where viewers listen (core NATS, republished by OCF_OUTPUT)."""
     return f"ocf.live.{check_project(project)}.{check_id(execution)}"

@@ -24,6 +24,7 @@ from events.bus_nats import connect
 from events.output import ChunkType, Draft
 from events.redact import Redactor
 from functions.clock import SystemClock
+from functions.common.output import fence_off
 from functions.execute.publisher import Publisher
 from functions.nats_jwt import mint_viewer
 from functions.setup import apply
@@ -94,7 +95,7 @@ async def measure(options: Options) -> list[Row]:
         bus = await connect(nats.url, creds=nats.creds, name="bench")
         await apply(bus)
         publisher = Publisher(bus, SystemClock(), Redactor(SECRETS), project=PROJECT, execution=execution)
-        await publisher.begin(1, max_bytes=0, hold=Held())
+        publisher.begin(1, await fence_off(bus, PROJECT, execution), max_bytes=0, hold=Held())
         viewer = mint_viewer(
             nats.trust.viewer_signing, nats.account, PROJECT, execution, ttl=3600, now=int(time.time())
         )

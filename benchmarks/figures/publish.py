@@ -13,6 +13,7 @@ from events.bus_nats import NatsBus, connect
 from events.output import ChunkType, Draft
 from events.redact import Redactor
 from functions.clock import SystemClock
+from functions.common.output import fence_off
 from functions.execute.publisher import Publisher
 from functions.setup import apply
 from tests.support.nats import running_nats
@@ -32,12 +33,15 @@ class Held:
         """Yes."""
         return True
 
+    def doubt(self) -> None:
+        """Nobody else writes."""
+
 
 async def ours(bus: NatsBus, count: int, draft: Draft) -> float:
     """Drafts per second through Publisher and NatsWriter, until all of it is kept."""
     execution = str(uuid.uuid4())
     publisher = Publisher(bus, SystemClock(), Redactor(SECRETS), project=PROJECT, execution=execution)
-    await publisher.begin(1, max_bytes=0, hold=Held())
+    publisher.begin(1, await fence_off(bus, PROJECT, execution), max_bytes=0, hold=Held())
     started = time.perf_counter()
     for _ in range(count):
         await publisher.emit(draft)
@@ -98,7 +102,7 @@ async def _message(bus: NatsBus, draft: Draft) -> tuple[bytes, dict[str, str]]:
     """One of our messages as it is kept."""
     execution = str(uuid.uuid4())
     publisher = Publisher(bus, SystemClock(), Redactor(SECRETS), project=PROJECT, execution=execution)
-    await publisher.begin(1, max_bytes=0, hold=Held())
+    publisher.begin(1, await fence_off(bus, PROJECT, execution), max_bytes=0, hold=Held())
     await publisher.emit(draft)
     await publisher.finish(10)
     publisher.close()

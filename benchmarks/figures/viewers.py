@@ -21,6 +21,7 @@ from events.bus_nats import NatsBus, connect
 from events.output import ChunkType, Draft
 from events.redact import Redactor
 from functions.clock import SystemClock
+from functions.common.output import fence_off
 from functions.execute.publisher import Publisher
 from functions.setup import apply
 from tests.support.nats import NatsServer, running_nats
@@ -46,7 +47,7 @@ async def view(port: int, creds: str, subject: str, count: int, expected: int) -
 async def say(bus: NatsBus, execution: str, count: int) -> float:
     """Say that many chunks at the rate; processor seconds of this process."""
     publisher = Publisher(bus, SystemClock(), Redactor(SECRETS), project=PROJECT, execution=execution)
-    await publisher.begin(1, max_bytes=0, hold=Held())
+    publisher.begin(1, await fence_off(bus, PROJECT, execution), max_bytes=0, hold=Held())
     spent, start = time.process_time(), time.perf_counter()
     for number in range(count):
         await asyncio.sleep(max(0.0, start + number / RATE - time.perf_counter()))

@@ -17,6 +17,7 @@ from functions.cleanup.retention import retain
 from functions.cleanup.sweep import sweep
 from functions.common.commands import command
 from functions.common.letters import drop_letters
+from functions.common.output import purge_output
 from functions.common.sessions import Sessions
 from functions.composition import Parts
 
@@ -94,7 +95,7 @@ async def remove(parts: Parts, project: str, execution: str) -> dict[str, int]:
     return {
         "records": int(record is not None),
         "objects": await parts.store.delete_prefix(f"{project}/{execution}/"),
-        "output": await parts.bus.purge(subjects.OUTPUT, subjects.output(project, execution)),
+        "output": await purge_output(parts.bus, project, execution),
         "events": await parts.bus.purge(subjects.EVENTS, f"ocf.evt.{project}.{execution}.>"),
         "dead_letters": await drop_letters(parts.bus, project, execution),
     }

@@ -6,9 +6,9 @@ from datetime import datetime
 
 import structlog
 
-from events import subjects
 from events.errors import NotYetKnown
 from events.record import Record
+from functions.common.output import purge_output
 from functions.common.retention import rule_for, stop_retaining
 from functions.composition import Parts
 
@@ -33,7 +33,7 @@ async def _apply(parts: Parts, record: Record, now: datetime) -> None:
         return
     age = now - record.ended_at
     if age >= rule.output and not record.output_expired:
-        await parts.bus.purge(subjects.OUTPUT, subjects.output(record.project_id, record.execution_id))
+        await purge_output(parts.bus, record.project_id, record.execution_id)
         await _mark(parts, record, "output_expired")
     if age >= rule.archive and not record.archive_expired:
         await parts.store.delete_prefix(f"{record.project_id}/{record.execution_id}/")

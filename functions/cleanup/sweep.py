@@ -12,7 +12,7 @@ from events.facts import Failed, Outcome, TimedOut
 from events.lifecycle import Reason, State, Step
 from events.record import Record, lease_key
 from functions import metrics
-from functions.common.output import last_sequence
+from functions.common.output import fence_off
 from functions.common.retention import keep_retaining
 from functions.common.sweep import keep_sweeping, stop_sweeping
 from functions.composition import Parts
@@ -80,11 +80,11 @@ async def _judged(parts: Parts, record: Record) -> Step | None:
 
 
 async def _end(parts: Parts, seen: Record, taken: Step, event: Event) -> None:
-    said = await last_sequence(parts.bus, seen.project_id, seen.execution_id)
+    fenced = await fence_off(parts.bus, seen.project_id, seen.execution_id)
 
     def decide(record: Record) -> tuple[Step, Outcome] | None:
         # Decided on what was looked at; when it has moved since, the next sweep looks again.
-        return (taken, _outcome(parts, record, taken, said)) if record.updated_at == seen.updated_at else None
+        return (taken, _outcome(parts, record, taken, fenced.last)) if record.updated_at == seen.updated_at else None
 
     ended = await parts.records.end(seen.project_id, seen.execution_id, decide, event)
     metrics.swept.labels(ended.state.value).inc()

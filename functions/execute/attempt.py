@@ -19,6 +19,7 @@ from events.output import ChunkType, Draft
 from events.ports import Message
 from events.record import HANDED_ON, Record
 from functions import metrics
+from functions.common.output import Fenced
 from functions.common.tasks import end
 from functions.composition import Parts
 from functions.execute import outcome, watchdog
@@ -56,8 +57,8 @@ class Attempt:
         self._heard: set[str] = set()
         self._replying: set[asyncio.Task[None]] = set()
 
-    async def run(self, record: Record) -> None:
-        """Until it has ended and all of it is said.
+    async def run(self, record: Record, fenced: Fenced) -> None:
+        """Until it has ended and all of it is said, after the chunks that `fenced` counts.
 
         Raises:
             Conflict: another worker took it over.
@@ -72,7 +73,7 @@ class Attempt:
                 asyncio.create_task(self._hear(commands)),
             ]
             try:
-                await self._begin(record)
+                await self._begin(record, fenced)
                 verdict = await self._verdict(record)
                 if verdict.step is None:
                     raise await self._given_up(verdict)
@@ -148,11 +149,15 @@ class Attempt:
     def _named(self) -> dict[str, str]:
         return {"project_id": self._ids[0], "execution_id": self._ids[1]}
 
-    async def _begin(self, record: Record) -> None:
+    def output_fenced(self, fenced: Fenced) -> None:
+        """It still is this attempt that writes the output: go on behind the new fence."""
+        self._publisher.fence(fenced)
+
+    async def _begin(self, record: Record, fenced: Fenced) -> None:
         number, limits = len(record.attempts), self._task.limits
         most = limits.max_output_bytes or self._parts.settings.max_output_bytes
         context = trace.active() or trace.of(self._event.extensions)
-        await self._publisher.begin(number, max_bytes=most, hold=self._lease, trace=context)
+        self._publisher.begin(number, fenced, max_bytes=most, hold=self._lease, trace=context)
         await self._earlier_follow_ups()
         text = f"attempt {number} of {record.max_attempts}" if record.max_attempts > 1 else "started"
         detail = {"state": State.RUNNING.value, "attempt": number}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -80,6 +81,11 @@ class Lease:
             self._news.clear()
             await self._news.wait()
         return True
+
+    def doubt(self) -> None:
+        """Somebody fenced the output off: not held until the record has been asked, as if the key had expired."""
+        self._expired = True
+        self._renewed = -math.inf
 
     async def keep(self, attempt: int) -> None:
         """Renew for ever; returns when the lease is lost."""

@@ -17,7 +17,7 @@ from events.models import MAX_CHUNK_BYTES, MAX_EVENT_BYTES
 from events.output import ChunkType, Draft
 from events.ports import Bus, Clock
 from events.redact import Redactor, StreamRedactor
-from functions.common.output import last_sequence
+from functions.common.output import Fenced
 
 #: Fast deltas are joined for at most this long; the promise is 50 ms, the rest is for the way.
 COALESCE = 0.02
@@ -33,6 +33,8 @@ class Hold(Protocol):
 
     async def sure(self) -> bool: ...
 
+    def doubt(self) -> None: ...
+
 
 class OutputLimit(OcfError):
     """The execution said more than `limits.max_output_bytes`."""
@@ -47,12 +49,13 @@ class Publisher:
     def __init__(self, bus: Bus, clock: Clock, redactor: Redactor, *, project: str, execution: str) -> None:
         self._clock = clock
         self._redactor = redactor
-        self._bus = bus
-        self._subject = subjects.output(project, execution)
-        self._project = project
         self._execution = execution
         # After a long outage somebody else may have ended the execution: a chunk must not come after that.
-        self._writer = bus.writer(self._subject, may_repeat=lambda: self._hold is None or self._hold.held)
+        self._writer = bus.writer(
+            subjects.output(project, execution),
+            may_repeat=lambda: self._hold is None or self._hold.held,
+            on_fenced=self._fenced_off,
+        )
         self._streams: dict[str, tuple[StreamRedactor, Draft]] = {}
         self._held: Draft | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -66,9 +69,12 @@ class Publisher:
         self.said_at = clock.monotonic()
         self.first_at: float | None = None
 
-    async def begin(self, attempt: int, *, max_bytes: int, hold: Hold, trace: Mapping[str, str] | None = None) -> None:
+    def begin(
+        self, attempt: int, fenced: Fenced, *, max_bytes: int, hold: Hold, trace: Mapping[str, str] | None = None
+    ) -> None:
         """Continue after whatever an earlier attempt said. While `hold` is in doubt, output waits."""
-        self.last = await last_sequence(self._bus, self._project, self._execution)
+        self.last = fenced.last
+        self.fence(fenced)
         self._attempt = attempt
         self._budget = max_bytes
         self._hold = hold
@@ -82,6 +88,14 @@ class Publisher:
             extensions={"correlationid": self._execution, "partitionkey": self._execution, **(trace or {})},
         )
         self._headers = event.headers()
+
+    def fence(self, fenced: Fenced) -> None:
+        """What is not kept yet, and all that follows, is kept only while nobody fences the output off again."""
+        self._writer.fence(fenced.fence)
+
+    def _fenced_off(self) -> None:
+        if self._hold is not None:
+            self._hold.doubt()
 
     async def emit(self, draft: Draft) -> None:
         """Say it, or hold it a moment to join it with what follows.

@@ -15,7 +15,7 @@ from events.lifecycle import Step, step
 from events.models import Execute
 from events.record import Attempt as AttemptRecord
 from events.record import Record
-from functions.common.output import last_sequence
+from functions.common.output import Fenced, fence_off
 from functions.common.sessions import Sessions
 from functions.execute import outcome
 from functions.execute.attempt import Attempt
@@ -38,6 +38,7 @@ class Run:
         self._event = event
         self._ids = (task.project_id, task.execution_id)
         self._directory = shop.parts.settings.state_dir / task.execution_id
+        self._attempt: Attempt | None = None
         self._lease = Lease(
             self._parts.executions, self._parts.clock, *self._ids, worker=self._parts.worker, reclaim=self._reclaim
         )
@@ -52,9 +53,10 @@ class Run:
         record = await self._parts.records.require(*self._ids)
         await self._lease.acquire(len(record.attempts) + 1)
         try:
-            record = await self._start()
+            fenced = await fence_off(self._parts.bus, *self._ids)
+            record = await self._start(fenced)
             if not record.terminal:
-                attempt = Attempt(
+                self._attempt = Attempt(
                     self._shop,
                     self.task,
                     self._event,
@@ -62,7 +64,7 @@ class Run:
                     judge=self.judge,
                     directory=self._directory,
                 )
-                await attempt.run(record)
+                await self._attempt.run(record, fenced)
             await self._leave_session()
         finally:
             await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
@@ -78,7 +80,11 @@ class Run:
             return record.model_copy() if not record.terminal and len(record.attempts) == attempt else None
 
         record = await self._parts.records.change(*self._ids, touched)
-        return not record.terminal and len(record.attempts) == attempt
+        mine = not record.terminal and len(record.attempts) == attempt
+        if mine and self._attempt is not None:
+            # Whoever judged may have fenced the output off before it saw the record move.
+            self._attempt.output_fenced(await fence_off(self._parts.bus, *self._ids))
+        return mine
 
     async def _leave_session(self) -> None:
         """The next execution of the session may come. If this is missed, that one finds out by itself."""
@@ -88,15 +94,14 @@ class Run:
             sessions = Sessions(self._parts.sessions, self._parts.clock)
             await sessions.done(self.task.project_id, self.task.session_id, self.task.execution_id)
 
-    async def _start(self) -> Record:
+    async def _start(self, fenced: Fenced) -> Record:
         """Record the attempt, or end what has no attempt left."""
         worker, now = self._parts.worker, self._parts.clock.now()
-        said = await last_sequence(self._parts.bus, *self._ids)
 
         def started(record: Record) -> Record | None:
             if record.terminal:
                 return None
-            record = record.model_copy(update={"last_sequence": said})
+            record = record.model_copy(update={"last_sequence": fenced.last})
             record = record.model_copy(update={"attempts": outcome.closed(record.attempts, now, "worker_lost")})
             attempts = list(record.attempts)
             if record.cancel_requested:

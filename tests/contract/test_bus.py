@@ -12,8 +12,8 @@ from events import subjects
 from events.bucket_nats import NatsBucket
 from events.bus_memory import MemoryBucket, MemoryBus, subject_matches
 from events.bus_nats import connect
-from events.errors import Conflict
-from events.ports import Bucket, Bus, ConsumerSpec, Message
+from events.errors import Conflict, Unavailable
+from events.ports import Bucket, Bus, ConsumerSpec, Fence, Message
 from functions.clock import SystemClock
 from tests.support.nats import NatsServer
 
@@ -125,6 +125,31 @@ async def test_a_writer_keeps_order(bus: Bus) -> None:
     await writer.flush(10)
     writer.close()
     assert await listed(bus.history(subjects.OUTPUT, subject)) == [str(number).encode() for number in range(1500)]
+
+
+async def test_a_writer_behind_a_fence_is_refused_once_another_is_set(bus: Bus) -> None:
+    """Nothing is kept that was sent after the next fence, whoever sent it, until the writer is behind that one."""
+    project, execution = ids()
+    subject, mark = subjects.output(project, execution), subjects.fence(project, execution)
+    refused = asyncio.Event()
+    writer = bus.writer(subject, may_repeat=lambda: not refused.is_set(), on_fenced=refused.set)
+    writer.fence(Fence(mark, await bus.publish(mark, b"", {})))
+    for number in range(3):
+        await writer.send(str(number).encode(), {"Nats-Msg-Id": f"{execution}:{number}"})
+    await writer.flush(10)
+    later = Fence(mark, await bus.publish(mark, b"", {}))
+    await writer.send(b"3", {"Nats-Msg-Id": f"{execution}:3"})
+    async with asyncio.timeout(10):
+        await refused.wait()
+    with pytest.raises(Unavailable):
+        await writer.flush(0.1)
+    assert await listed(bus.history(subjects.OUTPUT, subject)) == [b"0", b"1", b"2"]
+    writer.fence(later)
+    refused.clear()
+    await writer.send(b"4", {"Nats-Msg-Id": f"{execution}:4"})
+    await writer.flush(10)
+    writer.close()
+    assert await listed(bus.history(subjects.OUTPUT, subject)) == [b"0", b"1", b"2", b"3", b"4"]
 
 
 def consumer(project: str) -> ConsumerSpec:

@@ -73,6 +73,9 @@ class Mine:
 
     held = True
 
+    def doubt(self) -> None:
+        """Nobody else writes."""
+
     async def sure(self) -> bool:
         return True
 

@@ -8,9 +8,11 @@ import pytest
 
 from events import subjects
 from events.bus_memory import MemoryBus
+from events.errors import Unavailable
 from events.models import MAX_CHUNK_BYTES, MAX_EVENT_BYTES
 from events.output import Chunk, ChunkType, Draft
 from events.redact import Redactor
+from functions.common.output import fence_off
 from functions.execute.publisher import OutputLimit, Publisher
 from tests.support.clock import ManualClock
 
@@ -23,8 +25,13 @@ class Hold:
     held = True
     mine = True
 
+    doubted = False
+
     async def sure(self) -> bool:
         return self.mine
+
+    def doubt(self) -> None:
+        self.doubted = True
 
 
 def text(data: str, key: str | None = "text:1") -> Draft:
@@ -39,7 +46,8 @@ async def publisher(
     bus: MemoryBus, attempt: int = 1, max_bytes: int = 0, hold: Hold | None = None, redactor: Redactor | None = None
 ) -> Publisher:
     made = Publisher(bus, ManualClock(), redactor or Redactor(), project=PROJECT, execution=EXECUTION)
-    await made.begin(attempt, max_bytes=max_bytes, hold=hold or Hold())
+    fenced = await fence_off(bus, PROJECT, EXECUTION)
+    made.begin(attempt, fenced, max_bytes=max_bytes, hold=hold or Hold())
     return made
 
 
@@ -200,3 +208,21 @@ async def test_the_last_letters_come_before_the_end_is_said() -> None:
     said = [chunk.data for chunk in await chunks(bus)]
     assert said[-1] == "completed"
     assert "".join(said[:-1]) == "done, thanks"
+
+
+async def test_who_is_fenced_off_adds_nothing_and_doubts_its_lease() -> None:
+    """A later owner, or who ended it, has counted the chunks: no other may come. Who still owns it goes on."""
+    bus, hold = MemoryBus(ManualClock()), Hold()
+    made = await publisher(bus, hold=hold)
+    await made.emit(status("before"))
+    fenced = await fence_off(bus, PROJECT, EXECUTION)
+    assert fenced.last == 1
+    await made.emit(status("late"))
+    assert hold.doubted
+    with pytest.raises(Unavailable):
+        await made.finish(0.1)
+    assert [chunk.data for chunk in await chunks(bus)] == ["before"]
+    made.fence(await fence_off(bus, PROJECT, EXECUTION))
+    await made.emit(status("more"))
+    await made.finish(1)
+    assert [(chunk.seq, chunk.data) for chunk in await chunks(bus)] == [(1, "before"), (2, "late"), (3, "more")]

@@ -78,7 +78,7 @@ def first(subject: str) -> str:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A subject taken apart. `verb` is the command's verb or the fact's last token."""
+    """A subject taken apart. `verb` is the command's verb, the fact's last token, `output` or `fence`."""
 
     kind: str  # cmd | evt | out | live
     project: str
@@ -99,4 +99,6 @@ def parse(subject: str) -> Parsed:
             return Parsed("evt", project, entity, what)
         case ["ocf", ("out" | "live") as kind, project, entity]:
             return Parsed(kind, project, entity, "output")
+        case ["ocf", "out", project, entity, "fence"]:
+            return Parsed("out", project, entity, "fence")
     raise InvalidEvent(f"subject {subject[:120]!r} is none of this system's")

@@ -200,6 +200,7 @@ def _gone(story: Story) -> Iterator[str]:
         "record": int(story.record is not None),
         "lease": int(story.lease),
         "output": len(story.output),
+        "fences": story.fences,
         "objects": len(story.objects),
         "commands": [command.what for command in story.commands],
         "facts": [fact.what for fact in story.facts if fact.what != "cleaned"],

@@ -40,6 +40,7 @@ class Story:
     commands: list[Fact] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
     output: list[Mapping[str, Any]] = field(default_factory=list)
+    fences: int = 0
     record: Mapping[str, Any] | None = None
     lease: bool = False
     #: Objects below its prefix in S3.
@@ -93,7 +94,11 @@ async def read(bus: NatsBus, store: S3Store) -> History:
             kept.append(Fact(parsed.verb, name, data, message.time.timestamp() if message.time else 0.0))
     async for message in bus.history(subjects.OUTPUT, "ocf.out.>"):
         parsed = subjects.parse(message.subject)
-        history.story(parsed.project, parsed.entity).output.append(json.loads(message.data))
+        story = history.story(parsed.project, parsed.entity)
+        if parsed.verb == "fence":
+            story.fences += 1
+        else:
+            story.output.append(json.loads(message.data))
     async for entry in NatsBucket(bus, subjects.EXECUTIONS_BUCKET).entries():
         project, execution, *lease = entry.key.split(".")
         story = history.story(project, execution)

@@ -58,7 +58,7 @@ async def _said(project: Project, what: str) -> bool:
 
 async def _nothing_in_the_streams(project: Project) -> bool:
     left = [m.subject async for m in project.bus.history(subjects.COMMANDS, f"ocf.cmd.*.{project.name}.*")]
-    left += [m.subject async for m in project.bus.history(subjects.OUTPUT, f"ocf.out.{project.name}.*")]
+    left += [m.subject async for m in project.bus.history(subjects.OUTPUT, f"ocf.out.{project.name}.>")]
     left += [
         m.subject
         async for m in project.bus.history(subjects.EVENTS, f"ocf.evt.{project.name}.>")

@@ -150,13 +150,13 @@ def test_each_way_to_be_broken_is_found(name: str) -> None:
     assert rule in {found.rule for found in violations(history, Ledger(accepted={KEY}))}
 
 
-@pytest.mark.parametrize("left", ["record", "lease", "output", "objects", "commands", "facts"])
+@pytest.mark.parametrize("left", ["record", "lease", "output", "fences", "objects", "commands", "facts"])
 def test_what_a_deletion_leaves_is_found(left: str) -> None:
     """A deleted execution of which anything is left."""
     history = cleaned()
     story = history.stories[KEY]
     kept = good().stories[KEY]
-    setattr(story, left, True if left == "lease" else getattr(kept, left))
+    setattr(story, left, {"lease": True, "fences": 1}.get(left) or getattr(kept, left))
     if left == "facts":
         story.facts.append(Fact("cleaned", "c", {}))
     assert "deleted" in {found.rule for found in violations(history, Ledger())}

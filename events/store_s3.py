@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -250,6 +250,7 @@ class S3Store:
             response_checksum_validation="when_required",
         )
         session = importlib.import_module("boto3").session.Session(
+            botocore_session=_session(),
             aws_access_key_id=self._config.access_key,
             aws_secret_access_key=self._config.secret_key,
             aws_session_token=self._config.session_token,
@@ -259,6 +260,23 @@ class S3Store:
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+
+@cache
+def _loader() -> Any:  # noqa: ANN401 - botocore has no types
+    return importlib.import_module("botocore.loaders").Loader()
+
+
+def _session() -> Any:  # noqa: ANN401 - botocore has no types
+    """A session of its own keys, over the one copy of what botocore knows of S3 (14 MiB, 0.1 s)."""
+    session = importlib.import_module("botocore.session").Session()
+    session.register_component("data_loader", _loader())
+    return session
+
+
+def preload() -> None:
+    """Read what a client is made of, whoever it is for, so that a fork of this process has it already."""
+    _session().create_client("s3", "us-east-1", aws_access_key_id="none", aws_secret_access_key="none")  # noqa: S106
 
 
 def _botocore() -> Any:  # noqa: ANN401 - botocore has no types

@@ -24,13 +24,14 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn, TypedDict
 
+from events import store_s3
+
 #: What its children are made of; nothing of it connects, prints or starts a thread when imported.
 _PRELOADED = (
     "functions.serve",
     *(f"functions.{name}.main" for name in ("submit", "execute", "cancel", "cleanup", "session", "archive", "gateway")),
     "functions.dispatcher.main",
     "functions.setup",
-    "boto3",
     "uvloop",
     "uvicorn.protocols.http.auto",
     "uvicorn.lifespan.on",
@@ -52,6 +53,7 @@ def main() -> None:
     """Serve until the end of input."""
     for module in _PRELOADED:
         importlib.import_module(module)
+    store_s3.preload()
     gc.collect()
     gc.freeze()  # a collection in a child would touch, and so copy, every page
     parent = socket.socket(fileno=os.dup(0))

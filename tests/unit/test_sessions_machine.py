@@ -24,6 +24,7 @@ from events.session_record import Session, session_prefix
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
 from functions.common.commands import NATS_SUBJECT
+from functions.common.output import fence_off
 from functions.composition import Parts
 from functions.execute.run import Run
 from functions.execute.worker import Worker
@@ -201,7 +202,7 @@ class SessionMachine(RuleBasedStateMachine):
         run = Run(_Shop(self.parts), task, event)  # type: ignore[arg-type]
         record = await self.parts.records.require(PROJECT, task.execution_id)
         await run._lease.acquire(len(record.attempts) + 1)
-        record = await run._start()
+        record = await run._start(await fence_off(run._parts.bus, *run._ids))
         if not record.terminal:
             self.runs[task.execution_id] = (run, message.sequence)
 

@@ -40,26 +40,18 @@ MENDED: tuple[str, ...] = (
 )
 #: Why a target is missed, by figure; shown under the summary.
 REASONS: dict[str, str] = {
-    "output publish throughput, 256 B chunks": "of a chunk's time, ten CloudEvents headers are the largest part: "
-    "nats-py checks and encodes each for each message. Against the very same message raw it is above the target.",
+    "output publish throughput, 256 B chunks": "half of a chunk's time goes into its thirteen headers, which nats-py "
+    "checks and encodes one by one for each message (profile: `_send_publish` 1.2 of 2.4 s), a tenth into the search for "
+    "secrets; the bare message has no headers. Against the very same message raw it is above the target.",
     "submit, events per second and core": "the echo does no I/O; a submit asks NATS five times, which is most of "
     "its processor time (profile: nats-py), and validates and writes three messages. The framework is a quarter.",
-    "archive of 100 MB of output": "raw boto3 neither reads a stream, nor orders, compresses, or verifies it.",
     "submit to first output, no slot ready": "a directory is booted by a throw-away prompt before the workspace is put "
     "into it (nothing in a workspace may configure OpenCode); that prompt is what comes on top.",
-    "`ocf up` to ready, fresh directory": "three Python processes import on two cores, after S3 is up; "
-    "another test suite ran at that time too.",
-    "idle memory of the stack, no OpenCode": "the S3 server alone holds 76 to 115 MiB, the three function processes "
-    "54 to 94 each.",
+    "idle memory of the stack, no OpenCode": "of the S3 server's 115 MiB, 86 are pages of its program file, which the "
+    "system drops when memory is short (`Private_Clean`; its heap is 29, and 25 with GOGC=25); the functions share "
+    "what they have imported, and each has some 30 of its own.",
     "memory of nats": "it keeps what 500 executions left: its index of subjects grows with each (docs/scale.md).",
     "memory of s3": "SeaweedFS caches what was written; nothing was deleted.",
-    "POST /tasks/execute, 16 callers: per second": "one worker's own 0.79 ms a call allow 1,260 a second on a core of "
-    "its own; caller, NATS and another test suite shared the two cores.",
-    "POST /tasks/execute at 100/s: p99": "the same: the median is 5 ms, the tail is the queue for a core.",
-    "GET /health at 50/s, 20 viewers at 200 chunks/s: p95": "the same: the gateway used a third of a core meanwhile.",
-    "200 viewers at 200 chunks/s: chunk said to received, p99 of a run": "40,000 messages a second, their publisher, "
-    "server and readers on two cores that others used too (load 6); the median of the runs is within it.",
-    "`ocf list`, 10000 executions": "`ocf --help`, which asks nobody, takes 60% of it: Python and its imports.",
     "chunk said to message in Chromium, 200/s": "ours is kept before it is passed on, bare is not: beside a bare "
     "publish to the same stream the ratio is the smaller one below.",
 }
@@ -71,7 +63,7 @@ HEADER = f"{_HEAD}|"
 _INTRO = """# Benchmarks
 
 Generated from `benchmarks/results.json` by `python -m benchmarks --report`; the file has every raw sample.
-`make bench` measures all of it anew (20 minutes on two quiet cores), `python -m benchmarks --only NAME,...` some of it.
+`make bench` measures all of it anew (35 minutes on two quiet cores), `python -m benchmarks --only NAME,...` some of it.
 
 **How it is measured.** Ours and its baseline take turns in one run (A B A B), so what else the machine does hits both.
 Medians and 95th percentiles are of the samples kept; `n` says how many. *Ratio* is the median of ours over that of the

@@ -86,7 +86,7 @@ async def measure(options: Options) -> list[Row]:
         async with async_playwright() as playwright:
             browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
             await _once(browser, address)
-            for _ in range(options.of(10)):
+            for _ in range(options.of(20)):
                 seen.append(await _once(browser, address))
             await browser.close()
     rates = [1000 * len(one.frames) / sum(one.frames) for one in seen]

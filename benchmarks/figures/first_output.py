@@ -84,7 +84,7 @@ async def measure(options: Options) -> list[Row]:
             home = Path(top) / "home"
             home.mkdir()
             async with ready.project() as with_slot, empty.project() as without:
-                for turn in range(options.of(8) + 1):
+                for turn in range(options.of(20) + 1):
                     await warm(ready, 1)
                     three = {"warm": await ours(with_slot)}
                     await warm(ready, 1)  # the next slot is filled: what follows has the machine to itself

@@ -47,7 +47,7 @@ async def measure(options: Options) -> list[Row]:
         running_stack(Path(folder), MAX_CONCURRENT_TASKS=str(COUNT)) as stack,
     ):
         async with stack.project() as project:
-            for turn in range(options.of(4) + 1):
+            for turn in range(options.of(20) + 1):
                 a, b = await one(stack, project, count)
                 if turn:
                     own.append(a)

@@ -10,7 +10,7 @@ PROMISED = ("git status x40", "stat walk")
 
 async def measure(options: Options) -> list[Row]:
     """Confined beside bare, in turn."""
-    runs = await sandbox_cost.samples(options.of(12))
+    runs = await sandbox_cost.samples(options.of(20))
     rows = []
     for work in runs["bare"][0]:
         target = Target("ratio", 1.15) if work in PROMISED else None

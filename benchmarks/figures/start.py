@@ -55,7 +55,7 @@ async def measure(options: Options) -> list[Row]:
     times, memory = [], []
     model = {"OCF_MODEL": "openai/none", "OCF_MODEL_ENDPOINT": "http://127.0.0.1:9/v1"}
     offline, again = [], []
-    for _ in range(options.of(8)):
+    for _ in range(options.of(20)):
         with tempfile.TemporaryDirectory(prefix="ocf-bench-") as folder:
             times.append(await asyncio.to_thread(up_and_down, Path(folder), WARM_SLOTS="0", **model))
             again.append(await asyncio.to_thread(up_and_down, Path(folder), WARM_SLOTS="0", **model))

@@ -41,7 +41,7 @@ MENDED: tuple[str, ...] = (
 #: Why a target is missed, by figure; shown under the summary.
 REASONS: dict[str, str] = {
     "output publish throughput, 256 B chunks": "half of a chunk's time goes into its thirteen headers, which nats-py "
-    "checks and encodes one by one for each message (profile: `_send_publish` 1.2 of 2.4 s), a tenth into the search for "
+    "checks and encodes one by one for each message (profile: `_send_publish` 1.2 of 2.4 s), a tenth into looking for "
     "secrets; the bare message has no headers. Against the very same message raw it is above the target.",
     "submit, events per second and core": "the echo does no I/O; a submit asks NATS five times, which is most of "
     "its processor time (profile: nats-py), and validates and writes three messages. The framework is a quarter.",

@@ -10,12 +10,7 @@ from benchmarks.harness import Noise, Row, from_json, quantile
 
 #: What the issues ask for and nothing here measures. One line each, with the reason.
 NOT_MEASURED = (
-    "10,000 executions in a row: measured as far as the last table says; a run of 10,000 takes hours on two cores.",
-    "A 10,000-chunk history in the console by the clock: `--only console` measures it and wants a quiet "
-    "machine. Processor time of the page's thread, two pages: 0.34 and 0.30 s until it can be used, 12 and 11 ms "
-    "a frame of scrolling.",
-    "Sandbox, model broker and workspace at full length in the last run: `--only sandbox,broker,workspace` has them.",
-    "A quiet machine: other work ran on it for most of the time, which the noise of each table shows.",
+    "10,000 executions in a row: measured as far as the last table says; ten thousand take an hour on two cores.",
     "Anything on more than this one machine: a three-node NATS cluster, a network between the parts, a real S3.",
     "A real model. Everything here is a script, so that the same work is done each time.",
     "macOS, ARM, and kernels without Landlock.",

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+import traceback
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import structlog
 
-from events import subjects, trace
-from events.envelope import Event, decode, parse
+from events import trace
+from events.envelope import Event
 from events.errors import Conflict, NotYetKnown, OcfError, Retry
 from events.facts import Outcome, Started
 from events.lifecycle import Reason, State, Step, step
 from events.models import Cancel, Execute, Reply
 from events.output import ChunkType, Draft
-from events.ports import Message
 from events.record import HANDED_ON, Record
 from functions import metrics
 from functions.common.output import Fenced
 from functions.common.tasks import end
 from functions.composition import Parts
 from functions.execute import outcome, watchdog
+from functions.execute.hearing import Hearing
 from functions.execute.lease import Lease
 from functions.execute.progress import Progress
-from functions.execute.publisher import OutputLimit, Publisher
+from functions.execute.publisher import OutputLimit, Publisher, sayable
 from functions.execute.shop import Shop
 from functions.execute.turn import FOLLOW_UP, Turn
 from functions.execute.verdict import HandedOn, Judge, Verdict, failed
@@ -34,6 +36,7 @@ log = structlog.get_logger()
 
 _KEEP_SECONDS = 120.0
 _FLUSH_SECONDS = 30.0
+_FRAMES = 5
 
 
 class Attempt:
@@ -54,7 +57,8 @@ class Attempt:
         )
         self._began = self._parts.clock.monotonic()
         self._cancel_heard: float | None = None
-        self._heard: set[str] = set()
+        self._left = 0
+        self._hearing = Hearing(self._parts.bus, self._parts.clock, *self._ids)
         self._replying: set[asyncio.Task[None]] = set()
 
     async def run(self, record: Record, fenced: Fenced) -> None:
@@ -64,16 +68,18 @@ class Attempt:
             Conflict: another worker took it over.
             HandedOn: this worker gives it up.
         """
-        heard = (subjects.command("cancel", *self._ids), subjects.command("reply", *self._ids))
         number = len(record.attempts)
-        async with self._parts.bus.listen(*heard) as commands:
+        async with self._hearing.listen() as commands:
             background = [
                 asyncio.create_task(self._lease.keep(number)),
                 asyncio.create_task(self._when_lost()),
-                asyncio.create_task(self._hear(commands)),
             ]
             try:
                 await self._begin(record, fenced)
+                background += [
+                    asyncio.create_task(self._hearing.live(commands, self._take)),
+                    asyncio.create_task(self._hearing.keep_looking(self._take)),
+                ]
                 verdict = await self._verdict(record)
                 if verdict.step is None:
                     raise await self._given_up(verdict)
@@ -99,25 +105,20 @@ class Attempt:
         await self._lease.lost.wait()
         self._judge.decide(Verdict(None, "the lease is lost"))
 
-    async def _hear(self, commands: AsyncIterator[Message]) -> None:
-        """Cancel and reply commands for this execution, straight from NATS: no hop in between."""
-        async for message in commands:
-            try:
-                event = decode(message.headers, message.data)
-                data = parse(event)
-            except OcfError as error:
-                log.info("command ignored", action="run.command_ignored", reason=str(error), **self._named)
-                continue
-            if event.id in self._heard:
-                continue
-            self._heard.add(event.id)
-            if isinstance(data, Cancel):
-                self._cancel_heard = self._parts.clock.monotonic()
-                self._turn.refuse("the execution is being cancelled")
-                self._judge.decide(Verdict(Step.CANCEL, data.why or "", requested_by=data.requested_by))
-            elif isinstance(data, Reply):
-                # Not awaited: a cancel that comes next must not wait for OpenCode.
-                self._replying.add(asyncio.create_task(self._reply(data)))
+    def _take(self, data: Cancel | Reply) -> None:
+        if isinstance(data, Cancel):
+            self._cancel_heard = self._parts.clock.monotonic()
+            self._turn.refuse("the execution is being cancelled")
+            self._judge.decide(Verdict(Step.CANCEL, data.why or "", requested_by=data.requested_by))
+        else:
+            # Not awaited: a cancel that comes next must not wait for OpenCode.
+            self._replying.add(asyncio.create_task(self._reply(data)))
+
+    def _take_earlier(self, data: Cancel | Reply) -> None:
+        """What was said before this attempt listened. A retry begins anew: it takes up every follow-up prompt again,
+        and asks its own questions; the answers were to those of an earlier one."""
+        if isinstance(data, Cancel) or data.request_id == FOLLOW_UP:
+            self._take(data)
 
     async def _reply(self, data: Reply) -> None:
         if await self._turn.reply(data.request_id, data.answer):
@@ -125,25 +126,11 @@ class Attempt:
                 self._waits(self._turn.waiting - {data.request_id})
         elif self._judge.verdict is None:
             what = "a follow-up prompt came too late" if data.request_id == FOLLOW_UP else "nobody waits for an answer"
-            said = f"{what} ({data.request_id[:80]})"
-            await self._publisher.emit(Draft(type=ChunkType.STATUS, data=said, detail={"phase": "agent"}))
+            await self._publisher.emit(_status(f"{what} ({data.request_id[:80]})"))
 
     def _waits(self, requests: Collection[str]) -> None:
         self._activity.waiting = bool(requests)
         self._progress.still_waiting(requests)
-
-    async def _earlier_follow_ups(self) -> None:
-        """Those sent before this attempt listened; a retry begins anew, and takes up all of them again."""
-        async for message in self._parts.bus.history(subjects.COMMANDS, subjects.command("reply", *self._ids)):
-            try:
-                event = decode(message.headers, message.data)
-                data = parse(event)
-            except OcfError as error:
-                log.info("command ignored", action="run.command_ignored", reason=str(error), **self._named)
-                continue
-            if isinstance(data, Reply) and data.request_id == FOLLOW_UP and event.id not in self._heard:
-                self._heard.add(event.id)
-                await self._turn.reply(data.request_id, data.answer)
 
     @property
     def _named(self) -> dict[str, str]:
@@ -158,7 +145,7 @@ class Attempt:
         most = limits.max_output_bytes or self._parts.settings.max_output_bytes
         context = trace.active() or trace.of(self._event.extensions)
         self._publisher.begin(number, fenced, max_bytes=most, hold=self._lease, trace=context)
-        await self._earlier_follow_ups()
+        await self._hearing.kept(self._take_earlier)
         text = f"attempt {number} of {record.max_attempts}" if record.max_attempts > 1 else "started"
         detail = {"state": State.RUNNING.value, "attempt": number}
         await self._publisher.emit(Draft(type=ChunkType.STATUS, data=text, detail=detail))
@@ -178,6 +165,7 @@ class Attempt:
 
     async def _verdict(self, record: Record) -> Verdict:
         """Let the agent work until somebody decides; then see that nothing of it is left."""
+        self._publisher.on_limit(lambda error: self._judge.decide(failed(Reason.OUTPUT_LIMIT, str(error))))
         self._turn.on_failure(lambda failure: self._judge.decide(failed(failure.reason, failure.message)))
         self._turn.on_usage(self._progress.usage)
         bounds, clock = self._bounds(record), self._parts.clock
@@ -203,6 +191,7 @@ class Attempt:
             await asyncio.gather(working, deciding, *self._replying, return_exceptions=True)
             await end(helpers)
         if left := await self._turn.kill():
+            self._left = left
             log.error("agent processes would not die", action="run.processes_left", left=left, **self._named)
         if self._cancel_heard is not None:
             metrics.cancel_seconds.observe(clock.monotonic() - self._cancel_heard)
@@ -219,10 +208,17 @@ class Attempt:
         except OSError as error:
             # A full disk, most likely: the run fails, and says so; the worker goes on.
             return failed(Reason.AGENT_ERROR, f"{error.strerror or type(error).__name__} ({error.filename or ''})")
+        except Exception as error:
+            # Our own mistake, which what this execution says has brought to light: it does so again with every attempt.
+            # Not its message: it may quote what the agent has said.
+            kind, where = type(error).__name__, traceback.format_tb(error.__traceback__, -_FRAMES)
+            log.error("a run failed unforeseen", action="run.unforeseen", error=kind, where=where, **self._named)
+            return failed(Reason.AGENT_ERROR, f"an error of the worker's own, {kind}; its log has more")
         return Verdict(Step.COMPLETE)
 
     async def _emit(self, draft: Draft) -> None:
         self._activity.note()
+        draft = sayable(draft)
         self._progress.note(draft)
         self._waits(self._turn.waiting)
         self._turn.spans.said(draft)
@@ -247,9 +243,16 @@ class Attempt:
 
     async def _end(self, verdict: Verdict, taken: Step, number: int) -> None:
         await self._publisher.settle()  # the agent's last letters come before what is said about its end
+        if missed := self._turn.follow_ups:
+            await self._publisher.emit(_status(f"{missed} follow-up prompt{'s' * (missed > 1)} not taken up"))
         kept = await self._turn.keep(self._publisher.emit, _KEEP_SECONDS, self._lease)
         # The same transition table that the record goes by.
         state = step(State.RUNNING, taken)
+        if self._left:
+            # Still the end: what SIGKILL does not end hangs in the kernel, perhaps for ever. But an end means that
+            # nothing is left, unless it says so.
+            rest = f"{self._left} of its processes could not be ended"
+            verdict = replace(verdict, message=f"{verdict.message or state.value}; {rest}")
         said = Draft(type=ChunkType.STATUS, data=verdict.message or state.value, detail={"state": state.value})
         await self._publisher.emit(said)
         await self._until_kept(lambda: self._publisher.finish(_FLUSH_SECONDS))
@@ -278,3 +281,7 @@ class Attempt:
                 log.warning("end not kept yet", action="run.end_not_kept", reason=str(error), **self._named)
                 await self._parts.clock.sleep(1.0)
         raise Conflict("another worker has it")
+
+
+def _status(said: str) -> Draft:
+    return Draft(type=ChunkType.STATUS, data=said, detail={"phase": "agent"})

@@ -12,6 +12,7 @@ from events.lifecycle import Reason, Step
 from events.output import Usage
 from events.record import Attempt, Record
 from functions.execute.process import AgentFailed
+from functions.execute.publisher import whole
 from functions.execute.verdict import Verdict, failed
 
 _RESULT = 100_000
@@ -59,7 +60,8 @@ def of_error(error: OcfError) -> Verdict:
 
 def fact(record: Record, ending: Ending, usage: Usage, result: str, kept: Kept) -> Outcome:
     """The terminal fact of an attempt that ran."""
-    verdict = ending.verdict
+    verdict, result = ending.verdict, whole(result)
+    message = whole(verdict.message)
     common = _common(record, ending.now) | {
         "attempt": ending.attempt,
         "result": result if len(result) <= _RESULT else f"{result[:_RESULT]}…",
@@ -71,11 +73,11 @@ def fact(record: Record, ending: Ending, usage: Usage, result: str, kept: Kept) 
     if verdict.step is Step.COMPLETE:
         return Completed(**common)
     if verdict.step is Step.CANCEL:
-        return Cancelled(**common, why=verdict.message or None, requested_by=verdict.requested_by)
+        return Cancelled(**common, why=message or None, requested_by=verdict.requested_by)
     if verdict.step is Step.TIME_OUT:
         return TimedOut(**common, limit_seconds=record.timeout_seconds)
     reason = verdict.reason or Reason.AGENT_ERROR
-    return Failed(**common, reason=reason, message=verdict.message, stderr_tail=list(verdict.stderr_tail))
+    return Failed(**common, reason=reason, message=message, stderr_tail=whole(list(verdict.stderr_tail)))
 
 
 def _common(record: Record, now: datetime) -> dict[str, Any]:

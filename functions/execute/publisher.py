@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import to_json
 
 from events import subjects
 from events.envelope import Event
@@ -62,7 +61,10 @@ class Publisher:
         self._lock = asyncio.Lock()
         self._headers: dict[str, str] = {}
         self._attempt = 1
-        self._budget = 0
+        self._limit = 0
+        self._settled = False
+        self._over: OutputLimit | None = None
+        self._on_limit: Callable[[OutputLimit], None] = lambda _: None
         self._hold: Hold | None = None
         self.last = 0
         self.bytes = 0
@@ -76,7 +78,7 @@ class Publisher:
         self.last = fenced.last
         self.fence(fenced)
         self._attempt = attempt
-        self._budget = max_bytes
+        self._limit = max_bytes
         self._hold = hold
         event = Event(
             type="dev.ocf.task.output.v1",
@@ -88,6 +90,10 @@ class Publisher:
             extensions={"correlationid": self._execution, "partitionkey": self._execution, **(trace or {})},
         )
         self._headers = event.headers()
+
+    def on_limit(self, listener: Callable[[OutputLimit], None]) -> None:
+        """Called once when it was too much: what is held back a moment is found too long when nobody emits."""
+        self._on_limit = listener
 
     def fence(self, fenced: Fenced) -> None:
         """What is not kept yet, and all that follows, is kept only while nobody fences the output off again."""
@@ -101,7 +107,8 @@ class Publisher:
         """Say it, or hold it a moment to join it with what follows.
 
         Raises:
-            OutputLimit: it was too much; what was said before stands, and the cut is said.
+            OutputLimit: it was too much, this or what was held back before it. What was said until then stands, the cut
+                is said, and nothing but `status` comes after it.
         """
         rests = [rest for key in list(self._streams) if _ends(draft, key) and (rest := self._rest(key))]
         clean = self._clean(draft)
@@ -110,6 +117,9 @@ class Publisher:
                 await self._take(rest)
             if clean is not None:
                 await self._take(clean)
+        # A status is about the run, and who says it may be nobody who could end it.
+        if self._over is not None and not self._settled and draft.type is not ChunkType.STATUS:
+            raise self._over
 
     async def _take(self, clean: Draft) -> None:
         if self._held is not None and not _joins(self._held, clean):
@@ -127,6 +137,7 @@ class Publisher:
 
     def _clean(self, draft: Draft) -> Draft | None:
         """Without secrets. Joinable text may hide one across its borders, so it goes through a stream."""
+        draft = sayable(draft)
         detail = self._redactor.value(draft.detail) if draft.detail else draft.detail
         if draft.merge_key is None:
             data = self._redactor(draft.data)
@@ -161,10 +172,14 @@ class Publisher:
 
     async def _say(self, draft: Draft) -> None:
         size = len(draft.data.encode())
-        if self._budget and self.bytes + size > self._budget and draft.type is not ChunkType.STATUS:
-            self._budget = 0
-            await self._send(_cut(draft, size))
-            raise OutputLimit(f"more than {self.bytes} bytes of output")
+        if self._limit and not self._settled and draft.type is not ChunkType.STATUS:
+            if self._over is not None:
+                return
+            if self.bytes + size > self._limit:
+                self._over = OutputLimit(f"more than {self._limit} bytes of output")
+                self._on_limit(self._over)
+                await self._send(_cut(draft, size))
+                return
         self.bytes += size
         if size <= _SPLIT:
             await self._send(draft)
@@ -193,20 +208,20 @@ class Publisher:
             "ce-sequence": str(self.last),
             "Nats-Msg-Id": identity,
         }
-        data = _encoded(chunk)
+        data = to_json(chunk)  # a tenth of json.dumps
         if len(data) > MAX_EVENT_BYTES:  # only a tool's input can be that large, and it is in the workspace anyway
             chunk["detail"] = _shortened(draft.detail)
-            data = _encoded(chunk)
+            data = to_json(chunk)
         await self._writer.send(data, headers)
 
     async def settle(self) -> None:
         """Say what is held back: the agent says no more. What follows is about the end, and no limit counts for it."""
-        self._budget = 0
         rests = [rest for key in list(self._streams) if (rest := self._rest(key))]
         async with self._lock:
             for rest in rests:
                 await self._take(rest)
             await self._say_held()
+        self._settled = True
 
     async def finish(self, timeout: float) -> None:
         """Say what is held back, and wait until all of it is kept.
@@ -224,11 +239,33 @@ class Publisher:
         self._writer.close()
 
 
-def _encoded(chunk: dict[str, Any]) -> bytes:
+def sayable(draft: Draft) -> Draft:
+    """`draft` without half surrogate pairs: JavaScript cuts texts between them, UTF-8 cannot say one."""
+    data, detail = whole(draft.data), whole(draft.detail)
+    same = data is draft.data and detail is draft.detail  # a copy costs as much as the search
+    return draft if same else draft.model_copy(update={"data": data, "detail": detail})
+
+
+def whole(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """`value` itself; with a replacement character for each half surrogate pair in it when there is one."""
+    if isinstance(value, str):
+        return value if _utf8(value) else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    made: Any = value
+    if isinstance(value, dict):
+        made = {whole(key): whole(item) for key, item in value.items()}
+    elif isinstance(value, list):
+        made = [whole(item) for item in value]
+    return value if made == value else made
+
+
+def _utf8(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
-        return to_json(chunk)  # a tenth of json.dumps
-    except PydanticSerializationError:  # half a surrogate pair, which UTF-8 cannot say
-        return json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shortened(value: Any) -> Any:  # noqa: ANN401 - JSON

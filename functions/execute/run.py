@@ -27,12 +27,11 @@ log = structlog.get_logger()
 
 
 class Run:
-    """`judge` may be told to end it; `ended` is set once it has ended and all of it is said."""
+    """`judge` may be told to end it."""
 
     def __init__(self, shop: Shop, task: Execute, event: Event) -> None:
         self.task = task
         self.judge = Judge()
-        self.ended = asyncio.Event()
         self._shop = shop
         self._parts = shop.parts
         self._event = event
@@ -71,7 +70,6 @@ class Run:
             if not self._lease.lost.is_set():
                 with suppress(Retry):  # it expires by itself within seconds
                     await self._lease.release()
-            self.ended.set()
 
     async def _reclaim(self, attempt: int) -> bool:
         """Whether the execution is still that attempt's; writing it anew makes an older judgement of it void."""

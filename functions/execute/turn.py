@@ -75,6 +75,11 @@ class Turn:
         return self._slot.broker.usage if self._slot else Usage()
 
     @property
+    def prepared(self) -> workspace.Prepared | None:
+        """The agent's files, once they are there."""
+        return self._workspace
+
+    @property
     def roots(self) -> tuple[Path, ...]:
         """Everything the agent can write to."""
         own = (self._slot.root,) if self._slot else ()
@@ -237,6 +242,11 @@ class Turn:
     def waiting(self) -> frozenset[str]:
         """Requests that nobody has answered yet."""
         return self._agent.waiting if self._agent is not None else frozenset()
+
+    @property
+    def follow_ups(self) -> int:
+        """Follow-up prompts that were not taken up (yet)."""
+        return len(self._follow_ups)
 
     async def reply(self, request_id: str, answer: str) -> bool:
         """An answer to what the agent asked; under the id `prompt` a follow-up prompt, taken up after this turn.

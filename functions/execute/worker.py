@@ -29,7 +29,7 @@ class Worker:
     def __init__(self, shop: Shop) -> None:
         self._shop = shop
         self._runs: dict[str, Run] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._draining = False
 
     @property
@@ -62,15 +62,14 @@ class Worker:
         run = Run(self._shop, task, event)
         self._runs[execution] = run
         metrics.running.set(len(self._runs))
-        running = asyncio.create_task(self._run(run))
-        self._tasks.add(running)
-        running.add_done_callback(self._tasks.discard)
-        await asyncio.shield(running)
+        self._tasks[execution] = asyncio.create_task(self._run(run))
+        await asyncio.shield(self._tasks[execution])
 
     async def _joined(self, execution: str) -> None:
-        """Where it runs here already, wait for its end. Raises Drop then."""
-        if execution in self._runs:
-            await self._runs[execution].ended.wait()
+        """Where it runs here already, wait for its end. Raises Drop then, or what the run raises: it may have been
+        handed on, and then this delivery is the one that brings it to another worker."""
+        if execution in self._tasks:
+            await asyncio.shield(self._tasks[execution])
             raise Drop(f"execution {execution} has ended")
 
     async def _must_be_open(self, project: str, execution: str) -> None:
@@ -109,7 +108,7 @@ class Worker:
         try:
             await run.run()
         finally:
-            del self._runs[run.task.execution_id]
+            del self._runs[run.task.execution_id], self._tasks[run.task.execution_id]
             metrics.running.set(len(self._runs))
 
     async def tidy(self) -> None:
@@ -138,7 +137,7 @@ class Worker:
         """Take nothing new, and let what runs end by itself, for at most `grace` seconds."""
         self.drain()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=max(0.0, grace))
+            await asyncio.wait(self._tasks.values(), timeout=max(0.0, grace))
 
     async def stop(self) -> None:
         """Hand on what still runs: its processes end, its lease is freed, its command is delivered again."""
@@ -146,7 +145,7 @@ class Worker:
         for run in self._runs.values():
             run.judge.decide(Verdict(None, "this worker is shutting down"))
         if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
 
 #: What `hear_cleanups` listens to.

@@ -67,19 +67,19 @@ class Bench:
         return [decode(m.headers, m.data) async for m in self.bus.history(subjects.COMMANDS, pattern)]
 
 
-def bench(clock: Clock | None = None, **settings: Any) -> Bench:
+def bench(clock: Clock | None = None, *, bus: type[MemoryBus] = MemoryBus, **settings: Any) -> Bench:
     """Fresh parts; `settings` by their environment names."""
     clock = clock or ManualClock()
-    bus, store, executions = MemoryBus(clock), MemoryStore(), MemoryBucket(clock)
+    made, store, executions = bus(clock), MemoryStore(), MemoryBucket(clock)
     parts = Parts(
         settings=Settings.model_validate({"STATE_DIR": Path("/nonexistent"), **settings}),
         clock=clock,
-        bus=bus,
+        bus=made,
         executions=executions,
         sessions=MemoryBucket(clock),
         store=store,
-        records=Records(executions, bus, clock, source="/test"),
+        records=Records(executions, made, clock, source="/test"),
         keyring=None,
         worker="worker-1",
     )
-    return Bench(parts, bus, store)
+    return Bench(parts, made, store)

@@ -226,3 +226,60 @@ async def test_who_is_fenced_off_adds_nothing_and_doubts_its_lease() -> None:
     await made.emit(status("more"))
     await made.finish(1)
     assert [(chunk.seq, chunk.data) for chunk in await chunks(bus)] == [(1, "before"), (2, "late"), (3, "more")]
+
+
+async def test_the_limit_holds_for_text_at_any_pace() -> None:
+    """Text that comes piece by piece is published by a timer, not by the next emit: it is cut all the same, who judges
+    is told at once, and nothing of it comes after the cut."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus, max_bytes=100)
+    told = asyncio.Event()
+    made.on_limit(lambda _: told.set())
+    for _ in range(10):
+        await made.emit(text("ten bytes "))
+        await _flushed(made)
+    await made.emit(text("one more"))
+    await asyncio.wait_for(told.wait(), 1)
+    await made.emit(status("about the run, from somebody else"))
+    for draft in (text("more"), text("and more", "text:2"), Draft(type=ChunkType.TOOL_CALL, data="bash")):
+        with pytest.raises(OutputLimit, match="more than 100 bytes"):
+            await made.emit(draft)
+    await made.settle()
+    await made.emit(Draft(type=ChunkType.GAP, data="not stored"))
+    await made.finish(1)
+    kinds = [chunk.type for chunk in await chunks(bus)]
+    assert kinds == [ChunkType.TEXT] * 10 + [ChunkType.GAP, ChunkType.STATUS, ChunkType.GAP]
+
+
+async def test_the_last_words_count_as_well() -> None:
+    """What is held back when the agent ends is cut like what came before."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus, max_bytes=10)
+    told: list[OutputLimit] = []
+    made.on_limit(told.append)
+    await made.emit(text("much more than ten bytes"))
+    await made.settle()
+    await made.finish(1)
+    assert [chunk.type for chunk in await chunks(bus)] == [ChunkType.GAP]
+    assert len(told) == 1
+
+
+async def _flushed(made: Publisher) -> None:
+    before = made.last
+    async with asyncio.timeout(1):
+        while made.last == before:
+            await asyncio.sleep(0.002)
+
+
+@pytest.mark.parametrize("key", ["text:1", None])
+async def test_half_a_character_is_replaced(key: str | None) -> None:
+    """Half a surrogate pair, which UTF-8 cannot say, is shown as a replacement character, and a pair as what it is."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus)
+    detail = {"call_id": "1", "input": {"a\udc00": ["\ud83d", "fine"]}}
+    await made.emit(text("half \ud83d of it, \ud83d\ude00", key))
+    await made.emit(Draft(type=ChunkType.TOOL_CALL, data="\udfff", detail=detail))
+    await made.finish(1)
+    first, second = await chunks(bus)
+    assert first.data == "half \ufffd of it, 😀"
+    assert (second.data, second.detail) == ("\ufffd", {"call_id": "1", "input": {"a\ufffd": ["\ufffd", "fine"]}})

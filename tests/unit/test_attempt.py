@@ -1,0 +1,383 @@
+"""A run on one worker, with a stand-in for the agent: what it hears, how it ends, what it says of that."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from events import subjects
+from events.bus_memory import MemoryBus
+from events.envelope import Event
+from events.errors import Conflict, Drop, OcfError
+from events.lifecycle import Reason, State
+from events.models import Cancel, Model, Reply
+from events.output import Chunk, ChunkType, Draft, Usage
+from events.ports import Inbox, Message
+from events.record import Record
+from events.redact import Redactor
+from functions.cancel.handler import cancel
+from functions.clock import SystemClock
+from functions.execute import attempt, hearing
+from functions.execute.outcome import Kept
+from functions.execute.spans import RunSpans
+from functions.execute.turn import FOLLOW_UP
+from functions.execute.verdict import HandedOn
+from functions.execute.worker import Worker
+from functions.submit.handler import submit
+from tests.support.parts import PROJECT, Bench, bench
+
+Emit = Callable[[Draft], Awaitable[None]]
+
+
+class StandIn:
+    """The agent's side. `script` is what it does; without one it works until it is ended."""
+
+    roots = ()
+    usage = Usage()
+    waiting: frozenset[str] = frozenset()
+    script: Callable[[StandIn, Emit], Awaitable[None]] | None = None
+    left = 0
+    prepared: object = None
+    latest: StandIn
+
+    def __init__(self, *_: object) -> None:
+        self.redactor = Redactor()
+        self.spans = RunSpans()
+        self.result = ""
+        self.replies: list[tuple[str, str]] = []
+        type(self).latest = self
+
+    def nameless_bytes(self) -> int:
+        return 0
+
+    def on_failure(self, _: object) -> None:
+        """Its broker does not fail."""
+
+    def on_usage(self, _: object) -> None:
+        """It calls no model."""
+
+    async def run(self, emit: Emit) -> None:
+        if self.script is None:
+            await asyncio.Event().wait()
+        else:
+            await self.script(emit)
+
+    async def reply(self, request_id: str, answer: str) -> bool:
+        self.replies.append((request_id, answer))
+        return True
+
+    @property
+    def follow_ups(self) -> int:
+        return sum(request_id == FOLLOW_UP for request_id, _ in self.replies)
+
+    def refuse(self, _: object) -> None:
+        """It spends nothing."""
+
+    async def kill(self) -> int:
+        return self.left
+
+    async def keep(self, *_: object) -> Kept:
+        return Kept()
+
+    async def close(self) -> None:
+        """It leaves nothing."""
+
+
+class Scene:
+    """A submitted execution and a worker for it."""
+
+    def __init__(self, made: Bench, execution: str, event: Event, turn: type[StandIn]) -> None:
+        self.bench = made
+        self.execution = execution
+        self.event = event
+        self.turn = turn
+        self.worker = Worker(SimpleNamespace(parts=made.parts, model_name=lambda _: None))  # type: ignore[arg-type]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def begin(self) -> asyncio.Task[None]:
+        """Deliver the execute command; the answer."""
+        self._tasks.append(asyncio.create_task(self.worker.execute(self.event)))
+        return self._tasks[-1]
+
+    async def record(self) -> Record:
+        return await self.bench.parts.records.require(PROJECT, self.execution)
+
+    async def until(self, wanted: Callable[[], Awaitable[Any]], what: str) -> None:
+        try:
+            async with asyncio.timeout(5):
+                while not await wanted():
+                    await asyncio.sleep(0.002)
+        except TimeoutError:
+            raise AssertionError(f"{what}: {await self.record()}") from None
+
+    async def begun(self) -> None:
+        await self.until(lambda: self.said("started"), "started")
+
+    async def said(self, text: str) -> bool:
+        return any(text in chunk.data for chunk in await self.chunks())
+
+    async def chunks(self) -> list[Chunk]:
+        found = self.bench.bus.history(subjects.OUTPUT, subjects.output(PROJECT, self.execution))
+        return [Chunk.model_validate_json(message.data) async for message in found]
+
+    def wish(self, type_: str, data: type[Model], **fields: str) -> Event:
+        told = {"execution_id": self.execution, "project_id": PROJECT, **fields}
+        return self.bench.command(type_, data.model_validate(told))
+
+    async def cancel(self) -> Event:
+        """Publish a cancel."""
+        wish = self.wish("dev.ocf.task.cancel.v1", Cancel)
+        await self.bench.bus.publish(subjects.command("cancel", PROJECT, self.execution), wish.data, wish.headers())
+        return wish
+
+    async def reply(self, request_id: str, answer: str) -> None:
+        """Publish an answer or a follow-up prompt."""
+        wish = self.wish("dev.ocf.task.reply.v1", Reply, request_id=request_id, answer=answer)
+        await self.bench.bus.publish(subjects.command("reply", PROJECT, self.execution), wish.data, wish.headers())
+
+    async def close(self) -> None:
+        await self.worker.stop()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class Deaf(MemoryBus):
+    """Core NATS delivers nothing: whatever is said, the connection is away in that moment. The stream keeps it."""
+
+    @asynccontextmanager
+    async def listen(self, *subjects: str) -> AsyncIterator[AsyncIterator[Message]]:
+        yield Inbox()
+
+
+@asynccontextmanager
+async def scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, bus: type[MemoryBus] = MemoryBus, **request: Any
+) -> AsyncIterator[Scene]:
+    """An execution that is accepted and whose execute command waits."""
+    turn = type("Turn", (StandIn,), {})
+    monkeypatch.setattr(attempt, "Turn", turn)
+    monkeypatch.setattr(hearing, "LOOK_EVERY", 0.02)
+    made = bench(SystemClock(), bus=bus, STATE_DIR=tmp_path)
+    execution = str(uuid.uuid4())
+    await submit(made.parts, made.submit(execution, **request))
+    (event,) = await made.commands("execute", execution)
+    named = event.with_extensions(natssubject=subjects.command("execute", PROJECT, execution))
+    scened = Scene(made, execution, named, turn)
+    try:
+        yield scened
+    finally:
+        await scened.close()
+
+
+async def test_a_cancel_before_the_worker_listens_is_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelled right after the submit: the worker was not there to hear it, and the cancel function, which comes after
+    the start, only marks the record. The stream has it."""
+    async with scene(tmp_path, monkeypatch) as run:
+        wish = await run.cancel()
+        running = run.begin()
+        await run.until(lambda: _state(run, State.RUNNING, State.CANCELLED), "started")
+        await asyncio.wait_for(running, 5)
+        assert (await run.record()).state is State.CANCELLED
+        with pytest.raises(Drop):
+            await cancel(run.bench.parts, wish)
+
+
+async def _state(run: Scene, *states: State) -> bool:
+    return (await run.record()).state in states
+
+
+async def test_what_core_nats_does_not_deliver_is_read_from_the_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer and a cancel while the connection is away: each is taken once, in the order of the stream."""
+    async with scene(tmp_path, monkeypatch, bus=Deaf) as run:
+        running = run.begin()
+        await run.begun()
+        await run.reply("ask-1", "yes")
+        await run.reply("ask-2", "no")
+        agent = run.turn.latest
+
+        async def answered() -> bool:
+            return len(agent.replies) == 2
+
+        await run.until(answered, "answered")
+        await run.cancel()
+        await asyncio.wait_for(running, 5)
+        assert agent.replies == [("ask-1", "yes"), ("ask-2", "no")]
+        assert (await run.record()).state is State.CANCELLED
+
+
+async def test_what_is_heard_twice_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From NATS at once and from the stream a moment later: one answer."""
+    async with scene(tmp_path, monkeypatch) as run:
+        run.begin()
+        await run.begun()
+        await run.reply("ask-1", "yes")
+        looks = 0
+        history = run.bench.bus.history
+
+        def counted(stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
+            nonlocal looks
+            looks += stream == subjects.COMMANDS
+            return history(stream, subject, after=after)
+
+        monkeypatch.setattr(run.bench.bus, "history", counted)
+
+        async def looked() -> bool:
+            return looks > 4
+
+        await run.until(looked, "looked")
+        assert run.turn.latest.replies == [("ask-1", "yes")]
+
+
+async def test_an_earlier_answer_is_not_for_a_later_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A retry takes up the follow-up prompts again, and no answer to what an earlier attempt has asked."""
+    async with scene(tmp_path, monkeypatch) as run:
+        for request_id, answer in (("ask-1", "yes"), (FOLLOW_UP, "and then"), (FOLLOW_UP, "at last")):
+            await run.reply(request_id, answer)
+        run.begin()
+        await run.begun()
+
+        async def two() -> bool:
+            return len(run.turn.latest.replies) == 2
+
+        await run.until(two, "follow-ups")
+        assert run.turn.latest.replies == [(FOLLOW_UP, "and then"), (FOLLOW_UP, "at last")]
+
+
+async def test_text_at_a_slow_pace_ends_at_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece is published by a timer while the agent thinks of the next: too much ends the run all the same."""
+    async with scene(tmp_path, monkeypatch, limits={"max_output_bytes": 100}) as run:
+
+        async def talk(_: StandIn, emit: Emit) -> None:
+            for _piece in range(11):
+                before = len(await run.chunks())
+                await emit(Draft(type=ChunkType.TEXT, data="ten bytes ", merge_key="text:1"))
+                await run.until(lambda before=before: _more(run, before), "the timer")  # type: ignore[misc]
+            await asyncio.Event().wait()
+
+        run.turn.script = talk
+        await asyncio.wait_for(run.begin(), 10)
+        record = await run.record()
+        assert (record.state, record.reason) == (State.FAILED, Reason.OUTPUT_LIMIT)
+        kinds = [chunk.type for chunk in await run.chunks() if chunk.type is not ChunkType.STATUS]
+        assert kinds == [ChunkType.TEXT] * 9 + [ChunkType.GAP]  # "started" counts as well
+
+
+async def _more(run: Scene, before: int) -> bool:
+    return len(await run.chunks()) > before
+
+
+async def test_half_a_character_is_said_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a surrogate pair in the output, in a todo list and in the result loses nothing but itself."""
+    async with scene(tmp_path, monkeypatch) as run:
+
+        async def talk(agent: StandIn, emit: Emit) -> None:
+            await emit(Draft(type=ChunkType.TEXT, data="half \ud83d of it", merge_key="text:1"))
+            items = [{"content": "half \ud83d", "status": "pending"}]
+            await emit(Draft(type=ChunkType.TODO, data="half \ud83d", detail={"items": items}))
+            agent.result = "half \ud83d"
+
+        run.turn.script = talk
+        await asyncio.wait_for(run.begin(), 5)
+        record = await run.record()
+        assert (record.state, record.result) == (State.COMPLETED, "half \ufffd")
+        assert await run.said("half \ufffd of it")
+
+
+async def test_an_error_nobody_thought_of_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes again with every attempt: the run fails and says of what kind it was, the worker goes on."""
+    async with scene(tmp_path, monkeypatch) as run:
+
+        async def broken(_: StandIn, __: Emit) -> None:
+            raise KeyError("a secret of the prompt")
+
+        run.turn.script = broken
+        await asyncio.wait_for(run.begin(), 5)
+        record = await run.record()
+        assert (record.state, record.reason) == (State.FAILED, Reason.AGENT_ERROR)
+        assert record.message == "an error of the worker's own, KeyError; its log has more"
+
+
+async def test_processes_that_would_not_die_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An end says that nothing is left; where something is, the terminal event and the last chunk say that."""
+    async with scene(tmp_path, monkeypatch) as run:
+        run.turn.left = 2
+        running = run.begin()
+        await run.begun()
+        await run.cancel()
+        await asyncio.wait_for(running, 5)
+        record = await run.record()
+        assert (record.state, record.message) == (State.CANCELLED, "cancelled; 2 of its processes could not be ended")
+        assert (await run.chunks())[-1].data == record.message
+
+
+async def test_follow_ups_of_a_turn_that_fails_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Follow-up prompts that were taken, and that nobody will take up, are named before the end."""
+    async with scene(tmp_path, monkeypatch) as run:
+
+        async def fails(agent: StandIn, _: Emit) -> None:
+            await run.reply(FOLLOW_UP, "and then")
+            await run.until(lambda: _taken(agent), "taken")
+            raise OcfError("it went wrong")
+
+        run.turn.script = fails
+        await asyncio.wait_for(run.begin(), 5)
+        assert (await run.record()).state is State.FAILED
+        assert [chunk.data for chunk in await run.chunks()][-2:] == ["1 follow-up prompt not taken up", "it went wrong"]
+
+
+async def _taken(agent: StandIn) -> bool:
+    return bool(agent.replies)
+
+
+async def test_a_delivery_that_joins_a_run_ends_like_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is handed on: the delivery that joined it is not done, it is what brings the run to another worker. Of a
+    run that ended, nothing is left to do."""
+    async with scene(tmp_path, monkeypatch) as run:
+        first = run.begin()
+        await run.begun()
+        second = run.begin()
+        await asyncio.sleep(0)
+        await run.worker.stop()
+        for delivery in (first, second):
+            with pytest.raises(HandedOn):
+                await delivery
+    async with scene(tmp_path, monkeypatch) as run:
+        first = run.begin()
+        await run.begun()
+        second = run.begin()
+        await asyncio.sleep(0)
+        await run.cancel()
+        await first
+        with pytest.raises(Drop):
+            await second
+
+
+async def test_a_delivery_that_joins_what_cannot_start_does_not_wait_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease is another's: both deliveries are told so."""
+    async with scene(tmp_path, monkeypatch) as run:
+        asked, go = asyncio.Event(), asyncio.Event()
+
+        async def taken(*_: object, **__: object) -> int:
+            asked.set()
+            await go.wait()
+            raise Conflict("another worker has it")
+
+        monkeypatch.setattr(run.bench.parts.executions, "create", taken)
+        first = run.begin()
+        await asked.wait()
+        second = run.begin()
+        await asyncio.sleep(0)
+        go.set()
+        for delivery in (first, second):
+            with pytest.raises(Conflict):
+                await asyncio.wait_for(delivery, 5)

@@ -17,8 +17,7 @@ from faults.check import Ledger
 from faults.system import System
 from functions.dispatcher.wiring import WIRING
 
-#: After the last fault: a lease (10 s), a redelivery (30 s), sweeps (every 15 s), and the sweep's patience with a lost
-#: worker's further attempts (180 s).
+#: After the last fault: a lease (10 s), a redelivery (30 s), sweeps (every 15 s), and the further attempts themselves.
 PATIENCE = 240.0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from events.envelope import Event
-from events.facts import Failed, Outcome, TimedOut
+from events.facts import Cancelled, Failed, Outcome, TimedOut
 from events.lifecycle import Reason, State, Step
 from events.record import Record, lease_key
 from functions import metrics
@@ -24,8 +24,9 @@ LEASE_GRACE = timedelta(seconds=20)
 #: A worker that lives has renewed its lease after this many seconds, also when NATS has just come back: all leases have
 #: run out then, and a sweep may be the first thing that happens.
 SECOND_LOOK = 7.0
-#: After this long without an owner no redelivery will bring a further attempt any more.
-REDELIVERY_GRACE = timedelta(seconds=180)
+#: A further attempt may wait for a slot for hours, with nobody owning the execution. It gets what is left of the
+#: execution's time, so once that has passed for this long, there is nothing left to wait for.
+OVERDUE_GRACE = timedelta(seconds=180)
 
 
 async def sweep(parts: Parts, event: Event) -> None:
@@ -74,8 +75,11 @@ async def _judged(parts: Parts, record: Record) -> Step | None:
     if record.state is State.RUNNING:
         if unowned < LEASE_GRACE or await _owned(parts, record):
             return None
-        spent = record.attempts_spent >= record.max_attempts
-        return Step.FAIL if spent or unowned > REDELIVERY_GRACE else None
+        if record.cancel_requested:
+            return Step.CANCEL  # as the next attempt would at once, whenever it gets a slot
+        if record.attempts_spent >= record.max_attempts:
+            return Step.FAIL
+        return Step.TIME_OUT if overdue > OVERDUE_GRACE else None
     return Step.TIME_OUT if overdue > timedelta(days=1) else None
 
 
@@ -111,5 +115,7 @@ def _outcome(parts: Parts, record: Record, taken: Step, said: int) -> Outcome:
     }
     if taken is Step.TIME_OUT:
         return TimedOut(**common, limit_seconds=record.timeout_seconds)
+    if taken is Step.CANCEL:
+        return Cancelled(**common, why=record.cancel_why, requested_by=record.cancel_by)
     message = f"its worker {record.attempts[-1].worker if record.attempts else ''} is gone"
     return Failed(**common, reason=Reason.WORKER_LOST, message=message)

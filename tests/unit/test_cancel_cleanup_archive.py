@@ -15,7 +15,7 @@ from events.errors import Conflict, Drop, NotYetKnown, Unavailable
 from events.facts import Completed
 from events.lifecycle import State, Step
 from events.models import Cancel, Cleanup
-from events.record import Attempt, Record, lease_key
+from events.record import HANDED_ON, Attempt, Record, lease_key
 from functions.archive.handler import archive
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
@@ -232,6 +232,49 @@ async def swept_once(b: Bench, clock: ManualClock) -> asyncio.Task[None]:
     while not clock.sleepers:
         await asyncio.sleep(0)
     return sweeping
+
+
+async def swept(b: Bench, clock: ManualClock) -> None:
+    """A whole sweep, in which something is looked at twice or nothing is."""
+    sweeping = asyncio.create_task(cleanup(b.parts, clean(b, SWEEP_ID, "sweep")))
+    while not sweeping.done():
+        await clock.advance(SECOND_LOOK)
+    await sweeping
+
+
+async def test_the_sweep_leaves_further_attempts_their_time() -> None:
+    """Handed on, or lost with an attempt left: it may wait behind full slots for as long as its time lasts."""
+    clock = ManualClock()
+    b = bench(clock)
+    ids = [await running(b), await running(b, max_attempts=2)]
+    now = clock.now()
+
+    def handed_on(record: Record) -> Record:
+        given = record.attempts[0].model_copy(update={"ended_at": now, "ended": HANDED_ON})
+        return record.model_copy(update={"attempts": [given]})
+
+    await b.parts.records.change(PROJECT, ids[0], handed_on)
+    records = [await b.parts.records.require(PROJECT, execution) for execution in ids]
+    await clock.advance(records[0].timeout_seconds + 60)
+    await swept(b, clock)
+    for execution in ids:
+        assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
+    await clock.advance(180)
+    await swept(b, clock)
+    for execution in ids:
+        assert (await b.parts.records.require(PROJECT, execution)).state is State.TIMED_OUT
+
+
+async def test_the_sweep_ends_what_is_cancelled_and_waits_for_a_further_attempt() -> None:
+    """No worker is there to hear it, and the next attempt would only end it."""
+    clock = ManualClock()
+    b = bench(clock)
+    execution = await running(b, max_attempts=2)
+    await cancel(b.parts, wish(b, execution))
+    await clock.advance(30)
+    await swept(b, clock)
+    assert (await b.parts.records.require(PROJECT, execution)).state is State.CANCELLED
+    assert (await b.said(execution)).count("cancelled") == 1
 
 
 async def test_the_sweep_waits_for_a_worker_that_was_cut_off() -> None:

@@ -19,8 +19,8 @@ import structlog
 
 from events import subjects
 from events.envelope import STRUCTURED, Event, decode
-from events.errors import Drop, NotYetKnown, OcfError
-from functions import logs
+from events.errors import Busy, Drop, NotYetKnown, OcfError
+from functions import logs, tracing
 from functions.common.commands import NATS_SUBJECT, ids_of
 from functions.composition import Parts, build
 from functions.execute.shop import open_shop
@@ -28,6 +28,9 @@ from functions.execute.worker import Worker
 from functions.settings import Settings, load_or_exit
 
 log = structlog.get_logger()
+
+#: Between two tries of what is not its turn yet.
+_AGAIN = 2.0
 
 
 def event_file(path: Path) -> Path:
@@ -71,13 +74,26 @@ async def run(settings: Settings, told: Event) -> int:
 
 
 async def _work(parts: Parts, worker: Worker, told: Event) -> None:
-    await worker.execute(await kept_command(parts, told))
+    """Run it, when its turn has come.
+
+    The command was acknowledged when JobSink took the event, so nobody delivers it again, and a Job tries only so
+    often: it waits for its session's earlier executions, which may take hours, in here. `Worker.stop` ends that.
+    """
+    event = await kept_command(parts, told)
+    with tracing.span(f"process {event.type}", event):
+        while True:
+            try:
+                return await worker.execute(event)
+            except Busy as error:
+                log.info("waiting", action="job.waiting", reason=str(error))
+                await parts.clock.sleep(_AGAIN)
 
 
 def main() -> int:
     """Run it."""
     settings = load_or_exit()
     logs.configure(settings.log_level)
+    tracing.configure(settings, "execute-job")
     given = os.environ.get("K_EVENT_PATH")
     if not given:
         sys.stderr.write("ocf: K_EVENT_PATH: it is empty; JobSink sets it\n")
@@ -88,6 +104,8 @@ def main() -> int:
     except (OSError, OcfError) as error:
         sys.stderr.write(f"ocf: execute job: {error}\n")
         return 1
+    finally:
+        tracing.flush()
 
 
 if __name__ == "__main__":

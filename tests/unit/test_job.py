@@ -1,0 +1,89 @@
+"""One execution as a Job: it waits for its turn, stops when told, and its spans are sent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from pathlib import Path
+
+import pytest
+
+from events import subjects
+from events.envelope import Event
+from events.errors import Busy, Unavailable
+from functions import tracing
+from functions.execute import job
+from functions.settings import Settings
+from functions.submit.handler import submit
+from tests.support.clock import ManualClock
+from tests.support.parts import PROJECT, bench
+
+
+class Worker:
+    """One that is busy for a while, or told to stop."""
+
+    def __init__(self, busy: int) -> None:
+        self.busy = busy
+        self.asked: list[str] = []
+        self.stopped = False
+
+    async def execute(self, event: Event) -> None:
+        self.asked.append(event.extensions["natssubject"])
+        if self.stopped:
+            raise Unavailable("this worker is shutting down")
+        if len(self.asked) <= self.busy:
+            raise Busy("its session runs another")
+
+
+@pytest.mark.parametrize("told_to_stop", [False, True])
+async def test_a_job_waits_for_its_turn(told_to_stop: bool) -> None:
+    """Nobody would deliver the command again: an execution that is not the first of its session asks until it is, or
+    until its pod must go."""
+    clock = ManualClock()
+    b = bench(clock)
+    execution = str(uuid.uuid4())
+    await submit(b.parts, b.submit(execution))
+    worker = Worker(1000)
+    (told,) = await b.commands("execute", execution)
+    working = asyncio.create_task(job._work(b.parts, worker, told))  # type: ignore[arg-type]
+    for _ in range(100):
+        while not clock.sleepers:
+            await asyncio.sleep(0)
+        await clock.advance(2)
+    assert not working.done()
+    if told_to_stop:
+        worker.stopped = True
+    else:
+        worker.busy = 0
+    await clock.advance(2)
+    if told_to_stop:
+        with pytest.raises(Unavailable):
+            await working
+    else:
+        await working
+    assert set(worker.asked) == {subjects.command("execute", PROJECT, execution)}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_spans_of_a_job_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """Exported under its own name, and the last ones before the process ends, however it ends."""
+    event = {"specversion": "1.0", "type": "dev.ocf.task.execute.v1", "source": "/t", "id": "1"}
+    event |= {"time": "2026-01-01T00:00:00Z", "data": {}}
+    (tmp_path / "event").write_text(json.dumps(event))
+    calls: list[str] = []
+
+    async def run(_: Settings, __: Event) -> int:
+        calls.append("run")
+        if fails:
+            raise Unavailable("NATS is away")
+        return 0
+
+    monkeypatch.setenv("K_EVENT_PATH", str(tmp_path))
+    monkeypatch.setattr(job, "run", run)
+    monkeypatch.setattr(job, "load_or_exit", lambda: Settings.model_validate({"STATE_DIR": tmp_path}))
+    monkeypatch.setattr(job.logs, "configure", lambda _: None)
+    monkeypatch.setattr(tracing, "configure", lambda _, name: calls.append(name))
+    monkeypatch.setattr(tracing, "flush", lambda: calls.append("flush"))
+    assert job.main() == (1 if fails else 0)
+    assert calls == ["execute-job", "run", "flush"]

@@ -175,6 +175,7 @@ class Attempt:
         helpers = [
             asyncio.create_task(watching),
             asyncio.create_task(self._progress.keep(lambda: self._publisher.last)),
+            asyncio.create_task(self._progress.look_at(lambda: self._turn.prepared)),
         ]
         working = asyncio.create_task(self._turn.run(self._emit))
         deciding = asyncio.create_task(self._judge.wait())
@@ -210,9 +211,7 @@ class Attempt:
             return failed(Reason.AGENT_ERROR, f"{error.strerror or type(error).__name__} ({error.filename or ''})")
         except Exception as error:
             # Our own mistake, which what this execution says has brought to light: it does so again with every attempt.
-            # Not its message: it may quote what the agent has said.
-            kind, where = type(error).__name__, traceback.format_tb(error.__traceback__, -_FRAMES)
-            log.error("a run failed unforeseen", action="run.unforeseen", error=kind, where=where, **self._named)
+            kind = self._unforeseen(error)
             return failed(Reason.AGENT_ERROR, f"an error of the worker's own, {kind}; its log has more")
         return Verdict(Step.COMPLETE)
 
@@ -245,7 +244,7 @@ class Attempt:
         await self._publisher.settle()  # the agent's last letters come before what is said about its end
         if missed := self._turn.follow_ups:
             await self._publisher.emit(_status(f"{missed} follow-up prompt{'s' * (missed > 1)} not taken up"))
-        kept = await self._turn.keep(self._publisher.emit, _KEEP_SECONDS, self._lease)
+        kept = await self._keep()
         # The same transition table that the record goes by.
         state = step(State.RUNNING, taken)
         if self._left:
@@ -268,6 +267,23 @@ class Attempt:
             metrics.count_end(decided[-1], state)
             metrics.output_bytes.inc(self._publisher.bytes)
         log.info("execution ended", action="execution.ended", state=state.value, reason=verdict.reason, **self._named)
+
+    async def _keep(self) -> outcome.Kept:
+        try:
+            return await self._turn.keep(self._publisher.emit, _KEEP_SECONDS, self._lease)
+        except OcfError:
+            raise
+        except Exception as error:
+            self._unforeseen(error)
+            said = "the workspace could not be stored: an error of the worker's own"
+            await self._publisher.emit(Draft(type=ChunkType.GAP, data=said, detail={"reason": "not_stored"}))
+            return outcome.Kept()
+
+    def _unforeseen(self, error: Exception) -> str:
+        """Log it; what kind of error it was. Not its message, which may quote what the agent has said."""
+        kind, where = type(error).__name__, traceback.format_tb(error.__traceback__, -_FRAMES)
+        log.error("a run failed unforeseen", action="run.unforeseen", error=kind, where=where, **self._named)
+        return kind
 
     async def _until_kept(self, attempt: Callable[[], Awaitable[object]]) -> None:
         """Repeat until the bus takes it: an outage delays the end, and does not change it."""

@@ -54,7 +54,7 @@ class Keeper:
             diff, _ = await workspace.conclude(prepared, self._folder / PATCH)
             await workspace.pack(prepared, self._folder / ARCHIVE)
             if conversation is not None:
-                text = json.dumps(conversation, ensure_ascii=False)
+                text = json.dumps(conversation)  # ASCII: half a surrogate pair has no other form
                 await asyncio.to_thread((self._folder / CONVERSATION).write_text, text)
             async with asyncio.timeout(seconds):
                 artifacts = await self._artifacts(f"{self._task.project_id}/{self._task.execution_id}", "")

@@ -36,6 +36,14 @@ NOT_EVENTS = {
 }
 
 
+async def test_half_a_character_in_the_output_loses_nothing(project: Project) -> None:
+    """JavaScript cuts texts inside of surrogate pairs; UTF-8 cannot say a half. The rest is said, the run completes."""
+    execution = await project.submit([{"text": "half \ud83d of it", "chunk": 100}, {"text": " THE END"}])
+    record = await project.archived(execution)
+    assert (record.state, record.result) == ("completed", "half \ufffd of it THE END"), record
+    assert "half \ufffd of it" in "".join(chunk.data for chunk in await project.archive(execution))
+
+
 @pytest.mark.parametrize("what", NOT_EVENTS)
 async def test_what_is_no_event_of_ours_is_a_dead_letter(project: Project, what: str) -> None:
     """It goes to OCF_DLQ as it came, with the reason, and the consumer goes on: the next submit completes."""

@@ -44,6 +44,7 @@ class StandIn:
     waiting: frozenset[str] = frozenset()
     script: Callable[[StandIn, Emit], Awaitable[None]] | None = None
     left = 0
+    breaks: Exception | None = None
     prepared: object = None
     latest: StandIn
 
@@ -84,6 +85,8 @@ class StandIn:
         return self.left
 
     async def keep(self, *_: object) -> Kept:
+        if self.breaks is not None:
+            raise self.breaks
         return Kept()
 
     async def close(self) -> None:
@@ -303,6 +306,22 @@ async def test_an_error_nobody_thought_of_ends_the_run(tmp_path: Path, monkeypat
         record = await run.record()
         assert (record.state, record.reason) == (State.FAILED, Reason.AGENT_ERROR)
         assert record.message == "an error of the worker's own, KeyError; its log has more"
+
+
+async def test_an_error_nobody_thought_of_does_not_change_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its files are stored, with the agent's work done: the run has completed, and what is missing is said."""
+    async with scene(tmp_path, monkeypatch) as run:
+
+        async def done(_: StandIn, __: Emit) -> None:
+            run.turn.breaks = KeyError("a secret of the prompt")
+
+        run.turn.script = done
+        await asyncio.wait_for(run.begin(), 5)
+        assert (await run.record()).state is State.COMPLETED
+        (gap,) = [chunk for chunk in await run.chunks() if chunk.type is ChunkType.GAP]
+        assert gap.detail == {"reason": "not_stored"}
 
 
 async def test_processes_that_would_not_die_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

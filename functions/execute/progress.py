@@ -1,4 +1,4 @@
-"""What the record shows while a run lasts: todo list, usage, what it waits for, the newest sequence."""
+"""What the record shows while a run lasts: todo list, usage, changed files, what it waits for, the newest sequence."""
 
 from __future__ import annotations
 
@@ -6,13 +6,24 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import Any
 
+import structlog
+
 from events.errors import NotYetKnown, Retry
+from events.facts import DiffSummary
 from events.output import ChunkType, Draft, TodoItem, Usage, Waiting
 from events.ports import Clock
 from events.record import Record
+from functions import workspace
 from functions.records import Records
 
+log = structlog.get_logger()
+
 _AT_MOST_EVERY = 0.5
+#: A look at a large workspace takes seconds of a processor that the agents want too: at most a twentieth of the time.
+LOOK_EVERY = 2.0
+_SHARE = 20
+#: The record is written often: of the files so far it names some, of those at the end a thousand.
+NAMED = 200
 
 
 class Progress:
@@ -50,6 +61,32 @@ class Progress:
     def usage(self, usage: Usage) -> None:
         """New totals."""
         self._set(usage=usage)
+
+    async def look_at(self, prepared: Callable[[], workspace.Prepared | None]) -> None:
+        """Show which files have changed so far, for ever; `prepared` gives the workspace, once there is one."""
+        shown, pause = DiffSummary(), LOOK_EVERY
+        while True:
+            await self._clock.sleep(pause)
+            if (found := prepared()) is None:
+                continue
+            began = self._clock.monotonic()
+            try:
+                diff = await workspace.changed_files(found)
+            except OSError as error:
+                # The agent works in it, and may take away what is just looked at.
+                log.info("workspace not looked at", action="run.not_looked_at", reason=str(error), **self._named)
+                continue
+            finally:
+                pause = max(LOOK_EVERY, _SHARE * (self._clock.monotonic() - began))
+            if len(diff.changed) > NAMED:
+                diff = diff.model_copy(update={"changed": diff.changed[:NAMED], "truncated": True})
+            if diff != shown:
+                shown = diff
+                self._set(diff=diff)
+
+    @property
+    def _named(self) -> dict[str, str]:
+        return {"project_id": self._ids[0], "execution_id": self._ids[1]}
 
     async def keep(self, last_sequence: Callable[[], int]) -> None:
         """Write what has changed, for ever. A write that fails is repeated with the next."""

@@ -6,14 +6,19 @@ import asyncio
 import socket
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
 from events import subjects
 from events.bucket_nats import NatsBucket
 from events.bus_nats import UNACKED, connect
+from events.client import Client
 from events.errors import Conflict, Unavailable
+from events.models import Cancel, Reply
+from functions.clock import SystemClock
+from functions.common.tasks import end
+from functions.execute.hearing import Hearing
 from functions.execute.lease import SAFE, TTL
 from tests.support.nats import NatsServer
 from tests.support.stack import until
@@ -39,6 +44,95 @@ async def test_sent_data_does_not_outlive_the_lease(own_nats_server: NatsServer)
         await until(bounded_anew, what="the new connection is bounded")
     finally:
         await bus.close()
+
+
+async def test_what_is_said_over_an_outage_is_heard_after_it(own_nats_server: NatsServer) -> None:
+    """An answer and a cancel that the stream took while the worker's connection was away: each is heard, and once."""
+    async with AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(Relay.to(own_nats_server.port))
+        worker = await connect(f"nats://127.0.0.1:{relay.port}", creds=own_nats_server.creds)
+        stack.push_async_callback(worker.close)
+        backend = await connect(own_nats_server.url, creds=own_nats_server.creds)
+        stack.push_async_callback(backend.close)
+        ids = {"execution_id": str(uuid.uuid4()), "project_id": "p"}
+        client = Client(backend, None, None, project="p")  # type: ignore[arg-type]  # it only publishes
+        hearing = Hearing(worker, SystemClock(), ids["project_id"], ids["execution_id"])
+        heard: list[str] = []
+
+        def take(data: Cancel | Reply) -> None:
+            heard.append(data.answer if isinstance(data, Reply) else "cancel")
+
+        async def is_heard(*wanted: str) -> bool:
+            return sorted(heard) == sorted(wanted)
+
+        commands = await stack.enter_async_context(hearing.listen())
+        tasks = [
+            asyncio.create_task(hearing.live(commands, take)),
+            asyncio.create_task(hearing.keep_looking(take)),
+        ]
+        stack.push_async_callback(end, tasks)
+        await client.reply(ids["execution_id"], "1", "first")
+        await until(lambda: is_heard("first"), what="the first answer is heard")
+        await relay.cut()
+        await client.reply(ids["execution_id"], "2", "second")
+        await client.cancel(ids["execution_id"])
+        await relay.mend()
+        await until(lambda: is_heard("first", "second", "cancel"), what="all of it is heard")
+        await client.reply(ids["execution_id"], "3", "third")
+        await until(lambda: is_heard("first", "second", "cancel", "third"), what="it hears as before")
+
+
+class Relay:
+    """A way to a port on this machine that can be cut."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.Task[None]] = set()
+        self.port = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def to(cls, target: int) -> AsyncIterator[Relay]:
+        relay = cls(target)
+        await relay.mend()
+        try:
+            yield relay
+        finally:
+            await relay.cut()
+
+    async def mend(self) -> None:
+        """Accept connections (again), on the same port."""
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """End every connection; no new one is accepted."""
+        if self._server is not None:
+            self._server.close()
+        await end(list(self._open))
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        here = asyncio.current_task()
+        assert here is not None
+        self._open.add(here)
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(_copy(reader, there_writer))
+                both.create_task(_copy(there_reader, writer))
+        finally:
+            writer.close()
+            there_writer.close()
+            self._open.discard(here)
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
 
 
 async def test_a_writer_repeats_only_what_may_still_be_said(own_nats_server: NatsServer) -> None:

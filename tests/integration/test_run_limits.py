@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import httpx
 import psutil
 import pytest
 
@@ -58,6 +59,18 @@ async def test_output_is_bounded_and_the_cut_is_said(project: Project) -> None:
     assert gap.detail is not None
     assert gap.detail["reason"] == "output_limit"
     assert 100_000 < sum(len(chunk.data) for chunk in chunks if chunk.type is ChunkType.TEXT) <= 200_000
+
+
+async def test_output_is_bounded_at_any_pace(project: Project) -> None:
+    """Text that comes word by word is cut like a flood, and the agent says no more."""
+    words = [{"text": "word after word ", "delay": 0.05, "times": 60, "chunk": 100}]
+    execution = await project.submit(words, limits={"max_output_bytes": 400})
+    record = await project.ended(execution)
+    assert (record.state, record.reason) == ("failed", "output_limit")
+    chunks = await project.chunks(execution)
+    said = [chunk.type for chunk in chunks if chunk.type is not ChunkType.STATUS]
+    assert said == [ChunkType.TEXT] * (len(said) - 1) + [ChunkType.GAP]
+    assert sum(len(chunk.data) for chunk in chunks if chunk.type is ChunkType.TEXT) <= 400
 
 
 async def test_the_workspace_is_bounded(project: Project) -> None:
@@ -130,6 +143,42 @@ async def test_cancel_ends_the_whole_tree(stack: Stack, project: Project) -> Non
     record = await project.ended(execution)
     assert (record.state, record.message) == ("cancelled", "enough")
     assert took < 5, f"{took:.2f} s"  # promised: 1 s on a quiet machine (docs/benchmarks.md)
+
+
+async def test_a_cancel_right_after_the_submit_is_obeyed(project: Project) -> None:
+    """Whatever is under way in that moment: before the worker has it, while it starts, before it listens."""
+    words = [{"text": "up"}, {"text": "w ", "delay": 0.5, "times": 20}]
+
+    async def cancelled_after(seconds: float) -> str:
+        execution = await project.submit(words)
+        await asyncio.sleep(seconds)  # the moments that the test is about
+        await project.client.cancel(execution)
+        return (await project.ended(execution, 60)).state
+
+    for gap in (0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2):
+        assert [await cancelled_after(gap), await cancelled_after(gap)] == ["cancelled"] * 2, gap
+
+
+async def test_files_that_change_are_shown_while_it_runs(stack: Stack, project: Project) -> None:
+    """Also those that a shell changes, which no event of the agent's tells of; `final` once it has ended."""
+    steps = [{"run": "echo one > a.txt"}, {"text": "I am up"}, {"sleep": 4}, {"run": "mv a.txt b.txt"}, {"sleep": 60}]
+    execution = await project.submit(steps)
+    async with httpx.AsyncClient(base_url=stack.answer["gateway"], params={"project_id": project.name}) as client:
+
+        async def shown() -> tuple[bool, list[tuple[str, str]]]:
+            answer = (await client.get(f"/tasks/{execution}/files")).json()
+            return answer["final"], [(file["path"], file["change"]) for file in answer["files"]]
+
+        for name in ("a.txt", "b.txt"):
+
+            async def there(name: str = name) -> bool:
+                return await shown() == (False, [(name, "added")])
+
+            await project.running(execution, "I am up")
+            await until(there, what=f"{name} is shown")
+        await project.client.cancel(execution)
+        await project.ended(execution)
+        assert await shown() == (True, [("b.txt", "added")])
 
 
 async def test_cancel_after_the_end_changes_nothing(project: Project) -> None:

@@ -113,8 +113,9 @@ function Tabs(props: { view: View; files: number; show: (view: View) => void; ex
 
 /** While it runs the chunks know first; once it has ended the record is the last word. */
 function changedFiles(task: Task, summary: Summary): readonly ChangedFile[] {
-  if (task.diff && task.diff.changed.length > 0) return task.diff.changed;
-  return [...summary.files.values()];
+  const said = [...summary.files.values()];
+  const kept = task.diff?.changed ?? [];
+  return kept.length > 0 && (said.length === 0 || TERMINAL_STATES.has(task.status)) ? kept : said;
 }
 
 function Side(props: {

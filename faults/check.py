@@ -6,12 +6,14 @@
 3. The archive equals the stream, object by object, and its manifest claims exactly what is there.
 4. Nothing is left of a lease, of an outbox, of a deleted execution.
 5. No dead letter but those that were sent on purpose.
+6. An agent whose cancel is kept falls silent within seconds, unless its worker is cut off.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
 import re
 from collections import Counter
@@ -22,6 +24,10 @@ from typing import Any
 from faults.history import Fact, History, Letter, Story
 
 TERMINAL = ("completed", "failed", "cancelled", "timed_out")
+#: A worker that did not hear a cancel reads it in the stream every two seconds, and waits as long for an answer.
+SILENT_WITHIN = 6.0
+#: Scripted words come twice a second and faster.
+BROKEN = 2.0
 _STEPS = "[[steps]]"
 #: Words of a scripted talk carry their number, so that a lost one is missed: `w0`, `w1` … `wend`.
 _WORD = re.compile(r"\bw(?:\d+|end)\b")
@@ -127,6 +133,22 @@ def _gapless(story: Story) -> Iterator[str]:
     yield from _all_said(story, [said[number] for number in sorted(said)])
 
 
+def _obedient(story: Story) -> Iterator[str]:
+    """Whether the agent fell silent after a cancel. Only words in an unbroken flow count, by the time that the server
+    kept them: between others the worker may have been cut off, and could not hear it."""
+    asked = min((command.at for command in story.commands if command.what == "cancel"), default=None)
+    if asked is None:
+        return
+    texts = [chunk["seq"] for chunk in story.output if chunk["type"] == "text"]
+    later = sorted(at for seq in set(texts) if (at := story.kept_at.get(seq, 0.0)) > asked)
+    longest = began = 0.0
+    for before, at in itertools.pairwise([0.0, *later]):
+        began = began if at - before < BROKEN else at
+        longest = max(longest, at - began)
+    if longest > SILENT_WITHIN:
+        yield f"its agent spoke for {longest:.1f} s after the cancel was kept"
+
+
 def _all_said(story: Story, chunks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Whether a completed scripted talk has all its words. The real agent says its own, which nobody knows before."""
     if not story.record or story.record["state"] != "completed":
@@ -230,5 +252,5 @@ def _ids(subject: str) -> tuple[str, str]:
     return (tokens[-2], tokens[-1]) if tokens[1:2] == ["cmd"] else (tokens[2], tokens[3])
 
 
-_KEPT = (("end", _one_end), ("output", _gapless), ("archive", _archive), ("lease", _no_lease))
+_KEPT = (("end", _one_end), ("output", _gapless), ("cancel", _obedient), ("archive", _archive), ("lease", _no_lease))
 _CLEANED = (("deleted", _gone),)

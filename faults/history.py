@@ -40,6 +40,8 @@ class Story:
     commands: list[Fact] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
     output: list[Mapping[str, Any]] = field(default_factory=list)
+    #: When the server first kept the chunk of each sequence, Unix seconds.
+    kept_at: dict[int, float] = field(default_factory=dict)
     fences: int = 0
     record: Mapping[str, Any] | None = None
     lease: bool = False
@@ -99,6 +101,7 @@ async def read(bus: NatsBus, store: S3Store) -> History:
             story.fences += 1
         else:
             story.output.append(json.loads(message.data))
+            story.kept_at.setdefault(story.output[-1]["seq"], message.time.timestamp() if message.time else 0.0)
     async for entry in NatsBucket(bus, subjects.EXECUTIONS_BUCKET).entries():
         project, execution, *lease = entry.key.split(".")
         story = history.story(project, execution)

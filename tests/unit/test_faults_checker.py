@@ -179,6 +179,29 @@ def test_dead_letters() -> None:
     assert [found.rule for found in violations(History(), Ledger(poison={known}))] == ["letter"]
 
 
+def spoken(*at: float) -> History:
+    """One that was cancelled at 100, and whose agent was heard at these times."""
+    history = good()
+    story = history.stories[KEY]
+    story.commands.append(Fact("cancel", "x", {}, 100.0))
+    words = [chunk(seq, "", "text") for seq in range(5, 5 + len(at))]
+    story.output += words
+    story.kept_at = {each["seq"]: when for each, when in zip(words, at, strict=True)}
+    story.facts[2] = Fact("completed", "end", {"last_sequence": 4 + len(at)})
+    manifest(story, chunks={"count": 4 + len(at)})
+    rewritten(story)
+    return history
+
+
+def test_an_agent_that_goes_on_after_a_cancel_is_found() -> None:
+    """Ten seconds of words: the cancel was lost. A few words on its way, or after its worker was cut off, are none."""
+    steady = [100.5 + number / 2 for number in range(20)]
+    (found,) = violations(spoken(*steady), Ledger())
+    assert (found.rule, found.what) == ("cancel", "its agent spoke for 9.5 s after the cancel was kept")
+    for fine in ([99.0, 100.1, 101.5], [*steady[:2], *(when + 15 for when in steady[:3])], [98.0, 99.9]):
+        assert violations(spoken(*fine), Ledger()) == []
+
+
 def test_a_stated_gap_excuses_lost_words() -> None:
     """What could not be kept is said in a `gap` chunk: then words may be missing."""
     history = good()

@@ -20,6 +20,7 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 from nats.js.errors import Error as JetStreamError
 
+from events.credentials import INBOX, inbox_of
 from events.errors import Conflict, Unavailable
 from events.ports import ConsumerSpec, Delivery, Inbox, Message
 from events.writer_nats import WRONG_LAST_SEQUENCE, NatsWriter, Writers
@@ -45,6 +46,7 @@ async def connect(url: str, *, creds: Path | None = None, name: str = "ocf") -> 
         await bus.nc.connect(
             servers=[part.strip() for part in url.split(",")],
             user_credentials=str(creds) if creds else None,
+            inbox_prefix=inbox_of(creds) if creds else INBOX,
             name=name,
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.25,  # type: ignore[arg-type]  # fractions work; the annotation is too narrow
@@ -56,7 +58,7 @@ async def connect(url: str, *, creds: Path | None = None, name: str = "ocf") -> 
             disconnected_cb=bus.on_disconnect,
             reconnected_cb=bus.on_reconnect,
         )
-    except (OSError, nats.errors.Error, TimeoutError) as error:
+    except (OSError, ValueError, nats.errors.Error, TimeoutError) as error:
         raise Unavailable(f"NATS at {url}: {error or type(error).__name__}") from None
     bus.start()
     return bus

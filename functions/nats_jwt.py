@@ -58,12 +58,15 @@ class Role:
 FUNCTIONS = Role(
     "functions",
     "functions and dispatcher: everything of this system, nothing of the server",
-    publish=("ocf.>", "$JS.API.>", "$JS.ACK.>", "$JS.FC.>", "$KV.>", "_INBOX.>"),
-    subscribe=("ocf.>", "$KV.>", "_INBOX.>"),
+    publish=("ocf.>", "$JS.API.>", "$JS.ACK.>", "$JS.FC.>", "$KV.>"),
+    # Answers come in where no other role may listen; `events.bus_nats.connect` reads it from the credentials.
+    subscribe=("ocf.>", "$KV.>", "_INBOX_FUNCTIONS.>"),
 )
 BACKEND = Role(
     "backend",
-    "a backend trusted with every project: commands, and reading what was said, without changing it",
+    "a backend trusted with every project as a function is: it commands and reads. What it may publish is a list, but "
+    "the server answers to any reply subject and obeys `Nats-Rollup` on the command stream: bugs are kept out, "
+    "not an attacker",
     publish=(
         *(f"ocf.cmd.{verb}.{{project}}.>" for verb in _COMMANDS),
         "$JS.API.INFO",
@@ -91,10 +94,11 @@ BACKEND = Role(
 )
 PROJECT_BACKEND = Role(
     "project-backend",
-    "a backend of one project: its commands, its facts and output as they happen; history over HTTP. It has "
-    "no JetStream API: a reply subject there would make the server write to other projects",
-    publish=tuple(f"ocf.cmd.{verb}.{{project}}.>" for verb in _COMMANDS),
-    subscribe=("ocf.evt.{project}.>", "ocf.out.{project}.>", "ocf.live.{project}.>", "_INBOX.>"),
+    "a backend of one project: its facts and output as they happen; commands and history over HTTP. It publishes "
+    "nothing: the server would write its acknowledgement to any subject named as the reply, another project's record "
+    "too, and `Nats-Rollup` on a command empties the stream for all. No inbox: those of others are heard there",
+    publish=(),
+    subscribe=("ocf.evt.{project}.>", "ocf.out.{project}.>", "ocf.live.{project}.>"),
 )
 ROLES: dict[str, Role] = {role.name: role for role in (FUNCTIONS, BACKEND, PROJECT_BACKEND)}
 
@@ -188,7 +192,10 @@ def mint_user(trust: Trust, role: Role, now: int, *, project: str = "*", ttl: in
     if project != "*":
         check_project(project)
     permissions = {
-        "pub": {"allow": [subject.format(project=project) for subject in role.publish], "deny": list(role.deny)},
+        # An empty list of what is allowed would allow everything.
+        "pub": {"allow": [subject.format(project=project) for subject in role.publish], "deny": list(role.deny)}
+        if role.publish
+        else {"deny": [">"]},
         "sub": {"allow": [subject.format(project=project) for subject in role.subscribe]},
         "allowed_connection_types": list(role.connections),
         **_UNLIMITED,

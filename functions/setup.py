@@ -41,7 +41,8 @@ def stream_config(spec: StreamSpec, replicas: int) -> dict[str, Any]:
         source, destination = spec.republish
         config["republish"] = {"src": source, "dest": destination}
     if spec.schedules:
-        # Schedules need TTLs and rollups: a fired schedule replaces itself (ADR-51).
+        # Schedules need TTLs, and the server forces rollups on with them: a fired schedule replaces itself (ADR-51).
+        # So whoever may publish one command may empty the stream: `nats_jwt.PROJECT_BACKEND` may publish none.
         config |= {"allow_msg_schedules": True, "allow_msg_ttl": True, "allow_rollup_hdrs": True}
     return config
 

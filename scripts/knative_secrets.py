@@ -1,6 +1,7 @@
 """Prints the Secrets of an installation as YAML, for `kubectl apply -f -`.
 
-    knative_secrets.py --keys DIR [--namespace ocf] [--local] [--s3-access-key ID --s3-secret-key KEY]
+    knative_secrets.py --keys DIR [--namespace ocf] [--local] [--backend PROJECT ...]
+                       [--s3-access-key ID --s3-secret-key KEY]
 
 All of them are derived from the seeds in DIR/keys.json (mode 0600), made at the first call: the same directory gives
 the same keys. Keep it as you keep a password store; without it no user of NATS can be made.
@@ -11,7 +12,8 @@ the same keys. Keep it as you keep a password store; without it no user of NATS 
 | ocf-encryption | ENCRYPTION_KEY | gateway (seals), execute (opens) |
 | ocf-gateway | GATEWAY_JWT_SECRET, NATS_SIGNING_SEED, NATS_ACCOUNT | gateway |
 | ocf-nats | functions.creds | dispatcher, functions |
-| ocf-backend | backend.creds | your backends: commands and reading, in every project |
+| ocf-backend | backend.creds | your own backends: commands and reading, trusted with every project |
+| ocf-backend-PROJECT | backend.creds | a backend of one project: hears its facts and output (--backend PROJECT) |
 | ocf-nats-server | nats.conf, jwts.yaml | NATS: public keys and JWTs only, no seed |
 | ocf-s3 | AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY | functions that read or write the archive |
 | ocf-s3-server | s3.json | the local overlay's S3 server (--local) |
@@ -32,7 +34,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from functions.nats_jwt import BACKEND, FUNCTIONS, Trust, mint_user, public_key, server_jwts  # noqa: E402
+from events.subjects import check_project  # noqa: E402
+from functions.nats_jwt import BACKEND, FUNCTIONS, PROJECT_BACKEND, Trust, mint_user, public_key, server_jwts  # noqa: E402
 from functions.stack.keys import Keys, load_or_generate, make_private_dir, write_private  # noqa: E402
 from functions.stack.nats import MAX_PAYLOAD  # noqa: E402
 from functions.stack.weed import s3_config  # noqa: E402
@@ -106,6 +109,9 @@ def contents(keys: Keys, folder: Path, arguments: argparse.Namespace) -> dict[st
         "ocf-nats-server": {"nats.conf": nats_config(trust, now), "jwts.yaml": helm_jwts(trust, now)},
         "ocf-s3": {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret},
     }
+    for project in arguments.backend:
+        own = mint_user(trust, PROJECT_BACKEND, now, project=check_project(project)).file()
+        found[f"ocf-backend-{project}"] = {"backend.creds": own}
     if arguments.local:
         found["ocf-s3-server"] = {"s3.json": s3_config(access, secret)}
     return found
@@ -132,6 +138,9 @@ def main() -> int:
     parser.add_argument("--keys", type=Path, required=True, help="folder of the seeds; made if it is not there")
     parser.add_argument("--namespace", default="ocf")
     parser.add_argument("--local", action="store_true", help="also what the local overlay's S3 server needs")
+    parser.add_argument(
+        "--backend", action="append", default=[], help="also a backend of this project", metavar="PROJECT"
+    )
     parser.add_argument("--s3-access-key", help="of your object storage; invented if not given")
     parser.add_argument("--s3-secret-key")
     parser.add_argument("--only", help="print one field instead: SECRET/FIELD", metavar="SECRET/FIELD")

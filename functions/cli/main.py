@@ -19,6 +19,7 @@ app = typer.Typer(
 _STACK, _TASKS = "Stack", "Executions"
 app.command(rich_help_panel=_STACK)(stack.up)
 app.command(rich_help_panel=_STACK)(stack.down)
+app.command(rich_help_panel=_STACK)(stack.creds)
 app.command(rich_help_panel=_STACK)(doctor.doctor)
 app.command("encrypt-key", rich_help_panel=_STACK)(doctor.encrypt_key)
 app.command("run", rich_help_panel=_TASKS)(tasks.run_)

@@ -1,4 +1,4 @@
-"""`ocf up`, `ocf down`: the embedded stack."""
+"""`ocf up`, `ocf down`, `ocf creds`: the embedded stack."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from functions.cli.common import DEFAULT_DATA_DIR, DataDir, JsonFlag, fail, print_json
+from functions.cli.common import DEFAULT_DATA_DIR, DataDir, JsonFlag, Project, fail, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +55,37 @@ def down(data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
         print_json({"stopped": pid is not None, "data_dir": str(layout.data_dir)})
     else:
         sys.stdout.write("stopped\n" if pid else f"nothing runs in {layout.data_dir}\n")
+
+
+def creds(
+    project: Project = "default",
+    ttl: Annotated[int, typer.Option("--ttl", min=0, help="Seconds they are good for; 0: for ever.")] = 0,
+    data_dir: DataDir = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """NATS credentials for a backend of one project, on stdout: it hears that project's facts and output.
+
+    They publish nothing; such a backend submits over REST (docs/publishing.md). For every project: `ocf up --json`.
+    """
+    import time
+
+    from events.errors import InvalidEvent
+    from events.subjects import check_project
+    from functions.nats_jwt import PROJECT_BACKEND, mint_user
+    from functions.stack.keys import load
+
+    chosen = data_dir or DEFAULT_DATA_DIR
+    keys = load(chosen)
+    if keys is None:
+        fail(f"no stack has run in {chosen}; `ocf up` makes its keys")
+    try:
+        found = mint_user(keys.trust, PROJECT_BACKEND, int(time.time()), project=check_project(project), ttl=ttl)
+    except InvalidEvent as error:
+        fail(str(error))
+    if json_output:
+        print_json({"project_id": project, "jwt": found.jwt, "seed": found.seed, "expires_at": found.expires_at})
+    else:
+        sys.stdout.write(found.file())
 
 
 def _wait_gone(layout: Layout, pid: int, patience: float = 60.0) -> None:

@@ -36,14 +36,22 @@ class Keys:
         )
 
 
+def load(data_dir: Path) -> Keys | None:
+    """The keys of this data directory, if it has any."""
+    path = data_dir / "keys.json"
+    if not path.exists():
+        return None
+    saved = json.loads(path.read_text())
+    return Keys(**{**saved, "trust": Trust(**saved["trust"])})
+
+
 def load_or_generate(data_dir: Path) -> Keys:
     """The keys of this data directory; makes them at the first start."""
-    path = data_dir / "keys.json"
-    if path.exists():
-        saved = json.loads(path.read_text())
-        return Keys(**{**saved, "trust": Trust(**saved["trust"])})
+    found = load(data_dir)
+    if found is not None:
+        return found
     keys = Keys.generate()
-    write_private(path, json.dumps(asdict(keys), indent=2))
+    write_private(data_dir / "keys.json", json.dumps(asdict(keys), indent=2))
     return keys
 
 

@@ -35,3 +35,22 @@ def test_a_task_is_published_with_plain_nats_as_the_page_says(stack: Stack, tmp_
     said = done.stdout.split("\n")
     assert said[0].startswith("kept as")
     assert said[1:-1] == ["accepted", "started", "completed"]
+
+
+def test_a_backend_of_one_project_hears_over_nats_and_commands_over_http(stack: Stack, tmp_path: Path) -> None:
+    """Copied from docs/publishing.md, with the credentials of `ocf creds --project mine`."""
+    argv = [sys.executable, "-m", "functions.cli.main", "creds", "--project", "mine", "--data-dir", str(stack.data_dir)]
+    made = subprocess.run(argv, capture_output=True, text=True, timeout=30, cwd=ROOT, check=True)
+    (tmp_path / "mine.creds").write_text(made.stdout)
+    script = tmp_path / "backend.py"
+    script.write_text(block("docs/publishing.md", "project-backend"))
+    done = subprocess.run(
+        [sys.executable, str(script), stack.answer["gateway"], stack.answer["nats"], str(tmp_path / "mine.creds")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["accepted", "started", "completed"]

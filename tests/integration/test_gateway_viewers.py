@@ -181,6 +181,7 @@ SUBSCRIPTIONS = {
     "the server": "$SYS.>",
     "other inboxes": "_INBOX.>",
     "an inbox": "_INBOX.me",
+    "what functions are answered": "_INBOX_FUNCTIONS.>",
 }
 
 
@@ -205,7 +206,7 @@ PUBLICATIONS = {
     "output": ("ocf.out.{project}.{mine}", "{{}}"),
     "live output": ("ocf.live.{project}.{mine}", "{{}}"),
     "a record": ("$KV.ocf_executions.{project}.{mine}", "{{}}"),
-    "an answer to an inbox": ("_INBOX.somebody", "x"),
+    "an answer to an inbox": ("_INBOX_FUNCTIONS.somebody", "x"),
     "JetStream: who am I": ("$JS.API.INFO", ""),
     "JetStream: a stream's state": ("$JS.API.STREAM.INFO.OCF_OUTPUT", ""),
     "JetStream: delete a stream": ("$JS.API.STREAM.DELETE.OCF_OUTPUT", ""),
@@ -233,7 +234,7 @@ async def test_a_viewer_publishes_nothing(scene: Scene, subject: str, payload: s
     target, said = subject.format(**scene.__dict__), payload.format(**scene.__dict__)
     await scene.served.bus.nc.flush()
     stored, consumers = await scene.stored(), await scene.consumers()
-    async with scene.served.bus.listen("ocf.>", "_INBOX.somebody") as heard:
+    async with scene.served.bus.listen("ocf.>", "_INBOX_FUNCTIONS.somebody") as heard:
         for reply in ("", scene.credentials["subject"], subjects.live(scene.other_project, scene.theirs)):
             async with over_websocket(scene.credentials["nats_ws"], scene.credentials) as viewer:
                 await viewer.try_(f"SUB {scene.credentials['subject']} 1")

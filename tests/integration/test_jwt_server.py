@@ -22,7 +22,9 @@ from websockets.asyncio.client import connect as websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
+from events.bus_nats import connect as connect_bus
 from events.client import connect as connect_client
+from events.credentials import inbox_of
 from functions.nats_jwt import (
     FUNCTIONS,
     MAX_CONNECT_BYTES,
@@ -55,7 +57,12 @@ async def client(url: str, creds: Path) -> AsyncIterator[tuple[Client, Refusals]
     refusals, connected = Refusals(), Client()
     try:
         await connected.connect(
-            url, user_credentials=str(creds), allow_reconnect=False, error_cb=refusals.note, connect_timeout=2
+            url,
+            user_credentials=str(creds),
+            inbox_prefix=inbox_of(creds),
+            allow_reconnect=False,
+            error_cb=refusals.note,
+            connect_timeout=2,
         )
         yield connected, refusals
     finally:
@@ -225,23 +232,60 @@ async def test_a_backend_may_follow_a_stream_with_its_own_consumer(nats_server: 
         assert message.subject == f"ocf.evt.follow.{execution}.accepted"
 
 
-async def test_a_projects_backend_stays_in_its_project(nats_server: NatsServer, execution: str) -> None:
-    """It commands and hears its own project, and has no API through which the server would write elsewhere."""
+async def test_a_projects_backend_hears_its_project_and_nothing_else(nats_server: NatsServer, execution: str) -> None:
+    """Facts, output and live of its project; nothing of others, and no inbox, where others get their answers."""
     creds = nats_server.creds_for(PROJECT_BACKEND, "mine")
-    async with client(nats_server.url, creds) as (plain, no):
-        ack = await plain.jetstream().publish(f"ocf.cmd.submit.mine.{execution}", b"{}")
-        assert ack.stream == "OCF_COMMANDS"
-        await plain.subscribe("ocf.evt.mine.>")
-        for subject in (f"ocf.cmd.submit.other.{execution}", "$JS.API.DIRECT.GET.OCF_EVENTS", "$JS.API.INFO"):
-            assert await refused(lambda subject=subject: plain.publish(subject, b"{}"), no), subject
-        for subject in ("ocf.evt.other.>", "ocf.evt.>", "ocf.live.other.>", "$KV.>"):
+    async with client(nats_server.url, nats_server.creds) as (worker, _), client(nats_server.url, creds) as (plain, no):
+        facts = await plain.subscribe("ocf.evt.mine.>")
+        live = await plain.subscribe("ocf.live.mine.*")
+        await plain.flush()
+        await worker.jetstream().publish(f"ocf.evt.mine.{execution}.accepted", b"{}")
+        await worker.jetstream().publish(f"ocf.out.mine.{execution}", b"hello")
+        assert (await facts.next_msg(timeout=3)).subject == f"ocf.evt.mine.{execution}.accepted"
+        assert (await live.next_msg(timeout=3)).data == b"hello"
+        for subject in ("ocf.evt.other.>", "ocf.evt.>", "ocf.live.other.>", "$KV.>", "_INBOX.>", "_INBOX_FUNCTIONS.>"):
             assert await refused(lambda subject=subject: plain.subscribe(subject), no), subject
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"Nats-Rollup": "all"}, {"Nats-Schedule": "@every 1s", "Nats-Schedule-Target": "ocf.cmd.x.other.y"}]
+)
+async def test_a_projects_backend_changes_nothing(
+    nats_server: NatsServer, execution: str, headers: dict[str, str]
+) -> None:
+    """Whatever it publishes is refused: with a reply subject the server would write its answer to another project's
+    record, with a rollup it would empty the stream of commands, with a schedule it would speak for another project."""
+    creds = nats_server.creds_for(PROJECT_BACKEND, "mine")
+    record = f"$KV.ocf_executions.other.{execution}"
+    async with client(nats_server.url, nats_server.creds) as (owner, _), client(nats_server.url, creds) as (plain, no):
+        js = owner.jetstream()
+        await js.publish(record, b"theirs")
+        await js.publish(f"ocf.cmd.submit.other.{execution}", b"{}")
+        stored = (await js.stream_info("OCF_COMMANDS")).state.messages
+        for subject in (f"ocf.cmd.reply.mine.{execution}", "$JS.API.DIRECT.GET.OCF_EVENTS", "_INBOX_FUNCTIONS.x"):
+            said = lambda subject=subject: plain.publish(subject, b"x", reply=record, headers=headers)  # noqa: E731
+            assert await refused(said, no), subject
+        await plain.flush()
+        assert (await js.get_last_msg("KV_ocf_executions", record)).data == b"theirs"
+        assert (await js.stream_info("OCF_COMMANDS")).state.messages == stored
+
+
+async def test_nobody_else_hears_what_functions_are_answered(nats_server: NatsServer) -> None:
+    """Functions listen for answers where no other role may, and `connect` knows that from their credentials."""
+    bus = await connect_bus(nats_server.url, creds=nats_server.creds)
+    try:
+        assert bus.nc.new_inbox().startswith("_INBOX_FUNCTIONS.")
+        await bus.ready()
+    finally:
+        await bus.close()
+    async with client(nats_server.url, nats_server.backend_creds) as (plain, no):
+        assert await refused(lambda: plain.subscribe("_INBOX_FUNCTIONS.>"), no)
 
 
 async def test_what_a_backend_schedules_carries_its_name(nats_server: NatsServer, execution: str) -> None:
     """The server does not check a schedule's target, so one project can have a command of another said. But it
     stamps what it says with the schedule's subject, which nobody can forge: the dispatcher goes by that."""
-    creds = nats_server.creds_for(PROJECT_BACKEND, "mine")
+    creds = nats_server.backend_creds
     mine, target = f"ocf.cmd.cancel.mine.{execution}", f"ocf.cmd.cancel.other.{execution}"
     schedule = {"Nats-Schedule": "@every 1s", "Nats-Schedule-Target": target}
     async with client(nats_server.url, nats_server.creds) as (owner, _), client(nats_server.url, creds) as (plain, _no):

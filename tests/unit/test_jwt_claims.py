@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from nacl.signing import VerifyKey
 
+from events.credentials import inbox_of
 from events.errors import InvalidEvent
 from functions.nats_jwt import (
     MAX_CONNECT_BYTES,
@@ -84,3 +88,28 @@ def test_minting_a_viewer_takes_well_below_ten_milliseconds() -> None:
     for _ in range(20):
         viewer()
     assert (time.perf_counter() - started) / 20 < 0.01
+
+
+def test_a_backend_of_one_project_has_no_way_to_write_or_to_hear_answers() -> None:
+    """An empty list of what is allowed would allow everything: all is denied. No inbox of others."""
+    found = claims(mint_user(TRUST, ROLES["project-backend"], 1, project="mine").jwt)["nats"]
+    assert found["pub"] == {"deny": [">"]}
+    assert all(subject.split(".")[2] == "mine" for subject in found["sub"]["allow"])
+
+
+def test_credentials_say_which_inbox_is_theirs(tmp_path: Path) -> None:
+    """Functions' answers come in where no other role may listen; everybody else's in NATS's own."""
+    creds = tmp_path / "x.creds"
+    for role, inbox in (("functions", "_INBOX_FUNCTIONS"), ("backend", "_INBOX")):
+        creds.write_text(mint_user(TRUST, ROLES[role], 1).file())
+        assert inbox_of(creds) == inbox
+
+
+def test_the_secrets_of_an_installation_have_a_backend_for_each_project_named(tmp_path: Path) -> None:
+    """`knative_secrets.py --backend PROJECT`: credentials of that project's role; what is no project is refused."""
+    script = Path(__file__).parents[2] / "scripts/knative_secrets.py"
+    argv = [sys.executable, str(script), "--keys", str(tmp_path / "keys"), "--backend", "mine", "--only"]
+    said = subprocess.run([*argv, "ocf-backend-mine/backend.creds"], capture_output=True, text=True, check=True).stdout
+    assert claims(said.splitlines()[1])["name"] == "project-backend"
+    wrong = [*argv, "ocf-backend-*/backend.creds", "--backend", "*"]
+    assert subprocess.run(wrong, capture_output=True, text=True, check=False).returncode != 0

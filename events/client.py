@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import gzip
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+import zlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from events.bucket_nats import NatsBucket
 from events.bus_nats import connect as connect_bus
 from events.client_sessions import SessionCalls
 from events.envelope import Event, decode, new_event
-from events.errors import NotYetKnown
+from events.errors import NotYetKnown, OcfError
 from events.models import Cancel, Cleanup, Model, Reply, Submit
 from events.output import Chunk
 from events.ports import Bucket, Bus, Message, ObjectStore
@@ -30,7 +31,7 @@ from events.types import TERMINAL_TYPES, TYPES
 
 _Records = list[Record]
 _Events = list[Event]
-_ENDINGS = {spec.verb for spec in TERMINAL_TYPES.values()}
+_ENDINGS = {*(spec.verb for spec in TERMINAL_TYPES.values()), "cleaned"}
 
 
 @asynccontextmanager
@@ -129,21 +130,20 @@ class Client:
         """Output chunks from sequence `start`, live, gapless, each once; ends when the execution has ended.
 
         Waits for an execution that is not known yet. One that has ended already is read to its end, from the
-        archive when the stream no longer has it.
+        archive when the stream no longer has it; with one that is deleted it ends. What neither has is a chunk of type
+        `gap`, whose detail says `from` and `to`.
 
         Raises:
             Unavailable: the connection is lost and does not come back in time; resume at the next sequence.
         """
-        ending = _Ending(lambda: self._ended(execution))
+        ending = _Ending(self, execution)
         await ending.look()
-        given = start
         first = await self._first_kept(execution)
         if ending.last is None or (first is not None and first <= start):
             async for chunk in splice.watch(self._bus, self.project, execution, start=start, ending=ending):
-                given = chunk.seq + 1
                 yield chunk
-        if ending.last is not None and given <= ending.last:  # the stream no longer has it all: the archive does
-            async for chunk in self._archived(execution, given):
+        elif start <= ending.last:  # the stream no longer has it all: the archive does
+            async for chunk in self._archived(execution, start):
                 yield chunk
 
     async def _first_kept(self, execution: str) -> int | None:
@@ -151,19 +151,18 @@ class Client:
             return splice.chunk_of(message).seq
         return None
 
-    async def _ended(self, execution: str) -> int | None:
-        """The last sequence, when it has ended."""
-        try:
-            record = await self.status(execution)
-        except NotYetKnown:
-            return None
-        return record.last_sequence if record.terminal else None
+    async def _cleaned(self, execution: str) -> bool:
+        return await self._bus.last(subjects.EVENTS, subjects.fact(self.project, execution, "cleaned")) is not None
 
     async def _archived(self, execution: str, start: int) -> AsyncIterator[Chunk]:
         if self._store is None:
             raise NotYetKnown(f"output of {execution} from {start} is only in the archive; give the client a store")
         packed = await self._store.get(f"{self.project}/{execution}/output.ndjson.gz")
-        for line in gzip.decompress(packed).splitlines():
+        try:
+            lines = gzip.decompress(packed).splitlines()
+        except (OSError, EOFError, zlib.error) as error:
+            raise OcfError(f"the archived output of {execution} is damaged: {error}") from None
+        for line in lines:
             chunk = Chunk.model_validate_json(line)
             if chunk.seq >= start:
                 yield chunk
@@ -183,18 +182,30 @@ class Client:
 class _Ending:
     """See `events.splice.Ending`."""
 
-    def __init__(self, ended: Callable[[], Awaitable[int | None]]) -> None:
-        self._ended = ended
+    def __init__(self, client: Client, execution: str) -> None:
+        self._client = client
+        self._execution = execution
+        self._removed = False
         self.last: int | None = None
 
     async def look(self) -> None:
-        """Ask the record."""
-        self.last = await self._ended()
+        """Ask the record; where there is none (any more), whether the execution was removed."""
+        try:
+            record = await self._client.status(self._execution)
+        except NotYetKnown:
+            self._removed = await self._client._cleaned(self._execution)
+        else:
+            self.last = record.last_sequence if record.terminal else None
 
     def reached(self, next_sequence: int) -> bool:
-        return self.last is not None and next_sequence > self.last
+        return self._removed or (self.last is not None and next_sequence > self.last)
 
     async def fact(self, message: Message) -> None:
         # The record, not the fact: `rejected` may also answer a second submit of an id that runs.
         if message.subject.rsplit(".", 1)[-1] in _ENDINGS:
             await self.look()
+
+    async def older(self, start: int) -> AsyncIterator[Chunk]:
+        with suppress(NotYetKnown):  # no archive, or no store to read it from: the gap is stated
+            async for chunk in self._client._archived(self._execution, start):
+                yield chunk

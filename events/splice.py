@@ -1,26 +1,64 @@
 """The splice rule: live and history of one execution become one gapless stream (docs/streaming.md).
 
 1. Subscribe to the live subject first. 2. Read history. 3. Give each chunk once, by its `seq`.
-4. A live chunk beyond the next expected one is a gap: read history again from there.
+4. A live chunk beyond the next expected one shows a hole: read history again from there. What four reads did not
+   bring is stated as a chunk of type `gap`; nothing is skipped silently.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Protocol
+from datetime import UTC, datetime
+from typing import Literal, Protocol
 
 from events import subjects
-from events.output import Chunk
+from events.output import Chunk, ChunkType
 from events.ports import Bus, Message
 
 _READ_AGAIN = 2.0
+#: Reads of history for one hole before it is stated, and seconds to the second; the wait doubles with each. So a hole
+#: lasts 1.75 s at most. The same in the console's stream library (`console/src/stream/watcher.ts`).
+FILL_TRIES = 4
+FILL_WAIT = 0.25
+_GAPS = {"expired": "are not kept any more", "lost": "did not arrive"}
 
 
 def chunk_of(message: Message) -> Chunk:
     """The chunk a message carries."""
     return Chunk.model_validate_json(message.data)
+
+
+def gap_chunk(first: int, last: int, at: datetime, reason: Literal["expired", "lost"] = "expired") -> Chunk:
+    """A chunk that stands for all from `first` to `last`, which nobody has."""
+    return Chunk(
+        seq=first,
+        type=ChunkType.GAP,
+        data=f"chunks {first} to {last} {_GAPS[reason]}",
+        timestamp=at,
+        detail={"reason": reason, "from": first, "to": last},
+    )
+
+
+class Hole:
+    """When history is read for a missing chunk, and when it is given up. Times are seconds of any clock."""
+
+    def __init__(self) -> None:
+        self._missing: int | None = None
+        self._tries = 0
+        self._read = float("-inf")
+
+    def wait(self, missing: int, now: float) -> float:
+        """Seconds until history should be read for `missing`; 0 is now."""
+        tries = self._tries if missing == self._missing else 0
+        return max(0.0, self._read + FILL_WAIT * 2.0 ** max(0, tries - 1) - now)
+
+    def read(self, missing: int | None, now: float) -> bool:
+        """History was read and lacks `missing` (None: nothing): whether that one is to be given up."""
+        self._tries = self._tries + 1 if missing == self._missing else 1
+        self._missing, self._read = missing, now
+        return missing is not None and self._tries >= FILL_TRIES
 
 
 class Splicer:
@@ -40,6 +78,19 @@ class Splicer:
         if chunk.seq < self.next:
             return []
         self._early.setdefault(chunk.seq, chunk)
+        return self._ready()
+
+    def hole_end(self, last: int | None = None) -> int:
+        """The last sequence of the first hole; `last` is the newest there can be."""
+        return min(self._early, default=(last or self.next - 1) + 1) - 1
+
+    def skip(self, last: int) -> list[Chunk]:
+        """Give up everything up to `last`; the chunks that can be given now."""
+        self.next = max(self.next, last + 1)
+        self._early = {seq: chunk for seq, chunk in self._early.items() if seq >= self.next}
+        return self._ready()
+
+    def _ready(self) -> list[Chunk]:
         ready = []
         while self.next in self._early:
             ready.append(self._early.pop(self.next))
@@ -49,6 +100,11 @@ class Splicer:
 
 class Ending(Protocol):
     """Knows whether an execution has ended, and at which sequence."""
+
+    @property
+    def last(self) -> int | None:
+        """Its last sequence, once it has ended."""
+        ...
 
     def reached(self, next_sequence: int) -> bool:
         """Whether no chunk with `next_sequence` will come."""
@@ -62,6 +118,10 @@ class Ending(Protocol):
         """A fact of the execution was said."""
         ...
 
+    def older(self, start: int) -> AsyncIterator[Chunk]:
+        """What is kept elsewhere from `start` on, of an execution that has ended; nothing if there is no such place."""
+        ...
+
 
 async def watch(
     bus: Bus, project: str, execution: str, *, start: int, ending: Ending, poll: float = _READ_AGAIN
@@ -71,8 +131,12 @@ async def watch(
     Facts come over the same subscription, so that the end is known at once. `poll`: seconds of silence after which
     history is read again, in case something was lost on the way.
     """
-    splicer = Splicer(start)
+    splicer, hole, now = Splicer(start), Hole(), asyncio.get_running_loop().time
     heard = (subjects.live(project, execution), f"ocf.evt.{project}.{execution}.*")
+
+    def missing() -> int | None:
+        return splicer.next if splicer.gap or (ending.last or 0) >= splicer.next else None
+
     async with bus.listen(*heard) as live:
         read_from = 0
         while True:
@@ -81,20 +145,50 @@ async def watch(
                 read_from = message.sequence
                 for chunk in splicer.feed(chunk_of(message)):
                     yield chunk
-            async with aclosing(_until_gap(live, splicer, poll, ending)) as chunks:
+            if ending.reached(splicer.next):
+                return
+            if hole.read(missing(), now()):
+                async with aclosing(_given_up(splicer, ending)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+                continue
+            async with aclosing(_live(live, splicer, poll, ending, hole, missing)) as chunks:
                 async for chunk in chunks:
                     yield chunk
-            if ending.reached(splicer.next) and not splicer.gap:
-                return
 
 
-async def _until_gap(
-    live: AsyncIterator[Message], splicer: Splicer, poll: float, ending: Ending
+async def _given_up(splicer: Splicer, ending: Ending) -> AsyncGenerator[Chunk, None]:
+    """Past the first hole: by what is kept elsewhere, and a stated gap for what is not there either."""
+    end = splicer.hole_end(ending.last)
+    if ending.last is not None:
+        async for chunk in ending.older(splicer.next):
+            if chunk.seq > end:
+                break
+            for one in splicer.feed(chunk):
+                yield one
+    if splicer.next <= end:
+        yield gap_chunk(splicer.next, end, datetime.now(UTC), "lost" if ending.last is None else "expired")
+    for one in splicer.skip(end):
+        yield one
+
+
+async def _live(
+    live: AsyncIterator[Message],
+    splicer: Splicer,
+    poll: float,
+    ending: Ending,
+    hole: Hole,
+    missing: Callable[[], int | None],
 ) -> AsyncGenerator[Chunk, None]:
-    """Live chunks until one is missing, nothing comes for `poll` seconds, or it has ended."""
+    """Live chunks until history should be read: for a missing one, after `poll` seconds of silence, at the end."""
+    now = asyncio.get_running_loop().time
     while not ending.reached(splicer.next):
+        wanted = missing()
+        wait = poll if wanted is None else hole.wait(wanted, now())
+        if not wait:
+            return
         try:
-            async with asyncio.timeout(poll):
+            async with asyncio.timeout(wait):
                 message = await anext(live)
         except TimeoutError:
             return
@@ -103,5 +197,3 @@ async def _until_gap(
             continue
         for chunk in splicer.feed(chunk_of(message)):
             yield chunk
-        if splicer.gap:
-            return

@@ -19,7 +19,7 @@ from functions.cli.common import DEFAULT_DATA_DIR
 DEFAULT_URL = "http://127.0.0.1:3003"
 _RETRY_FIRST, _RETRY_MOST = 0.2, 5.0
 #: The stream's own close codes after which another try cannot help.
-_FINAL_CODES = (4401,)
+_FINAL_CODES = (4401, 1011)
 
 
 class CallFailed(OcfError):
@@ -118,7 +118,8 @@ class Gateway:
                     if chunk["type"] == "end":
                         return
                     if chunk["type"] != "heartbeat" and chunk["seq"] >= following:
-                        following = chunk["seq"] + 1
+                        stands_for = (chunk.get("detail") or {}).get("to") if chunk["type"] == "gap" else None
+                        following = int(stands_for or chunk["seq"]) + 1
                         yield chunk
             except ConnectionError:
                 await asyncio.sleep(wait)
@@ -141,7 +142,7 @@ class Gateway:
             raise CallFailed(_detail(error.response.body, error.response.status_code)) from None
         except ConnectionClosed as error:
             if error.rcvd is not None and error.rcvd.code in _FINAL_CODES:
-                raise CallFailed(error.rcvd.reason) from None
+                raise CallFailed(error.rcvd.reason or f"the stream was closed with {error.rcvd.code}") from None
             raise ConnectionError from None
         except (OSError, TimeoutError, InvalidHandshake):
             raise ConnectionError from None

@@ -98,6 +98,10 @@ class Gateway:
         except ValidationError as error:
             raise OcfError(f"the record of {execution} cannot be read: {error.error_count()} errors") from None
 
+    async def removed(self, project: str, execution: str) -> bool:
+        """Whether it was deleted."""
+        return await self.deps.bus.last(subjects.EVENTS, subjects.fact(project, execution, "cleaned")) is not None
+
     async def find(self, caller: Principal, execution: str, asked: str | None) -> Found:
         """The execution a call names, in the project it names or in the only one of the caller's that has it.
 
@@ -129,8 +133,7 @@ class Gateway:
             return Found(project, execution, record)
         # Its submit may be on the bus already while nobody has recorded it yet.
         submit = await self.deps.bus.last(subjects.COMMANDS, subjects.command("submit", project, execution))
-        cleaned = await self.deps.bus.last(subjects.EVENTS, subjects.fact(project, execution, "cleaned"))
-        if submit is None or cleaned is not None:
+        if submit is None or await self.removed(project, execution):
             self.index.forget(record_key(project, execution))
             raise not_found(execution)
         return Found(project, execution, None, _event_time(submit.headers) or self.deps.clock.now())

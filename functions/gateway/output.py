@@ -10,10 +10,11 @@ import re
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Literal
 
 from events import subjects
-from events.output import Chunk, ChunkType
 from events.ports import Bus, Message, ObjectStore
+from events.splice import gap_chunk
 from functions.gateway.core import Found, Gateway
 from functions.gateway.problems import Problem
 
@@ -22,7 +23,7 @@ _SEQ = re.compile(rb'^\{"seq":(\d+)')
 #: A line of the archive is one chunk: 64 KiB of data and what it may grow by when escaped.
 _MAX_LINE = 8 * 1024 * 1024
 #: Lines held for one that is missing; a worker has at most 1,024 unacknowledged.
-_HELD = 4_096
+HELD = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +55,37 @@ async def streamed(bus: Bus, found: Found, *, after: int = 0) -> AsyncIterator[L
 
 
 async def archived(store: ObjectStore, found: Found) -> AsyncIterator[Line]:
-    """What the archive has. Raises NotYetKnown when there is none (`ObjectStore.stream`)."""
+    """What the archive has. Raises NotYetKnown (`ObjectStore.stream`): there is none; Problem: it is damaged."""
     inflate = zlib.decompressobj(wbits=31)
     rest = b""
     async for piece in store.stream(f"{found.prefix}/{OUTPUT_NAME}"):
         # Bounded: an archive is data, and 1 MiB of gzip can be 1 GiB of zeros.
         while piece:
-            rest += inflate.decompress(piece, _MAX_LINE)
+            try:
+                rest += inflate.decompress(piece, _MAX_LINE)
+            except zlib.error as error:
+                raise _damaged(f"cannot be unpacked: {error}") from None
             piece = inflate.unconsumed_tail
             *lines, rest = rest.split(b"\n")
             if len(rest) > _MAX_LINE:
-                raise Problem(502, "damaged-archive", "the archived output has a line that is no chunk")
+                raise _damaged("has a line that is no chunk")
             for data in lines:
-                yield Line(_seq(data), data)
+                yield _archived_line(data)
+    if not inflate.eof:
+        raise _damaged("ends in the middle")
     if rest:
-        yield Line(_seq(rest), rest)
+        yield _archived_line(rest)
+
+
+def _archived_line(data: bytes) -> Line:
+    try:
+        return Line(_seq(data), data)
+    except (ValueError, KeyError, TypeError):
+        raise _damaged("has a line that is no chunk") from None
+
+
+def _damaged(how: str) -> Problem:
+    return Problem(502, "damaged-archive", f"the archived output {how}")
 
 
 class Order:
@@ -117,7 +134,7 @@ async def lines(gateway: Gateway, found: Found, start: int = 1) -> AsyncIterator
     async for line in streamed(gateway.deps.bus, found):
         for ready in order.feed(line):
             yield ready
-        if len(order) > _HELD:
+        if len(order) > HELD:
             if not found.ended:
                 return
             async for older in _hole(gateway, found, order):
@@ -143,13 +160,7 @@ async def _hole(gateway: Gateway, found: Found, order: Order) -> AsyncIterator[L
         yield ready
 
 
-def gap(gateway: Gateway, first: int, last: int) -> Line:
+def gap(gateway: Gateway, first: int, last: int, reason: Literal["expired", "lost"] = "expired") -> Line:
     """A chunk that says which are missing."""
-    chunk = Chunk(
-        seq=first,
-        type=ChunkType.GAP,
-        data=f"chunks {first} to {last} are not kept any more",
-        timestamp=gateway.deps.clock.now(),
-        detail={"reason": "expired", "from": first, "to": last},
-    )
+    chunk = gap_chunk(first, last, gateway.deps.clock.now(), reason)
     return Line(last, chunk.model_dump_json(exclude_none=True).encode())

@@ -4,8 +4,8 @@ Messages are chunks, `{"seq","type","data","timestamp",...}`. The gateway's own 
 `heartbeat` after a silence, `gap` when the reader is cut off, `end` (data: the final state) before the regular close.
 
 Close codes: 1000 it has ended; 4401 the token has expired; 4408 the reader was too slow, the reason names the sequence
-to resume `from`; 1013 the bus does not answer; 1011 the gateway failed. Before the stream starts, errors are
-HTTP problem documents.
+to resume `from`; 1013 the bus does not answer; 1011 it cannot be read (a damaged archive). Before the stream starts,
+errors are HTTP problem documents.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from events import subjects
 from events.envelope import timestamp
-from events.errors import OcfError
+from events.errors import OcfError, Retry
 from events.models import ExecutionId
 from events.ports import Message
+from events.splice import Hole
 from functions.gateway.auth import Principal
 from functions.gateway.core import AskedProject, Found, Gateway, gateway_of
-from functions.gateway.output import Line, Order, line_of, lines, streamed
+from functions.gateway.output import HELD, Line, Order, gap, line_of, lines, streamed
 from functions.gateway.problems import Problem, problem_of
 
 router = APIRouter()
@@ -36,6 +37,8 @@ PROTOCOL = "ocf.v1"
 _BEARER = "bearer."
 _BREATH = 32
 EXPIRED, TOO_SLOW, TRY_LATER, FAILED = 4401, 4408, 1013, 1011
+#: Seconds that the last words wait until the socket takes them; longer for a reader who is slow to begin with.
+_LAST_WORDS, _LAST_WORDS_SLOW = 1.0, 30.0
 
 
 class Cut(Exception):
@@ -90,8 +93,10 @@ async def _serve(viewer: Viewer) -> None:
         return
     except Cut as cut:
         await viewer.close(cut.code, str(cut))
-    except OcfError as error:
+    except Retry as error:
         await viewer.close(TRY_LATER, f"{error}; resume from={viewer.last + 1}")
+    except (Problem, OcfError) as error:
+        await viewer.close(FAILED, str(error))
     finally:
         for task in (sending, leaving):
             task.cancel()
@@ -114,7 +119,8 @@ class Viewer:
         self._found = found
         self._caller = caller
         self._order = Order(last + 1)
-        self._at = 0  # sequence in the stream of the last chunk that came from it
+        self._hole = Hole()
+        self._at = 0  # sequence in the stream up to which everything was read or sent
         self._live: deque[Line] = deque(maxlen=gateway.settings.backlog)
         self._wake = asyncio.Event()
         self._told = False  # a fact was said: the record, which is written first, knows more
@@ -159,7 +165,7 @@ class Viewer:
         while self._live:
             await self._send(self._order.feed(self._live.popleft()))
         if len(self._order):
-            await self._fill()
+            await self._mend()
         if self._told:
             self._told = False
             await self._look_at_record()
@@ -173,7 +179,9 @@ class Viewer:
             async with asyncio.timeout(self._patience()):
                 await self._wake.wait()
         except TimeoutError:
-            await self._silence()
+            self._check_token()
+            if not len(self._order):
+                await self._silence()
 
     def _left(self) -> float | None:
         """Seconds until the caller's token expires."""
@@ -181,11 +189,13 @@ class Viewer:
         return None if expires is None else expires - self._gateway.deps.clock.now().timestamp()
 
     def _patience(self) -> float:
-        left, heartbeat = self._left(), self._gateway.settings.heartbeat
-        return heartbeat if left is None else max(0.0, min(heartbeat, left))
+        """Seconds until something has to be done although nothing was said."""
+        left, patience = self._left(), self._gateway.settings.heartbeat
+        if len(self._order):
+            patience = min(patience, self._hole.wait(self._order.next, asyncio.get_running_loop().time()))
+        return patience if left is None else max(0.0, min(patience, left))
 
     async def _silence(self) -> None:
-        self._check_token()
         await self._fill()
         await self._look_at_record()
         await self._say("heartbeat")
@@ -199,15 +209,32 @@ class Viewer:
         """Facts may have been said before we listened, or while the connection to the bus was down."""
         record = await self._gateway.record(self._found.project, self._found.execution)
         if record is None:
-            if self._found.record is not None:
+            if self._found.record is not None or await self._gateway.removed(
+                self._found.project, self._found.execution
+            ):
                 raise Cut(1000, "the execution was removed")
             return
         self._found = Found(self._found.project, self._found.execution, record)
 
-    async def _fill(self) -> None:
-        """Read from the stream what live has not brought (yet)."""
-        async for line in streamed(self._gateway.deps.bus, self._found, after=self._at):
+    async def _fill(self, *, whole: bool = False) -> None:
+        """Read from the stream what live has not brought (yet): behind what was read, or the whole of it."""
+        async for line in streamed(self._gateway.deps.bus, self._found, after=0 if whole else self._at):
+            self._at = max(self._at, line.at)
             await self._send(self._order.feed(line))
+
+    async def _mend(self) -> None:
+        """Look for a missing chunk now and then; state what four reads did not bring (`events.splice.Hole`)."""
+        now = asyncio.get_running_loop().time
+        if self._hole.wait(self._order.next, now()):
+            return
+        await self._fill()
+        missing = self._order.next if len(self._order) else None
+        if not self._hole.read(missing, now()) and len(self._order) <= HELD:
+            return
+        await self._fill(whole=True)  # a reconnect of the worker can leave two swapped: it may lie before what was sent
+        if missing == self._order.next:
+            end = self._order.hole_end(missing)
+            await self._send([gap(self._gateway, missing, end - 1, "lost"), *self._order.skip(end)])
 
     async def _replay(self, source: AsyncIterator[Line]) -> None:
         async for line in source:
@@ -224,8 +251,11 @@ class Viewer:
             self._at = max(self._at, line.at)
 
     async def _say(self, kind: str, data: str = "") -> None:
-        message = {"seq": self.last, "type": kind, "data": data, "timestamp": timestamp(self._gateway.deps.clock.now())}
-        await self._text(json.dumps(message))
+        await self._text(self._message(kind, data))
+
+    def _message(self, kind: str, data: str) -> str:
+        at = timestamp(self._gateway.deps.clock.now())
+        return json.dumps({"seq": self.last, "type": kind, "data": data, "timestamp": at})
 
     async def _text(self, text: str) -> None:
         limit = self._gateway.settings.slow_reader
@@ -241,7 +271,7 @@ class Viewer:
         if self.socket.application_state is not WebSocketState.CONNECTED:
             return
         with suppress(TimeoutError, WebSocketDisconnect, RuntimeError):
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(_LAST_WORDS_SLOW if code == TOO_SLOW else _LAST_WORDS):
                 if code == TOO_SLOW:
-                    await self._say("gap", reason)
+                    await self.socket.send_text(self._message("gap", reason))
                 await self.socket.close(code, reason[:120])

@@ -117,7 +117,9 @@ async def test_a_reader_that_stops_reading_is_cut_off(nats_server: NatsServer, p
                     await served.bus.publish(subject, line.encode(), {"ce-sequence": str(seq)})
             await served.end(execution, seq, project)
             assert [m["seq"] for m in await reading] == [*range(1, seq + 1), seq]
+            await asyncio.sleep(3)  # slow it is: longer than a message may take, and than other readers are waited for
             said = await read(slow)
+            assert said[-1]["type"] == "gap"
             got = [m["seq"] for m in said if m["type"] == "text"]
             assert got == list(range(1, len(got) + 1))
             assert len(got) < seq

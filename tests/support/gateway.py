@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -30,6 +31,15 @@ from tests.support.clock import ManualClock
 ID = "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"
 OTHER = "1c9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a22"
 SECRET = "a-secret-of-at-least-thirty-two-bytes"
+_LINE = b'{"seq":1,"type":"text","data":"x"}\n'
+#: Archives that cannot be read, each for another reason.
+DAMAGED = {
+    "no gzip": b"hello",
+    "spoilt": gzip.compress(_LINE * 2_000)[:60] + bytes(50),
+    "cut": gzip.compress(os.urandom(200).hex().encode())[:-60],
+    "no chunks": gzip.compress(b"hello\n"),
+    "a bomb": gzip.compress(bytes(20 * 1024 * 1024)),
+}
 
 
 class World:

@@ -6,19 +6,21 @@ import asyncio
 import gzip
 import json
 import uuid
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from events import subjects
+from events import splice, subjects
 from events.bus_memory import MemoryBucket, MemoryBus
 from events.client import Client
 from events.envelope import decode
 from events.errors import InvalidEvent, NotYetKnown
 from events.lifecycle import State
 from events.output import Chunk, ChunkType
+from events.ports import Message
 from events.record import Record, record_key
 from events.session_record import Session, session_key
 from events.store_memory import MemoryStore
@@ -26,6 +28,12 @@ from tests.support.clock import ManualClock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OLDER, NEWER = "00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holes are given up sooner than after 1.75 s."""
+    monkeypatch.setattr(splice, "FILL_WAIT", 0.02)
 
 
 class World:
@@ -177,6 +185,80 @@ async def test_watch_reads_the_archive_when_the_stream_forgot() -> None:
     assert await asyncio.wait_for(world.watched(4), 5) == [4, 5]
     await world.say(4, 5)
     assert await asyncio.wait_for(world.watched(2), 5) == [2, 3, 4, 5]
+
+
+async def test_watch_reads_a_hole_from_the_archive() -> None:
+    """The stream lost one chunk of an execution that has ended: the archive has it, and the watch ends."""
+    world = World()
+    lines = b"".join(chunk(seq).model_dump_json().encode() + b"\n" for seq in range(1, 6))
+    await world.store.put(f"p/{world.execution}/output.ndjson.gz", gzip.compress(lines))
+    await world.say(1, 2, 4)
+    await world.end(5)
+    assert await asyncio.wait_for(world.watched(), 10) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("stored", [(1, 2, 4), ()])
+async def test_what_nobody_has_is_a_stated_gap(stored: tuple[int, ...]) -> None:
+    """Neither stream nor archive: a chunk of type `gap` stands for it, and the watch ends."""
+    world = World()
+    if stored:
+        lines = b"".join(chunk(seq).model_dump_json().encode() + b"\n" for seq in stored)
+        await world.store.put(f"p/{world.execution}/output.ndjson.gz", gzip.compress(lines))
+    await world.say(1, 2, 4)
+    await world.end(6)
+    async with asyncio.timeout(15):
+        seen = [chunk async for chunk in world.client.watch(world.execution)]
+    assert [(c.seq, c.type.value) for c in seen] == [(1, "text"), (2, "text"), (3, "gap"), (4, "text"), (5, "gap")]
+    assert [(c.detail or {}).get("to") for c in seen if c.type == ChunkType.GAP] == [3, 6]
+
+
+async def test_a_hole_does_not_hold_up_a_run_for_ever() -> None:
+    """While it runs four reads of the stream, 1.75 s, are enough: then the gap is stated and live goes on. Reading for
+    it goes on from where it was, however much is said meanwhile."""
+    world = World()
+    await world.record(State.RUNNING)
+    await world.say(1, 2)
+    read, history = [0], world.bus.history
+
+    async def counted(*args: Any, **more: Any) -> AsyncIterator[Message]:
+        async for message in history(*args, **more):
+            read[0] += 1
+            yield message
+
+    world.bus.history = counted  # type: ignore[method-assign]
+    seen: list[Chunk] = []
+
+    async def follow() -> None:
+        async for one in world.client.watch(world.execution):
+            seen.append(one)
+
+    watching = asyncio.create_task(follow())
+    async with asyncio.timeout(10):
+        while len(seen) < 2:
+            await asyncio.sleep(0.01)
+        for seq in range(4, 304):
+            await world.say(seq)
+            await asyncio.sleep(0)
+        while len(seen) < 303:
+            await asyncio.sleep(0.01)
+        await world.end(303)
+        await watching
+    assert [c.seq for c in seen] == list(range(1, 304))
+    assert (seen[2].type, seen[2].detail) == (ChunkType.GAP, {"reason": "lost", "from": 3, "to": 3})
+    assert read[0] < 1_000
+
+
+async def test_watch_ends_with_a_deleted_execution() -> None:
+    """Its `cleaned` fact ends who watches, and who comes later."""
+    world = World()
+    await world.record(State.RUNNING)
+    await world.say(1)
+    watching = asyncio.create_task(world.watched())
+    await asyncio.sleep(0.05)
+    await world.bucket.delete(record_key("p", world.execution))
+    await world.bus.publish(subjects.fact("p", world.execution, "cleaned"), b"{}", {})
+    assert await asyncio.wait_for(watching, 5) == [1]
+    assert await asyncio.wait_for(world.watched(5), 5) == []
 
 
 async def test_without_a_store_the_archive_is_named() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from events import subjects
+from events import splice, subjects
 from events.lifecycle import State
+from events.ports import Message
 from functions.gateway.settings import GatewaySettings
-from tests.support.gateway import ID, SECRET, World, chunk, token
+from tests.support.gateway import DAMAGED, ID, SECRET, World, chunk, token
 
 PATH = f"/tasks/{ID}/stream"
 
@@ -77,6 +80,35 @@ async def test_what_live_lost_is_read_from_the_stream() -> None:
         world.bus._listeners = listeners
         await world.chunk(3)
         assert [(await socket.json())["seq"] for _ in range(2)] == [2, 3]
+
+
+async def test_a_chunk_that_never_comes_is_a_stated_gap_and_what_is_behind_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four reads of the stream, then `gap` from 3 to 3. Reading goes on from where it was: a few messages each, however
+    many come live meanwhile."""
+    monkeypatch.setattr(splice, "FILL_WAIT", 0.02)
+    world, read = World(), [0]
+    await world.record()
+    for seq in (1, 2):
+        await world.chunk(seq)
+    history = world.bus.history
+
+    async def counted(*args: Any, **more: Any) -> AsyncIterator[Message]:
+        async for message in history(*args, **more):
+            read[0] += 1
+            yield message
+
+    world.bus.history = counted  # type: ignore[method-assign]
+    async with world.socket(PATH) as socket:
+        assert [(await socket.json())["seq"] for _ in range(2)] == [1, 2]
+        for seq in range(4, 304):
+            await world.chunk(seq)
+            await asyncio.sleep(0)
+        said = [await socket.json() for _ in range(301)]
+    assert (said[0]["type"], said[0]["detail"]) == ("gap", {"reason": "lost", "from": 3, "to": 3})
+    assert [one["seq"] for one in said] == list(range(3, 304))
+    assert read[0] < 1_000
 
 
 async def test_swapped_and_repeated_live_chunks_arrive_once_and_in_order() -> None:
@@ -149,6 +181,7 @@ async def test_a_reader_that_does_not_read_is_cut_off_and_told_where_to_resume()
         await world.chunk(2)
         while not world.gateway.metrics.slow._value.get():
             await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # it goes on not to read for longer than one message may take
         socket.read_on()
         said, close = await socket.until_close()
     assert close["code"] == 4408
@@ -182,6 +215,29 @@ async def test_a_deleted_execution_ends_the_stream() -> None:
         await world.executions.delete(f"default.{ID}")
         _, close = await socket.until_close()
     assert "removed" in close["reason"]
+
+
+async def test_who_watches_what_was_not_recorded_yet_learns_of_its_removal() -> None:
+    """Its submit was on the way when the stream began; it was deleted before anybody recorded it."""
+    world = World(GatewaySettings(heartbeat=0.05))
+    await world.bus.publish(subjects.command("submit", "default", ID), b"{}", {})
+    async with world.socket(f"{PATH}?project_id=default") as socket:
+        assert (await socket.json())["type"] == "heartbeat"
+        await world.fact("cleaned")
+        _, close = await socket.until_close()
+    assert (close["code"], close["reason"]) == (1000, "the execution was removed")
+
+
+@pytest.mark.parametrize("packed", DAMAGED.values(), ids=DAMAGED.keys())
+async def test_a_damaged_archive_ends_the_stream_with_1011(packed: bytes) -> None:
+    """Nothing better will come: the code says that it is of no use to try again, the reason what is wrong."""
+    world = World()
+    await world.store.put(f"default/{ID}/output.ndjson.gz", packed)
+    await ended(world, 3)
+    async with world.socket(PATH) as socket:
+        _, close = await socket.until_close()
+    assert close["code"] == 1011
+    assert "archived output" in close["reason"]
 
 
 async def test_who_leaves_is_not_served_any_more() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from events.output import Chunk, ChunkType
-from events.splice import Splicer
+from events.splice import Hole, Splicer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -52,3 +53,17 @@ def test_any_order_and_any_repeats_give_each_once_in_order(count: int, seed: int
     given_ = [c.seq for seq in order for c in splicer.feed(chunk(seq))]
     assert given_ == list(range(1, count + 1))
     assert not splicer.gap
+
+
+def test_a_hole_is_read_for_four_times_within_two_seconds() -> None:
+    """At 0, 0.25, 0.75 and 1.75 s; then it is given up. Another hole begins anew, 0.25 s after the last read."""
+    hole, now, reads = Hole(), 100.0, []
+    while True:
+        now += hole.wait(3, now)
+        reads.append(now - 100.0)
+        if hole.read(3, now):
+            break
+    assert reads == [0, 0.25, 0.75, 1.75]
+    assert hole.wait(9, now + 0.1) == pytest.approx(0.15)
+    assert not hole.read(9, now + 0.25)
+    assert not any(hole.read(None, now) for _ in range(9))

@@ -55,7 +55,7 @@ def create_app(deps: GatewayDeps) -> FastAPI:
 
     console = Console(deps.settings)
 
-    @app.get("/{path:path}", include_in_schema=False)
+    @app.api_route("/{path:path}", methods=["GET", "HEAD"], include_in_schema=False)
     async def page(request: Request) -> Response:
         if _methods(request.url.path):
             raise HTTPException(405)

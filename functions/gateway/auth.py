@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import jwt
+import structlog
 
 from events.facts import FieldError
 from events.ports import Clock
@@ -19,12 +20,16 @@ from events.subjects import check_project
 from functions.gateway.problems import Problem, invalid
 from functions.gateway.settings import GatewaySettings
 
+log = structlog.get_logger()
+
 #: What a JWKS may sign with. Never a symmetric algorithm: its public key would be the secret.
 _ASYMMETRIC = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 _LEEWAY = 5
 _JWKS_MAX_AGE = 300.0
-#: An unknown key id asks the issuer again, but no more often than this: it is input from outside.
+#: The issuer is asked no more often than this, whether it answered or not: what makes us ask is input from outside.
 _JWKS_MIN_AGE = 10.0
+#: Seconds that the call which found the keys to be old waits for newer ones.
+_REFRESH_WAIT = 0.5
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,14 @@ class Principal:
     name: str
     projects: frozenset[str] | None
     expires_at: float | None = None
+    issuer: str = ""
+
+    @property
+    def allowance(self) -> str:
+        """Whose calls are counted together: a subject is unique within its issuer only (RFC 7519, 4.1.2), and tokens
+        without one are told apart by their projects."""
+        projects = "*" if self.projects is None else ",".join(sorted(self.projects))
+        return "\n".join((self.issuer, self.name, projects))
 
     def may(self, project: str) -> bool:
         """Whether the caller may act in `project`."""
@@ -75,8 +88,10 @@ class Authenticator:
         self._clock = clock
         self._client = client
         self._keys: dict[str, jwt.PyJWK] = {}
-        self._fetched: float | None = None
+        self._fetched = self._tried = float("-inf")
+        self._failed: Problem | None = None
         self._fetching = asyncio.Lock()
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def principal(self, authorization: str | None) -> Principal:
         """The caller behind an `Authorization` header.
@@ -122,46 +137,72 @@ class Authenticator:
         return claims
 
     async def _key(self, kid: str | None) -> jwt.PyJWK:
+        known = self._known(kid)
+        if known is not None:
+            if self._older(self._fetched, _JWKS_MAX_AGE) and self._older(self._tried, _JWKS_MIN_AGE):
+                # An issuer that hangs must not hold up callers whose key is known; one that answers may withdraw it.
+                await asyncio.wait({self._refresh()}, timeout=_REFRESH_WAIT)
+                known = self._known(kid)
+            if known is not None:
+                return known
         async with self._fetching:
-            age = None if self._fetched is None else self._clock.monotonic() - self._fetched
-            stale = age is None or age > _JWKS_MAX_AGE
-            if stale or (kid not in self._keys and age is not None and age > _JWKS_MIN_AGE):
+            known = self._known(kid)  # somebody may have fetched it while we waited
+            if known is None and self._older(self._tried, _JWKS_MIN_AGE):
                 await self._fetch()
-        if kid is None and len(self._keys) == 1:
-            return next(iter(self._keys.values()))
-        if kid is None or kid not in self._keys:
-            raise jwt.InvalidKeyError("no key of the issuer has its key id")
-        return self._keys[kid]
+                known = self._known(kid)
+        if known is not None:
+            return known
+        if not self._keys and self._failed is not None:
+            raise self._failed
+        raise jwt.InvalidKeyError("no key of the issuer has its key id")
+
+    def _known(self, kid: str | None) -> jwt.PyJWK | None:
+        if kid is None:
+            return next(iter(self._keys.values())) if len(self._keys) == 1 else None
+        return self._keys.get(kid)
+
+    def _older(self, then: float, age: float) -> bool:
+        return self._clock.monotonic() - then > age
+
+    def _refresh(self) -> asyncio.Task[None]:
+        if self._refreshing is None or self._refreshing.done():
+            self._tried = self._clock.monotonic()
+            self._refreshing = asyncio.create_task(self._fetch())
+        return self._refreshing
 
     async def _fetch(self) -> None:
-        url = self._settings.jwks_url or ""
+        """Ask the issuer. When it does not answer, what is known stays: it must not lock out those callers."""
+        self._tried = self._clock.monotonic()
         if self._client is None:
             self._client = httpx.AsyncClient(timeout=5)
         try:
-            answer = await self._client.get(url)
+            answer = await self._client.get(self._settings.jwks_url or "")
             answer.raise_for_status()
             fetched = jwt.PyJWKSet.from_dict(answer.json())
-        except (httpx.HTTPError, ValueError, jwt.PyJWTError) as error:
-            if self._keys:
-                return  # an issuer that is down must not lock out callers whose keys are known
-            raise Problem(
-                503, "unavailable", f"the token issuer's keys cannot be had: {error}", headers={"Retry-After": "5"}
-            ) from None
+        except (httpx.HTTPError, ValueError, AttributeError, TypeError, jwt.PyJWTError) as error:
+            detail = f"the token issuer's keys cannot be had: {error or type(error).__name__}"
+            log.warning("no keys from the token issuer", action="gateway.jwks_failed", error=detail)
+            self._failed = Problem(503, "unavailable", detail, headers={"Retry-After": "5"})
+            return
         self._keys = {key.key_id or "": key for key in fetched.keys}
         self._fetched = self._clock.monotonic()
 
     async def close(self) -> None:
         """End the connection to the issuer."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
         if self._client is not None:
             await self._client.aclose()
 
 
 def _principal(claims: dict[str, Any]) -> Principal:
     name = str(claims.get("sub") or "unnamed")[:200].replace("\x00", "")
+    issuer = str(claims.get("iss") or "")[:200]
     expires = float(claims["exp"])
     projects = claims.get("projects")
     if projects == "*":
-        return Principal(name, None, expires)
+        return Principal(name, None, expires, issuer)
     if not isinstance(projects, list) or not projects or not all(isinstance(p, str) for p in projects):
         raise refused('the token\'s claim `projects` must be a list of project ids or "*"')
-    return Principal(name, frozenset(projects) if "*" not in projects else None, expires)
+    return Principal(name, frozenset(projects) if "*" not in projects else None, expires, issuer)

@@ -60,7 +60,7 @@ class Gateway:
             # Guessing tokens is limited by address, so that it does not use up anybody's own allowance.
             self.limit.take(f"refused:{address}")
             raise
-        self.limit.take(f"caller:{caller.name}" if self.settings.authenticated else f"address:{address}")
+        self.limit.take(f"caller:{caller.allowance}" if self.settings.authenticated else f"address:{address}")
         return caller
 
     async def publish(

@@ -25,6 +25,8 @@ _ALWAYS = {
     # Answers are data: nothing in them may run. The console's pages replace it with a policy of their own.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
+#: Of a series each. A method is what a caller writes, before anybody knows who it is.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Edge:
@@ -54,7 +56,8 @@ class Edge:
         finally:
             # The route's template, not the path: ids would make a series each.
             route = getattr(scope.get("route"), "path", "none")
-            self._metrics.requests.labels(scope["method"], route, str(status)).inc()
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._metrics.requests.labels(method, route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
 

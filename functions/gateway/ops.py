@@ -19,6 +19,7 @@ from functions.gateway import views
 from functions.gateway.auth import Principal
 from functions.gateway.core import Caller, Gateway, Gw, timed
 from functions.gateway.problems import Problem
+from functions.metrics import exposition
 
 router = APIRouter(tags=["operations"])
 
@@ -64,8 +65,9 @@ async def _history(gateway: Gateway) -> None:
     "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 )
 async def metrics(gateway: Gw) -> Response:
-    """Prometheus' text format."""
-    return Response(generate_latest(gateway.metrics.registry), 200, {"Content-Type": CONTENT_TYPE_LATEST})
+    """Prometheus' text format: what the gateway counts, and what the functions of the same process do."""
+    text = generate_latest(gateway.metrics.registry) + exposition()
+    return Response(text, 200, {"Content-Type": CONTENT_TYPE_LATEST})
 
 
 #: A sequence of the stream: what JetStream counts with.

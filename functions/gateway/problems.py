@@ -68,6 +68,10 @@ class Problem(Exception):
         return Response(body, self.status, {"Cache-Control": "no-store", **self.headers}, MEDIA_TYPE)
 
 
+#: Wrong fields that are explained; a body can have a hundred thousand, and each takes a moment.
+_EXPLAINED = 50
+
+
 def invalid(found: Sequence[FieldError]) -> Problem:
     """422 with the fields; the detail says them in one line too."""
     said = "; ".join(f"{error.field}: {error.message}" for error in found)
@@ -117,7 +121,10 @@ _OF_THE_WHOLE = {"prompt or code is required and must not be blank": "prompt"}
 def explain(found: Sequence[Mapping[str, Any]], body: object = None) -> list[FieldError]:
     """Pydantic's errors as fields a caller knows and what would be right. Wrong values are left out: may be secrets."""
     explained: dict[str, str] = {}
-    for error in found:
+    for number, error in enumerate(found):
+        if len(explained) == _EXPLAINED:
+            explained["body"] = f"and {len(found) - number} more"
+            break
         where, *loc = error["loc"] or ("body",)
         if where not in ("body", "query", "path", "header"):
             loc = [where, *loc]
@@ -157,7 +164,7 @@ def _message(error: Mapping[str, Any], field: str) -> str:
         return "is required"
     if kind == "extra_forbidden":
         known = [spec.alias or name for name, spec in TaskRequest.model_fields.items()]
-        near = difflib.get_close_matches(field, [*known, "execution_id", "project_id"], 1)
+        near = difflib.get_close_matches(field[:200], [*known, "execution_id", "project_id"], 1)
         return f"is not a field of this call; did you mean {near[0]}?" if near else "is not a field of this call"
     return said[:1].lower() + said[1:]
 

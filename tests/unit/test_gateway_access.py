@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -179,6 +180,49 @@ async def test_keys_of_a_jwks_are_cached_and_follow_a_rotation() -> None:
         await auth.principal(f"Bearer {issuer.token()}")
 
 
+async def test_an_issuer_that_hangs_holds_up_nobody_whose_key_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked in the background, and not again for a while; who brings an unknown key does not stop the others."""
+    monkeypatch.setattr("functions.gateway.auth._REFRESH_WAIT", 0.01)
+    issuer, clock, hangs = Issuer(), ManualClock(), asyncio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        said = issuer.answer(request)
+        if issuer.asked > 1:
+            await hangs.wait()
+        return said
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        auth = Authenticator(GatewaySettings(jwks_url="http://issuer/jwks"), clock, client)
+        await auth.principal(f"Bearer {issuer.token()}")
+        known = issuer.token()
+        await clock.advance(301)
+        async with asyncio.timeout(3):
+            await asyncio.gather(*(auth.principal(f"Bearer {known}") for _ in range(6)))
+            await clock.advance(11)
+            issuer.rotate()
+            strangers = [asyncio.ensure_future(auth.principal(f"Bearer {issuer.token()}")) for _ in range(3)]
+            await asyncio.sleep(0)
+            for _ in range(6):
+                await auth.principal(f"Bearer {known}")
+        assert issuer.asked == 3
+        hangs.set()
+        await asyncio.gather(*strangers)
+        await auth.close()
+
+
+async def test_a_key_that_the_issuer_has_withdrawn_is_not_accepted_once_more() -> None:
+    """Also when nobody called for a day: the first who does waits for the newer keys."""
+    issuer, clock = Issuer(), ManualClock()
+    async with httpx.AsyncClient(transport=httpx.MockTransport(issuer.answer)) as client:
+        auth = Authenticator(GatewaySettings(jwks_url="http://issuer/jwks"), clock, client)
+        old = issuer.token()
+        await auth.principal(f"Bearer {old}")
+        issuer.rotate()
+        await clock.advance(86_400)
+        with pytest.raises(Problem, match="key id"):
+            await auth.principal(f"Bearer {old}")
+
+
 async def test_an_issuer_that_never_answered_is_a_503() -> None:
     """It is not the caller's fault, so it is not a 401."""
     issuer = Issuer()
@@ -187,7 +231,11 @@ async def test_an_issuer_that_never_answered_is_a_503() -> None:
         auth = Authenticator(GatewaySettings(jwks_url="http://issuer/jwks"), ManualClock(), client)
         with pytest.raises(Problem) as raised:
             await auth.principal(f"Bearer {issuer.token()}")
-    assert raised.value.status == 503
+        assert raised.value.status == 503
+        for _ in range(3):
+            with pytest.raises(Problem, match="cannot be had"):
+                await auth.principal(f"Bearer {issuer.token()}")
+    assert issuer.asked == 1
 
 
 async def test_a_public_key_is_no_secret() -> None:
@@ -267,6 +315,15 @@ async def test_each_caller_has_a_rate_of_its_own() -> None:
     assert refused.headers["retry-after"] == "1"
     await world.clock.advance(1)
     assert (await world.client.get("/tasks", headers=ann)).status_code == 200
+
+
+async def test_tokens_without_a_subject_share_no_allowance_across_projects() -> None:
+    """Nor do equal subjects of two issuers: one tenant's calls must not use up another's."""
+    world = World(GatewaySettings(rate_limit=1, jwt_secret=SecretStr(SECRET)))
+    callers = [bearer(["a"], sub=""), bearer(["b"], sub=""), bearer(["a"], iss="x"), bearer(["a"], iss="y")]
+    for headers in callers:
+        codes = [(await world.client.get("/tasks", headers=headers)).status_code for _ in range(2)]
+        assert codes == [200, 429]
 
 
 async def test_guessing_tokens_is_limited_by_address() -> None:

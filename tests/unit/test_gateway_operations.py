@@ -65,6 +65,24 @@ async def test_metrics_count_by_route_not_by_path() -> None:
     assert ID not in text
 
 
+async def test_metrics_are_those_of_the_whole_process() -> None:
+    """A process that serves the gateway and functions has one `/metrics`: with what they count too, each name once."""
+    text = (await World().client.get("/metrics")).text
+    named = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert {"ocf_gateway_streams", "ocf_asyncio_tasks", "ocf_executions_ended_total"} <= set(named)
+    assert len(named) == len(set(named))
+
+
+async def test_methods_that_callers_invent_make_no_series() -> None:
+    """Labels are a fixed set: nobody fills the memory before it is known who it is."""
+    world = World()
+    for number in range(20):
+        await world.client.request(f"X{number}", "/tasks")
+    text = (await world.client.get("/metrics")).text
+    assert 'method="other"' in text
+    assert "X1" not in text
+
+
 async def dead(world: World, subject: str, data: bytes = b'{"a":1}') -> int:
     headers = {
         "ce-specversion": "1.0",
@@ -236,6 +254,14 @@ async def test_nothing_outside_the_console_is_served(built: Path, path: str) -> 
     answer = await world.client.get(f"http://localhost:3003{path}")
     assert answer.status_code == 404
     assert "secret" not in answer.text.replace("secret.txt", "")
+
+
+async def test_the_console_answers_a_look_at_its_headers(built: Path) -> None:
+    """`HEAD` as every check of a web page does it (RFC 9110, 9.1); a call that has none is still refused."""
+    world = World(GatewaySettings(console_dir=built))
+    page, head = await world.client.get("/"), await world.client.head("/")
+    assert (head.status_code, head.headers["content-type"]) == (200, page.headers["content-type"])
+    assert (await world.client.head("/tasks/execute")).status_code == 405
 
 
 async def test_a_console_that_was_not_built_says_so(tmp_path: Path) -> None:

@@ -100,7 +100,9 @@ class ByType:
             text = f"{verb}: said on the bus; no function of this process takes it"
             await PlainTextResponse(text, 202)(scope, receive, send)
             return
-        await function(scope, _again(body, receive), send)
+        # It was in time when it was recorded.
+        kept = [(name, value) for name, value in scope["headers"] if name.lower() != b"ce-expirytime"]
+        await function({**scope, "headers": kept}, _again(body, receive), send)
 
     async def _say(self, headers: Mapping[str, str], body: bytes) -> str:
         event = decode(headers, body)

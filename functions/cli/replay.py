@@ -51,7 +51,8 @@ def replay(
         if diff and other is not None:
             return await _compare(gateway, execution, other, json_output)
         if to is not None:
-            return await _post(await _events(gateway, execution), to, only, json_output)
+            found = await _events(gateway, execution)
+            return await _post(found, (gateway.where.project, execution), to, only, json_output)
         if events:
             return await _show_events(gateway, execution, json_output)
         return await _output(gateway, execution, speed, max_pause, json_output)
@@ -132,8 +133,8 @@ def _short(event: Event) -> str:
     return event.type.removeprefix("dev.ocf.").removesuffix(".v1")
 
 
-async def _post(events: list[Event], url: str, only: list[str] | None, json_output: bool) -> int:
-    """Post the commands in order, each once the one before is answered; 0 when all were taken."""
+async def _post(events: list[Event], of: tuple[str, str], url: str, only: list[str] | None, json_output: bool) -> int:
+    """Post the commands of an execution (project, id) in order, each once the one before is answered; 0: all taken."""
     import asyncio
 
     import httpx
@@ -152,18 +153,23 @@ async def _post(events: list[Event], url: str, only: list[str] | None, json_outp
                 await asyncio.wait(posts, timeout=min(max(0.0, gap), _LONGEST_GAP))
             elif posts:
                 await asyncio.wait(posts)
-            posts.append(asyncio.create_task(_post_one(http, url, event, json_output)))
+            posts.append(asyncio.create_task(_post_one(http, url, event, of, json_output)))
         return 0 if all(await asyncio.gather(*posts)) else 1
 
 
-async def _post_one(http: Any, url: str, event: Event, json_output: bool) -> bool:  # noqa: ANN401 - httpx comes late
+async def _post_one(
+    http: Any,  # noqa: ANN401 - httpx comes late
+    url: str,
+    event: Event,
+    of: tuple[str, str],
+    json_output: bool,
+) -> bool:
     import httpx
 
     from events.types import TYPES
 
-    project = str(event.extensions.get("natssubject", "")).split(".")[3:4] or [_project(event)]
-    subject = TYPES[event.type].subject(project[0], event.subject or "")
-    headers = event.with_extensions(natssubject=subject).headers()
+    # By what was asked for: an event need not name its subject, and large data are not in it.
+    headers = event.with_extensions(natssubject=TYPES[event.type].subject(*of)).headers()
     try:
         answer = await http.post(url, content=event.data, headers=headers)
         status, said = answer.status_code, answer.text[:500]
@@ -174,12 +180,6 @@ async def _post_one(http: Any, url: str, event: Event, json_output: bool) -> boo
     else:
         console().print(f"{_short(event):20} {status or 'no answer'}  [dim]{plain(said)}[/]", highlight=False)
     return bool(200 <= status < 300)
-
-
-def _project(event: Event) -> str:
-    import json
-
-    return str(json.loads(event.data)["project_id"])
 
 
 async def _compare(gateway: Gateway, first: str, second: str, json_output: bool) -> int:

@@ -18,6 +18,8 @@ import httpx
 
 from events import subjects
 from events.envelope import of_line
+from functions.stack.ports import free_port
+from tests.support.receiver import Receiver
 from tests.support.stack import OCF, ROOT, Project, until
 
 STEPS = [
@@ -191,6 +193,11 @@ async def test_a_posted_command_is_the_one_that_was_published(project: Project) 
     headers = {"ce-specversion": "1.0", "ce-id": "odd-1", "ce-source": "/t", "ce-type": "dev.ocf.task.cancel.v1"}
     await project.bus.publish(subjects.command("cancel", project.name, execution), odd, headers)
     await until(lambda: _has(project, execution, odd), what="the odd command")
+    receiver = Receiver(free_port())
+    with receiver.listening():
+        await ocf(project, "replay", execution, "--to", f"http://127.0.0.1:{receiver.port}/", "--only", "cancel")
+    [posted] = receiver.posted
+    assert (posted.body, posted.headers["ce-id"]) == (odd, "odd-1")
 
 
 async def _has(project: Project, execution: str, data: bytes) -> bool:

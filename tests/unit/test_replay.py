@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+import pytest
 
 from events import subjects
 from events.envelope import Event, new_event
@@ -15,6 +18,7 @@ from events.store_memory import MemoryStore
 from events.types import TYPES
 from functions import app
 from functions.cli.compare import parting, steps
+from functions.cli.replay import _post_one
 from functions.composition import build
 from functions.dry_run import DryStore
 from functions.serve import build_app
@@ -62,7 +66,8 @@ def recorded(type_: str, data: Any) -> Event:
 
 
 async def test_recorded_commands_build_up_the_state_that_each_one_needs() -> None:
-    """A dry run of `cancel` alone takes the submit first; the bus, in memory, has heard all of it."""
+    """A dry run of `cancel` alone takes the submit first; the bus, in memory, has heard all of it. That they had a time
+    by which they were to be handled, long ago now, makes no difference."""
     ids = {"execution_id": str(uuid.uuid4()), "project_id": "default"}
     settings = Settings.model_validate({"DRY_RUN": True, "FUNCTION_TARGET": "cancel"})
     async with build(settings, "dry") as parts:
@@ -74,7 +79,7 @@ async def test_recorded_commands_build_up_the_state_that_each_one_needs() -> Non
                     ("dev.ocf.task.submit.v1", Submit.model_validate({**ids, "prompt": "p"})),
                     ("dev.ocf.task.cancel.v1", Cancel.model_validate({**ids, "why": "w"})),
                 ):
-                    event = recorded(type_, data)
+                    event = recorded(type_, data).with_extensions(expirytime="2026-01-01T00:01:00Z")
                     answer = await http.post("/", content=event.data, headers=event.headers())
                     assert answer.status_code == 200, answer.text
                 odd = await http.post("/", content=b"{}", headers={"content-type": "text/plain"})
@@ -85,3 +90,23 @@ async def test_recorded_commands_build_up_the_state_that_each_one_needs() -> Non
         assert (record.state.value, record.cancel_why) == ("cancelled", "w")
         verbs = {m.subject.split(".")[2] async for m in parts.bus.history(subjects.COMMANDS, "ocf.cmd.>")}
         assert verbs == {"submit", "execute", "cancel"}
+
+
+@pytest.mark.parametrize("change", [{"subject": None}, {"data": b"", "extensions": {"dataref": "ocf-s3:p/e/data/x"}}])
+async def test_ordinary_recordings_are_posted(change: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """Events without `ce-subject`, and those whose large data lie in the store: as they were, with their NATS subject."""
+    execution, posted = str(uuid.uuid4()), list[httpx.Request]()
+    submit = Submit.model_validate({"execution_id": execution, "project_id": "p", "prompt": "x"})
+    event = replace(new_event("dev.ocf.task.submit.v1", submit, source="/t", time=datetime.now(UTC)), **change)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        posted.append(request)
+        return httpx.Response(200)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        assert await _post_one(http, "http://debugged/", event, ("p", execution), True)
+    [request] = posted
+    assert request.headers["ce-natssubject"] == f"ocf.cmd.submit.p.{execution}"
+    assert request.content == event.data
+    assert request.headers.get("ce-dataref") == event.extensions.get("dataref")
+    assert json.loads(capsys.readouterr().out)["status"] == 200

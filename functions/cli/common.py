@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 import os
+import re
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -28,9 +30,42 @@ def print_json(value: object) -> None:
     sys.stdout.flush()
 
 
+#: What a terminal obeys: escape sequences, whole or cut off, and control characters, without the colours of (1).
+_OBEYED = re.compile(
+    r"(\x1b\[[0-9;:]*m)"
+    r"|\x1b(?:\[[0-?]*[ -/]*[@-~]?|[\]PX^_][^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?|[ -/]*[0-~]?)"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
+
+
+def printable(text: str) -> str:
+    """`text` as a terminal may be given it: colours stay; what sets titles or clipboards or moves the cursor goes.
+
+    Most of what is shown was written by an agent, or by whoever the agent has read.
+    """
+    return _OBEYED.sub(lambda found: found[1] or "", text)
+
+
+async def copy(pieces: AsyncIterator[bytes]) -> int:
+    """A download to stdout: byte for byte, unless a terminal would obey what is in it."""
+    if not sys.stdout.isatty():
+        async for piece in pieces:
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+        return 0
+    decoder, rest = codecs.getincrementaldecoder("utf-8")("replace"), ""
+    async for piece in pieces:
+        *lines, rest = (rest + decoder.decode(piece)).split("\n")
+        for line in lines:
+            sys.stdout.write(printable(line) + "\n")
+    sys.stdout.write(printable(rest))
+    sys.stdout.flush()
+    return 0
+
+
 def fail(message: str, code: int = 1) -> NoReturn:
     """End with one line on stderr."""
-    sys.stderr.write(f"ocf: {message}\n")
+    sys.stderr.write(f"ocf: {printable(message)}\n")
     raise typer.Exit(code)
 
 

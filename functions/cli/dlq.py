@@ -20,6 +20,7 @@ Letter = Annotated[int, typer.Argument(metavar="SEQ", min=1, help="Its number, a
 @app.command("list")
 def list_(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=500)] = 50,
+    after: Annotated[int, typer.Option("--after", min=0, metavar="SEQ", help="Only those behind this one.")] = 0,
     project: Project = "default",
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
@@ -27,15 +28,18 @@ def list_(
     """Dead letters, oldest first."""
 
     async def work(gateway: Gateway) -> int:
-        items = (await gateway.call("GET", "/dlq", limit=limit))["items"]
+        page = await gateway.call("GET", "/dlq", limit=limit, after=after)
+        items = page["items"]
         if json_output:
             print_json(items)
             return 0
         screen = console()
         for item in items:
-            where = f"[cyan]{item['consumer']}[/]  {plain(item['subject'])}"
+            where = f"[cyan]{plain(item['consumer'])}[/]  {plain(item['subject'])}"
             screen.print(f"[bold]{item['seq']}[/]  {item['failed_at'][:19]}  {where}", highlight=False)
             screen.print(f"   [red]{plain(item['reason'])}[/]", highlight=False)
+        if page.get("next"):
+            screen.print(f"[dim]there are more:[/] ocf dlq list --after {page['next']}", highlight=False)
         return 0
 
     with_gateway(work, project, data_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console, Group
@@ -11,6 +12,8 @@ from rich.markup import escape
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
+
+from functions.cli.common import printable
 
 STYLES = {
     "pending": "yellow",
@@ -133,16 +136,16 @@ class View:
             self._style = style
         *lines, self._partial = (self._partial + data).split("\n")
         for line in lines:
-            self._print(Text(line, style=style))
+            self._print(Text(printable(line), style=style))
 
     def _end_line(self) -> None:
         if self._partial:
-            self._print(Text(self._partial, style=self._style))
+            self._print(Text(printable(self._partial), style=self._style))
             self._partial = ""
 
     def _line(self, markup: str) -> None:
         self._end_line()
-        self._print(markup)
+        self._print(printable(markup))
 
     def _print(self, what: str | Text) -> None:
         # Without a terminal nobody's screen has a width: lines stay whole.
@@ -156,8 +159,9 @@ class View:
             parts.append(f"{done}/{len(self._todo)} {now}".rstrip())
         if self.model:
             parts.append(self.model)
-        self._spinner.update(text=Text(" · ".join(part for part in parts if part), style="dim", overflow="ellipsis"))
-        partial = [Text(self._partial, style=self._style)] if self._partial else []
+        said = printable(" · ".join(part for part in parts if part))
+        self._spinner.update(text=Text(said, style="dim", overflow="ellipsis"))
+        partial = [Text(printable(self._partial), style=self._style)] if self._partial else []
         return Group(*partial, self._spinner)
 
 
@@ -190,7 +194,20 @@ def ending(status: dict[str, Any]) -> str:
     said = " · ".join(part for part in parts if part)
     problems = [str(status["message"])] if status.get("message") else []
     problems += [f"{error['field']}: {error['message']}" for error in status.get("errors") or []]
-    return "\n".join([said, *(f"  {escape(problem)}" for problem in problems)])
+    return printable("\n".join([said, *(f"  {escape(problem)}" for problem in problems)]))
+
+
+def attempts(tries: list[dict[str, Any]]) -> list[str]:
+    """Each try of an execution as a line of markup: when, how long, how it ended, on which worker."""
+    lines = []
+    for one in tries:
+        begun, ended = datetime.fromisoformat(one["started_at"]), one.get("ended_at")
+        took = f"{(datetime.fromisoformat(ended) - begun).total_seconds():.1f} s" if ended else "running"
+        how = str(one.get("ended") or "")
+        said = [f"{begun:%Y-%m-%d %H:%M:%S}", took, f"[{STYLES.get(how, 'yellow')}]{escape(how)}[/]" if how else ""]
+        said.append(f"[dim]on {escape(printable(str(one['worker'])))}[/]")
+        lines.append(f"[dim]attempt {one['number']:<6}[/] " + " · ".join(part for part in said if part))
+    return lines
 
 
 def task_table(items: list[dict[str, Any]]) -> Table:
@@ -203,7 +220,8 @@ def task_table(items: list[dict[str, Any]]) -> Table:
         took = f"{item['duration_ms'] / 1000:.1f} s" if item.get("duration_ms") is not None else ""
         submitted = str(item["submitted_at"])[:19].replace("T", " ")
         style = STYLES.get(state, "")
-        table.add_row(item["execution_id"], f"[{style}]{state}[/]", submitted, took, escape(item.get("title") or ""))
+        title = escape(printable(item.get("title") or ""))
+        table.add_row(item["execution_id"], f"[{style}]{state}[/]", submitted, took, title)
     return table
 
 

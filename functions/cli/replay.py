@@ -120,8 +120,8 @@ async def _show_events(gateway: Gateway, execution: str, json_output: bool) -> i
         seconds = (event.time - found[0].time).total_seconds()
         cause = event.extensions.get("causationid")
         why = f"  [dim]because of[/] {plain(names.get(cause, cause))}" if cause else ""
-        about = f"[dim]{event.id[:8]} by {plain(event.source)} · correlation {_correlation(event)}[/]"
-        screen.print(f"[cyan]{seconds:+9.3f} s[/]  [bold]{_short(event):20}[/] {about}{why}", highlight=False)
+        about = f"[dim]{plain(event.id[:8])} by {plain(event.source)} · correlation {_correlation(event)}[/]"
+        screen.print(f"[cyan]{seconds:+9.3f} s[/]  [bold]{plain(_short(event)):20}[/] {about}{why}", highlight=False)
     return 0
 
 

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from functions.cli.common import DataDir, JsonFlag, Project, print_json, run
+from functions.cli.common import DataDir, JsonFlag, Project, copy, print_json, printable, run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from functions.cli.gateway import Gateway
 
 #: Exit status by how an execution ended; 0 only for completed.
@@ -107,13 +105,15 @@ def status(
         if json_output:
             print_json(found)
             return 0
-        from functions.cli.render import ending
+        from functions.cli.render import attempts, ending
 
         screen = console()
         screen.print(ending(found), highlight=False)
         for name in ("title", "submitted_at", "started_at", "ended_at", "queue_position", "session_id", "result"):
             if found.get(name):
                 screen.print(f"[dim]{name.replace('_', ' '):14}[/] {plain(found[name])}", highlight=False)
+        for line in attempts(found.get("attempts") or []):
+            screen.print(line, highlight=False)
         for changed in (found.get("diff") or {}).get("changed") or []:
             screen.print(f"[dim]{changed['change']:14}[/] {plain(changed['path'])}", highlight=False)
         if found.get("archived"):
@@ -204,11 +204,11 @@ def diff(
     async def work(gateway: Gateway) -> int:
         pieces = gateway.text(f"/tasks/{execution}/diff")
         if not sys.stdout.isatty():
-            return await _copy(pieces)
+            return await copy(pieces)
         from rich.syntax import Syntax
 
         patch = b"".join([piece async for piece in pieces]).decode(errors="replace")
-        console().print(Syntax(patch, "diff", background_color="default", word_wrap=True))
+        console().print(Syntax(printable(patch), "diff", background_color="default", word_wrap=True))
         return 0
 
     with_gateway(work, project, data_dir)
@@ -313,7 +313,7 @@ def answered(path: str, method: str, body: object, project: str, data_dir: Path 
             print_json(answer)
         else:
             for name, value in (answer or {}).items():
-                sys.stdout.write(f"{name:14} {value}\n")
+                sys.stdout.write(f"{name:14} {printable(str(value))}\n")
         return 0
 
     with_gateway(work, project, data_dir)
@@ -321,16 +321,9 @@ def answered(path: str, method: str, body: object, project: str, data_dir: Path 
 
 def _download(path: str, project: str, data_dir: Path | None, **query: Any) -> None:
     async def work(gateway: Gateway) -> int:
-        return await _copy(gateway.text(path, **query))
+        return await copy(gateway.text(path, **query))
 
     with_gateway(work, project, data_dir)
-
-
-async def _copy(pieces: AsyncIterator[bytes]) -> int:
-    async for piece in pieces:
-        sys.stdout.buffer.write(piece)
-    sys.stdout.buffer.flush()
-    return 0
 
 
 def with_gateway(work: Any, project: str, data_dir: Path | None) -> None:  # noqa: ANN401 - async callable
@@ -354,4 +347,4 @@ def console() -> Any:  # noqa: ANN401 - rich is imported late
 def plain(value: object) -> str:
     from rich.markup import escape
 
-    return escape(str(value))
+    return escape(printable(str(value)))

@@ -94,7 +94,7 @@ async def test_recorded_commands_build_up_the_state_that_each_one_needs() -> Non
 
 @pytest.mark.parametrize("change", [{"subject": None}, {"data": b"", "extensions": {"dataref": "ocf-s3:p/e/data/x"}}])
 async def test_ordinary_recordings_are_posted(change: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    """Events without `ce-subject`, and those whose large data lie in the store: as they were, with their NATS subject."""
+    """Events without `ce-subject`, and those whose large data lie in the store: as they were, and to which subject."""
     execution, posted = str(uuid.uuid4()), list[httpx.Request]()
     submit = Submit.model_validate({"execution_id": execution, "project_id": "p", "prompt": "x"})
     event = replace(new_event("dev.ocf.task.submit.v1", submit, source="/t", time=datetime.now(UTC)), **change)

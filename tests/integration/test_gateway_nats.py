@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,8 +14,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from events import subjects
+from events.bus_nats import connect as connect_bus
 from events.lifecycle import State
+from functions.cli.gateway import CallFailed, Gateway, Where
+from functions.cli.gateway import connect as cli
 from functions.gateway.settings import GatewaySettings
+from functions.stack.ports import free_port
+from tests.support.gateway import DAMAGED, chunk
 from tests.support.gateway_server import serving
 from tests.support.nats import NatsServer
 
@@ -125,6 +131,52 @@ async def test_a_reader_that_stops_reading_is_cut_off(nats_server: NatsServer, p
             assert len(got) < seq
             assert slow.close_code == 4408
             assert f"resume from={len(got) + 1}" in (slow.close_reason or "")
+
+
+async def test_ocf_watch_goes_on_over_a_restart_of_the_gateway(
+    nats_server: NatsServer, project: str, execution: str
+) -> None:
+    """Each chunk once and in order: of before, of while it was away, of after; and then the end."""
+    port, got = free_port(), list[int]()
+    bus = await connect_bus(nats_server.url, creds=nats_server.creds)
+
+    async def follow(gateway: Gateway) -> None:
+        async for one in gateway.chunks(execution):
+            got.append(one["seq"])
+
+    async def until_seen(count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(got) < count:
+                await asyncio.sleep(0.02)
+
+    async with cli(Where(f"http://127.0.0.1:{port}", None, project)) as gateway:
+        async with serving(nats_server, port=port) as served:
+            await served.record(execution, project)
+            await served.say(execution, 1, 40, project)
+            following = asyncio.ensure_future(follow(gateway))
+            await until_seen(40)
+        for seq in range(41, 61):
+            headers = {"ce-sequence": str(seq)}
+            await bus.publish(subjects.output(project, execution), chunk(seq, datetime.now(UTC)), headers)
+        async with serving(nats_server, port=port) as served:
+            await until_seen(60)
+            await served.say(execution, 61, 80, project)
+            await served.end(execution, 80, project)
+            await asyncio.wait_for(following, 20)
+    assert got == list(range(1, 81))
+    await bus.close()
+
+
+async def test_ocf_watch_gives_up_on_what_can_never_be_read(
+    nats_server: NatsServer, project: str, execution: str
+) -> None:
+    """A damaged archive is said once, with the reason; trying for ever would say nothing."""
+    async with serving(nats_server) as served, cli(Where(served.url, None, project)) as gateway:
+        await served.record(execution, project, state=State.COMPLETED, last_sequence=3)
+        await served.store.put(f"{project}/{execution}/output.ndjson.gz", DAMAGED["cut"])
+        with pytest.raises(CallFailed, match="ends in the middle"):
+            async with asyncio.timeout(10):
+                _ = [one async for one in gateway.chunks(execution)]
 
 
 async def test_a_restart_of_nats_loses_nobody_anything(

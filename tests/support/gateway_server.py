@@ -78,8 +78,10 @@ def viewers(server: NatsServer) -> Any:
 
 
 @asynccontextmanager
-async def serving(nats: NatsServer, settings: GatewaySettings | None = None, **deps: Any) -> AsyncIterator[Served]:
-    """A gateway on a free port, ready to be called."""
+async def serving(
+    nats: NatsServer, settings: GatewaySettings | None = None, port: int = 0, **deps: Any
+) -> AsyncIterator[Served]:
+    """A gateway on that port, or a free one, ready to be called."""
     bus = await connect(nats.url, creds=Path(nats.creds), name="gateway-test")
     executions = NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
     store = MemoryStore()
@@ -94,7 +96,7 @@ async def serving(nats: NatsServer, settings: GatewaySettings | None = None, **d
     )
     app = create_app(replace(given, **deps))
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_config=None, access_log=False, ws="websockets-sansio", lifespan="on"
+        app, host="127.0.0.1", port=port, log_config=None, access_log=False, ws="websockets-sansio", lifespan="on"
     )
     server = uvicorn.Server(config)
     serving = asyncio.ensure_future(server.serve())

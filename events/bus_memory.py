@@ -178,6 +178,9 @@ class MemoryBus:
             if message.sequence > after and subject_matches(subject, message.subject):
                 yield message
 
+    async def first(self, stream: str, subject: str, *, after: int = 0) -> Message | None:
+        return await anext(self.history(stream, subject, after=after), None)
+
     async def last(self, stream: str, subject: str) -> Message | None:
         found = [m for m in self._streams[stream].messages if m.subject == subject]
         return found[-1] if found else None

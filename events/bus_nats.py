@@ -215,6 +215,14 @@ class NatsBus:
             raise Unavailable(f"read {stream}: {status} {description}")
         return found
 
+    async def first(self, stream: str, subject: str, *, after: int = 0) -> Message | None:
+        with _unavailable(f"read {stream}"):
+            try:
+                raw = await self.js.get_msg(stream, after + 1, subject, direct=True, next=True)
+            except NotFoundError:
+                return None
+        return Message(raw.subject or subject, raw.data or b"", raw.headers or {}, raw.seq or 0)
+
     async def last(self, stream: str, subject: str) -> Message | None:
         with _unavailable(f"read {stream}"):
             try:

@@ -147,9 +147,8 @@ class Client:
                 yield chunk
 
     async def _first_kept(self, execution: str) -> int | None:
-        async for message in self._bus.history(subjects.OUTPUT, subjects.output(self.project, execution)):
-            return splice.chunk_of(message).seq
-        return None
+        found = await self._bus.first(subjects.OUTPUT, subjects.output(self.project, execution))
+        return splice.sequence_of(found) if found is not None else None
 
     async def _cleaned(self, execution: str) -> bool:
         return await self._bus.last(subjects.EVENTS, subjects.fact(self.project, execution, "cleaned")) is not None

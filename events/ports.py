@@ -151,6 +151,10 @@ class Bus(Protocol):
         """Every kept message of `subject` with a stream sequence above `after`, then end."""
         ...
 
+    async def first(self, stream: str, subject: str, *, after: int = 0) -> Message | None:
+        """The first message of `history`, alone: for who looks for a place in it."""
+        ...
+
     async def last(self, stream: str, subject: str) -> Message | None:
         """The newest message kept for exactly `subject`."""
         ...

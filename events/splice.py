@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -22,6 +24,11 @@ _READ_AGAIN = 2.0
 #: lasts 1.75 s at most. The same in the console's stream library (`console/src/stream/watcher.ts`).
 FILL_TRIES = 4
 FILL_WAIT = 0.25
+#: So many chunks can lie swapped in the stream after a reconnect of the worker: what it has unacknowledged at most.
+SWAPPED = 1_024
+#: Near enough: so many sequences of the stream are read in one go.
+_NEAR = 256
+_SEQ = re.compile(rb'^\{"seq":(\d+)')
 _GAPS = {"expired": "are not kept any more", "lost": "did not arrive"}
 
 
@@ -39,6 +46,18 @@ def gap_chunk(first: int, last: int, at: datetime, reason: Literal["expired", "l
         timestamp=at,
         detail={"reason": reason, "from": first, "to": last},
     )
+
+
+def sequence_of(message: Message) -> int:
+    """The number of the chunk a message carries: the event's extension, so that nothing is parsed."""
+    said = message.headers.get("ce-sequence") or message.headers.get("Ce-Sequence")
+    return int(said) if said is not None else sequence_in(message.data)
+
+
+def sequence_in(line: bytes) -> int:
+    """The number of a chunk, from its JSON. Raises ValueError, KeyError or TypeError when it is none."""
+    found = _SEQ.match(line)
+    return int(found[1]) if found else int(json.loads(line)["seq"])
 
 
 class Hole:
@@ -98,6 +117,25 @@ class Splicer:
         return ready
 
 
+async def place(bus: Bus, project: str, execution: str, start: int) -> int:
+    """A sequence of the stream behind which every chunk from `start` on lies: who resumes does not read all before it.
+
+    By halves, with some 20 single reads, so only for who begins far behind the first chunk; else 0, the beginning.
+    """
+    wanted, subject = start - SWAPPED, subjects.output(project, execution)
+    if wanted <= SWAPPED or (last := await bus.last(subjects.OUTPUT, subject)) is None:
+        return 0
+    before, behind = 0, last.sequence
+    while behind - before > _NEAR:
+        middle = (before + behind) // 2
+        found = await bus.first(subjects.OUTPUT, subject, after=middle)
+        if found is None or found.sequence >= behind or sequence_of(found) >= wanted:
+            behind = middle
+        else:
+            before = found.sequence
+    return before
+
+
 class Ending(Protocol):
     """Knows whether an execution has ended, and at which sequence."""
 
@@ -138,7 +176,7 @@ async def watch(
         return splicer.next if splicer.gap or (ending.last or 0) >= splicer.next else None
 
     async with bus.listen(*heard) as live:
-        read_from = 0
+        read_from = await place(bus, project, execution, start)
         while True:
             await ending.look()  # after subscribing: an end before that was not heard
             async for message in bus.history(subjects.OUTPUT, subjects.output(project, execution), after=read_from):

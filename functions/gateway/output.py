@@ -5,8 +5,6 @@ A line is the JSON of a `Chunk` as it was published, passed on without being par
 
 from __future__ import annotations
 
-import json
-import re
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -14,12 +12,11 @@ from typing import Literal
 
 from events import subjects
 from events.ports import Bus, Message, ObjectStore
-from events.splice import gap_chunk
+from events.splice import gap_chunk, place, sequence_in, sequence_of
 from functions.gateway.core import Found, Gateway
 from functions.gateway.problems import Problem
 
 OUTPUT_NAME = "output.ndjson.gz"
-_SEQ = re.compile(rb'^\{"seq":(\d+)')
 #: A line of the archive is one chunk: 64 KiB of data and what it may grow by when escaped.
 _MAX_LINE = 8 * 1024 * 1024
 #: Lines held for one that is missing; a worker has at most 1,024 unacknowledged.
@@ -36,16 +33,9 @@ class Line:
 
 
 def line_of(message: Message) -> Line:
-    """The line of an output message; its sequence is the event's extension, so nothing is parsed."""
-    headers = message.headers
-    seq = headers.get("ce-sequence") or headers.get("Ce-Sequence")
-    at = message.sequence or int(headers.get("Nats-Sequence", 0))
-    return Line(int(seq) if seq is not None else _seq(message.data), message.data, at)
-
-
-def _seq(data: bytes) -> int:
-    found = _SEQ.match(data)
-    return int(found[1]) if found else int(json.loads(data)["seq"])
+    """The line of an output message."""
+    at = message.sequence or int(message.headers.get("Nats-Sequence", 0))
+    return Line(sequence_of(message), message.data, at)
 
 
 async def streamed(bus: Bus, found: Found, *, after: int = 0) -> AsyncIterator[Line]:
@@ -79,7 +69,7 @@ async def archived(store: ObjectStore, found: Found) -> AsyncIterator[Line]:
 
 def _archived_line(data: bytes) -> Line:
     try:
-        return Line(_seq(data), data)
+        return Line(sequence_in(data), data)
     except (ValueError, KeyError, TypeError):
         raise _damaged("has a line that is no chunk") from None
 
@@ -131,7 +121,8 @@ async def lines(gateway: Gateway, found: Found, start: int = 1) -> AsyncIterator
     stated gap. While it runs, a missing chunk may still come: nothing behind it is given.
     """
     order = Order(start)
-    async for line in streamed(gateway.deps.bus, found):
+    after = await place(gateway.deps.bus, found.project, found.execution, start)
+    async for line in streamed(gateway.deps.bus, found, after=after):
         for ready in order.feed(line):
             yield ready
         if len(order) > HELD:

@@ -25,7 +25,7 @@ from events.envelope import timestamp
 from events.errors import OcfError, Retry
 from events.models import ExecutionId
 from events.ports import Message
-from events.splice import Hole
+from events.splice import Hole, place
 from functions.gateway.auth import Principal
 from functions.gateway.core import AskedProject, Found, Gateway, gateway_of
 from functions.gateway.output import HELD, Line, Order, gap, line_of, lines, streamed
@@ -139,6 +139,7 @@ class Viewer:
             listening = asyncio.ensure_future(self._listen(messages, live))
             try:
                 await self._look_at_record()
+                self._at = await place(self._gateway.deps.bus, project, execution, self._order.next)
                 await self._replay(lines(self._gateway, self._found, self._order.next))
                 while not self._done():
                     await self._next()

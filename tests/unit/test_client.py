@@ -248,6 +248,25 @@ async def test_a_hole_does_not_hold_up_a_run_for_ever() -> None:
     assert read[0] < 1_000
 
 
+async def test_who_resumes_does_not_read_all_that_was_before() -> None:
+    """The place in the stream is found by halves; others' chunks lie between, and a reconnect left many swapped."""
+    world = World()
+    await world.record(State.RUNNING)
+    order = [*range(1, 4_000), *range(4_512, 5_001), *range(4_000, 4_512), 5_001]
+    for seq in order:
+        await world.say(seq)
+        await world.bus.publish(subjects.output("p", OLDER), chunk(seq).model_dump_json().encode(), {})
+    await world.end(5_001)
+    for start in (2_100, 3_990, 4_100, 4_600, 5_001, 9_000):
+        after = await splice.place(world.bus, "p", world.execution, start)
+        rest = world.bus.history(subjects.OUTPUT, subjects.output("p", world.execution), after=after)
+        kept = [splice.sequence_of(message) async for message in rest]
+        assert set(range(start, 5_002)) <= set(kept)
+        assert len(kept) < max(0, 5_001 - start) + splice.SWAPPED + 1_024
+    assert await splice.place(world.bus, "p", str(uuid.uuid4()), 5_000) == 0
+    assert await world.watched(4_990) == list(range(4_990, 5_002))
+
+
 async def test_watch_ends_with_a_deleted_execution() -> None:
     """Its `cleaned` fact ends who watches, and who comes later."""
     world = World()

@@ -139,7 +139,7 @@ class Viewer:
             listening = asyncio.ensure_future(self._listen(messages, live))
             try:
                 await self._look_at_record()
-                self._at = await place(self._gateway.deps.bus, project, execution, self._order.next)
+                self._at = await self._place()
                 await self._replay(lines(self._gateway, self._found, self._order.next))
                 while not self._done():
                     await self._next()
@@ -217,11 +217,14 @@ class Viewer:
             return
         self._found = Found(self._found.project, self._found.execution, record)
 
-    async def _fill(self, *, whole: bool = False) -> None:
-        """Read from the stream what live has not brought (yet): behind what was read, or the whole of it."""
-        async for line in streamed(self._gateway.deps.bus, self._found, after=0 if whole else self._at):
+    async def _fill(self, after: int | None = None) -> None:
+        """Read from the stream what live has not brought (yet): behind what was read, or behind `after`."""
+        async for line in streamed(self._gateway.deps.bus, self._found, after=self._at if after is None else after):
             self._at = max(self._at, line.at)
             await self._send(self._order.feed(line))
+
+    async def _place(self) -> int:
+        return await place(self._gateway.deps.bus, self._found.project, self._found.execution, self._order.next)
 
     async def _mend(self) -> None:
         """Look for a missing chunk now and then; state what four reads did not bring (`events.splice.Hole`)."""
@@ -232,7 +235,8 @@ class Viewer:
         missing = self._order.next if len(self._order) else None
         if not self._hole.read(missing, now()) and len(self._order) <= HELD:
             return
-        await self._fill(whole=True)  # a reconnect of the worker can leave two swapped: it may lie before what was sent
+        # A reconnect of the worker can leave two swapped: it may lie before what was sent.
+        await self._fill(await self._place())
         if missing == self._order.next:
             end = self._order.hole_end(missing)
             await self._send([gap(self._gateway, missing, end - 1, "lost"), *self._order.skip(end)])

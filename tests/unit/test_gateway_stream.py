@@ -111,6 +111,26 @@ async def test_a_chunk_that_never_comes_is_a_stated_gap_and_what_is_behind_it_go
     assert read[0] < 1_000
 
 
+async def test_a_chunk_that_lies_before_what_was_sent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Swapped in the stream and lost on its way live: before a gap is stated the stream is read from further back."""
+    monkeypatch.setattr(splice, "FILL_WAIT", 0.02)
+    world = World()
+    await world.record()
+    await world.chunk(1)
+    async with world.socket(PATH) as socket:
+        await socket.json()
+        listeners, world.bus._listeners = world.bus._listeners, []
+        await world.chunk(3)
+        world.bus._listeners = listeners
+        for seq in (2, 4):
+            await world.chunk(seq)
+        assert [(one["seq"], one["type"]) for one in [await socket.json() for _ in range(3)]] == [
+            (2, "text"),
+            (3, "text"),
+            (4, "text"),
+        ]
+
+
 async def test_swapped_and_repeated_live_chunks_arrive_once_and_in_order() -> None:
     """Also the ones of history that are said again live."""
     world = World()

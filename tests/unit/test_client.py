@@ -17,7 +17,7 @@ from events import splice, subjects
 from events.bus_memory import MemoryBucket, MemoryBus
 from events.client import Client
 from events.envelope import decode
-from events.errors import InvalidEvent, NotYetKnown
+from events.errors import InvalidEvent, NotYetKnown, OcfError
 from events.lifecycle import State
 from events.output import Chunk, ChunkType
 from events.ports import Message
@@ -210,6 +210,16 @@ async def test_what_nobody_has_is_a_stated_gap(stored: tuple[int, ...]) -> None:
         seen = [chunk async for chunk in world.client.watch(world.execution)]
     assert [(c.seq, c.type.value) for c in seen] == [(1, "text"), (2, "text"), (3, "gap"), (4, "text"), (5, "gap")]
     assert [(c.detail or {}).get("to") for c in seen if c.type == ChunkType.GAP] == [3, 6]
+
+
+@pytest.mark.parametrize("packed", [b"hello", gzip.compress(b"{}\n" * 99)[:-9]])
+async def test_a_damaged_archive_is_an_error_of_ours(packed: bytes) -> None:
+    """One that says what is damaged, whatever gzip raises."""
+    world = World()
+    await world.store.put(f"p/{world.execution}/output.ndjson.gz", packed)
+    await world.end(5)
+    with pytest.raises(OcfError, match="is damaged"):
+        await world.watched()
 
 
 async def test_a_hole_does_not_hold_up_a_run_for_ever() -> None:

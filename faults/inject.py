@@ -140,7 +140,7 @@ class Injector:
             await _again(part)  # what its liveness probe does
             return f"{part.name}, not healthy with room again: restarted", healed
         if part.name == "s3":
-            await _again(part)  # it says that it is well, and refuses what falls into the table that could not be written
+            await _again(part)  # it says that it is well, and refuses what belongs to the table it could not write
             return f"{part.name}, restarted with room again", healed
         await part.is_ready()
         return part.name, healed

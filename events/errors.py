@@ -32,6 +32,12 @@ class Busy(Retry):
     http_status = 429
 
 
+class NotItsTurn(Retry):
+    """Others of its session or project come first; it is given back and comes again, which is not a failure."""
+
+    http_status = 425
+
+
 class Conflict(Retry):
     """Somebody else changed the record first."""
 

@@ -124,8 +124,8 @@ def events_page() -> Pages:
         for s in streams.STREAMS
     ]
     fed = [
-        f"| `{row.consumer}` | {', '.join(f'`{x}`' for x in row.subjects)} | {row.function} | {row.in_flight} "
-        f"| {row.max_deliveries or 'for ever'} |"
+        f"| `{row.consumer}` | {', '.join(f'`{x}`' for x in row.subjects)} | {row.function} "
+        f"| {row.in_flight} | {row.spec().max_in_flight} | {row.max_deliveries or 'for ever'} |"
         for row in WIRING
     ]
     tries = ", ".join(f"{backoff(n):g}" for n in range(1, 9))
@@ -153,17 +153,19 @@ How to publish and watch: [publishing.md](publishing.md), [streaming.md](streami
 Buckets: {", ".join(f"`{b.name}` ({b.why})" for b in streams.BUCKETS)}.
 
 ## Consumers
-| consumer | takes | feeds | in flight | tries |
-|---|---|---|---|---|
+| consumer | takes | feeds | in flight | unsettled | tries |
+|---|---|---|---|---|---|
 {_lines(fed)}
 
 | the function answers | the dispatcher |
 |---|---|
 | 2xx | acknowledges |
-| 429 | waits `Retry-After` seconds and asks again; this is not a failure |
-| 404, 408, 409, 425, 5xx, or nothing | delivers again after {tries}, … s; when the tries are used up: dead letter |
+| 429 | waits `Retry-After` seconds and asks again, its place in flight held; this is not a failure |
+| 425 | gives it back for 1 to 30 s: others of its session or project come first; this is not a failure |
+| 404, 408, 409, 5xx, or nothing | delivers again after {tries}, … s; when the tries are used up: dead letter |
 | any other 4xx | dead letter at once, with the answer as its reason |
 
+*In flight* is for each dispatcher; *unsettled* is the sum of all, what waits for its next try or its turn included.
 While a function works the dispatcher holds the message every 10 s, so a run may last for hours.
 
 What happens outside this table, to Knative Brokers and webhooks (`EVENT_SINKS`): [webhooks.md](webhooks.md).

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functions.dispatcher.wiring import backoff
 
 #: 401 and 403 say that somebody was deployed with a wrong token, and nothing about the event.
-_RETRIED = frozenset({401, 403, 404, 408, 409, 425})
+_RETRIED = frozenset({401, 403, 404, 408, 409})
 #: Seconds between the tries of a delivery to a sink: twelve pauses, two days (Standard Webhooks 1.0.0, Deliverability).
 SINK_PAUSES = (1, 5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 43_200, 86_400)
 _SPREAD = 0.1
@@ -40,6 +40,11 @@ class Answer:
         return self.status == 429
 
     @property
+    def early(self) -> bool:
+        """Others come first, while a slot may be free: it is given back, which is not a failure either."""
+        return self.status == 425
+
+    @property
     def retried(self) -> bool:
         """It may go better later."""
         return self.status == 0 or self.status >= 500 or self.status in _RETRIED
@@ -63,6 +68,10 @@ class SinkAnswer(Answer):
 
     @property
     def busy(self) -> bool:
+        return False
+
+    @property
+    def early(self) -> bool:
         return False
 
     @property

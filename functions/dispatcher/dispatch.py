@@ -17,6 +17,7 @@ from functions.dispatcher.answers import Answer
 from functions.dispatcher.lanes import Lanes
 from functions.dispatcher.line import Line
 from functions.dispatcher.targets import REASON, Target
+from functions.dispatcher.turns import Turns
 from functions.dispatcher.wiring import Row
 
 log = structlog.get_logger()
@@ -33,6 +34,7 @@ class Dispatcher:
         self._bus = bus
         self._clock = clock
         self._line = Line(clock)
+        self._turns = Turns(clock)
         self._lanes = Lanes(row.in_order_of)
         self._closed = False
 
@@ -44,7 +46,7 @@ class Dispatcher:
     async def dispatch(self, delivery: Delivery) -> None:
         """See one delivery through: afterwards it is acked, naked or a dead letter."""
         message = delivery.message
-        if message.deliveries > 1:
+        if message.deliveries > 1 and not self._turns.came(message.sequence):
             metrics.redeliveries.labels(self._row.consumer).inc()
         try:
             event = self._event(message)
@@ -65,12 +67,15 @@ class Dispatcher:
     async def _answer(self, event: Event) -> Answer:
         """What the function says in the end; while it is busy, it is asked again."""
         answer = await self._target.post(event)
+        offers = 0
         while answer.busy:
             offers = await self._line.wait(answer.retry_after)
             answer = await self._target.post(event)
             if answer.busy:
                 self._line.offer(offers)
-        self._line.offer()
+        if offers or not answer.early:
+            # It has ended, or was offered a slot that is not for it.
+            self._line.offer()
         return answer
 
     def _event(self, message: Message) -> Event:
@@ -96,6 +101,9 @@ class Dispatcher:
         metrics.deliveries.labels(self._row.consumer, answer.kind).inc()
         if answer.done:
             await delivery.ack()
+            return
+        if answer.early:
+            await delivery.nak(self._turns.pause(message.sequence))
             return
         if answer.gone:
             await self._close(delivery, answer)

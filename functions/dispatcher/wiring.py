@@ -9,6 +9,8 @@ from events.ports import ConsumerSpec
 from events.types import TYPES
 
 _ENDED = ("completed", "failed", "cancelled", "timed_out")
+#: What waits for its next try must not hold up what comes behind it.
+_PENDING = 1_000
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,26 @@ class Row:
 
 
 def _command(
-    verb: str, *, in_flight: int, max_deliveries: int, timeout: float | None, in_order_of: str | None = None
+    verb: str,
+    *,
+    in_flight: int,
+    max_deliveries: int,
+    timeout: float | None,
+    in_order_of: str | None = None,
+    pending: int = _PENDING,
 ) -> Row:
     prefix = f"ocf.cmd.{verb}."
     types = tuple(name for name, spec in TYPES.items() if spec.subject_template.startswith(prefix))
     row = Row(verb, verb, subjects.COMMANDS, (f"{prefix}>",), types, in_flight, max_deliveries, timeout)
-    return replace(row, in_order_of=in_order_of)
+    return replace(row, in_order_of=in_order_of, pending=pending)
 
 
 WIRING: tuple[Row, ...] = (
     # Follow-ups of a session queue up in the order in which they were published.
     _command("submit", in_flight=32, max_deliveries=20, timeout=60.0, in_order_of="session_id"),
-    # An execution waits for a free slot as long as it takes: it is never dropped.
-    _command("execute", in_flight=64, max_deliveries=0, timeout=None),
+    # An execution waits for a free slot as long as it takes: it is never dropped. More in flight than there are slots
+    # in the cluster (max-scale times its requests), and all that wait for their session or quota besides.
+    _command("execute", in_flight=128, max_deliveries=0, timeout=None, pending=20_000),
     _command("cancel", in_flight=32, max_deliveries=12, timeout=60.0),
     _command("cleanup", in_flight=8, max_deliveries=60, timeout=300.0),
     _command("session", in_flight=8, max_deliveries=20, timeout=300.0, in_order_of="session_id"),
@@ -68,6 +77,7 @@ WIRING: tuple[Row, ...] = (
         in_flight=4,
         max_deliveries=0,
         timeout=900.0,
+        pending=_PENDING,
     ),
 )
 

@@ -10,7 +10,7 @@ import structlog
 
 from events import dataref
 from events.envelope import Event, decode, parse
-from events.errors import Busy, Drop, NotYetKnown, OcfError, Unavailable
+from events.errors import Busy, Drop, NotItsTurn, NotYetKnown, OcfError, Unavailable
 from events.models import Cleanup, Execute
 from events.ports import Message
 from functions import metrics
@@ -44,6 +44,7 @@ class Worker:
 
         Raises:
             Busy: no slot is free.
+            NotItsTurn: its project has its share, or its session runs another.
             Conflict: another worker owns it.
             Drop: it has ended.
             Unavailable: this worker is shutting down.
@@ -82,11 +83,12 @@ class Worker:
 
     def _must_have_room(self, project: str) -> None:
         settings = self._shop.parts.settings
+        quota = settings.max_project_tasks
+        # Before the slots: who waits for one of those holds a place in the dispatcher, which others could use.
+        if quota and sum(run.task.project_id == project for run in self._runs.values()) >= quota:
+            raise NotItsTurn(f"project {project} runs {quota} already (MAX_PROJECT_TASKS)")
         if len(self._runs) >= settings.max_concurrent_tasks:
             raise Busy(f"all {settings.max_concurrent_tasks} slots are taken (MAX_CONCURRENT_TASKS)")
-        quota = settings.max_project_tasks
-        if quota and sum(run.task.project_id == project for run in self._runs.values()) >= quota:
-            raise Busy(f"project {project} runs {quota} already (MAX_PROJECT_TASKS)")
 
     async def _must_be_its_turn(self, task: Execute) -> None:
         """One execution at a time per session, in the order of their submits."""
@@ -102,7 +104,7 @@ class Worker:
         except NotYetKnown:
             return  # destroyed: the run says so, and ends
         if found.queue and found.queue[0] != task.execution_id:
-            raise Busy(f"session {task.session_id} runs {found.queue[0]}")
+            raise NotItsTurn(f"session {task.session_id} runs {found.queue[0]}")
 
     async def _run(self, run: Run) -> None:
         try:

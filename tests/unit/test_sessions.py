@@ -10,7 +10,7 @@ import pytest
 
 from events import subjects
 from events.envelope import Event, decode
-from events.errors import Busy, Conflict, Drop, NotYetKnown
+from events.errors import Conflict, Drop, NotItsTurn, NotYetKnown
 from events.facts import Completed
 from events.lifecycle import State, Step
 from events.models import (
@@ -96,7 +96,7 @@ async def may_run(b: Bench, execution: str, id_: str) -> bool:
     task = Execute.model_validate({**data, "submitted_at": b.parts.clock.now()})
     try:
         await worker._must_be_its_turn(task)
-    except Busy:
+    except NotItsTurn:
         return False
     return True
 

@@ -1,0 +1,80 @@
+"""Whose turn it is not: the worker says so, and the dispatcher gives it back without counting a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from types import SimpleNamespace
+
+import httpx
+import pytest
+
+from events import subjects
+from events.bus_memory import MemoryBus
+from events.errors import Busy, NotItsTurn
+from functions import metrics
+from functions.dispatcher.dispatch import Dispatcher
+from functions.dispatcher.targets import Function
+from functions.dispatcher.turns import Turns
+from functions.dispatcher.wiring import WIRING
+from functions.execute.worker import Worker
+from tests.support.clock import ManualClock
+from tests.support.parts import PROJECT, bench
+
+EXECUTE = next(row for row in WIRING if row.consumer == "execute")
+
+
+def test_a_project_at_its_quota_leaves_the_other_slots_to_others() -> None:
+    """`MAX_PROJECT_TASKS` is asked before the slots: who is at its quota waits in the stream, others for a slot."""
+    b = bench(MAX_PROJECT_TASKS=1, MAX_CONCURRENT_TASKS=2)
+    worker = Worker(SimpleNamespace(parts=b.parts))  # type: ignore[arg-type]
+    run = SimpleNamespace(task=SimpleNamespace(project_id="greedy"))
+    worker._runs["1"] = run  # type: ignore[assignment]
+    with pytest.raises(NotItsTurn, match="MAX_PROJECT_TASKS"):
+        worker._must_have_room("greedy")
+    worker._must_have_room("other")
+    worker._runs["2"] = SimpleNamespace(task=SimpleNamespace(project_id="other"))  # type: ignore[assignment]
+    with pytest.raises(NotItsTurn):
+        worker._must_have_room("greedy")
+    with pytest.raises(Busy, match="MAX_CONCURRENT_TASKS"):
+        worker._must_have_room("third")
+
+
+async def test_what_is_early_is_given_back_and_is_no_failure() -> None:
+    """425: it comes again after a second, for ever, and neither counts as a redelivery nor takes a place meanwhile."""
+    clock = ManualClock()
+    bus = MemoryBus(clock)
+    execution = str(uuid.uuid4())
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/t", "ce-type": "dev.ocf.task.execute.v1"}
+    body = json.dumps({"execution_id": execution, "project_id": PROJECT}).encode()
+    await bus.publish(subjects.command("execute", PROJECT, execution), body, headers)
+    answers = [httpx.Response(425) for _ in range(30)] + [httpx.Response(200)]
+    http = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: answers.pop(0)))
+    worker = Dispatcher(EXECUTE, Function(EXECUTE, "http://execute/", None, http), bus=bus, clock=clock)
+    before = metrics.redeliveries.labels("execute")._value.get()
+    while answers:
+        (delivery,) = await bus.fetch(EXECUTE.spec(), 1, 0.01)
+        await asyncio.wait_for(worker.dispatch(delivery), 5)
+        clock._passed += 1.0
+    assert await bus.fetch(EXECUTE.spec(), 1, 0.01) == []
+    assert [m async for m in bus.history(subjects.DLQ, "ocf.dlq.>")] == []
+    assert metrics.redeliveries.labels("execute")._value.get() == before
+
+
+def test_many_that_wait_ask_ten_times_a_second_together() -> None:
+    """One asks each second, a hundred each ten seconds, thousands twice a minute; who went elsewhere is forgotten."""
+    clock = ManualClock()
+    turns = Turns(clock)
+    pauses = [turns.pause(number) for number in range(1_000)]
+    assert (pauses[0], pauses[99], pauses[999]) == (1.0, 10.0, 30.0)
+    assert turns.came(5)
+    assert not turns.came(5)
+    clock._passed += 61
+    assert turns.pause(5) == 1.0
+
+
+def test_what_waits_for_its_next_try_takes_no_place_in_flight() -> None:
+    """Every consumer of commands and facts may have far more unsettled than in flight."""
+    for row in WIRING:
+        assert row.spec().max_in_flight >= 10 * row.in_flight, row.consumer

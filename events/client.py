@@ -119,11 +119,11 @@ class Client:
         entry = await self._executions.get(record_key(self.project, execution))
         if entry is None:
             raise NotYetKnown(f"execution {execution} of project {self.project} is not known")
-        return Record.model_validate_json(entry.value)
+        return Record.read(entry.value)
 
     async def list(self) -> _Records:
         """Every execution of the project, newest first."""
-        found = [Record.model_validate_json(e.value) async for e in self._executions.entries(f"{self.project}.*")]
+        found = [Record.read(e.value) async for e in self._executions.entries(f"{self.project}.*")]
         return sorted(found, key=lambda record: record.submitted_at, reverse=True)
 
     async def watch(self, execution: str, *, start: int = 1) -> AsyncIterator[Chunk]:
@@ -162,7 +162,7 @@ class Client:
         except (OSError, EOFError, zlib.error) as error:
             raise OcfError(f"the archived output of {execution} is damaged: {error}") from None
         for line in lines:
-            chunk = Chunk.model_validate_json(line)
+            chunk = Chunk.read(line)
             if chunk.seq >= start:
                 yield chunk
 

@@ -62,9 +62,9 @@ class SessionCalls:
         entry = await self._bucket.get(session_key(self._project, session))
         if entry is None:
             raise NotYetKnown(f"session {session} of project {self._project} is not known")
-        return Session.model_validate_json(entry.value)
+        return Session.read(entry.value)
 
     async def list(self) -> _Sessions:
         """Every session of the project, newest first."""
-        found = [Session.model_validate_json(e.value) async for e in self._bucket.entries(f"{self._project}.*")]
+        found = [Session.read(e.value) async for e in self._bucket.entries(f"{self._project}.*")]
         return sorted(found, key=lambda session: session.created_at, reverse=True)

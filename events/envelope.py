@@ -163,7 +163,7 @@ def parse(event: Event) -> Model:
     """
     spec = event.spec
     try:
-        return spec.data.model_validate_json(event.data)
+        return spec.data.model_validate_json(event.data, extra="forbid" if spec.from_callers else "ignore")
     except ValidationError as error:
         raise InvalidData(field_errors(error)) from None
 

@@ -8,18 +8,18 @@ from typing import Annotated
 from pydantic import Field
 
 from events.lifecycle import Reason
-from events.models import ExecutionId, Model, ProjectId, SessionId
+from events.models import ExecutionId, Kept, Model, ProjectId, SessionId
 from events.output import Usage
 
 
-class FieldError(Model):
+class FieldError(Kept):
     """One thing wrong with an input: which field, what is wrong, what would be right."""
 
     field: str
     message: str
 
 
-class Fact(Model):
+class Fact(Kept):
     """What every fact of an execution has."""
 
     execution_id: ExecutionId
@@ -52,7 +52,7 @@ class Started(Fact):
     queued_ms: int
 
 
-class ChangedFile(Model):
+class ChangedFile(Kept):
     """One changed file of the workspace."""
 
     path: str
@@ -61,7 +61,7 @@ class ChangedFile(Model):
     deletions: int | None = None
 
 
-class DiffSummary(Model):
+class DiffSummary(Kept):
     """What the run changed in the workspace, against its start."""
 
     files: int = 0
@@ -71,7 +71,7 @@ class DiffSummary(Model):
     truncated: bool = False
 
 
-class Artifact(Model):
+class Artifact(Kept):
     """One stored object: key below the execution's prefix, size in bytes, SHA-256 in hex."""
 
     name: str
@@ -132,7 +132,7 @@ class Cleaned(Fact):
     removed: dict[str, int]
 
 
-class SessionFact(Model):
+class SessionFact(Kept):
     """What every fact of a session has."""
 
     session_id: SessionId

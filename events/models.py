@@ -1,12 +1,13 @@
 """What commands carry: the payload of every `dev.ocf.*` command event (contract: docs/events.md).
 
-Every model is frozen and refuses unknown fields, so that a typing error is answered and not ignored.
+Every model is frozen. What callers send has no unknown fields, so that a typing error is answered and not ignored. What
+functions write for each other may have some, because two releases run side by side during an upgrade: see `Kept`.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -52,6 +53,20 @@ class Model(BaseModel):
 
     # `model_` is pydantic's own prefix; the contract's field `model_config` needs an alias.
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+
+
+class Kept(Model):
+    """What functions write for each other, in records, facts and output.
+
+    It may be of a newer release: fields unknown here are let in, and written again with the rest when it is changed.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    @classmethod
+    def read(cls, raw: bytes | str) -> Self:
+        """One from its JSON, unknown fields let in at every depth. Raises ValidationError."""
+        return cls.model_validate_json(raw, extra="allow")
 
 
 class Sealed(Model):
@@ -195,7 +210,9 @@ class Submit(TaskRequest):
 
 
 class Execute(Submit):
-    """`dev.ocf.task.execute.v1`: a validated submit, for the execute function."""
+    """`dev.ocf.task.execute.v1`: a validated submit, for the execute function. A later release may say more."""
+
+    model_config = ConfigDict(extra="ignore")
 
     submitted_at: datetime
 

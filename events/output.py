@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from events.models import Model
+from events.models import Kept, Model
 
 
 class ChunkType(StrEnum):
@@ -44,7 +44,7 @@ class ChunkType(StrEnum):
     GAP = "gap"
 
 
-class Usage(Model):
+class Usage(Kept):
     """Totals of an execution so far. Tokens as the model's provider counts them, cost in US dollars."""
 
     requests: int = 0
@@ -99,14 +99,14 @@ class StatusDetail(Model):
     attempt: int = 1
 
 
-class TodoItem(Model):
+class TodoItem(Kept):
     """One line of the agent's todo list."""
 
     content: str
     status: Literal["pending", "in_progress", "completed", "cancelled"]
 
 
-class Waiting(Model):
+class Waiting(Kept):
     """What the agent waits for; the answer names `request_id`."""
 
     request_id: str
@@ -116,7 +116,7 @@ class Waiting(Model):
     deadline: datetime | None = None
 
 
-class Chunk(Model):
+class Chunk(Kept):
     """One piece of output. `seq` is gapless per execution from 1, over all attempts."""
 
     seq: Annotated[int, Field(ge=1)]

@@ -9,14 +9,14 @@ from datetime import datetime
 
 from events.facts import DiffSummary, FieldError
 from events.lifecycle import TERMINAL, Reason, State
-from events.models import ExecutionId, Model, ProjectId, SessionId
+from events.models import ExecutionId, Kept, ProjectId, SessionId
 from events.output import TodoItem, Usage, Waiting
 
 #: How an attempt ended whose worker was shut down in good order.
 HANDED_ON = "handed_on"
 
 
-class Attempt(Model):
+class Attempt(Kept):
     """One try by one worker. `ended` is how it ended: a state, `worker_lost` or `handed_on`."""
 
     number: int
@@ -26,7 +26,7 @@ class Attempt(Model):
     ended: str | None = None
 
 
-class Outbox(Model):
+class Outbox(Kept):
     """A fact that is decided but perhaps not yet published: whoever sees it publishes it again.
 
     Publishing twice is harmless: the event's id is its message id, and the subject takes one event only.
@@ -39,7 +39,7 @@ class Outbox(Model):
     extensions: dict[str, str] = {}
 
 
-class Record(Model):
+class Record(Kept):
     """Everything known of an execution but its output."""
 
     execution_id: ExecutionId

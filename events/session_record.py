@@ -7,20 +7,22 @@ names the objects, so a half-written save is never taken for one.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, field_serializer
 
 from events.facts import Artifact
-from events.models import EmptyWorkspace, ExecutionId, Model, ProjectId, SessionId, Workspace
+from events.models import EmptyWorkspace, ExecutionId, Kept, ProjectId, SessionId, Workspace
 
 
-class Attached(Model):
+class Attached(Kept):
     """Somebody who watches."""
 
     client_id: str
     since: datetime
 
 
-class Saved(Model):
+class Saved(Kept):
     """The state after one execution: object names below the session's prefix, and OpenCode's own session id."""
 
     execution_id: ExecutionId
@@ -29,7 +31,7 @@ class Saved(Model):
     workspace: Artifact | None = None
 
 
-class Session(Model):
+class Session(Kept):
     """Everything known of a session. `queue`: executions that want it, the first one has it."""
 
     session_id: SessionId
@@ -46,6 +48,11 @@ class Session(Model):
     queue: list[ExecutionId] = []
     executions: list[ExecutionId] = []
     saved: Saved | None = None
+
+    @field_serializer("workspace", mode="wrap")
+    def _whole(self, value: Workspace, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A caller's model, which as such knows no further fields; here a newer release may have put some.
+        return {"source": value.source, **dump(value), **(value.model_extra or {})}
 
 
 def session_key(project: str, session: str) -> str:

@@ -34,7 +34,7 @@ _GAPS = {"expired": "are not kept any more", "lost": "did not arrive"}
 
 def chunk_of(message: Message) -> Chunk:
     """The chunk a message carries."""
-    return Chunk.model_validate_json(message.data)
+    return Chunk.read(message.data)
 
 
 def gap_chunk(first: int, last: int, at: datetime, reason: Literal["expired", "lost"] = "expired") -> Chunk:

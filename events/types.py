@@ -27,6 +27,11 @@ class EventType:
     said_by: str
     entity: Literal["execution", "session"] = "execution"
 
+    @property
+    def from_callers(self) -> bool:
+        """Whether others than functions send it: unknown fields are errors then, and not those of a newer release."""
+        return self.kind == "cmd" and self.said_by != "submit"
+
     def subject(self, project: str, entity: str) -> str:
         """The NATS subject of one such event."""
         if self.kind == "cmd":

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from events.errors import Conflict, NotYetKnown
-from events.models import Model
+from events.models import Kept
 from events.ports import Bucket
 
 _TRIES = 20
-M = TypeVar("M", bound=Model)
+M = TypeVar("M", bound=Kept)
 
 
 async def change(
@@ -28,7 +28,7 @@ async def change(
         entry = await bucket.get(key)
         if entry is None:
             raise NotYetKnown(f"{name} is not known")
-        newest = model.model_validate_json(entry.value)
+        newest = model.read(entry.value)
         changed = decide(newest)
         if changed is None:
             return newest
@@ -41,6 +41,6 @@ async def change(
     raise Conflict(f"the record of {name} is changing too fast")
 
 
-def dump(record: Model) -> bytes:
+def dump(record: Kept) -> bytes:
     """A record as it is kept."""
     return record.model_dump_json(exclude_defaults=True).encode()

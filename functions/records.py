@@ -10,10 +10,11 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 
+import structlog
 from pydantic import ValidationError
 
 from events import trace
-from events.envelope import Event, new_event
+from events.envelope import Event, field_errors, new_event
 from events.errors import Conflict, NotYetKnown
 from events.facts import Failed, Outcome, Rejected
 from events.lifecycle import Reason, Step, step
@@ -22,6 +23,8 @@ from events.ports import Bucket, Bus, Clock
 from events.record import Outbox, Record, record_key
 from events.types import TYPES
 from functions import cas
+
+log = structlog.get_logger()
 
 
 class Records:
@@ -36,7 +39,7 @@ class Records:
     async def get(self, project: str, execution: str) -> Record | None:
         """The record, or None."""
         entry = await self._bucket.get(record_key(project, execution))
-        return None if entry is None else Record.model_validate_json(entry.value)
+        return None if entry is None else Record.read(entry.value)
 
     async def require(self, project: str, execution: str) -> Record:
         """The record. Raises NotYetKnown when there is none."""
@@ -155,13 +158,18 @@ class Records:
         except Conflict:
             return  # said before
 
-    async def all(self, project: str | None = None) -> AsyncIterator[Record]:
-        """Every record, of one project or of all. A record that cannot be read is an error, not a gap."""
-        async for entry in self._bucket.entries(f"{project}.*" if project else "*.*"):
+    async def all(self, unreadable: set[str] | None = None) -> AsyncIterator[Record]:
+        """Every record. One that cannot be read hides no others: its key goes to `unreadable`, and to the log."""
+        async for entry in self._bucket.entries("*.*"):
             try:
-                yield Record.model_validate_json(entry.value)
+                record = Record.read(entry.value)
             except ValidationError as error:
-                raise ValueError(f"record {entry.key} is not readable: {error.error_count()} fields") from error
+                wrong = [one.field for one in field_errors(error)]
+                log.error("unreadable record", action="records.unreadable", key=entry.key, fields=wrong)
+                if unreadable is not None:
+                    unreadable.add(entry.key)
+                continue
+            yield record
 
 
 async def say(bus: Bus, event: Event, project: str, entity: str, *, once: bool) -> None:

@@ -44,10 +44,11 @@ async def sweep(parts: Parts, event: Event) -> None:
 
 
 async def _look(parts: Parts, event: Event) -> int:
-    """How many executions are still open after this look."""
+    """How many executions are still open after this look, or may be: a record that cannot be read, in an upgrade."""
     open_ = 0
+    unreadable: set[str] = set()
     suspects: list[tuple[Record, Step]] = []
-    async for record in parts.records.all():
+    async for record in parts.records.all(unreadable):
         if record.outbox:
             await parts.records.publish_outbox(record)
         if record.terminal:
@@ -60,7 +61,7 @@ async def _look(parts: Parts, event: Event) -> int:
     for record, ending in suspects:
         if not await _owned(parts, record):
             await _end(parts, record, ending, event)
-    return open_
+    return open_ + len(unreadable)
 
 
 async def _owned(parts: Parts, record: Record) -> bool:

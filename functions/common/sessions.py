@@ -29,7 +29,7 @@ class Sessions:
     async def get(self, project: str, session: str) -> Session | None:
         """The record, or None."""
         entry = await self._bucket.get(session_key(project, session))
-        return None if entry is None else Session.model_validate_json(entry.value)
+        return None if entry is None else Session.read(entry.value)
 
     async def create(self, session: Session) -> None:
         """Raises Conflict when there is one already."""

@@ -94,7 +94,7 @@ class Gateway:
         if entry is None:
             return None
         try:
-            return Record.model_validate_json(entry.value)
+            return Record.read(entry.value)
         except ValidationError as error:
             raise OcfError(f"the record of {execution} cannot be read: {error.error_count()} errors") from None
 

@@ -156,7 +156,7 @@ class Index:
 
     def _put(self, key: str, value: bytes, revision: int) -> None:
         try:
-            record = Record.model_validate_json(value)
+            record = Record.read(value)
         except ValidationError as error:
             log.error("unreadable record", action="gateway.index.unreadable", key=key, errors=error.error_count())
             return

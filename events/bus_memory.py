@@ -140,6 +140,8 @@ class MemoryBus:
                 raise Conflict(f"{mark} is at {newest}")
         stream.sequence += 1
         message = Message(subject, data, dict(headers), stream.sequence, self.clock.now())
+        if "Nats-Schedule" in headers:  # it takes the place of an earlier one (ADR-51: an implied rollup)
+            stream.messages = [m for m in stream.messages if m.subject != subject]
         stream.messages.append(message)
         if message_id is not None:
             stream.ids[message_id] = stream.sequence

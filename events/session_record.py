@@ -6,7 +6,7 @@ names the objects, so a half-written save is never taken for one.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, field_serializer
@@ -14,29 +14,39 @@ from pydantic import SerializerFunctionWrapHandler, field_serializer
 from events.facts import Artifact
 from events.models import EmptyWorkspace, ExecutionId, Kept, ProjectId, SessionId, Workspace
 
+#: A client that has not said for so long that it is there has gone without a word.
+CLIENT_STAYS = timedelta(hours=1)
+
 
 class Attached(Kept):
-    """Somebody who watches."""
+    """Somebody who watches; `since` is when it last said so."""
 
     client_id: str
     since: datetime
 
 
 class Saved(Kept):
-    """The state after one execution: object names below the session's prefix, and OpenCode's own session id."""
+    """The state after one execution: object names below the session's prefix, and OpenCode's own session id.
 
-    execution_id: ExecutionId
+    `execution_id` is None once that execution was deleted.
+    """
+
+    execution_id: ExecutionId | None = None
     conversation_id: str
     conversation: Artifact
     workspace: Artifact | None = None
 
 
 class Session(Kept):
-    """Everything known of a session. `queue`: executions that want it, the first one has it."""
+    """Everything known of a session. `queue`: executions that want it, the first one has it.
+
+    `expired`: it is being destroyed because its time is over, and not because somebody said so; its executions stay.
+    """
 
     session_id: SessionId
     project_id: ProjectId
     state: Literal["open", "destroying"] = "open"
+    expired: bool = False
     created_at: datetime
     updated_at: datetime
     expires_at: datetime
@@ -48,6 +58,11 @@ class Session(Kept):
     queue: list[ExecutionId] = []
     executions: list[ExecutionId] = []
     saved: Saved | None = None
+
+    @property
+    def idle_until(self) -> datetime:
+        """When it may expire, if nothing happens: not while somebody watches."""
+        return max([self.expires_at, *(one.since + CLIENT_STAYS for one in self.clients)])
 
     @field_serializer("workspace", mode="wrap")
     def _whole(self, value: Workspace, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from events import subjects as s
 
 DAY = 86_400
+COMMANDS_AGE = 30 * DAY
+#: A schedule is a message like others, which its stream removes when it is too old, fired or not, and however often. It
+#: is set up anew well before that.
+SCHEDULE_AGE = 20 * DAY
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class BucketSpec:
 
 STREAMS: tuple[StreamSpec, ...] = (
     StreamSpec(
-        s.COMMANDS, ("ocf.cmd.>", "ocf.schedule.>"), "what somebody asked for", max_age=30 * DAY, schedules=True
+        s.COMMANDS, ("ocf.cmd.>", "ocf.schedule.>"), "what somebody asked for", max_age=COMMANDS_AGE, schedules=True
     ),
     StreamSpec(s.EVENTS, ("ocf.evt.>",), "what happened", max_age=30 * DAY),
     StreamSpec(

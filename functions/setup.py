@@ -16,6 +16,7 @@ from events.bus_nats import NatsBus, connect
 from events.errors import OcfError, Unavailable
 from events.streams import BUCKETS, STREAMS, BucketSpec, StreamSpec
 from functions import logs
+from functions.common.retention import keep_retaining
 from functions.settings import load_or_exit
 
 _NANOSECONDS = 1_000_000_000
@@ -114,6 +115,8 @@ async def run() -> int:
         try:
             longest = max((round(rule.output.total_seconds()) for rule in settings.retention), default=0)
             names = await apply(bus, settings.stream_replicas, output_age=longest)
+            if settings.retention:
+                await keep_retaining(bus)  # also where nothing is submitted any more
         finally:
             await bus.close()
     except OcfError as error:

@@ -38,7 +38,7 @@ async def cleanup(parts: Parts, event: Event) -> None:
         await sweep(parts, event)
         return
     if wish.scope == "retention":
-        await retain(parts)
+        await retain(parts, event)
         return
     if wish.scope == "workspace":
         return  # the worker that holds the files hears this command on NATS itself

@@ -6,16 +6,18 @@ from datetime import datetime
 
 import structlog
 
+from events.envelope import Event
 from events.errors import NotYetKnown
 from events.record import Record
 from functions.common.output import purge_output
-from functions.common.retention import rule_for, stop_retaining
+from functions.common.retention import keep_retaining, rule_for, stop_retaining
+from functions.common.schedule import old
 from functions.composition import Parts
 
 log = structlog.get_logger()
 
 
-async def retain(parts: Parts) -> None:
+async def retain(parts: Parts, event: Event) -> None:
     """Look at every execution that has ended; without any, cancel the schedule (the next sweep brings it back)."""
     known = False
     async for record in parts.records.all():
@@ -24,6 +26,8 @@ async def retain(parts: Parts) -> None:
             await _apply(parts, record, parts.clock.now())
     if not known or not parts.settings.retention:
         await stop_retaining(parts.bus)
+    elif old(event, parts.clock.now()):
+        await keep_retaining(parts.bus, anew=True)
 
 
 async def _apply(parts: Parts, record: Record, now: datetime) -> None:

@@ -14,6 +14,7 @@ from events.record import Record, lease_key
 from functions import metrics
 from functions.common.output import fence_off
 from functions.common.retention import keep_retaining
+from functions.common.schedule import old
 from functions.common.sweep import keep_sweeping, stop_sweeping
 from functions.composition import Parts
 
@@ -34,6 +35,8 @@ async def sweep(parts: Parts, event: Event) -> None:
     if parts.settings.retention:
         await keep_retaining(parts.bus)
     if await _look(parts, event):
+        if old(event, parts.clock.now()):
+            await keep_sweeping(parts.bus, anew=True)
         return
     await stop_sweeping(parts.bus)
     # A submit may have come between the look and the stop: it records first and schedules then.

@@ -1,7 +1,8 @@
 """How long what an execution left is kept: a small table, by project and label, and the schedule that applies it.
 
 `default=7d/90d,project-a=2d/30d,project-a/team=x:1d/30d`: output stays 7 days in the stream, the archive 90. `default`
-stands for every project without a rule of its own; of the rules that fit, the last and most special one counts.
+stands for every project without a rule of its own, and so the project of that name has none; of the rules that fit,
+the last and most special one counts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _EVERY = "@every 1h"
 _ANY = "default"
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _RULE = re.compile(
-    r"(?P<project>[a-z0-9-]{1,63})(?:/(?P<label>[^=,:/]+)=(?P<value>[^:,]*):|=)(?P<output>\d+[smhd])/(?P<archive>\d+[smhd])"
+    r"(?P<project>[a-z0-9-]{1,63})(?:/(?P<label>[^=,:]+)=(?P<value>[^:,]*):|=)(?P<output>\d+[smhd])/(?P<archive>\d+[smhd])"
 )
 
 
@@ -81,9 +82,9 @@ def _said(span: timedelta) -> str:
     return f"{seconds // _UNITS[unit]}{unit}"
 
 
-async def keep_retaining(bus: Bus) -> None:
-    """See that the schedule is there."""
-    await schedule.keep(bus, SCHEDULE, _EVERY, RETENTION_ID, "retention")
+async def keep_retaining(bus: Bus, *, anew: bool = False) -> None:
+    """See that the schedule is there; `anew`: with its whole life before it."""
+    await schedule.keep(bus, SCHEDULE, _EVERY, RETENTION_ID, "retention", anew=anew)
 
 
 async def stop_retaining(bus: Bus) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from events import subjects
@@ -10,16 +10,26 @@ from events.envelope import Event
 from events.errors import Conflict
 from events.models import Cleanup
 from events.ports import Bus
+from events.streams import SCHEDULE_AGE
+
+#: The source of what schedules send.
+SOURCE = "/ocf/schedule"
 
 
-async def keep(bus: Bus, schedule: str, every: str, entity: str, scope: Literal["sweep", "retention"]) -> None:
-    """See that the schedule on the subject `schedule` is there: a cleanup command of `scope` about `entity`."""
+async def keep(
+    bus: Bus, schedule: str, every: str, entity: str, scope: Literal["sweep", "retention"], *, anew: bool = False
+) -> None:
+    """See that the schedule on the subject `schedule` is there: a cleanup command of `scope` about `entity`.
+
+    `anew`: in the place of one that is there (the server replaces it).
+    """
     data = Cleanup(project_id=subjects.SYSTEM_PROJECT, execution_id=entity, scope=scope)
     event = Event(
         type="dev.ocf.task.cleanup.v1",
-        source="/ocf/schedule",
+        source=SOURCE,
         id=scope,
-        time=datetime(2026, 1, 1, tzinfo=UTC),
+        # What it sends has the same time: `old` sees how old the schedule is.
+        time=datetime.now(UTC),
         data=data.model_dump_json(exclude_none=True).encode(),
         subject=entity,
     )
@@ -30,9 +40,14 @@ async def keep(bus: Bus, schedule: str, every: str, entity: str, scope: Literal[
         "Nats-Schedule-TTL": "60s",
     }
     try:
-        await bus.publish(schedule, event.data, headers, only_first=True)
+        await bus.publish(schedule, event.data, headers, only_first=not anew)
     except Conflict:
         return  # it is there
+
+
+def old(sent: Event, now: datetime) -> bool:
+    """Whether the schedule that sent this command is so old that its stream may remove it soon."""
+    return now - sent.time > timedelta(seconds=SCHEDULE_AGE)
 
 
 async def stop(bus: Bus, schedule: str) -> None:

@@ -11,12 +11,14 @@ from events.errors import NotYetKnown
 from events.models import SessionDestroy
 from events.ports import Bucket, Bus, Clock
 from events.session_record import Session, session_key
+from events.streams import SCHEDULE_AGE
 from functions import cas
+from functions.common import schedule
 from functions.records import Records
 
 DESTROY = "dev.ocf.session.destroy.v1"
-#: Marks a destroy that a schedule sent: it counts only when the session is idle and overdue.
-EXPIRY = "schedule"
+#: The source of a destroy that a schedule sent: it counts only when the session is idle and overdue.
+EXPIRY = schedule.SOURCE
 
 
 class Sessions:
@@ -97,7 +99,11 @@ class Sessions:
                 "queue": [item for item in found.queue if item != execution],
                 "executions": [item for item in found.executions if item != execution],
             }
-            return found.model_copy(update=lists) if execution in (*found.queue, *found.executions) else None
+            saved = found.saved
+            if saved is not None and saved.execution_id == execution:
+                saved = saved.model_copy(update={"execution_id": None})
+            changed = found.model_copy(update={**lists, "saved": saved})
+            return None if changed == found else changed
 
         await self.change(project, session, without)
 
@@ -116,12 +122,15 @@ def schedule_subject(project: str, session: str) -> str:
     return f"ocf.schedule.session.{subjects.check_project(project)}.{subjects.check_id(session, 'session_id')}"
 
 
-async def schedule_end(bus: Bus, session: Session, at: datetime) -> None:
-    """Have NATS send a destroy at `at`, in place of an earlier schedule."""
+async def schedule_end(bus: Bus, session: Session, at: datetime, now: datetime) -> None:
+    """Have NATS send a destroy at `at`, in place of an earlier schedule.
+
+    Earlier where that is farther off than the stream keeps a schedule: what comes too early schedules the end again.
+    """
+    at = min(at, now + timedelta(seconds=SCHEDULE_AGE))
     subject = schedule_subject(session.project_id, session.session_id)
-    data = SessionDestroy(project_id=session.project_id, session_id=session.session_id, requested_by=EXPIRY)
-    event = new_event(DESTROY, data, source="/ocf/schedule", time=at)
-    await bus.purge(subjects.COMMANDS, subject)
+    data = SessionDestroy(project_id=session.project_id, session_id=session.session_id, requested_by="schedule")
+    event = new_event(DESTROY, data, source=EXPIRY, time=at)
     headers = {
         **event.headers(),
         "Nats-Schedule": f"@at {timestamp(at)}",

@@ -14,9 +14,9 @@ SCHEDULE = "ocf.schedule.sweep"
 _EVERY = "@every 15s"
 
 
-async def keep_sweeping(bus: Bus) -> None:
-    """See that the schedule is there."""
-    await schedule.keep(bus, SCHEDULE, _EVERY, SWEEP_ID, "sweep")
+async def keep_sweeping(bus: Bus, *, anew: bool = False) -> None:
+    """See that the schedule is there; `anew`: with its whole life before it."""
+    await schedule.keep(bus, SCHEDULE, _EVERY, SWEEP_ID, "sweep", anew=anew)
 
 
 async def stop_sweeping(bus: Bus) -> None:

@@ -35,6 +35,8 @@ from functions.common.letters import drop_letters
 from functions.common.sessions import EXPIRY, Sessions, schedule_end, schedule_subject
 from functions.composition import Parts
 
+#: The workspace that an execution left, below its prefix in S3.
+WORKSPACE = "workspace.tar.zst"
 USED = FieldError(field="session_id", message="was used before for another session; use a new one")
 
 
@@ -87,7 +89,7 @@ async def _create(parts: Parts, wish: SessionCreate, event: Event) -> None:
             await _reject(parts, event, [USED])
             return
         made = existing
-    await schedule_end(parts.bus, made, made.expires_at)
+    await schedule_end(parts.bus, made, made.expires_at, now)
     fact = SessionCreated(
         session_id=wish.session_id,
         project_id=wish.project_id,
@@ -119,6 +121,9 @@ async def _not_to_be_made(parts: Parts, wish: SessionCreate) -> FieldError | Non
         return FieldError(field="from_execution_id", message="is no finished execution of this project")
     if not record.archived:
         raise Conflict(f"execution {wish.from_execution_id} is being archived")
+    kept = f"{wish.project_id}/{wish.from_execution_id}/{WORKSPACE}"
+    if record.archive_expired or await parts.store.head(kept) is None:
+        return FieldError(field="from_execution_id", message="left no workspace, or it is kept no longer")
     return None
 
 
@@ -151,33 +156,55 @@ async def _detach(parts: Parts, wish: SessionDetach, event: Event) -> None:
 
 async def _destroy(parts: Parts, wish: SessionDestroy, event: Event) -> None:
     sessions = Sessions(parts.sessions, parts.clock)
+    gone = subjects.fact(wish.project_id, wish.session_id, "destroyed")
     found = await sessions.get(wish.project_id, wish.session_id)
     if found is None:
-        gone = subjects.fact(wish.project_id, wish.session_id, "destroyed")
-        if await parts.bus.last(subjects.EVENTS, gone) is not None:
-            raise Drop(f"session {wish.session_id} is destroyed")
-        raise NotYetKnown(f"session {wish.session_id} of project {wish.project_id} is not known")
-    expired = wish.requested_by == EXPIRY
-    if expired and found.queue:
-        found = await sessions.first(wish.project_id, wish.session_id, parts.records)
-    if expired and (found.queue or found.clients or found.expires_at > parts.clock.now()):
-        # It was used since the schedule was made; it gets its full time again.
-        await schedule_end(parts.bus, found, max(found.expires_at, parts.clock.now() + timedelta(seconds=60)))
-        raise Drop(f"session {wish.session_id} is in use")
-    closing = {"state": "destroying"}
-    found = await sessions.change(
-        wish.project_id, wish.session_id, lambda one: one.model_copy(update=closing) if one.state == "open" else None
-    )
-    await _end_executions(parts, found, event)
+        if await parts.bus.last(subjects.EVENTS, gone) is None:
+            raise NotYetKnown(f"session {wish.session_id} of project {wish.project_id} is not known")
+        await _leave_nothing(parts, wish)
+        raise Drop(f"session {wish.session_id} is destroyed")
+    found = await _closed(parts, sessions, found, expiry=event.source == EXPIRY)
+    if not found.expired:
+        await _end_executions(parts, found, event)
     await parts.bus.purge(subjects.COMMANDS, schedule_subject(wish.project_id, wish.session_id))
-    removed = {
-        "objects": await parts.store.delete_prefix(f"{session_prefix(wish.project_id, wish.session_id)}/"),
-        "executions": len(found.executions),
-        "events": await parts.bus.purge(subjects.EVENTS, f"ocf.evt.{wish.project_id}.{wish.session_id}.>"),
-    }
+    objects = await parts.store.delete_prefix(f"{session_prefix(wish.project_id, wish.session_id)}/")
+    if await parts.bus.last(subjects.EVENTS, gone) is None:
+        removed = {
+            "objects": objects,
+            "executions": 0 if found.expired else len(found.executions),
+            "events": await parts.bus.purge(subjects.EVENTS, f"ocf.evt.{wish.project_id}.{wish.session_id}.>"),
+        }
+        ids = {"session_id": wish.session_id, "project_id": wish.project_id}
+        fact = SessionDestroyed(**ids, removed=removed, expired=found.expired)
+        # Before the record goes: without both a redelivery could not know that there was such a session.
+        await parts.records.say("dev.ocf.session.destroyed.v1", fact, event, key=f"destroyed:{event.id}", once=True)
     await sessions.delete(wish.project_id, wish.session_id)
-    fact = SessionDestroyed(session_id=wish.session_id, project_id=wish.project_id, removed=removed, expired=expired)
-    await parts.records.say("dev.ocf.session.destroyed.v1", fact, event, key=f"destroyed:{wish.session_id}")
+    await _leave_nothing(parts, wish)
+
+
+async def _closed(parts: Parts, sessions: Sessions, found: Session, *, expiry: bool) -> Session:
+    """The session, which nobody joins any more. Raises Drop: its time is not over."""
+    project, session_id, now = found.project_id, found.session_id, parts.clock.now()
+    if expiry and found.queue:
+        await sessions.first(project, session_id, parts.records)
+
+    def closed(one: Session) -> Session | None:
+        if one.state != "open":
+            # Somebody says so while it expires: then its executions go too.
+            return one.model_copy(update={"expired": False}) if one.expired and not expiry else None
+        if expiry and (one.queue or one.idle_until > now):
+            return None
+        return one.model_copy(update={"state": "destroying", "expired": expiry})
+
+    found = await sessions.change(project, session_id, closed)
+    if found.state == "open":
+        # It was used since the schedule was made; it gets its full time again.
+        await schedule_end(parts.bus, found, max(found.idle_until, now + timedelta(seconds=60)), now)
+        raise Drop(f"session {session_id} is in use")
+    return found
+
+
+async def _leave_nothing(parts: Parts, wish: SessionDestroy) -> None:
     await drop_letters(parts.bus, wish.project_id, wish.session_id)
     # Last: as long as this command is there, a crash brings it back.
     await parts.bus.purge(subjects.COMMANDS, f"ocf.cmd.*.{wish.project_id}.{wish.session_id}")

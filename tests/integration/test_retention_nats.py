@@ -14,13 +14,18 @@ from tests.support.stack import until
 
 
 async def test_the_server_sends_the_command_by_itself(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set up once however often it is asked for; it fires; once stopped it is gone."""
+    """Set up once however often it is asked for; anew in place of the first; it fires; once stopped it is gone."""
     monkeypatch.setattr(retention, "_EVERY", "@every 1s")
     bus = await connect(nats_server.url, creds=nats_server.creds, name="test")
     target = subjects.command("cleanup", subjects.SYSTEM_PROJECT, retention.RETENTION_ID)
     try:
         for _ in range(2):
             await retention.keep_retaining(bus)
+        first = await bus.last(subjects.COMMANDS, retention.SCHEDULE)
+        await retention.keep_retaining(bus, anew=True)
+        there = [message async for message in bus.history(subjects.COMMANDS, retention.SCHEDULE)]
+        assert first is not None
+        assert [message.sequence > first.sequence for message in there] == [True]
 
         async def fired() -> bool:
             message = await bus.last(subjects.COMMANDS, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -14,20 +15,22 @@ from events.lifecycle import State, Step
 from events.models import Cleanup
 from events.record import Attempt, Record
 from functions.cleanup.handler import cleanup
-from functions.common.retention import RETENTION_ID, SCHEDULE, rule_for, rules
+from functions.common.retention import RETENTION_ID, SCHEDULE, keep_retaining, rule_for, rules
+from functions.common.sweep import SCHEDULE as SWEEPS
 from functions.common.sweep import SWEEP_ID
 from functions.settings import Settings
 from functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 
-TABLE = "default=7d/90d,project-a=2d/30d,project-a/team=x:1d/3d,default/keep=no:1h/2h"
+TABLE = "default=7d/90d,project-a=2d/30d,project-a/team=x:1d/3d,default/keep=no:1h/2h,b/acme.example/team=x:1d/2d"
 
 
 @pytest.mark.parametrize(
     ("project", "labels", "wanted"),
     [
         ("other", {}, "7d/90d"),
+        ("b", {"acme.example/team": "x"}, "1d/2d"),
         ("other", {"keep": "no"}, "1h/2h"),
         ("project-a", {}, "2d/30d"),
         ("project-a", {"team": "y"}, "2d/30d"),
@@ -73,6 +76,24 @@ async def ended(b: Bench, *, archived: bool = True, **request: object) -> str:
     if archived:
         await b.parts.records.change(PROJECT, execution, lambda r: r.model_copy(update={"archived": True}))
     return execution
+
+
+async def test_a_schedule_is_set_up_anew_before_its_stream_removes_it() -> None:
+    """Retention's and the sweep's, by what they sent: the command is as old as its schedule. A young one stays."""
+    b = bench(RETENTION="default=7d/90d")
+    execution = str(uuid.uuid4())
+    await submit(b.parts, b.submit(execution))
+    await keep_retaining(b.bus)
+    for id_, scope, schedule in ((RETENTION_ID, "retention", SCHEDULE), (SWEEP_ID, "sweep", SWEEPS)):
+        data = Cleanup(project_id="ocf-system", execution_id=id_, scope=scope)  # type: ignore[arg-type]
+        before = await b.bus.last(subjects.COMMANDS, schedule)
+        assert before is not None
+        for days, anew in ((1, False), (21, True)):
+            sent = replace(b.command("dev.ocf.task.cleanup.v1", data), time=b.parts.clock.now() - timedelta(days=days))
+            await cleanup(b.parts, sent)
+            now = await b.bus.last(subjects.COMMANDS, schedule)
+            assert now is not None
+            assert (now.sequence > before.sequence) == anew, (scope, days)
 
 
 async def retained(b: Bench, id_: str = RETENTION_ID, scope: str = "retention") -> None:

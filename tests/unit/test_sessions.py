@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from events import subjects
 from events.envelope import Event, decode
-from events.errors import Conflict, Drop, NotItsTurn, NotYetKnown
-from events.facts import Completed
+from events.errors import Conflict, Drop, NotItsTurn, NotYetKnown, Unavailable
+from events.facts import Artifact, Completed
 from events.lifecycle import State, Step
 from events.models import (
     Cancel,
@@ -24,7 +26,7 @@ from events.models import (
     SessionDetach,
 )
 from events.record import Attempt, Record
-from events.session_record import Session, session_prefix
+from events.session_record import Saved, Session, session_prefix
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
 from functions.common.commands import NATS_SUBJECT
@@ -46,6 +48,11 @@ _MODELS: dict[str, type[Model]] = {
 def wish(b: Bench, verb: str, id_: str, **data: Any) -> Event:
     ids = {"session_id": id_, "project_id": PROJECT}
     return b.command(f"dev.ocf.session.{verb}.v1", _MODELS[verb].model_validate({**ids, **data}))
+
+
+def expiry(b: Bench, id_: str) -> Event:
+    """What the schedule sends."""
+    return replace(wish(b, "destroy", id_, requested_by="schedule"), source=EXPIRY)
 
 
 async def created(b: Bench, **data: Any) -> str:
@@ -81,6 +88,7 @@ async def finished(b: Bench, execution: str, *, archived: bool = True) -> None:
     fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=5)
     await b.parts.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
     if archived:
+        await b.store.put(f"{PROJECT}/{execution}/workspace.tar.zst", b"w")
         await b.parts.records.change(PROJECT, execution, lambda r: r.model_copy(update={"archived": True}))
 
 
@@ -237,27 +245,188 @@ async def test_it_expires_when_idle_and_only_then() -> None:
     clock = ManualClock()
     b = bench(clock, SESSION_TTL="100")
     id_ = await created(b)
-    expiry = {"requested_by": EXPIRY}
     with pytest.raises(Drop, match="in use"):  # too early: it was used since the schedule was made
-        await session(b.parts, wish(b, "destroy", id_, **expiry))
+        await session(b.parts, expiry(b, id_))
     await session(b.parts, wish(b, "attach", id_, client_id="ann"))
     await clock.advance(200)
     with pytest.raises(Drop, match="in use"):  # somebody watches
-        await session(b.parts, wish(b, "destroy", id_, **expiry))
+        await session(b.parts, expiry(b, id_))
+    schedule = await b.bus.last(subjects.COMMANDS, schedule_subject(PROJECT, id_))
+    assert schedule is not None
+    assert schedule.headers["Nats-Schedule"] == "@at 2026-01-01T01:00:00.000000Z"  # unless ann says nothing till then
     await session(b.parts, wish(b, "detach", id_, client_id="ann"))
     execution = await submitted(b, id_)
     await clock.advance(200)
     with pytest.raises(Drop, match="in use"):  # an execution waits
-        await session(b.parts, wish(b, "destroy", id_, **expiry))
+        await session(b.parts, expiry(b, id_))
     await finished(b, execution)
     with pytest.raises(Drop, match="in use"):  # it has only now become idle
-        await session(b.parts, wish(b, "destroy", id_, **expiry))
+        await session(b.parts, expiry(b, id_))
     schedule = await b.bus.last(subjects.COMMANDS, schedule_subject(PROJECT, id_))
     assert schedule is not None  # and is looked at again
     await clock.advance(101)
-    await session(b.parts, wish(b, "destroy", id_, **expiry))
+    await session(b.parts, expiry(b, id_))
     assert json.loads((await b.fact(id_, "destroyed")).data)["expired"]
     assert await b.bus.last(subjects.COMMANDS, schedule_subject(PROJECT, id_)) is None
+
+
+async def test_what_expires_leaves_its_executions_to_retention() -> None:
+    """Their records, output and archives stay; what the session itself kept goes."""
+    clock = ManualClock()
+    b = bench(clock, SESSION_TTL="100")
+    id_ = await created(b)
+    execution = await submitted(b, id_)
+    await finished(b, execution)
+    await Sessions(b.parts.sessions, clock).done(PROJECT, id_, execution)
+    await b.bus.publish(subjects.output(PROJECT, execution), b'{"seq":1}', {})
+    await b.store.put(f"{session_prefix(PROJECT, id_)}/x.conversation.json", b"{}")
+    await clock.advance(101)
+    await session(b.parts, expiry(b, id_))
+    fact = json.loads((await b.fact(id_, "destroyed")).data)
+    assert (fact["expired"], fact["removed"]["executions"], fact["removed"]["objects"]) == (True, 0, 1)
+    assert await b.commands("cleanup", execution) == []
+    assert (await b.parts.records.require(PROJECT, execution)).archived
+    assert "completed" in await b.said(execution)
+    assert list(b.store.objects) == [f"{PROJECT}/{execution}/workspace.tar.zst"]
+    assert await b.bus.last(subjects.OUTPUT, subjects.output(PROJECT, execution)) is not None
+
+
+async def test_an_expiry_that_broke_off_goes_on_at_once() -> None:
+    """Closed, but the object store did not answer: the next delivery ends it, and does not take it for in use."""
+    clock = ManualClock()
+    b = bench(clock, SESSION_TTL="100")
+    id_ = await created(b)
+    await clock.advance(101)
+    removing = b.store.delete_prefix
+
+    async def down(_: str) -> int:
+        raise Unavailable("S3 does not answer")
+
+    b.store.delete_prefix = down  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        await session(b.parts, expiry(b, id_))
+    assert (await record_of(b, id_)).state == "destroying"
+    b.store.delete_prefix = removing  # type: ignore[method-assign]
+    await session(b.parts, expiry(b, id_))
+    assert json.loads((await b.fact(id_, "destroyed")).data)["expired"]
+
+
+async def test_a_destroy_while_it_expires_takes_the_executions_too() -> None:
+    """Who says destroy means every trace, also when the expiry was there first, and whatever the caller is called."""
+    clock = ManualClock()
+    b = bench(clock, SESSION_TTL="100")
+    id_ = await created(b)
+    execution = await submitted(b, id_)
+    await finished(b, execution)
+    await session(b.parts, wish(b, "attach", id_, client_id="ann"))
+    changes = {"state": "destroying", "expired": True}
+    await Sessions(b.parts.sessions, clock).change(PROJECT, id_, lambda one: one.model_copy(update=changes))
+    await session(b.parts, wish(b, "destroy", id_, requested_by="schedule"))
+    assert not json.loads((await b.fact(id_, "destroyed")).data)["expired"]
+    assert len(await b.commands("cleanup", execution)) == 1
+
+
+async def test_a_caller_named_schedule_may_destroy() -> None:
+    """Its wish is no expiry: a session in use goes."""
+    b = bench()
+    id_ = await created(b)
+    await session(b.parts, wish(b, "attach", id_, client_id="ann"))
+    await session(b.parts, wish(b, "destroy", id_, requested_by="schedule"))
+    assert await b.said(id_) == ["destroyed"]
+
+
+@pytest.mark.parametrize("where", ["record", "fact", "letters"])
+async def test_a_destroy_that_died_anywhere_is_said_once_and_ends(where: str) -> None:
+    """Before or after the record goes, or before its dead letters do: the next delivery finishes."""
+    b = bench()
+    id_ = await created(b)
+    await b.bus.publish("ocf.dlq.session", b"{}", {"Ocf-Dlq-Subject": f"ocf.cmd.session.{PROJECT}.{id_}"})
+    told = wish(b, "destroy", id_)
+    await b.bus.publish(told.extensions[NATS_SUBJECT], told.data, told.headers())
+    part, call = {"record": (b.parts.sessions, "delete"), "fact": (b.bus, "publish"), "letters": (b.bus, "remove")}[
+        where
+    ]
+    working = getattr(part, call)
+
+    async def dies(*_: Any, **__: Any) -> None:
+        raise Unavailable("died here")
+
+    setattr(part, call, dies)
+    with pytest.raises(Unavailable):
+        await session(b.parts, told)
+    setattr(part, call, working)
+    if where == "letters":
+        with pytest.raises(Drop, match="destroyed"):
+            await session(b.parts, told)
+    else:
+        await session(b.parts, told)
+    assert await b.said(id_) == ["destroyed"]
+    assert await b.parts.sessions.get(f"{PROJECT}.{id_}") is None
+    assert [m async for m in b.bus.history(subjects.DLQ, "ocf.dlq.>")] == []
+    assert await b.bus.last(subjects.COMMANDS, told.extensions[NATS_SUBJECT]) is None
+
+
+async def test_a_client_that_went_without_a_word_keeps_no_session() -> None:
+    """An hour after it last said that it is there it counts no more; one that says so again does."""
+    clock = ManualClock()
+    b = bench(clock, SESSION_TTL="100")
+    id_ = await created(b)
+    await session(b.parts, wish(b, "attach", id_, client_id="ann"))
+    await clock.advance(3_000)
+    await session(b.parts, wish(b, "attach", id_, client_id="ann"))
+    await clock.advance(3_599)
+    with pytest.raises(Drop, match="in use"):
+        await session(b.parts, expiry(b, id_))
+    await clock.advance(2)
+    await session(b.parts, expiry(b, id_))
+    assert await b.said(id_) == ["destroyed"]
+
+
+async def test_the_end_of_a_long_lived_session_is_scheduled_in_steps() -> None:
+    """The stream removes a schedule after 30 days, fired or not: what fires early schedules the end anew."""
+    clock = ManualClock()
+    b = bench(clock)
+    id_ = await created(b, ttl_seconds=100 * 86_400)
+
+    async def at() -> str:
+        schedule = await b.bus.last(subjects.COMMANDS, schedule_subject(PROJECT, id_))
+        assert schedule is not None
+        return schedule.headers["Nats-Schedule"]
+
+    assert await at() == "@at 2026-01-21T00:00:00.000000Z"
+    await clock.advance(20 * 86_400)
+    with pytest.raises(Drop, match="in use"):
+        await session(b.parts, expiry(b, id_))
+    assert await at() == "@at 2026-02-10T00:00:00.000000Z"
+    assert (await record_of(b, id_)).expires_at - clock.now() == timedelta(days=80)
+
+
+@pytest.mark.parametrize("how", ["archive_expired", "no workspace"])
+async def test_what_left_no_workspace_cannot_be_forked(how: str) -> None:
+    """Else the first turn would fail, and every later one."""
+    b = bench()
+    execution = await submitted(b)
+    await finished(b, execution)
+    if how == "archive_expired":
+        await b.parts.records.change(PROJECT, execution, lambda r: r.model_copy(update={"archive_expired": True}))
+    else:
+        await b.store.delete_prefix(f"{PROJECT}/{execution}/")
+    assert await fields(b, await created(b, from_execution_id=execution)) == ["from_execution_id"]
+
+
+async def test_a_deleted_execution_is_not_named_by_the_state_it_saved() -> None:
+    """Also when it was the session's newest turn."""
+    b = bench()
+    id_ = await created(b)
+    execution = await submitted(b, id_)
+    saved = Saved(execution_id=execution, conversation_id="c", conversation=Artifact(name="a.json", size=1, sha256=""))
+    sessions = Sessions(b.parts.sessions, b.parts.clock)
+    await sessions.change(PROJECT, id_, lambda one: one.model_copy(update={"saved": saved}))
+    await sessions.forget(PROJECT, id_, execution)
+    entry = await b.parts.sessions.get(f"{PROJECT}.{id_}")
+    assert entry is not None
+    assert execution.encode() not in entry.value
+    assert (await record_of(b, id_)).saved is not None
 
 
 @pytest.mark.parametrize("how", ["unknown", "destroying"])

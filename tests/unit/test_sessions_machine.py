@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
@@ -25,6 +26,7 @@ from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
 from functions.common.commands import NATS_SUBJECT
 from functions.common.output import fence_off
+from functions.common.sessions import EXPIRY
 from functions.composition import Parts
 from functions.execute.run import Run
 from functions.execute.worker import Worker
@@ -111,6 +113,8 @@ class SessionMachine(RuleBasedStateMachine):
         self.deleted: set[str] = set()
         self.acked: set[int] = set()
         self.runs: dict[str, tuple[Run, int]] = {}
+        #: Sessions that there were at some time.
+        self.made: set[str] = set()
 
     def wait(self, work: Coroutine[Any, Any, T], fuse: int | None = None) -> T:
         self.fuse.left = fuse
@@ -149,6 +153,16 @@ class SessionMachine(RuleBasedStateMachine):
         data = SessionDestroy(session_id=self.sessions[which], project_id=PROJECT)
         self.publish("dev.ocf.session.destroy.v1", data)
 
+    @precondition(lambda self: not self.runs)
+    @rule(which=st.integers(0, 1))
+    def expire(self, which: int) -> None:
+        """Its schedule's time has come."""
+        self.wait(self.clock.advance(1_001))
+        data = SessionDestroy(session_id=self.sessions[which], project_id=PROJECT)
+        event = self.bench.command("dev.ocf.session.destroy.v1", data)
+        headers = replace(event, source=EXPIRY).headers()
+        self.wait(self.bench.bus.publish(event.extensions[NATS_SUBJECT], event.data, headers))
+
     @rule(which=st.integers(0, 1))
     def submit(self, which: int) -> None:
         execution = str(uuid.uuid4())
@@ -179,6 +193,8 @@ class SessionMachine(RuleBasedStateMachine):
             return
         except (Drop, DeadLetter):
             pass
+        finally:
+            self.made |= {id_ for id_ in self.sessions if self.session(id_) is not None}
         self.acked.add(message.sequence)
 
     @precondition(lambda self: self.waiting("execute"))
@@ -285,18 +301,24 @@ class SessionMachine(RuleBasedStateMachine):
         raise AssertionError(f"not at rest: {stuck}")
 
     def _could_go(self, message: Message) -> bool:
-        """Commands about sessions nobody ever made are retried, and end as dead letters."""
-        return not (message.subject.split(".")[2] == "session" and self.session(message.subject[-36:]) is None)
+        """What is about sessions nobody ever made, or joins a destroyed one, is retried, and ends as a dead letter."""
+        id_, joins = message.subject[-36:], message.headers["ce-type"].split(".")[3] in ("attach", "detach")
+        if message.subject.split(".")[2] != "session" or self.session(id_) is not None:
+            return True
+        return id_ in self.made and not joins
 
     def _nothing_left(self) -> None:
         for id_ in self.sessions:
             found = self.session(id_)
             if "destroyed" not in self.said(id_):
+                assert (found is not None) == (id_ in self.made), "it went without a word"
                 assert found is None or found.state == "open"
                 continue
+            assert self.said(id_).count("destroyed") == 1
             assert found is None, "a destroyed session is there"
             assert [key for key in self.bench.store.objects if id_ in key] == []
-            assert [one.session_id for one in self.records() if one.session_id == id_] == []
+            if not json.loads(self.wait(self.bench.fact(id_, "destroyed")).data)["expired"]:
+                assert [one.session_id for one in self.records() if one.session_id == id_] == []
 
     def session(self, id_: str) -> Session | None:
         entry = self.wait(self.bench.parts.sessions.get(f"{PROJECT}.{id_}"))  # type: ignore[arg-type]

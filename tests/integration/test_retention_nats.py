@@ -8,6 +8,7 @@ import pytest
 
 from events import subjects
 from events.bus_nats import connect
+from functions import setup
 from functions.common import retention
 from tests.support.nats import NatsServer
 from tests.support.stack import until
@@ -36,4 +37,19 @@ async def test_the_server_sends_the_command_by_itself(nats_server: NatsServer, m
         assert await bus.last(subjects.COMMANDS, retention.SCHEDULE) is None
     finally:
         await bus.purge(subjects.COMMANDS, target)
+        await bus.close()
+
+
+async def test_setup_begins_it(own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the table is new and nothing is submitted any more, what lies there already goes too."""
+    bus = await connect(own_nats_server.url, creds=own_nats_server.creds, name="test")
+    environ = {"NATS_URL": own_nats_server.url, "NATS_CREDS": str(own_nats_server.creds)}
+    try:
+        for table in ("", "default=7d/90d"):
+            for name, value in {**environ, "RETENTION": table}.items():
+                monkeypatch.setenv(name, value)
+            assert await setup.run() == 0
+            message = await bus.last(subjects.COMMANDS, retention.SCHEDULE)
+            assert (message is not None) == bool(table)
+    finally:
         await bus.close()

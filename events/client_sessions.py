@@ -29,7 +29,7 @@ class SessionCalls:
         """Publish `dev.ocf.session.create.v1`; the fields are those of `events.models.SessionCreate`.
 
         Returns the session id once the command is kept; the session exists a moment later (`get`). A submit that
-        is published after it may overtake it: wait for `get`.
+        is published after it waits for it; one that is rejected is the fact `rejected`.
 
         Raises:
             pydantic.ValidationError: a field is wrong.

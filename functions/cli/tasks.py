@@ -52,7 +52,7 @@ def run_(
 
     async def work(gateway: Gateway) -> int:
         execution = await _submit(gateway, body)
-        return await _follow(gateway, execution, 1, json_output)
+        return await follow(gateway, execution, 1, json_output)
 
     with_gateway(work, project, data_dir)
 
@@ -92,7 +92,7 @@ def watch(
     json_output: JsonFlag = False,
 ) -> None:
     """Follow an execution, from the start or from a sequence, to its end. Exits as `ocf run` does."""
-    with_gateway(lambda gateway: _follow(gateway, execution, start, json_output), project, data_dir)
+    with_gateway(lambda gateway: follow(gateway, execution, start, json_output), project, data_dir)
 
 
 def status(
@@ -268,7 +268,7 @@ async def _submit(gateway: Gateway, body: dict[str, Any]) -> str:
     return str(answer["execution_id"])
 
 
-async def _follow(gateway: Gateway, execution: str, start: int, json_output: bool) -> int:
+async def follow(gateway: Gateway, execution: str, start: int, json_output: bool) -> int:
     """Show everything until the end; the exit status says how it ended."""
     import asyncio
 

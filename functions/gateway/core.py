@@ -65,8 +65,8 @@ class Gateway:
 
     async def publish(
         self, type_: str, data: Model, traceparent: str | None, *, only_first: bool = False, **extensions: str
-    ) -> None:
-        """Say a command; return once the bus keeps it. Large ones go through the object store.
+    ) -> str:
+        """Say a command; return its event's id once the bus keeps it. Large ones go through the object store.
 
         Raises:
             Problem: 413, larger than a command may be.
@@ -87,6 +87,7 @@ class Gateway:
             {**event.headers(), "Nats-Msg-Id": event.id},
             only_first=only_first,
         )
+        return event.id
 
     async def record(self, project: str, execution: str) -> Record | None:
         """The record as it is now."""

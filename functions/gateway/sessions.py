@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
+import structlog
 from fastapi import APIRouter, Depends, Request
+from pydantic import ValidationError
 
+from events.envelope import decode, parse
+from events.facts import SessionCreated, SessionRejected
 from events.models import SessionAttach, SessionCommand, SessionDestroy, SessionDetach, SessionId
-from events.ports import Entry
+from events.ports import Entry, Message
+from events.session_record import Session
 from functions.gateway import views
 from functions.gateway.bodies import Attachment, CreateSession
 from functions.gateway.core import AskedProject, Caller, Gateway, Gw, Trace
-from functions.gateway.problems import Problem
+from functions.gateway.problems import Problem, invalid
 from functions.gateway.reading import documented, read, read_optional
 from functions.gateway.secrets import seal_session
 
+log = structlog.get_logger()
 router = APIRouter(tags=["sessions"])
+
+#: Seconds that a create waits for its session. The function may have to start first, and the command is kept anyway.
+PATIENCE = 5.0
 
 
 async def _named(session_id: SessionId, gateway: Gw, caller: Caller, project_id: AskedProject) -> Entry:
@@ -46,14 +57,40 @@ class SessionList(views.View):
     "/sessions", status_code=202, response_model=views.SessionAccepted, openapi_extra=documented(CreateSession)
 )
 async def create(request: Request, gateway: Gw, caller: Caller, trace: Trace) -> views.SessionAccepted:
-    """Begin a conversation with a workspace, empty or forked from a finished execution."""
+    """Begin a conversation with a workspace, empty or forked from a finished execution.
+
+    Answers `open` once it is there, 422 when it is rejected, and `creating` when neither is known within 5 s.
+    """
     body = await read(request, CreateSession)
     project = caller.project_or(body.project_id, gateway.settings.default_project)
     session = body.session_id or str(uuid.uuid4())
     body = seal_session(body, project, gateway.deps.keyring)
     command = _Create(**dict(body) | {"project_id": project, "session_id": session, "requested_by": caller.name})
-    await gateway.publish("dev.ocf.session.create.v1", command, trace)
-    return views.SessionAccepted(session_id=session, status="creating")
+    async with gateway.deps.bus.listen(f"ocf.evt.{project}.{session}.*") as facts:
+        told = await gateway.publish("dev.ocf.session.create.v1", command, trace)
+        made = await _made(facts, told)
+    return views.SessionAccepted(session_id=session, status="open" if made else "creating")
+
+
+async def _made(facts: AsyncIterator[Message], told: str) -> bool:
+    """Whether the command `told` has made its session; False: nobody has said so yet.
+
+    Raises:
+        Problem: 422, it was rejected.
+    """
+    try:
+        async with asyncio.timeout(PATIENCE):
+            async for message in facts:
+                fact = decode(message.headers, message.data)
+                if fact.extensions.get("causationid") != told:
+                    continue
+                data = parse(fact)
+                if isinstance(data, SessionRejected):
+                    raise invalid(data.errors)
+                return isinstance(data, SessionCreated)
+    except TimeoutError:
+        return False
+    return False
 
 
 class _Create(CreateSession):
@@ -128,6 +165,9 @@ def _ids(entry: Entry) -> dict[str, str]:
 
 
 def _view(entry: Entry) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(entry.value)
-    record.pop("outbox", None)  # facts on their way: of no use to a caller
-    return {**_ids(entry)} | record
+    try:
+        return Session.read(entry.value).model_dump(mode="json")
+    except ValidationError as error:
+        log.error("unreadable session", action="gateway.session_unreadable", key=entry.key, errors=error.error_count())
+        raw: dict[str, Any] = json.loads(entry.value)
+        return {**_ids(entry), **raw}

@@ -153,10 +153,10 @@ class ReplyAccepted(View):
 
 
 class SessionAccepted(View):
-    """202: the session command is on the bus."""
+    """202: the session command is on the bus; `open`: the session is there."""
 
     session_id: str
-    status: Literal["creating", "attaching", "detaching", "destroying"]
+    status: Literal["open", "creating", "attaching", "detaching", "destroying"]
 
 
 class Check(View):

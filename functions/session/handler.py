@@ -199,7 +199,8 @@ async def _closed(parts: Parts, sessions: Sessions, found: Session, *, expiry: b
     found = await sessions.change(project, session_id, closed)
     if found.state == "open":
         # It was used since the schedule was made; it gets its full time again.
-        await schedule_end(parts.bus, found, max(found.idle_until, now + timedelta(seconds=60)), now)
+        soonest = now + timedelta(seconds=60) if found.queue else now
+        await schedule_end(parts.bus, found, max(found.idle_until, soonest), now)
         raise Drop(f"session {session_id} is in use")
     return found
 

@@ -8,7 +8,7 @@ import json
 from datetime import datetime
 
 from events import dataref, subjects
-from events.envelope import Event, InvalidData, new_event, parse
+from events.envelope import Event, InvalidData, decode, new_event, parse
 from events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
 from events.facts import Accepted, Failed, FieldError, Rejected
 from events.lifecycle import Reason, State, Step
@@ -156,7 +156,18 @@ async def _session_error(parts: Parts, data: Submit) -> FieldError | None:
     found = await Sessions(parts.sessions, parts.clock).get(data.project_id, data.session_id)
     if found is not None and found.state == "open":
         return None
+    if found is None and await _being_created(parts, data.project_id, data.session_id):
+        raise NotYetKnown(f"session {data.session_id} of project {data.project_id} is being created")
     return FieldError(field="session_id", message=f"is no open session of project {data.project_id}; create it first")
+
+
+async def _being_created(parts: Parts, project: str, session: str) -> bool:
+    """Whether its create was published before this, and nobody has said yet what became of it."""
+    for what in ("created", "rejected", "destroyed"):
+        if await parts.bus.last(subjects.EVENTS, subjects.fact(project, session, what)) is not None:
+            return False
+    wishes = parts.bus.history(subjects.COMMANDS, subjects.command("session", project, session))
+    return any([decode(one.headers, one.data).type == "dev.ocf.session.create.v1" async for one in wishes])
 
 
 async def _record(parts: Parts, event: Event, data: Submit, digest: str) -> Record:

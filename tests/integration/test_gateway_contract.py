@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from events.lifecycle import State
 from events.sealing import Keyring, generate_key
-from functions.gateway import openapi
+from functions.gateway import openapi, sessions
 from tests.support.gateway_server import serving
 from tests.support.nats import NatsServer
 
@@ -34,7 +34,9 @@ schema = schemathesis.openapi.from_path(str(openapi.PATH), config=SchemathesisCo
 
 @pytest.fixture(scope="module")
 def gateway_url(nats_server: NatsServer) -> Iterator[str]:
-    """A gateway in a thread of its own: schemathesis waits for its answers."""
+    """A gateway in a thread of its own: schemathesis waits for its answers. No function makes sessions here."""
+    patience = pytest.MonkeyPatch()
+    patience.setattr(sessions, "PATIENCE", 0.05)
     ready, stop = threading.Event(), asyncio.Event()
     found: list[str] = []
     loop = asyncio.new_event_loop()
@@ -55,6 +57,7 @@ def gateway_url(nats_server: NatsServer) -> Iterator[str]:
         assert ready.wait(20), "the gateway did not start"
         yield found[0]
     finally:
+        patience.undo()
         loop.call_soon_threadsafe(stop.set)
         thread.join(20)
         loop.close()

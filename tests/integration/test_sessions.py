@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
+import signal
+import subprocess
 import time
 import uuid
 from typing import Any
@@ -13,7 +16,7 @@ from events import subjects
 from events.output import ChunkType
 from events.record import Record
 from tests.support.sessions import call, opened, session_when
-from tests.support.stack import Project, gapless, until
+from tests.support.stack import OCF, Project, gapless, until
 
 ASK = {"bash": "ask"}
 
@@ -203,7 +206,49 @@ async def test_an_answer_nobody_waits_for_is_said(project: Project) -> None:
 
 
 async def test_an_idle_session_ends_by_itself(project: Project) -> None:
-    """The server's schedule destroys it when its time is over, and says that it expired."""
-    id_ = await opened(project, ttl_seconds=2)
-    await session_when(project, id_, lambda found: found is None, timeout=30)
+    """The server's schedule destroys it when its time is over, and says that it expired; what it did is still there."""
+    id_ = await opened(project, ttl_seconds=8)
+    execution = await project.submit([{"text": "done"}], session_id=id_)
+    await session_when(project, id_, lambda found: found is None, timeout=120)
     assert (await project.fact(id_, "destroyed"))["expired"]
+    await project.archived(execution)
+    assert await project.chunks(execution)
+    assert (await project.ended(execution)).state == "completed"
+
+
+def _ocf(project: Project, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    environ = {**os.environ, "OCF_GATEWAY": project.stack.answer["gateway"], "PROJECT_ID": project.name}
+    return subprocess.Popen([OCF, "session", *arguments], env=environ, text=True, stdout=subprocess.PIPE, **options)
+
+
+async def test_the_command_line_says_what_became_of_a_create(project: Project) -> None:
+    """A session that is there can be used at once; one that cannot be made is an error with the reason."""
+    said, _ = await asyncio.to_thread(_ocf(project, "create", "--json").communicate, timeout=60)
+    assert json.loads(said)["status"] == "open"
+    assert await turn(project, json.loads(said)["session_id"], [{"text": "hi"}]) == "hi"
+    wrong = _ocf(project, "create", "--from", str(uuid.uuid4()), stderr=subprocess.PIPE)
+    _, why = await asyncio.to_thread(wrong.communicate, timeout=60)
+    assert (wrong.returncode, "from_execution_id" in why) == (1, True)
+    listed, _ = await asyncio.to_thread(_ocf(project, "list").communicate, timeout=60)
+    assert " open " in listed
+
+
+async def test_attach_shows_what_comes_and_detaches_when_left(project: Project) -> None:
+    """Every execution from now on, live; Ctrl-C takes the client off the session."""
+    id_ = await opened(project)
+    await turn(project, id_, [{"text": "before"}])
+    watching = _ocf(project, "attach", id_, "--follow", stderr=subprocess.DEVNULL)
+    await session_when(project, id_, lambda found: found is not None and len(found.clients) == 1)
+    for text in ("first of all", "second to come"):
+        await turn(project, id_, [{"text": text}])
+    assert watching.stdout is not None
+    seen = ""
+    async with asyncio.timeout(30):
+        while "second to come" not in seen:
+            seen += await asyncio.to_thread(watching.stdout.readline)
+    assert "first of all" in seen
+    assert "before" not in seen
+    watching.send_signal(signal.SIGINT)
+    assert await asyncio.to_thread(watching.wait, 30) == 130
+    watching.stdout.close()
+    await session_when(project, id_, lambda found: found is not None and found.clients == [])

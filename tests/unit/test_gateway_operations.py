@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,19 @@ from pydantic import SecretStr
 
 from events import subjects
 from events.bus_memory import MemoryBus
+from events.envelope import decode
 from events.errors import Unavailable
+from events.facts import SessionRejected
 from events.sealing import Keyring, generate_key
-from functions.gateway import openapi
+from events.session_record import Session
+from functions.cas import dump
+from functions.gateway import openapi, sessions
 from functions.gateway.settings import GatewaySettings
 from functions.nats_jwt import Credentials
+from functions.records import Records
+from functions.session.handler import session
 from tests.support.gateway import ID, OTHER, SECRET, World, bearer
+from tests.support.parts import bench
 
 
 async def test_health_looks_at_nothing() -> None:
@@ -152,8 +160,9 @@ async def test_dead_letters_belong_to_projects() -> None:
             assert answer.status_code == 404
 
 
-async def test_sessions_are_commands_and_records() -> None:
-    """Creating, attaching, detaching and destroying are events; reading is reading the record."""
+async def test_sessions_are_commands_and_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Creating, attaching, detaching and destroying are events; reading is reading the record, defaults and all."""
+    monkeypatch.setattr(sessions, "PATIENCE", 0.01)
     world = World(keyring=Keyring(generate_key()))
     body: dict[str, Any] = {
         "session_id": ID,
@@ -166,9 +175,13 @@ async def test_sessions_are_commands_and_records() -> None:
     assert (create["project_id"], create["session_id"], create["labels"]) == ("default", ID, {"a": "b"})
     assert create["workspace"]["token"]["alg"] == "A256GCM"
     assert (await world.client.post(f"/sessions/{ID}/attach")).status_code == 404
-    await world.sessions.create(f"default.{ID}", json.dumps({"created_at": "2026", "outbox": []}).encode())
+    now = world.clock.now()
+    times = {"created_at": now, "updated_at": now, "expires_at": now, "ttl_seconds": 60}
+    made = Session.model_validate({"session_id": ID, "project_id": "default", **times})
+    await world.sessions.create(f"default.{ID}", dump(made))
     shown = (await world.client.get(f"/sessions/{ID}")).json()
-    assert shown == {"session_id": ID, "project_id": "default", "created_at": "2026"}
+    assert shown == made.model_dump(mode="json")
+    assert (shown["state"], shown["queue"], shown["clients"]) == ("open", [], [])
     assert (await world.client.get("/sessions")).json()["items"] == [shown]
     assert (await world.client.post(f"/sessions/{ID}/attach", json={"client_id": "c1"})).status_code == 202
     assert (await world.client.post(f"/sessions/{ID}/detach")).status_code == 202
@@ -176,6 +189,38 @@ async def test_sessions_are_commands_and_records() -> None:
     _, attach, detach, destroy = await world.commands("session")
     assert (attach["client_id"], detach["client_id"]) == ("c1", "loopback")
     assert destroy["requested_by"] == "loopback"
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+async def test_a_create_waits_for_its_session(wrong: bool) -> None:
+    """`open` when it is there, 422 with the field when it was rejected; another command's fact is not taken for it."""
+    world = World()
+    b = bench()
+
+    async def function() -> None:
+        async with world.bus.listen("ocf.cmd.session.>") as told:
+            ready.set()
+            async for message in told:
+                event = decode(message.headers, message.data)
+                parts = replace(b.parts, bus=world.bus, sessions=world.sessions, clock=world.clock)
+                parts = replace(parts, records=Records(parts.executions, world.bus, world.clock, source="/test"))
+                other = SessionRejected(session_id=ID, project_id="default", errors=[])
+                stranger = replace(event, id="another")
+                await parts.records.say("dev.ocf.session.rejected.v1", other, stranger, key="x")
+                await session(parts, event)
+
+    ready = asyncio.Event()
+    working = asyncio.create_task(function())
+    await ready.wait()
+    body = {"session_id": ID, **({"from_execution_id": OTHER} if wrong else {})}
+    answer = await world.client.post("/sessions", json=body)
+    working.cancel()
+    if wrong:
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["field"] == "from_execution_id"
+    else:
+        assert (answer.status_code, answer.json()) == (202, {"session_id": ID, "status": "open"})
+        assert (await world.client.get(f"/sessions/{ID}")).json()["state"] == "open"
 
 
 async def test_a_viewers_token_names_everything_a_viewer_needs() -> None:

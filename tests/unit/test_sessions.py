@@ -429,6 +429,21 @@ async def test_a_deleted_execution_is_not_named_by_the_state_it_saved() -> None:
     assert (await record_of(b, id_)).saved is not None
 
 
+async def test_a_submit_that_overtakes_the_create_of_its_session_waits_for_it() -> None:
+    """It comes again as long as nobody has said what became of the create, and not when that was rejected."""
+    b = bench()
+    for data in ({}, {"from_execution_id": str(uuid.uuid4())}):
+        id_, execution = str(uuid.uuid4()), str(uuid.uuid4())
+        create = wish(b, "create", id_, **data)
+        await b.bus.publish(create.extensions[NATS_SUBJECT], create.data, create.headers())
+        event = b.submit(execution, session_id=id_)
+        with pytest.raises(NotYetKnown, match="being created"):
+            await submit(b.parts, event)
+        await session(b.parts, create)
+        await submit(b.parts, event)
+        assert await b.said(execution) == (["rejected"] if data else ["accepted"])
+
+
 @pytest.mark.parametrize("how", ["unknown", "destroying"])
 async def test_a_submit_needs_an_open_session(how: str) -> None:
     """Rejected, and the field is named."""

@@ -125,12 +125,14 @@ async def _events(parts: Parts, project: str, execution: str, ending: Event) -> 
     messages: list[Message] = []
     for stream, subject in (
         (subjects.COMMANDS, f"ocf.cmd.*.{project}.{execution}"),
-        (subjects.EVENTS, f"ocf.evt.{project}.{execution}.*"),
+        (subjects.EVENTS, f"ocf.evt.{project}.{execution}.>"),
     ):
         messages += [message async for message in parts.bus.history(stream, subject)]
     delivered = ending.extensions.get(NATS_SEQUENCE)
     if delivered is not None and not any(message.sequence == int(delivered) for message in messages):
         raise Unavailable(f"the end of {execution} cannot be read yet")
+    # What was given once more to one consumer (a redriven dead letter) did not happen twice.
+    messages = [message for message in messages if message.subject == subjects.first(message.subject)]
     messages.sort(key=lambda message: (message.time is None, message.time))
     return b"".join(_line(message) for message in messages)
 

@@ -87,7 +87,7 @@ class Dispatcher:
         if event.type not in self._row.types:
             raise InvalidEvent(f"type: {event.type[:120]!r} does not belong on {message.subject}")
         # A publisher's own value of these is worth nothing: they are overwritten.
-        marks = {NATS_SUBJECT: message.subject, NATS_SEQUENCE: str(message.sequence)}
+        marks = {NATS_SUBJECT: subjects.first(message.subject), NATS_SEQUENCE: str(message.sequence)}
         return event.with_extensions(**marks, natsdeliveries=str(message.deliveries))
 
     async def _heartbeat(self, delivery: Delivery) -> None:

@@ -72,7 +72,7 @@ WIRING: tuple[Row, ...] = (
         "archive",
         "archive",
         subjects.EVENTS,
-        tuple(f"ocf.evt.*.*.{what}" for what in _ENDED),
+        (*(f"ocf.evt.*.*.{what}" for what in _ENDED), subjects.again("ocf.evt.*.*.*", "archive")),
         tuple(f"dev.ocf.task.{what}.v1" for what in _ENDED),
         in_flight=4,
         max_deliveries=0,

@@ -127,7 +127,7 @@ async def dead_letter(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
 async def redrive(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
     """Publish the event again where it came from, byte for byte, then drop it here.
 
-    A life-cycle event that a sink did not take goes to that sink alone: everybody else has had it.
+    A life-cycle event that a sink, or archive, did not take goes to that one alone: everybody else has had it.
     """
     message = await _message(gateway, caller, seq)
     letter = _letter(message)
@@ -135,7 +135,7 @@ async def redrive(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
         raise Problem(409, "no-subject", "it does not say which subject it came from")
     # Not its message id: the stream would take it for a duplicate of the first try.
     headers = {name: value for name, value in message.headers.items() if name.lower().startswith(_KEPT)}
-    fact = letter.subject.startswith("ocf.evt.") and letter.consumer.startswith("sink-")
+    fact = letter.subject.startswith("ocf.evt.")
     subject = subjects.again(letter.subject, letter.consumer) if fact else letter.subject
     await gateway.deps.bus.publish(subject, message.data, headers)
     await gateway.deps.bus.remove(subjects.DLQ, seq)

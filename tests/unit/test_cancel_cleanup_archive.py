@@ -170,6 +170,18 @@ async def terminal(b: Bench, execution: str, what: str = "completed"):
     return fact.with_extensions(**{NATS_SUBJECT: f"ocf.evt.{PROJECT}.{execution}.{what}"})
 
 
+async def test_a_redriven_end_is_archived_and_did_not_happen_twice() -> None:
+    """It lies on a subject for archive alone; the archive's events have it once."""
+    b = bench()
+    execution = await completed(b)
+    event = await terminal(b, execution)
+    subject = subjects.again(subjects.fact(PROJECT, execution, "completed"), "archive")
+    sequence = await b.bus.publish(subject, event.data, event.headers())
+    await archive(b.parts, event.with_extensions(**{NATS_SEQUENCE: str(sequence)}))
+    lines = (await b.store.get(f"{PROJECT}/{execution}/events.ndjson")).splitlines()
+    assert sum(json.loads(line)["type"] == "dev.ocf.task.completed.v1" for line in lines) == 1
+
+
 async def test_archive_waits_for_output_that_is_missing() -> None:
     """A gap is never archived as if it were none."""
     b = bench()

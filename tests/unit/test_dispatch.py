@@ -232,3 +232,22 @@ async def test_the_loop_goes_on_after_a_dead_letter_and_bounds_what_is_in_flight
     await loop.stop(1)
     assert most <= 2
     assert len(await dead(b.bus)) == 1
+
+
+async def test_archive_gets_a_redriven_fact_as_that_of_its_execution() -> None:
+    """On the subject that is for it alone; the function is told the first one, which names the execution."""
+    bus = MemoryBus(ManualClock())
+    subject = subjects.fact(PROJECT, str(uuid.uuid4()), "completed")
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/t", "ce-type": "dev.ocf.task.completed.v1"}
+    await bus.publish(subjects.again(subject, "archive"), b"{}", headers)
+    await bus.publish(subjects.again(subject, "sink-acme"), b"{}", headers)
+    seen: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(decode(request.headers, request.content).extensions["natssubject"])
+        return httpx.Response(200)
+
+    row = next(row for row in WIRING if row.consumer == "archive")
+    await dispatched(bus, answer, row)
+    assert seen == [subject]
+    assert await bus.fetch(row.spec(), 1, 0.01) == []

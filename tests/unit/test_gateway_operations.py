@@ -132,15 +132,16 @@ async def test_dead_letters_are_listed_shown_redriven_and_dropped() -> None:
     assert (await world.client.post(f"/dlq/{first}/redrive")).status_code == 404
 
 
-async def test_a_fact_that_a_sink_did_not_take_goes_to_that_sink_alone() -> None:
-    """Redriving it where it came from would archive the execution anew and tell every other sink a second time."""
+@pytest.mark.parametrize("consumer", ["sink-acme", "archive"])
+async def test_a_fact_that_one_consumer_did_not_take_goes_to_that_one_alone(consumer: str) -> None:
+    """Redriving it where it came from would archive the execution anew and tell every (other) sink a second time."""
     world = World()
     subject = subjects.fact("default", ID, "completed")
-    headers = {"ce-specversion": "1.0", "ce-id": "1", "Ocf-Dlq-Subject": subject, "Ocf-Dlq-Consumer": "sink-acme"}
-    seq = await world.bus.publish("ocf.dlq.sink-acme", b"{}", headers)
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "Ocf-Dlq-Subject": subject, "Ocf-Dlq-Consumer": consumer}
+    seq = await world.bus.publish(f"ocf.dlq.{consumer}", b"{}", headers)
     assert (await world.client.post(f"/dlq/{seq}/redrive")).status_code == 202
     assert await world.bus.last(subjects.EVENTS, subject) is None
-    again = await world.bus.last(subjects.EVENTS, f"{subject}.again.sink-acme")
+    again = await world.bus.last(subjects.EVENTS, f"{subject}.again.{consumer}")
     assert again is not None
     assert set(again.headers) == {"ce-specversion", "ce-id"}
 

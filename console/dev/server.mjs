@@ -144,7 +144,12 @@ new WebSocketServer({ server }).on("connection", (socket, request) => {
   const send = (chunk) => socket.send(JSON.stringify(chunk));
   entry.chunks.filter((one) => one.seq >= Number(url.searchParams.get("from") ?? 1)).forEach(send);
   entry.listeners.add(send);
-  socket.on("close", () => entry.listeners.delete(send));
+  // As the gateway does: who hears nothing for long takes it for gone.
+  const heartbeat = setInterval(() => send({ seq: entry.chunks.length, type: "heartbeat", data: "" }), 15_000);
+  socket.on("close", () => {
+    clearInterval(heartbeat);
+    entry.listeners.delete(send);
+  });
 });
 
 server.listen(PORT, "127.0.0.1", () =>

@@ -8,6 +8,7 @@ import {
   defaultConnectors,
   frameBatch,
   httpGateway,
+  Refused,
   type StreamStatus,
   TERMINAL_STATES,
   type Watch,
@@ -41,17 +42,20 @@ export function useExecution(id: string): Execution {
   const watching = useRef<Watch | null>(null);
   const token = useBearer();
 
-  const load = useCallback(async (): Promise<Task> => {
-    try {
-      const loaded = await api.task(id);
-      setTask(loaded);
-      setError(null);
-      return loaded;
-    } catch (failure) {
-      if (failure instanceof ApiError) setError(failure);
-      throw failure;
-    }
-  }, [id]);
+  const load = useCallback(
+    async (signal?: AbortSignal): Promise<Task> => {
+      try {
+        const loaded = await api.task(id, signal);
+        setTask(loaded);
+        setError(null);
+        return loaded;
+      } catch (failure) {
+        if (failure instanceof ApiError) setError(failure);
+        throw failure;
+      }
+    },
+    [id],
+  );
   const refresh = useCallback(() => void load().catch(() => undefined), [load]);
 
   // biome-ignore lint/correctness/useExhaustiveDependencies: another token is another look
@@ -73,8 +77,8 @@ export function useExecution(id: string): Execution {
       gateway: {
         ...httpGateway(BASE, id, bearer),
         // The stream asks for the record anyway: the page takes it from there.
-        probe: async () => {
-          const record = await load();
+        probe: async (signal) => {
+          const record = await load(signal).catch(asRefusal);
           return { ended: TERMINAL_STATES.has(record.status), lastSequence: record.last_sequence ?? 0 };
         },
       },
@@ -96,4 +100,9 @@ export function useExecution(id: string): Execution {
 
   const reconnect = useCallback(() => watching.current?.retry(), []);
   return { task, error, stream, ...said.current, version, refresh, reconnect };
+}
+
+/** What the gateway refuses is the stream's own error: it knows by it when asking again cannot help. */
+function asRefusal(error: unknown): never {
+  throw error instanceof ApiError && error.status > 0 ? new Refused(error.message, error.status) : error;
 }

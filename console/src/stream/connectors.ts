@@ -4,6 +4,8 @@ import type { Chunk, Connector, Live } from "./types";
 
 /** How long opening may take, in milliseconds, before the next way is tried. */
 const OPEN_MS = 5_000;
+/** The gateway says something every 15 seconds, a heartbeat if nothing else: after such a silence it is gone. */
+const SILENCE_MS = 45_000;
 
 /**
  * Core NATS over WebSocket, as the viewer: subscribes, and resolves after a round trip, when the server is
@@ -51,19 +53,38 @@ export function websocketConnector(url: (from: number) => string, protocols?: ()
     open(_viewer, from, onChunk) {
       return new Promise<Live>((resolve, reject) => {
         const socket = new WebSocket(url(from), protocols?.() ?? []);
-        const timer = setTimeout(() => socket.close(), OPEN_MS);
+        let timer: ReturnType<typeof setTimeout>;
+        let over = (_reason: string | null): void => undefined;
         const closed = new Promise<string | null>((done) => {
-          socket.onclose = (event: CloseEvent) => {
+          over = (reason) => {
             clearTimeout(timer);
-            const reason = event.reason || `WebSocket closed (${event.code})`;
-            reject(new Error(reason));
+            reject(new Error(reason ?? "closed"));
             done(reason);
           };
         });
-        socket.onmessage = (event: MessageEvent) => deliver(String(event.data), onChunk);
-        socket.onopen = () => {
+        // Not left to the closing handshake: who is gone does not answer that either.
+        const expect = (ms: number, otherwise: string): void => {
           clearTimeout(timer);
-          resolve({ closed, close: () => socket.close(1000) });
+          timer = setTimeout(() => {
+            over(otherwise);
+            socket.close();
+          }, ms);
+        };
+        expect(OPEN_MS, "the gateway's WebSocket does not open");
+        socket.onclose = (event: CloseEvent) => over(event.reason || `WebSocket closed (${event.code})`);
+        socket.onmessage = (event: MessageEvent) => {
+          expect(SILENCE_MS, "the gateway has gone silent");
+          deliver(String(event.data), onChunk);
+        };
+        socket.onopen = () => {
+          expect(SILENCE_MS, "the gateway has gone silent");
+          resolve({
+            closed,
+            close: () => {
+              over(null);
+              socket.close(1000);
+            },
+          });
         };
       });
     },

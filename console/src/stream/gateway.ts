@@ -27,14 +27,19 @@ export class Refused extends Error {
   }
 }
 
-/** The three calls that the stream needs. `token` is the caller's own bearer token, if the gateway asks for one. */
+/** The three calls that the stream needs. `signal` is aborted when one takes too long or nobody wants its answer. */
 export interface Gateway {
-  viewer(): Promise<Viewer>;
+  viewer(signal: AbortSignal): Promise<Viewer>;
   history(from: number, signal: AbortSignal): AsyncIterable<Chunk[]>;
-  probe(): Promise<Probe>;
+  probe(signal: AbortSignal): Promise<Probe>;
 }
 
-/** The calls over HTTP (`base` without a final slash, `""` for the page's own origin). */
+/**
+ * The calls over HTTP.
+ *
+ * @param base without a final slash, `""` for the page's own origin
+ * @param token the caller's own bearer token, if the gateway asks for one
+ */
 export function httpGateway(base: string, execution: string, token: () => string | null = () => null): Gateway {
   const task = `${base}/tasks/${encodeURIComponent(execution)}`;
 
@@ -47,15 +52,15 @@ export function httpGateway(base: string, execution: string, token: () => string
   }
 
   return {
-    async viewer() {
-      return (await (await call("/token", { method: "POST" })).json()) as Viewer;
+    async viewer(signal) {
+      return (await (await call("/token", { method: "POST", signal })).json()) as Viewer;
     },
     async *history(from, signal) {
       const response = await call(`/output?format=ndjson&from=${from}`, { signal });
       if (response.body) yield* readChunks(response.body);
     },
-    async probe() {
-      const record = (await (await call("/status")).json()) as { status: string; last_sequence?: number };
+    async probe(signal) {
+      const record = (await (await call("/status", { signal })).json()) as { status: string; last_sequence?: number };
       return { ended: TERMINAL_STATES.has(record.status), lastSequence: record.last_sequence ?? 0 };
     },
   };

@@ -33,6 +33,10 @@ export class Stage {
   duringHistory: () => void = () => undefined;
   unreachable = new Set<string>();
   failing: Error | null = null;
+  /** Calls that are neither answered nor refused. */
+  hanging = new Set<"viewer" | "probe" | "history">();
+  /** What a reading of history waits for after it has taken its snapshot. */
+  slowly: () => Promise<void> = () => Promise.resolve();
   ended = false;
   tokenLife = 3_600_000;
   #hangUps = new Set<(reason: string) => void>();
@@ -56,7 +60,7 @@ export class Stage {
 
   readonly gateway: Gateway = {
     viewer: async () => {
-      this.#check();
+      await this.#check("viewer");
       const viewer = {
         nats_ws: "ws://nats",
         jwt: `token-${this.tokens.length + 1}`,
@@ -69,17 +73,17 @@ export class Stage {
     },
     history: (from) => this.#history(from),
     probe: async () => {
-      this.#check();
+      await this.#check("probe");
       return { ended: this.ended, lastSequence: this.said.length };
     },
   };
 
   async *#history(from: number): AsyncGenerator<Chunk[]> {
-    this.#check();
+    await this.#check("history");
     this.historyFrom.push(from);
     const snapshot = this.said.filter((one) => one.seq >= from && !this.lost.has(one.seq));
     this.duringHistory();
-    await Promise.resolve();
+    await this.slowly();
     for (let at = 0; at < snapshot.length; at += 7) yield snapshot.slice(at, at + 7);
   }
 
@@ -123,7 +127,8 @@ export class Stage {
     return this.statuses.map((status) => status.state);
   }
 
-  #check(): void {
+  async #check(call: "viewer" | "probe" | "history"): Promise<void> {
+    if (this.hanging.has(call)) await new Promise(() => undefined);
     if (this.failing) throw this.failing;
   }
 }

@@ -80,6 +80,9 @@ suite("a server that is killed and started again costs no chunk and doubles none
 });
 
 suite("a subscription that the server refuses is an error, not a silent stream", async () => {
-  const viewer = { ...(await gateway.viewer()), subject: "ocf.live.other.0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11" };
+  const viewer = {
+    ...(await gateway.viewer(new AbortController().signal)),
+    subject: "ocf.live.other.0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11",
+  };
   await expect(natsConnector().open(viewer, 1, () => undefined)).rejects.toThrow(/permission/i);
 });

@@ -1,5 +1,9 @@
 import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
 import { ApiError, bearer, onBearer } from "./api/client";
+import type { Page } from "./api/types";
+
+/** A gateway that has not answered by then counts as one that cannot be reached, in milliseconds. */
+const ANSWER_MS = 15_000;
 
 export interface Loaded<T> {
   readonly data: T | null;
@@ -35,7 +39,7 @@ export function usePolled<T>(key: string, interval: number, load: (signal: Abort
     const run = async (): Promise<void> => {
       if (!document.hidden) {
         try {
-          const data = await latest.current(abort.signal);
+          const data = await latest.current(AbortSignal.any([abort.signal, AbortSignal.timeout(ANSWER_MS)]));
           if (!abort.signal.aborted) setState({ key, data, error: null });
         } catch (error) {
           if (abort.signal.aborted) return;
@@ -62,6 +66,48 @@ export function usePolled<T>(key: string, interval: number, load: (signal: Abort
   const refresh = useCallback(() => setTick((value) => value + 1), []);
   const current = state.key === key;
   return { data: current ? state.data : null, error: current ? state.error : null, refresh };
+}
+
+/** The most rows that the gateway gives at once. */
+const MOST_ROWS = 500;
+
+/** Which part of a list is asked for. `cursor` is the `next` of the part before. */
+export interface Part {
+  readonly limit: number;
+  readonly cursor?: string | number;
+}
+
+/**
+ * The first `rows` of a list, polled; `more` asks for `step` further ones.
+ *
+ * All of them are read anew each time: a part that was kept would stand still, and what is new would push rows out of
+ * the parts before it that no part has.
+ */
+export function useRows<T>(
+  key: string,
+  interval: number,
+  step: number,
+  read: (part: Part, signal: AbortSignal) => Promise<Page<T>>,
+): Loaded<Page<T>> & { readonly rows: number; readonly more: () => void } {
+  const [wanted, setWanted] = useState({ key, rows: step });
+  const rows = wanted.key === key ? wanted.rows : step;
+  const loaded = usePolled(key, interval, async (signal) => {
+    const items: T[] = [];
+    let next: Page<T>["next"] = null;
+    do {
+      const limit = Math.min(MOST_ROWS, rows - items.length);
+      const page: Page<T> = await read(next ? { limit, cursor: next } : { limit }, signal);
+      items.push(...page.items);
+      next = page.next ?? null;
+    } while (next && items.length < rows);
+    return { items, next };
+  });
+  const { refresh } = loaded;
+  const more = useCallback(() => {
+    setWanted({ key, rows: rows + step });
+    refresh();
+  }, [key, rows, step, refresh]);
+  return { ...loaded, rows, more };
 }
 
 /** The time, again every `interval` milliseconds; stands still when `interval` is 0. */

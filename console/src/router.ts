@@ -12,7 +12,16 @@ let route = read();
 function read(): Route {
   const hash = globalThis.location?.hash.slice(1) || "/";
   const [path = "/", query = ""] = hash.split("?", 2);
-  return { path: path.split("/").filter(Boolean).map(decodeURIComponent), query: new URLSearchParams(query), hash };
+  return { path: path.split("/").filter(Boolean).map(decoded), query: new URLSearchParams(query), hash };
+}
+
+/** An address that somebody cut short or typed is still one: it leads to a page that says there is none. */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 function subscribe(changed: () => void): () => void {

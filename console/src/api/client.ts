@@ -113,7 +113,8 @@ export const api = {
   sessions: (signal?: AbortSignal) => json<Page<Session>>("/sessions", { signal }),
   createSession: (body: unknown) => json<Session>("/sessions", post(body)),
   destroySession: (id: string) => request(`/sessions/${id}`, { method: "DELETE" }),
-  deadLetters: (signal?: AbortSignal) => json<Page<DeadLetter>>("/dlq?limit=200", { signal }),
+  deadLetters: (limit: number, after?: string | number, signal?: AbortSignal) =>
+    json<Page<DeadLetter>>(`/dlq${query({ limit, after })}`, { signal }),
   deadLetter: (seq: number, signal?: AbortSignal) => json<DeadLetter>(`/dlq/${seq}`, { signal }),
   redrive: (seq: number) => request(`/dlq/${seq}/redrive`, post()),
   drop: (seq: number) => request(`/dlq/${seq}`, { method: "DELETE" }),

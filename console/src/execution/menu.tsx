@@ -41,7 +41,9 @@ export function ExecutionMenu(props: {
         <a href={href("/new", { snapshot: props.ended ? id : undefined })} aria-disabled={!props.ended}>
           Continue in its workspace…
         </a>
-        {task.session_id && <a href={href("/new", { session: task.session_id })}>Follow up in its session…</a>}
+        {task.session_id && (
+          <a href={href("/new", { session: task.session_id, project: task.project_id })}>Follow up in its session…</a>
+        )}
         <button type="button" className="danger" onClick={props.onDelete}>
           Delete…
         </button>

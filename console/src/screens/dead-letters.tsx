@@ -1,15 +1,19 @@
 import { type ReactNode, useEffect, useState } from "react";
 import { api } from "../api/client";
 import type { DeadLetter } from "../api/types";
-import { useAction, useNow, usePolled } from "../hooks";
+import { useAction, useNow, usePolled, useRows } from "../hooks";
 import { ago, plural } from "../model/format";
 import { href } from "../router";
 import { Icon } from "../ui/icons";
 import { CardSkeletons, Confirm, CopyButton, Empty, Failure, Skeleton } from "../ui/parts";
 
+const PAGE = 100;
+
 /** Dead letters: events that could not be handled, with the reason; sent again or dropped. */
 export function DeadLettersScreen(): ReactNode {
-  const { data, error, refresh } = usePolled("dlq", 5_000, (signal) => api.deadLetters(signal));
+  const { data, error, refresh, rows, more } = useRows("dlq", 5_000, PAGE, (part, signal) =>
+    api.deadLetters(part.limit, part.cursor, signal),
+  );
   const now = useNow(10_000);
   useEffect(() => {
     document.title = "Dead letters · OpenCode Functions";
@@ -30,14 +34,23 @@ export function DeadLettersScreen(): ReactNode {
       {data && data.items.length > 0 && (
         <>
           <p className="page-note">
-            {plural(data.items.length, "event")} could not be handled. Mend the cause, then send them again: each goes
-            where it came from, byte for byte.
+            {data.next
+              ? `More than ${data.items.length} events could not be handled; these are the oldest.`
+              : `${plural(data.items.length, "event")} could not be handled.`}{" "}
+            Mend the cause, then send them again: each goes where it came from, byte for byte.
           </p>
           <div className="cards">
             {data.items.map((letter) => (
               <Letter key={letter.seq} letter={letter} now={now} onChanged={refresh} />
             ))}
           </div>
+          {data.next && (
+            <div className="page-more">
+              <button type="button" className="button" disabled={data.items.length < rows} onClick={more}>
+                Show later ones
+              </button>
+            </div>
+          )}
         </>
       )}
     </div>

@@ -1,7 +1,7 @@
 import { Fragment, type ReactNode, useEffect, useState } from "react";
 import { type ApiError, api, type TaskFilter } from "../api/client";
 import { STATES, type Task } from "../api/types";
-import { useAction, useNow, usePolled } from "../hooks";
+import { useNow, useRows } from "../hooks";
 import { day, plural, words } from "../model/format";
 import { href, replace, useRoute } from "../router";
 import { TERMINAL_STATES } from "../stream";
@@ -25,14 +25,13 @@ export function HistoryScreen(): ReactNode {
   const filters = Object.fromEntries(NAMES.map((name) => [name, query.get(name) ?? ""])) as Filters;
   const [busyInterval, setInterval] = useState(3_000);
   const key = JSON.stringify(filters);
-  const { data, error, refresh } = usePolled(key, busyInterval, (signal) =>
-    api.tasks({ ...asked(filters), limit: PAGE }, signal),
+  const { data, error, refresh, rows, more } = useRows(key, busyInterval, PAGE, (part, signal) =>
+    api.tasks({ ...asked(filters), ...part }, signal),
   );
-  const more = useMore(key, filters, data?.next ?? null);
   const now = useNow(5_000);
-  const tasks = merge(data?.items ?? [], more.tasks);
-  const active = tasks.some((task) => !TERMINAL_STATES.has(task.status));
-  useEffect(() => setInterval(active ? 2_000 : 6_000), [active]);
+  const tasks = data?.items ?? [];
+  const soon = rows <= 2 * PAGE && tasks.some((task) => !TERMINAL_STATES.has(task.status));
+  useEffect(() => setInterval(soon ? 2_000 : 6_000), [soon]);
   useEffect(() => {
     document.title = "Executions · OpenCode Functions";
   }, []);
@@ -58,39 +57,18 @@ export function HistoryScreen(): ReactNode {
         onRetry={refresh}
         onClear={() => replace(href("/"))}
       />
-      {more.next && (
+      {data?.next && (
         <div className="page-more">
-          <button type="button" className="button" disabled={more.busy} onClick={more.load}>
+          <button type="button" className="button" disabled={tasks.length < rows} onClick={more}>
             Show older executions
           </button>
         </div>
       )}
-      {tasks.length > 0 && !more.next && <p className="page-end">{plural(tasks.length, "execution")}, no older ones</p>}
+      {tasks.length > 0 && !data?.next && (
+        <p className="page-end">{plural(tasks.length, "execution")}, no older ones</p>
+      )}
     </div>
   );
-}
-
-/** The pages after the first, which is read again and again. */
-function useMore(key: string, filters: Filters, firstNext: string | number | null) {
-  const [older, setOlder] = useState<{ key: string; tasks: readonly Task[]; next: string | number | null } | null>(
-    null,
-  );
-  const action = useAction();
-  const current = older?.key === key ? older : null;
-  const next = current ? current.next : firstNext;
-  const load = (): void => {
-    if (!next) return;
-    void action.run(async () => {
-      const page = await api.tasks({ ...asked(filters), limit: PAGE, cursor: next });
-      setOlder({ key, tasks: [...(current?.tasks ?? []), ...page.items], next: page.next ?? null });
-    });
-  };
-  return { tasks: current?.tasks ?? [], next, busy: action.busy, load };
-}
-
-function merge(first: readonly Task[], older: readonly Task[]): readonly Task[] {
-  const known = new Set(first.map((task) => task.execution_id));
-  return [...first, ...older.filter((task) => !known.has(task.execution_id))];
 }
 
 function asked(filters: Filters): TaskFilter {

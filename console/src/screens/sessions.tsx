@@ -77,7 +77,8 @@ export function SessionsScreen(): ReactNode {
             action.clear();
           }}
         >
-          Its workspace and its conversation are removed for good. Executions that were made in it stay in the history.
+          Its workspace, its conversation and every execution that was made in it are removed for good: record, output
+          and files. What runs in it is cancelled.
         </Confirm>
       )}
     </div>
@@ -87,7 +88,8 @@ export function SessionsScreen(): ReactNode {
 function SessionCard({ session, now, onDestroy }: { session: Session; now: number; onDestroy: () => void }): ReactNode {
   const queue = session.queue ?? [];
   const clients = session.clients ?? [];
-  const last = session.executions?.at(-1);
+  const [turn, ...waiting] = queue;
+  const last = session.executions?.findLast((one) => !queue.includes(one));
   const state = session.state === "destroying" ? "destroying" : queue.length > 0 ? "in_use" : "open";
   return (
     <article className={`card ${state === "in_use" ? "tone-blue" : ""}`}>
@@ -104,8 +106,9 @@ function SessionCard({ session, now, onDestroy }: { session: Session; now: numbe
           {session.executions && session.executions.length > 0 && (
             <span>{plural(session.executions.length, "execution")}</span>
           )}
+          {turn && <a href={href(`/tasks/${turn}`)}>watch what runs</a>}
           {last && <a href={href(`/tasks/${last}`)}>last execution</a>}
-          {queue.length > 1 && <span>{queue.length - 1} waiting</span>}
+          {waiting.length > 0 && <span>{waiting.length} waiting</span>}
           {session.from_execution_id && (
             <a href={href(`/tasks/${session.from_execution_id}`)}>forked from an execution</a>
           )}
@@ -130,7 +133,7 @@ function SessionCard({ session, now, onDestroy }: { session: Session; now: numbe
         </span>
       </div>
       <div className="card-actions">
-        <a className="button small" href={href("/new", { session: session.session_id })}>
+        <a className="button small" href={href("/new", { session: session.session_id, project: session.project_id })}>
           Follow up
         </a>
         <button

@@ -27,6 +27,8 @@ export function remembered(query: URLSearchParams): Form {
     ...earlier,
     ...(snapshot ? { source: "snapshot" as const, snapshot } : {}),
     ...(query.get("session") ? { session: query.get("session") ?? "" } : {}),
+    // A session is its project's: the one of the last form need not be that.
+    ...(query.get("project") ? { project: query.get("project") ?? "" } : {}),
   };
 }
 

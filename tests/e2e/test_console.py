@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -9,7 +10,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,22 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from events.bus_nats import connect
 from functions.nats_jwt import mint_viewer, public_key
 from functions.stack.keys import load_or_generate
-from tests.support.console import CHROMIUM, ROOT, SECOND, build, essence, pill, seen
+from tests.support.console import (
+    CHROMIUM,
+    ROOT,
+    SECOND,
+    build,
+    essence,
+    pill,
+    record_states,
+    seen,
+    serving,
+    states,
+    wait_for,
+)
 
 OCF = Path(sys.executable).with_name("ocf")
 #: The prompt that the offline scripted model knows: about twenty seconds of reading, running tests and editing.
@@ -34,13 +50,25 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A stack of this module's own, the console built."""
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of somebody else, with one page: the code of docs/streaming.md, as it stands there. Its address."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    found = re.search(r"<!-- example: page -->\n```html\n(.*?)```", (ROOT / "docs/streaming.md").read_text(), re.S)
+    assert found is not None
+    (folder / "page.html").write_text(found[1])
+    with serving(folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, elsewhere: str) -> Iterator[dict[str, str]]:
+    """A stack of this module's own, the console built; pages from elsewhere may call it."""
     build()
     data = tmp_path_factory.mktemp("stack")
     told = subprocess.run(
-        [OCF, "up", "--detach", "--json", "--data-dir", data], cwd=ROOT, check=True, capture_output=True, text=True
-    )
+        [OCF, "up", "--detach", "--json", "--data-dir", data],
+        cwd=ROOT, env={**os.environ, "CORS_ORIGINS": elsewhere}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
     try:
         yield json.loads(told.stdout)
     finally:
@@ -85,31 +113,27 @@ def history(stack: dict[str, str], execution: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in answer]
 
 
-def record_states(page: Page) -> None:
-    """From now on keep every state that the page reports."""
-    page.evaluate(
-        """() => {
-            const pill = document.querySelector('.execution-tabs .stream-pill');
-            window.states = [];
-            const note = () => window.states.push(`${pill.className.split(' ').at(-1)}: ${pill.title}`);
-            note();
-            new MutationObserver(note)
-                .observe(pill, { attributes: true, attributeFilter: ['class'] });
-        }"""
-    )
-
-
-def states(page: Page) -> dict[str, str]:
-    """Each state that was reported, with its explanation."""
-    return dict(one.split(": ", 1) for one in page.evaluate("window.states"))
-
-
 def wait_until_it_was(page: Page, state: str) -> None:
     """Wait until `state` was reported, however short; the page's policy forbids Playwright's own wait for a script."""
-    limit = time.monotonic() + 20
-    while state not in states(page):
-        assert time.monotonic() < limit, f"never {state}: {states(page)}"
-        page.wait_for_timeout(50)
+    wait_for(page, lambda: state in states(page), state)
+
+
+def publish(stack: dict[str, str], subject: str, data: bytes) -> None:
+    """Publish what is no event, as a backend."""
+
+    async def say() -> None:
+        bus = await connect(stack["nats"], creds=Path(stack["nats_creds"]), name="test")
+        await bus.publish(subject, data, {})
+        await bus.close()
+
+    with ThreadPoolExecutor(1) as pool:  # Playwright has an event loop running in this one
+        pool.submit(asyncio.run, say()).result()
+
+
+def dead_letters(stack: dict[str, str]) -> list[dict[str, Any]]:
+    with urllib.request.urlopen(f"{stack['gateway']}/dlq") as answer:
+        found: list[dict[str, Any]] = json.load(answer)["items"]
+    return found
 
 
 def nats_server(stack: dict[str, str]) -> psutil.Process:
@@ -237,6 +261,42 @@ def test_the_python_example_of_the_docs_shows_a_run(page: Page, stack: dict[str,
     assert [int(one) for one in re.findall(r"^(\d+) [a-z_]+ ", printed, re.M)] == seqs
 
 
+def test_a_page_made_from_the_docs_alone_shows_a_run_to_its_end(
+    page: Page, browser: Browser, stack: dict[str, str], elsewhere: str
+) -> None:
+    """The page of docs/streaming.md, served from elsewhere, takes the library from the gateway, follows a run live and
+    knows its end; every chunk of text is on it once and in order."""
+    execution = submit(page)
+    context = browser.new_context()
+    other = context.new_page()
+    other.goto(f"{elsewhere}/page.html?gateway={stack['gateway']}#{execution}")
+    expect(other.locator("#state")).to_have_text("connected", timeout=RUN)
+    expect(other.locator("#state")).to_have_text("ended", timeout=RUN)
+    said = "".join(one["data"] for one in history(stack, execution) if one["type"] in ("text", "stdout"))
+    assert other.locator("#output").text_content() == said != ""
+    context.close()
+
+
+def test_a_dead_letter_is_read_sent_again_and_dropped(page: Page, stack: dict[str, str]) -> None:
+    """What is no event stands there with its reason and its data; sent again it comes back, for the cause is not
+    mended; dropped it is gone for good, of the page and of the gateway."""
+    publish(stack, f"ocf.cmd.submit.default.{uuid.uuid4()}", b"not one of ours")
+    page.goto("/#/dead-letters")
+    letter = page.locator(".letter")
+    letter.get_by_role("button", expanded=False).click(timeout=30 * SECOND)
+    expect(letter.locator("pre")).to_have_text("not one of ours")
+    [before] = dead_letters(stack)
+    letter.get_by_role("button", name="Send again").click()
+    wait_for(page, lambda: [one["seq"] for one in dead_letters(stack)] > [before["seq"]], "it comes back")
+    [again] = dead_letters(stack)
+    assert (again["subject"], again["reason"]) == (before["subject"], before["reason"])
+    expect(letter).to_have_count(1)
+    letter.get_by_role("button", name="Drop this event").click()
+    page.get_by_role("button", name="Drop it").click()
+    expect(page.get_by_text("Nothing was left over")).to_be_visible()
+    assert dead_letters(stack) == []
+
+
 def test_a_wrong_field_is_named_where_it_stands(page: Page) -> None:
     """The gateway's 422 is shown at the field it is about, in the form, which stays filled in."""
     page.goto("/#/new")
@@ -250,6 +310,7 @@ def test_a_wrong_field_is_named_where_it_stands(page: Page) -> None:
 
 def test_a_gateway_that_is_gone_is_said_so(page: Page) -> None:
     """Cut off, the console says that it is, keeps what it has, and goes on when the gateway is back."""
+    submit(page)
     page.goto("/#/")
     expect(page.locator(".card").first).to_be_visible()
     page.context.set_offline(True)

@@ -6,8 +6,12 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +26,17 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 QUIET = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--no-first-run",
+    # No network: the console has to do with this machine's servers alone.
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 ]  # fmt: skip
 SECOND = 1_000
 
 
 def build() -> None:
     """Build the console, unless what is built is newer than every source of it."""
-    built = CONSOLE / "dist/index.html"
-    sources = [CONSOLE / "index.html", CONSOLE / "package.json", *(CONSOLE / "src").rglob("*.*")]
+    built = CONSOLE / "dist/stream/package.json"
+    told = ("index.html", "package.json", "vite.config.ts")
+    sources = [*(CONSOLE / name for name in told), *(CONSOLE / "src").rglob("*.*")]
     if not built.exists() or built.stat().st_mtime < max(source.stat().st_mtime for source in sources):
         subprocess.run([ROOT / "scripts/npm.sh", "run", "build"], cwd=CONSOLE, check=True, capture_output=True)
 
@@ -62,6 +69,24 @@ def stand_in() -> Iterator[str]:
         process.stdout.close()
 
 
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """A server of that folder's files, which is not the gateway; its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Not into the tests' output."""
+
+
 def pill(page: Page) -> Locator:
     """What a page of an execution says about its connection."""
     return page.locator(".execution-tabs .stream-pill")
@@ -78,3 +103,30 @@ def seen(page: Page) -> list[dict[str, Any]]:
 def essence(chunks: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
     """What must be the same wherever a chunk is read."""
     return [(chunk["seq"], chunk["type"], chunk["data"]) for chunk in chunks]
+
+
+def record_states(page: Page) -> None:
+    """From now on keep every state that the page reports."""
+    page.evaluate(
+        """() => {
+            const pill = document.querySelector('.execution-tabs .stream-pill');
+            window.states = [];
+            const note = () => window.states.push(`${pill.className.split(' ').at(-1)}: ${pill.title}`);
+            note();
+            new MutationObserver(note)
+                .observe(pill, { attributes: true, attributeFilter: ['class'] });
+        }"""
+    )
+
+
+def states(page: Page) -> dict[str, str]:
+    """Each state that was reported, with its explanation."""
+    return dict(one.split(": ", 1) for one in page.evaluate("window.states"))
+
+
+def wait_for(page: Page, true: Callable[[], bool], what: str) -> None:
+    """Wait until it is true of more than the page says."""
+    limit = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < limit, f"never: {what}"
+        page.wait_for_timeout(50)

@@ -17,9 +17,11 @@ export function page(answer: Answer): URL[] {
     return new Response(typeof body === "string" ? body : JSON.stringify(body), { status });
   });
   vi.stubGlobal("ResizeObserver", Observer);
+  vi.stubGlobal("CSS", {});
+  vi.stubGlobal("matchMedia", () => ({ matches: false, addEventListener: () => undefined }));
   // Sizes: the transcript draws only what is in view.
-  vi.spyOn(HTMLElement.prototype, "offsetHeight", "get").mockReturnValue(600);
-  vi.spyOn(HTMLElement.prototype, "offsetWidth", "get").mockReturnValue(800);
+  vi.spyOn(Element.prototype, "clientHeight", "get").mockReturnValue(600);
+  vi.spyOn(Element.prototype, "clientWidth", "get").mockReturnValue(800);
   HTMLElement.prototype.scrollTo = () => undefined;
   HTMLDialogElement.prototype.showModal = function open(): void {
     this.open = true;

@@ -62,6 +62,10 @@ lock: ## renew requirements/*.lock
 bench: install ## measure; prints and writes .bench/
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+.PHONY: screenshots
+screenshots: install ## every screen of the console, light and dark, into test-results/screens; DOCS=1: docs/images too
+	$(BIN)/python -m scripts.screenshots $(if $(DOCS),--docs)
+
 .PHONY: faults soak
 # SEED=n ONLY=victim:fault,... replays; QUARTER=1, CLUSTER=1 (three NATS servers), STOP=seconds of SIGSTOP.
 faults: install ## break every part in every way under load (root, Linux; docs/faults.md)

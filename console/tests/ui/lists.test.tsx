@@ -58,7 +58,7 @@ test("an older one that ends is seen to have ended", async () => {
   expect(document.querySelectorAll(".card .spinner")).toHaveLength(0);
 });
 
-test("more than the gateway gives at once is read in parts", async () => {
+test("more than the gateway gives at once is read in parts", { timeout: 60_000 }, async () => {
   const asked = page(list(Array.from({ length: 600 }, (_, at) => task(at + 1))));
   show(<HistoryScreen />);
   await act(settle);

@@ -9,8 +9,8 @@ import asyncio
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from events.facts import Failed, Outcome
-from events.lifecycle import State
+from events.lifecycle import TERMINAL, Reason, State
+from events.record import Record
 
 _LONG = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 _SHORT = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -43,6 +43,8 @@ sinks_closed = Gauge("ocf_sinks_closed", "sinks that said they are gone", ("cons
 in_flight = Gauge("ocf_deliveries_in_flight", "messages a function is working on", ("consumer",), registry=REGISTRY)
 consumer_lag = Gauge("ocf_consumer_lag", "messages no function has been given yet", ("consumer",), registry=REGISTRY)
 
+#: The kinds of answers that `deliveries` tells apart; `none`: there was none.
+ANSWERS = ("2xx", "3xx", "4xx", "5xx", "none")
 #: Models are named by callers: beyond this many, the rest is counted together.
 _MODELS: set[str] = set()
 _MAX_MODELS = 50
@@ -57,16 +59,35 @@ def bounded_model(name: str | None) -> str:
     return known
 
 
-def count_end(outcome: Outcome, state: State) -> None:
-    """An execution has ended."""
-    reason = outcome.reason.value if isinstance(outcome, Failed) else ""
-    ended.labels(state.value, reason).inc()
-    duration.labels(state.value).observe(outcome.duration_ms / 1000)
-    model, usage = bounded_model(outcome.model), outcome.usage
+def count_end(record: Record) -> None:
+    """The record of an execution has taken its terminal step; whoever took it counts, once."""
+    ended.labels(record.state.value, record.reason.value if record.reason else "").inc()
+    if record.started_at is not None and record.ended_at is not None:
+        duration.labels(record.state.value).observe(max(0.0, (record.ended_at - record.started_at).total_seconds()))
+    if not record.attempts:
+        return  # nothing ran
+    model, usage = bounded_model(record.model), record.usage
     tokens.labels(model, "input").inc(usage.input_tokens)
     tokens.labels(model, "output").inc(usage.output_tokens)
     tokens.labels(model, "cache_read").inc(usage.cache_read_tokens)
     cost.labels(model).inc(usage.cost_usd)
+
+
+def expect_ends() -> None:
+    """Expose every way to end from the start: `increase()` does not see the step from no series to its first value."""
+    for state in TERMINAL:
+        for reason in Reason if state is State.FAILED else ("",):
+            ended.labels(state.value, reason)
+    for state in (State.FAILED, State.TIMED_OUT):
+        swept.labels(state.value)
+
+
+def expect_deliveries(consumer: str) -> None:
+    """The same for what the dispatcher counts of one consumer."""
+    for answer in ANSWERS:
+        deliveries.labels(consumer, answer)
+    for each in (redeliveries, dead_letters, sinks_closed, in_flight):
+        each.labels(consumer)
 
 
 def exposition() -> bytes:

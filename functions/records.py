@@ -22,7 +22,7 @@ from events.models import Model
 from events.ports import Bucket, Bus, Clock
 from events.record import Outbox, Record, record_key
 from events.types import TYPES
-from functions import cas
+from functions import cas, metrics
 
 log = structlog.get_logger()
 
@@ -51,6 +51,8 @@ class Records:
     async def create(self, record: Record) -> None:
         """Raises Conflict when there is one already."""
         await self._bucket.create(record_key(record.project_id, record.execution_id), cas.dump(record))
+        if record.terminal:
+            metrics.count_end(record)
 
     async def change(self, project: str, execution: str, decide: Callable[[Record], Record | None]) -> Record:
         """Apply `decide` to the newest record until it sticks; None means leave it. Returns the newest.
@@ -60,7 +62,19 @@ class Records:
             Conflict: others changed it faster, twenty times.
         """
         key, name = record_key(project, execution), f"execution {execution} of project {project}"
-        return await cas.change(self._bucket, key, Record, decide, self._stamped, name=name)
+        ends = False
+
+        def noted(record: Record) -> Record | None:
+            nonlocal ends
+            changed = decide(record)
+            ends = changed is not None and changed.terminal and not record.terminal
+            return changed
+
+        newest = await cas.change(self._bucket, key, Record, noted, self._stamped, name=name)
+        if ends:
+            # Here, because every terminal step comes by, whoever takes it; and once, because only one step sticks.
+            metrics.count_end(newest)
+        return newest
 
     def _stamped(self, record: Record) -> Record:
         return record.model_copy(update={"updated_at": self._clock.now()})

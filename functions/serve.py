@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp
 
 from events.errors import OcfError
-from functions import app, logs, server, tracing
+from functions import app, logs, metrics, server, tracing
 from functions.composition import Parts, build
 from functions.dry_run import ByType
 from functions.health import Check, health_routes
@@ -65,6 +65,7 @@ async def assembled(settings: Settings, names: tuple[str, ...]) -> AsyncIterator
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(build(settings, "+".join(names) if len(names) < 3 else "control"))
         app.use(parts)
+        metrics.expect_ends()
         checks: dict[str, Check] = {"nats": parts.bus.ready}
         if any(name in ("execute", "archive", "cleanup", "submit", "session") for name in names):
             checks["s3"] = parts.store.ready

@@ -95,6 +95,7 @@ async def _measure_lag(parts: Parts, wired: tuple[Row, ...]) -> None:
 
 
 def _loop(parts: Parts, row: Row, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Loop:
+    metrics.expect_deliveries(row.consumer)
     dispatcher = Dispatcher(row, _target(parts, row, inside, outside), bus=parts.bus, clock=parts.clock)
     return Loop(row, dispatcher, parts.bus, parts.clock)
 

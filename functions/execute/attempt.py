@@ -264,7 +264,6 @@ class Attempt:
 
         await self._until_kept(lambda: self._parts.records.end(*self._ids, decide, self._event))
         if decided:
-            metrics.count_end(decided[-1], state)
             metrics.output_bytes.inc(self._publisher.bytes)
         log.info("execution ended", action="execution.ended", state=state.value, reason=verdict.reason, **self._named)
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client import generate_latest
 
 from functions import metrics
+from functions.dispatcher.wiring import WIRING
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "knative/monitoring/rules.yaml"
@@ -37,6 +39,33 @@ def test_alerts_and_panels_use_metrics_that_exist() -> None:
     used = {name for expression in said for name in NAME.findall(expression)}
     assert used
     assert used <= known()
+
+
+def test_the_alerts_are_tested_with_series_as_they_are_exposed() -> None:
+    """A test on a series that no process has proves nothing."""
+    metrics.expect_ends()
+    for row in WIRING:
+        metrics.expect_deliveries(row.consumer)
+        metrics.consumer_lag.labels(row.consumer)
+    lines = generate_latest(metrics.REGISTRY).decode().splitlines()
+    exposed = {series(line.rpartition(" ")[0]) for line in lines if not line.startswith("#")}
+    tests = yaml.safe_load((RULES.parent / "rules.test.yaml").read_text())["tests"]
+    used = {series(each["series"]) for test in tests for each in test["input_series"]}
+    # The buckets of a histogram are the code's own; a test needs but a few of them.
+    missing = {each for each in used - exposed if not each[0].endswith("_bucket")}
+    assert missing == set()
+
+
+def series(text: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    """Name and labels, without those that Prometheus adds."""
+    name, _, labels = text.partition("{")
+    return name, frozenset(pair for pair in re.findall(r'(\w+)="([^"]*)"', labels) if pair[0] != "pod")
+
+
+def test_the_loss_of_any_dispatcher_is_noticed() -> None:
+    """One line per row of the wiring."""
+    (rule,) = (rule for rule in alerts() if rule["alert"] == "OcfDispatcherGone")
+    assert re.findall(r'consumer="(\w+)"', rule["expr"]) == [row.consumer for row in WIRING]
 
 
 @pytest.mark.parametrize("name", [rule["alert"] for rule in alerts()])

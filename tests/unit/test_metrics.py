@@ -1,0 +1,168 @@
+"""What is counted, where, and that it is there before it is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import pytest
+from prometheus_client import generate_latest
+
+from events.errors import Drop
+from events.facts import Completed
+from events.lifecycle import State, Step
+from events.models import Cancel, Cleanup
+from events.output import Usage
+from events.record import Attempt, Record
+from functions import metrics
+from functions.cancel.handler import cancel
+from functions.cleanup.handler import cleanup
+from functions.cleanup.sweep import SECOND_LOOK
+from functions.common.sweep import SWEEP_ID
+from functions.submit.handler import submit
+from tests.support.clock import ManualClock
+from tests.support.parts import PROJECT, Bench, bench
+
+
+def value(name: str, **labels: str) -> float:
+    """A series of this process, 0 when it is not there."""
+    return metrics.REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def ends() -> dict[tuple[str, str], float]:
+    """How many ended, by state and reason."""
+    samples = [sample for family in metrics.ended.collect() for sample in family.samples]
+    counts = [sample for sample in samples if sample.name.endswith("_total")]
+    return {(sample.labels["state"], sample.labels["reason"]): sample.value for sample in counts}
+
+
+class Counted:
+    """What was counted since it was made."""
+
+    def __init__(self) -> None:
+        self._before = ends()
+
+    def since(self) -> dict[tuple[str, str], float]:
+        return {key: n - self._before.get(key, 0.0) for key, n in ends().items() if n != self._before.get(key, 0.0)}
+
+
+def wish(b: Bench, execution: str):
+    return b.command("dev.ocf.task.cancel.v1", Cancel(execution_id=execution, project_id=PROJECT))
+
+
+async def started(b: Bench, **changes: object) -> str:
+    """An execution that runs, on nobody."""
+    execution = str(uuid.uuid4())
+    await submit(b.parts, b.submit(execution))
+    now = b.parts.clock.now()
+    attempts = [Attempt(number=1, worker="w", started_at=now)]
+    update = {"state": State.RUNNING, "attempts": attempts, "started_at": now, **changes}
+    await b.parts.records.change(PROJECT, execution, lambda record: record.model_copy(update=update))
+    return execution
+
+
+async def test_what_is_cancelled_before_its_start_is_counted_once() -> None:
+    """However often the cancel comes; and no time is measured of what never ran."""
+    b, counted = bench(), Counted()
+    execution = str(uuid.uuid4())
+    await submit(b.parts, b.submit(execution))
+    durations = value("ocf_execution_seconds_count", state="cancelled")
+    await cancel(b.parts, wish(b, execution))
+    with pytest.raises(Drop):
+        await cancel(b.parts, wish(b, execution))
+    assert counted.since() == {("cancelled", ""): 1}
+    assert value("ocf_execution_seconds_count", state="cancelled") == durations
+
+
+async def test_what_the_sweep_ends_is_counted_with_its_reason() -> None:
+    """`worker_lost` is what the alert asks for; it is the sweep that says it, and no worker."""
+    clock = ManualClock()
+    b, counted = bench(clock), Counted()
+    await started(b)
+    await clock.advance(181)
+    command = Cleanup(execution_id=SWEEP_ID, project_id="ocf-system", scope="sweep")
+    sweeping = asyncio.create_task(cleanup(b.parts, b.command("dev.ocf.task.cleanup.v1", command)))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    await clock.advance(SECOND_LOOK)
+    await sweeping
+    assert counted.since() == {("failed", "worker_lost"): 1}
+
+
+async def test_what_is_rejected_is_counted_once() -> None:
+    """A redelivery finds the record there."""
+    b, counted = bench(), Counted()
+    execution = str(uuid.uuid4())
+    bad = b.raw_submit({"execution_id": execution, "project_id": PROJECT}, PROJECT, execution)
+    await submit(b.parts, bad)
+    await submit(b.parts, bad)
+    assert counted.since() == {("rejected", ""): 1}
+
+
+async def test_an_end_counts_what_was_used_and_how_long_it_took() -> None:
+    """Tokens and money by model, seconds from the first start; a second end of the same execution changes nothing."""
+    clock = ManualClock()
+    b, counted, model = bench(clock), Counted(), f"acme/{uuid.uuid4()}"
+    execution = await started(b, model=model)
+    await clock.advance(42)
+    usage = Usage(input_tokens=7, output_tokens=3, cache_read_tokens=5, cost_usd=0.25)
+    fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=42_000, usage=usage)
+    seconds = value("ocf_execution_seconds_sum", state="completed")
+    for _ in range(2):
+        await b.parts.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
+    assert counted.since() == {("completed", ""): 1}
+    assert value("ocf_execution_seconds_sum", state="completed") - seconds == pytest.approx(42)
+    spent = {each: value("ocf_model_tokens_total", model=model, direction=each) for each in ("input", "output")}
+    assert spent == {"input": 7, "output": 3}
+    assert value("ocf_model_tokens_total", model=model, direction="cache_read") == 5
+    assert value("ocf_model_cost_usd_total", model=model) == 0.25
+
+
+async def test_an_end_that_another_was_faster_to_write_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one whose write sticks counts; the other finds a record that has ended."""
+    b, counted = bench(), Counted()
+    execution = await started(b)
+    fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=1)
+    get, overtaken = b.parts.executions.get, []
+
+    async def slow(key: str):
+        entry = await get(key)
+        if not overtaken:
+            overtaken.append(key)
+            await b.parts.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
+        return entry
+
+    monkeypatch.setattr(b.parts.executions, "get", slow)
+    await b.parts.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
+    assert overtaken
+    assert counted.since() == {("completed", ""): 1}
+
+
+async def test_deleting_and_noting_are_no_ends() -> None:
+    """A change of a record that has ended, or goes on, counts nothing."""
+    b = bench()
+    execution = await started(b)
+    fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=1)
+    await b.parts.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
+    counted = Counted()
+
+    def archived(record: Record) -> Record:
+        return record.model_copy(update={"archived": True})
+
+    await b.parts.records.change(PROJECT, execution, archived)
+    assert counted.since() == {}
+
+
+def test_what_may_be_counted_is_there_before_it_is() -> None:
+    """An alert on `increase()` needs a 0 to increase from."""
+    metrics.expect_ends()
+    metrics.expect_deliveries("row-of-the-test")
+    text = generate_latest(metrics.REGISTRY).decode()
+    for series in (
+        'ocf_executions_ended_total{reason="worker_lost",state="failed"}',
+        'ocf_executions_ended_total{reason="",state="rejected"}',
+        'ocf_dead_letters_total{consumer="row-of-the-test"} 0.0',
+        'ocf_deliveries_total{answer="2xx",consumer="row-of-the-test"} 0.0',
+        'ocf_swept_total{state="failed"}',
+    ):
+        assert series in text, series

@@ -52,7 +52,10 @@ class Model(BaseModel):
     """Frozen, no unknown fields, aliases accepted beside names."""
 
     # `model_` is pydantic's own prefix; the contract's field `model_config` needs an alias.
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+    # What is wrong with an input is said without it: it may be a prompt, and the error's text ends up in a log.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), hide_input_in_errors=True
+    )
 
 
 class Kept(Model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import importlib
 import json
+import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
@@ -19,7 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from events.envelope import JSON, Event
 from events.errors import Busy, Drop, OcfError, Retry
-from functions import tracing
+from functions import logs, tracing
+from functions.common.commands import NATS_SUBJECT
 from functions.composition import Parts
 
 log = structlog.get_logger()
@@ -40,21 +42,34 @@ async def handle(handler: Handler, cloud_event: CloudEvent) -> None:
     if _current is None:
         raise HTTPException(503, "starting")
     event = from_cloudevent(cloud_event)
+    with structlog.contextvars.bound_contextvars(**logs.about(event.extensions.get(NATS_SUBJECT), event)):
+        await _handle(handler, _current, event)
+
+
+async def _handle(handler: Handler, parts: Parts, event: Event) -> None:
+    """One line in the log, whatever comes of it."""
+    began, which = time.monotonic(), {"type": event.type, "event_id": event.id}
     try:
         with tracing.span(f"process {event.type}", event):
-            await handler(_current, event)
+            await handler(parts, event)
     except Drop as error:
-        log.info("event dropped", action="event.dropped", type=event.type, event_id=event.id, reason=str(error))
+        log.info("event dropped", action="event.dropped", reason=str(error), **which)
     except OcfError as error:
         headers = {"Retry-After": "1"} if isinstance(error, Busy) else None
         level = log.info if isinstance(error, Retry) else log.warning
-        level("event refused", action="event.refused", type=event.type, event_id=event.id, reason=str(error))
+        level("event refused", action="event.refused", reason=str(error), **which)
         raise HTTPException(error.http_status, str(error), headers=headers) from None
     except OSError as error:
         # This machine's fault, a full disk most likely, and not the event's: it comes again.
         why = f"{error.strerror or type(error).__name__} ({error.filename or ''})"
-        log.error("event not handled", action="event.failed", type=event.type, event_id=event.id, reason=why)
+        log.error("event not handled", action="event.failed", reason=why, **which)
         raise HTTPException(503, why) from None
+    except Exception as error:
+        # Ours to mend. Here, and not in the framework, whose line would not say which execution it is about.
+        log.exception("event not handled", action="event.failed", reason=type(error).__name__, **which)
+        raise HTTPException(500, type(error).__name__) from None
+    else:
+        log.info("event handled", action="event.handled", seconds=round(time.monotonic() - began, 3), **which)
 
 
 def from_cloudevent(event: CloudEvent) -> Event:

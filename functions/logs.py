@@ -1,4 +1,7 @@
-"""Logs: JSON, one line per event, with a stable `action` key; readable text when a terminal is attached."""
+"""Logs: JSON, one line per event, with a stable `action` key; readable text when a terminal is attached.
+
+What libraries log (uvicorn, functions-framework, asyncio, the exporter of spans) goes the same way, as `log.<logger>`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,13 @@ import json
 import logging
 import os
 import sys
+from contextlib import suppress
 
 import structlog
 
+from events import subjects
+from events.envelope import Event
+from events.errors import InvalidEvent
 from events.redact import Redactor, log_processor
 
 #: Secrets of whatever runs in this process; `execute` adds the keys it opens, and removes them at the end.
@@ -16,23 +23,63 @@ SECRETS = Redactor()
 
 
 def configure(level: str) -> None:
-    """Set up structlog for this process. Logs go to stderr."""
+    """Set up structlog for this process, and the standard library's logging with it. Logs go to stderr."""
+    number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        log_processor(SECRETS),
     ]
-    last: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    last: list[structlog.typing.Processor] = [log_processor(SECRETS), structlog.processors.JSONRenderer()]
     if sys.stderr.isatty():
-        last = structlog.dev.ConsoleRenderer()
+        last[-1] = structlog.dev.ConsoleRenderer()
     structlog.configure(
-        processors=[*shared, last],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(file=Unfailing(2)),  # type: ignore[arg-type]  # a file as far as needed
         cache_logger_on_first_use=True,
     )
+    handler = logging.StreamHandler(Unfailing(2))
+    meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=[_foreign, *shared], processors=[meta, *last])
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    # What libraries say of each request is ours to say, or nobody's.
+    root.setLevel(max(number, logging.WARNING))
+    logging.captureWarnings(True)
+
+
+def _foreign(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A library's line: its logger's name as the action, its exception as a field; never text over several lines."""
+    record: logging.LogRecord = event["_record"]
+    event["action"] = f"log.{record.name}"
+    if record.exc_info:
+        event["exc_info"] = record.exc_info
+    return event
+
+
+def about(subject: str | None, event: Event | None = None) -> dict[str, str]:
+    """What every line about this event is to have: `execution_id` or `session_id`, `project_id`, `trace_id`.
+
+    Bind them with `structlog.contextvars`; `subject` is where it came on, as far as that is known.
+    """
+    named: dict[str, str] = {}
+    entity = event.extensions.get("correlationid", "") if event else ""
+    of_session = event.type.startswith("dev.ocf.session.") if event else False
+    with suppress(InvalidEvent):  # sent by nobody we know: its own words have to do
+        parsed = subjects.parse(subjects.first(subject or ""))
+        named["project_id"], entity = parsed.project, parsed.entity
+        of_session = of_session or parsed.verb == "session"
+    if entity:
+        named["session_id" if of_session else "execution_id"] = entity
+    # Version, trace, parent, flags (W3C Trace Context).
+    _, _, rest = (event.extensions.get("traceparent", "") if event else "").partition("-")
+    if rest:
+        named["trace_id"] = rest.partition("-")[0]
+    return named
 
 
 class Unfailing:

@@ -11,7 +11,7 @@ from events import subjects, trace
 from events.envelope import Event, decode, timestamp
 from events.errors import InvalidEvent
 from events.ports import Bus, Clock, Delivery, Message
-from functions import metrics, tracing
+from functions import logs, metrics, tracing
 from functions.common.commands import NATS_SEQUENCE, NATS_SUBJECT
 from functions.dispatcher.answers import Answer
 from functions.dispatcher.lanes import Lanes
@@ -51,9 +51,14 @@ class Dispatcher:
         try:
             event = self._event(message)
         except InvalidEvent as error:
-            await self._dead_letter(message, Answer(400, str(error)))
+            with structlog.contextvars.bound_contextvars(**logs.about(message.subject)):
+                await self._dead_letter(message, Answer(400, str(error)))
             await delivery.ack()
             return
+        with structlog.contextvars.bound_contextvars(**logs.about(message.subject, event)):
+            await self._hand_over(delivery, event)
+
+    async def _hand_over(self, delivery: Delivery, event: Event) -> None:
         heartbeat = asyncio.create_task(self._heartbeat(delivery))
         name = f"dispatch {self._row.consumer}"
         try:

@@ -8,7 +8,7 @@ import structlog
 
 from events.errors import OcfError, Unavailable
 from events.ports import Bus, Clock, Delivery
-from functions import metrics
+from functions import logs, metrics
 from functions.common.tasks import end
 from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.wiring import Row
@@ -72,6 +72,7 @@ class Loop:
                 consumer=self._row.consumer,
                 subject=delivery.message.subject,
                 reason=str(error),
+                **logs.about(delivery.message.subject),
             )
 
     async def stop(self, grace: float) -> None:

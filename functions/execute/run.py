@@ -15,6 +15,8 @@ from events.lifecycle import Step, step
 from events.models import Execute
 from events.record import Attempt as AttemptRecord
 from events.record import Record
+from functions import logs
+from functions.common.commands import NATS_SUBJECT
 from functions.common.output import Fenced, fence_off
 from functions.common.sessions import Sessions
 from functions.execute import outcome
@@ -54,6 +56,8 @@ class Run:
         try:
             fenced = await fence_off(self._parts.bus, *self._ids)
             record = await self._start(fenced)
+            about = logs.about(self._event.extensions.get(NATS_SUBJECT), self._event)
+            structlog.contextvars.bind_contextvars(**about, attempt=len(record.attempts))
             if not record.terminal:
                 self._attempt = Attempt(
                     self._shop,

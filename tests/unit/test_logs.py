@@ -1,0 +1,154 @@
+"""Logs as a collector gets them, and as a person at a terminal does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import structlog
+from structlog.testing import capture_logs
+
+from events import subjects
+from events.bus_memory import MemoryBus
+from events.envelope import new_event
+from events.models import Cancel
+from functions import logs
+from functions.dispatcher.dispatch import Dispatcher
+from functions.dispatcher.targets import Function
+from functions.dispatcher.wiring import WIRING
+from tests.support.clock import ManualClock
+from tests.support.parts import PROJECT, bench
+
+ROOT = Path(__file__).parents[2]
+SECRET = "sk-a-key-that-nobody-may-read"
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+EXECUTION = str(uuid.uuid4())
+
+#: A process that logs everything it can: an event handled, dropped, refused and crashed on, a library, a warning.
+SPEAKING = f"""
+import asyncio, logging, sys, warnings
+from cloudevents.http import CloudEvent
+from events.errors import Conflict, Drop
+from events.models import Cancel
+from functions import app, logs
+from tests.support.parts import bench
+from starlette.exceptions import HTTPException
+
+logs.configure("info")
+logs.SECRETS.add({SECRET!r})
+app.use(bench().parts)
+event = CloudEvent({{
+    "type": "dev.ocf.task.cancel.v1", "source": "/test", "natssubject": "ocf.cmd.cancel.default.{EXECUTION}",
+    "traceparent": "00-{TRACE}-b7ad6b7169203331-01",
+}}, {{}})
+
+async def fine(parts, event): ...
+async def drop(parts, event): raise Drop("it has ended")
+async def refuse(parts, event): raise Conflict("another has it")
+async def crash(parts, event): raise ValueError("two\\nlines with {SECRET}")
+async def invalid(parts, event): Cancel.model_validate_json('{{"why": ["the words of a prompt"]}}')
+
+async def main():
+    for handler in (fine, drop, refuse, crash, invalid):
+        try:
+            await app.handle(handler, event)
+        except HTTPException:
+            continue
+
+asyncio.run(main())
+try:
+    raise OSError("one\\ntwo {SECRET}")
+except OSError:
+    logging.getLogger("opentelemetry.exporter").exception("not sent: %s", "{SECRET}")
+logging.getLogger("httpx").info("HTTP Request: POST http://somewhere/")
+warnings.warn("odd", stacklevel=1)
+"""
+
+
+def spoken(reading: int, writing: int) -> str:
+    """What that process says to the other end of a pipe, or of a terminal."""
+    code = [sys.executable, "-W", "default", "-c", SPEAKING]
+    said = b""
+    with subprocess.Popen(code, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=writing) as process:
+        os.close(writing)
+        with suppress(OSError):  # a terminal that nobody holds any more has no end, but an error (EIO)
+            while part := os.read(reading, 65_536):
+                said += part
+        os.close(reading)
+        assert process.wait(60) == 0, said
+    return said.decode()
+
+
+def test_every_line_is_one_json_object_that_says_what_it_is_about() -> None:
+    """Ours and those of libraries: an action, a level, a time; of an event also its execution, project and trace. An
+    exception is a field of its line. No key, and no input that was wrong, is in any of them."""
+    lines = [json.loads(line) for line in spoken(*os.pipe()).splitlines()]
+    for line in lines:
+        assert {"action", "level", "timestamp", "event"} <= line.keys(), line
+    ours = [line for line in lines if line["action"].startswith("event.")]
+    assert [line["action"] for line in ours] == [
+        "event.handled",
+        "event.dropped",
+        "event.refused",
+        "event.failed",
+        "event.failed",
+    ]
+    for line in ours:
+        assert (line["execution_id"], line["project_id"], line["trace_id"]) == (EXECUTION, PROJECT, TRACE), line
+    assert ours[0]["seconds"] >= 0
+    assert "ValueError" in ours[3]["exception"]
+    theirs = {line["action"]: line for line in lines if line["action"].startswith("log.")}
+    assert set(theirs) == {"log.opentelemetry.exporter", "log.py.warnings"}
+    assert "OSError: one" in theirs["log.opentelemetry.exporter"]["exception"]
+    said = json.dumps(lines)
+    assert SECRET not in said
+    assert "the words of a prompt" not in said
+
+
+def test_at_a_terminal_it_is_text() -> None:
+    """A line begins with the time and the level, in words; nothing is JSON, and the key is hidden there as well."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", spoken(*os.openpty()))
+    first = plain.splitlines()[0]
+    assert re.match(r"\d{4}-\d\d-\d\dT\S+ \[info +\] event handled +action=event.handled", first), first
+    assert f"execution_id={EXECUTION}" in first
+    assert '{"' not in plain
+    assert SECRET not in plain
+
+
+async def test_what_the_dispatcher_says_of_a_delivery_names_its_execution_and_trace() -> None:
+    """Also when the message is no event at all."""
+    row = next(row for row in WIRING if row.consumer == "cancel")
+    bus = MemoryBus(ManualClock())
+    http = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(503)))
+    event = new_event(
+        "dev.ocf.task.cancel.v1",
+        Cancel(execution_id=EXECUTION, project_id=PROJECT),
+        source="/test",
+        time=bench().parts.clock.now(),
+    ).with_extensions(traceparent=f"00-{TRACE}-b7ad6b7169203331-01")
+    subject = subjects.command("cancel", PROJECT, EXECUTION)
+    await bus.publish(subject, event.data, event.headers())
+    await bus.publish(subject, b"rubbish", {})
+    with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as said:
+        for delivery in await bus.fetch(row.spec(), 2, 1):
+            await Dispatcher(row, Function(row, "http://function/", None, http), bus=bus, clock=bus.clock).dispatch(
+                delivery
+            )
+    retried, dead = said
+    assert (retried["action"], dead["action"]) == ("dispatch.retry", "dispatch.dead_letter")
+    assert (retried["execution_id"], retried["project_id"], retried["trace_id"]) == (EXECUTION, PROJECT, TRACE)
+    assert (dead["execution_id"], dead["project_id"]) == (EXECUTION, PROJECT)
+
+
+def test_lines_about_a_session_name_the_session() -> None:
+    """Its id is not taken for an execution's."""
+    about = logs.about(f"ocf.cmd.session.{PROJECT}.{EXECUTION}")
+    assert about == {"project_id": PROJECT, "session_id": EXECUTION}
+    assert logs.about("not.ours") == {}

@@ -30,3 +30,29 @@ def active() -> dict[str, str]:
 def parent(extensions: Mapping[str, str]) -> Context:
     """The context that a span about this event continues."""
     return propagate.extract(of(extensions))
+
+
+def trace_id(traceparent: str | None) -> str:
+    """The trace among version, trace, parent and flags; empty when there is none."""
+    parts = (traceparent or "").split("-")
+    return parts[1] if len(parts) > 3 else ""
+
+
+def within(traceparent: str | None, near: dict[str, str]) -> dict[str, str]:
+    """`near` where it belongs to the trace of `traceparent` (or that is not known), else `traceparent` itself.
+
+    What is said of an execution belongs to its trace, whoever says it: sweep and canceller have their own.
+    """
+    if not trace_id(traceparent) or trace_id(near.get("traceparent")) == trace_id(traceparent):
+        return near
+    return {"traceparent": str(traceparent)}
+
+
+def link(traceparent: str | None) -> None:
+    """Let the active span point to that one, where it belongs to another trace."""
+    current = trace.get_current_span()
+    if not traceparent or not current.is_recording():
+        return
+    other = trace.get_current_span(parent({"traceparent": traceparent})).get_span_context()
+    if other.is_valid and other.trace_id != current.get_span_context().trace_id:
+        current.add_link(other)

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import structlog
 
-from events import subjects
+from events import subjects, trace
 from events.envelope import Event
 from events.errors import InvalidEvent
 from events.redact import Redactor, log_processor
@@ -75,10 +75,8 @@ def about(subject: str | None, event: Event | None = None) -> dict[str, str]:
         of_session = of_session or parsed.verb == "session"
     if entity:
         named["session_id" if of_session else "execution_id"] = entity
-    # Version, trace, parent, flags (W3C Trace Context).
-    _, _, rest = (event.extensions.get("traceparent", "") if event else "").partition("-")
-    if rest:
-        named["trace_id"] = rest.partition("-")[0]
+    if event and (found := trace.trace_id(event.extensions.get("traceparent"))):
+        named["trace_id"] = found
     return named
 
 

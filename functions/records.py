@@ -74,6 +74,7 @@ class Records:
         if ends:
             # Here, because every terminal step comes by, whoever takes it; and once, because only one step sticks.
             metrics.count_end(newest)
+            trace.link(newest.traceparent)
         return newest
 
     def _stamped(self, record: Record) -> Record:
@@ -117,8 +118,8 @@ class Records:
 
     def _boxed(self, type_: str, data: Model, now: datetime, cause: Event | None, record: Record) -> Outbox:
         extensions = {"causationid": cause.id if cause else record.command_id}
-        from_record = {"traceparent": record.traceparent} if record.traceparent else {}
-        extensions |= trace.active() or (trace.of(cause.extensions) if cause else {}) or from_record
+        near = trace.active() or (trace.of(cause.extensions) if cause else {})
+        extensions |= trace.within(record.traceparent, near)
         return Outbox(
             type=type_,
             id=str(uuid.uuid4()),
@@ -160,9 +161,17 @@ class Records:
         subject = f"ocf.evt.{fact.project_id}.{fact.execution_id}.rejected"
         await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": f"rejected:{cause.id}"})
 
-    async def say(self, type_: str, data: Model, cause: Event, *, key: str, once: bool = False) -> None:
-        """Publish a fact or a command about one execution, once per `key` (for two minutes), `once` for ever."""
+    async def say(
+        self, type_: str, data: Model, cause: Event, *, key: str, once: bool = False, of: Record | None = None
+    ) -> None:
+        """Publish a fact or a command about one execution, once per `key` (for two minutes), `once` for ever.
+
+        `of`: the execution's record, where the cause may have come in another trace than the execution.
+        """
         event = new_event(type_, data, source=self._source, time=self._clock.now(), cause=cause)
+        if of is not None:
+            trace.link(of.traceparent)
+            event = event.with_extensions(**trace.within(of.traceparent, trace.of(event.extensions)))
         entity = str(getattr(data, "execution_id", None) or getattr(data, "session_id", ""))
         subject = TYPES[type_].subject(str(getattr(data, "project_id", "")), entity)
         # What is said once for ever may have been purged since; the server would take its id for said.

@@ -14,7 +14,8 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from events import trace as context
 from events.envelope import Event
-from events.errors import Drop, OcfError
+from events.errors import Drop
+from functions.common.commands import NATS_SUBJECT
 from functions.settings import Settings
 
 Attributes = Mapping[str, str | int | float | bool]
@@ -47,9 +48,12 @@ def flush() -> None:
 
 @contextmanager
 def span(name: str, event: Event, attributes: Attributes | None = None) -> Iterator[Span]:
-    """A span about an event, a child of whatever published it; errors that need repeating or ending are marked."""
+    """A span about an event, a child of whatever published it; what went wrong is marked."""
     told = {
         "messaging.system": "nats",
+        "messaging.operation.name": name.partition(" ")[0],
+        "messaging.operation.type": "process",
+        "messaging.destination.name": event.extensions.get(NATS_SUBJECT, ""),
         "messaging.message.id": event.id,
         "cloudevents.event_type": event.type,
         "cloudevents.event_source": event.source,
@@ -57,16 +61,35 @@ def span(name: str, event: Event, attributes: Attributes | None = None) -> Itera
         **(attributes or {}),
     }
     with _tracer.start_as_current_span(
-        name, context=context.parent(event.extensions), kind=SpanKind.CONSUMER, attributes=told, record_exception=False
+        name,
+        context=context.parent(event.extensions),
+        kind=SpanKind.CONSUMER,
+        attributes=told,
+        # An exception's own words may be somebody's prompt: its type has to do.
+        record_exception=False,
+        set_status_on_exception=False,
     ) as current:
         try:
             yield current
         except Drop:
             current.set_attribute("ocf.dropped", True)
             raise
-        except OcfError as error:
-            current.set_status(Status(StatusCode.ERROR, type(error).__name__))
+        except Exception as error:
+            _failed(current, type(error).__name__)
             raise
+
+
+def answered(current: Span, status: int) -> None:
+    """What the other side said to an event; `status` 0: nothing."""
+    if status:
+        current.set_attribute("http.response.status_code", status)
+    if not 200 <= status < 300:
+        _failed(current, str(status) if status else "no_answer")
+
+
+def _failed(current: Span, why: str) -> None:
+    current.set_attribute("error.type", why)
+    current.set_status(Status(StatusCode.ERROR, why))
 
 
 class Inner:

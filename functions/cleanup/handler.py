@@ -58,7 +58,8 @@ async def cleanup(parts: Parts, event: Event) -> None:
             await sessions.forget(wish.project_id, record.session_id, wish.execution_id)
     removed = await remove(parts, wish.project_id, wish.execution_id)
     fact = Cleaned(execution_id=wish.execution_id, project_id=wish.project_id, removed=removed)
-    await parts.records.say("dev.ocf.task.cleaned.v1", fact, event, key=f"cleaned:{wish.execution_id}", once=True)
+    key = f"cleaned:{wish.execution_id}"
+    await parts.records.say("dev.ocf.task.cleaned.v1", fact, event, key=key, once=True, of=record)
     if await parts.records.get(wish.project_id, wish.execution_id) is not None:
         raise Conflict(f"execution {wish.execution_id} was recorded by a submit that was still under way")
     # Last: as long as this command is there, a crash brings it back.

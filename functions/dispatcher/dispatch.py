@@ -62,9 +62,10 @@ class Dispatcher:
         heartbeat = asyncio.create_task(self._heartbeat(delivery))
         name = f"dispatch {self._row.consumer}"
         try:
-            with tracing.span(name, event, {"messaging.consumer.group.name": self._row.consumer}):
+            with tracing.span(name, event, {"messaging.consumer.group.name": self._row.consumer}) as current:
                 async with self._lanes.place(event):
                     answer = await self._answer(event.with_extensions(**trace.active()))
+                tracing.answered(current, answer.status)
         finally:
             heartbeat.cancel()
         await self._settle(delivery, answer)

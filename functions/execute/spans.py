@@ -33,7 +33,7 @@ class RunSpans:
             "ocf.model.outcome": call.outcome or "",
         }
         if call.first_byte_seconds is not None:
-            told["gen_ai.server.time_to_first_token"] = call.first_byte_seconds
+            told["ocf.model.first_byte_seconds"] = call.first_byte_seconds
         self._inner.end(f"call:{call.number}", told, ok=call.outcome in ("ok", "passed"))
 
     def said(self, draft: Draft) -> None:

@@ -180,9 +180,20 @@ def test_every_row_of_the_wiring_has_its_source_and_its_function() -> None:
 
 @pytest.mark.parametrize("name", ["base/config.env", "overlays/production/config.env"])
 def test_every_setting_is_one_that_functions_know(name: str) -> None:
-    """A typing error in a name would be ignored silently by the process."""
+    """A typing error in a name would be ignored silently by the process. OpenTelemetry reads its own."""
     known = {field.alias for field in Settings.model_fields.values()}
-    assert set(config(name)) <= known
+    assert {each for each in config(name) if not each.startswith("OTEL_")} <= known
+
+
+def test_traces_can_leave_where_all_else_is_denied() -> None:
+    """Whoever makes spans reaches a collector in the namespace from which the metrics are read."""
+    found = [d for d in manifests(KNATIVE / "components/guards") if d["kind"] == "NetworkPolicy"]
+    policies = {d["metadata"]["name"]: d["spec"] for d in found}
+    out, read = policies["traces"], policies["metrics"]
+    assert out["podSelector"] == read["podSelector"]
+    [rule] = out["egress"]
+    assert rule["to"] == read["ingress"][0]["from"]
+    assert {port["port"] for port in rule["ports"]} == {4317, 4318}
 
 
 @pytest.mark.skipif(KUBECTL is None, reason="needs kubectl")

@@ -1,7 +1,7 @@
 """Prints the Secrets of an installation as YAML, for `kubectl apply -f -`.
 
     knative_secrets.py --keys DIR [--namespace ocf] [--local] [--backend PROJECT ...]
-                       [--s3-access-key ID --s3-secret-key KEY]
+                       [--s3-access-key ID --s3-secret-key KEY] [--rotate SECRET]
 
 All of them are derived from the seeds in DIR/keys.json (mode 0600), made at the first call: the same directory gives
 the same keys. Keep it as you keep a password store; without it no user of NATS can be made.
@@ -9,7 +9,7 @@ the same keys. Keep it as you keep a password store; without it no user of NATS 
 | secret | in it | who gets it |
 |---|---|---|
 | ocf-dispatch | DISPATCH_TOKEN | dispatcher, functions |
-| ocf-encryption | ENCRYPTION_KEY | gateway (seals), execute (opens) |
+| ocf-encryption | ENCRYPTION_KEY, after a rotation ENCRYPTION_KEYS_RETIRED | gateway (seals), execute (opens) |
 | ocf-gateway | GATEWAY_JWT_SECRET, NATS_SIGNING_SEED, NATS_ACCOUNT | gateway |
 | ocf-nats | functions.creds | dispatcher, functions |
 | ocf-backend | backend.creds | your own backends: commands and reading, trusted with every project |
@@ -26,6 +26,7 @@ import json
 import secrets
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,24 @@ def gateway_secret(folder: Path) -> str:
     return path.read_text()
 
 
+def retired_keys(folder: Path) -> list[str]:
+    """Earlier encryption keys, the newest first."""
+    path = folder / "encryption.retired"
+    return path.read_text().split() if path.exists() else []
+
+
+def rotated(keys: Keys, folder: Path, what: str) -> Keys:
+    """`keys` with a new secret in the place of one; kept in the folder, so that the next call gives the same."""
+    if what == "ocf-encryption":
+        # First the old one: should this break off here, it is merely in both places.
+        write_private(folder / "encryption.retired", "\n".join([keys.encryption_key, *retired_keys(folder)]))
+    fresh = Keys.generate()
+    field = {"ocf-encryption": "encryption_key", "ocf-dispatch": "dispatch_token"}[what]
+    keys = replace(keys, **{field: getattr(fresh, field)})
+    write_private(folder / "keys.json", json.dumps(asdict(keys), indent=2))
+    return keys
+
+
 def contents(keys: Keys, folder: Path, arguments: argparse.Namespace) -> dict[str, dict[str, str]]:
     """Every secret's fields."""
     now, trust = int(time.time()), keys.trust
@@ -112,6 +131,8 @@ def contents(keys: Keys, folder: Path, arguments: argparse.Namespace) -> dict[st
     for project in arguments.backend:
         own = mint_user(trust, PROJECT_BACKEND, now, project=check_project(project)).file()
         found[f"ocf-backend-{project}"] = {"backend.creds": own}
+    if retired := retired_keys(folder):
+        found["ocf-encryption"]["ENCRYPTION_KEYS_RETIRED"] = ",".join(retired)
     if arguments.local:
         found["ocf-s3-server"] = {"s3.json": s3_config(access, secret)}
     return found
@@ -144,9 +165,14 @@ def main() -> int:
     parser.add_argument("--s3-access-key", help="of your object storage; invented if not given")
     parser.add_argument("--s3-secret-key")
     parser.add_argument("--only", help="print one field instead: SECRET/FIELD", metavar="SECRET/FIELD")
+    rotatable = ("ocf-encryption", "ocf-dispatch")
+    parser.add_argument("--rotate", choices=rotatable, help="give this one a new value first; see docs/operations.md")
     arguments = parser.parse_args()
     folder = make_private_dir(arguments.keys)
-    found = contents(load_or_generate(folder), folder, arguments)
+    keys = load_or_generate(folder)
+    if arguments.rotate:
+        keys = rotated(keys, folder, arguments.rotate)
+    found = contents(keys, folder, arguments)
     if arguments.only:
         name, _, field = arguments.only.partition("/")
         if field not in found.get(name, {}):

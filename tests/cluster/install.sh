@@ -35,6 +35,8 @@ overlay() {
   kubectl get namespace ocf >/dev/null 2>&1 || kubectl create namespace ocf >/dev/null
   mkdir -p "$KEYS"
   "$ROOT/.venv/bin/python" scripts/knative_secrets.py --keys "$KEYS" --local | kubectl apply -f - >/dev/null
+  # A Job cannot be changed; one that has failed would stand in the way.
+  kubectl -n ocf delete job setup --ignore-not-found >/dev/null
   wait_for 60 kubectl apply -k knative/overlays/local
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -183,6 +184,28 @@ def test_every_setting_is_one_that_functions_know(name: str) -> None:
     """A typing error in a name would be ignored silently by the process. OpenTelemetry reads its own."""
     known = {field.alias for field in Settings.model_fields.values()}
     assert {each for each in config(name) if not each.startswith("OTEL_")} <= known
+
+
+def test_a_run_as_a_job_leaves_a_node_that_is_gone_soon() -> None:
+    """Kubernetes adds 300 s where a pod says nothing; no other worker can take its event before."""
+    [sink] = manifests(KNATIVE / "overlays/jobsink")
+    [job] = list(pod_specs(sink))
+    short = {t["key"]: t["tolerationSeconds"] for t in job["tolerations"] if t["effect"] == "NoExecute"}
+    assert short == {"node.kubernetes.io/not-ready": 30, "node.kubernetes.io/unreachable": 30}
+
+
+def test_the_installation_pushes_the_images_that_the_overlay_pulls() -> None:
+    """What the page builds is what a pod is made of; its steps name every Secret that the manifests want."""
+    page = (ROOT / "docs/operations.md").read_text()
+    overlay = yaml.safe_load((KNATIVE / "overlays/production/kustomization.yaml").read_text())
+    version = re.findall(r"VERSION=(\S+)", page)[0]
+    pushed = {
+        f"registry.example.com/{name}:{version}" for name in re.findall(r"docker push \$REGISTRY/([\w-]+):", page)
+    }
+    assert pushed == {f"{image['newName']}:{image['newTag']}" for image in overlay["images"]}
+    assert set(re.findall(r"docker build .* -t \$REGISTRY/([\w-]+):", page)) == {i["name"] for i in overlay["images"]}
+    values = yaml.safe_load((KNATIVE / "overlays/production/nats-values.yaml").read_text())
+    assert f"create secret tls {values['config']['websocket']['tls']['secretName']} " in page
 
 
 def test_traces_can_leave_where_all_else_is_denied() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts import knative_check
 from scripts.knative_check import OVERLAYS, SCHEMAS, mistakes
 
 ROOT = Path(__file__).parents[2]
@@ -57,3 +58,28 @@ def test_a_kind_without_schema_is_a_mistake() -> None:
     """Nothing passes because nobody looked."""
     [mistake] = mistakes({"apiVersion": "example.com/v1", "kind": "Thing"}, KNOWN)
     assert "no schema of example.com/v1 Thing" in mistake
+
+
+def test_a_part_of_an_object_may_lack_what_is_required_and_nothing_else() -> None:
+    """`knative/cluster` patches what Knative's manifests made: a typing error in it is found all the same."""
+    for part in yaml.safe_load_all((ROOT / "knative/cluster/serving.yaml").read_text()):
+        assert list(mistakes(part, KNOWN, part=True)) == []
+    part["spec"]["template"]["spec"]["terminationGracePeriod"] = 3900
+    [mistake] = mistakes(part, KNOWN, part=True)
+    assert "'terminationGracePeriod' was unexpected" in mistake
+
+
+def test_without_kubectl_it_says_aloud_that_nothing_was_checked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A silent pass would be taken for one."""
+    monkeypatch.setattr(knative_check, "kubectl", lambda: None)
+    assert knative_check.main() == 0
+    assert "NOTHING WAS CHECKED" in capsys.readouterr().err
+
+
+def test_the_page_says_which_versions_were_checked() -> None:
+    """The promise is older than the schemas."""
+    minor = ".".join(KNOWN["kubernetes"].removeprefix("v").split(".")[:2])
+    page = " ".join((ROOT / "docs/operations.md").read_text().split())
+    assert f"schemas of Kubernetes {minor} and Knative 1.22" in page

@@ -62,6 +62,24 @@ def series(text: str) -> tuple[str, frozenset[tuple[str, str]]]:
     return name, frozenset(pair for pair in re.findall(r'(\w+)="([^"]*)"', labels) if pair[0] != "pod")
 
 
+def test_what_is_scraped_is_there() -> None:
+    """Each PodMonitor's labels are those of pods that listen at its port (`user-port` is what Knative calls theirs)."""
+    named = {"function": "services.yaml", "dispatcher": "dispatcher.yaml"}
+    for monitor in yaml.safe_load_all((RULES.parent / "servicemonitor.yaml").read_text()):
+        wanted = monitor["spec"]["selector"]["matchLabels"]
+        [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+        pods = list(
+            yaml.safe_load_all((ROOT / "knative/base" / named[wanted["app.kubernetes.io/component"]]).read_text())
+        )
+        assert pods
+        for pod in pods:
+            template = pod["spec"]["template"]
+            assert wanted.items() <= template["metadata"]["labels"].items()
+            [port] = template["spec"]["containers"][0]["ports"]
+            assert endpoint["port"] == {"http1": "user-port"}.get(port["name"], port["name"])
+            assert endpoint["path"] == "/metrics"
+
+
 def test_the_loss_of_any_dispatcher_is_noticed() -> None:
     """One line per row of the wiring."""
     (rule,) = (rule for rule in alerts() if rule["alert"] == "OcfDispatcherGone")

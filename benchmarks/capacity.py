@@ -88,8 +88,10 @@ def streams(one: One, assumed: Assumed) -> str:
         if name == "OCF_OUTPUT":
             messages, size = assumed.chunks, assumed.chunks * one.chunk_bytes
         subjects = 1 if name in ("OCF_OUTPUT", "KV_ocf_executions") else round(one.stream_messages[name])
+        # No stream limit ends a record: it is there until its execution is deleted.
+        kept_for = f"{days}, if deleted then" if name == "KV_ocf_executions" else days
         told.append(
-            f"| `{name}` | {days} | {size:,.0f} | {messages * PER_DAY * days / 1e6:,.0f} M | "
+            f"| `{name}` | {kept_for} | {size:,.0f} | {messages * PER_DAY * days / 1e6:,.0f} M | "
             f"{subjects * PER_DAY * days / 1e6:,.0f} M | {size * PER_DAY * days / _GB:,.0f} GB |"
         )
     return "\n".join(told)

@@ -208,14 +208,21 @@ LOADS = (
 )
 
 
-def table(loads: tuple[Load, ...], used: Costs) -> str:
-    """The outcomes as Markdown."""
+def heading(used: Costs) -> str:
+    """What is measured, and what is assumed."""
     base = LOADS[0]
-    told = [
+    return (
         f"Measured: {used.warm:.2f} s from submit to the first word in a warm slot, {used.cold:.2f} s without, a slot "
         f"is full again {used.refill:.1f} s after it was taken. Assumed: run times log-normal with a median of "
         f"{base.median_run:g} s (mean {base.mean_run:.0f} s); arrivals at random, {base.swing:g} times the day's mean "
-        "at the peak of the hour (half an hour for a million a day).",
+        "at the peak of the hour (half an hour for a million a day)."
+    )
+
+
+def table(loads: tuple[Load, ...], used: Costs) -> str:
+    """The outcomes as Markdown."""
+    told = [
+        heading(used),
         "",
         "| executions a day | at the peak, /s | slots per pod | warm | pod start, s | utilisation aimed at | "
         "pods, mean | pods, most | wait for a slot p50, s | p95 | p99 | first word p95, s | in a warm slot |",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import capacity, report, simulate
 from benchmarks.__main__ import FIGURES, KEPT, PAGE
 from benchmarks.harness import Noise, Row, Target, as_json, from_json, quantile, thinned
 from benchmarks.simulate import Costs, Load, Simulation
@@ -64,6 +64,14 @@ def test_a_missed_target_is_shown() -> None:
 def test_the_page_is_what_the_results_say() -> None:
     """docs/benchmarks.md is generated: `python -m benchmarks --report`."""
     assert PAGE.read_text() == report.page(json.loads(KEPT.read_text()))
+
+
+def test_the_page_on_scale_is_what_the_results_say() -> None:
+    """docs/scale.md, written by `python -m benchmarks.capacity --write` and `... simulate --write`. Of the simulation,
+    which runs for a minute, it is compared what it starts from."""
+    page = simulate.PAGE.read_text()
+    assert capacity.text(json.loads(KEPT.read_text()), capacity.Assumed()) in page
+    assert simulate.heading(simulate.costs()) in page
 
 
 @pytest.mark.parametrize("name", FIGURES)

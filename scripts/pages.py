@@ -12,8 +12,13 @@ def between(page: Path, name: str, text: str) -> str:
     Raises:
         ValueError: the page has no such part.
     """
+    return replaced(page.read_text(), name, text, page.name)
+
+
+def replaced(written: str, name: str, text: str, page: str) -> str:
+    """The same for the text of a page that is called `page`."""
     marks = rf"(<!-- generated: {re.escape(name)} -->\n).*?(<!-- end -->)"
-    found, count = re.subn(marks, lambda m: f"{m[1]}{text.strip()}\n{m[2]}", page.read_text(), count=1, flags=re.DOTALL)
+    found, count = re.subn(marks, lambda m: f"{m[1]}{text.strip()}\n{m[2]}", written, count=1, flags=re.DOTALL)
     if not count:
-        raise ValueError(f"{page.name} has no part `<!-- generated: {name} -->` that ends with `<!-- end -->`")
+        raise ValueError(f"{page} has no part `<!-- generated: {name} -->` that ends with `<!-- end -->`")
     return found

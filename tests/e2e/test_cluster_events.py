@@ -63,7 +63,17 @@ def receiver(image: str) -> list[dict[str, Any]]:
     }
     pod = {"automountServiceAccountToken": False, "terminationGracePeriodSeconds": 1, "containers": [container]}
     open_to_all = {"podSelector": {"matchLabels": meta["labels"]}, "policyTypes": ["Ingress"], "ingress": [{}]}
+    # The sinks' own policy lets out to the internet; this one is inside.
+    way = {
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "dispatch-events"}},
+        "policyTypes": ["Egress"],
+        "egress": [
+            {"to": [{"podSelector": {"matchLabels": meta["labels"]}}], "ports": [{"protocol": "TCP", "port": 8080}]}
+        ],
+    }
+    policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
     return [
+        {**policy, "metadata": {**meta, "name": "dispatch-events-to-receiver"}, "spec": way},
         {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod},
         {
             "apiVersion": "v1",
@@ -71,7 +81,7 @@ def receiver(image: str) -> list[dict[str, Any]]:
             "metadata": meta,
             "spec": {"selector": meta["labels"], "ports": [{"port": 8080}]},
         },
-        {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta, "spec": open_to_all},
+        {**policy, "metadata": meta, "spec": open_to_all},
         {
             "apiVersion": "eventing.knative.dev/v1",
             "kind": "Trigger",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -242,3 +243,20 @@ def test_an_overlay_builds_with_images_that_are_pinned(overlay: str) -> None:
         sink = document.get("spec", {}).get("sink", {}) if document["kind"] == "ContainerSource" else {}
         if sink:
             assert (sink["ref"]["kind"], sink["ref"]["name"]) in names
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="needs kubectl")
+@pytest.mark.parametrize(("overlay", "kind"), [("production", "Service"), ("jobsink", "JobSink")])
+def test_agents_can_have_a_kernel_of_their_own(overlay: str, kind: str, tmp_path: Path) -> None:
+    """Component `sandboxed`: what runs agents gets the RuntimeClass, and nothing else does."""
+    paths = [os.path.relpath(KNATIVE / name, tmp_path) for name in (f"overlays/{overlay}", "components/sandboxed")]
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": paths[:1], "components": paths[1:]}))
+    built = subprocess.run([str(KUBECTL), "kustomize", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    sandboxed = {
+        (document["kind"], document["metadata"]["name"])
+        for document in yaml.safe_load_all(built.stdout)
+        for spec in pod_specs(document)
+        if spec.get("runtimeClassName") == "gvisor"
+    }
+    assert sandboxed == {(kind, "execute")}

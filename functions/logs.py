@@ -9,13 +9,14 @@ import json
 import logging
 import os
 import sys
+import traceback
 from contextlib import suppress
 
 import structlog
 
 from events import subjects, trace
 from events.envelope import Event
-from events.errors import InvalidEvent
+from events.errors import InvalidEvent, OcfError
 from events.redact import Redactor, log_processor
 
 #: Secrets of whatever runs in this process; `execute` adds the keys it opens, and removes them at the end.
@@ -29,7 +30,7 @@ def configure(level: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
+        structlog.processors.ExceptionRenderer(_told),
     ]
     last: list[structlog.typing.Processor] = [log_processor(SECRETS), structlog.processors.JSONRenderer()]
     if sys.stderr.isatty():
@@ -59,6 +60,20 @@ def _foreign(_logger: object, _method: str, event: structlog.typing.EventDict) -
     if record.exc_info:
         event["exc_info"] = record.exc_info
     return event
+
+
+def _told(exc_info: structlog.typing.ExcInfo) -> str:
+    """An exception: where it was raised and of what kind, with its causes. Its words only where they are about files,
+    connections or rules of ours; any other may quote what somebody's prompt or agent said.
+    """
+    parts: list[str] = []
+    error: BaseException | None = exc_info[1]
+    while error is not None:
+        kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+        words = f": {error}" if isinstance(error, OSError | OcfError) else ""
+        parts.append(f"{''.join(traceback.format_tb(error.__traceback__))}{kind}{words}")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\nAfter:\n".join(parts)
 
 
 def about(subject: str | None, event: Event | None = None) -> dict[str, str]:

@@ -78,7 +78,7 @@ def expect_ends() -> None:
     for state in TERMINAL:
         for reason in Reason if state is State.FAILED else ("",):
             ended.labels(state.value, reason)
-    for state in (State.FAILED, State.TIMED_OUT):
+    for state in (State.FAILED, State.TIMED_OUT, State.CANCELLED):
         swept.labels(state.value)
 
 

@@ -52,7 +52,11 @@ event = CloudEvent({{
 async def fine(parts, event): ...
 async def drop(parts, event): raise Drop("it has ended")
 async def refuse(parts, event): raise Conflict("another has it")
-async def crash(parts, event): raise ValueError("two\\nlines with {SECRET}")
+async def crash(parts, event):
+    try:
+        raise KeyError("the words of a prompt")
+    except KeyError as error:
+        raise ValueError("two\\nlines with the words of a prompt") from error
 async def invalid(parts, event): Cancel.model_validate_json('{{"why": ["the words of a prompt"]}}')
 
 async def main():
@@ -88,7 +92,8 @@ def spoken(reading: int, writing: int) -> str:
 
 def test_every_line_is_one_json_object_that_says_what_it_is_about() -> None:
     """Ours and those of libraries: an action, a level, a time; of an event also its execution, project and trace. An
-    exception is a field of its line. No key, and no input that was wrong, is in any of them."""
+    exception is a field of its line: its kind and place, its words only where they are about files and the like. No key,
+    and no input that was wrong, is in any of them."""
     lines = [json.loads(line) for line in spoken(*os.pipe()).splitlines()]
     for line in lines:
         assert {"action", "level", "timestamp", "event"} <= line.keys(), line
@@ -103,7 +108,9 @@ def test_every_line_is_one_json_object_that_says_what_it_is_about() -> None:
     for line in ours:
         assert (line["execution_id"], line["project_id"], line["trace_id"]) == (EXECUTION, PROJECT, TRACE), line
     assert ours[0]["seconds"] >= 0
-    assert "ValueError" in ours[3]["exception"]
+    assert "in crash" in ours[3]["exception"]
+    assert ours[3]["exception"].split("\nAfter:\n")[0].endswith("ValueError")
+    assert ours[3]["exception"].endswith("KeyError")
     theirs = {line["action"]: line for line in lines if line["action"].startswith("log.")}
     assert set(theirs) == {"log.opentelemetry.exporter", "log.py.warnings"}
     assert "OSError: one" in theirs["log.opentelemetry.exporter"]["exception"]

@@ -92,8 +92,8 @@ def spoken(reading: int, writing: int) -> str:
 
 def test_every_line_is_one_json_object_that_says_what_it_is_about() -> None:
     """Ours and those of libraries: an action, a level, a time; of an event also its execution, project and trace. An
-    exception is a field of its line: its kind and place, its words only where they are about files and the like. No key,
-    and no input that was wrong, is in any of them."""
+    exception is a field of its line: its kind and place, its words only where they are about files or such. No key and
+    no input that was wrong is in any of them."""
     lines = [json.loads(line) for line in spoken(*os.pipe()).splitlines()]
     for line in lines:
         assert {"action", "level", "timestamp", "event"} <= line.keys(), line

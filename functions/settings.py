@@ -52,25 +52,39 @@ class Settings(BaseSettings):
         alias="TASK_TIMEOUT",
         ge=1,
         le=86_400,
-        description="seconds a run may take; the ceiling of limits.timeout_seconds",
+        description="seconds a run may take; default and ceiling of limits.timeout_seconds",
     )
     silence_timeout: int = Field(
         600,
         alias="SILENCE_TIMEOUT",
         ge=1,
         le=86_400,
-        description="seconds without model or tool activity until `stalled`",
+        description="seconds without model or tool until `stalled`; default and ceiling of limits.silence_seconds",
     )
     max_memory_bytes: int = Field(
-        4 * 1024**3, alias="MAX_MEMORY_BYTES", ge=64 * 1024**2, description="of one agent's whole process tree"
+        4 * 1024**3,
+        alias="MAX_MEMORY_BYTES",
+        ge=64 * 1024**2,
+        description="of one agent's whole process tree; default and ceiling of limits.max_memory_bytes",
     )
     max_workspace_bytes: int = Field(
-        10 * 1024**3, alias="MAX_WORKSPACE_BYTES", ge=1, description="of one workspace and its home"
+        10 * 1024**3,
+        alias="MAX_WORKSPACE_BYTES",
+        ge=1,
+        description="of one workspace and its home; default and ceiling of limits.max_workspace_bytes",
     )
     max_output_bytes: int = Field(
-        100 * 1024**2, alias="MAX_OUTPUT_BYTES", ge=1, description="of one execution's output"
+        100 * 1024**2,
+        alias="MAX_OUTPUT_BYTES",
+        ge=1,
+        description="of one execution's output; default and ceiling of limits.max_output_bytes",
     )
-    max_processes: int = Field(512, alias="MAX_PROCESSES", ge=8, description="of one agent's process tree")
+    max_processes: int = Field(
+        512,
+        alias="MAX_PROCESSES",
+        ge=8,
+        description="of one agent's process tree; default and ceiling of limits.max_processes",
+    )
     drain_seconds: int = Field(3600, alias="DRAIN_SECONDS", ge=0, description="grace of running work on SIGTERM")
 
     opencode_bin: Path | None = Field(None, alias="OPENCODE_BIN", description="the OpenCode executable")

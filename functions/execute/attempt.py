@@ -20,6 +20,7 @@ from events.models import Cancel, Execute, Reply
 from events.output import ChunkType, Draft
 from events.record import HANDED_ON, Record
 from functions import metrics
+from functions.common.limits import bound
 from functions.common.output import Fenced
 from functions.common.tasks import end
 from functions.composition import Parts
@@ -142,7 +143,7 @@ class Attempt:
 
     async def _begin(self, record: Record, fenced: Fenced) -> None:
         number, limits = len(record.attempts), self._task.limits
-        most = limits.max_output_bytes or self._parts.settings.max_output_bytes
+        most = bound(limits, "max_output_bytes", self._parts.settings)
         context = trace.active() or trace.of(self._event.extensions)
         self._publisher.begin(number, fenced, max_bytes=most, hold=self._lease, trace=context)
         await self._hearing.kept(self._take_earlier)
@@ -232,8 +233,8 @@ class Attempt:
         return watchdog.Bounds(
             wall_left=max(0.0, record.timeout_seconds - spent.total_seconds()),
             wall=record.timeout_seconds,
-            silence=limits.silence_seconds or settings.silence_timeout,
-            workspace=limits.max_workspace_bytes or settings.max_workspace_bytes,
+            silence=bound(limits, "silence_seconds", settings),
+            workspace=bound(limits, "max_workspace_bytes", settings),
         )
 
     @property

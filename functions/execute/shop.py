@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from events.errors import SealError, Unavailable
 from events.models import Execute, Limits, Sealed
 from functions import metrics
+from functions.common.limits import bound
 from functions.composition import Parts
 from functions.execute import sandbox
 from functions.execute.agent_config import AgentModel, ServerSpec
@@ -126,8 +127,8 @@ def server_spec(settings: Settings, binary: Path | None, *, sandboxed: bool, lim
         broker_token="",
         models=(),
         sandboxed=sandboxed,
-        max_processes=limits.max_processes or settings.max_processes,
-        max_memory_bytes=limits.max_memory_bytes or settings.max_memory_bytes,
+        max_processes=bound(limits, "max_processes", settings),
+        max_memory_bytes=bound(limits, "max_memory_bytes", settings),
         tools=tools(binary),
     )
 

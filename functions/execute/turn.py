@@ -17,6 +17,7 @@ from events.output import ChunkType, Draft, Usage
 from events.redact import Redactor
 from events.session_record import Session, session_prefix
 from functions import logs, metrics, workspace
+from functions.common.limits import bound
 from functions.common.sessions import Sessions
 from functions.execute.agent import Agent, TurnSpec
 from functions.execute.agent_config import AgentModel
@@ -185,7 +186,7 @@ class Turn:
 
     def _sources(self) -> workspace.Sources:
         settings, task = self._shop.parts.settings, self._task
-        most = task.limits.max_workspace_bytes or settings.max_workspace_bytes
+        most = bound(task.limits, "max_workspace_bytes", settings)
         return workspace.Sources(
             roots=tuple(Path(root) for root in settings.workspace_sources),
             shared=settings.workspace_dir,

@@ -15,6 +15,7 @@ from events.lifecycle import Reason, State, Step
 from events.models import MAX_COMMAND_BYTES, Cleanup, Execute, Submit
 from events.record import Record
 from events.types import TYPES
+from functions.common import limits
 from functions.common.commands import ids_of
 from functions.common.hosts import host_allowed
 from functions.common.sessions import Sessions
@@ -126,11 +127,7 @@ def _against_subject(data: Submit, project: str, execution: str) -> list[FieldEr
 def _against_operator(parts: Parts, data: Submit) -> list[FieldError]:
     """What the operator of this installation does not allow."""
     settings = parts.settings
-    errors = []
-    if (data.limits.timeout_seconds or 0) > settings.task_timeout:
-        errors.append(
-            FieldError(field="limits.timeout_seconds", message=f"at most {settings.task_timeout} (TASK_TIMEOUT)")
-        )
+    errors = [FieldError(field=field, message=message) for field, message in limits.above(data.limits, settings)]
     for index, host in enumerate(data.network.allow):
         if not host_allowed(host, settings.network_allow):
             errors.append(
@@ -188,7 +185,7 @@ async def _record(parts: Parts, event: Event, data: Submit, digest: str) -> Reco
         traceparent=event.extensions.get("traceparent"),
         submitted_at=now,
         updated_at=now,
-        timeout_seconds=data.limits.timeout_seconds or parts.settings.task_timeout,
+        timeout_seconds=limits.bound(data.limits, "timeout_seconds", parts.settings),
         max_attempts=data.retry.max_attempts,
     )
     try:

@@ -11,7 +11,10 @@ import pytest
 
 from events.errors import Drop, Unavailable
 from events.lifecycle import State
+from events.models import Limits
 from functions.cleanup.handler import remove
+from functions.common.limits import CEILINGS, bound
+from functions.execute.shop import server_spec
 from functions.submit.handler import submit
 from tests.support.parts import PROJECT, bench
 
@@ -164,6 +167,29 @@ async def test_bad_input_is_rejected_and_every_field_named(
     assert [error["field"] for error in json.loads(fact.data)["errors"]] == fields
     assert b"sk-plain" not in fact.data
     assert await b.commands("execute", execution, project) == []
+
+
+async def test_nothing_above_the_operators_ceilings_is_accepted() -> None:
+    """Every setting is also the most that a task may ask for; the answer names the field, the ceiling, the setting."""
+    b = bench(MAX_MEMORY_BYTES=128 * 1024**2)
+    asked = dict.fromkeys(("timeout_seconds", "silence_seconds"), 86400)
+    asked |= dict.fromkeys(("max_memory_bytes", "max_workspace_bytes", "max_output_bytes"), 10**12)
+    await submit(b.parts, b.submit(GOOD, limits={**asked, "max_processes": 100_000}))
+    errors = json.loads((await b.fact(GOOD, "rejected")).data)["errors"]
+    assert {error["field"] for error in errors} == {f"limits.{field}" for field in CEILINGS}
+    (memory,) = [error["message"] for error in errors if error["field"] == "limits.max_memory_bytes"]
+    assert memory == "at most 134217728 (MAX_MEMORY_BYTES)"
+    own = str(uuid.uuid4())
+    await submit(b.parts, b.submit(own, limits={"max_memory_bytes": 128 * 1024**2, "timeout_seconds": 3600}))
+    assert await b.said(own) == ["accepted"]
+
+
+def test_a_worker_holds_to_its_own_ceilings() -> None:
+    """What was accepted under other settings gets no more than this worker gives; less is granted."""
+    settings = bench(MAX_MEMORY_BYTES=128 * 1024**2).parts.settings
+    spec = server_spec(settings, None, sandboxed=False, limits=Limits(max_memory_bytes=10**12, max_processes=20))
+    assert (spec.max_memory_bytes, spec.max_processes) == (128 * 1024**2, 20)
+    assert bound(Limits(), "silence_seconds", settings) == settings.silence_timeout
 
 
 async def test_a_rejected_submit_is_in_the_history() -> None:

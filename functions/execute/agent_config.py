@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import stat
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -211,20 +210,27 @@ def link_instructions(directory: Path, home: Path) -> None:
     top = os.open(home, _FOLDER)
     try:
         folder = _own_folder("instructions", top)
+        if any(entry.is_dir(follow_symlinks=False) for entry in _listed(folder)):
+            # Only the agent makes one, as deep as it likes: it is put aside, and goes with the home.
+            os.close(folder)
+            os.rename("instructions", f"instructions.{uuid.uuid4().hex}", src_dir_fd=top, dst_dir_fd=top)
+            folder = _own_folder("instructions", top)
     finally:
         os.close(top)
     try:
-        for old in os.listdir(folder):
-            if stat.S_ISDIR(os.stat(old, dir_fd=folder, follow_symlinks=False).st_mode):
-                shutil.rmtree(old, dir_fd=folder)
-            else:
-                os.unlink(old, dir_fd=folder)
+        for old in _listed(folder):
+            os.unlink(old.name, dir_fd=folder)
         for name in INSTRUCTION_FILES:
             if (directory / name).is_file():
                 os.symlink(directory / name, name, dir_fd=folder)
                 return
     finally:
         os.close(folder)
+
+
+def _listed(folder: int) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(entries)
 
 
 def _own_folder(name: str, top: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from events.lifecycle import Step, step
 from events.models import Execute
 from events.record import Attempt as AttemptRecord
 from events.record import Record
-from functions import logs
+from functions import logs, workspace
 from functions.common.commands import NATS_SUBJECT
 from functions.common.output import Fenced, fence_off
 from functions.common.sessions import Sessions
@@ -70,7 +69,7 @@ class Run:
                 await self._attempt.run(record, fenced)
             await self._leave_session()
         finally:
-            await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+            await workspace.discard_tree(self._directory)
             if not self._lease.lost.is_set():
                 with suppress(Retry):  # it expires by itself within seconds
                     await self._lease.release()

@@ -24,6 +24,7 @@ from functions.models.endpoints import BadEndpoint
 from functions.models.resolve import ModelSettings, NoModel, resolve
 from functions.models.target import ModelTarget
 from functions.settings import Settings
+from functions.workspace import discard_tree
 
 log = structlog.get_logger()
 
@@ -106,7 +107,7 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
     sandbox.protect_self()
     upstream = Upstream(parts.clock)
     models = model_settings(settings)
-    slots = _slots(parts, upstream, models, sandboxed=sandboxed)
+    slots = await _slots(parts, upstream, models, sandboxed=sandboxed)
     slots.start()
     metrics.warm_slots.set_function(lambda: slots.ready)
     try:
@@ -145,7 +146,7 @@ def tools(binary: Path | None) -> tuple[Path, ...]:
     return tuple(packages.glob("@vscode/ripgrep-*/bin/rg"))[:1] if packages is not None else ()
 
 
-def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, *, sandboxed: bool) -> SlotPool:
+async def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, *, sandboxed: bool) -> SlotPool:
     settings = parts.settings
     spec = server_spec(settings, settings.opencode_bin, sandboxed=sandboxed, limits=Limits())
     size = settings.warm_slots
@@ -159,5 +160,5 @@ def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, *, sandboxed
         return await Broker(upstream, parts.clock).start()
 
     folder = settings.state_dir / "slots"
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier process, whose agents died with it
+    await discard_tree(folder)  # of an earlier process, whose agents died with it
     return SlotPool(SlotPlan(folder, spec, make_broker), size, parts.clock)

@@ -30,6 +30,7 @@ from functions.execute.agent_server import AgentServer
 from functions.execute.broker import Broker
 from functions.execute.opencode import OpenCodeError
 from functions.execute.process import AgentFailed, StopReport
+from functions.workspace import discard_tree
 
 log = structlog.get_logger()
 
@@ -68,7 +69,7 @@ class Slot:
         """End every process of it, free the port, remove its files. Safe to call again."""
         report = await self.server.stop(grace)
         await self.broker.close()
-        await asyncio.to_thread(shutil.rmtree, self.root, ignore_errors=True)
+        await discard_tree(self.root)
         return report
 
 
@@ -123,7 +124,7 @@ async def open_slot(plan: SlotPlan, spec: ServerSpec, clock: Clock, *, shared: P
         if server is not None:
             await server.stop(0.0)
         await broker.close()
-        await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
+        await discard_tree(root)
         raise
 
 

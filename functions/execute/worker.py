@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 
 import structlog
@@ -13,7 +12,7 @@ from events.envelope import Event, decode, parse
 from events.errors import Busy, Drop, NotItsTurn, NotYetKnown, OcfError, Unavailable
 from events.models import Cleanup, Execute
 from events.ports import Message
-from functions import metrics
+from functions import metrics, workspace
 from functions.common.commands import command, ids_of
 from functions.common.sessions import Sessions
 from functions.execute.run import Run, leftovers
@@ -117,7 +116,7 @@ class Worker:
         """Remove the files of executions that an earlier process of this worker left."""
         for path in leftovers(self._shop.parts.settings.state_dir, set(self._runs)):
             log.info("leftover removed", action="worker.leftover_removed", execution_id=path.name)
-            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+            await workspace.discard_tree(path)
 
     async def hear_cleanups(self, messages: AsyncIterator[Message]) -> None:
         """Remove an execution's files when it is cleaned up, wherever else that is handled."""
@@ -129,7 +128,7 @@ class Worker:
                 continue
             if isinstance(wish, Cleanup) and wish.execution_id not in self._runs:
                 path = self._shop.parts.settings.state_dir / wish.execution_id
-                await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+                await workspace.discard_tree(path)
 
     def drain(self) -> None:
         """Take nothing new."""

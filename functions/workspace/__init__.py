@@ -18,6 +18,7 @@ from functions.workspace.results import (
     unpack,
     write_patch,
 )
+from functions.workspace.tree import discard_tree
 
 __all__ = [
     "GitFailed",
@@ -34,6 +35,7 @@ __all__ = [
     "changed_files",
     "check",
     "conclude",
+    "discard_tree",
     "forget",
     "measure",
     "pack",

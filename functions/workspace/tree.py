@@ -12,10 +12,16 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import structlog
+
 from functions.workspace.errors import InvalidWorkspace
 from functions.workspace.walk import MAX_DEPTH, MAX_PATH_BYTES
 
+log = structlog.get_logger()
+
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Nothing of the function's own, where the real keys are.
+_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -173,8 +179,16 @@ async def remove_tree(path: Path) -> None:
             return
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL, env=_ENVIRONMENT,
         )  # fmt: skip
         await process.wait()
     if await asyncio.to_thread(os.path.lexists, path):
         raise OSError(f"{path} could not be removed whole")
+
+
+async def discard_tree(path: Path) -> None:
+    """`remove_tree`, where what cannot be removed is somebody's else to see to: it is logged, and stops nothing."""
+    try:
+        await remove_tree(path)
+    except OSError as error:
+        log.warning("files left behind", action="workspace.not_removed", path=str(path), reason=str(error))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,7 +141,12 @@ def test_a_home_that_the_agent_had_is_not_trusted(tmp_path: Path, planted: str) 
     prepare_home(home)
     folder = home / "instructions"
     if planted == "full":
-        (folder / "a/b").mkdir(parents=True)
+        deep = os.open(folder, os.O_RDONLY)
+        for _ in range(1500):
+            os.mkdir("a", dir_fd=deep)
+            deep, above = os.open("a", os.O_RDONLY, dir_fd=deep), deep
+            os.close(above)
+        os.close(deep)
         (folder / "AGENTS.md").symlink_to(other / "precious")
     else:
         folder.rmdir()
@@ -151,6 +158,7 @@ def test_a_home_that_the_agent_had_is_not_trusted(tmp_path: Path, planted: str) 
     assert [path.name for path in other.iterdir()] == ["precious"]
     (link,) = folder.iterdir()
     assert link.readlink() == workspace / "AGENTS.md"
+    subprocess.run(["rm", "-rf", str(home)], check=True)  # pytest's own clean-up would recurse too deep
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,66 @@
+"""What an agent leaves on the disk is removed, however it was made, and can never keep a worker from starting."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from functions.execute import sandbox
+from functions.execute.run import leftovers
+from functions.execute.shop import open_shop
+from functions.execute.worker import Worker
+from functions.workspace import discard_tree
+from functions.workspace import tree as trees
+from tests.support.parts import bench
+from tests.support.privileges import without_privileges
+
+EXECUTION = "7c9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a33"
+
+
+def deep(folder: Path) -> None:
+    """Directories in one another, deeper than Python recurses and longer than a path may be."""
+    folder.mkdir(parents=True)
+    fd = os.open(folder, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("a" * 8, dir_fd=fd)
+        fd, above = os.open("a" * 8, os.O_RDONLY, dir_fd=fd), fd
+        os.close(above)
+    os.close(fd)
+
+
+async def test_a_worker_starts_whatever_its_predecessor_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots and executions of a killed process, with a tree deeper than Python recurses: gone after the start."""
+    monkeypatch.setattr(sandbox, "protect_self", lambda: None)
+    deep(tmp_path / "slots" / "one" / "workspace")
+    deep(tmp_path / EXECUTION / "base")
+    async with open_shop(bench(STATE_DIR=tmp_path, SANDBOX="off").parts) as shop:
+        assert not (tmp_path / "slots").exists()
+        await Worker(shop).tidy()
+    assert leftovers(tmp_path, set()) == []
+
+
+async def test_what_cannot_be_removed_stops_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that stays is for the log; the worker comes up."""
+    monkeypatch.setattr(sandbox, "protect_self", lambda: None)
+    monkeypatch.setattr(trees, "remove_tree", _cannot)
+    (tmp_path / "slots").mkdir()
+    async with open_shop(bench(STATE_DIR=tmp_path, SANDBOX="off").parts) as shop:
+        assert shop.slots.ready == 0
+
+
+async def _cannot(path: Path) -> None:
+    raise OSError(f"{path} is busy")
+
+
+def test_a_locked_folder_is_no_hiding_place(tmp_path: Path) -> None:
+    """As a user like any other, not as root: folders without a single permission bit go, with what is in them."""
+    inner = tmp_path / "slot" / "workspace" / "locked" / "further"
+    inner.mkdir(parents=True)
+    (inner / "file").write_bytes(b"x" * 10_000)
+    inner.chmod(0)
+    inner.parent.chmod(0)
+    without_privileges(lambda: asyncio.run(discard_tree(tmp_path / "slot")))
+    assert not (tmp_path / "slot").exists()

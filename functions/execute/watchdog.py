@@ -8,9 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from events.lifecycle import Reason, Step
 from events.ports import Clock
+from functions.execute.disk import Look
 from functions.execute.verdict import Judge, Verdict, failed
+
+log = structlog.get_logger()
 
 _LOOK_EVERY = 1.0
 _WALK_EVERY = 10.0
@@ -69,14 +74,22 @@ async def watch(
         # A full disk takes the neighbours along, so a walk comes early when the disk has got fuller since the last one.
         elif now - walked >= _WALK_EVERY or free - left >= bounds.workspace // _EARLY:
             walked, free = now, left
-            size = await asyncio.to_thread(lambda: _bytes_below(roots(), bounds.workspace) + nameless())
-            if size > bounds.workspace:
-                judge.decide(failed(Reason.OUTPUT_LIMIT, f"the workspace is larger than {bounds.workspace} bytes"))
+            if over := await asyncio.to_thread(_overfull, roots(), bounds.workspace, nameless):
+                judge.decide(failed(Reason.OUTPUT_LIMIT, over))
         free = max(free, left)
 
 
-def _bytes_below(roots: tuple[Path, ...], limit: int) -> int:
-    return sum(tree_bytes(root, lambda total: total > limit) for root in roots)
+def _overfull(roots: tuple[Path, ...], limit: int, nameless: Callable[[], int]) -> str | None:
+    """Which bound on the disk is passed, in words."""
+    look = Look(limit)
+    try:
+        for root in roots:
+            look.at(root)
+    except OSError as error:
+        # Of the machine's making, not the agent's: what was seen counts, and the next look comes.
+        log.warning("workspace not measured", action="watchdog.not_measured", reason=str(error))
+    look.size += nameless()
+    return look.over
 
 
 def _free(roots: tuple[Path, ...]) -> int:
@@ -86,25 +99,3 @@ def _free(roots: tuple[Path, ...]) -> int:
     except (IndexError, OSError):
         return 0
     return found.f_bavail * found.f_frsize
-
-
-def tree_bytes(root: Path, enough: Callable[[int], bool]) -> int:
-    """Bytes on disk below `root`, links not followed; stops early once `enough(total)`."""
-    total = 0
-    pending = [str(root)]
-    while pending:
-        try:
-            entries = list(os.scandir(pending.pop()))
-        except OSError:
-            continue  # the agent removed it between the look and the read
-        for entry in entries:
-            try:
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-                    continue
-                total += entry.stat(follow_symlinks=False).st_blocks * 512
-            except OSError:
-                continue
-        if enough(total):
-            return total
-    return total

@@ -11,7 +11,7 @@ import pytest
 from events.lifecycle import Reason, Step
 from functions.execute import proctree, watchdog
 from functions.execute.verdict import Judge, Verdict
-from functions.execute.watchdog import Activity, Bounds, tree_bytes, watch
+from functions.execute.watchdog import Activity, Bounds, watch
 from tests.support.clock import ManualClock
 
 NEVER = Path("/nonexistent")
@@ -124,20 +124,11 @@ def test_a_removed_file_that_is_still_open_is_counted(tmp_path: Path) -> None:
     assert proctree.nameless_bytes((os.getpid(),)) == before
 
 
-def test_size_on_disk_counts_blocks_and_follows_no_link(tmp_path: Path) -> None:
-    """A sparse file costs what it takes, a link to a large folder nothing, a vanished folder nothing."""
-    (tmp_path / "real").write_bytes(b"x" * 100_000)
-    with (tmp_path / "sparse").open("wb") as sparse:
-        sparse.truncate(10**12)
-    os.symlink("/usr", tmp_path / "usr")
-    size = tree_bytes(tmp_path, lambda _: False)
-    assert 100_000 <= size < 1_000_000
-    assert tree_bytes(tmp_path / "none", lambda _: False) == 0
-
-
-def test_a_count_stops_when_it_knows_enough(tmp_path: Path) -> None:
-    """It does not walk a tree to its end that is too large already."""
-    for number in range(20):
+async def test_folders_and_names_alone_fill_a_disk_too(tmp_path: Path) -> None:
+    """A workspace of nothing but empty folders is found too large, by what they take."""
+    for number in range(200):
         (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / "file").write_bytes(b"x" * 8192)
-    assert tree_bytes(tmp_path, lambda total: total > 10_000) < 20 * 8192
+    watched = Watched(bounds(workspace=50_000), tmp_path)
+    await watched.run(12)
+    verdict = await asyncio.wait_for(watched.judge.wait(), 5)
+    assert verdict.reason is Reason.OUTPUT_LIMIT

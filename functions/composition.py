@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from pydantic import SecretStr
-
 from events import subjects
 from events.bucket_nats import NatsBucket
 from events.bus_memory import MemoryBucket, MemoryBus
@@ -23,7 +21,7 @@ from events.store_s3 import S3Config, S3Store
 from functions.clock import SystemClock
 from functions.dry_run import DrySessions, DryStore
 from functions.records import Records
-from functions.settings import Settings
+from functions.settings import Settings, comma_list
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,11 @@ async def build(settings: Settings, name: str) -> AsyncIterator[Parts]:
 
     Raises:
         Unavailable: NATS does not answer.
-        ValueError: ENCRYPTION_KEY is malformed.
     """
     keyring = None
     if settings.encryption_key is not None:
         retired = settings.encryption_keys_retired
-        keyring = Keyring(settings.encryption_key.get_secret_value(), _listed(retired))
+        keyring = Keyring(settings.encryption_key.get_secret_value(), comma_list(retired))
     if settings.dry_run:
         async with _dry(settings, name, keyring) as parts:
             yield parts
@@ -115,7 +112,3 @@ def s3_config(settings: Settings) -> S3Config:
         secret_key=secret.get_secret_value() if secret else None,
         region=settings.aws_region,
     )
-
-
-def _listed(secret: SecretStr | None) -> list[str]:
-    return [part.strip() for part in secret.get_secret_value().split(",") if part.strip()] if secret else []

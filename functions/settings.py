@@ -13,8 +13,9 @@ from typing import Annotated, Literal, NoReturn
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from events.sealing import parse_key
 from events.subjects import PROJECT_PATTERN
-from functions.common import retention, sinks
+from functions.common import hosts, retention, sinks
 from functions.common.retention import RetentionRule
 from functions.common.sinks import Sink
 
@@ -189,7 +190,31 @@ class Settings(BaseSettings):
     @field_validator("workspace_sources", "network_allow", "dispatch_consumers", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return tuple(_parts(value)) if isinstance(value, str) else value
+
+    @field_validator("network_allow")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            for host in value:
+                hosts.parse_rule(host)
+        except hosts.InvalidRule as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("encryption_key")
+    @classmethod
+    def _key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_key(value.get_secret_value())
+        return value
+
+    @field_validator("encryption_keys_retired")
+    @classmethod
+    def _retired_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        for key in comma_list(value):
+            parse_key(key, "ENCRYPTION_KEYS_RETIRED")
+        return value
 
     @field_validator("retention", mode="before")
     @classmethod
@@ -212,6 +237,15 @@ class Settings(BaseSettings):
         """The keys of `EVENT_SINK_SECRETS` by the name of their sink."""
         secret = self.event_sink_secrets
         return sinks.keys(secret.get_secret_value()) if secret is not None else {}
+
+
+def comma_list(secret: SecretStr | None) -> list[str]:
+    """The parts of a secret that is a list."""
+    return _parts(secret.get_secret_value()) if secret is not None else []
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def load() -> Settings:

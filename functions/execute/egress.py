@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import ipaddress
-import re
 import secrets
 import socket
 from collections import deque
@@ -21,61 +20,22 @@ from dataclasses import dataclass
 import structlog
 
 from events.errors import OcfError
+from functions.common.hosts import InvalidRule, Rule, parse_rule
 
 log = structlog.get_logger()
 
-#: Ports that a rule without a port means.
-WEB_PORTS = frozenset({80, 443})
 MAX_CONNECTIONS = 128
 _HEAD_BYTES = 32_768
 _HEAD_SECONDS = 30.0
 _CONNECT_SECONDS = 15.0
 _USER = "ocf"
 
-_RULE = re.compile(r"^(?P<star>\*\.)?(?P<host>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::(?P<port>[0-9]{1,5}))?$")
-
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
-class InvalidRule(OcfError):
-    """Not a host rule: `host`, `*.host`, either with `:port`, or `*` (operator only)."""
-
-
 class Refused(OcfError):
     """The proxy does not connect there."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """`host`, `*.host` (subdomains, not the host itself), `*`; without a port: 80 and 443."""
-
-    host: str
-    wildcard: bool
-    port: int | None
-
-    def matches(self, host: str, port: int) -> bool:
-        if port not in ({self.port} if self.port is not None else WEB_PORTS):
-            return False
-        if self.wildcard:
-            return not self.host or host.endswith("." + self.host)
-        return host == self.host
-
-
-def parse_rule(text: str) -> Rule:
-    """A rule from its text.
-
-    Raises:
-        InvalidRule: it is none; the message names it.
-    """
-    text = text.strip().lower()
-    if text == "*":
-        return Rule("", True, None)
-    found = _RULE.match(text)
-    port = int(found["port"]) if found and found["port"] else None
-    if not found or (port is not None and not 1 <= port <= 65535):
-        raise InvalidRule(f"not a host rule: {text!r} (host, *.host, host:port)")
-    return Rule(found["host"], bool(found["star"]), port)
 
 
 @dataclass(frozen=True)
@@ -105,12 +65,17 @@ class EgressRules:
         inner = _innermost(ipaddress.ip_address(address))
         if inner.is_global and not inner.is_multicast:
             return
-        if host == address:
-            return  # an address, listed as such by both sides
-        exact = any(rule.matches(host, port) and not rule.wildcard for rule in self.operator)
+        exact = _names(self.operator, host, port)
+        if exact and host == address and _names(self.task, host, port):
+            return
         if exact and (inner.is_private or inner.is_loopback) and not inner.is_link_local and not inner.is_unspecified:
             return
         raise Refused(f"{host} leads to the inside address {address}")
+
+
+def _names(side: tuple[Rule, ...], host: str, port: int) -> bool:
+    """Whether a rule allows this very host, not any that ends like it."""
+    return any(rule.matches(host, port) and not rule.wildcard for rule in side)
 
 
 def _innermost(address: Address) -> Address:

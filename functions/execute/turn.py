@@ -17,13 +17,14 @@ from events.output import ChunkType, Draft, Usage
 from events.redact import Redactor
 from events.session_record import Session, session_prefix
 from functions import logs, metrics, workspace
+from functions.common.hosts import InvalidRule
 from functions.common.limits import bound
 from functions.common.sessions import Sessions
 from functions.execute.agent import Agent, TurnSpec
 from functions.execute.agent_config import AgentModel
 from functions.execute.agent_import import import_conversation
 from functions.execute.broker import BrokerFailure, Hooks
-from functions.execute.egress import EgressProxy, InvalidRule, rules
+from functions.execute.egress import EgressProxy, rules
 from functions.execute.keep import ARCHIVE, CONVERSATION, Keeper
 from functions.execute.opencode import OpenCodeError
 from functions.execute.outcome import Kept

@@ -17,7 +17,7 @@ from events.record import Record
 from events.types import TYPES
 from functions.common import limits
 from functions.common.commands import ids_of
-from functions.common.hosts import host_allowed
+from functions.common.hosts import InvalidRule, host_allowed
 from functions.common.sessions import Sessions
 from functions.common.sweep import keep_sweeping
 from functions.composition import Parts
@@ -129,11 +129,16 @@ def _against_operator(parts: Parts, data: Submit) -> list[FieldError]:
     settings = parts.settings
     errors = [FieldError(field=field, message=message) for field, message in limits.above(data.limits, settings)]
     for index, host in enumerate(data.network.allow):
-        if not host_allowed(host, settings.network_allow):
-            errors.append(
-                FieldError(field=f"network.allow.{index}", message=f"{host} is not within the operator's NETWORK_ALLOW")
-            )
+        if (wrong := _against_network(host, settings.network_allow)) is not None:
+            errors.append(FieldError(field=f"network.allow.{index}", message=wrong))
     return errors
+
+
+def _against_network(host: str, ceiling: tuple[str, ...]) -> str | None:
+    try:
+        return None if host_allowed(host, ceiling) else f"{host} is not within the operator's NETWORK_ALLOW"
+    except InvalidRule as error:
+        return str(error)
 
 
 def _expired(event: Event, now: datetime) -> list[FieldError]:

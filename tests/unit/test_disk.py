@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,12 @@ import pytest
 from functions.execute import disk
 from functions.execute.disk import Look
 from tests.support.privileges import without_privileges
+
+
+@pytest.fixture(autouse=True)
+def _nothing_deep_stays(tmp_path: Path) -> Iterator[None]:
+    yield
+    subprocess.run(["rm", "-rf", str(tmp_path)], check=True)  # pytest's own clean-up would recurse too deep
 
 
 def looked(root: Path, limit: int = 10**12) -> Look:
@@ -70,7 +77,6 @@ def test_what_lies_below_a_path_too_long_to_open_counts(tmp_path: Path) -> None:
     assert look.entries == 1200 + 2 + 2
     assert looked(root, 250_000).over is not None
     assert len(os.listdir("/proc/self/fd")) == before
-    subprocess.run(["rm", "-rf", str(root)], check=True)  # pytest's own clean-up would recurse too deep
 
 
 def test_a_locked_folder_is_looked_into_and_locked_again(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from functions.execute.egress import InvalidRule, Refused, rules
+from functions.common.hosts import InvalidRule, host_allowed
+from functions.execute.egress import Refused, rules
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,12 @@ def test_both_sides_must_allow(task: list[str], operator: list[str], host: str, 
         ("*.example", "a.example", "10.0.0.1", False),
         ("a.example", "a.example", "169.254.169.254", False),
         ("169.254.169.254", "169.254.169.254", "169.254.169.254", True),
+        ("10.0.0.1", "10.0.0.1", "10.0.0.1", True),
+        ("*", "169.254.169.254", "169.254.169.254", False),
+        ("*", "10.0.0.1", "10.0.0.1", False),
+        ("*", "127.0.0.1", "127.0.0.1", False),
+        ("*.254", "169.254.169.254", "169.254.169.254", False),
+        ("*", "93.184.216.34", "93.184.216.34", True),
     ],
 )
 def test_inside_addresses_need_the_operators_word(operator: str, host: str, address: str, allowed: bool) -> None:
@@ -67,6 +74,38 @@ def test_inside_addresses_need_the_operators_word(operator: str, host: str, addr
     else:
         with pytest.raises(Refused, match="inside"):
             made.check_address(host, 443, address)
+
+
+def test_a_tasks_wildcard_names_no_inside_address() -> None:
+    """`*.254` is not the address of a metadata service, whatever the operator lists."""
+    made = rules(["*.254"], ["169.254.169.254"])
+    made.check("169.254.169.254", 80)
+    with pytest.raises(Refused, match="inside"):
+        made.check_address("169.254.169.254", 80, "169.254.169.254")
+
+
+@pytest.mark.parametrize(
+    ("asked", "operator", "within"),
+    [
+        ("pypi.org", ["*"], True),
+        ("pypi.org:22", ["*"], False),
+        ("pypi.org:443", ["pypi.org"], True),
+        ("pypi.org", ["pypi.org:443"], False),
+        ("pypi.org:22", ["pypi.org", "pypi.org:22"], True),
+        ("*.pypi.org", ["pypi.org"], False),
+        ("*.pypi.org", ["*.pypi.org"], True),
+        ("*.files.pypi.org", ["*.pypi.org"], True),
+        ("*.evilpypi.org", ["*.pypi.org"], False),
+        ("files.pypi.org", ["*.pypi.org"], True),
+        ("pypi.org", ["*.pypi.org"], False),
+        ("PyPI.org", ["pypi.ORG"], True),
+    ],
+)
+def test_what_a_submit_may_ask_for_is_what_the_proxy_lets_through(
+    asked: str, operator: list[str], within: bool
+) -> None:
+    """A wish is within the ceiling when all that it means is: hosts and ports, by the rules of the proxy itself."""
+    assert host_allowed(asked, operator) is within
 
 
 @pytest.mark.parametrize("text", ["", "http://a", "a b", "*.", "a:0", "a:70000", "-a", "*a", "[::1]", "a/b"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,12 @@ from tests.support.parts import bench
 from tests.support.privileges import without_privileges
 
 EXECUTION = "7c9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a33"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_deep_stays(tmp_path: Path) -> Iterator[None]:
+    yield
+    subprocess.run(["rm", "-rf", str(tmp_path)], check=True)  # pytest's own clean-up would recurse too deep
 
 
 def deep(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +130,13 @@ def test_the_first_instructions_file_is_linked(tmp_path: Path) -> None:
     assert link.readlink() == workspace / "AGENTS.md"
 
 
+@pytest.fixture
+def nothing_deep_stays(tmp_path: Path) -> Iterator[None]:
+    yield
+    subprocess.run(["rm", "-rf", str(tmp_path)], check=True)  # pytest's own clean-up would recurse too deep
+
+
+@pytest.mark.usefixtures("nothing_deep_stays")
 @pytest.mark.parametrize("planted", ["link", "file", "missing", "full"])
 def test_a_home_that_the_agent_had_is_not_trusted(tmp_path: Path, planted: str) -> None:
     """Between two prompts the agent puts a link in the folder's place, or anything else: nothing is touched outside,
@@ -158,7 +166,6 @@ def test_a_home_that_the_agent_had_is_not_trusted(tmp_path: Path, planted: str) 
     assert [path.name for path in other.iterdir()] == ["precious"]
     (link,) = folder.iterdir()
     assert link.readlink() == workspace / "AGENTS.md"
-    subprocess.run(["rm", "-rf", str(home)], check=True)  # pytest's own clean-up would recurse too deep
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,9 @@ class Agent:
         return await self.server.stop(grace)
 
     async def export(self) -> dict[str, object]:
-        """The conversation as `opencode export` writes it."""
+        """The conversation as `opencode export` writes it. Raises OpenCodeError when there is none yet."""
+        if not self.session_id:
+            raise OpenCodeError("there is no conversation yet")
         return await self.server.client.export(self.session_id)
 
     def memory_bytes(self) -> int:
@@ -142,7 +144,11 @@ class Agent:
         if self._translator is None:
             can_answer = turn.answer_seconds is not None
             rules = agent_config.permission_rules(turn.permissions, turn.enabled_tools, can_answer=can_answer)
-            if turn.resume_session and await client.has_session(turn.resume_session):
+            if turn.resume_session:
+                if not await client.has_session(turn.resume_session):
+                    # A new one in its place would be saved over the one that was meant to go on.
+                    said = "OpenCode does not have the session's conversation, which it had imported"
+                    raise AgentFailed(Reason.AGENT_ERROR, said, self._stderr())
                 self.session_id = turn.resume_session
                 await client.set_permissions(self.session_id, rules)
             else:

@@ -178,7 +178,7 @@ class Attempt:
             asyncio.create_task(self._progress.keep(lambda: self._publisher.last)),
             asyncio.create_task(self._progress.look_at(lambda: self._turn.prepared)),
         ]
-        working = asyncio.create_task(self._turn.run(self._emit))
+        working = asyncio.create_task(self._turn.run(self._emit, record.usage))
         deciding = asyncio.create_task(self._judge.wait())
         try:
             await asyncio.wait({working, deciding}, return_when=asyncio.FIRST_COMPLETED)
@@ -186,7 +186,7 @@ class Attempt:
                 self._judge.decide(await self._judged(working))
         finally:
             self._turn.refuse("the execution has ended")
-            await self._turn.kill()
+            await self._turn.kill(hurry=_hurries(self._judge.verdict))
             # Once: the turn puts away what it has begun, and must not be disturbed in that.
             for task in (working, deciding, *self._replying):
                 task.cancel()
@@ -301,3 +301,8 @@ class Attempt:
 
 def _status(said: str) -> Draft:
     return Draft(type=ChunkType.STATUS, data=said, detail={"phase": "agent"})
+
+
+def _hurries(verdict: Verdict | None) -> bool:
+    """Whether the agent must be gone at once: somebody waits for that, or it does harm for as long as it lives."""
+    return verdict is None or verdict.step in (None, Step.CANCEL) or verdict.reason is Reason.OUTPUT_LIMIT

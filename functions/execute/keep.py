@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ log = structlog.get_logger()
 Emit = Callable[[Draft], Awaitable[None]]
 
 PATCH, ARCHIVE, CONVERSATION = "workspace.patch", "workspace.tar.zst", "conversation.json"
+_NAMED = 10
 _TYPES = {PATCH: "text/x-patch", ARCHIVE: "application/zstd", CONVERSATION: "application/json"}
 
 
@@ -52,17 +54,19 @@ class Keeper:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             diff, _ = await workspace.conclude(prepared, self._folder / PATCH)
-            await workspace.pack(prepared, self._folder / ARCHIVE)
+            packed = await workspace.pack(prepared, self._folder / ARCHIVE)
+            if packed.skipped:
+                await emit(_left_out(packed))
             if conversation is not None:
                 text = json.dumps(conversation)  # ASCII: half a surrogate pair has no other form
                 await asyncio.to_thread((self._folder / CONVERSATION).write_text, text)
             async with asyncio.timeout(seconds):
                 artifacts = await self._artifacts(f"{self._task.project_id}/{self._task.execution_id}", "")
-                await self._session(conversation)
+                await self._session(conversation, emit)
             return Kept(diff, tuple(artifacts))
         except (OSError, Retry, workspace.InvalidWorkspace) as error:  # TimeoutError is one of the first
             said = f"the workspace could not be stored: {error or 'S3 did not answer in time'}"
-            await emit(Draft(type=ChunkType.GAP, data=said, detail={"reason": "not_stored"}))
+            await emit(_not_stored(said))
             return Kept(diff)
 
     async def _artifacts(self, prefix: str, start: str, names: tuple[str, ...] = tuple(_TYPES)) -> list[Artifact]:
@@ -85,30 +89,72 @@ class Keeper:
                 log.warning("artifact not stored yet", action="run.artifact_retry", key=key, reason=str(error))
                 await self._shop.parts.clock.sleep(1.0)
 
-    async def _session(self, conversation: dict[str, object] | None) -> None:
-        """Save the session's state under names of this execution's; the record then points to them, or not at all."""
+    async def _session(self, conversation: dict[str, object] | None, emit: Emit) -> None:
+        """Save the session's state under names of this attempt's; the record then points to them, or not at all."""
         task, parts = self._task, self._shop.parts
-        if task.session_id is None or conversation is None:
+        if task.session_id is None:
             return
         prefix = session_prefix(task.project_id, task.session_id)
-        start = f"{task.execution_id}."
-        archive, talk = await self._artifacts(prefix, start, (ARCHIVE, CONVERSATION))
-        info = conversation.get("info")
-        saved = Saved(
-            execution_id=task.execution_id,
-            conversation_id=str(info.get("id", "")) if isinstance(info, dict) else "",
-            conversation=talk,
-            workspace=archive,
-        )
+        names = (ARCHIVE,) if conversation is None else (ARCHIVE, CONVERSATION)
+        archive, *talk = await self._artifacts(prefix, f"{task.execution_id}.{secrets.token_hex(4)}.", names)
+        before: list[Saved | None] = []
 
-        def pointed(found: Session) -> Session:
-            return found.model_copy(update={"saved": saved})
+        def pointed(found: Session) -> Session | None:
+            if not self._hold.held:
+                raise Conflict("another worker has it")
+            saved = self._saved(found, archive, talk, conversation)
+            before[:] = [found.saved] if saved is not None else []
+            return None if saved is None else found.model_copy(update={"saved": saved})
 
         try:
-            await Sessions(parts.sessions, parts.clock).change(task.project_id, task.session_id, pointed)
+            now = (await Sessions(parts.sessions, parts.clock).change(task.project_id, task.session_id, pointed)).saved
         except NotYetKnown:
             await parts.store.delete_prefix(f"{prefix}/")  # destroyed meanwhile
             return
-        async for old in parts.store.list(f"{prefix}/"):
-            if not old.key.startswith(f"{prefix}/{start}"):
-                await parts.store.delete_prefix(old.key)
+        if not before or now is None:
+            for artifact in (archive, *talk):
+                await parts.store.delete_prefix(f"{prefix}/{artifact.name}")
+            why = "OpenCode did not give its conversation" if conversation is None else "this turn of it is over"
+            await emit(_not_stored(f"the session stays as it was: {why}"))
+            return
+        # Only what the record pointed to until now: another attempt's may be on its way there.
+        for name in _objects(before[0]) - _objects(now):
+            await parts.store.delete_prefix(f"{prefix}/{name}")
+        if conversation is None:
+            await emit(_not_stored("OpenCode did not give its conversation: the session goes on from the one before"))
+
+    def _saved(
+        self, found: Session, archive: Artifact, talk: list[Artifact], conversation: dict[str, object] | None
+    ) -> Saved | None:
+        """The session's new state; None: it keeps the one it has."""
+        if found.queue[:1] != [self._task.execution_id]:
+            return None  # judged to be lost, or deleted: the next turn may have begun
+        if conversation is None:
+            # The files are new; a conversation that is one turn behind is better than none.
+            newer = {"execution_id": self._task.execution_id, "workspace": archive}
+            return None if found.saved is None else found.saved.model_copy(update=newer)
+        info = conversation.get("info")
+        return Saved(
+            execution_id=self._task.execution_id,
+            conversation_id=str(info.get("id", "")) if isinstance(info, dict) else "",
+            conversation=talk[0],
+            workspace=archive,
+        )
+
+
+def _objects(saved: Saved | None) -> set[str]:
+    found = () if saved is None else (saved.conversation, saved.workspace)
+    return {artifact.name for artifact in found if artifact is not None}
+
+
+def _not_stored(said: str) -> Draft:
+    return Draft(type=ChunkType.GAP, data=said, detail={"reason": "not_stored"})
+
+
+def _left_out(packed: workspace.Packed) -> Draft:
+    """What the archive does not have: whoever goes on from it would miss it without a word."""
+    named = [[workspace.readable(path), why] for path, why in packed.skipped[:_NAMED]]
+    more = f" and {packed.skipped_count - len(named)} more" if packed.skipped_count > len(named) else ""
+    said = f"not in the saved workspace: {'; '.join(f'{path} ({why})' for path, why in named)}{more}"
+    detail = {"reason": "left_out", "paths": named, "count": packed.skipped_count}
+    return Draft(type=ChunkType.GAP, data=said, detail=detail)

@@ -25,6 +25,10 @@ RESYNC = "ocf.resync"
 CONNECTED = "server.connected"
 HEARTBEAT = "server.heartbeat"
 
+#: Bytes of one answer or one event; a conversation of days has a tenth of it.
+MAX_ANSWER = 64 * 1024 * 1024
+_TOO_MUCH = f"more than {MAX_ANSWER // 1024**2} MiB"
+
 _USERNAME = "opencode"
 _CALL_TIMEOUT = 15.0
 _PROBE_TIMEOUT = 2.0
@@ -203,7 +207,7 @@ class OpenCode:
                 answer = await stack.enter_async_context(self._http.stream("GET", "/event", timeout=timeout))
             if answer.status_code != 200:
                 raise OpenCodeError(f"GET /event answered {answer.status_code}")
-            async for line in answer.aiter_lines():
+            async for line in _lines(answer):
                 # OpenCode writes each event as one `data:` line.
                 if line.startswith("data:"):
                     yield json.loads(line[5:])
@@ -231,9 +235,45 @@ class OpenCode:
         timeout: float = _CALL_TIMEOUT,
     ) -> httpx.Response:
         try:
-            return await self._http.request(method, path, json=json, timeout=timeout)
-        except httpx.HTTPError as error:
+            async with self._http.stream(method, path, json=json, timeout=timeout) as answer:
+                return await _whole(answer)
+        except (httpx.HTTPError, httpx.StreamError) as error:
             raise OpenCodeError(f"{method} {path}: {str(error) or type(error).__name__}") from error
+
+
+async def _whole(answer: httpx.Response) -> httpx.Response:
+    """The answer with its body read. The server is in the agent's hands: its word on lengths is not taken.
+
+    Raises:
+        OpenCodeError: it is too large.
+    """
+    body = bytearray()
+    async for piece in answer.aiter_bytes():
+        body += piece
+        if len(body) > MAX_ANSWER:
+            raise OpenCodeError(f"{answer.request.method} {answer.request.url.path} answered {_TOO_MUCH}")
+    # What was sent compressed is plain by now.
+    headers = [(name, value) for name, value in answer.headers.raw if name.lower() != b"content-encoding"]
+    return httpx.Response(answer.status_code, headers=headers, content=bytes(body), request=answer.request)
+
+
+async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
+    """The lines of a stream.
+
+    Raises:
+        OpenCodeError: one is too long.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    async for data in answer.aiter_bytes():
+        *complete, rest = data.split(b"\n")
+        for line in complete:
+            yield b"".join((*pieces, line)).decode(errors="replace").removesuffix("\r")
+            pieces, size = [], 0
+        pieces.append(rest)
+        size += len(rest)
+        if size > MAX_ANSWER:
+            raise OpenCodeError(f"GET /event sent an event of {_TOO_MUCH}")
 
 
 def _decoded(answer: httpx.Response) -> Any:  # noqa: ANN401 - JSON of another program

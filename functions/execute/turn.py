@@ -5,27 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
 from events.lifecycle import Reason
-from events.models import EmptyWorkspace, Execute, SharedWorkspace
+from events.models import Execute
 from events.output import ChunkType, Draft, Usage
 from events.redact import Redactor
 from events.session_record import Session, session_prefix
 from functions import logs, metrics, workspace
 from functions.common.hosts import InvalidRule
-from functions.common.limits import bound
 from functions.common.sessions import Sessions
 from functions.execute.agent import Agent, TurnSpec
 from functions.execute.agent_config import AgentModel
 from functions.execute.agent_import import import_conversation
 from functions.execute.broker import BrokerFailure, Hooks
 from functions.execute.egress import EgressProxy, rules
-from functions.execute.keep import ARCHIVE, CONVERSATION, Keeper
+from functions.execute.ground import Ground
+from functions.execute.keep import CONVERSATION, Keeper
 from functions.execute.opencode import OpenCodeError
 from functions.execute.outcome import Kept
 from functions.execute.process import AgentFailed
@@ -44,7 +44,9 @@ Emit = Callable[[Draft], Awaitable[None]]
 
 FOLLOW_UP = "prompt"
 _ABORT = 0.15
-_EXPORT = 0.3
+_EXPORT_AT_REST = 30.0
+_EXPORT = 5.0
+_EXPORT_IN_A_HURRY = 0.3
 _GRACE = 0.3
 
 
@@ -65,6 +67,7 @@ class Turn:
         self._on_failure: Callable[[BrokerFailure], None] = lambda _: None
         self._on_usage: Callable[[Usage], None] = lambda _: None
         self._refused: str | None = None
+        self._used = Usage()
         self._cleanup = AsyncExitStack()
         #: Knows every secret of this execution.
         self.redactor = Redactor()
@@ -73,8 +76,8 @@ class Turn:
 
     @property
     def usage(self) -> Usage:
-        """Totals of the model calls."""
-        return self._slot.broker.usage if self._slot else Usage()
+        """Totals of the model calls, of all attempts."""
+        return self._slot.broker.usage if self._slot and self._slot.broker.target else self._used
 
     @property
     def prepared(self) -> workspace.Prepared | None:
@@ -100,35 +103,45 @@ class Turn:
         """Called when the totals have changed."""
         self._on_usage = listener
 
-    async def run(self, emit: Emit) -> None:
+    async def run(self, emit: Emit, used: Usage) -> None:
         """Start OpenCode, fill its directory, prompt until idle, then the follow-ups that came meanwhile.
+
+        `used` is what earlier attempts have cost: the limits hold for all of them.
 
         Raises:
             InvalidWorkspace, SealError, AgentFailed, OutputLimit.
         """
+        self._used = used
+        try:
+            await self._run(lambda draft: emit(self._clean(draft)))
+        except AgentFailed as error:
+            said = tuple(self.redactor(line) for line in error.stderr_tail)
+            raise AgentFailed(error.reason, self.redactor(error.message), said) from error
+
+    async def _run(self, emit: Emit) -> None:
         target = self._target()
         session = await self._session()
-        await asyncio.to_thread(workspace.check, self._task.workspace, self._sources())  # costs less than OpenCode
-        if isinstance(self._task.workspace, SharedWorkspace):
-            # Used in place, so it is OpenCode's directory from the start.
-            self._workspace = await self._prepare(self._directory / "unused", None)
+        ground = Ground(self._shop, self._task, session, self._directory)
+        await asyncio.to_thread(ground.check)  # costs less than OpenCode
+        if ground.shared:
+            self._workspace = await ground.prepare(self._directory / "unused", self.redactor)
         await emit(_phase("agent", "getting OpenCode ready"))
         slot = await self._acquire(target)
-        await emit(_phase("workspace", f"preparing the workspace ({self._task.workspace.source})"))
+        await emit(_phase("workspace", f"preparing the workspace ({ground.label})"))
         if self._workspace is None:
-            self._workspace = await self._prepare(slot.directory, session)
+            self._workspace = await ground.prepare(slot.directory, self.redactor)
         self._assign(slot, target)
         turn = self._turn_spec(target, await self._resume(slot, session))
         self._agent = Agent(slot.server, turn, self._shop.parts.clock)
         await emit(_phase("model", f"asking {target.display_name}"))
         prompt: str | None = prompt_text(self._task)
         while prompt is not None:
-            self.result = (await self._agent.run(prompt, emit)).text
+            self.result = self.redactor((await self._agent.run(prompt, emit)).text)
             prompt = self._follow_ups.popleft() if self._follow_ups else None
             if prompt is not None:
                 await emit(_phase("model", "taking up a follow-up prompt"))
         self._over = True
-        self._conversation = await self._agent.export()
+        self._conversation = await self._exported(self._agent, _EXPORT_AT_REST)
         await emit(usage_draft(self.usage))
 
     def _target(self) -> ModelTarget:
@@ -136,6 +149,9 @@ class Turn:
             target = self._shop.target(self._task)
         except (NoModel, BadEndpoint) as error:
             raise AgentFailed(Reason.MODEL_ERROR, str(error)) from None
+        if self._task.limits.max_cost_usd is not None and target.prices is None and not target.offline:
+            unknown = f"the price of {target.display_name} is not known, so that limits.max_cost_usd cannot bound it"
+            raise AgentFailed(Reason.BUDGET_EXCEEDED, f"{unknown}; set limits.max_total_tokens in its place")
         if target.api_key is not None:
             secret = target.api_key.get_secret_value()
             self.redactor.add(secret)
@@ -169,41 +185,6 @@ class Turn:
         self.redactor.add(slot.broker.token)
         return slot
 
-    async def _prepare(self, target: Path, session: Session | None) -> workspace.Prepared:
-        task, token = self._task, None
-        if task.workspace.source == "git" and task.workspace.token is not None:
-            token = self._shop.opened(task.workspace.token, task.project_id).get_secret_value()
-            self.redactor.add(token)
-        sources = self._sources()
-        private = self._directory / "base"
-        if session is not None and session.saved is not None and session.saved.workspace is not None:
-            prefix = session_prefix(task.project_id, session.session_id)
-            archive = await self._fetch(prefix, session.saved.workspace.name)
-            return await workspace.restore(archive, target, private, sources.limits)
-        source = task.workspace
-        if session is not None and isinstance(source, EmptyWorkspace):
-            source = session.workspace
-        return await workspace.prepare(source, target, sources, private=private, token=token)
-
-    def _sources(self) -> workspace.Sources:
-        settings, task = self._shop.parts.settings, self._task
-        most = bound(task.limits, "max_workspace_bytes", settings)
-        return workspace.Sources(
-            roots=tuple(Path(root) for root in settings.workspace_sources),
-            shared=settings.workspace_dir,
-            objects=self._shop.parts.store,
-            project=task.project_id,
-            limits=workspace.Limits(max_bytes=most),
-        )
-
-    async def _fetch(self, prefix: str, name: str) -> Path:
-        path = self._directory / "session" / ARCHIVE
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            async for piece in self._shop.parts.store.stream(f"{prefix}/{name}"):
-                file.write(piece)
-        return path
-
     def _assign(self, slot: Slot, target: ModelTarget) -> None:
         hooks = Hooks(
             on_activity=self._activity.note,
@@ -212,7 +193,7 @@ class Turn:
             on_usage=lambda usage: self._on_usage(usage),
             on_failure=lambda failure: self._on_failure(failure),
         )
-        slot.broker.assign(target, self._task.limits, hooks)
+        slot.broker.assign(target, self._task.limits, hooks, self._used)
         if self._refused is not None:
             slot.broker.refuse(self._refused)
 
@@ -270,25 +251,43 @@ class Turn:
         if self._slot is not None:
             self._slot.broker.refuse(reason)
 
-    async def kill(self) -> int:
-        """End OpenCode and everything below it; how many processes are left (0)."""
+    async def kill(self, *, hurry: bool = True) -> int:
+        """End OpenCode and everything below it; how many processes are left (0).
+
+        A session's conversation is asked for first; a `hurry` is no time to wait for it.
+        """
         agent, self._agent = self._agent, None
         if self._slot is None:
             return 0
         if agent is not None:
             await asyncio.wait([asyncio.ensure_future(agent.abort())], timeout=_ABORT)
             if self._task.session_id is not None and self._conversation is None:
-                with suppress(OpenCodeError, TimeoutError):
-                    self._conversation = await asyncio.wait_for(agent.export(), _EXPORT)
+                self._conversation = await self._exported(agent, _EXPORT_IN_A_HURRY if hurry else _EXPORT)
         report = await self._slot.server.stop(_GRACE)
         return report.left
+
+    async def _exported(self, agent: Agent, seconds: float) -> dict[str, object] | None:
+        try:
+            async with asyncio.timeout(seconds):
+                return await agent.export()
+        except (OpenCodeError, TimeoutError) as error:
+            # What follows from that is said where it would be kept.
+            log.warning("conversation not exported", action="run.not_exported", reason=str(error) or "too slow")
+            return None
+
+    def _clean(self, draft: Draft) -> Draft:
+        """Without secrets where it goes into the record; output goes through a redactor of its own."""
+        if draft.detail is None or draft.type not in (ChunkType.TODO, ChunkType.PERMISSION, ChunkType.QUESTION):
+            return draft
+        return draft.model_copy(update={"detail": self.redactor.value(draft.detail)})
 
     async def keep(self, emit: Emit, seconds: float, hold: Hold) -> Kept:
         """Store what the run left; see `functions.execute.keep`."""
         if self._workspace is None:
             return Kept()
         keeper = Keeper(self._shop, self._task, self._directory / "artifacts", hold)
-        return await keeper.keep(self._workspace, self._conversation, emit, seconds)
+        conversation = await asyncio.to_thread(self.redactor.value, self._conversation)
+        return await keeper.keep(self._workspace, conversation, emit, seconds)
 
     async def close(self) -> None:
         """Put everything away."""

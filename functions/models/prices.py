@@ -2,7 +2,7 @@
 
 Source: the providers' public price pages (Anthropic, OpenAI) as known on 2025-11-01, standard tier, short context.
 A price that is wrong or missing is set per deployment by giving `ModelTarget.prices`. A model that is not here
-costs 0 and is said to be unpriced, so that a cost limit on it is never silently believed.
+costs 0; a run with a cost limit on it fails before it spends, so that the limit is never silently believed.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from events.envelope import Event, InvalidData, decode, new_event, parse
 from events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
 from events.facts import Accepted, Failed, FieldError, Rejected
 from events.lifecycle import Reason, State, Step
-from events.models import MAX_COMMAND_BYTES, Cleanup, Execute, Submit
+from events.models import MAX_COMMAND_BYTES, Cleanup, EmptyWorkspace, Execute, Submit
 from events.record import Record
 from events.types import TYPES
 from functions.common import limits
@@ -157,7 +157,9 @@ async def _session_error(parts: Parts, data: Submit) -> FieldError | None:
         return None
     found = await Sessions(parts.sessions, parts.clock).get(data.project_id, data.session_id)
     if found is not None and found.state == "open":
-        return None
+        if found.saved is None or isinstance(data.workspace, EmptyWorkspace):
+            return None
+        return FieldError(field="workspace", message=f"session {data.session_id} has one already; leave it out")
     if found is None and await _being_created(parts, data.project_id, data.session_id):
         raise NotYetKnown(f"session {data.session_id} of project {data.project_id} is being created")
     return FieldError(field="session_id", message=f"is no open session of project {data.project_id}; create it first")

@@ -46,6 +46,13 @@ async def test_a_follow_up_goes_on_in_the_same_session(runner: Runner) -> None:
     assert "".join(d.data for d in runner.heard.drafts[first:] if d.type is ChunkType.TEXT) == "second"
 
 
+async def test_a_conversation_that_is_not_there_is_not_begun_anew(runner: Runner) -> None:
+    """What was to be resumed and is unknown ends the run: a new one would be saved in its place."""
+    with pytest.raises(AgentFailed, match="does not have the session's conversation"):
+        await runner.run("go on", TurnSpec(MODEL, resume_session="ses_gone"))
+    assert runner.heard.drafts == []
+
+
 async def test_a_stream_that_closes_in_mid_turn_loses_nothing(runner: Runner) -> None:
     """The reader opens it again, reads the messages, and goes on."""
     await runner.run("[[scenario:stream-closes]]")

@@ -10,11 +10,13 @@ import signal
 import subprocess
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 from events import subjects
 from events.output import ChunkType
 from events.record import Record
+from tests.support.git_http import git_server, run_git
 from tests.support.sessions import call, opened, session_when
 from tests.support.stack import OCF, Project, gapless, until
 
@@ -54,7 +56,65 @@ async def test_a_session_outlives_worker_and_bus(project: Project) -> None:
     assert found.saved.execution_id == last
     # Only the newest state is kept.
     kept = {info.key.rsplit("/", 1)[-1] async for info in project.store.list(f"{project.name}/{id_}/")}
-    assert kept == {f"{last}.conversation.json", f"{last}.workspace.tar.zst"}
+    assert found.saved.workspace is not None
+    assert kept == {found.saved.conversation.name, found.saved.workspace.name}
+
+
+async def test_a_cancelled_turn_counts(project: Project) -> None:
+    """What it was asked and what it wrote are there in the next."""
+    id_ = await opened(project)
+    steps = [{"write": {"path": "f", "content": "half done"}}, {"text": "writing\n"}, {"sleep": 60}]
+    first = await project.submit(steps, session_id=id_)
+    await project.running(first, "writing")
+    await project.client.cancel(first)
+    assert (await project.ended(first)).state == "cancelled"
+    said = await turn(project, id_, [{"run": "cat f"}, {"recall": "known: "}])
+    assert '"half done"' in said
+    assert said.count("[[steps]]") == 2
+
+
+async def test_a_turn_whose_agent_died_counts(project: Project) -> None:
+    """Its files are there in the next, with the conversation of the turn before, and its output says so."""
+    id_ = await opened(project)
+    await turn(project, id_, [{"text": "alpha"}])
+    dying = await project.submit([{"write": {"path": "f", "content": "last words"}}, {"die": 3}], session_id=id_)
+    assert (await project.ended(dying)).reason == "agent_error"
+    gaps = [chunk for chunk in await project.chunks(dying) if chunk.type is ChunkType.GAP]
+    assert [gap.detail["reason"] for gap in gaps if gap.detail] == ["not_stored"]
+    last = await project.submit([{"run": "cat f"}, {"recall": "known: "}], session_id=id_)
+    record = await project.ended(last, timeout=90)
+    assert '"alpha"' in record.result
+    assert "last words" in "".join(chunk.data for chunk in await project.chunks(last))
+
+
+async def test_a_shared_session_works_on_the_volume(project: Project) -> None:
+    """Every turn, in place: others on the volume see its files, and what they change is there in the next turn."""
+    id_ = await opened(project, workspace={"source": "shared", "path": project.name})
+    assert await turn(project, id_, [{"write": {"path": "f", "content": "from the agent"}}, {"text": "done"}]) == "done"
+    path = project.stack.data_dir / "workspaces" / project.name / "f"
+    assert path.read_text() == "from the agent"
+    path.write_text("from a person")
+    last = await project.submit([{"run": "cat f"}], session_id=id_)
+    record = await project.ended(last, timeout=90)
+    assert record.state == "completed", record
+    assert "from a person" in "".join(chunk.data for chunk in await project.chunks(last))
+
+
+async def test_a_session_of_a_private_repository(project: Project, tmp_path: Path) -> None:
+    """Its sealed token opens the repository in the first turn; the second goes on from what the first left."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "f").write_text("in the repository\n")
+    run_git("init", cwd=tmp_path / "work")
+    run_git("add", "f", cwd=tmp_path / "work")
+    run_git("commit", "-m", "one", cwd=tmp_path / "work")
+    run_git("clone", "--bare", str(tmp_path / "work"), str(tmp_path / "app.git"), cwd=tmp_path)
+    with git_server(tmp_path, "git-token-0123456789") as server:
+        source = {"source": "git", "url": f"{server.url}/app.git", "token": "git-token-0123456789"}
+        id_ = await opened(project, workspace=source)
+        await turn(project, id_, [{"run": "echo more >> f"}, {"text": "done"}])
+    last = await project.submit([{"run": "cat f"}], session_id=id_)
+    await project.ended(last, timeout=90)
+    assert "in the repository\nmore\n" in "".join(chunk.data for chunk in await project.chunks(last))
 
 
 async def test_turns_of_a_session_come_one_after_the_other(project: Project) -> None:

@@ -56,6 +56,52 @@ async def test_every_call_names_the_directory_and_shows_the_password() -> None:
     await one.close()
 
 
+class Endless(httpx.AsyncByteStream):
+    """Bytes for ever; `read` counts them."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            self.read += 1000
+            yield b"x" * 1000
+
+
+async def test_an_answer_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is in the agent's hands: neither a call nor an event of its stream may fill our memory."""
+    monkeypatch.setattr(opencode, "MAX_ANSWER", 10_000)
+    streams: list[Endless] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        streams.append(Endless())
+        return httpx.Response(200, stream=streams[-1])
+
+    one = client(handler)
+    with pytest.raises(OpenCodeError, match="/session/ses_1/message answered more than"):
+        await one.messages("ses_1")
+    with pytest.raises(OpenCodeError, match="sent an event of more than"):
+        await anext(one._stream())
+    assert [stream.read for stream in streams] == [11_000, 11_000]
+    await one.close()
+
+
+async def test_events_come_whole_however_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines end where the server ends them, not where packets do, nor at a separator inside a text."""
+    monkeypatch.setattr(opencode, "MAX_ANSWER", 10_000)
+    sent = [event("a", text="\u2028 ü \x85"), event("b", text="y" * 9000), event("c", text="z" * 9000)]
+    raw = b"".join(f"data: {json.dumps(one, ensure_ascii=False)}\r\n\r\n".encode() for one in sent)
+
+    class Cut(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for start in range(0, len(raw), 7):
+                yield raw[start : start + 7]
+
+    one = client(lambda request: httpx.Response(200, stream=Cut()))
+    assert [found async for found in one._stream()] == sent
+    await one.close()
+
+
 async def test_a_prompt_has_its_own_model_and_system_prompt() -> None:
     """Both are given per prompt, so one server serves any of its models."""
     sent: list[dict[str, Any]] = []

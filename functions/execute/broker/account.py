@@ -64,21 +64,16 @@ class Hooks:
 
 
 class Account:
-    """Totals of one execution, held against its limits."""
+    """Totals of one execution, held against its limits. They begin with what was `used` before."""
 
-    def __init__(self, limits: Limits, prices: Prices | None) -> None:
+    def __init__(self, limits: Limits, prices: Prices | None, used: Usage | None = None) -> None:
         self._tokens = limits.max_total_tokens
         self._cost = limits.max_cost_usd
         self._prices = prices
-        self.usage = Usage()
-
-    @property
-    def priced(self) -> bool:
-        """Whether the model's price is known; if not, its cost counts as 0."""
-        return self._prices is not None
+        self.usage = used or Usage()
 
     def cost(self, usage: Usage) -> float:
-        """US dollars."""
+        """US dollars; 0 where the model's price is not known."""
         return self._prices.cost(usage) if self._prices else 0.0
 
     def request(self) -> None:

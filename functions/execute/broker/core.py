@@ -79,11 +79,6 @@ class Broker:
         return self._account.usage
 
     @property
-    def priced(self) -> bool:
-        """Whether `usage.cost_usd` means anything: the model's price is known."""
-        return self._account.priced
-
-    @property
     def in_flight(self) -> int:
         """Model calls that run now."""
         return len(self._calls)
@@ -93,8 +88,10 @@ class Broker:
         await self._server.start()
         return self
 
-    def assign(self, target: ModelTarget, limits: Limits, hooks: Hooks | None = None) -> None:
-        """From now on talk to `target`. Once: a broker serves one execution.
+    def assign(
+        self, target: ModelTarget, limits: Limits, hooks: Hooks | None = None, used: Usage | None = None
+    ) -> None:
+        """From now on talk to `target`. Once: a broker serves one execution. `used` counts as spent already.
 
         Raises:
             RuntimeError: it has a target already.
@@ -103,7 +100,7 @@ class Broker:
             raise RuntimeError("this broker already serves an execution")
         self.target = target
         self._hooks = hooks or self._hooks
-        self._account = Account(limits, target.prices)
+        self._account = Account(limits, target.prices, used)
         if target.api_key is not None:
             self.redactor.add(target.api_key.get_secret_value())
 

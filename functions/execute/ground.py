@@ -1,0 +1,95 @@
+"""The ground a run stands on: the workspace its task names, its session's source, or what its session saved last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from events.errors import SealError
+from events.models import EmptyWorkspace, Execute, GitWorkspace, SharedWorkspace
+from events.redact import Redactor
+from events.session_record import Session, session_prefix
+from functions import workspace
+from functions.common.limits import bound
+from functions.execute.shop import Shop
+
+_ARCHIVE = "workspace.tar.zst"
+
+
+class Ground:
+    """Makes the workspace of one run; `folder` is the run's own, out of the agent's reach.
+
+    Raises:
+        InvalidWorkspace: the task names a workspace, and its session has saved one.
+    """
+
+    def __init__(self, shop: Shop, task: Execute, session: Session | None, folder: Path) -> None:
+        self._shop = shop
+        self._task = task
+        self._folder = folder
+        self._saved: str | None = None
+        self._source: workspace.Source = task.workspace
+        if session is not None:
+            self._of_session(session)
+        settings = shop.parts.settings
+        self._sources = workspace.Sources(
+            roots=tuple(Path(root) for root in settings.workspace_sources),
+            shared=settings.workspace_dir,
+            objects=shop.parts.store,
+            project=task.project_id,
+            limits=workspace.Limits(max_bytes=bound(task.limits, "max_workspace_bytes", settings)),
+        )
+
+    def _of_session(self, session: Session) -> None:
+        saved = session.saved if session.saved is not None and session.saved.workspace is not None else None
+        if isinstance(self._source, EmptyWorkspace):
+            self._source = session.workspace
+        elif saved is not None and saved.execution_id != self._task.execution_id:  # not by an attempt of its own
+            raise workspace.InvalidWorkspace(f"workspace: session {session.session_id} has one already; leave it out")
+        if saved is not None and saved.workspace is not None and not self.shared:
+            self._saved = f"{session_prefix(session.project_id, session.session_id)}/{saved.workspace.name}"
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is used where it is, so that it is OpenCode's directory from the start."""
+        return isinstance(self._source, SharedWorkspace)
+
+    @property
+    def label(self) -> str:
+        """What it comes from, in a word."""
+        return self._source.source if self._saved is None else "session"
+
+    def check(self) -> None:
+        """What can be said against it before anything is made ready. Raises InvalidWorkspace."""
+        if self._saved is None:
+            workspace.check(self._source, self._sources)
+
+    async def prepare(self, target: Path, redactor: Redactor) -> workspace.Prepared:
+        """Fill `target` (a shared one is used in place), and record what it was; secrets of it go to `redactor`.
+
+        Raises:
+            InvalidWorkspace: it cannot be had.
+        """
+        private = self._folder / "base"
+        if self._saved is not None:
+            archive = await self._fetched(self._saved)
+            return await workspace.restore(archive, target, private, self._sources.limits)
+        token = self._token()
+        if token is not None:
+            redactor.add(token)
+        return await workspace.prepare(self._source, target, self._sources, private=private, token=token)
+
+    def _token(self) -> str | None:
+        if not isinstance(self._source, GitWorkspace) or self._source.token is None:
+            return None
+        try:
+            return self._shop.opened(self._source.token, self._task.project_id).get_secret_value()
+        except SealError as error:
+            raise workspace.InvalidWorkspace(f"workspace.token: {error}") from None
+
+    async def _fetched(self, key: str) -> Path:
+        path = self._folder / "session" / _ARCHIVE
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            async for piece in self._shop.parts.store.stream(key):
+                file.write(piece)
+        return path

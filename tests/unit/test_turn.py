@@ -1,0 +1,167 @@
+"""The agent's side of an attempt, with an agent of the test's own: what it may spend, and what it says of secrets."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from pydantic import SecretStr
+
+from events.lifecycle import Reason
+from events.models import Execute
+from events.output import ChunkType, Draft, Usage
+from functions.execute import turn as turns
+from functions.execute.agent import AgentResult
+from functions.execute.agent_config import ServerSpec
+from functions.execute.broker import Broker, Upstream
+from functions.execute.opencode import OpenCodeError
+from functions.execute.process import AgentFailed
+from functions.execute.turn import Turn
+from functions.execute.watchdog import Activity
+from functions.models.prices import Prices
+from functions.models.target import ModelTarget
+from tests.support.parts import PROJECT, Bench, bench
+
+KEY = "sk-planted-7fK2-0123456789"
+USED = Usage(requests=3, input_tokens=1000, cost_usd=0.75)
+
+
+class Agent:
+    """Repeats the key wherever it can, then does what `ends` says."""
+
+    ends: Exception | None = None
+    deaf = False
+
+    def __init__(self, *_: object) -> None:
+        self.waiting: frozenset[str] = frozenset()
+
+    async def run(self, prompt: str, emit: Any) -> AgentResult:
+        items = [{"content": f"use {KEY}", "status": "pending", "priority": "high"}]
+        await emit(Draft(type=ChunkType.TODO, data="1 to do", detail={"items": items}))
+        await emit(Draft(type=ChunkType.TEXT, data="hello", detail={"part_id": "p"}, merge_key="p"))
+        if self.ends is not None:
+            raise self.ends
+        return AgentResult(f"the key is {KEY}", Usage(), "ses_1")
+
+    async def export(self) -> dict[str, object]:
+        if self.deaf:
+            raise OpenCodeError("it does not answer")
+        return {"info": {"id": "ses_1"}, "messages": [{"text": KEY}]}
+
+    async def abort(self) -> None:
+        """Nothing to abort."""
+
+
+class World:
+    """A turn on a slot without a server."""
+
+    def __init__(self, folder: Path, b: Bench, limits: dict[str, Any], prices: Prices | None) -> None:
+        self.said: list[Draft] = []
+        self.b = b
+        self.broker = Broker(Upstream(b.parts.clock), b.parts.clock)
+        key = SecretStr(KEY)
+        target = ModelTarget("openai", "m", "openai", "http://127.0.0.1:9/v1", key, prices=prices)
+        spec = ServerSpec(None, folder, folder, "", "", ())
+        slots = SimpleNamespace(acquire=self._acquire)
+        shop = SimpleNamespace(parts=b.parts, slots=slots, target=lambda task: target, server_spec=lambda limits: spec)
+        ids = {"execution_id": str(uuid.uuid4()), "project_id": PROJECT}
+        self.task = Execute.model_validate(
+            {**ids, "prompt": "p", "limits": limits, "submitted_at": b.parts.clock.now()}
+        )
+        self.folder = folder
+        self.turn = Turn(cast(Any, shop), self.task, folder / "own", Activity(b.parts.clock))
+
+    async def _acquire(self, *_: object, **__: object) -> Any:
+        async def close() -> None:
+            """There is no server."""
+
+        async def stop(grace: float) -> Any:
+            return SimpleNamespace(left=0)
+
+        server = SimpleNamespace(stop=stop)
+        root = self.folder / "slot"
+        return SimpleNamespace(
+            broker=self.broker, directory=root / "w", root=root, warm=False, server=server, close=close
+        )
+
+    async def emit(self, draft: Draft) -> None:
+        self.said.append(draft)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(turns, "Agent", Agent)
+
+    def make(prices: Prices | None = Prices(1, 1, 1, 1), **limits: Any) -> World:  # noqa: B008
+        return World(tmp_path, bench(), limits, prices)
+
+    return make
+
+
+async def test_what_earlier_attempts_spent_is_spent(world: Any) -> None:
+    """The limits hold for all attempts together, and the totals are those of all of them."""
+    w = world(max_cost_usd=1)
+    assert w.turn.usage == Usage()
+    await w.turn.run(w.emit, USED)
+    assert w.turn.usage == USED
+    assert w.broker._account.live_cost_left() == pytest.approx(0.25)
+    assert json.loads(w.said[-1].model_dump_json())["detail"]["requests"] == 3
+    await w.turn.close()
+
+
+async def test_a_budget_that_cannot_be_watched_ends_the_run_before_it_spends(world: Any) -> None:
+    """A cost limit on a model whose price nobody knows: said at once, with what bounds it instead."""
+    w = world(prices=None, max_cost_usd=1)
+    with pytest.raises(AgentFailed, match=r"the price of .* is not known.*set limits\.max_total_tokens") as caught:
+        await w.turn.run(w.emit, Usage())
+    assert caught.value.reason is Reason.BUDGET_EXCEEDED
+    assert w.said == []
+    free = world(prices=None, max_total_tokens=5)
+    await free.turn.run(free.emit, Usage())
+    for one in (w, free):
+        await one.turn.close()
+
+
+async def test_no_secret_reaches_the_record_the_fact_or_an_artifact(world: Any) -> None:
+    """The model repeats its key: in the result, the todo list and the conversation it is masked."""
+    w = world()
+    await w.turn.run(w.emit, Usage())
+    assert w.turn.result == "the key is [redacted]"
+    (todo,) = [draft for draft in w.said if draft.type is ChunkType.TODO]
+    assert todo.detail is not None
+    assert todo.detail["items"][0]["content"] == "use [redacted]"
+    kept = await w.turn.keep(w.emit, 10.0, cast(Any, SimpleNamespace(held=True, sure=_yes)))
+    assert {artifact.name for artifact in kept.artifacts} >= {"conversation.json", "workspace.tar.zst"}
+    assert not [name for name, data in w.b.store.objects.items() if KEY.encode() in data]
+    await w.turn.close()
+
+
+async def _yes() -> bool:
+    return True
+
+
+async def test_no_secret_is_in_why_it_failed(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Message and standard error of the agent go into the fact: without the key."""
+    failure = AgentFailed(Reason.AGENT_ERROR, f"died of {KEY}", (f"debug: {KEY}", "plain"))
+    monkeypatch.setattr(Agent, "ends", failure)
+    w = world()
+    with pytest.raises(AgentFailed) as caught:
+        await w.turn.run(w.emit, Usage())
+    assert (caught.value.message, caught.value.stderr_tail) == ("died of [redacted]", ("debug: [redacted]", "plain"))
+    await w.turn.close()
+
+
+async def test_a_finished_turn_whose_conversation_is_not_to_be_had_is_finished(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCode does not export it: the run is what it was, without that artifact."""
+    monkeypatch.setattr(Agent, "deaf", True)
+    w = world()
+    await w.turn.run(w.emit, Usage())
+    kept = await w.turn.keep(w.emit, 10.0, cast(Any, SimpleNamespace(held=True, sure=_yes)))
+    assert {artifact.name for artifact in kept.artifacts} == {"workspace.patch", "workspace.tar.zst"}
+    await w.turn.close()

@@ -102,7 +102,11 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
         SandboxUnavailable: `SANDBOX=required`, and this kernel cannot.
     """
     settings = parts.settings
-    sandboxed = sandbox.decide(settings.sandbox, sandbox.sandbox_support())
+    support = sandbox.sandbox_support()
+    sandboxed = sandbox.decide(settings.sandbox, support)
+    if settings.sandbox == "preferred" and support.missing:
+        # Whoever chose it on another machine has to hear what this one does not give.
+        log.warning("sandbox incomplete", action="sandbox.incomplete", sandboxed=sandboxed, missing=support.missing)
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     sandbox.protect_self()
     upstream = Upstream(parts.clock)

@@ -165,25 +165,38 @@ async def question(session: Session, value: dict[str, Any], step: dict[str, Any]
     await said(session, f"You said {answers[0][0] if answers else 'nothing'}.", {})
 
 
+def answered(request: urllib.request.Request) -> dict[str, Any]:
+    """A provider's answer; of a stream its texts, piece by piece."""
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        if not answer.headers["content-type"].startswith("text/event-stream"):
+            return dict(json.load(answer))
+        events = [json.loads(line[5:]) for line in answer if line.startswith(b"data: {")]
+    return {"deltas": [text for event in events if (text := event["choices"][0]["delta"].get("content"))]}
+
+
 async def model(session: Session, value: dict[str, Any], step: dict[str, Any]) -> Error | None:
-    """A real model call through the configured provider, its text said: {prompt}."""
+    """A real model call through the configured provider, its text said: {prompt, stream}."""
     config = json.loads(os.environ["OPENCODE_CONFIG_CONTENT"])
     name, _, model_id = config["model"].partition("/")
     options = config["provider"][name]["options"]
     body = {"model": model_id, "messages": [{"role": "user", "content": value.get("prompt", "hello")}]}
+    body |= {"stream": True} if value.get("stream") else {}
     request = urllib.request.Request(
         f"{options['baseURL']}/chat/completions",
         json.dumps(body).encode(),
         {"authorization": f"Bearer {options['apiKey']}", "content-type": "application/json"},
     )
     try:
-        answer = await asyncio.to_thread(lambda: json.load(urllib.request.urlopen(request, timeout=60)))
+        answer = await asyncio.to_thread(answered, request)
     except urllib.error.HTTPError as error:
         return {"name": "APIError", "data": {"message": str(error), "statusCode": error.code, "isRetryable": False}}
     except OSError as error:
         return {"name": "APIError", "data": {"message": str(error), "isRetryable": True}}
     used = answer.get("usage") or {}
-    await said(session, answer["choices"][0]["message"]["content"], {})
+    if "deltas" in answer:
+        await said(session, "".join(answer["deltas"]), {"chunk": len(answer["deltas"][0])})
+    else:
+        await said(session, answer["choices"][0]["message"]["content"], {})
     await usage(session, {"input": used.get("prompt_tokens", 0), "output": used.get("completion_tokens", 0)}, {})
     return None
 

@@ -37,7 +37,7 @@ class Provider:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:])}
         body = await reader.readexactly(int(headers["content-length"]))
-        status, answer = 200, b""
+        status, answer, content = 200, b"", b"application/json"
         if "traces" in head[0]:
             self.traces.append(gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body)
         else:
@@ -45,15 +45,24 @@ class Provider:
             self.keys.add(key)
             said = {"role": "assistant", "content": f"Your key is {key}, in hex {key.encode().hex()}."}
             answer = json.dumps({"choices": [{"index": 0, "message": said, "finish_reason": "stop"}]}).encode()
+            if b'"stream":true' in body:
+                content, answer = b"text/event-stream", b"".join(halves(key))
             if b"refuse" in body:
                 status, answer = 401, json.dumps({"error": {"message": f"the key {key} is not known"}}).encode()
         writer.write(
-            f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\nconnection: close\r\n"
-            f"content-length: {len(answer)}\r\n\r\n".encode()
+            b"HTTP/1.1 %d X\r\ncontent-type: %b\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+            % (status, content, len(answer))
         )
         writer.write(answer)
         await writer.drain()
         writer.close()
+
+
+def halves(key: str) -> Iterator[bytes]:
+    """The key in a stream, cut in two: no event of it holds the whole."""
+    for text in (key[: len(key) // 2], key[len(key) // 2 :]):
+        yield f"data: {json.dumps({'choices': [{'index': 0, 'delta': {'content': text}}]})}\n\n".encode()
+    yield b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 
 
 @asynccontextmanager
@@ -126,7 +135,12 @@ async def test_a_planted_key_is_nowhere(tmp_path: Path) -> None:
         with running_stack(tmp_path, **environ) as stack:
             async with stack.project() as project:
                 ran = {
-                    "completed": [ask, look, {"write": {"path": "notes", "content": "x"}}],
+                    "completed": [
+                        {"model": {"prompt": "hello", "stream": True}},
+                        ask,
+                        look,
+                        {"write": {"path": "notes", "content": "x"}},
+                    ],
                     "model_auth": [look, {"model": {"prompt": "refuse"}}],
                     "agent_error": [ask, {"die": -11}],
                     "worker_lost": [ask, look, {"text": "I am up"}, {"sleep": 600}],

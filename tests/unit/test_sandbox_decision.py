@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from structlog.testing import capture_logs
 
 from functions.cli import doctor
 from functions.execute import sandbox
 from functions.execute.confine import filter_program
 from functions.execute.sandbox import SandboxUnavailable, decide, support_of
+from functions.execute.shop import open_shop
+from tests.support.parts import bench
 
 EVERYTHING = support_of(6, seccomp=True)
 
@@ -39,6 +44,20 @@ def test_preferred_takes_what_there_is() -> None:
     """`preferred` runs with file rules alone, and without any sandbox where there are none."""
     assert decide("preferred", support_of(3, seccomp=False))
     assert not decide("preferred", support_of(0, seccomp=True))
+
+
+@pytest.mark.parametrize(("abi", "sandboxed", "said"), [(3, True, 1), (0, False, 1), (6, True, 0)])
+async def test_preferred_says_once_what_it_does_without(
+    abi: int, sandboxed: bool, said: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start, in the log: each missing part, and whether executions are sandboxed at all."""
+    monkeypatch.setattr(sandbox, "sandbox_support", lambda: support_of(abi, seccomp=True))
+    monkeypatch.setattr(sandbox, "protect_self", lambda: None)
+    with capture_logs() as logged:
+        async with open_shop(bench(STATE_DIR=tmp_path, SANDBOX="preferred").parts):
+            found = [line for line in logged if line.get("action") == "sandbox.incomplete"]
+    assert [line["sandboxed"] for line in found] == [sandboxed] * said
+    assert all("network rules" in " ".join(line["missing"]) for line in found)
 
 
 def test_off_is_off() -> None:

@@ -14,7 +14,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
+    model_serializer,
     model_validator,
 )
 
@@ -95,7 +97,13 @@ class ModelConfigData(Model):
     system_prompt: Annotated[Text, Field(max_length=200_000)] | None = None
 
 
-class EmptyWorkspace(Model):
+class WorkspaceSource(Model):
+    """What every kind of workspace has."""
+
+    keep_ignored: Annotated[bool, Field(description="keep what .gitignore excludes in the archive too")] = False
+
+
+class EmptyWorkspace(WorkspaceSource):
     """A new, empty directory (a git repository without commits)."""
 
     # It tells the kinds of workspace apart, so that it cannot be left out of an object.
@@ -103,8 +111,13 @@ class EmptyWorkspace(Model):
 
     source: Literal["empty"] = "empty"
 
+    @model_serializer(mode="wrap")
+    def _with_its_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Also where defaults are left out, as in records: without it nobody could read the rest.
+        return {"source": self.source, **handler(self)}
 
-class GitWorkspace(Model):
+
+class GitWorkspace(WorkspaceSource):
     """A clone: shallow, at `ref`, submodules off unless asked."""
 
     source: Literal["git"]
@@ -115,21 +128,21 @@ class GitWorkspace(Model):
     token: Sealed | None = None
 
 
-class DirectoryWorkspace(Model):
+class DirectoryWorkspace(WorkspaceSource):
     """A copy of a directory that the execution function can read (`WORKSPACE_SOURCES` lists the allowed roots)."""
 
     source: Literal["directory"]
     path: Annotated[str, Field(min_length=1, max_length=4_096, pattern=r"^/[^\x00]*$")]
 
 
-class SnapshotWorkspace(Model):
+class SnapshotWorkspace(WorkspaceSource):
     """The workspace that an earlier execution of the same project left."""
 
     source: Literal["snapshot"]
     execution_id: ExecutionId
 
 
-class SharedWorkspace(Model):
+class SharedWorkspace(WorkspaceSource):
     """A path below `WORKSPACE_DIR`, used in place: others on the volume see every change at once."""
 
     source: Literal["shared"]

@@ -54,6 +54,11 @@ class Ground:
         return isinstance(self._source, SharedWorkspace)
 
     @property
+    def keep_ignored(self) -> bool:
+        """Whether the archive is to hold what `.gitignore` excludes, too: the turn or its session may ask for that."""
+        return self._task.workspace.keep_ignored or self._source.keep_ignored
+
+    @property
     def label(self) -> str:
         """What it comes from, in a word."""
         return self._source.source if self._saved is None else "session"

@@ -44,9 +44,15 @@ class Keeper:
         self._folder = folder
 
     async def keep(
-        self, prepared: workspace.Prepared, conversation: dict[str, object] | None, emit: Emit, seconds: float
+        self,
+        prepared: workspace.Prepared,
+        conversation: dict[str, object] | None,
+        emit: Emit,
+        seconds: float,
+        *,
+        keep_ignored: bool = False,
     ) -> Kept:
-        """Store patch, archive and conversation, and the session's state.
+        """Store patch, archive (with `keep_ignored` what `.gitignore` excludes too), conversation, the session's state.
 
         What cannot be stored in time is said, and does not hold the end up.
         """
@@ -54,7 +60,7 @@ class Keeper:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             diff, _ = await workspace.conclude(prepared, self._folder / PATCH)
-            packed = await workspace.pack(prepared, self._folder / ARCHIVE)
+            packed = await workspace.pack(prepared, self._folder / ARCHIVE, include_ignored=keep_ignored)
             if packed.skipped:
                 await emit(_left_out(packed))
             if conversation is not None:

@@ -68,6 +68,7 @@ class Turn:
         self._on_usage: Callable[[Usage], None] = lambda _: None
         self._refused: str | None = None
         self._used = Usage()
+        self._keep_ignored = False
         self._cleanup = AsyncExitStack()
         #: Knows every secret of this execution.
         self.redactor = Redactor()
@@ -123,6 +124,7 @@ class Turn:
         session = await self._session()
         ground = Ground(self._shop, self._task, session, self._directory)
         await asyncio.to_thread(ground.check)  # costs less than OpenCode
+        self._keep_ignored = ground.keep_ignored
         if ground.shared:
             self._workspace = await ground.prepare(self._directory / "unused", self.redactor)
         await emit(_phase("agent", "getting OpenCode ready"))
@@ -287,7 +289,7 @@ class Turn:
             return Kept()
         keeper = Keeper(self._shop, self._task, self._directory / "artifacts", hold)
         conversation = await asyncio.to_thread(self.redactor.value, self._conversation)
-        return await keeper.keep(self._workspace, conversation, emit, seconds)
+        return await keeper.keep(self._workspace, conversation, emit, seconds, keep_ignored=self._keep_ignored)
 
     async def close(self) -> None:
         """Put everything away."""

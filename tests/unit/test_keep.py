@@ -64,15 +64,20 @@ class Turns:
         ids = {"execution_id": execution, "project_id": PROJECT, "session_id": self.id_}
         return Execute.model_validate({**ids, "prompt": "p", "submitted_at": self.b.parts.clock.now(), **more})
 
-    async def keep(self, execution: str, talk: dict[str, object] | None, hold: Hold | None = None) -> str:
+    async def keep(
+        self, execution: str, talk: dict[str, object] | None, hold: Hold | None = None, *, keep_ignored: bool = False
+    ) -> str:
         """End a turn that left a file `work` with its own id; what was said of it."""
         top = self.folder / uuid.uuid4().hex
         prepared = await workspace.prepare(EmptyWorkspace(), top / "w", workspace.Sources(), private=top / "p")
         (top / "w" / "work").write_text(execution)
+        (top / "w" / ".gitignore").write_text("built")
+        (top / "w" / "built").write_text("from the work")
         (top / "w" / "out").symlink_to("/usr/bin/python3")
         self.said.clear()
         shop = cast(Any, SimpleNamespace(parts=self.b.parts))
-        await Keeper(shop, self.task(execution), top / "a", hold or Hold()).keep(prepared, talk, self._emit, 10.0)
+        keeper = Keeper(shop, self.task(execution), top / "a", hold or Hold())
+        await keeper.keep(prepared, talk, self._emit, 10.0, keep_ignored=keep_ignored)
         return "\n".join(draft.data for draft in self.said)
 
     async def _emit(self, draft: Draft) -> None:
@@ -85,6 +90,16 @@ class Turns:
         found = await Sessions(self.b.parts.sessions, self.b.parts.clock).get(PROJECT, self.id_)
         assert found is not None
         return found
+
+    async def unpacked(self) -> Path:
+        """The workspace that is saved now."""
+        saved = (await self.record()).saved
+        assert saved is not None
+        assert saved.workspace is not None
+        archive, back = self.folder / f"{uuid.uuid4()}.tar.zst", self.folder / uuid.uuid4().hex
+        archive.write_bytes(self.b.store.objects[f"{session_prefix(PROJECT, self.id_)}/{saved.workspace.name}"])
+        await workspace.unpack(archive, back)
+        return back
 
     def objects(self) -> set[str]:
         prefix = session_prefix(PROJECT, self.id_) + "/"
@@ -129,10 +144,9 @@ async def test_without_a_conversation_the_files_are_new_and_that_is_said(turns: 
     assert saved is not None
     assert saved.conversation.name in talk
     assert turns.objects() == await turns.pointed()
-    archive = turns.folder / "back.tar.zst"
-    archive.write_bytes(turns.b.store.objects[f"{session_prefix(PROJECT, turns.id_)}/{saved.workspace.name}"])  # type: ignore[union-attr]
-    await workspace.unpack(archive, turns.folder / "back")
-    assert (turns.folder / "back" / "work").read_text() == second
+    back = await turns.unpacked()
+    assert (back / "work").read_text() == second
+    assert not (back / "built").exists()
 
 
 async def test_a_first_turn_without_a_conversation_is_said_to_be_lost(turns: Turns) -> None:
@@ -220,6 +234,22 @@ async def test_a_shared_session_works_in_place_on_every_turn(turns: Turns) -> No
     assert one.shared
     prepared = await one.prepare(turns.folder / "unused", Redactor())
     assert prepared.directory == (turns.folder / "volume" / "team").resolve()
+
+
+@pytest.mark.parametrize("asks", ["task", "session", "nobody"])
+async def test_what_is_ignored_is_kept_when_asked_for(tmp_path: Path, asks: str) -> None:
+    """By the turn, or by the session for all of its turns."""
+    b, id_ = bench(ManualClock()), str(uuid.uuid4())
+    source = EmptyWorkspace(keep_ignored=asks == "session")
+    data = SessionCreate(project_id=PROJECT, session_id=id_, workspace=source)
+    await session(b.parts, b.command("dev.ocf.session.create.v1", data))
+    turns = Turns(b, id_, tmp_path)
+    execution = await turns.begin()
+    task = turns.task(execution, workspace=EmptyWorkspace(keep_ignored=asks == "task"))
+    asked = ground(turns, task, await turns.record()).keep_ignored
+    assert asked is (asks != "nobody")
+    await turns.keep(execution, TALK, keep_ignored=asked)
+    assert (await turns.unpacked() / "built").exists() is asked
 
 
 async def test_a_saved_session_takes_no_other_workspace(turns: Turns) -> None:

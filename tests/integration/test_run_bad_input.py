@@ -167,7 +167,11 @@ async def test_a_workspace_that_cannot_be_had_fails_the_execution(stack: Stack, 
     record = await project.archived(execution)
     assert (record.state, record.reason) == ("failed", "invalid_workspace"), record
     assert record.message
-    assert not (stack.data_dir / "state" / execution).exists()
+
+    async def no_files() -> bool:
+        return not (stack.data_dir / "state" / execution).exists()
+
+    await until(no_files, what="its files are gone")
 
 
 @pytest.mark.parametrize(

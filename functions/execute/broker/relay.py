@@ -18,6 +18,7 @@ from functions.execute.broker.account import Account, Call, Hooks
 from functions.execute.broker.meter import Meter, TooLong
 from functions.execute.broker.server import ClientGone, Reply, Request
 from functions.execute.broker.upstream import ModelFailed, Passed, Upstream
+from functions.execute.broker.veil import Veil
 from functions.models.target import ModelTarget
 
 #: An answer that is not a stream is held in memory, up to this size.
@@ -86,6 +87,7 @@ class Relay:
         content_type = response.headers.get("content-type", "application/json")
         if not content_type.startswith("text/event-stream"):
             return await self._pass_whole(response, content_type, reply, redactor)
+        veil = Veil(redactor)
         meter, left, cost_left = self._meter, self._account.live_tokens_left(), self._account.live_cost_left()
         try:
             async for data in response.aiter_bytes():
@@ -95,14 +97,14 @@ class Relay:
                 ready = meter.feed(data)
                 self._hooks.on_activity()
                 if ready:
-                    await reply.send(redactor.bytes(ready))
+                    await reply.send(veil.feed(ready))
                 self._hold(left, cost_left)
             rest = meter.rest()
         except (httpx.TransportError, httpx.DecodingError, TooLong):
             return self._broken()
         if not meter.finished and not meter.failed:
             return self._broken()
-        await reply.send(redactor.bytes(rest))
+        await reply.send(veil.feed(rest))
         await reply.end()
         self.failed = meter.failed and not meter.finished
         return "failed" if self.failed else "ok"

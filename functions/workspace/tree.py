@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -189,6 +191,8 @@ async def remove_tree(path: Path) -> None:
 async def discard_tree(path: Path) -> None:
     """`remove_tree`, where what cannot be removed is somebody's else to see to: it is logged, and stops nothing."""
     try:
+        with suppress(OSError, RecursionError):  # what is out of the ordinary is for `remove_tree`
+            await asyncio.to_thread(shutil.rmtree, path)
         await remove_tree(path)
     except OSError as error:
         log.warning("files left behind", action="workspace.not_removed", path=str(path), reason=str(error))

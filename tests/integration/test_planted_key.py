@@ -160,9 +160,9 @@ async def test_a_planted_key_is_nowhere(tmp_path: Path) -> None:
                 assert provider.keys == {KEY}
                 await until(lambda: _some(provider), what="traces")
                 found += [one async for one in stored(project, list(ids.values()))]
-                said = "".join(chunk.data for chunk in await project.chunks(ids["completed"]))
-                assert "Your key is [redacted], in hex [redacted]." in said
-                assert said.count("[redacted]") == 3
+                said = [chunk.data for chunk in await project.chunks(ids["completed"])]
+                assert "Your key is [redacted], in hex [redacted]." in "".join(said)
+                assert "[redacted]" in said  # the two halves
         found += [*files(tmp_path), *((f"trace {n}", data) for n, data in enumerate(provider.traces))]
     # The search looks where things are: what the agent said is found, and so is the environment of its processes.
     assert any(b"I am up" in data for name, data in found if name.startswith(subjects.OUTPUT))

@@ -64,7 +64,7 @@ class StandIn:
     def on_usage(self, _: object) -> None:
         """It calls no model."""
 
-    async def run(self, emit: Emit) -> None:
+    async def run(self, emit: Emit, used: Usage) -> None:
         if self.script is None:
             await asyncio.Event().wait()
         else:
@@ -81,7 +81,7 @@ class StandIn:
     def refuse(self, _: object) -> None:
         """It spends nothing."""
 
-    async def kill(self) -> int:
+    async def kill(self, *, hurry: bool = True) -> int:
         return self.left
 
     async def keep(self, *_: object) -> Kept:

@@ -13,6 +13,7 @@ from functions.execute import agent_config
 from functions.execute.agent_server import AgentServer, policy
 from functions.execute.process import AgentFailed, ProcessSpec, start_process
 from functions.execute.sandbox import SandboxPolicy
+from functions.workspace.threads import in_thread
 
 _SECONDS = 60.0
 _FILE = "conversation.json"
@@ -43,7 +44,7 @@ async def import_conversation(server: AgentServer, conversation: bytes) -> str:
     except (ValueError, KeyError, TypeError):
         raise AgentFailed(Reason.AGENT_ERROR, "the session's conversation is damaged") from None
     path = spec.home / _FILE
-    await asyncio.to_thread(_write, path, conversation)
+    await in_thread(lambda _: _write(path, conversation))
     assert spec.binary is not None
     process = await start_process(
         ProcessSpec(

@@ -31,6 +31,7 @@ from functions.execute.broker import Broker
 from functions.execute.opencode import OpenCodeError
 from functions.execute.process import AgentFailed, StopReport
 from functions.workspace import discard_tree
+from functions.workspace.threads import in_thread
 
 log = structlog.get_logger()
 
@@ -105,27 +106,34 @@ async def open_slot(plan: SlotPlan, spec: ServerSpec, clock: Clock, *, shared: P
     """
     root = plan.folder / uuid.uuid4().hex
     directory, home = shared or root / "workspace", root / "home"
-    for folder in (root, home):
-        folder.mkdir(mode=0o700, parents=True)
-    broker = await plan.make_broker()
+    broker: Broker | None = None
     server: AgentServer | None = None
     try:
+        for folder in (root, home):
+            folder.mkdir(mode=0o700, parents=True)
+        broker = await plan.make_broker()
         if shared is None:
             # OpenCode asks once whether a directory is a repository; all that come here are.
-            await asyncio.to_thread(_lay_out_git, directory)
+            await in_thread(lambda _: _lay_out_git(directory))
         own = replace(spec, directory=directory, home=home, broker_url=broker.base_url, broker_token=broker.token)
         async with plan.starts:
             server = await AgentServer.start(own)
         if shared is None:
             await _boot(server, clock)
-            await asyncio.to_thread(_empty, directory)
+            await in_thread(lambda _: _empty(directory))
         return Slot(server, broker, root, clock.monotonic())
     except BaseException:
-        if server is not None:
-            await server.stop(0.0)
-        await broker.close()
-        await discard_tree(root)
+        # A task of its own: who is cancelled once more meanwhile leaves nothing behind either.
+        await asyncio.shield(asyncio.ensure_future(_undo(server, broker, root)))
         raise
+
+
+async def _undo(server: AgentServer | None, broker: Broker | None, root: Path) -> None:
+    if server is not None:
+        await server.stop(0.0)
+    if broker is not None:
+        await broker.close()
+    await discard_tree(root)
 
 
 async def _boot(server: AgentServer, clock: Clock) -> None:

@@ -242,3 +242,41 @@ async def test_a_worker_that_stops_leaves_no_slot_of_which_it_was_in_the_middle(
     await pool.close()
     await taken.exited()
     assert list(plan.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["broker", "files", "server"])
+async def test_a_start_that_is_cancelled_twice_leaves_nothing(
+    plan: SlotPlan, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Whatever it is at: the folder is gone once nothing writes to it any more."""
+    there = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def broker() -> Broker:
+        there.set()
+        await asyncio.sleep(0)
+        return await plan.make_broker()
+
+    def files(directory: Path) -> None:
+        loop.call_soon_threadsafe(there.set)
+        for number in range(200):
+            (directory / str(number)).mkdir(parents=True)
+
+    async def server(_: ServerSpec) -> AgentServer:
+        there.set()
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    if moment == "files":
+        monkeypatch.setattr(slots, "_lay_out_git", files)
+    elif moment == "server":
+        monkeypatch.setattr(AgentServer, "start", server)
+    used = replace(plan, make_broker=broker) if moment == "broker" else plan
+    opening = asyncio.create_task(open_slot(used, plan.spec, SystemClock()))
+    await there.wait()
+    opening.cancel()
+    await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.gather(opening, return_exceptions=True)
+    async with asyncio.timeout(10):
+        while plan.folder.is_dir() and list(plan.folder.iterdir()):
+            await asyncio.sleep(0.01)

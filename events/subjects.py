@@ -73,7 +73,8 @@ def again(fact_subject: str, consumer: str) -> str:
 
 def first(subject: str) -> str:
     """The subject without what `again` added."""
-    return subject.split(".again.", 1)[0]
+    parts = subject.split(".")  # by its place: a project may be called `again`
+    return ".".join(parts[:5]) if parts[1:2] == ["evt"] and parts[5:6] == ["again"] else subject
 
 
 @dataclass(frozen=True)

@@ -246,6 +246,10 @@ async def test_a_fact_said_again_is_for_one_sink() -> None:
     await world.delivered()
     assert [request.headers["webhook-id"] for request in world.seen] == ["a%2Eb"] * 2
     assert subjects.first(subjects.again(subject, "sink-acme")) == subject
+    execution = "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"
+    for mine in (subjects.command("submit", "again", execution), subjects.fact("again", execution, "completed")):
+        assert subjects.first(mine) == mine, "a project may be called `again`"
+        assert subjects.first(subjects.again(mine, "archive")) == mine or ".cmd." in mine
 
 
 def test_pauses_grow_to_a_day_and_heed_the_receiver() -> None:

@@ -310,11 +310,12 @@ def test_a_wrong_field_is_named_where_it_stands(page: Page) -> None:
 
 def test_a_gateway_that_is_gone_is_said_so(page: Page) -> None:
     """Cut off, the console says that it is, keeps what it has, and goes on when the gateway is back."""
-    submit(page)
+    execution = submit(page)
     page.goto("/#/")
-    expect(page.locator(".card").first).to_be_visible()
+    expect(page.get_by_role("heading", name="Executions", exact=True)).to_be_visible()  # not the page before it
+    expect(page.locator(f".card a[href*='{execution}']").first).to_be_visible(timeout=20 * SECOND)
     page.context.set_offline(True)
     expect(page.get_by_role("alert")).to_contain_text("cannot be reached", timeout=20 * SECOND)
-    expect(page.locator(".card").first).to_be_visible()
+    expect(page.locator(f".card a[href*='{execution}']").first).to_be_visible()
     page.context.set_offline(False)
     expect(page.get_by_role("alert")).to_have_count(0, timeout=20 * SECOND)

@@ -212,7 +212,7 @@ async def test_what_nobody_has_is_a_stated_gap(stored: tuple[int, ...]) -> None:
     assert [(c.detail or {}).get("to") for c in seen if c.type == ChunkType.GAP] == [3, 6]
 
 
-@pytest.mark.parametrize("packed", [b"hello", gzip.compress(b"{}\n" * 99)[:-9]])
+@pytest.mark.parametrize("packed", [b"hello", gzip.compress(b"{}\n" * 99)[:-9]], ids=["no gzip", "cut off"])
 async def test_a_damaged_archive_is_an_error_of_ours(packed: bytes) -> None:
     """One that says what is damaged, whatever gzip raises."""
     world = World()

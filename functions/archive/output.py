@@ -12,6 +12,7 @@ from pathlib import Path
 
 from events import subjects
 from events.errors import Unavailable
+from events.splice import sequence_of
 from functions.composition import Parts
 
 _BLOCK = 1024 * 1024
@@ -38,7 +39,7 @@ async def in_order(parts: Parts, project: str, execution: str) -> AsyncIterator[
     wanted = 1
     held: list[tuple[int, bytes]] = []
     async for message in parts.bus.history(subjects.OUTPUT, subjects.output(project, execution)):
-        sequence = int(message.headers.get("ce-sequence") or json.loads(message.data)["seq"])
+        sequence = sequence_of(message)
         heapq.heappush(held, (sequence, message.data))
         while held and held[0][0] <= wanted:
             sequence, data = heapq.heappop(held)

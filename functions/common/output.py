@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from events import subjects
 from events.ports import Bus, Fence
-
-
-async def last_sequence(bus: Bus, project: str, execution: str) -> int:
-    """Sequence of the newest chunk that is kept; 0 when there is none."""
-    newest = await bus.last(subjects.OUTPUT, subjects.output(project, execution))
-    return int(json.loads(newest.data)["seq"]) if newest is not None else 0
+from events.splice import sequence_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +25,8 @@ async def fence_off(bus: Bus, project: str, execution: str) -> Fenced:
     """
     subject = subjects.fence(project, execution)
     fence = Fence(subject, await bus.publish(subject, b"", {}))
-    return Fenced(await last_sequence(bus, project, execution), fence)
+    newest = await bus.last(subjects.OUTPUT, subjects.output(project, execution))
+    return Fenced(sequence_of(newest) if newest is not None else 0, fence)
 
 
 async def purge_output(bus: Bus, project: str, execution: str) -> int:

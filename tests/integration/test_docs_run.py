@@ -19,20 +19,20 @@ def block(page: str, mark: str) -> str:
     return found.group(1)
 
 
+def run_block(folder: Path, mark: str, *arguments: str) -> str:
+    """What that block of docs/publishing.md prints, run in `folder`, outside the project."""
+    script = folder / f"{mark}.py"
+    script.write_text(block("docs/publishing.md", mark))
+    argv = [sys.executable, str(script), *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=folder, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_a_task_is_published_with_plain_nats_as_the_page_says(stack: Stack, tmp_path: Path) -> None:
     """Copied from docs/publishing.md, run with nothing but nats-py: it is kept, and runs to completed."""
-    script = tmp_path / "publish.py"
-    script.write_text(block("docs/publishing.md", "publish-structured"))
-    done = subprocess.run(
-        [sys.executable, str(script), stack.answer["nats"], stack.answer["nats_creds"]],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=tmp_path,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    said = done.stdout.split("\n")
+    answer = stack.answer
+    said = run_block(tmp_path, "publish-structured", answer["nats"], answer["nats_creds"]).split("\n")
     assert said[0].startswith("kept as")
     assert said[1:-1] == ["accepted", "started", "completed"]
 
@@ -42,15 +42,5 @@ def test_a_backend_of_one_project_hears_over_nats_and_commands_over_http(stack: 
     argv = [sys.executable, "-m", "functions.cli.main", "creds", "--project", "mine", "--data-dir", str(stack.data_dir)]
     made = subprocess.run(argv, capture_output=True, text=True, timeout=30, cwd=ROOT, check=True)
     (tmp_path / "mine.creds").write_text(made.stdout)
-    script = tmp_path / "backend.py"
-    script.write_text(block("docs/publishing.md", "project-backend"))
-    done = subprocess.run(
-        [sys.executable, str(script), stack.answer["gateway"], stack.answer["nats"], str(tmp_path / "mine.creds")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=tmp_path,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["accepted", "started", "completed"]
+    arguments = (stack.answer["gateway"], stack.answer["nats"], str(tmp_path / "mine.creds"))
+    assert run_block(tmp_path, "project-backend", *arguments).split() == ["accepted", "started", "completed"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -22,6 +23,14 @@ PATH = f"/tasks/{ID}/stream"
 async def ended(world: World, last: int) -> None:
     await world.record(state=State.COMPLETED, last_sequence=last)
     await world.fact("completed")
+
+
+@contextmanager
+def unheard(world: World) -> Iterator[None]:
+    """What is said meanwhile is kept by the stream, but its live copy never arrives."""
+    listeners, world.bus._listeners = world.bus._listeners, []
+    yield
+    world.bus._listeners = listeners
 
 
 def kinds(messages: list[dict[str, object]]) -> list[object]:
@@ -74,10 +83,8 @@ async def test_what_live_lost_is_read_from_the_stream() -> None:
     await world.chunk(1)
     async with world.socket(PATH) as socket:
         await socket.json()
-        # Kept by the stream, but its live copy never arrives.
-        listeners, world.bus._listeners = world.bus._listeners, []
-        await world.chunk(2)
-        world.bus._listeners = listeners
+        with unheard(world):
+            await world.chunk(2)
         await world.chunk(3)
         assert [(await socket.json())["seq"] for _ in range(2)] == [2, 3]
 
@@ -119,9 +126,8 @@ async def test_a_chunk_that_lies_before_what_was_sent_is_found(monkeypatch: pyte
     await world.chunk(1)
     async with world.socket(PATH) as socket:
         await socket.json()
-        listeners, world.bus._listeners = world.bus._listeners, []
-        await world.chunk(3)
-        world.bus._listeners = listeners
+        with unheard(world):
+            await world.chunk(3)
         for seq in (2, 4):
             await world.chunk(seq)
         assert [(one["seq"], one["type"]) for one in [await socket.json() for _ in range(3)]] == [
@@ -181,10 +187,9 @@ async def test_the_last_chunks_come_before_the_end_although_its_fact_overtook_th
     await world.record()
     async with world.socket(PATH) as socket:
         assert (await socket.next())["type"] == "websocket.accept"
-        listeners, world.bus._listeners = world.bus._listeners, []
-        for seq in (1, 2):
-            await world.chunk(seq)
-        world.bus._listeners = listeners
+        with unheard(world):
+            for seq in (1, 2):
+                await world.chunk(seq)
         await ended(world, 2)
         said, _ = await socket.until_close()
     assert kinds(said) == [1, 2, "end"]

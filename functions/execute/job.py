@@ -19,7 +19,7 @@ import structlog
 
 from events import subjects
 from events.envelope import STRUCTURED, Event, decode
-from events.errors import Busy, Drop, NotYetKnown, OcfError
+from events.errors import Drop, NotYetKnown, OcfError, Retry
 from functions import logs, tracing
 from functions.common.commands import NATS_SUBJECT, ids_of
 from functions.composition import Parts, build
@@ -59,8 +59,8 @@ async def run(settings: Settings, told: Event) -> int:
         working = asyncio.create_task(_work(parts, worker, told))
         loop = asyncio.get_running_loop()
         stops: list[asyncio.Task[None]] = []
-        # The pod must go: hand the execution on, the Job's next pod takes it up.
-        loop.add_signal_handler(signal.SIGTERM, lambda: stops.append(loop.create_task(worker.stop())))
+        grace = settings.drain_seconds
+        loop.add_signal_handler(signal.SIGTERM, lambda: stops.append(loop.create_task(leave(worker, grace))))
         try:
             await working
         except Drop as error:
@@ -73,18 +73,27 @@ async def run(settings: Settings, told: Event) -> int:
     return 0
 
 
+async def leave(worker: Worker, grace: float) -> None:
+    """The pod must go: let the run end, for at most `grace` seconds; else the Job's next pod begins it anew."""
+    await worker.drained(grace)
+    await worker.stop()
+
+
 async def _work(parts: Parts, worker: Worker, told: Event) -> None:
     """Run it, when its turn has come.
 
     The command was acknowledged when JobSink took the event, so nobody delivers it again, and a Job tries only so
-    often: it waits for its session's earlier executions, which may take hours, in here. `Worker.stop` ends that.
+    often. What the dispatcher would bear with is borne in here: its session's earlier executions, which may take hours,
+    the lease of a pod that died, a store that is away. `leave` ends that.
     """
     event = await kept_command(parts, told)
     with tracing.span(f"process {event.type}", event):
         while True:
             try:
                 return await worker.execute(event)
-            except Busy as error:
+            except Retry as error:
+                if worker.draining:
+                    raise
                 log.info("waiting", action="job.waiting", reason=str(error))
                 await parts.clock.sleep(_AGAIN)
 

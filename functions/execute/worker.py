@@ -36,6 +36,11 @@ class Worker:
         """Executions that run here now."""
         return len(self._runs)
 
+    @property
+    def draining(self) -> bool:
+        """Whether it takes nothing new any more."""
+        return self._draining
+
     async def execute(self, event: Event) -> None:
         """Take `dev.ocf.task.execute.v1`; returns when the execution has ended.
 

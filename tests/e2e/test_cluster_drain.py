@@ -10,10 +10,8 @@ import pytest
 from tests.support.cluster import (
     NEEDS_CLUSTER,
     Cluster,
+    drain_under,
     kubectl,
-    nats_pods,
-    nats_replaced,
-    objects,
     pods,
     revision,
     roll_out,
@@ -26,32 +24,12 @@ SLOW = "Please work slowly"
 
 
 async def test_a_run_outlives_the_drain_of_its_node(here: Cluster) -> None:
-    """`kubectl drain` evicts all of the system that may move, NATS and dispatchers too, in mid-run: the pod of the run
-    goes when the run has ended, budgets are kept, and the execution ends once, in its one attempt.
-
-    With one node the rest can come back only there: the node takes pods again as soon as all are told to go. What holds
-    the archive in the local overlay stays: it keeps it in the pod.
-    """
+    """In mid-run: the pod of the run goes when the run has ended, budgets are kept, and the execution ends once, in its
+    one attempt."""
     execution = await here.client.submit(prompt=SLOW)
     record = await here.running(execution)
     [pod] = [name for name in await pods("execute") if record.attempts[0].worker.startswith(name)]
-    [node] = {one["spec"]["nodeName"] for one in await objects("pods", "--field-selector", f"metadata.name={pod}")}
-    before = await nats_pods()
-    movable = "app.kubernetes.io/part-of=ocf,app.kubernetes.io/name notin (s3)"
-    options = ("--ignore-daemonsets", "--delete-emptydir-data", "--timeout=300s", "--pod-selector", movable)
-    draining = asyncio.create_task(kubectl("drain", node, *options, timeout=320))
-    try:
-
-        async def told() -> bool:
-            ours = await objects("pods", "-l", movable)
-            there = [one for one in ours if one["metadata"]["uid"] in before or one["metadata"]["name"] == pod]
-            return all("deletionTimestamp" in one["metadata"] for one in there)
-
-        await until("NATS and the run's pod are told to go", told, 60)
-        assert pod in await pods("execute"), "it has its time to end"
-    finally:
-        await kubectl("uncordon", node)
-    await nats_replaced(before)
+    draining = await drain_under(pod)
     record = await here.ended(execution)
     assert (record.state, len(record.attempts)) == ("completed", 1)
     assert record.attempts[0].worker.startswith(pod)

@@ -11,10 +11,22 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.cluster import NEEDS_CLUSTER, Cluster, cluster, kubectl, objects, until
+from events.record import Record
+from tests.support.cluster import (
+    NEEDS_CLUSTER,
+    Cluster,
+    cluster,
+    drain_under,
+    kubectl,
+    nats_pods,
+    nats_replaced,
+    objects,
+    until,
+)
 
 pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(600)]
 OVERLAY = Path(__file__).parents[2] / "knative/overlays/jobsink"
+SLOW = "Please work slowly"
 SERVICE = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": "execute"}
 JOB_SINK = {"apiVersion": "sinks.knative.dev/v1alpha1", "kind": "JobSink", "name": "execute"}
 
@@ -67,8 +79,87 @@ async def test_an_execution_is_a_job(here: Cluster) -> None:
 
 async def test_a_job_hears_a_cancel(here: Cluster) -> None:
     """No request could reach it; NATS does."""
-    execution = await here.client.submit(prompt="Please work slowly")
+    execution = await here.client.submit(prompt=SLOW)
     await here.running(execution)
     await here.client.cancel(execution, why="e2e")
     assert (await here.ended(execution, timeout=30)).state == "cancelled"
     assert await here.terminal_facts(execution) == ["cancelled"]
+
+
+async def pod_of(record: Record) -> str:
+    """The pod that the newest attempt runs in."""
+    found = await objects("pods", "-l", "app.kubernetes.io/name=execute-job")
+    names = [pod["metadata"]["name"] for pod in found]
+    [name] = [name for name in names if record.attempts[-1].worker.startswith(name)]
+    return name
+
+
+async def completed_once(here: Cluster, execution: str) -> Record:
+    """It ended once, as completed, in its one attempt, and no chunk of it is missing."""
+    record = await here.ended(execution)
+    assert (record.state, len(record.attempts)) == ("completed", 1)
+    assert await here.terminal_facts(execution) == ["completed"]
+    assert [chunk.seq async for chunk in here.client.watch(execution)] == list(range(1, record.last_sequence + 1))
+    return record
+
+
+@pytest.mark.parametrize(("attempts", "state"), [(3, "completed"), (1, "failed")])
+async def test_a_job_whose_pod_is_killed_is_tried_again_as_often_as_allowed(
+    here: Cluster, attempts: int, state: str
+) -> None:
+    """The Job's next pod waits for the lease to run out, then begins the next attempt, or ends it as lost: once."""
+    execution = await here.client.submit(prompt=SLOW, retry={"max_attempts": attempts})
+    pod = await pod_of(await here.running(execution))
+    await kubectl("delete", "pod", pod, "--force", "--grace-period=0")
+    record = await here.ended(execution)
+    assert record.state == state
+    assert [attempt.ended for attempt in record.attempts] == ["worker_lost", "completed"][:attempts]
+    assert await here.terminal_facts(execution) == [state]
+
+
+async def test_a_job_outlives_a_restart_of_nats(here: Cluster) -> None:
+    """As in the Service: it goes on, without a gap."""
+    execution = await here.client.submit(prompt=SLOW)
+    await here.running(execution)
+    before = await nats_pods()
+    await kubectl("delete", "pod", "nats-0", "--grace-period=1", timeout=90)
+    await nats_replaced(before)
+    await completed_once(here, execution)
+
+
+async def test_a_job_ends_as_it_began_while_its_template_changes(here: Cluster) -> None:
+    """What a new revision is to a Service: the run ends in its pod, the next one is made from the new template."""
+    execution = await here.client.submit(prompt=SLOW)
+    pod = await pod_of(await here.running(execution))
+    path = "/spec/job/spec/template/metadata/labels/e2e"
+    patch = [{"op": "add", "path": path, "value": "second"}]
+    await kubectl("patch", "jobsink", "execute", "--type=json", "--patch", json.dumps(patch))
+    record = await completed_once(here, execution)
+    assert record.attempts[0].worker.startswith(pod)
+    following = await here.client.submit(prompt=SLOW)
+    pod = await pod_of(await here.running(following))
+    assert pod in {one["metadata"]["name"] for one in await objects("pods", "-l", "e2e=second")}
+    assert (await here.ended(following)).state == "completed"
+
+
+async def test_a_job_outlives_the_drain_of_its_node(here: Cluster) -> None:
+    """Its pod goes when the run has ended."""
+    execution = await here.client.submit(prompt=SLOW)
+    pod = await pod_of(await here.running(execution))
+    draining = await drain_under(pod)
+    record = await completed_once(here, execution)
+    assert record.attempts[0].worker.startswith(pod)
+    assert "evicted" in await draining
+
+
+async def test_the_jobs_of_a_session_run_one_after_the_other(here: Cluster) -> None:
+    """JobSink makes both at once; the second waits in its pod, is not lost, and sees what the first has left."""
+    session = await here.client.sessions.create()
+    executions = [await here.client.submit(prompt=SLOW, session_id=session) for _ in range(2)]
+    first, second = [await here.ended(execution) for execution in executions]
+    assert (first.state, second.state) == ("completed", "completed")
+    assert first.ended_at is not None
+    assert second.started_at is not None
+    assert first.ended_at <= second.started_at
+    for execution in executions:
+        assert await here.terminal_facts(execution) == ["completed"]

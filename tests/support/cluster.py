@@ -98,6 +98,32 @@ def _ready(pod: dict[str, Any]) -> bool:
     return all(one["ready"] for one in pod["status"].get("containerStatuses", [{"ready": False}]))
 
 
+async def drain_under(pod: str) -> asyncio.Task[str]:
+    """`kubectl drain` the node of a pod: evicts all of the system that may move, NATS and dispatchers too.
+
+    Returns once NATS is back, with the drain still under way: it ends with the pod. With one node the rest can come
+    back only there: the node takes pods again as soon as all are told to go. What holds the archive in the local
+    overlay stays: it keeps it in the pod.
+    """
+    [node] = {one["spec"]["nodeName"] for one in await objects("pods", "--field-selector", f"metadata.name={pod}")}
+    before = await nats_pods()
+    movable = "app.kubernetes.io/part-of=ocf,app.kubernetes.io/name notin (s3)"
+    options = ("--ignore-daemonsets", "--delete-emptydir-data", "--timeout=300s", "--pod-selector", movable)
+    draining = asyncio.create_task(kubectl("drain", node, *options, timeout=320))
+    try:
+
+        async def told() -> bool:
+            ours = await objects("pods", "-l", movable)
+            there = [one for one in ours if one["metadata"]["uid"] in before or one["metadata"]["name"] == pod]
+            return all("deletionTimestamp" in one["metadata"] for one in there)
+
+        await until("NATS and the run's pod are told to go", told, 60)
+    finally:
+        await kubectl("uncordon", node)
+    await nats_replaced(before)
+    return draining
+
+
 async def at_zero(functions: tuple[str, ...] = ("submit", "execute", "cancel", "archive", "cleanup")) -> bool:
     """Whether none of these functions has a pod, not even an ending one."""
     found = await objects("pods", "-l", "serving.knative.dev/service")

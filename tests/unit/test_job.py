@@ -11,7 +11,7 @@ import pytest
 
 from events import subjects
 from events.envelope import Event
-from events.errors import Busy, Unavailable
+from events.errors import Busy, Conflict, NotItsTurn, Retry, Unavailable
 from functions import tracing
 from functions.execute import job
 from functions.settings import Settings
@@ -21,30 +21,39 @@ from tests.support.parts import PROJECT, bench
 
 
 class Worker:
-    """One that is busy for a while, or told to stop."""
+    """One that cannot take it for a while, or is told to stop."""
 
-    def __init__(self, busy: int) -> None:
-        self.busy = busy
+    def __init__(self, not_yet: Retry | None) -> None:
+        self.not_yet = not_yet
         self.asked: list[str] = []
-        self.stopped = False
+        self.draining = False
 
     async def execute(self, event: Event) -> None:
         self.asked.append(event.extensions["natssubject"])
-        if self.stopped:
+        if self.draining:
             raise Unavailable("this worker is shutting down")
-        if len(self.asked) <= self.busy:
-            raise Busy("its session runs another")
+        if self.not_yet is not None:
+            raise self.not_yet
+
+
+NOT_YET = (
+    Busy("all slots are taken"),
+    NotItsTurn("its session runs another"),
+    Conflict("another worker has it"),
+    Unavailable("NATS is away"),
+)
 
 
 @pytest.mark.parametrize("told_to_stop", [False, True])
-async def test_a_job_waits_for_its_turn(told_to_stop: bool) -> None:
-    """Nobody would deliver the command again: an execution that is not the first of its session asks until it is, or
-    until its pod must go."""
+@pytest.mark.parametrize("not_yet", NOT_YET, ids=lambda error: type(error).__name__)
+async def test_a_job_waits_for_what_passes(told_to_stop: bool, not_yet: Retry) -> None:
+    """Nobody would deliver the command again: whatever the dispatcher would bear with, its session's earlier executions
+    or the lease of a pod that died, the Job asks until it runs, or until its pod must go."""
     clock = ManualClock()
     b = bench(clock)
     execution = str(uuid.uuid4())
     await submit(b.parts, b.submit(execution))
-    worker = Worker(1000)
+    worker = Worker(not_yet)
     (told,) = await b.commands("execute", execution)
     working = asyncio.create_task(job._work(b.parts, worker, told))  # type: ignore[arg-type]
     for _ in range(100):
@@ -53,9 +62,9 @@ async def test_a_job_waits_for_its_turn(told_to_stop: bool) -> None:
         await clock.advance(2)
     assert not working.done()
     if told_to_stop:
-        worker.stopped = True
+        worker.draining = True
     else:
-        worker.busy = 0
+        worker.not_yet = None
     await clock.advance(2)
     if told_to_stop:
         with pytest.raises(Unavailable):

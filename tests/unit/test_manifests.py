@@ -195,6 +195,13 @@ def test_a_run_as_a_job_leaves_a_node_that_is_gone_soon() -> None:
     assert short == {"node.kubernetes.io/not-ready": 30, "node.kubernetes.io/unreachable": 30}
 
 
+def test_a_run_as_a_job_has_its_grace() -> None:
+    """Its pod is killed no sooner than the worker hands the run on."""
+    [sink] = manifests(KNATIVE / "overlays/jobsink")
+    [job] = list(pod_specs(sink))
+    assert job["terminationGracePeriodSeconds"] >= int(config()["DRAIN_SECONDS"]) + 30
+
+
 def test_the_installation_pushes_the_images_that_the_overlay_pulls() -> None:
     """What the page builds is what a pod is made of; its steps name every Secret that the manifests want."""
     page = (ROOT / "docs/operations.md").read_text()

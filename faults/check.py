@@ -7,6 +7,7 @@
 4. Nothing is left of a lease, of an outbox, of a deleted execution.
 5. No dead letter but those that were sent on purpose.
 6. An agent whose cancel is kept falls silent within seconds, unless its worker is cut off.
+7. Sessions: see `faults.check_sessions`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from faults.check_sessions import wrong_of_session
 from faults.history import Fact, History, Letter, Story
 
 TERMINAL = ("completed", "failed", "cancelled", "timed_out")
@@ -51,12 +53,15 @@ class Ledger:
     """What clients were told, to find what the streams themselves have lost.
 
     `accepted` and `deleted` are `project/execution` whose submit or deletion was acknowledged; `poison` are subjects on
-    which something was sent that must become a dead letter.
+    which something was sent that must become a dead letter. `sessions` are `project/session` that were created, with
+    the executions that were accepted as their turns; `destroyed` are those whose destruction was acknowledged.
     """
 
     accepted: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
     poison: set[str] = field(default_factory=set)
+    sessions: dict[str, list[str]] = field(default_factory=dict)
+    destroyed: set[str] = field(default_factory=set)
 
 
 def violations(history: History, ledger: Ledger) -> list[Violation]:
@@ -73,7 +78,16 @@ def violations(history: History, ledger: Ledger) -> list[Violation]:
             found.append(Violation("deleted", story.project, story.execution, "its deletion was never carried out"))
         rules = _CLEANED if cleaned else _KEPT
         found += [Violation(name, story.project, story.execution, what) for name, rule in rules for what in rule(story)]
-    return found + list(_letters(history.letters, ledger.poison))
+    return [*found, *_sessions(history, ledger), *_letters(history.letters, ledger.poison)]
+
+
+def _sessions(history: History, ledger: Ledger) -> Iterator[Violation]:
+    for key in sorted({*ledger.sessions, *history.sessions}):
+        project, session = _pair(key)
+        turns = [history.story(project, execution) for execution in ledger.sessions.get(key, [])]
+        found = wrong_of_session(history.session(project, session), turns, destroyed=key in ledger.destroyed)
+        for what in found:
+            yield Violation("session", project, session, what)
 
 
 def outcomes(history: History, project: str) -> dict[str, int]:

@@ -53,6 +53,18 @@ class Story:
         return next((fact for fact in self.facts if fact.what == what), None)
 
 
+@dataclass
+class SessionStory:
+    """Everything that is left of one session: last words of the types of its commands and facts, record, objects."""
+
+    project: str
+    session: str
+    commands: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+    record: Mapping[str, Any] | None = None
+    objects: dict[str, bytes] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Letter:
     """A dead letter: where it came in, and why it is one."""
@@ -68,10 +80,15 @@ class History:
 
     stories: dict[str, Story] = field(default_factory=dict)
     letters: list[Letter] = field(default_factory=list)
+    sessions: dict[str, SessionStory] = field(default_factory=dict)
 
     def story(self, project: str, execution: str) -> Story:
         """The story of one execution, begun where there is none."""
         return self.stories.setdefault(f"{project}/{execution}", Story(project, execution))
+
+    def session(self, project: str, session: str) -> SessionStory:
+        """The same of a session."""
+        return self.sessions.setdefault(f"{project}/{session}", SessionStory(project, session))
 
 
 async def read(bus: NatsBus, store: S3Store) -> History:
@@ -84,15 +101,19 @@ async def read(bus: NatsBus, store: S3Store) -> History:
     for stream, pattern in ((subjects.COMMANDS, "ocf.cmd.>"), (subjects.EVENTS, "ocf.evt.>")):
         async for message in bus.history(stream, pattern):
             parsed = subjects.parse(message.subject)
-            if parsed.project == subjects.SYSTEM_PROJECT or parsed.verb == "session":
+            if parsed.project == subjects.SYSTEM_PROJECT:
+                continue
+            try:
+                event = decode(message.headers, message.data)
+                data, name, about = json.loads(event.data), event.id, event.type
+            except (InvalidEvent, ValueError):
+                data, name, about = {}, "", ""  # poison: the dispatcher's dead letter says what was wrong with it
+            if about.startswith("dev.ocf.session."):
+                session = history.session(parsed.project, parsed.entity)
+                (session.commands if parsed.kind == "cmd" else session.facts).append(about.split(".")[3])
                 continue
             story = history.story(parsed.project, parsed.entity)
             kept = story.commands if parsed.kind == "cmd" else story.facts
-            try:
-                event = decode(message.headers, message.data)
-                data, name = json.loads(event.data), event.id
-            except (InvalidEvent, ValueError):
-                data, name = {}, ""  # poison: the dispatcher's dead letter says what was wrong with it
             kept.append(Fact(parsed.verb, name, data, message.time.timestamp() if message.time else 0.0))
     async for message in bus.history(subjects.OUTPUT, "ocf.out.>"):
         parsed = subjects.parse(message.subject)
@@ -109,6 +130,8 @@ async def read(bus: NatsBus, store: S3Store) -> History:
             story.lease = True
         else:
             story.record = json.loads(entry.value)
+    async for entry in NatsBucket(bus, subjects.SESSIONS_BUCKET).entries():
+        history.session(*entry.key.split(".")).record = json.loads(entry.value)
     async for message in bus.history(subjects.DLQ, "ocf.dlq.>"):
         said = {name: message.headers.get(f"Ocf-Dlq-{name}", "") for name in ("Consumer", "Subject", "Reason")}
         history.letters.append(Letter(said["Consumer"], said["Subject"], unquote(said["Reason"])))
@@ -127,6 +150,8 @@ async def _objects(store: S3Store, history: History) -> None:
     async def fetch(project: str, execution: str, name: str) -> None:
         async with gate:
             content = await store.get(f"{project}/{execution}/{name}")
-        history.story(project, execution).objects[name] = content
+        of_session = history.sessions.get(f"{project}/{execution}")
+        owner = history.story(project, execution) if of_session is None else of_session
+        owner.objects[name] = content
 
     await asyncio.gather(*(fetch(*ids, name) for ids, names in found.items() for name in names))

@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import json
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import httpx
@@ -45,6 +46,12 @@ KINDS: tuple[tuple[str, dict[str, Any], float | None, float | None], ...] = (
     ("model", {"prompt": talk(2, 0.1, model=True), "retry": {"max_attempts": 3}}, None, None),
     ("cancelled at once", {"prompt": talk(20, 0.5)}, 0.0, None),
 )
+
+#: Executions between two sessions.
+_SESSION_EVERY = 8
+_TURNS = 2
+#: What a turn leaves, and what it says of the turns before it (`faults.check_sessions`).
+_COUNTED = {"run": "echo turn >> turns; echo kept $(wc -l < turns)"}
 
 
 class Load:
@@ -102,13 +109,21 @@ class Load:
         await self._until_taken(publish, f"poison {subject}")
 
     async def _run(self) -> None:
-        for kind, request, cancel, delete in self._kinds:
-            client = self._system.client(self._bus, self.project, self._store)
-            over = next(self._over_gateway)
-            task = asyncio.create_task(self._one(_Caller(self._http, client, over), kind, request, cancel, delete))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        destroyed = itertools.cycle((False, True))
+        for number, what in enumerate(self._kinds, 1):
+            self._start(self._one(self._caller(), *what))
+            if number % _SESSION_EVERY == 0:
+                self._start(self._session(self._caller(), destroy=next(destroyed)))
             await asyncio.sleep(self._every)
+
+    def _caller(self) -> _Caller:
+        client = self._system.client(self._bus, self.project, self._store)
+        return _Caller(self._http, client, next(self._over_gateway))
+
+    def _start(self, calls: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(calls)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _one(
         self, caller: _Caller, kind: str, request: dict[str, Any], cancel: float | None, delete: float | None
@@ -126,6 +141,38 @@ class Load:
             await asyncio.sleep(delete)
             if await self._until_taken(lambda: caller.delete(execution), f"delete {key}"):
                 self.ledger.deleted.add(key)
+
+    async def _session(self, caller: _Caller, *, destroy: bool) -> None:
+        """A session, its turns right after each other, and perhaps its end in the midst of them."""
+        client, session = caller.client, str(uuid.uuid4())
+        key = f"{client.project}/{session}"
+
+        async def create() -> None:
+            await client.sessions.create(session_id=session)
+
+        if not await self._until_taken(create, f"session {key}"):
+            return
+        turns = self.ledger.sessions.setdefault(key, [])
+        for _ in range(_TURNS):
+            execution = str(uuid.uuid4())
+            steps = f"[[steps]] {json.dumps([_COUNTED, *talk(4, 0.3)])}"
+            body = {"prompt": steps, "session_id": session, "retry": {"max_attempts": 3}, "labels": {"kind": "turn"}}
+            if await self._until_taken(partial(caller.submit, execution, body), f"turn {execution} of {key}"):
+                self.ledger.accepted.add(f"{client.project}/{execution}")
+                turns.append(execution)
+        if not destroy:
+            return
+
+        async def known() -> None:
+            # What comes to a session after it was destroyed is rejected.
+            if (await client.sessions.get(session)).executions != turns:
+                raise NotYetKnown(f"a turn of {key}")
+
+        if await self._until_taken(known, f"turns of {key}") and await self._until_taken(
+            partial(client.sessions.destroy, session), f"destroy {key}"
+        ):
+            self.ledger.destroyed.add(key)
+            self.ledger.deleted.update(f"{client.project}/{execution}" for execution in turns)
 
     async def _until_taken(self, call: Callable[[], Awaitable[None]], what: str) -> bool:
         """Whether it was taken in the end. A client repeats what was not answered; ids make that harmless."""

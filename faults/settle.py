@@ -13,6 +13,7 @@ from events.bucket_nats import NatsBucket
 from events.bus_nats import NatsBus
 from events.errors import Unavailable
 from events.record import Record
+from events.session_record import Session
 from faults.check import Ledger
 from faults.system import System
 from functions.dispatcher.wiring import WIRING
@@ -49,6 +50,11 @@ async def _under_way(bus: NatsBus, ledger: Ledger) -> list[str]:
             left.append(f"{name}: not archived")
         elif name in ledger.deleted:
             left.append(f"{name}: not deleted")
+    async for entry in NatsBucket(bus, subjects.SESSIONS_BUCKET).entries():
+        session = Session.read(entry.value)
+        name = entry.key.replace(".", "/")
+        if session.queue or name in ledger.destroyed:
+            left.append(f"session {name}: {session.state}, {len(session.queue)} in its queue")
     for row in WIRING:
         try:
             info = await bus.js.consumer_info(row.stream, row.consumer)

@@ -1,0 +1,90 @@
+"""What must hold of sessions, however the system was hurt.
+
+1. A session that was created is there, its queue is empty, and it knows every turn that was accepted, in order.
+2. One turn at a time: nothing of a turn is said after the first word of a later one.
+3. No turn's work is lost, none is done twice: a completed turn finds in the workspace what the earlier ones left.
+4. In S3 lies what the record names, and nothing else.
+5. Nothing is left of a session that was destroyed, but the fact that says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from faults.history import SessionStory, Story
+
+#: What a turn of the load says of the turns whose work it finds, its own counted.
+_KEPT = re.compile(r"\bkept (\d+)\b")
+
+
+def wrong_of_session(session: SessionStory, turns: Sequence[Story], *, destroyed: bool) -> Iterator[str]:
+    """Everything that is wrong with one session. `turns`: those that were accepted, in the order of their submits."""
+    if destroyed:
+        yield from _gone(session)
+        return
+    record = session.record
+    if record is None:
+        yield "its record is lost"
+        return
+    if record["state"] != "open" or record["queue"]:
+        yield f"it is {record['state']}, and {record['queue']} wait"
+    if record["executions"] != [turn.execution for turn in turns]:
+        yield f"it knows the turns {record['executions']}, accepted were {[turn.execution for turn in turns]}"
+    yield from _in_turn(turns)
+    yield from _continued(turns)
+    yield from _saved(session, record, turns)
+
+
+def _in_turn(turns: Sequence[Story]) -> Iterator[str]:
+    for before, after in itertools.pairwise(turn for turn in turns if turn.kept_at):
+        if (late := max(before.kept_at.values()) - min(after.kept_at.values())) > 0:
+            yield f"turn {before.execution} spoke {late:.1f} s after the first word of {after.execution}"
+
+
+def _continued(turns: Sequence[Story]) -> Iterator[str]:
+    ended = completed = 0
+    for turn in turns:
+        state = (turn.record or {}).get("state")
+        attempt = max((chunk.get("attempt", 1) for chunk in turn.output), default=1)
+        chunks = sorted(turn.output, key=lambda chunk: int(chunk["seq"]))
+        said = "".join(str(chunk["data"]) for chunk in chunks if chunk.get("attempt", 1) == attempt)
+        found = [int(number) for number in _KEPT.findall(said)]
+        # One that failed or was lost may have left its work, or not.
+        if state == "completed" and found and not completed < found[-1] <= ended + 1:
+            yield f"turn {turn.execution} found the work of {found[-1] - 1} turns; {completed} had completed before it"
+        ended, completed = ended + 1, completed + (state == "completed")
+
+
+def _saved(session: SessionStory, record: Mapping[str, object], turns: Sequence[Story]) -> Iterator[str]:
+    saved = record.get("saved")
+    named = (
+        [saved[part] for part in ("conversation", "workspace") if saved.get(part)] if isinstance(saved, dict) else []
+    )
+    if extra := sorted(set(session.objects) - {one["name"] for one in named}):
+        yield f"objects that its record does not name: {extra}"
+    for one in named:
+        content = session.objects.get(one["name"])
+        if content is None:
+            yield f"{one['name']} is named and not there"
+        elif (len(content), hashlib.sha256(content).hexdigest()) != (one["size"], one["sha256"]):
+            yield f"{one['name']} is not what the record names"
+    if turns and (turns[-1].record or {}).get("state") == "completed":
+        last = saved.get("execution_id") if isinstance(saved, dict) else None
+        if last != turns[-1].execution:
+            yield f"its last turn {turns[-1].execution} completed, and the state saved is that of {last}"
+
+
+def _gone(session: SessionStory) -> Iterator[str]:
+    left: dict[str, object] = {
+        "record": int(session.record is not None),
+        "objects": sorted(session.objects),
+        "commands": session.commands,
+        "facts": [what for what in session.facts if what != "destroyed"],
+    }
+    if any(left.values()):
+        yield f"destroyed, and left { ({name: found for name, found in left.items() if found}) }"
+    if session.facts.count("destroyed") != 1:
+        yield "not said once to be destroyed"

@@ -79,8 +79,8 @@ soak: install ## random faults for MINUTES=30, and then as it was before
 cluster: install ## a real Kubernetes with Knative on this machine, and the system in it (tests/cluster; as root)
 	tests/cluster/cluster.sh deps build up serving eventing broker
 	tests/cluster/install.sh
-e2e: install ## the tests against that cluster, or the one that KUBECONFIG names
-	$(if $(KUBECONFIG),,tests/cluster/cluster.sh in) $(BIN)/python -m pytest tests/e2e -m cluster $(PYTEST_ARGS)
+e2e: install ## the tests against that cluster, or the one that KUBECONFIG names (ONLY=FILE)
+	$(if $(KUBECONFIG),,tests/cluster/cluster.sh in) $(BIN)/python -m pytest $(or $(ONLY),tests/e2e) -m cluster $(PYTEST_ARGS)
 cluster-down: ## stop it
 	tests/cluster/cluster.sh down
 

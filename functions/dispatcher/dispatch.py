@@ -35,7 +35,7 @@ class Dispatcher:
         self._clock = clock
         self._line = Line(clock)
         self._turns = Turns(clock)
-        self._lanes = Lanes(row.in_order_of)
+        self._lanes = Lanes(row.in_order_of, clock)
         self._closed = False
 
     @property
@@ -63,12 +63,27 @@ class Dispatcher:
         name = f"dispatch {self._row.consumer}"
         try:
             with tracing.span(name, event, {"messaging.consumer.group.name": self._row.consumer}) as current:
-                async with self._lanes.place(event):
-                    answer = await self._answer(event.with_extensions(**trace.active()))
+                async with self._lanes.place(event) as lane:
+                    answer = await self._in_order(lane, delivery.message, event.with_extensions(**trace.active()))
                 tracing.answered(current, answer.status)
         finally:
             heartbeat.cancel()
         await self._settle(delivery, answer)
+
+    async def _in_order(self, lane: str | None, message: Message, event: Event) -> Answer:
+        """What the function says to it, unless an earlier one of its lane has yet to come again."""
+        if self._lanes.overtakes(lane, message.sequence):
+            return Answer(425, "an earlier one comes first, and has failed so far")
+        answer = await self._answer(event)
+        again = self._row.no_overtaking and answer.retried and not self._spent(message)
+        # It comes when its pause is over; from a dispatcher that dies meanwhile, when its ack is overdue.
+        seconds = answer.pause(message.deliveries) + self._row.ack_wait if again else None
+        self._lanes.answered(lane, message.sequence, seconds)
+        return answer
+
+    def _spent(self, message: Message) -> bool:
+        """Whether this was its last try."""
+        return 0 < self._row.max_deliveries <= message.deliveries - self._turns.times(message.sequence)
 
     async def _answer(self, event: Event) -> Answer:
         """What the function says in the end; while it is busy, it is asked again."""
@@ -105,17 +120,17 @@ class Dispatcher:
     async def _settle(self, delivery: Delivery, answer: Answer) -> None:
         message = delivery.message
         metrics.deliveries.labels(self._row.consumer, answer.kind).inc()
-        if answer.done:
-            await delivery.ack()
-            return
         if answer.early:
             await delivery.nak(self._turns.pause(message.sequence))
+            return
+        if answer.done:
+            self._turns.settled(message.sequence)
+            await delivery.ack()
             return
         if answer.gone:
             await self._close(delivery, answer)
             return
-        spent = 0 < self._row.max_deliveries <= message.deliveries
-        if answer.retried and not spent:
+        if answer.retried and not self._spent(message):
             delay = answer.pause(message.deliveries)
             log.info(
                 "delivery failed, will be repeated",
@@ -129,6 +144,7 @@ class Dispatcher:
             )
             await delivery.nak(delay)
             return
+        self._turns.settled(message.sequence)
         await self._dead_letter(message, answer)
         await delivery.ack()
 

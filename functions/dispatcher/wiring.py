@@ -20,9 +20,10 @@ class Row:
     `types` are the event types the function takes; anything else on these subjects is dead-lettered.
     `max_deliveries` counts failures (5xx, 404, 409, no answer); 0 means for ever. `timeout` is how long an
     answer may take in seconds; None means as long as the run lasts. `in_order_of` names a field of the data: events
-    with the same value there are given to the function one after the other, in stream order. `pending` is how many
-    may be unsettled, those that wait for their next try included (0: as many as in flight); `from_now`: what was
-    said before there was a consumer is not for it.
+    with the same value there are given to the function one after the other, in stream order; with `no_overtaking` those
+    behind wait, too, while one of them is to be repeated. `pending` is how many may be unsettled, those that wait for
+    their next try included (0: as many as in flight); `from_now`: what was said before there was a consumer is not for
+    it.
     """
 
     consumer: str
@@ -35,6 +36,7 @@ class Row:
     timeout: float | None
     ack_wait: float = 30.0
     in_order_of: str | None = None
+    no_overtaking: bool = False
     pending: int = 0
     from_now: bool = False
 
@@ -51,22 +53,24 @@ def _command(
     max_deliveries: int,
     timeout: float | None,
     in_order_of: str | None = None,
+    no_overtaking: bool = False,
     pending: int = _PENDING,
 ) -> Row:
     prefix = f"ocf.cmd.{verb}."
     types = tuple(name for name, spec in TYPES.items() if spec.subject_template.startswith(prefix))
     row = Row(verb, verb, subjects.COMMANDS, (f"{prefix}>",), types, in_flight, max_deliveries, timeout)
-    return replace(row, in_order_of=in_order_of, pending=pending)
+    return replace(row, in_order_of=in_order_of, no_overtaking=no_overtaking, pending=pending)
 
 
 WIRING: tuple[Row, ...] = (
     # Follow-ups of a session queue up in the order in which they were published.
-    _command("submit", in_flight=32, max_deliveries=20, timeout=60.0, in_order_of="session_id"),
+    _command("submit", in_flight=32, max_deliveries=20, timeout=60.0, in_order_of="session_id", no_overtaking=True),
     # An execution waits for a free slot as long as it takes: it is never dropped. More in flight than there are slots
     # in the cluster (max-scale times its requests), and all that wait for their session or quota besides.
     _command("execute", in_flight=128, max_deliveries=0, timeout=None, pending=20_000),
     _command("cancel", in_flight=32, max_deliveries=12, timeout=60.0),
     _command("cleanup", in_flight=8, max_deliveries=60, timeout=300.0),
+    # An attach may have come before its create, and must let it pass.
     _command("session", in_flight=8, max_deliveries=20, timeout=300.0, in_order_of="session_id"),
     Row(
         "archive",

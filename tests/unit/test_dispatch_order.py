@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import httpx
 
@@ -14,10 +17,32 @@ from functions.clock import SystemClock
 from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.loop import Loop
 from functions.dispatcher.targets import Function
-from functions.dispatcher.wiring import WIRING
+from functions.dispatcher.wiring import WIRING, Row
 from tests.support.parts import PROJECT
 
-SUBMIT = next(row for row in WIRING if row.consumer == "submit")
+SUBMIT, SESSION = (next(row for row in WIRING if row.consumer == name) for name in ("submit", "session"))
+
+
+@asynccontextmanager
+async def fed(
+    bus: MemoryBus, row: Row, answer: Callable[[httpx.Request], Awaitable[httpx.Response]]
+) -> AsyncIterator[None]:
+    """A dispatcher of that row, whose function says `answer`."""
+    function = Function(row, "http://function/", None, httpx.AsyncClient(transport=httpx.MockTransport(answer)))
+    loop = Loop(row, Dispatcher(row, function, bus=bus, clock=bus.clock), bus, bus.clock)
+    task = asyncio.create_task(loop.run())
+    try:
+        async with asyncio.timeout(10):
+            yield
+    finally:
+        task.cancel()
+        await loop.stop(1)
+
+
+async def heard(begun: list[str], count: int) -> None:
+    """Wait until the function has been asked so often."""
+    while len(begun) < count:
+        await asyncio.sleep(0.001)
 
 
 async def submitted(bus: MemoryBus, prompt: str, session: str | None) -> None:
@@ -47,17 +72,51 @@ async def test_a_session_follow_up_waits_for_the_one_before_it_and_others_do_not
             await first.wait()
         return httpx.Response(200 if begun[-1] != "2" else 422, text="no")
 
-    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-    function = Function(SUBMIT, "http://submit/", None, http)
-    loop = Loop(SUBMIT, Dispatcher(SUBMIT, function, bus=bus, clock=bus.clock), bus, bus.clock)
-    task = asyncio.create_task(loop.run())
-    async with asyncio.timeout(5):
-        while len(begun) < 3:
-            await asyncio.sleep(0.001)
+    async with fed(bus, SUBMIT, answer):
+        await heard(begun, 3)
         assert sorted(begun) == ["1", "none", "other"]
         first.set()
-        while len(begun) < 5:
-            await asyncio.sleep(0.001)
+        await heard(begun, 5)
     assert begun[3:] == ["2", "3"]
-    task.cancel()
-    await loop.stop(1)
+
+
+async def test_a_follow_up_does_not_pass_one_that_has_failed() -> None:
+    """The first of a session is refused twice, since the session is being created: the second waits for it, and that it
+    waited is no failure of its own. Another session goes ahead."""
+    bus = MemoryBus(SystemClock())
+    one, other = str(uuid.uuid4()), str(uuid.uuid4())
+    for prompt, session in [("1", one), ("2", one), ("other", other)]:
+        await submitted(bus, prompt, session)
+    begun: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        begun.append(json.loads(request.content)["prompt"])
+        tries = begun.count(begun[-1])
+        # The second one fails as often as it may: had its waiting been counted, it would have been given up before.
+        return httpx.Response(404 if tries < 3 and begun[-1] in "12" else 200, text="not yet")
+
+    async with fed(bus, replace(SUBMIT, max_deliveries=3), answer):
+        await heard(begun, 7)
+    assert begun[:2] in (["1", "other"], ["other", "1"])
+    assert [prompt for prompt in begun if prompt != "other"] == ["1", "1", "1", "2", "2", "2"]
+    assert [message async for message in bus.history(subjects.DLQ, "ocf.dlq.>")] == []
+
+
+async def test_an_attach_that_came_before_its_create_lets_it_pass() -> None:
+    """It fails until there is such a session."""
+    bus = MemoryBus(SystemClock())
+    session = str(uuid.uuid4())
+    for verb in ("attach", "create"):
+        kind = f"dev.ocf.session.{verb}.v1"
+        headers = {"ce-specversion": "1.0", "ce-id": verb, "ce-source": "/backend", "ce-type": kind}
+        body = json.dumps({"session_id": session, "project_id": PROJECT, "client_id": "c"})
+        await bus.publish(subjects.command("session", PROJECT, session), body.encode(), headers)
+    begun: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        begun.append(request.headers["ce-type"].split(".")[3])
+        return httpx.Response(200 if "create" in begun else 404, text="not yet")
+
+    async with fed(bus, SESSION, answer):
+        await heard(begun, 3)
+    assert begun == ["attach", "create", "attach"]

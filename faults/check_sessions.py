@@ -18,6 +18,7 @@ from faults.history import SessionStory, Story
 
 #: What a turn of the load says of the turns whose work it finds, its own counted.
 _KEPT = re.compile(r"\bkept (\d+)\b")
+_LAST_WORD = "wend"
 
 
 def wrong_of_session(session: SessionStory, turns: Sequence[Story], *, destroyed: bool) -> Iterator[str]:
@@ -45,17 +46,20 @@ def _in_turn(turns: Sequence[Story]) -> Iterator[str]:
 
 
 def _continued(turns: Sequence[Story]) -> Iterator[str]:
-    ended = completed = 0
+    ended = kept = 0
     for turn in turns:
-        state = (turn.record or {}).get("state")
+        completed = (turn.record or {}).get("state") == "completed"
         attempt = max((chunk.get("attempt", 1) for chunk in turn.output), default=1)
         chunks = sorted(turn.output, key=lambda chunk: int(chunk["seq"]))
-        said = "".join(str(chunk["data"]) for chunk in chunks if chunk.get("attempt", 1) == attempt)
+        chunks = [chunk for chunk in chunks if chunk.get("attempt", 1) == attempt]
+        said = "".join(str(chunk["data"]) for chunk in chunks)
         found = [int(number) for number in _KEPT.findall(said)]
-        # One that failed or was lost may have left its work, or not.
-        if state == "completed" and found and not completed < found[-1] <= ended + 1:
-            yield f"turn {turn.execution} found the work of {found[-1] - 1} turns; {completed} had completed before it"
-        ended, completed = ended + 1, completed + (state == "completed")
+        # One that failed or was lost may have left its work, or not; nor does the real agent do what the script says.
+        if completed and found and not kept < found[-1] <= ended + 1:
+            yield f"turn {turn.execution} found the work of {found[-1] - 1} turns; {kept} had completed before it"
+        if completed and not found and _LAST_WORD in said and not any(chunk["type"] == "gap" for chunk in chunks):
+            yield f"turn {turn.execution} does not say what it found"
+        ended, kept = ended + 1, kept + (completed and bool(found))
 
 
 def _saved(session: SessionStory, record: Mapping[str, object], turns: Sequence[Story]) -> Iterator[str]:

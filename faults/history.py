@@ -15,6 +15,7 @@ from events.bucket_nats import NatsBucket
 from events.bus_nats import NatsBus
 from events.envelope import decode
 from events.errors import InvalidEvent
+from events.session_record import Session
 from events.store_s3 import S3Store
 
 _AT_ONCE = 8
@@ -131,7 +132,8 @@ async def read(bus: NatsBus, store: S3Store) -> History:
         else:
             story.record = json.loads(entry.value)
     async for entry in NatsBucket(bus, subjects.SESSIONS_BUCKET).entries():
-        history.session(*entry.key.split(".")).record = json.loads(entry.value)
+        # What is as it is by default is not written out.
+        history.session(*entry.key.split(".")).record = Session.read(entry.value).model_dump(mode="json")
     async for message in bus.history(subjects.DLQ, "ocf.dlq.>"):
         said = {name: message.headers.get(f"Ocf-Dlq-{name}", "") for name in ("Consumer", "Subject", "Reason")}
         history.letters.append(Letter(said["Consumer"], said["Subject"], unquote(said["Reason"])))

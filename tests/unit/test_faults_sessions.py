@@ -84,6 +84,7 @@ BROKEN: dict[str, tuple[str, Callable[[SessionStory, list[Story]], Any]]] = {
     "two turns at once": ("spoke 0.5 s after", lambda session, turns: turns[0].kept_at.update({2: 12.5})),
     "a turn's work is lost": ("found the work of 0 turns; 1 had", _turn(1, "completed")),
     "a turn's work was done twice": ("found the work of 2 turns", _turn(3, "completed")),
+    "a turn is silent about it": ("does not say", lambda session, turns: turns[1].output.pop(0)),
     "an object that nobody names": ("does not name: ['a.tar']", lambda s, turns: s.objects.update({"a.tar": b""})),
     "an object is missing": ("b.tar is named and not there", lambda s, turns: s.objects.pop("b.tar")),
     "an object is damaged": ("b.tar is not what", lambda s, turns: s.objects.update({"b.tar": b"other"})),

@@ -17,10 +17,12 @@ Measure = Literal["ratio", "p50", "p95", "p99", "max", "spread"]
 
 @dataclass(frozen=True)
 class Options:
-    """How much to measure. `quick` proves that a figure can be measured, and says nothing about speed."""
+    """How much to measure. `quick` proves that a figure can be measured, and says nothing about speed. `executions`: how
+    many in a row, however long that takes; 0: as many as fit into a few minutes."""
 
     runs: int = 20
     quick: bool = False
+    executions: int = 0
 
     def of(self, most: int) -> int:
         """How many samples of a figure that can afford `most`."""
@@ -59,8 +61,9 @@ class Row:
             return None
         if self.target.measure == "ratio":
             return statistics.median(self.ours) / statistics.median(self.baseline)
-        if self.target.measure == "spread":  # how far the samples are from flat: last over first, as a share
-            return abs(self.ours[-1] / self.ours[0] - 1)
+        if self.target.measure == "spread":  # how far from flat: the last tenth of the samples over the first
+            tenth = max(1, len(self.ours) // 10)
+            return abs(statistics.median(self.ours[-tenth:]) / statistics.median(self.ours[:tenth]) - 1)
         if self.target.measure == "max":
             return max(self.ours)
         return quantile(self.ours, int(self.target.measure[1:]) / 100)

@@ -1,4 +1,4 @@
-"""From the first executions to the thousandth: does the time, the memory or the room of one grow with their number?
+"""From the first executions to the last of many: does the time, the memory or the room of one grow with their number?
 
 Batches of 100 of the scripted agent, ten at a time, each read to its archive. Nothing is deleted in between.
 """
@@ -6,6 +6,7 @@ Batches of 100 of the scripted agent, ten at a time, each read to its archive. N
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import tempfile
 import time
@@ -67,7 +68,8 @@ async def _settled(stack: Stack) -> dict[str, int]:
 
 async def measure(options: Options) -> list[Row]:
     """As many batches as fit into the time."""
-    size, most = (5, 15) if options.quick else (BATCH, MOST)
+    size, most = (5, 15) if options.quick else (BATCH, options.executions or MOST)
+    seconds = math.inf if options.executions else SECONDS
     times: list[float] = []
     memory: dict[str, list[float]] = {}
     bytes_: dict[str, list[float]] = {}
@@ -76,7 +78,7 @@ async def measure(options: Options) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="ocf-bench-") as top, running_stack(Path(top)) as stack:
         async with stack.project() as project:
             await batch(project, size if options.quick else 20)  # imports, connections, first use
-            before, until = await room(project), time.perf_counter() + SECONDS
+            before, until = await room(project), time.perf_counter() + seconds
             spent = processor(stack)
             done = 0
             while done < most and (not times or time.perf_counter() + times[-1] * size / 1000 < until):
@@ -95,7 +97,9 @@ async def measure(options: Options) -> list[Row]:
                 spent = now
                 sys.stderr.write(f"  {done}: {times[-1]:.0f} ms per execution\n")
     flat = Target("spread", 0.15)
-    note = f"one sample per batch of {size}, {done} executions in all; `spread` is the last batch against the first"
+    note = (
+        f"one sample per batch of {size}, {done} executions in all; `spread`: the last tenth of them against the first"
+    )
     rows = [Row("time per execution, ten at a time", "ms", times, target=flat, note=note)]
     rows += [Row(f"memory of {name}", "MiB", values, target=flat) for name, values in memory.items()]
     rows += [Row(f"processor time of {name} per execution", "ms", values) for name, values in cpu.items()]

@@ -75,9 +75,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help=f"some of: {','.join(FIGURES)}")
     parser.add_argument("--runs", type=int, default=20, help="samples of each figure, where it can be afforded")
-    parser.add_argument(
-        "--executions", type=int, default=0, help="of growth: so many in a row, e.g. 10000 (40 minutes)"
-    )
+    parser.add_argument("--executions", type=int, default=0, help="growth: so many, e.g. 10000 (40 minutes)")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path, default=ROOT / ".bench/results.json")
     parser.add_argument("--keep", action="store_true", help="merge into benchmarks/results.json")

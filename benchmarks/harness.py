@@ -17,8 +17,8 @@ Measure = Literal["ratio", "p50", "p95", "p99", "max", "spread"]
 
 @dataclass(frozen=True)
 class Options:
-    """How much to measure. `quick` proves that a figure can be measured, and says nothing about speed. `executions`: how
-    many in a row, however long that takes; 0: as many as fit into a few minutes."""
+    """How much to measure. `quick` proves that a figure can be measured, and says nothing about speed. `executions`:
+    how many in a row, however long that takes; 0: as many as fit into a few minutes."""
 
     runs: int = 20
     quick: bool = False

@@ -97,9 +97,7 @@ async def measure(options: Options) -> list[Row]:
                 spent = now
                 sys.stderr.write(f"  {done}: {times[-1]:.0f} ms per execution\n")
     flat = Target("spread", 0.15)
-    note = (
-        f"one sample per batch of {size}, {done} executions in all; `spread`: the last tenth of them against the first"
-    )
+    note = f"one sample per batch of {size}, {done} executions in all; `spread`: last tenth against first"
     rows = [Row("time per execution, ten at a time", "ms", times, target=flat, note=note)]
     rows += [Row(f"memory of {name}", "MiB", values, target=flat) for name, values in memory.items()]
     rows += [Row(f"processor time of {name} per execution", "ms", values) for name, values in cpu.items()]

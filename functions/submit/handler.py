@@ -166,10 +166,11 @@ async def _session_error(parts: Parts, data: Submit) -> FieldError | None:
 
 
 async def _being_created(parts: Parts, project: str, session: str) -> bool:
-    """Whether its create was published before this, and nobody has said yet what became of it."""
-    for what in ("created", "rejected", "destroyed"):
+    """Whether its create was published before this, and nobody has said yet what became of it; or somebody has just
+    said that it was created, after this had looked for it."""
+    for what, there in (("destroyed", False), ("created", True), ("rejected", False)):
         if await parts.bus.last(subjects.EVENTS, subjects.fact(project, session, what)) is not None:
-            return False
+            return there
     wishes = parts.bus.history(subjects.COMMANDS, subjects.command("session", project, session))
     return any([decode(one.headers, one.data).type == "dev.ocf.session.create.v1" async for one in wishes])
 

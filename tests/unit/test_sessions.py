@@ -444,6 +444,28 @@ async def test_a_submit_that_overtakes_the_create_of_its_session_waits_for_it() 
         assert await b.said(execution) == (["rejected"] if data else ["accepted"])
 
 
+async def test_a_submit_that_crosses_the_create_of_its_session_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session is made just after the submit has looked for it: nobody is told that there is none."""
+    b = bench()
+    id_, execution = str(uuid.uuid4()), str(uuid.uuid4())
+    create = wish(b, "create", id_)
+    await b.bus.publish(create.extensions[NATS_SUBJECT], create.data, create.headers())
+    get = Sessions.get
+
+    async def made_meanwhile(sessions: Sessions, project: str, session_id: str) -> Session | None:
+        found = await get(sessions, project, session_id)
+        monkeypatch.undo()
+        await session(b.parts, create)
+        return found
+
+    monkeypatch.setattr(Sessions, "get", made_meanwhile)
+    event = b.submit(execution, session_id=id_)
+    with pytest.raises(NotYetKnown, match="being created"):
+        await submit(b.parts, event)
+    await submit(b.parts, event)
+    assert await b.said(execution) == ["accepted"]
+
+
 @pytest.mark.parametrize("how", ["unknown", "destroying"])
 async def test_a_submit_needs_an_open_session(how: str) -> None:
     """Rejected, and the field is named."""

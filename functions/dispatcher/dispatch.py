@@ -17,12 +17,13 @@ from functions.dispatcher.answers import Answer
 from functions.dispatcher.lanes import Lanes
 from functions.dispatcher.line import Line
 from functions.dispatcher.targets import REASON, Target
-from functions.dispatcher.turns import Turns
+from functions.dispatcher.turns import LONGEST, Turns
 from functions.dispatcher.wiring import Row
 
 log = structlog.get_logger()
 
 _SCHEDULER = "Nats-Scheduler"
+_REMEMBERED = 20_000
 
 
 class Dispatcher:
@@ -36,6 +37,8 @@ class Dispatcher:
         self._line = Line(clock)
         self._turns = Turns(clock)
         self._lanes = Lanes(row.in_order_of, clock)
+        #: How often each has failed here, by its stream sequence.
+        self._failed: dict[int, int] = {}
         self._closed = False
 
     @property
@@ -72,18 +75,29 @@ class Dispatcher:
 
     async def _in_order(self, lane: str | None, message: Message, event: Event) -> Answer:
         """What the function says to it, unless an earlier one of its lane has yet to come again."""
-        if self._lanes.overtakes(lane, message.sequence):
+        sequence = message.sequence
+        if self._lanes.overtakes(lane, sequence):
+            self._lanes.comes_again(lane, sequence, LONGEST + self._row.ack_wait)
             return Answer(425, "an earlier one comes first, and has failed so far")
         answer = await self._answer(event)
-        again = self._row.no_overtaking and answer.retried and not self._spent(message)
-        # It comes when its pause is over; from a dispatcher that dies meanwhile, when its ack is overdue.
-        seconds = answer.pause(message.deliveries) + self._row.ack_wait if again else None
-        self._lanes.answered(lane, message.sequence, seconds)
+        if answer.retried and self._row.no_overtaking:
+            self._failed[sequence] = self._failed.get(sequence, 0) + 1
+        if self._row.no_overtaking and answer.retried and not self._spent(message):
+            # When its pause is over; from a dispatcher that dies meanwhile, when its ack is overdue.
+            pause = answer.pause(self._failures(message))
+            self._lanes.comes_again(lane, sequence, pause + self._row.ack_wait)
+        else:
+            self._lanes.settled(lane, sequence)
         return answer
+
+    def _failures(self, message: Message) -> int:
+        """How often it has failed. Where deliveries are given back only what was seen here counts: a dispatcher that is
+        replaced makes more patient, and not less."""
+        return self._failed.get(message.sequence, 0) if self._row.no_overtaking else message.deliveries
 
     def _spent(self, message: Message) -> bool:
         """Whether this was its last try."""
-        return 0 < self._row.max_deliveries <= message.deliveries - self._turns.times(message.sequence)
+        return 0 < self._row.max_deliveries <= self._failures(message)
 
     async def _answer(self, event: Event) -> Answer:
         """What the function says in the end; while it is busy, it is asked again."""
@@ -124,14 +138,14 @@ class Dispatcher:
             await delivery.nak(self._turns.pause(message.sequence))
             return
         if answer.done:
-            self._turns.settled(message.sequence)
+            self._forget(message)
             await delivery.ack()
             return
         if answer.gone:
             await self._close(delivery, answer)
             return
         if answer.retried and not self._spent(message):
-            delay = answer.pause(message.deliveries)
+            delay = answer.pause(self._failures(message))
             log.info(
                 "delivery failed, will be repeated",
                 action="dispatch.retry",
@@ -144,9 +158,15 @@ class Dispatcher:
             )
             await delivery.nak(delay)
             return
-        self._turns.settled(message.sequence)
         await self._dead_letter(message, answer)
+        self._forget(message)
         await delivery.ack()
+
+    def _forget(self, message: Message) -> None:
+        """Its failures; and those of what another dispatcher has settled, in the end."""
+        self._failed.pop(message.sequence, None)
+        while len(self._failed) > _REMEMBERED:
+            del self._failed[next(iter(self._failed))]
 
     async def _close(self, delivery: Delivery, answer: Answer) -> None:
         """410 Gone: nothing more is sent (Standard Webhooks 1.0.0), and nothing is lost should it be a mistake."""

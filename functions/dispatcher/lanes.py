@@ -6,30 +6,24 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 
 from events.envelope import Event
 from events.ports import Clock
 
 
-class _Failed(NamedTuple):
-    sequence: int
-    #: When it should have come again; another dispatcher has it, or it is gone from the stream.
-    until: float
-
-
 class Lanes:
     """One per consumer: events whose data has the same value in `field` wait for each other; all others do not.
 
-    A delivery takes its place when it arrives, so that places are in stream order. One that has failed loses its place;
-    who must not pass it meanwhile is told by `overtakes`.
+    A delivery takes its place when it arrives, so that places are in stream order. One that has failed, or was given
+    back, loses its place; who must not pass it meanwhile is told by `overtakes`.
     """
 
     def __init__(self, field: str | None, clock: Clock) -> None:
         self._field = field
         self._clock = clock
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
-        self._failed: dict[str, _Failed] = {}
+        #: Of each lane, the sequences that come again, and until when: then another dispatcher has had it, or nobody.
+        self._away: dict[str, dict[int, float]] = {}
 
     @asynccontextmanager
     async def place(self, event: Event) -> AsyncIterator[str | None]:
@@ -49,22 +43,27 @@ class Lanes:
                 self._locks[key] = (lock, users - 1)
 
     def overtakes(self, key: str | None, sequence: int) -> bool:
-        """Whether an earlier one of its lane has failed, and comes again."""
-        failed = self._failed.get(key or "")
-        return failed is not None and failed.sequence < sequence and failed.until > self._clock.monotonic()
+        """Whether an earlier one of its lane comes again."""
+        now = self._clock.monotonic()
+        return any(one < sequence and until > now for one, until in self._away.get(key or "", {}).items())
 
-    def answered(self, key: str | None, sequence: int, again: float | None) -> None:
-        """Its function has said something: it comes again within so many seconds, or never (None)."""
+    def comes_again(self, key: str | None, sequence: int, within: float) -> None:
+        """It is away for at most so many seconds."""
         if key is None:
             return
         now = self._clock.monotonic()
-        if again is not None:
-            self._failed.pop(key, None)
-            self._failed[key] = _Failed(sequence, now + again)
-        elif key in self._failed and self._failed[key].sequence <= sequence:
-            del self._failed[key]
-        while self._failed and next(iter(self._failed.values())).until < now:
-            del self._failed[next(iter(self._failed))]
+        away = self._away.pop(key, {})
+        # At the end: whose lane has been quiet for longest is in front, and its rest is forgotten there.
+        self._away[key] = {**away, sequence: now + within}
+        while max(next(iter(self._away.values())).values()) < now:
+            del self._away[next(iter(self._away))]
+
+    def settled(self, key: str | None, sequence: int) -> None:
+        """It does not come again."""
+        away = self._away.get(key or "", {})
+        away.pop(sequence, None)
+        if key is not None and not away:
+            self._away.pop(key, None)
 
     def _key(self, event: Event) -> str | None:
         """None: it need not wait. Data that lies in S3 (`dataref`) is not looked into."""

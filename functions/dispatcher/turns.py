@@ -10,7 +10,7 @@ from events.ports import Clock
 #: All who wait ask again at most this often together, in questions a second; each at least and at most so many seconds
 #: after its last.
 _QUESTIONS = 10.0
-_SHORTEST, _LONGEST = 1.0, 30.0
+_SHORTEST, LONGEST = 1.0, 30.0
 
 
 class Turns:
@@ -18,30 +18,18 @@ class Turns:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        #: When each is due, by its stream sequence; and how often each was given back.
+        #: When each is due, by its stream sequence.
         self._due: dict[int, float] = {}
-        self._times: dict[int, int] = {}
 
     def came(self, sequence: int) -> bool:
         """Note that it is back; whether it was given back here, and so has not failed."""
         return self._due.pop(sequence, None) is not None
 
-    def times(self, sequence: int) -> int:
-        """How often it was given back: so many of its deliveries were no failures."""
-        return self._times.get(sequence, 0)
-
-    def settled(self, sequence: int) -> None:
-        """It does not come again."""
-        self._times.pop(sequence, None)
-
     def pause(self, sequence: int) -> float:
         """Seconds for which to give it back."""
         now = self._clock.monotonic()
-        while self._due and next(iter(self._due.values())) < now - _LONGEST:
-            overdue = next(iter(self._due))
-            del self._due[overdue]
-            self.settled(overdue)
-        self._times[sequence] = self.times(sequence) + 1
-        seconds = max(_SHORTEST, min(_LONGEST, (len(self._due) + 1) / _QUESTIONS))
+        while self._due and next(iter(self._due.values())) < now - LONGEST:
+            del self._due[next(iter(self._due))]
+        seconds = max(_SHORTEST, min(LONGEST, (len(self._due) + 1) / _QUESTIONS))
         self._due[sequence] = now + seconds
         return seconds

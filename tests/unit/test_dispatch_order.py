@@ -18,6 +18,7 @@ from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.loop import Loop
 from functions.dispatcher.targets import Function
 from functions.dispatcher.wiring import WIRING, Row
+from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT
 
 SUBMIT, SESSION = (next(row for row in WIRING if row.consumer == name) for name in ("submit", "session"))
@@ -99,6 +100,52 @@ async def test_a_follow_up_does_not_pass_one_that_has_failed() -> None:
         await heard(begun, 7)
     assert begun[:2] in (["1", "other"], ["other", "1"])
     assert [prompt for prompt in begun if prompt != "other"] == ["1", "1", "1", "2", "2", "2"]
+    assert [message async for message in bus.history(subjects.DLQ, "ocf.dlq.>")] == []
+
+
+async def test_one_that_was_given_back_is_not_passed_either() -> None:
+    """The first fails, the second is given back for it; when the first has succeeded, a third waits for the second."""
+    clock = ManualClock()
+    bus = MemoryBus(clock)
+    session = str(uuid.uuid4())
+    begun: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        begun.append(json.loads(request.content)["prompt"])
+        return httpx.Response(503 if begun == ["1"] else 200, text="not yet")
+
+    function = Function(SUBMIT, "http://function/", None, httpx.AsyncClient(transport=httpx.MockTransport(answer)))
+    dispatcher = Dispatcher(SUBMIT, function, bus=bus, clock=clock)
+
+    async def delivered() -> None:
+        for delivery in await bus.fetch(SUBMIT.spec(), 10, 0):
+            await dispatcher.dispatch(delivery)
+
+    for prompt in ("1", "2"):
+        await submitted(bus, prompt, session)
+    await delivered()  # 1 fails and comes again after half a second, 2 after one
+    clock._passed += 0.6
+    await submitted(bus, "3", session)
+    await delivered()
+    assert begun == ["1", "1"]
+    for _ in range(3):
+        clock._passed += 1.1
+        await delivered()
+    assert begun == ["1", "1", "2", "3"]
+
+
+async def test_that_it_waited_is_no_failure_for_the_next_dispatcher_either() -> None:
+    """A dispatcher is replaced after the event was given back often: one failure does not make it a dead letter."""
+    clock = ManualClock()
+    bus = MemoryBus(clock)
+    await submitted(bus, "1", str(uuid.uuid4()))
+    http = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(503, text="away")))
+    for _ in range(SUBMIT.max_deliveries + 3):
+        [delivery] = await bus.fetch(SUBMIT.spec(), 1, 0)
+        await delivery.nak(0)
+    dispatcher = Dispatcher(SUBMIT, Function(SUBMIT, "http://function/", None, http), bus=bus, clock=clock)
+    [delivery] = await bus.fetch(SUBMIT.spec(), 1, 0)
+    await dispatcher.dispatch(delivery)
     assert [message async for message in bus.history(subjects.DLQ, "ocf.dlq.>")] == []
 
 

@@ -10,9 +10,10 @@ import structlog
 from events.envelope import Event
 from events.facts import Cancelled, Failed, Outcome, TimedOut
 from events.lifecycle import Reason, State, Step
-from events.record import Record, lease_key
+from events.record import Record
 from functions import metrics
 from functions.common.output import fence_off
+from functions.common.ownership import SECOND_LOOK, owned
 from functions.common.retention import keep_retaining
 from functions.common.schedule import old
 from functions.common.sweep import keep_sweeping, stop_sweeping
@@ -22,9 +23,6 @@ log = structlog.get_logger()
 
 #: A lease lives 10 s; a worker that started is given this long before a missing lease counts.
 LEASE_GRACE = timedelta(seconds=20)
-#: A worker that lives has renewed its lease after this many seconds, also when NATS has just come back: all leases have
-#: run out then, and a sweep may be the first thing that happens.
-SECOND_LOOK = 7.0
 #: A further attempt may wait for a slot for hours, with nobody owning the execution. It gets what is left of the
 #: execution's time, so once that has passed for this long, there is nothing left to wait for.
 OVERDUE_GRACE = timedelta(seconds=180)
@@ -62,13 +60,9 @@ async def _look(parts: Parts, event: Event) -> int:
     if suspects:
         await parts.clock.sleep(SECOND_LOOK)
     for record, ending in suspects:
-        if not await _owned(parts, record):
+        if not await owned(parts, record):
             await _end(parts, record, ending, event)
     return open_ + len(unreadable)
-
-
-async def _owned(parts: Parts, record: Record) -> bool:
-    return await parts.executions.get(lease_key(record.project_id, record.execution_id)) is not None
 
 
 async def _judged(parts: Parts, record: Record) -> Step | None:
@@ -77,7 +71,7 @@ async def _judged(parts: Parts, record: Record) -> Step | None:
     unowned = now - record.updated_at
     overdue = now - (record.started_at or record.submitted_at) - timedelta(seconds=record.timeout_seconds)
     if record.state is State.RUNNING:
-        if unowned < LEASE_GRACE or await _owned(parts, record):
+        if unowned < LEASE_GRACE or await owned(parts, record):
             return None
         if record.cancel_requested:
             return Step.CANCEL  # as the next attempt would at once, whenever it gets a slot

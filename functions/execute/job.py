@@ -13,6 +13,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import structlog
@@ -31,11 +32,18 @@ log = structlog.get_logger()
 
 #: Between two tries of what is not its turn yet.
 _AGAIN = 2.0
+#: So often nothing at all is found of an execution before it counts as deleted: a copy of a stream may lag.
+_LOOKS = 15
 
 
 def event_file(path: Path) -> Path:
     """JobSink's mount is a folder with the event in its file `event`."""
     return path / "event" if path.is_dir() else path
+
+
+def subject_of(told: Event) -> str:
+    """Where the command lies that `told` is about. Raises InvalidEvent: it names no execution."""
+    return subjects.command("execute", *ids_of(told))
 
 
 async def kept_command(parts: Parts, told: Event) -> Event:
@@ -45,7 +53,7 @@ async def kept_command(parts: Parts, told: Event) -> Event:
         InvalidEvent: `told` names no execution.
         NotYetKnown: the stream has none.
     """
-    subject = subjects.command("execute", *ids_of(told))
+    subject = subject_of(told)
     message = await parts.bus.last(subjects.COMMANDS, subject)
     if message is None:
         raise NotYetKnown(f"there is no command on {subject}")
@@ -61,15 +69,17 @@ async def run(settings: Settings, told: Event) -> int:
         stops: list[asyncio.Task[None]] = []
         grace = settings.drain_seconds
         loop.add_signal_handler(signal.SIGTERM, lambda: stops.append(loop.create_task(leave(worker, grace))))
+        began, which = time.monotonic(), {"type": told.type, "event_id": told.id}
         try:
             await working
         except Drop as error:
-            log.info("nothing to do", action="job.dropped", reason=str(error))
+            log.info("nothing to do", action="event.dropped", reason=str(error), **which)
         except OcfError as error:
-            log.warning("not done", action="job.failed", reason=str(error))
+            log.warning("not done", action="event.refused", reason=str(error), **which)
             return 1
         finally:
             await asyncio.gather(*stops)
+        log.info("event handled", action="event.handled", seconds=round(time.monotonic() - began, 3), **which)
     return 0
 
 
@@ -85,17 +95,25 @@ async def _work(parts: Parts, worker: Worker, told: Event) -> None:
     The command was acknowledged when JobSink took the event, so nobody delivers it again, and a Job tries only so
     often. What the dispatcher would bear with is borne in here: its session's earlier executions, which may take hours,
     the lease of a pod that died, a store that is away. `leave` ends that.
+
+    Raises:
+        Drop: it has ended, or was deleted.
+        Retry: this worker is shutting down.
     """
-    event = await kept_command(parts, told)
-    with tracing.span(f"process {event.type}", event):
+    looks = 0
+    with tracing.span(f"process {told.type}", told):
         while True:
             try:
-                return await worker.execute(event)
+                return await worker.execute(await kept_command(parts, told))
             except Retry as error:
                 if worker.draining:
                     raise
+                if isinstance(error, NotYetKnown):
+                    looks += 1
+                    if looks >= _LOOKS:
+                        raise Drop(f"{error}: it was deleted") from None
                 log.info("waiting", action="job.waiting", reason=str(error))
-                await parts.clock.sleep(_AGAIN)
+            await parts.clock.sleep(_AGAIN)
 
 
 def main() -> int:
@@ -109,7 +127,9 @@ def main() -> int:
         return 2
     try:
         told = decode({"content-type": STRUCTURED}, event_file(Path(given)).read_bytes())
-        return asyncio.run(run(settings, told))
+        # Every line says which execution it is about.
+        with structlog.contextvars.bound_contextvars(**logs.about(subject_of(told), told)):
+            return asyncio.run(run(settings, told))
     except (OSError, OcfError) as error:
         sys.stderr.write(f"ocf: execute job: {error}\n")
         return 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from events.envelope import Event
-from events.errors import NotYetKnown, Retry
+from events.errors import Conflict, NotYetKnown, Retry
 from events.lifecycle import Step, step
 from events.models import Execute
 from events.record import Attempt as AttemptRecord
@@ -16,6 +16,7 @@ from events.record import Record
 from functions import logs, workspace
 from functions.common.commands import NATS_SUBJECT
 from functions.common.output import Fenced, fence_off
+from functions.common.ownership import SECOND_LOOK, owned
 from functions.common.sessions import Sessions
 from functions.execute import outcome
 from functions.execute.attempt import Attempt
@@ -50,6 +51,8 @@ class Run:
             HandedOn: this worker gave it up.
         """
         record = await self._parts.records.require(*self._ids)
+        if record.attempts and record.attempts[-1].ended is None:
+            await self._must_be_ownerless(record)
         await self._lease.acquire(len(record.attempts) + 1)
         try:
             fenced = await fence_off(self._parts.bus, *self._ids)
@@ -72,6 +75,15 @@ class Run:
             if not self._lease.lost.is_set():
                 with suppress(Retry):  # it expires by itself within seconds
                     await self._lease.release()
+
+    async def _must_be_ownerless(self, seen: Record) -> None:
+        """Its newest attempt has not ended. Raises Conflict: the worker of that one lives, whether or not its lease has
+        run out while NATS was away."""
+        if not await owned(self._parts, seen):
+            await self._parts.clock.sleep(SECOND_LOOK)
+        record = await self._parts.records.require(*self._ids)
+        if record.updated_at != seen.updated_at or await owned(self._parts, seen):
+            raise Conflict("another worker has it")
 
     async def _reclaim(self, attempt: int) -> bool:
         """Whether the execution is still that attempt's; writing it anew makes an older judgement of it void."""

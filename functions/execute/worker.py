@@ -63,6 +63,8 @@ class Worker:
         await self._must_be_its_turn(task)
         await self._joined(execution)  # a second delivery of it may have come in between
         self._must_have_room(project)
+        if self._draining:  # told so in between: nobody would look for this run any more
+            raise Unavailable("this worker is shutting down")
         # No await from here until it is in the list: another request would take the same slot.
         run = Run(self._shop, task, event)
         self._runs[execution] = run

@@ -19,8 +19,8 @@ from events.record import HANDED_ON, Attempt, Record, lease_key
 from functions.archive.handler import archive
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
-from functions.cleanup.sweep import SECOND_LOOK
 from functions.common.commands import NATS_SEQUENCE, NATS_SUBJECT
+from functions.common.ownership import SECOND_LOOK
 from functions.common.sweep import SCHEDULE, SWEEP_ID
 from functions.submit.handler import submit
 from tests.support.clock import ManualClock

@@ -8,10 +8,12 @@ import uuid
 from pathlib import Path
 
 import pytest
+import structlog
 
 from events import subjects
 from events.envelope import Event
-from events.errors import Busy, Conflict, NotItsTurn, Retry, Unavailable
+from events.errors import Busy, Conflict, Drop, NotItsTurn, Retry, Unavailable
+from events.models import Execute
 from functions import tracing
 from functions.execute import job
 from functions.settings import Settings
@@ -36,6 +38,7 @@ class Worker:
             raise self.not_yet
 
 
+EXECUTION = "11111111-1111-1111-1111-111111111111"
 NOT_YET = (
     Busy("all slots are taken"),
     NotItsTurn("its session runs another"),
@@ -74,16 +77,32 @@ async def test_a_job_waits_for_what_passes(told_to_stop: bool, not_yet: Retry) -
     assert set(worker.asked) == {subjects.command("execute", PROJECT, execution)}
 
 
+async def test_a_job_of_what_was_deleted_ends_well() -> None:
+    """No command is left, nor will be: the Job is not tried again."""
+    clock = ManualClock()
+    b = bench(clock)
+    body = {"execution_id": EXECUTION, "project_id": PROJECT, "prompt": "hello"}
+    told = b.command("dev.ocf.task.execute.v1", Execute.model_validate({**body, "submitted_at": clock.now()}))
+    working = asyncio.create_task(job._work(b.parts, Worker(None), told))  # type: ignore[arg-type]
+    while not working.done():
+        await clock.advance(2)
+    with pytest.raises(Drop, match="deleted"):
+        await working
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_spans_of_a_job_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
-    """Exported under its own name, and the last ones before the process ends, however it ends."""
+    """Exported under its own name, and the last ones before the process ends, however it ends. Every line of the log
+    says which execution it is about."""
     event = {"specversion": "1.0", "type": "dev.ocf.task.execute.v1", "source": "/t", "id": "1"}
-    event |= {"time": "2026-01-01T00:00:00Z", "data": {}}
+    event |= {"time": "2026-01-01T00:00:00Z"}
+    event["data"] = {"execution_id": EXECUTION, "project_id": PROJECT}
     (tmp_path / "event").write_text(json.dumps(event))
     calls: list[str] = []
 
     async def run(_: Settings, __: Event) -> int:
         calls.append("run")
+        assert structlog.contextvars.get_contextvars() == {"execution_id": EXECUTION, "project_id": PROJECT}
         if fails:
             raise Unavailable("NATS is away")
         return 0

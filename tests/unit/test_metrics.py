@@ -17,7 +17,7 @@ from events.record import Attempt, Record
 from functions import metrics
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
-from functions.cleanup.sweep import SECOND_LOOK
+from functions.common.ownership import SECOND_LOOK
 from functions.common.sweep import SWEEP_ID
 from functions.submit.handler import submit
 from tests.support.clock import ManualClock

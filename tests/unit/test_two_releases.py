@@ -22,7 +22,7 @@ from events.session_record import session_key
 from events.types import TYPES
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
-from functions.cleanup.sweep import SECOND_LOOK
+from functions.common.ownership import SECOND_LOOK
 from functions.common.sessions import Sessions
 from functions.common.sweep import SCHEDULE, SWEEP_ID, keep_sweeping
 from functions.session.handler import session

@@ -1,0 +1,15 @@
+"""Whether a worker has an execution: it has its lease."""
+
+from __future__ import annotations
+
+from events.record import Record, lease_key
+from functions.composition import Parts
+
+#: Seconds. A worker that lives has renewed its lease after them, also when NATS has just come back: all leases have run
+#: out then, and whoever looks only once takes a healthy run for a lost one.
+SECOND_LOOK = 7.0
+
+
+async def owned(parts: Parts, record: Record) -> bool:
+    """Whether its lease is there."""
+    return await parts.executions.get(lease_key(record.project_id, record.execution_id)) is not None

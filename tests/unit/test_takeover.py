@@ -1,0 +1,102 @@
+"""Who may take an execution over: nobody while its worker lives, whatever has become of its lease."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from types import SimpleNamespace
+
+import pytest
+
+from events.envelope import Event
+from events.errors import Conflict, Unavailable
+from events.lifecycle import State
+from events.models import Execute
+from events.record import Attempt as AttemptRecord
+from events.record import Record, lease_key
+from functions.common.commands import command
+from functions.common.ownership import SECOND_LOOK
+from functions.execute.run import Run
+from functions.execute.worker import Worker
+from functions.submit.handler import submit
+from tests.support.clock import ManualClock
+from tests.support.parts import PROJECT, Bench, bench
+
+
+class Reached(Exception):
+    """It would begin."""
+
+
+async def running_elsewhere(b: Bench) -> tuple[str, Run]:
+    """An execution in its first attempt on another worker, whose lease has run out; and one that would take it over."""
+    execution = str(uuid.uuid4())
+    await submit(b.parts, b.submit(execution))
+    now = b.parts.clock.now()
+
+    def begun(record: Record) -> Record:
+        attempt = AttemptRecord(number=1, worker="other", started_at=now)
+        return record.model_copy(update={"state": State.RUNNING, "started_at": now, "attempts": [attempt]})
+
+    await b.parts.records.change(PROJECT, execution, begun)
+    (event,) = await b.commands("execute", execution)
+    run = Run(SimpleNamespace(parts=b.parts), command(event, Execute), event)  # type: ignore[arg-type]
+
+    async def begins(attempt: int) -> None:
+        raise Reached
+
+    run._lease.acquire = begins  # type: ignore[method-assign]
+    return execution, run
+
+
+async def begun(run: Run, clock: ManualClock) -> asyncio.Task[None]:
+    """It has looked once, and waits to look again."""
+    taking = asyncio.create_task(run.run())
+    while not clock.sleepers and not taking.done():
+        await asyncio.sleep(0)
+    return taking
+
+
+async def test_an_attempt_whose_worker_is_gone_is_taken_over() -> None:
+    """After the second look."""
+    clock = ManualClock()
+    _, run = await running_elsewhere(bench(clock))
+    taking = await begun(run, clock)
+    assert not taking.done()
+    await clock.advance(SECOND_LOOK)
+    with pytest.raises(Reached):
+        await taking
+
+
+@pytest.mark.parametrize("sign", ["lease", "record"])
+async def test_an_attempt_whose_worker_comes_back_is_left_to_it(sign: str) -> None:
+    """NATS was away for longer than a lease lives: the worker takes its lease again, or writes the record."""
+    clock = ManualClock()
+    b = bench(clock)
+    execution, run = await running_elsewhere(b)
+    taking = await begun(run, clock)
+    await clock.advance(SECOND_LOOK / 2)
+    if sign == "lease":
+        await b.parts.executions.create(lease_key(PROJECT, execution), b"{}", ttl=10)
+    else:
+        await b.parts.records.change(PROJECT, execution, lambda record: record.model_copy())
+    await clock.advance(SECOND_LOOK / 2)
+    with pytest.raises(Conflict):
+        await taking
+
+
+async def test_a_worker_told_to_go_while_it_looks_begins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would look for that run any more: it could be neither waited for nor handed on."""
+    b = bench()
+    execution = str(uuid.uuid4())
+    await submit(b.parts, b.submit(execution))
+    (event,) = await b.commands("execute", execution)
+    worker = Worker(SimpleNamespace(parts=b.parts))  # type: ignore[arg-type]
+
+    async def told_meanwhile(event: Event, *_: object) -> Event:
+        await worker.stop()
+        return event
+
+    monkeypatch.setattr("functions.execute.worker.dataref.resolve", told_meanwhile)
+    with pytest.raises(Unavailable, match="shutting down"):
+        await worker.execute(event)
+    assert worker.running == 0

@@ -100,7 +100,14 @@ PROJECT_BACKEND = Role(
     publish=(),
     subscribe=("ocf.evt.{project}.>", "ocf.out.{project}.>", "ocf.live.{project}.>"),
 )
-ROLES: dict[str, Role] = {role.name: role for role in (FUNCTIONS, BACKEND, PROJECT_BACKEND)}
+BACKUP = Role(
+    "backup",
+    "who backs up and restores: every stream as a whole, with any client's own inbox. As much as the functions, and it "
+    "reads what they are answered: made when it is needed, and kept nowhere",
+    publish=(*FUNCTIONS.publish, "$JS.SNAPSHOT.>"),
+    subscribe=(*FUNCTIONS.subscribe, "_INBOX.>"),
+)
+ROLES: dict[str, Role] = {role.name: role for role in (FUNCTIONS, BACKEND, PROJECT_BACKEND, BACKUP)}
 
 #: What the scoped key's users get; the server fills the tags in.
 VIEWER_SCOPE: dict[str, Any] = {

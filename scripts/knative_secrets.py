@@ -17,6 +17,8 @@ the same keys. Keep it as you keep a password store; without it no user of NATS 
 | ocf-nats-server | nats.conf, jwts.yaml | NATS: public keys and JWTs only, no seed |
 | ocf-s3 | AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY | functions that read or write the archive |
 | ocf-s3-server | s3.json | the local overlay's S3 server (--local) |
+
+`--only ocf-backup/backup.creds` prints the credentials of who backs up and restores, good for a day, in no Secret.
 """
 
 from __future__ import annotations
@@ -36,10 +38,21 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from events.subjects import check_project  # noqa: E402
-from functions.nats_jwt import BACKEND, FUNCTIONS, PROJECT_BACKEND, Trust, mint_user, public_key, server_jwts  # noqa: E402
+from functions.nats_jwt import (  # noqa: E402
+    BACKEND,
+    BACKUP,
+    FUNCTIONS,
+    PROJECT_BACKEND,
+    Trust,
+    mint_user,
+    public_key,
+    server_jwts,
+)
 from functions.stack.keys import Keys, load_or_generate, make_private_dir, write_private  # noqa: E402
 from functions.stack.nats import MAX_PAYLOAD  # noqa: E402
 from functions.stack.weed import s3_config  # noqa: E402
+
+_BACKUP_TTL = 86_400
 
 
 def nats_config(trust: Trust, now: int) -> str:
@@ -174,6 +187,8 @@ def main() -> int:
         keys = rotated(keys, folder, arguments.rotate)
     found = contents(keys, folder, arguments)
     if arguments.only:
+        # Only on demand: no pod has a use for it.
+        found["ocf-backup"] = {"backup.creds": mint_user(keys.trust, BACKUP, int(time.time()), ttl=_BACKUP_TTL).file()}
         name, _, field = arguments.only.partition("/")
         if field not in found.get(name, {}):
             parser.error(f"--only: no {arguments.only}; secrets are {', '.join(found)}")

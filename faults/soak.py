@@ -7,6 +7,7 @@ import json
 import random
 import re
 import time
+from collections.abc import Collection
 from typing import Any
 
 import httpx
@@ -105,16 +106,17 @@ async def _stream(made: Bench, stream: str) -> dict[str, float]:
     ask = json.dumps({"subjects_filter": ">"}).encode()
     reply = await made.bus.nc.request(f"$JS.API.STREAM.INFO.{stream}", ask, timeout=10)
     state = json.loads(reply.data)["state"]
-    names = [name for name in state.get("subjects") or {} if not staying(name)]
+    names = [name for name in state.get("subjects") or {} if not staying(name, made.load.ledger.poison)]
     return {"consumers": float(state["consumer_count"]), "subjects": float(len(names))}
 
 
-def staying(subject: str) -> bool:
-    """One `cleaned` per execution, one `destroyed` per session, dead letters, schedules."""
+def staying(subject: str, poison: Collection[str] = ()) -> bool:
+    """One `cleaned` per execution, one `destroyed` per session, dead letters, schedules, and the poison itself."""
     return (
         subject.endswith((".cleaned", ".destroyed"))
         or subject.startswith(("ocf.dlq.", "ocf.schedule."))
         or f".{subjects.SYSTEM_PROJECT}." in subject
+        or subject in poison
     )
 
 

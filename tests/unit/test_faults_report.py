@@ -54,6 +54,8 @@ def test_what_stays_on_purpose_is_no_leak_of_a_soak() -> None:
     """The last fact of what is gone; the first one of a session is none."""
     assert staying("ocf.evt.p.s.destroyed")
     assert staying("ocf.evt.p.e.cleaned")
+    assert staying("ocf.cmd.cancel.p.e", {"ocf.cmd.cancel.p.e"})
+    assert not staying("ocf.cmd.cancel.p.e")
     assert not staying("ocf.evt.p.s.created")
     assert not staying("ocf.evt.p.e.completed")
 

@@ -1,10 +1,10 @@
 """The one checker: what must hold of every execution, however the system was hurt. Pure: a history in, violations out.
 
 1. Every accepted execution has exactly one terminal event, and its record says the same.
-2. Output is gapless from 1 to the number that the terminal event names, each number said once, nothing after it, and
-   what the agent said last is all there unless a `gap` chunk says otherwise.
+2. Output is gapless from 1 to the number that the terminal event names, each number said at least once and the same
+   each time, nothing after it, and what the agent said last is all there unless a `gap` chunk says otherwise.
 3. The archive equals the stream, object by object, and its manifest claims exactly what is there.
-4. Nothing is left of a lease, of an outbox, of a deleted execution.
+4. Nothing is left of a lease, of an outbox, of a deleted execution; nothing is deleted that nobody asked to delete.
 5. No dead letter but those that were sent on purpose.
 6. An agent whose cancel is kept falls silent within seconds, unless its worker is cut off.
 7. Sessions: see `faults.check_sessions`.
@@ -24,6 +24,7 @@ from typing import Any
 
 from faults.check_sessions import wrong_of_session
 from faults.history import Fact, History, Letter, Story
+from faults.model import STREAMED
 
 TERMINAL = ("completed", "failed", "cancelled", "timed_out")
 #: A worker that did not hear a cancel reads it in the stream every two seconds, and waits as long for an answer.
@@ -55,6 +56,7 @@ class Ledger:
     `accepted` and `deleted` are `project/execution` whose submit or deletion was acknowledged; `poison` are subjects on
     which something was sent that must become a dead letter. `sessions` are `project/session` that were created, with
     the executions that were accepted as their turns; `destroyed` are those whose destruction was acknowledged.
+    `asked_to_delete` and `asked_to_destroy` are noted before the wish is sent: it may be carried out unacknowledged.
     """
 
     accepted: set[str] = field(default_factory=set)
@@ -62,6 +64,8 @@ class Ledger:
     poison: set[str] = field(default_factory=set)
     sessions: dict[str, list[str]] = field(default_factory=dict)
     destroyed: set[str] = field(default_factory=set)
+    asked_to_delete: set[str] = field(default_factory=set)
+    asked_to_destroy: set[str] = field(default_factory=set)
 
 
 def violations(history: History, ledger: Ledger) -> list[Violation]:
@@ -76,6 +80,12 @@ def violations(history: History, ledger: Ledger) -> list[Violation]:
         cleaned = story.first("cleaned") is not None
         if key in ledger.deleted and not cleaned:
             found.append(Violation("deleted", story.project, story.execution, "its deletion was never carried out"))
+        if cleaned and key not in ledger.deleted | ledger.asked_to_delete:
+            found.append(Violation("deleted", story.project, story.execution, "deleted, and nobody asked"))
+        if key in ledger.accepted and _rejected(story):
+            found.append(
+                Violation("end", story.project, story.execution, "its submit was accepted, and it is rejected")
+            )
         rules = _CLEANED if cleaned else _KEPT
         found += [Violation(name, story.project, story.execution, what) for name, rule in rules for what in rule(story)]
     return [*found, *_sessions(history, ledger), *_letters(history.letters, ledger.poison)]
@@ -85,7 +95,11 @@ def _sessions(history: History, ledger: Ledger) -> Iterator[Violation]:
     for key in sorted({*ledger.sessions, *history.sessions}):
         project, session = _pair(key)
         turns = [history.story(project, execution) for execution in ledger.sessions.get(key, [])]
-        found = wrong_of_session(history.session(project, session), turns, destroyed=key in ledger.destroyed)
+        story = history.session(project, session)
+        gone = "destroyed" in story.facts
+        if gone and key not in ledger.destroyed | ledger.asked_to_destroy:
+            yield Violation("session", project, session, "destroyed, and nobody asked")
+        found = wrong_of_session(story, turns, destroyed=gone or key in ledger.destroyed)
         for what in found:
             yield Violation("session", project, session, what)
 
@@ -102,6 +116,10 @@ def outcomes(history: History, project: str) -> dict[str, int]:
 
 def _poisoned(story: Story, poison: Collection[str]) -> bool:
     return any(subject.endswith(f".{story.project}.{story.execution}") for subject in poison)
+
+
+def _rejected(story: Story) -> bool:
+    return story.first("rejected") is not None or (story.record or {}).get("state") == "rejected"
 
 
 def _ends(story: Story) -> list[Fact]:
@@ -164,13 +182,16 @@ def _obedient(story: Story) -> Iterator[str]:
 
 
 def _all_said(story: Story, chunks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Whether a completed scripted talk has all its words. The real agent says its own, which nobody knows before."""
+    """Whether a completed scripted talk has all its words. The real agent says what the model streams, and none."""
     if not story.record or story.record["state"] != "completed":
         return
     attempt = max((chunk.get("attempt", 1) for chunk in chunks), default=1)
     last = [chunk for chunk in chunks if chunk.get("attempt", 1) == attempt]
-    spoken = _WORD.findall("".join(chunk["data"] for chunk in last if chunk["type"] == "text"))
-    if spoken and spoken != words(story) and not any(chunk["type"] == "gap" for chunk in last):
+    text = "".join(chunk["data"] for chunk in last if chunk["type"] == "text")
+    spoken = _WORD.findall(text)
+    if STREAMED in text and not spoken:
+        return
+    if spoken != words(story) and not any(chunk["type"] == "gap" for chunk in last):
         yield f"said {spoken}, scripted {words(story)}, and no gap is stated"
 
 

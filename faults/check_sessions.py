@@ -15,10 +15,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from faults.history import SessionStory, Story
+from faults.model import STREAMED
 
 #: What a turn of the load says of the turns whose work it finds, its own counted.
 _KEPT = re.compile(r"\bkept (\d+)\b")
-_LAST_WORD = "wend"
 
 
 def wrong_of_session(session: SessionStory, turns: Sequence[Story], *, destroyed: bool) -> Iterator[str]:
@@ -57,7 +57,7 @@ def _continued(turns: Sequence[Story]) -> Iterator[str]:
         # One that failed or was lost may have left its work, or not; nor does the real agent do what the script says.
         if completed and found and not kept < found[-1] <= ended + 1:
             yield f"turn {turn.execution} found the work of {found[-1] - 1} turns; {kept} had completed before it"
-        if completed and not found and _LAST_WORD in said and not any(chunk["type"] == "gap" for chunk in chunks):
+        if completed and not found and STREAMED not in said and not any(chunk["type"] == "gap" for chunk in chunks):
             yield f"turn {turn.execution} does not say what it found"
         ended, kept = ended + 1, kept + (completed and bool(found))
 

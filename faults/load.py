@@ -78,6 +78,7 @@ class Load:
     def begin(self) -> None:
         """Start submitting."""
         self._going = asyncio.create_task(self._run())
+        self._going.add_done_callback(self._ended)
 
     async def pause(self) -> None:
         """Submit nothing more; every client has its answer when this returns."""
@@ -85,7 +86,7 @@ class Load:
             self._going.cancel()
             await asyncio.gather(self._going, return_exceptions=True)
         if self._tasks:
-            await asyncio.gather(*self._tasks)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def end(self) -> None:
         """For good."""
@@ -123,7 +124,13 @@ class Load:
     def _start(self, calls: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(calls)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """What a client did not expect is a result, too; a load that has stopped by itself all the more."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failed.append(f"load: {error!r}")
 
     async def _one(
         self, caller: _Caller, kind: str, request: dict[str, Any], cancel: float | None, delete: float | None
@@ -139,6 +146,7 @@ class Load:
             await self._until_taken(lambda: caller.cancel(execution), f"cancel {key}")
         if delete is not None:
             await asyncio.sleep(delete)
+            self.ledger.asked_to_delete.add(key)
             if await self._until_taken(lambda: caller.delete(execution), f"delete {key}"):
                 self.ledger.deleted.add(key)
 
@@ -152,9 +160,10 @@ class Load:
 
         if not await self._until_taken(create, f"session {key}"):
             return
-        turns = self.ledger.sessions.setdefault(key, [])
+        turns, sent = self.ledger.sessions.setdefault(key, []), set[str]()
         for _ in range(_TURNS):
             execution = str(uuid.uuid4())
+            sent.add(f"{client.project}/{execution}")
             steps = f"[[steps]] {json.dumps([_COUNTED, *talk(4, 0.3)])}"
             body = {"prompt": steps, "session_id": session, "retry": {"max_attempts": 3}, "labels": {"kind": "turn"}}
             if await self._until_taken(partial(caller.submit, execution, body), f"turn {execution} of {key}"):
@@ -168,9 +177,11 @@ class Load:
             if (await client.sessions.get(session)).executions != turns:
                 raise NotYetKnown(f"a turn of {key}")
 
-        if await self._until_taken(known, f"turns of {key}") and await self._until_taken(
-            partial(client.sessions.destroy, session), f"destroy {key}"
-        ):
+        if not await self._until_taken(known, f"turns of {key}"):
+            return
+        self.ledger.asked_to_destroy.add(key)
+        self.ledger.asked_to_delete |= sent
+        if await self._until_taken(partial(client.sessions.destroy, session), f"destroy {key}"):
             self.ledger.destroyed.add(key)
             self.ledger.deleted.update(f"{client.project}/{execution}" for execution in turns)
 

@@ -8,6 +8,8 @@ import sys
 from typing import Any
 
 _SAID = ("The offline ", "scripted model ", "has answered.")
+#: What it says in a stream, which the scripted agent of the load never asks for: by it the checker knows the real one.
+STREAMED = "Streamed: "
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str) -> None:
@@ -44,7 +46,7 @@ def _send(writer: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> No
 
 def _stream(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
-    for word in _SAID:
+    for word in (STREAMED, *_SAID):
         writer.write(b"data: " + json.dumps(_completion({"delta": {"content": word}}, None)).encode() + b"\n\n")
     writer.write(b"data: " + json.dumps(_completion({"delta": {}})).encode() + b"\n\ndata: [DONE]\n\n")
 

@@ -96,9 +96,17 @@ def _soak(rows: list[Mapping[str, Any]]) -> str:
     lines = ["| what | before | after | allowed | |", "|---|---|---|---|---|"]
     for row in rows:
         values = [_number(row["what"], row[name]) for name in ("before", "after", "most")]
-        lines.append(f"| {row['what']} | {' | '.join(values)} | {'' if row['within'] else '**more**'} |")
+        lines.append(f"| {row['what']} | {' | '.join(values)} | {_verdict(row)} |")
     return f"<details><summary>before and after</summary>\n\n{chr(10).join(lines)}\n\n</details>\n"
 
 
-def _number(what: str, value: float) -> str:
+def _verdict(row: Mapping[str, Any]) -> str:
+    if row["within"]:
+        return ""
+    return "**missing**" if row["after"] is None else "**more**"
+
+
+def _number(what: str, value: float | None) -> str:
+    if value is None:
+        return "?"
     return f"{value / 1024**2:.0f} MiB" if what.endswith("rss") else f"{value:g}"

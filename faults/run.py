@@ -19,6 +19,7 @@ from events.bus_nats import NatsBus
 from events.errors import OcfError
 from events.store_s3 import S3Store
 from faults import check, history
+from faults.check_run import wrong_of_run
 from faults.disk import unmount
 from faults.inject import Hurt, Injector
 from faults.load import Load
@@ -96,6 +97,7 @@ async def one(made: Bench, injector: Injector, pair: Pair, where: str, project: 
     """One pair: load under its name, the fault, the victim back."""
     made.load.project = project or pair.project
     await asyncio.sleep(_BEFORE)
+    began = time.time()
     try:
         hurt, wrong = await injector.hurt(pair), ""
     except (NotReady, OSError, subprocess.SubprocessError) as error:
@@ -104,8 +106,8 @@ async def one(made: Bench, injector: Injector, pair: Pair, where: str, project: 
     if made.system.nodes[1:]:
         await made.system.whole(made.bus)
     say(f"{where} {pair.name}: {hurt.how}, {hurt.seconds} s, back after {hurt.back} s {wrong[:300]}")
-    return {"pair": pair.name, "project": made.load.project, "healed": time.time() - hurt.back, **asdict(hurt),
-            "not_back": wrong}  # fmt: skip
+    return {"pair": pair.name, "project": made.load.project, "began": began, "healed": time.time() - hurt.back,
+            **asdict(hurt), "not_back": wrong}  # fmt: skip
 
 
 async def _force(system: System) -> None:
@@ -133,13 +135,14 @@ async def verdict(made: Bench, done: list[dict[str, Any]], options: Options) -> 
     except OcfError as error:  # NATS or S3 is still hurt: that is a result, too
         told = history.History()
         unsettled.append(f"nothing can be read: {error}")
-    found = check.violations(told, made.load.ledger)
+    found = [*check.violations(told, made.load.ledger), *wrong_of_run(told, done)]
     left = await leftovers(made.system)
     for pair in done:
         stories = [story for story in told.stories.values() if story.project == pair["project"]]
         ends = [fact.at for story in stories for fact in story.facts if fact.what in check.TERMINAL]
         pair["executions"] = len(stories)
         pair["outcomes"] = check.outcomes(told, pair["project"])
+        pair.pop("began")
         pair["all_ended"] = round(max(0.0, max(ends, default=0.0) - pair.pop("healed")), 1)
         pair["violations"] = [str(each) for each in found if each.project == pair["project"]]
         if pair["not_back"]:

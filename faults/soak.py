@@ -7,12 +7,14 @@ import json
 import random
 import re
 import time
+from collections.abc import Collection
 from typing import Any
 
 import httpx
 
 from events import subjects
 from events.bucket_nats import NatsBucket
+from events.session_record import Session
 from faults.inject import Injector
 from faults.matrix import ALL, Pair
 from faults.run import Bench, Options, bench, one, say, verdict
@@ -58,14 +60,25 @@ async def soak(minutes: float, options: Options) -> dict[str, Any]:
 
 
 async def _delete_all(made: Bench) -> None:
-    """Every execution is deleted, as an operator would, and gone when this returns."""
-    bucket = NatsBucket(made.bus, subjects.EXECUTIONS_BUCKET)
-    async for entry in bucket.entries("*.*"):
-        project, execution = entry.key.split(".")[:2]
-        client = made.system.client(made.bus, project, made.store)
-        await client.delete(execution)
-        made.load.ledger.deleted.add(f"{project}/{execution}")
-    left = await settle(made.bus, made.load.ledger)
+    """Sessions are destroyed, other executions deleted, as an operator would, and all are gone when this returns."""
+    ledger = made.load.ledger
+    turns: set[str] = set()
+    async for entry in NatsBucket(made.bus, subjects.SESSIONS_BUCKET).entries():
+        project, session = entry.key.split(".")
+        of_session = {f"{project}/{execution}" for execution in Session.read(entry.value).executions}
+        ledger.asked_to_destroy.add(f"{project}/{session}")
+        ledger.asked_to_delete |= of_session
+        await made.system.client(made.bus, project, made.store).sessions.destroy(session)
+        ledger.destroyed.add(f"{project}/{session}")
+        ledger.deleted |= of_session
+        turns |= of_session
+    async for entry in NatsBucket(made.bus, subjects.EXECUTIONS_BUCKET).entries("*.*"):
+        project, execution = entry.key.split(".")
+        if (key := f"{project}/{execution}") not in turns:
+            ledger.asked_to_delete.add(key)
+            await made.system.client(made.bus, project, made.store).delete(execution)
+            ledger.deleted.add(key)
+    left = await settle(made.bus, ledger)
     if left:
         say(f"not deleted: {left[:5]}")
 
@@ -83,32 +96,42 @@ async def look(made: Bench) -> dict[str, dict[str, float]]:
                     seen[name]["tasks"] = float(found[1])
     for stream in (subjects.COMMANDS, subjects.EVENTS, subjects.OUTPUT, subjects.DLQ):
         seen[stream] = await _stream(made, stream)
-    seen[subjects.EXECUTIONS_BUCKET] = await _stream(made, f"KV_{subjects.EXECUTIONS_BUCKET}")
+    for bucket in (subjects.EXECUTIONS_BUCKET, subjects.SESSIONS_BUCKET):
+        seen[bucket] = await _stream(made, f"KV_{bucket}")
     return seen
 
 
 async def _stream(made: Bench, stream: str) -> dict[str, float]:
-    """Consumers, and subjects but for what stays on purpose: one `cleaned` per execution, dead letters, schedules."""
+    """Consumers, and subjects but for what stays on purpose (`staying`)."""
     ask = json.dumps({"subjects_filter": ">"}).encode()
     reply = await made.bus.nc.request(f"$JS.API.STREAM.INFO.{stream}", ask, timeout=10)
     state = json.loads(reply.data)["state"]
-    names = [
-        name
-        for name in state.get("subjects") or {}
-        if not name.endswith(".cleaned") and not name.startswith(("ocf.dlq.", "ocf.schedule."))
-        and f".{subjects.SYSTEM_PROJECT}." not in name
-    ]  # fmt: skip
+    names = [name for name in state.get("subjects") or {} if not staying(name, made.load.ledger.poison)]
     return {"consumers": float(state["consumer_count"]), "subjects": float(len(names))}
 
 
+def staying(subject: str, poison: Collection[str] = ()) -> bool:
+    """One `cleaned` per execution, one `destroyed` per session, dead letters, schedules, and the poison itself."""
+    return (
+        subject.endswith((".cleaned", ".destroyed"))
+        or subject.startswith(("ocf.dlq.", "ocf.schedule."))
+        or f".{subjects.SYSTEM_PROJECT}." in subject
+        or subject in poison
+    )
+
+
 def compare(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """Each value twice, and whether the second is within tolerance of the first: more is a leak, less is none."""
+    """Each value twice, and whether the second is within tolerance of the first: more is a leak, less is none.
+
+    One that is missing at the end (None) is not within it: nobody knows what it was.
+    """
     rows = []
     for name, values in before.items():
         for what, value in values.items():
             table = _STORES if name in ("s3",) or name.startswith("nats") else TOLERANCE
             share, more = table.get(what, (0.0, 0.0))
             most = value * (1 + share) + more
-            now = after[name].get(what, 0.0)
-            rows.append({"what": f"{name} {what}", "before": value, "after": now, "most": most, "within": now <= most})
+            now = after.get(name, {}).get(what)
+            within = now is not None and now <= most
+            rows.append({"what": f"{name} {what}", "before": value, "after": now, "most": most, "within": within})
     return rows

@@ -12,6 +12,7 @@ import pytest
 
 from faults.check import Ledger, outcomes, violations
 from faults.history import Fact, History, Letter, Story
+from faults.model import STREAMED
 
 ID = "11111111-1111-1111-1111-111111111111"
 KEY = f"p/{ID}"
@@ -159,13 +160,46 @@ def test_what_a_deletion_leaves_is_found(left: str) -> None:
     setattr(story, left, {"lease": True, "fences": 1}.get(left) or getattr(kept, left))
     if left == "facts":
         story.facts.append(Fact("cleaned", "c", {}))
-    assert "deleted" in {found.rule for found in violations(history, Ledger())}
+    found = violations(history, Ledger(deleted={KEY}))
+    assert [each.rule for each in found if "left" in each.what or "said once" in each.what] == ["deleted"]
 
 
 def test_what_clients_were_told_is_held_against_it() -> None:
     """A submit that was acknowledged and left no trace; a deletion that was never carried out."""
     assert [found.rule for found in violations(History(), Ledger(accepted={KEY}))] == ["lost"]
     assert [found.rule for found in violations(good(), Ledger(deleted={KEY}))] == ["deleted"]
+
+
+def test_a_deletion_that_nobody_asked_for_is_found() -> None:
+    """One that was asked for, acknowledged or not, is none."""
+    (found,) = violations(cleaned(), Ledger(accepted={KEY}))
+    assert (found.rule, found.what) == ("deleted", "deleted, and nobody asked")
+    assert violations(cleaned(), Ledger(accepted={KEY}, asked_to_delete={KEY})) == []
+
+
+def test_what_was_accepted_must_not_be_rejected() -> None:
+    """A client that was told yes; one that was told nothing may hear no."""
+    history = History({KEY: Story("p", ID, facts=[Fact("rejected", "r", {})], record={"state": "rejected"})})
+    assert [found.rule for found in violations(history, Ledger(accepted={KEY}))] == ["end"]
+    assert violations(history, Ledger()) == []
+
+
+def silent(*said: str) -> History:
+    """A completed talk of which that is all that was said."""
+    history = good()
+    story = history.stories[KEY]
+    texts = [*said, "", ""][:2]
+    story.output[1:3] = [chunk(2, texts[0]), chunk(3, texts[1])]
+    rewritten(story)
+    return history
+
+
+def test_a_talk_that_lost_all_its_words_is_found() -> None:
+    """Silence is excused by nothing but the sign of the real agent, which says what the model streams to it."""
+    for history in (silent(), silent("The offline scripted model has answered.")):
+        assert [found.rule for found in violations(history, Ledger())] == ["output"]
+    assert violations(silent(STREAMED[:4], STREAMED[4:] + "The offline scripted model has answered."), Ledger()) == []
+    assert [found.rule for found in violations(silent(STREAMED, "w0 "), Ledger())] == ["output"]
 
 
 def test_dead_letters() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from faults.report import page
 from faults.run import complaints, good
-from faults.soak import compare
+from faults.soak import compare, staying
 
 
 def result(**changes: Any) -> dict[str, Any]:
@@ -38,6 +38,26 @@ def test_the_page_names_what_was_run_and_what_was_not() -> None:
     assert "| matrix | 7 | `abc` | 1 | 3 | 1.0 | yes |" in said
     assert "3, 9 s" in said
     assert "not run" in said
+
+
+def test_a_value_that_is_missing_at_the_second_look_is_not_good() -> None:
+    """A process or a number of it that cannot be looked at any more is no leak that was not there; the page says so."""
+    rows = compare({"submit": {"tasks": 8.0}, "s3": {"rss": 1e6}}, {"submit": {}})
+    assert [(row["what"], row["after"], row["within"]) for row in rows] == [
+        ("submit tasks", None, False),
+        ("s3 rss", None, False),
+    ]
+    assert "| s3 rss | 1 MiB | ? | 194 MiB | **missing** |" in page({"soak": result(soak=rows)})
+
+
+def test_what_stays_on_purpose_is_no_leak_of_a_soak() -> None:
+    """The last fact of what is gone; the first one of a session is none."""
+    assert staying("ocf.evt.p.s.destroyed")
+    assert staying("ocf.evt.p.e.cleaned")
+    assert staying("ocf.cmd.cancel.p.e", {"ocf.cmd.cancel.p.e"})
+    assert not staying("ocf.cmd.cancel.p.e")
+    assert not staying("ocf.evt.p.s.created")
+    assert not staying("ocf.evt.p.e.completed")
 
 
 def test_the_second_look_of_a_soak_finds_what_grew() -> None:

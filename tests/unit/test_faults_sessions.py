@@ -11,6 +11,7 @@ import pytest
 from faults.check import Ledger, violations
 from faults.check_sessions import wrong_of_session
 from faults.history import Fact, History, SessionStory, Story
+from faults.model import STREAMED
 
 FIRST, SECOND = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
 World = tuple[SessionStory, list[Story]]
@@ -92,6 +93,16 @@ BROKEN: dict[str, tuple[str, Callable[[SessionStory, list[Story]], Any]]] = {
 }
 
 
+def test_silence_about_what_was_found_is_excused_by_the_real_agent_alone() -> None:
+    """A completed turn that lost all its words says nothing of the others' work either."""
+    session, turns = good()
+    turns[1].output[:] = [{"seq": 1, "type": "text", "data": "", "attempt": 1}]
+    (found,) = list(wrong_of_session(session, turns, destroyed=False))
+    assert found == f"turn {SECOND} does not say what it found"
+    turns[1].output[:] = [{"seq": 1, "type": "text", "data": f"{STREAMED}The offline model", "attempt": 1}]
+    assert list(wrong_of_session(session, turns, destroyed=False)) == []
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_session_is_found(name: str) -> None:
     session, turns = good()
@@ -108,6 +119,17 @@ def test_of_a_destroyed_session_only_that_fact_is_left() -> None:
     (left, unsaid) = list(wrong_of_session(session, turns, destroyed=True))
     assert all(name in left for name in ("record", "objects", "commands", "facts"))
     assert unsaid == "not said once to be destroyed"
+
+
+def test_a_destruction_that_nobody_asked_for_is_found() -> None:
+    """One that was asked for, acknowledged or not, is none; one that was never carried out leaves the session open."""
+    history = History(sessions={"p/s": SessionStory("p", "s", facts=["destroyed"])})
+    (found,) = violations(history, Ledger(sessions={"p/s": []}))
+    assert (found.rule, found.what) == ("session", "destroyed, and nobody asked")
+    assert violations(history, Ledger(sessions={"p/s": []}, asked_to_destroy={"p/s"})) == []
+    record = {"state": "open", "queue": [], "executions": []}
+    history = History(sessions={"p/s": SessionStory("p", "s", ["create"], ["created"], record)})
+    assert violations(history, Ledger(sessions={"p/s": []}, asked_to_destroy={"p/s"})) == []
 
 
 def test_sessions_are_looked_at_with_everything_else() -> None:

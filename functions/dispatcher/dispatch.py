@@ -65,7 +65,7 @@ class Dispatcher:
             with tracing.span(name, event, {"messaging.consumer.group.name": self._row.consumer}) as current:
                 async with self._lanes.place(event) as lane:
                     answer = await self._in_order(lane, delivery.message, event.with_extensions(**trace.active()))
-                tracing.answered(current, answer.status)
+                tracing.answered(current, answer.status, waits=answer.early)
         finally:
             heartbeat.cancel()
         await self._settle(delivery, answer)

@@ -25,6 +25,11 @@ class Answer:
     retry_after: float = 1.0
 
     @property
+    def said_in_logs(self) -> str:
+        """As much of `reason` as a log may have: functions never repeat what they were given."""
+        return self.reason
+
+    @property
     def done(self) -> bool:
         """It is handled."""
         return 200 <= self.status < 300
@@ -65,6 +70,13 @@ class SinkAnswer(Answer):
 
     #: Of the event: tries of many events that failed together do not come together again.
     event_id: str = ""
+    #: What kept it from answering, by its kind; empty when it did answer.
+    failure: str = ""
+
+    @property
+    def said_in_logs(self) -> str:
+        """Not its own words: who echoes what comes in would put the agent's answer into the log."""
+        return self.failure
 
     @property
     def busy(self) -> bool:

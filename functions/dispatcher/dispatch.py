@@ -138,7 +138,7 @@ class Dispatcher:
                 consumer=self._row.consumer,
                 subject=message.subject,
                 status=answer.status,
-                reason=answer.reason[:200],
+                reason=answer.said_in_logs[:200],
                 deliveries=message.deliveries,
                 delay=delay,
             )
@@ -156,7 +156,7 @@ class Dispatcher:
             "the sink says it is gone; nothing is sent to it until the next start",
             action="dispatch.sink_gone",
             consumer=self._row.consumer,
-            reason=answer.reason[:200],
+            reason=answer.said_in_logs[:200],
         )
         await delivery.nak(answer.pause(1))
 
@@ -182,5 +182,5 @@ class Dispatcher:
             consumer=self._row.consumer,
             subject=message.subject,
             status=answer.status,
-            reason=answer.reason[:500],
+            reason=answer.said_in_logs[:500],
         )

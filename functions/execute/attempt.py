@@ -92,7 +92,6 @@ class Attempt:
 
     async def _given_up(self, verdict: Verdict) -> OcfError:
         if self._lease.lost.is_set():
-            metrics.leases_lost.inc()
             return Conflict("another worker has it")
         await self._publisher.finish(_FLUSH_SECONDS)
 

@@ -30,7 +30,7 @@ warm_slots = Gauge("ocf_warm_slots", "warm slots that could be taken now", regis
 slots_taken = Counter("ocf_slots_taken_total", "executions by kind of slot", ("kind",), registry=REGISTRY)
 tokens = Counter("ocf_model_tokens_total", "tokens by model and direction", ("model", "direction"), registry=REGISTRY)
 cost = Counter("ocf_model_cost_usd_total", "US dollars by model", ("model",), registry=REGISTRY)
-output_bytes = Counter("ocf_output_bytes_total", "bytes of output published", registry=REGISTRY)
+output_bytes = Counter("ocf_output_bytes_total", "bytes of output published, by whichever attempt", registry=REGISTRY)
 leases_lost = Counter("ocf_leases_lost_total", "executions taken over by another worker", registry=REGISTRY)
 swept = Counter("ocf_swept_total", "executions ended by the sweep", ("state",), registry=REGISTRY)
 

@@ -88,6 +88,8 @@ class Attempt:
             finally:
                 await end(background)
                 self._publisher.close()
+                # Also of an attempt that is handed on or lost: it has said what it has said.
+                metrics.output_bytes.inc(self._publisher.bytes)
                 await self._turn.close()
 
     async def _given_up(self, verdict: Verdict) -> OcfError:
@@ -255,16 +257,12 @@ class Attempt:
         said = Draft(type=ChunkType.STATUS, data=verdict.message or state.value, detail={"state": state.value})
         await self._publisher.emit(said)
         await self._until_kept(lambda: self._publisher.finish(_FLUSH_SECONDS))
-        decided: list[Outcome] = []
 
         def decide(record: Record) -> tuple[Step, Outcome]:
             ending = outcome.Ending(verdict, number, self._now, self._publisher.last)
-            decided.append(outcome.fact(record, ending, self._turn.usage, self._turn.result, kept))
-            return taken, decided[-1]
+            return taken, outcome.fact(record, ending, self._turn.usage, self._turn.result, kept)
 
         await self._until_kept(lambda: self._parts.records.end(*self._ids, decide, self._event))
-        if decided:
-            metrics.output_bytes.inc(self._publisher.bytes)
         log.info("execution ended", action="execution.ended", state=state.value, reason=verdict.reason, **self._named)
 
     async def _keep(self) -> outcome.Kept:

@@ -22,6 +22,7 @@ from events.output import Chunk, ChunkType, Draft, Usage
 from events.ports import Inbox, Message
 from events.record import Record
 from events.redact import Redactor
+from functions import metrics
 from functions.cancel.handler import cancel
 from functions.clock import SystemClock
 from functions.execute import attempt, hearing
@@ -400,3 +401,26 @@ async def test_a_delivery_that_joins_what_cannot_start_does_not_wait_for_ever(
         for delivery in (first, second):
             with pytest.raises(Conflict):
                 await asyncio.wait_for(delivery, 5)
+
+
+async def test_output_is_counted_however_the_attempt_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt that is handed on, or whose lease is lost, has said what it has said."""
+
+    async def talk(_: StandIn, emit: Emit) -> None:
+        await emit(Draft(type=ChunkType.TEXT, data="x" * 1000))
+        await asyncio.Event().wait()
+
+    for lost in (False, True):
+        before = metrics.output_bytes._value.get()
+        async with scene(tmp_path, monkeypatch) as run:
+            run.turn.script = talk
+            running = run.begin()
+            await run.until(lambda: run.said("xxx"), "said")
+            if lost:
+                (one,) = run.worker._runs.values()
+                one._lease.lost.set()
+            else:
+                await run.worker.stop()
+            with pytest.raises(Conflict if lost else HandedOn):
+                await asyncio.wait_for(running, 5)
+        assert metrics.output_bytes._value.get() - before >= 1000, lost

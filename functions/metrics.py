@@ -14,12 +14,19 @@ from events.record import Record
 
 _LONG = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 _SHORT = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+#: A full cluster lets somebody wait for as long as a run lasts.
+_WAIT = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 
 REGISTRY = CollectorRegistry()
 
 ended = Counter("ocf_executions_ended_total", "executions that ended here", ("state", "reason"), registry=REGISTRY)
 duration = Histogram("ocf_execution_seconds", "first start to end", ("state",), buckets=_LONG, registry=REGISTRY)
-queued = Histogram("ocf_queue_wait_seconds", "submit to first start", buckets=_SHORT, registry=REGISTRY)
+queued = Histogram(
+    "ocf_queue_wait_seconds",
+    "submit to first start, a project's quota included, turns that waited in their session left out",
+    buckets=_WAIT,
+    registry=REGISTRY,
+)
 first_output = Histogram(
     "ocf_first_output_seconds", "start of the attempt to the agent's first word", buckets=_SHORT, registry=REGISTRY
 )

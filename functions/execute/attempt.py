@@ -20,6 +20,7 @@ from events.models import Cancel, Execute, Reply
 from events.output import ChunkType, Draft
 from events.record import HANDED_ON, Record
 from functions import metrics
+from functions.common.commands import NATS_DELIVERIES
 from functions.common.limits import bound
 from functions.common.output import Fenced
 from functions.common.tasks import end
@@ -135,6 +136,11 @@ class Attempt:
         self._progress.still_waiting(requests)
 
     @property
+    def _queued_in_session(self) -> bool:
+        """Whether an earlier turn of its session was waited for: it was given back, and this is a later delivery."""
+        return self._task.session_id is not None and self._event.extensions.get(NATS_DELIVERIES, "1") != "1"
+
+    @property
     def _named(self) -> dict[str, str]:
         return {"project_id": self._ids[0], "execution_id": self._ids[1]}
 
@@ -152,7 +158,7 @@ class Attempt:
         detail = {"state": State.RUNNING.value, "attempt": number}
         await self._publisher.emit(Draft(type=ChunkType.STATUS, data=text, detail=detail))
         waited = outcome.milliseconds((record.started_at or self._now) - record.submitted_at)
-        if number == 1:
+        if number == 1 and not self._queued_in_session:
             metrics.queued.observe(waited / 1000)
         fact = Started(
             execution_id=self._ids[1],

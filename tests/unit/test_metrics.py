@@ -153,6 +153,13 @@ async def test_deleting_and_noting_are_no_ends() -> None:
     assert counted.since() == {}
 
 
+def test_a_wait_of_an_hour_is_told_from_one_of_ten_minutes() -> None:
+    """A full cluster lets somebody wait for as long as a run lasts."""
+    (family,) = metrics.queued.collect()
+    bounds = {sample.labels["le"] for sample in family.samples if sample.name.endswith("_bucket")}
+    assert {"600.0", "3600.0", "7200.0"} <= bounds
+
+
 def test_what_may_be_counted_is_there_before_it_is() -> None:
     """An alert on `increase()` needs a 0 to increase from."""
     metrics.expect_ends()

@@ -50,8 +50,9 @@ sinks_closed = Gauge("ocf_sinks_closed", "sinks that said they are gone", ("cons
 in_flight = Gauge("ocf_deliveries_in_flight", "messages a function is working on", ("consumer",), registry=REGISTRY)
 consumer_lag = Gauge("ocf_consumer_lag", "messages no function has been given yet", ("consumer",), registry=REGISTRY)
 
-#: The kinds of answers that `deliveries` tells apart; `none`: there was none.
-ANSWERS = ("2xx", "3xx", "4xx", "5xx", "none")
+#: The kinds of answers that `deliveries` tells apart. `none`: there was none. `early` (425: others come first) and
+#: `conflict` (409: another has it) are not among the 4xx, they say that all is well.
+ANSWERS = ("2xx", "3xx", "4xx", "5xx", "none", "early", "conflict")
 #: Models are named by callers: beyond this many, the rest is counted together.
 _MODELS: set[str] = set()
 _MAX_MODELS = 50

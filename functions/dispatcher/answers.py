@@ -13,6 +13,8 @@ _RETRIED = frozenset({401, 403, 404, 408, 409})
 SINK_PAUSES = (1, 5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 43_200, 86_400)
 _SPREAD = 0.1
 _GONE = 410
+#: Another has it. After a restart of the dispatcher a long run is answered so for as long as it lasts.
+_CONFLICT = 409
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,11 @@ class Answer:
 
     @property
     def kind(self) -> str:
-        """For counting."""
+        """For counting: those that are no failures apart from those that are."""
+        if self.early:
+            return "early"
+        if self.status == _CONFLICT:
+            return "conflict"
         return f"{self.status // 100}xx" if self.status else "none"
 
     @property

@@ -19,6 +19,7 @@ from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
 from functions.cleanup.sweep import SECOND_LOOK
 from functions.common.sweep import SWEEP_ID
+from functions.dispatcher.answers import Answer, SinkAnswer
 from functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
@@ -151,6 +152,15 @@ async def test_deleting_and_noting_are_no_ends() -> None:
 
     await b.parts.records.change(PROJECT, execution, archived)
     assert counted.since() == {}
+
+
+def test_answers_that_are_no_failures_are_counted_apart() -> None:
+    """Who waits for its turn, or runs at another worker, does not fail; out there 425 is a failure like any other."""
+    kinds = {status: Answer(status).kind for status in (0, 200, 301, 404, 409, 425, 503)}
+    expected = {0: "none", 200: "2xx", 301: "3xx", 404: "4xx", 409: "conflict", 425: "early", 503: "5xx"}
+    assert kinds == expected
+    assert set(expected.values()) == set(metrics.ANSWERS)
+    assert SinkAnswer(425).kind == "4xx"
 
 
 def test_a_wait_of_an_hour_is_told_from_one_of_ten_minutes() -> None:

@@ -49,6 +49,12 @@ dead_letters = Counter("ocf_dead_letters_total", "messages that went to OCF_DLQ"
 sinks_closed = Gauge("ocf_sinks_closed", "sinks that said they are gone", ("consumer",), registry=REGISTRY)
 in_flight = Gauge("ocf_deliveries_in_flight", "messages a function is working on", ("consumer",), registry=REGISTRY)
 consumer_lag = Gauge("ocf_consumer_lag", "messages no function has been given yet", ("consumer",), registry=REGISTRY)
+consumer_unsettled = Gauge(
+    "ocf_consumer_unsettled",
+    "messages given out and not settled, those that wait for their next try included",
+    ("consumer",),
+    registry=REGISTRY,
+)
 
 #: The kinds of answers that `deliveries` tells apart. `none`: there was none. `early` (425: others come first) and
 #: `conflict` (409: another has it) are not among the 4xx, they say that all is well.
@@ -96,6 +102,12 @@ def expect_deliveries(consumer: str) -> None:
         deliveries.labels(consumer, answer)
     for each in (redeliveries, dead_letters, sinks_closed, in_flight):
         each.labels(consumer)
+
+
+def forget_backlog(consumer: str) -> None:
+    """Expose nothing of what waits for it: that is not known now."""
+    for each in (consumer_lag, consumer_unsettled):
+        each.remove(consumer)
 
 
 def exposition() -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from events import streams
 from events.errors import Conflict, Unavailable
-from events.ports import Clock, ConsumerSpec, Delivery, Entry, Fence, Inbox, Message
+from events.ports import Backlog, Clock, ConsumerSpec, Delivery, Entry, Fence, Inbox, Message
 
 #: Seconds between two looks for deliveries that have become due meanwhile.
 _LOOK = 0.02
@@ -229,9 +229,11 @@ class MemoryBus:
         state.not_before[message.sequence] = self.clock.monotonic() + consumer.ack_wait
         return MemoryDelivery(replace(message, deliveries=number), state, self, consumer.ack_wait)
 
-    async def lag(self, consumer: ConsumerSpec) -> int:
+    async def backlog(self, consumer: ConsumerSpec) -> Backlog:
         state = self._consumer(consumer)
-        return sum(m.sequence not in state.deliveries for m in self._due(consumer, state))
+        waiting = sum(m.sequence not in state.deliveries for m in self._due(consumer, state))
+        kept = (m.sequence for m in self._streams[consumer.stream].messages)
+        return Backlog(waiting, sum(n in state.deliveries and n not in state.acked for n in kept))
 
     async def purge(self, stream: str, subject: str) -> int:
         kept = self._streams[stream]

@@ -22,7 +22,7 @@ from nats.js.errors import Error as JetStreamError
 
 from events.credentials import INBOX, inbox_of
 from events.errors import Conflict, Unavailable
-from events.ports import ConsumerSpec, Delivery, Inbox, Message
+from events.ports import Backlog, ConsumerSpec, Delivery, Inbox, Message
 from events.writer_nats import WRONG_LAST_SEQUENCE, NatsWriter, Writers
 
 log = structlog.get_logger()
@@ -294,10 +294,10 @@ class NatsBus:
         self._pulls[spec.name] = pull
         return pull
 
-    async def lag(self, consumer: ConsumerSpec) -> int:
+    async def backlog(self, consumer: ConsumerSpec) -> Backlog:
         with _unavailable(f"look at {consumer.name}"):
             info = await self.js.consumer_info(consumer.stream, consumer.name)
-        return info.num_pending or 0
+        return Backlog(waiting=info.num_pending or 0, unsettled=info.num_ack_pending or 0)
 
     async def purge(self, stream: str, subject: str, *, through: int | None = None) -> int:
         """As the port says; with `through`, only messages up to that stream sequence."""

@@ -38,6 +38,10 @@ class NotItsTurn(Retry):
     http_status = 425
 
 
+#: What has to wait, and has not failed: with many of them a cluster is full, and nothing is wrong.
+WAITING = (Busy, NotItsTurn)
+
+
 class Conflict(Retry):
     """Somebody else changed the record first."""
 

@@ -47,6 +47,17 @@ class ConsumerSpec:
     from_now: bool = False
 
 
+@dataclass(frozen=True)
+class Backlog:
+    """What a durable consumer has yet to see settled, in messages.
+
+    `waiting` were given to nobody yet; `unsettled` were, and wait for their end or their next try.
+    """
+
+    waiting: int
+    unsettled: int
+
+
 class Inbox:
     """Messages as they come. Not a generator: waiting for the next one may be cancelled (a timeout) and repeated."""
 
@@ -173,8 +184,12 @@ class Bus(Protocol):
         """
         ...
 
-    async def lag(self, consumer: ConsumerSpec) -> int:
-        """Messages of a durable consumer that nobody has been given yet."""
+    async def backlog(self, consumer: ConsumerSpec) -> Backlog:
+        """What a durable consumer has yet to see settled.
+
+        Raises:
+            Unavailable: not known now.
+        """
         ...
 
     async def purge(self, stream: str, subject: str) -> int:

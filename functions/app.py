@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from events.envelope import JSON, Event
-from events.errors import Busy, Drop, OcfError, Retry
+from events.errors import WAITING, Busy, Drop, OcfError, Retry
 from functions import logs, tracing
 from functions.common.commands import NATS_SUBJECT
 from functions.composition import Parts
@@ -47,7 +47,7 @@ async def handle(handler: Handler, cloud_event: CloudEvent) -> None:
 
 
 async def _handle(handler: Handler, parts: Parts, event: Event) -> None:
-    """One line in the log, whatever comes of it."""
+    """One line in the log, whatever comes of it; at `debug` where it has to wait, which may be thousands of times."""
     began, which = time.monotonic(), {"type": event.type, "event_id": event.id}
     try:
         with tracing.span(f"process {event.type}", event):
@@ -56,7 +56,9 @@ async def _handle(handler: Handler, parts: Parts, event: Event) -> None:
         log.info("event dropped", action="event.dropped", reason=str(error), **which)
     except OcfError as error:
         headers = {"Retry-After": "1"} if isinstance(error, Busy) else None
-        level = log.info if isinstance(error, Retry) else log.warning
+        level = log.warning
+        if isinstance(error, Retry):
+            level = log.debug if isinstance(error, WAITING) else log.info
         level("event refused", action="event.refused", reason=str(error), **which)
         raise HTTPException(error.http_status, str(error), headers=headers) from None
     except OSError as error:

@@ -14,12 +14,19 @@ from events.record import Record
 
 _LONG = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 _SHORT = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+#: A full cluster lets somebody wait for as long as a run lasts.
+_WAIT = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 
 REGISTRY = CollectorRegistry()
 
 ended = Counter("ocf_executions_ended_total", "executions that ended here", ("state", "reason"), registry=REGISTRY)
 duration = Histogram("ocf_execution_seconds", "first start to end", ("state",), buckets=_LONG, registry=REGISTRY)
-queued = Histogram("ocf_queue_wait_seconds", "submit to first start", buckets=_SHORT, registry=REGISTRY)
+queued = Histogram(
+    "ocf_queue_wait_seconds",
+    "submit to first start, a project's quota included, turns that waited in their session left out",
+    buckets=_WAIT,
+    registry=REGISTRY,
+)
 first_output = Histogram(
     "ocf_first_output_seconds", "start of the attempt to the agent's first word", buckets=_SHORT, registry=REGISTRY
 )
@@ -30,7 +37,7 @@ warm_slots = Gauge("ocf_warm_slots", "warm slots that could be taken now", regis
 slots_taken = Counter("ocf_slots_taken_total", "executions by kind of slot", ("kind",), registry=REGISTRY)
 tokens = Counter("ocf_model_tokens_total", "tokens by model and direction", ("model", "direction"), registry=REGISTRY)
 cost = Counter("ocf_model_cost_usd_total", "US dollars by model", ("model",), registry=REGISTRY)
-output_bytes = Counter("ocf_output_bytes_total", "bytes of output published", registry=REGISTRY)
+output_bytes = Counter("ocf_output_bytes_total", "bytes of output published, by whichever attempt", registry=REGISTRY)
 leases_lost = Counter("ocf_leases_lost_total", "executions taken over by another worker", registry=REGISTRY)
 swept = Counter("ocf_swept_total", "executions ended by the sweep", ("state",), registry=REGISTRY)
 
@@ -42,9 +49,16 @@ dead_letters = Counter("ocf_dead_letters_total", "messages that went to OCF_DLQ"
 sinks_closed = Gauge("ocf_sinks_closed", "sinks that said they are gone", ("consumer",), registry=REGISTRY)
 in_flight = Gauge("ocf_deliveries_in_flight", "messages a function is working on", ("consumer",), registry=REGISTRY)
 consumer_lag = Gauge("ocf_consumer_lag", "messages no function has been given yet", ("consumer",), registry=REGISTRY)
+consumer_unsettled = Gauge(
+    "ocf_consumer_unsettled",
+    "messages given out and not settled, those that wait for their next try included",
+    ("consumer",),
+    registry=REGISTRY,
+)
 
-#: The kinds of answers that `deliveries` tells apart; `none`: there was none.
-ANSWERS = ("2xx", "3xx", "4xx", "5xx", "none")
+#: The kinds of answers that `deliveries` tells apart. `none`: there was none. `early` (425: others come first) and
+#: `conflict` (409: another has it) are not among the 4xx, they say that all is well.
+ANSWERS = ("2xx", "3xx", "4xx", "5xx", "none", "early", "conflict")
 #: Models are named by callers: beyond this many, the rest is counted together.
 _MODELS: set[str] = set()
 _MAX_MODELS = 50
@@ -88,6 +102,12 @@ def expect_deliveries(consumer: str) -> None:
         deliveries.labels(consumer, answer)
     for each in (redeliveries, dead_letters, sinks_closed, in_flight):
         each.labels(consumer)
+
+
+def forget_backlog(consumer: str) -> None:
+    """Expose nothing of what waits for it: that is not known now."""
+    for each in (consumer_lag, consumer_unsettled):
+        each.remove(consumer)
 
 
 def exposition() -> bytes:

@@ -14,7 +14,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from events import trace as context
 from events.envelope import Event
-from events.errors import Drop
+from events.errors import WAITING, Drop
 from functions.common.commands import NATS_SUBJECT
 from functions.settings import Settings
 
@@ -74,16 +74,21 @@ def span(name: str, event: Event, attributes: Attributes | None = None) -> Itera
         except Drop:
             current.set_attribute("ocf.dropped", True)
             raise
+        except WAITING:
+            current.set_attribute("ocf.waits", True)
+            raise
         except Exception as error:
             _failed(current, type(error).__name__)
             raise
 
 
-def answered(current: Span, status: int) -> None:
-    """What the other side said to an event; `status` 0: nothing."""
+def answered(current: Span, status: int, *, waits: bool = False) -> None:
+    """What the other side said to an event; `status` 0: nothing. `waits`: not now, which is no error."""
     if status:
         current.set_attribute("http.response.status_code", status)
-    if not 200 <= status < 300:
+    if waits:
+        current.set_attribute("ocf.waits", True)
+    elif not 200 <= status < 300:
         _failed(current, str(status) if status else "no_answer")
 
 

@@ -32,7 +32,14 @@ PANELS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Cancel to last process gone (p95)", "s", (("histogram_quantile(0.95, sum by (le) (rate(ocf_cancel_seconds_bucket[30m])))", "p95"),)),
     ("Tokens per minute", "short", (("60 * sum by (model, direction) (rate(ocf_model_tokens_total[5m]))", "{{model}} {{direction}}"),)),
     ("Spent per hour", "currencyUSD", (("3600 * sum by (model) (rate(ocf_model_cost_usd_total[15m]))", "{{model}}"),)),
-    ("Events waiting", "short", (("max by (consumer) (ocf_consumer_lag)", "{{consumer}}"),)),
+    (
+        "Events waiting",
+        "short",
+        (
+            ("max by (consumer) (ocf_consumer_lag)", "{{consumer}}"),
+            ("max by (consumer) (ocf_consumer_unsettled)", "{{consumer}} unsettled"),
+        ),
+    ),
     (
         "Deliveries per second",
         "short",

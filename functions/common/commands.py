@@ -15,6 +15,8 @@ from events.models import Model
 NATS_SUBJECT = "natssubject"
 #: The dispatcher's mark of where in its stream an event lies.
 NATS_SEQUENCE = "natssequence"
+#: The dispatcher's mark of how often it was delivered, this time included; given back before its turn counts.
+NATS_DELIVERIES = "natsdeliveries"
 
 M = TypeVar("M", bound=Model)
 

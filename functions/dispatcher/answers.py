@@ -13,6 +13,8 @@ _RETRIED = frozenset({401, 403, 404, 408, 409})
 SINK_PAUSES = (1, 5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 43_200, 86_400)
 _SPREAD = 0.1
 _GONE = 410
+#: Another has it. After a restart of the dispatcher a long run is answered so for as long as it lasts.
+_CONFLICT = 409
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,22 @@ class Answer:
     retry_after: float = 1.0
 
     @property
+    def said_in_logs(self) -> str:
+        """As much of `reason` as a log may have: functions never repeat what they were given."""
+        return self.reason
+
+    @property
     def done(self) -> bool:
         """It is handled."""
         return 200 <= self.status < 300
 
     @property
     def kind(self) -> str:
-        """For counting."""
+        """For counting: those that are no failures apart from those that are."""
+        if self.early:
+            return "early"
+        if self.status == _CONFLICT:
+            return "conflict"
         return f"{self.status // 100}xx" if self.status else "none"
 
     @property
@@ -65,6 +76,13 @@ class SinkAnswer(Answer):
 
     #: Of the event: tries of many events that failed together do not come together again.
     event_id: str = ""
+    #: What kept it from answering, by its kind; empty when it did answer.
+    failure: str = ""
+
+    @property
+    def said_in_logs(self) -> str:
+        """Not its own words: who echoes what comes in would put the agent's answer into the log."""
+        return self.failure
 
     @property
     def busy(self) -> bool:

@@ -68,7 +68,7 @@ class Dispatcher:
             with tracing.span(name, event, {"messaging.consumer.group.name": self._row.consumer}) as current:
                 async with self._lanes.place(event) as lane:
                     answer = await self._in_order(lane, delivery.message, event.with_extensions(**trace.active()))
-                tracing.answered(current, answer.status)
+                tracing.answered(current, answer.status, waits=answer.early)
         finally:
             heartbeat.cancel()
         await self._settle(delivery, answer)
@@ -152,7 +152,7 @@ class Dispatcher:
                 consumer=self._row.consumer,
                 subject=message.subject,
                 status=answer.status,
-                reason=answer.reason[:200],
+                reason=answer.said_in_logs[:200],
                 deliveries=message.deliveries,
                 delay=delay,
             )
@@ -176,7 +176,7 @@ class Dispatcher:
             "the sink says it is gone; nothing is sent to it until the next start",
             action="dispatch.sink_gone",
             consumer=self._row.consumer,
-            reason=answer.reason[:200],
+            reason=answer.said_in_logs[:200],
         )
         await delivery.nak(answer.pause(1))
 
@@ -202,5 +202,5 @@ class Dispatcher:
             consumer=self._row.consumer,
             subject=message.subject,
             status=answer.status,
-            reason=answer.reason[:500],
+            reason=answer.said_in_logs[:500],
         )

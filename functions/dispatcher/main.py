@@ -16,6 +16,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from events.errors import Unavailable
+from events.ports import ConsumerSpec
 from functions import logs, metrics, server, tracing
 from functions.common.sinks import check
 from functions.common.tasks import end
@@ -87,11 +88,22 @@ async def run(settings: Settings) -> None:
 async def _measure_lag(parts: Parts, wired: tuple[Row, ...]) -> None:
     while True:
         for row in wired:
-            try:
-                metrics.consumer_lag.labels(row.consumer).set(await parts.bus.lag(row.spec()))
-            except Unavailable as error:
-                log.info("lag not known", action="dispatch.lag_unknown", consumer=row.consumer, reason=str(error))
+            await _measure(parts, row.consumer, row.spec())
         await parts.clock.sleep(_LAG_EVERY)
+
+
+async def _measure(parts: Parts, consumer: str, spec: ConsumerSpec) -> None:
+    """Set what is known of one consumer. What is not known has no value: an old one would say that all is well."""
+    try:
+        backlog = await parts.bus.backlog(spec)
+    except Exception as error:
+        metrics.forget_backlog(consumer)
+        # An outage is no surprise; of anything else the kind will do.
+        reason = str(error) if isinstance(error, Unavailable) else type(error).__name__
+        log.warning("lag not known", action="dispatch.lag_unknown", consumer=consumer, reason=reason)
+    else:
+        metrics.consumer_lag.labels(consumer).set(backlog.waiting)
+        metrics.consumer_unsettled.labels(consumer).set(backlog.unsettled)
 
 
 def _loop(parts: Parts, row: Row, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Loop:

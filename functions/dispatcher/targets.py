@@ -14,7 +14,7 @@ import httpx
 
 from events.envelope import STRUCTURED, Event
 from events.ports import Clock
-from functions.common.commands import NATS_SEQUENCE, NATS_SUBJECT
+from functions.common.commands import NATS_DELIVERIES, NATS_SEQUENCE, NATS_SUBJECT
 from functions.dispatcher.answers import Answer, SinkAnswer
 from functions.dispatcher.wiring import Row
 
@@ -25,7 +25,7 @@ _CONNECT = 10.0
 _LONGEST_WISH = 30.0
 _LONGEST_SINK_WISH = 86_400.0
 #: What the dispatcher adds for functions; nobody else's business.
-_INTERNAL = frozenset({NATS_SUBJECT, NATS_SEQUENCE, "natsdeliveries"})
+_INTERNAL = frozenset({NATS_SUBJECT, NATS_SEQUENCE, NATS_DELIVERIES})
 
 
 #: A run may be silent for an hour, and its machine may be gone without a word: the kernel asks after 15 s of silence,
@@ -97,7 +97,8 @@ class Webhook:
                 status, reason, wish = await self._exchange(headers, body)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             said = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
-            return SinkAnswer(0, f"{self._row.function} did not answer: {said}", 0.0, event.id)
+            reason = f"{self._row.function} did not answer: {said}"
+            return SinkAnswer(0, reason, 0.0, event.id, type(error).__name__)
         return SinkAnswer(status, reason, wish, event.id)
 
     async def _exchange(self, headers: Mapping[str, str], body: bytes) -> tuple[int, str, float]:
@@ -144,5 +145,7 @@ def retry_after(headers: Mapping[str, str], longest: float, default: float = 1.0
 
 def _reason(response: httpx.Response, read: bytes) -> str:
     if response.is_redirect:
-        return f"redirects, which is not followed, to {response.headers.get('location', '?')[:REASON]}"
+        # Without its query: who redirects may repeat there what came in.
+        location = response.headers.get("location", "").partition("#")[0].partition("?")[0]
+        return f"redirects, which is not followed, to {location[:REASON] or 'nowhere'}"
     return read[:REASON].decode("utf-8", "replace")

@@ -20,6 +20,7 @@ from events.models import Cancel, Execute, Reply
 from events.output import ChunkType, Draft
 from events.record import HANDED_ON, Record
 from functions import metrics
+from functions.common.commands import NATS_DELIVERIES
 from functions.common.limits import bound
 from functions.common.output import Fenced
 from functions.common.tasks import end
@@ -88,11 +89,12 @@ class Attempt:
             finally:
                 await end(background)
                 self._publisher.close()
+                # Also of an attempt that is handed on or lost: it has said what it has said.
+                metrics.output_bytes.inc(self._publisher.bytes)
                 await self._turn.close()
 
     async def _given_up(self, verdict: Verdict) -> OcfError:
         if self._lease.lost.is_set():
-            metrics.leases_lost.inc()
             return Conflict("another worker has it")
         await self._publisher.finish(_FLUSH_SECONDS)
 
@@ -134,6 +136,11 @@ class Attempt:
         self._progress.still_waiting(requests)
 
     @property
+    def _queued_in_session(self) -> bool:
+        """Whether an earlier turn of its session was waited for: it was given back, and this is a later delivery."""
+        return self._task.session_id is not None and self._event.extensions.get(NATS_DELIVERIES, "1") != "1"
+
+    @property
     def _named(self) -> dict[str, str]:
         return {"project_id": self._ids[0], "execution_id": self._ids[1]}
 
@@ -151,7 +158,7 @@ class Attempt:
         detail = {"state": State.RUNNING.value, "attempt": number}
         await self._publisher.emit(Draft(type=ChunkType.STATUS, data=text, detail=detail))
         waited = outcome.milliseconds((record.started_at or self._now) - record.submitted_at)
-        if number == 1:
+        if number == 1 and not self._queued_in_session:
             metrics.queued.observe(waited / 1000)
         fact = Started(
             execution_id=self._ids[1],
@@ -256,16 +263,12 @@ class Attempt:
         said = Draft(type=ChunkType.STATUS, data=verdict.message or state.value, detail={"state": state.value})
         await self._publisher.emit(said)
         await self._until_kept(lambda: self._publisher.finish(_FLUSH_SECONDS))
-        decided: list[Outcome] = []
 
         def decide(record: Record) -> tuple[Step, Outcome]:
             ending = outcome.Ending(verdict, number, self._now, self._publisher.last)
-            decided.append(outcome.fact(record, ending, self._turn.usage, self._turn.result, kept))
-            return taken, decided[-1]
+            return taken, outcome.fact(record, ending, self._turn.usage, self._turn.result, kept)
 
         await self._until_kept(lambda: self._parts.records.end(*self._ids, decide, self._event))
-        if decided:
-            metrics.output_bytes.inc(self._publisher.bytes)
         log.info("execution ended", action="execution.ended", state=state.value, reason=verdict.reason, **self._named)
 
     async def _keep(self) -> outcome.Kept:

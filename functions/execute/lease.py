@@ -20,6 +20,7 @@ import structlog
 from events.errors import Conflict, NotYetKnown, Retry, Unavailable
 from events.ports import Bucket, Clock
 from events.record import lease_key
+from functions import metrics
 
 log = structlog.get_logger()
 
@@ -120,11 +121,11 @@ class Lease:
             elif entry.value == self._value(attempt):
                 self._revision = await self._bucket.update(self._key, entry.value, entry.revision, ttl=TTL)
             else:
-                return False
+                return _taken_over()
         except Unavailable:
             return True  # not known; asked again at the next renewal
         except Conflict:
-            return False
+            return _taken_over()
         return await self._still_mine(attempt, asked)
 
     async def _still_mine(self, attempt: int, asked: float) -> bool:
@@ -158,3 +159,9 @@ class Lease:
                 self._revision = entry.revision
             else:
                 return
+
+
+def _taken_over() -> bool:
+    """Another worker has it: False, and counted. An end by the sweep or a deletion is not."""
+    metrics.leases_lost.inc()
+    return False

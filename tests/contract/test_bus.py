@@ -13,7 +13,7 @@ from events.bucket_nats import NatsBucket
 from events.bus_memory import MemoryBucket, MemoryBus, subject_matches
 from events.bus_nats import connect
 from events.errors import Conflict, Unavailable
-from events.ports import Bucket, Bus, ConsumerSpec, Fence, Message
+from events.ports import Backlog, Bucket, Bus, ConsumerSpec, Fence, Message
 from functions.clock import SystemClock
 from tests.support.nats import NatsServer
 
@@ -176,15 +176,21 @@ async def test_a_pulled_message_comes_once_when_acked_and_again_when_naked(bus: 
     assert await bus.fetch(spec, 5, 0.2) == []
 
 
-async def test_lag_counts_what_nobody_was_given(bus: Bus) -> None:
-    """What is queued behind a slow function can be seen."""
+async def test_a_backlog_tells_what_nobody_was_given_from_what_is_not_settled(bus: Bus) -> None:
+    """What is queued behind a slow function can be seen, and what a broken one was given and did not handle."""
     project, _ = ids()
     spec = consumer(project)
     for _ in range(3):
         await bus.publish(subjects.command("cancel", project, str(uuid.uuid4())), b"x", {})
-    (first,) = await bus.fetch(spec, 1, 2)
-    assert await bus.lag(spec) == 2
+    first, second = await bus.fetch(spec, 2, 2)
+    assert await bus.backlog(spec) == Backlog(waiting=1, unsettled=2)
+    await second.nak(60)
+    assert await bus.backlog(spec) == Backlog(waiting=1, unsettled=2)
     await first.ack()
+    # An ack is not answered: the server may be asked before it has taken it.
+    async with asyncio.timeout(5):
+        while await bus.backlog(spec) != Backlog(waiting=1, unsettled=1):
+            await asyncio.sleep(0.01)
 
 
 async def test_purge_removes_what_matches(bus: Bus) -> None:

@@ -65,7 +65,8 @@ async def test_the_dispatcher_says_how_far_behind_every_consumer_is(stack: Stack
 
     async def measured() -> Series | None:
         found = await scraped(stack, "dispatcher")
-        lag = {("ocf_consumer_lag", frozenset({("consumer", row.consumer)})) for row in WIRING}
+        names = ("ocf_consumer_lag", "ocf_consumer_unsettled")
+        lag = {(name, frozenset({("consumer", row.consumer)})) for name in names for row in WIRING}
         return found if lag <= found.keys() else None
 
     found: Series = await until(measured, what="the lag of every consumer")

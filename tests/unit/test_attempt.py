@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +24,7 @@ from events.output import Chunk, ChunkType, Draft, Usage
 from events.ports import Inbox, Message
 from events.record import Record
 from events.redact import Redactor
+from functions import metrics
 from functions.cancel.handler import cancel
 from functions.clock import SystemClock
 from functions.execute import attempt, hearing
@@ -400,3 +403,48 @@ async def test_a_delivery_that_joins_what_cannot_start_does_not_wait_for_ever(
         for delivery in (first, second):
             with pytest.raises(Conflict):
                 await asyncio.wait_for(delivery, 5)
+
+
+async def test_output_is_counted_however_the_attempt_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt that is handed on, or whose lease is lost, has said what it has said."""
+
+    async def talk(_: StandIn, emit: Emit) -> None:
+        await emit(Draft(type=ChunkType.TEXT, data="x" * 1000))
+        await asyncio.Event().wait()
+
+    for lost in (False, True):
+        before = metrics.output_bytes._value.get()
+        async with scene(tmp_path, monkeypatch) as run:
+            run.turn.script = talk
+            running = run.begin()
+            await run.until(lambda: run.said("xxx"), "said")
+            if lost:
+                (one,) = run.worker._runs.values()
+                one._lease.lost.set()
+            else:
+                await run.worker.stop()
+            with pytest.raises(Conflict if lost else HandedOn):
+                await asyncio.wait_for(running, 5)
+        assert metrics.output_bytes._value.get() - before >= 1000, lost
+
+
+async def test_a_turn_that_waited_in_its_session_did_not_wait_for_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was given back before its turn, perhaps for an hour; what comes the first time waited for a slot only."""
+
+    async def done(_: StandIn, __: Emit) -> None:
+        """Its work is done."""
+
+    waits = [("s", "1", 1), ("s", "2", 0), (None, "2", 1)]
+    for session, deliveries, more in waits:
+        before = metrics.REGISTRY.get_sample_value("ocf_queue_wait_seconds_count") or 0.0
+        async with scene(tmp_path, monkeypatch) as run:
+            run.turn.script = done
+            event = run.event.with_extensions(natsdeliveries=deliveries)
+            if session is not None:
+                session = str(uuid.uuid4())
+                event = replace(event, data=json.dumps(json.loads(event.data) | {"session_id": session}).encode())
+            run.event = event
+            await asyncio.wait_for(run.begin(), 5)
+        assert metrics.REGISTRY.get_sample_value("ocf_queue_wait_seconds_count") == before + more, deliveries

@@ -8,9 +8,10 @@ import json
 import pytest
 
 from events.bus_memory import MemoryBucket
-from events.errors import Conflict, Unavailable
+from events.errors import Conflict, NotYetKnown, Unavailable
 from events.ports import Entry
 from events.record import lease_key
+from functions import metrics
 from functions.execute.lease import RENEW_EVERY, SAFE, TTL, Lease
 from tests.support.clock import ManualClock
 
@@ -26,7 +27,7 @@ class ShakyBucket(MemoryBucket):
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(clock)
         #: Whether the execution is still the attempt's, and who asked.
-        self.open = True
+        self.open: bool | NotYetKnown = True
         self.asked: list[str] = []
 
     async def update(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> int:
@@ -54,6 +55,8 @@ def lease(bucket: ShakyBucket, clock: ManualClock, worker: str) -> Lease:
         bucket.asked.append(worker)
         if bucket.away:
             raise Unavailable("away")
+        if isinstance(bucket.open, NotYetKnown):
+            raise bucket.open
         return bucket.open
 
     return Lease(bucket, clock, "p", "e", worker=worker, reclaim=reclaim)
@@ -108,6 +111,43 @@ async def test_who_finds_another_owner_stops() -> None:
     assert one.lost.is_set()
     assert not await one.sure()
     assert two_.held
+
+
+async def test_a_takeover_is_counted_once_and_an_end_is_none() -> None:
+    """Another worker has the key, or was faster to take it when it had run out: one each. What the sweep has ended, or
+    somebody deleted, nobody took over."""
+    clock, bucket, one, two_ = two()
+    before = metrics.leases_lost._value.get()
+    await one.acquire(1)
+    keeping = asyncio.create_task(one.keep(1))
+    await asyncio.sleep(0)
+    await one.release()
+    await two_.acquire(2)
+    await clock.advance(RENEW_EVERY)
+    await asyncio.wait_for(keeping, 1)
+    assert metrics.leases_lost._value.get() - before == 1
+
+    clock, bucket, one, two_ = two()
+    keeping = await frozen(clock, one)
+    create = bucket.create
+
+    async def faster(key: str, value: bytes, *, ttl: int | None = None) -> int:
+        await create(key, b"{}", ttl=ttl)
+        return await create(key, value, ttl=ttl)
+
+    bucket.create = faster  # type: ignore[method-assign]
+    await clock.advance(RENEW_EVERY)
+    await asyncio.wait_for(keeping, 1)
+    assert metrics.leases_lost._value.get() - before == 2
+
+    for ended in (False, NotYetKnown("deleted")):
+        clock, bucket, one, _ = two()
+        bucket.open = ended
+        keeping = await frozen(clock, one)
+        await clock.advance(RENEW_EVERY)
+        await asyncio.wait_for(keeping, 1)
+        assert one.lost.is_set()
+    assert metrics.leases_lost._value.get() - before == 2
 
 
 async def test_while_the_bus_is_away_it_waits_and_goes_on_after() -> None:

@@ -7,18 +7,24 @@ import uuid
 
 import pytest
 from prometheus_client import generate_latest
+from structlog.testing import capture_logs
 
-from events.errors import Drop
+from events.bus_memory import MemoryBus
+from events.errors import Drop, Unavailable
 from events.facts import Completed
 from events.lifecycle import State, Step
 from events.models import Cancel, Cleanup
 from events.output import Usage
+from events.ports import Backlog, ConsumerSpec
 from events.record import Attempt, Record
 from functions import metrics
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
 from functions.common.ownership import SECOND_LOOK
 from functions.common.sweep import SWEEP_ID
+from functions.dispatcher.answers import Answer, SinkAnswer
+from functions.dispatcher.main import _measure_lag
+from functions.dispatcher.wiring import WIRING
 from functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
@@ -151,6 +157,63 @@ async def test_deleting_and_noting_are_no_ends() -> None:
 
     await b.parts.records.change(PROJECT, execution, archived)
     assert counted.since() == {}
+
+
+class Away(MemoryBus):
+    """A bus that answers as long as `trouble` is None."""
+
+    trouble: Exception | None = None
+
+    async def backlog(self, consumer: ConsumerSpec) -> Backlog:
+        if self.trouble is not None:
+            raise self.trouble
+        return await super().backlog(consumer)
+
+
+async def test_what_is_not_known_of_a_consumer_is_not_shown() -> None:
+    """During an outage the last value would say that all is well; without one `OcfDispatcherGone` fires. Whatever goes
+    wrong is said, the measuring goes on, and the numbers are there again when the bus is."""
+    clock = ManualClock()
+    b, row = bench(clock, bus=Away), next(row for row in WIRING if row.consumer == "submit")
+    for _ in range(3):
+        event = b.submit()
+        await b.bus.publish(event.extensions["natssubject"], event.data, event.headers())
+    (delivery,) = await b.bus.fetch(row.spec(), 1, 1)
+    await delivery.nak(30)
+    measuring = asyncio.create_task(_measure_lag(b.parts, (row,)))
+    await asyncio.sleep(0)
+
+    def shown() -> list[float | None]:
+        names = ("ocf_consumer_lag", "ocf_consumer_unsettled")
+        return [metrics.REGISTRY.get_sample_value(name, {"consumer": "submit"}) for name in names]
+
+    assert shown() == [2, 1]
+    for trouble in (Unavailable("no answer"), RuntimeError("nobody thought of it")):
+        b.bus.trouble = trouble  # type: ignore[attr-defined]
+        with capture_logs() as said:
+            await clock.advance(15)
+        assert [(line["action"], line["consumer"]) for line in said] == [("dispatch.lag_unknown", "submit")]
+        assert shown() == [None, None]
+    b.bus.trouble = None  # type: ignore[attr-defined]
+    await clock.advance(15)
+    assert shown() == [2, 1]
+    measuring.cancel()
+
+
+def test_answers_that_are_no_failures_are_counted_apart() -> None:
+    """Who waits for its turn, or runs at another worker, does not fail; out there 425 is a failure like any other."""
+    kinds = {status: Answer(status).kind for status in (0, 200, 301, 404, 409, 425, 503)}
+    expected = {0: "none", 200: "2xx", 301: "3xx", 404: "4xx", 409: "conflict", 425: "early", 503: "5xx"}
+    assert kinds == expected
+    assert set(expected.values()) == set(metrics.ANSWERS)
+    assert SinkAnswer(425).kind == "4xx"
+
+
+def test_a_wait_of_an_hour_is_told_from_one_of_ten_minutes() -> None:
+    """A full cluster lets somebody wait for as long as a run lasts."""
+    (family,) = metrics.queued.collect()
+    bounds = {sample.labels["le"] for sample in family.samples if sample.name.endswith("_bucket")}
+    assert {"600.0", "3600.0", "7200.0"} <= bounds
 
 
 def test_what_may_be_counted_is_there_before_it_is() -> None:

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from events import subjects
 from events.bus_memory import MemoryBus
@@ -189,6 +190,41 @@ async def test_whatever_is_no_success_is_tried_again_then_a_dead_letter(status: 
     assert ("redirects" if status == 301 else "not now") in unquote(letter.headers["Ocf-Dlq-Reason"])
     await world.delivered()
     assert len(world.seen) == 3
+
+
+async def test_what_a_sink_says_is_kept_with_the_dead_letter_and_in_no_log() -> None:
+    """A receiver that repeats what it was sent would put the agent's answer there; so would a redirect's query."""
+    echo = "the words of the agent"
+    for status, there in ((500, {}), (410, {}), (302, {"location": f"https://x.example/login?from={echo}#{echo}"})):
+
+        def answer(_: httpx.Request, status: int = status, there: dict[str, str] = there) -> httpx.Response:
+            return httpx.Response(status, content=said(echo), headers=there)
+
+        world = World(answer, KEY)
+        await world.said()
+        with capture_logs() as lines:
+            for tries in range(3):
+                await world.delivered()
+                await world.clock.advance(SINK_PAUSES[tries] * 1.2)
+        assert lines
+        assert echo not in str(lines)
+        assert status == 410 or {line["status"] for line in lines} == {status}
+        reasons = [unquote(letter.headers["Ocf-Dlq-Reason"]) for letter in await world.dead()]
+        redirect = "redirects, which is not followed, to https://x.example/login"
+        assert reasons == {500: [echo], 410: [], 302: [redirect]}[status]
+
+
+async def test_what_kept_a_sink_from_answering_is_logged_by_its_kind() -> None:
+    """An error's words may have those of the other side in them."""
+
+    def away(_: httpx.Request) -> httpx.Response:
+        raise httpx.RemoteProtocolError("illegal status line: the words of the agent")
+
+    world = World(away, KEY)
+    await world.said()
+    with capture_logs() as lines:
+        await world.delivered()
+    assert [line["reason"] for line in lines] == ["RemoteProtocolError"]
 
 
 async def test_no_answer_is_tried_again() -> None:

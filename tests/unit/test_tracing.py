@@ -7,18 +7,23 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from cloudevents.http import CloudEvent
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
+from starlette.exceptions import HTTPException
+from structlog.testing import capture_logs
 
 from events import subjects, trace
 from events.bus_memory import MemoryBus
-from events.errors import Drop
+from events.envelope import Event
+from events.errors import Busy, Drop, NotItsTurn, Retry
 from events.models import Cancel, Cleanup
-from functions import tracing
+from functions import app, tracing
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
+from functions.composition import Parts
 from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.targets import Function
 from functions.dispatcher.wiring import WIRING
@@ -106,7 +111,33 @@ def test_what_goes_wrong_is_marked_without_its_words(spans: InMemorySpanExporter
     assert (dropped.status.status_code, dropped.attributes["ocf.dropped"]) == (StatusCode.UNSET, True)
 
 
-@pytest.mark.parametrize(("status", "error"), [(200, None), (400, "400"), (503, "503"), (None, "no_answer")], ids=str)
+@pytest.mark.parametrize("why", [Busy, NotItsTurn])
+async def test_what_waits_is_no_error_in_its_span_and_no_line_in_the_log(
+    spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, why: type[Retry]
+) -> None:
+    """On a full cluster each is asked again and again: thousands an hour, of which nothing is wrong."""
+    b = bench()
+    event = b.submit()
+
+    async def handler(_: Parts, __: Event) -> None:
+        raise why
+
+    told = CloudEvent({"type": event.type, "source": event.source, "id": event.id}, {})
+    monkeypatch.setattr(app, "_current", b.parts)
+    with capture_logs() as lines, pytest.raises(HTTPException) as refused:
+        await app.handle(handler, told)
+    assert refused.value.status_code == why.http_status
+    assert [(line["action"], line["log_level"]) for line in lines] == [("event.refused", "debug")]
+    (span,) = spans.get_finished_spans()
+    assert (span.status.status_code, attributes(span)["ocf.waits"]) == (StatusCode.UNSET, True)
+    assert "error.type" not in attributes(span)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(200, None), (400, "400"), (425, None), (503, "503"), (None, "no_answer")],
+    ids=str,
+)
 async def test_a_dispatch_says_what_was_answered(
     spans: InMemorySpanExporter, status: int | None, error: str | None
 ) -> None:
@@ -130,6 +161,7 @@ async def test_a_dispatch_says_what_was_answered(
     assert said.get("http.response.status_code") == status
     assert said.get("error.type") == error
     assert (span.status.status_code is StatusCode.ERROR) == (error is not None)
+    assert said.get("ocf.waits", False) == (status == 425)
     assert said["messaging.destination.name"] == subject
     assert said["messaging.operation.name"] == "dispatch"
 

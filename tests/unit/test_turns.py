@@ -53,6 +53,7 @@ async def test_what_is_early_is_given_back_and_is_no_failure() -> None:
     http = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: answers.pop(0)))
     worker = Dispatcher(EXECUTE, Function(EXECUTE, "http://execute/", None, http), bus=bus, clock=clock)
     before = metrics.redeliveries.labels("execute")._value.get()
+    counted = {kind: metrics.deliveries.labels("execute", kind)._value.get() for kind in metrics.ANSWERS}
     while answers:
         (delivery,) = await bus.fetch(EXECUTE.spec(), 1, 0.01)
         await asyncio.wait_for(worker.dispatch(delivery), 5)
@@ -60,6 +61,8 @@ async def test_what_is_early_is_given_back_and_is_no_failure() -> None:
     assert await bus.fetch(EXECUTE.spec(), 1, 0.01) == []
     assert [m async for m in bus.history(subjects.DLQ, "ocf.dlq.>")] == []
     assert metrics.redeliveries.labels("execute")._value.get() == before
+    more = {kind: metrics.deliveries.labels("execute", kind)._value.get() - n for kind, n in counted.items()}
+    assert {kind: n for kind, n in more.items() if n} == {"early": 30, "2xx": 1}
 
 
 def test_many_that_wait_ask_ten_times_a_second_together() -> None:

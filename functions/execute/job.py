@@ -100,7 +100,7 @@ async def _work(parts: Parts, worker: Worker, told: Event) -> None:
         Drop: it has ended, or was deleted.
         Retry: this worker is shutting down.
     """
-    looks = 0
+    looks, said = 0, ""
     with tracing.span(f"process {told.type}", told):
         while True:
             try:
@@ -112,7 +112,9 @@ async def _work(parts: Parts, worker: Worker, told: Event) -> None:
                     looks += 1
                     if looks >= _LOOKS:
                         raise Drop(f"{error}: it was deleted") from None
-                log.info("waiting", action="job.waiting", reason=str(error))
+                if str(error) != said:  # and not every two seconds for hours
+                    said = str(error)
+                    log.info("waiting", action="job.waiting", reason=said)
             await parts.clock.sleep(_AGAIN)
 
 

@@ -66,6 +66,8 @@ class Row:
             return abs(statistics.median(self.ours[-tenth:]) / statistics.median(self.ours[:tenth]) - 1)
         if self.target.measure == "max":
             return max(self.ours)
+        if self.target.measure == "p50":
+            return statistics.median(self.ours)
         return quantile(self.ours, int(self.target.measure[1:]) / 100)
 
     def met(self) -> bool | None:

@@ -109,11 +109,14 @@ class Keeper:
             if not self._hold.held:
                 raise Conflict("another worker has it")
             saved = self._saved(found, archive, talk, conversation)
-            before[:] = [found.saved] if saved is not None else []
+            if saved is None:
+                before.clear()
+            elif saved != found.saved:  # else it was written by the last try, whose answer got lost
+                before[:] = [found.saved]
             return None if saved is None else found.model_copy(update={"saved": saved})
 
         try:
-            now = (await Sessions(parts.sessions, parts.clock).change(task.project_id, task.session_id, pointed)).saved
+            now = (await self._changed(task.session_id, pointed)).saved
         except NotYetKnown:
             await parts.store.delete_prefix(f"{prefix}/")  # destroyed meanwhile
             return
@@ -128,6 +131,20 @@ class Keeper:
             await parts.store.delete_prefix(f"{prefix}/{name}")
         if conversation is None:
             await emit(_not_stored("OpenCode did not give its conversation: the session goes on from the one before"))
+
+    async def _changed(self, session: str, decide: Callable[[Session], Session | None]) -> Session:
+        """Its record, changed. Again and again, as with objects: what is stored and not pointed to would be lost."""
+        sessions = Sessions(self._shop.parts.sessions, self._shop.parts.clock)
+        while True:
+            if not await self._hold.sure():
+                raise Conflict("another worker has it")
+            try:
+                return await sessions.change(self._task.project_id, session, decide)
+            except NotYetKnown:
+                raise
+            except Retry as error:
+                log.warning("session not saved yet", action="run.session_retry", session_id=session, reason=str(error))
+                await self._shop.parts.clock.sleep(1.0)
 
     def _saved(
         self, found: Session, archive: Artifact, talk: list[Artifact], conversation: dict[str, object] | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from events.errors import SealError
+from events.errors import SealError, Unavailable
 from events.lifecycle import Reason
 from events.models import EmptyWorkspace, Execute, GitWorkspace, Sealed, SessionCreate, SharedWorkspace
 from events.output import Draft
@@ -119,6 +120,38 @@ async def turns(tmp_path: Path) -> Turns:
     data = SessionCreate(project_id=PROJECT, session_id=id_)
     await session(b.parts, b.command("dev.ocf.session.create.v1", data))
     return Turns(b, id_, tmp_path)
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["write lost", "answer lost"])
+async def test_a_turn_that_ends_while_nats_is_away_is_saved_when_it_is_back(
+    turns: Turns, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """Its work is not lost, and the objects of the turn before go, whether or not the first try was kept."""
+    first = await turns.begin()
+    await turns.keep(first, TALK)
+    await turns.over(first)
+    second = await turns.begin()
+    bucket = turns.b.parts.sessions
+    update = bucket.update
+
+    async def away(key: str, value: bytes, revision: int, **more: Any) -> int:
+        monkeypatch.undo()
+        if kept:
+            await update(key, value, revision, **more)
+        raise Unavailable("NATS is away")
+
+    monkeypatch.setattr(bucket, "update", away)
+    keeping = asyncio.create_task(turns.keep(second, TALK))
+    clock = cast(ManualClock, turns.b.parts.clock)
+    while not keeping.done():
+        await asyncio.sleep(0.01)
+        if clock.sleepers:
+            await clock.advance(1)
+    assert "could not be stored" not in await keeping
+    saved = (await turns.record()).saved
+    assert saved is not None
+    assert saved.execution_id == second
+    assert turns.objects() == await turns.pointed()
 
 
 async def test_a_turn_is_saved_and_the_one_before_goes(turns: Turns) -> None:

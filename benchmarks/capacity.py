@@ -17,6 +17,7 @@ from benchmarks.simulate import LOADS, PAGE, RESULTS
 from scripts.pages import between
 
 PER_DAY = 1_000_000
+_SUBJECTS = {"OCF_OUTPUT": 2, "KV_ocf_executions": 1}
 _GB = 1e9
 _DAY = 86_400
 
@@ -87,7 +88,8 @@ def streams(one: One, assumed: Assumed) -> str:
         messages, size = one.stream_messages[name], one.stream_bytes[name]
         if name == "OCF_OUTPUT":
             messages, size = assumed.chunks, assumed.chunks * one.chunk_bytes
-        subjects = 1 if name in ("OCF_OUTPUT", "KV_ocf_executions") else round(one.stream_messages[name])
+        # All chunks have one, and their fence another (ADR 0009).
+        subjects = _SUBJECTS.get(name) or round(one.stream_messages[name])
         # No stream limit ends a record: it is there until its execution is deleted.
         kept_for = f"{days}, if deleted then" if name == "KV_ocf_executions" else days
         told.append(

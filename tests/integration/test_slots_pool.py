@@ -277,6 +277,6 @@ async def test_a_start_that_is_cancelled_twice_leaves_nothing(
     await asyncio.sleep(0)
     opening.cancel()
     await asyncio.gather(opening, return_exceptions=True)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while plan.folder.is_dir() and list(plan.folder.iterdir()):
             await asyncio.sleep(0.01)

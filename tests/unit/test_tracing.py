@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterator
 
 import httpx
 import pytest
+import structlog
 from cloudevents.http import CloudEvent
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 from starlette.exceptions import HTTPException
-from structlog.testing import capture_logs
+from structlog.testing import LogCapture
 
 from events import subjects, trace
 from events.bus_memory import MemoryBus
@@ -124,10 +126,13 @@ async def test_what_waits_is_no_error_in_its_span_and_no_line_in_the_log(
 
     told = CloudEvent({"type": event.type, "source": event.source, "id": event.id}, {})
     monkeypatch.setattr(app, "_current", b.parts)
-    with capture_logs() as lines, pytest.raises(HTTPException) as refused:
+    lines = LogCapture()
+    every_level = structlog.make_filtering_bound_logger(logging.DEBUG)  # whatever another test has configured
+    monkeypatch.setattr(app, "log", structlog.wrap_logger(None, processors=[lines], wrapper_class=every_level))
+    with pytest.raises(HTTPException) as refused:
         await app.handle(handler, told)
     assert refused.value.status_code == why.http_status
-    assert [(line["action"], line["log_level"]) for line in lines] == [("event.refused", "debug")]
+    assert [(line["action"], line["log_level"]) for line in lines.entries] == [("event.refused", "debug")]
     (span,) = spans.get_finished_spans()
     assert (span.status.status_code, attributes(span)["ocf.waits"]) == (StatusCode.UNSET, True)
     assert "error.type" not in attributes(span)

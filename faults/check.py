@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import itertools
 import json
 import re
@@ -22,6 +21,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from faults.check_objects import wrong_objects
 from faults.check_sessions import wrong_of_session
 from faults.history import Fact, History, Letter, Story
 from faults.model import STREAMED
@@ -162,7 +162,7 @@ def _gapless(story: Story) -> Iterator[str]:
     attempts = [said[number].get("attempt", 1) for number in sorted(said)]
     if attempts != sorted(attempts):
         yield f"an earlier attempt spoke after a later one: {attempts}"
-    yield from _all_said(story, [said[number] for number in sorted(said)])
+    yield from _all_said(story)
 
 
 def _obedient(story: Story) -> Iterator[str]:
@@ -181,12 +181,11 @@ def _obedient(story: Story) -> Iterator[str]:
         yield f"its agent spoke for {longest:.1f} s after the cancel was kept"
 
 
-def _all_said(story: Story, chunks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _all_said(story: Story) -> Iterator[str]:
     """Whether a completed scripted talk has all its words. The real agent says what the model streams, and none."""
     if not story.record or story.record["state"] != "completed":
         return
-    attempt = max((chunk.get("attempt", 1) for chunk in chunks), default=1)
-    last = [chunk for chunk in chunks if chunk.get("attempt", 1) == attempt]
+    last = story.newest_attempt()
     text = "".join(chunk["data"] for chunk in last if chunk["type"] == "text")
     spoken = _WORD.findall(text)
     if STREAMED in text and not spoken:
@@ -217,7 +216,8 @@ def _archive(story: Story) -> Iterator[str]:
         yield "no manifest"
         return
     manifest = json.loads(story.objects["manifest.json"])
-    yield from _objects(story, manifest)
+    there = {name: content for name, content in story.objects.items() if name != "manifest.json"}
+    yield from wrong_objects(there, manifest["objects"], "the manifest")
     if manifest["terminal_event"] != _ends(story)[0].id:
         yield "the manifest names another terminal event"
     said = {chunk["seq"]: chunk for chunk in story.output}
@@ -232,19 +232,6 @@ def _archive(story: Story) -> Iterator[str]:
         ends = [name for name in types if name.split(".")[-2:-1] and name.split(".")[-2] in TERMINAL]
         if len(ends) != 1:
             yield f"its archived events hold {len(ends)} terminal ones"
-
-
-def _objects(story: Story, manifest: Mapping[str, Any]) -> Iterator[str]:
-    claimed = {artifact["name"]: artifact for artifact in manifest["objects"]}
-    there = set(story.objects) - {"manifest.json"}
-    if extra := sorted(there - set(claimed)):
-        yield f"objects that no manifest claims: {extra}"
-    for name, artifact in claimed.items():
-        content = story.objects.get(name)
-        if content is None:
-            yield f"{name} is claimed and not there"
-        elif (len(content), hashlib.sha256(content).hexdigest()) != (artifact["size"], artifact["sha256"]):
-            yield f"{name} is not what the manifest claims"
 
 
 def _no_lease(story: Story) -> Iterator[str]:

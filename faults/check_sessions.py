@@ -9,11 +9,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from faults.check_objects import wrong_objects
 from faults.history import SessionStory, Story
 from faults.model import STREAMED
 
@@ -49,9 +49,7 @@ def _continued(turns: Sequence[Story]) -> Iterator[str]:
     ended = kept = 0
     for turn in turns:
         completed = (turn.record or {}).get("state") == "completed"
-        attempt = max((chunk.get("attempt", 1) for chunk in turn.output), default=1)
-        chunks = sorted(turn.output, key=lambda chunk: int(chunk["seq"]))
-        chunks = [chunk for chunk in chunks if chunk.get("attempt", 1) == attempt]
+        chunks = turn.newest_attempt()
         said = "".join(str(chunk["data"]) for chunk in chunks)
         found = [int(number) for number in _KEPT.findall(said)]
         # One that failed or was lost may have left its work, or not; nor does the real agent do what the script says.
@@ -67,14 +65,7 @@ def _saved(session: SessionStory, record: Mapping[str, object], turns: Sequence[
     named = (
         [saved[part] for part in ("conversation", "workspace") if saved.get(part)] if isinstance(saved, dict) else []
     )
-    if extra := sorted(set(session.objects) - {one["name"] for one in named}):
-        yield f"objects that its record does not name: {extra}"
-    for one in named:
-        content = session.objects.get(one["name"])
-        if content is None:
-            yield f"{one['name']} is named and not there"
-        elif (len(content), hashlib.sha256(content).hexdigest()) != (one["size"], one["sha256"]):
-            yield f"{one['name']} is not what the record names"
+    yield from wrong_objects(session.objects, named, "its record")
     if turns and (turns[-1].record or {}).get("state") == "completed":
         last = saved.get("execution_id") if isinstance(saved, dict) else None
         if last != turns[-1].execution:

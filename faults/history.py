@@ -53,6 +53,12 @@ class Story:
         """The first fact of that name."""
         return next((fact for fact in self.facts if fact.what == what), None)
 
+    def newest_attempt(self) -> list[Mapping[str, Any]]:
+        """The chunks of the newest attempt that said something: each once, in the order of their numbers."""
+        said = {chunk["seq"]: chunk for chunk in reversed(self.output)}
+        newest = max((chunk.get("attempt", 1) for chunk in said.values()), default=1)
+        return [said[number] for number in sorted(said) if said[number].get("attempt", 1) == newest]
+
 
 @dataclass
 class SessionStory:

@@ -12,7 +12,7 @@ from events.envelope import Event, decode, timestamp
 from events.errors import InvalidEvent
 from events.ports import Bus, Clock, Delivery, Message
 from functions import logs, metrics, tracing
-from functions.common.commands import NATS_SEQUENCE, NATS_SUBJECT
+from functions.common.commands import NATS_DELIVERIES, NATS_SEQUENCE, NATS_SUBJECT
 from functions.dispatcher.answers import Answer
 from functions.dispatcher.lanes import Lanes
 from functions.dispatcher.line import Line
@@ -123,7 +123,7 @@ class Dispatcher:
             raise InvalidEvent(f"type: {event.type[:120]!r} does not belong on {message.subject}")
         # A publisher's own value of these is worth nothing: they are overwritten.
         marks = {NATS_SUBJECT: subjects.first(message.subject), NATS_SEQUENCE: str(message.sequence)}
-        return event.with_extensions(**marks, natsdeliveries=str(message.deliveries))
+        return event.with_extensions(**marks, **{NATS_DELIVERIES: str(message.deliveries)})
 
     async def _heartbeat(self, delivery: Delivery) -> None:
         """Hold the ack: without it a run longer than the ack wait would be delivered again."""

@@ -7,6 +7,7 @@ import json
 import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -25,6 +26,7 @@ from functions.execute.shop import Shop
 log = structlog.get_logger()
 
 Emit = Callable[[Draft], Awaitable[None]]
+T = TypeVar("T")
 
 PATCH, ARCHIVE, CONVERSATION = "workspace.patch", "workspace.tar.zst", "conversation.json"
 _NAMED = 10
@@ -85,14 +87,34 @@ class Keeper:
         return found
 
     async def _put(self, key: str, path: Path, content_type: str) -> ObjectInfo:
-        """Again and again: an outage of S3 delays the end of a run, and does not change it."""
+        store = self._shop.parts.store
+        return await self._until_stored(
+            lambda: store.put_file(key, path, content_type=content_type), action="run.artifact_retry", key=key
+        )
+
+    async def _changed(self, session: str, decide: Callable[[Session], Session | None]) -> Session:
+        """The session's record, changed: what is stored and not pointed to would be lost."""
+        sessions = Sessions(self._shop.parts.sessions, self._shop.parts.clock)
+        return await self._until_stored(
+            lambda: sessions.change(self._task.project_id, session, decide),
+            but=NotYetKnown,
+            action="run.session_retry",
+            session_id=session,
+        )
+
+    async def _until_stored(
+        self, store: Callable[[], Awaitable[T]], *, action: str, but: tuple[()] | type[Retry] = (), **about: str
+    ) -> T:
+        """Again and again: an outage of S3 or NATS delays the end of a run, and does not change it. `but` is raised."""
         while True:
             if not await self._hold.sure():
                 raise Conflict("another worker has it")
             try:
-                return await self._shop.parts.store.put_file(key, path, content_type=content_type)
+                return await store()
             except Retry as error:
-                log.warning("artifact not stored yet", action="run.artifact_retry", key=key, reason=str(error))
+                if isinstance(error, but):
+                    raise
+                log.warning("not stored yet", action=action, reason=str(error), **about)
                 await self._shop.parts.clock.sleep(1.0)
 
     async def _session(self, conversation: dict[str, object] | None, emit: Emit) -> None:
@@ -131,20 +153,6 @@ class Keeper:
             await parts.store.delete_prefix(f"{prefix}/{name}")
         if conversation is None:
             await emit(_not_stored("OpenCode did not give its conversation: the session goes on from the one before"))
-
-    async def _changed(self, session: str, decide: Callable[[Session], Session | None]) -> Session:
-        """Its record, changed. Again and again, as with objects: what is stored and not pointed to would be lost."""
-        sessions = Sessions(self._shop.parts.sessions, self._shop.parts.clock)
-        while True:
-            if not await self._hold.sure():
-                raise Conflict("another worker has it")
-            try:
-                return await sessions.change(self._task.project_id, session, decide)
-            except NotYetKnown:
-                raise
-            except Retry as error:
-                log.warning("session not saved yet", action="run.session_retry", session_id=session, reason=str(error))
-                await self._shop.parts.clock.sleep(1.0)
 
     def _saved(
         self, found: Session, archive: Artifact, talk: list[Artifact], conversation: dict[str, object] | None

@@ -18,9 +18,8 @@ from tests.support.cluster import (
     cluster,
     drain_under,
     kubectl,
-    nats_pods,
-    nats_replaced,
     objects,
+    restart_nats,
     until,
 )
 
@@ -94,15 +93,6 @@ async def pod_of(record: Record) -> str:
     return name
 
 
-async def completed_once(here: Cluster, execution: str) -> Record:
-    """It ended once, as completed, in its one attempt, and no chunk of it is missing."""
-    record = await here.ended(execution)
-    assert (record.state, len(record.attempts)) == ("completed", 1)
-    assert await here.terminal_facts(execution) == ["completed"]
-    assert [chunk.seq async for chunk in here.client.watch(execution)] == list(range(1, record.last_sequence + 1))
-    return record
-
-
 @pytest.mark.parametrize(("attempts", "state"), [(3, "completed"), (1, "failed")])
 async def test_a_job_whose_pod_is_killed_is_tried_again_as_often_as_allowed(
     here: Cluster, attempts: int, state: str
@@ -121,10 +111,8 @@ async def test_a_job_outlives_a_restart_of_nats(here: Cluster) -> None:
     """As in the Service: it goes on, without a gap."""
     execution = await here.client.submit(prompt=SLOW)
     await here.running(execution)
-    before = await nats_pods()
-    await kubectl("delete", "pod", "nats-0", "--grace-period=1", timeout=90)
-    await nats_replaced(before)
-    await completed_once(here, execution)
+    await restart_nats()
+    await here.completed_once(execution)
 
 
 async def test_a_job_ends_as_it_began_while_its_template_changes(here: Cluster) -> None:
@@ -134,7 +122,7 @@ async def test_a_job_ends_as_it_began_while_its_template_changes(here: Cluster) 
     path = "/spec/job/spec/template/metadata/labels/e2e"
     patch = [{"op": "add", "path": path, "value": "second"}]
     await kubectl("patch", "jobsink", "execute", "--type=json", "--patch", json.dumps(patch))
-    record = await completed_once(here, execution)
+    record = await here.completed_once(execution)
     assert record.attempts[0].worker.startswith(pod)
     following = await here.client.submit(prompt=SLOW)
     pod = await pod_of(await here.running(following))
@@ -147,7 +135,7 @@ async def test_a_job_outlives_the_drain_of_its_node(here: Cluster) -> None:
     execution = await here.client.submit(prompt=SLOW)
     pod = await pod_of(await here.running(execution))
     draining = await drain_under(pod)
-    record = await completed_once(here, execution)
+    record = await here.completed_once(execution)
     assert record.attempts[0].worker.startswith(pod)
     assert "evicted" in await draining
 

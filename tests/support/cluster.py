@@ -94,6 +94,13 @@ async def nats_replaced(before: set[str]) -> None:
     await until("other pods of NATS", replaced, 180)
 
 
+async def restart_nats() -> None:
+    """Replace the NATS pod. NATS in three replicas takes seconds; one alone is away until its pod is back."""
+    before = await nats_pods()
+    await kubectl("delete", "pod", "nats-0", "--grace-period=1", timeout=90)
+    await nats_replaced(before)
+
+
 def _ready(pod: dict[str, Any]) -> bool:
     return all(one["ready"] for one in pod["status"].get("containerStatuses", [{"ready": False}]))
 
@@ -248,6 +255,14 @@ class Cluster:
         endings = ("completed", "failed", "cancelled", "timed_out")
         found = [event.type.split(".")[3] for event in await self.client.events(execution)]
         return [verb for verb in found if verb in endings]
+
+    async def completed_once(self, execution: str) -> Record:
+        """Its record; it must end once, as completed, in its one attempt, and no chunk of it is missing."""
+        record = await self.ended(execution)
+        assert (record.state, len(record.attempts)) == ("completed", 1)
+        assert await self.terminal_facts(execution) == ["completed"]
+        assert [chunk.seq async for chunk in self.client.watch(execution)] == list(range(1, record.last_sequence + 1))
+        return record
 
 
 @asynccontextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 
 import structlog
 
@@ -13,6 +12,7 @@ from events.lifecycle import Step, step
 from events.models import Execute
 from events.record import Attempt as AttemptRecord
 from events.record import Record
+from events.refs import ExecutionRef
 from functions import logs, workspace
 from functions.common.commands import NATS_SUBJECT
 from functions.common.output import Fenced, fence_off
@@ -37,7 +37,7 @@ class Run:
         self._parts = shop.parts
         self._event = event
         self._ids = (task.project_id, task.execution_id)
-        self._directory = shop.parts.settings.state_dir / task.execution_id
+        self._directory = shop.parts.settings.state_dir / ExecutionRef(*self._ids).folder
         self._attempt: Attempt | None = None
         self._lease = Lease(
             self._parts.executions, self._parts.clock, *self._ids, worker=self._parts.worker, reclaim=self._reclaim
@@ -134,10 +134,3 @@ class Run:
 
         record = await self._parts.records.change(*self._ids, started)
         return await self._parts.records.publish_outbox(record)
-
-
-def leftovers(state_dir: Path, running: set[str]) -> list[Path]:
-    """Directories of executions that this worker does not run (an earlier process died)."""
-    if not state_dir.is_dir():
-        return []
-    return [path for path in state_dir.iterdir() if path.is_dir() and path.name not in running and len(path.name) == 36]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,16 +16,17 @@ from events.errors import SealError, Unavailable
 from events.models import Execute, Limits, Sealed
 from functions import metrics
 from functions.common.limits import bound
+from functions.common.tasks import end
 from functions.composition import Parts
-from functions.execute import sandbox
+from functions.execute import folders, sandbox
 from functions.execute.agent_config import AgentModel, ServerSpec
 from functions.execute.broker import Broker, Upstream
-from functions.execute.slots import SlotPlan, SlotPool
+from functions.execute.slots import SlotPlan, WarmSlot
 from functions.models.endpoints import BadEndpoint
 from functions.models.resolve import ModelSettings, NoModel, resolve
 from functions.models.target import ModelTarget
 from functions.settings import Settings
-from functions.workspace import discard_tree
+from functions.workers import link
 
 log = structlog.get_logger()
 
@@ -37,7 +39,7 @@ class Shop:
     binary: Path | None
     sandboxed: bool
     models: ModelSettings
-    slots: SlotPool
+    slots: WarmSlot
 
     def opened(self, sealed: Sealed, project: str) -> SecretStr:
         """A sealed secret, opened. Raises SealError."""
@@ -107,18 +109,20 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
     if settings.sandbox == "preferred" and support.missing:
         # Whoever chose it on another machine has to hear what this one does not give.
         log.warning("sandbox incomplete", action="sandbox.incomplete", sandboxed=sandboxed, missing=support.missing)
-    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     sandbox.protect_self()
-    upstream = Upstream(parts.clock)
-    models = model_settings(settings)
-    slots = await _slots(parts, upstream, models, sandboxed=sandboxed)
-    slots.start()
-    metrics.warm_slots.set_function(lambda: slots.ready)
-    try:
-        yield Shop(parts, settings.opencode_bin, sandboxed, models, slots)
-    finally:
-        await slots.close()
-        await upstream.close()
+    async with folders.held(settings.state_dir) as leftovers:
+        tidying = asyncio.create_task(folders.tidy(leftovers))
+        upstream = Upstream(parts.clock)
+        models = model_settings(settings)
+        slots = _slots(parts, upstream, models, sandboxed=sandboxed)
+        slots.start()
+        metrics.warm_slots.set_function(lambda: int(slots.ready))
+        try:
+            yield Shop(parts, settings.opencode_bin, sandboxed, models, slots)
+        finally:
+            await end([tidying])
+            await slots.close()
+            await upstream.close()
 
 
 def server_spec(settings: Settings, binary: Path | None, *, sandboxed: bool, limits: Limits) -> ServerSpec:
@@ -150,7 +154,7 @@ def tools(binary: Path | None) -> tuple[Path, ...]:
     return tuple(packages.glob("@vscode/ripgrep-*/bin/rg"))[:1] if packages is not None else ()
 
 
-async def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, *, sandboxed: bool) -> SlotPool:
+def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, *, sandboxed: bool) -> WarmSlot:
     settings = parts.settings
     spec = server_spec(settings, settings.opencode_bin, sandboxed=sandboxed, limits=Limits())
     size = settings.warm_slots
@@ -163,6 +167,5 @@ async def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, *, san
     async def make_broker() -> Broker:
         return await Broker(upstream, parts.clock).start()
 
-    folder = settings.state_dir / "slots"
-    await discard_tree(folder)  # of an earlier process, whose agents died with it
-    return SlotPool(SlotPlan(folder, spec, make_broker), size, parts.clock)
+    plan = SlotPlan(settings.state_dir / "slots", spec, make_broker, link.turn)
+    return WarmSlot(plan, parts.clock, wanted=size > 0)

@@ -16,6 +16,7 @@ from functions.stack.nats import nats_argv
 from functions.stack.ports import LOOPBACK
 from functions.stack.processes import Spec
 from functions.stack.weed import WEED_GRPC_PORTS, WEED_PORTS, weed_argv
+from functions.workers.environment import parent_wanted
 
 PORTS = ("gateway", "execute", "dispatcher", "model", "nats", "nats_ws", *WEED_PORTS, *WEED_GRPC_PORTS)
 CONTROL = ("submit", "cancel", "cleanup", "session", "archive", "gateway")
@@ -185,7 +186,8 @@ def table(plan: Plan) -> tuple[Spec, ...]:
 
     def function(name: str, target: tuple[str, ...], port: str, extra: Mapping[str, str]) -> Spec:
         env = {**python, **extra, "FUNCTION_TARGET": ",".join(target), "PORT": str(ports[port])}
-        return ours(name, 2, "functions.serve", env, port=ports[port], path="/ready", grace=8.0)
+        more = {"parent": parent_wanted(env), "port": ports[port], "path": "/ready", "grace": 8.0}
+        return ours(name, 2, "functions.serve", env, **more)
 
     keys = {name: plan.environ[name] for name in MODEL_KEYS if plan.environ.get(name)}
     seed = {"NATS_SIGNING_SEED": plan.keys.trust.viewer_signing}

@@ -116,11 +116,18 @@ class Stack:
             started.symlink_to("scripted")
 
     def children(self) -> list[psutil.Process]:
-        """Every process of the stack and below, but its own rows."""
+        """Every process of the stack and below, but its own rows and the workers."""
         with suppress(psutil.NoSuchProcess):
             up = psutil.Process(self.process.pid)
-            rows = {process.pid for process in parts(up).values()}
-            return [child for child in up.children(recursive=True) if child.pid not in rows]
+            own = {process.pid for process in parts(up).values()} | {process.pid for process in self.workers()}
+            return [child for child in up.children(recursive=True) if child.pid not in own]
+        return []
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes below execute that take one execution at a time; what has just died is left out."""
+        with suppress(psutil.NoSuchProcess):
+            parent = parts(psutil.Process(self.process.pid))["execute"]
+            return [child for child in parent.children() if child.status() != psutil.STATUS_ZOMBIE]
         return []
 
     @property

@@ -17,13 +17,14 @@ import pytest
 from events import subjects
 from events.bus_memory import MemoryBus
 from events.envelope import Event
-from events.errors import Conflict, Drop, OcfError
+from events.errors import Busy, Conflict, Drop, OcfError, Unavailable
 from events.lifecycle import Reason, State
 from events.models import Cancel, Model, Reply
 from events.output import Chunk, ChunkType, Draft, Usage
 from events.ports import Inbox, Message
 from events.record import Record
 from events.redact import Redactor
+from events.refs import ExecutionRef
 from functions import metrics
 from functions.cancel.handler import cancel
 from functions.clock import SystemClock
@@ -104,7 +105,8 @@ class Scene:
         self.execution = execution
         self.event = event
         self.turn = turn
-        self.worker = Worker(SimpleNamespace(parts=made.parts, model_name=lambda _: None))  # type: ignore[arg-type]
+        slots = SimpleNamespace(start=lambda delay: None, ready=False)
+        self.worker = Worker(SimpleNamespace(parts=made.parts, slots=slots, model_name=lambda _: None))  # type: ignore[arg-type]
         self._tasks: list[asyncio.Task[None]] = []
 
     def begin(self) -> asyncio.Task[None]:
@@ -359,50 +361,92 @@ async def _taken(agent: StandIn) -> bool:
     return bool(agent.replies)
 
 
-async def test_a_delivery_that_joins_a_run_ends_like_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run is handed on: the delivery that joined it is not done, it is what brings the run to another worker. Of a
-    run that ended, nothing is left to do."""
+async def test_a_second_delivery_of_what_runs_here_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dispatcher restarted, and delivers anew: 409, and it comes again until the run has ended (then nothing is
+    left to do) or was handed on (then it brings the run to another worker). The run does not notice."""
     async with scene(tmp_path, monkeypatch) as run:
         first = run.begin()
         await run.begun()
-        second = run.begin()
-        await asyncio.sleep(0)
-        await run.worker.stop()
-        for delivery in (first, second):
-            with pytest.raises(HandedOn):
-                await delivery
-    async with scene(tmp_path, monkeypatch) as run:
-        first = run.begin()
-        await run.begun()
-        second = run.begin()
-        await asyncio.sleep(0)
+        with pytest.raises(Conflict):
+            await run.begin()
         await run.cancel()
         await first
         with pytest.raises(Drop):
+            await run.begin()
+    async with scene(tmp_path, monkeypatch) as run:
+        first = run.begin()
+        await run.begun()
+        with pytest.raises(Conflict):
+            await run.begin()
+        await run.worker.stop()
+        with pytest.raises(HandedOn):
+            await first
+        assert run.worker.draining
+
+
+async def test_a_worker_takes_one_execution_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one is told to wait (429), also while the first is still being looked at; afterwards it may come."""
+    async with scene(tmp_path, monkeypatch) as run:
+        first = run.begin()
+        other = str(uuid.uuid4())
+        await submit(run.bench.parts, run.bench.submit(other))
+        (event,) = await run.bench.commands("execute", other)
+        await asyncio.sleep(0)
+        assert run.worker.busy
+        with pytest.raises(Busy):
+            await run.worker.execute(event)
+        await run.begun()
+        with pytest.raises(Busy):
+            await run.worker.execute(event)
+        await run.cancel()
+        await first
+        assert not run.worker.busy
+        second = asyncio.create_task(run.worker.execute(event))
+        await asyncio.sleep(0)
+        assert run.worker.busy
+        await run.worker.stop()
+        with pytest.raises((HandedOn, Unavailable)):
             await second
 
 
-async def test_a_delivery_that_joins_what_cannot_start_does_not_wait_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The lease is another's: both deliveries are told so."""
+async def test_the_same_id_in_two_projects_is_two_executions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is not taken for the first: it waits for a worker, and has a folder of its own."""
     async with scene(tmp_path, monkeypatch) as run:
-        asked, go = asyncio.Event(), asyncio.Event()
+        first = run.begin()
+        await run.begun()
+        await submit(run.bench.parts, run.bench.submit(run.execution, project_id="other"))
+        told = json.loads(run.event.data) | {"project_id": "other"}
+        subject = ExecutionRef("other", run.execution).command("execute")
+        event = replace(run.event, data=json.dumps(told).encode()).with_extensions(natssubject=subject)
+        with pytest.raises(Busy):
+            await run.worker.execute(event)
+        await run.cancel()
+        await first
+        second = asyncio.create_task(run.worker.execute(event))
+
+        async def begun() -> bool:
+            record = await run.bench.parts.records.require("other", run.execution)
+            return record.state is State.RUNNING
+
+        await run.until(begun, "the other's")
+        assert (await run.record()).state is State.CANCELLED
+        await run.worker.stop()
+        with pytest.raises(HandedOn):
+            await second
+
+
+async def test_what_cannot_start_leaves_the_worker_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease is another's: the delivery is told so, and so is the next; the worker waits for neither."""
+    async with scene(tmp_path, monkeypatch) as run:
 
         async def taken(*_: object, **__: object) -> int:
-            asked.set()
-            await go.wait()
             raise Conflict("another worker has it")
 
         monkeypatch.setattr(run.bench.parts.executions, "create", taken)
-        first = run.begin()
-        await asked.wait()
-        second = run.begin()
-        await asyncio.sleep(0)
-        go.set()
-        for delivery in (first, second):
+        for _ in range(2):
             with pytest.raises(Conflict):
-                await asyncio.wait_for(delivery, 5)
+                await asyncio.wait_for(run.begin(), 5)
+            assert not run.worker.busy
 
 
 async def test_output_is_counted_however_the_attempt_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,8 +463,8 @@ async def test_output_is_counted_however_the_attempt_ends(tmp_path: Path, monkey
             running = run.begin()
             await run.until(lambda: run.said("xxx"), "said")
             if lost:
-                (one,) = run.worker._runs.values()
-                one._lease.lost.set()
+                assert run.worker._run is not None
+                run.worker._run._lease.lost.set()
             else:
                 await run.worker.stop()
             with pytest.raises(Conflict if lost else HandedOn):

@@ -21,6 +21,7 @@ from events.lifecycle import State, Step
 from events.models import Cancel, Cleanup, Execute, Model, SessionAttach, SessionCreate, SessionDestroy, SessionDetach
 from events.ports import Message
 from events.record import Record
+from events.refs import ExecutionRef
 from events.session_record import Session, session_prefix
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
@@ -213,7 +214,7 @@ class SessionMachine(RuleBasedStateMachine):
         event = self._event(message)
         task = Execute.model_validate_json(event.data)
         worker = Worker(_Shop(self.parts))  # type: ignore[arg-type]
-        await worker._must_be_open(PROJECT, task.execution_id)
+        await worker._must_be_open(ExecutionRef(PROJECT, task.execution_id))
         await worker._must_be_its_turn(task)
         run = Run(_Shop(self.parts), task, event)  # type: ignore[arg-type]
         record = await self.parts.records.require(PROJECT, task.execution_id)

@@ -93,10 +93,10 @@ async def test_a_worker_told_to_go_while_it_looks_begins_nothing(monkeypatch: py
     worker = Worker(SimpleNamespace(parts=b.parts))  # type: ignore[arg-type]
 
     async def told_meanwhile(event: Event, *_: object) -> Event:
-        await worker.stop()
+        worker.drain()
         return event
 
     monkeypatch.setattr("functions.execute.worker.dataref.resolve", told_meanwhile)
     with pytest.raises(Unavailable, match="shutting down"):
         await worker.execute(event)
-    assert worker.running == 0
+    assert not worker.busy

@@ -149,7 +149,7 @@ async def test_nothing_is_installed_in_the_home(world: World) -> None:
     assert "ECONNREFUSED" not in log
 
 
-def test_opencode_knows_the_switch_for_its_catalog(tmp_path: Path) -> None:
+async def test_opencode_knows_the_switch_for_its_catalog(tmp_path: Path) -> None:
     """OPENCODE_MODELS_PATH replaces the catalog that the pinned version carries: without it, boot parses 554 models."""
     model = {"id": "only", "name": "Only", "limit": {"context": 1_000, "output": 100}}
     planted = {"id": "planted", "name": "Planted", "env": ["PLANTED_KEY"], "npm": "@ai-sdk/openai-compatible"}

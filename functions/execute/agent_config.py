@@ -22,8 +22,8 @@ SUPPORTED_VERSION = "1.18."
 INSTRUCTION_FILES = ("AGENTS.md", "CLAUDE.md", "CONTEXT.md")
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-#: The catalog of models that OpenCode reads at start, in its home. Its own has 554 models; parsing them costs a third of
-#: the boot's processor time and 100 MB. A run needs none of them: its models are in the configuration.
+#: The catalog of models that OpenCode reads at start. Its own has 554 models; parsing them costs a third of the boot's
+#: processor time and 100 MB. A run needs none of them: its models are in the configuration.
 CATALOG = "models.json"
 
 _ADAPTERS = {"openai": "@ai-sdk/openai-compatible", "anthropic": "@ai-sdk/anthropic"}

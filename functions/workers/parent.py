@@ -245,7 +245,7 @@ class Parent:
             self._selector.unregister(worker.link)
         worker.link.close()
         tally.ended(self._counts, worker.place)
-        if worker.leaving is not None and status == 0:
+        if worker.leaving is not None and (status == 0 or self._listener is None):
             return
         log.warning("worker ended", action="parent.worker_ended", worker_pid=worker.pid, status=status)
         if not self._ever_ready:

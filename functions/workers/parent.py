@@ -251,9 +251,12 @@ class Parent:
         if not self._ever_ready:
             # Its own last line says why: a setting, or NATS is away. Who started this process starts it again.
             self._told, self._status = True, status if status > 0 else 1
-        # What ends before it is ready would do so again at once.
-        self._backoff = _FIRST_BACKOFF if worker.ready else min(2 * self._backoff, _LONGEST_BACKOFF)
-        self._spare_at = self._not_before = self._awake + self._backoff
+        self._spare_at = self._awake
+        if worker.ready:
+            self._backoff = _FIRST_BACKOFF
+        else:  # the next one would end at once, too
+            self._not_before = self._awake + self._backoff
+            self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
 
     def _hear(self, worker: _Worker) -> None:
         try:

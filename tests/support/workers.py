@@ -36,7 +36,8 @@ class Work:
 
     warm = False
 
-    def __init__(self) -> None:
+    def __init__(self, its: link.Link) -> None:
+        self._tally = its.tally
         self.task: asyncio.Task[None] | None = None
 
     @property
@@ -51,6 +52,7 @@ class Work:
         """One delivery."""
         told = await request.json()
         metrics.output_bytes.inc()
+        self._tally.save()
         if "spin" in told:
             until = time.monotonic() + told["spin"]
             while time.monotonic() < until:
@@ -73,7 +75,7 @@ class Work:
 def _work(its: link.Link) -> int:
     async def run() -> None:
         its.start()
-        work = Work()
+        work = Work(its)
 
         async def counts(_: Request) -> Response:
             return Response(its.tally.exposition())

@@ -14,10 +14,12 @@ from events.output import TodoItem, Usage, Waiting
 
 #: How an attempt ended whose worker was shut down in good order.
 HANDED_ON = "handed_on"
+#: How one ended whose agent did not become ready: nothing had run yet.
+NOT_READY = "not_ready"
 
 
 class Attempt(Kept):
-    """One try by one worker. `ended` is how it ended: a state, `worker_lost` or `handed_on`."""
+    """One try by one worker. `ended` is how it ended: a state, `worker_lost`, `handed_on` or `not_ready`."""
 
     number: int
     worker: str
@@ -84,8 +86,9 @@ class Record(Kept):
 
     @property
     def attempts_spent(self) -> int:
-        """Attempts that count against `max_attempts`: one that a worker gave back while shutting down does not."""
-        return sum(attempt.ended != HANDED_ON for attempt in self.attempts)
+        """Attempts that count against `max_attempts`: one that was given back, by a worker that shut down
+        or because its agent was not ready, does not."""
+        return sum(attempt.ended not in (HANDED_ON, NOT_READY) for attempt in self.attempts)
 
     @property
     def progress(self) -> int:

@@ -14,7 +14,7 @@ from events.lifecycle import Reason
 from functions.execute import agent_config
 from functions.execute.agent_config import ServerSpec
 from functions.execute.opencode import OpenCode, OpenCodeError
-from functions.execute.process import AgentFailed, AgentProcess, ProcessSpec, StopReport, start_process
+from functions.execute.process import AgentFailed, AgentNotReady, AgentProcess, ProcessSpec, StopReport, start_process
 from functions.execute.sandbox import SandboxPolicy
 
 #: From its own start; what it waits for a processor, on a crowded machine, does not count, up to a minute of it.
@@ -41,7 +41,7 @@ class AgentServer:
         """Start and wait until it answers; `timeout` in seconds covers all of it but waits for a processor.
 
         Raises:
-            AgentFailed: missing, wrong version, not ready in time; nothing is left running.
+            AgentFailed: missing, wrong version; AgentNotReady: not ready in time. Nothing is left running.
         """
         if spec.binary is None or not os.access(spec.binary, os.X_OK):
             where = spec.binary or "no path is set"
@@ -83,15 +83,21 @@ class AgentServer:
             await client.close()
             await process.stop(0.0)
             if isinstance(error, AgentFailed):
-                raise AgentFailed(error.reason, error.message, error.stderr_tail or tail) from None
+                raise type(error)(error.reason, error.message, error.stderr_tail or tail) from None
             if isinstance(error, OpenCodeError):
-                raise AgentFailed(Reason.AGENT_ERROR, f"OpenCode never became ready: {error}", tail) from error
+                kind = AgentFailed if process.ended else AgentNotReady
+                raise kind(Reason.AGENT_ERROR, f"OpenCode never became ready: {error}", tail) from error
             raise
         return cls(spec, process, client, port)
 
     def failed(self, message: str, reason: Reason = Reason.AGENT_ERROR) -> AgentFailed:
         """A failure with the last lines of OpenCode's stderr."""
         return AgentFailed(reason, message, tuple(self.process.stderr_tail))
+
+    def not_ready(self, message: str) -> AgentFailed:
+        """The same before it has done anything, which is worth another try unless it has ended by itself."""
+        kind = AgentFailed if self.process.ended else AgentNotReady
+        return kind(Reason.AGENT_ERROR, message, tuple(self.process.stderr_tail))
 
     async def stop(self, grace: float = 0.3) -> StopReport:
         """End the server and every process below it; safe to call again."""
@@ -123,7 +129,7 @@ async def _listening(process: AgentProcess, until: float) -> None:
             starved = min(process.starved_seconds(), _CROWDED_SECONDS)
             if until + starved <= time.monotonic():
                 said = f"OpenCode was not ready after {time.monotonic() - began:.0f} s"
-                raise AgentFailed(error.reason, said, error.stderr_tail) from None
+                raise AgentNotReady(error.reason, said, error.stderr_tail) from None
 
 
 async def _version(client: OpenCode, until: float) -> str:

@@ -13,7 +13,7 @@ from events.errors import Unavailable
 from functions.app import handle
 from functions.composition import Parts
 from functions.execute.shop import open_shop
-from functions.execute.worker import Worker
+from functions.execute.worker import Worker, worker_of
 from functions.health import Check
 from functions.workers import link
 
@@ -25,7 +25,7 @@ async def lifespan(parts: Parts) -> AsyncIterator[dict[str, Check]]:
     """The worker of this process, from start to drained."""
     global _worker
     async with open_shop(parts) as shop:
-        worker = _worker = Worker(shop)
+        worker = _worker = worker_of(shop)
         link.at(worker)
         try:
             yield {"opencode": shop.opencode_present, "workspace": shop.workspace_writable}

@@ -47,6 +47,10 @@ class AgentFailed(OcfError):
         self.stderr_tail = stderr_tail
 
 
+class AgentNotReady(AgentFailed):
+    """The agent did not become ready in time; it has done nothing."""
+
+
 @dataclass(frozen=True)
 class ProcessSpec:
     """What to run. `sandbox=None` runs it without (SANDBOX=off).
@@ -137,7 +141,7 @@ class AgentProcess:
             self._waiters.remove((pattern, waiter))
         if self._ended.done():
             raise self._failed(f"the agent ended with code {self._ended.result()} before it was ready")
-        raise self._failed(f"the agent was not ready after {timeout:g} s")
+        raise AgentNotReady(Reason.AGENT_ERROR, f"the agent was not ready after {timeout:g} s", tuple(self.stderr_tail))
 
     def _failed(self, message: str) -> AgentFailed:
         reason = Reason.AGENT_ERROR

@@ -18,7 +18,7 @@ from functions import metrics
 from functions.common.limits import bound
 from functions.common.tasks import end
 from functions.composition import Parts
-from functions.execute import folders, sandbox
+from functions.execute import sandbox
 from functions.execute.agent_config import AgentModel, ServerSpec
 from functions.execute.broker import Broker, Upstream
 from functions.execute.slots import SlotPlan, WarmSlot
@@ -26,7 +26,7 @@ from functions.models.endpoints import BadEndpoint
 from functions.models.resolve import ModelSettings, NoModel, resolve
 from functions.models.target import ModelTarget
 from functions.settings import Settings
-from functions.workers import link
+from functions.workers import folders, link
 
 log = structlog.get_logger()
 

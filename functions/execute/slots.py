@@ -102,7 +102,7 @@ async def open_slot(plan: SlotPlan, spec: ServerSpec, clock: Clock, *, shared: P
     A `shared` directory is used as it is, and not booted.
 
     Raises:
-        AgentFailed: it did not start or boot; nothing is left of it.
+        AgentFailed: it did not start or boot (AgentNotReady: in time); nothing is left of it.
     """
     root = plan.folder / uuid.uuid4().hex
     directory, home = shared or root / "workspace", root / "home"
@@ -149,9 +149,9 @@ async def _boot(server: AgentServer, clock: Clock) -> None:
             await agent.run("ready?", unheard)
             await server.client.delete_session(agent.session_id)
     except TimeoutError:
-        raise server.failed(f"OpenCode did not boot its directory within {BOOT_SECONDS:g} s") from None
+        raise server.not_ready(f"OpenCode did not boot its directory within {BOOT_SECONDS:g} s") from None
     except OpenCodeError as error:
-        raise server.failed(str(error)) from error
+        raise server.not_ready(str(error)) from error
 
 
 def _lay_out_git(directory: Path) -> None:

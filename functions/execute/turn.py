@@ -117,7 +117,7 @@ class Turn:
             await self._run(lambda draft: emit(self._clean(draft)))
         except AgentFailed as error:
             said = tuple(self.redactor(line) for line in error.stderr_tail)
-            raise AgentFailed(error.reason, self.redactor(error.message), said) from error
+            raise type(error)(error.reason, self.redactor(error.message), said) from error
 
     async def _run(self, emit: Emit) -> None:
         target = self._target()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from events.errors import OcfError
 from events.lifecycle import Reason, Step
+from events.record import HANDED_ON
 
 
 class HandedOn(OcfError):
@@ -17,13 +18,14 @@ class HandedOn(OcfError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """An ending. `step` None: not an ending of the execution, only of this worker's part in it."""
+    """An ending. `step` None: not an ending of the execution, only of this attempt, which is `given_back`."""
 
     step: Step | None
     message: str = ""
     reason: Reason | None = None
     stderr_tail: tuple[str, ...] = ()
     requested_by: str | None = None
+    given_back: str = HANDED_ON
 
 
 def failed(reason: Reason, message: str, stderr_tail: tuple[str, ...] = ()) -> Verdict:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-
-import structlog
+from collections.abc import Callable
 
 from events import dataref
 from events.envelope import Event
@@ -14,21 +13,35 @@ from events.refs import ExecutionRef
 from functions import metrics
 from functions.common.commands import command, ids_of
 from functions.common.sessions import Sessions
-from functions.execute.run import Run
+from functions.composition import Parts
+from functions.execute.hearing import LOOK_EVERY
+from functions.execute.runner import MakeTurn, Runner
 from functions.execute.shop import Shop
-from functions.execute.slots import REFILL_DELAY
+from functions.execute.slots import REFILL_DELAY, WarmSlot
+from functions.execute.turn import Turn
 from functions.execute.verdict import Verdict
-
-log = structlog.get_logger()
+from functions.execute.watchdog import Activity
 
 
 class Worker:
     """One per process. Beyond one execution it says 429 (Busy), and the dispatcher waits."""
 
-    def __init__(self, shop: Shop) -> None:
-        self._shop = shop
+    def __init__(
+        self,
+        parts: Parts,
+        slots: WarmSlot,
+        *,
+        make_turn: MakeTurn,
+        model_name: Callable[[Execute], str | None],
+        look_every: float = LOOK_EVERY,
+    ) -> None:
+        self._parts = parts
+        self._slots = slots
+        self._make_turn = make_turn
+        self._model_name = model_name
+        self._look_every = look_every
         self._ref: ExecutionRef | None = None
-        self._run: Run | None = None
+        self._run: Runner | None = None
         self._task: asyncio.Task[None] | None = None
         self._draining = False
 
@@ -40,7 +53,7 @@ class Worker:
     @property
     def warm(self) -> bool:
         """Whether an execution would find a warm server."""
-        return not self.busy and self._shop.slots.ready
+        return not self.busy and self._slots.ready
 
     @property
     def draining(self) -> bool:
@@ -78,33 +91,40 @@ class Worker:
     async def _take(self, event: Event, ref: ExecutionRef) -> None:
         try:
             await self._must_be_open(ref)
-            event = await dataref.resolve(event, str(ref), self._shop.parts.store)
+            event = await dataref.resolve(event, str(ref), self._parts.store)
             task = command(event, Execute)
             await self._must_be_its_turn(task)
             if self._draining:
                 raise Unavailable("this worker is shutting down")
-            self._run = Run(self._shop, task, event)
+            self._run = Runner(
+                task,
+                event,
+                parts=self._parts,
+                make_turn=self._make_turn,
+                model=self._model_name(task),
+                look_every=self._look_every,
+            )
             metrics.running.set(1)
             await self._run.run()
         finally:
             self._ref = self._run = None
             metrics.running.set(0)
             if not self._draining:
-                self._shop.slots.start(REFILL_DELAY)
+                self._slots.start(REFILL_DELAY)
 
     async def _must_be_open(self, ref: ExecutionRef) -> None:
-        record = await self._shop.parts.records.get(ref.project, ref.execution)
+        record = await self._parts.records.get(ref.project, ref.execution)
         if record is None:
             raise Drop(f"execution {ref.execution} was deleted")
         if record.terminal:
-            await self._shop.parts.records.publish_outbox(record)
+            await self._parts.records.publish_outbox(record)
             raise Drop(f"execution {ref.execution} is {record.state.value} already")
 
     async def _must_be_its_turn(self, task: Execute) -> None:
         """One execution at a time per session, in the order of their submits."""
         if task.session_id is None:
             return
-        parts = self._shop.parts
+        parts = self._parts
         sessions = Sessions(parts.sessions, parts.clock)
         try:
             found = await sessions.first(task.project_id, task.session_id, parts.records)
@@ -133,3 +153,13 @@ class Worker:
             self._run.judge.decide(Verdict(None, "this worker is shutting down"))
         if self._task is not None:
             await asyncio.wait({self._task})
+
+
+def worker_of(shop: Shop) -> Worker:
+    """The worker of this process."""
+
+    def make_turn(task: Execute, activity: Activity) -> Turn:
+        ref = ExecutionRef(task.project_id, task.execution_id)
+        return Turn(shop, task, shop.parts.settings.state_dir / ref.folder, activity)
+
+    return Worker(shop.parts, shop.slots, make_turn=make_turn, model_name=shop.model_name)

@@ -21,7 +21,8 @@ _PLAIN = (
 
 def parent_wanted(environ: Mapping[str, str]) -> bool:
     """Whether a process with this environment is to be a parent: execute, for more than one execution at once."""
-    alone = environ.get("MAX_CONCURRENT_TASKS", "").strip() == "1" or environ.get("DRY_RUN", "0") != "0"
+    dry = environ.get("DRY_RUN", "").lower() not in ("", "0", "false", "no", "off", "f", "n")
+    alone = dry or environ.get("MAX_CONCURRENT_TASKS", "").strip() == "1"
     return environ.get("FUNCTION_TARGET", "").strip() == "execute" and not alone
 
 

@@ -140,9 +140,8 @@ async def test_who_says_nothing_takes_no_worker_and_half_a_request_only_for_a_wh
                 one.close()
 
 
-async def test_turns_to_boot_are_given_in_order(tmp_path: Path) -> None:
-    """Over all workers so many boot at once as there are processors (two at least); a worker that dies while it boots
-    gives its turn back."""
+async def test_no_more_boot_at_once_than_there_are_processors(tmp_path: Path) -> None:
+    """Over all workers so many boot at once as there are processors (two at least)."""
     with running_parent(tmp_path, MAX_CONCURRENT_TASKS="8") as parent:
         async with parent.http() as http:
             answers = [one.json() for one in await asyncio.gather(*(post(http, boot=0.4) for _ in range(8)))]
@@ -150,8 +149,6 @@ async def test_turns_to_boot_are_given_in_order(tmp_path: Path) -> None:
     for answer in answers:
         beside = [one for one in answers if one["turn"] <= answer["turn"] < one["ended"]]
         assert len(beside) <= most
-    waited = [one for one in sorted(answers, key=lambda one: one["began"]) if one["turn"] - one["began"] > 0.2]
-    assert [one["turn"] for one in waited] == sorted(one["turn"] for one in waited)
 
 
 async def test_any_worker_says_what_all_have_counted(tmp_path: Path) -> None:

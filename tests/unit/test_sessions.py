@@ -31,11 +31,11 @@ from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
 from functions.common.commands import NATS_SUBJECT
 from functions.common.sessions import EXPIRY, Sessions, schedule_subject
-from functions.execute.worker import Worker
 from functions.session.handler import session
 from functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
+from tests.support.runs import worker_on
 
 _MODELS: dict[str, type[Model]] = {
     "create": SessionCreate,
@@ -99,7 +99,7 @@ async def fields(b: Bench, id_: str) -> list[str]:
 
 async def may_run(b: Bench, execution: str, id_: str) -> bool:
     """Whether a worker would take it now."""
-    worker = Worker(_Shop(b))  # type: ignore[arg-type]
+    worker = worker_on(b.parts)
     data = {"execution_id": execution, "project_id": PROJECT, "session_id": id_, "prompt": "p"}
     task = Execute.model_validate({**data, "submitted_at": b.parts.clock.now()})
     try:
@@ -107,11 +107,6 @@ async def may_run(b: Bench, execution: str, id_: str) -> bool:
     except NotItsTurn:
         return False
     return True
-
-
-class _Shop:
-    def __init__(self, b: Bench) -> None:
-        self.parts = b.parts
 
 
 async def deliver_commands(b: Bench, verb: str, handler: Any) -> None:

@@ -32,7 +32,7 @@ first_output = Histogram(
 )
 cancel_seconds = Histogram("ocf_cancel_seconds", "cancel heard to last process gone", buckets=_SHORT, registry=REGISTRY)
 tasks = Gauge("ocf_asyncio_tasks", "tasks of this process's event loop", registry=REGISTRY)
-running = Gauge("ocf_executions_running", "executions that run in this process", registry=REGISTRY)
+running = Gauge("ocf_executions_running", "executions that run in this process and its workers", registry=REGISTRY)
 warm_slots = Gauge("ocf_warm_slots", "warm slots that could be taken now", registry=REGISTRY)
 slots_taken = Counter("ocf_slots_taken_total", "executions by kind of slot", ("kind",), registry=REGISTRY)
 tokens = Counter("ocf_model_tokens_total", "tokens by model and direction", ("model", "direction"), registry=REGISTRY)

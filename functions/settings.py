@@ -45,7 +45,11 @@ class Settings(BaseSettings):
     state_dir: Path = Field(Path("/tmp/ocf"), alias="STATE_DIR", description="private files of running executions")  # noqa: S108
 
     max_concurrent_tasks: int = Field(
-        5, alias="MAX_CONCURRENT_TASKS", ge=1, le=1000, description="executions at once in one execute process"
+        5,
+        alias="MAX_CONCURRENT_TASKS",
+        ge=1,
+        le=1000,
+        description="executions at once, each in a process of its own; 1: in this one",
     )
     max_project_tasks: int = Field(0, alias="MAX_PROJECT_TASKS", ge=0, description="per project and pod; 0: no quota")
     task_timeout: int = Field(
@@ -114,7 +118,11 @@ class Settings(BaseSettings):
     )
     network_allow: CommaList = Field((), alias="NETWORK_ALLOW", description="hosts that tasks may ask for")
     warm_slots: int = Field(
-        0, alias="WARM_SLOTS", ge=0, le=100, description="OpenCode servers kept ready; 1 in the embedded stack"
+        0,
+        alias="WARM_SLOTS",
+        ge=0,
+        le=100,
+        description="idle workers with an OpenCode server ready; 1 in the embedded stack",
     )
     session_ttl: int = Field(7 * 86_400, alias="SESSION_TTL", ge=1, description="seconds until an idle session ends")
 

@@ -69,8 +69,10 @@ def strangers(system: System) -> list[str]:
     """Processes of this run's namespace that are no part of the system: agents, supervisors, helpers."""
     ours = {1, os.getpid()} | {part.process.pid for part in system.parts.values() if part.process is not None}
     found = []
-    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+    for process in psutil.process_iter(["pid", "ppid", "name", "cmdline", "status"]):
         if process.info["pid"] in ours or process.info["status"] == psutil.STATUS_ZOMBIE:
+            continue
+        if process.info["name"] == "ocf-worker" and process.info["ppid"] in ours:
             continue
         command = " ".join(process.info["cmdline"] or [])
         if command:

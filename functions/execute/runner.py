@@ -50,7 +50,7 @@ MakeTurn = Callable[[Execute, watchdog.Activity], Turn]
 
 
 class Runner:
-    """Runs one execution, once. `judge` may be told to end it; `model` is how people see its model."""
+    """Runs one execution, once. `judge` may be told to end it."""
 
     def __init__(
         self,
@@ -59,7 +59,6 @@ class Runner:
         *,
         parts: Parts,
         make_turn: MakeTurn,
-        model: str | None = None,
         look_every: float = LOOK_EVERY,
     ) -> None:
         self.task = task
@@ -67,7 +66,6 @@ class Runner:
         self.judge = Judge()
         self._parts = parts
         self._event = event
-        self._model = model
         self._ids = (task.project_id, task.execution_id)
         self._activity = watchdog.Activity(parts.clock)
         self._turn = make_turn(task, self._activity)
@@ -159,7 +157,7 @@ class Runner:
                 "state": step(record.state, Step.START),
                 "attempts": attempts,
                 "started_at": record.started_at or now,
-                "model": self._model or record.model,
+                "model": self._turn.model_name or record.model,
                 "waiting_for": None,
             }
             return record.model_copy(update=changes)

@@ -58,13 +58,6 @@ class Shop:
         key = self.opened(sealed, task.project_id) if sealed else None
         return resolve(task.model, self.models, key)
 
-    def model_name(self, task: Execute) -> str | None:
-        """How people see the task's model; None when it cannot be had (the run will say why)."""
-        try:
-            return self.target(task).display_name
-        except (SealError, NoModel, BadEndpoint):
-            return None
-
     def server_spec(self, limits: Limits) -> ServerSpec:
         """What a server for a task with these limits must be like; its models come with the task."""
         return server_spec(self.parts.settings, self.binary, sandboxed=self.sandboxed, limits=limits)

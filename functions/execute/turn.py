@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from events.errors import SealError
 from events.lifecycle import Reason
 from events.models import Execute
 from events.output import ChunkType, Draft, Usage
@@ -74,6 +75,14 @@ class Turn:
         self.redactor = Redactor()
         self.spans = RunSpans()
         self.result = ""
+
+    @property
+    def model_name(self) -> str | None:
+        """How people see its model; None when that cannot be had (`run` will say why)."""
+        try:
+            return self._shop.target(self._task).display_name
+        except (SealError, NoModel, BadEndpoint):
+            return None
 
     @property
     def usage(self) -> Usage:

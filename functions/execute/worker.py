@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from events import dataref
 from events.envelope import Event
@@ -32,13 +31,11 @@ class Worker:
         slots: WarmSlot,
         *,
         make_turn: MakeTurn,
-        model_name: Callable[[Execute], str | None],
         look_every: float = LOOK_EVERY,
     ) -> None:
         self._parts = parts
         self._slots = slots
         self._make_turn = make_turn
-        self._model_name = model_name
         self._look_every = look_every
         self._ref: ExecutionRef | None = None
         self._run: Runner | None = None
@@ -101,7 +98,6 @@ class Worker:
                 event,
                 parts=self._parts,
                 make_turn=self._make_turn,
-                model=self._model_name(task),
                 look_every=self._look_every,
             )
             metrics.running.set(1)
@@ -162,4 +158,4 @@ def worker_of(shop: Shop) -> Worker:
         ref = ExecutionRef(task.project_id, task.execution_id)
         return Turn(shop, task, shop.parts.settings.state_dir / ref.folder, activity)
 
-    return Worker(shop.parts, shop.slots, make_turn=make_turn, model_name=shop.model_name)
+    return Worker(shop.parts, shop.slots, make_turn=make_turn)

@@ -18,7 +18,6 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -28,10 +27,10 @@ import structlog
 
 from events import store_s3
 from functions import logs
-from functions.execute.agent_memory import available_cores
 from functions.execute.sandbox import protect_self
 from functions.settings import Settings, load_or_exit
 from functions.workers import environment, link, tally
+from functions.workers.boots import Boots
 from functions.workers.forks import Child, start
 from functions.workers.listener import Listener
 
@@ -92,33 +91,6 @@ class _Worker:
             self.link.send(what)
 
 
-class _Boots:
-    """Turns of workers to boot a server: so many at once as there are processors; first come, first served."""
-
-    def __init__(self) -> None:
-        self._most = max(2, available_cores())
-        self._running: set[_Worker] = set()
-        self._waiting: deque[_Worker] = deque()
-
-    def ask(self, worker: _Worker) -> None:
-        """It wants to boot one."""
-        self._waiting.append(worker)
-        self._give()
-
-    def end(self, worker: _Worker) -> None:
-        """It has booted, no longer wants to, or is dead."""
-        self._running.discard(worker)
-        with suppress(ValueError):
-            self._waiting.remove(worker)
-        self._give()
-
-    def _give(self) -> None:
-        while self._waiting and len(self._running) < self._most:
-            worker = self._waiting.popleft()
-            self._running.add(worker)
-            worker.say(link.BOOT)
-
-
 class Parent:
     """Serves until SIGTERM or SIGINT; `sealed` is the descriptor of the workers' environment."""
 
@@ -132,7 +104,7 @@ class Parent:
         self._selector = selectors.DefaultSelector()
         self._counts = environment.in_memory()
         self._workers: dict[int, _Worker] = {}
-        self._boots = _Boots()
+        self._boots: Boots[_Worker] = Boots(lambda worker: worker.say(link.BOOT))
         self._listener: Listener | None = None
         self._told = self._ever_ready = False
         self._status = 0

@@ -17,11 +17,12 @@ from functions.clock import SystemClock
 from functions.execute import slots
 from functions.execute.agent import Agent, TurnSpec
 from functions.execute.agent_config import AgentModel, ServerSpec
-from functions.execute.agent_memory import available_cores, available_memory
+from functions.execute.agent_memory import available_memory
 from functions.execute.agent_server import AgentServer
 from functions.execute.broker import Broker, Upstream
 from functions.execute.process import AgentFailed
 from functions.execute.slots import SlotPlan, WarmSlot, open_slot
+from functions.workers.boots import available_cores
 from tests.support.agents import MODEL, SCRIPTED, Heard, server_spec
 
 OTHER = AgentModel("anthropic", "another")

@@ -16,7 +16,7 @@ from functions.execute.worker import Worker
 def worker_on(parts: Parts, make_turn: Any = None) -> Worker:
     """A worker without warm servers."""
     slots: Any = SimpleNamespace(start=lambda delay: None, ready=False)
-    return Worker(parts, slots, make_turn=make_turn or _turn, model_name=lambda _: None, look_every=0.02)
+    return Worker(parts, slots, make_turn=make_turn or _turn, look_every=0.02)
 
 
 def runner_on(parts: Parts, task: Execute, event: Event) -> Runner:
@@ -25,4 +25,4 @@ def runner_on(parts: Parts, task: Execute, event: Event) -> Runner:
 
 
 def _turn(*_: object) -> Any:
-    return SimpleNamespace(redactor=Redactor())
+    return SimpleNamespace(redactor=Redactor(), model_name=None)

@@ -44,6 +44,7 @@ class StandIn:
     """The agent's side. `script` is what it does; without one it works until it is ended."""
 
     roots = ()
+    model_name = None
     usage = Usage()
     waiting: frozenset[str] = frozenset()
     script: Callable[[StandIn, Emit], Awaitable[None]] | None = None

@@ -4,61 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import SecretStr
 
-from functions.execute.agent_memory import available_cores
 from functions.settings import Settings
-from functions.workers import environment, link, tally
-from functions.workers.parent import _Boots, _Worker
+from functions.workers import environment, tally
+from functions.workers.boots import Boots, available_cores
 from functions.workers.tally import Tally
-
-
-def worker(place: int) -> tuple[_Worker, socket.socket]:
-    ours, its = socket.socketpair()
-    its.setblocking(False)
-    return _Worker(place, place, ours, heard=0.0, free_since=0.0), its
 
 
 def test_turns_to_boot_are_given_in_order_and_back_by_the_dead() -> None:
     """As many at once as there are processors (two at least); first come, first served; who died, or no longer wants
     to, holds nobody up."""
-    boots, most = _Boots(), max(2, available_cores())
-    made = [worker(place) for place in range(most + 3)]
-
-    def told() -> list[int]:
-        return [one.place for one, its in made if its in readable]
-
-    readable: set[socket.socket] = set()
-
-    def look() -> None:
-        for _, its in made:
-            try:
-                assert its.recv(10) == link.BOOT
-                readable.add(its)
-            except BlockingIOError:
-                continue
-
-    for one, _ in made:
-        boots.ask(one)
-    look()
-    assert told() == list(range(most))
-    boots.end(made[most][0])  # it waits, and dies
-    look()
-    assert told() == list(range(most))
-    boots.end(made[0][0])
-    look()
-    assert told() == [*range(most), most + 1]
-    boots.end(made[1][0])
-    look()
-    assert told() == [*range(most), most + 1, most + 2]
-    for one, its in made:
-        one.link.close()
-        its.close()
+    told: list[int] = []
+    boots, most = Boots(told.append), max(2, available_cores())
+    for number in range(most + 3):
+        boots.ask(number)
+    assert told == list(range(most))
+    boots.end(most)  # it waits, and dies
+    assert told == list(range(most))
+    boots.end(0)
+    assert told == [*range(most), most + 1]
+    boots.end(1)
+    assert told == [*range(most), most + 1, most + 2]
 
 
 class Counts:

@@ -166,8 +166,9 @@ def _git(sources: Sources, private: Path) -> Git:
 
 async def _fill(source: Source, target: Path, sources: Sources, git: Git, token: str | None) -> str | None:
     if isinstance(source, GitWorkspace):
-        remote = check_url(source.url, sources.protocols, tuple(root.resolve() for root in sources.roots))
-        commit = await clone(source, remote, target, git, token)
+        roots = tuple(root.resolve() for root in sources.roots)
+        remote = check_url(source.url, sources.protocols, roots)
+        commit = await clone(source, remote, target, git, token, roots)
         await in_thread(lambda stop: _check_links(target, sources.limits, stop))
         return commit
     if isinstance(source, DirectoryWorkspace):

@@ -270,6 +270,88 @@ async def test_submodules_only_when_asked(place: Place, server: GitServer, repos
     assert [file.path for file in (await summarise(workspace)).changed] == ["sub/a.txt"]
 
 
+def _with_submodule(place: Place, repository: Path, url: str) -> None:
+    """Push a submodule `sub` to `app.git` that is to be fetched from `url`."""
+    made = place.top / "made"
+    run_git("clone", "-q", "--bare", str(made), str(repository / "sub.git"), cwd=made)
+    run_git("submodule", "add", "-q", str(repository / "sub.git"), "sub", cwd=made)
+    run_git("config", "-f", ".gitmodules", "submodule.sub.url", url, cwd=made)
+    run_git("commit", "-qam", "sub", cwd=made)
+    run_git("push", "-q", str(repository / "app.git"), "main", cwd=made)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://169.254.169.254/latest", "not allowed"),
+        ("http://[::ffff:169.254.169.254]/latest", "not allowed"),
+        ("http://metadata.google.internal/computeMetadata", "not allowed"),
+        ("ext::sh -c touch% /tmp/x", "plain address"),
+        ("ssh://example.com/x", "scheme"),
+        ("file:///etc", "WORKSPACE_SOURCES"),
+        ("http://user:hunter2@127.0.0.1/x", "credentials"),
+    ],
+)
+async def test_a_submodule_goes_where_its_repository_could(
+    place: Place, server: GitServer, repository: Path, url: str, says: str
+) -> None:
+    """What is refused as a repository's address is refused as a submodule's, before git connects."""
+    _with_submodule(place, repository, url)
+    message = await place.refused(_git(server, submodules=True), token=TOKEN)
+    assert says in message
+    assert "hunter2" not in message
+
+
+async def test_submodules_within_submodules(place: Place, server: GitServer, repository: Path) -> None:
+    """Fetched too, each checked: one that leads to a metadata service is refused at any depth."""
+    _with_submodule(place, repository, "../sub.git")
+    run_git("clone", "-q", str(repository / "sub.git"), "inner", cwd=place.top)
+    inner = place.top / "inner"
+    run_git("submodule", "add", "-q", str(repository / "sub.git"), "deep", cwd=inner)
+    run_git("config", "-f", ".gitmodules", "submodule.deep.url", "../sub.git", cwd=inner)
+    run_git("commit", "-qam", "deep", cwd=inner)
+    run_git("push", "-q", "origin", "HEAD:main", cwd=inner)
+    made = place.top / "made"
+    run_git("pull", "-q", "origin", "main", cwd=made / "sub")
+    run_git("commit", "-qam", "deeper", cwd=made)
+    run_git("push", "-q", str(repository / "app.git"), "main", cwd=made)
+    workspace = await place.prepare(_git(server, submodules=True), token=TOKEN)
+    assert (workspace.directory / "sub" / "deep" / "a.txt").read_text() == "two\n"
+    await forget(workspace)
+    run_git("config", "-f", ".gitmodules", "submodule.deep.url", "http://169.254.169.254/x", cwd=inner)
+    run_git("commit", "-qam", "evil", cwd=inner)
+    run_git("push", "-q", "origin", "HEAD:main", cwd=inner)
+    run_git("pull", "-q", "origin", "main", cwd=made / "sub")
+    run_git("commit", "-qam", "deeper", cwd=made)
+    run_git("push", "-q", str(repository / "app.git"), "main", cwd=made)
+    assert "not allowed" in await place.refused(_git(server, submodules=True), token=TOKEN)
+
+
+async def test_git_asks_no_resolver_again(
+    place: Place, server: GitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection goes to the address that was checked: only we are told where this name leads, and only once."""
+    asked: list[str] = []
+
+    async def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.1"] if len(asked) == 1 else ["169.254.169.254"]
+
+    monkeypatch.setattr("functions.workspace.clone.resolve", resolve)
+    with git_server(place.top / "served") as open_server:
+        url = open_server.url.replace("127.0.0.1", "git.invalid")
+        workspace = await place.prepare(GitWorkspace(source="git", url=f"{url}/app.git"))
+    assert (workspace.directory / "a.txt").read_text() == "two\n"
+    assert asked == ["git.invalid"]
+
+
+@pytest.mark.parametrize("host", ['x"]helper=!id', "a_b\\c", "bücher.example", "-x", "a'b"])
+async def test_a_host_is_no_configuration(place: Place, host: str) -> None:
+    """A host's name goes into git's configuration: anything but letters, digits, dots and hyphens is none."""
+    message = await place.refused(GitWorkspace(source="git", url=f"https://{host}/x.git"), token=TOKEN)
+    assert "names no host" in message or "no valid host" in message
+
+
 async def test_directory(place: Place) -> None:
     """A copy that shares nothing with its source: bytes, modes, links, empty directories and `.git` alike."""
     awkward(place.top / "source", files=100, binary_bytes=200_000)

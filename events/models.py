@@ -6,6 +6,7 @@ functions write for each other may have some, because two releases run side by s
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -43,6 +44,16 @@ Host = Annotated[str, StringConstraints(pattern=_HOST), Field(examples=["pypi.or
 def _no_nul(value: str) -> str:
     if "\x00" in value:
         raise ValueError("must not contain a NUL character")
+    return value
+
+
+_USERINFO = re.compile(r"^[^:/?#]*://[^/?#]*@")
+
+
+def _no_credentials(value: str) -> str:
+    # The user of an ssh address is none: `git@`.
+    if _USERINFO.match(value) and not re.match(r"^ssh://[^/?#:@]*@", value, re.IGNORECASE):
+        raise ValueError("must not carry credentials; leave `user:password@` out and use the field `token` or `api_key`")
     return value
 
 
@@ -89,7 +100,18 @@ class ModelConfigData(Model):
     provider: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", examples=["anthropic", "openai", "local"])]
     model: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s/][^\s]*$")]
     model_version: Annotated[str, Field(min_length=1, max_length=100)] | None = None
-    api_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2_000)] | None = None
+    api_endpoint: (
+        Annotated[
+            str,
+            Field(
+                pattern=r"^https?://[^\s]+$",
+                max_length=2_000,
+                json_schema_extra={"pattern": r"^https?://(?![^/?#]*@)[^\s]+$"},
+            ),
+            AfterValidator(_no_credentials),
+        ]
+        | None
+    ) = None
     api_key: Sealed | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=10_000_000, description="output tokens per model call")] | None = None
@@ -121,7 +143,16 @@ class GitWorkspace(WorkspaceSource):
     """A clone: shallow, at `ref`, submodules off unless asked."""
 
     source: Literal["git"]
-    url: Annotated[str, Field(min_length=1, max_length=2_000, examples=["https://example.com/team/app.git"])]
+    url: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=2_000,
+            examples=["https://example.com/team/app.git"],
+            json_schema_extra={"pattern": r"^(?![^:/?#]*://[^/?#]*@)"},
+        ),
+        AfterValidator(_no_credentials),
+    ]
     ref: Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[^-\s][^\s]*$")] | None = None
     depth: Annotated[int, Field(ge=1, le=100_000)] = 1
     submodules: bool = False

@@ -185,7 +185,7 @@ async def test_the_token_goes_to_its_origin_only(place: Place, server: GitServer
 )
 async def test_git_urls_that_are_refused(place: Place, url: str, says: str) -> None:
     """Commands in disguise, local paths, other protocols, credentials, metadata services, dead hosts."""
-    message = await place.refused(GitWorkspace(source="git", url=url))
+    message = await place.refused(GitWorkspace.model_construct(source="git", url=url))  # nobody has looked at it before
     assert says in message
     assert "hunter2" not in message
 

@@ -111,6 +111,39 @@ async def test_wrong_values_are_never_repeated() -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "field", "instead"),
+    [
+        ({"workspace": {"source": "git", "url": "https://user:hunter2@example.com/a.git"}}, "workspace.url", "token"),
+        ({"workspace": {"source": "git", "url": "https://hunter2@example.com/a.git"}}, "workspace.url", "token"),
+        ({"workspace": {"source": "git", "url": "ssh://git:hunter2@example.com/a.git"}}, "workspace.url", "token"),
+        (
+            {"model_config": {"provider": "p", "model": "m", "api_endpoint": "https://x:hunter2@example.com/v1"}},
+            "model_config.api_endpoint",
+            "api_key",
+        ),
+    ],
+)
+async def test_credentials_in_a_url_are_refused_before_they_are_said(
+    body: dict[str, object], field: str, instead: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A password in a URL reaches neither bus nor log nor answer, which names the field that is for it."""
+    world = World()
+    for path in ("/tasks/execute", "/sessions") if "workspace" in body else ("/tasks/execute",):
+        said = body if path == "/sessions" else {"prompt": "x", **body}
+        answer = await world.client.post(path, json=said)
+        assert answer.status_code == 422
+        assert [error["field"] for error in answer.json()["errors"]] == [field]
+        assert f"`{instead}`" in answer.text
+        assert "hunter2" not in answer.text + caplog.text
+    assert [m async for m in world.bus.history(subjects.COMMANDS, ">")] == []
+    from events.models import Submit
+
+    with pytest.raises(ValueError, match="must not carry credentials") as caught:
+        Submit.model_validate({"prompt": "x", "execution_id": ID, "project_id": "default", **body})
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("body", "headers", "status"),
     [
         (b"{", {"Content-Type": "application/json"}, 400),

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     workspace_sources: CommaList = Field(
         (), alias="WORKSPACE_SOURCES", description="roots that `directory` and file:// sources may come from"
     )
+    private_dirs: CommaList = Field(
+        (), alias="PRIVATE_DIRS", description="never a source, nor what is below: the data of the embedded stack"
+    )
     state_dir: Path = Field(Path("/tmp/ocf"), alias="STATE_DIR", description="private files of running executions")  # noqa: S108
 
     max_concurrent_tasks: int = Field(
@@ -187,7 +190,9 @@ class Settings(BaseSettings):
     )
     otel_service_name: str = Field("ocf", alias="OTEL_SERVICE_NAME", description="prefix of the service name in traces")
 
-    @field_validator("workspace_sources", "network_allow", "dispatch_consumers", "cors_origins", mode="before")
+    @field_validator(
+        "workspace_sources", "private_dirs", "network_allow", "dispatch_consumers", "cors_origins", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(_parts(value)) if isinstance(value, str) else value

@@ -33,6 +33,7 @@ class Ground:
         settings = shop.parts.settings
         self._sources = workspace.Sources(
             roots=tuple(Path(root) for root in settings.workspace_sources),
+            private=(settings.state_dir, *map(Path, settings.private_dirs)),
             shared=settings.workspace_dir,
             objects=shop.parts.store,
             project=task.project_id,

@@ -24,6 +24,8 @@ MODEL_KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENCODE_API_KEY")
 #: Only the dispatcher signs what it sends outside.
 SINK_SECRETS = "EVENT_SINK_SECRETS"
 REAL_MODEL = (*MODEL_KEYS, "OCF_MODEL", "OCF_MODEL_ENDPOINT")
+#: With either of them callers have tokens, and projects of their own.
+TENANTS = ("GATEWAY_JWT_SECRET", "GATEWAY_JWKS_URL")
 OFFLINE_NOTICE = "offline scripted model"
 #: How long running work may go on after Ctrl-C before its worker is ended (it is tried again at the next start).
 _DRAIN_SECONDS = "3"
@@ -120,7 +122,9 @@ def environment(plan: Plan) -> dict[str, str]:
     What the user sets wins where it is theirs to choose (limits, sandbox, model); addresses and keys are ours.
     """
     layout, keys = plan.layout, plan.keys
-    sources = ",".join(dict.fromkeys((str(Path.cwd()), str(Path.home()), tempfile.gettempdir())))
+    # Callers with tokens are tenants, not the user of this machine, whose files they may not read unasked.
+    theirs = not any(plan.environ.get(name) for name in TENANTS)
+    sources = ",".join(dict.fromkeys((str(Path.cwd()), str(Path.home()), tempfile.gettempdir()))) if theirs else ""
     functions = {name: f"{plan.url('gateway')}/fn/{name}" for name in CONTROL if name != "gateway"}
     functions["execute"] = f"{plan.url('execute')}/fn/execute"
     chosen = {
@@ -135,6 +139,7 @@ def environment(plan: Plan) -> dict[str, str]:
         "HOST": LOOPBACK,
         "WORKSPACE_DIR": str(layout.folder("workspaces")),
         "STATE_DIR": str(layout.folder("state")),
+        "PRIVATE_DIRS": str(layout.data_dir),
         "NATS_URL": plan.url("nats", "nats"),
         "NATS_CREDS": str(layout.functions_creds),
         "NATS_WS_URL": plan.url("nats_ws", "ws"),

@@ -14,6 +14,7 @@ from events.models import GitWorkspace
 from functions.common.addresses import Reach, farthest, literal, never, resolve
 from functions.workspace.errors import InvalidWorkspace
 from functions.workspace.git import Git, GitFailed
+from functions.workspace.roots import Roots
 
 _SCP = re.compile(r"^(?:[A-Za-z0-9._-]+@)?([A-Za-z0-9.-]+):(?!//)([^\s]+)$")
 _BAD_REF = re.compile(r"[\x00-\x20~^:?*\[\\\x7f]|\.\.|@\{|//|^/|/$|\.$|\.lock$|^-")
@@ -37,8 +38,8 @@ class Remote:
     port: int = 0
 
 
-def check_url(url: str, protocols: frozenset[str], roots: tuple[Path, ...]) -> Remote:
-    """What may be cloned: the protocols allowed, and `file` only below one of `roots` (already resolved).
+def check_url(url: str, protocols: frozenset[str], roots: Roots) -> Remote:
+    """What may be cloned: the protocols allowed, and `file` only where `roots` allow it.
 
     Raises:
         InvalidWorkspace: anything else, among it `ext::` and addresses that carry a password.
@@ -72,7 +73,7 @@ def check_url(url: str, protocols: frozenset[str], roots: tuple[Path, ...]) -> R
 
 
 async def clone(
-    source: GitWorkspace, remote: Remote, target: Path, git: Git, token: str | None, roots: tuple[Path, ...] = ()
+    source: GitWorkspace, remote: Remote, target: Path, git: Git, token: str | None, roots: Roots
 ) -> str | None:
     """Clone into the empty directory `target`; return the commit checked out, None for a repository without any.
 
@@ -103,7 +104,7 @@ class _Network:
     git would resolve a name a second time, and get another answer: its configuration tells it what we were told.
     """
 
-    def __init__(self, git: Git, roots: tuple[Path, ...], credential: str) -> None:
+    def __init__(self, git: Git, roots: Roots, credential: str) -> None:
         self._git = git
         self._roots = roots
         self._credential = credential
@@ -262,12 +263,11 @@ def _credential(remote: Remote, token: str | None) -> str:
     return f'[credential "{remote.origin}"]\n\thelper = "{helper}"\n'
 
 
-def _local(path: str, roots: tuple[Path, ...]) -> Remote:
-    resolved = Path(path).resolve()
-    if not any(resolved.is_relative_to(root) for root in roots):
-        raise InvalidWorkspace("file:// is allowed only below WORKSPACE_SOURCES")
-    if not resolved.is_dir():
-        raise InvalidWorkspace(f"there is no repository at file://{path}")
+def _local(path: str, roots: Roots) -> Remote:
+    try:
+        resolved = roots.find(path)
+    except InvalidWorkspace as error:
+        raise InvalidWorkspace(f"file:// is allowed only below WORKSPACE_SOURCES: {error}") from None
     return Remote(f"file://{resolved}", "file", "file://", "")
 
 

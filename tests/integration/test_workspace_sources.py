@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from functions.workspace import (
     restore,
     summarise,
 )
+from functions.workspace.copy import copy_tree
 from tests.support.git_http import GitServer, git_server, run_git
 from tests.support.trees import awkward, listing
 
@@ -327,9 +329,7 @@ async def test_submodules_within_submodules(place: Place, server: GitServer, rep
     assert "not allowed" in await place.refused(_git(server, submodules=True), token=TOKEN)
 
 
-async def test_git_asks_no_resolver_again(
-    place: Place, server: GitServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_git_asks_no_resolver_again(place: Place, server: GitServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection goes to the address that was checked: only we are told where this name leads, and only once."""
     asked: list[str] = []
 
@@ -391,6 +391,65 @@ async def test_directories_that_are_refused(place: Place) -> None:
     for number in range(60):
         (allowed / "ok" / str(number)).touch()
     assert "50 entries" in await refused(allowed / "ok")
+
+
+@pytest.fixture
+def stack_dir(place: Place) -> Path:
+    """`home/ocf`: data of a stack with records and another execution's folder, below a directory of the user's."""
+    data = place.top / "home" / "ocf"
+    for folder in ("nats", "state/other", "workspaces/team", "s3"):
+        (data / folder).mkdir(parents=True)
+        (data / folder / "records").write_text("everybody's")
+    (place.top / "home" / "mine.txt").write_text("mine")
+    return data
+
+
+def _roots(place: Place, data: Path) -> Sources:
+    return Sources(roots=(place.top, data / "workspaces"), private=(data, data / "state"), shared=data / "workspaces")
+
+
+@pytest.mark.parametrize("path", ["", "nats", "state", "state/other", "s3", "../ocf/nats", "workspaces/../nats"])
+@pytest.mark.parametrize("way", ["itself", "link", "file"])
+async def test_no_source_is_data_of_the_system(place: Place, stack_dir: Path, path: str, way: str) -> None:
+    """The data directory and what is below it is refused by identity: by name, over a link, as a repository."""
+    named = stack_dir / path if path else stack_dir
+    if way == "link":
+        (place.top / "link").symlink_to(named)
+        named = place.top / "link"
+    source: Source = DirectoryWorkspace(source="directory", path=f"{named}")
+    if way == "file":
+        source = GitWorkspace(source="git", url=f"file://{named}")
+    assert "belongs to this system" in await place.refused(source, _roots(place, stack_dir))
+
+
+async def test_what_holds_data_of_the_system_is_copied_without_it(stack_dir: Path) -> None:
+    """A directory above the stack's data, and above the workspace itself, which so is never copied into itself."""
+    place = Place(stack_dir / "state" / "mine")
+    source = DirectoryWorkspace(source="directory", path=str(stack_dir.parent))
+    sources = Sources(roots=(stack_dir.parent,), private=(stack_dir, stack_dir / "state"))
+    workspace = await place.prepare(source, sources)
+    assert [path.name for path in workspace.directory.iterdir()] == ["mine.txt"]
+
+
+async def test_the_shared_volume_may_lie_among_the_data(place: Place, stack_dir: Path) -> None:
+    """Where the operator lists it as a root: everybody may use it in place anyway."""
+    source = DirectoryWorkspace(source="directory", path=str(stack_dir / "workspaces" / "team"))
+    workspace = await place.prepare(source, _roots(place, stack_dir))
+    assert (workspace.directory / "records").read_text() == "everybody's"
+
+
+async def test_a_directory_that_is_swapped_after_it_was_checked(place: Place, stack_dir: Path) -> None:
+    """The open directory is looked at, not its path: who can rename it meanwhile gains nothing."""
+    sources = _roots(place, stack_dir)
+    good = place.top / "good" / "nats"
+    good.mkdir(parents=True)
+    found = sources.directories.find(str(good))
+    good.parent.rename(place.top / "away")
+    (place.top / "good").symlink_to(stack_dir)
+    (place.top / "target").mkdir()
+    with pytest.raises(InvalidWorkspace, match="belongs to this system"):
+        copy_tree(found, place.top / "target", Limits(), sources.directories, threading.Event())
+    assert list((place.top / "target").iterdir()) == []
 
 
 async def test_snapshot(place: Place) -> None:

@@ -9,6 +9,7 @@ from functions.execute.egress import Refused, rules
 from functions.models.endpoints import BadEndpoint, check_endpoint
 from functions.workspace import InvalidWorkspace, clone
 from functions.workspace.clone import check_url, pinned
+from functions.workspace.roots import Roots
 
 PUBLIC, INSIDE, NEVER = Reach.PUBLIC, Reach.INSIDE, Reach.NEVER
 ADDRESSES = {
@@ -130,7 +131,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 async def test_no_git_host_is_there(resolver: list[str], address: str) -> None:
     """A git host is refused whose name leads to the address, also beside a good one."""
     resolver[:] = ["93.184.216.34", address]
-    remote = check_url("https://git.example/team/app.git", frozenset({"https"}), ())
+    remote = check_url("https://git.example/team/app.git", frozenset({"https"}), Roots())
     with pytest.raises(InvalidWorkspace, match=r"git\.example.*not allowed"):
         await pinned(remote)
 
@@ -138,7 +139,7 @@ async def test_no_git_host_is_there(resolver: list[str], address: str) -> None:
 async def test_git_connects_to_what_was_checked(resolver: list[str]) -> None:
     """The addresses that were checked are the ones that git is told to use."""
     resolver[:] = ["93.184.216.34", "2606:2800:220:1::1"]
-    remote = check_url("https://git.example:8443/team/app.git", frozenset({"https"}), ())
+    remote = check_url("https://git.example:8443/team/app.git", frozenset({"https"}), Roots())
     assert await pinned(remote) == "git.example:8443:93.184.216.34,[2606:2800:220:1::1]"
 
 

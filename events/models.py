@@ -53,9 +53,7 @@ _USERINFO = re.compile(r"^[^:/?#]*://[^/?#]*@")
 def _no_credentials(value: str) -> str:
     # The user of an ssh address is none: `git@`.
     if _USERINFO.match(value) and not re.match(r"^ssh://[^/?#:@]*@", value, re.IGNORECASE):
-        raise ValueError(
-            "must not carry credentials; leave `user:password@` out and use the field `token` or `api_key`"
-        )
+        raise ValueError("must not carry credentials: leave `user:password@` out, use the field `token` or `api_key`")
     return value
 
 

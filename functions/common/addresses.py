@@ -12,9 +12,9 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
-IPv4, IPv6 = ipaddress.IPv4Address, ipaddress.IPv6Address
-Address = IPv4 | IPv6
+Address = IPv4Address | IPv6Address
 
 
 class Reach(IntEnum):
@@ -44,12 +44,12 @@ _METADATA = tuple(
     )
 )
 _METADATA_HOSTS = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
-_SITE_LOCAL = ipaddress.IPv6Network("fec0::/10")  # deprecated by RFC 3879, and still routed by some
+_SITE_LOCAL = IPv6Network("fec0::/10")  # deprecated by RFC 3879, and still routed by some
 #: Networks whose last 32 bits are an IPv4 address: compatible (RFC 4291), mapped, translated (RFC 2765), NAT64
 #: (RFC 6052).
-_EMBEDDING = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")))
+_EMBEDDING = tuple(map(IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")))
 #: NAT64 of a network's own (RFC 8215). Where the IPv4 address lies depends on its prefix: /48, /56, /64 or /96.
-_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
 _LOCAL_NAT64_PLACES = ((6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12), (12, 13, 14, 15))
 
 
@@ -64,7 +64,9 @@ def reach(text: str) -> Reach:
 
 
 def _reach(address: Address) -> Reach:
-    if any(address in network for network in _METADATA) or (isinstance(address, IPv6) and address in _SITE_LOCAL):
+    if any(address in network for network in _METADATA) or (
+        isinstance(address, IPv6Address) and address in _SITE_LOCAL
+    ):
         return Reach.NEVER
     if address.is_link_local or address.is_multicast or address.is_unspecified:
         return Reach.NEVER
@@ -75,16 +77,16 @@ def _reach(address: Address) -> Reach:
     return Reach.PUBLIC if address.is_global else Reach.INSIDE
 
 
-def _carried(address: Address) -> tuple[IPv4, ...]:
+def _carried(address: Address) -> tuple[IPv4Address, ...]:
     """The IPv4 addresses to which packets for this IPv6 one may go."""
-    if not isinstance(address, IPv6) or address.is_unspecified or address.is_loopback:
+    if not isinstance(address, IPv6Address) or address.is_unspecified or address.is_loopback:
         return ()
     if any(address in network for network in _EMBEDDING):
-        return (IPv4(int(address) & 0xFFFFFFFF),)
+        return (IPv4Address(int(address) & 0xFFFFFFFF),)
     if address in _LOCAL_NAT64:
         octets = address.packed
         places = (bytes(octets[place] for place in places) for places in _LOCAL_NAT64_PLACES)
-        return tuple(IPv4(place) for place in places if any(place))
+        return tuple(IPv4Address(place) for place in places if any(place))
     if address.sixtofour is not None:
         return (address.sixtofour,)
     return address.teredo or ()
@@ -108,7 +110,7 @@ def literal(host: str) -> str | None:
     value = numbers[-1]
     for position, number in enumerate(numbers[:-1]):
         value += number << (8 * (3 - position))
-    return str(IPv4(value))
+    return str(IPv4Address(value))
 
 
 def never(host: str) -> bool:

@@ -22,10 +22,12 @@ _CANNOT = frozenset({errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, 
 def copy_tree(source: Path, target: Path, limits: Limits, roots: Roots, stop: threading.Event) -> None:
     """Copy everything below `source`, `.git` and ignored files too, into the empty directory `target`.
 
-    Fifos, sockets and devices are left out, and what is private (`roots`): so it never copies into itself. The caller removes `target` when this raises.
+    Fifos, sockets and devices are left out, and what is private (`roots`), so that it never copies into itself. The
+    caller removes `target` when this raises.
 
     Raises:
-        InvalidWorkspace: `roots` do not admit it, a link leads out of the tree, a file cannot be read, a path is too deep.
+        InvalidWorkspace: `roots` do not admit it, a link leads out of the tree, a file cannot be read, a path is too
+            deep.
         WorkspaceTooLarge: over `limits`.
         Stopped: cancelled.
     """

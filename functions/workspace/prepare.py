@@ -34,7 +34,8 @@ class Sources:
     """What workspaces may come from.
 
     `roots`: where `directory` and `file://` may lie (WORKSPACE_SOURCES); `private`: directories of this system, which
-    nobody may name; `shared`: WORKSPACE_DIR; `objects` and `project`: where snapshots are; `protocols`: of git addresses.
+    nobody may name; `shared`: WORKSPACE_DIR; `objects` and `project`: where snapshots are; `protocols`: of git
+    addresses.
     """
 
     roots: tuple[Path, ...] = ()

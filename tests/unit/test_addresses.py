@@ -146,7 +146,7 @@ async def test_git_connects_to_what_was_checked(resolver: list[str]) -> None:
 @pytest.mark.parametrize("address", [one for one, where in ADDRESSES.items() if where is not PUBLIC])
 @pytest.mark.parametrize("operator", ["*", "a.example", "*.example"])
 def test_no_tool_gets_there(operator: str, address: str) -> None:
-    """A name of `network.allow` leads nowhere inside; what is only private is reached if the operator lists the name."""
+    """A name of `network.allow` leads nowhere inside; what is only private is reached if the operator lists it."""
     made = rules(["a.example"], [operator])
     if operator == "a.example" and reach(address) is INSIDE:
         made.check_address("a.example", 443, address)

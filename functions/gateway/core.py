@@ -25,7 +25,7 @@ from events.types import TYPES
 from functions.gateway.auth import Authenticator, Principal
 from functions.gateway.deps import GatewayDeps
 from functions.gateway.index import Index
-from functions.gateway.limits import RateLimit
+from functions.gateway.limits import Bodies, RateLimit
 from functions.gateway.metrics import Metrics
 from functions.gateway.problems import Problem, not_found
 
@@ -40,6 +40,7 @@ class Gateway:
         self.settings = deps.settings
         self.auth = Authenticator(deps.settings, deps.clock)
         self.limit = RateLimit(deps.settings.rate_limit, deps.settings.burst, deps.clock)
+        self.bodies = Bodies(deps.settings.caller_bodies, deps.settings.all_bodies)
         self.index = Index(deps.bus, deps.executions, deps.clock)
         #: Keeps the history up to date, from the application's lifespan on.
         self.following: asyncio.Task[None] | None = None
@@ -208,9 +209,11 @@ async def gateway_of(connection: HTTPConnection) -> Gateway:
 
 
 async def caller_of(connection: HTTPConnection, gateway: Annotated[Gateway, Depends(gateway_of)]) -> Principal:
-    """Who calls. Raises as `Gateway.admit`."""
+    """Who calls; the body of the call counts as theirs. Raises as `Gateway.admit`."""
     address = connection.client.host if connection.client else "unknown"
-    return await gateway.admit(connection.headers.get("authorization"), address)
+    caller = await gateway.admit(connection.headers.get("authorization"), address)
+    connection.state.allowance = caller.allowance if gateway.settings.authenticated else address
+    return caller
 
 
 async def _project(

@@ -19,9 +19,10 @@ from functions.gateway import views
 from functions.gateway.auth import Principal
 from functions.gateway.core import Caller, Gateway, Gw, timed
 from functions.gateway.problems import Problem
+from functions.gateway.reading import StrictRoute
 from functions.metrics import exposition
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], route_class=StrictRoute)
 
 _KEPT = ("ce-", "content-type", "traceparent", "tracestate")
 

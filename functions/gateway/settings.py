@@ -31,6 +31,10 @@ class GatewaySettings:
     burst: int = 0
     #: Largest request body. The largest event is 16 MiB; the rest is room for JSON around it.
     max_body: int = 17 * 1024 * 1024
+    #: Bodies that are held at once, of one caller and of all; a call needs its body some times over. Seconds for one.
+    caller_bodies: int = 3 * 17 * 1024 * 1024
+    all_bodies: int = 8 * 17 * 1024 * 1024
+    body_seconds: float = 120.0
     console_dir: Path | None = None
     nats_ws_url: str | None = None
     #: The embedded stack's scripted model answers whoever names no other: people must be told.

@@ -182,7 +182,10 @@ class Records:
             return  # said before
 
     async def all(self, unreadable: set[str] | None = None, *, project: str = "*") -> AsyncIterator[Record]:
-        """Every record, of one project or of all. One that cannot be read hides no others: its key goes to `unreadable`, and to the log."""
+        """Every record, of all projects or of one.
+
+        One that cannot be read hides no others: its key goes to `unreadable`, and to the log.
+        """
         async for entry in self._bucket.entries(f"{project}.*"):
             try:
                 record = Record.read(entry.value)

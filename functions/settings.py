@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     agent_uids: Annotated[tuple[int, int], NoDecode] = Field(
         (200_000, 265_535),
         alias="AGENT_UIDS",
-        description="FIRST-LAST: users (and groups) of which each execution gets one, where this process may change users",
+        description="FIRST-LAST: users and groups; where this process may change users, each execution gets one",
     )
     allow_shared_user: bool = Field(
         False,

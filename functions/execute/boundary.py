@@ -84,7 +84,7 @@ class Boundary:
 
     def _refusal(self, project: str, bound: str) -> str:
         return (
-            f"this machine runs all agents as one user ({self.why}) and serves project {bound} now, so that it does not "
+            f"this machine runs all agents as one user ({self.why}) and serves project {bound} now, so it does not "
             f"run project {project}; run it as root, or set ALLOW_SHARED_USER=1 if these projects trust each other"
         )
 

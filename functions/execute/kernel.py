@@ -121,8 +121,8 @@ def looking_as(user: tuple[int, int] | None, look: Callable[[], T]) -> T:
 
 
 def capabilities() -> set[int]:
-    """The effective capabilities of this process."""
-    with open("/proc/self/status") as status:
+    """The effective capabilities of this thread."""
+    with open("/proc/thread-self/status") as status:
         line = next((line for line in status if line.startswith("CapEff:")), "CapEff:\t0")
     held = int(line.split()[1], 16)
     return {number for number in range(64) if held >> number & 1}

@@ -218,6 +218,7 @@ class AgentProcess:
         killed: set[int] = set()
         if self._user is not None and self._user.exclusive:
             await self._user.end_processes()
+            await self._user.without_processes()
         while (left := proctree.with_variable(self._mark)) and time.monotonic() - began < _ORPHAN_SECONDS:
             killed.update(left)
             for pid in left:

@@ -76,7 +76,7 @@ def held(inodes: set[int] | None, uid: int | None) -> int:
 
 
 def _unix_bytes(told: dict[int, bytes]) -> int:
-    memory = struct.unpack(f"={len(told[_UNIX_MEMORY]) // 4}I", told[_UNIX_MEMORY])
+    memory = _numbers(told[_UNIX_MEMORY])
     total = memory[_RECEIVED] + memory[_SENT] + memory[_BACKLOG]
     queued = _number(told.get(_UNIX_QUEUED))
     if queued and not _number(told.get(_UNIX_PEER)):
@@ -88,12 +88,16 @@ def _unix_bytes(told: dict[int, bytes]) -> int:
 def _inet_bytes(told: dict[int, bytes]) -> int:
     if _INET_MEMORY not in told:
         return 0
-    memory = struct.unpack(f"={len(told[_INET_MEMORY]) // 4}I", told[_INET_MEMORY])
+    memory = _numbers(told[_INET_MEMORY])
     return memory[_RECEIVED] + max(memory[_SENT], memory[_QUEUED]) + memory[_FORWARD] + memory[_BACKLOG]
 
 
+def _numbers(value: bytes) -> list[int]:
+    return list(struct.unpack(f"={len(value) // 4}I", value))
+
+
 def _number(value: bytes | None) -> int:
-    return struct.unpack_from("=I", value)[0] if value else 0
+    return _numbers(value[:4])[0] if value else 0
 
 
 def _attributes(body: bytes, start: int) -> dict[int, bytes]:

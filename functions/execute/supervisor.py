@@ -308,5 +308,10 @@ def main(fd: int) -> None:
         if not data:
             os._exit(1)
         received += data
-    Supervisor(fd, json.loads(received)).run()
+    try:
+        supervisor = Supervisor(fd, json.loads(received))
+    except OSError as error:
+        os.write(fd, json.dumps({"event": "failed", "message": str(error)}).encode() + b"\n")
+        os._exit(1)
+    supervisor.run()
     os._exit(0)  # nothing to tidy up that the kernel does not do faster

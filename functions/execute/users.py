@@ -37,6 +37,7 @@ NEEDED = {
 _LOCKS = Path("/run/ocf-agent-users.lock")
 _TRIES = 1000
 _LAST_OUT_SECONDS = 30.0
+_DYING_SECONDS = 5.0
 _AGAIN = 0.05
 #: Behind the bytes of users, one for each shared folder.
 _FOLDERS = 1 << 40
@@ -116,13 +117,22 @@ class AgentUser:
         )  # fmt: skip
         await process.wait()
 
+    async def without_processes(self) -> bool:
+        """Whether it has none, once the dead have been collected."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DYING_SECONDS):
+                while _has_processes(self.uid):
+                    await asyncio.sleep(_AGAIN)
+                return True
+        return False
+
     async def release(self) -> None:
         """Give it back: shared files to this process's user, then the lock. A user with anything left is kept."""
         paths: list[str] = json.loads(self._note.read_text()) if self._note.exists() else []
         try:
             if not self.exclusive and not _locked(self._lock, self.uid, fcntl.F_WRLCK):
                 return  # others work in the shared folder; the last one sees to it
-            if _has_processes(self.uid):
+            if not await self.without_processes():
                 raise OSError("it has processes")
             for path in paths[1:]:
                 await _chown(f"--from=:{self.uid}", f":{os.getegid()}", Path(path))

@@ -34,6 +34,8 @@ def enter(paths: list[str]) -> None:
     Raises:
         OSError: the kernel refused (it takes CAP_SYS_ADMIN), or a path is not there.
     """
+    kernel.unshare(kernel.CLONE_NEWNS)
+    kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
     covered: dict[str, list[tuple[str, int]]] = {}
     for path in dict.fromkeys(map(os.path.realpath, paths)):
         folder = closed(path)
@@ -41,8 +43,6 @@ def enter(paths: list[str]) -> None:
             raise OSError("the root directory is closed to other users")
         if folder is not None:
             covered.setdefault(folder, []).append((path, os.open(path, os.O_PATH | os.O_CLOEXEC)))
-    kernel.unshare(kernel.CLONE_NEWNS)
-    kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
     kernel.mount("proc", "/proc", "proc", _NOTHING_SPECIAL | kernel.MS_NOEXEC, "hidepid=2")
     for folder, inside in covered.items():
         kernel.mount("tmpfs", folder, "tmpfs", _NOTHING_SPECIAL, "mode=0711,size=1m")
@@ -60,7 +60,7 @@ def _put_back(path: str, fd: int, below: str) -> None:
         parent = os.path.dirname(parent)
     for folder in reversed(missing):
         os.mkdir(folder, 0o711)
-        os.chmod(folder, 0o711)
+        os.chmod(folder, 0o711)  # noqa: S103 - to pass through, not to list
     if stat.S_ISDIR(os.fstat(fd).st_mode):
         os.mkdir(path)
     else:

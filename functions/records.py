@@ -181,9 +181,12 @@ class Records:
         except Conflict:
             return  # said before
 
-    async def all(self, unreadable: set[str] | None = None) -> AsyncIterator[Record]:
-        """Every record. One that cannot be read hides no others: its key goes to `unreadable`, and to the log."""
-        async for entry in self._bucket.entries("*.*"):
+    async def all(self, unreadable: set[str] | None = None, *, project: str = "*") -> AsyncIterator[Record]:
+        """Every record, of all projects or of one.
+
+        One that cannot be read hides no others: its key goes to `unreadable`, and to the log.
+        """
+        async for entry in self._bucket.entries(f"{project}.*"):
             try:
                 record = Record.read(entry.value)
             except ValidationError as error:

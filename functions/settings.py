@@ -115,6 +115,16 @@ class Settings(BaseSettings):
     sandbox: Literal["required", "preferred", "off"] = Field(
         "required", alias="SANDBOX", description="required, preferred or off"
     )
+    agent_uids: Annotated[tuple[int, int], NoDecode] = Field(
+        (200_000, 265_535),
+        alias="AGENT_UIDS",
+        description="FIRST-LAST: users and groups; where this process may change users, each execution gets one",
+    )
+    allow_shared_user: bool = Field(
+        False,
+        alias="ALLOW_SHARED_USER",
+        description="where it may not, run the agents of several projects as one user, all the same",
+    )
     network_allow: CommaList = Field((), alias="NETWORK_ALLOW", description="hosts that tasks may ask for")
     warm_slots: int = Field(
         0, alias="WARM_SLOTS", ge=0, le=100, description="OpenCode servers kept ready; 1 in the embedded stack"
@@ -196,6 +206,17 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(_parts(value)) if isinstance(value, str) else value
+
+    @field_validator("agent_uids", mode="before")
+    @classmethod
+    def _range(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        first, dash, last = value.partition("-")
+        # System users end below 1000; the two highest numbers mean "nobody" and "no change".
+        if not (dash and first.isdigit() and last.isdigit() and 1000 <= int(first) <= int(last) < 2**32 - 2):
+            raise ValueError("it must be FIRST-LAST, two numbers from 1000 up, 200000-265535 for example")
+        return int(first), int(last)
 
     @field_validator("network_allow")
     @classmethod

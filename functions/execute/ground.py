@@ -69,8 +69,9 @@ class Ground:
         if self._saved is None:
             workspace.check(self._source, self._sources)
 
-    async def prepare(self, target: Path, redactor: Redactor) -> workspace.Prepared:
-        """Fill `target` (a shared one is used in place), and record what it was; secrets of it go to `redactor`.
+    async def prepare(self, target: Path, redactor: Redactor, own: workspace.Own) -> workspace.Prepared:
+        """Fill `target` (a shared one is used in place), give it to its user by `own`, and record what it was; secrets
+        of it go to `redactor`.
 
         Raises:
             InvalidWorkspace: it cannot be had.
@@ -78,11 +79,11 @@ class Ground:
         private = self._folder / "base"
         if self._saved is not None:
             archive = await self._fetched(self._saved)
-            return await workspace.restore(archive, target, private, self._sources.limits)
+            return await workspace.restore(archive, target, private, self._sources.limits, own)
         token = self._token()
         if token is not None:
             redactor.add(token)
-        return await workspace.prepare(self._source, target, self._sources, private=private, token=token)
+        return await workspace.prepare(self._source, target, self._sources, private=private, token=token, own=own)
 
     def _token(self) -> str | None:
         if not isinstance(self._source, GitWorkspace) or self._source.token is None:

@@ -18,6 +18,7 @@ from functions.common.limits import bound
 from functions.composition import Parts
 from functions.execute import sandbox
 from functions.execute.agent_config import AgentModel, ServerSpec
+from functions.execute.boundary import Boundary
 from functions.execute.broker import Broker, Upstream
 from functions.execute.slots import SlotPlan, SlotPool
 from functions.models.endpoints import BadEndpoint
@@ -38,6 +39,7 @@ class Shop:
     sandboxed: bool
     models: ModelSettings
     slots: SlotPool
+    boundary: Boundary
 
     def opened(self, sealed: Sealed, project: str) -> SecretStr:
         """A sealed secret, opened. Raises SealError."""
@@ -74,6 +76,7 @@ class Shop:
 
     async def workspace_writable(self) -> None:
         """Readiness: runs can have files."""
+        self.boundary.folders.check()
         probe = self.parts.settings.state_dir / ".writable"
         try:
             probe.write_bytes(b"")
@@ -107,15 +110,16 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
     if settings.sandbox == "preferred" and support.missing:
         # Whoever chose it on another machine has to hear what this one does not give.
         log.warning("sandbox incomplete", action="sandbox.incomplete", sandboxed=sandboxed, missing=support.missing)
-    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    boundary = Boundary(settings, lambda project: _busy(parts, project))
+    log.info("boundary", action="boundary.in_force", boundary=boundary.said)
     sandbox.protect_self()
     upstream = Upstream(parts.clock)
     models = model_settings(settings)
-    slots = await _slots(parts, upstream, models, sandboxed=sandboxed)
+    slots = await _slots(parts, upstream, models, boundary, sandboxed=sandboxed)
     slots.start()
     metrics.warm_slots.set_function(lambda: slots.ready)
     try:
-        yield Shop(parts, settings.opencode_bin, sandboxed, models, slots)
+        yield Shop(parts, settings.opencode_bin, sandboxed, models, slots, boundary)
     finally:
         await slots.close()
         await upstream.close()
@@ -150,7 +154,17 @@ def tools(binary: Path | None) -> tuple[Path, ...]:
     return tuple(packages.glob("@vscode/ripgrep-*/bin/rg"))[:1] if packages is not None else ()
 
 
-async def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, *, sandboxed: bool) -> SlotPool:
+async def _busy(parts: Parts, project: str) -> bool:
+    """Whether an execution of `project` runs or waits."""
+    async for record in parts.records.all(project=project):
+        if not record.terminal:
+            return True
+    return False
+
+
+async def _slots(
+    parts: Parts, upstream: Upstream, models: ModelSettings, boundary: Boundary, *, sandboxed: bool
+) -> SlotPool:
     settings = parts.settings
     spec = server_spec(settings, settings.opencode_bin, sandboxed=sandboxed, limits=Limits())
     size = settings.warm_slots
@@ -163,6 +177,8 @@ async def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, *, san
     async def make_broker() -> Broker:
         return await Broker(upstream, parts.clock).start()
 
-    folder = settings.state_dir / "slots"
-    await discard_tree(folder)  # of an earlier process, whose agents died with it
-    return SlotPool(SlotPlan(folder, spec, make_broker), size, parts.clock)
+    for left in boundary.slots.iterdir():  # of an earlier process, whose agents died with it
+        await discard_tree(left)
+    if boundary.users is not None:
+        await boundary.users.recover()
+    return SlotPool(SlotPlan(boundary.slots, spec, make_broker, boundary.users), size, parts.clock)

@@ -25,6 +25,8 @@ from functions.workspace.tree import link_outside, outside, remove_tree, safe_pa
 from functions.workspace.walk import Walk, key, read_below, walk
 
 Source = EmptyWorkspace | GitWorkspace | DirectoryWorkspace | SnapshotWorkspace | SharedWorkspace
+#: Gives a filled workspace to the user that will work in it: before it is recorded, as a file's ctime is part of that.
+Own = Callable[[Path], Awaitable[None]]
 SNAPSHOT = "workspace.tar.zst"
 _MAX_INDEX_BYTES = 256 * 1024 * 1024
 
@@ -72,8 +74,12 @@ class Prepared:
         return Git(self.private, timeout=self.limits.git_seconds)
 
 
+async def _as_it_is(_: Path) -> None:
+    """The files stay this process's."""
+
+
 async def prepare(
-    source: Source, target: Path, sources: Sources, *, private: Path, token: str | None = None
+    source: Source, target: Path, sources: Sources, *, private: Path, token: str | None = None, own: Own = _as_it_is
 ) -> Prepared:
     """Fill `target` and record its base in `private`, which must be out of the agent's reach.
 
@@ -88,9 +94,9 @@ async def prepare(
     """
     if isinstance(source, SharedWorkspace):
         shared = await in_thread(lambda _: _shared(source.path, sources.shared))
-        return await _guarded(shared, private, lambda git: _nothing(), source.source, sources, remove_target=False)
+        return await _guarded(shared, private, lambda git: _nothing(), source.source, sources, own, remove_target=False)
     return await _guarded(
-        target, private, lambda git: _fill(source, target, sources, git, token), source.source, sources
+        target, private, lambda git: _fill(source, target, sources, git, token), source.source, sources, own
     )
 
 
@@ -106,13 +112,13 @@ def check(source: Source, sources: Sources) -> None:
         sources.directories.find(source.path)
 
 
-async def restore(archive: Path, target: Path, private: Path, limits: Limits) -> Prepared:
+async def restore(archive: Path, target: Path, private: Path, limits: Limits, own: Own = _as_it_is) -> Prepared:
     """Fill `target` from an archive at hand (a session's workspace) and record its base. Errors as for `prepare`."""
 
     async def fill(git: Git) -> None:
         await in_thread(lambda stop: unpack_tree(archive, target, limits, stop))
 
-    return await _guarded(target, private, fill, "snapshot", Sources(limits=limits))
+    return await _guarded(target, private, fill, "snapshot", Sources(limits=limits), own)
 
 
 async def _nothing() -> None:
@@ -125,6 +131,7 @@ async def _guarded(
     fill: Callable[[Git], Awaitable[str | None]],
     kind: str,
     sources: Sources,
+    own: Own,
     *,
     remove_target: bool = True,
 ) -> Prepared:
@@ -140,6 +147,7 @@ async def _guarded(
         git = _git(sources, private)
         git.set_up()
         commit = await fill(git)
+        await own(target)
         return await _record(kind, target, git, sources.limits, commit)
     except BaseException:
         await remove_tree(private)

@@ -49,7 +49,8 @@ class Dispatcher:
     async def dispatch(self, delivery: Delivery) -> None:
         """See one delivery through: afterwards it is acked, naked or a dead letter."""
         message = delivery.message
-        if message.deliveries > 1 and not self._turns.came(message.sequence):
+        project = subjects.project_of(message.subject)
+        if message.deliveries > 1 and not self._turns.came(message.sequence, project):
             metrics.redeliveries.labels(self._row.consumer).inc()
         try:
             event = self._event(message)
@@ -102,9 +103,9 @@ class Dispatcher:
     async def _answer(self, event: Event) -> Answer:
         """What the function says in the end; while it is busy, it is asked again."""
         answer = await self._target.post(event)
-        offers = 0
+        offers, project = 0, subjects.project_of(event.extensions.get(NATS_SUBJECT, ""))
         while answer.busy:
-            offers = await self._line.wait(answer.retry_after)
+            offers = await self._line.wait(answer.retry_after, project)
             answer = await self._target.post(event)
             if answer.busy:
                 self._line.offer(offers)
@@ -135,7 +136,7 @@ class Dispatcher:
         message = delivery.message
         metrics.deliveries.labels(self._row.consumer, answer.kind).inc()
         if answer.early:
-            await delivery.nak(self._turns.pause(message.sequence))
+            await delivery.nak(self._turns.pause(message.sequence, subjects.project_of(message.subject)))
             return
         if answer.done:
             self._forget(message)

@@ -203,12 +203,7 @@ class ProjectLoop:
                     self._look_at(project, second, 1)
 
     async def _consumers(self) -> list[tuple[str, ConsumerState]]:
-        prefix = f"{self._row.consumer}-"
-        found = [
-            (subjects.project_name(state.name.removeprefix(prefix)), state)
-            for state in await self._bus.consumers(self._row.stream)
-            if state.name.startswith(prefix)
-        ]
+        found = [(self._row.owner(state.name), state) for state in await self._bus.consumers(self._row.stream)]
         return [(project, state) for project, state in found if project is not None]
 
     def _known(self, project: str, state: ConsumerState) -> _Project:

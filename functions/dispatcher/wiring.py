@@ -56,6 +56,11 @@ class Row:
         filters = tuple(template.format(project=project) for template in self.by_project)
         return replace(self.spec(), name=f"{self.consumer}-{project}", subjects=filters, start=start)
 
+    def owner(self, name: str) -> str | None:
+        """The project whose consumer in this row has that name; None: it is none of these."""
+        prefix = f"{self.consumer}-"
+        return subjects.project_name(name.removeprefix(prefix)) if name.startswith(prefix) and self.by_project else None
+
 
 def _command(
     verb: str,

@@ -169,7 +169,8 @@ Buckets: {", ".join(f"`{b.name}` ({b.why})" for b in streams.BUCKETS)}.
 Each project has a durable consumer of its own in every row, `<consumer>-<project>`, and they take turns for the
 places in flight; a project that is alone gets three quarters of them. The consumer of the table hears of every message
 and tells which project has some. It also delivers those of projects beyond the {MOST}th that had a message within
-{IDLE / 60:g} minutes, and those on subjects that name no project: these share it ([ADR 0012](adr/0012-fair-sharing.md)).
+{IDLE / 60:g} minutes, and those on subjects that name no project: these share it
+([ADR 0012](adr/0012-fair-sharing.md)).
 
 *In flight* is for each dispatcher; *unsettled* is for each project, what waits for its next try or its turn included.
 While a function works the dispatcher holds the message every 10 s, so a run may last for hours.

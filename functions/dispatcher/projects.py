@@ -15,12 +15,13 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from events import subjects
-from events.errors import OcfError, Unavailable
+from events.errors import Unavailable
 from events.ports import Backlog, Bus, Clock, ConsumerSpec, ConsumerState, Delivery, Message
-from functions import logs, metrics
+from functions import metrics
 from functions.common.tasks import end
 from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.lanes import Lanes
+from functions.dispatcher.loop import not_fetched, see_through
 from functions.dispatcher.shares import Shares
 from functions.dispatcher.wiring import Row
 
@@ -34,7 +35,7 @@ IDLE = 600.0
 _BATCH = 256
 _WAIT = 5.0
 #: Seconds that a pull holds a project's slots: for a message that is known to be there, and for one that may be.
-_KNOWN, _POSSIBLE = 1.0, 0.1
+_KNOWN, _POSSIBLE = 0.25, 0.1
 #: Seconds between looks for a message that is due and was not there, and how often until the next measuring looks.
 _AGAIN, _LOOKS = 0.5, 3
 #: Seconds added to a delay: the server counts it from when it hears of it.
@@ -156,8 +157,8 @@ class ProjectLoop:
         while True:
             try:
                 return await step()
-            except Unavailable as error:
-                self._not_fetched(self._row.consumer, error)
+            except Exception as error:
+                not_fetched(self._row.consumer, error)
                 await self._clock.sleep(0.25)
 
     async def stop(self, grace: float) -> None:
@@ -267,7 +268,7 @@ class ProjectLoop:
         try:
             start = await self._bus.open_consumer(self._row.own(project, message.sequence))
         except Unavailable as error:
-            self._not_fetched(project, error)
+            not_fetched(f"{self._row.consumer}-{project}", error)
             return None
         finally:
             self._opening -= 1
@@ -337,18 +338,14 @@ class ProjectLoop:
         try:
             own.spec = replace(own.spec, start=await self._bus.open_consumer(wanted))
         except Unavailable as error:
-            self._not_fetched(own.spec.name, error)
+            not_fetched(own.spec.name, error)
 
     async def _fetched(self, spec: ConsumerSpec, limit: int, wait: float) -> list[Delivery] | None:
         try:
             return await self._bus.fetch(spec, limit, wait)
-        except Unavailable as error:
-            self._not_fetched(spec.name, error)
+        except Exception as error:
+            not_fetched(spec.name, error)
             return None
-
-    def _not_fetched(self, name: str, error: Unavailable) -> None:
-        fields = {"consumer": self._row.consumer, "of": name, "reason": str(error)}
-        log.warning("no messages", action="dispatch.fetch_failed", **fields)
 
     def _start(self, project: str, delivery: Delivery, *, whole: bool = True) -> None:
         task = asyncio.create_task(self._see_through(project, delivery, whole=whole))
@@ -366,25 +363,19 @@ class ProjectLoop:
         self._changed.set()
 
     async def _see_through(self, project: str, delivery: Delivery, *, whole: bool) -> None:
-        message = delivery.message
-        noted = _Noted(delivery, self._row.ack_wait)
-        try:
-            full = noted if whole else await self._whole(delivery)
+        if not whole:
+            try:
+                full = await self._whole(delivery)
+            except Exception as error:
+                not_fetched(self._row.consumer, error)
+                return
             if full is not None:
-                await self._dispatcher.dispatch(full)
-        except Exception as error:
-            # Neither acked nor naked: it is delivered again after the ack wait. Of a surprise the kind will do: its
-            # words may repeat what the message says.
-            log.warning(
-                "delivery not settled",
-                action="dispatch.unsettled",
-                consumer=self._row.consumer,
-                subject=message.subject,
-                reason=str(error) if isinstance(error, OcfError) else type(error).__name__,
-                **logs.about(message.subject),
-            )
-        if whole and noted.comes_again is not None and (own := self._projects.get(project)) is not None:
-            own.again.add(message.sequence)
+                await see_through(self._row, self._dispatcher, full)
+            return
+        noted = _Noted(delivery, self._row.ack_wait)
+        await see_through(self._row, self._dispatcher, noted)
+        if noted.comes_again is not None and (own := self._projects.get(project)) is not None:
+            own.again.add(delivery.message.sequence)
             self._look_at(project, noted.comes_again)
 
     async def _whole(self, delivery: Delivery) -> _Whole | None:

@@ -15,7 +15,7 @@ from events import subjects
 from events.bus_memory import MemoryBus
 from functions.clock import SystemClock
 from functions.dispatcher.dispatch import Dispatcher
-from functions.dispatcher.loop import Loop
+from functions.dispatcher.projects import ProjectLoop
 from functions.dispatcher.targets import Function
 from functions.dispatcher.wiring import WIRING, Row
 from tests.support.clock import ManualClock
@@ -30,7 +30,7 @@ async def fed(
 ) -> AsyncIterator[None]:
     """A dispatcher of that row, whose function says `answer`."""
     function = Function(row, "http://function/", None, httpx.AsyncClient(transport=httpx.MockTransport(answer)))
-    loop = Loop(row, Dispatcher(row, function, bus=bus, clock=bus.clock), bus, bus.clock)
+    loop = ProjectLoop(row, Dispatcher(row, function, bus=bus, clock=bus.clock), bus, bus.clock)
     task = asyncio.create_task(loop.run())
     try:
         async with asyncio.timeout(10):

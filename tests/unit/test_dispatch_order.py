@@ -46,7 +46,7 @@ async def heard(begun: list[str], count: int) -> None:
         await asyncio.sleep(0.001)
 
 
-async def submitted(bus: MemoryBus, prompt: str, session: str | None) -> None:
+async def submitted(bus: MemoryBus, prompt: str, session: str | None, project: str = PROJECT) -> None:
     execution = str(uuid.uuid4())
     headers = {
         "ce-specversion": "1.0",
@@ -54,8 +54,8 @@ async def submitted(bus: MemoryBus, prompt: str, session: str | None) -> None:
         "ce-source": "/backend",
         "ce-type": "dev.ocf.task.submit.v1",
     }
-    body = {"execution_id": execution, "project_id": PROJECT, "prompt": prompt, "session_id": session}
-    await bus.publish(subjects.command("submit", PROJECT, execution), json.dumps(body).encode(), headers)
+    body = {"execution_id": execution, "project_id": project, "prompt": prompt, "session_id": session}
+    await bus.publish(subjects.command("submit", project, execution), json.dumps(body).encode(), headers)
 
 
 async def test_a_session_follow_up_waits_for_the_one_before_it_and_others_do_not() -> None:
@@ -79,6 +79,25 @@ async def test_a_session_follow_up_waits_for_the_one_before_it_and_others_do_not
         first.set()
         await heard(begun, 5)
     assert begun[3:] == ["2", "3"]
+
+
+async def test_the_same_session_id_in_another_project_is_another_session() -> None:
+    """Its submit does not wait for the first project's, which is not answered."""
+    bus = MemoryBus(SystemClock())
+    session = str(uuid.uuid4())
+    await submitted(bus, "1", session)
+    await submitted(bus, "other", session, "other")
+    begun: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        begun.append(json.loads(request.content)["prompt"])
+        if begun[-1] == "1":
+            await asyncio.Event().wait()
+        return httpx.Response(200)
+
+    async with fed(bus, SUBMIT, answer):
+        await heard(begun, 2)
+    assert sorted(begun) == ["1", "other"]
 
 
 async def test_a_follow_up_does_not_pass_one_that_has_failed() -> None:

@@ -64,6 +64,10 @@ class MemoryDelivery:
         """Done."""
         self._consumer.acked.add(self._message.sequence)
 
+    async def ack_soon(self) -> None:
+        """Done."""
+        await self.ack()
+
     async def nak(self, delay: float) -> None:
         """Deliver again after `delay` seconds."""
         self._consumer.not_before[self._message.sequence] = self._bus.clock.monotonic() + delay

@@ -95,6 +95,10 @@ class NatsDelivery:
             # Unknown whether it arrived: it is delivered again then, which every handler bears.
             log.warning("acknowledgement not confirmed", action="bus.ack_unconfirmed", subject=self._msg.subject)
 
+    async def ack_soon(self) -> None:
+        """Done; does not wait for the server."""
+        await self._msg.ack()
+
     async def nak(self, delay: float) -> None:
         """Deliver again after `delay` seconds."""
         await self._msg.nak(delay=delay)

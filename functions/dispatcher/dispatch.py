@@ -46,8 +46,8 @@ class Dispatcher:
         """Whether the target wants no more events: what is not settled stays where it is until the next start."""
         return self._closed
 
-    async def dispatch(self, delivery: Delivery) -> None:
-        """See one delivery through: afterwards it is acked, naked or a dead letter."""
+    async def dispatch(self, delivery: Delivery) -> bool:
+        """See one delivery through: afterwards it is acked, naked or a dead letter. Whether it was handled."""
         message = delivery.message
         project = subjects.project_of(message.subject)
         if message.deliveries > 1 and not self._turns.came(message.sequence, project):
@@ -58,11 +58,11 @@ class Dispatcher:
             with structlog.contextvars.bound_contextvars(**logs.about(message.subject)):
                 await self._dead_letter(message, Answer(400, str(error)))
             await delivery.ack()
-            return
+            return False
         with structlog.contextvars.bound_contextvars(**logs.about(message.subject, event)):
-            await self._hand_over(delivery, event)
+            return await self._hand_over(delivery, event)
 
-    async def _hand_over(self, delivery: Delivery, event: Event) -> None:
+    async def _hand_over(self, delivery: Delivery, event: Event) -> bool:
         heartbeat = asyncio.create_task(self._heartbeat(delivery))
         name = f"dispatch {self._row.consumer}"
         try:
@@ -73,6 +73,7 @@ class Dispatcher:
         finally:
             heartbeat.cancel()
         await self._settle(delivery, answer)
+        return answer.done
 
     async def _in_order(self, lane: str | None, message: Message, event: Event) -> Answer:
         """What the function says to it, unless an earlier one of its lane has yet to come again."""

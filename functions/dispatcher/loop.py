@@ -26,7 +26,7 @@ class Loop:
         self._dispatcher = dispatcher
         self._bus = bus
         self._clock = clock
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[bool]] = set()
         self._freed = asyncio.Event()
 
     @property
@@ -54,7 +54,7 @@ class Loop:
                 metrics.in_flight.labels(self._row.consumer).set(len(self._in_flight))
                 task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[bool]) -> None:
         self._in_flight.discard(task)
         metrics.in_flight.labels(self._row.consumer).set(len(self._in_flight))
         self._freed.set()
@@ -66,11 +66,11 @@ class Loop:
         await end(tuple(self._in_flight))
 
 
-async def see_through(row: Row, dispatcher: Dispatcher, delivery: Delivery) -> None:
-    """Dispatch one delivery. Whatever goes wrong with it concerns no other one."""
+async def see_through(row: Row, dispatcher: Dispatcher, delivery: Delivery) -> bool:
+    """Dispatch one delivery; whether it was handled. Whatever goes wrong with it concerns no other one."""
     subject = delivery.message.subject
     try:
-        await dispatcher.dispatch(delivery)
+        return await dispatcher.dispatch(delivery)
     except Exception as error:
         # Neither acked nor naked: it is delivered again after the ack wait.
         log.warning(
@@ -81,6 +81,7 @@ async def see_through(row: Row, dispatcher: Dispatcher, delivery: Delivery) -> N
             reason=_reason(error),
             **logs.about(subject),
         )
+        return False
 
 
 def not_fetched(consumer: str, error: Exception) -> None:

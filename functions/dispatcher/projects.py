@@ -41,6 +41,9 @@ _AGAIN, _LOOKS = 0.5, 3
 #: Seconds added to a delay: the server counts it from when it hears of it.
 _MARGIN = 0.02
 _TICK = 0.05
+#: Seconds for which what was not handled keeps its slot: a storm of messages that fail leaves the dispatcher time for
+#: those of other projects.
+_FAILED = 0.25
 #: Seconds between two looks at who runs elsewhere, where there is a quota.
 _RECOUNT = 2.0
 
@@ -78,6 +81,10 @@ class _Noted:
 
     async def ack(self) -> None:
         await self._delivery.ack()
+        self.comes_again = None
+
+    async def ack_soon(self) -> None:
+        await self._delivery.ack_soon()
         self.comes_again = None
 
     async def nak(self, delay: float) -> None:
@@ -241,16 +248,14 @@ class ProjectLoop:
 
     async def _heard(self, project: str | None, deliveries: list[Delivery]) -> None:
         """Each is its project's own consumer's, or else is delivered from here."""
-        acks: list[Delivery] = []
         for delivery in sorted(deliveries, key=lambda each: each.message.sequence):
             own = await self._own(project, delivery.message)
             if project is not None and own is not None and own.spec.start <= delivery.message.sequence:
                 own.seen, own.active = max(own.seen, delivery.message.sequence), self._clock.monotonic()
                 self._wake(project)
-                acks.append(delivery)
+                await delivery.ack_soon()
             else:
                 await self._deliver_shared(project or "", delivery)
-        await asyncio.gather(*(delivery.ack() for delivery in acks))
 
     async def _own(self, project: str | None, message: Message) -> _Project | None:
         """The project that has a consumer; one that has none gets it with a message that nobody was given before.
@@ -369,14 +374,15 @@ class ProjectLoop:
             except Exception as error:
                 not_fetched(self._row.consumer, error)
                 return
-            if full is not None:
-                await see_through(self._row, self._dispatcher, full)
-            return
-        noted = _Noted(delivery, self._row.ack_wait)
-        await see_through(self._row, self._dispatcher, noted)
-        if noted.comes_again is not None and (own := self._projects.get(project)) is not None:
-            own.again.add(delivery.message.sequence)
-            self._look_at(project, noted.comes_again)
+            handled = full is None or await see_through(self._row, self._dispatcher, full)
+        else:
+            noted = _Noted(delivery, self._row.ack_wait)
+            handled = await see_through(self._row, self._dispatcher, noted)
+            if noted.comes_again is not None and (own := self._projects.get(project)) is not None:
+                own.again.add(delivery.message.sequence)
+                self._look_at(project, noted.comes_again)
+        if not handled:
+            await self._clock.sleep(_FAILED)
 
     async def _whole(self, delivery: Delivery) -> _Whole | None:
         """The delivery with its data; None, and settled, where the message was deleted meanwhile."""

@@ -10,6 +10,7 @@ import asyncio
 import heapq
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -32,7 +33,7 @@ log = structlog.get_logger()
 MOST = 180
 #: Seconds without a message after which a project's consumer is removed.
 IDLE = 600.0
-_BATCH = 256
+_BATCH = 100
 _WAIT = 5.0
 #: Seconds that a pull holds a project's slots: for a message that is known to be there, and for one that may be.
 _KNOWN, _POSSIBLE = 0.25, 0.1
@@ -140,6 +141,8 @@ class ProjectLoop:
         self._due: list[tuple[float, str, int]] = []
         self._some_due = asyncio.Event()
         self._removals: dict[str, asyncio.Task[None]] = {}
+        #: What the shared consumer gave and was not looked at yet, by sequence.
+        self._unheard: dict[int, Delivery] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -173,6 +176,9 @@ class ProjectLoop:
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=grace)
         await end((*self._in_flight, *self._tasks))
+        with suppress(Exception):  # a server that does not hear it delivers them after their ack wait
+            for delivery in self._unheard.values():
+                await delivery.nak(0)
 
     async def measure(self) -> Backlog:
         """What all consumers of the row have yet to see settled. Wakes projects that were missed, removes idle ones.
@@ -239,6 +245,7 @@ class ProjectLoop:
                 await self._clock.sleep(0.25)
                 continue
             by_project: dict[str | None, list[Delivery]] = defaultdict(list)
+            self._unheard = {delivery.message.sequence: delivery for delivery in deliveries}
             for delivery in deliveries:
                 by_project[subjects.project_of(delivery.message.subject)].append(delivery)
             heard = (self._heard(project, each) for project, each in by_project.items())
@@ -256,6 +263,7 @@ class ProjectLoop:
                 await delivery.ack_soon()
             else:
                 await self._deliver_shared(project or "", delivery)
+            del self._unheard[delivery.message.sequence]
 
     async def _own(self, project: str | None, message: Message) -> _Project | None:
         """The project that has a consumer; one that has none gets it with a message that nobody was given before.
@@ -308,8 +316,12 @@ class ProjectLoop:
             return
         own.pulling = True
         seen, started = own.seen, 0
+        known = seen > own.delivered or own.behind > 0
+        if not known:
+            self._free(project, slots - 1)
+            slots = 1
         try:
-            found = await self._fetched(own.spec, slots, _KNOWN if seen > own.delivered or own.behind else _POSSIBLE)
+            found = await self._fetched(own.spec, slots, _KNOWN if known else _POSSIBLE)
             for delivery in found or ():
                 own.again.discard(delivery.message.sequence)
                 own.delivered = max(own.delivered, delivery.message.sequence)

@@ -116,8 +116,9 @@ async def latencies(bus: NatsBus, heard: Heard, project: str, count: int) -> lis
     return sorted(took)
 
 
-async def test_failing_submits_of_one_project_hold_up_no_other(bus: NatsBus) -> None:
+async def test_failing_submits_of_one_project_hold_up_no_other(bus: NatsBus, monkeypatch: pytest.MonkeyPatch) -> None:
     """More of them fail than may be unsettled; another project's come as fast as before, and all of them come."""
+    monkeypatch.setattr(projects, "_FAILED", 0.05)  # the test would take ten seconds
     heard = Heard()
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -283,6 +284,54 @@ async def test_an_upgrade_takes_over_what_the_shared_consumer_holds(bus: NatsBus
         await until(lambda: later in heard.at)
         await asyncio.sleep(0.2)
     assert Counter(heard.executions) == Counter([*(set(every) - set(acked)), later])
+
+
+async def test_an_upgrade_of_a_consumer_that_is_full_lets_others_through_at_once(
+    bus: NatsBus, own_nats_server: NatsServer
+) -> None:
+    """As many as may be unsettled wait for their next try at the release before: another project waits for none."""
+    row = replace(SUBMIT, pending=20)
+    await publish_many(bus, row, "broken", 30)
+    before = await connect(own_nats_server.url, creds=own_nats_server.creds, name="before")
+    for delivery in await before.fetch(row.spec(), 30, 2):
+        await delivery.nak(60)
+    fine = await publish(bus, row, "fine")
+    assert await before.fetch(row.spec(), 1, 0.2) == []
+    await before.close()
+    heard = Heard()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        heard.take(request)
+        return httpx.Response(200)
+
+    async with dispatching(bus, row, answer):
+        await until(lambda: fine in heard.at and heard.count("broken") == 10, 5)
+
+
+async def test_two_dispatchers_at_once_deliver_each_message_once(bus: NatsBus, own_nats_server: NatsServer) -> None:
+    """A rolling update: both serve every project, and the one that is left serves what the other one heard of."""
+    heard = Heard()
+    other = await connect(own_nats_server.url, creds=own_nats_server.creds, name="other")
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        heard.take(request)
+        return httpx.Response(200)
+
+    sent: list[str] = []
+    row = replace(SUBMIT, ack_wait=2.0)
+    async with dispatching(bus, row, answer) as stays:
+        async with dispatching(other, row, answer):
+            for _ in range(3):
+                for project in ("a", "b", "c"):
+                    sent += await publish_many(bus, row, project, 40)
+            await until(lambda: len(heard.executions) > 180)
+        await other.close()
+        async with asyncio.timeout(20):
+            while set(sent) != set(heard.executions):
+                await stays.measure()
+                await asyncio.sleep(0.1)
+    # What the other one was at when it was ended comes again, as after any end.
+    assert len(heard.executions) - len(sent) <= SUBMIT.in_flight
 
 
 async def test_a_new_project_comes_at_once(bus: NatsBus) -> None:

@@ -394,7 +394,8 @@ class ProjectLoop:
                 own.again.add(delivery.message.sequence)
                 self._look_at(project, noted.comes_again)
         if not handled:
-            await self._clock.sleep(_FAILED)
+            # One after the other: those that failed together do not come again together.
+            await self._clock.sleep(_FAILED * (0.5 + delivery.message.sequence % 16 / 15))
 
     async def _whole(self, delivery: Delivery) -> _Whole | None:
         """The delivery with its data; None, and settled, where the message was deleted meanwhile."""

@@ -44,7 +44,7 @@ _MARGIN = 0.02
 _TICK = 0.05
 #: Seconds for which what was not handled keeps its slot: a storm of messages that fail leaves the dispatcher time for
 #: those of other projects.
-_FAILED = 0.25
+_FAILED = 0.5
 #: Seconds between two looks at who runs elsewhere, where there is a quota.
 _RECOUNT = 2.0
 

@@ -197,6 +197,15 @@ def field_errors(error: ValidationError) -> list[FieldError]:
     )
 
 
+def errors_of(error: InvalidEvent) -> list[FieldError]:
+    """What is wrong with an event, by field."""
+    if isinstance(error, InvalidData):
+        return error.errors
+    field, colon, message = str(error).partition(": ")
+    known = bool(colon) and _WORD.fullmatch(field) is not None
+    return bounded([FieldError(field=field if known else "event", message=message if known else str(error))])
+
+
 def bounded(errors: list[FieldError]) -> list[FieldError]:
     """As many of them as fit in a fact; the last says how many more there are."""
     kept: list[FieldError] = []
@@ -243,7 +252,7 @@ def decode(headers: Mapping[str, str], body: bytes) -> Event:
     if not content_type and not any(name.startswith("ce-") for name in lower) and body.lstrip()[:1] == b"{":
         return _structured(STRUCTURED, body)
     raise InvalidEvent(
-        f"not a CloudEvent: neither a ce-specversion header (binary) nor Content-Type {STRUCTURED} (structured)"
+        f"event: not a CloudEvent: neither a ce-specversion header (binary) nor Content-Type {STRUCTURED} (structured)"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from events.refs import ExecutionRef
 from events import subjects
 
 
@@ -22,12 +23,12 @@ class ExecutionRef:
         return f"{self.project}/{self.execution}"
 
     @property
-    def record_key(self) -> str:
+    def ExecutionRef(self).record_key -> str:
         """Key of its record in `ocf_executions`."""
         return f"{self.project}.{self.execution}"
 
     @property
-    def lease_key(self) -> str:
+    def ExecutionRef(self).lease_key -> str:
         """Key of its lease; it expires when its worker stops renewing it (TTL on the server's clock)."""
         return f"{self.record_key}.lease"
 
@@ -89,7 +90,7 @@ class SessionRef:
         return f"{self.project}/{self.session}"
 
     @property
-    def record_key(self) -> str:
+    def ExecutionRef(self).record_key -> str:
         """Key of its record in `ocf_sessions`."""
         return f"{self.project}.{self.session}"
 

@@ -61,11 +61,6 @@ def live(project: str, execution: str) -> str:
     return f"ocf.live.{check_project(project)}.{check_id(execution)}"
 
 
-def dead_letter(consumer: str) -> str:
-    """`ocf.dlq.<consumer>`"""
-    return f"ocf.dlq.{consumer}"
-
-
 def again(fact_subject: str, consumer: str) -> str:
     """`ocf.evt.<project>.<entity>.<what>.again.<consumer>`: a fact once more, for that consumer alone."""
     return f"{fact_subject}.again.{consumer}"

@@ -64,14 +64,15 @@ class Loop:
     async def _see_through(self, delivery: Delivery) -> None:
         try:
             await self._dispatcher.dispatch(delivery)
-        except OcfError as error:
-            # Neither acked nor naked: it is delivered again after the ack wait.
+        except Exception as error:
+            # Neither acked nor naked: it is delivered again after the ack wait. Nothing of it may end the loop, or be
+            # left to asyncio, which would log the exception with what it quotes.
             log.warning(
                 "delivery not settled",
                 action="dispatch.unsettled",
                 consumer=self._row.consumer,
-                subject=delivery.message.subject,
-                reason=str(error),
+                subject=delivery.message.subject[:300],
+                reason=str(error) if isinstance(error, OcfError) else type(error).__name__,
                 **logs.about(delivery.message.subject),
             )
 

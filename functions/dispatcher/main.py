@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from typing import NoReturn
 
 import httpx
@@ -18,6 +19,7 @@ from starlette.applications import Starlette
 from events.errors import Unavailable
 from events.ports import ConsumerSpec
 from functions import logs, metrics, server, tracing
+from functions.common.rejections import reject_message
 from functions.common.sinks import check
 from functions.common.tasks import end
 from functions.composition import Parts, build
@@ -108,7 +110,8 @@ async def _measure(parts: Parts, consumer: str, spec: ConsumerSpec) -> None:
 
 def _loop(parts: Parts, row: Row, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Loop:
     metrics.expect_deliveries(row.consumer)
-    dispatcher = Dispatcher(row, _target(parts, row, inside, outside), bus=parts.bus, clock=parts.clock)
+    target, reject = _target(parts, row, inside, outside), partial(reject_message, parts)
+    dispatcher = Dispatcher(row, target, bus=parts.bus, clock=parts.clock, reject=reject)
     return Loop(row, dispatcher, parts.bus, parts.clock)
 
 

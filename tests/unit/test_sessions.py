@@ -26,7 +26,8 @@ from events.models import (
     SessionDetach,
 )
 from events.record import Attempt, Record
-from events.session_record import Saved, Session, session_prefix
+from events.refs import SessionRef
+from events.session_record import Saved, Session
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
 from functions.common.commands import NATS_SUBJECT
@@ -209,7 +210,7 @@ async def test_destroy_leaves_nothing_but_the_fact_that_it_was() -> None:
     id_ = await created(b)
     done, open_ = await submitted(b, id_), await submitted(b, id_)
     await finished(b, done)
-    await b.store.put(f"{session_prefix(PROJECT, id_)}/{done}.conversation.json", b"{}")
+    await b.store.put(f"{SessionRef(PROJECT, id_).prefix}/{done}.conversation.json", b"{}")
     await b.bus.publish("ocf.dlq.session", b"{}", {"Ocf-Dlq-Subject": f"ocf.cmd.session.{PROJECT}.{id_}"})
     with pytest.raises(Conflict, match="cancelled first"):
         await session(b.parts, wish(b, "destroy", id_))
@@ -279,7 +280,7 @@ async def test_what_expires_leaves_its_executions_to_retention() -> None:
     await finished(b, execution)
     await Sessions(b.parts.sessions, clock).done(PROJECT, id_, execution)
     await b.bus.publish(subjects.output(PROJECT, execution), b'{"seq":1}', {})
-    await b.store.put(f"{session_prefix(PROJECT, id_)}/x.conversation.json", b"{}")
+    await b.store.put(f"{SessionRef(PROJECT, id_).prefix}/x.conversation.json", b"{}")
     await clock.advance(101)
     await session(b.parts, expiry(b, id_))
     fact = json.loads((await b.fact(id_, "destroyed")).data)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from events.refs import ExecutionRef
 from events import subjects
 
 
@@ -23,12 +22,12 @@ class ExecutionRef:
         return f"{self.project}/{self.execution}"
 
     @property
-    def ExecutionRef(self).record_key -> str:
+    def record_key(self) -> str:
         """Key of its record in `ocf_executions`."""
         return f"{self.project}.{self.execution}"
 
     @property
-    def ExecutionRef(self).lease_key -> str:
+    def lease_key(self) -> str:
         """Key of its lease; it expires when its worker stops renewing it (TTL on the server's clock)."""
         return f"{self.record_key}.lease"
 
@@ -90,7 +89,7 @@ class SessionRef:
         return f"{self.project}/{self.session}"
 
     @property
-    def ExecutionRef(self).record_key -> str:
+    def record_key(self) -> str:
         """Key of its record in `ocf_sessions`."""
         return f"{self.project}.{self.session}"
 

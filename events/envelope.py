@@ -268,10 +268,11 @@ def _binary(headers: Mapping[str, str], content_type: str, body: bytes) -> Event
     _check_attributes(attributes, _MAX_ATTRIBUTE)
     if content_type:
         attributes["datacontenttype"] = content_type
+    event = _event(attributes, body)
     if body:
         limits.parse_json(body, limits.EVENT, "data")
         _check_text(body, "data")
-    return _event(attributes, body)
+    return event
 
 
 def _structured(content_type: str, body: bytes) -> Event:
@@ -306,8 +307,11 @@ def _check_attributes(named: Mapping[str, object], longest: int) -> None:
     for name, value in named.items():
         if not _NAME.fullmatch(name):
             raise InvalidEvent(f"attribute {quoted(name)}: its name is not 1 to 64 of a-z and 0-9")
-        if isinstance(value, str) and len(value) > longest:
-            raise InvalidEvent(f"{name}: longer than {_MAX_ATTRIBUTE} characters")
+        if isinstance(value, str):
+            if len(value) > longest:
+                raise InvalidEvent(f"{name}: longer than {_MAX_ATTRIBUTE} characters")
+            if _is_cut(value):
+                raise InvalidData([_surrogate_error(name)])
 
 
 def _event(attributes: Mapping[str, str], data: bytes) -> Event:

@@ -315,11 +315,11 @@ def _check_attributes(named: Mapping[str, object], longest: int) -> None:
 
 
 def _event(attributes: Mapping[str, str], data: bytes) -> Event:
+    if attributes.get("specversion") != "1.0":
+        raise InvalidEvent(f"specversion: {quoted(attributes.get('specversion', ''))} is not '1.0'")
     for name in ("id", "source", "type"):
         if not attributes.get(name):
             raise InvalidEvent(f"{name}: missing; CloudEvents requires it")
-    if attributes.get("specversion") != "1.0":
-        raise InvalidEvent(f"specversion: {quoted(attributes.get('specversion', ''))} is not '1.0'")
     content_type = _media_type(attributes.get("datacontenttype", JSON))
     if content_type != JSON and not (content_type.endswith("+json") and _MEDIA_TYPE.fullmatch(content_type)):
         raise InvalidEvent(f"datacontenttype: {quoted(content_type)} is not {JSON}")

@@ -101,11 +101,13 @@ class NatsDelivery:
 
     async def nak(self, delay: float) -> None:
         """Deliver again after `delay` seconds."""
-        await self._msg.nak(delay=delay)
+        with _unavailable("nak"):
+            await self._msg.nak(delay=delay)
 
     async def in_progress(self) -> None:
         """Still at work: start the ack wait anew."""
-        await self._msg.in_progress()
+        with _unavailable("in progress"):
+            await self._msg.in_progress()
 
 
 class NatsBus:

@@ -74,11 +74,6 @@ def project_of(subject: str) -> str | None:
     return None
 
 
-def dead_letter(consumer: str) -> str:
-    """`ocf.dlq.<consumer>`"""
-    return f"ocf.dlq.{consumer}"
-
-
 def again(fact_subject: str, consumer: str) -> str:
     """`ocf.evt.<project>.<entity>.<what>.again.<consumer>`: a fact once more, for that consumer alone."""
     return f"{fact_subject}.again.{consumer}"

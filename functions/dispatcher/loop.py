@@ -77,7 +77,7 @@ async def see_through(row: Row, dispatcher: Dispatcher, delivery: Delivery) -> b
             "delivery not settled",
             action="dispatch.unsettled",
             consumer=row.consumer,
-            subject=subject,
+            subject=subject[:300],
             reason=_reason(error),
             **logs.about(subject),
         )

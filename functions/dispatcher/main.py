@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping
+from functools import partial
 from typing import NoReturn
 
 import httpx
@@ -19,6 +20,7 @@ from starlette.applications import Starlette
 from events.errors import Unavailable
 from events.ports import Backlog, Bucket
 from functions import logs, metrics, server, tracing
+from functions.common.rejections import reject_message
 from functions.common.sinks import check
 from functions.common.tasks import end
 from functions.composition import Parts, build
@@ -115,7 +117,8 @@ async def _measure(consumer: str, measured: Awaitable[Backlog]) -> None:
 
 def _loop(parts: Parts, row: Row, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Loop | ProjectLoop:
     metrics.expect_deliveries(row.consumer)
-    dispatcher = Dispatcher(row, _target(parts, row, inside, outside), bus=parts.bus, clock=parts.clock)
+    target, reject = _target(parts, row, inside, outside), partial(reject_message, parts)
+    dispatcher = Dispatcher(row, target, bus=parts.bus, clock=parts.clock, reject=reject)
     if not row.by_project:
         return Loop(row, dispatcher, parts.bus, parts.clock)
     quota = parts.settings.max_project_tasks if row.consumer == "execute" else 0

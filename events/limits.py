@@ -57,6 +57,8 @@ class InflateLimit:
 EVENT = JsonLimit(bytes=16 * MIB, depth=64, values=200_000)
 #: A body of an HTTP request: what may become an event, its texts perhaps in escapes.
 REQUEST = JsonLimit(bytes=17 * MIB, depth=62, values=199_000)
+#: A value that a caller passes on as it is, within an event.
+FREE_VALUE = JsonLimit(bytes=8 * MIB, depth=32, values=100_000)
 #: A request of an agent to a model: a conversation, whose texts are what is long.
 MODEL_REQUEST = JsonLimit(bytes=64 * MIB, depth=100, values=1_000_000)
 #: One event of a model's answer, or the whole answer where it does not stream.
@@ -144,6 +146,28 @@ def parse_json(data: bytes, limit: JsonLimit, what: str = "data") -> Any:  # noq
     except (RecursionError, ValueError):
         # An integer of more than 4,300 digits (CVE-2020-10735) is the only other ValueError.
         raise InvalidJson(f"{what}: not valid JSON: a number is too long") from None
+
+
+def check_value(value: object, limit: JsonLimit) -> None:
+    """Measure a parsed JSON value: its depth and number of values; `limit.bytes` is for the text it came from.
+
+    Raises:
+        ValueError: it is over `limit`; says which.
+    """
+    level, values = [value], 0
+    for _ in range(limit.depth + 1):
+        values += len(level)
+        if values > limit.values:
+            raise ValueError(f"more than {limit.values} values")
+        level = [
+            item
+            for one in level
+            if isinstance(one, dict | list)
+            for item in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return
+    raise ValueError(f"nested deeper than {limit.depth}")
 
 
 def _no_constant(name: str) -> float:

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from events.limits import FREE_VALUE, check_value
 from events.subjects import PROJECT_PATTERN
 
 MAX_EVENT_BYTES = 512 * 1024
@@ -61,13 +62,27 @@ def _no_credentials(value: str) -> str:
 Text = Annotated[str, Field(json_schema_extra={"pattern": "^[^\\u0000]*$"}), AfterValidator(_no_nul)]
 
 
+def _measured(value: dict[str, Any]) -> dict[str, Any]:
+    check_value(value, FREE_VALUE)
+    return value
+
+
+#: An object of the caller's own, passed on as it is.
+FreeObject = Annotated[dict[str, Any], AfterValidator(_measured)]
+
+
 class Model(BaseModel):
     """Frozen, no unknown fields, aliases accepted beside names."""
 
     # `model_` is pydantic's own prefix; the contract's field `model_config` needs an alias.
     # What is wrong with an input is said without it: it may be a prompt, and the error's text ends up in a log.
     model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), hide_input_in_errors=True
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
 
@@ -213,6 +228,28 @@ class Network(Model):
 
 
 Permission = Literal["allow", "deny", "ask"]
+#: What OpenCode 1.18 asks permission for (`PermissionConfig` of its `GET /doc`), and its other words for `edit`.
+PERMISSIONS = (
+    *("bash", "doom_loop", "edit", "external_directory", "glob", "grep", "list", "lsp", "question", "read", "skill"),
+    *("task", "todowrite", "webfetch", "websearch"),
+    *("apply_patch", "multiedit", "patch", "write"),
+)
+_PERMISSION = rf"^(\*|({'|'.join(PERMISSIONS)})(:.+)?)$"
+
+
+def _known_permission(value: str) -> str:
+    tool, colon, pattern = value.partition(":")
+    if value == "*" or (tool in PERMISSIONS and bool(colon) == bool(pattern)):
+        return value
+    raise ValueError(f"is no permission; use * or one of {', '.join(PERMISSIONS)}, each also as NAME:PATTERN")
+
+
+#: `*`, or what OpenCode asks permission for, all of it or what a pattern fits. A typing error would allow it.
+PermissionName = Annotated[
+    str,
+    Field(max_length=200, json_schema_extra={"pattern": _PERMISSION}),
+    AfterValidator(_known_permission),
+]
 Labels = Annotated[
     dict[Annotated[str, StringConstraints(pattern=_LABEL)], Annotated[Text, Field(max_length=256)]],
     Field(max_length=32, json_schema_extra={"additionalProperties": False}),
@@ -232,13 +269,13 @@ class TaskRequest(Model):
     task_id: Annotated[Text, Field(max_length=200)] | None = None
     prompt: Annotated[Text, Field(max_length=2_000_000)] | None = None
     code: Annotated[Text, Field(max_length=8_000_000)] | None = None
-    context: Annotated[Text, Field(max_length=8_000_000)] | dict[str, Any] | None = None
+    context: Annotated[Text, Field(max_length=8_000_000)] | FreeObject | None = None
     workspace: Workspace = EmptyWorkspace()
     session_id: SessionId | None = None
     model: ModelConfigData | None = Field(default=None, alias="model_config")
     limits: Limits = Limits()
     retry: Retry = Retry()
-    permissions: dict[Annotated[str, Field(max_length=100)], Permission] = {}
+    permissions: dict[PermissionName, Permission] = {}
     network: Network = Network()
     labels: Labels = {}
 

@@ -50,7 +50,12 @@ class Settings(BaseSettings):
     max_concurrent_tasks: int = Field(
         5, alias="MAX_CONCURRENT_TASKS", ge=1, le=1000, description="executions at once in one execute process"
     )
-    max_project_tasks: int = Field(0, alias="MAX_PROJECT_TASKS", ge=0, description="per project and pod; 0: no quota")
+    max_project_tasks: int = Field(
+        0,
+        alias="MAX_PROJECT_TASKS",
+        ge=0,
+        description="executions of one project at once, at all workers together; the dispatcher counts; 0: no quota",
+    )
     task_timeout: int = Field(
         3600,
         alias="TASK_TIMEOUT",

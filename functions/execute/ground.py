@@ -7,9 +7,11 @@ from pathlib import Path
 from events.errors import SealError
 from events.models import EmptyWorkspace, Execute, GitWorkspace, SharedWorkspace
 from events.redact import Redactor
-from events.session_record import Session, session_prefix
+from events.refs import SessionRef
+from events.session_record import Session
 from functions import workspace
 from functions.common.limits import bound
+from functions.common.objects import saved_key
 from functions.execute.shop import Shop
 
 _ARCHIVE = "workspace.tar.zst"
@@ -26,7 +28,7 @@ class Ground:
         self._shop = shop
         self._task = task
         self._folder = folder
-        self._saved: str | None = None
+        self._saved: tuple[SessionRef, str] | None = None
         self._source: workspace.Source = task.workspace
         if session is not None:
             self._of_session(session)
@@ -47,7 +49,7 @@ class Ground:
         elif saved is not None and saved.execution_id != self._task.execution_id:  # not by an attempt of its own
             raise workspace.InvalidWorkspace(f"workspace: session {session.session_id} has one already; leave it out")
         if saved is not None and saved.workspace is not None and not self.shared:
-            self._saved = f"{session_prefix(session.project_id, session.session_id)}/{saved.workspace.name}"
+            self._saved = (session.ref, saved.workspace.name)
 
     @property
     def shared(self) -> bool:
@@ -78,7 +80,7 @@ class Ground:
         """
         private = self._folder / "base"
         if self._saved is not None:
-            archive = await self._fetched(self._saved)
+            archive = await self._fetched(await saved_key(self._shop.parts.store, *self._saved))
             return await workspace.restore(archive, target, private, self._sources.limits, own)
         token = self._token()
         if token is not None:

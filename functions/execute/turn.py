@@ -15,9 +15,10 @@ from events.lifecycle import Reason
 from events.models import Execute
 from events.output import ChunkType, Draft, Usage
 from events.redact import Redactor
-from events.session_record import Session, session_prefix
+from events.session_record import Session
 from functions import logs, metrics, workspace
 from functions.common.hosts import InvalidRule
+from functions.common.objects import saved_key
 from functions.common.sessions import Sessions
 from functions.execute.agent import Agent, TurnSpec
 from functions.execute.agent_config import AgentModel
@@ -213,7 +214,7 @@ class Turn:
             return None
         key = None
         if session.saved is not None:
-            key = f"{session_prefix(session.project_id, session.session_id)}/{session.saved.conversation.name}"
+            key = await saved_key(self._shop.parts.store, session.ref, session.saved.conversation.name)
         elif session.from_execution_id is not None:
             key = f"{session.project_id}/{session.from_execution_id}/{CONVERSATION}"
             if await self._shop.parts.store.head(key) is None:

@@ -20,7 +20,8 @@ from events.dataref import offload
 from events.errors import OcfError
 from events.lifecycle import State
 from events.models import MAX_COMMAND_BYTES, ExecutionId, Model, ProjectId
-from events.record import Record, record_key
+from events.record import Record
+from events.refs import ExecutionRef
 from events.types import TYPES
 from functions.gateway.auth import Authenticator, Principal
 from functions.gateway.deps import GatewayDeps
@@ -92,7 +93,7 @@ class Gateway:
 
     async def record(self, project: str, execution: str) -> Record | None:
         """The record as it is now."""
-        entry = await self.deps.executions.get(record_key(project, execution))
+        entry = await self.deps.executions.get(ExecutionRef(project, execution).record_key)
         if entry is None:
             return None
         try:
@@ -136,7 +137,7 @@ class Gateway:
         # Its submit may be on the bus already while nobody has recorded it yet.
         submit = await self.deps.bus.last(subjects.COMMANDS, subjects.command("submit", project, execution))
         if submit is None or await self.removed(project, execution):
-            self.index.forget(record_key(project, execution))
+            self.index.forget(ExecutionRef(project, execution).record_key)
             raise not_found(execution)
         return Found(project, execution, None, _event_time(submit.headers) or self.deps.clock.now())
 

@@ -15,7 +15,8 @@ from events.errors import Conflict, Drop, NotYetKnown, Unavailable
 from events.facts import Completed
 from events.lifecycle import State, Step
 from events.models import Cancel, Cleanup
-from events.record import HANDED_ON, Attempt, Record, lease_key
+from events.record import HANDED_ON, Attempt, Record
+from events.refs import ExecutionRef
 from functions.archive.handler import archive
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
@@ -296,7 +297,7 @@ async def test_the_sweep_waits_for_a_worker_that_was_cut_off() -> None:
     execution = await running(b)
     await clock.advance(30)
     sweeping = await swept_once(b, clock)
-    await b.parts.executions.create(lease_key(PROJECT, execution), b"{}", ttl=10)
+    await b.parts.executions.create(ExecutionRef(PROJECT, execution).lease_key, b"{}", ttl=10)
     await clock.advance(SECOND_LOOK)
     await sweeping
     assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
@@ -321,7 +322,7 @@ async def test_the_sweep_leaves_a_run_with_a_lease_alone() -> None:
     b = bench(clock)
     execution = await running(b)
     await clock.advance(300)
-    await b.parts.executions.create(lease_key(PROJECT, execution), b"{}", ttl=10)
+    await b.parts.executions.create(ExecutionRef(PROJECT, execution).lease_key, b"{}", ttl=10)
     await cleanup(b.parts, clean(b, SWEEP_ID, "sweep"))
     assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
 

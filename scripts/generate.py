@@ -168,7 +168,7 @@ Buckets: {", ".join(f"`{b.name}` ({b.why})" for b in streams.BUCKETS)}.
 
 A message that cannot be read (no CloudEvent, wrong encoding, over a limit, a type that does not belong on its subject)
 reaches no function: it is a dead letter at its first delivery, without its data (size and SHA-256 are kept), and no log
-quotes it. A submit or session command that becomes a dead letter is also `rejected`, whatever the reason. Letters lie on
+quotes it. A submit or session command that becomes a dead letter is also `rejected`, whatever the reason. They lie on
 `ocf.dlq.<consumer>.<project>.<execution or session>` and are removed with their execution.
 
 *In flight* is for each dispatcher; *unsettled* is the sum of all, what waits for its next try or its turn included.

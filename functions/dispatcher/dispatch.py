@@ -53,8 +53,8 @@ class Dispatcher:
         """Whether the target wants no more events: what is not settled stays where it is until the next start."""
         return self._closed
 
-    async def dispatch(self, delivery: Delivery) -> None:
-        """See one delivery through: afterwards it is acked, naked or a dead letter.
+    async def dispatch(self, delivery: Delivery) -> bool:
+        """See one delivery through: afterwards it is acked, naked or a dead letter. Whether it was handled.
 
         Raises:
             Retry: NATS does not answer; it is delivered again after the ack wait.
@@ -64,13 +64,14 @@ class Dispatcher:
             metrics.redeliveries.labels(self._row.consumer).inc()
         with structlog.contextvars.bound_contextvars(**logs.about(message.subject)):
             try:
-                await self._dispatch(delivery)
+                return await self._dispatch(delivery)
             except Retry:
                 raise
             except Exception as error:
                 await self._crashed(delivery, error)
+                return False
 
-    async def _dispatch(self, delivery: Delivery) -> None:
+    async def _dispatch(self, delivery: Delivery) -> bool:
         message = delivery.message
         try:
             event = self._event(message)
@@ -78,9 +79,9 @@ class Dispatcher:
             # Never again: what cannot be read today cannot be read tomorrow, and would only stand in the way.
             await self._give_up(message, None, Answer(400, str(error)), errors_of(error))
             await delivery.ack()
-            return
+            return False
         with structlog.contextvars.bound_contextvars(**logs.about(message.subject, event)):
-            await self._hand_over(delivery, event)
+            return await self._hand_over(delivery, event)
 
     async def _crashed(self, delivery: Delivery, error: Exception) -> None:
         """An error of the dispatcher's own: a few more tries, then it is that message's end."""
@@ -96,7 +97,7 @@ class Dispatcher:
         self._forget(message)
         await delivery.ack()
 
-    async def _hand_over(self, delivery: Delivery, event: Event) -> None:
+    async def _hand_over(self, delivery: Delivery, event: Event) -> bool:
         heartbeat = asyncio.create_task(self._heartbeat(delivery))
         name = f"dispatch {self._row.consumer}"
         try:
@@ -107,6 +108,7 @@ class Dispatcher:
         finally:
             heartbeat.cancel()
         await self._settle(delivery, event, answer)
+        return answer.done
 
     async def _in_order(self, lane: str | None, message: Message, event: Event) -> Answer:
         """What the function says to it, unless an earlier one of its lane has yet to come again."""

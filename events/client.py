@@ -23,7 +23,7 @@ from events.bus_nats import connect as connect_bus
 from events.client_sessions import SessionCalls
 from events.commands import publish_command
 from events.envelope import Event, decode, new_event
-from events.errors import NotYetKnown, OcfError
+from events.errors import InvalidEvent, NotYetKnown, OcfError
 from events.models import Cancel, Cleanup, Model, Reply, Submit
 from events.output import Chunk
 from events.ports import Bucket, Bus, Message, ObjectStore
@@ -176,7 +176,11 @@ class Client:
         ):
             found += [message async for message in self._bus.history(stream, subject)]
         found.sort(key=lambda message: (message.time is None, message.time))
-        return [decode(message.headers, message.data) for message in found]
+        events = []
+        for message in found:
+            with suppress(InvalidEvent):  # a dead letter says what was wrong with it
+                events.append(decode(message.headers, message.data))
+        return events
 
 
 class _Ending:

@@ -80,7 +80,8 @@ def asyncapi() -> Pages:
         "info": {
             "title": "OpenCode executions as event-driven functions",
             "version": "1.0.0",
-            "description": "CloudEvents 1.0 over NATS JetStream. Structured and binary are read, binary is written.",
+            "description": "CloudEvents 1.0 over NATS JetStream (NATS binding 1.0.2). Read: structured, with or "
+            "without a Content-Type header, and binary. Written: binary, with Content-Type and ce-datacontenttype.",
         },
         "defaultContentType": "application/json",
         "servers": {"nats": {"host": "nats:4222", "protocol": "nats"}},
@@ -165,6 +166,11 @@ Buckets: {", ".join(f"`{b.name}` ({b.why})" for b in streams.BUCKETS)}.
 | 425 | gives it back for 1 to 30 s: others of its session or project come first; this is not a failure |
 | 404, 408, 409, 5xx, or nothing | delivers again after {tries}, … s; when the tries are used up: dead letter |
 | any other 4xx | dead letter at once, with the answer as its reason |
+
+A message that cannot be read (no CloudEvent, wrong encoding, over a limit, a type that does not belong on its subject)
+reaches no function: it is a dead letter at its first delivery, without its data (size and SHA-256 are kept), and no log
+quotes it. A submit or session command that becomes a dead letter is also `rejected`, whatever the reason. They lie on
+`ocf.dlq.<consumer>.<project>.<execution or session>` and are removed with their execution.
 
 Each project has a durable consumer of its own in every row, `<consumer>-<project>`, and they take turns for the
 places in flight; a project that is alone gets three quarters of them. The consumer of the table hears of every message

@@ -16,13 +16,13 @@ from pydantic import ValidationError
 from starlette.requests import HTTPConnection
 
 from events import envelope, subjects, trace
+from events.commands import publish_command
 from events.dataref import offload
 from events.errors import OcfError
 from events.lifecycle import State
 from events.models import MAX_COMMAND_BYTES, ExecutionId, Model, ProjectId
 from events.record import Record
 from events.refs import ExecutionRef
-from events.types import TYPES
 from functions.gateway.auth import Authenticator, Principal
 from functions.gateway.deps import GatewayDeps
 from functions.gateway.index import Index
@@ -83,12 +83,7 @@ class Gateway:
             raise too_large(MAX_COMMAND_BYTES)
         project, entity = str(getattr(data, "project_id", "")), event.subject or ""
         event = await offload(event, f"{project}/{entity}", self.deps.store)
-        await self.deps.bus.publish(
-            TYPES[type_].subject(project, entity),
-            event.data,
-            {**event.headers(), "Nats-Msg-Id": event.id},
-            only_first=only_first,
-        )
+        await publish_command(self.deps.bus, event, project, only_first=only_first)
         return event.id
 
     async def record(self, project: str, execution: str) -> Record | None:

@@ -222,6 +222,14 @@ async def test_cleanup_of_what_runs_cancels_it_first() -> None:
         await cleanup(b.parts, clean(b, execution))
     assert len(await b.commands("cancel", execution)) == 1
     assert await b.parts.records.get(PROJECT, execution) is not None
+    await cancel(b.parts, (await b.commands("cancel", execution))[0].with_extensions(natssubject=_cancel_of(execution)))
+    with pytest.raises(Conflict, match="cancelled first"):
+        await cleanup(b.parts, clean(b, execution))
+    assert len(await b.commands("cancel", execution)) == 1, "it is told already"
+
+
+def _cancel_of(execution: str) -> str:
+    return subjects.command("cancel", PROJECT, execution)
 
 
 async def test_the_sweep_ends_a_run_whose_worker_is_gone() -> None:

@@ -369,8 +369,12 @@ def with_gateway(work: Any, project: str, data_dir: Path | None) -> None:  # noq
 def console() -> Any:  # noqa: ANN401 - rich is imported late
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # the error itself: Rich's own answer is an exit, and `ocf run` has a status for this
+
+    screen = Screen()
+    return screen if screen.is_terminal else Screen(width=200)
 
 
 def plain(value: object) -> str:

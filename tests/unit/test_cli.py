@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
-from functions.cli import dlq
+from functions.cli import dlq, streams
+from functions.cli.app import app
 from functions.cli.common import printable
 from functions.cli.render import View, attempts, ending
 
@@ -91,3 +94,59 @@ def test_dead_letters_are_listed_page_by_page(
     said = capsys.readouterr().out
     assert said.startswith("3 ")
     assert "--after" not in said
+
+
+ID = "0b5f2f0e-6a3b-4c1e-9d70-3a6f7b1c2d3e"
+#: Every verb that calls a gateway.
+VERBS = [
+    ["run", "hello"],
+    ["submit", "hello"],
+    ["watch", ID],
+    ["status", ID],
+    ["list"],
+    ["cancel", ID],
+    ["delete", ID],
+    ["reply", ID, "r", "once"],
+    ["output", ID],
+    ["diff", ID],
+    ["diff", ID, "--json"],
+    ["token", ID],
+    ["replay", ID],
+    ["session", "create"],
+    ["session", "list"],
+    ["session", "attach", ID, "--follow"],
+    ["session", "destroy", ID],
+    ["dlq", "list"],
+    ["dlq", "redrive", "1"],
+]
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_without_a_stack_no_verb_acts_on_a_stranger(
+    verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data directory in which nothing runs is an error that names what would be right; nothing is connected to."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("it must not ask anybody")
+
+    monkeypatch.setattr("httpx.AsyncClient.send", refuse)
+    monkeypatch.setenv("OCF_GATEWAY", "http://127.0.0.1:3003")
+    found = CliRunner().invoke(app, [*verb, "--data-dir", str(tmp_path / "x")])
+    assert (found.exit_code, found.stderr.count("\n")) == (1, 1)
+    for part in (f"no stack runs in {tmp_path}/x", f"ocf up --data-dir {tmp_path}/x", "--gateway", "OCF_GATEWAY"):
+        assert part in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", "+ x -> ... ?"), ("latin-1", "+ x -> ... ?"), ("utf-8", "✓ ✗ → … 🚀")]
+)
+def test_marks_have_stand_ins_where_the_encoding_has_none(
+    encoding: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing that is printed can raise."""
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding))
+    streams.prepare()
+    print("✓ ✗ → … 🚀 \ud83d", end="", flush=True)
+    assert raw.getvalue().decode(encoding) == f"{shown} ?"

@@ -50,11 +50,13 @@ def print_json(value: object) -> None:
     sys.stdout.flush()
 
 
-#: What a terminal obeys: escape sequences, whole or cut off, and control characters, without the colours of (1).
+#: What a terminal obeys: escape sequences, whole or cut off, and control characters, without the colours of (1); and
+#: what turns the direction of the text behind it, so that a file's name reads as another.
 _OBEYED = re.compile(
     r"(\x1b\[[0-9;:]*m)"
     r"|\x1b(?:\[[0-?]*[ -/]*[@-~]?|[\]PX^_][^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?|[ -/]*[0-~]?)"
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+    r"|[\u202a-\u202e\u2066-\u2069]"
 )
 
 

@@ -152,10 +152,12 @@ def _disk(place: Path) -> Iterator[Finding]:
 
 def _stack(place: Path) -> tuple[Running | None, Finding]:
     """The stack that is up there, once what answers on its port has said that it is that one."""
-    from functions.cli.gateway import Unreachable, answering_stack
+    from functions.cli.gateway import NoStack, Unreachable, answering_stack
 
     try:
         found = asyncio.run(answering_stack(place))
+    except NoStack:
+        return None, Finding("stack", False, f"not up in {place}", "ocf up", needed=False)
     except Unreachable as error:
         return None, Finding("stack", False, str(error), needed=False)
     return found, Finding("stack", True, f"up in {place}, gateway {found.gateway}", needed=False)
@@ -189,6 +191,8 @@ def _show(findings: list[Finding], settings: dict[str, object], source: str) -> 
 
     console = Console()
     table = Table(box=None, show_header=False, pad_edge=False)
+    for overflow in ("ignore", "ellipsis", "fold"):
+        table.add_column(overflow=overflow)
     for finding in findings:
         mark = "[green]✓[/]" if finding.ok else ("[red]✗[/]" if finding.needed else "[yellow]–[/]")
         fix = f"\n[bold]→ {escape(finding.fix)}[/]" if finding.fix and not finding.ok else ""

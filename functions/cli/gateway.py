@@ -43,6 +43,10 @@ class Unreachable(CallFailed):
     """There is no gateway to talk to, now: no stack, another server on its port, no answer."""
 
 
+class NoStack(Unreachable):
+    """Nothing runs in the data directory."""
+
+
 class GaveUp(CallFailed):
     """The gateway has been away for longer than was to be waited."""
 
@@ -84,7 +88,7 @@ def _stack(place: Path) -> Running:
     if stack is None and pid is not None:
         raise Unreachable(f"the stack in {place} (pid {pid}) is not ready; its log files are in {place / 'logs'}")
     if stack is None:
-        raise Unreachable(
+        raise NoStack(
             f"no stack runs in {place}: `ocf up --data-dir {place}` starts one, --data-dir names another directory, "
             "--gateway URL or OCF_GATEWAY a gateway elsewhere"
         )

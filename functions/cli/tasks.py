@@ -158,9 +158,10 @@ def list_(
         if json_output:
             print_json(page["items"])
         elif page["items"]:
-            from functions.cli.render import task_table
+            from functions.cli.render import task_list
 
-            console().print(task_table(page["items"]))
+            screen = console()
+            screen.print(task_list(page["items"], screen.width))
         else:
             sys.stdout.write(f"no executions in project {project}\n")
         return 0

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from functions.cli import dlq, streams
 from functions.cli.app import app
 from functions.cli.common import printable
-from functions.cli.render import View, attempts, ending
+from functions.cli.render import FOLD_ITEMS, View, attempts, ending, task_list
 
 CLIPBOARD = "\x1b]52;c;ZXZpbA==\x07"
 
@@ -31,6 +31,7 @@ CLIPBOARD = "\x1b]52;c;ZXZpbA==\x07"
         ("a\rb\x08\x07\x9b2Jc\x7f\x00", "ab2Jc"),
         ("tab\tline\nend\x1b", "tab\tline\nend"),
         ("Grüße 🚀", "Grüße 🚀"),
+        ("a\u202egpj.exe\u2066", "agpj.exe"),
     ],
 )
 def test_a_terminal_gets_colours_and_nothing_else_to_obey(said: str, shown: str) -> None:
@@ -150,3 +151,29 @@ def test_marks_have_stand_ins_where_the_encoding_has_none(
     streams.prepare()
     print("✓ ✗ → … 🚀 \ud83d", end="", flush=True)
     assert raw.getvalue().decode(encoding) == f"{shown} ?"
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_list_shows_whole_ids_at_every_width(width: int) -> None:
+    """An id that is cut cannot be typed; no line is wider than the screen."""
+    terminal = io.StringIO()
+    item = {"execution_id": ID, "status": "completed", "submitted_at": "2026-01-02T03:04:05Z", "title": "t" * 300}
+    Console(file=terminal, force_terminal=True, color_system=None, width=width).print(task_list([item], width))
+    assert ID in terminal.getvalue()
+    assert "completed" in terminal.getvalue()
+    assert max(map(len, terminal.getvalue().splitlines())) <= width
+
+
+def test_long_plans_and_lines_are_folded() -> None:
+    """100,000 items are 50 and how many more; a line of a tool is one line of the screen."""
+    terminal = io.StringIO()
+    items = [{"content": f"item {number}", "status": "pending"} for number in range(100_000)]
+    with View(Console(file=terminal, force_terminal=True, color_system=None, width=40)) as view:
+        view.show({"type": "todo", "detail": {"items": items}})
+        view.show({"type": "tool_call", "detail": {"tool": "bash", "title": "x" * 5_000_000}})
+        for _ in range(100):
+            view.show({"type": "text", "data": "y" * 1_000})
+    said = printable(terminal.getvalue())
+    assert f"… {100_000 - FOLD_ITEMS:,}".replace(",", "") in said
+    assert said.count("item ") == FOLD_ITEMS
+    assert (said.count("x") < 50, said.count("y") >= 100_000) == (True, True)

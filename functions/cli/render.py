@@ -231,7 +231,7 @@ def attempts(tries: list[dict[str, Any]]) -> list[str]:
 def task_list(items: list[dict[str, Any]], width: int) -> Table:
     """Executions, newest first: a table, or two lines for each where the screen is narrow. An id is always whole."""
     if width >= _TABLE_WIDTH:
-        return _task_table(items)
+        return _task_table(items, width)
     table = Table.grid(padding=(0, 1))
     table.add_column()
     table.add_column(no_wrap=True, overflow="ellipsis")
@@ -244,7 +244,9 @@ def task_list(items: list[dict[str, Any]], width: int) -> Table:
     return table
 
 
-def _task_table(items: list[dict[str, Any]]) -> Table:
+def _task_table(items: list[dict[str, Any]], width: int) -> Table:
+    # Rich takes the columns that are too wide from all of them: the title is cut before.
+    left = width - sum(_COLUMNS.values()) - 2 * len(_COLUMNS)
     table = Table(box=None, pad_edge=False, header_style="bold dim")
     for column in _COLUMNS:
         table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=_COLUMNS[column] or None)
@@ -253,7 +255,7 @@ def _task_table(items: list[dict[str, Any]]) -> Table:
         took = f"{item['duration_ms'] / 1000:.1f} s" if item.get("duration_ms") is not None else ""
         submitted = str(item["submitted_at"])[:19].replace("T", " ")
         style = STYLES.get(state, "")
-        title = escape(printable(item.get("title") or ""))
+        title = escape(_short(printable(item.get("title") or ""), left))
         table.add_row(item["execution_id"], f"[{style}]{state}[/]", submitted, took, title)
     return table
 

@@ -199,6 +199,9 @@ class Settings(BaseSettings):
     )
     rate_limit: int = Field(0, alias="RATE_LIMIT", ge=0, description="requests per second and caller; 0: none")
     console_dir: Path | None = Field(None, alias="CONSOLE_DIR", description="the built console")
+    instance: str | None = Field(
+        None, alias="OCF_INSTANCE", description="set by `ocf up`: the gateway's `/health` says it to the command line"
+    )
 
     otel_endpoint: str | None = Field(
         None, alias="OTEL_EXPORTER_OTLP_ENDPOINT", description="OTLP/HTTP receiver of traces; none when empty"
@@ -277,6 +280,12 @@ def comma_list(secret: SecretStr | None) -> list[str]:
 
 def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def masked(settings: Settings) -> dict[str, object]:
+    """The settings by environment variable, secrets as asterisks."""
+    values = {str(field.alias): getattr(settings, name) for name, field in Settings.model_fields.items()}
+    return {name: "********" if isinstance(value, SecretStr) else value for name, value in values.items()}
 
 
 def load() -> Settings:

@@ -28,7 +28,7 @@ router = APIRouter(tags=["operations"], route_class=StrictRoute)
 @router.get("/health", response_model=views.Health)
 async def health(gateway: Gw) -> views.Health:
     """The process answers. Nothing else is looked at: a restart does not mend a broken dependency."""
-    return views.Health(open=not gateway.settings.authenticated)
+    return views.Health(open=not gateway.settings.authenticated, instance=gateway.settings.instance)
 
 
 @router.get("/ready", response_model=views.Readiness, responses={503: {"model": views.Readiness}})

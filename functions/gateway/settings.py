@@ -39,6 +39,8 @@ class GatewaySettings:
     nats_ws_url: str | None = None
     #: The embedded stack's scripted model answers whoever names no other: people must be told.
     offline_model: bool = False
+    #: Which start of the embedded stack this is; the command line compares it with the stack's state file.
+    instance: str | None = None
     viewer_ttl: int = 900
     #: `WS /tasks/{id}/stream`: silence after which a heartbeat goes out, and how long one send may block.
     heartbeat: float = 15.0
@@ -65,6 +67,7 @@ class GatewaySettings:
             console_dir=settings.console_dir,
             nats_ws_url=settings.nats_ws_url,
             offline_model=settings.offline_endpoint is not None,
+            instance=settings.instance,
         )
 
 

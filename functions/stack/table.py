@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from functions.models.offline import OfflineSpec
 from functions.nats_jwt import public_key
+from functions.settings import Settings
 from functions.stack import tools
 from functions.stack.keys import Keys
 from functions.stack.nats import nats_argv
@@ -71,11 +73,6 @@ class Layout:
         """The line of `ocf up --json`, while the stack is up."""
         return self.data_dir / "stack.json"
 
-    @property
-    def lock(self) -> Path:
-        """Locked, with the pid in it, while a stack runs here."""
-        return self.data_dir / "stack.lock"
-
     def folders(self) -> tuple[Path, ...]:
         """Every directory the processes expect."""
         return tuple(self.folder(name) for name in ("logs", "nats", "s3", "workspaces", "state"))
@@ -90,6 +87,8 @@ class Plan:
     ports: Mapping[str, int]
     environ: Mapping[str, str]
     bucket: str
+    #: Random id of this start, by which its gateway is told from any other server on the port.
+    instance: str = field(default_factory=lambda: secrets.token_hex(16))
 
     @property
     def offline(self) -> bool:
@@ -162,6 +161,16 @@ def environment(plan: Plan) -> dict[str, str]:
     return {**given, **{k: v for k, v in chosen.items() if not given.get(k)}, **fixed}
 
 
+def settings_of(plan: Plan) -> Settings:
+    """What the functions are started with, as `ocf doctor` shows it: that of all processes together."""
+    keys = {name: plan.environ.get(name, "") for name in (*MODEL_KEYS, SINK_SECRETS)}
+    given = {**environment(plan), **keys, "PORT": str(plan.ports["gateway"])}
+    names = {str(field.alias) for field in Settings.model_fields.values()}
+    # A variable of this process that the functions are not given must not be taken for theirs.
+    unset = {name: field.get_default() for field in Settings.model_fields.values() if (name := str(field.alias))}
+    return Settings.model_validate(unset | {name: value for name, value in given.items() if value and name in names})
+
+
 def nursery_environment(plan: Plan) -> dict[str, str]:
     """What the nursery gets: enough to import. Its children are given the rest one by one."""
     return {**_plain(plan), **_PYTHON, **_python_path()}
@@ -193,7 +202,7 @@ def table(plan: Plan) -> tuple[Spec, ...]:
         return ours(name, 2, "functions.serve", env, port=ports[port], path="/ready", grace=8.0)
 
     keys = {name: plan.environ[name] for name in MODEL_KEYS if plan.environ.get(name)}
-    seed = {"NATS_SIGNING_SEED": plan.keys.trust.viewer_signing}
+    seed = {"NATS_SIGNING_SEED": plan.keys.trust.viewer_signing, "OCF_INSTANCE": plan.instance}
     s3 = layout.folder("s3")
     weed = weed_argv(tools.require("weed"), s3, layout.s3_config, ports, plan.bucket)
     signing = {SINK_SECRETS: plan.environ.get(SINK_SECRETS, "")}

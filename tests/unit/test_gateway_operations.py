@@ -32,9 +32,9 @@ from tests.support.parts import bench
 
 async def test_health_looks_at_nothing() -> None:
     """And says whether the gateway is open."""
-    assert (await World().client.get("/health")).json() == {"status": "ok", "open": True}
+    assert (await World().client.get("/health")).json() == {"status": "ok", "open": True, "instance": None}
     locked = World(GatewaySettings(jwt_secret=SecretStr(SECRET)))
-    assert (await locked.client.get("/health")).json() == {"status": "ok", "open": False}
+    assert (await locked.client.get("/health")).json() == {"status": "ok", "open": False, "instance": None}
 
 
 async def test_ready_names_each_check() -> None:

@@ -182,7 +182,13 @@ function LetterBody({ letter }: { letter: DeadLetter }): ReactNode {
   );
 }
 
+/** Characters of an event's data that are shown, and those that are set out in lines. */
+const DATA_MOST = 100_000;
+
 function pretty(text: string): string {
+  if (text.length > DATA_MOST) {
+    return `${text.slice(0, DATA_MOST)}\n… ${plural(text.length - DATA_MOST, "more character")}: copy has all`;
+  }
   try {
     return JSON.stringify(JSON.parse(text), null, 2);
   } catch {

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
-
-from pydantic import Field
 
 from events.lifecycle import Reason
-from events.models import ExecutionId, Kept, Model, ProjectId, SessionId
+from events.models import ExecutionId, Kept, ProjectId, SessionId
 from events.output import Usage
 
 
@@ -169,15 +166,3 @@ class SessionRejected(SessionFact):
     """`dev.ocf.session.rejected.v1`: the command had no effect; every wrong field is named."""
 
     errors: list[FieldError]
-
-
-class DeadLetterInfo(Model):
-    """Why an event is in `OCF_DLQ`; the event's own bytes and headers are kept beside it."""
-
-    consumer: str
-    subject: str
-    stream_sequence: Annotated[int, Field(ge=0)]
-    deliveries: int
-    reason: str
-    status: int | None = None
-    failed_at: datetime

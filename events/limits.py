@@ -8,7 +8,6 @@ from the number of values and the depth of their nesting, not from the number of
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +55,10 @@ class InflateLimit:
 
 #: An event on the bus or over HTTP, its dataref resolved.
 EVENT = JsonLimit(bytes=16 * MIB, depth=64, values=200_000)
+#: A body of an HTTP request: what may become an event, its texts perhaps in escapes.
+REQUEST = JsonLimit(bytes=17 * MIB, depth=62, values=199_000)
+#: A value that a caller passes on as it is, within an event.
+FREE_VALUE = JsonLimit(bytes=8 * MIB, depth=32, values=100_000)
 #: A request of an agent to a model: a conversation, whose texts are what is long.
 MODEL_REQUEST = JsonLimit(bytes=64 * MIB, depth=100, values=1_000_000)
 #: One event of a model's answer, or the whole answer where it does not stream.
@@ -66,7 +69,6 @@ AGENT_MESSAGE = JsonLimit(bytes=32 * MIB, depth=100, values=500_000)
 ARCHIVE_LINE = JsonLimit(bytes=MIB, depth=64, values=50_000)
 ARCHIVE = InflateLimit(bytes=1024 * MIB, ratio=200)
 
-_STRING = re.compile(rb'"[^"]*"')
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
@@ -88,12 +90,22 @@ def check_json(data: bytes, limit: JsonLimit, what: str = "data") -> None:
     members = data.count(b",") + opened
     if opened <= limit.depth and members <= limit.values:
         return
-    # Brackets and commas within texts do not count. Without its escapes a text ends at the next quote.
-    bare = _STRING.sub(b"", data.replace(b"\\\\", b"").replace(b'\\"', b""))
-    members = bare.count(b",") + bare.count(b"[") + bare.count(b"{")
+    bare = _without_texts(data, limit, what)
+    if bare is not data:
+        members = bare.count(b",") + bare.count(b"[") + bare.count(b"{")
     if members > limit.values:
         raise OverLimit(f"{what}: {members} values; at most {limit.values}")
     _check_depth(bare.translate(_BRACKETS, _NO_BRACKETS), limit.depth, what)
+
+
+def _without_texts(data: bytes, limit: JsonLimit, what: str) -> bytes:
+    """Without its texts, whose brackets and commas do not count. Free of escapes, a text ends at the next quote."""
+    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    quotes = plain.count(b'"')
+    # A member has at most two texts, its name and its value. Taking out millions of them would cost seconds.
+    if quotes > 4 * limit.values + 2:
+        raise OverLimit(f"{what}: {quotes // 2} texts; at most {2 * limit.values}")
+    return b"".join(plain.split(b'"')[::2]) if quotes else plain
 
 
 def _check_depth(brackets: bytes, depth: int, what: str) -> None:
@@ -134,6 +146,28 @@ def parse_json(data: bytes, limit: JsonLimit, what: str = "data") -> Any:  # noq
     except (RecursionError, ValueError):
         # An integer of more than 4,300 digits (CVE-2020-10735) is the only other ValueError.
         raise InvalidJson(f"{what}: not valid JSON: a number is too long") from None
+
+
+def check_value(value: object, limit: JsonLimit) -> None:
+    """Measure a parsed JSON value: its depth and number of values; `limit.bytes` is for the text it came from.
+
+    Raises:
+        ValueError: it is over `limit`; says which.
+    """
+    level, values = [value], 0
+    for _ in range(limit.depth + 1):
+        values += len(level)
+        if values > limit.values:
+            raise ValueError(f"more than {limit.values} values")
+        level = [
+            item
+            for one in level
+            if isinstance(one, dict | list)
+            for item in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return
+    raise ValueError(f"nested deeper than {limit.depth}")
 
 
 def _no_constant(name: str) -> float:

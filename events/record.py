@@ -99,13 +99,3 @@ class Record(Kept):
             return 0
         done = sum(item.status in ("completed", "cancelled") for item in self.todo)
         return min(99, round(100 * done / len(self.todo)))
-
-
-def record_key(project: str, execution: str) -> str:
-    """Key of the record."""
-    return f"{project}.{execution}"
-
-
-def lease_key(project: str, execution: str) -> str:
-    """Key of the lease; it vanishes when its worker stops renewing it (TTL on the server's clock)."""
-    return f"{project}.{execution}.lease"

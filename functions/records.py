@@ -20,7 +20,8 @@ from events.facts import Failed, Outcome, Rejected
 from events.lifecycle import Reason, Step, step
 from events.models import Model
 from events.ports import Bucket, Bus, Clock
-from events.record import Outbox, Record, record_key
+from events.record import Outbox, Record
+from events.refs import ExecutionRef
 from events.types import TYPES
 from functions import cas, metrics
 
@@ -38,7 +39,7 @@ class Records:
 
     async def get(self, project: str, execution: str) -> Record | None:
         """The record, or None."""
-        entry = await self._bucket.get(record_key(project, execution))
+        entry = await self._bucket.get(ExecutionRef(project, execution).record_key)
         return None if entry is None else Record.read(entry.value)
 
     async def require(self, project: str, execution: str) -> Record:
@@ -50,7 +51,7 @@ class Records:
 
     async def create(self, record: Record) -> None:
         """Raises Conflict when there is one already."""
-        await self._bucket.create(record_key(record.project_id, record.execution_id), cas.dump(record))
+        await self._bucket.create(ExecutionRef(record.project_id, record.execution_id).record_key, cas.dump(record))
         if record.terminal:
             metrics.count_end(record)
 
@@ -61,7 +62,7 @@ class Records:
             NotYetKnown: there is no record.
             Conflict: others changed it faster, twenty times.
         """
-        key, name = record_key(project, execution), f"execution {execution} of project {project}"
+        key, name = ExecutionRef(project, execution).record_key, f"execution {execution} of project {project}"
         ends = False
 
         def noted(record: Record) -> Record | None:
@@ -155,16 +156,26 @@ class Records:
         )
         await say(self._bus, event, record.project_id, entity, once=True)
 
-    async def reject(self, fact: Rejected, cause: Event) -> None:
-        """Say that a command never starts. The subject it came on names it, so it may hold odd tokens."""
+    async def reject(self, fact: Rejected, cause: Event | None, *, key: str) -> None:
+        """Say that a command never starts, once per `key` (for two minutes).
+
+        The subject it came on names it, so it may hold odd tokens.
+        """
         event = new_event("dev.ocf.task.rejected.v1", fact, source=self._source, time=self._clock.now(), cause=cause)
         subject = f"ocf.evt.{fact.project_id}.{fact.execution_id}.rejected"
-        await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": f"rejected:{cause.id}"})
+        await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": key})
 
     async def say(
-        self, type_: str, data: Model, cause: Event, *, key: str, once: bool = False, of: Record | None = None
+        self,
+        type_: str,
+        data: Model,
+        cause: Event | None,
+        *,
+        key: str | None = None,
+        once: bool = False,
+        of: Record | None = None,
     ) -> None:
-        """Publish a fact or a command about one execution, once per `key` (for two minutes), `once` for ever.
+        """Publish a fact about one execution or session: once per `key` (for two minutes), or `once` for ever.
 
         `of`: the execution's record, where the cause may have come in another trace than the execution.
         """
@@ -175,15 +186,18 @@ class Records:
         entity = str(getattr(data, "execution_id", None) or getattr(data, "session_id", ""))
         subject = TYPES[type_].subject(str(getattr(data, "project_id", "")), entity)
         # What is said once for ever may have been purged since; the server would take its id for said.
-        identity = {} if once else {"Nats-Msg-Id": key}
+        identity = {} if once or key is None else {"Nats-Msg-Id": key}
         try:
             await self._bus.publish(subject, event.data, {**event.headers(), **identity}, only_first=once)
         except Conflict:
             return  # said before
 
-    async def all(self, unreadable: set[str] | None = None) -> AsyncIterator[Record]:
-        """Every record. One that cannot be read hides no others: its key goes to `unreadable`, and to the log."""
-        async for entry in self._bucket.entries("*.*"):
+    async def all(self, unreadable: set[str] | None = None, *, project: str = "*") -> AsyncIterator[Record]:
+        """Every record, of all projects or of one.
+
+        One that cannot be read hides no others: its key goes to `unreadable`, and to the log.
+        """
+        async for entry in self._bucket.entries(f"{project}.*"):
             try:
                 record = Record.read(entry.value)
             except ValidationError as error:

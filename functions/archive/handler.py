@@ -11,9 +11,11 @@ from events.errors import Drop, InvalidEvent, NotYetKnown, Unavailable
 from events.facts import Archived, Artifact, Outcome
 from events.ports import Message
 from events.record import Record
+from events.refs import ExecutionRef
 from functions.archive.output import write_output
 from functions.archive.scratch import scratch
 from functions.common.commands import NATS_SEQUENCE, ids_of
+from functions.common.objects import delete_execution
 from functions.composition import Parts
 
 MANIFEST_VERSION = 1
@@ -51,7 +53,7 @@ async def archive(parts: Parts, event: Event) -> None:
     try:
         await parts.records.change(project, execution, lambda newest: newest.model_copy(update={"archived": True}))
     except NotYetKnown:
-        await parts.store.delete_prefix(f"{prefix}/")
+        await delete_execution(parts.store, ExecutionRef(project, execution))
         raise Drop(f"execution {execution} was deleted") from None
     await _say(parts, event, prefix, manifest)
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import timedelta
 
-from events import subjects
+from events import dead_letters, subjects
+from events.commands import publish_command
 from events.envelope import Event, new_event
 from events.errors import Conflict, NotYetKnown
 from events.facts import Cleaned
 from events.lifecycle import State
 from events.models import Cancel, Cleanup
-from events.record import Record, lease_key, record_key
+from events.record import Record
+from events.refs import ExecutionRef
 from events.types import TYPES
 from functions.cleanup.retention import retain
 from functions.cleanup.sweep import sweep
 from functions.common.commands import command
-from functions.common.letters import drop_letters
+from functions.common.objects import delete_execution
 from functions.common.output import purge_output
 from functions.common.sessions import Sessions
 from functions.composition import Parts
@@ -58,8 +60,7 @@ async def cleanup(parts: Parts, event: Event) -> None:
             await sessions.forget(wish.project_id, record.session_id, wish.execution_id)
     removed = await remove(parts, wish.project_id, wish.execution_id)
     fact = Cleaned(execution_id=wish.execution_id, project_id=wish.project_id, removed=removed)
-    key = f"cleaned:{wish.execution_id}"
-    await parts.records.say("dev.ocf.task.cleaned.v1", fact, event, key=key, once=True, of=record)
+    await parts.records.say("dev.ocf.task.cleaned.v1", fact, event, once=True, of=record)
     if await parts.records.get(wish.project_id, wish.execution_id) is not None:
         raise Conflict(f"execution {wish.execution_id} was recorded by a submit that was still under way")
     # Last: as long as this command is there, a crash brings it back.
@@ -78,8 +79,8 @@ async def _must_have_ended(parts: Parts, record: Record, event: Event) -> None:
     if not record.terminal:
         wish = Cancel(execution_id=record.execution_id, project_id=record.project_id, why="deleted")
         told = new_event(CANCEL.type, wish, source="/ocf/cleanup", time=parts.clock.now(), cause=event)
-        headers = {**told.headers(), "Nats-Msg-Id": f"cancel-for-cleanup:{record.execution_id}"}
-        await parts.bus.publish(CANCEL.subject(record.project_id, record.execution_id), told.data, headers)
+        if not record.cancel_requested:
+            await publish_command(parts.bus, told, record.project_id)
         raise Conflict(f"execution {record.execution_id} is {record.state.value}; it is being cancelled first")
     if record.outbox:
         await parts.records.publish_outbox(record)
@@ -90,13 +91,14 @@ async def _must_have_ended(parts: Parts, record: Record, event: Event) -> None:
 
 async def remove(parts: Parts, project: str, execution: str) -> dict[str, int]:
     """Remove record, lease, objects, output and events; how many of each. The record goes first (see archive)."""
-    record = await parts.executions.get(record_key(project, execution))
-    await parts.executions.delete(record_key(project, execution))
-    await parts.executions.delete(lease_key(project, execution))
+    ref = ExecutionRef(project, execution)
+    record = await parts.executions.get(ref.record_key)
+    await parts.executions.delete(ref.record_key)
+    await parts.executions.delete(ref.lease_key)
     return {
         "records": int(record is not None),
-        "objects": await parts.store.delete_prefix(f"{project}/{execution}/"),
+        "objects": await delete_execution(parts.store, ref),
         "output": await purge_output(parts.bus, project, execution),
         "events": await parts.bus.purge(subjects.EVENTS, f"ocf.evt.{project}.{execution}.>"),
-        "dead_letters": await drop_letters(parts.bus, project, execution),
+        "dead_letters": await dead_letters.delete(parts.bus, project, execution),
     }

@@ -9,6 +9,8 @@ import structlog
 from events.envelope import Event
 from events.errors import NotYetKnown
 from events.record import Record
+from events.refs import ExecutionRef
+from functions.common.objects import delete_execution
 from functions.common.output import purge_output
 from functions.common.retention import keep_retaining, rule_for, stop_retaining
 from functions.common.schedule import old
@@ -40,7 +42,7 @@ async def _apply(parts: Parts, record: Record, now: datetime) -> None:
         await purge_output(parts.bus, record.project_id, record.execution_id)
         await _mark(parts, record, "output_expired")
     if age >= rule.archive and not record.archive_expired:
-        await parts.store.delete_prefix(f"{record.project_id}/{record.execution_id}/")
+        await delete_execution(parts.store, ExecutionRef(record.project_id, record.execution_id))
         await _mark(parts, record, "archive_expired")
 
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from functions.execute.users import AgentUser
+
 #: The OpenCode this system is tested with; another minor version may speak differently.
 SUPPORTED_VERSION = "1.18."
 INSTRUCTION_FILES = ("AGENTS.md", "CLAUDE.md", "CONTEXT.md")
@@ -70,7 +72,7 @@ class ServerSpec:
     `broker_url` is the broker without a version segment, `broker_token` what OpenCode shows it. `home` is private to
     this one server; `read_only` are further paths it may read, `connect_ports` further loopback ports (an egress
     proxy), `env` what tools need to use them. `tools` are executables put on the agent's PATH: OpenCode's grep and glob
-    need ripgrep (`rg`), which it would otherwise download.
+    need ripgrep (`rg`), which it would otherwise download. `user` is who it runs as; None: as this process.
     """
 
     binary: Path | None
@@ -86,6 +88,7 @@ class ServerSpec:
     max_memory_bytes: int = 4 * 1024**3
     env: Mapping[str, str] = field(default_factory=dict)
     tools: tuple[Path, ...] = ()
+    user: AgentUser | None = None
     path: str = SYSTEM_PATH
 
 
@@ -244,8 +247,12 @@ def _own_folder(name: str, top: int) -> int:
     with suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=top)
     try:
-        return os.open(name, _FOLDER, dir_fd=top)
+        folder = os.open(name, _FOLDER, dir_fd=top)
     except NotADirectoryError:  # also what O_DIRECTORY with O_NOFOLLOW says to a link
         os.unlink(name, dir_fd=top)
         os.mkdir(name, 0o700, dir_fd=top)
-        return os.open(name, _FOLDER, dir_fd=top)
+        folder = os.open(name, _FOLDER, dir_fd=top)
+    owner = os.fstat(top)
+    if owner.st_uid != os.geteuid():
+        os.fchown(folder, owner.st_uid, owner.st_gid)  # made anew, it is to be the agent's like the home
+    return folder

@@ -28,8 +28,10 @@ _PORT_TAKEN = re.compile(r"EADDRINUSE|port .* in use|Failed to start server", re
 class AgentServer:
     """A started server: its process, its client, its private home. Ends with `stop`."""
 
-    def __init__(self, spec: ServerSpec, process: AgentProcess, client: OpenCode, port: int) -> None:
+    def __init__(self, spec: ServerSpec, process: AgentProcess, client: OpenCode, port: int, password: str) -> None:
         self.spec = spec
+        #: What its API asks for; the agent's shell finds it in its environment.
+        self.password = password
         self.process = process
         self.client = client
         self.port = port
@@ -47,6 +49,8 @@ class AgentServer:
             where = spec.binary or "no path is set"
             raise AgentFailed(Reason.AGENT_ERROR, f"OpenCode is not installed ({where}); see OPENCODE_BIN")
         agent_config.prepare_home(spec.home, spec.tools)
+        if spec.user is not None:
+            spec.user.own_new(spec.home)
         until = time.monotonic() + timeout
         for left in range(_PORT_TRIES - 1, -1, -1):
             try:
@@ -69,6 +73,8 @@ class AgentServer:
                 sandbox=policy(spec, binary, port),
                 max_processes=spec.max_processes,
                 max_memory_bytes=spec.max_memory_bytes,
+                user=spec.user,
+                paths=reached(spec, binary),
             )
         )
         client = OpenCode(f"http://127.0.0.1:{port}", spec.directory, password)
@@ -88,7 +94,7 @@ class AgentServer:
                 kind = AgentFailed if process.ended else AgentNotReady
                 raise kind(Reason.AGENT_ERROR, f"OpenCode never became ready: {error}", tail) from error
             raise
-        return cls(spec, process, client, port)
+        return cls(spec, process, client, port, password)
 
     def failed(self, message: str, reason: Reason = Reason.AGENT_ERROR) -> AgentFailed:
         """A failure with the last lines of OpenCode's stderr."""
@@ -149,10 +155,16 @@ def policy(spec: ServerSpec, binary: Path, port: int) -> SandboxPolicy | None:
     broker_port = int(spec.broker_url.split("//", 1)[1].split("/", 1)[0].rsplit(":", 1)[1])
     return SandboxPolicy(
         read_write=(spec.directory, spec.home),
-        read_only=(binary.resolve().parent, *(tool.resolve() for tool in spec.tools), *spec.read_only),
+        read_only=reached(spec, binary)[2:],
         connect_ports=(broker_port, *spec.connect_ports),
         bind_port=port,
     )
+
+
+def reached(spec: ServerSpec, binary: Path) -> tuple[Path, ...]:
+    """What the server works with beside the system's files: its workspace, its home, then what it only reads."""
+    tools = (tool.resolve() for tool in spec.tools)
+    return (spec.directory, spec.home, binary.resolve().parent, *tools, *spec.read_only)
 
 
 def _free_port() -> int:

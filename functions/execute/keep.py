@@ -16,8 +16,10 @@ from events.facts import Artifact, DiffSummary
 from events.models import Execute
 from events.output import ChunkType, Draft
 from events.ports import ObjectInfo
-from events.session_record import Saved, Session, session_prefix
+from events.refs import SessionRef
+from events.session_record import Saved, Session
 from functions import workspace
+from functions.common.objects import delete_saved, delete_session
 from functions.common.sessions import Sessions
 from functions.execute.outcome import Kept
 from functions.execute.publisher import Hold
@@ -122,9 +124,9 @@ class Keeper:
         task, parts = self._task, self._shop.parts
         if task.session_id is None:
             return
-        prefix = session_prefix(task.project_id, task.session_id)
+        ref = SessionRef(task.project_id, task.session_id)
         names = (ARCHIVE,) if conversation is None else (ARCHIVE, CONVERSATION)
-        archive, *talk = await self._artifacts(prefix, f"{task.execution_id}.{secrets.token_hex(4)}.", names)
+        archive, *talk = await self._artifacts(ref.prefix, f"{task.execution_id}.{secrets.token_hex(4)}.", names)
         before: list[Saved | None] = []
 
         def pointed(found: Session) -> Session | None:
@@ -140,17 +142,17 @@ class Keeper:
         try:
             now = (await self._changed(task.session_id, pointed)).saved
         except NotYetKnown:
-            await parts.store.delete_prefix(f"{prefix}/")  # destroyed meanwhile
+            await delete_session(parts.store, ref)  # destroyed meanwhile
             return
         if not before or now is None:
             for artifact in (archive, *talk):
-                await parts.store.delete_prefix(f"{prefix}/{artifact.name}")
+                await delete_saved(parts.store, ref, artifact.name)
             why = "OpenCode did not give its conversation" if conversation is None else "this turn of it is over"
             await emit(_not_stored(f"the session stays as it was: {why}"))
             return
         # Only what the record pointed to until now: another attempt's may be on its way there.
         for name in _objects(before[0]) - _objects(now):
-            await parts.store.delete_prefix(f"{prefix}/{name}")
+            await delete_saved(parts.store, ref, name)
         if conversation is None:
             await emit(_not_stored("OpenCode did not give its conversation: the session goes on from the one before"))
 

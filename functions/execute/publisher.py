@@ -16,6 +16,7 @@ from events.models import MAX_CHUNK_BYTES, MAX_EVENT_BYTES
 from events.output import ChunkType, Draft
 from events.ports import Bus, Clock
 from events.redact import Redactor, StreamRedactor
+from events.refs import ExecutionRef
 from functions.common.output import Fenced
 
 #: Fast deltas are joined for at most this long; the promise is 50 ms, the rest is for the way.
@@ -49,6 +50,7 @@ class Publisher:
         self._clock = clock
         self._redactor = redactor
         self._execution = execution
+        self._identity = ExecutionRef(project, execution).message_id("chunk")
         # After a long outage somebody else may have ended the execution: a chunk must not come after that.
         self._writer = bus.writer(
             subjects.output(project, execution),
@@ -200,7 +202,7 @@ class Publisher:
         chunk["attempt"] = self._attempt
         if draft.detail:
             chunk["detail"] = draft.detail
-        identity = f"{self._execution}:{self.last}"
+        identity = f"{self._identity}:{self.last}"
         headers = {
             **self._headers,
             "ce-id": identity,

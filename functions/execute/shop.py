@@ -20,6 +20,7 @@ from functions.common.tasks import end
 from functions.composition import Parts
 from functions.execute import sandbox
 from functions.execute.agent_config import AgentModel, ServerSpec
+from functions.execute.boundary import Boundary
 from functions.execute.broker import Broker, Upstream
 from functions.execute.slots import SlotPlan, WarmSlot
 from functions.models.endpoints import BadEndpoint
@@ -40,6 +41,7 @@ class Shop:
     sandboxed: bool
     models: ModelSettings
     slots: WarmSlot
+    boundary: Boundary
 
     def opened(self, sealed: Sealed, project: str) -> SecretStr:
         """A sealed secret, opened. Raises SealError."""
@@ -69,6 +71,7 @@ class Shop:
 
     async def workspace_writable(self) -> None:
         """Readiness: runs can have files."""
+        self.boundary.folders.check()
         probe = self.parts.settings.state_dir / ".writable"
         try:
             probe.write_bytes(b"")
@@ -104,18 +107,27 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
         log.warning("sandbox incomplete", action="sandbox.incomplete", sandboxed=sandboxed, missing=support.missing)
     sandbox.protect_self()
     async with folders.held(settings.state_dir) as leftovers:
-        tidying = asyncio.create_task(folders.tidy(leftovers))
+        boundary = Boundary(settings, lambda project: _busy(parts, project))
+        log.info("boundary", action="boundary.in_force", boundary=boundary.said)
+        tidying = asyncio.create_task(_tidy(leftovers, boundary))
         upstream = Upstream(parts.clock)
         models = model_settings(settings)
-        slots = _slots(parts, upstream, models, sandboxed=sandboxed)
+        slots = _slots(parts, upstream, models, boundary, sandboxed=sandboxed)
         slots.start()
         metrics.warm_slots.set_function(lambda: int(slots.ready))
         try:
-            yield Shop(parts, settings.opencode_bin, sandboxed, models, slots)
+            yield Shop(parts, settings.opencode_bin, sandboxed, models, slots, boundary)
         finally:
             await end([tidying])
             await slots.close()
             await upstream.close()
+
+
+async def _tidy(leftovers: list[Path], boundary: Boundary) -> None:
+    """See to the files, and then to the users, of processes that are dead."""
+    await folders.tidy(leftovers)
+    if boundary.users is not None:
+        await boundary.users.recover()
 
 
 def server_spec(settings: Settings, binary: Path | None, *, sandboxed: bool, limits: Limits) -> ServerSpec:
@@ -147,7 +159,15 @@ def tools(binary: Path | None) -> tuple[Path, ...]:
     return tuple(packages.glob("@vscode/ripgrep-*/bin/rg"))[:1] if packages is not None else ()
 
 
-def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, *, sandboxed: bool) -> WarmSlot:
+async def _busy(parts: Parts, project: str) -> bool:
+    """Whether an execution of `project` runs or waits."""
+    async for record in parts.records.all(project=project):
+        if not record.terminal:
+            return True
+    return False
+
+
+def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, boundary: Boundary, *, sandboxed: bool) -> WarmSlot:
     settings = parts.settings
     spec = server_spec(settings, settings.opencode_bin, sandboxed=sandboxed, limits=Limits())
     size = settings.warm_slots
@@ -160,5 +180,5 @@ def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, *, sandboxed
     async def make_broker() -> Broker:
         return await Broker(upstream, parts.clock).start()
 
-    plan = SlotPlan(settings.state_dir / "slots", spec, make_broker, link.turn)
+    plan = SlotPlan(boundary.slots, spec, make_broker, boundary.users, link.turn)
     return WarmSlot(plan, parts.clock, wanted=size > 0)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import structlog
 
+from events.lifecycle import Reason
 from events.output import Draft
 from events.ports import Clock
 from functions.execute.agent import Agent, TurnSpec
@@ -30,6 +31,7 @@ from functions.execute.agent_server import AgentServer
 from functions.execute.broker import Broker
 from functions.execute.opencode import OpenCodeError
 from functions.execute.process import AgentFailed, StopReport
+from functions.execute.users import AgentUser, AgentUsers, NoUser
 from functions.workspace import discard_tree
 from functions.workspace.threads import in_thread
 
@@ -60,6 +62,12 @@ class Slot:
     root: Path
     opened_at: float
     warm: bool = False
+    user: AgentUser | None = None
+
+    async def own(self, path: Path) -> None:
+        """Give what this process has put below `path` to the agent's user, where it has one."""
+        if self.user is not None:
+            await self.user.own_tree(path)
 
     @property
     def directory(self) -> Path:
@@ -70,7 +78,7 @@ class Slot:
         """End every process of it, free the port, remove its files. Safe to call again."""
         report = await self.server.stop(grace)
         await self.broker.close()
-        await discard_tree(self.root)
+        await _put_away_files(self.root, self.user)
         return report
 
 
@@ -85,6 +93,8 @@ class SlotPlan:
     folder: Path
     spec: ServerSpec
     make_broker: MakeBroker
+    #: Each slot has one of its own; None: all are this process's user.
+    users: AgentUsers | None = None
     turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
 
     def fits(self, spec: ServerSpec) -> bool:
@@ -96,10 +106,12 @@ class SlotPlan:
         )
 
 
-async def open_slot(plan: SlotPlan, spec: ServerSpec, clock: Clock, *, shared: Path | None = None) -> Slot:
-    """Start a server of `spec` (its directory, home and broker are replaced), and boot its empty directory.
+async def open_slot(
+    plan: SlotPlan, spec: ServerSpec, clock: Clock, *, shared: Path | None = None, user: AgentUser | None = None
+) -> Slot:
+    """Start a server of `spec` (its directory, home, user and broker are replaced), and boot its empty directory.
 
-    A `shared` directory is used as it is, and not booted.
+    A `shared` directory is used as it is, and not booted; `user` then is who it belongs to now. It goes with the slot.
 
     Raises:
         AgentFailed: it did not start or boot (AgentNotReady: in time); nothing is left of it.
@@ -109,32 +121,48 @@ async def open_slot(plan: SlotPlan, spec: ServerSpec, clock: Clock, *, shared: P
     broker: Broker | None = None
     server: AgentServer | None = None
     try:
-        for folder in (root, home):
-            folder.mkdir(mode=0o700, parents=True)
+        if user is None and plan.users is not None:
+            user = plan.users.take(root)
+        root.mkdir(mode=0o700, parents=True)
+        home.mkdir(mode=0o700)
+        if user is not None:
+            root.chmod(0o711)  # to what is inside and its user's own
         broker = await plan.make_broker()
         if shared is None:
             # OpenCode asks once whether a directory is a repository; all that come here are.
             await in_thread(lambda _: _lay_out_git(directory))
-        own = replace(spec, directory=directory, home=home, broker_url=broker.base_url, broker_token=broker.token)
+            if user is not None:
+                user.own_new(directory)
+        own = replace(
+            spec, directory=directory, home=home, user=user, broker_url=broker.base_url, broker_token=broker.token
+        )
         async with plan.turn():
             server = await AgentServer.start(own)
             if shared is None:
                 await _boot(server, clock)
         if shared is None:
             await in_thread(lambda _: _empty(directory))
-        return Slot(server, broker, root, clock.monotonic())
-    except BaseException:
+        return Slot(server, broker, root, clock.monotonic(), user=user)
+    except BaseException as error:
         # A task of its own: who is cancelled once more meanwhile leaves nothing behind either.
-        await asyncio.shield(asyncio.ensure_future(_undo(server, broker, root)))
+        await asyncio.shield(asyncio.ensure_future(_undo(server, broker, root, user)))
+        if isinstance(error, NoUser):
+            raise AgentFailed(Reason.AGENT_ERROR, str(error)) from None
         raise
 
 
-async def _undo(server: AgentServer | None, broker: Broker | None, root: Path) -> None:
+async def _undo(server: AgentServer | None, broker: Broker | None, root: Path, user: AgentUser | None) -> None:
     if server is not None:
         await server.stop(0.0)
     if broker is not None:
         await broker.close()
+    await _put_away_files(root, user)
+
+
+async def _put_away_files(root: Path, user: AgentUser | None) -> None:
     await discard_tree(root)
+    if user is not None:
+        await user.release()
 
 
 async def _boot(server: AgentServer, clock: Clock) -> None:
@@ -202,7 +230,20 @@ class WarmSlot:
         if self._wanted and self._keeping is None:
             self._keeping = asyncio.create_task(self._keep(delay))
 
-    async def acquire(self, spec: ServerSpec, *, shared: Path | None = None) -> Slot:
+    async def user_of(self, shared: Path) -> AgentUser | None:
+        """The user that an execution in a shared folder has, with the folder's files; None: this process's own.
+
+        Raises:
+            AgentFailed: there is none now.
+        """
+        if self._plan.users is None:
+            return None
+        try:
+            return await self._plan.users.take_shared(shared, self._plan.folder / uuid.uuid4().hex)
+        except NoUser as error:
+            raise AgentFailed(Reason.AGENT_ERROR, str(error)) from None
+
+    async def acquire(self, spec: ServerSpec, *, shared: Path | None = None, user: AgentUser | None = None) -> Slot:
         """A slot that serves `spec` (directory, home and broker of it are ignored): the warm one, or one opened now.
 
         `shared` is a directory to be used in place: it is never empty at boot, so its own OpenCode plugins are loaded
@@ -212,7 +253,7 @@ class WarmSlot:
             AgentFailed: OpenCode cannot be started.
         """
         slot = await self.take(spec) if shared is None else None
-        return slot if slot is not None else await open_slot(self._plan, spec, self._clock, shared=shared)
+        return slot if slot is not None else await open_slot(self._plan, spec, self._clock, shared=shared, user=user)
 
     async def take(self, spec: ServerSpec) -> Slot | None:
         """The warm slot if it serves `spec`; one that is just being opened is waited for. Whoever gets it closes it,

@@ -18,8 +18,9 @@ from functions.gateway import views
 from functions.gateway.core import Execution, Found, Gateway, Gw
 from functions.gateway.output import OUTPUT_NAME, Line, lines
 from functions.gateway.problems import Problem
+from functions.gateway.reading import StrictRoute
 
-router = APIRouter(tags=["downloads"])
+router = APIRouter(tags=["downloads"], route_class=StrictRoute)
 
 NDJSON = "application/x-ndjson"
 Format = Literal["ndjson", "json", "text"]

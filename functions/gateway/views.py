@@ -180,3 +180,4 @@ class Health(View):
 
     status: Literal["ok"] = "ok"
     open: bool = Field(description="no token is asked for: loopback only")
+    instance: str | None = Field(description="which start of `ocf up` this is; null elsewhere")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -191,6 +192,35 @@ async def test_a_backlog_tells_what_nobody_was_given_from_what_is_not_settled(bu
     async with asyncio.timeout(5):
         while await bus.backlog(spec) != Backlog(waiting=1, unsettled=1):
             await asyncio.sleep(0.01)
+
+
+async def test_a_consumer_begins_where_it_was_told_and_keeps_to_it(bus: Bus) -> None:
+    """Messages before `start` are not for it. Opened again with another start it stays as it is, and says so."""
+    project, _ = ids()
+    sent = [await bus.publish(subjects.command("cancel", project, str(uuid.uuid4())), b"x", {}) for _ in range(3)]
+    spec = replace(consumer(project), start=sent[1])
+    assert await bus.open_consumer(spec) == sent[1]
+    assert await bus.open_consumer(replace(spec, start=sent[2])) == sent[1]
+    (first,) = await bus.fetch(spec, 1, 2)
+    assert (first.message.sequence, first.message.behind) == (sent[1], 1)
+    (found,) = [each for each in await bus.consumers(subjects.COMMANDS) if each.name == spec.name]
+    assert (found.start, found.backlog) == (sent[1], Backlog(waiting=1, unsettled=1))
+    await bus.remove_consumer(spec)
+    await bus.remove_consumer(spec)
+    assert spec.name not in {each.name for each in await bus.consumers(subjects.COMMANDS)}
+
+
+async def test_a_consumer_of_headers_gets_no_data(bus: Bus) -> None:
+    """It is enough to know which message there is; `first` reads it."""
+    project, execution = ids()
+    subject = subjects.command("cancel", project, execution)
+    sequence = await bus.publish(subject, b"much", {"ce-id": "1"})
+    (delivery,) = await bus.fetch(replace(consumer(project), headers_only=True, max_in_flight=0), 5, 2)
+    assert (delivery.message.data, delivery.message.headers["ce-id"]) == (b"", "1")
+    await delivery.ack()
+    found = await bus.first(subjects.COMMANDS, subject, after=sequence - 1)
+    assert found is not None
+    assert (found.sequence, found.data) == (sequence, b"much")
 
 
 async def test_purge_removes_what_matches(bus: Bus) -> None:

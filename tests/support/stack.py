@@ -31,6 +31,7 @@ from events.errors import NotYetKnown, Unavailable
 from events.output import Chunk
 from events.record import Record
 from events.store_s3 import S3Config, S3Store
+from functions.execute.kernel import drop_capabilities
 from tests.support.processes import parts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -262,10 +263,11 @@ def gapless(chunks: list[Chunk]) -> bool:
 
 
 @contextmanager
-def running_stack(directory: Path, **environ: str) -> Iterator[Stack]:
+def running_stack(directory: Path, *, privileged: bool = True, **environ: str) -> Iterator[Stack]:
     """`ocf up` below `directory` until the block ends; it also ends when this process does, however that goes.
 
-    `environ` adds to the environment. No aimock is started: the scripted agent asks no model.
+    `environ` adds to the environment. Without privileges it has no capabilities, like any user's. No aimock is started:
+    the scripted agent asks no model.
     """
     agent = _agent(directory / "agent")
     plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
@@ -276,6 +278,8 @@ def running_stack(directory: Path, **environ: str) -> Iterator[Stack]:
         "OCF_MODEL_ENDPOINT": "http://127.0.0.1:9/v1",
         "MAX_CONCURRENT_TASKS": "10",
         "WARM_SLOTS": "0",
+        # Each test has a project of its own, also where all agents are one user.
+        "ALLOW_SHARED_USER": "1",
         "WORKSPACE_SOURCES": str(directory / "sources"),
         "TMPDIR": str(directory / "tmp"),
     }
@@ -291,7 +295,7 @@ def running_stack(directory: Path, **environ: str) -> Iterator[Stack]:
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            preexec_fn=_die_with_us,
+            preexec_fn=_die_with_us if privileged else _die_with_us_unprivileged,
         )
     try:
         yield Stack(_ready(process, log), process, agent)
@@ -323,6 +327,11 @@ def _ready(process: subprocess.Popen[str], log: Path, timeout: float = 90.0) -> 
                 return answer
             break
     raise AssertionError(f"the stack did not start: {log.read_text()[-3000:]}")
+
+
+def _die_with_us_unprivileged() -> None:
+    drop_capabilities()  # first: who gives up privileges is no more told of its parent's death
+    _die_with_us()
 
 
 def _die_with_us() -> None:

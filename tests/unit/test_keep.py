@@ -16,7 +16,8 @@ from events.lifecycle import Reason
 from events.models import EmptyWorkspace, Execute, GitWorkspace, Sealed, SessionCreate, SharedWorkspace
 from events.output import Draft
 from events.redact import Redactor
-from events.session_record import Session, session_prefix
+from events.refs import SessionRef
+from events.session_record import Session
 from functions import workspace
 from functions.common.sessions import Sessions
 from functions.execute.ground import Ground
@@ -98,12 +99,12 @@ class Turns:
         assert saved is not None
         assert saved.workspace is not None
         archive, back = self.folder / f"{uuid.uuid4()}.tar.zst", self.folder / uuid.uuid4().hex
-        archive.write_bytes(self.b.store.objects[f"{session_prefix(PROJECT, self.id_)}/{saved.workspace.name}"])
+        archive.write_bytes(self.b.store.objects[f"{SessionRef(PROJECT, self.id_).prefix}/{saved.workspace.name}"])
         await workspace.unpack(archive, back)
         return back
 
     def objects(self) -> set[str]:
-        prefix = session_prefix(PROJECT, self.id_) + "/"
+        prefix = SessionRef(PROJECT, self.id_).prefix + "/"
         return {key.removeprefix(prefix) for key in self.b.store.objects if key.startswith(prefix)}
 
     async def pointed(self) -> set[str]:

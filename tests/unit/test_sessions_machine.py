@@ -21,8 +21,8 @@ from events.lifecycle import State, Step
 from events.models import Cancel, Cleanup, Execute, Model, SessionAttach, SessionCreate, SessionDestroy, SessionDetach
 from events.ports import Message
 from events.record import Record
-from events.refs import ExecutionRef
-from events.session_record import Session, session_prefix
+from events.refs import ExecutionRef, SessionRef
+from events.session_record import Session
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
 from functions.common.commands import NATS_SUBJECT
@@ -226,7 +226,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.acked.add(sequence)
 
     async def _finish(self, run: Runner, execution: str) -> None:
-        await self.parts.store.put(f"{session_prefix(PROJECT, self.submitted[execution])}/{execution}.x", b"")
+        await self.parts.store.put(f"{SessionRef(PROJECT, self.submitted[execution]).prefix}/{execution}.x", b"")
         fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=5)
         await self.parts.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
         await run._leave_session()

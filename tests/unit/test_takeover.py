@@ -12,7 +12,8 @@ from events.errors import Conflict, Unavailable
 from events.lifecycle import State
 from events.models import Execute
 from events.record import Attempt as AttemptRecord
-from events.record import Record, lease_key
+from events.record import Record
+from events.refs import ExecutionRef
 from functions.common.commands import command
 from functions.common.ownership import SECOND_LOOK
 from functions.execute.runner import Runner
@@ -75,7 +76,7 @@ async def test_an_attempt_whose_worker_comes_back_is_left_to_it(sign: str) -> No
     taking = await begun(run, clock)
     await clock.advance(SECOND_LOOK / 2)
     if sign == "lease":
-        await b.parts.executions.create(lease_key(PROJECT, execution), b"{}", ttl=10)
+        await b.parts.executions.create(ExecutionRef(PROJECT, execution).lease_key, b"{}", ttl=10)
     else:
         await b.parts.records.change(PROJECT, execution, lambda record: record.model_copy())
     await clock.advance(SECOND_LOOK / 2)

@@ -57,6 +57,16 @@ def test_many_that_wait_ask_ten_times_a_second_together() -> None:
     assert turns.pause(5) == 1.0
 
 
+def test_what_waits_of_one_project_makes_no_other_wait_longer() -> None:
+    """A thousand follow-ups of one project ask rarely; the first one of another asks again after a second."""
+    turns = Turns(ManualClock())
+    for number in range(1_000):
+        turns.pause(number, "talker")
+    assert turns.pause(1_000, "other") == 1.0
+    assert not turns.came(1_000, "talker")
+    assert turns.came(1_000, "other")
+
+
 def test_what_waits_for_its_next_try_takes_no_place_in_flight() -> None:
     """Every consumer of commands and facts may have far more unsettled than in flight."""
     for row in WIRING:

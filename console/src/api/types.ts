@@ -124,6 +124,9 @@ export interface DeadLetter {
   readonly project_id?: string | null;
   readonly event_id?: string | null;
   readonly data?: string | null;
+  /** Bytes and SHA-256 of data that was not kept: the event could not be read. */
+  readonly size?: number | null;
+  readonly sha256?: string | null;
 }
 
 /** Answer of `GET /ready`. */

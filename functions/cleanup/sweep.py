@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
 import structlog
 
+from events import outcomes
 from events.envelope import Event
-from events.facts import Cancelled, Failed, Outcome, TimedOut
-from events.lifecycle import Reason, State, Step
+from events.facts import Outcome
+from events.lifecycle import State, Step
 from events.record import Record
 from functions import metrics
 from functions.common.output import fence_off
@@ -86,7 +86,9 @@ async def _end(parts: Parts, seen: Record, taken: Step, event: Event) -> None:
 
     def decide(record: Record) -> tuple[Step, Outcome] | None:
         # Decided on what was looked at; when it has moved since, the next sweep looks again.
-        return (taken, _outcome(parts, record, taken, fenced.last)) if record.updated_at == seen.updated_at else None
+        if record.updated_at != seen.updated_at:
+            return None
+        return taken, _outcome(record, taken, parts.clock.now(), fenced.last)
 
     ended = await parts.records.end(seen.project_id, seen.execution_id, decide, event)
     metrics.swept.labels(ended.state.value).inc()
@@ -99,21 +101,10 @@ async def _end(parts: Parts, seen: Record, taken: Step, event: Event) -> None:
     )
 
 
-def _outcome(parts: Parts, record: Record, taken: Step, said: int) -> Outcome:
-    since = record.started_at or record.submitted_at
-    common: dict[str, Any] = {
-        "execution_id": record.execution_id,
-        "project_id": record.project_id,
-        "attempt": len(record.attempts),
-        "duration_ms": max(0, round((parts.clock.now() - since).total_seconds() * 1000)),
-        "usage": record.usage,
-        "diff": record.diff,
-        "last_sequence": said,
-        "model": record.model,
-    }
-    if taken is Step.TIME_OUT:
-        return TimedOut(**common, limit_seconds=record.timeout_seconds)
+def _outcome(record: Record, taken: Step, now: datetime, said: int) -> Outcome:
+    ending = outcomes.Ending(taken)
     if taken is Step.CANCEL:
-        return Cancelled(**common, why=record.cancel_why, requested_by=record.cancel_by)
-    message = f"its worker {record.attempts[-1].worker if record.attempts else ''} is gone"
-    return Failed(**common, reason=Reason.WORKER_LOST, message=message)
+        ending = outcomes.Ending(taken, record.cancel_why or "", requested_by=record.cancel_by)
+    elif taken is Step.FAIL:
+        ending = outcomes.worker_lost(record)
+    return outcomes.compose(record, ending, now, last_sequence=said)

@@ -283,13 +283,23 @@ class Turn:
             return draft
         return draft.model_copy(update={"detail": self.redactor.value(draft.detail)})
 
-    async def keep(self, emit: Emit, seconds: float, hold: Hold) -> Kept:
+    async def keep(
+        self, emit: Emit, seconds: float | None, hold: Hold, given_up: Callable[[], Awaitable[str]] | None = None
+    ) -> Kept:
         """Store what the run left; see `functions.execute.keep`."""
         if self._workspace is None:
             return Kept()
         keeper = Keeper(self._shop, self._task, self._directory / "artifacts", hold)
         conversation = await asyncio.to_thread(self.redactor.value, self._conversation)
-        return await keeper.keep(self._workspace, conversation, emit, seconds, keep_ignored=self._keep_ignored)
+        return await keeper.keep(
+            self._workspace,
+            conversation,
+            emit,
+            seconds,
+            given_up,
+            result=self.result,
+            keep_ignored=self._keep_ignored,
+        )
 
     async def close(self) -> None:
         """Put everything away."""

@@ -7,11 +7,11 @@ import hashlib
 import json
 from datetime import datetime
 
-from events import dataref, subjects
+from events import dataref, outcomes, subjects
 from events.envelope import Event, InvalidData, decode, new_event, parse
 from events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
-from events.facts import Accepted, Failed, FieldError, Rejected
-from events.lifecycle import Reason, State, Step
+from events.facts import Accepted, FieldError, Outcome, Rejected
+from events.lifecycle import Reason, State, Step, step
 from events.models import MAX_COMMAND_BYTES, Cleanup, EmptyWorkspace, Execute, Submit
 from events.record import Record
 from events.types import TYPES
@@ -184,7 +184,7 @@ async def _record(parts: Parts, event: Event, data: Submit, digest: str) -> Reco
         project_id=data.project_id,
         task_id=data.task_id,
         session_id=data.session_id,
-        state=State.PENDING,
+        state=step(None, Step.ACCEPT),
         title=title_of(data),
         labels=data.labels,
         model=f"{model.provider}/{model.model}" if model else parts.settings.model,
@@ -215,16 +215,12 @@ def _first_line(text: str) -> str:
 
 async def _fail(parts: Parts, event: Event, record: Record, why: str) -> None:
     """End what was accepted, and whose session was destroyed before it could join."""
-    fact = Failed(
-        execution_id=record.execution_id,
-        project_id=record.project_id,
-        attempt=0,
-        duration_ms=0,
-        model=record.model,
-        reason=Reason.INVALID_WORKSPACE,
-        message=why,
-    )
-    await parts.records.end(record.project_id, record.execution_id, lambda _: (Step.FAIL, fact), event)
+    ending = outcomes.Ending(Step.FAIL, why, Reason.INVALID_WORKSPACE)
+
+    def failed(record: Record) -> tuple[Step, Outcome]:
+        return ending.step, outcomes.compose(record, ending, parts.clock.now())
+
+    await parts.records.end(record.project_id, record.execution_id, failed, event)
 
 
 async def _hand_on(parts: Parts, event: Event, data: Submit) -> None:
@@ -262,10 +258,10 @@ async def _reject(parts: Parts, event: Event, ids: tuple[str, str], errors: list
     record = Record(
         execution_id=execution,
         project_id=project,
-        state=State.REJECTED,
+        state=step(None, Step.REJECT),
         title=_asked(event),
-        errors=errors,
-        message="; ".join(f"{e.field}: {e.message}" for e in errors)[:2000],
+        errors=outcomes.fit_errors(errors),
+        message="; ".join(f"{e.field}: {e.message}" for e in errors[: outcomes.MAX_ERRORS])[:2000],
         command_id=event.id,
         submitted_at=now,
         updated_at=now,

@@ -91,5 +91,5 @@ async def test_a_workspace_that_cannot_be_kept_is_said(tmp_path: Path) -> None:
 
     keeper = Keeper(cast(Any, None), cast(Any, None), in_the_way / "artifacts", Mine())
     kept = await keeper.keep(cast(Any, None), None, emit, 1.0)
-    assert kept.artifacts == ()
+    assert kept.objects == ()
     assert [draft.type for draft in said] == [ChunkType.GAP]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from datetime import datetime, timedelta
 
 import structlog
@@ -11,6 +12,7 @@ from events.envelope import Event
 from events.facts import Outcome
 from events.lifecycle import State, Step
 from events.record import Record
+from events.refs import ExecutionRef
 from functions import metrics
 from functions.common.output import fence_off
 from functions.common.ownership import SECOND_LOOK, owned
@@ -49,20 +51,35 @@ async def _look(parts: Parts, event: Event) -> int:
     open_ = 0
     unreadable: set[str] = set()
     suspects: list[tuple[Record, Step]] = []
-    async for record in parts.records.all(unreadable):
+
+    async def look(record: Record) -> None:
         if record.outbox:
             await parts.records.publish_outbox(record)
-        if record.terminal:
-            continue
-        open_ += 1
-        if (ending := await _judged(parts, record)) is not None:
+        if not record.terminal and (ending := await _judged(parts, record)) is not None:
             suspects.append((record, ending))
+
+    async def end(record: Record, ending: Step) -> None:
+        if not await owned(parts, record):
+            await _end(parts, record, ending, event)
+
+    async for record in parts.records.all(unreadable):
+        open_ += not record.terminal
+        if record.outbox or not record.terminal:
+            await _alone(parts, record, look(record))
     if suspects:
         await parts.clock.sleep(SECOND_LOOK)
     for record, ending in suspects:
-        if not await owned(parts, record):
-            await _end(parts, record, ending, event)
+        await _alone(parts, record, end(record, ending))
     return open_ + len(unreadable)
+
+
+async def _alone(parts: Parts, record: Record, step: Coroutine[None, None, None]) -> None:
+    """One record's part of the sweep: its failure stops no other, and it is tried less and less often."""
+    ref = ExecutionRef(record.project_id, record.execution_id)
+    if parts.isolation.waits("sweep", ref.record_key):
+        step.close()
+        return
+    await parts.isolation.run("sweep", ref.record_key, step, **ref.log_fields)
 
 
 async def _judged(parts: Parts, record: Record) -> Step | None:

@@ -126,12 +126,12 @@ class Turn:
         await asyncio.to_thread(ground.check)  # costs less than OpenCode
         self._keep_ignored = ground.keep_ignored
         if ground.shared:
-            self._workspace = await ground.prepare(self._directory / "unused", self.redactor)
+            self._workspace = await ground.prepare(self._directory / "unused", self._hide)
         await emit(_phase("agent", "getting OpenCode ready"))
         slot = await self._acquire(target)
         await emit(_phase("workspace", f"preparing the workspace ({ground.label})"))
         if self._workspace is None:
-            self._workspace = await ground.prepare(slot.directory, self.redactor)
+            self._workspace = await ground.prepare(slot.directory, self._hide)
         self._assign(slot, target)
         turn = self._turn_spec(target, await self._resume(slot, session))
         self._agent = Agent(slot.server, turn, self._shop.parts.clock)
@@ -155,11 +155,14 @@ class Turn:
             unknown = f"the price of {target.display_name} is not known, so that limits.max_cost_usd cannot bound it"
             raise AgentFailed(Reason.BUDGET_EXCEEDED, f"{unknown}; set limits.max_total_tokens in its place")
         if target.api_key is not None:
-            secret = target.api_key.get_secret_value()
-            self.redactor.add(secret)
-            logs.SECRETS.add(secret)
-            self._cleanup.callback(logs.SECRETS.remove, secret)
+            self._hide(target.api_key.get_secret_value())
         return target
+
+    def _hide(self, secret: str) -> None:
+        """Keep a secret out of output and logs, in these until the attempt has ended."""
+        self.redactor.add(secret)
+        logs.SECRETS.add(secret)
+        self._cleanup.callback(logs.SECRETS.remove, secret)
 
     async def _session(self) -> Session | None:
         task, parts = self._task, self._shop.parts

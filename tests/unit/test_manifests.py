@@ -117,7 +117,7 @@ def test_only_the_gateway_is_seen_from_outside() -> None:
 
 
 def test_execute_takes_as_many_runs_as_its_worker_has_slots_and_holds_them_as_long() -> None:
-    """Knative's concurrency is MAX_CONCURRENT_TASKS, its timeouts and the drain cover TASK_TIMEOUT and ARTIFACT_WAIT."""
+    """Knative's concurrency is MAX_CONCURRENT_TASKS; its timeouts and the drain cover a run and its ARTIFACT_WAIT."""
     spec = knative_services()["execute"]["spec"]["template"]["spec"]
     told = config()
     longest = int(told["TASK_TIMEOUT"]) + int(told["ARTIFACT_WAIT"])

@@ -33,8 +33,8 @@ class Written:
     missing: int = 0
 
 
-async def in_order(parts: Parts, ref: ExecutionRef, last: int, *, gaps: bool) -> AsyncIterator[tuple[int, int, bytes]]:
-    """Yield every output chunk by its own sequence, each once: first and last sequence, and its line.
+async def in_order(parts: Parts, ref: ExecutionRef, last: int, *, gaps: bool) -> AsyncIterator[tuple[int, bytes]]:
+    """Yield every output chunk by its own sequence, each once: a line, and how many chunks it says are missing.
 
     A reconnect in mid-run can leave the stream with two chunks swapped or one twice; the sequence tells.
 
@@ -50,13 +50,13 @@ async def in_order(parts: Parts, ref: ExecutionRef, last: int, *, gaps: bool) ->
     wanted, size = 1, 0
     held: list[tuple[int, bytes]] = []
 
-    def gap(end: int) -> tuple[int, int, bytes]:
+    def gap(end: int) -> tuple[int, bytes]:
         if not gaps:
             raise Unavailable(f"output chunk {wanted} of {ref} is not in the stream (yet)")
         chunk = gap_chunk(wanted, end, parts.clock.now(), "lost")
-        return wanted, end, chunk.model_dump_json(exclude_none=True).encode()
+        return end - wanted + 1, chunk.model_dump_json(exclude_none=True).encode()
 
-    def ready(*, all_: bool) -> Iterator[tuple[int, int, bytes]]:
+    def ready(*, all_: bool) -> Iterator[tuple[int, bytes]]:
         nonlocal wanted, size
         while held and (all_ or held[0][0] <= wanted or len(held) > _HELD or size > _HELD_BYTES):
             if held[0][0] > wanted:
@@ -65,7 +65,7 @@ async def in_order(parts: Parts, ref: ExecutionRef, last: int, *, gaps: bool) ->
             sequence, data = heapq.heappop(held)
             size -= len(data)
             if sequence == wanted:
-                yield sequence, sequence, data
+                yield 0, data
                 wanted += 1
 
     async for message in parts.bus.history(subjects.OUTPUT, ref.output):
@@ -92,9 +92,9 @@ async def write_output(parts: Parts, ref: ExecutionRef, last: int, path: Path, *
     # mtime 0: the same output gives the same bytes, and so the same digest.
     with gzip.GzipFile(path, "wb", compresslevel=1, mtime=0) as file:
         try:
-            async for begin, end, data in in_order(parts, ref, last, gaps=gaps):
+            async for left_out, data in in_order(parts, ref, last, gaps=gaps):
                 count += 1
-                missing += end - begin
+                missing += left_out
                 first = first or data
                 newest = data
                 block += data + b"\n"

@@ -23,6 +23,9 @@ from functions.composition import Parts
 
 log = structlog.get_logger()
 
+#: No execution may ask for more.
+_DAY = 86_400
+
 #: A lease lives 10 s; a worker that started is given this long before a missing lease counts.
 LEASE_GRACE = timedelta(seconds=20)
 #: A further attempt may wait for a slot for hours, with nobody owning the execution. It gets what is left of the
@@ -86,7 +89,7 @@ async def _judged(parts: Parts, record: Record) -> Step | None:
     """How it should end, as it looks now; None: it goes on."""
     now = parts.clock.now()
     unowned = now - record.updated_at
-    overdue = now - (record.started_at or record.submitted_at) - timedelta(seconds=record.timeout_seconds)
+    overdue = now - (record.started_at or record.submitted_at) - timedelta(seconds=min(record.timeout_seconds, _DAY))
     if record.state is State.RUNNING:
         if unowned < LEASE_GRACE or await owned(parts, record):
             return None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from events import trace
+from events import outcomes, trace
 from events.envelope import Event
 from events.errors import Conflict, NotYetKnown, OcfError, Retry
 from events.facts import Outcome, Started
@@ -36,7 +36,6 @@ from functions.execute.verdict import HandedOn, Judge, Verdict, failed
 
 log = structlog.get_logger()
 
-_KEEP_SECONDS = 120.0
 _FLUSH_SECONDS = 30.0
 _FRAMES = 5
 
@@ -59,6 +58,8 @@ class Attempt:
         )
         self._began = self._parts.clock.monotonic()
         self._cancel_heard: float | None = None
+        #: Of a cancel, also after the verdict: then it ends the wait for S3.
+        self._cancelled = asyncio.Event()
         self._left = 0
         self._hearing = Hearing(self._parts.bus, self._parts.clock, *self._ids)
         self._replying: set[asyncio.Task[None]] = set()
@@ -111,6 +112,7 @@ class Attempt:
     def _take(self, data: Cancel | Reply) -> None:
         if isinstance(data, Cancel):
             self._cancel_heard = self._parts.clock.monotonic()
+            self._cancelled.set()
             self._turn.refuse("the execution is being cancelled")
             self._judge.decide(Verdict(Step.CANCEL, data.why or "", requested_by=data.requested_by))
         else:
@@ -157,7 +159,7 @@ class Attempt:
         text = f"attempt {number} of {record.max_attempts}" if record.max_attempts > 1 else "started"
         detail = {"state": State.RUNNING.value, "attempt": number}
         await self._publisher.emit(Draft(type=ChunkType.STATUS, data=text, detail=detail))
-        waited = outcome.milliseconds((record.started_at or self._now) - record.submitted_at)
+        waited = outcomes.milliseconds((record.started_at or self._now) - record.submitted_at)
         if number == 1 and not self._queued_in_session:
             metrics.queued.observe(waited / 1000)
         fact = Started(
@@ -252,6 +254,8 @@ class Attempt:
         await self._publisher.settle()  # the agent's last letters come before what is said about its end
         if missed := self._turn.follow_ups:
             await self._publisher.emit(_status(f"{missed} follow-up prompt{'s' * (missed > 1)} not taken up"))
+        if taken is Step.CANCEL:
+            self._cancelled.clear()  # that one is obeyed; another ends the wait for S3
         kept = await self._keep()
         # The same transition table that the record goes by.
         state = step(State.RUNNING, taken)
@@ -265,22 +269,33 @@ class Attempt:
         await self._until_kept(lambda: self._publisher.finish(_FLUSH_SECONDS))
 
         def decide(record: Record) -> tuple[Step, Outcome]:
-            ending = outcome.Ending(verdict, number, self._now, self._publisher.last)
-            return taken, outcome.fact(record, ending, self._turn.usage, self._turn.result, kept)
+            work = kept.work(self._turn.usage, self._turn.result)
+            ending, last = outcome.ending(verdict, taken), self._publisher.last
+            return taken, outcomes.compose(record, ending, self._now, work=work, last_sequence=last)
 
         await self._until_kept(lambda: self._parts.records.end(*self._ids, decide, self._event))
         log.info("execution ended", action="execution.ended", state=state.value, reason=verdict.reason, **self._named)
 
     async def _keep(self) -> outcome.Kept:
         try:
-            return await self._turn.keep(self._publisher.emit, _KEEP_SECONDS, self._lease)
+            wait = self._parts.settings.artifact_wait or None
+            return await self._turn.keep(self._publisher.emit, wait, self._lease, self._given_up_waiting)
         except OcfError:
             raise
         except Exception as error:
             self._unforeseen(error)
             said = "the workspace could not be stored: an error of the worker's own"
             await self._publisher.emit(Draft(type=ChunkType.GAP, data=said, detail={"reason": "not_stored"}))
-            return outcome.Kept()
+            return outcome.Kept(artifacts="lost", message=said)
+
+    async def _given_up_waiting(self) -> str:
+        """Return why the end is to wait for S3 no longer, once somebody says so."""
+        told = [asyncio.create_task(self._cancelled.wait()), asyncio.create_task(self._judge.released.wait())]
+        try:
+            await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end(told)
+        return "cancelled while it waited" if self._cancelled.is_set() else "this worker is shutting down"
 
     def _unforeseen(self, error: Exception) -> str:
         """Log it; what kind of error it was. Not its message, which may quote what the agent has said."""

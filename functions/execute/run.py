@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from events import outcomes
 from events.envelope import Event
 from events.errors import Conflict, NotYetKnown, Retry
 from events.lifecycle import Step, step
@@ -117,10 +118,11 @@ class Run:
             record = record.model_copy(update={"attempts": outcome.closed(record.attempts, now, "worker_lost")})
             attempts = list(record.attempts)
             if record.cancel_requested:
-                fact = outcome.cancelled(record, now, record.cancel_why, record.cancel_by)
-                return self._parts.records.ended(record, Step.CANCEL, fact, cause=self._event)
+                ending = outcomes.Ending(Step.CANCEL, record.cancel_why or "", requested_by=record.cancel_by)
+                fact = outcomes.compose(record, ending, now)
+                return self._parts.records.ended(record, ending.step, fact, cause=self._event)
             if attempts and record.attempts_spent >= record.max_attempts:
-                lost = outcome.worker_lost(record, now)
+                lost = outcomes.compose(record, outcomes.worker_lost(record), now)
                 return self._parts.records.ended(record, Step.FAIL, lost, cause=self._event)
             attempts.append(AttemptRecord(number=len(attempts) + 1, worker=worker, started_at=now))
             changes = {

@@ -45,7 +45,7 @@ async def test_a_worker_starts_whatever_its_predecessor_left(tmp_path: Path, mon
     deep(tmp_path / "slots" / "one" / "workspace")
     deep(tmp_path / EXECUTION / "base")
     async with open_shop(bench(STATE_DIR=tmp_path, SANDBOX="off").parts) as shop:
-        assert not (tmp_path / "slots").exists()
+        assert not (tmp_path / "slots" / "one").exists()
         await Worker(shop).tidy()
     assert leftovers(tmp_path, set()) == []
 

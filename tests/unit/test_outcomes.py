@@ -108,7 +108,7 @@ async def test_a_rejection_names_as_many_fields_as_fit() -> None:
     b, execution = bench(), str(uuid.uuid4())
     errors = [FieldError(field="permissions." + "\u0001" * 200, message="is none")] * 20_000
     cause = b.submit(execution)
-    await b.parts.records.reject(Rejected(execution_id=execution, project_id=PROJECT, errors=errors), cause)
+    await b.parts.records.reject(Rejected(execution_id=execution, project_id=PROJECT, errors=errors), cause, key="k")
     said = json.loads((await b.fact(execution, "rejected")).data)["errors"]
     assert len(said) <= outcomes.MAX_ERRORS + 1
     assert said[-1]["message"] == f"{20_000 - len(said) + 1} more fields are wrong"

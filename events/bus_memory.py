@@ -11,8 +11,20 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from events import streams
-from events.errors import Conflict, Unavailable
-from events.ports import Backlog, Clock, ConsumerSpec, ConsumerState, Delivery, Entry, Fence, Inbox, Message
+from events.errors import Conflict, TooLarge, Unavailable
+from events.limits import MESSAGE_BYTES
+from events.ports import (
+    Backlog,
+    Clock,
+    ConsumerSpec,
+    ConsumerState,
+    Delivery,
+    Entry,
+    Fence,
+    Inbox,
+    Message,
+    message_size,
+)
 
 #: Seconds between two looks for deliveries that have become due meanwhile.
 _LOOK = 0.02
@@ -133,6 +145,7 @@ class MemoryBus:
         self._changed = asyncio.Event()
 
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str], *, only_first: bool = False) -> int:
+        _check_size(subject, data, headers)
         stream = next(s for s in self._streams.values() if any(subject_matches(p, subject) for p in s.spec.subjects))
         message_id = headers.get("Nats-Msg-Id")
         if message_id is not None and message_id in stream.ids:
@@ -272,6 +285,12 @@ class MemoryBus:
         """Always."""
 
 
+def _check_size(name: str, data: bytes, headers: Mapping[str, str]) -> None:
+    size = message_size(data, headers)
+    if size > MESSAGE_BYTES:
+        raise TooLarge(f"{name}: {size} bytes with headers; at most {MESSAGE_BYTES}")
+
+
 @dataclass
 class _Value:
     data: bytes
@@ -302,6 +321,7 @@ class MemoryBucket:
         return await self.update(key, value, 0, ttl=ttl)
 
     async def update(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> int:
+        _check_size(key, value, {})
         newest = self._live(key)
         if (newest.revision if newest else 0) != revision:
             raise Conflict(f"{key} was changed by somebody else")

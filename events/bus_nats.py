@@ -21,12 +21,14 @@ from nats.js.errors import APIError, NotFoundError
 from nats.js.errors import Error as JetStreamError
 
 from events.credentials import INBOX, inbox_of
-from events.errors import Conflict, Unavailable
-from events.ports import Backlog, ConsumerSpec, ConsumerState, Delivery, Inbox, Message
+from events.errors import Conflict, TooLarge, Unavailable
+from events.limits import MESSAGE_BYTES, MIB
+from events.ports import Backlog, ConsumerSpec, ConsumerState, Delivery, Inbox, Message, message_size
 from events.writer_nats import WRONG_LAST_SEQUENCE, NatsWriter, Writers
 
 log = structlog.get_logger()
 
+_MESSAGE_TOO_LARGE = 10054
 _NO_SUCH_MESSAGE = (10037, 10043)
 #: A consumer of that name exists and begins elsewhere, which no update can change.
 _OTHER_CONFIG = 10012
@@ -34,6 +36,8 @@ _OTHER_CONFIG = 10012
 #: Without that, it would deliver minutes later, when the network is back, what a worker said that has lost its lease.
 UNACKED = 3.0
 _BATCH = 256
+#: Of one batch: many readers of large messages must fit in memory, and nats-py drops what is over its own limit.
+_BATCH_BYTES = 8 * MIB
 _TIMEOUT = 5.0
 
 
@@ -161,14 +165,23 @@ class NatsBus:
         sent = dict(headers)
         if only_first:
             sent["Nats-Expected-Last-Subject-Sequence"] = "0"
+        self._check_size(subject, data, sent)
         with _unavailable(f"publish to {subject}"):
             try:
                 ack = await self.js.publish(subject, data, headers=sent)
             except APIError as error:
                 if error.err_code == WRONG_LAST_SEQUENCE:
                     raise Conflict(f"{subject} already has a message") from None
+                if error.err_code == _MESSAGE_TOO_LARGE:
+                    raise TooLarge(f"{subject}: {len(data)} bytes are more than its stream takes") from None
                 raise
         return ack.seq
+
+    def _check_size(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
+        """Raise TooLarge for what the server would answer by closing the connection, which everybody here shares."""
+        size, most = message_size(data, headers), min(MESSAGE_BYTES, self.nc.max_payload)
+        if size > most:
+            raise TooLarge(f"{subject}: {size} bytes with headers; at most {most}")
 
     def writer(
         self,
@@ -180,22 +193,24 @@ class NatsBus:
         return self._writers.open(subject, may_repeat, on_fenced)
 
     async def publish_live(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
+        self._check_size(subject, data, headers)
         with _unavailable(f"publish to {subject}"):
             await self.nc.publish(subject, data, headers=dict(headers))
 
     async def history(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
         """Batched direct gets (ADR-31): no consumer to create, to lose or to clean up."""
         while True:
-            batch = await self._batch(stream, subject, after + 1)
+            batch, pending = await self._batch(stream, subject, after + 1)
             for message in batch:
                 yield message
                 after = message.sequence
-            if len(batch) < _BATCH:
+            if not batch or not pending:
                 return
 
-    async def _batch(self, stream: str, subject: str, start: int) -> list[Message]:
+    async def _batch(self, stream: str, subject: str, start: int) -> tuple[list[Message], int]:
+        """The next messages, and how many the stream has behind them."""
         found: list[Message] = []
-        ended: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
+        ended: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
 
         # A callback and not `next_msg`, which makes a task and a timer for every message.
         async def take(msg: Msg) -> None:
@@ -203,11 +218,11 @@ class NatsBus:
             if "Status" not in headers:
                 found.append(_direct(msg.data, headers))
             elif not ended.done():
-                ended.set_result((headers["Status"], headers.get("Description", "")))
+                ended.set_result(headers)
 
         inbox = self.nc.new_inbox()
         sub = await self.nc.subscribe(inbox, cb=take)
-        request = {"seq": start, "next_by_subj": subject, "batch": _BATCH}
+        request = {"seq": start, "next_by_subj": subject, "batch": _BATCH, "max_bytes": _BATCH_BYTES}
         try:
             with _unavailable(f"read {stream}"):
                 await self.nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
@@ -219,10 +234,10 @@ class NatsBus:
                     await asyncio.wait((ended,), timeout=_TIMEOUT)
         finally:
             await sub.unsubscribe()
-        status, description = ended.result()
-        if status not in ("204", "404"):  # end of batch; nothing (more) there
-            raise Unavailable(f"read {stream}: {status} {description}")
-        return found
+        end = ended.result()
+        if end["Status"] not in ("204", "404"):  # end of batch; nothing (more) there
+            raise Unavailable(f"read {stream}: {end['Status']} {end.get('Description', '')}")
+        return found, int(end.get("Nats-Num-Pending", 0))
 
     async def first(self, stream: str, subject: str, *, after: int = 0) -> Message | None:
         with _unavailable(f"read {stream}"):

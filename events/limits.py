@@ -11,6 +11,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import to_json
+
 from events.errors import InvalidEvent
 
 KIB, MIB = 1024, 1024 * 1024
@@ -68,6 +70,14 @@ AGENT_MESSAGE = JsonLimit(bytes=32 * MIB, depth=100, values=500_000)
 #: An archived output, line by line; the whole of it inflated.
 ARCHIVE_LINE = JsonLimit(bytes=MIB, depth=64, values=50_000)
 ARCHIVE = InflateLimit(bytes=1024 * MIB, ratio=200)
+
+#: One NATS message, headers included (`max_payload` of nats-server, `max_msg_size` of the streams).
+MESSAGE_BYTES = MIB
+#: A record in its bucket, as it is written; the rest of the message is for headers.
+RECORD_BYTES = MESSAGE_BYTES - 32 * KIB
+
+_MARK = "… (shortened; {} bytes in all)"
+_MARK_BYTES = 64
 
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -173,3 +183,26 @@ def check_value(value: object, limit: JsonLimit) -> None:
 def _no_constant(name: str) -> float:
     """Refuse NaN and infinities: RFC 8259 has none, and no other reader would take what we write of them."""
     raise InvalidJson(f"not valid JSON: {name}")
+
+
+def json_size(text: str) -> int:
+    """Return the bytes that `text` takes within a JSON text, its escapes included and its quotes not."""
+    return len(to_json(text, inf_nan_mode="null")) - 2
+
+
+def shorten(text: str, limit: int) -> str:
+    """Cut `text` at a character border so that it takes at most `limit` bytes of JSON, and say so in it.
+
+    Args:
+        text: no lone surrogates in it.
+        limit: bytes, the mark included; below the mark's own 64 bytes nothing is left.
+    """
+    if len(text) * 6 <= limit or json_size(text) <= limit:
+        return text
+    if limit < _MARK_BYTES:
+        return ""
+    low, high = 0, min(len(text), limit)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if json_size(text[:middle]) <= limit - _MARK_BYTES else (low, middle - 1)
+    return text[:low] + _MARK.format(len(text.encode()))

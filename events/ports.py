@@ -30,6 +30,12 @@ class Message:
     behind: int = 0
 
 
+def message_size(data: bytes, headers: Mapping[str, str]) -> int:
+    """Bytes of a message on the wire, as nats-server counts them against its `max_payload`."""
+    lines = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
+    return len(data) + (lines + 12 if headers else 0)
+
+
 @dataclass(frozen=True)
 class Entry:
     """A value of a bucket with its revision, for compare-and-set."""
@@ -161,6 +167,7 @@ class Bus(Protocol):
 
         Raises:
             Conflict: `only_first`, and there is one.
+            TooLarge: with its headers it is larger than the bus takes, now and ever.
             Unavailable: not acknowledged in time.
         """
         ...
@@ -251,7 +258,7 @@ class Bus(Protocol):
 
 
 class Bucket(Protocol):
-    """A key-value bucket with compare-and-set. `ttl` is in whole seconds."""
+    """A key-value bucket with compare-and-set. `ttl` is in whole seconds. A value may be too large: TooLarge."""
 
     async def get(self, key: str) -> Entry | None: ...
 

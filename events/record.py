@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from events.facts import DiffSummary, FieldError
+from events.facts import ArtifactState, DiffSummary, FieldError
 from events.lifecycle import TERMINAL, Reason, State
 from events.models import ExecutionId, Kept, ProjectId, SessionId
 from events.output import TodoItem, Usage, Waiting
@@ -73,6 +73,10 @@ class Record(Kept):
     usage: Usage = Usage()
     diff: DiffSummary = DiffSummary()
     result: str = ""
+    result_bytes: int | None = None
+    artifacts: ArtifactState | None = None
+    artifacts_message: str | None = None
+    waited_ms: int = 0
     last_sequence: int = 0
     archived: bool = False
     output_expired: bool = False

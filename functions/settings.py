@@ -98,6 +98,13 @@ class Settings(BaseSettings):
         ge=8,
         description="of one agent's process tree; default and ceiling of limits.max_processes",
     )
+    artifact_wait: int = Field(
+        900,
+        alias="ARTIFACT_WAIT",
+        ge=0,
+        le=86_400,
+        description="seconds that the end of a run waits for S3 before its workspace is lost; 0: no limit",
+    )
     drain_seconds: int = Field(3600, alias="DRAIN_SECONDS", ge=0, description="grace of running work on SIGTERM")
 
     opencode_bin: Path | None = Field(None, alias="OPENCODE_BIN", description="the OpenCode executable")

@@ -8,7 +8,7 @@ from datetime import timedelta
 from events import dead_letters, subjects
 from events.commands import publish_command
 from events.envelope import Event, new_event
-from events.errors import Conflict, NotYetKnown
+from events.errors import Conflict, NotYetKnown, Unreadable
 from events.facts import Cleaned
 from events.lifecycle import State
 from events.models import Cancel, Cleanup
@@ -44,14 +44,22 @@ async def cleanup(parts: Parts, event: Event) -> None:
         return
     if wish.scope == "workspace":
         return  # the worker that holds the files hears this command on NATS itself
-    record = await parts.records.get(wish.project_id, wish.execution_id)
+    record, readable = None, True
+    try:
+        record = await parts.records.get(wish.project_id, wish.execution_id)
+    except Unreadable:
+        # Whatever it says, it can be deleted; a worker that has it is told to end first.
+        readable = False
+        if await parts.executions.get(ExecutionRef(wish.project_id, wish.execution_id).lease_key) is not None:
+            await _cancel(parts, wish, event)
+            raise Conflict(f"execution {wish.execution_id} runs; it is being cancelled first") from None
     if record is not None:
-        await _must_have_ended(parts, record, event)
-    elif not await _known(parts, wish):
+        await _must_have_ended(parts, record, wish, event)
+    elif readable and not await _known(parts, wish):
         raise NotYetKnown(f"execution {wish.execution_id} of project {wish.project_id} is not known")
     gone = subjects.fact(wish.project_id, wish.execution_id, "cleaned")
     commands = f"ocf.cmd.*.{wish.project_id}.{wish.execution_id}"
-    if record is None and await parts.bus.last(subjects.EVENTS, gone) is not None:
+    if record is None and readable and await parts.bus.last(subjects.EVENTS, gone) is not None:
         await parts.bus.purge(subjects.COMMANDS, commands)
         return  # done before
     if record is not None and record.session_id is not None:
@@ -75,12 +83,17 @@ async def _known(parts: Parts, wish: Cleanup) -> bool:
     return found is not None
 
 
-async def _must_have_ended(parts: Parts, record: Record, event: Event) -> None:
+async def _cancel(parts: Parts, wish: Cleanup, event: Event) -> None:
+    ref = ExecutionRef(wish.project_id, wish.execution_id)
+    cancel = Cancel(execution_id=ref.execution, project_id=ref.project, why="deleted")
+    told = new_event(CANCEL.type, cancel, source="/ocf/cleanup", time=parts.clock.now(), cause=event)
+    await publish_command(parts.bus, told, ref.project)
+
+
+async def _must_have_ended(parts: Parts, record: Record, wish: Cleanup, event: Event) -> None:
     if not record.terminal:
-        wish = Cancel(execution_id=record.execution_id, project_id=record.project_id, why="deleted")
-        told = new_event(CANCEL.type, wish, source="/ocf/cleanup", time=parts.clock.now(), cause=event)
         if not record.cancel_requested:
-            await publish_command(parts.bus, told, record.project_id)
+            await _cancel(parts, wish, event)
         raise Conflict(f"execution {record.execution_id} is {record.state.value}; it is being cancelled first")
     if record.outbox:
         await parts.records.publish_outbox(record)

@@ -24,8 +24,10 @@ async def retain(parts: Parts, event: Event) -> None:
     known = False
     async for record in parts.records.all():
         known = True
-        if record.ended_at is not None:
-            await _apply(parts, record, parts.clock.now())
+        ref = ExecutionRef(record.project_id, record.execution_id)
+        if record.ended_at is not None and not parts.isolation.waits("retention", ref.record_key):
+            step = _apply(parts, record, parts.clock.now())
+            await parts.isolation.run("retention", ref.record_key, step, **ref.log_fields)
     if not known or not parts.settings.retention:
         await stop_retaining(parts.bus)
     elif old(event, parts.clock.now()):

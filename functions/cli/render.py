@@ -211,6 +211,7 @@ def ending(status: dict[str, Any]) -> str:
         parts.append(f"[dim]{escape(str(status['model']))}[/]")
     said = " · ".join(part for part in parts if part)
     problems = [str(status["message"])] if status.get("message") else []
+    problems += [str(status["artifacts_message"])] if status.get("artifacts") in ("lost", "pending") else []
     problems += [f"{error['field']}: {error['message']}" for error in status.get("errors") or []]
     return printable("\n".join([said, *(f"  {escape(problem)}" for problem in problems)]))
 

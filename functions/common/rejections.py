@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from events import subjects
+from events import outcomes, subjects
 from events.envelope import Event
 from events.errors import Conflict, InvalidEvent
 from events.facts import FieldError, Rejected, SessionRejected
@@ -104,7 +104,7 @@ def _record(parts: Parts, ref: ExecutionRef, refusal: Refusal, title: str, now: 
         project_id=ref.project,
         state=step(None, Step.REJECT),
         title=title,
-        errors=list(refusal.errors),
+        errors=outcomes.fit_errors(refusal.errors),
         message="; ".join(f"{e.field}: {e.message}" for e in refusal.errors)[:2000],
         command_id=refusal.cause.id if refusal.cause else "",
         submitted_at=now,

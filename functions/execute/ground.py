@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from events.errors import SealError
 from events.models import EmptyWorkspace, Execute, GitWorkspace, SharedWorkspace
-from events.redact import Redactor
 from events.refs import SessionRef
 from events.session_record import Session
 from functions import workspace
@@ -71,9 +71,10 @@ class Ground:
         if self._saved is None:
             workspace.check(self._source, self._sources)
 
-    async def prepare(self, target: Path, redactor: Redactor, own: workspace.Own) -> workspace.Prepared:
-        """Fill `target` (a shared one is used in place), give it to its user by `own`, and record what it was; secrets
-        of it go to `redactor`.
+    async def prepare(self, target: Path, on_secret: Callable[[str], None], own: workspace.Own) -> workspace.Prepared:
+        """Fill `target` (a shared one is used in place), give it to its user by `own`, and record what it was.
+
+        `on_secret` is given its token.
 
         Raises:
             InvalidWorkspace: it cannot be had.
@@ -84,7 +85,7 @@ class Ground:
             return await workspace.restore(archive, target, private, self._sources.limits, own)
         token = self._token()
         if token is not None:
-            redactor.add(token)
+            on_secret(token)
         return await workspace.prepare(self._source, target, self._sources, private=private, token=token, own=own)
 
     def _token(self) -> str | None:

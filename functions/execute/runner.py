@@ -11,7 +11,7 @@ from datetime import datetime
 
 import structlog
 
-from events import trace
+from events import outcomes, trace
 from events.envelope import Event
 from events.errors import Conflict, NotYetKnown, OcfError, Retry
 from events.facts import Outcome, Started
@@ -39,7 +39,6 @@ from functions.execute.verdict import HandedOn, Judge, Verdict, failed
 
 log = structlog.get_logger()
 
-_KEEP_SECONDS = 120.0
 _FLUSH_SECONDS = 30.0
 _FRAMES = 5
 #: So many attempts may end before OpenCode was ready, on a crowded machine; then it is OpenCode's own fault.
@@ -78,6 +77,8 @@ class Runner:
         self._began: float | None = None
         self._spoken = False
         self._cancel_heard: float | None = None
+        #: Of a cancel, also after the verdict: then it ends the wait for S3.
+        self._cancelled = asyncio.Event()
         self._left = 0
         self._replying: set[asyncio.Task[None]] = set()
 
@@ -147,10 +148,11 @@ class Runner:
             record = record.model_copy(update={"attempts": outcome.closed(record.attempts, now, "worker_lost")})
             attempts = list(record.attempts)
             if record.cancel_requested:
-                fact = outcome.cancelled(record, now, record.cancel_why, record.cancel_by)
-                return self._parts.records.ended(record, Step.CANCEL, fact, cause=self._event)
+                ending = outcomes.Ending(Step.CANCEL, record.cancel_why or "", requested_by=record.cancel_by)
+                fact = outcomes.compose(record, ending, now)
+                return self._parts.records.ended(record, ending.step, fact, cause=self._event)
             if attempts and record.attempts_spent >= record.max_attempts:
-                lost = outcome.worker_lost(record, now)
+                lost = outcomes.compose(record, outcomes.worker_lost(record), now)
                 return self._parts.records.ended(record, Step.FAIL, lost, cause=self._event)
             attempts.append(Attempt(number=len(attempts) + 1, worker=worker, started_at=now))
             changes = {
@@ -210,6 +212,7 @@ class Runner:
     def _take(self, data: Cancel | Reply) -> None:
         if isinstance(data, Cancel):
             self._cancel_heard = self._parts.clock.monotonic()
+            self._cancelled.set()
             self._turn.refuse("the execution is being cancelled")
             self.judge.decide(Verdict(Step.CANCEL, data.why or "", requested_by=data.requested_by))
         else:
@@ -248,7 +251,7 @@ class Runner:
         text = f"attempt {number} of {record.max_attempts}" if record.max_attempts > 1 else "started"
         detail = {"state": State.RUNNING.value, "attempt": number}
         await self._publisher.emit(Draft(type=ChunkType.STATUS, data=text, detail=detail))
-        waited = outcome.milliseconds((record.started_at or self._now) - record.submitted_at)
+        waited = outcomes.milliseconds((record.started_at or self._now) - record.submitted_at)
         if number == 1 and not self._queued_in_session:
             metrics.queued.observe(waited / 1000)
         fact = Started(
@@ -349,6 +352,8 @@ class Runner:
         await self._publisher.settle()  # the agent's last letters come before what is said about its end
         if missed := self._turn.follow_ups:
             await self._publisher.emit(_status(f"{missed} follow-up prompt{'s' * (missed > 1)} not taken up"))
+        if taken is Step.CANCEL:
+            self._cancelled.clear()  # that one is obeyed; another ends the wait for S3
         kept = await self._keep()
         # The same transition table that the record goes by.
         state = step(State.RUNNING, taken)
@@ -362,8 +367,9 @@ class Runner:
         await self._until_kept(lambda: self._publisher.finish(_FLUSH_SECONDS))
 
         def decide(record: Record) -> tuple[Step, Outcome]:
-            ending = outcome.Ending(verdict, number, self._now, self._publisher.last)
-            return taken, outcome.fact(record, ending, self._turn.usage, self._turn.result, kept)
+            work = kept.work(self._turn.usage, self._turn.result)
+            ending, last = outcome.ending(verdict, taken), self._publisher.last
+            return taken, outcomes.compose(record, ending, self._now, work=work, last_sequence=last)
 
         await self._until_kept(lambda: self._parts.records.end(*self._ids, decide, self._event))
         log.info(
@@ -372,14 +378,24 @@ class Runner:
 
     async def _keep(self) -> outcome.Kept:
         try:
-            return await self._turn.keep(self._publisher.emit, _KEEP_SECONDS, self._lease)
+            wait = self._parts.settings.artifact_wait or None
+            return await self._turn.keep(self._publisher.emit, wait, self._lease, self._given_up_waiting)
         except OcfError:
             raise
         except Exception as error:
             self._unforeseen(error)
             said = "the workspace could not be stored: an error of the worker's own"
             await self._publisher.emit(Draft(type=ChunkType.GAP, data=said, detail={"reason": "not_stored"}))
-            return outcome.Kept()
+            return outcome.Kept(artifacts="lost", message=said)
+
+    async def _given_up_waiting(self) -> str:
+        """Return why the end is to wait for S3 no longer, once somebody says so."""
+        told = [asyncio.create_task(self._cancelled.wait()), asyncio.create_task(self.judge.released.wait())]
+        try:
+            await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end(told)
+        return "cancelled while it waited" if self._cancelled.is_set() else "this worker is shutting down"
 
     def _unforeseen(self, error: Exception) -> str:
         """Log it; what kind of error it was. Not its message, which may quote what the agent has said."""

@@ -139,12 +139,12 @@ class Turn:
         await asyncio.to_thread(ground.check)  # costs less than OpenCode
         self._keep_ignored = ground.keep_ignored
         if ground.shared:
-            self._workspace = await ground.prepare(self._directory / "unused", self.redactor, self._own_shared)
+            self._workspace = await ground.prepare(self._directory / "unused", self._hide, self._own_shared)
         await emit(_phase("agent", "getting OpenCode ready"))
         slot = await self._acquire(target)
         await emit(_phase("workspace", f"preparing the workspace ({ground.label})"))
         if self._workspace is None:
-            self._workspace = await ground.prepare(slot.directory, self.redactor, slot.own)
+            self._workspace = await ground.prepare(slot.directory, self._hide, slot.own)
         self._assign(slot, target)
         turn = self._turn_spec(target, await self._resume(slot, session))
         self._agent = Agent(slot.server, turn, self._shop.parts.clock)
@@ -168,11 +168,14 @@ class Turn:
             unknown = f"the price of {target.display_name} is not known, so that limits.max_cost_usd cannot bound it"
             raise AgentFailed(Reason.BUDGET_EXCEEDED, f"{unknown}; set limits.max_total_tokens in its place")
         if target.api_key is not None:
-            secret = target.api_key.get_secret_value()
-            self.redactor.add(secret)
-            logs.SECRETS.add(secret)
-            self._cleanup.callback(logs.SECRETS.remove, secret)
+            self._hide(target.api_key.get_secret_value())
         return target
+
+    def _hide(self, secret: str) -> None:
+        """Keep a secret out of output and logs, in these until the attempt has ended."""
+        self.redactor.add(secret)
+        logs.SECRETS.add(secret)
+        self._cleanup.callback(logs.SECRETS.remove, secret)
 
     async def _session(self) -> Session | None:
         task, parts = self._task, self._shop.parts
@@ -301,13 +304,23 @@ class Turn:
             return draft
         return draft.model_copy(update={"detail": self.redactor.value(draft.detail)})
 
-    async def keep(self, emit: Emit, seconds: float, hold: Hold) -> Kept:
+    async def keep(
+        self, emit: Emit, seconds: float | None, hold: Hold, given_up: Callable[[], Awaitable[str]] | None = None
+    ) -> Kept:
         """Store what the run left; see `functions.execute.keep`."""
         if self._workspace is None:
             return Kept()
         keeper = Keeper(self._shop, self._task, self._directory / "artifacts", hold)
         conversation = await asyncio.to_thread(self.redactor.value, self._conversation)
-        return await keeper.keep(self._workspace, conversation, emit, seconds, keep_ignored=self._keep_ignored)
+        return await keeper.keep(
+            self._workspace,
+            conversation,
+            emit,
+            seconds,
+            given_up,
+            result=self.result,
+            keep_ignored=self._keep_ignored,
+        )
 
     async def close(self) -> None:
         """Put everything away."""

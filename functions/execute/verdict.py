@@ -39,6 +39,8 @@ class Judge:
     def __init__(self) -> None:
         self._decided = asyncio.Event()
         self._verdict: Verdict | None = None
+        #: Set when this worker is to give the execution up, also after a verdict.
+        self.released = asyncio.Event()
 
     @property
     def verdict(self) -> Verdict | None:
@@ -47,6 +49,8 @@ class Judge:
 
     def decide(self, verdict: Verdict) -> None:
         """Take the first."""
+        if verdict.step is None:
+            self.released.set()
         if self._verdict is None:
             self._verdict = verdict
             self._decided.set()

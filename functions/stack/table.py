@@ -129,6 +129,7 @@ def environment(plan: Plan) -> dict[str, str]:
     functions["execute"] = f"{plan.url('execute')}/fn/execute"
     chosen = {
         "WORKSPACE_SOURCES": sources,
+        "ARTIFACT_WAIT": "0",  # on one machine whoever runs the stack sees that S3 is away, and can cancel
         "DRAIN_SECONDS": _DRAIN_SECONDS,
         "ENCRYPTION_KEY": keys.encryption_key,
         "LOG_LEVEL": "info",

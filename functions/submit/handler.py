@@ -6,13 +6,13 @@ import asyncio
 import hashlib
 from datetime import datetime
 
-from events import dataref, subjects
+from events import dataref, outcomes, subjects
 from events import limits as input_limits
 from events.commands import publish_command
 from events.envelope import Event, InvalidData, decode, new_event, parse
 from events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
-from events.facts import Accepted, Failed, FieldError
-from events.lifecycle import Reason, State, Step
+from events.facts import Accepted, FieldError, Outcome
+from events.lifecycle import Reason, State, Step, step
 from events.models import MAX_COMMAND_BYTES, Cleanup, EmptyWorkspace, Execute, Submit
 from events.ports import Message
 from events.record import Record
@@ -197,7 +197,7 @@ async def _record(parts: Parts, event: Event, data: Submit, digest: str) -> Reco
         project_id=data.project_id,
         task_id=data.task_id,
         session_id=data.session_id,
-        state=State.PENDING,
+        state=step(None, Step.ACCEPT),
         title=title_of(data),
         labels=data.labels,
         model=f"{model.provider}/{model.model}" if model else parts.settings.model,
@@ -228,16 +228,12 @@ def _first_line(text: str) -> str:
 
 async def _fail(parts: Parts, event: Event, record: Record, why: str) -> None:
     """End what was accepted, and whose session was destroyed before it could join."""
-    fact = Failed(
-        execution_id=record.execution_id,
-        project_id=record.project_id,
-        attempt=0,
-        duration_ms=0,
-        model=record.model,
-        reason=Reason.INVALID_WORKSPACE,
-        message=why,
-    )
-    await parts.records.end(record.project_id, record.execution_id, lambda _: (Step.FAIL, fact), event)
+    ending = outcomes.Ending(Step.FAIL, why, Reason.INVALID_WORKSPACE)
+
+    def failed(record: Record) -> tuple[Step, Outcome]:
+        return ending.step, outcomes.compose(record, ending, parts.clock.now())
+
+    await parts.records.end(record.project_id, record.execution_id, failed, event)
 
 
 async def _hand_on(parts: Parts, event: Event, data: Submit, ref: ExecutionRef) -> None:

@@ -13,7 +13,8 @@ from events import subjects
 from events.bucket_nats import NatsBucket
 from events.bus_memory import MemoryBucket, MemoryBus, subject_matches
 from events.bus_nats import connect
-from events.errors import Conflict, Unavailable
+from events.errors import Conflict, TooLarge, Unavailable
+from events.limits import MESSAGE_BYTES, RECORD_BYTES
 from events.ports import Backlog, Bucket, Bus, ConsumerSpec, Fence, Message
 from functions.clock import SystemClock
 from tests.support.nats import NatsServer
@@ -67,6 +68,44 @@ async def test_history_gives_what_was_published_in_order(bus: Bus) -> None:
     last = await bus.last(subjects.OUTPUT, subject)
     assert last is not None
     assert last.data == b"299"
+
+
+async def test_large_messages_are_read_in_bounded_batches(bus: Bus) -> None:
+    """More than a batch holds in bytes and less than it holds in messages: none is left out."""
+    project, execution = ids()
+    subject = subjects.output(project, execution)
+    for number in range(25):
+        await bus.publish(subject, str(number).encode().ljust(512 * 1024), {})
+    found = [int(data) async for data in _data(bus, subject)]
+    assert found == list(range(25))
+
+
+async def _data(bus: Bus, subject: str) -> AsyncIterator[bytes]:
+    async for message in bus.history(subjects.OUTPUT, subject):
+        yield message.data
+
+
+@pytest.mark.parametrize("headers", [{}, {"ce-why": "x" * 200_000}], ids=["data", "headers"])
+async def test_a_message_that_is_too_large_is_refused_and_hurts_nobody(bus: Bus, headers: dict[str, str]) -> None:
+    """The server would close the connection, which others of the process use: it is refused before that."""
+    project, execution = ids()
+    subject = subjects.output(project, execution)
+    async with bus.listen(subjects.live(project, execution)) as heard:
+        with pytest.raises(TooLarge, match="at most"):
+            await bus.publish(subject, b"x" * (MESSAGE_BYTES - 100_000 if headers else MESSAGE_BYTES + 1), headers)
+        await bus.publish(subject, b"small", {})
+        assert (await asyncio.wait_for(anext(heard), 5)).data == b"small"
+
+
+async def test_a_value_that_is_too_large_is_refused(bucket: Bucket) -> None:
+    """One as large as a record may be is kept."""
+    key = ".".join(ids())
+    revision = await bucket.create(key, b"x" * RECORD_BYTES)
+    with pytest.raises(TooLarge):
+        await bucket.update(key, b"x" * (MESSAGE_BYTES + 1), revision)
+    found = await bucket.get(key)
+    assert found is not None
+    assert len(found.value) == RECORD_BYTES
 
 
 async def test_the_same_message_id_is_kept_once(bus: Bus) -> None:

@@ -173,6 +173,11 @@ export function About({ task }: { task: Task }): ReactNode {
         </Fact>
         {task.timeout_seconds ? <Fact name="Time limit">{duration(task.timeout_seconds * 1_000)}</Fact> : null}
         {task.last_sequence ? <Fact name="Output">{plural(task.last_sequence, "chunk")}</Fact> : null}
+        {task.artifacts && task.artifacts !== "stored" ? (
+          <Fact name="Workspace">
+            <span title={task.artifacts_message ?? undefined}>{task.artifacts}</span>
+          </Fact>
+        ) : null}
         <Fact name="Archive">{task.archived ? "verified" : "not yet"}</Fact>
       </dl>
       {labels.length > 0 && (

@@ -69,6 +69,10 @@ class Shop:
         if self.binary is None or not self.binary.is_file():
             raise Unavailable(f"OpenCode is not at {self.binary}; set OPENCODE_BIN")
 
+    async def boundary_in_force(self) -> str:
+        """Readiness: what stands between two executions, for whoever asks."""
+        return self.boundary.said
+
     async def workspace_writable(self) -> None:
         """Readiness: runs can have files."""
         self.boundary.folders.check()

@@ -62,6 +62,10 @@ MODEL_REQUEST = JsonLimit(bytes=64 * MIB, depth=100, values=1_000_000)
 MODEL_ANSWER = JsonLimit(bytes=16 * MIB, depth=64, values=200_000)
 #: One answer or event of OpenCode, which repeats what the agent wrote.
 AGENT_MESSAGE = JsonLimit(bytes=32 * MIB, depth=100, values=500_000)
+#: Messages, parts, tools or steps of one run: a part a second for five days. Each costs the worker about 500 bytes.
+AGENT_PARTS = 500_000
+#: Characters of text whose message OpenCode has not named yet; it names it with the event before.
+AGENT_UNSAID = 32 * MIB
 #: An archived output, line by line; the whole of it inflated.
 ARCHIVE_LINE = JsonLimit(bytes=MIB, depth=64, values=50_000)
 ARCHIVE = InflateLimit(bytes=1024 * MIB, ratio=200)

@@ -207,6 +207,9 @@ class Agent:
             raise AgentFailed(reason, message, self._stderr())
         if translator.aborted and not self._aborting:
             raise AgentFailed(Reason.AGENT_ERROR, "OpenCode aborted the turn", self._stderr())
+        if translator.unfinished is not None and not self._aborting:
+            # An end that reads like an answer: whoever goes on from it takes half of it for the whole.
+            raise AgentFailed(*translator.unfinished, self._stderr())
         return AgentResult(translator.result_text, translator.usage, self.session_id, self._aborting)
 
     async def _pump(self, inbox: asyncio.Queue[Event]) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,10 @@ class OverLimit(InvalidEvent):
 
 class InvalidJson(InvalidEvent):
     """The input is not valid JSON."""
+
+
+class InvalidCompression(InvalidEvent):
+    """The input is not compressed as it says."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +62,22 @@ class InflateLimit:
 
 #: An event on the bus or over HTTP, its dataref resolved.
 EVENT = JsonLimit(bytes=16 * MIB, depth=64, values=200_000)
-#: A request of an agent to a model: a conversation, whose texts are what is long.
-MODEL_REQUEST = JsonLimit(bytes=64 * MIB, depth=100, values=1_000_000)
+#: A request of an agent to a model: a million tokens are 4 MB of text, and providers take up to 50 MB with the images.
+MODEL_REQUEST = JsonLimit(bytes=64 * MIB, depth=100, values=300_000)
+#: The same without its long texts: 10,000 messages and their tools are 4 MB and 100,000 values.
+MODEL_SKELETON = JsonLimit(bytes=16 * MIB, depth=100, values=300_000)
+#: Bytes of such requests that one execution may have in memory at once: the largest, and its subagents' beside it.
+MODEL_REQUESTS = 96 * MIB
+#: Requests of one execution at once: each subagent has one.
+MODEL_CALLS = 32
+#: Tokens an answer may have where the request names no bound: what OpenCode asks for.
+MODEL_OUTPUT_TOKENS = 32_000
 #: One event of a model's answer, or the whole answer where it does not stream.
 MODEL_ANSWER = JsonLimit(bytes=16 * MIB, depth=64, values=200_000)
+#: The same, of an endpoint that compresses although it is asked not to. A stream repeats itself with each event.
+MODEL_INFLATED = InflateLimit(bytes=256 * MIB, ratio=200)
+#: What is read of the error that a model endpoint answers with: providers say a sentence.
+MODEL_ERROR = JsonLimit(bytes=64 * KIB, depth=32, values=2_000)
 #: One answer or event of OpenCode, which repeats what the agent wrote.
 AGENT_MESSAGE = JsonLimit(bytes=32 * MIB, depth=100, values=500_000)
 #: Messages, parts, tools or steps of one run: a part a second for five days. Each costs the worker about 500 bytes.
@@ -75,6 +93,12 @@ _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
+def check_size(size: int, limit: JsonLimit | InflateLimit, what: str = "data") -> None:
+    """Raises OverLimit: it is longer than `limit`."""
+    if size > limit.bytes:
+        raise OverLimit(f"{what}: {size} bytes; at most {limit.bytes}")
+
+
 def check_json(data: bytes, limit: JsonLimit, what: str = "data") -> None:
     """Measure a JSON text without parsing it. It need not be valid.
 
@@ -86,8 +110,7 @@ def check_json(data: bytes, limit: JsonLimit, what: str = "data") -> None:
     Raises:
         OverLimit: it is longer, deeper or has more values than `limit`; names the limit.
     """
-    if len(data) > limit.bytes:
-        raise OverLimit(f"{what}: {len(data)} bytes; at most {limit.bytes}")
+    check_size(len(data), limit, what)
     opened = data.count(b"[") + data.count(b"{")
     members = data.count(b",") + opened
     if opened <= limit.depth and members <= limit.values:
@@ -143,3 +166,36 @@ def parse_json(data: bytes, limit: JsonLimit, what: str = "data") -> Any:  # noq
 def _no_constant(name: str) -> float:
     """Refuse NaN and infinities: RFC 8259 has none, and no other reader would take what we write of them."""
     raise InvalidJson(f"not valid JSON: {name}")
+
+
+class Inflater:
+    """Inflates one gzip or zlib stream (RFC 1952, 1950) piece by piece, within a limit.
+
+    Raises:
+        OverLimit: from `feed`: it becomes more than `limit`; at most 64 KiB more are in memory by then.
+        InvalidCompression: from `feed`: it is not compressed that way.
+    """
+
+    _PIECE = 64 * KIB
+
+    def __init__(self, limit: InflateLimit, what: str = "data") -> None:
+        self._limit, self._what = limit, what
+        self._zlib = zlib.decompressobj(wbits=47)  # either of the two, by its head
+        self._in = self._out = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What `data` adds, in pieces of at most 64 KiB."""
+        self._in += len(data)
+        limit = self._limit
+        while data:
+            try:
+                piece = self._zlib.decompress(data, self._PIECE)
+            except zlib.error:
+                raise InvalidCompression(f"{self._what}: not valid gzip or zlib data") from None
+            data = self._zlib.unconsumed_tail
+            self._out += len(piece)
+            check_size(self._out, limit, f"{self._what}, inflated")
+            if self._out > limit.slack and self._out > limit.ratio * self._in:
+                raise OverLimit(f"{self._what}: becomes more than {limit.ratio} times as long, and {limit.slack} bytes")
+            if piece:
+                yield piece

@@ -62,6 +62,13 @@ class Settings(BaseSettings):
         le=86_400,
         description="seconds without model or tool until `stalled`; default and ceiling of limits.silence_seconds",
     )
+    model_silence_seconds: int = Field(
+        300,
+        alias="MODEL_SILENCE_SECONDS",
+        ge=1,
+        le=86_400,
+        description="seconds without a byte until a model's answer is cut, and counts as a failure of its endpoint",
+    )
     max_memory_bytes: int = Field(
         4 * 1024**3,
         alias="MAX_MEMORY_BYTES",

@@ -109,7 +109,7 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
         log.warning("sandbox incomplete", action="sandbox.incomplete", sandboxed=sandboxed, missing=support.missing)
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     sandbox.protect_self()
-    upstream = Upstream(parts.clock)
+    upstream = Upstream(parts.clock, read_timeout=settings.model_silence_seconds)
     models = model_settings(settings)
     slots = await _slots(parts, upstream, models, sandboxed=sandboxed)
     slots.start()

@@ -32,7 +32,8 @@ from events.bucket_nats import NatsBucket
 from events.bus_nats import NatsBus, connect
 from events.lifecycle import State
 from events.output import Chunk, ChunkType
-from events.record import Record, record_key
+from events.record import Record
+from events.refs import ExecutionRef
 from events.store_memory import MemoryStore
 from functions import server
 from functions.clock import SystemClock
@@ -157,7 +158,7 @@ def _cpu(process: psutil.Process) -> float:
 async def _record(executions: NatsBucket, execution: str, **fields: object) -> None:
     given = {"state": State.RUNNING, "timeout_seconds": 60, **fields}
     record = Record.model_validate({"execution_id": execution, "project_id": "default", **given})
-    await executions.create(record_key("default", execution), record.model_dump_json().encode())
+    await executions.create(ExecutionRef("default", execution).record_key, record.model_dump_json().encode())
 
 
 async def flood(bench: Bench, executions: NatsBucket) -> dict[str, float]:

@@ -26,8 +26,10 @@ def pss(pid: int) -> int:
 
 
 def component_memory(stack: Stack) -> dict[str, int]:
-    """Bytes of each process of the stack, without what executions start."""
-    return {name: pss(pid) for name in ROWS if (pid := stack.pid(name)) is not None}
+    """Bytes of each process of the stack, execute with its workers, without the agents."""
+    found = {name: pss(pid) for name in ROWS if (pid := stack.pid(name)) is not None}
+    found["execute"] = found.get("execute", 0) + sum(pss(worker.pid) for worker in stack.workers())
+    return found
 
 
 def total(pids: Iterable[int]) -> int:

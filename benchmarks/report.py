@@ -139,7 +139,7 @@ def _summary(results: dict[str, Any]) -> str:
     for name, row in found:
         value = row.measured()
         assert row.target is not None
-        unit = "" if row.target.measure in ("ratio", "spread") else f" {row.unit}"
+        unit = "" if row.target.measure in ("ratio", "p95 ratio", "spread") else f" {row.unit}"
         shown = f"{_number(value)}{unit}" if value is not None else ""
         told.append(
             f"| [{row.figure}](#{name}) | {row.target.text()}{unit} | {shown} | {len(row.ours)} | "

@@ -11,8 +11,20 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from events import streams
-from events.errors import Conflict, Unavailable
-from events.ports import Backlog, Clock, ConsumerSpec, Delivery, Entry, Fence, Inbox, Message
+from events.errors import Conflict, TooLarge, Unavailable
+from events.limits import MESSAGE_BYTES
+from events.ports import (
+    Backlog,
+    Clock,
+    ConsumerSpec,
+    ConsumerState,
+    Delivery,
+    Entry,
+    Fence,
+    Inbox,
+    Message,
+    message_size,
+)
 
 #: Seconds between two looks for deliveries that have become due meanwhile.
 _LOOK = 0.02
@@ -39,6 +51,7 @@ class _Stream:
 
 @dataclass
 class _Consumer:
+    spec: ConsumerSpec
     after: int = 0
     acked: set[int] = field(default_factory=set)
     not_before: dict[int, float] = field(default_factory=dict)
@@ -62,6 +75,10 @@ class MemoryDelivery:
     async def ack(self) -> None:
         """Done."""
         self._consumer.acked.add(self._message.sequence)
+
+    async def ack_soon(self) -> None:
+        """Done."""
+        await self.ack()
 
     async def nak(self, delay: float) -> None:
         """Deliver again after `delay` seconds."""
@@ -128,6 +145,7 @@ class MemoryBus:
         self._changed = asyncio.Event()
 
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str], *, only_first: bool = False) -> int:
+        _check_size(subject, data, headers)
         stream = next(s for s in self._streams.values() if any(subject_matches(p, subject) for p in s.spec.subjects))
         message_id = headers.get("Nats-Msg-Id")
         if message_id is not None and message_id in stream.ids:
@@ -206,11 +224,14 @@ class MemoryBus:
                         await asyncio.wait_for(self._changed.wait(), _LOOK)
         except TimeoutError:
             return []
-        return [self._deliver(message, consumer, state) for message in found]
+        given = [self._deliver(message, consumer, state) for message in found]
+        behind = self._backlog(state).waiting
+        return [MemoryDelivery(replace(m, behind=behind), state, self, consumer.ack_wait) for m in given]
 
     def _consumer(self, spec: ConsumerSpec) -> _Consumer:
         if spec.name not in self._consumers:
-            self._consumers[spec.name] = _Consumer(self._streams[spec.stream].sequence if spec.from_now else 0)
+            after = self._streams[spec.stream].sequence if spec.from_now else max(0, spec.start - 1)
+            self._consumers[spec.name] = _Consumer(spec, after)
         return self._consumers[spec.name]
 
     def _due(self, consumer: ConsumerSpec, state: _Consumer) -> list[Message]:
@@ -224,16 +245,29 @@ class MemoryBus:
             and any(subject_matches(p, m.subject) for p in consumer.subjects)
         ]
 
-    def _deliver(self, message: Message, consumer: ConsumerSpec, state: _Consumer) -> Delivery:
+    def _deliver(self, message: Message, consumer: ConsumerSpec, state: _Consumer) -> Message:
         number = state.deliveries[message.sequence] = state.deliveries.get(message.sequence, 0) + 1
         state.not_before[message.sequence] = self.clock.monotonic() + consumer.ack_wait
-        return MemoryDelivery(replace(message, deliveries=number), state, self, consumer.ack_wait)
+        data = b"" if consumer.headers_only else message.data
+        return replace(message, data=data, deliveries=number)
 
     async def backlog(self, consumer: ConsumerSpec) -> Backlog:
-        state = self._consumer(consumer)
-        waiting = sum(m.sequence not in state.deliveries for m in self._due(consumer, state))
-        kept = (m.sequence for m in self._streams[consumer.stream].messages)
+        return self._backlog(self._consumer(consumer))
+
+    def _backlog(self, state: _Consumer) -> Backlog:
+        waiting = sum(m.sequence not in state.deliveries for m in self._due(state.spec, state))
+        kept = (m.sequence for m in self._streams[state.spec.stream].messages)
         return Backlog(waiting, sum(n in state.deliveries and n not in state.acked for n in kept))
+
+    async def consumers(self, stream: str) -> list[ConsumerState]:
+        found = [state for state in self._consumers.values() if state.spec.stream == stream]
+        return [ConsumerState(state.spec.name, state.spec.start, self._backlog(state)) for state in found]
+
+    async def open_consumer(self, consumer: ConsumerSpec) -> int:
+        return self._consumer(consumer).spec.start
+
+    async def remove_consumer(self, consumer: ConsumerSpec) -> None:
+        self._consumers.pop(consumer.name, None)
 
     async def purge(self, stream: str, subject: str) -> int:
         kept = self._streams[stream]
@@ -249,6 +283,12 @@ class MemoryBus:
 
     async def ready(self) -> None:
         """Always."""
+
+
+def _check_size(name: str, data: bytes, headers: Mapping[str, str]) -> None:
+    size = message_size(data, headers)
+    if size > MESSAGE_BYTES:
+        raise TooLarge(f"{name}: {size} bytes with headers; at most {MESSAGE_BYTES}")
 
 
 @dataclass
@@ -281,6 +321,7 @@ class MemoryBucket:
         return await self.update(key, value, 0, ttl=ttl)
 
     async def update(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> int:
+        _check_size(key, value, {})
         newest = self._live(key)
         if (newest.revision if newest else 0) != revision:
             raise Conflict(f"{key} was changed by somebody else")

@@ -15,23 +15,29 @@ import nats.errors
 import structlog
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 from nats.js.errors import Error as JetStreamError
 
 from events.credentials import INBOX, inbox_of
-from events.errors import Conflict, Unavailable
-from events.ports import Backlog, ConsumerSpec, Delivery, Inbox, Message
+from events.errors import Conflict, TooLarge, Unavailable
+from events.limits import MESSAGE_BYTES, MIB
+from events.ports import Backlog, ConsumerSpec, ConsumerState, Delivery, Inbox, Message, message_size
 from events.writer_nats import WRONG_LAST_SEQUENCE, NatsWriter, Writers
 
 log = structlog.get_logger()
 
+_MESSAGE_TOO_LARGE = 10054
 _NO_SUCH_MESSAGE = (10037, 10043)
+#: A consumer of that name exists and begins elsewhere, which no update can change.
+_OTHER_CONFIG = 10012
 #: Seconds that sent data may stay unacknowledged until the kernel gives the connection up (tcp(7), TCP_USER_TIMEOUT).
 #: Without that, it would deliver minutes later, when the network is back, what a worker said that has lost its lease.
 UNACKED = 3.0
 _BATCH = 256
+#: Of one batch: many readers of large messages must fit in memory, and nats-py drops what is over its own limit.
+_BATCH_BYTES = 8 * MIB
 _TIMEOUT = 5.0
 
 
@@ -77,6 +83,7 @@ class NatsDelivery:
             sequence=meta.sequence.stream,
             time=meta.timestamp,
             deliveries=meta.num_delivered or 1,
+            behind=meta.num_pending or 0,
         )
 
     @property
@@ -92,13 +99,19 @@ class NatsDelivery:
             # Unknown whether it arrived: it is delivered again then, which every handler bears.
             log.warning("acknowledgement not confirmed", action="bus.ack_unconfirmed", subject=self._msg.subject)
 
+    async def ack_soon(self) -> None:
+        """Done; does not wait for the server."""
+        await self._msg.ack()
+
     async def nak(self, delay: float) -> None:
         """Deliver again after `delay` seconds."""
-        await self._msg.nak(delay=delay)
+        with _unavailable("nak"):
+            await self._msg.nak(delay=delay)
 
     async def in_progress(self) -> None:
         """Still at work: start the ack wait anew."""
-        await self._msg.in_progress()
+        with _unavailable("in progress"):
+            await self._msg.in_progress()
 
 
 class NatsBus:
@@ -152,14 +165,23 @@ class NatsBus:
         sent = dict(headers)
         if only_first:
             sent["Nats-Expected-Last-Subject-Sequence"] = "0"
+        self._check_size(subject, data, sent)
         with _unavailable(f"publish to {subject}"):
             try:
                 ack = await self.js.publish(subject, data, headers=sent)
             except APIError as error:
                 if error.err_code == WRONG_LAST_SEQUENCE:
                     raise Conflict(f"{subject} already has a message") from None
+                if error.err_code == _MESSAGE_TOO_LARGE:
+                    raise TooLarge(f"{subject}: {len(data)} bytes are more than its stream takes") from None
                 raise
         return ack.seq
+
+    def _check_size(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
+        """Raise TooLarge for what the server would answer by closing the connection, which everybody here shares."""
+        size, most = message_size(data, headers), min(MESSAGE_BYTES, self.nc.max_payload)
+        if size > most:
+            raise TooLarge(f"{subject}: {size} bytes with headers; at most {most}")
 
     def writer(
         self,
@@ -171,22 +193,24 @@ class NatsBus:
         return self._writers.open(subject, may_repeat, on_fenced)
 
     async def publish_live(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
+        self._check_size(subject, data, headers)
         with _unavailable(f"publish to {subject}"):
             await self.nc.publish(subject, data, headers=dict(headers))
 
     async def history(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
         """Batched direct gets (ADR-31): no consumer to create, to lose or to clean up."""
         while True:
-            batch = await self._batch(stream, subject, after + 1)
+            batch, pending = await self._batch(stream, subject, after + 1)
             for message in batch:
                 yield message
                 after = message.sequence
-            if len(batch) < _BATCH:
+            if not batch or not pending:
                 return
 
-    async def _batch(self, stream: str, subject: str, start: int) -> list[Message]:
+    async def _batch(self, stream: str, subject: str, start: int) -> tuple[list[Message], int]:
+        """The next messages, and how many the stream has behind them."""
         found: list[Message] = []
-        ended: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
+        ended: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
 
         # A callback and not `next_msg`, which makes a task and a timer for every message.
         async def take(msg: Msg) -> None:
@@ -194,11 +218,11 @@ class NatsBus:
             if "Status" not in headers:
                 found.append(_direct(msg.data, headers))
             elif not ended.done():
-                ended.set_result((headers["Status"], headers.get("Description", "")))
+                ended.set_result(headers)
 
         inbox = self.nc.new_inbox()
         sub = await self.nc.subscribe(inbox, cb=take)
-        request = {"seq": start, "next_by_subj": subject, "batch": _BATCH}
+        request = {"seq": start, "next_by_subj": subject, "batch": _BATCH, "max_bytes": _BATCH_BYTES}
         try:
             with _unavailable(f"read {stream}"):
                 await self.nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
@@ -210,10 +234,10 @@ class NatsBus:
                     await asyncio.wait((ended,), timeout=_TIMEOUT)
         finally:
             await sub.unsubscribe()
-        status, description = ended.result()
-        if status not in ("204", "404"):  # end of batch; nothing (more) there
-            raise Unavailable(f"read {stream}: {status} {description}")
-        return found
+        end = ended.result()
+        if end["Status"] not in ("204", "404"):  # end of batch; nothing (more) there
+            raise Unavailable(f"read {stream}: {end['Status']} {end.get('Description', '')}")
+        return found, int(end.get("Nats-Num-Pending", 0))
 
     async def first(self, stream: str, subject: str, *, after: int = 0) -> Message | None:
         with _unavailable(f"read {stream}"):
@@ -273,31 +297,50 @@ class NatsBus:
                 return []
             except (JetStreamError, nats.errors.Error):
                 # The consumer may be gone (a new store, an operator): bind anew next time.
-                self._pulls.pop(consumer.name, None)
+                await self._unbind(consumer)
                 raise
             finally:
                 fetching.cancel()
                 lost.cancel()
 
     async def _bind(self, spec: ConsumerSpec) -> JetStreamContext.PullSubscription:
-        config = ConsumerConfig(
-            durable_name=spec.name,
-            ack_policy=AckPolicy.EXPLICIT,
-            deliver_policy=DeliverPolicy.NEW if spec.from_now else DeliverPolicy.ALL,
-            filter_subjects=list(spec.subjects),
-            ack_wait=spec.ack_wait,
-            max_ack_pending=spec.max_in_flight,
-            max_deliver=-1,  # the dispatcher counts and dead-letters; the server would only go silent
-        )
-        await self.js.add_consumer(spec.stream, config)
+        await self.js.add_consumer(spec.stream, _config(spec))
         pull = await self.js.pull_subscribe_bind(durable=spec.name, stream=spec.stream)
         self._pulls[spec.name] = pull
         return pull
+
+    async def _unbind(self, spec: ConsumerSpec) -> None:
+        pull = self._pulls.pop(spec.name, None)
+        if pull is not None and not self.nc.is_closed:
+            with suppress(nats.errors.Error):
+                await pull.unsubscribe()
 
     async def backlog(self, consumer: ConsumerSpec) -> Backlog:
         with _unavailable(f"look at {consumer.name}"):
             info = await self.js.consumer_info(consumer.stream, consumer.name)
         return Backlog(waiting=info.num_pending or 0, unsettled=info.num_ack_pending or 0)
+
+    async def consumers(self, stream: str) -> list[ConsumerState]:
+        found: list[ConsumerState] = []
+        with _unavailable(f"list the consumers of {stream}"):
+            while page := await self.js.consumers_info(stream, offset=len(found)):
+                found += [_state(info) for info in page]
+        return found
+
+    async def open_consumer(self, consumer: ConsumerSpec) -> int:
+        with _unavailable(f"create consumer {consumer.name}"):
+            try:
+                info = await self.js.add_consumer(consumer.stream, _config(consumer))
+            except APIError as error:
+                if error.err_code != _OTHER_CONFIG:
+                    raise
+                info = await self.js.consumer_info(consumer.stream, consumer.name)
+        return _state(info).start
+
+    async def remove_consumer(self, consumer: ConsumerSpec) -> None:
+        await self._unbind(consumer)
+        with _unavailable(f"remove consumer {consumer.name}"), suppress(NotFoundError):
+            await self.js.delete_consumer(consumer.stream, consumer.name)
 
     async def purge(self, stream: str, subject: str, *, through: int | None = None) -> int:
         """As the port says; with `through`, only messages up to that stream sequence."""
@@ -323,6 +366,26 @@ class NatsBus:
             raise Unavailable("not connected to NATS")
         with _unavailable("JetStream"):
             await self.js.account_info()
+
+
+def _config(spec: ConsumerSpec) -> ConsumerConfig:
+    policy = DeliverPolicy.NEW if spec.from_now else DeliverPolicy.ALL
+    return ConsumerConfig(
+        durable_name=spec.name,
+        ack_policy=AckPolicy.EXPLICIT,
+        deliver_policy=DeliverPolicy.BY_START_SEQUENCE if spec.start else policy,
+        opt_start_seq=spec.start or None,
+        filter_subjects=list(spec.subjects),
+        ack_wait=spec.ack_wait,
+        max_ack_pending=spec.max_in_flight or -1,
+        max_deliver=-1,  # the dispatcher counts and dead-letters; the server would only go silent
+        headers_only=spec.headers_only,
+    )
+
+
+def _state(info: ConsumerInfo) -> ConsumerState:
+    backlog = Backlog(waiting=info.num_pending or 0, unsettled=info.num_ack_pending or 0)
+    return ConsumerState(info.name, info.config.opt_start_seq or 0, backlog)
 
 
 def _direct(data: bytes, headers: Mapping[str, str]) -> Message:

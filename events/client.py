@@ -21,13 +21,15 @@ from events import dataref, splice, subjects
 from events.bucket_nats import NatsBucket
 from events.bus_nats import connect as connect_bus
 from events.client_sessions import SessionCalls
+from events.commands import publish_command
 from events.envelope import Event, decode, new_event
-from events.errors import NotYetKnown, OcfError
+from events.errors import InvalidEvent, NotYetKnown, OcfError
 from events.models import Cancel, Cleanup, Model, Reply, Submit
 from events.output import Chunk
 from events.ports import Bucket, Bus, Message, ObjectStore
-from events.record import Record, record_key
-from events.types import TERMINAL_TYPES, TYPES
+from events.record import Record
+from events.refs import ExecutionRef
+from events.types import TERMINAL_TYPES
 
 _Records = list[Record]
 _Events = list[Event]
@@ -111,12 +113,11 @@ class Client:
         event = event.with_extensions(**(extensions or {}))
         if self._store is not None:
             event = await dataref.offload(event, f"{self.project}/{id_}", self._store)
-        headers = {**event.headers(), "Nats-Msg-Id": event.id}
-        await self._bus.publish(TYPES[type_].subject(self.project, id_), event.data, headers)
+        await publish_command(self._bus, event, self.project)
 
     async def status(self, execution: str) -> Record:
         """Everything known of it but its output. Raises NotYetKnown."""
-        entry = await self._executions.get(record_key(self.project, execution))
+        entry = await self._executions.get(ExecutionRef(self.project, execution).record_key)
         if entry is None:
             raise NotYetKnown(f"execution {execution} of project {self.project} is not known")
         return Record.read(entry.value)
@@ -175,7 +176,11 @@ class Client:
         ):
             found += [message async for message in self._bus.history(stream, subject)]
         found.sort(key=lambda message: (message.time is None, message.time))
-        return [decode(message.headers, message.data) for message in found]
+        events = []
+        for message in found:
+            with suppress(InvalidEvent):  # a dead letter says what was wrong with it
+                events.append(decode(message.headers, message.data))
+        return events
 
 
 class _Ending:

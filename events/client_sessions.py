@@ -9,7 +9,8 @@ from typing import Any
 from events.errors import NotYetKnown
 from events.models import SessionAttach, SessionCommand, SessionCreate, SessionDestroy, SessionDetach
 from events.ports import Bucket
-from events.session_record import Session, session_key
+from events.refs import SessionRef
+from events.session_record import Session
 
 #: Publishes one command: its type, its data, and the id that is the last token of its subject.
 Publish = Callable[[str, SessionCommand, str], Awaitable[None]]
@@ -59,7 +60,7 @@ class SessionCalls:
 
     async def get(self, session: str) -> Session:
         """What is known of it. Raises NotYetKnown."""
-        entry = await self._bucket.get(session_key(self._project, session))
+        entry = await self._bucket.get(SessionRef(self._project, session).record_key)
         if entry is None:
             raise NotYetKnown(f"session {session} of project {self._project} is not known")
         return Session.read(entry.value)

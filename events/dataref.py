@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from events.envelope import Event
 from events.errors import InvalidEvent
+from events.limits import EVENT, check_json
 from events.models import MAX_COMMAND_BYTES, MAX_EVENT_BYTES
 from events.ports import ObjectStore
 
@@ -33,7 +34,7 @@ async def resolve(event: Event, prefix: str, store: ObjectStore) -> Event:
     Only objects below `prefix` (the execution's own) are followed: a reference is input from outside.
 
     Raises:
-        InvalidEvent: the reference points elsewhere, or the object is too large.
+        InvalidEvent: the reference points elsewhere, or the object is over the limits of an event.
     """
     reference = event.extensions.get("dataref")
     if reference is None or event.data:
@@ -44,5 +45,7 @@ async def resolve(event: Event, prefix: str, store: ObjectStore) -> Event:
     info = await store.head(key)
     if info is not None and info.size > MAX_COMMAND_BYTES:
         raise InvalidEvent(f"dataref: {info.size} bytes; at most {MAX_COMMAND_BYTES} (16 MiB)")
+    data = await store.get(key)
+    check_json(data, EVENT)
     extensions = {k: v for k, v in event.extensions.items() if k != "dataref"}
-    return replace(event, data=await store.get(key), extensions=extensions)
+    return replace(event, data=data, extensions=extensions)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +18,7 @@ from urllib.parse import quote, unquote
 
 from pydantic import ValidationError
 
-from events import trace
+from events import limits, trace
 from events.errors import InvalidEvent
 from events.facts import FieldError
 from events.models import Model
@@ -30,15 +31,23 @@ STRUCTURED = "application/cloudevents+json"
 _SAFE = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
 _CORE = ("id", "source", "type", "specversion", "subject", "time", "datacontenttype", "dataschema")
 _MAX_ATTRIBUTE = 4096
+_MAX_ATTRIBUTES = 64
+#: An attribute's name (CloudEvents 1.0.2, Naming Conventions; 20 characters are its advice, not its rule).
+_NAME = re.compile(r"[a-z0-9]{1,64}")
+_MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,100}/[a-z0-9!#$&^_.+-]{1,100}")
+#: What an error may quote of an input: one word. Anything else may be a prompt, and errors reach logs.
+_WORD = re.compile(r"[A-Za-z0-9._:/+@*\[\]-]{1,80}")
 _DATA = b',"data":'
+#: Most errors that one fact names, and the most bytes of them; what is beyond is counted.
+_MAX_ERRORS, _MAX_ERROR_BYTES, _MAX_MESSAGE = 100, 16 * limits.KIB, 500
 
 
 class InvalidData(InvalidEvent):
     """The event's data does not fit its type; `errors` names each field."""
 
     def __init__(self, errors: list[FieldError]) -> None:
-        super().__init__("; ".join(f"{e.field}: {e.message}" for e in errors))
-        self.errors = errors
+        self.errors = bounded(errors)
+        super().__init__("; ".join(f"{e.field}: {e.message}" for e in self.errors))
 
 
 @dataclass(frozen=True)
@@ -60,10 +69,16 @@ class Event:
         try:
             return TYPES[self.type]
         except KeyError:
-            raise InvalidEvent(f"type: {self.type[:120]!r} is not one of this system's event types") from None
+            raise InvalidEvent(f"type: {quoted(self.type)} is not one of this system's event types") from None
 
     def headers(self) -> dict[str, str]:
-        """Binary-mode headers, the same over NATS and HTTP."""
+        """Binary-mode headers of a NATS message. Some readers look for the content type under the one name, some under
+        the other (CloudEvents NATS binding 1.0.2, 3.1.1): both are written.
+        """
+        return {**self.http_headers(), "ce-datacontenttype": self.datacontenttype}
+
+    def http_headers(self) -> dict[str, str]:
+        """Binary-mode headers of an HTTP request."""
         headers = {
             "ce-specversion": "1.0",
             "ce-id": _encode(self.id),
@@ -155,7 +170,7 @@ def new_event(
 
 
 def parse(event: Event) -> Model:
-    """The event's data as the model of its type.
+    """The event's data as the model of its type. What callers send has exactly the types of the schema.
 
     Raises:
         InvalidData: every field that is wrong, by name.
@@ -163,73 +178,151 @@ def parse(event: Event) -> Model:
     """
     spec = event.spec
     try:
-        return spec.data.model_validate_json(event.data, extra="forbid" if spec.from_callers else "ignore")
+        return spec.data.model_validate_json(
+            event.data, extra="forbid" if spec.from_callers else "ignore", strict=spec.from_callers or None
+        )
     except ValidationError as error:
+        if (field := _lone_surrogate(event.data)) is not None:
+            raise InvalidData([_surrogate_error(field)]) from None
         raise InvalidData(field_errors(error)) from None
 
 
 def field_errors(error: ValidationError) -> list[FieldError]:
     """Pydantic's errors as field and message. The wrong value is left out: it may be a secret."""
-    return [
-        FieldError(field=".".join(str(part) for part in e["loc"]) or "data", message=e["msg"])
-        for e in error.errors(include_input=False, include_url=False, include_context=False)
-    ]
+    return bounded(
+        [
+            FieldError(field=_path(e["loc"]), message=e["msg"])
+            for e in error.errors(include_input=False, include_url=False, include_context=False)
+        ]
+    )
+
+
+def errors_of(error: InvalidEvent) -> list[FieldError]:
+    """What is wrong with an event, by field."""
+    if isinstance(error, InvalidData):
+        return error.errors
+    field, colon, message = str(error).partition(": ")
+    known = bool(colon) and _WORD.fullmatch(field) is not None
+    return bounded([FieldError(field=field if known else "event", message=message if known else str(error))])
+
+
+def bounded(errors: list[FieldError]) -> list[FieldError]:
+    """As many of them as fit in a fact; the last says how many more there are."""
+    kept: list[FieldError] = []
+    size = 0
+    for error in errors[:_MAX_ERRORS]:
+        cut = error.model_copy(update={"message": error.message[:_MAX_MESSAGE]})
+        size += len(cut.model_dump_json())
+        if size > _MAX_ERROR_BYTES:
+            break
+        kept.append(cut)
+    if len(kept) < len(errors):
+        kept.append(FieldError(field="data", message=f"{len(errors) - len(kept)} more errors"))
+    return kept
+
+
+def quoted(text: str) -> str:
+    """`text` in an error message: quoted where it is one word, else its length."""
+    return repr(text) if _WORD.fullmatch(text) else f"<{len(text)} characters>"
+
+
+def _path(parts: Sequence[object]) -> str:
+    # `[key]` is pydantic's mark of a dict's key, which is the part before it.
+    named = (str(part) for part in parts if part != "[key]")
+    return ".".join(part if _WORD.fullmatch(part) else f"<{len(part)} characters>" for part in named) or "data"
 
 
 def decode(headers: Mapping[str, str], body: bytes) -> Event:
     """A CloudEvent from a NATS message or an HTTP request, binary or structured.
 
+    Structured is a body of `Content-Type: application/cloudevents+json`, or one without any content type or `ce-`
+    header (CloudEvents NATS binding 1.0.2, 3.2). Its data is JSON within `events.limits.EVENT`, in UTF-8.
+
     Raises:
-        InvalidEvent: neither, or an attribute is missing or malformed; the message names it.
+        InvalidEvent: neither, or an attribute is missing or malformed; the message names it, and never quotes the data.
     """
     lower = {name.lower(): value for name, value in headers.items()}
-    content_type = lower.get("content-type", "").split(";")[0].strip().lower()
+    content_type = _media_type(lower.get("content-type", ""))
     if content_type.startswith("application/cloudevents-batch"):
         raise InvalidEvent("Content-Type: batches are not accepted; publish one event per message")
     if content_type.startswith("application/cloudevents"):
         return _structured(content_type, body)
-    if "ce-specversion" not in lower:
-        raise InvalidEvent(
-            f"not a CloudEvent: neither a ce-specversion header (binary) nor Content-Type {STRUCTURED} (structured)"
-        )
-    attributes = {name[3:]: unquote(value) for name, value in lower.items() if name.startswith("ce-")}
+    if "ce-specversion" in lower:
+        return _binary(lower, content_type, body)
+    if not content_type and not any(name.startswith("ce-") for name in lower) and body.lstrip()[:1] == b"{":
+        return _structured(STRUCTURED, body)
+    raise InvalidEvent(
+        f"event: not a CloudEvent: neither a ce-specversion header (binary) nor Content-Type {STRUCTURED} (structured)"
+    )
+
+
+def _binary(headers: Mapping[str, str], content_type: str, body: bytes) -> Event:
+    named = {name[3:]: value for name, value in headers.items() if name.startswith("ce-")}
+    _check_attributes(named, 3 * _MAX_ATTRIBUTE)  # before they are decoded: %41 is one character
+    attributes = {}
+    for name, value in named.items():
+        try:
+            attributes[name] = unquote(value, errors="strict")
+        except UnicodeDecodeError:
+            raise InvalidEvent(f"{name}: percent-encoded bytes that are not UTF-8") from None
+    _check_attributes(attributes, _MAX_ATTRIBUTE)
     if content_type:
         attributes["datacontenttype"] = content_type
-    return _event(attributes, body)
+    event = _event(attributes, body)
+    if body:
+        limits.parse_json(body, limits.EVENT, "data")
+        _check_text(body, "data")
+    return event
 
 
 def _structured(content_type: str, body: bytes) -> Event:
     if content_type != STRUCTURED:
-        raise InvalidEvent(f"Content-Type: {content_type!r} is not supported; use {STRUCTURED}")
-    try:
-        raw = json.loads(body)
-    except ValueError as error:
-        raise InvalidEvent(f"not JSON: {error}") from None
+        raise InvalidEvent(f"Content-Type: {quoted(content_type)} is not supported; use {STRUCTURED}")
+    raw = limits.parse_json(body, limits.EVENT, "event")
     if not isinstance(raw, dict):
-        raise InvalidEvent("not a JSON object")
+        raise InvalidEvent("event: not a JSON object")
+    _check_text(body, "event")
     data = b""
-    if "data_base64" in raw:
+    if raw.get("data_base64") is not None:
         try:
-            data = base64.b64decode(raw.pop("data_base64"), validate=True)
+            data = base64.b64decode(raw["data_base64"], validate=True)
         except (ValueError, TypeError):
             raise InvalidEvent("data_base64: not base64") from None
+        limits.parse_json(data, limits.EVENT, "data")
+        _check_text(data, "data")
     elif "data" in raw:
-        data = json.dumps(raw.pop("data"), ensure_ascii=False).encode()
-    return _event({k: _text(k, v) for k, v in raw.items() if v is not None}, data)
+        try:
+            data = json.dumps(raw["data"], ensure_ascii=False, allow_nan=False).encode()
+        except ValueError:
+            raise InvalidEvent("data: a number is too large") from None
+    named = {k: v for k, v in raw.items() if k not in ("data", "data_base64") and v is not None}
+    _check_attributes(named, _MAX_ATTRIBUTE)
+    return _event({k: _text(k, v) for k, v in named.items()}, data)
+
+
+def _check_attributes(named: Mapping[str, object], longest: int) -> None:
+    """Names and lengths of the attributes of an event."""
+    if len(named) > _MAX_ATTRIBUTES:
+        raise InvalidEvent(f"attributes: {len(named)}; at most {_MAX_ATTRIBUTES}")
+    for name, value in named.items():
+        if not _NAME.fullmatch(name):
+            raise InvalidEvent(f"attribute {quoted(name)}: its name is not 1 to 64 of a-z and 0-9")
+        if isinstance(value, str):
+            if len(value) > longest:
+                raise InvalidEvent(f"{name}: longer than {_MAX_ATTRIBUTE} characters")
+            if _is_cut(value):
+                raise InvalidData([_surrogate_error(name)])
 
 
 def _event(attributes: Mapping[str, str], data: bytes) -> Event:
+    if attributes.get("specversion") != "1.0":
+        raise InvalidEvent(f"specversion: {quoted(attributes.get('specversion', ''))} is not '1.0'")
     for name in ("id", "source", "type"):
         if not attributes.get(name):
             raise InvalidEvent(f"{name}: missing; CloudEvents requires it")
-    for name, value in attributes.items():
-        if len(value) > _MAX_ATTRIBUTE:
-            raise InvalidEvent(f"{name[:40]}: longer than {_MAX_ATTRIBUTE} characters")
-    if attributes.get("specversion") != "1.0":
-        raise InvalidEvent(f"specversion: {attributes.get('specversion', '')[:20]!r} is not '1.0'")
-    content_type = attributes.get("datacontenttype", JSON).split(";")[0].strip().lower()
-    if content_type != JSON and not content_type.endswith("+json"):
-        raise InvalidEvent(f"datacontenttype: {content_type[:80]!r} is not {JSON}")
+    content_type = _media_type(attributes.get("datacontenttype", JSON))
+    if content_type != JSON and not (content_type.endswith("+json") and _MEDIA_TYPE.fullmatch(content_type)):
+        raise InvalidEvent(f"datacontenttype: {quoted(content_type)} is not {JSON}")
     return Event(
         type=attributes["type"],
         source=attributes["source"],
@@ -242,22 +335,80 @@ def _event(attributes: Mapping[str, str], data: bytes) -> Event:
     )
 
 
+def _media_type(value: str) -> str:
+    return value.partition(";")[0].strip().lower()
+
+
 def _time(value: str | None) -> datetime:
     if value is None:
         return datetime.now(UTC)
     try:
         parsed = datetime.fromisoformat(value)
-    except ValueError:
-        raise InvalidEvent(f"time: {value[:60]!r} is not an RFC 3339 timestamp") from None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+        # In UTC: the first and last day of the calendar have no time in every zone.
+        return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise InvalidEvent(f"time: {quoted(value)} is not an RFC 3339 timestamp") from None
 
 
 def _text(name: str, value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str | int):
-        return str(value)
-    raise InvalidEvent(f"{name[:40]}: an attribute must be a string, a number or a boolean")
+    """An attribute of the JSON format as text. Those of the specification are strings; extensions may be more."""
+    if isinstance(value, str):
+        return value
+    if name not in _CORE:
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, int) and -(2**31) <= value < 2**31:
+            return str(value)
+    kinds = "a string" if name in _CORE else "a string, a 32-bit integer or a boolean"
+    raise InvalidEvent(f"{name}: an attribute must be {kinds}")
+
+
+#: The escapes of both halves of a surrogate pair; a whole pair is one character.
+_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_HALF = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+
+def _check_text(data: bytes, what: str) -> None:
+    """Refuse half a surrogate pair, which no UTF-8 can carry. Raises InvalidData, which names the field."""
+    if (field := _lone_surrogate(data)) is not None:
+        path = ".".join(part for part in (what if what != "data" else "", field) if part)
+        raise InvalidData([_surrogate_error(path.removeprefix("event.data.") or what)])
+
+
+def _surrogate_error(field: str) -> FieldError:
+    return FieldError(field=field, message="holds half a surrogate pair: text that was cut within a character")
+
+
+def _lone_surrogate(data: bytes) -> str | None:
+    """The field of JSON `data` that holds half a surrogate pair; None: no field does."""
+    if b"\\u" not in data or not _HALF.search(_PAIR.sub(b"", data.replace(b"\\\\", b"__"))):
+        return None
+    try:
+        value = limits.parse_json(data, limits.EVENT)
+    except InvalidEvent:
+        return None  # it is refused for that
+    return _surrogate_in(value, ()) or None
+
+
+def _surrogate_in(value: object, path: tuple[object, ...]) -> str:
+    """The path of the first text with a surrogate in `value`, whose depth is bounded; empty: there is none."""
+    if isinstance(value, str):
+        return _path(path) if _is_cut(value) else ""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if _is_cut(name):
+                return _path((*path, name))
+            if found := _surrogate_in(item, (*path, name)):
+                return found
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            if found := _surrogate_in(item, (*path, index)):
+                return found
+    return ""
+
+
+def _is_cut(text: str) -> bool:
+    return any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _encode(value: str) -> str:

@@ -76,6 +76,16 @@ class InvalidEvent(DeadLetter):
     http_status = 400
 
 
+class TooLarge(DeadLetter):
+    """The message is larger than the bus takes."""
+
+    http_status = 413
+
+
+class Unreadable(DeadLetter):
+    """A record cannot be read."""
+
+
 class IllegalStep(DeadLetter):
     """The life cycle has no such step from this state."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from events.lifecycle import Reason
-from events.models import ExecutionId, Kept, Model, ProjectId, SessionId
+from events.models import ExecutionId, Kept, ProjectId, SessionId
 from events.output import Usage
 
 
@@ -79,18 +79,40 @@ class Artifact(Kept):
     sha256: str
 
 
+#: Whether what a run left is in S3. `pending`: its end waits for S3. `lost`: not all of it is there, and never will be.
+ArtifactState = Literal["stored", "pending", "lost"]
+
+
 class Outcome(Fact):
-    """How an execution ended: shared by completed, failed, cancelled and timed_out."""
+    """How an execution ended: shared by completed, failed, cancelled and timed_out.
+
+    It always fits in one message: a long `result`, list of files or message is shortened and says so (`result_bytes`,
+    `diff.truncated`). The whole result is then the object `result.txt`, the whole list the object `changes.json`.
+    Times in milliseconds: `queued_ms` from submit to the first start, `duration_ms` from there to the end without
+    `waited_ms`, for which the end waited for S3.
+    """
 
     attempt: int
     duration_ms: int
     queued_ms: int = 0
+    waited_ms: int = 0
     result: str = ""
+    result_bytes: int | None = Field(None, description="bytes of the whole result, when `result` is shortened")
     usage: Usage = Usage()
     diff: DiffSummary = DiffSummary()
     last_sequence: int = 0
-    artifacts: list[Artifact] = []
+    artifacts: ArtifactState = "stored"
+    artifacts_message: str | None = Field(None, description="why they are not stored")
+    objects: list[Artifact] = Field([], description="what is stored of it")
     model: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_release(cls, data: Any) -> Any:  # noqa: ANN401 - whatever was said
+        """Until 0.2 `artifacts` was the list of objects."""
+        if isinstance(data, dict) and isinstance(data.get("artifacts"), list):
+            return {**data, "objects": data["artifacts"], "artifacts": "stored"}
+        return data
 
 
 class Completed(Outcome):
@@ -169,15 +191,3 @@ class SessionRejected(SessionFact):
     """`dev.ocf.session.rejected.v1`: the command had no effect; every wrong field is named."""
 
     errors: list[FieldError]
-
-
-class DeadLetterInfo(Model):
-    """Why an event is in `OCF_DLQ`; the event's own bytes and headers are kept beside it."""
-
-    consumer: str
-    subject: str
-    stream_sequence: Annotated[int, Field(ge=0)]
-    deliveries: int
-    reason: str
-    status: int | None = None
-    failed_at: datetime

@@ -48,6 +48,8 @@ class Reason(StrEnum):
 TABLE: dict[tuple[State | None, Step], State] = {
     (None, Step.ACCEPT): State.PENDING,
     (None, Step.REJECT): State.REJECTED,
+    # Its submit was given up before it had handed the execution on.
+    (State.PENDING, Step.REJECT): State.REJECTED,
     (State.PENDING, Step.START): State.RUNNING,
     (State.PENDING, Step.CANCEL): State.CANCELLED,
     (State.PENDING, Step.FAIL): State.FAILED,

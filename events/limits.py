@@ -8,11 +8,12 @@ from the number of values and the depth of their nesting, not from the number of
 from __future__ import annotations
 
 import json
-import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic_core import to_json
 
 from events.errors import InvalidEvent
 
@@ -62,6 +63,10 @@ class InflateLimit:
 
 #: An event on the bus or over HTTP, its dataref resolved.
 EVENT = JsonLimit(bytes=16 * MIB, depth=64, values=200_000)
+#: A body of an HTTP request: what may become an event, its texts perhaps in escapes.
+REQUEST = JsonLimit(bytes=17 * MIB, depth=62, values=199_000)
+#: A value that a caller passes on as it is, within an event.
+FREE_VALUE = JsonLimit(bytes=8 * MIB, depth=32, values=100_000)
 #: A request of an agent to a model: a million tokens are 4 MB of text, and providers take up to 50 MB with the images.
 MODEL_REQUEST = JsonLimit(bytes=64 * MIB, depth=100, values=300_000)
 #: The same without its long texts: 10,000 messages and their tools are 4 MB and 100,000 values.
@@ -88,7 +93,14 @@ AGENT_UNSAID = 32 * MIB
 ARCHIVE_LINE = JsonLimit(bytes=MIB, depth=64, values=50_000)
 ARCHIVE = InflateLimit(bytes=1024 * MIB, ratio=200)
 
-_STRING = re.compile(rb'"[^"]*"')
+#: One NATS message, headers included (`max_payload` of nats-server, `max_msg_size` of the streams).
+MESSAGE_BYTES = MIB
+#: A record in its bucket, as it is written; the rest of the message is for headers.
+RECORD_BYTES = MESSAGE_BYTES - 32 * KIB
+
+_MARK = "… (shortened; {} bytes in all)"
+_MARK_BYTES = 64
+
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
@@ -115,12 +127,22 @@ def check_json(data: bytes, limit: JsonLimit, what: str = "data") -> None:
     members = data.count(b",") + opened
     if opened <= limit.depth and members <= limit.values:
         return
-    # Brackets and commas within texts do not count. Without its escapes a text ends at the next quote.
-    bare = _STRING.sub(b"", data.replace(b"\\\\", b"").replace(b'\\"', b""))
-    members = bare.count(b",") + bare.count(b"[") + bare.count(b"{")
+    bare = _without_texts(data, limit, what)
+    if bare is not data:
+        members = bare.count(b",") + bare.count(b"[") + bare.count(b"{")
     if members > limit.values:
         raise OverLimit(f"{what}: {members} values; at most {limit.values}")
     _check_depth(bare.translate(_BRACKETS, _NO_BRACKETS), limit.depth, what)
+
+
+def _without_texts(data: bytes, limit: JsonLimit, what: str) -> bytes:
+    """Without its texts, whose brackets and commas do not count. Free of escapes, a text ends at the next quote."""
+    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    quotes = plain.count(b'"')
+    # A member has at most two texts, its name and its value. Taking out millions of them would cost seconds.
+    if quotes > 4 * limit.values + 2:
+        raise OverLimit(f"{what}: {quotes // 2} texts; at most {2 * limit.values}")
+    return b"".join(plain.split(b'"')[::2]) if quotes else plain
 
 
 def _check_depth(brackets: bytes, depth: int, what: str) -> None:
@@ -163,6 +185,28 @@ def parse_json(data: bytes, limit: JsonLimit, what: str = "data") -> Any:  # noq
         raise InvalidJson(f"{what}: not valid JSON: a number is too long") from None
 
 
+def check_value(value: object, limit: JsonLimit) -> None:
+    """Measure a parsed JSON value: its depth and number of values; `limit.bytes` is for the text it came from.
+
+    Raises:
+        ValueError: it is over `limit`; says which.
+    """
+    level, values = [value], 0
+    for _ in range(limit.depth + 1):
+        values += len(level)
+        if values > limit.values:
+            raise ValueError(f"more than {limit.values} values")
+        level = [
+            item
+            for one in level
+            if isinstance(one, dict | list)
+            for item in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return
+    raise ValueError(f"nested deeper than {limit.depth}")
+
+
 def _no_constant(name: str) -> float:
     """Refuse NaN and infinities: RFC 8259 has none, and no other reader would take what we write of them."""
     raise InvalidJson(f"not valid JSON: {name}")
@@ -199,3 +243,26 @@ class Inflater:
                 raise OverLimit(f"{self._what}: becomes more than {limit.ratio} times as long, and {limit.slack} bytes")
             if piece:
                 yield piece
+
+
+def json_size(text: str) -> int:
+    """Return the bytes that `text` takes within a JSON text, its escapes included and its quotes not."""
+    return len(to_json(text, inf_nan_mode="null")) - 2
+
+
+def shorten(text: str, limit: int) -> str:
+    """Cut `text` at a character border so that it takes at most `limit` bytes of JSON, and say so in it.
+
+    Args:
+        text: no lone surrogates in it.
+        limit: bytes, the mark included; below the mark's own 64 bytes nothing is left.
+    """
+    if len(text) * 6 <= limit or json_size(text) <= limit:
+        return text
+    if limit < _MARK_BYTES:
+        return ""
+    low, high = 0, min(len(text), limit)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if json_size(text[:middle]) <= limit - _MARK_BYTES else (low, middle - 1)
+    return text[:low] + _MARK.format(len(text.encode()))

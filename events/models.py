@@ -6,6 +6,7 @@ functions write for each other may have some, because two releases run side by s
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -20,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from events.limits import FREE_VALUE, check_value
 from events.subjects import PROJECT_PATTERN
 
 MAX_EVENT_BYTES = 512 * 1024
@@ -46,8 +48,27 @@ def _no_nul(value: str) -> str:
     return value
 
 
+_USERINFO = re.compile(r"^[^:/?#]*://[^/?#]*@")
+
+
+def _no_credentials(value: str) -> str:
+    # The user of an ssh address is none: `git@`.
+    if _USERINFO.match(value) and not re.match(r"^ssh://[^/?#:@]*@", value, re.IGNORECASE):
+        raise ValueError("must not carry credentials: leave `user:password@` out, use the field `token` or `api_key`")
+    return value
+
+
 #: Text without NUL. The pattern is for the JSON Schema, where a validator of ours does not show.
 Text = Annotated[str, Field(json_schema_extra={"pattern": "^[^\\u0000]*$"}), AfterValidator(_no_nul)]
+
+
+def _measured(value: dict[str, Any]) -> dict[str, Any]:
+    check_value(value, FREE_VALUE)
+    return value
+
+
+#: An object of the caller's own, passed on as it is.
+FreeObject = Annotated[dict[str, Any], AfterValidator(_measured)]
 
 
 class Model(BaseModel):
@@ -56,7 +77,12 @@ class Model(BaseModel):
     # `model_` is pydantic's own prefix; the contract's field `model_config` needs an alias.
     # What is wrong with an input is said without it: it may be a prompt, and the error's text ends up in a log.
     model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), hide_input_in_errors=True
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
 
@@ -89,7 +115,18 @@ class ModelConfigData(Model):
     provider: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", examples=["anthropic", "openai", "local"])]
     model: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s/][^\s]*$")]
     model_version: Annotated[str, Field(min_length=1, max_length=100)] | None = None
-    api_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2_000)] | None = None
+    api_endpoint: (
+        Annotated[
+            str,
+            Field(
+                pattern=r"^https?://[^\s]+$",
+                max_length=2_000,
+                json_schema_extra={"pattern": r"^https?://(?![^/?#]*@)[^\s]+$"},
+            ),
+            AfterValidator(_no_credentials),
+        ]
+        | None
+    ) = None
     api_key: Sealed | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=10_000_000, description="output tokens per model call")] | None = None
@@ -121,7 +158,16 @@ class GitWorkspace(WorkspaceSource):
     """A clone: shallow, at `ref`, submodules off unless asked."""
 
     source: Literal["git"]
-    url: Annotated[str, Field(min_length=1, max_length=2_000, examples=["https://example.com/team/app.git"])]
+    url: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=2_000,
+            examples=["https://example.com/team/app.git"],
+            json_schema_extra={"pattern": r"^(?![^:/?#]*://[^/?#]*@)"},
+        ),
+        AfterValidator(_no_credentials),
+    ]
     ref: Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[^-\s][^\s]*$")] | None = None
     depth: Annotated[int, Field(ge=1, le=100_000)] = 1
     submodules: bool = False
@@ -182,6 +228,28 @@ class Network(Model):
 
 
 Permission = Literal["allow", "deny", "ask"]
+#: What OpenCode 1.18 asks permission for (`PermissionConfig` of its `GET /doc`), and its other words for `edit`.
+PERMISSIONS = (
+    *("bash", "doom_loop", "edit", "external_directory", "glob", "grep", "list", "lsp", "question", "read", "skill"),
+    *("task", "todowrite", "webfetch", "websearch"),
+    *("apply_patch", "multiedit", "patch", "write"),
+)
+_PERMISSION = rf"^(\*|({'|'.join(PERMISSIONS)})(:.+)?)$"
+
+
+def _known_permission(value: str) -> str:
+    tool, colon, pattern = value.partition(":")
+    if value == "*" or (tool in PERMISSIONS and bool(colon) == bool(pattern)):
+        return value
+    raise ValueError(f"is no permission; use * or one of {', '.join(PERMISSIONS)}, each also as NAME:PATTERN")
+
+
+#: `*`, or what OpenCode asks permission for, all of it or what a pattern fits. A typing error would allow it.
+PermissionName = Annotated[
+    str,
+    Field(max_length=200, json_schema_extra={"pattern": _PERMISSION}),
+    AfterValidator(_known_permission),
+]
 Labels = Annotated[
     dict[Annotated[str, StringConstraints(pattern=_LABEL)], Annotated[Text, Field(max_length=256)]],
     Field(max_length=32, json_schema_extra={"additionalProperties": False}),
@@ -201,13 +269,13 @@ class TaskRequest(Model):
     task_id: Annotated[Text, Field(max_length=200)] | None = None
     prompt: Annotated[Text, Field(max_length=2_000_000)] | None = None
     code: Annotated[Text, Field(max_length=8_000_000)] | None = None
-    context: Annotated[Text, Field(max_length=8_000_000)] | dict[str, Any] | None = None
+    context: Annotated[Text, Field(max_length=8_000_000)] | FreeObject | None = None
     workspace: Workspace = EmptyWorkspace()
     session_id: SessionId | None = None
     model: ModelConfigData | None = Field(default=None, alias="model_config")
     limits: Limits = Limits()
     retry: Retry = Retry()
-    permissions: dict[Annotated[str, Field(max_length=100)], Permission] = {}
+    permissions: dict[PermissionName, Permission] = {}
     network: Network = Network()
     labels: Labels = {}
 

@@ -16,7 +16,10 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Message:
-    """A message as the bus keeps it. `sequence` is the stream's (0 for core NATS), `time` the server's."""
+    """A message as the bus keeps it. `sequence` is the stream's (0 for core NATS), `time` the server's.
+
+    `behind`: how many more its consumer had for nobody yet when it was delivered.
+    """
 
     subject: str
     data: bytes
@@ -24,6 +27,13 @@ class Message:
     sequence: int = 0
     time: datetime | None = None
     deliveries: int = 1
+    behind: int = 0
+
+
+def message_size(data: bytes, headers: Mapping[str, str]) -> int:
+    """Bytes of a message on the wire, as nats-server counts them against its `max_payload`."""
+    lines = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
+    return len(data) + (lines + 12 if headers else 0)
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class ConsumerSpec:
-    """A durable pull consumer. Times in seconds. `from_now`: it gets what is said after it was made."""
+    """A durable pull consumer. Times in seconds.
+
+    `from_now`: it gets what is published after it was created. `start`: the first stream sequence it gets (0: all).
+    `headers_only`: messages come without their data. `max_in_flight` 0: no limit.
+    """
 
     name: str
     stream: str
@@ -45,6 +59,8 @@ class ConsumerSpec:
     ack_wait: float = 30.0
     max_in_flight: int = 100
     from_now: bool = False
+    start: int = 0
+    headers_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,15 @@ class Backlog:
 
     waiting: int
     unsettled: int
+
+
+@dataclass(frozen=True)
+class ConsumerState:
+    """A durable consumer that exists. `start` as in `ConsumerSpec`."""
+
+    name: str
+    start: int
+    backlog: Backlog
 
 
 class Inbox:
@@ -81,7 +106,13 @@ class Delivery(Protocol):
     @property
     def message(self) -> Message: ...
 
-    async def ack(self) -> None: ...
+    async def ack(self) -> None:
+        """Done; returns when the bus knows."""
+        ...
+
+    async def ack_soon(self) -> None:
+        """Done; does not wait. Where the bus does not hear of it the message is delivered again."""
+        ...
 
     async def nak(self, delay: float) -> None: ...
 
@@ -136,6 +167,7 @@ class Bus(Protocol):
 
         Raises:
             Conflict: `only_first`, and there is one.
+            TooLarge: with its headers it is larger than the bus takes, now and ever.
             Unavailable: not acknowledged in time.
         """
         ...
@@ -192,6 +224,26 @@ class Bus(Protocol):
         """
         ...
 
+    async def consumers(self, stream: str) -> list[ConsumerState]:
+        """Every durable consumer of a stream.
+
+        Raises:
+            Unavailable: not known now.
+        """
+        ...
+
+    async def open_consumer(self, consumer: ConsumerSpec) -> int:
+        """Create a consumer; return its `start`: that of the existing one, where there is one of that name.
+
+        Raises:
+            Unavailable: the server refuses (it has as many as it may), or does not answer.
+        """
+        ...
+
+    async def remove_consumer(self, consumer: ConsumerSpec) -> None:
+        """Remove a consumer and all it knows; nothing happens where it does not exist."""
+        ...
+
     async def purge(self, stream: str, subject: str) -> int:
         """Remove what `subject` matches; return how many messages."""
         ...
@@ -206,7 +258,7 @@ class Bus(Protocol):
 
 
 class Bucket(Protocol):
-    """A key-value bucket with compare-and-set. `ttl` is in whole seconds."""
+    """A key-value bucket with compare-and-set. `ttl` is in whole seconds. A value may be too large: TooLarge."""
 
     async def get(self, key: str) -> Entry | None: ...
 

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from events.facts import DiffSummary, FieldError
+from events.facts import ArtifactState, DiffSummary, FieldError
 from events.lifecycle import TERMINAL, Reason, State
 from events.models import ExecutionId, Kept, ProjectId, SessionId
 from events.output import TodoItem, Usage, Waiting
 
 #: How an attempt ended whose worker was shut down in good order.
 HANDED_ON = "handed_on"
+#: How one ended whose agent did not become ready: nothing had run yet.
+NOT_READY = "not_ready"
 
 
 class Attempt(Kept):
-    """One try by one worker. `ended` is how it ended: a state, `worker_lost` or `handed_on`."""
+    """One try by one worker. `ended` is how it ended: a state, `worker_lost`, `handed_on` or `not_ready`."""
 
     number: int
     worker: str
@@ -71,6 +73,10 @@ class Record(Kept):
     usage: Usage = Usage()
     diff: DiffSummary = DiffSummary()
     result: str = ""
+    result_bytes: int | None = None
+    artifacts: ArtifactState | None = None
+    artifacts_message: str | None = None
+    waited_ms: int = 0
     last_sequence: int = 0
     archived: bool = False
     output_expired: bool = False
@@ -84,8 +90,9 @@ class Record(Kept):
 
     @property
     def attempts_spent(self) -> int:
-        """Attempts that count against `max_attempts`: one that a worker gave back while shutting down does not."""
-        return sum(attempt.ended != HANDED_ON for attempt in self.attempts)
+        """Attempts that count against `max_attempts`: one that was given back, by a worker that shut down
+        or because its agent was not ready, does not."""
+        return sum(attempt.ended not in (HANDED_ON, NOT_READY) for attempt in self.attempts)
 
     @property
     def progress(self) -> int:
@@ -96,13 +103,3 @@ class Record(Kept):
             return 0
         done = sum(item.status in ("completed", "cancelled") for item in self.todo)
         return min(99, round(100 * done / len(self.todo)))
-
-
-def record_key(project: str, execution: str) -> str:
-    """Key of the record."""
-    return f"{project}.{execution}"
-
-
-def lease_key(project: str, execution: str) -> str:
-    """Key of the lease; it vanishes when its worker stops renewing it (TTL on the server's clock)."""
-    return f"{project}.{execution}.lease"

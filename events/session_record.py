@@ -1,11 +1,12 @@
 """The record of a session: the value behind `<project>.<session>` in the bucket `ocf_sessions`.
 
-A session is a conversation and its workspace. What it is now lies in S3 below `<project>/<session>/`; the record
-names the objects, so a half-written save is never taken for one.
+A session is a conversation and its workspace. What it is now lies in S3 below `<project>/sessions/<session>/`; the
+record names the objects, so a half-written save is never taken for one.
 """
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -13,9 +14,11 @@ from pydantic import SerializerFunctionWrapHandler, field_serializer
 
 from events.facts import Artifact
 from events.models import EmptyWorkspace, ExecutionId, Kept, ProjectId, SessionId, Workspace
+from events.refs import SessionRef
 
 #: A client that has not said for so long that it is there has gone without a word.
 CLIENT_STAYS = timedelta(hours=1)
+_OLD_OBJECT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.(\S+\.)?(conversation\.json|workspace\.tar\.zst)")
 
 
 class Attached(Kept):
@@ -64,17 +67,22 @@ class Session(Kept):
         """When it may expire, if nothing happens: not while somebody watches."""
         return max([self.expires_at, *(one.since + CLIENT_STAYS for one in self.clients)])
 
+    @property
+    def ref(self) -> SessionRef:
+        """Its project and id."""
+        return SessionRef(self.project_id, self.session_id)
+
     @field_serializer("workspace", mode="wrap")
     def _whole(self, value: Workspace, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # A caller's model, which as such knows no further fields; here a newer release may have put some.
         return {"source": value.source, **dump(value), **(value.model_extra or {})}
 
 
-def session_key(project: str, session: str) -> str:
-    """Key of the record."""
-    return f"{project}.{session}"
+def old_prefix(ref: SessionRef) -> str:
+    """Where the objects of a session lay until 0.2: where those of an execution with the same id lie."""
+    return f"{ref.project}/{ref.session}"
 
 
-def session_prefix(project: str, session: str) -> str:
-    """Where its objects lie."""
-    return f"{project}/{session}"
+def is_old_object(key: str) -> bool:
+    """Whether a key below `old_prefix` is a session's. An execution has no object whose name begins with an id."""
+    return _OLD_OBJECT.fullmatch(key.rsplit("/", 1)[-1]) is not None

@@ -61,9 +61,17 @@ def live(project: str, execution: str) -> str:
     return f"ocf.live.{check_project(project)}.{check_id(execution)}"
 
 
-def dead_letter(consumer: str) -> str:
-    """`ocf.dlq.<consumer>`"""
-    return f"ocf.dlq.{consumer}"
+def project_name(text: str) -> str | None:
+    """`text`, where it can be a project's name; else None."""
+    return text if _PROJECT.fullmatch(text) else None
+
+
+def project_of(subject: str) -> str | None:
+    """The project that a command's or fact's subject names; None where it names none."""
+    match subject.split("."):
+        case ["ocf", "cmd", _, project, _, *_] | ["ocf", "evt", project, _, _, *_]:
+            return project_name(project)
+    return None
 
 
 def again(fact_subject: str, consumer: str) -> str:

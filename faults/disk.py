@@ -85,12 +85,14 @@ class Disk:
             self.group.rmdir()
 
     def clutter(self) -> list[str]:
-        """Files and folders in its `tmp` and `state`, which should be empty when nothing runs."""
+        """Files and folders in its `tmp` and `state`, which should be empty when nothing runs: of the state folders of
+        workers that are idle, what is in them."""
+        folders = [self.path / "tmp", self.path / "state", *(self.path / "state").glob("worker-*")]
         found = []
-        for folder in ("tmp", "state"):
-            for entry in (self.path / folder).iterdir() if (self.path / folder).is_dir() else ():
-                if not (entry.is_dir() and not any(entry.iterdir())):
-                    found.append(f"{self.name}/{folder}/{entry.name}")
+        for folder in folders:
+            for entry in folder.iterdir() if folder.is_dir() else ():
+                if entry not in folders and not (entry.is_dir() and not any(entry.iterdir())):
+                    found.append(f"{self.name}/{entry.relative_to(self.path)}")
         return sorted(found)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -148,18 +147,18 @@ async def read(bus: NatsBus, store: S3Store) -> History:
 
 
 async def _objects(store: S3Store, history: History) -> None:
-    found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    async for info in store.list(""):
-        project, _, rest = info.key.partition("/")
-        execution, _, name = rest.partition("/")
-        found[project, execution].append(name)
+    keys = [info.key async for info in store.list("")]
     gate = asyncio.Semaphore(_AT_ONCE)
 
-    async def fetch(project: str, execution: str, name: str) -> None:
+    async def fetch(key: str) -> None:
         async with gate:
-            content = await store.get(f"{project}/{execution}/{name}")
-        of_session = history.sessions.get(f"{project}/{execution}")
-        owner = history.story(project, execution) if of_session is None else of_session
-        owner.objects[name] = content
+            content = await store.get(key)
+        project, _, rest = key.partition("/")
+        entity, _, name = rest.partition("/")
+        if entity == "sessions":
+            entity, _, name = name.partition("/")
+            history.session(project, entity).objects[name] = content
+        else:
+            history.story(project, entity).objects[name] = content
 
-    await asyncio.gather(*(fetch(*ids, name) for ids, names in found.items() for name in names))
+    await asyncio.gather(*map(fetch, keys))

@@ -101,8 +101,11 @@ class Part:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; what runs below it is not meant."""
-        os.kill(self.pid, number)
+        """Send it, and its workers if it has some, a signal; agents that run below are not meant."""
+        workers = [child for child in psutil.Process(self.pid).children() if child.name() == "ocf-worker"]
+        for process in (psutil.Process(self.pid), *workers):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     async def _answers(self, http: httpx.AsyncClient) -> bool:
         if self.ready is None:

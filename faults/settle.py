@@ -56,12 +56,12 @@ async def _under_way(bus: NatsBus, ledger: Ledger) -> list[str]:
         if session.queue or name in ledger.destroyed:
             left.append(f"session {name}: {session.state}, {len(session.queue)} in its queue")
     for row in WIRING:
-        try:
-            info = await bus.js.consumer_info(row.stream, row.consumer)
-        except Exception as error:
-            raise Unavailable(f"consumer {row.consumer}: {error}") from error
-        if info.num_pending or info.num_ack_pending:
-            left.append(f"consumer {row.consumer}: {info.num_pending} waiting, {info.num_ack_pending} in flight")
+        states = [each for each in await bus.consumers(row.stream) if each.name == row.consumer or row.owner(each.name)]
+        if not states:
+            raise Unavailable(f"consumer {row.consumer}: there is none")
+        for name, backlog in ((each.name, each.backlog) for each in states):
+            if backlog.waiting or backlog.unsettled:
+                left.append(f"consumer {name}: {backlog.waiting} waiting, {backlog.unsettled} in flight")
     return left
 
 
@@ -69,8 +69,10 @@ def strangers(system: System) -> list[str]:
     """Processes of this run's namespace that are no part of the system: agents, supervisors, helpers."""
     ours = {1, os.getpid()} | {part.process.pid for part in system.parts.values() if part.process is not None}
     found = []
-    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+    for process in psutil.process_iter(["pid", "ppid", "name", "cmdline", "status"]):
         if process.info["pid"] in ours or process.info["status"] == psutil.STATUS_ZOMBIE:
+            continue
+        if process.info["name"] == "ocf-worker" and process.info["ppid"] in ours:
             continue
         command = " ".join(process.info["cmdline"] or [])
         if command:

@@ -19,6 +19,7 @@ from faults.inject import Injector
 from faults.matrix import ALL, Pair
 from faults.run import Bench, Options, bench, one, say, verdict
 from faults.settle import settle
+from functions.dispatcher.wiring import WIRING
 
 #: Before the first look every process has done everything once: its imports, pools and caches are there.
 _WARM_UP = 45.0
@@ -111,12 +112,14 @@ async def look(made: Bench) -> dict[str, dict[str, float]]:
 
 
 async def _stream(made: Bench, stream: str) -> dict[str, float]:
-    """Consumers, and subjects but for what stays on purpose (`staying`)."""
+    """Consumers but for those of projects, which go when they are idle, and subjects but for those that stay on purpose
+    (`staying`)."""
     ask = json.dumps({"subjects_filter": ">"}).encode()
     reply = await made.bus.nc.request(f"$JS.API.STREAM.INFO.{stream}", ask, timeout=10)
     state = json.loads(reply.data)["state"]
     names = [name for name in state.get("subjects") or {} if not staying(name, made.load.ledger.poison)]
-    return {"consumers": float(state["consumer_count"]), "subjects": float(len(names))}
+    consumers = [each for each in await made.bus.consumers(stream) if not any(row.owner(each.name) for row in WIRING)]
+    return {"consumers": float(len(consumers)), "subjects": float(len(names))}
 
 
 def staying(subject: str, poison: Collection[str] = ()) -> bool:

@@ -20,6 +20,7 @@ from events.sealing import Keyring
 from events.store_s3 import S3Config, S3Store
 from functions.clock import SystemClock
 from functions.dry_run import DrySessions, DryStore
+from functions.isolation import Isolation
 from functions.records import Records
 from functions.settings import Settings, comma_list
 
@@ -37,6 +38,7 @@ class Parts:
     records: Records
     keyring: Keyring | None
     worker: str
+    isolation: Isolation
 
 
 @asynccontextmanager
@@ -69,6 +71,7 @@ async def build(settings: Settings, name: str) -> AsyncIterator[Parts]:
             records=Records(executions, bus, clock, source=f"/ocf/{name}"),
             keyring=keyring,
             worker=_worker(settings),
+            isolation=Isolation(clock, bus, store),
         )
     finally:
         await bus.close()
@@ -80,7 +83,7 @@ async def _dry(settings: Settings, name: str, keyring: Keyring | None) -> AsyncI
     """Parts in memory (`DRY_RUN=1`); S3, when there is one, is read and never written."""
     clock = SystemClock()
     beneath = S3Store(s3_config(settings)) if settings.s3_endpoint_url else None
-    bus, executions = MemoryBus(clock), MemoryBucket(clock)
+    bus, executions, store = MemoryBus(clock), MemoryBucket(clock), DryStore(beneath)
     try:
         yield Parts(
             settings=settings,
@@ -88,10 +91,11 @@ async def _dry(settings: Settings, name: str, keyring: Keyring | None) -> AsyncI
             bus=bus,
             executions=executions,
             sessions=DrySessions(clock),
-            store=DryStore(beneath),
+            store=store,
             records=Records(executions, bus, clock, source=f"/ocf/{name}"),
             keyring=keyring,
             worker=_worker(settings),
+            isolation=Isolation(clock, bus, store),
         )
     finally:
         if beneath is not None:

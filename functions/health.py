@@ -14,7 +14,7 @@ from functions import metrics
 Check = Callable[[], Awaitable[None]]
 
 
-def health_routes(checks: dict[str, Check]) -> list[Route]:
+def health_routes(checks: dict[str, Check], exposition: Callable[[], bytes] = metrics.exposition) -> list[Route]:
     """`/health` (this process answers), `/ready` (each named check, 503 when one fails), `/metrics`."""
 
     async def health(_: Request) -> Response:
@@ -33,6 +33,6 @@ def health_routes(checks: dict[str, Check]) -> list[Route]:
         return JSONResponse(body, status_code=200 if good else 503)
 
     async def metrics_text(_: Request) -> Response:
-        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return [Route("/health", health), Route("/ready", ready), Route("/metrics", metrics_text)]

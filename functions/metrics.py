@@ -10,6 +10,7 @@ import asyncio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from events.lifecycle import TERMINAL, Reason, State
+from events.outcomes import duration_ms
 from events.record import Record
 
 _LONG = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
@@ -32,13 +33,22 @@ first_output = Histogram(
 )
 cancel_seconds = Histogram("ocf_cancel_seconds", "cancel heard to last process gone", buckets=_SHORT, registry=REGISTRY)
 tasks = Gauge("ocf_asyncio_tasks", "tasks of this process's event loop", registry=REGISTRY)
-running = Gauge("ocf_executions_running", "executions that run in this process", registry=REGISTRY)
+running = Gauge("ocf_executions_running", "executions that run in this process and its workers", registry=REGISTRY)
 warm_slots = Gauge("ocf_warm_slots", "warm slots that could be taken now", registry=REGISTRY)
 slots_taken = Counter("ocf_slots_taken_total", "executions by kind of slot", ("kind",), registry=REGISTRY)
 tokens = Counter("ocf_model_tokens_total", "tokens by model and direction", ("model", "direction"), registry=REGISTRY)
 cost = Counter("ocf_model_cost_usd_total", "US dollars by model", ("model",), registry=REGISTRY)
 output_bytes = Counter("ocf_output_bytes_total", "bytes of output published, by whichever attempt", registry=REGISTRY)
 leases_lost = Counter("ocf_leases_lost_total", "executions taken over by another worker", registry=REGISTRY)
+artifacts_lost = Counter(
+    "ocf_artifacts_lost_total", "executions whose workspace could not be stored in time", registry=REGISTRY
+)
+item_failures = Counter(
+    "ocf_item_failures_total",
+    "records and executions that a loop could not handle; the others went on",
+    ("loop",),
+    registry=REGISTRY,
+)
 swept = Counter("ocf_swept_total", "executions ended by the sweep", ("state",), registry=REGISTRY)
 
 deliveries = Counter(
@@ -56,6 +66,8 @@ consumer_unsettled = Gauge(
     registry=REGISTRY,
 )
 
+#: The loops that `item_failures` tells apart.
+LOOPS = ("sweep", "retention")
 #: The kinds of answers that `deliveries` tells apart. `none`: there was none. `early` (425: others come first) and
 #: `conflict` (409: another has it) are not among the 4xx, they say that all is well.
 ANSWERS = ("2xx", "3xx", "4xx", "5xx", "none", "early", "conflict")
@@ -76,8 +88,11 @@ def bounded_model(name: str | None) -> str:
 def count_end(record: Record) -> None:
     """The record of an execution has taken its terminal step; whoever took it counts, once."""
     ended.labels(record.state.value, record.reason.value if record.reason else "").inc()
+    if record.artifacts == "lost":
+        artifacts_lost.inc()
     if record.started_at is not None and record.ended_at is not None:
-        duration.labels(record.state.value).observe(max(0.0, (record.ended_at - record.started_at).total_seconds()))
+        ran = duration_ms(record, record.ended_at, record.waited_ms)
+        duration.labels(record.state.value).observe(ran / 1000)
     if not record.attempts:
         return  # nothing ran
     model, usage = bounded_model(record.model), record.usage
@@ -94,6 +109,8 @@ def expect_ends() -> None:
             ended.labels(state.value, reason)
     for state in (State.FAILED, State.TIMED_OUT, State.CANCELLED):
         swept.labels(state.value)
+    for loop in LOOPS:
+        item_failures.labels(loop)
 
 
 def expect_deliveries(consumer: str) -> None:

@@ -84,7 +84,8 @@ BACKEND = Role(
         "$JS.FC.>",
     ),
     subscribe=("ocf.evt.{project}.>", "ocf.out.{project}.>", "ocf.live.{project}.>", "_INBOX.>"),
-    # The dispatcher's consumer on that stream.
+    # The dispatcher's consumer on that stream. Those of its projects (`archive-<project>`, ADR 0012) cannot be denied,
+    # for a wildcard stands for a whole token; a client's own consumers have random names.
     deny=(
         "$JS.API.CONSUMER.CREATE.OCF_EVENTS.archive",
         "$JS.API.CONSUMER.CREATE.OCF_EVENTS.archive.>",

@@ -13,18 +13,22 @@ from datetime import datetime
 import structlog
 from pydantic import ValidationError
 
-from events import trace
+from events import outcomes, trace
 from events.envelope import Event, field_errors, new_event
-from events.errors import Conflict, NotYetKnown
+from events.errors import Conflict, DeadLetter, NotYetKnown, TooLarge, Unreadable
 from events.facts import Failed, Outcome, Rejected
 from events.lifecycle import Reason, Step, step
 from events.models import Model
 from events.ports import Bucket, Bus, Clock
-from events.record import Outbox, Record, record_key
+from events.record import Outbox, Record
+from events.refs import ExecutionRef
 from events.types import TYPES
 from functions import cas, metrics
 
 log = structlog.get_logger()
+
+#: How a fact is tried: as it is, then shortened to these shares of its budgets.
+_SHARES = (None, 0.25, 0.0)
 
 
 class Records:
@@ -37,9 +41,9 @@ class Records:
         self._source = source
 
     async def get(self, project: str, execution: str) -> Record | None:
-        """The record, or None."""
-        entry = await self._bucket.get(record_key(project, execution))
-        return None if entry is None else Record.read(entry.value)
+        """The record, or None. Raises Unreadable: it is none of this release's."""
+        entry = await self._bucket.get(ExecutionRef(project, execution).record_key)
+        return None if entry is None else _read(entry.key, entry.value)
 
     async def require(self, project: str, execution: str) -> Record:
         """The record. Raises NotYetKnown when there is none."""
@@ -50,7 +54,8 @@ class Records:
 
     async def create(self, record: Record) -> None:
         """Raises Conflict when there is one already."""
-        await self._bucket.create(record_key(record.project_id, record.execution_id), cas.dump(record))
+        fitting = outcomes.fit_record(record)
+        await self._bucket.create(ExecutionRef(record.project_id, record.execution_id).record_key, cas.dump(fitting))
         if record.terminal:
             metrics.count_end(record)
 
@@ -60,8 +65,9 @@ class Records:
         Raises:
             NotYetKnown: there is no record.
             Conflict: others changed it faster, twenty times.
+            Unreadable: it is none of this release's.
         """
-        key, name = record_key(project, execution), f"execution {execution} of project {project}"
+        key, name = ExecutionRef(project, execution).record_key, f"execution {execution} of project {project}"
         ends = False
 
         def noted(record: Record) -> Record | None:
@@ -70,7 +76,10 @@ class Records:
             ends = changed is not None and changed.terminal and not record.terminal
             return changed
 
-        newest = await cas.change(self._bucket, key, Record, noted, self._stamped, name=name)
+        try:
+            newest = await cas.change(self._bucket, key, Record, noted, self._stamped, name=name)
+        except ValidationError as error:
+            raise _unreadable(key, error) from None
         if ends:
             # Here, because every terminal step comes by, whoever takes it; and once, because only one step sticks.
             metrics.count_end(newest)
@@ -78,7 +87,7 @@ class Records:
         return newest
 
     def _stamped(self, record: Record) -> Record:
-        return record.model_copy(update={"updated_at": self._clock.now()})
+        return outcomes.fit_record(record.model_copy(update={"updated_at": self._clock.now()}))
 
     async def end(
         self, project: str, execution: str, decide: Callable[[Record], tuple[Step, Outcome] | None], cause: Event | None
@@ -92,8 +101,8 @@ class Records:
         return await self.publish_outbox(await self.change(project, execution, ended))
 
     def ended(self, record: Record, taken: Step, outcome: Outcome, *, cause: Event | None = None) -> Record:
-        """`record` after its terminal step, with the fact in its outbox."""
-        now = self._clock.now()
+        """`record` after its terminal step, with the fact, shortened where it must be, in its outbox."""
+        now, outcome = self._clock.now(), outcomes.fit(outcome)
         state = step(record.state, taken)
         attempts = list(record.attempts)
         if attempts and attempts[-1].ended_at is None:
@@ -110,6 +119,10 @@ class Records:
                 "usage": outcome.usage,
                 "diff": outcome.diff,
                 "result": outcome.result,
+                "result_bytes": outcome.result_bytes,
+                "artifacts": outcome.artifacts,
+                "artifacts_message": outcome.artifacts_message,
+                "waited_ms": outcome.waited_ms,
                 "last_sequence": max(record.last_sequence, outcome.last_sequence),
                 "waiting_for": None,
                 "outbox": [*record.outbox, self._boxed(f"dev.ocf.task.{state.value}.v1", outcome, now, cause, record)],
@@ -143,8 +156,23 @@ class Records:
         return await self.change(record.project_id, record.execution_id, without)
 
     async def _publish(self, boxed: Outbox, record: Record) -> None:
+        """Publish a fact of the outbox. One that the bus never takes is dropped, or it would come back for ever."""
+        ref = ExecutionRef(record.project_id, record.execution_id)
+        for share in _SHARES:
+            try:
+                fitting = boxed if share is None else outcomes.fit_outbox(boxed, share)
+                await say(self._bus, self._unboxed(fitting, record), record.project_id, ref.execution, once=True)
+            except TooLarge:
+                continue
+            except (DeadLetter, ValidationError) as error:
+                reason = str(error) if isinstance(error, DeadLetter) else type(error).__name__
+                log.error("fact dropped", action="records.dropped", type=boxed.type, reason=reason, **ref.log_fields)
+            return
+        log.error("fact dropped", action="records.dropped", type=boxed.type, reason="too large", **ref.log_fields)
+
+    def _unboxed(self, boxed: Outbox, record: Record) -> Event:
         entity = record.execution_id
-        event = Event(
+        return Event(
             type=boxed.type,
             source=self._source,
             id=boxed.id,
@@ -153,18 +181,28 @@ class Records:
             subject=entity,
             extensions={"correlationid": entity, "partitionkey": entity, **boxed.extensions},
         )
-        await say(self._bus, event, record.project_id, entity, once=True)
 
-    async def reject(self, fact: Rejected, cause: Event) -> None:
-        """Say that a command never starts. The subject it came on names it, so it may hold odd tokens."""
+    async def reject(self, fact: Rejected, cause: Event | None, *, key: str) -> None:
+        """Say that a command never starts, once per `key` (for two minutes).
+
+        The subject it came on names it, so it may hold odd tokens.
+        """
+        fact = fact.model_copy(update={"errors": outcomes.fit_errors(fact.errors)})
         event = new_event("dev.ocf.task.rejected.v1", fact, source=self._source, time=self._clock.now(), cause=cause)
         subject = f"ocf.evt.{fact.project_id}.{fact.execution_id}.rejected"
-        await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": f"rejected:{cause.id}"})
+        await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": key})
 
     async def say(
-        self, type_: str, data: Model, cause: Event, *, key: str, once: bool = False, of: Record | None = None
+        self,
+        type_: str,
+        data: Model,
+        cause: Event | None,
+        *,
+        key: str | None = None,
+        once: bool = False,
+        of: Record | None = None,
     ) -> None:
-        """Publish a fact or a command about one execution, once per `key` (for two minutes), `once` for ever.
+        """Publish a fact about one execution or session: once per `key` (for two minutes), or `once` for ever.
 
         `of`: the execution's record, where the cause may have come in another trace than the execution.
         """
@@ -175,24 +213,43 @@ class Records:
         entity = str(getattr(data, "execution_id", None) or getattr(data, "session_id", ""))
         subject = TYPES[type_].subject(str(getattr(data, "project_id", "")), entity)
         # What is said once for ever may have been purged since; the server would take its id for said.
-        identity = {} if once else {"Nats-Msg-Id": key}
+        identity = {} if once or key is None else {"Nats-Msg-Id": key}
         try:
             await self._bus.publish(subject, event.data, {**event.headers(), **identity}, only_first=once)
         except Conflict:
             return  # said before
 
-    async def all(self, unreadable: set[str] | None = None) -> AsyncIterator[Record]:
-        """Every record. One that cannot be read hides no others: its key goes to `unreadable`, and to the log."""
-        async for entry in self._bucket.entries("*.*"):
+    async def all(self, unreadable: set[str] | None = None, *, project: str = "*") -> AsyncIterator[Record]:
+        """Every record, of all projects or of one.
+
+        One that cannot be read hides no others: its key goes to `unreadable`, and to the log.
+        """
+        async for entry in self._bucket.entries(f"{project}.*"):
             try:
-                record = Record.read(entry.value)
-            except ValidationError as error:
-                wrong = [one.field for one in field_errors(error)]
-                log.error("unreadable record", action="records.unreadable", key=entry.key, fields=wrong)
+                record = _read(entry.key, entry.value)
+            except Unreadable as error:
+                log.error("unreadable record", action="records.unreadable", key=entry.key, reason=str(error))
                 if unreadable is not None:
                     unreadable.add(entry.key)
                 continue
             yield record
+
+
+def _read(key: str, value: bytes) -> Record:
+    try:
+        record = Record.read(value)
+    except ValidationError as error:
+        raise _unreadable(key, error) from None
+    if ExecutionRef(record.project_id, record.execution_id).record_key != key:
+        # Whoever acted on it would act on the execution that it names.
+        raise Unreadable(f"the record {key} names another execution")
+    return record
+
+
+def _unreadable(key: str, error: ValidationError) -> Unreadable:
+    """Name the fields that are wrong, never their values."""
+    wrong = ", ".join(dict.fromkeys(one.field for one in field_errors(error)[:20]))
+    return Unreadable(f"the record {key} cannot be read: {wrong}")
 
 
 async def say(bus: Bus, event: Event, project: str, entity: str, *, once: bool) -> None:

@@ -1,15 +1,17 @@
 """Entry point of every function: `FUNCTION_TARGET=submit python -m functions.serve`.
 
 One process can serve several (`FUNCTION_TARGET=submit,cancel,gateway`): that is what the embedded stack does to stay
-small. Events go in at `/fn/<name>`, and at `/` where there is only one function.
+small. Events go in at `/fn/<name>`, and at `/` where there is only one function. `execute` is always alone; for more
+than one execution at once the process becomes the parent of workers (`functions/workers/parent.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import uvicorn
@@ -23,6 +25,8 @@ from functions.composition import Parts, build
 from functions.dry_run import ByType
 from functions.health import Check, health_routes
 from functions.settings import Settings, load_or_exit
+from functions.workers import environment
+from functions.workers.link import Link
 
 FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "session", "archive")
 TARGETS = (*FUNCTIONS, "gateway")
@@ -36,10 +40,21 @@ def targets(settings: Settings) -> tuple[str, ...]:
         said = repr(unknown[0]) if unknown else "it is empty; it"
         sys.stderr.write(f"ocf: FUNCTION_TARGET: {said} must be one or more of {', '.join(TARGETS)}\n")
         raise SystemExit(2)
+    if "execute" in names and len(names) > 1:
+        sys.stderr.write(
+            "ocf: FUNCTION_TARGET: execute must be alone: what harms its process must harm no other function\n"
+        )
+        raise SystemExit(2)
     return names
 
 
-def build_app(parts: Parts, names: tuple[str, ...], gateway: ASGIApp | None, checks: dict[str, Check]) -> Starlette:
+def build_app(
+    parts: Parts,
+    names: tuple[str, ...],
+    gateway: ASGIApp | None,
+    checks: dict[str, Check],
+    exposition: Callable[[], bytes] = metrics.exposition,
+) -> Starlette:
     """The ASGI app of one process."""
     token = parts.settings.dispatch_token
     functions = tuple(name for name in names if name in FUNCTIONS)
@@ -48,7 +63,7 @@ def build_app(parts: Parts, names: tuple[str, ...], gateway: ASGIApp | None, che
         # What builds up the state that a function needs is there too; only execute starts anything.
         beside = {*functions, *FUNCTIONS} - ({"execute"} - {*functions})
         mounts = [Mount("/", app=ByType(parts.bus, {name: app.function_app(name) for name in beside}))]
-    routes: list[BaseRoute] = [] if gateway else list(health_routes(checks))
+    routes: list[BaseRoute] = [] if gateway else list(health_routes(checks, exposition))
     routes += mounts
     if gateway is not None:
         routes.append(Mount("/", app=gateway))
@@ -56,7 +71,9 @@ def build_app(parts: Parts, names: tuple[str, ...], gateway: ASGIApp | None, che
 
 
 @asynccontextmanager
-async def assembled(settings: Settings, names: tuple[str, ...]) -> AsyncIterator[Starlette]:
+async def assembled(
+    settings: Settings, names: tuple[str, ...], exposition: Callable[[], bytes] = metrics.exposition
+) -> AsyncIterator[Starlette]:
     """The app with everything it needs running; stopped in reverse order at the end.
 
     A function module may have `lifespan(parts)`, an async context manager that yields its readiness checks, and
@@ -76,24 +93,27 @@ async def assembled(settings: Settings, names: tuple[str, ...]) -> AsyncIterator
                 checks |= await stack.enter_async_context(module.lifespan(parts))
             if name == "gateway":
                 gateway = await stack.enter_async_context(module.serving(parts))
-        yield build_app(parts, names, gateway, checks)
+        yield build_app(parts, names, gateway, checks, exposition)
 
 
-async def run(settings: Settings, names: tuple[str, ...]) -> int:
-    """Serve until SIGTERM or SIGINT; exit status."""
+async def run(settings: Settings, names: tuple[str, ...], link: Link | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; exit status. With a `link`, what the parent at its other end hands over."""
+    if link is not None:
+        link.start()
+    exposition = metrics.exposition if link is None else link.tally.exposition
     try:
-        async with assembled(settings, names) as application:
+        async with assembled(settings, names, exposition) as application:
             config = uvicorn.Config(
                 application,
                 host=settings.host,
                 port=settings.port,
                 log_config=None,
                 access_log=False,
-                ws="websockets-sansio",
+                ws="websockets-sansio" if "gateway" in names else "none",
                 # Only a run is worth waiting for that long.
                 timeout_graceful_shutdown=settings.drain_seconds if "execute" in names else 10,
             )
-            told = await server.serve(config)
+            told = await server.serve(config, link)
             for name in names:
                 module = importlib.import_module(f"functions.{name}.main")
                 if hasattr(module, "drained"):
@@ -109,6 +129,15 @@ async def run(settings: Settings, names: tuple[str, ...]) -> int:
 
 def main() -> None:
     """Run it."""
+    if environment.parent_wanted(os.environ):
+        importlib.import_module("functions.workers.parent").main()
+    if environment.SEALED in os.environ:
+        environment.unseal(int(os.environ[environment.SEALED]))
+    raise SystemExit(work())
+
+
+def work(link: Link | None = None) -> int:
+    """Serve what this process's environment names; exit status."""
     import uvloop
 
     settings = load_or_exit()
@@ -116,7 +145,7 @@ def main() -> None:
     logs.configure(settings.log_level)
     tracing.configure(settings, "+".join(names) if len(names) < 3 else "control")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        raise SystemExit(runner.run(run(settings, names)))
+        return runner.run(run(settings, names, link))
 
 
 if __name__ == "__main__":

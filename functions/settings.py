@@ -42,12 +42,24 @@ class Settings(BaseSettings):
     workspace_sources: CommaList = Field(
         (), alias="WORKSPACE_SOURCES", description="roots that `directory` and file:// sources may come from"
     )
+    private_dirs: CommaList = Field(
+        (), alias="PRIVATE_DIRS", description="never a source, nor what is below: the data of the embedded stack"
+    )
     state_dir: Path = Field(Path("/tmp/ocf"), alias="STATE_DIR", description="private files of running executions")  # noqa: S108
 
     max_concurrent_tasks: int = Field(
-        5, alias="MAX_CONCURRENT_TASKS", ge=1, le=1000, description="executions at once in one execute process"
+        5,
+        alias="MAX_CONCURRENT_TASKS",
+        ge=1,
+        le=1000,
+        description="executions at once, each in a process of its own; 1: in this one",
     )
-    max_project_tasks: int = Field(0, alias="MAX_PROJECT_TASKS", ge=0, description="per project and pod; 0: no quota")
+    max_project_tasks: int = Field(
+        0,
+        alias="MAX_PROJECT_TASKS",
+        ge=0,
+        description="executions of one project at once, at all workers together; the dispatcher counts; 0: no quota",
+    )
     task_timeout: int = Field(
         3600,
         alias="TASK_TIMEOUT",
@@ -93,6 +105,13 @@ class Settings(BaseSettings):
         ge=8,
         description="of one agent's process tree; default and ceiling of limits.max_processes",
     )
+    artifact_wait: int = Field(
+        900,
+        alias="ARTIFACT_WAIT",
+        ge=0,
+        le=86_400,
+        description="seconds that the end of a run waits for S3 before its workspace is lost; 0: no limit",
+    )
     drain_seconds: int = Field(3600, alias="DRAIN_SECONDS", ge=0, description="grace of running work on SIGTERM")
 
     opencode_bin: Path | None = Field(None, alias="OPENCODE_BIN", description="the OpenCode executable")
@@ -119,9 +138,23 @@ class Settings(BaseSettings):
     sandbox: Literal["required", "preferred", "off"] = Field(
         "required", alias="SANDBOX", description="required, preferred or off"
     )
+    agent_uids: Annotated[tuple[int, int], NoDecode] = Field(
+        (200_000, 265_535),
+        alias="AGENT_UIDS",
+        description="FIRST-LAST: users and groups; where this process may change users, each execution gets one",
+    )
+    allow_shared_user: bool = Field(
+        False,
+        alias="ALLOW_SHARED_USER",
+        description="where it may not, run the agents of several projects as one user, all the same",
+    )
     network_allow: CommaList = Field((), alias="NETWORK_ALLOW", description="hosts that tasks may ask for")
     warm_slots: int = Field(
-        0, alias="WARM_SLOTS", ge=0, le=100, description="OpenCode servers kept ready; 1 in the embedded stack"
+        0,
+        alias="WARM_SLOTS",
+        ge=0,
+        le=100,
+        description="idle workers with an OpenCode server ready; 1 in the embedded stack",
     )
     session_ttl: int = Field(7 * 86_400, alias="SESSION_TTL", ge=1, description="seconds until an idle session ends")
 
@@ -188,16 +221,32 @@ class Settings(BaseSettings):
     )
     rate_limit: int = Field(0, alias="RATE_LIMIT", ge=0, description="requests per second and caller; 0: none")
     console_dir: Path | None = Field(None, alias="CONSOLE_DIR", description="the built console")
+    instance: str | None = Field(
+        None, alias="OCF_INSTANCE", description="set by `ocf up`: the gateway's `/health` says it to the command line"
+    )
 
     otel_endpoint: str | None = Field(
         None, alias="OTEL_EXPORTER_OTLP_ENDPOINT", description="OTLP/HTTP receiver of traces; none when empty"
     )
     otel_service_name: str = Field("ocf", alias="OTEL_SERVICE_NAME", description="prefix of the service name in traces")
 
-    @field_validator("workspace_sources", "network_allow", "dispatch_consumers", "cors_origins", mode="before")
+    @field_validator(
+        "workspace_sources", "private_dirs", "network_allow", "dispatch_consumers", "cors_origins", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(_parts(value)) if isinstance(value, str) else value
+
+    @field_validator("agent_uids", mode="before")
+    @classmethod
+    def _range(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        first, dash, last = value.partition("-")
+        # System users end below 1000; the two highest numbers mean "nobody" and "no change".
+        if not (dash and first.isdigit() and last.isdigit() and 1000 <= int(first) <= int(last) < 2**32 - 2):
+            raise ValueError("it must be FIRST-LAST, two numbers from 1000 up, 200000-265535 for example")
+        return int(first), int(last)
 
     @field_validator("network_allow")
     @classmethod
@@ -253,6 +302,12 @@ def comma_list(secret: SecretStr | None) -> list[str]:
 
 def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def masked(settings: Settings) -> dict[str, object]:
+    """The settings by environment variable, secrets as asterisks."""
+    values = {str(field.alias): getattr(settings, name) for name, field in Settings.model_fields.items()}
+    return {name: "********" if isinstance(value, SecretStr) else value for name, value in values.items()}
 
 
 def load() -> Settings:

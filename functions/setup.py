@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from events import subjects
+from events import dead_letters, subjects
 from events.bus_nats import NatsBus, connect
 from events.errors import OcfError, Unavailable
 from events.streams import BUCKETS, STREAMS, BucketSpec, StreamSpec
@@ -115,6 +115,7 @@ async def run() -> int:
         try:
             longest = max((round(rule.output.total_seconds()) for rule in settings.retention), default=0)
             names = await apply(bus, settings.stream_replicas, output_age=longest)
+            await dead_letters.move_old(bus)
             if settings.retention:
                 await keep_retaining(bus)  # also where nothing is submitted any more
         finally:

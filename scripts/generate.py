@@ -19,6 +19,7 @@ from events import streams
 from events.lifecycle import TABLE, TERMINAL, Reason, State
 from events.types import TYPES, EventType
 from functions import metrics
+from functions.dispatcher.projects import IDLE, MOST
 from functions.dispatcher.wiring import WIRING, backoff
 from functions.gateway import openapi
 from functions.settings import Settings
@@ -79,7 +80,8 @@ def asyncapi() -> Pages:
         "info": {
             "title": "OpenCode executions as event-driven functions",
             "version": "1.0.0",
-            "description": "CloudEvents 1.0 over NATS JetStream. Structured and binary are read, binary is written.",
+            "description": "CloudEvents 1.0 over NATS JetStream (NATS binding 1.0.2). Read: structured, with or "
+            "without a Content-Type header, and binary. Written: binary, with Content-Type and ce-datacontenttype.",
         },
         "defaultContentType": "application/json",
         "servers": {"nats": {"host": "nats:4222", "protocol": "nats"}},
@@ -165,7 +167,18 @@ Buckets: {", ".join(f"`{b.name}` ({b.why})" for b in streams.BUCKETS)}.
 | 404, 408, 409, 5xx, or nothing | delivers again after {tries}, … s; when the tries are used up: dead letter |
 | any other 4xx | dead letter at once, with the answer as its reason |
 
-*In flight* is for each dispatcher; *unsettled* is the sum of all, what waits for its next try or its turn included.
+A message that cannot be read (no CloudEvent, wrong encoding, over a limit, a type that does not belong on its subject)
+reaches no function: it is a dead letter at its first delivery, without its data (size and SHA-256 are kept), and no log
+quotes it. A submit or session command that becomes a dead letter is also `rejected`, whatever the reason. They lie on
+`ocf.dlq.<consumer>.<project>.<execution or session>` and are removed with their execution.
+
+Each project has a durable consumer of its own in every row, `<consumer>-<project>`, and they take turns for the
+places in flight; a project that is alone gets three quarters of them. The consumer of the table hears of every message
+and tells which project has some. It also delivers those of projects beyond the {MOST}th that had a message within
+{IDLE / 60:g} minutes, and those on subjects that name no project: these share it
+([ADR 0012](adr/0012-fair-sharing.md)).
+
+*In flight* is for each dispatcher; *unsettled* is for each project, what waits for its next try or its turn included.
 While a function works the dispatcher holds the message every 10 s, so a run may last for hours.
 
 What happens outside this table, to Knative Brokers and webhooks (`EVENT_SINKS`): [webhooks.md](webhooks.md).

@@ -25,7 +25,8 @@ from events.envelope import new_event
 from events.facts import Completed
 from events.lifecycle import State
 from events.output import Chunk, ChunkType
-from events.record import Record, record_key
+from events.record import Record
+from events.refs import ExecutionRef
 from events.store_s3 import S3Config, S3Store
 from functions.archive.handler import archive
 from functions.clock import SystemClock
@@ -117,7 +118,7 @@ class Archiver:
         now = self._parts.clock.now()
         given = {"execution_id": execution, "project_id": PROJECT, "submitted_at": now, "updated_at": now}
         record = Record.model_validate({**given, "state": State.COMPLETED, "timeout_seconds": 60})
-        key = record_key(PROJECT, execution)
+        key = ExecutionRef(PROJECT, execution).record_key
         if found := await self._parts.executions.get(key):
             await self._parts.executions.update(key, record.model_dump_json().encode(), found.revision)
         else:

@@ -16,7 +16,8 @@ from benchmarks.machines import component_memory
 from events import subjects
 from events.bucket_nats import NatsBucket
 from events.lifecycle import State
-from events.record import Record, record_key
+from events.record import Record
+from events.refs import ExecutionRef
 from tests.support.stack import OCF, running_stack
 
 RECORDS = 10_000
@@ -74,4 +75,6 @@ async def _make(executions: NatsBucket, at: datetime, number: int) -> None:
     given = {"execution_id": execution, "project_id": "default", "submitted_at": at, "updated_at": at, "ended_at": at}
     state = {"state": State.COMPLETED, "timeout_seconds": 60, "title": f"Task {number}"}
     record = Record.model_validate({**given, **state})
-    await executions.create(record_key("default", execution), record.model_dump_json(exclude_defaults=True).encode())
+    await executions.create(
+        ExecutionRef("default", execution).record_key, record.model_dump_json(exclude_defaults=True).encode()
+    )

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import structlog
 
 from events import subjects
 from events.envelope import Event, decode, parse, timestamp
-from events.errors import Drop, InvalidEvent, NotYetKnown, Unavailable
+from events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, OcfError, Unavailable
 from events.facts import Archived, Artifact, Outcome
 from events.ports import Message
 from events.record import Record
-from functions.archive.output import write_output
+from events.refs import ExecutionRef
+from functions.archive.output import Written, write_output
 from functions.archive.scratch import scratch
-from functions.common.commands import NATS_SEQUENCE, ids_of
+from functions.common.commands import NATS_DELIVERIES, NATS_SEQUENCE, ids_of
+from functions.common.objects import delete_execution
 from functions.composition import Parts
 
+log = structlog.get_logger()
+
 MANIFEST_VERSION = 1
+#: A worker ends only when all of its output is kept, so what is missing so long after the end is lost.
+PATIENCE = timedelta(minutes=10)
+#: Deliveries after which an end whose archive fails for a reason nobody foresaw becomes a dead letter.
+MAX_TRIES = 30
 MANIFEST = "manifest.json"
 _TYPES = {
     "output.ndjson.gz": "application/gzip",
@@ -29,64 +43,96 @@ _TYPES = {
 async def archive(parts: Parts, event: Event) -> None:
     """Take a terminal fact. A crash before the manifest leaves objects that nobody claims, and this comes again.
 
+    What is still missing `PATIENCE` after the end will not come: it is archived with that stated.
+
     Raises:
         Unavailable: output is not complete in the stream yet, or S3 does not hold what was put.
         Drop: archived already, or deleted meanwhile.
+        DeadLetter: it fails again and again for a reason that is its own.
     """
+    try:
+        await _archive(parts, event)
+    except (OcfError, OSError):
+        raise
+    except Exception as error:
+        # Our own mistake, or a record that nobody foresaw: it is retried, and must not be for ever.
+        if int(event.extensions.get(NATS_DELIVERIES, "1")) < MAX_TRIES:
+            raise
+        log.exception("end not archived", action="archive.given_up")
+        raise DeadLetter(f"archive failed {MAX_TRIES} times: {type(error).__name__}") from None
+
+
+async def _archive(parts: Parts, event: Event) -> None:
     outcome = parse(event)
     if not isinstance(outcome, Outcome):
         raise InvalidEvent(f"type: {event.type} does not end an execution")
-    project, execution = ids_of(event)
-    record = await parts.records.get(project, execution)
+    ref = ExecutionRef(*ids_of(event))
+    record = await parts.records.get(ref.project, ref.execution)
     if record is None:
-        raise Drop(f"execution {execution} was deleted")
-    prefix = f"{project}/{execution}"
+        raise Drop(f"execution {ref.execution} was deleted")
     if record.archived:
         # An earlier delivery may have broken off after the record said so, and before the fact did.
-        await _say(parts, event, prefix, await parts.store.get(f"{prefix}/{MANIFEST}"))
-        raise Drop(f"execution {execution} is archived")
-    objects, chunks, first, last = await _objects(parts, event, record, outcome)
-    manifest = _manifest(record, event, objects, {"count": chunks, "first": first, "last": last})
-    await parts.store.put(f"{prefix}/{MANIFEST}", manifest, content_type="application/json")
+        await _say(parts, event, ref, await parts.store.get(ref.object_key(MANIFEST)))
+        raise Drop(f"execution {ref.execution} is archived")
+    late = parts.clock.now() - event.time > PATIENCE
+    found = await _objects(parts, event, ref, outcome, late=late)
+    manifest = _manifest(record, event, found)
+    await parts.store.put(ref.object_key(MANIFEST), manifest, content_type="application/json")
     try:
-        await parts.records.change(project, execution, lambda newest: newest.model_copy(update={"archived": True}))
+        await parts.records.change(
+            ref.project, ref.execution, lambda newest: newest.model_copy(update={"archived": True})
+        )
     except NotYetKnown:
-        await parts.store.delete_prefix(f"{prefix}/")
-        raise Drop(f"execution {execution} was deleted") from None
-    await _say(parts, event, prefix, manifest)
+        await delete_execution(parts.store, ref)
+        raise Drop(f"execution {ref.execution} was deleted") from None
+    await _say(parts, event, ref, manifest)
 
 
-async def _say(parts: Parts, event: Event, prefix: str, manifest: bytes) -> None:
+async def _say(parts: Parts, event: Event, ref: ExecutionRef, manifest: bytes) -> None:
     """Say what the manifest claims, once for ever."""
     claimed = json.loads(manifest)
     fact = Archived(
         execution_id=claimed["execution_id"],
         project_id=claimed["project_id"],
-        prefix=prefix,
+        prefix=ref.prefix,
         objects=[Artifact.model_validate(each) for each in claimed["objects"]],
         chunks=claimed["chunks"]["count"],
     )
-    key = f"archived:{fact.execution_id}"
-    await parts.records.say("dev.ocf.task.archived.v1", fact, event, key=key, once=True)
-    if await parts.records.get(fact.project_id, fact.execution_id) is None:  # deleted in this moment
-        await parts.bus.purge(subjects.EVENTS, subjects.fact(fact.project_id, fact.execution_id, "archived"))
+    await parts.records.say("dev.ocf.task.archived.v1", fact, event, key=ref.message_id("archived"), once=True)
+    if await parts.records.get(ref.project, ref.execution) is None:  # deleted in this moment
+        await parts.bus.purge(subjects.EVENTS, ref.fact("archived"))
 
 
-async def _objects(
-    parts: Parts, event: Event, record: Record, outcome: Outcome
-) -> tuple[list[Artifact], int, str | None, str | None]:
-    project, execution = record.project_id, record.execution_id
-    prefix = f"{project}/{execution}"
+@dataclass(frozen=True)
+class _Found:
+    """What the manifest claims; `missing` names objects that an end names and S3 does not have any more."""
+
+    objects: list[Artifact]
+    written: Written
+    missing: list[str]
+
+
+async def _objects(parts: Parts, event: Event, ref: ExecutionRef, outcome: Outcome, *, late: bool) -> _Found:
     with scratch() as folder:
         output = folder / "output.ndjson.gz"
-        written = await write_output(parts, project, execution, outcome.last_sequence, output)
+        written = await write_output(parts, ref, outcome.last_sequence, output, gaps=late)
         lines = folder / "events.ndjson"
-        lines.write_bytes(await _events(parts, project, execution, event))
-        objects = [await _put(parts, prefix, path) for path in (output, lines)]
-    objects += [await _verified(parts, prefix, artifact) for artifact in outcome.artifacts]
-    if not outcome.artifacts:
-        objects += await _unclaimed(parts, prefix, {artifact.name for artifact in objects})
-    return objects, written.count, written.first, written.last
+        await _write_events(parts, ref, event, lines, late=late)
+        objects = [await _put(parts, ref.prefix, path) for path in (output, lines)]
+    missing = []
+    for artifact in outcome.objects:
+        try:
+            objects.append(await _verified(parts, ref.prefix, artifact))
+        except Unavailable:
+            if not late:
+                raise
+            await parts.store.ready()  # else it is not the object that is away
+            missing.append(artifact.name)
+    if not outcome.objects:
+        objects += await _unclaimed(parts, ref.prefix, {artifact.name for artifact in objects})
+    if written.missing or missing:
+        log.warning("archived with gaps", action="archive.gaps", chunks=written.missing, objects=missing)
+    return _Found(objects, written, missing)
 
 
 async def _unclaimed(parts: Parts, prefix: str, known: set[str]) -> list[Artifact]:
@@ -116,25 +162,42 @@ async def _verified(parts: Parts, prefix: str, artifact: Artifact) -> Artifact:
     return artifact
 
 
-async def _events(parts: Parts, project: str, execution: str, ending: Event) -> bytes:
-    """Every command and fact of the execution, in the order the bus got them, as CloudEvents JSON lines.
+async def _write_events(parts: Parts, ref: ExecutionRef, ending: Event, path: Path, *, late: bool) -> None:
+    """Write every command and fact of the execution, in the order the bus got them, as CloudEvents JSON lines.
 
     Raises:
         Unavailable: the ending, which was delivered, is not among them: a copy of the stream that lags was read.
     """
-    messages: list[Message] = []
-    for stream, subject in (
-        (subjects.COMMANDS, f"ocf.cmd.*.{project}.{execution}"),
-        (subjects.EVENTS, f"ocf.evt.{project}.{execution}.>"),
-    ):
-        messages += [message async for message in parts.bus.history(stream, subject)]
-    delivered = ending.extensions.get(NATS_SEQUENCE)
-    if delivered is not None and not any(message.sequence == int(delivered) for message in messages):
-        raise Unavailable(f"the end of {execution} cannot be read yet")
-    # What was given once more to one consumer (a redriven dead letter) did not happen twice.
-    messages = [message for message in messages if message.subject == subjects.first(message.subject)]
-    messages.sort(key=lambda message: (message.time is None, message.time))
-    return b"".join(_line(message) for message in messages)
+    delivered = int(ending.extensions.get(NATS_SEQUENCE, "0"))
+    seen = not delivered or late
+    with path.open("wb") as file:
+        async for message in _merged(parts, ref):
+            seen = seen or message.sequence == delivered
+            # What was given once more to one consumer (a redriven dead letter) did not happen twice.
+            if message.subject == subjects.first(message.subject):
+                await asyncio.to_thread(file.write, _line(message))
+    if not seen:
+        raise Unavailable(f"the end of {ref} cannot be read yet")
+
+
+async def _merged(parts: Parts, ref: ExecutionRef) -> AsyncIterator[Message]:
+    """Messages of both streams by their times, one batch of each in memory."""
+    sources = [
+        parts.bus.history(subjects.COMMANDS, ref.command("*")),
+        parts.bus.history(subjects.EVENTS, ref.fact(">")),
+    ]
+    heads = [await anext(source, None) for source in sources]
+    while any(head is not None for head in heads):
+        at = min((i for i, head in enumerate(heads) if head is not None), key=lambda i: _when(heads[i]))
+        message = heads[at]
+        assert message is not None
+        yield message
+        heads[at] = await anext(sources[at], None)
+
+
+def _when(message: Message | None) -> datetime:
+    found = message.time if message is not None else None
+    return found if found is not None else datetime.max.replace(tzinfo=UTC)
 
 
 def _line(message: Message) -> bytes:
@@ -146,7 +209,8 @@ def _line(message: Message) -> bytes:
         return json.dumps(raw, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def _manifest(record: Record, event: Event, objects: list[Artifact], chunks: dict[str, object]) -> bytes:
+def _manifest(record: Record, event: Event, found: _Found) -> bytes:
+    written = found.written
     content = {
         "version": MANIFEST_VERSION,
         "project_id": record.project_id,
@@ -157,8 +221,9 @@ def _manifest(record: Record, event: Event, objects: list[Artifact], chunks: dic
         "submitted_at": timestamp(record.submitted_at),
         "started_at": timestamp(record.started_at) if record.started_at else None,
         "ended_at": timestamp(record.ended_at) if record.ended_at else None,
-        "chunks": chunks,
-        "objects": [artifact.model_dump() for artifact in objects],
+        "chunks": {"count": written.count, "first": written.first, "last": written.last, "missing": written.missing},
+        "objects": [artifact.model_dump() for artifact in found.objects],
+        "missing": found.missing,
         "record": json.loads(record.model_dump_json(exclude_defaults=True, exclude={"outbox"})),
     }
     return json.dumps(content, indent=2).encode()

@@ -1,4 +1,4 @@
-"""From the output stream to `output.ndjson.gz`: in order, gapless, memory flat."""
+"""From the output stream to `output.ndjson.gz`: in order, what is missing stated, memory flat."""
 
 from __future__ import annotations
 
@@ -6,68 +6,97 @@ import asyncio
 import gzip
 import heapq
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from events import subjects
 from events.errors import Unavailable
-from events.splice import sequence_of
+from events.limits import MIB
+from events.refs import ExecutionRef
+from events.splice import gap_chunk, sequence_of
 from functions.composition import Parts
 
 _BLOCK = 1024 * 1024
+#: Chunks, and their bytes, that are held for one that has not come.
 _HELD = 10_000
+_HELD_BYTES = 32 * MIB
 
 
 @dataclass(frozen=True)
 class Written:
-    """How many chunks, and when the first and the last were said."""
+    """How many chunks, when the first and the last were said, and how many of them are missing."""
 
     count: int
     first: str | None
     last: str | None
+    missing: int = 0
 
 
-async def in_order(parts: Parts, project: str, execution: str) -> AsyncIterator[bytes]:
-    """The data of every output chunk by its own sequence, each once.
+async def in_order(parts: Parts, ref: ExecutionRef, last: int, *, gaps: bool) -> AsyncIterator[tuple[int, bytes]]:
+    """Yield every output chunk by its own sequence, each once: a line, and how many chunks it says are missing.
 
     A reconnect in mid-run can leave the stream with two chunks swapped or one twice; the sequence tells.
 
+    Args:
+        parts: the bus and the clock.
+        ref: the execution.
+        last: the sequence of its newest chunk.
+        gaps: whether what is missing is given up: one line then states a whole gap.
+
     Raises:
-        Unavailable: one is missing (yet).
+        Unavailable: one is missing (yet), without `gaps`.
     """
-    wanted = 1
+    wanted, size = 1, 0
     held: list[tuple[int, bytes]] = []
-    async for message in parts.bus.history(subjects.OUTPUT, subjects.output(project, execution)):
-        sequence = sequence_of(message)
-        heapq.heappush(held, (sequence, message.data))
-        while held and held[0][0] <= wanted:
+
+    def gap(end: int) -> tuple[int, bytes]:
+        if not gaps:
+            raise Unavailable(f"output chunk {wanted} of {ref} is not in the stream (yet)")
+        chunk = gap_chunk(wanted, end, parts.clock.now(), "lost")
+        return end - wanted + 1, chunk.model_dump_json(exclude_none=True).encode()
+
+    def ready(*, all_: bool) -> Iterator[tuple[int, bytes]]:
+        nonlocal wanted, size
+        while held and (all_ or held[0][0] <= wanted or len(held) > _HELD or size > _HELD_BYTES):
+            if held[0][0] > wanted:
+                yield gap(held[0][0] - 1)
+                wanted = held[0][0]
             sequence, data = heapq.heappop(held)
+            size -= len(data)
             if sequence == wanted:
-                yield data
+                yield 0, data
                 wanted += 1
-        if len(held) > _HELD:
-            break
-    if held:
-        raise Unavailable(f"output chunk {wanted} of {execution} is not in the stream (yet)")
+
+    async for message in parts.bus.history(subjects.OUTPUT, ref.output):
+        heapq.heappush(held, (sequence_of(message), message.data))
+        size += len(message.data)
+        for line in ready(all_=False):
+            yield line
+    for line in ready(all_=True):
+        yield line
+    if wanted <= last:
+        yield gap(last)
 
 
-async def write_output(parts: Parts, project: str, execution: str, expected: int, path: Path) -> Written:
-    """Write the gzipped NDJSON of all `expected` chunks.
+async def write_output(parts: Parts, ref: ExecutionRef, last: int, path: Path, *, gaps: bool = False) -> Written:
+    """Write the gzipped NDJSON of all chunks up to `last`; with `gaps` what is missing is stated in it.
 
     Raises:
-        Unavailable: fewer are in the stream.
+        Unavailable: fewer are in the stream, without `gaps`.
     """
-    count, first, last = 0, b"", b""
+    count = missing = 0
+    first, newest = b"", b""
     block = bytearray()
     compressing: asyncio.Future[int] | None = None
     # mtime 0: the same output gives the same bytes, and so the same digest.
     with gzip.GzipFile(path, "wb", compresslevel=1, mtime=0) as file:
         try:
-            async for data in in_order(parts, project, execution):
+            async for left_out, data in in_order(parts, ref, last, gaps=gaps):
                 count += 1
+                missing += left_out
                 first = first or data
-                last = data
+                newest = data
                 block += data + b"\n"
                 if len(block) >= _BLOCK:
                     # One block is compressed while the next is read.
@@ -79,9 +108,7 @@ async def write_output(parts: Parts, project: str, execution: str, expected: int
             if compressing is not None:
                 await compressing  # also after an error: the file must not be closed under it
         await asyncio.to_thread(file.write, block)
-    if count < expected:
-        raise Unavailable(f"{count} of {expected} output chunks of {execution} are in the stream")
-    return Written(count, _time(first), _time(last))
+    return Written(count, _time(first), _time(newest), missing)
 
 
 def _time(chunk: bytes) -> str | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from events import subjects
+from events import outcomes, subjects
 from events.envelope import Event
 from events.errors import Drop, NotYetKnown
-from events.facts import Cancelled
 from events.lifecycle import State, Step
 from events.models import Cancel
 from events.record import Record
@@ -39,17 +38,8 @@ async def cancel(parts: Parts, event: Event) -> None:
         marks = {"cancel_requested": True, "cancel_why": wish.why, "cancel_by": wish.requested_by}
         if newest.state is State.RUNNING:
             return newest.model_copy(update=marks)
-        waited = round((parts.clock.now() - newest.submitted_at).total_seconds() * 1000)
-        fact = Cancelled(
-            execution_id=newest.execution_id,
-            project_id=newest.project_id,
-            attempt=0,
-            duration_ms=0,
-            queued_ms=max(0, waited),
-            model=newest.model,
-            why=wish.why,
-            requested_by=wish.requested_by,
-        )
+        ending = outcomes.Ending(Step.CANCEL, wish.why or "", requested_by=wish.requested_by)
+        fact = outcomes.compose(newest, ending, parts.clock.now())
         return parts.records.ended(newest.model_copy(update=marks), Step.CANCEL, fact, cause=event)
 
     changed = await parts.records.change(wish.project_id, wish.execution_id, noted)

@@ -5,18 +5,20 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import timedelta
 
-from events import subjects
+from events import dead_letters, subjects
+from events.commands import publish_command
 from events.envelope import Event, new_event
-from events.errors import Conflict, NotYetKnown
+from events.errors import Conflict, NotYetKnown, Unreadable
 from events.facts import Cleaned
 from events.lifecycle import State
 from events.models import Cancel, Cleanup
-from events.record import Record, lease_key, record_key
+from events.record import Record
+from events.refs import ExecutionRef
 from events.types import TYPES
 from functions.cleanup.retention import retain
 from functions.cleanup.sweep import sweep
 from functions.common.commands import command
-from functions.common.letters import drop_letters
+from functions.common.objects import delete_execution
 from functions.common.output import purge_output
 from functions.common.sessions import Sessions
 from functions.composition import Parts
@@ -42,14 +44,22 @@ async def cleanup(parts: Parts, event: Event) -> None:
         return
     if wish.scope == "workspace":
         return  # the worker that holds the files hears this command on NATS itself
-    record = await parts.records.get(wish.project_id, wish.execution_id)
+    record, readable = None, True
+    try:
+        record = await parts.records.get(wish.project_id, wish.execution_id)
+    except Unreadable:
+        # Whatever it says, it can be deleted; a worker that has it is told to end first.
+        readable = False
+        if await parts.executions.get(ExecutionRef(wish.project_id, wish.execution_id).lease_key) is not None:
+            await _cancel(parts, wish, event)
+            raise Conflict(f"execution {wish.execution_id} runs; it is being cancelled first") from None
     if record is not None:
-        await _must_have_ended(parts, record, event)
-    elif not await _known(parts, wish):
+        await _must_have_ended(parts, record, wish, event)
+    elif readable and not await _known(parts, wish):
         raise NotYetKnown(f"execution {wish.execution_id} of project {wish.project_id} is not known")
     gone = subjects.fact(wish.project_id, wish.execution_id, "cleaned")
     commands = f"ocf.cmd.*.{wish.project_id}.{wish.execution_id}"
-    if record is None and await parts.bus.last(subjects.EVENTS, gone) is not None:
+    if record is None and readable and await parts.bus.last(subjects.EVENTS, gone) is not None:
         await parts.bus.purge(subjects.COMMANDS, commands)
         return  # done before
     if record is not None and record.session_id is not None:
@@ -58,8 +68,7 @@ async def cleanup(parts: Parts, event: Event) -> None:
             await sessions.forget(wish.project_id, record.session_id, wish.execution_id)
     removed = await remove(parts, wish.project_id, wish.execution_id)
     fact = Cleaned(execution_id=wish.execution_id, project_id=wish.project_id, removed=removed)
-    key = f"cleaned:{wish.execution_id}"
-    await parts.records.say("dev.ocf.task.cleaned.v1", fact, event, key=key, once=True, of=record)
+    await parts.records.say("dev.ocf.task.cleaned.v1", fact, event, once=True, of=record)
     if await parts.records.get(wish.project_id, wish.execution_id) is not None:
         raise Conflict(f"execution {wish.execution_id} was recorded by a submit that was still under way")
     # Last: as long as this command is there, a crash brings it back.
@@ -74,12 +83,17 @@ async def _known(parts: Parts, wish: Cleanup) -> bool:
     return found is not None
 
 
-async def _must_have_ended(parts: Parts, record: Record, event: Event) -> None:
+async def _cancel(parts: Parts, wish: Cleanup, event: Event) -> None:
+    ref = ExecutionRef(wish.project_id, wish.execution_id)
+    cancel = Cancel(execution_id=ref.execution, project_id=ref.project, why="deleted")
+    told = new_event(CANCEL.type, cancel, source="/ocf/cleanup", time=parts.clock.now(), cause=event)
+    await publish_command(parts.bus, told, ref.project)
+
+
+async def _must_have_ended(parts: Parts, record: Record, wish: Cleanup, event: Event) -> None:
     if not record.terminal:
-        wish = Cancel(execution_id=record.execution_id, project_id=record.project_id, why="deleted")
-        told = new_event(CANCEL.type, wish, source="/ocf/cleanup", time=parts.clock.now(), cause=event)
-        headers = {**told.headers(), "Nats-Msg-Id": f"cancel-for-cleanup:{record.execution_id}"}
-        await parts.bus.publish(CANCEL.subject(record.project_id, record.execution_id), told.data, headers)
+        if not record.cancel_requested:
+            await _cancel(parts, wish, event)
         raise Conflict(f"execution {record.execution_id} is {record.state.value}; it is being cancelled first")
     if record.outbox:
         await parts.records.publish_outbox(record)
@@ -90,13 +104,14 @@ async def _must_have_ended(parts: Parts, record: Record, event: Event) -> None:
 
 async def remove(parts: Parts, project: str, execution: str) -> dict[str, int]:
     """Remove record, lease, objects, output and events; how many of each. The record goes first (see archive)."""
-    record = await parts.executions.get(record_key(project, execution))
-    await parts.executions.delete(record_key(project, execution))
-    await parts.executions.delete(lease_key(project, execution))
+    ref = ExecutionRef(project, execution)
+    record = await parts.executions.get(ref.record_key)
+    await parts.executions.delete(ref.record_key)
+    await parts.executions.delete(ref.lease_key)
     return {
         "records": int(record is not None),
-        "objects": await parts.store.delete_prefix(f"{project}/{execution}/"),
+        "objects": await delete_execution(parts.store, ref),
         "output": await purge_output(parts.bus, project, execution),
         "events": await parts.bus.purge(subjects.EVENTS, f"ocf.evt.{project}.{execution}.>"),
-        "dead_letters": await drop_letters(parts.bus, project, execution),
+        "dead_letters": await dead_letters.delete(parts.bus, project, execution),
     }

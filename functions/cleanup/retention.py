@@ -9,6 +9,8 @@ import structlog
 from events.envelope import Event
 from events.errors import NotYetKnown
 from events.record import Record
+from events.refs import ExecutionRef
+from functions.common.objects import delete_execution
 from functions.common.output import purge_output
 from functions.common.retention import keep_retaining, rule_for, stop_retaining
 from functions.common.schedule import old
@@ -22,8 +24,10 @@ async def retain(parts: Parts, event: Event) -> None:
     known = False
     async for record in parts.records.all():
         known = True
-        if record.ended_at is not None:
-            await _apply(parts, record, parts.clock.now())
+        ref = ExecutionRef(record.project_id, record.execution_id)
+        if record.ended_at is not None and not parts.isolation.waits("retention", ref.record_key):
+            step = _apply(parts, record, parts.clock.now())
+            await parts.isolation.run("retention", ref.record_key, step, **ref.log_fields)
     if not known or not parts.settings.retention:
         await stop_retaining(parts.bus)
     elif old(event, parts.clock.now()):
@@ -40,7 +44,7 @@ async def _apply(parts: Parts, record: Record, now: datetime) -> None:
         await purge_output(parts.bus, record.project_id, record.execution_id)
         await _mark(parts, record, "output_expired")
     if age >= rule.archive and not record.archive_expired:
-        await parts.store.delete_prefix(f"{record.project_id}/{record.execution_id}/")
+        await delete_execution(parts.store, ExecutionRef(record.project_id, record.execution_id))
         await _mark(parts, record, "archive_expired")
 
 

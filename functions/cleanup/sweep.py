@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
+from collections.abc import Coroutine
+from datetime import datetime, timedelta
 
 import structlog
 
+from events import outcomes
 from events.envelope import Event
-from events.facts import Cancelled, Failed, Outcome, TimedOut
-from events.lifecycle import Reason, State, Step
+from events.facts import Outcome
+from events.lifecycle import State, Step
 from events.record import Record
+from events.refs import ExecutionRef
 from functions import metrics
 from functions.common.output import fence_off
 from functions.common.ownership import SECOND_LOOK, owned
@@ -20,6 +22,9 @@ from functions.common.sweep import keep_sweeping, stop_sweeping
 from functions.composition import Parts
 
 log = structlog.get_logger()
+
+#: No execution may ask for more.
+_DAY = 86_400
 
 #: A lease lives 10 s; a worker that started is given this long before a missing lease counts.
 LEASE_GRACE = timedelta(seconds=20)
@@ -49,27 +54,42 @@ async def _look(parts: Parts, event: Event) -> int:
     open_ = 0
     unreadable: set[str] = set()
     suspects: list[tuple[Record, Step]] = []
-    async for record in parts.records.all(unreadable):
+
+    async def look(record: Record) -> None:
         if record.outbox:
             await parts.records.publish_outbox(record)
-        if record.terminal:
-            continue
-        open_ += 1
-        if (ending := await _judged(parts, record)) is not None:
+        if not record.terminal and (ending := await _judged(parts, record)) is not None:
             suspects.append((record, ending))
+
+    async def end(record: Record, ending: Step) -> None:
+        if not await owned(parts, record):
+            await _end(parts, record, ending, event)
+
+    async for record in parts.records.all(unreadable):
+        open_ += not record.terminal
+        if record.outbox or not record.terminal:
+            await _alone(parts, record, look(record))
     if suspects:
         await parts.clock.sleep(SECOND_LOOK)
     for record, ending in suspects:
-        if not await owned(parts, record):
-            await _end(parts, record, ending, event)
+        await _alone(parts, record, end(record, ending))
     return open_ + len(unreadable)
+
+
+async def _alone(parts: Parts, record: Record, step: Coroutine[None, None, None]) -> None:
+    """One record's part of the sweep: its failure stops no other, and it is tried less and less often."""
+    ref = ExecutionRef(record.project_id, record.execution_id)
+    if parts.isolation.waits("sweep", ref.record_key):
+        step.close()
+        return
+    await parts.isolation.run("sweep", ref.record_key, step, **ref.log_fields)
 
 
 async def _judged(parts: Parts, record: Record) -> Step | None:
     """How it should end, as it looks now; None: it goes on."""
     now = parts.clock.now()
     unowned = now - record.updated_at
-    overdue = now - (record.started_at or record.submitted_at) - timedelta(seconds=record.timeout_seconds)
+    overdue = now - (record.started_at or record.submitted_at) - timedelta(seconds=min(record.timeout_seconds, _DAY))
     if record.state is State.RUNNING:
         if unowned < LEASE_GRACE or await owned(parts, record):
             return None
@@ -86,7 +106,9 @@ async def _end(parts: Parts, seen: Record, taken: Step, event: Event) -> None:
 
     def decide(record: Record) -> tuple[Step, Outcome] | None:
         # Decided on what was looked at; when it has moved since, the next sweep looks again.
-        return (taken, _outcome(parts, record, taken, fenced.last)) if record.updated_at == seen.updated_at else None
+        if record.updated_at != seen.updated_at:
+            return None
+        return taken, _outcome(record, taken, parts.clock.now(), fenced.last)
 
     ended = await parts.records.end(seen.project_id, seen.execution_id, decide, event)
     metrics.swept.labels(ended.state.value).inc()
@@ -99,21 +121,10 @@ async def _end(parts: Parts, seen: Record, taken: Step, event: Event) -> None:
     )
 
 
-def _outcome(parts: Parts, record: Record, taken: Step, said: int) -> Outcome:
-    since = record.started_at or record.submitted_at
-    common: dict[str, Any] = {
-        "execution_id": record.execution_id,
-        "project_id": record.project_id,
-        "attempt": len(record.attempts),
-        "duration_ms": max(0, round((parts.clock.now() - since).total_seconds() * 1000)),
-        "usage": record.usage,
-        "diff": record.diff,
-        "last_sequence": said,
-        "model": record.model,
-    }
-    if taken is Step.TIME_OUT:
-        return TimedOut(**common, limit_seconds=record.timeout_seconds)
+def _outcome(record: Record, taken: Step, now: datetime, said: int) -> Outcome:
+    ending = outcomes.Ending(taken)
     if taken is Step.CANCEL:
-        return Cancelled(**common, why=record.cancel_why, requested_by=record.cancel_by)
-    message = f"its worker {record.attempts[-1].worker if record.attempts else ''} is gone"
-    return Failed(**common, reason=Reason.WORKER_LOST, message=message)
+        ending = outcomes.Ending(taken, record.cancel_why or "", requested_by=record.cancel_by)
+    elif taken is Step.FAIL:
+        ending = outcomes.worker_lost(record)
+    return outcomes.compose(record, ending, now, last_sequence=said)

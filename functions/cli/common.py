@@ -9,32 +9,54 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator, Coroutine
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 DEFAULT_DATA_DIR = Path(".ocf")
+#: Seconds that a gateway may be away before a verb that follows something gives up.
+PATIENCE = 600.0
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", envvar="OCF_DATA_DIR", show_default=".ocf", help="Where the stack keeps everything."),
+    typer.Option("--data-dir", show_default="OCF_DATA_DIR, else .ocf", help="Where the stack keeps everything."),
 ]
 Project = Annotated[str, typer.Option("--project", "-p", envvar="PROJECT_ID", help="Project the executions belong to.")]
 
 
+#: `ocf --gateway URL ...`.
+NAMED_GATEWAY: ContextVar[str | None] = ContextVar("NAMED_GATEWAY", default=None)
+#: `ocf --data-dir DIR ...`; the verb's own --data-dir wins.
+NAMED_DIRECTORY: ContextVar[Path | None] = ContextVar("NAMED_DIRECTORY", default=None)
+
+
+def directory(data_dir: Path | None) -> Path:
+    """The data directory: of --data-dir, else OCF_DATA_DIR, else `.ocf`."""
+    return data_dir or NAMED_DIRECTORY.get() or Path(os.environ.get("OCF_DATA_DIR") or DEFAULT_DATA_DIR)
+
+
 def print_json(value: object) -> None:
     """One line of JSON on stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        # The locale has no such character, or it is half an emoji, which no UTF-8 has: as escapes both are kept.
+        text = json.dumps(value, default=str)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-#: What a terminal obeys: escape sequences, whole or cut off, and control characters, without the colours of (1).
+#: What a terminal obeys: escape sequences, whole or cut off, and control characters, without the colours of (1); and
+#: what turns the direction of the text behind it, so that a file's name reads as another.
 _OBEYED = re.compile(
     r"(\x1b\[[0-9;:]*m)"
     r"|\x1b(?:\[[0-?]*[ -/]*[@-~]?|[\]PX^_][^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?|[ -/]*[0-~]?)"
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+    r"|[\u202a-\u202e\u2066-\u2069]"
 )
 
 
@@ -70,17 +92,11 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 def run(work: Coroutine[Any, Any, int]) -> NoReturn:
-    """Run a verb's coroutine and end with the status it returns. Ctrl-C is 130."""
+    """Run a verb's coroutine and end with the status it returns; an error has its own."""
     from events.errors import OcfError
 
     try:
         status = asyncio.run(work)
-    except KeyboardInterrupt:
-        status = 130
     except OcfError as error:
-        fail(str(error))
-    except BrokenPipeError:
-        # Whoever read our output has gone (`ocf output ID | head`); stdout must not complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
+        fail(str(error), getattr(error, "exit_status", 1))
     raise typer.Exit(status)

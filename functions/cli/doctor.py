@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from functions.cli.common import DEFAULT_DATA_DIR, DataDir, JsonFlag, Project, fail, print_json
+from functions.cli.common import DataDir, JsonFlag, Project, directory, fail, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from functions.stack.state import Running
 
 _MIN_PYTHON = (3, 11)
 _MIN_FREE = 2 * 1024**3
@@ -33,20 +36,26 @@ class Finding:
 def doctor(data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
     """Say what is missing, and the exact command that fixes it. Exits 1 when something needed is missing.
 
-    Looks at programs, the environment (secrets are masked), what this kernel can confine, disk space, and the
-    stack of the data directory.
+    Looks at programs, what this kernel can confine, disk space, and the stack of the data directory. The settings
+    shown (secrets masked) are what that stack was started with; where none runs, those of this shell.
     """
-    findings = [*_python(), *_programs(), *_sandbox(), *_disk(data_dir), *_stack(data_dir)]
-    settings, problem = _settings()
+    place = directory(data_dir).resolve()
+    found, stack = _stack(place)
+    settings, problem = (dict(found.settings), "") if found else _settings()
+    findings = [*_python(), *_programs(), *_sandbox(str(settings.get("SANDBOX") or "required")), *_disk(place)]
+    findings.append(stack)
     findings.append(
         Finding("environment", not problem, problem or "well-formed", fix=problem and "correct the variable")
     )
-    findings.append(_model())
+    findings.append(_model(settings))
     healthy = all(finding.ok or not finding.needed for finding in findings)
+    source = f"of the stack that runs in {place}" if found else "of this shell: no stack runs there to ask"
     if json_output:
-        print_json({"ok": healthy, "checks": [asdict(finding) for finding in findings], "settings": settings})
+        checks = [asdict(finding) for finding in findings]
+        of = "stack" if found else "shell"
+        print_json({"ok": healthy, "checks": checks, "settings_of": of, "settings": settings})
     else:
-        _show(findings, settings)
+        _show(findings, settings, source)
     raise typer.Exit(0 if healthy else 1)
 
 
@@ -74,7 +83,7 @@ def encrypt_key(
         else:
             sys.stdout.write(made + "\n")
         return
-    master = os.environ.get("ENCRYPTION_KEY") or _stack_key(data_dir or DEFAULT_DATA_DIR)
+    master = os.environ.get("ENCRYPTION_KEY") or _stack_key(directory(data_dir))
     if not master:
         fail("no ENCRYPTION_KEY; make one with: export ENCRYPTION_KEY=$(ocf encrypt-key --generate)", 2)
     secret = sys.stdin.readline().strip() if key == "-" else key
@@ -107,11 +116,10 @@ def _programs() -> Iterator[Finding]:
         yield Finding(tool.name, tool.path is not None, said, "" if tool.path else tool.fix, tool.needed)
 
 
-def _sandbox() -> Iterator[Finding]:
+def _sandbox(mode: str) -> Iterator[Finding]:
     from functions.execute.sandbox import sandbox_support
 
     support = sandbox_support()
-    mode = os.environ.get("SANDBOX") or "required"
     parts = {
         "files": support.filesystem,
         "network": support.network,
@@ -132,10 +140,9 @@ def _sandbox() -> Iterator[Finding]:
     )
 
 
-def _disk(data_dir: Path | None) -> Iterator[Finding]:
+def _disk(place: Path) -> Iterator[Finding]:
     import shutil
 
-    place = (data_dir or DEFAULT_DATA_DIR).resolve()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
@@ -143,54 +150,55 @@ def _disk(data_dir: Path | None) -> Iterator[Finding]:
     yield Finding("writable", os.access(place, os.W_OK), str(place), "ocf up --data-dir DIR, one you may write")
 
 
-def _stack(data_dir: Path | None) -> Iterator[Finding]:
-    from functions.stack.table import Layout
-    from functions.stack.up import running_pid
+def _stack(place: Path) -> tuple[Running | None, Finding]:
+    """The stack that is up there, once what answers on its port has said that it is that one."""
+    from functions.cli.gateway import NoStack, Unreachable, answering_stack
 
-    layout = Layout((data_dir or DEFAULT_DATA_DIR).resolve())
-    pid = running_pid(layout)
-    said = f"up in {layout.data_dir} (pid {pid})" if pid else f"not up in {layout.data_dir}"
-    yield Finding("stack", pid is not None, said, "" if pid else "ocf up", needed=False)
+    try:
+        found = asyncio.run(answering_stack(place))
+    except NoStack:
+        return None, Finding("stack", False, f"not up in {place}", "ocf up", needed=False)
+    except Unreachable as error:
+        return None, Finding("stack", False, str(error), needed=False)
+    return found, Finding("stack", True, f"up in {place}, gateway {found.gateway}", needed=False)
 
 
 def _settings() -> tuple[dict[str, object], str]:
     """The settings by variable with secrets masked, and what is wrong with them."""
-    from pydantic import SecretStr, ValidationError
+    from pydantic import ValidationError
 
-    from functions.settings import Settings, load
+    from functions.settings import load, masked
 
     try:
         settings = load()
     except ValidationError as error:
         return {}, "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_input=False))
-    shown: dict[str, object] = {}
-    for name, field in Settings.model_fields.items():
-        value = getattr(settings, name)
-        shown[str(field.alias)] = "********" if isinstance(value, SecretStr) else value
-    return shown, ""
+    return masked(settings), ""
 
 
-def _model() -> Finding:
+def _model(settings: dict[str, object]) -> Finding:
     from functions.stack.table import OFFLINE_NOTICE, REAL_MODEL
 
-    chosen = [name for name in REAL_MODEL if os.environ.get(name)]
+    chosen = [name for name in REAL_MODEL if settings.get(name)]
     said = f"a real one: {', '.join(chosen)} set" if chosen else OFFLINE_NOTICE
     return Finding("model", bool(chosen), said, "" if chosen else "export ANTHROPIC_API_KEY=...", needed=False)
 
 
-def _show(findings: list[Finding], settings: dict[str, object]) -> None:
+def _show(findings: list[Finding], settings: dict[str, object], source: str) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console()
     table = Table(box=None, show_header=False, pad_edge=False)
+    for overflow in ("ignore", "ellipsis", "fold"):
+        table.add_column(overflow=overflow)
     for finding in findings:
         mark = "[green]✓[/]" if finding.ok else ("[red]✗[/]" if finding.needed else "[yellow]–[/]")
         fix = f"\n[bold]→ {escape(finding.fix)}[/]" if finding.fix and not finding.ok else ""
         table.add_row(mark, finding.name, escape(finding.said) + fix)
     console.print(table)
-    console.print("\n[dim]settings (environment; secrets masked)[/]")
+    console.print(f"\n[dim]settings {escape(source)} (secrets masked)[/]", highlight=False)
     for name, value in settings.items():
-        if value not in (None, "", ()):
+        if value not in (None, "", (), []):
             console.print(f"  [dim]{name}[/]={escape(str(value))}", highlight=False)

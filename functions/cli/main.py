@@ -1,46 +1,70 @@
-"""Entry point of `ocf`: every verb, each from a small file of its group."""
+"""Entry point of `ocf`. Whatever stops a verb is one line on stderr and an exit status, never a traceback.
+
+Nothing but the standard library is imported before Ctrl-C, a closed pipe and a full disk have their answer.
+"""
 
 from __future__ import annotations
 
-import typer
+import os
+import signal
+import sys
 
-from functions.cli import dlq, doctor, replay, sessions, stack, tasks
+from functions.cli import streams
 
-app = typer.Typer(
-    name="ocf",
-    help="OpenCode executions as event-driven functions.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-_STACK, _TASKS = "Stack", "Executions"
-app.command(rich_help_panel=_STACK)(stack.up)
-app.command(rich_help_panel=_STACK)(stack.down)
-app.command(rich_help_panel=_STACK)(stack.creds)
-app.command(rich_help_panel=_STACK)(doctor.doctor)
-app.command("encrypt-key", rich_help_panel=_STACK)(doctor.encrypt_key)
-app.command("run", rich_help_panel=_TASKS)(tasks.run_)
-app.command(rich_help_panel=_TASKS)(tasks.submit)
-app.command(rich_help_panel=_TASKS)(tasks.watch)
-app.command(rich_help_panel=_TASKS)(tasks.status)
-app.command("list", rich_help_panel=_TASKS)(tasks.list_)
-app.command(rich_help_panel=_TASKS)(tasks.output)
-app.command(rich_help_panel=_TASKS)(tasks.diff)
-app.command(rich_help_panel=_TASKS)(replay.replay)
-app.command(rich_help_panel=_TASKS)(tasks.cancel)
-app.command(rich_help_panel=_TASKS)(tasks.delete)
-app.command(rich_help_panel=_TASKS)(tasks.reply)
-app.command(rich_help_panel=_TASKS)(tasks.token)
-app.add_typer(sessions.app, name="session", rich_help_panel=_TASKS)
-app.add_typer(dlq.app, name="dlq", rich_help_panel=_STACK)
+#: Exit statuses beside those of a verb: as a shell reports the signal.
+INTERRUPTED = 128 + signal.SIGINT
+DEBUG = "OCF_DEBUG"
 
 
 def main() -> None:
     """Run it."""
-    app()
+    streams.prepare()
+    status = _run()
+    try:
+        streams.flush()
+    except BrokenPipeError:
+        streams.discard()
+    except OSError as error:
+        streams.discard()
+        status = _told(f"cannot write the output: {error.strerror or error}")
+    raise SystemExit(status)
+
+
+def _run() -> int:
+    try:
+        from functions.cli.app import app
+
+        app()
+    except SystemExit as ending:
+        # Typer turns a closed pipe into this: whoever read the output has gone (`ocf list | head -1`).
+        if isinstance(ending.__context__, BrokenPipeError):
+            streams.discard()
+            return 0
+        return _status(ending)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        return _told(streams.of_os(error))
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        return _told(f"internal error: {type(error).__name__}: {error} ({DEBUG}=1 shows where)")
+    return 0
+
+
+def _status(ending: SystemExit) -> int:
+    if isinstance(ending.code, str):
+        return _told(ending.code)
+    return ending.code or 0
+
+
+def _told(problem: str) -> int:
+    try:
+        sys.stderr.write(f"ocf: {problem}\n")
+        sys.stderr.flush()
+    except OSError:
+        streams.discard_errors()
+    return 1
 
 
 if __name__ == "__main__":

@@ -29,6 +29,14 @@ _CHANGES = {"added": ("+", "green"), "modified": ("~", "yellow"), "deleted": ("-
 _TODO = {"completed": "✓", "in_progress": "▸", "pending": "○", "cancelled": "✗"}
 #: How much of a tool's output is shown; the rest is one line that says how much there is (`ocf output` has it all).
 FOLD_LINES = 6
+#: Items of a plan, likewise.
+FOLD_ITEMS = 50
+#: Characters of a line that has no end yet, in the part of the screen that is drawn anew.
+_TAIL = 2_000
+#: Columns from which a list is a table; an id alone has 36.
+_TABLE_WIDTH = 110
+#: The columns of the table and what each needs; the title takes what is left.
+_COLUMNS = {"ID": 36, "status": 9, "submitted": 19, "took": 8, "title": 0}
 #: Tools whose effect is a chunk of its own.
 _SHOWN_OTHERWISE = ("todowrite", "todoread")
 
@@ -39,7 +47,7 @@ class View:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._started = time.monotonic()
-        self._partial = ""
+        self._partial: list[str] = []
         self._style = ""
         self._streamed: set[str] = set()  # tools whose output was shown as it came
         self._usage: dict[str, Any] = {}
@@ -82,7 +90,9 @@ class View:
         if detail.get("tool") in _SHOWN_OTHERWISE:
             return
         said = detail.get("title") or _told(detail.get("input") or {}) or data
-        self._line(f"[bold cyan]●[/] [bold]{escape(str(detail.get('tool', 'tool')))}[/] {escape(_short(str(said)))}")
+        self._line(
+            f"[bold cyan]●[/] [bold]{escape(str(detail.get('tool', 'tool')))}[/] {escape(self._short(str(said)))}"
+        )
 
     def _on_tool_result(self, data: str, detail: dict[str, Any]) -> None:
         if detail.get("tool") in _SHOWN_OTHERWISE:
@@ -90,7 +100,7 @@ class View:
         lines = data.rstrip().splitlines()
         if str(detail.get("call_id")) not in self._streamed:
             for line in lines[:FOLD_LINES]:
-                self._line(f"  [dim]{escape(_short(line))}[/]")
+                self._line(f"  [dim]{escape(self._short(line))}[/]")
             if len(lines) > FOLD_LINES:
                 self._line(f"  [dim italic]… {len(lines) - FOLD_LINES} more lines[/]")
         mark = "[green]ok[/]" if detail.get("ok") else "[red]failed[/]"
@@ -113,8 +123,10 @@ class View:
 
     def _on_todo(self, _: str, detail: dict[str, Any]) -> None:
         self._todo = list(detail.get("items") or [])
-        for item in self._todo:
-            self._line(f"  [dim]{_TODO.get(item['status'], '○')} {escape(item['content'])}[/]")
+        for item in self._todo[:FOLD_ITEMS]:
+            self._line(f"  [dim]{_TODO.get(item['status'], '○')} {escape(self._short(item['content']))}[/]")
+        if len(self._todo) > FOLD_ITEMS:
+            self._line(f"  [dim italic]… {len(self._todo) - FOLD_ITEMS} more items[/]")
 
     def _on_permission(self, data: str, detail: dict[str, Any]) -> None:
         options = " | ".join(detail.get("options") or ["ANSWER"])
@@ -134,14 +146,19 @@ class View:
         if style != self._style:
             self._end_line()
             self._style = style
-        *lines, self._partial = (self._partial + data).split("\n")
-        for line in lines:
-            self._print(Text(printable(line), style=style))
+        first, *others = data.split("\n")
+        self._partial.append(first)
+        for line in others:
+            self._print(Text(printable("".join(self._partial)), style=style))
+            self._partial = [line]
 
     def _end_line(self) -> None:
-        if self._partial:
-            self._print(Text(printable(self._partial), style=self._style))
-            self._partial = ""
+        if partial := "".join(self._partial):
+            self._print(Text(printable(partial), style=self._style))
+        self._partial = []
+
+    def _short(self, text: str) -> str:
+        return _short(text, min(160, self._console.width - 4)) if self._console.is_terminal else _short(text)
 
     def _line(self, markup: str) -> None:
         self._end_line()
@@ -161,7 +178,8 @@ class View:
             parts.append(self.model)
         said = printable(" · ".join(part for part in parts if part))
         self._spinner.update(text=Text(said, style="dim", overflow="ellipsis"))
-        partial = [Text(printable(self._partial), style=self._style)] if self._partial else []
+        tail = "".join(self._partial)[-_TAIL:]
+        partial = [Text(printable(tail), style=self._style)] if tail else []
         return Group(*partial, self._spinner)
 
 
@@ -193,6 +211,7 @@ def ending(status: dict[str, Any]) -> str:
         parts.append(f"[dim]{escape(str(status['model']))}[/]")
     said = " · ".join(part for part in parts if part)
     problems = [str(status["message"])] if status.get("message") else []
+    problems += [str(status["artifacts_message"])] if status.get("artifacts") in ("lost", "pending") else []
     problems += [f"{error['field']}: {error['message']}" for error in status.get("errors") or []]
     return printable("\n".join([said, *(f"  {escape(problem)}" for problem in problems)]))
 
@@ -210,17 +229,34 @@ def attempts(tries: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def task_table(items: list[dict[str, Any]]) -> Table:
-    """Executions as a table, newest first."""
+def task_list(items: list[dict[str, Any]], width: int) -> Table:
+    """Executions, newest first: a table, or two lines for each where the screen is narrow. An id is always whole."""
+    if width >= _TABLE_WIDTH:
+        return _task_table(items, width)
+    table = Table.grid(padding=(0, 1))
+    table.add_column()
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for item in items:
+        state, style = item["status"], STYLES.get(item["status"], "")
+        submitted = str(item["submitted_at"])[5:16].replace("T", " ")
+        said = f"[{style}]{state}[/] [dim]{submitted}[/] {escape(printable(item.get('title') or ''))}"
+        table.add_row(f"[{style}]{MARKS.get(state, '·')}[/]", item["execution_id"])
+        table.add_row("", said)
+    return table
+
+
+def _task_table(items: list[dict[str, Any]], width: int) -> Table:
+    # Rich takes the columns that are too wide from all of them: the title is cut before.
+    left = width - sum(_COLUMNS.values()) - 2 * len(_COLUMNS)
     table = Table(box=None, pad_edge=False, header_style="bold dim")
-    for column in ("ID", "status", "submitted", "took", "title"):
-        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=None if column == "title" else 1)
+    for column in _COLUMNS:
+        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=_COLUMNS[column] or None)
     for item in items:
         state = item["status"]
         took = f"{item['duration_ms'] / 1000:.1f} s" if item.get("duration_ms") is not None else ""
         submitted = str(item["submitted_at"])[:19].replace("T", " ")
         style = STYLES.get(state, "")
-        title = escape(printable(item.get("title") or ""))
+        title = escape(_short(printable(item.get("title") or ""), left))
         table.add_row(item["execution_id"], f"[{style}]{state}[/]", submitted, took, title)
     return table
 

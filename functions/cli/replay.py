@@ -169,7 +169,7 @@ async def _post_one(
     from events.types import TYPES
 
     # By what was asked for: an event need not name its subject, and large data are not in it.
-    headers = event.with_extensions(natssubject=TYPES[event.type].subject(*of)).headers()
+    headers = event.with_extensions(natssubject=TYPES[event.type].subject(*of)).http_headers()
     try:
         answer = await http.post(url, content=event.data, headers=headers)
         status, said = answer.status_code, answer.text[:500]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import sys
@@ -146,6 +147,7 @@ def attach(
     name = client or f"ocf {os.getpid()} on {socket.gethostname()}"
 
     async def work(gateway: Gateway) -> int:
+        gateway.patience = math.inf
         known = await gateway.call("GET", f"/sessions/{session}")
         await _say(gateway, session, "attach", name)
         staying = asyncio.create_task(_stay(gateway, session, name))
@@ -161,11 +163,14 @@ def attach(
 
 
 async def _say(gateway: Gateway, session: str, verb: str, client: str) -> None:
-    """Attach or detach; a session that is gone needs neither."""
-    from functions.cli.gateway import CallFailed
+    """Attach or detach; a session that is gone needs neither, and one whose gateway is away forgets who left."""
+    from functions.cli.gateway import CallFailed, Unreachable
 
     try:
         await gateway.call("POST", f"/sessions/{session}/{verb}", body={"client_id": client})
+    except Unreachable:
+        if verb == "attach":
+            raise
     except CallFailed as error:
         if error.status != 404:
             raise
@@ -186,16 +191,16 @@ async def _watch(gateway: Gateway, session: str, shown: set[str], json_output: b
 
     while True:
         try:
-            found = await gateway.call("GET", f"/sessions/{session}")
+            found = await gateway.lasting(f"/sessions/{session}")
             new = [execution for execution in found["executions"] if execution not in shown]
             for execution in new:
                 shown.add(execution)
                 await follow(gateway, execution, 1, json_output)
         except CallFailed as error:
-            if error.status not in (0, 404, 502, 503, 504):
+            if error.status != 404:
                 raise
             new = []
-            if error.status == 404 and not await _exists(gateway, session):
+            if not await _exists(gateway, session):
                 sys.stderr.write(f"ocf: session {session} is gone\n")
                 return 0
         if not new:
@@ -207,9 +212,11 @@ async def _exists(gateway: Gateway, session: str) -> bool:
     from functions.cli.gateway import CallFailed
 
     try:
-        await gateway.call("GET", f"/sessions/{session}")
+        await gateway.lasting(f"/sessions/{session}")
     except CallFailed as error:
-        return error.status != 404
+        if error.status != 404:
+            raise
+        return False
     return True
 
 

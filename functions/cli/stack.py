@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from functions.cli.common import DEFAULT_DATA_DIR, DataDir, JsonFlag, Project, fail, print_json
+from functions.cli.common import DEFAULT_DATA_DIR, DataDir, JsonFlag, Project, directory, fail, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ def up(
     once everything is ready: where the gateway, NATS, S3 and the console are, and credentials. With --detach a
     stack that is up already is left as it is, and its line is printed.
     """
-    chosen = data_dir or DEFAULT_DATA_DIR
+    chosen = directory(data_dir)
     if detach:
         _detach(chosen, port, json_output)
     _foreground(chosen, port, json_output)
@@ -43,11 +43,11 @@ def down(data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
     """Stop the embedded stack. What it keeps stays; `ocf up` continues from there."""
     import signal
 
+    from functions.stack.state import running_pid
     from functions.stack.table import Layout
-    from functions.stack.up import running_pid
 
-    layout = Layout((data_dir or DEFAULT_DATA_DIR).resolve())
-    pid = running_pid(layout)
+    layout = Layout(directory(data_dir).resolve())
+    pid = running_pid(layout.data_dir)
     if pid is not None:
         os.kill(pid, signal.SIGTERM)
         _wait_gone(layout, pid)
@@ -74,7 +74,7 @@ def creds(
     from functions.nats_jwt import PROJECT_BACKEND, mint_user
     from functions.stack.keys import load
 
-    chosen = data_dir or DEFAULT_DATA_DIR
+    chosen = directory(data_dir)
     keys = load(chosen)
     if keys is None:
         fail(f"no stack has run in {chosen}; `ocf up` makes its keys")
@@ -93,10 +93,10 @@ def _wait_gone(layout: Layout, pid: int, patience: float = 60.0) -> None:
 
     import psutil
 
-    from functions.stack.up import running_pid
+    from functions.stack.state import running_pid
 
     def runs() -> bool:
-        if running_pid(layout) == pid:
+        if running_pid(layout.data_dir) == pid:
             return True
         try:
             return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -117,15 +117,16 @@ def _foreground(data_dir: Path, port: int, json_output: bool) -> NoReturn:
     from functions.stack.keys import make_private_dir
     from functions.stack.ports import PortTaken
     from functions.stack.processes import StackFailed
+    from functions.stack.state import AlreadyUp, locked
     from functions.stack.table import Layout
     from functions.stack.tools import Missing
-    from functions.stack.up import AlreadyUp, locked, prepare
+    from functions.stack.up import prepare
 
     load_or_exit()
     say = _reporter()
     layout = Layout(make_private_dir(data_dir).resolve())
     try:
-        with locked(layout):
+        with locked(layout.data_dir):
             plan = prepare(layout.data_dir, dict(os.environ), port=port, own_dir=data_dir != DEFAULT_DATA_DIR)
             asyncio.run(_run(plan, json_output, say))
     except (AlreadyUp, PortTaken, StackFailed, Missing) as error:
@@ -202,11 +203,11 @@ def _detach(data_dir: Path, port: int, json_output: bool) -> NoReturn:
     import subprocess
 
     from functions.stack.keys import make_private_dir
+    from functions.stack.state import running_pid
     from functions.stack.table import Layout
-    from functions.stack.up import running_pid
 
     layout = Layout(make_private_dir(data_dir).resolve())
-    if running_pid(layout) is not None and layout.answer.exists():
+    if running_pid(layout.data_dir) is not None and layout.answer.exists():
         _told(json.loads(layout.answer.read_text()), json_output)
     reading, writing = os.pipe()
     make_private_dir(layout.logs)
@@ -218,8 +219,12 @@ def _detach(data_dir: Path, port: int, json_output: bool) -> NoReturn:
             start_new_session=True,
         )  # fmt: skip
     os.close(writing)
-    with os.fdopen(reading) as pipe:
-        line = pipe.readline()
+    try:
+        with os.fdopen(reading) as pipe:
+            line = pipe.readline()
+    except KeyboardInterrupt:
+        sys.stderr.write(f"ocf: it goes on starting; `ocf down --data-dir {data_dir}` stops it\n")
+        raise
     if not line:
         fail(f"it did not start; see {layout.logs / 'ocf.log'}")
     answer = json.loads(line)

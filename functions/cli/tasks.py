@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from functions.cli.common import DataDir, JsonFlag, Project, copy, print_json, printable, run
+from functions.cli import streams
+from functions.cli.common import PATIENCE, DataDir, JsonFlag, Project, copy, print_json, printable, run
 
 if TYPE_CHECKING:
     from functions.cli.gateway import Gateway
 
 #: Exit status by how an execution ended; 0 only for completed.
 EXIT = {"completed": 0, "failed": 1, "rejected": 2, "cancelled": 3, "timed_out": 4}
+#: Whoever read the output has gone before it ended, as a shell reports SIGPIPE.
+_CLOSED_PIPE = 141
 
 Execution = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")]
 Prompt = Annotated[str, typer.Argument(help="What the agent is to do; `-` reads it from standard input.")]
@@ -27,6 +31,9 @@ Ref = Annotated[str | None, typer.Option("--ref", help="Branch, tag or commit of
 Model = Annotated[str | None, typer.Option("--model", "-m", help="provider/model; else the operator's default.")]
 Timeout = Annotated[int | None, typer.Option("--timeout", min=1, help="Seconds the run may take.")]
 Session = Annotated[str | None, typer.Option("--session", help="Continue this session.")]
+GiveUp = Annotated[
+    float, typer.Option("--give-up", min=0, metavar="SECONDS", help="How long a gateway may be away; then exit 5.")
+]
 Labels = Annotated[list[str] | None, typer.Option("--label", "-l", help="KEY=VALUE, may be repeated.")]
 
 
@@ -39,19 +46,22 @@ def run_(
     timeout: Timeout = None,
     session: Session = None,
     label: Labels = None,
+    give_up: GiveUp = PATIENCE,
     project: Project = "default",
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
 ) -> None:
     """Submit a task and follow it to its end. Exits 0 only when it completed.
 
-    Exit status: 0 completed, 1 failed, 2 rejected, 3 cancelled, 4 timed out. Ctrl-C leaves it running. With --json
-    every output chunk is one line, and the last line is the final status.
+    Exit status: 0 completed, 1 failed, 2 rejected, 3 cancelled, 4 timed out, 5 the gateway was away for longer than
+    --give-up, 130 left with Ctrl-C, which leaves it running, 141 nobody reads the output. With --json every output
+    chunk is one line, and the last line is the final status.
     """
     body = _body(prompt, directory, git, ref, model, timeout, session, label)
 
     async def work(gateway: Gateway) -> int:
         execution = await _submit(gateway, body)
+        gateway.patience = give_up
         return await follow(gateway, execution, 1, json_output)
 
     with_gateway(work, project, data_dir)
@@ -87,12 +97,21 @@ def submit(
 def watch(
     execution: Execution,
     start: Annotated[int, typer.Option("--from", min=1, metavar="SEQ", help="First sequence to show.")] = 1,
+    give_up: GiveUp = PATIENCE,
     project: Project = "default",
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """Follow an execution, from the start or from a sequence, to its end. Exits as `ocf run` does."""
-    with_gateway(lambda gateway: follow(gateway, execution, start, json_output), project, data_dir)
+    """Follow an execution, from the start or from a sequence, to its end. Exits as `ocf run` does.
+
+    While the gateway is away it says so, tries again, and goes on where it was, with nothing lost.
+    """
+
+    async def work(gateway: Gateway) -> int:
+        gateway.patience = give_up
+        return await follow(gateway, execution, start, json_output)
+
+    with_gateway(work, project, data_dir)
 
 
 def status(
@@ -139,9 +158,10 @@ def list_(
         if json_output:
             print_json(page["items"])
         elif page["items"]:
-            from functions.cli.render import task_table
+            from functions.cli.render import task_list
 
-            console().print(task_table(page["items"]))
+            screen = console()
+            screen.print(task_list(page["items"], screen.width))
         else:
             sys.stdout.write(f"no executions in project {project}\n")
         return 0
@@ -231,7 +251,7 @@ def _body(
     session: str | None,
     labels: list[str] | None,
 ) -> dict[str, Any]:
-    body: dict[str, Any] = {"prompt": sys.stdin.read() if prompt == "-" else prompt}
+    body: dict[str, Any] = {"prompt": _utf8(sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt))}
     body |= workspace(directory, git, ref)
     if model:
         provider, slash, name = model.partition("/")
@@ -243,6 +263,13 @@ def _body(
     if session:
         body["session_id"] = session
     return body | labelled(labels)
+
+
+def _utf8(prompt: bytes) -> str:
+    try:
+        return prompt.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"PROMPT is not UTF-8 (byte {error.start})") from None
 
 
 def workspace(directory: Path | None, git: str | None, ref: str | None) -> dict[str, Any]:
@@ -278,10 +305,13 @@ async def follow(gateway: Gateway, execution: str, start: int, json_output: bool
                 print_json(chunk)
         else:
             await _show(gateway, execution, start)
+        final = await gateway.lasting(f"/tasks/{execution}/status")
+    except BrokenPipeError:
+        streams.discard()
+        return _CLOSED_PIPE
     except asyncio.CancelledError:
         sys.stderr.write(f"\nocf: left; it runs on: ocf watch {execution} · ocf cancel {execution}\n")
         raise
-    final = await gateway.call("GET", f"/tasks/{execution}/status")
     if json_output:
         print_json(final)
     else:
@@ -300,7 +330,7 @@ async def _show(gateway: Gateway, execution: str, start: int) -> None:
         async for chunk in gateway.chunks(execution, start):
             view.show(chunk)
             if not view.model and (chunk.get("detail") or {}).get("state") == "running":
-                found = await gateway.call("GET", f"/tasks/{execution}/status")
+                found = await gateway.lasting(f"/tasks/{execution}/status")
                 view.model = str(found.get("model") or "")
 
 
@@ -330,7 +360,7 @@ def with_gateway(work: Any, project: str, data_dir: Path | None) -> None:  # noq
     from functions.cli.gateway import connect, where
 
     async def connected() -> int:
-        async with connect(where(project, data_dir)) as gateway:
+        async with connect(lambda: where(project, data_dir)) as gateway:
             status: int = await work(gateway)
             return status
 
@@ -340,8 +370,12 @@ def with_gateway(work: Any, project: str, data_dir: Path | None) -> None:  # noq
 def console() -> Any:  # noqa: ANN401 - rich is imported late
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # the error itself: Rich's own answer is an exit, and `ocf run` has a status for this
+
+    screen = Screen()
+    return screen if screen.is_terminal else Screen(width=200)
 
 
 def plain(value: object) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TypeVar
 
 from events import subjects
-from events.envelope import Event, parse
+from events.envelope import Event, parse, quoted
 from events.errors import InvalidEvent
+from events.limits import EVENT, parse_json
 from events.models import Model
 
 #: Extension in which the dispatcher puts the NATS subject (and overwrites what a publisher put there).
@@ -20,7 +20,8 @@ NATS_DELIVERIES = "natsdeliveries"
 
 M = TypeVar("M", bound=Model)
 
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+#: A token of a subject that may be told about: it need not be a valid id.
+TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 def ids_of(event: Event) -> tuple[str, str]:
@@ -38,16 +39,16 @@ def ids_of(event: Event) -> tuple[str, str]:
     else:
         pair = _from_data(event)
     for token in pair:
-        if not _TOKEN.fullmatch(token):
-            raise InvalidEvent(f"{token[:80]!r} cannot be part of a subject; use letters, digits and '-'")
+        if not TOKEN.fullmatch(token):
+            raise InvalidEvent(f"{quoted(token)} cannot be part of a subject; use letters, digits and '-'")
     return pair
 
 
 def _from_data(event: Event) -> tuple[str, str]:
     try:
-        data = json.loads(event.data)
+        data = parse_json(event.data, EVENT)
         return str(data["project_id"]), str(data.get("execution_id") or data["session_id"])
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (InvalidEvent, KeyError, TypeError, AttributeError):
         raise InvalidEvent("data: project_id and execution_id are required") from None
 
 

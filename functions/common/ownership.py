@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from events.record import Record, lease_key
+from events.record import Record
+from events.refs import ExecutionRef
 from functions.composition import Parts
 
 #: Seconds. A worker that lives has renewed its lease after them, also when NATS has just come back: all leases have run
@@ -12,4 +13,4 @@ SECOND_LOOK = 7.0
 
 async def owned(parts: Parts, record: Record) -> bool:
     """Whether its lease is there."""
-    return await parts.executions.get(lease_key(record.project_id, record.execution_id)) is not None
+    return await parts.executions.get(ExecutionRef(record.project_id, record.execution_id).lease_key) is not None

@@ -10,7 +10,8 @@ from events.envelope import new_event, timestamp
 from events.errors import NotYetKnown
 from events.models import SessionDestroy
 from events.ports import Bucket, Bus, Clock
-from events.session_record import Session, session_key
+from events.refs import SessionRef
+from events.session_record import Session
 from events.streams import SCHEDULE_AGE
 from functions import cas
 from functions.common import schedule
@@ -30,12 +31,12 @@ class Sessions:
 
     async def get(self, project: str, session: str) -> Session | None:
         """The record, or None."""
-        entry = await self._bucket.get(session_key(project, session))
+        entry = await self._bucket.get(SessionRef(project, session).record_key)
         return None if entry is None else Session.read(entry.value)
 
     async def create(self, session: Session) -> None:
         """Raises Conflict when there is one already."""
-        await self._bucket.create(session_key(session.project_id, session.session_id), cas.dump(session))
+        await self._bucket.create(session.ref.record_key, cas.dump(session))
 
     async def change(self, project: str, session: str, decide: Callable[[Session], Session | None]) -> Session:
         """As `functions.records.Records.change`. Every change puts the end of an idle session off.
@@ -44,7 +45,7 @@ class Sessions:
             NotYetKnown: there is no such session.
             Conflict: others changed it faster, twenty times.
         """
-        key, name = session_key(project, session), f"session {session} of project {project}"
+        key, name = SessionRef(project, session).record_key, f"session {session} of project {project}"
         return await cas.change(self._bucket, key, Session, decide, self._stamped, name=name)
 
     def _stamped(self, session: Session) -> Session:
@@ -55,7 +56,7 @@ class Sessions:
 
     async def delete(self, project: str, session: str) -> None:
         """Remove the record."""
-        await self._bucket.delete(session_key(project, session))
+        await self._bucket.delete(SessionRef(project, session).record_key)
 
     async def first(self, project: str, session: str, records: Records) -> Session:
         """The session, its queue rid of executions at its head that have ended or are gone.
@@ -134,6 +135,6 @@ async def schedule_end(bus: Bus, session: Session, at: datetime, now: datetime) 
     headers = {
         **event.headers(),
         "Nats-Schedule": f"@at {timestamp(at)}",
-        "Nats-Schedule-Target": subjects.command("session", session.project_id, session.session_id),
+        "Nats-Schedule-Target": session.ref.command(),
     }
     await bus.publish(subject, event.data, headers)

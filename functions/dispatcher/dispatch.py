@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from urllib.parse import quote
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from events import subjects, trace
-from events.envelope import Event, decode, timestamp
-from events.errors import InvalidEvent
+from events import dead_letters, subjects, trace
+from events.envelope import Event, bounded, decode, errors_of, quoted
+from events.errors import InvalidEvent, Retry
+from events.facts import FieldError
 from events.ports import Bus, Clock, Delivery, Message
 from functions import logs, metrics, tracing
 from functions.common.commands import NATS_DELIVERIES, NATS_SEQUENCE, NATS_SUBJECT
 from functions.dispatcher.answers import Answer
 from functions.dispatcher.lanes import Lanes
 from functions.dispatcher.line import Line
-from functions.dispatcher.targets import REASON, Target
+from functions.dispatcher.targets import Target
 from functions.dispatcher.turns import LONGEST, Turns
-from functions.dispatcher.wiring import Row
+from functions.dispatcher.wiring import Row, backoff
 
 log = structlog.get_logger()
 
 _SCHEDULER = "Nats-Scheduler"
 _REMEMBERED = 20_000
+#: How often a message may end in an error of the dispatcher's own before it is given up.
+_CRASHES = 5
+
+#: Tells those who wait for it that a message has no effect: the message, its event where it could be read, and why.
+Reject = Callable[[Message, Event | None, Sequence[FieldError]], Awaitable[None]]
 
 
 class Dispatcher:
-    """Feeds one row of the wiring to one target."""
+    """Feeds one row of the wiring to one target. Whatever goes wrong with one message ends with that message."""
 
-    def __init__(self, row: Row, target: Target, *, bus: Bus, clock: Clock) -> None:
+    def __init__(self, row: Row, target: Target, *, bus: Bus, clock: Clock, reject: Reject | None = None) -> None:
         self._row = row
         self._target = target
         self._bus = bus
         self._clock = clock
+        self._reject = reject
         self._line = Line(clock)
         self._turns = Turns(clock)
         self._lanes = Lanes(row.in_order_of, clock)
@@ -46,22 +53,52 @@ class Dispatcher:
         """Whether the target wants no more events: what is not settled stays where it is until the next start."""
         return self._closed
 
-    async def dispatch(self, delivery: Delivery) -> None:
-        """See one delivery through: afterwards it is acked, naked or a dead letter."""
+    async def dispatch(self, delivery: Delivery) -> bool:
+        """See one delivery through: afterwards it is acked, naked or a dead letter. Whether it was handled.
+
+        Raises:
+            Retry: NATS does not answer; it is delivered again after the ack wait.
+        """
         message = delivery.message
-        if message.deliveries > 1 and not self._turns.came(message.sequence):
+        project = subjects.project_of(message.subject)
+        if message.deliveries > 1 and not self._turns.came(message.sequence, project):
             metrics.redeliveries.labels(self._row.consumer).inc()
+        with structlog.contextvars.bound_contextvars(**logs.about(message.subject)):
+            try:
+                return await self._dispatch(delivery)
+            except Retry:
+                raise
+            except Exception as error:
+                await self._crashed(delivery, error)
+                return False
+
+    async def _dispatch(self, delivery: Delivery) -> bool:
+        message = delivery.message
         try:
             event = self._event(message)
         except InvalidEvent as error:
-            with structlog.contextvars.bound_contextvars(**logs.about(message.subject)):
-                await self._dead_letter(message, Answer(400, str(error)))
+            # Never again: what cannot be read today cannot be read tomorrow, and would only stand in the way.
+            await self._give_up(message, None, Answer(400, str(error)), errors_of(error))
             await delivery.ack()
-            return
+            return False
         with structlog.contextvars.bound_contextvars(**logs.about(message.subject, event)):
-            await self._hand_over(delivery, event)
+            return await self._hand_over(delivery, event)
 
-    async def _hand_over(self, delivery: Delivery, event: Event) -> None:
+    async def _crashed(self, delivery: Delivery, error: Exception) -> None:
+        """An error of the dispatcher's own: a few more tries, then it is that message's end."""
+        message = delivery.message
+        crashes = self._failed[message.sequence] = self._failed.get(message.sequence, 0) + 1
+        kind = type(error).__name__
+        log.exception("delivery failed in the dispatcher", action="dispatch.crashed", reason=kind, crashes=crashes)
+        if crashes < _CRASHES:
+            await delivery.nak(backoff(crashes))
+            return
+        errors = [FieldError(field="event", message="could not be handled")]
+        await self._give_up(message, None, Answer(500, f"the dispatcher failed with {kind}"), errors)
+        self._forget(message)
+        await delivery.ack()
+
+    async def _hand_over(self, delivery: Delivery, event: Event) -> bool:
         heartbeat = asyncio.create_task(self._heartbeat(delivery))
         name = f"dispatch {self._row.consumer}"
         try:
@@ -71,7 +108,8 @@ class Dispatcher:
                 tracing.answered(current, answer.status, waits=answer.early)
         finally:
             heartbeat.cancel()
-        await self._settle(delivery, answer)
+        await self._settle(delivery, event, answer)
+        return answer.done
 
     async def _in_order(self, lane: str | None, message: Message, event: Event) -> Answer:
         """What the function says to it, unless an earlier one of its lane has yet to come again."""
@@ -102,9 +140,9 @@ class Dispatcher:
     async def _answer(self, event: Event) -> Answer:
         """What the function says in the end; while it is busy, it is asked again."""
         answer = await self._target.post(event)
-        offers = 0
+        offers, project = 0, subjects.project_of(event.extensions.get(NATS_SUBJECT, ""))
         while answer.busy:
-            offers = await self._line.wait(answer.retry_after)
+            offers = await self._line.wait(answer.retry_after, project)
             answer = await self._target.post(event)
             if answer.busy:
                 self._line.offer(offers)
@@ -117,10 +155,10 @@ class Dispatcher:
         scheduler = message.headers.get(_SCHEDULER)
         if scheduler is not None and not scheduler.startswith("ocf.schedule."):
             # The server does not ask whether a schedule's publisher may publish to its target; it stamps who it was.
-            raise InvalidEvent(f"sent by the schedule {scheduler[:120]!r}; only those below ocf.schedule. count")
+            raise InvalidEvent(f"sent by the schedule {quoted(scheduler)}; only those below ocf.schedule. count")
         event = decode(message.headers, message.data)
         if event.type not in self._row.types:
-            raise InvalidEvent(f"type: {event.type[:120]!r} does not belong on {message.subject}")
+            raise InvalidEvent(f"type: {quoted(event.type)} does not belong on {message.subject[:200]}")
         # A publisher's own value of these is worth nothing: they are overwritten.
         marks = {NATS_SUBJECT: subjects.first(message.subject), NATS_SEQUENCE: str(message.sequence)}
         return event.with_extensions(**marks, **{NATS_DELIVERIES: str(message.deliveries)})
@@ -131,11 +169,11 @@ class Dispatcher:
             await self._clock.sleep(self._row.ack_wait / 3)
             await delivery.in_progress()
 
-    async def _settle(self, delivery: Delivery, answer: Answer) -> None:
+    async def _settle(self, delivery: Delivery, event: Event, answer: Answer) -> None:
         message = delivery.message
         metrics.deliveries.labels(self._row.consumer, answer.kind).inc()
         if answer.early:
-            await delivery.nak(self._turns.pause(message.sequence))
+            await delivery.nak(self._turns.pause(message.sequence, subjects.project_of(message.subject)))
             return
         if answer.done:
             self._forget(message)
@@ -158,7 +196,10 @@ class Dispatcher:
             )
             await delivery.nak(delay)
             return
-        await self._dead_letter(message, answer)
+        field = FieldError(
+            field="event", message=f"was not handled in {message.deliveries} deliveries: {answer.reason}"
+        )
+        await self._give_up(message, event, answer, [field])
         self._forget(message)
         await delivery.ack()
 
@@ -180,27 +221,38 @@ class Dispatcher:
         )
         await delivery.nak(answer.pause(1))
 
-    async def _dead_letter(self, message: Message, answer: Answer) -> None:
-        """Keep the message as it came in `OCF_DLQ`, with why. Only then is it acked."""
-        kept = {k: v for k, v in message.headers.items() if not k.lower().startswith("nats-")}
-        marks = {
-            "Ocf-Dlq-Consumer": self._row.consumer,
-            "Ocf-Dlq-Subject": subjects.first(message.subject),
-            "Ocf-Dlq-Sequence": str(message.sequence),
-            "Ocf-Dlq-Deliveries": str(message.deliveries),
-            "Ocf-Dlq-Status": str(answer.status),
-            "Ocf-Dlq-Reason": quote(answer.reason[:REASON], safe=" ,.:;/'()[]{}=_-"),
-            "Ocf-Dlq-Time": timestamp(self._clock.now()),
-        }
-        identity = {"Nats-Msg-Id": f"dlq:{self._row.consumer}:{message.sequence}"}
-        subject = subjects.dead_letter(self._row.consumer)
-        await self._bus.publish(subject, message.data, {**kept, **marks, **identity})
+    async def _give_up(
+        self, message: Message, event: Event | None, answer: Answer, errors: Sequence[FieldError]
+    ) -> None:
+        """Say that it has no effect, and keep it in `OCF_DLQ`: as it came, or without its data where it has no
+        `event`. Only then is it acked."""
+        await self._say_rejected(message, event, bounded(list(errors)))
+        subject, data, headers = dead_letters.compose(
+            self._row.consumer,
+            message,
+            status=answer.status,
+            reason=answer.reason,
+            at=self._clock.now(),
+            with_data=event is not None,
+        )
+        await self._bus.publish(subject, data, headers)
         metrics.dead_letters.labels(self._row.consumer).inc()
         log.warning(
             "dead letter",
             action="dispatch.dead_letter",
             consumer=self._row.consumer,
-            subject=message.subject,
+            subject=message.subject[:300],
             status=answer.status,
             reason=answer.said_in_logs[:500],
         )
+
+    async def _say_rejected(self, message: Message, event: Event | None, errors: Sequence[FieldError]) -> None:
+        if self._reject is None or _SCHEDULER in message.headers:
+            return  # whoever made that schedule may be a stranger to the execution
+        try:
+            await self._reject(message, event, errors)
+        except Retry:
+            raise
+        except Exception as error:
+            # The dead letter is still to be written.
+            log.exception("rejection not said", action="dispatch.reject_failed", reason=type(error).__name__)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from events import limits
 from events.envelope import Event
+from events.errors import InvalidEvent
 from events.ports import Clock
+from events.subjects import project_of
+from functions.common.commands import NATS_SUBJECT
 
 
 class Lanes:
-    """One per consumer: events whose data has the same value in `field` wait for each other; all others do not.
+    """One per row: events of one project whose data has the same value in `field` wait for each other; others do not.
 
     A delivery takes its place when it arrives, so that places are in stream order. One that has failed, or was given
     back, loses its place; who must not pass it meanwhile is told by `overtakes`.
@@ -70,7 +73,8 @@ class Lanes:
         if self._field is None or self._field.encode() not in event.data:
             return None
         try:
-            value = json.loads(event.data).get(self._field)
-        except (ValueError, AttributeError):
+            data = limits.parse_json(event.data, limits.EVENT)
+        except InvalidEvent:
             return None  # the function says what is wrong with it
-        return value if isinstance(value, str) else None
+        value = data.get(self._field) if isinstance(data, dict) else None
+        return f"{project_of(event.extensions.get(NATS_SUBJECT, ''))}/{value}" if isinstance(value, str) else None

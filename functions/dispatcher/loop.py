@@ -6,7 +6,7 @@ import asyncio
 
 import structlog
 
-from events.errors import OcfError, Unavailable
+from events.errors import OcfError
 from events.ports import Bus, Clock, Delivery
 from functions import logs, metrics
 from functions.common.tasks import end
@@ -26,7 +26,7 @@ class Loop:
         self._dispatcher = dispatcher
         self._bus = bus
         self._clock = clock
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[bool]] = set()
         self._freed = asyncio.Event()
 
     @property
@@ -44,39 +44,51 @@ class Loop:
                 continue
             try:
                 deliveries = await self._bus.fetch(self._row.spec(), free, _WAIT)
-            except Unavailable as error:
-                log.warning(
-                    "no messages", action="dispatch.fetch_failed", consumer=self._row.consumer, reason=str(error)
-                )
+            except Exception as error:
+                not_fetched(self._row.consumer, error)
                 await self._clock.sleep(0.25)
                 continue
             for delivery in deliveries:
-                task = asyncio.create_task(self._see_through(delivery))
+                task = asyncio.create_task(see_through(self._row, self._dispatcher, delivery))
                 self._in_flight.add(task)
                 metrics.in_flight.labels(self._row.consumer).set(len(self._in_flight))
                 task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[bool]) -> None:
         self._in_flight.discard(task)
         metrics.in_flight.labels(self._row.consumer).set(len(self._in_flight))
         self._freed.set()
-
-    async def _see_through(self, delivery: Delivery) -> None:
-        try:
-            await self._dispatcher.dispatch(delivery)
-        except OcfError as error:
-            # Neither acked nor naked: it is delivered again after the ack wait.
-            log.warning(
-                "delivery not settled",
-                action="dispatch.unsettled",
-                consumer=self._row.consumer,
-                subject=delivery.message.subject,
-                reason=str(error),
-                **logs.about(delivery.message.subject),
-            )
 
     async def stop(self, grace: float) -> None:
         """Let what is in flight finish; hand on what does not: it is delivered to the next dispatcher."""
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=grace)
         await end(tuple(self._in_flight))
+
+
+async def see_through(row: Row, dispatcher: Dispatcher, delivery: Delivery) -> bool:
+    """Dispatch one delivery; whether it was handled. Whatever goes wrong with it concerns no other one."""
+    subject = delivery.message.subject
+    try:
+        return await dispatcher.dispatch(delivery)
+    except Exception as error:
+        # Neither acked nor naked: it is delivered again after the ack wait.
+        log.warning(
+            "delivery not settled",
+            action="dispatch.unsettled",
+            consumer=row.consumer,
+            subject=subject[:300],
+            reason=_reason(error),
+            **logs.about(subject),
+        )
+        return False
+
+
+def not_fetched(consumer: str, error: Exception) -> None:
+    """Log that a consumer could not be asked for messages; it is asked again."""
+    log.warning("no messages", action="dispatch.fetch_failed", consumer=consumer, reason=_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """The words of our own errors. Of any other one the kind: its words may repeat what the message says."""
+    return str(error) if isinstance(error, OcfError) else type(error).__name__

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from functools import partial
 from typing import NoReturn
 
 import httpx
@@ -16,14 +18,16 @@ import uvicorn
 from starlette.applications import Starlette
 
 from events.errors import Unavailable
-from events.ports import ConsumerSpec
+from events.ports import Backlog, Bucket
 from functions import logs, metrics, server, tracing
+from functions.common.rejections import reject_message
 from functions.common.sinks import check
 from functions.common.tasks import end
 from functions.composition import Parts, build
 from functions.dispatcher import sinks
 from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.loop import Loop
+from functions.dispatcher.projects import ProjectLoop
 from functions.dispatcher.targets import Function, Target, Webhook, connections
 from functions.dispatcher.wiring import WIRING, Row
 from functions.health import health_routes
@@ -69,9 +73,10 @@ async def run(settings: Settings) -> None:
     # Only what goes outside may take a proxy of the environment.
     inside, outside = httpx.AsyncClient(transport=connections()), httpx.AsyncClient()
     async with build(settings, "dispatcher") as parts, inside, outside:
-        loops = [_loop(parts, row, inside, outside) for row in rows(settings)]
-        tasks = [asyncio.create_task(loop.run()) for loop in loops]
-        tasks.append(asyncio.create_task(_measure_lag(parts, rows(settings))))
+        wired = rows(settings)
+        loops = {row.consumer: _loop(parts, row, inside, outside) for row in wired}
+        tasks = [asyncio.create_task(loop.run()) for loop in loops.values()]
+        tasks.append(asyncio.create_task(_measure_lag(parts, wired, loops)))
         await server.serve(
             uvicorn.Config(
                 Starlette(routes=list(health_routes({"nats": parts.bus.ready}))),
@@ -82,20 +87,24 @@ async def run(settings: Settings) -> None:
             )
         )
         await end(tasks)
-        await asyncio.gather(*(loop.stop(_SHORT_GRACE if loop.short else 0.1) for loop in loops))
+        await asyncio.gather(*(loop.stop(_SHORT_GRACE if loop.short else 0.1) for loop in loops.values()))
 
 
-async def _measure_lag(parts: Parts, wired: tuple[Row, ...]) -> None:
+async def _measure_lag(
+    parts: Parts, wired: tuple[Row, ...], loops: Mapping[str, Loop | ProjectLoop] | None = None
+) -> None:
     while True:
         for row in wired:
-            await _measure(parts, row.consumer, row.spec())
+            loop = (loops or {}).get(row.consumer)
+            measured = loop.measure() if isinstance(loop, ProjectLoop) else parts.bus.backlog(row.spec())
+            await _measure(row.consumer, measured)
         await parts.clock.sleep(_LAG_EVERY)
 
 
-async def _measure(parts: Parts, consumer: str, spec: ConsumerSpec) -> None:
-    """Set what is known of one consumer. What is not known has no value: an old one would say that all is well."""
+async def _measure(consumer: str, measured: Awaitable[Backlog]) -> None:
+    """Set what is known of one row. What is not known has no value: an old one would say that all is well."""
     try:
-        backlog = await parts.bus.backlog(spec)
+        backlog = await measured
     except Exception as error:
         metrics.forget_backlog(consumer)
         # An outage is no surprise; of anything else the kind will do.
@@ -106,10 +115,21 @@ async def _measure(parts: Parts, consumer: str, spec: ConsumerSpec) -> None:
         metrics.consumer_unsettled.labels(consumer).set(backlog.unsettled)
 
 
-def _loop(parts: Parts, row: Row, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Loop:
+def _loop(parts: Parts, row: Row, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Loop | ProjectLoop:
     metrics.expect_deliveries(row.consumer)
-    dispatcher = Dispatcher(row, _target(parts, row, inside, outside), bus=parts.bus, clock=parts.clock)
-    return Loop(row, dispatcher, parts.bus, parts.clock)
+    target, reject = _target(parts, row, inside, outside), partial(reject_message, parts)
+    dispatcher = Dispatcher(row, target, bus=parts.bus, clock=parts.clock, reject=reject)
+    if not row.by_project:
+        return Loop(row, dispatcher, parts.bus, parts.clock)
+    quota = parts.settings.max_project_tasks if row.consumer == "execute" else 0
+    return ProjectLoop(row, dispatcher, parts.bus, parts.clock, quota=quota, running=lambda: running(parts.executions))
+
+
+async def running(executions: Bucket) -> AsyncIterator[tuple[str, str]]:
+    """Project and id of every execution that a worker has: it has a lease."""
+    async for entry in executions.entries("*.*.lease"):
+        project, execution, _ = entry.key.split(".")
+        yield project, execution
 
 
 def _target(parts: Parts, row: Row, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Target:

@@ -63,7 +63,7 @@ class Function:
 
     async def post(self, event: Event) -> Answer:
         """POST the event; as long as the function works."""
-        headers = event.headers()
+        headers = event.http_headers()
         if self._token:
             headers["ocf-dispatch-token"] = self._token
         try:
@@ -91,7 +91,7 @@ class Webhook:
         """POST the event."""
         kept = {name: value for name, value in event.extensions.items() if name not in _INTERNAL}
         told = Event(**{**vars(event), "extensions": kept})
-        headers, body = (self._signed(told)) if self._keys else (told.headers(), told.data)
+        headers, body = (self._signed(told)) if self._keys else (told.http_headers(), told.data)
         try:
             async with asyncio.timeout(self._row.timeout):
                 status, reason, wish = await self._exchange(headers, body)

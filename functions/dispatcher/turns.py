@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from events.ports import Clock
 
-#: All who wait ask again at most this often together, in questions a second; each at least and at most so many seconds
-#: after its last.
+#: All of a project that wait ask again at most this often together, in questions a second; each at least and at most
+#: so many seconds after its last.
 _QUESTIONS = 10.0
 _SHORTEST, LONGEST = 1.0, 30.0
 
@@ -18,18 +18,23 @@ class Turns:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        #: When each is due, by its stream sequence.
-        self._due: dict[int, float] = {}
+        #: When each is due, by its project and stream sequence.
+        self._due: dict[str | None, dict[int, float]] = {}
 
-    def came(self, sequence: int) -> bool:
+    def came(self, sequence: int, project: str | None = None) -> bool:
         """Note that it is back; whether it was given back here, and so has not failed."""
-        return self._due.pop(sequence, None) is not None
+        due = self._due.get(project, {})
+        found = due.pop(sequence, None)
+        if not due:
+            self._due.pop(project, None)
+        return found is not None
 
-    def pause(self, sequence: int) -> float:
-        """Seconds for which to give it back."""
+    def pause(self, sequence: int, project: str | None = None) -> float:
+        """Seconds for which to give it back: the more of its project wait, the longer."""
         now = self._clock.monotonic()
-        while self._due and next(iter(self._due.values())) < now - LONGEST:
-            del self._due[next(iter(self._due))]
-        seconds = max(_SHORTEST, min(LONGEST, (len(self._due) + 1) / _QUESTIONS))
-        self._due[sequence] = now + seconds
+        due = self._due.setdefault(project, {})
+        while due and next(iter(due.values())) < now - LONGEST:
+            del due[next(iter(due))]
+        seconds = max(_SHORTEST, min(LONGEST, (len(due) + 1) / _QUESTIONS))
+        due[sequence] = now + seconds
         return seconds

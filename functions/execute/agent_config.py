@@ -17,10 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from functions.execute.users import AgentUser
+
 #: The OpenCode this system is tested with; another minor version may speak differently.
 SUPPORTED_VERSION = "1.18."
 INSTRUCTION_FILES = ("AGENTS.md", "CLAUDE.md", "CONTEXT.md")
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+#: The catalog of models that OpenCode reads at start. Its own has 554 models; parsing them costs a third of the boot's
+#: processor time and 100 MB. A run needs none of them: its models are in the configuration.
+CATALOG = "models.json"
 
 _ADAPTERS = {"openai": "@ai-sdk/openai-compatible", "anthropic": "@ai-sdk/anthropic"}
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -66,7 +72,7 @@ class ServerSpec:
     `broker_url` is the broker without a version segment, `broker_token` what OpenCode shows it. `home` is private to
     this one server; `read_only` are further paths it may read, `connect_ports` further loopback ports (an egress
     proxy), `env` what tools need to use them. `tools` are executables put on the agent's PATH: OpenCode's grep and glob
-    need ripgrep (`rg`), which it would otherwise download.
+    need ripgrep (`rg`), which it would otherwise download. `user` is who it runs as; None: as this process.
     """
 
     binary: Path | None
@@ -82,6 +88,7 @@ class ServerSpec:
     max_memory_bytes: int = 4 * 1024**3
     env: Mapping[str, str] = field(default_factory=dict)
     tools: tuple[Path, ...] = ()
+    user: AgentUser | None = None
     path: str = SYSTEM_PATH
 
 
@@ -100,6 +107,7 @@ def environment(spec: ServerSpec, password: str) -> dict[str, str]:
         "CI": "1",
         "GIT_TERMINAL_PROMPT": "0",
         "OPENCODE_EXPERIMENTAL_OUTPUT_TOKEN_MAX": str(most),
+        "OPENCODE_MODELS_PATH": str(spec.home / CATALOG),
         "OPENCODE_SERVER_PASSWORD": password,
         "OPENCODE_CONFIG_CONTENT": json.dumps(configuration(spec)),
     }
@@ -198,6 +206,7 @@ def prepare_home(home: Path, tools: Sequence[Path] = ()) -> None:
     lock = {"name": "opencode", "lockfileVersion": 3, "packages": {"": {"dependencies": {"@opencode-ai/plugin": "*"}}}}
     (config / "package.json").write_text(json.dumps({"dependencies": {"@opencode-ai/plugin": "*"}}))
     (config / "package-lock.json").write_text(json.dumps(lock))
+    (home / CATALOG).write_text("{}")
 
 
 def link_instructions(directory: Path, home: Path) -> None:
@@ -238,8 +247,12 @@ def _own_folder(name: str, top: int) -> int:
     with suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=top)
     try:
-        return os.open(name, _FOLDER, dir_fd=top)
+        folder = os.open(name, _FOLDER, dir_fd=top)
     except NotADirectoryError:  # also what O_DIRECTORY with O_NOFOLLOW says to a link
         os.unlink(name, dir_fd=top)
         os.mkdir(name, 0o700, dir_fd=top)
-        return os.open(name, _FOLDER, dir_fd=top)
+        folder = os.open(name, _FOLDER, dir_fd=top)
+    owner = os.fstat(top)
+    if owner.st_uid != os.geteuid():
+        os.fchown(folder, owner.st_uid, owner.st_gid)  # made anew, it is to be the agent's like the home
+    return folder

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from events.lifecycle import Reason
 from functions.execute import agent_config
-from functions.execute.agent_server import AgentServer, policy
+from functions.execute.agent_server import AgentServer, policy, reached
 from functions.execute.process import AgentFailed, ProcessSpec, start_process
 from functions.execute.sandbox import SandboxPolicy
+from functions.execute.users import AgentUser
 from functions.workspace.threads import in_thread
 
 _SECONDS = 60.0
@@ -25,11 +26,13 @@ def _policy(server: AgentServer) -> SandboxPolicy | None:
     return None if same is None else replace(same, bind_port=None)
 
 
-def _write(path: Path, conversation: bytes) -> None:
+def _write(path: Path, conversation: bytes, user: AgentUser | None) -> None:
     """A new file: what is there already, a link say, was put there by a plugin of a shared workspace."""
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(conversation)
+        if user is not None:
+            os.fchown(file.fileno(), *user.ids)
 
 
 async def import_conversation(server: AgentServer, conversation: bytes) -> str:
@@ -44,7 +47,7 @@ async def import_conversation(server: AgentServer, conversation: bytes) -> str:
     except (ValueError, KeyError, TypeError):
         raise AgentFailed(Reason.AGENT_ERROR, "the session's conversation is damaged") from None
     path = spec.home / _FILE
-    await in_thread(lambda _: _write(path, conversation))
+    await in_thread(lambda _: _write(path, conversation, spec.user))
     assert spec.binary is not None
     process = await start_process(
         ProcessSpec(
@@ -54,6 +57,8 @@ async def import_conversation(server: AgentServer, conversation: bytes) -> str:
             sandbox=_policy(server),
             max_processes=spec.max_processes,
             max_memory_bytes=spec.max_memory_bytes,
+            user=spec.user,
+            paths=reached(spec, spec.binary),
         )
     )
     try:

@@ -1,9 +1,7 @@
-"""What agents can have of memory and processors: the machine's, or the container's when that is less."""
+"""What agents can have of memory: the machine's, or the container's when that is less."""
 
 from __future__ import annotations
 
-import math
-import os
 from pathlib import Path
 
 import psutil
@@ -27,13 +25,3 @@ def available_memory(cgroup: Path = _CGROUP) -> int:
     if limit == "max":
         return free
     return max(0, min(free, int(limit) - used + int(stat.get("inactive_file", 0))))
-
-
-def available_cores(cgroup: Path = _CGROUP) -> int:
-    """Processors that this process may keep busy, at least 1; a part of one counts as one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-        return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return cores  # no bound of the container's

@@ -14,7 +14,7 @@ from events.lifecycle import Reason
 from functions.execute import agent_config
 from functions.execute.agent_config import ServerSpec
 from functions.execute.opencode import OpenCode, OpenCodeError
-from functions.execute.process import AgentFailed, AgentProcess, ProcessSpec, StopReport, start_process
+from functions.execute.process import AgentFailed, AgentNotReady, AgentProcess, ProcessSpec, StopReport, start_process
 from functions.execute.sandbox import SandboxPolicy
 
 #: From its own start; what it waits for a processor, on a crowded machine, does not count, up to a minute of it.
@@ -28,8 +28,10 @@ _PORT_TAKEN = re.compile(r"EADDRINUSE|port .* in use|Failed to start server", re
 class AgentServer:
     """A started server: its process, its client, its private home. Ends with `stop`."""
 
-    def __init__(self, spec: ServerSpec, process: AgentProcess, client: OpenCode, port: int) -> None:
+    def __init__(self, spec: ServerSpec, process: AgentProcess, client: OpenCode, port: int, password: str) -> None:
         self.spec = spec
+        #: What its API asks for; the agent's shell finds it in its environment.
+        self.password = password
         self.process = process
         self.client = client
         self.port = port
@@ -41,12 +43,14 @@ class AgentServer:
         """Start and wait until it answers; `timeout` in seconds covers all of it but waits for a processor.
 
         Raises:
-            AgentFailed: missing, wrong version, not ready in time; nothing is left running.
+            AgentFailed: missing, wrong version; AgentNotReady: not ready in time. Nothing is left running.
         """
         if spec.binary is None or not os.access(spec.binary, os.X_OK):
             where = spec.binary or "no path is set"
             raise AgentFailed(Reason.AGENT_ERROR, f"OpenCode is not installed ({where}); see OPENCODE_BIN")
         agent_config.prepare_home(spec.home, spec.tools)
+        if spec.user is not None:
+            spec.user.own_new(spec.home)
         until = time.monotonic() + timeout
         for left in range(_PORT_TRIES - 1, -1, -1):
             try:
@@ -69,6 +73,8 @@ class AgentServer:
                 sandbox=policy(spec, binary, port),
                 max_processes=spec.max_processes,
                 max_memory_bytes=spec.max_memory_bytes,
+                user=spec.user,
+                paths=reached(spec, binary),
             )
         )
         client = OpenCode(f"http://127.0.0.1:{port}", spec.directory, password)
@@ -83,15 +89,21 @@ class AgentServer:
             await client.close()
             await process.stop(0.0)
             if isinstance(error, AgentFailed):
-                raise AgentFailed(error.reason, error.message, error.stderr_tail or tail) from None
+                raise type(error)(error.reason, error.message, error.stderr_tail or tail) from None
             if isinstance(error, OpenCodeError):
-                raise AgentFailed(Reason.AGENT_ERROR, f"OpenCode never became ready: {error}", tail) from error
+                kind = AgentFailed if process.ended else AgentNotReady
+                raise kind(Reason.AGENT_ERROR, f"OpenCode never became ready: {error}", tail) from error
             raise
-        return cls(spec, process, client, port)
+        return cls(spec, process, client, port, password)
 
     def failed(self, message: str, reason: Reason = Reason.AGENT_ERROR) -> AgentFailed:
         """A failure with the last lines of OpenCode's stderr."""
         return AgentFailed(reason, message, tuple(self.process.stderr_tail))
+
+    def not_ready(self, message: str) -> AgentFailed:
+        """The same before it has done anything, which is worth another try unless it has ended by itself."""
+        kind = AgentFailed if self.process.ended else AgentNotReady
+        return kind(Reason.AGENT_ERROR, message, tuple(self.process.stderr_tail))
 
     async def stop(self, grace: float = 0.3) -> StopReport:
         """End the server and every process below it; safe to call again."""
@@ -123,7 +135,7 @@ async def _listening(process: AgentProcess, until: float) -> None:
             starved = min(process.starved_seconds(), _CROWDED_SECONDS)
             if until + starved <= time.monotonic():
                 said = f"OpenCode was not ready after {time.monotonic() - began:.0f} s"
-                raise AgentFailed(error.reason, said, error.stderr_tail) from None
+                raise AgentNotReady(error.reason, said, error.stderr_tail) from None
 
 
 async def _version(client: OpenCode, until: float) -> str:
@@ -143,10 +155,16 @@ def policy(spec: ServerSpec, binary: Path, port: int) -> SandboxPolicy | None:
     broker_port = int(spec.broker_url.split("//", 1)[1].split("/", 1)[0].rsplit(":", 1)[1])
     return SandboxPolicy(
         read_write=(spec.directory, spec.home),
-        read_only=(binary.resolve().parent, *(tool.resolve() for tool in spec.tools), *spec.read_only),
+        read_only=reached(spec, binary)[2:],
         connect_ports=(broker_port, *spec.connect_ports),
         bind_port=port,
     )
+
+
+def reached(spec: ServerSpec, binary: Path) -> tuple[Path, ...]:
+    """What the server works with beside the system's files: its workspace, its home, then what it only reads."""
+    tools = (tool.resolve() for tool in spec.tools)
+    return (spec.directory, spec.home, binary.resolve().parent, *tools, *spec.read_only)
 
 
 def _free_port() -> int:

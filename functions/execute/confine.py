@@ -74,13 +74,20 @@ _BY_FLAG = (
 # limit of open files is set to 1 is as good as dead. (number per architecture, argument index of the process)
 _SELF_ONLY = (
     ((302, 261), 0),  # prlimit64
-    ((141, 140), 1),  # setpriority
-    ((251, 30), 1),  # ioprio_set
     ((203, 122), 0),  # sched_setaffinity
     ((144, 119), 0),  # sched_setscheduler
     ((142, 118), 0),  # sched_setparam
     ((314, 274), 0),  # sched_setattr
 )
+# The same for calls that say first what the number means: a process group's, or a user's, 0 is everybody of it.
+# (number per architecture, what means a process)
+_SELF_ONLY_WHICH = (
+    ((141, 140), 0),  # setpriority, PRIO_PROCESS
+    ((251, 30), 1),  # ioprio_set, IOPRIO_WHO_PROCESS
+)
+# An undumpable process hides its descriptors from who counts what it holds; nobody may read its memory anyway, so the
+# call (ssh-agent makes it) does nothing and says that it was done.
+_PRCTL = (157, 167)
 _SOCKET = (41, 198)
 
 # Classic BPF (linux/bpf_common.h) and seccomp's answers.
@@ -118,12 +125,20 @@ def filter_program(machine: str) -> bytes:
     for numbers, argument in _SELF_ONLY:
         test = [_op(_LOAD, _ARGS + 8 * argument), _op(_JUMP_EQUAL, 0, 1, 0), deny, allow]
         out += [_op(_JUMP_EQUAL, numbers[column], 0, len(test)), *test]
+    for numbers, process in _SELF_ONLY_WHICH:
+        test = [_op(_LOAD, _ARGS), _op(_JUMP_EQUAL, process, 0, 2)]
+        test += [_op(_LOAD, _ARGS + 8), _op(_JUMP_EQUAL, 0, 1, 0), deny, allow]
+        out += [_op(_JUMP_EQUAL, numbers[column], 0, len(test)), *test]
+    done = _op(_RETURN, _ERRNO)
+    test = [_op(_LOAD, _ARGS), _op(_JUMP_EQUAL, kernel.PR_SET_DUMPABLE, 0, 1), done, allow]
+    out += [_op(_JUMP_EQUAL, _PRCTL[column], 0, len(test)), *test]
     test = [_op(_LOAD, _ARGS), _op(_JUMP_EQUAL, _AF_UNIX, 0, 1), deny, allow]
     out += [_op(_JUMP_EQUAL, _SOCKET[column], 0, len(test)), *test, allow]
     return b"".join(out)
 
 
-def _nono(path: str) -> Any:  # noqa: ANN401 - an extension module without its package's stubs
+def load(path: str) -> Any:  # noqa: ANN401 - an extension module without its package's stubs
+    """nono-py's extension module, which lies at `path`."""
     loader = ExtensionFileLoader("_nono_py", path)
     module = loader.create_module(ModuleSpec("_nono_py", loader, origin=path))
     loader.exec_module(module)
@@ -138,13 +153,12 @@ def limit_resources(open_files: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (bound, bound))
 
 
-def confine(plan: dict[str, Any]) -> None:
-    """Enter the sandbox that `sandbox.plan` wrote down; irreversible.
+def confine(plan: dict[str, Any], nono: Any) -> None:  # noqa: ANN401
+    """Enter the sandbox that `sandbox.plan` wrote down, with the extension that `load` gave; irreversible.
 
     Raises:
         OSError, RuntimeError, ImportError: a part of it could not be set up; the caller must not go on.
     """
-    nono = _nono(plan["nono"])
     mode = nono.AccessMode
     caps = nono.CapabilitySet()
     for paths, access in ((plan["read_only"], mode.READ), (plan["read_write"], mode.READ_WRITE)):

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import ipaddress
 import secrets
-import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from dataclasses import dataclass
 import structlog
 
 from events.errors import OcfError
+from functions.common.addresses import Reach, reach, resolve
 from functions.common.hosts import InvalidRule, Rule, parse_rule
 
 log = structlog.get_logger()
@@ -30,7 +29,6 @@ _HEAD_SECONDS = 30.0
 _CONNECT_SECONDS = 15.0
 _USER = "ocf"
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
@@ -59,16 +57,15 @@ class EgressRules:
     def check_address(self, host: str, port: int, address: str) -> None:
         """Raises Refused when a name leads to an inside address.
 
-        Private and loopback addresses need the operator to list this very host (no wildcard); link-local ones, where
-        metadata services live, need both sides to list the address itself.
+        What `functions.common.addresses` calls inside needs the operator to list this very host (no wildcard); what it
+        lets nobody reach needs both sides to list the address itself.
         """
-        inner = _innermost(ipaddress.ip_address(address))
-        if inner.is_global and not inner.is_multicast:
+        where = reach(address)
+        if where is Reach.PUBLIC:
             return
-        exact = _names(self.operator, host, port)
-        if exact and host == address and _names(self.task, host, port):
-            return
-        if exact and (inner.is_private or inner.is_loopback) and not inner.is_link_local and not inner.is_unspecified:
+        if _names(self.operator, host, port) and (
+            where is Reach.INSIDE or (host == address and _names(self.task, host, port))
+        ):
             return
         raise Refused(f"{host} leads to the inside address {address}")
 
@@ -76,15 +73,6 @@ class EgressRules:
 def _names(side: tuple[Rule, ...], host: str, port: int) -> bool:
     """Whether a rule allows this very host, not any that ends like it."""
     return any(rule.matches(host, port) and not rule.wildcard for rule in side)
-
-
-def _innermost(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one carries (mapped, NAT64, 6to4), else the address."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address in ipaddress.IPv6Network("64:ff9b::/96"):
-            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        return address.ipv4_mapped or address.sixtofour or address
-    return address
 
 
 def rules(task: Iterable[str], operator: Iterable[str]) -> EgressRules:
@@ -97,12 +85,6 @@ def rules(task: Iterable[str], operator: Iterable[str]) -> EgressRules:
     if any(not rule.host for rule in asked):
         raise InvalidRule("a task cannot ask for every host")
     return EgressRules(asked, tuple(parse_rule(text) for text in operator))
-
-
-async def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host, as the system's resolver orders them."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]
 
 
 class EgressProxy:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from events.errors import SealError
 from events.models import EmptyWorkspace, Execute, GitWorkspace, SharedWorkspace
-from events.redact import Redactor
-from events.session_record import Session, session_prefix
+from events.refs import SessionRef
+from events.session_record import Session
 from functions import workspace
 from functions.common.limits import bound
+from functions.common.objects import saved_key
 from functions.execute.shop import Shop
 
 _ARCHIVE = "workspace.tar.zst"
@@ -26,13 +28,14 @@ class Ground:
         self._shop = shop
         self._task = task
         self._folder = folder
-        self._saved: str | None = None
+        self._saved: tuple[SessionRef, str] | None = None
         self._source: workspace.Source = task.workspace
         if session is not None:
             self._of_session(session)
         settings = shop.parts.settings
         self._sources = workspace.Sources(
             roots=tuple(Path(root) for root in settings.workspace_sources),
+            private=(settings.state_dir, *map(Path, settings.private_dirs)),
             shared=settings.workspace_dir,
             objects=shop.parts.store,
             project=task.project_id,
@@ -46,7 +49,7 @@ class Ground:
         elif saved is not None and saved.execution_id != self._task.execution_id:  # not by an attempt of its own
             raise workspace.InvalidWorkspace(f"workspace: session {session.session_id} has one already; leave it out")
         if saved is not None and saved.workspace is not None and not self.shared:
-            self._saved = f"{session_prefix(session.project_id, session.session_id)}/{saved.workspace.name}"
+            self._saved = (session.ref, saved.workspace.name)
 
     @property
     def shared(self) -> bool:
@@ -68,20 +71,22 @@ class Ground:
         if self._saved is None:
             workspace.check(self._source, self._sources)
 
-    async def prepare(self, target: Path, redactor: Redactor) -> workspace.Prepared:
-        """Fill `target` (a shared one is used in place), and record what it was; secrets of it go to `redactor`.
+    async def prepare(self, target: Path, on_secret: Callable[[str], None], own: workspace.Own) -> workspace.Prepared:
+        """Fill `target` (a shared one is used in place), give it to its user by `own`, and record what it was.
+
+        `on_secret` is given its token.
 
         Raises:
             InvalidWorkspace: it cannot be had.
         """
         private = self._folder / "base"
         if self._saved is not None:
-            archive = await self._fetched(self._saved)
-            return await workspace.restore(archive, target, private, self._sources.limits)
+            archive = await self._fetched(await saved_key(self._shop.parts.store, *self._saved))
+            return await workspace.restore(archive, target, private, self._sources.limits, own)
         token = self._token()
         if token is not None:
-            redactor.add(token)
-        return await workspace.prepare(self._source, target, self._sources, private=private, token=token)
+            on_secret(token)
+        return await workspace.prepare(self._source, target, self._sources, private=private, token=token, own=own)
 
     def _token(self) -> str | None:
         if not isinstance(self._source, GitWorkspace) or self._source.token is None:

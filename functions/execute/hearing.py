@@ -25,7 +25,8 @@ _PATIENCE = 2.0
 class Hearing:
     """Cancel and reply commands of one execution, each given to `take` once, whichever way it comes first."""
 
-    def __init__(self, bus: Bus, clock: Clock, project: str, execution: str) -> None:
+    def __init__(self, bus: Bus, clock: Clock, project: str, execution: str, *, look_every: float = LOOK_EVERY) -> None:
+        self._look_every = look_every
         self._bus = bus
         self._clock = clock
         self._ids = (project, execution)
@@ -55,7 +56,7 @@ class Hearing:
     async def keep_looking(self, take: Callable[[Cancel | Reply], None]) -> None:
         """`kept`, for ever."""
         while True:
-            await self._clock.sleep(LOOK_EVERY)
+            await self._clock.sleep(self._look_every)
             try:
                 # Asked on a connection that has just died, the answer never comes: the next look is on a new one.
                 async with asyncio.timeout(_PATIENCE):

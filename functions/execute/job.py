@@ -25,7 +25,7 @@ from functions import logs, tracing
 from functions.common.commands import NATS_SUBJECT, ids_of
 from functions.composition import Parts, build
 from functions.execute.shop import open_shop
-from functions.execute.worker import Worker
+from functions.execute.worker import Worker, worker_of
 from functions.settings import Settings, load_or_exit
 
 log = structlog.get_logger()
@@ -63,7 +63,7 @@ async def kept_command(parts: Parts, told: Event) -> Event:
 async def run(settings: Settings, told: Event) -> int:
     """Run it to its end; exit status."""
     async with build(settings, "execute-job") as parts, open_shop(parts) as shop:
-        worker = Worker(shop)
+        worker = worker_of(shop)
         working = asyncio.create_task(_work(parts, worker, told))
         loop = asyncio.get_running_loop()
         stops: list[asyncio.Task[None]] = []

@@ -11,6 +11,13 @@ import os
 import struct
 import sys
 
+TYPE_CHECKING = False  # `typing` and `contextlib` would slow the supervisor's start
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_GET_SECCOMP = 21
@@ -34,6 +41,11 @@ _LANDLOCK_SCOPE_SIGNAL = 2
 SCOPE_ABI = 6
 
 _CAPABILITY_VERSION_3 = 0x20080522
+CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_KILL, CAP_SETGID, CAP_SETUID = 0, 1, 3, 5, 6, 7
+CAP_SYS_PTRACE, CAP_SYS_ADMIN = 19, 21
+
+CLONE_NEWNS = 0x00020000
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x8, 0x1000, 0x4000, 0x40000
 
 
 def _libc() -> ctypes.CDLL:
@@ -55,6 +67,75 @@ def prctl(option: int, *arguments: int) -> int:
     """
     padded = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
     return _check(_libc().prctl(option, *padded), f"prctl {option}")
+
+
+def unshare(flags: int) -> None:
+    """unshare(2). Raises OSError."""
+    _check(_libc().unshare(flags), "unshare")
+
+
+def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
+    """mount(2). Raises OSError."""
+    told = [os.fsencode(text) or None for text in (source, target, kind)]
+    _check(_libc().mount(*told, ctypes.c_ulong(flags), os.fsencode(options) or None), f"mount {target}")
+
+
+def become(uid: int, gid: int) -> None:
+    """Be that user for good, with no groups but `gid`, and gain nothing by any later exec.
+
+    The kernel then makes the process undumpable and forgets its PR_SET_PDEATHSIG: the first is undone here (its own
+    user may look at it, as at any), the second is the caller's to set again.
+
+    Raises:
+        OSError: the kernel refused, or it is still somebody else.
+    """
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3 or os.getgroups():
+        raise OSError(f"the process did not become user {uid}")
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    prctl(PR_SET_DUMPABLE, 1)
+
+
+def look_as(uid: int, gid: int) -> None:
+    """Let this thread's looks at files and `/proc` be those of that user; 0, 0 takes it back.
+
+    Root without CAP_SYS_PTRACE may not read another user's `/proc/PID/fd`; that user may.
+    """
+    # In this order: without fsuid 0 the group cannot be changed back.
+    order = (("setfsgid", gid), ("setfsuid", uid)) if uid else (("setfsuid", uid), ("setfsgid", gid))
+    for name, value in order:
+        getattr(_libc(), name)(value)
+
+
+def looking_as(user: tuple[int, int] | None, look: Callable[[], T]) -> T:
+    """`look()` as `look_as` says; as oneself without a user."""
+    if user is None:
+        return look()
+    look_as(*user)
+    try:
+        return look()
+    finally:
+        look_as(os.geteuid(), os.getegid())
+
+
+def capabilities() -> set[int]:
+    """The effective capabilities of this thread."""
+    with open("/proc/thread-self/status") as status:
+        line = next((line for line in status if line.startswith("CapEff:")), "CapEff:\t0")
+    held = int(line.split()[1], 16)
+    return {number for number in range(64) if held >> number & 1}
+
+
+def keep_capabilities(kept: set[int]) -> None:
+    """Give up all effective, permitted and inheritable capabilities but `kept`. Raises OSError."""
+    low = high = 0
+    for number in kept & capabilities():
+        low, high = (low | 1 << number, high) if number < 32 else (low, high | 1 << number - 32)
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
+    data = ctypes.create_string_buffer(struct.pack("=IIIIII", low, low, 0, high, high, 0), 24)
+    _check(_libc().capset(header, data), "capset")
 
 
 def landlock_abi() -> int:
@@ -120,9 +201,7 @@ def drop_capabilities() -> None:
             except PermissionError:
                 break  # without CAP_SETPCAP; no_new_privs keeps what is in the bounding set out of reach
     prctl(PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
-    nothing = ctypes.create_string_buffer(24)
-    _check(_libc().capset(header, nothing), "capset")
+    keep_capabilities(set())
 
 
 def install_filter(program: bytes) -> None:

@@ -19,7 +19,7 @@ import structlog
 
 from events.errors import Conflict, NotYetKnown, Retry, Unavailable
 from events.ports import Bucket, Clock
-from events.record import lease_key
+from events.refs import ExecutionRef
 from functions import metrics
 
 log = structlog.get_logger()
@@ -52,7 +52,7 @@ class Lease:
         self._expired = False
         self._bucket = bucket
         self._clock = clock
-        self._key = lease_key(project, execution)
+        self._key = ExecutionRef(project, execution).lease_key
         self._worker = worker
         self._revision = 0
         self._renewed = 0.0

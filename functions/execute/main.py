@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,8 +13,9 @@ from events.errors import Unavailable
 from functions.app import handle
 from functions.composition import Parts
 from functions.execute.shop import open_shop
-from functions.execute.worker import CLEANUPS, Worker
+from functions.execute.worker import Worker, worker_of
 from functions.health import Check
+from functions.workers import link
 
 _worker: Worker | None = None
 
@@ -24,17 +24,14 @@ _worker: Worker | None = None
 async def lifespan(parts: Parts) -> AsyncIterator[dict[str, Check]]:
     """The worker of this process, from start to drained."""
     global _worker
-    async with open_shop(parts) as shop, parts.bus.listen(CLEANUPS) as cleanups:
-        worker = Worker(shop)
-        await worker.tidy()
-        hearing = asyncio.create_task(worker.hear_cleanups(cleanups))
-        _worker = worker
+    async with open_shop(parts) as shop:
+        worker = _worker = worker_of(shop)
+        link.at(worker)
         try:
             yield {"opencode": shop.opencode_present, "workspace": shop.workspace_writable}
         finally:
             await worker.stop()
             _worker = None
-            hearing.cancel()
 
 
 async def drained(grace: float) -> None:

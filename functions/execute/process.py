@@ -20,7 +20,8 @@ from typing import Any
 
 from events.errors import OcfError
 from events.lifecycle import Reason
-from functions.execute import proctree, sandbox
+from functions.execute import kernel, proctree, sandbox
+from functions.execute.users import AgentUser
 
 TAIL_LINES = 50
 MAX_LINE_BYTES = 8192
@@ -47,11 +48,16 @@ class AgentFailed(OcfError):
         self.stderr_tail = stderr_tail
 
 
+class AgentNotReady(AgentFailed):
+    """The agent did not become ready in time; it has done nothing."""
+
+
 @dataclass(frozen=True)
 class ProcessSpec:
     """What to run. `sandbox=None` runs it without (SANDBOX=off).
 
-    `env` is the agent's whole environment, but for `OCF_TREE`, a random mark of the tree.
+    `env` is the agent's whole environment, but for `OCF_TREE`, a random mark of the tree. `user` is who it runs as,
+    None for this process's own; `paths` must then be open to that user, whatever lies on the way.
     """
 
     argv: tuple[str, ...]
@@ -60,6 +66,8 @@ class ProcessSpec:
     sandbox: sandbox.SandboxPolicy | None
     max_processes: int
     max_memory_bytes: int
+    user: AgentUser | None = None
+    paths: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,11 +96,15 @@ class AgentProcess:
         supervisor: asyncio.subprocess.Process,
         link: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         mark: str,
+        user: AgentUser | None = None,
     ) -> None:
         self.pid = supervisor.pid
         self.scoped = False
+        #: Why the processes of others are not hidden from it; empty where they are, or where it has no user of its own.
+        self.sees_others = ""
         self.limit_hit: LimitHit | None = None
         self._supervisor = supervisor
+        self._user = user
         self._mark = f"{TREE_VARIABLE}={mark}".encode()
         self._reader, self._writer = link
         self._lines: dict[str, deque[str]] = {"stdout": deque(maxlen=TAIL_LINES), "stderr": deque(maxlen=TAIL_LINES)}
@@ -137,7 +149,7 @@ class AgentProcess:
             self._waiters.remove((pattern, waiter))
         if self._ended.done():
             raise self._failed(f"the agent ended with code {self._ended.result()} before it was ready")
-        raise self._failed(f"the agent was not ready after {timeout:g} s")
+        raise AgentNotReady(Reason.AGENT_ERROR, f"the agent was not ready after {timeout:g} s", tuple(self.stderr_tail))
 
     def _failed(self, message: str) -> AgentFailed:
         reason = Reason.AGENT_ERROR
@@ -170,7 +182,9 @@ class AgentProcess:
 
     def nameless_bytes(self) -> int:
         """Bytes on disk of files that the tree has removed and holds open."""
-        return proctree.nameless_bytes(proctree.sample(self.pid).pids)
+        ids = None if self._user is None else self._user.ids
+        pids = proctree.sample(self.pid).pids
+        return kernel.looking_as(ids, lambda: proctree.nameless_bytes(pids))
 
     async def exited(self) -> int:
         """The agent's exit code (negative: the signal), once it has ended and nothing of its tree is left."""
@@ -206,6 +220,9 @@ class AgentProcess:
         """The supervisor was killed from outside. PDEATHSIG has ended the agent; find the rest by its mark."""
         began = time.monotonic()
         killed: set[int] = set()
+        if self._user is not None and self._user.exclusive:
+            await self._user.end_processes()
+            await self._user.without_processes()
         while (left := proctree.with_variable(self._mark)) and time.monotonic() - began < _ORPHAN_SECONDS:
             killed.update(left)
             for pid in left:
@@ -265,6 +282,9 @@ async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> Age
         "max_memory_bytes": spec.max_memory_bytes,
         "open_files": OPEN_FILES,
         "scope_signals": scope_signals,
+        "user": None if spec.user is None else spec.user.ids,
+        "exclusive": spec.user is not None and spec.user.exclusive,
+        "paths": [str(path) for path in spec.paths],
     }
     ours, theirs = socket.socketpair()
     try:
@@ -299,6 +319,6 @@ async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> Age
         _, stderr = await supervisor.communicate()
         tail = tuple(stderr.decode(errors="replace").splitlines()[-TAIL_LINES:])
         raise AgentFailed(Reason.AGENT_ERROR, f"the agent could not be started: {first['message']}", tail)
-    process = AgentProcess(supervisor, (reader, writer), mark)
-    process.scoped = bool(first["scoped"])
+    process = AgentProcess(supervisor, (reader, writer), mark, spec.user)
+    process.scoped, process.sees_others = bool(first["scoped"]), str(first["seen"])
     return process

@@ -8,6 +8,10 @@ from __future__ import annotations
 import os
 import stat
 
+TYPE_CHECKING = False  # as in supervisor.py
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -15,17 +19,19 @@ class Sample:
     """A tree at one moment, without its root. Sizes in bytes.
 
     `rss` counts shared pages once per process, so it is never too low; `memory` counts private pages, and shared ones
-    of the process that has most of them, so a program started many times counts once.
+    of the process that has most of them, so a program started many times counts once. `tables` is what the page tables
+    could be at most, for the address space that is mapped.
     """
 
     # Not a dataclass: importing those would double the supervisor's start.
-    __slots__ = ("memory", "pids", "rss", "threads")
+    __slots__ = ("memory", "pids", "rss", "tables", "threads")
 
-    def __init__(self, pids: tuple[int, ...], threads: int, rss: int, memory: int) -> None:
+    def __init__(self, pids: tuple[int, ...], threads: int, rss: int, memory: int, tables: int = 0) -> None:
         self.pids = pids
         self.threads = threads
         self.rss = rss
         self.memory = memory
+        self.tables = tables
 
 
 def _read(path: str) -> bytes:
@@ -49,10 +55,10 @@ def _tasks(pid: int) -> list[str]:
         return []
 
 
-def _statm(pid: int) -> tuple[int, int]:
-    """Resident bytes of a process, and how many of them are of files or shared memory."""
+def _statm(pid: int) -> tuple[int, int, int]:
+    """Resident bytes of a process, how many of them are of files or shared memory, and how many it has mapped."""
     fields = _read(f"/proc/{pid}/statm").split()
-    return (int(fields[1]) * _PAGE, int(fields[2]) * _PAGE) if len(fields) > 2 else (0, 0)
+    return (int(fields[1]) * _PAGE, int(fields[2]) * _PAGE, int(fields[0]) * _PAGE) if len(fields) > 2 else (0, 0, 0)
 
 
 def _children_by_scan() -> dict[int, list[int]]:
@@ -75,7 +81,7 @@ def sample(root: int, *, at_most: int | None = None) -> Sample:
     have_children_file = os.path.exists(f"/proc/{root}/task/{root}/children")
     scanned = {} if have_children_file else _children_by_scan()
     found: list[int] = []
-    threads = rss = private = shared = 0
+    threads = rss = private = shared = mapped = 0
     queue = [root]
     while queue and (at_most is None or len(found) <= at_most):
         pid = queue.pop()
@@ -83,8 +89,9 @@ def sample(root: int, *, at_most: int | None = None) -> Sample:
         if pid != root:
             found.append(pid)
             threads += len(tasks)
-            resident, common = _statm(pid)
+            resident, common, space = _statm(pid)
             rss += resident
+            mapped += space
             private += resident - common
             shared = max(shared, common)
         if have_children_file:
@@ -92,7 +99,52 @@ def sample(root: int, *, at_most: int | None = None) -> Sample:
                 queue.extend(int(child) for child in _read(f"/proc/{pid}/task/{task}/children").split())
         else:
             queue.extend(scanned.get(pid, ()))
-    return Sample(tuple(found), threads, rss, private + shared)
+    # One entry of 8 bytes per page, and a page of them in every level above for each process.
+    return Sample(tuple(found), threads, rss, private + shared, mapped // 500 + len(found) * 16 * _PAGE)
+
+
+def page_tables(pids: tuple[int, ...]) -> int:
+    """Bytes of the page tables of these processes: no memory of theirs shows them."""
+    total = 0
+    for pid in pids:
+        for line in _read(f"/proc/{pid}/status").splitlines():
+            if line.startswith((b"VmPTE:", b"VmPMD:")):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def open_files(pids: tuple[int, ...]) -> int:
+    """How many descriptors these processes hold (0 on a kernel before 6.2, which does not say it cheaply)."""
+    total = 0
+    for pid in pids:
+        try:
+            total += os.stat(f"/proc/{pid}/fd").st_size
+        except OSError:
+            continue
+    return total
+
+
+def socket_inodes(pids: tuple[int, ...]) -> set[int]:
+    """The sockets that these processes hold, as far as they may be looked at."""
+    found = set()
+    for pid, name in _descriptors(pids):
+        try:
+            link = os.readlink(f"/proc/{pid}/fd/{name}")
+        except OSError:
+            continue
+        if link.startswith("socket:["):
+            found.add(int(link[8:-1]))
+    return found
+
+
+def _descriptors(pids: tuple[int, ...]) -> Iterator[tuple[int, str]]:
+    for pid in pids:
+        try:
+            names = os.listdir(f"/proc/{pid}/fd")
+        except OSError:
+            continue
+        for name in names:
+            yield pid, name
 
 
 def pss(pids: tuple[int, ...]) -> int:
@@ -114,19 +166,13 @@ def pss(pids: tuple[int, ...]) -> int:
 def nameless_bytes(pids: tuple[int, ...]) -> int:
     """Bytes on disk of files that were removed and are still open: no look at a folder finds them."""
     found: dict[tuple[int, int], int] = {}
-    for pid in pids:
-        folder = f"/proc/{pid}/fd"
+    for pid, name in _descriptors(pids):
         try:
-            names = os.listdir(folder)
+            status = os.stat(f"/proc/{pid}/fd/{name}")
         except OSError:
             continue
-        for name in names:
-            try:
-                status = os.stat(f"{folder}/{name}")
-            except OSError:
-                continue
-            if not status.st_nlink and stat.S_ISREG(status.st_mode):
-                found[status.st_dev, status.st_ino] = status.st_blocks * 512
+        if not status.st_nlink and stat.S_ISREG(status.st_mode):
+            found[status.st_dev, status.st_ino] = status.st_blocks * 512
     return sum(found.values())
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import structlog
 
+from events import outcomes
 from events.errors import NotYetKnown, Retry
 from events.facts import DiffSummary
+from events.limits import KIB
 from events.output import ChunkType, Draft, TodoItem, Usage, Waiting
 from events.ports import Clock
 from events.record import Record
@@ -24,6 +26,7 @@ LOOK_EVERY = 2.0
 _SHARE = 20
 #: The record is written often: of the files so far it names some, of those at the end a thousand.
 NAMED = 200
+_NAMED_BYTES = 32 * KIB
 
 
 class Progress:
@@ -45,9 +48,10 @@ class Progress:
         """Take what a draft says about the state."""
         detail = draft.detail or {}
         if draft.type is ChunkType.TODO:
-            self._set(todo=[TodoItem.model_validate(item) for item in detail.get("items", [])])
+            items = [TodoItem.model_validate(item) for item in detail.get("items", [])]
+            self._set(todo=outcomes.fit_todo(items))
         elif draft.type in (ChunkType.PERMISSION, ChunkType.QUESTION):
-            waiting = Waiting.model_validate(detail)
+            waiting = outcomes.fit_waiting(Waiting.model_validate(detail))
             self._asked[waiting.request_id] = waiting
             self._set(waiting_for=next(iter(self._asked.values())))
 
@@ -80,6 +84,7 @@ class Progress:
                 pause = max(LOOK_EVERY, _SHARE * (self._clock.monotonic() - began))
             if len(diff.changed) > NAMED:
                 diff = diff.model_copy(update={"changed": diff.changed[:NAMED], "truncated": True})
+            diff = outcomes.fit_diff(diff, _NAMED_BYTES)
             if diff != shown:
                 shown = diff
                 self._set(diff=diff)

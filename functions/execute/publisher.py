@@ -12,16 +12,22 @@ from pydantic_core import to_json
 from events import subjects
 from events.envelope import Event
 from events.errors import OcfError
+from events.limits import shorten
 from events.models import MAX_CHUNK_BYTES, MAX_EVENT_BYTES
 from events.output import ChunkType, Draft
 from events.ports import Bus, Clock
 from events.redact import Redactor, StreamRedactor
+from events.refs import ExecutionRef
 from functions.common.output import Fenced
 
 #: Fast deltas are joined for at most this long; the promise is 50 ms, the rest is for the way.
 COALESCE = 0.02
 _SPLIT = MAX_CHUNK_BYTES - 2048
 _LONG = 1000
+#: A message's headers, about, in bytes. Many small chunks take far more than they say: an execution may store so many
+#: times its limit, and so many bytes besides.
+_HEADERS = 512
+_STORED, _STORED_FREE = 4, 4 * 1024 * 1024
 
 
 class Hold(Protocol):
@@ -43,12 +49,14 @@ class Publisher:
     """Numbers and publishes. One per attempt; nothing else writes to the output subject.
 
     `last` is the sequence of the newest chunk, 0 before the first. `said_at` is the clock's monotonic time of it.
+    `bytes` is what counts against the limit: `data` and `detail`, as they are stored.
     """
 
     def __init__(self, bus: Bus, clock: Clock, redactor: Redactor, *, project: str, execution: str) -> None:
         self._clock = clock
         self._redactor = redactor
         self._execution = execution
+        self._identity = ExecutionRef(project, execution).message_id("chunk")
         # After a long outage somebody else may have ended the execution: a chunk must not come after that.
         self._writer = bus.writer(
             subjects.output(project, execution),
@@ -62,6 +70,7 @@ class Publisher:
         self._headers: dict[str, str] = {}
         self._attempt = 1
         self._limit = 0
+        self._stored = 0
         self._settled = False
         self._over: OutputLimit | None = None
         self._on_limit: Callable[[OutputLimit], None] = lambda _: None
@@ -171,17 +180,18 @@ class Publisher:
             await self._say(held)
 
     async def _say(self, draft: Draft) -> None:
-        size = len(draft.data.encode())
+        length = len(draft.data.encode())
+        size = length + _detail_bytes(draft)
         if self._limit and not self._settled and draft.type is not ChunkType.STATUS:
             if self._over is not None:
                 return
-            if self.bytes + size > self._limit:
+            if self.bytes + size > self._limit or self._stored > _STORED * self._limit + _STORED_FREE:
                 self._over = OutputLimit(f"more than {self._limit} bytes of output")
                 self._on_limit(self._over)
                 await self._send(_cut(draft, size))
                 return
         self.bytes += size
-        if size <= _SPLIT:
+        if length <= _SPLIT:
             await self._send(draft)
             return
         for piece in _pieces(draft.data):
@@ -200,7 +210,7 @@ class Publisher:
         chunk["attempt"] = self._attempt
         if draft.detail:
             chunk["detail"] = draft.detail
-        identity = f"{self._execution}:{self.last}"
+        identity = f"{self._identity}:{self.last}"
         headers = {
             **self._headers,
             "ce-id": identity,
@@ -212,6 +222,10 @@ class Publisher:
         if len(data) > MAX_EVENT_BYTES:  # only a tool's input can be that large, and it is in the workspace anyway
             chunk["detail"] = _shortened(draft.detail)
             data = to_json(chunk)
+        if len(data) > MAX_EVENT_BYTES:  # many texts that are not long, or names that are
+            chunk["detail"] = _named(draft.detail)
+            data = to_json(chunk)
+        self._stored += len(data) + _HEADERS
         await self._writer.send(data, headers)
 
     async def settle(self) -> None:
@@ -277,6 +291,21 @@ def _shortened(value: Any) -> Any:  # noqa: ANN401 - JSON
     if isinstance(value, list):
         return [_shortened(item) for item in value[:200]]
     return value
+
+
+def _named(detail: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Of `detail` only short texts, numbers and flags under short names, and that the rest is left out."""
+    few = list((detail or {}).items())[:50]
+    short = {key: item for key, item in few if len(key) <= 100 and not isinstance(item, dict | list)}
+    kept = {key: shorten(item, _LONG) if isinstance(item, str) else item for key, item in short.items()}
+    return {**kept, "omitted": True}
+
+
+def _detail_bytes(draft: Draft) -> int:
+    """Bytes of `detail` as it is stored. That of a status is the worker's own."""
+    if not draft.detail or draft.type is ChunkType.STATUS:
+        return 0
+    return len(to_json(draft.detail))
 
 
 def _ends(draft: Draft, key: str) -> bool:

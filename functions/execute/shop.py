@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,16 +16,18 @@ from events.errors import SealError, Unavailable
 from events.models import Execute, Limits, Sealed
 from functions import metrics
 from functions.common.limits import bound
+from functions.common.tasks import end
 from functions.composition import Parts
 from functions.execute import sandbox
 from functions.execute.agent_config import AgentModel, ServerSpec
+from functions.execute.boundary import Boundary
 from functions.execute.broker import Broker, Upstream
-from functions.execute.slots import SlotPlan, SlotPool
+from functions.execute.slots import SlotPlan, WarmSlot
 from functions.models.endpoints import BadEndpoint
 from functions.models.resolve import ModelSettings, NoModel, resolve
 from functions.models.target import ModelTarget
 from functions.settings import Settings
-from functions.workspace import discard_tree
+from functions.workers import folders, link
 
 log = structlog.get_logger()
 
@@ -37,7 +40,8 @@ class Shop:
     binary: Path | None
     sandboxed: bool
     models: ModelSettings
-    slots: SlotPool
+    slots: WarmSlot
+    boundary: Boundary
 
     def opened(self, sealed: Sealed, project: str) -> SecretStr:
         """A sealed secret, opened. Raises SealError."""
@@ -56,13 +60,6 @@ class Shop:
         key = self.opened(sealed, task.project_id) if sealed else None
         return resolve(task.model, self.models, key)
 
-    def model_name(self, task: Execute) -> str | None:
-        """How people see the task's model; None when it cannot be had (the run will say why)."""
-        try:
-            return self.target(task).display_name
-        except (SealError, NoModel, BadEndpoint):
-            return None
-
     def server_spec(self, limits: Limits) -> ServerSpec:
         """What a server for a task with these limits must be like; its models come with the task."""
         return server_spec(self.parts.settings, self.binary, sandboxed=self.sandboxed, limits=limits)
@@ -74,6 +71,7 @@ class Shop:
 
     async def workspace_writable(self) -> None:
         """Readiness: runs can have files."""
+        self.boundary.folders.check()
         probe = self.parts.settings.state_dir / ".writable"
         try:
             probe.write_bytes(b"")
@@ -107,18 +105,29 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
     if settings.sandbox == "preferred" and support.missing:
         # Whoever chose it on another machine has to hear what this one does not give.
         log.warning("sandbox incomplete", action="sandbox.incomplete", sandboxed=sandboxed, missing=support.missing)
-    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     sandbox.protect_self()
-    upstream = Upstream(parts.clock, read_timeout=settings.model_silence_seconds)
-    models = model_settings(settings)
-    slots = await _slots(parts, upstream, models, sandboxed=sandboxed)
-    slots.start()
-    metrics.warm_slots.set_function(lambda: slots.ready)
-    try:
-        yield Shop(parts, settings.opencode_bin, sandboxed, models, slots)
-    finally:
-        await slots.close()
-        await upstream.close()
+    async with folders.held(settings.state_dir) as leftovers:
+        boundary = Boundary(settings, lambda project: _busy(parts, project))
+        log.info("boundary", action="boundary.in_force", boundary=boundary.said)
+        tidying = asyncio.create_task(_tidy(leftovers, boundary))
+        upstream = Upstream(parts.clock, read_timeout=settings.model_silence_seconds)
+        models = model_settings(settings)
+        slots = _slots(parts, upstream, models, boundary, sandboxed=sandboxed)
+        slots.start()
+        metrics.warm_slots.set_function(lambda: int(slots.ready))
+        try:
+            yield Shop(parts, settings.opencode_bin, sandboxed, models, slots, boundary)
+        finally:
+            await end([tidying])
+            await slots.close()
+            await upstream.close()
+
+
+async def _tidy(leftovers: list[Path], boundary: Boundary) -> None:
+    """See to the files, and then to the users, of processes that are dead."""
+    await folders.tidy(leftovers)
+    if boundary.users is not None:
+        await boundary.users.recover()
 
 
 def server_spec(settings: Settings, binary: Path | None, *, sandboxed: bool, limits: Limits) -> ServerSpec:
@@ -150,7 +159,15 @@ def tools(binary: Path | None) -> tuple[Path, ...]:
     return tuple(packages.glob("@vscode/ripgrep-*/bin/rg"))[:1] if packages is not None else ()
 
 
-async def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, *, sandboxed: bool) -> SlotPool:
+async def _busy(parts: Parts, project: str) -> bool:
+    """Whether an execution of `project` runs or waits."""
+    async for record in parts.records.all(project=project):
+        if not record.terminal:
+            return True
+    return False
+
+
+def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, boundary: Boundary, *, sandboxed: bool) -> WarmSlot:
     settings = parts.settings
     spec = server_spec(settings, settings.opencode_bin, sandboxed=sandboxed, limits=Limits())
     size = settings.warm_slots
@@ -163,6 +180,5 @@ async def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, *, san
     async def make_broker() -> Broker:
         return await Broker(upstream, parts.clock).start()
 
-    folder = settings.state_dir / "slots"
-    await discard_tree(folder)  # of an earlier process, whose agents died with it
-    return SlotPool(SlotPlan(folder, spec, make_broker), size, parts.clock)
+    plan = SlotPlan(boundary.slots, spec, make_broker, boundary.users, link.turn)
+    return WarmSlot(plan, parts.clock, wanted=size > 0)

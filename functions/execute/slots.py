@@ -15,21 +15,23 @@ import asyncio
 import shutil
 import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
+from events.lifecycle import Reason
 from events.output import Draft
 from events.ports import Clock
 from functions.execute.agent import Agent, TurnSpec
 from functions.execute.agent_config import AgentModel, ServerSpec
-from functions.execute.agent_memory import available_cores, available_memory
+from functions.execute.agent_memory import available_memory
 from functions.execute.agent_server import AgentServer
 from functions.execute.broker import Broker
 from functions.execute.opencode import OpenCodeError
 from functions.execute.process import AgentFailed, StopReport
+from functions.execute.users import AgentUser, AgentUsers, NoUser
 from functions.workspace import discard_tree
 from functions.workspace.threads import in_thread
 
@@ -60,6 +62,12 @@ class Slot:
     root: Path
     opened_at: float
     warm: bool = False
+    user: AgentUser | None = None
+
+    async def own(self, path: Path) -> None:
+        """Give what this process has put below `path` to the agent's user, where it has one."""
+        if self.user is not None:
+            await self.user.own_tree(path)
 
     @property
     def directory(self) -> Path:
@@ -70,7 +78,7 @@ class Slot:
         """End every process of it, free the port, remove its files. Safe to call again."""
         report = await self.server.stop(grace)
         await self.broker.close()
-        await discard_tree(self.root)
+        await _put_away_files(self.root, self.user)
         return report
 
 
@@ -78,14 +86,16 @@ class Slot:
 class SlotPlan:
     """How slots of a worker are opened: `spec` without its directory, home and broker, which each slot has of its own.
 
-    `folder` is private to this worker. `starts`: more servers at once than there are processors are ready no sooner,
-    and each takes longer: five on two busy cores took 12 s each, two by two 6 s.
+    `folder` is private to this worker. `turn`: more servers at once than there are processors are ready no sooner, and
+    each takes longer: five on two busy cores took 12 s each, two by two 6 s.
     """
 
     folder: Path
     spec: ServerSpec
     make_broker: MakeBroker
-    starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(max(2, available_cores())))
+    #: Each slot has one of its own; None: all are this process's user.
+    users: AgentUsers | None = None
+    turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
 
     def fits(self, spec: ServerSpec) -> bool:
         """Whether a slot of this plan can serve what `spec` asks for; its models are looked at by the pool."""
@@ -96,44 +106,63 @@ class SlotPlan:
         )
 
 
-async def open_slot(plan: SlotPlan, spec: ServerSpec, clock: Clock, *, shared: Path | None = None) -> Slot:
-    """Start a server of `spec` (its directory, home and broker are replaced), and boot its empty directory.
+async def open_slot(
+    plan: SlotPlan, spec: ServerSpec, clock: Clock, *, shared: Path | None = None, user: AgentUser | None = None
+) -> Slot:
+    """Start a server of `spec` (its directory, home, user and broker are replaced), and boot its empty directory.
 
-    A `shared` directory is used as it is, and not booted.
+    A `shared` directory is used as it is, and not booted; `user` then is who it belongs to now. It goes with the slot.
 
     Raises:
-        AgentFailed: it did not start or boot; nothing is left of it.
+        AgentFailed: it did not start or boot (AgentNotReady: in time); nothing is left of it.
     """
     root = plan.folder / uuid.uuid4().hex
     directory, home = shared or root / "workspace", root / "home"
     broker: Broker | None = None
     server: AgentServer | None = None
     try:
-        for folder in (root, home):
-            folder.mkdir(mode=0o700, parents=True)
+        if user is None and plan.users is not None:
+            user = plan.users.take(root)
+        root.mkdir(mode=0o700, parents=True)
+        home.mkdir(mode=0o700)
+        if user is not None:
+            root.chmod(0o711)  # to what is inside and its user's own
         broker = await plan.make_broker()
         if shared is None:
             # OpenCode asks once whether a directory is a repository; all that come here are.
             await in_thread(lambda _: _lay_out_git(directory))
-        own = replace(spec, directory=directory, home=home, broker_url=broker.base_url, broker_token=broker.token)
-        async with plan.starts:
+            if user is not None:
+                user.own_new(directory)
+        own = replace(
+            spec, directory=directory, home=home, user=user, broker_url=broker.base_url, broker_token=broker.token
+        )
+        async with plan.turn():
             server = await AgentServer.start(own)
+            if shared is None:
+                await _boot(server, clock)
         if shared is None:
-            await _boot(server, clock)
             await in_thread(lambda _: _empty(directory))
-        return Slot(server, broker, root, clock.monotonic())
-    except BaseException:
+        return Slot(server, broker, root, clock.monotonic(), user=user)
+    except BaseException as error:
         # A task of its own: who is cancelled once more meanwhile leaves nothing behind either.
-        await asyncio.shield(asyncio.ensure_future(_undo(server, broker, root)))
+        await asyncio.shield(asyncio.ensure_future(_undo(server, broker, root, user)))
+        if isinstance(error, NoUser):
+            raise AgentFailed(Reason.AGENT_ERROR, str(error)) from None
         raise
 
 
-async def _undo(server: AgentServer | None, broker: Broker | None, root: Path) -> None:
+async def _undo(server: AgentServer | None, broker: Broker | None, root: Path, user: AgentUser | None) -> None:
     if server is not None:
         await server.stop(0.0)
     if broker is not None:
         await broker.close()
+    await _put_away_files(root, user)
+
+
+async def _put_away_files(root: Path, user: AgentUser | None) -> None:
     await discard_tree(root)
+    if user is not None:
+        await user.release()
 
 
 async def _boot(server: AgentServer, clock: Clock) -> None:
@@ -148,9 +177,9 @@ async def _boot(server: AgentServer, clock: Clock) -> None:
             await agent.run("ready?", unheard)
             await server.client.delete_session(agent.session_id)
     except TimeoutError:
-        raise server.failed(f"OpenCode did not boot its directory within {BOOT_SECONDS:g} s") from None
+        raise server.not_ready(f"OpenCode did not boot its directory within {BOOT_SECONDS:g} s") from None
     except OpenCodeError as error:
-        raise server.failed(str(error)) from error
+        raise server.not_ready(str(error)) from error
 
 
 def _lay_out_git(directory: Path) -> None:
@@ -168,40 +197,54 @@ def _empty(directory: Path) -> None:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
-class SlotPool:
-    """Keeps `size` slots ready, and opens one on demand when none fits.
+class WarmSlot:
+    """Keeps one slot ready while nothing runs, and opens one on demand when it does not fit.
 
-    Models are fixed when a server starts. The pool starts with `models` and adds each that is asked for, so the
+    Models are fixed when a server starts. It begins with those of the plan and adds each that is asked for, so that the
     next slot knows it too.
     """
 
-    def __init__(self, plan: SlotPlan, size: int, clock: Clock, free: Callable[[], int] = available_memory) -> None:
-        self.size = size
-        self.last_error: str | None = None
+    def __init__(
+        self, plan: SlotPlan, clock: Clock, *, wanted: bool, free: Callable[[], int] = available_memory
+    ) -> None:
         self._plan = plan
         self._clock = clock
+        self._wanted = wanted
         self._free = free
         self._models: list[AgentModel] = list(plan.spec.models)
-        self._ready: list[Slot] = []
-        self._watch: dict[int, asyncio.Task[None]] = {}
-        self._wanted = asyncio.Event()
-        self._filler: asyncio.Task[None] | None = None
-        self._changed = asyncio.Condition()
-        self._closing: set[asyncio.Task[StopReport]] = set()
+        self._slot: Slot | None = None
+        #: The models of the slot that is ready or is being opened.
+        self._known: frozenset[AgentModel] = frozenset()
+        self._keeping: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._opened = asyncio.Event()
 
     @property
-    def ready(self) -> int:
-        """Slots that could be taken now."""
-        return len(self._ready)
+    def ready(self) -> bool:
+        """Whether it could be taken now."""
+        return self._slot is not None
 
-    def start(self) -> None:
-        """Begin to fill, in the background."""
-        if self.size and self._filler is None:
-            self._wanted.set()
-            self._filler = asyncio.create_task(self._fill())
+    def start(self, delay: float = 0.0) -> None:
+        """Begin to keep one ready after `delay` seconds, in the background, unless it does already."""
+        if self._wanted and self._keeping is None:
+            self._keeping = asyncio.create_task(self._keep(delay))
 
-    async def acquire(self, spec: ServerSpec, *, shared: Path | None = None) -> Slot:
-        """A slot that serves `spec` (directory, home and broker of it are ignored): a warm one, or one opened now.
+    async def user_of(self, shared: Path) -> AgentUser | None:
+        """The user that an execution in a shared folder has, with the folder's files; None: this process's own.
+
+        Raises:
+            AgentFailed: there is none now.
+        """
+        if self._plan.users is None:
+            return None
+        try:
+            return await self._plan.users.take_shared(shared, self._plan.folder / uuid.uuid4().hex)
+        except NoUser as error:
+            raise AgentFailed(Reason.AGENT_ERROR, str(error)) from None
+
+    async def acquire(self, spec: ServerSpec, *, shared: Path | None = None, user: AgentUser | None = None) -> Slot:
+        """A slot that serves `spec` (directory, home and broker of it are ignored): the warm one, or one opened now.
 
         `shared` is a directory to be used in place: it is never empty at boot, so its own OpenCode plugins are loaded
         (inside the sandbox).
@@ -210,92 +253,98 @@ class SlotPool:
             AgentFailed: OpenCode cannot be started.
         """
         slot = await self.take(spec) if shared is None else None
-        return slot if slot is not None else await open_slot(self._plan, spec, self._clock, shared=shared)
+        return slot if slot is not None else await open_slot(self._plan, spec, self._clock, shared=shared, user=user)
 
     async def take(self, spec: ServerSpec) -> Slot | None:
-        """A warm slot that serves `spec`, or None. Whoever gets it closes it."""
-        for model in spec.models:
-            self._learn(_plain(model))
-        if not self._plan.fits(spec):
-            return None
-        wanted = {_plain(model) for model in spec.models}
-        for slot in list(self._ready):
-            if wanted <= set(slot.server.spec.models):
-                self._forget(slot)
-                self._refill()
-                try:
-                    slot.warm = await self._answers(slot)
-                finally:
-                    if not slot.warm:
-                        self._put_away(slot)
-                if slot.warm:
-                    return slot
-        return None
+        """The warm slot if it serves `spec`; one that is just being opened is waited for. Whoever gets it closes it,
+        and says `start` when another may take its place."""
+        asked = {_plain(model) for model in spec.models}
+        self._models = [*asked.difference(self._models), *self._models][:_KNOWN_MODELS]
+        fits = self._plan.fits(spec) and asked <= self._known
+        if fits:
+            await self._settled.wait()
+        elif self._slot is not None:
+            return None  # it stays for the next
+        slot, self._slot = self._slot, None
+        try:
+            await self._stop()
+            if slot is not None:
+                slot.warm = await self._answers(slot)
+        finally:
+            if slot is not None and not slot.warm:
+                # A task of its own: who is cancelled meanwhile leaves nothing of it behind.
+                await asyncio.shield(asyncio.ensure_future(slot.close()))
+        return slot if slot is not None and slot.warm else None
 
-    async def wait_ready(self, count: int = 1) -> None:
-        """Until `count` slots are ready."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: len(self._ready) >= count)
+    async def wait_ready(self) -> None:
+        """Until one is ready."""
+        await self._opened.wait()
 
     async def close(self) -> None:
-        """End every slot that nobody took."""
-        if self._filler is not None:
-            self._filler.cancel()
-            await asyncio.gather(self._filler, return_exceptions=True)
-        for slot in list(self._ready):
-            self._discard(slot)
-        await asyncio.gather(*self._closing)
+        """End the one that nobody took."""
+        await self._stop()
 
-    def _learn(self, model: AgentModel) -> None:
-        if model not in self._models:
-            self._models = [model, *self._models][:_KNOWN_MODELS]
+    async def _stop(self) -> None:
+        keeping, self._keeping = self._keeping, None
+        if keeping is not None:
+            keeping.cancel()
+            await asyncio.shield(asyncio.gather(keeping, return_exceptions=True))
+        self._known = frozenset()
 
-    def _refill(self) -> None:
-        self._wanted.set()
-
-    async def _fill(self) -> None:
+    async def _keep(self, delay: float) -> None:
+        await self._clock.sleep(delay)
         backoff = 1.0
-        while True:
-            await self._recycle()
-            if len(self._ready) >= self.size or self._free() < MIN_FREE_BYTES:
-                self._wanted.clear()
-                # Not `wait_for`: that of Python 3.11 can swallow the cancellation that `close` waits for.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_WATCH_SECONDS):
-                        await self._wanted.wait()
-                    await self._clock.sleep(REFILL_DELAY)
+        while self._keeping is asyncio.current_task():  # a cancellation can be swallowed (`functions.common.tasks`)
+            if self._free() < MIN_FREE_BYTES:
+                await self._clock.sleep(_WATCH_SECONDS)
                 continue
             try:
-                spec = replace(self._plan.spec, models=tuple(self._models))
-                self._add(await open_slot(self._plan, spec, self._clock))
+                slot = await self._open()
             except (AgentFailed, OSError) as error:
-                self.last_error = str(error)
                 log.warning("warm slot not opened", action="slots.failed", reason=str(error), retry_seconds=backoff)
                 await self._clock.sleep(backoff)
                 backoff = min(_MAX_BACKOFF, backoff * 2)
                 continue
-            self.last_error, backoff = None, 1.0
-            async with self._changed:
-                self._changed.notify_all()
+            backoff = 1.0
+            await self._offer(slot)
 
-    async def _recycle(self) -> None:
-        """Discard what is too old, and all of it when memory is short: running work needs it more."""
-        short = self._free() < MIN_FREE_BYTES
-        for slot in list(self._ready):
-            if short or self._clock.monotonic() - slot.opened_at > MAX_AGE:
-                log.info("warm slot discarded", action="slots.discarded", reason="memory" if short else "age")
-                await asyncio.shield(self._discard(slot))
+    async def _offer(self, slot: Slot) -> None:
+        """Let it be taken for as long as it is good."""
+        offered = self._keeping is asyncio.current_task()
+        try:
+            if offered:
+                self._slot = slot
+                self._opened.set()
+                log.info("warm slot ready", action="slots.ready")
+                log.info("warm slot discarded", action="slots.discarded", reason=await self._spent(slot))
+        finally:
+            self._opened.clear()
+            if not offered or self._slot is slot:  # and nobody took it
+                self._slot = None
+                await asyncio.shield(asyncio.ensure_future(slot.close()))
 
-    def _add(self, slot: Slot) -> None:
-        self._ready.append(slot)
-        self._watch[id(slot)] = asyncio.create_task(self._until_dead(slot))
-        log.info("warm slot ready", action="slots.ready", ready=len(self._ready))
+    async def _open(self) -> Slot:
+        spec = replace(self._plan.spec, models=tuple(self._models))
+        self._known = frozenset(spec.models)
+        self._settled.clear()
+        try:
+            return await open_slot(self._plan, spec, self._clock)
+        finally:
+            self._settled.set()
 
-    async def _until_dead(self, slot: Slot) -> None:
-        code = await slot.server.process.exited()
-        log.warning("warm slot died", action="slots.died", exit_code=code)
-        self._discard(slot)
-        self._refill()
+    async def _spent(self, slot: Slot) -> str:
+        """Why nobody is to get it any more, as soon as that is so; running work needs the memory more."""
+        dead = asyncio.ensure_future(slot.server.process.exited())
+        try:
+            while not dead.done():
+                if self._free() < MIN_FREE_BYTES:
+                    return "memory"
+                if self._clock.monotonic() - slot.opened_at > MAX_AGE:
+                    return "age"
+                await asyncio.wait({dead}, timeout=_WATCH_SECONDS)
+            return f"it ended with {dead.result()}"
+        finally:
+            dead.cancel()
 
     async def _answers(self, slot: Slot) -> bool:
         try:
@@ -303,23 +352,6 @@ class SlotPool:
         except OpenCodeError as error:
             log.warning("warm slot does not answer", action="slots.silent", reason=str(error))
             return False
-
-    def _forget(self, slot: Slot) -> None:
-        self._ready.remove(slot)
-        watch = self._watch.pop(id(slot))
-        if watch is not asyncio.current_task():
-            watch.cancel()
-
-    def _discard(self, slot: Slot) -> asyncio.Task[StopReport]:
-        self._forget(slot)
-        return self._put_away(slot)
-
-    def _put_away(self, slot: Slot) -> asyncio.Task[StopReport]:
-        """Close it in a task of its own: whoever is cancelled meanwhile leaves nothing of it behind."""
-        closing = asyncio.create_task(slot.close())
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
-        return closing
 
 
 def _plain(model: AgentModel) -> AgentModel:

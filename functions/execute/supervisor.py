@@ -19,7 +19,7 @@ import select
 import signal
 import time
 
-from functions.execute import kernel, proctree
+from functions.execute import confine, kernel, proctree, sockets, view
 
 TYPE_CHECKING = False  # `typing`, `socket` and `dataclasses` would double the time that this program takes to start
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ WATCH_SECONDS = 0.25
 STUCK_SECONDS = 5.0  # without one more death, what is left is reported: it is stuck in the kernel
 AGAIN_SECONDS = 0.1  # between two rounds of killing: each holds up the exits of thousands while it looks at all of them
 THREADS_PER_PROCESS = 32  # a tree may have this many threads for each process that it may have
+FILE_BYTES = 4096  # of kernel memory for each open descriptor: a pipe has two, and two pages at least
+LOOK_SHARE = 0.02  # of the time goes to asking the kernel for sockets, at most
 
 
 class Supervisor:
@@ -42,6 +44,15 @@ class Supervisor:
         self._main = 0
         self._code: int | None = None
         self._reaped = 0
+        self._socket_bytes = 0
+        self._look_at = 0.0
+        self._buffer_bytes = sockets.largest_buffer()
+        self._hidden = ""
+        self._extension = -1
+        if job["sandbox"] is not None:
+            self._extension = os.open(job["sandbox"]["nono"], os.O_RDONLY | os.O_CLOEXEC)
+        if job["user"] is not None:
+            self._hidden = self._enter_view()
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         self._scoped = bool(job["scope_signals"]) and kernel.scope_signals()
         self._wake, wake_write = os.pipe()
@@ -49,6 +60,19 @@ class Supervisor:
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def _enter_view(self) -> str:
+        """Hide other users' processes from the tree; why that cannot be done here, or nothing."""
+        # What is imported later may be in a folder that is about to be covered.
+        import _socket  # noqa: F401
+
+        if missing := {kernel.CAP_SYS_ADMIN, kernel.CAP_SYS_PTRACE} - kernel.capabilities():
+            return f"no capability {min(missing)}"
+        try:
+            view.enter(self._job["paths"])
+        except OSError as error:
+            return str(error)
+        return ""
 
     def _say(self, **report: str | int | float | bool) -> None:
         rest = json.dumps(report).encode() + b"\n"
@@ -66,7 +90,11 @@ class Supervisor:
             self._kill()
             self._say(event="failed", message=error)
             return
-        self._say(event="started", pid=self._main, scoped=self._scoped)
+        if self._job["user"] is not None:
+            # Enough to end the tree and to look at it, also where root may not look at everybody's.
+            kernel.look_as(*self._job["user"])
+            kernel.keep_capabilities({kernel.CAP_KILL, kernel.CAP_SYS_PTRACE})
+        self._say(event="started", pid=self._main, scoped=self._scoped, seen=self._hidden)
         watch_at = time.monotonic() + WATCH_SECONDS
         while True:
             lines = self._wait(max(0.0, watch_at - time.monotonic()))
@@ -92,8 +120,10 @@ class Supervisor:
         failed_read, failed_write = os.pipe()
         self._main = os.fork()
         if self._main == 0:
-            _become_agent(self._job, failed_write, scope=self._scoped)
+            _become_agent(self._job, self._extension, failed_write, scope=self._scoped)
         os.close(failed_write)
+        if self._extension >= 0:
+            os.close(self._extension)
         # The agent's output ends when the agent's tree does, not when we do.
         nowhere = os.open("/dev/null", os.O_RDWR)
         for fd in (1, 2):
@@ -139,7 +169,7 @@ class Supervisor:
             reason, value, limit = "processes", len(tree.pids), processes
         elif tree.threads > THREADS_PER_PROCESS * processes:
             reason, value, limit = "processes", tree.threads, THREADS_PER_PROCESS * processes
-        elif tree.rss > memory and (value := proctree.pss(tree.pids)) > memory:
+        elif (value := self._memory(tree, memory)) > memory:
             reason, limit = "memory", memory
         if not reason:
             return False
@@ -147,6 +177,34 @@ class Supervisor:
         self._say(event="limit", reason=reason, value=value, limit=limit)
         self._say(event="exit", code=self._code if self._code is not None else -9, killed=killed, left=left)
         return True
+
+    def _memory(self, tree: proctree.Sample, limit: int) -> int:
+        """Memory of the tree in bytes, the kernel's for it included, looked at only as closely as the limit asks."""
+        files = FILE_BYTES * proctree.open_files(tree.pids)
+        most = tree.rss + files + tree.tables
+        if most + sockets.at_most(self._buffer_bytes) <= limit:
+            return most
+        kernel_bytes = files + proctree.page_tables(tree.pids) + self._in_sockets(tree)
+        if tree.rss + kernel_bytes <= limit:
+            return tree.rss + kernel_bytes
+        return proctree.pss(tree.pids) + kernel_bytes
+
+    def _in_sockets(self, tree: proctree.Sample) -> int:
+        began = time.monotonic()
+        if began < self._look_at:
+            return self._socket_bytes
+        user = self._job["user"]
+        try:
+            if user is not None and self._job["exclusive"]:
+                self._socket_bytes = sockets.held(None, user[0])
+            else:
+                self._socket_bytes = sockets.held(proctree.socket_inodes(tree.pids), None)
+        except OSError:
+            # A kernel that does not tell: what they could hold counts.
+            self._socket_bytes = self._buffer_bytes * len(proctree.socket_inodes(tree.pids))
+        now = time.monotonic()
+        self._look_at = now + (now - began) / LOOK_SHARE
+        return self._socket_bytes
 
     def _stop(self, grace: float) -> None:
         """SIGTERM to the agent's group, `grace` seconds, then SIGKILL to everything."""
@@ -209,17 +267,14 @@ def _send(how: Callable[[int, int], None], target: int, number: signal.Signals) 
         return
 
 
-def _become_agent(job: dict[str, Any], failed: int, *, scope: bool) -> NoReturn:
-    """In the forked child: limits, sandbox, exec. Never returns to the supervisor's code."""
+def _become_agent(job: dict[str, Any], extension: int, failed: int, *, scope: bool) -> NoReturn:
+    """In the forked child: limits, user, sandbox, exec. Never returns to the supervisor's code."""
     try:
-        from functions.execute import confine
-
         signal.set_wakeup_fd(-1)
         # Python ignores the last two, and an ignored signal stays ignored over exec.
         for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         # When the machine runs out of memory, the agent goes first, not the function or this process. Raising is always
         # allowed; below what the kubelet set it is not.
         with open("/proc/self/oom_score_adj", "r+") as score:
@@ -227,9 +282,15 @@ def _become_agent(job: dict[str, Any], failed: int, *, scope: bool) -> NoReturn:
             score.seek(0)
             score.write(str(raised))
         confine.limit_resources(job["open_files"])
+        # By its descriptor: its folder may be closed to the agent's user.
+        nono = None if job["sandbox"] is None else confine.load(f"/proc/self/fd/{extension}")
+        if job["user"] is not None:
+            kernel.become(*job["user"])
+        # After that: becoming another user takes it back.
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.chdir(job["cwd"])
-        if job["sandbox"] is not None:
-            confine.confine(job["sandbox"])
+        if nono is not None:
+            confine.confine(job["sandbox"], nono)
         elif scope:
             kernel.scope_signals()  # without a sandbox, too, the agent cannot signal the supervisor
         os.execvpe(job["argv"][0], job["argv"], job["env"])  # noqa: S606 - starting this program is the purpose
@@ -247,5 +308,10 @@ def main(fd: int) -> None:
         if not data:
             os._exit(1)
         received += data
-    Supervisor(fd, json.loads(received)).run()
+    try:
+        supervisor = Supervisor(fd, json.loads(received))
+    except OSError as error:
+        os.write(fd, json.dumps({"event": "failed", "message": str(error)}).encode() + b"\n")
+        os._exit(1)
+    supervisor.run()
     os._exit(0)  # nothing to tidy up that the kernel does not do faster

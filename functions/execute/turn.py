@@ -11,13 +11,15 @@ from pathlib import Path
 
 import structlog
 
+from events.errors import SealError
 from events.lifecycle import Reason
 from events.models import Execute
 from events.output import ChunkType, Draft, Usage
 from events.redact import Redactor
-from events.session_record import Session, session_prefix
+from events.session_record import Session
 from functions import logs, metrics, workspace
 from functions.common.hosts import InvalidRule
+from functions.common.objects import saved_key
 from functions.common.sessions import Sessions
 from functions.execute.agent import Agent, TurnSpec
 from functions.execute.agent_config import AgentModel
@@ -33,6 +35,7 @@ from functions.execute.publisher import Hold
 from functions.execute.shop import Shop
 from functions.execute.slots import Slot
 from functions.execute.spans import RunSpans
+from functions.execute.users import AgentUser
 from functions.execute.watchdog import Activity
 from functions.models.endpoints import BadEndpoint
 from functions.models.resolve import NoModel
@@ -60,6 +63,7 @@ class Turn:
         self._activity = activity
         self._agent: Agent | None = None
         self._slot: Slot | None = None
+        self._user: AgentUser | None = None
         self._workspace: workspace.Prepared | None = None
         self._conversation: dict[str, object] | None = None
         self._follow_ups: deque[str] = deque()
@@ -74,6 +78,14 @@ class Turn:
         self.redactor = Redactor()
         self.spans = RunSpans()
         self.result = ""
+
+    @property
+    def model_name(self) -> str | None:
+        """How people see its model; None when that cannot be had (`run` will say why)."""
+        try:
+            return self._shop.target(self._task).display_name
+        except (SealError, NoModel, BadEndpoint):
+            return None
 
     @property
     def usage(self) -> Usage:
@@ -117,21 +129,22 @@ class Turn:
             await self._run(lambda draft: emit(self._clean(draft)))
         except AgentFailed as error:
             said = tuple(self.redactor(line) for line in error.stderr_tail)
-            raise AgentFailed(error.reason, self.redactor(error.message), said) from error
+            raise type(error)(error.reason, self.redactor(error.message), said) from error
 
     async def _run(self, emit: Emit) -> None:
+        await self._shop.boundary.admit(self._task.project_id)
         target = self._target()
         session = await self._session()
         ground = Ground(self._shop, self._task, session, self._directory)
         await asyncio.to_thread(ground.check)  # costs less than OpenCode
         self._keep_ignored = ground.keep_ignored
         if ground.shared:
-            self._workspace = await ground.prepare(self._directory / "unused", self.redactor)
+            self._workspace = await ground.prepare(self._directory / "unused", self._hide, self._own_shared)
         await emit(_phase("agent", "getting OpenCode ready"))
         slot = await self._acquire(target)
         await emit(_phase("workspace", f"preparing the workspace ({ground.label})"))
         if self._workspace is None:
-            self._workspace = await ground.prepare(slot.directory, self.redactor)
+            self._workspace = await ground.prepare(slot.directory, self._hide, slot.own)
         self._assign(slot, target)
         turn = self._turn_spec(target, await self._resume(slot, session))
         self._agent = Agent(slot.server, turn, self._shop.parts.clock)
@@ -155,11 +168,14 @@ class Turn:
             unknown = f"the price of {target.display_name} is not known, so that limits.max_cost_usd cannot bound it"
             raise AgentFailed(Reason.BUDGET_EXCEEDED, f"{unknown}; set limits.max_total_tokens in its place")
         if target.api_key is not None:
-            secret = target.api_key.get_secret_value()
-            self.redactor.add(secret)
-            logs.SECRETS.add(secret)
-            self._cleanup.callback(logs.SECRETS.remove, secret)
+            self._hide(target.api_key.get_secret_value())
         return target
+
+    def _hide(self, secret: str) -> None:
+        """Keep a secret out of output and logs, in these until the attempt has ended."""
+        self.redactor.add(secret)
+        logs.SECRETS.add(secret)
+        self._cleanup.callback(logs.SECRETS.remove, secret)
 
     async def _session(self) -> Session | None:
         task, parts = self._task, self._shop.parts
@@ -180,12 +196,17 @@ class Turn:
             proxy = await self._cleanup.enter_async_context(EgressProxy(allowed))
             spec = replace(spec, connect_ports=(proxy.port,), env=proxy.env())
         shared = self._workspace.directory if self._workspace is not None else None
-        slot = await self._shop.slots.acquire(spec, shared=shared)
+        user, self._user = self._user, None  # it goes with the slot, also where that does not open
+        slot = await self._shop.slots.acquire(spec, shared=shared, user=user)
         self._slot = slot
         metrics.slots_taken.labels("warm" if slot.warm else "cold").inc()
         self._cleanup.push_async_callback(slot.close)
         self.redactor.add(slot.broker.token)
+        self.redactor.add(slot.server.password)
         return slot
+
+    async def _own_shared(self, folder: Path) -> None:
+        self._user = await self._shop.slots.user_of(folder)
 
     def _assign(self, slot: Slot, target: ModelTarget) -> None:
         hooks = Hooks(
@@ -205,7 +226,7 @@ class Turn:
             return None
         key = None
         if session.saved is not None:
-            key = f"{session_prefix(session.project_id, session.session_id)}/{session.saved.conversation.name}"
+            key = await saved_key(self._shop.parts.store, session.ref, session.saved.conversation.name)
         elif session.from_execution_id is not None:
             key = f"{session.project_id}/{session.from_execution_id}/{CONVERSATION}"
             if await self._shop.parts.store.head(key) is None:
@@ -283,19 +304,32 @@ class Turn:
             return draft
         return draft.model_copy(update={"detail": self.redactor.value(draft.detail)})
 
-    async def keep(self, emit: Emit, seconds: float, hold: Hold) -> Kept:
+    async def keep(
+        self, emit: Emit, seconds: float | None, hold: Hold, given_up: Callable[[], Awaitable[str]] | None = None
+    ) -> Kept:
         """Store what the run left; see `functions.execute.keep`."""
         if self._workspace is None:
             return Kept()
         keeper = Keeper(self._shop, self._task, self._directory / "artifacts", hold)
         conversation = await asyncio.to_thread(self.redactor.value, self._conversation)
-        return await keeper.keep(self._workspace, conversation, emit, seconds, keep_ignored=self._keep_ignored)
+        return await keeper.keep(
+            self._workspace,
+            conversation,
+            emit,
+            seconds,
+            given_up,
+            result=self.result,
+            keep_ignored=self._keep_ignored,
+        )
 
     async def close(self) -> None:
         """Put everything away."""
         await self.kill()
         self.spans.close()
         await self._cleanup.aclose()
+        if self._user is not None:
+            await self._user.release()
+        self._shop.boundary.folders.check()
 
 
 def _model(target: ModelTarget) -> AgentModel:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from events.errors import OcfError
 from events.lifecycle import Reason, Step
+from events.record import HANDED_ON
 
 
 class HandedOn(OcfError):
@@ -17,13 +18,14 @@ class HandedOn(OcfError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """An ending. `step` None: not an ending of the execution, only of this worker's part in it."""
+    """An ending. `step` None: not an ending of the execution, only of this attempt, which is `given_back`."""
 
     step: Step | None
     message: str = ""
     reason: Reason | None = None
     stderr_tail: tuple[str, ...] = ()
     requested_by: str | None = None
+    given_back: str = HANDED_ON
 
 
 def failed(reason: Reason, message: str, stderr_tail: tuple[str, ...] = ()) -> Verdict:
@@ -37,6 +39,8 @@ class Judge:
     def __init__(self) -> None:
         self._decided = asyncio.Event()
         self._verdict: Verdict | None = None
+        #: Set when this worker is to give the execution up, also after a verdict.
+        self.released = asyncio.Event()
 
     @property
     def verdict(self) -> Verdict | None:
@@ -45,6 +49,8 @@ class Judge:
 
     def decide(self, verdict: Verdict) -> None:
         """Take the first."""
+        if verdict.step is None:
+            self.released.set()
         if self._verdict is None:
             self._verdict = verdict
             self._decided.set()

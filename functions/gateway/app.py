@@ -111,5 +111,5 @@ def _middleware(gateway: Gateway) -> list[Middleware]:
                 max_age=600,
             )
         )
-    chain.append(Middleware(BodyLimit, limit=settings.max_body))
+    chain.append(Middleware(BodyLimit, limit=settings.max_body, bodies=gateway.bodies))
     return chain

@@ -25,6 +25,8 @@ log = structlog.get_logger()
 #: What a JWKS may sign with. Never a symmetric algorithm: its public key would be the secret.
 _ASYMMETRIC = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 _LEEWAY = 5
+#: 10000-01-01, the first time that no `datetime` has.
+_END_OF_TIME = 253_402_300_800
 _JWKS_MAX_AGE = 300.0
 #: The issuer is asked no more often than this, whether it answered or not: what makes us ask is input from outside.
 _JWKS_MIN_AGE = 10.0
@@ -116,7 +118,7 @@ class Authenticator:
             return self._decode(token, key, _ASYMMETRIC)
         except jwt.ExpiredSignatureError:
             raise refused("the token has expired") from None
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, OverflowError) as error:
             raise refused(f"the token is not accepted: {error}") from None
 
     def _decode(self, token: str, key: str | jwt.PyJWK, algorithms: list[str]) -> dict[str, Any]:
@@ -196,10 +198,17 @@ class Authenticator:
             await self._client.aclose()
 
 
+def _expiry(exp: object) -> float:
+    """`exp` as seconds. A text is no NumericDate (RFC 7519, 2), and what lies behind every calendar is no expiry."""
+    if isinstance(exp, bool) or not isinstance(exp, int | float) or not 0 < exp < _END_OF_TIME:
+        raise refused("the token's claim `exp` must be a time in seconds since 1970")
+    return float(exp)
+
+
 def _principal(claims: dict[str, Any]) -> Principal:
     name = str(claims.get("sub") or "unnamed")[:200].replace("\x00", "")
     issuer = str(claims.get("iss") or "")[:200]
-    expires = float(claims["exp"])
+    expires = _expiry(claims["exp"])
     projects = claims.get("projects")
     if projects == "*":
         return Principal(name, None, expires, issuer)

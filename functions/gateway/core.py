@@ -16,16 +16,17 @@ from pydantic import ValidationError
 from starlette.requests import HTTPConnection
 
 from events import envelope, subjects, trace
+from events.commands import publish_command
 from events.dataref import offload
 from events.errors import OcfError
 from events.lifecycle import State
 from events.models import MAX_COMMAND_BYTES, ExecutionId, Model, ProjectId
-from events.record import Record, record_key
-from events.types import TYPES
+from events.record import Record
+from events.refs import ExecutionRef
 from functions.gateway.auth import Authenticator, Principal
 from functions.gateway.deps import GatewayDeps
 from functions.gateway.index import Index
-from functions.gateway.limits import RateLimit
+from functions.gateway.limits import Bodies, RateLimit
 from functions.gateway.metrics import Metrics
 from functions.gateway.problems import Problem, not_found
 
@@ -40,6 +41,7 @@ class Gateway:
         self.settings = deps.settings
         self.auth = Authenticator(deps.settings, deps.clock)
         self.limit = RateLimit(deps.settings.rate_limit, deps.settings.burst, deps.clock)
+        self.bodies = Bodies(deps.settings.caller_bodies, deps.settings.all_bodies)
         self.index = Index(deps.bus, deps.executions, deps.clock)
         #: Keeps the history up to date, from the application's lifespan on.
         self.following: asyncio.Task[None] | None = None
@@ -81,17 +83,12 @@ class Gateway:
             raise too_large(MAX_COMMAND_BYTES)
         project, entity = str(getattr(data, "project_id", "")), event.subject or ""
         event = await offload(event, f"{project}/{entity}", self.deps.store)
-        await self.deps.bus.publish(
-            TYPES[type_].subject(project, entity),
-            event.data,
-            {**event.headers(), "Nats-Msg-Id": event.id},
-            only_first=only_first,
-        )
+        await publish_command(self.deps.bus, event, project, only_first=only_first)
         return event.id
 
     async def record(self, project: str, execution: str) -> Record | None:
         """The record as it is now."""
-        entry = await self.deps.executions.get(record_key(project, execution))
+        entry = await self.deps.executions.get(ExecutionRef(project, execution).record_key)
         if entry is None:
             return None
         try:
@@ -135,7 +132,7 @@ class Gateway:
         # Its submit may be on the bus already while nobody has recorded it yet.
         submit = await self.deps.bus.last(subjects.COMMANDS, subjects.command("submit", project, execution))
         if submit is None or await self.removed(project, execution):
-            self.index.forget(record_key(project, execution))
+            self.index.forget(ExecutionRef(project, execution).record_key)
             raise not_found(execution)
         return Found(project, execution, None, _event_time(submit.headers) or self.deps.clock.now())
 
@@ -208,9 +205,11 @@ async def gateway_of(connection: HTTPConnection) -> Gateway:
 
 
 async def caller_of(connection: HTTPConnection, gateway: Annotated[Gateway, Depends(gateway_of)]) -> Principal:
-    """Who calls. Raises as `Gateway.admit`."""
+    """Who calls; the body of the call counts as theirs. Raises as `Gateway.admit`."""
     address = connection.client.host if connection.client else "unknown"
-    return await gateway.admit(connection.headers.get("authorization"), address)
+    caller = await gateway.admit(connection.headers.get("authorization"), address)
+    connection.state.allowance = caller.allowance if gateway.settings.authenticated else address
+    return caller
 
 
 async def _project(

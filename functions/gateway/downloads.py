@@ -12,14 +12,16 @@ from starlette.responses import Response, StreamingResponse
 
 from events import envelope, subjects
 from events.errors import InvalidEvent
+from events.outcomes import CHANGES_NAME
 from events.output import ChunkType
 from events.ports import Message
 from functions.gateway import views
 from functions.gateway.core import Execution, Found, Gateway, Gw
 from functions.gateway.output import OUTPUT_NAME, Line, lines
 from functions.gateway.problems import Problem
+from functions.gateway.reading import StrictRoute
 
-router = APIRouter(tags=["downloads"])
+router = APIRouter(tags=["downloads"], route_class=StrictRoute)
 
 NDJSON = "application/x-ndjson"
 Format = Literal["ndjson", "json", "text"]
@@ -179,15 +181,16 @@ async def diff(gateway: Gw, found: Execution, download: Download = False) -> Res
             headers={"Retry-After": "2"},
         )
     if record.diff.files:
-        raise Problem(404, "no-patch", "the patch of this execution is not kept (any more)")
+        why = record.artifacts_message if record.artifacts == "lost" else None
+        raise Problem(404, "no-patch", why or "the patch of this execution is not kept (any more)")
     return Response(b"", 200, headers, "text/x-patch")
 
 
 @router.get("/tasks/{execution_id}/files", response_model=views.Files)
-async def files(found: Execution) -> views.Files:
-    """The files that the run changed (so far)."""
+async def files(gateway: Gw, found: Execution) -> views.Files | Response:
+    """The files that the run changed (so far): all of them once it has ended, else as many as the record names."""
     record = found.known(1)
-    return views.Files(
+    answer = views.Files(
         execution_id=found.execution,
         final=record.terminal,
         files=record.diff.changed,
@@ -195,6 +198,21 @@ async def files(found: Execution) -> views.Files:
         deletions=record.diff.deletions,
         truncated=record.diff.truncated,
     )
+    key = f"{found.prefix}/{CHANGES_NAME}"
+    if not record.terminal or not record.diff.truncated or await gateway.deps.store.head(key) is None:
+        return answer
+    # The list may be long: it is passed on as it is stored.
+    head = answer.model_copy(update={"files": [], "truncated": False}).model_dump_json(exclude={"files"})
+    stored = gateway.deps.store.stream(key)
+    return StreamingResponse(await _begun(_with_files(head, stored)), media_type="application/json")
+
+
+async def _with_files(head: str, files: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The JSON object `head` with `files`, which are the pieces of a JSON array, as its last member."""
+    yield head[:-1].encode() + b',"files":'
+    async for piece in files:
+        yield piece
+    yield b"}"
 
 
 @router.get(

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions.gateway.core import too_large
+from functions.gateway.limits import Bodies
 from functions.gateway.metrics import Metrics
 from functions.gateway.problems import Problem
 from functions.gateway.settings import GatewaySettings, is_loopback
@@ -103,11 +104,15 @@ def _hostname(url: str) -> str:
 
 
 class BodyLimit:
-    """Refuses a body above the limit, by what it says and by what it is."""
+    """Refuses a body above the limit, by what it says and by what it is, and counts all that are held (`Bodies`).
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    A body is read once its caller is known (`caller_of`), and counts as the caller's until the call is over.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, bodies: Bodies) -> None:
         self._app = app
         self._limit = limit
+        self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -117,17 +122,25 @@ class BodyLimit:
         if said.isdecimal() and int(said) > self._limit:
             await refuse(too_large(self._limit), scope, receive, send)
             return
-        await self._app(scope, self._counted(receive), send)
+        held: dict[str, int] = {}
+        try:
+            await self._app(scope, self._counted(receive, scope, held), send)
+        finally:
+            for caller, size in held.items():
+                self._bodies.give_back(caller, size)
 
-    def _counted(self, receive: Receive) -> Callable[[], Awaitable[Message]]:
-        size = 0
+    def _counted(self, receive: Receive, scope: Scope, held: dict[str, int]) -> Callable[[], Awaitable[Message]]:
+        state = scope.setdefault("state", {})
 
         async def counting() -> Message:
-            nonlocal size
             message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._limit:
-                raise too_large(self._limit)
+            size = len(message.get("body", b""))
+            if size:
+                if sum(held.values()) + size > self._limit:
+                    raise too_large(self._limit)
+                caller = state.get("allowance", "nobody")
+                self._bodies.take(caller, size)
+                held[caller] = held.get(caller, 0) + size
             return message
 
         return counting

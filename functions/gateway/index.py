@@ -23,7 +23,8 @@ from events.errors import InvalidEvent, OcfError
 from events.facts import FieldError
 from events.lifecycle import State
 from events.ports import Bucket, Bus, Clock
-from events.record import Record, record_key
+from events.record import Record
+from events.refs import ExecutionRef
 from functions.gateway.auth import Principal
 from functions.gateway.problems import invalid
 from functions.gateway.views import TaskSummary
@@ -118,7 +119,7 @@ class Index:
                 except InvalidEvent:
                     continue  # not one of this system's subjects, so no record of ours changed
                 if fact.verb == "cleaned":
-                    self._gone.add(record_key(fact.project, fact.entity))
+                    self._gone.add(ExecutionRef(fact.project, fact.entity).record_key)
                 self._wake.set()
 
     async def _follow(self) -> None:

@@ -1,4 +1,4 @@
-"""A token bucket per caller."""
+"""What one caller may have of what all share: calls per second, bytes of bodies at once."""
 
 from __future__ import annotations
 
@@ -44,3 +44,39 @@ class RateLimit:
         self._buckets[caller] = (tokens - 1, now)
         if len(self._buckets) > _CALLERS:
             self._buckets.popitem(last=False)
+
+
+class Bodies:
+    """Bytes of request bodies that are held at once: at most `each` of one caller, `total` in all."""
+
+    def __init__(self, each: int, total: int) -> None:
+        self._each = each
+        self._total = total
+        self._held: dict[str, int] = {}
+
+    @property
+    def held(self) -> int:
+        """Bytes held now."""
+        return sum(self._held.values())
+
+    def take(self, caller: str, size: int) -> None:
+        """Hold `size` more bytes of `caller`.
+
+        Raises:
+            Problem: 429 over the caller's share, 503 where others hold too much.
+        """
+        if self._held.get(caller, 0) + size > self._each:
+            detail = f"more than {self._each} bytes of your request bodies at once; send them one after the other"
+            raise Problem(429, "too-many-requests", detail, headers={"Retry-After": "1"})
+        if self.held + size > self._total:
+            detail = f"more than {self._total} bytes of request bodies at once"
+            raise Problem(503, "unavailable", detail, headers={"Retry-After": "1"})
+        self._held[caller] = self._held.get(caller, 0) + size
+
+    def give_back(self, caller: str, size: int) -> None:
+        """Hold `size` bytes less."""
+        left = self._held[caller] - size
+        if left:
+            self._held[caller] = left
+        else:
+            del self._held[caller]

@@ -26,6 +26,7 @@ _WHEN = {
     "401": "no token, or not accepted",
     "403": "a project that is not yours",
     "404": "unknown to you",
+    "408": "the body did not arrive in time",
     "409": "its state does not allow it",
     "410": "it was deleted",
     "413": "too large",

@@ -5,31 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from typing import Annotated
-from urllib.parse import unquote
 
 from fastapi import APIRouter, Path, Query
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import Field
 from starlette.responses import Response
 
+from events import dead_letters as letters
 from events import subjects
-from events.envelope import timestamp
 from events.errors import InvalidEvent, Unavailable
 from events.ports import Message
 from functions.gateway import views
 from functions.gateway.auth import Principal
 from functions.gateway.core import Caller, Gateway, Gw, timed
 from functions.gateway.problems import Problem
+from functions.gateway.reading import StrictRoute
 from functions.metrics import exposition
 
-router = APIRouter(tags=["operations"])
-
-_KEPT = ("ce-", "content-type", "traceparent", "tracestate")
+router = APIRouter(tags=["operations"], route_class=StrictRoute)
 
 
 @router.get("/health", response_model=views.Health)
 async def health(gateway: Gw) -> views.Health:
     """The process answers. Nothing else is looked at: a restart does not mend a broken dependency."""
-    return views.Health(open=not gateway.settings.authenticated)
+    return views.Health(open=not gateway.settings.authenticated, instance=gateway.settings.instance)
 
 
 @router.get("/ready", response_model=views.Readiness, responses={503: {"model": views.Readiness}})
@@ -88,6 +87,8 @@ class DeadLetter(views.View):
     type: str | None = None
     event_id: str | None = None
     data: str | None = None
+    size: Annotated[int, Field(description="bytes of the event's data, where it was not kept")] | None = None
+    sha256: Annotated[str, Field(description="SHA-256 of that data, in hex")] | None = None
 
 
 class DeadLetters(views.View):
@@ -106,7 +107,7 @@ async def dead_letters(
 ) -> DeadLetters:
     """Events that could not be handled, of the caller's projects."""
     found: list[DeadLetter] = []
-    async for message in gateway.deps.bus.history(subjects.DLQ, "ocf.dlq.>", after=after):
+    async for message in gateway.deps.bus.history(subjects.DLQ, letters.ALL, after=after):
         letter = _letter(message)
         if not _may(caller, letter):
             continue
@@ -120,7 +121,8 @@ async def dead_letters(
 async def dead_letter(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
     """One of them with the event's data."""
     message = await _message(gateway, caller, seq)
-    return _letter(message).model_copy(update={"data": message.data.decode("utf-8", "replace")})
+    letter = _letter(message)
+    return letter if letter.sha256 else letter.model_copy(update={"data": message.data.decode("utf-8", "replace")})
 
 
 @router.post("/dlq/{seq}/redrive", status_code=202, response_model=DeadLetter)
@@ -133,8 +135,12 @@ async def redrive(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
     letter = _letter(message)
     if not letter.subject.startswith("ocf."):
         raise Problem(409, "no-subject", "it does not say which subject it came from")
+    if letter.sha256 is not None:
+        raise Problem(
+            409, "no-data", "it could not be read, and its data was not kept: publish a correct event instead"
+        )
     # Not its message id: the stream would take it for a duplicate of the first try.
-    headers = {name: value for name, value in message.headers.items() if name.lower().startswith(_KEPT)}
+    headers = letters.event_headers(message)
     fact = letter.subject.startswith("ocf.evt.")
     subject = subjects.again(letter.subject, letter.consumer) if fact else letter.subject
     await gateway.deps.bus.publish(subject, message.data, headers)
@@ -151,7 +157,7 @@ async def drop(gateway: Gw, caller: Caller, seq: Sequence) -> Response:
 
 
 async def _message(gateway: Gateway, caller: Principal, seq: int) -> Message:
-    async for message in gateway.deps.bus.history(subjects.DLQ, "ocf.dlq.>", after=seq - 1):
+    async for message in gateway.deps.bus.history(subjects.DLQ, letters.ALL, after=seq - 1):
         if message.sequence == seq and _may(caller, _letter(message)):
             return message
         break
@@ -159,25 +165,22 @@ async def _message(gateway: Gateway, caller: Principal, seq: int) -> Message:
 
 
 def _letter(message: Message) -> DeadLetter:
-    """What the dispatcher wrote beside the event (`Ocf-Dlq-*` headers)."""
+    letter = letters.read(message)
     headers = {name.lower(): value for name, value in message.headers.items()}
-    subject = headers.get("ocf-dlq-subject", "")
     return DeadLetter(
         seq=message.sequence,
-        consumer=headers.get("ocf-dlq-consumer", message.subject.removeprefix("ocf.dlq.")),
-        subject=subject,
-        project_id=_project(subject),
-        reason=unquote(headers.get("ocf-dlq-reason", "")) or "it does not say",
-        status=_number(headers.get("ocf-dlq-status")) or None,
-        deliveries=_number(headers.get("ocf-dlq-deliveries")),
-        failed_at=headers.get("ocf-dlq-time") or (timestamp(message.time) if message.time else ""),
+        consumer=letter.consumer,
+        subject=letter.subject,
+        project_id=_project(letter.subject),
+        reason=letter.reason,
+        status=letter.status or None,
+        deliveries=letter.deliveries,
+        failed_at=letter.failed_at,
         type=headers.get("ce-type"),
         event_id=headers.get("ce-id"),
+        size=letter.size,
+        sha256=letter.sha256,
     )
-
-
-def _number(text: str | None) -> int:
-    return int(text) if text is not None and text.isdecimal() else 0
 
 
 def _project(subject: str) -> str | None:

@@ -21,11 +21,11 @@ from functions.gateway import views
 from functions.gateway.bodies import Attachment, CreateSession
 from functions.gateway.core import AskedProject, Caller, Gateway, Gw, Trace
 from functions.gateway.problems import Problem, invalid
-from functions.gateway.reading import documented, read, read_optional
+from functions.gateway.reading import StrictRoute, documented, read, read_optional
 from functions.gateway.secrets import seal_session
 
 log = structlog.get_logger()
-router = APIRouter(tags=["sessions"])
+router = APIRouter(tags=["sessions"], route_class=StrictRoute)
 
 #: Seconds that a create waits for its session. The function may have to start first, and the command is kept anyway.
 PATIENCE = 5.0

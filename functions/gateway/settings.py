@@ -31,10 +31,16 @@ class GatewaySettings:
     burst: int = 0
     #: Largest request body. The largest event is 16 MiB; the rest is room for JSON around it.
     max_body: int = 17 * 1024 * 1024
+    #: Bodies that are held at once, of one caller and of all; a call needs its body some times over. Seconds for one.
+    caller_bodies: int = 3 * 17 * 1024 * 1024
+    all_bodies: int = 8 * 17 * 1024 * 1024
+    body_seconds: float = 120.0
     console_dir: Path | None = None
     nats_ws_url: str | None = None
     #: The embedded stack's scripted model answers whoever names no other: people must be told.
     offline_model: bool = False
+    #: Which start of the embedded stack this is; the command line compares it with the stack's state file.
+    instance: str | None = None
     viewer_ttl: int = 900
     #: `WS /tasks/{id}/stream`: silence after which a heartbeat goes out, and how long one send may block.
     heartbeat: float = 15.0
@@ -61,6 +67,7 @@ class GatewaySettings:
             console_dir=settings.console_dir,
             nats_ws_url=settings.nats_ws_url,
             offline_model=settings.offline_endpoint is not None,
+            instance=settings.instance,
         )
 
 

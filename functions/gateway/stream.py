@@ -30,12 +30,14 @@ from functions.gateway.auth import Principal
 from functions.gateway.core import AskedProject, Found, Gateway, gateway_of
 from functions.gateway.output import HELD, Line, Order, gap, line_of, lines, streamed
 from functions.gateway.problems import Problem, problem_of
+from functions.gateway.reading import check_query
 
 router = APIRouter()
 
 PROTOCOL = "ocf.v1"
 _BEARER = "bearer."
 _BREATH = 32
+_QUERY = frozenset({"from", "project_id"})
 EXPIRED, TOO_SLOW, TRY_LATER, FAILED = 4401, 4408, 1013, 1011
 #: Seconds that the last words wait until the socket takes them; longer for a reader who is slow to begin with.
 _LAST_WORDS, _LAST_WORDS_SLOW = 1.0, 30.0
@@ -59,6 +61,7 @@ async def stream(
     """History then live. Browsers, which cannot set headers here, send the token as subprotocol `bearer.<JWT>`."""
     gateway = await gateway_of(socket)
     try:
+        check_query(socket.query_params, _QUERY)
         caller = await _admit(socket, gateway)
         found = await gateway.find(caller, execution_id, project_id)
     except Problem as problem:

@@ -23,10 +23,10 @@ from functions.gateway.core import AskedProject, Caller, Execution, Gateway, Gw,
 from functions.gateway.index import Query as HistoryQuery
 from functions.gateway.index import decode_cursor, encode_cursor
 from functions.gateway.problems import Problem, invalid
-from functions.gateway.reading import JSON, Time, documented, read, read_optional
+from functions.gateway.reading import JSON, StrictRoute, Time, documented, read, read_optional
 from functions.gateway.secrets import seal_task
 
-router = APIRouter(tags=["tasks"])
+router = APIRouter(tags=["tasks"], route_class=StrictRoute)
 
 _NAMESPACE = uuid.UUID("6f63662d-6964-656d-706f-74656e637931")
 _DEFAULT_TIMEOUT = 3600

@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from events.facts import ChangedFile, DiffSummary, FieldError
+from events.facts import ArtifactState, ChangedFile, DiffSummary, FieldError
 from events.lifecycle import Reason, State
+from events.outcomes import duration_ms
 from events.output import TodoItem, Usage, Waiting
 from events.record import Attempt, Record
 
@@ -69,7 +70,10 @@ class TaskStatus(TaskSummary):
     todo: list[TodoItem] = []
     errors: list[FieldError] = []
     diff: DiffSummary = DiffSummary()
-    result: str = ""
+    result: str = Field("", description="the agent's last words; shortened when `result_bytes` is set")
+    result_bytes: int | None = Field(None, description="bytes of the whole result, in `result.txt` of the archive")
+    artifacts: ArtifactState | None = Field(None, description="whether what the run left is in S3; once it has ended")
+    artifacts_message: str | None = Field(None, description="why it is not")
     last_sequence: int = 0
     output_expired: bool = Field(False, description="the stream keeps its output no longer; the archive may")
     archive_expired: bool = Field(False, description="the archive is kept no longer")
@@ -82,7 +86,7 @@ class TaskStatus(TaskSummary):
 
 
 def _common(record: Record) -> dict[str, object]:
-    ran = record.ended_at - record.started_at if record.ended_at and record.started_at else None
+    ended = record.ended_at if record.started_at else None
     return {
         "execution_id": record.execution_id,
         "project_id": record.project_id,
@@ -99,7 +103,7 @@ def _common(record: Record) -> dict[str, object]:
         "updated_at": record.updated_at,
         "started_at": record.started_at,
         "ended_at": record.ended_at,
-        "duration_ms": round(ran.total_seconds() * 1000) if ran is not None else None,
+        "duration_ms": duration_ms(record, ended, record.waited_ms) if ended is not None else None,
         "attempt": record.attempts[-1].number if record.attempts else 0,
         "waiting": record.waiting_for is not None,
         "cancel_requested": record.cancel_requested,
@@ -180,3 +184,4 @@ class Health(View):
 
     status: Literal["ok"] = "ok"
     open: bool = Field(description="no token is asked for: loopback only")
+    instance: str | None = Field(description="which start of `ocf up` this is; null elsewhere")

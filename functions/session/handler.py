@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from events import subjects
+from events import dead_letters, subjects
+from events.commands import publish_command
 from events.envelope import Event, InvalidData, new_event, parse
 from events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
 from events.facts import (
@@ -14,7 +15,6 @@ from events.facts import (
     SessionCreated,
     SessionDestroyed,
     SessionDetached,
-    SessionRejected,
 )
 from events.lifecycle import State
 from events.models import (
@@ -23,15 +23,17 @@ from events.models import (
     EmptyWorkspace,
     Model,
     SessionAttach,
+    SessionCommand,
     SessionCreate,
     SessionDestroy,
     SessionDetach,
     SnapshotWorkspace,
 )
-from events.session_record import Attached, Session, session_prefix
-from events.types import TYPES
-from functions.common.commands import command, ids_of
-from functions.common.letters import drop_letters
+from events.refs import ExecutionRef, SessionRef
+from events.session_record import Attached, Session
+from functions.common.commands import NATS_SEQUENCE, command, ids_of
+from functions.common.objects import delete_session
+from functions.common.rejections import Refusal, reject_session
 from functions.common.sessions import EXPIRY, Sessions, schedule_end, schedule_subject
 from functions.composition import Parts
 
@@ -96,7 +98,16 @@ async def _create(parts: Parts, wish: SessionCreate, event: Event) -> None:
         from_execution_id=wish.from_execution_id,
         expires_at=made.expires_at,
     )
-    await parts.records.say("dev.ocf.session.created.v1", fact, event, key=f"created:{wish.session_id}")
+    await parts.records.say("dev.ocf.session.created.v1", fact, event, key=_ref(wish).message_id("created"))
+
+
+def _ref(wish: SessionCommand) -> SessionRef:
+    return SessionRef(wish.project_id, wish.session_id)
+
+
+def _key(wish: SessionCommand, what: str, event: Event) -> str:
+    """The id of the fact that answers `event`: two commands may have one event id, and never one sequence."""
+    return _ref(wish).message_id(what, event.extensions.get(NATS_SEQUENCE) or event.id)
 
 
 def _asked(session: Session) -> tuple[object, ...]:
@@ -110,7 +121,7 @@ async def _not_to_be_made(parts: Parts, wish: SessionCreate) -> FieldError | Non
     Raises:
         Conflict: the execution it continues has ended and is being archived; this comes again.
     """
-    if await parts.bus.last(subjects.EVENTS, subjects.fact(wish.project_id, wish.session_id, "destroyed")) is not None:
+    if await parts.bus.last(subjects.EVENTS, _ref(wish).fact("destroyed")) is not None:
         return USED
     if wish.from_execution_id is None:
         return None
@@ -121,7 +132,7 @@ async def _not_to_be_made(parts: Parts, wish: SessionCreate) -> FieldError | Non
         return FieldError(field="from_execution_id", message="is no finished execution of this project")
     if not record.archived:
         raise Conflict(f"execution {wish.from_execution_id} is being archived")
-    kept = f"{wish.project_id}/{wish.from_execution_id}/{WORKSPACE}"
+    kept = ExecutionRef(wish.project_id, wish.from_execution_id).object_key(WORKSPACE)
     if record.archive_expired or await parts.store.head(kept) is None:
         return FieldError(field="from_execution_id", message="left no workspace, or it is kept no longer")
     return None
@@ -141,7 +152,7 @@ async def _attach(parts: Parts, wish: SessionAttach, event: Event) -> None:
         await _reject(parts, event, [FieldError(field="session_id", message="is being destroyed")])
         return
     fact = SessionAttached(session_id=wish.session_id, project_id=wish.project_id, client_id=wish.client_id)
-    await parts.records.say("dev.ocf.session.attached.v1", fact, event, key=f"attached:{event.id}")
+    await parts.records.say("dev.ocf.session.attached.v1", fact, event, key=_key(wish, "attached", event))
 
 
 async def _detach(parts: Parts, wish: SessionDetach, event: Event) -> None:
@@ -151,12 +162,12 @@ async def _detach(parts: Parts, wish: SessionDetach, event: Event) -> None:
 
     await Sessions(parts.sessions, parts.clock).change(wish.project_id, wish.session_id, detached)
     fact = SessionDetached(session_id=wish.session_id, project_id=wish.project_id, client_id=wish.client_id)
-    await parts.records.say("dev.ocf.session.detached.v1", fact, event, key=f"detached:{event.id}")
+    await parts.records.say("dev.ocf.session.detached.v1", fact, event, key=_key(wish, "detached", event))
 
 
 async def _destroy(parts: Parts, wish: SessionDestroy, event: Event) -> None:
     sessions = Sessions(parts.sessions, parts.clock)
-    gone = subjects.fact(wish.project_id, wish.session_id, "destroyed")
+    gone = _ref(wish).fact("destroyed")
     found = await sessions.get(wish.project_id, wish.session_id)
     if found is None:
         if await parts.bus.last(subjects.EVENTS, gone) is None:
@@ -167,7 +178,7 @@ async def _destroy(parts: Parts, wish: SessionDestroy, event: Event) -> None:
     if not found.expired:
         await _end_executions(parts, found, event)
     await parts.bus.purge(subjects.COMMANDS, schedule_subject(wish.project_id, wish.session_id))
-    objects = await parts.store.delete_prefix(f"{session_prefix(wish.project_id, wish.session_id)}/")
+    objects = await delete_session(parts.store, _ref(wish))
     if await parts.bus.last(subjects.EVENTS, gone) is None:
         removed = {
             "objects": objects,
@@ -177,7 +188,7 @@ async def _destroy(parts: Parts, wish: SessionDestroy, event: Event) -> None:
         ids = {"session_id": wish.session_id, "project_id": wish.project_id}
         fact = SessionDestroyed(**ids, removed=removed, expired=found.expired)
         # Before the record goes: without both a redelivery could not know that there was such a session.
-        await parts.records.say("dev.ocf.session.destroyed.v1", fact, event, key=f"destroyed:{event.id}", once=True)
+        await parts.records.say("dev.ocf.session.destroyed.v1", fact, event, once=True)
     await sessions.delete(wish.project_id, wish.session_id)
     await _leave_nothing(parts, wish)
 
@@ -206,7 +217,7 @@ async def _closed(parts: Parts, sessions: Sessions, found: Session, *, expiry: b
 
 
 async def _leave_nothing(parts: Parts, wish: SessionDestroy) -> None:
-    await drop_letters(parts.bus, wish.project_id, wish.session_id)
+    await dead_letters.delete(parts.bus, wish.project_id, wish.session_id)
     # Last: as long as this command is there, a crash brings it back.
     await parts.bus.purge(subjects.COMMANDS, f"ocf.cmd.*.{wish.project_id}.{wish.session_id}")
 
@@ -218,27 +229,24 @@ async def _end_executions(parts: Parts, found: Session, event: Event) -> None:
         record = await parts.records.get(found.project_id, execution)
         if record is None:
             continue
-        wish: Model
+        ids = {"execution_id": execution, "project_id": found.project_id}
         if record.terminal:
-            wish, type_ = Cleanup(execution_id=execution, project_id=found.project_id), "dev.ocf.task.cleanup.v1"
-        else:
-            wish, type_ = Cancel(execution_id=execution, project_id=found.project_id), "dev.ocf.task.cancel.v1"
-            open_ = True
-        told = new_event(type_, wish, source="/ocf/session", time=parts.clock.now(), cause=event)
-        headers = {**told.headers(), "Nats-Msg-Id": f"session:{type_}:{execution}"}
-        await parts.bus.publish(TYPES[type_].subject(found.project_id, execution), told.data, headers)
+            await _tell(parts, "dev.ocf.task.cleanup.v1", Cleanup(**ids), event)
+            continue
+        open_ = True
+        if not record.cancel_requested:
+            await _tell(parts, "dev.ocf.task.cancel.v1", Cancel(**ids), event)
     if open_:
         raise Conflict(f"session {found.session_id} has a running execution; it is being cancelled first")
 
 
+async def _tell(parts: Parts, type_: str, wish: Cleanup | Cancel, event: Event) -> None:
+    told = new_event(type_, wish, source="/ocf/session", time=parts.clock.now(), cause=event)
+    await publish_command(parts.bus, told, wish.project_id)
+
+
 async def _reject(parts: Parts, event: Event, errors: list[FieldError]) -> None:
-    project, session_id = ids_of(event)
-    fact = SessionRejected(
-        session_id=subjects.check_id(session_id, "session_id"),
-        project_id=subjects.check_project(project),
-        errors=errors,
-    )
-    await parts.records.say("dev.ocf.session.rejected.v1", fact, event, key=f"rejected:{event.id}")
+    await reject_session(parts, SessionRef(*ids_of(event)), Refusal.of(event, errors))
 
 
 _Handler = Callable[..., Awaitable[None]]

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+from functions.workers.environment import in_memory, plain
+
 _LOST = -9
 
 
@@ -93,8 +95,11 @@ class Nursery:
             self._socket = ours
             self._reading = asyncio.create_task(self._read(self._process, ours))
 
-    async def fork(self, name: str, module: str, env: Mapping[str, str], *, cwd: Path, log: Path) -> Forked:
-        """A child that runs `python -m module` in that environment, in a session of its own.
+    async def fork(
+        self, name: str, module: str, env: Mapping[str, str], *, cwd: Path, log: Path, parent: bool = False
+    ) -> Forked:
+        """A child that runs `python -m module` in that environment, in a session of its own. A `parent` of workers
+        keeps the environment for them, and has the plain part of it itself.
 
         Raises:
             ChildProcessError: the nursery died meanwhile.
@@ -103,7 +108,8 @@ class Nursery:
         assert self._socket is not None
         answer: asyncio.Future[Forked] = asyncio.get_running_loop().create_future()
         self._asked.append(answer)
-        request = {"name": name, "module": module, "cwd": str(cwd), "log": str(log)}
+        own = plain(env) if parent else None
+        request = {"name": name, "module": module, "cwd": str(cwd), "log": str(log), "plain": own}
         with suppress(ConnectionError), _in_memory(json.dumps(dict(env)).encode()) as environment:
             # When it has died, the reader says so.
             socket.send_fds(self._socket, [json.dumps(request).encode()], [environment])
@@ -149,9 +155,8 @@ class Nursery:
 @contextmanager
 def _in_memory(content: bytes) -> Iterator[int]:
     """A descriptor of a file that lies on no disk."""
-    descriptor = os.memfd_create("environment")
+    descriptor = in_memory(content)
     try:
-        os.write(descriptor, content)
         yield descriptor
     finally:
         os.close(descriptor)

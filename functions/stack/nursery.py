@@ -3,7 +3,8 @@
 Four Python processes that import the same libraries one by one need four times the time and the memory of that.
 Linux only; its parent is `ocf up` (functions/stack/forks.py), at the other end of the socket that is its standard
 input (AF_UNIX, SOCK_SEQPACKET; each message a JSON object). In: a `Request`, and with it a descriptor of the child's
-environment, which only the child reads: it may hold keys that no other process is to have in its memory. Out:
+environment, which only the child reads: it may hold keys that no other process is to have in its memory. A child that
+is to be a parent of workers leaves that to them (`plain` is what it has itself). Out:
 `{"started": pid}` for each of them in order, and `{"ended": pid, "status": number}` (negative: the signal). The end of
 the connection ends it, and its children with it.
 """
@@ -25,10 +26,12 @@ from types import FrameType
 from typing import NoReturn, TypedDict
 
 from events import store_s3
+from functions.workers.environment import SEALED, unseal
 
 #: What its children are made of; nothing of it connects, prints or starts a thread when imported.
 _PRELOADED = (
     "functions.serve",
+    "functions.workers.parent",
     *(f"functions.{name}.main" for name in ("submit", "execute", "cancel", "cleanup", "session", "archive", "gateway")),
     "functions.dispatcher.main",
     "functions.setup",
@@ -37,6 +40,8 @@ _PRELOADED = (
     "uvicorn.lifespan.on",
 )
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+#: Where a child finds its environment.
+_SEALED = 3
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -47,6 +52,7 @@ class Request(TypedDict):
     module: str
     cwd: str
     log: str
+    plain: dict[str, str] | None
 
 
 def main() -> None:
@@ -113,9 +119,12 @@ def _become(request: Request, environment: int, parent: int) -> NoReturn:
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.environ.clear()
-        os.environ.update(json.loads(os.pread(environment, os.fstat(environment).st_size, 0)))
-        _redirect(request["log"])
+        _redirect(request["log"], environment)
+        if request["plain"] is None:
+            unseal(_SEALED)
+        else:
+            os.environ.clear()
+            os.environ.update(request["plain"] | {SEALED: str(_SEALED)})
         os.chdir(request["cwd"])
         sys.argv = [request["module"]]
         importlib.import_module(request["module"]).main()
@@ -130,12 +139,12 @@ def _become(request: Request, environment: int, parent: int) -> NoReturn:
         os._exit(status)
 
 
-def _redirect(log: str) -> None:
+def _redirect(log: str, environment: int) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     written = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    for descriptor, place in ((nothing, 0), (written, 1), (written, 2)):
+    for descriptor, place in ((environment, _SEALED), (nothing, 0), (written, 1), (written, 2)):
         os.dup2(descriptor, place)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    os.closerange(_SEALED + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Spec:
 
     `port` is where it listens, `path` what answers 200 once it is ready (None: listening is enough, with
     `greeting` in the first bytes). A `once` process is ready when it has ended with 0. `module`: what `argv` runs is
-    this module of ours, which the nursery may fork instead.
+    this module of ours, which the nursery may fork instead; `parent`: it may be a parent of workers.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Spec:
     grace: float = 5.0
     patience: float = 30.0
     module: str | None = None
+    parent: bool = False
 
 
 @dataclass
@@ -93,7 +94,8 @@ class Child:
         spec = self.spec
         if self.nursery is not None and spec.module is not None:
             name = f"ocf-{spec.name}"
-            self._process = await self.nursery.fork(name, spec.module, spec.env, cwd=spec.cwd, log=spec.log)
+            place = {"cwd": spec.cwd, "log": spec.log}
+            self._process = await self.nursery.fork(name, spec.module, spec.env, **place, parent=spec.parent)
             return
         with spec.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(

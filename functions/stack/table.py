@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from functions.models.offline import OfflineSpec
 from functions.nats_jwt import public_key
+from functions.settings import Settings
 from functions.stack import tools
 from functions.stack.keys import Keys
 from functions.stack.nats import nats_argv
 from functions.stack.ports import LOOPBACK
 from functions.stack.processes import Spec
 from functions.stack.weed import WEED_GRPC_PORTS, WEED_PORTS, weed_argv
+from functions.workers.environment import parent_wanted
 
 PORTS = ("gateway", "execute", "dispatcher", "model", "nats", "nats_ws", *WEED_PORTS, *WEED_GRPC_PORTS)
 CONTROL = ("submit", "cancel", "cleanup", "session", "archive", "gateway")
@@ -24,6 +27,8 @@ MODEL_KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENCODE_API_KEY")
 #: Only the dispatcher signs what it sends outside.
 SINK_SECRETS = "EVENT_SINK_SECRETS"
 REAL_MODEL = (*MODEL_KEYS, "OCF_MODEL", "OCF_MODEL_ENDPOINT")
+#: With either of them callers have tokens, and projects of their own.
+TENANTS = ("GATEWAY_JWT_SECRET", "GATEWAY_JWKS_URL")
 OFFLINE_NOTICE = "offline scripted model"
 #: How long running work may go on after Ctrl-C before its worker is ended (it is tried again at the next start).
 _DRAIN_SECONDS = "3"
@@ -69,11 +74,6 @@ class Layout:
         """The line of `ocf up --json`, while the stack is up."""
         return self.data_dir / "stack.json"
 
-    @property
-    def lock(self) -> Path:
-        """Locked, with the pid in it, while a stack runs here."""
-        return self.data_dir / "stack.lock"
-
     def folders(self) -> tuple[Path, ...]:
         """Every directory the processes expect."""
         return tuple(self.folder(name) for name in ("logs", "nats", "s3", "workspaces", "state"))
@@ -88,6 +88,8 @@ class Plan:
     ports: Mapping[str, int]
     environ: Mapping[str, str]
     bucket: str
+    #: Random id of this start, by which its gateway is told from any other server on the port.
+    instance: str = field(default_factory=lambda: secrets.token_hex(16))
 
     @property
     def offline(self) -> bool:
@@ -120,11 +122,14 @@ def environment(plan: Plan) -> dict[str, str]:
     What the user sets wins where it is theirs to choose (limits, sandbox, model); addresses and keys are ours.
     """
     layout, keys = plan.layout, plan.keys
-    sources = ",".join(dict.fromkeys((str(Path.cwd()), str(Path.home()), tempfile.gettempdir())))
+    # Callers with tokens are tenants, not the user of this machine, whose files they may not read unasked.
+    theirs = not any(plan.environ.get(name) for name in TENANTS)
+    sources = ",".join(dict.fromkeys((str(Path.cwd()), str(Path.home()), tempfile.gettempdir()))) if theirs else ""
     functions = {name: f"{plan.url('gateway')}/fn/{name}" for name in CONTROL if name != "gateway"}
     functions["execute"] = f"{plan.url('execute')}/fn/execute"
     chosen = {
         "WORKSPACE_SOURCES": sources,
+        "ARTIFACT_WAIT": "0",  # on one machine whoever runs the stack sees that S3 is away, and can cancel
         "DRAIN_SECONDS": _DRAIN_SECONDS,
         "ENCRYPTION_KEY": keys.encryption_key,
         "LOG_LEVEL": "info",
@@ -135,6 +140,7 @@ def environment(plan: Plan) -> dict[str, str]:
         "HOST": LOOPBACK,
         "WORKSPACE_DIR": str(layout.folder("workspaces")),
         "STATE_DIR": str(layout.folder("state")),
+        "PRIVATE_DIRS": str(layout.data_dir),
         "NATS_URL": plan.url("nats", "nats"),
         "NATS_CREDS": str(layout.functions_creds),
         "NATS_WS_URL": plan.url("nats_ws", "ws"),
@@ -155,6 +161,16 @@ def environment(plan: Plan) -> dict[str, str]:
     others = (*MODEL_KEYS, SINK_SECRETS, "K_SINK", "PORT")
     given = {name: value for name, value in plan.environ.items() if name not in others}
     return {**given, **{k: v for k, v in chosen.items() if not given.get(k)}, **fixed}
+
+
+def settings_of(plan: Plan) -> Settings:
+    """What the functions are started with, as `ocf doctor` shows it: that of all processes together."""
+    keys = {name: plan.environ.get(name, "") for name in (*MODEL_KEYS, SINK_SECRETS)}
+    given = {**environment(plan), **keys, "PORT": str(plan.ports["gateway"])}
+    names = {str(field.alias) for field in Settings.model_fields.values()}
+    # A variable of this process that the functions are not given must not be taken for theirs.
+    unset = {name: field.get_default() for field in Settings.model_fields.values() if (name := str(field.alias))}
+    return Settings.model_validate(unset | {name: value for name, value in given.items() if value and name in names})
 
 
 def nursery_environment(plan: Plan) -> dict[str, str]:
@@ -185,10 +201,11 @@ def table(plan: Plan) -> tuple[Spec, ...]:
 
     def function(name: str, target: tuple[str, ...], port: str, extra: Mapping[str, str]) -> Spec:
         env = {**python, **extra, "FUNCTION_TARGET": ",".join(target), "PORT": str(ports[port])}
-        return ours(name, 2, "functions.serve", env, port=ports[port], path="/ready", grace=8.0)
+        more = {"parent": parent_wanted(env), "port": ports[port], "path": "/ready", "grace": 8.0}
+        return ours(name, 2, "functions.serve", env, **more)
 
     keys = {name: plan.environ[name] for name in MODEL_KEYS if plan.environ.get(name)}
-    seed = {"NATS_SIGNING_SEED": plan.keys.trust.viewer_signing}
+    seed = {"NATS_SIGNING_SEED": plan.keys.trust.viewer_signing, "OCF_INSTANCE": plan.instance}
     s3 = layout.folder("s3")
     weed = weed_argv(tools.require("weed"), s3, layout.s3_config, ports, plan.bucket)
     signing = {SINK_SECRETS: plan.environ.get(SINK_SECRETS, "")}

@@ -3,61 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from functions.nats_jwt import BACKEND, FUNCTIONS, mint_user
+from functions.settings import masked
 from functions.stack.forks import Nursery, available
 from functions.stack.keys import load_or_generate, make_private_dir, write_private
 from functions.stack.nats import nats_config
 from functions.stack.ports import LOOPBACK, allocate, is_free
 from functions.stack.processes import Child, StackFailed, die_with
-from functions.stack.table import PORTS, Layout, Plan, nursery_environment, table
+from functions.stack.state import STATE, Running
+from functions.stack.table import PORTS, Layout, Plan, nursery_environment, settings_of, table
 from functions.stack.weed import s3_config
 
 DEFAULT_GATEWAY_PORT = 3003
 #: Addresses that a browser may use for the console.
 _PAGES = (LOOPBACK, "localhost")
-
-
-class AlreadyUp(Exception):
-    """A stack runs in this data directory already."""
-
-
-@contextmanager
-def locked(layout: Layout) -> Iterator[None]:
-    """Hold the data directory; the lock is gone when its holder is, however it ended. Raises AlreadyUp."""
-    descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyUp(f"a stack runs in {layout.data_dir} already (pid {running_pid(layout)})") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def running_pid(layout: Layout) -> int | None:
-    """The pid of the `ocf up` that holds this data directory, or None."""
-    try:
-        descriptor = os.open(layout.lock, os.O_RDWR)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return int(os.pread(descriptor, 32, 0) or b"0") or None
-    finally:
-        os.close(descriptor)
-    return None
 
 
 def prepare(data_dir: Path, environ: Mapping[str, str], *, port: int = 0, own_dir: bool = False) -> Plan:
@@ -120,18 +86,24 @@ async def run(
         if not stop.is_set():
             await starting
             write_private(plan.layout.answer, json.dumps(plan.answer()))
+            write_private(plan.layout.data_dir / STATE, json.dumps(asdict(_running(plan)), default=str))
             on_ready([child for child in children if not child.spec.once])
             await stopping
     finally:
         starting.cancel()
         stopping.cancel()
         await asyncio.gather(starting, return_exceptions=True)
-        plan.layout.answer.unlink(missing_ok=True)
+        for file in (plan.layout.answer, plan.layout.data_dir / STATE):
+            file.unlink(missing_ok=True)
         # Who takes work first, who keeps it last.
         for stage in sorted({child.spec.stage for child in children}, reverse=True):
             await asyncio.gather(*(child.stop() for child in children if child.spec.stage == stage))
         if nursery is not None:
             await nursery.close()
+
+
+def _running(plan: Plan) -> Running:
+    return Running(plan.url("gateway"), plan.instance, masked(settings_of(plan)))
 
 
 def _nursery(plan: Plan) -> Nursery | None:

@@ -4,103 +4,109 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from datetime import datetime
 
-from events import dataref, subjects
+from events import dataref, outcomes, subjects
+from events import limits as input_limits
+from events.commands import publish_command
 from events.envelope import Event, InvalidData, decode, new_event, parse
 from events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
-from events.facts import Accepted, Failed, FieldError, Rejected
-from events.lifecycle import Reason, State, Step
+from events.facts import Accepted, FieldError, Outcome
+from events.lifecycle import Reason, State, Step, step
 from events.models import MAX_COMMAND_BYTES, Cleanup, EmptyWorkspace, Execute, Submit
+from events.ports import Message
 from events.record import Record
+from events.refs import ExecutionRef, SessionRef
 from events.types import TYPES
 from functions.common import limits
 from functions.common.commands import ids_of
 from functions.common.hosts import InvalidRule, host_allowed
+from functions.common.rejections import Refusal, reject_submit
 from functions.common.sessions import Sessions
 from functions.common.sweep import keep_sweeping
 from functions.composition import Parts
 
 EXECUTE = TYPES["dev.ocf.task.execute.v1"]
 CLEANUP = TYPES["dev.ocf.task.cleanup.v1"]
+_USED = "was used before with another body; use a new one"
 
 
 async def submit(parts: Parts, event: Event) -> None:
     """Take `dev.ocf.task.submit.v1`: one execution per id, or `rejected` with every wrong field named."""
-    project, execution = ids_of(event)
-    gone = f"ocf.evt.{project}.{execution}.cleaned"
-    if await parts.bus.last(subjects.EVENTS, gone) is not None:
-        raise Drop(f"execution {execution} was deleted")
+    ref = ExecutionRef(*ids_of(event))
+    # The ids may be odd here: `ref.fact` would refuse them.
+    if await parts.bus.last(subjects.EVENTS, f"ocf.evt.{ref.project}.{ref.execution}.cleaned") is not None:
+        raise Drop(f"execution {ref.execution} was deleted")
     try:
-        data = await _validated(parts, event, project, execution)
+        data = await _validated(parts, event, ref)
     except InvalidData as error:
-        await _reject(parts, event, (project, execution), error.errors)
+        await reject_submit(parts, ref, Refusal.of(event, error.errors), title=_asked(event))
         return
     digest = hashlib.sha256(data.model_dump_json(by_alias=True).encode()).hexdigest()
     # Most are new: the create says so by itself, and only a session must be looked at first.
-    record = await parts.records.get(project, execution) if data.session_id is not None else None
+    record = await parts.records.get(ref.project, ref.execution) if data.session_id is not None else None
     if record is None:
         wrong_session = await _session_error(parts, data)
         if wrong_session is not None:
-            await _reject(parts, event, (project, execution), [wrong_session])
+            await reject_submit(parts, ref, Refusal.of(event, [wrong_session]), title=_asked(event))
             return
         record = await _record(parts, event, data, digest)
     if record.digest != digest:
-        wrong = FieldError(field="execution_id", message="was used before with another body; use a new one")
-        fact = Rejected(execution_id=execution, project_id=project, errors=[wrong])
-        await parts.records.reject(fact, event)
+        rejected = record.state is State.REJECTED
+        message = "was rejected before; use a new one" if rejected else _USED
+        await reject_submit(parts, ref, Refusal.of(event, [FieldError(field="execution_id", message=message)]))
         return
-    accepted = Accepted(execution_id=execution, project_id=project, labels=data.labels)
+    if record.terminal:
+        raise Drop(f"execution {ref.execution} is {record.state.value} already")
+    accepted = Accepted(execution_id=ref.execution, project_id=ref.project, labels=data.labels)
     if record.state is not State.PENDING:
         # An earlier delivery may have broken off after it had handed on, and before it said so.
         await _say_accepted(parts, event, accepted)
-        await _must_not_be_deleted(parts, project, execution)
-        raise Drop(f"execution {execution} is {record.state.value} already")
+        await _must_not_be_deleted(parts, ref)
+        raise Drop(f"execution {ref.execution} is {record.state.value} already")
     if data.session_id is not None:
         await keep_sweeping(parts.bus)  # also for one that never gets into its session
         try:
-            await Sessions(parts.sessions, parts.clock).join(project, data.session_id, execution)
+            await Sessions(parts.sessions, parts.clock).join(ref.project, data.session_id, ref.execution)
         except NotYetKnown as error:
             await _fail(parts, event, record, str(error))
             return
     # They leave in this order on one connection; none needs the answer of another, and each may be said again.
     await asyncio.gather(
         keep_sweeping(parts.bus),
-        _hand_on(parts, event, data),
         _say_accepted(parts, event, accepted),
+        _hand_on(parts, event, data, ref),
     )
-    await _must_not_be_deleted(parts, project, execution)
+    await _must_not_be_deleted(parts, ref)
 
 
-async def _must_not_be_deleted(parts: Parts, project: str, execution: str) -> None:
+async def _must_not_be_deleted(parts: Parts, ref: ExecutionRef) -> None:
     """Take back what was said of an execution that was deleted while this was under way. Raises Drop then.
 
     cleanup says `cleaned` and then looks for the record; this makes the record and then looks for `cleaned`: one of
     the two sees the other.
     """
-    if await parts.records.get(project, execution) is None:
-        await parts.bus.purge(subjects.COMMANDS, EXECUTE.subject(project, execution))
-        await parts.bus.purge(subjects.EVENTS, subjects.fact(project, execution, "accepted"))
-        raise Drop(f"execution {execution} was deleted")
-    if await parts.bus.last(subjects.EVENTS, subjects.fact(project, execution, "cleaned")) is not None:
-        wish = Cleanup(execution_id=execution, project_id=project, requested_by="/ocf/submit")
+    if await parts.records.get(ref.project, ref.execution) is None:
+        await parts.bus.purge(subjects.COMMANDS, ref.command("execute"))
+        await parts.bus.purge(subjects.EVENTS, ref.fact("accepted"))
+        raise Drop(f"execution {ref.execution} was deleted")
+    if await parts.bus.last(subjects.EVENTS, ref.fact("cleaned")) is not None:
+        wish = Cleanup(execution_id=ref.execution, project_id=ref.project, requested_by="/ocf/submit")
         again = new_event(CLEANUP.type, wish, source="/ocf/submit", time=parts.clock.now())
-        await parts.bus.publish(CLEANUP.subject(project, execution), again.data, again.headers())
-        raise Drop(f"execution {execution} was deleted before it was recorded")
+        await publish_command(parts.bus, again, ref.project)
+        raise Drop(f"execution {ref.execution} was deleted before it was recorded")
 
 
 async def _say_accepted(parts: Parts, event: Event, fact: Accepted) -> None:
-    key = f"accepted:{fact.execution_id}"
-    await parts.records.say("dev.ocf.task.accepted.v1", fact, event, key=key, once=True)
+    await parts.records.say("dev.ocf.task.accepted.v1", fact, event, once=True)
 
 
-async def _validated(parts: Parts, event: Event, project: str, execution: str) -> Submit:
+async def _validated(parts: Parts, event: Event, ref: ExecutionRef) -> Submit:
     """The submit's data. Raises InvalidData with every wrong field."""
     if len(event.data) > MAX_COMMAND_BYTES:
         raise InvalidData([FieldError(field="data", message=f"at most {MAX_COMMAND_BYTES} bytes (16 MiB)")])
     try:
-        event = await dataref.resolve(event, f"{project}/{execution}", parts.store)
+        event = await dataref.resolve(event, ref.prefix, parts.store)
         data = parse(event)
     except InvalidData:
         raise
@@ -108,19 +114,19 @@ async def _validated(parts: Parts, event: Event, project: str, execution: str) -
         raise InvalidData([FieldError(field="data", message=str(error))]) from None
     if not isinstance(data, Submit):
         raise InvalidEvent(f"type: {event.type} is not for the submit function")
-    errors = _against_subject(data, project, execution) + _against_operator(parts, data)
+    errors = _against_subject(data, ref) + _against_operator(parts, data)
     errors += _expired(event, parts.clock.now())
     if errors:
         raise InvalidData(errors)
     return data
 
 
-def _against_subject(data: Submit, project: str, execution: str) -> list[FieldError]:
+def _against_subject(data: Submit, ref: ExecutionRef) -> list[FieldError]:
     errors = []
-    if data.project_id != project:
-        errors.append(FieldError(field="project_id", message=f"is not the subject's project {project!r}"))
-    if data.execution_id != execution:
-        errors.append(FieldError(field="execution_id", message=f"is not the subject's execution {execution!r}"))
+    if data.project_id != ref.project:
+        errors.append(FieldError(field="project_id", message=f"is not the subject's project {ref.project!r}"))
+    if data.execution_id != ref.execution:
+        errors.append(FieldError(field="execution_id", message=f"is not the subject's execution {ref.execution!r}"))
     return errors
 
 
@@ -147,7 +153,7 @@ def _expired(event: Event, now: datetime) -> list[FieldError]:
         return []
     try:
         passed = datetime.fromisoformat(expiry) < now
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return [FieldError(field="expirytime", message="is not an RFC 3339 timestamp with a zone")]
     return [FieldError(field="expirytime", message=f"{expiry} has passed")] if passed else []
 
@@ -168,11 +174,18 @@ async def _session_error(parts: Parts, data: Submit) -> FieldError | None:
 async def _being_created(parts: Parts, project: str, session: str) -> bool:
     """Whether its create was published before this, and nobody has said yet what became of it; or somebody has just
     said that it was created, after this had looked for it."""
+    ref = SessionRef(project, session)
     for what, there in (("destroyed", False), ("created", True), ("rejected", False)):
-        if await parts.bus.last(subjects.EVENTS, subjects.fact(project, session, what)) is not None:
+        if await parts.bus.last(subjects.EVENTS, ref.fact(what)) is not None:
             return there
-    wishes = parts.bus.history(subjects.COMMANDS, subjects.command("session", project, session))
-    return any([decode(one.headers, one.data).type == "dev.ocf.session.create.v1" async for one in wishes])
+    return any([_creates(one) async for one in parts.bus.history(subjects.COMMANDS, ref.command())])
+
+
+def _creates(message: Message) -> bool:
+    try:
+        return decode(message.headers, message.data).type == "dev.ocf.session.create.v1"
+    except InvalidEvent:
+        return False  # the dispatcher says so to whoever sent it
 
 
 async def _record(parts: Parts, event: Event, data: Submit, digest: str) -> Record:
@@ -184,7 +197,7 @@ async def _record(parts: Parts, event: Event, data: Submit, digest: str) -> Reco
         project_id=data.project_id,
         task_id=data.task_id,
         session_id=data.session_id,
-        state=State.PENDING,
+        state=step(None, Step.ACCEPT),
         title=title_of(data),
         labels=data.labels,
         model=f"{model.provider}/{model.model}" if model else parts.settings.model,
@@ -215,27 +228,21 @@ def _first_line(text: str) -> str:
 
 async def _fail(parts: Parts, event: Event, record: Record, why: str) -> None:
     """End what was accepted, and whose session was destroyed before it could join."""
-    fact = Failed(
-        execution_id=record.execution_id,
-        project_id=record.project_id,
-        attempt=0,
-        duration_ms=0,
-        model=record.model,
-        reason=Reason.INVALID_WORKSPACE,
-        message=why,
-    )
-    await parts.records.end(record.project_id, record.execution_id, lambda _: (Step.FAIL, fact), event)
+    ending = outcomes.Ending(Step.FAIL, why, Reason.INVALID_WORKSPACE)
+
+    def failed(record: Record) -> tuple[Step, Outcome]:
+        return ending.step, outcomes.compose(record, ending, parts.clock.now())
+
+    await parts.records.end(record.project_id, record.execution_id, failed, event)
 
 
-async def _hand_on(parts: Parts, event: Event, data: Submit) -> None:
+async def _hand_on(parts: Parts, event: Event, data: Submit, ref: ExecutionRef) -> None:
     """Publish the execute command, once however often this runs."""
     command = Execute.model_validate({**data.model_dump(by_alias=True), "submitted_at": parts.clock.now()})
     handed = new_event(EXECUTE.type, command, source="/ocf/submit", time=parts.clock.now(), cause=event)
-    handed = await dataref.offload(handed, f"{data.project_id}/{data.execution_id}", parts.store)
-    subject = EXECUTE.subject(data.project_id, data.execution_id)
-    headers = {**handed.headers(), "Nats-Msg-Id": f"execute:{data.execution_id}"}
+    handed = await dataref.offload(handed, ref.prefix, parts.store)
     try:
-        await parts.bus.publish(subject, handed.data, headers, only_first=True)
+        await publish_command(parts.bus, handed, ref.project, only_first=True)
     except Conflict:
         return  # handed on by an earlier delivery of the same submit
 
@@ -243,40 +250,7 @@ async def _hand_on(parts: Parts, event: Event, data: Submit) -> None:
 def _asked(event: Event) -> str:
     """What a rejected submit asked for, as far as it can be read."""
     try:
-        prompt = json.loads(event.data).get("prompt")
-    except (ValueError, AttributeError):
+        prompt = input_limits.parse_json(event.data, input_limits.EVENT).get("prompt")
+    except (InvalidEvent, AttributeError):
         return ""
-    return _first_line(prompt) if isinstance(prompt, str) else ""
-
-
-async def _reject(parts: Parts, event: Event, ids: tuple[str, str], errors: list[FieldError]) -> None:
-    project, execution = ids
-    fact = Rejected(execution_id=execution, project_id=project, errors=errors)
-    try:
-        subjects.check_project(project)
-        subjects.check_id(execution)
-    except InvalidEvent:
-        await parts.records.reject(fact, event)  # no record can bear such a name
-        return
-    now = parts.clock.now()
-    record = Record(
-        execution_id=execution,
-        project_id=project,
-        state=State.REJECTED,
-        title=_asked(event),
-        errors=errors,
-        message="; ".join(f"{e.field}: {e.message}" for e in errors)[:2000],
-        command_id=event.id,
-        submitted_at=now,
-        updated_at=now,
-        ended_at=now,
-        timeout_seconds=parts.settings.task_timeout,
-    )
-    try:
-        await parts.records.create(record)
-    except Conflict:
-        existing = await parts.records.require(project, execution)
-        if existing.state is not State.REJECTED:
-            await parts.records.reject(fact, event)
-            return
-    await parts.records.reject(fact, event)
+    return _first_line(prompt).encode("utf-8", "replace").decode() if isinstance(prompt, str) else ""

@@ -6,7 +6,7 @@ from functions.workspace.archive import Packed, Unpacked
 from functions.workspace.base import Limits
 from functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
 from functions.workspace.git import GitFailed
-from functions.workspace.prepare import Prepared, Source, Sources, check, forget, prepare, restore
+from functions.workspace.prepare import Own, Prepared, Source, Sources, check, forget, prepare, restore
 from functions.workspace.results import (
     Patch,
     Size,
@@ -25,6 +25,7 @@ __all__ = [
     "GitFailed",
     "InvalidWorkspace",
     "Limits",
+    "Own",
     "Packed",
     "Patch",
     "Prepared",

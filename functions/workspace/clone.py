@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import os
 import re
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from events.models import GitWorkspace
+from functions.common.addresses import Reach, farthest, literal, never, resolve
 from functions.workspace.errors import InvalidWorkspace
 from functions.workspace.git import Git, GitFailed
+from functions.workspace.roots import Roots
 
 _SCP = re.compile(r"^(?:[A-Za-z0-9._-]+@)?([A-Za-z0-9.-]+):(?!//)([^\s]+)$")
 _BAD_REF = re.compile(r"[\x00-\x20~^:?*\[\\\x7f]|\.\.|@\{|//|^/|/$|\.$|\.lock$|^-")
 _FULL_SHA = re.compile(r"^[0-9a-f]{40}$")
 _SHORT_SHA = re.compile(r"^[0-9a-f]{7,39}$")
+#: What a configuration of git and curl can name without quoting; other alphabets in punycode.
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]+")
+_PORTS = {"http": 80, "https": 443}
+#: In all, at any depth. Each is a connection of its own to wherever its repository says.
+MAX_SUBMODULES = 100
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A checked address: what git is given, its scheme, its origin (`https://host:port`), its host."""
+    """A checked address: what git is given, its scheme, its origin (`https://host:port`), its host and port."""
 
     url: str
     scheme: str
     origin: str
     host: str
+    port: int = 0
 
 
-def check_url(url: str, protocols: frozenset[str], roots: tuple[Path, ...]) -> Remote:
-    """What may be cloned: the protocols allowed, and `file` only below one of `roots` (already resolved).
+def check_url(url: str, protocols: frozenset[str], roots: Roots) -> Remote:
+    """What may be cloned: the protocols allowed, and `file` only where `roots` allow it.
 
     Raises:
         InvalidWorkspace: anything else, among it `ext::` and addresses that carry a password.
@@ -56,29 +63,91 @@ def check_url(url: str, protocols: frozenset[str], roots: tuple[Path, ...]) -> R
         raise InvalidWorkspace(
             f"git url scheme {scheme or 'none'!r} is not allowed; use {', '.join(sorted(protocols))}"
         )
-    if not host or host.startswith("-"):
-        raise InvalidWorkspace(f"git url {_shown(url)!r} names no host")
+    if not _HOST.fullmatch(host):
+        raise InvalidWorkspace(f"git url {_shown(url)!r} names no host (letters, digits, dots and hyphens)")
     if parts.password is not None or (parts.username and scheme != "ssh"):
         raise InvalidWorkspace("a git url must not carry credentials; put the token, sealed, into workspace.token")
     shown = f"[{host}]" if ":" in host else host
-    return Remote(url, scheme, f"{scheme}://{shown}{f':{port}' if port else ''}", host)
+    origin = f"{scheme}://{shown}{f':{port}' if port else ''}"
+    return Remote(url, scheme, origin, host, port or _PORTS.get(scheme, 0))
 
 
-async def clone(source: GitWorkspace, remote: Remote, target: Path, git: Git, token: str | None) -> str | None:
+async def clone(
+    source: GitWorkspace, remote: Remote, target: Path, git: Git, token: str | None, roots: Roots
+) -> str | None:
     """Clone into the empty directory `target`; return the commit checked out, None for a repository without any.
 
     Raises:
         InvalidWorkspace: no such repository, ref or access; or not in time.
     """
-    await _check_host(remote)
-    env = _credentials(remote, git, token)
+    network = _Network(git, roots, _credential(remote, token))
+    env = {"OCF_GIT_TOKEN": token} if token is not None else {}
     try:
-        return await _clone(source, remote, target, git, env)
+        async with asyncio.timeout(git.timeout):
+            await network.admit(remote)
+            commit = await _clone(source, remote, target, git, env)
+            if source.submodules and commit is not None:
+                await _submodules(target, git, env, network)
+            return commit
+    except TimeoutError:
+        raise InvalidWorkspace(f"git could not clone {remote.url}: it took longer than {git.timeout:g} s") from None
     except GitFailed as error:
         said = str(error).replace(token, "[token]") if token else str(error)
         raise InvalidWorkspace(f"git could not clone {remote.url}: {said}") from None
     finally:
         git.set_up()
+
+
+class _Network:
+    """What git may connect to: hosts whose addresses were checked, at those addresses; the token for its origin alone.
+
+    git would resolve a name a second time, and get another answer: its configuration tells it what we were told.
+    """
+
+    def __init__(self, git: Git, roots: Roots, credential: str) -> None:
+        self._git = git
+        self._roots = roots
+        self._credential = credential
+        self._pins: dict[str, str] = {}
+
+    async def admit_url(self, url: str) -> None:
+        """Let git connect to where `url`, of a submodule, leads. Raises InvalidWorkspace."""
+        await self.admit(check_url(url, frozenset(self._git.protocols), self._roots))
+
+    async def admit(self, remote: Remote) -> None:
+        """Let git connect to `remote`. Raises InvalidWorkspace."""
+        if remote.origin not in self._pins:
+            self._pins[remote.origin] = await pinned(remote)
+        pins = "".join(f'\tcurloptResolve = "{pin}"\n' for pin in self._pins.values() if pin)
+        self._git.set_up(f"{self._credential}[http]\n{pins}" if pins else self._credential)
+
+
+async def pinned(remote: Remote) -> str:
+    """`HOST:PORT:ADDRESS,...` for git's `http.curloptResolve`; empty where there is no name to resolve.
+
+    Raises:
+        InvalidWorkspace: the host has no address, or one that `functions.common.addresses` lets nobody reach.
+    """
+    if not remote.host:
+        return ""
+    try:
+        if never(remote.host):
+            raise _refused(remote)
+        addresses = await resolve(remote.host, remote.port)
+    except OSError as error:
+        raise InvalidWorkspace(f"git host {remote.host!r} cannot be found: {error.strerror or error}") from None
+    if farthest(addresses) is Reach.NEVER:
+        raise _refused(remote)
+    if literal(remote.host) is not None:
+        return ""
+    shown = ",".join(f"[{one}]" if ":" in one else one for one in addresses)
+    return f"{remote.host}:{remote.port}:{shown}"
+
+
+def _refused(remote: Remote) -> InvalidWorkspace:
+    return InvalidWorkspace(
+        f"git host {remote.host!r} has a link-local, metadata or reserved address, which is not allowed"
+    )
 
 
 async def _clone(source: GitWorkspace, remote: Remote, target: Path, git: Git, env: Mapping[str, str]) -> str | None:
@@ -102,10 +171,38 @@ async def _clone(source: GitWorkspace, remote: Remote, target: Path, git: Git, e
         commit = ref if ref else listed["HEAD"]
         await _fetch_commit(commit, fetch, depth, target, git, env)
         await git.run(["checkout", "--quiet", "--detach", commit], cwd=target)
-    if source.submodules:
-        update = ["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"]
-        await git.run(update, cwd=target, env=env)
     return (await git.run(["rev-parse", "--verify", "HEAD"], cwd=target)).decode().strip()
+
+
+async def _submodules(target: Path, git: Git, env: Mapping[str, str], network: _Network) -> None:
+    """Fetch them level by level: where each leads is checked like the repository itself before git goes there."""
+    left, trees = MAX_SUBMODULES, [target]
+    while trees:
+        tree = trees.pop()
+        listed = await git.run(["ls-files", "--stage", "-z"], cwd=tree)
+        paths = [entry.partition(b"\t")[2] for entry in listed.split(b"\0") if entry.startswith(b"160000 ")]
+        if not paths:
+            continue
+        left -= len(paths)
+        if left < 0:
+            raise InvalidWorkspace(f"workspace.submodules: more than {MAX_SUBMODULES} of them")
+        await git.run(["submodule", "--quiet", "init"], cwd=tree)
+        for url in await _submodule_urls(tree, git):
+            await network.admit_url(url)
+        # Each is fetched from the URL that `init` wrote down and that was checked.
+        await git.run(["submodule", "--quiet", "update", "--depth=1"], cwd=tree, env=env)
+        below = (tree / os.fsdecode(path) for path in paths)
+        trees += [one for one in below if (one / ".git").exists() and one.resolve().is_relative_to(target.resolve())]
+
+
+async def _submodule_urls(tree: Path, git: Git) -> list[str]:
+    """Where the submodules of `tree` are fetched from, relative addresses resolved."""
+    wanted = ["config", "--local", "--null", "--get-regexp", r"^submodule\..*\.url$"]
+    try:
+        listed = await git.run(wanted, cwd=tree)
+    except GitFailed:
+        return []  # none is active: git says so by its status
+    return [entry.partition("\n")[2] for entry in listed.decode(errors="replace").split("\0") if entry]
 
 
 async def _list_remote(ref: str | None, target: Path, git: Git, env: Mapping[str, str]) -> dict[str, str]:
@@ -150,10 +247,10 @@ async def _fetch_commit(
         raise InvalidWorkspace(f"the repository has no branch, tag or commit {commit!r}")
 
 
-def _credentials(remote: Remote, git: Git, token: str | None) -> dict[str, str]:
+def _credential(remote: Remote, token: str | None) -> str:
     """Let git ask for the token, for this origin only; it stands in the environment of git and nowhere else."""
     if token is None:
-        return {}
+        return ""
     if remote.scheme not in ("http", "https"):
         raise InvalidWorkspace("workspace.token needs an https url")
     if remote.scheme == "http" and remote.host not in ("127.0.0.1", "::1", "localhost"):
@@ -163,29 +260,14 @@ def _credentials(remote: Remote, git: Git, token: str | None) -> dict[str, str]:
     helper = (
         r"""!f() { test \"$1\" = get && printf 'username=x-access-token\\npassword=%s\\n' \"$OCF_GIT_TOKEN\"; }; f"""
     )
-    git.set_up(f'[credential "{remote.origin}"]\n\thelper = "{helper}"\n')
-    return {"OCF_GIT_TOKEN": token}
+    return f'[credential "{remote.origin}"]\n\thelper = "{helper}"\n'
 
 
-async def _check_host(remote: Remote) -> None:
-    """Cloud metadata services live on link-local addresses, and answer whoever asks from inside."""
-    if not remote.host:
-        return
+def _local(path: str, roots: Roots) -> Remote:
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(remote.host, None, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise InvalidWorkspace(f"git host {remote.host!r} cannot be found: {error.strerror or error}") from None
-    for *_, address in found:
-        if ipaddress.ip_address(str(address[0]).partition("%")[0]).is_link_local:
-            raise InvalidWorkspace(f"git host {remote.host!r} has a link-local address, which is not allowed")
-
-
-def _local(path: str, roots: tuple[Path, ...]) -> Remote:
-    resolved = Path(path).resolve()
-    if not any(resolved.is_relative_to(root) for root in roots):
-        raise InvalidWorkspace("file:// is allowed only below WORKSPACE_SOURCES")
-    if not resolved.is_dir():
-        raise InvalidWorkspace(f"there is no repository at file://{path}")
+        resolved = roots.find(path)
+    except InvalidWorkspace as error:
+        raise InvalidWorkspace(f"file:// is allowed only below WORKSPACE_SOURCES: {error}") from None
     return Remote(f"file://{resolved}", "file", "file://", "")
 
 

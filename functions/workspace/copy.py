@@ -10,6 +10,7 @@ from pathlib import Path
 
 from functions.workspace.base import Limits
 from functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
+from functions.workspace.roots import Roots
 from functions.workspace.tree import Tree
 from functions.workspace.walk import Entry, Report, Stopped, Walk, open_file, walk
 
@@ -18,21 +19,24 @@ _CHUNK = 8 * 1024 * 1024
 _CANNOT = frozenset({errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF})
 
 
-def copy_tree(source: Path, target: Path, limits: Limits, stop: threading.Event) -> None:
+def copy_tree(source: Path, target: Path, limits: Limits, roots: Roots, stop: threading.Event) -> None:
     """Copy everything below `source`, `.git` and ignored files too, into the empty directory `target`.
 
-    Fifos, sockets and devices are left out. The caller removes `target` when this raises.
+    Fifos, sockets and devices are left out, and what is private (`roots`), so that it never copies into itself. The
+    caller removes `target` when this raises.
 
     Raises:
-        InvalidWorkspace: a link leads out of the tree, a file cannot be read, a path is too deep.
+        InvalidWorkspace: `roots` do not admit it, a link leads out of the tree, a file cannot be read, a path is too
+            deep.
         WorkspaceTooLarge: over `limits`.
         Stopped: cancelled.
     """
     report = Report()
     size = 0
     tree = Tree(target)
+    how = Walk(limits.max_entries, stop=stop, report=report, admit=roots.admit, hidden=roots.hidden())
     try:
-        for entry in walk(source, Walk(limits.max_entries, stop=stop, report=report)):
+        for entry in walk(source, how):
             if entry.kind == stat.S_IFDIR:
                 tree.directory(entry.path, entry.stat.st_mode)
             elif entry.kind == stat.S_IFLNK:

@@ -19,11 +19,14 @@ from functions.workspace.clone import check_url, clone
 from functions.workspace.copy import copy_tree
 from functions.workspace.errors import InvalidWorkspace
 from functions.workspace.git import REPOSITORY, Git, GitFailed
+from functions.workspace.roots import Roots
 from functions.workspace.threads import in_thread
 from functions.workspace.tree import link_outside, outside, remove_tree, safe_parts
 from functions.workspace.walk import Walk, key, read_below, walk
 
 Source = EmptyWorkspace | GitWorkspace | DirectoryWorkspace | SnapshotWorkspace | SharedWorkspace
+#: Gives a filled workspace to the user that will work in it: before it is recorded, as a file's ctime is part of that.
+Own = Callable[[Path], Awaitable[None]]
 SNAPSHOT = "workspace.tar.zst"
 _MAX_INDEX_BYTES = 256 * 1024 * 1024
 
@@ -32,16 +35,23 @@ _MAX_INDEX_BYTES = 256 * 1024 * 1024
 class Sources:
     """What workspaces may come from.
 
-    `roots`: where `directory` and `file://` may lie (WORKSPACE_SOURCES); `shared`: WORKSPACE_DIR;
-    `objects` and `project`: where snapshots are; `protocols`: of git addresses.
+    `roots`: where `directory` and `file://` may lie (WORKSPACE_SOURCES); `private`: directories of this system, which
+    nobody may name; `shared`: WORKSPACE_DIR; `objects` and `project`: where snapshots are; `protocols`: of git
+    addresses.
     """
 
     roots: tuple[Path, ...] = ()
+    private: tuple[Path, ...] = ()
     shared: Path | None = None
     objects: ObjectStore | None = None
     project: str = "default"
     protocols: frozenset[str] = frozenset({"https", "http"})
     limits: Limits = DEFAULT_LIMITS
+
+    @property
+    def directories(self) -> Roots:
+        """What of this machine may be read."""
+        return Roots(self.roots, self.private, self.shared)
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,12 @@ class Prepared:
         return Git(self.private, timeout=self.limits.git_seconds)
 
 
+async def _as_it_is(_: Path) -> None:
+    """The files stay this process's."""
+
+
 async def prepare(
-    source: Source, target: Path, sources: Sources, *, private: Path, token: str | None = None
+    source: Source, target: Path, sources: Sources, *, private: Path, token: str | None = None, own: Own = _as_it_is
 ) -> Prepared:
     """Fill `target` and record its base in `private`, which must be out of the agent's reach.
 
@@ -80,9 +94,9 @@ async def prepare(
     """
     if isinstance(source, SharedWorkspace):
         shared = await in_thread(lambda _: _shared(source.path, sources.shared))
-        return await _guarded(shared, private, lambda git: _nothing(), source.source, sources, remove_target=False)
+        return await _guarded(shared, private, lambda git: _nothing(), source.source, sources, own, remove_target=False)
     return await _guarded(
-        target, private, lambda git: _fill(source, target, sources, git, token), source.source, sources
+        target, private, lambda git: _fill(source, target, sources, git, token), source.source, sources, own
     )
 
 
@@ -93,18 +107,18 @@ def check(source: Source, sources: Sources) -> None:
         InvalidWorkspace: as `prepare` would.
     """
     if isinstance(source, GitWorkspace):
-        check_url(source.url, sources.protocols, tuple(root.resolve() for root in sources.roots))
+        check_url(source.url, sources.protocols, sources.directories)
     elif isinstance(source, DirectoryWorkspace):
-        _below_roots(source.path, sources.roots)
+        sources.directories.find(source.path)
 
 
-async def restore(archive: Path, target: Path, private: Path, limits: Limits) -> Prepared:
+async def restore(archive: Path, target: Path, private: Path, limits: Limits, own: Own = _as_it_is) -> Prepared:
     """Fill `target` from an archive at hand (a session's workspace) and record its base. Errors as for `prepare`."""
 
     async def fill(git: Git) -> None:
         await in_thread(lambda stop: unpack_tree(archive, target, limits, stop))
 
-    return await _guarded(target, private, fill, "snapshot", Sources(limits=limits))
+    return await _guarded(target, private, fill, "snapshot", Sources(limits=limits), own)
 
 
 async def _nothing() -> None:
@@ -117,6 +131,7 @@ async def _guarded(
     fill: Callable[[Git], Awaitable[str | None]],
     kind: str,
     sources: Sources,
+    own: Own,
     *,
     remove_target: bool = True,
 ) -> Prepared:
@@ -132,6 +147,7 @@ async def _guarded(
         git = _git(sources, private)
         git.set_up()
         commit = await fill(git)
+        await own(target)
         return await _record(kind, target, git, sources.limits, commit)
     except BaseException:
         await remove_tree(private)
@@ -166,13 +182,13 @@ def _git(sources: Sources, private: Path) -> Git:
 
 async def _fill(source: Source, target: Path, sources: Sources, git: Git, token: str | None) -> str | None:
     if isinstance(source, GitWorkspace):
-        remote = check_url(source.url, sources.protocols, tuple(root.resolve() for root in sources.roots))
-        commit = await clone(source, remote, target, git, token)
+        remote = check_url(source.url, sources.protocols, sources.directories)
+        commit = await clone(source, remote, target, git, token, sources.directories)
         await in_thread(lambda stop: _check_links(target, sources.limits, stop))
         return commit
     if isinstance(source, DirectoryWorkspace):
-        found = _below_roots(source.path, sources.roots)
-        await in_thread(lambda stop: copy_tree(found, target, sources.limits, stop))
+        found = sources.directories.find(source.path)
+        await in_thread(lambda stop: copy_tree(found, target, sources.limits, sources.directories, stop))
     elif isinstance(source, SnapshotWorkspace):
         archive = await _fetch_snapshot(source, sources, git.home)
         await in_thread(lambda stop: unpack_tree(archive, target, sources.limits, stop))
@@ -241,19 +257,6 @@ def _make_directory(target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True, mode=0o700)
     if target.is_symlink() or any(target.iterdir()):
         raise ValueError(f"{target} is not an empty directory")
-
-
-def _below_roots(path: str, roots: tuple[Path, ...]) -> Path:
-    try:
-        resolved = Path(path).resolve(strict=True)
-    except (OSError, RuntimeError):
-        raise InvalidWorkspace(f"directory {path!r} does not exist") from None
-    if not any(resolved.is_relative_to(root.resolve()) for root in roots):
-        allowed = ", ".join(map(str, roots)) or "none is allowed"
-        raise InvalidWorkspace(f"directory {path!r} is not below an allowed root (WORKSPACE_SOURCES: {allowed})")
-    if not resolved.is_dir():
-        raise InvalidWorkspace(f"{path!r} is no directory")
-    return resolved
 
 
 def _shared(path: str, root: Path | None) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from events.facts import ChangedFile, DiffSummary
+from events.outcomes import DIFF_BYTES, named_files
 from functions.workspace import base
 from functions.workspace.archive import Packed, Unpacked, pack_tree, unpack_tree
 from functions.workspace.base import DEFAULT_LIMITS, Limits
@@ -22,9 +23,8 @@ from functions.workspace.threads import in_thread
 from functions.workspace.tree import remove_tree
 from functions.workspace.walk import Walk, walk
 
-#: How many changed files a summary names, and how many bytes their paths may take: it travels in events.
+#: How many changed files a summary names at most: it travels in events.
 MAX_NAMED = 1000
-MAX_NAMED_BYTES = 128 * 1024
 _DIFF = ("--no-ext-diff", "--no-textconv", "--no-color", "-r", "-M", "-l1000")
 _CHANGES = {"A": "added", "D": "deleted", "M": "modified", "T": "modified", "R": "renamed", "C": "added"}
 
@@ -63,10 +63,13 @@ async def write_patch(workspace: Prepared, path: Path) -> Patch:
     return await _patch(workspace, ref, changes, path)
 
 
-async def conclude(workspace: Prepared, patch: Path) -> tuple[DiffSummary, Patch]:
-    """`summarise` and `write_patch` of one and the same moment."""
+async def conclude(workspace: Prepared, patch: Path, listing: Path | None = None) -> tuple[DiffSummary, Patch]:
+    """`summarise` and `write_patch` of one and the same moment.
+
+    A summary that does not name all changed files has its whole list, a JSON array of `ChangedFile`, in `listing`.
+    """
     ref, changes = await _snapshot(workspace)
-    return await _summary(workspace, ref, changes), await _patch(workspace, ref, changes, patch)
+    return await _summary(workspace, ref, changes, listing), await _patch(workspace, ref, changes, patch)
 
 
 async def changed_files(workspace: Prepared) -> DiffSummary:
@@ -163,13 +166,25 @@ def _removals(changes: Changes) -> Iterator[Change]:
             yield change
 
 
-async def _summary(workspace: Prepared, ref: str | None, changes: Changes) -> DiffSummary:
+async def _summary(workspace: Prepared, ref: str | None, changes: Changes, listing: Path | None = None) -> DiffSummary:
     out = b""
     if ref is not None:
         arguments = _diff_arguments(workspace, ref, "-z", "--raw", "--numstat")
         out = await workspace.git().run(arguments, cwd=workspace.private)
     changed = sorted((*_parse(out.split(b"\0")), *_omitted(changes)), key=lambda file: file.path)
-    return _capped(changed, changes.report.truncated)
+    summary = _capped(changed, changes.report.truncated)
+    if listing is not None and len(summary.changed) < summary.files:
+        await asyncio.to_thread(_write_listing, changed, listing)
+    return summary
+
+
+def _write_listing(changed: list[ChangedFile], listing: Path) -> None:
+    with listing.open("w", encoding="utf-8") as file:
+        separator = "["
+        for each in changed:
+            file.write(separator + each.model_dump_json(exclude_none=True))
+            separator = ",\n"
+        file.write("]")
 
 
 def _omitted(changes: Changes) -> Iterator[ChangedFile]:
@@ -201,15 +216,15 @@ def _parse(fields: list[bytes]) -> Iterator[ChangedFile]:
 
 
 def _capped(changed: Iterable[ChangedFile], truncated: bool) -> DiffSummary:
-    named: list[ChangedFile] = []
-    files = additions = deletions = room = 0
+    first: list[ChangedFile] = []
+    files = additions = deletions = 0
     for file in changed:
         files += 1
         additions += file.additions or 0
         deletions += file.deletions or 0
-        room += len(file.path)
-        if len(named) < MAX_NAMED and room <= MAX_NAMED_BYTES:
-            named.append(file)
+        if len(first) < MAX_NAMED:
+            first.append(file)
+    named = named_files(first, DIFF_BYTES)
     return DiffSummary(
         files=files,
         additions=additions,

@@ -24,6 +24,9 @@ async def in_thread(call: Callable[[threading.Event], T]) -> T:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         stop.set()
-        with contextlib.suppress(Stopped):
-            await running
+        while not running.done():
+            with contextlib.suppress(asyncio.CancelledError):  # told once more: it must have stopped all the same
+                await asyncio.wait({running})
+        if (error := running.exception()) is not None and not isinstance(error, Stopped):
+            raise error from None
         raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -69,7 +69,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Walk:
-    """How to walk. `gitignore` leaves out what is ignored and not `tracked`; `git_directories` enters `.git` whole."""
+    """How to walk. `gitignore` leaves out what is ignored and not `tracked`; `git_directories` enters `.git` whole.
+
+    `admit` looks at the root, which is open, and may raise; directories of `hidden` (device, inode) are left out.
+    """
 
     max_entries: int
     gitignore: bool = False
@@ -77,6 +80,8 @@ class Walk:
     tracked: Tracked | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     report: Report = field(default_factory=Report)
+    admit: Callable[[int], None] | None = None
+    hidden: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(slots=True)
@@ -102,7 +107,14 @@ def walk(root: Path, how: Walk) -> Iterator[Entry]:
         OSError: the root cannot be opened, or is a link.
     """
     rules: tuple[Rules, ...] | None = (_info_exclude(root),) if how.gitignore else None
-    frames = [_frame(os.open(root, _OPEN_DIRECTORY), "", (), rules, how)]
+    fd = os.open(root, _OPEN_DIRECTORY)
+    try:
+        if how.admit is not None:
+            how.admit(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    frames = [_frame(fd, "", (), rules, how)]
     count = 0
     try:
         while frames:
@@ -125,11 +137,11 @@ def walk(root: Path, how: Walk) -> Iterator[Entry]:
                     yield entry
                 continue
             below = _descend(frame, entry, how)
-            if below is not None:
+            if below is not None and (entry.stat.st_dev, entry.stat.st_ino) not in how.hidden:
                 yield entry
                 below = _enter(below, entry, how)
-            if below is not None:
-                frames.append(below)
+                if below is not None:
+                    frames.append(below)
     finally:
         for frame in frames:
             os.close(frame.fd)
@@ -196,6 +208,11 @@ def _enter(frame: _Frame, entry: Entry, how: Walk) -> _Frame | None:
     except OSError as error:
         how.report.skip(entry.path, error.strerror or "it cannot be opened")
         return None
+    if how.hidden:
+        opened = os.fstat(fd)
+        if (opened.st_dev, opened.st_ino) in how.hidden:
+            os.close(fd)
+            return None
     return _frame(fd, frame.path, frame.parts, frame.rules, how, frame.only_tracked)
 
 

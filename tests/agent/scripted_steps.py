@@ -9,11 +9,11 @@ import os
 import signal
 import sys
 import time
-import urllib.error
-import urllib.request
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import urllib.request
+
     from scripted_session import Session
 
 _calls = itertools.count(1)
@@ -167,6 +167,8 @@ async def question(session: Session, value: dict[str, Any], step: dict[str, Any]
 
 def answered(request: urllib.request.Request) -> dict[str, Any]:
     """A provider's answer; of a stream its texts, piece by piece."""
+    import urllib.request
+
     with urllib.request.urlopen(request, timeout=60) as answer:
         if not answer.headers["content-type"].startswith("text/event-stream"):
             return dict(json.load(answer))
@@ -176,6 +178,10 @@ def answered(request: urllib.request.Request) -> dict[str, Any]:
 
 async def model(session: Session, value: dict[str, Any], step: dict[str, Any]) -> Error | None:
     """A real model call through the configured provider, its text said: {prompt, stream}."""
+    # Here: they cost a third of the start, and most scripts call no model.
+    import urllib.error
+    import urllib.request
+
     config = json.loads(os.environ["OPENCODE_CONFIG_CONTENT"])
     name, _, model_id = config["model"].partition("/")
     options = config["provider"][name]["options"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,8 @@ from events import subjects
 from events.bucket_nats import NatsBucket
 from events.bus_memory import MemoryBucket, MemoryBus, subject_matches
 from events.bus_nats import connect
-from events.errors import Conflict, Unavailable
+from events.errors import Conflict, TooLarge, Unavailable
+from events.limits import MESSAGE_BYTES, RECORD_BYTES
 from events.ports import Backlog, Bucket, Bus, ConsumerSpec, Fence, Message
 from functions.clock import SystemClock
 from tests.support.nats import NatsServer
@@ -66,6 +68,44 @@ async def test_history_gives_what_was_published_in_order(bus: Bus) -> None:
     last = await bus.last(subjects.OUTPUT, subject)
     assert last is not None
     assert last.data == b"299"
+
+
+async def test_large_messages_are_read_in_bounded_batches(bus: Bus) -> None:
+    """More than a batch holds in bytes and less than it holds in messages: none is left out."""
+    project, execution = ids()
+    subject = subjects.output(project, execution)
+    for number in range(25):
+        await bus.publish(subject, str(number).encode().ljust(512 * 1024), {})
+    found = [int(data) async for data in _data(bus, subject)]
+    assert found == list(range(25))
+
+
+async def _data(bus: Bus, subject: str) -> AsyncIterator[bytes]:
+    async for message in bus.history(subjects.OUTPUT, subject):
+        yield message.data
+
+
+@pytest.mark.parametrize("headers", [{}, {"ce-why": "x" * 200_000}], ids=["data", "headers"])
+async def test_a_message_that_is_too_large_is_refused_and_hurts_nobody(bus: Bus, headers: dict[str, str]) -> None:
+    """The server would close the connection, which others of the process use: it is refused before that."""
+    project, execution = ids()
+    subject = subjects.output(project, execution)
+    async with bus.listen(subjects.live(project, execution)) as heard:
+        with pytest.raises(TooLarge, match="at most"):
+            await bus.publish(subject, b"x" * (MESSAGE_BYTES - 100_000 if headers else MESSAGE_BYTES + 1), headers)
+        await bus.publish(subject, b"small", {})
+        assert (await asyncio.wait_for(anext(heard), 5)).data == b"small"
+
+
+async def test_a_value_that_is_too_large_is_refused(bucket: Bucket) -> None:
+    """One as large as a record may be is kept."""
+    key = ".".join(ids())
+    revision = await bucket.create(key, b"x" * RECORD_BYTES)
+    with pytest.raises(TooLarge):
+        await bucket.update(key, b"x" * (MESSAGE_BYTES + 1), revision)
+    found = await bucket.get(key)
+    assert found is not None
+    assert len(found.value) == RECORD_BYTES
 
 
 async def test_the_same_message_id_is_kept_once(bus: Bus) -> None:
@@ -191,6 +231,35 @@ async def test_a_backlog_tells_what_nobody_was_given_from_what_is_not_settled(bu
     async with asyncio.timeout(5):
         while await bus.backlog(spec) != Backlog(waiting=1, unsettled=1):
             await asyncio.sleep(0.01)
+
+
+async def test_a_consumer_begins_where_it_was_told_and_keeps_to_it(bus: Bus) -> None:
+    """Messages before `start` are not for it. Opened again with another start it stays as it is, and says so."""
+    project, _ = ids()
+    sent = [await bus.publish(subjects.command("cancel", project, str(uuid.uuid4())), b"x", {}) for _ in range(3)]
+    spec = replace(consumer(project), start=sent[1])
+    assert await bus.open_consumer(spec) == sent[1]
+    assert await bus.open_consumer(replace(spec, start=sent[2])) == sent[1]
+    (first,) = await bus.fetch(spec, 1, 2)
+    assert (first.message.sequence, first.message.behind) == (sent[1], 1)
+    (found,) = [each for each in await bus.consumers(subjects.COMMANDS) if each.name == spec.name]
+    assert (found.start, found.backlog) == (sent[1], Backlog(waiting=1, unsettled=1))
+    await bus.remove_consumer(spec)
+    await bus.remove_consumer(spec)
+    assert spec.name not in {each.name for each in await bus.consumers(subjects.COMMANDS)}
+
+
+async def test_a_consumer_of_headers_gets_no_data(bus: Bus) -> None:
+    """It is enough to know which message there is; `first` reads it."""
+    project, execution = ids()
+    subject = subjects.command("cancel", project, execution)
+    sequence = await bus.publish(subject, b"much", {"ce-id": "1"})
+    (delivery,) = await bus.fetch(replace(consumer(project), headers_only=True, max_in_flight=0), 5, 2)
+    assert (delivery.message.data, delivery.message.headers["ce-id"]) == (b"", "1")
+    await delivery.ack()
+    found = await bus.first(subjects.COMMANDS, subject, after=sequence - 1)
+    assert found is not None
+    assert (found.sequence, found.data) == (sequence, b"much")
 
 
 async def test_purge_removes_what_matches(bus: Bus) -> None:

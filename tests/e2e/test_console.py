@@ -278,13 +278,16 @@ def test_a_page_made_from_the_docs_alone_shows_a_run_to_its_end(
 
 
 def test_a_dead_letter_is_read_sent_again_and_dropped(page: Page, stack: dict[str, str]) -> None:
-    """What is no event stands there with its reason and its data; sent again it comes back, for the cause is not
-    mended; dropped it is gone for good, of the page and of the gateway."""
-    publish(stack, f"ocf.cmd.submit.default.{uuid.uuid4()}", b"not one of ours")
+    """A cancel with a wrong field stands there with its reason and its data; sent again it comes back, for the cause is
+    not mended; dropped it is gone for good, of the page and of the gateway."""
+    execution = str(uuid.uuid4())
+    event = {"specversion": "1.0", "id": "1", "source": "/test", "type": "dev.ocf.task.cancel.v1"}
+    body = json.dumps({**event, "data": {"execution_id": execution, "project_id": "default", "wy": "not one of ours"}})
+    publish(stack, f"ocf.cmd.cancel.default.{execution}", body.encode())
     page.goto("/#/dead-letters")
     letter = page.locator(".letter")
     letter.get_by_role("button", expanded=False).click(timeout=30 * SECOND)
-    expect(letter.locator("pre")).to_have_text("not one of ours")
+    expect(letter.locator("pre")).to_contain_text("not one of ours")
     [before] = dead_letters(stack)
     letter.get_by_role("button", name="Send again").click()
     wait_for(page, lambda: [one["seq"] for one in dead_letters(stack)] > [before["seq"]], "it comes back")
@@ -295,6 +298,19 @@ def test_a_dead_letter_is_read_sent_again_and_dropped(page: Page, stack: dict[st
     page.get_by_role("button", name="Drop it").click()
     expect(page.get_by_text("Nothing was left over")).to_be_visible()
     assert dead_letters(stack) == []
+
+
+def test_a_dead_letter_that_could_not_be_read_is_shown_without_its_data(page: Page, stack: dict[str, str]) -> None:
+    """Its size and hash stand there; it cannot be sent again, and the page does not offer it."""
+    publish(stack, f"ocf.cmd.submit.default.{uuid.uuid4()}", b"not one of ours")
+    page.goto("/#/dead-letters")
+    letter = page.locator(".letter")
+    letter.get_by_role("button", expanded=False).click(timeout=30 * SECOND)
+    expect(letter.get_by_text("15 bytes that could not be read")).to_be_visible()
+    expect(letter.get_by_role("button", name="Send again")).to_have_count(0)
+    letter.get_by_role("button", name="Drop this event").click()
+    page.get_by_role("button", name="Drop it").click()
+    expect(page.get_by_text("Nothing was left over")).to_be_visible()
 
 
 def test_a_wrong_field_is_named_where_it_stands(page: Page) -> None:

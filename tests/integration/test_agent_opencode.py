@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -146,6 +147,19 @@ async def test_nothing_is_installed_in_the_home(world: World) -> None:
     assert log
     assert "dependency install failed" not in log
     assert "ECONNREFUSED" not in log
+
+
+async def test_opencode_knows_the_switch_for_its_catalog(tmp_path: Path) -> None:
+    """OPENCODE_MODELS_PATH replaces the catalog that the pinned version carries: without it, boot parses 554 models."""
+    model = {"id": "only", "name": "Only", "limit": {"context": 1_000, "output": 100}}
+    planted = {"id": "planted", "name": "Planted", "env": ["PLANTED_KEY"], "npm": "@ai-sdk/openai-compatible"}
+    (tmp_path / "models.json").write_text(json.dumps({"planted": {**planted, "models": {"only": model}}}))
+    off = {f"OPENCODE_{name}": "1" for name in ("DISABLE_MODELS_FETCH", "DISABLE_DEFAULT_PLUGINS", "PURE")}
+    dead = {"HTTPS_PROXY": "http://127.0.0.1:9", "npm_config_registry": "http://127.0.0.1:9"}
+    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PLANTED_KEY": "x", **off, **dead}
+    env["OPENCODE_MODELS_PATH"] = str(tmp_path / "models.json")
+    listed = subprocess.run([OPENCODE, "models"], env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert listed.stdout.split() == ["planted/only"]
 
 
 async def test_permissions_hold_for_subagents_too(world: World) -> None:

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from events.lifecycle import Reason
 from events.models import Limits, ModelConfigData
 from functions.clock import SystemClock
+from functions.execute.agent_config import CATALOG
 from functions.execute.broker import Broker, BrokerFailure, Hooks, RetryPolicy, Upstream
 from functions.models.offline import OfflineModel, OfflineModelFailed
 from functions.models.resolve import ModelSettings, resolve
@@ -53,6 +54,8 @@ async def run_opencode(
     home = workspace.parent / "home"
     home.mkdir()
     env = opencode_env(home, broker.base_url, broker.token, "scripted", kind)
+    (home / CATALOG).write_text("{}")
+    env["OPENCODE_MODELS_PATH"] = str(home / CATALOG)
     process = await asyncio.create_subprocess_exec(
         str(OPENCODE), "run", "--format", "json", prompt, cwd=workspace, env=env, start_new_session=True,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,

@@ -153,7 +153,8 @@ async def test_a_planted_key_is_nowhere(tmp_path: Path) -> None:
                 for end in ("completed", "model_auth", "agent_error"):
                     await project.ended(ids[end], 90)
                 found = [*processes([*psutil.Process(stack.process.pid).children(recursive=True)])]
-                stack.kill("execute", signal.SIGABRT)
+                for worker in stack.workers():  # there are the keys, and not in their parent
+                    worker.send_signal(signal.SIGABRT)
                 for end, execution in ids.items():
                     record = await project.archived(execution, 90)
                     assert (record.reason or record.state) == end, record

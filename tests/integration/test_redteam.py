@@ -194,7 +194,7 @@ def targets(field: Field) -> str:
     config = json.loads(field.neighbour_process.environ()["OPENCODE_CONFIG_CONTENT"])
     options = config["provider"]["ocf-openai"]["options"]
     arguments = field.neighbour_process.cmdline()
-    function = field.stack.pid("execute")
+    function = field.stack.workers()[0].pid  # there are the keys, and not in its parent
     answer = field.stack.answer
     found = {
         "OUTSIDE": str(field.outside),

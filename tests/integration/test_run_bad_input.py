@@ -169,7 +169,7 @@ async def test_a_workspace_that_cannot_be_had_fails_the_execution(stack: Stack, 
     assert record.message
 
     async def no_files() -> bool:
-        return not (stack.data_dir / "state" / execution).exists()
+        return not list((stack.data_dir / "state").glob(f"worker-*/*{execution}"))
 
     await until(no_files, what="its files are gone")
 

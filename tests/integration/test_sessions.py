@@ -16,6 +16,7 @@ from typing import Any
 from events import subjects
 from events.output import ChunkType
 from events.record import Record
+from events.refs import SessionRef
 from tests.support.git_http import git_server, run_git
 from tests.support.sessions import call, opened, session_when
 from tests.support.stack import OCF, Project, gapless, until
@@ -55,7 +56,8 @@ async def test_a_session_outlives_worker_and_bus(project: Project) -> None:
     assert found.saved is not None
     assert found.saved.execution_id == last
     # Only the newest state is kept.
-    kept = {info.key.rsplit("/", 1)[-1] async for info in project.store.list(f"{project.name}/{id_}/")}
+    prefix = f"{SessionRef(project.name, id_).prefix}/"
+    kept = {info.key.removeprefix(prefix) async for info in project.store.list(prefix)}
     assert found.saved.workspace is not None
     assert kept == {found.saved.conversation.name, found.saved.workspace.name}
 

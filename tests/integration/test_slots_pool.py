@@ -6,8 +6,10 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,19 +17,15 @@ from functions.clock import SystemClock
 from functions.execute import slots
 from functions.execute.agent import Agent, TurnSpec
 from functions.execute.agent_config import AgentModel, ServerSpec
-from functions.execute.agent_memory import available_cores, available_memory
+from functions.execute.agent_memory import available_memory
 from functions.execute.agent_server import AgentServer
 from functions.execute.broker import Broker, Upstream
 from functions.execute.process import AgentFailed
-from functions.execute.slots import SlotPlan, SlotPool, open_slot
+from functions.execute.slots import SlotPlan, WarmSlot, open_slot
+from functions.workers.boots import available_cores
 from tests.support.agents import MODEL, SCRIPTED, Heard, server_spec
 
 OTHER = AgentModel("anthropic", "another")
-
-
-@pytest.fixture(autouse=True)
-def _no_refill_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "REFILL_DELAY", 0.0)
 
 
 @pytest.fixture
@@ -43,11 +41,11 @@ async def plan(tmp_path: Path) -> AsyncIterator[SlotPlan]:
 
 
 @pytest.fixture
-async def make_pool(plan: SlotPlan) -> AsyncIterator[Callable[..., SlotPool]]:
-    made: list[SlotPool] = []
+async def make_pool(plan: SlotPlan) -> AsyncIterator[Callable[..., WarmSlot]]:
+    made: list[WarmSlot] = []
 
-    def make(size: int = 1, **options: object) -> SlotPool:
-        made.append(SlotPool(plan, size, SystemClock(), **options))  # type: ignore[arg-type]
+    def make(**options: object) -> WarmSlot:
+        made.append(WarmSlot(plan, SystemClock(), wanted=True, **options))  # type: ignore[arg-type]
         made[-1].start()
         return made[-1]
 
@@ -56,12 +54,12 @@ async def make_pool(plan: SlotPlan) -> AsyncIterator[Callable[..., SlotPool]]:
         await pool.close()
 
 
-async def ready(pool: SlotPool, count: int = 1) -> None:
+async def ready(pool: WarmSlot) -> None:
     async with asyncio.timeout(30):
-        await pool.wait_ready(count)
+        await pool.wait_ready()
 
 
-async def test_a_slot_is_empty_private_and_forgets_its_boot(plan: SlotPlan, make_pool: Callable[..., SlotPool]) -> None:
+async def test_a_slot_is_empty_private_and_forgets_its_boot(plan: SlotPlan, make_pool: Callable[..., WarmSlot]) -> None:
     """What the throw-away prompt left is gone: no file, no session, no model call that costs."""
     pool = make_pool()
     await ready(pool)
@@ -81,16 +79,18 @@ async def test_a_slot_is_empty_private_and_forgets_its_boot(plan: SlotPlan, make
     assert not slot.root.exists()
 
 
-async def test_a_slot_is_given_once_and_another_takes_its_place(
-    plan: SlotPlan, make_pool: Callable[..., SlotPool]
+async def test_a_slot_is_given_once_and_another_takes_its_place_when_told(
+    plan: SlotPlan, make_pool: Callable[..., WarmSlot]
 ) -> None:
-    """Two takers never get the same server."""
+    """Two takers never get the same server; none is opened beside the one that is used, before that is over."""
     pool = make_pool()
     await ready(pool)
     first = await pool.take(plan.spec)
     assert first is not None
-    assert pool.ready == 0
+    assert not pool.ready
     assert await pool.take(plan.spec) is None
+    assert list(plan.folder.iterdir()) == [first.root]
+    pool.start()
     await ready(pool)
     second = await pool.take(plan.spec)
     assert second is not None
@@ -100,7 +100,19 @@ async def test_a_slot_is_given_once_and_another_takes_its_place(
     await second.close()
 
 
-async def test_what_a_slot_cannot_serve_is_opened_on_demand(plan: SlotPlan, make_pool: Callable[..., SlotPool]) -> None:
+async def test_one_that_is_being_opened_is_waited_for(plan: SlotPlan, make_pool: Callable[..., WarmSlot]) -> None:
+    """It began earlier than one that would be opened now, and two together would both be later."""
+    pool = make_pool()
+    async with asyncio.timeout(20):
+        while not plan.folder.is_dir():
+            await asyncio.sleep(0.01)
+    slot = await pool.acquire(plan.spec)
+    assert slot.warm
+    assert list(plan.folder.iterdir()) == [slot.root]
+    await slot.close()
+
+
+async def test_what_a_slot_cannot_serve_is_opened_on_demand(plan: SlotPlan, make_pool: Callable[..., WarmSlot]) -> None:
     """Other limits or another network need a server of their own; the warm one stays for the next."""
     pool = make_pool()
     await ready(pool)
@@ -109,12 +121,12 @@ async def test_what_a_slot_cannot_serve_is_opened_on_demand(plan: SlotPlan, make
     slot = await pool.acquire(asked)
     assert not slot.warm
     assert slot.server.spec.max_processes == 99
-    assert pool.ready == 1
+    assert pool.ready
     await slot.close()
 
 
 async def test_a_model_that_was_asked_for_is_known_to_the_next_slot(
-    plan: SlotPlan, make_pool: Callable[..., SlotPool]
+    plan: SlotPlan, make_pool: Callable[..., WarmSlot]
 ) -> None:
     """The first task of a model opens its own server; later ones find a warm slot. Temperature does not matter."""
     pool = make_pool()
@@ -124,20 +136,22 @@ async def test_a_model_that_was_asked_for_is_known_to_the_next_slot(
     used = await pool.take(plan.spec)
     assert used is not None
     await used.close()
+    pool.start()
     await ready(pool)
     slot = await pool.take(asked)
     assert slot is not None
     await slot.close()
 
 
-async def test_a_dead_slot_is_replaced(plan: SlotPlan, make_pool: Callable[..., SlotPool]) -> None:
+async def test_a_dead_slot_is_replaced(plan: SlotPlan, make_pool: Callable[..., WarmSlot]) -> None:
     """A server that dies while it waits is never given to anybody."""
     pool = make_pool()
     await ready(pool)
-    victim = pool._ready[0]
+    victim = pool._slot
+    assert victim is not None
     os.kill(victim.server.process.pid, signal.SIGKILL)
     async with asyncio.timeout(20):
-        while pool._ready[:1] in ([], [victim]):
+        while pool._slot in (None, victim):
             await asyncio.sleep(0.02)
     slot = await pool.take(plan.spec)
     assert slot is not None
@@ -146,14 +160,17 @@ async def test_a_dead_slot_is_replaced(plan: SlotPlan, make_pool: Callable[..., 
     await slot.close()
 
 
-async def test_short_memory_gives_slots_up(plan: SlotPlan, make_pool: Callable[..., SlotPool]) -> None:
+async def test_short_memory_gives_slots_up(
+    plan: SlotPlan, make_pool: Callable[..., WarmSlot], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Waiting servers end when memory is short, and none is opened until there is enough."""
+    monkeypatch.setattr(slots, "_WATCH_SECONDS", 0.05)
     free = [slots.MIN_FREE_BYTES * 2]
     pool = make_pool(free=lambda: free[0])
     await ready(pool)
-    root = pool._ready[0].root
+    assert pool._slot is not None
+    root = pool._slot.root
     free[0] = 0
-    pool._refill()
     async with asyncio.timeout(20):
         while pool.ready or root.exists():
             await asyncio.sleep(0.02)
@@ -168,14 +185,15 @@ async def test_a_failing_start_is_said_and_leaves_nothing(plan: SlotPlan) -> Non
     assert list(plan.folder.iterdir()) == []
 
 
-async def test_close_ends_everything(plan: SlotPlan, make_pool: Callable[..., SlotPool]) -> None:
+async def test_close_ends_everything(plan: SlotPlan, make_pool: Callable[..., WarmSlot]) -> None:
     """No process and no file of a slot that nobody took is left."""
-    pool = make_pool(size=2)
-    await ready(pool, 2)
-    pids = [slot.server.process.pid for slot in pool._ready]
+    pool = make_pool()
+    await ready(pool)
+    assert pool._slot is not None
+    pid = pool._slot.server.process.pid
     await pool.close()
     assert list(plan.folder.iterdir()) == []
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_a_containers_limit_counts(tmp_path: Path) -> None:
@@ -201,47 +219,60 @@ def test_processors_are_the_containers_when_those_are_fewer(tmp_path: Path) -> N
     assert available_cores(tmp_path) == 1
 
 
-async def test_no_more_servers_start_at_once_than_there_are_processors(
-    plan: SlotPlan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Six are opened together, two start at a time; the time that one waits for its turn is not its own."""
+async def test_a_server_starts_and_boots_when_it_is_its_turn(plan: SlotPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six are opened together, two at a time, boot included; the time that one waits for its turn is not its own."""
     starting, most = 0, 0
-    start = AgentServer.start
+    two = asyncio.Semaphore(2)
 
-    async def counted(spec: ServerSpec) -> AgentServer:
+    @asynccontextmanager
+    async def turn() -> AsyncIterator[None]:
         nonlocal starting, most
-        starting += 1
-        most = max(most, starting)
-        try:
-            return await start(spec)
-        finally:
+        async with two:
+            starting += 1
+            most = max(most, starting)
+            yield
             starting -= 1
 
-    monkeypatch.setattr(AgentServer, "start", counted)
-    two = replace(plan, starts=asyncio.Semaphore(2))
-    opened = await asyncio.gather(*(open_slot(two, plan.spec, SystemClock()) for _ in range(6)))
-    assert most == 2
+    booted = slots._boot
+
+    async def boot(*told: Any) -> None:
+        assert 0 < starting <= 2
+        await booted(*told)
+
+    monkeypatch.setattr(slots, "_boot", boot)
+    opened = await asyncio.gather(*(open_slot(replace(plan, turn=turn), plan.spec, SystemClock()) for _ in range(6)))
+    assert (most, starting) == (2, 0)
     for slot in opened:
         await slot.close()
 
 
+@pytest.mark.parametrize("moment", ["taken", "dead", "opening"])
 async def test_a_worker_that_stops_leaves_no_slot_of_which_it_was_in_the_middle(
-    plan: SlotPlan, make_pool: Callable[..., SlotPool]
+    plan: SlotPlan, make_pool: Callable[..., WarmSlot], moment: str
 ) -> None:
     """One whose taker was cancelled, one that just died, one that is being opened: no folder, no process."""
-    pool = make_pool(2)
-    await ready(pool, 2)
-    taken, dead = (slot.server.process for slot in pool._ready)
-    taker = asyncio.create_task(pool.take(plan.spec))
-    await asyncio.sleep(0)
-    taker.cancel()
-    await asyncio.gather(taker, return_exceptions=True)
-    os.kill(dead.pid, signal.SIGKILL)
-    async with asyncio.timeout(20):
-        await dead.exited()
+    pool = make_pool()
+    if moment == "opening":
+        async with asyncio.timeout(20):
+            while not plan.folder.is_dir():
+                await asyncio.sleep(0.01)
+    else:
+        await ready(pool)
+        assert pool._slot is not None
+        process = pool._slot.server.process
+        if moment == "taken":
+            taker = asyncio.create_task(pool.take(plan.spec))
+            await asyncio.sleep(0)
+            taker.cancel()
+            await asyncio.gather(taker, return_exceptions=True)
+        else:
+            os.kill(process.pid, signal.SIGKILL)
+        async with asyncio.timeout(20):
+            await process.exited()
     await pool.close()
-    await taken.exited()
-    assert list(plan.folder.iterdir()) == []
+    async with asyncio.timeout(20):
+        while list(plan.folder.iterdir()):
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("moment", ["broker", "files", "server"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from functions.workspace import (
     restore,
     summarise,
 )
+from functions.workspace.copy import copy_tree
 from tests.support.git_http import GitServer, git_server, run_git
 from tests.support.trees import awkward, listing
 
@@ -185,7 +187,7 @@ async def test_the_token_goes_to_its_origin_only(place: Place, server: GitServer
 )
 async def test_git_urls_that_are_refused(place: Place, url: str, says: str) -> None:
     """Commands in disguise, local paths, other protocols, credentials, metadata services, dead hosts."""
-    message = await place.refused(GitWorkspace(source="git", url=url))
+    message = await place.refused(GitWorkspace.model_construct(source="git", url=url))  # nobody has looked at it before
     assert says in message
     assert "hunter2" not in message
 
@@ -270,6 +272,86 @@ async def test_submodules_only_when_asked(place: Place, server: GitServer, repos
     assert [file.path for file in (await summarise(workspace)).changed] == ["sub/a.txt"]
 
 
+def _with_submodule(place: Place, repository: Path, url: str) -> None:
+    """Push a submodule `sub` to `app.git` that is to be fetched from `url`."""
+    made = place.top / "made"
+    run_git("clone", "-q", "--bare", str(made), str(repository / "sub.git"), cwd=made)
+    run_git("submodule", "add", "-q", str(repository / "sub.git"), "sub", cwd=made)
+    run_git("config", "-f", ".gitmodules", "submodule.sub.url", url, cwd=made)
+    run_git("commit", "-qam", "sub", cwd=made)
+    run_git("push", "-q", str(repository / "app.git"), "main", cwd=made)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://169.254.169.254/latest", "not allowed"),
+        ("http://[::ffff:169.254.169.254]/latest", "not allowed"),
+        ("http://metadata.google.internal/computeMetadata", "not allowed"),
+        ("ext::sh -c touch% /tmp/x", "plain address"),
+        ("ssh://example.com/x", "scheme"),
+        ("file:///etc", "WORKSPACE_SOURCES"),
+        ("http://user:hunter2@127.0.0.1/x", "credentials"),
+    ],
+)
+async def test_a_submodule_goes_where_its_repository_could(
+    place: Place, server: GitServer, repository: Path, url: str, says: str
+) -> None:
+    """What is refused as a repository's address is refused as a submodule's, before git connects."""
+    _with_submodule(place, repository, url)
+    message = await place.refused(_git(server, submodules=True), token=TOKEN)
+    assert says in message
+    assert "hunter2" not in message
+
+
+async def test_submodules_within_submodules(place: Place, server: GitServer, repository: Path) -> None:
+    """Fetched too, each checked: one that leads to a metadata service is refused at any depth."""
+    _with_submodule(place, repository, "../sub.git")
+    run_git("clone", "-q", str(repository / "sub.git"), "inner", cwd=place.top)
+    inner = place.top / "inner"
+    run_git("submodule", "add", "-q", str(repository / "sub.git"), "deep", cwd=inner)
+    run_git("config", "-f", ".gitmodules", "submodule.deep.url", "../sub.git", cwd=inner)
+    run_git("commit", "-qam", "deep", cwd=inner)
+    run_git("push", "-q", "origin", "HEAD:main", cwd=inner)
+    made = place.top / "made"
+    run_git("pull", "-q", "origin", "main", cwd=made / "sub")
+    run_git("commit", "-qam", "deeper", cwd=made)
+    run_git("push", "-q", str(repository / "app.git"), "main", cwd=made)
+    workspace = await place.prepare(_git(server, submodules=True), token=TOKEN)
+    assert (workspace.directory / "sub" / "deep" / "a.txt").read_text() == "two\n"
+    await forget(workspace)
+    run_git("config", "-f", ".gitmodules", "submodule.deep.url", "http://169.254.169.254/x", cwd=inner)
+    run_git("commit", "-qam", "evil", cwd=inner)
+    run_git("push", "-q", "origin", "HEAD:main", cwd=inner)
+    run_git("pull", "-q", "origin", "main", cwd=made / "sub")
+    run_git("commit", "-qam", "deeper", cwd=made)
+    run_git("push", "-q", str(repository / "app.git"), "main", cwd=made)
+    assert "not allowed" in await place.refused(_git(server, submodules=True), token=TOKEN)
+
+
+async def test_git_asks_no_resolver_again(place: Place, server: GitServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection goes to the address that was checked: only we are told where this name leads, and only once."""
+    asked: list[str] = []
+
+    async def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.1"] if len(asked) == 1 else ["169.254.169.254"]
+
+    monkeypatch.setattr("functions.workspace.clone.resolve", resolve)
+    with git_server(place.top / "served") as open_server:
+        url = open_server.url.replace("127.0.0.1", "git.invalid")
+        workspace = await place.prepare(GitWorkspace(source="git", url=f"{url}/app.git"))
+    assert (workspace.directory / "a.txt").read_text() == "two\n"
+    assert asked == ["git.invalid"]
+
+
+@pytest.mark.parametrize("host", ['x"]helper=!id', "a_b\\c", "bücher.example", "-x", "a'b"])
+async def test_a_host_is_no_configuration(place: Place, host: str) -> None:
+    """A host's name goes into git's configuration: anything but letters, digits, dots and hyphens is none."""
+    message = await place.refused(GitWorkspace(source="git", url=f"https://{host}/x.git"), token=TOKEN)
+    assert "names no host" in message or "no valid host" in message
+
+
 async def test_directory(place: Place) -> None:
     """A copy that shares nothing with its source: bytes, modes, links, empty directories and `.git` alike."""
     awkward(place.top / "source", files=100, binary_bytes=200_000)
@@ -309,6 +391,65 @@ async def test_directories_that_are_refused(place: Place) -> None:
     for number in range(60):
         (allowed / "ok" / str(number)).touch()
     assert "50 entries" in await refused(allowed / "ok")
+
+
+@pytest.fixture
+def stack_dir(place: Place) -> Path:
+    """`home/ocf`: data of a stack with records and another execution's folder, below a directory of the user's."""
+    data = place.top / "home" / "ocf"
+    for folder in ("nats", "state/other", "workspaces/team", "s3"):
+        (data / folder).mkdir(parents=True)
+        (data / folder / "records").write_text("everybody's")
+    (place.top / "home" / "mine.txt").write_text("mine")
+    return data
+
+
+def _roots(place: Place, data: Path) -> Sources:
+    return Sources(roots=(place.top, data / "workspaces"), private=(data, data / "state"), shared=data / "workspaces")
+
+
+@pytest.mark.parametrize("path", ["", "nats", "state", "state/other", "s3", "../ocf/nats", "workspaces/../nats"])
+@pytest.mark.parametrize("way", ["itself", "link", "file"])
+async def test_no_source_is_data_of_the_system(place: Place, stack_dir: Path, path: str, way: str) -> None:
+    """The data directory and what is below it is refused by identity: by name, over a link, as a repository."""
+    named = stack_dir / path if path else stack_dir
+    if way == "link":
+        (place.top / "link").symlink_to(named)
+        named = place.top / "link"
+    source: Source = DirectoryWorkspace(source="directory", path=f"{named}")
+    if way == "file":
+        source = GitWorkspace(source="git", url=f"file://{named}")
+    assert "belongs to this system" in await place.refused(source, _roots(place, stack_dir))
+
+
+async def test_what_holds_data_of_the_system_is_copied_without_it(stack_dir: Path) -> None:
+    """A directory above the stack's data, and above the workspace itself, which so is never copied into itself."""
+    place = Place(stack_dir / "state" / "mine")
+    source = DirectoryWorkspace(source="directory", path=str(stack_dir.parent))
+    sources = Sources(roots=(stack_dir.parent,), private=(stack_dir, stack_dir / "state"))
+    workspace = await place.prepare(source, sources)
+    assert [path.name for path in workspace.directory.iterdir()] == ["mine.txt"]
+
+
+async def test_the_shared_volume_may_lie_among_the_data(place: Place, stack_dir: Path) -> None:
+    """Where the operator lists it as a root: everybody may use it in place anyway."""
+    source = DirectoryWorkspace(source="directory", path=str(stack_dir / "workspaces" / "team"))
+    workspace = await place.prepare(source, _roots(place, stack_dir))
+    assert (workspace.directory / "records").read_text() == "everybody's"
+
+
+async def test_a_directory_that_is_swapped_after_it_was_checked(place: Place, stack_dir: Path) -> None:
+    """The open directory is looked at, not its path: who can rename it meanwhile gains nothing."""
+    sources = _roots(place, stack_dir)
+    good = place.top / "good" / "nats"
+    good.mkdir(parents=True)
+    found = sources.directories.find(str(good))
+    good.parent.rename(place.top / "away")
+    (place.top / "good").symlink_to(stack_dir)
+    (place.top / "target").mkdir()
+    with pytest.raises(InvalidWorkspace, match="belongs to this system"):
+        copy_tree(found, place.top / "target", Limits(), sources.directories, threading.Event())
+    assert list((place.top / "target").iterdir()) == []
 
 
 async def test_snapshot(place: Place) -> None:

@@ -21,7 +21,8 @@ from events.envelope import Event
 from events.lifecycle import State
 from events.models import Model
 from events.output import Chunk, ChunkType
-from events.record import Record, record_key
+from events.record import Record
+from events.refs import ExecutionRef
 from events.store_memory import MemoryStore
 from functions.gateway.app import create_app
 from functions.gateway.deps import GatewayDeps
@@ -75,7 +76,7 @@ class World:
                 **fields,
             }
         )
-        key = record_key(project, execution)
+        key = ExecutionRef(project, execution).record_key
         before = await self.executions.get(key)
         await self.executions.update(key, record.model_dump_json().encode(), before.revision if before else 0)
         await self.gateway.index.refresh()

@@ -17,7 +17,8 @@ from events import subjects
 from events.bucket_nats import NatsBucket
 from events.bus_nats import NatsBus, connect
 from events.lifecycle import State
-from events.record import Record, record_key
+from events.record import Record
+from events.refs import ExecutionRef
 from events.store_memory import MemoryStore
 from functions.clock import SystemClock
 from functions.gateway.app import create_app
@@ -49,7 +50,7 @@ class Served:
         now = datetime.now(UTC)
         given = {"state": State.RUNNING, "submitted_at": now, "updated_at": now, "timeout_seconds": 60, **fields}
         record = Record(execution_id=execution, project_id=project, **given)
-        key = record_key(project, execution)
+        key = ExecutionRef(project, execution).record_key
         before = await self.executions.get(key)
         await self.executions.update(key, record.model_dump_json().encode(), before.revision if before else 0)
         return record

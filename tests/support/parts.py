@@ -17,6 +17,7 @@ from events.store_memory import MemoryStore
 from events.types import TYPES
 from functions.common.commands import NATS_SUBJECT
 from functions.composition import Parts
+from functions.isolation import Isolation
 from functions.records import Records
 from functions.settings import Settings
 from tests.support.clock import ManualClock
@@ -81,5 +82,6 @@ def bench(clock: Clock | None = None, *, bus: type[MemoryBus] = MemoryBus, **set
         records=Records(executions, made, clock, source="/test"),
         keyring=None,
         worker="worker-1",
+        isolation=Isolation(clock, made, store),
     )
     return Bench(parts, made, store)

@@ -6,7 +6,8 @@ from typing import Any
 
 import httpx
 
-from events.session_record import Session, session_key
+from events.refs import SessionRef
+from events.session_record import Session
 from tests.support.stack import Project, until
 
 
@@ -30,7 +31,9 @@ async def session_when(project: Project, id_: str, wanted: Any, timeout: float =
     seen: list[Session | None] = []
 
     async def look() -> bool:
-        message = await project.bus.last("KV_ocf_sessions", f"$KV.ocf_sessions.{session_key(project.name, id_)}")
+        message = await project.bus.last(
+            "KV_ocf_sessions", f"$KV.ocf_sessions.{SessionRef(project.name, id_).record_key}"
+        )
         there = message is not None and message.headers.get("KV-Operation") is None
         seen[:] = [Session.model_validate_json(message.data) if there and message else None]
         return bool(wanted(seen[0]))

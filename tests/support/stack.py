@@ -31,6 +31,7 @@ from events.errors import NotYetKnown, Unavailable
 from events.output import Chunk
 from events.record import Record
 from events.store_s3 import S3Config, S3Store
+from functions.execute.kernel import drop_capabilities
 from tests.support.processes import parts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,11 +117,18 @@ class Stack:
             started.symlink_to("scripted")
 
     def children(self) -> list[psutil.Process]:
-        """Every process of the stack and below, but its own rows."""
+        """Every process of the stack and below, but its own rows and the workers."""
         with suppress(psutil.NoSuchProcess):
             up = psutil.Process(self.process.pid)
-            rows = {process.pid for process in parts(up).values()}
-            return [child for child in up.children(recursive=True) if child.pid not in rows]
+            own = {process.pid for process in parts(up).values()} | {process.pid for process in self.workers()}
+            return [child for child in up.children(recursive=True) if child.pid not in own]
+        return []
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes below execute that take one execution at a time; what has just died is left out."""
+        with suppress(psutil.NoSuchProcess):
+            parent = parts(psutil.Process(self.process.pid))["execute"]
+            return [child for child in parent.children() if child.status() != psutil.STATUS_ZOMBIE]
         return []
 
     @property
@@ -255,10 +263,11 @@ def gapless(chunks: list[Chunk]) -> bool:
 
 
 @contextmanager
-def running_stack(directory: Path, **environ: str) -> Iterator[Stack]:
+def running_stack(directory: Path, *, privileged: bool = True, **environ: str) -> Iterator[Stack]:
     """`ocf up` below `directory` until the block ends; it also ends when this process does, however that goes.
 
-    `environ` adds to the environment. No aimock is started: the scripted agent asks no model.
+    `environ` adds to the environment. Without privileges it has no capabilities, like any user's. No aimock is started:
+    the scripted agent asks no model.
     """
     agent = _agent(directory / "agent")
     plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
@@ -269,6 +278,8 @@ def running_stack(directory: Path, **environ: str) -> Iterator[Stack]:
         "OCF_MODEL_ENDPOINT": "http://127.0.0.1:9/v1",
         "MAX_CONCURRENT_TASKS": "10",
         "WARM_SLOTS": "0",
+        # Each test has a project of its own, also where all agents are one user.
+        "ALLOW_SHARED_USER": "1",
         "WORKSPACE_SOURCES": str(directory / "sources"),
         "TMPDIR": str(directory / "tmp"),
     }
@@ -284,7 +295,7 @@ def running_stack(directory: Path, **environ: str) -> Iterator[Stack]:
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            preexec_fn=_die_with_us,
+            preexec_fn=_die_with_us if privileged else _die_with_us_unprivileged,
         )
     try:
         yield Stack(_ready(process, log), process, agent)
@@ -316,6 +327,11 @@ def _ready(process: subprocess.Popen[str], log: Path, timeout: float = 90.0) -> 
                 return answer
             break
     raise AssertionError(f"the stack did not start: {log.read_text()[-3000:]}")
+
+
+def _die_with_us_unprivileged() -> None:
+    drop_capabilities()  # first: who gives up privileges is no more told of its parent's death
+    _die_with_us()
 
 
 def _die_with_us() -> None:

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,24 +16,26 @@ import pytest
 from events import subjects
 from events.bus_memory import MemoryBus
 from events.envelope import Event
-from events.errors import Conflict, Drop, OcfError
+from events.errors import Busy, Conflict, Drop, OcfError, Unavailable
 from events.lifecycle import Reason, State
 from events.models import Cancel, Model, Reply
 from events.output import Chunk, ChunkType, Draft, Usage
 from events.ports import Inbox, Message
 from events.record import Record
 from events.redact import Redactor
+from events.refs import ExecutionRef
 from functions import metrics
 from functions.cancel.handler import cancel
 from functions.clock import SystemClock
-from functions.execute import attempt, hearing
 from functions.execute.outcome import Kept
+from functions.execute.process import AgentNotReady
+from functions.execute.runner import NOT_READY_ATTEMPTS
 from functions.execute.spans import RunSpans
 from functions.execute.turn import FOLLOW_UP
 from functions.execute.verdict import HandedOn
-from functions.execute.worker import Worker
 from functions.submit.handler import submit
 from tests.support.parts import PROJECT, Bench, bench
+from tests.support.runs import worker_on
 
 Emit = Callable[[Draft], Awaitable[None]]
 
@@ -43,6 +44,7 @@ class StandIn:
     """The agent's side. `script` is what it does; without one it works until it is ended."""
 
     roots = ()
+    model_name = None
     usage = Usage()
     waiting: frozenset[str] = frozenset()
     script: Callable[[StandIn, Emit], Awaitable[None]] | None = None
@@ -104,7 +106,7 @@ class Scene:
         self.execution = execution
         self.event = event
         self.turn = turn
-        self.worker = Worker(SimpleNamespace(parts=made.parts, model_name=lambda _: None))  # type: ignore[arg-type]
+        self.worker = worker_on(made.parts, turn)
         self._tasks: list[asyncio.Task[None]] = []
 
     def begin(self) -> asyncio.Task[None]:
@@ -162,13 +164,9 @@ class Deaf(MemoryBus):
 
 
 @asynccontextmanager
-async def scene(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, bus: type[MemoryBus] = MemoryBus, **request: Any
-) -> AsyncIterator[Scene]:
+async def scene(tmp_path: Path, *, bus: type[MemoryBus] = MemoryBus, **request: Any) -> AsyncIterator[Scene]:
     """An execution that is accepted and whose execute command waits."""
     turn = type("Turn", (StandIn,), {})
-    monkeypatch.setattr(attempt, "Turn", turn)
-    monkeypatch.setattr(hearing, "LOOK_EVERY", 0.02)
     made = bench(SystemClock(), bus=bus, STATE_DIR=tmp_path)
     execution = str(uuid.uuid4())
     await submit(made.parts, made.submit(execution, **request))
@@ -181,10 +179,10 @@ async def scene(
         await scened.close()
 
 
-async def test_a_cancel_before_the_worker_listens_is_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancel_before_the_worker_listens_is_obeyed(tmp_path: Path) -> None:
     """Cancelled right after the submit: the worker was not there to hear it, and the cancel function, which comes after
     the start, only marks the record. The stream has it."""
-    async with scene(tmp_path, monkeypatch) as run:
+    async with scene(tmp_path) as run:
         wish = await run.cancel()
         running = run.begin()
         await run.until(lambda: _state(run, State.RUNNING, State.CANCELLED), "started")
@@ -198,11 +196,9 @@ async def _state(run: Scene, *states: State) -> bool:
     return (await run.record()).state in states
 
 
-async def test_what_core_nats_does_not_deliver_is_read_from_the_stream(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_core_nats_does_not_deliver_is_read_from_the_stream(tmp_path: Path) -> None:
     """An answer and a cancel while the connection is away: each is taken once, in the order of the stream."""
-    async with scene(tmp_path, monkeypatch, bus=Deaf) as run:
+    async with scene(tmp_path, bus=Deaf) as run:
         running = run.begin()
         await run.begun()
         await run.reply("ask-1", "yes")
@@ -221,7 +217,7 @@ async def test_what_core_nats_does_not_deliver_is_read_from_the_stream(
 
 async def test_what_is_heard_twice_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From NATS at once and from the stream a moment later: one answer."""
-    async with scene(tmp_path, monkeypatch) as run:
+    async with scene(tmp_path) as run:
         run.begin()
         await run.begun()
         await run.reply("ask-1", "yes")
@@ -242,9 +238,9 @@ async def test_what_is_heard_twice_is_taken_once(tmp_path: Path, monkeypatch: py
         assert run.turn.latest.replies == [("ask-1", "yes")]
 
 
-async def test_an_earlier_answer_is_not_for_a_later_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_earlier_answer_is_not_for_a_later_attempt(tmp_path: Path) -> None:
     """A retry takes up the follow-up prompts again, and no answer to what an earlier attempt has asked."""
-    async with scene(tmp_path, monkeypatch) as run:
+    async with scene(tmp_path) as run:
         for request_id, answer in (("ask-1", "yes"), (FOLLOW_UP, "and then"), (FOLLOW_UP, "at last")):
             await run.reply(request_id, answer)
         run.begin()
@@ -257,9 +253,9 @@ async def test_an_earlier_answer_is_not_for_a_later_attempt(tmp_path: Path, monk
         assert run.turn.latest.replies == [(FOLLOW_UP, "and then"), (FOLLOW_UP, "at last")]
 
 
-async def test_text_at_a_slow_pace_ends_at_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_text_at_a_slow_pace_ends_at_its_limit(tmp_path: Path) -> None:
     """Each piece is published by a timer while the agent thinks of the next: too much ends the run all the same."""
-    async with scene(tmp_path, monkeypatch, limits={"max_output_bytes": 100}) as run:
+    async with scene(tmp_path, limits={"max_output_bytes": 100}) as run:
 
         async def talk(_: StandIn, emit: Emit) -> None:
             for _piece in range(11):
@@ -280,9 +276,9 @@ async def _more(run: Scene, before: int) -> bool:
     return len(await run.chunks()) > before
 
 
-async def test_half_a_character_is_said_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_half_a_character_is_said_and_kept(tmp_path: Path) -> None:
     """Half a surrogate pair in the output, in a todo list and in the result loses nothing but itself."""
-    async with scene(tmp_path, monkeypatch) as run:
+    async with scene(tmp_path) as run:
 
         async def talk(agent: StandIn, emit: Emit) -> None:
             await emit(Draft(type=ChunkType.TEXT, data="half \ud83d of it", merge_key="text:1"))
@@ -297,9 +293,9 @@ async def test_half_a_character_is_said_and_kept(tmp_path: Path, monkeypatch: py
         assert await run.said("half \ufffd of it")
 
 
-async def test_an_error_nobody_thought_of_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_nobody_thought_of_ends_the_run(tmp_path: Path) -> None:
     """It comes again with every attempt: the run fails and says of what kind it was, the worker goes on."""
-    async with scene(tmp_path, monkeypatch) as run:
+    async with scene(tmp_path) as run:
 
         async def broken(_: StandIn, __: Emit) -> None:
             raise KeyError("a secret of the prompt")
@@ -311,11 +307,9 @@ async def test_an_error_nobody_thought_of_ends_the_run(tmp_path: Path, monkeypat
         assert record.message == "an error of the worker's own, KeyError; its log has more"
 
 
-async def test_an_error_nobody_thought_of_does_not_change_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_error_nobody_thought_of_does_not_change_the_end(tmp_path: Path) -> None:
     """While its files are stored, with the agent's work done: the run has completed, and what is missing is said."""
-    async with scene(tmp_path, monkeypatch) as run:
+    async with scene(tmp_path) as run:
 
         async def done(_: StandIn, __: Emit) -> None:
             run.turn.breaks = KeyError("a secret of the prompt")
@@ -327,9 +321,9 @@ async def test_an_error_nobody_thought_of_does_not_change_the_end(
         assert gap.detail == {"reason": "not_stored"}
 
 
-async def test_processes_that_would_not_die_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_processes_that_would_not_die_are_said(tmp_path: Path) -> None:
     """An end says that nothing is left; where something is, the terminal event and the last chunk say that."""
-    async with scene(tmp_path, monkeypatch) as run:
+    async with scene(tmp_path) as run:
         run.turn.left = 2
         running = run.begin()
         await run.begun()
@@ -340,9 +334,9 @@ async def test_processes_that_would_not_die_are_said(tmp_path: Path, monkeypatch
         assert (await run.chunks())[-1].data == record.message
 
 
-async def test_follow_ups_of_a_turn_that_fails_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_follow_ups_of_a_turn_that_fails_are_said(tmp_path: Path) -> None:
     """Follow-up prompts that were taken, and that nobody will take up, are named before the end."""
-    async with scene(tmp_path, monkeypatch) as run:
+    async with scene(tmp_path) as run:
 
         async def fails(agent: StandIn, _: Emit) -> None:
             await run.reply(FOLLOW_UP, "and then")
@@ -359,53 +353,95 @@ async def _taken(agent: StandIn) -> bool:
     return bool(agent.replies)
 
 
-async def test_a_delivery_that_joins_a_run_ends_like_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run is handed on: the delivery that joined it is not done, it is what brings the run to another worker. Of a
-    run that ended, nothing is left to do."""
-    async with scene(tmp_path, monkeypatch) as run:
+async def test_a_second_delivery_of_what_runs_here_is_told_so(tmp_path: Path) -> None:
+    """The dispatcher restarted, and delivers anew: 409, and it comes again until the run has ended (then nothing is
+    left to do) or was handed on (then it brings the run to another worker). The run does not notice."""
+    async with scene(tmp_path) as run:
         first = run.begin()
         await run.begun()
-        second = run.begin()
-        await asyncio.sleep(0)
-        await run.worker.stop()
-        for delivery in (first, second):
-            with pytest.raises(HandedOn):
-                await delivery
-    async with scene(tmp_path, monkeypatch) as run:
-        first = run.begin()
-        await run.begun()
-        second = run.begin()
-        await asyncio.sleep(0)
+        with pytest.raises(Conflict):
+            await run.begin()
         await run.cancel()
         await first
         with pytest.raises(Drop):
+            await run.begin()
+    async with scene(tmp_path) as run:
+        first = run.begin()
+        await run.begun()
+        with pytest.raises(Conflict):
+            await run.begin()
+        await run.worker.stop()
+        with pytest.raises(HandedOn):
+            await first
+        assert run.worker.draining
+
+
+async def test_a_worker_takes_one_execution_at_a_time(tmp_path: Path) -> None:
+    """Another one is told to wait (429), also while the first is still being looked at; afterwards it may come."""
+    async with scene(tmp_path) as run:
+        first = run.begin()
+        other = str(uuid.uuid4())
+        await submit(run.bench.parts, run.bench.submit(other))
+        (event,) = await run.bench.commands("execute", other)
+        await asyncio.sleep(0)
+        assert run.worker.busy
+        with pytest.raises(Busy):
+            await run.worker.execute(event)
+        await run.begun()
+        with pytest.raises(Busy):
+            await run.worker.execute(event)
+        await run.cancel()
+        await first
+        assert not run.worker.busy
+        second = asyncio.create_task(run.worker.execute(event))
+        await asyncio.sleep(0)
+        assert run.worker.busy
+        await run.worker.stop()
+        with pytest.raises((HandedOn, Unavailable)):
             await second
 
 
-async def test_a_delivery_that_joins_what_cannot_start_does_not_wait_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The lease is another's: both deliveries are told so."""
-    async with scene(tmp_path, monkeypatch) as run:
-        asked, go = asyncio.Event(), asyncio.Event()
+async def test_the_same_id_in_two_projects_is_two_executions(tmp_path: Path) -> None:
+    """The second is not taken for the first: it waits for a worker, and has a folder of its own."""
+    async with scene(tmp_path) as run:
+        first = run.begin()
+        await run.begun()
+        await submit(run.bench.parts, run.bench.submit(run.execution, project_id="other"))
+        told = json.loads(run.event.data) | {"project_id": "other"}
+        subject = ExecutionRef("other", run.execution).command("execute")
+        event = replace(run.event, data=json.dumps(told).encode()).with_extensions(natssubject=subject)
+        with pytest.raises(Busy):
+            await run.worker.execute(event)
+        await run.cancel()
+        await first
+        second = asyncio.create_task(run.worker.execute(event))
+
+        async def begun() -> bool:
+            record = await run.bench.parts.records.require("other", run.execution)
+            return record.state is State.RUNNING
+
+        await run.until(begun, "the other's")
+        assert (await run.record()).state is State.CANCELLED
+        await run.worker.stop()
+        with pytest.raises(HandedOn):
+            await second
+
+
+async def test_what_cannot_start_leaves_the_worker_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease is another's: the delivery is told so, and so is the next; the worker waits for neither."""
+    async with scene(tmp_path) as run:
 
         async def taken(*_: object, **__: object) -> int:
-            asked.set()
-            await go.wait()
             raise Conflict("another worker has it")
 
         monkeypatch.setattr(run.bench.parts.executions, "create", taken)
-        first = run.begin()
-        await asked.wait()
-        second = run.begin()
-        await asyncio.sleep(0)
-        go.set()
-        for delivery in (first, second):
+        for _ in range(2):
             with pytest.raises(Conflict):
-                await asyncio.wait_for(delivery, 5)
+                await asyncio.wait_for(run.begin(), 5)
+            assert not run.worker.busy
 
 
-async def test_output_is_counted_however_the_attempt_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_output_is_counted_however_the_attempt_ends(tmp_path: Path) -> None:
     """An attempt that is handed on, or whose lease is lost, has said what it has said."""
 
     async def talk(_: StandIn, emit: Emit) -> None:
@@ -414,13 +450,13 @@ async def test_output_is_counted_however_the_attempt_ends(tmp_path: Path, monkey
 
     for lost in (False, True):
         before = metrics.output_bytes._value.get()
-        async with scene(tmp_path, monkeypatch) as run:
+        async with scene(tmp_path) as run:
             run.turn.script = talk
             running = run.begin()
             await run.until(lambda: run.said("xxx"), "said")
             if lost:
-                (one,) = run.worker._runs.values()
-                one._lease.lost.set()
+                assert run.worker._run is not None
+                run.worker._run._lease.lost.set()
             else:
                 await run.worker.stop()
             with pytest.raises(Conflict if lost else HandedOn):
@@ -428,9 +464,7 @@ async def test_output_is_counted_however_the_attempt_ends(tmp_path: Path, monkey
         assert metrics.output_bytes._value.get() - before >= 1000, lost
 
 
-async def test_a_turn_that_waited_in_its_session_did_not_wait_for_a_worker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_turn_that_waited_in_its_session_did_not_wait_for_a_worker(tmp_path: Path) -> None:
     """It was given back before its turn, perhaps for an hour; what comes the first time waited for a slot only."""
 
     async def done(_: StandIn, __: Emit) -> None:
@@ -439,7 +473,7 @@ async def test_a_turn_that_waited_in_its_session_did_not_wait_for_a_worker(
     waits = [("s", "1", 1), ("s", "2", 0), (None, "2", 1)]
     for session, deliveries, more in waits:
         before = metrics.REGISTRY.get_sample_value("ocf_queue_wait_seconds_count") or 0.0
-        async with scene(tmp_path, monkeypatch) as run:
+        async with scene(tmp_path) as run:
             run.turn.script = done
             event = run.event.with_extensions(natsdeliveries=deliveries)
             if session is not None:
@@ -448,3 +482,39 @@ async def test_a_turn_that_waited_in_its_session_did_not_wait_for_a_worker(
             run.event = event
             await asyncio.wait_for(run.begin(), 5)
         assert metrics.REGISTRY.get_sample_value("ocf_queue_wait_seconds_count") == before + more, deliveries
+
+
+async def test_an_opencode_that_was_not_ready_goes_back_to_the_queue(tmp_path: Path) -> None:
+    """Nothing had run: the attempt does not count against `max_attempts` (1 here), the delivery comes again, and what
+    is cancelled meanwhile is cancelled. After five such attempts it is no matter of a crowded machine any more."""
+    async with scene(tmp_path) as run:
+
+        async def crowded(_: StandIn, __: Emit) -> None:
+            raise AgentNotReady(Reason.AGENT_ERROR, "OpenCode was not ready after 86 s", ("starting",))
+
+        run.turn.script = crowded
+        for attempts in range(1, NOT_READY_ATTEMPTS):
+            with pytest.raises(HandedOn, match="not ready after 86 s"):
+                await asyncio.wait_for(run.begin(), 5)
+            record = await run.record()
+            assert (record.state, record.attempts_spent) == (State.RUNNING, 0)
+            assert [attempt.ended for attempt in record.attempts] == ["not_ready"] * attempts
+        await asyncio.wait_for(run.begin(), 5)
+        record = await run.record()
+        assert (record.state, record.reason) == (State.FAILED, Reason.AGENT_ERROR)
+        assert record.message == "OpenCode was not ready after 86 s, in 5 attempts"
+
+
+async def test_what_was_not_ready_once_completes_in_its_next_attempt(tmp_path: Path) -> None:
+    """It was given back, and there was a processor for it later."""
+    async with scene(tmp_path) as run:
+
+        async def later(_: StandIn, __: Emit) -> None:
+            if len((await run.record()).attempts) == 1:
+                raise AgentNotReady(Reason.AGENT_ERROR, "not ready")
+
+        run.turn.script = later
+        with pytest.raises(HandedOn):
+            await asyncio.wait_for(run.begin(), 5)
+        await asyncio.wait_for(run.begin(), 5)
+        assert [attempt.ended for attempt in (await run.record()).attempts] == ["not_ready", "completed"]

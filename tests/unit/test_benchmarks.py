@@ -28,6 +28,8 @@ def test_a_quantile_is_a_value_that_was_measured(share: float, value: int) -> No
         (Target("ratio", 0.6, at_least=True), [60.0], [100.0], True),
         (Target("ratio", 0.6, at_least=True), [59.0], [100.0], False),
         (Target("ratio", 1.5), [3.0, 2.0, 1.0], [1.0], False),
+        (Target("p95 ratio", 2.0), [1.0] * 18 + [4.0] * 2, [2.0] * 20, True),
+        (Target("p95 ratio", 2.0), [1.0] * 18 + [5.0] * 2, [2.0] * 20, False),
         (Target("p95", 1.0), [0.1] * 19 + [2.0], [], True),
         (Target("max", 1.0), [0.1] * 19 + [2.0], [], False),
         (Target("spread", 0.15), [100.0, 300.0, 110.0], [], True),

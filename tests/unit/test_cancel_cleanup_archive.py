@@ -15,7 +15,8 @@ from events.errors import Conflict, Drop, NotYetKnown, Unavailable
 from events.facts import Completed
 from events.lifecycle import State, Step
 from events.models import Cancel, Cleanup
-from events.record import HANDED_ON, Attempt, Record, lease_key
+from events.record import HANDED_ON, Attempt, Record
+from events.refs import ExecutionRef
 from functions.archive.handler import archive
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
@@ -221,6 +222,14 @@ async def test_cleanup_of_what_runs_cancels_it_first() -> None:
         await cleanup(b.parts, clean(b, execution))
     assert len(await b.commands("cancel", execution)) == 1
     assert await b.parts.records.get(PROJECT, execution) is not None
+    await cancel(b.parts, (await b.commands("cancel", execution))[0].with_extensions(natssubject=_cancel_of(execution)))
+    with pytest.raises(Conflict, match="cancelled first"):
+        await cleanup(b.parts, clean(b, execution))
+    assert len(await b.commands("cancel", execution)) == 1, "it is told already"
+
+
+def _cancel_of(execution: str) -> str:
+    return subjects.command("cancel", PROJECT, execution)
 
 
 async def test_the_sweep_ends_a_run_whose_worker_is_gone() -> None:
@@ -296,7 +305,7 @@ async def test_the_sweep_waits_for_a_worker_that_was_cut_off() -> None:
     execution = await running(b)
     await clock.advance(30)
     sweeping = await swept_once(b, clock)
-    await b.parts.executions.create(lease_key(PROJECT, execution), b"{}", ttl=10)
+    await b.parts.executions.create(ExecutionRef(PROJECT, execution).lease_key, b"{}", ttl=10)
     await clock.advance(SECOND_LOOK)
     await sweeping
     assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
@@ -321,7 +330,7 @@ async def test_the_sweep_leaves_a_run_with_a_lease_alone() -> None:
     b = bench(clock)
     execution = await running(b)
     await clock.advance(300)
-    await b.parts.executions.create(lease_key(PROJECT, execution), b"{}", ttl=10)
+    await b.parts.executions.create(ExecutionRef(PROJECT, execution).lease_key, b"{}", ttl=10)
     await cleanup(b.parts, clean(b, SWEEP_ID, "sweep"))
     assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
 

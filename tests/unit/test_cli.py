@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
-from functions.cli import dlq
+from functions.cli import dlq, streams
+from functions.cli.app import app
 from functions.cli.common import printable
-from functions.cli.render import View, attempts, ending
+from functions.cli.render import FOLD_ITEMS, View, attempts, ending, task_list
 
 CLIPBOARD = "\x1b]52;c;ZXZpbA==\x07"
 
@@ -28,6 +31,7 @@ CLIPBOARD = "\x1b]52;c;ZXZpbA==\x07"
         ("a\rb\x08\x07\x9b2Jc\x7f\x00", "ab2Jc"),
         ("tab\tline\nend\x1b", "tab\tline\nend"),
         ("Grüße 🚀", "Grüße 🚀"),
+        ("a\u202egpj.exe\u2066", "agpj.exe"),
     ],
 )
 def test_a_terminal_gets_colours_and_nothing_else_to_obey(said: str, shown: str) -> None:
@@ -91,3 +95,85 @@ def test_dead_letters_are_listed_page_by_page(
     said = capsys.readouterr().out
     assert said.startswith("3 ")
     assert "--after" not in said
+
+
+ID = "0b5f2f0e-6a3b-4c1e-9d70-3a6f7b1c2d3e"
+#: Every verb that calls a gateway.
+VERBS = [
+    ["run", "hello"],
+    ["submit", "hello"],
+    ["watch", ID],
+    ["status", ID],
+    ["list"],
+    ["cancel", ID],
+    ["delete", ID],
+    ["reply", ID, "r", "once"],
+    ["output", ID],
+    ["diff", ID],
+    ["diff", ID, "--json"],
+    ["token", ID],
+    ["replay", ID],
+    ["session", "create"],
+    ["session", "list"],
+    ["session", "attach", ID, "--follow"],
+    ["session", "destroy", ID],
+    ["dlq", "list"],
+    ["dlq", "redrive", "1"],
+]
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_without_a_stack_no_verb_acts_on_a_stranger(
+    verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data directory in which nothing runs is an error that names what would be right; nothing is connected to."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("it must not ask anybody")
+
+    monkeypatch.setattr("httpx.AsyncClient.send", refuse)
+    monkeypatch.setenv("OCF_GATEWAY", "http://127.0.0.1:3003")
+    found = CliRunner().invoke(app, [*verb, "--data-dir", str(tmp_path / "x")])
+    assert (found.exit_code, found.stderr.count("\n")) == (1, 1)
+    for part in (f"no stack runs in {tmp_path}/x", f"ocf up --data-dir {tmp_path}/x", "--gateway", "OCF_GATEWAY"):
+        assert part in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", "+ x -> ... ?"), ("latin-1", "+ x -> ... ?"), ("utf-8", "✓ ✗ → … 🚀")]
+)
+def test_marks_have_stand_ins_where_the_encoding_has_none(
+    encoding: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing that is printed can raise."""
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding))
+    streams.prepare()
+    print("✓ ✗ → … 🚀 \ud83d", end="", flush=True)
+    assert raw.getvalue().decode(encoding) == f"{shown} ?"
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_list_shows_whole_ids_at_every_width(width: int) -> None:
+    """An id that is cut cannot be typed; no line is wider than the screen."""
+    terminal = io.StringIO()
+    item = {"execution_id": ID, "status": "completed", "submitted_at": "2026-01-02T03:04:05Z", "title": "t" * 300}
+    Console(file=terminal, force_terminal=True, color_system=None, width=width).print(task_list([item], width))
+    assert ID in terminal.getvalue()
+    assert "completed" in terminal.getvalue()
+    assert max(map(len, terminal.getvalue().splitlines())) <= width
+
+
+def test_long_plans_and_lines_are_folded() -> None:
+    """100,000 items are 50 and how many more; a line of a tool is one line of the screen."""
+    terminal = io.StringIO()
+    items = [{"content": f"item {number}", "status": "pending"} for number in range(100_000)]
+    with View(Console(file=terminal, force_terminal=True, color_system=None, width=40)) as view:
+        view.show({"type": "todo", "detail": {"items": items}})
+        view.show({"type": "tool_call", "detail": {"tool": "bash", "title": "x" * 5_000_000}})
+        for _ in range(100):
+            view.show({"type": "text", "data": "y" * 1_000})
+    said = printable(terminal.getvalue())
+    assert f"… {100_000 - FOLD_ITEMS:,}".replace(",", "") in said
+    assert said.count("item ") == FOLD_ITEMS
+    assert (said.count("x") < 50, said.count("y") >= 100_000) == (True, True)

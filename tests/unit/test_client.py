@@ -21,8 +21,9 @@ from events.errors import InvalidEvent, NotYetKnown, OcfError
 from events.lifecycle import State
 from events.output import Chunk, ChunkType
 from events.ports import Message
-from events.record import Record, record_key
-from events.session_record import Session, session_key
+from events.record import Record
+from events.refs import ExecutionRef, SessionRef
+from events.session_record import Session
 from events.store_memory import MemoryStore
 from tests.support.clock import ManualClock
 
@@ -57,7 +58,7 @@ class World:
             timeout_seconds=60,
             **more,
         )
-        key = record_key("p", self.execution)
+        key = ExecutionRef("p", self.execution).record_key
         entry = await self.bucket.get(key)
         data = value.model_dump_json().encode()
         await (self.bucket.create(key, data) if entry is None else self.bucket.update(key, data, entry.revision))
@@ -284,7 +285,7 @@ async def test_watch_ends_with_a_deleted_execution() -> None:
     await world.say(1)
     watching = asyncio.create_task(world.watched())
     await asyncio.sleep(0.05)
-    await world.bucket.delete(record_key("p", world.execution))
+    await world.bucket.delete(ExecutionRef("p", world.execution).record_key)
     await world.bus.publish(subjects.fact("p", world.execution, "cleaned"), b"{}", {})
     assert await asyncio.wait_for(watching, 5) == [1]
     assert await asyncio.wait_for(world.watched(5), 5) == []
@@ -327,6 +328,6 @@ async def test_sessions_are_read_from_their_bucket() -> None:
         record = Session(
             session_id=session, project_id="p", created_at=at, updated_at=at, expires_at=at, ttl_seconds=60
         )
-        await world.sessions.create(session_key("p", session), record.model_dump_json().encode())
+        await world.sessions.create(SessionRef("p", session).record_key, record.model_dump_json().encode())
     assert [session.session_id for session in await world.client.sessions.list()] == [NEWER, OLDER]
     assert (await world.client.sessions.get(OLDER)).created_at == NOW

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import uuid
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from urllib.parse import unquote
 import httpx
 import pytest
 
-from events import subjects
+from events import dead_letters, subjects
 from events.bus_memory import MemoryBus
 from events.envelope import decode
 from functions.clock import SystemClock
@@ -117,22 +118,42 @@ async def test_what_can_never_be_handled_is_a_dead_letter_with_the_reason(status
     [
         ({}, "not a CloudEvent"),
         ({"ce-specversion": "1.0", "ce-source": "/a", "ce-type": "dev.ocf.task.cancel.v1"}, "id: missing"),
-        ({"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/a", "ce-type": "dev.ocf.task.cancel.v2"}, "v2"),
-        ({"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/a", "ce-type": "dev.ocf.task.submit.v1"}, "submit"),
+        (
+            {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/a", "ce-type": "dev.ocf.task.cancel.v1"},
+            "not valid JSON",
+        ),
     ],
 )
 async def test_what_is_no_event_of_ours_never_reaches_a_function(headers: dict[str, str], said: str) -> None:
-    """Not an event, no id, unknown version, wrong subject: a dead letter, and the consumer goes on."""
+    """Not an event, no id, no JSON: a dead letter without its content, and the consumer goes on."""
     bus = MemoryBus(ManualClock())
-    await published(bus, headers, b"not json")
+    subject = await published(bus, headers, b"not json")
 
     def answer(_: httpx.Request) -> httpx.Response:
         raise AssertionError("must not be called")
 
     await dispatched(bus, answer)
     (letter,) = await dead(bus)
-    assert said in unquote(letter.headers["Ocf-Dlq-Reason"])
-    assert letter.data == b"not json"
+    found = dead_letters.read(letter)
+    assert said in found.reason
+    assert (found.subject, found.size, found.sha256) == (subject, 8, hashlib.sha256(b"not json").hexdigest())
+    assert letter.data == b""
+    assert letter.subject == f"ocf.dlq.cancel.{subject.removeprefix('ocf.cmd.cancel.')}"
+    assert await bus.fetch(CANCEL.spec(), 1, 0.01) == []
+
+
+@pytest.mark.parametrize("kind", ["dev.ocf.task.cancel.v2", "dev.ocf.task.submit.v1"])
+async def test_a_type_that_does_not_belong_on_the_subject_reaches_no_function(kind: str) -> None:
+    """The reason names the type."""
+    bus = MemoryBus(ManualClock())
+    await published(bus, {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/a", "ce-type": kind}, b"{}")
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        raise AssertionError("must not be called")
+
+    await dispatched(bus, answer)
+    (letter,) = await dead(bus)
+    assert kind in dead_letters.read(letter).reason
 
 
 async def test_a_schedule_of_somebody_else_reaches_no_function() -> None:

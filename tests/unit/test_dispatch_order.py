@@ -15,7 +15,7 @@ from events import subjects
 from events.bus_memory import MemoryBus
 from functions.clock import SystemClock
 from functions.dispatcher.dispatch import Dispatcher
-from functions.dispatcher.loop import Loop
+from functions.dispatcher.projects import ProjectLoop
 from functions.dispatcher.targets import Function
 from functions.dispatcher.wiring import WIRING, Row
 from tests.support.clock import ManualClock
@@ -30,7 +30,7 @@ async def fed(
 ) -> AsyncIterator[None]:
     """A dispatcher of that row, whose function says `answer`."""
     function = Function(row, "http://function/", None, httpx.AsyncClient(transport=httpx.MockTransport(answer)))
-    loop = Loop(row, Dispatcher(row, function, bus=bus, clock=bus.clock), bus, bus.clock)
+    loop = ProjectLoop(row, Dispatcher(row, function, bus=bus, clock=bus.clock), bus, bus.clock)
     task = asyncio.create_task(loop.run())
     try:
         async with asyncio.timeout(10):
@@ -46,7 +46,7 @@ async def heard(begun: list[str], count: int) -> None:
         await asyncio.sleep(0.001)
 
 
-async def submitted(bus: MemoryBus, prompt: str, session: str | None) -> None:
+async def submitted(bus: MemoryBus, prompt: str, session: str | None, project: str = PROJECT) -> None:
     execution = str(uuid.uuid4())
     headers = {
         "ce-specversion": "1.0",
@@ -54,8 +54,8 @@ async def submitted(bus: MemoryBus, prompt: str, session: str | None) -> None:
         "ce-source": "/backend",
         "ce-type": "dev.ocf.task.submit.v1",
     }
-    body = {"execution_id": execution, "project_id": PROJECT, "prompt": prompt, "session_id": session}
-    await bus.publish(subjects.command("submit", PROJECT, execution), json.dumps(body).encode(), headers)
+    body = {"execution_id": execution, "project_id": project, "prompt": prompt, "session_id": session}
+    await bus.publish(subjects.command("submit", project, execution), json.dumps(body).encode(), headers)
 
 
 async def test_a_session_follow_up_waits_for_the_one_before_it_and_others_do_not() -> None:
@@ -79,6 +79,25 @@ async def test_a_session_follow_up_waits_for_the_one_before_it_and_others_do_not
         first.set()
         await heard(begun, 5)
     assert begun[3:] == ["2", "3"]
+
+
+async def test_the_same_session_id_in_another_project_is_another_session() -> None:
+    """Its submit does not wait for the first project's, which is not answered."""
+    bus = MemoryBus(SystemClock())
+    session = str(uuid.uuid4())
+    await submitted(bus, "1", session)
+    await submitted(bus, "other", session, "other")
+    begun: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        begun.append(json.loads(request.content)["prompt"])
+        if begun[-1] == "1":
+            await asyncio.Event().wait()
+        return httpx.Response(200)
+
+    async with fed(bus, SUBMIT, answer):
+        await heard(begun, 2)
+    assert sorted(begun) == ["1", "other"]
 
 
 async def test_a_follow_up_does_not_pass_one_that_has_failed() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from functions.cli.main import app
+from functions.cli.app import app
 from functions.settings import Settings
 
 ROOT = Path(__file__).parents[2]

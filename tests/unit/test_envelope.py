@@ -70,7 +70,7 @@ def test_any_text_survives_a_header(text: str) -> None:
             b"",
             "datacontenttype",
         ),
-        ({"Content-Type": "application/cloudevents+json"}, b"{", "not JSON"),
+        ({"Content-Type": "application/cloudevents+json"}, b"{", "not valid JSON"),
         ({"Content-Type": "application/cloudevents+json"}, b"[]", "not a JSON object"),
         ({"Content-Type": "application/cloudevents-batch+json"}, b"[]", "batches"),
         ({"Content-Type": "application/cloudevents+xml"}, b"", "not supported"),

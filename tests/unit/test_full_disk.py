@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -89,7 +90,7 @@ async def test_a_workspace_that_cannot_be_kept_is_said(tmp_path: Path) -> None:
     async def emit(draft: Draft) -> None:
         said.append(draft)
 
-    keeper = Keeper(cast(Any, None), cast(Any, None), in_the_way / "artifacts", Mine())
+    keeper = Keeper(cast(Any, None), cast(Any, SimpleNamespace(session_id=None)), in_the_way / "artifacts", Mine())
     kept = await keeper.keep(cast(Any, None), None, emit, 1.0)
-    assert kept.artifacts == ()
+    assert kept.objects == ()
     assert [draft.type for draft in said] == [ChunkType.GAP]

@@ -118,6 +118,10 @@ async def test_a_token_of_one_project_means_that_project() -> None:
         (lambda: jwt.encode({"projects": "*", **GOOD}, SECRET, "HS256"), "exp"),
         (lambda: jwt.encode({"projects": "*", "exp": 9_999_999_999, **GOOD}, "", "none"), "alg "),
         (lambda: jwt.encode({"projects": "*", "exp": 9_999_999_999, **GOOD}, SECRET + "x" * 40, "HS512"), "alg "),
+        (lambda: jwt.encode({"projects": "*", "exp": "9999999999", **GOOD}, SECRET, "HS256"), "exp"),
+        (lambda: jwt.encode({"projects": "*", "exp": True, **GOOD}, SECRET, "HS256"), "expired"),
+        (lambda: jwt.encode({"projects": "*", "exp": 1e300, **GOOD}, SECRET, "HS256"), "exp"),
+        (lambda: jwt.encode({"projects": "*", "exp": 10**400, **GOOD}, SECRET, "HS256"), "exp"),
         (lambda: "rubbish", "not accepted"),
         (lambda: "", "send"),
     ],
@@ -127,6 +131,36 @@ async def test_a_wrong_token_is_refused_with_what_is_wrong(sent: Callable[[], st
     answer = await World(LOCKED).client.get("/tasks", headers={"Authorization": f"Bearer {sent()}"})
     assert answer.status_code == 401
     assert said in answer.json()["detail"]
+
+
+async def test_a_token_without_an_end_is_refused_whatever_else_is_configured() -> None:
+    """`exp` is required of every token, also where neither issuer nor audience is."""
+    endless = jwt.encode({"sub": "ann", "projects": "*"}, SECRET, "HS256")
+    world = World(GatewaySettings(jwt_secret=SecretStr(SECRET)))
+    answer = await world.client.get("/tasks", headers={"Authorization": f"Bearer {endless}"})
+    assert answer.status_code == 401
+    assert "exp" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(("method", "path"), [*CALLS, ("GET", "/health"), ("GET", "/ready"), ("GET", "/metrics")])
+async def test_an_unknown_query_parameter_is_named(method: str, path: str) -> None:
+    """422 with its name and those that the call has: a filter with a typing error does not list everything."""
+    world = World()
+    await world.record()
+    answer = await world.client.request(method, f"{path}?statsu=running", json={"prompt": "x", "answer": "y"})
+    assert answer.status_code == 422
+    error = answer.json()["errors"][0]
+    assert error["field"] == "query.statsu"
+    known = {"/tasks": "project_id, q, session_id, since, status, task_id, until", "/dlq": "after"}.get(path, "")
+    assert known in error["message"]
+
+
+async def test_an_unknown_query_parameter_of_a_stream() -> None:
+    """The same over a WebSocket, before it is accepted."""
+    world = World()
+    await world.record()
+    async with world.socket(f"/tasks/{ID}/stream?form=3") as socket:
+        assert (await socket.next())["status"] == 422
 
 
 async def test_a_good_token_is_accepted() -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from events import subjects
+from events import dead_letters, subjects
 from events.bus_memory import MemoryBus
 from events.envelope import decode
 from events.errors import Unavailable
 from events.facts import SessionRejected
+from events.ports import Message
 from events.sealing import Keyring, generate_key
 from events.session_record import Session
 from functions.cas import dump
@@ -30,9 +32,9 @@ from tests.support.parts import bench
 
 async def test_health_looks_at_nothing() -> None:
     """And says whether the gateway is open."""
-    assert (await World().client.get("/health")).json() == {"status": "ok", "open": True}
+    assert (await World().client.get("/health")).json() == {"status": "ok", "open": True, "instance": None}
     locked = World(GatewaySettings(jwt_secret=SecretStr(SECRET)))
-    assert (await locked.client.get("/health")).json() == {"status": "ok", "open": False}
+    assert (await locked.client.get("/health")).json() == {"status": "ok", "open": False, "instance": None}
 
 
 async def test_ready_names_each_check() -> None:
@@ -130,6 +132,23 @@ async def test_dead_letters_are_listed_shown_redriven_and_dropped() -> None:
     assert (await world.client.delete(f"/dlq/{second}")).status_code == 204
     assert (await world.client.get("/dlq")).json() == {"items": []}
     assert (await world.client.post(f"/dlq/{first}/redrive")).status_code == 404
+
+
+async def test_a_dead_letter_without_its_data_says_so_and_is_not_redriven() -> None:
+    """It could not be read: size and hash are shown; publishing it again is refused with what would be right."""
+    world = World()
+    message = Message(subjects.command("submit", "default", ID), b"not JSON", {}, 7)
+    seq = await world.bus.publish(
+        *dead_letters.compose(
+            "submit", message, status=400, reason="no", at=datetime(2026, 1, 1, tzinfo=UTC), with_data=False
+        )
+    )
+    shown = (await world.client.get(f"/dlq/{seq}")).json()
+    assert (shown["size"], len(shown["sha256"]), shown["project_id"]) == (8, 64, "default")
+    assert shown["data"] is None
+    answer = await world.client.post(f"/dlq/{seq}/redrive")
+    assert (answer.status_code, "publish a correct event" in answer.json()["detail"]) == (409, True)
+    assert (await world.client.delete(f"/dlq/{seq}")).status_code == 204
 
 
 @pytest.mark.parametrize("consumer", ["sink-acme", "archive"])

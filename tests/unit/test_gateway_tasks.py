@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 
 from events import subjects
@@ -13,8 +15,10 @@ from events.errors import Unavailable
 from events.lifecycle import State
 from events.output import TodoItem, Waiting
 from events.sealing import Keyring, generate_key
+from functions.gateway.bodies import ExecuteTask
 from functions.gateway.settings import GatewaySettings
 from tests.support.gateway import ID, OTHER, World
+from tests.support.stack import until
 
 
 async def test_a_task_is_on_the_bus_before_it_is_answered() -> None:
@@ -108,6 +112,39 @@ async def test_wrong_values_are_never_repeated() -> None:
     answer = await World().client.post("/tasks/execute", json=body)
     assert answer.status_code == 422
     assert "kkkk" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "instead"),
+    [
+        ({"workspace": {"source": "git", "url": "https://user:hunter2@example.com/a.git"}}, "workspace.url", "token"),
+        ({"workspace": {"source": "git", "url": "https://hunter2@example.com/a.git"}}, "workspace.url", "token"),
+        ({"workspace": {"source": "git", "url": "ssh://git:hunter2@example.com/a.git"}}, "workspace.url", "token"),
+        (
+            {"model_config": {"provider": "p", "model": "m", "api_endpoint": "https://x:hunter2@example.com/v1"}},
+            "model_config.api_endpoint",
+            "api_key",
+        ),
+    ],
+)
+async def test_credentials_in_a_url_are_refused_before_they_are_said(
+    body: dict[str, object], field: str, instead: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A password in a URL reaches neither bus nor log nor answer, which names the field that is for it."""
+    world = World()
+    for path in ("/tasks/execute", "/sessions") if "workspace" in body else ("/tasks/execute",):
+        said = body if path == "/sessions" else {"prompt": "x", **body}
+        answer = await world.client.post(path, json=said)
+        assert answer.status_code == 422
+        assert [error["field"] for error in answer.json()["errors"]] == [field]
+        assert f"`{instead}`" in answer.text
+        assert "hunter2" not in answer.text + caplog.text
+    assert [m async for m in world.bus.history(subjects.COMMANDS, ">")] == []
+    from events.models import Submit
+
+    with pytest.raises(ValueError, match="must not carry credentials") as caught:
+        Submit.model_validate({"prompt": "x", "execution_id": ID, "project_id": "default", **body})
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -228,6 +265,106 @@ async def test_a_body_above_the_limit_is_refused(chunked: bool) -> None:
     content = pieces() if chunked else b" " * 1500
     answer = await world.client.post("/tasks/execute", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("context", "said"),
+    [
+        (b"[" + b"[]," * 5_000_000 + b"[]]", "values"),
+        (b"[" * 8_000_000 + b"]" * 8_000_000, "values"),
+        (b'{"a":' * 100 + b"1" + b"}" * 100, "nested deeper"),
+        (b'["",' + b'"",' * 4_000_000 + b'""]', "texts"),
+    ],
+)
+async def test_a_body_is_measured_before_it_is_parsed(
+    monkeypatch: pytest.MonkeyPatch, context: bytes, said: str
+) -> None:
+    """Nested lists by the million cost a byte search and no memory: no parser sees them."""
+
+    def parsed(*_: object, **__: object) -> None:
+        raise AssertionError("it was parsed")
+
+    monkeypatch.setattr(ExecuteTask, "model_validate_json", parsed)
+    answer = await World().client.post(
+        "/tasks/execute",
+        content=b'{"prompt":"x","context":' + context + b"}",
+        headers={"Content-Type": "application/json"},
+    )
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "body"
+    assert said in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [("1" * 5_000, 400), ("1" * 4_300, 422), ("NaN", 422), ("-Infinity", 422), ("1e999999", 422)]
+)
+async def test_numbers_that_no_reader_takes(number: str, status: int) -> None:
+    """Too many digits, and what is no JSON (RFC 8259), are the caller's error and no failure of ours."""
+    answer = await World().client.post(
+        "/tasks/execute",
+        content=f'{{"prompt":"x","context":{{"a":{number}}},"limits":{{"timeout_seconds":{number}}}}}'.encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    assert answer.status_code == status
+
+
+async def test_nan_within_a_text_is_text() -> None:
+    """Only a number that is none is refused."""
+    answer = await World().client.post("/tasks/execute", json={"prompt": "what is NaN, and -Infinity?"})
+    assert answer.status_code == 202
+
+
+async def test_what_is_no_json_in_free_form_data_is_refused() -> None:
+    """`context` takes any JSON; NaN is none, and would become null on the bus."""
+    answer = await World().client.post(
+        "/tasks/execute", content=b'{"prompt":"x","context":{"a":NaN}}', headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 400
+
+
+async def test_a_caller_holds_so_many_bodies_at_once_and_no_more() -> None:
+    """Bodies that are not through yet count; the next is refused until one of them is, and others are served."""
+    world = World(GatewaySettings(caller_bodies=1_500, all_bodies=2_000))
+    go_on = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b" " * 1_000
+        await go_on.wait()
+        yield b'{"prompt":"x"}'
+
+    headers = {"Content-Type": "application/json"}
+    first = asyncio.ensure_future(world.client.post("/tasks/execute", content=slowly(), headers=headers))
+
+    async def held() -> bool:
+        return world.gateway.bodies.held >= 1_000
+
+    await until(held)
+    second = await world.client.post("/tasks/execute", json={"prompt": "y" * 600})
+    assert (second.status_code, second.headers["retry-after"]) == (429, "1")
+    other = httpx.AsyncClient(
+        transport=httpx.ASGITransport(world.app, client=("127.0.0.2", 5000)), base_url="http://localhost:3003"
+    )
+    assert (await other.post("/tasks/execute", json={"prompt": "y" * 600})).status_code == 202
+    assert (await other.post("/tasks/execute", json={"prompt": "y" * 1_100})).status_code == 503
+    go_on.set()
+    assert (await first).status_code == 202
+    assert world.gateway.bodies.held == 0
+    assert (await world.client.post("/tasks/execute", json={"prompt": "y" * 600})).status_code == 202
+
+
+async def test_a_body_that_does_not_come_is_given_up() -> None:
+    """408 after the time for a body; what had come of it is held no longer."""
+    world = World(GatewaySettings(body_seconds=0.01))
+
+    async def never_ending() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    answer = await world.client.post(
+        "/tasks/execute", content=never_ending(), headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 408
+    assert world.gateway.bodies.held == 0
 
 
 async def test_status_says_everything_known() -> None:

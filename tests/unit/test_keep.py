@@ -16,7 +16,8 @@ from events.lifecycle import Reason
 from events.models import EmptyWorkspace, Execute, GitWorkspace, Sealed, SessionCreate, SharedWorkspace
 from events.output import Draft
 from events.redact import Redactor
-from events.session_record import Session, session_prefix
+from events.refs import SessionRef
+from events.session_record import Session
 from functions import workspace
 from functions.common.sessions import Sessions
 from functions.execute.ground import Ground
@@ -98,12 +99,12 @@ class Turns:
         assert saved is not None
         assert saved.workspace is not None
         archive, back = self.folder / f"{uuid.uuid4()}.tar.zst", self.folder / uuid.uuid4().hex
-        archive.write_bytes(self.b.store.objects[f"{session_prefix(PROJECT, self.id_)}/{saved.workspace.name}"])
+        archive.write_bytes(self.b.store.objects[f"{SessionRef(PROJECT, self.id_).prefix}/{saved.workspace.name}"])
         await workspace.unpack(archive, back)
         return back
 
     def objects(self) -> set[str]:
-        prefix = session_prefix(PROJECT, self.id_) + "/"
+        prefix = SessionRef(PROJECT, self.id_).prefix + "/"
         return {key.removeprefix(prefix) for key in self.b.store.objects if key.startswith(prefix)}
 
     async def pointed(self) -> set[str]:
@@ -237,7 +238,7 @@ async def test_a_sessions_repository_is_cloned_with_its_token(turns: Turns, monk
     found = (await turns.record()).model_copy(update={"workspace": source})
     redactor = Redactor()
     one = ground(turns, turns.task(await turns.begin()), found)
-    await one.prepare(turns.folder / "w", redactor)
+    await one.prepare(turns.folder / "w", redactor.add, stays)
     assert (got["source"], got["token"], one.label) == (source, "git-token of default", "git")
     assert redactor("the git-token of default") == "the [redacted]"
 
@@ -250,8 +251,12 @@ async def test_a_token_that_does_not_open_is_the_workspaces_fault(turns: Turns) 
     shop = SimpleNamespace(parts=turns.b.parts, opened=_does_not_open)
     one = Ground(cast(Any, shop), task, None, turns.folder / "own")
     with pytest.raises(workspace.InvalidWorkspace, match=r"^workspace\.token: sealed with another key$") as caught:
-        await one.prepare(turns.folder / "w", Redactor())
+        await one.prepare(turns.folder / "w", Redactor().add, stays)
     assert of_error(caught.value).reason is Reason.INVALID_WORKSPACE
+
+
+async def stays(_: Path) -> None:
+    """The files keep the owner that they have."""
 
 
 def _does_not_open(*_: object) -> None:
@@ -265,7 +270,7 @@ async def test_a_shared_session_works_in_place_on_every_turn(turns: Turns) -> No
     found = (await turns.record()).model_copy(update={"workspace": SharedWorkspace(source="shared", path="team")})
     one = ground(turns, turns.task(str(uuid.uuid4())), found)
     assert one.shared
-    prepared = await one.prepare(turns.folder / "unused", Redactor())
+    prepared = await one.prepare(turns.folder / "unused", Redactor().add, stays)
     assert prepared.directory == (turns.folder / "volume" / "team").resolve()
 
 

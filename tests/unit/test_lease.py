@@ -10,12 +10,12 @@ import pytest
 from events.bus_memory import MemoryBucket
 from events.errors import Conflict, NotYetKnown, Unavailable
 from events.ports import Entry
-from events.record import lease_key
+from events.refs import ExecutionRef
 from functions import metrics
 from functions.execute.lease import RENEW_EVERY, SAFE, TTL, Lease
 from tests.support.clock import ManualClock
 
-KEY = lease_key("p", "e")
+KEY = ExecutionRef("p", "e").lease_key
 
 
 class ShakyBucket(MemoryBucket):

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from events.refs import ExecutionRef
 from functions.execute import sandbox
-from functions.execute.run import leftovers
 from functions.execute.shop import open_shop
-from functions.execute.worker import Worker
 from functions.workspace import discard_tree
 from functions.workspace import tree as trees
 from tests.support.parts import bench
@@ -40,14 +39,37 @@ def deep(folder: Path) -> None:
 
 
 async def test_a_worker_starts_whatever_its_predecessor_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slots and executions of a killed process, with a tree deeper than Python recurses: gone after the start."""
+    """Slots and executions of a killed process, with a tree deeper than Python recurses: gone soon after the start,
+    whichever project's. What is not a worker's stays."""
     monkeypatch.setattr(sandbox, "protect_self", lambda: None)
     deep(tmp_path / "slots" / "one" / "workspace")
     deep(tmp_path / EXECUTION / "base")
-    async with open_shop(bench(STATE_DIR=tmp_path, SANDBOX="off").parts) as shop:
-        assert not (tmp_path / "slots").exists()
-        await Worker(shop).tidy()
-    assert leftovers(tmp_path, set()) == []
+    deep(tmp_path / ExecutionRef("p", EXECUTION).folder / "base")
+    (tmp_path / "theirs").mkdir()
+    async with open_shop(bench(STATE_DIR=tmp_path, SANDBOX="off").parts):
+        await _left(tmp_path, "slots", "theirs")
+        await _left(tmp_path / "slots")
+
+
+async def test_workers_below_one_parent_leave_each_other_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a dead worker left is removed by the next that starts; the folder of one that lives is not touched, and goes
+    when it leaves."""
+    monkeypatch.setattr(sandbox, "protect_self", lambda: None)
+    alive, dead, own = (tmp_path / f"worker-{pid}" for pid in (3_999_999_997, 3_999_999_998, 3_999_999_999))
+    deep(dead / ExecutionRef("p", EXECUTION).folder / "base")
+    async with open_shop(bench(STATE_DIR=alive, SANDBOX="off").parts):
+        deep(alive / ExecutionRef("q", EXECUTION).folder / "base")
+        async with open_shop(bench(STATE_DIR=own, SANDBOX="off").parts):
+            await _left(tmp_path, alive.name, own.name)
+            await _left(alive, ExecutionRef("q", EXECUTION).folder, "slots")
+    await _left(tmp_path)
+
+
+async def _left(folder: Path, *names: str) -> None:
+    """Wait until there is nothing else, but for what workers have in common."""
+    async with asyncio.timeout(20):
+        while sorted({*os.listdir(folder)} - {"users", "project"}) != sorted(names):
+            await asyncio.sleep(0.01)
 
 
 async def test_what_cannot_be_removed_stops_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +78,7 @@ async def test_what_cannot_be_removed_stops_no_start(tmp_path: Path, monkeypatch
     monkeypatch.setattr(trees, "remove_tree", _cannot)
     (tmp_path / "slots").mkdir()
     async with open_shop(bench(STATE_DIR=tmp_path, SANDBOX="off").parts) as shop:
-        assert shop.slots.ready == 0
+        assert not shop.slots.ready
 
 
 async def _cannot(path: Path) -> None:

@@ -81,3 +81,10 @@ def test_what_is_not_json_is_one_error(data: bytes) -> None:
     """Whatever is wrong with it, InvalidJson is raised."""
     with pytest.raises(InvalidJson, match=r"^data: not "):
         parse_json(data, SMALL)
+
+
+def test_texts_by_the_million_are_not_taken_out_one_by_one() -> None:
+    """More texts than members could have are over the limit before they are looked at."""
+    data = b'["",' + b'"",' * 4_000_000 + b'""]'
+    with pytest.raises(OverLimit, match="texts"):
+        check_json(data, JsonLimit(bytes=len(data), depth=5, values=1_000))

@@ -70,3 +70,43 @@ async def test_who_is_cancelled_leaves_the_line() -> None:
     await _settle()
     line.offer()
     assert await second > 0
+
+
+async def test_projects_take_turns_for_a_free_slot() -> None:
+    """However many of one wait, and for how long: the next offer is another project's, then the first one's again."""
+    line = Line(ManualClock())
+    many = [asyncio.create_task(line.wait(1.0, "many")) for _ in range(5)]
+    await _settle()
+    one = asyncio.create_task(line.wait(1.0, "one"))
+    await _settle()
+    for _ in range(2):
+        line.offer()
+        await _settle()
+    assert [task.done() for task in many] == [True, False, False, False, False]
+    assert one.done()
+    line.offer()
+    await _settle()
+    assert many[1].done()
+    for task in many:
+        task.cancel()
+
+
+async def test_whose_time_to_ask_has_come_lets_the_project_ask_whose_turn_it_is() -> None:
+    """A slot may be free without anybody knowing: the questions go round the projects, too."""
+    clock = ManualClock()
+    line = Line(clock)
+    first = asyncio.create_task(line.wait(1.0, "many"))
+    await _settle()
+    line.offer()
+    await _settle()
+    assert first.done()
+    many = asyncio.create_task(line.wait(1.0, "many"))
+    await _settle()
+    one = asyncio.create_task(line.wait(30.0, "one"))
+    more = asyncio.create_task(line.wait(1.0, "many"))
+    for _ in range(2):
+        await clock.advance(1.5)
+        await _settle()
+    assert many.done()
+    assert await one == 0
+    more.cancel()

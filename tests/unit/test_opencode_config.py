@@ -114,6 +114,14 @@ def test_a_prepared_home_looks_installed(tmp_path: Path) -> None:
     assert (home / "bin/rg").resolve() == tool
 
 
+def test_opencode_reads_an_empty_catalog_of_models(tmp_path: Path) -> None:
+    """The catalog that OpenCode is pointed to is in its home, and empty: the run's models are in the configuration."""
+    prepare_home(tmp_path)
+    catalog = Path(environment(replace(SPEC, home=tmp_path), "password")["OPENCODE_MODELS_PATH"])
+    assert catalog.parent == tmp_path
+    assert json.loads(catalog.read_text()) == {}
+
+
 def test_the_first_instructions_file_is_linked(tmp_path: Path) -> None:
     """AGENTS.md before CLAUDE.md, as OpenCode does it; a link, which only the sandboxed agent follows."""
     home, workspace = tmp_path / "home", tmp_path / "w"

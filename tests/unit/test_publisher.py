@@ -283,3 +283,46 @@ async def test_half_a_character_is_replaced(key: str | None) -> None:
     first, second = await chunks(bus)
     assert first.data == "half \ufffd of it, 😀"
     assert (second.data, second.detail) == ("\ufffd", {"call_id": "1", "input": {"a\ufffd": ["\ufffd", "fine"]}})
+
+
+async def _until_refused(made: Publisher, draft: Draft, times: int) -> int:
+    """How many of `times` were taken before the limit was reached."""
+    for taken in range(times):
+        try:
+            await made.emit(draft)
+        except OutputLimit:
+            return taken
+    raise AssertionError(f"all {times} were taken")
+
+
+async def test_detail_counts_against_the_limit() -> None:
+    """296 MiB of `detail` under a limit of 100 kB: no more than the limit is stored, and the cut is said."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus, max_bytes=100_000)
+    call = Draft(type=ChunkType.TOOL_CALL, data="bash", detail={"call_id": "1", "tool": "bash", "input": "x" * 60_000})
+    assert await _until_refused(made, call, 296 * 1024**2 // 60_000) == 1
+    await made.finish(1)
+    kept = await chunks(bus)
+    assert kept[-1].type is ChunkType.GAP
+    assert sum(len(chunk.model_dump_json()) for chunk in kept) < 100_000
+
+
+async def test_many_small_chunks_are_bounded_by_what_they_take() -> None:
+    """A chunk of two bytes takes hundreds in the stream: an execution cannot store hundreds of times its limit."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus, max_bytes=100_000)
+    assert await _until_refused(made, Draft(type=ChunkType.STDERR, data="x\n"), 49_000) > 1000
+    subject = subjects.output(PROJECT, EXECUTION)
+    stored = [len(message.data) async for message in bus.history(subjects.OUTPUT, subject)]
+    assert sum(stored) < 6 * 1024**2
+
+
+async def test_a_detail_that_cannot_be_shortened_is_left_out() -> None:
+    """Hundreds of short texts, lists in lists and long names: the chunk fits, and says that something is missing."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus)
+    wide = {f"{'name' * 50}{number}": ["x" * 900] * 200 for number in range(200)}
+    await made.emit(Draft(type=ChunkType.TOOL_CALL, data="bash", detail={"call_id": "1", "input": wide}))
+    await made.finish(1)
+    (chunk,) = await chunks(bus)
+    assert chunk.detail == {"call_id": "1", "omitted": True}

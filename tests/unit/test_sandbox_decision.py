@@ -99,7 +99,8 @@ def test_doctor_shows_what_is_enforced(
     """Part by part, for the mode that is set; what is required and missing makes it fail."""
     monkeypatch.setenv("SANDBOX", mode)
     monkeypatch.setattr(sandbox, "sandbox_support", lambda: support_of(abi, seccomp=True))
-    (finding,) = doctor._sandbox()
+    settings, _ = doctor._settings()
+    (finding,) = doctor._sandbox(str(settings["SANDBOX"]))
     assert (finding.ok, finding.needed) == (ok, needed)
     assert words in finding.said
     assert ok or finding.fix

@@ -21,20 +21,21 @@ from events.lifecycle import State, Step
 from events.models import Cancel, Cleanup, Execute, Model, SessionAttach, SessionCreate, SessionDestroy, SessionDetach
 from events.ports import Message
 from events.record import Record
-from events.session_record import Session, session_prefix
+from events.refs import ExecutionRef, SessionRef
+from events.session_record import Session
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
 from functions.common.commands import NATS_SUBJECT
 from functions.common.output import fence_off
 from functions.common.sessions import EXPIRY
 from functions.composition import Parts
-from functions.execute.run import Run
-from functions.execute.worker import Worker
+from functions.execute.runner import Runner
 from functions.records import Records
 from functions.session.handler import session
 from functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, bench
+from tests.support.runs import runner_on, worker_on
 
 T = TypeVar("T")
 Handler = Callable[[Parts, Event], Awaitable[None]]
@@ -81,16 +82,6 @@ class Wired:
         return called
 
 
-class _Shop:
-    """As much of a worker's shop as the beginning of a run needs."""
-
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
-
-    def model_name(self, _: Execute) -> str | None:
-        return None
-
-
 class SessionMachine(RuleBasedStateMachine):
     """Two sessions, some executions, one dispatcher that is in no hurry."""
 
@@ -112,7 +103,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.submitted: dict[str, str] = {}
         self.deleted: set[str] = set()
         self.acked: set[int] = set()
-        self.runs: dict[str, tuple[Run, int]] = {}
+        self.runs: dict[str, tuple[Runner, int]] = {}
         #: Sessions that there were at some time.
         self.made: set[str] = set()
 
@@ -212,10 +203,10 @@ class SessionMachine(RuleBasedStateMachine):
     async def _take(self, message: Message) -> None:
         event = self._event(message)
         task = Execute.model_validate_json(event.data)
-        worker = Worker(_Shop(self.parts))  # type: ignore[arg-type]
-        await worker._must_be_open(PROJECT, task.execution_id)
+        worker = worker_on(self.parts)
+        await worker._must_be_open(ExecutionRef(PROJECT, task.execution_id))
         await worker._must_be_its_turn(task)
-        run = Run(_Shop(self.parts), task, event)  # type: ignore[arg-type]
+        run = runner_on(self.parts, task, event)
         record = await self.parts.records.require(PROJECT, task.execution_id)
         await run._lease.acquire(len(record.attempts) + 1)
         record = await run._start(await fence_off(run._parts.bus, *run._ids))
@@ -234,8 +225,8 @@ class SessionMachine(RuleBasedStateMachine):
             return
         self.acked.add(sequence)
 
-    async def _finish(self, run: Run, execution: str) -> None:
-        await self.parts.store.put(f"{session_prefix(PROJECT, self.submitted[execution])}/{execution}.x", b"")
+    async def _finish(self, run: Runner, execution: str) -> None:
+        await self.parts.store.put(f"{SessionRef(PROJECT, self.submitted[execution]).prefix}/{execution}.x", b"")
         fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=5)
         await self.parts.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
         await run._leave_session()

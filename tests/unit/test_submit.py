@@ -11,7 +11,8 @@ import pytest
 
 from events.errors import Drop, Unavailable
 from events.lifecycle import State
-from events.models import Limits
+from events.models import Limits, Submit
+from events.refs import ExecutionRef
 from functions.cleanup.handler import remove
 from functions.common.limits import CEILINGS, bound
 from functions.execute.shop import server_spec
@@ -225,3 +226,126 @@ async def test_a_reference_to_somebody_elses_object_is_rejected() -> None:
     foreign = replace(event, data=b"").with_extensions(dataref=f"ocf-s3:other/{GOOD}/data/x.json")
     await submit(b.parts, foreign)
     assert await b.said(GOOD) == ["rejected"]
+
+
+async def test_two_events_with_one_id_are_both_answered() -> None:
+    """Event ids are the publishers': that two of them are the same swallows nobody's answer."""
+    b = bench()
+    first, second = str(uuid.uuid4()), str(uuid.uuid4())
+    for number, execution in enumerate((first, second, first)):
+        event = b.raw_submit({"execution_id": execution, "project_id": PROJECT}, PROJECT, execution)
+        event = event.with_extensions(natssequence=str(number))
+        await submit(b.parts, replace(event, id="always-the-same"))
+    assert await b.said(first) == ["rejected", "rejected"]
+    assert await b.said(second) == ["rejected"]
+
+
+async def test_a_message_id_that_somebody_used_before_stops_nothing() -> None:
+    """A backend may publish submits under any message id; none of them is one that this system relies on."""
+    b = bench()
+    ref = ExecutionRef(PROJECT, GOOD)
+    event = b.submit(GOOD)
+    kinds = ("execute", "accepted", "rejected", "cancel", "cancel-for-cleanup", "cleaned")
+    for guess in (*(f"{kind}:{GOOD}" for kind in kinds), *(ref.message_id(kind) for kind in kinds), event.id):
+        await b.bus.publish(f"ocf.cmd.submit.other.{uuid.uuid4()}", b"", {"Nats-Msg-Id": guess})
+    await submit(b.parts, event)
+    assert len(await b.commands("execute", GOOD)) == 1
+    assert await b.said(GOOD) == ["accepted"]
+
+
+async def test_the_same_id_in_two_projects_is_two_executions() -> None:
+    """Neither joins the other, and each is handed on."""
+    b = bench()
+    for project in ("one", "two"):
+        data = Submit(execution_id=GOOD, project_id=project, prompt=f"for {project}")
+        await submit(b.parts, b.command("dev.ocf.task.submit.v1", data))
+    for project in ("one", "two"):
+        (command,) = await b.commands("execute", GOOD, project)
+        assert json.loads(command.data)["prompt"] == f"for {project}"
+        assert await b.said(GOOD, project) == ["accepted"]
+
+
+async def test_accepted_comes_before_the_execute_command_and_never_after_the_end() -> None:
+    """A submit that is repeated when its execution has ended says nothing, though its first `accepted` is gone."""
+    b = bench()
+    event = b.submit(GOOD)
+    await submit(b.parts, event)
+    await b.parts.records.change(PROJECT, GOOD, lambda r: r.model_copy(update={"state": State.COMPLETED}))
+    await b.bus.purge("OCF_EVENTS", f"ocf.evt.{PROJECT}.{GOOD}.>")
+    with pytest.raises(Drop, match="completed already"):
+        await submit(b.parts, event)
+    assert await b.said(GOOD) == []
+
+
+async def test_twenty_thousand_errors_fit_in_one_answer() -> None:
+    """As many as fit are named, the rest is counted; the fact and the record are small."""
+    b = bench()
+    wrong = {f"no-permission-{number}": "deny" for number in range(20_000)}
+    body = {"execution_id": GOOD, "project_id": PROJECT, "prompt": "x", "permissions": wrong}
+    await submit(b.parts, b.raw_submit(body, PROJECT, GOOD))
+    fact = await b.fact(GOOD, "rejected")
+    assert len(fact.data) < 32 * 1024
+    errors = json.loads(fact.data)["errors"]
+    assert errors[0]["field"] == "permissions.no-permission-0"
+    assert errors[-1]["message"].endswith("more errors")
+    entry = await b.parts.executions.get(ExecutionRef(PROJECT, GOOD).record_key)
+    assert entry is not None
+    assert len(entry.value) < 64 * 1024
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"limits": {"timeout_seconds": "60"}}, "limits.timeout_seconds"),
+        ({"limits": {"max_processes": 20.5}}, "limits.max_processes"),
+        ({"retry": {"max_attempts": True}}, "retry.max_attempts"),
+        ({"prompt": 5}, "prompt"),
+        ({"labels": {"team": 1}}, "labels.team"),
+        ({"workspace": {"source": "git", "url": "https://a/b", "submodules": "yes"}}, "workspace.git.submodules"),
+        ({"permissions": {"bsh": "deny"}}, "permissions.bsh"),
+        ({"permissions": {"bash:": "deny"}}, "permissions.bash:"),
+        ({"network": {"allow": "pypi.org"}}, "network.allow"),
+    ],
+)
+async def test_a_value_of_another_type_or_an_unknown_permission_is_rejected(wrong: dict[str, Any], field: str) -> None:
+    """Nothing is read as what it is not: a typing error is answered by its field."""
+    b = bench()
+    body = {"execution_id": GOOD, "project_id": PROJECT, "prompt": "x", **wrong}
+    await submit(b.parts, b.raw_submit(body, PROJECT, GOOD))
+    errors = json.loads((await b.fact(GOOD, "rejected")).data)["errors"]
+    assert [error["field"] for error in errors] == [field]
+    if field.startswith("permissions"):
+        assert "bash, doom_loop, edit" in errors[0]["message"]
+
+
+@pytest.mark.parametrize("name", ["*", "bash", "bash:git push*", "edit", "write", "webfetch", "external_directory"])
+async def test_the_permissions_of_opencode_are_accepted(name: str) -> None:
+    """Each by its name, or with a pattern."""
+    b = bench()
+    body = {"execution_id": GOOD, "project_id": PROJECT, "prompt": "x", "permissions": {name: "ask"}}
+    await submit(b.parts, b.raw_submit(body, PROJECT, GOOD))
+    assert await b.said(GOOD) == ["accepted"]
+
+
+@pytest.mark.parametrize("kind", ["deep", "many"])
+async def test_a_context_has_a_depth_and_a_number_of_values(kind: str) -> None:
+    """Data by reference too, which no message's limits have measured."""
+    b = bench()
+    context = "[" * 40 + "]" * 40 if kind == "deep" else "[" + "0," * 150_000 + "0]"
+    body = f'{{"execution_id":"{GOOD}","project_id":"{PROJECT}","prompt":"x","context":{{"a":{context}}}}}'.encode()
+    await b.store.put(f"{PROJECT}/{GOOD}/data/x.json", body)
+    event = replace(b.submit(GOOD), data=b"").with_extensions(dataref=f"ocf-s3:{PROJECT}/{GOOD}/data/x.json")
+    await submit(b.parts, event)
+    errors = json.loads((await b.fact(GOOD, "rejected")).data)["errors"]
+    assert any(error["field"].startswith("context") for error in errors), errors
+    assert any("deeper than 32" in e["message"] or "more than 100000 values" in e["message"] for e in errors), errors
+
+
+async def test_poison_on_the_subject_of_a_session_stops_no_submit_to_it() -> None:
+    """What cannot be read there is no create, and nothing else."""
+    b = bench()
+    session = str(uuid.uuid4())
+    await b.bus.publish(f"ocf.cmd.session.{PROJECT}.{session}", b"{", {"Content-Type": "application/cloudevents+json"})
+    await submit(b.parts, b.submit(GOOD, session_id=session))
+    errors = json.loads((await b.fact(GOOD, "rejected")).data)["errors"]
+    assert [error["field"] for error in errors] == ["session_id"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,21 +12,22 @@ from events.errors import Conflict, Unavailable
 from events.lifecycle import State
 from events.models import Execute
 from events.record import Attempt as AttemptRecord
-from events.record import Record, lease_key
+from events.record import Record
+from events.refs import ExecutionRef
 from functions.common.commands import command
 from functions.common.ownership import SECOND_LOOK
-from functions.execute.run import Run
-from functions.execute.worker import Worker
+from functions.execute.runner import Runner
 from functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
+from tests.support.runs import runner_on, worker_on
 
 
 class Reached(Exception):
     """It would begin."""
 
 
-async def running_elsewhere(b: Bench) -> tuple[str, Run]:
+async def running_elsewhere(b: Bench) -> tuple[str, Runner]:
     """An execution in its first attempt on another worker, whose lease has run out; and one that would take it over."""
     execution = str(uuid.uuid4())
     await submit(b.parts, b.submit(execution))
@@ -39,7 +39,7 @@ async def running_elsewhere(b: Bench) -> tuple[str, Run]:
 
     await b.parts.records.change(PROJECT, execution, begun)
     (event,) = await b.commands("execute", execution)
-    run = Run(SimpleNamespace(parts=b.parts), command(event, Execute), event)  # type: ignore[arg-type]
+    run = runner_on(b.parts, command(event, Execute), event)
 
     async def begins(attempt: int) -> None:
         raise Reached
@@ -48,7 +48,7 @@ async def running_elsewhere(b: Bench) -> tuple[str, Run]:
     return execution, run
 
 
-async def begun(run: Run, clock: ManualClock) -> asyncio.Task[None]:
+async def begun(run: Runner, clock: ManualClock) -> asyncio.Task[None]:
     """It has looked once, and waits to look again."""
     taking = asyncio.create_task(run.run())
     while not clock.sleepers and not taking.done():
@@ -76,7 +76,7 @@ async def test_an_attempt_whose_worker_comes_back_is_left_to_it(sign: str) -> No
     taking = await begun(run, clock)
     await clock.advance(SECOND_LOOK / 2)
     if sign == "lease":
-        await b.parts.executions.create(lease_key(PROJECT, execution), b"{}", ttl=10)
+        await b.parts.executions.create(ExecutionRef(PROJECT, execution).lease_key, b"{}", ttl=10)
     else:
         await b.parts.records.change(PROJECT, execution, lambda record: record.model_copy())
     await clock.advance(SECOND_LOOK / 2)
@@ -90,13 +90,13 @@ async def test_a_worker_told_to_go_while_it_looks_begins_nothing(monkeypatch: py
     execution = str(uuid.uuid4())
     await submit(b.parts, b.submit(execution))
     (event,) = await b.commands("execute", execution)
-    worker = Worker(SimpleNamespace(parts=b.parts))  # type: ignore[arg-type]
+    worker = worker_on(b.parts)
 
     async def told_meanwhile(event: Event, *_: object) -> Event:
-        await worker.stop()
+        worker.drain()
         return event
 
     monkeypatch.setattr("functions.execute.worker.dataref.resolve", told_meanwhile)
     with pytest.raises(Unavailable, match="shutting down"):
         await worker.execute(event)
-    assert worker.running == 0
+    assert not worker.busy

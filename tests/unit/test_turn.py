@@ -17,6 +17,7 @@ from events.output import ChunkType, Draft, Usage
 from functions.execute import turn as turns
 from functions.execute.agent import AgentResult
 from functions.execute.agent_config import ServerSpec
+from functions.execute.boundary import Boundary
 from functions.execute.broker import Broker, Upstream
 from functions.execute.opencode import OpenCodeError
 from functions.execute.process import AgentFailed
@@ -24,9 +25,11 @@ from functions.execute.turn import Turn
 from functions.execute.watchdog import Activity
 from functions.models.prices import Prices
 from functions.models.target import ModelTarget
+from functions.settings import Settings
 from tests.support.parts import PROJECT, Bench, bench
 
 KEY = "sk-planted-7fK2-0123456789"
+PASSWORD = "the-password-of-opencode-0123456789"
 USED = Usage(requests=3, input_tokens=1000, cost_usd=0.75)
 
 
@@ -67,13 +70,19 @@ class World:
         target = ModelTarget("openai", "m", "openai", "http://127.0.0.1:9/v1", key, prices=prices)
         spec = ServerSpec(None, folder, folder, "", "", ())
         slots = SimpleNamespace(acquire=self._acquire)
-        shop = SimpleNamespace(parts=b.parts, slots=slots, target=lambda task: target, server_spec=lambda limits: spec)
+        boundary = Boundary(Settings(STATE_DIR=folder / "state"), self._busy)  # type: ignore[call-arg]
+        shop = SimpleNamespace(
+            parts=b.parts, slots=slots, target=lambda task: target, server_spec=lambda limits: spec, boundary=boundary
+        )
         ids = {"execution_id": str(uuid.uuid4()), "project_id": PROJECT}
         self.task = Execute.model_validate(
             {**ids, "prompt": "p", "limits": limits, "submitted_at": b.parts.clock.now()}
         )
         self.folder = folder
         self.turn = Turn(cast(Any, shop), self.task, folder / "own", Activity(b.parts.clock))
+
+    async def _busy(self, _: str) -> bool:
+        return False
 
     async def _acquire(self, *_: object, **__: object) -> Any:
         async def close() -> None:
@@ -82,11 +91,14 @@ class World:
         async def stop(grace: float) -> Any:
             return SimpleNamespace(left=0)
 
-        server = SimpleNamespace(stop=stop)
+        server = SimpleNamespace(stop=stop, password=PASSWORD)
         root = self.folder / "slot"
         return SimpleNamespace(
-            broker=self.broker, directory=root / "w", root=root, warm=False, server=server, close=close
+            broker=self.broker, directory=root / "w", root=root, warm=False, server=server, close=close, own=self._own
         )
+
+    async def _own(self, _: Path) -> None:
+        """The files stay as they are."""
 
     async def emit(self, draft: Draft) -> None:
         self.said.append(draft)
@@ -100,6 +112,13 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return World(tmp_path, bench(), limits, prices)
 
     return make
+
+
+async def test_the_password_of_opencode_is_redacted(world: Any) -> None:
+    """What the agent's shell finds in its environment does not get into the output."""
+    w = world()
+    await w.turn.run(w.emit, Usage())
+    assert PASSWORD not in w.turn.redactor(f"OPENCODE_SERVER_PASSWORD={PASSWORD}")
 
 
 async def test_what_earlier_attempts_spent_is_spent(world: Any) -> None:
@@ -135,7 +154,7 @@ async def test_no_secret_reaches_the_record_the_fact_or_an_artifact(world: Any) 
     assert todo.detail is not None
     assert todo.detail["items"][0]["content"] == "use [redacted]"
     kept = await w.turn.keep(w.emit, 10.0, cast(Any, SimpleNamespace(held=True, sure=_yes)))
-    assert {artifact.name for artifact in kept.artifacts} >= {"conversation.json", "workspace.tar.zst"}
+    assert {artifact.name for artifact in kept.objects} >= {"conversation.json", "workspace.tar.zst"}
     assert not [name for name, data in w.b.store.objects.items() if KEY.encode() in data]
     await w.turn.close()
 
@@ -163,5 +182,5 @@ async def test_a_finished_turn_whose_conversation_is_not_to_be_had_is_finished(
     w = world()
     await w.turn.run(w.emit, Usage())
     kept = await w.turn.keep(w.emit, 10.0, cast(Any, SimpleNamespace(held=True, sure=_yes)))
-    assert {artifact.name for artifact in kept.artifacts} == {"workspace.patch", "workspace.tar.zst"}
+    assert {artifact.name for artifact in kept.objects} == {"workspace.patch", "workspace.tar.zst"}
     await w.turn.close()

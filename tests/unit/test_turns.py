@@ -5,40 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from types import SimpleNamespace
 
 import httpx
-import pytest
 
 from events import subjects
 from events.bus_memory import MemoryBus
-from events.errors import Busy, NotItsTurn
 from functions import metrics
 from functions.dispatcher.dispatch import Dispatcher
 from functions.dispatcher.targets import Function
 from functions.dispatcher.turns import Turns
 from functions.dispatcher.wiring import WIRING
-from functions.execute.worker import Worker
 from tests.support.clock import ManualClock
-from tests.support.parts import PROJECT, bench
+from tests.support.parts import PROJECT
 
 EXECUTE = next(row for row in WIRING if row.consumer == "execute")
-
-
-def test_a_project_at_its_quota_leaves_the_other_slots_to_others() -> None:
-    """`MAX_PROJECT_TASKS` is asked before the slots: who is at its quota waits in the stream, others for a slot."""
-    b = bench(MAX_PROJECT_TASKS=1, MAX_CONCURRENT_TASKS=2)
-    worker = Worker(SimpleNamespace(parts=b.parts))  # type: ignore[arg-type]
-    run = SimpleNamespace(task=SimpleNamespace(project_id="greedy"))
-    worker._runs["1"] = run  # type: ignore[assignment]
-    with pytest.raises(NotItsTurn, match="MAX_PROJECT_TASKS"):
-        worker._must_have_room("greedy")
-    worker._must_have_room("other")
-    worker._runs["2"] = SimpleNamespace(task=SimpleNamespace(project_id="other"))  # type: ignore[assignment]
-    with pytest.raises(NotItsTurn):
-        worker._must_have_room("greedy")
-    with pytest.raises(Busy, match="MAX_CONCURRENT_TASKS"):
-        worker._must_have_room("third")
 
 
 async def test_what_is_early_is_given_back_and_is_no_failure() -> None:
@@ -75,6 +55,16 @@ def test_many_that_wait_ask_ten_times_a_second_together() -> None:
     assert not turns.came(5)
     clock._passed += 61
     assert turns.pause(5) == 1.0
+
+
+def test_what_waits_of_one_project_makes_no_other_wait_longer() -> None:
+    """A thousand follow-ups of one project ask rarely; the first one of another asks again after a second."""
+    turns = Turns(ManualClock())
+    for number in range(1_000):
+        turns.pause(number, "talker")
+    assert turns.pause(1_000, "other") == 1.0
+    assert not turns.came(1_000, "talker")
+    assert turns.came(1_000, "other")
 
 
 def test_what_waits_for_its_next_try_takes_no_place_in_flight() -> None:

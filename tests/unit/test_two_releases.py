@@ -17,8 +17,7 @@ from events.lifecycle import State
 from events.models import Cleanup, Execute
 from events.output import Chunk
 from events.ports import Bucket
-from events.record import record_key
-from events.session_record import session_key
+from events.refs import ExecutionRef, SessionRef
 from events.types import TYPES
 from functions.cancel.handler import cancel
 from functions.cleanup.handler import cleanup
@@ -70,7 +69,7 @@ async def test_fields_of_a_newer_release_in_a_record_are_read_and_survive_a_chan
         value["usage"] = {"requests": 1, "gpu_seconds": 4}
         value["attempts"] = [{"number": 1, "worker": "w", "started_at": "2026-01-01T00:00:00Z", "zone": "a"}]
 
-    key = record_key(PROJECT, execution)
+    key = ExecutionRef(PROJECT, execution).record_key
     await rewritten(b.parts.executions, key, newer)
     client = Client(b.bus, b.parts.executions, b.parts.sessions, project=PROJECT)
     assert (await client.status(execution)).state is State.PENDING
@@ -92,7 +91,7 @@ async def test_fields_of_a_newer_release_in_a_session_survive_a_change() -> None
         value["colour"] = "red"
         value["workspace"]["lfs"] = True
 
-    key = session_key(PROJECT, id_)
+    key = SessionRef(PROJECT, id_).record_key
     await rewritten(b.parts.sessions, key, newer)
     await session(b.parts, wish(b, "attach", id_, client_id="ann"))
     value = await kept(b.parts.sessions, key)
@@ -134,7 +133,9 @@ async def test_a_record_that_cannot_be_read_does_not_stop_the_sweep() -> None:
     clock = ManualClock()
     b = bench(clock)
     first, second = sorted([await submitted(b), await submitted(b)])
-    await rewritten(b.parts.executions, record_key(PROJECT, first), lambda value: value.update(state="paused"))
+    await rewritten(
+        b.parts.executions, ExecutionRef(PROJECT, first).record_key, lambda value: value.update(state="paused")
+    )
     await keep_sweeping(b.bus)
     await clock.advance(86_400 + 3_601)
     sweeping = asyncio.create_task(cleanup(b.parts, swept(b)))

@@ -84,6 +84,10 @@ export interface Task {
   readonly waiting?: boolean;
   readonly cancel_why?: string | null;
   readonly result?: string;
+  /** Bytes of the whole result, when `result` is shortened. */
+  readonly result_bytes?: number | null;
+  readonly artifacts?: "stored" | "pending" | "lost" | null;
+  readonly artifacts_message?: string | null;
   readonly queue_position?: number | null;
   readonly last_sequence?: number;
   readonly archived?: boolean;
@@ -124,6 +128,9 @@ export interface DeadLetter {
   readonly project_id?: string | null;
   readonly event_id?: string | null;
   readonly data?: string | null;
+  /** Bytes and SHA-256 of data that was not kept: the event could not be read. */
+  readonly size?: number | null;
+  readonly sha256?: string | null;
 }
 
 /** Answer of `GET /ready`. */

@@ -3,12 +3,16 @@ import { Decoration, Diff, type FileData, Hunk, parseDiff } from "react-diff-vie
 import "react-diff-view/style/index.css";
 import { ApiError, api } from "../api/client";
 import { plural } from "../model/format";
+import { type Shown, shownPatch } from "../model/patch";
+import { visible } from "../model/visible";
 import { Icon } from "../ui/icons";
 import { CopyButton, Empty, Failure, Segmented, Skeleton } from "../ui/parts";
 import { Counts, FileMark } from "./row-view";
 
 /** Files with more changed lines than this come folded. */
 const FOLD_LINES = 600;
+/** Files that are shown. */
+const FILES_SHOWN = 500;
 
 interface Props {
   readonly id: string;
@@ -39,7 +43,8 @@ export default function DiffView({ id, final, file }: Props): ReactNode {
     return () => abort.abort();
   }, [id, final, tries]);
 
-  const files = useMemo(() => (patch ? parseDiff(patch) : []), [patch]);
+  const shown = useMemo(() => shownPatch(patch ?? ""), [patch]);
+  const files = useMemo(() => (shown.patch ? parseDiff(shown.patch) : []), [shown]);
 
   if (!final) {
     return (
@@ -65,7 +70,10 @@ export default function DiffView({ id, final, file }: Props): ReactNode {
           onChange={setView}
         />
       </div>
-      {files.map((one) => (
+      {(shown.longLines > 0 || shown.filesLeftOut > 0 || files.length > FILES_SHOWN) && (
+        <p className="hint">{leftOut(shown, files.length)} The downloaded patch has everything.</p>
+      )}
+      {files.slice(0, FILES_SHOWN).map((one) => (
         <FileDiff key={pathOf(one)} file={one} view={view} wanted={pathOf(one) === file} />
       ))}
     </div>
@@ -86,12 +94,14 @@ function FileDiff({ file, view, wanted }: { file: FileData; view: "unified" | "s
   const path = pathOf(file);
   const kind = file.type === "add" ? "added" : file.type === "delete" ? "deleted" : "modified";
   return (
-    <section className="diff-file" ref={section} aria-label={path}>
+    <section className="diff-file" ref={section} aria-label={visible(path)}>
       <header>
         <button type="button" className="fold" aria-expanded={open} onClick={() => setOpen(!open)}>
           <Icon name={open ? "down" : "chevron"} size={12} />
           <FileMark change={kind} />
-          <span className="fold-title mono">{file.type === "rename" ? `${file.oldPath} → ${file.newPath}` : path}</span>
+          <span className="fold-title mono">
+            {file.type === "rename" ? `${visible(file.oldPath)} → ${visible(file.newPath)}` : visible(path)}
+          </span>
           <Counts additions={additions} deletions={deletions} />
         </button>
         <CopyButton label={`Copy the path ${path}`} text={() => path} />
@@ -114,6 +124,14 @@ function FileDiff({ file, view, wanted }: { file: FileData; view: "unified" | "s
         ))}
     </section>
   );
+}
+
+function leftOut(shown: Shown, files: number): string {
+  const said: string[] = [];
+  if (shown.longLines > 0) said.push(`${plural(shown.longLines, "line")} cut.`);
+  const missing = shown.filesLeftOut + Math.max(0, files - FILES_SHOWN);
+  if (missing > 0) said.push(`${plural(missing, "further file")} not shown.`);
+  return said.join(" ");
 }
 
 function pathOf(file: FileData): string {

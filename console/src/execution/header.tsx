@@ -4,6 +4,7 @@ import type { Task, TodoItem } from "../api/types";
 import { useAction, useNow } from "../hooks";
 import { cost, count, duration, words } from "../model/format";
 import type { Summary } from "../model/rows";
+import { visible } from "../model/visible";
 import { go, href } from "../router";
 import { Icon } from "../ui/icons";
 import { Confirm, Progress, StateBadge } from "../ui/parts";
@@ -41,7 +42,7 @@ export function ExecutionHeader(props: {
         <a className="crumb" href={href("/")}>
           Executions
         </a>
-        <h1 title={task.title}>{task.title || "Untitled execution"}</h1>
+        <h1 title={visible(task.title ?? "")}>{visible(task.title ?? "") || "Untitled execution"}</h1>
       </div>
       <div className="execution-meta">
         <StateBadge state={task.status} waiting={Boolean(task.waiting_for)} />
@@ -122,10 +123,10 @@ function Outcome({ task }: { task: Task }): ReactNode {
   return (
     <div className="outcome" role="alert">
       <strong>{task.reason ? words(task.reason) : words(task.status)}</strong>
-      {task.message && <span>{task.message}</span>}
-      {(task.errors ?? []).map((error) => (
+      {task.message && <span>{visible(task.message, 4_000)}</span>}
+      {(task.errors ?? []).slice(0, 20).map((error) => (
         <span key={error.field}>
-          <code>{error.field}</code> {error.message}
+          <code>{visible(error.field)}</code> {visible(error.message, 1_000)}
         </span>
       ))}
     </div>

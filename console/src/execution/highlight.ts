@@ -1,4 +1,6 @@
 const NAME = "ocf-search";
+/** Places that are marked at once; the search itself goes by rows and finds all. */
+const MARKED_MOST = 5_000;
 
 /**
  * Marks every place below `root` that has `query`, without touching the page's elements (CSS Custom Highlight API).
@@ -16,6 +18,7 @@ export function highlight(root: HTMLElement | null, query: string): void {
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
     const text = (node.textContent ?? "").toLowerCase();
     for (let at = text.indexOf(wanted); at >= 0; at = text.indexOf(wanted, at + wanted.length)) {
+      if (ranges.length >= MARKED_MOST) break;
       const range = new Range();
       range.setStart(node, at);
       range.setEnd(node, at + wanted.length);

@@ -1,13 +1,17 @@
 import { memo, type ReactNode, useState } from "react";
 import { plain } from "../model/ansi";
-import { clockTime, duration } from "../model/format";
+import { clockTime, duration, plural } from "../model/format";
 import type { FileRow, Row, ToolRow } from "../model/rows";
+import { brief, visible } from "../model/visible";
 import { Icon, toolIcon } from "../ui/icons";
 import { CopyButton } from "../ui/parts";
 import { Ansi, Prose } from "../ui/rich";
 
 /** Lines of a tool's output that are shown at first. */
 const FIRST_LINES = 200;
+/** And characters, of these lines; of an input, all that are shown. */
+const FIRST_CHARACTERS = 40_000;
+const INPUT_CHARACTERS = 20_000;
 
 export interface RowProps {
   readonly row: Row;
@@ -39,7 +43,7 @@ export const RowView = memo(function RowView(props: RowProps): ReactNode {
       return (
         // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard
         <pre className={`row-output ${row.stream}`} tabIndex={0}>
-          <Ansi text={row.source.replace(/\n$/, "")} />
+          <Ansi text={row.source.endsWith("\n") ? row.source.slice(0, -1) : row.source} />
         </pre>
       );
     case "file":
@@ -56,7 +60,7 @@ export const RowView = memo(function RowView(props: RowProps): ReactNode {
           <Icon name="hand" size={14} />
           <span>
             {row.waiting.kind === "permission" ? "Asked for permission: " : "Asked: "}
-            {row.waiting.title || row.source}
+            {visible(row.waiting.title || row.source)}
           </span>
           <Time at={row.at} start={props.start} />
         </div>
@@ -65,13 +69,13 @@ export const RowView = memo(function RowView(props: RowProps): ReactNode {
       return (
         <div className="row-note amber">
           <Icon name="warning" size={14} />
-          <span>Output is missing here: {row.source}</span>
+          <span>Output is missing here: {visible(row.source)}</span>
         </div>
       );
     case "status":
       return (
         <div className={`row-status ${row.state ? `state ${row.severity}` : row.severity}`}>
-          <span>{row.source}</span>
+          <span>{visible(row.source, 2_000)}</span>
           <Time at={row.at} start={props.start} />
         </div>
       );
@@ -144,8 +148,8 @@ function Tool(props: RowProps & { row: ToolRow }): ReactNode {
     <div className={`row-tool ${row.state}`}>
       <button type="button" className="fold" aria-expanded={open} onClick={() => props.onToggle(row.id, !open)}>
         <Icon name={toolIcon(row.tool)} size={14} />
-        <span className="tool-name">{row.tool}</span>
-        <span className="fold-title mono">{row.title}</span>
+        <span className="tool-name">{visible(row.tool)}</span>
+        <span className="fold-title mono">{visible(row.title)}</span>
         <ToolOutcome row={row} />
         <Time at={row.at} start={props.start} />
         <Icon name={open ? "down" : "chevron"} size={12} />
@@ -176,9 +180,10 @@ function ToolOutcome({ row }: { row: ToolRow }): ReactNode {
 
 function ToolBody({ row }: { row: ToolRow }): ReactNode {
   const [all, setAll] = useState(false);
-  const output = row.output.replace(/\n+$/, "");
-  const lines = output === "" ? [] : output.split("\n");
-  const cut = !all && lines.length > FIRST_LINES;
+  const lines = row.output === "" ? [] : row.output.split("\n");
+  while (lines.at(-1) === "") lines.pop();
+  const last = lines.slice(-FIRST_LINES).join("\n").slice(-FIRST_CHARACTERS);
+  const cut = !all && (lines.length > FIRST_LINES || last.length === FIRST_CHARACTERS);
   return (
     <div className="tool-body">
       <ToolInput row={row} />
@@ -186,14 +191,14 @@ function ToolBody({ row }: { row: ToolRow }): ReactNode {
         <div className="tool-output">
           {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard */}
           <pre tabIndex={0}>
-            <Ansi text={cut ? lines.slice(-FIRST_LINES).join("\n") : output} />
+            <Ansi text={all ? lines.join("\n") : last} />
           </pre>
           <CopyButton label="Copy output" text={() => plain(row.output)} />
         </div>
       )}
       {cut && (
         <button type="button" className="link" onClick={() => setAll(true)}>
-          Show all {lines.length.toLocaleString("en")} lines
+          Show all: {plural(lines.length, "line")}, {plural(row.output.length, "character")}
         </button>
       )}
       {row.truncated && <p className="hint">The agent kept only part of this output.</p>}
@@ -206,7 +211,7 @@ function ToolBody({ row }: { row: ToolRow }): ReactNode {
 function ToolInput({ row }: { row: ToolRow }): ReactNode {
   const { oldString, newString, content, ...rest } = row.input;
   const shown = Object.entries(rest).filter(
-    ([, value]) => value !== "" && value !== null && !row.title.includes(String(value)),
+    ([, value]) => value !== "" && value !== null && (typeof value === "object" || !row.title.includes(String(value))),
   );
   return (
     <>
@@ -214,20 +219,25 @@ function ToolInput({ row }: { row: ToolRow }): ReactNode {
         <dl className="tool-input">
           {shown.map(([name, value]) => (
             <div key={name}>
-              <dt>{name}</dt>
-              <dd>{typeof value === "string" ? value : JSON.stringify(value)}</dd>
+              <dt>{visible(name)}</dt>
+              <dd>{typeof value === "string" ? short(value) : brief(value)}</dd>
             </div>
           ))}
         </dl>
       )}
       {(typeof newString === "string" || typeof content === "string") && (
         <pre className="tool-change">
-          {typeof oldString === "string" && oldString !== "" && <del>{signed("-", oldString)}</del>}
-          <ins>{signed("+", String(newString ?? content))}</ins>
+          {typeof oldString === "string" && oldString !== "" && <del>{signed("-", short(oldString))}</del>}
+          <ins>{signed("+", short(typeof newString === "string" ? newString : String(content)))}</ins>
         </pre>
       )}
     </>
   );
+}
+
+function short(text: string): string {
+  const beyond = text.length - INPUT_CHARACTERS;
+  return beyond > 0 ? `${text.slice(0, INPUT_CHARACTERS)}\n… ${plural(beyond, "more character")}` : text;
 }
 
 function signed(sign: string, text: string): string {
@@ -242,7 +252,7 @@ function FileLine({ row, onFile }: { row: FileRow; onFile: ((path: string) => vo
   const content = (
     <>
       <FileMark change={row.change} />
-      <span className="fold-title mono">{row.path}</span>
+      <span className="fold-title mono">{visible(row.path)}</span>
       <Counts additions={row.additions} deletions={row.deletions} />
     </>
   );

@@ -1,10 +1,14 @@
 import type { ReactNode } from "react";
 import type { Attempt, ChangedFile, Task, TodoItem, Usage } from "../api/types";
 import { cost, count, duration, modelName, plural, timeOfDay, words } from "../model/format";
+import { visible } from "../model/visible";
 import { href } from "../router";
 import { Icon } from "../ui/icons";
 import { CopyButton, Progress } from "../ui/parts";
 import { Counts, FileMark } from "./row-view";
+
+/** Items of a plan, and changed files, that are listed; how many there are stands above. */
+const LISTED = 200;
 
 /** The agent's own plan and how far it is. */
 export function Plan({ todo, running }: { todo: readonly TodoItem[]; running: boolean }): ReactNode {
@@ -17,17 +21,22 @@ export function Plan({ todo, running }: { todo: readonly TodoItem[]; running: bo
       </h2>
       <Progress value={Math.round((100 * done) / todo.length)} label="Plan" />
       <ol className="todo">
-        {todo.map((item, at) => (
+        {todo.slice(0, LISTED).map((item, at) => (
           // biome-ignore lint/suspicious/noArrayIndexKey: the list has no other identity
           <li key={at} className={item.status}>
             <TodoMark status={item.status} running={running} />
-            <span>{item.content}</span>
+            <span>{visible(item.content)}</span>
             <span className="sr">({words(item.status)})</span>
           </li>
         ))}
       </ol>
+      <More of={todo.length} what="item" />
     </section>
   );
+}
+
+function More({ of, what }: { of: number; what: string }): ReactNode {
+  return of > LISTED ? <p className="hint">{`and ${plural(of - LISTED, `more ${what}`)}`}</p> : null;
 }
 
 function TodoMark({ status, running }: { status: TodoItem["status"]; running: boolean }): ReactNode {
@@ -50,18 +59,24 @@ export function ChangedFiles(props: {
         Changes <Counts additions={props.additions} deletions={props.deletions} />
       </h2>
       <ul className="side-files">
-        {props.files.map((file) => (
+        {props.files.slice(0, LISTED).map((file) => (
           <li key={file.path}>
-            <button type="button" onClick={() => props.onFile?.(file.path)} disabled={!props.onFile} title={file.path}>
+            <button
+              type="button"
+              onClick={() => props.onFile?.(file.path)}
+              disabled={!props.onFile}
+              title={visible(file.path)}
+            >
               <FileMark change={file.change} />
               <span className="path mono">
-                <bdi>{file.path}</bdi>
+                <bdi>{visible(file.path)}</bdi>
               </span>
               <Counts additions={file.additions} deletions={file.deletions} />
             </button>
           </li>
         ))}
       </ul>
+      <More of={props.files.length} what="file" />
     </section>
   );
 }
@@ -158,6 +173,11 @@ export function About({ task }: { task: Task }): ReactNode {
         </Fact>
         {task.timeout_seconds ? <Fact name="Time limit">{duration(task.timeout_seconds * 1_000)}</Fact> : null}
         {task.last_sequence ? <Fact name="Output">{plural(task.last_sequence, "chunk")}</Fact> : null}
+        {task.artifacts && task.artifacts !== "stored" ? (
+          <Fact name="Workspace">
+            <span title={task.artifacts_message ?? undefined}>{task.artifacts}</span>
+          </Fact>
+        ) : null}
         <Fact name="Archive">{task.archived ? "verified" : "not yet"}</Fact>
       </dl>
       {labels.length > 0 && (

@@ -7,6 +7,9 @@ import { TerminalWriter } from "../model/terminal";
 import type { Chunk } from "../stream";
 import { useDark } from "../theme";
 
+/** Characters that are written to the terminal at once. */
+const PIECE = 128_000;
+
 interface Props {
   readonly chunks: readonly Chunk[];
   /** How many of `chunks` are shown; when it shrinks, the terminal starts anew. */
@@ -20,12 +23,15 @@ interface Props {
 export default function Terminal({ chunks, count, query, turn }: Props): ReactNode {
   const host = useRef<HTMLDivElement>(null);
   const dark = useDark();
+  const shown = useRef(count);
   const open = useRef<{
     terminal: Xterm;
     search: SearchAddon;
     writer: TerminalWriter;
     written: number;
     of: readonly Chunk[];
+    /** The terminal is still at the last piece. */
+    busy: boolean;
   } | null>(null);
 
   useEffect(() => {
@@ -49,7 +55,7 @@ export default function Terminal({ chunks, count, query, turn }: Props): ReactNo
     fit.fit();
     // Tab must leave the terminal: nothing can be typed here.
     terminal.attachCustomKeyEventHandler((event) => event.key !== "Tab");
-    open.current = { terminal, search, writer: new TerminalWriter(), written: 0, of: [] };
+    open.current = { terminal, search, writer: new TerminalWriter(), written: 0, of: [], busy: false };
     const resized = new ResizeObserver(() => fit.fit());
     resized.observe(host.current);
     return () => {
@@ -68,14 +74,22 @@ export default function Terminal({ chunks, count, query, turn }: Props): ReactNo
     if (!view) return;
     if (count < view.written || view.of !== chunks) {
       view.terminal.reset();
-      Object.assign(view, { writer: new TerminalWriter(), written: 0, of: chunks });
+      Object.assign(view, { writer: new TerminalWriter(), written: 0, of: chunks, busy: false });
     }
-    let text = "";
-    for (; view.written < count; view.written += 1) {
-      const chunk = chunks[view.written];
-      if (chunk) text += view.writer.render(chunk);
-    }
-    if (text) view.terminal.write(text);
+    // In pieces, each once the one before is drawn: the page answers in between, and xterm drops what is too much.
+    const write = (): void => {
+      if (open.current !== view || view.of !== chunks) return;
+      let text = "";
+      while (view.written < shown.current && text.length < PIECE) {
+        const chunk = chunks[view.written];
+        if (chunk) text += view.writer.render(chunk);
+        view.written += 1;
+      }
+      view.busy = text !== "";
+      if (text) view.terminal.write(text, write);
+    };
+    shown.current = count;
+    if (!view.busy) write();
   });
 
   // biome-ignore lint/correctness/useExhaustiveDependencies: `turn` asks for the next match

@@ -3,6 +3,7 @@ import { api } from "../api/client";
 import type { Waiting } from "../api/types";
 import { useAction, useNow } from "../hooks";
 import { until, words } from "../model/format";
+import { visible } from "../model/visible";
 import { Icon } from "../ui/icons";
 
 /** What the agent waits for, and the answer. It stays until the record says that nobody waits any more. */
@@ -46,7 +47,7 @@ export function WaitingCard({
         <strong>{permission ? "The agent needs your permission" : "The agent has a question"}</strong>
         {waiting.deadline && <span className="faint">expires {until(waiting.deadline, now)}</span>}
       </div>
-      <p className={permission ? "mono waiting-title" : "waiting-title"}>{waiting.title}</p>
+      <p className={permission ? "mono waiting-title" : "waiting-title"}>{visible(waiting.title, 4_000)}</p>
       {sent ? (
         <p className="hint" role="status">
           Answered “{sent}”. Waiting for the agent to go on…
@@ -62,7 +63,7 @@ export function WaitingCard({
                 disabled={action.busy}
                 onClick={() => void send(option)}
               >
-                {permission ? label(option) : option}
+                {visible(permission ? label(option) : option)}
               </button>
             ))}
           </div>

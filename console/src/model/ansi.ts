@@ -11,8 +11,12 @@ export interface Piece {
   readonly underline: boolean;
 }
 
-// CSI sequences, OSC sequences up to BEL or ST, and the two-character escapes.
-const ESCAPE = /\x1b(?:\[([0-9;:]*)([A-Za-z])|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9]|[=>78cDEHMNOZ])/g;
+// CSI sequences, OSC and its relatives up to BEL or ST or the end of the line, and the short escapes, whole or cut off.
+const ESCAPE = /\x1b(?:\[([0-?]*)[ -/]*([@-~]?)|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~]?)/g;
+/** Changes of colour that are shown in one text; the rest of it is in the colour of the last one. */
+export const PIECES_MOST = 4_000;
+/** Parameters of one change of colour that are read. */
+const CODES_MOST = 32;
 
 type Style = Omit<Piece, "text">;
 const PLAIN: Style = {
@@ -40,6 +44,7 @@ export function pieces(text: string): Piece[] {
     if (match.index > at) found.push({ ...style, text: overwrite(text.slice(at, match.index)) });
     if (match[2] === "m") style = restyle(style, match[1] ?? "");
     at = match.index + match[0].length;
+    if (found.length >= PIECES_MOST) return [...found, { ...style, text: plain(text.slice(at)) }];
   }
   if (at < text.length) found.push({ ...style, text: overwrite(text.slice(at)) });
   return found;
@@ -68,7 +73,13 @@ const FLAGS: Readonly<Record<number, Partial<Style>>> = {
 };
 
 function restyle(style: Style, parameters: string): Style {
-  const codes = parameters === "" ? [0] : parameters.split(/[;:]/).map(Number);
+  const codes =
+    parameters === ""
+      ? [0]
+      : parameters
+          .slice(0, 8 * CODES_MOST)
+          .split(/[;:]/, CODES_MOST)
+          .map(Number);
   let next = style;
   for (let at = 0; at < codes.length; at += 1) {
     const code = codes[at] ?? 0;

@@ -1,8 +1,6 @@
 /** The part of Markdown that agents write, as data. No HTML anywhere: what is not known stays text. */
 
-export type Inline =
-  | { readonly kind: "text" | "code" | "strong" | "emphasis" | "strike"; readonly text: string }
-  | { readonly kind: "link"; readonly text: string; readonly href: string };
+export { type Inline, inlines } from "./inline";
 
 export type Block =
   | { readonly kind: "paragraph"; readonly text: string }
@@ -20,85 +18,92 @@ export interface ListItem {
   readonly text: string;
 }
 
-const ITEM = /^(\s*)(?:[-*+]|(\d+)[.)])\s+(?:\[([ xX])\]\s+)?(.*)$/;
-const INLINE =
-  /(`+)(.+?)\1|\*\*(.+?)\*\*|__(.+?)__|~~(.+?)~~|(?<![\w*])\*([^*\s][^*]*?)\*(?!\w)|(?<!\w)_([^_\s][^_]*?)_(?!\w)|\[([^\]]+)\]\(([^)\s]+)\)/;
+/** Characters of one stretch of prose that are read; the view says how many there are beyond. */
+export const PROSE_MOST = 32_000;
 
-/** Reads one stretch of prose: no blank lines in it, no fences. */
+// No `\s+` next to what may begin with a space: each line is read in one go, however many spaces it has.
+const ITEM = /^([ \t]{0,64})(?:[-*+]|(\d{1,9})[.)])[ \t](.*)$/;
+const BOX = /^\s{0,8}\[([ xX])\][ \t](.*)$/;
+const HEADING = /^(#{1,6})[ \t](.*)$/;
+
+type Growing =
+  | { kind: "paragraph" | "quote"; lines: string[] }
+  | { kind: "heading"; level: number; text: string }
+  | { kind: "list"; items: (Omit<ListItem, "text"> & { lines: string[] })[] }
+  | { kind: "table"; rows: string[][] }
+  | { kind: "rule" };
+
+/** Reads one stretch of prose: no blank lines in it, no fences. Its time is proportional to its length. */
 export function blocks(source: string): Block[] {
-  const found: Block[] = [];
-  for (const line of source.replace(/\n+$/, "").split("\n")) {
-    const last = found.at(-1);
-    const heading = /^(#{1,6})\s+(.*)$/.exec(line);
-    const item = ITEM.exec(line);
-    if (heading) found.push({ kind: "heading", level: heading[1]?.length ?? 1, text: heading[2] ?? "" });
-    else if (/^\s*([-*_])(\s*\1){2,}\s*$/.test(line)) found.push({ kind: "rule" });
-    else if (item) append(found, toItem(item));
-    else if (/^\s*>/.test(line)) {
-      const text = line.replace(/^\s*>\s?/, "");
-      if (last?.kind === "quote") found[found.length - 1] = { ...last, text: `${last.text}\n${text}` };
-      else found.push({ kind: "quote", text });
-    } else if (/^\s*\|.*\|\s*$/.test(line)) tableLine(found, line);
-    else if (last?.kind === "list" && /^\s+\S/.test(line)) {
-      const tail = last.items.at(-1);
-      if (tail)
-        found[found.length - 1] = {
-          kind: "list",
-          items: [...last.items.slice(0, -1), { ...tail, text: `${tail.text} ${line.trim()}` }],
-        };
-    } else if (last?.kind === "paragraph") found[found.length - 1] = { ...last, text: `${last.text}\n${line}` };
-    else found.push({ kind: "paragraph", text: line });
+  const found: Growing[] = [];
+  for (const line of source.slice(0, PROSE_MOST).split("\n")) {
+    if (line !== "" || found.length > 0) take(found, line);
   }
-  return found;
+  return found.map(settled);
 }
 
-function toItem(match: RegExpExecArray): ListItem {
-  const box = match[3];
+function take(found: Growing[], line: string): void {
+  const last = found.at(-1);
+  const heading = HEADING.exec(line);
+  const trimmed = line.trim();
+  const item = isRule(trimmed) ? null : ITEM.exec(line);
+  if (heading) found.push({ kind: "heading", level: heading[1]?.length ?? 1, text: (heading[2] ?? "").trim() });
+  else if (isRule(trimmed)) found.push({ kind: "rule" });
+  else if (item) {
+    if (last?.kind === "list") last.items.push(toItem(item));
+    else found.push({ kind: "list", items: [toItem(item)] });
+  } else if (trimmed.startsWith(">")) {
+    const text = trimmed.slice(1).replace(/^\s/, "");
+    if (last?.kind === "quote") last.lines.push(text);
+    else found.push({ kind: "quote", lines: [text] });
+  } else if (trimmed.length > 1 && trimmed.startsWith("|") && trimmed.endsWith("|")) tableLine(found, trimmed);
+  else if (last?.kind === "list" && trimmed !== "" && /^\s/.test(line)) last.items.at(-1)?.lines.push(trimmed);
+  else if (last?.kind === "paragraph") last.lines.push(line);
+  else found.push({ kind: "paragraph", lines: [line] });
+}
+
+/** Three or more of one of `-`, `*`, `_`, with nothing but spaces between. */
+function isRule(trimmed: string): boolean {
+  const mark = trimmed[0];
+  if (mark === undefined || !"-*_".includes(mark)) return false;
+  let marks = 0;
+  for (const char of trimmed) {
+    if (char === mark) marks += 1;
+    else if (char !== " " && char !== "\t") return false;
+  }
+  return marks >= 3;
+}
+
+function settled(block: Growing): Block {
+  switch (block.kind) {
+    case "paragraph":
+    case "quote":
+      return { kind: block.kind, text: block.lines.join("\n").replace(/\n$/, "") };
+    case "list":
+      return { kind: "list", items: block.items.map(({ lines, ...item }) => ({ ...item, text: lines.join(" ") })) };
+    default:
+      return block;
+  }
+}
+
+function toItem(match: RegExpExecArray): Omit<ListItem, "text"> & { lines: string[] } {
+  const rest = (match[3] ?? "").trimStart();
+  const box = BOX.exec(rest);
   return {
     depth: Math.min(4, Math.floor((match[1] ?? "").replaceAll("\t", "    ").length / 2)),
     marker: match[2] ? `${match[2]}.` : "",
-    done: box === undefined ? null : box !== " ",
-    text: match[4] ?? "",
+    done: box ? box[1] !== " " : null,
+    lines: [box ? (box[2] ?? "").trimStart() : rest],
   };
 }
 
-function append(found: Block[], item: ListItem): void {
+function tableLine(found: Growing[], trimmed: string): void {
   const last = found.at(-1);
-  if (last?.kind === "list") found[found.length - 1] = { kind: "list", items: [...last.items, item] };
-  else found.push({ kind: "list", items: [item] });
-}
-
-function tableLine(found: Block[], line: string): void {
-  const last = found.at(-1);
-  if (/^[\s|:-]+$/.test(line) && last?.kind === "table") return;
-  const cells = line
-    .trim()
+  if (last?.kind === "table" && /^[\s|:-]+$/.test(trimmed)) return;
+  const cells = trimmed
     .slice(1, -1)
     .split("|")
     .map((cell) => cell.trim());
-  if (last?.kind === "table") found[found.length - 1] = { kind: "table", rows: [...last.rows, cells] };
+  if (last?.kind === "table") last.rows.push(cells);
   else found.push({ kind: "table", rows: [cells] });
-}
-
-/** Splits a line of prose at its emphasis, code and links. Only http(s) links are links. */
-export function inlines(text: string): Inline[] {
-  const found: Inline[] = [];
-  let rest = text;
-  for (let match = INLINE.exec(rest); match; match = INLINE.exec(rest)) {
-    if (match.index > 0) found.push({ kind: "text", text: rest.slice(0, match.index) });
-    found.push(toInline(match));
-    rest = rest.slice(match.index + match[0].length);
-  }
-  if (rest) found.push({ kind: "text", text: rest });
-  return found;
-}
-
-function toInline(match: RegExpExecArray): Inline {
-  const [whole, , code, strong, strong2, strike, emphasis, emphasis2, label, href] = match;
-  if (code !== undefined) return { kind: "code", text: code };
-  if (strong !== undefined || strong2 !== undefined) return { kind: "strong", text: strong ?? strong2 ?? "" };
-  if (strike !== undefined) return { kind: "strike", text: strike };
-  if (emphasis !== undefined || emphasis2 !== undefined) return { kind: "emphasis", text: emphasis ?? emphasis2 ?? "" };
-  if (label !== undefined && href && /^https?:\/\//i.test(href)) return { kind: "link", text: label, href };
-  return { kind: "text", text: whole };
 }

@@ -1,5 +1,7 @@
 import type { TodoItem } from "../api/types";
 import type { Chunk } from "../stream";
+import { Guard } from "./guard";
+import { visible } from "./visible";
 
 const SGR = {
   reset: "\x1b[0m",
@@ -12,6 +14,8 @@ const SGR = {
   green: "\x1b[32m",
   yellow: "\x1b[33m",
 };
+/** Items of a plan that are shown each time it changes. */
+export const PLAN_MOST = 100;
 type Paint = Exclude<keyof typeof SGR, "reset">;
 
 /** Turns chunks into what a terminal prints: output as it is, everything else on lines of its own, in its colour. */
@@ -21,34 +25,32 @@ export class TerminalWriter {
   /** Tools whose output was printed as it ran: their result would print it again. */
   readonly #printed = new Set<string>();
   #running = "";
+  readonly #guard = new Guard();
 
   render(chunk: Chunk): string {
     const detail = (chunk.detail ?? {}) as Record<string, unknown>;
     switch (chunk.type) {
       case "text":
-        return this.#run("text", chunk.data);
+        return this.#run("text", this.#said("text", chunk.data));
       case "reasoning":
-        return this.#run("reasoning", paint("dim", chunk.data));
+        return this.#run("reasoning", paint("dim", this.#said("reasoning", chunk.data)));
       case "stdout":
       case "stderr":
         this.#printed.add(String(detail.call_id ?? this.#running));
-        return this.#run(
-          "output",
-          chunk.type === "stderr" && !chunk.data.includes("\x1b") ? paint("yellow", chunk.data) : chunk.data,
-        );
+        return this.#run("output", this.#output(chunk));
       case "tool_call":
         this.#running = String(detail.call_id ?? "");
-        return this.#line(`${paint("cyan", "❯")} ${paint("bold", chunk.data || String(detail.tool))}`);
+        return this.#line(`${paint("cyan", "❯")} ${paint("bold", visible(chunk.data || String(detail.tool)))}`);
       case "tool_result":
         return this.#result(chunk, detail);
       case "file_change":
-        return this.#line(paint("green", `± ${chunk.data}`));
+        return this.#line(paint("green", `± ${visible(chunk.data)}`));
       case "status":
-        return this.#line(paint(detail.state === "failed" ? "red" : "grey", `● ${chunk.data}`));
+        return this.#line(paint(detail.state === "failed" ? "red" : "grey", `● ${visible(chunk.data)}`));
       case "permission":
       case "question":
       case "gap":
-        return this.#line(paint("yellow", `! ${chunk.data}`));
+        return this.#line(paint("yellow", `! ${visible(chunk.data)}`));
       case "todo":
         return this.#plan(detail.items as TodoItem[] | undefined);
       case "usage":
@@ -58,17 +60,33 @@ export class TerminalWriter {
 
   #plan(items: readonly TodoItem[] = []): string {
     const marks = { completed: paint("green", "✓"), in_progress: paint("cyan", "▸"), cancelled: "×", pending: "·" };
-    return items.map((item) => this.#line(`  ${marks[item.status]} ${item.content}`)).join("");
+    const shown = items
+      .slice(0, PLAN_MOST)
+      .map((item) => this.#line(`  ${marks[item.status]} ${visible(item.content)}`));
+    const more = items.length - shown.length;
+    return shown.join("") + (more > 0 ? this.#line(paint("grey", `  … ${more.toLocaleString("en")} more`)) : "");
   }
 
   #result(chunk: Chunk, detail: Record<string, unknown>): string {
     // The plan itself follows, readable.
     if (/todo/i.test(String(detail.tool)) && detail.ok !== false) return "";
     const printed = this.#printed.has(String(detail.call_id ?? ""));
-    const body = printed || chunk.data === "" ? "" : this.#run("result", `${chunk.data.replace(/\n*$/, "")}\n`);
+    const body =
+      printed || chunk.data === "" ? "" : this.#run("result", `${this.#said("result", trimEnd(chunk.data))}\n`);
     if (detail.ok !== false) return body;
     const code = typeof detail.exit_code === "number" ? ` with exit code ${detail.exit_code}` : "";
-    return body + this.#line(paint("red", `✗ ${String(detail.tool)} failed${code}`));
+    return body + this.#line(paint("red", `✗ ${visible(String(detail.tool))} failed${code}`));
+  }
+
+  #output(chunk: Chunk): string {
+    const said = this.#said("output", chunk.data);
+    return chunk.type === "stderr" && !said.includes("\x1b") ? paint("yellow", said) : said;
+  }
+
+  /** What others wrote, bounded. A sequence goes on in the next piece of the same kind and nowhere else. */
+  #said(kind: string, text: string): string {
+    if (kind !== this.#last) this.#guard.reset();
+    return this.#guard.pass(text);
   }
 
   /** Pieces of one kind follow each other directly; another kind starts a line. */
@@ -89,4 +107,11 @@ export class TerminalWriter {
 
 function paint(how: Paint, text: string): string {
   return `${SGR[how]}${text}${SGR.reset}`;
+}
+
+/** Without the line ends at its end: `/\n*$/` looks at every run of them anew. */
+function trimEnd(text: string): string {
+  let end = text.length;
+  while (text[end - 1] === "\n") end -= 1;
+  return text.slice(0, end);
 }

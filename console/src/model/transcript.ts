@@ -5,6 +5,8 @@ import type { FileRow, OutputRow, Row, Severity, StatusRow, Summary, ToolRow } f
 /** Rows are kept short, so that a list that draws only what is visible has something to leave out. */
 const MAX_CODE_LINES = 80;
 const MAX_OUTPUT_LINES = 80;
+/** A row is no longer than this either, whatever its lines are: the list measures and the reader parses each anew. */
+const MAX_ROW = 20_000;
 /** A tool's output beyond this is kept from its end; the download has all of it. */
 const MAX_TOOL_OUTPUT = 400_000;
 
@@ -156,6 +158,7 @@ export class Transcript {
     const lines = (open.partial + chunk.data).split("\n");
     open.partial = lines.pop() ?? "";
     for (const line of lines) this.#line(open, line, chunk, at);
+    this.#cut(open, chunk, at);
     this.#show(open, chunk, at);
   }
 
@@ -172,6 +175,20 @@ export class Transcript {
     } else if (fence) this.#settle(open, chunk, at, "code", fence[1] ?? "");
     else if (line.trim() === "") this.#settle(open, chunk, at, "prose");
     else open.settled += `${line}\n`;
+  }
+
+  /** A text without ends of lines or paragraphs goes on in further rows. */
+  #cut(open: OpenText, chunk: Chunk, at: number): void {
+    while (open.settled.length + open.partial.length > MAX_ROW) {
+      const whole = open.settled + open.partial;
+      const rest = whole.slice(MAX_ROW);
+      // What is left of a line is no line of its own: it is settled with the piece that comes before its end.
+      open.settled = whole.slice(0, MAX_ROW);
+      open.partial = "";
+      this.#settle(open, chunk, at, open.mode, open.language);
+      open.continued = true;
+      open.partial = rest;
+    }
   }
 
   /** Closes the present row; what follows becomes a new one. */
@@ -263,7 +280,7 @@ export class Transcript {
     }
     const stream = chunk.type as OutputRow["stream"];
     const last = this.rows.at(-1);
-    if (last?.kind === "output" && last.stream === stream && last.source.split("\n").length < MAX_OUTPUT_LINES) {
+    if (last?.kind === "output" && last.stream === stream && isShort(last.source)) {
       this.rows[last.id] = { ...last, source: last.source + chunk.data };
     } else {
       const severity = stream === "stderr" ? "warning" : "info";
@@ -303,6 +320,10 @@ export class Transcript {
     };
     this.#add(row);
   }
+}
+
+function isShort(source: string): boolean {
+  return source.length < MAX_ROW && source.split("\n").length < MAX_OUTPUT_LINES;
 }
 
 /** `bash pytest -q` is shown beside the tool's name: without it. */

@@ -97,14 +97,16 @@ function Letter({ letter, now, onChanged }: { letter: DeadLetter; now: number; o
         )}
       </div>
       <div className="card-actions">
-        <button
-          type="button"
-          className="button small"
-          disabled={action.busy}
-          onClick={() => void done(() => api.redrive(letter.seq))}
-        >
-          <Icon name="replay" size={13} /> Send again
-        </button>
+        {!letter.sha256 && (
+          <button
+            type="button"
+            className="button small"
+            disabled={action.busy}
+            onClick={() => void done(() => api.redrive(letter.seq))}
+          >
+            <Icon name="replay" size={13} /> Send again
+          </button>
+        )}
         <button
           type="button"
           className="button quiet small"
@@ -158,10 +160,18 @@ function LetterBody({ letter }: { letter: DeadLetter }): ReactNode {
             </dd>
           </div>
         )}
+        {letter.sha256 && (
+          <div>
+            <dt>Not kept</dt>
+            <dd>
+              {letter.size} bytes that could not be read, SHA-256 <span className="mono">{letter.sha256}</span>
+            </dd>
+          </div>
+        )}
       </dl>
       {error && !data && <Failure error={error} onRetry={refresh} />}
       {!data && !error && <Skeleton rows={4} />}
-      {data && (
+      {data && !letter.sha256 && (
         <div className="tool-output">
           {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard */}
           <pre tabIndex={0}>{pretty(data.data ?? "")}</pre>
@@ -172,7 +182,13 @@ function LetterBody({ letter }: { letter: DeadLetter }): ReactNode {
   );
 }
 
+/** Characters of an event's data that are shown, and those that are set out in lines. */
+const DATA_MOST = 100_000;
+
 function pretty(text: string): string {
+  if (text.length > DATA_MOST) {
+    return `${text.slice(0, DATA_MOST)}\n… ${plural(text.length - DATA_MOST, "more character")}: copy has all`;
+  }
   try {
     return JSON.stringify(JSON.parse(text), null, 2);
   } catch {

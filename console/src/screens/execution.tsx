@@ -9,6 +9,7 @@ import { type Execution, useExecution } from "../execution/use-execution";
 import { useNow } from "../hooks";
 import { words } from "../model/format";
 import type { Summary } from "../model/rows";
+import { visible } from "../model/visible";
 import { href, replace, useRoute } from "../router";
 import { TERMINAL_STATES } from "../stream";
 import { Failure, Skeleton } from "../ui/parts";
@@ -23,7 +24,7 @@ export function ExecutionScreen({ id }: { id: string }): ReactNode {
   const execution = useExecution(id);
   const { task, error } = execution;
   useEffect(() => {
-    if (task) document.title = `${task.title || words(task.status)} · OpenCode Functions`;
+    if (task) document.title = `${visible(task.title ?? "", 80) || words(task.status)} · OpenCode Functions`;
   }, [task]);
   if (!task) {
     if (error) return <Failure error={error} onRetry={execution.refresh} alone />;

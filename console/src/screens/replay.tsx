@@ -6,6 +6,7 @@ import { useKeys } from "../hooks";
 import { clockTime, cost, count, words } from "../model/format";
 import { saidAt, type Timeline, timeline } from "../model/timeline";
 import { Transcript } from "../model/transcript";
+import { visible } from "../model/visible";
 import { href, useRoute } from "../router";
 import type { Chunk } from "../stream";
 import { Icon } from "../ui/icons";
@@ -74,7 +75,7 @@ function Player({ id, execution }: { id: string; execution: Execution }): ReactN
           <a className="crumb" href={href(`/tasks/${id}`)}>
             Execution
           </a>
-          <h1>{execution.task?.title || "Untitled execution"}</h1>
+          <h1>{visible(execution.task?.title ?? "") || "Untitled execution"}</h1>
         </div>
         <div className="execution-meta">
           <span className="badge tone-grey">
@@ -244,7 +245,7 @@ function Scrubber({ line, time, onSeek }: { line: Timeline; time: number; onSeek
               // biome-ignore lint/suspicious/noArrayIndexKey: marks never move
               key={at}
               className={mark.kind}
-              title={mark.title}
+              title={visible(mark.title)}
               style={{ insetInlineStart: `${(100 * mark.at) / Math.max(1, line.length)}%` }}
             />
           ))}

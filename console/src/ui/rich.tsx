@@ -1,6 +1,7 @@
 import { memo, type ReactNode } from "react";
 import { pieces } from "../model/ansi";
-import { type Block, blocks, type Inline, inlines } from "../model/markdown";
+import { plural } from "../model/format";
+import { type Block, blocks, type Inline, inlines, PROSE_MOST } from "../model/markdown";
 
 /** Text with ANSI colours. */
 export const Ansi = memo(function Ansi({ text }: { text: string }): ReactNode {
@@ -23,8 +24,16 @@ export const Ansi = memo(function Ansi({ text }: { text: string }): ReactNode {
 
 /** What the model wrote, as far as its Markdown is understood. */
 export const Prose = memo(function Prose({ source }: { source: string }): ReactNode {
-  // biome-ignore lint/suspicious/noArrayIndexKey: blocks never move, the text only grows
-  return blocks(source).map((block, at) => <BlockView key={at} block={block} />);
+  const beyond = source.length - PROSE_MOST;
+  return (
+    <>
+      {blocks(source).map((block, at) => (
+        // biome-ignore lint/suspicious/noArrayIndexKey: blocks never move, the text only grows
+        <BlockView key={at} block={block} />
+      ))}
+      {beyond > 0 && <p className="hint">{`${plural(beyond, "more character")} here: the download has all of it.`}</p>}
+    </>
+  );
 });
 
 function BlockView({ block }: { block: Block }): ReactNode {
@@ -73,7 +82,11 @@ function BlockView({ block }: { block: Block }): ReactNode {
 }
 
 function inline(text: string): ReactNode {
-  return inlines(text).map((part, at) => element(part, at));
+  return elements(inlines(text));
+}
+
+function elements(parts: readonly Inline[]): ReactNode {
+  return parts.map((part, at) => element(part, at));
 }
 
 function element(part: Inline, key: number): ReactNode {
@@ -81,15 +94,15 @@ function element(part: Inline, key: number): ReactNode {
     case "code":
       return <code key={key}>{part.text}</code>;
     case "strong":
-      return <strong key={key}>{part.text}</strong>;
+      return <strong key={key}>{elements(part.parts)}</strong>;
     case "emphasis":
-      return <em key={key}>{part.text}</em>;
+      return <em key={key}>{elements(part.parts)}</em>;
     case "strike":
-      return <s key={key}>{part.text}</s>;
+      return <s key={key}>{elements(part.parts)}</s>;
     case "link":
       return (
         <a key={key} href={part.href} target="_blank" rel="noreferrer noopener">
-          {part.text}
+          {elements(part.parts)}
         </a>
       );
     case "text":

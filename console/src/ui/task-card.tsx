@@ -2,6 +2,7 @@ import type { ReactNode } from "react";
 import type { Task } from "../api/types";
 import { Counts } from "../execution/row-view";
 import { ago, cost, count, duration, modelName, plural, words } from "../model/format";
+import { visible } from "../model/visible";
 import { href } from "../router";
 import { TERMINAL_STATES } from "../stream";
 import { Icon } from "./icons";
@@ -26,7 +27,7 @@ export function TaskCard({ task, now }: { task: Task; now: number }): ReactNode 
       </span>
       <div className="card-main">
         <h3>
-          <a href={href(`/tasks/${task.execution_id}`)}>{task.title || "Untitled execution"}</a>
+          <a href={href(`/tasks/${task.execution_id}`)}>{visible(task.title ?? "") || "Untitled execution"}</a>
         </h3>
         <p className="card-meta">
           <span className="card-state">

@@ -34,12 +34,10 @@ test("Markdown is read as data; what is not known stays text, and only web links
     { kind: "text", text: "a " },
     { kind: "code", text: "b" },
     { kind: "text", text: " " },
-    { kind: "strong", text: "c" },
+    { kind: "strong", parts: [{ kind: "text", text: "c" }] },
     { kind: "text", text: " " },
-    { kind: "link", text: "d", href: "https://x.y" },
-    { kind: "text", text: " " },
-    { kind: "text", text: "[e](javascript:alert(1)" },
-    { kind: "text", text: ") <b>" },
+    { kind: "link", parts: [{ kind: "text", text: "d" }], href: "https://x.y" },
+    { kind: "text", text: " [e](javascript:alert(1)) <b>" },
   ]);
   expect(inlines("snake_case_name and 2*3*4")).toEqual([{ kind: "text", text: "snake_case_name and 2*3*4" }]);
 });

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from events.errors import InvalidEvent
 from events.lifecycle import Reason
 from events.limits import Inflater, parse_json
 from events.ports import Clock
-from functions.models.endpoints import is_refused_address
+from functions.common.addresses import Reach, farthest, resolve
 
 #: Statuses that may pass: timeouts, too many requests, server errors (529 is Anthropic's "overloaded").
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -94,15 +93,13 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        loop = asyncio.get_running_loop()
         try:
-            found = await asyncio.wait_for(loop.getaddrinfo(host, port, type=socket.SOCK_STREAM), timeout)
+            addresses = await asyncio.wait_for(resolve(host, port), timeout)
         except OSError as error:
             raise httpcore.ConnectError(f"cannot resolve the name: {error.strerror}") from None
         except TimeoutError:
             raise httpcore.ConnectTimeout("resolving the name took too long") from None
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        if host not in self._allowed and any(is_refused_address(address) for address in addresses):
+        if host not in self._allowed and farthest(addresses) is Reach.NEVER:
             raise httpcore.UnsupportedProtocol("the endpoint's name resolves to a link-local or metadata address")
         failure: Exception = httpcore.ConnectError("the name has no address")
         for address in addresses:

@@ -1,0 +1,271 @@
+"""Terminal facts: composed here, whoever ends an execution, and made to fit in one NATS message.
+
+A record holds the fact that ends it twice: in its own fields and, escaped once more, in its outbox. So the parts of a
+fact have budgets in bytes of JSON, and where they do not suffice all of them are cut further, down to a fact that
+has only its ids, times and figures. An end that is published shortened is worth more than one that never is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from events.facts import (
+    Artifact,
+    ArtifactState,
+    Cancelled,
+    ChangedFile,
+    Completed,
+    DiffSummary,
+    Failed,
+    FieldError,
+    Outcome,
+    TimedOut,
+)
+from events.lifecycle import Reason, Step
+from events.limits import KIB, RECORD_BYTES, json_size, shorten
+from events.output import TodoItem, Usage, Waiting
+from events.record import Outbox, Record
+from events.types import TYPES
+
+#: Objects that hold what a fact has shortened.
+RESULT_NAME, CHANGES_NAME = "result.txt", "changes.json"
+
+#: Budgets of the parts, in bytes of JSON.
+RESULT_BYTES = 128 * KIB
+DIFF_BYTES = 192 * KIB
+MESSAGE_BYTES = 8 * KIB
+STDERR_BYTES = 32 * KIB
+NAME_BYTES = KIB
+TODO_BYTES = 32 * KIB
+WAITING_BYTES = 16 * KIB
+ERRORS_BYTES = 64 * KIB
+#: The last says how many are left out.
+MAX_ERRORS = 100
+#: Shares of the budgets that are tried one after the other.
+_SHARES = (1.0, 0.25, 0.0625, 0.0)
+#: A changed file without its path, and an entry of another list without its text.
+_ENTRY_BYTES = 80
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an attempt knows of its work, beyond the record."""
+
+    usage: Usage = field(default_factory=Usage)
+    result: str = ""
+    diff: DiffSummary = field(default_factory=DiffSummary)
+    objects: Sequence[Artifact] = ()
+    artifacts: ArtifactState = "stored"
+    artifacts_message: str | None = None
+    waited_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an execution ends. `reason` and `stderr_tail` are for `Step.FAIL`, `requested_by` is for `Step.CANCEL`."""
+
+    step: Step
+    message: str = ""
+    reason: Reason | None = None
+    stderr_tail: Sequence[str] = ()
+    requested_by: str | None = None
+
+
+def milliseconds(span: timedelta) -> int:
+    """Never negative: clocks differ between machines."""
+    return max(0, round(span.total_seconds() * 1000))
+
+
+def duration_ms(record: Record, now: datetime, waited_ms: int = 0) -> int:
+    """Milliseconds from the first start to `now` without those that the end waited for S3; 0 if it never started."""
+    return max(0, milliseconds(now - record.started_at) - waited_ms) if record.started_at is not None else 0
+
+
+def compose(
+    record: Record, ending: Ending, now: datetime, *, work: Work | None = None, last_sequence: int | None = None
+) -> Outcome:
+    """Compose the terminal fact of `record`.
+
+    Args:
+        record: before its terminal step.
+        ending: how it ends.
+        now: when.
+        work: what the attempt that ends it knows; without one, what the record says. Then what the attempts left is
+            lost, if there was one.
+        last_sequence: of the output, where it is known better than in the record.
+
+    Raises:
+        ValueError: `ending.step` ends nothing.
+    """
+    if work is None:
+        work = Work(usage=record.usage, diff=record.diff, result=record.result)
+        if record.attempts and record.started_at is not None:
+            why = "its worker is gone; the archive has what it had stored until then"
+            work = Work(work.usage, work.result, work.diff, artifacts="lost", artifacts_message=why)
+    common: dict[str, object] = {
+        "execution_id": record.execution_id,
+        "project_id": record.project_id,
+        "attempt": record.attempts[-1].number if record.attempts else 0,
+        "queued_ms": milliseconds((record.started_at or now) - record.submitted_at),
+        "duration_ms": duration_ms(record, now, work.waited_ms),
+        "waited_ms": work.waited_ms,
+        "usage": work.usage,
+        "result": work.result,
+        "diff": work.diff,
+        "objects": list(work.objects),
+        "artifacts": work.artifacts,
+        "artifacts_message": work.artifacts_message,
+        "last_sequence": record.last_sequence if last_sequence is None else last_sequence,
+        "model": record.model,
+    }
+    match ending.step:
+        case Step.COMPLETE:
+            return Completed.model_validate(common)
+        case Step.CANCEL:
+            asked = {"why": ending.message or None, "requested_by": ending.requested_by}
+            return Cancelled.model_validate({**common, **asked})
+        case Step.TIME_OUT:
+            return TimedOut.model_validate({**common, "limit_seconds": record.timeout_seconds})
+        case Step.FAIL:
+            failed = {"reason": ending.reason or Reason.AGENT_ERROR, "message": ending.message}
+            return Failed.model_validate({**common, **failed, "stderr_tail": list(ending.stderr_tail)})
+    raise ValueError(f"{ending.step.value} ends no execution")
+
+
+def worker_lost(record: Record) -> Ending:
+    """The end of an execution whose worker vanished."""
+    worker = record.attempts[-1].worker if record.attempts else ""
+    return Ending(Step.FAIL, f"its worker {worker} is gone", Reason.WORKER_LOST)
+
+
+def fit(outcome: Outcome, share: float = 1.0) -> Outcome:
+    """Shorten the parts of a fact to `share` of their budgets; 0 leaves ids, times and figures."""
+    result = shorten(outcome.result, int(RESULT_BYTES * share))
+    changes: dict[str, object] = {"diff": fit_diff(outcome.diff, int(DIFF_BYTES * share))}
+    if result != outcome.result:
+        whole = outcome.result_bytes or len(outcome.result.encode())
+        changes |= {"result": result, "result_bytes": whole}
+    for name, budget in (("message", MESSAGE_BYTES), ("why", MESSAGE_BYTES), ("artifacts_message", MESSAGE_BYTES)):
+        if text := getattr(outcome, name, None):
+            changes[name] = shorten(text, max(256, int(budget * share)))
+    for name in ("model", "requested_by"):
+        if text := getattr(outcome, name, None):
+            changes[name] = shorten(text, NAME_BYTES)
+    if isinstance(outcome, Failed):
+        changes["stderr_tail"] = fit_lines(outcome.stderr_tail, int(STDERR_BYTES * share))
+    return outcome.model_copy(update=changes)
+
+
+def fit_diff(diff: DiffSummary, budget: int) -> DiffSummary:
+    """Name as many of the changed files as take at most `budget` bytes of JSON; the counts stay."""
+    named = named_files(diff.changed, budget)
+    if len(named) == len(diff.changed):
+        return diff
+    return diff.model_copy(update={"changed": named, "truncated": True})
+
+
+def named_files(changed: Iterable[ChangedFile], budget: int) -> list[ChangedFile]:
+    """Return the first of `changed` that take at most `budget` bytes of JSON."""
+    named: list[ChangedFile] = []
+    for file in changed:
+        budget -= _ENTRY_BYTES + json_size(file.path)
+        if budget < 0:
+            break
+        named.append(file)
+    return named
+
+
+def fit_lines(lines: Sequence[str], budget: int) -> list[str]:
+    """Return the last of `lines` that take at most `budget` bytes of JSON, and how many are left out."""
+    kept: list[str] = []
+    room = budget
+    for line in reversed(lines):
+        line = shorten(line, max(0, min(budget // 4, 4 * KIB)))
+        room -= json_size(line) + 3
+        if room < 0:
+            break
+        kept.insert(0, line)
+    left_out = len(lines) - len(kept)
+    return [f"… ({left_out} more lines)", *kept] if left_out else kept
+
+
+def fit_errors(errors: Sequence[FieldError], budget: int = ERRORS_BYTES) -> list[FieldError]:
+    """Return the first of `errors` that take at most `budget` bytes of JSON; the last says how many are left out."""
+    kept: list[FieldError] = []
+    for error in errors[:MAX_ERRORS]:
+        short = error.model_copy(
+            update={"field": shorten(error.field, NAME_BYTES), "message": shorten(error.message, 4 * KIB)}
+        )
+        budget -= _ENTRY_BYTES + json_size(short.field) + json_size(short.message)
+        if budget < 0:
+            break
+        kept.append(short)
+    if left_out := len(errors) - len(kept):
+        kept.append(FieldError(field="data", message=f"{left_out} more fields are wrong"))
+    return kept
+
+
+def fit_todo(items: Sequence[TodoItem], budget: int = TODO_BYTES) -> list[TodoItem]:
+    """Return the first of `items` that take at most `budget` bytes of JSON; the last says how many are left out."""
+    kept: list[TodoItem] = []
+    for item in items:
+        short = item.model_copy(update={"content": shorten(item.content, KIB)})
+        budget -= _ENTRY_BYTES + json_size(short.content)
+        if budget < 0:
+            kept.append(TodoItem(content=f"… ({len(items) - len(kept)} more)", status="pending"))
+            break
+        kept.append(short)
+    return kept
+
+
+def fit_waiting(waiting: Waiting, budget: int = WAITING_BYTES) -> Waiting:
+    """Shorten title and options of a question to `budget` bytes of JSON; an option that is cut could not be chosen."""
+    options: list[str] = []
+    room = budget // 2
+    for option in waiting.options:
+        room -= json_size(option) + 3
+        if room < 0:
+            break
+        options.append(option)
+    return waiting.model_copy(update={"title": shorten(waiting.title, budget // 2), "options": options})
+
+
+def fit_record(record: Record) -> Record:
+    """Cut what an agent or a caller has said in `record` until it fits in its bucket."""
+    for share in _SHARES:
+        if _size(record) <= RECORD_BYTES:
+            return record
+        record = _cut(record, share)
+    return record
+
+
+def _size(record: Record) -> int:
+    return len(record.model_dump_json(exclude_defaults=True).encode())
+
+
+def _cut(record: Record, share: float) -> Record:
+    waiting = record.waiting_for
+    changes: dict[str, object] = {
+        "title": shorten(record.title, NAME_BYTES),
+        "message": shorten(record.message, max(256, int(MESSAGE_BYTES * share))) if record.message else record.message,
+        "errors": fit_errors(record.errors, int(ERRORS_BYTES * share)) if record.errors else [],
+        "todo": fit_todo(record.todo, int(TODO_BYTES * share)) if record.todo else [],
+        "waiting_for": fit_waiting(waiting, max(KIB, int(WAITING_BYTES * share))) if waiting else None,
+        "diff": fit_diff(record.diff, int(DIFF_BYTES * share)),
+        "outbox": [fit_outbox(boxed, share) for boxed in record.outbox],
+    }
+    result = shorten(record.result, int(RESULT_BYTES * share))
+    if result != record.result:
+        changes |= {"result": result, "result_bytes": record.result_bytes or len(record.result.encode())}
+    return record.model_copy(update=changes)
+
+
+def fit_outbox(boxed: Outbox, share: float) -> Outbox:
+    """The fact in an outbox, shortened; one that ends nothing stays as it is."""
+    kind = TYPES[boxed.type].data if boxed.type in TYPES else None
+    if kind is None or not issubclass(kind, Outcome):
+        return boxed
+    outcome = fit(kind.read(boxed.data), share)
+    return boxed.model_copy(update={"data": outcome.model_dump_json(by_alias=True, exclude_none=True)})

@@ -1,0 +1,160 @@
+"""The parent's side of HTTP: accepts connections, looks at their first bytes, and passes them on unread."""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+log = structlog.get_logger()
+
+#: No request that is passed on or answered is shorter.
+_HEAD = len(b"GET / HTTP/1.1\r\n\r\n")
+#: More that have not said what they want, or have yet to close, are not kept.
+MOST = 256
+_HEAD_SECONDS, _LINGER_SECONDS = 10.0, 5.0
+_SPENT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+#: Pass a connection on; False: there is nobody for it now.
+Pass = Callable[[socket.socket], bool]
+
+
+@dataclass(frozen=True, eq=False)
+class _Connection:
+    socket: socket.socket
+    until: float
+
+
+class Listener:
+    """Gives each POST to `deliver` and each GET of `/ready` or `/metrics` to `ask`; `full` is why there is nobody.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+
+    def __init__(
+        self, selector: selectors.BaseSelector, address: tuple[str, int], *, deliver: Pass, ask: Pass, full: str
+    ) -> None:
+        self._selector = selector
+        self._deliver = deliver
+        self._ask = ask
+        self._full = full
+        self._connections: dict[_Connection, None] = {}
+        self._unread = bytearray(1 << 16)
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._socket = socket.create_server(address, family=family, backlog=1024)
+        self._socket.setblocking(False)
+        selector.register(self._socket, selectors.EVENT_READ, self._accept)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._socket.getsockname()[1])
+
+    def close(self) -> None:
+        """Accept nothing more, and close what has not been passed on."""
+        self._selector.unregister(self._socket)
+        self._socket.close()
+        for connection in list(self._connections):
+            self._close(connection)
+
+    def expire(self, now: float) -> None:
+        """Close what has had its time."""
+        for connection in [one for one in self._connections if now > one.until]:
+            self._close(connection)
+
+    def _accept(self) -> None:
+        try:
+            accepted, _ = self._socket.accept()
+        except OSError as error:
+            if error.errno in _SPENT:
+                self._drop_oldest()
+            return
+        if len(self._connections) >= MOST:
+            self._drop_oldest()
+        accepted.setblocking(False)
+        # Readable only with as much as tells everything, so that nobody can wake this loop byte by byte.
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _HEAD)
+        self._watch(accepted, _HEAD_SECONDS, self._sort)
+
+    def _watch(self, accepted: socket.socket, seconds: float, then: Callable[[_Connection], None]) -> None:
+        connection = _Connection(accepted, time.monotonic() + seconds)
+
+        def readable() -> None:
+            if connection in self._connections:  # it may have been closed in the same round
+                then(connection)
+
+        self._connections[connection] = None
+        self._selector.register(accepted, selectors.EVENT_READ, readable)
+
+    def _forget(self, connection: _Connection) -> socket.socket:
+        del self._connections[connection]
+        self._selector.unregister(connection.socket)
+        return connection.socket
+
+    def _close(self, connection: _Connection) -> None:
+        self._forget(connection).close()
+
+    def _drop_oldest(self) -> None:
+        if self._connections:
+            self._close(next(iter(self._connections)))
+
+    def _sort(self, connection: _Connection) -> None:
+        try:
+            head = connection.socket.recv(_HEAD, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            head = b""
+        if not head:
+            self._close(connection)
+        elif head.startswith(b"POST "):
+            if not self._passed(connection, self._deliver):
+                self._answer(connection, "429 Too Many Requests", self._full, "retry-after: 1\r\n")
+        elif head.startswith((b"GET /ready ", b"GET /metrics ")):
+            if not self._passed(connection, self._ask):
+                self._answer(connection, "503 Service Unavailable", '{"status":"not ready","checks":{}}')
+        elif head.startswith(b"GET /health "):
+            self._answer(connection, "200 OK", '{"status":"ok"}')
+        else:
+            self._answer(connection, "404 Not Found", '{"detail":"there is nothing here"}')
+
+    def _passed(self, connection: _Connection, on: Pass) -> bool:
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        if on(connection.socket):
+            self._close(connection)
+            return True
+        return False
+
+    def _answer(self, connection: _Connection, status: str, body: str, more: str = "") -> None:
+        """Answer, and close once the other side has. What it still sends is thrown away unread: to close at once would
+        reset the connection, and the answer would be lost with it."""
+        answered = self._forget(connection)
+        head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        try:
+            answered.send(f"{head}{more}connection: close\r\n\r\n{body}".encode())
+            answered.shutdown(socket.SHUT_WR)
+            answered.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        except OSError as error:
+            log.debug("connection broke off", action="parent.connection_lost", reason=error.strerror)
+            answered.close()
+            return
+        self._watch(answered, _LINGER_SECONDS, self._discard)
+
+    def _discard(self, connection: _Connection) -> None:
+        try:
+            # tcp(7): with MSG_TRUNC the bytes are dropped and not copied.
+            flags = socket.MSG_TRUNC if sys.platform == "linux" else 0
+            if connection.socket.recv_into(self._unread, len(self._unread), flags) > 0:
+                return
+        except BlockingIOError:
+            return
+        except OSError as error:
+            log.debug("connection broke off", action="parent.connection_lost", reason=error.strerror)
+        self._close(connection)

@@ -1,0 +1,270 @@
+"""The parent of workers: `MAX_CONCURRENT_TASKS` deliveries at once, each in a process of its own (ADR 0010).
+
+It hands each connection to a worker that has nothing to do, or answers 429. It has one thread, no event loop, no key
+and no connection to NATS or S3, and reads nothing of a request but the first bytes (`listener.py`): so nothing that a
+tenant has written can stop it, and what stops a worker stops one execution.
+
+Workers are forked off it, after it has imported what they need: that costs milliseconds. `link.py` is their end.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import NoReturn
+
+import structlog
+
+from events import store_s3
+from functions import logs
+from functions.execute.sandbox import protect_self
+from functions.settings import Settings, load_or_exit
+from functions.workers import environment, link, tally
+from functions.workers.boots import Boots
+from functions.workers.forks import Child, start
+from functions.workers.listener import Listener
+
+log = structlog.get_logger()
+
+#: Seconds without a sign of its event loop after which a worker hangs and is ended; after `_SLOW` it is given nothing.
+HANG = 30.0
+_SLOW = 5.0
+#: The execution that took the last free worker has just begun, and needs the processor.
+_SPARE_DELAY = 3.0
+#: A worker that is one too many leaves before it would boot a warm server.
+_SURPLUS_SECONDS = 2.0
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.2, 10.0
+#: A worker that was told to leave has `DRAIN_SECONDS`, and this long to hand its run on and put everything away.
+_LEAVE_SECONDS = 60.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+
+
+def main() -> NoReturn:
+    """Be the parent. Where this process has keys in its environment, it begins anew without."""
+    if environment.SEALED not in os.environ:
+        environment.begin_anew()
+    sealed = int(os.environ.pop(environment.SEALED))
+    settings = load_or_exit()
+    logs.configure(settings.log_level)
+    for module in ("functions.serve", "functions.execute.main", "uvicorn.protocols.http.auto", "uvicorn.lifespan.on"):
+        importlib.import_module(module)
+    store_s3.preload()
+    gc.collect()
+    gc.freeze()  # a collection in a worker would touch, and so copy, every page
+    try:
+        raise SystemExit(Parent(settings, sealed).serve())
+    except OSError as error:
+        sys.stderr.write(f"ocf: cannot start execute on {settings.host}:{settings.port}: {error.strerror}\n")
+        raise SystemExit(1) from None
+
+
+@dataclass(eq=False)
+class _Worker:
+    """`place` is a small number of its own; `deliveries`: what it was given and has not done."""
+
+    pid: int
+    place: int
+    link: socket.socket
+    heard: float
+    free_since: float
+    ready: bool = False
+    warm: bool = False
+    deliveries: int = 0
+    leaving: float | None = None
+
+    @property
+    def free(self) -> bool:
+        return self.deliveries == 0 and self.leaving is None
+
+    def say(self, what: bytes) -> None:
+        with suppress(OSError):  # dead, or as good as: that is found out elsewhere
+            self.link.send(what)
+
+
+class Parent:
+    """Serves until SIGTERM or SIGINT; `sealed` is the descriptor of the workers' environment."""
+
+    def __init__(self, settings: Settings, sealed: int) -> None:
+        self._settings = settings
+        self._sealed = sealed
+        self._spare = max(1, settings.warm_slots)
+        self._most = settings.max_concurrent_tasks
+        #: While all are taken there are still as many warm ones as wanted, for whoever comes next.
+        self._places = self._most + settings.warm_slots
+        self._selector = selectors.DefaultSelector()
+        self._counts = environment.in_memory()
+        self._workers: dict[int, _Worker] = {}
+        self._boots: Boots[_Worker] = Boots(lambda worker: worker.say(link.BOOT))
+        self._listener: Listener | None = None
+        self._told = self._ever_ready = False
+        self._status = 0
+        self._spare_at = self._not_before = 0.0
+        self._backoff = _FIRST_BACKOFF
+        self._awake = time.monotonic()
+
+    def serve(self) -> int:
+        """Until told to stop and all workers are gone; exit status.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
+        protect_self()
+        woken, wake = socket.socketpair()
+        for end in (woken, wake):
+            end.setblocking(False)
+        for number in _SIGNALS:
+            signal.signal(number, self._signalled)
+        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        self._selector.register(woken, selectors.EVENT_READ, lambda: woken.recv(4096))
+        self._listener = Listener(
+            self._selector,
+            (self._settings.host, self._settings.port),
+            deliver=self._deliver,
+            ask=self._ask,
+            full=json.dumps({"detail": f"all {self._most} workers are taken (MAX_CONCURRENT_TASKS)"}),
+        )
+        log.info("parent ready", action="parent.ready", port=self._listener.port, most=self._most)
+        while self._look_after(time.monotonic()):
+            for key, _ in self._selector.select(0.2 if self._listener and self._awake < self._spare_at else 1.0):
+                key.data()
+        return self._status
+
+    def _signalled(self, number: int, _frame: FrameType | None) -> None:
+        self._told = self._told or number != signal.SIGCHLD
+
+    def _deliver(self, connection: socket.socket) -> bool:
+        """To a free worker, a warm one if there is one; one more is forked if there may be one more."""
+        while sum(worker.deliveries > 0 for worker in self._workers.values()) < self._most:
+            free = [one for one in self._workers.values() if one.free and self._awake - one.heard < _SLOW]
+            worker = min(free, key=lambda one: (not one.warm, not one.ready, one.free_since), default=None)
+            worker = worker or self._one_more()
+            if worker is None:
+                return False
+            if self._give(worker, link.DELIVERY, connection):
+                worker.deliveries += 1
+                worker.warm = False
+                self._spare_at = time.monotonic() + _SPARE_DELAY
+                return True
+        return False
+
+    def _ask(self, connection: socket.socket) -> bool:
+        """Any worker can say how it is, and what all have counted."""
+        asked = sorted(self._workers.values(), key=lambda one: (not one.ready, one.deliveries, -one.heard))
+        return any(self._give(one, link.QUESTION, connection) for one in asked if self._awake - one.heard < _SLOW)
+
+    def _give(self, worker: _Worker, what: bytes, connection: socket.socket) -> bool:
+        try:
+            socket.send_fds(worker.link, [what], [connection.fileno()])
+        except OSError:
+            self._end(worker, signal.SIGKILL)  # it has just died, or reads nothing any more
+            return False
+        return True
+
+    def _look_after(self, now: float) -> bool:
+        """End what hangs, take note of what has ended, fork what is missing. Whether there is anything left to do."""
+        asleep, self._awake = now - self._awake, now
+        for worker in list(self._workers.values()):
+            if asleep > _SLOW:
+                worker.heard += asleep  # this process did not run: nobody is to blame for the silence
+            ended, status = os.waitpid(worker.pid, os.WNOHANG)
+            if ended:
+                self._ended(worker, os.waitstatus_to_exitcode(status))
+            elif now - worker.heard > HANG or (worker.leaving is not None and now > worker.leaving):
+                log.error("worker hangs and is ended", action="parent.worker_hangs", worker_pid=worker.pid)
+                worker.heard = now
+                self._end(worker, signal.SIGKILL)
+        if self._listener is None:
+            return bool(self._workers)
+        if self._told:
+            self._listener.close()
+            self._listener = None
+            for worker in self._workers.values():
+                self._end(worker, signal.SIGTERM)
+            return bool(self._workers)
+        self._listener.expire(now)
+        self._keep_spares(now)
+        return True
+
+    def _keep_spares(self, now: float) -> None:
+        free = [worker for worker in self._workers.values() if worker.free]
+        if len(free) < self._spare and now >= self._spare_at:
+            self._one_more()
+        free.sort(key=lambda one: (one.warm, one.ready, -one.free_since))
+        for worker in free[: -self._spare]:
+            if worker.ready and now - worker.free_since > _SURPLUS_SECONDS:
+                self._end(worker, signal.SIGTERM)
+
+    def _end(self, worker: _Worker, number: signal.Signals) -> None:
+        if worker.leaving is None:
+            worker.leaving = self._awake + self._settings.drain_seconds + _LEAVE_SECONDS
+        with suppress(ProcessLookupError):
+            os.kill(worker.pid, number)
+
+    def _ended(self, worker: _Worker, status: int) -> None:
+        del self._workers[worker.pid]
+        self._boots.end(worker)
+        with suppress(KeyError):  # unless its end was heard already
+            self._selector.unregister(worker.link)
+        worker.link.close()
+        tally.ended(self._counts, worker.place)
+        if worker.leaving is not None and (status == 0 or self._listener is None):
+            return
+        log.warning("worker ended", action="parent.worker_ended", worker_pid=worker.pid, status=status)
+        if not self._ever_ready:
+            # Its own last line says why: a setting, or NATS is away. Who started this process starts it again.
+            self._told, self._status = True, status if status > 0 else 1
+        self._spare_at = self._awake
+        if worker.ready:
+            self._backoff = _FIRST_BACKOFF
+        else:  # the next one would end at once, too
+            self._not_before = self._awake + self._backoff
+            self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
+
+    def _hear(self, worker: _Worker) -> None:
+        try:
+            said = worker.link.recv(64)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        if not said:
+            self._selector.unregister(worker.link)
+            return
+        worker.heard = time.monotonic()
+        for word in (said[at : at + 1] for at in range(len(said))):
+            if word in (link.COLD, link.WARM):
+                worker.ready = self._ever_ready = True
+                worker.warm = word == link.WARM
+            elif word == link.DONE:
+                worker.deliveries -= 1
+                worker.free_since = worker.heard
+            elif word == link.WANTS_BOOT:
+                self._boots.ask(worker)
+            elif word == link.BOOTED:
+                self._boots.end(worker)
+
+    def _one_more(self) -> _Worker | None:
+        """A new worker, unless there are as many as there may be, or the last one could not begin."""
+        now = time.monotonic()
+        if len(self._workers) >= self._places or now < self._not_before:
+            return None
+        taken = {worker.place for worker in self._workers.values()}
+        place = min(set(range(self._places)) - taken)
+        ours, its = socket.socketpair()
+        ours.setblocking(False)
+        with its:
+            child = Child(place, self._places, str(self._settings.state_dir), its.fileno(), self._sealed, self._counts)
+            pid = start(child, _SIGNALS)
+        worker = self._workers[pid] = _Worker(pid, place, ours, heard=now, free_since=now)
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(worker))
+        return worker

@@ -1,0 +1,28 @@
+"""A worker and a run whose agent's side is a stand-in: as much as their beginnings and ends need."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from events.envelope import Event
+from events.models import Execute
+from events.redact import Redactor
+from functions.composition import Parts
+from functions.execute.runner import Runner
+from functions.execute.worker import Worker
+
+
+def worker_on(parts: Parts, make_turn: Any = None) -> Worker:
+    """A worker without warm servers."""
+    slots: Any = SimpleNamespace(start=lambda delay: None, ready=False)
+    return Worker(parts, slots, make_turn=make_turn or _turn, look_every=0.02)
+
+
+def runner_on(parts: Parts, task: Execute, event: Event) -> Runner:
+    """A run that is not yet begun."""
+    return Runner(task, event, parts=parts, make_turn=_turn)
+
+
+def _turn(*_: object) -> Any:
+    return SimpleNamespace(redactor=Redactor(), model_name=None)

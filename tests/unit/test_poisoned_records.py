@@ -1,0 +1,214 @@
+"""Records that cannot be read, changed or said stop no loop: those beside them are swept, expired and archived."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from events import subjects
+from events.errors import DeadLetter, Drop, Unavailable
+from events.lifecycle import State
+from events.ports import Message
+from events.record import Outbox, Record
+from functions import metrics
+from functions.archive.handler import MAX_TRIES, PATIENCE, archive
+from functions.cas import dump
+from functions.cleanup.handler import cleanup
+from functions.common.commands import NATS_DELIVERIES
+from tests.support.clock import ManualClock
+from tests.support.parts import PROJECT, Bench, bench
+from tests.unit.test_cancel_cleanup_archive import clean, completed, running, swept, terminal
+
+
+def foreign(record: Record) -> bytes:
+    return dump(record.model_copy(update={"execution_id": str(uuid.uuid4())}))
+
+
+def with_outbox(**boxed: Any) -> Callable[[Record], bytes]:
+    def made(record: Record) -> bytes:
+        fact = Outbox(
+            **{"type": "dev.ocf.task.completed.v1", "id": "x", "time": record.updated_at, "data": "{}", **boxed}
+        )
+        return dump(record.model_copy(update={"outbox": [fact]}))
+
+    return made
+
+
+POISON: dict[str, Callable[[Record], bytes]] = {
+    "not JSON": lambda _: b"\xff{",
+    "nested": lambda _: b"[" * 100_000,
+    "no such state": lambda record: dump(record).replace(b'"running"', b'"walking"'),
+    "another execution's": foreign,
+    "no such fact": with_outbox(type="dev.ocf.task.exploded.v9"),
+    "a fact of no use": with_outbox(data="[1,2"),
+    "a fact too large": with_outbox(data="[" + "1," * 300_000 + "1]"),
+    "times that cannot be": lambda record: dump(record).replace(
+        b'"timeout_seconds":', b'"timeout_seconds":9' + b"0" * 12
+    ),
+}
+
+
+async def poisoned(b: Bench, poison: Callable[[Record], bytes]) -> str:
+    execution = await running(b)
+    key = f"{PROJECT}.{execution}"
+    entry = await b.parts.executions.get(key)
+    assert entry is not None
+    await b.parts.executions.update(key, poison(Record.read(entry.value)), entry.revision)
+    return execution
+
+
+@pytest.mark.parametrize("poison", POISON.values(), ids=POISON)
+async def test_the_sweep_ends_what_is_beside_a_poisoned_record(poison: Callable[[Record], bytes]) -> None:
+    """Whatever stands in one record, runs without a worker before and behind it end, and the tick succeeds."""
+    clock = ManualClock()
+    b = bench(clock)
+    healthy = [await running(b)]
+    await poisoned(b, poison)
+    healthy.append(await running(b))
+    await clock.advance(timedelta(seconds=30).total_seconds())
+    await swept(b, clock)
+    for execution in healthy:
+        assert (await b.parts.records.require(PROJECT, execution)).state is State.FAILED
+
+
+@pytest.mark.parametrize("poison", POISON.values(), ids=POISON)
+async def test_a_poisoned_record_can_be_deleted(poison: Callable[[Record], bytes]) -> None:
+    """Nothing in it keeps its execution from being removed; what can be read is ended as any other."""
+    clock = ManualClock()
+    b = bench(clock)
+    execution = await poisoned(b, poison)
+    for _ in range(2):  # one that can be read is ended first
+        await clock.advance(60)
+        await swept(b, clock)
+    await clock.advance(60)
+    await cleanup(b.parts, clean(b, execution))
+    assert await b.parts.executions.get(f"{PROJECT}.{execution}") is None
+    assert await b.said(execution) == ["cleaned"]
+
+
+async def test_a_record_that_fails_again_and_again_is_tried_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each failure is logged and counted; the pauses between two tries double."""
+    clock = ManualClock()
+    b = bench(clock)
+    execution = await running(b)
+    tries = 0
+
+    async def broken(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise KeyError("of the one record")
+
+    monkeypatch.setattr("functions.cleanup.sweep._judged", broken)
+    before = metrics.item_failures.labels("sweep")._value.get()
+    for _ in range(240):  # an hour
+        await cleanup(b.parts, clean(b, "00000000-0000-0000-0000-000000000000", "sweep"))
+        await clock.advance(15)
+    assert 5 <= tries <= 9
+    assert metrics.item_failures.labels("sweep")._value.get() - before == tries
+    assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
+
+
+async def test_a_dependency_that_is_away_is_no_records_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tick fails as a whole, and nothing waits longer for it when it is back."""
+    clock = ManualClock()
+    b = bench(clock)
+    execution = await running(b)
+    await clock.advance(30)
+
+    async def away(*_: object, **__: object) -> None:
+        raise Unavailable("NATS is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("functions.cleanup.sweep._judged", away)
+        patched.setattr(b.bus, "ready", away)
+        with pytest.raises(Unavailable):
+            await cleanup(b.parts, clean(b, "00000000-0000-0000-0000-000000000000", "sweep"))
+    await swept(b, clock)
+    assert (await b.parts.records.require(PROJECT, execution)).state is State.FAILED
+
+
+async def test_retention_goes_on_beside_an_execution_that_cannot_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its objects cannot be removed; those of the next are."""
+    clock = ManualClock()
+    b = bench(clock, RETENTION="default=1d/2d")
+    executions = [await completed(b) for _ in range(3)]
+    for execution in executions:
+        await archive(b.parts, await terminal(b, execution))
+    await clock.advance(timedelta(days=3).total_seconds())
+    delete_prefix = b.store.delete_prefix
+
+    async def refused(prefix: str) -> int:
+        if executions[0] in prefix:
+            raise Unavailable("1 objects were not removed: locked")
+        return await delete_prefix(prefix)
+
+    monkeypatch.setattr(b.store, "delete_prefix", refused)
+    await cleanup(b.parts, clean(b, "00000000-0000-0000-0000-000000000001", "retention"))
+    expired = [(await b.parts.records.require(PROJECT, execution)).archive_expired for execution in executions]
+    assert expired == [False, True, True]
+
+
+async def test_output_with_a_hole_is_archived_with_the_hole_stated() -> None:
+    """Long after the end nothing more comes: the archive says which chunks are missing, and is not tried for ever."""
+    clock = ManualClock()
+    b = bench(clock)
+    execution = await completed(b, chunks=9)
+    kept = b.bus._streams[subjects.OUTPUT].messages
+    of_it = [message for message in kept if message.subject == subjects.output(PROJECT, execution)]
+    for number in (2, 3, 8):
+        kept.remove(of_it[number])
+    event = await terminal(b, execution)
+    with pytest.raises(Unavailable, match="chunk 3"):
+        await archive(b.parts, event)
+    await clock.advance(PATIENCE.total_seconds() + 1)
+    await archive(b.parts, event)
+    lines = gzip.decompress(await b.store.get(f"{PROJECT}/{execution}/output.ndjson.gz")).splitlines()
+    said = [json.loads(line) for line in lines]
+    assert [chunk["seq"] for chunk in said] == [1, 2, 3, 5, 6, 7, 8, 9]
+    gaps = [chunk["detail"] for chunk in said if chunk["type"] == "gap"]
+    assert gaps == [{"reason": "lost", "from": 3, "to": 4}, {"reason": "lost", "from": 9, "to": 9}]
+    manifest = json.loads(await b.store.get(f"{PROJECT}/{execution}/manifest.json"))
+    assert manifest["chunks"]["missing"] == 3
+    assert (await b.parts.records.require(PROJECT, execution)).archived
+
+
+async def test_an_object_that_is_gone_is_stated_in_the_manifest() -> None:
+    """Somebody removed the patch: the rest is archived, and the manifest names what is missing."""
+    clock = ManualClock()
+    b = bench(clock)
+    execution = await completed(b)
+    message = await b.bus.last(subjects.EVENTS, subjects.fact(PROJECT, execution, "completed"))
+    assert isinstance(message, Message)
+    gone = {"name": "workspace.patch", "size": 1, "sha256": "00"}
+    event = await terminal(b, execution)
+    event = type(event)(**{**vars(event), "data": json.dumps({**json.loads(event.data), "objects": [gone]}).encode()})
+    with pytest.raises(Unavailable, match=r"workspace\.patch"):
+        await archive(b.parts, event)
+    await clock.advance(PATIENCE.total_seconds() + 1)
+    await archive(b.parts, event)
+    manifest = json.loads(await b.store.get(f"{PROJECT}/{execution}/manifest.json"))
+    assert manifest["missing"] == ["workspace.patch"]
+    with pytest.raises(Drop):
+        await archive(b.parts, event)
+
+
+async def test_an_end_whose_archive_always_fails_becomes_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake of ours, or a record that nobody foresaw, occupies no place in the consumer for ever."""
+    b = bench()
+    execution = await completed(b)
+    event = await terminal(b, execution)
+
+    def broken(*_: object) -> bytes:
+        raise KeyError("a secret of the prompt")
+
+    monkeypatch.setattr("functions.archive.handler._manifest", broken)
+    with pytest.raises(KeyError):
+        await archive(b.parts, event)
+    with pytest.raises(DeadLetter, match="KeyError"):
+        await archive(b.parts, event.with_extensions(**{NATS_DELIVERIES: str(MAX_TRIES)}))

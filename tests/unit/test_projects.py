@@ -1,0 +1,159 @@
+"""The loop of a row that projects share: what fails for one project, message or pull fails for nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from events import subjects
+from events.bus_memory import MemoryBus
+from events.errors import Unavailable
+from events.ports import Backlog, ConsumerSpec, Delivery
+from functions.clock import SystemClock
+from functions.dispatcher.dispatch import Dispatcher
+from functions.dispatcher.projects import ProjectLoop
+from functions.dispatcher.targets import Function
+from functions.dispatcher.wiring import WIRING
+
+CANCEL = next(row for row in WIRING if row.consumer == "cancel")
+
+
+class Broken(MemoryBus):
+    """A bus that cannot be asked for the messages of some consumers."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.trouble: dict[str, Exception] = {}
+
+    async def fetch(self, consumer: ConsumerSpec, limit: int, wait: float) -> list[Delivery]:
+        if consumer.name in self.trouble:
+            raise self.trouble[consumer.name]
+        return await super().fetch(consumer, limit, wait)
+
+    async def open_consumer(self, consumer: ConsumerSpec) -> int:
+        if (trouble := self.trouble.get(f"open {consumer.name}")) is not None:
+            raise trouble
+        return await super().open_consumer(consumer)
+
+
+async def publish(bus: MemoryBus, project: str, subject: str = "") -> str:
+    execution = str(uuid.uuid4())
+    headers = {"ce-specversion": "1.0", "ce-id": execution, "ce-source": "/t", "ce-type": "dev.ocf.task.cancel.v1"}
+    body = json.dumps({"execution_id": execution, "project_id": project}).encode()
+    await bus.publish(subject or subjects.command("cancel", project, execution), body, headers)
+    return project
+
+
+class Rig:
+    """A loop with a function that notes the project of each event."""
+
+    def __init__(self, bus: MemoryBus) -> None:
+        self.heard: list[str] = []
+        self.surprise: str | None = None
+        http = httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
+        dispatcher = Dispatcher(CANCEL, Function(CANCEL, "http://function/", None, http), bus=bus, clock=bus.clock)
+        self.loop = ProjectLoop(CANCEL, dispatcher, bus, bus.clock)
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        project = json.loads(request.content)["project_id"]
+        if project == self.surprise:
+            raise RuntimeError("words of the message")
+        self.heard.append(project)
+        return httpx.Response(200)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        running = asyncio.create_task(self.loop.run())
+        try:
+            async with asyncio.timeout(10):
+                while not condition():
+                    await asyncio.sleep(0.001)
+        finally:
+            running.cancel()
+            await self.loop.stop(0.1)
+
+
+@pytest.mark.parametrize("trouble", [Unavailable("no answer"), RuntimeError("nobody thought of it")])
+async def test_a_project_whose_consumer_does_not_answer_holds_up_no_other(trouble: Exception) -> None:
+    """It comes when it answers again."""
+    bus = Broken()
+    rig = Rig(bus)
+    bus.trouble["cancel-broken"] = trouble
+    for project in ("broken", "fine", "broken", "fine"):
+        await publish(bus, project)
+    await rig.until(lambda: rig.heard.count("fine") == 2)
+    assert "broken" not in rig.heard
+    del bus.trouble["cancel-broken"]
+    later = Rig(bus)
+    await later.until(lambda: later.heard.count("broken") == 2)
+
+
+async def test_an_error_that_nobody_thought_of_is_its_delivery_s_alone() -> None:
+    """Others go on, and the log has the kind of the error and not its words."""
+    bus = MemoryBus(SystemClock())
+    rig = Rig(bus)
+    rig.surprise = "odd"
+    for project in ("odd", "fine"):
+        await publish(bus, project)
+    with capture_logs() as logged:
+        await rig.until(lambda: rig.heard == ["fine"] and any("RuntimeError" in str(line) for line in logged))
+    assert "words of the message" not in json.dumps(logged, default=str)
+
+
+async def test_a_project_that_gets_no_consumer_is_served_by_the_shared_one() -> None:
+    """The server has as many as it may (err_code 10026): nothing waits for one."""
+    bus = Broken()
+    bus.trouble["open cancel-late"] = Unavailable("maximum consumers limit reached")
+    rig = Rig(bus)
+    for project in ("early", "late", "late"):
+        await publish(bus, project)
+    await rig.until(lambda: sorted(rig.heard) == ["early", "late", "late"])
+    assert {state.name for state in await bus.consumers(CANCEL.stream)} == {"cancel", "cancel-early"}
+
+
+async def test_a_subject_that_names_no_project_is_delivered_and_makes_no_consumer() -> None:
+    """It ends as the row says, beside the others."""
+    bus = MemoryBus(SystemClock())
+    rig = Rig(bus)
+    for subject in ("ocf.cmd.cancel.x", "ocf.cmd.cancel.No_Project.1", f"ocf.cmd.cancel.{'p' * 64}.1"):
+        await publish(bus, "strange", subject)
+    await publish(bus, "fine")
+    await rig.until(lambda: len(rig.heard) == 4)
+    assert {state.name for state in await bus.consumers(CANCEL.stream)} == {"cancel", "cancel-fine"}
+
+
+async def test_a_message_that_was_deleted_before_it_was_delivered_ends_there() -> None:
+    """What the shared consumer has given nobody the data of is acknowledged; so is what its project never gets."""
+    bus = MemoryBus(SystemClock())
+    rig = Rig(bus)
+    await publish(bus, "gone")
+    (early,) = await bus.fetch(CANCEL.shared(), 1, 1)
+    await early.nak(0)
+    await publish(bus, "gone")
+    await bus.purge(CANCEL.stream, "ocf.cmd.cancel.gone.>")
+    await publish(bus, "fine")
+    await rig.until(lambda: rig.heard == ["fine"])
+    assert await bus.backlog(CANCEL.shared()) == Backlog(0, 0)
+
+
+def test_the_consumers_of_a_row() -> None:
+    """Each project's has the row's limits on its own; the index has none, and no data."""
+    own, shared = CANCEL.own("acme", 7), CANCEL.shared()
+    assert own == replace(CANCEL.spec(), name="cancel-acme", subjects=("ocf.cmd.cancel.acme.>",), start=7)
+    assert (shared.name, shared.max_in_flight, shared.headers_only) == ("cancel", 0, True)
+    archive = next(row for row in WIRING if row.consumer == "archive")
+    assert "ocf.evt.acme.*.completed" in archive.own("acme", 1).subjects
+    assert "ocf.evt.acme.*.*.again.archive" in archive.own("acme", 1).subjects
+    assert all(row.by_project for row in WIRING)
+    assert (CANCEL.owner("cancel-acme"), CANCEL.owner("cancel"), CANCEL.owner("cancel-A"), CANCEL.owner("x")) == (
+        "acme",
+        None,
+        None,
+        None,
+    )

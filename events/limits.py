@@ -85,6 +85,16 @@ MODEL_INFLATED = InflateLimit(bytes=256 * MIB, ratio=200)
 MODEL_ERROR = JsonLimit(bytes=64 * KIB, depth=32, values=2_000)
 #: One answer or event of OpenCode, which repeats what the agent wrote.
 AGENT_MESSAGE = JsonLimit(bytes=32 * MIB, depth=100, values=500_000)
+#: What is read of the error that OpenCode answers with; its first 300 characters are shown.
+AGENT_ERROR = 64 * KIB
+#: What is read of a conversation, its newest messages first. Commas and brackets within texts count as values here.
+AGENT_CONVERSATION = JsonLimit(bytes=64 * MIB, depth=100, values=3_000_000)
+#: A conversation as it is stored: letters beyond ASCII take up to three times their bytes there, and two levels more.
+STORED_CONVERSATION = JsonLimit(bytes=256 * MIB, depth=104, values=3_200_000)
+#: Pages of it, of up to 64 messages: 65,536 messages in all.
+AGENT_PAGES = 1024
+#: Sessions of one run, each a subagent's: one a minute for a week.
+AGENT_SESSIONS = 10_000
 #: Messages, parts, tools or steps of one run: a part a second for five days. Each costs the worker about 500 bytes.
 AGENT_PARTS = 500_000
 #: Characters of text whose message OpenCode has not named yet; it names it with the event before.

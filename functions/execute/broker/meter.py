@@ -159,12 +159,17 @@ class Meter:
 
     def _event(self, event: bytes) -> bool:
         """Take note of one event; whether it must be hidden from the client."""
-        if b'"delta"' in event:
-            self.pieces += 1
         if not self.finished and (b"[DONE]" in event[-8:] or _FINISH.search(event)):
             self.finished = True
         if _ERROR.search(event):
             self.failed = True
+        hidden = self._read(event)
+        # Before it has said anything there is nothing to count: an empty answer costs what its provider says.
+        if self.spoke and b'"delta"' in event:
+            self.pieces += 1
+        return hidden
+
+    def _read(self, event: bytes) -> bool:
         if (self.spoke and b'"usage"' not in event) or b"data:" not in event:
             return False
         try:

@@ -11,7 +11,7 @@ import time
 from fnmatch import fnmatchcase
 from typing import Any
 
-from scripted_http import Answer, Request, Stream
+from scripted_http import Answer, Page, Request, Stream
 from scripted_steps import play
 
 HERE = os.path.dirname(os.path.realpath(__file__))

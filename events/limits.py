@@ -97,6 +97,8 @@ AGENT_PAGES = 1024
 AGENT_SESSIONS = 10_000
 #: Messages, parts, tools or steps of one run: a part a second for five days. Each costs the worker about 500 bytes.
 AGENT_PARTS = 500_000
+#: Characters of an id of OpenCode's, which has 30.
+AGENT_ID = 128
 #: Characters of text whose message OpenCode has not named yet; it names it with the event before.
 AGENT_UNSAID = 32 * MIB
 #: An archived output, line by line; the whole of it inflated.

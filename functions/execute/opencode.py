@@ -43,7 +43,7 @@ _LOOK_TIMEOUT = 5.0
 _WHOLE = 4
 #: Messages of a conversation that are asked for at once; fewer where those are too long together.
 _PAGE, _FEWER = 64, 8
-_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.AGENT_ID}}}")
 # The server sends `server.heartbeat` every 10 s: three missed ones mean a dead connection.
 _STREAM_SILENCE = 35.0
 _RECONNECT_DELAYS = (0.05, 0.2, 0.5, 1.0, 2.0)

@@ -130,7 +130,7 @@ class Translator:
         return handler(properties)
 
     def _repeated(self, key: object) -> bool:
-        if not isinstance(key, str):
+        if not isinstance(key, str) or len(key) > limits.AGENT_ID:
             return False
         if key in self._seen:
             return True
@@ -144,6 +144,7 @@ class Translator:
     def _on_session(self, properties: dict[str, Any]) -> list[Draft]:
         info = properties.get("info", {})
         if info.get("parentID") in self._sessions:
+            self._room(self._sessions, info["id"])
             self._sessions.add(info["id"])
         return []
 
@@ -206,6 +207,8 @@ class Translator:
 
     def _room(self, known: Collection[str], key: str) -> None:
         """Raises OverLimit: OpenCode, which may be in the agent's hands, names more of something than anybody uses."""
+        if len(key) > limits.AGENT_ID:
+            raise limits.OverLimit(f"OpenCode sent an id of {len(key)} characters; at most {limits.AGENT_ID}")
         if len(known) >= limits.AGENT_PARTS and key not in known:
             raise limits.OverLimit(f"OpenCode named more than {limits.AGENT_PARTS} messages or parts")
 
@@ -278,6 +281,7 @@ class Translator:
     def _on_tool(self, part: Mapping[str, Any]) -> list[Draft]:
         child = ((part.get("state") or {}).get("metadata") or {}).get("sessionId")
         if part.get("tool") == "task" and isinstance(child, str):
+            self._room(self._sessions, child)
             self._sessions.add(child)
         self._room(self._tools, part["id"])
         known = self._tools.setdefault(part["id"], ToolPart())
@@ -329,6 +333,7 @@ class Translator:
     def _ask(self, request: Mapping[str, Any], waiting: Waiting, type: ChunkType) -> list[Draft]:
         if request.get("sessionID") not in self._sessions or waiting.request_id in self._asked:
             return []
+        self._room(self._asked, waiting.request_id)
         self._asked.add(waiting.request_id)
         self.waiting[waiting.request_id] = waiting
         detail = waiting.model_dump(mode="json", exclude_none=True)

@@ -104,7 +104,6 @@ async def test_an_answer_that_is_not_whole_fails_the_run(runner: Runner, finish:
         {"type": "message.updated"},
         {"type": "message.updated", "properties": {"info": {"sessionID": []}}},
         {"type": "message.part.updated", "properties": {"part": [1]}},
-        {"type": "session.status", "properties": {"sessionID": "ses_1", "status": "busy"}},
         {"type": "session.created", "properties": {"info": 7}},
         {"type": "permission.asked", "properties": {"sessionID": {}}},
     ],

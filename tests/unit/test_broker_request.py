@@ -56,6 +56,14 @@ async def test_a_text_of_the_agents_cannot_pass_for_one_that_was_left_out() -> N
     assert (await sent("chat", body))["messages"] == body["messages"]
 
 
+async def test_what_stands_between_two_texts_is_no_text() -> None:
+    """A long run of numbers or of blanks, from one text's last quote to the next one's first."""
+    body = {"messages": [{"a": [1] * 1000, "b": "c", "d": "e" * 900, "f": [2] * 1000, "": ""}]}
+    assert (await sent("chat", body))["messages"] == body["messages"]
+    raw = json.dumps(body, indent=600).encode()
+    assert (await sent("chat", raw))["messages"] == body["messages"]
+
+
 async def test_backslashes_at_the_border_of_a_slice_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """The request is read slice by slice; an escape is never cut in two."""
     body = {"messages": [{"content": "\\" * 50 + '"' + '\\"' * 30}, {"content": '"' * 700}]}

@@ -23,7 +23,8 @@ from events.limits import InvalidJson, OverLimit, parse_json
 from functions.execute.broker.wire import Wire, max_tokens_field, tool_name
 from functions.models.target import ModelTarget
 
-_LONG = re.compile(rb'"[^"]{512,}"')
+#: From where no text is open: the next long one, behind any number of short ones.
+_LONG = re.compile(rb'(?:[^"]*+"[^"]{0,511}+")*+[^"]*+("[^"]{512,}+")')
 _SLICE = 4 * limits.MIB
 
 #: The fields of a request that reach the provider; others are left out. `store` is set, see `_FORCED`.
@@ -142,10 +143,10 @@ async def elide(source: bytearray) -> Elided:
     spans: list[tuple[int, int]] = []
     skeleton = bytearray()
     done = 0
-    for found in _LONG.finditer(plain):
-        skeleton += source[done : found.start()]
+    while found := _LONG.match(plain, done):
+        skeleton += source[done : found.start(1)]
         skeleton += b'"%s%d"' % (mark.encode(), len(spans))
-        spans.append(found.span())
+        spans.append(found.span(1))
         done = found.end()
     skeleton += source[done:]
     return Elided(source, bytes(skeleton), mark, spans)

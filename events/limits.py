@@ -68,9 +68,9 @@ REQUEST = JsonLimit(bytes=17 * MIB, depth=62, values=199_000)
 #: A value that a caller passes on as it is, within an event.
 FREE_VALUE = JsonLimit(bytes=8 * MIB, depth=32, values=100_000)
 #: A request of an agent to a model: a million tokens are 4 MB of text, and providers take up to 50 MB with the images.
-MODEL_REQUEST = JsonLimit(bytes=64 * MIB, depth=100, values=300_000)
-#: The same without its long texts: 10,000 messages and their tools are 4 MB and 100,000 values.
-MODEL_SKELETON = JsonLimit(bytes=16 * MIB, depth=100, values=300_000)
+MODEL_REQUEST = JsonLimit(bytes=64 * MIB, depth=100, values=150_000)
+#: The same without its long texts: 10,000 messages and their tools are 4 MB and 100,000 values, parsed in 0.1 s.
+MODEL_SKELETON = JsonLimit(bytes=8 * MIB, depth=100, values=150_000)
 #: Bytes of such requests that one execution may have in memory at once: the largest, and its subagents' beside it.
 MODEL_REQUESTS = 96 * MIB
 #: Requests of one execution at once: each subagent has one.

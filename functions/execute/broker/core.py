@@ -178,7 +178,8 @@ class Broker:
                 text = f"this execution's model speaks the {target.kind} wire form"
                 await reply.whole(400, wires.error_body(text, "ocf_wire"))
                 return
-            asked = requests.prepared(wire, elided, body, target, self._account.tokens_left())
+            left = self._account.tokens_left()
+            asked = await asyncio.to_thread(requests.prepared, wire, elided, body, target, left)
         except OverLimit as error:
             await reply.whole(413, wires.error_body(str(error), "ocf_request"))
             return

@@ -26,6 +26,7 @@ from functions.models.target import ModelTarget
 #: From where no text is open: the next long one, behind any number of short ones.
 _LONG = re.compile(rb'(?:[^"]*+"[^"]{0,511}+")*+[^"]*+("[^"]{512,}+")')
 _SLICE = 4 * limits.MIB
+_SHORT = "the request without its long texts"
 
 #: The fields of a request that reach the provider; others are left out. `store` is set, see `_FORCED`.
 _COMMON = frozenset(
@@ -122,7 +123,7 @@ async def elide(source: bytearray) -> Elided:
     """Leave out the long strings of a request; the event loop gets its turn in between.
 
     Raises:
-        OverLimit: it is over `limits.MODEL_REQUEST`.
+        OverLimit: it is over `limits.MODEL_REQUEST`, or `limits.MODEL_SKELETON` without its long strings.
     """
     limit = limits.MODEL_REQUEST
     if len(source) > limit.bytes:
@@ -143,11 +144,16 @@ async def elide(source: bytearray) -> Elided:
     spans: list[tuple[int, int]] = []
     skeleton = bytearray()
     done = 0
+    turn = 0
     while found := _LONG.match(plain, done):
+        if done - turn > _SLICE:
+            await asyncio.sleep(0)
+            turn = done
         skeleton += source[done : found.start(1)]
         skeleton += b'"%s%d"' % (mark.encode(), len(spans))
         spans.append(found.span(1))
         done = found.end()
+    limits.check_size(len(skeleton) + len(source) - done, limits.MODEL_SKELETON, _SHORT)
     skeleton += source[done:]
     return Elided(source, bytes(skeleton), mark, spans)
 
@@ -174,7 +180,7 @@ async def read(source: bytearray) -> tuple[Elided, dict[str, Any]]:
     """
     elided = await elide(source)
     try:
-        body = parse_json(elided.skeleton, limits.MODEL_SKELETON, "the request without its long texts")
+        body = await asyncio.to_thread(parse_json, elided.skeleton, limits.MODEL_SKELETON, _SHORT)
     except OverLimit:
         raise
     except InvalidJson as error:

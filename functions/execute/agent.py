@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from events.errors import InvalidEvent
 from events.lifecycle import Reason
-from events.limits import OverLimit
+from events.limits import FREE_VALUE, OverLimit, parse_json
 from events.output import ChunkType, Draft, FileChange, Usage, Waiting
 from events.ports import Clock
 from functions.execute import agent_config
@@ -351,8 +351,8 @@ Task = asyncio.Task[None] | asyncio.Task[int]
 def question_answers(answer: str, title: str) -> list[list[str]]:
     """The answers to a request of as many questions as `title` has lines."""
     count = len(title.splitlines()) or 1
-    with suppress(ValueError):
-        given = json.loads(answer)
+    with suppress(InvalidEvent):
+        given = parse_json(answer.encode("utf-8", "replace"), FREE_VALUE, "answer")
         if isinstance(given, list):
             return [[str(label) for label in one] if isinstance(one, list) else [str(one)] for one in given]
     if count == 1:

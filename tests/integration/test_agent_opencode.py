@@ -121,6 +121,25 @@ async def test_the_model_config_arrives_at_the_model(world: World) -> None:
     assert len(await world.model.journal()) == before + 1
 
 
+@pytest.mark.parametrize(
+    ("case", "model", "words"),
+    [
+        ("case-length", MODEL, "output limit"),
+        ("case-length", CLAUDE, "output limit"),
+        ("case-filter", MODEL, "content filter"),
+    ],
+    ids=["length", "anthropic length", "content filter"],
+)
+async def test_an_answer_that_is_not_whole_fails_the_run(
+    world: World, case: str, model: AgentModel, words: str
+) -> None:
+    """OpenCode may end the turn without an error: the finish reason of its message says that it is half an answer."""
+    with pytest.raises(AgentFailed, match=words) as failed:
+        await world.run(case, TurnSpec(model))
+    assert failed.value.reason is Reason.MODEL_ERROR
+    assert world.heard.said()
+
+
 async def test_the_anthropic_form_is_spoken_too(world: World) -> None:
     """A model of kind anthropic is called with messages, max_tokens included."""
     result = await world.run("hello", TurnSpec(CLAUDE))

@@ -89,6 +89,7 @@ def model_settings(settings: Settings) -> ModelSettings:
         anthropic_api_key=settings.anthropic_api_key,
         openai_api_key=settings.openai_api_key,
         offline_url=settings.offline_endpoint,
+        provider_tools=settings.model_provider_tools,
     )
 
 

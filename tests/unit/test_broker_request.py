@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from events import limits
 from events.limits import KIB, JsonLimit, OverLimit
 from functions.execute.broker.request import BadRequest, ModelRequest, elide, prepared, read
 from functions.execute.broker.wire import Wire
+from functions.models.resolve import ModelSettings, resolve
 from functions.models.target import ModelTarget
 
 OPENAI = ModelTarget("local", "m", "openai", "http://127.0.0.1:9/v1")
@@ -185,6 +187,19 @@ async def test_what_would_have_the_provider_do_more_than_answer_is_refused(
         await sent(wire, {"model": "x", **fields})
 
 
+async def test_tools_of_the_provider_that_the_operator_allows_pass() -> None:
+    """MODEL_PROVIDER_TOOLS names them, type by type."""
+    settings = ModelSettings(offline_url="http://127.0.0.1:9/v1", provider_tools=("web_search",))
+    target = resolve(None, settings)
+    for kind, passes in (("web_search", True), ("mcp", False)):
+        elided, body = await read(bytearray(json.dumps({"tools": [{"type": kind}]}).encode()))
+        if passes:
+            assert json.loads(prepared("responses", elided, body, target, None).data)["tools"] == [{"type": kind}]
+        else:
+            with pytest.raises(BadRequest, match="MODEL_PROVIDER_TOOLS"):
+                prepared("responses", elided, body, target, None)
+
+
 async def test_what_the_agent_carries_out_itself_passes() -> None:
     """Function and custom tools, images as data; what a model told a tool of the agent's may name any address."""
     tools = [{"type": "function", "function": {"name": "bash"}}, {"type": "custom", "name": "patch"}, {"name": "read"}]
@@ -212,8 +227,21 @@ async def test_an_answer_that_does_not_stream_may_not_be_longer_than_what_is_lef
     assert (await sent("chat", {**body, "stream": True}, left=1000))["max_tokens"] == 5000
     assert (await sent("chat", body, left=100_000))["max_tokens"] == 5000
     assert "max_tokens" not in await sent("chat", {"messages": []}, left=100_000)
+    openai = replace(OPENAI, base_url="https://api.openai.com/v1")
+    elided, parsed = await read(bytearray(json.dumps(body).encode()))
+    out = json.loads(prepared("chat", elided, parsed, openai, 1000).data)
+    assert "max_tokens" not in out
+    assert out["max_completion_tokens"] < 900
     request = await ready("chat", body)
     assert (request.output_tokens, request.input_tokens) == (5000, pytest.approx(115, abs=10))
+
+
+async def test_a_document_of_text_is_estimated_as_text() -> None:
+    """Only what is no text has a flat estimate."""
+    for kind, least, most in (("text", 10_000, 10_200), ("base64", 2000, 2200)):
+        source = {"type": kind, "data": "word " * 8000, "media_type": "text/plain"}
+        body = {"messages": [{"content": [{"type": "document", "source": source}]}]}
+        assert least <= (await ready("messages", body)).input_tokens <= most
 
 
 @pytest.mark.parametrize("raw", [b'{"temperature": 1e999}', b'{"a": NaN}', b'{"a": ' + b"9" * 5000 + b"}"])

@@ -200,7 +200,7 @@ def prepared(wire: Wire, elided: Elided, body: dict[str, Any], target: ModelTarg
     Raises:
         BadRequest: it asks for what the provider may not do here.
     """
-    judge(wire, elided, body)
+    judge(wire, elided, body, target.provider_tools)
     out, hide = rewrite(wire, body, target)
     media = list(_media(wire, body, elided))
     tokens = max(0, len(elided.source) - sum(media)) // 4 + _MEDIUM_TOKENS * len(media)
@@ -210,7 +210,7 @@ def prepared(wire: Wire, elided: Elided, body: dict[str, Any], target: ModelTarg
     if left is not None and most > left - tokens:
         most = max(1, left - tokens)
         if not out.get("stream"):
-            out[name] = most
+            _bound(out, name, most)
     return ModelRequest(elided.put_back(out), hide, tokens, most)
 
 
@@ -225,10 +225,7 @@ def rewrite(wire: Wire, body: Mapping[str, Any], target: ModelTarget) -> tuple[d
     if target.temperature is not None:
         out["temperature"] = target.temperature
     if target.max_tokens is not None:
-        name = max_tokens_field(wire, body, target)
-        for other in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
-            out.pop(other, None)
-        out[name] = target.max_tokens
+        _bound(out, max_tokens_field(wire, body, target), target.max_tokens)
     if target.enabled_tools is not None and "tools" in out:
         out["tools"] = [tool for tool in _listed(out["tools"]) if tool_name(tool) in target.enabled_tools]
         if not out["tools"]:
@@ -243,8 +240,15 @@ def rewrite(wire: Wire, body: Mapping[str, Any], target: ModelTarget) -> tuple[d
     return out, hide
 
 
-def judge(wire: Wire, elided: Elided, body: Mapping[str, Any]) -> None:
-    """Refuse what would have the provider do more than answer.
+def _bound(out: dict[str, Any], name: str, most: int) -> None:
+    """Let an answer have at most so many tokens, whatever the agent called that bound."""
+    for other in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
+        out.pop(other, None)
+    out[name] = most
+
+
+def judge(wire: Wire, elided: Elided, body: Mapping[str, Any], allowed: tuple[str, ...] = ()) -> None:
+    """Refuse what would have the provider do more than answer; `allowed` are types of its tools that may be used.
 
     Raises:
         BadRequest: names the field.
@@ -254,9 +258,10 @@ def judge(wire: Wire, elided: Elided, body: Mapping[str, Any]) -> None:
             raise BadRequest(f"{name}: {why}")
     for number, tool in enumerate(_listed(body.get("tools"))):
         kind = tool.get("type") if isinstance(tool, dict) else tool
-        if kind not in _OWN_TOOLS:
+        if kind not in _OWN_TOOLS and kind not in allowed:
             shown = str(kind)[:64]
-            said = "tools of the provider would reach the network in the agent's name; only function and custom pass"
+            said = "the provider's tools would reach the network in the agent's name"
+            said = f"{said}; function, custom and what MODEL_PROVIDER_TOOLS names pass"
             raise BadRequest(f"tools[{number}].type: {shown!r}: {said}")
     for place, url in _references(wire, body):
         if not elided.head(url).lower().startswith(b"data:"):
@@ -303,7 +308,8 @@ def _media(wire: Wire, body: Mapping[str, Any], elided: Elided) -> Iterator[int]
     """Bytes of each image or document: they are no text, and no measure of its tokens."""
     for part in _parts(wire, body):
         for holder in (part, part.get("image_url"), part.get("file"), part.get("input_audio")):
-            if not isinstance(holder, dict):
+            # A document of type `text` is text.
+            if not isinstance(holder, dict) or holder.get("type") == "text":
                 continue
             for name in ("data", "url", "file_data", "image_url"):
                 text = holder.get(name)

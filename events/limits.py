@@ -85,6 +85,8 @@ MODEL_INFLATED = InflateLimit(bytes=256 * MIB, ratio=200)
 MODEL_ERROR = JsonLimit(bytes=64 * KIB, depth=32, values=2_000)
 #: One answer or event of OpenCode, which repeats what the agent wrote.
 AGENT_MESSAGE = JsonLimit(bytes=32 * MIB, depth=100, values=500_000)
+#: Events of OpenCode that wait to be read; more wait in its socket, which holds less than these could.
+AGENT_INBOX = 8
 #: What is read of the error that OpenCode answers with; its first 300 characters are shown.
 AGENT_ERROR = 64 * KIB
 #: What is read of a conversation, its newest messages first. Commas and brackets within texts count as values here.

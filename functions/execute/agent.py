@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from events import limits
 from events.errors import InvalidEvent
 from events.lifecycle import Reason
 from events.limits import FREE_VALUE, OverLimit, parse_json
@@ -163,7 +164,7 @@ class Agent:
         return self._translator
 
     async def _follow(self, translator: Translator, prompt: str) -> AgentResult:
-        inbox: asyncio.Queue[Event] = asyncio.Queue(maxsize=1000)
+        inbox: asyncio.Queue[Event] = asyncio.Queue(maxsize=limits.AGENT_INBOX)
         pump = asyncio.create_task(self._pump(inbox))
         dead = asyncio.create_task(self.server.process.exited())
         try:

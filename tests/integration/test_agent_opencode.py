@@ -20,6 +20,7 @@ import pytest_asyncio
 from events.lifecycle import Reason
 from events.output import ChunkType
 from functions.clock import SystemClock
+from functions.execute import opencode
 from functions.execute.agent import Agent, AgentModel, AgentResult, TurnSpec
 from functions.execute.agent_server import AgentServer
 from functions.execute.process import AgentFailed
@@ -103,6 +104,18 @@ async def test_a_task_with_tools_is_told(world: World) -> None:
         ("tracked.txt", "modified"),
         ("gone.txt", "deleted"),
     }
+
+
+async def test_a_conversation_is_read_in_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCode's cursors lead from the newest page to the oldest; together they are the conversation as it is."""
+    agent = world.agent()
+    await agent.run("case-tools", world.heard.emit)
+    whole = await agent.export()
+    assert isinstance(whole["messages"], list)
+    assert len(whole["messages"]) == 5
+    for page in (1, 2):
+        monkeypatch.setattr(opencode, "_PAGE", page)
+        assert await agent.export() == whole
 
 
 async def test_the_model_config_arrives_at_the_model(world: World) -> None:

@@ -93,6 +93,7 @@ def model_settings(settings: Settings) -> ModelSettings:
         anthropic_api_key=settings.anthropic_api_key,
         openai_api_key=settings.openai_api_key,
         offline_url=settings.offline_endpoint,
+        provider_tools=settings.model_provider_tools,
     )
 
 
@@ -114,7 +115,7 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
         boundary = Boundary(settings, lambda project: _busy(parts, project))
         log.info("boundary", action="boundary.in_force", boundary=boundary.said)
         tidying = asyncio.create_task(_tidy(leftovers, boundary))
-        upstream = Upstream(parts.clock)
+        upstream = Upstream(parts.clock, read_timeout=settings.model_silence_seconds)
         models = model_settings(settings)
         slots = _slots(parts, upstream, models, boundary, sandboxed=sandboxed)
         slots.start()

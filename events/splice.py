@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Literal, NamedTuple, Protocol
 
 import structlog
+from pydantic_core import from_json
 
 from events import subjects
 from events.output import Chunk, ChunkType
@@ -91,6 +92,18 @@ def stated_in(line: bytes) -> Stated | None:
     return stated(Chunk.read(line)) if _GAP.match(line) else None
 
 
+def line_in(message: Message) -> tuple[int, bytes] | None:
+    """The number and the line of the chunk a message carries; None: it is no chunk, or more than a line."""
+    try:
+        sequence, chunk = sequence_of(message), from_json(message.data)
+    except (ValueError, KeyError, TypeError):
+        chunk = None
+    if isinstance(chunk, dict) and chunk.get("seq") == sequence and b"\n" not in message.data:
+        return sequence, message.data
+    log.warning("no chunk", action="splice.unreadable", subject=message.subject, sequence=message.sequence)
+    return None
+
+
 class Hole:
     """When history is read for a missing chunk, and when it is given up. Times are seconds of any clock."""
 
@@ -160,7 +173,7 @@ async def place(bus: Bus, project: str, execution: str, start: int) -> int:
     while behind - before > _NEAR:
         middle = (before + behind) // 2
         found = await bus.first(subjects.OUTPUT, subject, after=middle)
-        if found is None or found.sequence >= behind or sequence_of(found) >= wanted:
+        if found is None or found.sequence >= behind or (line_in(found) or (wanted,))[0] >= wanted:
             behind = middle
         else:
             before = found.sequence

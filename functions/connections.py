@@ -21,7 +21,8 @@ from functions import metrics
 WAITING, WAITING_EACH = 1_024, 256
 #: All connections at most; fewer where the process may not have so many descriptors, some of which are for the rest.
 TOTAL, _RESERVED = 8_192, 256
-#: Seconds from the connection, or the answer before, to the end of a request's head; for 48 KiB of an answer to be read.
+#: Seconds from the connection, or the answer before, to the end of a request's head; and for 48 KiB of an answer to be
+#: read.
 HEAD_SECONDS, WRITE_SECONDS = 10.0, 60.0
 
 

@@ -125,7 +125,9 @@ async def run() -> int:
         bus = await connect(settings.nats_url, creds=settings.nats_creds, name="setup")
         try:
             longest = max((round(rule.output.total_seconds()) for rule in settings.retention), default=0)
-            names = await apply(bus, settings.stream_replicas, output_age=longest, output_bytes=settings.output_stream_bytes)
+            names = await apply(
+                bus, settings.stream_replicas, output_age=longest, output_bytes=settings.output_stream_bytes
+            )
             await dead_letters.move_old(bus)
             if settings.retention:
                 await keep_retaining(bus)  # also where nothing is submitted any more

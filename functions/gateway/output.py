@@ -9,16 +9,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-import structlog
-
 from events import subjects
 from events.archive import DamagedArchive, read_lines
 from events.ports import Bus, Message, ObjectStore
-from events.splice import gap_chunk, place, sequence_in, sequence_of, stated_in
+from events.splice import gap_chunk, line_in, place, sequence_in, stated_in
 from functions.gateway.core import Found, Gateway
 from functions.gateway.problems import Problem
-
-log = structlog.get_logger()
 
 OUTPUT_NAME = "output.ndjson.gz"
 #: Lines held for one that is missing; a worker has at most 1,024 unacknowledged.
@@ -39,14 +35,9 @@ class Line:
 
 def line_of(message: Message) -> Line | None:
     """The line of an output message; None: it is no chunk, and whoever misses one there is told of a gap."""
+    found = line_in(message)
     at = message.sequence or int(message.headers.get("Nats-Sequence", 0))
-    try:
-        sequence = sequence_of(message)
-        message.data.decode()
-    except (ValueError, KeyError, TypeError):
-        log.warning("no chunk", action="gateway.no_chunk", subject=message.subject, sequence=at)
-        return None
-    return Line(sequence, message.data, at)
+    return None if found is None else Line(*found, at)
 
 
 async def streamed(bus: Bus, found: Found, *, after: int = 0) -> AsyncIterator[Line]:

@@ -143,7 +143,12 @@ async def test_a_message_that_is_no_chunk_harms_no_viewer(monkeypatch: pytest.Mo
     await world.chunk(1)
     async with world.socket(PATH) as socket:
         assert (await socket.json())["seq"] == 1
-        for data, headers in ((b"\xff", {}), (b"[]", {}), (b"\xff", {"ce-sequence": "2"}), (b"3", {"ce-sequence": "x"})):
+        for data, headers in (
+            (b"\xff", {}),
+            (b"[]", {}),
+            (b"\xff", {"ce-sequence": "2"}),
+            (b"3", {"ce-sequence": "x"}),
+        ):
             await world.bus.publish(subjects.output("default", ID), data, headers)
         await world.chunk(4)
         await ended(world, 4)

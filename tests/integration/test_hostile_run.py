@@ -12,6 +12,8 @@ import pytest
 from functions.execute.users import cannot_change_users
 from tests.support.stack import Stack, running_stack, until
 
+pytestmark = pytest.mark.slow
+
 # As far up as a path goes; then what is next to it, as far as its name is known or can be read.
 HOSTILE = (
     'chmod 0 "$PWD/.." "$PWD/../.." "$PWD/../../.." "$HOME"; for f in "$PWD"/../../*/*; do chmod 0 "$f"; done; '

@@ -32,6 +32,7 @@ from tests.support.redteam import BOMBS, DEAF, HELPERS, INSIDE, SHARED, TRAPS, A
 from tests.support.stack import Project, Stack, running_stack, until
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(bool(sandbox_support().missing), reason=f"no {', '.join(sandbox_support().missing)}"),
     pytest.mark.skipif(not OPENCODE.exists(), reason="OpenCode is not installed: make install"),
     pytest.mark.timeout(300),

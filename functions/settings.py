@@ -183,6 +183,13 @@ class Settings(BaseSettings):
         1, alias="STREAM_REPLICAS", ge=1, le=5, description="copies of every stream and bucket; 3 in a NATS cluster"
     )
 
+    output_stream_bytes: int = Field(
+        0,
+        alias="OUTPUT_STREAM_BYTES",
+        ge=0,
+        description="of stream OCF_OUTPUT; beyond it the oldest output goes, which S3 has; 0: unlimited",
+    )
+
     s3_endpoint_url: str | None = Field(
         None, alias="S3_ENDPOINT_URL", pattern=r"^https?://\S+$", description="any S3-compatible store; AWS when empty"
     )

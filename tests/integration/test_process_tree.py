@@ -169,8 +169,8 @@ async def test_memory_over_the_limit_ends_the_tree(started: list[AgentProcess]) 
     assert process.limit_hit.value > 128 * 2**20
 
 
-# Bytes that wait in pairs of sockets, and the tables for pages that are all the one page of zeros: 400 MB of each, none of
-# it memory of a process.
+# Bytes that wait in pairs of sockets, and the tables for pages that are all the one page of zeros: 400 MB of each, and
+# no process shows them as its memory.
 KERNEL_MEMORY = {
     "socket buffers": """
 import socket, time

@@ -344,8 +344,8 @@ ELSEWHERE = (
     ),
     Elsewhere(
         "survive the supervisor's SIGKILL",
-        "from inside nobody can send that signal; `PR_SET_PDEATHSIG` ends the agent, and the function finds the rest by "
-        "a random mark in their environment",
+        "from inside nobody can send that signal; `PR_SET_PDEATHSIG` ends the agent, and the function finds the rest "
+        "by a random mark in their environment",
         f"{_TREES}::test_tree_dies_with_its_supervisor",
     ),
     Elsewhere(

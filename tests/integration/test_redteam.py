@@ -35,9 +35,11 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(sandbox_support().missing), reason=f"no {', '.join(sandbox_support().missing)}"),
     pytest.mark.skipif(not OPENCODE.exists(), reason="OpenCode is not installed: make install"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.asyncio(loop_scope="module"),
 ]
+#: Seconds. OpenCode boots in ten on two quiet cores; at load 20 it takes ten times as long.
+PATIENCE = 240.0
 KEY = "sk-redteam-0123456789-abcdefghijkl"
 OUTSIDE = "the-secret-outside-0123456789"
 NEIGHBOUR = "the-secret-of-the-neighbour-0123456789"
@@ -188,7 +190,7 @@ async def field(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Field
                 async def at_work() -> psutil.Process | None:
                     return agent_of(stack, "secret")
 
-                process = await until(at_work, timeout=150, what="the neighbour is at work")
+                process = await until(at_work, timeout=PATIENCE, what="the neighbour is at work")
                 yield Field(stack, project, outside, neighbour, process, contents(outside))
 
 
@@ -241,9 +243,9 @@ async def test_nothing_inside_gets_out(field: Field) -> None:
     (source / "redteam.sh").write_text(targets(field))
     project = field.project
     execution = await project.submit("red inside", workspace={"source": "directory", "path": str(source)})
-    await project.running(execution, "asking", 60)
+    await project.running(execution, "asking", PATIENCE)
     await project.client.reply(execution, "prompt", "red again")
-    record = await project.archived(execution, 90)
+    record = await project.archived(execution, PATIENCE)
     chunks = await project.chunks(execution)
     wrong = [one for row in (*INSIDE, *TRAPS) for one in held(row, field.shell_of(row, "red inside", chunks))]
     assert not wrong, "\n\n".join(wrong)
@@ -264,7 +266,7 @@ async def test_what_is_planted_for_the_next_run_leads_nowhere(field: Field) -> N
     shared.mkdir(parents=True)
     (shared / "redteam.sh").write_text(targets(field))
     execution = await project.submit("red shared", workspace={"source": "shared", "path": "team"})
-    await project.running(execution, "deaf now\n", 90)
+    await project.running(execution, "deaf now\n", PATIENCE)
     await project.client.cancel(execution)
     await project.fact(execution, "cancelled", 5)
     assert list(left_behind(field)) == []
@@ -280,7 +282,7 @@ async def test_what_is_planted_for_the_next_run_leads_nowhere(field: Field) -> N
 async def again(field: Field, workspace: dict[str, object], state: str) -> None:
     """The next execution gets what was planted: it sees nothing either."""
     execution = await field.project.submit("red reads", workspace=workspace)
-    record = await field.project.archived(execution, 90)
+    record = await field.project.archived(execution, PATIENCE)
     assert record.state == state, (workspace, record.reason, record.message)
     assert state == "completed" or record.reason == "invalid_workspace", record
     if state == "completed":
@@ -296,7 +298,7 @@ async def test_each_bomb_ends_its_own_execution(field: Field) -> None:
 
     async def ends(bomb: Bomb) -> None:
         execution = await field.project.submit(bomb_prompt(bomb), limits=bomb.limits)
-        record: Record = await field.project.ended(execution, 90)
+        record: Record = await field.project.ended(execution, PATIENCE)
         assert (record.state, record.reason) == ("failed", bomb.reason), record
         assert bomb.said in (record.message or "")
 
@@ -310,7 +312,7 @@ async def test_each_bomb_ends_its_own_execution(field: Field) -> None:
 async def test_the_neighbour_has_not_noticed(field: Field) -> None:
     """After all of it the neighbour completes in its first attempt, and the function is the same process as before."""
     (workspace_of(field.neighbour_process) / "gate").write_text("go on\n")
-    record = await field.project.ended(field.neighbour)
+    record = await field.project.ended(field.neighbour, PATIENCE)
     assert (record.state, len(record.attempts)) == ("completed", 1), record
     assert field.look() == field.before
 

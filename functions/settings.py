@@ -141,6 +141,11 @@ class Settings(BaseSettings):
         alias="ALLOW_SHARED_USER",
         description="where it may not, run the agents of several projects as one user, all the same",
     )
+    agent_host_socket: Path | None = Field(
+        None,
+        alias="AGENT_HOST_SOCKET",
+        description="where the agent's container listens, in the folder that both share; needs MAX_CONCURRENT_TASKS=1",
+    )
     network_allow: CommaList = Field((), alias="NETWORK_ALLOW", description="hosts that tasks may ask for")
     warm_slots: int = Field(
         0,

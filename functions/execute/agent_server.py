@@ -50,7 +50,7 @@ class AgentServer:
             raise AgentFailed(Reason.AGENT_ERROR, f"OpenCode is not installed ({where}); see OPENCODE_BIN")
         agent_config.prepare_home(spec.home, spec.tools)
         if spec.user is not None:
-            spec.user.own_new(spec.home)
+            await spec.user.hand_over(spec.home)
         until = time.monotonic() + timeout
         for left in range(_PORT_TRIES - 1, -1, -1):
             try:

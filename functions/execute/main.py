@@ -28,7 +28,11 @@ async def lifespan(parts: Parts) -> AsyncIterator[dict[str, Check]]:
         worker = _worker = worker_of(shop)
         link.at(worker)
         try:
-            yield {"opencode": shop.opencode_present, "workspace": shop.workspace_writable}
+            yield {
+                "opencode": shop.opencode_present,
+                "workspace": shop.workspace_writable,
+                "agent": shop.agent_reachable,
+            }
         finally:
             await worker.stop()
             _worker = None

@@ -69,6 +69,11 @@ class Shop:
         if self.binary is None or not self.binary.is_file():
             raise Unavailable(f"OpenCode is not at {self.binary}; set OPENCODE_BIN")
 
+    async def agent_reachable(self) -> None:
+        """Readiness: the agent's container answers, where it has one."""
+        if self.boundary.host is not None:
+            await self.boundary.host.check()
+
     async def workspace_writable(self) -> None:
         """Readiness: runs can have files."""
         self.boundary.folders.check()
@@ -120,6 +125,8 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
         finally:
             await end([tidying])
             await slots.close()
+            if boundary.host is not None:
+                boundary.host.close()
             await upstream.close()
 
 

@@ -1,11 +1,10 @@
 """The first process of the agent's container: starts trees and works on their files, as the agent's own user.
 
-    python -I -S -c 'import sys; sys.path.insert(0, APP); from functions.execute.agent_host import main; main()' SOCKET UID
-
-It holds no key. `functions.execute.host` in the other container connects once, as user UID, and sends requests (JSON, one
-packet each) with the descriptors that they need; each is answered on a link of its own. When that connection ends this
-process ends, and as the first of its process namespace it takes everything in the container along; Kubernetes starts the
-next. So it does when a supervisor dies: then nobody knows any more what is left of that tree. Standard library only.
+Arguments: the path of its socket, and the user that may connect. It holds no key. `functions.execute.host` in the other
+container connects once and sends requests (JSON, one packet each) with the descriptors that they need; each is answered
+on a link of its own. When that connection ends this process ends, and as the first of its process namespace it takes
+everything in the container along; Kubernetes starts the next. So it does when a supervisor dies: then nobody knows any
+more what is left of that tree. Standard library only, started as `python -I -S`.
 """
 
 from __future__ import annotations

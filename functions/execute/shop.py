@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -112,6 +113,8 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
         log.warning("sandbox incomplete", action="sandbox.incomplete", sandboxed=sandboxed, missing=support.missing)
     sandbox.protect_self()
     async with folders.held(settings.state_dir) as leftovers:
+        if settings.agent_host_socket is not None:
+            os.umask(0o002)  # the agent's container is another user of the same group
         boundary = Boundary(settings, lambda project: _busy(parts, project))
         log.info("boundary", action="boundary.in_force", boundary=boundary.said)
         tidying = asyncio.create_task(_tidy(leftovers, boundary))

@@ -122,7 +122,7 @@ async def test_files_come_in_and_go_out(stack: Stack, project: Project) -> None:
 
 async def test_a_repository_is_cloned_and_a_session_goes_on(stack: Stack, project: Project) -> None:
     """git works in what was copied to the agent's user, and a session's second turn finds the files of its first."""
-    session = await project.client.create_session()
+    session = await opened(project)
     first = await project.submit([{"run": "git init -q . ; git status --short && echo 1 > one"}], session_id=session)
     assert (await project.archived(first, 60)).state == "completed"
     second = await project.submit([{"run": "cat one && echo 2 > one && git status --short"}], session_id=session)
@@ -168,7 +168,9 @@ async def test_a_host_that_is_killed_fails_its_run_and_comes_back(
     stack: Stack, container: AgentContainer, project: Project
 ) -> None:
     """Its run ends as failed, with its files; the next completes in the container that was started since."""
-    execution = await project.submit([{"run": "echo kept > made; chmod 000 made"}, {"text": "here"}, {"run": "sleep 60"}])
+    execution = await project.submit(
+        [{"run": "echo kept > made; chmod 000 made"}, {"text": "here"}, {"run": "sleep 60"}]
+    )
     await project.running(execution, "here")
     host = container.inside()
     assert host is not None

@@ -18,6 +18,7 @@ import pytest
 import zstandard
 
 from tests.support.containers import UID, AgentContainer, agent_container, why_not
+from tests.support.sessions import opened
 from tests.support.stack import Project, Stack, running_stack, until
 
 WHY = why_not()

@@ -3,7 +3,6 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 BIN := .venv/bin
-TESTS ?= tests/unit tests/contract tests/integration $(wildcard tests/test_*.py)
 # Most of a test is waiting. A file stays on one worker: its stack is its own.
 PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -28,8 +27,13 @@ up: install-run ## the embedded stack, in the foreground
 	@$(BIN)/ocf up
 
 .PHONY: test
-test: install ## the tests
-	$(BIN)/python -m pytest $(PARALLEL) $(TESTS) $(PYTEST_ARGS)
+test: install ## the tests, without the slow ones
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not e2e" tests $(PYTEST_ARGS)
+	cd console && ../scripts/npm.sh test --silent
+
+.PHONY: test-all
+test-all: install ## every test that needs no cluster
+	$(BIN)/python -m pytest $(PARALLEL) -m "not cluster" tests $(PYTEST_ARGS)
 	cd console && ../scripts/npm.sh test --silent
 
 .PHONY: check

@@ -8,16 +8,17 @@ async with connect("nats://127.0.0.1:4222", creds="backend.creds") as client:
 
 from __future__ import annotations
 
-import gzip
 import uuid
-import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from events import dataref, splice, subjects
+from events.archive import DamagedArchive, read_lines
 from events.bucket_nats import NatsBucket
 from events.bus_nats import connect as connect_bus
 from events.client_sessions import SessionCalls
@@ -30,6 +31,8 @@ from events.ports import Bucket, Bus, Message, ObjectStore
 from events.record import Record
 from events.refs import ExecutionRef
 from events.types import TERMINAL_TYPES
+
+log = structlog.get_logger()
 
 _Records = list[Record]
 _Events = list[Event]
@@ -123,8 +126,13 @@ class Client:
         return Record.read(entry.value)
 
     async def list(self) -> _Records:
-        """Every execution of the project, newest first."""
-        found = [Record.read(e.value) async for e in self._executions.entries(f"{self.project}.*")]
+        """Every execution of the project whose record can be read, newest first."""
+        found = []
+        async for entry in self._executions.entries(f"{self.project}.*"):
+            try:
+                found.append(Record.read(entry.value))
+            except ValueError:
+                log.warning("unreadable record", action="client.unreadable", key=entry.key)
         return sorted(found, key=lambda record: record.submitted_at, reverse=True)
 
     async def watch(self, execution: str, *, start: int = 1) -> AsyncIterator[Chunk]:
@@ -139,33 +147,40 @@ class Client:
         """
         ending = _Ending(self, execution)
         await ending.look()
-        first = await self._first_kept(execution)
-        if ending.last is None or (first is not None and first <= start):
-            async for chunk in splice.watch(self._bus, self.project, execution, start=start, ending=ending):
-                yield chunk
-        elif start <= ending.last:  # the stream no longer has it all: the archive does
-            async for chunk in self._archived(execution, start):
-                yield chunk
+        forgotten = ending.last is not None and start <= ending.last and not await self._keeps(execution, start)
+        if forgotten and self._store is None:
+            raise NotYetKnown(f"output of {execution} from {start} is only in the archive; give the client a store")
+        watched = splice.watch(self._bus, self.project, execution, start=start, ending=ending, forgotten=forgotten)
+        async for chunk in watched:
+            yield chunk
 
-    async def _first_kept(self, execution: str) -> int | None:
+    async def _keeps(self, execution: str, start: int) -> bool:
+        """Whether the stream has output of it from `start` on or before."""
         found = await self._bus.first(subjects.OUTPUT, subjects.output(self.project, execution))
-        return splice.sequence_of(found) if found is not None else None
+        line = None if found is None else splice.line_in(found)
+        return line is not None and line[0] <= start
 
     async def _cleaned(self, execution: str) -> bool:
         return await self._bus.last(subjects.EVENTS, subjects.fact(self.project, execution, "cleaned")) is not None
 
     async def _archived(self, execution: str, start: int) -> AsyncIterator[Chunk]:
+        """Yield what the archive has from `start` on, and the gap that reaches over it.
+
+        Raises:
+            NotYetKnown: there is no archive, or no store to read it from.
+            OcfError: it is damaged, or over `events.limits.ARCHIVE`.
+        """
         if self._store is None:
-            raise NotYetKnown(f"output of {execution} from {start} is only in the archive; give the client a store")
-        packed = await self._store.get(f"{self.project}/{execution}/output.ndjson.gz")
+            raise NotYetKnown(f"output of {execution}: the client has no store")
         try:
-            lines = gzip.decompress(packed).splitlines()
-        except (OSError, EOFError, zlib.error) as error:
-            raise OcfError(f"the archived output of {execution} is damaged: {error}") from None
-        for line in lines:
-            chunk = Chunk.read(line)
-            if chunk.seq >= start:
-                yield chunk
+            async for line in read_lines(self._store.stream(f"{self.project}/{execution}/output.ndjson.gz")):
+                chunk = Chunk.read(line)
+                gap = splice.stated(chunk)
+                if (gap.last if gap else chunk.seq) >= start:
+                    yield chunk
+        except (DamagedArchive, ValueError) as error:
+            said = error if isinstance(error, DamagedArchive) else "it has a line that is no chunk"
+            raise OcfError(f"the archived output of {execution} is damaged: {said}") from None
 
     async def events(self, execution: str) -> _Events:
         """Every command and fact of it that the streams still have, oldest first."""

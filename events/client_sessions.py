@@ -6,11 +6,15 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import structlog
+
 from events.errors import NotYetKnown
 from events.models import SessionAttach, SessionCommand, SessionCreate, SessionDestroy, SessionDetach
 from events.ports import Bucket
 from events.refs import SessionRef
 from events.session_record import Session
+
+log = structlog.get_logger()
 
 #: Publishes one command: its type, its data, and the id that is the last token of its subject.
 Publish = Callable[[str, SessionCommand, str], Awaitable[None]]
@@ -67,5 +71,10 @@ class SessionCalls:
 
     async def list(self) -> _Sessions:
         """Every session of the project, newest first."""
-        found = [Session.read(e.value) async for e in self._bucket.entries(f"{self._project}.*")]
+        found = []
+        async for entry in self._bucket.entries(f"{self._project}.*"):
+            try:
+                found.append(Session.read(entry.value))
+            except ValueError:
+                log.warning("unreadable session", action="client.unreadable", key=entry.key)
         return sorted(found, key=lambda session: session.created_at, reverse=True)

@@ -8,6 +8,8 @@ from the number of values and the depth of their nesting, not from the number of
 from __future__ import annotations
 
 import json
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,10 @@ class OverLimit(InvalidEvent):
 
 class InvalidJson(InvalidEvent):
     """The input is not valid JSON."""
+
+
+class InvalidCompression(InvalidEvent):
+    """The input is not compressed as it says."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +67,45 @@ EVENT = JsonLimit(bytes=16 * MIB, depth=64, values=200_000)
 REQUEST = JsonLimit(bytes=17 * MIB, depth=62, values=199_000)
 #: A value that a caller passes on as it is, within an event.
 FREE_VALUE = JsonLimit(bytes=8 * MIB, depth=32, values=100_000)
-#: A request of an agent to a model: a conversation, whose texts are what is long.
-MODEL_REQUEST = JsonLimit(bytes=64 * MIB, depth=100, values=1_000_000)
+#: A request of an agent to a model: a million tokens are 4 MB of text, and providers take up to 50 MB with the images.
+MODEL_REQUEST = JsonLimit(bytes=64 * MIB, depth=100, values=150_000)
+#: The same without its long texts: 10,000 messages and their tools are 4 MB and 100,000 values, parsed in 0.1 s.
+MODEL_SKELETON = JsonLimit(bytes=8 * MIB, depth=100, values=150_000)
+#: Bytes of such requests that one execution may have in memory at once: the largest, and its subagents' beside it.
+MODEL_REQUESTS = 96 * MIB
+#: Requests of one execution at once: each subagent has one.
+MODEL_CALLS = 32
+#: Tokens an answer may have where the request names no bound: what OpenCode asks for.
+MODEL_OUTPUT_TOKENS = 32_000
 #: One event of a model's answer, or the whole answer where it does not stream.
 MODEL_ANSWER = JsonLimit(bytes=16 * MIB, depth=64, values=200_000)
+#: The same, of an endpoint that compresses although it is asked not to. A stream repeats itself with each event.
+MODEL_INFLATED = InflateLimit(bytes=256 * MIB, ratio=200)
+#: What is read of the error that a model endpoint answers with: providers say a sentence.
+MODEL_ERROR = JsonLimit(bytes=64 * KIB, depth=32, values=2_000)
 #: One answer or event of OpenCode, which repeats what the agent wrote.
 AGENT_MESSAGE = JsonLimit(bytes=32 * MIB, depth=100, values=500_000)
+#: Events of OpenCode that wait to be read; more wait in its socket, which holds less than these could.
+AGENT_INBOX = 8
+#: What is read of the error that OpenCode answers with; its first 300 characters are shown.
+AGENT_ERROR = 64 * KIB
+#: What is read of a conversation, its newest messages first. Commas and brackets within texts count as values here.
+AGENT_CONVERSATION = JsonLimit(bytes=64 * MIB, depth=100, values=3_000_000)
+#: A conversation as it is stored: letters beyond ASCII take up to three times their bytes there, and two levels more.
+STORED_CONVERSATION = JsonLimit(bytes=256 * MIB, depth=104, values=3_200_000)
+#: Pages of it, of up to 64 messages: 65,536 messages in all.
+AGENT_PAGES = 1024
+#: Sessions of one run, each a subagent's: one a minute for a week.
+AGENT_SESSIONS = 10_000
+#: Messages, parts, tools or steps of one run: a part a second for five days. Each costs the worker about 500 bytes.
+AGENT_PARTS = 500_000
+#: Characters of an id of OpenCode's, which has 30.
+AGENT_ID = 128
+#: Characters of text whose message OpenCode has not named yet; it names it with the event before.
+AGENT_UNSAID = 32 * MIB
 #: An archived output, line by line; the whole of it inflated.
 ARCHIVE_LINE = JsonLimit(bytes=MIB, depth=64, values=50_000)
-ARCHIVE = InflateLimit(bytes=1024 * MIB, ratio=200)
+ARCHIVE = InflateLimit(bytes=1024 * MIB, ratio=1_100)  # gzip itself makes at most 1,032 bytes of one
 
 #: One NATS message, headers included (`max_payload` of nats-server, `max_msg_size` of the streams).
 MESSAGE_BYTES = MIB
@@ -83,6 +119,12 @@ _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
+def check_size(size: int, limit: JsonLimit | InflateLimit, what: str = "data") -> None:
+    """Raises OverLimit: it is longer than `limit`."""
+    if size > limit.bytes:
+        raise OverLimit(f"{what}: {size} bytes; at most {limit.bytes}")
+
+
 def check_json(data: bytes, limit: JsonLimit, what: str = "data") -> None:
     """Measure a JSON text without parsing it. It need not be valid.
 
@@ -94,8 +136,7 @@ def check_json(data: bytes, limit: JsonLimit, what: str = "data") -> None:
     Raises:
         OverLimit: it is longer, deeper or has more values than `limit`; names the limit.
     """
-    if len(data) > limit.bytes:
-        raise OverLimit(f"{what}: {len(data)} bytes; at most {limit.bytes}")
+    check_size(len(data), limit, what)
     opened = data.count(b"[") + data.count(b"{")
     members = data.count(b",") + opened
     if opened <= limit.depth and members <= limit.values:
@@ -183,6 +224,39 @@ def check_value(value: object, limit: JsonLimit) -> None:
 def _no_constant(name: str) -> float:
     """Refuse NaN and infinities: RFC 8259 has none, and no other reader would take what we write of them."""
     raise InvalidJson(f"not valid JSON: {name}")
+
+
+class Inflater:
+    """Inflates one gzip or zlib stream (RFC 1952, 1950) piece by piece, within a limit.
+
+    Raises:
+        OverLimit: from `feed`: it becomes more than `limit`; at most 64 KiB more are in memory by then.
+        InvalidCompression: from `feed`: it is not compressed that way.
+    """
+
+    _PIECE = 64 * KIB
+
+    def __init__(self, limit: InflateLimit, what: str = "data") -> None:
+        self._limit, self._what = limit, what
+        self._zlib = zlib.decompressobj(wbits=47)  # either of the two, by its head
+        self._in = self._out = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What `data` adds, in pieces of at most 64 KiB."""
+        self._in += len(data)
+        limit = self._limit
+        while data:
+            try:
+                piece = self._zlib.decompress(data, self._PIECE)
+            except zlib.error:
+                raise InvalidCompression(f"{self._what}: not valid gzip or zlib data") from None
+            data = self._zlib.unconsumed_tail
+            self._out += len(piece)
+            check_size(self._out, limit, f"{self._what}, inflated")
+            if self._out > limit.slack and self._out > limit.ratio * self._in:
+                raise OverLimit(f"{self._what}: becomes more than {limit.ratio} times as long, and {limit.slack} bytes")
+            if piece:
+                yield piece
 
 
 def json_size(text: str) -> int:

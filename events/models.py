@@ -275,7 +275,9 @@ class TaskRequest(Model):
     model: ModelConfigData | None = Field(default=None, alias="model_config")
     limits: Limits = Limits()
     retry: Retry = Retry()
-    permissions: dict[PermissionName, Permission] = {}
+    permissions: Annotated[
+        dict[PermissionName, Permission], Field(json_schema_extra={"additionalProperties": False})
+    ] = {}
     network: Network = Network()
     labels: Labels = {}
 

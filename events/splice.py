@@ -13,11 +13,16 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
+
+import structlog
+from pydantic_core import from_json
 
 from events import subjects
 from events.output import Chunk, ChunkType
 from events.ports import Bus, Message
+
+log = structlog.get_logger()
 
 _READ_AGAIN = 2.0
 #: Reads of history for one hole before it is stated, and seconds to the second; the wait doubles with each. So a hole
@@ -28,13 +33,19 @@ FILL_WAIT = 0.25
 SWAPPED = 1_024
 #: Near enough: so many sequences of the stream are read in one go.
 _NEAR = 256
-_SEQ = re.compile(rb'^\{"seq":(\d+)')
+_SEQ = re.compile(rb'^\{"seq":(\d{1,18})[,}]')
+#: So begins a gap, as the models write it.
+_GAP = re.compile(rb'^\{"seq":\d{1,18},"type":"gap"')
 _GAPS = {"expired": "are not kept any more", "lost": "did not arrive"}
 
 
-def chunk_of(message: Message) -> Chunk:
-    """The chunk a message carries."""
-    return Chunk.read(message.data)
+def chunk_of(message: Message) -> Chunk | None:
+    """The chunk a message carries; None: it is none, and whoever misses one there is told of a gap."""
+    try:
+        return Chunk.read(message.data)
+    except ValueError:
+        log.warning("no chunk", action="splice.unreadable", subject=message.subject, sequence=message.sequence)
+        return None
 
 
 def gap_chunk(first: int, last: int, at: datetime, reason: Literal["expired", "lost"] = "expired") -> Chunk:
@@ -58,6 +69,39 @@ def sequence_in(line: bytes) -> int:
     """The number of a chunk, from its JSON. Raises ValueError, KeyError or TypeError when it is none."""
     found = _SEQ.match(line)
     return int(found[1]) if found else int(json.loads(line)["seq"])
+
+
+class Stated(NamedTuple):
+    """A gap that stands for chunks up to `last`."""
+
+    last: int
+    reason: Literal["expired", "lost"]
+
+
+def stated(chunk: Chunk) -> Stated | None:
+    """The gap that `chunk` states; None: it is no gap, or one that stands for itself, such as that of a limit."""
+    detail = chunk.detail or {}
+    last = detail.get("to")
+    if chunk.type is not ChunkType.GAP or detail.get("from") != chunk.seq or type(last) is not int or last < chunk.seq:
+        return None
+    return Stated(last, "lost" if detail.get("reason") == "lost" else "expired")
+
+
+def stated_in(line: bytes) -> Stated | None:
+    """The same of the JSON of a chunk. Raises ValueError when it is none."""
+    return stated(Chunk.read(line)) if _GAP.match(line) else None
+
+
+def line_in(message: Message) -> tuple[int, bytes] | None:
+    """The number and the line of the chunk a message carries; None: it is no chunk, or more than a line."""
+    try:
+        sequence, chunk = sequence_of(message), from_json(message.data)
+    except (ValueError, KeyError, TypeError):
+        chunk = None
+    if isinstance(chunk, dict) and chunk.get("seq") == sequence and b"\n" not in message.data:
+        return sequence, message.data
+    log.warning("no chunk", action="splice.unreadable", subject=message.subject, sequence=message.sequence)
+    return None
 
 
 class Hole:
@@ -129,7 +173,7 @@ async def place(bus: Bus, project: str, execution: str, start: int) -> int:
     while behind - before > _NEAR:
         middle = (before + behind) // 2
         found = await bus.first(subjects.OUTPUT, subject, after=middle)
-        if found is None or found.sequence >= behind or sequence_of(found) >= wanted:
+        if found is None or found.sequence >= behind or (line_in(found) or (wanted,))[0] >= wanted:
             behind = middle
         else:
             before = found.sequence
@@ -162,12 +206,20 @@ class Ending(Protocol):
 
 
 async def watch(
-    bus: Bus, project: str, execution: str, *, start: int, ending: Ending, poll: float = _READ_AGAIN
+    bus: Bus,
+    project: str,
+    execution: str,
+    *,
+    start: int,
+    ending: Ending,
+    poll: float = _READ_AGAIN,
+    forgotten: bool = False,
 ) -> AsyncIterator[Chunk]:
     """Every chunk from `start`, live as it comes, until `ending` says that there is no more.
 
     Facts come over the same subscription, so that the end is known at once. `poll`: seconds of silence after which
-    history is read again, in case something was lost on the way.
+    history is read again, in case something was lost on the way. `forgotten`: the execution has ended and the stream
+    does not begin with `start`, so that nothing is waited for.
     """
     splicer, hole, now = Splicer(start), Hole(), asyncio.get_running_loop().time
     heard = (subjects.live(project, execution), f"ocf.evt.{project}.{execution}.*")
@@ -181,11 +233,12 @@ async def watch(
             await ending.look()  # after subscribing: an end before that was not heard
             async for message in bus.history(subjects.OUTPUT, subjects.output(project, execution), after=read_from):
                 read_from = message.sequence
-                for chunk in splicer.feed(chunk_of(message)):
-                    yield chunk
+                if (found := chunk_of(message)) is not None:
+                    for chunk in splicer.feed(found):
+                        yield chunk
             if ending.reached(splicer.next):
                 return
-            if hole.read(missing(), now()):
+            if hole.read(missing(), now()) or (forgotten and missing() is not None):
                 async with aclosing(_given_up(splicer, ending)) as chunks:
                     async for chunk in chunks:
                         yield chunk
@@ -196,14 +249,27 @@ async def watch(
 
 
 async def _given_up(splicer: Splicer, ending: Ending) -> AsyncGenerator[Chunk, None]:
-    """Past the first hole: by what is kept elsewhere, and a stated gap for what is not there either."""
+    """Past the first hole: by what is kept elsewhere, and a stated gap for what is not there either.
+
+    What is kept elsewhere is in order, and may have holes of its own, stated or not.
+    """
     end = splicer.hole_end(ending.last)
     if ending.last is not None:
         async for chunk in ending.older(splicer.next):
             if chunk.seq > end:
                 break
-            for one in splicer.feed(chunk):
-                yield one
+            gap = stated(chunk)
+            if chunk.seq > splicer.next:
+                yield gap_chunk(splicer.next, chunk.seq - 1, datetime.now(UTC))
+                splicer.skip(chunk.seq - 1)
+            if gap is None:
+                for one in splicer.feed(chunk):
+                    yield one
+            elif gap.last >= splicer.next:
+                last = min(gap.last, end)
+                yield gap_chunk(splicer.next, last, chunk.timestamp, gap.reason)
+                for one in splicer.skip(last):
+                    yield one
     if splicer.next <= end:
         yield gap_chunk(splicer.next, end, datetime.now(UTC), "lost" if ending.last is None else "expired")
     for one in splicer.skip(end):
@@ -233,5 +299,6 @@ async def _live(
         if message.subject.startswith("ocf.evt."):
             await ending.fact(message)
             continue
-        for chunk in splicer.feed(chunk_of(message)):
-            yield chunk
+        if (found := chunk_of(message)) is not None:
+            for chunk in splicer.feed(found):
+                yield chunk

@@ -21,6 +21,7 @@ class StreamSpec:
     subjects: tuple[str, ...]
     why: str
     max_age: int = 0
+    max_bytes: int = 0
     max_msg_size: int = 1024 * 1024
     duplicate_window: int = 120
     republish: tuple[str, str] | None = None

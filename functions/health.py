@@ -11,7 +11,8 @@ from starlette.routing import Route
 from events.errors import OcfError
 from functions import metrics
 
-Check = Callable[[], Awaitable[None]]
+#: Raises where something is missing; returns what is to be said in place of `ok`, if anything.
+Check = Callable[[], Awaitable[str | None]]
 
 
 def health_routes(checks: dict[str, Check], exposition: Callable[[], bytes] = metrics.exposition) -> list[Route]:
@@ -22,13 +23,13 @@ def health_routes(checks: dict[str, Check], exposition: Callable[[], bytes] = me
 
     async def ready(_: Request) -> Response:
         results: dict[str, str] = {}
+        good = True
         for name, check in checks.items():
             try:
-                await check()
-                results[name] = "ok"
+                results[name] = await check() or "ok"
             except (OcfError, OSError) as error:
+                good = False
                 results[name] = str(error)
-        good = all(result == "ok" for result in results.values())
         body = {"status": "ready" if good else "not ready", "checks": results}
         return JSONResponse(body, status_code=200 if good else 503)
 

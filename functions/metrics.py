@@ -49,6 +49,11 @@ item_failures = Counter(
     ("loop",),
     registry=REGISTRY,
 )
+connections_dropped = Counter(
+    "ocf_connections_dropped_total",
+    "connections closed because they brought no request, or nobody read their answer",
+    registry=REGISTRY,
+)
 swept = Counter("ocf_swept_total", "executions ended by the sweep", ("state",), registry=REGISTRY)
 
 deliveries = Counter(

@@ -12,6 +12,7 @@ from types import FrameType
 
 import uvicorn
 
+from functions import connections
 from functions.workers.link import Link
 
 
@@ -32,7 +33,9 @@ async def serve(config: uvicorn.Config, link: Link | None = None) -> float:
     for number in (signal.SIGTERM, signal.SIGINT):
         # Before uvicorn listens for them, and after it has acted on them.
         signal.signal(number, server.handle_exit)
-    if link is not None:
+    if link is None:
+        connections.bound(config)
+    else:
         config.headers.append(("connection", "close"))
     await server.serve(sockets=None if link is None else [])
     return time.monotonic() - server.told if server.told else 0.0

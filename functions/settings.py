@@ -74,6 +74,19 @@ class Settings(BaseSettings):
         le=86_400,
         description="seconds without model or tool until `stalled`; default and ceiling of limits.silence_seconds",
     )
+    model_silence_seconds: int = Field(
+        300,
+        alias="MODEL_SILENCE_SECONDS",
+        ge=1,
+        le=86_400,
+        description="seconds without a byte until a model's answer is cut, and counts as a failure of its endpoint",
+    )
+    model_provider_tools: CommaList = Field(
+        (),
+        alias="MODEL_PROVIDER_TOOLS",
+        description="types of model providers' own tools (web_search, mcp, ...) that agents may use: NETWORK_ALLOW "
+        "does not hold for them, and what they cost beside tokens is not counted",
+    )
     max_memory_bytes: int = Field(
         4 * 1024**3,
         alias="MAX_MEMORY_BYTES",
@@ -175,6 +188,13 @@ class Settings(BaseSettings):
         1, alias="STREAM_REPLICAS", ge=1, le=5, description="copies of every stream and bucket; 3 in a NATS cluster"
     )
 
+    output_stream_bytes: int = Field(
+        0,
+        alias="OUTPUT_STREAM_BYTES",
+        ge=0,
+        description="of stream OCF_OUTPUT; beyond it the oldest output goes, which S3 has; 0: unlimited",
+    )
+
     s3_endpoint_url: str | None = Field(
         None, alias="S3_ENDPOINT_URL", pattern=r"^https?://\S+$", description="any S3-compatible store; AWS when empty"
     )
@@ -229,7 +249,13 @@ class Settings(BaseSettings):
     otel_service_name: str = Field("ocf", alias="OTEL_SERVICE_NAME", description="prefix of the service name in traces")
 
     @field_validator(
-        "workspace_sources", "private_dirs", "network_allow", "dispatch_consumers", "cors_origins", mode="before"
+        "workspace_sources",
+        "private_dirs",
+        "network_allow",
+        "model_provider_tools",
+        "dispatch_consumers",
+        "cors_origins",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:

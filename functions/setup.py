@@ -34,6 +34,7 @@ def stream_config(spec: StreamSpec, replicas: int) -> dict[str, Any]:
         "storage": "file",
         "num_replicas": replicas,
         "max_age": spec.max_age * _NANOSECONDS,
+        "max_bytes": spec.max_bytes or -1,
         "max_msg_size": spec.max_msg_size or -1,
         "duplicate_window": spec.duplicate_window * _NANOSECONDS,
         "allow_direct": True,
@@ -73,14 +74,24 @@ def bucket_config(spec: BucketSpec, replicas: int) -> dict[str, Any]:
     }
 
 
-async def apply(bus: NatsBus, replicas: int = 1, *, output_age: int = 0) -> list[str]:
-    """Create or update every stream and bucket; returns their names. Output is kept `output_age` seconds at least.
+async def apply(bus: NatsBus, replicas: int = 1, *, output_age: int = 0, output_bytes: int = 0) -> list[str]:
+    """Create or update every stream and bucket; returns their names.
+
+    Args:
+        bus: a connection that may do it.
+        replicas: copies of each.
+        output_age: seconds for which output is kept at least.
+        output_bytes: of output, all executions together; when there is more the oldest goes. 0: unlimited.
 
     Raises:
         Unavailable: the server refuses or does not answer.
     """
-    ages = {subjects.OUTPUT: output_age}
-    specs = [replace(spec, max_age=max(spec.max_age, ages.get(spec.name, 0))) for spec in STREAMS]
+    specs = [
+        replace(spec, max_age=max(spec.max_age, output_age), max_bytes=output_bytes)
+        if spec.name == subjects.OUTPUT
+        else spec
+        for spec in STREAMS
+    ]
     configs = [stream_config(spec, replicas) for spec in specs]
     configs += [bucket_config(spec, replicas) for spec in BUCKETS]
     for config in configs:
@@ -114,7 +125,9 @@ async def run() -> int:
         bus = await connect(settings.nats_url, creds=settings.nats_creds, name="setup")
         try:
             longest = max((round(rule.output.total_seconds()) for rule in settings.retention), default=0)
-            names = await apply(bus, settings.stream_replicas, output_age=longest)
+            names = await apply(
+                bus, settings.stream_replicas, output_age=longest, output_bytes=settings.output_stream_bytes
+            )
             await dead_letters.move_old(bus)
             if settings.retention:
                 await keep_retaining(bus)  # also where nothing is submitted any more

@@ -14,7 +14,7 @@ from events import subjects
 from events.errors import Unavailable
 from events.limits import MIB
 from events.refs import ExecutionRef
-from events.splice import gap_chunk, sequence_of
+from events.splice import gap_chunk, line_in
 from functions.composition import Parts
 
 _BLOCK = 1024 * 1024
@@ -69,7 +69,10 @@ async def in_order(parts: Parts, ref: ExecutionRef, last: int, *, gaps: bool) ->
                 wanted += 1
 
     async for message in parts.bus.history(subjects.OUTPUT, ref.output):
-        heapq.heappush(held, (sequence_of(message), message.data))
+        found = line_in(message)
+        if found is None:
+            continue  # it is missing, like one that never came
+        heapq.heappush(held, found)
         size += len(message.data)
         for line in ready(all_=False):
             yield line

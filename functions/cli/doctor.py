@@ -43,7 +43,7 @@ def doctor(data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
     found, stack = _stack(place)
     settings, problem = (dict(found.settings), "") if found else _settings()
     findings = [*_python(), *_programs(), *_sandbox(str(settings.get("SANDBOX") or "required")), *_disk(place)]
-    findings.append(stack)
+    findings += [*_boundary(place, found), stack]
     findings.append(
         Finding("environment", not problem, problem or "well-formed", fix=problem and "correct the variable")
     )
@@ -138,6 +138,31 @@ def _sandbox(mode: str) -> Iterator[Finding]:
         "unset SANDBOX" if mode == "off" else fix,
         needed=mode == "required",
     )
+
+
+def _boundary(place: Path, found: Running | None) -> Iterator[Finding]:
+    """What stands between two executions: as the running stack says, or as this shell would start one."""
+    import json
+
+    import httpx
+
+    from functions.execute.boundary import OWN_USER, in_force
+    from functions.settings import load
+
+    if found is None:
+        try:
+            kind, why = in_force(load())
+        except ValueError:
+            return  # the environment's own finding says what is wrong with it
+        said = f"{kind}: {why}" if why else kind
+    else:
+        try:
+            port = json.loads((place / "ports.json").read_text())["execute"]
+            answer = httpx.get(f"http://127.0.0.1:{port}/ready", timeout=5, trust_env=False)
+            said = str(answer.json()["checks"]["boundary"])
+        except (OSError, ValueError, KeyError, httpx.HTTPError) as error:
+            said = f"not known: the execute function does not say ({type(error).__name__})"
+    yield Finding("boundary", said.startswith(OWN_USER), said, "run it as root: each execution has a user then", False)
 
 
 def _disk(place: Path) -> Iterator[Finding]:

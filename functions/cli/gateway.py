@@ -193,7 +193,7 @@ class Gateway:
 
     async def text(self, path: str, **query: Any) -> AsyncIterator[bytes]:
         """The pieces of a download."""
-        request = self._http.build_request("GET", path, params=self._query(query))
+        request = self._http.build_request("GET", path, params=self._query(path, query))
         try:
             answer = await self._http.send(request, stream=True)
             try:
@@ -219,15 +219,18 @@ class Gateway:
 
     async def _send(self, method: str, path: str, body: object, query: dict[str, Any]) -> httpx.Response:
         try:
-            answer = await self._http.request(method, path, params=self._query(query), json=body)
+            answer = await self._http.request(method, path, params=self._query(path, query, body), json=body)
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
         if answer.is_error:
             raise _refused(answer)
         return answer
 
-    def _query(self, query: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in {"project_id": self.where.project, **query}.items() if v is not None}
+    def _query(self, path: str, query: dict[str, Any], body: object = None) -> dict[str, Any]:
+        """The query with the project, where the call is about executions or sessions and its body does not name it."""
+        named = not path.startswith(("/tasks", "/sessions")) or (isinstance(body, dict) and "project_id" in body)
+        project = None if named else self.where.project
+        return {k: v for k, v in {"project_id": project, **query}.items() if v is not None}
 
     def _unreachable(self, error: Exception) -> Unreachable:
         said = str(error) or type(error).__name__

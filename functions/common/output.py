@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from events import subjects
 from events.ports import Bus, Fence
-from events.splice import sequence_of
+from events.splice import line_in
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,19 @@ async def fence_off(bus: Bus, project: str, execution: str) -> Fenced:
     subject = subjects.fence(project, execution)
     fence = Fence(subject, await bus.publish(subject, b"", {}))
     newest = await bus.last(subjects.OUTPUT, subjects.output(project, execution))
-    return Fenced(sequence_of(newest) if newest is not None else 0, fence)
+    if newest is None:
+        return Fenced(0, fence)
+    found = line_in(newest)
+    return Fenced(found[0] if found is not None else await _highest(bus, project, execution), fence)
+
+
+async def _highest(bus: Bus, project: str, execution: str) -> int:
+    """The highest sequence of its chunks, where the newest message is none."""
+    last = 0
+    async for message in bus.history(subjects.OUTPUT, subjects.output(project, execution)):
+        found = line_in(message)
+        last = last if found is None else max(last, found[0])
+    return last
 
 
 async def purge_output(bus: Bus, project: str, execution: str) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from events import limits
+from events.errors import InvalidEvent
 from events.lifecycle import Reason
+from events.limits import FREE_VALUE, OverLimit, parse_json
 from events.output import ChunkType, Draft, FileChange, Usage, Waiting
 from events.ports import Clock
 from functions.execute import agent_config
@@ -155,12 +157,14 @@ class Agent:
                 self.session_id = await client.create_session(turn.title, rules)
             self._translator = Translator(self.session_id, self.server.directory)
             if turn.resume_session == self.session_id:
-                self._translator.feed(await client.resync(self.session_id))
+                state = await client.resync(self.session_id)
+                with self._reading(state):
+                    self._translator.feed(state)
         self._translator.begin_turn()
         return self._translator
 
     async def _follow(self, translator: Translator, prompt: str) -> AgentResult:
-        inbox: asyncio.Queue[Event] = asyncio.Queue(maxsize=1000)
+        inbox: asyncio.Queue[Event] = asyncio.Queue(maxsize=limits.AGENT_INBOX)
         pump = asyncio.create_task(self._pump(inbox))
         dead = asyncio.create_task(self.server.process.exited())
         try:
@@ -196,7 +200,8 @@ class Agent:
         if translator.error is not None:
             raise AgentFailed(*translator.error, self._stderr())
         if self._odd_looks >= _ODD_LOOKS and not state["properties"]["busy"]:
-            translator.feed(state)
+            with self._reading(state):
+                translator.feed(state)
             if not translator.idle:
                 raise AgentFailed(Reason.AGENT_ERROR, "OpenCode went idle without an answer", self._stderr())
         return state
@@ -207,6 +212,9 @@ class Agent:
             raise AgentFailed(reason, message, self._stderr())
         if translator.aborted and not self._aborting:
             raise AgentFailed(Reason.AGENT_ERROR, "OpenCode aborted the turn", self._stderr())
+        if translator.unfinished is not None and not self._aborting:
+            # An end that reads like an answer: whoever goes on from it takes half of it for the whole.
+            raise AgentFailed(*translator.unfinished, self._stderr())
         return AgentResult(translator.result_text, translator.usage, self.session_id, self._aborting)
 
     async def _pump(self, inbox: asyncio.Queue[Event]) -> None:
@@ -261,16 +269,32 @@ class Agent:
         return None
 
     async def _take(self, translator: Translator, event: Event) -> None:
-        part = (event.get("properties") or {}).get("part") or {}
-        if part.get("type") == "patch" and translator.untold(part):
-            translator.changes = {change.path: change for change in map(_change, await self.server.client.changes())}
-        for draft in translator.feed(event):
+        with self._reading(event):
+            part = (event.get("properties") or {}).get("part") or {}
+            untold = part.get("type") == "patch" and translator.untold(part)
+        changes = await self.server.client.changes() if untold else []
+        with self._reading(event):
+            if untold:
+                translator.changes = {change.path: change for change in map(_change, changes)}
+            drafts = translator.feed(event)
+        for draft in drafts:
             if draft.type in (ChunkType.PERMISSION, ChunkType.QUESTION):
                 await self._asked(draft)
             else:
                 await self._say(draft)
         for gone in self._deadlines.keys() - translator.waiting.keys():
             del self._deadlines[gone]
+
+    @contextmanager
+    def _reading(self, event: Event) -> Iterator[None]:
+        """What OpenCode, or whoever answers in its place, says in another form than its own ends this run alone."""
+        try:
+            yield
+        except OverLimit as error:
+            raise self.server.failed(str(error)) from error
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            kind = ascii(str(event.get("type"))[:64])
+            raise self.server.failed(f"OpenCode sent an event that cannot be read: {kind}") from error
 
     async def _asked(self, draft: Draft) -> None:
         seconds, detail = self._turn.answer_seconds, dict(draft.detail or {})
@@ -328,8 +352,8 @@ Task = asyncio.Task[None] | asyncio.Task[int]
 def question_answers(answer: str, title: str) -> list[list[str]]:
     """The answers to a request of as many questions as `title` has lines."""
     count = len(title.splitlines()) or 1
-    with suppress(ValueError):
-        given = json.loads(answer)
+    with suppress(InvalidEvent):
+        given = parse_json(answer.encode("utf-8", "replace"), FREE_VALUE, "answer")
         if isinstance(given, list):
             return [[str(label) for label in one] if isinstance(one, list) else [str(one)] for one in given]
     if count == 1:

@@ -121,7 +121,9 @@ def configuration(spec: ServerSpec) -> dict[str, object]:
     for kind, adapter in _ADAPTERS.items():
         models = {model.name: _model(model) for model in spec.models if model.kind == kind}
         if models:
-            options = {"baseURL": base, "apiKey": spec.broker_token, "timeout": False}
+            # The broker decides on silence (MODEL_SILENCE_SECONDS); OpenCode would hang up after 300 s, and ask anew.
+            patience = dict.fromkeys(("timeout", "headerTimeout", "chunkTimeout"), False)
+            options = {"baseURL": base, "apiKey": spec.broker_token, **patience}
             providers[f"ocf-{kind}"] = {"npm": adapter, "name": "ocf", "options": options, "models": models}
     default = f"{spec.models[0].provider}/{spec.models[0].name}"
     warmth = spec.models[0].temperature

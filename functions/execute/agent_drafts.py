@@ -10,6 +10,13 @@ from events.output import ChunkType, Draft, StatusDetail, TodoItem, Usage, Waiti
 
 PERMISSION_OPTIONS = ["once", "always", "reject"]
 
+_MODEL_ERRORS = {
+    "APIError",
+    "ContentFilterError",
+    "ContextOverflowError",
+    "MessageOutputLengthError",
+    "ProviderModelNotFoundError",
+}
 _TODO_STATES = {"pending", "in_progress", "completed", "cancelled"}
 
 
@@ -58,7 +65,7 @@ def failure(error: Mapping[str, Any]) -> tuple[Reason, str]:
     message = said.splitlines()[0][:500] if said.strip() else name
     if name == "ProviderAuthError" or data.get("statusCode") in (401, 403):
         return Reason.MODEL_AUTH, f"the model refused the credentials: {message}"
-    if name in ("APIError", "ContextOverflowError", "MessageOutputLengthError", "ProviderModelNotFoundError"):
+    if name in _MODEL_ERRORS:
         code = f" ({data['statusCode']})" if "statusCode" in data else ""
         return Reason.MODEL_ERROR, f"the model failed{code}: {message}"
     return Reason.AGENT_ERROR, f"{name}: {message}" if message != name else name

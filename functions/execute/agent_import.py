@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
 
+from events import limits
+from events.errors import InvalidEvent
 from events.lifecycle import Reason
+from events.limits import parse_json
 from functions.execute import agent_config
 from functions.execute.agent_server import AgentServer, policy, reached
 from functions.execute.host import Owner
@@ -37,6 +39,14 @@ def _write(path: Path, conversation: bytes, user: Owner | None) -> None:
             os.fchmod(file.fileno(), 0o640)  # the agent's container is of the same group
 
 
+def _session(conversation: bytes) -> str:
+    """OpenCode's id of it."""
+    try:
+        return str(parse_json(conversation, limits.STORED_CONVERSATION, "the session's conversation")["info"]["id"])
+    except (InvalidEvent, KeyError, TypeError):
+        raise AgentFailed(Reason.AGENT_ERROR, "the session's conversation is damaged") from None
+
+
 async def import_conversation(server: AgentServer, conversation: bytes) -> str:
     """Import what `Agent.export` gave earlier, anywhere; returns OpenCode's session id.
 
@@ -44,10 +54,7 @@ async def import_conversation(server: AgentServer, conversation: bytes) -> str:
         AgentFailed: it is not what OpenCode exports, or OpenCode would not take it.
     """
     spec = server.spec
-    try:
-        session = str(json.loads(conversation)["info"]["id"])
-    except (ValueError, KeyError, TypeError):
-        raise AgentFailed(Reason.AGENT_ERROR, "the session's conversation is damaged") from None
+    session = await in_thread(lambda _: _session(conversation))
     path = spec.home / _FILE
     await in_thread(lambda _: _write(path, conversation, spec.user))
     assert spec.binary is not None

@@ -21,6 +21,7 @@ from functions.execute.sandbox import SandboxPolicy
 START_SECONDS = 30.0
 _CROWDED_SECONDS = 60.0
 _PORT_TRIES = 3
+_TCP = Path("/proc/net/tcp")
 _LISTENING = re.compile(r"listening on (http://\S+)")
 _PORT_TAKEN = re.compile(r"EADDRINUSE|port .* in use|Failed to start server", re.IGNORECASE)
 
@@ -80,6 +81,7 @@ class AgentServer:
         client = OpenCode(f"http://127.0.0.1:{port}", spec.directory, password)
         try:
             await _listening(process, until)
+            _check_owner(port, os.geteuid() if spec.user is None else spec.user.ids[0])
             version = await _version(client, until)
             if not version.startswith(agent_config.SUPPORTED_VERSION):
                 said = f"OpenCode {version or '?'} is not supported, this needs {agent_config.SUPPORTED_VERSION}x"
@@ -136,6 +138,16 @@ async def _listening(process: AgentProcess, until: float) -> None:
             if until + starved <= time.monotonic():
                 said = f"OpenCode was not ready after {time.monotonic() - began:.0f} s"
                 raise AgentNotReady(error.reason, said, error.stderr_tail) from None
+
+
+def _check_owner(port: int, user: int) -> None:
+    """Raise AgentNotReady where another user listens: the password and the prompt are not for everybody's ears."""
+    # proc(5): local address, state (0A: listening) and user are columns 1, 3 and 7.
+    rows = (row.split() for row in _TCP.read_text().splitlines()[1:])
+    owners = {int(row[7]) for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port}
+    if owners != {user}:
+        said = f"user {user} does not listen on its port, but {sorted(owners) or 'nobody'}"
+        raise AgentNotReady(Reason.AGENT_ERROR, f"OpenCode never became ready: {said}")
 
 
 async def _version(client: OpenCode, until: float) -> str:

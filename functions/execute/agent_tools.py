@@ -17,6 +17,8 @@ Change = Literal["added", "modified", "deleted"]
 
 #: How OpenCode marks a window that no longer starts at the output's first character (its last 30,000).
 _CUT = "...\n\n"
+#: A longer one is not OpenCode's; what stands before its last part could not be compared at a bounded cost.
+_WINDOW, _LONGEST_WINDOW = 30_000, 65_536
 _NOTHING = "(no output)"
 #: What it appends about a time-out or an abort, for the model.
 _METADATA = "\n\n<shell_metadata>"
@@ -56,6 +58,7 @@ def feed_tool(known: ToolPart, part: Mapping[str, Any], directory: str) -> list[
         output = str(metadata.get("output") or "")
         drafts += _shell_output(known, call, output.split(_METADATA)[0] if rank == 2 else output)
     if rank == 2:
+        known.window = ""
         drafts.append(_result(part, name, call))
         if state.get("status") == "completed":
             changes = file_changes(name, call_input, metadata, directory)
@@ -148,6 +151,8 @@ def _result(part: Mapping[str, Any], name: str, call: str) -> Draft:
 
 def _shell_output(known: ToolPart, call: str, output: str) -> list[Draft]:
     """What `output`, a window on the last 30,000 characters, has beyond the window before it."""
+    if len(output) > _LONGEST_WINDOW:
+        output = _CUT + output[-_WINDOW:]
     cut = output.startswith(_CUT) and (known.cut or len(output) > len(known.window))
     window = output.removeprefix(_CUT) if cut else output
     before, known.window = known.window, window

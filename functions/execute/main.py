@@ -31,7 +31,7 @@ async def lifespan(parts: Parts) -> AsyncIterator[dict[str, Check]]:
             yield {
                 "opencode": shop.opencode_present,
                 "workspace": shop.workspace_writable,
-                "agent": shop.agent_reachable,
+                "boundary": shop.boundary_in_force,
             }
         finally:
             await worker.stop()

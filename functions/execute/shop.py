@@ -70,10 +70,11 @@ class Shop:
         if self.binary is None or not self.binary.is_file():
             raise Unavailable(f"OpenCode is not at {self.binary}; set OPENCODE_BIN")
 
-    async def agent_reachable(self) -> None:
-        """Readiness: the agent's container answers, where it has one."""
+    async def boundary_in_force(self) -> str:
+        """Readiness: what stands between two executions, for whoever asks. The agent's container must answer."""
         if self.boundary.host is not None:
             await self.boundary.host.check()
+        return self.boundary.said
 
     async def workspace_writable(self) -> None:
         """Readiness: runs can have files."""
@@ -95,6 +96,7 @@ def model_settings(settings: Settings) -> ModelSettings:
         anthropic_api_key=settings.anthropic_api_key,
         openai_api_key=settings.openai_api_key,
         offline_url=settings.offline_endpoint,
+        provider_tools=settings.model_provider_tools,
     )
 
 
@@ -118,7 +120,7 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
         boundary = Boundary(settings, lambda project: _busy(parts, project))
         log.info("boundary", action="boundary.in_force", boundary=boundary.said)
         tidying = asyncio.create_task(_tidy(leftovers, boundary))
-        upstream = Upstream(parts.clock)
+        upstream = Upstream(parts.clock, read_timeout=settings.model_silence_seconds)
         models = model_settings(settings)
         slots = _slots(parts, upstream, models, boundary, sandboxed=sandboxed)
         slots.start()

@@ -10,10 +10,11 @@ Rule 3: only text of the main session's assistant is `text`. What subagents and 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from events import limits
 from events.lifecycle import Reason
 from events.output import ChunkType, Draft, FileChange, Usage, Waiting
 from functions.execute.agent_drafts import (
@@ -25,18 +26,11 @@ from functions.execute.agent_drafts import (
     usage_after,
 )
 from functions.execute.agent_tools import ToolPart, change_draft, feed_tool, relative
+from functions.execute.text_part import TextPart
 
 _SEEN_LIMIT = 20_000
-
-
-@dataclass
-class _TextPart:
-    message: str
-    kind: str | None = None
-    text: str = ""
-    said: int = 0
-    placed: bool = True
-    ended: bool = False
+#: How OpenCode calls the ends of an answer that is not whole (the AI SDK's finish reasons).
+_CUT, _WITHHELD = "length", "content-filter"
 
 
 @dataclass
@@ -45,6 +39,7 @@ class _Message:
     role: str
     summary: bool = False
     finished: bool = False
+    finish: str = ""
 
 
 class Translator:
@@ -67,7 +62,9 @@ class Translator:
         self._sessions = {session}
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._messages: dict[str, _Message] = {}
-        self._texts: dict[str, _TextPart] = {}
+        self._texts: dict[str, TextPart] = {}
+        self._parts_of: dict[str, list[str]] = {}
+        self._unsaid = 0
         self._tools: dict[str, ToolPart] = {}
         self._told: dict[str, set[str]] = {}
         self._steps: set[str] = set()
@@ -99,13 +96,24 @@ class Translator:
     def result_text(self) -> str:
         """Text of the main session's last assistant message that has any."""
         for key in sorted(self._messages, reverse=True):
-            message = self._messages[key]
-            if message.session == self.session and message.role == "assistant" and not message.summary:
-                parts = sorted(one for one, part in self._texts.items() if part.message == key and part.kind == "text")
-                text = "".join(self._texts[one].text for one in parts)
+            if self._is_answer(self._messages[key]):
+                parts = sorted(one for one in self._parts_of.get(key, ()) if self._texts[one].kind == "text")
+                text = "".join(self._texts[one].text() for one in parts)
                 if text.strip():
                     return text
         return ""
+
+    @property
+    def unfinished(self) -> tuple[Reason, str] | None:
+        """Why the turn's last answer is not whole, though OpenCode ended the turn without an error."""
+        mine = [key for key, message in self._messages.items() if key not in self._before and self._is_answer(message)]
+        finish = self._messages[max(mine)].finish if mine else ""
+        if finish == _CUT:
+            said = "the model's last answer was cut at its output limit (finish reason length)"
+            return Reason.MODEL_ERROR, f"{said}; model_config.max_tokens raises it"
+        if finish == _WITHHELD:
+            return Reason.MODEL_ERROR, "the model's provider withheld its last answer (finish reason content_filter)"
+        return None
 
     def begin_turn(self) -> None:
         """Forget how the last turn ended; what was said stays said."""
@@ -122,7 +130,7 @@ class Translator:
         return handler(properties)
 
     def _repeated(self, key: object) -> bool:
-        if not isinstance(key, str):
+        if not isinstance(key, str) or len(key) > limits.AGENT_ID:
             return False
         if key in self._seen:
             return True
@@ -136,6 +144,7 @@ class Translator:
     def _on_session(self, properties: dict[str, Any]) -> list[Draft]:
         info = properties.get("info", {})
         if info.get("parentID") in self._sessions:
+            self._room(self._sessions, info["id"])
             self._sessions.add(info["id"])
         return []
 
@@ -189,10 +198,19 @@ class Translator:
         key = info["id"]
         known = key in self._messages
         finished = bool((info.get("time") or {}).get("completed"))
-        self._messages[key] = _Message(info["sessionID"], info["role"], info.get("summary") is True, finished)
+        summary, finish = info.get("summary") is True, str(info.get("finish") or "")
+        self._room(self._messages, key)
+        self._messages[key] = _Message(info["sessionID"], info["role"], summary, finished, finish)
         if info["sessionID"] == self.session and key not in self._before and info.get("error"):
             self._failed(info["error"])
-        return [] if known else [d for one, part in self._texts.items() if part.message == key for d in self._say(one)]
+        return [] if known else [draft for part in self._parts_of.get(key, ()) for draft in self._say(part)]
+
+    def _room(self, known: Collection[str], key: str) -> None:
+        """Raises OverLimit: OpenCode, which may be in the agent's hands, names more of something than anybody uses."""
+        if len(key) > limits.AGENT_ID:
+            raise limits.OverLimit(f"OpenCode sent an id of {len(key)} characters; at most {limits.AGENT_ID}")
+        if len(known) >= limits.AGENT_PARTS and key not in known:
+            raise limits.OverLimit(f"OpenCode named more than {limits.AGENT_PARTS} messages or parts")
 
     def _on_part(self, part: Mapping[str, Any]) -> list[Draft]:
         if part.get("sessionID") not in self._sessions:
@@ -209,27 +227,16 @@ class Translator:
         return []
 
     def _on_text(self, part: Mapping[str, Any]) -> list[Draft]:
-        known = self._texts.setdefault(part["id"], _TextPart(part["messageID"]))
+        known = self._texts.get(part["id"]) or self._opened(part["id"], part["messageID"])
         known.kind = part["type"]
-        ended = bool((part.get("time") or {}).get("end"))
-        text = str(part.get("text") or "")
-        if known.ended and not ended:
-            return []
-        known.ended = known.ended or ended
-        # A late update is shorter than what is known; only the last one may be (it is trimmed).
-        if ended or len(text) > len(known.text):
-            return self._rewrite(part["id"], known, text)
-        return self._say(part["id"])
-
-    def _rewrite(self, key: str, known: _TextPart, text: str) -> list[Draft]:
-        said, known.text = known.text[: known.said], text
-        if text.startswith(said) or said.startswith(text):
-            return self._say(key)
-        same = next(i for i, (a, b) in enumerate(zip(said, text, strict=False)) if a != b)
-        known.said = same
-        lost = {"reason": "text_corrected", "part_id": key, "bytes": None}
-        gap = Draft(type=ChunkType.GAP, data="some of this text was lost on the way; it follows again", detail=lost)
-        return [gap, *self._say(key)]
+        before = known.unsaid
+        lost = known.whole(str(part.get("text") or ""), ended=bool((part.get("time") or {}).get("end")))
+        self._heard(known.unsaid - before)
+        if not lost:
+            return self._say(part["id"])
+        detail = {"reason": "text_corrected", "part_id": part["id"], "bytes": None}
+        gap = Draft(type=ChunkType.GAP, data="some of this text was lost on the way; it follows again", detail=detail)
+        return [gap, *self._say(part["id"])]
 
     def _on_delta(self, properties: dict[str, Any]) -> list[Draft]:
         if properties.get("sessionID") not in self._sessions or properties.get("field") != "text":
@@ -237,28 +244,46 @@ class Translator:
         key = properties["partID"]
         if key in self._tools:
             return []
-        if key not in self._texts:
-            self._texts[key] = _TextPart(properties["messageID"], placed=False)
-        part = self._texts[key]
+        part = self._texts.get(key) or self._opened(key, properties["messageID"], placed=False)
         if part.ended or not part.placed:
             return []
-        part.text += properties.get("delta") or ""
+        before = part.unsaid
+        part.delta(str(properties.get("delta") or ""))
+        self._heard(part.unsaid - before)
         return self._say(key)
+
+    def _opened(self, key: str, message: str, *, placed: bool = True) -> TextPart:
+        self._room(self._texts, key)
+        self._parts_of.setdefault(message, []).append(key)
+        self._texts[key] = TextPart(message, placed=placed)
+        return self._texts[key]
+
+    def _heard(self, characters: int) -> None:
+        self._unsaid += characters
+        if self._unsaid > limits.AGENT_UNSAID:
+            raise limits.OverLimit(f"OpenCode sent more than {limits.AGENT_UNSAID} characters of no known message")
 
     def _say(self, key: str) -> list[Draft]:
         part = self._texts[key]
         message = self._messages.get(part.message)
-        if message is None or part.kind is None or message.role != "assistant" or part.said >= len(part.text):
+        if message is None or part.kind is None:
+            return []  # it waits for the event that says what it is
+        self._unsaid -= part.unsaid
+        new = part.take()
+        if message.role != "assistant" or not new:
             return []
-        new, part.said = part.text[part.said :], len(part.text)
-        answer = part.kind == "text" and message.session == self.session and not message.summary
-        kind = ChunkType.TEXT if answer else ChunkType.REASONING
+        kind = ChunkType.TEXT if part.kind == "text" and self._is_answer(message) else ChunkType.REASONING
         return [Draft(type=kind, data=new, detail={"part_id": key}, merge_key=key)]
+
+    def _is_answer(self, message: _Message) -> bool:
+        return message.session == self.session and message.role == "assistant" and not message.summary
 
     def _on_tool(self, part: Mapping[str, Any]) -> list[Draft]:
         child = ((part.get("state") or {}).get("metadata") or {}).get("sessionId")
         if part.get("tool") == "task" and isinstance(child, str):
+            self._room(self._sessions, child)
             self._sessions.add(child)
+        self._room(self._tools, part["id"])
         known = self._tools.setdefault(part["id"], ToolPart())
         finished = known.rank
         drafts = feed_tool(known, part, self._directory)
@@ -272,6 +297,7 @@ class Translator:
     def _on_step(self, part: Mapping[str, Any]) -> list[Draft]:
         if part["id"] in self._steps:
             return []
+        self._room(self._steps, part["id"])
         self._steps.add(part["id"])
         self.usage = usage_after(self.usage, part)
         said = f"{self.usage.total_tokens} tokens, ${self.usage.cost_usd:.4f}"
@@ -307,6 +333,7 @@ class Translator:
     def _ask(self, request: Mapping[str, Any], waiting: Waiting, type: ChunkType) -> list[Draft]:
         if request.get("sessionID") not in self._sessions or waiting.request_id in self._asked:
             return []
+        self._room(self._asked, waiting.request_id)
         self._asked.add(waiting.request_id)
         self.waiting[waiting.request_id] = waiting
         detail = waiting.model_dump(mode="json", exclude_none=True)

@@ -209,8 +209,8 @@ class Turn:
         self._slot = slot
         metrics.slots_taken.labels("warm" if slot.warm else "cold").inc()
         self._cleanup.push_async_callback(slot.close)
-        self.redactor.add(slot.broker.token)
-        self.redactor.add(slot.server.password)
+        self._hide(slot.broker.token)
+        self._hide(slot.server.password)
         return slot
 
     async def _own_shared(self, folder: Path) -> None:

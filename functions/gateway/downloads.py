@@ -77,7 +77,7 @@ async def output(
 ) -> Response:
     """The output so far, from the stream while it is there, else from the archive. Missing chunks are a `gap` chunk."""
     headers = _headers(found, _SUFFIX[format], download)
-    wanted = _wanted(lines(gateway, found, from_), to, frozenset(types or ()))
+    wanted = _wanted(lines(gateway, found, from_, to), frozenset(types or ()))
     if format == "ndjson" and from_ == 1 and to is None and not types and "gzip" in accept_encoding:
         packed = await _packed(gateway, found)
         if packed is not None:
@@ -98,10 +98,8 @@ async def _packed(gateway: Gateway, found: Found) -> AsyncIterator[bytes] | None
     return store.stream(key) if await store.head(key) is not None else None
 
 
-async def _wanted(source: AsyncIterator[Line], to: int | None, types: frozenset[ChunkType]) -> AsyncIterator[bytes]:
+async def _wanted(source: AsyncIterator[Line], types: frozenset[ChunkType]) -> AsyncIterator[bytes]:
     async for line in source:
-        if to is not None and line.seq > to:
-            return
         if not types or json.loads(line.data)["type"] in types:
             yield line.data
 

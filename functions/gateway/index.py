@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
-from pydantic import ValidationError
 
 from events import subjects
 from events.errors import InvalidEvent, OcfError
@@ -109,6 +108,9 @@ class Index:
                     tasks.create_task(self._follow())
             except* (OcfError, OSError, TimeoutError) as failed:
                 log.warning("history is not up to date", action="gateway.index.lost", error=str(failed.exceptions[0]))
+            except* Exception:
+                # A mistake of ours: it must not end the history of all projects.
+                log.exception("history is not up to date", action="gateway.index.failed")
             await self._clock.sleep(_POLL)
 
     async def _listen(self) -> None:
@@ -158,10 +160,11 @@ class Index:
     def _put(self, key: str, value: bytes, revision: int) -> None:
         try:
             record = Record.read(value)
-        except ValidationError as error:
-            log.error("unreadable record", action="gateway.index.unreadable", key=key, errors=error.error_count())
+            place = (_micros(record.submitted_at), record.execution_id, record.project_id)
+            summary = TaskSummary.of(record).model_dump_json(exclude_none=True).encode()
+        except Exception as error:  # whatever is in it, the others are shown
+            log.error("unreadable record", action="gateway.index.unreadable", key=key, error=type(error).__name__)
             return
-        place = (_micros(record.submitted_at), record.execution_id, record.project_id)
         old = self._place_of.get(key)
         if old is not None and old != place:
             self.forget(key)
@@ -177,7 +180,7 @@ class Index:
             record.session_id,
             record.title.casefold(),
             record.labels,
-            TaskSummary.of(record).model_dump_json(exclude_none=True).encode(),
+            summary,
         )
 
     def forget(self, key: str) -> None:

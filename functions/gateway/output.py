@@ -5,77 +5,57 @@ A line is the JSON of a `Chunk` as it was published, passed on without being par
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
 from events import subjects
+from events.archive import DamagedArchive, read_lines
 from events.ports import Bus, Message, ObjectStore
-from events.splice import gap_chunk, place, sequence_in, sequence_of
+from events.splice import gap_chunk, line_in, place, sequence_in, stated_in
 from functions.gateway.core import Found, Gateway
 from functions.gateway.problems import Problem
 
 OUTPUT_NAME = "output.ndjson.gz"
-#: A line of the archive is one chunk: 64 KiB of data and what it may grow by when escaped.
-_MAX_LINE = 8 * 1024 * 1024
 #: Lines held for one that is missing; a worker has at most 1,024 unacknowledged.
 HELD = 4_096
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One chunk. `at` is its sequence in the stream, 0 when it comes from the archive."""
+    """One chunk. `at` is its sequence in the stream, 0 when it comes from the archive.
+
+    A gap that stands for several has the sequence of the last of them.
+    """
 
     seq: int
     data: bytes
     at: int = 0
 
 
-def line_of(message: Message) -> Line:
-    """The line of an output message."""
+def line_of(message: Message) -> Line | None:
+    """The line of an output message; None: it is no chunk, and whoever misses one there is told of a gap."""
+    found = line_in(message)
     at = message.sequence or int(message.headers.get("Nats-Sequence", 0))
-    return Line(sequence_of(message), message.data, at)
+    return None if found is None else Line(*found, at)
 
 
 async def streamed(bus: Bus, found: Found, *, after: int = 0) -> AsyncIterator[Line]:
     """What the stream has, from above its sequence `after`."""
     async for message in bus.history(subjects.OUTPUT, subjects.output(found.project, found.execution), after=after):
-        yield line_of(message)
+        if (line := line_of(message)) is not None:
+            yield line
 
 
 async def archived(store: ObjectStore, found: Found) -> AsyncIterator[Line]:
     """What the archive has. Raises NotYetKnown (`ObjectStore.stream`): there is none; Problem: it is damaged."""
-    inflate = zlib.decompressobj(wbits=31)
-    rest = b""
-    async for piece in store.stream(f"{found.prefix}/{OUTPUT_NAME}"):
-        # Bounded: an archive is data, and 1 MiB of gzip can be 1 GiB of zeros.
-        while piece:
-            try:
-                rest += inflate.decompress(piece, _MAX_LINE)
-            except zlib.error as error:
-                raise _damaged(f"cannot be unpacked: {error}") from None
-            piece = inflate.unconsumed_tail
-            *lines, rest = rest.split(b"\n")
-            if len(rest) > _MAX_LINE:
-                raise _damaged("has a line that is no chunk")
-            for data in lines:
-                yield _archived_line(data)
-    if not inflate.eof:
-        raise _damaged("ends in the middle")
-    if rest:
-        yield _archived_line(rest)
-
-
-def _archived_line(data: bytes) -> Line:
     try:
-        return Line(sequence_in(data), data)
+        async for data in read_lines(store.stream(f"{found.prefix}/{OUTPUT_NAME}"), whole=None):
+            yield Line(sequence_in(data), data)
+    except DamagedArchive as error:
+        raise Problem(502, "damaged-archive", str(error)) from None
     except (ValueError, KeyError, TypeError):
-        raise _damaged("has a line that is no chunk") from None
-
-
-def _damaged(how: str) -> Problem:
-    return Problem(502, "damaged-archive", f"the archived output {how}")
+        raise Problem(502, "damaged-archive", "the archived output has a line that is no chunk") from None
 
 
 class Order:
@@ -114,37 +94,59 @@ class Order:
         return ready
 
 
-async def lines(gateway: Gateway, found: Found, start: int = 1) -> AsyncIterator[Line]:
-    """Every chunk from `start` on, each once and in order.
+async def lines(gateway: Gateway, found: Found, start: int = 1, to: int | None = None) -> AsyncIterator[Line]:
+    """Every chunk from `start` on, up to `to`, each once and in order.
 
     Of an execution that has ended, what the stream does not have comes from the archive, and what nobody has is a
     stated gap. While it runs, a missing chunk may still come: nothing behind it is given.
     """
-    order = Order(start)
-    after = await place(gateway.deps.bus, found.project, found.execution, start)
+    last = found.record.last_sequence if found.record is not None else 0
+    stop = last if to is None else min(to, last)
+    async for line in _all(gateway, found, Order(start), stop):
+        if to is not None and line.seq > to:
+            return
+        yield line
+        if line.seq == to:
+            return
+
+
+async def _all(gateway: Gateway, found: Found, order: Order, stop: int) -> AsyncIterator[Line]:
+    after = await place(gateway.deps.bus, found.project, found.execution, order.next)
     async for line in streamed(gateway.deps.bus, found, after=after):
         for ready in order.feed(line):
             yield ready
         if len(order) > HELD:
             if not found.ended:
                 return
-            async for older in _hole(gateway, found, order):
+            async for older in _hole(gateway, found, order, stop):
                 yield older
-    while found.record is not None and found.ended and order.next <= found.record.last_sequence:
-        async for older in _hole(gateway, found, order):
+    while found.ended and order.next <= stop:
+        async for older in _hole(gateway, found, order, stop):
             yield older
 
 
-async def _hole(gateway: Gateway, found: Found, order: Order) -> AsyncIterator[Line]:
-    """Fill the first hole of `order` from the archive; state what is not there either."""
-    last = found.record.last_sequence if found.record is not None else 0
-    end = order.hole_end(last)
+async def _hole(gateway: Gateway, found: Found, order: Order, stop: int) -> AsyncIterator[Line]:
+    """Fill the first hole of `order`, up to `stop`, from the archive; state what is not there either.
+
+    The archive is in order, and may have holes of its own, stated or not.
+    """
+    end = min(order.hole_end(stop), max(stop + 1, order.next))
     if await gateway.deps.store.head(f"{found.prefix}/{OUTPUT_NAME}") is not None:
         async for line in archived(gateway.deps.store, found):
             if line.seq >= end:
                 break
-            for ready in order.feed(line):
-                yield ready
+            if line.seq > order.next:
+                yield gap(gateway, order.next, line.seq - 1)
+                order.skip(line.seq)
+            said = stated_in(line.data)
+            if said is None:
+                for ready in order.feed(line):
+                    yield ready
+            elif said.last >= order.next:
+                last = min(said.last, end - 1)
+                yield gap(gateway, order.next, last, said.reason)
+                for ready in order.skip(last + 1):
+                    yield ready
     if order.next < end:
         yield gap(gateway, order.next, end - 1)
     for ready in order.skip(end):

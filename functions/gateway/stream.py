@@ -154,7 +154,8 @@ class Viewer:
     async def _listen(self, messages: AsyncIterator[Message], live: str) -> None:
         async for message in messages:
             if message.subject == live:
-                self._live.append(line_of(message))  # full: the oldest goes, and is read from the stream again
+                if (line := line_of(message)) is not None:
+                    self._live.append(line)  # full: the oldest goes, and is read from the stream again
             else:
                 self._told = True
             self._wake.set()
@@ -246,8 +247,9 @@ class Viewer:
 
     async def _replay(self, source: AsyncIterator[Line]) -> None:
         async for line in source:
-            await self._send([line])
-            await self._send(self._order.skip(line.seq + 1))
+            if line.seq >= self._order.next:  # else it has come live meanwhile
+                await self._send([line])
+                await self._send(self._order.skip(line.seq + 1))
 
     async def _send(self, ready: list[Line]) -> None:
         for line in ready:

@@ -51,6 +51,7 @@ class ModelSettings:
     openai_api_key: SecretStr | None = None
     offline_url: str | None = None
     allow_hosts: frozenset[str] = field(default=frozenset())
+    provider_tools: tuple[str, ...] = ()
 
 
 def uses_offline(settings: ModelSettings) -> bool:
@@ -73,6 +74,10 @@ def resolve(config: ModelConfigData | None, settings: ModelSettings, api_key: Se
         BadEndpoint: the endpoint's URL is not usable.
         NoModel: no endpoint is known for the provider, or nothing is configured and no offline model runs.
     """
+    return replace(_found(config, settings, api_key), provider_tools=settings.provider_tools)
+
+
+def _found(config: ModelConfigData | None, settings: ModelSettings, api_key: SecretStr | None) -> ModelTarget:
     if config is not None:
         # Keys are pasted and piped, with the line end that comes along.
         key = SecretStr(api_key.get_secret_value().strip()) if api_key else None

@@ -18,7 +18,7 @@ class ModelTarget:
     """Everything the broker needs to reach a model, and everything the caller asked of it.
 
     `base_url` ends with the version segment (`.../v1`) and without a slash. `offline` marks the scripted model:
-    every screen must say so.
+    every screen must say so. `provider_tools` are types of the provider's own tools that the operator allows.
     """
 
     provider: str
@@ -33,6 +33,7 @@ class ModelTarget:
     system_prompt: str | None = None
     prices: Prices | None = None
     offline: bool = False
+    provider_tools: tuple[str, ...] = ()
 
     @property
     def wire_model(self) -> str:

@@ -15,12 +15,13 @@ STATUS = {200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized",
 
 @dataclass
 class Request:
-    """One request; `body` is its JSON, `directory` the query's."""
+    """One request; `body` is its JSON, `directory` and `page` (limit, before) the query's."""
 
     method: str
     path: str
     directory: str
     body: Any
+    page: tuple[int, str] = (0, "")
 
 
 class Stream:
@@ -30,7 +31,15 @@ class Stream:
         self.queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
 
-Answer = tuple[int, Any] | Stream
+@dataclass
+class Page:
+    """A part of a list; `before` is where the next older one ends."""
+
+    items: list[Any]
+    before: str
+
+
+Answer = tuple[int, Any] | Stream | Page
 Handler = Callable[[Request], Awaitable[Answer]]
 
 
@@ -57,21 +66,26 @@ async def _one(
         _answer(writer, 401, {"message": "unauthorized"})
         return True
     url = urlsplit(target)
-    directory = parse_qs(url.query).get("directory", [""])[0]
-    request = Request(method, url.path, directory, json.loads(raw) if raw else None)
+    query = {name: values[0] for name, values in parse_qs(url.query).items()}
+    page = int(query.get("limit", "0")), query.get("before", "")
+    body = json.loads(raw) if raw else None
+    request = Request(method, url.path, query.get("directory", ""), body, page)
     answer = await handler(request)
     if isinstance(answer, Stream):
         await _events(reader, writer, answer)
         return False
-    _answer(writer, *answer)
+    if isinstance(answer, Page):
+        _answer(writer, 200, answer.items, *([f"x-next-cursor: {answer.before}"] if answer.before else []))
+    else:
+        _answer(writer, *answer)
     await writer.drain()
     return True
 
 
-def _answer(writer: asyncio.StreamWriter, status: int, body: Any) -> None:
+def _answer(writer: asyncio.StreamWriter, status: int, body: Any, *headers: str) -> None:
     data = b"" if status == 204 else json.dumps(body).encode()
     lines = (f"HTTP/1.1 {status} {STATUS[status]}", "content-type: application/json", f"content-length: {len(data)}")
-    writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+    writer.write("\r\n".join((*lines, *headers)).encode() + b"\r\n\r\n" + data)
 
 
 async def _events(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: Stream) -> None:

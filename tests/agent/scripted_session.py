@@ -11,7 +11,7 @@ import time
 from fnmatch import fnmatchcase
 from typing import Any
 
-from scripted_http import Answer, Request, Stream
+from scripted_http import Answer, Page, Request, Stream
 from scripted_steps import play
 
 HERE = os.path.dirname(os.path.realpath(__file__))
@@ -82,6 +82,15 @@ class Session:
         self.emit("session.status", status=status)
         if status["type"] == "idle":
             self.emit("session.idle")
+
+    def page(self, limit: int, before: str) -> Page:
+        """The newest `limit` messages of those before the one with the id `before`; 0: all."""
+        keys = list(self.messages)
+        end = keys.index(before) if before else len(keys)
+        start = max(0, end - limit) if limit else 0
+        stored = [self.messages[key] for key in keys[start:end]]
+        items = [{"info": one["info"], "parts": list(one["parts"].values())} for one in stored]
+        return Page(items, keys[start] if start else "")
 
     def put_message(self, role: str, **more: Any) -> str:
         info = {"id": new_id("msg"), "role": role, "sessionID": self.id, "time": {"created": now()}, **more}
@@ -231,7 +240,7 @@ class Server:
                 await asyncio.wait({session.turn})
             return 200, True
         if what == "message":
-            return 200, [{"info": m["info"], "parts": list(m["parts"].values())} for m in session.messages.values()]
+            return session.page(*request.page)
         if what == "todo":
             return 200, session.todos
         if what == "children":

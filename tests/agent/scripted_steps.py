@@ -278,6 +278,14 @@ async def stderr(session: Session, text: str, step: dict[str, Any]) -> None:
     sys.stderr.flush()
 
 
+async def finish(session: Session, value: str, step: dict[str, Any]) -> None:
+    session.messages[session.message]["info"]["finish"] = value
+
+
+async def event(session: Session, value: dict[str, Any], step: dict[str, Any]) -> None:
+    session.server.emit(value["type"], value.get("properties", {}))
+
+
 STEPS = {
     "text": said,
     "reasoning": reasoning,
@@ -300,4 +308,6 @@ STEPS = {
     "flood": flood,
     "memory": memory,
     "stderr": stderr,
+    "finish": finish,
+    "event": event,
 }

@@ -20,6 +20,7 @@ import pytest_asyncio
 from events.lifecycle import Reason
 from events.output import ChunkType
 from functions.clock import SystemClock
+from functions.execute import opencode
 from functions.execute.agent import Agent, AgentModel, AgentResult, TurnSpec
 from functions.execute.agent_server import AgentServer
 from functions.execute.process import AgentFailed
@@ -105,6 +106,18 @@ async def test_a_task_with_tools_is_told(world: World) -> None:
     }
 
 
+async def test_a_conversation_is_read_in_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCode's cursors lead from the newest page to the oldest; together they are the conversation as it is."""
+    agent = world.agent()
+    await agent.run("case-tools", world.heard.emit)
+    whole = await agent.export()
+    assert isinstance(whole["messages"], list)
+    assert len(whole["messages"]) == 5
+    for page in (1, 2):
+        monkeypatch.setattr(opencode, "_PAGE", page)
+        assert await agent.export() == whole
+
+
 async def test_the_model_config_arrives_at_the_model(world: World) -> None:
     """Model, temperature, max_tokens, tools, system prompt and the repository's instructions are in the request."""
     before = len(await world.model.journal())
@@ -119,6 +132,25 @@ async def test_the_model_config_arrives_at_the_model(world: World) -> None:
     assert "PURPLE-ELEPHANT" in system(body)
     # No second request for a title.
     assert len(await world.model.journal()) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("case", "model", "words"),
+    [
+        ("case-length", MODEL, "output limit"),
+        ("case-length", CLAUDE, "output limit"),
+        ("case-filter", MODEL, "content filter"),
+    ],
+    ids=["length", "anthropic length", "content filter"],
+)
+async def test_an_answer_that_is_not_whole_fails_the_run(
+    world: World, case: str, model: AgentModel, words: str
+) -> None:
+    """OpenCode may end the turn without an error: the finish reason of its message says that it is half an answer."""
+    with pytest.raises(AgentFailed, match=words) as failed:
+        await world.run(case, TurnSpec(model))
+    assert failed.value.reason is Reason.MODEL_ERROR
+    assert world.heard.said()
 
 
 async def test_the_anthropic_form_is_spoken_too(world: World) -> None:

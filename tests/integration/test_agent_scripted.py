@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from events import limits
 from events.lifecycle import Reason
 from events.output import ChunkType
 from functions.execute.agent import TurnSpec
@@ -86,6 +87,47 @@ async def test_an_error_of_the_model_is_the_models(runner: Runner) -> None:
     with pytest.raises(AgentFailed) as failed:
         await runner.run("[[scenario:auth-error]]")
     assert failed.value.reason is Reason.MODEL_AUTH
+
+
+@pytest.mark.parametrize(("finish", "words"), [("length", "output limit"), ("content-filter", "withheld")])
+async def test_an_answer_that_is_not_whole_fails_the_run(runner: Runner, finish: str, words: str) -> None:
+    """The model stopped at its limit, or its provider withheld the rest: what was said is kept, the run has failed."""
+    with pytest.raises(AgentFailed, match=words) as failed:
+        await runner.run(f'[[steps]] [{{"text": "half of"}}, {{"finish": "{finish}"}}]')
+    assert failed.value.reason is Reason.MODEL_ERROR
+    assert runner.heard.said() == "half of"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "message.updated"},
+        {"type": "message.updated", "properties": {"info": {"sessionID": []}}},
+        {"type": "message.part.updated", "properties": {"part": [1]}},
+        {"type": "session.created", "properties": {"info": 7}},
+        {"type": "permission.asked", "properties": {"sessionID": {}}},
+    ],
+)
+async def test_an_event_in_a_form_that_is_none_ends_this_run_alone(runner: Runner, event: dict[str, object]) -> None:
+    """The server is in the agent's hands: what it says in another form is `agent_error`, and no other exception."""
+    with pytest.raises(AgentFailed, match="an event that cannot be read") as failed:
+        await runner.run(f"[[steps]] {json.dumps([{'event': event}, {'text': 'well'}])}")
+    assert failed.value.reason is Reason.AGENT_ERROR
+
+
+async def test_a_conversation_longer_than_one_answer_may_be_costs_no_run(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It failed after all its work, when the messages were read once more at the end. Now they come in pages."""
+    monkeypatch.setattr(limits, "AGENT_MESSAGE", limits.JsonLimit(bytes=20_000, depth=100, values=10_000))
+    agent = await runner.agent()
+    for number in range(12):
+        said = f"{number} " + "x" * 5_000
+        result = await agent.run(f"[[steps]] {json.dumps([{'text': said, 'chunk': 5_100}])}", runner.heard.emit)
+        assert result.text == said
+    exported = await agent.export()
+    assert isinstance(exported["messages"], list)
+    assert len(exported["messages"]) == 24
 
 
 async def test_an_ask_that_nobody_can_answer_fails_at_once(runner: Runner) -> None:

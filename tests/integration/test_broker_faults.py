@@ -6,19 +6,24 @@ import asyncio
 import gzip
 import json
 import time
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import httpx
 import pytest
 import structlog
+import zstandard
 from pydantic import SecretStr
 
+from events import limits as bounds
 from events.lifecycle import Reason
 from events.models import Limits
 from functions.clock import SystemClock
 from functions.execute.broker import Broker, Call, Hooks, RetryPolicy, Upstream
+from functions.execute.broker.meter import Meter
 from functions.models.prices import Prices
 from functions.models.target import ModelTarget
 from tests.support.faulty_model import (
@@ -30,10 +35,13 @@ from tests.support.faulty_model import (
     cut,
     delta,
     endless,
+    events,
     faulty_model,
     hang_up,
     silent,
+    slow,
     status,
+    whole,
 )
 
 KEY = "sk-real-0123456789-abcdefghijkl"
@@ -219,7 +227,7 @@ async def test_a_mistake_of_the_brokers_own_ends_the_execution(make: Make, monke
     """The agent would try for ever; the run is told instead."""
     rig = await make(chat("a"))
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-    monkeypatch.setattr("functions.execute.broker.relay.wires.rewrite", lambda *_: 1 / 0)
+    monkeypatch.setattr("functions.execute.broker.core.requests.prepared", lambda *_: 1 / 0)
     with pytest.raises(httpx.HTTPError):
         await rig.ask()
     assert rig.broker.failure is not None
@@ -301,7 +309,7 @@ async def test_a_silent_provider_is_given_up(make: Make) -> None:
 
 async def test_an_endless_event_does_not_fill_the_memory(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A provider that never ends an event is cut off."""
-    monkeypatch.setattr("functions.execute.broker.meter.MAX_EVENT", 100_000)
+    monkeypatch.setattr(bounds, "MODEL_ANSWER", bounds.JsonLimit(bytes=100_000, depth=64, values=1000))
 
     async def huge(exchange: Exchange) -> None:
         await exchange.head(200, "text/event-stream", CHUNKED)
@@ -317,7 +325,7 @@ async def test_an_endless_event_does_not_fill_the_memory(make: Make, monkeypatch
 
 async def test_too_large_a_request_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent cannot fill the function's memory through its broker."""
-    monkeypatch.setattr("functions.execute.broker.server.MAX_BUFFERED", 100_000)
+    monkeypatch.setattr(bounds, "MODEL_REQUESTS", 100_000)
     rig = await make(chat("a"))
     try:
         response = await rig.ask(padding="x" * 200_000)
@@ -482,3 +490,223 @@ async def test_connections_are_kept_and_reused(make: Make) -> None:
     for _ in range(5):
         assert said(await rig.ask()) == "a"
     assert len(rig.broker._server._connections) == 1
+
+
+HTML = b"<html><body>Sign in to the network</body></html>"
+NOTHING = {"choices": []}
+STOP = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+ECHO = {
+    "type": "response.created",
+    "response": {"instructions": "be good", "tools": [{"type": "function"}], "output": []},
+}
+
+
+@pytest.mark.parametrize(
+    ("act", "seen"),
+    [
+        (whole(HTML, "text/html; charset=utf-8"), "status 200, content type text/html"),
+        (whole(b"", "text/plain"), "status 200, content type text/plain"),
+        (events(NOTHING, "[DONE]"), "an empty answer"),
+        (events(STOP, "[DONE]"), "an empty answer"),
+        (events(ECHO, {"type": "response.completed", "response": {"output": []}}), "an empty answer"),
+        (whole(b'{"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}'), "an empty answer"),
+        (events({"error": {"message": "overloaded"}}), "ended in an error"),
+        (cut("half"), "broke off"),
+        (whole(b"x" * 10, "application/json", "content-encoding: br"), "content encoding br"),
+        (whole(zstandard.compress(b"x" * 10_000_000), "text/event-stream", "content-encoding: zstd"), "zstd"),
+        (whole(zlib.compress(b"x" * 10_000_000), "application/json", "content-encoding: deflate"), "200 times"),
+        (whole(b"no gzip", "application/json", "content-encoding: gzip"), "not valid gzip"),
+    ],
+)
+async def test_answers_of_no_use_end_the_execution_after_three(make: Make, act: Act, seen: str) -> None:
+    """What was seen is said, not what it said; nothing is counted that nobody reported."""
+    rig = await make(act)
+    for number in range(1, 4):
+        try:
+            assert (await rig.ask()).status_code in (200, 502)
+        except httpx.HTTPError:
+            assert rig.calls[-1].outcome == "cut"
+        assert (rig.broker.failure is not None) is (number == 3)
+    assert rig.broker.failure is not None
+    assert rig.broker.failure.reason is Reason.MODEL_ERROR
+    assert "3 times in a row" in rig.broker.failure.message
+    assert seen in rig.broker.failure.message
+    assert "Sign in" not in rig.broker.failure.message
+    assert len(rig.model.requests) == 3
+    if seen != "broke off":
+        assert rig.broker.usage.total_tokens == 0
+
+
+async def test_an_empty_answer_now_and_then_is_no_failure(make: Make) -> None:
+    """Models do end a turn without a word; only three in a row are none."""
+    rig = await make(events(STOP, "[DONE]"), events(STOP, "[DONE]"), chat("a"), events(STOP, "[DONE]"))
+    for _ in range(5):
+        assert (await rig.ask()).status_code == 200
+    assert rig.broker.failure is None
+
+
+async def test_what_the_endpoint_writes_into_its_headers_stays_out_of_what_is_said(make: Make) -> None:
+    """The content type is shown, as far as it can be printed, and short."""
+    rig = await make(whole(HTML, "text/" + "x" * 500))
+    for _ in range(3):
+        await rig.ask()
+    assert rig.broker.failure is not None
+    assert len(rig.broker.failure.message) < 300
+
+
+async def test_thirty_two_kilobytes_of_zstd_stay_thirty_two_kilobytes(make: Make) -> None:
+    """They would become a gigabyte, in an answer or in an error; nobody inflates them."""
+    bomb = zstandard.ZstdCompressor(level=19).compress(bytes(1024**3 // 4))
+    assert len(bomb) < 32 * 1024
+    for act in (
+        whole(bomb, "text/event-stream", "content-encoding: zstd"),
+        status(500, "x", "content-encoding: zstd"),
+        whole(gzip.compress(bytes(64 * 1024**2)), "text/event-stream", "content-encoding: gzip"),
+    ):
+        rig = await make(act)
+        tracemalloc.start()
+        try:
+            with suppress(httpx.HTTPError):
+                await rig.ask()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 16 * 1024**2
+
+
+async def test_a_model_that_thinks_is_not_silent(make: Make) -> None:
+    """Comments are bytes: five times the silence that is allowed, and then the answer."""
+    rig = await make(slow(10, 0.2, "well"), read_timeout=0.4)
+    assert said(await rig.ask()) == "well"
+    assert rig.broker.failure is None
+    assert rig.activity > 10
+
+
+async def test_a_model_that_falls_silent_in_an_answer_is_cut(make: Make) -> None:
+    """It counts as an answer that broke off; three are a model_error that names the setting."""
+
+    async def stalls(exchange: Exchange) -> None:
+        await exchange.head(200, "text/event-stream", CHUNKED)
+        await exchange.event(delta("so"))
+        await asyncio.sleep(3600)
+
+    rig = await make(stalls, read_timeout=0.2)
+    for _ in range(3):
+        with pytest.raises(httpx.HTTPError):
+            await rig.ask()
+    assert rig.broker.failure is not None
+    assert "MODEL_SILENCE_SECONDS" in rig.broker.failure.message
+
+
+async def test_parallel_calls_cannot_pass_a_budget_together(make: Make) -> None:
+    """Each alone would keep it: they go out one by one, and all that was used is counted."""
+    rig = await make(chat("a", prompt=1000, completion=100, pause=0.01), limits=Limits(max_total_tokens=5000))
+    answers = await asyncio.gather(*(rig.ask() for _ in range(30)))
+    used = sum(exchange.body is not None for exchange in rig.model.requests) * 1100
+    assert rig.broker.usage.total_tokens == used == 5500
+    assert sorted({answer.status_code for answer in answers}) == [200, 403]
+    assert rig.broker.failure is not None
+    assert rig.broker.failure.reason is Reason.BUDGET_EXCEEDED
+
+
+async def test_parallel_calls_far_from_a_budget_run_at_once(make: Make) -> None:
+    """Their estimates fit together, so nobody waits."""
+    rig = await make(endless(), limits=Limits(max_total_tokens=10_000_000))
+    asked = [asyncio.ensure_future(rig.ask()) for _ in range(8)]
+    await until(lambda: len(rig.model.requests) == 8)
+    rig.broker.refuse("cancelled")
+    await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_calls_that_run_are_held_to_the_budget_together(make: Make) -> None:
+    """Three fit when they begin; what they say together passes the limit, and all are cut there."""
+    rig = await make(endless(0.002), limits=Limits(max_total_tokens=2000))
+    asked = [asyncio.ensure_future(rig.ask(max_tokens=600)) for _ in range(3)]
+    await until(lambda: len(rig.model.requests) == 3)
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert rig.broker.failure is not None
+    assert "in the middle of an answer" in rig.broker.failure.message
+    assert 1900 <= rig.broker.usage.total_tokens <= 2300
+
+
+async def test_a_call_that_is_cut_off_has_used_what_was_sent(make: Make) -> None:
+    """The provider has read it, and is paid for that, also when it had no time to say so."""
+    rig = await make(silent)
+    asked = asyncio.ensure_future(rig.ask(messages=[{"role": "user", "content": "x" * 40_000}]))
+    await until(lambda: bool(rig.model.requests))
+    rig.broker.refuse("cancelled")
+    await asked
+    assert rig.broker.usage.input_tokens == pytest.approx(10_000, rel=0.05)
+    assert rig.calls[0].estimated
+
+
+async def test_calls_at_once_are_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """429, which agents try again; the run goes on."""
+    monkeypatch.setattr(bounds, "MODEL_CALLS", 2)
+    rig = await make(endless(), endless(), chat("a"))
+    asked = [asyncio.ensure_future(rig.ask()) for _ in range(2)]
+    await until(lambda: len(rig.model.requests) == 2)
+    assert (await rig.ask()).status_code == 429
+    for one in asked:
+        one.cancel()
+    await until(lambda: rig.broker.in_flight == 0)
+    assert said(await rig.ask()) == "a"
+    assert rig.broker.failure is None
+
+
+async def test_requests_that_cost_too_much_get_413_and_the_run_goes_on(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many values, too deep, too long: each named, none ends the execution or reaches the provider."""
+    monkeypatch.setattr(bounds, "MODEL_REQUEST", bounds.JsonLimit(bytes=100_000, depth=20, values=1000))
+    monkeypatch.setattr(bounds, "MODEL_SKELETON", bounds.JsonLimit(bytes=50_000, depth=20, values=1000))
+    rig = await make(chat("a"))
+    for body, words in ((b"[" + b"[]," * 2000 + b"0]", "values"), (b"[" * 50 + b"]" * 50, "nested")):
+        response = await rig.client.post("/chat/completions", content=body)
+        assert response.status_code == 413
+        assert words in response.json()["error"]["message"]
+    assert not rig.model.requests
+    assert said(await rig.ask()) == "a"
+    assert rig.broker.failure is None
+
+
+@pytest.mark.parametrize(
+    "fields", [{"background": True}, {"tools": [{"type": "mcp", "server_url": "https://evil"}]}, {"store": True}]
+)
+async def test_nothing_is_spent_unseen(make: Make, fields: dict[str, Any]) -> None:
+    """Background work and hosted tools never reach the provider; nothing is stored there."""
+    text = {"type": "response.output_text.delta", "delta": "a"}
+    rig = await make(events(text, {"type": "response.completed", "response": {}}))
+    response = await rig.ask("/responses", **fields)
+    if "store" in fields:
+        assert rig.model.requests[0].body["store"] is False
+    else:
+        assert response.status_code == 400
+        assert next(iter(fields)) in response.json()["error"]["message"]
+        assert not rig.model.requests
+    assert rig.broker.failure is None
+
+
+async def test_half_a_character_in_a_request_is_the_agents_business(make: Make) -> None:
+    """JavaScript cuts texts inside an emoji: it goes out as it came, and is no mistake of the proxy's."""
+    rig = await make(chat("a"))
+    body = b'{"model": "x", "stream": true, "messages": [{"role": "user", "content": "Fix the \\ud83d"}]}'
+    assert said(await rig.client.post("/chat/completions", content=body)) == "a"
+    assert rig.model.requests[0].body["messages"][0]["content"] == "Fix the \ud83d"
+
+
+async def test_a_long_event_in_small_pieces_costs_what_it_weighs(make: Make) -> None:
+    """Each piece is searched once: 2,000 pieces of one event are no 2,000 searches of all of it."""
+    meter = Meter("chat")
+    touched = 0
+
+    class Counted(bytearray):
+        def rfind(self, needle: Any, start: Any = 0, *rest: Any) -> int:
+            nonlocal touched
+            touched += len(self) - start
+            return super().rfind(needle, start, *rest)
+
+    meter._rest = Counted()
+    for _ in range(2000):
+        assert meter.feed(b"x" * 1000) == b""
+    assert touched < 2.1 * 2000 * 1000

@@ -28,7 +28,10 @@ from tests.support.faulty_model import Act, cut, faulty_model, status
 from tests.support.offline import DEMO_PROMPT, DEMO_REPO, OPENCODE, offline_spec, opencode_env
 
 KEY = "sk-planted-0123456789-abcdefghijkl"
-pytestmark = pytest.mark.skipif(not OPENCODE.exists(), reason="OpenCode is not installed: make install")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not OPENCODE.exists(), reason="OpenCode is not installed: make install"),
+]
 
 
 @pytest.fixture

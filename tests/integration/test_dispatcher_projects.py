@@ -28,6 +28,8 @@ from functions.dispatcher.targets import Function
 from functions.dispatcher.wiring import WIRING, Row
 from tests.support.nats import NatsServer
 
+pytestmark = pytest.mark.slow
+
 SUBMIT, EXECUTE = (next(row for row in WIRING if row.consumer == name) for name in ("submit", "execute"))
 
 

@@ -37,6 +37,7 @@ TALK = '[[steps]] [{"text": "one word after another ", "delay": 0.2, "times": 10
 ENDLESS = '[[steps]] [{"text": "one word"}, {"sleep": 600}]'
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(240),
     pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime"),
 ]

@@ -22,7 +22,7 @@ TERMINAL = {"completed", "failed", "cancelled", "timed_out"}
 #: A lease lives ten seconds; the next delivery may be as far away again. And the machine may be busy.
 PATIENCE = 75.0
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 async def watched(project: Project, execution: str) -> list[Chunk]:

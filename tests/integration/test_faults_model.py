@@ -17,7 +17,7 @@ from tests.support.faulty_model import faulty_model as serving
 from tests.support.stack import Project, Stack, running_stack
 
 WITHIN = 60.0
-pytestmark = [pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
 
 #: Spaces before the answer: the slow one sends them one by one.

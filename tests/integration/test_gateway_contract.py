@@ -24,6 +24,8 @@ from functions.gateway import openapi, sessions
 from tests.support.gateway_server import serving
 from tests.support.nats import NatsServer
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {
     "seed": 1,
     "generation": {"max-examples": 3},

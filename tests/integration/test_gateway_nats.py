@@ -149,7 +149,7 @@ async def test_ocf_watch_goes_on_over_a_restart_of_the_gateway(
             while len(got) < count:
                 await asyncio.sleep(0.02)
 
-    async with cli(Where(f"http://127.0.0.1:{port}", None, project)) as gateway:
+    async with cli(lambda: Where(f"http://127.0.0.1:{port}", None, project)) as gateway:
         async with serving(nats_server, port=port) as served:
             await served.record(execution, project)
             await served.say(execution, 1, 40, project)
@@ -171,7 +171,7 @@ async def test_ocf_watch_gives_up_on_what_can_never_be_read(
     nats_server: NatsServer, project: str, execution: str
 ) -> None:
     """A damaged archive is said once, with the reason; trying for ever would say nothing."""
-    async with serving(nats_server) as served, cli(Where(served.url, None, project)) as gateway:
+    async with serving(nats_server) as served, cli(lambda: Where(served.url, None, project)) as gateway:
         await served.record(execution, project, state=State.COMPLETED, last_sequence=3)
         await served.store.put(f"{project}/{execution}/output.ndjson.gz", DAMAGED["cut"])
         with pytest.raises(CallFailed, match="ends in the middle"):

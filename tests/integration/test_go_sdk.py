@@ -23,7 +23,11 @@ from tests.support.stack import Project, Stack, gapless
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "tests/go"
 
-pytestmark = [pytest.mark.skipif(shutil.which("go") is None, reason="needs go"), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("go") is None, reason="needs go"),
+    pytest.mark.timeout(600),
+]
 
 
 @pytest.fixture(scope="module")

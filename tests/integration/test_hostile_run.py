@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
@@ -10,7 +11,9 @@ from urllib.request import urlopen
 import pytest
 
 from functions.execute.users import cannot_change_users
-from tests.support.stack import Stack, running_stack, until
+from tests.support.stack import OCF, Stack, running_stack, until
+
+pytestmark = pytest.mark.slow
 
 # As far up as a path goes; then what is next to it, as far as its name is known or can be read.
 HOSTILE = (
@@ -63,7 +66,18 @@ async def test_a_hostile_run_stops_nobody(machine: Stack) -> None:
             record = await one.archived(neighbour, 60)
             assert (record.state, record.diff and record.diff.files) == ("completed", 1), record
         await one.ended(neighbour, 60)
-    assert set(ready(machine).values()) == {"ok"}
+    checks = ready(machine)
+    assert checks.pop("boundary").startswith("user of its own per execution" if privileged else "one user, one project")
+    assert set(checks.values()) == {"ok"}
+
+
+def test_doctor_says_which_boundary_is_in_force(machine: Stack) -> None:
+    """It asks the stack that runs: with less privileges, this shell's own would be another."""
+    command = [OCF, "doctor", "--json", "--data-dir", machine.data_dir]
+    said = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60).stdout)
+    (finding,) = [check for check in said["checks"] if check["name"] == "boundary"]
+    assert finding["said"] == ready(machine)["boundary"]
+    assert finding["ok"] is own_users(machine)
 
 
 async def test_a_second_project_is_served_or_refused_by_name(machine: Stack) -> None:

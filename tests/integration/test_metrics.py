@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from functions.dispatcher.wiring import WIRING
 from tests.support.stack import Project, Stack, until
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 FOREVER = [{"text": "I am up"}, {"sleep": 3600}]
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -19,6 +19,8 @@ from events import subjects
 from events.redact import forms_of
 from tests.support.stack import Project, running_stack, until
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-planted-7fK2-0123456789-abcdefghijkl"
 OPERATORS = "sk-operator-9xQ4-0123456789-abcdefghijkl"
 STREAMS = (subjects.COMMANDS, subjects.EVENTS, subjects.OUTPUT, subjects.DLQ)

@@ -14,7 +14,7 @@ from functions.dispatcher.wiring import WIRING
 from tests.support.poison import STRUCTURED, WORDS, poisons
 from tests.support.stack import Project, Stack, until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 #: Of each kind. More in all than a consumer may have unsettled.
 EACH = 45
 #: Seconds within which every one is settled.

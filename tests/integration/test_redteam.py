@@ -32,6 +32,7 @@ from tests.support.redteam import BOMBS, DEAF, HELPERS, INSIDE, SHARED, TRAPS, A
 from tests.support.stack import Project, Stack, running_stack, until
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(bool(sandbox_support().missing), reason=f"no {', '.join(sandbox_support().missing)}"),
     pytest.mark.skipif(not OPENCODE.exists(), reason="OpenCode is not installed: make install"),
     pytest.mark.timeout(300),
@@ -40,7 +41,9 @@ pytestmark = [
 KEY = "sk-redteam-0123456789-abcdefghijkl"
 OUTSIDE = "the-secret-outside-0123456789"
 NEIGHBOUR = "the-secret-of-the-neighbour-0123456789"
-DENIED = re.compile(r"denied|not permitted|refused|Cross-device|Invalid cross-device", re.IGNORECASE)
+#: An agent with a user of its own sees neither what is behind closed folders nor other users' processes. That all of it
+#: exists is seen from outside.
+DENIED = re.compile(r"denied|not permitted|refused|Cross-device|No such file|nonexistent", re.IGNORECASE)
 STAYS = Attempt("stay", f"mkfifo gate; echo {NEIGHBOUR} > secret; read -r _ < gate", "")
 READS = Attempt("read", "ls -la; cat stolen stolen2 way/secret stolen-folder/secret tracked.txt leak; echo looked", "")
 

@@ -15,12 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from events import subjects
 from events.envelope import of_line
 from functions.stack.ports import free_port
 from tests.support.receiver import Receiver
 from tests.support.stack import OCF, ROOT, Project, until
+
+pytestmark = pytest.mark.slow
 
 STEPS = [
     {"text": "Grüße, 世界 🚀\n", "chunk": 3, "delay": 0.02},

@@ -12,7 +12,7 @@ import pytest
 from events.output import ChunkType
 from tests.support.stack import Project, Stack, until
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 SLOTS = 10
 FOREVER = [{"text": "I am up"}, {"sleep": 3600}]
 

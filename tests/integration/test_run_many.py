@@ -13,6 +13,8 @@ from events import subjects
 from events.bucket_nats import NatsBucket
 from tests.support.stack import Project, Stack, gapless, until
 
+pytestmark = pytest.mark.slow
+
 COUNT = 200
 #: Two busy cores: what costs is starting two hundred agents.
 PATIENCE = 240.0

@@ -13,6 +13,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from events import subjects
 from events.output import ChunkType
 from events.record import Record
@@ -20,6 +22,8 @@ from events.refs import SessionRef
 from tests.support.git_http import git_server, run_git
 from tests.support.sessions import call, opened, session_when
 from tests.support.stack import OCF, Project, gapless, until
+
+pytestmark = pytest.mark.slow
 
 ASK = {"bash": "ask"}
 

@@ -15,6 +15,7 @@ from tests.support.sessions import opened
 from tests.support.stack import Project, Stack, running_stack, until
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not OPENCODE.exists(), reason="OpenCode is not installed: make install"),
     pytest.mark.timeout(400),
 ]

@@ -14,6 +14,8 @@ from tests.integration.test_docs_run import block
 from tests.support.receiver import Posted, Receiver
 from tests.support.stack import Project, Stack, running_stack, until
 
+pytestmark = pytest.mark.slow
+
 SECRET, OLD, OTHER = (f"whsec_{text}" for text in ("QUFB" * 8, "QkJC" * 8, "Q0ND" * 8))
 ENDED = "dev.ocf.task.completed.v1"
 Verify = Callable[..., bool]

@@ -23,6 +23,7 @@ from tests.support.agents import MODEL, ROOT, Heard, server_spec
 from tests.support.offline import OPENCODE, offline_spec
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not OPENCODE.exists(), reason="OpenCode is not installed: make install"),
     pytest.mark.timeout(240),
 ]

@@ -19,7 +19,7 @@ import pytest
 
 from tests.support.detached import OCF, ROOT, Stack, processes_of, running_stack, up
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 PARTS = {"up", "nursery", "nats", "s3", "model", "control", "execute", "dispatcher"}
 CONTRACT = {

@@ -25,6 +25,8 @@ from starlette.routing import Route
 from events.lifecycle import State
 from tests.support.stack import running_stack, until
 
+pytestmark = pytest.mark.slow
+
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACE_HTTP = "1bf7651916cd43dd8448eb211c80319d"
 CALLER = "b7ad6b7169203331"

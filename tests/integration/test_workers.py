@@ -18,7 +18,7 @@ import pytest
 from tests.support.stack import Stack, running_stack, until
 from tests.support.workers import Parent, post, running_parent
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 KEY = "sk-only-for-workers-0123456789"
 
 

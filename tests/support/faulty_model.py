@@ -97,6 +97,46 @@ def endless(pause: float = 0.005) -> Act:
     return act
 
 
+def whole(body: bytes, content_type: str = "application/json", *headers: str) -> Act:
+    """A 200 with a body of any kind."""
+
+    async def act(exchange: Exchange) -> None:
+        await exchange.head(200, content_type, f"content-length: {len(body)}", *headers)
+        exchange.writer.write(body)
+        await exchange.writer.drain()
+
+    return act
+
+
+def events(*sent: dict[str, Any] | str) -> Act:
+    """A stream of these events, whatever they say."""
+
+    async def act(exchange: Exchange) -> None:
+        await exchange.head(200, "text/event-stream", CHUNKED)
+        for one in sent:
+            await exchange.event(one)
+        await exchange.end()
+
+    return act
+
+
+def slow(comments: int, pause: float, *words: str) -> Act:
+    """A model that thinks: nothing but comments for `comments * pause` seconds, then an answer."""
+
+    async def act(exchange: Exchange) -> None:
+        await exchange.head(200, "text/event-stream", CHUNKED)
+        for _ in range(comments):
+            await asyncio.sleep(pause)
+            exchange.writer.write(b"8\r\n: ping\n\n\r\n")
+            await exchange.writer.drain()
+        for word in words:
+            await exchange.event(delta(word))
+        await exchange.event("[DONE]")
+        await exchange.end()
+
+    return act
+
+
 async def silent(exchange: Exchange) -> None:
     """Accepts and says nothing."""
     await asyncio.sleep(3600)

@@ -23,6 +23,7 @@ from events.models import Model
 from events.output import Chunk, ChunkType
 from events.record import Record
 from events.refs import ExecutionRef
+from events.splice import gap_chunk
 from events.store_memory import MemoryStore
 from functions.gateway.app import create_app
 from functions.gateway.deps import GatewayDeps
@@ -93,10 +94,16 @@ class World:
         """Say a fact with nothing in it: the gateway looks at the record, not at the fact."""
         await self.bus.publish(subjects.fact("default", execution, what), b"{}", {})
 
-    async def archive(self, chunks: int, execution: str = ID) -> None:
-        """Put an archived output of that many chunks into the store."""
-        lines = b"".join(chunk(seq, self.clock.now(), f"a{seq}") + b"\n" for seq in range(1, chunks + 1))
-        await self.store.put(f"default/{execution}/output.ndjson.gz", gzip.compress(lines))
+    async def archive(
+        self, chunks: int, execution: str = ID, *, hole: tuple[int, int] = (0, 0), stated: bool = True
+    ) -> None:
+        """Put an archived output of that many chunks into the store, without those of `hole`."""
+        now = self.clock.now()
+        lines = {seq: chunk(seq, now, f"a{seq}") for seq in range(1, chunks + 1) if not hole[0] <= seq <= hole[1]}
+        if hole[0] and stated:
+            lines[hole[0]] = gap_chunk(*hole, now, "lost").model_dump_json(exclude_none=True).encode()
+        packed = gzip.compress(b"".join(lines[seq] + b"\n" for seq in sorted(lines)))
+        await self.store.put(f"default/{execution}/output.ndjson.gz", packed)
 
     async def commands(self, verb: str) -> list[dict[str, Any]]:
         """The data of every command of `verb` on the bus."""

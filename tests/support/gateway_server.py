@@ -20,6 +20,7 @@ from events.lifecycle import State
 from events.record import Record
 from events.refs import ExecutionRef
 from events.store_memory import MemoryStore
+from functions import connections
 from functions.clock import SystemClock
 from functions.gateway.app import create_app
 from functions.gateway.core import Gateway
@@ -99,6 +100,7 @@ async def serving(
     config = uvicorn.Config(
         app, host="127.0.0.1", port=port, log_config=None, access_log=False, ws="websockets-sansio", lifespan="on"
     )
+    connections.bound(config)
     server = uvicorn.Server(config)
     serving = asyncio.ensure_future(server.serve())
     try:

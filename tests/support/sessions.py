@@ -14,7 +14,8 @@ from tests.support.stack import Project, until
 async def call(project: Project, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     """One call to the gateway."""
     async with httpx.AsyncClient(base_url=project.stack.answer["gateway"], trust_env=False, timeout=20) as http:
-        answer = await http.request(method, path, params={"project_id": project.name}, json=body)
+        query = {} if body and "project_id" in body else {"project_id": project.name}
+        answer = await http.request(method, path, params=query, json=body)
     assert answer.is_success, answer.text
     return answer.json()
 

@@ -19,6 +19,7 @@ from events.client import Client
 from events.envelope import decode
 from events.errors import InvalidEvent, NotYetKnown, OcfError
 from events.lifecycle import State
+from events.limits import MIB
 from events.output import Chunk, ChunkType
 from events.ports import Message
 from events.record import Record
@@ -213,7 +214,11 @@ async def test_what_nobody_has_is_a_stated_gap(stored: tuple[int, ...]) -> None:
     assert [(c.detail or {}).get("to") for c in seen if c.type == ChunkType.GAP] == [3, 6]
 
 
-@pytest.mark.parametrize("packed", [b"hello", gzip.compress(b"{}\n" * 99)[:-9]], ids=["no gzip", "cut off"])
+@pytest.mark.parametrize(
+    "packed",
+    [b"hello", gzip.compress(b"{}\n" * 99)[:-9], gzip.compress(b"{}\n"), gzip.compress(bytes(64 * MIB))],
+    ids=["no gzip", "cut off", "no chunks", "a bomb"],
+)
 async def test_a_damaged_archive_is_an_error_of_ours(packed: bytes) -> None:
     """One that says what is damaged, whatever gzip raises."""
     world = World()
@@ -221,6 +226,48 @@ async def test_a_damaged_archive_is_an_error_of_ours(packed: bytes) -> None:
     await world.end(5)
     with pytest.raises(OcfError, match="is damaged"):
         await world.watched()
+
+
+@pytest.mark.parametrize("kept", [(), (9, 10)])
+@pytest.mark.parametrize("stated", [True, False])
+async def test_a_hole_of_the_archive_is_stated_as_large_as_it_is(kept: tuple[int, ...], stated: bool) -> None:
+    """What is behind it is given, whether the archive states its hole or not; also to who begins within it."""
+    world = World()
+    lines = {seq: chunk(seq) for seq in (1, 2, 6, 7, 8, 9, 10)}
+    if stated:
+        lines[3] = splice.gap_chunk(3, 5, datetime.now(UTC), "lost")
+    packed = gzip.compress(b"".join(lines[seq].model_dump_json().encode() + b"\n" for seq in sorted(lines)))
+    await world.store.put(f"p/{world.execution}/output.ndjson.gz", packed)
+    await world.say(*kept)
+    await world.end(10)
+    for start, wanted in ((1, [1, 2, (3, 5), 6, 7, 8, 9, 10]), (4, [(4, 5), 6, 7, 8, 9, 10])):
+        async with asyncio.timeout(5):
+            seen = [one async for one in world.client.watch(world.execution, start=start)]
+        assert [(c.seq, (c.detail or {})["to"]) if c.type == ChunkType.GAP else c.seq for c in seen] == wanted
+
+
+async def test_the_first_chunk_is_lost_and_there_is_no_archive_yet() -> None:
+    """It is stated at once, and the rest is given: right after the end there is no archive."""
+    world = World()
+    await world.say(2, 3)
+    await world.end(3)
+    async with asyncio.timeout(1):
+        seen = [one async for one in world.client.watch(world.execution)]
+    assert [(c.seq, c.type.value) for c in seen] == [(1, "gap"), (2, "text"), (3, "text")]
+
+
+async def test_what_is_no_chunk_is_a_gap_for_who_watches() -> None:
+    """A message of the stream that cannot be read takes nobody's watch; nor a record that cannot, the list."""
+    world = World()
+    await world.say(1)
+    await world.bus.publish(subjects.output("p", world.execution), b"\xff[", {"ce-sequence": "2"})
+    await world.say(3)
+    await world.end(3)
+    await world.bucket.create(ExecutionRef("p", str(uuid.uuid4())).record_key, b"[]")
+    async with asyncio.timeout(10):
+        seen = [one async for one in world.client.watch(world.execution)]
+    assert [(c.seq, c.type.value) for c in seen] == [(1, "text"), (2, "gap"), (3, "text")]
+    assert [record.execution_id for record in await world.client.list()] == [world.execution]
 
 
 async def test_a_hole_does_not_hold_up_a_run_for_ever() -> None:

@@ -22,6 +22,14 @@ async def sequences(world: World, query: str = "") -> list[int]:
     return [-chunk["detail"]["to"] if chunk["type"] == "gap" else chunk["seq"] for chunk in chunks]
 
 
+async def spans(world: World, query: str = "") -> list[object]:
+    """The output: sequences, and for each gap from where to where."""
+    answer = await world.client.get(f"/tasks/{ID}/output{query}", headers={"Accept-Encoding": "identity"})
+    assert answer.status_code == 200
+    chunks = [json.loads(line) for line in answer.text.splitlines()]
+    return [(c["detail"]["from"], c["detail"]["to"]) if c["type"] == "gap" else c["seq"] for c in chunks]
+
+
 async def test_output_is_passed_on_byte_for_byte() -> None:
     """A line of the history is the event's data, untouched."""
     world = World()
@@ -97,6 +105,61 @@ async def test_after_the_end_the_archive_fills_in_and_what_is_lost_is_said(
         await world.archive(archived)
     assert await sequences(world) == wanted
     assert await sequences(world, "?from=4") == [one for one in wanted if abs(one) >= 4]
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ("?from=1&to=3", [(1, 3)]),
+        ("?from=5&to=7", [(5, 7)]),
+        ("?from=5&to=10", [(5, 10)]),
+        ("?to=12", [(1, 10), 11, 12]),
+        ("?from=10", [(10, 10), 11, 12, 13]),
+    ],
+)
+async def test_a_part_that_has_expired_is_a_gap_of_just_that_part(query: str, wanted: list[object]) -> None:
+    """Whoever asks for chunks that nobody has any more is told which, never an empty answer."""
+    world = World()
+    await world.record(state=State.COMPLETED, last_sequence=13)
+    for seq in (11, 12, 13):
+        await world.chunk(seq)
+    assert await spans(world, query) == wanted
+
+
+@pytest.mark.parametrize("stated", [True, False])
+@pytest.mark.parametrize("streamed", [(), (9, 10), (4, 9, 10)])
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [("", [1, 2, (3, 5), 6, 7, 8, 9, 10]), ("?from=4", [(4, 5), 6, 7, 8, 9, 10]), ("?to=4", [1, 2, (3, 4)])],
+)
+async def test_a_hole_of_the_archive_is_no_larger_than_it_is(
+    query: str, wanted: list[object], streamed: tuple[int, ...], stated: bool
+) -> None:
+    """An archive may have a hole, stated in it or not: what is behind it is given, what the stream has of it too."""
+    world = World()
+    await world.record(state=State.COMPLETED, last_sequence=10, archived=True)
+    await world.archive(10, hole=(3, 5), stated=stated)
+    for seq in streamed:
+        await world.chunk(seq)
+    if 4 in streamed:
+        parts: dict[str, list[object]] = {
+            "": [1, 2, (3, 3), 4, (5, 5), 6, 7, 8, 9, 10],
+            "?from=4": [4, (5, 5), 6, 7, 8, 9, 10],
+            "?to=4": [1, 2, (3, 3), 4],
+        }
+        wanted = parts[query]
+    assert await spans(world, query) == wanted
+
+
+async def test_a_message_that_is_no_chunk_is_a_gap_and_stops_nobody() -> None:
+    """Whatever stands in the output stream, all other chunks are given."""
+    world = World()
+    await world.record(state=State.COMPLETED, last_sequence=3)
+    await world.chunk(1)
+    for data, headers in ((b"\xff\x00", {}), (b"[]", {}), (b"{}", {"ce-sequence": "two"})):
+        await world.bus.publish(subjects.output("default", ID), data, headers)
+    await world.chunk(3)
+    assert await spans(world) == [1, (2, 2), 3]
 
 
 async def test_the_archive_goes_out_as_it_is_to_who_takes_gzip() -> None:

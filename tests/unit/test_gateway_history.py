@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 import uuid
 from datetime import timedelta
@@ -11,8 +13,9 @@ import pytest
 from events.bus_memory import MemoryBucket
 from events.lifecycle import State
 from events.record import Record
+from events.refs import ExecutionRef
 from functions.gateway.index import Index, Query
-from tests.support.gateway import ID, World
+from tests.support.gateway import ID, OTHER, World
 
 
 def an_id(number: int) -> str:
@@ -162,3 +165,44 @@ async def test_ten_thousand_records_give_a_page_in_no_time() -> None:
             took.append(time.perf_counter() - started)
         assert min(took) < 0.05
     assert len(await ids(world)) == 50
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [b"\xff", b"[]", b"{" * 500, b"", None],
+    ids=["bytes", "a list", "deep", "nothing", "before all time"],
+)
+async def test_a_record_that_cannot_be_read_hides_no_other(poison: bytes | None) -> None:
+    """The history goes on with what is before and behind it."""
+    world = World()
+    await world.record(ID)
+    if poison is None:
+        entry = await world.executions.get(ExecutionRef("default", ID).record_key)
+        assert entry is not None
+        poison = json.dumps({**json.loads(entry.value), "submitted_at": "0001-01-01T00:00:00+14:00"}).encode()
+    await world.executions.update(ExecutionRef("default", an_id(7)).record_key, poison, 0)
+    await world.record(OTHER)
+    listed = (await world.client.get("/tasks")).json()["items"]
+    assert {task["execution_id"] for task in listed} == {ID, OTHER}
+
+
+async def test_a_surprise_does_not_end_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is raised where it follows the bucket, it goes on following."""
+    world = World()
+    refresh, tries = world.gateway.index.refresh, [0]
+
+    async def surprising() -> None:
+        tries[0] += 1
+        if tries[0] == 1:
+            raise RuntimeError("a mistake")
+        await refresh()
+
+    monkeypatch.setattr(world.gateway.index, "refresh", surprising)
+    following = asyncio.ensure_future(world.gateway.index.run())
+    try:
+        async with asyncio.timeout(5):
+            while not world.gateway.index.ready:
+                await world.clock.advance(1)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)

@@ -118,6 +118,46 @@ async def test_a_chunk_that_never_comes_is_a_stated_gap_and_what_is_behind_it_go
     assert read[0] < 1_000
 
 
+async def test_a_hole_at_the_end_of_a_run_is_stated_once_and_nothing_is_repeated() -> None:
+    """The end comes while a chunk is still waited for: a gap of just that one, and all behind it once."""
+    world = World()
+    await world.record()
+    for seq in (1, 2):
+        await world.chunk(seq)
+    async with world.socket(PATH) as socket:
+        assert [(await socket.json())["seq"] for _ in range(2)] == [1, 2]
+        for seq in (4, 5, 6):
+            await world.chunk(seq)
+        await ended(world, 6)
+        said, close = await socket.until_close()
+    assert kinds(said) == [3, 4, 5, 6, "end"]
+    assert (said[0]["type"], said[0]["detail"]["from"], said[0]["detail"]["to"]) == ("gap", 3, 3)
+    assert close["code"] == 1000
+
+
+async def test_a_message_that_is_no_chunk_harms_no_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Live or in the stream: it is a gap for those who read it, and what comes behind it arrives."""
+    monkeypatch.setattr(splice, "FILL_WAIT", 0.02)
+    world = World()
+    await world.record()
+    await world.chunk(1)
+    async with world.socket(PATH) as socket:
+        assert (await socket.json())["seq"] == 1
+        for data, headers in (
+            (b"\xff", {}),
+            (b"[]", {}),
+            (b"\xff", {"ce-sequence": "2"}),
+            (b"3", {"ce-sequence": "x"}),
+        ):
+            await world.bus.publish(subjects.output("default", ID), data, headers)
+        await world.chunk(4)
+        await ended(world, 4)
+        said, close = await socket.until_close()
+    assert kinds(said) == [2, 4, "end"]
+    assert (said[0]["detail"]["from"], said[0]["detail"]["to"]) == (2, 3)
+    assert close["code"] == 1000
+
+
 async def test_a_chunk_that_lies_before_what_was_sent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Swapped in the stream and lost on its way live: before a gap is stated the stream is read from further back."""
     monkeypatch.setattr(splice, "FILL_WAIT", 0.02)

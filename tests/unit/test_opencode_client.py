@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from events import limits
+from events.limits import JsonLimit
 from functions.execute import opencode
 from functions.execute.opencode import CONNECTED, RESYNC, OpenCode, OpenCodeError, Prompt, StreamLostError
 
@@ -17,7 +20,29 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 
 def client(handler: Handler) -> OpenCode:
-    return OpenCode("http://127.0.0.1:1", Path("/workspace"), "secret", httpx.MockTransport(handler))
+    return OpenCode("http://127.0.0.1:1", Path("/workspace"), "secret", httpx.MockTransport(lambda r: raw(handler(r))))
+
+
+class Bytes(httpx.AsyncByteStream):
+    """One piece."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._data
+
+
+def raw(answer: httpx.Response) -> httpx.Response:
+    """The answer as it comes from a socket: nobody has read it yet."""
+    if not answer.is_stream_consumed:
+        return answer
+    return httpx.Response(answer.status_code, headers=answer.headers, stream=Bytes(answer.content))
+
+
+def at_most(monkeypatch: pytest.MonkeyPatch, name: str, **more: int) -> None:
+    """A smaller limit."""
+    monkeypatch.setattr(limits, name, JsonLimit(**{"bytes": 10_000, "depth": 100, "values": 1000, **more}))
 
 
 class Broken(httpx.AsyncByteStream):
@@ -70,32 +95,181 @@ class Endless(httpx.AsyncByteStream):
 
 async def test_an_answer_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is in the agent's hands: neither a call nor an event of its stream may fill our memory."""
-    monkeypatch.setattr(opencode, "MAX_ANSWER", 10_000)
+    at_most(monkeypatch, "AGENT_MESSAGE")
+    monkeypatch.setattr(limits, "AGENT_ERROR", 2_000)
     streams: list[Endless] = []
+    statuses = iter((200, 200, 500))
 
     def handler(request: httpx.Request) -> httpx.Response:
         streams.append(Endless())
-        return httpx.Response(200, stream=streams[-1])
+        return httpx.Response(next(statuses), stream=streams[-1])
 
     one = client(handler)
-    with pytest.raises(OpenCodeError, match="/session/ses_1/message answered more than"):
-        await one.messages("ses_1")
+    with pytest.raises(OpenCodeError, match="/session/ses_1/todo answered more than"):
+        await one.todo("ses_1")
     with pytest.raises(OpenCodeError, match="sent an event of more than"):
         await anext(one._stream())
-    assert [stream.read for stream in streams] == [11_000, 11_000]
+    with pytest.raises(OpenCodeError, match=r"answered 500: x{300}$"):
+        await one.todo("ses_1")
+    assert [stream.read for stream in streams] == [11_000, 11_000, 3_000]
     await one.close()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x-gzip, gzip"])
+async def test_a_compressed_answer_is_refused_unread(encoding: str) -> None:
+    """32 KB of zstd would become 2 GiB. OpenCode is asked for `identity`; whoever compresses is not OpenCode."""
+    streams: list[Endless] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        assert request.headers["accept-encoding"] == "identity"
+        streams.append(Endless())
+        return httpx.Response(200, headers={"content-encoding": encoding}, stream=streams[-1])
+
+    one = client(handler)
+    with pytest.raises(OpenCodeError, match="content encoding"):
+        await one.todo("ses_1")
+    with pytest.raises(OpenCodeError, match="content encoding"):
+        await anext(one._stream())
+    assert [stream.read for stream in streams] == [0, 0]
+
+
+async def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, the whole of it never does."""
+    monkeypatch.setattr(opencode, "_WHOLE", 0.001)
+
+    class Drips(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            while True:
+                yield b" "
+                await asyncio.sleep(0)
+
+    with pytest.raises(OpenCodeError, match="no whole answer within"):
+        await client(lambda _: httpx.Response(200, stream=Drips())).todo("ses_1")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"[" * 200_000, b"[" + b"[]," * 600_000 + b"0]", b"<html>", b"\xff", b'"x"', b"[1]", b"NaN", b"9" * 5000],
+    ids=["deep", "wide", "html", "bytes", "text", "numbers", "nan", "long number"],
+)
+async def test_answers_that_are_none_are_errors_of_opencode(said: bytes) -> None:
+    """Whatever stands in an answer or an event: it is OpenCode's error, and no other exception."""
+    one = client(lambda _: httpx.Response(200, content=said))
+    for call in (one.todo("ses_1"), one.busy("ses_1"), one.version(), one.changes(), one.create_session("t", [])):
+        with pytest.raises(OpenCodeError):
+            await call
+    with pytest.raises(OpenCodeError):
+        await one.resync("ses_1")
+    streamed = client(lambda _: httpx.Response(200, content=b"data: " + said + b"\n\n"))
+    with pytest.raises(OpenCodeError):
+        await anext(streamed._stream())
+
+
+@pytest.mark.parametrize("id_", ["../../global", "a b", "", "x" * 200, 7, None, "\ud83d"])
+async def test_an_id_that_is_none_never_becomes_part_of_a_path(id_: object) -> None:
+    """Sessions are named by whoever answers."""
+    with pytest.raises(OpenCodeError, match="an id that is none"):
+        await client(lambda _: httpx.Response(200, content=json.dumps([{"id": id_}])))._family("ses_1")
+
+
+async def test_subagents_without_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each session names another below it; one that names itself is visited once."""
+    monkeypatch.setattr(limits, "AGENT_SESSIONS", 20)
+    asked = 0
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        return httpx.Response(200, json=[{"id": f"ses_{asked}"}, {"id": "ses_1"}])
+
+    with pytest.raises(OpenCodeError, match="more than 20 subagents"):
+        await client(handler)._family("ses_0")
+    assert asked <= 20
+
+
+def conversation(sizes: list[int]) -> Handler:
+    """A session whose messages have these sizes, served in pages as OpenCode does; every third is a user's."""
+    stored = [
+        {"info": {"id": f"msg_{n:04}", "role": "assistant" if n % 3 else "user"}, "parts": [{"text": "x" * size}]}
+        for n, size in enumerate(sizes)
+    ]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/message"):
+            return httpx.Response(200, json={"id": "ses_1", "title": "t"})
+        end = int(request.url.params.get("before", len(stored)))
+        start = max(0, end - int(request.url.params["limit"]))
+        headers = {"x-next-cursor": str(start)} if start else {}
+        return httpx.Response(200, json=stored[start:end], headers=headers)
+
+    return handler
+
+
+def numbers(messages: list[Any]) -> list[int]:
+    return [int(message["info"]["id"][4:]) for message in messages]
+
+
+async def test_a_conversation_is_read_in_pages_and_comes_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More messages than one page has, more bytes than one answer may have: all of them, oldest first."""
+    at_most(monkeypatch, "AGENT_MESSAGE", bytes=50_000)
+    one = client(conversation([1000] * 200))
+    assert numbers(await one.messages("ses_1")) == list(range(200))
+    assert numbers((await one.export("ses_1"))["messages"]) == list(range(200))
+
+
+async def test_a_message_that_nobody_can_read_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is left out; before, one such answer failed the run after all its work."""
+    at_most(monkeypatch, "AGENT_MESSAGE")
+    one = client(conversation([100] * 70 + [20_000] + [100] * 5))
+    assert numbers(await one.messages("ses_1")) == [n for n in range(76) if n != 70]
+
+
+async def test_of_a_conversation_that_is_too_long_the_newest_part_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is exported begins with what a user said, so that it can go on from there."""
+    at_most(monkeypatch, "AGENT_MESSAGE", bytes=50_000, values=10_000)
+    at_most(monkeypatch, "AGENT_CONVERSATION", bytes=30_000, values=10_000)
+    one = client(conversation([1000] * 200))
+    newest = numbers(await one.messages("ses_1"))
+    assert newest == list(range(newest[0], 200))
+    assert 20 <= len(newest) <= 30
+    kept = numbers((await one.export("ses_1"))["messages"])
+    assert kept[0] % 3 == 0
+    assert kept == list(range(kept[0], 200))
+    assert len(kept) >= len(newest) - 4
+
+
+async def test_a_last_turn_that_is_too_long_alone_cannot_be_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error, so that the session goes on from the conversation before."""
+    at_most(monkeypatch, "AGENT_MESSAGE", bytes=50_000)
+    at_most(monkeypatch, "AGENT_CONVERSATION", bytes=5_000)
+    with pytest.raises(OpenCodeError, match="longer than what is kept"):
+        await client(conversation([100, 100, 100, 1000, 1000, 4000])).export("ses_1")
+
+
+async def test_pages_without_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that always names one more page."""
+    monkeypatch.setattr(limits, "AGENT_PAGES", 10)
+    asked = 0
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        return httpx.Response(200, json=[{"info": {}}], headers={"x-next-cursor": "again"})
+
+    assert len(await client(handler).messages("ses_1")) == 10
+    assert asked <= 13
 
 
 async def test_events_come_whole_however_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines end where the server ends them, not where packets do, nor at a separator inside a text."""
-    monkeypatch.setattr(opencode, "MAX_ANSWER", 10_000)
+    at_most(monkeypatch, "AGENT_MESSAGE")
     sent = [event("a", text="\u2028 ü \x85"), event("b", text="y" * 9000), event("c", text="z" * 9000)]
-    raw = b"".join(f"data: {json.dumps(one, ensure_ascii=False)}\r\n\r\n".encode() for one in sent)
+    data = b"".join(f"data: {json.dumps(one, ensure_ascii=False)}\r\n\r\n".encode() for one in sent)
 
     class Cut(httpx.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            for start in range(0, len(raw), 7):
-                yield raw[start : start + 7]
+            for start in range(0, len(data), 7):
+                yield data[start : start + 7]
 
     one = client(lambda request: httpx.Response(200, stream=Cut()))
     assert [found async for found in one._stream()] == sent

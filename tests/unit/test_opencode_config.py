@@ -37,6 +37,13 @@ def decided(rules: list[dict[str, str]], permission: str, pattern: str = "x") ->
     return [r["action"] for r in rules if r["permission"] in (permission, "*") and r["pattern"] in (pattern, "*")][-1]
 
 
+def test_opencode_leaves_silence_to_the_broker() -> None:
+    """By itself it hangs up after 300 s without a header or a chunk and asks again, for ever."""
+    for provider in configuration(SPEC)["provider"].values():  # type: ignore[attr-defined]
+        for name in ("timeout", "headerTimeout", "chunkTimeout"):
+            assert provider["options"][name] is False
+
+
 def test_headless_default_is_allow_and_questions_are_not_offered() -> None:
     """Inside the sandbox everything is allowed; a question nobody can answer is denied."""
     rules = permission_rules({}, can_answer=False)
@@ -51,6 +58,13 @@ def test_the_particular_wins_over_the_general() -> None:
     assert decided(rules, "read") == "deny"
     assert decided(rules, "bash") == "ask"
     assert decided(rules, "bash", "git push") == "deny"
+
+
+def test_an_answer_that_only_looks_like_a_list_is_a_text() -> None:
+    """Not valid, or nested deeper than any answer is: it is what the person said."""
+    assert question_answers('["a", ["b"]]', "one\ntwo") == [["a"], ["b"]]
+    for text in ("[a", "[" * 100_000, "[" * 1000 + "]" * 1000):
+        assert question_answers(text, "one") == [[text]]
 
 
 @pytest.mark.parametrize("name", ["edit", "write", "patch", "apply_patch"])

@@ -6,6 +6,7 @@ import gzip
 import json
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from functions.archive.handler import MAX_TRIES, PATIENCE, archive
 from functions.cas import dump
 from functions.cleanup.handler import cleanup
 from functions.common.commands import NATS_DELIVERIES
+from functions.common.output import fence_off
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 from tests.unit.test_cancel_cleanup_archive import clean, completed, running, swept, terminal
@@ -163,6 +165,8 @@ async def test_output_with_a_hole_is_archived_with_the_hole_stated() -> None:
     of_it = [message for message in kept if message.subject == subjects.output(PROJECT, execution)]
     for number in (2, 3, 8):
         kept.remove(of_it[number])
+    spoilt = kept.index(of_it[5])
+    kept[spoilt] = replace(of_it[5], data=b"\xff[")  # what is no chunk is missing, like one that never came
     event = await terminal(b, execution)
     with pytest.raises(Unavailable, match="chunk 3"):
         await archive(b.parts, event)
@@ -172,9 +176,9 @@ async def test_output_with_a_hole_is_archived_with_the_hole_stated() -> None:
     said = [json.loads(line) for line in lines]
     assert [chunk["seq"] for chunk in said] == [1, 2, 3, 5, 6, 7, 8, 9]
     gaps = [chunk["detail"] for chunk in said if chunk["type"] == "gap"]
-    assert gaps == [{"reason": "lost", "from": 3, "to": 4}, {"reason": "lost", "from": 9, "to": 9}]
+    assert gaps == [{"reason": "lost", "from": 3, "to": 4}, *({"reason": "lost", "from": n, "to": n} for n in (6, 9))]
     manifest = json.loads(await b.store.get(f"{PROJECT}/{execution}/manifest.json"))
-    assert manifest["chunks"]["missing"] == 3
+    assert manifest["chunks"]["missing"] == 4
     assert (await b.parts.records.require(PROJECT, execution)).archived
 
 
@@ -212,3 +216,11 @@ async def test_an_end_whose_archive_always_fails_becomes_a_dead_letter(monkeypat
         await archive(b.parts, event)
     with pytest.raises(DeadLetter, match="KeyError"):
         await archive(b.parts, event.with_extensions(**{NATS_DELIVERIES: str(MAX_TRIES)}))
+
+
+async def test_the_fence_finds_the_last_chunk_behind_what_is_none() -> None:
+    """A worker that takes over, and the sweep, number on from the newest chunk that can be read."""
+    b = bench(ManualClock())
+    execution = await completed(b, chunks=3)
+    await b.bus.publish(subjects.output(PROJECT, execution), b"\xff[", {"ce-sequence": "4"})
+    assert (await fence_off(b.bus, PROJECT, execution)).last == 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from functions.settings import load_or_exit
+from functions.settings import Settings, load_or_exit
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
@@ -40,3 +40,10 @@ def test_what_is_right_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENCRYPTION_KEYS_RETIRED", f"{KEY},{KEY.rstrip('=')}")
     monkeypatch.setenv("NETWORK_ALLOW", "*, pypi.org, *.example.com:8443")
     assert load_or_exit().network_allow == ("*", "pypi.org", "*.example.com:8443")
+
+
+def test_a_silent_model_is_cut_before_its_run_counts_as_stalled() -> None:
+    """With the defaults: each try of a call is a sign of life, and is over before the watchdog looks for one."""
+    fields = Settings.model_fields
+    assert fields["model_silence_seconds"].default == 300
+    assert fields["model_silence_seconds"].default < fields["silence_timeout"].default

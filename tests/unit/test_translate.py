@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
+from typing import Any
 
 import pytest
 
+from events import limits
 from events.lifecycle import Reason
 from events.output import ChunkType, Draft
 from functions.execute.agent_drafts import failure
@@ -197,3 +200,105 @@ def test_error_objects_become_reasons(error: dict[str, object], reason: Reason) 
     assert found is reason
     assert message
     assert "\n" not in message
+
+
+PART = {"id": "prt_1", "sessionID": "ses_1", "messageID": "msg_1"}
+
+
+def opened(kind: str = "text") -> Translator:
+    """A translator of a turn whose assistant has begun a part."""
+    translator = Translator("ses_1", "/workspace")
+    message = {"id": "msg_1", "sessionID": "ses_1", "role": "assistant", "time": {}}
+    translator.feed({"type": "message.updated", "properties": {"info": message}})
+    translator.feed(updated(type=kind, text=""))
+    return translator
+
+
+def updated(**fields: Any) -> dict[str, Any]:
+    return {"type": "message.part.updated", "properties": {"part": {**PART, **fields}}}
+
+
+def delta(text: str) -> dict[str, Any]:
+    properties = {"sessionID": "ses_1", "messageID": "msg_1", "partID": "prt_1", "field": "text", "delta": text}
+    return {"type": "message.part.delta", "properties": properties}
+
+
+def test_an_emoji_that_two_deltas_share_is_said_whole_and_is_no_gap() -> None:
+    """JavaScript cuts between the halves of a surrogate pair; the whole text at the end then has nothing new."""
+    translator = opened()
+    drafts = [draft for text in ("Fix the \ud83d", "\ude00 now", " \ud83d") for draft in translator.feed(delta(text))]
+    drafts += translator.feed(updated(type="text", text="Fix the 😀 now 😀", time={"end": 2}))
+    assert [(d.type, d.data) for d in drafts] == [
+        (ChunkType.TEXT, "Fix the "),
+        (ChunkType.TEXT, "😀 now"),
+        (ChunkType.TEXT, " "),
+        (ChunkType.TEXT, "😀"),
+    ]
+    assert translator.result_text == "Fix the 😀 now 😀"
+
+
+def test_half_an_emoji_whose_other_half_never_comes_is_kept() -> None:
+    """A text that ends inside a pair says so in its last update; the half is not lost before it gets there."""
+    translator = opened()
+    drafts = translator.feed(delta("so\ud83d")) + translator.feed(delta("me"))
+    drafts += translator.feed(updated(type="text", text="so\ud83dme", time={"end": 2}))
+    assert "".join(d.data for d in drafts) == "so\ud83dme"
+    assert not of(drafts, ChunkType.GAP)
+
+
+@pytest.mark.parametrize("kind", ["text", "reasoning"])
+def test_a_delta_costs_what_it_weighs_however_long_its_part_is(kind: str) -> None:
+    """After 17 MB of a part, a delta and what it says touch no memory but their own: no copy of what was said."""
+    translator = opened(kind)
+    for _ in range(17 * 1024):
+        translator.feed(delta("x" * 1024))
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        said = sum(len(draft.data) for _ in range(200) for draft in translator.feed(delta("y" * 1024)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert said == 200 * 1024
+    assert peak - before < 1024 * 1024
+    whole = "x" * 17 * 1024 * 1024 + "y" * 200 * 1024
+    assert translator.feed(updated(type=kind, text=whole, time={"end": 2})) == []
+
+
+def test_text_that_differs_late_is_said_from_there() -> None:
+    """The place is found by halving, not letter by letter; what follows it is what comes again."""
+    translator = opened()
+    translator.feed(delta("a" * 1_000_000 + "b" * 10))
+    gap, rest = translator.feed(updated(type="text", text="a" * 1_000_000 + "c" * 11, time={"end": 2}))
+    assert gap.type is ChunkType.GAP
+    assert rest.data == "c" * 11
+
+
+@pytest.mark.parametrize(("finish", "words"), [("length", "model_config.max_tokens"), ("content-filter", "withheld")])
+def test_an_answer_that_is_not_whole_is_no_answer(finish: str, words: str) -> None:
+    """OpenCode ends the turn without an error; half an answer must not pass for one. Earlier messages do not count."""
+    translator = opened()
+    message = {"id": "msg_1", "sessionID": "ses_1", "role": "assistant", "time": {"completed": 1}, "finish": finish}
+    translator.feed({"type": "message.updated", "properties": {"info": message}})
+    assert translator.unfinished is not None
+    assert translator.unfinished[0] is Reason.MODEL_ERROR
+    assert words in translator.unfinished[1]
+    later = {**message, "id": "msg_2", "finish": "stop"}
+    translator.feed({"type": "message.updated", "properties": {"info": later}})
+    assert translator.unfinished is None
+    translator.begin_turn()
+    assert translator.unfinished is None
+
+
+def test_a_server_that_names_parts_without_end_is_over_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be in the agent's hands: what is remembered of it has a bound, in parts and in text of no message."""
+    monkeypatch.setattr(limits, "AGENT_PARTS", 3)
+    monkeypatch.setattr(limits, "AGENT_UNSAID", 100)
+    translator = opened()
+    for number in range(2):
+        translator.feed(updated(id=f"prt_more_{number}", type="text", text=""))
+    with pytest.raises(limits.OverLimit, match="more than 3"):
+        translator.feed(updated(id="prt_too_many", type="text", text=""))
+    with pytest.raises(limits.OverLimit, match="100 characters"):
+        opened().feed(updated(id="prt_9", messageID="msg_9", type="text", text="z" * 101))

@@ -94,3 +94,17 @@ def test_tools_that_write_name_what_they_changed(
     """Paths are relative to the workspace; what is outside of it is not reported."""
     changes = file_changes(tool, call, metadata, "/w")
     assert [(change.path, change.change, change.additions) for change in changes] == expected
+
+
+def test_a_window_that_opencode_never_sends_costs_no_more_than_one_of_its_own() -> None:
+    """30 MB in one update: its end is said, behind a gap, and only that end is compared with what comes next."""
+    shell = ToolPart()
+    part = {"id": "prt_1", "callID": "c", "tool": "bash", "messageID": "m", "sessionID": "s"}
+    running = {"status": "running", "input": {"command": "yes"}}
+    for output in ("first", "ab" * 15_000_000, "ab" * 15_000_000 + "c"):
+        drafts = feed_tool(shell, {**part, "state": {**running, "metadata": {"output": output}}}, "/w")
+        assert len(shell.window) <= 65_536
+    assert [d.data for d in drafts] == ["c"]
+    done = {**running, "status": "completed", "output": "x", "metadata": {"output": "x", "exit": 0}}
+    feed_tool(shell, {**part, "state": done}, "/w")
+    assert shell.window == ""

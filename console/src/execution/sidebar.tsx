@@ -175,7 +175,7 @@ export function About({ task }: { task: Task }): ReactNode {
         {task.last_sequence ? <Fact name="Output">{plural(task.last_sequence, "chunk")}</Fact> : null}
         {task.artifacts && task.artifacts !== "stored" ? (
           <Fact name="Workspace">
-            <span title={task.artifacts_message ?? undefined}>{task.artifacts}</span>
+            {task.artifacts_message ? `${task.artifacts}: ${visible(task.artifacts_message)}` : task.artifacts}
           </Fact>
         ) : null}
         <Fact name="Archive">{task.archived ? "verified" : "not yet"}</Fact>

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -63,13 +65,28 @@ class Hooks:
     on_failure: Callable[[BrokerFailure], None] = _nothing
 
 
+@dataclass(eq=False)
+class Reservation:
+    """What a call that runs is expected to use at most, and what it has used so far."""
+
+    estimate: Usage
+    live: Usage = field(default_factory=Usage)
+
+
 class Account:
-    """Totals of one execution, held against its limits. They begin with what was `used` before."""
+    """Totals of one execution, held against its limits. They begin with what was `used` before.
+
+    A call reserves its estimate before it goes out, and one that does not fit beside those that run waits for them: so
+    many calls at once cannot pass a limit that each of them alone would keep. One that runs alone needs only some
+    budget; it is cut where it passes the limit.
+    """
 
     def __init__(self, limits: Limits, prices: Prices | None, used: Usage | None = None) -> None:
         self._tokens = limits.max_total_tokens
         self._cost = limits.max_cost_usd
         self._prices = prices
+        self._running: list[Reservation] = []
+        self._settled = asyncio.Event()
         self.usage = used or Usage()
 
     def cost(self, usage: Usage) -> float:
@@ -80,12 +97,44 @@ class Account:
         """One more request has gone out."""
         self.usage = self.usage.model_copy(update={"requests": self.usage.requests + 1})
 
+    @asynccontextmanager
+    async def reserved(self, estimate: Usage) -> AsyncIterator[Reservation]:
+        """Room for a call that may use `estimate`; waits until it fits beside those that run, or none does."""
+        while self._running and self._passes(estimate, *(call.estimate for call in self._running)):
+            self._settled.clear()
+            await self._settled.wait()
+        reservation = Reservation(estimate)
+        self._running.append(reservation)
+        try:
+            yield reservation
+        finally:
+            self._running.remove(reservation)
+            self._settled.set()
+
     def add(self, usage: Usage) -> None:
         """Add what one call has used."""
+        self.usage = self._sum(usage)
+        self.usage = self.usage.model_copy(update={"cost_usd": round(self.usage.cost_usd, 9)})
+
+    def _sum(self, *usages: Usage) -> Usage:
+        """The totals with `usages`, each at its price."""
         fields = ("input_tokens", "output_tokens", "reasoning_tokens", "cache_read_tokens", "cache_write_tokens")
-        total = {name: getattr(self.usage, name) + getattr(usage, name) for name in fields}
-        cost = round(self.usage.cost_usd + self.cost(usage), 9)
-        self.usage = self.usage.model_copy(update={**total, "cost_usd": cost})
+        total = {name: getattr(self.usage, name) + sum(getattr(usage, name) for usage in usages) for name in fields}
+        cost = self.usage.cost_usd + sum(map(self.cost, usages))
+        return self.usage.model_copy(update={**total, "cost_usd": cost})
+
+    def _passes(self, *usages: Usage) -> str | None:
+        """The limit that the totals with `usages` are over."""
+        total = self._sum(*usages)
+        if self._tokens is not None and total.total_tokens > self._tokens:
+            return "limits.max_total_tokens"
+        if self._cost is not None and total.cost_usd > self._cost:
+            return "limits.max_cost_usd"
+        return None
+
+    def passed_by_running(self) -> str | None:
+        """The limit that the totals are over with what the running calls have used so far."""
+        return self._passes(*(call.live for call in self._running))
 
     def exceeded(self) -> str | None:
         """The limit that the totals are over, in words."""
@@ -103,10 +152,9 @@ class Account:
             return f"limits.max_cost_usd is {self._cost:g}, and all of it is spent"
         return None
 
-    def live_tokens_left(self) -> int | None:
-        """Tokens a running call may still use, counted without those of other calls that run."""
-        return None if self._tokens is None else self._tokens - self.usage.total_tokens
-
-    def live_cost_left(self) -> float | None:
-        """US dollars a running call may still cost; None when nothing bounds it or the price is unknown."""
-        return None if self._cost is None or self._prices is None else self._cost - self.usage.cost_usd
+    def tokens_left(self) -> int | None:
+        """Tokens that no limit holds back yet; None when nothing bounds them."""
+        left = [] if self._tokens is None else [self._tokens - self.usage.total_tokens]
+        if self._cost is not None and self._prices is not None and self._prices.output > 0:
+            left.append(int((self._cost - self.usage.cost_usd) / self._prices.output * 1_000_000))
+        return min(left, default=None)

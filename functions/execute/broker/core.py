@@ -12,11 +12,14 @@ import secrets
 
 import structlog
 
+from events import limits as bounds
 from events.lifecycle import Reason
+from events.limits import OverLimit
 from events.models import Limits
 from events.output import Usage
 from events.ports import Clock
 from events.redact import Redactor
+from functions.execute.broker import request as requests
 from functions.execute.broker import wire as wires
 from functions.execute.broker.account import Account, BrokerFailure, Hooks
 from functions.execute.broker.relay import Relay
@@ -26,8 +29,8 @@ from functions.models.target import ModelTarget
 
 log = structlog.get_logger()
 
-#: Answers in a row that may break off or end in an error before the model counts as failed; the agent retries for ever.
-MAX_CUTS = 3
+#: Answers in a row that may be of no use before the model counts as failed; the agent retries for ever.
+MAX_BAD = 3
 
 
 class Broker:
@@ -57,7 +60,7 @@ class Broker:
         self._refused: str | None = None
         self._calls: set[asyncio.Task[None]] = set()
         self._numbers = 0
-        self._cuts = 0
+        self._bad = 0
 
     def __repr__(self) -> str:
         return f"Broker(port={self.port}, target={self.target and self.target.display_name!r})"
@@ -133,6 +136,8 @@ class Broker:
             return 404, wires.error_body(f"{request.path} is not forwarded", "ocf_path")
         if request.method != allowed:
             return 405, wires.error_body(f"{request.path} wants {allowed}", "ocf_method")
+        if len(self._calls) >= bounds.MODEL_CALLS:
+            return 429, wires.error_body(f"at most {bounds.MODEL_CALLS} model calls at once", "ocf_calls")
         return None
 
     async def handle(self, request: Request, reply: Reply) -> None:
@@ -161,40 +166,61 @@ class Broker:
 
     async def _call(self, request: Request, reply: Reply) -> None:
         wire, kind, _ = wires.ROUTES[request.path]
+        self._hooks.on_activity()
         try:
-            body = wires.parse_body(request.body)
-        except wires.BadRequest as error:
+            elided, body = await requests.read(request.body)
+            target = self.target
+            if target is None:
+                content_type, answer = wires.canned(wire, bool(body.get("stream")))
+                await reply.whole(200, answer, content_type)
+                return
+            if kind != target.kind:
+                text = f"this execution's model speaks the {target.kind} wire form"
+                await reply.whole(400, wires.error_body(text, "ocf_wire"))
+                return
+            left = self._account.tokens_left()
+            asked = await asyncio.to_thread(requests.prepared, wire, elided, body, target, left)
+        except OverLimit as error:
+            await reply.whole(413, wires.error_body(str(error), "ocf_request"))
+            return
+        except requests.BadRequest as error:
             await reply.whole(400, wires.error_body(str(error), "ocf_request"))
             return
-        target = self.target
-        self._hooks.on_activity()
-        if target is None:
-            content_type, answer = wires.canned(wire, bool(body.get("stream")))
-            await reply.whole(200, answer, content_type)
-            return
-        if kind != target.kind:
-            text = f"this execution's model speaks the {target.kind} wire form"
-            await reply.whole(400, wires.error_body(text, "ocf_wire"))
-            return
-        if (spent := self._account.spent()) is not None:
-            self.fail(Reason.BUDGET_EXCEEDED, spent)
-            await self._answer_refused(reply)
-            return
-        self._numbers += 1
-        relay = Relay(self._numbers, target, self._upstream, self._account, self._hooks, self._clock)
-        try:
-            await relay.run(wire, request, body, reply, self.redactor)
-        except ModelFailed as error:
-            self.fail(error.reason, self.redactor(error.message))
-            await self._answer_refused(reply)
-        else:
-            await self._after(relay, reply)
+        # As it goes out it is in memory once more: what came is not needed any longer.
+        del elided, body
+        request.body.clear()
+        await self._reserve(wire, request, asked, target, reply)
 
-    async def _after(self, relay: Relay, reply: Reply) -> None:
-        """Judge what a call has left: broken answers in a row, limits."""
-        self._cuts = self._cuts + 1 if relay.cut or relay.failed else 0
-        if self._cuts >= MAX_CUTS:
-            self.fail(Reason.MODEL_ERROR, f"the model's answer broke off {self._cuts} times in a row")
+    async def _reserve(
+        self,
+        wire: wires.Wire,
+        request: Request,
+        asked: requests.ModelRequest,
+        target: ModelTarget,
+        reply: Reply,
+    ) -> None:
+        estimate = Usage(input_tokens=asked.input_tokens, output_tokens=asked.output_tokens)
+        async with self._account.reserved(estimate) as reservation:
+            if (spent := self._account.spent()) is not None:
+                self.fail(Reason.BUDGET_EXCEEDED, spent)
+                await self._answer_refused(reply)
+                return
+            self._numbers += 1
+            relay = Relay(self._numbers, target, self._upstream, self._account, self._hooks, self._clock)
+            try:
+                await relay.run(wire, request, asked, reservation, reply, self.redactor)
+            except ModelFailed as error:
+                self.fail(error.reason, self.redactor(error.message))
+                await self._answer_refused(reply)
+            else:
+                self._after(relay, reply)
+
+    def _after(self, relay: Relay, reply: Reply) -> None:
+        """Judge what a call has left: answers of no use in a row, limits."""
+        self._bad = self._bad + 1 if relay.bad is not None else 0
+        if self._bad >= MAX_BAD:
+            said = f"the model endpoint gave no usable answer {self._bad} times in a row: {relay.bad}"
+            self.fail(Reason.MODEL_ERROR, self.redactor(said))
         if (over := self._account.exceeded()) is not None:
             self.fail(Reason.BUDGET_EXCEEDED, over)
         if relay.cut and not reply.gone:

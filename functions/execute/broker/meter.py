@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
+from events import limits
+from events.limits import InvalidJson, parse_json
 from events.output import Usage
 from functions.execute.broker.wire import Wire
 
@@ -15,12 +16,28 @@ _FINISH = re.compile(
 )
 _ERROR = re.compile(rb'^(event: error|data: \{"(type": ?"error"|error": ?\{))', re.MULTILINE)
 _INPUT = ("input_tokens", "cache_read_tokens", "cache_write_tokens")
-#: One event may be this long; an upstream that sends more without a blank line is cut.
-MAX_EVENT = 16 * 1024 * 1024
+#: Where the wire forms have what a model says; what calls a tool says something too.
+_SAID = frozenset(
+    ("content", "reasoning_content", "reasoning", "refusal", "text", "thinking", "partial_json", "arguments", "delta")
+)
+_CALLS = frozenset(("tool_use", "function_call", "custom_tool_call"))
 
 
-class TooLong(ValueError):
-    """An event of the stream is longer than 16 MiB."""
+def says_something(answer: object) -> bool:
+    """Whether an answer, or an event of one, has anything of the model in it: a text, a tool it calls."""
+    waiting = [answer]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            if value.get("type") in _CALLS or value.get("tool_calls"):
+                return True
+            if any(value.get(name) and isinstance(value[name], str) for name in _SAID):
+                return True
+            # The answers of `responses` repeat what was asked.
+            waiting += [item for name, item in value.items() if name not in ("instructions", "tools", "text")]
+    return False
 
 
 def read_usage(wire: Wire, usage: dict[str, Any]) -> dict[str, int]:
@@ -32,16 +49,27 @@ def read_usage(wire: Wire, usage: dict[str, Any]) -> dict[str, int]:
             "cache_read_tokens": "cache_read_input_tokens",
             "cache_write_tokens": "cache_creation_input_tokens",
         }
-        return {ours: int(usage[theirs]) for ours, theirs in names.items() if usage.get(theirs) is not None}
+        return {ours: _count(usage[theirs]) for ours, theirs in names.items() if usage.get(theirs) is not None}
     prompt, completion = ("prompt", "completion") if wire == "chat" else ("input", "output")
-    cached = int((usage.get(f"{prompt}_tokens_details") or {}).get("cached_tokens") or 0)
-    reasoning = int((usage.get(f"{completion}_tokens_details") or {}).get("reasoning_tokens") or 0)
+    cached = _detail(usage.get(f"{prompt}_tokens_details"), "cached_tokens")
+    reasoning = _detail(usage.get(f"{completion}_tokens_details"), "reasoning_tokens")
     return {
-        "input_tokens": max(0, int(usage.get(f"{prompt}_tokens") or 0) - cached),
-        "output_tokens": int(usage.get(f"{completion}_tokens") or 0),
+        "input_tokens": max(0, _count(usage.get(f"{prompt}_tokens")) - cached),
+        "output_tokens": _count(usage.get(f"{completion}_tokens")),
         "cache_read_tokens": cached,
         "reasoning_tokens": reasoning,
     }
+
+
+def _detail(details: object, name: str) -> int:
+    return _count(details.get(name)) if isinstance(details, dict) else 0
+
+
+def _count(value: object) -> int:
+    """A number of tokens; 0 for what is none. More than 1e12 nobody can use, and no sum of it would be of use."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e12:
+        return 0
+    return int(value)
 
 
 class Meter:
@@ -50,10 +78,13 @@ class Meter:
     def __init__(self, wire: Wire, *, hide_usage: bool = False) -> None:
         self._wire = wire
         self._hide = hide_usage
-        self._rest = b""
+        self._rest = bytearray()
+        self._cr = False
         self._seen: dict[str, int] = {}
         #: Pieces of model output so far; about one token each.
         self.pieces = 0
+        #: The model has said something: a text, a call of a tool.
+        self.spoke = False
         #: The answer ended as answers end. Without it a closed stream was cut.
         self.finished = False
         #: The provider reported an error inside the stream.
@@ -64,11 +95,11 @@ class Meter:
         """Whether the provider has said what the input cost. Servers that count nothing say 0, which is no answer."""
         return any(self._seen.get(name) for name in _INPUT)
 
-    def usage(self, request_bytes: int = 0) -> Usage:
-        """Tokens so far: as reported, and where nothing is, estimated (4 bytes of request, one piece, per token)."""
+    def usage(self, input_tokens: int = 0) -> Usage:
+        """Tokens so far: as reported, and where nothing is, estimated: `input_tokens`, and one per piece."""
         seen = dict(self._seen)
-        if not self.reported and (self.pieces or self.finished):
-            seen["input_tokens"] = request_bytes // 4
+        if not self.reported:
+            seen["input_tokens"] = input_tokens
         seen["output_tokens"] = max(seen.get("output_tokens", 0), 0 if self._complete() else self.pieces)
         return Usage(**seen)
 
@@ -76,41 +107,42 @@ class Meter:
         # Only a final report may be smaller than the number of pieces.
         return self.finished and self.reported
 
-    @property
-    def live_tokens(self) -> int:
-        """At least this many tokens have been used; cheap enough to ask at every event."""
-        seen = self._seen
-        output = max(seen.get("output_tokens", 0), self.pieces)
-        return output + sum(seen.get(name, 0) for name in _INPUT)
-
     def whole(self, body: bytes) -> None:
-        """Read an answer that is one JSON object."""
+        """Read an answer that is one JSON object.
+
+        Raises:
+            OverLimit: it is over `limits.MODEL_ANSWER`.
+        """
         try:
-            answer = json.loads(body)
-        except ValueError:
+            answer = parse_json(body, limits.MODEL_ANSWER, "the model's answer")
+        except InvalidJson:
             return
         self.finished = True
+        self.spoke = says_something(answer)
         if isinstance(answer, dict) and isinstance(answer.get("usage"), dict):
             self._seen.update(read_usage(self._wire, answer["usage"]))
 
     def feed(self, data: bytes) -> bytes:
-        """The events that are complete, without those that only we asked for.
+        """The events that are complete, without those that only we asked for. Each byte is looked at a few times.
 
         Raises:
-            TooLong: no event ends within 16 MiB.
+            OverLimit: an event is over `limits.MODEL_ANSWER`.
         """
-        data = self._rest + data
+        if self._cr:
+            data = b"\r" + data
+        # A CR at the very end may be half of a line end.
+        self._cr = data.endswith(b"\r")
         if b"\r" in data:
-            # A CR at the very end may be half of a line end.
-            tail = b"\r" if data.endswith(b"\r") else b""
-            data = data[: len(data) - len(tail)].replace(b"\r\n", b"\n") + tail
-        end = data.rfind(b"\n\n") + 2
+            data = (data[:-1] if self._cr else data).replace(b"\r\n", b"\n")
+        # Only in what is new, or an event in many pieces would be searched again with each.
+        seen = max(0, len(self._rest) - 1)
+        self._rest += data
+        end = self._rest.rfind(b"\n\n", seen) + 2
         if end == 1:
-            if len(data) > MAX_EVENT:
-                raise TooLong
-            self._rest = data
+            limits.check_size(len(self._rest), limits.MODEL_ANSWER, "an event of the model's answer")
             return b""
-        ready, self._rest = data[:end], data[end:]
+        ready = bytes(self._rest[:end])
+        del self._rest[:end]
         if not self._hide or b'"usage"' not in ready:
             for event in ready.split(b"\n\n"):
                 self._event(event)
@@ -120,24 +152,31 @@ class Meter:
 
     def rest(self) -> bytes:
         """What stands after the last blank line, when the stream has ended."""
-        rest, self._rest = self._rest, b""
+        rest = bytes(self._rest) + (b"\r" if self._cr else b"")
+        self._rest, self._cr = bytearray(), False
         self._event(rest)
         return rest
 
     def _event(self, event: bytes) -> bool:
         """Take note of one event; whether it must be hidden from the client."""
-        if b'"delta"' in event:
-            self.pieces += 1
         if not self.finished and (b"[DONE]" in event[-8:] or _FINISH.search(event)):
             self.finished = True
         if _ERROR.search(event):
             self.failed = True
-        if b'"usage"' not in event:
+        hidden = self._read(event)
+        # Before it has said anything there is nothing to count: an empty answer costs what its provider says.
+        if self.spoke and b'"delta"' in event:
+            self.pieces += 1
+        return hidden
+
+    def _read(self, event: bytes) -> bool:
+        if (self.spoke and b'"usage"' not in event) or b"data:" not in event:
             return False
         try:
-            body = json.loads(event[event.index(b"data:") + 5 :])
-        except ValueError:
+            body = parse_json(event[event.index(b"data:") + 5 :], limits.MODEL_ANSWER, "an event of the model's answer")
+        except InvalidJson:
             return False
+        self.spoke = self.spoke or says_something(body)
         return self._note(body) if isinstance(body, dict) else False
 
     def _note(self, body: dict[str, Any]) -> bool:

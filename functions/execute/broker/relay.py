@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import replace
 from typing import Any, Literal
 
 import httpx
 
+from events import limits
 from events.lifecycle import Reason
+from events.limits import OverLimit
 from events.output import Usage
 from events.ports import Clock
 from events.redact import Redactor
 from functions.execute.broker import wire as wires
-from functions.execute.broker.account import Account, Call, Hooks
-from functions.execute.broker.meter import Meter, TooLong
+from functions.execute.broker.account import Account, Call, Hooks, Reservation
+from functions.execute.broker.meter import Meter
+from functions.execute.broker.request import ModelRequest
 from functions.execute.broker.server import ClientGone, Reply, Request
-from functions.execute.broker.upstream import ModelFailed, Passed, Upstream
+from functions.execute.broker.upstream import ModelFailed, Passed, Unusable, Upstream, plain, seen
 from functions.execute.broker.veil import Veil
 from functions.models.target import ModelTarget
 
-#: An answer that is not a stream is held in memory, up to this size.
-MAX_WHOLE = 16 * 1024 * 1024
-#: The live cost is compared with its limit at every so many pieces.
-COST_STRIDE = 16
+#: What a call has used is compared with the limits at every so many pieces.
+STRIDE = 16
+_STREAM = "text/event-stream"
 
 Outcome = Literal["ok", "passed", "failed", "cut", "refused", "gone"]
 
 
 class Relay:
-    """One call. Afterwards `cut` says that the answer broke off before its end, `failed` that it ended in an error."""
+    """One call. Afterwards `bad` says why its answer was of no use, if it was of none, `cut` that it broke off."""
 
     def __init__(
         self, number: int, target: ModelTarget, upstream: Upstream, account: Account, hooks: Hooks, clock: Clock
@@ -42,11 +43,20 @@ class Relay:
         self._clock = clock
         self._call = Call(number, target.wire_model, target.provider, clock.monotonic())
         self._meter = Meter("chat")
+        self._reservation = Reservation(Usage())
+        self._out = False
+        self._looked_at = 0
         self.cut = False
-        self.failed = False
+        self.bad: str | None = None
 
     async def run(
-        self, wire: wires.Wire, request: Request, body: dict[str, Any], reply: Reply, redactor: Redactor
+        self,
+        wire: wires.Wire,
+        request: Request,
+        asked: ModelRequest,
+        reservation: Reservation,
+        reply: Reply,
+        redactor: Redactor,
     ) -> None:
         """Make the call and pass the answer to the agent.
 
@@ -54,30 +64,32 @@ class Relay:
             ModelFailed: the provider cannot be had, or a limit was crossed while it answered.
             ClientGone: the agent has hung up.
         """
-        rewritten, hide = wires.rewrite(wire, body, self._target)
-        data = json.dumps(rewritten, ensure_ascii=False, separators=(",", ":")).encode()
-        self._meter = Meter(wire, hide_usage=hide)
+        self._meter = Meter(wire, hide_usage=asked.hide_usage)
+        self._reservation = reservation
         url = self._target.base_url + wires.ROUTES[request.path][2]
         headers = wires.upstream_headers(self._target, request.headers)
         self._hooks.on_call_start(self._call)
         self._account.request()
         outcome: Outcome = "failed"
         try:
-            async with self._upstream.opened(url, headers, data, self._answered) as response:
+            self._out = True
+            async with self._upstream.opened(url, headers, asked.data, self._answered) as response:
                 outcome = await self._pass_on(response, reply, redactor)
         except Passed as error:
             outcome = "passed"
+            self._out = False
             self._note(status=error.status)
             await reply.whole(error.status, redactor.bytes(error.body))
         except ModelFailed as error:
             self._note(status=error.status)
             outcome = "refused" if error.reason is Reason.BUDGET_EXCEEDED else "failed"
+            self._out = outcome == "refused"
             raise
         except (ClientGone, asyncio.CancelledError):
             outcome = "gone" if reply.gone else "refused"
             raise
         finally:
-            self._ended(outcome, len(data))
+            self._ended(outcome, asked.input_tokens)
 
     def _answered(self, status: int) -> None:
         self._note(tries=self._call.tries + 1, status=status or None)
@@ -85,69 +97,81 @@ class Relay:
 
     async def _pass_on(self, response: httpx.Response, reply: Reply, redactor: Redactor) -> Outcome:
         content_type = response.headers.get("content-type", "application/json")
-        if not content_type.startswith("text/event-stream"):
-            return await self._pass_whole(response, content_type, reply, redactor)
-        veil = Veil(redactor)
-        meter, left, cost_left = self._meter, self._account.live_tokens_left(), self._account.live_cost_left()
         try:
-            async for data in response.aiter_bytes():
-                if self._call.first_byte_seconds is None:
-                    self._note(first_byte_seconds=self._clock.monotonic() - self._call.started_at)
-                    await reply.start(200, content_type)
-                ready = meter.feed(data)
-                self._hooks.on_activity()
-                if ready:
-                    await reply.send(veil.feed(ready))
-                self._hold(left, cost_left)
-            rest = meter.rest()
-        except (httpx.TransportError, httpx.DecodingError, TooLong):
-            return self._broken()
+            if content_type.startswith(_STREAM):
+                await self._pass_stream(response, reply, redactor)
+            else:
+                await self._pass_whole(response, reply, redactor)
+        except (httpx.TransportError, OverLimit) as error:
+            self.cut = True
+            self.bad = f"it broke off ({_why(error)}; {seen(response)})"
+            return "cut"
+        except Unusable as error:
+            self.bad = f"{error} ({seen(response)})"
+            if reply.started:
+                self.cut = True
+            else:
+                # 502, which agents try again; three in a row end the execution.
+                said = f"the model endpoint gave no usable answer: {self.bad}"
+                await reply.whole(502, redactor.bytes(wires.error_body(said, "ocf_answer")))
+            return "failed"
+        if self.bad is None and not self._meter.spoke:
+            # It went to the agent as it was: nothing of it is of any use, and nothing of it is wrong either.
+            self.bad = f"an empty answer ({seen(response)})"
+        return "ok" if self.bad is None else "failed"
+
+    async def _pass_stream(self, response: httpx.Response, reply: Reply, redactor: Redactor) -> None:
+        veil, meter = Veil(redactor), self._meter
+        async for data in plain(response):
+            if self._call.first_byte_seconds is None:
+                self._note(first_byte_seconds=self._clock.monotonic() - self._call.started_at)
+                await reply.start(200, _STREAM)
+            ready = meter.feed(data)
+            self._hooks.on_activity()
+            if ready:
+                await reply.send(veil.feed(ready))
+                self._hold()
+        rest = meter.rest()
         if not meter.finished and not meter.failed:
-            return self._broken()
+            raise httpx.RemoteProtocolError("the stream ended before the answer did")
+        if not reply.started:
+            await reply.start(200, _STREAM)
         await reply.send(veil.feed(rest))
         await reply.end()
-        self.failed = meter.failed and not meter.finished
-        return "failed" if self.failed else "ok"
+        if meter.failed and not meter.finished:
+            self.bad = f"it ended in an error ({seen(response)})"
 
-    def _broken(self) -> Outcome:
-        self.cut = True
-        return "cut"
-
-    def _hold(self, left: int | None, cost_left: float | None) -> None:
-        """Stop a call that is over the limits while it is still talking."""
+    def _hold(self) -> None:
+        """Stop a call when all that run are over the limits together, while it is still talking."""
         meter = self._meter
         if meter.finished:
             # All of it is there and paid for: let the agent have it. The next call will not be made.
             return
-        if left is not None and meter.live_tokens > left:
-            raise ModelFailed(Reason.BUDGET_EXCEEDED, "limits.max_total_tokens was reached in the middle of an answer")
-        if cost_left is not None and meter.pieces % COST_STRIDE == 0:
-            usage = Usage(output_tokens=meter.pieces) if not meter.reported else meter.usage()
-            if self._account.cost(usage) > cost_left:
-                raise ModelFailed(Reason.BUDGET_EXCEEDED, "limits.max_cost_usd was reached in the middle of an answer")
+        if meter.pieces - self._looked_at < STRIDE:
+            return
+        self._looked_at = meter.pieces
+        self._reservation.live = meter.usage()
+        if (limit := self._account.passed_by_running()) is not None:
+            raise ModelFailed(Reason.BUDGET_EXCEEDED, f"{limit} was reached in the middle of an answer")
 
-    async def _pass_whole(
-        self, response: httpx.Response, content_type: str, reply: Reply, redactor: Redactor
-    ) -> Outcome:
+    async def _pass_whole(self, response: httpx.Response, reply: Reply, redactor: Redactor) -> None:
         body = bytearray()
-        try:
-            async for data in response.aiter_bytes():
-                self._hooks.on_activity()
-                body += data
-                if len(body) > MAX_WHOLE:
-                    return self._broken()
-        except (httpx.TransportError, httpx.DecodingError):
-            return self._broken()
+        async for data in plain(response):
+            self._hooks.on_activity()
+            body += data
+            limits.check_size(len(body), limits.MODEL_ANSWER, "the model's answer")
         self._note(first_byte_seconds=self._clock.monotonic() - self._call.started_at)
         self._meter.whole(bytes(body))
-        await reply.whole(200, redactor.bytes(bytes(body)), content_type)
-        return "ok"
+        if not self._meter.finished:
+            raise Unusable("neither JSON nor an event stream")
+        await reply.whole(200, redactor.bytes(bytes(body)))
 
     def _note(self, **fields: Any) -> None:
         self._call = replace(self._call, **fields)
 
-    def _ended(self, outcome: Outcome, request_bytes: int) -> None:
-        usage = self._meter.usage(request_bytes)
+    def _ended(self, outcome: Outcome, input_tokens: int) -> None:
+        # What was sent is paid for, also when nobody waited for its answer; an empty answer only as it says itself.
+        usage = self._meter.usage(input_tokens if self._out and (outcome != "failed" or self._meter.spoke) else 0)
         self._account.add(usage)
         usage = usage.model_copy(update={"cost_usd": self._account.cost(usage)})
         seconds = self._clock.monotonic() - self._call.started_at
@@ -155,3 +179,10 @@ class Relay:
         self._note(outcome=outcome, usage=usage, seconds=seconds, estimated=estimated)
         self._hooks.on_call_end(self._call)
         self._hooks.on_usage(self._account.usage)
+
+
+def _why(error: Exception) -> str:
+    """What cut an answer off, in words without its content."""
+    if isinstance(error, httpx.ReadTimeout):
+        return "no byte within MODEL_SILENCE_SECONDS"
+    return str(error) if isinstance(error, OverLimit) else type(error).__name__

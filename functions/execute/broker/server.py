@@ -13,12 +13,11 @@ from typing import Protocol, cast
 
 import h11
 
+from events import limits
 from functions.execute.broker.wire import error_body
 
 #: An agent has a handful of connections; its shell knows the port too and must not exhaust our descriptors.
 MAX_CONNECTIONS = 64
-#: Request bodies that may be in memory at once, over all connections of one broker.
-MAX_BUFFERED = 48 * 1024 * 1024
 
 
 class ClientGone(ConnectionError):
@@ -32,7 +31,7 @@ class Request:
     method: str
     path: str
     headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(default=b"", repr=False)
+    body: bytearray = field(default_factory=bytearray, repr=False)
 
 
 class Handler(Protocol):
@@ -97,7 +96,7 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._h11 = h11.Connection(h11.SERVER)
         self._head: Request | None = None
-        self._pieces: list[bytes] = []
+        self._body = bytearray()
         self._size = 0
         self._task: asyncio.Task[None] | None = None
         self._writable = asyncio.Event()
@@ -179,10 +178,13 @@ class Connection(asyncio.Protocol):
                 if not self._admitted(event):
                     return
             elif isinstance(event, h11.Data):
-                if not self._reserve(len(event.data)):
-                    self._refuse(413, error_body("too much is being sent at once"))
+                if len(self._body) + len(event.data) > limits.MODEL_REQUEST.bytes:
+                    self._refuse(413, error_body(f"the request is longer than {limits.MODEL_REQUEST.bytes} bytes"))
                     return
-                self._pieces.append(bytes(event.data))
+                if not self._reserve(len(event.data)):
+                    self._refuse(413, error_body(f"requests of more than {limits.MODEL_REQUESTS} bytes at once"))
+                    return
+                self._body += event.data
             elif isinstance(event, h11.EndOfMessage):
                 self._answer()
             else:  # NEED_DATA, PAUSED, ConnectionClosed
@@ -203,8 +205,8 @@ class Connection(asyncio.Protocol):
     def _answer(self) -> None:
         assert self._head is not None
         head = self._head
-        request = Request(head.method, head.path, head.headers, b"".join(self._pieces))
-        self._pieces = []
+        request = Request(head.method, head.path, head.headers, self._body)
+        self._body = bytearray()
         self._task = asyncio.get_running_loop().create_task(self._run(request))
 
     async def _run(self, request: Request) -> None:
@@ -292,7 +294,7 @@ class Server:
 
     def reserve(self, size: int) -> bool:
         """Room for `size` more bytes of request bodies."""
-        if self._buffered + size > MAX_BUFFERED:
+        if self._buffered + size > limits.MODEL_REQUESTS:
             return False
         self._buffered += size
         return True

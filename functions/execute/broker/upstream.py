@@ -7,7 +7,6 @@ no environment, and the key travels in the single request's headers.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
@@ -20,7 +19,10 @@ from typing import Any
 import httpcore
 import httpx
 
+from events import limits
+from events.errors import InvalidEvent
 from events.lifecycle import Reason
+from events.limits import Inflater, parse_json
 from events.ports import Clock
 from functions.common.addresses import Reach, farthest, resolve
 
@@ -28,7 +30,10 @@ from functions.common.addresses import Reach, farthest, resolve
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 #: Client errors that are the agent's business (a context that is too long makes it compact, and go on).
 PASSED = frozenset({400, 413, 422})
-MAX_ERROR_BYTES = 64 * 1024
+
+
+class Unusable(Exception):
+    """A successful answer with nothing in it that an agent could use; says what was seen, never the content."""
 
 
 class ModelFailed(Exception):
@@ -55,10 +60,12 @@ class Passed(Exception):
 class RetryPolicy:
     """Waits `base`, twice that and so on up to `cap` seconds, each less up to half by chance; in all `tries` requests.
 
-    A `Retry-After` is obeyed up to `patience` seconds; a provider that asks for more has failed.
+    A `Retry-After` is obeyed up to `patience` seconds; a provider that asks for more has failed. One that says nothing
+    at all is asked `silent_tries` times.
     """
 
     tries: int = 6
+    silent_tries: int = 3
     base: float = 0.5
     cap: float = 8.0
     patience: float = 60.0
@@ -114,7 +121,7 @@ class Upstream:
         retry: how often and how long.
         allow_hosts: hosts that may be link-local.
         proxy: URL of an outgoing proxy; it then resolves the names.
-        read_timeout: seconds without a byte before an answer counts as lost.
+        read_timeout: seconds without a byte before an answer counts as lost; a comment or a ping is a byte.
         jitter: a number in 0..1, anew at each call.
     """
 
@@ -131,6 +138,7 @@ class Upstream:
         self._clock = clock
         self._retry = retry or RetryPolicy()
         self._jitter = jitter
+        self._silence = read_timeout
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=30)
         transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False, proxy=proxy)
         if proxy is None:
@@ -164,6 +172,7 @@ class Upstream:
             tried += 1
             failed: ModelFailed
             asked: float | None = None
+            tries = self._retry.tries
             try:
                 response = await self._client.send(
                     self._client.build_request("POST", url, headers=headers, content=body), stream=True
@@ -174,6 +183,11 @@ class Upstream:
                 raise ModelFailed(Reason.MODEL_AUTH, text) from None
             except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
                 raise ModelFailed(Reason.MODEL_ERROR, f"the model endpoint is not usable: {error}") from None
+            except httpx.ReadTimeout:
+                on_answer(0)
+                tries = min(tries, self._retry.silent_tries)
+                text = f"the model endpoint said nothing for {self._silence:g} s (MODEL_SILENCE_SECONDS)"
+                failed = ModelFailed(Reason.MODEL_ERROR, text)
             except httpx.TransportError as error:
                 on_answer(0)
                 failed = ModelFailed(Reason.MODEL_ERROR, f"the model endpoint cannot be reached ({_words(error)})")
@@ -186,7 +200,7 @@ class Upstream:
                         await response.aclose()
                     return
                 failed, asked = await self._refused(response)
-            last = tried >= self._retry.tries or (asked or 0) > self._retry.patience
+            last = tried >= tries or (asked or 0) > self._retry.patience
             if failed.status is not None and failed.status not in RETRIED:
                 raise failed
             if last:
@@ -213,13 +227,14 @@ class Upstream:
     def _retry_after(self, response: httpx.Response) -> float | None:
         """Seconds the provider asks to wait (RFC 9110, 10.2.3: seconds or a date)."""
         text = response.headers.get("retry-after-ms")
-        if text and text.isdigit():
+        if text and text.isdecimal() and len(text) < 16:
             return int(text) / 1000
         text = response.headers.get("retry-after", "").strip()
         if not text:
             return None
         try:
-            return max(0.0, float(text))
+            seconds = float(text)
+            return seconds if seconds >= 0 else 0.0  # also of NaN
         except ValueError:
             return _until(text, self._clock.now())
 
@@ -233,27 +248,60 @@ def _until(date: str, now: datetime) -> float | None:
     return max(0.0, (when - now).total_seconds())
 
 
+async def plain(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The body in pieces. httpx would inflate 32 KB of zstd to 2 GiB at once, so it is not asked.
+
+    Raises:
+        Unusable: it is compressed in another way than gzip or deflate, or becomes too much.
+        httpx.TransportError: it broke off.
+    """
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("identity", ""):
+        async for data in response.aiter_raw():
+            yield data
+        return
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise Unusable(f"content encoding {_shown(encoding)}, though it was asked for none")
+    inflater = Inflater(limits.MODEL_INFLATED, "the model's answer")
+    async for data in response.aiter_raw():
+        try:
+            for piece in inflater.feed(data):
+                yield piece
+        except InvalidEvent as error:
+            raise Unusable(str(error)) from None
+
+
 async def _head_of(response: httpx.Response) -> bytes:
-    """The first 64 KiB of an error's body; a provider that cuts it short has still answered."""
-    body = b""
+    """The first part of an error's body; a provider that cuts it short has still answered."""
+    body = bytearray()
     try:
-        async for piece in response.aiter_bytes():
+        async for piece in plain(response):
             body += piece
-            if len(body) >= MAX_ERROR_BYTES:
+            if len(body) >= limits.MODEL_ERROR.bytes:
                 break
-    except (httpx.TransportError, httpx.DecodingError):
-        return body
-    return body[:MAX_ERROR_BYTES]
+    except (httpx.TransportError, Unusable):
+        return bytes(body)
+    return bytes(body[: limits.MODEL_ERROR.bytes])
 
 
 def _said(body: bytes) -> str:
     """The provider's own message, short, for people. The caller redacts it."""
     try:
-        error = json.loads(body).get("error")
+        error = parse_json(body, limits.MODEL_ERROR, "the error").get("error")
         text = error.get("message") if isinstance(error, dict) else error
-    except (ValueError, AttributeError):
+    except (InvalidEvent, AttributeError):
         return ""
     return f": {text[:300]}" if isinstance(text, str) and text else ""
+
+
+def seen(response: httpx.Response) -> str:
+    """What an answer was, without what it said."""
+    return f"status {response.status_code}, content type {_shown(response.headers.get('content-type', 'none'))}"
+
+
+def _shown(header: str) -> str:
+    """A header of somebody else's, for people."""
+    return "".join(letter if letter.isprintable() else "?" for letter in header[:80])
 
 
 def _words(error: httpx.TransportError) -> str:

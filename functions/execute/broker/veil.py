@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from events import limits
+from events.limits import InvalidJson, parse_json
 from events.redact import Redactor, StreamRedactor
 
 #: Where the wire forms have what the model says; anything else is left as it is.
@@ -58,8 +60,8 @@ def _body(event: bytes) -> Any:  # noqa: ANN401 - JSON of another program
     if len(lines) != 1:
         return None
     try:
-        return json.loads(lines[0][5:])
-    except ValueError:
+        return parse_json(lines[0][5:], limits.MODEL_ANSWER, "an event of the model's answer")
+    except InvalidJson:
         return None
 
 

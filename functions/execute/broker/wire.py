@@ -25,55 +25,8 @@ MODELS_PATH = "/v1/models"
 ANTHROPIC_VERSION = "2023-06-01"
 
 
-class BadRequest(ValueError):
-    """The agent sent something that is no model request."""
-
-
-def parse_body(raw: bytes) -> dict[str, Any]:
-    """The JSON object of a request.
-
-    Raises:
-        BadRequest: it is none.
-    """
-    try:
-        body = json.loads(raw)
-    except ValueError:
-        raise BadRequest("the request body is not JSON") from None
-    if not isinstance(body, dict):
-        raise BadRequest("the request body is not a JSON object")
-    return body
-
-
-def rewrite(wire: Wire, body: Mapping[str, Any], target: ModelTarget) -> tuple[dict[str, Any], bool]:
-    """The request as the operator and the caller want it, and whether usage was asked for by us only.
-
-    model, temperature and max_tokens of the target win over what the agent sent; tools that are not enabled are
-    taken out; a stream is asked to report its usage.
-    """
-    out = dict(body)
-    out["model"] = target.wire_model
-    if target.temperature is not None:
-        out["temperature"] = target.temperature
-    if target.max_tokens is not None:
-        field = _max_tokens_field(wire, body, target)
-        for other in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
-            out.pop(other, None)
-        out[field] = target.max_tokens
-    if target.enabled_tools is not None and "tools" in out:
-        out["tools"] = [tool for tool in out["tools"] if _tool_name(tool) in target.enabled_tools]
-        if not out["tools"]:
-            del out["tools"]
-            out.pop("tool_choice", None)
-            out.pop("parallel_tool_calls", None)
-    hide = False
-    if wire == "chat" and out.get("stream"):
-        options = dict(out.get("stream_options") or {})
-        hide = not options.get("include_usage")
-        out["stream_options"] = {**options, "include_usage": True}
-    return out, hide
-
-
-def _max_tokens_field(wire: Wire, body: Mapping[str, Any], target: ModelTarget) -> str:
+def max_tokens_field(wire: Wire, body: Mapping[str, Any], target: ModelTarget) -> str:
+    """The name under which the provider reads how long an answer may be."""
     if wire == "responses":
         return "max_output_tokens"
     # OpenAI's own reasoning models refuse max_tokens; servers that imitate it often know nothing else.
@@ -82,7 +35,8 @@ def _max_tokens_field(wire: Wire, body: Mapping[str, Any], target: ModelTarget) 
     return "max_tokens"
 
 
-def _tool_name(tool: object) -> str:
+def tool_name(tool: object) -> str:
+    """The name of a tool in any wire form; empty where it has none."""
     if not isinstance(tool, dict):
         return ""
     function = tool.get("function")

@@ -1,0 +1,45 @@
+"""A stored conversation, before OpenCode imports it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from events import limits
+from events.limits import JsonLimit
+from functions.execute.agent_import import _session
+from functions.execute.process import AgentFailed
+
+
+def test_its_id_is_read_whatever_it_says() -> None:
+    """Texts in every script, cut characters included, as they are stored."""
+    said = "\ud83d 日本 " * 100
+    stored = {"info": {"id": "ses_1", "title": said}, "messages": [{"info": {}, "parts": [{"text": said}]}]}
+    assert _session(json.dumps(stored).encode()) == "ses_1"
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [b"", b"[]", b"{}", b'{"info": []}', b'{"info": {}}', b"[" * 100_000, b"\xff", b'{"info": {"id": "ses_1"}', b"NaN"],
+)
+def test_one_that_is_none_ends_the_run_with_its_reason(stored: bytes) -> None:
+    """No other exception, whatever is stored."""
+    with pytest.raises(AgentFailed, match="conversation is damaged"):
+        _session(stored)
+
+
+def test_one_over_its_limit_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is measured first."""
+    monkeypatch.setattr(limits, "STORED_CONVERSATION", JsonLimit(bytes=1000, depth=100, values=100))
+    with pytest.raises(AgentFailed, match="conversation is damaged"):
+        _session(json.dumps({"info": {"id": "ses_1"}, "messages": [0] * 200}).encode())
+
+
+def test_what_is_exported_can_be_stored_and_read_again() -> None:
+    """A character of two bytes becomes an escape of six; the messages stand two levels deeper."""
+    told, stored = limits.AGENT_CONVERSATION, limits.STORED_CONVERSATION
+    assert stored.bytes >= 3 * told.bytes
+    assert stored.depth >= limits.AGENT_MESSAGE.depth + 2
+    assert stored.values >= told.values + limits.AGENT_PAGES
+    assert limits.AGENT_MESSAGE.bytes <= told.bytes

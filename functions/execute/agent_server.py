@@ -81,7 +81,7 @@ class AgentServer:
         client = OpenCode(f"http://127.0.0.1:{port}", spec.directory, password)
         try:
             await _listening(process, until)
-            _check_owner(port, os.geteuid() if spec.user is None else spec.user.ids[0])
+            _check_owner(port, os.geteuid() if spec.user is None else spec.user.uid)
             version = await _version(client, until)
             if not version.startswith(agent_config.SUPPORTED_VERSION):
                 said = f"OpenCode {version or '?'} is not supported, this needs {agent_config.SUPPORTED_VERSION}x"

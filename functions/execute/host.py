@@ -49,6 +49,8 @@ class AgentHost:
         self._connection: socket.socket | None = None
         self._connecting = asyncio.Lock()
         self.shared = path.parent
+        #: The user of the agent's container, once it was connected to.
+        self.uid = -1
         self._left = [left for left in self.shared.iterdir() if left != path]
 
     def take(self, root: Path) -> HostUser:
@@ -149,6 +151,7 @@ class AgentHost:
             _, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             if uid == os.geteuid() or gid != os.getegid():
                 raise HostGone(f"the agent's container runs as {uid}:{gid}: another user of this group was expected")
+            self.uid = uid
             return connection
         except TimeoutError:
             connection.close()
@@ -170,6 +173,11 @@ class HostUser:
     host: AgentHost
     root: Path
     _identities: dict[Path, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def uid(self) -> int:
+        """Its number."""
+        return self.host.uid
 
     @property
     def ids(self) -> None:

@@ -21,9 +21,10 @@ from functions.common.tasks import end
 from functions.composition import Parts
 from functions.execute import sandbox
 from functions.execute.agent_config import AgentModel, ServerSpec
+from functions.execute.agent_memory import available_memory
 from functions.execute.boundary import Boundary
 from functions.execute.broker import Broker, Upstream
-from functions.execute.slots import SlotPlan, WarmSlot
+from functions.execute.slots import MIN_FREE_BYTES, SlotPlan, WarmSlot
 from functions.models.endpoints import BadEndpoint
 from functions.models.resolve import ModelSettings, NoModel, resolve
 from functions.models.target import ModelTarget
@@ -193,4 +194,6 @@ def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, boundary: Bo
         return await Broker(upstream, parts.clock).start()
 
     plan = SlotPlan(boundary.slots, spec, make_broker, boundary.users, link.turn)
-    return WarmSlot(plan, parts.clock, wanted=size > 0)
+    # The agent's container has a limit of its own, and nothing else runs there.
+    free = available_memory if boundary.host is None else lambda: MIN_FREE_BYTES
+    return WarmSlot(plan, parts.clock, wanted=size > 0, free=free)

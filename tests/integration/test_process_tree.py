@@ -169,6 +169,49 @@ async def test_memory_over_the_limit_ends_the_tree(started: list[AgentProcess]) 
     assert process.limit_hit.value > 128 * 2**20
 
 
+# Bytes that wait in pairs of sockets, and the tables for pages that are all the one page of zeros: 400 MB of each, and
+# no process shows them as its memory.
+KERNEL_MEMORY = {
+    "socket buffers": """
+import socket, time
+pairs = []
+while len(pairs) < 2000:
+    pair = socket.socketpair()
+    pair[0].setblocking(False)
+    pair[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
+    try:
+        while pair[0].send(b"x" * 65536):
+            pass
+    except BlockingIOError:
+        pairs.append(pair)
+print("full", flush=True)
+time.sleep(60)
+""",
+    "page tables": """
+import ctypes, mmap, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+size, reach = 100_000 << 21, 1 << 21
+start = libc.mmap(None, ctypes.c_size_t(size), 1, 0x4022, -1, ctypes.c_long(0))
+libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), 15)
+for number in range(size // reach):
+    ctypes.c_char.from_address(start + number * reach).value
+print("full", flush=True)
+time.sleep(60)
+""",
+}
+
+
+@pytest.mark.parametrize("kind", KERNEL_MEMORY)
+async def test_kernel_memory_counts(started: list[AgentProcess], kind: str) -> None:
+    """What the kernel keeps for a tree is its memory: under a limit of 256 MiB it ends as `out_of_memory`."""
+    process = await start_process(spec(KERNEL_MEMORY[kind], memory=256 * 2**20))
+    started.append(process)
+    with pytest.raises(AgentFailed) as failure:
+        await process.wait_line(re.compile("never"), 60)
+    assert failure.value.reason == "out_of_memory"
+
+
 async def test_tree_dies_with_its_function(tmp_path: Path) -> None:
     """SIGKILL of the function, which can clean up nothing, takes the supervisor and the whole tree along."""
     pids = tmp_path / "pids"

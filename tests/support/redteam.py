@@ -269,15 +269,150 @@ BOMBS = (
 )
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """An attempt that another test makes: `test` is FILE or FILE::FUNCTION below tests/."""
+
+    name: str
+    stopped_by: str
+    test: str
+
+
+_CONFINED = "integration/test_sandbox_confinement.py"
+_TREES = "integration/test_process_tree.py"
+_USERS = "integration/test_agent_users.py"
+_HOSTILE = "integration/test_hostile_run.py"
+_PROXY = "integration/test_broker_faults.py"
+ELSEWHERE = (
+    Elsewhere("open or make a device", "Landlock; no CAP_MKNOD", _CONFINED),
+    Elsewhere("mount, change root, `setns`", "Landlock and seccomp; no capabilities", _CONFINED),
+    Elsewhere(
+        "`ptrace`, `process_vm_readv`, `pidfd_getfd` on the function",
+        "Landlock domain: the ptrace check fails outside of one's own; `PR_SET_DUMPABLE=0` in the function",
+        _CONFINED,
+    ),
+    Elsewhere(
+        "inherit the function's environment",
+        "the supervisor is started with an empty one, the agent with exactly the one given; the job goes over a socket "
+        "pair, not the command line",
+        f"{_TREES}::test_environment_is_exactly_the_given_one",
+    ),
+    Elsewhere(
+        "set limits, priority or affinity of other processes, also of all of the user's at once (`PRIO_USER`)",
+        "second seccomp filter: for the caller alone",
+        _CONFINED,
+    ),
+    Elsewhere(
+        "connect by TCP Fast Open (`MSG_FASTOPEN`), which Landlock is not asked about",
+        "second seccomp filter",
+        _CONFINED,
+    ),
+    Elsewhere(
+        "multipath TCP, SCTP, raw, packet, netlink and VM sockets, io_uring", "nono-py's seccomp filter", _CONFINED
+    ),
+    Elsewhere(
+        "UNIX sockets by path (a container runtime's, say)",
+        "second seccomp filter: no `AF_UNIX` sockets, only pairs",
+        _CONFINED,
+    ),
+    Elsewhere(
+        "reach a host that was not allowed",
+        "egress proxy: task's list below the operator's, token per execution",
+        "integration/test_sandbox_egress.py",
+    ),
+    Elsewhere(
+        "an allowed name that leads to a private, loopback or metadata address (DNS rebinding)",
+        "one rule for addresses; all of a name's are checked, and the connection goes to a checked one",
+        "unit/test_addresses.py",
+    ),
+    Elsewhere(
+        "keyrings, BPF, perf, userfaultfd, `open_by_handle_at`, 32-bit and x32 calls",
+        "second seccomp filter",
+        _CONFINED,
+    ),
+    Elsewhere(
+        "set the clock, restart the machine, load a module, become another user",
+        "no capabilities, no_new_privs; seccomp",
+        _CONFINED,
+    ),
+    Elsewhere("thread bomb", "counted: 32 per allowed process", f"{_TREES}::test_thread_bomb_is_ended"),
+    Elsewhere("memory that no process shows (memfd, SysV segments, POSIX queues)", "second seccomp filter", _CONFINED),
+    Elsewhere(
+        "survive the function's SIGKILL",
+        "the supervisor sees the link close and ends the tree",
+        f"{_TREES}::test_tree_dies_with_its_function",
+    ),
+    Elsewhere(
+        "survive the supervisor's SIGKILL",
+        "from inside nobody can send that signal; `PR_SET_PDEATHSIG` ends the agent, and the function finds the rest "
+        "by a random mark in their environment",
+        f"{_TREES}::test_tree_dies_with_its_supervisor",
+    ),
+    Elsewhere(
+        "1 GB on standard output without a line end",
+        "the pipe is drained, lines are cut at 8 KiB, 50 are kept",
+        f"{_TREES}::test_floods_of_output_are_drained",
+    ),
+    Elsewhere("core dumps with the agent's token", "`RLIMIT_CORE=0`", _CONFINED),
+    Elsewhere(
+        "`chmod 0` of every folder above",
+        "a user of its own for each execution; else one project only, and folders are repaired after each run or the "
+        "worker leaves service",
+        f"{_HOSTILE}::test_a_hostile_run_stops_nobody",
+    ),
+    Elsewhere(
+        "an agent of another project under the same user",
+        "refused by name, unless `ALLOW_SHARED_USER=1`",
+        f"{_HOSTILE}::test_a_second_project_is_served_or_refused_by_name",
+    ),
+    Elsewhere(
+        "list, watch (inotify), open or chmod what is a neighbour's",
+        "another user's files below a folder that cannot be listed",
+        f"{_USERS}::test_neighbours_files_and_names_are_out_of_reach",
+    ),
+    Elsewhere(
+        "read neighbours' command lines",
+        "a `/proc` with `hidepid` in a mount namespace of the tree's own",
+        f"{_USERS}::test_processes_of_others_are_not_there",
+    ),
+    Elsewhere(
+        "kernel memory: socket buffers, page tables",
+        "counted to the tree's memory: `out_of_memory`",
+        f"{_TREES}::test_kernel_memory_counts",
+    ),
+    Elsewhere(
+        "post 45 MB of `[],[],…` to one's own broker",
+        "measured in bytes, depth and values before it is parsed: 413",
+        _PROXY,
+    ),
+    Elsewhere(
+        "take OpenCode's listening socket and answer in its place: compressed bombs, endless answers, other forms",
+        "nothing is inflated, every answer has a limit and a time: `agent_error` of that run",
+        "unit/test_opencode_client.py",
+    ),
+    Elsewhere(
+        "have the provider run tools (mcp, web search, code interpreter), fetch an address or work in the background",
+        "only known fields, function and custom tools, and data pass the broker: 400",
+        _PROXY,
+    ),
+    Elsewhere(
+        "many model calls at once, each within the budget",
+        "each reserves its estimate; what does not fit waits",
+        _PROXY,
+    ),
+)
+
+
 def rows() -> list[Attempt]:
-    """Every attempt, in the order of the docs."""
+    """Every attempt of the red team, in the order of the docs."""
     return [*INSIDE, *TRAPS, *SHARED, DEAF, *(bomb.attempt for bomb in BOMBS)]
 
 
 def table() -> str:
     """The table of docs/security.md."""
-    lines = [f"| {row.name} | {row.stopped_by} |" for row in rows()]
-    return "\n".join(("| attempt | stopped by |", "|---|---|", *lines))
+    lines = [f"| {row.name} | {row.stopped_by} | integration/test_redteam.py |" for row in rows()]
+    lines += [f"| {row.name} | {row.stopped_by} | {row.test} |" for row in ELSEWHERE]
+    return "\n".join(("| attempt | what stops it | test |", "|---|---|---|", *lines))
 
 
 def fixtures(scripts: Mapping[str, Iterable[Iterable[Attempt]]]) -> str:

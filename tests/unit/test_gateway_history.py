@@ -160,9 +160,9 @@ async def test_ten_thousand_records_give_a_page_in_no_time() -> None:
     for query in (Query(None), Query(None, text="no such title"), Query(frozenset({"default"}))):
         took = []
         for _ in range(5):
-            started = time.perf_counter()
+            started = time.process_time()
             index.page(query, 50, None)
-            took.append(time.perf_counter() - started)
+            took.append(time.process_time() - started)
         assert min(took) < 0.05
     assert len(await ids(world)) == 50
 

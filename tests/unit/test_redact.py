@@ -125,6 +125,6 @@ def test_a_chunk_without_secrets_is_cheap() -> None:
 
 
 def _timed(call: object, text: str) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     call(text)  # type: ignore[operator]
-    return time.perf_counter() - start
+    return time.process_time() - start

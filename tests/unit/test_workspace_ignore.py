@@ -69,7 +69,7 @@ def test_deeper_files_win() -> None:
 def test_no_pattern_is_slow() -> None:
     """Stars beyond reason, which make backtracking matchers run for years, take no time."""
     pattern = compile_component(b"*a" * 40 + b"b")
-    start = time.perf_counter()
+    start = time.process_time()
     assert pattern.match(b"a" * 255) is None
     assert not _ignored("**/a/" * 50 + "b", "/".join("a" * 180))
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1

@@ -30,8 +30,10 @@ class _Folder:
 
 
 class Folders:
-    """`own` are made if missing, and have exactly `mode` where they are ours (a volume's top may be root's); those on the
-    way to them must stay passable for us."""
+    """`own` are made if missing, and have exactly `mode` where they are ours (the top of a volume may be root's).
+
+    Those on the way to them must stay passable for us.
+    """
 
     def __init__(self, own: tuple[Path, ...], mode: int) -> None:
         self._own = own

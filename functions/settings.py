@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from events.sealing import parse_key
@@ -154,6 +154,11 @@ class Settings(BaseSettings):
         alias="ALLOW_SHARED_USER",
         description="where it may not, run the agents of several projects as one user, all the same",
     )
+    agent_host_socket: Path | None = Field(
+        None,
+        alias="AGENT_HOST_SOCKET",
+        description="where the agent's container listens, in the folder that both share; needs MAX_CONCURRENT_TASKS=1",
+    )
     network_allow: CommaList = Field((), alias="NETWORK_ALLOW", description="hosts that tasks may ask for")
     warm_slots: int = Field(
         0,
@@ -266,6 +271,13 @@ class Settings(BaseSettings):
         if not (dash and first.isdigit() and last.isdigit() and 1000 <= int(first) <= int(last) < 2**32 - 2):
             raise ValueError("it must be FIRST-LAST, two numbers from 1000 up, 200000-265535 for example")
         return int(first), int(last)
+
+    @field_validator("agent_host_socket")
+    @classmethod
+    def _one_execution(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("max_concurrent_tasks") != 1:
+            raise ValueError("the agent's container is for one execution at a time: set MAX_CONCURRENT_TASKS=1")
+        return value
 
     @field_validator("network_allow")
     @classmethod

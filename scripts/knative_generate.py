@@ -34,6 +34,24 @@ LONG_SECONDS = 900
 Manifest = dict[str, Any]
 
 
+#: The folder that execute and its agent's container share, each as its own user.
+SHARED = "/agent"
+AGENT_UID = 65533
+_AGENT_BOOT = "import sys; sys.path.insert(0, '/opt/ocf/app'); from functions.execute.agent_host import main; main()"
+
+
+@dataclass(frozen=True)
+class Agent:
+    """The second container of a pod: where agents run, without a secret, as another user (ADR 0013).
+
+    `memory` is what a run may have, `state` holds its files and, for a moment, a second copy of them.
+    """
+
+    memory: tuple[str, str] = ("640Mi", "2Gi")
+    cpu: tuple[str, str] = ("250m", "2")
+    state: str = "8Gi"
+
+
 @dataclass(frozen=True)
 class Service:
     """One function as a Knative Service. `why` is its comment; resources are those of docs/operations.md, Sizing.
@@ -53,6 +71,7 @@ class Service:
     optional_secrets: tuple[str, ...] = ()
     public: bool = False
     state: str = "256Mi"
+    agent: Agent | None = None
 
 
 SERVICES = (
@@ -68,16 +87,17 @@ SERVICES = (
     Service("submit", "validates and accepts", 32, 10, SHORT_SECONDS),
     Service(
         "execute",
-        "runs OpenCode; one request lasts as long as the run; concurrency = MAX_CONCURRENT_TASKS",
-        5,
-        20,
+        "runs OpenCode, one execution per pod; a request lasts as long as the run; concurrency = MAX_CONCURRENT_TASKS",
+        1,
+        60,
         RUN_SECONDS,
-        memory=("1Gi", "8Gi"),
-        cpu=("500m", "4"),
+        memory=("192Mi", "768Mi"),
+        cpu=("100m", "2"),
         image=FULL,
         secrets=("ocf-dispatch", "ocf-encryption", "ocf-s3"),
         optional_secrets=("ocf-models",),
-        state="20Gi",
+        state="10Gi",
+        agent=Agent(),
     ),
     Service("cancel", "the durable backstop; a running pod hears a cancel straight from NATS", 32, 5, SHORT_SECONDS),
     Service("cleanup", "deletes what an execution left", 8, 5, SHORT_SECONDS),
@@ -100,11 +120,11 @@ def labels(name: str, component: str) -> dict[str, str]:
     }
 
 
-def security() -> Manifest:
+def security(uid: int = 65532) -> Manifest:
     """The security context of every container: what Pod Security's `restricted` asks for, and a read-only root."""
     return {
         "runAsNonRoot": True,
-        "runAsUser": 65532,
+        "runAsUser": uid,
         "runAsGroup": 65532,
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -144,6 +164,32 @@ def resources(service: Service) -> Manifest:
     }
 
 
+def agent_container(agent: Agent) -> Manifest:
+    """Starts trees and works on their files; nothing of execute but a folder and the network is seen from it."""
+    return {
+        "name": "agent",
+        "image": FULL,
+        "command": ["python", "-I", "-S", "-c", _AGENT_BOOT, f"{SHARED}/host.sock", str(security()["runAsUser"])],
+        "resources": {
+            "requests": {"cpu": agent.cpu[0], "memory": agent.memory[0]},
+            "limits": {"cpu": agent.cpu[1], "memory": agent.memory[1]},
+        },
+        "securityContext": security(AGENT_UID),
+        "volumeMounts": [{"name": "agent", "mountPath": SHARED}, {"name": "agent-tmp", "mountPath": "/tmp"}],  # noqa: S108
+    }
+
+
+def with_agent(agent: Agent, container: Manifest, volumes: list[Manifest]) -> Manifest:
+    """Let `container` reach the agent's; the second one."""
+    volumes += [
+        {"name": "agent", "emptyDir": {"sizeLimit": agent.state}},
+        {"name": "agent-tmp", "emptyDir": {"sizeLimit": "1Gi"}},
+    ]
+    container["env"].append({"name": "AGENT_HOST_SOCKET", "value": f"{SHARED}/host.sock"})
+    container["volumeMounts"].append({"name": "agent", "mountPath": SHARED})
+    return agent_container(agent)
+
+
 def ksvc(service: Service) -> Manifest:
     """The Knative Service."""
     volumes, mounted = mounts(service.state)
@@ -172,6 +218,9 @@ def ksvc(service: Service) -> Manifest:
             "failureThreshold": 6,
         },
     }
+    containers = [container]
+    if service.agent is not None:
+        containers.append(with_agent(service.agent, container, volumes))
     return {
         "apiVersion": "serving.knative.dev/v1",
         "kind": "Service",
@@ -195,7 +244,7 @@ def ksvc(service: Service) -> Manifest:
                     "timeoutSeconds": service.seconds,
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
-                    "containers": [container],
+                    "containers": containers,
                     "volumes": volumes,
                 },
             }

@@ -146,7 +146,7 @@ def _boundary(place: Path, found: Running | None) -> Iterator[Finding]:
 
     import httpx
 
-    from functions.execute.boundary import OWN_USER, in_force
+    from functions.execute.boundary import OWN_CONTAINER, OWN_USER, in_force
     from functions.settings import load
 
     if found is None:
@@ -162,7 +162,13 @@ def _boundary(place: Path, found: Running | None) -> Iterator[Finding]:
             said = str(answer.json()["checks"]["boundary"])
         except (OSError, ValueError, KeyError, httpx.HTTPError) as error:
             said = f"not known: the execute function does not say ({type(error).__name__})"
-    yield Finding("boundary", said.startswith(OWN_USER), said, "run it as root: each execution has a user then", False)
+    yield Finding(
+        "boundary",
+        said.startswith((OWN_CONTAINER, OWN_USER)),
+        said,
+        "run it as root: each execution has a user then",
+        False,
+    )
 
 
 def _disk(place: Path) -> Iterator[Finding]:

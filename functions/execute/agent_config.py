@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from functions.execute.users import AgentUser
+from functions.execute.host import Owner
 
 #: The OpenCode this system is tested with; another minor version may speak differently.
 SUPPORTED_VERSION = "1.18."
@@ -88,7 +88,7 @@ class ServerSpec:
     max_memory_bytes: int = 4 * 1024**3
     env: Mapping[str, str] = field(default_factory=dict)
     tools: tuple[Path, ...] = ()
-    user: AgentUser | None = None
+    user: Owner | None = None
     path: str = SYSTEM_PATH
 
 
@@ -254,7 +254,10 @@ def _own_folder(name: str, top: int) -> int:
         os.unlink(name, dir_fd=top)
         os.mkdir(name, 0o700, dir_fd=top)
         folder = os.open(name, _FOLDER, dir_fd=top)
-    owner = os.fstat(top)
-    if owner.st_uid != os.geteuid():
-        os.fchown(folder, owner.st_uid, owner.st_gid)  # made anew, it is to be the agent's like the home
+    owner, made = os.fstat(top), os.fstat(folder)
+    if owner.st_uid != made.st_uid:  # made anew, it is to be the agent's like the home
+        try:
+            os.fchown(folder, owner.st_uid, owner.st_gid)
+        except PermissionError:
+            os.fchmod(folder, 0o770)  # the agent's container is of the same group
     return folder

@@ -13,9 +13,9 @@ from events.lifecycle import Reason
 from events.limits import parse_json
 from functions.execute import agent_config
 from functions.execute.agent_server import AgentServer, policy, reached
+from functions.execute.host import Owner
 from functions.execute.process import AgentFailed, ProcessSpec, start_process
 from functions.execute.sandbox import SandboxPolicy
-from functions.execute.users import AgentUser
 from functions.workspace.threads import in_thread
 
 _SECONDS = 60.0
@@ -28,13 +28,15 @@ def _policy(server: AgentServer) -> SandboxPolicy | None:
     return None if same is None else replace(same, bind_port=None)
 
 
-def _write(path: Path, conversation: bytes, user: AgentUser | None) -> None:
+def _write(path: Path, conversation: bytes, user: Owner | None) -> None:
     """A new file: what is there already, a link say, was put there by a plugin of a shared workspace."""
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(conversation)
-        if user is not None:
+        if user is not None and user.ids is not None:
             os.fchown(file.fileno(), *user.ids)
+        elif user is not None:
+            os.fchmod(file.fileno(), 0o640)  # the agent's container is of the same group
 
 
 def _session(conversation: bytes) -> str:

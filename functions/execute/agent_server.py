@@ -51,7 +51,7 @@ class AgentServer:
             raise AgentFailed(Reason.AGENT_ERROR, f"OpenCode is not installed ({where}); see OPENCODE_BIN")
         agent_config.prepare_home(spec.home, spec.tools)
         if spec.user is not None:
-            spec.user.own_new(spec.home)
+            await spec.user.hand_over(spec.home)
         until = time.monotonic() + timeout
         for left in range(_PORT_TRIES - 1, -1, -1):
             try:
@@ -81,7 +81,7 @@ class AgentServer:
         client = OpenCode(f"http://127.0.0.1:{port}", spec.directory, password)
         try:
             await _listening(process, until)
-            _check_owner(port, os.geteuid() if spec.user is None else spec.user.ids[0])
+            _check_owner(port, os.geteuid() if spec.user is None else spec.user.uid)
             version = await _version(client, until)
             if not version.startswith(agent_config.SUPPORTED_VERSION):
                 said = f"OpenCode {version or '?'} is not supported, this needs {agent_config.SUPPORTED_VERSION}x"

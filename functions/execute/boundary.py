@@ -1,5 +1,6 @@
 """What stands between two executions of one worker, beside the sandbox (docs/security.md, ADR 0011).
 
+- With AGENT_HOST_SOCKET agents run in another container, as another user, one execution at a time (ADR 0013).
 - Where this process may change users, each execution has one of its own.
 - Where it may not, all agents are one user, who can spoil what that user owns: then they are agents of one project.
   `ALLOW_SHARED_USER=1` is for those whose projects trust each other.
@@ -14,11 +15,13 @@ from contextlib import suppress
 
 from events.lifecycle import Reason
 from functions.execute.folders import Folders
+from functions.execute.host import AgentHost
 from functions.execute.process import AgentFailed
 from functions.execute.users import AgentUsers, cannot_change_users
 from functions.settings import Settings
 from functions.workers.folders import below_a_parent
 
+OWN_CONTAINER = "container of its own per execution"
 OWN_USER = "user of its own per execution"
 ONE_PROJECT = "one user, one project"
 SHARED_USER = "one user, shared by all projects (ALLOW_SHARED_USER)"
@@ -29,6 +32,8 @@ Busy = Callable[[str], Awaitable[bool]]
 
 def in_force(settings: Settings) -> tuple[str, str]:
     """Which boundary this process draws with these settings, and why not a stronger one (empty where there is none)."""
+    if settings.agent_host_socket is not None:
+        return OWN_CONTAINER, ""
     paths = tuple(path for path in (settings.state_dir, settings.opencode_bin, settings.workspace_dir) if path)
     why = cannot_change_users(*settings.agent_uids, paths)
     if why is None:
@@ -44,10 +49,13 @@ class Boundary:
         own = self.kind == OWN_USER
         state = settings.state_dir
         common = state.parent if below_a_parent(state) else state
-        self.slots = state / "slots"
+        path = settings.agent_host_socket
+        self.host = None if path is None else AgentHost(path)
+        self.slots = state / "slots" if self.host is None else self.host.shared
+        ours = (self.slots,) if self.host is None else ()
         # Others may pass through, to what is theirs, but not read the names.
-        self.folders = Folders((*dict.fromkeys((common, state)), self.slots), 0o711 if own else 0o700)
-        self.users = AgentUsers(*settings.agent_uids, common / "users") if own else None
+        self.folders = Folders((*dict.fromkeys((common, state)), *ours), 0o711 if own else 0o700)
+        self.users = AgentUsers(*settings.agent_uids, common / "users") if own else self.host
         self._bound = common / "project"
         self._busy = busy
 

@@ -30,16 +30,20 @@ class _Folder:
 
 
 class Folders:
-    """`own` have exactly `mode`, and are made if missing; those on the way to them must stay passable for us."""
+    """`own` are made if missing, and have exactly `mode` where they are ours (the top of a volume may be root's).
+
+    Those on the way to them must stay passable for us.
+    """
 
     def __init__(self, own: tuple[Path, ...], mode: int) -> None:
         self._own = own
         for path in own:
             path.mkdir(mode=mode, parents=True, exist_ok=True)
-            path.chmod(mode)
+            if _ours(path):
+                path.chmod(mode)
         above = {parent for path in own for parent in path.resolve().parents}
         self._folders = [_seen(path, None) for path in sorted(above)]
-        self._folders += [_seen(path.resolve(), mode) for path in own]
+        self._folders += [_seen(path.resolve(), mode if _ours(path) else None) for path in own]
 
     def check(self) -> None:
         """See that all are there, the same as at the start, and ours to work in; give modes back where they are not.
@@ -51,6 +55,10 @@ class Folders:
             _repair(folder)
         for path in self._own:
             _open_up(path.resolve(), _DEPTH)
+
+
+def _ours(path: Path) -> bool:
+    return path.stat().st_uid == os.geteuid()
 
 
 def _seen(path: Path, mode: int | None) -> _Folder:

@@ -74,6 +74,7 @@ class Keeper:
         *,
         result: str = "",
         keep_ignored: bool = False,
+        open_up: Callable[[], Awaitable[None]] | None = None,
     ) -> Kept:
         """Store patch, archive (with `keep_ignored` what `.gitignore` excludes too), conversation, the session's state.
 
@@ -87,9 +88,12 @@ class Keeper:
             given_up: returns a reason when nobody wants to wait any more.
             result: the agent's last words; long ones become an object.
             keep_ignored: see above.
+            open_up: makes the workspace readable first.
         """
         diff, self._emit = DiffSummary(), emit
         try:
+            if open_up is not None:
+                await open_up()
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             diff, _ = await workspace.conclude(prepared, self._folder / PATCH, self._folder / CHANGES_NAME)
             packed = await workspace.pack(prepared, self._folder / ARCHIVE, include_ignored=keep_ignored)

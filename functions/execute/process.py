@@ -15,15 +15,17 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from events.errors import OcfError
 from events.lifecycle import Reason
 from functions.execute import kernel, proctree, sandbox
-from functions.execute.users import AgentUser
+from functions.execute.host import AgentHost, HostGone, HostUser, Owner
 
 TAIL_LINES = 50
+_OUTPUT_BYTES = 1024 * 1024
 MAX_LINE_BYTES = 8192
 OPEN_FILES = 16_384
 #: Marks the processes of a tree, for the one case in which nobody is left who knows them.
@@ -31,6 +33,7 @@ TREE_VARIABLE = "OCF_TREE"
 # A fork bomb's thousands take this long to die on a busy machine; the supervisor gives up after 5 s without progress.
 _ANSWER_SECONDS = 30.0
 _ORPHAN_SECONDS = 2.0
+_ASK_SECONDS = 1.0
 
 _ROOT = Path(__file__).resolve().parents[2]
 _BOOT = (
@@ -66,7 +69,7 @@ class ProcessSpec:
     sandbox: sandbox.SandboxPolicy | None
     max_processes: int
     max_memory_bytes: int
-    user: AgentUser | None = None
+    user: Owner | None = None
     paths: tuple[Path, ...] = ()
 
 
@@ -93,10 +96,10 @@ class AgentProcess:
 
     def __init__(
         self,
-        supervisor: asyncio.subprocess.Process,
+        supervisor: asyncio.subprocess.Process | _Elsewhere,
         link: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         mark: str,
-        user: AgentUser | None = None,
+        user: Owner | None = None,
     ) -> None:
         self.pid = supervisor.pid
         self.scoped = False
@@ -111,10 +114,12 @@ class AgentProcess:
         self._waiters: list[tuple[re.Pattern[str], asyncio.Future[re.Match[str]]]] = []
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._report: StopReport | None = None
+        self._figures: dict[str, float] = {}
         self._tasks = [asyncio.create_task(self._follow_reports())]
         for name, stream in (("stdout", supervisor.stdout), ("stderr", supervisor.stderr)):
             if stream is not None:
                 self._tasks.append(asyncio.create_task(self._follow_output(stream, self._lines[name])))
+        self._asking = asyncio.create_task(self._ask()) if isinstance(supervisor, _Elsewhere) else None
 
     @property
     def stdout_lines(self) -> list[str]:
@@ -165,14 +170,16 @@ class AgentProcess:
         An estimate that takes 0.3 ms (PSS takes 20 ms per OpenCode): private pages of all, and the shared pages of the
         process that has most of them. The limit is enforced by the supervisor, which then looks closer.
         """
-        return proctree.sample(self.pid).memory
+        return int(self._figures.get("memory", 0)) if self._asking else proctree.sample(self.pid).memory
 
     def process_count(self) -> int:
         """Processes in the tree now, without the supervisor; with the dead whose parents have not yet asked."""
-        return len(proctree.sample(self.pid).pids)
+        return int(self._figures.get("processes", 0)) if self._asking else len(proctree.sample(self.pid).pids)
 
     def starved_seconds(self) -> float:
         """How long the tree has waited for a processor so far."""
+        if self._asking:
+            return self._figures.get("starved", 0.0)
         return proctree.starved_seconds(proctree.sample(self.pid).pids)
 
     @property
@@ -182,6 +189,8 @@ class AgentProcess:
 
     def nameless_bytes(self) -> int:
         """Bytes on disk of files that the tree has removed and holds open."""
+        if self._asking:
+            return int(self._figures.get("nameless", 0))
         ids = None if self._user is None else self._user.ids
         pids = proctree.sample(self.pid).pids
         return kernel.looking_as(ids, lambda: proctree.nameless_bytes(pids))
@@ -202,10 +211,18 @@ class AgentProcess:
             # A supervisor that does not answer; closing the link and its death (PDEATHSIG) take the agent along.
             self._supervisor.kill()
             await asyncio.wait({self._ended}, timeout=_ORPHAN_SECONDS + 1.0)
+        if self._asking:
+            self._asking.cancel()
         self._writer.close()
         await asyncio.wait(self._tasks, timeout=1.0)
         await self._supervisor.wait()
         return self._report or StopReport(killed=0, left=0, seconds=0.0)
+
+    async def _ask(self) -> None:
+        """The tree is in another process namespace: only its supervisor can count there. As often as it answers."""
+        while not self._ended.done():
+            self._writer.write(b'{"ask": true}\n')
+            await asyncio.wait({self._ended}, timeout=_ASK_SECONDS)
 
     async def _follow_reports(self) -> None:
         """Until the supervisor has said how it ended, or is gone."""
@@ -233,7 +250,9 @@ class AgentProcess:
 
     def _take(self, report: dict[str, Any]) -> None:
         event = report["event"]
-        if event == "limit":
+        if event == "figures":
+            self._figures = report
+        elif event == "limit":
             self.limit_hit = LimitHit(report["reason"], report["value"], report["limit"])
         elif event in ("exit", "stopped"):
             self._report = StopReport(report["killed"], report["left"], report.get("seconds", 0.0))
@@ -262,6 +281,62 @@ class AgentProcess:
                 waiter.set_result(found)
 
 
+class _Elsewhere:
+    """A supervisor that the agent's container has started: its link, its output, and no process of ours."""
+
+    pid = 0
+
+    def __init__(self, host: AgentHost, stdout: asyncio.StreamReader, stderr: asyncio.StreamReader) -> None:
+        self._host = host
+        self.stdout, self.stderr = stdout, stderr
+
+    def kill(self) -> None:
+        """End everything in that container: a supervisor does not answer."""
+        self._host.close()
+
+    async def wait(self) -> int:
+        """Its host collects it."""
+        return 0
+
+    async def communicate(self) -> tuple[bytes, bytes]:
+        """What it says until its end."""
+        return await self.stdout.read(_OUTPUT_BYTES), await self.stderr.read(_OUTPUT_BYTES)
+
+
+async def _elsewhere(host: AgentHost, link: socket.socket) -> _Elsewhere:
+    """Have a supervisor started there. Raises HostGone."""
+    loop, ends = asyncio.get_running_loop(), [link.fileno()]
+    readers = asyncio.StreamReader(), asyncio.StreamReader()
+    try:
+        for protocol in map(asyncio.StreamReaderProtocol, readers):
+            read, write = os.pipe()
+            ends.append(write)
+            await loop.connect_read_pipe(partial(_same, protocol), os.fdopen(read, "rb", 0))
+        await host.send({"do": "tree"}, ends)
+    finally:
+        for fd in ends[1:]:
+            os.close(fd)
+    return _Elsewhere(host, *readers)
+
+
+def _same(protocol: asyncio.StreamReaderProtocol) -> asyncio.StreamReaderProtocol:
+    return protocol
+
+
+async def _here(link: socket.socket) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", "-c", _BOOT, str(_ROOT), str(link.fileno())),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        pass_fds=(link.fileno(),),
+        # Nothing of the function's environment, where the real keys are.
+        env={},
+        cwd="/",
+        start_new_session=True,
+    )
+
+
 async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> AgentProcess:
     """Start the agent under a supervisor of its own; returns once it has been executed.
 
@@ -288,17 +363,14 @@ async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> Age
     }
     ours, theirs = socket.socketpair()
     try:
-        supervisor = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", "-c", _BOOT, str(_ROOT), str(theirs.fileno())),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            pass_fds=(theirs.fileno(),),
-            # Nothing of the function's environment, where the real keys are.
-            env={},
-            cwd="/",
-            start_new_session=True,
-        )
+        supervisor: asyncio.subprocess.Process | _Elsewhere
+        if isinstance(spec.user, HostUser):
+            supervisor = await _elsewhere(spec.user.host, theirs)
+        else:
+            supervisor = await _here(theirs)
+    except HostGone as error:
+        ours.close()
+        raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from None
     except BaseException:
         ours.close()
         raise

@@ -272,7 +272,7 @@ class Runner:
         self._turn.on_usage(self._progress.usage)
         bounds, clock = self._bounds(record), self._parts.clock
         watching = watchdog.watch(
-            bounds, self.judge, clock, self._activity, lambda: self._turn.roots, self._turn.nameless_bytes
+            bounds, self.judge, clock, self._activity, lambda: self._turn.roots, self._turn.overfull
         )
         helpers = [
             asyncio.create_task(watching),

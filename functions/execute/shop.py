@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,9 +21,10 @@ from functions.common.tasks import end
 from functions.composition import Parts
 from functions.execute import sandbox
 from functions.execute.agent_config import AgentModel, ServerSpec
+from functions.execute.agent_memory import available_memory
 from functions.execute.boundary import Boundary
 from functions.execute.broker import Broker, Upstream
-from functions.execute.slots import SlotPlan, WarmSlot
+from functions.execute.slots import MIN_FREE_BYTES, SlotPlan, WarmSlot
 from functions.models.endpoints import BadEndpoint
 from functions.models.resolve import ModelSettings, NoModel, resolve
 from functions.models.target import ModelTarget
@@ -70,7 +72,9 @@ class Shop:
             raise Unavailable(f"OpenCode is not at {self.binary}; set OPENCODE_BIN")
 
     async def boundary_in_force(self) -> str:
-        """Readiness: what stands between two executions, for whoever asks."""
+        """Readiness: what stands between two executions, for whoever asks. The agent's container must answer."""
+        if self.boundary.host is not None:
+            await self.boundary.host.check()
         return self.boundary.said
 
     async def workspace_writable(self) -> None:
@@ -112,6 +116,8 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
         log.warning("sandbox incomplete", action="sandbox.incomplete", sandboxed=sandboxed, missing=support.missing)
     sandbox.protect_self()
     async with folders.held(settings.state_dir) as leftovers:
+        if settings.agent_host_socket is not None:
+            os.umask(0o002)  # the agent's container is another user of the same group
         boundary = Boundary(settings, lambda project: _busy(parts, project))
         log.info("boundary", action="boundary.in_force", boundary=boundary.said)
         tidying = asyncio.create_task(_tidy(leftovers, boundary))
@@ -125,6 +131,8 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
         finally:
             await end([tidying])
             await slots.close()
+            if boundary.host is not None:
+                boundary.host.close()
             await upstream.close()
 
 
@@ -186,4 +194,6 @@ def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, boundary: Bo
         return await Broker(upstream, parts.clock).start()
 
     plan = SlotPlan(boundary.slots, spec, make_broker, boundary.users, link.turn)
-    return WarmSlot(plan, parts.clock, wanted=size > 0)
+    # The agent's container has a limit of its own, and nothing else runs there.
+    free = available_memory if boundary.host is None else lambda: MIN_FREE_BYTES
+    return WarmSlot(plan, parts.clock, wanted=size > 0, free=free)

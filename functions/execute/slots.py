@@ -29,8 +29,9 @@ from functions.execute.agent_config import AgentModel, ServerSpec
 from functions.execute.agent_memory import available_memory
 from functions.execute.agent_server import AgentServer
 from functions.execute.broker import Broker
+from functions.execute.host import AgentHost, HostGone, HostUser, Owner
 from functions.execute.opencode import OpenCodeError
-from functions.execute.process import AgentFailed, StopReport
+from functions.execute.process import AgentFailed, AgentNotReady, StopReport
 from functions.execute.users import AgentUser, AgentUsers, NoUser
 from functions.workspace import discard_tree
 from functions.workspace.threads import in_thread
@@ -62,12 +63,17 @@ class Slot:
     root: Path
     opened_at: float
     warm: bool = False
-    user: AgentUser | None = None
+    user: Owner | None = None
 
     async def own(self, path: Path) -> None:
         """Give what this process has put below `path` to the agent's user, where it has one."""
         if self.user is not None:
             await self.user.own_tree(path)
+
+    async def open_up(self) -> None:
+        """Make its workspace readable for this process, once its processes are gone. Raises OSError."""
+        if isinstance(self.user, HostUser):
+            await self.user.open_up(self.directory)
 
     @property
     def directory(self) -> Path:
@@ -94,7 +100,7 @@ class SlotPlan:
     spec: ServerSpec
     make_broker: MakeBroker
     #: Each slot has one of its own; None: all are this process's user.
-    users: AgentUsers | None = None
+    users: AgentUsers | AgentHost | None = None
     turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
 
     def fits(self, spec: ServerSpec) -> bool:
@@ -107,7 +113,7 @@ class SlotPlan:
 
 
 async def open_slot(
-    plan: SlotPlan, spec: ServerSpec, clock: Clock, *, shared: Path | None = None, user: AgentUser | None = None
+    plan: SlotPlan, spec: ServerSpec, clock: Clock, *, shared: Path | None = None, user: Owner | None = None
 ) -> Slot:
     """Start a server of `spec` (its directory, home, user and broker are replaced), and boot its empty directory.
 
@@ -123,16 +129,19 @@ async def open_slot(
     try:
         if user is None and plan.users is not None:
             user = plan.users.take(root)
-        root.mkdir(mode=0o700, parents=True)
-        home.mkdir(mode=0o700)
-        if user is not None:
+        if isinstance(user, HostUser):
+            await user.make(root, home, *(() if shared else (directory,)))
+        else:
+            root.mkdir(mode=0o700, parents=True)
+            home.mkdir(mode=0o700)
+        if isinstance(user, AgentUser):
             root.chmod(0o711)  # to what is inside and its user's own
         broker = await plan.make_broker()
         if shared is None:
             # OpenCode asks once whether a directory is a repository; all that come here are.
             await in_thread(lambda _: _lay_out_git(directory))
             if user is not None:
-                user.own_new(directory)
+                await user.hand_over(directory)
         own = replace(
             spec, directory=directory, home=home, user=user, broker_url=broker.base_url, broker_token=broker.token
         )
@@ -141,17 +150,22 @@ async def open_slot(
             if shared is None:
                 await _boot(server, clock)
         if shared is None:
-            await in_thread(lambda _: _empty(directory))
+            if isinstance(user, HostUser):
+                await user.empty(directory)
+            else:
+                await in_thread(lambda _: _empty(directory))
         return Slot(server, broker, root, clock.monotonic(), user=user)
     except BaseException as error:
         # A task of its own: who is cancelled once more meanwhile leaves nothing behind either.
         await asyncio.shield(asyncio.ensure_future(_undo(server, broker, root, user)))
+        if isinstance(error, HostGone):
+            raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from None
         if isinstance(error, NoUser):
             raise AgentFailed(Reason.AGENT_ERROR, str(error)) from None
         raise
 
 
-async def _undo(server: AgentServer | None, broker: Broker | None, root: Path, user: AgentUser | None) -> None:
+async def _undo(server: AgentServer | None, broker: Broker | None, root: Path, user: Owner | None) -> None:
     if server is not None:
         await server.stop(0.0)
     if broker is not None:
@@ -159,8 +173,9 @@ async def _undo(server: AgentServer | None, broker: Broker | None, root: Path, u
     await _put_away_files(root, user)
 
 
-async def _put_away_files(root: Path, user: AgentUser | None) -> None:
-    await discard_tree(root)
+async def _put_away_files(root: Path, user: Owner | None) -> None:
+    if not isinstance(user, HostUser):
+        await discard_tree(root)
     if user is not None:
         await user.release()
 
@@ -184,7 +199,7 @@ async def _boot(server: AgentServer, clock: Clock) -> None:
 
 def _lay_out_git(directory: Path) -> None:
     # What `git init` makes and OpenCode looks for; a process for it would cost more than the files.
-    directory.mkdir(mode=0o700)
+    directory.mkdir(mode=0o700, exist_ok=True)
     git = directory / ".git"
     for name in ("objects", "refs/heads"):
         (git / name).mkdir(parents=True)
@@ -230,7 +245,7 @@ class WarmSlot:
         if self._wanted and self._keeping is None:
             self._keeping = asyncio.create_task(self._keep(delay))
 
-    async def user_of(self, shared: Path) -> AgentUser | None:
+    async def user_of(self, shared: Path) -> Owner | None:
         """The user that an execution in a shared folder has, with the folder's files; None: this process's own.
 
         Raises:
@@ -243,7 +258,7 @@ class WarmSlot:
         except NoUser as error:
             raise AgentFailed(Reason.AGENT_ERROR, str(error)) from None
 
-    async def acquire(self, spec: ServerSpec, *, shared: Path | None = None, user: AgentUser | None = None) -> Slot:
+    async def acquire(self, spec: ServerSpec, *, shared: Path | None = None, user: Owner | None = None) -> Slot:
         """A slot that serves `spec` (directory, home and broker of it are ignored): the warm one, or one opened now.
 
         `shared` is a directory to be used in place: it is never empty at boot, so its own OpenCode plugins are loaded

@@ -1,7 +1,8 @@
 """The process above the agent: starts it, sees every descendant, and leaves none behind.
 
 Started by `process.py` as `python -I -S`, with one end of a socket pair as its only link to the function. The first
-line in is the job, later ones are `{"stop": GRACE}`. Lines out: `started`, `failed`, `limit`, `exit`, `stopped`. When
+line in is the job, later ones are `{"stop": GRACE}`. Lines out: `started`, `failed`, `figures` (asked for by
+`{"ask": true}`), `limit`, `exit`, `stopped`. When
 the link closes (the function is gone, however it went) the whole tree dies at once. Standard library only: it starts
 fast.
 
@@ -102,9 +103,12 @@ class Supervisor:
             if lines is None:
                 self._kill()
                 return
-            if lines:
-                self._stop(float(json.loads(lines[0])["stop"]))
-                return
+            for line in lines:
+                told = json.loads(line)
+                if "stop" in told:
+                    self._stop(float(told["stop"]))
+                    return
+                self._count()
             if self._code is not None:
                 # Whatever the agent left running has nobody to work for.
                 killed, left = self._kill()
@@ -114,6 +118,17 @@ class Supervisor:
                 if self._over_limit():
                     return
                 watch_at = time.monotonic() + WATCH_SECONDS
+
+    def _count(self) -> None:
+        """Say what the function, in another process namespace, cannot see."""
+        tree = proctree.sample(os.getpid())
+        self._say(
+            event="figures",
+            memory=tree.memory,
+            processes=len(tree.pids),
+            starved=proctree.starved_seconds(tree.pids),
+            nameless=proctree.nameless_bytes(tree.pids),
+        )
 
     def _start(self) -> str:
         """Fork and exec the agent; return why that failed, or nothing."""

@@ -21,12 +21,14 @@ from functions import logs, metrics, workspace
 from functions.common.hosts import InvalidRule
 from functions.common.objects import saved_key
 from functions.common.sessions import Sessions
+from functions.execute import watchdog
 from functions.execute.agent import Agent, TurnSpec
 from functions.execute.agent_config import AgentModel
 from functions.execute.agent_import import import_conversation
 from functions.execute.broker import BrokerFailure, Hooks
 from functions.execute.egress import EgressProxy, rules
 from functions.execute.ground import Ground
+from functions.execute.host import HostUser, Owner
 from functions.execute.keep import CONVERSATION, Keeper
 from functions.execute.opencode import OpenCodeError
 from functions.execute.outcome import Kept
@@ -35,7 +37,6 @@ from functions.execute.publisher import Hold
 from functions.execute.shop import Shop
 from functions.execute.slots import Slot
 from functions.execute.spans import RunSpans
-from functions.execute.users import AgentUser
 from functions.execute.watchdog import Activity
 from functions.models.endpoints import BadEndpoint
 from functions.models.resolve import NoModel
@@ -63,7 +64,7 @@ class Turn:
         self._activity = activity
         self._agent: Agent | None = None
         self._slot: Slot | None = None
-        self._user: AgentUser | None = None
+        self._user: Owner | None = None
         self._workspace: workspace.Prepared | None = None
         self._conversation: dict[str, object] | None = None
         self._follow_ups: deque[str] = deque()
@@ -107,6 +108,13 @@ class Turn:
     def nameless_bytes(self) -> int:
         """What it has written to files that have no name any more."""
         return self._slot.server.process.nameless_bytes() if self._slot else 0
+
+    async def overfull(self, limit: int) -> str | None:
+        """Which bound on the disk is passed, in words."""
+        roots, user = self.roots, self._slot.user if self._slot else None
+        if isinstance(user, HostUser):
+            return await user.overfull(roots, limit, self.nameless_bytes())
+        return await asyncio.to_thread(watchdog.overfull, roots, limit, self.nameless_bytes)
 
     def on_failure(self, listener: Callable[[BrokerFailure], None]) -> None:
         """Called once when the broker decides that the execution must end."""
@@ -320,6 +328,7 @@ class Turn:
             given_up,
             result=self.result,
             keep_ignored=self._keep_ignored,
+            open_up=self._slot.open_up if self._slot else None,
         )
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,9 +58,9 @@ async def watch(
     clock: Clock,
     activity: Activity,
     roots: Callable[[], tuple[Path, ...]],
-    nameless: Callable[[], int] = lambda: 0,
+    measure: Callable[[int], Awaitable[str | None]] | None = None,
 ) -> None:
-    """Decide when a bound is passed. `nameless` counts bytes on disk that no look below `roots` finds."""
+    """Decide when a bound is passed. `measure` says which one on the disk is, as `overfull` does here."""
     began = walked = clock.monotonic()
     free = 0
     while judge.verdict is None:
@@ -74,13 +74,26 @@ async def watch(
         # A full disk takes the neighbours along, so a walk comes early when the disk has got fuller since the last one.
         elif now - walked >= _WALK_EVERY or free - left >= bounds.workspace // _EARLY:
             walked, free = now, left
-            if over := await asyncio.to_thread(_overfull, roots(), bounds.workspace, nameless):
+            if over := await _measured(roots(), bounds.workspace, measure):
                 judge.decide(failed(Reason.OUTPUT_LIMIT, over))
         free = max(free, left)
 
 
-def _overfull(roots: tuple[Path, ...], limit: int, nameless: Callable[[], int]) -> str | None:
-    """Which bound on the disk is passed, in words."""
+async def _measured(
+    roots: tuple[Path, ...], limit: int, measure: Callable[[int], Awaitable[str | None]] | None
+) -> str | None:
+    if measure is None:
+        return await asyncio.to_thread(overfull, roots, limit)
+    try:
+        return await measure(limit)
+    except OSError as error:
+        # The agent's container is gone or too slow: the next look comes, and the end of its tree is noticed elsewhere.
+        log.warning("workspace not measured", action="watchdog.not_measured", reason=str(error))
+        return None
+
+
+def overfull(roots: tuple[Path, ...], limit: int, nameless: Callable[[], int] = lambda: 0) -> str | None:
+    """Which bound on the disk is passed, in words. `nameless` counts bytes that no look below `roots` finds."""
     look = Look(limit)
     try:
         for root in roots:

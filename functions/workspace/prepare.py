@@ -272,7 +272,7 @@ def _shared(path: str, root: Path | None) -> Path:
     try:
         for part in parts:
             try:
-                os.mkdir(part, 0o755, dir_fd=fds[-1])
+                os.mkdir(part, 0o775, dir_fd=fds[-1])  # the umask says whether the group may write
             except FileExistsError:
                 # Only a directory can be opened next, and never a link.
                 existing = os.stat(part, dir_fd=fds[-1], follow_symlinks=False)

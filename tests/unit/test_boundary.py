@@ -106,6 +106,23 @@ def folders(tmp_path: Path) -> tuple[Folders, Path]:
     return Folders((state, state / "slots"), 0o700), state
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_the_top_of_a_volume_is_used_as_it_is(tmp_path: Path) -> None:
+    """A state folder that is another user's, as the top of a pod's volume is: a process without privileges works in it,
+    and its mode stays."""
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(0o777)
+    os.chown(state, 1234, -1)
+
+    def look() -> None:
+        Folders((state, state / "slots"), 0o700).check()
+
+    without_privileges(look)
+    assert state.stat().st_mode & 0o777 == 0o777
+    assert (state / "slots").stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -134,14 +134,46 @@ def test_what_the_runs_of_a_pod_may_take_fits_into_it() -> None:
     told = config()
     spec = knative_services()["execute"]["spec"]["template"]["spec"]
     runs = int(told["MAX_CONCURRENT_TASKS"])
-    assert size(spec["containers"][0]["resources"]["limits"]["memory"]) >= runs * int(told["MAX_MEMORY_BYTES"])
+    assert runs == 1
+    assert size(agent_of(spec)["resources"]["limits"]["memory"]) >= 1.2 * int(told["MAX_MEMORY_BYTES"])
+    [shared] = [volume["emptyDir"] for volume in spec["volumes"] if volume["name"] == "agent"]
+    assert size(shared["sizeLimit"]) >= 2.4 * int(told["MAX_WORKSPACE_BYTES"])
     [state] = [volume["emptyDir"] for volume in spec["volumes"] if volume["name"] == "state"]
     assert size(state["sizeLimit"]) >= 1.2 * runs * int(told["MAX_WORKSPACE_BYTES"])
     [sink] = manifests(KNATIVE / "overlays/jobsink")
     [job] = list(pod_specs(sink))
-    assert size(job["containers"][0]["resources"]["limits"]["memory"]) >= int(told["MAX_MEMORY_BYTES"])
+    assert size(agent_of(job)["resources"]["limits"]["memory"]) >= 1.2 * int(told["MAX_MEMORY_BYTES"])
     [state] = [volume["emptyDir"] for volume in job["volumes"] if volume["name"] == "state"]
     assert size(state["sizeLimit"]) >= 1.2 * int(told["MAX_WORKSPACE_BYTES"])
+
+
+def agent_of(spec: Manifest) -> Manifest:
+    """The container of agents in a pod of execute."""
+    [found] = [one for one in (*spec.get("initContainers", ()), *spec["containers"]) if one["name"] == "agent"]
+    return dict(found)
+
+
+def test_the_container_of_agents_has_nothing_to_take() -> None:
+    """In the Service and in a Job alike: no secret, no configuration, no volume but the shared folder and its own /tmp;
+    another user of execute's group; nothing that a probe or a request reaches; the same program and bounds."""
+    service = knative_services()["execute"]["spec"]["template"]["spec"]
+    [sink] = manifests(KNATIVE / "overlays/jobsink")
+    [job] = list(pod_specs(sink))
+    for spec in (service, job):
+        agent, [execute] = agent_of(spec), [one for one in spec["containers"] if one["name"] == "execute"]
+        assert not set(agent) & {"env", "envFrom", "ports", "livenessProbe", "readinessProbe", "startupProbe"}
+        assert {mount["name"] for mount in agent["volumeMounts"]} == {"agent", "agent-tmp"}
+        user, group = (agent["securityContext"][name] for name in ("runAsUser", "runAsGroup"))
+        assert group == execute["securityContext"]["runAsGroup"]
+        assert user != execute["securityContext"]["runAsUser"]
+        assert agent["command"][-1] == str(execute["securityContext"]["runAsUser"])
+        told = {one["name"]: one["value"] for one in execute["env"]}
+        assert told["AGENT_HOST_SOCKET"] == agent["command"][-2]
+        assert "shareProcessNamespace" not in spec
+        assert "hostPID" not in spec
+    same = ("command", "image", "resources", "securityContext", "volumeMounts")
+    assert [agent_of(job)[name] for name in same] == [agent_of(service)[name] for name in same]
+    assert agent_of(job)["restartPolicy"] == "Always"
 
 
 def size(quantity: str) -> int:

@@ -60,8 +60,9 @@ class StandIn:
         self.replies: list[tuple[str, str]] = []
         type(self).latest = self
 
-    def nameless_bytes(self) -> int:
-        return 0
+    async def overfull(self, limit: int) -> str | None:
+        """Nothing is on the disk."""
+        return None
 
     def on_failure(self, _: object) -> None:
         """Its broker does not fail."""

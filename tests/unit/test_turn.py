@@ -91,10 +91,20 @@ class World:
         async def stop(grace: float) -> Any:
             return SimpleNamespace(left=0)
 
+        async def open_up() -> None:
+            """Nothing is hidden."""
+
         server = SimpleNamespace(stop=stop, password=PASSWORD)
         root = self.folder / "slot"
         return SimpleNamespace(
-            broker=self.broker, directory=root / "w", root=root, warm=False, server=server, close=close, own=self._own
+            broker=self.broker,
+            directory=root / "w",
+            root=root,
+            warm=False,
+            server=server,
+            close=close,
+            own=self._own,
+            open_up=open_up,
         )
 
     async def _own(self, _: Path) -> None:

@@ -26,6 +26,7 @@ import zstandard
 from events.output import Chunk, ChunkType
 from events.record import Record
 from functions.execute.sandbox import sandbox_support
+from functions.execute.users import cannot_change_users
 from functions.models.offline import OfflineModel
 from tests.support.offline import OPENCODE, offline_spec
 from tests.support.redteam import BOMBS, DEAF, HELPERS, INSIDE, SHARED, TRAPS, Attempt, Bomb, call_id, fixtures
@@ -40,6 +41,8 @@ pytestmark = [
 ]
 #: Seconds. OpenCode boots in ten on two quiet cores; at load 20 it takes ten times as long.
 PATIENCE = 240.0
+#: Why executions cannot have users of their own here, if so.
+WHY = cannot_change_users(200_000, 265_535, ())
 KEY = "sk-redteam-0123456789-abcdefghijkl"
 OUTSIDE = "the-secret-outside-0123456789"
 NEIGHBOUR = "the-secret-of-the-neighbour-0123456789"
@@ -158,9 +161,15 @@ def agent_of(stack: Stack, workspace_has: str) -> psutil.Process | None:
     return None
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def field(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Field]:
-    """The stack, the neighbour at work, and in `outside` what must stay as it is and unknown."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["root", "unprivileged"])
+async def field(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Field]:
+    """The stack, the neighbour at work, and in `outside` what must stay as it is and unknown.
+
+    As root each execution has a user of its own; without capabilities all have that of the stack.
+    """
+    privileged = request.param == "root"
+    if privileged and WHY is not None:
+        pytest.skip(WHY)
     top = tmp_path_factory.mktemp("redteam")
     scripts = {
         "red inside": (INSIDE, TRAPS),
@@ -183,7 +192,7 @@ async def field(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Field
             "SANDBOX": "required",
             "WORKSPACE_SOURCES": f"{top}/sources,{top}/data/workspaces",
         }
-        with running_stack(top, **environ) as stack:
+        with running_stack(top, privileged=privileged, **environ) as stack:
             async with stack.project() as project:
                 neighbour = await project.submit("red stays")
 

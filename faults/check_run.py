@@ -2,7 +2,7 @@
 
 1. Under each fault executions were under way. Of a round of all kinds some completed, and some of the run in any case.
 2. What failed had a reason to: one that is natural under the fault it was submitted under, or under one that came
-   before it ended.
+   before it ended. A hostile execution may have reasons of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from faults.check import TERMINAL, Violation
 from faults.history import History, Story
+from faults.hostile import HOSTILE
 
 #: As many executions as the load has kinds.
 ROUND = 8
@@ -67,7 +68,7 @@ def _unreasonable(history: History, pairs: Sequence[Mapping[str, Any]]) -> Itera
         reason = (story.record or {}).get("reason")
         if reason == "agent_error" and _of_session(story) and message.startswith(_OTHER_AGENT):
             continue
-        if reason not in allowed:
+        if reason not in allowed and story.project != HOSTILE:
             yield Violation("reason", story.project, story.execution, f"failed as {reason}: {message}")
 
 

@@ -16,8 +16,10 @@ from events.bus_nats import NatsBus
 from events.client import Client
 from events.errors import NotYetKnown, OcfError
 from events.store_s3 import S3Store
+from faults import hostile
 from faults.check import Ledger
 from faults.system import System
+from tests.support.poison import Poison
 
 #: A client gives up after that long; nothing here is away for so long.
 PATIENCE = 150.0
@@ -66,6 +68,7 @@ class Load:
         self._store = store
         self._every = 1 / rate
         self._kinds = itertools.cycle(KINDS)
+        self._wishes, self._storm = hostile.requests(), hostile.storm()
         self._over_gateway = itertools.cycle((True, False, False, True, True))
         self._tasks: set[asyncio.Task[None]] = set()
         self._going: asyncio.Task[None] | None = None
@@ -99,20 +102,19 @@ class Load:
         return len(self.ledger.accepted)
 
     async def poison(self) -> None:
-        """One command that is none: it must become a dead letter, and the only one."""
-        subject = f"ocf.cmd.cancel.{self.project}.{uuid.uuid4()}"
-        self.ledger.poison.add(subject)
-        headers = {"Content-Type": "application/cloudevents+json", "Nats-Msg-Id": subject}
-
-        async def publish() -> None:
-            await self._bus.publish(subject, b"this is no event", headers)
-
-        await self._until_taken(publish, f"poison {subject}")
+        """One command that is none: it must become a dead letter."""
+        headers = {"Content-Type": "application/cloudevents+json"}
+        poison = Poison("no event", "", b"this is no event", headers)
+        await self._poison(f"ocf.cmd.cancel.{self.project}.{uuid.uuid4()}", poison)
 
     async def _run(self) -> None:
         destroyed = itertools.cycle((False, True))
         for number, what in enumerate(self._kinds, 1):
-            self._start(self._one(self._caller(), *what))
+            execution = str(uuid.uuid4())
+            self._start(self._one(self._caller(), execution, *what))
+            self._start(self._poison(*next(self._storm)))
+            if number % hostile.EVERY == 0:
+                self._start(self._hostile(execution))
             if number % _SESSION_EVERY == 0:
                 self._start(self._session(self._caller(), destroy=next(destroyed)))
             await asyncio.sleep(self._every)
@@ -132,10 +134,33 @@ class Load:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.failed.append(f"load: {error!r}")
 
+    async def _poison(self, subject: str, poison: Poison) -> None:
+        self.ledger.poison.add(subject)
+        headers = {**poison.headers, "Nats-Msg-Id": subject}
+
+        async def publish() -> None:
+            await self._bus.publish(subject, poison.data, headers)
+
+        await self._until_taken(publish, f"poison {subject}")
+
+    async def _hostile(self, execution: str) -> None:
+        """A hostile tenant's execution, under the id of an honest one."""
+        wish = next(self._wishes)
+        body = {**wish, "prompt": f"[[steps]] {json.dumps(wish['prompt'])}"}
+        caller = _Caller(self._http, self._system.client(self._bus, hostile.HOSTILE, self._store), over_gateway=False)
+        key = f"{hostile.HOSTILE}/{execution}"
+        if await self._until_taken(lambda: caller.submit(execution, body), f"submit {key}"):
+            self.ledger.accepted.add(key)
+
     async def _one(
-        self, caller: _Caller, kind: str, request: dict[str, Any], cancel: float | None, delete: float | None
+        self,
+        caller: _Caller,
+        execution: str,
+        kind: str,
+        request: dict[str, Any],
+        cancel: float | None,
+        delete: float | None,
     ) -> None:
-        execution = str(uuid.uuid4())
         body = {**request, "prompt": f"[[steps]] {json.dumps(request['prompt'])}", "labels": {"kind": kind}}
         key = f"{caller.client.project}/{execution}"
         if not await self._until_taken(lambda: caller.submit(execution, body), f"submit {key}"):

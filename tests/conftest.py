@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from events.store_s3 import S3Config
 from tests.support.nats import NatsServer, running_nats
@@ -26,6 +27,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for tier in TIERS:
             if tier in item.path.parts:
                 item.add_marker(tier)
+
+
+@pytest.fixture(autouse=True)
+def log_configuration() -> Iterator[None]:
+    """Fail a test that leaves its process configured for a product's logs: later tests could not read theirs."""
+    yield
+    if isinstance(structlog.get_config()["logger_factory"], structlog.WriteLoggerFactory):
+        structlog.reset_defaults()
+        pytest.fail("the test left structlog configured: replace `logs.configure` in it")
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ async def test_the_server_sends_the_command_by_itself(nats_server: NatsServer, m
 async def test_setup_begins_it(own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the table is new and nothing is submitted any more, what lies there already goes too."""
     bus = await connect(own_nats_server.url, creds=own_nats_server.creds, name="test")
+    monkeypatch.setattr(setup.logs, "configure", lambda _: None)
     environ = {"NATS_URL": own_nats_server.url, "NATS_CREDS": str(own_nats_server.creds)}
     try:
         for table in ("", "default=7d/90d"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -120,6 +121,8 @@ async def test_a_load_that_is_told_to_stop_has_not_failed() -> None:
     """Its end is a cancellation, which is no failure."""
     calm = load()
     calm._one = lambda *_: asyncio.sleep(0)  # type: ignore[method-assign]
+    calm._poison = lambda *_: asyncio.sleep(0)  # type: ignore[method-assign]
+    calm._hostile = lambda *_: asyncio.sleep(0)  # type: ignore[method-assign]
     calm._caller = lambda: cast(Any, None)  # type: ignore[method-assign]
     calm.begin()
     await asyncio.sleep(0.005)
@@ -148,7 +151,7 @@ async def test_a_wish_is_noted_before_it_is_sent() -> None:
     sessions = SimpleNamespace(create=taken, destroy=destroy, get=get)
     client = SimpleNamespace(project="p", sessions=sessions)
     caller = cast(Any, SimpleNamespace(client=client, submit=taken, delete=delete))
-    await wishing._one(caller, "deleted", {"prompt": []}, None, 0.0)
+    await wishing._one(caller, str(uuid.uuid4()), "deleted", {"prompt": []}, None, 0.0)
     await wishing._session(caller, destroy=True)
     assert noted == [True, True, True]
     assert (len(wishing.ledger.deleted), len(wishing.ledger.destroyed)) == (3, 1)

@@ -76,11 +76,12 @@ def test_a_good_history_passes() -> None:
 
 
 def test_what_may_happen_passes() -> None:
-    """Two chunks that changed places, one that is there twice, a reconnect's work, are no fault; nor is a deletion."""
+    """No fault: two chunks that changed places, one that is there twice, data that no message holds, a deletion."""
     history = good()
     output = history.stories[KEY].output
     output[1], output[2] = output[2], output[1]
     output.append(dict(output[0]))
+    history.stories[KEY].objects["data/s.json"] = b"{}"
     assert violations(history, Ledger()) == []
     assert violations(cleaned(), Ledger(accepted={KEY}, deleted={KEY})) == []
     assert outcomes(cleaned(), "p") == {"deleted": 1}
@@ -128,6 +129,7 @@ BROKEN: dict[str, tuple[str, Callable[[Story], Any]]] = {
     "an object is missing": ("archive", lambda story: story.objects.pop("workspace.patch")),
     "an object is damaged": ("archive", lambda story: story.objects.update({"workspace.patch": b"+two\n"})),
     "an object nobody claims": ("archive", lambda story: story.objects.update({"stray": b""})),
+    "data of no event": ("archive", lambda story: story.objects.update({"data/x.json": b"{}"})),
     "another terminal event in the manifest": ("archive", lambda story: manifest(story, terminal_event="x")),
     "another count in the manifest": ("archive", lambda story: manifest(story, chunks={"count": 3})),
     "the archive lacks a chunk": ("archive", lambda story: story.objects.update(_short(story))),

@@ -94,8 +94,9 @@ COPY pyproject.toml /opt/ocf/app/
 COPY schemas /opt/ocf/app/schemas
 COPY events /opt/ocf/app/events
 COPY functions /opt/ocf/app/functions
+COPY ocf /opt/ocf/app/ocf
 COPY --from=web /build/console/dist /opt/ocf/app/console/dist
-RUN python3 -m compileall -q -j 0 /opt/ocf/app/events /opt/ocf/app/functions
+RUN python3 -m compileall -q -j 0 /opt/ocf/app/events /opt/ocf/app/functions /opt/ocf/app/ocf
 
 # What changes seldom comes before what changes daily.
 FROM python AS slim-base
@@ -122,7 +123,7 @@ ENV PATH=/opt/ocf/venv/bin:/usr/local/bin:/usr/bin:/bin \
 WORKDIR /opt/ocf/app
 EXPOSE 3003
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ.get('PORT', '3003') + '/health', timeout=2)"]
-ENTRYPOINT ["python", "-m", "functions.start", "functions.serve"]
+ENTRYPOINT ["python", "-m", "ocf.functions.runtime.early_signals", "ocf.functions.runtime.serve"]
 
 FROM slim-base AS full-base
 RUN apt-get update -qq \

@@ -93,4 +93,4 @@ clean: ## remove everything that was installed or built here; the stack's data s
 	@if [[ -x $(BIN)/ocf ]]; then $(BIN)/ocf down; fi
 	rm -rf .venv .tools build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .bench \
 	  test-results *.egg-info console/node_modules console/dist
-	find events functions tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find events functions ocf tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

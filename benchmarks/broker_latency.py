@@ -20,10 +20,10 @@ import httpx
 import psutil
 from pydantic import SecretStr
 
-from events.models import Limits
-from functions.clock import SystemClock
-from functions.execute.broker import Broker, Upstream
-from functions.models.target import ModelTarget
+from ocf.events.commands import Limits
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.execute.model_proxy import Broker, Upstream
+from ocf.functions.models.model_target import ModelTarget
 
 CHUNKS = 40
 GAP = 0.002

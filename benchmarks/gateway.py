@@ -27,20 +27,20 @@ import psutil
 import uvicorn
 from websockets.asyncio.client import connect as connect_websocket
 
-from events import subjects
-from events.bucket_nats import NatsBucket
-from events.bus_nats import NatsBus, connect
-from events.lifecycle import State
-from events.output import Chunk, ChunkType
-from events.record import Record
-from events.refs import ExecutionRef
-from events.store_memory import MemoryStore
-from functions import server
-from functions.clock import SystemClock
-from functions.gateway.app import create_app
-from functions.gateway.deps import GatewayDeps
-from functions.gateway.settings import GatewaySettings
-from functions.stack.ports import allocate
+from ocf.events import subjects
+from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.adapters.nats.bucket import NatsBucket
+from ocf.events.adapters.nats.bus import NatsBus, connect
+from ocf.events.execution_record import Record
+from ocf.events.lifecycle import State
+from ocf.events.output import Chunk, ChunkType
+from ocf.events.refs import ExecutionRef
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.gateway.app import create_app
+from ocf.functions.gateway.dependencies import GatewayDeps
+from ocf.functions.gateway.settings import GatewaySettings
+from ocf.functions.runtime import uvicorn_server
+from ocf.stack.ports import allocate
 from tests.support.nats import NatsServer, running_nats
 
 TASK = json.dumps({"prompt": "Fix the failing test in tests/test_parser.py", "labels": {"team": "bench"}}).encode()
@@ -63,7 +63,7 @@ async def serve(url: str, creds: str, port: int) -> None:
     config = uvicorn.Config(
         create_app(deps), host="127.0.0.1", port=port, log_config=None, access_log=False, ws="websockets-sansio"
     )
-    await server.serve(config)
+    await uvicorn_server.serve(config)
 
 
 class Caller:

@@ -20,8 +20,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from functions.execute.process import ProcessSpec, start_process
-from functions.execute.sandbox import SandboxPolicy
+from ocf.functions.execute.sandbox.policy import SandboxPolicy
+from ocf.functions.execute.sandbox.process import ProcessSpec, start_process
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 WORK = """

@@ -23,10 +23,10 @@ from typing import TypeVar
 
 import psutil
 
-from events.models import DirectoryWorkspace
-from events.store_s3 import S3Store
-from functions.workspace import Limits, Sources, forget, pack, prepare, summarise, unpack
-from functions.workspace.tree import remove_tree
+from ocf.events.adapters.s3 import S3Store
+from ocf.events.commands import DirectoryWorkspace
+from ocf.functions.workspace import Limits, Sources, forget, pack, prepare, summarise, unpack
+from ocf.functions.workspace.tree_builder import remove_tree
 from tests.support.trees import awkward, listing
 from tests.support.weed import running_weed
 

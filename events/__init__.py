@@ -1,0 +1,1 @@
+"""Events, commands, records and the ports that carry them. Imports nothing of `ocf.functions`."""

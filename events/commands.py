@@ -1,22 +1,368 @@
-"""Publishing a command: the one place that puts it on its subject."""
+"""What commands carry: the payload of every `dev.ocf.*` command event (contract: docs/events.md).
+
+Every model is frozen. What callers send has no unknown fields, so that a typing error is answered and not ignored. What
+functions write for each other may have some, because two releases run side by side during an upgrade: see `Kept`.
+"""
 
 from __future__ import annotations
 
-from events.envelope import Event
-from events.ports import Bus
+import re
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
+
+from ocf.events.limits import FREE_VALUE, check_value
+from ocf.events.subjects import PROJECT_PATTERN
+
+MAX_EVENT_BYTES = 512 * 1024
+MAX_COMMAND_BYTES = 16 * 1024 * 1024
+MAX_CHUNK_BYTES = 64 * 1024
+
+_UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+_HOST = r"^(\*\.)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(:[0-9]{1,5})?$"
+_LABEL = r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$"
+
+ProjectId = Annotated[str, StringConstraints(pattern=PROJECT_PATTERN), Field(examples=["default"])]
+ExecutionId = Annotated[
+    str,
+    StringConstraints(pattern=_UUID),
+    Field(description="lower-case UUID", examples=["0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"]),
+]
+SessionId = Annotated[str, StringConstraints(pattern=_UUID), Field(description="lower-case UUID")]
+Host = Annotated[str, StringConstraints(pattern=_HOST), Field(examples=["pypi.org", "*.example.com:8443"])]
 
 
-async def publish_command(bus: Bus, event: Event, project: str, *, only_first: bool = False) -> int:
-    """Publish the command `event` about the execution or session that is its subject; return its stream sequence.
+def _no_nul(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("must not contain a NUL character")
+    return value
 
-    A repeated call of one event is kept once (for two minutes): its id is a random one of ours, and nobody else has
-    seen it. With `only_first` the subject itself decides, and no id: everybody who may publish any command shares the
-    stream's message ids, so that one that can be guessed could be used up before (`Nats-Msg-Id`, JetStream).
 
-    Raises:
-        Conflict: `only_first`, and the subject has a message already.
-        Unavailable: not kept in time.
+_USERINFO = re.compile(r"^[^:/?#]*://[^/?#]*@")
+
+
+def _no_credentials(value: str) -> str:
+    # The user of an ssh address is none: `git@`.
+    if _USERINFO.match(value) and not re.match(r"^ssh://[^/?#:@]*@", value, re.IGNORECASE):
+        raise ValueError("must not carry credentials: leave `user:password@` out, use the field `token` or `api_key`")
+    return value
+
+
+#: Text without NUL. The pattern is for the JSON Schema, where a validator of ours does not show.
+Text = Annotated[str, Field(json_schema_extra={"pattern": "^[^\\u0000]*$"}), AfterValidator(_no_nul)]
+
+
+def _measured(value: dict[str, Any]) -> dict[str, Any]:
+    check_value(value, FREE_VALUE)
+    return value
+
+
+#: An object of the caller's own, passed on as it is.
+FreeObject = Annotated[dict[str, Any], AfterValidator(_measured)]
+
+
+class Model(BaseModel):
+    """Frozen, no unknown fields, aliases accepted beside names."""
+
+    # `model_` is pydantic's own prefix; the contract's field `model_config` needs an alias.
+    # What is wrong with an input is said without it: it may be a prompt, and the error's text ends up in a log.
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
+
+
+class Kept(Model):
+    """What functions write for each other, in records, facts and output.
+
+    It may be of a newer release: fields unknown here are let in, and written again with the rest when it is changed.
     """
-    identity = {} if only_first else {"Nats-Msg-Id": event.id}
-    subject = event.spec.subject(project, event.subject or "")
-    return await bus.publish(subject, event.data, {**event.headers(), **identity}, only_first=only_first)
+
+    model_config = ConfigDict(extra="allow")
+
+    @classmethod
+    def read(cls, raw: bytes | str) -> Self:
+        """One from its JSON, unknown fields let in at every depth. Raises ValidationError."""
+        return cls.model_validate_json(raw, extra="allow")
+
+
+class Sealed(Model):
+    """A secret under AES-256-GCM (NIST SP 800-38D); the project id is its associated data."""
+
+    alg: Literal["A256GCM"] = "A256GCM"
+    kid: Annotated[str, Field(min_length=1, max_length=64, description="id of the key it was sealed with")]
+    nonce: Annotated[str, Field(description="12 bytes, base64")]
+    ciphertext: Annotated[str, Field(description="ciphertext and 16-byte tag, base64", max_length=16_384)]
+
+
+class ModelConfigData(Model):
+    """Which model runs the task, and how. On the bus `api_key` is always sealed."""
+
+    provider: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", examples=["anthropic", "openai", "local"])]
+    model: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s/][^\s]*$")]
+    model_version: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    api_endpoint: (
+        Annotated[
+            str,
+            Field(
+                pattern=r"^https?://[^\s]+$",
+                max_length=2_000,
+                json_schema_extra={"pattern": r"^https?://(?![^/?#]*@)[^\s]+$"},
+            ),
+            AfterValidator(_no_credentials),
+        ]
+        | None
+    ) = None
+    api_key: Sealed | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=10_000_000, description="output tokens per model call")] | None = None
+    enabled_tools: Annotated[list[str], Field(max_length=100)] | None = None
+    system_prompt: Annotated[Text, Field(max_length=200_000)] | None = None
+
+
+class WorkspaceSource(Model):
+    """What every kind of workspace has."""
+
+    keep_ignored: Annotated[bool, Field(description="keep what .gitignore excludes in the archive too")] = False
+
+
+class EmptyWorkspace(WorkspaceSource):
+    """A new, empty directory (a git repository without commits)."""
+
+    # It tells the kinds of workspace apart, so that it cannot be left out of an object.
+    model_config = ConfigDict(json_schema_extra={"required": ["source"]})
+
+    source: Literal["empty"] = "empty"
+
+    @model_serializer(mode="wrap")
+    def _with_its_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Also where defaults are left out, as in records: without it nobody could read the rest.
+        return {"source": self.source, **handler(self)}
+
+
+class GitWorkspace(WorkspaceSource):
+    """A clone: shallow, at `ref`, submodules off unless asked."""
+
+    source: Literal["git"]
+    url: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=2_000,
+            examples=["https://example.com/team/app.git"],
+            json_schema_extra={"pattern": r"^(?![^:/?#]*://[^/?#]*@)"},
+        ),
+        AfterValidator(_no_credentials),
+    ]
+    ref: Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[^-\s][^\s]*$")] | None = None
+    depth: Annotated[int, Field(ge=1, le=100_000)] = 1
+    submodules: bool = False
+    token: Sealed | None = None
+
+
+class DirectoryWorkspace(WorkspaceSource):
+    """A copy of a directory that the execution function can read (`WORKSPACE_SOURCES` lists the allowed roots)."""
+
+    source: Literal["directory"]
+    path: Annotated[str, Field(min_length=1, max_length=4_096, pattern=r"^/[^\x00]*$")]
+
+
+class SnapshotWorkspace(WorkspaceSource):
+    """The workspace that an earlier execution of the same project left."""
+
+    source: Literal["snapshot"]
+    execution_id: ExecutionId
+
+
+class SharedWorkspace(WorkspaceSource):
+    """A path below `WORKSPACE_DIR`, used in place: others on the volume see every change at once."""
+
+    source: Literal["shared"]
+    path: Annotated[str, Field(min_length=1, max_length=1_000, pattern=r"^[^/\x00][^\x00]*$")]
+
+
+Workspace = Annotated[
+    EmptyWorkspace | GitWorkspace | DirectoryWorkspace | SnapshotWorkspace | SharedWorkspace,
+    Field(discriminator="source"),
+]
+
+
+class Limits(Model):
+    """Bounds of one execution. Unset means the operator's default."""
+
+    timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    silence_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    answer_seconds: Annotated[int, Field(ge=1, le=86_400, description="how long a question waits")] | None = None
+    max_total_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_cost_usd: Annotated[float, Field(gt=0)] | None = None
+    max_memory_bytes: Annotated[int, Field(ge=64 * 1024 * 1024)] | None = None
+    max_workspace_bytes: Annotated[int, Field(ge=1)] | None = None
+    max_output_bytes: Annotated[int, Field(ge=1)] | None = None
+    max_processes: Annotated[int, Field(ge=8, le=100_000)] | None = None
+
+
+class Retry(Model):
+    """What happens when the worker is lost. The agent's own failures are never retried."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = 1
+
+
+class Network(Model):
+    """Hosts the agent's tools may reach; the operator's `NETWORK_ALLOW` is the ceiling."""
+
+    allow: Annotated[list[Host], Field(max_length=200)] = []
+
+
+Permission = Literal["allow", "deny", "ask"]
+#: What OpenCode 1.18 asks permission for (`PermissionConfig` of its `GET /doc`), and its other words for `edit`.
+PERMISSIONS = (
+    *("bash", "doom_loop", "edit", "external_directory", "glob", "grep", "list", "lsp", "question", "read", "skill"),
+    *("task", "todowrite", "webfetch", "websearch"),
+    *("apply_patch", "multiedit", "patch", "write"),
+)
+_PERMISSION = rf"^(\*|({'|'.join(PERMISSIONS)})(:.+)?)$"
+
+
+def _known_permission(value: str) -> str:
+    tool, colon, pattern = value.partition(":")
+    if value == "*" or (tool in PERMISSIONS and bool(colon) == bool(pattern)):
+        return value
+    raise ValueError(f"is no permission; use * or one of {', '.join(PERMISSIONS)}, each also as NAME:PATTERN")
+
+
+#: `*`, or what OpenCode asks permission for, all of it or what a pattern fits. A typing error would allow it.
+PermissionName = Annotated[
+    str,
+    Field(max_length=200, json_schema_extra={"pattern": _PERMISSION}),
+    AfterValidator(_known_permission),
+]
+Labels = Annotated[
+    dict[Annotated[str, StringConstraints(pattern=_LABEL)], Annotated[Text, Field(max_length=256)]],
+    Field(max_length=32, json_schema_extra={"additionalProperties": False}),
+]
+
+
+def _given(field: str) -> dict[str, Any]:
+    return {"required": [field], "properties": {field: {"type": "string", "pattern": r"\S"}}}
+
+
+class TaskRequest(Model):
+    """What a caller asks for: the body of `POST /tasks/execute`, and `Submit` without its ids."""
+
+    # `_something_to_do` in the words of JSON Schema.
+    model_config = ConfigDict(json_schema_extra={"anyOf": [_given("prompt"), _given("code")]})
+
+    task_id: Annotated[Text, Field(max_length=200)] | None = None
+    prompt: Annotated[Text, Field(max_length=2_000_000)] | None = None
+    code: Annotated[Text, Field(max_length=8_000_000)] | None = None
+    context: Annotated[Text, Field(max_length=8_000_000)] | FreeObject | None = None
+    workspace: Workspace = EmptyWorkspace()
+    session_id: SessionId | None = None
+    model: ModelConfigData | None = Field(default=None, alias="model_config")
+    limits: Limits = Limits()
+    retry: Retry = Retry()
+    permissions: Annotated[
+        dict[PermissionName, Permission], Field(json_schema_extra={"additionalProperties": False})
+    ] = {}
+    network: Network = Network()
+    labels: Labels = {}
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> TaskRequest:
+        if not (self.prompt and self.prompt.strip()) and not (self.code and self.code.strip()):
+            raise ValueError("prompt or code is required and must not be blank")
+        return self
+
+
+class Submit(TaskRequest):
+    """`dev.ocf.task.submit.v1`: run this."""
+
+    execution_id: ExecutionId
+    project_id: ProjectId
+
+
+class Execute(Submit):
+    """`dev.ocf.task.execute.v1`: a validated submit, for the execute function. A later release may say more."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    submitted_at: datetime
+
+
+class Cancel(Model):
+    """`dev.ocf.task.cancel.v1`: end it now, wherever it is."""
+
+    execution_id: ExecutionId
+    project_id: ProjectId
+    why: Annotated[Text, Field(max_length=1_000)] | None = None
+    requested_by: Annotated[Text, Field(max_length=200)] | None = None
+
+
+class Cleanup(Model):
+    """`dev.ocf.task.cleanup.v1`: remove what an execution left, or sweep what nobody owns.
+
+    `scope` is `everything` (stream, state, S3, workspace), `workspace` (the pod's files only), or, about no single
+    execution and sent by a schedule, `sweep` (end what no worker owns) or `retention` (remove what is kept no longer).
+    """
+
+    project_id: ProjectId
+    execution_id: ExecutionId
+    scope: Literal["everything", "workspace", "sweep", "retention"] = "everything"
+    requested_by: Annotated[Text, Field(max_length=200)] | None = None
+
+
+class Reply(Model):
+    """`dev.ocf.task.reply.v1`: an answer to a permission request or a question, or a follow-up prompt."""
+
+    project_id: ProjectId
+    execution_id: ExecutionId
+    request_id: Annotated[str, Field(min_length=1, max_length=200)]
+    answer: Annotated[Text, Field(max_length=100_000)]
+    answered_by: Annotated[Text, Field(max_length=200)] | None = None
+
+
+class SessionCommand(Model):
+    """What the four session commands share."""
+
+    project_id: ProjectId
+    session_id: SessionId
+    requested_by: Annotated[Text, Field(max_length=200)] | None = None
+
+
+class SessionCreate(SessionCommand):
+    """`dev.ocf.session.create.v1`: a conversation and its workspace, empty or forked from a finished execution."""
+
+    from_execution_id: ExecutionId | None = None
+    workspace: Workspace = EmptyWorkspace()
+    ttl_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    labels: Labels = {}
+
+
+class SessionAttach(SessionCommand):
+    """`dev.ocf.session.attach.v1`: somebody watches and may send follow-ups."""
+
+    client_id: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class SessionDetach(SessionCommand):
+    """`dev.ocf.session.detach.v1`: that somebody has left; the session stays."""
+
+    client_id: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class SessionDestroy(SessionCommand):
+    """`dev.ocf.session.destroy.v1`: remove every trace of it."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from events.envelope import Event
-from events.errors import InvalidEvent
-from events.limits import EVENT, check_json
-from events.models import MAX_COMMAND_BYTES, MAX_EVENT_BYTES
-from events.ports import ObjectStore
+from ocf.events.commands import MAX_COMMAND_BYTES, MAX_EVENT_BYTES
+from ocf.events.envelope import Event
+from ocf.events.errors import InvalidEvent
+from ocf.events.limits import EVENT, check_json
+from ocf.events.ports import ObjectStore
 
 _SCHEME = "ocf-s3:"
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote, unquote
 
-from events import subjects
-from events.envelope import quoted, timestamp
-from events.errors import InvalidEvent
-from events.ports import Bus, Message
+from ocf.events import subjects
+from ocf.events.envelope import quoted, timestamp
+from ocf.events.errors import InvalidEvent
+from ocf.events.ports import Bus, Message
 
 ALL = "ocf.dlq.>"
 _OLD = "ocf.dlq.*"

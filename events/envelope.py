@@ -18,11 +18,11 @@ from urllib.parse import quote, unquote
 
 from pydantic import ValidationError
 
-from events import limits, trace
-from events.errors import InvalidEvent
-from events.facts import FieldError
-from events.models import Model
-from events.types import TYPES, EventType
+from ocf.events import limits, trace_context
+from ocf.events.commands import Model
+from ocf.events.errors import InvalidEvent
+from ocf.events.event_types import TYPES, EventType
+from ocf.events.facts import FieldError
 
 JSON = "application/json"
 STRUCTURED = "application/cloudevents+json"
@@ -157,7 +157,7 @@ def new_event(
     if cause is not None:
         extensions["causationid"] = cause.id
     # The active span is the nearer cause; without tracing the event's own context is passed on.
-    extensions |= trace.active() or (trace.of(cause.extensions) if cause is not None else {})
+    extensions |= trace_context.active() or (trace_context.of(cause.extensions) if cause is not None else {})
     return Event(
         type=type_,
         source=source,
@@ -236,7 +236,7 @@ def decode(headers: Mapping[str, str], body: bytes) -> Event:
     """A CloudEvent from a NATS message or an HTTP request, binary or structured.
 
     Structured is a body of `Content-Type: application/cloudevents+json`, or one without any content type or `ce-`
-    header (CloudEvents NATS binding 1.0.2, 3.2). Its data is JSON within `events.limits.EVENT`, in UTF-8.
+    header (CloudEvents NATS binding 1.0.2, 3.2). Its data is JSON within `ocf.events.limits.EVENT`, in UTF-8.
 
     Raises:
         InvalidEvent: neither, or an attribute is missing or malformed; the message names it, and never quotes the data.

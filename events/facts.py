@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from events.lifecycle import Reason
-from events.models import ExecutionId, Kept, ProjectId, SessionId
-from events.output import Usage
+from ocf.events.commands import ExecutionId, Kept, ProjectId, SessionId
+from ocf.events.lifecycle import Reason
+from ocf.events.output import Usage
 
 
 class FieldError(Kept):

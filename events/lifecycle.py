@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from events.errors import IllegalStep
+from ocf.events.errors import IllegalStep
 
 
 class State(StrEnum):

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from events.errors import InvalidEvent
+from ocf.events.errors import InvalidEvent
 
 KIB, MIB = 1024, 1024 * 1024
 

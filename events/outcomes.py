@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from events.facts import (
+from ocf.events.event_types import TYPES
+from ocf.events.execution_record import Outbox, Record
+from ocf.events.facts import (
     Artifact,
     ArtifactState,
     Cancelled,
@@ -23,11 +25,9 @@ from events.facts import (
     Outcome,
     TimedOut,
 )
-from events.lifecycle import Reason, Step
-from events.limits import KIB, RECORD_BYTES, json_size, shorten
-from events.output import TodoItem, Usage, Waiting
-from events.record import Outbox, Record
-from events.types import TYPES
+from ocf.events.lifecycle import Reason, Step
+from ocf.events.limits import KIB, RECORD_BYTES, json_size, shorten
+from ocf.events.output import TodoItem, Usage, Waiting
 
 #: Objects that hold what a fact has shortened.
 RESULT_NAME, CHANGES_NAME = "result.txt", "changes.json"

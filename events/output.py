@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from events.models import Kept, Model
+from ocf.events.commands import Kept, Model
 
 
 class ChunkType(StrEnum):

@@ -1,6 +1,6 @@
-"""What the functions need from the outside, as a few Protocols. Adapters sit behind them.
+"""Protocols for what the functions need from outside. `ocf.events.adapters` implements them.
 
-`events.bus_nats` is the only file that touches nats-py, `events.store_s3` the only one that touches boto3.
+Only `adapters.nats.bus` imports nats-py, only `adapters.s3` boto3.
 """
 
 from __future__ import annotations

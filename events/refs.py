@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from events import subjects
+from ocf.events import subjects
 
 
 @dataclass(frozen=True, order=True)

@@ -1,6 +1,6 @@
 """Sealed secrets: AES-256-GCM (NIST SP 800-38D) with the project id as associated data.
 
-An envelope (`events.models.Sealed`) names the key that sealed it by its id, the first 8 hexadecimal digits of
+An envelope (`ocf.events.commands.Sealed`) names the key that sealed it by its id, the first 8 hexadecimal digits of
 SHA-256 over the 32 key bytes, so that a key can be retired and still be read (`ENCRYPTION_KEYS_RETIRED`).
 """
 
@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from events.errors import SealError
-from events.models import Sealed
+from ocf.events.commands import Sealed
+from ocf.events.errors import SealError
 
 KEY_BYTES = 32
 NONCE_BYTES = 12

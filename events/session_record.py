@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, field_serializer
 
-from events.facts import Artifact
-from events.models import EmptyWorkspace, ExecutionId, Kept, ProjectId, SessionId, Workspace
-from events.refs import SessionRef
+from ocf.events.commands import EmptyWorkspace, ExecutionId, Kept, ProjectId, SessionId, Workspace
+from ocf.events.facts import Artifact
+from ocf.events.refs import SessionRef
 
 #: A client that has not said for so long that it is there has gone without a word.
 CLIENT_STAYS = timedelta(hours=1)

@@ -1,10 +1,10 @@
-"""The JetStream streams and buckets, as data. `functions.setup` applies it, safe to repeat."""
+"""The JetStream streams and buckets, as data. `ocf.functions.runtime.setup` applies it, safe to repeat."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from events import subjects as s
+from ocf.events import subjects as s
 
 DAY = 86_400
 COMMANDS_AGE = 30 * DAY

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from events.errors import InvalidEvent
+from ocf.events.errors import InvalidEvent
 
 PROJECT_PATTERN = r"^[a-z0-9-]{1,63}$"
 _PROJECT = re.compile(r"[a-z0-9-]{1,63}")

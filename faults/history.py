@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-from events import subjects
-from events.bucket_nats import NatsBucket
-from events.bus_nats import NatsBus
-from events.envelope import decode
-from events.errors import InvalidEvent
-from events.session_record import Session
-from events.store_s3 import S3Store
+from ocf.events import subjects
+from ocf.events.adapters.nats.bucket import NatsBucket
+from ocf.events.adapters.nats.bus import NatsBus
+from ocf.events.adapters.s3 import S3Store
+from ocf.events.envelope import decode
+from ocf.events.errors import InvalidEvent
+from ocf.events.session_record import Session
 
 _AT_ONCE = 8
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import httpx
 
-from events.bus_nats import NatsBus
-from events.client import Client
-from events.errors import NotYetKnown, OcfError
-from events.store_s3 import S3Store
 from faults import hostile
 from faults.check import Ledger
 from faults.system import System
+from ocf.events.adapters.nats.bus import NatsBus
+from ocf.events.adapters.s3 import S3Store
+from ocf.events.client import Client
+from ocf.events.errors import NotYetKnown, OcfError
 from tests.support.poison import Poison
 
 #: A client gives up after that long; nothing here is away for so long.

@@ -15,9 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from events.bus_nats import NatsBus
-from events.errors import OcfError
-from events.store_s3 import S3Store
 from faults import check, history
 from faults.check_run import wrong_of_run
 from faults.disk import unmount
@@ -27,6 +24,9 @@ from faults.matrix import Pair
 from faults.part import NotReady
 from faults.settle import leftovers, settle
 from faults.system import System, running
+from ocf.events.adapters.nats.bus import NatsBus
+from ocf.events.adapters.s3 import S3Store
+from ocf.events.errors import OcfError
 
 #: Executions of a pair are under way before its fault comes.
 _BEFORE = 4.0

@@ -8,15 +8,15 @@ import time
 
 import psutil
 
-from events import subjects
-from events.bucket_nats import NatsBucket
-from events.bus_nats import NatsBus
-from events.errors import Unavailable
-from events.record import Record
-from events.session_record import Session
 from faults.check import Ledger
 from faults.system import System
-from functions.dispatcher.wiring import WIRING
+from ocf.events import subjects
+from ocf.events.adapters.nats.bucket import NatsBucket
+from ocf.events.adapters.nats.bus import NatsBus
+from ocf.events.errors import Unavailable
+from ocf.events.execution_record import Record
+from ocf.events.session_record import Session
+from ocf.functions.dispatcher.routes import WIRING
 
 #: After the last fault: a lease (10 s), a redelivery (30 s), sweeps (every 15 s), and the further attempts themselves.
 PATIENCE = 240.0

@@ -12,14 +12,14 @@ from typing import Any
 
 import httpx
 
-from events import subjects
-from events.bucket_nats import NatsBucket
-from events.session_record import Session
 from faults.inject import Injector
 from faults.matrix import ALL, Pair
 from faults.run import Bench, Options, bench, one, say, verdict
 from faults.settle import settle
-from functions.dispatcher.wiring import WIRING
+from ocf.events import subjects
+from ocf.events.adapters.nats.bucket import NatsBucket
+from ocf.events.session_record import Session
+from ocf.functions.dispatcher.routes import WIRING
 
 #: Before the first look every process has done everything once: its imports, pools and caches are there.
 _WARM_UP = 45.0

@@ -16,24 +16,24 @@ from pathlib import Path
 import jwt
 import nats.errors
 
-from events import subjects
-from events.bucket_nats import NatsBucket
-from events.bus_nats import NatsBus, connect
-from events.client import Client
-from events.errors import Unavailable
-from events.store_s3 import S3Config, S3Store
-from events.streams import BUCKETS, STREAMS
 from faults.disk import Disk
 from faults.net import HUB, Net
 from faults.part import NotReady, Part
 from faults.service import Service
-from functions.nats_jwt import BACKEND, FUNCTIONS, Trust, mint_user
-from functions.setup import apply
-from functions.stack import tools
-from functions.stack.keys import Keys, write_private
-from functions.stack.nats import nats_argv, nats_config
-from functions.stack.ports import LOOPBACK
-from functions.stack.weed import WEED_GRPC_PORTS, WEED_PORTS, s3_config, weed_argv
+from ocf.events import subjects
+from ocf.events.adapters.nats.bucket import NatsBucket
+from ocf.events.adapters.nats.bus import NatsBus, connect
+from ocf.events.adapters.s3 import S3Config, S3Store
+from ocf.events.client import Client
+from ocf.events.errors import Unavailable
+from ocf.events.streams import BUCKETS, STREAMS
+from ocf.functions.runtime.nats_auth import BACKEND, FUNCTIONS, Trust, mint_user
+from ocf.functions.runtime.setup import apply
+from ocf.stack import tools
+from ocf.stack.keys import Keys, write_private
+from ocf.stack.nats_server import nats_argv, nats_config
+from ocf.stack.ports import LOOPBACK
+from ocf.stack.s3_server import WEED_GRPC_PORTS, WEED_PORTS, s3_config, weed_argv
 
 ROOT = Path(__file__).resolve().parents[1]
 EVENT_FUNCTIONS = ("submit", "cancel", "cleanup", "session", "archive")
@@ -145,7 +145,7 @@ class System:
         )  # fmt: skip
         for name in self.functions:
             target = name.split("-")[0]
-            module = "functions.dispatcher.main" if target == "dispatcher" else "functions.serve"
+            module = "ocf.functions.dispatcher.main" if target == "dispatcher" else "ocf.functions.runtime.serve"
             ready = self.url(name) + "/ready"
             self._add(name, disks[name], (sys.executable, "-m", module), self._environ(name, target), _HTTP, ready)
 

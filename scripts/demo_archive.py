@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from events.store_s3 import S3Config, S3Store
+from ocf.events.adapters.s3 import S3Config, S3Store
 
 _PATIENCE = 60.0
 

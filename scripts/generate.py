@@ -15,14 +15,14 @@ from typing import Any
 
 import yaml
 
-from events import streams
-from events.lifecycle import TABLE, TERMINAL, Reason, State
-from events.types import TYPES, EventType
-from functions import metrics
-from functions.dispatcher.projects import IDLE, MOST
-from functions.dispatcher.wiring import WIRING, backoff
-from functions.gateway import openapi
-from functions.settings import Settings
+from ocf.events import streams
+from ocf.events.event_types import TYPES, EventType
+from ocf.events.lifecycle import TABLE, TERMINAL, Reason, State
+from ocf.functions.dispatcher.project_consumers import IDLE, MOST
+from ocf.functions.dispatcher.routes import WIRING, backoff
+from ocf.functions.gateway import openapi
+from ocf.functions.observability import metrics
+from ocf.functions.settings.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # where this is run by path
@@ -134,7 +134,7 @@ def events_page() -> Pages:
     extensions = [f"| `{name}` | {why} |" for name, why in EXTENSIONS.items()]
     text = f"""# Events
 
-Generated from `events/types.py`, `events/streams.py` and `functions/dispatcher/wiring.py`.
+Generated from `events/event_types.py`, `events/streams.py` and `functions/dispatcher/routes.py`.
 How to publish and watch: [publishing.md](publishing.md), [streaming.md](streaming.md).
 
 | type | said by | subject |
@@ -215,8 +215,8 @@ def configuration_page() -> Pages:
         rows.append(f"| `{field.alias}` | {default} | {field.description or ''} |")
     text = f"""# Configuration
 
-Generated from `functions/settings.py`. Everything is read once at start; a malformed value stops the process with one
-line that names it. `ocf doctor` prints what is in force, secrets masked.
+Generated from `functions/settings/settings.py`. Everything is read once at start; a
+malformed value stops the process with one line that names it. `ocf doctor` prints what is in force, secrets masked.
 
 | variable | default | meaning |
 |---|---|---|

@@ -2,8 +2,8 @@
 
     knative_generate.py [--check]
 
-`functions.dispatcher.wiring` stays the only place that says which event goes where. `--check` writes nothing and ends
-with 1 when a file is not what it should be.
+`ocf.functions.dispatcher.routes` is the only place that says which event goes where. `--check` writes nothing and
+returns 1 when a file is out of date.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from functions.dispatcher.wiring import WIRING, Row  # noqa: E402
+from ocf.functions.dispatcher.routes import WIRING, Row  # noqa: E402
 from scripts import knative_kn  # noqa: E402
 
 BASE, COMPONENTS = ROOT / "knative/base", ROOT / "knative/components"
@@ -37,7 +37,9 @@ Manifest = dict[str, Any]
 #: The folder that execute and its agent's container share, each as its own user.
 SHARED = "/agent"
 AGENT_UID = 65533
-_AGENT_BOOT = "import sys; sys.path.insert(0, '/opt/ocf/app'); from functions.execute.agent_host import main; main()"
+_AGENT_BOOT = (
+    "import sys; sys.path.insert(0, '/opt/ocf/app'); from ocf.functions.execute.sandbox.agent_host import main; main()"
+)
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,7 @@ def dispatcher(name: str, consumers: str, sources: list[Manifest]) -> Manifest:
     container = {
         "name": "dispatcher",
         "image": SLIM,
-        "command": ["python", "-m", "functions.start", "functions.dispatcher.main"],
+        "command": ["python", "-m", "ocf.functions.runtime.early_signals", "ocf.functions.dispatcher.main"],
         "ports": [{"name": "http", "containerPort": PORT}],
         "env": [{"name": "DISPATCH_CONSUMERS", "value": consumers}, {"name": "PORT", "value": str(PORT)}],
         "envFrom": sources,
@@ -326,7 +328,7 @@ def files() -> dict[Path, str]:
     return {
         BASE / "services.yaml": HEADER.format(source="its table")
         + "".join(f"---\n# {service.why}\n{dump(ksvc(service))}" for service in services),
-        BASE / "dispatcher.yaml": HEADER.format(source="functions/dispatcher/wiring.py")
+        BASE / "dispatcher.yaml": HEADER.format(source="functions/dispatcher/routes.py")
         + "".join(f"---\n# {', '.join(row.subjects)}\n{dump(source(row))}" for row in rows),
         COMPONENTS / "sinks/dispatcher.yaml": HEADER.format(source="its table") + dump(outside()),
         KN_PAGE: knative_kn.text(KN_PAGE, [ksvc(service) for service in services], [source(row) for row in rows]),

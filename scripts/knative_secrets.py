@@ -37,8 +37,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from events.subjects import check_project  # noqa: E402
-from functions.nats_jwt import (  # noqa: E402
+from ocf.events.subjects import check_project  # noqa: E402
+from ocf.functions.runtime.nats_auth import (  # noqa: E402
     BACKEND,
     BACKUP,
     FUNCTIONS,
@@ -48,9 +48,9 @@ from functions.nats_jwt import (  # noqa: E402
     public_key,
     server_jwts,
 )
-from functions.stack.keys import Keys, load_or_generate, make_private_dir, write_private  # noqa: E402
-from functions.stack.nats import MAX_PAYLOAD  # noqa: E402
-from functions.stack.weed import s3_config  # noqa: E402
+from ocf.stack.keys import Keys, load_or_generate, make_private_dir, write_private  # noqa: E402
+from ocf.stack.nats_server import MAX_PAYLOAD  # noqa: E402
+from ocf.stack.s3_server import s3_config  # noqa: E402
 
 _BACKUP_TTL = 86_400
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from events.store_s3 import S3Config
+from ocf.events.adapters.s3 import S3Config
 from tests.support.nats import NatsServer, running_nats
 from tests.support.stack import Stack, running_stack
 from tests.support.weed import running_weed

@@ -1,6 +1,6 @@
 """A tour of the whole system in one test. Read it first, and run it: `.venv/bin/pytest tests/test_tour.py`.
 
-`ocf up` starts NATS, S3, the functions and the dispatcher. All a backend needs is `events.client`: it publishes
+`ocf up` starts NATS, S3, the functions and the dispatcher. All a backend needs is `ocf.events.client`: it publishes
 CloudEvents and reads what comes back. A scripted agent plays OpenCode, so that it takes seconds.
 """
 
@@ -10,9 +10,9 @@ import gzip
 import json
 from pathlib import Path
 
-from events.client import connect
-from events.output import ChunkType
-from events.store_s3 import S3Store
+from ocf.events.adapters.s3 import S3Store
+from ocf.events.client import connect
+from ocf.events.output import ChunkType
 from tests.support.stack import running_stack, until
 
 

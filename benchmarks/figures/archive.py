@@ -18,23 +18,23 @@ import psutil
 from boto3.s3.transfer import TransferConfig
 
 from benchmarks.harness import Options, Row, Target
-from events import subjects
-from events.bucket_nats import NatsBucket
-from events.bus_nats import NatsBus, connect
-from events.envelope import new_event
-from events.facts import Completed
-from events.lifecycle import State
-from events.output import Chunk, ChunkType
-from events.record import Record
-from events.refs import ExecutionRef
-from events.store_s3 import S3Config, S3Store
-from functions.archive.handler import archive
-from functions.clock import SystemClock
-from functions.common.commands import NATS_SUBJECT
-from functions.composition import Parts
-from functions.records import Records
-from functions.settings import Settings
-from functions.setup import apply
+from ocf.events import subjects
+from ocf.events.adapters.nats.bucket import NatsBucket
+from ocf.events.adapters.nats.bus import NatsBus, connect
+from ocf.events.adapters.s3 import S3Config, S3Store
+from ocf.events.envelope import new_event
+from ocf.events.execution_record import Record
+from ocf.events.facts import Completed
+from ocf.events.lifecycle import State
+from ocf.events.output import Chunk, ChunkType
+from ocf.events.refs import ExecutionRef
+from ocf.functions.archive.handler import archive
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.command_events import NATS_SUBJECT
+from ocf.functions.core.execution_repository import Records
+from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.setup import apply
+from ocf.functions.settings.settings import Settings
 from tests.support.nats import running_nats
 from tests.support.weed import running_weed
 

@@ -19,15 +19,15 @@ import nkeys
 
 from benchmarks.figures.publish import PROJECT, SECRETS, Held
 from benchmarks.harness import Options, Row, Target, quantile, thinned
-from events import subjects
-from events.bus_nats import connect
-from events.output import ChunkType, Draft
-from events.redact import Redactor
-from functions.clock import SystemClock
-from functions.common.output import fence_off
-from functions.execute.publisher import Publisher
-from functions.nats_jwt import mint_viewer
-from functions.setup import apply
+from ocf.events import subjects
+from ocf.events.adapters.nats.bus import connect
+from ocf.events.output import ChunkType, Draft
+from ocf.events.redaction import Redactor
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.output_fence import fence_off
+from ocf.functions.execute.attempt.publisher import Publisher
+from ocf.functions.runtime.nats_auth import mint_viewer
+from ocf.functions.runtime.setup import apply
 from tests.support.nats import ORIGIN, running_nats
 
 CHROMIUM = Path("/usr/bin/chromium")

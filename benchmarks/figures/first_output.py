@@ -17,9 +17,9 @@ from pathlib import Path
 
 from benchmarks.harness import Options, Row, Target
 from benchmarks.machines import warm
-from events import subjects
-from events.output import Chunk, ChunkType
-from functions.models.offline import OfflineModel
+from ocf.events import subjects
+from ocf.events.output import Chunk, ChunkType
+from ocf.functions.models.offline_model import OfflineModel
 from tests.support.offline import OPENCODE, ROOT, offline_spec, opencode_env
 from tests.support.stack import Project, running_stack
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from benchmarks import gateway
 from benchmarks.harness import Options, Row, Target
-from events.bus_nats import connect
-from functions.setup import apply
+from ocf.events.adapters.nats.bus import connect
+from ocf.functions.runtime.setup import apply
 from tests.support.nats import running_nats
 
 TARGETS = {

@@ -16,7 +16,7 @@ import psutil
 
 from benchmarks.harness import Options, Row, Target
 from benchmarks.machines import ROWS, component_memory
-from events import subjects
+from ocf.events import subjects
 from tests.support.stack import Project, Stack, running_stack
 
 BATCH = 100

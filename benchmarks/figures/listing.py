@@ -13,11 +13,11 @@ from pathlib import Path
 from benchmarks.figures.start import _plain
 from benchmarks.harness import Options, Row, Target
 from benchmarks.machines import component_memory
-from events import subjects
-from events.bucket_nats import NatsBucket
-from events.lifecycle import State
-from events.record import Record
-from events.refs import ExecutionRef
+from ocf.events import subjects
+from ocf.events.adapters.nats.bucket import NatsBucket
+from ocf.events.execution_record import Record
+from ocf.events.lifecycle import State
+from ocf.events.refs import ExecutionRef
 from tests.support.stack import OCF, running_stack
 
 RECORDS = 10_000

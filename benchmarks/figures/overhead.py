@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.harness import Options, Row, Target
 from benchmarks.machines import warm
-from events import subjects
+from ocf.events import subjects
 from tests.support.stack import Project, running_stack
 
 STEPS = [{"shell": {"command": "true", "output": [], "exit": 0}}, {"text": "done"}]

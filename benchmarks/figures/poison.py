@@ -22,14 +22,14 @@ from pathlib import Path
 from benchmarks.figures.submit import submit_env
 from benchmarks.gateway import Caller
 from benchmarks.harness import Options, Row, Target, thinned
-from events.bus_nats import NatsBus, connect
-from events.envelope import new_event
-from events.models import Submit
-from events.refs import ExecutionRef
-from functions import logs
-from functions.clock import SystemClock
-from functions.setup import apply
-from functions.stack.ports import allocate
+from ocf.events.adapters.nats.bus import NatsBus, connect
+from ocf.events.commands import Submit
+from ocf.events.envelope import new_event
+from ocf.events.refs import ExecutionRef
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.observability import logs
+from ocf.functions.runtime.setup import apply
+from ocf.stack.ports import allocate
 from tests.support.nats import NatsServer, running_nats
 from tests.support.poison import WORDS, poisons
 
@@ -151,7 +151,7 @@ async def _system(nats: NatsServer, folder: Path) -> AsyncIterator[None]:
     urls = f"submit=http://127.0.0.1:{ports['submit']}/fn/submit"
     dispatcher = {**env, "PORT": str(ports["dispatcher"]), "DISPATCH_CONSUMERS": "submit", "FUNCTION_URLS": urls}
     with ExitStack() as stack:
-        for module, environ in (("functions.serve", env), ("functions.dispatcher.main", dispatcher)):
+        for module, environ in (("ocf.functions.runtime.serve", env), ("ocf.functions.dispatcher.main", dispatcher)):
             log = stack.enter_context((folder / module).open("wb"))
             argv = [sys.executable, "-m", module]
             process = subprocess.Popen(argv, env={**os.environ, **environ}, stdout=log, stderr=log)  # noqa: ASYNC220

@@ -8,14 +8,14 @@ import uuid
 from pathlib import Path
 
 from benchmarks.harness import Options, Row, Target
-from events import subjects
-from events.bus_nats import NatsBus, connect
-from events.output import ChunkType, Draft
-from events.redact import Redactor
-from functions.clock import SystemClock
-from functions.common.output import fence_off
-from functions.execute.publisher import Publisher
-from functions.setup import apply
+from ocf.events import subjects
+from ocf.events.adapters.nats.bus import NatsBus, connect
+from ocf.events.output import ChunkType, Draft
+from ocf.events.redaction import Redactor
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.output_fence import fence_off
+from ocf.functions.execute.attempt.publisher import Publisher
+from ocf.functions.runtime.setup import apply
 from tests.support.nats import running_nats
 
 SIZE = 256

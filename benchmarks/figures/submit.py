@@ -21,13 +21,13 @@ import psutil
 
 from benchmarks.gateway import Caller
 from benchmarks.harness import Options, Row, Target, thinned
-from events import subjects
-from events.bus_nats import connect
-from events.envelope import new_event
-from events.models import Submit
-from functions.clock import SystemClock
-from functions.setup import apply
-from functions.stack.ports import allocate
+from ocf.events import subjects
+from ocf.events.adapters.nats.bus import connect
+from ocf.events.commands import Submit
+from ocf.events.envelope import new_event
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.runtime.setup import apply
+from ocf.stack.ports import allocate
 from tests.support.nats import NatsServer, running_nats
 
 CALLERS = 16
@@ -134,7 +134,7 @@ async def measure(options: Options) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="ocf-bench-") as folder, running_nats(Path(folder), streams=False) as nats:
         bus = await connect(nats.url, creds=nats.creds, name="bench")
         await apply(bus)
-        ours = function(["-m", "functions.serve"], ports[0], submit_env(nats, ports[0]))
+        ours = function(["-m", "ocf.functions.runtime.serve"], ports[0], submit_env(nats, ports[0]))
         bare = function(["-c", f"from benchmarks.figures.submit import echo; echo({ports[1]})"], ports[1], {})
         async with ours as one, bare as two:
             for turn in range(options.of(20) + 1):

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import structlog
 
-from events import subjects
-from events.envelope import Event, decode, parse, timestamp
-from events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, OcfError, Unavailable
-from events.facts import Archived, Artifact, Outcome
-from events.ports import Message
-from events.record import Record
-from events.refs import ExecutionRef
-from functions.archive.output import Written, write_output
-from functions.archive.scratch import scratch
-from functions.common.commands import NATS_DELIVERIES, NATS_SEQUENCE, ids_of
-from functions.common.objects import delete_execution
-from functions.composition import Parts
+from ocf.events import subjects
+from ocf.events.envelope import Event, decode, parse, timestamp
+from ocf.events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, OcfError, Unavailable
+from ocf.events.execution_record import Record
+from ocf.events.facts import Archived, Artifact, Outcome
+from ocf.events.ports import Message
+from ocf.events.refs import ExecutionRef
+from ocf.functions.archive.output_archive import Written, write_output
+from ocf.functions.archive.scratch_folders import scratch
+from ocf.functions.core.command_events import NATS_DELIVERIES, NATS_SEQUENCE, ids_of
+from ocf.functions.core.stored_objects import delete_execution
+from ocf.functions.runtime.bootstrap import Parts
 
 log = structlog.get_logger()
 

@@ -10,11 +10,11 @@ import functions_framework.aio
 import structlog
 from cloudevents.http import CloudEvent
 
-from functions.app import handle
-from functions.archive import handler
-from functions.archive.scratch import sweep
-from functions.composition import Parts
-from functions.health import Check
+from ocf.functions.archive import handler
+from ocf.functions.archive.scratch_folders import sweep
+from ocf.functions.runtime.asgi import handle
+from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.health import Check
 
 log = structlog.get_logger()
 
@@ -29,5 +29,5 @@ async def lifespan(parts: Parts) -> AsyncIterator[dict[str, Check]]:
 
 @functions_framework.aio.cloud_event
 async def archive(cloud_event: CloudEvent) -> None:
-    """Take one event; see `functions.archive.handler`."""
+    """Take one event; see `ocf.functions.archive.handler`."""
     await handle(handler.archive, cloud_event)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from events import outcomes, subjects
-from events.envelope import Event
-from events.errors import Drop, NotYetKnown
-from events.lifecycle import State, Step
-from events.models import Cancel
-from events.record import Record
-from functions.common.commands import command
-from functions.composition import Parts
+from ocf.events import outcomes, subjects
+from ocf.events.commands import Cancel
+from ocf.events.envelope import Event
+from ocf.events.errors import Drop, NotYetKnown
+from ocf.events.execution_record import Record
+from ocf.events.lifecycle import State, Step
+from ocf.functions.core.command_events import command
+from ocf.functions.runtime.bootstrap import Parts
 
 
 async def cancel(parts: Parts, event: Event) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functions_framework.aio
 from cloudevents.http import CloudEvent
 
-from functions.app import handle
-from functions.cancel import handler
+from ocf.functions.cancel import handler
+from ocf.functions.runtime.asgi import handle
 
 
 @functions_framework.aio.cloud_event
 async def cancel(cloud_event: CloudEvent) -> None:
-    """Take one event; see `functions.cancel.handler`."""
+    """Take one event; see `ocf.functions.cancel.handler`."""
     await handle(handler.cancel, cloud_event)

@@ -5,23 +5,23 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import timedelta
 
-from events import dead_letters, subjects
-from events.commands import publish_command
-from events.envelope import Event, new_event
-from events.errors import Conflict, NotYetKnown, Unreadable
-from events.facts import Cleaned
-from events.lifecycle import State
-from events.models import Cancel, Cleanup
-from events.record import Record
-from events.refs import ExecutionRef
-from events.types import TYPES
-from functions.cleanup.retention import retain
-from functions.cleanup.sweep import sweep
-from functions.common.commands import command
-from functions.common.objects import delete_execution
-from functions.common.output import purge_output
-from functions.common.sessions import Sessions
-from functions.composition import Parts
+from ocf.events import dead_letters, subjects
+from ocf.events.commands import Cancel, Cleanup
+from ocf.events.envelope import Event, new_event
+from ocf.events.errors import Conflict, NotYetKnown, Unreadable
+from ocf.events.event_types import TYPES
+from ocf.events.execution_record import Record
+from ocf.events.facts import Cleaned
+from ocf.events.lifecycle import State
+from ocf.events.publish_command import publish_command
+from ocf.events.refs import ExecutionRef
+from ocf.functions.cleanup.retention import retain
+from ocf.functions.cleanup.sweep import sweep
+from ocf.functions.core.command_events import command
+from ocf.functions.core.output_fence import purge_output
+from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.stored_objects import delete_execution
+from ocf.functions.runtime.bootstrap import Parts
 
 CANCEL = TYPES["dev.ocf.task.cancel.v1"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functions_framework.aio
 from cloudevents.http import CloudEvent
 
-from functions.app import handle
-from functions.cleanup import handler
+from ocf.functions.cleanup import handler
+from ocf.functions.runtime.asgi import handle
 
 
 @functions_framework.aio.cloud_event
 async def cleanup(cloud_event: CloudEvent) -> None:
-    """Take one event; see `functions.cleanup.handler`."""
+    """Take one event; see `ocf.functions.cleanup.handler`."""
     await handle(handler.cleanup, cloud_event)

@@ -6,15 +6,15 @@ from datetime import datetime
 
 import structlog
 
-from events.envelope import Event
-from events.errors import NotYetKnown
-from events.record import Record
-from events.refs import ExecutionRef
-from functions.common.objects import delete_execution
-from functions.common.output import purge_output
-from functions.common.retention import keep_retaining, rule_for, stop_retaining
-from functions.common.schedule import old
-from functions.composition import Parts
+from ocf.events.envelope import Event
+from ocf.events.errors import NotYetKnown
+from ocf.events.execution_record import Record
+from ocf.events.refs import ExecutionRef
+from ocf.functions.core.output_fence import purge_output
+from ocf.functions.core.schedules import old
+from ocf.functions.core.stored_objects import delete_execution
+from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.settings.retention_rules import keep_retaining, rule_for, stop_retaining
 
 log = structlog.get_logger()
 

@@ -7,19 +7,19 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from events import outcomes
-from events.envelope import Event
-from events.facts import Outcome
-from events.lifecycle import State, Step
-from events.record import Record
-from events.refs import ExecutionRef
-from functions import metrics
-from functions.common.output import fence_off
-from functions.common.ownership import SECOND_LOOK, owned
-from functions.common.retention import keep_retaining
-from functions.common.schedule import old
-from functions.common.sweep import keep_sweeping, stop_sweeping
-from functions.composition import Parts
+from ocf.events import outcomes
+from ocf.events.envelope import Event
+from ocf.events.execution_record import Record
+from ocf.events.facts import Outcome
+from ocf.events.lifecycle import State, Step
+from ocf.events.refs import ExecutionRef
+from ocf.functions.core.lease_state import SECOND_LOOK, owned
+from ocf.functions.core.output_fence import fence_off
+from ocf.functions.core.schedules import old
+from ocf.functions.core.sweep_schedule import keep_sweeping, stop_sweeping
+from ocf.functions.observability import metrics
+from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.settings.retention_rules import keep_retaining
 
 log = structlog.get_logger()
 

@@ -1,5 +1,6 @@
-"""Entry point: `python -m functions.dispatcher.main`. Health on `PORT`, rows from `DISPATCH_CONSUMERS` (all if empty).
+"""Entry point of the dispatcher: `python -m ocf.functions.dispatcher.main`.
 
+Serves health on `PORT` and consumes the rows in `DISPATCH_CONSUMERS` (all if empty).
 The rows are the wiring's and, as `sinks` or one by one (`sink-NAME`), those of `EVENT_SINKS`. In the cluster each row
 of the wiring is a `ContainerSource`, and Knative says where to (`K_SINK`); locally `FUNCTION_URLS` does.
 """
@@ -17,22 +18,23 @@ import structlog
 import uvicorn
 from starlette.applications import Starlette
 
-from events.errors import Unavailable
-from events.ports import Backlog, Bucket
-from functions import logs, metrics, server, tracing
-from functions.common.rejections import reject_message
-from functions.common.sinks import check
-from functions.common.tasks import end
-from functions.composition import Parts, build
-from functions.dispatcher import sinks
-from functions.dispatcher.dispatch import Dispatcher
-from functions.dispatcher.loop import Loop
-from functions.dispatcher.projects import ProjectLoop
-from functions.dispatcher.targets import Function, Target, Webhook, connections
-from functions.dispatcher.wiring import WIRING, Row
-from functions.health import health_routes
-from functions.settings import Settings, load_or_exit
-from functions.urls import function_url
+from ocf.events.errors import Unavailable
+from ocf.events.ports import Backlog, Bucket
+from ocf.functions.core.cancellation import end
+from ocf.functions.core.rejections import reject_message
+from ocf.functions.dispatcher import sink_routes
+from ocf.functions.dispatcher.consumer import Loop
+from ocf.functions.dispatcher.delivery import Dispatcher
+from ocf.functions.dispatcher.function_urls import function_url
+from ocf.functions.dispatcher.http_target import Function, Target, Webhook, connections
+from ocf.functions.dispatcher.project_consumers import ProjectLoop
+from ocf.functions.dispatcher.routes import WIRING, Row
+from ocf.functions.observability import logs, metrics, tracing
+from ocf.functions.runtime import uvicorn_server
+from ocf.functions.runtime.bootstrap import Parts, build
+from ocf.functions.runtime.health import health_routes
+from ocf.functions.settings.settings import Settings, load_or_exit
+from ocf.functions.settings.sink_rules import check
 
 log = structlog.get_logger()
 
@@ -44,7 +46,7 @@ _SINKS = "sinks"
 
 def rows(settings: Settings) -> tuple[Row, ...]:
     """The rows this process runs. Exits with one line when a name is unknown."""
-    outside = sinks.rows(settings.event_sinks, settings.event_sink_tries)
+    outside = sink_routes.rows(settings.event_sinks, settings.event_sink_tries)
     known = {row.consumer: (row,) for row in (*WIRING, *outside)} | {_SINKS: outside}
     chosen = settings.dispatch_consumers or (*(row.consumer for row in WIRING), _SINKS)
     if unknown := [name for name in chosen if name not in known]:
@@ -56,7 +58,7 @@ def rows(settings: Settings) -> tuple[Row, ...]:
 
 def _check(settings: Settings, consumers: set[str]) -> None:
     """Every sink that this process serves has a URL and a key."""
-    served = tuple(sink for sink in settings.event_sinks if sinks.consumer(sink.name) in consumers)
+    served = tuple(sink for sink in settings.event_sinks if sink_routes.consumer(sink.name) in consumers)
     try:
         check(served, settings.event_sink_keys(), settings.k_sink)
     except ValueError as error:
@@ -77,7 +79,7 @@ async def run(settings: Settings) -> None:
         loops = {row.consumer: _loop(parts, row, inside, outside) for row in wired}
         tasks = [asyncio.create_task(loop.run()) for loop in loops.values()]
         tasks.append(asyncio.create_task(_measure_lag(parts, wired, loops)))
-        await server.serve(
+        await uvicorn_server.serve(
             uvicorn.Config(
                 Starlette(routes=list(health_routes({"nats": parts.bus.ready}))),
                 host=settings.host,
@@ -135,7 +137,7 @@ async def running(executions: Bucket) -> AsyncIterator[tuple[str, str]]:
 def _target(parts: Parts, row: Row, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Target:
     settings = parts.settings
     for sink in settings.event_sinks:
-        if sinks.consumer(sink.name) == row.consumer:
+        if sink_routes.consumer(sink.name) == row.consumer:
             keys = settings.event_sink_keys().get(sink.name, ())
             # `rows` has seen to it that there is one of the two.
             return Webhook(row, sink.url or settings.k_sink or "", keys, clock=parts.clock, http=outside)

@@ -1,4 +1,4 @@
-"""One execution as a Job: `python -m functions.execute.job`, with the event that JobSink has left at `K_EVENT_PATH`.
+"""Runs one execution as a Job (`python -m ocf.functions.execute.job`). JobSink mounts the event at `K_EVENT_PATH`.
 
 For runs longer than a Knative Service should hold a request. The same worker as in the Service: leases, cancel,
 facts and archive work alike. JobSink takes events from whoever reaches it and cannot check the dispatcher's token;
@@ -18,15 +18,15 @@ from pathlib import Path
 
 import structlog
 
-from events import subjects
-from events.envelope import STRUCTURED, Event, decode
-from events.errors import Drop, NotYetKnown, OcfError, Retry
-from functions import logs, tracing
-from functions.common.commands import NATS_SUBJECT, ids_of
-from functions.composition import Parts, build
-from functions.execute.shop import open_shop
-from functions.execute.worker import Worker, worker_of
-from functions.settings import Settings, load_or_exit
+from ocf.events import subjects
+from ocf.events.envelope import STRUCTURED, Event, decode
+from ocf.events.errors import Drop, NotYetKnown, OcfError, Retry
+from ocf.functions.core.command_events import NATS_SUBJECT, ids_of
+from ocf.functions.execute.context import open_shop
+from ocf.functions.execute.worker import Worker, worker_of
+from ocf.functions.observability import logs, tracing
+from ocf.functions.runtime.bootstrap import Parts, build
+from ocf.functions.settings.settings import Settings, load_or_exit
 
 log = structlog.get_logger()
 

@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 import functions_framework.aio
 from cloudevents.http import CloudEvent
 
-from events.envelope import Event
-from events.errors import Unavailable
-from functions.app import handle
-from functions.composition import Parts
-from functions.execute.shop import open_shop
-from functions.execute.worker import Worker, worker_of
-from functions.health import Check
-from functions.workers import link
+from ocf.events.envelope import Event
+from ocf.events.errors import Unavailable
+from ocf.functions.execute.context import open_shop
+from ocf.functions.execute.worker import Worker, worker_of
+from ocf.functions.runtime.asgi import handle
+from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.health import Check
+from ocf.functions.workers import parent_link
 
 _worker: Worker | None = None
 
@@ -26,7 +26,7 @@ async def lifespan(parts: Parts) -> AsyncIterator[dict[str, Check]]:
     global _worker
     async with open_shop(parts) as shop:
         worker = _worker = worker_of(shop)
-        link.at(worker)
+        parent_link.at(worker)
         try:
             yield {
                 "opencode": shop.opencode_present,
@@ -55,5 +55,5 @@ async def _execute(_: Parts, event: Event) -> None:
 
 @functions_framework.aio.cloud_event
 async def execute(cloud_event: CloudEvent) -> None:
-    """Take one event; see `functions.execute.worker`."""
+    """Take one event; see `ocf.functions.execute.worker`."""
     await handle(_execute, cloud_event)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 
-from events import dataref
-from events.envelope import Event
-from events.errors import Busy, Conflict, Drop, NotItsTurn, NotYetKnown, Unavailable
-from events.models import Execute
-from events.refs import ExecutionRef
-from functions import metrics
-from functions.common.commands import command, ids_of
-from functions.common.sessions import Sessions
-from functions.composition import Parts
-from functions.execute.hearing import LOOK_EVERY
-from functions.execute.runner import MakeTurn, Runner
-from functions.execute.shop import Shop
-from functions.execute.slots import REFILL_DELAY, WarmSlot
-from functions.execute.turn import Turn
-from functions.execute.verdict import Verdict
-from functions.execute.watchdog import Activity
+from ocf.events import dataref
+from ocf.events.commands import Execute
+from ocf.events.envelope import Event
+from ocf.events.errors import Busy, Conflict, Drop, NotItsTurn, NotYetKnown, Unavailable
+from ocf.events.refs import ExecutionRef
+from ocf.functions.core.command_events import command, ids_of
+from ocf.functions.core.session_repository import Sessions
+from ocf.functions.execute.agent.warm_pool import REFILL_DELAY, WarmSlot
+from ocf.functions.execute.attempt.agent_run import Turn
+from ocf.functions.execute.attempt.command_listener import LOOK_EVERY
+from ocf.functions.execute.attempt.runner import MakeTurn, Runner
+from ocf.functions.execute.attempt.stop import Verdict
+from ocf.functions.execute.attempt.watchdog import Activity
+from ocf.functions.execute.context import Shop
+from ocf.functions.observability import metrics
+from ocf.functions.runtime.bootstrap import Parts
 
 
 class Worker:

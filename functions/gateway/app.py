@@ -16,16 +16,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from functions.gateway import downloads, ops, problems, sessions, stream, tasks
-from functions.gateway.console import Console
-from functions.gateway.core import Gateway
-from functions.gateway.deps import GatewayDeps
-from functions.gateway.edge import BodyLimit, Edge, LoopbackOnly
-from functions.gateway.openapi import describe
-from functions.gateway.problems import Problem
-from functions.gateway.settings import GatewaySettings
+from ocf.functions.gateway import problems
+from ocf.functions.gateway.context import Gateway
+from ocf.functions.gateway.dependencies import GatewayDeps
+from ocf.functions.gateway.middleware import BodyLimit, Edge, LoopbackOnly
+from ocf.functions.gateway.openapi import describe
+from ocf.functions.gateway.problems import Problem
+from ocf.functions.gateway.routes import downloads, operations, sessions, stream, tasks
+from ocf.functions.gateway.settings import GatewaySettings
+from ocf.functions.gateway.static_files import Console
 
-_PARTS = (tasks, downloads, sessions, ops, stream)
+_PARTS = (tasks, downloads, sessions, operations, stream)
 _PROBES = frozenset({"/health", "/ready", "/metrics"})
 
 

@@ -14,11 +14,11 @@ import httpx
 import jwt
 import structlog
 
-from events.facts import FieldError
-from events.ports import Clock
-from events.subjects import check_project
-from functions.gateway.problems import Problem, invalid
-from functions.gateway.settings import GatewaySettings
+from ocf.events.facts import FieldError
+from ocf.events.ports import Clock
+from ocf.events.subjects import check_project
+from ocf.functions.gateway.problems import Problem, invalid
+from ocf.functions.gateway.settings import GatewaySettings
 
 log = structlog.get_logger()
 

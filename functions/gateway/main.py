@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from functions import nats_jwt
-from functions.composition import Parts
-from functions.gateway.app import create_app
-from functions.gateway.deps import GatewayDeps, MintViewer
-from functions.gateway.settings import GatewaySettings, check_bind
+from ocf.functions.gateway.app import create_app
+from ocf.functions.gateway.dependencies import GatewayDeps, MintViewer
+from ocf.functions.gateway.settings import GatewaySettings, check_bind
+from ocf.functions.runtime import nats_auth
+from ocf.functions.runtime.bootstrap import Parts
 
 
 @asynccontextmanager
@@ -45,8 +45,8 @@ def _mint_viewer(parts: Parts) -> MintViewer | None:
     if seed is None or account is None:
         return None
 
-    def mint(project: str, execution: str, ttl: int) -> nats_jwt.Credentials:
+    def mint(project: str, execution: str, ttl: int) -> nats_auth.Credentials:
         now = int(parts.clock.now().timestamp())
-        return nats_jwt.mint_viewer(seed.get_secret_value(), account, project, execution, ttl=ttl, now=now)
+        return nats_auth.mint_viewer(seed.get_secret_value(), account, project, execution, ttl=ttl, now=now)
 
     return mint

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: `python -m functions.gateway.openapi` writes `schemas/openapi.json`, `--check` compares."""
+"""The OpenAPI 3.1 document. `python -m ocf.functions.gateway.openapi [--check]` writes `schemas/openapi.json`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from functions.gateway.bodies import Answer, Attachment, CancelTask, CreateSession, ExecuteTask
-from functions.gateway.problems import MEDIA_TYPE, ProblemDocument
+from ocf.functions.gateway.problems import MEDIA_TYPE, ProblemDocument
+from ocf.functions.gateway.request_schemas import Answer, Attachment, CancelTask, CreateSession, ExecuteTask
 
-PATH = Path(__file__).parents[2] / "schemas" / "openapi.json"
+PATH = Path(__file__).resolve().parents[2] / "schemas" / "openapi.json"
 _ABOUT = """Executions of OpenCode as events. Every command is an event on the bus, every answer a look at its state.
 
 The live stream for clients without NATS is `WS /tasks/{execution_id}/stream?from=SEQ` (docs/api.md): OpenAPI has no
@@ -83,12 +83,12 @@ def _finish(path: str, operation: dict[str, Any]) -> None:
 
 def main(arguments: list[str]) -> int:
     """Write the document, or with `--check` say whether the committed one is up to date."""
-    from events.bus_memory import MemoryBucket, MemoryBus
-    from events.store_memory import MemoryStore
-    from functions.clock import SystemClock
-    from functions.gateway.app import create_app  # here: the application itself describes itself with this module
-    from functions.gateway.deps import GatewayDeps
-    from functions.gateway.settings import GatewaySettings
+    from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
+    from ocf.events.adapters.memory_store import MemoryStore
+    from ocf.functions.core.clock import SystemClock
+    from ocf.functions.gateway.app import create_app  # here: the application itself describes itself with this module
+    from ocf.functions.gateway.dependencies import GatewayDeps
+    from ocf.functions.gateway.settings import GatewaySettings
 
     clock = SystemClock()
     deps = GatewayDeps(
@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
     if "--check" in arguments:
         same = PATH.is_file() and PATH.read_bytes() == document
         if not same:
-            sys.stderr.write(f"{PATH} is out of date: run python -m functions.gateway.openapi\n")
+            sys.stderr.write(f"{PATH} is out of date: run python -m ocf.functions.gateway.openapi\n")
         return 0 if same else 1
     PATH.parent.mkdir(exist_ok=True)
     PATH.write_bytes(document)

@@ -15,9 +15,9 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from events import errors
-from events.facts import FieldError
-from events.models import TaskRequest
+from ocf.events import errors
+from ocf.events.commands import TaskRequest
+from ocf.events.facts import FieldError
 
 log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"

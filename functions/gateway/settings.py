@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from events.errors import DeadLetter
-from functions.settings import Settings
+from ocf.events.errors import DeadLetter
+from ocf.functions.settings.settings import Settings
 
 
 class UnsafeBind(DeadLetter):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from events.output import Usage
+from ocf.events.output import Usage
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from events.models import ModelConfigData
-from functions.models.endpoints import check_endpoint
-from functions.models.prices import prices_for
-from functions.models.target import Kind, ModelTarget
+from ocf.events.commands import ModelConfigData
+from ocf.functions.models.endpoint_check import check_endpoint
+from ocf.functions.models.model_target import Kind, ModelTarget
+from ocf.functions.models.prices import prices_for
 
 OFFLINE_PROVIDER = "offline"
 OFFLINE_MODEL = "scripted"

@@ -5,19 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from events import dead_letters, subjects
-from events.commands import publish_command
-from events.envelope import Event, InvalidData, new_event, parse
-from events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
-from events.facts import (
-    FieldError,
-    SessionAttached,
-    SessionCreated,
-    SessionDestroyed,
-    SessionDetached,
-)
-from events.lifecycle import State
-from events.models import (
+from ocf.events import dead_letters, subjects
+from ocf.events.commands import (
     Cancel,
     Cleanup,
     EmptyWorkspace,
@@ -29,13 +18,18 @@ from events.models import (
     SessionDetach,
     SnapshotWorkspace,
 )
-from events.refs import ExecutionRef, SessionRef
-from events.session_record import Attached, Session
-from functions.common.commands import NATS_SEQUENCE, command, ids_of
-from functions.common.objects import delete_session
-from functions.common.rejections import Refusal, reject_session
-from functions.common.sessions import EXPIRY, Sessions, schedule_end, schedule_subject
-from functions.composition import Parts
+from ocf.events.envelope import Event, InvalidData, new_event, parse
+from ocf.events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
+from ocf.events.facts import FieldError, SessionAttached, SessionCreated, SessionDestroyed, SessionDetached
+from ocf.events.lifecycle import State
+from ocf.events.publish_command import publish_command
+from ocf.events.refs import ExecutionRef, SessionRef
+from ocf.events.session_record import Attached, Session
+from ocf.functions.core.command_events import NATS_SEQUENCE, command, ids_of
+from ocf.functions.core.rejections import Refusal, reject_session
+from ocf.functions.core.session_repository import EXPIRY, Sessions, schedule_end, schedule_subject
+from ocf.functions.core.stored_objects import delete_session
+from ocf.functions.runtime.bootstrap import Parts
 
 #: The workspace that an execution left, below its prefix in S3.
 WORKSPACE = "workspace.tar.zst"

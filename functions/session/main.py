@@ -5,11 +5,11 @@ from __future__ import annotations
 import functions_framework.aio
 from cloudevents.http import CloudEvent
 
-from functions.app import handle
-from functions.session import handler
+from ocf.functions.runtime.asgi import handle
+from ocf.functions.session import handler
 
 
 @functions_framework.aio.cloud_event
 async def session(cloud_event: CloudEvent) -> None:
-    """Take one event; see `functions.session.handler`."""
+    """Take one event; see `ocf.functions.session.handler`."""
     await handle(handler.session, cloud_event)

@@ -6,25 +6,25 @@ import asyncio
 import hashlib
 from datetime import datetime
 
-from events import dataref, outcomes, subjects
-from events import limits as input_limits
-from events.commands import publish_command
-from events.envelope import Event, InvalidData, decode, new_event, parse
-from events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
-from events.facts import Accepted, FieldError, Outcome
-from events.lifecycle import Reason, State, Step, step
-from events.models import MAX_COMMAND_BYTES, Cleanup, EmptyWorkspace, Execute, Submit
-from events.ports import Message
-from events.record import Record
-from events.refs import ExecutionRef, SessionRef
-from events.types import TYPES
-from functions.common import limits
-from functions.common.commands import ids_of
-from functions.common.hosts import InvalidRule, host_allowed
-from functions.common.rejections import Refusal, reject_submit
-from functions.common.sessions import Sessions
-from functions.common.sweep import keep_sweeping
-from functions.composition import Parts
+from ocf.events import dataref, outcomes, subjects
+from ocf.events import limits as input_limits
+from ocf.events.commands import MAX_COMMAND_BYTES, Cleanup, EmptyWorkspace, Execute, Submit
+from ocf.events.envelope import Event, InvalidData, decode, new_event, parse
+from ocf.events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
+from ocf.events.event_types import TYPES
+from ocf.events.execution_record import Record
+from ocf.events.facts import Accepted, FieldError, Outcome
+from ocf.events.lifecycle import Reason, State, Step, step
+from ocf.events.ports import Message
+from ocf.events.publish_command import publish_command
+from ocf.events.refs import ExecutionRef, SessionRef
+from ocf.functions.core import task_limits
+from ocf.functions.core.command_events import ids_of
+from ocf.functions.core.rejections import Refusal, reject_submit
+from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.sweep_schedule import keep_sweeping
+from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.settings.host_rules import InvalidRule, host_allowed
 
 EXECUTE = TYPES["dev.ocf.task.execute.v1"]
 CLEANUP = TYPES["dev.ocf.task.cleanup.v1"]
@@ -133,7 +133,7 @@ def _against_subject(data: Submit, ref: ExecutionRef) -> list[FieldError]:
 def _against_operator(parts: Parts, data: Submit) -> list[FieldError]:
     """What the operator of this installation does not allow."""
     settings = parts.settings
-    errors = [FieldError(field=field, message=message) for field, message in limits.above(data.limits, settings)]
+    errors = [FieldError(field=field, message=message) for field, message in task_limits.above(data.limits, settings)]
     for index, host in enumerate(data.network.allow):
         if (wrong := _against_network(host, settings.network_allow)) is not None:
             errors.append(FieldError(field=f"network.allow.{index}", message=wrong))
@@ -206,7 +206,7 @@ async def _record(parts: Parts, event: Event, data: Submit, digest: str) -> Reco
         traceparent=event.extensions.get("traceparent"),
         submitted_at=now,
         updated_at=now,
-        timeout_seconds=limits.bound(data.limits, "timeout_seconds", parts.settings),
+        timeout_seconds=task_limits.bound(data.limits, "timeout_seconds", parts.settings),
         max_attempts=data.retry.max_attempts,
     )
     try:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functions_framework.aio
 from cloudevents.http import CloudEvent
 
-from functions.app import handle
-from functions.submit import handler
+from ocf.functions.runtime.asgi import handle
+from ocf.functions.submit import handler
 
 
 @functions_framework.aio.cloud_event
 async def submit(cloud_event: CloudEvent) -> None:
-    """Take one event; see `functions.submit.handler`."""
+    """Take one event; see `ocf.functions.submit.handler`."""
     await handle(handler.submit, cloud_event)

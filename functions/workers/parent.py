@@ -25,14 +25,15 @@ from typing import NoReturn
 
 import structlog
 
-from events import store_s3
-from functions import logs
-from functions.execute.sandbox import protect_self
-from functions.settings import Settings, load_or_exit
-from functions.workers import environment, link, tally
-from functions.workers.boots import Boots
-from functions.workers.forks import Child, start
-from functions.workers.listener import Listener
+from ocf.events.adapters import s3
+from ocf.functions.execute.sandbox.policy import protect_self
+from ocf.functions.observability import logs
+from ocf.functions.settings.settings import Settings, load_or_exit
+from ocf.functions.workers import environment, metrics_sum
+from ocf.functions.workers import parent_link as link
+from ocf.functions.workers.boot_queue import Boots
+from ocf.functions.workers.listener import Listener
+from ocf.functions.workers.worker_fork import Child, start
 
 log = structlog.get_logger()
 
@@ -56,9 +57,14 @@ def main() -> NoReturn:
     sealed = int(os.environ.pop(environment.SEALED))
     settings = load_or_exit()
     logs.configure(settings.log_level)
-    for module in ("functions.serve", "functions.execute.main", "uvicorn.protocols.http.auto", "uvicorn.lifespan.on"):
+    for module in (
+        "ocf.functions.runtime.serve",
+        "ocf.functions.execute.main",
+        "uvicorn.protocols.http.auto",
+        "uvicorn.lifespan.on",
+    ):
         importlib.import_module(module)
-    store_s3.preload()
+    s3.preload()
     gc.collect()
     gc.freeze()  # a collection in a worker would touch, and so copy, every page
     try:
@@ -216,7 +222,7 @@ class Parent:
         with suppress(KeyError):  # unless its end was heard already
             self._selector.unregister(worker.link)
         worker.link.close()
-        tally.ended(self._counts, worker.place)
+        metrics_sum.ended(self._counts, worker.place)
         if worker.leaving is not None and (status == 0 or self._listener is None):
             return
         log.warning("worker ended", action="parent.worker_ended", worker_pid=worker.pid, status=status)

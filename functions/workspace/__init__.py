@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from functions.workspace.archive import Packed, Unpacked
-from functions.workspace.base import Limits
-from functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
-from functions.workspace.git import GitFailed
-from functions.workspace.prepare import Own, Prepared, Source, Sources, check, forget, prepare, restore
-from functions.workspace.results import (
+from ocf.functions.workspace.archive import Packed, Unpacked
+from ocf.functions.workspace.baseline import Limits
+from ocf.functions.workspace.changes import (
     Patch,
     Size,
     changed_files,
@@ -19,7 +16,10 @@ from functions.workspace.results import (
     unpack,
     write_patch,
 )
-from functions.workspace.tree import discard_tree
+from ocf.functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
+from ocf.functions.workspace.git import GitFailed
+from ocf.functions.workspace.prepare import Own, Prepared, Source, Sources, check, forget, prepare, restore
+from ocf.functions.workspace.tree_builder import discard_tree
 
 __all__ = [
     "GitFailed",

@@ -17,10 +17,10 @@ from typing import Protocol
 
 import zstandard
 
-from functions.workspace.base import Cursor, Limits, read_table
-from functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
-from functions.workspace.tree import Tree, leaves
-from functions.workspace.walk import MAX_PATH_BYTES, Entry, Report, Stopped, Walk, open_file, walk
+from ocf.functions.workspace.baseline import Cursor, Limits, read_table
+from ocf.functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
+from ocf.functions.workspace.safe_walk import MAX_PATH_BYTES, Entry, Report, Stopped, Walk, open_file, walk
+from ocf.functions.workspace.tree_builder import Tree, leaves
 
 _CHUNK = 1024 * 1024
 _BLOCK = tarfile.BLOCKSIZE

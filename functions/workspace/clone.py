@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from events.models import GitWorkspace
-from functions.common.addresses import Reach, farthest, literal, never, resolve
-from functions.workspace.errors import InvalidWorkspace
-from functions.workspace.git import Git, GitFailed
-from functions.workspace.roots import Roots
+from ocf.events.commands import GitWorkspace
+from ocf.functions.core.addresses import Reach, farthest, literal, never, resolve
+from ocf.functions.workspace.allowed_roots import Roots
+from ocf.functions.workspace.errors import InvalidWorkspace
+from ocf.functions.workspace.git import Git, GitFailed
 
 _SCP = re.compile(r"^(?:[A-Za-z0-9._-]+@)?([A-Za-z0-9.-]+):(?!//)([^\s]+)$")
 _BAD_REF = re.compile(r"[\x00-\x20~^:?*\[\\\x7f]|\.\.|@\{|//|^/|/$|\.$|\.lock$|^-")
@@ -126,7 +126,7 @@ async def pinned(remote: Remote) -> str:
     """`HOST:PORT:ADDRESS,...` for git's `http.curloptResolve`; empty where there is no name to resolve.
 
     Raises:
-        InvalidWorkspace: the host has no address, or one that `functions.common.addresses` lets nobody reach.
+        InvalidWorkspace: the host has no address, or one that `ocf.functions.core.addresses` lets nobody reach.
     """
     if not remote.host:
         return ""

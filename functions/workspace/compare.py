@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from functions.workspace.base import Cursor, Known, Limits, git_mode, read_blob, read_table
-from functions.workspace.importer import Importer
-from functions.workspace.walk import Entry, Report, Walk, walk
+from ocf.functions.workspace.baseline import Cursor, Known, Limits, git_mode, read_blob, read_table
+from ocf.functions.workspace.fast_import import Importer
+from ocf.functions.workspace.safe_walk import Entry, Report, Walk, walk
 
 Kind = Literal["added", "modified", "deleted"]
 

@@ -8,11 +8,11 @@ import stat
 import threading
 from pathlib import Path
 
-from functions.workspace.base import Limits
-from functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
-from functions.workspace.roots import Roots
-from functions.workspace.tree import Tree
-from functions.workspace.walk import Entry, Report, Stopped, Walk, open_file, walk
+from ocf.functions.workspace.allowed_roots import Roots
+from ocf.functions.workspace.baseline import Limits
+from ocf.functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
+from ocf.functions.workspace.safe_walk import Entry, Report, Stopped, Walk, open_file, walk
+from ocf.functions.workspace.tree_builder import Tree
 
 _CHUNK = 8 * 1024 * 1024
 #: What copy_file_range answers between file systems that cannot do it.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from events.errors import DeadLetter
-from events.lifecycle import Reason
+from ocf.events.errors import DeadLetter
+from ocf.events.lifecycle import Reason
 
 
 class InvalidWorkspace(DeadLetter):

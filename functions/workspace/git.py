@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from events.errors import Unavailable
+from ocf.events.errors import Unavailable
 
 CONFIG = """\
 [core]

@@ -9,20 +9,20 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from events.errors import NotYetKnown
-from events.models import DirectoryWorkspace, EmptyWorkspace, GitWorkspace, SharedWorkspace, SnapshotWorkspace
-from events.ports import ObjectStore
-from functions.workspace import base
-from functions.workspace.archive import unpack_tree
-from functions.workspace.base import DEFAULT_LIMITS, Cursor, Known, Limits
-from functions.workspace.clone import check_url, clone
-from functions.workspace.copy import copy_tree
-from functions.workspace.errors import InvalidWorkspace
-from functions.workspace.git import REPOSITORY, Git, GitFailed
-from functions.workspace.roots import Roots
-from functions.workspace.threads import in_thread
-from functions.workspace.tree import link_outside, outside, remove_tree, safe_parts
-from functions.workspace.walk import Walk, key, read_below, walk
+from ocf.events.commands import DirectoryWorkspace, EmptyWorkspace, GitWorkspace, SharedWorkspace, SnapshotWorkspace
+from ocf.events.errors import NotYetKnown
+from ocf.events.ports import ObjectStore
+from ocf.functions.workspace import baseline
+from ocf.functions.workspace.allowed_roots import Roots
+from ocf.functions.workspace.archive import unpack_tree
+from ocf.functions.workspace.baseline import DEFAULT_LIMITS, Cursor, Known, Limits
+from ocf.functions.workspace.clone import check_url, clone
+from ocf.functions.workspace.copy import copy_tree
+from ocf.functions.workspace.errors import InvalidWorkspace
+from ocf.functions.workspace.git import REPOSITORY, Git, GitFailed
+from ocf.functions.workspace.safe_walk import Walk, key, read_below, walk
+from ocf.functions.workspace.threads import in_thread
+from ocf.functions.workspace.tree_builder import link_outside, outside, remove_tree, safe_parts
 
 Source = EmptyWorkspace | GitWorkspace | DirectoryWorkspace | SnapshotWorkspace | SharedWorkspace
 #: Gives a filled workspace to the user that will work in it: before it is recorded, as a file's ctime is part of that.
@@ -194,16 +194,16 @@ async def _fill(source: Source, target: Path, sources: Sources, git: Git, token:
         await in_thread(lambda stop: unpack_tree(archive, target, sources.limits, stop))
         archive.unlink()
     else:
-        base.lay_out(target / ".git", bare=False)
+        baseline.lay_out(target / ".git", bare=False)
     return None
 
 
 async def _record(kind: str, target: Path, git: Git, limits: Limits, commit: str | None) -> Prepared:
     local = Git(git.home, timeout=limits.git_seconds)
-    base.create(local)
+    baseline.create(local)
     tracked = await _tracked(target, local)
     try:
-        counted = await in_thread(lambda stop: base.record(target, local, limits, tracked, stop))
+        counted = await in_thread(lambda stop: baseline.record(target, local, limits, tracked, stop))
     except GitFailed as error:
         raise InvalidWorkspace(f"the workspace's base could not be recorded: {error}") from None
     return Prepared(target, git.home, limits, kind, commit, counted.files, counted.size)

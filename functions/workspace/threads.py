@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from functions.workspace.walk import Stopped
+from ocf.functions.workspace.safe_walk import Stopped
 
 T = TypeVar("T")
 

@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import pytest
 
-from events import subjects
-from events.bucket_nats import NatsBucket
-from events.bus_memory import MemoryBucket, MemoryBus, subject_matches
-from events.bus_nats import connect
-from events.errors import Conflict, TooLarge, Unavailable
-from events.limits import MESSAGE_BYTES, RECORD_BYTES
-from events.ports import Backlog, Bucket, Bus, ConsumerSpec, Fence, Message
-from functions.clock import SystemClock
+from ocf.events import subjects
+from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus, subject_matches
+from ocf.events.adapters.nats.bucket import NatsBucket
+from ocf.events.adapters.nats.bus import connect
+from ocf.events.errors import Conflict, TooLarge, Unavailable
+from ocf.events.limits import MESSAGE_BYTES, RECORD_BYTES
+from ocf.events.ports import Backlog, Bucket, Bus, ConsumerSpec, Fence, Message
+from ocf.functions.core.clock import SystemClock
 from tests.support.nats import NatsServer
 
 ADAPTERS = ["memory", "jetstream"]

@@ -1,4 +1,4 @@
-"""One suite for `events.ports.ObjectStore`: the in-memory adapter and the S3 one against a real server."""
+"""One suite for `ocf.events.ports.ObjectStore`: the in-memory adapter and the S3 one against a real server."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from events.errors import NotYetKnown, Unavailable
-from events.ports import ObjectStore
-from events.store_memory import MemoryStore
-from events.store_s3 import PART_BYTES, S3Config, S3Store
+from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.adapters.s3 import PART_BYTES, S3Config, S3Store
+from ocf.events.errors import NotYetKnown, Unavailable
+from ocf.events.ports import ObjectStore
 from tests.support.weed import running_weed
 
 

@@ -32,7 +32,7 @@ async def test_an_agent_sees_no_secret_and_no_process_of_the_worker_and_hides_no
     assert pod is not None
     seen = await kubectl("exec", pod, "-c", "agent", "--", "sh", "-c", f"id -u; {SEEN} 2>&1; true")
     for found in (text, seen):
-        assert "functions.serve" not in found
+        assert "ocf.functions.runtime.serve" not in found
         assert not [key for key in keys if key in found]
         assert ".creds" not in found
     assert seen.startswith("65533\n")

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from events.envelope import decode
+from ocf.events.envelope import decode
 from tests.integration.test_docs_run import block
 from tests.support.cluster import NAMESPACE, NEEDS_CLUSTER, Cluster, apply, built, cluster, kubectl, until
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from events.record import Record
+from ocf.events.execution_record import Record
 from tests.support.cluster import (
     NEEDS_CLUSTER,
     Cluster,

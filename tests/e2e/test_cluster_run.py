@@ -18,7 +18,7 @@ import nats
 import pytest
 from nats.aio.msg import Msg
 
-from functions.nats_jwt import Credentials
+from ocf.functions.runtime.nats_auth import Credentials
 from tests.support.cluster import NAMESPACE, NEEDS_CLUSTER, Cluster, at_zero, kubectl, pods, secret, until
 
 KNATIVE = Path(__file__).parents[2] / "knative"

@@ -20,9 +20,9 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from events.bus_nats import connect
-from functions.nats_jwt import mint_viewer, public_key
-from functions.stack.keys import load_or_generate
+from ocf.events.adapters.nats.bus import connect
+from ocf.functions.runtime.nats_auth import mint_viewer, public_key
+from ocf.stack.keys import load_or_generate
 from tests.support.console import (
     CHROMIUM,
     ROOT,

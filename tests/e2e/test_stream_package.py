@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from functions.stack.tools import node
+from ocf.stack.tools import node
 from tests.support.console import CONSOLE, ROOT, build
 
 #: Strictly typed, by what the package says of its types.

@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from events.lifecycle import Reason
-from events.output import ChunkType
-from functions.clock import SystemClock
-from functions.execute import opencode
-from functions.execute.agent import Agent, AgentModel, AgentResult, TurnSpec
-from functions.execute.agent_server import AgentServer
-from functions.execute.process import AgentFailed
-from functions.models.offline import OfflineModel
+from ocf.events.lifecycle import Reason
+from ocf.events.output import ChunkType
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.execute.agent import opencode_api
+from ocf.functions.execute.agent.agent import Agent, AgentModel, AgentResult, TurnSpec
+from ocf.functions.execute.agent.server import AgentServer
+from ocf.functions.execute.sandbox.process import AgentFailed
+from ocf.functions.models.offline_model import OfflineModel
 from tests.support.agents import MODEL, RIPGREP, ROOT, Heard, server_spec
 from tests.support.offline import OPENCODE, offline_spec
 
@@ -114,7 +114,7 @@ async def test_a_conversation_is_read_in_pages(world: World, monkeypatch: pytest
     assert isinstance(whole["messages"], list)
     assert len(whole["messages"]) == 5
     for page in (1, 2):
-        monkeypatch.setattr(opencode, "_PAGE", page)
+        monkeypatch.setattr(opencode_api, "_PAGE", page)
         assert await agent.export() == whole
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from events import limits
-from events.lifecycle import Reason
-from events.output import ChunkType
-from functions.execute.agent import TurnSpec
-from functions.execute.agent_server import AgentServer
-from functions.execute.process import AgentFailed
+from ocf.events import limits
+from ocf.events.lifecycle import Reason
+from ocf.events.output import ChunkType
+from ocf.functions.execute.agent.agent import TurnSpec
+from ocf.functions.execute.agent.server import AgentServer
+from ocf.functions.execute.sandbox.process import AgentFailed
 from tests.support.agents import MODEL, SCRIPTED, Runner
 from tests.support.clock import ManualClock
 

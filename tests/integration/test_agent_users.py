@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from functions.execute import view
-from functions.execute.process import AgentProcess, ProcessSpec, start_process
-from functions.execute.sandbox import SandboxPolicy, sandbox_support
-from functions.execute.users import AgentUser, AgentUsers, NoUser, cannot_change_users
-from functions.workspace import discard_tree
+from ocf.functions.execute.sandbox import filesystem_view
+from ocf.functions.execute.sandbox.policy import SandboxPolicy, sandbox_support
+from ocf.functions.execute.sandbox.process import AgentProcess, ProcessSpec, start_process
+from ocf.functions.execute.sandbox.users import AgentUser, AgentUsers, NoUser, cannot_change_users
+from ocf.functions.workspace import discard_tree
 from tests.support.privileges import without_privileges
 
 FIRST, LAST = 300_000, 300_999
@@ -212,7 +212,7 @@ async def test_shared_folders_have_one_user_and_are_given_back(users: AgentUsers
     script = f"mkdir made; echo x > made/new; ln -s {outside} made/way; chmod 600 made/new"
     made = await asyncio.create_subprocess_exec(
         "/bin/sh", "-c", f"cd {shared} && {script}", user=first.uid, group=first.uid, extra_groups=()
-    ) if view.closed(str(shared)) is None else await asyncio.create_subprocess_exec(
+    ) if filesystem_view.closed(str(shared)) is None else await asyncio.create_subprocess_exec(
         "/bin/sh", "-c", script, cwd=shared
     )  # fmt: skip
     assert await made.wait() == 0
@@ -250,7 +250,7 @@ def test_a_closed_folder_on_the_way_is_found(tmp_path: Path) -> None:
     """The first folder that other users may not pass through is named."""
     top = tmp_path / "closed"
     (top / "inside").mkdir(parents=True)
-    found = view.closed(str(top / "inside/file"))
+    found = filesystem_view.closed(str(top / "inside/file"))
     top.chmod(0o700)
     assert found != str(top)
-    assert json.dumps(view.closed(str(top / "inside"))) is not None
+    assert json.dumps(filesystem_view.closed(str(top / "inside"))) is not None

@@ -9,7 +9,7 @@ from typing import Any
 
 from nats.aio.client import Client as NatsClient
 
-from functions.nats_jwt import BACKUP, FUNCTIONS, Role
+from ocf.functions.runtime.nats_auth import BACKUP, FUNCTIONS, Role
 from tests.integration.test_jwt_server import client, refused
 from tests.support.nats import NatsServer
 

@@ -18,14 +18,14 @@ import structlog
 import zstandard
 from pydantic import SecretStr
 
-from events import limits as bounds
-from events.lifecycle import Reason
-from events.models import Limits
-from functions.clock import SystemClock
-from functions.execute.broker import Broker, Call, Hooks, RetryPolicy, Upstream
-from functions.execute.broker.meter import Meter
-from functions.models.prices import Prices
-from functions.models.target import ModelTarget
+from ocf.events import limits as bounds
+from ocf.events.commands import Limits
+from ocf.events.lifecycle import Reason
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.execute.model_proxy import Broker, Call, Hooks, RetryPolicy, Upstream
+from ocf.functions.execute.model_proxy.usage_meter import Meter
+from ocf.functions.models.model_target import ModelTarget
+from ocf.functions.models.prices import Prices
 from tests.support.faulty_model import (
     CHUNKED,
     Act,
@@ -227,7 +227,7 @@ async def test_a_mistake_of_the_brokers_own_ends_the_execution(make: Make, monke
     """The agent would try for ever; the run is told instead."""
     rig = await make(chat("a"))
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-    monkeypatch.setattr("functions.execute.broker.core.requests.prepared", lambda *_: 1 / 0)
+    monkeypatch.setattr("ocf.functions.execute.model_proxy.proxy.requests.prepared", lambda *_: 1 / 0)
     with pytest.raises(httpx.HTTPError):
         await rig.ask()
     assert rig.broker.failure is not None

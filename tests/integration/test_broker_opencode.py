@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from events.lifecycle import Reason
-from events.models import Limits, ModelConfigData
-from functions.clock import SystemClock
-from functions.execute.agent_config import CATALOG
-from functions.execute.broker import Broker, BrokerFailure, Hooks, RetryPolicy, Upstream
-from functions.models.offline import OfflineModel, OfflineModelFailed
-from functions.models.resolve import ModelSettings, resolve
-from functions.models.target import ModelTarget
+from ocf.events.commands import Limits, ModelConfigData
+from ocf.events.lifecycle import Reason
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.execute.agent.config import CATALOG
+from ocf.functions.execute.model_proxy import Broker, BrokerFailure, Hooks, RetryPolicy, Upstream
+from ocf.functions.models.model_target import ModelTarget
+from ocf.functions.models.offline_model import OfflineModel, OfflineModelFailed
+from ocf.functions.models.resolve import ModelSettings, resolve
 from tests.support.faulty_model import Act, cut, faulty_model, status
 from tests.support.offline import DEMO_PROMPT, DEMO_REPO, OPENCODE, offline_spec, opencode_env
 

@@ -19,11 +19,11 @@ import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from functions.stack.ports import free_port
-from functions.stack.state import LOCK, STATE, Running, locked
+from ocf.stack.ports import free_port
+from ocf.stack.state import LOCK, STATE, Running, locked
 from tests.support.detached import running_stack
 
-OCF = (sys.executable, "-m", "functions.cli.main")
+OCF = (sys.executable, "-m", "ocf.cli.main")
 ROOT = Path(__file__).resolve().parents[2]
 ID = "0b5f2f0e-6a3b-4c1e-9d70-3a6f7b1c2d3e"
 
@@ -368,14 +368,14 @@ class Interrupt:
             os.kill(os.getpid(), signal.SIGINT)
 MOMENT = sys.argv.pop(1)
 sys.meta_path.insert(0, Interrupt())
-from functions.cli.main import main
+from ocf.cli.main import main
 main()
 """
 
 
 async def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path: Path) -> None:
     """At any moment of the imports, which take most of a short verb's time."""
-    for moment in ("typer", "functions.cli.tasks", "httpx", "functions.cli.gateway"):
+    for moment in ("typer", "ocf.cli.tasks", "httpx", "ocf.cli.gateway_client"):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", _INTERRUPTED, moment, "--gateway", "http://127.0.0.1:9", "list"),
             cwd=tmp_path,

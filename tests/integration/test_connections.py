@@ -15,8 +15,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 from websockets.asyncio.client import connect
 
-from functions import connections
-from functions.connections import Connections
+from ocf.functions.runtime import connection_limits
+from ocf.functions.runtime.connection_limits import Connections
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -64,7 +64,7 @@ async def serving(kept: Connections) -> AsyncIterator[int]:
         lifespan="off",
         timeout_graceful_shutdown=1,
     )
-    connections.bound(config, kept)
+    connection_limits.bound(config, kept)
     server = uvicorn.Server(config)
     running = asyncio.ensure_future(server.serve())
     async with asyncio.timeout(10):
@@ -134,7 +134,7 @@ async def test_half_open_connections_do_not_keep_anybody_out(streams: list[Strea
 
 async def test_a_head_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch, streams: list[Stream]) -> None:
     """Neither a byte now and then nor a first good request buys more time."""
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.5)
     async with serving(Connections(total=60)) as port:
         silent, first = await opened(port), await opened(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /")
         streams += [silent, first]
@@ -159,7 +159,7 @@ async def test_a_head_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPa
 
 async def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch, streams: list[Stream]) -> None:
     """It would hold its connection and what is buffered for ever."""
-    monkeypatch.setattr(connections, "WRITE_SECONDS", 0.5)
+    monkeypatch.setattr(connection_limits, "WRITE_SECONDS", 0.5)
     kept = Connections(total=60)
     async with serving(kept) as port:
         streams.append(await opened(port, b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n"))

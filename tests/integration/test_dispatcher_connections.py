@@ -7,7 +7,7 @@ import socket
 
 import httpx
 
-from functions.dispatcher.targets import connections
+from ocf.functions.dispatcher.http_target import connections
 
 
 async def test_a_silent_connection_is_asked_after() -> None:

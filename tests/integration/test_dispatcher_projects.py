@@ -14,18 +14,18 @@ from dataclasses import dataclass, field, replace
 import httpx
 import pytest
 
-from events import subjects
-from events.bucket_nats import NatsBucket
-from events.bus_nats import NatsBus, connect
-from events.ports import Delivery
-from events.refs import ExecutionRef
-from functions.clock import SystemClock
-from functions.dispatcher import projects
-from functions.dispatcher.dispatch import Dispatcher
-from functions.dispatcher.main import running
-from functions.dispatcher.projects import ProjectLoop
-from functions.dispatcher.targets import Function
-from functions.dispatcher.wiring import WIRING, Row
+from ocf.events import subjects
+from ocf.events.adapters.nats.bucket import NatsBucket
+from ocf.events.adapters.nats.bus import NatsBus, connect
+from ocf.events.ports import Delivery
+from ocf.events.refs import ExecutionRef
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.dispatcher import project_consumers as projects
+from ocf.functions.dispatcher.delivery import Dispatcher
+from ocf.functions.dispatcher.http_target import Function
+from ocf.functions.dispatcher.main import running
+from ocf.functions.dispatcher.project_consumers import ProjectLoop
+from ocf.functions.dispatcher.routes import WIRING, Row
 from tests.support.nats import NatsServer
 
 pytestmark = pytest.mark.slow

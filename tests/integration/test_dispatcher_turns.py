@@ -9,13 +9,13 @@ from collections import Counter
 
 import httpx
 
-from events import subjects
-from events.bus_nats import NatsBus, connect
-from functions.clock import SystemClock
-from functions.dispatcher.dispatch import Dispatcher
-from functions.dispatcher.loop import Loop
-from functions.dispatcher.targets import Function
-from functions.dispatcher.wiring import WIRING
+from ocf.events import subjects
+from ocf.events.adapters.nats.bus import NatsBus, connect
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.dispatcher.consumer import Loop
+from ocf.functions.dispatcher.delivery import Dispatcher
+from ocf.functions.dispatcher.http_target import Function
+from ocf.functions.dispatcher.routes import WIRING
 from tests.support.nats import NatsServer
 
 EXECUTE = next(row for row in WIRING if row.consumer == "execute")

@@ -39,7 +39,7 @@ def test_a_task_is_published_with_plain_nats_as_the_page_says(stack: Stack, tmp_
 
 def test_a_backend_of_one_project_hears_over_nats_and_commands_over_http(stack: Stack, tmp_path: Path) -> None:
     """Copied from docs/publishing.md, with the credentials of `ocf creds --project mine`."""
-    argv = [sys.executable, "-m", "functions.cli.main", "creds", "--project", "mine", "--data-dir", str(stack.data_dir)]
+    argv = [sys.executable, "-m", "ocf.cli.main", "creds", "--project", "mine", "--data-dir", str(stack.data_dir)]
     made = subprocess.run(argv, capture_output=True, text=True, timeout=30, cwd=ROOT, check=True)
     (tmp_path / "mine.creds").write_text(made.stdout)
     arguments = (stack.answer["gateway"], stack.answer["nats"], str(tmp_path / "mine.creds"))

@@ -14,18 +14,18 @@ from typing import Any
 
 import pytest
 
-from events import subjects
-from events.envelope import decode, new_event
-from events.lifecycle import State
-from events.models import Submit
-from events.output import Chunk, ChunkType
-from events.record import Record
-from events.store_s3 import S3Config
-from events.types import TYPES
-from functions.common.commands import NATS_SUBJECT
-from functions.composition import Parts, build
-from functions.settings import Settings
-from functions.submit.handler import submit
+from ocf.events import subjects
+from ocf.events.adapters.s3 import S3Config
+from ocf.events.commands import Submit
+from ocf.events.envelope import decode, new_event
+from ocf.events.event_types import TYPES
+from ocf.events.execution_record import Record
+from ocf.events.lifecycle import State
+from ocf.events.output import Chunk, ChunkType
+from ocf.functions.core.command_events import NATS_SUBJECT
+from ocf.functions.runtime.bootstrap import Parts, build
+from ocf.functions.settings.settings import Settings
+from ocf.functions.submit.handler import submit
 from tests.support.agents import SCRIPTED
 from tests.support.nats import NatsServer
 from tests.support.stack import ROOT, gapless, until
@@ -99,7 +99,7 @@ async def through(parts: Parts, jump: Jump, env: dict[str, str], top: Path) -> t
     own = {"K_EVENT_PATH": str(told), "STATE_DIR": str(top / "state"), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     with (top / "log").open("w") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "functions.execute.job"),
+            *(sys.executable, "-m", "ocf.functions.execute.job"),
             cwd=ROOT,
             env={"PATH": os.environ["PATH"], **env, **wrong, **own},
             stdout=log,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from events.output import Chunk
-from events.record import Record
+from ocf.events.execution_record import Record
+from ocf.events.output import Chunk
 from tests.support.stack import Project, Stack, gapless
 
 #: About six seconds of talk, so that whatever is killed is away in the middle of it.

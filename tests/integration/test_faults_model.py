@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from events.lifecycle import Reason, State
+from ocf.events.lifecycle import Reason, State
 from tests.support.faulty_model import Act, Exchange, hang_up, silent, status
 from tests.support.faulty_model import faulty_model as serving
 from tests.support.stack import Project, Stack, running_stack

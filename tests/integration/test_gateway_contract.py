@@ -18,9 +18,10 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.config import SchemathesisConfig
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from events.lifecycle import State
-from events.sealing import Keyring, generate_key
-from functions.gateway import openapi, sessions
+from ocf.events.lifecycle import State
+from ocf.events.sealing import Keyring, generate_key
+from ocf.functions.gateway import openapi
+from ocf.functions.gateway.routes import sessions
 from tests.support.gateway_server import serving
 from tests.support.nats import NatsServer
 

@@ -13,13 +13,13 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from events import subjects
-from events.bus_nats import connect as connect_bus
-from events.lifecycle import State
-from functions.cli.gateway import CallFailed, Gateway, Where
-from functions.cli.gateway import connect as cli
-from functions.gateway.settings import GatewaySettings
-from functions.stack.ports import free_port
+from ocf.cli.gateway_client import CallFailed, Gateway, Where
+from ocf.cli.gateway_client import connect as cli
+from ocf.events import subjects
+from ocf.events.adapters.nats.bus import connect as connect_bus
+from ocf.events.lifecycle import State
+from ocf.functions.gateway.settings import GatewaySettings
+from ocf.stack.ports import free_port
 from tests.support.gateway import DAMAGED, chunk
 from tests.support.gateway_server import serving
 from tests.support.nats import NatsServer

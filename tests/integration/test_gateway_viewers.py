@@ -21,9 +21,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from events import subjects
-from functions.gateway.settings import GatewaySettings
-from functions.nats_jwt import mint_viewer
+from ocf.events import subjects
+from ocf.functions.gateway.settings import GatewaySettings
+from ocf.functions.runtime.nats_auth import mint_viewer
 from tests.support.gateway_server import Served, serving
 from tests.support.nats import ORIGIN, NatsServer
 

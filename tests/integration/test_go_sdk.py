@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from events import subjects
+from ocf.events import subjects
 from tests.support.stack import Project, Stack, gapless
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from functions.execute.users import cannot_change_users
+from ocf.functions.execute.sandbox.users import cannot_change_users
 from tests.support.stack import OCF, Stack, running_stack, until
 
 pytestmark = pytest.mark.slow

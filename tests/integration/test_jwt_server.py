@@ -22,10 +22,10 @@ from websockets.asyncio.client import connect as websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
-from events.bus_nats import connect as connect_bus
-from events.client import connect as connect_client
-from events.credentials import inbox_of
-from functions.nats_jwt import (
+from ocf.events.adapters.nats.bus import connect as connect_bus
+from ocf.events.adapters.nats.credentials import inbox_of
+from ocf.events.client import connect as connect_client
+from ocf.functions.runtime.nats_auth import (
     FUNCTIONS,
     MAX_CONNECT_BYTES,
     PROJECT_BACKEND,
@@ -35,7 +35,7 @@ from functions.nats_jwt import (
     mint_user,
     mint_viewer,
 )
-from functions.stack.keys import write_private
+from ocf.stack.keys import write_private
 from tests.support.nats import ORIGIN, NatsServer
 
 

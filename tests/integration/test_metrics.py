@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from functions.dispatcher.wiring import WIRING
+from ocf.functions.dispatcher.routes import WIRING
 from tests.support.stack import Project, Stack, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]

@@ -10,16 +10,16 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
-from events import subjects
-from events.bucket_nats import NatsBucket
-from events.bus_nats import UNACKED, connect
-from events.client import Client
-from events.errors import Conflict, Unavailable
-from events.models import Cancel, Reply
-from functions.clock import SystemClock
-from functions.common.tasks import end
-from functions.execute.hearing import Hearing
-from functions.execute.lease import SAFE, TTL
+from ocf.events import subjects
+from ocf.events.adapters.nats.bucket import NatsBucket
+from ocf.events.adapters.nats.bus import UNACKED, connect
+from ocf.events.client import Client
+from ocf.events.commands import Cancel, Reply
+from ocf.events.errors import Conflict, Unavailable
+from ocf.functions.core.cancellation import end
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.execute.attempt.command_listener import Hearing
+from ocf.functions.execute.attempt.lease import SAFE, TTL
 from tests.support.nats import NatsServer
 from tests.support.stack import until
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from events import subjects
-from events.bus_nats import connect
-from functions.setup import apply
+from ocf.events import subjects
+from ocf.events.adapters.nats.bus import connect
+from ocf.functions.runtime.setup import apply
 from tests.support.nats import NatsServer
 
 FIRST, LAST = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"

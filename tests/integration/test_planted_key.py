@@ -15,8 +15,8 @@ import psutil
 import pytest
 import zstandard
 
-from events import subjects
-from events.redact import forms_of
+from ocf.events import subjects
+from ocf.events.redaction import forms_of
 from tests.support.stack import Project, running_stack, until
 
 pytestmark = pytest.mark.slow

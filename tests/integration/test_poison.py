@@ -9,8 +9,8 @@ import uuid
 
 import pytest
 
-from events import dead_letters, subjects
-from functions.dispatcher.wiring import WIRING
+from ocf.events import dead_letters, subjects
+from ocf.functions.dispatcher.routes import WIRING
 from tests.support.poison import STRUCTURED, WORDS, poisons
 from tests.support.stack import Project, Stack, until
 

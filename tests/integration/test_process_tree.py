@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from functions.execute import proctree
-from functions.execute.process import TREE_VARIABLE, AgentFailed, AgentProcess, ProcessSpec, start_process
-from functions.execute.supervisor import THREADS_PER_PROCESS
+from ocf.functions.execute.sandbox import process_tree
+from ocf.functions.execute.sandbox.process import TREE_VARIABLE, AgentFailed, AgentProcess, ProcessSpec, start_process
+from ocf.functions.execute.sandbox.supervisor import THREADS_PER_PROCESS
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -220,7 +220,7 @@ async def test_tree_dies_with_its_function(tmp_path: Path) -> None:
 import asyncio, re, sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
-from functions.execute.process import ProcessSpec, start_process
+from ocf.functions.execute.sandbox.process import ProcessSpec, start_process
 async def main():
     argv = (sys.executable, "-I", "-S", "-c", {TREE!r}, {str(pids)!r})
     p = await start_process(ProcessSpec(argv, Path("/"), {{}}, None, 200, 2**31))
@@ -305,7 +305,7 @@ async def test_start_failures_name_the_cause(tmp_path: Path) -> None:
     missing = ProcessSpec(("/nowhere/agent",), tmp_path, {}, None, max_processes=10, max_memory_bytes=2**30)
     with pytest.raises(AgentFailed, match="No such file"):
         await start_process(missing)
-    assert not [pid for pid in proctree.sample(os.getpid()).pids if "supervisor" in command_line(pid)]
+    assert not [pid for pid in process_tree.sample(os.getpid()).pids if "supervisor" in command_line(pid)]
 
 
 async def test_early_end_shows_stderr(started: list[AgentProcess]) -> None:
@@ -383,6 +383,6 @@ async def test_waiting_for_a_processor_is_seen() -> None:
             while process.starved_seconds() < 0.1:
                 await asyncio.sleep(0.02)
         (sleeper,) = psutil.Process(process.pid).children()
-        assert proctree.starved_seconds((sleeper.pid,)) < process.starved_seconds()
+        assert process_tree.starved_seconds((sleeper.pid,)) < process.starved_seconds()
     finally:
         await process.stop(0.0)

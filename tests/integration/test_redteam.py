@@ -23,11 +23,11 @@ import pytest
 import pytest_asyncio
 import zstandard
 
-from events.output import Chunk, ChunkType
-from events.record import Record
-from functions.execute.sandbox import sandbox_support
-from functions.execute.users import cannot_change_users
-from functions.models.offline import OfflineModel
+from ocf.events.execution_record import Record
+from ocf.events.output import Chunk, ChunkType
+from ocf.functions.execute.sandbox.policy import sandbox_support
+from ocf.functions.execute.sandbox.users import cannot_change_users
+from ocf.functions.models.offline_model import OfflineModel
 from tests.support.offline import OPENCODE, offline_spec
 from tests.support.redteam import BOMBS, DEAF, HELPERS, INSIDE, SHARED, TRAPS, Attempt, Bomb, call_id, fixtures
 from tests.support.stack import Project, Stack, running_stack, until

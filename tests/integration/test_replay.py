@@ -17,9 +17,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from events import subjects
-from events.envelope import of_line
-from functions.stack.ports import free_port
+from ocf.events import subjects
+from ocf.events.envelope import of_line
+from ocf.stack.ports import free_port
 from tests.support.receiver import Receiver
 from tests.support.stack import OCF, ROOT, Project, until
 
@@ -151,7 +151,7 @@ async def test_where_two_runs_part_is_shown(project: Project) -> None:
 
 @contextmanager
 def dry_function(target: str, folder: Path, agent: Path) -> Iterator[str]:
-    """`DRY_RUN=1 FUNCTION_TARGET=... python -m functions.serve`; its URL."""
+    """`DRY_RUN=1 FUNCTION_TARGET=... python -m ocf.functions.runtime.serve`; its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -164,7 +164,9 @@ def dry_function(target: str, folder: Path, agent: Path) -> Iterator[str]:
         "NATS_URL": "nats://127.0.0.1:9",
     }  # fmt: skip
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen([sys.executable, "-m", "functions.serve"], env=environ, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ocf.functions.runtime.serve"], env=environ, stdout=log, stderr=log
+        )
     try:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and process.poll() is None:

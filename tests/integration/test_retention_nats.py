@@ -6,25 +6,25 @@ import json
 
 import pytest
 
-from events import subjects
-from events.bus_nats import connect
-from functions import setup
-from functions.common import retention
+from ocf.events import subjects
+from ocf.events.adapters.nats.bus import connect
+from ocf.functions.runtime import setup
+from ocf.functions.settings import retention_rules
 from tests.support.nats import NatsServer
 from tests.support.stack import until
 
 
 async def test_the_server_sends_the_command_by_itself(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Set up once however often it is asked for; anew in place of the first; it fires; once stopped it is gone."""
-    monkeypatch.setattr(retention, "_EVERY", "@every 1s")
+    monkeypatch.setattr(retention_rules, "_EVERY", "@every 1s")
     bus = await connect(nats_server.url, creds=nats_server.creds, name="test")
-    target = subjects.command("cleanup", subjects.SYSTEM_PROJECT, retention.RETENTION_ID)
+    target = subjects.command("cleanup", subjects.SYSTEM_PROJECT, retention_rules.RETENTION_ID)
     try:
         for _ in range(2):
-            await retention.keep_retaining(bus)
-        first = await bus.last(subjects.COMMANDS, retention.SCHEDULE)
-        await retention.keep_retaining(bus, anew=True)
-        there = [message async for message in bus.history(subjects.COMMANDS, retention.SCHEDULE)]
+            await retention_rules.keep_retaining(bus)
+        first = await bus.last(subjects.COMMANDS, retention_rules.SCHEDULE)
+        await retention_rules.keep_retaining(bus, anew=True)
+        there = [message async for message in bus.history(subjects.COMMANDS, retention_rules.SCHEDULE)]
         assert first is not None
         assert [message.sequence > first.sequence for message in there] == [True]
 
@@ -33,8 +33,8 @@ async def test_the_server_sends_the_command_by_itself(nats_server: NatsServer, m
             return message is not None and json.loads(message.data)["scope"] == "retention"
 
         await until(fired, timeout=15, what="the schedule's command")
-        await retention.stop_retaining(bus)
-        assert await bus.last(subjects.COMMANDS, retention.SCHEDULE) is None
+        await retention_rules.stop_retaining(bus)
+        assert await bus.last(subjects.COMMANDS, retention_rules.SCHEDULE) is None
     finally:
         await bus.purge(subjects.COMMANDS, target)
         await bus.close()
@@ -50,7 +50,7 @@ async def test_setup_begins_it(own_nats_server: NatsServer, monkeypatch: pytest.
             for name, value in {**environ, "RETENTION": table}.items():
                 monkeypatch.setenv(name, value)
             assert await setup.run() == 0
-            message = await bus.last(subjects.COMMANDS, retention.SCHEDULE)
+            message = await bus.last(subjects.COMMANDS, retention_rules.SCHEDULE)
             assert (message is not None) == bool(table)
     finally:
         await bus.close()

@@ -12,8 +12,8 @@ from urllib.parse import unquote
 import psutil
 import pytest
 
-from events import subjects
-from events.output import ChunkType
+from ocf.events import subjects
+from ocf.events.output import ChunkType
 from tests.support.stack import Project, Stack, gapless, until
 
 pytestmark = pytest.mark.timeout(150)

@@ -9,7 +9,7 @@ import httpx
 import psutil
 import pytest
 
-from events.output import ChunkType
+from ocf.events.output import ChunkType
 from tests.support.stack import Project, Stack, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]

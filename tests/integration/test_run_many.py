@@ -9,8 +9,8 @@ from collections import Counter
 import psutil
 import pytest
 
-from events import subjects
-from events.bucket_nats import NatsBucket
+from ocf.events import subjects
+from ocf.events.adapters.nats.bucket import NatsBucket
 from tests.support.stack import Project, Stack, gapless, until
 
 pytestmark = pytest.mark.slow

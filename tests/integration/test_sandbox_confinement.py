@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from functions.execute import sandbox
-from functions.execute.process import AgentFailed, ProcessSpec, start_process
-from functions.execute.sandbox import SandboxPolicy, sandbox_support
+from ocf.functions.execute.sandbox import policy as sandbox
+from ocf.functions.execute.sandbox.policy import SandboxPolicy, sandbox_support
+from ocf.functions.execute.sandbox.process import AgentFailed, ProcessSpec, start_process
 
 pytestmark = pytest.mark.skipif(bool(sandbox_support().missing), reason=f"no {', '.join(sandbox_support().missing)}")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from functions.execute.egress import EgressProxy, rules
-from functions.execute.process import ProcessSpec, start_process
-from functions.execute.sandbox import SandboxPolicy, sandbox_support
+from ocf.functions.execute.egress_proxy import EgressProxy, rules
+from ocf.functions.execute.sandbox.policy import SandboxPolicy, sandbox_support
+from ocf.functions.execute.sandbox.process import ProcessSpec, start_process
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from functions.models.offline import OfflineModel
+from ocf.functions.models.offline_model import OfflineModel
 from tests.support.offline import OPENCODE, offline_spec
 from tests.support.sessions import opened
 from tests.support.stack import Project, Stack, running_stack, until

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from functions.stack.ports import free_port
+from ocf.stack.ports import free_port
 from tests.integration.test_docs_run import block
 from tests.support.receiver import Posted, Receiver
 from tests.support.stack import Project, Stack, running_stack, until

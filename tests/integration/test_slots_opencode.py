@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from events.models import Limits
-from events.output import ChunkType
-from functions.clock import SystemClock
-from functions.execute.agent import Agent, TurnSpec
-from functions.execute.broker import Broker, Upstream
-from functions.execute.slots import SlotPlan, open_slot
-from functions.models.offline import OfflineModel
-from functions.models.target import ModelTarget
+from ocf.events.commands import Limits
+from ocf.events.output import ChunkType
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.execute.agent.agent import Agent, TurnSpec
+from ocf.functions.execute.agent.warm_pool import SlotPlan, open_slot
+from ocf.functions.execute.model_proxy import Broker, Upstream
+from ocf.functions.models.model_target import ModelTarget
+from ocf.functions.models.offline_model import OfflineModel
 from tests.support.agents import MODEL, ROOT, Heard, server_spec
 from tests.support.offline import OPENCODE, offline_spec
 

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from functions.clock import SystemClock
-from functions.execute import slots
-from functions.execute.agent import Agent, TurnSpec
-from functions.execute.agent_config import AgentModel, ServerSpec
-from functions.execute.agent_memory import available_memory
-from functions.execute.agent_server import AgentServer
-from functions.execute.broker import Broker, Upstream
-from functions.execute.process import AgentFailed
-from functions.execute.slots import SlotPlan, WarmSlot, open_slot
-from functions.workers.boots import available_cores
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.execute.agent import warm_pool
+from ocf.functions.execute.agent.agent import Agent, TurnSpec
+from ocf.functions.execute.agent.config import AgentModel, ServerSpec
+from ocf.functions.execute.agent.resources import available_memory
+from ocf.functions.execute.agent.server import AgentServer
+from ocf.functions.execute.agent.warm_pool import SlotPlan, WarmSlot, open_slot
+from ocf.functions.execute.model_proxy import Broker, Upstream
+from ocf.functions.execute.sandbox.process import AgentFailed
+from ocf.functions.workers.boot_queue import available_cores
 from tests.support.agents import MODEL, SCRIPTED, Heard, server_spec
 
 OTHER = AgentModel("anthropic", "another")
@@ -164,8 +164,8 @@ async def test_short_memory_gives_slots_up(
     plan: SlotPlan, make_pool: Callable[..., WarmSlot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Waiting servers end when memory is short, and none is opened until there is enough."""
-    monkeypatch.setattr(slots, "_WATCH_SECONDS", 0.05)
-    free = [slots.MIN_FREE_BYTES * 2]
+    monkeypatch.setattr(warm_pool, "_WATCH_SECONDS", 0.05)
+    free = [warm_pool.MIN_FREE_BYTES * 2]
     pool = make_pool(free=lambda: free[0])
     await ready(pool)
     assert pool._slot is not None
@@ -233,13 +233,13 @@ async def test_a_server_starts_and_boots_when_it_is_its_turn(plan: SlotPlan, mon
             yield
             starting -= 1
 
-    booted = slots._boot
+    booted = warm_pool._boot
 
     async def boot(*told: Any) -> None:
         assert 0 < starting <= 2
         await booted(*told)
 
-    monkeypatch.setattr(slots, "_boot", boot)
+    monkeypatch.setattr(warm_pool, "_boot", boot)
     opened = await asyncio.gather(*(open_slot(replace(plan, turn=turn), plan.spec, SystemClock()) for _ in range(6)))
     assert (most, starting) == (2, 0)
     for slot in opened:
@@ -298,7 +298,7 @@ async def test_a_start_that_is_cancelled_twice_leaves_nothing(
         return await asyncio.Event().wait()  # type: ignore[return-value]
 
     if moment == "files":
-        monkeypatch.setattr(slots, "_lay_out_git", files)
+        monkeypatch.setattr(warm_pool, "_lay_out_git", files)
     elif moment == "server":
         monkeypatch.setattr(AgentServer, "start", server)
     used = replace(plan, make_broker=broker) if moment == "broker" else plan

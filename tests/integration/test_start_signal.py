@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from functions.stack.ports import free_port
+from ocf.stack.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("module", ["functions.serve", "functions.dispatcher.main"])
+@pytest.mark.parametrize("module", ["ocf.functions.runtime.serve", "ocf.functions.dispatcher.main"])
 def test_told_to_go_while_it_waits_for_nats_it_goes(module: str, tmp_path: Path) -> None:
     """It has a handler for SIGTERM from its first lines on: without one the kernel would keep the signal from a first
     process, and it would serve on for the hour that a run may take."""
@@ -29,7 +29,10 @@ def test_told_to_go_while_it_waits_for_nats_it_goes(module: str, tmp_path: Path)
         "STATE_DIR": str(tmp_path),
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "functions.start", module], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, "-m", "ocf.functions.runtime.early_signals", module],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     assert process.stdout is not None
     with process.stdout:

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from events.lifecycle import State
+from ocf.events.lifecycle import State
 from tests.support.stack import running_stack, until
 
 pytestmark = pytest.mark.slow

@@ -100,7 +100,7 @@ async def test_a_run_is_another_user_and_sees_no_process_of_the_worker(stack: St
     said = "".join(chunk.data for chunk in await project.chunks(execution))
     assert str(UID) in said
     assert "looked" in said
-    assert "functions.serve" not in said
+    assert "ocf.functions.runtime.serve" not in said
     assert "AWS_" not in said
     assert "container of its own" in stack.log("execute")
 

@@ -14,8 +14,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from events.models import DirectoryWorkspace, EmptyWorkspace
-from functions.workspace import (
+from ocf.events.commands import DirectoryWorkspace, EmptyWorkspace
+from ocf.functions.workspace import (
     InvalidWorkspace,
     Limits,
     Prepared,
@@ -25,7 +25,7 @@ from functions.workspace import (
     prepare,
     unpack,
 )
-from functions.workspace.tree import remove_tree
+from ocf.functions.workspace.tree_builder import remove_tree
 from tests.support.git_http import run_git
 from tests.support.trees import awkward, listing
 

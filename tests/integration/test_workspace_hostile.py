@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from events.models import DirectoryWorkspace, EmptyWorkspace, GitWorkspace
-from functions.workspace import (
+from ocf.events.commands import DirectoryWorkspace, EmptyWorkspace, GitWorkspace
+from ocf.functions.workspace import (
     InvalidWorkspace,
     Prepared,
     Sources,

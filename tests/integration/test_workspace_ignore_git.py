@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from functions.workspace.ignore import excluded, parse
+from ocf.functions.workspace.gitignore import excluded, parse
 
 _patterns = st.lists(
     st.one_of(

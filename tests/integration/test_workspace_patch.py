@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from events.models import DirectoryWorkspace, EmptyWorkspace
-from functions.workspace import Limits, Prepared, Sources, changed_files, conclude, prepare, summarise, write_patch
+from ocf.events.commands import DirectoryWorkspace, EmptyWorkspace
+from ocf.functions.workspace import Limits, Prepared, Sources, changed_files, conclude, prepare, summarise, write_patch
 from tests.support.git_http import run_git
 from tests.support.trees import awkward, git_listing
 

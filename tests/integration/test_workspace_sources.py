@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from events.lifecycle import Reason
-from events.models import DirectoryWorkspace, EmptyWorkspace, GitWorkspace, SharedWorkspace, SnapshotWorkspace
-from events.store_memory import MemoryStore
-from events.store_s3 import S3Config, S3Store
-from functions.workspace import (
+from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.adapters.s3 import S3Config, S3Store
+from ocf.events.commands import DirectoryWorkspace, EmptyWorkspace, GitWorkspace, SharedWorkspace, SnapshotWorkspace
+from ocf.events.lifecycle import Reason
+from ocf.functions.workspace import (
     InvalidWorkspace,
     Limits,
     Prepared,
@@ -27,7 +27,7 @@ from functions.workspace import (
     restore,
     summarise,
 )
-from functions.workspace.copy import copy_tree
+from ocf.functions.workspace.copy import copy_tree
 from tests.support.git_http import GitServer, git_server, run_git
 from tests.support.trees import awkward, listing
 
@@ -337,7 +337,7 @@ async def test_git_asks_no_resolver_again(place: Place, server: GitServer, monke
         asked.append(host)
         return ["127.0.0.1"] if len(asked) == 1 else ["169.254.169.254"]
 
-    monkeypatch.setattr("functions.workspace.clone.resolve", resolve)
+    monkeypatch.setattr("ocf.functions.workspace.clone.resolve", resolve)
     with git_server(place.top / "served") as open_server:
         url = open_server.url.replace("127.0.0.1", "git.invalid")
         workspace = await place.prepare(GitWorkspace(source="git", url=f"{url}/app.git"))

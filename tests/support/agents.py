@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from events.output import ChunkType, Draft
-from events.ports import Clock
-from functions.clock import SystemClock
-from functions.execute.agent import Agent, AgentResult, TurnSpec
-from functions.execute.agent_config import AgentModel, ServerSpec
-from functions.execute.agent_server import AgentServer
-from functions.execute.sandbox import sandbox_support
+from ocf.events.output import ChunkType, Draft
+from ocf.events.ports import Clock
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.execute.agent.agent import Agent, AgentResult, TurnSpec
+from ocf.functions.execute.agent.config import AgentModel, ServerSpec
+from ocf.functions.execute.agent.server import AgentServer
+from ocf.functions.execute.sandbox.policy import sandbox_support
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTED = ROOT / "tests/agent/opencode"

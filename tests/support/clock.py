@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 
 class ManualClock:
-    """See `events.ports.Clock`. `advance` lets time pass and wakes who slept long enough."""
+    """See `ocf.events.ports.Clock`. `advance` lets time pass and wakes who slept long enough."""
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
         self._start = start

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
-from events.client import Client
-from events.client import connect as connect_client
-from events.errors import NotYetKnown, Unavailable
-from events.record import Record
-from events.store_s3 import S3Config, S3Store
+from ocf.events.adapters.s3 import S3Config, S3Store
+from ocf.events.client import Client
+from ocf.events.client import connect as connect_client
+from ocf.events.errors import NotYetKnown, Unavailable
+from ocf.events.execution_record import Record
 
 SCRIPT = Path(__file__).parents[1] / "e2e/data/cluster-model.json"
 NAMESPACE = os.environ.get("OCF_NAMESPACE", "ocf")

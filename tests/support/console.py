@@ -17,7 +17,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from functions.stack.tools import node
+from ocf.stack.tools import node
 
 ROOT = Path(__file__).parents[2]
 CONSOLE = ROOT / "console"

@@ -9,19 +9,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from functions.execute import kernel
+from ocf.functions.execute.sandbox import syscalls
 
 ROOT = Path(__file__).resolve().parents[2]
 UID = 65533
 SYSTEM_PYTHON = Path("/usr/bin/python3")
-_BOOT = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from functions.execute.agent_host import main; main()"
+_BOOT = (
+    f"import sys; sys.path.insert(0, {str(ROOT)!r}); from ocf.functions.execute.sandbox.agent_host import main; main()"
+)
 _DIES = ("setpriv", "--pdeathsig", "KILL")
 _LOOP = 'while :; do "$@"; sleep 0.2; done'
 
 
 def why_not() -> str | None:
     """Why there can be none here."""
-    if not {kernel.CAP_SYS_ADMIN, kernel.CAP_SETUID, kernel.CAP_SETGID} <= kernel.capabilities():
+    if not {syscalls.CAP_SYS_ADMIN, syscalls.CAP_SETUID, syscalls.CAP_SETGID} <= syscalls.capabilities():
         return "only root can start one"
     return None if SYSTEM_PYTHON.exists() else f"there is no {SYSTEM_PYTHON}, which other users may run"
 

@@ -18,7 +18,7 @@ from tests.support.processes import parts
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTED_AGENT = ROOT / "tests/agent/opencode"
-OCF = (sys.executable, "-m", "functions.cli.main")
+OCF = (sys.executable, "-m", "ocf.cli.main")
 #: What a person's environment may have and a test must not depend on.
 _NOT_MINE = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENCODE_API_KEY", "OCF_MODEL", "OCF_MODEL_ENDPOINT", "PORT")
 

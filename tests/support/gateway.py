@@ -15,19 +15,19 @@ from urllib.parse import urlsplit
 import httpx
 import jwt
 
-from events import subjects
-from events.bus_memory import MemoryBucket, MemoryBus
-from events.envelope import Event
-from events.lifecycle import State
-from events.models import Model
-from events.output import Chunk, ChunkType
-from events.record import Record
-from events.refs import ExecutionRef
-from events.splice import gap_chunk
-from events.store_memory import MemoryStore
-from functions.gateway.app import create_app
-from functions.gateway.deps import GatewayDeps
-from functions.gateway.settings import GatewaySettings
+from ocf.events import subjects
+from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
+from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.commands import Model
+from ocf.events.envelope import Event
+from ocf.events.execution_record import Record
+from ocf.events.lifecycle import State
+from ocf.events.output import Chunk, ChunkType
+from ocf.events.refs import ExecutionRef
+from ocf.events.reorder import gap_chunk
+from ocf.functions.gateway.app import create_app
+from ocf.functions.gateway.dependencies import GatewayDeps
+from ocf.functions.gateway.settings import GatewaySettings
 from tests.support.clock import ManualClock
 
 ID = "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"

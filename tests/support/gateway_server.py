@@ -13,20 +13,20 @@ from typing import Any
 import httpx
 import uvicorn
 
-from events import subjects
-from events.bucket_nats import NatsBucket
-from events.bus_nats import NatsBus, connect
-from events.lifecycle import State
-from events.record import Record
-from events.refs import ExecutionRef
-from events.store_memory import MemoryStore
-from functions import connections
-from functions.clock import SystemClock
-from functions.gateway.app import create_app
-from functions.gateway.core import Gateway
-from functions.gateway.deps import GatewayDeps
-from functions.gateway.settings import GatewaySettings
-from functions.nats_jwt import Credentials, mint_viewer
+from ocf.events import subjects
+from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.adapters.nats.bucket import NatsBucket
+from ocf.events.adapters.nats.bus import NatsBus, connect
+from ocf.events.execution_record import Record
+from ocf.events.lifecycle import State
+from ocf.events.refs import ExecutionRef
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.gateway.app import create_app
+from ocf.functions.gateway.context import Gateway
+from ocf.functions.gateway.dependencies import GatewayDeps
+from ocf.functions.gateway.settings import GatewaySettings
+from ocf.functions.runtime import connection_limits
+from ocf.functions.runtime.nats_auth import Credentials, mint_viewer
 from tests.support.gateway import chunk
 from tests.support.nats import NatsServer
 
@@ -100,7 +100,7 @@ async def serving(
     config = uvicorn.Config(
         app, host="127.0.0.1", port=port, log_config=None, access_log=False, ws="websockets-sansio", lifespan="on"
     )
-    connections.bound(config)
+    connection_limits.bound(config)
     server = uvicorn.Server(config)
     serving = asyncio.ensure_future(server.serve())
     try:

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from events.bus_nats import connect
-from functions.nats_jwt import BACKEND, FUNCTIONS, Role, Trust, mint_user, public_key
-from functions.setup import apply
-from functions.stack.keys import write_private
-from functions.stack.nats import nats_argv, nats_config
-from functions.stack.ports import LOOPBACK, allocate
+from ocf.events.adapters.nats.bus import connect
+from ocf.functions.runtime.nats_auth import BACKEND, FUNCTIONS, Role, Trust, mint_user, public_key
+from ocf.functions.runtime.setup import apply
+from ocf.stack.keys import write_private
+from ocf.stack.nats_server import nats_argv, nats_config
+from ocf.stack.ports import LOOPBACK, allocate
 
 ORIGIN = "http://console.test"
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from functions.models.offline import OfflineSpec
+from ocf.functions.models.offline_model import OfflineSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".tools"

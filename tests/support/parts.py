@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from events import subjects
-from events.bus_memory import MemoryBucket, MemoryBus
-from events.envelope import Event, decode, new_event
-from events.models import Model, Submit
-from events.ports import Clock
-from events.store_memory import MemoryStore
-from events.types import TYPES
-from functions.common.commands import NATS_SUBJECT
-from functions.composition import Parts
-from functions.isolation import Isolation
-from functions.records import Records
-from functions.settings import Settings
+from ocf.events import subjects
+from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
+from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.commands import Model, Submit
+from ocf.events.envelope import Event, decode, new_event
+from ocf.events.event_types import TYPES
+from ocf.events.ports import Clock
+from ocf.functions.core.command_events import NATS_SUBJECT
+from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.isolation import Isolation
+from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.settings.settings import Settings
 from tests.support.clock import ManualClock
 
 PROJECT = "default"

@@ -7,7 +7,7 @@ from contextlib import suppress
 import psutil
 
 #: Servers by a word of their command line; functions by the name that the nursery gives them.
-_SERVERS = {"nats-server": "nats", "weed": "s3", "aimock": "model", "functions.stack.nursery": "nursery"}
+_SERVERS = {"nats-server": "nats", "weed": "s3", "aimock": "model", "ocf.stack.fork_server": "nursery"}
 _OURS = "ocf-"
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from events.envelope import Event
-from events.models import Execute
-from events.redact import Redactor
-from functions.composition import Parts
-from functions.execute.runner import Runner
-from functions.execute.worker import Worker
+from ocf.events.commands import Execute
+from ocf.events.envelope import Event
+from ocf.events.redaction import Redactor
+from ocf.functions.execute.attempt.runner import Runner
+from ocf.functions.execute.worker import Worker
+from ocf.functions.runtime.bootstrap import Parts
 
 
 def worker_on(parts: Parts, make_turn: Any = None) -> Worker:

@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 
-from events.refs import SessionRef
-from events.session_record import Session
+from ocf.events.refs import SessionRef
+from ocf.events.session_record import Session
 from tests.support.stack import Project, until
 
 

@@ -22,16 +22,16 @@ from typing import Any
 
 import psutil
 
-from events import subjects
-from events.bucket_nats import NatsBucket
-from events.bus_nats import NatsBus, connect
-from events.client import Client
-from events.envelope import Event, decode
-from events.errors import NotYetKnown, Unavailable
-from events.output import Chunk
-from events.record import Record
-from events.store_s3 import S3Config, S3Store
-from functions.execute.kernel import drop_capabilities
+from ocf.events import subjects
+from ocf.events.adapters.nats.bucket import NatsBucket
+from ocf.events.adapters.nats.bus import NatsBus, connect
+from ocf.events.adapters.s3 import S3Config, S3Store
+from ocf.events.client import Client
+from ocf.events.envelope import Event, decode
+from ocf.events.errors import NotYetKnown, Unavailable
+from ocf.events.execution_record import Record
+from ocf.events.output import Chunk
+from ocf.functions.execute.sandbox.syscalls import drop_capabilities
 from tests.support.processes import parts
 
 ROOT = Path(__file__).resolve().parents[2]

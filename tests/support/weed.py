@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from events.store_s3 import S3Config
-from functions.stack.ports import allocate
-from functions.stack.weed import WEED_GRPC_PORTS, WEED_PORTS, s3_config, weed_argv
+from ocf.events.adapters.s3 import S3Config
+from ocf.stack.ports import allocate
+from ocf.stack.s3_server import WEED_GRPC_PORTS, WEED_PORTS, s3_config, weed_argv
 
 BUCKET = "test"
 

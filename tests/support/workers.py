@@ -22,9 +22,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from functions import metrics, serve, server
-from functions.stack.ports import free_port
-from functions.workers import link, parent
+from ocf.functions.observability import metrics
+from ocf.functions.runtime import serve, uvicorn_server
+from ocf.functions.workers import parent, parent_link
+from ocf.stack.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What the parent of these tests calls a hang, in seconds.
@@ -36,7 +37,7 @@ class Work:
 
     warm = False
 
-    def __init__(self, its: link.Link) -> None:
+    def __init__(self, its: parent_link.Link) -> None:
         self._tally = its.tally
         self.task: asyncio.Task[None] | None = None
 
@@ -59,7 +60,7 @@ class Work:
                 """The event loop does not answer."""
         if "boot" in told:
             began = time.monotonic()
-            async with link.turn():
+            async with parent_link.turn():
                 turn = time.monotonic()
                 await asyncio.sleep(told["boot"])
             return JSONResponse({"pid": os.getpid(), "began": began, "turn": turn, "ended": time.monotonic()})
@@ -72,7 +73,7 @@ class Work:
         return JSONResponse({"pid": os.getpid(), "state_dir": os.environ["STATE_DIR"]})
 
 
-def _work(its: link.Link) -> int:
+def _work(its: parent_link.Link) -> int:
     async def run() -> None:
         its.start()
         work = Work(its)
@@ -81,9 +82,9 @@ def _work(its: link.Link) -> int:
             return Response(its.tally.exposition())
 
         routes = [Route("/", work.do, methods=["POST"]), Route("/metrics", counts)]
-        link.at(work)
+        parent_link.at(work)
         config = uvicorn.Config(Starlette(routes=routes), log_config=None, timeout_graceful_shutdown=10)
-        await server.serve(config, its)
+        await uvicorn_server.serve(config, its)
 
     if os.environ.get("OCF_MODEL_ENDPOINT") == "http://broken/":
         return 3

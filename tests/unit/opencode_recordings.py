@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from events.output import ChunkType, Draft
-from functions.execute.translate import Translator
+from ocf.events.output import ChunkType, Draft
+from ocf.functions.execute.agent.translate import Translator
 
 FOLDER = Path(__file__).parent / "data" / "opencode"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

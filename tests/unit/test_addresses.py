@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from functions.common.addresses import Reach, farthest, literal, never, reach
-from functions.execute.egress import Refused, rules
-from functions.models.endpoints import BadEndpoint, check_endpoint
-from functions.workspace import InvalidWorkspace, clone
-from functions.workspace.clone import check_url, pinned
-from functions.workspace.roots import Roots
+from ocf.functions.core.addresses import Reach, farthest, literal, never, reach
+from ocf.functions.execute.egress_proxy import Refused, rules
+from ocf.functions.models.endpoint_check import BadEndpoint, check_endpoint
+from ocf.functions.workspace import InvalidWorkspace, clone
+from ocf.functions.workspace.allowed_roots import Roots
+from ocf.functions.workspace.clone import check_url, pinned
 
 PUBLIC, INSIDE, NEVER = Reach.PUBLIC, Reach.INSIDE, Reach.NEVER
 ADDRESSES = {

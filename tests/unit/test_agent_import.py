@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from events import limits
-from events.limits import JsonLimit
-from functions.execute.agent_import import _session
-from functions.execute.process import AgentFailed
+from ocf.events import limits
+from ocf.events.limits import JsonLimit
+from ocf.functions.execute.agent.conversation_import import _session
+from ocf.functions.execute.sandbox.process import AgentFailed
 
 
 def test_its_id_is_read_whatever_it_says() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from functions.execute import agent_server
-from functions.execute.process import AgentNotReady
+from ocf.functions.execute.agent import server as agent_server
+from ocf.functions.execute.sandbox.process import AgentNotReady
 
 
 def test_a_port_of_ours_is_ours() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from functions.archive.scratch import scratch, sweep
+from ocf.functions.archive.scratch_folders import scratch, sweep
 
 
 def test_only_what_nobody_holds_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,18 +12,18 @@ from typing import Any, cast
 
 import pytest
 
-from events.errors import Unavailable
-from events.facts import Outcome
-from events.lifecycle import State
-from events.models import EmptyWorkspace, Execute, SessionCreate
-from events.output import ChunkType, Draft
-from events.ports import ObjectInfo
-from functions import workspace
-from functions.common.sessions import Sessions
-from functions.execute.keep import Keeper
-from functions.execute.outcome import Kept
-from functions.session.handler import session
-from functions.submit.handler import submit
+from ocf.events.commands import EmptyWorkspace, Execute, SessionCreate
+from ocf.events.errors import Unavailable
+from ocf.events.facts import Outcome
+from ocf.events.lifecycle import State
+from ocf.events.output import ChunkType, Draft
+from ocf.events.ports import ObjectInfo
+from ocf.functions import workspace
+from ocf.functions.core.session_repository import Sessions
+from ocf.functions.execute.attempt.artifacts import Keeper
+from ocf.functions.execute.attempt.outcome import Kept
+from ocf.functions.session.handler import session
+from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 from tests.unit.test_attempt import Emit, Scene, StandIn, scene

@@ -13,27 +13,27 @@ from typing import Any
 
 import pytest
 
-from events import subjects
-from events.bus_memory import MemoryBus
-from events.envelope import Event
-from events.errors import Busy, Conflict, Drop, OcfError, Unavailable
-from events.lifecycle import Reason, State
-from events.models import Cancel, Model, Reply
-from events.output import Chunk, ChunkType, Draft, Usage
-from events.ports import Inbox, Message
-from events.record import Record
-from events.redact import Redactor
-from events.refs import ExecutionRef
-from functions import metrics
-from functions.cancel.handler import cancel
-from functions.clock import SystemClock
-from functions.execute.outcome import Kept
-from functions.execute.process import AgentNotReady
-from functions.execute.runner import NOT_READY_ATTEMPTS
-from functions.execute.spans import RunSpans
-from functions.execute.turn import FOLLOW_UP
-from functions.execute.verdict import HandedOn
-from functions.submit.handler import submit
+from ocf.events import subjects
+from ocf.events.adapters.memory_bus import MemoryBus
+from ocf.events.commands import Cancel, Model, Reply
+from ocf.events.envelope import Event
+from ocf.events.errors import Busy, Conflict, Drop, OcfError, Unavailable
+from ocf.events.execution_record import Record
+from ocf.events.lifecycle import Reason, State
+from ocf.events.output import Chunk, ChunkType, Draft, Usage
+from ocf.events.ports import Inbox, Message
+from ocf.events.redaction import Redactor
+from ocf.events.refs import ExecutionRef
+from ocf.functions.cancel.handler import cancel
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.execute.attempt.agent_run import FOLLOW_UP
+from ocf.functions.execute.attempt.outcome import Kept
+from ocf.functions.execute.attempt.runner import NOT_READY_ATTEMPTS
+from ocf.functions.execute.attempt.spans import RunSpans
+from ocf.functions.execute.attempt.stop import HandedOn
+from ocf.functions.execute.sandbox.process import AgentNotReady
+from ocf.functions.observability import metrics
+from ocf.functions.submit.handler import submit
 from tests.support.parts import PROJECT, Bench, bench
 from tests.support.runs import worker_on
 

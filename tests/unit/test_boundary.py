@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from events.errors import Unavailable
-from functions.execute import boundary
-from functions.execute.boundary import ONE_PROJECT, OWN_USER, SHARED_USER, Boundary
-from functions.execute.folders import Folders
-from functions.execute.process import AgentFailed
-from functions.settings import Settings
+from ocf.events.errors import Unavailable
+from ocf.functions.execute.sandbox import boundary
+from ocf.functions.execute.sandbox.boundary import ONE_PROJECT, OWN_USER, SHARED_USER, Boundary
+from ocf.functions.execute.sandbox.folder_check import Folders
+from ocf.functions.execute.sandbox.process import AgentFailed
+from ocf.functions.settings.settings import Settings
 from tests.support.privileges import without_privileges
 
 

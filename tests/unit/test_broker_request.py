@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events import limits
-from events.limits import KIB, JsonLimit, OverLimit
-from functions.execute.broker.request import BadRequest, ModelRequest, elide, prepared, read
-from functions.execute.broker.wire import Wire
-from functions.models.resolve import ModelSettings, resolve
-from functions.models.target import ModelTarget
+from ocf.events import limits
+from ocf.events.limits import KIB, JsonLimit, OverLimit
+from ocf.functions.execute.model_proxy.providers import Wire
+from ocf.functions.execute.model_proxy.request import BadRequest, ModelRequest, elide, prepared, read
+from ocf.functions.models.model_target import ModelTarget
+from ocf.functions.models.resolve import ModelSettings, resolve
 
 OPENAI = ModelTarget("local", "m", "openai", "http://127.0.0.1:9/v1")
 ANTHROPIC = ModelTarget("anthropic", "m", "anthropic", "http://127.0.0.1:9/v1")
@@ -70,7 +70,7 @@ async def test_backslashes_at_the_border_of_a_slice_stay_what_they_are(monkeypat
     """The request is read slice by slice; an escape is never cut in two."""
     body = {"messages": [{"content": "\\" * 50 + '"' + '\\"' * 30}, {"content": '"' * 700}]}
     for size in range(1, 40):
-        monkeypatch.setattr("functions.execute.broker.request._SLICE", size)
+        monkeypatch.setattr("ocf.functions.execute.model_proxy.request._SLICE", size)
         assert (await sent("chat", body))["messages"] == body["messages"]
 
 
@@ -99,14 +99,14 @@ async def test_what_costs_too_much_to_parse_is_not_parsed(
     """45 MB of `[],[],...` were 11 s and 1.2 GiB: such is measured, and no parser sees it. (Here 1/100 of that.)"""
     monkeypatch.setattr(limits, "MODEL_REQUEST", JsonLimit(bytes=640 * KIB, depth=100, values=3000))
     monkeypatch.setattr(limits, "MODEL_SKELETON", JsonLimit(bytes=160 * KIB, depth=100, values=3000))
-    monkeypatch.setattr("events.limits.json.loads", lambda *_, **__: pytest.fail("it was parsed"))
+    monkeypatch.setattr("ocf.events.limits.json.loads", lambda *_, **__: pytest.fail("it was parsed"))
     with pytest.raises(OverLimit, match=words):
         await read(bytearray(body))
 
 
 async def test_a_conversation_with_images_passes_and_is_in_memory_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """100,000 tokens, emojis in them, and images: one copy comes in, one goes out, and nothing four times."""
-    monkeypatch.setattr("functions.execute.broker.request._SLICE", 64 * KIB)
+    monkeypatch.setattr("ocf.functions.execute.model_proxy.request._SLICE", 64 * KIB)
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "iVBORw0K" * 225_000}}
     messages: list[Any] = [{"role": "tool", "tool_call_id": f"c{n}", "content": "line 😀\n" * 200} for n in range(100)]
     text = json.dumps({"messages": [*messages, {"role": "user", "content": [picture, picture]}]}, ensure_ascii=False)
@@ -127,7 +127,7 @@ async def test_a_conversation_with_images_passes_and_is_in_memory_twice(monkeypa
 
 async def test_reading_a_request_lets_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The event loop gets its turn with each slice: chunks of the execution are said meanwhile."""
-    monkeypatch.setattr("functions.execute.broker.request._SLICE", 40 * KIB)
+    monkeypatch.setattr("ocf.functions.execute.model_proxy.request._SLICE", 40 * KIB)
     turns = 0
 
     async def others() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from events.redact import Redactor
-from functions.execute.broker.veil import Veil
+from ocf.events.redaction import Redactor
+from ocf.functions.execute.model_proxy.stream_redaction import Veil
 
 KEY = "sk-real-0123456789-abcdefghijkl"
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from functions.execute.broker.meter import Meter
-from functions.execute.broker.request import BadRequest, read, rewrite
-from functions.execute.broker.upstream import RetryPolicy
-from functions.execute.broker.wire import Wire, canned, presented_token, upstream_headers
-from functions.models.target import ModelTarget
+from ocf.functions.execute.model_proxy.providers import Wire, canned, presented_token, upstream_headers
+from ocf.functions.execute.model_proxy.request import BadRequest, read, rewrite
+from ocf.functions.execute.model_proxy.upstream import RetryPolicy
+from ocf.functions.execute.model_proxy.usage_meter import Meter
+from ocf.functions.models.model_target import ModelTarget
 
 LOCAL = ModelTarget("local", "m", "openai", "http://127.0.0.1:9/v1", SecretStr("sk-0123456789"))
 OPENAI = ModelTarget("openai", "gpt-5", "openai", "https://api.openai.com/v1", max_tokens=9)

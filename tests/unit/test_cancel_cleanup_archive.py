@@ -10,20 +10,20 @@ from datetime import timedelta
 
 import pytest
 
-from events import subjects
-from events.errors import Conflict, Drop, NotYetKnown, Unavailable
-from events.facts import Completed
-from events.lifecycle import State, Step
-from events.models import Cancel, Cleanup
-from events.record import HANDED_ON, Attempt, Record
-from events.refs import ExecutionRef
-from functions.archive.handler import archive
-from functions.cancel.handler import cancel
-from functions.cleanup.handler import cleanup
-from functions.common.commands import NATS_SEQUENCE, NATS_SUBJECT
-from functions.common.ownership import SECOND_LOOK
-from functions.common.sweep import SCHEDULE, SWEEP_ID
-from functions.submit.handler import submit
+from ocf.events import subjects
+from ocf.events.commands import Cancel, Cleanup
+from ocf.events.errors import Conflict, Drop, NotYetKnown, Unavailable
+from ocf.events.execution_record import HANDED_ON, Attempt, Record
+from ocf.events.facts import Completed
+from ocf.events.lifecycle import State, Step
+from ocf.events.refs import ExecutionRef
+from ocf.functions.archive.handler import archive
+from ocf.functions.cancel.handler import cancel
+from ocf.functions.cleanup.handler import cleanup
+from ocf.functions.core.command_events import NATS_SEQUENCE, NATS_SUBJECT
+from ocf.functions.core.lease_state import SECOND_LOOK
+from ocf.functions.core.sweep_schedule import SCHEDULE, SWEEP_ID
+from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from functions.cli import dlq, streams
-from functions.cli.app import app
-from functions.cli.common import printable
-from functions.cli.render import FOLD_ITEMS, View, attempts, ending, task_list
+from ocf.cli import dlq, streams
+from ocf.cli.app import app
+from ocf.cli.common import printable
+from ocf.cli.render import FOLD_ITEMS, View, attempts, ending, task_list
 
 CLIPBOARD = "\x1b]52;c;ZXZpbA==\x07"
 

@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from events import splice, subjects
-from events.bus_memory import MemoryBucket, MemoryBus
-from events.client import Client
-from events.envelope import decode
-from events.errors import InvalidEvent, NotYetKnown, OcfError
-from events.lifecycle import State
-from events.limits import MIB
-from events.output import Chunk, ChunkType
-from events.ports import Message
-from events.record import Record
-from events.refs import ExecutionRef, SessionRef
-from events.session_record import Session
-from events.store_memory import MemoryStore
+from ocf.events import reorder, subjects
+from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
+from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.client import Client
+from ocf.events.envelope import decode
+from ocf.events.errors import InvalidEvent, NotYetKnown, OcfError
+from ocf.events.execution_record import Record
+from ocf.events.lifecycle import State
+from ocf.events.limits import MIB
+from ocf.events.output import Chunk, ChunkType
+from ocf.events.ports import Message
+from ocf.events.refs import ExecutionRef, SessionRef
+from ocf.events.session_record import Session
 from tests.support.clock import ManualClock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -35,7 +35,7 @@ OLDER, NEWER = "00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Holes are given up sooner than after 1.75 s."""
-    monkeypatch.setattr(splice, "FILL_WAIT", 0.02)
+    monkeypatch.setattr(reorder, "FILL_WAIT", 0.02)
 
 
 class World:
@@ -235,7 +235,7 @@ async def test_a_hole_of_the_archive_is_stated_as_large_as_it_is(kept: tuple[int
     world = World()
     lines = {seq: chunk(seq) for seq in (1, 2, 6, 7, 8, 9, 10)}
     if stated:
-        lines[3] = splice.gap_chunk(3, 5, datetime.now(UTC), "lost")
+        lines[3] = reorder.gap_chunk(3, 5, datetime.now(UTC), "lost")
     packed = gzip.compress(b"".join(lines[seq].model_dump_json().encode() + b"\n" for seq in sorted(lines)))
     await world.store.put(f"p/{world.execution}/output.ndjson.gz", packed)
     await world.say(*kept)
@@ -316,12 +316,12 @@ async def test_who_resumes_does_not_read_all_that_was_before() -> None:
         await world.bus.publish(subjects.output("p", OLDER), chunk(seq).model_dump_json().encode(), {})
     await world.end(5_001)
     for start in (2_100, 3_990, 4_100, 4_600, 5_001, 9_000):
-        after = await splice.place(world.bus, "p", world.execution, start)
+        after = await reorder.place(world.bus, "p", world.execution, start)
         rest = world.bus.history(subjects.OUTPUT, subjects.output("p", world.execution), after=after)
-        kept = [splice.sequence_of(message) async for message in rest]
+        kept = [reorder.sequence_of(message) async for message in rest]
         assert set(range(start, 5_002)) <= set(kept)
-        assert len(kept) < max(0, 5_001 - start) + splice.SWAPPED + 1_024
-    assert await splice.place(world.bus, "p", str(uuid.uuid4()), 5_000) == 0
+        assert len(kept) < max(0, 5_001 - start) + reorder.SWAPPED + 1_024
+    assert await reorder.place(world.bus, "p", str(uuid.uuid4()), 5_000) == 0
     assert await world.watched(4_990) == list(range(4_990, 5_002))
 
 

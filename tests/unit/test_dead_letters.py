@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from events import dead_letters, subjects
-from events.bus_memory import MemoryBus
-from events.ports import Message
+from ocf.events import dead_letters, subjects
+from ocf.events.adapters.memory_bus import MemoryBus
+from ocf.events.ports import Message
 from tests.support.clock import ManualClock
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from events import subjects
-from events.errors import Conflict, Drop
-from events.models import Cleanup
-from functions.cleanup.handler import cleanup
-from functions.submit.handler import submit
+from ocf.events import subjects
+from ocf.events.commands import Cleanup
+from ocf.events.errors import Conflict, Drop
+from ocf.functions.cleanup.handler import cleanup
+from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 

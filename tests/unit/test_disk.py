@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from functions.execute import disk
-from functions.execute.disk import Look
+from ocf.functions.execute.attempt import disk_usage
+from ocf.functions.execute.attempt.disk_usage import Look
 from tests.support.privileges import without_privileges
 
 
@@ -111,7 +111,7 @@ def test_somebody_elses_locked_folder_is_not_the_agents(tmp_path: Path, monkeypa
 
 def test_entries_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names alone use up a file system."""
-    monkeypatch.setattr(disk, "MAX_ENTRIES", 50)
+    monkeypatch.setattr(disk_usage, "MAX_ENTRIES", 50)
     for number in range(60):
         (tmp_path / str(number)).touch()
     assert looked(tmp_path).over == "the workspace has more than 50 files and folders"

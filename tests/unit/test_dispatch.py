@@ -12,14 +12,14 @@ from urllib.parse import unquote
 import httpx
 import pytest
 
-from events import dead_letters, subjects
-from events.bus_memory import MemoryBus
-from events.envelope import decode
-from functions.clock import SystemClock
-from functions.dispatcher.dispatch import Dispatcher
-from functions.dispatcher.loop import Loop
-from functions.dispatcher.targets import Function
-from functions.dispatcher.wiring import WIRING, Row, backoff
+from ocf.events import dead_letters, subjects
+from ocf.events.adapters.memory_bus import MemoryBus
+from ocf.events.envelope import decode
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.dispatcher.consumer import Loop
+from ocf.functions.dispatcher.delivery import Dispatcher
+from ocf.functions.dispatcher.http_target import Function
+from ocf.functions.dispatcher.routes import WIRING, Row, backoff
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, bench
 

@@ -11,13 +11,13 @@ from dataclasses import replace
 
 import httpx
 
-from events import subjects
-from events.bus_memory import MemoryBus
-from functions.clock import SystemClock
-from functions.dispatcher.dispatch import Dispatcher
-from functions.dispatcher.projects import ProjectLoop
-from functions.dispatcher.targets import Function
-from functions.dispatcher.wiring import WIRING, Row
+from ocf.events import subjects
+from ocf.events.adapters.memory_bus import MemoryBus
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.dispatcher.delivery import Dispatcher
+from ocf.functions.dispatcher.http_target import Function
+from ocf.functions.dispatcher.project_consumers import ProjectLoop
+from ocf.functions.dispatcher.routes import WIRING, Row
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT
 

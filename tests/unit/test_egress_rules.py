@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from functions.common.hosts import InvalidRule, host_allowed
-from functions.execute.egress import Refused, rules
+from ocf.functions.execute.egress_proxy import Refused, rules
+from ocf.functions.settings.host_rules import InvalidRule, host_allowed
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from cloudevents.http import CloudEvent, from_http
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.envelope import Event, InvalidData, decode, new_event, of_line, parse
-from events.errors import InvalidEvent
-from events.models import Cancel
+from ocf.events.commands import Cancel
+from ocf.events.envelope import Event, InvalidData, decode, new_event, of_line, parse
+from ocf.events.errors import InvalidEvent
 
 ID = "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"
 NOW = datetime(2026, 1, 2, 3, 4, 5, 6789, tzinfo=UTC)

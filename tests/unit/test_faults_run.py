@@ -11,15 +11,15 @@ from typing import Any, cast
 
 import pytest
 
-from events import subjects
-from events.ports import Entry
-from events.session_record import Session
 from faults import soak
 from faults.check_run import ROUND, natural, wrong_of_run
 from faults.history import Fact, History, Story
 from faults.load import Load
 from faults.run import Bench
 from faults.system import System
+from ocf.events import subjects
+from ocf.events.ports import Entry
+from ocf.events.session_record import Session
 
 
 def ended(project: str, execution: str, state: str, at: float = 0.0, reason: str | None = None) -> Story:

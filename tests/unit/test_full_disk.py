@@ -13,9 +13,10 @@ import pytest
 from cloudevents.http import CloudEvent
 from starlette.exceptions import HTTPException
 
-from events.output import ChunkType, Draft
-from functions import app, logs
-from functions.execute.keep import Keeper
+from ocf.events.output import ChunkType, Draft
+from ocf.functions.execute.attempt.artifacts import Keeper
+from ocf.functions.observability import logs
+from ocf.functions.runtime import asgi
 
 
 def full(*_: object) -> int:
@@ -29,7 +30,7 @@ def test_a_log_that_cannot_be_written_stops_nobody(monkeypatch: pytest.MonkeyPat
     log = logs.Unfailing(descriptor)
     log.write('{"n": 1}\n')
     with monkeypatch.context() as patched:
-        patched.setattr("functions.logs.os.write", full)
+        patched.setattr("ocf.functions.observability.logs.os.write", full)
         log.write('{"n": 2}\n')
         log.write('{"n": 3}\n')
     log.write('{"n": 4}\n')
@@ -48,7 +49,9 @@ def test_a_torn_line_is_ended_before_the_next(monkeypatch: pytest.MonkeyPatch, t
     room = iter([4])
     real = os.write
     with monkeypatch.context() as patched:
-        patched.setattr("functions.logs.os.write", lambda fd, data: real(fd, data[: next(room, 0)] or full()))
+        patched.setattr(
+            "ocf.functions.observability.logs.os.write", lambda fd, data: real(fd, data[: next(room, 0)] or full())
+        )
         log.write('{"n": 1}\n')
     log.write('{"n": 2}\n')
     os.close(descriptor)
@@ -62,10 +65,10 @@ async def test_a_handler_on_a_full_disk_is_asked_again(monkeypatch: pytest.Monke
     async def handler(*_: object) -> None:
         full()
 
-    monkeypatch.setattr(app, "_current", object())
+    monkeypatch.setattr(asgi, "_current", object())
     event = CloudEvent({"type": "dev.ocf.task.cancel.v1", "source": "/t", "id": "1"}, {})
     with pytest.raises(HTTPException) as caught:
-        await app.handle(cast(Any, handler), event)
+        await asgi.handle(cast(Any, handler), event)
     assert caught.value.status_code == 503
 
 

@@ -14,9 +14,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import SecretStr
 
-from functions.gateway.auth import Authenticator
-from functions.gateway.problems import Problem
-from functions.gateway.settings import GatewaySettings, UnsafeBind, check_bind, is_loopback
+from ocf.functions.gateway.auth import Authenticator
+from ocf.functions.gateway.problems import Problem
+from ocf.functions.gateway.settings import GatewaySettings, UnsafeBind, check_bind, is_loopback
 from tests.support.clock import ManualClock
 from tests.support.gateway import ID, SECRET, World, bearer, token
 
@@ -216,7 +216,7 @@ async def test_keys_of_a_jwks_are_cached_and_follow_a_rotation() -> None:
 
 async def test_an_issuer_that_hangs_holds_up_nobody_whose_key_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked in the background, and not again for a while; who brings an unknown key does not stop the others."""
-    monkeypatch.setattr("functions.gateway.auth._REFRESH_WAIT", 0.01)
+    monkeypatch.setattr("ocf.functions.gateway.auth._REFRESH_WAIT", 0.01)
     issuer, clock, hangs = Issuer(), ManualClock(), asyncio.Event()
 
     async def answer(request: httpx.Request) -> httpx.Response:

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from events import subjects
-from events.facts import ChangedFile, DiffSummary
-from events.lifecycle import State
-from events.models import Submit
-from events.output import ChunkType
+from ocf.events import subjects
+from ocf.events.commands import Submit
+from ocf.events.facts import ChangedFile, DiffSummary
+from ocf.events.lifecycle import State
+from ocf.events.output import ChunkType
 from tests.support.gateway import DAMAGED, ID, World, submit_event
 
 

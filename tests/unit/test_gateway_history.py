@@ -10,11 +10,11 @@ from datetime import timedelta
 
 import pytest
 
-from events.bus_memory import MemoryBucket
-from events.lifecycle import State
-from events.record import Record
-from events.refs import ExecutionRef
-from functions.gateway.index import Index, Query
+from ocf.events.adapters.memory_bus import MemoryBucket
+from ocf.events.execution_record import Record
+from ocf.events.lifecycle import State
+from ocf.events.refs import ExecutionRef
+from ocf.functions.gateway.history_index import Index, Query
 from tests.support.gateway import ID, OTHER, World
 
 

@@ -12,20 +12,21 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from events import dead_letters, subjects
-from events.bus_memory import MemoryBus
-from events.envelope import decode
-from events.errors import Unavailable
-from events.facts import SessionRejected
-from events.ports import Message
-from events.sealing import Keyring, generate_key
-from events.session_record import Session
-from functions.cas import dump
-from functions.gateway import openapi, sessions
-from functions.gateway.settings import GatewaySettings
-from functions.nats_jwt import Credentials
-from functions.records import Records
-from functions.session.handler import session
+from ocf.events import dead_letters, subjects
+from ocf.events.adapters.memory_bus import MemoryBus
+from ocf.events.envelope import decode
+from ocf.events.errors import Unavailable
+from ocf.events.facts import SessionRejected
+from ocf.events.ports import Message
+from ocf.events.sealing import Keyring, generate_key
+from ocf.events.session_record import Session
+from ocf.functions.core.compare_and_set import dump
+from ocf.functions.core.execution_repository import Records
+from ocf.functions.gateway import openapi
+from ocf.functions.gateway.routes import sessions
+from ocf.functions.gateway.settings import GatewaySettings
+from ocf.functions.runtime.nats_auth import Credentials
+from ocf.functions.session.handler import session
 from tests.support.gateway import ID, OTHER, SECRET, World, bearer
 from tests.support.parts import bench
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from events import splice, subjects
-from events.lifecycle import State
-from events.ports import Message
-from functions.gateway.settings import GatewaySettings
+from ocf.events import reorder, subjects
+from ocf.events.lifecycle import State
+from ocf.events.ports import Message
+from ocf.functions.gateway.settings import GatewaySettings
 from tests.support.gateway import DAMAGED, ID, SECRET, World, chunk, token
 
 PATH = f"/tasks/{ID}/stream"
@@ -94,7 +94,7 @@ async def test_a_chunk_that_never_comes_is_a_stated_gap_and_what_is_behind_it_go
 ) -> None:
     """Four reads of the stream, then `gap` from 3 to 3. Reading goes on from where it was: a few messages each, however
     many come live meanwhile."""
-    monkeypatch.setattr(splice, "FILL_WAIT", 0.02)
+    monkeypatch.setattr(reorder, "FILL_WAIT", 0.02)
     world, read = World(), [0]
     await world.record()
     for seq in (1, 2):
@@ -137,7 +137,7 @@ async def test_a_hole_at_the_end_of_a_run_is_stated_once_and_nothing_is_repeated
 
 async def test_a_message_that_is_no_chunk_harms_no_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Live or in the stream: it is a gap for those who read it, and what comes behind it arrives."""
-    monkeypatch.setattr(splice, "FILL_WAIT", 0.02)
+    monkeypatch.setattr(reorder, "FILL_WAIT", 0.02)
     world = World()
     await world.record()
     await world.chunk(1)
@@ -160,7 +160,7 @@ async def test_a_message_that_is_no_chunk_harms_no_viewer(monkeypatch: pytest.Mo
 
 async def test_a_chunk_that_lies_before_what_was_sent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Swapped in the stream and lost on its way live: before a gap is stated the stream is read from further back."""
-    monkeypatch.setattr(splice, "FILL_WAIT", 0.02)
+    monkeypatch.setattr(reorder, "FILL_WAIT", 0.02)
     world = World()
     await world.record()
     await world.chunk(1)

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from events import subjects
-from events.bus_memory import MemoryBus
-from events.errors import Unavailable
-from events.lifecycle import State
-from events.output import TodoItem, Waiting
-from events.sealing import Keyring, generate_key
-from functions.gateway.bodies import ExecuteTask
-from functions.gateway.settings import GatewaySettings
+from ocf.events import subjects
+from ocf.events.adapters.memory_bus import MemoryBus
+from ocf.events.errors import Unavailable
+from ocf.events.lifecycle import State
+from ocf.events.output import TodoItem, Waiting
+from ocf.events.sealing import Keyring, generate_key
+from ocf.functions.gateway.request_schemas import ExecuteTask
+from ocf.functions.gateway.settings import GatewaySettings
 from tests.support.gateway import ID, OTHER, World
 from tests.support.stack import until
 
@@ -140,7 +140,7 @@ async def test_credentials_in_a_url_are_refused_before_they_are_said(
         assert f"`{instead}`" in answer.text
         assert "hunter2" not in answer.text + caplog.text
     assert [m async for m in world.bus.history(subjects.COMMANDS, ">")] == []
-    from events.models import Submit
+    from ocf.events.commands import Submit
 
     with pytest.raises(ValueError, match="must not carry credentials") as caught:
         Submit.model_validate({"prompt": "x", "execution_id": ID, "project_id": "default", **body})
@@ -179,7 +179,7 @@ async def test_a_plain_key_is_sealed_before_it_touches_the_bus() -> None:
     message = await world.bus.last(subjects.COMMANDS, subject)
     assert message is not None
     assert b"plain" not in message.data
-    from events.models import Submit
+    from ocf.events.commands import Submit
 
     submit = Submit.model_validate_json(message.data)
     assert submit.model is not None

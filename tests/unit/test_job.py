@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import structlog
 
-from events import subjects
-from events.envelope import Event
-from events.errors import Busy, Conflict, Drop, NotItsTurn, Retry, Unavailable
-from events.models import Execute
-from functions import tracing
-from functions.execute import job
-from functions.settings import Settings
-from functions.submit.handler import submit
+from ocf.events import subjects
+from ocf.events.commands import Execute
+from ocf.events.envelope import Event
+from ocf.events.errors import Busy, Conflict, Drop, NotItsTurn, Retry, Unavailable
+from ocf.functions.execute import job
+from ocf.functions.observability import tracing
+from ocf.functions.settings.settings import Settings
+from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, bench
 

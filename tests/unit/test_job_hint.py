@@ -7,11 +7,11 @@ import uuid
 
 import pytest
 
-from events.envelope import Event
-from events.errors import InvalidEvent, NotYetKnown
-from functions.common.commands import NATS_SUBJECT
-from functions.execute.job import kept_command
-from functions.submit.handler import submit
+from ocf.events.envelope import Event
+from ocf.events.errors import InvalidEvent, NotYetKnown
+from ocf.functions.core.command_events import NATS_SUBJECT
+from ocf.functions.execute.job import kept_command
+from ocf.functions.submit.handler import submit
 from tests.support.parts import PROJECT, bench
 
 

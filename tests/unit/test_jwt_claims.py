@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from nacl.signing import VerifyKey
 
-from events.credentials import inbox_of
-from events.errors import InvalidEvent
-from functions.nats_jwt import (
+from ocf.events.adapters.nats.credentials import inbox_of
+from ocf.events.errors import InvalidEvent
+from ocf.functions.runtime.nats_auth import (
     MAX_CONNECT_BYTES,
     ROLES,
     Credentials,

@@ -11,20 +11,20 @@ from typing import Any, cast
 
 import pytest
 
-from events.errors import SealError, Unavailable
-from events.lifecycle import Reason
-from events.models import EmptyWorkspace, Execute, GitWorkspace, Sealed, SessionCreate, SharedWorkspace
-from events.output import Draft
-from events.redact import Redactor
-from events.refs import SessionRef
-from events.session_record import Session
-from functions import workspace
-from functions.common.sessions import Sessions
-from functions.execute.ground import Ground
-from functions.execute.keep import Keeper
-from functions.execute.outcome import of_error
-from functions.session.handler import session
-from functions.submit.handler import submit
+from ocf.events.commands import EmptyWorkspace, Execute, GitWorkspace, Sealed, SessionCreate, SharedWorkspace
+from ocf.events.errors import SealError, Unavailable
+from ocf.events.lifecycle import Reason
+from ocf.events.output import Draft
+from ocf.events.redaction import Redactor
+from ocf.events.refs import SessionRef
+from ocf.events.session_record import Session
+from ocf.functions import workspace
+from ocf.functions.core.session_repository import Sessions
+from ocf.functions.execute.attempt.artifacts import Keeper
+from ocf.functions.execute.attempt.outcome import of_error
+from ocf.functions.execute.attempt.workspace_source import Ground
+from ocf.functions.session.handler import session
+from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 

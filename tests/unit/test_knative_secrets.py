@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from events.sealing import Keyring
+from ocf.events.sealing import Keyring
 from scripts import knative_secrets
 
 Secrets = dict[str, dict[str, str]]

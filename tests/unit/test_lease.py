@@ -7,12 +7,12 @@ import json
 
 import pytest
 
-from events.bus_memory import MemoryBucket
-from events.errors import Conflict, NotYetKnown, Unavailable
-from events.ports import Entry
-from events.refs import ExecutionRef
-from functions import metrics
-from functions.execute.lease import RENEW_EVERY, SAFE, TTL, Lease
+from ocf.events.adapters.memory_bus import MemoryBucket
+from ocf.events.errors import Conflict, NotYetKnown, Unavailable
+from ocf.events.ports import Entry
+from ocf.events.refs import ExecutionRef
+from ocf.functions.execute.attempt.lease import RENEW_EVERY, SAFE, TTL, Lease
+from ocf.functions.observability import metrics
 from tests.support.clock import ManualClock
 
 KEY = ExecutionRef("p", "e").lease_key

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.errors import IllegalStep
-from events.lifecycle import TABLE, TERMINAL, State, Step, step
+from ocf.events.errors import IllegalStep
+from ocf.events.lifecycle import TABLE, TERMINAL, State, Step, step
 
 
 def test_terminal_states_are_those_that_nothing_leaves() -> None:

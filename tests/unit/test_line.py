@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from functions.dispatcher.line import Line
+from ocf.functions.dispatcher.busy_queue import Line
 from tests.support.clock import ManualClock
 
 

@@ -15,14 +15,14 @@ import httpx
 import structlog
 from structlog.testing import capture_logs
 
-from events import subjects
-from events.bus_memory import MemoryBus
-from events.envelope import new_event
-from events.models import Cancel
-from functions import logs
-from functions.dispatcher.dispatch import Dispatcher
-from functions.dispatcher.targets import Function
-from functions.dispatcher.wiring import WIRING
+from ocf.events import subjects
+from ocf.events.adapters.memory_bus import MemoryBus
+from ocf.events.commands import Cancel
+from ocf.events.envelope import new_event
+from ocf.functions.dispatcher.delivery import Dispatcher
+from ocf.functions.dispatcher.http_target import Function
+from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.observability import logs
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, bench
 
@@ -35,9 +35,10 @@ EXECUTION = str(uuid.uuid4())
 SPEAKING = f"""
 import asyncio, logging, sys, warnings
 from cloudevents.http import CloudEvent
-from events.errors import Conflict, Drop
-from events.models import Cancel
-from functions import app, logs
+from ocf.events.errors import Conflict, Drop
+from ocf.events.commands import Cancel
+from ocf.functions.runtime import asgi as app
+from ocf.functions.observability import logs
 from tests.support.parts import bench
 from starlette.exceptions import HTTPException
 

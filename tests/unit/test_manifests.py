@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from functions.dispatcher.wiring import WIRING
-from functions.settings import Settings
+from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.settings.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 KNATIVE = ROOT / "knative"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from functions.dispatcher.wiring import WIRING
-from functions.serve import FUNCTIONS
+from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.runtime.serve import FUNCTIONS
 from scripts.knative_check import SCHEMAS, mistakes
 from scripts.knative_generate import RUN_SECONDS
 

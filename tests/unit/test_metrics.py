@@ -9,23 +9,23 @@ import pytest
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
-from events.bus_memory import MemoryBus
-from events.errors import Drop, Unavailable
-from events.facts import Completed
-from events.lifecycle import State, Step
-from events.models import Cancel, Cleanup
-from events.output import Usage
-from events.ports import Backlog, ConsumerSpec
-from events.record import Attempt, Record
-from functions import metrics
-from functions.cancel.handler import cancel
-from functions.cleanup.handler import cleanup
-from functions.common.ownership import SECOND_LOOK
-from functions.common.sweep import SWEEP_ID
-from functions.dispatcher.answers import Answer, SinkAnswer
-from functions.dispatcher.main import _measure_lag
-from functions.dispatcher.wiring import WIRING
-from functions.submit.handler import submit
+from ocf.events.adapters.memory_bus import MemoryBus
+from ocf.events.commands import Cancel, Cleanup
+from ocf.events.errors import Drop, Unavailable
+from ocf.events.execution_record import Attempt, Record
+from ocf.events.facts import Completed
+from ocf.events.lifecycle import State, Step
+from ocf.events.output import Usage
+from ocf.events.ports import Backlog, ConsumerSpec
+from ocf.functions.cancel.handler import cancel
+from ocf.functions.cleanup.handler import cleanup
+from ocf.functions.core.lease_state import SECOND_LOOK
+from ocf.functions.core.sweep_schedule import SWEEP_ID
+from ocf.functions.dispatcher.main import _measure_lag
+from ocf.functions.dispatcher.result import Answer, SinkAnswer
+from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.observability import metrics
+from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 

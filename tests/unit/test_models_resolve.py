@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from events.models import ModelConfigData
-from events.output import Usage
-from functions.models.endpoints import BadEndpoint, check_endpoint
-from functions.models.prices import prices_for
-from functions.models.resolve import ModelSettings, NoModel, resolve, uses_offline
+from ocf.events.commands import ModelConfigData
+from ocf.events.output import Usage
+from ocf.functions.models.endpoint_check import BadEndpoint, check_endpoint
+from ocf.functions.models.prices import prices_for
+from ocf.functions.models.resolve import ModelSettings, NoModel, resolve, uses_offline
 
 OWN = SecretStr("sk-operator-0123456789")
 ANTHROPIC = SecretStr("sk-ant-0123456789")

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from prometheus_client import generate_latest
 
-from functions import metrics
-from functions.dispatcher.wiring import WIRING
+from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.observability import metrics
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "knative/monitoring/rules.yaml"

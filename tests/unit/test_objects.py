@@ -6,9 +6,9 @@ import uuid
 
 import pytest
 
-from events.refs import ExecutionRef, SessionRef
-from events.store_memory import MemoryStore
-from functions.common.objects import delete_execution, delete_saved, delete_session, saved_key
+from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.refs import ExecutionRef, SessionRef
+from ocf.functions.core.stored_objects import delete_execution, delete_saved, delete_session, saved_key
 
 ID = str(uuid.uuid4())
 EXECUTION, SESSION = ExecutionRef("p", ID), SessionRef("p", ID)

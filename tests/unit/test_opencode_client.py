@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from events import limits
-from events.limits import JsonLimit
-from functions.execute import opencode
-from functions.execute.opencode import CONNECTED, RESYNC, OpenCode, OpenCodeError, Prompt, StreamLostError
+from ocf.events import limits
+from ocf.events.limits import JsonLimit
+from ocf.functions.execute.agent import opencode_api
+from ocf.functions.execute.agent.opencode_api import CONNECTED, RESYNC, OpenCode, OpenCodeError, Prompt, StreamLostError
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -135,7 +135,7 @@ async def test_a_compressed_answer_is_refused_unread(encoding: str) -> None:
 
 async def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte comes in time, the whole of it never does."""
-    monkeypatch.setattr(opencode, "_WHOLE", 0.001)
+    monkeypatch.setattr(opencode_api, "_WHOLE", 0.001)
 
     class Drips(httpx.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -341,7 +341,7 @@ def server(streams: Iterator[httpx.Response]) -> Handler:
 
 @pytest.fixture(autouse=True)
 def _no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opencode, "_RECONNECT_DELAYS", (0.0,) * 5)
+    monkeypatch.setattr(opencode_api, "_RECONNECT_DELAYS", (0.0,) * 5)
 
 
 async def test_a_broken_stream_is_opened_again_and_followed_by_what_is_stored() -> None:

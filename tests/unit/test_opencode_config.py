@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from functions.execute.agent import question_answers
-from functions.execute.agent_config import (
+from ocf.functions.execute.agent.agent import question_answers
+from ocf.functions.execute.agent.config import (
     AgentModel,
     ServerSpec,
     configuration,

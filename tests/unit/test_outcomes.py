@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events import outcomes
-from events.facts import Artifact, ChangedFile, Completed, DiffSummary, Failed, FieldError, Outcome, Rejected
-from events.lifecycle import Reason, State, Step
-from events.limits import RECORD_BYTES, json_size, shorten
-from events.output import TodoItem, Usage, Waiting
-from events.record import Attempt, Outbox, Record
-from functions.cancel.handler import cancel
-from functions.cleanup.handler import cleanup
-from functions.submit import handler as submitting
-from functions.submit.handler import submit
+from ocf.events import outcomes
+from ocf.events.execution_record import Attempt, Outbox, Record
+from ocf.events.facts import Artifact, ChangedFile, Completed, DiffSummary, Failed, FieldError, Outcome, Rejected
+from ocf.events.lifecycle import Reason, State, Step
+from ocf.events.limits import RECORD_BYTES, json_size, shorten
+from ocf.events.output import TodoItem, Usage, Waiting
+from ocf.functions.cancel.handler import cancel
+from ocf.functions.cleanup.handler import cleanup
+from ocf.functions.submit import handler as submitting
+from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 from tests.unit.test_cancel_cleanup_archive import clean, pending, running, swept, wish

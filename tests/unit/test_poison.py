@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from events import dead_letters, subjects
-from events.envelope import Event, decode, parse
-from events.errors import InvalidEvent, Unavailable
-from events.lifecycle import State
-from events.ports import Message
-from functions.common.rejections import reject_message
-from functions.dispatcher.dispatch import Dispatcher
-from functions.dispatcher.targets import Function
-from functions.dispatcher.wiring import WIRING, Row
-from functions.submit.handler import submit
+from ocf.events import dead_letters, subjects
+from ocf.events.envelope import Event, decode, parse
+from ocf.events.errors import InvalidEvent, Unavailable
+from ocf.events.lifecycle import State
+from ocf.events.ports import Message
+from ocf.functions.core.rejections import reject_message
+from ocf.functions.dispatcher.delivery import Dispatcher
+from ocf.functions.dispatcher.http_target import Function
+from ocf.functions.dispatcher.routes import WIRING, Row
+from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 from tests.support.poison import STRUCTURED, WORDS, Poison, poisons

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from events import subjects
-from events.errors import DeadLetter, Drop, Unavailable
-from events.lifecycle import State
-from events.ports import Message
-from events.record import Outbox, Record
-from functions import metrics
-from functions.archive.handler import MAX_TRIES, PATIENCE, archive
-from functions.cas import dump
-from functions.cleanup.handler import cleanup
-from functions.common.commands import NATS_DELIVERIES
-from functions.common.output import fence_off
+from ocf.events import subjects
+from ocf.events.errors import DeadLetter, Drop, Unavailable
+from ocf.events.execution_record import Outbox, Record
+from ocf.events.lifecycle import State
+from ocf.events.ports import Message
+from ocf.functions.archive.handler import MAX_TRIES, PATIENCE, archive
+from ocf.functions.cleanup.handler import cleanup
+from ocf.functions.core.command_events import NATS_DELIVERIES
+from ocf.functions.core.compare_and_set import dump
+from ocf.functions.core.output_fence import fence_off
+from ocf.functions.observability import metrics
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 from tests.unit.test_cancel_cleanup_archive import clean, completed, running, swept, terminal
@@ -106,7 +106,7 @@ async def test_a_record_that_fails_again_and_again_is_tried_less_and_less(monkey
         tries += 1
         raise KeyError("of the one record")
 
-    monkeypatch.setattr("functions.cleanup.sweep._judged", broken)
+    monkeypatch.setattr("ocf.functions.cleanup.sweep._judged", broken)
     before = metrics.item_failures.labels("sweep")._value.get()
     for _ in range(240):  # an hour
         await cleanup(b.parts, clean(b, "00000000-0000-0000-0000-000000000000", "sweep"))
@@ -127,7 +127,7 @@ async def test_a_dependency_that_is_away_is_no_records_fault(monkeypatch: pytest
         raise Unavailable("NATS is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr("functions.cleanup.sweep._judged", away)
+        patched.setattr("ocf.functions.cleanup.sweep._judged", away)
         patched.setattr(b.bus, "ready", away)
         with pytest.raises(Unavailable):
             await cleanup(b.parts, clean(b, "00000000-0000-0000-0000-000000000000", "sweep"))
@@ -211,7 +211,7 @@ async def test_an_end_whose_archive_always_fails_becomes_a_dead_letter(monkeypat
     def broken(*_: object) -> bytes:
         raise KeyError("a secret of the prompt")
 
-    monkeypatch.setattr("functions.archive.handler._manifest", broken)
+    monkeypatch.setattr("ocf.functions.archive.handler._manifest", broken)
     with pytest.raises(KeyError):
         await archive(b.parts, event)
     with pytest.raises(DeadLetter, match="KeyError"):

@@ -12,15 +12,15 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from events import subjects
-from events.bus_memory import MemoryBus
-from events.errors import Unavailable
-from events.ports import Backlog, ConsumerSpec, Delivery
-from functions.clock import SystemClock
-from functions.dispatcher.dispatch import Dispatcher
-from functions.dispatcher.projects import ProjectLoop
-from functions.dispatcher.targets import Function
-from functions.dispatcher.wiring import WIRING
+from ocf.events import subjects
+from ocf.events.adapters.memory_bus import MemoryBus
+from ocf.events.errors import Unavailable
+from ocf.events.ports import Backlog, ConsumerSpec, Delivery
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.dispatcher.delivery import Dispatcher
+from ocf.functions.dispatcher.http_target import Function
+from ocf.functions.dispatcher.project_consumers import ProjectLoop
+from ocf.functions.dispatcher.routes import WIRING
 
 CANCEL = next(row for row in WIRING if row.consumer == "cancel")
 

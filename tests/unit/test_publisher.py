@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from events import subjects
-from events.bus_memory import MemoryBus
-from events.errors import Unavailable
-from events.models import MAX_CHUNK_BYTES, MAX_EVENT_BYTES
-from events.output import Chunk, ChunkType, Draft
-from events.redact import Redactor
-from functions.common.output import fence_off
-from functions.execute.publisher import OutputLimit, Publisher
+from ocf.events import subjects
+from ocf.events.adapters.memory_bus import MemoryBus
+from ocf.events.commands import MAX_CHUNK_BYTES, MAX_EVENT_BYTES
+from ocf.events.errors import Unavailable
+from ocf.events.output import Chunk, ChunkType, Draft
+from ocf.events.redaction import Redactor
+from ocf.functions.core.output_fence import fence_off
+from ocf.functions.execute.attempt.publisher import OutputLimit, Publisher
 from tests.support.clock import ManualClock
 
 PROJECT, EXECUTION = "p", "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.redact import MASK, Redactor, log_processor
+from ocf.events.redaction import MASK, Redactor, log_processor
 
 SECRET = 'sk-live-+/"\\geheim äöü 7f3a9c'
 PLAIN = "sk-ant-api03-0123456789abcdef"

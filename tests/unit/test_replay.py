@@ -11,18 +11,18 @@ from typing import Any
 import httpx
 import pytest
 
-from events import subjects
-from events.envelope import Event, new_event
-from events.models import Cancel, Submit
-from events.store_memory import MemoryStore
-from events.types import TYPES
-from functions import app
-from functions.cli.compare import parting, steps
-from functions.cli.replay import _post_one
-from functions.composition import build
-from functions.dry_run import DryStore
-from functions.serve import build_app
-from functions.settings import Settings
+from ocf.cli.replay import _post_one
+from ocf.cli.replay_compare import parting, steps
+from ocf.events import subjects
+from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.commands import Cancel, Submit
+from ocf.events.envelope import Event, new_event
+from ocf.events.event_types import TYPES
+from ocf.functions.runtime import asgi
+from ocf.functions.runtime.bootstrap import build
+from ocf.functions.runtime.dry_run import DryStore
+from ocf.functions.runtime.serve import build_app
+from ocf.functions.settings.settings import Settings
 
 
 def chunk(type_: str, data: str = "", **detail: Any) -> dict[str, Any]:
@@ -71,7 +71,7 @@ async def test_recorded_commands_build_up_the_state_that_each_one_needs() -> Non
     ids = {"execution_id": str(uuid.uuid4()), "project_id": "default"}
     settings = Settings.model_validate({"DRY_RUN": True, "FUNCTION_TARGET": "cancel"})
     async with build(settings, "dry") as parts:
-        app.use(parts)
+        asgi.use(parts)
         transport = httpx.ASGITransport(build_app(parts, ("cancel",), None, {}))
         try:
             async with httpx.AsyncClient(transport=transport, base_url="http://dry") as http:
@@ -85,7 +85,7 @@ async def test_recorded_commands_build_up_the_state_that_each_one_needs() -> Non
                 odd = await http.post("/", content=b"{}", headers={"content-type": "text/plain"})
                 assert odd.status_code == 400
         finally:
-            app.use(None)
+            asgi.use(None)
         record = await parts.records.require("default", ids["execution_id"])
         assert (record.state.value, record.cancel_why) == ("cancelled", "w")
         verbs = {m.subject.split(".")[2] async for m in parts.bus.history(subjects.COMMANDS, "ocf.cmd.>")}

@@ -9,17 +9,17 @@ from datetime import timedelta
 import pytest
 from pydantic import ValidationError
 
-from events import subjects
-from events.facts import Completed
-from events.lifecycle import State, Step
-from events.models import Cleanup
-from events.record import Attempt, Record
-from functions.cleanup.handler import cleanup
-from functions.common.retention import RETENTION_ID, SCHEDULE, keep_retaining, rule_for, rules
-from functions.common.sweep import SCHEDULE as SWEEPS
-from functions.common.sweep import SWEEP_ID
-from functions.settings import Settings
-from functions.submit.handler import submit
+from ocf.events import subjects
+from ocf.events.commands import Cleanup
+from ocf.events.execution_record import Attempt, Record
+from ocf.events.facts import Completed
+from ocf.events.lifecycle import State, Step
+from ocf.functions.cleanup.handler import cleanup
+from ocf.functions.core.sweep_schedule import SCHEDULE as SWEEPS
+from ocf.functions.core.sweep_schedule import SWEEP_ID
+from ocf.functions.settings.retention_rules import RETENTION_ID, SCHEDULE, keep_retaining, rule_for, rules
+from ocf.functions.settings.settings import Settings
+from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 

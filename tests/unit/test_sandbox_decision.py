@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from functions.cli import doctor
-from functions.execute import sandbox
-from functions.execute.confine import filter_program
-from functions.execute.sandbox import SandboxUnavailable, decide, support_of
-from functions.execute.shop import open_shop
+from ocf.cli import doctor
+from ocf.functions.execute.context import open_shop
+from ocf.functions.execute.sandbox import policy
+from ocf.functions.execute.sandbox.confine import filter_program
+from ocf.functions.execute.sandbox.policy import SandboxUnavailable, decide, support_of
 from tests.support.parts import bench
 
 EVERYTHING = support_of(6, seccomp=True)
@@ -51,8 +51,8 @@ async def test_preferred_says_once_what_it_does_without(
     abi: int, sandboxed: bool, said: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the start, in the log: each missing part, and whether executions are sandboxed at all."""
-    monkeypatch.setattr(sandbox, "sandbox_support", lambda: support_of(abi, seccomp=True))
-    monkeypatch.setattr(sandbox, "protect_self", lambda: None)
+    monkeypatch.setattr(policy, "sandbox_support", lambda: support_of(abi, seccomp=True))
+    monkeypatch.setattr(policy, "protect_self", lambda: None)
     with capture_logs() as logged:
         async with open_shop(bench(STATE_DIR=tmp_path, SANDBOX="preferred").parts):
             found = [line for line in logged if line.get("action") == "sandbox.incomplete"]
@@ -98,7 +98,7 @@ def test_doctor_shows_what_is_enforced(
 ) -> None:
     """Part by part, for the mode that is set; what is required and missing makes it fail."""
     monkeypatch.setenv("SANDBOX", mode)
-    monkeypatch.setattr(sandbox, "sandbox_support", lambda: support_of(abi, seccomp=True))
+    monkeypatch.setattr(policy, "sandbox_support", lambda: support_of(abi, seccomp=True))
     settings, _ = doctor._settings()
     (finding,) = doctor._sandbox(str(settings["SANDBOX"]))
     assert (finding.ok, finding.needed) == (ok, needed)

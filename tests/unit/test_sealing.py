@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.errors import SealError
-from events.models import Sealed
-from events.sealing import Keyring, generate_key, key_id, parse_key
+from ocf.events.commands import Sealed
+from ocf.events.errors import SealError
+from ocf.events.sealing import Keyring, generate_key, key_id, parse_key
 
 KEY, OTHER = generate_key(), generate_key()
 RING = Keyring(KEY)

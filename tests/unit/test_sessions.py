@@ -10,12 +10,8 @@ from typing import Any
 
 import pytest
 
-from events import subjects
-from events.envelope import Event, decode
-from events.errors import Conflict, Drop, NotItsTurn, NotYetKnown, Unavailable
-from events.facts import Artifact, Completed
-from events.lifecycle import State, Step
-from events.models import (
+from ocf.events import subjects
+from ocf.events.commands import (
     Cancel,
     Cleanup,
     Execute,
@@ -25,15 +21,19 @@ from events.models import (
     SessionDestroy,
     SessionDetach,
 )
-from events.record import Attempt, Record
-from events.refs import SessionRef
-from events.session_record import Saved, Session
-from functions.cancel.handler import cancel
-from functions.cleanup.handler import cleanup
-from functions.common.commands import NATS_SUBJECT
-from functions.common.sessions import EXPIRY, Sessions, schedule_subject
-from functions.session.handler import session
-from functions.submit.handler import submit
+from ocf.events.envelope import Event, decode
+from ocf.events.errors import Conflict, Drop, NotItsTurn, NotYetKnown, Unavailable
+from ocf.events.execution_record import Attempt, Record
+from ocf.events.facts import Artifact, Completed
+from ocf.events.lifecycle import State, Step
+from ocf.events.refs import SessionRef
+from ocf.events.session_record import Saved, Session
+from ocf.functions.cancel.handler import cancel
+from ocf.functions.cleanup.handler import cleanup
+from ocf.functions.core.command_events import NATS_SUBJECT
+from ocf.functions.core.session_repository import EXPIRY, Sessions, schedule_subject
+from ocf.functions.session.handler import session
+from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 from tests.support.runs import worker_on

@@ -13,26 +13,35 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from events import subjects
-from events.envelope import Event, decode
-from events.errors import DeadLetter, Drop, Retry
-from events.facts import Completed
-from events.lifecycle import State, Step
-from events.models import Cancel, Cleanup, Execute, Model, SessionAttach, SessionCreate, SessionDestroy, SessionDetach
-from events.ports import Message
-from events.record import Record
-from events.refs import ExecutionRef, SessionRef
-from events.session_record import Session
-from functions.cancel.handler import cancel
-from functions.cleanup.handler import cleanup
-from functions.common.commands import NATS_SUBJECT
-from functions.common.output import fence_off
-from functions.common.sessions import EXPIRY
-from functions.composition import Parts
-from functions.execute.runner import Runner
-from functions.records import Records
-from functions.session.handler import session
-from functions.submit.handler import submit
+from ocf.events import subjects
+from ocf.events.commands import (
+    Cancel,
+    Cleanup,
+    Execute,
+    Model,
+    SessionAttach,
+    SessionCreate,
+    SessionDestroy,
+    SessionDetach,
+)
+from ocf.events.envelope import Event, decode
+from ocf.events.errors import DeadLetter, Drop, Retry
+from ocf.events.execution_record import Record
+from ocf.events.facts import Completed
+from ocf.events.lifecycle import State, Step
+from ocf.events.ports import Message
+from ocf.events.refs import ExecutionRef, SessionRef
+from ocf.events.session_record import Session
+from ocf.functions.cancel.handler import cancel
+from ocf.functions.cleanup.handler import cleanup
+from ocf.functions.core.command_events import NATS_SUBJECT
+from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.output_fence import fence_off
+from ocf.functions.core.session_repository import EXPIRY
+from ocf.functions.execute.attempt.runner import Runner
+from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.session.handler import session
+from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, bench
 from tests.support.runs import runner_on, worker_on

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from functions.settings import Settings, load_or_exit
+from ocf.functions.settings.settings import Settings, load_or_exit
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from functions.dispatcher.shares import Shares
+from ocf.functions.dispatcher.fair_shares import Shares
 
 
 def taken(shares: Shares) -> list[tuple[str, int]]:

@@ -13,19 +13,19 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from events import subjects
-from events.bus_memory import MemoryBus
-from events.envelope import decode, new_event
-from events.facts import Accepted
-from functions.common.sinks import Sink, check, keys, sinks
-from functions.dispatcher import sinks as wired
-from functions.dispatcher.answers import SINK_PAUSES, SinkAnswer
-from functions.dispatcher.dispatch import Dispatcher
-from functions.dispatcher.loop import Loop
-from functions.dispatcher.main import rows
-from functions.dispatcher.targets import Webhook, retry_after, sign
-from functions.dispatcher.wiring import WIRING
-from functions.settings import Settings
+from ocf.events import subjects
+from ocf.events.adapters.memory_bus import MemoryBus
+from ocf.events.envelope import decode, new_event
+from ocf.events.facts import Accepted
+from ocf.functions.dispatcher import sink_routes as wired
+from ocf.functions.dispatcher.consumer import Loop
+from ocf.functions.dispatcher.delivery import Dispatcher
+from ocf.functions.dispatcher.http_target import Webhook, retry_after, sign
+from ocf.functions.dispatcher.main import rows
+from ocf.functions.dispatcher.result import SINK_PAUSES, SinkAnswer
+from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.settings.settings import Settings
+from ocf.functions.settings.sink_rules import Sink, check, keys, sinks
 from tests.support.clock import ManualClock
 
 KEY = bytes(range(24))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.output import Chunk, ChunkType
-from events.splice import Hole, Splicer
+from ocf.events.output import Chunk, ChunkType
+from ocf.events.reorder import Hole, Splicer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

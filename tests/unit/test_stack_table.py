@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from functions.stack.keys import load_or_generate
-from functions.stack.table import PORTS, Layout, Plan, environment
+from ocf.stack.keys import load_or_generate
+from ocf.stack.process_table import PORTS, Layout, Plan, environment
 
 
 def _plan(data: Path, **environ: str) -> Plan:

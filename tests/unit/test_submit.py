@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from events.errors import Drop, Unavailable
-from events.lifecycle import State
-from events.models import Limits, Submit
-from events.refs import ExecutionRef
-from functions.cleanup.handler import remove
-from functions.common.limits import CEILINGS, bound
-from functions.execute.shop import server_spec
-from functions.submit.handler import submit
+from ocf.events.commands import Limits, Submit
+from ocf.events.errors import Drop, Unavailable
+from ocf.events.lifecycle import State
+from ocf.events.refs import ExecutionRef
+from ocf.functions.cleanup.handler import remove
+from ocf.functions.core.task_limits import CEILINGS, bound
+from ocf.functions.execute.context import server_spec
+from ocf.functions.submit.handler import submit
 from tests.support.parts import PROJECT, bench
 
 

@@ -7,17 +7,17 @@ import uuid
 
 import pytest
 
-from events.envelope import Event
-from events.errors import Conflict, Unavailable
-from events.lifecycle import State
-from events.models import Execute
-from events.record import Attempt as AttemptRecord
-from events.record import Record
-from events.refs import ExecutionRef
-from functions.common.commands import command
-from functions.common.ownership import SECOND_LOOK
-from functions.execute.runner import Runner
-from functions.submit.handler import submit
+from ocf.events.commands import Execute
+from ocf.events.envelope import Event
+from ocf.events.errors import Conflict, Unavailable
+from ocf.events.execution_record import Attempt as AttemptRecord
+from ocf.events.execution_record import Record
+from ocf.events.lifecycle import State
+from ocf.events.refs import ExecutionRef
+from ocf.functions.core.command_events import command
+from ocf.functions.core.lease_state import SECOND_LOOK
+from ocf.functions.execute.attempt.runner import Runner
+from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 from tests.support.runs import runner_on, worker_on
@@ -96,7 +96,7 @@ async def test_a_worker_told_to_go_while_it_looks_begins_nothing(monkeypatch: py
         worker.drain()
         return event
 
-    monkeypatch.setattr("functions.execute.worker.dataref.resolve", told_meanwhile)
+    monkeypatch.setattr("ocf.functions.execute.worker.dataref.resolve", told_meanwhile)
     with pytest.raises(Unavailable, match="shutting down"):
         await worker.execute(event)
     assert not worker.busy

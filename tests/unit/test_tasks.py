@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from functions.common.tasks import end
+from ocf.functions.core.cancellation import end
 
 
 async def test_a_swallowed_cancellation_is_repeated() -> None:

@@ -17,19 +17,20 @@ from opentelemetry.trace import StatusCode
 from starlette.exceptions import HTTPException
 from structlog.testing import LogCapture
 
-from events import subjects, trace
-from events.bus_memory import MemoryBus
-from events.envelope import Event
-from events.errors import Busy, Drop, NotItsTurn, Retry
-from events.models import Cancel, Cleanup
-from functions import app, tracing
-from functions.cancel.handler import cancel
-from functions.cleanup.handler import cleanup
-from functions.composition import Parts
-from functions.dispatcher.dispatch import Dispatcher
-from functions.dispatcher.targets import Function
-from functions.dispatcher.wiring import WIRING
-from functions.submit.handler import submit
+from ocf.events import subjects, trace_context
+from ocf.events.adapters.memory_bus import MemoryBus
+from ocf.events.commands import Cancel, Cleanup
+from ocf.events.envelope import Event
+from ocf.events.errors import Busy, Drop, NotItsTurn, Retry
+from ocf.functions.cancel.handler import cancel
+from ocf.functions.cleanup.handler import cleanup
+from ocf.functions.dispatcher.delivery import Dispatcher
+from ocf.functions.dispatcher.http_target import Function
+from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.observability import tracing
+from ocf.functions.runtime import asgi
+from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 
@@ -75,7 +76,7 @@ async def test_the_span_that_ends_an_execution_of_another_trace_points_to_it(spa
         await cancel(b.parts, command)
     assert (await b.fact(execution, "cancelled")).extensions["traceparent"] == EXECUTIONS
     (span,) = spans.get_finished_spans()
-    assert [f"{link.context.trace_id:032x}" for link in span.links] == [trace.trace_id(EXECUTIONS)]
+    assert [f"{link.context.trace_id:032x}" for link in span.links] == [trace_context.trace_id(EXECUTIONS)]
 
 
 async def test_a_span_of_the_same_trace_is_the_nearer_cause(spans: InMemorySpanExporter) -> None:
@@ -125,12 +126,12 @@ async def test_what_waits_is_no_error_in_its_span_and_no_line_in_the_log(
         raise why
 
     told = CloudEvent({"type": event.type, "source": event.source, "id": event.id}, {})
-    monkeypatch.setattr(app, "_current", b.parts)
+    monkeypatch.setattr(asgi, "_current", b.parts)
     lines = LogCapture()
     every_level = structlog.make_filtering_bound_logger(logging.DEBUG)  # whatever another test has configured
-    monkeypatch.setattr(app, "log", structlog.wrap_logger(None, processors=[lines], wrapper_class=every_level))
+    monkeypatch.setattr(asgi, "log", structlog.wrap_logger(None, processors=[lines], wrapper_class=every_level))
     with pytest.raises(HTTPException) as refused:
-        await app.handle(handler, told)
+        await asgi.handle(handler, told)
     assert refused.value.status_code == why.http_status
     assert [(line["action"], line["log_level"]) for line in lines.entries] == [("event.refused", "debug")]
     (span,) = spans.get_finished_spans()

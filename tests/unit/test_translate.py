@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from events import limits
-from events.lifecycle import Reason
-from events.output import ChunkType, Draft
-from functions.execute.agent_drafts import failure
-from functions.execute.translate import Translator
+from ocf.events import limits
+from ocf.events.lifecycle import Reason
+from ocf.events.output import ChunkType, Draft
+from ocf.functions.execute.agent.drafts import failure
+from ocf.functions.execute.agent.translate import Translator
 from tests.unit.opencode_recordings import NAMES, Recording
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.output import ChunkType, Draft
-from functions.execute.agent_tools import ToolPart, feed_tool, file_changes
+from ocf.events.output import ChunkType, Draft
+from ocf.functions.execute.agent.tool_parts import ToolPart, feed_tool, file_changes
 
 WINDOW = 30_000
 

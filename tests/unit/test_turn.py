@@ -11,21 +11,21 @@ from typing import Any, cast
 import pytest
 from pydantic import SecretStr
 
-from events.lifecycle import Reason
-from events.models import Execute
-from events.output import ChunkType, Draft, Usage
-from functions.execute import turn as turns
-from functions.execute.agent import AgentResult
-from functions.execute.agent_config import ServerSpec
-from functions.execute.boundary import Boundary
-from functions.execute.broker import Broker, Upstream
-from functions.execute.opencode import OpenCodeError
-from functions.execute.process import AgentFailed
-from functions.execute.turn import Turn
-from functions.execute.watchdog import Activity
-from functions.models.prices import Prices
-from functions.models.target import ModelTarget
-from functions.settings import Settings
+from ocf.events.commands import Execute
+from ocf.events.lifecycle import Reason
+from ocf.events.output import ChunkType, Draft, Usage
+from ocf.functions.execute.agent.agent import AgentResult
+from ocf.functions.execute.agent.config import ServerSpec
+from ocf.functions.execute.agent.opencode_api import OpenCodeError
+from ocf.functions.execute.attempt import agent_run as turns
+from ocf.functions.execute.attempt.agent_run import Turn
+from ocf.functions.execute.attempt.watchdog import Activity
+from ocf.functions.execute.model_proxy import Broker, Upstream
+from ocf.functions.execute.sandbox.boundary import Boundary
+from ocf.functions.execute.sandbox.process import AgentFailed
+from ocf.functions.models.model_target import ModelTarget
+from ocf.functions.models.prices import Prices
+from ocf.functions.settings.settings import Settings
 from tests.support.parts import PROJECT, Bench, bench
 
 KEY = "sk-planted-7fK2-0123456789"

@@ -8,13 +8,13 @@ import uuid
 
 import httpx
 
-from events import subjects
-from events.bus_memory import MemoryBus
-from functions import metrics
-from functions.dispatcher.dispatch import Dispatcher
-from functions.dispatcher.targets import Function
-from functions.dispatcher.turns import Turns
-from functions.dispatcher.wiring import WIRING
+from ocf.events import subjects
+from ocf.events.adapters.memory_bus import MemoryBus
+from ocf.functions.dispatcher.delivery import Dispatcher
+from ocf.functions.dispatcher.http_target import Function
+from ocf.functions.dispatcher.requeue import Turns
+from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.observability import metrics
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT
 

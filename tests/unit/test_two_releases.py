@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from events.client import Client
-from events.envelope import Event, InvalidData, parse
-from events.lifecycle import State
-from events.models import Cleanup, Execute
-from events.output import Chunk
-from events.ports import Bucket
-from events.refs import ExecutionRef, SessionRef
-from events.types import TYPES
-from functions.cancel.handler import cancel
-from functions.cleanup.handler import cleanup
-from functions.common.ownership import SECOND_LOOK
-from functions.common.sessions import Sessions
-from functions.common.sweep import SCHEDULE, SWEEP_ID, keep_sweeping
-from functions.session.handler import session
+from ocf.events.client import Client
+from ocf.events.commands import Cleanup, Execute
+from ocf.events.envelope import Event, InvalidData, parse
+from ocf.events.event_types import TYPES
+from ocf.events.lifecycle import State
+from ocf.events.output import Chunk
+from ocf.events.ports import Bucket
+from ocf.events.refs import ExecutionRef, SessionRef
+from ocf.functions.cancel.handler import cancel
+from ocf.functions.cleanup.handler import cleanup
+from ocf.functions.core.lease_state import SECOND_LOOK
+from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.sweep_schedule import SCHEDULE, SWEEP_ID, keep_sweeping
+from ocf.functions.session.handler import session
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 from tests.unit.test_sessions import created, submitted, wish

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from events.lifecycle import Reason, Step
-from functions.execute import proctree, watchdog
-from functions.execute.verdict import Judge, Verdict
-from functions.execute.watchdog import Activity, Bounds, watch
+from ocf.events.lifecycle import Reason, Step
+from ocf.functions.execute.attempt import watchdog
+from ocf.functions.execute.attempt.stop import Judge, Verdict
+from ocf.functions.execute.attempt.watchdog import Activity, Bounds, watch
+from ocf.functions.execute.sandbox import process_tree
 from tests.support.clock import ManualClock
 
 NEVER = Path("/nonexistent")
@@ -115,13 +116,13 @@ async def test_a_disk_that_gets_fuller_is_looked_at_at_once(tmp_path: Path, monk
 
 def test_a_removed_file_that_is_still_open_is_counted(tmp_path: Path) -> None:
     """An agent could fill the disk with files that no folder shows."""
-    before = proctree.nameless_bytes((os.getpid(),))
+    before = process_tree.nameless_bytes((os.getpid(),))
     with (tmp_path / "ghost").open("wb") as ghost:
         (tmp_path / "ghost").unlink()
         ghost.write(b"x" * 100_000)
         ghost.flush()
-        assert proctree.nameless_bytes((os.getpid(),)) - before >= 100_000
-    assert proctree.nameless_bytes((os.getpid(),)) == before
+        assert process_tree.nameless_bytes((os.getpid(),)) - before >= 100_000
+    assert process_tree.nameless_bytes((os.getpid(),)) == before
 
 
 async def test_folders_and_names_alone_fill_a_disk_too(tmp_path: Path) -> None:

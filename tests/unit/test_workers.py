@@ -10,10 +10,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import SecretStr
 
-from functions.settings import Settings
-from functions.workers import environment, tally
-from functions.workers.boots import Boots, available_cores
-from functions.workers.tally import Tally
+from ocf.functions.settings.settings import Settings
+from ocf.functions.workers import environment, metrics_sum
+from ocf.functions.workers.boot_queue import Boots, available_cores
+from ocf.functions.workers.metrics_sum import Tally
 
 
 def test_turns_to_boot_are_given_in_order_and_back_by_the_dead() -> None:
@@ -61,14 +61,14 @@ async def test_any_worker_says_what_all_have_counted(file: int) -> None:
         each.save()
     said = tallies[0].exposition().decode().splitlines()
     assert {'ended_total{state="completed"} 2.0', "running 2.0", 'seconds_bucket{le="5.0"} 2.0'} <= set(said)
-    tally.ended(file, 1)
+    metrics_sum.ended(file, 1)
     said = tallies[0].exposition().decode().splitlines()
     assert {'ended_total{state="completed"} 2.0', "running 1.0"} <= set(said)
     again = Counts()
     again.ended.labels("failed").inc()
     said = Tally(file, 1, 3, again.registry).exposition().decode().splitlines()
     assert {'ended_total{state="completed"} 2.0', 'ended_total{state="failed"} 1.0', "running 1.0"} <= set(said)
-    tally.ended(file, 2)  # nobody was there yet
+    metrics_sum.ended(file, 2)  # nobody was there yet
 
 
 def test_the_parent_has_no_key() -> None:

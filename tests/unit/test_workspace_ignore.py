@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from functions.workspace.ignore import compile_component, excluded, parse
+from ocf.functions.workspace.gitignore import compile_component, excluded, parse
 
 
 def _ignored(text: str, path: str, *, directory: bool = False) -> bool:

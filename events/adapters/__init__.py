@@ -1,0 +1,1 @@
+"""Implementations of `ocf.events.ports`: NATS, S3, memory."""

@@ -1,0 +1,1 @@
+"""NATS JetStream: streams, key-value buckets, output writer, credentials."""

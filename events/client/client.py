@@ -1,0 +1,230 @@
+"""For backends: submit, cancel, delete, status, watch, sessions. Speaks events and reads state; nothing else.
+
+async with connect("nats://127.0.0.1:4222", creds="backend.creds") as client:
+    execution = await client.submit(prompt="Fix the failing test", workspace={"source": "git", "url": URL})
+    async for chunk in client.watch(execution):
+        print(chunk.data, end="")
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from ocf.events import dataref, reorder, subjects
+from ocf.events.adapters.nats.bucket import NatsBucket
+from ocf.events.adapters.nats.bus import connect as connect_bus
+from ocf.events.archive_reader import DamagedArchive, read_lines
+from ocf.events.client.sessions import SessionCalls
+from ocf.events.commands import Cancel, Cleanup, Model, Reply, Submit
+from ocf.events.envelope import Event, decode, new_event
+from ocf.events.errors import InvalidEvent, NotYetKnown, OcfError
+from ocf.events.event_types import TERMINAL_TYPES
+from ocf.events.execution_record import Record
+from ocf.events.output import Chunk
+from ocf.events.ports import Bucket, Bus, Message, ObjectStore
+from ocf.events.publish_command import publish_command
+from ocf.events.refs import ExecutionRef
+
+log = structlog.get_logger()
+
+_Records = list[Record]
+_Events = list[Event]
+_ENDINGS = {*(spec.verb for spec in TERMINAL_TYPES.values()), "cleaned"}
+
+
+@asynccontextmanager
+async def connect(
+    url: str, *, creds: str | Path | None = None, project: str = "default", store: ObjectStore | None = None
+) -> AsyncIterator[Client]:
+    """A client of one project; the connection is closed at the end.
+
+    Raises:
+        Unavailable: NATS does not answer.
+    """
+    bus = await connect_bus(url, creds=Path(creds) if creds else None, name="ocf-client")
+    try:
+        sessions = NatsBucket(bus, subjects.SESSIONS_BUCKET)
+        yield Client(bus, NatsBucket(bus, subjects.EXECUTIONS_BUCKET), sessions, project=project, store=store)
+    finally:
+        await bus.close()
+
+
+class Client:
+    """What a backend does with executions of one project.
+
+    `store` is needed only for what is too large for an event (over 512 KiB) and for output that only the archive
+    still has.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        executions: Bucket,
+        sessions: Bucket,
+        *,
+        project: str = "default",
+        store: ObjectStore | None = None,
+        source: str = "/ocf/client",
+    ) -> None:
+        self.project = subjects.check_project(project)
+        self._bus = bus
+        self._executions = executions
+        self._store = store
+        self._source = source
+        self.sessions = SessionCalls(project, sessions, self._command, source)
+
+    async def submit(self, *, execution_id: str | None = None, traceparent: str | None = None, **request: Any) -> str:
+        """Publish `dev.ocf.task.submit.v1`; the fields are those of `ocf.events.commands.TaskRequest`.
+
+        Returns the execution id once the command is kept. The same id with the same body is one execution.
+
+        Raises:
+            pydantic.ValidationError: a field is wrong.
+            Unavailable: NATS did not keep it.
+        """
+        execution = execution_id or str(uuid.uuid4())
+        data = Submit.model_validate({**request, "execution_id": execution, "project_id": self.project})
+        extensions = {"traceparent": traceparent} if traceparent else {}
+        await self._command("dev.ocf.task.submit.v1", data, execution, extensions)
+        return execution
+
+    async def cancel(self, execution: str, *, why: str | None = None) -> None:
+        """Publish `dev.ocf.task.cancel.v1`."""
+        data = Cancel(execution_id=execution, project_id=self.project, why=why, requested_by=self._source)
+        await self._command("dev.ocf.task.cancel.v1", data, execution)
+
+    async def delete(self, execution: str) -> None:
+        """Publish `dev.ocf.task.cleanup.v1`: every trace goes, after it was cancelled if need be."""
+        data = Cleanup(execution_id=execution, project_id=self.project, requested_by=self._source)
+        await self._command("dev.ocf.task.cleanup.v1", data, execution)
+
+    async def reply(self, execution: str, request_id: str, answer: str) -> None:
+        """Publish `dev.ocf.task.reply.v1`."""
+        data = Reply(execution_id=execution, project_id=self.project, request_id=request_id, answer=answer)
+        await self._command("dev.ocf.task.reply.v1", data, execution)
+
+    async def _command(self, type_: str, data: Model, id_: str, extensions: Mapping[str, str] | None = None) -> None:
+        """Publish one command about the execution or session `id_`."""
+        event = new_event(type_, data, source=self._source, time=datetime.now(UTC))
+        event = event.with_extensions(**(extensions or {}))
+        if self._store is not None:
+            event = await dataref.offload(event, f"{self.project}/{id_}", self._store)
+        await publish_command(self._bus, event, self.project)
+
+    async def status(self, execution: str) -> Record:
+        """Everything known of it but its output. Raises NotYetKnown."""
+        entry = await self._executions.get(ExecutionRef(self.project, execution).record_key)
+        if entry is None:
+            raise NotYetKnown(f"execution {execution} of project {self.project} is not known")
+        return Record.read(entry.value)
+
+    async def list(self) -> _Records:
+        """Every execution of the project whose record can be read, newest first."""
+        found = []
+        async for entry in self._executions.entries(f"{self.project}.*"):
+            try:
+                found.append(Record.read(entry.value))
+            except ValueError:
+                log.warning("unreadable record", action="client.unreadable", key=entry.key)
+        return sorted(found, key=lambda record: record.submitted_at, reverse=True)
+
+    async def watch(self, execution: str, *, start: int = 1) -> AsyncIterator[Chunk]:
+        """Output chunks from sequence `start`, live, gapless, each once; ends when the execution has ended.
+
+        Waits for an execution that is not known yet. One that has ended already is read to its end, from the
+        archive when the stream no longer has it; with one that is deleted it ends. What neither has is a chunk of type
+        `gap`, whose detail says `from` and `to`.
+
+        Raises:
+            Unavailable: the connection is lost and does not come back in time; resume at the next sequence.
+        """
+        ending = _Ending(self, execution)
+        await ending.look()
+        forgotten = ending.last is not None and start <= ending.last and not await self._keeps(execution, start)
+        if forgotten and self._store is None:
+            raise NotYetKnown(f"output of {execution} from {start} is only in the archive; give the client a store")
+        watched = reorder.watch(self._bus, self.project, execution, start=start, ending=ending, forgotten=forgotten)
+        async for chunk in watched:
+            yield chunk
+
+    async def _keeps(self, execution: str, start: int) -> bool:
+        """Whether the stream has output of it from `start` on or before."""
+        found = await self._bus.first(subjects.OUTPUT, subjects.output(self.project, execution))
+        line = None if found is None else reorder.line_in(found)
+        return line is not None and line[0] <= start
+
+    async def _cleaned(self, execution: str) -> bool:
+        return await self._bus.last(subjects.EVENTS, subjects.fact(self.project, execution, "cleaned")) is not None
+
+    async def _archived(self, execution: str, start: int) -> AsyncIterator[Chunk]:
+        """Yield what the archive has from `start` on, and the gap that reaches over it.
+
+        Raises:
+            NotYetKnown: there is no archive, or no store to read it from.
+            OcfError: it is damaged, or over `ocf.events.limits.ARCHIVE`.
+        """
+        if self._store is None:
+            raise NotYetKnown(f"output of {execution}: the client has no store")
+        try:
+            async for line in read_lines(self._store.stream(f"{self.project}/{execution}/output.ndjson.gz")):
+                chunk = Chunk.read(line)
+                gap = reorder.stated(chunk)
+                if (gap.last if gap else chunk.seq) >= start:
+                    yield chunk
+        except (DamagedArchive, ValueError) as error:
+            said = error if isinstance(error, DamagedArchive) else "it has a line that is no chunk"
+            raise OcfError(f"the archived output of {execution} is damaged: {said}") from None
+
+    async def events(self, execution: str) -> _Events:
+        """Every command and fact of it that the streams still have, oldest first."""
+        found = []
+        for stream, subject in (
+            (subjects.COMMANDS, f"ocf.cmd.*.{self.project}.{execution}"),
+            (subjects.EVENTS, f"ocf.evt.{self.project}.{execution}.*"),
+        ):
+            found += [message async for message in self._bus.history(stream, subject)]
+        found.sort(key=lambda message: (message.time is None, message.time))
+        events = []
+        for message in found:
+            with suppress(InvalidEvent):  # a dead letter says what was wrong with it
+                events.append(decode(message.headers, message.data))
+        return events
+
+
+class _Ending:
+    """See `ocf.events.reorder.Ending`."""
+
+    def __init__(self, client: Client, execution: str) -> None:
+        self._client = client
+        self._execution = execution
+        self._removed = False
+        self.last: int | None = None
+
+    async def look(self) -> None:
+        """Ask the record; where there is none (any more), whether the execution was removed."""
+        try:
+            record = await self._client.status(self._execution)
+        except NotYetKnown:
+            self._removed = await self._client._cleaned(self._execution)
+        else:
+            self.last = record.last_sequence if record.terminal else None
+
+    def reached(self, next_sequence: int) -> bool:
+        return self._removed or (self.last is not None and next_sequence > self.last)
+
+    async def fact(self, message: Message) -> None:
+        # The record, not the fact: `rejected` may also answer a second submit of an id that runs.
+        if message.subject.rsplit(".", 1)[-1] in _ENDINGS:
+            await self.look()
+
+    async def older(self, start: int) -> AsyncIterator[Chunk]:
+        with suppress(NotYetKnown):  # no archive, or no store to read it from: the gap is stated
+            async for chunk in self._client._archived(self._execution, start):
+                yield chunk

@@ -1,0 +1,99 @@
+"""The catalogue: every event type with its payload, its subject and who says it (one table).
+
+`schemas/`, `schemas/asyncapi.yaml` and `docs/events.md` are generated from `TYPES`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ocf.events import commands, facts, output, subjects
+from ocf.events.commands import Model
+from ocf.events.lifecycle import State
+
+Kind = Literal["cmd", "evt", "out"]
+ModelClass = type[Model]
+
+
+@dataclass(frozen=True)
+class EventType:
+    """One event type. `verb` is the subject's verb (cmd) or last token (evt)."""
+
+    type: str
+    kind: Kind
+    verb: str
+    data: ModelClass
+    said_by: str
+    entity: Literal["execution", "session"] = "execution"
+
+    @property
+    def from_callers(self) -> bool:
+        """Whether others than functions send it: unknown fields are errors then, and not those of a newer release."""
+        return self.kind == "cmd" and self.said_by != "submit"
+
+    def subject(self, project: str, entity: str) -> str:
+        """The NATS subject of one such event."""
+        if self.kind == "cmd":
+            verb = "session" if self.entity == "session" else self.verb
+            return subjects.command(verb, project, entity)
+        if self.kind == "evt":
+            return subjects.fact(project, entity, self.verb)
+        return subjects.output(project, entity)
+
+    @property
+    def subject_template(self) -> str:
+        """The subject with its parameters in braces."""
+        tail = f"{{project}}.{{{self.entity}}}"
+        if self.kind == "cmd":
+            return f"ocf.cmd.{'session' if self.entity == 'session' else self.verb}.{tail}"
+        return f"ocf.evt.{tail}.{self.verb}" if self.kind == "evt" else f"ocf.out.{tail}"
+
+    @property
+    def stream(self) -> str:
+        """The stream that keeps it."""
+        return {"cmd": subjects.COMMANDS, "evt": subjects.EVENTS, "out": subjects.OUTPUT}[self.kind]
+
+
+def _task(kind: Kind, verb: str, data: type[Model], said_by: str) -> EventType:
+    return EventType(f"dev.ocf.task.{verb}.v1", kind, verb, data, said_by)
+
+
+def _session(kind: Kind, verb: str, data: type[Model], said_by: str) -> EventType:
+    return EventType(f"dev.ocf.session.{verb}.v1", kind, verb, data, said_by, "session")
+
+
+_ALL = (
+    _task("cmd", "submit", commands.Submit, "backend, gateway"),
+    _task("cmd", "execute", commands.Execute, "submit"),
+    _task("cmd", "cancel", commands.Cancel, "backend, gateway"),
+    _task("cmd", "cleanup", commands.Cleanup, "backend, gateway, schedules"),
+    _task("cmd", "reply", commands.Reply, "frontend, backend"),
+    _task("evt", "accepted", facts.Accepted, "submit"),
+    _task("evt", "rejected", facts.Rejected, "submit"),
+    _task("evt", "started", facts.Started, "execute"),
+    _task("evt", "completed", facts.Completed, "execute"),
+    _task("evt", "failed", facts.Failed, "execute, cleanup (sweep)"),
+    _task("evt", "cancelled", facts.Cancelled, "execute, cancel"),
+    _task("evt", "timed_out", facts.TimedOut, "execute, cleanup (sweep)"),
+    _task("evt", "archived", facts.Archived, "archive"),
+    _task("evt", "cleaned", facts.Cleaned, "cleanup"),
+    EventType("dev.ocf.task.output.v1", "out", "output", output.Chunk, "execute"),
+    _session("cmd", "create", commands.SessionCreate, "backend, gateway"),
+    _session("cmd", "attach", commands.SessionAttach, "backend, gateway"),
+    _session("cmd", "detach", commands.SessionDetach, "backend, gateway"),
+    _session("cmd", "destroy", commands.SessionDestroy, "backend, gateway, schedules"),
+    _session("evt", "created", facts.SessionCreated, "session"),
+    _session("evt", "attached", facts.SessionAttached, "session"),
+    _session("evt", "detached", facts.SessionDetached, "session"),
+    _session("evt", "destroyed", facts.SessionDestroyed, "session"),
+    _session("evt", "rejected", facts.SessionRejected, "session"),
+)
+
+TYPES: dict[str, EventType] = {spec.type: spec for spec in _ALL}
+
+#: The fact that says an execution ended in that state.
+TERMINAL_TYPES: dict[State, EventType] = {
+    state: TYPES[f"dev.ocf.task.{state.value}.v1"]
+    for state in (State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMED_OUT, State.REJECTED)
+}

@@ -1,0 +1,1 @@
+"""Rules that several functions share: repositories, leases, fences, schedules, addresses."""

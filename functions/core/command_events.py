@@ -1,0 +1,69 @@
+"""Reading commands as the dispatcher hands them over."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+from ocf.events import subjects
+from ocf.events.commands import Model
+from ocf.events.envelope import Event, parse, quoted
+from ocf.events.errors import InvalidEvent
+from ocf.events.limits import EVENT, parse_json
+
+#: Extension in which the dispatcher puts the NATS subject (and overwrites what a publisher put there).
+NATS_SUBJECT = "natssubject"
+#: The dispatcher's mark of where in its stream an event lies.
+NATS_SEQUENCE = "natssequence"
+#: The dispatcher's mark of how often it was delivered, this time included; given back before its turn counts.
+NATS_DELIVERIES = "natsdeliveries"
+
+M = TypeVar("M", bound=Model)
+
+#: A token of a subject that may be told about: it need not be a valid id.
+TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+def ids_of(event: Event) -> tuple[str, str]:
+    """Project and execution (or session) a command is about: from its subject, else from its data.
+
+    They are safe to use in a subject, but need not be valid ids.
+
+    Raises:
+        InvalidEvent: neither names both.
+    """
+    subject = event.extensions.get(NATS_SUBJECT)
+    if subject is not None:
+        parsed = subjects.parse(subject)
+        pair = (parsed.project, parsed.entity)
+    else:
+        pair = _from_data(event)
+    for token in pair:
+        if not TOKEN.fullmatch(token):
+            raise InvalidEvent(f"{quoted(token)} cannot be part of a subject; use letters, digits and '-'")
+    return pair
+
+
+def _from_data(event: Event) -> tuple[str, str]:
+    try:
+        data = parse_json(event.data, EVENT)
+        return str(data["project_id"]), str(data.get("execution_id") or data["session_id"])
+    except (InvalidEvent, KeyError, TypeError, AttributeError):
+        raise InvalidEvent("data: project_id and execution_id are required") from None
+
+
+def command(event: Event, model: type[M]) -> M:
+    """The event's data, checked to be `model` and to be about what its subject names.
+
+    Raises:
+        InvalidEvent: another type, or another execution than the subject's.
+        InvalidData: a field is wrong.
+    """
+    data = parse(event)
+    if not isinstance(data, model):
+        raise InvalidEvent(f"type: {event.type} is not for this function")
+    entity = getattr(data, "execution_id", None) or getattr(data, "session_id", "")
+    named = (str(getattr(data, "project_id", "")), str(entity))
+    if ids_of(event) != named:
+        raise InvalidEvent(f"data names {'/'.join(named)}, the subject {'/'.join(ids_of(event))}")
+    return data

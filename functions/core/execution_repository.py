@@ -1,0 +1,264 @@
+"""Execution records: compare-and-set changes, and facts that are said exactly once.
+
+A fact that ends an execution is decided in the record first (its outbox), then published. Whoever finds it
+still in the outbox after a crash publishes it again; the subject takes one message only.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+
+import structlog
+from pydantic import ValidationError
+
+from ocf.events import outcomes, trace_context
+from ocf.events.commands import Model
+from ocf.events.envelope import Event, field_errors, new_event
+from ocf.events.errors import Conflict, DeadLetter, NotYetKnown, TooLarge, Unreadable
+from ocf.events.event_types import TYPES
+from ocf.events.execution_record import Outbox, Record
+from ocf.events.facts import Failed, Outcome, Rejected
+from ocf.events.lifecycle import Reason, Step, step
+from ocf.events.ports import Bucket, Bus, Clock
+from ocf.events.refs import ExecutionRef
+from ocf.functions.core import compare_and_set
+from ocf.functions.observability import metrics
+
+log = structlog.get_logger()
+
+#: How a fact is tried: as it is, then shortened to these shares of its budgets.
+_SHARES = (None, 0.25, 0.0)
+
+
+class Records:
+    """The bucket `ocf_executions`, and the facts that follow from it. `source` names who says them."""
+
+    def __init__(self, bucket: Bucket, bus: Bus, clock: Clock, source: str) -> None:
+        self._bucket = bucket
+        self._bus = bus
+        self._clock = clock
+        self._source = source
+
+    async def get(self, project: str, execution: str) -> Record | None:
+        """The record, or None. Raises Unreadable: it is none of this release's."""
+        entry = await self._bucket.get(ExecutionRef(project, execution).record_key)
+        return None if entry is None else _read(entry.key, entry.value)
+
+    async def require(self, project: str, execution: str) -> Record:
+        """The record. Raises NotYetKnown when there is none."""
+        record = await self.get(project, execution)
+        if record is None:
+            raise NotYetKnown(f"execution {execution} of project {project} is not known")
+        return record
+
+    async def create(self, record: Record) -> None:
+        """Raises Conflict when there is one already."""
+        fitting = outcomes.fit_record(record)
+        await self._bucket.create(
+            ExecutionRef(record.project_id, record.execution_id).record_key, compare_and_set.dump(fitting)
+        )
+        if record.terminal:
+            metrics.count_end(record)
+
+    async def change(self, project: str, execution: str, decide: Callable[[Record], Record | None]) -> Record:
+        """Apply `decide` to the newest record until it sticks; None means leave it. Returns the newest.
+
+        Raises:
+            NotYetKnown: there is no record.
+            Conflict: others changed it faster, twenty times.
+            Unreadable: it is none of this release's.
+        """
+        key, name = ExecutionRef(project, execution).record_key, f"execution {execution} of project {project}"
+        ends = False
+
+        def noted(record: Record) -> Record | None:
+            nonlocal ends
+            changed = decide(record)
+            ends = changed is not None and changed.terminal and not record.terminal
+            return changed
+
+        try:
+            newest = await compare_and_set.change(self._bucket, key, Record, noted, self._stamped, name=name)
+        except ValidationError as error:
+            raise _unreadable(key, error) from None
+        if ends:
+            # Here, because every terminal step comes by, whoever takes it; and once, because only one step sticks.
+            metrics.count_end(newest)
+            trace_context.link(newest.traceparent)
+        return newest
+
+    def _stamped(self, record: Record) -> Record:
+        return outcomes.fit_record(record.model_copy(update={"updated_at": self._clock.now()}))
+
+    async def end(
+        self, project: str, execution: str, decide: Callable[[Record], tuple[Step, Outcome] | None], cause: Event | None
+    ) -> Record:
+        """End the execution with one terminal fact, if it has not ended, and publish that fact."""
+
+        def ended(record: Record) -> Record | None:
+            decided = None if record.terminal else decide(record)
+            return None if decided is None else self.ended(record, *decided, cause=cause)
+
+        return await self.publish_outbox(await self.change(project, execution, ended))
+
+    def ended(self, record: Record, taken: Step, outcome: Outcome, *, cause: Event | None = None) -> Record:
+        """`record` after its terminal step, with the fact, shortened where it must be, in its outbox."""
+        now, outcome = self._clock.now(), outcomes.fit(outcome)
+        state = step(record.state, taken)
+        attempts = list(record.attempts)
+        if attempts and attempts[-1].ended_at is None:
+            lost = isinstance(outcome, Failed) and outcome.reason is Reason.WORKER_LOST
+            how = Reason.WORKER_LOST.value if lost else state.value
+            attempts[-1] = attempts[-1].model_copy(update={"ended_at": now, "ended": how})
+        return record.model_copy(
+            update={
+                "state": state,
+                "reason": outcome.reason if isinstance(outcome, Failed) else None,
+                "message": getattr(outcome, "message", None) or getattr(outcome, "why", None),
+                "ended_at": now,
+                "attempts": attempts,
+                "usage": outcome.usage,
+                "diff": outcome.diff,
+                "result": outcome.result,
+                "result_bytes": outcome.result_bytes,
+                "artifacts": outcome.artifacts,
+                "artifacts_message": outcome.artifacts_message,
+                "waited_ms": outcome.waited_ms,
+                "last_sequence": max(record.last_sequence, outcome.last_sequence),
+                "waiting_for": None,
+                "outbox": [*record.outbox, self._boxed(f"dev.ocf.task.{state.value}.v1", outcome, now, cause, record)],
+            }
+        )
+
+    def _boxed(self, type_: str, data: Model, now: datetime, cause: Event | None, record: Record) -> Outbox:
+        extensions = {"causationid": cause.id if cause else record.command_id}
+        near = trace_context.active() or (trace_context.of(cause.extensions) if cause else {})
+        extensions |= trace_context.within(record.traceparent, near)
+        return Outbox(
+            type=type_,
+            id=str(uuid.uuid4()),
+            time=now,
+            data=data.model_dump_json(by_alias=True, exclude_none=True),
+            extensions=extensions,
+        )
+
+    async def publish_outbox(self, record: Record) -> Record:
+        """Say what the record says has happened, then take it out of the outbox."""
+        if not record.outbox:
+            return record
+        for boxed in record.outbox:
+            await self._publish(boxed, record)
+        said = {boxed.id for boxed in record.outbox}
+
+        def without(newest: Record) -> Record | None:
+            left = [boxed for boxed in newest.outbox if boxed.id not in said]
+            return None if len(left) == len(newest.outbox) else newest.model_copy(update={"outbox": left})
+
+        return await self.change(record.project_id, record.execution_id, without)
+
+    async def _publish(self, boxed: Outbox, record: Record) -> None:
+        """Publish a fact of the outbox. One that the bus never takes is dropped, or it would come back for ever."""
+        ref = ExecutionRef(record.project_id, record.execution_id)
+        for share in _SHARES:
+            try:
+                fitting = boxed if share is None else outcomes.fit_outbox(boxed, share)
+                await say(self._bus, self._unboxed(fitting, record), record.project_id, ref.execution, once=True)
+            except TooLarge:
+                continue
+            except (DeadLetter, ValidationError) as error:
+                reason = str(error) if isinstance(error, DeadLetter) else type(error).__name__
+                log.error("fact dropped", action="records.dropped", type=boxed.type, reason=reason, **ref.log_fields)
+            return
+        log.error("fact dropped", action="records.dropped", type=boxed.type, reason="too large", **ref.log_fields)
+
+    def _unboxed(self, boxed: Outbox, record: Record) -> Event:
+        entity = record.execution_id
+        return Event(
+            type=boxed.type,
+            source=self._source,
+            id=boxed.id,
+            time=boxed.time,
+            data=boxed.data.encode(),
+            subject=entity,
+            extensions={"correlationid": entity, "partitionkey": entity, **boxed.extensions},
+        )
+
+    async def reject(self, fact: Rejected, cause: Event | None, *, key: str) -> None:
+        """Say that a command never starts, once per `key` (for two minutes).
+
+        The subject it came on names it, so it may hold odd tokens.
+        """
+        fact = fact.model_copy(update={"errors": outcomes.fit_errors(fact.errors)})
+        event = new_event("dev.ocf.task.rejected.v1", fact, source=self._source, time=self._clock.now(), cause=cause)
+        subject = f"ocf.evt.{fact.project_id}.{fact.execution_id}.rejected"
+        await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": key})
+
+    async def say(
+        self,
+        type_: str,
+        data: Model,
+        cause: Event | None,
+        *,
+        key: str | None = None,
+        once: bool = False,
+        of: Record | None = None,
+    ) -> None:
+        """Publish a fact about one execution or session: once per `key` (for two minutes), or `once` for ever.
+
+        `of`: the execution's record, where the cause may have come in another trace than the execution.
+        """
+        event = new_event(type_, data, source=self._source, time=self._clock.now(), cause=cause)
+        if of is not None:
+            trace_context.link(of.traceparent)
+            event = event.with_extensions(**trace_context.within(of.traceparent, trace_context.of(event.extensions)))
+        entity = str(getattr(data, "execution_id", None) or getattr(data, "session_id", ""))
+        subject = TYPES[type_].subject(str(getattr(data, "project_id", "")), entity)
+        # What is said once for ever may have been purged since; the server would take its id for said.
+        identity = {} if once or key is None else {"Nats-Msg-Id": key}
+        try:
+            await self._bus.publish(subject, event.data, {**event.headers(), **identity}, only_first=once)
+        except Conflict:
+            return  # said before
+
+    async def all(self, unreadable: set[str] | None = None, *, project: str = "*") -> AsyncIterator[Record]:
+        """Every record, of all projects or of one.
+
+        One that cannot be read hides no others: its key goes to `unreadable`, and to the log.
+        """
+        async for entry in self._bucket.entries(f"{project}.*"):
+            try:
+                record = _read(entry.key, entry.value)
+            except Unreadable as error:
+                log.error("unreadable record", action="records.unreadable", key=entry.key, reason=str(error))
+                if unreadable is not None:
+                    unreadable.add(entry.key)
+                continue
+            yield record
+
+
+def _read(key: str, value: bytes) -> Record:
+    try:
+        record = Record.read(value)
+    except ValidationError as error:
+        raise _unreadable(key, error) from None
+    if ExecutionRef(record.project_id, record.execution_id).record_key != key:
+        # Whoever acted on it would act on the execution that it names.
+        raise Unreadable(f"the record {key} names another execution")
+    return record
+
+
+def _unreadable(key: str, error: ValidationError) -> Unreadable:
+    """Name the fields that are wrong, never their values."""
+    wrong = ", ".join(dict.fromkeys(one.field for one in field_errors(error)[:20]))
+    return Unreadable(f"the record {key} cannot be read: {wrong}")
+
+
+async def say(bus: Bus, event: Event, project: str, entity: str, *, once: bool) -> None:
+    """Publish a fact; `once`: when its subject already has one, that one stands."""
+    headers = {**event.headers(), "Nats-Msg-Id": event.id}
+    try:
+        await bus.publish(event.spec.subject(project, entity), event.data, headers, only_first=once)
+    except Conflict:
+        return  # it was said before: by an earlier try of ours, or by whoever found it in the outbox

@@ -1,0 +1,139 @@
+"""Session records: compare-and-set changes, the queue, and the schedule that ends an idle session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from ocf.events import subjects
+from ocf.events.commands import SessionDestroy
+from ocf.events.envelope import new_event, timestamp
+from ocf.events.errors import NotYetKnown
+from ocf.events.ports import Bucket, Bus, Clock
+from ocf.events.refs import SessionRef
+from ocf.events.session_record import Session
+from ocf.events.streams import SCHEDULE_AGE
+from ocf.functions.core import compare_and_set, schedules
+from ocf.functions.core.execution_repository import Records
+
+DESTROY = "dev.ocf.session.destroy.v1"
+#: The source of a destroy that a schedule sent: it counts only when the session is idle and overdue.
+EXPIRY = schedules.SOURCE
+
+
+class Sessions:
+    """The bucket `ocf_sessions`."""
+
+    def __init__(self, bucket: Bucket, clock: Clock) -> None:
+        self._bucket = bucket
+        self._clock = clock
+
+    async def get(self, project: str, session: str) -> Session | None:
+        """The record, or None."""
+        entry = await self._bucket.get(SessionRef(project, session).record_key)
+        return None if entry is None else Session.read(entry.value)
+
+    async def create(self, session: Session) -> None:
+        """Raises Conflict when there is one already."""
+        await self._bucket.create(session.ref.record_key, compare_and_set.dump(session))
+
+    async def change(self, project: str, session: str, decide: Callable[[Session], Session | None]) -> Session:
+        """As `execution_repository.Records.change`. Every change puts the end of an idle session off.
+
+        Raises:
+            NotYetKnown: there is no such session.
+            Conflict: others changed it faster, twenty times.
+        """
+        key, name = SessionRef(project, session).record_key, f"session {session} of project {project}"
+        return await compare_and_set.change(self._bucket, key, Session, decide, self._stamped, name=name)
+
+    def _stamped(self, session: Session) -> Session:
+        now = self._clock.now()
+        return session.model_copy(
+            update={"updated_at": now, "expires_at": now + timedelta(seconds=session.ttl_seconds)}
+        )
+
+    async def delete(self, project: str, session: str) -> None:
+        """Remove the record."""
+        await self._bucket.delete(SessionRef(project, session).record_key)
+
+    async def first(self, project: str, session: str, records: Records) -> Session:
+        """The session, its queue rid of executions at its head that have ended or are gone.
+
+        Raises:
+            NotYetKnown: there is no such session.
+        """
+        found = await self.get(project, session)
+        while found is not None and found.queue:
+            head = await records.get(project, found.queue[0])
+            if head is not None and not head.terminal:
+                return found
+            found = await self.done(project, session, found.queue[0])
+        if found is None:
+            raise NotYetKnown(f"session {session} of project {project} is not known")
+        return found
+
+    async def join(self, project: str, session: str, execution: str) -> Session:
+        """Queue an execution; idempotent.
+
+        Raises:
+            NotYetKnown: there is no such session, or it is being destroyed.
+        """
+
+        def joined(found: Session) -> Session | None:
+            if execution in found.queue:
+                return None
+            if found.state != "open":
+                # Whoever destroys it has seen its executions already: a later one would be forgotten.
+                raise NotYetKnown(f"session {session} of project {project} is being destroyed")
+            known = found.executions if execution in found.executions else [*found.executions, execution]
+            return found.model_copy(update={"queue": [*found.queue, execution], "executions": known})
+
+        return await self.change(project, session, joined)
+
+    async def forget(self, project: str, session: str, execution: str) -> None:
+        """Take an execution that is deleted out of the record. Raises NotYetKnown: there is no such session."""
+
+        def without(found: Session) -> Session | None:
+            lists = {
+                "queue": [item for item in found.queue if item != execution],
+                "executions": [item for item in found.executions if item != execution],
+            }
+            saved = found.saved
+            if saved is not None and saved.execution_id == execution:
+                saved = saved.model_copy(update={"execution_id": None})
+            changed = found.model_copy(update={**lists, "saved": saved})
+            return None if changed == found else changed
+
+        await self.change(project, session, without)
+
+    async def done(self, project: str, session: str, execution: str) -> Session:
+        """Take an execution out of the queue."""
+
+        def without(found: Session) -> Session | None:
+            left = [item for item in found.queue if item != execution]
+            return None if left == found.queue else found.model_copy(update={"queue": left})
+
+        return await self.change(project, session, without)
+
+
+def schedule_subject(project: str, session: str) -> str:
+    """Where the schedule of its end lies."""
+    return f"ocf.schedule.session.{subjects.check_project(project)}.{subjects.check_id(session, 'session_id')}"
+
+
+async def schedule_end(bus: Bus, session: Session, at: datetime, now: datetime) -> None:
+    """Have NATS send a destroy at `at`, in place of an earlier schedule.
+
+    Earlier where that is farther off than the stream keeps a schedule: what comes too early schedules the end again.
+    """
+    at = min(at, now + timedelta(seconds=SCHEDULE_AGE))
+    subject = schedule_subject(session.project_id, session.session_id)
+    data = SessionDestroy(project_id=session.project_id, session_id=session.session_id, requested_by="schedule")
+    event = new_event(DESTROY, data, source=EXPIRY, time=at)
+    headers = {
+        **event.headers(),
+        "Nats-Schedule": f"@at {timestamp(at)}",
+        "Nats-Schedule-Target": session.ref.command(),
+    }
+    await bus.publish(subject, event.data, headers)

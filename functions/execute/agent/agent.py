@@ -1,0 +1,377 @@
+"""One OpenCode server for one execution: start it, run prompts on it, answer it, end it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from ocf.events import limits
+from ocf.events.errors import InvalidEvent
+from ocf.events.lifecycle import Reason
+from ocf.events.limits import FREE_VALUE, OverLimit, parse_json
+from ocf.events.output import ChunkType, Draft, FileChange, Usage, Waiting
+from ocf.events.ports import Clock
+from ocf.functions.execute.agent import config
+from ocf.functions.execute.agent.config import AgentModel, ServerSpec
+from ocf.functions.execute.agent.opencode_api import CONNECTED, HEARTBEAT, Event, OpenCodeError, PermissionReply, Prompt
+from ocf.functions.execute.agent.server import AgentServer
+from ocf.functions.execute.agent.translate import Translator
+from ocf.functions.execute.sandbox.process import AgentFailed, StopReport
+
+__all__ = ["Agent", "AgentFailed", "AgentModel", "AgentResult", "AgentServer", "ServerSpec", "TurnSpec", "start_agent"]
+
+Emit = Callable[[Draft], Awaitable[None]]
+
+_CONNECT_SECONDS = 10.0
+# OpenCode's heartbeat comes every 10 s.
+_POLL_SECONDS = 12.0
+_ODD_LOOKS = 3
+_LAST_WORDS = 0.1
+_REPLIES: dict[str, PermissionReply] = {
+    **dict.fromkeys(("once", "allow", "yes", "y", "ok"), "once"),
+    "always": "always",
+    **dict.fromkeys(("reject", "deny", "no", "n"), "reject"),
+}
+
+
+@dataclass(frozen=True)
+class TurnSpec:
+    """What is asked of a server per execution, so a server started earlier can serve it.
+
+    `answer_seconds` is how long a question waits for an answer; None: nobody can answer.
+    """
+
+    model: AgentModel
+    permissions: Mapping[str, str] = field(default_factory=dict)
+    enabled_tools: tuple[str, ...] | None = None
+    system_prompt: str | None = None
+    answer_seconds: float | None = None
+    title: str = "task"
+    resume_session: str | None = None
+
+
+@dataclass(frozen=True)
+class AgentResult:
+    """How a turn ended without failing. `text` is the assistant's last word; `aborted` when `abort` ended it."""
+
+    text: str
+    usage: Usage
+    session_id: str
+    aborted: bool = False
+
+
+class Agent:
+    """An execution's agent on its server.
+
+    Raises:
+        AgentFailed: from `run`; `reason` and `message` say why, with the last lines of OpenCode's stderr.
+    """
+
+    def __init__(self, server: AgentServer, turn: TurnSpec, clock: Clock) -> None:
+        self.server = server
+        self.session_id = ""
+        #: Seconds of silence before the server is asked for its state.
+        self.look_every = _POLL_SECONDS
+        self._turn = turn
+        self._clock = clock
+        self._translator: Translator | None = None
+        self._deadlines: dict[str, float] = {}
+        self._aborting = False
+        self._odd_looks = 0
+        self._emit: Emit | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """Totals so far as OpenCode counts them (the broker's are the ones that are billed)."""
+        return self._translator.usage if self._translator else Usage()
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """Requests of this agent that nobody has answered yet."""
+        return frozenset(self._translator.waiting) if self._translator else frozenset()
+
+    async def run(self, prompt: str, emit: Emit) -> AgentResult:
+        """One turn: from the prompt until the agent is idle. May be called again for a follow-up."""
+        self._emit, self._aborting, self._odd_looks = emit, False, 0
+        try:
+            translator = await self._prepared()
+            return await self._follow(translator, prompt)
+        except OpenCodeError as error:
+            raise await self._lost(str(error)) from error
+
+    async def answer(self, request_id: str, answer: str) -> bool:
+        """Answer what the agent waits for; False when nothing waits under that id.
+
+        A permission takes once/always/reject (allow, yes, deny, no); any other text denies it and tells the agent
+        the text. A question takes a label or free text; several questions take one line each, or a JSON list.
+        """
+        waiting = self._translator.waiting.get(request_id) if self._translator else None
+        if waiting is None:
+            return False
+        if waiting.kind == "question":
+            return await self.server.client.reply_question(request_id, question_answers(answer, waiting.title))
+        reply = _REPLIES.get(answer.strip().lower(), "reject")
+        # With a message the agent hears why and goes on; a bare rejection would end its turn without a word.
+        said = answer if answer.strip().lower() not in _REPLIES else "The user denied this."
+        return await self.server.client.reply_permission(request_id, reply, said if reply == "reject" else None)
+
+    async def abort(self) -> None:
+        """Ask OpenCode to end the turn (at most 2 s); `run` then returns with `aborted`. Only `stop` is sure."""
+        self._aborting = True
+        if self.session_id:
+            with suppress(OpenCodeError):
+                await self.server.client.abort(self.session_id)
+
+    async def stop(self, grace: float = 0.3) -> StopReport:
+        """End the server and every process below it."""
+        return await self.server.stop(grace)
+
+    async def export(self) -> dict[str, object]:
+        """The conversation as `opencode export` writes it. Raises OpenCodeError when there is none yet."""
+        if not self.session_id:
+            raise OpenCodeError("there is no conversation yet")
+        return await self.server.client.export(self.session_id)
+
+    def memory_bytes(self) -> int:
+        """Memory of the whole tree."""
+        return self.server.process.memory_bytes()
+
+    async def _prepared(self) -> Translator:
+        spec, turn, client = self.server.spec, self._turn, self.server.client
+        config.link_instructions(spec.directory, spec.home)
+        if self._translator is None:
+            can_answer = turn.answer_seconds is not None
+            rules = config.permission_rules(turn.permissions, turn.enabled_tools, can_answer=can_answer)
+            if turn.resume_session:
+                if not await client.has_session(turn.resume_session):
+                    # A new one in its place would be saved over the one that was meant to go on.
+                    said = "OpenCode does not have the session's conversation, which it had imported"
+                    raise AgentFailed(Reason.AGENT_ERROR, said, self._stderr())
+                self.session_id = turn.resume_session
+                await client.set_permissions(self.session_id, rules)
+            else:
+                self.session_id = await client.create_session(turn.title, rules)
+            self._translator = Translator(self.session_id, self.server.directory)
+            if turn.resume_session == self.session_id:
+                state = await client.resync(self.session_id)
+                with self._reading(state):
+                    self._translator.feed(state)
+        self._translator.begin_turn()
+        return self._translator
+
+    async def _follow(self, translator: Translator, prompt: str) -> AgentResult:
+        inbox: asyncio.Queue[Event] = asyncio.Queue(maxsize=limits.AGENT_INBOX)
+        pump = asyncio.create_task(self._pump(inbox))
+        dead = asyncio.create_task(self.server.process.exited())
+        try:
+            await self._until_connected(inbox, pump, dead)
+            await self._send(prompt)
+            while not translator.idle:
+                event = await self._next(inbox, pump, dead)
+                if event is None or event.get("type") == HEARTBEAT:
+                    event = await self._look(translator)
+                await self._take(translator, event)
+            # Idle may overtake the last updates: what is stored now is complete.
+            await self._take(translator, await self.server.client.resync(self.session_id))
+        finally:
+            for task in (pump, dead):
+                task.cancel()
+            await asyncio.gather(pump, dead, return_exceptions=True)
+        return self._result(translator)
+
+    async def _look(self, translator: Translator) -> Event:
+        """Ask for the state when nothing has happened for a while: an end can come without an idle event."""
+        try:
+            if await self.server.client.busy(self.session_id):
+                self._odd_looks = 0
+                return {}
+            state = await self.server.client.resync(self.session_id)
+        except OpenCodeError as error:
+            # A machine that is short of time is slow; only several looks in a row mean that nobody is there.
+            self._odd_looks += 1
+            if self._odd_looks >= _ODD_LOOKS:
+                raise await self._lost(str(error)) from error
+            return {}
+        self._odd_looks += 1
+        if translator.error is not None:
+            raise AgentFailed(*translator.error, self._stderr())
+        if self._odd_looks >= _ODD_LOOKS and not state["properties"]["busy"]:
+            with self._reading(state):
+                translator.feed(state)
+            if not translator.idle:
+                raise AgentFailed(Reason.AGENT_ERROR, "OpenCode went idle without an answer", self._stderr())
+        return state
+
+    def _result(self, translator: Translator) -> AgentResult:
+        if translator.error is not None and not self._aborting:
+            reason, message = translator.error
+            raise AgentFailed(reason, message, self._stderr())
+        if translator.aborted and not self._aborting:
+            raise AgentFailed(Reason.AGENT_ERROR, "OpenCode aborted the turn", self._stderr())
+        if translator.unfinished is not None and not self._aborting:
+            # An end that reads like an answer: whoever goes on from it takes half of it for the whole.
+            raise AgentFailed(*translator.unfinished, self._stderr())
+        return AgentResult(translator.result_text, translator.usage, self.session_id, self._aborting)
+
+    async def _pump(self, inbox: asyncio.Queue[Event]) -> None:
+        async for event in self.server.client.events(self.session_id):
+            await inbox.put(event)
+
+    async def _until_connected(self, inbox: asyncio.Queue[Event], pump: Task, dead: Task) -> None:
+        until = time.monotonic() + _CONNECT_SECONDS
+        while time.monotonic() < until:
+            event = await self._next(inbox, pump, dead)
+            if event is not None and event.get("type") == CONNECTED:
+                return
+        raise AgentFailed(Reason.AGENT_ERROR, "OpenCode's event stream did not open", self._stderr())
+
+    async def _send(self, prompt: str) -> None:
+        turn = self._turn
+        await self.server.client.prompt(
+            self.session_id,
+            Prompt(
+                text=prompt,
+                provider=turn.model.provider,
+                model=turn.model.name,
+                system=turn.system_prompt,
+            ),
+        )
+
+    async def _next(self, inbox: asyncio.Queue[Event], pump: Task, dead: Task) -> Event | None:
+        """The next event; None when it is quiet. Denies what has waited too long.
+
+        Raises:
+            AgentFailed: the process has ended, or its event stream.
+        """
+        if not inbox.empty():
+            return inbox.get_nowait()
+        await self._deny_overdue()
+        wait = min([self.look_every, *(at - self._clock.monotonic() for at in self._deadlines.values())])
+        get = asyncio.create_task(inbox.get())
+        try:
+            await asyncio.wait({get, pump, dead}, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED)
+            if dead.done() and not get.done():
+                # What it said before it ended may still be on its way.
+                await asyncio.wait({get}, timeout=_LAST_WORDS)
+            if get.done():
+                return get.result()
+        finally:
+            get.cancel()
+        if dead.done():
+            raise self._died(await self.server.process.exited())
+        if pump.done():
+            error = pump.exception()
+            raise await self._lost(str(error) if error else "its event stream ended")
+        return None
+
+    async def _take(self, translator: Translator, event: Event) -> None:
+        with self._reading(event):
+            part = (event.get("properties") or {}).get("part") or {}
+            untold = part.get("type") == "patch" and translator.untold(part)
+        changes = await self.server.client.changes() if untold else []
+        with self._reading(event):
+            if untold:
+                translator.changes = {change.path: change for change in map(_change, changes)}
+            drafts = translator.feed(event)
+        for draft in drafts:
+            if draft.type in (ChunkType.PERMISSION, ChunkType.QUESTION):
+                await self._asked(draft)
+            else:
+                await self._say(draft)
+        for gone in self._deadlines.keys() - translator.waiting.keys():
+            del self._deadlines[gone]
+
+    @contextmanager
+    def _reading(self, event: Event) -> Iterator[None]:
+        """What OpenCode, or whoever answers in its place, says in another form than its own ends this run alone."""
+        try:
+            yield
+        except OverLimit as error:
+            raise self.server.failed(str(error)) from error
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            kind = ascii(str(event.get("type"))[:64])
+            raise self.server.failed(f"OpenCode sent an event that cannot be read: {kind}") from error
+
+    async def _asked(self, draft: Draft) -> None:
+        seconds, detail = self._turn.answer_seconds, dict(draft.detail or {})
+        if seconds is not None:
+            self._deadlines[detail["request_id"]] = self._clock.monotonic() + seconds
+            deadline = self._clock.now() + timedelta(seconds=seconds)
+            detail = Waiting.model_validate({**detail, "deadline": deadline}).model_dump(mode="json")
+            await self._say(draft.model_copy(update={"detail": detail}))
+            return
+        await self._say(draft)
+        await self.abort()
+        raise AgentFailed(Reason.PERMISSION_DENIED, f"nobody can answer: {draft.data}", self._stderr())
+
+    async def _deny_overdue(self) -> None:
+        now, client = self._clock.monotonic(), self.server.client
+        for request in [key for key, at in self._deadlines.items() if at <= now]:
+            del self._deadlines[request]
+            waiting = self._translator.waiting.get(request) if self._translator else None
+            if waiting is None:
+                continue
+            said = f"denied: nobody answered within {self._turn.answer_seconds:g} s"
+            await self._say(Draft(type=ChunkType.STATUS, data=f"{waiting.title}: {said}", detail={"phase": "agent"}))
+            if waiting.kind == "permission":
+                await client.reply_permission(request, "reject", said)
+            else:
+                # An answer, not a rejection: that would end the turn without a word.
+                count = len(waiting.title.splitlines()) or 1
+                await client.reply_question(request, [[f"({said}; decide yourself)"]] * count)
+
+    async def _say(self, draft: Draft) -> None:
+        if self._emit is not None:
+            await self._emit(draft)
+
+    def _stderr(self) -> tuple[str, ...]:
+        return tuple(self.server.process.stderr_tail)
+
+    def _died(self, code: int) -> AgentFailed:
+        hit = self.server.process.limit_hit
+        if hit is not None:
+            reason = Reason.OUT_OF_MEMORY if hit.what == "memory" else Reason.AGENT_ERROR
+            said = f"the agent's processes were ended: {hit.what} {hit.value} over the limit of {hit.limit}"
+            return AgentFailed(reason, said, self._stderr())
+        return AgentFailed(Reason.AGENT_ERROR, f"OpenCode ended in mid-turn (exit code {code})", self._stderr())
+
+    async def _lost(self, said: str) -> AgentFailed:
+        """The failure behind a call that got no answer: most often the process is dead, which is the better reason."""
+        with suppress(TimeoutError):
+            return self._died(await asyncio.wait_for(self.server.process.exited(), 1.0))
+        return AgentFailed(Reason.AGENT_ERROR, f"OpenCode does not answer: {said}", self._stderr())
+
+
+Task = asyncio.Task[None] | asyncio.Task[int]
+
+
+def question_answers(answer: str, title: str) -> list[list[str]]:
+    """The answers to a request of as many questions as `title` has lines."""
+    count = len(title.splitlines()) or 1
+    with suppress(InvalidEvent):
+        given = parse_json(answer.encode("utf-8", "replace"), FREE_VALUE, "answer")
+        if isinstance(given, list):
+            return [[str(label) for label in one] if isinstance(one, list) else [str(one)] for one in given]
+    if count == 1:
+        return [[answer]]
+    lines = answer.splitlines()
+    return [[lines[i]] if i < len(lines) else [] for i in range(count)]
+
+
+def _change(row: Event) -> FileChange:
+    return FileChange(
+        path=row["file"], change=row["status"], additions=row.get("additions"), deletions=row.get("deletions")
+    )
+
+
+async def start_agent(server: ServerSpec, turn: TurnSpec, clock: Clock) -> Agent:
+    """A server of its own for one execution (no warm slot was ready).
+
+    Raises:
+        AgentFailed: OpenCode is missing, of the wrong version, or not ready within 30 s.
+    """
+    return Agent(await AgentServer.start(server), turn, clock)

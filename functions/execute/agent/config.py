@@ -1,0 +1,263 @@
+"""What OpenCode is told before it starts: its environment, its configuration, its home. The last part touches files.
+
+The workspace is somebody else's: its opencode.json, .opencode folders and plugins are not read
+(OPENCODE_DISABLE_PROJECT_CONFIG, OPENCODE_PURE). That switch also drops the project's instructions, so the
+first of AGENTS.md, CLAUDE.md and CONTEXT.md is offered again as a link in the private home, which the agent
+follows inside its sandbox.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ocf.functions.execute.sandbox.agent_host_client import Owner
+
+#: The OpenCode this system is tested with; another minor version may speak differently.
+SUPPORTED_VERSION = "1.18."
+INSTRUCTION_FILES = ("AGENTS.md", "CLAUDE.md", "CONTEXT.md")
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+#: The catalog of models that OpenCode reads at start. Its own has 554 models; parsing them costs a third of the boot's
+#: processor time and 100 MB. A run needs none of them: its models are in the configuration.
+CATALOG = "models.json"
+
+_ADAPTERS = {"openai": "@ai-sdk/openai-compatible", "anthropic": "@ai-sdk/anthropic"}
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_AGENTS = ("build", "plan", "general", "explore")
+_EDITS = ("edit", "write", "patch", "apply_patch", "multiedit")
+#: Permissions that are no tools: leaving the directory, calling the same tool three times.
+_NOT_TOOLS = ("external_directory", "doom_loop")
+_NO_NETWORK = {
+    "OPENCODE_DISABLE_MODELS_FETCH": "1",
+    "OPENCODE_DISABLE_AUTOUPDATE": "1",
+    "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
+    "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
+    "OPENCODE_DISABLE_SHARE": "1",
+}
+_NO_PROJECT = {"OPENCODE_DISABLE_PROJECT_CONFIG": "1", "OPENCODE_PURE": "1"}
+
+
+@dataclass(frozen=True)
+class AgentModel:
+    """A model as OpenCode is told about it. Prices are US dollars per million tokens: input, output, cache read, write.
+
+    `temperature` and `max_tokens` are the caller's; the broker sets them as well, so that they hold in a warm slot.
+    """
+
+    kind: Literal["openai", "anthropic"]
+    name: str
+    context_tokens: int = 200_000
+    output_tokens: int = 32_000
+    temperature: float | None = None
+    max_tokens: int | None = None
+    prices: tuple[float, float, float, float] | None = None
+
+    @property
+    def provider(self) -> str:
+        """OpenCode's provider id: one per wire form, both at the broker."""
+        return f"ocf-{self.kind}"
+
+
+@dataclass(frozen=True)
+class ServerSpec:
+    """What is fixed when a server starts.
+
+    `broker_url` is the broker without a version segment, `broker_token` what OpenCode shows it. `home` is private to
+    this one server; `read_only` are further paths it may read, `connect_ports` further loopback ports (an egress
+    proxy), `env` what tools need to use them. `tools` are executables put on the agent's PATH: OpenCode's grep and glob
+    need ripgrep (`rg`), which it would otherwise download. `user` is who it runs as; None: as this process.
+    """
+
+    binary: Path | None
+    directory: Path
+    home: Path
+    broker_url: str
+    broker_token: str
+    models: tuple[AgentModel, ...]
+    sandboxed: bool = True
+    read_only: tuple[Path, ...] = ()
+    connect_ports: tuple[int, ...] = ()
+    max_processes: int = 512
+    max_memory_bytes: int = 4 * 1024**3
+    env: Mapping[str, str] = field(default_factory=dict)
+    tools: tuple[Path, ...] = ()
+    user: Owner | None = None
+    path: str = SYSTEM_PATH
+
+
+def environment(spec: ServerSpec, password: str) -> dict[str, str]:
+    """The whole environment of the agent. Its shell tools see all of it: nothing in it is worth anything elsewhere."""
+    most = max(model.max_tokens or model.output_tokens for model in spec.models)
+    return {
+        **spec.env,
+        **_NO_NETWORK,
+        **_NO_PROJECT,
+        "PATH": f"{spec.path}:{spec.home / 'bin'}",
+        "HOME": str(spec.home),
+        "TMPDIR": str(spec.home / "tmp"),
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+        "CI": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "OPENCODE_EXPERIMENTAL_OUTPUT_TOKEN_MAX": str(most),
+        "OPENCODE_MODELS_PATH": str(spec.home / CATALOG),
+        "OPENCODE_SERVER_PASSWORD": password,
+        "OPENCODE_CONFIG_CONTENT": json.dumps(configuration(spec)),
+    }
+
+
+def configuration(spec: ServerSpec) -> dict[str, object]:
+    """OpenCode's configuration (https://opencode.ai/config.json)."""
+    base = spec.broker_url.rstrip("/")
+    base = base if base.endswith("/v1") else f"{base}/v1"
+    providers: dict[str, object] = {}
+    for kind, adapter in _ADAPTERS.items():
+        models = {model.name: _model(model) for model in spec.models if model.kind == kind}
+        if models:
+            # The broker decides on silence (MODEL_SILENCE_SECONDS); OpenCode would hang up after 300 s, and ask anew.
+            patience = dict.fromkeys(("timeout", "headerTimeout", "chunkTimeout"), False)
+            options = {"baseURL": base, "apiKey": spec.broker_token, **patience}
+            providers[f"ocf-{kind}"] = {"npm": adapter, "name": "ocf", "options": options, "models": models}
+    default = f"{spec.models[0].provider}/{spec.models[0].name}"
+    warmth = spec.models[0].temperature
+    return {
+        "model": default,
+        "small_model": default,
+        "provider": providers,
+        "enabled_providers": list(providers),
+        "share": "disabled",
+        "autoupdate": False,
+        "lsp": False,
+        "formatter": False,
+        "plugin": [],
+        "permission": {"*": "allow"},
+        "instructions": [str(spec.home / "instructions" / "*.md")],
+        "agent": {} if warmth is None else {name: {"temperature": warmth} for name in _AGENTS},
+    }
+
+
+def _model(model: AgentModel) -> dict[str, object]:
+    told: dict[str, object] = {
+        "name": model.name,
+        "tool_call": True,
+        "temperature": True,
+        "limit": {"context": model.context_tokens, "output": model.max_tokens or model.output_tokens},
+    }
+    if model.prices is not None:
+        told["cost"] = dict(zip(("input", "output", "cache_read", "cache_write"), model.prices, strict=True))
+    return told
+
+
+def permission_rules(
+    permissions: Mapping[str, str], enabled: Sequence[str] | None = None, *, can_answer: bool
+) -> list[dict[str, str]]:
+    """A session's rules; the last one that matches decides. Without an entry everything is allowed.
+
+    Keys are OpenCode's tools (`bash`, `edit`, `webfetch`, ...) or `tool:pattern` (`bash:git push*`). What writes files
+    is one permission in OpenCode: `write` and `patch` mean `edit`. A tool that is not in `enabled` is not offered
+    to the model, whatever `permissions` says. Subagents get the same rules.
+
+    OpenCode's own `tools` of a prompt is not used: it replaces a session's rules (1.18, `createUserMessage`).
+    """
+    rules = [_rule("*", "allow")]
+    given = {_permission(key): action for key, action in permissions.items()}
+    if enabled is not None:
+        tools = {_permission(tool) for tool in enabled}
+        rules += [_rule("*", "deny"), *(_rule(name, "allow") for name in (*_NOT_TOOLS, *sorted(tools)))]
+        if "*" in given:
+            given = {**dict.fromkeys(sorted(tools), given.pop("*")), **given}
+        given = {key: action for key, action in given.items() if key.partition(":")[0] in (*_NOT_TOOLS, *tools)}
+    # The general before the particular, whatever order the caller's JSON had.
+    rules += [_rule(key, action) for key, action in sorted(given.items(), key=lambda i: (i[0] != "*", ":" in i[0]))]
+    if not can_answer:
+        # A question nobody can answer is not offered at all.
+        rules.append(_rule("question", "deny"))
+    return rules
+
+
+def _permission(key: str) -> str:
+    tool, colon, pattern = key.partition(":")
+    return f"{'edit' if tool in _EDITS else tool}{colon}{pattern}"
+
+
+def _rule(key: str, action: str) -> dict[str, str]:
+    tool, _, pattern = key.partition(":")
+    return {"permission": tool, "pattern": pattern or "*", "action": action}
+
+
+def prepare_home(home: Path, tools: Sequence[Path] = ()) -> None:
+    """Make a home in which OpenCode starts without the network; `tools` are linked into its `bin`.
+
+    In a bare home OpenCode runs an npm install of its plugin package; one that looks installed is left alone
+    (1.18, `Npm.install`: node_modules is there and the lock file names the package).
+    """
+    config = home / ".config" / "opencode"
+    for folder in (config / "node_modules", home / "tmp", home / "bin", home / "instructions"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for tool in tools:
+        link = home / "bin" / tool.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(tool)
+    lock = {"name": "opencode", "lockfileVersion": 3, "packages": {"": {"dependencies": {"@opencode-ai/plugin": "*"}}}}
+    (config / "package.json").write_text(json.dumps({"dependencies": {"@opencode-ai/plugin": "*"}}))
+    (config / "package-lock.json").write_text(json.dumps(lock))
+    (home / CATALOG).write_text("{}")
+
+
+def link_instructions(directory: Path, home: Path) -> None:
+    """Offer the workspace's instructions, as it is now, to the next prompt.
+
+    A link, not a copy: the file may itself link to something that only this process could read. The home has been in
+    the agent's hands since the last prompt, so nothing here goes by a path: a link in the folder's place would have
+    the files of another folder removed.
+    """
+    top = os.open(home, _FOLDER)
+    try:
+        folder = _own_folder("instructions", top)
+        if any(entry.is_dir(follow_symlinks=False) for entry in _listed(folder)):
+            # Only the agent makes one, as deep as it likes: it is put aside, and goes with the home.
+            os.close(folder)
+            os.rename("instructions", f"instructions.{uuid.uuid4().hex}", src_dir_fd=top, dst_dir_fd=top)
+            folder = _own_folder("instructions", top)
+    finally:
+        os.close(top)
+    try:
+        for old in _listed(folder):
+            os.unlink(old.name, dir_fd=folder)
+        for name in INSTRUCTION_FILES:
+            if (directory / name).is_file():
+                os.symlink(directory / name, name, dir_fd=folder)
+                return
+    finally:
+        os.close(folder)
+
+
+def _listed(folder: int) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(entries)
+
+
+def _own_folder(name: str, top: int) -> int:
+    """The directory `name` of the open directory `top`, opened; made anew where it is gone or something else."""
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=top)
+    try:
+        folder = os.open(name, _FOLDER, dir_fd=top)
+    except NotADirectoryError:  # also what O_DIRECTORY with O_NOFOLLOW says to a link
+        os.unlink(name, dir_fd=top)
+        os.mkdir(name, 0o700, dir_fd=top)
+        folder = os.open(name, _FOLDER, dir_fd=top)
+    owner, made = os.fstat(top), os.fstat(folder)
+    if owner.st_uid != made.st_uid:  # made anew, it is to be the agent's like the home
+        try:
+            os.fchown(folder, owner.st_uid, owner.st_gid)
+        except PermissionError:
+            os.fchmod(folder, 0o770)  # the agent's container is of the same group
+    return folder

@@ -1,0 +1,82 @@
+"""Small pieces of OpenCode's vocabulary as drafts and models of ours. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ocf.events.lifecycle import Reason
+from ocf.events.output import ChunkType, Draft, StatusDetail, TodoItem, Usage, Waiting
+
+PERMISSION_OPTIONS = ["once", "always", "reject"]
+
+_MODEL_ERRORS = {
+    "APIError",
+    "ContentFilterError",
+    "ContextOverflowError",
+    "MessageOutputLengthError",
+    "ProviderModelNotFoundError",
+}
+_TODO_STATES = {"pending", "in_progress", "completed", "cancelled"}
+
+
+def usage_after(used: Usage, step: Mapping[str, Any]) -> Usage:
+    """Totals after a `step-finish` part, which is one model call. OpenCode's `input` excludes what was cached."""
+    tokens = step.get("tokens") or {}
+    cache = tokens.get("cache") or {}
+    return Usage(
+        requests=used.requests + 1,
+        input_tokens=used.input_tokens + int(tokens.get("input") or 0),
+        output_tokens=used.output_tokens + int(tokens.get("output") or 0),
+        reasoning_tokens=used.reasoning_tokens + int(tokens.get("reasoning") or 0),
+        cache_read_tokens=used.cache_read_tokens + int(cache.get("read") or 0),
+        cache_write_tokens=used.cache_write_tokens + int(cache.get("write") or 0),
+        cost_usd=round(used.cost_usd + float(step.get("cost") or 0), 9),
+    )
+
+
+def todo_draft(todos: Sequence[Mapping[str, Any]]) -> Draft:
+    """The agent's whole list."""
+    items = [TodoItem.model_validate({"content": t["content"], "status": _known(t.get("status"))}) for t in todos]
+    done = sum(item.status == "completed" for item in items)
+    detail = {"items": [item.model_dump(mode="json") for item in items]}
+    return Draft(type=ChunkType.TODO, data=f"{done} of {len(items)} done", detail=detail)
+
+
+def permission_waiting(request: Mapping[str, Any]) -> Waiting:
+    """A permission request: the tool and what it wants to do."""
+    what = (request.get("metadata") or {}).get("command") or ", ".join(request.get("patterns") or [])
+    title = f"{request.get('permission')}: {what}"
+    return Waiting(request_id=request["id"], kind="permission", title=title, options=PERMISSION_OPTIONS)
+
+
+def question_waiting(request: Mapping[str, Any]) -> Waiting:
+    """A question request: one line per question; the options are those of the first."""
+    questions = request.get("questions") or []
+    title = "\n".join(" ".join(str(question.get("question", "")).split()) for question in questions)
+    options = [str(option.get("label")) for option in (questions[0].get("options") or [] if questions else [])]
+    return Waiting(request_id=request["id"], kind="question", title=title, options=options)
+
+
+def failure(error: Mapping[str, Any]) -> tuple[Reason, str]:
+    """OpenCode's error object ({name, data}) as a reason and one readable line."""
+    name, data = str(error.get("name", "UnknownError")), error.get("data") or {}
+    said = str(data.get("message") or name)
+    message = said.splitlines()[0][:500] if said.strip() else name
+    if name == "ProviderAuthError" or data.get("statusCode") in (401, 403):
+        return Reason.MODEL_AUTH, f"the model refused the credentials: {message}"
+    if name in _MODEL_ERRORS:
+        code = f" ({data['statusCode']})" if "statusCode" in data else ""
+        return Reason.MODEL_ERROR, f"the model failed{code}: {message}"
+    return Reason.AGENT_ERROR, f"{name}: {message}" if message != name else name
+
+
+def status_draft(said: str, phase: str) -> Draft:
+    detail = StatusDetail.model_validate({"phase": phase}).model_dump(mode="json", exclude_none=True)
+    # The attempt is the run's to know, not the agent's.
+    detail.pop("attempt", None)
+    return Draft(type=ChunkType.STATUS, data=said, detail=detail)
+
+
+def _known(status: object) -> str:
+    return str(status) if status in _TODO_STATES else "pending"

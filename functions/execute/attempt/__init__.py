@@ -1,0 +1,1 @@
+"""One attempt of an execution: lease, agent run, output, artifacts, terminal fact."""

@@ -1,0 +1,373 @@
+"""What the agent's side of an attempt needs: OpenCode, files, broker; one after the other, and put away again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from ocf.events.commands import Execute
+from ocf.events.errors import SealError
+from ocf.events.lifecycle import Reason
+from ocf.events.output import ChunkType, Draft, Usage
+from ocf.events.redaction import Redactor
+from ocf.events.session_record import Session
+from ocf.functions import workspace
+from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.stored_objects import saved_key
+from ocf.functions.execute.agent.agent import Agent, TurnSpec
+from ocf.functions.execute.agent.config import AgentModel
+from ocf.functions.execute.agent.conversation_import import import_conversation
+from ocf.functions.execute.agent.opencode_api import OpenCodeError
+from ocf.functions.execute.agent.warm_pool import Slot
+from ocf.functions.execute.attempt import watchdog
+from ocf.functions.execute.attempt.artifacts import CONVERSATION, Keeper
+from ocf.functions.execute.attempt.outcome import Kept
+from ocf.functions.execute.attempt.publisher import Hold
+from ocf.functions.execute.attempt.spans import RunSpans
+from ocf.functions.execute.attempt.watchdog import Activity
+from ocf.functions.execute.attempt.workspace_source import Ground
+from ocf.functions.execute.context import Shop
+from ocf.functions.execute.egress_proxy import EgressProxy, rules
+from ocf.functions.execute.model_proxy import BrokerFailure, Hooks
+from ocf.functions.execute.sandbox.agent_host_client import HostUser, Owner
+from ocf.functions.execute.sandbox.process import AgentFailed
+from ocf.functions.models.endpoint_check import BadEndpoint
+from ocf.functions.models.model_target import ModelTarget
+from ocf.functions.models.resolve import NoModel
+from ocf.functions.observability import logs, metrics
+from ocf.functions.settings.host_rules import InvalidRule
+
+log = structlog.get_logger()
+
+Emit = Callable[[Draft], Awaitable[None]]
+
+FOLLOW_UP = "prompt"
+_ABORT = 0.15
+_EXPORT_AT_REST = 30.0
+_EXPORT = 5.0
+_EXPORT_IN_A_HURRY = 0.3
+_GRACE = 0.3
+
+
+class Turn:
+    """The agent's side of one attempt. `run` ends when the agent is done; `kill` ends it from outside."""
+
+    def __init__(self, shop: Shop, task: Execute, directory: Path, activity: Activity) -> None:
+        self._shop = shop
+        self._task = task
+        self._directory = directory
+        self._activity = activity
+        self._agent: Agent | None = None
+        self._slot: Slot | None = None
+        self._user: Owner | None = None
+        self._workspace: workspace.Prepared | None = None
+        self._conversation: dict[str, object] | None = None
+        self._follow_ups: deque[str] = deque()
+        self._over = False
+        self._on_failure: Callable[[BrokerFailure], None] = lambda _: None
+        self._on_usage: Callable[[Usage], None] = lambda _: None
+        self._refused: str | None = None
+        self._used = Usage()
+        self._keep_ignored = False
+        self._cleanup = AsyncExitStack()
+        #: Knows every secret of this execution.
+        self.redactor = Redactor()
+        self.spans = RunSpans()
+        self.result = ""
+
+    @property
+    def model_name(self) -> str | None:
+        """How people see its model; None when that cannot be had (`run` will say why)."""
+        try:
+            return self._shop.target(self._task).display_name
+        except (SealError, NoModel, BadEndpoint):
+            return None
+
+    @property
+    def usage(self) -> Usage:
+        """Totals of the model calls, of all attempts."""
+        return self._slot.broker.usage if self._slot and self._slot.broker.target else self._used
+
+    @property
+    def prepared(self) -> workspace.Prepared | None:
+        """The agent's files, once they are there."""
+        return self._workspace
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Everything the agent can write to."""
+        own = (self._slot.root,) if self._slot else ()
+        shared = (self._workspace.directory,) if self._workspace and self._workspace.source == "shared" else ()
+        return own + shared
+
+    def nameless_bytes(self) -> int:
+        """What it has written to files that have no name any more."""
+        return self._slot.server.process.nameless_bytes() if self._slot else 0
+
+    async def overfull(self, limit: int) -> str | None:
+        """Which bound on the disk is passed, in words."""
+        roots, user = self.roots, self._slot.user if self._slot else None
+        if isinstance(user, HostUser):
+            return await user.overfull(roots, limit, self.nameless_bytes())
+        return await asyncio.to_thread(watchdog.overfull, roots, limit, self.nameless_bytes)
+
+    def on_failure(self, listener: Callable[[BrokerFailure], None]) -> None:
+        """Called once when the broker decides that the execution must end."""
+        self._on_failure = listener
+
+    def on_usage(self, listener: Callable[[Usage], None]) -> None:
+        """Called when the totals have changed."""
+        self._on_usage = listener
+
+    async def run(self, emit: Emit, used: Usage) -> None:
+        """Start OpenCode, fill its directory, prompt until idle, then the follow-ups that came meanwhile.
+
+        `used` is what earlier attempts have cost: the limits hold for all of them.
+
+        Raises:
+            InvalidWorkspace, SealError, AgentFailed, OutputLimit.
+        """
+        self._used = used
+        try:
+            await self._run(lambda draft: emit(self._clean(draft)))
+        except AgentFailed as error:
+            said = tuple(self.redactor(line) for line in error.stderr_tail)
+            raise type(error)(error.reason, self.redactor(error.message), said) from error
+
+    async def _run(self, emit: Emit) -> None:
+        await self._shop.boundary.admit(self._task.project_id)
+        target = self._target()
+        session = await self._session()
+        ground = Ground(self._shop, self._task, session, self._directory)
+        await asyncio.to_thread(ground.check)  # costs less than OpenCode
+        self._keep_ignored = ground.keep_ignored
+        if ground.shared:
+            self._workspace = await ground.prepare(self._directory / "unused", self._hide, self._own_shared)
+        await emit(_phase("agent", "getting OpenCode ready"))
+        slot = await self._acquire(target)
+        await emit(_phase("workspace", f"preparing the workspace ({ground.label})"))
+        if self._workspace is None:
+            self._workspace = await ground.prepare(slot.directory, self._hide, slot.own)
+        self._assign(slot, target)
+        turn = self._turn_spec(target, await self._resume(slot, session))
+        self._agent = Agent(slot.server, turn, self._shop.parts.clock)
+        await emit(_phase("model", f"asking {target.display_name}"))
+        prompt: str | None = prompt_text(self._task)
+        while prompt is not None:
+            self.result = self.redactor((await self._agent.run(prompt, emit)).text)
+            prompt = self._follow_ups.popleft() if self._follow_ups else None
+            if prompt is not None:
+                await emit(_phase("model", "taking up a follow-up prompt"))
+        self._over = True
+        self._conversation = await self._exported(self._agent, _EXPORT_AT_REST)
+        await emit(usage_draft(self.usage))
+
+    def _target(self) -> ModelTarget:
+        try:
+            target = self._shop.target(self._task)
+        except (NoModel, BadEndpoint) as error:
+            raise AgentFailed(Reason.MODEL_ERROR, str(error)) from None
+        if self._task.limits.max_cost_usd is not None and target.prices is None and not target.offline:
+            unknown = f"the price of {target.display_name} is not known, so that limits.max_cost_usd cannot bound it"
+            raise AgentFailed(Reason.BUDGET_EXCEEDED, f"{unknown}; set limits.max_total_tokens in its place")
+        if target.api_key is not None:
+            self._hide(target.api_key.get_secret_value())
+        return target
+
+    def _hide(self, secret: str) -> None:
+        """Keep a secret out of output and logs, in these until the attempt has ended."""
+        self.redactor.add(secret)
+        logs.SECRETS.add(secret)
+        self._cleanup.callback(logs.SECRETS.remove, secret)
+
+    async def _session(self) -> Session | None:
+        task, parts = self._task, self._shop.parts
+        if task.session_id is None:
+            return None
+        found = await Sessions(parts.sessions, parts.clock).get(task.project_id, task.session_id)
+        if found is None:
+            raise workspace.InvalidWorkspace(f"session {task.session_id} was destroyed")
+        return found
+
+    async def _acquire(self, target: ModelTarget) -> Slot:
+        spec = replace(self._shop.server_spec(self._task.limits), models=(_model(target),))
+        try:
+            allowed = rules(self._task.network.allow, self._shop.parts.settings.network_allow)
+        except InvalidRule as error:
+            raise AgentFailed(Reason.AGENT_ERROR, f"network.allow: {error}") from None
+        if allowed:
+            proxy = await self._cleanup.enter_async_context(EgressProxy(allowed))
+            spec = replace(spec, connect_ports=(proxy.port,), env=proxy.env())
+        shared = self._workspace.directory if self._workspace is not None else None
+        user, self._user = self._user, None  # it goes with the slot, also where that does not open
+        slot = await self._shop.slots.acquire(spec, shared=shared, user=user)
+        self._slot = slot
+        metrics.slots_taken.labels("warm" if slot.warm else "cold").inc()
+        self._cleanup.push_async_callback(slot.close)
+        self._hide(slot.broker.token)
+        self._hide(slot.server.password)
+        return slot
+
+    async def _own_shared(self, folder: Path) -> None:
+        self._user = await self._shop.slots.user_of(folder)
+
+    def _assign(self, slot: Slot, target: ModelTarget) -> None:
+        hooks = Hooks(
+            on_activity=self._activity.note,
+            on_call_start=self.spans.call_started,
+            on_call_end=self.spans.call_ended,
+            on_usage=lambda usage: self._on_usage(usage),
+            on_failure=lambda failure: self._on_failure(failure),
+        )
+        slot.broker.assign(target, self._task.limits, hooks, self._used)
+        if self._refused is not None:
+            slot.broker.refuse(self._refused)
+
+    async def _resume(self, slot: Slot, session: Session | None) -> str | None:
+        """The conversation that this one continues, put back; OpenCode's id of it."""
+        if session is None:
+            return None
+        key = None
+        if session.saved is not None:
+            key = await saved_key(self._shop.parts.store, session.ref, session.saved.conversation.name)
+        elif session.from_execution_id is not None:
+            key = f"{session.project_id}/{session.from_execution_id}/{CONVERSATION}"
+            if await self._shop.parts.store.head(key) is None:
+                return None  # that execution ended without one; its workspace is what is forked
+        return None if key is None else await import_conversation(slot.server, await self._shop.parts.store.get(key))
+
+    def _turn_spec(self, target: ModelTarget, resume: str | None) -> TurnSpec:
+        return TurnSpec(
+            model=_model(target),
+            permissions=self._task.permissions,
+            enabled_tools=target.enabled_tools,
+            system_prompt=target.system_prompt,
+            answer_seconds=self._task.limits.answer_seconds,
+            title=self._task.task_id or "task",
+            resume_session=resume,
+        )
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """Requests that nobody has answered yet."""
+        return self._agent.waiting if self._agent is not None else frozenset()
+
+    @property
+    def follow_ups(self) -> int:
+        """Follow-up prompts that were not taken up (yet)."""
+        return len(self._follow_ups)
+
+    async def reply(self, request_id: str, answer: str) -> bool:
+        """An answer to what the agent asked; under the id `prompt` a follow-up prompt, taken up after this turn.
+
+        Whether anybody took it: nothing waits under that id (any more), or the last turn is over.
+        """
+        if request_id == FOLLOW_UP:
+            if not self._over:
+                self._follow_ups.append(answer)
+            return not self._over
+        try:
+            return self._agent is not None and await self._agent.answer(request_id, answer)
+        except OpenCodeError:
+            return False  # it is going down; how the turn ends says why
+
+    def refuse(self, reason: str) -> None:
+        """End all spending now."""
+        self._refused = reason
+        if self._slot is not None:
+            self._slot.broker.refuse(reason)
+
+    async def kill(self, *, hurry: bool = True) -> int:
+        """End OpenCode and everything below it; how many processes are left (0).
+
+        A session's conversation is asked for first; a `hurry` is no time to wait for it.
+        """
+        agent, self._agent = self._agent, None
+        if self._slot is None:
+            return 0
+        if agent is not None:
+            await asyncio.wait([asyncio.ensure_future(agent.abort())], timeout=_ABORT)
+            if self._task.session_id is not None and self._conversation is None:
+                self._conversation = await self._exported(agent, _EXPORT_IN_A_HURRY if hurry else _EXPORT)
+        report = await self._slot.server.stop(_GRACE)
+        return report.left
+
+    async def _exported(self, agent: Agent, seconds: float) -> dict[str, object] | None:
+        try:
+            async with asyncio.timeout(seconds):
+                return await agent.export()
+        except (OpenCodeError, TimeoutError) as error:
+            # What follows from that is said where it would be kept.
+            log.warning("conversation not exported", action="run.not_exported", reason=str(error) or "too slow")
+            return None
+
+    def _clean(self, draft: Draft) -> Draft:
+        """Without secrets where it goes into the record; output goes through a redactor of its own."""
+        if draft.detail is None or draft.type not in (ChunkType.TODO, ChunkType.PERMISSION, ChunkType.QUESTION):
+            return draft
+        return draft.model_copy(update={"detail": self.redactor.value(draft.detail)})
+
+    async def keep(
+        self, emit: Emit, seconds: float | None, hold: Hold, given_up: Callable[[], Awaitable[str]] | None = None
+    ) -> Kept:
+        """Store what the run left; see `ocf.functions.execute.attempt.artifacts`."""
+        if self._workspace is None:
+            return Kept()
+        keeper = Keeper(self._shop, self._task, self._directory / "artifacts", hold)
+        conversation = await asyncio.to_thread(self.redactor.value, self._conversation)
+        return await keeper.keep(
+            self._workspace,
+            conversation,
+            emit,
+            seconds,
+            given_up,
+            result=self.result,
+            keep_ignored=self._keep_ignored,
+            open_up=self._slot.open_up if self._slot else None,
+        )
+
+    async def close(self) -> None:
+        """Put everything away."""
+        await self.kill()
+        self.spans.close()
+        await self._cleanup.aclose()
+        if self._user is not None:
+            await self._user.release()
+        self._shop.boundary.folders.check()
+
+
+def _model(target: ModelTarget) -> AgentModel:
+    return AgentModel(
+        kind=target.kind, name=target.wire_model, temperature=target.temperature, max_tokens=target.max_tokens
+    )
+
+
+def prompt_text(task: Execute) -> str:
+    """The prompt as the agent gets it: what is asked, the context, the code."""
+    parts = [task.prompt.strip()] if task.prompt else []
+    if task.context:
+        context = task.context if isinstance(task.context, str) else _listed(task.context)
+        parts.append(f"Context:\n{context}")
+    if task.code:
+        parts.append(f"Code:\n```\n{task.code}\n```")
+    return "\n\n".join(parts)
+
+
+def _listed(context: dict[str, object]) -> str:
+    return "\n".join(f"- {key}: {value}" for key, value in context.items())
+
+
+def usage_draft(usage: Usage) -> Draft:
+    """The totals as a chunk."""
+    said = f"{usage.requests} model calls, {usage.total_tokens} tokens, ${usage.cost_usd:.4f}"
+    return Draft(type=ChunkType.USAGE, data=said, detail=usage.model_dump())
+
+
+def _phase(phase: str, text: str) -> Draft:
+    return Draft(type=ChunkType.STATUS, data=text, detail={"phase": phase})

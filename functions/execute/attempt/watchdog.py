@@ -1,0 +1,114 @@
+"""Watchdogs: wall clock, silence, size of the workspace. (Memory and processes: the supervisor watches them itself.)"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from ocf.events.lifecycle import Reason, Step
+from ocf.events.ports import Clock
+from ocf.functions.execute.attempt.disk_usage import Look
+from ocf.functions.execute.attempt.stop import Judge, Verdict, failed
+
+log = structlog.get_logger()
+
+_LOOK_EVERY = 1.0
+_WALK_EVERY = 10.0
+#: This part of its bound, once gone from the disk, is worth a look at who took it.
+_EARLY = 4
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Times in seconds, sizes in bytes. `wall_left` counts from the start of the first attempt."""
+
+    wall_left: float
+    wall: int
+    silence: int
+    workspace: int
+
+
+class Activity:
+    """When something last happened: output, a model call, a tool."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._at = clock.monotonic()
+        #: While the agent waits for a person, silence is not a fault.
+        self.waiting = False
+
+    def note(self) -> None:
+        """Something happened."""
+        self._at = self._clock.monotonic()
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since."""
+        return 0.0 if self.waiting else self._clock.monotonic() - self._at
+
+
+async def watch(
+    bounds: Bounds,
+    judge: Judge,
+    clock: Clock,
+    activity: Activity,
+    roots: Callable[[], tuple[Path, ...]],
+    measure: Callable[[int], Awaitable[str | None]] | None = None,
+) -> None:
+    """Decide when a bound is passed. `measure` says which one on the disk is, as `overfull` does here."""
+    began = walked = clock.monotonic()
+    free = 0
+    while judge.verdict is None:
+        await clock.sleep(_LOOK_EVERY)
+        now = clock.monotonic()
+        left = _free(roots())
+        if now - began >= bounds.wall_left:
+            judge.decide(Verdict(Step.TIME_OUT, f"it ran longer than {bounds.wall} s"))
+        elif activity.silent_for >= bounds.silence:
+            judge.decide(failed(Reason.STALLED, f"neither model nor tool did anything for {bounds.silence} s"))
+        # A full disk takes the neighbours along, so a walk comes early when the disk has got fuller since the last one.
+        elif now - walked >= _WALK_EVERY or free - left >= bounds.workspace // _EARLY:
+            walked, free = now, left
+            if over := await _measured(roots(), bounds.workspace, measure):
+                judge.decide(failed(Reason.OUTPUT_LIMIT, over))
+        free = max(free, left)
+
+
+async def _measured(
+    roots: tuple[Path, ...], limit: int, measure: Callable[[int], Awaitable[str | None]] | None
+) -> str | None:
+    if measure is None:
+        return await asyncio.to_thread(overfull, roots, limit)
+    try:
+        return await measure(limit)
+    except OSError as error:
+        # The agent's container is gone or too slow: the next look comes, and the end of its tree is noticed elsewhere.
+        log.warning("workspace not measured", action="watchdog.not_measured", reason=str(error))
+        return None
+
+
+def overfull(roots: tuple[Path, ...], limit: int, nameless: Callable[[], int] = lambda: 0) -> str | None:
+    """Which bound on the disk is passed, in words. `nameless` counts bytes that no look below `roots` finds."""
+    look = Look(limit)
+    try:
+        for root in roots:
+            look.at(root)
+    except OSError as error:
+        # Of the machine's making, not the agent's: what was seen counts, and the next look comes.
+        log.warning("workspace not measured", action="watchdog.not_measured", reason=str(error))
+    look.size += nameless()
+    return look.over
+
+
+def _free(roots: tuple[Path, ...]) -> int:
+    """Bytes left on the disk that the agent writes to; 0 while there is none."""
+    try:
+        found = os.statvfs(roots[0])
+    except (IndexError, OSError):
+        return 0
+    return found.f_bavail * found.f_frsize

@@ -1,0 +1,105 @@
+"""The ground a run stands on: the workspace its task names, its session's source, or what its session saved last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ocf.events.commands import EmptyWorkspace, Execute, GitWorkspace, SharedWorkspace
+from ocf.events.errors import SealError
+from ocf.events.refs import SessionRef
+from ocf.events.session_record import Session
+from ocf.functions import workspace
+from ocf.functions.core.stored_objects import saved_key
+from ocf.functions.core.task_limits import bound
+from ocf.functions.execute.context import Shop
+
+_ARCHIVE = "workspace.tar.zst"
+
+
+class Ground:
+    """Makes the workspace of one run; `folder` is the run's own, out of the agent's reach.
+
+    Raises:
+        InvalidWorkspace: the task names a workspace, and its session has saved one.
+    """
+
+    def __init__(self, shop: Shop, task: Execute, session: Session | None, folder: Path) -> None:
+        self._shop = shop
+        self._task = task
+        self._folder = folder
+        self._saved: tuple[SessionRef, str] | None = None
+        self._source: workspace.Source = task.workspace
+        if session is not None:
+            self._of_session(session)
+        settings = shop.parts.settings
+        self._sources = workspace.Sources(
+            roots=tuple(Path(root) for root in settings.workspace_sources),
+            private=(settings.state_dir, *map(Path, settings.private_dirs)),
+            shared=settings.workspace_dir,
+            objects=shop.parts.store,
+            project=task.project_id,
+            limits=workspace.Limits(max_bytes=bound(task.limits, "max_workspace_bytes", settings)),
+        )
+
+    def _of_session(self, session: Session) -> None:
+        saved = session.saved if session.saved is not None and session.saved.workspace is not None else None
+        if isinstance(self._source, EmptyWorkspace):
+            self._source = session.workspace
+        elif saved is not None and saved.execution_id != self._task.execution_id:  # not by an attempt of its own
+            raise workspace.InvalidWorkspace(f"workspace: session {session.session_id} has one already; leave it out")
+        if saved is not None and saved.workspace is not None and not self.shared:
+            self._saved = (session.ref, saved.workspace.name)
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is used where it is, so that it is OpenCode's directory from the start."""
+        return isinstance(self._source, SharedWorkspace)
+
+    @property
+    def keep_ignored(self) -> bool:
+        """Whether the archive is to hold what `.gitignore` excludes, too: the turn or its session may ask for that."""
+        return self._task.workspace.keep_ignored or self._source.keep_ignored
+
+    @property
+    def label(self) -> str:
+        """What it comes from, in a word."""
+        return self._source.source if self._saved is None else "session"
+
+    def check(self) -> None:
+        """What can be said against it before anything is made ready. Raises InvalidWorkspace."""
+        if self._saved is None:
+            workspace.check(self._source, self._sources)
+
+    async def prepare(self, target: Path, on_secret: Callable[[str], None], own: workspace.Own) -> workspace.Prepared:
+        """Fill `target` (a shared one is used in place), give it to its user by `own`, and record what it was.
+
+        `on_secret` is given its token.
+
+        Raises:
+            InvalidWorkspace: it cannot be had.
+        """
+        private = self._folder / "base"
+        if self._saved is not None:
+            archive = await self._fetched(await saved_key(self._shop.parts.store, *self._saved))
+            return await workspace.restore(archive, target, private, self._sources.limits, own)
+        token = self._token()
+        if token is not None:
+            on_secret(token)
+        return await workspace.prepare(self._source, target, self._sources, private=private, token=token, own=own)
+
+    def _token(self) -> str | None:
+        if not isinstance(self._source, GitWorkspace) or self._source.token is None:
+            return None
+        try:
+            return self._shop.opened(self._source.token, self._task.project_id).get_secret_value()
+        except SealError as error:
+            raise workspace.InvalidWorkspace(f"workspace.token: {error}") from None
+
+    async def _fetched(self, key: str) -> Path:
+        path = self._folder / "session" / _ARCHIVE
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            async for piece in self._shop.parts.store.stream(key):
+                file.write(piece)
+        return path

@@ -1,0 +1,199 @@
+"""What every run of this process shares: settings made ready, the way out to models, warm slots, who runs here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+from pydantic import SecretStr
+
+from ocf.events.commands import Execute, Limits, Sealed
+from ocf.events.errors import SealError, Unavailable
+from ocf.functions.core.cancellation import end
+from ocf.functions.core.task_limits import bound
+from ocf.functions.execute.agent.config import AgentModel, ServerSpec
+from ocf.functions.execute.agent.resources import available_memory
+from ocf.functions.execute.agent.warm_pool import MIN_FREE_BYTES, SlotPlan, WarmSlot
+from ocf.functions.execute.model_proxy import Broker, Upstream
+from ocf.functions.execute.sandbox import policy
+from ocf.functions.execute.sandbox.boundary import Boundary
+from ocf.functions.models.endpoint_check import BadEndpoint
+from ocf.functions.models.model_target import ModelTarget
+from ocf.functions.models.resolve import ModelSettings, NoModel, resolve
+from ocf.functions.observability import metrics
+from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.settings.settings import Settings
+from ocf.functions.workers import parent_link, state_folders
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Shop:
+    """Shared by all runs of one worker."""
+
+    parts: Parts
+    binary: Path | None
+    sandboxed: bool
+    models: ModelSettings
+    slots: WarmSlot
+    boundary: Boundary
+
+    def opened(self, sealed: Sealed, project: str) -> SecretStr:
+        """A sealed secret, opened. Raises SealError."""
+        if self.parts.keyring is None:
+            raise SealError("a sealed key came, and this worker has no ENCRYPTION_KEY")
+        return SecretStr(self.parts.keyring.open(sealed, project))
+
+    def target(self, task: Execute) -> ModelTarget:
+        """The model of a task.
+
+        Raises:
+            SealError: its key cannot be opened.
+            NoModel, BadEndpoint: it cannot be reached.
+        """
+        sealed = task.model.api_key if task.model else None
+        key = self.opened(sealed, task.project_id) if sealed else None
+        return resolve(task.model, self.models, key)
+
+    def server_spec(self, limits: Limits) -> ServerSpec:
+        """What a server for a task with these limits must be like; its models come with the task."""
+        return server_spec(self.parts.settings, self.binary, sandboxed=self.sandboxed, limits=limits)
+
+    async def opencode_present(self) -> None:
+        """Readiness: the agent is installed."""
+        if self.binary is None or not self.binary.is_file():
+            raise Unavailable(f"OpenCode is not at {self.binary}; set OPENCODE_BIN")
+
+    async def boundary_in_force(self) -> str:
+        """Readiness: what stands between two executions, for whoever asks. The agent's container must answer."""
+        if self.boundary.host is not None:
+            await self.boundary.host.check()
+        return self.boundary.said
+
+    async def workspace_writable(self) -> None:
+        """Readiness: runs can have files."""
+        self.boundary.folders.check()
+        probe = self.parts.settings.state_dir / ".writable"
+        try:
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise Unavailable(f"STATE_DIR {probe.parent}: {error.strerror}") from None
+
+
+def model_settings(settings: Settings) -> ModelSettings:
+    """The operator's models."""
+    return ModelSettings(
+        model=settings.model,
+        endpoint=settings.model_endpoint,
+        api_key=settings.opencode_api_key,
+        anthropic_api_key=settings.anthropic_api_key,
+        openai_api_key=settings.openai_api_key,
+        offline_url=settings.offline_endpoint,
+        provider_tools=settings.model_provider_tools,
+    )
+
+
+@asynccontextmanager
+async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
+    """Made ready, and put away at the end.
+
+    Raises:
+        SandboxUnavailable: `SANDBOX=required`, and this kernel cannot.
+    """
+    settings = parts.settings
+    support = policy.sandbox_support()
+    sandboxed = policy.decide(settings.sandbox, support)
+    if settings.sandbox == "preferred" and support.missing:
+        # Whoever chose it on another machine has to hear what this one does not give.
+        log.warning("sandbox incomplete", action="sandbox.incomplete", sandboxed=sandboxed, missing=support.missing)
+    policy.protect_self()
+    async with state_folders.held(settings.state_dir) as leftovers:
+        if settings.agent_host_socket is not None:
+            os.umask(0o002)  # the agent's container is another user of the same group
+        boundary = Boundary(settings, lambda project: _busy(parts, project))
+        log.info("boundary", action="boundary.in_force", boundary=boundary.said)
+        tidying = asyncio.create_task(_tidy(leftovers, boundary))
+        upstream = Upstream(parts.clock, read_timeout=settings.model_silence_seconds)
+        models = model_settings(settings)
+        slots = _slots(parts, upstream, models, boundary, sandboxed=sandboxed)
+        slots.start()
+        metrics.warm_slots.set_function(lambda: int(slots.ready))
+        try:
+            yield Shop(parts, settings.opencode_bin, sandboxed, models, slots, boundary)
+        finally:
+            await end([tidying])
+            await slots.close()
+            if boundary.host is not None:
+                boundary.host.close()
+            await upstream.close()
+
+
+async def _tidy(leftovers: list[Path], boundary: Boundary) -> None:
+    """See to the files, and then to the users, of processes that are dead."""
+    await state_folders.tidy(leftovers)
+    if boundary.users is not None:
+        await boundary.users.recover()
+
+
+def server_spec(settings: Settings, binary: Path | None, *, sandboxed: bool, limits: Limits) -> ServerSpec:
+    """A server without directory, home and broker, which each slot has of its own."""
+    nowhere = settings.state_dir
+    return ServerSpec(
+        binary=binary,
+        directory=nowhere,
+        home=nowhere,
+        broker_url="",
+        broker_token="",
+        models=(),
+        sandboxed=sandboxed,
+        max_processes=bound(limits, "max_processes", settings),
+        max_memory_bytes=bound(limits, "max_memory_bytes", settings),
+        tools=tools(binary),
+    )
+
+
+def tools(binary: Path | None) -> tuple[Path, ...]:
+    """Executables the agent's own tools need: OpenCode's grep and glob call ripgrep, and would download it.
+
+    It is looked for on PATH and among the npm packages that OpenCode's executable came with.
+    """
+    found = shutil.which("rg")
+    if found is not None:
+        return (Path(found),)
+    packages = binary.resolve().parents[2] if binary is not None and len(binary.parents) > 2 else None
+    return tuple(packages.glob("@vscode/ripgrep-*/bin/rg"))[:1] if packages is not None else ()
+
+
+async def _busy(parts: Parts, project: str) -> bool:
+    """Whether an execution of `project` runs or waits."""
+    async for record in parts.records.all(project=project):
+        if not record.terminal:
+            return True
+    return False
+
+
+def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, boundary: Boundary, *, sandboxed: bool) -> WarmSlot:
+    settings = parts.settings
+    spec = server_spec(settings, settings.opencode_bin, sandboxed=sandboxed, limits=Limits())
+    size = settings.warm_slots
+    try:
+        target = resolve(None, models)
+        spec = replace(spec, models=(AgentModel(kind=target.kind, name=target.wire_model),))
+    except (NoModel, BadEndpoint):
+        size = 0  # nothing is known to warm for; each task brings its own model
+
+    async def make_broker() -> Broker:
+        return await Broker(upstream, parts.clock).start()
+
+    plan = SlotPlan(boundary.slots, spec, make_broker, boundary.users, parent_link.turn)
+    # The agent's container has a limit of its own, and nothing else runs there.
+    free = available_memory if boundary.host is None else lambda: MIN_FREE_BYTES
+    return WarmSlot(plan, parts.clock, wanted=size > 0, free=free)

@@ -1,0 +1,188 @@
+"""One model call: out with the real key, back event by event, counted on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any, Literal
+
+import httpx
+
+from ocf.events import limits
+from ocf.events.lifecycle import Reason
+from ocf.events.limits import OverLimit
+from ocf.events.output import Usage
+from ocf.events.ports import Clock
+from ocf.events.redaction import Redactor
+from ocf.functions.execute.model_proxy import providers as wires
+from ocf.functions.execute.model_proxy.budget import Account, Call, Hooks, Reservation
+from ocf.functions.execute.model_proxy.http_server import ClientGone, Reply, Request
+from ocf.functions.execute.model_proxy.request import ModelRequest
+from ocf.functions.execute.model_proxy.stream_redaction import Veil
+from ocf.functions.execute.model_proxy.upstream import ModelFailed, Passed, Unusable, Upstream, plain, seen
+from ocf.functions.execute.model_proxy.usage_meter import Meter
+from ocf.functions.models.model_target import ModelTarget
+
+#: What a call has used is compared with the limits at every so many pieces.
+STRIDE = 16
+_STREAM = "text/event-stream"
+
+Outcome = Literal["ok", "passed", "failed", "cut", "refused", "gone"]
+
+
+class Relay:
+    """One call. Afterwards `bad` says why its answer was of no use, if it was of none, `cut` that it broke off."""
+
+    def __init__(
+        self, number: int, target: ModelTarget, upstream: Upstream, account: Account, hooks: Hooks, clock: Clock
+    ) -> None:
+        self._target = target
+        self._upstream = upstream
+        self._account = account
+        self._hooks = hooks
+        self._clock = clock
+        self._call = Call(number, target.wire_model, target.provider, clock.monotonic())
+        self._meter = Meter("chat")
+        self._reservation = Reservation(Usage())
+        self._out = False
+        self._looked_at = 0
+        self.cut = False
+        self.bad: str | None = None
+
+    async def run(
+        self,
+        wire: wires.Wire,
+        request: Request,
+        asked: ModelRequest,
+        reservation: Reservation,
+        reply: Reply,
+        redactor: Redactor,
+    ) -> None:
+        """Make the call and pass the answer to the agent.
+
+        Raises:
+            ModelFailed: the provider cannot be had, or a limit was crossed while it answered.
+            ClientGone: the agent has hung up.
+        """
+        self._meter = Meter(wire, hide_usage=asked.hide_usage)
+        self._reservation = reservation
+        url = self._target.base_url + wires.ROUTES[request.path][2]
+        headers = wires.upstream_headers(self._target, request.headers)
+        self._hooks.on_call_start(self._call)
+        self._account.request()
+        outcome: Outcome = "failed"
+        try:
+            self._out = True
+            async with self._upstream.opened(url, headers, asked.data, self._answered) as response:
+                outcome = await self._pass_on(response, reply, redactor)
+        except Passed as error:
+            outcome = "passed"
+            self._out = False
+            self._note(status=error.status)
+            await reply.whole(error.status, redactor.bytes(error.body))
+        except ModelFailed as error:
+            self._note(status=error.status)
+            outcome = "refused" if error.reason is Reason.BUDGET_EXCEEDED else "failed"
+            self._out = outcome == "refused"
+            raise
+        except (ClientGone, asyncio.CancelledError):
+            outcome = "gone" if reply.gone else "refused"
+            raise
+        finally:
+            self._ended(outcome, asked.input_tokens)
+
+    def _answered(self, status: int) -> None:
+        self._note(tries=self._call.tries + 1, status=status or None)
+        self._hooks.on_activity()
+
+    async def _pass_on(self, response: httpx.Response, reply: Reply, redactor: Redactor) -> Outcome:
+        content_type = response.headers.get("content-type", "application/json")
+        try:
+            if content_type.startswith(_STREAM):
+                await self._pass_stream(response, reply, redactor)
+            else:
+                await self._pass_whole(response, reply, redactor)
+        except (httpx.TransportError, OverLimit) as error:
+            self.cut = True
+            self.bad = f"it broke off ({_why(error)}; {seen(response)})"
+            return "cut"
+        except Unusable as error:
+            self.bad = f"{error} ({seen(response)})"
+            if reply.started:
+                self.cut = True
+            else:
+                # 502, which agents try again; three in a row end the execution.
+                said = f"the model endpoint gave no usable answer: {self.bad}"
+                await reply.whole(502, redactor.bytes(wires.error_body(said, "ocf_answer")))
+            return "failed"
+        if self.bad is None and not self._meter.spoke:
+            # It went to the agent as it was: nothing of it is of any use, and nothing of it is wrong either.
+            self.bad = f"an empty answer ({seen(response)})"
+        return "ok" if self.bad is None else "failed"
+
+    async def _pass_stream(self, response: httpx.Response, reply: Reply, redactor: Redactor) -> None:
+        veil, meter = Veil(redactor), self._meter
+        async for data in plain(response):
+            if self._call.first_byte_seconds is None:
+                self._note(first_byte_seconds=self._clock.monotonic() - self._call.started_at)
+                await reply.start(200, _STREAM)
+            ready = meter.feed(data)
+            self._hooks.on_activity()
+            if ready:
+                await reply.send(veil.feed(ready))
+                self._hold()
+        rest = meter.rest()
+        if not meter.finished and not meter.failed:
+            raise httpx.RemoteProtocolError("the stream ended before the answer did")
+        if not reply.started:
+            await reply.start(200, _STREAM)
+        await reply.send(veil.feed(rest))
+        await reply.end()
+        if meter.failed and not meter.finished:
+            self.bad = f"it ended in an error ({seen(response)})"
+
+    def _hold(self) -> None:
+        """Stop a call when all that run are over the limits together, while it is still talking."""
+        meter = self._meter
+        if meter.finished:
+            # All of it is there and paid for: let the agent have it. The next call will not be made.
+            return
+        if meter.pieces - self._looked_at < STRIDE:
+            return
+        self._looked_at = meter.pieces
+        self._reservation.live = meter.usage()
+        if (limit := self._account.passed_by_running()) is not None:
+            raise ModelFailed(Reason.BUDGET_EXCEEDED, f"{limit} was reached in the middle of an answer")
+
+    async def _pass_whole(self, response: httpx.Response, reply: Reply, redactor: Redactor) -> None:
+        body = bytearray()
+        async for data in plain(response):
+            self._hooks.on_activity()
+            body += data
+            limits.check_size(len(body), limits.MODEL_ANSWER, "the model's answer")
+        self._note(first_byte_seconds=self._clock.monotonic() - self._call.started_at)
+        self._meter.whole(bytes(body))
+        if not self._meter.finished:
+            raise Unusable("neither JSON nor an event stream")
+        await reply.whole(200, redactor.bytes(bytes(body)))
+
+    def _note(self, **fields: Any) -> None:
+        self._call = replace(self._call, **fields)
+
+    def _ended(self, outcome: Outcome, input_tokens: int) -> None:
+        # What was sent is paid for, also when nobody waited for its answer; an empty answer only as it says itself.
+        usage = self._meter.usage(input_tokens if self._out and (outcome != "failed" or self._meter.spoke) else 0)
+        self._account.add(usage)
+        usage = usage.model_copy(update={"cost_usd": self._account.cost(usage)})
+        seconds = self._clock.monotonic() - self._call.started_at
+        estimated = not self._meter.reported and usage.total_tokens > 0
+        self._note(outcome=outcome, usage=usage, seconds=seconds, estimated=estimated)
+        self._hooks.on_call_end(self._call)
+        self._hooks.on_usage(self._account.usage)
+
+
+def _why(error: Exception) -> str:
+    """What cut an answer off, in words without its content."""
+    if isinstance(error, httpx.ReadTimeout):
+        return "no byte within MODEL_SILENCE_SECONDS"
+    return str(error) if isinstance(error, OverLimit) else type(error).__name__

@@ -1,0 +1,151 @@
+"""The two wire forms, as pure functions: what goes out, what comes back, what is counted.
+
+OpenAI: chat completions and responses (platform.openai.com/docs/api-reference). Anthropic: messages
+(docs.anthropic.com/en/api/messages). The agent never sees this file's third side, the real key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from ocf.functions.models.model_target import Kind, ModelTarget
+
+Wire = Literal["chat", "responses", "messages"]
+
+#: What the agent may call, and what it becomes below the target's base URL. Nothing else is forwarded.
+ROUTES: dict[str, tuple[Wire, Kind, str]] = {
+    "/v1/chat/completions": ("chat", "openai", "/chat/completions"),
+    "/v1/responses": ("responses", "openai", "/responses"),
+    "/v1/messages": ("messages", "anthropic", "/messages"),
+}
+MODELS_PATH = "/v1/models"
+ANTHROPIC_VERSION = "2023-06-01"
+
+
+def max_tokens_field(wire: Wire, body: Mapping[str, Any], target: ModelTarget) -> str:
+    """The name under which the provider reads how long an answer may be."""
+    if wire == "responses":
+        return "max_output_tokens"
+    # OpenAI's own reasoning models refuse max_tokens; servers that imitate it often know nothing else.
+    if wire == "chat" and ("max_completion_tokens" in body or urlsplit(target.base_url).hostname == "api.openai.com"):
+        return "max_completion_tokens"
+    return "max_tokens"
+
+
+def tool_name(tool: object) -> str:
+    """The name of a tool in any wire form; empty where it has none."""
+    if not isinstance(tool, dict):
+        return ""
+    function = tool.get("function")
+    return str((function.get("name") if isinstance(function, dict) else None) or tool.get("name") or "")
+
+
+def upstream_headers(target: ModelTarget, sent: Mapping[str, str]) -> dict[str, str]:
+    """Headers for the provider: the real key, and of the agent's headers only what changes the answer's form."""
+    headers = {
+        "content-type": "application/json",
+        "accept": "text/event-stream, application/json",
+        # Compressed streams are held back by their compressor.
+        "accept-encoding": "identity",
+        "user-agent": "opencode-functions",
+    }
+    key = target.api_key.get_secret_value() if target.api_key else None
+    if target.kind == "anthropic":
+        headers["anthropic-version"] = sent.get("anthropic-version", ANTHROPIC_VERSION)
+        if "anthropic-beta" in sent:
+            headers["anthropic-beta"] = sent["anthropic-beta"]
+        if key:
+            headers["x-api-key"] = key
+    elif key:
+        headers["authorization"] = f"Bearer {key}"
+    return headers
+
+
+def presented_token(headers: Mapping[str, str]) -> str:
+    """The credential a client shows, in either wire form."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+
+
+def error_body(message: str, type_: str = "ocf_broker") -> bytes:
+    """An error that clients of both wire forms can read."""
+    return json.dumps({"type": "error", "error": {"type": type_, "message": message, "code": type_}}).encode()
+
+
+def model_list(name: str) -> bytes:
+    """The answer to `GET /v1/models`, readable in both wire forms; the provider is not asked."""
+    item = {"id": name, "object": "model", "type": "model", "display_name": name, "owned_by": "ocf"}
+    return json.dumps({"object": "list", "data": [item], "has_more": False}).encode()
+
+
+CANNED_WORD = "ready"
+
+
+def canned(wire: Wire, stream: bool) -> tuple[str, bytes]:
+    """Content type and body of a one-word completion that no model made: it boots an agent at no cost."""
+    events = _canned_events(wire)
+    if not stream:
+        return "application/json", json.dumps(_canned_whole(wire)).encode()
+    lines = []
+    for event in events:
+        name = f"event: {event['type']}\n" if wire != "chat" else ""
+        lines.append(f"{name}data: {json.dumps(event)}\n\n")
+    if wire == "chat":
+        lines.append("data: [DONE]\n\n")
+    return "text/event-stream", "".join(lines).encode()
+
+
+def _canned_whole(wire: Wire) -> dict[str, Any]:
+    if wire == "messages":
+        return {
+            "id": "msg_ocf", "type": "message", "role": "assistant", "model": "ocf",
+            "content": [{"type": "text", "text": CANNED_WORD}], "stop_reason": "end_turn", "stop_sequence": None,
+            "usage": {"input_tokens": 0, "output_tokens": 0},
+        }  # fmt: skip
+    if wire == "responses":
+        part = {"type": "output_text", "text": CANNED_WORD, "annotations": []}
+        item = {"id": "msg_ocf", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+        usage = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+        return {
+            "id": "resp_ocf", "object": "response", "created_at": 0, "status": "completed", "model": "ocf",
+            "output": [item], "usage": usage,
+        }  # fmt: skip
+    message = {"role": "assistant", "content": CANNED_WORD}
+    usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    return {
+        "id": "chatcmpl-ocf", "object": "chat.completion", "created": 0, "model": "ocf",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage,
+    }  # fmt: skip
+
+
+def _canned_events(wire: Wire) -> list[dict[str, Any]]:
+    whole = _canned_whole(wire)
+    if wire == "messages":
+        return [
+            {"type": "message_start", "message": {**whole, "content": [], "stop_reason": None}},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": CANNED_WORD}},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 0}},
+            {"type": "message_stop"},
+        ]
+    if wire == "responses":
+        item = whole["output"][0]
+        return [
+            {"type": "response.created", "response": {**whole, "status": "in_progress", "output": []}},
+            {"type": "response.output_item.added", "output_index": 0, "item": {**item, "content": []}},
+            {"type": "response.output_text.delta", "item_id": item["id"], "output_index": 0, "content_index": 0,
+             "delta": CANNED_WORD},
+            {"type": "response.output_item.done", "output_index": 0, "item": item},
+            {"type": "response.completed", "response": whole},
+        ]  # fmt: skip
+    base = {"id": "chatcmpl-ocf", "object": "chat.completion.chunk", "created": 0, "model": "ocf"}
+    delta = {"role": "assistant", "content": CANNED_WORD}
+    return [
+        {**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]},
+        {**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+        {**base, "choices": [], "usage": whole["usage"]},
+    ]

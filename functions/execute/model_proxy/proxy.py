@@ -1,0 +1,245 @@
+"""The model broker of one execution.
+
+A loopback HTTP server that takes the execution's random token, puts the real key in its place, and lets nothing
+but model calls through, as the operator and the caller want them. See docs/adr/0004-model-broker.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+
+import structlog
+
+from ocf.events import limits as bounds
+from ocf.events.commands import Limits
+from ocf.events.lifecycle import Reason
+from ocf.events.limits import OverLimit
+from ocf.events.output import Usage
+from ocf.events.ports import Clock
+from ocf.events.redaction import Redactor
+from ocf.functions.execute.model_proxy import providers as wires
+from ocf.functions.execute.model_proxy import request as requests
+from ocf.functions.execute.model_proxy.budget import Account, BrokerFailure, Hooks
+from ocf.functions.execute.model_proxy.call import Relay
+from ocf.functions.execute.model_proxy.http_server import ClientGone, Reply, Request, Server
+from ocf.functions.execute.model_proxy.upstream import ModelFailed, Upstream
+from ocf.functions.models.model_target import ModelTarget
+
+log = structlog.get_logger()
+
+#: Answers in a row that may be of no use before the model counts as failed; the agent retries for ever.
+MAX_BAD = 3
+
+
+class Broker:
+    """One per execution. Created without a target for a warm slot: it then answers by itself, one word, no cost.
+
+    Args:
+        upstream: the process's way out.
+        clock: for durations.
+        hooks: who wants to know.
+
+    Attributes:
+        token: what the agent shows; 256 random bits, worthless elsewhere, dead after `close`.
+        failure: why the execution must end, once that is decided.
+        redactor: knows the key and the token; give it to whoever publishes what the agent says.
+    """
+
+    def __init__(self, upstream: Upstream, clock: Clock, hooks: Hooks | None = None) -> None:
+        self.token = secrets.token_urlsafe(32)
+        self.failure: BrokerFailure | None = None
+        self.redactor = Redactor([self.token])
+        self.target: ModelTarget | None = None
+        self._upstream = upstream
+        self._clock = clock
+        self._hooks = hooks or Hooks()
+        self._server = Server(self)
+        self._account = Account(Limits(), None)
+        self._refused: str | None = None
+        self._calls: set[asyncio.Task[None]] = set()
+        self._numbers = 0
+        self._bad = 0
+
+    def __repr__(self) -> str:
+        return f"Broker(port={self.port}, target={self.target and self.target.display_name!r})"
+
+    # What the rest of execute uses.
+    @property
+    def port(self) -> int:
+        """The port on 127.0.0.1; 0 before `start`."""
+        return self._server.port
+
+    @property
+    def base_url(self) -> str:
+        """For the agent's provider options, both wire forms."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def usage(self) -> Usage:
+        """Totals of the calls that have ended."""
+        return self._account.usage
+
+    @property
+    def in_flight(self) -> int:
+        """Model calls that run now."""
+        return len(self._calls)
+
+    async def start(self) -> Broker:
+        """Listen on a free loopback port."""
+        await self._server.start()
+        return self
+
+    def assign(
+        self, target: ModelTarget, limits: Limits, hooks: Hooks | None = None, used: Usage | None = None
+    ) -> None:
+        """From now on talk to `target`. Once: a broker serves one execution. `used` counts as spent already.
+
+        Raises:
+            RuntimeError: it has a target already.
+        """
+        if self.target is not None:
+            raise RuntimeError("this broker already serves an execution")
+        self.target = target
+        self._hooks = hooks or self._hooks
+        self._account = Account(limits, target.prices, used)
+        if target.api_key is not None:
+            self.redactor.add(target.api_key.get_secret_value())
+
+    def refuse(self, reason: str) -> None:
+        """End all spending now: running calls are cut, every further request gets 403 with `reason`."""
+        if self._refused is None:
+            self._refused = reason
+        current = asyncio.current_task() if self._calls else None
+        for call in self._calls:
+            if call is not current:
+                call.cancel()
+
+    async def close(self) -> None:
+        """Refuse, and free the port."""
+        self.refuse("the execution has ended")
+        calls = list(self._calls)
+        await self._server.close()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    # What the server asks.
+    def admit(self, request: Request) -> tuple[int, bytes] | None:
+        """Refuse before the body is read: wrong token, not allowed, no more."""
+        shown = wires.presented_token(request.headers)
+        if not hmac.compare_digest(shown.encode(), self.token.encode()):
+            return 401, wires.error_body("this port wants the token of its execution", "ocf_token")
+        if self._refused is not None:
+            return 403, wires.error_body(self._refused, "ocf_refused")
+        allowed = "GET" if request.path == wires.MODELS_PATH else "POST" if request.path in wires.ROUTES else None
+        if allowed is None:
+            return 404, wires.error_body(f"{request.path} is not forwarded", "ocf_path")
+        if request.method != allowed:
+            return 405, wires.error_body(f"{request.path} wants {allowed}", "ocf_method")
+        if len(self._calls) >= bounds.MODEL_CALLS:
+            return 429, wires.error_body(f"at most {bounds.MODEL_CALLS} model calls at once", "ocf_calls")
+        return None
+
+    async def handle(self, request: Request, reply: Reply) -> None:
+        """Answer one admitted request."""
+        if request.path == wires.MODELS_PATH:
+            name = self.target.wire_model if self.target else wires.CANNED_WORD
+            await reply.whole(200, wires.model_list(name))
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.add(task)
+        try:
+            await self._call(request, reply)
+        except asyncio.CancelledError:
+            if self._refused is None or reply.gone:
+                raise
+            await self._answer_refused(reply)
+        except ClientGone:
+            raise
+        except Exception:
+            # A mistake of ours must end the execution and not leave the agent trying for ever.
+            self.fail(Reason.MODEL_ERROR, "the model broker failed")
+            raise
+        finally:
+            self._calls.discard(task)
+
+    async def _call(self, request: Request, reply: Reply) -> None:
+        wire, kind, _ = wires.ROUTES[request.path]
+        self._hooks.on_activity()
+        try:
+            elided, body = await requests.read(request.body)
+            target = self.target
+            if target is None:
+                content_type, answer = wires.canned(wire, bool(body.get("stream")))
+                await reply.whole(200, answer, content_type)
+                return
+            if kind != target.kind:
+                text = f"this execution's model speaks the {target.kind} wire form"
+                await reply.whole(400, wires.error_body(text, "ocf_wire"))
+                return
+            left = self._account.tokens_left()
+            asked = await asyncio.to_thread(requests.prepared, wire, elided, body, target, left)
+        except OverLimit as error:
+            await reply.whole(413, wires.error_body(str(error), "ocf_request"))
+            return
+        except requests.BadRequest as error:
+            await reply.whole(400, wires.error_body(str(error), "ocf_request"))
+            return
+        # As it goes out it is in memory once more: what came is not needed any longer.
+        del elided, body
+        request.body.clear()
+        await self._reserve(wire, request, asked, target, reply)
+
+    async def _reserve(
+        self,
+        wire: wires.Wire,
+        request: Request,
+        asked: requests.ModelRequest,
+        target: ModelTarget,
+        reply: Reply,
+    ) -> None:
+        estimate = Usage(input_tokens=asked.input_tokens, output_tokens=asked.output_tokens)
+        async with self._account.reserved(estimate) as reservation:
+            if (spent := self._account.spent()) is not None:
+                self.fail(Reason.BUDGET_EXCEEDED, spent)
+                await self._answer_refused(reply)
+                return
+            self._numbers += 1
+            relay = Relay(self._numbers, target, self._upstream, self._account, self._hooks, self._clock)
+            try:
+                await relay.run(wire, request, asked, reservation, reply, self.redactor)
+            except ModelFailed as error:
+                self.fail(error.reason, self.redactor(error.message))
+                await self._answer_refused(reply)
+            else:
+                self._after(relay, reply)
+
+    def _after(self, relay: Relay, reply: Reply) -> None:
+        """Judge what a call has left: answers of no use in a row, limits."""
+        self._bad = self._bad + 1 if relay.bad is not None else 0
+        if self._bad >= MAX_BAD:
+            said = f"the model endpoint gave no usable answer {self._bad} times in a row: {relay.bad}"
+            self.fail(Reason.MODEL_ERROR, self.redactor(said))
+        if (over := self._account.exceeded()) is not None:
+            self.fail(Reason.BUDGET_EXCEEDED, over)
+        if relay.cut and not reply.gone:
+            reply.abort()
+
+    def fail(self, reason: Reason, message: str) -> None:
+        """Decide that the execution fails. The first reason stands; nothing more is spent."""
+        if self.failure is None and self._refused is None:
+            self.failure = BrokerFailure(reason, message)
+            log.warning("model access ended", action="broker.failed", reason=reason.value)
+            self.refuse(message)
+            self._hooks.on_failure(self.failure)
+
+    async def _answer_refused(self, reply: Reply) -> None:
+        if reply.started:
+            reply.abort()
+            return
+        try:
+            # 403, because agents retry what looks temporary.
+            await reply.whole(403, wires.error_body(self._refused or "refused", "ocf_refused"))
+        except ClientGone:
+            return

@@ -1,0 +1,95 @@
+"""Keeps a secret from the agent that a provider says back in pieces: no single event of the stream holds the whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ocf.events import limits
+from ocf.events.limits import InvalidJson, parse_json
+from ocf.events.redaction import Redactor, StreamRedactor
+
+#: Where the wire forms have what the model says; anything else is left as it is.
+_FIELDS = ("content", "reasoning_content", "reasoning", "refusal", "text", "thinking", "partial_json", "arguments")
+
+Key = tuple[object, ...]
+Place = tuple[Key, dict[str, Any], str]
+
+
+class Veil:
+    """One stream. Text that could be the beginning of a secret waits for what follows (see `StreamRedactor`)."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._streams: dict[Key, tuple[StreamRedactor, bytes]] = {}
+
+    def feed(self, events: bytes) -> bytes:
+        """Whole events, without secrets; some of their text may come with a later one."""
+        return b"\n\n".join(self._event(event) if event else b"" for event in events.split(b"\n\n"))
+
+    def _event(self, event: bytes) -> bytes:
+        body = _body(event) if b'"delta"' in event else None
+        places = [] if body is None else list(_places(body))
+        # A ping comes in between and ends nothing.
+        pinged = not places and b'"ping"' in event
+        rests = [] if pinged else list(self._rests({key for key, _, _ in places}))
+        changed = False
+        for key, holder, name in places:
+            if key not in self._streams:
+                self._streams[key] = (self._redactor.stream(), event)
+            text = self._streams[key][0].feed(holder[name])
+            changed = changed or text != holder[name]
+            holder[name] = text
+        # As it came, where it can: what nobody understands here should not change by going through.
+        return b"".join(rests) + self._redactor.bytes(_with(event, body) if changed else event)
+
+    def _rests(self, going_on: set[Key]) -> Iterator[bytes]:
+        """What the texts that have ended still held, each in an event like its first."""
+        for key in [key for key in self._streams if key not in going_on]:
+            stream, like = self._streams.pop(key)
+            if rest := stream.flush():
+                body = _body(like)
+                for other, holder, name in _places(body):
+                    holder[name] = rest if other == key else ""
+                yield _with(like, body) + b"\n\n"
+
+
+def _body(event: bytes) -> Any:  # noqa: ANN401 - JSON of another program
+    lines = [line for line in event.split(b"\n") if line.startswith(b"data:")]
+    if len(lines) != 1:
+        return None
+    try:
+        return parse_json(lines[0][5:], limits.MODEL_ANSWER, "an event of the model's answer")
+    except InvalidJson:
+        return None
+
+
+def _with(event: bytes, body: object) -> bytes:
+    data = b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return b"\n".join(data if line.startswith(b"data:") else line for line in event.split(b"\n"))
+
+
+def _places(body: object) -> Iterator[Place]:
+    """Each piece of the model's text in an event: which text it goes on with, and where it stands."""
+    if not isinstance(body, dict):
+        return
+    if isinstance(body.get("delta"), str):  # responses
+        yield (body.get("type"), body.get("item_id"), body.get("content_index")), body, "delta"
+    yield from _below(body.get("delta"), (body.get("index"),))  # messages
+    choices = body.get("choices")
+    for choice in choices if isinstance(choices, list) else ():  # chat
+        if isinstance(choice, dict):
+            yield from _below(choice.get("delta"), (choice.get("index"),))
+
+
+def _below(delta: object, key: Key) -> Iterator[Place]:
+    if not isinstance(delta, dict):
+        return
+    for name in _FIELDS:
+        if isinstance(delta.get(name), str):
+            yield (*key, name), delta, name
+    calls = delta.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        if isinstance(call, dict):
+            yield from _below(call.get("function"), (*key, "call", call.get("index")))

@@ -1,0 +1,309 @@
+"""The way out: one HTTP client for all brokers of the process, with retries before the first byte.
+
+Shared because a client costs a TLS context and a pool; nothing of one execution stays in it: no cookies, no redirects,
+no environment, and the key travels in the single request's headers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+
+import httpcore
+import httpx
+
+from ocf.events import limits
+from ocf.events.errors import InvalidEvent
+from ocf.events.lifecycle import Reason
+from ocf.events.limits import Inflater, parse_json
+from ocf.events.ports import Clock
+from ocf.functions.core.addresses import Reach, farthest, resolve
+
+#: Statuses that may pass: timeouts, too many requests, server errors (529 is Anthropic's "overloaded").
+RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+#: Client errors that are the agent's business (a context that is too long makes it compact, and go on).
+PASSED = frozenset({400, 413, 422})
+
+
+class Unusable(Exception):
+    """A successful answer with nothing in it that an agent could use; says what was seen, never the content."""
+
+
+class ModelFailed(Exception):
+    """The model cannot be had; the execution fails with this reason. The message never has the provider's words in it
+    unless the caller redacts them."""
+
+    def __init__(self, reason: Reason, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.status = status
+
+
+class Passed(Exception):
+    """The provider refused this one request; the agent gets its answer (redacted)."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+        self.body = body
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Waits `base`, twice that and so on up to `cap` seconds, each less up to half by chance; in all `tries` requests.
+
+    A `Retry-After` is obeyed up to `patience` seconds; a provider that asks for more has failed. One that says nothing
+    at all is asked `silent_tries` times.
+    """
+
+    tries: int = 6
+    silent_tries: int = 3
+    base: float = 0.5
+    cap: float = 8.0
+    patience: float = 60.0
+
+    def wait(self, tried: int, jitter: float) -> float:
+        """Seconds before the next request when `tried` have failed; `jitter` in 0..1."""
+        return float(min(self.cap, self.base * 2 ** (tried - 1)) * (1 - jitter / 2))
+
+
+class _CheckedNetwork(httpcore.AsyncNetworkBackend):
+    """Resolves names itself and refuses link-local and metadata addresses at the moment of connecting.
+
+    A check of the URL alone is beaten by a name that resolves to such an address, now or a second later.
+    """
+
+    def __init__(self, allow_hosts: Collection[str]) -> None:
+        self._real = httpcore.AnyIOBackend()
+        self._allowed = frozenset(allow_hosts)
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            addresses = await asyncio.wait_for(resolve(host, port), timeout)
+        except OSError as error:
+            raise httpcore.ConnectError(f"cannot resolve the name: {error.strerror}") from None
+        except TimeoutError:
+            raise httpcore.ConnectTimeout("resolving the name took too long") from None
+        if host not in self._allowed and farthest(addresses) is Reach.NEVER:
+            raise httpcore.UnsupportedProtocol("the endpoint's name resolves to a link-local or metadata address")
+        failure: Exception = httpcore.ConnectError("the name has no address")
+        for address in addresses:
+            try:
+                return await self._real.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    async def sleep(self, seconds: float) -> None:
+        await self._real.sleep(seconds)
+
+
+class Upstream:
+    """Opens answers of model providers.
+
+    Args:
+        clock: for the waits between tries.
+        retry: how often and how long.
+        allow_hosts: hosts that may be link-local.
+        proxy: URL of an outgoing proxy; it then resolves the names.
+        read_timeout: seconds without a byte before an answer counts as lost; a comment or a ping is a byte.
+        jitter: a number in 0..1, anew at each call.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        retry: RetryPolicy | None = None,
+        allow_hosts: Collection[str] = (),
+        proxy: str | None = None,
+        read_timeout: float = 300.0,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._clock = clock
+        self._retry = retry or RetryPolicy()
+        self._jitter = jitter
+        self._silence = read_timeout
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=30)
+        transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False, proxy=proxy)
+        if proxy is None:
+            # httpx has no public way to set the network backend of its pool.
+            transport._pool._network_backend = _CheckedNetwork(allow_hosts)
+        no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+        self._client = httpx.AsyncClient(
+            transport=transport,
+            trust_env=False,
+            follow_redirects=False,
+            cookies=no_cookies,
+            timeout=httpx.Timeout(10, read=read_timeout, pool=None),
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    @asynccontextmanager
+    async def opened(
+        self, url: str, headers: dict[str, str], body: bytes, on_answer: Callable[[int], None]
+    ) -> AsyncIterator[httpx.Response]:
+        """A successful answer whose body has not been read; `on_answer` gets the status of each try (0: none came).
+
+        Raises:
+            Passed: a client error for the agent to read.
+            ModelFailed: refused for good, or the tries are used up.
+        """
+        tried = 0
+        while True:
+            tried += 1
+            failed: ModelFailed
+            asked: float | None = None
+            tries = self._retry.tries
+            try:
+                response = await self._client.send(
+                    self._client.build_request("POST", url, headers=headers, content=body), stream=True
+                )
+            except (httpx.LocalProtocolError, UnicodeEncodeError):
+                # Their messages quote the header, and so the key.
+                text = "the model's key cannot be sent: it has characters that no HTTP header may carry"
+                raise ModelFailed(Reason.MODEL_AUTH, text) from None
+            except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+                raise ModelFailed(Reason.MODEL_ERROR, f"the model endpoint is not usable: {error}") from None
+            except httpx.ReadTimeout:
+                on_answer(0)
+                tries = min(tries, self._retry.silent_tries)
+                text = f"the model endpoint said nothing for {self._silence:g} s (MODEL_SILENCE_SECONDS)"
+                failed = ModelFailed(Reason.MODEL_ERROR, text)
+            except httpx.TransportError as error:
+                on_answer(0)
+                failed = ModelFailed(Reason.MODEL_ERROR, f"the model endpoint cannot be reached ({_words(error)})")
+            else:
+                on_answer(response.status_code)
+                if response.status_code == 200:
+                    try:
+                        yield response
+                    finally:
+                        await response.aclose()
+                    return
+                failed, asked = await self._refused(response)
+            last = tried >= tries or (asked or 0) > self._retry.patience
+            if failed.status is not None and failed.status not in RETRIED:
+                raise failed
+            if last:
+                times = "one try" if tried == 1 else f"{tried} tries"
+                raise ModelFailed(failed.reason, f"{failed.message}; gave up after {times}", failed.status)
+            await self._clock.sleep(asked if asked is not None else self._retry.wait(tried, self._jitter()))
+
+    async def _refused(self, response: httpx.Response) -> tuple[ModelFailed, float | None]:
+        status = response.status_code
+        try:
+            body = await _head_of(response)
+        finally:
+            await response.aclose()
+        if status in (401, 403):
+            text = f"the model provider refused the key (status {status})"
+            return ModelFailed(Reason.MODEL_AUTH, text, status), None
+        if status in PASSED:
+            raise Passed(status, body)
+        if status == 429 and b"insufficient_quota" in body:
+            return ModelFailed(Reason.MODEL_ERROR, "the model account has no quota left", 402), None
+        failed = ModelFailed(Reason.MODEL_ERROR, f"the model endpoint answered {status}{_said(body)}", status)
+        return failed, self._retry_after(response) if status in RETRIED else None
+
+    def _retry_after(self, response: httpx.Response) -> float | None:
+        """Seconds the provider asks to wait (RFC 9110, 10.2.3: seconds or a date)."""
+        text = response.headers.get("retry-after-ms")
+        if text and text.isdecimal() and len(text) < 16:
+            return int(text) / 1000
+        text = response.headers.get("retry-after", "").strip()
+        if not text:
+            return None
+        try:
+            seconds = float(text)
+            return seconds if seconds >= 0 else 0.0  # also of NaN
+        except ValueError:
+            return _until(text, self._clock.now())
+
+
+def _until(date: str, now: datetime) -> float | None:
+    try:
+        when = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max(0.0, (when - now).total_seconds())
+
+
+async def plain(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The body in pieces. httpx would inflate 32 KB of zstd to 2 GiB at once, so it is not asked.
+
+    Raises:
+        Unusable: it is compressed in another way than gzip or deflate, or becomes too much.
+        httpx.TransportError: it broke off.
+    """
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("identity", ""):
+        async for data in response.aiter_raw():
+            yield data
+        return
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise Unusable(f"content encoding {_shown(encoding)}, though it was asked for none")
+    inflater = Inflater(limits.MODEL_INFLATED, "the model's answer")
+    async for data in response.aiter_raw():
+        try:
+            for piece in inflater.feed(data):
+                yield piece
+        except InvalidEvent as error:
+            raise Unusable(str(error)) from None
+
+
+async def _head_of(response: httpx.Response) -> bytes:
+    """The first part of an error's body; a provider that cuts it short has still answered."""
+    body = bytearray()
+    try:
+        async for piece in plain(response):
+            body += piece
+            if len(body) >= limits.MODEL_ERROR.bytes:
+                break
+    except (httpx.TransportError, Unusable):
+        return bytes(body)
+    return bytes(body[: limits.MODEL_ERROR.bytes])
+
+
+def _said(body: bytes) -> str:
+    """The provider's own message, short, for people. The caller redacts it."""
+    try:
+        error = parse_json(body, limits.MODEL_ERROR, "the error").get("error")
+        text = error.get("message") if isinstance(error, dict) else error
+    except (InvalidEvent, AttributeError):
+        return ""
+    return f": {text[:300]}" if isinstance(text, str) and text else ""
+
+
+def seen(response: httpx.Response) -> str:
+    """What an answer was, without what it said."""
+    return f"status {response.status_code}, content type {_shown(response.headers.get('content-type', 'none'))}"
+
+
+def _shown(header: str) -> str:
+    """A header of somebody else's, for people."""
+    return "".join(letter if letter.isprintable() else "?" for letter in header[:80])
+
+
+def _words(error: httpx.TransportError) -> str:
+    """What went wrong, without addresses of the inside network in it beyond what the caller typed."""
+    return " ".join(str(error).split()) or type(error).__name__

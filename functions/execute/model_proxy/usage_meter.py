@@ -1,0 +1,188 @@
+"""Counts what a model's answer says about itself while it passes by."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ocf.events import limits
+from ocf.events.limits import InvalidJson, parse_json
+from ocf.events.output import Usage
+from ocf.functions.execute.model_proxy.providers import Wire
+
+#: Enough to know that the model had its say; see `Meter.finished`.
+_FINISH = re.compile(
+    rb'"(finish|stop)_reason"\s*:\s*"|"type"\s*:\s*"(message_stop|response\.(completed|incomplete|failed))"'
+)
+_ERROR = re.compile(rb'^(event: error|data: \{"(type": ?"error"|error": ?\{))', re.MULTILINE)
+_INPUT = ("input_tokens", "cache_read_tokens", "cache_write_tokens")
+#: Where the wire forms have what a model says; what calls a tool says something too.
+_SAID = frozenset(
+    ("content", "reasoning_content", "reasoning", "refusal", "text", "thinking", "partial_json", "arguments", "delta")
+)
+_CALLS = frozenset(("tool_use", "function_call", "custom_tool_call"))
+
+
+def says_something(answer: object) -> bool:
+    """Whether an answer, or an event of one, has anything of the model in it: a text, a tool it calls."""
+    waiting = [answer]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            if value.get("type") in _CALLS or value.get("tool_calls"):
+                return True
+            if any(value.get(name) and isinstance(value[name], str) for name in _SAID):
+                return True
+            # The answers of `responses` repeat what was asked.
+            waiting += [item for name, item in value.items() if name not in ("instructions", "tools", "text")]
+    return False
+
+
+def read_usage(wire: Wire, usage: dict[str, Any]) -> dict[str, int]:
+    """A provider's usage object in our words. Cached tokens are counted once, apart from the input."""
+    if wire == "messages":
+        names = {
+            "input_tokens": "input_tokens",
+            "output_tokens": "output_tokens",
+            "cache_read_tokens": "cache_read_input_tokens",
+            "cache_write_tokens": "cache_creation_input_tokens",
+        }
+        return {ours: _count(usage[theirs]) for ours, theirs in names.items() if usage.get(theirs) is not None}
+    prompt, completion = ("prompt", "completion") if wire == "chat" else ("input", "output")
+    cached = _detail(usage.get(f"{prompt}_tokens_details"), "cached_tokens")
+    reasoning = _detail(usage.get(f"{completion}_tokens_details"), "reasoning_tokens")
+    return {
+        "input_tokens": max(0, _count(usage.get(f"{prompt}_tokens")) - cached),
+        "output_tokens": _count(usage.get(f"{completion}_tokens")),
+        "cache_read_tokens": cached,
+        "reasoning_tokens": reasoning,
+    }
+
+
+def _detail(details: object, name: str) -> int:
+    return _count(details.get(name)) if isinstance(details, dict) else 0
+
+
+def _count(value: object) -> int:
+    """A number of tokens; 0 for what is none. More than 1e12 nobody can use, and no sum of it would be of use."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e12:
+        return 0
+    return int(value)
+
+
+class Meter:
+    """Follows one answer. `feed` takes bytes as they come and gives back whole server-sent events."""
+
+    def __init__(self, wire: Wire, *, hide_usage: bool = False) -> None:
+        self._wire = wire
+        self._hide = hide_usage
+        self._rest = bytearray()
+        self._cr = False
+        self._seen: dict[str, int] = {}
+        #: Pieces of model output so far; about one token each.
+        self.pieces = 0
+        #: The model has said something: a text, a call of a tool.
+        self.spoke = False
+        #: The answer ended as answers end. Without it a closed stream was cut.
+        self.finished = False
+        #: The provider reported an error inside the stream.
+        self.failed = False
+
+    @property
+    def reported(self) -> bool:
+        """Whether the provider has said what the input cost. Servers that count nothing say 0, which is no answer."""
+        return any(self._seen.get(name) for name in _INPUT)
+
+    def usage(self, input_tokens: int = 0) -> Usage:
+        """Tokens so far: as reported, and where nothing is, estimated: `input_tokens`, and one per piece."""
+        seen = dict(self._seen)
+        if not self.reported:
+            seen["input_tokens"] = input_tokens
+        seen["output_tokens"] = max(seen.get("output_tokens", 0), 0 if self._complete() else self.pieces)
+        return Usage(**seen)
+
+    def _complete(self) -> bool:
+        # Only a final report may be smaller than the number of pieces.
+        return self.finished and self.reported
+
+    def whole(self, body: bytes) -> None:
+        """Read an answer that is one JSON object.
+
+        Raises:
+            OverLimit: it is over `limits.MODEL_ANSWER`.
+        """
+        try:
+            answer = parse_json(body, limits.MODEL_ANSWER, "the model's answer")
+        except InvalidJson:
+            return
+        self.finished = True
+        self.spoke = says_something(answer)
+        if isinstance(answer, dict) and isinstance(answer.get("usage"), dict):
+            self._seen.update(read_usage(self._wire, answer["usage"]))
+
+    def feed(self, data: bytes) -> bytes:
+        """The events that are complete, without those that only we asked for. Each byte is looked at a few times.
+
+        Raises:
+            OverLimit: an event is over `limits.MODEL_ANSWER`.
+        """
+        if self._cr:
+            data = b"\r" + data
+        # A CR at the very end may be half of a line end.
+        self._cr = data.endswith(b"\r")
+        if b"\r" in data:
+            data = (data[:-1] if self._cr else data).replace(b"\r\n", b"\n")
+        # Only in what is new, or an event in many pieces would be searched again with each.
+        seen = max(0, len(self._rest) - 1)
+        self._rest += data
+        end = self._rest.rfind(b"\n\n", seen) + 2
+        if end == 1:
+            limits.check_size(len(self._rest), limits.MODEL_ANSWER, "an event of the model's answer")
+            return b""
+        ready = bytes(self._rest[:end])
+        del self._rest[:end]
+        if not self._hide or b'"usage"' not in ready:
+            for event in ready.split(b"\n\n"):
+                self._event(event)
+            return ready
+        kept = [event for event in ready.split(b"\n\n") if not self._event(event)]
+        return b"\n\n".join(kept)
+
+    def rest(self) -> bytes:
+        """What stands after the last blank line, when the stream has ended."""
+        rest = bytes(self._rest) + (b"\r" if self._cr else b"")
+        self._rest, self._cr = bytearray(), False
+        self._event(rest)
+        return rest
+
+    def _event(self, event: bytes) -> bool:
+        """Take note of one event; whether it must be hidden from the client."""
+        if not self.finished and (b"[DONE]" in event[-8:] or _FINISH.search(event)):
+            self.finished = True
+        if _ERROR.search(event):
+            self.failed = True
+        hidden = self._read(event)
+        # Before it has said anything there is nothing to count: an empty answer costs what its provider says.
+        if self.spoke and b'"delta"' in event:
+            self.pieces += 1
+        return hidden
+
+    def _read(self, event: bytes) -> bool:
+        if (self.spoke and b'"usage"' not in event) or b"data:" not in event:
+            return False
+        try:
+            body = parse_json(event[event.index(b"data:") + 5 :], limits.MODEL_ANSWER, "an event of the model's answer")
+        except InvalidJson:
+            return False
+        self.spoke = self.spoke or says_something(body)
+        return self._note(body) if isinstance(body, dict) else False
+
+    def _note(self, body: dict[str, Any]) -> bool:
+        inner = body.get("message") or body.get("response") or body
+        usage = inner.get("usage") if isinstance(inner, dict) else None
+        if not isinstance(usage, dict):
+            return False
+        self._seen.update(read_usage(self._wire, usage))
+        return self._hide and body.get("choices") == []

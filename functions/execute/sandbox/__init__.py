@@ -1,0 +1,1 @@
+"""The boundary around an agent: users, namespaces, limits, supervisor."""

@@ -1,0 +1,400 @@
+"""An agent's process tree as the function sees it. The work is done by `supervisor.py`, one per tree."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ocf
+from ocf.events.errors import OcfError
+from ocf.events.lifecycle import Reason
+from ocf.functions.execute.sandbox import policy as sandbox
+from ocf.functions.execute.sandbox import process_tree, syscalls
+from ocf.functions.execute.sandbox.agent_host_client import AgentHost, HostGone, HostUser, Owner
+
+TAIL_LINES = 50
+_OUTPUT_BYTES = 1024 * 1024
+MAX_LINE_BYTES = 8192
+OPEN_FILES = 16_384
+#: Marks the processes of a tree, for the one case in which nobody is left who knows them.
+TREE_VARIABLE = "OCF_TREE"
+# A fork bomb's thousands take this long to die on a busy machine; the supervisor gives up after 5 s without progress.
+_ANSWER_SECONDS = 30.0
+_ORPHAN_SECONDS = 2.0
+_ASK_SECONDS = 1.0
+
+#: The folder that Python imports `ocf` from.
+_ROOT = Path(ocf.__file__).resolve().parents[1]
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from ocf.functions.execute.sandbox.supervisor import main; main(int(sys.argv[2]))"
+)
+
+
+class AgentFailed(OcfError):
+    """The agent could not be started, or ended before it was done."""
+
+    def __init__(self, reason: Reason, message: str, stderr_tail: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.stderr_tail = stderr_tail
+
+
+class AgentNotReady(AgentFailed):
+    """The agent did not become ready in time; it has done nothing."""
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """What to run. `sandbox=None` runs it without (SANDBOX=off).
+
+    `env` is the agent's whole environment, but for `OCF_TREE`, a random mark of the tree. `user` is who it runs as,
+    None for this process's own; `paths` must then be open to that user, whatever lies on the way.
+    """
+
+    argv: tuple[str, ...]
+    cwd: Path
+    env: Mapping[str, str]
+    sandbox: sandbox.SandboxPolicy | None
+    max_processes: int
+    max_memory_bytes: int
+    user: Owner | None = None
+    paths: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class StopReport:
+    """How a tree ended: how many processes were ended, how many would not go (0, or something is badly wrong)."""
+
+    killed: int
+    left: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LimitHit:
+    """The supervisor killed the tree: `what` is `processes` or `memory` (bytes)."""
+
+    what: str
+    value: int
+    limit: int
+
+
+class AgentProcess:
+    """A running tree. Made by `start_process`; ends with the agent, with `stop`, or with this process."""
+
+    def __init__(
+        self,
+        supervisor: asyncio.subprocess.Process | _Elsewhere,
+        link: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        mark: str,
+        user: Owner | None = None,
+    ) -> None:
+        self.pid = supervisor.pid
+        self.scoped = False
+        #: Why the processes of others are not hidden from it; empty where they are, or where it has no user of its own.
+        self.sees_others = ""
+        self.limit_hit: LimitHit | None = None
+        self._supervisor = supervisor
+        self._user = user
+        self._mark = f"{TREE_VARIABLE}={mark}".encode()
+        self._reader, self._writer = link
+        self._lines: dict[str, deque[str]] = {"stdout": deque(maxlen=TAIL_LINES), "stderr": deque(maxlen=TAIL_LINES)}
+        self._waiters: list[tuple[re.Pattern[str], asyncio.Future[re.Match[str]]]] = []
+        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._report: StopReport | None = None
+        self._figures: dict[str, float] = {}
+        self._tasks = [asyncio.create_task(self._follow_reports())]
+        for name, stream in (("stdout", supervisor.stdout), ("stderr", supervisor.stderr)):
+            if stream is not None:
+                self._tasks.append(asyncio.create_task(self._follow_output(stream, self._lines[name])))
+        self._asking = asyncio.create_task(self._ask()) if isinstance(supervisor, _Elsewhere) else None
+
+    @property
+    def stdout_lines(self) -> list[str]:
+        """The last 50 lines of standard output."""
+        return list(self._lines["stdout"])
+
+    @property
+    def stderr_tail(self) -> list[str]:
+        """The last 50 lines of standard error."""
+        return list(self._lines["stderr"])
+
+    async def wait_line(self, pattern: re.Pattern[str], timeout: float) -> re.Match[str]:
+        """The first line of either output that `pattern` is found in, past ones included; `timeout` in seconds.
+
+        Raises:
+            AgentFailed: the agent ended first, or the time is up; with the tail of its standard error.
+        """
+        for line in (*self._lines["stdout"], *self._lines["stderr"]):
+            if found := pattern.search(line):
+                return found
+        waiter: asyncio.Future[re.Match[str]] = asyncio.get_running_loop().create_future()
+        self._waiters.append((pattern, waiter))
+        try:
+            either: set[asyncio.Future[Any]] = {waiter, self._ended}
+            await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if not waiter.done() and self._ended.done():
+                # Its last lines may still be in the pipe.
+                await asyncio.wait(self._tasks[1:], timeout=1.0)
+            if waiter.done():
+                return waiter.result()
+        finally:
+            self._waiters.remove((pattern, waiter))
+        if self._ended.done():
+            raise self._failed(f"the agent ended with code {self._ended.result()} before it was ready")
+        raise AgentNotReady(Reason.AGENT_ERROR, f"the agent was not ready after {timeout:g} s", tuple(self.stderr_tail))
+
+    def _failed(self, message: str) -> AgentFailed:
+        reason = Reason.AGENT_ERROR
+        if self.limit_hit is not None:
+            hit = self.limit_hit
+            message = f"the agent's tree was ended: {hit.what} {hit.value} over the limit of {hit.limit}"
+            reason = Reason.OUT_OF_MEMORY if hit.what == "memory" else Reason.AGENT_ERROR
+        return AgentFailed(reason, message, tuple(self.stderr_tail))
+
+    def memory_bytes(self) -> int:
+        """Memory of the whole tree in bytes, daemonised processes included, the supervisor not.
+
+        An estimate that takes 0.3 ms (PSS takes 20 ms per OpenCode): private pages of all, and the shared pages of the
+        process that has most of them. The limit is enforced by the supervisor, which then looks closer.
+        """
+        return int(self._figures.get("memory", 0)) if self._asking else process_tree.sample(self.pid).memory
+
+    def process_count(self) -> int:
+        """Processes in the tree now, without the supervisor; with the dead whose parents have not yet asked."""
+        return int(self._figures.get("processes", 0)) if self._asking else len(process_tree.sample(self.pid).pids)
+
+    def starved_seconds(self) -> float:
+        """How long the tree has waited for a processor so far."""
+        if self._asking:
+            return self._figures.get("starved", 0.0)
+        return process_tree.starved_seconds(process_tree.sample(self.pid).pids)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the agent has ended."""
+        return self._ended.done()
+
+    def nameless_bytes(self) -> int:
+        """Bytes on disk of files that the tree has removed and holds open."""
+        if self._asking:
+            return int(self._figures.get("nameless", 0))
+        ids = None if self._user is None else self._user.ids
+        pids = process_tree.sample(self.pid).pids
+        return syscalls.looking_as(ids, lambda: process_tree.nameless_bytes(pids))
+
+    async def exited(self) -> int:
+        """The agent's exit code (negative: the signal), once it has ended and nothing of its tree is left."""
+        return await asyncio.shield(self._ended)
+
+    async def stop(self, grace: float = 0.3) -> StopReport:
+        """End the tree: SIGTERM to the agent's group, `grace` seconds, SIGKILL to every descendant, check.
+
+        Safe to call again and after the end; the report is then that of the end.
+        """
+        if not self._ended.done():
+            self._writer.write(json.dumps({"stop": grace}).encode() + b"\n")
+        await asyncio.wait({self._ended}, timeout=grace + _ANSWER_SECONDS)
+        if not self._ended.done():
+            # A supervisor that does not answer; closing the link and its death (PDEATHSIG) take the agent along.
+            self._supervisor.kill()
+            await asyncio.wait({self._ended}, timeout=_ORPHAN_SECONDS + 1.0)
+        if self._asking:
+            self._asking.cancel()
+        self._writer.close()
+        await asyncio.wait(self._tasks, timeout=1.0)
+        await self._supervisor.wait()
+        return self._report or StopReport(killed=0, left=0, seconds=0.0)
+
+    async def _ask(self) -> None:
+        """The tree is in another process namespace: only its supervisor can count there. As often as it answers."""
+        while not self._ended.done():
+            self._writer.write(b'{"ask": true}\n')
+            await asyncio.wait({self._ended}, timeout=_ASK_SECONDS)
+
+    async def _follow_reports(self) -> None:
+        """Until the supervisor has said how it ended, or is gone."""
+        with suppress(ConnectionError):  # the same as the end of the stream: the supervisor is gone
+            while line := await self._reader.readline():
+                self._take(json.loads(line))
+        if not self._ended.done():
+            self._report = await self._end_orphans()
+            self._ended.set_result(-signal.SIGKILL)
+
+    async def _end_orphans(self) -> StopReport:
+        """The supervisor was killed from outside. PDEATHSIG has ended the agent; find the rest by its mark."""
+        began = time.monotonic()
+        killed: set[int] = set()
+        if self._user is not None and self._user.exclusive:
+            await self._user.end_processes()
+            await self._user.without_processes()
+        while (left := process_tree.with_variable(self._mark)) and time.monotonic() - began < _ORPHAN_SECONDS:
+            killed.update(left)
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.02)
+        return StopReport(len(killed), len(left), round(time.monotonic() - began, 4))
+
+    def _take(self, report: dict[str, Any]) -> None:
+        event = report["event"]
+        if event == "figures":
+            self._figures = report
+        elif event == "limit":
+            self.limit_hit = LimitHit(report["reason"], report["value"], report["limit"])
+        elif event in ("exit", "stopped"):
+            self._report = StopReport(report["killed"], report["left"], report.get("seconds", 0.0))
+            if not self._ended.done():
+                self._ended.set_result(report["code"])
+
+    async def _follow_output(self, stream: asyncio.StreamReader, lines: deque[str]) -> None:
+        """Keep the pipe empty for ever, whatever comes; over-long lines are cut."""
+        rest = b""
+        while data := await stream.read(65536):
+            *complete, rest = (rest + data).split(b"\n")
+            if not self._waiters:
+                complete = complete[-TAIL_LINES:]
+            for raw in complete:
+                self._keep(raw, lines)
+            if len(rest) > MAX_LINE_BYTES:
+                rest = rest[:MAX_LINE_BYTES]
+        if rest:
+            self._keep(rest, lines)
+
+    def _keep(self, raw: bytes, lines: deque[str]) -> None:
+        line = raw[:MAX_LINE_BYTES].decode(errors="replace").rstrip("\r")
+        lines.append(line)
+        for pattern, waiter in self._waiters:
+            if not waiter.done() and (found := pattern.search(line)):
+                waiter.set_result(found)
+
+
+class _Elsewhere:
+    """A supervisor that the agent's container has started: its link, its output, and no process of ours."""
+
+    pid = 0
+
+    def __init__(self, host: AgentHost, stdout: asyncio.StreamReader, stderr: asyncio.StreamReader) -> None:
+        self._host = host
+        self.stdout, self.stderr = stdout, stderr
+
+    def kill(self) -> None:
+        """End everything in that container: a supervisor does not answer."""
+        self._host.close()
+
+    async def wait(self) -> int:
+        """Its host collects it."""
+        return 0
+
+    async def communicate(self) -> tuple[bytes, bytes]:
+        """What it says until its end."""
+        return await self.stdout.read(_OUTPUT_BYTES), await self.stderr.read(_OUTPUT_BYTES)
+
+
+async def _elsewhere(host: AgentHost, link: socket.socket) -> _Elsewhere:
+    """Have a supervisor started there. Raises HostGone."""
+    loop, ends = asyncio.get_running_loop(), [link.fileno()]
+    readers = asyncio.StreamReader(), asyncio.StreamReader()
+    try:
+        for protocol in map(asyncio.StreamReaderProtocol, readers):
+            read, write = os.pipe()
+            ends.append(write)
+            await loop.connect_read_pipe(partial(_same, protocol), os.fdopen(read, "rb", 0))
+        await host.send({"do": "tree"}, ends)
+    finally:
+        for fd in ends[1:]:
+            os.close(fd)
+    return _Elsewhere(host, *readers)
+
+
+def _same(protocol: asyncio.StreamReaderProtocol) -> asyncio.StreamReaderProtocol:
+    return protocol
+
+
+async def _here(link: socket.socket) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", "-c", _BOOT, str(_ROOT), str(link.fileno())),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        pass_fds=(link.fileno(),),
+        # Nothing of the function's environment, where the real keys are.
+        env={},
+        cwd="/",
+        start_new_session=True,
+    )
+
+
+async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> AgentProcess:
+    """Start the agent under a supervisor of its own; returns once it has been executed.
+
+    `scope_signals=False` is for tests of the way that older kernels get.
+
+    Raises:
+        AgentFailed: it could not be started or not be put into its sandbox; nothing is left running.
+        sandbox.SandboxUnavailable: a sandbox is wanted and nono-py is not installed.
+    """
+    plan = None if spec.sandbox is None else sandbox.plan(spec.sandbox, sandbox.sandbox_support())
+    mark = secrets.token_hex(16)
+    job: dict[str, Any] = {
+        "argv": spec.argv,
+        "cwd": str(spec.cwd),
+        "env": {**spec.env, TREE_VARIABLE: mark},
+        "sandbox": plan,
+        "max_processes": spec.max_processes,
+        "max_memory_bytes": spec.max_memory_bytes,
+        "open_files": OPEN_FILES,
+        "scope_signals": scope_signals,
+        "user": None if spec.user is None else spec.user.ids,
+        "exclusive": spec.user is not None and spec.user.exclusive,
+        "paths": [str(path) for path in spec.paths],
+    }
+    ours, theirs = socket.socketpair()
+    try:
+        supervisor: asyncio.subprocess.Process | _Elsewhere
+        if isinstance(spec.user, HostUser):
+            supervisor = await _elsewhere(spec.user.host, theirs)
+        else:
+            supervisor = await _here(theirs)
+    except HostGone as error:
+        ours.close()
+        raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from None
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    # The job goes over the link, not in argv: command lines are readable for every process of the machine.
+    writer.write(json.dumps(job).encode() + b"\n")
+    try:
+        answer = await reader.readline()
+    except BaseException:
+        # Cancelled while starting: the closed link ends the tree.
+        writer.close()
+        raise
+    first: dict[str, Any] = json.loads(answer) if answer else {"event": "failed", "message": "its supervisor ended"}
+    if first["event"] != "started":
+        writer.close()
+        _, stderr = await supervisor.communicate()
+        tail = tuple(stderr.decode(errors="replace").splitlines()[-TAIL_LINES:])
+        raise AgentFailed(Reason.AGENT_ERROR, f"the agent could not be started: {first['message']}", tail)
+    process = AgentProcess(supervisor, (reader, writer), mark, spec.user)
+    process.scoped, process.sees_others = bool(first["scoped"]), str(first["seen"])
+    return process

@@ -1,0 +1,254 @@
+"""What every call of the gateway shares: the dependencies, the caller, and how an execution is found."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Depends, Header, Query
+from prometheus_client import CollectorRegistry, Gauge
+from pydantic import ValidationError
+from starlette.requests import HTTPConnection
+
+from ocf.events import envelope, subjects, trace_context
+from ocf.events.commands import MAX_COMMAND_BYTES, ExecutionId, Model, ProjectId
+from ocf.events.dataref import offload
+from ocf.events.errors import OcfError
+from ocf.events.execution_record import Record
+from ocf.events.lifecycle import State
+from ocf.events.publish_command import publish_command
+from ocf.events.refs import ExecutionRef
+from ocf.functions.gateway.auth import Authenticator, Principal
+from ocf.functions.gateway.dependencies import GatewayDeps
+from ocf.functions.gateway.history_index import Index
+from ocf.functions.gateway.metrics import Metrics
+from ocf.functions.gateway.problems import Problem, not_found
+from ocf.functions.gateway.rate_limit import Bodies, RateLimit
+
+SOURCE = "/ocf/gateway"
+
+
+class Gateway:
+    """One gateway: its dependencies and what it keeps in memory."""
+
+    def __init__(self, deps: GatewayDeps) -> None:
+        self.deps = deps
+        self.settings = deps.settings
+        self.auth = Authenticator(deps.settings, deps.clock)
+        self.limit = RateLimit(deps.settings.rate_limit, deps.settings.burst, deps.clock)
+        self.bodies = Bodies(deps.settings.caller_bodies, deps.settings.all_bodies)
+        self.index = Index(deps.bus, deps.executions, deps.clock)
+        #: Keeps the history up to date, from the application's lifespan on.
+        self.following: asyncio.Task[None] | None = None
+        self.metrics = Metrics(CollectorRegistry())
+        Gauge("ocf_gateway_history_records", "executions in the history", registry=self.metrics.registry).set_function(
+            lambda: len(self.index)
+        )
+
+    async def admit(self, authorization: str | None, address: str) -> Principal:
+        """The caller, if it may call now.
+
+        Raises:
+            Problem: 401 for its token, 429 for its number of calls.
+        """
+        try:
+            caller = await self.auth.principal(authorization)
+        except Problem:
+            # Guessing tokens is limited by address, so that it does not use up anybody's own allowance.
+            self.limit.take(f"refused:{address}")
+            raise
+        self.limit.take(f"caller:{caller.allowance}" if self.settings.authenticated else f"address:{address}")
+        return caller
+
+    async def publish(
+        self, type_: str, data: Model, traceparent: str | None, *, only_first: bool = False, **extensions: str
+    ) -> str:
+        """Say a command; return its event's id once the bus keeps it. Large ones go through the object store.
+
+        Raises:
+            Problem: 413, larger than a command may be.
+            Conflict: `only_first`, and its subject has a message already.
+            Unavailable: not kept.
+        """
+        event = envelope.new_event(type_, data, source=SOURCE, time=self.deps.clock.now())
+        caused = traceparent if traceparent is not None and _is_trace(traceparent) else new_trace()
+        # Traced, the call itself is what caused the event; it continues the caller's trace.
+        event = event.with_extensions(**(trace_context.active() or {"traceparent": caused}), **extensions)
+        if len(event.data) > MAX_COMMAND_BYTES:
+            raise too_large(MAX_COMMAND_BYTES)
+        project, entity = str(getattr(data, "project_id", "")), event.subject or ""
+        event = await offload(event, f"{project}/{entity}", self.deps.store)
+        await publish_command(self.deps.bus, event, project, only_first=only_first)
+        return event.id
+
+    async def record(self, project: str, execution: str) -> Record | None:
+        """The record as it is now."""
+        entry = await self.deps.executions.get(ExecutionRef(project, execution).record_key)
+        if entry is None:
+            return None
+        try:
+            return Record.read(entry.value)
+        except ValidationError as error:
+            raise OcfError(f"the record of {execution} cannot be read: {error.error_count()} errors") from None
+
+    async def removed(self, project: str, execution: str) -> bool:
+        """Whether it was deleted."""
+        return await self.deps.bus.last(subjects.EVENTS, subjects.fact(project, execution, "cleaned")) is not None
+
+    async def find(self, caller: Principal, execution: str, asked: str | None) -> Found:
+        """The execution a call names, in the project it names or in the only one of the caller's that has it.
+
+        Raises:
+            Problem: 404 unknown, 403 not the caller's project, 409 several projects have it.
+        """
+        if asked is not None:
+            return await self._found(caller.check(asked), execution)
+        known = self.index.projects_of(execution, caller) or await self._projects_of(execution, caller)
+        if not known:
+            raise not_found(execution)
+        if len(known) > 1:
+            raise Problem(409, "ambiguous", f"several projects have it; say which: ?project_id={known[0]}")
+        return await self._found(known[0], execution)
+
+    async def _projects_of(self, execution: str, caller: Principal) -> list[str]:
+        """The caller's projects that have it, when the history does not know it yet: from the records, then the bus."""
+        keys = [entry.key async for entry in self.deps.executions.entries(f"*.{execution}")]
+        found = {key.split(".")[0] for key in keys}
+        if not found:
+            wanted = f"ocf.cmd.submit.*.{execution}"
+            submits = [message.subject async for message in self.deps.bus.history(subjects.COMMANDS, wanted)]
+            found = {subject.split(".")[3] for subject in submits}
+        return sorted(project for project in found if caller.may(project))
+
+    async def _found(self, project: str, execution: str) -> Found:
+        record = await self.record(project, execution)
+        if record is not None:
+            return Found(project, execution, record)
+        # Its submit may be on the bus already while nobody has recorded it yet.
+        submit = await self.deps.bus.last(subjects.COMMANDS, subjects.command("submit", project, execution))
+        if submit is None or await self.removed(project, execution):
+            self.index.forget(ExecutionRef(project, execution).record_key)
+            raise not_found(execution)
+        return Found(project, execution, None, _event_time(submit.headers) or self.deps.clock.now())
+
+
+@dataclass(frozen=True)
+class Found:
+    """An execution that exists. `record` is None while its submit is on the way to the submit function."""
+
+    project: str
+    execution: str
+    record: Record | None
+    submitted_at: datetime | None = None
+
+    @property
+    def state(self) -> State:
+        """Its state; pending while it has no record."""
+        return self.record.state if self.record is not None else State.PENDING
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self.record is not None and self.record.terminal
+
+    @property
+    def prefix(self) -> str:
+        """Where its objects are."""
+        return f"{self.project}/{self.execution}"
+
+    def known(self, timeout: int) -> Record:
+        """The record, or what it will look like."""
+        if self.record is not None:
+            return self.record
+        at = self.submitted_at or datetime.now(UTC)
+        return Record(
+            execution_id=self.execution,
+            project_id=self.project,
+            state=State.PENDING,
+            submitted_at=at,
+            updated_at=at,
+            timeout_seconds=timeout,
+            message="submitted; not picked up yet",
+        )
+
+
+def too_large(limit: int) -> Problem:
+    """413 with the limit."""
+    return Problem(413, "too-large", f"at most {limit} bytes ({limit // (1024 * 1024)} MiB) are accepted")
+
+
+def new_trace() -> str:
+    """A W3C `traceparent` for a caller that sent none."""
+    return f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
+
+
+def _is_trace(value: str) -> bool:
+    return 55 <= len(value) <= 128 and value.isascii() and value.isprintable()
+
+
+def _event_time(headers: Mapping[str, str]) -> datetime | None:
+    try:
+        return datetime.fromisoformat(headers["ce-time"])
+    except (KeyError, ValueError):
+        return None  # a structured event: its time is in the body; the caller's clock is close enough
+
+
+async def gateway_of(connection: HTTPConnection) -> Gateway:
+    """The gateway that serves a call."""
+    gateway: Gateway = connection.app.state.gateway
+    return gateway
+
+
+async def caller_of(connection: HTTPConnection, gateway: Annotated[Gateway, Depends(gateway_of)]) -> Principal:
+    """Who calls; the body of the call counts as theirs. Raises as `Gateway.admit`."""
+    address = connection.client.host if connection.client else "unknown"
+    caller = await gateway.admit(connection.headers.get("authorization"), address)
+    connection.state.allowance = caller.allowance if gateway.settings.authenticated else address
+    return caller
+
+
+async def _project(
+    project_id: Annotated[
+        ProjectId | None, Query(description="whose execution; needed only when the token gives several projects")
+    ] = None,
+) -> str | None:
+    return project_id
+
+
+async def _found(
+    execution_id: ExecutionId,
+    gateway: Annotated[Gateway, Depends(gateway_of)],
+    caller: Annotated[Principal, Depends(caller_of)],
+    project_id: Annotated[str | None, Depends(_project)],
+) -> Found:
+    return await gateway.find(caller, execution_id, project_id)
+
+
+async def _trace(traceparent: Annotated[str | None, Header(include_in_schema=False)] = None) -> str | None:
+    return traceparent
+
+
+Gw = Annotated[Gateway, Depends(gateway_of)]
+Caller = Annotated[Principal, Depends(caller_of)]
+Execution = Annotated[Found, Depends(_found)]
+AskedProject = Annotated[str | None, Depends(_project)]
+Trace = Annotated[str | None, Depends(_trace)]
+
+
+async def timed(check: Awaitable[object], seconds: float = 2.0) -> tuple[bool, str, float]:
+    """Await one readiness check: whether it passed, what it said, how many milliseconds it took."""
+    started = time.perf_counter()
+    try:
+        async with asyncio.timeout(seconds):
+            await check
+        said = (True, "")
+    except TimeoutError:
+        said = (False, f"no answer within {seconds:g} s")
+    except OcfError as error:
+        said = (False, str(error))
+    return (*said, (time.perf_counter() - started) * 1000)

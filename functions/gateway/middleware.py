@@ -1,0 +1,166 @@
+"""What surrounds every call, as plain ASGI: security headers, metrics, host and origin, size of the body."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ocf.functions.gateway.context import too_large
+from ocf.functions.gateway.metrics import Metrics
+from ocf.functions.gateway.problems import Problem
+from ocf.functions.gateway.rate_limit import Bodies
+from ocf.functions.gateway.settings import GatewaySettings, is_loopback
+
+_ALWAYS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # Answers are data: nothing in them may run. The console's pages replace it with a policy of their own.
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+#: Of a series each. A method is what a caller writes, before anybody knows who it is.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Edge:
+    """Counts calls and gives every answer its security headers."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _ALWAYS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            # The route's template, not the path: ids would make a series each.
+            route = getattr(scope.get("route"), "path", "none")
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._metrics.requests.labels(method, route, str(status)).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
+
+
+class LoopbackOnly:
+    """Without authentication a page of the web must not reach us through the user's browser.
+
+    The `Host` must be a loopback name, which a rebound DNS name is not; an `Origin`, if there is one, too.
+    """
+
+    def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
+        self._app = app
+        self._origins = frozenset(settings.cors_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            problem = self._check(Headers(scope=scope))
+            if problem is not None:
+                await refuse(problem, scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _check(self, headers: Headers) -> Problem | None:
+        host = headers.get("host", "")
+        if not _is_loopback(f"//{host}"):
+            return Problem(421, "foreign-host", "without authentication this gateway answers to loopback names only")
+        origin = headers.get("origin")
+        if origin is not None and origin not in self._origins and not _is_loopback(origin):
+            return Problem(403, "foreign-origin", "without authentication pages of other origins are not served")
+        return None
+
+
+@lru_cache(maxsize=256)
+def _is_loopback(url: str) -> bool:
+    """Whether `url` is of a loopback name. Kept: it is asked for every call, and nearly always of the same."""
+    return is_loopback(_hostname(url))
+
+
+def _hostname(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+class BodyLimit:
+    """Refuses a body above the limit, by what it says and by what it is, and counts all that are held (`Bodies`).
+
+    A body is read once its caller is known (`caller_of`), and counts as the caller's until the call is over.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, bodies: Bodies) -> None:
+        self._app = app
+        self._limit = limit
+        self._bodies = bodies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        said = Headers(scope=scope).get("content-length", "0")
+        if said.isdecimal() and int(said) > self._limit:
+            await refuse(too_large(self._limit), scope, receive, send)
+            return
+        held: dict[str, int] = {}
+        try:
+            await self._app(scope, self._counted(receive, scope, held), send)
+        finally:
+            for caller, size in held.items():
+                self._bodies.give_back(caller, size)
+
+    def _counted(self, receive: Receive, scope: Scope, held: dict[str, int]) -> Callable[[], Awaitable[Message]]:
+        state = scope.setdefault("state", {})
+
+        async def counting() -> Message:
+            message = await receive()
+            size = len(message.get("body", b""))
+            if size:
+                if sum(held.values()) + size > self._limit:
+                    raise too_large(self._limit)
+                caller = state.get("allowance", "nobody")
+                self._bodies.take(caller, size)
+                held[caller] = held.get(caller, 0) + size
+            return message
+
+        return counting
+
+
+async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with `problem` before any route has seen the call, HTTP or WebSocket."""
+    response = problem.response(scope["path"])
+    if scope["type"] == "http":
+        await response(scope, receive, send)
+        return
+    await _deny(response, scope, receive, send)
+
+
+async def _deny(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008, "reason": ""})
+        return
+
+    async def as_websocket(message: Message) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    await response({**scope, "type": "http", "method": "GET"}, receive, as_websocket)

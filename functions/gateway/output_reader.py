@@ -1,0 +1,159 @@
+"""The output of an execution from wherever it is: the stream while it is there, else the archive.
+
+A line is the JSON of a `Chunk` as it was published, passed on without being parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal
+
+from ocf.events import subjects
+from ocf.events.archive_reader import DamagedArchive, read_lines
+from ocf.events.ports import Bus, Message, ObjectStore
+from ocf.events.reorder import gap_chunk, line_in, place, sequence_in, stated_in
+from ocf.functions.gateway.context import Found, Gateway
+from ocf.functions.gateway.problems import Problem
+
+OUTPUT_NAME = "output.ndjson.gz"
+#: Lines held for one that is missing; a worker has at most 1,024 unacknowledged.
+HELD = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One chunk. `at` is its sequence in the stream, 0 when it comes from the archive.
+
+    A gap that stands for several has the sequence of the last of them.
+    """
+
+    seq: int
+    data: bytes
+    at: int = 0
+
+
+def line_of(message: Message) -> Line | None:
+    """The line of an output message; None: it is no chunk, and whoever misses one there is told of a gap."""
+    found = line_in(message)
+    at = message.sequence or int(message.headers.get("Nats-Sequence", 0))
+    return None if found is None else Line(*found, at)
+
+
+async def streamed(bus: Bus, found: Found, *, after: int = 0) -> AsyncIterator[Line]:
+    """What the stream has, from above its sequence `after`."""
+    async for message in bus.history(subjects.OUTPUT, subjects.output(found.project, found.execution), after=after):
+        if (line := line_of(message)) is not None:
+            yield line
+
+
+async def archived(store: ObjectStore, found: Found) -> AsyncIterator[Line]:
+    """What the archive has. Raises NotYetKnown (`ObjectStore.stream`): there is none; Problem: it is damaged."""
+    try:
+        async for data in read_lines(store.stream(f"{found.prefix}/{OUTPUT_NAME}"), whole=None):
+            yield Line(sequence_in(data), data)
+    except DamagedArchive as error:
+        raise Problem(502, "damaged-archive", str(error)) from None
+    except (ValueError, KeyError, TypeError):
+        raise Problem(502, "damaged-archive", "the archived output has a line that is no chunk") from None
+
+
+class Order:
+    """Gives lines by their sequence, each once: a reconnect of the worker can leave two swapped in the stream."""
+
+    def __init__(self, start: int) -> None:
+        self.next = start
+        self._early: dict[int, Line] = {}
+
+    def __len__(self) -> int:
+        """How many wait for one that has not come."""
+        return len(self._early)
+
+    def feed(self, line: Line) -> list[Line]:
+        """The lines that can be given now."""
+        if line.seq >= self.next:
+            self._early.setdefault(line.seq, line)
+        return self._ready()
+
+    def skip(self, seq: int) -> list[Line]:
+        """Give up everything below `seq`; the lines that can be given now."""
+        self.next = max(self.next, seq)
+        for early in [one for one in self._early if one < self.next]:
+            del self._early[early]
+        return self._ready()
+
+    def hole_end(self, last: int) -> int:
+        """The sequence behind the first hole; `last` is the newest there can be."""
+        return min(self._early, default=last + 1)
+
+    def _ready(self) -> list[Line]:
+        ready = []
+        while self.next in self._early:
+            ready.append(self._early.pop(self.next))
+            self.next += 1
+        return ready
+
+
+async def lines(gateway: Gateway, found: Found, start: int = 1, to: int | None = None) -> AsyncIterator[Line]:
+    """Every chunk from `start` on, up to `to`, each once and in order.
+
+    Of an execution that has ended, what the stream does not have comes from the archive, and what nobody has is a
+    stated gap. While it runs, a missing chunk may still come: nothing behind it is given.
+    """
+    last = found.record.last_sequence if found.record is not None else 0
+    stop = last if to is None else min(to, last)
+    async for line in _all(gateway, found, Order(start), stop):
+        if to is not None and line.seq > to:
+            return
+        yield line
+        if line.seq == to:
+            return
+
+
+async def _all(gateway: Gateway, found: Found, order: Order, stop: int) -> AsyncIterator[Line]:
+    after = await place(gateway.deps.bus, found.project, found.execution, order.next)
+    async for line in streamed(gateway.deps.bus, found, after=after):
+        for ready in order.feed(line):
+            yield ready
+        if len(order) > HELD:
+            if not found.ended:
+                return
+            async for older in _hole(gateway, found, order, stop):
+                yield older
+    while found.ended and order.next <= stop:
+        async for older in _hole(gateway, found, order, stop):
+            yield older
+
+
+async def _hole(gateway: Gateway, found: Found, order: Order, stop: int) -> AsyncIterator[Line]:
+    """Fill the first hole of `order`, up to `stop`, from the archive; state what is not there either.
+
+    The archive is in order, and may have holes of its own, stated or not.
+    """
+    end = min(order.hole_end(stop), max(stop + 1, order.next))
+    if await gateway.deps.store.head(f"{found.prefix}/{OUTPUT_NAME}") is not None:
+        async for line in archived(gateway.deps.store, found):
+            if line.seq >= end:
+                break
+            if line.seq > order.next:
+                yield gap(gateway, order.next, line.seq - 1)
+                order.skip(line.seq)
+            said = stated_in(line.data)
+            if said is None:
+                for ready in order.feed(line):
+                    yield ready
+            elif said.last >= order.next:
+                last = min(said.last, end - 1)
+                yield gap(gateway, order.next, last, said.reason)
+                for ready in order.skip(last + 1):
+                    yield ready
+    if order.next < end:
+        yield gap(gateway, order.next, end - 1)
+    for ready in order.skip(end):
+        yield ready
+
+
+def gap(gateway: Gateway, first: int, last: int, reason: Literal["expired", "lost"] = "expired") -> Line:
+    """A chunk that says which are missing."""
+    chunk = gap_chunk(first, last, gateway.deps.clock.now(), reason)
+    return Line(last, chunk.model_dump_json(exclude_none=True).encode())

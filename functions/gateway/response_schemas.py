@@ -1,0 +1,187 @@
+"""What the gateway answers with: the record as a caller sees it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ocf.events.execution_record import Attempt, Record
+from ocf.events.facts import ArtifactState, ChangedFile, DiffSummary, FieldError
+from ocf.events.lifecycle import Reason, State
+from ocf.events.outcomes import duration_ms
+from ocf.events.output import TodoItem, Usage, Waiting
+
+
+class View(BaseModel):
+    """An answer. Frozen, like what it shows."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+
+class Submitted(View):
+    """202: it is on the bus. `status` is `pending`, or the state of the execution that the same call made before."""
+
+    execution_id: str
+    status: State
+
+
+class TaskSummary(View):
+    """An execution as lists show it. Times in UTC, durations in milliseconds."""
+
+    execution_id: str
+    project_id: str
+    task_id: str | None = None
+    session_id: str | None = None
+    status: State
+    reason: Reason | None = None
+    message: str | None = None
+    progress: int = Field(ge=0, le=100)
+    title: str = ""
+    labels: dict[str, str] = {}
+    model: str | None = None
+    submitted_at: datetime
+    updated_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    duration_ms: int | None = None
+    attempt: int = 0
+    waiting: bool = False
+    cancel_requested: bool = False
+    usage: Usage = Usage()
+    files_changed: int = 0
+    archived: bool = False
+
+    @classmethod
+    def of(cls, record: Record) -> TaskSummary:
+        """The summary of `record`."""
+        return cls.model_validate(_common(record))
+
+
+class TaskStatus(TaskSummary):
+    """Everything known of an execution but its output."""
+
+    queue_position: int | None = Field(None, ge=1, description="1 is next; only while pending")
+    timeout_seconds: int | None = None
+    max_attempts: int = 1
+    attempts: list[Attempt] = []
+    waiting_for: Waiting | None = Field(None, description="answer it with POST /tasks/{id}/replies/{request_id}")
+    todo: list[TodoItem] = []
+    errors: list[FieldError] = []
+    diff: DiffSummary = DiffSummary()
+    result: str = Field("", description="the agent's last words; shortened when `result_bytes` is set")
+    result_bytes: int | None = Field(None, description="bytes of the whole result, in `result.txt` of the archive")
+    artifacts: ArtifactState | None = Field(None, description="whether what the run left is in S3; once it has ended")
+    artifacts_message: str | None = Field(None, description="why it is not")
+    last_sequence: int = 0
+    output_expired: bool = Field(False, description="the stream keeps its output no longer; the archive may")
+    archive_expired: bool = Field(False, description="the archive is kept no longer")
+    cancel_why: str | None = None
+
+    @classmethod
+    def of(cls, record: Record, queue_position: int | None = None) -> TaskStatus:
+        """The status of `record`."""
+        return cls.model_validate({**dict(record), **_common(record), "queue_position": queue_position})
+
+
+def _common(record: Record) -> dict[str, object]:
+    ended = record.ended_at if record.started_at else None
+    return {
+        "execution_id": record.execution_id,
+        "project_id": record.project_id,
+        "task_id": record.task_id,
+        "session_id": record.session_id,
+        "status": record.state,
+        "reason": record.reason,
+        "message": record.message,
+        "progress": record.progress,
+        "title": record.title,
+        "labels": record.labels,
+        "model": record.model,
+        "submitted_at": record.submitted_at,
+        "updated_at": record.updated_at,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "duration_ms": duration_ms(record, ended, record.waited_ms) if ended is not None else None,
+        "attempt": record.attempts[-1].number if record.attempts else 0,
+        "waiting": record.waiting_for is not None,
+        "cancel_requested": record.cancel_requested,
+        "usage": record.usage,
+        "files_changed": record.diff.files,
+        "archived": record.archived,
+    }
+
+
+class TaskPage(View):
+    """One page of the history, newest first. `next` is the `cursor` of the page after it."""
+
+    items: list[TaskSummary]
+    next: str | None = None
+
+
+class Files(View):
+    """What the run changed in the workspace; `final` says that it has ended."""
+
+    execution_id: str
+    final: bool
+    files: list[ChangedFile]
+    additions: int
+    deletions: int
+    truncated: bool
+
+
+class ViewerToken(View):
+    """Credentials for one execution's live subject over the NATS WebSocket, and where its history is."""
+
+    nats_ws: str | None = Field(description="null where this gateway offers no NATS: use the WebSocket stream")
+    jwt: str
+    seed: str
+    subject: str
+    history_url: str
+    expires_at: datetime
+
+
+class Accepted(View):
+    """202: the command is on the bus."""
+
+    execution_id: str
+    status: State
+
+
+class ReplyAccepted(View):
+    """202: the answer is on its way to the worker."""
+
+    execution_id: str
+    request_id: str
+
+
+class SessionAccepted(View):
+    """202: the session command is on the bus; `open`: the session is there."""
+
+    session_id: str
+    status: Literal["open", "creating", "attaching", "detaching", "destroying"]
+
+
+class Check(View):
+    """One thing the gateway depends on."""
+
+    ok: bool
+    detail: str = ""
+    ms: float
+
+
+class Readiness(View):
+    """Whether calls can be served, with each check by name."""
+
+    ready: bool
+    offline_model: bool = Field(description="without `model_config` a script answers, not a language model")
+    checks: dict[str, Check]
+
+
+class Health(View):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+    open: bool = Field(description="no token is asked for: loopback only")
+    instance: str | None = Field(description="which start of `ocf up` this is; null elsewhere")

@@ -1,0 +1,250 @@
+"""What can be taken home: output, patch, changed files, events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Query
+from starlette.responses import Response, StreamingResponse
+
+from ocf.events import envelope, subjects
+from ocf.events.errors import InvalidEvent
+from ocf.events.outcomes import CHANGES_NAME
+from ocf.events.output import ChunkType
+from ocf.events.ports import Message
+from ocf.functions.gateway import response_schemas
+from ocf.functions.gateway.context import Execution, Found, Gateway, Gw
+from ocf.functions.gateway.output_reader import OUTPUT_NAME, Line, lines
+from ocf.functions.gateway.problems import Problem
+from ocf.functions.gateway.request_body import StrictRoute
+
+router = APIRouter(tags=["downloads"], route_class=StrictRoute)
+
+NDJSON = "application/x-ndjson"
+Format = Literal["ndjson", "json", "text"]
+_MEDIA = {"ndjson": NDJSON, "json": "application/json", "text": "text/plain; charset=utf-8"}
+_SUFFIX = {"ndjson": "ndjson", "json": "json", "text": "txt"}
+#: What a person reads; the rest is bookkeeping.
+_READABLE = frozenset(
+    {
+        ChunkType.TEXT,
+        ChunkType.STDOUT,
+        ChunkType.STDERR,
+        ChunkType.TOOL_CALL,
+        ChunkType.TOOL_RESULT,
+        ChunkType.STATUS,
+        ChunkType.PERMISSION,
+        ChunkType.QUESTION,
+        ChunkType.GAP,
+    }
+)
+#: Deltas of one text follow each other directly; everything else starts on a line of its own.
+_RUNNING = frozenset({ChunkType.TEXT, ChunkType.STDOUT, ChunkType.STDERR})
+_PIECE = 64 * 1024
+
+Download = Annotated[bool, Query(description="as an attachment with a file name")]
+
+
+def _headers(found: Found, name: str, download: bool) -> dict[str, str]:
+    headers = {"Cache-Control": "no-store"}
+    if download:
+        headers["Content-Disposition"] = f'attachment; filename="{found.execution}.{name}"'
+    return headers
+
+
+_STREAM_DOC = {NDJSON: {"schema": {"type": "string"}}, "text/plain": {"schema": {"type": "string"}}}
+
+
+@router.get(
+    "/tasks/{execution_id}/output",
+    response_class=StreamingResponse,
+    responses={200: {"content": {**_STREAM_DOC, "application/json": {"schema": {"type": "array"}}}}},
+)
+async def output(
+    gateway: Gw,
+    found: Execution,
+    format: Annotated[
+        Format, Query(description="one Chunk a line, an array of them, or what a person reads")
+    ] = "ndjson",
+    from_: Annotated[int, Query(alias="from", ge=1, description="first sequence")] = 1,
+    to: Annotated[int | None, Query(ge=1, description="last sequence")] = None,
+    types: Annotated[list[ChunkType] | None, Query(description="only these")] = None,
+    download: Download = False,
+    accept_encoding: Annotated[str, Header(include_in_schema=False)] = "",
+) -> Response:
+    """The output so far, from the stream while it is there, else from the archive. Missing chunks are a `gap` chunk."""
+    headers = _headers(found, _SUFFIX[format], download)
+    wanted = _wanted(lines(gateway, found, from_, to), frozenset(types or ()))
+    if format == "ndjson" and from_ == 1 and to is None and not types and "gzip" in accept_encoding:
+        packed = await _packed(gateway, found)
+        if packed is not None:
+            return StreamingResponse(
+                packed, 200, {**headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}, NDJSON
+            )
+    body = {"ndjson": _ndjson, "json": _array, "text": _text}[format](wanted)
+    return StreamingResponse(await _begun(_batched(body)), 200, headers, _MEDIA[format])
+
+
+async def _packed(gateway: Gateway, found: Found) -> AsyncIterator[bytes] | None:
+    """The archived object as it is, when the stream does not have the execution any more."""
+    if found.record is None or not found.record.archived:
+        return None
+    store, key = gateway.deps.store, f"{found.prefix}/{OUTPUT_NAME}"
+    if await gateway.deps.bus.last(subjects.OUTPUT, subjects.output(found.project, found.execution)) is not None:
+        return None
+    return store.stream(key) if await store.head(key) is not None else None
+
+
+async def _wanted(source: AsyncIterator[Line], types: frozenset[ChunkType]) -> AsyncIterator[bytes]:
+    async for line in source:
+        if not types or json.loads(line.data)["type"] in types:
+            yield line.data
+
+
+async def _ndjson(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for data in source:
+        yield data + b"\n"
+
+
+async def _array(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    separator = b"["
+    async for data in source:
+        yield separator + data
+        separator = b","
+    yield b"]" if separator == b"," else b"[]"
+
+
+async def _text(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    before: tuple[str, bool] = ("", True)  # type of the last chunk, and whether it ended its line
+    async for data in source:
+        chunk = json.loads(data)
+        kind, said = chunk["type"], chunk["data"]
+        if kind not in _READABLE or not said:
+            continue
+        if not before[1] and not (kind == before[0] and kind in _RUNNING):
+            said = "\n" + said
+        before = (kind, said.endswith("\n"))
+        yield said.encode("utf-8", "replace")
+    if not before[1]:
+        yield b"\n"
+
+
+async def _batched(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Fewer, larger pieces: each one costs a turn through the server."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in source:
+        parts.append(part)
+        size += len(part)
+        if size >= _PIECE:
+            yield b"".join(parts)
+            parts, size = [], 0
+            await asyncio.sleep(0)  # writing to who keeps up does not yield: others are served in between
+    if parts:
+        yield b"".join(parts)
+
+
+async def _begun(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """`source`, its first piece already read: what fails before it can still be answered with a problem."""
+    first = await anext(source, b"")
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in source:
+            yield piece
+
+    return whole()
+
+
+@router.get(
+    "/tasks/{execution_id}/diff",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/x-patch": {"schema": {"type": "string"}}}}},
+)
+async def diff(gateway: Gw, found: Execution, download: Download = False) -> Response:
+    """What the run changed, as a patch that `git apply` takes. Empty when it changed nothing; 409 while it runs."""
+    key = f"{found.prefix}/workspace.patch"
+    headers = _headers(found, "patch", download)
+    if await gateway.deps.store.head(key) is not None:
+        return StreamingResponse(await _begun(gateway.deps.store.stream(key)), 200, headers, "text/x-patch")
+    record = found.record
+    if record is None or not record.terminal:
+        raise Problem(
+            409,
+            "still-running",
+            "the patch is written when the run ends; GET files has what changed so far",
+            headers={"Retry-After": "2"},
+        )
+    if record.diff.files:
+        why = record.artifacts_message if record.artifacts == "lost" else None
+        raise Problem(404, "no-patch", why or "the patch of this execution is not kept (any more)")
+    return Response(b"", 200, headers, "text/x-patch")
+
+
+@router.get("/tasks/{execution_id}/files", response_model=response_schemas.Files)
+async def files(gateway: Gw, found: Execution) -> response_schemas.Files | Response:
+    """The files that the run changed (so far): all of them once it has ended, else as many as the record names."""
+    record = found.known(1)
+    answer = response_schemas.Files(
+        execution_id=found.execution,
+        final=record.terminal,
+        files=record.diff.changed,
+        additions=record.diff.additions,
+        deletions=record.diff.deletions,
+        truncated=record.diff.truncated,
+    )
+    key = f"{found.prefix}/{CHANGES_NAME}"
+    if not record.terminal or not record.diff.truncated or await gateway.deps.store.head(key) is None:
+        return answer
+    # The list may be long: it is passed on as it is stored.
+    head = answer.model_copy(update={"files": [], "truncated": False}).model_dump_json(exclude={"files"})
+    stored = gateway.deps.store.stream(key)
+    return StreamingResponse(await _begun(_with_files(head, stored)), media_type="application/json")
+
+
+async def _with_files(head: str, files: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The JSON object `head` with `files`, which are the pieces of a JSON array, as its last member."""
+    yield head[:-1].encode() + b',"files":'
+    async for piece in files:
+        yield piece
+    yield b"}"
+
+
+@router.get(
+    "/tasks/{execution_id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
+)
+async def events(gateway: Gw, found: Execution, download: Download = False) -> Response:
+    """Every command and fact of the execution, one CloudEvent a line in structured JSON, oldest first."""
+    headers = _headers(found, "events.ndjson", download)
+    key = f"{found.prefix}/events.ndjson"
+    messages = await _said(gateway, found)
+    # Streams forget from the front: without the submit the archive is the whole story.
+    whole = any(message.subject.startswith("ocf.cmd.submit.") for message in messages)
+    if not whole and await gateway.deps.store.head(key) is not None:
+        return StreamingResponse(await _begun(gateway.deps.store.stream(key)), 200, headers, NDJSON)
+    return StreamingResponse(_batched(_structured(messages)), 200, headers, NDJSON)
+
+
+async def _said(gateway: Gateway, found: Found) -> list[Message]:
+    messages: list[Message] = []
+    for stream, subject in (
+        (subjects.COMMANDS, f"ocf.cmd.*.{found.project}.{found.execution}"),
+        (subjects.EVENTS, f"ocf.evt.{found.project}.{found.execution}.*"),
+    ):
+        messages += [message async for message in gateway.deps.bus.history(stream, subject)]
+    return sorted(messages, key=lambda message: (message.time is None, message.time))
+
+
+async def _structured(messages: list[Message]) -> AsyncIterator[bytes]:
+    for message in messages:
+        try:
+            yield envelope.decode(message.headers, message.data).line() + b"\n"
+        except (InvalidEvent, ValueError):
+            # Anybody may publish a command: what is no event is shown as it came, as in the archive.
+            raw = {"subject": message.subject, "raw": message.data.decode("utf-8", "replace")}
+            yield json.dumps(raw, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"

@@ -1,0 +1,196 @@
+"""For operators: health, readiness, metrics, dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import Field
+from starlette.responses import Response
+
+from ocf.events import dead_letters as letters
+from ocf.events import subjects
+from ocf.events.errors import InvalidEvent, Unavailable
+from ocf.events.ports import Message
+from ocf.functions.gateway import response_schemas
+from ocf.functions.gateway.auth import Principal
+from ocf.functions.gateway.context import Caller, Gateway, Gw, timed
+from ocf.functions.gateway.problems import Problem
+from ocf.functions.gateway.request_body import StrictRoute
+from ocf.functions.observability.metrics import exposition
+
+router = APIRouter(tags=["operations"], route_class=StrictRoute)
+
+
+@router.get("/health", response_model=response_schemas.Health)
+async def health(gateway: Gw) -> response_schemas.Health:
+    """The process answers. Nothing else is looked at: a restart does not mend a broken dependency."""
+    return response_schemas.Health(open=not gateway.settings.authenticated, instance=gateway.settings.instance)
+
+
+@router.get("/ready", response_model=response_schemas.Readiness, responses={503: {"model": response_schemas.Readiness}})
+async def ready(gateway: Gw) -> Response:
+    """Whether calls can be served now, with each check by name; 503 when one fails."""
+    checks: dict[str, Awaitable[object]] = {
+        "nats": gateway.deps.bus.ready(),
+        "s3": gateway.deps.store.ready(),
+        "executions": gateway.deps.executions.get("ready"),
+        "history": _history(gateway),
+    }
+    results = await asyncio.gather(*(timed(check) for check in checks.values()))
+    view = response_schemas.Readiness(
+        ready=all(ok for ok, _, _ in results),
+        offline_model=gateway.settings.offline_model,
+        checks={
+            name: response_schemas.Check(ok=ok, detail=said, ms=ms)
+            for name, (ok, said, ms) in zip(checks, results, strict=True)
+        },
+    )
+    return Response(
+        view.model_dump_json(), 200 if view.ready else 503, {"Cache-Control": "no-store"}, "application/json"
+    )
+
+
+async def _history(gateway: Gateway) -> None:
+    if not gateway.index.ready:
+        raise Unavailable("the history is still being read")
+    if gateway.following is not None and gateway.following.done():
+        raise Unavailable("the history is not followed any more; the log says why")
+
+
+@router.get(
+    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+)
+async def metrics(gateway: Gw) -> Response:
+    """Prometheus' text format: what the gateway counts, and what the functions of the same process do."""
+    text = generate_latest(gateway.metrics.registry) + exposition()
+    return Response(text, 200, {"Content-Type": CONTENT_TYPE_LATEST})
+
+
+#: A sequence of the stream: what JetStream counts with.
+Sequence = Annotated[int, Path(ge=1, le=2**63 - 1)]
+
+
+class DeadLetter(response_schemas.View):
+    """An event that could not be handled: why, and the event itself."""
+
+    seq: int
+    consumer: str
+    subject: str
+    project_id: str | None
+    reason: str
+    status: int | None = None
+    deliveries: int
+    failed_at: str
+    type: str | None = None
+    event_id: str | None = None
+    data: str | None = None
+    size: Annotated[int, Field(description="bytes of the event's data, where it was not kept")] | None = None
+    sha256: Annotated[str, Field(description="SHA-256 of that data, in hex")] | None = None
+
+
+class DeadLetters(response_schemas.View):
+    """One page, oldest first. `next` is the `after` of the page after it."""
+
+    items: list[DeadLetter]
+    next: int | None = None
+
+
+@router.get("/dlq", response_model=DeadLetters, response_model_exclude_none=True)
+async def dead_letters(
+    gateway: Gw,
+    caller: Caller,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    after: Annotated[int, Query(ge=0, le=2**63 - 1, description="sequence of the last one seen")] = 0,
+) -> DeadLetters:
+    """Events that could not be handled, of the caller's projects."""
+    found: list[DeadLetter] = []
+    async for message in gateway.deps.bus.history(subjects.DLQ, letters.ALL, after=after):
+        letter = _letter(message)
+        if not _may(caller, letter):
+            continue
+        if len(found) == limit:
+            return DeadLetters(items=found, next=found[-1].seq)
+        found.append(letter)
+    return DeadLetters(items=found)
+
+
+@router.get("/dlq/{seq}", response_model=DeadLetter)
+async def dead_letter(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
+    """One of them with the event's data."""
+    message = await _message(gateway, caller, seq)
+    letter = _letter(message)
+    return letter if letter.sha256 else letter.model_copy(update={"data": message.data.decode("utf-8", "replace")})
+
+
+@router.post("/dlq/{seq}/redrive", status_code=202, response_model=DeadLetter)
+async def redrive(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
+    """Publish the event again where it came from, byte for byte, then drop it here.
+
+    A life-cycle event that a sink, or archive, did not take goes to that one alone: everybody else has had it.
+    """
+    message = await _message(gateway, caller, seq)
+    letter = _letter(message)
+    if not letter.subject.startswith("ocf."):
+        raise Problem(409, "no-subject", "it does not say which subject it came from")
+    if letter.sha256 is not None:
+        raise Problem(
+            409, "no-data", "it could not be read, and its data was not kept: publish a correct event instead"
+        )
+    # Not its message id: the stream would take it for a duplicate of the first try.
+    headers = letters.event_headers(message)
+    fact = letter.subject.startswith("ocf.evt.")
+    subject = subjects.again(letter.subject, letter.consumer) if fact else letter.subject
+    await gateway.deps.bus.publish(subject, message.data, headers)
+    await gateway.deps.bus.remove(subjects.DLQ, seq)
+    return letter
+
+
+@router.delete("/dlq/{seq}", status_code=204, response_class=Response)
+async def drop(gateway: Gw, caller: Caller, seq: Sequence) -> Response:
+    """Drop it for good."""
+    await _message(gateway, caller, seq)
+    await gateway.deps.bus.remove(subjects.DLQ, seq)
+    return Response(status_code=204)
+
+
+async def _message(gateway: Gateway, caller: Principal, seq: int) -> Message:
+    async for message in gateway.deps.bus.history(subjects.DLQ, letters.ALL, after=seq - 1):
+        if message.sequence == seq and _may(caller, _letter(message)):
+            return message
+        break
+    raise Problem(404, "unknown-dead-letter", f"no dead letter {seq}")
+
+
+def _letter(message: Message) -> DeadLetter:
+    letter = letters.read(message)
+    headers = {name.lower(): value for name, value in message.headers.items()}
+    return DeadLetter(
+        seq=message.sequence,
+        consumer=letter.consumer,
+        subject=letter.subject,
+        project_id=_project(letter.subject),
+        reason=letter.reason,
+        status=letter.status or None,
+        deliveries=letter.deliveries,
+        failed_at=letter.failed_at,
+        type=headers.get("ce-type"),
+        event_id=headers.get("ce-id"),
+        size=letter.size,
+        sha256=letter.sha256,
+    )
+
+
+def _project(subject: str) -> str | None:
+    try:
+        return subjects.parse(subject).project
+    except InvalidEvent:
+        return None
+
+
+def _may(caller: Principal, letter: DeadLetter) -> bool:
+    # One that belongs to no project is the operator's.
+    return caller.projects is None if letter.project_id is None else caller.may(letter.project_id)

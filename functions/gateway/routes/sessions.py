@@ -1,0 +1,180 @@
+"""Sessions: create, list, look at, attach, detach, destroy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+import structlog
+from fastapi import APIRouter, Depends, Request
+from pydantic import ValidationError
+
+from ocf.events.commands import SessionAttach, SessionCommand, SessionDestroy, SessionDetach, SessionId
+from ocf.events.envelope import decode, parse
+from ocf.events.facts import SessionCreated, SessionRejected
+from ocf.events.ports import Entry, Message
+from ocf.events.session_record import Session
+from ocf.functions.gateway import response_schemas
+from ocf.functions.gateway.context import AskedProject, Caller, Gateway, Gw, Trace
+from ocf.functions.gateway.problems import Problem, invalid
+from ocf.functions.gateway.request_body import StrictRoute, documented, read, read_optional
+from ocf.functions.gateway.request_schemas import Attachment, CreateSession
+from ocf.functions.gateway.sealed_secrets import seal_session
+
+log = structlog.get_logger()
+router = APIRouter(tags=["sessions"], route_class=StrictRoute)
+
+#: Seconds that a create waits for its session. The function may have to start first, and the command is kept anyway.
+PATIENCE = 5.0
+
+
+async def _named(session_id: SessionId, gateway: Gw, caller: Caller, project_id: AskedProject) -> Entry:
+    """The session in the project the call names, or in the caller's that has it.
+
+    Raises:
+        Problem: 404 unknown, 403 not the caller's project.
+    """
+    wanted = caller.check(project_id) if project_id is not None else "*"
+    async for entry in gateway.deps.sessions.entries(f"{wanted}.{session_id}"):
+        if caller.may(entry.key.split(".", 1)[0]):
+            return entry
+    raise Problem(404, "unknown-session", f"no session {session_id} in the projects you may read")
+
+
+Named = Annotated[Entry, Depends(_named)]
+
+
+class SessionList(response_schemas.View):
+    """The sessions of the caller's projects, newest first."""
+
+    items: list[dict[str, Any]]
+
+
+@router.post(
+    "/sessions",
+    status_code=202,
+    response_model=response_schemas.SessionAccepted,
+    openapi_extra=documented(CreateSession),
+)
+async def create(request: Request, gateway: Gw, caller: Caller, trace: Trace) -> response_schemas.SessionAccepted:
+    """Begin a conversation with a workspace, empty or forked from a finished execution.
+
+    Answers `open` once it is there, 422 when it is rejected, and `creating` when neither is known within 5 s.
+    """
+    body = await read(request, CreateSession)
+    project = caller.project_or(body.project_id, gateway.settings.default_project)
+    session = body.session_id or str(uuid.uuid4())
+    body = seal_session(body, project, gateway.deps.keyring)
+    command = _Create(**dict(body) | {"project_id": project, "session_id": session, "requested_by": caller.name})
+    async with gateway.deps.bus.listen(f"ocf.evt.{project}.{session}.*") as facts:
+        told = await gateway.publish("dev.ocf.session.create.v1", command, trace)
+        made = await _made(facts, told)
+    return response_schemas.SessionAccepted(session_id=session, status="open" if made else "creating")
+
+
+async def _made(facts: AsyncIterator[Message], told: str) -> bool:
+    """Whether the command `told` has made its session; False: nobody has said so yet.
+
+    Raises:
+        Problem: 422, it was rejected.
+    """
+    try:
+        async with asyncio.timeout(PATIENCE):
+            async for message in facts:
+                fact = decode(message.headers, message.data)
+                if fact.extensions.get("causationid") != told:
+                    continue
+                data = parse(fact)
+                if isinstance(data, SessionRejected):
+                    raise invalid(data.errors)
+                return isinstance(data, SessionCreated)
+    except TimeoutError:
+        return False
+    return False
+
+
+class _Create(CreateSession):
+    """`ocf.events.commands.SessionCreate`, its secrets sealed."""
+
+    requested_by: str
+
+
+@router.get("/sessions", response_model=SessionList)
+async def sessions(gateway: Gw, caller: Caller, project_id: AskedProject) -> SessionList:
+    """The sessions of the named project, or of all the caller may read."""
+    projects = [caller.check(project_id)] if project_id is not None else caller.projects
+    filters = ["*.*"] if projects is None else [f"{project}.*" for project in projects]
+    items = [_view(entry) for one in filters async for entry in gateway.deps.sessions.entries(one)]
+    return SessionList(items=sorted(items, key=lambda item: str(item.get("created_at", "")), reverse=True))
+
+
+@router.get("/sessions/{session_id}", response_model=dict[str, Any])
+async def session(named: Named) -> dict[str, Any]:
+    """One session."""
+    return _view(named)
+
+
+@router.post(
+    "/sessions/{session_id}/attach",
+    status_code=202,
+    response_model=response_schemas.SessionAccepted,
+    openapi_extra=documented(Attachment, required=False),
+)
+async def attach(
+    request: Request, gateway: Gw, caller: Caller, trace: Trace, named: Named
+) -> response_schemas.SessionAccepted:
+    """Somebody watches, and may send follow-ups."""
+    body = await read_optional(request, Attachment)
+    client = (body.client_id if body else None) or caller.name
+    command = SessionAttach(**_ids(named), requested_by=caller.name, client_id=client)
+    return await _say(gateway, "attach", command, "attaching", trace)
+
+
+@router.post(
+    "/sessions/{session_id}/detach",
+    status_code=202,
+    response_model=response_schemas.SessionAccepted,
+    openapi_extra=documented(Attachment, required=False),
+)
+async def detach(
+    request: Request, gateway: Gw, caller: Caller, trace: Trace, named: Named
+) -> response_schemas.SessionAccepted:
+    """That somebody has left; the session stays."""
+    body = await read_optional(request, Attachment)
+    client = (body.client_id if body else None) or caller.name
+    command = SessionDetach(**_ids(named), requested_by=caller.name, client_id=client)
+    return await _say(gateway, "detach", command, "detaching", trace)
+
+
+@router.delete("/sessions/{session_id}", status_code=202, response_model=response_schemas.SessionAccepted)
+async def destroy(gateway: Gw, caller: Caller, trace: Trace, named: Named) -> response_schemas.SessionAccepted:
+    """Remove every trace of it."""
+    command = SessionDestroy(**_ids(named), requested_by=caller.name)
+    return await _say(gateway, "destroy", command, "destroying", trace)
+
+
+Doing = Literal["creating", "attaching", "detaching", "destroying"]
+
+
+async def _say(
+    gateway: Gateway, verb: str, command: SessionCommand, doing: Doing, trace: str | None
+) -> response_schemas.SessionAccepted:
+    await gateway.publish(f"dev.ocf.session.{verb}.v1", command, trace)
+    return response_schemas.SessionAccepted(session_id=command.session_id, status=doing)
+
+
+def _ids(entry: Entry) -> dict[str, str]:
+    project, _, session = entry.key.partition(".")
+    return {"project_id": project, "session_id": session}
+
+
+def _view(entry: Entry) -> dict[str, Any]:
+    try:
+        return Session.read(entry.value).model_dump(mode="json")
+    except ValidationError as error:
+        log.error("unreadable session", action="gateway.session_unreadable", key=entry.key, errors=error.error_count())
+        raw: dict[str, Any] = json.loads(entry.value)
+        return {**_ids(entry), **raw}

@@ -1,0 +1,287 @@
+"""`WS /tasks/{id}/stream?from=SEQ`: history, then live, each chunk once, in order, and every gap stated.
+
+Messages are chunks, `{"seq","type","data","timestamp",...}`. The gateway's own have the sequence of the chunk before:
+`heartbeat` after a silence, `gap` when the reader is cut off, `end` (data: the final state) before the regular close.
+
+Close codes: 1000 it has ended; 4401 the token has expired; 4408 the reader was too slow, the reason names the sequence
+to resume `from`; 1013 the bus does not answer; 1011 it cannot be read (a damaged archive). Before the stream starts,
+errors are HTTP problem documents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Query, WebSocket
+from starlette.websockets import WebSocketDisconnect, WebSocketState
+
+from ocf.events import subjects
+from ocf.events.commands import ExecutionId
+from ocf.events.envelope import timestamp
+from ocf.events.errors import OcfError, Retry
+from ocf.events.ports import Message
+from ocf.events.reorder import Hole, place
+from ocf.functions.gateway.auth import Principal
+from ocf.functions.gateway.context import AskedProject, Found, Gateway, gateway_of
+from ocf.functions.gateway.output_reader import HELD, Line, Order, gap, line_of, lines, streamed
+from ocf.functions.gateway.problems import Problem, problem_of
+from ocf.functions.gateway.request_body import check_query
+
+router = APIRouter()
+
+PROTOCOL = "ocf.v1"
+_BEARER = "bearer."
+_BREATH = 32
+_QUERY = frozenset({"from", "project_id"})
+EXPIRED, TOO_SLOW, TRY_LATER, FAILED = 4401, 4408, 1013, 1011
+#: Seconds that the last words wait until the socket takes them; longer for a reader who is slow to begin with.
+_LAST_WORDS, _LAST_WORDS_SLOW = 1.0, 30.0
+
+
+class Cut(Exception):
+    """The stream ends early: the close code, and what the reader is told."""
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+@router.websocket("/tasks/{execution_id}/stream")
+async def stream(
+    socket: WebSocket,
+    execution_id: ExecutionId,
+    project_id: AskedProject,
+    from_: Annotated[int, Query(alias="from", ge=1)] = 1,
+) -> None:
+    """History then live. Browsers, which cannot set headers here, send the token as subprotocol `bearer.<JWT>`."""
+    gateway = await gateway_of(socket)
+    try:
+        check_query(socket.query_params, _QUERY)
+        caller = await _admit(socket, gateway)
+        found = await gateway.find(caller, execution_id, project_id)
+    except Problem as problem:
+        await socket.send_denial_response(problem.response(socket.url.path))
+        return
+    except OcfError as error:
+        await socket.send_denial_response(problem_of(error).response(socket.url.path))
+        return
+    offered = socket.scope.get("subprotocols") or []
+    await socket.accept(subprotocol=PROTOCOL if PROTOCOL in offered else None)
+    with gateway.metrics.streams.track_inprogress():
+        await _serve(Viewer(socket, gateway, found, from_ - 1, caller))
+
+
+async def _admit(socket: WebSocket, gateway: Gateway) -> Principal:
+    tokens = [one.removeprefix(_BEARER) for one in socket.scope.get("subprotocols") or [] if one.startswith(_BEARER)]
+    authorization = socket.headers.get("authorization") or (f"Bearer {tokens[0]}" if tokens else None)
+    return await gateway.admit(authorization, socket.client.host if socket.client else "unknown")
+
+
+async def _serve(viewer: Viewer) -> None:
+    """Send until it ends, the reader leaves, or it has to be cut off."""
+    sending = asyncio.ensure_future(viewer.run())
+    leaving = asyncio.ensure_future(_left(viewer.socket))
+    try:
+        await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not sending.done():
+            return
+        await sending
+        await viewer.close(1000, "")
+    except WebSocketDisconnect:
+        return
+    except Cut as cut:
+        await viewer.close(cut.code, str(cut))
+    except Retry as error:
+        await viewer.close(TRY_LATER, f"{error}; resume from={viewer.last + 1}")
+    except (Problem, OcfError) as error:
+        await viewer.close(FAILED, str(error))
+    finally:
+        for task in (sending, leaving):
+            task.cancel()
+        await asyncio.gather(sending, leaving, return_exceptions=True)
+
+
+async def _left(socket: WebSocket) -> None:
+    """Return when the reader is gone; what it says is not listened to."""
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        continue
+
+
+class Viewer:
+    """One reader of one execution. `last` is the sequence it has got."""
+
+    def __init__(self, socket: WebSocket, gateway: Gateway, found: Found, last: int, caller: Principal) -> None:
+        self.socket = socket
+        self.last = last
+        self._gateway = gateway
+        self._found = found
+        self._caller = caller
+        self._order = Order(last + 1)
+        self._hole = Hole()
+        self._at = 0  # sequence in the stream up to which everything was read or sent
+        self._live: deque[Line] = deque(maxlen=gateway.settings.backlog)
+        self._wake = asyncio.Event()
+        self._told = False  # a fact was said: the record, which is written first, knows more
+
+    async def run(self) -> None:
+        """Everything from `last` on, until the execution has ended.
+
+        Raises:
+            Cut: the reader is too slow, or its token has expired.
+            Unavailable: the bus does not answer.
+        """
+        project, execution = self._found.project, self._found.execution
+        live, facts = subjects.live(project, execution), subjects.fact(project, execution, "*")
+        async with self._gateway.deps.bus.listen(live, facts) as messages:
+            # Listening already: whatever is said while history is read waits in `_live`.
+            listening = asyncio.ensure_future(self._listen(messages, live))
+            try:
+                await self._look_at_record()
+                self._at = await self._place()
+                await self._replay(lines(self._gateway, self._found, self._order.next))
+                while not self._done():
+                    await self._next()
+            finally:
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
+        await self._say("end", self._found.state)
+
+    async def _listen(self, messages: AsyncIterator[Message], live: str) -> None:
+        async for message in messages:
+            if message.subject == live:
+                if (line := line_of(message)) is not None:
+                    self._live.append(line)  # full: the oldest goes, and is read from the stream again
+            else:
+                self._told = True
+            self._wake.set()
+
+    def _done(self) -> bool:
+        record = self._found.record
+        return record is not None and record.terminal and not self._live and self.last >= record.last_sequence
+
+    async def _next(self) -> None:
+        """Send what has arrived; else wait for more, and after a silence make sure that nothing was missed."""
+        self._wake.clear()
+        while self._live:
+            await self._send(self._order.feed(self._live.popleft()))
+        if len(self._order):
+            await self._mend()
+        if self._told:
+            self._told = False
+            await self._look_at_record()
+        if self._found.ended and not self._done():
+            # The fact overtook the last chunks, or they were said while the connection was down.
+            await self._replay(lines(self._gateway, self._found, self._order.next))
+            return
+        if self._done() or self._wake.is_set():
+            return
+        try:
+            async with asyncio.timeout(self._patience()):
+                await self._wake.wait()
+        except TimeoutError:
+            self._check_token()
+            if not len(self._order):
+                await self._silence()
+
+    def _left(self) -> float | None:
+        """Seconds until the caller's token expires."""
+        expires = self._caller.expires_at
+        return None if expires is None else expires - self._gateway.deps.clock.now().timestamp()
+
+    def _patience(self) -> float:
+        """Seconds until something has to be done although nothing was said."""
+        left, patience = self._left(), self._gateway.settings.heartbeat
+        if len(self._order):
+            patience = min(patience, self._hole.wait(self._order.next, asyncio.get_running_loop().time()))
+        return patience if left is None else max(0.0, min(patience, left))
+
+    async def _silence(self) -> None:
+        await self._fill()
+        await self._look_at_record()
+        await self._say("heartbeat")
+
+    def _check_token(self) -> None:
+        left = self._left()
+        if left is not None and left <= 0:
+            raise Cut(EXPIRED, f"the token has expired; resume from={self.last + 1}")
+
+    async def _look_at_record(self) -> None:
+        """Facts may have been said before we listened, or while the connection to the bus was down."""
+        record = await self._gateway.record(self._found.project, self._found.execution)
+        if record is None:
+            if self._found.record is not None or await self._gateway.removed(
+                self._found.project, self._found.execution
+            ):
+                raise Cut(1000, "the execution was removed")
+            return
+        self._found = Found(self._found.project, self._found.execution, record)
+
+    async def _fill(self, after: int | None = None) -> None:
+        """Read from the stream what live has not brought (yet): behind what was read, or behind `after`."""
+        async for line in streamed(self._gateway.deps.bus, self._found, after=self._at if after is None else after):
+            self._at = max(self._at, line.at)
+            await self._send(self._order.feed(line))
+
+    async def _place(self) -> int:
+        return await place(self._gateway.deps.bus, self._found.project, self._found.execution, self._order.next)
+
+    async def _mend(self) -> None:
+        """Look for a missing chunk now and then; state what four reads did not bring (`ocf.events.reorder.Hole`)."""
+        now = asyncio.get_running_loop().time
+        if self._hole.wait(self._order.next, now()):
+            return
+        await self._fill()
+        missing = self._order.next if len(self._order) else None
+        if not self._hole.read(missing, now()) and len(self._order) <= HELD:
+            return
+        # A reconnect of the worker can leave two swapped: it may lie before what was sent.
+        await self._fill(await self._place())
+        if missing == self._order.next:
+            end = self._order.hole_end(missing)
+            await self._send([gap(self._gateway, missing, end - 1, "lost"), *self._order.skip(end)])
+
+    async def _replay(self, source: AsyncIterator[Line]) -> None:
+        async for line in source:
+            if line.seq >= self._order.next:  # else it has come live meanwhile
+                await self._send([line])
+                await self._send(self._order.skip(line.seq + 1))
+
+    async def _send(self, ready: list[Line]) -> None:
+        for line in ready:
+            self._check_token()
+            await self._text(line.data.decode())
+            if line.seq % _BREATH == 0:
+                await asyncio.sleep(0)  # sending to who keeps up does not yield: others are served in between
+            self.last = line.seq
+            self._at = max(self._at, line.at)
+
+    async def _say(self, kind: str, data: str = "") -> None:
+        await self._text(self._message(kind, data))
+
+    def _message(self, kind: str, data: str) -> str:
+        at = timestamp(self._gateway.deps.clock.now())
+        return json.dumps({"seq": self.last, "type": kind, "data": data, "timestamp": at})
+
+    async def _text(self, text: str) -> None:
+        limit = self._gateway.settings.slow_reader
+        try:
+            async with asyncio.timeout(limit):
+                await self.socket.send_text(text)
+        except TimeoutError:
+            self._gateway.metrics.slow.inc()
+            raise Cut(TOO_SLOW, f"no reading for {limit:g} s; resume from={self.last + 1}") from None
+
+    async def close(self, code: int, reason: str) -> None:
+        """Say why and close; a reader that does not read finds both when it does."""
+        if self.socket.application_state is not WebSocketState.CONNECTED:
+            return
+        with suppress(TimeoutError, WebSocketDisconnect, RuntimeError):
+            async with asyncio.timeout(_LAST_WORDS_SLOW if code == TOO_SLOW else _LAST_WORDS):
+                if code == TOO_SLOW:
+                    await self.socket.send_text(self._message("gap", reason))
+                await self.socket.close(code, reason[:120])

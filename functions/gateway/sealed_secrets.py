@@ -1,0 +1,43 @@
+"""Plain secrets of a request, sealed before anything else is done with it."""
+
+from __future__ import annotations
+
+from ocf.functions.gateway.dependencies import Sealer
+from ocf.functions.gateway.problems import Problem
+from ocf.functions.gateway.request_schemas import CreateSession, ExecuteTask, GitWorkspaceIn
+
+
+def seal_task(body: ExecuteTask, project: str, keyring: Sealer | None) -> ExecuteTask:
+    """`body` with its model key and its repository token sealed for `project`.
+
+    Raises:
+        Problem: 503, there is a plain secret and no ENCRYPTION_KEY to seal it with.
+    """
+    if body.model is not None and isinstance(body.model.api_key, str):
+        sealed = _need(keyring, "model_config.api_key").seal(body.model.api_key, project)
+        body = body.model_copy(update={"model": body.model.model_copy(update={"api_key": sealed})})
+    return body.model_copy(update=_workspace(body, project, keyring))
+
+
+def seal_session(body: CreateSession, project: str, keyring: Sealer | None) -> CreateSession:
+    """`body` with its repository token sealed for `project`. Raises as `seal_task`."""
+    return body.model_copy(update=_workspace(body, project, keyring))
+
+
+def _workspace(body: ExecuteTask | CreateSession, project: str, keyring: Sealer | None) -> dict[str, object]:
+    workspace = body.workspace
+    if not isinstance(workspace, GitWorkspaceIn) or not isinstance(workspace.token, str):
+        return {}
+    sealed = _need(keyring, "workspace.token").seal(workspace.token, project)
+    return {"workspace": workspace.model_copy(update={"token": sealed})}
+
+
+def _need(keyring: Sealer | None, field: str) -> Sealer:
+    if keyring is None:
+        raise Problem(
+            503,
+            "no-encryption-key",
+            f"{field}: a secret cannot be sealed because the gateway has no ENCRYPTION_KEY; "
+            "set one, send the secret sealed, or leave it out",
+        )
+    return keyring

@@ -1,0 +1,39 @@
+"""What the URL of a model endpoint may be. It comes from a caller; the request leaves from our pod."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from ocf.functions.core.addresses import never
+
+
+class BadEndpoint(ValueError):
+    """The model endpoint is not usable."""
+
+
+def check_endpoint(url: str, *, name: str = "api_endpoint", allow_hosts: Collection[str] = ()) -> str:
+    """`url` without a trailing slash, if a model endpoint may look like that.
+
+    The host's name is resolved and checked again at every connection (`ocf.functions.execute.model_proxy.upstream`).
+
+    Raises:
+        BadEndpoint: not http(s), no host, credentials, query or fragment in it, or an address that is refused.
+            The message names `name`, never credentials.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError:
+        raise BadEndpoint(f"{name} is not a URL") from None
+    if parts.scheme not in ("http", "https"):
+        raise BadEndpoint(f"{name} must be an http or https URL")
+    if not host:
+        raise BadEndpoint(f"{name} has no host")
+    if parts.username is not None or parts.password is not None:
+        raise BadEndpoint(f"{name} must not carry credentials; give the key as api_key")
+    if parts.query or parts.fragment:
+        raise BadEndpoint(f"{name} must not have a query or a fragment")
+    if host not in allow_hosts and never(host):
+        raise BadEndpoint(f"{name} points to {host}, a link-local, metadata or reserved address, which is not allowed")
+    return url.rstrip("/")

@@ -1,0 +1,125 @@
+"""Logs: JSON, one line per event, with a stable `action` key; readable text when a terminal is attached.
+
+What libraries log (uvicorn, functions-framework, asyncio, the exporter of spans) goes the same way, as `log.<logger>`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from contextlib import suppress
+
+import structlog
+
+from ocf.events import subjects, trace_context
+from ocf.events.envelope import Event
+from ocf.events.errors import InvalidEvent, OcfError
+from ocf.events.redaction import Redactor, log_processor
+
+#: Secrets of whatever runs in this process; `execute` adds the keys it opens, and removes them at the end.
+SECRETS = Redactor()
+
+
+def configure(level: str) -> None:
+    """Set up structlog for this process, and the standard library's logging with it. Logs go to stderr."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.ExceptionRenderer(_told),
+    ]
+    last: list[structlog.typing.Processor] = [log_processor(SECRETS), structlog.processors.JSONRenderer()]
+    if sys.stderr.isatty():
+        last[-1] = structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=Unfailing(2)),  # type: ignore[arg-type]  # a file as far as needed
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(Unfailing(2))
+    meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=[_foreign, *shared], processors=[meta, *last])
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    # What libraries say of each request is ours to say, or nobody's.
+    root.setLevel(max(number, logging.WARNING))
+    logging.captureWarnings(True)
+
+
+def _foreign(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A library's line: its logger's name as the action, its exception as a field; never text over several lines."""
+    record: logging.LogRecord = event["_record"]
+    event["action"] = f"log.{record.name}"
+    if record.exc_info:
+        event["exc_info"] = record.exc_info
+    return event
+
+
+def _told(exc_info: structlog.typing.ExcInfo) -> str:
+    """An exception: where it was raised and of what kind, with its causes. Its words only where they are about files,
+    connections or rules of ours; any other may quote what somebody's prompt or agent said.
+    """
+    parts: list[str] = []
+    error: BaseException | None = exc_info[1]
+    while error is not None:
+        kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+        words = f": {error}" if isinstance(error, OSError | OcfError) else ""
+        parts.append(f"{''.join(traceback.format_tb(error.__traceback__))}{kind}{words}")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\nAfter:\n".join(parts)
+
+
+def about(subject: str | None, event: Event | None = None) -> dict[str, str]:
+    """What every line about this event is to have: `execution_id` or `session_id`, `project_id`, `trace_id`.
+
+    Bind them with `structlog.contextvars`; `subject` is where it came on, as far as that is known.
+    """
+    named: dict[str, str] = {}
+    entity = event.extensions.get("correlationid", "") if event else ""
+    of_session = event.type.startswith("dev.ocf.session.") if event else False
+    with suppress(InvalidEvent):  # sent by nobody we know: its own words have to do
+        parsed = subjects.parse(subjects.first(subject or ""))
+        named["project_id"], entity = parsed.project, parsed.entity
+        of_session = of_session or parsed.verb == "session"
+    if entity:
+        named["session_id" if of_session else "execution_id"] = entity
+    if event and (found := trace_context.trace_id(event.extensions.get("traceparent"))):
+        named["trace_id"] = found
+    return named
+
+
+class Unfailing:
+    """A log that cannot be written stops nobody: lines that a full disk refuses are counted, and the next that gets
+    through is preceded by how many were lost. Unbuffered: what is refused is not held back to come twice.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lost = 0
+        self._torn = False
+
+    def write(self, text: str) -> None:
+        """Write whole lines."""
+        data = text.encode(errors="backslashreplace")
+        if self._lost:
+            said = {"level": "warning", "action": "logs.lost", "event": "log lines were lost", "lines": self._lost}
+            data = (b"\n" if self._torn else b"") + json.dumps(said).encode() + b"\n" + data
+        whole = len(data)
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError:
+            self._torn = self._torn or len(data) < whole
+            self._lost += 1
+            return
+        self._lost, self._torn = 0, False
+
+    def flush(self) -> None:
+        """There is nothing held back."""

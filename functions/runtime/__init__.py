@@ -1,0 +1,1 @@
+"""Processes: entry points, the composition root, the ASGI application, start and stop."""

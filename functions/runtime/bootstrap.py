@@ -1,0 +1,118 @@
+"""The composition root: the only place where real dependencies are built.
+
+Tests replace `Parts` whole. Nothing else in `functions/` connects to anything.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from ocf.events import subjects
+from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
+from ocf.events.adapters.nats.bucket import NatsBucket
+from ocf.events.adapters.nats.bus import NatsBus, connect
+from ocf.events.adapters.s3 import S3Config, S3Store
+from ocf.events.ports import Bucket, Bus, Clock, ObjectStore
+from ocf.events.sealing import Keyring
+from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.isolation import Isolation
+from ocf.functions.runtime.dry_run import DrySessions, DryStore
+from ocf.functions.settings.settings import Settings, comma_list
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What functions are made of."""
+
+    settings: Settings
+    clock: Clock
+    bus: Bus
+    executions: Bucket
+    sessions: Bucket
+    store: ObjectStore
+    records: Records
+    keyring: Keyring | None
+    worker: str
+    isolation: Isolation
+
+
+@asynccontextmanager
+async def build(settings: Settings, name: str) -> AsyncIterator[Parts]:
+    """Everything a process named `name` needs, connected; closed at the end.
+
+    Raises:
+        Unavailable: NATS does not answer.
+    """
+    keyring = None
+    if settings.encryption_key is not None:
+        retired = settings.encryption_keys_retired
+        keyring = Keyring(settings.encryption_key.get_secret_value(), comma_list(retired))
+    if settings.dry_run:
+        async with _dry(settings, name, keyring) as parts:
+            yield parts
+        return
+    bus: NatsBus = await connect(settings.nats_url, creds=settings.nats_creds, name=name)
+    store = S3Store(s3_config(settings))
+    clock = SystemClock()
+    executions = NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
+    try:
+        yield Parts(
+            settings=settings,
+            clock=clock,
+            bus=bus,
+            executions=executions,
+            sessions=NatsBucket(bus, subjects.SESSIONS_BUCKET),
+            store=store,
+            records=Records(executions, bus, clock, source=f"/ocf/{name}"),
+            keyring=keyring,
+            worker=_worker(settings),
+            isolation=Isolation(clock, bus, store),
+        )
+    finally:
+        await bus.close()
+        store.close()
+
+
+@asynccontextmanager
+async def _dry(settings: Settings, name: str, keyring: Keyring | None) -> AsyncIterator[Parts]:
+    """Parts in memory (`DRY_RUN=1`); S3, when there is one, is read and never written."""
+    clock = SystemClock()
+    beneath = S3Store(s3_config(settings)) if settings.s3_endpoint_url else None
+    bus, executions, store = MemoryBus(clock), MemoryBucket(clock), DryStore(beneath)
+    try:
+        yield Parts(
+            settings=settings,
+            clock=clock,
+            bus=bus,
+            executions=executions,
+            sessions=DrySessions(clock),
+            store=store,
+            records=Records(executions, bus, clock, source=f"/ocf/{name}"),
+            keyring=keyring,
+            worker=_worker(settings),
+            isolation=Isolation(clock, bus, store),
+        )
+    finally:
+        if beneath is not None:
+            beneath.close()
+
+
+def _worker(settings: Settings) -> str:
+    return settings.worker_id or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def s3_config(settings: Settings) -> S3Config:
+    """Where the archive is."""
+    secret = settings.aws_secret_access_key
+    return S3Config(
+        bucket=settings.s3_bucket,
+        endpoint_url=settings.s3_endpoint_url,
+        access_key=settings.aws_access_key_id,
+        secret_key=secret.get_secret_value() if secret else None,
+        region=settings.aws_region,
+    )

@@ -1,0 +1,169 @@
+"""What a server keeps of connections: how many, and how long one may wait for its request or for its reader.
+
+A connection without a request costs who opens it nothing, and us memory and a descriptor. So the oldest of those go
+when there are too many, which a client that sends its request at once never notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from typing import Any, cast
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from ocf.functions.observability import metrics
+
+#: Connections without a request: in all and of one address, which behind a proxy is everybody's.
+WAITING, WAITING_EACH = 1_024, 256
+#: All connections at most; fewer where the process may not have so many descriptors, some of which are for the rest.
+TOTAL, _RESERVED = 8_192, 256
+#: Seconds from the connection, or the answer before, to the end of a request's head; and for 48 KiB of an answer to be
+#: read.
+HEAD_SECONDS, WRITE_SECONDS = 10.0, 60.0
+
+
+class Connections:
+    """The open connections of a server, those without a request by their address and age."""
+
+    def __init__(self, *, total: int | None = None, waiting: int = WAITING, each: int = WAITING_EACH) -> None:
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._total = min(TOTAL, max(_RESERVED, descriptors - _RESERVED)) if total is None else total
+        self._most_waiting = waiting
+        self._each = each
+        self._address: dict[asyncio.Transport, str] = {}
+        self._waiting: dict[str, dict[asyncio.Transport, None]] = {}
+
+    def __len__(self) -> int:
+        """How many are open."""
+        return len(self._address)
+
+    @property
+    def waiting(self) -> int:
+        """How many have no request."""
+        return sum(map(len, self._waiting.values()))
+
+    def opened(self, transport: asyncio.Transport, address: str) -> None:
+        """Count a new one; drop another, or this one, where there are too many."""
+        self._address[transport] = address
+        self.wait(transport)
+        if len(self._address) > self._total:
+            self._drop_oldest(max(self._waiting, key=lambda one: len(self._waiting[one])))
+
+    def wait(self, transport: asyncio.Transport) -> None:
+        """It has no request (any more)."""
+        address = self._address.get(transport)
+        if address is None:
+            return
+        mine = self._waiting.setdefault(address, {})
+        mine[transport] = None
+        if len(mine) > self._each:
+            self._drop_oldest(address)
+        elif self.waiting > self._most_waiting:
+            self._drop_oldest(max(self._waiting, key=lambda one: len(self._waiting[one])))
+
+    def serve(self, transport: asyncio.Transport) -> None:
+        """It has a request."""
+        mine = self._waiting.get(self._address.get(transport, ""), {})
+        mine.pop(transport, None)
+        if not mine:
+            self._waiting.pop(self._address.get(transport, ""), None)
+
+    def closed(self, transport: asyncio.Transport) -> None:
+        """It is no more."""
+        self.serve(transport)
+        self._address.pop(transport, None)
+
+    def drop(self, transport: asyncio.Transport) -> None:
+        """Close it at once."""
+        if transport in self._address:
+            metrics.connections_dropped.inc()
+        self.closed(transport)
+        transport.abort()
+
+    def _drop_oldest(self, address: str) -> None:
+        self.drop(next(iter(self._waiting[address])))
+
+
+class _Http(H11Protocol):
+    """uvicorn's HTTP, with an end to waiting."""
+
+    kept: Connections
+    _late: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+    _upgraded = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.kept.opened(transport, self.client[0] if self.client else "")
+        self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        self.kept.closed(self.transport)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._look()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._look()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self._upgraded = True
+        self._stop()
+        self.kept.serve(self.transport)
+        super().handle_websocket_upgrade(event)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(WRITE_SECONDS, self.kept.drop, self.transport)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _look(self) -> None:
+        """Begin or end the wait for a request, by whether there is one."""
+        if self._upgraded or self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.kept.serve(self.transport)
+            if self._late is not None:
+                self._late.cancel()
+                self._late = None
+        elif self._late is None:
+            self.kept.wait(self.transport)
+            self._late = self.loop.call_later(HEAD_SECONDS, self.kept.drop, self.transport)
+
+    def _stop(self) -> None:
+        for timer in (self._late, self._unread):
+            if timer is not None:
+                timer.cancel()
+        self._late = self._unread = None
+
+
+class _WebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, counted until it is closed."""
+
+    kept: Connections
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.kept.closed(self.transport)
+        super().connection_lost(exc)
+
+
+def bound(config: uvicorn.Config, kept: Connections | None = None) -> None:
+    """Let the server of `config` keep its connections by `kept`. Call it before the server starts."""
+    own: dict[str, Any] = {"kept": Connections() if kept is None else kept}
+    config.http = cast(type[asyncio.Protocol], type("Http", (_Http,), own))
+    if config.ws != "none":
+        config.ws = cast(type[asyncio.Protocol], type("WebSocket", (_WebSocket,), own))

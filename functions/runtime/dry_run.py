@@ -1,0 +1,134 @@
+"""`DRY_RUN=1`: functions on in-memory parts, for `ocf replay --to` and a debugger. Nothing real is touched.
+
+State builds up from the commands themselves, in the order they are posted: the recorded submit makes the record that
+the recorded execute finds. Objects that a command refers to are read from S3 where one is configured; what is
+written stays in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ocf.events.adapters.memory_bus import MemoryBucket
+from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.envelope import decode
+from ocf.events.errors import InvalidEvent
+from ocf.events.event_types import TYPES
+from ocf.events.ports import Bus, Clock, Entry, ObjectInfo, ObjectStore
+from ocf.events.session_record import Session
+
+
+class DryStore(MemoryStore):
+    """Reads what was not written here from `beneath`, and never writes to it."""
+
+    def __init__(self, beneath: ObjectStore | None) -> None:
+        super().__init__()
+        self._beneath = beneath
+        self._removed: list[str] = []
+
+    def _below(self, key: str) -> ObjectStore | None:
+        hidden = key in self.objects or any(key.startswith(prefix) for prefix in self._removed)
+        return None if hidden else self._beneath
+
+    async def get(self, key: str) -> bytes:
+        below = self._below(key)
+        return await (below.get(key) if below else super().get(key))
+
+    async def stream(self, key: str, *, chunk: int = 1024 * 1024) -> AsyncIterator[bytes]:
+        below = self._below(key)
+        async for piece in below.stream(key, chunk=chunk) if below else super().stream(key, chunk=chunk):
+            yield piece
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        below = self._below(key)
+        return await (below.head(key) if below else super().head(key))
+
+    async def delete_prefix(self, prefix: str) -> int:
+        self._removed.append(prefix)
+        return await super().delete_prefix(prefix)
+
+
+class DrySessions(MemoryBucket):
+    """Every session that is asked for is there, open and empty: its own create is no event of the execution."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self._time = clock
+
+    async def get(self, key: str) -> Entry | None:
+        found = await super().get(key)
+        if found is not None:
+            return found
+        now, (project, session) = self._time.now(), key.split(".")
+        made = Session(
+            session_id=session,
+            project_id=project,
+            created_at=now,
+            updated_at=now,
+            expires_at=now + timedelta(days=1),
+            ttl_seconds=86_400,
+        )
+        revision = await self.create(key, made.model_dump_json(exclude_defaults=True).encode())
+        return Entry(key, made.model_dump_json(exclude_defaults=True).encode(), revision)
+
+
+class ByType:
+    """Takes any event at `/`: says it on the bus, as its publisher did, and hands it to the function it is for."""
+
+    def __init__(self, bus: Bus, functions: Mapping[str, ASGIApp]) -> None:
+        self._bus = bus
+        self._functions = functions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        body = await _body(receive)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        try:
+            verb = await self._say(headers, body)
+        except InvalidEvent as error:
+            await PlainTextResponse(str(error), 400)(scope, receive, send)
+            return
+        function = self._functions.get(verb)
+        if function is None:
+            text = f"{verb}: said on the bus; no function of this process takes it"
+            await PlainTextResponse(text, 202)(scope, receive, send)
+            return
+        # It was in time when it was recorded.
+        kept = [(name, value) for name, value in scope["headers"] if name.lower() != b"ce-expirytime"]
+        await function({**scope, "headers": kept}, _again(body, receive), send)
+
+    async def _say(self, headers: Mapping[str, str], body: bytes) -> str:
+        event = decode(headers, body)
+        subject = event.extensions.get("natssubject", "")
+        if TYPES.get(event.type) is None or not subject.startswith("ocf.cmd."):
+            raise InvalidEvent(f"type: {event.type[:120]!r} is no command, or natssubject does not name its subject")
+        event = replace(event, extensions={k: v for k, v in event.extensions.items() if not k.startswith("nats")})
+        await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": event.id})
+        return subject.split(".")[2]
+
+
+async def _body(receive: Receive) -> bytes:
+    pieces: list[bytes] = []
+    more = True
+    while more:
+        message = await receive()
+        pieces.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(pieces)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A receive that gives the body that was read once more, then what comes."""
+    first: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receiving() -> Message:
+        return first.pop() if first else await receive()
+
+    return receiving

@@ -1,0 +1,153 @@
+"""Entry point of every function: `FUNCTION_TARGET=submit python -m ocf.functions.runtime.serve`.
+
+One process can serve several (`FUNCTION_TARGET=submit,cancel,gateway`): that is what the embedded stack does to stay
+small. Events go in at `/fn/<name>`, and at `/` where there is only one function. `execute` is always alone; for more
+than one execution at once the process becomes the parent of workers (`functions/workers/parent.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Mount
+from starlette.types import ASGIApp
+
+from ocf.events.errors import OcfError
+from ocf.functions.observability import logs, metrics, tracing
+from ocf.functions.runtime import asgi, uvicorn_server
+from ocf.functions.runtime.bootstrap import Parts, build
+from ocf.functions.runtime.dry_run import ByType
+from ocf.functions.runtime.health import Check, health_routes
+from ocf.functions.settings.settings import Settings, load_or_exit
+from ocf.functions.workers import environment
+from ocf.functions.workers.parent_link import Link
+
+FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "session", "archive")
+TARGETS = (*FUNCTIONS, "gateway")
+
+
+def targets(settings: Settings) -> tuple[str, ...]:
+    """The functions of `FUNCTION_TARGET`. Exits with one line when it is empty or unknown."""
+    names = tuple(name.strip() for name in settings.function_target.split(",") if name.strip())
+    unknown = [name for name in names if name not in TARGETS]
+    if unknown or not names:
+        said = repr(unknown[0]) if unknown else "it is empty; it"
+        sys.stderr.write(f"ocf: FUNCTION_TARGET: {said} must be one or more of {', '.join(TARGETS)}\n")
+        raise SystemExit(2)
+    if "execute" in names and len(names) > 1:
+        sys.stderr.write(
+            "ocf: FUNCTION_TARGET: execute must be alone: what harms its process must harm no other function\n"
+        )
+        raise SystemExit(2)
+    return names
+
+
+def build_app(
+    parts: Parts,
+    names: tuple[str, ...],
+    gateway: ASGIApp | None,
+    checks: dict[str, Check],
+    exposition: Callable[[], bytes] = metrics.exposition,
+) -> Starlette:
+    """The ASGI app of one process."""
+    token = parts.settings.dispatch_token
+    functions = tuple(name for name in names if name in FUNCTIONS)
+    mounts = asgi.function_mounts(functions, token.get_secret_value() if token else None, alone=len(names) == 1)
+    if parts.settings.dry_run:
+        # What builds up the state that a function needs is there too; only execute starts anything.
+        beside = {*functions, *FUNCTIONS} - ({"execute"} - {*functions})
+        mounts = [Mount("/", app=ByType(parts.bus, {name: asgi.function_app(name) for name in beside}))]
+    routes: list[BaseRoute] = [] if gateway else list(health_routes(checks, exposition))
+    routes += mounts
+    if gateway is not None:
+        routes.append(Mount("/", app=gateway))
+    return Starlette(routes=routes)
+
+
+@asynccontextmanager
+async def assembled(
+    settings: Settings, names: tuple[str, ...], exposition: Callable[[], bytes] = metrics.exposition
+) -> AsyncIterator[Starlette]:
+    """The app with everything it needs running; stopped in reverse order at the end.
+
+    A function module may have `lifespan(parts)`, an async context manager that yields its readiness checks, and
+    `drained(grace)`, which is waited for before that ends.
+    """
+    async with AsyncExitStack() as stack:
+        parts = await stack.enter_async_context(build(settings, "+".join(names) if len(names) < 3 else "control"))
+        asgi.use(parts)
+        metrics.expect_ends()
+        checks: dict[str, Check] = {"nats": parts.bus.ready}
+        if any(name in ("execute", "archive", "cleanup", "submit", "session") for name in names):
+            checks["s3"] = parts.store.ready
+        gateway: ASGIApp | None = None
+        for name in names:
+            module = importlib.import_module(f"functions.{name}.main")
+            if hasattr(module, "lifespan"):
+                checks |= await stack.enter_async_context(module.lifespan(parts))
+            if name == "gateway":
+                gateway = await stack.enter_async_context(module.serving(parts))
+        yield build_app(parts, names, gateway, checks, exposition)
+
+
+async def run(settings: Settings, names: tuple[str, ...], link: Link | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; exit status. With a `link`, what the parent at its other end hands over."""
+    if link is not None:
+        link.start()
+    exposition = metrics.exposition if link is None else link.tally.exposition
+    try:
+        async with assembled(settings, names, exposition) as application:
+            config = uvicorn.Config(
+                application,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                ws="websockets-sansio" if "gateway" in names else "none",
+                # Only a run is worth waiting for that long.
+                timeout_graceful_shutdown=settings.drain_seconds if "execute" in names else 10,
+            )
+            told = await uvicorn_server.serve(config, link)
+            for name in names:
+                module = importlib.import_module(f"functions.{name}.main")
+                if hasattr(module, "drained"):
+                    await module.drained(settings.drain_seconds - told)
+    except OcfError as error:
+        sys.stderr.write(f"ocf: cannot start {'+'.join(names)}: {error}\n")
+        return 1
+    finally:
+        asgi.use(None)
+        tracing.flush()
+    return 0
+
+
+def main() -> None:
+    """Run it."""
+    if environment.parent_wanted(os.environ):
+        importlib.import_module("ocf.functions.workers.parent").main()
+    if environment.SEALED in os.environ:
+        environment.unseal(int(os.environ[environment.SEALED]))
+    raise SystemExit(work())
+
+
+def work(link: Link | None = None) -> int:
+    """Serve what this process's environment names; exit status."""
+    import uvloop
+
+    settings = load_or_exit()
+    names = targets(settings)
+    logs.configure(settings.log_level)
+    tracing.configure(settings, "+".join(names) if len(names) < 3 else "control")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run(settings, names, link))
+
+
+if __name__ == "__main__":
+    main()

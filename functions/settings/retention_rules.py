@@ -1,0 +1,92 @@
+"""How long what an execution left is kept: a small table, by project and label, and the schedule that applies it.
+
+`default=7d/90d,project-a=2d/30d,project-a/team=x:1d/30d`: output stays 7 days in the stream, the archive 90. `default`
+stands for every project without a rule of its own, and so the project of that name has none; of the rules that fit,
+the last and most special one counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from ocf.events.ports import Bus
+from ocf.functions.core import schedules
+
+SCHEDULE = "ocf.schedule.retention"
+RETENTION_ID = "00000000-0000-0000-0000-000000000001"
+_EVERY = "@every 1h"
+_ANY = "default"
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_RULE = re.compile(
+    r"(?P<project>[a-z0-9-]{1,63})(?:/(?P<label>[^=,:]+)=(?P<value>[^:,]*):|=)(?P<output>\d+[smhd])/(?P<archive>\d+[smhd])"
+)
+
+
+@dataclass(frozen=True)
+class RetentionRule:
+    """One row. `label` None: every execution of the project."""
+
+    project: str
+    label: str | None
+    value: str
+    output: timedelta
+    archive: timedelta
+
+    def fits(self, project: str, labels: Mapping[str, str]) -> bool:
+        """Whether it is about such an execution."""
+        if self.project not in (_ANY, project):
+            return False
+        return self.label is None or labels.get(self.label) == self.value
+
+    def __str__(self) -> str:
+        label = f"/{self.label}={self.value}:" if self.label is not None else "="
+        return f"{self.project}{label}{_said(self.output)}/{_said(self.archive)}"
+
+
+def rules(text: str) -> tuple[RetentionRule, ...]:
+    """The table. Raises ValueError, which names the wrong row."""
+    found = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        match = _RULE.fullmatch(part)
+        if match is None:
+            raise ValueError(
+                f"{part!r} is not PROJECT[/LABEL=VALUE:]=7d/90d, for example default=7d/90d or a/team=x:1d/30d"
+            )
+        output, archive = _span(match["output"]), _span(match["archive"])
+        if archive < output:
+            raise ValueError(f"{part!r}: the archive cannot go before the output")
+        found.append(RetentionRule(match["project"], match["label"], match["value"] or "", output, archive))
+    return tuple(found)
+
+
+def rule_for(table: Sequence[RetentionRule], project: str, labels: Mapping[str, str]) -> RetentionRule | None:
+    """The rule that counts: with a label before without, a project's own before the default, the later of equals."""
+    fitting = [
+        (rule.label is not None, rule.project != _ANY, number)
+        for number, rule in enumerate(table)
+        if rule.fits(project, labels)
+    ]
+    return table[max(fitting)[2]] if fitting else None
+
+
+def _span(text: str) -> timedelta:
+    return timedelta(seconds=int(text[:-1]) * _UNITS[text[-1]])
+
+
+def _said(span: timedelta) -> str:
+    seconds = round(span.total_seconds())
+    unit = next(u for u in ("d", "h", "m", "s") if seconds % _UNITS[u] == 0)
+    return f"{seconds // _UNITS[unit]}{unit}"
+
+
+async def keep_retaining(bus: Bus, *, anew: bool = False) -> None:
+    """See that the schedule is there; `anew`: with its whole life before it."""
+    await schedules.keep(bus, SCHEDULE, _EVERY, RETENTION_ID, "retention", anew=anew)
+
+
+async def stop_retaining(bus: Bus) -> None:
+    """Cancel the schedule."""
+    await schedules.stop(bus, SCHEDULE)

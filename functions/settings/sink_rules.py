@@ -1,0 +1,110 @@
+"""Where life-cycle events go outside: a small table of the operator's, `EVENT_SINKS`, and the keys that sign them.
+
+`acme=https://hooks.example.com/ocf, audit:*/ended=https://…, broker:*`: every fact of project `acme` to its URL, the
+end of every project's executions to `audit`, and everything to where Knative says (`K_SINK`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ocf.events.event_types import TERMINAL_TYPES, TYPES
+
+EVERY = "*"
+ENDED = "ended"
+#: Secret of a Standard Webhooks endpoint: `whsec_` and 24 to 64 random bytes in base64.
+_PREFIX = "whsec_"
+_KEY_BYTES = range(24, 65)
+_ROW = re.compile(
+    r"(?:(?P<name>[a-z0-9-]{1,40}):)?(?P<project>\*|[a-z0-9-]{1,63})(?:/(?P<facts>[a-z_+]+))?(?:=(?P<url>https?://\S+))?"
+)
+_FACTS = tuple(dict.fromkeys(spec.verb for spec in TYPES.values() if spec.kind == "evt"))
+
+
+@dataclass(frozen=True)
+class Sink:
+    """One receiver. `project` `*`: every one. `facts` empty: all. `url` None: where Knative says (`K_SINK`)."""
+
+    name: str
+    project: str
+    facts: tuple[str, ...] = ()
+    url: str | None = None
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The NATS subjects of what it gets."""
+        return tuple(f"ocf.evt.{self.project}.*.{fact}" for fact in self.facts or ("*",))
+
+
+def sinks(text: str) -> tuple[Sink, ...]:
+    """The table.
+
+    Raises:
+        ValueError: names the wrong row; its URL is left out, which may hold a password.
+    """
+    found = [_sink(row) for row in filter(None, map(str.strip, text.split(",")))]
+    for sink in found:
+        if [other.name for other in found].count(sink.name) > 1:
+            raise ValueError(f"two sinks are called {sink.name!r}; give each a name: NAME:PROJECT=URL")
+    return tuple(found)
+
+
+def _sink(row: str) -> Sink:
+    match = _ROW.fullmatch(row)
+    if match is None:
+        raise ValueError(
+            f"{row.split('=')[0]!r} is not the beginning of [NAME:]PROJECT[/FACT+FACT][=URL], "
+            "for example acme/ended=https://example.com/hook"
+        )
+    facts: list[str] = []
+    for fact in filter(None, (match["facts"] or "").split("+")):
+        if fact != ENDED and fact not in _FACTS:
+            raise ValueError(f"{fact!r} is none of {ENDED}, {', '.join(_FACTS)}")
+        facts += [spec.verb for spec in TERMINAL_TYPES.values()] if fact == ENDED else [fact]
+    project = match["project"]
+    name = match["name"] or ("all" if project == EVERY else project)
+    return Sink(name, project, tuple(dict.fromkeys(facts)), match["url"])
+
+
+def keys(text: str) -> Mapping[str, tuple[bytes, ...]]:
+    """The signing keys by name of the sink: `acme=whsec_… whsec_…,audit=whsec_…`; two while one is being replaced.
+
+    Raises:
+        ValueError: names the sink whose keys are malformed, never the keys.
+    """
+    found: dict[str, tuple[bytes, ...]] = {}
+    for row in filter(None, map(str.strip, text.split(","))):
+        name, _, secrets = row.partition("=")
+        if not secrets:
+            raise ValueError("a row is not NAME=whsec_…")
+        found[name.strip()] = tuple(_key(name.strip(), secret) for secret in secrets.split())
+    return found
+
+
+def _key(name: str, secret: str) -> bytes:
+    try:
+        if not secret.startswith(_PREFIX):
+            raise ValueError
+        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+    except (ValueError, binascii.Error):
+        raise ValueError(f"{name[:40]}: not {_PREFIX} and base64") from None
+    if len(key) not in _KEY_BYTES:
+        raise ValueError(f"{name[:40]}: {len(key)} bytes, must be 24 to 64")
+    return key
+
+
+def check(served: Sequence[Sink], signing: Mapping[str, tuple[bytes, ...]], k_sink: str | None) -> None:
+    """Hold the sinks that a process serves against what it was told beside them.
+
+    Raises:
+        ValueError: a sink has no URL, or one with a URL no key: its receiver could not tell our events from anybody's.
+    """
+    for sink in served:
+        if sink.url is None and not k_sink:
+            raise ValueError(f"EVENT_SINKS: {sink.name!r} has no URL, and K_SINK is not set")
+        if sink.url is not None and sink.name not in signing:
+            raise ValueError(f"EVENT_SINK_SECRETS: no secret for the sink {sink.name!r}")

@@ -1,0 +1,122 @@
+"""What all workers of one parent have counted: any of them can say it, also of those that have ended.
+
+Each worker has a place, a small number that the next process takes over when it ends, and a region of one file in
+memory, where it leaves its series now and then. What counts up goes on from there; gauges of the dead are left out.
+The parent only clears the flag of a region, and reads nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from ocf.functions.observability.metrics import REGISTRY, exposition
+
+#: One byte says whether its worker lives, four how long what follows is.
+_REGION, _HEAD = 1 << 18, 5
+
+#: Values by family, sample name and labels (as JSON).
+Series = dict[str, dict[tuple[str, str], float]]
+
+
+class Tally:
+    """One worker's; `places` is how many there are at most."""
+
+    def __init__(self, descriptor: int, place: int, places: int, registry: CollectorRegistry = REGISTRY) -> None:
+        self._descriptor = descriptor
+        self._place = place
+        self._places = places
+        self._registry = registry
+        _, before = self._read(place)
+        self._before = {name: series for name, series in before.items() if self._counts(name)}
+        self._saved = b""
+
+    def save(self) -> None:
+        """Leave what was counted so far where the others see it."""
+        told = [[name, *key, value] for name, series in self._own().items() for key, value in series.items()]
+        packed = zlib.compress(json.dumps(told).encode(), 1)
+        if packed != self._saved and len(packed) <= _REGION - _HEAD:
+            with self._locked(self._place, fcntl.LOCK_EX):
+                os.pwrite(self._descriptor, b"\1" + len(packed).to_bytes(4) + packed, self._place * _REGION)
+            self._saved = packed
+
+    def exposition(self) -> bytes:
+        """The text format of Prometheus, of all workers together."""
+        exposition()  # measures what is measured when it is asked for
+        self.save()
+        total: Series = {}
+        for place in range(self._places):
+            alive, series = self._read(place)
+            for name, values in series.items():
+                if alive or self._counts(name):
+                    _add(total.setdefault(name, {}), values)
+        registry = CollectorRegistry()
+        registry.register(_Summed(self._families(), total))
+        return generate_latest(registry)
+
+    def _families(self) -> list[Metric]:
+        return list(self._registry.collect())
+
+    def _own(self) -> Series:
+        own: Series = {name: dict(series) for name, series in self._before.items()}
+        for family in self._families():
+            values = {
+                (sample.name, json.dumps(sample.labels)): sample.value
+                for sample in family.samples
+                if not sample.name.endswith("_created")
+            }
+            _add(own.setdefault(family.name, {}), values)
+        return own
+
+    def _counts(self, name: str) -> bool:
+        return any(family.name == name and family.type != "gauge" for family in self._families())
+
+    def _read(self, place: int) -> tuple[bool, Series]:
+        with self._locked(place, fcntl.LOCK_SH):
+            head = os.pread(self._descriptor, _HEAD, place * _REGION)
+            packed = os.pread(self._descriptor, int.from_bytes(head[1:]), place * _REGION + _HEAD)
+        series: Series = {}
+        for name, sample, labels, value in json.loads(zlib.decompress(packed)) if packed else []:
+            series.setdefault(name, {})[sample, labels] = value
+        return head[:1] == b"\1", series
+
+    @contextmanager
+    def _locked(self, place: int, how: int) -> Iterator[None]:
+        fcntl.lockf(self._descriptor, how, _REGION, place * _REGION)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, _REGION, place * _REGION)
+
+
+def ended(descriptor: int, place: int) -> None:
+    """The worker in that place has ended: its gauges say nothing any more."""
+    if os.fstat(descriptor).st_size > place * _REGION:
+        os.pwrite(descriptor, b"\0", place * _REGION)
+
+
+def _add(total: dict[tuple[str, str], float], values: dict[tuple[str, str], float]) -> None:
+    for key, value in values.items():
+        total[key] = total.get(key, 0.0) + value
+
+
+class _Summed(Collector):
+    def __init__(self, families: list[Metric], total: Series) -> None:
+        self._families = families
+        self._total = total
+
+    def collect(self) -> Iterator[Metric]:
+        """Each family with the sums for its samples."""
+        for family in self._families:
+            summed = Metric(family.name, family.documentation, family.type)
+            for (sample, labels), value in self._total.get(family.name, {}).items():
+                summed.add_sample(sample, json.loads(labels), value)
+            yield summed

@@ -1,0 +1,79 @@
+"""The state folder of a worker: its own while it lives. What dead ones left is removed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import structlog
+
+from ocf.functions.workspace import discard_tree
+
+log = structlog.get_logger()
+
+#: What workers make: folders of executions and of slots and, below a parent, one for each worker's process.
+_OURS = re.compile(r"slots|worker-(?P<pid>\d+)|([A-Za-z0-9_-]{1,128}\.)?[0-9a-f-]{36}")
+#: So old is no folder that its worker has made and not yet locked.
+_NEW = 60.0
+
+
+@asynccontextmanager
+async def held(folder: Path) -> AsyncIterator[list[Path]]:
+    """Make it and hold it; gives what dead processes left in it and, below a parent, beside it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield _leftovers(folder)
+    finally:
+        if below_a_parent(folder):
+            await discard_tree(folder)
+        os.close(descriptor)
+
+
+async def tidy(leftovers: list[Path]) -> None:
+    """Remove them, which may take its time."""
+    for path in leftovers:
+        log.info("leftover removed", action="worker.leftover_removed", path=path.name)
+        await discard_tree(path)
+
+
+def below_a_parent(folder: Path) -> bool:
+    """Whether it is one of several in the state folder of a parent."""
+    return folder.name.startswith("worker-")
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    found = [path for path in _ours(folder) if path.name != "slots"]
+    with suppress(FileNotFoundError):
+        found += (folder / "slots").iterdir()
+    if below_a_parent(folder):
+        found += [path for path in _ours(folder.parent) if path != folder and not _alive(path)]
+    return found
+
+
+def _ours(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if _OURS.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
+
+
+def _alive(path: Path) -> bool:
+    """Whether the worker that it belongs to lives: it has locked it, or is just about to."""
+    named = _OURS.fullmatch(path.name)
+    pid = int(named["pid"] or 0) if named else 0
+    if pid and Path(f"/proc/{pid}").exists() and time.time() - path.stat().st_mtime < _NEW:
+        return True
+    with suppress(OSError):
+        path.chmod(0o700)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

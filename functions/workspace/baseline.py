@@ -1,0 +1,250 @@
+"""The base of a workspace: what it was before the agent came, kept where the agent cannot reach.
+
+Git never reads the workspace. We read it ourselves (`walk`) and hand the contents to `git fast-import` in a private
+bare repository; what the agent puts into `.git/config`, `.gitattributes` or hooks therefore has nobody to act on.
+Beside it lies a table of every file's stat data, in the order of the walk, so that a later comparison reads only what
+changed. An agent can set mtime back but not ctime, so the table cannot be fooled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ocf.functions.workspace.errors import WorkspaceTooLarge
+from ocf.functions.workspace.fast_import import Importer
+from ocf.functions.workspace.git import REPOSITORY, Git
+from ocf.functions.workspace.safe_walk import Entry, Report, Walk, key, open_file, walk
+
+TABLE = "base.table"
+BASE_REF = "refs/heads/base"
+#: git knows the empty tree without having it.
+EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+#: Over whatever a `.gitattributes` says: contents are bytes, and nothing converts or filters them.
+ATTRIBUTES = "* -text -crlf !eol !diff !filter !ident !merge !working-tree-encoding\n"
+_RECORD = struct.Struct("<IQqqQ20sBH")
+_CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one workspace, in bytes, entries and seconds.
+
+    Files over `patch_file_bytes` are no part of patches (git would hold them in memory several times); they are
+    compared by their stat data and named in the result. `patch_bytes` bounds all new contents of one patch.
+    """
+
+    max_bytes: int = 10 * 1024**3
+    max_entries: int = 1_000_000
+    patch_file_bytes: int = 64 * 1024**2
+    patch_bytes: int = 1024**3
+    git_seconds: float = 300.0
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A file as it was. `sha1` is its git blob id; `large` ones have none."""
+
+    path: str
+    mode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    sha1: bytes
+    large: bool
+
+    def same_stat(self, found: os.stat_result) -> bool:
+        """Whether nothing can have changed."""
+        return (self.mode, self.size, self.mtime_ns, self.ctime_ns, self.inode) == (
+            found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino,
+        )  # fmt: skip
+
+
+def git_mode(mode: int) -> int:
+    """What git keeps of a file's mode: link, executable or not."""
+    if stat.S_ISLNK(mode):
+        return 0o120000
+    return 0o100755 if mode & stat.S_IXUSR else 0o100644
+
+
+def create(git: Git) -> None:
+    """An empty private repository, laid out by hand: starting git for it would cost more than the rest."""
+    lay_out(git.home / REPOSITORY, bare=True)
+    info = git.home / REPOSITORY / "info"
+    info.mkdir()
+    (info / "attributes").write_text(ATTRIBUTES)
+
+
+def base_of(private: Path) -> str | None:
+    """The base's ref, or None when the base has no files in git."""
+    return BASE_REF if (private / REPOSITORY / BASE_REF).exists() else None
+
+
+def lay_out(directory: Path, *, bare: bool) -> None:
+    """What `git init` makes (gitrepository-layout(5)): HEAD, config, objects, refs."""
+    for part in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
+        (directory / part).mkdir(parents=True)
+    (directory / "HEAD").write_text("ref: refs/heads/main\n")
+    settings = ["repositoryformatversion = 0", "filemode = true", f"bare = {str(bare).lower()}"]
+    settings += [] if bare else ["logallrefupdates = true"]
+    (directory / "config").write_text("[core]\n" + "".join(f"\t{line}\n" for line in settings))
+
+
+class Cursor:
+    """Goes through sorted records beside a walk, in the same order, and tells what the walk did not meet.
+
+    `passed` is called for every record that was gone past without `take`.
+    """
+
+    def __init__(self, records: Iterator[Known], passed: Callable[[Known], None] | None = None) -> None:
+        self._records = records
+        self._passed = passed
+        self._next = next(records, None)
+
+    def has(self, path: str) -> bool:
+        """Whether there is a record of exactly `path`."""
+        self._seek(path)
+        return self._next is not None and self._next.path == path
+
+    def below(self, path: str) -> bool:
+        """Whether there is a record of something inside `path`."""
+        self._seek(path)
+        if self._next is not None and self._next.path == path:
+            # A file then, a directory now: the record is gone past, what follows may lie below.
+            self._advance()
+        return self._next is not None and self._next.path.startswith(path + "/")
+
+    def take(self, path: str) -> Known | None:
+        """The record of `path`, which counts as met."""
+        if not self.has(path):
+            return None
+        taken, self._next = self._next, next(self._records, None)
+        return taken
+
+    def end(self) -> None:
+        """Go past all the rest."""
+        while self._next is not None:
+            self._advance()
+
+    def _seek(self, path: str) -> None:
+        wanted = key(path)
+        while self._next is not None and key(self._next.path) < wanted:
+            self._advance()
+
+    def _advance(self) -> None:
+        if self._passed and self._next is not None:
+            self._passed(self._next)
+        self._next = next(self._records, None)
+
+
+def read_table(private: Path) -> Iterator[Known]:
+    """The records of the base, in the order of the walk."""
+    with (private / TABLE).open("rb", buffering=256 * 1024) as table:
+        while head := table.read(_RECORD.size):
+            mode, size, mtime, ctime, inode, sha1, large, length = _RECORD.unpack(head)
+            yield Known(os.fsdecode(table.read(length)), mode, size, mtime, ctime, inode, sha1, bool(large))
+
+
+def read_blob(entry: Entry, size_limit: int, importer: Importer | None) -> tuple[bytes, int, os.stat_result]:
+    """Read a file or link once: its git blob id, its mark (0 without importer) and the stat data it was read under.
+
+    Exactly as many bytes as its size said are taken, zeros for missing ones: it may be written meanwhile.
+
+    Raises:
+        OSError: gone, unreadable, changed its kind, or larger than `size_limit` now.
+    """
+    if entry.kind == stat.S_IFLNK:
+        target = os.fsencode(os.readlink(entry.name, dir_fd=entry.parent))
+        return *_feed(iter([target]), len(target), importer), entry.stat
+    fd = open_file(entry)
+    try:
+        found = os.fstat(fd)
+        if found.st_size > size_limit:
+            raise OSError(f"{entry.path!r} grew")
+        return *_feed(_chunks(fd, found.st_size), found.st_size, importer), found
+    finally:
+        os.close(fd)
+
+
+def _chunks(fd: int, size: int) -> Iterator[bytes]:
+    while size > 0:
+        data = os.read(fd, min(size, _CHUNK)) or bytes(min(size, _CHUNK))
+        size -= len(data)
+        yield data
+
+
+def _feed(chunks: Iterator[bytes], size: int, importer: Importer | None) -> tuple[bytes, int]:
+    digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    mark = importer.begin_blob(size) if importer else 0
+    for chunk in chunks:
+        digest.update(chunk)
+        if importer:
+            importer.write(chunk)
+    if importer:
+        importer.end_blob()
+    return digest.digest(), mark
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How much a workspace holds, without `.git` and without what is ignored."""
+
+    files: int
+    size: int
+
+
+def record(directory: Path, git: Git, limits: Limits, tracked: Cursor | None, stop: threading.Event) -> Counted:
+    """Record the base of `directory` in `git.home`. `tracked` names files that count although they are ignored.
+
+    Raises:
+        WorkspaceTooLarge: more entries or bytes than `limits` allow.
+        Stopped: cancelled.
+    """
+    report = Report()
+    how = Walk(limits.max_entries, gitignore=True, git_directories=False, tracked=tracked, stop=stop, report=report)
+    files = size = 0
+    with Importer(git) as importer, (git.home / TABLE).open("wb", buffering=256 * 1024) as table:
+        for entry in walk(directory, how):
+            if entry.kind == stat.S_IFDIR:
+                continue
+            files, size = files + 1, size + entry.stat.st_size
+            if size > limits.max_bytes:
+                raise WorkspaceTooLarge(f"the workspace has more than {limits.max_bytes} bytes")
+            large = entry.stat.st_size > limits.patch_file_bytes
+            found, sha1 = entry.stat, bytes(20)
+            if not large:
+                try:
+                    sha1, _, found = read_blob(entry, limits.patch_file_bytes, importer)
+                except OSError:
+                    # Unreadable, or (in a shared directory) gone meanwhile: no part of the base.
+                    continue
+            path = os.fsencode(entry.path)
+            table.write(
+                _RECORD.pack(
+                    found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino,
+                    sha1, large, len(path),
+                ) + path
+            )  # fmt: skip
+        if report.truncated:
+            raise WorkspaceTooLarge(f"the workspace has more than {limits.max_entries} entries")
+        table.flush()
+        if not importer.used:
+            return Counted(files, size)  # an empty base needs no commit
+        importer.begin_commit(BASE_REF)
+        mark = 0
+        for known in read_table(git.home):
+            if not known.large:
+                mark += 1
+                importer.put(known.path, git_mode(known.mode), mark)
+        importer.done()
+    return Counted(files, size)

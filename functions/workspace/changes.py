@@ -1,0 +1,255 @@
+"""What came of a workspace: the summary of its changes, the patch, the archive."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ocf.events.facts import ChangedFile, DiffSummary
+from ocf.events.outcomes import DIFF_BYTES, named_files
+from ocf.functions.workspace import baseline
+from ocf.functions.workspace.archive import Packed, Unpacked, pack_tree, unpack_tree
+from ocf.functions.workspace.baseline import DEFAULT_LIMITS, Limits
+from ocf.functions.workspace.compare import Change, Changes, compare
+from ocf.functions.workspace.fast_import import Importer
+from ocf.functions.workspace.git import REPOSITORY
+from ocf.functions.workspace.prepare import Prepared
+from ocf.functions.workspace.safe_walk import Walk, walk
+from ocf.functions.workspace.threads import in_thread
+from ocf.functions.workspace.tree_builder import remove_tree
+
+#: How many changed files a summary names at most: it travels in events.
+MAX_NAMED = 1000
+_DIFF = ("--no-ext-diff", "--no-textconv", "--no-color", "-r", "-M", "-l1000")
+_CHANGES = {"A": "added", "D": "deleted", "M": "modified", "T": "modified", "R": "renamed", "C": "added"}
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A written patch: its size in bytes, and the paths that it leaves out because they are too large."""
+
+    path: Path
+    size: int
+    omitted: list[str]
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a directory takes: bytes on disk, entries; `truncated` when there were more entries than counted."""
+
+    size: int
+    entries: int
+    truncated: bool = False
+
+
+async def summarise(workspace: Prepared) -> DiffSummary:
+    """What changed since the base, with lines added and deleted; renames count as one file."""
+    ref, changes = await _snapshot(workspace)
+    return await _summary(workspace, ref, changes)
+
+
+async def write_patch(workspace: Prepared, path: Path) -> Patch:
+    """Write the changes since the base to the new file `path`, for `git apply` on a copy of that base.
+
+    Binary files, modes, links and renames are in it; files over `limits.patch_file_bytes` are named in comment lines at
+    its head instead. No change gives an empty file. Directories alone are nothing to git.
+    """
+    ref, changes = await _snapshot(workspace)
+    return await _patch(workspace, ref, changes, path)
+
+
+async def conclude(workspace: Prepared, patch: Path, listing: Path | None = None) -> tuple[DiffSummary, Patch]:
+    """`summarise` and `write_patch` of one and the same moment.
+
+    A summary that does not name all changed files has its whole list, a JSON array of `ChangedFile`, in `listing`.
+    """
+    ref, changes = await _snapshot(workspace)
+    return await _summary(workspace, ref, changes, listing), await _patch(workspace, ref, changes, patch)
+
+
+async def changed_files(workspace: Prepared) -> DiffSummary:
+    """What changed so far, while the agent works: no git, no line counts, at most 64 MiB read."""
+    changes = await in_thread(lambda stop: compare(workspace.directory, workspace.private, workspace.limits, stop))
+    everything = sorted((*changes.deleted, *changes.written), key=lambda change: change.path)
+    return _capped(
+        (ChangedFile(path=readable(change.path), change=change.kind) for change in everything),
+        changes.report.truncated,
+    )
+
+
+async def measure(workspace: Prepared) -> Size:
+    """What the workspace takes now, `.git` and ignored files too."""
+
+    def count(stop: threading.Event) -> Size:
+        how = Walk(workspace.limits.max_entries, stop=stop)
+        size = entries = 0
+        for entry in walk(workspace.directory, how):
+            size, entries = size + entry.stat.st_blocks * 512, entries + 1
+        return Size(size, entries, how.report.truncated)
+
+    return await in_thread(count)
+
+
+async def pack(workspace: Prepared, archive: Path, *, include_ignored: bool = False) -> Packed:
+    """Write `workspace.tar.zst` to the new file `archive`; nothing is left of it when this raises.
+
+    What `.gitignore` excludes stays out unless asked for, except files of the base; `.git` is in it.
+
+    Raises:
+        WorkspaceTooLarge: over the workspace's limits.
+    """
+    known = None if include_ignored else workspace.private
+    try:
+        return await in_thread(lambda stop: pack_tree(workspace.directory, known, archive, workspace.limits, stop))
+    except BaseException:
+        archive.unlink(missing_ok=True)
+        raise
+
+
+async def unpack(archive: Path, target: Path, limits: Limits | None = None) -> Unpacked:
+    """Fill `target`, which must not exist, from an archive; nothing is left of it when this raises.
+
+    Raises:
+        InvalidWorkspace: the archive is damaged, unsafe or too large (see docs/workspaces.md).
+    """
+    target.mkdir(parents=True, mode=0o700)
+    try:
+        return await in_thread(lambda stop: unpack_tree(archive, target, limits or DEFAULT_LIMITS, stop))
+    except BaseException:
+        await remove_tree(target)
+        raise
+
+
+def readable(path: str) -> str:
+    """A path as text that JSON can carry: bytes that are no UTF-8 are shown as escapes."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+async def _snapshot(workspace: Prepared) -> tuple[str | None, Changes]:
+    """Record the changes as a commit; its ref, or None when nothing in git changed."""
+    ref = f"refs/now/{uuid.uuid4().hex}"
+
+    def record(stop: threading.Event) -> tuple[str | None, Changes]:
+        with Importer(workspace.git()) as importer:
+            changes = compare(workspace.directory, workspace.private, workspace.limits, stop, importer)
+            removals = list(_removals(changes))
+            written = [change for change in changes.written if change.mark]
+            if not removals and not written:
+                if importer.used:
+                    importer.done()
+                return None, changes
+            importer.begin_commit(ref, baseline.base_of(workspace.private))
+            # Removals first: what is now a directory may have been a file.
+            for change in removals:
+                importer.remove(change.path)
+            for change in written:
+                importer.put(change.path, change.mode, change.mark)
+            importer.done()
+            return ref, changes
+
+    return await in_thread(record)
+
+
+def _diff_arguments(workspace: Prepared, ref: str, *how: str) -> list[str]:
+    before = baseline.base_of(workspace.private) or baseline.EMPTY_TREE
+    return [f"--git-dir={REPOSITORY}", "diff-tree", *_DIFF, *how, before, ref]
+
+
+def _removals(changes: Changes) -> Iterator[Change]:
+    for change in (*changes.deleted, *changes.written):
+        if change.kind == "deleted" and not change.large:
+            yield change
+
+
+async def _summary(workspace: Prepared, ref: str | None, changes: Changes, listing: Path | None = None) -> DiffSummary:
+    out = b""
+    if ref is not None:
+        arguments = _diff_arguments(workspace, ref, "-z", "--raw", "--numstat")
+        out = await workspace.git().run(arguments, cwd=workspace.private)
+    changed = sorted((*_parse(out.split(b"\0")), *_omitted(changes)), key=lambda file: file.path)
+    summary = _capped(changed, changes.report.truncated)
+    if listing is not None and len(summary.changed) < summary.files:
+        await asyncio.to_thread(_write_listing, changed, listing)
+    return summary
+
+
+def _write_listing(changed: list[ChangedFile], listing: Path) -> None:
+    with listing.open("w", encoding="utf-8") as file:
+        separator = "["
+        for each in changed:
+            file.write(separator + each.model_dump_json(exclude_none=True))
+            separator = ",\n"
+        file.write("]")
+
+
+def _omitted(changes: Changes) -> Iterator[ChangedFile]:
+    for change in (*changes.deleted, *changes.written):
+        if change.large:
+            yield ChangedFile(path=readable(change.path), change=change.kind)
+
+
+def _parse(fields: list[bytes]) -> Iterator[ChangedFile]:
+    """Raw records (`:modes ids STATUS`, path, for renames another path), then numstat (`+ TAB - TAB path`)."""
+    kinds: dict[bytes, str] = {}
+    queue = iter(fields)
+    for field in queue:
+        if field.startswith(b":"):
+            status = field.rsplit(b" ", 1)[1][:1].decode()
+            path = next(queue)
+            kinds[next(queue) if status in "RC" else path] = _CHANGES.get(status, "modified")
+        elif field:
+            added, deleted, path = field.split(b"\t", 2)
+            if not path:
+                next(queue)
+                path = next(queue)
+            yield ChangedFile(
+                path=readable(os.fsdecode(path)),
+                change=kinds[path],
+                additions=None if added == b"-" else int(added),
+                deletions=None if deleted == b"-" else int(deleted),
+            )
+
+
+def _capped(changed: Iterable[ChangedFile], truncated: bool) -> DiffSummary:
+    first: list[ChangedFile] = []
+    files = additions = deletions = 0
+    for file in changed:
+        files += 1
+        additions += file.additions or 0
+        deletions += file.deletions or 0
+        if len(first) < MAX_NAMED:
+            first.append(file)
+    named = named_files(first, DIFF_BYTES)
+    return DiffSummary(
+        files=files,
+        additions=additions,
+        deletions=deletions,
+        changed=named,
+        truncated=truncated or len(named) < files,
+    )
+
+
+async def _patch(workspace: Prepared, ref: str | None, changes: Changes, path: Path) -> Patch:
+    omitted = [readable(change.path) for change in (*changes.deleted, *changes.written) if change.large]
+    try:
+        await asyncio.to_thread(_write_head, path, omitted, workspace.limits)
+        if ref is not None:
+            arguments = _diff_arguments(workspace, ref, "-p", "--binary", "--full-index")
+            with path.open("ab") as file:
+                await workspace.git().run(arguments, cwd=workspace.private, stdout=file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return Patch(path, path.stat().st_size, omitted)
+
+
+def _write_head(path: Path, omitted: list[str], limits: Limits) -> None:
+    with path.open("x", encoding="utf-8", errors="backslashreplace") as file:
+        for name in omitted:
+            # repr: a name with a line break must not be able to write lines of the patch.
+            file.write(f"# not in this patch, larger than {limits.patch_file_bytes} bytes: {name!r}\n")

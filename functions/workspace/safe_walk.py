@@ -1,0 +1,269 @@
+"""Walking a directory that may be hostile and may change meanwhile: never through a link, never for ever.
+
+Every open is relative to the directory's descriptor and refuses links (`openat`, O_NOFOLLOW), so nothing that an
+agent plants or swaps leads out of the tree. The order is that of `key`: names sorted, a directory before what it holds.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+from ocf.functions.workspace.gitignore import MAX_FILE_BYTES, Rules, excluded, parse
+
+#: Deeper directories and longer paths are skipped, and named in the report: no tool could unpack them.
+MAX_DEPTH = 200
+MAX_PATH_BYTES = 3_800
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Non-blocking, because the file may have become a fifo since it was listed.
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Stopped(Exception):
+    """The work was cancelled."""
+
+
+class Tracked(Protocol):
+    """What is kept although it is ignored. Asked in the order of the walk."""
+
+    def has(self, path: str) -> bool: ...
+
+    def below(self, path: str) -> bool: ...
+
+
+@dataclass(slots=True)
+class Entry:
+    """One thing found. `parent` is a descriptor of its directory, open until the next entry is asked for."""
+
+    path: str
+    name: str
+    parent: int
+    stat: os.stat_result
+
+    @property
+    def kind(self) -> int:
+        """`stat.S_IFMT` of its mode."""
+        return stat.S_IFMT(self.stat.st_mode)
+
+
+@dataclass
+class Report:
+    """What the walk left out: path and why, the first hundred of them; `truncated` when it ended early."""
+
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    skipped_count: int = 0
+    truncated: bool = False
+
+    def skip(self, path: str, why: str) -> None:
+        """Note that `path` was left out."""
+        self.skipped_count += 1
+        if len(self.skipped) < 100:
+            self.skipped.append((path, why))
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How to walk. `gitignore` leaves out what is ignored and not `tracked`; `git_directories` enters `.git` whole.
+
+    `admit` looks at the root, which is open, and may raise; directories of `hidden` (device, inode) are left out.
+    """
+
+    max_entries: int
+    gitignore: bool = False
+    git_directories: bool = True
+    tracked: Tracked | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+    report: Report = field(default_factory=Report)
+    admit: Callable[[int], None] | None = None
+    hidden: frozenset[tuple[int, int]] = frozenset()
+
+
+@dataclass(slots=True)
+class _Frame:
+    fd: int
+    path: str
+    parts: tuple[bytes, ...]
+    names: Iterator[os.DirEntry[str]]
+    rules: tuple[Rules, ...] | None
+    only_tracked: bool
+
+
+def key(path: str) -> list[str]:
+    """The sort key of the walk's order."""
+    return path.split("/")
+
+
+def walk(root: Path, how: Walk) -> Iterator[Entry]:
+    """Every entry below `root`, without the root itself.
+
+    Raises:
+        Stopped: `how.stop` was set.
+        OSError: the root cannot be opened, or is a link.
+    """
+    rules: tuple[Rules, ...] | None = (_info_exclude(root),) if how.gitignore else None
+    fd = os.open(root, _OPEN_DIRECTORY)
+    try:
+        if how.admit is not None:
+            how.admit(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    frames = [_frame(fd, "", (), rules, how)]
+    count = 0
+    try:
+        while frames:
+            frame = frames[-1]
+            found = next(frame.names, None)
+            if found is None:
+                os.close(frames.pop().fd)
+                continue
+            if how.stop.is_set():
+                raise Stopped
+            count += 1
+            if count > how.max_entries:
+                how.report.truncated = True
+                return
+            entry = _entry(frame, found, how.report)
+            if entry is None:
+                continue
+            if entry.kind != stat.S_IFDIR:
+                if _wanted(frame, entry, how):
+                    yield entry
+                continue
+            below = _descend(frame, entry, how)
+            if below is not None and (entry.stat.st_dev, entry.stat.st_ino) not in how.hidden:
+                yield entry
+                below = _enter(below, entry, how)
+                if below is not None:
+                    frames.append(below)
+    finally:
+        for frame in frames:
+            os.close(frame.fd)
+
+
+def open_file(entry: Entry) -> int:
+    """A descriptor of a regular file that was listed.
+
+    Raises:
+        OSError: it is gone, unreadable, or no regular file any more.
+    """
+    fd = os.open(entry.name, _OPEN_FILE, dir_fd=entry.parent)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(f"{entry.path!r} is no regular file any more")
+    return fd
+
+
+def _entry(frame: _Frame, found: os.DirEntry[str], report: Report) -> Entry | None:
+    path = f"{frame.path}/{found.name}" if frame.path else found.name
+    try:
+        entry = Entry(path, found.name, frame.fd, found.stat(follow_symlinks=False))
+    except FileNotFoundError:
+        return None  # removed since it was listed
+    if len(path) * 4 > MAX_PATH_BYTES and len(os.fsencode(path)) > MAX_PATH_BYTES:
+        report.skip(path[:200], f"its path is longer than {MAX_PATH_BYTES} bytes")
+        return None
+    if not (stat.S_ISREG(entry.stat.st_mode) or stat.S_ISDIR(entry.stat.st_mode) or stat.S_ISLNK(entry.stat.st_mode)):
+        report.skip(path, "it is neither file, directory nor link")
+        return None
+    return entry
+
+
+def _wanted(frame: _Frame, entry: Entry, how: Walk) -> bool:
+    if not how.git_directories and entry.name.lower() == ".git":
+        return False
+    if frame.only_tracked or (frame.rules and excluded(frame.rules, _parts(frame, entry), False)):
+        return how.tracked is not None and how.tracked.has(entry.path)
+    return True
+
+
+def _descend(frame: _Frame, entry: Entry, how: Walk) -> _Frame | None:
+    """A frame for the directory, not opened yet; None when it is left out."""
+    is_git = entry.name.lower() == ".git"
+    if is_git and not how.git_directories:
+        return None
+    if len(frame.parts) >= MAX_DEPTH:
+        how.report.skip(entry.path, f"it is deeper than {MAX_DEPTH} directories")
+        return None
+    parts, only_tracked = _parts(frame, entry), frame.only_tracked
+    if frame.rules is not None and not is_git and (only_tracked or excluded(frame.rules, parts, True)):
+        # As in git: nothing below an ignored directory is included again, except what is tracked.
+        only_tracked = True
+        if how.tracked is None or not how.tracked.below(entry.path):
+            return None
+    return _Frame(-1, entry.path, parts, iter(()), None if is_git else frame.rules, only_tracked and not is_git)
+
+
+def _enter(frame: _Frame, entry: Entry, how: Walk) -> _Frame | None:
+    try:
+        fd = os.open(entry.name, _OPEN_DIRECTORY, dir_fd=entry.parent)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        how.report.skip(entry.path, error.strerror or "it cannot be opened")
+        return None
+    if how.hidden:
+        opened = os.fstat(fd)
+        if (opened.st_dev, opened.st_ino) in how.hidden:
+            os.close(fd)
+            return None
+    return _frame(fd, frame.path, frame.parts, frame.rules, how, frame.only_tracked)
+
+
+def _frame(
+    fd: int,
+    path: str,
+    parts: tuple[bytes, ...],
+    rules: tuple[Rules, ...] | None,
+    how: Walk,
+    only_tracked: bool = False,
+) -> _Frame:
+    try:
+        with os.scandir(fd) as entries:
+            names = sorted(islice(entries, how.max_entries + 1), key=lambda entry: entry.name)
+        if rules is not None and (text := _read_small(".gitignore", fd)):
+            rules = (*rules, parse(text, len(parts)))
+    except BaseException:
+        os.close(fd)
+        raise
+    return _Frame(fd, path, parts, iter(names), rules, only_tracked)
+
+
+def _parts(frame: _Frame, entry: Entry) -> tuple[bytes, ...]:
+    return (*frame.parts, os.fsencode(entry.name))
+
+
+def _info_exclude(root: Path) -> Rules:
+    return parse(read_below(root, (".git", "info"), "exclude", MAX_FILE_BYTES) or b"", 0)
+
+
+def read_below(root: Path, directories: tuple[str, ...], name: str, limit: int) -> bytes | None:
+    """A small file some directories below `root`, no component of it a link; None when it cannot be had like that."""
+    fds: list[int] = []
+    try:
+        fds.append(os.open(root, _OPEN_DIRECTORY))
+        for directory in directories:
+            fds.append(os.open(directory, _OPEN_DIRECTORY, dir_fd=fds[-1]))
+        return _read_small(name, fds[-1], limit)
+    except OSError:
+        return None
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _read_small(name: str, parent: int, limit: int = MAX_FILE_BYTES) -> bytes | None:
+    try:
+        fd = os.open(name, _OPEN_FILE, dir_fd=parent)
+    except OSError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        found = os.fstat(fd)
+        # A larger one is not believed to be meant as a list of patterns.
+        return file.read(limit) if stat.S_ISREG(found.st_mode) and found.st_size <= limit else None

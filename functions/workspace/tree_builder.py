@@ -1,0 +1,198 @@
+"""Building a directory tree in a place of our own, from entries that nobody vouches for.
+
+Everything is created relative to descriptors of directories that this builder made, never through a link. Links come
+last, so that no entry can be written through one, and must stay inside; so do directories' modes, which might forbid
+what is still to be written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from ocf.functions.workspace.errors import InvalidWorkspace
+from ocf.functions.workspace.safe_walk import MAX_DEPTH, MAX_PATH_BYTES
+
+log = structlog.get_logger()
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Nothing of the function's own, where the real keys are.
+_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def safe_parts(path: str) -> list[str]:
+    """The components of a relative path.
+
+    Raises:
+        InvalidWorkspace: absolute, empty, too long or too deep, or with an empty, `.` or `..` component or a NUL.
+    """
+    parts = path.split("/")
+    if len(parts) > MAX_DEPTH + 1 or len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise InvalidWorkspace(f"a path is deeper than {MAX_DEPTH} directories or longer than {MAX_PATH_BYTES} bytes")
+    if "\0" in path or any(part in ("", ".", "..") for part in parts):
+        raise InvalidWorkspace(f"path {path!r} is not plainly relative; it must have no empty, '.' or '..' component")
+    return parts
+
+
+def leaves(path: str, target: str) -> bool:
+    """Whether a link at `path` with this target leaves the tree, as far as the words say."""
+    if target.startswith("/"):
+        return True
+    depth = path.count("/")
+    for part in target.split("/"):
+        depth += -1 if part == ".." else part not in ("", ".")
+        if depth < 0:
+            return True
+    return False
+
+
+def outside(root: Path, links: Iterable[str]) -> str | None:
+    """The first of these links of an existing tree that leads out of it, also by way of other links."""
+    real = os.path.realpath(root)
+    for link in links:
+        path = os.path.join(real, link)
+        if leaves(link, os.readlink(path)):
+            return link
+        reached = os.path.realpath(path)
+        if reached != real and not reached.startswith(real + "/"):
+            return link
+    return None
+
+
+class Tree:
+    """A tree under construction below `root`, which must be an empty directory. Close it in any case."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._open: list[tuple[str, int]] = [("", os.open(root, _OPEN_DIRECTORY))]
+        self._modes: list[tuple[str, int]] = []
+        self._links: list[tuple[str, str]] = []
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        while self._open:
+            os.close(self._open.pop()[1])
+
+    def directory(self, path: str, mode: int) -> None:
+        """A directory, with this mode in the end.
+
+        Raises:
+            InvalidWorkspace: the path is unsafe, there already, or its parent is not there.
+        """
+        parts = safe_parts(path)
+        try:
+            os.mkdir(parts[-1], 0o700, dir_fd=self._parent(parts))
+        except FileExistsError:
+            raise _twice(path) from None
+        if mode & 0o777 != 0o700:
+            self._modes.append((path, mode & 0o777))
+
+    def file(self, path: str) -> int:
+        """A new file's descriptor, which the caller fills, hands to `seal` and closes. Errors as for `directory`."""
+        parts = safe_parts(path)
+        try:
+            return os.open(parts[-1], _CREATE, 0o600, dir_fd=self._parent(parts))
+        except FileExistsError:
+            raise _twice(path) from None
+
+    def seal(self, fd: int, mode: int, mtime_ns: int) -> None:
+        """Give a written file its mode (without set-id bits) and time."""
+        os.fchmod(fd, mode & 0o777)
+        os.utime(fd, ns=(mtime_ns, mtime_ns))
+
+    def link(self, path: str, target: str) -> None:
+        """A symbolic link, made by `finish`.
+
+        Raises:
+            InvalidWorkspace: it leads out of the tree.
+        """
+        safe_parts(path)
+        if leaves(path, target):
+            raise link_outside(path, target)
+        self._links.append((path, target))
+
+    def finish(self) -> None:
+        """Make the links, check where they lead, set the directories' modes.
+
+        Raises:
+            InvalidWorkspace: a link leads out of the tree by way of others, or stands where something is.
+        """
+        for path, target in self._links:
+            parts = safe_parts(path)
+            try:
+                os.symlink(target, parts[-1], dir_fd=self._parent(parts))
+            except FileExistsError:
+                raise _twice(path) from None
+        wrong = outside(self._root, (path for path, _ in self._links))
+        if wrong is not None:
+            raise link_outside(wrong, dict(self._links)[wrong])
+        # Children before parents: a parent's mode may lock them away.
+        for path, mode in reversed(self._modes):
+            parts = safe_parts(path)
+            fd = os.open(parts[-1], _OPEN_DIRECTORY, dir_fd=self._parent(parts))
+            try:
+                os.fchmod(fd, mode)
+            finally:
+                os.close(fd)
+
+    def _parent(self, parts: list[str]) -> int:
+        wanted = parts[:-1]
+        same = 0
+        while same < min(len(wanted), len(self._open) - 1) and self._open[same + 1][0] == wanted[same]:
+            same += 1
+        while len(self._open) > same + 1:
+            os.close(self._open.pop()[1])
+        for name in wanted[same:]:
+            try:
+                self._open.append((name, os.open(name, _OPEN_DIRECTORY, dir_fd=self._open[-1][1])))
+            except OSError:
+                raise InvalidWorkspace(f"{'/'.join(parts)!r} has no directory to be in") from None
+        return self._open[-1][1]
+
+
+def link_outside(path: str, target: str) -> InvalidWorkspace:
+    """The error for a link that leaves the tree."""
+    return InvalidWorkspace(
+        f"link {path!r} leads out of the workspace (to {target!r}); make it relative to something inside, or remove it"
+    )
+
+
+def _twice(path: str) -> InvalidWorkspace:
+    return InvalidWorkspace(f"{path!r} is there twice (on this file system names may differ only in case)")
+
+
+async def remove_tree(path: Path) -> None:
+    """Remove whatever is at `path`: links are not followed, locked directories opened, any depth reached.
+
+    Raises:
+        OSError: something is still there.
+    """
+    # rm and chmod -R of coreutils walk with descriptors and never follow a link they meet; unlike
+    # shutil.rmtree they have no recursion limit that a hostile depth could reach.
+    for command in (["rm", "-rf", "--", str(path)], ["chmod", "-R", "u+rwX", "--", str(path)]) * 2:
+        if not await asyncio.to_thread(os.path.lexists, path):
+            return
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL, env=_ENVIRONMENT,
+        )  # fmt: skip
+        await process.wait()
+    if await asyncio.to_thread(os.path.lexists, path):
+        raise OSError(f"{path} could not be removed whole")
+
+
+async def discard_tree(path: Path) -> None:
+    """`remove_tree`, where what cannot be removed is somebody's else to see to: it is logged, and stops nothing."""
+    try:
+        with suppress(OSError, RecursionError):  # what is out of the ordinary is for `remove_tree`
+            await asyncio.to_thread(shutil.rmtree, path)
+        await remove_tree(path)
+    except OSError as error:
+        log.warning("files left behind", action="workspace.not_removed", path=str(path), reason=str(error))

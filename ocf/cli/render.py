@@ -1,0 +1,274 @@
+"""How output looks in a terminal: text as it comes, tool calls folded, one line at the bottom that says how it goes."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from ocf.cli.common import printable
+
+STYLES = {
+    "pending": "yellow",
+    "running": "cyan",
+    "completed": "green",
+    "failed": "red",
+    "cancelled": "magenta",
+    "timed_out": "red",
+    "rejected": "red",
+}
+MARKS = {"completed": "✓", "failed": "✗", "cancelled": "■", "timed_out": "◷", "rejected": "✗"}
+_CHANGES = {"added": ("+", "green"), "modified": ("~", "yellow"), "deleted": ("-", "red")}
+_TODO = {"completed": "✓", "in_progress": "▸", "pending": "○", "cancelled": "✗"}
+#: How much of a tool's output is shown; the rest is one line that says how much there is (`ocf output` has it all).
+FOLD_LINES = 6
+#: Items of a plan, likewise.
+FOLD_ITEMS = 50
+#: Characters of a line that has no end yet, in the part of the screen that is drawn anew.
+_TAIL = 2_000
+#: Columns from which a list is a table; an id alone has 36.
+_TABLE_WIDTH = 110
+#: The columns of the table and what each needs; the title takes what is left.
+_COLUMNS = {"ID": 36, "status": 9, "submitted": 19, "took": 8, "title": 0}
+#: Tools whose effect is a chunk of its own.
+_SHOWN_OTHERWISE = ("todowrite", "todoread")
+
+
+class View:
+    """Prints chunks. In a terminal the bottom line lives; elsewhere there are plain lines only."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._started = time.monotonic()
+        self._partial: list[str] = []
+        self._style = ""
+        self._streamed: set[str] = set()  # tools whose output was shown as it came
+        self._usage: dict[str, Any] = {}
+        self._todo: list[dict[str, Any]] = []
+        self._state = "pending"
+        self.model = ""
+        self._spinner = Spinner("dots", style="cyan")
+        self._live = Live(get_renderable=self._bottom, console=console, refresh_per_second=10, transient=True)
+
+    def __enter__(self) -> View:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_line()
+        if self._live.is_started:
+            self._live.stop()
+
+    def show(self, chunk: dict[str, Any]) -> None:
+        """One chunk."""
+        shown = getattr(self, f"_on_{chunk['type']}", self._on_other)
+        shown(str(chunk.get("data") or ""), chunk.get("detail") or {})
+
+    def _on_text(self, data: str, _: dict[str, Any]) -> None:
+        self._stream(data, "")
+
+    def _on_reasoning(self, data: str, _: dict[str, Any]) -> None:
+        self._stream(data, "dim italic")
+
+    def _on_stdout(self, data: str, detail: dict[str, Any]) -> None:
+        self._streamed.add(str(detail.get("call_id")))
+        self._stream(data, "dim")
+
+    def _on_stderr(self, data: str, detail: dict[str, Any]) -> None:
+        self._streamed.add(str(detail.get("call_id")))
+        self._stream(data, "red dim")
+
+    def _on_tool_call(self, data: str, detail: dict[str, Any]) -> None:
+        if detail.get("tool") in _SHOWN_OTHERWISE:
+            return
+        said = detail.get("title") or _told(detail.get("input") or {}) or data
+        self._line(
+            f"[bold cyan]●[/] [bold]{escape(str(detail.get('tool', 'tool')))}[/] {escape(self._short(str(said)))}"
+        )
+
+    def _on_tool_result(self, data: str, detail: dict[str, Any]) -> None:
+        if detail.get("tool") in _SHOWN_OTHERWISE:
+            return
+        lines = data.rstrip().splitlines()
+        if str(detail.get("call_id")) not in self._streamed:
+            for line in lines[:FOLD_LINES]:
+                self._line(f"  [dim]{escape(self._short(line))}[/]")
+            if len(lines) > FOLD_LINES:
+                self._line(f"  [dim italic]… {len(lines) - FOLD_LINES} more lines[/]")
+        mark = "[green]ok[/]" if detail.get("ok") else "[red]failed[/]"
+        code = f" · exit {detail['exit_code']}" if detail.get("exit_code") else ""
+        took = f" · {detail['duration_ms'] / 1000:.1f} s" if detail.get("duration_ms") else ""
+        self._line(f"  [dim]⎿[/] {mark}[dim]{code}{took}[/]")
+
+    def _on_file_change(self, data: str, detail: dict[str, Any]) -> None:
+        mark, style = _CHANGES.get(str(detail.get("change")), ("~", "yellow"))
+        counts = "".join(f" [{c}]{s}{detail[k]}[/]" for k, s, c in _COUNTS if detail.get(k))
+        self._line(f"[{style}]{mark}[/] {escape(str(detail.get('path') or data))}{counts}")
+
+    def _on_status(self, data: str, detail: dict[str, Any]) -> None:
+        self._state = detail.get("state") or self._state
+        if data:
+            self._line(f"[{STYLES.get(self._state, 'dim')}]·[/] [dim]{escape(data)}[/]")
+
+    def _on_usage(self, _: str, detail: dict[str, Any]) -> None:
+        self._usage = detail
+
+    def _on_todo(self, _: str, detail: dict[str, Any]) -> None:
+        self._todo = list(detail.get("items") or [])
+        for item in self._todo[:FOLD_ITEMS]:
+            self._line(f"  [dim]{_TODO.get(item['status'], '○')} {escape(self._short(item['content']))}[/]")
+        if len(self._todo) > FOLD_ITEMS:
+            self._line(f"  [dim italic]… {len(self._todo) - FOLD_ITEMS} more items[/]")
+
+    def _on_permission(self, data: str, detail: dict[str, Any]) -> None:
+        options = " | ".join(detail.get("options") or ["ANSWER"])
+        self._line(f"[bold yellow]? {escape(str(detail.get('title') or data))}[/]")
+        self._line(f"  [dim]answer with:[/] ocf reply ID {escape(str(detail.get('request_id')))} {escape(options)}")
+
+    _on_question = _on_permission
+
+    def _on_gap(self, data: str, _: dict[str, Any]) -> None:
+        self._line(f"[red]… output is missing here: {escape(data)}[/]")
+
+    def _on_other(self, data: str, _: dict[str, Any]) -> None:
+        if data:
+            self._line(escape(data))
+
+    def _stream(self, data: str, style: str) -> None:
+        if style != self._style:
+            self._end_line()
+            self._style = style
+        first, *others = data.split("\n")
+        self._partial.append(first)
+        for line in others:
+            self._print(Text(printable("".join(self._partial)), style=style))
+            self._partial = [line]
+
+    def _end_line(self) -> None:
+        if partial := "".join(self._partial):
+            self._print(Text(printable(partial), style=self._style))
+        self._partial = []
+
+    def _short(self, text: str) -> str:
+        return _short(text, min(160, self._console.width - 4)) if self._console.is_terminal else _short(text)
+
+    def _line(self, markup: str) -> None:
+        self._end_line()
+        self._print(printable(markup))
+
+    def _print(self, what: str | Text) -> None:
+        # Without a terminal nobody's screen has a width: lines stay whole.
+        self._console.print(what, highlight=False, soft_wrap=not self._console.is_terminal)
+
+    def _bottom(self) -> Group:
+        parts = [self._state, f"{time.monotonic() - self._started:.0f} s", tokens(self._usage)]
+        if self._todo:
+            done = sum(item["status"] in ("completed", "cancelled") for item in self._todo)
+            now = next((item["content"] for item in self._todo if item["status"] == "in_progress"), "")
+            parts.append(f"{done}/{len(self._todo)} {now}".rstrip())
+        if self.model:
+            parts.append(self.model)
+        said = printable(" · ".join(part for part in parts if part))
+        self._spinner.update(text=Text(said, style="dim", overflow="ellipsis"))
+        tail = "".join(self._partial)[-_TAIL:]
+        partial = [Text(printable(tail), style=self._style)] if tail else []
+        return Group(*partial, self._spinner)
+
+
+_COUNTS = (("additions", "+", "green"), ("deletions", "−", "red"))
+
+
+def tokens(usage: dict[str, Any]) -> str:
+    """`3,120 tokens · $0.0123`, or nothing before the first request."""
+    total = sum(int(usage.get(f"{kind}_tokens") or 0) for kind in ("input", "output", "cache_read", "cache_write"))
+    cost = float(usage.get("cost_usd") or 0)
+    return f"{total:,} tokens" + (f" · ${cost:.4f}" if cost else "") if total else ""
+
+
+def ending(status: dict[str, Any]) -> str:
+    """The last line of a run, as markup."""
+    state = status["status"]
+    style = STYLES.get(state, "")
+    parts = [f"[bold {style}]{MARKS.get(state, '·')} {state}[/]"]
+    if status.get("reason"):
+        parts.append(f"[red]{status['reason']}[/]")
+    if status.get("duration_ms") is not None:
+        parts.append(f"{status['duration_ms'] / 1000:.1f} s")
+    parts.append(tokens(status.get("usage") or {}))
+    diff = status.get("diff") or {}
+    if files := diff.get("files"):
+        counts = f"[green]+{diff['additions']}[/] [red]−{diff['deletions']}[/]"
+        parts.append(f"{files} file{'s' * (files != 1)} {counts}")
+    if status.get("model"):
+        parts.append(f"[dim]{escape(str(status['model']))}[/]")
+    said = " · ".join(part for part in parts if part)
+    problems = [str(status["message"])] if status.get("message") else []
+    problems += [str(status["artifacts_message"])] if status.get("artifacts") in ("lost", "pending") else []
+    problems += [f"{error['field']}: {error['message']}" for error in status.get("errors") or []]
+    return printable("\n".join([said, *(f"  {escape(problem)}" for problem in problems)]))
+
+
+def attempts(tries: list[dict[str, Any]]) -> list[str]:
+    """Each try of an execution as a line of markup: when, how long, how it ended, on which worker."""
+    lines = []
+    for one in tries:
+        begun, ended = datetime.fromisoformat(one["started_at"]), one.get("ended_at")
+        took = f"{(datetime.fromisoformat(ended) - begun).total_seconds():.1f} s" if ended else "running"
+        how = str(one.get("ended") or "")
+        said = [f"{begun:%Y-%m-%d %H:%M:%S}", took, f"[{STYLES.get(how, 'yellow')}]{escape(how)}[/]" if how else ""]
+        said.append(f"[dim]on {escape(printable(str(one['worker'])))}[/]")
+        lines.append(f"[dim]attempt {one['number']:<6}[/] " + " · ".join(part for part in said if part))
+    return lines
+
+
+def task_list(items: list[dict[str, Any]], width: int) -> Table:
+    """Executions, newest first: a table, or two lines for each where the screen is narrow. An id is always whole."""
+    if width >= _TABLE_WIDTH:
+        return _task_table(items, width)
+    table = Table.grid(padding=(0, 1))
+    table.add_column()
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for item in items:
+        state, style = item["status"], STYLES.get(item["status"], "")
+        submitted = str(item["submitted_at"])[5:16].replace("T", " ")
+        said = f"[{style}]{state}[/] [dim]{submitted}[/] {escape(printable(item.get('title') or ''))}"
+        table.add_row(f"[{style}]{MARKS.get(state, '·')}[/]", item["execution_id"])
+        table.add_row("", said)
+    return table
+
+
+def _task_table(items: list[dict[str, Any]], width: int) -> Table:
+    # Rich takes the columns that are too wide from all of them: the title is cut before.
+    left = width - sum(_COLUMNS.values()) - 2 * len(_COLUMNS)
+    table = Table(box=None, pad_edge=False, header_style="bold dim")
+    for column in _COLUMNS:
+        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=_COLUMNS[column] or None)
+    for item in items:
+        state = item["status"]
+        took = f"{item['duration_ms'] / 1000:.1f} s" if item.get("duration_ms") is not None else ""
+        submitted = str(item["submitted_at"])[:19].replace("T", " ")
+        style = STYLES.get(state, "")
+        title = escape(_short(printable(item.get("title") or ""), left))
+        table.add_row(item["execution_id"], f"[{style}]{state}[/]", submitted, took, title)
+    return table
+
+
+def _told(input_: dict[str, Any]) -> str:
+    """The telling part of a tool's input."""
+    for name in ("command", "filePath", "file_path", "path", "pattern", "url", "description"):
+        if input_.get(name):
+            return str(input_[name])
+    return ""
+
+
+def _short(text: str, width: int = 160) -> str:
+    line = " ".join(text.split()) if "\n" in text else text
+    return line if len(line) <= width else line[: width - 1] + "…"

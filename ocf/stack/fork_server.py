@@ -1,0 +1,151 @@
+"""`python -m ocf.stack.fork_server`: imports everything once, then forks each function off itself.
+
+Four Python processes that import the same libraries one by one need four times the time and the memory of that.
+Linux only; its parent is `ocf up` (ocf/stack/fork_client.py), at the other end of the socket that is its standard
+input (AF_UNIX, SOCK_SEQPACKET; each message a JSON object). In: a `Request`, and with it a descriptor of the child's
+environment, which only the child reads: it may hold keys that no other process is to have in its memory. A child that
+is to be a parent of workers leaves that to them (`plain` is what it has itself). Out:
+`{"started": pid}` for each of them in order, and `{"ended": pid, "status": number}` (negative: the signal). The end of
+the connection ends it, and its children with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn, TypedDict
+
+from ocf.events.adapters import s3
+from ocf.functions.workers.environment import SEALED, unseal
+
+#: What its children are made of; nothing of it connects, prints or starts a thread when imported.
+_PRELOADED = (
+    "ocf.functions.runtime.serve",
+    "ocf.functions.workers.parent",
+    *(f"functions.{name}.main" for name in ("submit", "execute", "cancel", "cleanup", "session", "archive", "gateway")),
+    "ocf.functions.dispatcher.main",
+    "ocf.functions.runtime.setup",
+    "uvloop",
+    "uvicorn.protocols.http.auto",
+    "uvicorn.lifespan.on",
+)
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+#: Where a child finds its environment.
+_SEALED = 3
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Request(TypedDict):
+    """One child: `python -m module`, and where it begins. `name` is at most 15 bytes."""
+
+    name: str
+    module: str
+    cwd: str
+    log: str
+    plain: dict[str, str] | None
+
+
+def main() -> None:
+    """Serve until the end of input."""
+    for module in _PRELOADED:
+        importlib.import_module(module)
+    s3.preload()
+    gc.collect()
+    gc.freeze()  # a collection in a child would touch, and so copy, every page
+    parent = socket.socket(fileno=os.dup(0))
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, _heard)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    while True:
+        ready, _, _ = select.select([parent.fileno(), woken], [], [])
+        if woken in ready:
+            os.read(woken, 4096)
+            for pid, status in _ended():
+                _say(parent, {"ended": pid, "status": status})
+        if parent.fileno() in ready:
+            data, descriptors, _, _ = socket.recv_fds(parent, 1 << 16, 1)
+            if not data:
+                return
+            pid = _fork(json.loads(data), descriptors[0])
+            os.close(descriptors[0])
+            _say(parent, {"started": pid})
+
+
+def _heard(_number: int, _frame: FrameType | None) -> None:
+    """The wakeup descriptor has it."""
+
+
+def _say(parent: socket.socket, answer: dict[str, int]) -> None:
+    parent.send(json.dumps(answer).encode())
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, os.waitstatus_to_exitcode(status)
+
+
+def _fork(request: Request, environment: int) -> int:
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _become(request, environment, parent)
+    return pid
+
+
+def _become(request: Request, environment: int, parent: int) -> NoReturn:
+    """What `exec` would have done, then the module's `main`; never returns."""
+    status = 1
+    try:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+        _LIBC.prctl(_PR_SET_NAME, request["name"].encode()[:15], 0, 0, 0)
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _redirect(request["log"], environment)
+        if request["plain"] is None:
+            unseal(_SEALED)
+        else:
+            os.environ.clear()
+            os.environ.update(request["plain"] | {SEALED: str(_SEALED)})
+        os.chdir(request["cwd"])
+        sys.argv = [request["module"]]
+        importlib.import_module(request["module"]).main()
+        status = 0
+    except SystemExit as left:
+        status = left.code if isinstance(left.code, int) else int(left.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _redirect(log: str, environment: int) -> None:
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    written = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    for descriptor, place in ((environment, _SEALED), (nothing, 0), (written, 1), (written, 2)):
+        os.dup2(descriptor, place)
+    os.closerange(_SEALED + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+if __name__ == "__main__":
+    main()

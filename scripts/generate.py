@@ -16,11 +16,17 @@ from typing import Any
 import yaml
 
 from ocf.events import streams
+from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
+from ocf.events.adapters.memory_store import MemoryStore
 from ocf.events.event_types import TYPES, EventType
 from ocf.events.lifecycle import TABLE, TERMINAL, Reason, State
+from ocf.functions.core.clock import SystemClock
 from ocf.functions.dispatcher.project_consumers import IDLE, MOST
 from ocf.functions.dispatcher.routes import WIRING, backoff
 from ocf.functions.gateway import openapi
+from ocf.functions.gateway.app import create_app
+from ocf.functions.gateway.dependencies import GatewayDeps
+from ocf.functions.gateway.settings import GatewaySettings
 from ocf.functions.observability import metrics
 from ocf.functions.settings.settings import Settings
 
@@ -51,6 +57,15 @@ def schemas() -> Pages:
         head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:ocf:{name}"}
         pages[f"schemas/{name}.json"] = _json(head | schema | {"title": name})
     return pages
+
+
+def rest() -> Pages:
+    """OpenAPI 3.1: the gateway's routes."""
+    clock = SystemClock()
+    deps = GatewayDeps(
+        MemoryBus(clock), MemoryBucket(clock), MemoryBucket(clock), MemoryStore(), clock, GatewaySettings()
+    )
+    return {"schemas/openapi.json": openapi.describe(create_app(deps)).decode()}
 
 
 def asyncapi() -> Pages:
@@ -254,6 +269,7 @@ def diagram() -> Pages:
 
 GENERATORS: tuple[Callable[[], Pages], ...] = (
     schemas,
+    rest,
     asyncapi,
     events_page,
     lifecycle_page,
@@ -283,12 +299,11 @@ def main() -> int:
         pages |= generator()
     known = {str(path.relative_to(ROOT)) for path in (ROOT / "schemas").glob("*")}
     stale = [name for name, text in pages.items() if not (ROOT / name).is_file() or (ROOT / name).read_text() != text]
-    extra = sorted(known - pages.keys() - {"schemas/openapi.json"})
-    api = openapi.main([flag for flag in sys.argv if flag == "--check"])
+    extra = sorted(known - pages.keys())
     if "--check" in sys.argv:
         for name in stale + extra:
             sys.stderr.write(f"{name} is not what the code says; run: python scripts/generate.py\n")
-        return 1 if stale or extra or api else 0
+        return 1 if stale or extra else 0
     for name in stale:
         (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
         (ROOT / name).write_text(pages[name])

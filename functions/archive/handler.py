@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from ocf.events import subjects
+from ocf.events.delivery import NATS_DELIVERIES, NATS_SEQUENCE
 from ocf.events.envelope import Event, decode, parse, timestamp
 from ocf.events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, OcfError, Unavailable
 from ocf.events.execution_record import Record
@@ -20,7 +21,7 @@ from ocf.events.ports import Message
 from ocf.events.refs import ExecutionRef
 from ocf.functions.archive.output_archive import Written, write_output
 from ocf.functions.archive.scratch_folders import scratch
-from ocf.functions.core.command_events import NATS_DELIVERIES, NATS_SEQUENCE, ids_of
+from ocf.functions.core.command_events import ids_of
 from ocf.functions.core.stored_objects import delete_execution
 from ocf.functions.runtime.bootstrap import Parts
 

@@ -11,10 +11,11 @@ from ocf.events.errors import NotYetKnown
 from ocf.events.execution_record import Record
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.output_fence import purge_output
+from ocf.functions.core.retention_schedule import keep_retaining, stop_retaining
 from ocf.functions.core.schedules import old
 from ocf.functions.core.stored_objects import delete_execution
 from ocf.functions.runtime.bootstrap import Parts
-from ocf.functions.settings.retention_rules import keep_retaining, rule_for, stop_retaining
+from ocf.functions.settings.retention_rules import rule_for
 
 log = structlog.get_logger()
 

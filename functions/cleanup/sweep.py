@@ -13,13 +13,13 @@ from ocf.events.execution_record import Record
 from ocf.events.facts import Outcome
 from ocf.events.lifecycle import State, Step
 from ocf.events.refs import ExecutionRef
-from ocf.functions.core.lease_state import SECOND_LOOK, owned
+from ocf.functions.core.lease_state import RECHECK_SECONDS, is_leased
 from ocf.functions.core.output_fence import fence_off
+from ocf.functions.core.retention_schedule import keep_retaining
 from ocf.functions.core.schedules import old
 from ocf.functions.core.sweep_schedule import keep_sweeping, stop_sweeping
 from ocf.functions.observability import metrics
 from ocf.functions.runtime.bootstrap import Parts
-from ocf.functions.settings.retention_rules import keep_retaining
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ async def _look(parts: Parts, event: Event) -> int:
             suspects.append((record, ending))
 
     async def end(record: Record, ending: Step) -> None:
-        if not await owned(parts, record):
+        if not await is_leased(parts.executions, ExecutionRef(record.project_id, record.execution_id)):
             await _end(parts, record, ending, event)
 
     async for record in parts.records.all(unreadable):
@@ -70,7 +70,7 @@ async def _look(parts: Parts, event: Event) -> int:
         if record.outbox or not record.terminal:
             await _alone(parts, record, look(record))
     if suspects:
-        await parts.clock.sleep(SECOND_LOOK)
+        await parts.clock.sleep(RECHECK_SECONDS)
     for record, ending in suspects:
         await _alone(parts, record, end(record, ending))
     return open_ + len(unreadable)
@@ -91,7 +91,9 @@ async def _judged(parts: Parts, record: Record) -> Step | None:
     unowned = now - record.updated_at
     overdue = now - (record.started_at or record.submitted_at) - timedelta(seconds=min(record.timeout_seconds, _DAY))
     if record.state is State.RUNNING:
-        if unowned < LEASE_GRACE or await owned(parts, record):
+        if unowned < LEASE_GRACE or await is_leased(
+            parts.executions, ExecutionRef(record.project_id, record.execution_id)
+        ):
             return None
         if record.cancel_requested:
             return Step.CANCEL  # as the next attempt would at once, whenever it gets a slot

@@ -7,16 +7,10 @@ from typing import TypeVar
 
 from ocf.events import subjects
 from ocf.events.commands import Model
+from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import Event, parse, quoted
 from ocf.events.errors import InvalidEvent
 from ocf.events.limits import EVENT, parse_json
-
-#: Extension in which the dispatcher puts the NATS subject (and overwrites what a publisher put there).
-NATS_SUBJECT = "natssubject"
-#: The dispatcher's mark of where in its stream an event lies.
-NATS_SEQUENCE = "natssequence"
-#: The dispatcher's mark of how often it was delivered, this time included; given back before its turn counts.
-NATS_DELIVERIES = "natsdeliveries"
 
 M = TypeVar("M", bound=Model)
 

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ocf.events import outcomes, subjects
+from ocf.events.delivery import NATS_SEQUENCE
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, InvalidEvent
 from ocf.events.execution_record import Record
 from ocf.events.facts import FieldError, Rejected, SessionRejected
 from ocf.events.lifecycle import State, Step, step
-from ocf.events.ports import Message
+from ocf.events.ports import Bus, Clock, Message
 from ocf.events.refs import ExecutionRef, SessionRef
-from ocf.functions.core.command_events import NATS_SEQUENCE, TOKEN
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.core.command_events import TOKEN
+from ocf.functions.core.execution_repository import Records
 
 
 @dataclass(frozen=True)
@@ -36,57 +37,78 @@ class Refusal:
         return cls(errors, event, event.extensions.get(NATS_SEQUENCE) or event.id)
 
 
-async def reject_message(parts: Parts, message: Message, cause: Event | None, errors: Sequence[FieldError]) -> None:
-    """Reject the submit or session command that `message` is, by its subject; other messages are left alone.
+@dataclass(frozen=True)
+class Rejections:
+    """Publishes `rejected` and records it. `timeout_seconds` stands in the record of a submit that never starts."""
 
-    Raises:
-        Retry: not now.
-    """
-    refusal = Refusal(errors, cause, str(message.sequence))
-    try:
-        parsed = subjects.parse(message.subject)
-    except InvalidEvent:
-        return  # it names nobody who could be told
-    if parsed.kind != "cmd" or parsed.verb not in ("submit", "session"):
-        return
-    if not (TOKEN.fullmatch(parsed.project) and TOKEN.fullmatch(parsed.entity)):
-        return
-    if parsed.verb == "session":
-        await reject_session(parts, SessionRef(parsed.project, parsed.entity), refusal)
-        return
-    ref = ExecutionRef(parsed.project, parsed.entity)
-    if await parts.bus.last(subjects.EVENTS, f"ocf.evt.{ref.project}.{ref.execution}.cleaned") is None:
-        await reject_submit(parts, ref, refusal)
+    bus: Bus
+    records: Records
+    clock: Clock
+    timeout_seconds: int
 
+    async def reject_message(self, message: Message, cause: Event | None, errors: Sequence[FieldError]) -> None:
+        """Reject the submit or session command in `message`, by its subject. Ignores other messages.
 
-async def reject_submit(parts: Parts, ref: ExecutionRef, refusal: Refusal, *, title: str = "") -> None:
-    """Say that a submit never starts. The record says so where the id is new, or where this very submit made it.
-
-    `ref` may hold what is no valid id: then nothing is recorded.
-    """
-    if _valid(ref):
-        now = parts.clock.now()
-        record = _record(parts, ref, refusal, title, now)
+        Raises:
+            Retry: NATS or the store is away.
+        """
+        refusal = Refusal(errors, cause, str(message.sequence))
         try:
-            await parts.records.create(record)
-        except Conflict:
-            # Another submit of an id that runs is rejected, and changes nothing.
-            if refusal.cause is not None and await parts.bus.last(subjects.COMMANDS, ref.command("execute")) is None:
-                await parts.records.change(ref.project, ref.execution, lambda known: _given_up(known, record))
-    fact = Rejected(execution_id=ref.execution, project_id=ref.project, errors=list(refusal.errors))
-    await parts.records.reject(fact, refusal.cause, key=ref.message_id("rejected", refusal.number))
+            parsed = subjects.parse(message.subject)
+        except InvalidEvent:
+            return  # it names nobody who could be told
+        if parsed.kind != "cmd" or parsed.verb not in ("submit", "session"):
+            return
+        if not (TOKEN.fullmatch(parsed.project) and TOKEN.fullmatch(parsed.entity)):
+            return
+        if parsed.verb == "session":
+            await self.reject_session(SessionRef(parsed.project, parsed.entity), refusal)
+            return
+        ref = ExecutionRef(parsed.project, parsed.entity)
+        if await self.bus.last(subjects.EVENTS, f"ocf.evt.{ref.project}.{ref.execution}.cleaned") is None:
+            await self.reject_submit(ref, refusal)
 
+    async def reject_submit(self, ref: ExecutionRef, refusal: Refusal, *, title: str = "") -> None:
+        """Publish that a submit never starts. Records it where the id is new, or this very submit made the record.
 
-async def reject_session(parts: Parts, ref: SessionRef, refusal: Refusal) -> None:
-    """Say that a session command has no effect. Nothing is said about what is no valid id."""
-    try:
-        subjects.check_project(ref.project)
-        subjects.check_id(ref.session, "session_id")
-    except InvalidEvent:
-        return
-    fact = SessionRejected(session_id=ref.session, project_id=ref.project, errors=list(refusal.errors))
-    key = ref.message_id("rejected", refusal.number)
-    await parts.records.say("dev.ocf.session.rejected.v1", fact, refusal.cause, key=key)
+        `ref` may hold an invalid id. Nothing is recorded then.
+        """
+        if _valid(ref):
+            record = self._record(ref, refusal, title, self.clock.now())
+            try:
+                await self.records.create(record)
+            except Conflict:
+                # Another submit of an id that runs is rejected, and changes nothing.
+                if refusal.cause is not None and await self.bus.last(subjects.COMMANDS, ref.command("execute")) is None:
+                    await self.records.change(ref.project, ref.execution, lambda known: _given_up(known, record))
+        fact = Rejected(execution_id=ref.execution, project_id=ref.project, errors=list(refusal.errors))
+        await self.records.reject(fact, refusal.cause, key=ref.message_id("rejected", refusal.number))
+
+    async def reject_session(self, ref: SessionRef, refusal: Refusal) -> None:
+        """Publish that a session command has no effect. Publishes nothing about an invalid id."""
+        try:
+            subjects.check_project(ref.project)
+            subjects.check_id(ref.session, "session_id")
+        except InvalidEvent:
+            return
+        fact = SessionRejected(session_id=ref.session, project_id=ref.project, errors=list(refusal.errors))
+        key = ref.message_id("rejected", refusal.number)
+        await self.records.say("dev.ocf.session.rejected.v1", fact, refusal.cause, key=key)
+
+    def _record(self, ref: ExecutionRef, refusal: Refusal, title: str, now: datetime) -> Record:
+        return Record(
+            execution_id=ref.execution,
+            project_id=ref.project,
+            state=step(None, Step.REJECT),
+            title=title,
+            errors=outcomes.fit_errors(refusal.errors),
+            message="; ".join(f"{e.field}: {e.message}" for e in refusal.errors)[:2000],
+            command_id=refusal.cause.id if refusal.cause else "",
+            submitted_at=now,
+            updated_at=now,
+            ended_at=now,
+            timeout_seconds=self.timeout_seconds,
+        )
 
 
 def _valid(ref: ExecutionRef) -> bool:
@@ -96,22 +118,6 @@ def _valid(ref: ExecutionRef) -> bool:
     except InvalidEvent:
         return False
     return True
-
-
-def _record(parts: Parts, ref: ExecutionRef, refusal: Refusal, title: str, now: datetime) -> Record:
-    return Record(
-        execution_id=ref.execution,
-        project_id=ref.project,
-        state=step(None, Step.REJECT),
-        title=title,
-        errors=outcomes.fit_errors(refusal.errors),
-        message="; ".join(f"{e.field}: {e.message}" for e in refusal.errors)[:2000],
-        command_id=refusal.cause.id if refusal.cause else "",
-        submitted_at=now,
-        updated_at=now,
-        ended_at=now,
-        timeout_seconds=parts.settings.task_timeout,
-    )
 
 
 def _given_up(known: Record, rejected: Record) -> Record | None:

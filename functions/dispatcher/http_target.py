@@ -12,9 +12,9 @@ from typing import Protocol
 
 import httpx
 
+from ocf.events.delivery import NATS_DELIVERIES, NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.envelope import STRUCTURED, Event
 from ocf.events.ports import Clock
-from ocf.functions.core.command_events import NATS_DELIVERIES, NATS_SEQUENCE, NATS_SUBJECT
 from ocf.functions.dispatcher.result import Answer, SinkAnswer
 from ocf.functions.dispatcher.routes import Row
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from functools import partial
 from typing import NoReturn
 
 import httpx
@@ -21,7 +20,6 @@ from starlette.applications import Starlette
 from ocf.events.errors import Unavailable
 from ocf.events.ports import Backlog, Bucket
 from ocf.functions.core.cancellation import end
-from ocf.functions.core.rejections import reject_message
 from ocf.functions.dispatcher import sink_routes
 from ocf.functions.dispatcher.consumer import Loop
 from ocf.functions.dispatcher.delivery import Dispatcher
@@ -119,7 +117,7 @@ async def _measure(consumer: str, measured: Awaitable[Backlog]) -> None:
 
 def _loop(parts: Parts, row: Row, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Loop | ProjectLoop:
     metrics.expect_deliveries(row.consumer)
-    target, reject = _target(parts, row, inside, outside), partial(reject_message, parts)
+    target, reject = _target(parts, row, inside, outside), parts.rejections.reject_message
     dispatcher = Dispatcher(row, target, bus=parts.bus, clock=parts.clock, reject=reject)
     if not row.by_project:
         return Loop(row, dispatcher, parts.bus, parts.clock)

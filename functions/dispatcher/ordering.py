@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from ocf.events import limits
+from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent
 from ocf.events.ports import Clock
 from ocf.events.subjects import project_of
-from ocf.functions.core.command_events import NATS_SUBJECT
 
 
 class Lanes:

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from ocf.events.commands import Execute, Limits, Sealed
 from ocf.events.errors import SealError, Unavailable
+from ocf.functions.core import process_protection
 from ocf.functions.core.cancellation import end
 from ocf.functions.core.task_limits import bound
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
@@ -114,7 +115,7 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
     if settings.sandbox == "preferred" and support.missing:
         # Whoever chose it on another machine has to hear what this one does not give.
         log.warning("sandbox incomplete", action="sandbox.incomplete", sandboxed=sandboxed, missing=support.missing)
-    policy.protect_self()
+    process_protection.protect_self()
     async with state_folders.held(settings.state_dir) as leftovers:
         if settings.agent_host_socket is not None:
             os.umask(0o002)  # the agent's container is another user of the same group

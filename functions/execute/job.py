@@ -19,9 +19,10 @@ from pathlib import Path
 import structlog
 
 from ocf.events import subjects
+from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import STRUCTURED, Event, decode
 from ocf.events.errors import Drop, NotYetKnown, OcfError, Retry
-from ocf.functions.core.command_events import NATS_SUBJECT, ids_of
+from ocf.functions.core.command_events import ids_of
 from ocf.functions.execute.context import open_shop
 from ocf.functions.execute.worker import Worker, worker_of
 from ocf.functions.observability import logs, tracing

@@ -1,10 +1,8 @@
-"""The OpenAPI 3.1 document. `python -m ocf.functions.gateway.openapi [--check]` writes `schemas/openapi.json`."""
+"""Builds the OpenAPI 3.1 document of the gateway. `scripts/generate.py` writes it to `schemas/openapi.json`."""
 
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,7 +11,6 @@ from fastapi.openapi.utils import get_openapi
 from ocf.functions.gateway.problems import MEDIA_TYPE, ProblemDocument
 from ocf.functions.gateway.request_schemas import Answer, Attachment, CancelTask, CreateSession, ExecuteTask
 
-PATH = Path(__file__).resolve().parents[2] / "schemas" / "openapi.json"
 _ABOUT = """Executions of OpenCode as events. Every command is an event on the bus, every answer a look at its state.
 
 The live stream for clients without NATS is `WS /tasks/{execution_id}/stream?from=SEQ` (docs/api.md): OpenAPI has no
@@ -79,31 +76,3 @@ def _finish(path: str, operation: dict[str, Any]) -> None:
             responses[status] = {"$ref": f"#/components/responses/Problem{status}"}
     operation["responses"] = dict(sorted(responses.items()))
     operation["security"] = [] if path in _OPEN else [{"bearer": []}, {}]
-
-
-def main(arguments: list[str]) -> int:
-    """Write the document, or with `--check` say whether the committed one is up to date."""
-    from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
-    from ocf.events.adapters.memory_store import MemoryStore
-    from ocf.functions.core.clock import SystemClock
-    from ocf.functions.gateway.app import create_app  # here: the application itself describes itself with this module
-    from ocf.functions.gateway.dependencies import GatewayDeps
-    from ocf.functions.gateway.settings import GatewaySettings
-
-    clock = SystemClock()
-    deps = GatewayDeps(
-        MemoryBus(clock), MemoryBucket(clock), MemoryBucket(clock), MemoryStore(), clock, GatewaySettings()
-    )
-    document = describe(create_app(deps))
-    if "--check" in arguments:
-        same = PATH.is_file() and PATH.read_bytes() == document
-        if not same:
-            sys.stderr.write(f"{PATH} is out of date: run python -m ocf.functions.gateway.openapi\n")
-        return 0 if same else 1
-    PATH.parent.mkdir(exist_ok=True)
-    PATH.write_bytes(document)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

@@ -13,9 +13,9 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from ocf.events import trace_context as context
+from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import Event
 from ocf.events.errors import WAITING, Drop
-from ocf.functions.core.command_events import NATS_SUBJECT
 from ocf.functions.settings.settings import Settings
 
 Attributes = Mapping[str, str | int | float | bool]

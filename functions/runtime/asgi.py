@@ -18,9 +18,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import JSON, Event
 from ocf.events.errors import WAITING, Busy, Drop, OcfError, Retry
-from ocf.functions.core.command_events import NATS_SUBJECT
 from ocf.functions.observability import logs, tracing
 from ocf.functions.runtime.bootstrap import Parts
 

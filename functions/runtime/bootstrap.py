@@ -21,6 +21,7 @@ from ocf.events.sealing import Keyring
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.core.execution_repository import Records
 from ocf.functions.core.isolation import Isolation
+from ocf.functions.core.rejections import Rejections
 from ocf.functions.runtime.dry_run import DrySessions, DryStore
 from ocf.functions.settings.settings import Settings, comma_list
 
@@ -39,6 +40,11 @@ class Parts:
     keyring: Keyring | None
     worker: str
     isolation: Isolation
+
+    @property
+    def rejections(self) -> Rejections:
+        """How commands are rejected."""
+        return Rejections(self.bus, self.records, self.clock, self.settings.task_timeout)
 
 
 @asynccontextmanager

@@ -15,8 +15,8 @@ from ocf.events import dead_letters, subjects
 from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.events.errors import OcfError, Unavailable
 from ocf.events.streams import BUCKETS, STREAMS, BucketSpec, StreamSpec
+from ocf.functions.core.retention_schedule import keep_retaining
 from ocf.functions.observability import logs
-from ocf.functions.settings.retention_rules import keep_retaining
 from ocf.functions.settings.settings import load_or_exit
 
 _NANOSECONDS = 1_000_000_000

@@ -18,6 +18,7 @@ from ocf.events.commands import (
     SessionDetach,
     SnapshotWorkspace,
 )
+from ocf.events.delivery import NATS_SEQUENCE
 from ocf.events.envelope import Event, InvalidData, new_event, parse
 from ocf.events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
 from ocf.events.facts import FieldError, SessionAttached, SessionCreated, SessionDestroyed, SessionDetached
@@ -25,8 +26,8 @@ from ocf.events.lifecycle import State
 from ocf.events.publish_command import publish_command
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Attached, Session
-from ocf.functions.core.command_events import NATS_SEQUENCE, command, ids_of
-from ocf.functions.core.rejections import Refusal, reject_session
+from ocf.functions.core.command_events import command, ids_of
+from ocf.functions.core.rejections import Refusal
 from ocf.functions.core.session_repository import EXPIRY, Sessions, schedule_end, schedule_subject
 from ocf.functions.core.stored_objects import delete_session
 from ocf.functions.runtime.bootstrap import Parts
@@ -240,7 +241,7 @@ async def _tell(parts: Parts, type_: str, wish: Cleanup | Cancel, event: Event) 
 
 
 async def _reject(parts: Parts, event: Event, errors: list[FieldError]) -> None:
-    await reject_session(parts, SessionRef(*ids_of(event)), Refusal.of(event, errors))
+    await parts.rejections.reject_session(SessionRef(*ids_of(event)), Refusal.of(event, errors))
 
 
 _Handler = Callable[..., Awaitable[None]]

@@ -1,4 +1,4 @@
-"""How long what an execution left is kept: a small table, by project and label, and the schedule that applies it.
+"""Rules for how long outputs and archives are kept: `RETENTION`, a table by project and label.
 
 `default=7d/90d,project-a=2d/30d,project-a/team=x:1d/30d`: output stays 7 days in the stream, the archive 90. `default`
 stands for every project without a rule of its own, and so the project of that name has none; of the rules that fit,
@@ -12,12 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ocf.events.ports import Bus
-from ocf.functions.core import schedules
-
-SCHEDULE = "ocf.schedule.retention"
-RETENTION_ID = "00000000-0000-0000-0000-000000000001"
-_EVERY = "@every 1h"
 _ANY = "default"
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _RULE = re.compile(
@@ -80,13 +74,3 @@ def _said(span: timedelta) -> str:
     seconds = round(span.total_seconds())
     unit = next(u for u in ("d", "h", "m", "s") if seconds % _UNITS[u] == 0)
     return f"{seconds // _UNITS[unit]}{unit}"
-
-
-async def keep_retaining(bus: Bus, *, anew: bool = False) -> None:
-    """See that the schedule is there; `anew`: with its whole life before it."""
-    await schedules.keep(bus, SCHEDULE, _EVERY, RETENTION_ID, "retention", anew=anew)
-
-
-async def stop_retaining(bus: Bus) -> None:
-    """Cancel the schedule."""
-    await schedules.stop(bus, SCHEDULE)

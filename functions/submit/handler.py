@@ -20,7 +20,7 @@ from ocf.events.publish_command import publish_command
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.core import task_limits
 from ocf.functions.core.command_events import ids_of
-from ocf.functions.core.rejections import Refusal, reject_submit
+from ocf.functions.core.rejections import Refusal
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.sweep_schedule import keep_sweeping
 from ocf.functions.runtime.bootstrap import Parts
@@ -40,7 +40,7 @@ async def submit(parts: Parts, event: Event) -> None:
     try:
         data = await _validated(parts, event, ref)
     except InvalidData as error:
-        await reject_submit(parts, ref, Refusal.of(event, error.errors), title=_asked(event))
+        await parts.rejections.reject_submit(ref, Refusal.of(event, error.errors), title=_asked(event))
         return
     digest = hashlib.sha256(data.model_dump_json(by_alias=True).encode()).hexdigest()
     # Most are new: the create says so by itself, and only a session must be looked at first.
@@ -48,13 +48,15 @@ async def submit(parts: Parts, event: Event) -> None:
     if record is None:
         wrong_session = await _session_error(parts, data)
         if wrong_session is not None:
-            await reject_submit(parts, ref, Refusal.of(event, [wrong_session]), title=_asked(event))
+            await parts.rejections.reject_submit(ref, Refusal.of(event, [wrong_session]), title=_asked(event))
             return
         record = await _record(parts, event, data, digest)
     if record.digest != digest:
         rejected = record.state is State.REJECTED
         message = "was rejected before; use a new one" if rejected else _USED
-        await reject_submit(parts, ref, Refusal.of(event, [FieldError(field="execution_id", message=message)]))
+        await parts.rejections.reject_submit(
+            ref, Refusal.of(event, [FieldError(field="execution_id", message=message)])
+        )
         return
     if record.terminal:
         raise Drop(f"execution {ref.execution} is {record.state.value} already")

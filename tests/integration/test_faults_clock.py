@@ -17,12 +17,12 @@ import pytest
 from ocf.events import subjects
 from ocf.events.adapters.s3 import S3Config
 from ocf.events.commands import Submit
+from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import decode, new_event
 from ocf.events.event_types import TYPES
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.output import Chunk, ChunkType
-from ocf.functions.core.command_events import NATS_SUBJECT
 from ocf.functions.runtime.bootstrap import Parts, build
 from ocf.functions.settings.settings import Settings
 from ocf.functions.submit.handler import submit

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ocf.functions.execute.sandbox import syscalls
+from ocf.functions.core import syscalls
 
 ROOT = Path(__file__).resolve().parents[2]
 UID = 65533

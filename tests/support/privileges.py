@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from ocf.functions.execute.sandbox.syscalls import drop_capabilities
+from ocf.functions.core.syscalls import drop_capabilities
 
 T = TypeVar("T")
 

@@ -31,7 +31,7 @@ from ocf.events.envelope import Event, decode
 from ocf.events.errors import NotYetKnown, Unavailable
 from ocf.events.execution_record import Record
 from ocf.events.output import Chunk
-from ocf.functions.execute.sandbox.syscalls import drop_capabilities
+from ocf.functions.core.syscalls import drop_capabilities
 from tests.support.processes import parts
 
 ROOT = Path(__file__).resolve().parents[2]

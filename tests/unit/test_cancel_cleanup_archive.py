@@ -12,6 +12,7 @@ import pytest
 
 from ocf.events import subjects
 from ocf.events.commands import Cancel, Cleanup
+from ocf.events.delivery import NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.errors import Conflict, Drop, NotYetKnown, Unavailable
 from ocf.events.execution_record import HANDED_ON, Attempt, Record
 from ocf.events.facts import Completed
@@ -20,8 +21,7 @@ from ocf.events.refs import ExecutionRef
 from ocf.functions.archive.handler import archive
 from ocf.functions.cancel.handler import cancel
 from ocf.functions.cleanup.handler import cleanup
-from ocf.functions.core.command_events import NATS_SEQUENCE, NATS_SUBJECT
-from ocf.functions.core.lease_state import SECOND_LOOK
+from ocf.functions.core.lease_state import RECHECK_SECONDS
 from ocf.functions.core.sweep_schedule import SCHEDULE, SWEEP_ID
 from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
@@ -240,7 +240,7 @@ async def test_the_sweep_ends_a_run_whose_worker_is_gone() -> None:
     await clock.advance(timedelta(seconds=30).total_seconds())
     sweeping = await swept_once(b, clock)
     assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
-    await clock.advance(SECOND_LOOK)
+    await clock.advance(RECHECK_SECONDS)
     await sweeping
     record = await b.parts.records.require(PROJECT, execution)
     assert (record.state, record.reason) == (State.FAILED, "worker_lost")
@@ -259,7 +259,7 @@ async def swept(b: Bench, clock: ManualClock) -> None:
     """A whole sweep, in which something is looked at twice or nothing is."""
     sweeping = asyncio.create_task(cleanup(b.parts, clean(b, SWEEP_ID, "sweep")))
     while not sweeping.done():
-        await clock.advance(SECOND_LOOK)
+        await clock.advance(RECHECK_SECONDS)
     await sweeping
 
 
@@ -306,7 +306,7 @@ async def test_the_sweep_waits_for_a_worker_that_was_cut_off() -> None:
     await clock.advance(30)
     sweeping = await swept_once(b, clock)
     await b.parts.executions.create(ExecutionRef(PROJECT, execution).lease_key, b"{}", ttl=10)
-    await clock.advance(SECOND_LOOK)
+    await clock.advance(RECHECK_SECONDS)
     await sweeping
     assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
 
@@ -319,7 +319,7 @@ async def test_the_sweep_leaves_what_has_moved_since_it_looked() -> None:
     await clock.advance(30)
     sweeping = await swept_once(b, clock)
     await b.parts.records.change(PROJECT, execution, lambda record: record.model_copy())
-    await clock.advance(SECOND_LOOK)
+    await clock.advance(RECHECK_SECONDS)
     await sweeping
     assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ocf.functions.execute.attempt import disk_usage
-from ocf.functions.execute.attempt.disk_usage import Look
+from ocf.functions.execute.sandbox import disk_usage
+from ocf.functions.execute.sandbox.disk_usage import Look
 from tests.support.privileges import without_privileges
 
 

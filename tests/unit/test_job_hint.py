@@ -7,9 +7,9 @@ import uuid
 
 import pytest
 
+from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent, NotYetKnown
-from ocf.functions.core.command_events import NATS_SUBJECT
 from ocf.functions.execute.job import kept_command
 from ocf.functions.submit.handler import submit
 from tests.support.parts import PROJECT, bench

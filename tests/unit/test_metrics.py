@@ -19,7 +19,7 @@ from ocf.events.output import Usage
 from ocf.events.ports import Backlog, ConsumerSpec
 from ocf.functions.cancel.handler import cancel
 from ocf.functions.cleanup.handler import cleanup
-from ocf.functions.core.lease_state import SECOND_LOOK
+from ocf.functions.core.lease_state import RECHECK_SECONDS
 from ocf.functions.core.sweep_schedule import SWEEP_ID
 from ocf.functions.dispatcher.main import _measure_lag
 from ocf.functions.dispatcher.result import Answer, SinkAnswer
@@ -90,7 +90,7 @@ async def test_what_the_sweep_ends_is_counted_with_its_reason() -> None:
     sweeping = asyncio.create_task(cleanup(b.parts, b.command("dev.ocf.task.cleanup.v1", command)))
     for _ in range(50):
         await asyncio.sleep(0)
-    await clock.advance(SECOND_LOOK)
+    await clock.advance(RECHECK_SECONDS)
     await sweeping
     assert counted.since() == {("failed", "worker_lost"): 1}
 

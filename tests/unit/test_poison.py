@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
 import httpx
@@ -19,7 +18,6 @@ from ocf.events.envelope import Event, decode, parse
 from ocf.events.errors import InvalidEvent, Unavailable
 from ocf.events.lifecycle import State
 from ocf.events.ports import Message
-from ocf.functions.core.rejections import reject_message
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Function
 from ocf.functions.dispatcher.routes import WIRING, Row
@@ -130,7 +128,7 @@ def _nobody() -> Function:
 
 
 def _dispatcher(b: Bench, row: Row, target: Any = None) -> Dispatcher:
-    return Dispatcher(row, target or _nobody(), bus=b.bus, clock=b.bus.clock, reject=partial(reject_message, b.parts))
+    return Dispatcher(row, target or _nobody(), bus=b.bus, clock=b.bus.clock, reject=b.parts.rejections.reject_message)
 
 
 async def _settled(b: Bench, row: Row, target: Any = None) -> Dispatcher:
@@ -320,5 +318,5 @@ async def test_a_submit_that_was_recorded_and_never_handed_on_is_rejected() -> N
     await submit(b.parts, event)
     await b.bus.purge(subjects.COMMANDS, subjects.command("execute", PROJECT, execution))  # as if it had died before
     message = Message(subjects.command("submit", PROJECT, execution), event.data, event.headers(), 7)
-    await reject_message(b.parts, message, event, [])
+    await b.parts.rejections.reject_message(message, event, [])
     assert (await b.parts.records.require(PROJECT, execution)).state is State.REJECTED

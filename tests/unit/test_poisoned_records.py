@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from ocf.events import subjects
+from ocf.events.delivery import NATS_DELIVERIES
 from ocf.events.errors import DeadLetter, Drop, Unavailable
 from ocf.events.execution_record import Outbox, Record
 from ocf.events.lifecycle import State
 from ocf.events.ports import Message
 from ocf.functions.archive.handler import MAX_TRIES, PATIENCE, archive
 from ocf.functions.cleanup.handler import cleanup
-from ocf.functions.core.command_events import NATS_DELIVERIES
 from ocf.functions.core.compare_and_set import dump
 from ocf.functions.core.output_fence import fence_off
 from ocf.functions.observability import metrics

@@ -15,9 +15,10 @@ from ocf.events.execution_record import Attempt, Record
 from ocf.events.facts import Completed
 from ocf.events.lifecycle import State, Step
 from ocf.functions.cleanup.handler import cleanup
+from ocf.functions.core.retention_schedule import RETENTION_ID, SCHEDULE, keep_retaining
 from ocf.functions.core.sweep_schedule import SCHEDULE as SWEEPS
 from ocf.functions.core.sweep_schedule import SWEEP_ID
-from ocf.functions.settings.retention_rules import RETENTION_ID, SCHEDULE, keep_retaining, rule_for, rules
+from ocf.functions.settings.retention_rules import rule_for, rules
 from ocf.functions.settings.settings import Settings
 from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock

@@ -21,6 +21,7 @@ from ocf.events.commands import (
     SessionDestroy,
     SessionDetach,
 )
+from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import Conflict, Drop, NotItsTurn, NotYetKnown, Unavailable
 from ocf.events.execution_record import Attempt, Record
@@ -30,7 +31,6 @@ from ocf.events.refs import SessionRef
 from ocf.events.session_record import Saved, Session
 from ocf.functions.cancel.handler import cancel
 from ocf.functions.cleanup.handler import cleanup
-from ocf.functions.core.command_events import NATS_SUBJECT
 from ocf.functions.core.session_repository import EXPIRY, Sessions, schedule_subject
 from ocf.functions.session.handler import session
 from ocf.functions.submit.handler import submit

@@ -24,6 +24,7 @@ from ocf.events.commands import (
     SessionDestroy,
     SessionDetach,
 )
+from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import DeadLetter, Drop, Retry
 from ocf.events.execution_record import Record
@@ -34,7 +35,6 @@ from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Session
 from ocf.functions.cancel.handler import cancel
 from ocf.functions.cleanup.handler import cleanup
-from ocf.functions.core.command_events import NATS_SUBJECT
 from ocf.functions.core.execution_repository import Records
 from ocf.functions.core.output_fence import fence_off
 from ocf.functions.core.session_repository import EXPIRY

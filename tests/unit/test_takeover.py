@@ -15,7 +15,7 @@ from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.command_events import command
-from ocf.functions.core.lease_state import SECOND_LOOK
+from ocf.functions.core.lease_state import RECHECK_SECONDS
 from ocf.functions.execute.attempt.runner import Runner
 from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
@@ -62,7 +62,7 @@ async def test_an_attempt_whose_worker_is_gone_is_taken_over() -> None:
     _, run = await running_elsewhere(bench(clock))
     taking = await begun(run, clock)
     assert not taking.done()
-    await clock.advance(SECOND_LOOK)
+    await clock.advance(RECHECK_SECONDS)
     with pytest.raises(Reached):
         await taking
 
@@ -74,12 +74,12 @@ async def test_an_attempt_whose_worker_comes_back_is_left_to_it(sign: str) -> No
     b = bench(clock)
     execution, run = await running_elsewhere(b)
     taking = await begun(run, clock)
-    await clock.advance(SECOND_LOOK / 2)
+    await clock.advance(RECHECK_SECONDS / 2)
     if sign == "lease":
         await b.parts.executions.create(ExecutionRef(PROJECT, execution).lease_key, b"{}", ttl=10)
     else:
         await b.parts.records.change(PROJECT, execution, lambda record: record.model_copy())
-    await clock.advance(SECOND_LOOK / 2)
+    await clock.advance(RECHECK_SECONDS / 2)
     with pytest.raises(Conflict):
         await taking
 

@@ -21,7 +21,7 @@ from ocf.events.ports import Bucket
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.cancel.handler import cancel
 from ocf.functions.cleanup.handler import cleanup
-from ocf.functions.core.lease_state import SECOND_LOOK
+from ocf.functions.core.lease_state import RECHECK_SECONDS
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.sweep_schedule import SCHEDULE, SWEEP_ID, keep_sweeping
 from ocf.functions.session.handler import session
@@ -141,7 +141,7 @@ async def test_a_record_that_cannot_be_read_does_not_stop_the_sweep() -> None:
     sweeping = asyncio.create_task(cleanup(b.parts, swept(b)))
     while not clock.sleepers:
         await asyncio.sleep(0)
-    await clock.advance(SECOND_LOOK)
+    await clock.advance(RECHECK_SECONDS)
     await sweeping
     assert "timed_out" in await b.said(second)
     await cleanup(b.parts, swept(b))

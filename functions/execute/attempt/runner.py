@@ -13,6 +13,7 @@ import structlog
 
 from ocf.events import outcomes, trace_context
 from ocf.events.commands import Cancel, Execute, Reply
+from ocf.events.delivery import NATS_DELIVERIES, NATS_SUBJECT
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, NotYetKnown, OcfError, Retry
 from ocf.events.execution_record import NOT_READY, Attempt, Record
@@ -22,8 +23,7 @@ from ocf.events.output import ChunkType, Draft
 from ocf.events.refs import ExecutionRef
 from ocf.functions import workspace
 from ocf.functions.core.cancellation import end
-from ocf.functions.core.command_events import NATS_DELIVERIES, NATS_SUBJECT
-from ocf.functions.core.lease_state import SECOND_LOOK, owned
+from ocf.functions.core.lease_state import RECHECK_SECONDS, is_leased
 from ocf.functions.core.output_fence import Fenced, fence_off
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.task_limits import bound
@@ -111,10 +111,10 @@ class Runner:
     async def _must_be_ownerless(self, seen: Record) -> None:
         """Its newest attempt has not ended. Raises Conflict: the worker of that one lives, whether or not its lease has
         run out while NATS was away."""
-        if not await owned(self._parts, seen):
-            await self._parts.clock.sleep(SECOND_LOOK)
+        if not await is_leased(self._parts.executions, self.ref):
+            await self._parts.clock.sleep(RECHECK_SECONDS)
         record = await self._parts.records.require(*self._ids)
-        if record.updated_at != seen.updated_at or await owned(self._parts, seen):
+        if record.updated_at != seen.updated_at or await is_leased(self._parts.executions, self.ref):
             raise Conflict("another worker has it")
 
     async def _reclaim(self, attempt: int) -> bool:

@@ -12,8 +12,8 @@ import structlog
 
 from ocf.events.lifecycle import Reason, Step
 from ocf.events.ports import Clock
-from ocf.functions.execute.attempt.disk_usage import Look
 from ocf.functions.execute.attempt.stop import Judge, Verdict, failed
+from ocf.functions.execute.sandbox.disk_usage import Look
 
 log = structlog.get_logger()
 

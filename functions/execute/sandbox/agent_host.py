@@ -21,8 +21,9 @@ import struct
 import sys
 from pathlib import Path
 
-from ocf.functions.execute.attempt.disk_usage import Look
-from ocf.functions.execute.sandbox import supervisor, syscalls
+from ocf.functions.core import syscalls
+from ocf.functions.execute.sandbox import supervisor
+from ocf.functions.execute.sandbox.disk_usage import Look
 
 TYPE_CHECKING = False  # as in supervisor.py
 if TYPE_CHECKING:

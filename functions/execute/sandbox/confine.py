@@ -18,7 +18,7 @@ import resource
 import struct
 from importlib.machinery import ExtensionFileLoader, ModuleSpec
 
-from ocf.functions.execute.sandbox import syscalls
+from ocf.functions.core import syscalls
 
 TYPE_CHECKING = False  # importing `typing` costs as much as entering the sandbox
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 
-from ocf.functions.execute.sandbox import syscalls
+from ocf.functions.core import syscalls
 
 _NOTHING_SPECIAL = syscalls.MS_NOSUID | syscalls.MS_NODEV
 

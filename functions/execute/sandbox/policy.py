@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ocf.events.errors import OcfError
-from ocf.functions.execute.sandbox import syscalls
+from ocf.functions.core import syscalls
 
 SandboxMode = Literal["required", "preferred", "off"]
 
@@ -152,12 +152,3 @@ def plan(policy: SandboxPolicy, support: SandboxSupport) -> dict[str, Any]:
         "network": support.network,
         "seccomp": support.seccomp,
     }
-
-
-def protect_self() -> None:
-    """Make this process undumpable: no core file, and no other process of its user may read or trace it.
-
-    Landlock already keeps sandboxed agents out; this also holds with `SANDBOX=off`, except against CAP_SYS_PTRACE.
-    """
-    if sys.platform == "linux":
-        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)

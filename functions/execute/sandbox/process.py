@@ -22,8 +22,9 @@ from typing import Any
 import ocf
 from ocf.events.errors import OcfError
 from ocf.events.lifecycle import Reason
+from ocf.functions.core import syscalls
 from ocf.functions.execute.sandbox import policy as sandbox
-from ocf.functions.execute.sandbox import process_tree, syscalls
+from ocf.functions.execute.sandbox import process_tree
 from ocf.functions.execute.sandbox.agent_host_client import AgentHost, HostGone, HostUser, Owner
 
 TAIL_LINES = 50

@@ -20,7 +20,8 @@ import select
 import signal
 import time
 
-from ocf.functions.execute.sandbox import confine, filesystem_view, process_tree, socket_memory, syscalls
+from ocf.functions.core import syscalls
+from ocf.functions.execute.sandbox import confine, filesystem_view, process_tree, socket_memory
 
 TYPE_CHECKING = False  # `typing`, `socket` and `dataclasses` would double the time that this program takes to start
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from pathlib import Path
 import structlog
 
 from ocf.events.errors import OcfError
-from ocf.functions.execute.sandbox import filesystem_view, syscalls
+from ocf.functions.core import syscalls
+from ocf.functions.execute.sandbox import filesystem_view
 
 log = structlog.get_logger()
 

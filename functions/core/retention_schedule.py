@@ -1,0 +1,20 @@
+"""The NATS schedule of retention. It exists while there are rules, and calls cleanup with `scope: retention`."""
+
+from __future__ import annotations
+
+from ocf.events.ports import Bus
+from ocf.functions.core import schedules
+
+SCHEDULE = "ocf.schedule.retention"
+RETENTION_ID = "00000000-0000-0000-0000-000000000001"
+_EVERY = "@every 1h"
+
+
+async def keep_retaining(bus: Bus, *, anew: bool = False) -> None:
+    """See that the schedule is there; `anew`: with its whole life before it."""
+    await schedules.keep(bus, SCHEDULE, _EVERY, RETENTION_ID, "retention", anew=anew)
+
+
+async def stop_retaining(bus: Bus) -> None:
+    """Cancel the schedule."""
+    await schedules.stop(bus, SCHEDULE)

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from ocf.events.commands import Limits
 from ocf.functions.core.clock import SystemClock
-from ocf.functions.execute.model_proxy import Broker, Upstream
+from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.models.model_target import ModelTarget
 
 CHUNKS = 40
@@ -90,7 +90,7 @@ async def memory(upstream: Upstream, base_url: str, count: int) -> dict[str, Any
     before = process.memory_info().rss
     brokers, clients = [], []
     for _ in range(count):
-        broker = await Broker(upstream, SystemClock()).start()
+        broker = await ModelProxy(upstream, SystemClock()).start()
         broker.assign(ModelTarget("local", "m", "openai", base_url, KEY), Limits())
         client = httpx.AsyncClient(
             base_url=broker.base_url,
@@ -113,7 +113,7 @@ async def main(requests: int, brokers: int) -> list[dict[str, Any]]:
     server = await asyncio.start_server(provider, "127.0.0.1", 0, limit=2**20)
     base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     upstream = Upstream(SystemClock())
-    broker = await Broker(upstream, SystemClock()).start()
+    broker = await ModelProxy(upstream, SystemClock()).start()
     broker.assign(ModelTarget("local", "m", "openai", base_url, KEY), Limits(max_total_tokens=10**9))
     first: tuple[list[float], list[float]] = ([], [])
     chunk: tuple[list[float], list[float]] = ([], [])

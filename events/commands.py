@@ -1,7 +1,7 @@
 """What commands carry: the payload of every `dev.ocf.*` command event (contract: docs/events.md).
 
 Every model is frozen. What callers send has no unknown fields, so that a typing error is answered and not ignored. What
-functions write for each other may have some, because two releases run side by side during an upgrade: see `Kept`.
+functions write for each other may have some, because two releases run side by side during an upgrade: see `ForwardCompatible`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Model(BaseModel):
     )
 
 
-class Kept(Model):
+class ForwardCompatible(Model):
     """What functions write for each other, in records, facts and output.
 
     It may be of a newer release: fields unknown here are let in, and written again with the rest when it is changed.

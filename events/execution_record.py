@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from ocf.events.commands import ExecutionId, Kept, ProjectId, SessionId
+from ocf.events.commands import ExecutionId, ForwardCompatible, ProjectId, SessionId
 from ocf.events.facts import ArtifactState, DiffSummary, FieldError
 from ocf.events.lifecycle import TERMINAL, Reason, State
-from ocf.events.output import TodoItem, Usage, Waiting
+from ocf.events.output import TodoItem, Usage, PendingRequest
 
 #: How an attempt ended whose worker was shut down in good order.
 HANDED_ON = "handed_on"
@@ -18,7 +18,7 @@ HANDED_ON = "handed_on"
 NOT_READY = "not_ready"
 
 
-class Attempt(Kept):
+class Attempt(ForwardCompatible):
     """One try by one worker. `ended` is how it ended: a state, `worker_lost`, `handed_on` or `not_ready`."""
 
     number: int
@@ -28,7 +28,7 @@ class Attempt(Kept):
     ended: str | None = None
 
 
-class Outbox(Kept):
+class OutboxEntry(ForwardCompatible):
     """A fact that is decided but perhaps not yet published: whoever sees it publishes it again.
 
     Publishing twice is harmless: the event's id is its message id, and the subject takes one event only.
@@ -41,7 +41,7 @@ class Outbox(Kept):
     extensions: dict[str, str] = {}
 
 
-class Record(Kept):
+class Record(ForwardCompatible):
     """Everything known of an execution but its output."""
 
     execution_id: ExecutionId
@@ -68,7 +68,7 @@ class Record(Kept):
     cancel_requested: bool = False
     cancel_why: str | None = None
     cancel_by: str | None = None
-    waiting_for: Waiting | None = None
+    waiting_for: PendingRequest | None = None
     todo: list[TodoItem] = []
     usage: Usage = Usage()
     diff: DiffSummary = DiffSummary()
@@ -81,7 +81,7 @@ class Record(Kept):
     archived: bool = False
     output_expired: bool = False
     archive_expired: bool = False
-    outbox: list[Outbox] = []
+    outbox: list[OutboxEntry] = []
 
     @property
     def terminal(self) -> bool:

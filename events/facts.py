@@ -7,19 +7,19 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ocf.events.commands import ExecutionId, Kept, ProjectId, SessionId
+from ocf.events.commands import ExecutionId, ForwardCompatible, ProjectId, SessionId
 from ocf.events.lifecycle import Reason
 from ocf.events.output import Usage
 
 
-class FieldError(Kept):
+class FieldError(ForwardCompatible):
     """One thing wrong with an input: which field, what is wrong, what would be right."""
 
     field: str
     message: str
 
 
-class Fact(Kept):
+class Fact(ForwardCompatible):
     """What every fact of an execution has."""
 
     execution_id: ExecutionId
@@ -52,7 +52,7 @@ class Started(Fact):
     queued_ms: int
 
 
-class ChangedFile(Kept):
+class ChangedFile(ForwardCompatible):
     """One changed file of the workspace."""
 
     path: str
@@ -61,7 +61,7 @@ class ChangedFile(Kept):
     deletions: int | None = None
 
 
-class DiffSummary(Kept):
+class DiffSummary(ForwardCompatible):
     """What the run changed in the workspace, against its start."""
 
     files: int = 0
@@ -71,7 +71,7 @@ class DiffSummary(Kept):
     truncated: bool = False
 
 
-class Artifact(Kept):
+class Artifact(ForwardCompatible):
     """One stored object: key below the execution's prefix, size in bytes, SHA-256 in hex."""
 
     name: str
@@ -154,7 +154,7 @@ class Cleaned(Fact):
     removed: dict[str, int]
 
 
-class SessionFact(Kept):
+class SessionFact(ForwardCompatible):
     """What every fact of a session has."""
 
     session_id: SessionId

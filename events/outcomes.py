@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from ocf.events.event_types import TYPES
-from ocf.events.execution_record import Outbox, Record
+from ocf.events.execution_record import OutboxEntry, Record
 from ocf.events.facts import (
     Artifact,
     ArtifactState,
@@ -27,7 +27,7 @@ from ocf.events.facts import (
 )
 from ocf.events.lifecycle import Reason, Step
 from ocf.events.limits import KIB, RECORD_BYTES, json_size, shorten
-from ocf.events.output import TodoItem, Usage, Waiting
+from ocf.events.output import TodoItem, Usage, PendingRequest
 
 #: Objects that hold what a fact has shortened.
 RESULT_NAME, CHANGES_NAME = "result.txt", "changes.json"
@@ -220,7 +220,7 @@ def fit_todo(items: Sequence[TodoItem], budget: int = TODO_BYTES) -> list[TodoIt
     return kept
 
 
-def fit_waiting(waiting: Waiting, budget: int = WAITING_BYTES) -> Waiting:
+def fit_waiting(waiting: PendingRequest, budget: int = WAITING_BYTES) -> PendingRequest:
     """Shorten title and options of a question to `budget` bytes of JSON; an option that is cut could not be chosen."""
     options: list[str] = []
     room = budget // 2
@@ -262,7 +262,7 @@ def _cut(record: Record, share: float) -> Record:
     return record.model_copy(update=changes)
 
 
-def fit_outbox(boxed: Outbox, share: float) -> Outbox:
+def fit_outbox(boxed: OutboxEntry, share: float) -> OutboxEntry:
     """The fact in an outbox, shortened; one that ends nothing stays as it is."""
     kind = TYPES[boxed.type].data if boxed.type in TYPES else None
     if kind is None or not issubclass(kind, Outcome):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ocf.events.commands import Kept, Model
+from ocf.events.commands import ForwardCompatible, Model
 
 
 class ChunkType(StrEnum):
@@ -44,7 +44,7 @@ class ChunkType(StrEnum):
     GAP = "gap"
 
 
-class Usage(Kept):
+class Usage(ForwardCompatible):
     """Totals of an execution so far. Tokens as the model's provider counts them, cost in US dollars."""
 
     requests: int = 0
@@ -99,14 +99,14 @@ class StatusDetail(Model):
     attempt: int = 1
 
 
-class TodoItem(Kept):
+class TodoItem(ForwardCompatible):
     """One line of the agent's todo list."""
 
     content: str
     status: Literal["pending", "in_progress", "completed", "cancelled"]
 
 
-class Waiting(Kept):
+class PendingRequest(ForwardCompatible):
     """What the agent waits for; the answer names `request_id`."""
 
     request_id: str
@@ -116,7 +116,7 @@ class Waiting(Kept):
     deadline: datetime | None = None
 
 
-class Chunk(Kept):
+class Chunk(ForwardCompatible):
     """One piece of output. `seq` is gapless per execution from 1, over all attempts."""
 
     seq: Annotated[int, Field(ge=1)]

@@ -104,7 +104,7 @@ def line_in(message: Message) -> tuple[int, bytes] | None:
     return None
 
 
-class Hole:
+class GapTimer:
     """When history is read for a missing chunk, and when it is given up. Times are seconds of any clock."""
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class Hole:
         return missing is not None and self._tries >= FILL_TRIES
 
 
-class Splicer:
+class Reorderer:
     """Orders chunks and drops repeats. Pure: no I/O, no clock."""
 
     def __init__(self, start: int = 1) -> None:
@@ -180,7 +180,7 @@ async def place(bus: Bus, project: str, execution: str, start: int) -> int:
     return before
 
 
-class Ending(Protocol):
+class EndCondition(Protocol):
     """Knows whether an execution has ended, and at which sequence."""
 
     @property
@@ -211,7 +211,7 @@ async def watch(
     execution: str,
     *,
     start: int,
-    ending: Ending,
+    ending: EndCondition,
     poll: float = _READ_AGAIN,
     forgotten: bool = False,
 ) -> AsyncIterator[Chunk]:
@@ -221,7 +221,7 @@ async def watch(
     history is read again, in case something was lost on the way. `forgotten`: the execution has ended and the stream
     does not begin with `start`, so that nothing is waited for.
     """
-    splicer, hole, now = Splicer(start), Hole(), asyncio.get_running_loop().time
+    splicer, hole, now = Reorderer(start), GapTimer(), asyncio.get_running_loop().time
     heard = (subjects.live(project, execution), f"ocf.evt.{project}.{execution}.*")
 
     def missing() -> int | None:
@@ -248,7 +248,7 @@ async def watch(
                     yield chunk
 
 
-async def _given_up(splicer: Splicer, ending: Ending) -> AsyncGenerator[Chunk, None]:
+async def _given_up(splicer: Reorderer, ending: EndCondition) -> AsyncGenerator[Chunk, None]:
     """Past the first hole: by what is kept elsewhere, and a stated gap for what is not there either.
 
     What is kept elsewhere is in order, and may have holes of its own, stated or not.
@@ -278,10 +278,10 @@ async def _given_up(splicer: Splicer, ending: Ending) -> AsyncGenerator[Chunk, N
 
 async def _live(
     live: AsyncIterator[Message],
-    splicer: Splicer,
+    splicer: Reorderer,
     poll: float,
-    ending: Ending,
-    hole: Hole,
+    ending: EndCondition,
+    hole: GapTimer,
     missing: Callable[[], int | None],
 ) -> AsyncGenerator[Chunk, None]:
     """Live chunks until history should be read: for a missing one, after `poll` seconds of silence, at the end."""

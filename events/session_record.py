@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, field_serializer
 
-from ocf.events.commands import EmptyWorkspace, ExecutionId, Kept, ProjectId, SessionId, Workspace
+from ocf.events.commands import EmptyWorkspace, ExecutionId, ForwardCompatible, ProjectId, SessionId, Workspace
 from ocf.events.facts import Artifact
 from ocf.events.refs import SessionRef
 
@@ -21,14 +21,14 @@ CLIENT_STAYS = timedelta(hours=1)
 _OLD_OBJECT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.(\S+\.)?(conversation\.json|workspace\.tar\.zst)")
 
 
-class Attached(Kept):
+class Attached(ForwardCompatible):
     """Somebody who watches; `since` is when it last said so."""
 
     client_id: str
     since: datetime
 
 
-class Saved(Kept):
+class Saved(ForwardCompatible):
     """The state after one execution: object names below the session's prefix, and OpenCode's own session id.
 
     `execution_id` is None once that execution was deleted.
@@ -40,7 +40,7 @@ class Saved(Kept):
     workspace: Artifact | None = None
 
 
-class Session(Kept):
+class Session(ForwardCompatible):
     """Everything known of a session. `queue`: executions that want it, the first one has it.
 
     `expired`: it is being destroyed because its time is over, and not because somebody said so; its executions stay.

@@ -16,7 +16,7 @@ from ocf.events.adapters.nats.bus import NatsBus
 from ocf.events.errors import Unavailable
 from ocf.events.execution_record import Record
 from ocf.events.session_record import Session
-from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.dispatcher.routes import ROUTES
 
 #: After the last fault: a lease (10 s), a redelivery (30 s), sweeps (every 15 s), and the further attempts themselves.
 PATIENCE = 240.0
@@ -55,7 +55,7 @@ async def _under_way(bus: NatsBus, ledger: Ledger) -> list[str]:
         name = entry.key.replace(".", "/")
         if session.queue or name in ledger.destroyed:
             left.append(f"session {name}: {session.state}, {len(session.queue)} in its queue")
-    for row in WIRING:
+    for row in ROUTES:
         states = [each for each in await bus.consumers(row.stream) if each.name == row.consumer or row.owner(each.name)]
         if not states:
             raise Unavailable(f"consumer {row.consumer}: there is none")

@@ -19,7 +19,7 @@ from faults.settle import settle
 from ocf.events import subjects
 from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.session_record import Session
-from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.dispatcher.routes import ROUTES
 
 #: Before the first look every process has done everything once: its imports, pools and caches are there.
 _WARM_UP = 45.0
@@ -118,7 +118,7 @@ async def _stream(made: Bench, stream: str) -> dict[str, float]:
     reply = await made.bus.nc.request(f"$JS.API.STREAM.INFO.{stream}", ask, timeout=10)
     state = json.loads(reply.data)["state"]
     names = [name for name in state.get("subjects") or {} if not staying(name, made.load.ledger.poison)]
-    consumers = [each for each in await made.bus.consumers(stream) if not any(row.owner(each.name) for row in WIRING)]
+    consumers = [each for each in await made.bus.consumers(stream) if not any(row.owner(each.name) for row in ROUTES)]
     return {"consumers": float(len(consumers)), "subjects": float(len(names))}
 
 

@@ -22,7 +22,7 @@ from ocf.events.event_types import TYPES, EventType
 from ocf.events.lifecycle import TABLE, TERMINAL, Reason, State
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.dispatcher.project_consumers import IDLE, MOST
-from ocf.functions.dispatcher.routes import WIRING, backoff
+from ocf.functions.dispatcher.routes import ROUTES, backoff
 from ocf.functions.gateway import openapi
 from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.dependencies import GatewayDeps
@@ -143,7 +143,7 @@ def events_page() -> Pages:
     fed = [
         f"| `{row.consumer}` | {', '.join(f'`{x}`' for x in row.subjects)} | {row.function} "
         f"| {row.in_flight} | {row.spec().max_in_flight} | {row.max_deliveries or 'for ever'} |"
-        for row in WIRING
+        for row in ROUTES
     ]
     tries = ", ".join(f"{backoff(n):g}" for n in range(1, 9))
     extensions = [f"| `{name}` | {why} |" for name, why in EXTENSIONS.items()]
@@ -253,7 +253,7 @@ def metrics_table() -> Pages:
 def diagram() -> Pages:
     """The picture in docs/architecture.md, between its two marks."""
     lines = ["flowchart LR", "    backend([backend]) & gateway -->|command events| C[(OCF_COMMANDS)]"]
-    for row in WIRING:
+    for row in ROUTES:
         source = "C" if row.stream == "OCF_COMMANDS" else "E"
         lines.append(f"    {source} -->|{row.consumer}| D{{{{dispatcher}}}} -->|POST| {row.function}")
     lines += [

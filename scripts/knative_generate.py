@@ -18,7 +18,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ocf.functions.dispatcher.routes import WIRING, Row  # noqa: E402
+from ocf.functions.dispatcher.routes import ROUTES, Route  # noqa: E402
 from scripts import knative_kn  # noqa: E402
 
 BASE, COMPONENTS = ROOT / "knative/base", ROOT / "knative/components"
@@ -289,7 +289,7 @@ def dispatcher(name: str, consumers: str, sources: list[Manifest]) -> Manifest:
     }
 
 
-def source(row: Row) -> Manifest:
+def source(row: Route) -> Manifest:
     """The ContainerSource that feeds one row; Knative sets K_SINK to the function's address."""
     name = f"dispatch-{row.consumer}"
     return {
@@ -324,7 +324,7 @@ def files() -> dict[Path, str]:
     """Every generated file with its content."""
     services = here()
     present = {service.name for service in services}
-    rows = [row for row in WIRING if row.function in present]
+    rows = [row for row in ROUTES if row.function in present]
     return {
         BASE / "services.yaml": HEADER.format(source="its table")
         + "".join(f"---\n# {service.why}\n{dump(ksvc(service))}" for service in services),

@@ -32,7 +32,7 @@ from ocf.events.refs import ExecutionRef
 from ocf.functions.archive.handler import archive
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.core.execution_repository import Records
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.runtime.setup import apply
 from ocf.functions.settings.settings import Settings
 from tests.support.nats import running_nats
@@ -98,7 +98,7 @@ class Archiver:
     def __init__(self, bus: NatsBus, store: S3Store, where: S3Config) -> None:
         clock = SystemClock()
         executions = NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
-        self._parts = Parts(
+        self._parts = Dependencies(
             settings=Settings(),
             clock=clock,
             bus=bus,

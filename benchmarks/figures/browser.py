@@ -24,7 +24,7 @@ from ocf.events.adapters.nats.bus import connect
 from ocf.events.output import ChunkType, Draft
 from ocf.events.redaction import Redactor
 from ocf.functions.core.clock import SystemClock
-from ocf.functions.core.output_fence import fence_off
+from ocf.functions.core.output_fence import acquire_fence
 from ocf.functions.execute.attempt.publisher import Publisher
 from ocf.functions.runtime.nats_auth import mint_viewer
 from ocf.functions.runtime.setup import apply
@@ -95,7 +95,7 @@ async def measure(options: Options) -> list[Row]:
         bus = await connect(nats.url, creds=nats.creds, name="bench")
         await apply(bus)
         publisher = Publisher(bus, SystemClock(), Redactor(SECRETS), project=PROJECT, execution=execution)
-        publisher.begin(1, await fence_off(bus, PROJECT, execution), max_bytes=0, hold=Held())
+        publisher.begin(1, await acquire_fence(bus, PROJECT, execution), max_bytes=0, hold=Held())
         viewer = mint_viewer(
             nats.trust.viewer_signing, nats.account, PROJECT, execution, ttl=3600, now=int(time.time())
         )

@@ -13,7 +13,7 @@ from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.events.output import ChunkType, Draft
 from ocf.events.redaction import Redactor
 from ocf.functions.core.clock import SystemClock
-from ocf.functions.core.output_fence import fence_off
+from ocf.functions.core.output_fence import acquire_fence
 from ocf.functions.execute.attempt.publisher import Publisher
 from ocf.functions.runtime.setup import apply
 from tests.support.nats import running_nats
@@ -41,7 +41,7 @@ async def ours(bus: NatsBus, count: int, draft: Draft) -> float:
     """Drafts per second through Publisher and NatsWriter, until all of it is kept."""
     execution = str(uuid.uuid4())
     publisher = Publisher(bus, SystemClock(), Redactor(SECRETS), project=PROJECT, execution=execution)
-    publisher.begin(1, await fence_off(bus, PROJECT, execution), max_bytes=0, hold=Held())
+    publisher.begin(1, await acquire_fence(bus, PROJECT, execution), max_bytes=0, hold=Held())
     started = time.perf_counter()
     for _ in range(count):
         await publisher.emit(draft)
@@ -102,7 +102,7 @@ async def _message(bus: NatsBus, draft: Draft) -> tuple[bytes, dict[str, str]]:
     """One of our messages as it is kept."""
     execution = str(uuid.uuid4())
     publisher = Publisher(bus, SystemClock(), Redactor(SECRETS), project=PROJECT, execution=execution)
-    publisher.begin(1, await fence_off(bus, PROJECT, execution), max_bytes=0, hold=Held())
+    publisher.begin(1, await acquire_fence(bus, PROJECT, execution), max_bytes=0, hold=Held())
     await publisher.emit(draft)
     await publisher.finish(10)
     publisher.close()

@@ -23,7 +23,7 @@ from ocf.functions.archive.output_archive import Written, write_output
 from ocf.functions.archive.scratch_folders import scratch
 from ocf.functions.core.command_events import ids_of
 from ocf.functions.core.stored_objects import delete_execution
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 
 log = structlog.get_logger()
 
@@ -41,7 +41,7 @@ _TYPES = {
 }
 
 
-async def archive(parts: Parts, event: Event) -> None:
+async def archive(parts: Dependencies, event: Event) -> None:
     """Take a terminal fact. A crash before the manifest leaves objects that nobody claims, and this comes again.
 
     What is still missing `PATIENCE` after the end will not come: it is archived with that stated.
@@ -63,7 +63,7 @@ async def archive(parts: Parts, event: Event) -> None:
         raise DeadLetter(f"archive failed {MAX_TRIES} times: {type(error).__name__}") from None
 
 
-async def _archive(parts: Parts, event: Event) -> None:
+async def _archive(parts: Dependencies, event: Event) -> None:
     outcome = parse(event)
     if not isinstance(outcome, Outcome):
         raise InvalidEvent(f"type: {event.type} does not end an execution")
@@ -89,7 +89,7 @@ async def _archive(parts: Parts, event: Event) -> None:
     await _say(parts, event, ref, manifest)
 
 
-async def _say(parts: Parts, event: Event, ref: ExecutionRef, manifest: bytes) -> None:
+async def _say(parts: Dependencies, event: Event, ref: ExecutionRef, manifest: bytes) -> None:
     """Say what the manifest claims, once for ever."""
     claimed = json.loads(manifest)
     fact = Archived(
@@ -113,7 +113,7 @@ class _Found:
     missing: list[str]
 
 
-async def _objects(parts: Parts, event: Event, ref: ExecutionRef, outcome: Outcome, *, late: bool) -> _Found:
+async def _objects(parts: Dependencies, event: Event, ref: ExecutionRef, outcome: Outcome, *, late: bool) -> _Found:
     with scratch() as folder:
         output = folder / "output.ndjson.gz"
         written = await write_output(parts, ref, outcome.last_sequence, output, gaps=late)
@@ -136,7 +136,7 @@ async def _objects(parts: Parts, event: Event, ref: ExecutionRef, outcome: Outco
     return _Found(objects, written, missing)
 
 
-async def _unclaimed(parts: Parts, prefix: str, known: set[str]) -> list[Artifact]:
+async def _unclaimed(parts: Dependencies, prefix: str, known: set[str]) -> list[Artifact]:
     """What a worker stored that could not say its end any more: its workspace is worth as much as another's."""
     names = [info.key.removeprefix(f"{prefix}/") async for info in parts.store.list(f"{prefix}/")]
     found = []
@@ -149,13 +149,13 @@ async def _unclaimed(parts: Parts, prefix: str, known: set[str]) -> list[Artifac
     return found
 
 
-async def _put(parts: Parts, prefix: str, path: Path) -> Artifact:
+async def _put(parts: Dependencies, prefix: str, path: Path) -> Artifact:
     info = await parts.store.put_file(f"{prefix}/{path.name}", path, content_type=_TYPES[path.name])
     artifact = Artifact(name=path.name, size=path.stat().st_size, sha256=info.sha256 or "")
     return await _verified(parts, prefix, artifact)
 
 
-async def _verified(parts: Parts, prefix: str, artifact: Artifact) -> Artifact:
+async def _verified(parts: Dependencies, prefix: str, artifact: Artifact) -> Artifact:
     """The artifact, when S3 holds it with that size and digest."""
     stored = await parts.store.head(f"{prefix}/{artifact.name}")
     if stored is None or stored.size != artifact.size or stored.sha256 != artifact.sha256:
@@ -163,7 +163,7 @@ async def _verified(parts: Parts, prefix: str, artifact: Artifact) -> Artifact:
     return artifact
 
 
-async def _write_events(parts: Parts, ref: ExecutionRef, ending: Event, path: Path, *, late: bool) -> None:
+async def _write_events(parts: Dependencies, ref: ExecutionRef, ending: Event, path: Path, *, late: bool) -> None:
     """Write every command and fact of the execution, in the order the bus got them, as CloudEvents JSON lines.
 
     Raises:
@@ -181,7 +181,7 @@ async def _write_events(parts: Parts, ref: ExecutionRef, ending: Event, path: Pa
         raise Unavailable(f"the end of {ref} cannot be read yet")
 
 
-async def _merged(parts: Parts, ref: ExecutionRef) -> AsyncIterator[Message]:
+async def _merged(parts: Dependencies, ref: ExecutionRef) -> AsyncIterator[Message]:
     """Messages of both streams by their times, one batch of each in memory."""
     sources = [
         parts.bus.history(subjects.COMMANDS, ref.command("*")),

@@ -13,14 +13,14 @@ from cloudevents.http import CloudEvent
 from ocf.functions.archive import handler
 from ocf.functions.archive.scratch_folders import sweep
 from ocf.functions.runtime.asgi import handle
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.runtime.health import Check
 
 log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def lifespan(parts: Parts) -> AsyncIterator[dict[str, Check]]:
+async def lifespan(parts: Dependencies) -> AsyncIterator[dict[str, Check]]:
     """First what an earlier process left is removed."""
     if removed := await asyncio.to_thread(sweep):
         log.info("leftovers removed", action="archive.leftovers_removed", folders=removed)

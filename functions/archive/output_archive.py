@@ -15,7 +15,7 @@ from ocf.events.errors import Unavailable
 from ocf.events.limits import MIB
 from ocf.events.refs import ExecutionRef
 from ocf.events.reorder import gap_chunk, line_in
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 
 _BLOCK = 1024 * 1024
 #: Chunks, and their bytes, that are held for one that has not come.
@@ -33,7 +33,7 @@ class Written:
     missing: int = 0
 
 
-async def in_order(parts: Parts, ref: ExecutionRef, last: int, *, gaps: bool) -> AsyncIterator[tuple[int, bytes]]:
+async def in_order(parts: Dependencies, ref: ExecutionRef, last: int, *, gaps: bool) -> AsyncIterator[tuple[int, bytes]]:
     """Yield every output chunk by its own sequence, each once: a line, and how many chunks it says are missing.
 
     A reconnect in mid-run can leave the stream with two chunks swapped or one twice; the sequence tells.
@@ -82,7 +82,7 @@ async def in_order(parts: Parts, ref: ExecutionRef, last: int, *, gaps: bool) ->
         yield gap(last)
 
 
-async def write_output(parts: Parts, ref: ExecutionRef, last: int, path: Path, *, gaps: bool = False) -> Written:
+async def write_output(parts: Dependencies, ref: ExecutionRef, last: int, path: Path, *, gaps: bool = False) -> Written:
     """Write the gzipped NDJSON of all chunks up to `last`; with `gaps` what is missing is stated in it.
 
     Raises:

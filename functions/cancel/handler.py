@@ -9,10 +9,10 @@ from ocf.events.errors import Drop, NotYetKnown
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State, Step
 from ocf.functions.core.command_events import command
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 
 
-async def cancel(parts: Parts, event: Event) -> None:
+async def cancel(parts: Dependencies, event: Event) -> None:
     """Take `dev.ocf.task.cancel.v1`.
 
     The worker that runs it hears the same command on NATS at once and ends it; here the wish is written down,

@@ -21,7 +21,7 @@ from ocf.functions.core.command_events import command
 from ocf.functions.core.output_fence import purge_output
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.stored_objects import delete_execution
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 
 CANCEL = TYPES["dev.ocf.task.cancel.v1"]
 
@@ -29,7 +29,7 @@ CANCEL = TYPES["dev.ocf.task.cancel.v1"]
 ARCHIVE_GRACE = timedelta(seconds=60)
 
 
-async def cleanup(parts: Parts, event: Event) -> None:
+async def cleanup(parts: Dependencies, event: Event) -> None:
     """Take `dev.ocf.task.cleanup.v1`. Idempotent: what is gone already is not missed.
 
     Raises:
@@ -75,7 +75,7 @@ async def cleanup(parts: Parts, event: Event) -> None:
     await parts.bus.purge(subjects.COMMANDS, commands)
 
 
-async def _known(parts: Parts, wish: Cleanup) -> bool:
+async def _known(parts: Dependencies, wish: Cleanup) -> bool:
     """Whether there was such an execution: its submit is there, or what an earlier clean-up said."""
     submitted = subjects.command("submit", wish.project_id, wish.execution_id)
     gone = subjects.fact(wish.project_id, wish.execution_id, "cleaned")
@@ -83,14 +83,14 @@ async def _known(parts: Parts, wish: Cleanup) -> bool:
     return found is not None
 
 
-async def _cancel(parts: Parts, wish: Cleanup, event: Event) -> None:
+async def _cancel(parts: Dependencies, wish: Cleanup, event: Event) -> None:
     ref = ExecutionRef(wish.project_id, wish.execution_id)
     cancel = Cancel(execution_id=ref.execution, project_id=ref.project, why="deleted")
     told = new_event(CANCEL.type, cancel, source="/ocf/cleanup", time=parts.clock.now(), cause=event)
     await publish_command(parts.bus, told, ref.project)
 
 
-async def _must_have_ended(parts: Parts, record: Record, wish: Cleanup, event: Event) -> None:
+async def _must_have_ended(parts: Dependencies, record: Record, wish: Cleanup, event: Event) -> None:
     if not record.terminal:
         if not record.cancel_requested:
             await _cancel(parts, wish, event)
@@ -102,7 +102,7 @@ async def _must_have_ended(parts: Parts, record: Record, wish: Cleanup, event: E
         raise Conflict(f"execution {record.execution_id} is being archived")
 
 
-async def remove(parts: Parts, project: str, execution: str) -> dict[str, int]:
+async def remove(parts: Dependencies, project: str, execution: str) -> dict[str, int]:
     """Remove record, lease, objects, output and events; how many of each. The record goes first (see archive)."""
     ref = ExecutionRef(project, execution)
     record = await parts.executions.get(ref.record_key)

@@ -14,13 +14,13 @@ from ocf.functions.core.output_fence import purge_output
 from ocf.functions.core.retention_schedule import keep_retaining, stop_retaining
 from ocf.functions.core.schedules import old
 from ocf.functions.core.stored_objects import delete_execution
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.settings.retention_rules import rule_for
 
 log = structlog.get_logger()
 
 
-async def retain(parts: Parts, event: Event) -> None:
+async def retain(parts: Dependencies, event: Event) -> None:
     """Look at every execution that has ended; without any, cancel the schedule (the next sweep brings it back)."""
     known = False
     async for record in parts.records.all():
@@ -35,7 +35,7 @@ async def retain(parts: Parts, event: Event) -> None:
         await keep_retaining(parts.bus, anew=True)
 
 
-async def _apply(parts: Parts, record: Record, now: datetime) -> None:
+async def _apply(parts: Dependencies, record: Record, now: datetime) -> None:
     rule = rule_for(parts.settings.retention, record.project_id, record.labels)
     # What is not archived yet is nowhere else: it stays, however old it is.
     if rule is None or record.ended_at is None or not record.archived:
@@ -49,7 +49,7 @@ async def _apply(parts: Parts, record: Record, now: datetime) -> None:
         await _mark(parts, record, "archive_expired")
 
 
-async def _mark(parts: Parts, record: Record, what: str) -> None:
+async def _mark(parts: Dependencies, record: Record, what: str) -> None:
     """After the removal: a crash in between removes once more, which is harmless."""
     try:
         await parts.records.change(

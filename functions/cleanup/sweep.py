@@ -14,12 +14,12 @@ from ocf.events.facts import Outcome
 from ocf.events.lifecycle import State, Step
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.lease_state import RECHECK_SECONDS, is_leased
-from ocf.functions.core.output_fence import fence_off
+from ocf.functions.core.output_fence import acquire_fence
 from ocf.functions.core.retention_schedule import keep_retaining
 from ocf.functions.core.schedules import old
 from ocf.functions.core.sweep_schedule import keep_sweeping, stop_sweeping
 from ocf.functions.observability import metrics
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 
 log = structlog.get_logger()
 
@@ -33,7 +33,7 @@ LEASE_GRACE = timedelta(seconds=20)
 OVERDUE_GRACE = timedelta(seconds=180)
 
 
-async def sweep(parts: Parts, event: Event) -> None:
+async def sweep(parts: Dependencies, event: Event) -> None:
     """Look at every execution that has not ended; cancel the schedule when there is none."""
     if parts.settings.retention:
         await keep_retaining(parts.bus)
@@ -49,7 +49,7 @@ async def sweep(parts: Parts, event: Event) -> None:
             return
 
 
-async def _look(parts: Parts, event: Event) -> int:
+async def _look(parts: Dependencies, event: Event) -> int:
     """How many executions are still open after this look, or may be: a record that cannot be read, in an upgrade."""
     open_ = 0
     unreadable: set[str] = set()
@@ -76,7 +76,7 @@ async def _look(parts: Parts, event: Event) -> int:
     return open_ + len(unreadable)
 
 
-async def _alone(parts: Parts, record: Record, step: Coroutine[None, None, None]) -> None:
+async def _alone(parts: Dependencies, record: Record, step: Coroutine[None, None, None]) -> None:
     """One record's part of the sweep: its failure stops no other, and it is tried less and less often."""
     ref = ExecutionRef(record.project_id, record.execution_id)
     if parts.isolation.waits("sweep", ref.record_key):
@@ -85,7 +85,7 @@ async def _alone(parts: Parts, record: Record, step: Coroutine[None, None, None]
     await parts.isolation.run("sweep", ref.record_key, step, **ref.log_fields)
 
 
-async def _judged(parts: Parts, record: Record) -> Step | None:
+async def _judged(parts: Dependencies, record: Record) -> Step | None:
     """How it should end, as it looks now; None: it goes on."""
     now = parts.clock.now()
     unowned = now - record.updated_at
@@ -103,8 +103,8 @@ async def _judged(parts: Parts, record: Record) -> Step | None:
     return Step.TIME_OUT if overdue > timedelta(days=1) else None
 
 
-async def _end(parts: Parts, seen: Record, taken: Step, event: Event) -> None:
-    fenced = await fence_off(parts.bus, seen.project_id, seen.execution_id)
+async def _end(parts: Dependencies, seen: Record, taken: Step, event: Event) -> None:
+    fenced = await acquire_fence(parts.bus, seen.project_id, seen.execution_id)
 
     def decide(record: Record) -> tuple[Step, Outcome] | None:
         # Decided on what was looked at; when it has moved since, the next sweep looks again.

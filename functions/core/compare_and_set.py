@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from ocf.events.commands import Kept
+from ocf.events.commands import ForwardCompatible
 from ocf.events.errors import Conflict, NotYetKnown
 from ocf.events.ports import Bucket
 
 _TRIES = 20
-M = TypeVar("M", bound=Kept)
+M = TypeVar("M", bound=ForwardCompatible)
 
 
 async def change(
@@ -41,6 +41,6 @@ async def change(
     raise Conflict(f"the record of {name} is changing too fast")
 
 
-def dump(record: Kept) -> bytes:
+def dump(record: ForwardCompatible) -> bytes:
     """A record as it is kept."""
     return record.model_dump_json(exclude_defaults=True).encode()

@@ -18,7 +18,7 @@ from ocf.events.commands import Model
 from ocf.events.envelope import Event, field_errors, new_event
 from ocf.events.errors import Conflict, DeadLetter, NotYetKnown, TooLarge, Unreadable
 from ocf.events.event_types import TYPES
-from ocf.events.execution_record import Outbox, Record
+from ocf.events.execution_record import OutboxEntry, Record
 from ocf.events.facts import Failed, Outcome, Rejected
 from ocf.events.lifecycle import Reason, Step, step
 from ocf.events.ports import Bucket, Bus, Clock
@@ -132,11 +132,11 @@ class Records:
             }
         )
 
-    def _boxed(self, type_: str, data: Model, now: datetime, cause: Event | None, record: Record) -> Outbox:
+    def _boxed(self, type_: str, data: Model, now: datetime, cause: Event | None, record: Record) -> OutboxEntry:
         extensions = {"causationid": cause.id if cause else record.command_id}
         near = trace_context.active() or (trace_context.of(cause.extensions) if cause else {})
         extensions |= trace_context.within(record.traceparent, near)
-        return Outbox(
+        return OutboxEntry(
             type=type_,
             id=str(uuid.uuid4()),
             time=now,
@@ -158,7 +158,7 @@ class Records:
 
         return await self.change(record.project_id, record.execution_id, without)
 
-    async def _publish(self, boxed: Outbox, record: Record) -> None:
+    async def _publish(self, boxed: OutboxEntry, record: Record) -> None:
         """Publish a fact of the outbox. One that the bus never takes is dropped, or it would come back for ever."""
         ref = ExecutionRef(record.project_id, record.execution_id)
         for share in _SHARES:
@@ -173,7 +173,7 @@ class Records:
             return
         log.error("fact dropped", action="records.dropped", type=boxed.type, reason="too large", **ref.log_fields)
 
-    def _unboxed(self, boxed: Outbox, record: Record) -> Event:
+    def _unboxed(self, boxed: OutboxEntry, record: Record) -> Event:
         entity = record.execution_id
         return Event(
             type=boxed.type,

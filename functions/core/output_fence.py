@@ -10,14 +10,14 @@ from ocf.events.reorder import line_in
 
 
 @dataclass(frozen=True)
-class Fenced:
+class FencedOutput:
     """Output to which nobody who began earlier can add; `last` is the sequence of its newest chunk, or 0."""
 
     last: int
     fence: Fence
 
 
-async def fence_off(bus: Bus, project: str, execution: str) -> Fenced:
+async def acquire_fence(bus: Bus, project: str, execution: str) -> FencedOutput:
     """Set a fence, so that what an earlier writer has on its way is refused, and see how far the output is (ADR 0009).
 
     Raises:
@@ -27,9 +27,9 @@ async def fence_off(bus: Bus, project: str, execution: str) -> Fenced:
     fence = Fence(subject, await bus.publish(subject, b"", {}))
     newest = await bus.last(subjects.OUTPUT, subjects.output(project, execution))
     if newest is None:
-        return Fenced(0, fence)
+        return FencedOutput(0, fence)
     found = line_in(newest)
-    return Fenced(found[0] if found is not None else await _highest(bus, project, execution), fence)
+    return FencedOutput(found[0] if found is not None else await _highest(bus, project, execution), fence)
 
 
 async def _highest(bus: Bus, project: str, execution: str) -> int:

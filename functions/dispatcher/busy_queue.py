@@ -18,7 +18,7 @@ _QUESTIONS = 2.0
 _OFFERS = 8
 
 
-class Line:
+class SlotQueue:
     """One per consumer. Projects take turns; within a project who waits longest is next."""
 
     def __init__(self, clock: Clock) -> None:

@@ -10,7 +10,7 @@ from ocf.events.errors import OcfError
 from ocf.events.ports import Bus, Clock, Delivery
 from ocf.functions.core.cancellation import end
 from ocf.functions.dispatcher.delivery import Dispatcher
-from ocf.functions.dispatcher.routes import Row
+from ocf.functions.dispatcher.routes import Route
 from ocf.functions.observability import logs, metrics
 
 log = structlog.get_logger()
@@ -18,10 +18,10 @@ log = structlog.get_logger()
 _WAIT = 5.0
 
 
-class Loop:
+class ConsumerLoop:
     """Runs one row. `stop` ends the pulling and gives what is in flight `grace` seconds."""
 
-    def __init__(self, row: Row, dispatcher: Dispatcher, bus: Bus, clock: Clock) -> None:
+    def __init__(self, row: Route, dispatcher: Dispatcher, bus: Bus, clock: Clock) -> None:
         self._row = row
         self._dispatcher = dispatcher
         self._bus = bus
@@ -66,7 +66,7 @@ class Loop:
         await end(tuple(self._in_flight))
 
 
-async def see_through(row: Row, dispatcher: Dispatcher, delivery: Delivery) -> bool:
+async def see_through(row: Route, dispatcher: Dispatcher, delivery: Delivery) -> bool:
     """Dispatch one delivery; whether it was handled. Whatever goes wrong with it concerns no other one."""
     subject = delivery.message.subject
     try:

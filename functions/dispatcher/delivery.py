@@ -13,12 +13,12 @@ from ocf.events.envelope import Event, bounded, decode, errors_of, quoted
 from ocf.events.errors import InvalidEvent, Retry
 from ocf.events.facts import FieldError
 from ocf.events.ports import Bus, Clock, Delivery, Message
-from ocf.functions.dispatcher.busy_queue import Line
+from ocf.functions.dispatcher.busy_queue import SlotQueue
 from ocf.functions.dispatcher.http_target import Target
-from ocf.functions.dispatcher.ordering import Lanes
-from ocf.functions.dispatcher.requeue import LONGEST, Turns
-from ocf.functions.dispatcher.result import Answer
-from ocf.functions.dispatcher.routes import Row, backoff
+from ocf.functions.dispatcher.ordering import KeyedOrder
+from ocf.functions.dispatcher.requeue import LONGEST, RequeueBackoff
+from ocf.functions.dispatcher.result import DeliveryResult
+from ocf.functions.dispatcher.routes import Route, backoff
 from ocf.functions.observability import logs, metrics, tracing
 
 log = structlog.get_logger()
@@ -35,15 +35,15 @@ Reject = Callable[[Message, Event | None, Sequence[FieldError]], Awaitable[None]
 class Dispatcher:
     """Feeds one row of the wiring to one target. Whatever goes wrong with one message ends with that message."""
 
-    def __init__(self, row: Row, target: Target, *, bus: Bus, clock: Clock, reject: Reject | None = None) -> None:
+    def __init__(self, row: Route, target: Target, *, bus: Bus, clock: Clock, reject: Reject | None = None) -> None:
         self._row = row
         self._target = target
         self._bus = bus
         self._clock = clock
         self._reject = reject
-        self._line = Line(clock)
-        self._turns = Turns(clock)
-        self._lanes = Lanes(row.in_order_of, clock)
+        self._line = SlotQueue(clock)
+        self._turns = RequeueBackoff(clock)
+        self._lanes = KeyedOrder(row.in_order_of, clock)
         #: How often each has failed here, by its stream sequence.
         self._failed: dict[int, int] = {}
         self._closed = False
@@ -78,7 +78,7 @@ class Dispatcher:
             event = self._event(message)
         except InvalidEvent as error:
             # Never again: what cannot be read today cannot be read tomorrow, and would only stand in the way.
-            await self._give_up(message, None, Answer(400, str(error)), errors_of(error))
+            await self._give_up(message, None, DeliveryResult(400, str(error)), errors_of(error))
             await delivery.ack()
             return False
         with structlog.contextvars.bound_contextvars(**logs.about(message.subject, event)):
@@ -94,7 +94,7 @@ class Dispatcher:
             await delivery.nak(backoff(crashes))
             return
         errors = [FieldError(field="event", message="could not be handled")]
-        await self._give_up(message, None, Answer(500, f"the dispatcher failed with {kind}"), errors)
+        await self._give_up(message, None, DeliveryResult(500, f"the dispatcher failed with {kind}"), errors)
         self._forget(message)
         await delivery.ack()
 
@@ -113,12 +113,12 @@ class Dispatcher:
         await self._settle(delivery, event, answer)
         return answer.done
 
-    async def _in_order(self, lane: str | None, message: Message, event: Event) -> Answer:
+    async def _in_order(self, lane: str | None, message: Message, event: Event) -> DeliveryResult:
         """What the function says to it, unless an earlier one of its lane has yet to come again."""
         sequence = message.sequence
         if self._lanes.overtakes(lane, sequence):
             self._lanes.comes_again(lane, sequence, LONGEST + self._row.ack_wait)
-            return Answer(425, "an earlier one comes first, and has failed so far")
+            return DeliveryResult(425, "an earlier one comes first, and has failed so far")
         answer = await self._answer(event)
         if answer.retried and self._row.no_overtaking:
             self._failed[sequence] = self._failed.get(sequence, 0) + 1
@@ -139,7 +139,7 @@ class Dispatcher:
         """Whether this was its last try."""
         return 0 < self._row.max_deliveries <= self._failures(message)
 
-    async def _answer(self, event: Event) -> Answer:
+    async def _answer(self, event: Event) -> DeliveryResult:
         """What the function says in the end; while it is busy, it is asked again."""
         answer = await self._target.post(event)
         offers, project = 0, subjects.project_of(event.extensions.get(NATS_SUBJECT, ""))
@@ -171,7 +171,7 @@ class Dispatcher:
             await self._clock.sleep(self._row.ack_wait / 3)
             await delivery.in_progress()
 
-    async def _settle(self, delivery: Delivery, event: Event, answer: Answer) -> None:
+    async def _settle(self, delivery: Delivery, event: Event, answer: DeliveryResult) -> None:
         message = delivery.message
         metrics.deliveries.labels(self._row.consumer, answer.kind).inc()
         if answer.early:
@@ -211,7 +211,7 @@ class Dispatcher:
         while len(self._failed) > _REMEMBERED:
             del self._failed[next(iter(self._failed))]
 
-    async def _close(self, delivery: Delivery, answer: Answer) -> None:
+    async def _close(self, delivery: Delivery, answer: DeliveryResult) -> None:
         """410 Gone: nothing more is sent (Standard Webhooks 1.0.0), and nothing is lost should it be a mistake."""
         self._closed = True
         metrics.sinks_closed.labels(self._row.consumer).set(1)
@@ -224,7 +224,7 @@ class Dispatcher:
         await delivery.nak(answer.pause(1))
 
     async def _give_up(
-        self, message: Message, event: Event | None, answer: Answer, errors: Sequence[FieldError]
+        self, message: Message, event: Event | None, answer: DeliveryResult, errors: Sequence[FieldError]
     ) -> None:
         """Say that it has no effect, and keep it in `OCF_DLQ`: as it came, or without its data where it has no
         `event`. Only then is it acked."""

@@ -15,8 +15,8 @@ import httpx
 from ocf.events.delivery import NATS_DELIVERIES, NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.envelope import STRUCTURED, Event
 from ocf.events.ports import Clock
-from ocf.functions.dispatcher.result import Answer, SinkAnswer
-from ocf.functions.dispatcher.routes import Row
+from ocf.functions.dispatcher.result import DeliveryResult, SinkAnswer
+from ocf.functions.dispatcher.routes import Route
 
 #: How much of an answer is read as its reason.
 REASON = 2_000
@@ -48,20 +48,20 @@ def connections() -> httpx.AsyncHTTPTransport:
 class Target(Protocol):
     """Takes one event, and says how that went; it does not raise for what the other side does."""
 
-    async def post(self, event: Event) -> Answer: ...
+    async def post(self, event: Event) -> DeliveryResult: ...
 
 
 class Function:
     """A function: the event in binary mode, with the secret that it believes."""
 
-    def __init__(self, row: Row, url: str, token: str | None, http: httpx.AsyncClient) -> None:
+    def __init__(self, row: Route, url: str, token: str | None, http: httpx.AsyncClient) -> None:
         self._name = row.function
         self._url = url
         self._token = token
         self._http = http
         self._timeout = httpx.Timeout(row.timeout, connect=_CONNECT)
 
-    async def post(self, event: Event) -> Answer:
+    async def post(self, event: Event) -> DeliveryResult:
         """POST the event; as long as the function works."""
         headers = event.http_headers()
         if self._token:
@@ -69,8 +69,8 @@ class Function:
         try:
             response = await self._http.post(self._url, content=event.data, headers=headers, timeout=self._timeout)
         except httpx.HTTPError as error:
-            return Answer(0, f"{self._name} did not answer: {error or type(error).__name__}")
-        return Answer(response.status_code, response.text[:REASON], retry_after(response.headers, _LONGEST_WISH))
+            return DeliveryResult(0, f"{self._name} did not answer: {error or type(error).__name__}")
+        return DeliveryResult(response.status_code, response.text[:REASON], retry_after(response.headers, _LONGEST_WISH))
 
 
 class Webhook:
@@ -80,7 +80,7 @@ class Webhook:
     and every other attribute are in it. Without (a Knative Broker, which keeps none of our headers) it is binary.
     """
 
-    def __init__(self, row: Row, url: str, keys: Sequence[bytes], *, clock: Clock, http: httpx.AsyncClient) -> None:
+    def __init__(self, row: Route, url: str, keys: Sequence[bytes], *, clock: Clock, http: httpx.AsyncClient) -> None:
         self._row = row
         self._url = url
         self._keys = keys

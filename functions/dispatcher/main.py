@@ -21,15 +21,15 @@ from ocf.events.errors import Unavailable
 from ocf.events.ports import Backlog, Bucket
 from ocf.functions.core.cancellation import end
 from ocf.functions.dispatcher import sink_routes
-from ocf.functions.dispatcher.consumer import Loop
+from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.function_urls import function_url
 from ocf.functions.dispatcher.http_target import Function, Target, Webhook, connections
 from ocf.functions.dispatcher.project_consumers import ProjectLoop
-from ocf.functions.dispatcher.routes import WIRING, Row
+from ocf.functions.dispatcher.routes import ROUTES, Route
 from ocf.functions.observability import logs, metrics, tracing
 from ocf.functions.runtime import uvicorn_server
-from ocf.functions.runtime.bootstrap import Parts, build
+from ocf.functions.runtime.bootstrap import Dependencies, build
 from ocf.functions.runtime.health import health_routes
 from ocf.functions.settings.settings import Settings, load_or_exit
 from ocf.functions.settings.sink_rules import check
@@ -42,11 +42,11 @@ _LAG_EVERY = 15.0
 _SINKS = "sinks"
 
 
-def rows(settings: Settings) -> tuple[Row, ...]:
+def rows(settings: Settings) -> tuple[Route, ...]:
     """The rows this process runs. Exits with one line when a name is unknown."""
     outside = sink_routes.rows(settings.event_sinks, settings.event_sink_tries)
-    known = {row.consumer: (row,) for row in (*WIRING, *outside)} | {_SINKS: outside}
-    chosen = settings.dispatch_consumers or (*(row.consumer for row in WIRING), _SINKS)
+    known = {row.consumer: (row,) for row in (*ROUTES, *outside)} | {_SINKS: outside}
+    chosen = settings.dispatch_consumers or (*(row.consumer for row in ROUTES), _SINKS)
     if unknown := [name for name in chosen if name not in known]:
         _exit(f"DISPATCH_CONSUMERS: {unknown[0]!r} is none of {', '.join(known)}")
     found = tuple(row for name in chosen for row in known[name])
@@ -91,7 +91,7 @@ async def run(settings: Settings) -> None:
 
 
 async def _measure_lag(
-    parts: Parts, wired: tuple[Row, ...], loops: Mapping[str, Loop | ProjectLoop] | None = None
+    parts: Dependencies, wired: tuple[Route, ...], loops: Mapping[str, ConsumerLoop | ProjectLoop] | None = None
 ) -> None:
     while True:
         for row in wired:
@@ -115,12 +115,12 @@ async def _measure(consumer: str, measured: Awaitable[Backlog]) -> None:
         metrics.consumer_unsettled.labels(consumer).set(backlog.unsettled)
 
 
-def _loop(parts: Parts, row: Row, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Loop | ProjectLoop:
+def _loop(parts: Dependencies, row: Route, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> ConsumerLoop | ProjectLoop:
     metrics.expect_deliveries(row.consumer)
     target, reject = _target(parts, row, inside, outside), parts.rejections.reject_message
     dispatcher = Dispatcher(row, target, bus=parts.bus, clock=parts.clock, reject=reject)
     if not row.by_project:
-        return Loop(row, dispatcher, parts.bus, parts.clock)
+        return ConsumerLoop(row, dispatcher, parts.bus, parts.clock)
     quota = parts.settings.max_project_tasks if row.consumer == "execute" else 0
     return ProjectLoop(row, dispatcher, parts.bus, parts.clock, quota=quota, running=lambda: running(parts.executions))
 
@@ -132,7 +132,7 @@ async def running(executions: Bucket) -> AsyncIterator[tuple[str, str]]:
         yield project, execution
 
 
-def _target(parts: Parts, row: Row, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Target:
+def _target(parts: Dependencies, row: Route, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Target:
     settings = parts.settings
     for sink in settings.event_sinks:
         if sink_routes.consumer(sink.name) == row.consumer:

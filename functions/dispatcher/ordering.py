@@ -14,7 +14,7 @@ from ocf.events.ports import Clock
 from ocf.events.subjects import project_of
 
 
-class Lanes:
+class KeyedOrder:
     """One per row: events of one project whose data has the same value in `field` wait for each other; others do not.
 
     A delivery takes its place when it arrives, so that places are in stream order. One that has failed, or was given

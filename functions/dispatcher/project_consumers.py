@@ -22,8 +22,8 @@ from ocf.functions.core.cancellation import end
 from ocf.functions.dispatcher.consumer import not_fetched, see_through
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.fair_shares import Shares
-from ocf.functions.dispatcher.ordering import Lanes
-from ocf.functions.dispatcher.routes import Row
+from ocf.functions.dispatcher.ordering import KeyedOrder
+from ocf.functions.dispatcher.routes import Route
 from ocf.functions.observability import metrics
 
 log = structlog.get_logger()
@@ -117,7 +117,7 @@ class ProjectLoop:
 
     def __init__(
         self,
-        row: Row,
+        row: Route,
         dispatcher: Dispatcher,
         bus: Bus,
         clock: Clock,
@@ -134,7 +134,7 @@ class ProjectLoop:
         self._projects: dict[str, _Project] = {}
         self._opening = 0
         #: Order within a project among what the shared consumer delivers itself.
-        self._order = Lanes(None, clock)
+        self._order = KeyedOrder(None, clock)
         self._in_flight: dict[asyncio.Task[None], tuple[str, str]] = {}
         self._changed = asyncio.Event()
         #: When to look at which project, and how often: (monotonic time, project, pulls).

@@ -13,7 +13,7 @@ _QUESTIONS = 10.0
 _SHORTEST, LONGEST = 1.0, 30.0
 
 
-class Turns:
+class RequeueBackoff:
     """One per consumer. Another dispatcher may get what this one gave back: it is forgotten when it is overdue."""
 
     def __init__(self, clock: Clock) -> None:

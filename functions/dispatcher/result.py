@@ -18,7 +18,7 @@ _CONFLICT = 409
 
 
 @dataclass(frozen=True)
-class Answer:
+class DeliveryResult:
     """What a function said. `status` 0: nothing, it did not answer."""
 
     status: int
@@ -71,7 +71,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class SinkAnswer(Answer):
+class SinkAnswer(DeliveryResult):
     """What somebody else's receiver said. Whatever is no 2xx may be mended over there: it is tried again, over days."""
 
     #: Of the event: tries of many events that failed together do not come together again.

@@ -14,7 +14,7 @@ _PENDING = 1_000
 
 
 @dataclass(frozen=True)
-class Row:
+class Route:
     """One durable consumer and the function it feeds.
 
     `types` are the event types the function takes; anything else on these subjects is dead-lettered.
@@ -71,15 +71,15 @@ def _command(
     in_order_of: str | None = None,
     no_overtaking: bool = False,
     pending: int = _PENDING,
-) -> Row:
+) -> Route:
     prefix = f"ocf.cmd.{verb}."
     types = tuple(name for name, spec in TYPES.items() if spec.subject_template.startswith(prefix))
-    row = Row(verb, verb, subjects.COMMANDS, (f"{prefix}>",), types, in_flight, max_deliveries, timeout)
+    row = Route(verb, verb, subjects.COMMANDS, (f"{prefix}>",), types, in_flight, max_deliveries, timeout)
     of_project = (f"{prefix}{{project}}.>",)
     return replace(row, in_order_of=in_order_of, no_overtaking=no_overtaking, pending=pending, by_project=of_project)
 
 
-WIRING: tuple[Row, ...] = (
+ROUTES: tuple[Route, ...] = (
     # Follow-ups of a session queue up in the order in which they were published.
     _command("submit", in_flight=32, max_deliveries=20, timeout=60.0, in_order_of="session_id", no_overtaking=True),
     # An execution waits for a free slot as long as it takes: it is never dropped. More in flight than there are slots
@@ -89,7 +89,7 @@ WIRING: tuple[Row, ...] = (
     _command("cleanup", in_flight=8, max_deliveries=60, timeout=300.0),
     # An attach may have come before its create, and must let it pass.
     _command("session", in_flight=8, max_deliveries=20, timeout=300.0, in_order_of="session_id"),
-    Row(
+    Route(
         "archive",
         "archive",
         subjects.EVENTS,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ocf.events import subjects
 from ocf.events.event_types import TYPES
-from ocf.functions.dispatcher.routes import Row
+from ocf.functions.dispatcher.routes import Route
 from ocf.functions.settings.sink_rules import Sink
 
 #: Events of one sink that may wait for their next try; those behind them wait in the stream.
@@ -23,14 +23,14 @@ def consumer(name: str) -> str:
     return f"sink-{name}"
 
 
-def rows(sinks: Sequence[Sink], tries: int) -> tuple[Row, ...]:
+def rows(sinks: Sequence[Sink], tries: int) -> tuple[Route, ...]:
     """A row for each sink; an event is a dead letter after `tries` failures."""
     return tuple(_row(sink, tries) for sink in sinks)
 
 
-def _row(sink: Sink, tries: int) -> Row:
+def _row(sink: Sink, tries: int) -> Route:
     name = consumer(sink.name)
-    return Row(
+    return Route(
         name,
         f"the sink {sink.name}",
         subjects.EVENTS,

@@ -20,15 +20,15 @@ from ocf.functions.core.cancellation import end
 from ocf.functions.core.task_limits import bound
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
 from ocf.functions.execute.agent.resources import available_memory
-from ocf.functions.execute.agent.warm_pool import MIN_FREE_BYTES, SlotPlan, WarmSlot
-from ocf.functions.execute.model_proxy import Broker, Upstream
+from ocf.functions.execute.agent.warm_pool import MIN_FREE_BYTES, WarmServerConfig, WarmPool
+from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.execute.sandbox import policy
 from ocf.functions.execute.sandbox.boundary import Boundary
 from ocf.functions.models.endpoint_check import BadEndpoint
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import ModelSettings, NoModel, resolve
 from ocf.functions.observability import metrics
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.settings.settings import Settings
 from ocf.functions.workers import parent_link, state_folders
 
@@ -36,14 +36,14 @@ log = structlog.get_logger()
 
 
 @dataclass
-class Shop:
+class WorkerContext:
     """Shared by all runs of one worker."""
 
-    parts: Parts
+    parts: Dependencies
     binary: Path | None
     sandboxed: bool
     models: ModelSettings
-    slots: WarmSlot
+    slots: WarmPool
     boundary: Boundary
 
     def opened(self, sealed: Sealed, project: str) -> SecretStr:
@@ -103,7 +103,7 @@ def model_settings(settings: Settings) -> ModelSettings:
 
 
 @asynccontextmanager
-async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
+async def open_context(parts: Dependencies) -> AsyncIterator[WorkerContext]:
     """Made ready, and put away at the end.
 
     Raises:
@@ -128,7 +128,7 @@ async def open_shop(parts: Parts) -> AsyncIterator[Shop]:
         slots.start()
         metrics.warm_slots.set_function(lambda: int(slots.ready))
         try:
-            yield Shop(parts, settings.opencode_bin, sandboxed, models, slots, boundary)
+            yield WorkerContext(parts, settings.opencode_bin, sandboxed, models, slots, boundary)
         finally:
             await end([tidying])
             await slots.close()
@@ -173,7 +173,7 @@ def tools(binary: Path | None) -> tuple[Path, ...]:
     return tuple(packages.glob("@vscode/ripgrep-*/bin/rg"))[:1] if packages is not None else ()
 
 
-async def _busy(parts: Parts, project: str) -> bool:
+async def _busy(parts: Dependencies, project: str) -> bool:
     """Whether an execution of `project` runs or waits."""
     async for record in parts.records.all(project=project):
         if not record.terminal:
@@ -181,7 +181,7 @@ async def _busy(parts: Parts, project: str) -> bool:
     return False
 
 
-def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, boundary: Boundary, *, sandboxed: bool) -> WarmSlot:
+def _slots(parts: Dependencies, upstream: Upstream, models: ModelSettings, boundary: Boundary, *, sandboxed: bool) -> WarmPool:
     settings = parts.settings
     spec = server_spec(settings, settings.opencode_bin, sandboxed=sandboxed, limits=Limits())
     size = settings.warm_slots
@@ -191,10 +191,10 @@ def _slots(parts: Parts, upstream: Upstream, models: ModelSettings, boundary: Bo
     except (NoModel, BadEndpoint):
         size = 0  # nothing is known to warm for; each task brings its own model
 
-    async def make_broker() -> Broker:
-        return await Broker(upstream, parts.clock).start()
+    async def make_broker() -> ModelProxy:
+        return await ModelProxy(upstream, parts.clock).start()
 
-    plan = SlotPlan(boundary.slots, spec, make_broker, boundary.users, parent_link.turn)
+    plan = WarmServerConfig(boundary.slots, spec, make_broker, boundary.users, parent_link.turn)
     # The agent's container has a limit of its own, and nothing else runs there.
     free = available_memory if boundary.host is None else lambda: MIN_FREE_BYTES
-    return WarmSlot(plan, parts.clock, wanted=size > 0, free=free)
+    return WarmPool(plan, parts.clock, wanted=size > 0, free=free)

@@ -23,10 +23,10 @@ from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import STRUCTURED, Event, decode
 from ocf.events.errors import Drop, NotYetKnown, OcfError, Retry
 from ocf.functions.core.command_events import ids_of
-from ocf.functions.execute.context import open_shop
+from ocf.functions.execute.context import open_context
 from ocf.functions.execute.worker import Worker, worker_of
 from ocf.functions.observability import logs, tracing
-from ocf.functions.runtime.bootstrap import Parts, build
+from ocf.functions.runtime.bootstrap import Dependencies, build
 from ocf.functions.settings.settings import Settings, load_or_exit
 
 log = structlog.get_logger()
@@ -47,7 +47,7 @@ def subject_of(told: Event) -> str:
     return subjects.command("execute", *ids_of(told))
 
 
-async def kept_command(parts: Parts, told: Event) -> Event:
+async def kept_command(parts: Dependencies, told: Event) -> Event:
     """The execute command of the execution that `told` names, as the stream has it.
 
     Raises:
@@ -63,7 +63,7 @@ async def kept_command(parts: Parts, told: Event) -> Event:
 
 async def run(settings: Settings, told: Event) -> int:
     """Run it to its end; exit status."""
-    async with build(settings, "execute-job") as parts, open_shop(parts) as shop:
+    async with build(settings, "execute-job") as parts, open_context(parts) as shop:
         worker = worker_of(shop)
         working = asyncio.create_task(_work(parts, worker, told))
         loop = asyncio.get_running_loop()
@@ -90,7 +90,7 @@ async def leave(worker: Worker, grace: float) -> None:
     await worker.stop()
 
 
-async def _work(parts: Parts, worker: Worker, told: Event) -> None:
+async def _work(parts: Dependencies, worker: Worker, told: Event) -> None:
     """Run it, when its turn has come.
 
     The command was acknowledged when JobSink took the event, so nobody delivers it again, and a Job tries only so

@@ -10,10 +10,10 @@ from cloudevents.http import CloudEvent
 
 from ocf.events.envelope import Event
 from ocf.events.errors import Unavailable
-from ocf.functions.execute.context import open_shop
+from ocf.functions.execute.context import open_context
 from ocf.functions.execute.worker import Worker, worker_of
 from ocf.functions.runtime.asgi import handle
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.runtime.health import Check
 from ocf.functions.workers import parent_link
 
@@ -21,10 +21,10 @@ _worker: Worker | None = None
 
 
 @asynccontextmanager
-async def lifespan(parts: Parts) -> AsyncIterator[dict[str, Check]]:
+async def lifespan(parts: Dependencies) -> AsyncIterator[dict[str, Check]]:
     """The worker of this process, from start to drained."""
     global _worker
-    async with open_shop(parts) as shop:
+    async with open_context(parts) as shop:
         worker = _worker = worker_of(shop)
         parent_link.at(worker)
         try:
@@ -47,7 +47,7 @@ async def drained(grace: float) -> None:
         await _worker.drained(grace)
 
 
-async def _execute(_: Parts, event: Event) -> None:
+async def _execute(_: Dependencies, event: Event) -> None:
     if _worker is None:
         raise Unavailable("starting")
     await _worker.execute(event)

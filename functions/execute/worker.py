@@ -11,15 +11,15 @@ from ocf.events.errors import Busy, Conflict, Drop, NotItsTurn, NotYetKnown, Una
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.command_events import command, ids_of
 from ocf.functions.core.session_repository import Sessions
-from ocf.functions.execute.agent.warm_pool import REFILL_DELAY, WarmSlot
-from ocf.functions.execute.attempt.agent_run import Turn
-from ocf.functions.execute.attempt.command_listener import LOOK_EVERY
-from ocf.functions.execute.attempt.runner import MakeTurn, Runner
-from ocf.functions.execute.attempt.stop import Verdict
+from ocf.functions.execute.agent.warm_pool import REFILL_DELAY, WarmPool
+from ocf.functions.execute.attempt.agent_run import AgentRun
+from ocf.functions.execute.attempt.command_listener import POLL_SECONDS
+from ocf.functions.execute.attempt.runner import MakeAgentRun, Runner
+from ocf.functions.execute.attempt.stop import StopReason
 from ocf.functions.execute.attempt.watchdog import Activity
-from ocf.functions.execute.context import Shop
+from ocf.functions.execute.context import WorkerContext
 from ocf.functions.observability import metrics
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 
 
 class Worker:
@@ -27,11 +27,11 @@ class Worker:
 
     def __init__(
         self,
-        parts: Parts,
-        slots: WarmSlot,
+        parts: Dependencies,
+        slots: WarmPool,
         *,
-        make_turn: MakeTurn,
-        look_every: float = LOOK_EVERY,
+        make_turn: MakeAgentRun,
+        look_every: float = POLL_SECONDS,
     ) -> None:
         self._parts = parts
         self._slots = slots
@@ -146,16 +146,16 @@ class Worker:
         """Hand on what still runs: its processes end, its lease is freed, its command is delivered again."""
         self.drain()
         if self._run is not None:
-            self._run.judge.decide(Verdict(None, "this worker is shutting down"))
+            self._run.judge.decide(StopReason(None, "this worker is shutting down"))
         if self._task is not None:
             await asyncio.wait({self._task})
 
 
-def worker_of(shop: Shop) -> Worker:
+def worker_of(shop: WorkerContext) -> Worker:
     """The worker of this process."""
 
-    def make_turn(task: Execute, activity: Activity) -> Turn:
+    def make_turn(task: Execute, activity: Activity) -> AgentRun:
         ref = ExecutionRef(task.project_id, task.execution_id)
-        return Turn(shop, task, shop.parts.settings.state_dir / ref.folder, activity)
+        return AgentRun(shop, task, shop.parts.settings.state_dir / ref.folder, activity)
 
     return Worker(shop.parts, shop.slots, make_turn=make_turn)

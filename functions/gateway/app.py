@@ -19,7 +19,7 @@ from starlette.types import Scope
 from ocf.functions.gateway import problems
 from ocf.functions.gateway.context import Gateway
 from ocf.functions.gateway.dependencies import GatewayDeps
-from ocf.functions.gateway.middleware import BodyLimit, Edge, LoopbackOnly
+from ocf.functions.gateway.middleware import BodyLimit, LoopbackOnly, RequestMiddleware
 from ocf.functions.gateway.openapi import describe
 from ocf.functions.gateway.problems import Problem
 from ocf.functions.gateway.routes import downloads, operations, sessions, stream, tasks
@@ -98,7 +98,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def _middleware(gateway: Gateway) -> list[Middleware]:
     settings: GatewaySettings = gateway.settings
-    chain = [Middleware(Edge, metrics=gateway.metrics)]
+    chain = [Middleware(RequestMiddleware, metrics=gateway.metrics)]
     if not settings.authenticated:
         chain.append(Middleware(LoopbackOnly, settings=settings))
     if settings.cors_origins:

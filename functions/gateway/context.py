@@ -100,7 +100,7 @@ class Gateway:
         """Whether it was deleted."""
         return await self.deps.bus.last(subjects.EVENTS, subjects.fact(project, execution, "cleaned")) is not None
 
-    async def find(self, caller: Principal, execution: str, asked: str | None) -> Found:
+    async def find(self, caller: Principal, execution: str, asked: str | None) -> ExecutionHandle:
         """The execution a call names, in the project it names or in the only one of the caller's that has it.
 
         Raises:
@@ -125,20 +125,20 @@ class Gateway:
             found = {subject.split(".")[3] for subject in submits}
         return sorted(project for project in found if caller.may(project))
 
-    async def _found(self, project: str, execution: str) -> Found:
+    async def _found(self, project: str, execution: str) -> ExecutionHandle:
         record = await self.record(project, execution)
         if record is not None:
-            return Found(project, execution, record)
+            return ExecutionHandle(project, execution, record)
         # Its submit may be on the bus already while nobody has recorded it yet.
         submit = await self.deps.bus.last(subjects.COMMANDS, subjects.command("submit", project, execution))
         if submit is None or await self.removed(project, execution):
             self.index.forget(ExecutionRef(project, execution).record_key)
             raise not_found(execution)
-        return Found(project, execution, None, _event_time(submit.headers) or self.deps.clock.now())
+        return ExecutionHandle(project, execution, None, _event_time(submit.headers) or self.deps.clock.now())
 
 
 @dataclass(frozen=True)
-class Found:
+class ExecutionHandle:
     """An execution that exists. `record` is None while its submit is on the way to the submit function."""
 
     project: str
@@ -225,7 +225,7 @@ async def _found(
     gateway: Annotated[Gateway, Depends(gateway_of)],
     caller: Annotated[Principal, Depends(caller_of)],
     project_id: Annotated[str | None, Depends(_project)],
-) -> Found:
+) -> ExecutionHandle:
     return await gateway.find(caller, execution_id, project_id)
 
 
@@ -235,7 +235,7 @@ async def _trace(traceparent: Annotated[str | None, Header(include_in_schema=Fal
 
 Gw = Annotated[Gateway, Depends(gateway_of)]
 Caller = Annotated[Principal, Depends(caller_of)]
-Execution = Annotated[Found, Depends(_found)]
+Execution = Annotated[ExecutionHandle, Depends(_found)]
 AskedProject = Annotated[str | None, Depends(_project)]
 Trace = Annotated[str | None, Depends(_trace)]
 

@@ -11,11 +11,11 @@ from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.dependencies import GatewayDeps, MintViewer
 from ocf.functions.gateway.settings import GatewaySettings, check_bind
 from ocf.functions.runtime import nats_auth
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 
 
 @asynccontextmanager
-async def serving(parts: Parts) -> AsyncIterator[FastAPI]:
+async def serving(parts: Dependencies) -> AsyncIterator[FastAPI]:
     """The gateway's application, following the history while the context lasts.
 
     Raises:
@@ -40,7 +40,7 @@ async def serving(parts: Parts) -> AsyncIterator[FastAPI]:
         yield app
 
 
-def _mint_viewer(parts: Parts) -> MintViewer | None:
+def _mint_viewer(parts: Dependencies) -> MintViewer | None:
     seed, account = parts.settings.nats_signing_seed, parts.settings.nats_account
     if seed is None or account is None:
         return None

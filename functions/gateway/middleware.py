@@ -30,7 +30,7 @@ _ALWAYS = {
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class Edge:
+class RequestMiddleware:
     """Counts calls and gives every answer its security headers."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

@@ -13,7 +13,7 @@ from ocf.events import subjects
 from ocf.events.archive_reader import DamagedArchive, read_lines
 from ocf.events.ports import Bus, Message, ObjectStore
 from ocf.events.reorder import gap_chunk, line_in, place, sequence_in, stated_in
-from ocf.functions.gateway.context import Found, Gateway
+from ocf.functions.gateway.context import ExecutionHandle, Gateway
 from ocf.functions.gateway.problems import Problem
 
 OUTPUT_NAME = "output.ndjson.gz"
@@ -40,14 +40,14 @@ def line_of(message: Message) -> Line | None:
     return None if found is None else Line(*found, at)
 
 
-async def streamed(bus: Bus, found: Found, *, after: int = 0) -> AsyncIterator[Line]:
+async def streamed(bus: Bus, found: ExecutionHandle, *, after: int = 0) -> AsyncIterator[Line]:
     """What the stream has, from above its sequence `after`."""
     async for message in bus.history(subjects.OUTPUT, subjects.output(found.project, found.execution), after=after):
         if (line := line_of(message)) is not None:
             yield line
 
 
-async def archived(store: ObjectStore, found: Found) -> AsyncIterator[Line]:
+async def archived(store: ObjectStore, found: ExecutionHandle) -> AsyncIterator[Line]:
     """What the archive has. Raises NotYetKnown (`ObjectStore.stream`): there is none; Problem: it is damaged."""
     try:
         async for data in read_lines(store.stream(f"{found.prefix}/{OUTPUT_NAME}"), whole=None):
@@ -58,7 +58,7 @@ async def archived(store: ObjectStore, found: Found) -> AsyncIterator[Line]:
         raise Problem(502, "damaged-archive", "the archived output has a line that is no chunk") from None
 
 
-class Order:
+class OutputReorderer:
     """Gives lines by their sequence, each once: a reconnect of the worker can leave two swapped in the stream."""
 
     def __init__(self, start: int) -> None:
@@ -94,7 +94,7 @@ class Order:
         return ready
 
 
-async def lines(gateway: Gateway, found: Found, start: int = 1, to: int | None = None) -> AsyncIterator[Line]:
+async def lines(gateway: Gateway, found: ExecutionHandle, start: int = 1, to: int | None = None) -> AsyncIterator[Line]:
     """Every chunk from `start` on, up to `to`, each once and in order.
 
     Of an execution that has ended, what the stream does not have comes from the archive, and what nobody has is a
@@ -102,7 +102,7 @@ async def lines(gateway: Gateway, found: Found, start: int = 1, to: int | None =
     """
     last = found.record.last_sequence if found.record is not None else 0
     stop = last if to is None else min(to, last)
-    async for line in _all(gateway, found, Order(start), stop):
+    async for line in _all(gateway, found, OutputReorderer(start), stop):
         if to is not None and line.seq > to:
             return
         yield line
@@ -110,7 +110,7 @@ async def lines(gateway: Gateway, found: Found, start: int = 1, to: int | None =
             return
 
 
-async def _all(gateway: Gateway, found: Found, order: Order, stop: int) -> AsyncIterator[Line]:
+async def _all(gateway: Gateway, found: ExecutionHandle, order: OutputReorderer, stop: int) -> AsyncIterator[Line]:
     after = await place(gateway.deps.bus, found.project, found.execution, order.next)
     async for line in streamed(gateway.deps.bus, found, after=after):
         for ready in order.feed(line):
@@ -125,7 +125,7 @@ async def _all(gateway: Gateway, found: Found, order: Order, stop: int) -> Async
             yield older
 
 
-async def _hole(gateway: Gateway, found: Found, order: Order, stop: int) -> AsyncIterator[Line]:
+async def _hole(gateway: Gateway, found: ExecutionHandle, order: OutputReorderer, stop: int) -> AsyncIterator[Line]:
     """Fill the first hole of `order`, up to `stop`, from the archive; state what is not there either.
 
     The archive is in order, and may have holes of its own, stated or not.

@@ -11,7 +11,7 @@ from ocf.events.execution_record import Attempt, Record
 from ocf.events.facts import ArtifactState, ChangedFile, DiffSummary, FieldError
 from ocf.events.lifecycle import Reason, State
 from ocf.events.outcomes import duration_ms
-from ocf.events.output import TodoItem, Usage, Waiting
+from ocf.events.output import TodoItem, Usage, PendingRequest
 
 
 class View(BaseModel):
@@ -66,7 +66,7 @@ class TaskStatus(TaskSummary):
     timeout_seconds: int | None = None
     max_attempts: int = 1
     attempts: list[Attempt] = []
-    waiting_for: Waiting | None = Field(None, description="answer it with POST /tasks/{id}/replies/{request_id}")
+    waiting_for: PendingRequest | None = Field(None, description="answer it with POST /tasks/{id}/replies/{request_id}")
     todo: list[TodoItem] = []
     errors: list[FieldError] = []
     diff: DiffSummary = DiffSummary()

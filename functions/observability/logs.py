@@ -38,10 +38,10 @@ def configure(level: str) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=Unfailing(2)),  # type: ignore[arg-type]  # a file as far as needed
+        logger_factory=structlog.WriteLoggerFactory(file=LossyLogWriter(2)),  # type: ignore[arg-type]  # a file as far as needed
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(Unfailing(2))
+    handler = logging.StreamHandler(LossyLogWriter(2))
     meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=[_foreign, *shared], processors=[meta, *last])
@@ -95,7 +95,7 @@ def about(subject: str | None, event: Event | None = None) -> dict[str, str]:
     return named
 
 
-class Unfailing:
+class LossyLogWriter:
     """A log that cannot be written stops nobody: lines that a full disk refuses are counted, and the next that gets
     through is preceded by how many were lost. Unbuffered: what is refused is not held back to come twice.
     """

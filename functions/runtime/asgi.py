@@ -22,16 +22,16 @@ from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import JSON, Event
 from ocf.events.errors import WAITING, Busy, Drop, OcfError, Retry
 from ocf.functions.observability import logs, tracing
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 
 log = structlog.get_logger()
 
-Handler = Callable[[Parts, Event], Awaitable[None]]
+Handler = Callable[[Dependencies, Event], Awaitable[None]]
 
-_current: Parts | None = None
+_current: Dependencies | None = None
 
 
-def use(parts: Parts | None) -> None:
+def use(parts: Dependencies | None) -> None:
     """Set what this process's functions run on (functions-framework hands a function nothing but the event)."""
     global _current
     _current = parts
@@ -46,7 +46,7 @@ async def handle(handler: Handler, cloud_event: CloudEvent) -> None:
         await _handle(handler, _current, event)
 
 
-async def _handle(handler: Handler, parts: Parts, event: Event) -> None:
+async def _handle(handler: Handler, parts: Dependencies, event: Event) -> None:
     """One line in the log, whatever comes of it; at `debug` where it has to wait, which may be thousands of times."""
     began, which = time.monotonic(), {"type": event.type, "event_id": event.id}
     try:

@@ -1,6 +1,6 @@
 """The composition root: the only place where real dependencies are built.
 
-Tests replace `Parts` whole. Nothing else in `functions/` connects to anything.
+Tests replace `Dependencies` whole. Nothing else in `functions/` connects to anything.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ocf.functions.settings.settings import Settings, comma_list
 
 
 @dataclass(frozen=True)
-class Parts:
+class Dependencies:
     """What functions are made of."""
 
     settings: Settings
@@ -48,7 +48,7 @@ class Parts:
 
 
 @asynccontextmanager
-async def build(settings: Settings, name: str) -> AsyncIterator[Parts]:
+async def build(settings: Settings, name: str) -> AsyncIterator[Dependencies]:
     """Everything a process named `name` needs, connected; closed at the end.
 
     Raises:
@@ -67,7 +67,7 @@ async def build(settings: Settings, name: str) -> AsyncIterator[Parts]:
     clock = SystemClock()
     executions = NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
     try:
-        yield Parts(
+        yield Dependencies(
             settings=settings,
             clock=clock,
             bus=bus,
@@ -85,13 +85,13 @@ async def build(settings: Settings, name: str) -> AsyncIterator[Parts]:
 
 
 @asynccontextmanager
-async def _dry(settings: Settings, name: str, keyring: Keyring | None) -> AsyncIterator[Parts]:
+async def _dry(settings: Settings, name: str, keyring: Keyring | None) -> AsyncIterator[Dependencies]:
     """Parts in memory (`DRY_RUN=1`); S3, when there is one, is read and never written."""
     clock = SystemClock()
     beneath = S3Store(s3_config(settings)) if settings.s3_endpoint_url else None
     bus, executions, store = MemoryBus(clock), MemoryBucket(clock), DryStore(beneath)
     try:
-        yield Parts(
+        yield Dependencies(
             settings=settings,
             clock=clock,
             bus=bus,

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from ocf.events.errors import OcfError
 from ocf.functions.observability import logs, metrics, tracing
 from ocf.functions.runtime import asgi, uvicorn_server
-from ocf.functions.runtime.bootstrap import Parts, build
+from ocf.functions.runtime.bootstrap import Dependencies, build
 from ocf.functions.runtime.dry_run import ByType
 from ocf.functions.runtime.health import Check, health_routes
 from ocf.functions.settings.settings import Settings, load_or_exit
@@ -50,7 +50,7 @@ def targets(settings: Settings) -> tuple[str, ...]:
 
 
 def build_app(
-    parts: Parts,
+    parts: Dependencies,
     names: tuple[str, ...],
     gateway: ASGIApp | None,
     checks: dict[str, Check],

@@ -30,14 +30,14 @@ from ocf.functions.core.command_events import command, ids_of
 from ocf.functions.core.rejections import Refusal
 from ocf.functions.core.session_repository import EXPIRY, Sessions, schedule_end, schedule_subject
 from ocf.functions.core.stored_objects import delete_session
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 
 #: The workspace that an execution left, below its prefix in S3.
 WORKSPACE = "workspace.tar.zst"
 USED = FieldError(field="session_id", message="was used before for another session; use a new one")
 
 
-async def session(parts: Parts, event: Event) -> None:
+async def session(parts: Dependencies, event: Event) -> None:
     """Take one session command.
 
     Raises:
@@ -56,7 +56,7 @@ async def session(parts: Parts, event: Event) -> None:
     await handler(parts, command(event, type(data)), event)
 
 
-async def _create(parts: Parts, wish: SessionCreate, event: Event) -> None:
+async def _create(parts: Dependencies, wish: SessionCreate, event: Event) -> None:
     sessions = Sessions(parts.sessions, parts.clock)
     wrong = await _not_to_be_made(parts, wish)
     if wrong is not None:
@@ -110,7 +110,7 @@ def _asked(session: Session) -> tuple[object, ...]:
     return (session.workspace, session.from_execution_id, session.labels)
 
 
-async def _not_to_be_made(parts: Parts, wish: SessionCreate) -> FieldError | None:
+async def _not_to_be_made(parts: Dependencies, wish: SessionCreate) -> FieldError | None:
     """Why there can be no such session.
 
     Raises:
@@ -133,7 +133,7 @@ async def _not_to_be_made(parts: Parts, wish: SessionCreate) -> FieldError | Non
     return None
 
 
-async def _attach(parts: Parts, wish: SessionAttach, event: Event) -> None:
+async def _attach(parts: Dependencies, wish: SessionAttach, event: Event) -> None:
     now = parts.clock.now()
 
     def attached(found: Session) -> Session | None:
@@ -150,7 +150,7 @@ async def _attach(parts: Parts, wish: SessionAttach, event: Event) -> None:
     await parts.records.say("dev.ocf.session.attached.v1", fact, event, key=_key(wish, "attached", event))
 
 
-async def _detach(parts: Parts, wish: SessionDetach, event: Event) -> None:
+async def _detach(parts: Dependencies, wish: SessionDetach, event: Event) -> None:
     def detached(found: Session) -> Session | None:
         others = [one for one in found.clients if one.client_id != wish.client_id]
         return None if len(others) == len(found.clients) else found.model_copy(update={"clients": others})
@@ -160,7 +160,7 @@ async def _detach(parts: Parts, wish: SessionDetach, event: Event) -> None:
     await parts.records.say("dev.ocf.session.detached.v1", fact, event, key=_key(wish, "detached", event))
 
 
-async def _destroy(parts: Parts, wish: SessionDestroy, event: Event) -> None:
+async def _destroy(parts: Dependencies, wish: SessionDestroy, event: Event) -> None:
     sessions = Sessions(parts.sessions, parts.clock)
     gone = _ref(wish).fact("destroyed")
     found = await sessions.get(wish.project_id, wish.session_id)
@@ -188,7 +188,7 @@ async def _destroy(parts: Parts, wish: SessionDestroy, event: Event) -> None:
     await _leave_nothing(parts, wish)
 
 
-async def _closed(parts: Parts, sessions: Sessions, found: Session, *, expiry: bool) -> Session:
+async def _closed(parts: Dependencies, sessions: Sessions, found: Session, *, expiry: bool) -> Session:
     """The session, which nobody joins any more. Raises Drop: its time is not over."""
     project, session_id, now = found.project_id, found.session_id, parts.clock.now()
     if expiry and found.queue:
@@ -211,13 +211,13 @@ async def _closed(parts: Parts, sessions: Sessions, found: Session, *, expiry: b
     return found
 
 
-async def _leave_nothing(parts: Parts, wish: SessionDestroy) -> None:
+async def _leave_nothing(parts: Dependencies, wish: SessionDestroy) -> None:
     await dead_letters.delete(parts.bus, wish.project_id, wish.session_id)
     # Last: as long as this command is there, a crash brings it back.
     await parts.bus.purge(subjects.COMMANDS, f"ocf.cmd.*.{wish.project_id}.{wish.session_id}")
 
 
-async def _end_executions(parts: Parts, found: Session, event: Event) -> None:
+async def _end_executions(parts: Dependencies, found: Session, event: Event) -> None:
     """Cancel what is open; clean up what has ended. Raises Conflict while something is open."""
     open_ = False
     for execution in found.executions:
@@ -235,12 +235,12 @@ async def _end_executions(parts: Parts, found: Session, event: Event) -> None:
         raise Conflict(f"session {found.session_id} has a running execution; it is being cancelled first")
 
 
-async def _tell(parts: Parts, type_: str, wish: Cleanup | Cancel, event: Event) -> None:
+async def _tell(parts: Dependencies, type_: str, wish: Cleanup | Cancel, event: Event) -> None:
     told = new_event(type_, wish, source="/ocf/session", time=parts.clock.now(), cause=event)
     await publish_command(parts.bus, told, wish.project_id)
 
 
-async def _reject(parts: Parts, event: Event, errors: list[FieldError]) -> None:
+async def _reject(parts: Dependencies, event: Event, errors: list[FieldError]) -> None:
     await parts.rejections.reject_session(SessionRef(*ids_of(event)), Refusal.of(event, errors))
 
 

@@ -23,7 +23,7 @@ from ocf.functions.core.command_events import ids_of
 from ocf.functions.core.rejections import Refusal
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.sweep_schedule import keep_sweeping
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.settings.host_rules import InvalidRule, host_allowed
 
 EXECUTE = TYPES["dev.ocf.task.execute.v1"]
@@ -31,7 +31,7 @@ CLEANUP = TYPES["dev.ocf.task.cleanup.v1"]
 _USED = "was used before with another body; use a new one"
 
 
-async def submit(parts: Parts, event: Event) -> None:
+async def submit(parts: Dependencies, event: Event) -> None:
     """Take `dev.ocf.task.submit.v1`: one execution per id, or `rejected` with every wrong field named."""
     ref = ExecutionRef(*ids_of(event))
     # The ids may be odd here: `ref.fact` would refuse them.
@@ -82,7 +82,7 @@ async def submit(parts: Parts, event: Event) -> None:
     await _must_not_be_deleted(parts, ref)
 
 
-async def _must_not_be_deleted(parts: Parts, ref: ExecutionRef) -> None:
+async def _must_not_be_deleted(parts: Dependencies, ref: ExecutionRef) -> None:
     """Take back what was said of an execution that was deleted while this was under way. Raises Drop then.
 
     cleanup says `cleaned` and then looks for the record; this makes the record and then looks for `cleaned`: one of
@@ -99,11 +99,11 @@ async def _must_not_be_deleted(parts: Parts, ref: ExecutionRef) -> None:
         raise Drop(f"execution {ref.execution} was deleted before it was recorded")
 
 
-async def _say_accepted(parts: Parts, event: Event, fact: Accepted) -> None:
+async def _say_accepted(parts: Dependencies, event: Event, fact: Accepted) -> None:
     await parts.records.say("dev.ocf.task.accepted.v1", fact, event, once=True)
 
 
-async def _validated(parts: Parts, event: Event, ref: ExecutionRef) -> Submit:
+async def _validated(parts: Dependencies, event: Event, ref: ExecutionRef) -> Submit:
     """The submit's data. Raises InvalidData with every wrong field."""
     if len(event.data) > MAX_COMMAND_BYTES:
         raise InvalidData([FieldError(field="data", message=f"at most {MAX_COMMAND_BYTES} bytes (16 MiB)")])
@@ -132,7 +132,7 @@ def _against_subject(data: Submit, ref: ExecutionRef) -> list[FieldError]:
     return errors
 
 
-def _against_operator(parts: Parts, data: Submit) -> list[FieldError]:
+def _against_operator(parts: Dependencies, data: Submit) -> list[FieldError]:
     """What the operator of this installation does not allow."""
     settings = parts.settings
     errors = [FieldError(field=field, message=message) for field, message in task_limits.above(data.limits, settings)]
@@ -160,7 +160,7 @@ def _expired(event: Event, now: datetime) -> list[FieldError]:
     return [FieldError(field="expirytime", message=f"{expiry} has passed")] if passed else []
 
 
-async def _session_error(parts: Parts, data: Submit) -> FieldError | None:
+async def _session_error(parts: Dependencies, data: Submit) -> FieldError | None:
     if data.session_id is None:
         return None
     found = await Sessions(parts.sessions, parts.clock).get(data.project_id, data.session_id)
@@ -173,7 +173,7 @@ async def _session_error(parts: Parts, data: Submit) -> FieldError | None:
     return FieldError(field="session_id", message=f"is no open session of project {data.project_id}; create it first")
 
 
-async def _being_created(parts: Parts, project: str, session: str) -> bool:
+async def _being_created(parts: Dependencies, project: str, session: str) -> bool:
     """Whether its create was published before this, and nobody has said yet what became of it; or somebody has just
     said that it was created, after this had looked for it."""
     ref = SessionRef(project, session)
@@ -190,7 +190,7 @@ def _creates(message: Message) -> bool:
         return False  # the dispatcher says so to whoever sent it
 
 
-async def _record(parts: Parts, event: Event, data: Submit, digest: str) -> Record:
+async def _record(parts: Dependencies, event: Event, data: Submit, digest: str) -> Record:
     """The execution's new record, or the one that another delivery made first."""
     now = parts.clock.now()
     model = data.model
@@ -228,7 +228,7 @@ def _first_line(text: str) -> str:
     return line if len(line) <= 120 else line[:119] + "…"
 
 
-async def _fail(parts: Parts, event: Event, record: Record, why: str) -> None:
+async def _fail(parts: Dependencies, event: Event, record: Record, why: str) -> None:
     """End what was accepted, and whose session was destroyed before it could join."""
     ending = outcomes.Ending(Step.FAIL, why, Reason.INVALID_WORKSPACE)
 
@@ -238,7 +238,7 @@ async def _fail(parts: Parts, event: Event, record: Record, why: str) -> None:
     await parts.records.end(record.project_id, record.execution_id, failed, event)
 
 
-async def _hand_on(parts: Parts, event: Event, data: Submit, ref: ExecutionRef) -> None:
+async def _hand_on(parts: Dependencies, event: Event, data: Submit, ref: ExecutionRef) -> None:
     """Publish the execute command, once however often this runs."""
     command = Execute.model_validate({**data.model_dump(by_alias=True), "submitted_at": parts.clock.now()})
     handed = new_event(EXECUTE.type, command, source="/ocf/submit", time=parts.clock.now(), cause=event)

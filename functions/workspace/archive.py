@@ -20,7 +20,7 @@ import zstandard
 from ocf.functions.workspace.baseline import Cursor, Limits, read_table
 from ocf.functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
 from ocf.functions.workspace.safe_walk import MAX_PATH_BYTES, Entry, Report, Stopped, Walk, open_file, walk
-from ocf.functions.workspace.tree_builder import Tree, leaves
+from ocf.functions.workspace.tree_builder import TreeBuilder, leaves
 
 _CHUNK = 1024 * 1024
 _BLOCK = tarfile.BLOCKSIZE
@@ -182,7 +182,7 @@ def unpack_tree(archive: Path, target: Path, limits: Limits, stop: threading.Eve
     """
     files = size = entries = 0
     decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
-    tree = Tree(target)
+    tree = TreeBuilder(target)
     try:
         with archive.open("rb") as file, decompressor.stream_reader(file, read_size=_CHUNK) as stream:
             source = _In(stream)
@@ -226,7 +226,7 @@ def _next_header(source: _In) -> tarfile.TarInfo | None:
         long[info.type] = os.fsdecode(padded[: info.size].rstrip(b"\0"))
 
 
-def _unpack_one(info: tarfile.TarInfo, source: _In, tree: Tree, stop: threading.Event) -> None:
+def _unpack_one(info: tarfile.TarInfo, source: _In, tree: TreeBuilder, stop: threading.Event) -> None:
     if info.type == tarfile.DIRTYPE:
         tree.directory(info.name.removesuffix("/"), info.mode)
     elif info.type == tarfile.SYMTYPE:

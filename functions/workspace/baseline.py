@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ocf.functions.workspace.errors import WorkspaceTooLarge
-from ocf.functions.workspace.fast_import import Importer
+from ocf.functions.workspace.fast_import import FastImport
 from ocf.functions.workspace.git import REPOSITORY, Git
 from ocf.functions.workspace.safe_walk import Entry, Report, Walk, key, open_file, walk
 
@@ -51,7 +51,7 @@ DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class BaselineEntry:
     """A file as it was. `sha1` is its git blob id; `large` ones have none."""
 
     path: str
@@ -106,7 +106,7 @@ class Cursor:
     `passed` is called for every record that was gone past without `take`.
     """
 
-    def __init__(self, records: Iterator[Known], passed: Callable[[Known], None] | None = None) -> None:
+    def __init__(self, records: Iterator[BaselineEntry], passed: Callable[[BaselineEntry], None] | None = None) -> None:
         self._records = records
         self._passed = passed
         self._next = next(records, None)
@@ -124,7 +124,7 @@ class Cursor:
             self._advance()
         return self._next is not None and self._next.path.startswith(path + "/")
 
-    def take(self, path: str) -> Known | None:
+    def take(self, path: str) -> BaselineEntry | None:
         """The record of `path`, which counts as met."""
         if not self.has(path):
             return None
@@ -147,15 +147,15 @@ class Cursor:
         self._next = next(self._records, None)
 
 
-def read_table(private: Path) -> Iterator[Known]:
+def read_table(private: Path) -> Iterator[BaselineEntry]:
     """The records of the base, in the order of the walk."""
     with (private / TABLE).open("rb", buffering=256 * 1024) as table:
         while head := table.read(_RECORD.size):
             mode, size, mtime, ctime, inode, sha1, large, length = _RECORD.unpack(head)
-            yield Known(os.fsdecode(table.read(length)), mode, size, mtime, ctime, inode, sha1, bool(large))
+            yield BaselineEntry(os.fsdecode(table.read(length)), mode, size, mtime, ctime, inode, sha1, bool(large))
 
 
-def read_blob(entry: Entry, size_limit: int, importer: Importer | None) -> tuple[bytes, int, os.stat_result]:
+def read_blob(entry: Entry, size_limit: int, importer: FastImport | None) -> tuple[bytes, int, os.stat_result]:
     """Read a file or link once: its git blob id, its mark (0 without importer) and the stat data it was read under.
 
     Exactly as many bytes as its size said are taken, zeros for missing ones: it may be written meanwhile.
@@ -183,7 +183,7 @@ def _chunks(fd: int, size: int) -> Iterator[bytes]:
         yield data
 
 
-def _feed(chunks: Iterator[bytes], size: int, importer: Importer | None) -> tuple[bytes, int]:
+def _feed(chunks: Iterator[bytes], size: int, importer: FastImport | None) -> tuple[bytes, int]:
     digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     mark = importer.begin_blob(size) if importer else 0
     for chunk in chunks:
@@ -213,7 +213,7 @@ def record(directory: Path, git: Git, limits: Limits, tracked: Cursor | None, st
     report = Report()
     how = Walk(limits.max_entries, gitignore=True, git_directories=False, tracked=tracked, stop=stop, report=report)
     files = size = 0
-    with Importer(git) as importer, (git.home / TABLE).open("wb", buffering=256 * 1024) as table:
+    with FastImport(git) as importer, (git.home / TABLE).open("wb", buffering=256 * 1024) as table:
         for entry in walk(directory, how):
             if entry.kind == stat.S_IFDIR:
                 continue

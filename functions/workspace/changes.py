@@ -16,7 +16,7 @@ from ocf.functions.workspace import baseline
 from ocf.functions.workspace.archive import Packed, Unpacked, pack_tree, unpack_tree
 from ocf.functions.workspace.baseline import DEFAULT_LIMITS, Limits
 from ocf.functions.workspace.compare import Change, Changes, compare
-from ocf.functions.workspace.fast_import import Importer
+from ocf.functions.workspace.fast_import import FastImport
 from ocf.functions.workspace.git import REPOSITORY
 from ocf.functions.workspace.prepare import Prepared
 from ocf.functions.workspace.safe_walk import Walk, walk
@@ -135,7 +135,7 @@ async def _snapshot(workspace: Prepared) -> tuple[str | None, Changes]:
     ref = f"refs/now/{uuid.uuid4().hex}"
 
     def record(stop: threading.Event) -> tuple[str | None, Changes]:
-        with Importer(workspace.git()) as importer:
+        with FastImport(workspace.git()) as importer:
             changes = compare(workspace.directory, workspace.private, workspace.limits, stop, importer)
             removals = list(_removals(changes))
             written = [change for change in changes.written if change.mark]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ocf.functions.workspace.baseline import Cursor, Known, Limits, git_mode, read_blob, read_table
-from ocf.functions.workspace.fast_import import Importer
+from ocf.functions.workspace.baseline import Cursor, BaselineEntry, Limits, git_mode, read_blob, read_table
+from ocf.functions.workspace.fast_import import FastImport
 from ocf.functions.workspace.safe_walk import Entry, Report, Walk, walk
 
 Kind = Literal["added", "modified", "deleted"]
@@ -44,7 +44,7 @@ class _Budget:
 
 
 def compare(
-    directory: Path, private: Path, limits: Limits, stop: threading.Event, importer: Importer | None = None
+    directory: Path, private: Path, limits: Limits, stop: threading.Event, importer: FastImport | None = None
 ) -> Changes:
     """The changes of `directory` against the base in `private`.
 
@@ -73,12 +73,12 @@ def compare(
     return changes
 
 
-def _deletion(known: Known) -> Change:
+def _deletion(known: BaselineEntry) -> Change:
     return Change(known.path, "deleted", git_mode(known.mode), known.size, large=known.large)
 
 
 def _change(
-    entry: Entry, known: Known | None, limits: Limits, budget: _Budget, importer: Importer | None
+    entry: Entry, known: BaselineEntry | None, limits: Limits, budget: _Budget, importer: FastImport | None
 ) -> Change | None:
     found = entry.stat
     if known is not None and known.same_stat(found):

@@ -12,7 +12,7 @@ from ocf.functions.workspace.allowed_roots import Roots
 from ocf.functions.workspace.baseline import Limits
 from ocf.functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
 from ocf.functions.workspace.safe_walk import Entry, Report, Stopped, Walk, open_file, walk
-from ocf.functions.workspace.tree_builder import Tree
+from ocf.functions.workspace.tree_builder import TreeBuilder
 
 _CHUNK = 8 * 1024 * 1024
 #: What copy_file_range answers between file systems that cannot do it.
@@ -33,7 +33,7 @@ def copy_tree(source: Path, target: Path, limits: Limits, roots: Roots, stop: th
     """
     report = Report()
     size = 0
-    tree = Tree(target)
+    tree = TreeBuilder(target)
     how = Walk(limits.max_entries, stop=stop, report=report, admit=roots.admit, hidden=roots.hidden())
     try:
         for entry in walk(source, how):
@@ -56,7 +56,7 @@ def copy_tree(source: Path, target: Path, limits: Limits, roots: Roots, stop: th
         tree.close()
 
 
-def _copy_file(entry: Entry, tree: Tree, stop: threading.Event) -> None:
+def _copy_file(entry: Entry, tree: TreeBuilder, stop: threading.Event) -> None:
     try:
         source = open_file(entry)
     except OSError as error:

@@ -11,7 +11,7 @@ from ocf.functions.workspace.git import REPOSITORY, Git, GitFailed
 _LOG = "fast-import.log"
 
 
-class Importer:
+class FastImport:
     """A `git fast-import` into the private repository, started when there is something to import.
 
     A context manager: leaving it with an error kills the process, and nothing was recorded.
@@ -22,7 +22,7 @@ class Importer:
         self._process: subprocess.Popen[bytes] | None = None
         self._mark = 0
 
-    def __enter__(self) -> Importer:
+    def __enter__(self) -> FastImport:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:

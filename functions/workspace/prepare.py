@@ -15,7 +15,7 @@ from ocf.events.ports import ObjectStore
 from ocf.functions.workspace import baseline
 from ocf.functions.workspace.allowed_roots import Roots
 from ocf.functions.workspace.archive import unpack_tree
-from ocf.functions.workspace.baseline import DEFAULT_LIMITS, Cursor, Known, Limits
+from ocf.functions.workspace.baseline import DEFAULT_LIMITS, Cursor, BaselineEntry, Limits
 from ocf.functions.workspace.clone import check_url, clone
 from ocf.functions.workspace.copy import copy_tree
 from ocf.functions.workspace.errors import InvalidWorkspace
@@ -234,9 +234,9 @@ async def _tracked(target: Path, git: Git) -> Cursor | None:
     return Cursor(_names(paths))
 
 
-def _names(paths: list[str]) -> Iterator[Known]:
+def _names(paths: list[str]) -> Iterator[BaselineEntry]:
     for path in paths:
-        yield Known(path, 0, 0, 0, 0, 0, b"", False)
+        yield BaselineEntry(path, 0, 0, 0, 0, 0, b"", False)
 
 
 async def _make_empty(target: Path) -> None:

@@ -66,7 +66,7 @@ def outside(root: Path, links: Iterable[str]) -> str | None:
     return None
 
 
-class Tree:
+class TreeBuilder:
     """A tree under construction below `root`, which must be an empty directory. Close it in any case."""
 
     def __init__(self, root: Path) -> None:

@@ -57,7 +57,7 @@ class Forked:
             self._ended.set_result(status)
 
 
-class Nursery:
+class ForkServer:
     """One per stack. It is started when first needed, and again when it died; its children die with it.
 
     `prepare` runs in it between fork and exec.

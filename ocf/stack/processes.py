@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from ocf.stack.fork_client import Nursery, Running
+from ocf.stack.fork_client import ForkServer, Running
 
 _PR_SET_PDEATHSIG = 1
 # Loaded before any fork: a child may not take the loader's lock.
@@ -59,7 +59,7 @@ class Child:
 
     spec: Spec
     say: Callable[[str], None]
-    nursery: Nursery | None = None
+    nursery: ForkServer | None = None
     restarts: int = 0
     _process: Running | None = None
     _watching: asyncio.Task[None] | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ocf.functions.runtime.nats_auth import BACKEND, FUNCTIONS, mint_user
 from ocf.functions.settings.settings import masked
-from ocf.stack.fork_client import Nursery, available
+from ocf.stack.fork_client import ForkServer, available
 from ocf.stack.keys import load_or_generate, make_private_dir, write_private
 from ocf.stack.nats_server import nats_config
 from ocf.stack.ports import LOOPBACK, allocate, is_free
@@ -106,14 +106,14 @@ def _running(plan: Plan) -> Running:
     return Running(plan.url("gateway"), plan.instance, masked(settings_of(plan)))
 
 
-def _nursery(plan: Plan) -> Nursery | None:
+def _nursery(plan: Plan) -> ForkServer | None:
     if not available():
         return None
     log = plan.layout.logs / "nursery.log"
-    return Nursery(nursery_environment(plan), log, die_with(os.getpid()))
+    return ForkServer(nursery_environment(plan), log, die_with(os.getpid()))
 
 
-async def _start(children: list[Child], nursery: Nursery | None) -> None:
+async def _start(children: list[Child], nursery: ForkServer | None) -> None:
     if nursery is not None:
         await nursery.start()  # it imports while the servers start
     for stage in sorted({child.spec.stage for child in children}):

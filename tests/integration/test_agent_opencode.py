@@ -21,7 +21,7 @@ from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.execute.agent import opencode_api
-from ocf.functions.execute.agent.agent import Agent, AgentModel, AgentResult, TurnSpec
+from ocf.functions.execute.agent.agent import Agent, AgentModel, AgentResult, PromptSpec
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.models.offline_model import OfflineModel
@@ -50,10 +50,10 @@ class World:
     def directory(self) -> Path:
         return self.server.spec.directory
 
-    def agent(self, turn: TurnSpec | None = None) -> Agent:
-        return Agent(self.server, turn or TurnSpec(MODEL), SystemClock())
+    def agent(self, turn: PromptSpec | None = None) -> Agent:
+        return Agent(self.server, turn or PromptSpec(MODEL), SystemClock())
 
-    async def run(self, prompt: str, turn: TurnSpec | None = None) -> AgentResult:
+    async def run(self, prompt: str, turn: PromptSpec | None = None) -> AgentResult:
         return await self.agent(turn).run(prompt, self.heard.emit)
 
     async def asked(self) -> dict[str, Any]:
@@ -121,7 +121,7 @@ async def test_a_conversation_is_read_in_pages(world: World, monkeypatch: pytest
 async def test_the_model_config_arrives_at_the_model(world: World) -> None:
     """Model, temperature, max_tokens, tools, system prompt and the repository's instructions are in the request."""
     before = len(await world.model.journal())
-    turn = TurnSpec(TUNED, enabled_tools=("bash", "read"), system_prompt="Speak like a pirate.")
+    turn = PromptSpec(TUNED, enabled_tools=("bash", "read"), system_prompt="Speak like a pirate.")
     await world.run("hello", turn)
     body = await world.asked()
     assert body["model"] == "some-model"
@@ -148,14 +148,14 @@ async def test_an_answer_that_is_not_whole_fails_the_run(
 ) -> None:
     """OpenCode may end the turn without an error: the finish reason of its message says that it is half an answer."""
     with pytest.raises(AgentFailed, match=words) as failed:
-        await world.run(case, TurnSpec(model))
+        await world.run(case, PromptSpec(model))
     assert failed.value.reason is Reason.MODEL_ERROR
     assert world.heard.said()
 
 
 async def test_the_anthropic_form_is_spoken_too(world: World) -> None:
     """A model of kind anthropic is called with messages, max_tokens included."""
-    result = await world.run("hello", TurnSpec(CLAUDE))
+    result = await world.run("hello", PromptSpec(CLAUDE))
     assert result.text == "Hello from the model."
     entry = (await world.model.journal())[-1]
     assert entry["path"] == "/v1/messages"
@@ -197,7 +197,7 @@ async def test_opencode_knows_the_switch_for_its_catalog(tmp_path: Path) -> None
 async def test_permissions_hold_for_subagents_too(world: World) -> None:
     """A denied tool is neither offered nor run, also when the agent hands the work to a subagent."""
     before = len(await world.model.journal())
-    await world.run("case-sub", TurnSpec(MODEL, permissions={"bash": "deny"}))
+    await world.run("case-sub", PromptSpec(MODEL, permissions={"bash": "deny"}))
     asked = (await world.model.journal())[before:]
     assert len(asked) >= 3
     assert all("bash" not in tools(entry["body"]) for entry in asked)
@@ -207,7 +207,7 @@ async def test_permissions_hold_for_subagents_too(world: World) -> None:
 async def test_an_ask_fails_within_seconds_when_nobody_can_answer(world: World) -> None:
     """`permission_denied`, and the tool did not run."""
     turn = asyncio.create_task(
-        world.agent(TurnSpec(MODEL, permissions={"bash": "ask"})).run("case-ask", world.heard.emit)
+        world.agent(PromptSpec(MODEL, permissions={"bash": "ask"})).run("case-ask", world.heard.emit)
     )
     await world.heard.until(lambda draft: draft.type is ChunkType.PERMISSION, 90)
     with pytest.raises(AgentFailed) as failed:
@@ -220,7 +220,7 @@ async def test_an_ask_fails_within_seconds_when_nobody_can_answer(world: World) 
 @pytest.mark.parametrize(("answer", "ran"), [("once", True), ("not now", False)])
 async def test_an_answered_ask_goes_on(world: World, answer: str, ran: bool) -> None:
     """Allowed, the tool runs; denied with a text, the agent is told the text and its turn goes on."""
-    agent = world.agent(TurnSpec(MODEL, permissions={"bash": "ask"}, answer_seconds=60))
+    agent = world.agent(PromptSpec(MODEL, permissions={"bash": "ask"}, answer_seconds=60))
     turn = asyncio.create_task(agent.run("case-ask", world.heard.emit))
     request = await world.heard.until(lambda draft: draft.type is ChunkType.PERMISSION, 90)
     assert request.detail is not None
@@ -240,7 +240,7 @@ async def test_a_refused_key_is_model_auth(world: World) -> None:
 
 async def test_a_model_opencode_does_not_know_is_an_error_and_no_hang(world: World) -> None:
     """A turn that ends before it begins fails with what OpenCode says."""
-    agent = world.agent(TurnSpec(AgentModel("openai", "never-heard-of")))
+    agent = world.agent(PromptSpec(AgentModel("openai", "never-heard-of")))
     agent.look_every = 0.5
     with pytest.raises(AgentFailed) as failed:
         async with asyncio.timeout(90):
@@ -257,7 +257,7 @@ async def test_abort_ends_a_running_shell_and_a_session_can_be_taken_up_again(wo
     await agent.abort()
     assert (await turn).aborted
     heard = Heard()
-    again = world.agent(TurnSpec(MODEL, resume_session=agent.session_id, permissions={"bash": "deny"}))
+    again = world.agent(PromptSpec(MODEL, resume_session=agent.session_id, permissions={"bash": "deny"}))
     assert (await again.run("hello", heard.emit)).text == "Hello from the model."
     assert again.session_id == agent.session_id
     assert heard.of(ChunkType.TOOL_CALL) == []

@@ -13,7 +13,7 @@ import pytest
 from ocf.events import limits
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType
-from ocf.functions.execute.agent.agent import TurnSpec
+from ocf.functions.execute.agent.agent import PromptSpec
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.sandbox.process import AgentFailed
 from tests.support.agents import MODEL, SCRIPTED, Runner
@@ -50,7 +50,7 @@ async def test_a_follow_up_goes_on_in_the_same_session(runner: Runner) -> None:
 async def test_a_conversation_that_is_not_there_is_not_begun_anew(runner: Runner) -> None:
     """What was to be resumed and is unknown ends the run: a new one would be saved in its place."""
     with pytest.raises(AgentFailed, match="does not have the session's conversation"):
-        await runner.run("go on", TurnSpec(MODEL, resume_session="ses_gone"))
+        await runner.run("go on", PromptSpec(MODEL, resume_session="ses_gone"))
     assert runner.heard.drafts == []
 
 
@@ -134,7 +134,7 @@ async def test_an_ask_that_nobody_can_answer_fails_at_once(runner: Runner) -> No
     """Without `answer_seconds` a permission that asks ends the run with `permission_denied` well within 5 s."""
     started = time.monotonic()
     with pytest.raises(AgentFailed) as failed:
-        await runner.run("[[scenario:asks]]", TurnSpec(MODEL, permissions={"bash": "ask"}))
+        await runner.run("[[scenario:asks]]", PromptSpec(MODEL, permissions={"bash": "ask"}))
     assert failed.value.reason is Reason.PERMISSION_DENIED
     assert "rm -rf build" in failed.value.message
     assert time.monotonic() - started < 5
@@ -144,7 +144,7 @@ async def test_an_ask_that_nobody_can_answer_fails_at_once(runner: Runner) -> No
 @pytest.mark.parametrize(("answer", "ok"), [("once", True), ("allow", True), ("no", False), ("not that folder", False)])
 async def test_an_answer_reaches_the_agent(runner: Runner, answer: str, ok: bool) -> None:
     """The request waits with its deadline; what the answer means decides the tool."""
-    agent = await runner.agent(TurnSpec(MODEL, permissions={"bash": "ask"}, answer_seconds=60))
+    agent = await runner.agent(PromptSpec(MODEL, permissions={"bash": "ask"}, answer_seconds=60))
     turn = asyncio.create_task(agent.run("[[scenario:asks]]", runner.heard.emit))
     asked = await runner.heard.until(lambda draft: draft.type is ChunkType.PERMISSION)
     assert asked.detail is not None
@@ -160,7 +160,7 @@ async def test_an_answer_reaches_the_agent(runner: Runner, answer: str, ok: bool
 
 async def test_a_question_is_answered(runner: Runner) -> None:
     """Free text or a label goes to the agent."""
-    agent = await runner.agent(TurnSpec(MODEL, answer_seconds=60))
+    agent = await runner.agent(PromptSpec(MODEL, answer_seconds=60))
     turn = asyncio.create_task(agent.run("[[scenario:question]]", runner.heard.emit))
     asked = await runner.heard.until(lambda draft: draft.type is ChunkType.QUESTION)
     assert asked.detail is not None
@@ -172,7 +172,7 @@ async def test_a_question_is_answered(runner: Runner) -> None:
 @pytest.mark.parametrize("scenario", ["asks", "question"])
 async def test_an_answer_that_does_not_come_is_a_stated_denial(runner: Runner, scenario: str) -> None:
     """After `answer_seconds` the request is denied, the denial is said, and the agent goes on."""
-    turn = TurnSpec(MODEL, permissions={"bash": "ask"}, answer_seconds=0.3)
+    turn = PromptSpec(MODEL, permissions={"bash": "ask"}, answer_seconds=0.3)
     result = await runner.run(f"[[scenario:{scenario}]]", turn)
     assert result.text
     denials = [

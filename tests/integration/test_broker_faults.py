@@ -22,8 +22,8 @@ from ocf.events import limits as bounds
 from ocf.events.commands import Limits
 from ocf.events.lifecycle import Reason
 from ocf.functions.core.clock import SystemClock
-from ocf.functions.execute.model_proxy import Broker, Call, Hooks, RetryPolicy, Upstream
-from ocf.functions.execute.model_proxy.usage_meter import Meter
+from ocf.functions.execute.model_proxy import ModelProxy, Call, Hooks, RetryPolicy, Upstream
+from ocf.functions.execute.model_proxy.usage_meter import UsageMeter
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.prices import Prices
 from tests.support.faulty_model import (
@@ -52,7 +52,7 @@ ASK: dict[str, Any] = {"model": "x", "stream": True, "messages": [{"role": "user
 class Rig:
     """A broker in front of a faulty provider, and a client that holds the token."""
 
-    def __init__(self, broker: Broker, model: FaultyModel, client: httpx.AsyncClient) -> None:
+    def __init__(self, broker: ModelProxy, model: FaultyModel, client: httpx.AsyncClient) -> None:
         self.broker, self.model, self.client = broker, model, client
         self.calls: list[Call] = []
         self.activity = 0
@@ -74,7 +74,7 @@ async def make() -> AsyncIterator[Make]:
             model = await stack.enter_async_context(faulty_model(*script))
             upstream = Upstream(SystemClock(), retry=QUICK, read_timeout=wanted.pop("read_timeout", 5.0))
             stack.push_async_callback(upstream.close)
-            broker = await Broker(upstream, SystemClock()).start()
+            broker = await ModelProxy(upstream, SystemClock()).start()
             stack.push_async_callback(broker.close)
             headers = {"authorization": f"Bearer {broker.token}"}
             client = httpx.AsyncClient(base_url=broker.base_url, headers=headers, timeout=10)
@@ -464,7 +464,7 @@ async def test_anthropic_answers_are_counted_and_sent_with_their_headers(make: M
 async def test_before_it_has_a_target_a_broker_answers_by_itself(path: str, stream: bool) -> None:
     """A warm slot boots on a canned word that costs nothing, in every wire form."""
     upstream = Upstream(SystemClock())
-    broker = await Broker(upstream, SystemClock()).start()
+    broker = await ModelProxy(upstream, SystemClock()).start()
     headers = {"authorization": f"Bearer {broker.token}"}
     async with httpx.AsyncClient(base_url=broker.base_url, headers=headers) as client:
         response = await client.post(path, json={**ASK, "stream": stream})
@@ -697,7 +697,7 @@ async def test_half_a_character_in_a_request_is_the_agents_business(make: Make) 
 
 async def test_a_long_event_in_small_pieces_costs_what_it_weighs(make: Make) -> None:
     """Each piece is searched once: 2,000 pieces of one event are no 2,000 searches of all of it."""
-    meter = Meter("chat")
+    meter = UsageMeter("chat")
     touched = 0
 
     class Counted(bytearray):

@@ -20,7 +20,7 @@ from ocf.events.commands import Limits, ModelConfigData
 from ocf.events.lifecycle import Reason
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.execute.agent.config import CATALOG
-from ocf.functions.execute.model_proxy import Broker, BrokerFailure, Hooks, RetryPolicy, Upstream
+from ocf.functions.execute.model_proxy import ModelProxy, ModelProxyFailure, Hooks, RetryPolicy, Upstream
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.offline_model import OfflineModel, OfflineModelFailed
 from ocf.functions.models.resolve import ModelSettings, resolve
@@ -35,10 +35,10 @@ pytestmark = [
 
 
 @pytest.fixture
-async def broker() -> AsyncIterator[Broker]:
+async def broker() -> AsyncIterator[ModelProxy]:
     """A broker without a target, with quick retries."""
     upstream = Upstream(SystemClock(), retry=RetryPolicy(tries=2, base=0.01))
-    started = await Broker(upstream, SystemClock()).start()
+    started = await ModelProxy(upstream, SystemClock()).start()
     yield started
     await started.close()
     await upstream.close()
@@ -51,7 +51,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 async def run_opencode(
-    workspace: Path, broker: Broker, prompt: str, kind: str = "openai", until: Callable[[], bool] = lambda: False
+    workspace: Path, broker: ModelProxy, prompt: str, kind: str = "openai", until: Callable[[], bool] = lambda: False
 ) -> str:
     """`opencode run PROMPT`; ends it as soon as `until()`. What it said."""
     home = workspace.parent / "home"
@@ -83,7 +83,7 @@ async def unittests(workspace: Path) -> int:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["openai", "anthropic"])
-async def test_the_demo_task_ends_with_passing_tests(workspace: Path, broker: Broker, kind: str) -> None:
+async def test_the_demo_task_ends_with_passing_tests(workspace: Path, broker: ModelProxy, kind: str) -> None:
     """Real tools, real edit, in both wire forms; model_config is read back from the model's request journal."""
     assert await unittests(workspace) == 1
     config = ModelConfigData(
@@ -112,7 +112,7 @@ async def test_the_demo_task_ends_with_passing_tests(workspace: Path, broker: Br
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["openai", "anthropic"])
-async def test_a_throw_away_prompt_is_answered_by_the_broker(workspace: Path, broker: Broker, kind: str) -> None:
+async def test_a_throw_away_prompt_is_answered_by_the_broker(workspace: Path, broker: ModelProxy, kind: str) -> None:
     """A warm slot boots without a model: OpenCode takes the canned word for a complete answer, at no cost."""
     said = await run_opencode(workspace, broker, "boot", kind)
     assert '"ready"' in said
@@ -124,10 +124,10 @@ async def test_a_throw_away_prompt_is_answered_by_the_broker(workspace: Path, br
     (cut("half of an ans"), Reason.MODEL_ERROR), (status(401), Reason.MODEL_AUTH),
 ], ids=["cut", "auth"])  # fmt: skip
 async def test_a_failing_provider_is_decided_by_the_broker(
-    workspace: Path, broker: Broker, act: Act, reason: Reason
+    workspace: Path, broker: ModelProxy, act: Act, reason: Reason
 ) -> None:
     """OpenCode would retry for ever; the broker says when it is over, and calls who listens."""
-    failures: list[BrokerFailure] = []
+    failures: list[ModelProxyFailure] = []
     async with faulty_model(act) as model:
         target = ModelTarget("local", "scripted", "openai", model.base_url, SecretStr(KEY))
         broker.assign(target, Limits(), Hooks(on_failure=failures.append))

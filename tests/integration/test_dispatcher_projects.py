@@ -25,12 +25,12 @@ from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Function
 from ocf.functions.dispatcher.main import running
 from ocf.functions.dispatcher.project_consumers import ProjectLoop
-from ocf.functions.dispatcher.routes import WIRING, Row
+from ocf.functions.dispatcher.routes import ROUTES, Route
 from tests.support.nats import NatsServer
 
 pytestmark = pytest.mark.slow
 
-SUBMIT, EXECUTE = (next(row for row in WIRING if row.consumer == name) for name in ("submit", "execute"))
+SUBMIT, EXECUTE = (next(row for row in ROUTES if row.consumer == name) for name in ("submit", "execute"))
 
 
 @dataclass
@@ -66,7 +66,7 @@ async def bus(own_nats_server: NatsServer) -> AsyncIterator[NatsBus]:
 
 
 @asynccontextmanager
-async def dispatching(bus: NatsBus, row: Row, answer: Answer, **options: object) -> AsyncIterator[ProjectLoop]:
+async def dispatching(bus: NatsBus, row: Route, answer: Answer, **options: object) -> AsyncIterator[ProjectLoop]:
     """A dispatcher of that row, whose function says `answer`."""
     clock = SystemClock()
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
@@ -80,7 +80,7 @@ async def dispatching(bus: NatsBus, row: Row, answer: Answer, **options: object)
             await loop.stop(0.1)
 
 
-async def publish(bus: NatsBus, row: Row, project: str, *, session: str | None = None, text: str = "") -> str:
+async def publish(bus: NatsBus, row: Route, project: str, *, session: str | None = None, text: str = "") -> str:
     execution = str(uuid.uuid4())
     headers = {
         "ce-specversion": "1.0",
@@ -93,7 +93,7 @@ async def publish(bus: NatsBus, row: Row, project: str, *, session: str | None =
     return execution
 
 
-async def publish_many(bus: NatsBus, row: Row, project: str, count: int) -> list[str]:
+async def publish_many(bus: NatsBus, row: Route, project: str, count: int) -> list[str]:
     found: list[str] = []
     while len(found) < count:
         part = min(250, count - len(found))

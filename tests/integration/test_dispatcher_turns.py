@@ -12,13 +12,13 @@ import httpx
 from ocf.events import subjects
 from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.functions.core.clock import SystemClock
-from ocf.functions.dispatcher.consumer import Loop
+from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Function
-from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.dispatcher.routes import ROUTES
 from tests.support.nats import NatsServer
 
-EXECUTE = next(row for row in WIRING if row.consumer == "execute")
+EXECUTE = next(row for row in ROUTES if row.consumer == "execute")
 #: More than may be in flight.
 WAITING = EXECUTE.in_flight + 50
 
@@ -54,7 +54,7 @@ async def test_a_project_at_its_quota_and_a_busy_session_hold_up_nobody(own_nats
             await published(bus, "greedy") if number % 2 else await published(bus, "talker", session)
         await published(bus, "patient")
         function = Function(EXECUTE, "http://execute/", None, http)
-        loop = Loop(EXECUTE, Dispatcher(EXECUTE, function, bus=bus, clock=clock), bus, clock)
+        loop = ConsumerLoop(EXECUTE, Dispatcher(EXECUTE, function, bus=bus, clock=clock), bus, clock)
         running = asyncio.create_task(loop.run())
         try:
             await asyncio.wait_for(theirs.wait(), 10)

@@ -23,7 +23,7 @@ from ocf.events.event_types import TYPES
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.output import Chunk, ChunkType
-from ocf.functions.runtime.bootstrap import Parts, build
+from ocf.functions.runtime.bootstrap import Dependencies, build
 from ocf.functions.settings.settings import Settings
 from ocf.functions.submit.handler import submit
 from tests.support.agents import SCRIPTED
@@ -70,7 +70,7 @@ def environment(nats: NatsServer, s3: S3Config, top: Path) -> dict[str, str]:
     }
 
 
-async def submitted(parts: Parts, jump: Jump) -> tuple[str, str]:
+async def submitted(parts: Dependencies, jump: Jump) -> tuple[str, str]:
     """An execution whose command waits in the stream; its id, and what JobSink would put into its file."""
     execution = str(uuid.uuid4())
     limits = {"timeout_seconds": jump.timeout_seconds, "silence_seconds": 30}
@@ -83,12 +83,12 @@ async def submitted(parts: Parts, jump: Jump) -> tuple[str, str]:
     return execution, json.dumps(decode(message.headers, message.data).structured())
 
 
-async def chunks(parts: Parts, execution: str) -> list[Chunk]:
+async def chunks(parts: Dependencies, execution: str) -> list[Chunk]:
     subject = subjects.output(PROJECT, execution)
     return [Chunk.model_validate_json(m.data) async for m in parts.bus.history(subjects.OUTPUT, subject)]
 
 
-async def through(parts: Parts, jump: Jump, env: dict[str, str], top: Path) -> tuple[Record, list[Chunk]]:
+async def through(parts: Dependencies, jump: Jump, env: dict[str, str], top: Path) -> tuple[Record, list[Chunk]]:
     """Run it to its end; its record, and what it said."""
     top.mkdir()
     execution, event = await submitted(parts, jump)

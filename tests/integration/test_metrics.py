@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.dispatcher.routes import ROUTES
 from tests.support.stack import Project, Stack, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
@@ -66,11 +66,11 @@ async def test_the_dispatcher_says_how_far_behind_every_consumer_is(stack: Stack
     async def measured() -> Series | None:
         found = await scraped(stack, "dispatcher")
         names = ("ocf_consumer_lag", "ocf_consumer_unsettled")
-        lag = {(name, frozenset({("consumer", row.consumer)})) for name in names for row in WIRING}
+        lag = {(name, frozenset({("consumer", row.consumer)})) for name in names for row in ROUTES}
         return found if lag <= found.keys() else None
 
     found: Series = await until(measured, what="the lag of every consumer")
-    for row in WIRING:
+    for row in ROUTES:
         assert value(found, "ocf_dead_letters_total", consumer=row.consumer) == 0
         assert value(found, "ocf_deliveries_total", consumer=row.consumer, answer="none") >= 0
     assert value(found, "ocf_deliveries_total", consumer="submit", answer="2xx") >= 1

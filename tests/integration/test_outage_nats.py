@@ -18,7 +18,7 @@ from ocf.events.commands import Cancel, Reply
 from ocf.events.errors import Conflict, Unavailable
 from ocf.functions.core.cancellation import end
 from ocf.functions.core.clock import SystemClock
-from ocf.functions.execute.attempt.command_listener import Hearing
+from ocf.functions.execute.attempt.command_listener import CommandListener
 from ocf.functions.execute.attempt.lease import SAFE, TTL
 from tests.support.nats import NatsServer
 from tests.support.stack import until
@@ -56,7 +56,7 @@ async def test_what_is_said_over_an_outage_is_heard_after_it(own_nats_server: Na
         stack.push_async_callback(backend.close)
         ids = {"execution_id": str(uuid.uuid4()), "project_id": "p"}
         client = Client(backend, None, None, project="p")  # type: ignore[arg-type]  # it only publishes
-        hearing = Hearing(worker, SystemClock(), ids["project_id"], ids["execution_id"])
+        hearing = CommandListener(worker, SystemClock(), ids["project_id"], ids["execution_id"])
         heard: list[str] = []
 
         def take(data: Cancel | Reply) -> None:

@@ -10,7 +10,7 @@ import uuid
 import pytest
 
 from ocf.events import dead_letters, subjects
-from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.dispatcher.routes import ROUTES
 from tests.support.poison import STRUCTURED, WORDS, poisons
 from tests.support.stack import Project, Stack, until
 
@@ -77,7 +77,7 @@ async def test_poison_on_any_command_stops_no_other(project: Project) -> None:
     """Cancel, cleanup and session commands that cannot be read are dead letters; the next good ones are obeyed."""
     execution = await project.submit([{"sleep": 60}])
     await project.when(execution, lambda record: record.state == "running")
-    for row in WIRING:
+    for row in ROUTES:
         verb = row.consumer
         if not row.subjects[0].startswith("ocf.cmd.") or verb in ("execute", "submit"):
             continue

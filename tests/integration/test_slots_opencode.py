@@ -14,9 +14,9 @@ from pydantic import SecretStr
 from ocf.events.commands import Limits
 from ocf.events.output import ChunkType
 from ocf.functions.core.clock import SystemClock
-from ocf.functions.execute.agent.agent import Agent, TurnSpec
-from ocf.functions.execute.agent.warm_pool import SlotPlan, open_slot
-from ocf.functions.execute.model_proxy import Broker, Upstream
+from ocf.functions.execute.agent.agent import Agent, PromptSpec
+from ocf.functions.execute.agent.warm_pool import WarmServerConfig, open_slot
+from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.offline_model import OfflineModel
 from tests.support.agents import MODEL, ROOT, Heard, server_spec
@@ -37,13 +37,13 @@ async def model() -> AsyncIterator[OfflineModel]:
 
 
 @pytest.fixture
-async def plan(tmp_path: Path) -> AsyncIterator[SlotPlan]:
+async def plan(tmp_path: Path) -> AsyncIterator[WarmServerConfig]:
     upstream = Upstream(SystemClock())
 
-    async def broker() -> Broker:
-        return await Broker(upstream, SystemClock()).start()
+    async def broker() -> ModelProxy:
+        return await ModelProxy(upstream, SystemClock()).start()
 
-    yield SlotPlan(tmp_path / "slots", replace(server_spec(tmp_path), binary=OPENCODE), broker)
+    yield WarmServerConfig(tmp_path / "slots", replace(server_spec(tmp_path), binary=OPENCODE), broker)
     await upstream.close()
 
 
@@ -86,7 +86,7 @@ def fill(folder: Path) -> Path:
 
 
 async def test_a_filled_slot_sees_the_real_repository_and_obeys_none_of_its_configuration(
-    plan: SlotPlan, model: OfflineModel
+    plan: WarmServerConfig, model: OfflineModel
 ) -> None:
     """Files, instructions and changes against the real commit are seen; opencode.json, .opencode (agents, plugins,
     tools), MCP servers, .env and bunfig.toml change nothing; the throw-away prompt never reached the model."""
@@ -98,7 +98,7 @@ async def test_a_filled_slot_sees_the_real_repository_and_obeys_none_of_its_conf
         offline = ModelTarget("local", MODEL.name, "openai", model.base_url, SecretStr("real-key"), temperature=0.4)
         slot.broker.assign(offline, Limits())
         heard = Heard()
-        agent = Agent(slot.server, TurnSpec(MODEL, permissions={"webfetch": "deny"}), SystemClock())
+        agent = Agent(slot.server, PromptSpec(MODEL, permissions={"webfetch": "deny"}), SystemClock())
         result = await agent.run("case-tools", heard.emit)
         assert result.text == "All done."
         changes = {(d.detail["path"], d.detail["change"]) for d in heard.of(ChunkType.FILE_CHANGE) if d.detail}

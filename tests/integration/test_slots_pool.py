@@ -15,12 +15,12 @@ import pytest
 
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.execute.agent import warm_pool
-from ocf.functions.execute.agent.agent import Agent, TurnSpec
+from ocf.functions.execute.agent.agent import Agent, PromptSpec
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
 from ocf.functions.execute.agent.resources import available_memory
 from ocf.functions.execute.agent.server import AgentServer
-from ocf.functions.execute.agent.warm_pool import SlotPlan, WarmSlot, open_slot
-from ocf.functions.execute.model_proxy import Broker, Upstream
+from ocf.functions.execute.agent.warm_pool import WarmServerConfig, WarmPool, open_slot
+from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.workers.boot_queue import available_cores
 from tests.support.agents import MODEL, SCRIPTED, Heard, server_spec
@@ -29,23 +29,23 @@ OTHER = AgentModel("anthropic", "another")
 
 
 @pytest.fixture
-async def plan(tmp_path: Path) -> AsyncIterator[SlotPlan]:
+async def plan(tmp_path: Path) -> AsyncIterator[WarmServerConfig]:
     upstream = Upstream(SystemClock())
     spec = server_spec(tmp_path)
 
-    async def broker() -> Broker:
-        return await Broker(upstream, SystemClock()).start()
+    async def broker() -> ModelProxy:
+        return await ModelProxy(upstream, SystemClock()).start()
 
-    yield SlotPlan(tmp_path / "slots", spec, broker)
+    yield WarmServerConfig(tmp_path / "slots", spec, broker)
     await upstream.close()
 
 
 @pytest.fixture
-async def make_pool(plan: SlotPlan) -> AsyncIterator[Callable[..., WarmSlot]]:
-    made: list[WarmSlot] = []
+async def make_pool(plan: WarmServerConfig) -> AsyncIterator[Callable[..., WarmPool]]:
+    made: list[WarmPool] = []
 
-    def make(**options: object) -> WarmSlot:
-        made.append(WarmSlot(plan, SystemClock(), wanted=True, **options))  # type: ignore[arg-type]
+    def make(**options: object) -> WarmPool:
+        made.append(WarmPool(plan, SystemClock(), wanted=True, **options))  # type: ignore[arg-type]
         made[-1].start()
         return made[-1]
 
@@ -54,12 +54,12 @@ async def make_pool(plan: SlotPlan) -> AsyncIterator[Callable[..., WarmSlot]]:
         await pool.close()
 
 
-async def ready(pool: WarmSlot) -> None:
+async def ready(pool: WarmPool) -> None:
     async with asyncio.timeout(30):
         await pool.wait_ready()
 
 
-async def test_a_slot_is_empty_private_and_forgets_its_boot(plan: SlotPlan, make_pool: Callable[..., WarmSlot]) -> None:
+async def test_a_slot_is_empty_private_and_forgets_its_boot(plan: WarmServerConfig, make_pool: Callable[..., WarmPool]) -> None:
     """What the throw-away prompt left is gone: no file, no session, no model call that costs."""
     pool = make_pool()
     await ready(pool)
@@ -72,7 +72,7 @@ async def test_a_slot_is_empty_private_and_forgets_its_boot(plan: SlotPlan, make
     assert slot.broker.usage.requests == 0
     heard = Heard()
     (slot.directory / "mine.txt").write_text("x")
-    result = await Agent(slot.server, TurnSpec(MODEL), SystemClock()).run('[[steps]] [{"run": "ls"}]', heard.emit)
+    result = await Agent(slot.server, PromptSpec(MODEL), SystemClock()).run('[[steps]] [{"run": "ls"}]', heard.emit)
     assert not result.aborted
     assert "mine.txt" in heard.drafts[-1].data
     await slot.close()
@@ -80,7 +80,7 @@ async def test_a_slot_is_empty_private_and_forgets_its_boot(plan: SlotPlan, make
 
 
 async def test_a_slot_is_given_once_and_another_takes_its_place_when_told(
-    plan: SlotPlan, make_pool: Callable[..., WarmSlot]
+    plan: WarmServerConfig, make_pool: Callable[..., WarmPool]
 ) -> None:
     """Two takers never get the same server; none is opened beside the one that is used, before that is over."""
     pool = make_pool()
@@ -100,7 +100,7 @@ async def test_a_slot_is_given_once_and_another_takes_its_place_when_told(
     await second.close()
 
 
-async def test_one_that_is_being_opened_is_waited_for(plan: SlotPlan, make_pool: Callable[..., WarmSlot]) -> None:
+async def test_one_that_is_being_opened_is_waited_for(plan: WarmServerConfig, make_pool: Callable[..., WarmPool]) -> None:
     """It began earlier than one that would be opened now, and two together would both be later."""
     pool = make_pool()
     async with asyncio.timeout(20):
@@ -112,7 +112,7 @@ async def test_one_that_is_being_opened_is_waited_for(plan: SlotPlan, make_pool:
     await slot.close()
 
 
-async def test_what_a_slot_cannot_serve_is_opened_on_demand(plan: SlotPlan, make_pool: Callable[..., WarmSlot]) -> None:
+async def test_what_a_slot_cannot_serve_is_opened_on_demand(plan: WarmServerConfig, make_pool: Callable[..., WarmPool]) -> None:
     """Other limits or another network need a server of their own; the warm one stays for the next."""
     pool = make_pool()
     await ready(pool)
@@ -126,7 +126,7 @@ async def test_what_a_slot_cannot_serve_is_opened_on_demand(plan: SlotPlan, make
 
 
 async def test_a_model_that_was_asked_for_is_known_to_the_next_slot(
-    plan: SlotPlan, make_pool: Callable[..., WarmSlot]
+    plan: WarmServerConfig, make_pool: Callable[..., WarmPool]
 ) -> None:
     """The first task of a model opens its own server; later ones find a warm slot. Temperature does not matter."""
     pool = make_pool()
@@ -143,7 +143,7 @@ async def test_a_model_that_was_asked_for_is_known_to_the_next_slot(
     await slot.close()
 
 
-async def test_a_dead_slot_is_replaced(plan: SlotPlan, make_pool: Callable[..., WarmSlot]) -> None:
+async def test_a_dead_slot_is_replaced(plan: WarmServerConfig, make_pool: Callable[..., WarmPool]) -> None:
     """A server that dies while it waits is never given to anybody."""
     pool = make_pool()
     await ready(pool)
@@ -161,7 +161,7 @@ async def test_a_dead_slot_is_replaced(plan: SlotPlan, make_pool: Callable[..., 
 
 
 async def test_short_memory_gives_slots_up(
-    plan: SlotPlan, make_pool: Callable[..., WarmSlot], monkeypatch: pytest.MonkeyPatch
+    plan: WarmServerConfig, make_pool: Callable[..., WarmPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Waiting servers end when memory is short, and none is opened until there is enough."""
     monkeypatch.setattr(warm_pool, "_WATCH_SECONDS", 0.05)
@@ -177,7 +177,7 @@ async def test_short_memory_gives_slots_up(
     assert await pool.take(plan.spec) is None
 
 
-async def test_a_failing_start_is_said_and_leaves_nothing(plan: SlotPlan) -> None:
+async def test_a_failing_start_is_said_and_leaves_nothing(plan: WarmServerConfig) -> None:
     """A slot that cannot be opened raises with the reason; its folder and its broker are gone."""
     broken = replace(plan.spec, binary=SCRIPTED.parent / "opencode-wrong-version")
     with pytest.raises(AgentFailed, match="not supported"):
@@ -185,7 +185,7 @@ async def test_a_failing_start_is_said_and_leaves_nothing(plan: SlotPlan) -> Non
     assert list(plan.folder.iterdir()) == []
 
 
-async def test_close_ends_everything(plan: SlotPlan, make_pool: Callable[..., WarmSlot]) -> None:
+async def test_close_ends_everything(plan: WarmServerConfig, make_pool: Callable[..., WarmPool]) -> None:
     """No process and no file of a slot that nobody took is left."""
     pool = make_pool()
     await ready(pool)
@@ -219,7 +219,7 @@ def test_processors_are_the_containers_when_those_are_fewer(tmp_path: Path) -> N
     assert available_cores(tmp_path) == 1
 
 
-async def test_a_server_starts_and_boots_when_it_is_its_turn(plan: SlotPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_starts_and_boots_when_it_is_its_turn(plan: WarmServerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six are opened together, two at a time, boot included; the time that one waits for its turn is not its own."""
     starting, most = 0, 0
     two = asyncio.Semaphore(2)
@@ -248,7 +248,7 @@ async def test_a_server_starts_and_boots_when_it_is_its_turn(plan: SlotPlan, mon
 
 @pytest.mark.parametrize("moment", ["taken", "dead", "opening"])
 async def test_a_worker_that_stops_leaves_no_slot_of_which_it_was_in_the_middle(
-    plan: SlotPlan, make_pool: Callable[..., WarmSlot], moment: str
+    plan: WarmServerConfig, make_pool: Callable[..., WarmPool], moment: str
 ) -> None:
     """One whose taker was cancelled, one that just died, one that is being opened: no folder, no process."""
     pool = make_pool()
@@ -277,13 +277,13 @@ async def test_a_worker_that_stops_leaves_no_slot_of_which_it_was_in_the_middle(
 
 @pytest.mark.parametrize("moment", ["broker", "files", "server"])
 async def test_a_start_that_is_cancelled_twice_leaves_nothing(
-    plan: SlotPlan, monkeypatch: pytest.MonkeyPatch, moment: str
+    plan: WarmServerConfig, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """Whatever it is at: the folder is gone once nothing writes to it any more."""
     there = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    async def broker() -> Broker:
+    async def broker() -> ModelProxy:
         there.set()
         await asyncio.sleep(0)
         return await plan.make_broker()

@@ -10,7 +10,7 @@ from pathlib import Path
 from ocf.events.output import ChunkType, Draft
 from ocf.events.ports import Clock
 from ocf.functions.core.clock import SystemClock
-from ocf.functions.execute.agent.agent import Agent, AgentResult, TurnSpec
+from ocf.functions.execute.agent.agent import Agent, AgentResult, PromptSpec
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.sandbox.policy import sandbox_support
@@ -75,12 +75,12 @@ class Runner:
         self.heard = Heard()
         self.servers: list[AgentServer] = []
 
-    async def agent(self, turn: TurnSpec | None = None, clock: Clock | None = None, **spec: object) -> Agent:
+    async def agent(self, turn: PromptSpec | None = None, clock: Clock | None = None, **spec: object) -> Agent:
         server = await AgentServer.start(replace(self.spec, **spec))  # type: ignore[arg-type]
         self.servers.append(server)
-        return Agent(server, turn or TurnSpec(MODEL), clock or SystemClock())
+        return Agent(server, turn or PromptSpec(MODEL), clock or SystemClock())
 
-    async def run(self, prompt: str, turn: TurnSpec | None = None) -> AgentResult:
+    async def run(self, prompt: str, turn: PromptSpec | None = None) -> AgentResult:
         return await (await self.agent(turn)).run(prompt, self.heard.emit)
 
     async def close(self) -> None:

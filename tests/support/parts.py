@@ -18,7 +18,7 @@ from ocf.events.event_types import TYPES
 from ocf.events.ports import Clock
 from ocf.functions.core.execution_repository import Records
 from ocf.functions.core.isolation import Isolation
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.settings.settings import Settings
 from tests.support.clock import ManualClock
 
@@ -29,7 +29,7 @@ PROJECT = "default"
 class Bench:
     """Parts and what a test does with them."""
 
-    parts: Parts
+    parts: Dependencies
     bus: MemoryBus
     store: MemoryStore
 
@@ -72,7 +72,7 @@ def bench(clock: Clock | None = None, *, bus: type[MemoryBus] = MemoryBus, **set
     """Fresh parts; `settings` by their environment names."""
     clock = clock or ManualClock()
     made, store, executions = bus(clock), MemoryStore(), MemoryBucket(clock)
-    parts = Parts(
+    parts = Dependencies(
         settings=Settings.model_validate({"STATE_DIR": Path("/nonexistent"), **settings}),
         clock=clock,
         bus=made,

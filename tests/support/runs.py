@@ -10,16 +10,16 @@ from ocf.events.envelope import Event
 from ocf.events.redaction import Redactor
 from ocf.functions.execute.attempt.runner import Runner
 from ocf.functions.execute.worker import Worker
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 
 
-def worker_on(parts: Parts, make_turn: Any = None) -> Worker:
+def worker_on(parts: Dependencies, make_turn: Any = None) -> Worker:
     """A worker without warm servers."""
     slots: Any = SimpleNamespace(start=lambda delay: None, ready=False)
     return Worker(parts, slots, make_turn=make_turn or _turn, look_every=0.02)
 
 
-def runner_on(parts: Parts, task: Execute, event: Event) -> Runner:
+def runner_on(parts: Dependencies, task: Execute, event: Event) -> Runner:
     """A run that is not yet begun."""
     return Runner(task, event, parts=parts, make_turn=_turn)
 

@@ -20,8 +20,8 @@ from ocf.events.output import ChunkType, Draft
 from ocf.events.ports import ObjectInfo
 from ocf.functions import workspace
 from ocf.functions.core.session_repository import Sessions
-from ocf.functions.execute.attempt.artifacts import Keeper
-from ocf.functions.execute.attempt.outcome import Kept
+from ocf.functions.execute.attempt.artifacts import ArtifactWriter
+from ocf.functions.execute.attempt.outcome import StoredArtifacts
 from ocf.functions.session.handler import session
 from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
@@ -62,14 +62,14 @@ class Ended:
     said: list[Draft] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def keep(self, seconds: float | None, result: str = "") -> Kept:
+    async def keep(self, seconds: float | None, result: str = "") -> StoredArtifacts:
         prepared = await workspace.prepare(
             EmptyWorkspace(), self.folder / "w", workspace.Sources(), private=self.folder / "p"
         )
         (self.folder / "w" / "work").write_text("done")
         ids = {"execution_id": self.execution, "project_id": PROJECT, "session_id": self.session_id}
         task = Execute.model_validate({**ids, "prompt": "p", "submitted_at": self.clock.now()})
-        keeper = Keeper(cast(Any, SimpleNamespace(parts=self.b.parts)), task, self.folder / "a", Hold(1000))
+        keeper = ArtifactWriter(cast(Any, SimpleNamespace(parts=self.b.parts)), task, self.folder / "a", Hold(1000))
 
         async def given_up() -> str:
             await self.cancelled.wait()
@@ -86,7 +86,7 @@ class Ended:
             while not any("waiting for S3" in draft.data for draft in self.said):
                 await asyncio.sleep(0.01)
 
-    async def passes(self, keeping: asyncio.Task[Kept], seconds: float) -> None:
+    async def passes(self, keeping: asyncio.Task[StoredArtifacts], seconds: float) -> None:
         """Let time pass in which it tries again."""
         for _ in range(int(seconds)):
             if keeping.done():
@@ -199,9 +199,9 @@ class Waits(StandIn):
     async def run(self, emit: Emit, used: object) -> None:
         """It is done at once."""
 
-    async def keep(self, *arguments: Any) -> Kept:  # type: ignore[override]
+    async def keep(self, *arguments: Any) -> StoredArtifacts:  # type: ignore[override]
         self.replies.append(("waits", ""))
-        return Kept(artifacts="lost", message=await arguments[3](), waited_ms=5000)
+        return StoredArtifacts(artifacts="lost", message=await arguments[3](), waited_ms=5000)
 
 
 async def _waiting(run: Scene) -> bool:

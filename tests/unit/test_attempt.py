@@ -27,10 +27,10 @@ from ocf.events.refs import ExecutionRef
 from ocf.functions.cancel.handler import cancel
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.execute.attempt.agent_run import FOLLOW_UP
-from ocf.functions.execute.attempt.outcome import Kept
+from ocf.functions.execute.attempt.outcome import StoredArtifacts
 from ocf.functions.execute.attempt.runner import NOT_READY_ATTEMPTS
 from ocf.functions.execute.attempt.spans import RunSpans
-from ocf.functions.execute.attempt.stop import HandedOn
+from ocf.functions.execute.attempt.stop import Released
 from ocf.functions.execute.sandbox.process import AgentNotReady
 from ocf.functions.observability import metrics
 from ocf.functions.submit.handler import submit
@@ -90,10 +90,10 @@ class StandIn:
     async def kill(self, *, hurry: bool = True) -> int:
         return self.left
 
-    async def keep(self, *_: object) -> Kept:
+    async def keep(self, *_: object) -> StoredArtifacts:
         if self.breaks is not None:
             raise self.breaks
-        return Kept()
+        return StoredArtifacts()
 
     async def close(self) -> None:
         """It leaves nothing."""
@@ -372,7 +372,7 @@ async def test_a_second_delivery_of_what_runs_here_is_told_so(tmp_path: Path) ->
         with pytest.raises(Conflict):
             await run.begin()
         await run.worker.stop()
-        with pytest.raises(HandedOn):
+        with pytest.raises(Released):
             await first
         assert run.worker.draining
 
@@ -398,7 +398,7 @@ async def test_a_worker_takes_one_execution_at_a_time(tmp_path: Path) -> None:
         await asyncio.sleep(0)
         assert run.worker.busy
         await run.worker.stop()
-        with pytest.raises((HandedOn, Unavailable)):
+        with pytest.raises((Released, Unavailable)):
             await second
 
 
@@ -424,7 +424,7 @@ async def test_the_same_id_in_two_projects_is_two_executions(tmp_path: Path) -> 
         await run.until(begun, "the other's")
         assert (await run.record()).state is State.CANCELLED
         await run.worker.stop()
-        with pytest.raises(HandedOn):
+        with pytest.raises(Released):
             await second
 
 
@@ -460,7 +460,7 @@ async def test_output_is_counted_however_the_attempt_ends(tmp_path: Path) -> Non
                 run.worker._run._lease.lost.set()
             else:
                 await run.worker.stop()
-            with pytest.raises(Conflict if lost else HandedOn):
+            with pytest.raises(Conflict if lost else Released):
                 await asyncio.wait_for(running, 5)
         assert metrics.output_bytes._value.get() - before >= 1000, lost
 
@@ -495,7 +495,7 @@ async def test_an_opencode_that_was_not_ready_goes_back_to_the_queue(tmp_path: P
 
         run.turn.script = crowded
         for attempts in range(1, NOT_READY_ATTEMPTS):
-            with pytest.raises(HandedOn, match="not ready after 86 s"):
+            with pytest.raises(Released, match="not ready after 86 s"):
                 await asyncio.wait_for(run.begin(), 5)
             record = await run.record()
             assert (record.state, record.attempts_spent) == (State.RUNNING, 0)
@@ -515,7 +515,7 @@ async def test_what_was_not_ready_once_completes_in_its_next_attempt(tmp_path: P
                 raise AgentNotReady(Reason.AGENT_ERROR, "not ready")
 
         run.turn.script = later
-        with pytest.raises(HandedOn):
+        with pytest.raises(Released):
             await asyncio.wait_for(run.begin(), 5)
         await asyncio.wait_for(run.begin(), 5)
         assert [attempt.ended for attempt in (await run.record()).attempts] == ["not_ready", "completed"]

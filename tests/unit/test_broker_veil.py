@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ocf.events.redaction import Redactor
-from ocf.functions.execute.model_proxy.stream_redaction import Veil
+from ocf.functions.execute.model_proxy.stream_redaction import StreamRedaction
 
 KEY = "sk-real-0123456789-abcdefghijkl"
 
@@ -59,7 +59,7 @@ def test_a_key_in_pieces_is_masked(wire: str, size: int, together: bool) -> None
     make, text = WIRES[wire]
     said = f"the key is {KEY}, sk- is how it begins"
     events = [make(said[at : at + size]) for at in range(0, len(said), size)]
-    veil = Veil(Redactor([KEY]))
+    veil = StreamRedaction(Redactor([KEY]))
     got = veil.feed(sent(*events)) if together else b"".join(veil.feed(sent(event)) for event in events)
     whole = "".join(map(text, heard(got)))
     assert KEY not in whole
@@ -70,7 +70,7 @@ def test_a_key_in_pieces_is_masked(wire: str, size: int, together: bool) -> None
 
 def test_what_was_held_back_comes_before_the_end() -> None:
     """Text that only begins like a key is there in full, before the event that ends it."""
-    veil = Veil(Redactor([KEY]))
+    veil = StreamRedaction(Redactor([KEY]))
     first = heard(veil.feed(sent(chat("it begins with sk-real-0"))))
     assert first == [chat("it begins with ")]
     end = chat(None, finish_reason="stop")
@@ -81,7 +81,7 @@ def test_what_was_held_back_comes_before_the_end() -> None:
 
 def test_a_ping_in_between_changes_nothing() -> None:
     """The two halves around it are still one key."""
-    veil, ping = Veil(Redactor([KEY])), b'event: ping\ndata: {"type": "ping"}\n\n'
+    veil, ping = StreamRedaction(Redactor([KEY])), b'event: ping\ndata: {"type": "ping"}\n\n'
     got = [veil.feed(data) for data in (sent(messages(KEY[:15])), ping, sent(messages(KEY[15:])))]
     assert heard(got[0] + got[2]) == [messages(""), messages("[redacted]")]
     assert got[1] == ping
@@ -102,4 +102,4 @@ def test_a_ping_in_between_changes_nothing() -> None:
 )
 def test_what_has_no_secret_goes_through_as_it_came(data: bytes) -> None:
     """Byte by byte, also what is no event that anybody knows."""
-    assert Veil(Redactor([KEY])).feed(data) == data
+    assert StreamRedaction(Redactor([KEY])).feed(data) == data

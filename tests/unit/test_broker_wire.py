@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from ocf.functions.execute.model_proxy.providers import Wire, canned, presented_token, upstream_headers
 from ocf.functions.execute.model_proxy.request import BadRequest, read, rewrite
 from ocf.functions.execute.model_proxy.upstream import RetryPolicy
-from ocf.functions.execute.model_proxy.usage_meter import Meter
+from ocf.functions.execute.model_proxy.usage_meter import UsageMeter
 from ocf.functions.models.model_target import ModelTarget
 
 LOCAL = ModelTarget("local", "m", "openai", "http://127.0.0.1:9/v1", SecretStr("sk-0123456789"))
@@ -44,7 +44,7 @@ STREAM = b"".join(
 def test_a_stream_cut_anywhere_is_passed_and_counted_the_same(cuts: list[int], hide: bool, crlf: bool) -> None:
     """Whole events come out whatever the packets were; cached tokens are counted once; only our usage is hidden."""
     stream = STREAM.replace(b"\n", b"\r\n") if crlf else STREAM
-    meter = Meter("chat", hide_usage=hide)
+    meter = UsageMeter("chat", hide_usage=hide)
     edges = [0, *sorted(cuts), len(stream)]
     pieces = [meter.feed(stream[a:b]) for a, b in pairwise(edges)]
     assert all(piece == b"" or piece.endswith(b"\n\n") for piece in pieces)
@@ -58,7 +58,7 @@ def test_a_stream_cut_anywhere_is_passed_and_counted_the_same(cuts: list[int], h
 
 def test_an_answer_without_usage_is_estimated() -> None:
     """Four bytes of request and one piece of answer are a token each; a budget cannot be dodged by silence."""
-    meter = Meter("chat")
+    meter = UsageMeter("chat")
     meter.feed(event({"choices": [{"delta": {"content": "a"}}]}) * 3)
     assert not meter.finished
     assert not meter.reported
@@ -69,7 +69,7 @@ def test_an_answer_without_usage_is_estimated() -> None:
 
 def test_an_error_inside_a_stream_is_noticed() -> None:
     """An overloaded provider may say so after a 200."""
-    meter = Meter("messages")
+    meter = UsageMeter("messages")
     meter.feed(b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error"}}\n\n')
     assert meter.failed
 
@@ -132,7 +132,7 @@ async def test_a_body_that_is_no_object_is_a_bad_request(raw: bytes) -> None:
 def test_canned_answers_are_complete(wire: Wire) -> None:
     """Streamed and whole."""
     for stream in (True, False):
-        meter = Meter(wire)
+        meter = UsageMeter(wire)
         _, body = canned(wire, stream)
         if stream:
             assert meter.feed(body) == body

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ocf.functions.execute.sandbox import disk_usage
-from ocf.functions.execute.sandbox.disk_usage import Look
+from ocf.functions.execute.sandbox.disk_usage import DiskUsageScan
 from tests.support.privileges import without_privileges
 
 
@@ -20,8 +20,8 @@ def _nothing_deep_stays(tmp_path: Path) -> Iterator[None]:
     subprocess.run(["rm", "-rf", str(tmp_path)], check=True)  # pytest's own clean-up would recurse too deep
 
 
-def looked(root: Path, limit: int = 10**12) -> Look:
-    look = Look(limit)
+def looked(root: Path, limit: int = 10**12) -> DiskUsageScan:
+    look = DiskUsageScan(limit)
     look.at(root)
     return look
 

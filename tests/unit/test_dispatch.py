@@ -16,18 +16,18 @@ from ocf.events import dead_letters, subjects
 from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.envelope import decode
 from ocf.functions.core.clock import SystemClock
-from ocf.functions.dispatcher.consumer import Loop
+from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Function
-from ocf.functions.dispatcher.routes import WIRING, Row, backoff
+from ocf.functions.dispatcher.routes import ROUTES, Route, backoff
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, bench
 
-CANCEL = next(row for row in WIRING if row.consumer == "cancel")
+CANCEL = next(row for row in ROUTES if row.consumer == "cancel")
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
-def dispatcher(bus: MemoryBus, answer: Answer, row: Row = CANCEL, clock=None) -> Dispatcher:
+def dispatcher(bus: MemoryBus, answer: Answer, row: Route = CANCEL, clock=None) -> Dispatcher:
     http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
     return Dispatcher(row, Function(row, "http://function/", "secret", http), bus=bus, clock=clock or bus.clock)
 
@@ -47,7 +47,7 @@ async def published(bus: MemoryBus, headers: dict[str, str] | None = None, data:
     return subject
 
 
-async def dispatched(bus: MemoryBus, answer: Answer, row: Row = CANCEL) -> None:
+async def dispatched(bus: MemoryBus, answer: Answer, row: Route = CANCEL) -> None:
     (delivery,) = await bus.fetch(row.spec(), 1, 1)
     await dispatcher(bus, answer, row).dispatch(delivery)
 
@@ -227,7 +227,7 @@ async def test_a_long_run_is_held_by_heartbeats() -> None:
 async def test_the_loop_goes_on_after_a_dead_letter_and_bounds_what_is_in_flight() -> None:
     """One bad message does not wedge a consumer; no more than `in_flight` are at work at once."""
     b = bench(SystemClock())
-    row = Row("cancel", "cancel", CANCEL.stream, CANCEL.subjects, CANCEL.types, 2, 3, 5.0)
+    row = Route("cancel", "cancel", CANCEL.stream, CANCEL.subjects, CANCEL.types, 2, 3, 5.0)
     at_once, most, done = 0, 0, 0
 
     async def answer(_: httpx.Request) -> httpx.Response:
@@ -244,7 +244,7 @@ async def test_the_loop_goes_on_after_a_dead_letter_and_bounds_what_is_in_flight
         await published(b.bus)
     http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
     worker = Dispatcher(row, Function(row, "http://function/", None, http), bus=b.bus, clock=b.parts.clock)
-    loop = Loop(row, worker, b.bus, b.parts.clock)
+    loop = ConsumerLoop(row, worker, b.bus, b.parts.clock)
     task = asyncio.create_task(loop.run())
     async with asyncio.timeout(5):
         while done < 10:
@@ -268,7 +268,7 @@ async def test_archive_gets_a_redriven_fact_as_that_of_its_execution() -> None:
         seen.append(decode(request.headers, request.content).extensions["natssubject"])
         return httpx.Response(200)
 
-    row = next(row for row in WIRING if row.consumer == "archive")
+    row = next(row for row in ROUTES if row.consumer == "archive")
     await dispatched(bus, answer, row)
     assert seen == [subject]
     assert await bus.fetch(row.spec(), 1, 0.01) == []

@@ -17,16 +17,16 @@ from ocf.functions.core.clock import SystemClock
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Function
 from ocf.functions.dispatcher.project_consumers import ProjectLoop
-from ocf.functions.dispatcher.routes import WIRING, Row
+from ocf.functions.dispatcher.routes import ROUTES, Route
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT
 
-SUBMIT, SESSION = (next(row for row in WIRING if row.consumer == name) for name in ("submit", "session"))
+SUBMIT, SESSION = (next(row for row in ROUTES if row.consumer == name) for name in ("submit", "session"))
 
 
 @asynccontextmanager
 async def fed(
-    bus: MemoryBus, row: Row, answer: Callable[[httpx.Request], Awaitable[httpx.Response]]
+    bus: MemoryBus, row: Route, answer: Callable[[httpx.Request], Awaitable[httpx.Response]]
 ) -> AsyncIterator[None]:
     """A dispatcher of that row, whose function says `answer`."""
     function = Function(row, "http://function/", None, httpx.AsyncClient(transport=httpx.MockTransport(answer)))

@@ -14,7 +14,7 @@ from cloudevents.http import CloudEvent
 from starlette.exceptions import HTTPException
 
 from ocf.events.output import ChunkType, Draft
-from ocf.functions.execute.attempt.artifacts import Keeper
+from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.observability import logs
 from ocf.functions.runtime import asgi
 
@@ -27,7 +27,7 @@ def test_a_log_that_cannot_be_written_stops_nobody(monkeypatch: pytest.MonkeyPat
     """Refused lines are counted; the next that gets through says how many were lost, each on a line of its own."""
     path = tmp_path / "log"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
-    log = logs.Unfailing(descriptor)
+    log = logs.LossyLogWriter(descriptor)
     log.write('{"n": 1}\n')
     with monkeypatch.context() as patched:
         patched.setattr("ocf.functions.observability.logs.os.write", full)
@@ -45,7 +45,7 @@ def test_a_torn_line_is_ended_before_the_next(monkeypatch: pytest.MonkeyPatch, t
     """The disk took half a line: what comes later does not stick to it."""
     path = tmp_path / "log"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
-    log = logs.Unfailing(descriptor)
+    log = logs.LossyLogWriter(descriptor)
     room = iter([4])
     real = os.write
     with monkeypatch.context() as patched:
@@ -93,7 +93,7 @@ async def test_a_workspace_that_cannot_be_kept_is_said(tmp_path: Path) -> None:
     async def emit(draft: Draft) -> None:
         said.append(draft)
 
-    keeper = Keeper(cast(Any, None), cast(Any, SimpleNamespace(session_id=None)), in_the_way / "artifacts", Mine())
+    keeper = ArtifactWriter(cast(Any, None), cast(Any, SimpleNamespace(session_id=None)), in_the_way / "artifacts", Mine())
     kept = await keeper.keep(cast(Any, None), None, emit, 1.0)
     assert kept.objects == ()
     assert [draft.type for draft in said] == [ChunkType.GAP]

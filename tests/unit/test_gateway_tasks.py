@@ -13,7 +13,7 @@ from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.errors import Unavailable
 from ocf.events.lifecycle import State
-from ocf.events.output import TodoItem, Waiting
+from ocf.events.output import TodoItem, PendingRequest
 from ocf.events.sealing import Keyring, generate_key
 from ocf.functions.gateway.request_schemas import ExecuteTask
 from ocf.functions.gateway.settings import GatewaySettings
@@ -371,7 +371,7 @@ async def test_status_says_everything_known() -> None:
     """State, progress from the todo list, what it waits for, attempts and usage come from the record."""
     world = World()
     todo = [TodoItem(content="a", status="completed"), TodoItem(content="b", status="pending")]
-    waiting = Waiting(request_id="r1", kind="permission", title="run rm?")
+    waiting = PendingRequest(request_id="r1", kind="permission", title="run rm?")
     await world.record(todo=todo, waiting_for=waiting, title="Fix", started_at=world.clock.now())
     answer = (await world.client.get(f"/tasks/{ID}/status")).json()
     assert answer["status"] == "running"

@@ -20,9 +20,9 @@ from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session
 from ocf.functions import workspace
 from ocf.functions.core.session_repository import Sessions
-from ocf.functions.execute.attempt.artifacts import Keeper
+from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.execute.attempt.outcome import of_error
-from ocf.functions.execute.attempt.workspace_source import Ground
+from ocf.functions.execute.attempt.workspace_source import WorkspaceInput
 from ocf.functions.session.handler import session
 from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
@@ -78,7 +78,7 @@ class Turns:
         (top / "w" / "out").symlink_to("/usr/bin/python3")
         self.said.clear()
         shop = cast(Any, SimpleNamespace(parts=self.b.parts))
-        keeper = Keeper(shop, self.task(execution), top / "a", hold or Hold())
+        keeper = ArtifactWriter(shop, self.task(execution), top / "a", hold or Hold())
         await keeper.keep(prepared, talk, self._emit, 10.0, keep_ignored=keep_ignored)
         return "\n".join(draft.data for draft in self.said)
 
@@ -212,7 +212,7 @@ async def test_an_attempt_that_lost_the_execution_points_to_nothing(turns: Turns
 
 
 class Opening:
-    """A shop that opens sealed secrets, in so far as `Ground` needs one."""
+    """A shop that opens sealed secrets, in so far as `WorkspaceInput` needs one."""
 
     def __init__(self, b: Bench) -> None:
         self.parts = b.parts
@@ -221,8 +221,8 @@ class Opening:
         return SimpleNamespace(get_secret_value=lambda: f"{sealed.ciphertext} of {project}")
 
 
-def ground(turns: Turns, task: Execute, found: Session) -> Ground:
-    return Ground(cast(Any, Opening(turns.b)), task, found, turns.folder / uuid.uuid4().hex)
+def ground(turns: Turns, task: Execute, found: Session) -> WorkspaceInput:
+    return WorkspaceInput(cast(Any, Opening(turns.b)), task, found, turns.folder / uuid.uuid4().hex)
 
 
 async def test_a_sessions_repository_is_cloned_with_its_token(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +249,7 @@ async def test_a_token_that_does_not_open_is_the_workspaces_fault(turns: Turns) 
     source = GitWorkspace(source="git", url="https://example.com/x.git", token=sealed)
     task = turns.task(str(uuid.uuid4()), workspace=source)
     shop = SimpleNamespace(parts=turns.b.parts, opened=_does_not_open)
-    one = Ground(cast(Any, shop), task, None, turns.folder / "own")
+    one = WorkspaceInput(cast(Any, shop), task, None, turns.folder / "own")
     with pytest.raises(workspace.InvalidWorkspace, match=r"^workspace\.token: sealed with another key$") as caught:
         await one.prepare(turns.folder / "w", Redactor().add, stays)
     assert of_error(caught.value).reason is Reason.INVALID_WORKSPACE

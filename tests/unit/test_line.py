@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from ocf.functions.dispatcher.busy_queue import Line
+from ocf.functions.dispatcher.busy_queue import SlotQueue
 from tests.support.clock import ManualClock
 
 
-async def _waiting(line: Line, count: int) -> list[asyncio.Task[int]]:
+async def _waiting(line: SlotQueue, count: int) -> list[asyncio.Task[int]]:
     tasks = [asyncio.create_task(line.wait(1.0)) for _ in range(count)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -22,7 +22,7 @@ async def _settle() -> None:
 
 async def test_a_free_slot_wakes_who_waits_longest() -> None:
     """One offer wakes one, the oldest; the others go on waiting."""
-    line = Line(ManualClock())
+    line = SlotQueue(ManualClock())
     first, second = await _waiting(line, 2)
     line.offer()
     await _settle()
@@ -34,7 +34,7 @@ async def test_a_free_slot_wakes_who_waits_longest() -> None:
 
 async def test_an_offer_is_passed_on_a_few_times_only() -> None:
     """Who cannot use the slot passes it on; after a few it is left to who asks next."""
-    line = Line(ManualClock())
+    line = SlotQueue(ManualClock())
     tasks = await _waiting(line, 20)
     offers, woken = 1, 0
     line.offer()
@@ -51,7 +51,7 @@ async def test_an_offer_is_passed_on_a_few_times_only() -> None:
 async def test_without_an_offer_all_together_ask_twice_a_second() -> None:
     """One who waits alone asks again after what the function said; the sixtieth after thirty seconds."""
     clock = ManualClock()
-    line = Line(clock)
+    line = SlotQueue(clock)
     tasks = await _waiting(line, 60)
     await clock.advance(1.0)
     await _settle()
@@ -64,7 +64,7 @@ async def test_without_an_offer_all_together_ask_twice_a_second() -> None:
 
 async def test_who_is_cancelled_leaves_the_line() -> None:
     """A delivery that is given up does not take an offer from the next."""
-    line = Line(ManualClock())
+    line = SlotQueue(ManualClock())
     first, second = await _waiting(line, 2)
     first.cancel()
     await _settle()
@@ -74,7 +74,7 @@ async def test_who_is_cancelled_leaves_the_line() -> None:
 
 async def test_projects_take_turns_for_a_free_slot() -> None:
     """However many of one wait, and for how long: the next offer is another project's, then the first one's again."""
-    line = Line(ManualClock())
+    line = SlotQueue(ManualClock())
     many = [asyncio.create_task(line.wait(1.0, "many")) for _ in range(5)]
     await _settle()
     one = asyncio.create_task(line.wait(1.0, "one"))
@@ -94,7 +94,7 @@ async def test_projects_take_turns_for_a_free_slot() -> None:
 async def test_whose_time_to_ask_has_come_lets_the_project_ask_whose_turn_it_is() -> None:
     """A slot may be free without anybody knowing: the questions go round the projects, too."""
     clock = ManualClock()
-    line = Line(clock)
+    line = SlotQueue(clock)
     first = asyncio.create_task(line.wait(1.0, "many"))
     await _settle()
     line.offer()

@@ -21,7 +21,7 @@ from ocf.events.commands import Cancel
 from ocf.events.envelope import new_event
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Function
-from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.observability import logs
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, bench
@@ -132,7 +132,7 @@ def test_at_a_terminal_it_is_text() -> None:
 
 async def test_what_the_dispatcher_says_of_a_delivery_names_its_execution_and_trace() -> None:
     """Also when the message is no event at all."""
-    row = next(row for row in WIRING if row.consumer == "cancel")
+    row = next(row for row in ROUTES if row.consumer == "cancel")
     bus = MemoryBus(ManualClock())
     http = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(503)))
     event = new_event(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.settings.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -209,7 +209,7 @@ def test_every_row_of_the_wiring_has_its_source_and_its_function() -> None:
     )
     assert generated.returncode == 0, generated.stderr
     sources = {d["spec"]["sink"]["ref"]["name"] for d in manifests(KNATIVE / "base") if d["kind"] == "ContainerSource"}
-    assert sources == {row.function for row in WIRING if (ROOT / f"functions/{row.function}/main.py").is_file()}
+    assert sources == {row.function for row in ROUTES if (ROOT / f"functions/{row.function}/main.py").is_file()}
     assert sources <= set(knative_services())
 
 

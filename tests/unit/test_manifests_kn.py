@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.runtime.serve import FUNCTIONS
 from scripts.knative_check import SCHEMAS, mistakes
 from scripts.knative_generate import RUN_SECONDS
@@ -49,7 +49,7 @@ def test_the_page_makes_all_of_it() -> None:
     services = {words[2] for words in made if words[0] == "service"} | {execute["metadata"]["name"]}
     assert services == {"gateway", *FUNCTIONS}
     sources = {words[3] for words in made if words[0] == "source"}
-    assert sources == {f"dispatch-{row.consumer}" for row in WIRING}
+    assert sources == {f"dispatch-{row.consumer}" for row in ROUTES}
 
 
 def test_the_configuration_of_the_page_is_that_of_the_overlay() -> None:

@@ -22,8 +22,8 @@ from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.lease_state import RECHECK_SECONDS
 from ocf.functions.core.sweep_schedule import SWEEP_ID
 from ocf.functions.dispatcher.main import _measure_lag
-from ocf.functions.dispatcher.result import Answer, SinkAnswer
-from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.dispatcher.result import DeliveryResult, SinkAnswer
+from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.observability import metrics
 from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
@@ -174,7 +174,7 @@ async def test_what_is_not_known_of_a_consumer_is_not_shown() -> None:
     """During an outage the last value would say that all is well; without one `OcfDispatcherGone` fires. Whatever goes
     wrong is said, the measuring goes on, and the numbers are there again when the bus is."""
     clock = ManualClock()
-    b, row = bench(clock, bus=Away), next(row for row in WIRING if row.consumer == "submit")
+    b, row = bench(clock, bus=Away), next(row for row in ROUTES if row.consumer == "submit")
     for _ in range(3):
         event = b.submit()
         await b.bus.publish(event.extensions["natssubject"], event.data, event.headers())
@@ -202,7 +202,7 @@ async def test_what_is_not_known_of_a_consumer_is_not_shown() -> None:
 
 def test_answers_that_are_no_failures_are_counted_apart() -> None:
     """Who waits for its turn, or runs at another worker, does not fail; out there 425 is a failure like any other."""
-    kinds = {status: Answer(status).kind for status in (0, 200, 301, 404, 409, 425, 503)}
+    kinds = {status: DeliveryResult(status).kind for status in (0, 200, 301, 404, 409, 425, 503)}
     expected = {0: "none", 200: "2xx", 301: "3xx", 404: "4xx", 409: "conflict", 425: "early", 503: "5xx"}
     assert kinds == expected
     assert set(expected.values()) == set(metrics.ANSWERS)

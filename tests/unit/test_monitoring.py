@@ -12,7 +12,7 @@ import pytest
 import yaml
 from prometheus_client import generate_latest
 
-from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.observability import metrics
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def test_alerts_and_panels_use_metrics_that_exist() -> None:
 def test_the_alerts_are_tested_with_series_as_they_are_exposed() -> None:
     """A test on a series that no process has proves nothing."""
     metrics.expect_ends()
-    for consumer in (*(row.consumer for row in WIRING), "sink-acme", "sink-audit"):
+    for consumer in (*(row.consumer for row in ROUTES), "sink-acme", "sink-audit"):
         metrics.expect_deliveries(consumer)
         metrics.consumer_lag.labels(consumer)
         metrics.consumer_unsettled.labels(consumer)
@@ -84,7 +84,7 @@ def test_what_is_scraped_is_there() -> None:
 def test_the_loss_of_any_dispatcher_is_noticed() -> None:
     """One line per row of the wiring."""
     (rule,) = (rule for rule in alerts() if rule["alert"] == "OcfDispatcherGone")
-    assert re.findall(r'consumer="(\w+)"', rule["expr"]) == [row.consumer for row in WIRING]
+    assert re.findall(r'consumer="(\w+)"', rule["expr"]) == [row.consumer for row in ROUTES]
 
 
 @pytest.mark.parametrize("name", [rule["alert"] for rule in alerts()])

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocf.events import outcomes
-from ocf.events.execution_record import Attempt, Outbox, Record
+from ocf.events.execution_record import Attempt, OutboxEntry, Record
 from ocf.events.facts import Artifact, ChangedFile, Completed, DiffSummary, Failed, FieldError, Outcome, Rejected
 from ocf.events.lifecycle import Reason, State, Step
 from ocf.events.limits import RECORD_BYTES, json_size, shorten
-from ocf.events.output import TodoItem, Usage, Waiting
+from ocf.events.output import TodoItem, Usage, PendingRequest
 from ocf.functions.cancel.handler import cancel
 from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.submit import handler as submitting
@@ -76,7 +76,7 @@ async def test_what_a_running_agent_says_of_itself_fits() -> None:
     b = bench()
     execution = await running(b)
     todo = [TodoItem(content="\u0001" * 50_000, status="pending")] * 50
-    waiting = Waiting(request_id="r", kind="question", title="\u0002" * 400_000, options=["\u0003" * 100_000] * 9)
+    waiting = PendingRequest(request_id="r", kind="question", title="\u0002" * 400_000, options=["\u0003" * 100_000] * 9)
     updates: dict[str, Any] = {"todo": todo, "waiting_for": waiting, "diff": CONTROL, "result": CHINESE}
     record = await b.parts.records.change(PROJECT, execution, lambda r: r.model_copy(update=updates))
     assert record.state is State.RUNNING
@@ -90,7 +90,7 @@ async def test_an_outbox_of_an_earlier_release_that_fits_in_no_message_is_said_s
     b = bench()
     execution = await running(b)
     fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=5, result=CHINESE, diff=NAMES)
-    boxed = Outbox(
+    boxed = OutboxEntry(
         type="dev.ocf.task.completed.v1",
         id=str(uuid.uuid4()),
         time=b.parts.clock.now(),

@@ -20,13 +20,13 @@ from ocf.events.lifecycle import State
 from ocf.events.ports import Message
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Function
-from ocf.functions.dispatcher.routes import WIRING, Row
+from ocf.functions.dispatcher.routes import ROUTES, Route
 from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 from tests.support.poison import STRUCTURED, WORDS, Poison, poisons
 
-ROWS = {row.consumer: row for row in WIRING}
+ROWS = {row.consumer: row for row in ROUTES}
 SUBMIT = "dev.ocf.task.submit.v1"
 KINDS = poisons(SUBMIT, {"execution_id": str(uuid.uuid4()), "project_id": PROJECT})
 
@@ -127,11 +127,11 @@ def _nobody() -> Function:
     return Function(ROWS["submit"], "http://function/", None, httpx.AsyncClient(transport=httpx.MockTransport(answer)))
 
 
-def _dispatcher(b: Bench, row: Row, target: Any = None) -> Dispatcher:
+def _dispatcher(b: Bench, row: Route, target: Any = None) -> Dispatcher:
     return Dispatcher(row, target or _nobody(), bus=b.bus, clock=b.bus.clock, reject=b.parts.rejections.reject_message)
 
 
-async def _settled(b: Bench, row: Row, target: Any = None) -> Dispatcher:
+async def _settled(b: Bench, row: Route, target: Any = None) -> Dispatcher:
     """Dispatch whatever is due, until nothing is."""
     dispatcher = _dispatcher(b, row, target)
     while deliveries := await b.bus.fetch(row.spec(), 100, 0.01):

@@ -15,13 +15,13 @@ import pytest
 from ocf.events import subjects
 from ocf.events.delivery import NATS_DELIVERIES
 from ocf.events.errors import DeadLetter, Drop, Unavailable
-from ocf.events.execution_record import Outbox, Record
+from ocf.events.execution_record import OutboxEntry, Record
 from ocf.events.lifecycle import State
 from ocf.events.ports import Message
 from ocf.functions.archive.handler import MAX_TRIES, PATIENCE, archive
 from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.compare_and_set import dump
-from ocf.functions.core.output_fence import fence_off
+from ocf.functions.core.output_fence import acquire_fence
 from ocf.functions.observability import metrics
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
@@ -34,7 +34,7 @@ def foreign(record: Record) -> bytes:
 
 def with_outbox(**boxed: Any) -> Callable[[Record], bytes]:
     def made(record: Record) -> bytes:
-        fact = Outbox(
+        fact = OutboxEntry(
             **{"type": "dev.ocf.task.completed.v1", "id": "x", "time": record.updated_at, "data": "{}", **boxed}
         )
         return dump(record.model_copy(update={"outbox": [fact]}))
@@ -223,4 +223,4 @@ async def test_the_fence_finds_the_last_chunk_behind_what_is_none() -> None:
     b = bench(ManualClock())
     execution = await completed(b, chunks=3)
     await b.bus.publish(subjects.output(PROJECT, execution), b"\xff[", {"ce-sequence": "4"})
-    assert (await fence_off(b.bus, PROJECT, execution)).last == 3
+    assert (await acquire_fence(b.bus, PROJECT, execution)).last == 3

@@ -20,9 +20,9 @@ from ocf.functions.core.clock import SystemClock
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Function
 from ocf.functions.dispatcher.project_consumers import ProjectLoop
-from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.dispatcher.routes import ROUTES
 
-CANCEL = next(row for row in WIRING if row.consumer == "cancel")
+CANCEL = next(row for row in ROUTES if row.consumer == "cancel")
 
 
 class Broken(MemoryBus):
@@ -147,10 +147,10 @@ def test_the_consumers_of_a_row() -> None:
     own, shared = CANCEL.own("acme", 7), CANCEL.shared()
     assert own == replace(CANCEL.spec(), name="cancel-acme", subjects=("ocf.cmd.cancel.acme.>",), start=7)
     assert (shared.name, shared.max_in_flight, shared.headers_only) == ("cancel", 0, True)
-    archive = next(row for row in WIRING if row.consumer == "archive")
+    archive = next(row for row in ROUTES if row.consumer == "archive")
     assert "ocf.evt.acme.*.completed" in archive.own("acme", 1).subjects
     assert "ocf.evt.acme.*.*.again.archive" in archive.own("acme", 1).subjects
-    assert all(row.by_project for row in WIRING)
+    assert all(row.by_project for row in ROUTES)
     assert (CANCEL.owner("cancel-acme"), CANCEL.owner("cancel"), CANCEL.owner("cancel-A"), CANCEL.owner("x")) == (
         "acme",
         None,

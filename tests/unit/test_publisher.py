@@ -12,7 +12,7 @@ from ocf.events.commands import MAX_CHUNK_BYTES, MAX_EVENT_BYTES
 from ocf.events.errors import Unavailable
 from ocf.events.output import Chunk, ChunkType, Draft
 from ocf.events.redaction import Redactor
-from ocf.functions.core.output_fence import fence_off
+from ocf.functions.core.output_fence import acquire_fence
 from ocf.functions.execute.attempt.publisher import OutputLimit, Publisher
 from tests.support.clock import ManualClock
 
@@ -46,7 +46,7 @@ async def publisher(
     bus: MemoryBus, attempt: int = 1, max_bytes: int = 0, hold: Hold | None = None, redactor: Redactor | None = None
 ) -> Publisher:
     made = Publisher(bus, ManualClock(), redactor or Redactor(), project=PROJECT, execution=EXECUTION)
-    fenced = await fence_off(bus, PROJECT, EXECUTION)
+    fenced = await acquire_fence(bus, PROJECT, EXECUTION)
     made.begin(attempt, fenced, max_bytes=max_bytes, hold=hold or Hold())
     return made
 
@@ -215,14 +215,14 @@ async def test_who_is_fenced_off_adds_nothing_and_doubts_its_lease() -> None:
     bus, hold = MemoryBus(ManualClock()), Hold()
     made = await publisher(bus, hold=hold)
     await made.emit(status("before"))
-    fenced = await fence_off(bus, PROJECT, EXECUTION)
+    fenced = await acquire_fence(bus, PROJECT, EXECUTION)
     assert fenced.last == 1
     await made.emit(status("late"))
     assert hold.doubted
     with pytest.raises(Unavailable):
         await made.finish(0.1)
     assert [chunk.data for chunk in await chunks(bus)] == ["before"]
-    made.fence(await fence_off(bus, PROJECT, EXECUTION))
+    made.fence(await acquire_fence(bus, PROJECT, EXECUTION))
     await made.emit(status("more"))
     await made.finish(1)
     assert [(chunk.seq, chunk.data) for chunk in await chunks(bus)] == [(1, "before"), (2, "late"), (3, "more")]

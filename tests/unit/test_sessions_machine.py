@@ -36,10 +36,10 @@ from ocf.events.session_record import Session
 from ocf.functions.cancel.handler import cancel
 from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.execution_repository import Records
-from ocf.functions.core.output_fence import fence_off
+from ocf.functions.core.output_fence import acquire_fence
 from ocf.functions.core.session_repository import EXPIRY
 from ocf.functions.execute.attempt.runner import Runner
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.session.handler import session
 from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
@@ -47,7 +47,7 @@ from tests.support.parts import PROJECT, bench
 from tests.support.runs import runner_on, worker_on
 
 T = TypeVar("T")
-Handler = Callable[[Parts, Event], Awaitable[None]]
+Handler = Callable[[Dependencies, Event], Awaitable[None]]
 HANDLERS: dict[str, Handler] = {"submit": submit, "cancel": cancel, "cleanup": cleanup, "session": session}
 TERMINAL = {"completed", "failed", "cancelled", "timed_out"}
 #: A fuse of that many calls: the handler dies before the next one. None: it does not.
@@ -218,7 +218,7 @@ class SessionMachine(RuleBasedStateMachine):
         run = runner_on(self.parts, task, event)
         record = await self.parts.records.require(PROJECT, task.execution_id)
         await run._lease.acquire(len(record.attempts) + 1)
-        record = await run._start(await fence_off(run._parts.bus, *run._ids))
+        record = await run._start(await acquire_fence(run._parts.bus, *run._ids))
         if not record.terminal:
             self.runs[task.execution_id] = (run, message.sequence)
 

@@ -18,12 +18,12 @@ from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.envelope import decode, new_event
 from ocf.events.facts import Accepted
 from ocf.functions.dispatcher import sink_routes as wired
-from ocf.functions.dispatcher.consumer import Loop
+from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Webhook, retry_after, sign
 from ocf.functions.dispatcher.main import rows
 from ocf.functions.dispatcher.result import SINK_PAUSES, SinkAnswer
-from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.settings.settings import Settings
 from ocf.functions.settings.sink_rules import Sink, check, keys, sinks
 from tests.support.clock import ManualClock
@@ -84,7 +84,7 @@ def test_a_process_serves_the_rows_it_is_told(capsys: pytest.CaptureFixture[str]
     """All by default; `sinks`, or one of them; a sink that this process does not serve needs no key here."""
     told = {"EVENT_SINKS": "acme=https://x/,audit:*=https://y/", "EVENT_SINK_SECRETS": f"acme={SECRET},audit={SECRET}"}
     assert [row.consumer for row in rows(Settings(**told))][-3:] == ["archive", "sink-acme", "sink-audit"]
-    assert len(rows(Settings(**told))) == len(WIRING) + 2
+    assert len(rows(Settings(**told))) == len(ROUTES) + 2
     assert [row.consumer for row in rows(Settings(**told, DISPATCH_CONSUMERS="sinks"))] == ["sink-acme", "sink-audit"]
     unsigned = {"EVENT_SINKS": told["EVENT_SINKS"], "EVENT_SINK_SECRETS": f"acme={SECRET}"}
     assert len(rows(Settings(**unsigned, DISPATCH_CONSUMERS="submit,sink-acme"))) == 2
@@ -247,7 +247,7 @@ async def test_a_receiver_that_is_gone_is_asked_no_more_and_nothing_is_lost() ->
     await world.said()
     await world.delivered()
     assert world.dispatcher.closed
-    loop = Loop(ROW, world.dispatcher, world.bus, world.clock)
+    loop = ConsumerLoop(ROW, world.dispatcher, world.bus, world.clock)
     await asyncio.wait_for(loop.run(), 5)
     assert len(world.seen) == 1
     assert await world.dead() == []

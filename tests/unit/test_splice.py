@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocf.events.output import Chunk, ChunkType
-from ocf.events.reorder import Hole, Splicer
+from ocf.events.reorder import GapTimer, Reorderer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -21,7 +21,7 @@ def chunk(seq: int) -> Chunk:
 
 def test_what_was_given_is_not_given_again() -> None:
     """A chunk that comes live and from history counts once."""
-    splicer = Splicer()
+    splicer = Reorderer()
     assert [c.seq for c in splicer.feed(chunk(1))] == [1]
     assert splicer.feed(chunk(1)) == []
     assert not splicer.gap
@@ -29,7 +29,7 @@ def test_what_was_given_is_not_given_again() -> None:
 
 def test_a_chunk_that_is_early_waits() -> None:
     """A gap is seen at once, and closed by the missing chunk."""
-    splicer = Splicer()
+    splicer = Reorderer()
     assert splicer.feed(chunk(3)) == []
     assert splicer.gap
     assert [c.seq for c in splicer.feed(chunk(1))] == [1]
@@ -39,7 +39,7 @@ def test_a_chunk_that_is_early_waits() -> None:
 
 def test_it_starts_where_it_is_told() -> None:
     """A resumed viewer gets nothing it has."""
-    splicer = Splicer(start=3)
+    splicer = Reorderer(start=3)
     assert splicer.feed(chunk(2)) == []
     assert [c.seq for c in splicer.feed(chunk(3))] == [3]
 
@@ -49,7 +49,7 @@ def test_any_order_and_any_repeats_give_each_once_in_order(count: int, seed: int
     """However two deliveries of every chunk are shuffled, the result is 1, 2, 3 …"""
     order = [*range(1, count + 1)] * 2
     random.Random(seed).shuffle(order)
-    splicer = Splicer()
+    splicer = Reorderer()
     given_ = [c.seq for seq in order for c in splicer.feed(chunk(seq))]
     assert given_ == list(range(1, count + 1))
     assert not splicer.gap
@@ -57,7 +57,7 @@ def test_any_order_and_any_repeats_give_each_once_in_order(count: int, seed: int
 
 def test_a_hole_is_read_for_four_times_within_two_seconds() -> None:
     """At 0, 0.25, 0.75 and 1.75 s; then it is given up. Another hole begins anew, 0.25 s after the last read."""
-    hole, now, reads = Hole(), 100.0, []
+    hole, now, reads = GapTimer(), 100.0, []
     while True:
         now += hole.wait(3, now)
         reads.append(now - 100.0)

@@ -26,10 +26,10 @@ from ocf.functions.cancel.handler import cancel
 from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Function
-from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.observability import tracing
 from ocf.functions.runtime import asgi
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
@@ -122,7 +122,7 @@ async def test_what_waits_is_no_error_in_its_span_and_no_line_in_the_log(
     b = bench()
     event = b.submit()
 
-    async def handler(_: Parts, __: Event) -> None:
+    async def handler(_: Dependencies, __: Event) -> None:
         raise why
 
     told = CloudEvent({"type": event.type, "source": event.source, "id": event.id}, {})
@@ -148,7 +148,7 @@ async def test_a_dispatch_says_what_was_answered(
     spans: InMemorySpanExporter, status: int | None, error: str | None
 ) -> None:
     """The status as HTTP's conventions call it, an error for whatever is no success, and where it came from."""
-    row = next(row for row in WIRING if row.consumer == "cancel")
+    row = next(row for row in ROUTES if row.consumer == "cancel")
     bus = MemoryBus(ManualClock())
 
     def answer(_: httpx.Request) -> httpx.Response:

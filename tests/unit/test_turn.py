@@ -18,9 +18,9 @@ from ocf.functions.execute.agent.agent import AgentResult
 from ocf.functions.execute.agent.config import ServerSpec
 from ocf.functions.execute.agent.opencode_api import OpenCodeError
 from ocf.functions.execute.attempt import agent_run as turns
-from ocf.functions.execute.attempt.agent_run import Turn
+from ocf.functions.execute.attempt.agent_run import AgentRun
 from ocf.functions.execute.attempt.watchdog import Activity
-from ocf.functions.execute.model_proxy import Broker, Upstream
+from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.execute.sandbox.boundary import Boundary
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.models.model_target import ModelTarget
@@ -65,7 +65,7 @@ class World:
     def __init__(self, folder: Path, b: Bench, limits: dict[str, Any], prices: Prices | None) -> None:
         self.said: list[Draft] = []
         self.b = b
-        self.broker = Broker(Upstream(b.parts.clock), b.parts.clock)
+        self.broker = ModelProxy(Upstream(b.parts.clock), b.parts.clock)
         key = SecretStr(KEY)
         target = ModelTarget("openai", "m", "openai", "http://127.0.0.1:9/v1", key, prices=prices)
         spec = ServerSpec(None, folder, folder, "", "", ())
@@ -79,7 +79,7 @@ class World:
             {**ids, "prompt": "p", "limits": limits, "submitted_at": b.parts.clock.now()}
         )
         self.folder = folder
-        self.turn = Turn(cast(Any, shop), self.task, folder / "own", Activity(b.parts.clock))
+        self.turn = AgentRun(cast(Any, shop), self.task, folder / "own", Activity(b.parts.clock))
 
     async def _busy(self, _: str) -> bool:
         return False

@@ -12,13 +12,13 @@ from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Function
-from ocf.functions.dispatcher.requeue import Turns
-from ocf.functions.dispatcher.routes import WIRING
+from ocf.functions.dispatcher.requeue import RequeueBackoff
+from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.observability import metrics
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT
 
-EXECUTE = next(row for row in WIRING if row.consumer == "execute")
+EXECUTE = next(row for row in ROUTES if row.consumer == "execute")
 
 
 async def test_what_is_early_is_given_back_and_is_no_failure() -> None:
@@ -48,7 +48,7 @@ async def test_what_is_early_is_given_back_and_is_no_failure() -> None:
 def test_many_that_wait_ask_ten_times_a_second_together() -> None:
     """One asks each second, a hundred each ten seconds, thousands twice a minute; who went elsewhere is forgotten."""
     clock = ManualClock()
-    turns = Turns(clock)
+    turns = RequeueBackoff(clock)
     pauses = [turns.pause(number) for number in range(1_000)]
     assert (pauses[0], pauses[99], pauses[999]) == (1.0, 10.0, 30.0)
     assert turns.came(5)
@@ -59,7 +59,7 @@ def test_many_that_wait_ask_ten_times_a_second_together() -> None:
 
 def test_what_waits_of_one_project_makes_no_other_wait_longer() -> None:
     """A thousand follow-ups of one project ask rarely; the first one of another asks again after a second."""
-    turns = Turns(ManualClock())
+    turns = RequeueBackoff(ManualClock())
     for number in range(1_000):
         turns.pause(number, "talker")
     assert turns.pause(1_000, "other") == 1.0
@@ -69,5 +69,5 @@ def test_what_waits_of_one_project_makes_no_other_wait_longer() -> None:
 
 def test_what_waits_for_its_next_try_takes_no_place_in_flight() -> None:
     """Every consumer of commands and facts may have far more unsettled than in flight."""
-    for row in WIRING:
+    for row in ROUTES:
         assert row.spec().max_in_flight >= 10 * row.in_flight, row.consumer

@@ -10,7 +10,7 @@ import pytest
 
 from ocf.events.lifecycle import Reason, Step
 from ocf.functions.execute.attempt import watchdog
-from ocf.functions.execute.attempt.stop import Judge, Verdict
+from ocf.functions.execute.attempt.stop import StopSignal, StopReason
 from ocf.functions.execute.attempt.watchdog import Activity, Bounds, watch
 from ocf.functions.execute.sandbox import process_tree
 from tests.support.clock import ManualClock
@@ -23,11 +23,11 @@ class Watched:
 
     def __init__(self, bounds: Bounds, workspace: Path = NEVER) -> None:
         self.clock = ManualClock()
-        self.judge = Judge()
+        self.judge = StopSignal()
         self.activity = Activity(self.clock)
         self.task = asyncio.create_task(watch(bounds, self.judge, self.clock, self.activity, lambda: (workspace,)))
 
-    async def run(self, seconds: int, *, active: bool = False) -> Verdict | None:
+    async def run(self, seconds: int, *, active: bool = False) -> StopReason | None:
         """Let time pass, a second at a time; the verdict, once there is one."""
         await asyncio.sleep(0)
         for _ in range(seconds):
@@ -81,8 +81,8 @@ async def test_waiting_for_a_person_is_not_silence() -> None:
 
 async def test_the_first_verdict_stands() -> None:
     """A judge hears everybody and believes the first."""
-    judge = Judge()
-    first, second = Verdict(Step.CANCEL, "first"), Verdict(Step.COMPLETE)
+    judge = StopSignal()
+    first, second = StopReason(Step.CANCEL, "first"), StopReason(Step.COMPLETE)
     judge.decide(first)
     judge.decide(second)
     assert judge.verdict is first

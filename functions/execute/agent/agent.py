@@ -13,7 +13,7 @@ from ocf.events import limits
 from ocf.events.errors import InvalidEvent
 from ocf.events.lifecycle import Reason
 from ocf.events.limits import FREE_VALUE, OverLimit, parse_json
-from ocf.events.output import ChunkType, Draft, FileChange, Usage, Waiting
+from ocf.events.output import ChunkType, Draft, FileChange, Usage, PendingRequest
 from ocf.events.ports import Clock
 from ocf.functions.execute.agent import config
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
@@ -39,7 +39,7 @@ _REPLIES: dict[str, PermissionReply] = {
 
 
 @dataclass(frozen=True)
-class TurnSpec:
+class PromptSpec:
     """What is asked of a server per execution, so a server started earlier can serve it.
 
     `answer_seconds` is how long a question waits for an answer; None: nobody can answer.
@@ -71,7 +71,7 @@ class Agent:
         AgentFailed: from `run`; `reason` and `message` say why, with the last lines of OpenCode's stderr.
     """
 
-    def __init__(self, server: AgentServer, turn: TurnSpec, clock: Clock) -> None:
+    def __init__(self, server: AgentServer, turn: PromptSpec, clock: Clock) -> None:
         self.server = server
         self.session_id = ""
         #: Seconds of silence before the server is asked for its state.
@@ -301,7 +301,7 @@ class Agent:
         if seconds is not None:
             self._deadlines[detail["request_id"]] = self._clock.monotonic() + seconds
             deadline = self._clock.now() + timedelta(seconds=seconds)
-            detail = Waiting.model_validate({**detail, "deadline": deadline}).model_dump(mode="json")
+            detail = PendingRequest.model_validate({**detail, "deadline": deadline}).model_dump(mode="json")
             await self._say(draft.model_copy(update={"detail": detail}))
             return
         await self._say(draft)
@@ -368,7 +368,7 @@ def _change(row: Event) -> FileChange:
     )
 
 
-async def start_agent(server: ServerSpec, turn: TurnSpec, clock: Clock) -> Agent:
+async def start_agent(server: ServerSpec, turn: PromptSpec, clock: Clock) -> Agent:
     """A server of its own for one execution (no warm slot was ready).
 
     Raises:

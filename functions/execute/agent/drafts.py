@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ocf.events.lifecycle import Reason
-from ocf.events.output import ChunkType, Draft, StatusDetail, TodoItem, Usage, Waiting
+from ocf.events.output import ChunkType, Draft, StatusDetail, TodoItem, Usage, PendingRequest
 
 PERMISSION_OPTIONS = ["once", "always", "reject"]
 
@@ -43,19 +43,19 @@ def todo_draft(todos: Sequence[Mapping[str, Any]]) -> Draft:
     return Draft(type=ChunkType.TODO, data=f"{done} of {len(items)} done", detail=detail)
 
 
-def permission_waiting(request: Mapping[str, Any]) -> Waiting:
+def permission_waiting(request: Mapping[str, Any]) -> PendingRequest:
     """A permission request: the tool and what it wants to do."""
     what = (request.get("metadata") or {}).get("command") or ", ".join(request.get("patterns") or [])
     title = f"{request.get('permission')}: {what}"
-    return Waiting(request_id=request["id"], kind="permission", title=title, options=PERMISSION_OPTIONS)
+    return PendingRequest(request_id=request["id"], kind="permission", title=title, options=PERMISSION_OPTIONS)
 
 
-def question_waiting(request: Mapping[str, Any]) -> Waiting:
+def question_waiting(request: Mapping[str, Any]) -> PendingRequest:
     """A question request: one line per question; the options are those of the first."""
     questions = request.get("questions") or []
     title = "\n".join(" ".join(str(question.get("question", "")).split()) for question in questions)
     options = [str(option.get("label")) for option in (questions[0].get("options") or [] if questions else [])]
-    return Waiting(request_id=request["id"], kind="question", title=title, options=options)
+    return PendingRequest(request_id=request["id"], kind="question", title=title, options=options)
 
 
 def failure(error: Mapping[str, Any]) -> tuple[Reason, str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ocf.events import limits
 from ocf.events.lifecycle import Reason
-from ocf.events.output import ChunkType, Draft, FileChange, Usage, Waiting
+from ocf.events.output import ChunkType, Draft, FileChange, Usage, PendingRequest
 from ocf.functions.execute.agent.drafts import (
     failure,
     permission_waiting,
@@ -56,7 +56,7 @@ class Translator:
         self.idle = False
         self.aborted = False
         self.error: tuple[Reason, str] | None = None
-        self.waiting: dict[str, Waiting] = {}
+        self.waiting: dict[str, PendingRequest] = {}
         self.changes: Mapping[str, FileChange] = {}
         self._directory = directory
         self._sessions = {session}
@@ -330,7 +330,7 @@ class Translator:
     def _on_question(self, request: Mapping[str, Any]) -> list[Draft]:
         return self._ask(request, question_waiting(request), ChunkType.QUESTION)
 
-    def _ask(self, request: Mapping[str, Any], waiting: Waiting, type: ChunkType) -> list[Draft]:
+    def _ask(self, request: Mapping[str, Any], waiting: PendingRequest, type: ChunkType) -> list[Draft]:
         if request.get("sessionID") not in self._sessions or waiting.request_id in self._asked:
             return []
         self._room(self._asked, waiting.request_id)

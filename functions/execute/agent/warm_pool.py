@@ -24,12 +24,12 @@ import structlog
 from ocf.events.lifecycle import Reason
 from ocf.events.output import Draft
 from ocf.events.ports import Clock
-from ocf.functions.execute.agent.agent import Agent, TurnSpec
+from ocf.functions.execute.agent.agent import Agent, PromptSpec
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
 from ocf.functions.execute.agent.opencode_api import OpenCodeError
 from ocf.functions.execute.agent.resources import available_memory
 from ocf.functions.execute.agent.server import AgentServer
-from ocf.functions.execute.model_proxy import Broker
+from ocf.functions.execute.model_proxy import ModelProxy
 from ocf.functions.execute.sandbox.agent_host_client import AgentHost, HostGone, HostUser, Owner
 from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady, StopReport
 from ocf.functions.execute.sandbox.users import AgentUser, AgentUsers, NoUser
@@ -38,7 +38,7 @@ from ocf.functions.workspace.threads import in_thread
 
 log = structlog.get_logger()
 
-MakeBroker = Callable[[], Awaitable[Broker]]
+MakeBroker = Callable[[], Awaitable[ModelProxy]]
 
 #: OpenCode forgets a directory that was not used for 60 minutes and would boot it again, with the workspace in it.
 MAX_AGE = 1800.0
@@ -52,14 +52,14 @@ _KNOWN_MODELS = 20
 
 
 @dataclass
-class Slot:
+class WarmServer:
     """A booted server, the directory its workspace goes to (empty, mode 0700), and the broker it talks to.
 
     The broker has no target yet: `broker.assign`. `warm` says whether it was ready before it was asked for.
     """
 
     server: AgentServer
-    broker: Broker
+    broker: ModelProxy
     root: Path
     opened_at: float
     warm: bool = False
@@ -89,7 +89,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class SlotPlan:
+class WarmServerConfig:
     """How slots of a worker are opened: `spec` without its directory, home and broker, which each slot has of its own.
 
     `folder` is private to this worker. `turn`: more servers at once than there are processors are ready no sooner, and
@@ -113,8 +113,8 @@ class SlotPlan:
 
 
 async def open_slot(
-    plan: SlotPlan, spec: ServerSpec, clock: Clock, *, shared: Path | None = None, user: Owner | None = None
-) -> Slot:
+    plan: WarmServerConfig, spec: ServerSpec, clock: Clock, *, shared: Path | None = None, user: Owner | None = None
+) -> WarmServer:
     """Start a server of `spec` (its directory, home, user and broker are replaced), and boot its empty directory.
 
     A `shared` directory is used as it is, and not booted; `user` then is who it belongs to now. It goes with the slot.
@@ -124,7 +124,7 @@ async def open_slot(
     """
     root = plan.folder / uuid.uuid4().hex
     directory, home = shared or root / "workspace", root / "home"
-    broker: Broker | None = None
+    broker: ModelProxy | None = None
     server: AgentServer | None = None
     try:
         if user is None and plan.users is not None:
@@ -154,7 +154,7 @@ async def open_slot(
                 await user.empty(directory)
             else:
                 await in_thread(lambda _: _empty(directory))
-        return Slot(server, broker, root, clock.monotonic(), user=user)
+        return WarmServer(server, broker, root, clock.monotonic(), user=user)
     except BaseException as error:
         # A task of its own: who is cancelled once more meanwhile leaves nothing behind either.
         await asyncio.shield(asyncio.ensure_future(_undo(server, broker, root, user)))
@@ -165,7 +165,7 @@ async def open_slot(
         raise
 
 
-async def _undo(server: AgentServer | None, broker: Broker | None, root: Path, user: Owner | None) -> None:
+async def _undo(server: AgentServer | None, broker: ModelProxy | None, root: Path, user: Owner | None) -> None:
     if server is not None:
         await server.stop(0.0)
     if broker is not None:
@@ -186,7 +186,7 @@ async def _boot(server: AgentServer, clock: Clock) -> None:
     async def unheard(draft: Draft) -> None:
         """Nobody listens."""
 
-    agent = Agent(server, TurnSpec(server.spec.models[0], title="boot"), clock)
+    agent = Agent(server, PromptSpec(server.spec.models[0], title="boot"), clock)
     try:
         async with asyncio.timeout(BOOT_SECONDS):
             await agent.run("ready?", unheard)
@@ -212,7 +212,7 @@ def _empty(directory: Path) -> None:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
-class WarmSlot:
+class WarmPool:
     """Keeps one slot ready while nothing runs, and opens one on demand when it does not fit.
 
     Models are fixed when a server starts. It begins with those of the plan and adds each that is asked for, so that the
@@ -220,14 +220,14 @@ class WarmSlot:
     """
 
     def __init__(
-        self, plan: SlotPlan, clock: Clock, *, wanted: bool, free: Callable[[], int] = available_memory
+        self, plan: WarmServerConfig, clock: Clock, *, wanted: bool, free: Callable[[], int] = available_memory
     ) -> None:
         self._plan = plan
         self._clock = clock
         self._wanted = wanted
         self._free = free
         self._models: list[AgentModel] = list(plan.spec.models)
-        self._slot: Slot | None = None
+        self._slot: WarmServer | None = None
         #: The models of the slot that is ready or is being opened.
         self._known: frozenset[AgentModel] = frozenset()
         self._keeping: asyncio.Task[None] | None = None
@@ -258,7 +258,7 @@ class WarmSlot:
         except NoUser as error:
             raise AgentFailed(Reason.AGENT_ERROR, str(error)) from None
 
-    async def acquire(self, spec: ServerSpec, *, shared: Path | None = None, user: Owner | None = None) -> Slot:
+    async def acquire(self, spec: ServerSpec, *, shared: Path | None = None, user: Owner | None = None) -> WarmServer:
         """A slot that serves `spec` (directory, home and broker of it are ignored): the warm one, or one opened now.
 
         `shared` is a directory to be used in place: it is never empty at boot, so its own OpenCode plugins are loaded
@@ -270,7 +270,7 @@ class WarmSlot:
         slot = await self.take(spec) if shared is None else None
         return slot if slot is not None else await open_slot(self._plan, spec, self._clock, shared=shared, user=user)
 
-    async def take(self, spec: ServerSpec) -> Slot | None:
+    async def take(self, spec: ServerSpec) -> WarmServer | None:
         """The warm slot if it serves `spec`; one that is just being opened is waited for. Whoever gets it closes it,
         and says `start` when another may take its place."""
         asked = {_plain(model) for model in spec.models}
@@ -325,7 +325,7 @@ class WarmSlot:
             backoff = 1.0
             await self._offer(slot)
 
-    async def _offer(self, slot: Slot) -> None:
+    async def _offer(self, slot: WarmServer) -> None:
         """Let it be taken for as long as it is good."""
         offered = self._keeping is asyncio.current_task()
         try:
@@ -340,7 +340,7 @@ class WarmSlot:
                 self._slot = None
                 await asyncio.shield(asyncio.ensure_future(slot.close()))
 
-    async def _open(self) -> Slot:
+    async def _open(self) -> WarmServer:
         spec = replace(self._plan.spec, models=tuple(self._models))
         self._known = frozenset(spec.models)
         self._settled.clear()
@@ -349,7 +349,7 @@ class WarmSlot:
         finally:
             self._settled.set()
 
-    async def _spent(self, slot: Slot) -> str:
+    async def _spent(self, slot: WarmServer) -> str:
         """Why nobody is to get it any more, as soon as that is so; running work needs the memory more."""
         dead = asyncio.ensure_future(slot.server.process.exited())
         try:
@@ -363,7 +363,7 @@ class WarmSlot:
         finally:
             dead.cancel()
 
-    async def _answers(self, slot: Slot) -> bool:
+    async def _answers(self, slot: WarmServer) -> bool:
         try:
             return bool(await slot.server.client.version())
         except OpenCodeError as error:

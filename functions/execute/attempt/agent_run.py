@@ -20,21 +20,21 @@ from ocf.events.session_record import Session
 from ocf.functions import workspace
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.stored_objects import saved_key
-from ocf.functions.execute.agent.agent import Agent, TurnSpec
+from ocf.functions.execute.agent.agent import Agent, PromptSpec
 from ocf.functions.execute.agent.config import AgentModel
 from ocf.functions.execute.agent.conversation_import import import_conversation
 from ocf.functions.execute.agent.opencode_api import OpenCodeError
-from ocf.functions.execute.agent.warm_pool import Slot
+from ocf.functions.execute.agent.warm_pool import WarmServer
 from ocf.functions.execute.attempt import watchdog
-from ocf.functions.execute.attempt.artifacts import CONVERSATION, Keeper
-from ocf.functions.execute.attempt.outcome import Kept
-from ocf.functions.execute.attempt.publisher import Hold
+from ocf.functions.execute.attempt.artifacts import CONVERSATION, ArtifactWriter
+from ocf.functions.execute.attempt.outcome import StoredArtifacts
+from ocf.functions.execute.attempt.publisher import Ownership
 from ocf.functions.execute.attempt.spans import RunSpans
 from ocf.functions.execute.attempt.watchdog import Activity
-from ocf.functions.execute.attempt.workspace_source import Ground
-from ocf.functions.execute.context import Shop
+from ocf.functions.execute.attempt.workspace_source import WorkspaceInput
+from ocf.functions.execute.context import WorkerContext
 from ocf.functions.execute.egress_proxy import EgressProxy, rules
-from ocf.functions.execute.model_proxy import BrokerFailure, Hooks
+from ocf.functions.execute.model_proxy import ModelProxyFailure, Hooks
 from ocf.functions.execute.sandbox.agent_host_client import HostUser, Owner
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.models.endpoint_check import BadEndpoint
@@ -55,22 +55,22 @@ _EXPORT_IN_A_HURRY = 0.3
 _GRACE = 0.3
 
 
-class Turn:
+class AgentRun:
     """The agent's side of one attempt. `run` ends when the agent is done; `kill` ends it from outside."""
 
-    def __init__(self, shop: Shop, task: Execute, directory: Path, activity: Activity) -> None:
+    def __init__(self, shop: WorkerContext, task: Execute, directory: Path, activity: Activity) -> None:
         self._shop = shop
         self._task = task
         self._directory = directory
         self._activity = activity
         self._agent: Agent | None = None
-        self._slot: Slot | None = None
+        self._slot: WarmServer | None = None
         self._user: Owner | None = None
         self._workspace: workspace.Prepared | None = None
         self._conversation: dict[str, object] | None = None
         self._follow_ups: deque[str] = deque()
         self._over = False
-        self._on_failure: Callable[[BrokerFailure], None] = lambda _: None
+        self._on_failure: Callable[[ModelProxyFailure], None] = lambda _: None
         self._on_usage: Callable[[Usage], None] = lambda _: None
         self._refused: str | None = None
         self._used = Usage()
@@ -117,7 +117,7 @@ class Turn:
             return await user.overfull(roots, limit, self.nameless_bytes())
         return await asyncio.to_thread(watchdog.overfull, roots, limit, self.nameless_bytes)
 
-    def on_failure(self, listener: Callable[[BrokerFailure], None]) -> None:
+    def on_failure(self, listener: Callable[[ModelProxyFailure], None]) -> None:
         """Called once when the broker decides that the execution must end."""
         self._on_failure = listener
 
@@ -144,7 +144,7 @@ class Turn:
         await self._shop.boundary.admit(self._task.project_id)
         target = self._target()
         session = await self._session()
-        ground = Ground(self._shop, self._task, session, self._directory)
+        ground = WorkspaceInput(self._shop, self._task, session, self._directory)
         await asyncio.to_thread(ground.check)  # costs less than OpenCode
         self._keep_ignored = ground.keep_ignored
         if ground.shared:
@@ -195,7 +195,7 @@ class Turn:
             raise workspace.InvalidWorkspace(f"session {task.session_id} was destroyed")
         return found
 
-    async def _acquire(self, target: ModelTarget) -> Slot:
+    async def _acquire(self, target: ModelTarget) -> WarmServer:
         spec = replace(self._shop.server_spec(self._task.limits), models=(_model(target),))
         try:
             allowed = rules(self._task.network.allow, self._shop.parts.settings.network_allow)
@@ -217,7 +217,7 @@ class Turn:
     async def _own_shared(self, folder: Path) -> None:
         self._user = await self._shop.slots.user_of(folder)
 
-    def _assign(self, slot: Slot, target: ModelTarget) -> None:
+    def _assign(self, slot: WarmServer, target: ModelTarget) -> None:
         hooks = Hooks(
             on_activity=self._activity.note,
             on_call_start=self.spans.call_started,
@@ -229,7 +229,7 @@ class Turn:
         if self._refused is not None:
             slot.broker.refuse(self._refused)
 
-    async def _resume(self, slot: Slot, session: Session | None) -> str | None:
+    async def _resume(self, slot: WarmServer, session: Session | None) -> str | None:
         """The conversation that this one continues, put back; OpenCode's id of it."""
         if session is None:
             return None
@@ -242,8 +242,8 @@ class Turn:
                 return None  # that execution ended without one; its workspace is what is forked
         return None if key is None else await import_conversation(slot.server, await self._shop.parts.store.get(key))
 
-    def _turn_spec(self, target: ModelTarget, resume: str | None) -> TurnSpec:
-        return TurnSpec(
+    def _turn_spec(self, target: ModelTarget, resume: str | None) -> PromptSpec:
+        return PromptSpec(
             model=_model(target),
             permissions=self._task.permissions,
             enabled_tools=target.enabled_tools,
@@ -314,12 +314,12 @@ class Turn:
         return draft.model_copy(update={"detail": self.redactor.value(draft.detail)})
 
     async def keep(
-        self, emit: Emit, seconds: float | None, hold: Hold, given_up: Callable[[], Awaitable[str]] | None = None
-    ) -> Kept:
+        self, emit: Emit, seconds: float | None, hold: Ownership, given_up: Callable[[], Awaitable[str]] | None = None
+    ) -> StoredArtifacts:
         """Store what the run left; see `ocf.functions.execute.attempt.artifacts`."""
         if self._workspace is None:
-            return Kept()
-        keeper = Keeper(self._shop, self._task, self._directory / "artifacts", hold)
+            return StoredArtifacts()
+        keeper = ArtifactWriter(self._shop, self._task, self._directory / "artifacts", hold)
         conversation = await asyncio.to_thread(self.redactor.value, self._conversation)
         return await keeper.keep(
             self._workspace,

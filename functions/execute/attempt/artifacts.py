@@ -26,9 +26,9 @@ from ocf.functions import workspace
 from ocf.functions.core.cancellation import end as cancel_and_wait
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.stored_objects import delete_saved, delete_session
-from ocf.functions.execute.attempt.outcome import Kept
-from ocf.functions.execute.attempt.publisher import Hold
-from ocf.functions.execute.context import Shop
+from ocf.functions.execute.attempt.outcome import StoredArtifacts
+from ocf.functions.execute.attempt.publisher import Ownership
+from ocf.functions.execute.context import WorkerContext
 
 log = structlog.get_logger()
 
@@ -48,13 +48,13 @@ _TYPES = {
 }
 
 
-class Keeper:
+class ArtifactWriter:
     """Stores what one run left. `folder` is scratch space of its own.
 
     `hold` is asked before each object: a later attempt's must not be overwritten by one that has lost the execution.
     """
 
-    def __init__(self, shop: Shop, task: Execute, folder: Path, hold: Hold) -> None:
+    def __init__(self, shop: WorkerContext, task: Execute, folder: Path, hold: Ownership) -> None:
         self._hold = hold
         self._shop = shop
         self._task = task
@@ -75,7 +75,7 @@ class Keeper:
         result: str = "",
         keep_ignored: bool = False,
         open_up: Callable[[], Awaitable[None]] | None = None,
-    ) -> Kept:
+    ) -> StoredArtifacts:
         """Store patch, archive (with `keep_ignored` what `.gitignore` excludes too), conversation, the session's state.
 
         While S3 or NATS is away this waits. What is not stored in the end is stated, and does not change the end.
@@ -107,12 +107,12 @@ class Keeper:
         if lost is None:
             if waited:
                 await emit(_status(f"the workspace is stored, after {waited / 1000:.0f} s"))
-            return Kept(diff, tuple(self._stored), waited_ms=waited)
+            return StoredArtifacts(diff, tuple(self._stored), waited_ms=waited)
         said = f"the workspace could not be stored: {lost}"
         if self._task.session_id is not None:
             said += "; the session goes on from the turn before"
         await emit(_not_stored(said))
-        return Kept(diff, tuple(self._stored), "lost", said, waited)
+        return StoredArtifacts(diff, tuple(self._stored), "lost", said, waited)
 
     def _write(self, conversation: dict[str, object] | None, result: str) -> None:
         if conversation is not None:

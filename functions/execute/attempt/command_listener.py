@@ -18,14 +18,14 @@ log = structlog.get_logger()
 
 #: NATS delivers at once and only once: what is said while the connection is away is in the stream alone. So it is read
 #: this often; it costs two direct gets that find nothing.
-LOOK_EVERY = 2.0
+POLL_SECONDS = 2.0
 _PATIENCE = 2.0
 
 
-class Hearing:
+class CommandListener:
     """Cancel and reply commands of one execution, each given to `take` once, whichever way it comes first."""
 
-    def __init__(self, bus: Bus, clock: Clock, project: str, execution: str, *, look_every: float = LOOK_EVERY) -> None:
+    def __init__(self, bus: Bus, clock: Clock, project: str, execution: str, *, look_every: float = POLL_SECONDS) -> None:
         self._look_every = look_every
         self._bus = bus
         self._clock = clock

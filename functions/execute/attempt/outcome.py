@@ -12,12 +12,12 @@ from ocf.events.facts import Artifact, ArtifactState, DiffSummary
 from ocf.events.lifecycle import Reason, Step
 from ocf.events.output import Usage
 from ocf.functions.execute.attempt.publisher import whole
-from ocf.functions.execute.attempt.stop import Verdict, failed
+from ocf.functions.execute.attempt.stop import StopReason, failed
 from ocf.functions.execute.sandbox.process import AgentFailed
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredArtifacts:
     """What of a run was stored: `objects` below the execution's prefix, and whether that is all of it."""
 
     diff: DiffSummary = field(default_factory=DiffSummary)
@@ -46,7 +46,7 @@ def closed(attempts: list[Attempt], now: datetime, ended: str) -> list[Attempt]:
     return [*attempts[:-1], attempts[-1].model_copy(update={"ended_at": now, "ended": ended})]
 
 
-def of_error(error: OcfError) -> Verdict:
+def of_error(error: OcfError) -> StopReason:
     """What an error of the run says about the execution."""
     if isinstance(error, AgentFailed):
         return failed(error.reason, error.message, error.stderr_tail)
@@ -56,7 +56,7 @@ def of_error(error: OcfError) -> Verdict:
     return failed(reason if isinstance(reason, Reason) else Reason.AGENT_ERROR, str(error))
 
 
-def ending(verdict: Verdict, taken: Step) -> outcomes.Ending:
+def ending(verdict: StopReason, taken: Step) -> outcomes.Ending:
     """The end that a verdict asks for, in texts that UTF-8 can say."""
     return outcomes.Ending(
         step=taken,

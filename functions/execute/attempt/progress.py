@@ -13,7 +13,7 @@ from ocf.events.errors import NotYetKnown, Retry
 from ocf.events.execution_record import Record
 from ocf.events.facts import DiffSummary
 from ocf.events.limits import KIB
-from ocf.events.output import ChunkType, Draft, TodoItem, Usage, Waiting
+from ocf.events.output import ChunkType, Draft, TodoItem, Usage, PendingRequest
 from ocf.events.ports import Clock
 from ocf.functions import workspace
 from ocf.functions.core.execution_repository import Records
@@ -38,7 +38,7 @@ class Progress:
         self._ids = (project, execution)
         self._changes: dict[str, Any] = {}
         self._dirty = asyncio.Event()
-        self._asked: dict[str, Waiting] = {}
+        self._asked: dict[str, PendingRequest] = {}
 
     def _set(self, **changes: Any) -> None:
         self._changes.update(changes)
@@ -51,7 +51,7 @@ class Progress:
             items = [TodoItem.model_validate(item) for item in detail.get("items", [])]
             self._set(todo=outcomes.fit_todo(items))
         elif draft.type in (ChunkType.PERMISSION, ChunkType.QUESTION):
-            waiting = outcomes.fit_waiting(Waiting.model_validate(detail))
+            waiting = outcomes.fit_waiting(PendingRequest.model_validate(detail))
             self._asked[waiting.request_id] = waiting
             self._set(waiting_for=next(iter(self._asked.values())))
 

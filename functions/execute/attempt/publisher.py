@@ -18,7 +18,7 @@ from ocf.events.output import ChunkType, Draft
 from ocf.events.ports import Bus, Clock
 from ocf.events.redaction import Redactor, StreamRedactor
 from ocf.events.refs import ExecutionRef
-from ocf.functions.core.output_fence import Fenced
+from ocf.functions.core.output_fence import FencedOutput
 
 #: Fast deltas are joined for at most this long; the promise is 50 ms, the rest is for the way.
 COALESCE = 0.02
@@ -30,7 +30,7 @@ _HEADERS = 512
 _STORED, _STORED_FREE = 4, 4 * 1024 * 1024
 
 
-class Hold(Protocol):
+class Ownership(Protocol):
     """The lease, as far as output needs it."""
 
     @property
@@ -74,14 +74,14 @@ class Publisher:
         self._settled = False
         self._over: OutputLimit | None = None
         self._on_limit: Callable[[OutputLimit], None] = lambda _: None
-        self._hold: Hold | None = None
+        self._hold: Ownership | None = None
         self.last = 0
         self.bytes = 0
         self.said_at = clock.monotonic()
         self.first_at: float | None = None
 
     def begin(
-        self, attempt: int, fenced: Fenced, *, max_bytes: int, hold: Hold, trace: Mapping[str, str] | None = None
+        self, attempt: int, fenced: FencedOutput, *, max_bytes: int, hold: Ownership, trace: Mapping[str, str] | None = None
     ) -> None:
         """Continue after whatever an earlier attempt said. While `hold` is in doubt, output waits."""
         self.last = fenced.last
@@ -104,7 +104,7 @@ class Publisher:
         """Called once when it was too much: what is held back a moment is found too long when nobody emits."""
         self._on_limit = listener
 
-    def fence(self, fenced: Fenced) -> None:
+    def fence(self, fenced: FencedOutput) -> None:
         """What is not kept yet, and all that follows, is kept only while nobody fences the output off again."""
         self._writer.fence(fenced.fence)
 

@@ -24,19 +24,19 @@ from ocf.events.refs import ExecutionRef
 from ocf.functions import workspace
 from ocf.functions.core.cancellation import end
 from ocf.functions.core.lease_state import RECHECK_SECONDS, is_leased
-from ocf.functions.core.output_fence import Fenced, fence_off
+from ocf.functions.core.output_fence import FencedOutput, acquire_fence
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.task_limits import bound
 from ocf.functions.execute.attempt import outcome, watchdog
-from ocf.functions.execute.attempt.agent_run import FOLLOW_UP, Turn
-from ocf.functions.execute.attempt.command_listener import LOOK_EVERY, Hearing
+from ocf.functions.execute.attempt.agent_run import FOLLOW_UP, AgentRun
+from ocf.functions.execute.attempt.command_listener import POLL_SECONDS, CommandListener
 from ocf.functions.execute.attempt.lease import Lease
 from ocf.functions.execute.attempt.progress import Progress
 from ocf.functions.execute.attempt.publisher import OutputLimit, Publisher, sayable
-from ocf.functions.execute.attempt.stop import HandedOn, Judge, Verdict, failed
+from ocf.functions.execute.attempt.stop import Released, StopSignal, StopReason, failed
 from ocf.functions.execute.sandbox.process import AgentNotReady
 from ocf.functions.observability import logs, metrics
-from ocf.functions.runtime.bootstrap import Parts
+from ocf.functions.runtime.bootstrap import Dependencies
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ _FRAMES = 5
 NOT_READY_ATTEMPTS = 5
 
 #: The agent's side of an attempt.
-MakeTurn = Callable[[Execute, watchdog.Activity], Turn]
+MakeAgentRun = Callable[[Execute, watchdog.Activity], AgentRun]
 
 
 class Runner:
@@ -57,13 +57,13 @@ class Runner:
         task: Execute,
         event: Event,
         *,
-        parts: Parts,
-        make_turn: MakeTurn,
-        look_every: float = LOOK_EVERY,
+        parts: Dependencies,
+        make_turn: MakeAgentRun,
+        look_every: float = POLL_SECONDS,
     ) -> None:
         self.task = task
         self.ref = ExecutionRef(task.project_id, task.execution_id)
-        self.judge = Judge()
+        self.judge = StopSignal()
         self._parts = parts
         self._event = event
         self._ids = (task.project_id, task.execution_id)
@@ -73,7 +73,7 @@ class Runner:
         self._publisher = Publisher(
             parts.bus, parts.clock, self._turn.redactor, project=self._ids[0], execution=self._ids[1]
         )
-        self._hearing = Hearing(parts.bus, parts.clock, *self._ids, look_every=look_every)
+        self._hearing = CommandListener(parts.bus, parts.clock, *self._ids, look_every=look_every)
         self._lease = Lease(parts.executions, parts.clock, *self._ids, worker=parts.worker, reclaim=self._reclaim)
         self._began: float | None = None
         self._spoken = False
@@ -95,7 +95,7 @@ class Runner:
             await self._must_be_ownerless(record)
         await self._lease.acquire(len(record.attempts) + 1)
         try:
-            fenced = await fence_off(self._parts.bus, *self._ids)
+            fenced = await acquire_fence(self._parts.bus, *self._ids)
             record = await self._start(fenced)
             about = logs.about(self._event.extensions.get(NATS_SUBJECT), self._event)
             structlog.contextvars.bind_contextvars(**about, attempt=len(record.attempts))
@@ -127,7 +127,7 @@ class Runner:
         mine = not record.terminal and len(record.attempts) == attempt
         if mine and self._began is not None:
             # Whoever judged may have fenced the output off before it saw the record move.
-            self._publisher.fence(await fence_off(self._parts.bus, *self._ids))
+            self._publisher.fence(await acquire_fence(self._parts.bus, *self._ids))
         return mine
 
     async def _leave_session(self) -> None:
@@ -138,7 +138,7 @@ class Runner:
             sessions = Sessions(self._parts.sessions, self._parts.clock)
             await sessions.done(self.task.project_id, self.task.session_id, self.task.execution_id)
 
-    async def _start(self, fenced: Fenced) -> Record:
+    async def _start(self, fenced: FencedOutput) -> Record:
         """Record the attempt, or end what has no attempt left."""
         worker, now = self._parts.worker, self._parts.clock.now()
 
@@ -168,7 +168,7 @@ class Runner:
         record = await self._parts.records.change(*self._ids, started)
         return await self._parts.records.publish_outbox(record)
 
-    async def _attempt(self, record: Record, fenced: Fenced) -> None:
+    async def _attempt(self, record: Record, fenced: FencedOutput) -> None:
         """Until it has ended and all of it is said, after the chunks that `fenced` counts."""
         number = len(record.attempts)
         self._began = self._parts.clock.monotonic()
@@ -194,7 +194,7 @@ class Runner:
                 metrics.output_bytes.inc(self._publisher.bytes)
                 await self._turn.close()
 
-    async def _given_up(self, verdict: Verdict) -> OcfError:
+    async def _given_up(self, verdict: StopReason) -> OcfError:
         if self._lease.lost.is_set():
             return Conflict("another worker has it")
         await self._publisher.finish(_FLUSH_SECONDS)
@@ -204,18 +204,18 @@ class Runner:
             return record.model_copy(update={"attempts": attempts})
 
         await self._parts.records.change(*self._ids, given_back)
-        return HandedOn(verdict.message)
+        return Released(verdict.message)
 
     async def _when_lost(self) -> None:
         await self._lease.lost.wait()
-        self.judge.decide(Verdict(None, "the lease is lost"))
+        self.judge.decide(StopReason(None, "the lease is lost"))
 
     def _take(self, data: Cancel | Reply) -> None:
         if isinstance(data, Cancel):
             self._cancel_heard = self._parts.clock.monotonic()
             self._cancelled.set()
             self._turn.refuse("the execution is being cancelled")
-            self.judge.decide(Verdict(Step.CANCEL, data.why or "", requested_by=data.requested_by))
+            self.judge.decide(StopReason(Step.CANCEL, data.why or "", requested_by=data.requested_by))
         else:
             # Not awaited: a cancel that comes next must not wait for OpenCode.
             self._replying.add(asyncio.create_task(self._reply(data)))
@@ -243,7 +243,7 @@ class Runner:
         """Whether an earlier turn of its session was waited for: it was given back, and this is a later delivery."""
         return self.task.session_id is not None and self._event.extensions.get(NATS_DELIVERIES, "1") != "1"
 
-    async def _begin(self, record: Record, fenced: Fenced) -> None:
+    async def _begin(self, record: Record, fenced: FencedOutput) -> None:
         number, limits = len(record.attempts), self.task.limits
         most = bound(limits, "max_output_bytes", self._parts.settings)
         context = trace_context.active() or trace_context.of(self._event.extensions)
@@ -266,7 +266,7 @@ class Runner:
         key = f"started:{self._ids[1]}:{number}"
         await self._parts.records.say("dev.ocf.task.started.v1", fact, self._event, key=key)
 
-    async def _verdict(self, record: Record) -> Verdict:
+    async def _verdict(self, record: Record) -> StopReason:
         """Let the agent work until somebody decides; then see that nothing of it is left."""
         self._publisher.on_limit(lambda error: self.judge.decide(failed(Reason.OUTPUT_LIMIT, str(error))))
         self._turn.on_failure(lambda failure: self.judge.decide(failed(failure.reason, failure.message)))
@@ -301,7 +301,7 @@ class Runner:
             metrics.cancel_seconds.observe(clock.monotonic() - self._cancel_heard)
         return await self.judge.wait()
 
-    async def _judged(self, working: asyncio.Task[None], record: Record) -> Verdict:
+    async def _judged(self, working: asyncio.Task[None], record: Record) -> StopReason:
         """What the agent's own end means."""
         try:
             await working
@@ -310,7 +310,7 @@ class Runner:
         except AgentNotReady as error:
             # Nothing has run: it may begin anew where there is more of a processor to be had.
             if sum(attempt.ended == NOT_READY for attempt in record.attempts) < NOT_READY_ATTEMPTS - 1:
-                return Verdict(None, error.message, given_back=NOT_READY)
+                return StopReason(None, error.message, given_back=NOT_READY)
             return failed(error.reason, f"{error.message}, in {NOT_READY_ATTEMPTS} attempts", error.stderr_tail)
         except OcfError as error:
             return outcome.of_error(error)
@@ -321,7 +321,7 @@ class Runner:
             # Our own mistake, which what this execution says has brought to light: it does so again with every attempt.
             kind = self._unforeseen(error)
             return failed(Reason.AGENT_ERROR, f"an error of the worker's own, {kind}; its log has more")
-        return Verdict(Step.COMPLETE)
+        return StopReason(Step.COMPLETE)
 
     async def _emit(self, draft: Draft) -> None:
         self._activity.note()
@@ -349,7 +349,7 @@ class Runner:
     def _now(self) -> datetime:
         return self._parts.clock.now()
 
-    async def _end(self, verdict: Verdict, taken: Step, number: int) -> None:
+    async def _end(self, verdict: StopReason, taken: Step, number: int) -> None:
         await self._publisher.settle()  # the agent's last letters come before what is said about its end
         if missed := self._turn.follow_ups:
             await self._publisher.emit(_status(f"{missed} follow-up prompt{'s' * (missed > 1)} not taken up"))
@@ -377,7 +377,7 @@ class Runner:
             "execution ended", action="execution.ended", state=state.value, reason=verdict.reason, **self.ref.log_fields
         )
 
-    async def _keep(self) -> outcome.Kept:
+    async def _keep(self) -> outcome.StoredArtifacts:
         try:
             wait = self._parts.settings.artifact_wait or None
             return await self._turn.keep(self._publisher.emit, wait, self._lease, self._given_up_waiting)
@@ -387,7 +387,7 @@ class Runner:
             self._unforeseen(error)
             said = "the workspace could not be stored: an error of the worker's own"
             await self._publisher.emit(Draft(type=ChunkType.GAP, data=said, detail={"reason": "not_stored"}))
-            return outcome.Kept(artifacts="lost", message=said)
+            return outcome.StoredArtifacts(artifacts="lost", message=said)
 
     async def _given_up_waiting(self) -> str:
         """Return why the end is to wait for S3 no longer, once somebody says so."""
@@ -422,6 +422,6 @@ def _status(said: str) -> Draft:
     return Draft(type=ChunkType.STATUS, data=said, detail={"phase": "agent"})
 
 
-def _hurries(verdict: Verdict | None) -> bool:
+def _hurries(verdict: StopReason | None) -> bool:
     """Whether the agent must be gone at once: somebody waits for that, or it does harm for as long as it lives."""
     return verdict is None or verdict.step in (None, Step.CANCEL) or verdict.reason is Reason.OUTPUT_LIMIT

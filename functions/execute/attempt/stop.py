@@ -10,14 +10,14 @@ from ocf.events.execution_record import HANDED_ON
 from ocf.events.lifecycle import Reason, Step
 
 
-class HandedOn(OcfError):
+class Released(OcfError):
     """This worker gives the execution up; another attempt, or `worker_lost`, follows elsewhere."""
 
     http_status = 503
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StopReason:
     """An ending. `step` None: not an ending of the execution, only of this attempt, which is `given_back`."""
 
     step: Step | None
@@ -28,26 +28,26 @@ class Verdict:
     given_back: str = HANDED_ON
 
 
-def failed(reason: Reason, message: str, stderr_tail: tuple[str, ...] = ()) -> Verdict:
+def failed(reason: Reason, message: str, stderr_tail: tuple[str, ...] = ()) -> StopReason:
     """The execution fails."""
-    return Verdict(Step.FAIL, message, reason, stderr_tail)
+    return StopReason(Step.FAIL, message, reason, stderr_tail)
 
 
-class Judge:
+class StopSignal:
     """Holds the first verdict; later ones do not count."""
 
     def __init__(self) -> None:
         self._decided = asyncio.Event()
-        self._verdict: Verdict | None = None
+        self._verdict: StopReason | None = None
         #: Set when this worker is to give the execution up, also after a verdict.
         self.released = asyncio.Event()
 
     @property
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> StopReason | None:
         """The verdict, once there is one."""
         return self._verdict
 
-    def decide(self, verdict: Verdict) -> None:
+    def decide(self, verdict: StopReason) -> None:
         """Take the first."""
         if verdict.step is None:
             self.released.set()
@@ -55,7 +55,7 @@ class Judge:
             self._verdict = verdict
             self._decided.set()
 
-    async def wait(self) -> Verdict:
+    async def wait(self) -> StopReason:
         """Until it is decided."""
         await self._decided.wait()
         assert self._verdict is not None

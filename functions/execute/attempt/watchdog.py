@@ -12,8 +12,8 @@ import structlog
 
 from ocf.events.lifecycle import Reason, Step
 from ocf.events.ports import Clock
-from ocf.functions.execute.attempt.stop import Judge, Verdict, failed
-from ocf.functions.execute.sandbox.disk_usage import Look
+from ocf.functions.execute.attempt.stop import StopSignal, StopReason, failed
+from ocf.functions.execute.sandbox.disk_usage import DiskUsageScan
 
 log = structlog.get_logger()
 
@@ -54,7 +54,7 @@ class Activity:
 
 async def watch(
     bounds: Bounds,
-    judge: Judge,
+    judge: StopSignal,
     clock: Clock,
     activity: Activity,
     roots: Callable[[], tuple[Path, ...]],
@@ -68,7 +68,7 @@ async def watch(
         now = clock.monotonic()
         left = _free(roots())
         if now - began >= bounds.wall_left:
-            judge.decide(Verdict(Step.TIME_OUT, f"it ran longer than {bounds.wall} s"))
+            judge.decide(StopReason(Step.TIME_OUT, f"it ran longer than {bounds.wall} s"))
         elif activity.silent_for >= bounds.silence:
             judge.decide(failed(Reason.STALLED, f"neither model nor tool did anything for {bounds.silence} s"))
         # A full disk takes the neighbours along, so a walk comes early when the disk has got fuller since the last one.
@@ -94,7 +94,7 @@ async def _measured(
 
 def overfull(roots: tuple[Path, ...], limit: int, nameless: Callable[[], int] = lambda: 0) -> str | None:
     """Which bound on the disk is passed, in words. `nameless` counts bytes that no look below `roots` finds."""
-    look = Look(limit)
+    look = DiskUsageScan(limit)
     try:
         for root in roots:
             look.at(root)

@@ -12,19 +12,19 @@ from ocf.events.session_record import Session
 from ocf.functions import workspace
 from ocf.functions.core.stored_objects import saved_key
 from ocf.functions.core.task_limits import bound
-from ocf.functions.execute.context import Shop
+from ocf.functions.execute.context import WorkerContext
 
 _ARCHIVE = "workspace.tar.zst"
 
 
-class Ground:
+class WorkspaceInput:
     """Makes the workspace of one run; `folder` is the run's own, out of the agent's reach.
 
     Raises:
         InvalidWorkspace: the task names a workspace, and its session has saved one.
     """
 
-    def __init__(self, shop: Shop, task: Execute, session: Session | None, folder: Path) -> None:
+    def __init__(self, shop: WorkerContext, task: Execute, session: Session | None, folder: Path) -> None:
         self._shop = shop
         self._task = task
         self._folder = folder

@@ -15,7 +15,7 @@ from ocf.functions.models.prices import Prices
 
 
 @dataclass(frozen=True)
-class BrokerFailure:
+class ModelProxyFailure:
     """Why the execution must end as failed."""
 
     reason: Reason
@@ -62,7 +62,7 @@ class Hooks:
     on_call_start: Callable[[Call], None] = _nothing
     on_call_end: Callable[[Call], None] = _nothing
     on_usage: Callable[[Usage], None] = _nothing
-    on_failure: Callable[[BrokerFailure], None] = _nothing
+    on_failure: Callable[[ModelProxyFailure], None] = _nothing
 
 
 @dataclass(eq=False)
@@ -73,7 +73,7 @@ class Reservation:
     live: Usage = field(default_factory=Usage)
 
 
-class Account:
+class Budget:
     """Totals of one execution, held against its limits. They begin with what was `used` before.
 
     A call reserves its estimate before it goes out, and one that does not fit beside those that run waits for them: so

@@ -15,12 +15,12 @@ from ocf.events.output import Usage
 from ocf.events.ports import Clock
 from ocf.events.redaction import Redactor
 from ocf.functions.execute.model_proxy import providers as wires
-from ocf.functions.execute.model_proxy.budget import Account, Call, Hooks, Reservation
+from ocf.functions.execute.model_proxy.budget import Budget, Call, Hooks, Reservation
 from ocf.functions.execute.model_proxy.http_server import ClientGone, Reply, Request
 from ocf.functions.execute.model_proxy.request import ModelRequest
-from ocf.functions.execute.model_proxy.stream_redaction import Veil
-from ocf.functions.execute.model_proxy.upstream import ModelFailed, Passed, Unusable, Upstream, plain, seen
-from ocf.functions.execute.model_proxy.usage_meter import Meter
+from ocf.functions.execute.model_proxy.stream_redaction import StreamRedaction
+from ocf.functions.execute.model_proxy.upstream import ModelFailed, ClientErrorForwarded, Unusable, Upstream, plain, seen
+from ocf.functions.execute.model_proxy.usage_meter import UsageMeter
 from ocf.functions.models.model_target import ModelTarget
 
 #: What a call has used is compared with the limits at every so many pieces.
@@ -30,11 +30,11 @@ _STREAM = "text/event-stream"
 Outcome = Literal["ok", "passed", "failed", "cut", "refused", "gone"]
 
 
-class Relay:
+class ModelCall:
     """One call. Afterwards `bad` says why its answer was of no use, if it was of none, `cut` that it broke off."""
 
     def __init__(
-        self, number: int, target: ModelTarget, upstream: Upstream, account: Account, hooks: Hooks, clock: Clock
+        self, number: int, target: ModelTarget, upstream: Upstream, account: Budget, hooks: Hooks, clock: Clock
     ) -> None:
         self._target = target
         self._upstream = upstream
@@ -42,7 +42,7 @@ class Relay:
         self._hooks = hooks
         self._clock = clock
         self._call = Call(number, target.wire_model, target.provider, clock.monotonic())
-        self._meter = Meter("chat")
+        self._meter = UsageMeter("chat")
         self._reservation = Reservation(Usage())
         self._out = False
         self._looked_at = 0
@@ -64,7 +64,7 @@ class Relay:
             ModelFailed: the provider cannot be had, or a limit was crossed while it answered.
             ClientGone: the agent has hung up.
         """
-        self._meter = Meter(wire, hide_usage=asked.hide_usage)
+        self._meter = UsageMeter(wire, hide_usage=asked.hide_usage)
         self._reservation = reservation
         url = self._target.base_url + wires.ROUTES[request.path][2]
         headers = wires.upstream_headers(self._target, request.headers)
@@ -75,7 +75,7 @@ class Relay:
             self._out = True
             async with self._upstream.opened(url, headers, asked.data, self._answered) as response:
                 outcome = await self._pass_on(response, reply, redactor)
-        except Passed as error:
+        except ClientErrorForwarded as error:
             outcome = "passed"
             self._out = False
             self._note(status=error.status)
@@ -121,7 +121,7 @@ class Relay:
         return "ok" if self.bad is None else "failed"
 
     async def _pass_stream(self, response: httpx.Response, reply: Reply, redactor: Redactor) -> None:
-        veil, meter = Veil(redactor), self._meter
+        veil, meter = StreamRedaction(redactor), self._meter
         async for data in plain(response):
             if self._call.first_byte_seconds is None:
                 self._note(first_byte_seconds=self._clock.monotonic() - self._call.started_at)

@@ -21,8 +21,8 @@ from ocf.events.ports import Clock
 from ocf.events.redaction import Redactor
 from ocf.functions.execute.model_proxy import providers as wires
 from ocf.functions.execute.model_proxy import request as requests
-from ocf.functions.execute.model_proxy.budget import Account, BrokerFailure, Hooks
-from ocf.functions.execute.model_proxy.call import Relay
+from ocf.functions.execute.model_proxy.budget import Budget, ModelProxyFailure, Hooks
+from ocf.functions.execute.model_proxy.call import ModelCall
 from ocf.functions.execute.model_proxy.http_server import ClientGone, Reply, Request, Server
 from ocf.functions.execute.model_proxy.upstream import ModelFailed, Upstream
 from ocf.functions.models.model_target import ModelTarget
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 MAX_BAD = 3
 
 
-class Broker:
+class ModelProxy:
     """One per execution. Created without a target for a warm slot: it then answers by itself, one word, no cost.
 
     Args:
@@ -49,14 +49,14 @@ class Broker:
 
     def __init__(self, upstream: Upstream, clock: Clock, hooks: Hooks | None = None) -> None:
         self.token = secrets.token_urlsafe(32)
-        self.failure: BrokerFailure | None = None
+        self.failure: ModelProxyFailure | None = None
         self.redactor = Redactor([self.token])
         self.target: ModelTarget | None = None
         self._upstream = upstream
         self._clock = clock
         self._hooks = hooks or Hooks()
         self._server = Server(self)
-        self._account = Account(Limits(), None)
+        self._account = Budget(Limits(), None)
         self._refused: str | None = None
         self._calls: set[asyncio.Task[None]] = set()
         self._numbers = 0
@@ -86,7 +86,7 @@ class Broker:
         """Model calls that run now."""
         return len(self._calls)
 
-    async def start(self) -> Broker:
+    async def start(self) -> ModelProxy:
         """Listen on a free loopback port."""
         await self._server.start()
         return self
@@ -103,7 +103,7 @@ class Broker:
             raise RuntimeError("this broker already serves an execution")
         self.target = target
         self._hooks = hooks or self._hooks
-        self._account = Account(limits, target.prices, used)
+        self._account = Budget(limits, target.prices, used)
         if target.api_key is not None:
             self.redactor.add(target.api_key.get_secret_value())
 
@@ -206,7 +206,7 @@ class Broker:
                 await self._answer_refused(reply)
                 return
             self._numbers += 1
-            relay = Relay(self._numbers, target, self._upstream, self._account, self._hooks, self._clock)
+            relay = ModelCall(self._numbers, target, self._upstream, self._account, self._hooks, self._clock)
             try:
                 await relay.run(wire, request, asked, reservation, reply, self.redactor)
             except ModelFailed as error:
@@ -215,7 +215,7 @@ class Broker:
             else:
                 self._after(relay, reply)
 
-    def _after(self, relay: Relay, reply: Reply) -> None:
+    def _after(self, relay: ModelCall, reply: Reply) -> None:
         """Judge what a call has left: answers of no use in a row, limits."""
         self._bad = self._bad + 1 if relay.bad is not None else 0
         if self._bad >= MAX_BAD:
@@ -229,7 +229,7 @@ class Broker:
     def fail(self, reason: Reason, message: str) -> None:
         """Decide that the execution fails. The first reason stands; nothing more is spent."""
         if self.failure is None and self._refused is None:
-            self.failure = BrokerFailure(reason, message)
+            self.failure = ModelProxyFailure(reason, message)
             log.warning("model access ended", action="broker.failed", reason=reason.value)
             self.refuse(message)
             self._hooks.on_failure(self.failure)

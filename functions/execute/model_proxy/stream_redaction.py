@@ -17,7 +17,7 @@ Key = tuple[object, ...]
 Place = tuple[Key, dict[str, Any], str]
 
 
-class Veil:
+class StreamRedaction:
     """One stream. Text that could be the beginning of a secret waits for what follows (see `StreamRedactor`)."""
 
     def __init__(self, redactor: Redactor) -> None:

@@ -47,7 +47,7 @@ class ModelFailed(Exception):
         self.status = status
 
 
-class Passed(Exception):
+class ClientErrorForwarded(Exception):
     """The provider refused this one request; the agent gets its answer (redacted)."""
 
     def __init__(self, status: int, body: bytes) -> None:
@@ -218,7 +218,7 @@ class Upstream:
             text = f"the model provider refused the key (status {status})"
             return ModelFailed(Reason.MODEL_AUTH, text, status), None
         if status in PASSED:
-            raise Passed(status, body)
+            raise ClientErrorForwarded(status, body)
         if status == 429 and b"insufficient_quota" in body:
             return ModelFailed(Reason.MODEL_ERROR, "the model account has no quota left", 402), None
         failed = ModelFailed(Reason.MODEL_ERROR, f"the model endpoint answered {status}{_said(body)}", status)

@@ -10,7 +10,7 @@ from ocf.events.limits import InvalidJson, parse_json
 from ocf.events.output import Usage
 from ocf.functions.execute.model_proxy.providers import Wire
 
-#: Enough to know that the model had its say; see `Meter.finished`.
+#: Enough to know that the model had its say; see `UsageMeter.finished`.
 _FINISH = re.compile(
     rb'"(finish|stop)_reason"\s*:\s*"|"type"\s*:\s*"(message_stop|response\.(completed|incomplete|failed))"'
 )
@@ -72,7 +72,7 @@ def _count(value: object) -> int:
     return int(value)
 
 
-class Meter:
+class UsageMeter:
     """Follows one answer. `feed` takes bytes as they come and gives back whole server-sent events."""
 
     def __init__(self, wire: Wire, *, hide_usage: bool = False) -> None:

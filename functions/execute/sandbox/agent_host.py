@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ocf.functions.core import syscalls
 from ocf.functions.execute.sandbox import supervisor
-from ocf.functions.execute.sandbox.disk_usage import Look
+from ocf.functions.execute.sandbox.disk_usage import DiskUsageScan
 
 TYPE_CHECKING = False  # as in supervisor.py
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def remove(path: str, *, keep: bool) -> None:
 
 def look(paths: list[str], limit: int, more: int) -> str | None:
     """Which bound on the disk is passed; `more` bytes are counted that no look finds."""
-    found = Look(limit)
+    found = DiskUsageScan(limit)
     for path in paths:
         found.at(Path(path))
     found.size += more

@@ -45,7 +45,7 @@ class _Folder:
 
 
 @dataclass
-class Look:
+class DiskUsageScan:
     """One look at some trees; `size` in bytes on disk."""
 
     limit: int

@@ -16,7 +16,7 @@ from ocf.events.outcomes import CHANGES_NAME
 from ocf.events.output import ChunkType
 from ocf.events.ports import Message
 from ocf.functions.gateway import response_schemas
-from ocf.functions.gateway.context import Execution, Found, Gateway, Gw
+from ocf.functions.gateway.context import Execution, ExecutionHandle, Gateway, Gw
 from ocf.functions.gateway.output_reader import OUTPUT_NAME, Line, lines
 from ocf.functions.gateway.problems import Problem
 from ocf.functions.gateway.request_body import StrictRoute
@@ -48,7 +48,7 @@ _PIECE = 64 * 1024
 Download = Annotated[bool, Query(description="as an attachment with a file name")]
 
 
-def _headers(found: Found, name: str, download: bool) -> dict[str, str]:
+def _headers(found: ExecutionHandle, name: str, download: bool) -> dict[str, str]:
     headers = {"Cache-Control": "no-store"}
     if download:
         headers["Content-Disposition"] = f'attachment; filename="{found.execution}.{name}"'
@@ -88,7 +88,7 @@ async def output(
     return StreamingResponse(await _begun(_batched(body)), 200, headers, _MEDIA[format])
 
 
-async def _packed(gateway: Gateway, found: Found) -> AsyncIterator[bytes] | None:
+async def _packed(gateway: Gateway, found: ExecutionHandle) -> AsyncIterator[bytes] | None:
     """The archived object as it is, when the stream does not have the execution any more."""
     if found.record is None or not found.record.archived:
         return None
@@ -230,7 +230,7 @@ async def events(gateway: Gw, found: Execution, download: Download = False) -> R
     return StreamingResponse(_batched(_structured(messages)), 200, headers, NDJSON)
 
 
-async def _said(gateway: Gateway, found: Found) -> list[Message]:
+async def _said(gateway: Gateway, found: ExecutionHandle) -> list[Message]:
     messages: list[Message] = []
     for stream, subject in (
         (subjects.COMMANDS, f"ocf.cmd.*.{found.project}.{found.execution}"),

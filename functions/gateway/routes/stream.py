@@ -25,10 +25,10 @@ from ocf.events.commands import ExecutionId
 from ocf.events.envelope import timestamp
 from ocf.events.errors import OcfError, Retry
 from ocf.events.ports import Message
-from ocf.events.reorder import Hole, place
+from ocf.events.reorder import GapTimer, place
 from ocf.functions.gateway.auth import Principal
-from ocf.functions.gateway.context import AskedProject, Found, Gateway, gateway_of
-from ocf.functions.gateway.output_reader import HELD, Line, Order, gap, line_of, lines, streamed
+from ocf.functions.gateway.context import AskedProject, ExecutionHandle, Gateway, gateway_of
+from ocf.functions.gateway.output_reader import HELD, Line, OutputReorderer, gap, line_of, lines, streamed
 from ocf.functions.gateway.problems import Problem, problem_of
 from ocf.functions.gateway.request_body import check_query
 
@@ -115,14 +115,14 @@ async def _left(socket: WebSocket) -> None:
 class Viewer:
     """One reader of one execution. `last` is the sequence it has got."""
 
-    def __init__(self, socket: WebSocket, gateway: Gateway, found: Found, last: int, caller: Principal) -> None:
+    def __init__(self, socket: WebSocket, gateway: Gateway, found: ExecutionHandle, last: int, caller: Principal) -> None:
         self.socket = socket
         self.last = last
         self._gateway = gateway
         self._found = found
         self._caller = caller
-        self._order = Order(last + 1)
-        self._hole = Hole()
+        self._order = OutputReorderer(last + 1)
+        self._hole = GapTimer()
         self._at = 0  # sequence in the stream up to which everything was read or sent
         self._live: deque[Line] = deque(maxlen=gateway.settings.backlog)
         self._wake = asyncio.Event()
@@ -219,7 +219,7 @@ class Viewer:
             ):
                 raise Cut(1000, "the execution was removed")
             return
-        self._found = Found(self._found.project, self._found.execution, record)
+        self._found = ExecutionHandle(self._found.project, self._found.execution, record)
 
     async def _fill(self, after: int | None = None) -> None:
         """Read from the stream what live has not brought (yet): behind what was read, or behind `after`."""

@@ -1,7 +1,8 @@
 """What commands carry: the payload of every `dev.ocf.*` command event (contract: docs/events.md).
 
 Every model is frozen. What callers send has no unknown fields, so that a typing error is answered and not ignored. What
-functions write for each other may have some, because two releases run side by side during an upgrade: see `ForwardCompatible`.
+functions write for each other may have some, because two releases run side by side during an upgrade: see
+`ForwardCompatible`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from datetime import datetime
 from ocf.events.commands import ExecutionId, ForwardCompatible, ProjectId, SessionId
 from ocf.events.facts import ArtifactState, DiffSummary, FieldError
 from ocf.events.lifecycle import TERMINAL, Reason, State
-from ocf.events.output import TodoItem, Usage, PendingRequest
+from ocf.events.output import PendingRequest, TodoItem, Usage
 
 #: How an attempt ended whose worker was shut down in good order.
 HANDED_ON = "handed_on"

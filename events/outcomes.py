@@ -27,7 +27,7 @@ from ocf.events.facts import (
 )
 from ocf.events.lifecycle import Reason, Step
 from ocf.events.limits import KIB, RECORD_BYTES, json_size, shorten
-from ocf.events.output import TodoItem, Usage, PendingRequest
+from ocf.events.output import PendingRequest, TodoItem, Usage
 
 #: Objects that hold what a fact has shortened.
 RESULT_NAME, CHANGES_NAME = "result.txt", "changes.json"

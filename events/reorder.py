@@ -221,11 +221,11 @@ async def watch(
     history is read again, in case something was lost on the way. `forgotten`: the execution has ended and the stream
     does not begin with `start`, so that nothing is waited for.
     """
-    splicer, hole, now = Reorderer(start), GapTimer(), asyncio.get_running_loop().time
+    reorderer, hole, now = Reorderer(start), GapTimer(), asyncio.get_running_loop().time
     heard = (subjects.live(project, execution), f"ocf.evt.{project}.{execution}.*")
 
     def missing() -> int | None:
-        return splicer.next if splicer.gap or (ending.last or 0) >= splicer.next else None
+        return reorderer.next if reorderer.gap or (ending.last or 0) >= reorderer.next else None
 
     async with bus.listen(*heard) as live:
         read_from = await place(bus, project, execution, start)
@@ -234,51 +234,51 @@ async def watch(
             async for message in bus.history(subjects.OUTPUT, subjects.output(project, execution), after=read_from):
                 read_from = message.sequence
                 if (found := chunk_of(message)) is not None:
-                    for chunk in splicer.feed(found):
+                    for chunk in reorderer.feed(found):
                         yield chunk
-            if ending.reached(splicer.next):
+            if ending.reached(reorderer.next):
                 return
             if hole.read(missing(), now()) or (forgotten and missing() is not None):
-                async with aclosing(_given_up(splicer, ending)) as chunks:
+                async with aclosing(_given_up(reorderer, ending)) as chunks:
                     async for chunk in chunks:
                         yield chunk
                 continue
-            async with aclosing(_live(live, splicer, poll, ending, hole, missing)) as chunks:
+            async with aclosing(_live(live, reorderer, poll, ending, hole, missing)) as chunks:
                 async for chunk in chunks:
                     yield chunk
 
 
-async def _given_up(splicer: Reorderer, ending: EndCondition) -> AsyncGenerator[Chunk, None]:
+async def _given_up(reorderer: Reorderer, ending: EndCondition) -> AsyncGenerator[Chunk, None]:
     """Past the first hole: by what is kept elsewhere, and a stated gap for what is not there either.
 
     What is kept elsewhere is in order, and may have holes of its own, stated or not.
     """
-    end = splicer.hole_end(ending.last)
+    end = reorderer.hole_end(ending.last)
     if ending.last is not None:
-        async for chunk in ending.older(splicer.next):
+        async for chunk in ending.older(reorderer.next):
             if chunk.seq > end:
                 break
             gap = stated(chunk)
-            if chunk.seq > splicer.next:
-                yield gap_chunk(splicer.next, chunk.seq - 1, datetime.now(UTC))
-                splicer.skip(chunk.seq - 1)
+            if chunk.seq > reorderer.next:
+                yield gap_chunk(reorderer.next, chunk.seq - 1, datetime.now(UTC))
+                reorderer.skip(chunk.seq - 1)
             if gap is None:
-                for one in splicer.feed(chunk):
+                for one in reorderer.feed(chunk):
                     yield one
-            elif gap.last >= splicer.next:
+            elif gap.last >= reorderer.next:
                 last = min(gap.last, end)
-                yield gap_chunk(splicer.next, last, chunk.timestamp, gap.reason)
-                for one in splicer.skip(last):
+                yield gap_chunk(reorderer.next, last, chunk.timestamp, gap.reason)
+                for one in reorderer.skip(last):
                     yield one
-    if splicer.next <= end:
-        yield gap_chunk(splicer.next, end, datetime.now(UTC), "lost" if ending.last is None else "expired")
-    for one in splicer.skip(end):
+    if reorderer.next <= end:
+        yield gap_chunk(reorderer.next, end, datetime.now(UTC), "lost" if ending.last is None else "expired")
+    for one in reorderer.skip(end):
         yield one
 
 
 async def _live(
     live: AsyncIterator[Message],
-    splicer: Reorderer,
+    reorderer: Reorderer,
     poll: float,
     ending: EndCondition,
     hole: GapTimer,
@@ -286,7 +286,7 @@ async def _live(
 ) -> AsyncGenerator[Chunk, None]:
     """Live chunks until history should be read: for a missing one, after `poll` seconds of silence, at the end."""
     now = asyncio.get_running_loop().time
-    while not ending.reached(splicer.next):
+    while not ending.reached(reorderer.next):
         wanted = missing()
         wait = poll if wanted is None else hole.wait(wanted, now())
         if not wait:
@@ -300,5 +300,5 @@ async def _live(
             await ending.fact(message)
             continue
         if (found := chunk_of(message)) is not None:
-            for chunk in splicer.feed(found):
+            for chunk in reorderer.feed(found):
                 yield chunk

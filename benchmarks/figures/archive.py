@@ -98,7 +98,7 @@ class Archiver:
     def __init__(self, bus: NatsBus, store: S3Store, where: S3Config) -> None:
         clock = SystemClock()
         executions = NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
-        self._parts = Dependencies(
+        self._deps = Dependencies(
             settings=Settings(),
             clock=clock,
             bus=bus,
@@ -115,21 +115,21 @@ class Archiver:
 
     async def ours(self, execution: str, chunks: int) -> float:
         """Seconds until the manifest is there."""
-        now = self._parts.clock.now()
+        now = self._deps.clock.now()
         given = {"execution_id": execution, "project_id": PROJECT, "submitted_at": now, "updated_at": now}
         record = Record.model_validate({**given, "state": State.COMPLETED, "timeout_seconds": 60})
         key = ExecutionRef(PROJECT, execution).record_key
-        if found := await self._parts.executions.get(key):
-            await self._parts.executions.update(key, record.model_dump_json().encode(), found.revision)
+        if found := await self._deps.executions.get(key):
+            await self._deps.executions.update(key, record.model_dump_json().encode(), found.revision)
         else:
-            await self._parts.records.create(record)
+            await self._deps.records.create(record)
         fact = Completed(
             execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=1, last_sequence=chunks, model="m/m"
         )
         event = new_event("dev.ocf.task.completed.v1", fact, source="/bench", time=now)
         subject = subjects.fact(PROJECT, execution, "completed")
         started = time.perf_counter()
-        await archive(self._parts, event.with_extensions(**{NATS_SUBJECT: subject}))
+        await archive(self._deps, event.with_extensions(**{NATS_SUBJECT: subject}))
         return time.perf_counter() - started
 
     async def raw(self, path: Path) -> float:

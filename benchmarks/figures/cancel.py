@@ -34,14 +34,14 @@ async def one(stack: Stack, project: Project) -> tuple[float, float]:
             said.set()
             return time.perf_counter()
 
-        hearing = asyncio.ensure_future(hear())
+        listener = asyncio.ensure_future(hear())
         started = time.perf_counter()
         await project.client.cancel(execution)
         async with asyncio.timeout(30):
             while tree := alive(tree):
                 await asyncio.sleep(0.005)
             gone = time.perf_counter() - started
-            return gone, await hearing - started
+            return gone, await listener - started
 
 
 async def measure(options: Options) -> list[Row]:

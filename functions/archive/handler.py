@@ -41,7 +41,7 @@ _TYPES = {
 }
 
 
-async def archive(parts: Dependencies, event: Event) -> None:
+async def archive(deps: Dependencies, event: Event) -> None:
     """Take a terminal fact. A crash before the manifest leaves objects that nobody claims, and this comes again.
 
     What is still missing `PATIENCE` after the end will not come: it is archived with that stated.
@@ -52,7 +52,7 @@ async def archive(parts: Dependencies, event: Event) -> None:
         DeadLetter: it fails again and again for a reason that is its own.
     """
     try:
-        await _archive(parts, event)
+        await _archive(deps, event)
     except (OcfError, OSError):
         raise
     except Exception as error:
@@ -63,33 +63,33 @@ async def archive(parts: Dependencies, event: Event) -> None:
         raise DeadLetter(f"archive failed {MAX_TRIES} times: {type(error).__name__}") from None
 
 
-async def _archive(parts: Dependencies, event: Event) -> None:
+async def _archive(deps: Dependencies, event: Event) -> None:
     outcome = parse(event)
     if not isinstance(outcome, Outcome):
         raise InvalidEvent(f"type: {event.type} does not end an execution")
     ref = ExecutionRef(*ids_of(event))
-    record = await parts.records.get(ref.project, ref.execution)
+    record = await deps.records.get(ref.project, ref.execution)
     if record is None:
         raise Drop(f"execution {ref.execution} was deleted")
     if record.archived:
         # An earlier delivery may have broken off after the record said so, and before the fact did.
-        await _say(parts, event, ref, await parts.store.get(ref.object_key(MANIFEST)))
+        await _say(deps, event, ref, await deps.store.get(ref.object_key(MANIFEST)))
         raise Drop(f"execution {ref.execution} is archived")
-    late = parts.clock.now() - event.time > PATIENCE
-    found = await _objects(parts, event, ref, outcome, late=late)
+    late = deps.clock.now() - event.time > PATIENCE
+    found = await _objects(deps, event, ref, outcome, late=late)
     manifest = _manifest(record, event, found)
-    await parts.store.put(ref.object_key(MANIFEST), manifest, content_type="application/json")
+    await deps.store.put(ref.object_key(MANIFEST), manifest, content_type="application/json")
     try:
-        await parts.records.change(
+        await deps.records.change(
             ref.project, ref.execution, lambda newest: newest.model_copy(update={"archived": True})
         )
     except NotYetKnown:
-        await delete_execution(parts.store, ref)
+        await delete_execution(deps.store, ref)
         raise Drop(f"execution {ref.execution} was deleted") from None
-    await _say(parts, event, ref, manifest)
+    await _say(deps, event, ref, manifest)
 
 
-async def _say(parts: Dependencies, event: Event, ref: ExecutionRef, manifest: bytes) -> None:
+async def _say(deps: Dependencies, event: Event, ref: ExecutionRef, manifest: bytes) -> None:
     """Say what the manifest claims, once for ever."""
     claimed = json.loads(manifest)
     fact = Archived(
@@ -99,9 +99,9 @@ async def _say(parts: Dependencies, event: Event, ref: ExecutionRef, manifest: b
         objects=[Artifact.model_validate(each) for each in claimed["objects"]],
         chunks=claimed["chunks"]["count"],
     )
-    await parts.records.say("dev.ocf.task.archived.v1", fact, event, key=ref.message_id("archived"), once=True)
-    if await parts.records.get(ref.project, ref.execution) is None:  # deleted in this moment
-        await parts.bus.purge(subjects.EVENTS, ref.fact("archived"))
+    await deps.records.say("dev.ocf.task.archived.v1", fact, event, key=ref.message_id("archived"), once=True)
+    if await deps.records.get(ref.project, ref.execution) is None:  # deleted in this moment
+        await deps.bus.purge(subjects.EVENTS, ref.fact("archived"))
 
 
 @dataclass(frozen=True)
@@ -113,57 +113,57 @@ class _Found:
     missing: list[str]
 
 
-async def _objects(parts: Dependencies, event: Event, ref: ExecutionRef, outcome: Outcome, *, late: bool) -> _Found:
+async def _objects(deps: Dependencies, event: Event, ref: ExecutionRef, outcome: Outcome, *, late: bool) -> _Found:
     with scratch() as folder:
         output = folder / "output.ndjson.gz"
-        written = await write_output(parts, ref, outcome.last_sequence, output, gaps=late)
+        written = await write_output(deps, ref, outcome.last_sequence, output, gaps=late)
         lines = folder / "events.ndjson"
-        await _write_events(parts, ref, event, lines, late=late)
-        objects = [await _put(parts, ref.prefix, path) for path in (output, lines)]
+        await _write_events(deps, ref, event, lines, late=late)
+        objects = [await _put(deps, ref.prefix, path) for path in (output, lines)]
     missing = []
     for artifact in outcome.objects:
         try:
-            objects.append(await _verified(parts, ref.prefix, artifact))
+            objects.append(await _verified(deps, ref.prefix, artifact))
         except Unavailable:
             if not late:
                 raise
-            await parts.store.ready()  # else it is not the object that is away
+            await deps.store.ready()  # else it is not the object that is away
             missing.append(artifact.name)
     if not outcome.objects:
-        objects += await _unclaimed(parts, ref.prefix, {artifact.name for artifact in objects})
+        objects += await _unclaimed(deps, ref.prefix, {artifact.name for artifact in objects})
     if written.missing or missing:
         log.warning("archived with gaps", action="archive.gaps", chunks=written.missing, objects=missing)
     return _Found(objects, written, missing)
 
 
-async def _unclaimed(parts: Dependencies, prefix: str, known: set[str]) -> list[Artifact]:
+async def _unclaimed(deps: Dependencies, prefix: str, known: set[str]) -> list[Artifact]:
     """What a worker stored that could not say its end any more: its workspace is worth as much as another's."""
-    names = [info.key.removeprefix(f"{prefix}/") async for info in parts.store.list(f"{prefix}/")]
+    names = [info.key.removeprefix(f"{prefix}/") async for info in deps.store.list(f"{prefix}/")]
     found = []
     for name in names:
         if name in known or name == MANIFEST or "/" in name:  # below `data/` lie large commands
             continue
-        info = await parts.store.head(f"{prefix}/{name}")
+        info = await deps.store.head(f"{prefix}/{name}")
         if info is not None:
             found.append(Artifact(name=name, size=info.size, sha256=info.sha256 or ""))
     return found
 
 
-async def _put(parts: Dependencies, prefix: str, path: Path) -> Artifact:
-    info = await parts.store.put_file(f"{prefix}/{path.name}", path, content_type=_TYPES[path.name])
+async def _put(deps: Dependencies, prefix: str, path: Path) -> Artifact:
+    info = await deps.store.put_file(f"{prefix}/{path.name}", path, content_type=_TYPES[path.name])
     artifact = Artifact(name=path.name, size=path.stat().st_size, sha256=info.sha256 or "")
-    return await _verified(parts, prefix, artifact)
+    return await _verified(deps, prefix, artifact)
 
 
-async def _verified(parts: Dependencies, prefix: str, artifact: Artifact) -> Artifact:
+async def _verified(deps: Dependencies, prefix: str, artifact: Artifact) -> Artifact:
     """The artifact, when S3 holds it with that size and digest."""
-    stored = await parts.store.head(f"{prefix}/{artifact.name}")
+    stored = await deps.store.head(f"{prefix}/{artifact.name}")
     if stored is None or stored.size != artifact.size or stored.sha256 != artifact.sha256:
         raise Unavailable(f"{prefix}/{artifact.name} is not in S3 as it was put")
     return artifact
 
 
-async def _write_events(parts: Dependencies, ref: ExecutionRef, ending: Event, path: Path, *, late: bool) -> None:
+async def _write_events(deps: Dependencies, ref: ExecutionRef, ending: Event, path: Path, *, late: bool) -> None:
     """Write every command and fact of the execution, in the order the bus got them, as CloudEvents JSON lines.
 
     Raises:
@@ -172,7 +172,7 @@ async def _write_events(parts: Dependencies, ref: ExecutionRef, ending: Event, p
     delivered = int(ending.extensions.get(NATS_SEQUENCE, "0"))
     seen = not delivered or late
     with path.open("wb") as file:
-        async for message in _merged(parts, ref):
+        async for message in _merged(deps, ref):
             seen = seen or message.sequence == delivered
             # What was given once more to one consumer (a redriven dead letter) did not happen twice.
             if message.subject == subjects.first(message.subject):
@@ -181,11 +181,11 @@ async def _write_events(parts: Dependencies, ref: ExecutionRef, ending: Event, p
         raise Unavailable(f"the end of {ref} cannot be read yet")
 
 
-async def _merged(parts: Dependencies, ref: ExecutionRef) -> AsyncIterator[Message]:
+async def _merged(deps: Dependencies, ref: ExecutionRef) -> AsyncIterator[Message]:
     """Messages of both streams by their times, one batch of each in memory."""
     sources = [
-        parts.bus.history(subjects.COMMANDS, ref.command("*")),
-        parts.bus.history(subjects.EVENTS, ref.fact(">")),
+        deps.bus.history(subjects.COMMANDS, ref.command("*")),
+        deps.bus.history(subjects.EVENTS, ref.fact(">")),
     ]
     heads = [await anext(source, None) for source in sources]
     while any(head is not None for head in heads):

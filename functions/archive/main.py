@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def lifespan(parts: Dependencies) -> AsyncIterator[dict[str, Check]]:
+async def lifespan(deps: Dependencies) -> AsyncIterator[dict[str, Check]]:
     """First what an earlier process left is removed."""
     if removed := await asyncio.to_thread(sweep):
         log.info("leftovers removed", action="archive.leftovers_removed", folders=removed)

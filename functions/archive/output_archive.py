@@ -33,7 +33,7 @@ class Written:
     missing: int = 0
 
 
-async def in_order(parts: Dependencies, ref: ExecutionRef, last: int, *, gaps: bool) -> AsyncIterator[tuple[int, bytes]]:
+async def in_order(deps: Dependencies, ref: ExecutionRef, last: int, *, gaps: bool) -> AsyncIterator[tuple[int, bytes]]:
     """Yield every output chunk by its own sequence, each once: a line, and how many chunks it says are missing.
 
     A reconnect in mid-run can leave the stream with two chunks swapped or one twice; the sequence tells.
@@ -53,7 +53,7 @@ async def in_order(parts: Dependencies, ref: ExecutionRef, last: int, *, gaps: b
     def gap(end: int) -> tuple[int, bytes]:
         if not gaps:
             raise Unavailable(f"output chunk {wanted} of {ref} is not in the stream (yet)")
-        chunk = gap_chunk(wanted, end, parts.clock.now(), "lost")
+        chunk = gap_chunk(wanted, end, deps.clock.now(), "lost")
         return end - wanted + 1, chunk.model_dump_json(exclude_none=True).encode()
 
     def ready(*, all_: bool) -> Iterator[tuple[int, bytes]]:
@@ -68,7 +68,7 @@ async def in_order(parts: Dependencies, ref: ExecutionRef, last: int, *, gaps: b
                 yield 0, data
                 wanted += 1
 
-    async for message in parts.bus.history(subjects.OUTPUT, ref.output):
+    async for message in deps.bus.history(subjects.OUTPUT, ref.output):
         found = line_in(message)
         if found is None:
             continue  # it is missing, like one that never came
@@ -82,7 +82,7 @@ async def in_order(parts: Dependencies, ref: ExecutionRef, last: int, *, gaps: b
         yield gap(last)
 
 
-async def write_output(parts: Dependencies, ref: ExecutionRef, last: int, path: Path, *, gaps: bool = False) -> Written:
+async def write_output(deps: Dependencies, ref: ExecutionRef, last: int, path: Path, *, gaps: bool = False) -> Written:
     """Write the gzipped NDJSON of all chunks up to `last`; with `gaps` what is missing is stated in it.
 
     Raises:
@@ -95,7 +95,7 @@ async def write_output(parts: Dependencies, ref: ExecutionRef, last: int, path: 
     # mtime 0: the same output gives the same bytes, and so the same digest.
     with gzip.GzipFile(path, "wb", compresslevel=1, mtime=0) as file:
         try:
-            async for left_out, data in in_order(parts, ref, last, gaps=gaps):
+            async for left_out, data in in_order(deps, ref, last, gaps=gaps):
                 count += 1
                 missing += left_out
                 first = first or data

@@ -12,7 +12,7 @@ from ocf.functions.core.command_events import command
 from ocf.functions.runtime.bootstrap import Dependencies
 
 
-async def cancel(parts: Dependencies, event: Event) -> None:
+async def cancel(deps: Dependencies, event: Event) -> None:
     """Take `dev.ocf.task.cancel.v1`.
 
     The worker that runs it hears the same command on NATS at once and ends it; here the wish is written down,
@@ -22,25 +22,25 @@ async def cancel(parts: Dependencies, event: Event) -> None:
         NotYetKnown: no such execution (its submit may be on the way); delivered again.
         Drop: it has ended, or was deleted.
     """
-    wish = command(event, Cancel)
-    record = await parts.records.get(wish.project_id, wish.execution_id)
+    request = command(event, Cancel)
+    record = await deps.records.get(request.project_id, request.execution_id)
     if record is None:
-        gone = subjects.fact(wish.project_id, wish.execution_id, "cleaned")
-        if await parts.bus.last(subjects.EVENTS, gone) is not None:
-            raise Drop(f"execution {wish.execution_id} was deleted")
-        raise NotYetKnown(f"execution {wish.execution_id} of project {wish.project_id} is not known")
+        gone = subjects.fact(request.project_id, request.execution_id, "cleaned")
+        if await deps.bus.last(subjects.EVENTS, gone) is not None:
+            raise Drop(f"execution {request.execution_id} was deleted")
+        raise NotYetKnown(f"execution {request.execution_id} of project {request.project_id} is not known")
     if record.terminal:
-        raise Drop(f"execution {wish.execution_id} is {record.state.value} already")
+        raise Drop(f"execution {request.execution_id} is {record.state.value} already")
 
     def noted(newest: Record) -> Record | None:
         if newest.terminal or (newest.cancel_requested and newest.state is State.RUNNING):
             return None
-        marks = {"cancel_requested": True, "cancel_why": wish.why, "cancel_by": wish.requested_by}
+        marks = {"cancel_requested": True, "cancel_why": request.why, "cancel_by": request.requested_by}
         if newest.state is State.RUNNING:
             return newest.model_copy(update=marks)
-        ending = outcomes.Ending(Step.CANCEL, wish.why or "", requested_by=wish.requested_by)
-        fact = outcomes.compose(newest, ending, parts.clock.now())
-        return parts.records.ended(newest.model_copy(update=marks), Step.CANCEL, fact, cause=event)
+        ending = outcomes.Ending(Step.CANCEL, request.why or "", requested_by=request.requested_by)
+        fact = outcomes.compose(newest, ending, deps.clock.now())
+        return deps.records.ended(newest.model_copy(update=marks), Step.CANCEL, fact, cause=event)
 
-    changed = await parts.records.change(wish.project_id, wish.execution_id, noted)
-    await parts.records.publish_outbox(changed)
+    changed = await deps.records.change(request.project_id, request.execution_id, noted)
+    await deps.records.publish_outbox(changed)

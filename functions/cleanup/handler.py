@@ -29,89 +29,89 @@ CANCEL = TYPES["dev.ocf.task.cancel.v1"]
 ARCHIVE_GRACE = timedelta(seconds=60)
 
 
-async def cleanup(parts: Dependencies, event: Event) -> None:
+async def cleanup(deps: Dependencies, event: Event) -> None:
     """Take `dev.ocf.task.cleanup.v1`. Idempotent: what is gone already is not missed.
 
     Raises:
         Conflict: it still runs or is being archived; it was told to end, and this comes again.
     """
-    wish = command(event, Cleanup)
-    if wish.scope == "sweep":
-        await sweep(parts, event)
+    request = command(event, Cleanup)
+    if request.scope == "sweep":
+        await sweep(deps, event)
         return
-    if wish.scope == "retention":
-        await retain(parts, event)
+    if request.scope == "retention":
+        await retain(deps, event)
         return
-    if wish.scope == "workspace":
+    if request.scope == "workspace":
         return  # the worker that holds the files hears this command on NATS itself
     record, readable = None, True
     try:
-        record = await parts.records.get(wish.project_id, wish.execution_id)
+        record = await deps.records.get(request.project_id, request.execution_id)
     except Unreadable:
         # Whatever it says, it can be deleted; a worker that has it is told to end first.
         readable = False
-        if await parts.executions.get(ExecutionRef(wish.project_id, wish.execution_id).lease_key) is not None:
-            await _cancel(parts, wish, event)
-            raise Conflict(f"execution {wish.execution_id} runs; it is being cancelled first") from None
+        if await deps.executions.get(ExecutionRef(request.project_id, request.execution_id).lease_key) is not None:
+            await _cancel(deps, request, event)
+            raise Conflict(f"execution {request.execution_id} runs; it is being cancelled first") from None
     if record is not None:
-        await _must_have_ended(parts, record, wish, event)
-    elif readable and not await _known(parts, wish):
-        raise NotYetKnown(f"execution {wish.execution_id} of project {wish.project_id} is not known")
-    gone = subjects.fact(wish.project_id, wish.execution_id, "cleaned")
-    commands = f"ocf.cmd.*.{wish.project_id}.{wish.execution_id}"
-    if record is None and readable and await parts.bus.last(subjects.EVENTS, gone) is not None:
-        await parts.bus.purge(subjects.COMMANDS, commands)
+        await _must_have_ended(deps, record, request, event)
+    elif readable and not await _known(deps, request):
+        raise NotYetKnown(f"execution {request.execution_id} of project {request.project_id} is not known")
+    gone = subjects.fact(request.project_id, request.execution_id, "cleaned")
+    commands = f"ocf.cmd.*.{request.project_id}.{request.execution_id}"
+    if record is None and readable and await deps.bus.last(subjects.EVENTS, gone) is not None:
+        await deps.bus.purge(subjects.COMMANDS, commands)
         return  # done before
     if record is not None and record.session_id is not None:
         with suppress(NotYetKnown):  # destroyed
-            sessions = Sessions(parts.sessions, parts.clock)
-            await sessions.forget(wish.project_id, record.session_id, wish.execution_id)
-    removed = await remove(parts, wish.project_id, wish.execution_id)
-    fact = Cleaned(execution_id=wish.execution_id, project_id=wish.project_id, removed=removed)
-    await parts.records.say("dev.ocf.task.cleaned.v1", fact, event, once=True, of=record)
-    if await parts.records.get(wish.project_id, wish.execution_id) is not None:
-        raise Conflict(f"execution {wish.execution_id} was recorded by a submit that was still under way")
+            sessions = Sessions(deps.sessions, deps.clock)
+            await sessions.forget(request.project_id, record.session_id, request.execution_id)
+    removed = await remove(deps, request.project_id, request.execution_id)
+    fact = Cleaned(execution_id=request.execution_id, project_id=request.project_id, removed=removed)
+    await deps.records.say("dev.ocf.task.cleaned.v1", fact, event, once=True, of=record)
+    if await deps.records.get(request.project_id, request.execution_id) is not None:
+        raise Conflict(f"execution {request.execution_id} was recorded by a submit that was still under way")
     # Last: as long as this command is there, a crash brings it back.
-    await parts.bus.purge(subjects.COMMANDS, commands)
+    await deps.bus.purge(subjects.COMMANDS, commands)
 
 
-async def _known(parts: Dependencies, wish: Cleanup) -> bool:
+async def _known(deps: Dependencies, request: Cleanup) -> bool:
     """Whether there was such an execution: its submit is there, or what an earlier clean-up said."""
-    submitted = subjects.command("submit", wish.project_id, wish.execution_id)
-    gone = subjects.fact(wish.project_id, wish.execution_id, "cleaned")
-    found = await parts.bus.last(subjects.COMMANDS, submitted) or await parts.bus.last(subjects.EVENTS, gone)
+    submitted = subjects.command("submit", request.project_id, request.execution_id)
+    gone = subjects.fact(request.project_id, request.execution_id, "cleaned")
+    found = await deps.bus.last(subjects.COMMANDS, submitted) or await deps.bus.last(subjects.EVENTS, gone)
     return found is not None
 
 
-async def _cancel(parts: Dependencies, wish: Cleanup, event: Event) -> None:
-    ref = ExecutionRef(wish.project_id, wish.execution_id)
+async def _cancel(deps: Dependencies, request: Cleanup, event: Event) -> None:
+    ref = ExecutionRef(request.project_id, request.execution_id)
     cancel = Cancel(execution_id=ref.execution, project_id=ref.project, why="deleted")
-    told = new_event(CANCEL.type, cancel, source="/ocf/cleanup", time=parts.clock.now(), cause=event)
-    await publish_command(parts.bus, told, ref.project)
+    told = new_event(CANCEL.type, cancel, source="/ocf/cleanup", time=deps.clock.now(), cause=event)
+    await publish_command(deps.bus, told, ref.project)
 
 
-async def _must_have_ended(parts: Dependencies, record: Record, wish: Cleanup, event: Event) -> None:
+async def _must_have_ended(deps: Dependencies, record: Record, request: Cleanup, event: Event) -> None:
     if not record.terminal:
         if not record.cancel_requested:
-            await _cancel(parts, wish, event)
+            await _cancel(deps, request, event)
         raise Conflict(f"execution {record.execution_id} is {record.state.value}; it is being cancelled first")
     if record.outbox:
-        await parts.records.publish_outbox(record)
-    recent = record.ended_at is not None and parts.clock.now() - record.ended_at < ARCHIVE_GRACE
+        await deps.records.publish_outbox(record)
+    recent = record.ended_at is not None and deps.clock.now() - record.ended_at < ARCHIVE_GRACE
     if not record.archived and recent and record.state is not State.REJECTED and record.attempts:
         raise Conflict(f"execution {record.execution_id} is being archived")
 
 
-async def remove(parts: Dependencies, project: str, execution: str) -> dict[str, int]:
+async def remove(deps: Dependencies, project: str, execution: str) -> dict[str, int]:
     """Remove record, lease, objects, output and events; how many of each. The record goes first (see archive)."""
     ref = ExecutionRef(project, execution)
-    record = await parts.executions.get(ref.record_key)
-    await parts.executions.delete(ref.record_key)
-    await parts.executions.delete(ref.lease_key)
+    record = await deps.executions.get(ref.record_key)
+    await deps.executions.delete(ref.record_key)
+    await deps.executions.delete(ref.lease_key)
     return {
         "records": int(record is not None),
-        "objects": await delete_execution(parts.store, ref),
-        "output": await purge_output(parts.bus, project, execution),
-        "events": await parts.bus.purge(subjects.EVENTS, f"ocf.evt.{project}.{execution}.>"),
-        "dead_letters": await dead_letters.delete(parts.bus, project, execution),
+        "objects": await delete_execution(deps.store, ref),
+        "output": await purge_output(deps.bus, project, execution),
+        "events": await deps.bus.purge(subjects.EVENTS, f"ocf.evt.{project}.{execution}.>"),
+        "dead_letters": await dead_letters.delete(deps.bus, project, execution),
     }

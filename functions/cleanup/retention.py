@@ -20,39 +20,39 @@ from ocf.functions.settings.retention_rules import rule_for
 log = structlog.get_logger()
 
 
-async def retain(parts: Dependencies, event: Event) -> None:
+async def retain(deps: Dependencies, event: Event) -> None:
     """Look at every execution that has ended; without any, cancel the schedule (the next sweep brings it back)."""
     known = False
-    async for record in parts.records.all():
+    async for record in deps.records.all():
         known = True
         ref = ExecutionRef(record.project_id, record.execution_id)
-        if record.ended_at is not None and not parts.isolation.waits("retention", ref.record_key):
-            step = _apply(parts, record, parts.clock.now())
-            await parts.isolation.run("retention", ref.record_key, step, **ref.log_fields)
-    if not known or not parts.settings.retention:
-        await stop_retaining(parts.bus)
-    elif old(event, parts.clock.now()):
-        await keep_retaining(parts.bus, anew=True)
+        if record.ended_at is not None and not deps.isolation.waits("retention", ref.record_key):
+            step = _apply(deps, record, deps.clock.now())
+            await deps.isolation.run("retention", ref.record_key, step, **ref.log_fields)
+    if not known or not deps.settings.retention:
+        await stop_retaining(deps.bus)
+    elif old(event, deps.clock.now()):
+        await keep_retaining(deps.bus, anew=True)
 
 
-async def _apply(parts: Dependencies, record: Record, now: datetime) -> None:
-    rule = rule_for(parts.settings.retention, record.project_id, record.labels)
+async def _apply(deps: Dependencies, record: Record, now: datetime) -> None:
+    rule = rule_for(deps.settings.retention, record.project_id, record.labels)
     # What is not archived yet is nowhere else: it stays, however old it is.
     if rule is None or record.ended_at is None or not record.archived:
         return
     age = now - record.ended_at
     if age >= rule.output and not record.output_expired:
-        await purge_output(parts.bus, record.project_id, record.execution_id)
-        await _mark(parts, record, "output_expired")
+        await purge_output(deps.bus, record.project_id, record.execution_id)
+        await _mark(deps, record, "output_expired")
     if age >= rule.archive and not record.archive_expired:
-        await delete_execution(parts.store, ExecutionRef(record.project_id, record.execution_id))
-        await _mark(parts, record, "archive_expired")
+        await delete_execution(deps.store, ExecutionRef(record.project_id, record.execution_id))
+        await _mark(deps, record, "archive_expired")
 
 
-async def _mark(parts: Dependencies, record: Record, what: str) -> None:
+async def _mark(deps: Dependencies, record: Record, what: str) -> None:
     """After the removal: a crash in between removes once more, which is harmless."""
     try:
-        await parts.records.change(
+        await deps.records.change(
             record.project_id, record.execution_id, lambda newest: newest.model_copy(update={what: True})
         )
     except NotYetKnown:

@@ -33,23 +33,23 @@ LEASE_GRACE = timedelta(seconds=20)
 OVERDUE_GRACE = timedelta(seconds=180)
 
 
-async def sweep(parts: Dependencies, event: Event) -> None:
+async def sweep(deps: Dependencies, event: Event) -> None:
     """Look at every execution that has not ended; cancel the schedule when there is none."""
-    if parts.settings.retention:
-        await keep_retaining(parts.bus)
-    if await _look(parts, event):
-        if old(event, parts.clock.now()):
-            await keep_sweeping(parts.bus, anew=True)
+    if deps.settings.retention:
+        await keep_retaining(deps.bus)
+    if await _look(deps, event):
+        if old(event, deps.clock.now()):
+            await keep_sweeping(deps.bus, anew=True)
         return
-    await stop_sweeping(parts.bus)
+    await stop_sweeping(deps.bus)
     # A submit may have come between the look and the stop: it records first and schedules then.
-    async for record in parts.records.all():
+    async for record in deps.records.all():
         if not record.terminal or record.outbox:
-            await keep_sweeping(parts.bus)
+            await keep_sweeping(deps.bus)
             return
 
 
-async def _look(parts: Dependencies, event: Event) -> int:
+async def _look(deps: Dependencies, event: Event) -> int:
     """How many executions are still open after this look, or may be: a record that cannot be read, in an upgrade."""
     open_ = 0
     unreadable: set[str] = set()
@@ -57,42 +57,42 @@ async def _look(parts: Dependencies, event: Event) -> int:
 
     async def look(record: Record) -> None:
         if record.outbox:
-            await parts.records.publish_outbox(record)
-        if not record.terminal and (ending := await _judged(parts, record)) is not None:
+            await deps.records.publish_outbox(record)
+        if not record.terminal and (ending := await _judged(deps, record)) is not None:
             suspects.append((record, ending))
 
     async def end(record: Record, ending: Step) -> None:
-        if not await is_leased(parts.executions, ExecutionRef(record.project_id, record.execution_id)):
-            await _end(parts, record, ending, event)
+        if not await is_leased(deps.executions, ExecutionRef(record.project_id, record.execution_id)):
+            await _end(deps, record, ending, event)
 
-    async for record in parts.records.all(unreadable):
+    async for record in deps.records.all(unreadable):
         open_ += not record.terminal
         if record.outbox or not record.terminal:
-            await _alone(parts, record, look(record))
+            await _alone(deps, record, look(record))
     if suspects:
-        await parts.clock.sleep(RECHECK_SECONDS)
+        await deps.clock.sleep(RECHECK_SECONDS)
     for record, ending in suspects:
-        await _alone(parts, record, end(record, ending))
+        await _alone(deps, record, end(record, ending))
     return open_ + len(unreadable)
 
 
-async def _alone(parts: Dependencies, record: Record, step: Coroutine[None, None, None]) -> None:
+async def _alone(deps: Dependencies, record: Record, step: Coroutine[None, None, None]) -> None:
     """One record's part of the sweep: its failure stops no other, and it is tried less and less often."""
     ref = ExecutionRef(record.project_id, record.execution_id)
-    if parts.isolation.waits("sweep", ref.record_key):
+    if deps.isolation.waits("sweep", ref.record_key):
         step.close()
         return
-    await parts.isolation.run("sweep", ref.record_key, step, **ref.log_fields)
+    await deps.isolation.run("sweep", ref.record_key, step, **ref.log_fields)
 
 
-async def _judged(parts: Dependencies, record: Record) -> Step | None:
+async def _judged(deps: Dependencies, record: Record) -> Step | None:
     """How it should end, as it looks now; None: it goes on."""
-    now = parts.clock.now()
+    now = deps.clock.now()
     unowned = now - record.updated_at
     overdue = now - (record.started_at or record.submitted_at) - timedelta(seconds=min(record.timeout_seconds, _DAY))
     if record.state is State.RUNNING:
         if unowned < LEASE_GRACE or await is_leased(
-            parts.executions, ExecutionRef(record.project_id, record.execution_id)
+            deps.executions, ExecutionRef(record.project_id, record.execution_id)
         ):
             return None
         if record.cancel_requested:
@@ -103,16 +103,16 @@ async def _judged(parts: Dependencies, record: Record) -> Step | None:
     return Step.TIME_OUT if overdue > timedelta(days=1) else None
 
 
-async def _end(parts: Dependencies, seen: Record, taken: Step, event: Event) -> None:
-    fenced = await acquire_fence(parts.bus, seen.project_id, seen.execution_id)
+async def _end(deps: Dependencies, seen: Record, taken: Step, event: Event) -> None:
+    fenced = await acquire_fence(deps.bus, seen.project_id, seen.execution_id)
 
     def decide(record: Record) -> tuple[Step, Outcome] | None:
         # Decided on what was looked at; when it has moved since, the next sweep looks again.
         if record.updated_at != seen.updated_at:
             return None
-        return taken, _outcome(record, taken, parts.clock.now(), fenced.last)
+        return taken, _outcome(record, taken, deps.clock.now(), fenced.last)
 
-    ended = await parts.records.end(seen.project_id, seen.execution_id, decide, event)
+    ended = await deps.records.end(seen.project_id, seen.execution_id, decide, event)
     metrics.swept.labels(ended.state.value).inc()
     log.warning(
         "execution ended by the sweep",

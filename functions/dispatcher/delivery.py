@@ -43,7 +43,7 @@ class Dispatcher:
         self._reject = reject
         self._line = SlotQueue(clock)
         self._turns = RequeueBackoff(clock)
-        self._lanes = KeyedOrder(row.in_order_of, clock)
+        self._order = KeyedOrder(row.in_order_of, clock)
         #: How often each has failed here, by its stream sequence.
         self._failed: dict[int, int] = {}
         self._closed = False
@@ -103,7 +103,7 @@ class Dispatcher:
         name = f"dispatch {self._row.consumer}"
         try:
             with tracing.span(name, event, {"messaging.consumer.group.name": self._row.consumer}) as current:
-                async with self._lanes.place(event) as lane:
+                async with self._order.place(event) as lane:
                     answer = await self._in_order(
                         lane, delivery.message, event.with_extensions(**trace_context.active())
                     )
@@ -116,8 +116,8 @@ class Dispatcher:
     async def _in_order(self, lane: str | None, message: Message, event: Event) -> DeliveryResult:
         """What the function says to it, unless an earlier one of its lane has yet to come again."""
         sequence = message.sequence
-        if self._lanes.overtakes(lane, sequence):
-            self._lanes.comes_again(lane, sequence, LONGEST + self._row.ack_wait)
+        if self._order.overtakes(lane, sequence):
+            self._order.comes_again(lane, sequence, LONGEST + self._row.ack_wait)
             return DeliveryResult(425, "an earlier one comes first, and has failed so far")
         answer = await self._answer(event)
         if answer.retried and self._row.no_overtaking:
@@ -125,9 +125,9 @@ class Dispatcher:
         if self._row.no_overtaking and answer.retried and not self._spent(message):
             # When its pause is over; from a dispatcher that dies meanwhile, when its ack is overdue.
             pause = answer.pause(self._failures(message))
-            self._lanes.comes_again(lane, sequence, pause + self._row.ack_wait)
+            self._order.comes_again(lane, sequence, pause + self._row.ack_wait)
         else:
-            self._lanes.settled(lane, sequence)
+            self._order.settled(lane, sequence)
         return answer
 
     def _failures(self, message: Message) -> int:

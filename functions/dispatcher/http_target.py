@@ -70,7 +70,9 @@ class Function:
             response = await self._http.post(self._url, content=event.data, headers=headers, timeout=self._timeout)
         except httpx.HTTPError as error:
             return DeliveryResult(0, f"{self._name} did not answer: {error or type(error).__name__}")
-        return DeliveryResult(response.status_code, response.text[:REASON], retry_after(response.headers, _LONGEST_WISH))
+        return DeliveryResult(
+            response.status_code, response.text[:REASON], retry_after(response.headers, _LONGEST_WISH)
+        )
 
 
 class Webhook:
@@ -94,12 +96,12 @@ class Webhook:
         headers, body = (self._signed(told)) if self._keys else (told.http_headers(), told.data)
         try:
             async with asyncio.timeout(self._row.timeout):
-                status, reason, wish = await self._exchange(headers, body)
+                status, reason, command = await self._exchange(headers, body)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             said = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
             reason = f"{self._row.function} did not answer: {said}"
             return SinkAnswer(0, reason, 0.0, event.id, type(error).__name__)
-        return SinkAnswer(status, reason, wish, event.id)
+        return SinkAnswer(status, reason, command, event.id)
 
     async def _exchange(self, headers: Mapping[str, str], body: bytes) -> tuple[int, str, float]:
         request = self._http.build_request("POST", self._url, content=body, headers=headers, timeout=self._row.timeout)

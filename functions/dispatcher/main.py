@@ -72,14 +72,14 @@ async def run(settings: Settings) -> None:
     """Dispatch until told to stop (SIGTERM, SIGINT)."""
     # Only what goes outside may take a proxy of the environment.
     inside, outside = httpx.AsyncClient(transport=connections()), httpx.AsyncClient()
-    async with build(settings, "dispatcher") as parts, inside, outside:
+    async with build(settings, "dispatcher") as deps, inside, outside:
         wired = rows(settings)
-        loops = {row.consumer: _loop(parts, row, inside, outside) for row in wired}
+        loops = {row.consumer: _loop(deps, row, inside, outside) for row in wired}
         tasks = [asyncio.create_task(loop.run()) for loop in loops.values()]
-        tasks.append(asyncio.create_task(_measure_lag(parts, wired, loops)))
+        tasks.append(asyncio.create_task(_measure_lag(deps, wired, loops)))
         await uvicorn_server.serve(
             uvicorn.Config(
-                Starlette(routes=list(health_routes({"nats": parts.bus.ready}))),
+                Starlette(routes=list(health_routes({"nats": deps.bus.ready}))),
                 host=settings.host,
                 port=settings.port,
                 log_config=None,
@@ -91,14 +91,14 @@ async def run(settings: Settings) -> None:
 
 
 async def _measure_lag(
-    parts: Dependencies, wired: tuple[Route, ...], loops: Mapping[str, ConsumerLoop | ProjectLoop] | None = None
+    deps: Dependencies, wired: tuple[Route, ...], loops: Mapping[str, ConsumerLoop | ProjectLoop] | None = None
 ) -> None:
     while True:
         for row in wired:
             loop = (loops or {}).get(row.consumer)
-            measured = loop.measure() if isinstance(loop, ProjectLoop) else parts.bus.backlog(row.spec())
+            measured = loop.measure() if isinstance(loop, ProjectLoop) else deps.bus.backlog(row.spec())
             await _measure(row.consumer, measured)
-        await parts.clock.sleep(_LAG_EVERY)
+        await deps.clock.sleep(_LAG_EVERY)
 
 
 async def _measure(consumer: str, measured: Awaitable[Backlog]) -> None:
@@ -115,14 +115,16 @@ async def _measure(consumer: str, measured: Awaitable[Backlog]) -> None:
         metrics.consumer_unsettled.labels(consumer).set(backlog.unsettled)
 
 
-def _loop(parts: Dependencies, row: Route, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> ConsumerLoop | ProjectLoop:
+def _loop(
+    deps: Dependencies, row: Route, inside: httpx.AsyncClient, outside: httpx.AsyncClient
+) -> ConsumerLoop | ProjectLoop:
     metrics.expect_deliveries(row.consumer)
-    target, reject = _target(parts, row, inside, outside), parts.rejections.reject_message
-    dispatcher = Dispatcher(row, target, bus=parts.bus, clock=parts.clock, reject=reject)
+    target, reject = _target(deps, row, inside, outside), deps.rejections.reject_message
+    dispatcher = Dispatcher(row, target, bus=deps.bus, clock=deps.clock, reject=reject)
     if not row.by_project:
-        return ConsumerLoop(row, dispatcher, parts.bus, parts.clock)
-    quota = parts.settings.max_project_tasks if row.consumer == "execute" else 0
-    return ProjectLoop(row, dispatcher, parts.bus, parts.clock, quota=quota, running=lambda: running(parts.executions))
+        return ConsumerLoop(row, dispatcher, deps.bus, deps.clock)
+    quota = deps.settings.max_project_tasks if row.consumer == "execute" else 0
+    return ProjectLoop(row, dispatcher, deps.bus, deps.clock, quota=quota, running=lambda: running(deps.executions))
 
 
 async def running(executions: Bucket) -> AsyncIterator[tuple[str, str]]:
@@ -132,13 +134,13 @@ async def running(executions: Bucket) -> AsyncIterator[tuple[str, str]]:
         yield project, execution
 
 
-def _target(parts: Dependencies, row: Route, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Target:
-    settings = parts.settings
+def _target(deps: Dependencies, row: Route, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Target:
+    settings = deps.settings
     for sink in settings.event_sinks:
         if sink_routes.consumer(sink.name) == row.consumer:
             keys = settings.event_sink_keys().get(sink.name, ())
             # `rows` has seen to it that there is one of the two.
-            return Webhook(row, sink.url or settings.k_sink or "", keys, clock=parts.clock, http=outside)
+            return Webhook(row, sink.url or settings.k_sink or "", keys, clock=deps.clock, http=outside)
     url = settings.k_sink or function_url(settings.function_urls, row.function)
     token = settings.dispatch_token.get_secret_value() if settings.dispatch_token else None
     return Function(row, url, token, inside)

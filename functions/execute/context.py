@@ -20,7 +20,7 @@ from ocf.functions.core.cancellation import end
 from ocf.functions.core.task_limits import bound
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
 from ocf.functions.execute.agent.resources import available_memory
-from ocf.functions.execute.agent.warm_pool import MIN_FREE_BYTES, WarmServerConfig, WarmPool
+from ocf.functions.execute.agent.warm_pool import MIN_FREE_BYTES, WarmPool, WarmServerConfig
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.execute.sandbox import policy
 from ocf.functions.execute.sandbox.boundary import Boundary
@@ -39,7 +39,7 @@ log = structlog.get_logger()
 class WorkerContext:
     """Shared by all runs of one worker."""
 
-    parts: Dependencies
+    deps: Dependencies
     binary: Path | None
     sandboxed: bool
     models: ModelSettings
@@ -48,9 +48,9 @@ class WorkerContext:
 
     def opened(self, sealed: Sealed, project: str) -> SecretStr:
         """A sealed secret, opened. Raises SealError."""
-        if self.parts.keyring is None:
+        if self.deps.keyring is None:
             raise SealError("a sealed key came, and this worker has no ENCRYPTION_KEY")
-        return SecretStr(self.parts.keyring.open(sealed, project))
+        return SecretStr(self.deps.keyring.open(sealed, project))
 
     def target(self, task: Execute) -> ModelTarget:
         """The model of a task.
@@ -65,7 +65,7 @@ class WorkerContext:
 
     def server_spec(self, limits: Limits) -> ServerSpec:
         """What a server for a task with these limits must be like; its models come with the task."""
-        return server_spec(self.parts.settings, self.binary, sandboxed=self.sandboxed, limits=limits)
+        return server_spec(self.deps.settings, self.binary, sandboxed=self.sandboxed, limits=limits)
 
     async def opencode_present(self) -> None:
         """Readiness: the agent is installed."""
@@ -81,7 +81,7 @@ class WorkerContext:
     async def workspace_writable(self) -> None:
         """Readiness: runs can have files."""
         self.boundary.folders.check()
-        probe = self.parts.settings.state_dir / ".writable"
+        probe = self.deps.settings.state_dir / ".writable"
         try:
             probe.write_bytes(b"")
             probe.unlink()
@@ -103,13 +103,13 @@ def model_settings(settings: Settings) -> ModelSettings:
 
 
 @asynccontextmanager
-async def open_context(parts: Dependencies) -> AsyncIterator[WorkerContext]:
+async def open_context(deps: Dependencies) -> AsyncIterator[WorkerContext]:
     """Made ready, and put away at the end.
 
     Raises:
         SandboxUnavailable: `SANDBOX=required`, and this kernel cannot.
     """
-    settings = parts.settings
+    settings = deps.settings
     support = policy.sandbox_support()
     sandboxed = policy.decide(settings.sandbox, support)
     if settings.sandbox == "preferred" and support.missing:
@@ -119,16 +119,16 @@ async def open_context(parts: Dependencies) -> AsyncIterator[WorkerContext]:
     async with state_folders.held(settings.state_dir) as leftovers:
         if settings.agent_host_socket is not None:
             os.umask(0o002)  # the agent's container is another user of the same group
-        boundary = Boundary(settings, lambda project: _busy(parts, project))
+        boundary = Boundary(settings, lambda project: _busy(deps, project))
         log.info("boundary", action="boundary.in_force", boundary=boundary.said)
         tidying = asyncio.create_task(_tidy(leftovers, boundary))
-        upstream = Upstream(parts.clock, read_timeout=settings.model_silence_seconds)
+        upstream = Upstream(deps.clock, read_timeout=settings.model_silence_seconds)
         models = model_settings(settings)
-        slots = _slots(parts, upstream, models, boundary, sandboxed=sandboxed)
+        slots = _slots(deps, upstream, models, boundary, sandboxed=sandboxed)
         slots.start()
         metrics.warm_slots.set_function(lambda: int(slots.ready))
         try:
-            yield WorkerContext(parts, settings.opencode_bin, sandboxed, models, slots, boundary)
+            yield WorkerContext(deps, settings.opencode_bin, sandboxed, models, slots, boundary)
         finally:
             await end([tidying])
             await slots.close()
@@ -173,16 +173,18 @@ def tools(binary: Path | None) -> tuple[Path, ...]:
     return tuple(packages.glob("@vscode/ripgrep-*/bin/rg"))[:1] if packages is not None else ()
 
 
-async def _busy(parts: Dependencies, project: str) -> bool:
+async def _busy(deps: Dependencies, project: str) -> bool:
     """Whether an execution of `project` runs or waits."""
-    async for record in parts.records.all(project=project):
+    async for record in deps.records.all(project=project):
         if not record.terminal:
             return True
     return False
 
 
-def _slots(parts: Dependencies, upstream: Upstream, models: ModelSettings, boundary: Boundary, *, sandboxed: bool) -> WarmPool:
-    settings = parts.settings
+def _slots(
+    deps: Dependencies, upstream: Upstream, models: ModelSettings, boundary: Boundary, *, sandboxed: bool
+) -> WarmPool:
+    settings = deps.settings
     spec = server_spec(settings, settings.opencode_bin, sandboxed=sandboxed, limits=Limits())
     size = settings.warm_slots
     try:
@@ -192,9 +194,9 @@ def _slots(parts: Dependencies, upstream: Upstream, models: ModelSettings, bound
         size = 0  # nothing is known to warm for; each task brings its own model
 
     async def make_broker() -> ModelProxy:
-        return await ModelProxy(upstream, parts.clock).start()
+        return await ModelProxy(upstream, deps.clock).start()
 
     plan = WarmServerConfig(boundary.slots, spec, make_broker, boundary.users, parent_link.turn)
     # The agent's container has a limit of its own, and nothing else runs there.
     free = available_memory if boundary.host is None else lambda: MIN_FREE_BYTES
-    return WarmPool(plan, parts.clock, wanted=size > 0, free=free)
+    return WarmPool(plan, deps.clock, wanted=size > 0, free=free)

@@ -47,7 +47,7 @@ def subject_of(told: Event) -> str:
     return subjects.command("execute", *ids_of(told))
 
 
-async def kept_command(parts: Dependencies, told: Event) -> Event:
+async def kept_command(deps: Dependencies, told: Event) -> Event:
     """The execute command of the execution that `told` names, as the stream has it.
 
     Raises:
@@ -55,7 +55,7 @@ async def kept_command(parts: Dependencies, told: Event) -> Event:
         NotYetKnown: the stream has none.
     """
     subject = subject_of(told)
-    message = await parts.bus.last(subjects.COMMANDS, subject)
+    message = await deps.bus.last(subjects.COMMANDS, subject)
     if message is None:
         raise NotYetKnown(f"there is no command on {subject}")
     return decode(message.headers, message.data).with_extensions(**{NATS_SUBJECT: subject})
@@ -63,9 +63,9 @@ async def kept_command(parts: Dependencies, told: Event) -> Event:
 
 async def run(settings: Settings, told: Event) -> int:
     """Run it to its end; exit status."""
-    async with build(settings, "execute-job") as parts, open_context(parts) as shop:
-        worker = worker_of(shop)
-        working = asyncio.create_task(_work(parts, worker, told))
+    async with build(settings, "execute-job") as deps, open_context(deps) as context:
+        worker = worker_of(context)
+        working = asyncio.create_task(_work(deps, worker, told))
         loop = asyncio.get_running_loop()
         stops: list[asyncio.Task[None]] = []
         grace = settings.drain_seconds
@@ -90,7 +90,7 @@ async def leave(worker: Worker, grace: float) -> None:
     await worker.stop()
 
 
-async def _work(parts: Dependencies, worker: Worker, told: Event) -> None:
+async def _work(deps: Dependencies, worker: Worker, told: Event) -> None:
     """Run it, when its turn has come.
 
     The command was acknowledged when JobSink took the event, so nobody delivers it again, and a Job tries only so
@@ -105,7 +105,7 @@ async def _work(parts: Dependencies, worker: Worker, told: Event) -> None:
     with tracing.span(f"process {told.type}", told):
         while True:
             try:
-                return await worker.execute(await kept_command(parts, told))
+                return await worker.execute(await kept_command(deps, told))
             except Retry as error:
                 if worker.draining:
                     raise
@@ -116,7 +116,7 @@ async def _work(parts: Dependencies, worker: Worker, told: Event) -> None:
                 if str(error) != said:  # and not every two seconds for hours
                     said = str(error)
                     log.info("waiting", action="job.waiting", reason=said)
-            await parts.clock.sleep(_AGAIN)
+            await deps.clock.sleep(_AGAIN)
 
 
 def main() -> int:

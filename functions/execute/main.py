@@ -21,17 +21,17 @@ _worker: Worker | None = None
 
 
 @asynccontextmanager
-async def lifespan(parts: Dependencies) -> AsyncIterator[dict[str, Check]]:
+async def lifespan(deps: Dependencies) -> AsyncIterator[dict[str, Check]]:
     """The worker of this process, from start to drained."""
     global _worker
-    async with open_context(parts) as shop:
-        worker = _worker = worker_of(shop)
+    async with open_context(deps) as context:
+        worker = _worker = worker_of(context)
         parent_link.at(worker)
         try:
             yield {
-                "opencode": shop.opencode_present,
-                "workspace": shop.workspace_writable,
-                "boundary": shop.boundary_in_force,
+                "opencode": context.opencode_present,
+                "workspace": context.workspace_writable,
+                "boundary": context.boundary_in_force,
             }
         finally:
             await worker.stop()

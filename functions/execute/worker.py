@@ -27,13 +27,13 @@ class Worker:
 
     def __init__(
         self,
-        parts: Dependencies,
+        deps: Dependencies,
         slots: WarmPool,
         *,
         make_turn: MakeAgentRun,
         look_every: float = POLL_SECONDS,
     ) -> None:
-        self._parts = parts
+        self._deps = deps
         self._slots = slots
         self._make_turn = make_turn
         self._look_every = look_every
@@ -88,7 +88,7 @@ class Worker:
     async def _take(self, event: Event, ref: ExecutionRef) -> None:
         try:
             await self._must_be_open(ref)
-            event = await dataref.resolve(event, str(ref), self._parts.store)
+            event = await dataref.resolve(event, str(ref), self._deps.store)
             task = command(event, Execute)
             await self._must_be_its_turn(task)
             if self._draining:
@@ -96,7 +96,7 @@ class Worker:
             self._run = Runner(
                 task,
                 event,
-                parts=self._parts,
+                deps=self._deps,
                 make_turn=self._make_turn,
                 look_every=self._look_every,
             )
@@ -109,21 +109,21 @@ class Worker:
                 self._slots.start(REFILL_DELAY)
 
     async def _must_be_open(self, ref: ExecutionRef) -> None:
-        record = await self._parts.records.get(ref.project, ref.execution)
+        record = await self._deps.records.get(ref.project, ref.execution)
         if record is None:
             raise Drop(f"execution {ref.execution} was deleted")
         if record.terminal:
-            await self._parts.records.publish_outbox(record)
+            await self._deps.records.publish_outbox(record)
             raise Drop(f"execution {ref.execution} is {record.state.value} already")
 
     async def _must_be_its_turn(self, task: Execute) -> None:
         """One execution at a time per session, in the order of their submits."""
         if task.session_id is None:
             return
-        parts = self._parts
-        sessions = Sessions(parts.sessions, parts.clock)
+        deps = self._deps
+        sessions = Sessions(deps.sessions, deps.clock)
         try:
-            found = await sessions.first(task.project_id, task.session_id, parts.records)
+            found = await sessions.first(task.project_id, task.session_id, deps.records)
             if task.execution_id not in found.queue and found.state == "open":
                 # Somebody looked at the queue before this one's record was there, and took it for deleted.
                 found = await sessions.join(task.project_id, task.session_id, task.execution_id)
@@ -146,16 +146,16 @@ class Worker:
         """Hand on what still runs: its processes end, its lease is freed, its command is delivered again."""
         self.drain()
         if self._run is not None:
-            self._run.judge.decide(StopReason(None, "this worker is shutting down"))
+            self._run.stop_signal.decide(StopReason(None, "this worker is shutting down"))
         if self._task is not None:
             await asyncio.wait({self._task})
 
 
-def worker_of(shop: WorkerContext) -> Worker:
+def worker_of(context: WorkerContext) -> Worker:
     """The worker of this process."""
 
     def make_turn(task: Execute, activity: Activity) -> AgentRun:
         ref = ExecutionRef(task.project_id, task.execution_id)
-        return AgentRun(shop, task, shop.parts.settings.state_dir / ref.folder, activity)
+        return AgentRun(context, task, context.deps.settings.state_dir / ref.folder, activity)
 
-    return Worker(shop.parts, shop.slots, make_turn=make_turn)
+    return Worker(context.deps, context.slots, make_turn=make_turn)

@@ -15,24 +15,24 @@ from ocf.functions.runtime.bootstrap import Dependencies
 
 
 @asynccontextmanager
-async def serving(parts: Dependencies) -> AsyncIterator[FastAPI]:
+async def serving(deps: Dependencies) -> AsyncIterator[FastAPI]:
     """The gateway's application, following the history while the context lasts.
 
     Raises:
         UnsafeBind: it would be open to a network without authentication.
     """
-    settings = GatewaySettings.of(parts.settings)
-    check_bind(parts.settings.host, settings)
+    settings = GatewaySettings.of(deps.settings)
+    check_bind(deps.settings.host, settings)
     app = create_app(
         GatewayDeps(
-            bus=parts.bus,
-            executions=parts.executions,
-            sessions=parts.sessions,
-            store=parts.store,
-            clock=parts.clock,
+            bus=deps.bus,
+            executions=deps.executions,
+            sessions=deps.sessions,
+            store=deps.store,
+            clock=deps.clock,
             settings=settings,
-            mint_viewer=_mint_viewer(parts),
-            keyring=parts.keyring,
+            mint_viewer=_mint_viewer(deps),
+            keyring=deps.keyring,
         )
     )
     # Mounted below another application its own lifespan is not run by the server.
@@ -40,13 +40,13 @@ async def serving(parts: Dependencies) -> AsyncIterator[FastAPI]:
         yield app
 
 
-def _mint_viewer(parts: Dependencies) -> MintViewer | None:
-    seed, account = parts.settings.nats_signing_seed, parts.settings.nats_account
+def _mint_viewer(deps: Dependencies) -> MintViewer | None:
+    seed, account = deps.settings.nats_signing_seed, deps.settings.nats_account
     if seed is None or account is None:
         return None
 
     def mint(project: str, execution: str, ttl: int) -> nats_auth.Credentials:
-        now = int(parts.clock.now().timestamp())
+        now = int(deps.clock.now().timestamp())
         return nats_auth.mint_viewer(seed.get_secret_value(), account, project, execution, ttl=ttl, now=now)
 
     return mint

@@ -11,7 +11,7 @@ from ocf.events.execution_record import Attempt, Record
 from ocf.events.facts import ArtifactState, ChangedFile, DiffSummary, FieldError
 from ocf.events.lifecycle import Reason, State
 from ocf.events.outcomes import duration_ms
-from ocf.events.output import TodoItem, Usage, PendingRequest
+from ocf.events.output import PendingRequest, TodoItem, Usage
 
 
 class View(BaseModel):

@@ -31,10 +31,10 @@ Handler = Callable[[Dependencies, Event], Awaitable[None]]
 _current: Dependencies | None = None
 
 
-def use(parts: Dependencies | None) -> None:
+def use(deps: Dependencies | None) -> None:
     """Set what this process's functions run on (functions-framework hands a function nothing but the event)."""
     global _current
-    _current = parts
+    _current = deps
 
 
 async def handle(handler: Handler, cloud_event: CloudEvent) -> None:
@@ -46,12 +46,12 @@ async def handle(handler: Handler, cloud_event: CloudEvent) -> None:
         await _handle(handler, _current, event)
 
 
-async def _handle(handler: Handler, parts: Dependencies, event: Event) -> None:
+async def _handle(handler: Handler, deps: Dependencies, event: Event) -> None:
     """One line in the log, whatever comes of it; at `debug` where it has to wait, which may be thousands of times."""
     began, which = time.monotonic(), {"type": event.type, "event_id": event.id}
     try:
         with tracing.span(f"process {event.type}", event):
-            await handler(parts, event)
+            await handler(deps, event)
     except Drop as error:
         log.info("event dropped", action="event.dropped", reason=str(error), **which)
     except OcfError as error:

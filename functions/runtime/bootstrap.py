@@ -59,8 +59,8 @@ async def build(settings: Settings, name: str) -> AsyncIterator[Dependencies]:
         retired = settings.encryption_keys_retired
         keyring = Keyring(settings.encryption_key.get_secret_value(), comma_list(retired))
     if settings.dry_run:
-        async with _dry(settings, name, keyring) as parts:
-            yield parts
+        async with _dry(settings, name, keyring) as deps:
+            yield deps
         return
     bus: NatsBus = await connect(settings.nats_url, creds=settings.nats_creds, name=name)
     store = S3Store(s3_config(settings))

@@ -50,20 +50,20 @@ def targets(settings: Settings) -> tuple[str, ...]:
 
 
 def build_app(
-    parts: Dependencies,
+    deps: Dependencies,
     names: tuple[str, ...],
     gateway: ASGIApp | None,
     checks: dict[str, Check],
     exposition: Callable[[], bytes] = metrics.exposition,
 ) -> Starlette:
     """The ASGI app of one process."""
-    token = parts.settings.dispatch_token
+    token = deps.settings.dispatch_token
     functions = tuple(name for name in names if name in FUNCTIONS)
     mounts = asgi.function_mounts(functions, token.get_secret_value() if token else None, alone=len(names) == 1)
-    if parts.settings.dry_run:
+    if deps.settings.dry_run:
         # What builds up the state that a function needs is there too; only execute starts anything.
         beside = {*functions, *FUNCTIONS} - ({"execute"} - {*functions})
-        mounts = [Mount("/", app=ByType(parts.bus, {name: asgi.function_app(name) for name in beside}))]
+        mounts = [Mount("/", app=ByType(deps.bus, {name: asgi.function_app(name) for name in beside}))]
     routes: list[BaseRoute] = [] if gateway else list(health_routes(checks, exposition))
     routes += mounts
     if gateway is not None:
@@ -81,20 +81,20 @@ async def assembled(
     `drained(grace)`, which is waited for before that ends.
     """
     async with AsyncExitStack() as stack:
-        parts = await stack.enter_async_context(build(settings, "+".join(names) if len(names) < 3 else "control"))
-        asgi.use(parts)
+        deps = await stack.enter_async_context(build(settings, "+".join(names) if len(names) < 3 else "control"))
+        asgi.use(deps)
         metrics.expect_ends()
-        checks: dict[str, Check] = {"nats": parts.bus.ready}
+        checks: dict[str, Check] = {"nats": deps.bus.ready}
         if any(name in ("execute", "archive", "cleanup", "submit", "session") for name in names):
-            checks["s3"] = parts.store.ready
+            checks["s3"] = deps.store.ready
         gateway: ASGIApp | None = None
         for name in names:
             module = importlib.import_module(f"functions.{name}.main")
             if hasattr(module, "lifespan"):
-                checks |= await stack.enter_async_context(module.lifespan(parts))
+                checks |= await stack.enter_async_context(module.lifespan(deps))
             if name == "gateway":
-                gateway = await stack.enter_async_context(module.serving(parts))
-        yield build_app(parts, names, gateway, checks, exposition)
+                gateway = await stack.enter_async_context(module.serving(deps))
+        yield build_app(deps, names, gateway, checks, exposition)
 
 
 async def run(settings: Settings, names: tuple[str, ...], link: Link | None = None) -> int:

@@ -37,7 +37,7 @@ WORKSPACE = "workspace.tar.zst"
 USED = FieldError(field="session_id", message="was used before for another session; use a new one")
 
 
-async def session(parts: Dependencies, event: Event) -> None:
+async def session(deps: Dependencies, event: Event) -> None:
     """Take one session command.
 
     Raises:
@@ -48,61 +48,61 @@ async def session(parts: Dependencies, event: Event) -> None:
     try:
         data = parse(event)
     except InvalidData as error:
-        await _reject(parts, event, error.errors)
+        await _reject(deps, event, error.errors)
         return
     handler = _HANDLERS.get(type(data))
     if handler is None:
         raise InvalidEvent(f"type: {event.type} is not for the session function")
-    await handler(parts, command(event, type(data)), event)
+    await handler(deps, command(event, type(data)), event)
 
 
-async def _create(parts: Dependencies, wish: SessionCreate, event: Event) -> None:
-    sessions = Sessions(parts.sessions, parts.clock)
-    wrong = await _not_to_be_made(parts, wish)
+async def _create(deps: Dependencies, request: SessionCreate, event: Event) -> None:
+    sessions = Sessions(deps.sessions, deps.clock)
+    wrong = await _not_to_be_made(deps, request)
     if wrong is not None:
-        await _reject(parts, event, [wrong])
+        await _reject(deps, event, [wrong])
         return
-    source = wish.workspace
-    if wish.from_execution_id is not None:
-        source = SnapshotWorkspace(source="snapshot", execution_id=wish.from_execution_id)
-    now = parts.clock.now()
-    ttl = wish.ttl_seconds or parts.settings.session_ttl
+    source = request.workspace
+    if request.from_execution_id is not None:
+        source = SnapshotWorkspace(source="snapshot", execution_id=request.from_execution_id)
+    now = deps.clock.now()
+    ttl = request.ttl_seconds or deps.settings.session_ttl
     made = Session(
-        session_id=wish.session_id,
-        project_id=wish.project_id,
+        session_id=request.session_id,
+        project_id=request.project_id,
         created_at=now,
         updated_at=now,
         expires_at=now + timedelta(seconds=ttl),
         ttl_seconds=ttl,
         workspace=source,
-        from_execution_id=wish.from_execution_id,
-        labels=wish.labels,
+        from_execution_id=request.from_execution_id,
+        labels=request.labels,
     )
     try:
         await sessions.create(made)
     except Conflict:
-        existing = await sessions.get(wish.project_id, wish.session_id)
+        existing = await sessions.get(request.project_id, request.session_id)
         if existing is None or existing.state != "open" or _asked(existing) != _asked(made):
-            await _reject(parts, event, [USED])
+            await _reject(deps, event, [USED])
             return
         made = existing
-    await schedule_end(parts.bus, made, made.expires_at, now)
+    await schedule_end(deps.bus, made, made.expires_at, now)
     fact = SessionCreated(
-        session_id=wish.session_id,
-        project_id=wish.project_id,
-        from_execution_id=wish.from_execution_id,
+        session_id=request.session_id,
+        project_id=request.project_id,
+        from_execution_id=request.from_execution_id,
         expires_at=made.expires_at,
     )
-    await parts.records.say("dev.ocf.session.created.v1", fact, event, key=_ref(wish).message_id("created"))
+    await deps.records.say("dev.ocf.session.created.v1", fact, event, key=_ref(request).message_id("created"))
 
 
-def _ref(wish: SessionCommand) -> SessionRef:
-    return SessionRef(wish.project_id, wish.session_id)
+def _ref(request: SessionCommand) -> SessionRef:
+    return SessionRef(request.project_id, request.session_id)
 
 
-def _key(wish: SessionCommand, what: str, event: Event) -> str:
+def _key(request: SessionCommand, what: str, event: Event) -> str:
     """The id of the fact that answers `event`: two commands may have one event id, and never one sequence."""
-    return _ref(wish).message_id(what, event.extensions.get(NATS_SEQUENCE) or event.id)
+    return _ref(request).message_id(what, event.extensions.get(NATS_SEQUENCE) or event.id)
 
 
 def _asked(session: Session) -> tuple[object, ...]:
@@ -110,89 +110,89 @@ def _asked(session: Session) -> tuple[object, ...]:
     return (session.workspace, session.from_execution_id, session.labels)
 
 
-async def _not_to_be_made(parts: Dependencies, wish: SessionCreate) -> FieldError | None:
+async def _not_to_be_made(deps: Dependencies, request: SessionCreate) -> FieldError | None:
     """Why there can be no such session.
 
     Raises:
         Conflict: the execution it continues has ended and is being archived; this comes again.
     """
-    if await parts.bus.last(subjects.EVENTS, _ref(wish).fact("destroyed")) is not None:
+    if await deps.bus.last(subjects.EVENTS, _ref(request).fact("destroyed")) is not None:
         return USED
-    if wish.from_execution_id is None:
+    if request.from_execution_id is None:
         return None
-    if not isinstance(wish.workspace, EmptyWorkspace):
+    if not isinstance(request.workspace, EmptyWorkspace):
         return FieldError(field="workspace", message="excludes from_execution_id, whose workspace it would be")
-    record = await parts.records.get(wish.project_id, wish.from_execution_id)
+    record = await deps.records.get(request.project_id, request.from_execution_id)
     if record is None or not record.terminal or record.state is State.REJECTED:
         return FieldError(field="from_execution_id", message="is no finished execution of this project")
     if not record.archived:
-        raise Conflict(f"execution {wish.from_execution_id} is being archived")
-    kept = ExecutionRef(wish.project_id, wish.from_execution_id).object_key(WORKSPACE)
-    if record.archive_expired or await parts.store.head(kept) is None:
+        raise Conflict(f"execution {request.from_execution_id} is being archived")
+    kept = ExecutionRef(request.project_id, request.from_execution_id).object_key(WORKSPACE)
+    if record.archive_expired or await deps.store.head(kept) is None:
         return FieldError(field="from_execution_id", message="left no workspace, or it is kept no longer")
     return None
 
 
-async def _attach(parts: Dependencies, wish: SessionAttach, event: Event) -> None:
-    now = parts.clock.now()
+async def _attach(deps: Dependencies, request: SessionAttach, event: Event) -> None:
+    now = deps.clock.now()
 
     def attached(found: Session) -> Session | None:
         if found.state != "open":
             return None
-        others = [one for one in found.clients if one.client_id != wish.client_id]
-        return found.model_copy(update={"clients": [*others, Attached(client_id=wish.client_id, since=now)]})
+        others = [one for one in found.clients if one.client_id != request.client_id]
+        return found.model_copy(update={"clients": [*others, Attached(client_id=request.client_id, since=now)]})
 
-    found = await Sessions(parts.sessions, parts.clock).change(wish.project_id, wish.session_id, attached)
+    found = await Sessions(deps.sessions, deps.clock).change(request.project_id, request.session_id, attached)
     if found.state != "open":
-        await _reject(parts, event, [FieldError(field="session_id", message="is being destroyed")])
+        await _reject(deps, event, [FieldError(field="session_id", message="is being destroyed")])
         return
-    fact = SessionAttached(session_id=wish.session_id, project_id=wish.project_id, client_id=wish.client_id)
-    await parts.records.say("dev.ocf.session.attached.v1", fact, event, key=_key(wish, "attached", event))
+    fact = SessionAttached(session_id=request.session_id, project_id=request.project_id, client_id=request.client_id)
+    await deps.records.say("dev.ocf.session.attached.v1", fact, event, key=_key(request, "attached", event))
 
 
-async def _detach(parts: Dependencies, wish: SessionDetach, event: Event) -> None:
+async def _detach(deps: Dependencies, request: SessionDetach, event: Event) -> None:
     def detached(found: Session) -> Session | None:
-        others = [one for one in found.clients if one.client_id != wish.client_id]
+        others = [one for one in found.clients if one.client_id != request.client_id]
         return None if len(others) == len(found.clients) else found.model_copy(update={"clients": others})
 
-    await Sessions(parts.sessions, parts.clock).change(wish.project_id, wish.session_id, detached)
-    fact = SessionDetached(session_id=wish.session_id, project_id=wish.project_id, client_id=wish.client_id)
-    await parts.records.say("dev.ocf.session.detached.v1", fact, event, key=_key(wish, "detached", event))
+    await Sessions(deps.sessions, deps.clock).change(request.project_id, request.session_id, detached)
+    fact = SessionDetached(session_id=request.session_id, project_id=request.project_id, client_id=request.client_id)
+    await deps.records.say("dev.ocf.session.detached.v1", fact, event, key=_key(request, "detached", event))
 
 
-async def _destroy(parts: Dependencies, wish: SessionDestroy, event: Event) -> None:
-    sessions = Sessions(parts.sessions, parts.clock)
-    gone = _ref(wish).fact("destroyed")
-    found = await sessions.get(wish.project_id, wish.session_id)
+async def _destroy(deps: Dependencies, request: SessionDestroy, event: Event) -> None:
+    sessions = Sessions(deps.sessions, deps.clock)
+    gone = _ref(request).fact("destroyed")
+    found = await sessions.get(request.project_id, request.session_id)
     if found is None:
-        if await parts.bus.last(subjects.EVENTS, gone) is None:
-            raise NotYetKnown(f"session {wish.session_id} of project {wish.project_id} is not known")
-        await _leave_nothing(parts, wish)
-        raise Drop(f"session {wish.session_id} is destroyed")
-    found = await _closed(parts, sessions, found, expiry=event.source == EXPIRY)
+        if await deps.bus.last(subjects.EVENTS, gone) is None:
+            raise NotYetKnown(f"session {request.session_id} of project {request.project_id} is not known")
+        await _leave_nothing(deps, request)
+        raise Drop(f"session {request.session_id} is destroyed")
+    found = await _closed(deps, sessions, found, expiry=event.source == EXPIRY)
     if not found.expired:
-        await _end_executions(parts, found, event)
-    await parts.bus.purge(subjects.COMMANDS, schedule_subject(wish.project_id, wish.session_id))
-    objects = await delete_session(parts.store, _ref(wish))
-    if await parts.bus.last(subjects.EVENTS, gone) is None:
+        await _end_executions(deps, found, event)
+    await deps.bus.purge(subjects.COMMANDS, schedule_subject(request.project_id, request.session_id))
+    objects = await delete_session(deps.store, _ref(request))
+    if await deps.bus.last(subjects.EVENTS, gone) is None:
         removed = {
             "objects": objects,
             "executions": 0 if found.expired else len(found.executions),
-            "events": await parts.bus.purge(subjects.EVENTS, f"ocf.evt.{wish.project_id}.{wish.session_id}.>"),
+            "events": await deps.bus.purge(subjects.EVENTS, f"ocf.evt.{request.project_id}.{request.session_id}.>"),
         }
-        ids = {"session_id": wish.session_id, "project_id": wish.project_id}
+        ids = {"session_id": request.session_id, "project_id": request.project_id}
         fact = SessionDestroyed(**ids, removed=removed, expired=found.expired)
         # Before the record goes: without both a redelivery could not know that there was such a session.
-        await parts.records.say("dev.ocf.session.destroyed.v1", fact, event, once=True)
-    await sessions.delete(wish.project_id, wish.session_id)
-    await _leave_nothing(parts, wish)
+        await deps.records.say("dev.ocf.session.destroyed.v1", fact, event, once=True)
+    await sessions.delete(request.project_id, request.session_id)
+    await _leave_nothing(deps, request)
 
 
-async def _closed(parts: Dependencies, sessions: Sessions, found: Session, *, expiry: bool) -> Session:
+async def _closed(deps: Dependencies, sessions: Sessions, found: Session, *, expiry: bool) -> Session:
     """The session, which nobody joins any more. Raises Drop: its time is not over."""
-    project, session_id, now = found.project_id, found.session_id, parts.clock.now()
+    project, session_id, now = found.project_id, found.session_id, deps.clock.now()
     if expiry and found.queue:
-        await sessions.first(project, session_id, parts.records)
+        await sessions.first(project, session_id, deps.records)
 
     def closed(one: Session) -> Session | None:
         if one.state != "open":
@@ -206,42 +206,42 @@ async def _closed(parts: Dependencies, sessions: Sessions, found: Session, *, ex
     if found.state == "open":
         # It was used since the schedule was made; it gets its full time again.
         soonest = now + timedelta(seconds=60) if found.queue else now
-        await schedule_end(parts.bus, found, max(found.idle_until, soonest), now)
+        await schedule_end(deps.bus, found, max(found.idle_until, soonest), now)
         raise Drop(f"session {session_id} is in use")
     return found
 
 
-async def _leave_nothing(parts: Dependencies, wish: SessionDestroy) -> None:
-    await dead_letters.delete(parts.bus, wish.project_id, wish.session_id)
+async def _leave_nothing(deps: Dependencies, request: SessionDestroy) -> None:
+    await dead_letters.delete(deps.bus, request.project_id, request.session_id)
     # Last: as long as this command is there, a crash brings it back.
-    await parts.bus.purge(subjects.COMMANDS, f"ocf.cmd.*.{wish.project_id}.{wish.session_id}")
+    await deps.bus.purge(subjects.COMMANDS, f"ocf.cmd.*.{request.project_id}.{request.session_id}")
 
 
-async def _end_executions(parts: Dependencies, found: Session, event: Event) -> None:
+async def _end_executions(deps: Dependencies, found: Session, event: Event) -> None:
     """Cancel what is open; clean up what has ended. Raises Conflict while something is open."""
     open_ = False
     for execution in found.executions:
-        record = await parts.records.get(found.project_id, execution)
+        record = await deps.records.get(found.project_id, execution)
         if record is None:
             continue
         ids = {"execution_id": execution, "project_id": found.project_id}
         if record.terminal:
-            await _tell(parts, "dev.ocf.task.cleanup.v1", Cleanup(**ids), event)
+            await _tell(deps, "dev.ocf.task.cleanup.v1", Cleanup(**ids), event)
             continue
         open_ = True
         if not record.cancel_requested:
-            await _tell(parts, "dev.ocf.task.cancel.v1", Cancel(**ids), event)
+            await _tell(deps, "dev.ocf.task.cancel.v1", Cancel(**ids), event)
     if open_:
         raise Conflict(f"session {found.session_id} has a running execution; it is being cancelled first")
 
 
-async def _tell(parts: Dependencies, type_: str, wish: Cleanup | Cancel, event: Event) -> None:
-    told = new_event(type_, wish, source="/ocf/session", time=parts.clock.now(), cause=event)
-    await publish_command(parts.bus, told, wish.project_id)
+async def _tell(deps: Dependencies, type_: str, request: Cleanup | Cancel, event: Event) -> None:
+    told = new_event(type_, request, source="/ocf/session", time=deps.clock.now(), cause=event)
+    await publish_command(deps.bus, told, request.project_id)
 
 
-async def _reject(parts: Dependencies, event: Event, errors: list[FieldError]) -> None:
-    await parts.rejections.reject_session(SessionRef(*ids_of(event)), Refusal.of(event, errors))
+async def _reject(deps: Dependencies, event: Event, errors: list[FieldError]) -> None:
+    await deps.rejections.reject_session(SessionRef(*ids_of(event)), Refusal.of(event, errors))
 
 
 _Handler = Callable[..., Awaitable[None]]

@@ -31,84 +31,82 @@ CLEANUP = TYPES["dev.ocf.task.cleanup.v1"]
 _USED = "was used before with another body; use a new one"
 
 
-async def submit(parts: Dependencies, event: Event) -> None:
+async def submit(deps: Dependencies, event: Event) -> None:
     """Take `dev.ocf.task.submit.v1`: one execution per id, or `rejected` with every wrong field named."""
     ref = ExecutionRef(*ids_of(event))
     # The ids may be odd here: `ref.fact` would refuse them.
-    if await parts.bus.last(subjects.EVENTS, f"ocf.evt.{ref.project}.{ref.execution}.cleaned") is not None:
+    if await deps.bus.last(subjects.EVENTS, f"ocf.evt.{ref.project}.{ref.execution}.cleaned") is not None:
         raise Drop(f"execution {ref.execution} was deleted")
     try:
-        data = await _validated(parts, event, ref)
+        data = await _validated(deps, event, ref)
     except InvalidData as error:
-        await parts.rejections.reject_submit(ref, Refusal.of(event, error.errors), title=_asked(event))
+        await deps.rejections.reject_submit(ref, Refusal.of(event, error.errors), title=_asked(event))
         return
     digest = hashlib.sha256(data.model_dump_json(by_alias=True).encode()).hexdigest()
     # Most are new: the create says so by itself, and only a session must be looked at first.
-    record = await parts.records.get(ref.project, ref.execution) if data.session_id is not None else None
+    record = await deps.records.get(ref.project, ref.execution) if data.session_id is not None else None
     if record is None:
-        wrong_session = await _session_error(parts, data)
+        wrong_session = await _session_error(deps, data)
         if wrong_session is not None:
-            await parts.rejections.reject_submit(ref, Refusal.of(event, [wrong_session]), title=_asked(event))
+            await deps.rejections.reject_submit(ref, Refusal.of(event, [wrong_session]), title=_asked(event))
             return
-        record = await _record(parts, event, data, digest)
+        record = await _record(deps, event, data, digest)
     if record.digest != digest:
         rejected = record.state is State.REJECTED
         message = "was rejected before; use a new one" if rejected else _USED
-        await parts.rejections.reject_submit(
-            ref, Refusal.of(event, [FieldError(field="execution_id", message=message)])
-        )
+        await deps.rejections.reject_submit(ref, Refusal.of(event, [FieldError(field="execution_id", message=message)]))
         return
     if record.terminal:
         raise Drop(f"execution {ref.execution} is {record.state.value} already")
     accepted = Accepted(execution_id=ref.execution, project_id=ref.project, labels=data.labels)
     if record.state is not State.PENDING:
         # An earlier delivery may have broken off after it had handed on, and before it said so.
-        await _say_accepted(parts, event, accepted)
-        await _must_not_be_deleted(parts, ref)
+        await _say_accepted(deps, event, accepted)
+        await _must_not_be_deleted(deps, ref)
         raise Drop(f"execution {ref.execution} is {record.state.value} already")
     if data.session_id is not None:
-        await keep_sweeping(parts.bus)  # also for one that never gets into its session
+        await keep_sweeping(deps.bus)  # also for one that never gets into its session
         try:
-            await Sessions(parts.sessions, parts.clock).join(ref.project, data.session_id, ref.execution)
+            await Sessions(deps.sessions, deps.clock).join(ref.project, data.session_id, ref.execution)
         except NotYetKnown as error:
-            await _fail(parts, event, record, str(error))
+            await _fail(deps, event, record, str(error))
             return
     # They leave in this order on one connection; none needs the answer of another, and each may be said again.
     await asyncio.gather(
-        keep_sweeping(parts.bus),
-        _say_accepted(parts, event, accepted),
-        _hand_on(parts, event, data, ref),
+        keep_sweeping(deps.bus),
+        _say_accepted(deps, event, accepted),
+        _hand_on(deps, event, data, ref),
     )
-    await _must_not_be_deleted(parts, ref)
+    await _must_not_be_deleted(deps, ref)
 
 
-async def _must_not_be_deleted(parts: Dependencies, ref: ExecutionRef) -> None:
+async def _must_not_be_deleted(deps: Dependencies, ref: ExecutionRef) -> None:
     """Take back what was said of an execution that was deleted while this was under way. Raises Drop then.
 
     cleanup says `cleaned` and then looks for the record; this makes the record and then looks for `cleaned`: one of
     the two sees the other.
     """
-    if await parts.records.get(ref.project, ref.execution) is None:
-        await parts.bus.purge(subjects.COMMANDS, ref.command("execute"))
-        await parts.bus.purge(subjects.EVENTS, ref.fact("accepted"))
+    if await deps.records.get(ref.project, ref.execution) is None:
+        await deps.bus.purge(subjects.COMMANDS, ref.command("execute"))
+        await deps.bus.purge(subjects.EVENTS, ref.fact("accepted"))
         raise Drop(f"execution {ref.execution} was deleted")
-    if await parts.bus.last(subjects.EVENTS, ref.fact("cleaned")) is not None:
-        wish = Cleanup(execution_id=ref.execution, project_id=ref.project, requested_by="/ocf/submit")
-        again = new_event(CLEANUP.type, wish, source="/ocf/submit", time=parts.clock.now())
-        await publish_command(parts.bus, again, ref.project)
+    if await deps.bus.last(subjects.EVENTS, ref.fact("cleaned")) is not None:
+        request = Cleanup(execution_id=ref.execution, project_id=ref.project, requested_by="/ocf/submit")
+        again = new_event(CLEANUP.type, request, source="/ocf/submit", time=deps.clock.now())
+        await publish_command(deps.bus, again, ref.project)
         raise Drop(f"execution {ref.execution} was deleted before it was recorded")
 
 
-async def _say_accepted(parts: Dependencies, event: Event, fact: Accepted) -> None:
-    await parts.records.say("dev.ocf.task.accepted.v1", fact, event, once=True)
+async def _say_accepted(deps: Dependencies, event: Event, fact: Accepted) -> None:
+    await deps.records.say("dev.ocf.task.accepted.v1", fact, event, once=True)
 
 
-async def _validated(parts: Dependencies, event: Event, ref: ExecutionRef) -> Submit:
+async def _validated(deps: Dependencies, event: Event, ref: ExecutionRef) -> Submit:
     """The submit's data. Raises InvalidData with every wrong field."""
     if len(event.data) > MAX_COMMAND_BYTES:
         raise InvalidData([FieldError(field="data", message=f"at most {MAX_COMMAND_BYTES} bytes (16 MiB)")])
     try:
-        event = await dataref.resolve(event, ref.prefix, parts.store)
+        event = await dataref.resolve(event, ref.prefix, deps.store)
         data = parse(event)
     except InvalidData:
         raise
@@ -116,8 +114,8 @@ async def _validated(parts: Dependencies, event: Event, ref: ExecutionRef) -> Su
         raise InvalidData([FieldError(field="data", message=str(error))]) from None
     if not isinstance(data, Submit):
         raise InvalidEvent(f"type: {event.type} is not for the submit function")
-    errors = _against_subject(data, ref) + _against_operator(parts, data)
-    errors += _expired(event, parts.clock.now())
+    errors = _against_subject(data, ref) + _against_operator(deps, data)
+    errors += _expired(event, deps.clock.now())
     if errors:
         raise InvalidData(errors)
     return data
@@ -132,9 +130,9 @@ def _against_subject(data: Submit, ref: ExecutionRef) -> list[FieldError]:
     return errors
 
 
-def _against_operator(parts: Dependencies, data: Submit) -> list[FieldError]:
+def _against_operator(deps: Dependencies, data: Submit) -> list[FieldError]:
     """What the operator of this installation does not allow."""
-    settings = parts.settings
+    settings = deps.settings
     errors = [FieldError(field=field, message=message) for field, message in task_limits.above(data.limits, settings)]
     for index, host in enumerate(data.network.allow):
         if (wrong := _against_network(host, settings.network_allow)) is not None:
@@ -160,27 +158,27 @@ def _expired(event: Event, now: datetime) -> list[FieldError]:
     return [FieldError(field="expirytime", message=f"{expiry} has passed")] if passed else []
 
 
-async def _session_error(parts: Dependencies, data: Submit) -> FieldError | None:
+async def _session_error(deps: Dependencies, data: Submit) -> FieldError | None:
     if data.session_id is None:
         return None
-    found = await Sessions(parts.sessions, parts.clock).get(data.project_id, data.session_id)
+    found = await Sessions(deps.sessions, deps.clock).get(data.project_id, data.session_id)
     if found is not None and found.state == "open":
         if found.saved is None or isinstance(data.workspace, EmptyWorkspace):
             return None
         return FieldError(field="workspace", message=f"session {data.session_id} has one already; leave it out")
-    if found is None and await _being_created(parts, data.project_id, data.session_id):
+    if found is None and await _being_created(deps, data.project_id, data.session_id):
         raise NotYetKnown(f"session {data.session_id} of project {data.project_id} is being created")
     return FieldError(field="session_id", message=f"is no open session of project {data.project_id}; create it first")
 
 
-async def _being_created(parts: Dependencies, project: str, session: str) -> bool:
+async def _being_created(deps: Dependencies, project: str, session: str) -> bool:
     """Whether its create was published before this, and nobody has said yet what became of it; or somebody has just
     said that it was created, after this had looked for it."""
     ref = SessionRef(project, session)
     for what, there in (("destroyed", False), ("created", True), ("rejected", False)):
-        if await parts.bus.last(subjects.EVENTS, ref.fact(what)) is not None:
+        if await deps.bus.last(subjects.EVENTS, ref.fact(what)) is not None:
             return there
-    return any([_creates(one) async for one in parts.bus.history(subjects.COMMANDS, ref.command())])
+    return any([_creates(one) async for one in deps.bus.history(subjects.COMMANDS, ref.command())])
 
 
 def _creates(message: Message) -> bool:
@@ -190,9 +188,9 @@ def _creates(message: Message) -> bool:
         return False  # the dispatcher says so to whoever sent it
 
 
-async def _record(parts: Dependencies, event: Event, data: Submit, digest: str) -> Record:
+async def _record(deps: Dependencies, event: Event, data: Submit, digest: str) -> Record:
     """The execution's new record, or the one that another delivery made first."""
-    now = parts.clock.now()
+    now = deps.clock.now()
     model = data.model
     record = Record(
         execution_id=data.execution_id,
@@ -202,19 +200,19 @@ async def _record(parts: Dependencies, event: Event, data: Submit, digest: str) 
         state=step(None, Step.ACCEPT),
         title=title_of(data),
         labels=data.labels,
-        model=f"{model.provider}/{model.model}" if model else parts.settings.model,
+        model=f"{model.provider}/{model.model}" if model else deps.settings.model,
         digest=digest,
         command_id=event.id,
         traceparent=event.extensions.get("traceparent"),
         submitted_at=now,
         updated_at=now,
-        timeout_seconds=task_limits.bound(data.limits, "timeout_seconds", parts.settings),
+        timeout_seconds=task_limits.bound(data.limits, "timeout_seconds", deps.settings),
         max_attempts=data.retry.max_attempts,
     )
     try:
-        await parts.records.create(record)
+        await deps.records.create(record)
     except Conflict:
-        return await parts.records.require(data.project_id, data.execution_id)
+        return await deps.records.require(data.project_id, data.execution_id)
     return record
 
 
@@ -228,23 +226,23 @@ def _first_line(text: str) -> str:
     return line if len(line) <= 120 else line[:119] + "…"
 
 
-async def _fail(parts: Dependencies, event: Event, record: Record, why: str) -> None:
+async def _fail(deps: Dependencies, event: Event, record: Record, why: str) -> None:
     """End what was accepted, and whose session was destroyed before it could join."""
     ending = outcomes.Ending(Step.FAIL, why, Reason.INVALID_WORKSPACE)
 
     def failed(record: Record) -> tuple[Step, Outcome]:
-        return ending.step, outcomes.compose(record, ending, parts.clock.now())
+        return ending.step, outcomes.compose(record, ending, deps.clock.now())
 
-    await parts.records.end(record.project_id, record.execution_id, failed, event)
+    await deps.records.end(record.project_id, record.execution_id, failed, event)
 
 
-async def _hand_on(parts: Dependencies, event: Event, data: Submit, ref: ExecutionRef) -> None:
+async def _hand_on(deps: Dependencies, event: Event, data: Submit, ref: ExecutionRef) -> None:
     """Publish the execute command, once however often this runs."""
-    command = Execute.model_validate({**data.model_dump(by_alias=True), "submitted_at": parts.clock.now()})
-    handed = new_event(EXECUTE.type, command, source="/ocf/submit", time=parts.clock.now(), cause=event)
-    handed = await dataref.offload(handed, ref.prefix, parts.store)
+    command = Execute.model_validate({**data.model_dump(by_alias=True), "submitted_at": deps.clock.now()})
+    handed = new_event(EXECUTE.type, command, source="/ocf/submit", time=deps.clock.now(), cause=event)
+    handed = await dataref.offload(handed, ref.prefix, deps.store)
     try:
-        await publish_command(parts.bus, handed, ref.project, only_first=True)
+        await publish_command(deps.bus, handed, ref.project, only_first=True)
     except Conflict:
         return  # handed on by an earlier delivery of the same submit
 

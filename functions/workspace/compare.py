@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ocf.functions.workspace.baseline import Cursor, BaselineEntry, Limits, git_mode, read_blob, read_table
+from ocf.functions.workspace.baseline import BaselineEntry, Cursor, Limits, git_mode, read_blob, read_table
 from ocf.functions.workspace.fast_import import FastImport
 from ocf.functions.workspace.safe_walk import Entry, Report, Walk, walk
 

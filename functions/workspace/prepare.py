@@ -15,7 +15,7 @@ from ocf.events.ports import ObjectStore
 from ocf.functions.workspace import baseline
 from ocf.functions.workspace.allowed_roots import Roots
 from ocf.functions.workspace.archive import unpack_tree
-from ocf.functions.workspace.baseline import DEFAULT_LIMITS, Cursor, BaselineEntry, Limits
+from ocf.functions.workspace.baseline import DEFAULT_LIMITS, BaselineEntry, Cursor, Limits
 from ocf.functions.workspace.clone import check_url, clone
 from ocf.functions.workspace.copy import copy_tree
 from ocf.functions.workspace.errors import InvalidWorkspace

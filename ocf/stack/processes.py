@@ -59,7 +59,7 @@ class Child:
 
     spec: Spec
     say: Callable[[str], None]
-    nursery: ForkServer | None = None
+    fork_server: ForkServer | None = None
     restarts: int = 0
     _process: Running | None = None
     _watching: asyncio.Task[None] | None = None
@@ -92,10 +92,10 @@ class Child:
 
     async def _spawn(self) -> None:
         spec = self.spec
-        if self.nursery is not None and spec.module is not None:
+        if self.fork_server is not None and spec.module is not None:
             name = f"ocf-{spec.name}"
             place = {"cwd": spec.cwd, "log": spec.log}
-            self._process = await self.nursery.fork(name, spec.module, spec.env, **place, parent=spec.parent)
+            self._process = await self.fork_server.fork(name, spec.module, spec.env, **place, parent=spec.parent)
             return
         with spec.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(

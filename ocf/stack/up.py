@@ -77,10 +77,10 @@ async def run(
     Raises:
         StackFailed: a process did not come up.
     """
-    nursery = _nursery(plan)
-    children = [Child(spec, say, nursery) for spec in table(plan)]
+    fork_server = _fork_server(plan)
+    children = [Child(spec, say, fork_server) for spec in table(plan)]
     stopping = asyncio.create_task(stop.wait())
-    starting = asyncio.create_task(_start(children, nursery))
+    starting = asyncio.create_task(_start(children, fork_server))
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
@@ -98,24 +98,24 @@ async def run(
         # Who takes work first, who keeps it last.
         for stage in sorted({child.spec.stage for child in children}, reverse=True):
             await asyncio.gather(*(child.stop() for child in children if child.spec.stage == stage))
-        if nursery is not None:
-            await nursery.close()
+        if fork_server is not None:
+            await fork_server.close()
 
 
 def _running(plan: Plan) -> Running:
     return Running(plan.url("gateway"), plan.instance, masked(settings_of(plan)))
 
 
-def _nursery(plan: Plan) -> ForkServer | None:
+def _fork_server(plan: Plan) -> ForkServer | None:
     if not available():
         return None
     log = plan.layout.logs / "nursery.log"
     return ForkServer(nursery_environment(plan), log, die_with(os.getpid()))
 
 
-async def _start(children: list[Child], nursery: ForkServer | None) -> None:
-    if nursery is not None:
-        await nursery.start()  # it imports while the servers start
+async def _start(children: list[Child], fork_server: ForkServer | None) -> None:
+    if fork_server is not None:
+        await fork_server.start()  # it imports while the servers start
     for stage in sorted({child.spec.stage for child in children}):
         async with _together() as group:
             for child in children:

@@ -16,9 +16,9 @@ from tests.support.nats import NatsServer
 STREAM = "KV_ocf_sessions"
 
 
-async def asked(nc: NatsClient, subject: str, wish: dict[str, Any] | None = None) -> dict[str, Any]:
+async def asked(nc: NatsClient, subject: str, command: dict[str, Any] | None = None) -> dict[str, Any]:
     """An answer of the JetStream API."""
-    answer = await nc.request(subject, json.dumps(wish or {}).encode(), timeout=5)
+    answer = await nc.request(subject, json.dumps(command or {}).encode(), timeout=5)
     said: dict[str, Any] = json.loads(answer.data)
     assert "error" not in said, said
     return said

@@ -22,7 +22,7 @@ from ocf.events import limits as bounds
 from ocf.events.commands import Limits
 from ocf.events.lifecycle import Reason
 from ocf.functions.core.clock import SystemClock
-from ocf.functions.execute.model_proxy import ModelProxy, Call, Hooks, RetryPolicy, Upstream
+from ocf.functions.execute.model_proxy import Call, Hooks, ModelProxy, RetryPolicy, Upstream
 from ocf.functions.execute.model_proxy.usage_meter import UsageMeter
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.prices import Prices

@@ -20,7 +20,7 @@ from ocf.events.commands import Limits, ModelConfigData
 from ocf.events.lifecycle import Reason
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.execute.agent.config import CATALOG
-from ocf.functions.execute.model_proxy import ModelProxy, ModelProxyFailure, Hooks, RetryPolicy, Upstream
+from ocf.functions.execute.model_proxy import Hooks, ModelProxy, ModelProxyFailure, RetryPolicy, Upstream
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.offline_model import OfflineModel, OfflineModelFailed
 from ocf.functions.models.resolve import ModelSettings, resolve

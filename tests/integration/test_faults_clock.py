@@ -70,28 +70,28 @@ def environment(nats: NatsServer, s3: S3Config, top: Path) -> dict[str, str]:
     }
 
 
-async def submitted(parts: Dependencies, jump: Jump) -> tuple[str, str]:
+async def submitted(deps: Dependencies, jump: Jump) -> tuple[str, str]:
     """An execution whose command waits in the stream; its id, and what JobSink would put into its file."""
     execution = str(uuid.uuid4())
     limits = {"timeout_seconds": jump.timeout_seconds, "silence_seconds": 30}
     body = {"prompt": jump.prompt, "execution_id": execution, "project_id": PROJECT, "limits": limits}
     kind = "dev.ocf.task.submit.v1"
     event = new_event(kind, Submit.model_validate(body), source="/test", time=datetime.now(UTC))
-    await submit(parts, event.with_extensions(**{NATS_SUBJECT: TYPES[kind].subject(PROJECT, execution)}))
-    message = await parts.bus.last(subjects.COMMANDS, subjects.command("execute", PROJECT, execution))
+    await submit(deps, event.with_extensions(**{NATS_SUBJECT: TYPES[kind].subject(PROJECT, execution)}))
+    message = await deps.bus.last(subjects.COMMANDS, subjects.command("execute", PROJECT, execution))
     assert message is not None
     return execution, json.dumps(decode(message.headers, message.data).structured())
 
 
-async def chunks(parts: Dependencies, execution: str) -> list[Chunk]:
+async def chunks(deps: Dependencies, execution: str) -> list[Chunk]:
     subject = subjects.output(PROJECT, execution)
-    return [Chunk.model_validate_json(m.data) async for m in parts.bus.history(subjects.OUTPUT, subject)]
+    return [Chunk.model_validate_json(m.data) async for m in deps.bus.history(subjects.OUTPUT, subject)]
 
 
-async def through(parts: Dependencies, jump: Jump, env: dict[str, str], top: Path) -> tuple[Record, list[Chunk]]:
+async def through(deps: Dependencies, jump: Jump, env: dict[str, str], top: Path) -> tuple[Record, list[Chunk]]:
     """Run it to its end; its record, and what it said."""
     top.mkdir()
-    execution, event = await submitted(parts, jump)
+    execution, event = await submitted(deps, jump)
     told, clock = top / "event", top / "clock"
     told.write_text(event)
     clock.write_text(f"{jump.seconds if jump.early else 0:+d}s\n")
@@ -109,7 +109,7 @@ async def through(parts: Dependencies, jump: Jump, env: dict[str, str], top: Pat
 
         async def talks() -> bool:
             assert process.returncode is None, (top / "log").read_text()[-3000:]
-            return any("word" in chunk.data for chunk in await chunks(parts, execution))
+            return any("word" in chunk.data for chunk in await chunks(deps, execution))
 
         try:
             await until(talks, timeout=120, what=f"the first word with {jump}")
@@ -121,9 +121,9 @@ async def through(parts: Dependencies, jump: Jump, env: dict[str, str], top: Pat
         if process.returncode is None:
             process.kill()
             await process.wait()
-    record = await parts.records.get(PROJECT, execution)
+    record = await deps.records.get(PROJECT, execution)
     assert record is not None
-    return record, await chunks(parts, execution)
+    return record, await chunks(deps, execution)
 
 
 async def test_a_clock_that_jumps_ends_nothing(nats_server: NatsServer, s3_server: S3Config, tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ async def test_a_clock_that_jumps_ends_nothing(nats_server: NatsServer, s3_serve
         Jump(-600, ENDLESS, timeout_seconds=20),
     ]
     env = environment(nats_server, s3_server, tmp_path / "state")
-    async with build(Settings.model_validate(env), "test") as parts:
-        ran = [through(parts, jump, env, tmp_path / str(number)) for number, jump in enumerate(jumps)]
+    async with build(Settings.model_validate(env), "test") as deps:
+        ran = [through(deps, jump, env, tmp_path / str(number)) for number, jump in enumerate(jumps)]
         for jump, (record, said) in zip(jumps, await asyncio.gather(*ran), strict=True):
             wanted: Any = State.COMPLETED if jump.prompt == TALK else State.TIMED_OUT
             assert (record.state, len(record.attempts)) == (wanted, 1), (jump, record.reason, record.message)
@@ -146,7 +146,5 @@ async def test_a_clock_that_jumps_ends_nothing(nats_server: NatsServer, s3_serve
             assert abs(off - jump.seconds) < 120, f"the clock of {jump} was off by {off} s"
             assert gapless(said)
             assert [chunk.data for chunk in said if chunk.type is ChunkType.GAP] == [], jump
-            names = {
-                info.key.rsplit("/", 1)[-1] async for info in parts.store.list(f"{PROJECT}/{record.execution_id}/")
-            }
+            names = {info.key.rsplit("/", 1)[-1] async for info in deps.store.list(f"{PROJECT}/{record.execution_id}/")}
             assert {"workspace.patch", "workspace.tar.zst"} <= names, jump

@@ -56,7 +56,7 @@ async def test_what_is_said_over_an_outage_is_heard_after_it(own_nats_server: Na
         stack.push_async_callback(backend.close)
         ids = {"execution_id": str(uuid.uuid4()), "project_id": "p"}
         client = Client(backend, None, None, project="p")  # type: ignore[arg-type]  # it only publishes
-        hearing = CommandListener(worker, SystemClock(), ids["project_id"], ids["execution_id"])
+        listener = CommandListener(worker, SystemClock(), ids["project_id"], ids["execution_id"])
         heard: list[str] = []
 
         def take(data: Cancel | Reply) -> None:
@@ -65,10 +65,10 @@ async def test_what_is_said_over_an_outage_is_heard_after_it(own_nats_server: Na
         async def is_heard(*wanted: str) -> bool:
             return sorted(heard) == sorted(wanted)
 
-        commands = await stack.enter_async_context(hearing.listen())
+        commands = await stack.enter_async_context(listener.listen())
         tasks = [
-            asyncio.create_task(hearing.live(commands, take)),
-            asyncio.create_task(hearing.keep_looking(take)),
+            asyncio.create_task(listener.live(commands, take)),
+            asyncio.create_task(listener.keep_looking(take)),
         ]
         stack.push_async_callback(end, tasks)
         await client.reply(ids["execution_id"], "1", "first")

@@ -19,7 +19,7 @@ from ocf.functions.execute.agent.agent import Agent, PromptSpec
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
 from ocf.functions.execute.agent.resources import available_memory
 from ocf.functions.execute.agent.server import AgentServer
-from ocf.functions.execute.agent.warm_pool import WarmServerConfig, WarmPool, open_slot
+from ocf.functions.execute.agent.warm_pool import WarmPool, WarmServerConfig, open_slot
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.workers.boot_queue import available_cores
@@ -59,7 +59,9 @@ async def ready(pool: WarmPool) -> None:
         await pool.wait_ready()
 
 
-async def test_a_slot_is_empty_private_and_forgets_its_boot(plan: WarmServerConfig, make_pool: Callable[..., WarmPool]) -> None:
+async def test_a_slot_is_empty_private_and_forgets_its_boot(
+    plan: WarmServerConfig, make_pool: Callable[..., WarmPool]
+) -> None:
     """What the throw-away prompt left is gone: no file, no session, no model call that costs."""
     pool = make_pool()
     await ready(pool)
@@ -100,7 +102,9 @@ async def test_a_slot_is_given_once_and_another_takes_its_place_when_told(
     await second.close()
 
 
-async def test_one_that_is_being_opened_is_waited_for(plan: WarmServerConfig, make_pool: Callable[..., WarmPool]) -> None:
+async def test_one_that_is_being_opened_is_waited_for(
+    plan: WarmServerConfig, make_pool: Callable[..., WarmPool]
+) -> None:
     """It began earlier than one that would be opened now, and two together would both be later."""
     pool = make_pool()
     async with asyncio.timeout(20):
@@ -112,7 +116,9 @@ async def test_one_that_is_being_opened_is_waited_for(plan: WarmServerConfig, ma
     await slot.close()
 
 
-async def test_what_a_slot_cannot_serve_is_opened_on_demand(plan: WarmServerConfig, make_pool: Callable[..., WarmPool]) -> None:
+async def test_what_a_slot_cannot_serve_is_opened_on_demand(
+    plan: WarmServerConfig, make_pool: Callable[..., WarmPool]
+) -> None:
     """Other limits or another network need a server of their own; the warm one stays for the next."""
     pool = make_pool()
     await ready(pool)
@@ -219,7 +225,9 @@ def test_processors_are_the_containers_when_those_are_fewer(tmp_path: Path) -> N
     assert available_cores(tmp_path) == 1
 
 
-async def test_a_server_starts_and_boots_when_it_is_its_turn(plan: WarmServerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_starts_and_boots_when_it_is_its_turn(
+    plan: WarmServerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Six are opened together, two at a time, boot included; the time that one waits for its turn is not its own."""
     starting, most = 0, 0
     two = asyncio.Semaphore(2)

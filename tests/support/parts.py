@@ -29,13 +29,13 @@ PROJECT = "default"
 class Bench:
     """Parts and what a test does with them."""
 
-    parts: Dependencies
+    deps: Dependencies
     bus: MemoryBus
     store: MemoryStore
 
     def command(self, type_: str, data: Model, subject: str | None = None) -> Event:
         """A command as the dispatcher hands it over."""
-        event = new_event(type_, data, source="/test", time=self.parts.clock.now())
+        event = new_event(type_, data, source="/test", time=self.deps.clock.now())
         entity = str(getattr(data, "execution_id", None) or getattr(data, "session_id", ""))
         named = subject or TYPES[type_].subject(str(getattr(data, "project_id", "")), entity)
         return event.with_extensions(**{NATS_SUBJECT: named})
@@ -72,7 +72,7 @@ def bench(clock: Clock | None = None, *, bus: type[MemoryBus] = MemoryBus, **set
     """Fresh parts; `settings` by their environment names."""
     clock = clock or ManualClock()
     made, store, executions = bus(clock), MemoryStore(), MemoryBucket(clock)
-    parts = Dependencies(
+    deps = Dependencies(
         settings=Settings.model_validate({"STATE_DIR": Path("/nonexistent"), **settings}),
         clock=clock,
         bus=made,
@@ -84,4 +84,4 @@ def bench(clock: Clock | None = None, *, bus: type[MemoryBus] = MemoryBus, **set
         worker="worker-1",
         isolation=Isolation(clock, made, store),
     )
-    return Bench(parts, made, store)
+    return Bench(deps, made, store)

@@ -69,7 +69,9 @@ class Ended:
         (self.folder / "w" / "work").write_text("done")
         ids = {"execution_id": self.execution, "project_id": PROJECT, "session_id": self.session_id}
         task = Execute.model_validate({**ids, "prompt": "p", "submitted_at": self.clock.now()})
-        keeper = ArtifactWriter(cast(Any, SimpleNamespace(parts=self.b.parts)), task, self.folder / "a", Hold(1000))
+        artifact_writer = ArtifactWriter(
+            cast(Any, SimpleNamespace(deps=self.b.deps)), task, self.folder / "a", Hold(1000)
+        )
 
         async def given_up() -> str:
             await self.cancelled.wait()
@@ -78,7 +80,7 @@ class Ended:
         async def emit(draft: Draft) -> None:
             self.said.append(draft)
 
-        return await keeper.keep(prepared, TALK, emit, seconds, given_up, result=result)
+        return await artifact_writer.keep(prepared, TALK, emit, seconds, given_up, result=result)
 
     async def waits(self) -> None:
         """Until it has said that it waits."""
@@ -100,7 +102,7 @@ async def ended(tmp_path: Path) -> Ended:
     clock = ManualClock()
     b = bench(clock)
     made = Ended(b, clock, tmp_path)
-    await submit(b.parts, b.submit(made.execution))
+    await submit(b.deps, b.submit(made.execution))
     return made
 
 
@@ -109,7 +111,7 @@ async def test_the_end_waits_for_s3_and_says_so(ended: Ended) -> None:
     outage = Outage(ended.b)
     keeping = asyncio.create_task(ended.keep(900))
     await ended.waits()
-    record = await ended.b.parts.records.require(PROJECT, ended.execution)
+    record = await ended.b.deps.records.require(PROJECT, ended.execution)
     assert (record.artifacts, record.artifacts_message) == ("pending", "waiting for S3 to store the workspace")
     (waiting,) = [draft for draft in ended.said if draft.type is ChunkType.STATUS]
     assert waiting.detail == {"phase": "artifacts"}
@@ -166,16 +168,16 @@ async def test_a_session_keeps_its_turn_until_its_work_is_stored(tmp_path: Path)
     """The next turn does not begin from the turn before: the session's head is this one until it has ended."""
     clock = ManualClock()
     b, id_ = bench(clock), str(uuid.uuid4())
-    await session(b.parts, b.command("dev.ocf.session.create.v1", SessionCreate(project_id=PROJECT, session_id=id_)))
+    await session(b.deps, b.command("dev.ocf.session.create.v1", SessionCreate(project_id=PROJECT, session_id=id_)))
     made = Ended(b, clock, tmp_path, session_id=id_)
     following = str(uuid.uuid4())
     for execution in (made.execution, following):
-        await submit(b.parts, b.submit(execution, session_id=id_))
-    outage, sessions = Outage(b), Sessions(b.parts.sessions, clock)
+        await submit(b.deps, b.submit(execution, session_id=id_))
+    outage, sessions = Outage(b), Sessions(b.deps.sessions, clock)
     keeping = asyncio.create_task(made.keep(None))
     await made.waits()
     await made.passes(keeping, 60)
-    assert (await sessions.first(PROJECT, id_, b.parts.records)).queue == [made.execution, following]
+    assert (await sessions.first(PROJECT, id_, b.deps.records)).queue == [made.execution, following]
     outage.away = False
     await made.passes(keeping, 30)
     assert (await keeping).artifacts == "stored"

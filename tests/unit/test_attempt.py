@@ -107,7 +107,7 @@ class Scene:
         self.execution = execution
         self.event = event
         self.turn = turn
-        self.worker = worker_on(made.parts, turn)
+        self.worker = worker_on(made.deps, turn)
         self._tasks: list[asyncio.Task[None]] = []
 
     def begin(self) -> asyncio.Task[None]:
@@ -116,7 +116,7 @@ class Scene:
         return self._tasks[-1]
 
     async def record(self) -> Record:
-        return await self.bench.parts.records.require(PROJECT, self.execution)
+        return await self.bench.deps.records.require(PROJECT, self.execution)
 
     async def until(self, wanted: Callable[[], Awaitable[Any]], what: str) -> None:
         try:
@@ -136,20 +136,24 @@ class Scene:
         found = self.bench.bus.history(subjects.OUTPUT, subjects.output(PROJECT, self.execution))
         return [Chunk.model_validate_json(message.data) async for message in found]
 
-    def wish(self, type_: str, data: type[Model], **fields: str) -> Event:
+    def request(self, type_: str, data: type[Model], **fields: str) -> Event:
         told = {"execution_id": self.execution, "project_id": PROJECT, **fields}
         return self.bench.command(type_, data.model_validate(told))
 
     async def cancel(self) -> Event:
         """Publish a cancel."""
-        wish = self.wish("dev.ocf.task.cancel.v1", Cancel)
-        await self.bench.bus.publish(subjects.command("cancel", PROJECT, self.execution), wish.data, wish.headers())
-        return wish
+        request = self.request("dev.ocf.task.cancel.v1", Cancel)
+        await self.bench.bus.publish(
+            subjects.command("cancel", PROJECT, self.execution), request.data, request.headers()
+        )
+        return request
 
     async def reply(self, request_id: str, answer: str) -> None:
         """Publish an answer or a follow-up prompt."""
-        wish = self.wish("dev.ocf.task.reply.v1", Reply, request_id=request_id, answer=answer)
-        await self.bench.bus.publish(subjects.command("reply", PROJECT, self.execution), wish.data, wish.headers())
+        request = self.request("dev.ocf.task.reply.v1", Reply, request_id=request_id, answer=answer)
+        await self.bench.bus.publish(
+            subjects.command("reply", PROJECT, self.execution), request.data, request.headers()
+        )
 
     async def close(self) -> None:
         await self.worker.stop()
@@ -170,7 +174,7 @@ async def scene(tmp_path: Path, *, bus: type[MemoryBus] = MemoryBus, **request: 
     turn = type("Turn", (StandIn,), {})
     made = bench(SystemClock(), bus=bus, STATE_DIR=tmp_path)
     execution = str(uuid.uuid4())
-    await submit(made.parts, made.submit(execution, **request))
+    await submit(made.deps, made.submit(execution, **request))
     (event,) = await made.commands("execute", execution)
     named = event.with_extensions(natssubject=subjects.command("execute", PROJECT, execution))
     scened = Scene(made, execution, named, turn)
@@ -184,13 +188,13 @@ async def test_a_cancel_before_the_worker_listens_is_obeyed(tmp_path: Path) -> N
     """Cancelled right after the submit: the worker was not there to hear it, and the cancel function, which comes after
     the start, only marks the record. The stream has it."""
     async with scene(tmp_path) as run:
-        wish = await run.cancel()
+        request = await run.cancel()
         running = run.begin()
         await run.until(lambda: _state(run, State.RUNNING, State.CANCELLED), "started")
         await asyncio.wait_for(running, 5)
         assert (await run.record()).state is State.CANCELLED
         with pytest.raises(Drop):
-            await cancel(run.bench.parts, wish)
+            await cancel(run.bench.deps, request)
 
 
 async def _state(run: Scene, *states: State) -> bool:
@@ -382,7 +386,7 @@ async def test_a_worker_takes_one_execution_at_a_time(tmp_path: Path) -> None:
     async with scene(tmp_path) as run:
         first = run.begin()
         other = str(uuid.uuid4())
-        await submit(run.bench.parts, run.bench.submit(other))
+        await submit(run.bench.deps, run.bench.submit(other))
         (event,) = await run.bench.commands("execute", other)
         await asyncio.sleep(0)
         assert run.worker.busy
@@ -407,7 +411,7 @@ async def test_the_same_id_in_two_projects_is_two_executions(tmp_path: Path) -> 
     async with scene(tmp_path) as run:
         first = run.begin()
         await run.begun()
-        await submit(run.bench.parts, run.bench.submit(run.execution, project_id="other"))
+        await submit(run.bench.deps, run.bench.submit(run.execution, project_id="other"))
         told = json.loads(run.event.data) | {"project_id": "other"}
         subject = ExecutionRef("other", run.execution).command("execute")
         event = replace(run.event, data=json.dumps(told).encode()).with_extensions(natssubject=subject)
@@ -418,7 +422,7 @@ async def test_the_same_id_in_two_projects_is_two_executions(tmp_path: Path) -> 
         second = asyncio.create_task(run.worker.execute(event))
 
         async def begun() -> bool:
-            record = await run.bench.parts.records.require("other", run.execution)
+            record = await run.bench.deps.records.require("other", run.execution)
             return record.state is State.RUNNING
 
         await run.until(begun, "the other's")
@@ -435,7 +439,7 @@ async def test_what_cannot_start_leaves_the_worker_free(tmp_path: Path, monkeypa
         async def taken(*_: object, **__: object) -> int:
             raise Conflict("another worker has it")
 
-        monkeypatch.setattr(run.bench.parts.executions, "create", taken)
+        monkeypatch.setattr(run.bench.deps.executions, "create", taken)
         for _ in range(2):
             with pytest.raises(Conflict):
                 await asyncio.wait_for(run.begin(), 5)

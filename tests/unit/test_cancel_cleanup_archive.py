@@ -28,7 +28,7 @@ from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
 
 
-def wish(b: Bench, execution: str):
+def request(b: Bench, execution: str):
     return b.command("dev.ocf.task.cancel.v1", Cancel(execution_id=execution, project_id=PROJECT, why="enough"))
 
 
@@ -39,20 +39,20 @@ def clean(b: Bench, execution: str, scope: str = "everything"):
 
 async def pending(b: Bench) -> str:
     execution = str(uuid.uuid4())
-    await submit(b.parts, b.submit(execution))
+    await submit(b.deps, b.submit(execution))
     return execution
 
 
 async def running(b: Bench, *, max_attempts: int = 1) -> str:
     execution = str(uuid.uuid4())
-    await submit(b.parts, b.submit(execution, retry={"max_attempts": max_attempts}))
-    now = b.parts.clock.now()
+    await submit(b.deps, b.submit(execution, retry={"max_attempts": max_attempts}))
+    now = b.deps.clock.now()
 
     def started(record: Record) -> Record:
         attempts = [Attempt(number=1, worker="w", started_at=now)]
         return record.model_copy(update={"state": State.RUNNING, "attempts": attempts, "started_at": now})
 
-    await b.parts.records.change(PROJECT, execution, started)
+    await b.deps.records.change(PROJECT, execution, started)
     return execution
 
 
@@ -63,7 +63,7 @@ async def completed(b: Bench, chunks: int = 3) -> str:
         headers = {"ce-sequence": str(seq)}
         await b.bus.publish(subjects.output(PROJECT, execution), json.dumps(chunk).encode(), headers)
     fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=5, last_sequence=chunks)
-    await b.parts.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
+    await b.deps.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
     return execution
 
 
@@ -71,7 +71,7 @@ async def test_cancel_before_the_start_ends_it() -> None:
     """Nothing has to be killed: the record ends, and the fact says why."""
     b = bench()
     execution = await pending(b)
-    await cancel(b.parts, wish(b, execution))
+    await cancel(b.deps, request(b, execution))
     assert await b.said(execution) == ["accepted", "cancelled"]
     assert json.loads((await b.fact(execution, "cancelled")).data)["why"] == "enough"
 
@@ -80,8 +80,8 @@ async def test_cancel_while_running_is_written_down_for_the_worker() -> None:
     """The worker hears it on NATS; the record tells a later attempt."""
     b = bench()
     execution = await running(b)
-    await cancel(b.parts, wish(b, execution))
-    record = await b.parts.records.require(PROJECT, execution)
+    await cancel(b.deps, request(b, execution))
+    record = await b.deps.records.require(PROJECT, execution)
     assert (record.state, record.cancel_requested) == (State.RUNNING, True)
     assert await b.said(execution) == ["accepted"]
 
@@ -91,31 +91,31 @@ async def test_cancel_after_the_end_changes_nothing() -> None:
     b = bench()
     execution = await completed(b)
     with pytest.raises(Drop, match="completed"):
-        await cancel(b.parts, wish(b, execution))
+        await cancel(b.deps, request(b, execution))
 
 
 async def test_cancel_of_the_unknown_comes_again() -> None:
     """Its submit may still be on the way."""
     b = bench()
     with pytest.raises(NotYetKnown):
-        await cancel(b.parts, wish(b, str(uuid.uuid4())))
+        await cancel(b.deps, request(b, str(uuid.uuid4())))
 
 
 async def test_archive_writes_what_was_said_and_then_claims_it() -> None:
     """Output, events and a manifest with their digests; then the fact."""
     b = bench()
     execution = await completed(b)
-    await archive(b.parts, await terminal(b, execution))
+    await archive(b.deps, await terminal(b, execution))
     prefix = f"{PROJECT}/{execution}"
     lines = gzip.decompress(await b.store.get(f"{prefix}/output.ndjson.gz")).splitlines()
     assert [json.loads(line)["seq"] for line in lines] == [1, 2, 3]
     manifest = json.loads(await b.store.get(f"{prefix}/manifest.json"))
     assert {o["name"] for o in manifest["objects"]} == {"output.ndjson.gz", "events.ndjson"}
     assert manifest["chunks"]["count"] == 3
-    assert (await b.parts.records.require(PROJECT, execution)).archived
+    assert (await b.deps.records.require(PROJECT, execution)).archived
     assert "archived" in await b.said(execution)
     with pytest.raises(Drop):
-        await archive(b.parts, await terminal(b, execution))
+        await archive(b.deps, await terminal(b, execution))
 
 
 async def test_archived_is_said_though_the_archive_broke_off_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,13 +123,13 @@ async def test_archived_is_said_though_the_archive_broke_off_before_it(monkeypat
     b = bench()
     execution = await completed(b)
     with monkeypatch.context() as patched:
-        patched.setattr(b.parts.records, "say", _away)
+        patched.setattr(b.deps.records, "say", _away)
         with pytest.raises(Unavailable):
-            await archive(b.parts, await terminal(b, execution))
+            await archive(b.deps, await terminal(b, execution))
     assert "archived" not in await b.said(execution)
     for _ in range(2):
         with pytest.raises(Drop):
-            await archive(b.parts, await terminal(b, execution))
+            await archive(b.deps, await terminal(b, execution))
     assert (await b.said(execution)).count("archived") == 1
     manifest = json.loads(await b.store.get(f"{PROJECT}/{execution}/manifest.json"))
     said = json.loads((await b.fact(execution, "archived")).data)
@@ -143,7 +143,7 @@ async def test_archive_claims_what_a_lost_worker_had_stored() -> None:
     prefix = f"{PROJECT}/{execution}"
     kept = await b.store.put(f"{prefix}/workspace.patch", b"+one\n")
     await b.store.put(f"{prefix}/data/command.json", b"{}")
-    await archive(b.parts, await terminal(b, execution))
+    await archive(b.deps, await terminal(b, execution))
     claimed = {o["name"]: o for o in json.loads(await b.store.get(f"{prefix}/manifest.json"))["objects"]}
     assert set(claimed) == {"output.ndjson.gz", "events.ndjson", "workspace.patch"}
     assert claimed["workspace.patch"]["sha256"] == kept.sha256
@@ -161,8 +161,8 @@ async def test_archive_waits_until_it_can_read_the_end_it_was_given() -> None:
     last = await b.bus.last(subjects.EVENTS, f"ocf.evt.{PROJECT}.{execution}.completed")
     assert last is not None
     with pytest.raises(Unavailable, match="cannot be read yet"):
-        await archive(b.parts, event.with_extensions(**{NATS_SEQUENCE: str(last.sequence + 1)}))
-    await archive(b.parts, event.with_extensions(**{NATS_SEQUENCE: str(last.sequence)}))
+        await archive(b.deps, event.with_extensions(**{NATS_SEQUENCE: str(last.sequence + 1)}))
+    await archive(b.deps, event.with_extensions(**{NATS_SEQUENCE: str(last.sequence)}))
     assert "archived" in await b.said(execution)
 
 
@@ -178,7 +178,7 @@ async def test_a_redriven_end_is_archived_and_did_not_happen_twice() -> None:
     event = await terminal(b, execution)
     subject = subjects.again(subjects.fact(PROJECT, execution, "completed"), "archive")
     sequence = await b.bus.publish(subject, event.data, event.headers())
-    await archive(b.parts, event.with_extensions(**{NATS_SEQUENCE: str(sequence)}))
+    await archive(b.deps, event.with_extensions(**{NATS_SEQUENCE: str(sequence)}))
     lines = (await b.store.get(f"{PROJECT}/{execution}/events.ndjson")).splitlines()
     assert sum(json.loads(line)["type"] == "dev.ocf.task.completed.v1" for line in lines) == 1
 
@@ -190,10 +190,10 @@ async def test_archive_waits_for_output_that_is_missing() -> None:
     kept = b.bus._streams[subjects.OUTPUT].messages
     lost = kept.pop(1)
     with pytest.raises(Unavailable, match="chunk 2"):
-        await archive(b.parts, await terminal(b, execution))
+        await archive(b.deps, await terminal(b, execution))
     assert await b.store.head(f"{PROJECT}/{execution}/manifest.json") is None
     kept.append(lost)  # late, so out of order in the stream; in order in the archive
-    await archive(b.parts, await terminal(b, execution))
+    await archive(b.deps, await terminal(b, execution))
     lines = gzip.decompress(await b.store.get(f"{PROJECT}/{execution}/output.ndjson.gz")).splitlines()
     assert [json.loads(line)["seq"] for line in lines] == [1, 2, 3]
 
@@ -202,15 +202,15 @@ async def test_cleanup_leaves_nothing_but_the_fact_that_it_was() -> None:
     """Record, objects, output, events and commands are gone; `cleaned` counts them."""
     b = bench()
     execution = await completed(b)
-    await archive(b.parts, await terminal(b, execution))
-    await cleanup(b.parts, clean(b, execution))
-    assert await b.parts.records.get(PROJECT, execution) is None
+    await archive(b.deps, await terminal(b, execution))
+    await cleanup(b.deps, clean(b, execution))
+    assert await b.deps.records.get(PROJECT, execution) is None
     assert [o async for o in b.store.list(f"{PROJECT}/{execution}/")] == []
     assert await b.bus.last(subjects.OUTPUT, subjects.output(PROJECT, execution)) is None
     assert await b.said(execution) == ["cleaned"]
     removed = json.loads((await b.fact(execution, "cleaned")).data)["removed"]
     assert (removed["records"], removed["objects"], removed["output"]) == (1, 3, 3)
-    await cleanup(b.parts, clean(b, execution))
+    await cleanup(b.deps, clean(b, execution))
     assert await b.said(execution) == ["cleaned"]
 
 
@@ -219,12 +219,12 @@ async def test_cleanup_of_what_runs_cancels_it_first() -> None:
     b = bench()
     execution = await running(b)
     with pytest.raises(Conflict, match="cancelled first"):
-        await cleanup(b.parts, clean(b, execution))
+        await cleanup(b.deps, clean(b, execution))
     assert len(await b.commands("cancel", execution)) == 1
-    assert await b.parts.records.get(PROJECT, execution) is not None
-    await cancel(b.parts, (await b.commands("cancel", execution))[0].with_extensions(natssubject=_cancel_of(execution)))
+    assert await b.deps.records.get(PROJECT, execution) is not None
+    await cancel(b.deps, (await b.commands("cancel", execution))[0].with_extensions(natssubject=_cancel_of(execution)))
     with pytest.raises(Conflict, match="cancelled first"):
-        await cleanup(b.parts, clean(b, execution))
+        await cleanup(b.deps, clean(b, execution))
     assert len(await b.commands("cancel", execution)) == 1, "it is told already"
 
 
@@ -239,17 +239,17 @@ async def test_the_sweep_ends_a_run_whose_worker_is_gone() -> None:
     execution = await running(b)
     await clock.advance(timedelta(seconds=30).total_seconds())
     sweeping = await swept_once(b, clock)
-    assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
+    assert (await b.deps.records.require(PROJECT, execution)).state is State.RUNNING
     await clock.advance(RECHECK_SECONDS)
     await sweeping
-    record = await b.parts.records.require(PROJECT, execution)
+    record = await b.deps.records.require(PROJECT, execution)
     assert (record.state, record.reason) == (State.FAILED, "worker_lost")
     assert (await b.said(execution)).count("failed") == 1
 
 
 async def swept_once(b: Bench, clock: ManualClock) -> asyncio.Task[None]:
     """A sweep that has looked once, and waits to look again."""
-    sweeping = asyncio.create_task(cleanup(b.parts, clean(b, SWEEP_ID, "sweep")))
+    sweeping = asyncio.create_task(cleanup(b.deps, clean(b, SWEEP_ID, "sweep")))
     while not clock.sleepers:
         await asyncio.sleep(0)
     return sweeping
@@ -257,7 +257,7 @@ async def swept_once(b: Bench, clock: ManualClock) -> asyncio.Task[None]:
 
 async def swept(b: Bench, clock: ManualClock) -> None:
     """A whole sweep, in which something is looked at twice or nothing is."""
-    sweeping = asyncio.create_task(cleanup(b.parts, clean(b, SWEEP_ID, "sweep")))
+    sweeping = asyncio.create_task(cleanup(b.deps, clean(b, SWEEP_ID, "sweep")))
     while not sweeping.done():
         await clock.advance(RECHECK_SECONDS)
     await sweeping
@@ -274,16 +274,16 @@ async def test_the_sweep_leaves_further_attempts_their_time() -> None:
         given = record.attempts[0].model_copy(update={"ended_at": now, "ended": HANDED_ON})
         return record.model_copy(update={"attempts": [given]})
 
-    await b.parts.records.change(PROJECT, ids[0], handed_on)
-    records = [await b.parts.records.require(PROJECT, execution) for execution in ids]
+    await b.deps.records.change(PROJECT, ids[0], handed_on)
+    records = [await b.deps.records.require(PROJECT, execution) for execution in ids]
     await clock.advance(records[0].timeout_seconds + 60)
     await swept(b, clock)
     for execution in ids:
-        assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
+        assert (await b.deps.records.require(PROJECT, execution)).state is State.RUNNING
     await clock.advance(180)
     await swept(b, clock)
     for execution in ids:
-        assert (await b.parts.records.require(PROJECT, execution)).state is State.TIMED_OUT
+        assert (await b.deps.records.require(PROJECT, execution)).state is State.TIMED_OUT
 
 
 async def test_the_sweep_ends_what_is_cancelled_and_waits_for_a_further_attempt() -> None:
@@ -291,10 +291,10 @@ async def test_the_sweep_ends_what_is_cancelled_and_waits_for_a_further_attempt(
     clock = ManualClock()
     b = bench(clock)
     execution = await running(b, max_attempts=2)
-    await cancel(b.parts, wish(b, execution))
+    await cancel(b.deps, request(b, execution))
     await clock.advance(30)
     await swept(b, clock)
-    assert (await b.parts.records.require(PROJECT, execution)).state is State.CANCELLED
+    assert (await b.deps.records.require(PROJECT, execution)).state is State.CANCELLED
     assert (await b.said(execution)).count("cancelled") == 1
 
 
@@ -305,10 +305,10 @@ async def test_the_sweep_waits_for_a_worker_that_was_cut_off() -> None:
     execution = await running(b)
     await clock.advance(30)
     sweeping = await swept_once(b, clock)
-    await b.parts.executions.create(ExecutionRef(PROJECT, execution).lease_key, b"{}", ttl=10)
+    await b.deps.executions.create(ExecutionRef(PROJECT, execution).lease_key, b"{}", ttl=10)
     await clock.advance(RECHECK_SECONDS)
     await sweeping
-    assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
+    assert (await b.deps.records.require(PROJECT, execution)).state is State.RUNNING
 
 
 async def test_the_sweep_leaves_what_has_moved_since_it_looked() -> None:
@@ -318,10 +318,10 @@ async def test_the_sweep_leaves_what_has_moved_since_it_looked() -> None:
     execution = await running(b)
     await clock.advance(30)
     sweeping = await swept_once(b, clock)
-    await b.parts.records.change(PROJECT, execution, lambda record: record.model_copy())
+    await b.deps.records.change(PROJECT, execution, lambda record: record.model_copy())
     await clock.advance(RECHECK_SECONDS)
     await sweeping
-    assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
+    assert (await b.deps.records.require(PROJECT, execution)).state is State.RUNNING
 
 
 async def test_the_sweep_leaves_a_run_with_a_lease_alone() -> None:
@@ -330,9 +330,9 @@ async def test_the_sweep_leaves_a_run_with_a_lease_alone() -> None:
     b = bench(clock)
     execution = await running(b)
     await clock.advance(300)
-    await b.parts.executions.create(ExecutionRef(PROJECT, execution).lease_key, b"{}", ttl=10)
-    await cleanup(b.parts, clean(b, SWEEP_ID, "sweep"))
-    assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
+    await b.deps.executions.create(ExecutionRef(PROJECT, execution).lease_key, b"{}", ttl=10)
+    await cleanup(b.deps, clean(b, SWEEP_ID, "sweep"))
+    assert (await b.deps.records.require(PROJECT, execution)).state is State.RUNNING
 
 
 async def test_the_sweep_says_what_was_decided_but_not_said() -> None:
@@ -340,11 +340,11 @@ async def test_the_sweep_says_what_was_decided_but_not_said() -> None:
     b = bench()
     execution = await running(b)
     fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=5)
-    await b.parts.records.change(PROJECT, execution, lambda r: b.parts.records.ended(r, Step.COMPLETE, fact))
+    await b.deps.records.change(PROJECT, execution, lambda r: b.deps.records.ended(r, Step.COMPLETE, fact))
     assert "completed" not in await b.said(execution)
-    await cleanup(b.parts, clean(b, SWEEP_ID, "sweep"))
+    await cleanup(b.deps, clean(b, SWEEP_ID, "sweep"))
     assert (await b.said(execution)).count("completed") == 1
-    assert (await b.parts.records.require(PROJECT, execution)).outbox == []
+    assert (await b.deps.records.require(PROJECT, execution)).outbox == []
 
 
 async def test_the_schedule_ends_when_nothing_is_open() -> None:
@@ -352,6 +352,6 @@ async def test_the_schedule_ends_when_nothing_is_open() -> None:
     b = bench()
     execution = await pending(b)
     assert await b.bus.last(subjects.COMMANDS, SCHEDULE) is not None
-    await cancel(b.parts, wish(b, execution))
-    await cleanup(b.parts, clean(b, SWEEP_ID, "sweep"))
+    await cancel(b.deps, request(b, execution))
+    await cleanup(b.deps, clean(b, SWEEP_ID, "sweep"))
     assert await b.bus.last(subjects.COMMANDS, SCHEDULE) is None

@@ -35,15 +35,15 @@ async def test_a_submit_that_records_after_the_deletion_has_it_deleted_again(mon
     execution = str(uuid.uuid4())
     event = b.submit(execution)
     await published(b, event, execution, "submit")
-    create = b.parts.records.create
+    create = b.deps.records.create
 
     async def later(record: Any) -> None:
-        await cleanup(b.parts, clean(b, execution))
+        await cleanup(b.deps, clean(b, execution))
         await create(record)
 
-    monkeypatch.setattr(b.parts.records, "create", later)
+    monkeypatch.setattr(b.deps.records, "create", later)
     with pytest.raises(Drop, match="deleted before it was recorded"):
-        await submit(b.parts, event)
+        await submit(b.deps, event)
     message = await b.bus.last(subjects.COMMANDS, subjects.command("cleanup", PROJECT, execution))
     assert message is not None
     assert message.headers["ce-type"] == "dev.ocf.task.cleanup.v1"
@@ -55,20 +55,20 @@ async def test_a_deletion_that_finds_a_record_afterwards_comes_again(monkeypatch
     execution = str(uuid.uuid4())
     event = b.submit(execution)
     await published(b, event, execution, "submit")
-    say = b.parts.records.say
+    say = b.deps.records.say
 
     async def later(type_: str, *args: Any, **more: Any) -> None:
         if type_ == "dev.ocf.task.cleaned.v1":
-            monkeypatch.setattr(b.parts.records, "say", say)
-            await submit(b.parts, event)
+            monkeypatch.setattr(b.deps.records, "say", say)
+            await submit(b.deps, event)
         await say(type_, *args, **more)
 
-    monkeypatch.setattr(b.parts.records, "say", later)
+    monkeypatch.setattr(b.deps.records, "say", later)
     with pytest.raises(Conflict, match="still under way"):
-        await cleanup(b.parts, clean(b, execution))
-    assert await b.parts.records.get(PROJECT, execution) is not None
+        await cleanup(b.deps, clean(b, execution))
+    assert await b.deps.records.get(PROJECT, execution) is not None
     with pytest.raises(Conflict, match="cancelled first"):
-        await cleanup(b.parts, clean(b, execution))
+        await cleanup(b.deps, clean(b, execution))
 
 
 async def test_what_was_purged_is_said_again() -> None:
@@ -77,9 +77,9 @@ async def test_what_was_purged_is_said_again() -> None:
     execution = str(uuid.uuid4())
     event = b.submit(execution)
     await published(b, event, execution, "submit")
-    await cleanup(b.parts, clean(b, execution))
+    await cleanup(b.deps, clean(b, execution))
     assert await said(b, execution) == ["cleaned"]
     await b.bus.purge(subjects.EVENTS, f"ocf.evt.{PROJECT}.{execution}.>")
     await published(b, event, execution, "submit")
-    await cleanup(b.parts, clean(b, execution))
+    await cleanup(b.deps, clean(b, execution))
     assert await said(b, execution) == ["cleaned"]

@@ -243,8 +243,8 @@ async def test_the_loop_goes_on_after_a_dead_letter_and_bounds_what_is_in_flight
     for _ in range(10):
         await published(b.bus)
     http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-    worker = Dispatcher(row, Function(row, "http://function/", None, http), bus=b.bus, clock=b.parts.clock)
-    loop = ConsumerLoop(row, worker, b.bus, b.parts.clock)
+    worker = Dispatcher(row, Function(row, "http://function/", None, http), bus=b.bus, clock=b.deps.clock)
+    loop = ConsumerLoop(row, worker, b.bus, b.deps.clock)
     task = asyncio.create_task(loop.run())
     async with asyncio.timeout(5):
         while done < 10:

@@ -224,12 +224,12 @@ async def test_a_create_waits_for_its_session(wrong: bool) -> None:
             ready.set()
             async for message in told:
                 event = decode(message.headers, message.data)
-                parts = replace(b.parts, bus=world.bus, sessions=world.sessions, clock=world.clock)
-                parts = replace(parts, records=Records(parts.executions, world.bus, world.clock, source="/test"))
+                deps = replace(b.deps, bus=world.bus, sessions=world.sessions, clock=world.clock)
+                deps = replace(deps, records=Records(deps.executions, world.bus, world.clock, source="/test"))
                 other = SessionRejected(session_id=ID, project_id="default", errors=[])
                 stranger = replace(event, id="another")
-                await parts.records.say("dev.ocf.session.rejected.v1", other, stranger, key="x")
-                await session(parts, event)
+                await deps.records.say("dev.ocf.session.rejected.v1", other, stranger, key="x")
+                await session(deps, event)
 
     ready = asyncio.Event()
     working = asyncio.create_task(function())

@@ -55,10 +55,10 @@ async def test_a_job_waits_for_what_passes(told_to_stop: bool, not_yet: Retry) -
     clock = ManualClock()
     b = bench(clock)
     execution = str(uuid.uuid4())
-    await submit(b.parts, b.submit(execution))
+    await submit(b.deps, b.submit(execution))
     worker = Worker(not_yet)
     (told,) = await b.commands("execute", execution)
-    working = asyncio.create_task(job._work(b.parts, worker, told))  # type: ignore[arg-type]
+    working = asyncio.create_task(job._work(b.deps, worker, told))  # type: ignore[arg-type]
     for _ in range(100):
         while not clock.sleepers:
             await asyncio.sleep(0)
@@ -83,7 +83,7 @@ async def test_a_job_of_what_was_deleted_ends_well() -> None:
     b = bench(clock)
     body = {"execution_id": EXECUTION, "project_id": PROJECT, "prompt": "hello"}
     told = b.command("dev.ocf.task.execute.v1", Execute.model_validate({**body, "submitted_at": clock.now()}))
-    working = asyncio.create_task(job._work(b.parts, Worker(None), told))  # type: ignore[arg-type]
+    working = asyncio.create_task(job._work(b.deps, Worker(None), told))  # type: ignore[arg-type]
     while not working.done():
         await clock.advance(2)
     with pytest.raises(Drop, match="deleted"):

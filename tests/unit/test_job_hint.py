@@ -26,8 +26,8 @@ def forged(execution: str, **data: object) -> Event:
 async def test_what_runs_is_the_command_that_the_stream_keeps() -> None:
     """A forged event's prompt, sender and marks are worth nothing."""
     b, execution = bench(), str(uuid.uuid4())
-    await submit(b.parts, b.submit(execution, prompt="what the backend asked"))
-    command = await kept_command(b.parts, forged(execution))
+    await submit(b.deps, b.submit(execution, prompt="what the backend asked"))
+    command = await kept_command(b.deps, forged(execution))
     data = json.loads(command.data)
     assert data["prompt"] == "what the backend asked"
     assert command.source == "/ocf/submit"
@@ -38,13 +38,13 @@ async def test_an_execution_that_nobody_submitted_does_not_run() -> None:
     """However well the event is made up; the Job tries again, in case the stream was late."""
     b = bench()
     with pytest.raises(NotYetKnown):
-        await kept_command(b.parts, forged(str(uuid.uuid4())))
+        await kept_command(b.deps, forged(str(uuid.uuid4())))
 
 
 @pytest.mark.parametrize("project", ["*", "default.>", "../other", ""])
 async def test_a_forged_name_does_not_reach_into_other_subjects(project: str) -> None:
     """A wildcard would find somebody's command."""
     b, execution = bench(), str(uuid.uuid4())
-    await submit(b.parts, b.submit(execution))
+    await submit(b.deps, b.submit(execution))
     with pytest.raises(InvalidEvent):
-        await kept_command(b.parts, forged(execution, project_id=project))
+        await kept_command(b.deps, forged(execution, project_id=project))

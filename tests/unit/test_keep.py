@@ -59,12 +59,12 @@ class Turns:
     async def begin(self) -> str:
         """A further turn; it has its turn when those before have ended."""
         execution = str(uuid.uuid4())
-        await submit(self.b.parts, self.b.submit(execution, session_id=self.id_))
+        await submit(self.b.deps, self.b.submit(execution, session_id=self.id_))
         return execution
 
     def task(self, execution: str, **more: Any) -> Execute:
         ids = {"execution_id": execution, "project_id": PROJECT, "session_id": self.id_}
-        return Execute.model_validate({**ids, "prompt": "p", "submitted_at": self.b.parts.clock.now(), **more})
+        return Execute.model_validate({**ids, "prompt": "p", "submitted_at": self.b.deps.clock.now(), **more})
 
     async def keep(
         self, execution: str, talk: dict[str, object] | None, hold: Hold | None = None, *, keep_ignored: bool = False
@@ -77,19 +77,19 @@ class Turns:
         (top / "w" / "built").write_text("from the work")
         (top / "w" / "out").symlink_to("/usr/bin/python3")
         self.said.clear()
-        shop = cast(Any, SimpleNamespace(parts=self.b.parts))
-        keeper = ArtifactWriter(shop, self.task(execution), top / "a", hold or Hold())
-        await keeper.keep(prepared, talk, self._emit, 10.0, keep_ignored=keep_ignored)
+        context = cast(Any, SimpleNamespace(deps=self.b.deps))
+        artifact_writer = ArtifactWriter(context, self.task(execution), top / "a", hold or Hold())
+        await artifact_writer.keep(prepared, talk, self._emit, 10.0, keep_ignored=keep_ignored)
         return "\n".join(draft.data for draft in self.said)
 
     async def _emit(self, draft: Draft) -> None:
         self.said.append(draft)
 
     async def over(self, execution: str) -> None:
-        await Sessions(self.b.parts.sessions, self.b.parts.clock).done(PROJECT, self.id_, execution)
+        await Sessions(self.b.deps.sessions, self.b.deps.clock).done(PROJECT, self.id_, execution)
 
     async def record(self) -> Session:
-        found = await Sessions(self.b.parts.sessions, self.b.parts.clock).get(PROJECT, self.id_)
+        found = await Sessions(self.b.deps.sessions, self.b.deps.clock).get(PROJECT, self.id_)
         assert found is not None
         return found
 
@@ -119,7 +119,7 @@ async def turns(tmp_path: Path) -> Turns:
     b, id_ = bench(ManualClock(), WORKSPACE_DIR=tmp_path / "volume"), str(uuid.uuid4())
     (tmp_path / "volume").mkdir()
     data = SessionCreate(project_id=PROJECT, session_id=id_)
-    await session(b.parts, b.command("dev.ocf.session.create.v1", data))
+    await session(b.deps, b.command("dev.ocf.session.create.v1", data))
     return Turns(b, id_, tmp_path)
 
 
@@ -132,7 +132,7 @@ async def test_a_turn_that_ends_while_nats_is_away_is_saved_when_it_is_back(
     await turns.keep(first, TALK)
     await turns.over(first)
     second = await turns.begin()
-    bucket = turns.b.parts.sessions
+    bucket = turns.b.deps.sessions
     update = bucket.update
 
     async def away(key: str, value: bytes, revision: int, **more: Any) -> int:
@@ -143,7 +143,7 @@ async def test_a_turn_that_ends_while_nats_is_away_is_saved_when_it_is_back(
 
     monkeypatch.setattr(bucket, "update", away)
     keeping = asyncio.create_task(turns.keep(second, TALK))
-    clock = cast(ManualClock, turns.b.parts.clock)
+    clock = cast(ManualClock, turns.b.deps.clock)
     while not keeping.done():
         await asyncio.sleep(0.01)
         if clock.sleepers:
@@ -215,13 +215,13 @@ class Opening:
     """A shop that opens sealed secrets, in so far as `WorkspaceInput` needs one."""
 
     def __init__(self, b: Bench) -> None:
-        self.parts = b.parts
+        self.deps = b.deps
 
     def opened(self, sealed: Sealed, project: str) -> Any:
         return SimpleNamespace(get_secret_value=lambda: f"{sealed.ciphertext} of {project}")
 
 
-def ground(turns: Turns, task: Execute, found: Session) -> WorkspaceInput:
+def workspace_input(turns: Turns, task: Execute, found: Session) -> WorkspaceInput:
     return WorkspaceInput(cast(Any, Opening(turns.b)), task, found, turns.folder / uuid.uuid4().hex)
 
 
@@ -237,7 +237,7 @@ async def test_a_sessions_repository_is_cloned_with_its_token(turns: Turns, monk
     source = GitWorkspace(source="git", url="https://example.com/x.git", token=sealed)
     found = (await turns.record()).model_copy(update={"workspace": source})
     redactor = Redactor()
-    one = ground(turns, turns.task(await turns.begin()), found)
+    one = workspace_input(turns, turns.task(await turns.begin()), found)
     await one.prepare(turns.folder / "w", redactor.add, stays)
     assert (got["source"], got["token"], one.label) == (source, "git-token of default", "git")
     assert redactor("the git-token of default") == "the [redacted]"
@@ -248,8 +248,8 @@ async def test_a_token_that_does_not_open_is_the_workspaces_fault(turns: Turns) 
     sealed = Sealed(kid="k", nonce="n", ciphertext="git-token")
     source = GitWorkspace(source="git", url="https://example.com/x.git", token=sealed)
     task = turns.task(str(uuid.uuid4()), workspace=source)
-    shop = SimpleNamespace(parts=turns.b.parts, opened=_does_not_open)
-    one = WorkspaceInput(cast(Any, shop), task, None, turns.folder / "own")
+    context = SimpleNamespace(deps=turns.b.deps, opened=_does_not_open)
+    one = WorkspaceInput(cast(Any, context), task, None, turns.folder / "own")
     with pytest.raises(workspace.InvalidWorkspace, match=r"^workspace\.token: sealed with another key$") as caught:
         await one.prepare(turns.folder / "w", Redactor().add, stays)
     assert of_error(caught.value).reason is Reason.INVALID_WORKSPACE
@@ -268,7 +268,7 @@ async def test_a_shared_session_works_in_place_on_every_turn(turns: Turns) -> No
     execution = await turns.begin()
     await turns.keep(execution, TALK)
     found = (await turns.record()).model_copy(update={"workspace": SharedWorkspace(source="shared", path="team")})
-    one = ground(turns, turns.task(str(uuid.uuid4())), found)
+    one = workspace_input(turns, turns.task(str(uuid.uuid4())), found)
     assert one.shared
     prepared = await one.prepare(turns.folder / "unused", Redactor().add, stays)
     assert prepared.directory == (turns.folder / "volume" / "team").resolve()
@@ -280,11 +280,11 @@ async def test_what_is_ignored_is_kept_when_asked_for(tmp_path: Path, asks: str)
     b, id_ = bench(ManualClock()), str(uuid.uuid4())
     source = EmptyWorkspace(keep_ignored=asks == "session")
     data = SessionCreate(project_id=PROJECT, session_id=id_, workspace=source)
-    await session(b.parts, b.command("dev.ocf.session.create.v1", data))
+    await session(b.deps, b.command("dev.ocf.session.create.v1", data))
     turns = Turns(b, id_, tmp_path)
     execution = await turns.begin()
     task = turns.task(execution, workspace=EmptyWorkspace(keep_ignored=asks == "task"))
-    asked = ground(turns, task, await turns.record()).keep_ignored
+    asked = workspace_input(turns, task, await turns.record()).keep_ignored
     assert asked is (asks != "nobody")
     await turns.keep(execution, TALK, keep_ignored=asked)
     assert (await turns.unpacked() / "built").exists() is asked
@@ -297,8 +297,8 @@ async def test_a_saved_session_takes_no_other_workspace(turns: Turns) -> None:
     found = await turns.record()
     other = {"workspace": {"source": "git", "url": "https://example.com/x.git"}}
     with pytest.raises(workspace.InvalidWorkspace, match="has one already; leave it out"):
-        ground(turns, turns.task(str(uuid.uuid4()), **other), found)
-    assert ground(turns, turns.task(execution, **other), found).label == "session"
+        workspace_input(turns, turns.task(str(uuid.uuid4()), **other), found)
+    assert workspace_input(turns, turns.task(execution, **other), found).label == "session"
     late = str(uuid.uuid4())
-    await submit(turns.b.parts, turns.b.submit(late, session_id=turns.id_, **other))
+    await submit(turns.b.deps, turns.b.submit(late, session_id=turns.id_, **other))
     assert await turns.b.said(late) == ["rejected"]

@@ -46,7 +46,7 @@ async def test_a_worker_starts_whatever_its_predecessor_left(tmp_path: Path, mon
     deep(tmp_path / EXECUTION / "base")
     deep(tmp_path / ExecutionRef("p", EXECUTION).folder / "base")
     (tmp_path / "theirs").mkdir()
-    async with open_context(bench(STATE_DIR=tmp_path, SANDBOX="off").parts):
+    async with open_context(bench(STATE_DIR=tmp_path, SANDBOX="off").deps):
         await _left(tmp_path, "slots", "theirs")
         await _left(tmp_path / "slots")
 
@@ -57,9 +57,9 @@ async def test_workers_below_one_parent_leave_each_other_alone(tmp_path: Path, m
     monkeypatch.setattr(process_protection, "protect_self", lambda: None)
     alive, dead, own = (tmp_path / f"worker-{pid}" for pid in (3_999_999_997, 3_999_999_998, 3_999_999_999))
     deep(dead / ExecutionRef("p", EXECUTION).folder / "base")
-    async with open_context(bench(STATE_DIR=alive, SANDBOX="off").parts):
+    async with open_context(bench(STATE_DIR=alive, SANDBOX="off").deps):
         deep(alive / ExecutionRef("q", EXECUTION).folder / "base")
-        async with open_context(bench(STATE_DIR=own, SANDBOX="off").parts):
+        async with open_context(bench(STATE_DIR=own, SANDBOX="off").deps):
             await _left(tmp_path, alive.name, own.name)
             await _left(alive, ExecutionRef("q", EXECUTION).folder, "slots")
     await _left(tmp_path)
@@ -77,8 +77,8 @@ async def test_what_cannot_be_removed_stops_no_start(tmp_path: Path, monkeypatch
     monkeypatch.setattr(process_protection, "protect_self", lambda: None)
     monkeypatch.setattr(trees, "remove_tree", _cannot)
     (tmp_path / "slots").mkdir()
-    async with open_context(bench(STATE_DIR=tmp_path, SANDBOX="off").parts) as shop:
-        assert not shop.slots.ready
+    async with open_context(bench(STATE_DIR=tmp_path, SANDBOX="off").deps) as context:
+        assert not context.slots.ready
 
 
 async def _cannot(path: Path) -> None:

@@ -44,21 +44,21 @@ from starlette.exceptions import HTTPException
 
 logs.configure("info")
 logs.SECRETS.add({SECRET!r})
-app.use(bench().parts)
+app.use(bench().deps)
 event = CloudEvent({{
     "type": "dev.ocf.task.cancel.v1", "source": "/test", "natssubject": "ocf.cmd.cancel.default.{EXECUTION}",
     "traceparent": "00-{TRACE}-b7ad6b7169203331-01",
 }}, {{}})
 
-async def fine(parts, event): ...
-async def drop(parts, event): raise Drop("it has ended")
-async def refuse(parts, event): raise Conflict("another has it")
-async def crash(parts, event):
+async def fine(deps, event): ...
+async def drop(deps, event): raise Drop("it has ended")
+async def refuse(deps, event): raise Conflict("another has it")
+async def crash(deps, event):
     try:
         raise KeyError("the words of a prompt")
     except KeyError as error:
         raise ValueError("two\\nlines with the words of a prompt") from error
-async def invalid(parts, event): Cancel.model_validate_json('{{"why": ["the words of a prompt"]}}')
+async def invalid(deps, event): Cancel.model_validate_json('{{"why": ["the words of a prompt"]}}')
 
 async def main():
     for handler in (fine, drop, refuse, crash, invalid):
@@ -139,7 +139,7 @@ async def test_what_the_dispatcher_says_of_a_delivery_names_its_execution_and_tr
         "dev.ocf.task.cancel.v1",
         Cancel(execution_id=EXECUTION, project_id=PROJECT),
         source="/test",
-        time=bench().parts.clock.now(),
+        time=bench().deps.clock.now(),
     ).with_extensions(traceparent=f"00-{TRACE}-b7ad6b7169203331-01")
     subject = subjects.command("cancel", PROJECT, EXECUTION)
     await bus.publish(subject, event.data, event.headers())

@@ -52,18 +52,18 @@ class Counted:
         return {key: n - self._before.get(key, 0.0) for key, n in ends().items() if n != self._before.get(key, 0.0)}
 
 
-def wish(b: Bench, execution: str):
+def request(b: Bench, execution: str):
     return b.command("dev.ocf.task.cancel.v1", Cancel(execution_id=execution, project_id=PROJECT))
 
 
 async def started(b: Bench, **changes: object) -> str:
     """An execution that runs, on nobody."""
     execution = str(uuid.uuid4())
-    await submit(b.parts, b.submit(execution))
-    now = b.parts.clock.now()
+    await submit(b.deps, b.submit(execution))
+    now = b.deps.clock.now()
     attempts = [Attempt(number=1, worker="w", started_at=now)]
     update = {"state": State.RUNNING, "attempts": attempts, "started_at": now, **changes}
-    await b.parts.records.change(PROJECT, execution, lambda record: record.model_copy(update=update))
+    await b.deps.records.change(PROJECT, execution, lambda record: record.model_copy(update=update))
     return execution
 
 
@@ -71,11 +71,11 @@ async def test_what_is_cancelled_before_its_start_is_counted_once() -> None:
     """However often the cancel comes; and no time is measured of what never ran."""
     b, counted = bench(), Counted()
     execution = str(uuid.uuid4())
-    await submit(b.parts, b.submit(execution))
+    await submit(b.deps, b.submit(execution))
     durations = value("ocf_execution_seconds_count", state="cancelled")
-    await cancel(b.parts, wish(b, execution))
+    await cancel(b.deps, request(b, execution))
     with pytest.raises(Drop):
-        await cancel(b.parts, wish(b, execution))
+        await cancel(b.deps, request(b, execution))
     assert counted.since() == {("cancelled", ""): 1}
     assert value("ocf_execution_seconds_count", state="cancelled") == durations
 
@@ -87,7 +87,7 @@ async def test_what_the_sweep_ends_is_counted_with_its_reason() -> None:
     await started(b)
     await clock.advance(181)
     command = Cleanup(execution_id=SWEEP_ID, project_id="ocf-system", scope="sweep")
-    sweeping = asyncio.create_task(cleanup(b.parts, b.command("dev.ocf.task.cleanup.v1", command)))
+    sweeping = asyncio.create_task(cleanup(b.deps, b.command("dev.ocf.task.cleanup.v1", command)))
     for _ in range(50):
         await asyncio.sleep(0)
     await clock.advance(RECHECK_SECONDS)
@@ -100,8 +100,8 @@ async def test_what_is_rejected_is_counted_once() -> None:
     b, counted = bench(), Counted()
     execution = str(uuid.uuid4())
     bad = b.raw_submit({"execution_id": execution, "project_id": PROJECT}, PROJECT, execution)
-    await submit(b.parts, bad)
-    await submit(b.parts, bad)
+    await submit(b.deps, bad)
+    await submit(b.deps, bad)
     assert counted.since() == {("rejected", ""): 1}
 
 
@@ -115,7 +115,7 @@ async def test_an_end_counts_what_was_used_and_how_long_it_took() -> None:
     fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=42_000, usage=usage)
     seconds = value("ocf_execution_seconds_sum", state="completed")
     for _ in range(2):
-        await b.parts.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
+        await b.deps.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
     assert counted.since() == {("completed", ""): 1}
     assert value("ocf_execution_seconds_sum", state="completed") - seconds == pytest.approx(42)
     spent = {each: value("ocf_model_tokens_total", model=model, direction=each) for each in ("input", "output")}
@@ -129,17 +129,17 @@ async def test_an_end_that_another_was_faster_to_write_is_not_counted(monkeypatc
     b, counted = bench(), Counted()
     execution = await started(b)
     fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=1)
-    get, overtaken = b.parts.executions.get, []
+    get, overtaken = b.deps.executions.get, []
 
     async def slow(key: str):
         entry = await get(key)
         if not overtaken:
             overtaken.append(key)
-            await b.parts.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
+            await b.deps.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
         return entry
 
-    monkeypatch.setattr(b.parts.executions, "get", slow)
-    await b.parts.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
+    monkeypatch.setattr(b.deps.executions, "get", slow)
+    await b.deps.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
     assert overtaken
     assert counted.since() == {("completed", ""): 1}
 
@@ -149,13 +149,13 @@ async def test_deleting_and_noting_are_no_ends() -> None:
     b = bench()
     execution = await started(b)
     fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=1)
-    await b.parts.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
+    await b.deps.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
     counted = Counted()
 
     def archived(record: Record) -> Record:
         return record.model_copy(update={"archived": True})
 
-    await b.parts.records.change(PROJECT, execution, archived)
+    await b.deps.records.change(PROJECT, execution, archived)
     assert counted.since() == {}
 
 
@@ -180,7 +180,7 @@ async def test_what_is_not_known_of_a_consumer_is_not_shown() -> None:
         await b.bus.publish(event.extensions["natssubject"], event.data, event.headers())
     (delivery,) = await b.bus.fetch(row.spec(), 1, 1)
     await delivery.nak(30)
-    measuring = asyncio.create_task(_measure_lag(b.parts, (row,)))
+    measuring = asyncio.create_task(_measure_lag(b.deps, (row,)))
     await asyncio.sleep(0)
 
     def shown() -> list[float | None]:

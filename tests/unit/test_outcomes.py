@@ -16,14 +16,14 @@ from ocf.events.execution_record import Attempt, OutboxEntry, Record
 from ocf.events.facts import Artifact, ChangedFile, Completed, DiffSummary, Failed, FieldError, Outcome, Rejected
 from ocf.events.lifecycle import Reason, State, Step
 from ocf.events.limits import RECORD_BYTES, json_size, shorten
-from ocf.events.output import TodoItem, Usage, PendingRequest
+from ocf.events.output import PendingRequest, TodoItem, Usage
 from ocf.functions.cancel.handler import cancel
 from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.submit import handler as submitting
 from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
-from tests.unit.test_cancel_cleanup_archive import clean, pending, running, swept, wish
+from tests.unit.test_cancel_cleanup_archive import clean, pending, request, running, swept
 
 CHINESE = "好" * 100_000
 
@@ -54,9 +54,9 @@ async def test_an_end_of_any_size_happens(work: outcomes.Work, taken: Step) -> N
     ending = outcomes.Ending(taken, "\u0001" * 500_000, Reason.AGENT_ERROR, ["\u0001" * 8000] * 50)
 
     def decide(record: Record) -> tuple[Step, Outcome]:
-        return taken, outcomes.compose(record, ending, b.parts.clock.now(), work=work)
+        return taken, outcomes.compose(record, ending, b.deps.clock.now(), work=work)
 
-    record = await b.parts.records.end(PROJECT, execution, decide, None)
+    record = await b.deps.records.end(PROJECT, execution, decide, None)
     assert record.terminal
     assert record.outbox == []
     said = json.loads((await b.fact(execution, record.state.value)).data)
@@ -66,9 +66,9 @@ async def test_an_end_of_any_size_happens(work: outcomes.Work, taken: Step) -> N
     if len(work.result) > 10:
         assert said["result"].endswith(f"… (shortened; {len(work.result.encode())} bytes in all)")
         assert said["result_bytes"] == record.result_bytes == len(work.result.encode())
-    await b.parts.records.change(PROJECT, execution, lambda r: r.model_copy(update={"archived": True}))
-    await cleanup(b.parts, clean(b, execution))
-    assert await b.parts.records.get(PROJECT, execution) is None
+    await b.deps.records.change(PROJECT, execution, lambda r: r.model_copy(update={"archived": True}))
+    await cleanup(b.deps, clean(b, execution))
+    assert await b.deps.records.get(PROJECT, execution) is None
 
 
 async def test_what_a_running_agent_says_of_itself_fits() -> None:
@@ -76,9 +76,11 @@ async def test_what_a_running_agent_says_of_itself_fits() -> None:
     b = bench()
     execution = await running(b)
     todo = [TodoItem(content="\u0001" * 50_000, status="pending")] * 50
-    waiting = PendingRequest(request_id="r", kind="question", title="\u0002" * 400_000, options=["\u0003" * 100_000] * 9)
+    waiting = PendingRequest(
+        request_id="r", kind="question", title="\u0002" * 400_000, options=["\u0003" * 100_000] * 9
+    )
     updates: dict[str, Any] = {"todo": todo, "waiting_for": waiting, "diff": CONTROL, "result": CHINESE}
-    record = await b.parts.records.change(PROJECT, execution, lambda r: r.model_copy(update=updates))
+    record = await b.deps.records.change(PROJECT, execution, lambda r: r.model_copy(update=updates))
     assert record.state is State.RUNNING
     assert len(record.model_dump_json(exclude_defaults=True).encode()) <= RECORD_BYTES
     assert record.waiting_for is not None
@@ -93,13 +95,13 @@ async def test_an_outbox_of_an_earlier_release_that_fits_in_no_message_is_said_s
     boxed = OutboxEntry(
         type="dev.ocf.task.completed.v1",
         id=str(uuid.uuid4()),
-        time=b.parts.clock.now(),
+        time=b.deps.clock.now(),
         data=fact.model_dump_json(exclude_none=True) + " " * 1024 * 1024,
     )
-    record = (await b.parts.records.require(PROJECT, execution)).model_copy(
+    record = (await b.deps.records.require(PROJECT, execution)).model_copy(
         update={"state": State.COMPLETED, "outbox": [boxed]}
     )
-    assert (await b.parts.records.publish_outbox(record)).outbox == []
+    assert (await b.deps.records.publish_outbox(record)).outbox == []
     assert json.loads((await b.fact(execution, "completed")).data)["attempt"] == 1
 
 
@@ -108,7 +110,7 @@ async def test_a_rejection_names_as_many_fields_as_fit() -> None:
     b, execution = bench(), str(uuid.uuid4())
     errors = [FieldError(field="permissions." + "\u0001" * 200, message="is none")] * 20_000
     cause = b.submit(execution)
-    await b.parts.records.reject(Rejected(execution_id=execution, project_id=PROJECT, errors=errors), cause, key="k")
+    await b.deps.records.reject(Rejected(execution_id=execution, project_id=PROJECT, errors=errors), cause, key="k")
     said = json.loads((await b.fact(execution, "rejected")).data)["errors"]
     assert len(said) <= outcomes.MAX_ERRORS + 1
     assert said[-1]["message"] == f"{20_000 - len(said) + 1} more fields are wrong"
@@ -122,8 +124,8 @@ def test_a_shortened_text_takes_no_more_than_its_limit(text: str, limit: int) ->
 
 
 async def _by_the_worker(b: Bench, execution: str, work: outcomes.Work | None) -> Outcome:
-    record = await b.parts.records.require(PROJECT, execution)
-    return outcomes.compose(record, outcomes.Ending(Step.COMPLETE), b.parts.clock.now(), work=work)
+    record = await b.deps.records.require(PROJECT, execution)
+    return outcomes.compose(record, outcomes.Ending(Step.COMPLETE), b.deps.clock.now(), work=work)
 
 
 async def test_all_who_end_an_execution_count_alike() -> None:
@@ -139,14 +141,14 @@ async def test_all_who_end_an_execution_count_alike() -> None:
         changes = {"state": State.RUNNING, "attempts": attempts, "started_at": clock.now(), "usage": usage}
         return record.model_copy(update=changes)
 
-    await b.parts.records.change(PROJECT, execution, started)
+    await b.deps.records.change(PROJECT, execution, started)
     await clock.advance(40)
     expected = await _by_the_worker(b, execution, outcomes.Work(usage=usage, waited_ms=1000))
     assert (expected.queued_ms, expected.duration_ms, expected.waited_ms) == (7000, 39_000, 1000)
     assert (expected.attempt, expected.usage, expected.artifacts) == (1, usage, "stored")
     await swept(b, clock)
     said = Failed.read((await b.fact(execution, "failed")).data)
-    ended = await b.parts.records.require(PROJECT, execution)
+    ended = await b.deps.records.require(PROJECT, execution)
     assert ended.ended_at is not None
     assert ended.started_at is not None
     ran = outcomes.milliseconds(ended.ended_at - ended.started_at)
@@ -165,16 +167,16 @@ async def test_what_never_started_waited_until_its_end_and_lost_nothing(who: str
         event = b.submit(execution)
         record = await _recorded(b, execution)
         await clock.advance(9)
-        await submitting._fail(b.parts, event, record, "session is gone")
+        await submitting._fail(b.deps, event, record, "session is gone")
     else:
         execution = await pending(b)
         await clock.advance(9)
         if who == "cancel":
-            await cancel(b.parts, wish(b, execution))
+            await cancel(b.deps, request(b, execution))
         else:
             await clock.advance(timedelta(days=2).total_seconds())
             await swept(b, clock)
-    ended = await b.parts.records.require(PROJECT, execution)
+    ended = await b.deps.records.require(PROJECT, execution)
     said = Outcome.model_validate_json((await b.fact(execution, ended.state.value)).data, extra="ignore")
     assert ended.ended_at is not None
     assert said.queued_ms == outcomes.milliseconds(ended.ended_at - ended.submitted_at) >= 9000
@@ -182,8 +184,8 @@ async def test_what_never_started_waited_until_its_end_and_lost_nothing(who: str
 
 
 async def _recorded(b: Bench, execution: str) -> Record:
-    await submit(b.parts, b.submit(execution))
-    return await b.parts.records.require(PROJECT, execution)
+    await submit(b.deps, b.submit(execution))
+    return await b.deps.records.require(PROJECT, execution)
 
 
 def test_a_fact_of_an_earlier_release_is_read() -> None:

@@ -128,7 +128,7 @@ def _nobody() -> Function:
 
 
 def _dispatcher(b: Bench, row: Route, target: Any = None) -> Dispatcher:
-    return Dispatcher(row, target or _nobody(), bus=b.bus, clock=b.bus.clock, reject=b.parts.rejections.reject_message)
+    return Dispatcher(row, target or _nobody(), bus=b.bus, clock=b.bus.clock, reject=b.deps.rejections.reject_message)
 
 
 async def _settled(b: Bench, row: Route, target: Any = None) -> Dispatcher:
@@ -154,7 +154,7 @@ async def test_every_kind_of_poison_is_settled_at_once(
     await _settled(b, ROWS["submit"])
     for execution, poison in ids.items():
         assert await b.said(execution) == ["rejected"], poison.name
-        record = await b.parts.records.require(PROJECT, execution)
+        record = await b.deps.records.require(PROJECT, execution)
         assert record.state is State.REJECTED
         assert record.errors, poison.name
         (letter,) = [m async for m in b.bus.history(subjects.DLQ, f"ocf.dlq.submit.{PROJECT}.{execution}")]
@@ -178,21 +178,21 @@ async def test_poison_on_a_session_is_a_session_rejected() -> None:
     await _settled(b, ROWS["session"])
     fact = await b.fact(session, "rejected")
     assert fact.type == "dev.ocf.session.rejected.v1"
-    assert await b.parts.records.get(PROJECT, session) is None
+    assert await b.deps.records.get(PROJECT, session) is None
 
 
 async def test_poison_on_a_cancel_or_about_nobody_is_only_a_dead_letter() -> None:
     """A cancel that cannot be read says nothing about its execution; a subject of odd tokens names nobody."""
     b = bench()
     execution = str(uuid.uuid4())
-    await submit(b.parts, b.submit(execution))
+    await submit(b.deps, b.submit(execution))
     await b.bus.publish(subjects.command("cancel", PROJECT, execution), b"{", STRUCTURED)
     await b.bus.publish("ocf.cmd.submit.p.a.b", b"{", STRUCTURED)
     await b.bus.publish("ocf.cmd.submit.p\u00e4.x*", b"{", STRUCTURED)
     await _settled(b, ROWS["cancel"])
     await _settled(b, ROWS["submit"])
     assert await b.said(execution) == ["accepted"]
-    assert (await b.parts.records.require(PROJECT, execution)).state is State.PENDING
+    assert (await b.deps.records.require(PROJECT, execution)).state is State.PENDING
     found = {m.subject async for m in b.bus.history(subjects.DLQ, dead_letters.ALL)}
     assert found == {f"ocf.dlq.cancel.{PROJECT}.{execution}", "ocf.dlq.submit._._", "ocf.dlq.submit.p%C3%A4.x%2A"}
 
@@ -201,11 +201,11 @@ async def test_poison_under_an_id_that_runs_changes_nothing_of_it() -> None:
     """It is said to be rejected; the run that has the id goes on."""
     b = bench()
     execution = str(uuid.uuid4())
-    await submit(b.parts, b.submit(execution))
+    await submit(b.deps, b.submit(execution))
     await b.bus.publish(subjects.command("submit", PROJECT, execution), b"{", STRUCTURED)
     await _settled(b, ROWS["submit"])
     assert await b.said(execution) == ["accepted", "rejected"]
-    assert (await b.parts.records.require(PROJECT, execution)).state is State.PENDING
+    assert (await b.deps.records.require(PROJECT, execution)).state is State.PENDING
 
 
 async def test_poison_for_what_was_deleted_says_nothing() -> None:
@@ -216,7 +216,7 @@ async def test_poison_for_what_was_deleted_says_nothing() -> None:
     await b.bus.publish(subjects.command("submit", PROJECT, execution), b"{", STRUCTURED)
     await _settled(b, ROWS["submit"])
     assert await b.said(execution) == ["cleaned"]
-    assert await b.parts.records.get(PROJECT, execution) is None
+    assert await b.deps.records.get(PROJECT, execution) is None
 
 
 class _Failing:
@@ -302,7 +302,7 @@ async def test_a_submit_that_is_given_up_is_rejected(status: int) -> None:
             await dispatcher.dispatch(delivery)
         clock._passed += 31
     assert await b.said(execution) == ["rejected"]
-    record = await b.parts.records.require(PROJECT, execution)
+    record = await b.deps.records.require(PROJECT, execution)
     assert record.state is State.REJECTED
     assert "not today" in record.errors[0].message
     (letter,) = [m async for m in b.bus.history(subjects.DLQ, dead_letters.ALL)]
@@ -315,8 +315,8 @@ async def test_a_submit_that_was_recorded_and_never_handed_on_is_rejected() -> N
     b = bench(clock)
     event = b.submit()
     execution = event.subject or ""
-    await submit(b.parts, event)
+    await submit(b.deps, event)
     await b.bus.purge(subjects.COMMANDS, subjects.command("execute", PROJECT, execution))  # as if it had died before
     message = Message(subjects.command("submit", PROJECT, execution), event.data, event.headers(), 7)
-    await b.parts.rejections.reject_message(message, event, [])
-    assert (await b.parts.records.require(PROJECT, execution)).state is State.REJECTED
+    await b.deps.rejections.reject_message(message, event, [])
+    assert (await b.deps.records.require(PROJECT, execution)).state is State.REJECTED

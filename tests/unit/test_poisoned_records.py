@@ -59,9 +59,9 @@ POISON: dict[str, Callable[[Record], bytes]] = {
 async def poisoned(b: Bench, poison: Callable[[Record], bytes]) -> str:
     execution = await running(b)
     key = f"{PROJECT}.{execution}"
-    entry = await b.parts.executions.get(key)
+    entry = await b.deps.executions.get(key)
     assert entry is not None
-    await b.parts.executions.update(key, poison(Record.read(entry.value)), entry.revision)
+    await b.deps.executions.update(key, poison(Record.read(entry.value)), entry.revision)
     return execution
 
 
@@ -76,7 +76,7 @@ async def test_the_sweep_ends_what_is_beside_a_poisoned_record(poison: Callable[
     await clock.advance(timedelta(seconds=30).total_seconds())
     await swept(b, clock)
     for execution in healthy:
-        assert (await b.parts.records.require(PROJECT, execution)).state is State.FAILED
+        assert (await b.deps.records.require(PROJECT, execution)).state is State.FAILED
 
 
 @pytest.mark.parametrize("poison", POISON.values(), ids=POISON)
@@ -89,8 +89,8 @@ async def test_a_poisoned_record_can_be_deleted(poison: Callable[[Record], bytes
         await clock.advance(60)
         await swept(b, clock)
     await clock.advance(60)
-    await cleanup(b.parts, clean(b, execution))
-    assert await b.parts.executions.get(f"{PROJECT}.{execution}") is None
+    await cleanup(b.deps, clean(b, execution))
+    assert await b.deps.executions.get(f"{PROJECT}.{execution}") is None
     assert await b.said(execution) == ["cleaned"]
 
 
@@ -109,11 +109,11 @@ async def test_a_record_that_fails_again_and_again_is_tried_less_and_less(monkey
     monkeypatch.setattr("ocf.functions.cleanup.sweep._judged", broken)
     before = metrics.item_failures.labels("sweep")._value.get()
     for _ in range(240):  # an hour
-        await cleanup(b.parts, clean(b, "00000000-0000-0000-0000-000000000000", "sweep"))
+        await cleanup(b.deps, clean(b, "00000000-0000-0000-0000-000000000000", "sweep"))
         await clock.advance(15)
     assert 5 <= tries <= 9
     assert metrics.item_failures.labels("sweep")._value.get() - before == tries
-    assert (await b.parts.records.require(PROJECT, execution)).state is State.RUNNING
+    assert (await b.deps.records.require(PROJECT, execution)).state is State.RUNNING
 
 
 async def test_a_dependency_that_is_away_is_no_records_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,9 +130,9 @@ async def test_a_dependency_that_is_away_is_no_records_fault(monkeypatch: pytest
         patched.setattr("ocf.functions.cleanup.sweep._judged", away)
         patched.setattr(b.bus, "ready", away)
         with pytest.raises(Unavailable):
-            await cleanup(b.parts, clean(b, "00000000-0000-0000-0000-000000000000", "sweep"))
+            await cleanup(b.deps, clean(b, "00000000-0000-0000-0000-000000000000", "sweep"))
     await swept(b, clock)
-    assert (await b.parts.records.require(PROJECT, execution)).state is State.FAILED
+    assert (await b.deps.records.require(PROJECT, execution)).state is State.FAILED
 
 
 async def test_retention_goes_on_beside_an_execution_that_cannot_expire(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ async def test_retention_goes_on_beside_an_execution_that_cannot_expire(monkeypa
     b = bench(clock, RETENTION="default=1d/2d")
     executions = [await completed(b) for _ in range(3)]
     for execution in executions:
-        await archive(b.parts, await terminal(b, execution))
+        await archive(b.deps, await terminal(b, execution))
     await clock.advance(timedelta(days=3).total_seconds())
     delete_prefix = b.store.delete_prefix
 
@@ -151,8 +151,8 @@ async def test_retention_goes_on_beside_an_execution_that_cannot_expire(monkeypa
         return await delete_prefix(prefix)
 
     monkeypatch.setattr(b.store, "delete_prefix", refused)
-    await cleanup(b.parts, clean(b, "00000000-0000-0000-0000-000000000001", "retention"))
-    expired = [(await b.parts.records.require(PROJECT, execution)).archive_expired for execution in executions]
+    await cleanup(b.deps, clean(b, "00000000-0000-0000-0000-000000000001", "retention"))
+    expired = [(await b.deps.records.require(PROJECT, execution)).archive_expired for execution in executions]
     assert expired == [False, True, True]
 
 
@@ -169,9 +169,9 @@ async def test_output_with_a_hole_is_archived_with_the_hole_stated() -> None:
     kept[spoilt] = replace(of_it[5], data=b"\xff[")  # what is no chunk is missing, like one that never came
     event = await terminal(b, execution)
     with pytest.raises(Unavailable, match="chunk 3"):
-        await archive(b.parts, event)
+        await archive(b.deps, event)
     await clock.advance(PATIENCE.total_seconds() + 1)
-    await archive(b.parts, event)
+    await archive(b.deps, event)
     lines = gzip.decompress(await b.store.get(f"{PROJECT}/{execution}/output.ndjson.gz")).splitlines()
     said = [json.loads(line) for line in lines]
     assert [chunk["seq"] for chunk in said] == [1, 2, 3, 5, 6, 7, 8, 9]
@@ -179,7 +179,7 @@ async def test_output_with_a_hole_is_archived_with_the_hole_stated() -> None:
     assert gaps == [{"reason": "lost", "from": 3, "to": 4}, *({"reason": "lost", "from": n, "to": n} for n in (6, 9))]
     manifest = json.loads(await b.store.get(f"{PROJECT}/{execution}/manifest.json"))
     assert manifest["chunks"]["missing"] == 4
-    assert (await b.parts.records.require(PROJECT, execution)).archived
+    assert (await b.deps.records.require(PROJECT, execution)).archived
 
 
 async def test_an_object_that_is_gone_is_stated_in_the_manifest() -> None:
@@ -193,13 +193,13 @@ async def test_an_object_that_is_gone_is_stated_in_the_manifest() -> None:
     event = await terminal(b, execution)
     event = type(event)(**{**vars(event), "data": json.dumps({**json.loads(event.data), "objects": [gone]}).encode()})
     with pytest.raises(Unavailable, match=r"workspace\.patch"):
-        await archive(b.parts, event)
+        await archive(b.deps, event)
     await clock.advance(PATIENCE.total_seconds() + 1)
-    await archive(b.parts, event)
+    await archive(b.deps, event)
     manifest = json.loads(await b.store.get(f"{PROJECT}/{execution}/manifest.json"))
     assert manifest["missing"] == ["workspace.patch"]
     with pytest.raises(Drop):
-        await archive(b.parts, event)
+        await archive(b.deps, event)
 
 
 async def test_an_end_whose_archive_always_fails_becomes_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,9 +213,9 @@ async def test_an_end_whose_archive_always_fails_becomes_a_dead_letter(monkeypat
 
     monkeypatch.setattr("ocf.functions.archive.handler._manifest", broken)
     with pytest.raises(KeyError):
-        await archive(b.parts, event)
+        await archive(b.deps, event)
     with pytest.raises(DeadLetter, match="KeyError"):
-        await archive(b.parts, event.with_extensions(**{NATS_DELIVERIES: str(MAX_TRIES)}))
+        await archive(b.deps, event.with_extensions(**{NATS_DELIVERIES: str(MAX_TRIES)}))
 
 
 async def test_the_fence_finds_the_last_chunk_behind_what_is_none() -> None:

@@ -62,20 +62,20 @@ def test_a_malformed_table_stops_the_start(text: str) -> None:
 
 async def ended(b: Bench, *, archived: bool = True, **request: object) -> str:
     execution = str(uuid.uuid4())
-    await submit(b.parts, b.submit(execution, **request))
-    now = b.parts.clock.now()
+    await submit(b.deps, b.submit(execution, **request))
+    now = b.deps.clock.now()
 
     def started(record: Record) -> Record:
         attempts = [Attempt(number=1, worker="w", started_at=now)]
         return record.model_copy(update={"state": State.RUNNING, "attempts": attempts, "started_at": now})
 
-    await b.parts.records.change(PROJECT, execution, started)
+    await b.deps.records.change(PROJECT, execution, started)
     await b.bus.publish(subjects.output(PROJECT, execution), b'{"seq":1}', {})
     fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=5, last_sequence=1)
-    await b.parts.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
+    await b.deps.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
     await b.store.put(f"{PROJECT}/{execution}/manifest.json", b"{}")
     if archived:
-        await b.parts.records.change(PROJECT, execution, lambda r: r.model_copy(update={"archived": True}))
+        await b.deps.records.change(PROJECT, execution, lambda r: r.model_copy(update={"archived": True}))
     return execution
 
 
@@ -83,15 +83,15 @@ async def test_a_schedule_is_set_up_anew_before_its_stream_removes_it() -> None:
     """Retention's and the sweep's, by what they sent: the command is as old as its schedule. A young one stays."""
     b = bench(RETENTION="default=7d/90d")
     execution = str(uuid.uuid4())
-    await submit(b.parts, b.submit(execution))
+    await submit(b.deps, b.submit(execution))
     await keep_retaining(b.bus)
     for id_, scope, schedule in ((RETENTION_ID, "retention", SCHEDULE), (SWEEP_ID, "sweep", SWEEPS)):
         data = Cleanup(project_id="ocf-system", execution_id=id_, scope=scope)  # type: ignore[arg-type]
         before = await b.bus.last(subjects.COMMANDS, schedule)
         assert before is not None
         for days, anew in ((1, False), (21, True)):
-            sent = replace(b.command("dev.ocf.task.cleanup.v1", data), time=b.parts.clock.now() - timedelta(days=days))
-            await cleanup(b.parts, sent)
+            sent = replace(b.command("dev.ocf.task.cleanup.v1", data), time=b.deps.clock.now() - timedelta(days=days))
+            await cleanup(b.deps, sent)
             now = await b.bus.last(subjects.COMMANDS, schedule)
             assert now is not None
             assert (now.sequence > before.sequence) == anew, (scope, days)
@@ -99,14 +99,14 @@ async def test_a_schedule_is_set_up_anew_before_its_stream_removes_it() -> None:
 
 async def retained(b: Bench, id_: str = RETENTION_ID, scope: str = "retention") -> None:
     data = Cleanup.model_validate({"execution_id": id_, "project_id": subjects.SYSTEM_PROJECT, "scope": scope})
-    await cleanup(b.parts, b.command("dev.ocf.task.cleanup.v1", data))
+    await cleanup(b.deps, b.command("dev.ocf.task.cleanup.v1", data))
 
 
 async def kept(b: Bench, execution: str) -> tuple[bool, bool]:
     """Whether its output and its archive are there; the record must say the same."""
     output = await b.bus.last(subjects.OUTPUT, subjects.output(PROJECT, execution)) is not None
     archive = bool([info async for info in b.store.list(f"{PROJECT}/{execution}/")])
-    record = await b.parts.records.require(PROJECT, execution)
+    record = await b.deps.records.require(PROJECT, execution)
     assert (record.output_expired, record.archive_expired) == (not output, not archive)
     return output, archive
 
@@ -151,8 +151,8 @@ async def test_the_schedule_is_there_while_there_is_something_to_keep() -> None:
     await ended(b)
     await retained(b)
     assert await b.bus.last(subjects.COMMANDS, SCHEDULE) is not None
-    for entry in [entry async for entry in b.parts.executions.entries()]:
-        await b.parts.executions.delete(entry.key)
+    for entry in [entry async for entry in b.deps.executions.entries()]:
+        await b.deps.executions.delete(entry.key)
     await retained(b)
     assert await b.bus.last(subjects.COMMANDS, SCHEDULE) is None
     plain = bench()

@@ -55,7 +55,7 @@ async def test_preferred_says_once_what_it_does_without(
     monkeypatch.setattr(policy, "sandbox_support", lambda: support_of(abi, seccomp=True))
     monkeypatch.setattr(process_protection, "protect_self", lambda: None)
     with capture_logs() as logged:
-        async with open_context(bench(STATE_DIR=tmp_path, SANDBOX="preferred").parts):
+        async with open_context(bench(STATE_DIR=tmp_path, SANDBOX="preferred").deps):
             found = [line for line in logged if line.get("action") == "sandbox.incomplete"]
     assert [line["sandboxed"] for line in found] == [sandboxed] * said
     assert all("network rules" in " ".join(line["missing"]) for line in found)

@@ -46,51 +46,51 @@ _MODELS: dict[str, type[Model]] = {
 }
 
 
-def wish(b: Bench, verb: str, id_: str, **data: Any) -> Event:
+def request(b: Bench, verb: str, id_: str, **data: Any) -> Event:
     ids = {"session_id": id_, "project_id": PROJECT}
     return b.command(f"dev.ocf.session.{verb}.v1", _MODELS[verb].model_validate({**ids, **data}))
 
 
 def expiry(b: Bench, id_: str) -> Event:
     """What the schedule sends."""
-    return replace(wish(b, "destroy", id_, requested_by="schedule"), source=EXPIRY)
+    return replace(request(b, "destroy", id_, requested_by="schedule"), source=EXPIRY)
 
 
 async def created(b: Bench, **data: Any) -> str:
     id_ = str(uuid.uuid4())
-    await session(b.parts, wish(b, "create", id_, **data))
+    await session(b.deps, request(b, "create", id_, **data))
     return id_
 
 
 async def record_of(b: Bench, id_: str) -> Session:
-    found = await Sessions(b.parts.sessions, b.parts.clock).get(PROJECT, id_)
+    found = await Sessions(b.deps.sessions, b.deps.clock).get(PROJECT, id_)
     assert found is not None
     return found
 
 
 async def submitted(b: Bench, id_: str | None = None) -> str:
     execution = str(uuid.uuid4())
-    await submit(b.parts, b.submit(execution, **({"session_id": id_} if id_ else {})))
+    await submit(b.deps, b.submit(execution, **({"session_id": id_} if id_ else {})))
     return execution
 
 
 async def started(b: Bench, execution: str) -> None:
-    now = b.parts.clock.now()
+    now = b.deps.clock.now()
 
     def running(record: Record) -> Record:
         attempts = [Attempt(number=1, worker="w", started_at=now)]
         return record.model_copy(update={"state": State.RUNNING, "attempts": attempts, "started_at": now})
 
-    await b.parts.records.change(PROJECT, execution, running)
+    await b.deps.records.change(PROJECT, execution, running)
 
 
 async def finished(b: Bench, execution: str, *, archived: bool = True) -> None:
     await started(b, execution)
     fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=5)
-    await b.parts.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
+    await b.deps.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
     if archived:
         await b.store.put(f"{PROJECT}/{execution}/workspace.tar.zst", b"w")
-        await b.parts.records.change(PROJECT, execution, lambda r: r.model_copy(update={"archived": True}))
+        await b.deps.records.change(PROJECT, execution, lambda r: r.model_copy(update={"archived": True}))
 
 
 async def fields(b: Bench, id_: str) -> list[str]:
@@ -100,9 +100,9 @@ async def fields(b: Bench, id_: str) -> list[str]:
 
 async def may_run(b: Bench, execution: str, id_: str) -> bool:
     """Whether a worker would take it now."""
-    worker = worker_on(b.parts)
+    worker = worker_on(b.deps)
     data = {"execution_id": execution, "project_id": PROJECT, "session_id": id_, "prompt": "p"}
-    task = Execute.model_validate({**data, "submitted_at": b.parts.clock.now()})
+    task = Execute.model_validate({**data, "submitted_at": b.deps.clock.now()})
     try:
         await worker._must_be_its_turn(task)
     except NotItsTurn:
@@ -115,7 +115,7 @@ async def deliver_commands(b: Bench, verb: str, handler: Any) -> None:
     for message in [m async for m in b.bus.history(subjects.COMMANDS, f"ocf.cmd.{verb}.>")]:
         event = decode(message.headers, message.data).with_extensions(**{NATS_SUBJECT: message.subject})
         try:
-            await handler(b.parts, event)
+            await handler(b.deps, event)
         except Drop:
             continue
 
@@ -138,10 +138,10 @@ async def test_create_twice_is_one_session() -> None:
     b = bench()
     id_ = await created(b, labels={"a": "1"})
     before = await record_of(b, id_)
-    await session(b.parts, wish(b, "create", id_, labels={"a": "1"}))
+    await session(b.deps, request(b, "create", id_, labels={"a": "1"}))
     assert await record_of(b, id_) == before
     assert await b.said(id_) == ["created"]
-    await session(b.parts, wish(b, "create", id_, labels={"a": "2"}))
+    await session(b.deps, request(b, "create", id_, labels={"a": "2"}))
     assert await fields(b, id_) == ["session_id"]
 
 
@@ -154,7 +154,7 @@ async def test_a_fork_needs_a_finished_execution() -> None:
             await started(b, execution)
         id_ = await created(b, from_execution_id=execution if state != "unknown" else str(uuid.uuid4()))
         assert await fields(b, id_) == ["from_execution_id"], state
-        assert await b.parts.sessions.get(f"{PROJECT}.{id_}") is None
+        assert await b.deps.sessions.get(f"{PROJECT}.{id_}") is None
     await finished(b, execution)
     found = await record_of(b, await created(b, from_execution_id=execution))
     assert (found.workspace.source, found.from_execution_id) == ("snapshot", execution)
@@ -183,10 +183,10 @@ async def test_attach_and_detach() -> None:
     b = bench()
     id_ = await created(b)
     for client in ("ann", "bob", "ann"):
-        await session(b.parts, wish(b, "attach", id_, client_id=client))
+        await session(b.deps, request(b, "attach", id_, client_id=client))
     assert [one.client_id for one in (await record_of(b, id_)).clients] == ["bob", "ann"]
     for _ in range(2):
-        await session(b.parts, wish(b, "detach", id_, client_id="bob"))
+        await session(b.deps, request(b, "detach", id_, client_id="bob"))
     assert [one.client_id for one in (await record_of(b, id_)).clients] == ["ann"]
     assert set(await b.said(id_)) == {"created", "attached", "detached"}
 
@@ -196,7 +196,7 @@ async def test_commands_about_an_unknown_session_come_again() -> None:
     b = bench()
     for verb, data in (("attach", {"client_id": "a"}), ("detach", {"client_id": "a"}), ("destroy", {})):
         with pytest.raises(NotYetKnown):
-            await session(b.parts, wish(b, verb, str(uuid.uuid4()), **data))
+            await session(b.deps, request(b, verb, str(uuid.uuid4()), **data))
 
 
 async def test_destroy_leaves_nothing_but_the_fact_that_it_was() -> None:
@@ -208,31 +208,31 @@ async def test_destroy_leaves_nothing_but_the_fact_that_it_was() -> None:
     await b.store.put(f"{SessionRef(PROJECT, id_).prefix}/{done}.conversation.json", b"{}")
     await b.bus.publish(f"ocf.dlq.session.{PROJECT}.{id_}", b"{}", {})
     with pytest.raises(Conflict, match="cancelled first"):
-        await session(b.parts, wish(b, "destroy", id_))
+        await session(b.deps, request(b, "destroy", id_))
     assert (await record_of(b, id_)).state == "destroying"
     assert len(await b.commands("cancel", open_)) == 1
     await deliver_commands(b, "cancel", cancel)
-    await session(b.parts, wish(b, "destroy", id_))
+    await session(b.deps, request(b, "destroy", id_))
     assert await b.said(id_) == ["destroyed"]
     await deliver_commands(b, "cleanup", cleanup)
     left = [m.subject async for m in b.bus.history(subjects.COMMANDS, ">") if id_ in m.subject]
     assert left == []
     assert b.store.objects == {}
     assert [m async for m in b.bus.history(subjects.DLQ, "ocf.dlq.>")] == []
-    assert [e.key async for e in b.parts.sessions.entries()] == []
-    assert [e.key async for e in b.parts.executions.entries()] == []
+    assert [e.key async for e in b.deps.sessions.entries()] == []
+    assert [e.key async for e in b.deps.executions.entries()] == []
     assert (await b.said(done), await b.said(open_)) == (["cleaned"], ["cleaned"])
     with pytest.raises(Drop, match="destroyed"):
-        await session(b.parts, wish(b, "destroy", id_))
+        await session(b.deps, request(b, "destroy", id_))
 
 
 async def test_a_destroyed_session_does_not_come_back() -> None:
     """A create that is delivered once more afterwards makes no new session of the old id."""
     b = bench()
     id_ = await created(b)
-    await session(b.parts, wish(b, "destroy", id_))
-    await session(b.parts, wish(b, "create", id_))
-    assert await b.parts.sessions.get(f"{PROJECT}.{id_}") is None
+    await session(b.deps, request(b, "destroy", id_))
+    await session(b.deps, request(b, "create", id_))
+    assert await b.deps.sessions.get(f"{PROJECT}.{id_}") is None
     assert await fields(b, id_) == ["session_id"]
 
 
@@ -242,26 +242,26 @@ async def test_it_expires_when_idle_and_only_then() -> None:
     b = bench(clock, SESSION_TTL="100")
     id_ = await created(b)
     with pytest.raises(Drop, match="in use"):  # too early: it was used since the schedule was made
-        await session(b.parts, expiry(b, id_))
-    await session(b.parts, wish(b, "attach", id_, client_id="ann"))
+        await session(b.deps, expiry(b, id_))
+    await session(b.deps, request(b, "attach", id_, client_id="ann"))
     await clock.advance(200)
     with pytest.raises(Drop, match="in use"):  # somebody watches
-        await session(b.parts, expiry(b, id_))
+        await session(b.deps, expiry(b, id_))
     schedule = await b.bus.last(subjects.COMMANDS, schedule_subject(PROJECT, id_))
     assert schedule is not None
     assert schedule.headers["Nats-Schedule"] == "@at 2026-01-01T01:00:00.000000Z"  # unless ann says nothing till then
-    await session(b.parts, wish(b, "detach", id_, client_id="ann"))
+    await session(b.deps, request(b, "detach", id_, client_id="ann"))
     execution = await submitted(b, id_)
     await clock.advance(200)
     with pytest.raises(Drop, match="in use"):  # an execution waits
-        await session(b.parts, expiry(b, id_))
+        await session(b.deps, expiry(b, id_))
     await finished(b, execution)
     with pytest.raises(Drop, match="in use"):  # it has only now become idle
-        await session(b.parts, expiry(b, id_))
+        await session(b.deps, expiry(b, id_))
     schedule = await b.bus.last(subjects.COMMANDS, schedule_subject(PROJECT, id_))
     assert schedule is not None  # and is looked at again
     await clock.advance(101)
-    await session(b.parts, expiry(b, id_))
+    await session(b.deps, expiry(b, id_))
     assert json.loads((await b.fact(id_, "destroyed")).data)["expired"]
     assert await b.bus.last(subjects.COMMANDS, schedule_subject(PROJECT, id_)) is None
 
@@ -273,15 +273,15 @@ async def test_what_expires_leaves_its_executions_to_retention() -> None:
     id_ = await created(b)
     execution = await submitted(b, id_)
     await finished(b, execution)
-    await Sessions(b.parts.sessions, clock).done(PROJECT, id_, execution)
+    await Sessions(b.deps.sessions, clock).done(PROJECT, id_, execution)
     await b.bus.publish(subjects.output(PROJECT, execution), b'{"seq":1}', {})
     await b.store.put(f"{SessionRef(PROJECT, id_).prefix}/x.conversation.json", b"{}")
     await clock.advance(101)
-    await session(b.parts, expiry(b, id_))
+    await session(b.deps, expiry(b, id_))
     fact = json.loads((await b.fact(id_, "destroyed")).data)
     assert (fact["expired"], fact["removed"]["executions"], fact["removed"]["objects"]) == (True, 0, 1)
     assert await b.commands("cleanup", execution) == []
-    assert (await b.parts.records.require(PROJECT, execution)).archived
+    assert (await b.deps.records.require(PROJECT, execution)).archived
     assert "completed" in await b.said(execution)
     assert list(b.store.objects) == [f"{PROJECT}/{execution}/workspace.tar.zst"]
     assert await b.bus.last(subjects.OUTPUT, subjects.output(PROJECT, execution)) is not None
@@ -300,10 +300,10 @@ async def test_an_expiry_that_broke_off_goes_on_at_once() -> None:
 
     b.store.delete_prefix = down  # type: ignore[method-assign]
     with pytest.raises(Unavailable):
-        await session(b.parts, expiry(b, id_))
+        await session(b.deps, expiry(b, id_))
     assert (await record_of(b, id_)).state == "destroying"
     b.store.delete_prefix = removing  # type: ignore[method-assign]
-    await session(b.parts, expiry(b, id_))
+    await session(b.deps, expiry(b, id_))
     assert json.loads((await b.fact(id_, "destroyed")).data)["expired"]
 
 
@@ -314,10 +314,10 @@ async def test_a_destroy_while_it_expires_takes_the_executions_too() -> None:
     id_ = await created(b)
     execution = await submitted(b, id_)
     await finished(b, execution)
-    await session(b.parts, wish(b, "attach", id_, client_id="ann"))
+    await session(b.deps, request(b, "attach", id_, client_id="ann"))
     changes = {"state": "destroying", "expired": True}
-    await Sessions(b.parts.sessions, clock).change(PROJECT, id_, lambda one: one.model_copy(update=changes))
-    await session(b.parts, wish(b, "destroy", id_, requested_by="schedule"))
+    await Sessions(b.deps.sessions, clock).change(PROJECT, id_, lambda one: one.model_copy(update=changes))
+    await session(b.deps, request(b, "destroy", id_, requested_by="schedule"))
     assert not json.loads((await b.fact(id_, "destroyed")).data)["expired"]
     assert len(await b.commands("cleanup", execution)) == 1
 
@@ -326,8 +326,8 @@ async def test_a_caller_named_schedule_may_destroy() -> None:
     """Its wish is no expiry: a session in use goes."""
     b = bench()
     id_ = await created(b)
-    await session(b.parts, wish(b, "attach", id_, client_id="ann"))
-    await session(b.parts, wish(b, "destroy", id_, requested_by="schedule"))
+    await session(b.deps, request(b, "attach", id_, client_id="ann"))
+    await session(b.deps, request(b, "destroy", id_, requested_by="schedule"))
     assert await b.said(id_) == ["destroyed"]
 
 
@@ -337,11 +337,9 @@ async def test_a_destroy_that_died_anywhere_is_said_once_and_ends(where: str) ->
     b = bench()
     id_ = await created(b)
     await b.bus.publish(f"ocf.dlq.session.{PROJECT}.{id_}", b"{}", {})
-    told = wish(b, "destroy", id_)
+    told = request(b, "destroy", id_)
     await b.bus.publish(told.extensions[NATS_SUBJECT], told.data, told.headers())
-    part, call = {"record": (b.parts.sessions, "delete"), "fact": (b.bus, "publish"), "letters": (b.bus, "purge")}[
-        where
-    ]
+    part, call = {"record": (b.deps.sessions, "delete"), "fact": (b.bus, "publish"), "letters": (b.bus, "purge")}[where]
     working = getattr(part, call)
 
     async def dies(*given: Any, **named: Any) -> Any:
@@ -351,15 +349,15 @@ async def test_a_destroy_that_died_anywhere_is_said_once_and_ends(where: str) ->
 
     setattr(part, call, dies)
     with pytest.raises(Unavailable):
-        await session(b.parts, told)
+        await session(b.deps, told)
     setattr(part, call, working)
     if where == "letters":
         with pytest.raises(Drop, match="destroyed"):
-            await session(b.parts, told)
+            await session(b.deps, told)
     else:
-        await session(b.parts, told)
+        await session(b.deps, told)
     assert await b.said(id_) == ["destroyed"]
-    assert await b.parts.sessions.get(f"{PROJECT}.{id_}") is None
+    assert await b.deps.sessions.get(f"{PROJECT}.{id_}") is None
     assert [m async for m in b.bus.history(subjects.DLQ, "ocf.dlq.>")] == []
     assert await b.bus.last(subjects.COMMANDS, told.extensions[NATS_SUBJECT]) is None
 
@@ -369,14 +367,14 @@ async def test_a_client_that_went_without_a_word_keeps_no_session() -> None:
     clock = ManualClock()
     b = bench(clock, SESSION_TTL="100")
     id_ = await created(b)
-    await session(b.parts, wish(b, "attach", id_, client_id="ann"))
+    await session(b.deps, request(b, "attach", id_, client_id="ann"))
     await clock.advance(3_000)
-    await session(b.parts, wish(b, "attach", id_, client_id="ann"))
+    await session(b.deps, request(b, "attach", id_, client_id="ann"))
     await clock.advance(3_599)
     with pytest.raises(Drop, match="in use"):
-        await session(b.parts, expiry(b, id_))
+        await session(b.deps, expiry(b, id_))
     await clock.advance(2)
-    await session(b.parts, expiry(b, id_))
+    await session(b.deps, expiry(b, id_))
     assert await b.said(id_) == ["destroyed"]
 
 
@@ -394,7 +392,7 @@ async def test_the_end_of_a_long_lived_session_is_scheduled_in_steps() -> None:
     assert await at() == "@at 2026-01-21T00:00:00.000000Z"
     await clock.advance(20 * 86_400)
     with pytest.raises(Drop, match="in use"):
-        await session(b.parts, expiry(b, id_))
+        await session(b.deps, expiry(b, id_))
     assert await at() == "@at 2026-02-10T00:00:00.000000Z"
     assert (await record_of(b, id_)).expires_at - clock.now() == timedelta(days=80)
 
@@ -406,7 +404,7 @@ async def test_what_left_no_workspace_cannot_be_forked(how: str) -> None:
     execution = await submitted(b)
     await finished(b, execution)
     if how == "archive_expired":
-        await b.parts.records.change(PROJECT, execution, lambda r: r.model_copy(update={"archive_expired": True}))
+        await b.deps.records.change(PROJECT, execution, lambda r: r.model_copy(update={"archive_expired": True}))
     else:
         await b.store.delete_prefix(f"{PROJECT}/{execution}/")
     assert await fields(b, await created(b, from_execution_id=execution)) == ["from_execution_id"]
@@ -418,10 +416,10 @@ async def test_a_deleted_execution_is_not_named_by_the_state_it_saved() -> None:
     id_ = await created(b)
     execution = await submitted(b, id_)
     saved = Saved(execution_id=execution, conversation_id="c", conversation=Artifact(name="a.json", size=1, sha256=""))
-    sessions = Sessions(b.parts.sessions, b.parts.clock)
+    sessions = Sessions(b.deps.sessions, b.deps.clock)
     await sessions.change(PROJECT, id_, lambda one: one.model_copy(update={"saved": saved}))
     await sessions.forget(PROJECT, id_, execution)
-    entry = await b.parts.sessions.get(f"{PROJECT}.{id_}")
+    entry = await b.deps.sessions.get(f"{PROJECT}.{id_}")
     assert entry is not None
     assert execution.encode() not in entry.value
     assert (await record_of(b, id_)).saved is not None
@@ -432,13 +430,13 @@ async def test_a_submit_that_overtakes_the_create_of_its_session_waits_for_it() 
     b = bench()
     for data in ({}, {"from_execution_id": str(uuid.uuid4())}):
         id_, execution = str(uuid.uuid4()), str(uuid.uuid4())
-        create = wish(b, "create", id_, **data)
+        create = request(b, "create", id_, **data)
         await b.bus.publish(create.extensions[NATS_SUBJECT], create.data, create.headers())
         event = b.submit(execution, session_id=id_)
         with pytest.raises(NotYetKnown, match="being created"):
-            await submit(b.parts, event)
-        await session(b.parts, create)
-        await submit(b.parts, event)
+            await submit(b.deps, event)
+        await session(b.deps, create)
+        await submit(b.deps, event)
         assert await b.said(execution) == (["rejected"] if data else ["accepted"])
 
 
@@ -446,21 +444,21 @@ async def test_a_submit_that_crosses_the_create_of_its_session_comes_again(monke
     """The session is made just after the submit has looked for it: nobody is told that there is none."""
     b = bench()
     id_, execution = str(uuid.uuid4()), str(uuid.uuid4())
-    create = wish(b, "create", id_)
+    create = request(b, "create", id_)
     await b.bus.publish(create.extensions[NATS_SUBJECT], create.data, create.headers())
     get = Sessions.get
 
     async def made_meanwhile(sessions: Sessions, project: str, session_id: str) -> Session | None:
         found = await get(sessions, project, session_id)
         monkeypatch.undo()
-        await session(b.parts, create)
+        await session(b.deps, create)
         return found
 
     monkeypatch.setattr(Sessions, "get", made_meanwhile)
     event = b.submit(execution, session_id=id_)
     with pytest.raises(NotYetKnown, match="being created"):
-        await submit(b.parts, event)
-    await submit(b.parts, event)
+        await submit(b.deps, event)
+    await submit(b.deps, event)
     assert await b.said(execution) == ["accepted"]
 
 
@@ -473,12 +471,12 @@ async def test_a_submit_needs_an_open_session(how: str) -> None:
         id_ = await created(b)
         await submitted(b, id_)
         with pytest.raises(Conflict):
-            await session(b.parts, wish(b, "destroy", id_))
+            await session(b.deps, request(b, "destroy", id_))
     execution = await submitted(b, id_)
     assert await b.said(execution) == ["rejected"]
-    assert [e.field for e in (await b.parts.records.require(PROJECT, execution)).errors] == ["session_id"]
+    assert [e.field for e in (await b.deps.records.require(PROJECT, execution)).errors] == ["session_id"]
     if how == "destroying":
-        await session(b.parts, wish(b, "attach", id_, client_id="late"))
+        await session(b.deps, request(b, "attach", id_, client_id="late"))
         assert await fields(b, id_) == ["session_id"]
 
 
@@ -488,15 +486,15 @@ async def test_a_session_destroyed_between_submit_and_queue_fails_the_execution(
     id_ = await created(b)
     event = b.submit(session_id=id_)
     execution = json.loads(event.data)["execution_id"]
-    handed = b.parts.records.create
+    handed = b.deps.records.create
 
     async def destroyed_meanwhile(record: Record) -> None:
         await handed(record)
-        await session(b.parts, wish(b, "destroy", id_))
+        await session(b.deps, request(b, "destroy", id_))
 
-    b.parts.records.create = destroyed_meanwhile  # type: ignore[method-assign]
-    await submit(b.parts, event)
-    record = await b.parts.records.require(PROJECT, execution)
+    b.deps.records.create = destroyed_meanwhile  # type: ignore[method-assign]
+    await submit(b.deps, event)
+    record = await b.deps.records.require(PROJECT, execution)
     assert (record.state, record.reason) == (State.FAILED, "invalid_workspace")
     assert await b.said(execution) == ["failed"]
     assert await b.commands("execute", execution) == []
@@ -520,8 +518,8 @@ async def test_a_head_that_ended_or_is_gone_is_skipped() -> None:
     id_ = await created(b)
     ended, gone, cancelled, last = [await submitted(b, id_) for _ in range(4)]
     await finished(b, ended)
-    await b.parts.executions.delete(f"{PROJECT}.{gone}")
-    await cancel(b.parts, b.command("dev.ocf.task.cancel.v1", Cancel(execution_id=cancelled, project_id=PROJECT)))
+    await b.deps.executions.delete(f"{PROJECT}.{gone}")
+    await cancel(b.deps, b.command("dev.ocf.task.cancel.v1", Cancel(execution_id=cancelled, project_id=PROJECT)))
     assert await may_run(b, last, id_)
     assert (await record_of(b, id_)).queue == [last]
 
@@ -531,7 +529,7 @@ async def test_who_fell_out_of_the_queue_joins_again() -> None:
     b = bench()
     id_ = await created(b)
     lost, other = await submitted(b, id_), await submitted(b, id_)
-    await Sessions(b.parts.sessions, b.parts.clock).done(PROJECT, id_, lost)
+    await Sessions(b.deps.sessions, b.deps.clock).done(PROJECT, id_, lost)
     await started(b, other)
     assert not await may_run(b, lost, id_)
     assert (await record_of(b, id_)).queue == [other, lost]
@@ -543,6 +541,6 @@ async def test_a_deleted_execution_leaves_its_session() -> None:
     id_ = await created(b)
     execution = await submitted(b, id_)
     await finished(b, execution)
-    await cleanup(b.parts, b.command("dev.ocf.task.cleanup.v1", Cleanup(execution_id=execution, project_id=PROJECT)))
+    await cleanup(b.deps, b.command("dev.ocf.task.cleanup.v1", Cleanup(execution_id=execution, project_id=PROJECT)))
     found = await record_of(b, id_)
     assert (found.queue, found.executions) == ([], [])

@@ -101,13 +101,10 @@ class SessionMachine(RuleBasedStateMachine):
         plain = bench(self.clock, SESSION_TTL="1000")
         self.bench, self.fuse = plain, Fuse()
         bus, executions, sessions, store = (
-            Wired(part, self.fuse)
-            for part in (plain.parts.bus, plain.parts.executions, plain.parts.sessions, plain.store)
+            Wired(part, self.fuse) for part in (plain.deps.bus, plain.deps.executions, plain.deps.sessions, plain.store)
         )
         records = Records(executions, bus, self.clock, source="/test")
-        self.parts = replace(
-            plain.parts, bus=bus, executions=executions, sessions=sessions, store=store, records=records
-        )
+        self.deps = replace(plain.deps, bus=bus, executions=executions, sessions=sessions, store=store, records=records)
         self.sessions = [str(uuid.uuid4()) for _ in range(2)]
         self.submitted: dict[str, str] = {}
         self.deleted: set[str] = set()
@@ -188,7 +185,7 @@ class SessionMachine(RuleBasedStateMachine):
         message = _one(self.waiting(*HANDLERS), pick)
         handler = HANDLERS[message.subject.split(".")[2]]
         try:
-            self.wait(handler(self.parts, self._event(message)), fuse)  # type: ignore[arg-type]
+            self.wait(handler(self.deps, self._event(message)), fuse)  # type: ignore[arg-type]
         except (Retry, Crash):
             return
         except (Drop, DeadLetter):
@@ -212,13 +209,13 @@ class SessionMachine(RuleBasedStateMachine):
     async def _take(self, message: Message) -> None:
         event = self._event(message)
         task = Execute.model_validate_json(event.data)
-        worker = worker_on(self.parts)
+        worker = worker_on(self.deps)
         await worker._must_be_open(ExecutionRef(PROJECT, task.execution_id))
         await worker._must_be_its_turn(task)
-        run = runner_on(self.parts, task, event)
-        record = await self.parts.records.require(PROJECT, task.execution_id)
+        run = runner_on(self.deps, task, event)
+        record = await self.deps.records.require(PROJECT, task.execution_id)
         await run._lease.acquire(len(record.attempts) + 1)
-        record = await run._start(await acquire_fence(run._parts.bus, *run._ids))
+        record = await run._start(await acquire_fence(run._deps.bus, *run._ids))
         if not record.terminal:
             self.runs[task.execution_id] = (run, message.sequence)
 
@@ -235,9 +232,9 @@ class SessionMachine(RuleBasedStateMachine):
         self.acked.add(sequence)
 
     async def _finish(self, run: Runner, execution: str) -> None:
-        await self.parts.store.put(f"{SessionRef(PROJECT, self.submitted[execution]).prefix}/{execution}.x", b"")
+        await self.deps.store.put(f"{SessionRef(PROJECT, self.submitted[execution]).prefix}/{execution}.x", b"")
         fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=5)
-        await self.parts.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
+        await self.deps.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
         await run._leave_session()
         await run._lease.release()
 
@@ -321,12 +318,12 @@ class SessionMachine(RuleBasedStateMachine):
                 assert [one.session_id for one in self.records() if one.session_id == id_] == []
 
     def session(self, id_: str) -> Session | None:
-        entry = self.wait(self.bench.parts.sessions.get(f"{PROJECT}.{id_}"))  # type: ignore[arg-type]
+        entry = self.wait(self.bench.deps.sessions.get(f"{PROJECT}.{id_}"))  # type: ignore[arg-type]
         return None if entry is None else Session.model_validate_json(entry.value)
 
     def records(self) -> list[Record]:
         async def found() -> list[Record]:
-            return [record async for record in self.bench.parts.records.all()]
+            return [record async for record in self.bench.deps.records.all()]
 
         return self.wait(found())
 

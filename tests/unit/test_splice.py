@@ -21,27 +21,27 @@ def chunk(seq: int) -> Chunk:
 
 def test_what_was_given_is_not_given_again() -> None:
     """A chunk that comes live and from history counts once."""
-    splicer = Reorderer()
-    assert [c.seq for c in splicer.feed(chunk(1))] == [1]
-    assert splicer.feed(chunk(1)) == []
-    assert not splicer.gap
+    reorderer = Reorderer()
+    assert [c.seq for c in reorderer.feed(chunk(1))] == [1]
+    assert reorderer.feed(chunk(1)) == []
+    assert not reorderer.gap
 
 
 def test_a_chunk_that_is_early_waits() -> None:
     """A gap is seen at once, and closed by the missing chunk."""
-    splicer = Reorderer()
-    assert splicer.feed(chunk(3)) == []
-    assert splicer.gap
-    assert [c.seq for c in splicer.feed(chunk(1))] == [1]
-    assert [c.seq for c in splicer.feed(chunk(2))] == [2, 3]
-    assert not splicer.gap
+    reorderer = Reorderer()
+    assert reorderer.feed(chunk(3)) == []
+    assert reorderer.gap
+    assert [c.seq for c in reorderer.feed(chunk(1))] == [1]
+    assert [c.seq for c in reorderer.feed(chunk(2))] == [2, 3]
+    assert not reorderer.gap
 
 
 def test_it_starts_where_it_is_told() -> None:
     """A resumed viewer gets nothing it has."""
-    splicer = Reorderer(start=3)
-    assert splicer.feed(chunk(2)) == []
-    assert [c.seq for c in splicer.feed(chunk(3))] == [3]
+    reorderer = Reorderer(start=3)
+    assert reorderer.feed(chunk(2)) == []
+    assert [c.seq for c in reorderer.feed(chunk(3))] == [3]
 
 
 @given(st.integers(1, 60), st.integers(0, 2**32 - 1))
@@ -49,10 +49,10 @@ def test_any_order_and_any_repeats_give_each_once_in_order(count: int, seed: int
     """However two deliveries of every chunk are shuffled, the result is 1, 2, 3 …"""
     order = [*range(1, count + 1)] * 2
     random.Random(seed).shuffle(order)
-    splicer = Reorderer()
-    given_ = [c.seq for seq in order for c in splicer.feed(chunk(seq))]
+    reorderer = Reorderer()
+    given_ = [c.seq for seq in order for c in reorderer.feed(chunk(seq))]
     assert given_ == list(range(1, count + 1))
-    assert not splicer.gap
+    assert not reorderer.gap
 
 
 def test_a_hole_is_read_for_four_times_within_two_seconds() -> None:

@@ -25,8 +25,8 @@ async def test_a_submit_becomes_a_pending_record_an_accepted_fact_and_an_execute
     b = bench()
     event = b.submit(prompt="Fix it\nplease", labels={"team": "a"})
     execution = json.loads(event.data)["execution_id"]
-    await submit(b.parts, event)
-    record = await b.parts.records.require(PROJECT, execution)
+    await submit(b.deps, event)
+    record = await b.deps.records.require(PROJECT, execution)
     assert (record.state, record.title, record.labels) == (State.PENDING, "Fix it", {"team": "a"})
     assert await b.said(execution) == ["accepted"]
     (command,) = await b.commands("execute", execution)
@@ -39,8 +39,8 @@ async def test_the_same_submit_twice_is_one_execution() -> None:
     b = bench()
     event = b.submit()
     execution = json.loads(event.data)["execution_id"]
-    await submit(b.parts, event)
-    await submit(b.parts, event)
+    await submit(b.deps, event)
+    await submit(b.deps, event)
     assert len(await b.commands("execute", execution)) == 1
     assert await b.said(execution) == ["accepted"]
 
@@ -50,10 +50,10 @@ async def test_a_crash_after_the_record_is_made_good_by_the_redelivery() -> None
     b = bench()
     event = b.submit()
     execution = json.loads(event.data)["execution_id"]
-    await submit(b.parts, event)
+    await submit(b.deps, event)
     await b.bus.purge("OCF_COMMANDS", f"ocf.cmd.execute.{PROJECT}.{execution}")
     b.bus._streams["OCF_COMMANDS"].ids.clear()  # as if it had never been published
-    await submit(b.parts, event)
+    await submit(b.deps, event)
     assert len(await b.commands("execute", execution)) == 1
 
 
@@ -63,14 +63,14 @@ async def test_accepted_is_said_though_the_worker_was_faster(monkeypatch: pytest
     event = b.submit()
     execution = json.loads(event.data)["execution_id"]
     with monkeypatch.context() as patched:
-        patched.setattr(b.parts.records, "say", _away)
+        patched.setattr(b.deps.records, "say", _away)
         with pytest.raises(Unavailable):
-            await submit(b.parts, event)
-    await b.parts.records.change(PROJECT, execution, lambda r: r.model_copy(update={"state": State.RUNNING}))
+            await submit(b.deps, event)
+    await b.deps.records.change(PROJECT, execution, lambda r: r.model_copy(update={"state": State.RUNNING}))
     assert await b.said(execution) == []
     for _ in range(2):
         with pytest.raises(Drop):
-            await submit(b.parts, event)
+            await submit(b.deps, event)
         b.bus._streams["OCF_EVENTS"].ids.clear()  # two minutes later
     assert await b.said(execution) == ["accepted"]
 
@@ -84,15 +84,15 @@ async def test_what_is_deleted_meanwhile_leaves_nothing(monkeypatch: pytest.Monk
     b = bench()
     event = b.submit()
     execution = json.loads(event.data)["execution_id"]
-    say = b.parts.records.say
+    say = b.deps.records.say
 
     async def late(*given: Any, **named: Any) -> None:
-        await remove(b.parts, PROJECT, execution)
+        await remove(b.deps, PROJECT, execution)
         await say(*given, **named)
 
-    monkeypatch.setattr(b.parts.records, "say", late)
+    monkeypatch.setattr(b.deps.records, "say", late)
     with pytest.raises(Drop, match="deleted"):
-        await submit(b.parts, event)
+        await submit(b.deps, event)
     assert await b.said(execution) == []
     assert await b.commands("execute", execution) == []
 
@@ -101,12 +101,12 @@ async def test_the_same_id_with_another_body_is_rejected_and_the_first_goes_on()
     """The answer names the field; the execution that has the id is not touched."""
     b = bench()
     execution = str(uuid.uuid4())
-    await submit(b.parts, b.submit(execution))
-    await submit(b.parts, b.submit(execution, prompt="something else"))
+    await submit(b.deps, b.submit(execution))
+    await submit(b.deps, b.submit(execution, prompt="something else"))
     assert await b.said(execution) == ["accepted", "rejected"]
     fact = json.loads((await b.fact(execution, "rejected")).data)
     assert [error["field"] for error in fact["errors"]] == ["execution_id"]
-    assert (await b.parts.records.require(PROJECT, execution)).state is State.PENDING
+    assert (await b.deps.records.require(PROJECT, execution)).state is State.PENDING
 
 
 async def test_a_submit_for_what_runs_already_is_dropped() -> None:
@@ -114,11 +114,11 @@ async def test_a_submit_for_what_runs_already_is_dropped() -> None:
     b = bench()
     execution = str(uuid.uuid4())
     event = b.submit(execution)
-    await submit(b.parts, event)
+    await submit(b.deps, event)
     running = {"state": State.RUNNING}
-    await b.parts.records.change(PROJECT, execution, lambda record: record.model_copy(update=running))
+    await b.deps.records.change(PROJECT, execution, lambda record: record.model_copy(update=running))
     with pytest.raises(Drop, match="running"):
-        await submit(b.parts, event)
+        await submit(b.deps, event)
 
 
 async def test_a_deleted_execution_does_not_come_back() -> None:
@@ -126,11 +126,11 @@ async def test_a_deleted_execution_does_not_come_back() -> None:
     b = bench()
     execution = str(uuid.uuid4())
     event = b.submit(execution)
-    await submit(b.parts, event)
-    await remove(b.parts, PROJECT, execution)
+    await submit(b.deps, event)
+    await remove(b.deps, PROJECT, execution)
     await b.bus.publish(f"ocf.evt.{PROJECT}.{execution}.cleaned", b"{}", {})
     with pytest.raises(Drop, match="deleted"):
-        await submit(b.parts, event)
+        await submit(b.deps, event)
 
 
 GOOD = "7c9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a33"
@@ -163,7 +163,7 @@ async def test_bad_input_is_rejected_and_every_field_named(
     """A rejected fact names each wrong field; nothing is handed on; the plain key is not repeated."""
     b = bench()
     body: dict[str, Any] = {"prompt": "hello", "execution_id": execution, "project_id": project, **change}
-    await submit(b.parts, b.raw_submit(body, project, execution))
+    await submit(b.deps, b.raw_submit(body, project, execution))
     fact = await b.fact(execution, "rejected", project)
     assert [error["field"] for error in json.loads(fact.data)["errors"]] == fields
     assert b"sk-plain" not in fact.data
@@ -175,19 +175,19 @@ async def test_nothing_above_the_operators_ceilings_is_accepted() -> None:
     b = bench(MAX_MEMORY_BYTES=128 * 1024**2)
     asked = dict.fromkeys(("timeout_seconds", "silence_seconds"), 86400)
     asked |= dict.fromkeys(("max_memory_bytes", "max_workspace_bytes", "max_output_bytes"), 10**12)
-    await submit(b.parts, b.submit(GOOD, limits={**asked, "max_processes": 100_000}))
+    await submit(b.deps, b.submit(GOOD, limits={**asked, "max_processes": 100_000}))
     errors = json.loads((await b.fact(GOOD, "rejected")).data)["errors"]
     assert {error["field"] for error in errors} == {f"limits.{field}" for field in CEILINGS}
     (memory,) = [error["message"] for error in errors if error["field"] == "limits.max_memory_bytes"]
     assert memory == "at most 134217728 (MAX_MEMORY_BYTES)"
     own = str(uuid.uuid4())
-    await submit(b.parts, b.submit(own, limits={"max_memory_bytes": 128 * 1024**2, "timeout_seconds": 3600}))
+    await submit(b.deps, b.submit(own, limits={"max_memory_bytes": 128 * 1024**2, "timeout_seconds": 3600}))
     assert await b.said(own) == ["accepted"]
 
 
 def test_a_worker_holds_to_its_own_ceilings() -> None:
     """What was accepted under other settings gets no more than this worker gives; less is granted."""
-    settings = bench(MAX_MEMORY_BYTES=128 * 1024**2).parts.settings
+    settings = bench(MAX_MEMORY_BYTES=128 * 1024**2).deps.settings
     spec = server_spec(settings, None, sandboxed=False, limits=Limits(max_memory_bytes=10**12, max_processes=20))
     assert (spec.max_memory_bytes, spec.max_processes) == (128 * 1024**2, 20)
     assert bound(Limits(), "silence_seconds", settings) == settings.silence_timeout
@@ -196,8 +196,8 @@ def test_a_worker_holds_to_its_own_ceilings() -> None:
 async def test_a_rejected_submit_is_in_the_history() -> None:
     """Whoever looks the id up sees that it never started, and why."""
     b = bench()
-    await submit(b.parts, b.raw_submit({"execution_id": GOOD, "project_id": PROJECT}, PROJECT, GOOD))
-    record = await b.parts.records.require(PROJECT, GOOD)
+    await submit(b.deps, b.raw_submit({"execution_id": GOOD, "project_id": PROJECT}, PROJECT, GOOD))
+    record = await b.deps.records.require(PROJECT, GOOD)
     assert record.state is State.REJECTED
     assert record.errors
 
@@ -206,14 +206,14 @@ async def test_an_expired_submit_is_rejected() -> None:
     """`expirytime` in the past: it is not worth running any more."""
     b = bench()
     event = b.submit(GOOD).with_extensions(expirytime="2020-01-01T00:00:00Z")
-    await submit(b.parts, event)
+    await submit(b.deps, event)
     assert await b.said(GOOD) == ["rejected"]
 
 
 async def test_large_data_travels_by_reference() -> None:
     """Over 512 KiB the execute command carries a reference; the object is the execution's own."""
     b = bench()
-    await submit(b.parts, b.submit(GOOD, context="x" * 700_000))
+    await submit(b.deps, b.submit(GOOD, context="x" * 700_000))
     (command,) = await b.commands("execute", GOOD)
     assert command.data == b""
     assert command.extensions["dataref"].startswith(f"ocf-s3:{PROJECT}/{GOOD}/data/")
@@ -224,7 +224,7 @@ async def test_a_reference_to_somebody_elses_object_is_rejected() -> None:
     b = bench()
     event = b.submit(GOOD)
     foreign = replace(event, data=b"").with_extensions(dataref=f"ocf-s3:other/{GOOD}/data/x.json")
-    await submit(b.parts, foreign)
+    await submit(b.deps, foreign)
     assert await b.said(GOOD) == ["rejected"]
 
 
@@ -235,7 +235,7 @@ async def test_two_events_with_one_id_are_both_answered() -> None:
     for number, execution in enumerate((first, second, first)):
         event = b.raw_submit({"execution_id": execution, "project_id": PROJECT}, PROJECT, execution)
         event = event.with_extensions(natssequence=str(number))
-        await submit(b.parts, replace(event, id="always-the-same"))
+        await submit(b.deps, replace(event, id="always-the-same"))
     assert await b.said(first) == ["rejected", "rejected"]
     assert await b.said(second) == ["rejected"]
 
@@ -248,7 +248,7 @@ async def test_a_message_id_that_somebody_used_before_stops_nothing() -> None:
     kinds = ("execute", "accepted", "rejected", "cancel", "cancel-for-cleanup", "cleaned")
     for guess in (*(f"{kind}:{GOOD}" for kind in kinds), *(ref.message_id(kind) for kind in kinds), event.id):
         await b.bus.publish(f"ocf.cmd.submit.other.{uuid.uuid4()}", b"", {"Nats-Msg-Id": guess})
-    await submit(b.parts, event)
+    await submit(b.deps, event)
     assert len(await b.commands("execute", GOOD)) == 1
     assert await b.said(GOOD) == ["accepted"]
 
@@ -258,7 +258,7 @@ async def test_the_same_id_in_two_projects_is_two_executions() -> None:
     b = bench()
     for project in ("one", "two"):
         data = Submit(execution_id=GOOD, project_id=project, prompt=f"for {project}")
-        await submit(b.parts, b.command("dev.ocf.task.submit.v1", data))
+        await submit(b.deps, b.command("dev.ocf.task.submit.v1", data))
     for project in ("one", "two"):
         (command,) = await b.commands("execute", GOOD, project)
         assert json.loads(command.data)["prompt"] == f"for {project}"
@@ -269,11 +269,11 @@ async def test_accepted_comes_before_the_execute_command_and_never_after_the_end
     """A submit that is repeated when its execution has ended says nothing, though its first `accepted` is gone."""
     b = bench()
     event = b.submit(GOOD)
-    await submit(b.parts, event)
-    await b.parts.records.change(PROJECT, GOOD, lambda r: r.model_copy(update={"state": State.COMPLETED}))
+    await submit(b.deps, event)
+    await b.deps.records.change(PROJECT, GOOD, lambda r: r.model_copy(update={"state": State.COMPLETED}))
     await b.bus.purge("OCF_EVENTS", f"ocf.evt.{PROJECT}.{GOOD}.>")
     with pytest.raises(Drop, match="completed already"):
-        await submit(b.parts, event)
+        await submit(b.deps, event)
     assert await b.said(GOOD) == []
 
 
@@ -282,13 +282,13 @@ async def test_twenty_thousand_errors_fit_in_one_answer() -> None:
     b = bench()
     wrong = {f"no-permission-{number}": "deny" for number in range(20_000)}
     body = {"execution_id": GOOD, "project_id": PROJECT, "prompt": "x", "permissions": wrong}
-    await submit(b.parts, b.raw_submit(body, PROJECT, GOOD))
+    await submit(b.deps, b.raw_submit(body, PROJECT, GOOD))
     fact = await b.fact(GOOD, "rejected")
     assert len(fact.data) < 32 * 1024
     errors = json.loads(fact.data)["errors"]
     assert errors[0]["field"] == "permissions.no-permission-0"
     assert errors[-1]["message"].endswith("more errors")
-    entry = await b.parts.executions.get(ExecutionRef(PROJECT, GOOD).record_key)
+    entry = await b.deps.executions.get(ExecutionRef(PROJECT, GOOD).record_key)
     assert entry is not None
     assert len(entry.value) < 64 * 1024
 
@@ -311,7 +311,7 @@ async def test_a_value_of_another_type_or_an_unknown_permission_is_rejected(wron
     """Nothing is read as what it is not: a typing error is answered by its field."""
     b = bench()
     body = {"execution_id": GOOD, "project_id": PROJECT, "prompt": "x", **wrong}
-    await submit(b.parts, b.raw_submit(body, PROJECT, GOOD))
+    await submit(b.deps, b.raw_submit(body, PROJECT, GOOD))
     errors = json.loads((await b.fact(GOOD, "rejected")).data)["errors"]
     assert [error["field"] for error in errors] == [field]
     if field.startswith("permissions"):
@@ -323,7 +323,7 @@ async def test_the_permissions_of_opencode_are_accepted(name: str) -> None:
     """Each by its name, or with a pattern."""
     b = bench()
     body = {"execution_id": GOOD, "project_id": PROJECT, "prompt": "x", "permissions": {name: "ask"}}
-    await submit(b.parts, b.raw_submit(body, PROJECT, GOOD))
+    await submit(b.deps, b.raw_submit(body, PROJECT, GOOD))
     assert await b.said(GOOD) == ["accepted"]
 
 
@@ -335,7 +335,7 @@ async def test_a_context_has_a_depth_and_a_number_of_values(kind: str) -> None:
     body = f'{{"execution_id":"{GOOD}","project_id":"{PROJECT}","prompt":"x","context":{{"a":{context}}}}}'.encode()
     await b.store.put(f"{PROJECT}/{GOOD}/data/x.json", body)
     event = replace(b.submit(GOOD), data=b"").with_extensions(dataref=f"ocf-s3:{PROJECT}/{GOOD}/data/x.json")
-    await submit(b.parts, event)
+    await submit(b.deps, event)
     errors = json.loads((await b.fact(GOOD, "rejected")).data)["errors"]
     assert any(error["field"].startswith("context") for error in errors), errors
     assert any("deeper than 32" in e["message"] or "more than 100000 values" in e["message"] for e in errors), errors
@@ -346,6 +346,6 @@ async def test_poison_on_the_subject_of_a_session_stops_no_submit_to_it() -> Non
     b = bench()
     session = str(uuid.uuid4())
     await b.bus.publish(f"ocf.cmd.session.{PROJECT}.{session}", b"{", {"Content-Type": "application/cloudevents+json"})
-    await submit(b.parts, b.submit(GOOD, session_id=session))
+    await submit(b.deps, b.submit(GOOD, session_id=session))
     errors = json.loads((await b.fact(GOOD, "rejected")).data)["errors"]
     assert [error["field"] for error in errors] == ["session_id"]

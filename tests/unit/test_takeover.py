@@ -30,16 +30,16 @@ class Reached(Exception):
 async def running_elsewhere(b: Bench) -> tuple[str, Runner]:
     """An execution in its first attempt on another worker, whose lease has run out; and one that would take it over."""
     execution = str(uuid.uuid4())
-    await submit(b.parts, b.submit(execution))
-    now = b.parts.clock.now()
+    await submit(b.deps, b.submit(execution))
+    now = b.deps.clock.now()
 
     def begun(record: Record) -> Record:
         attempt = AttemptRecord(number=1, worker="other", started_at=now)
         return record.model_copy(update={"state": State.RUNNING, "started_at": now, "attempts": [attempt]})
 
-    await b.parts.records.change(PROJECT, execution, begun)
+    await b.deps.records.change(PROJECT, execution, begun)
     (event,) = await b.commands("execute", execution)
-    run = runner_on(b.parts, command(event, Execute), event)
+    run = runner_on(b.deps, command(event, Execute), event)
 
     async def begins(attempt: int) -> None:
         raise Reached
@@ -76,9 +76,9 @@ async def test_an_attempt_whose_worker_comes_back_is_left_to_it(sign: str) -> No
     taking = await begun(run, clock)
     await clock.advance(RECHECK_SECONDS / 2)
     if sign == "lease":
-        await b.parts.executions.create(ExecutionRef(PROJECT, execution).lease_key, b"{}", ttl=10)
+        await b.deps.executions.create(ExecutionRef(PROJECT, execution).lease_key, b"{}", ttl=10)
     else:
-        await b.parts.records.change(PROJECT, execution, lambda record: record.model_copy())
+        await b.deps.records.change(PROJECT, execution, lambda record: record.model_copy())
     await clock.advance(RECHECK_SECONDS / 2)
     with pytest.raises(Conflict):
         await taking
@@ -88,9 +88,9 @@ async def test_a_worker_told_to_go_while_it_looks_begins_nothing(monkeypatch: py
     """Nobody would look for that run any more: it could be neither waited for nor handed on."""
     b = bench()
     execution = str(uuid.uuid4())
-    await submit(b.parts, b.submit(execution))
+    await submit(b.deps, b.submit(execution))
     (event,) = await b.commands("execute", execution)
-    worker = worker_on(b.parts)
+    worker = worker_on(b.deps)
 
     async def told_meanwhile(event: Event, *_: object) -> Event:
         worker.drain()

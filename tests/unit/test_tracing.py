@@ -50,11 +50,11 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
 
 async def pending(b: Bench) -> str:
     execution = str(uuid.uuid4())
-    await submit(b.parts, b.submit(execution).with_extensions(traceparent=EXECUTIONS))
+    await submit(b.deps, b.submit(execution).with_extensions(traceparent=EXECUTIONS))
     return execution
 
 
-def wish(b: Bench, execution: str):
+def request(b: Bench, execution: str):
     data = Cancel(execution_id=execution, project_id=PROJECT)
     return b.command("dev.ocf.task.cancel.v1", data).with_extensions(traceparent=CANCELLERS)
 
@@ -63,7 +63,7 @@ async def test_the_end_of_an_execution_is_in_its_trace_whoever_ends_it() -> None
     """Without tracing of our own: the canceller's context is that of the command, and no more."""
     b = bench()
     execution = await pending(b)
-    await cancel(b.parts, wish(b, execution))
+    await cancel(b.deps, request(b, execution))
     assert (await b.fact(execution, "cancelled")).extensions["traceparent"] == EXECUTIONS
 
 
@@ -71,9 +71,9 @@ async def test_the_span_that_ends_an_execution_of_another_trace_points_to_it(spa
     """With tracing: the fact stays in the execution's trace, the canceller's span has a link."""
     b = bench()
     execution = await pending(b)
-    command = wish(b, execution)
+    command = request(b, execution)
     with tracing.span("process cancel", command):
-        await cancel(b.parts, command)
+        await cancel(b.deps, command)
     assert (await b.fact(execution, "cancelled")).extensions["traceparent"] == EXECUTIONS
     (span,) = spans.get_finished_spans()
     assert [f"{link.context.trace_id:032x}" for link in span.links] == [trace_context.trace_id(EXECUTIONS)]
@@ -83,9 +83,9 @@ async def test_a_span_of_the_same_trace_is_the_nearer_cause(spans: InMemorySpanE
     """A worker's end hangs below its run, not below the submit; and there is nothing to point to."""
     b = bench()
     execution = await pending(b)
-    command = wish(b, execution).with_extensions(traceparent=EXECUTIONS)
+    command = request(b, execution).with_extensions(traceparent=EXECUTIONS)
     with tracing.span("process cancel", command):
-        await cancel(b.parts, command)
+        await cancel(b.deps, command)
     (span,) = spans.get_finished_spans()
     assert f"-{span.context.span_id:016x}-" in (await b.fact(execution, "cancelled")).extensions["traceparent"]
     assert span.links == ()
@@ -95,9 +95,9 @@ async def test_a_deletion_is_in_the_trace_of_what_is_deleted() -> None:
     """`cleaned` is the last that is said of an execution."""
     b = bench()
     execution = await pending(b)
-    await cancel(b.parts, wish(b, execution))
+    await cancel(b.deps, request(b, execution))
     data = Cleanup(execution_id=execution, project_id=PROJECT)
-    await cleanup(b.parts, b.command("dev.ocf.task.cleanup.v1", data).with_extensions(traceparent=CANCELLERS))
+    await cleanup(b.deps, b.command("dev.ocf.task.cleanup.v1", data).with_extensions(traceparent=CANCELLERS))
     assert (await b.fact(execution, "cleaned")).extensions["traceparent"] == EXECUTIONS
 
 
@@ -126,7 +126,7 @@ async def test_what_waits_is_no_error_in_its_span_and_no_line_in_the_log(
         raise why
 
     told = CloudEvent({"type": event.type, "source": event.source, "id": event.id}, {})
-    monkeypatch.setattr(asgi, "_current", b.parts)
+    monkeypatch.setattr(asgi, "_current", b.deps)
     lines = LogCapture()
     every_level = structlog.make_filtering_bound_logger(logging.DEBUG)  # whatever another test has configured
     monkeypatch.setattr(asgi, "log", structlog.wrap_logger(None, processors=[lines], wrapper_class=every_level))
@@ -156,7 +156,7 @@ async def test_a_dispatch_says_what_was_answered(
             raise httpx.ConnectError("refused")
         return httpx.Response(status)
 
-    event = wish(bench(), str(uuid.uuid4()))
+    event = request(bench(), str(uuid.uuid4()))
     subject = subjects.command("cancel", PROJECT, event.extensions["correlationid"])
     await bus.publish(subject, event.data, event.headers())
     (delivery,) = await bus.fetch(row.spec(), 1, 1)

@@ -65,21 +65,19 @@ class World:
     def __init__(self, folder: Path, b: Bench, limits: dict[str, Any], prices: Prices | None) -> None:
         self.said: list[Draft] = []
         self.b = b
-        self.broker = ModelProxy(Upstream(b.parts.clock), b.parts.clock)
+        self.broker = ModelProxy(Upstream(b.deps.clock), b.deps.clock)
         key = SecretStr(KEY)
         target = ModelTarget("openai", "m", "openai", "http://127.0.0.1:9/v1", key, prices=prices)
         spec = ServerSpec(None, folder, folder, "", "", ())
         slots = SimpleNamespace(acquire=self._acquire)
         boundary = Boundary(Settings(STATE_DIR=folder / "state"), self._busy)  # type: ignore[call-arg]
-        shop = SimpleNamespace(
-            parts=b.parts, slots=slots, target=lambda task: target, server_spec=lambda limits: spec, boundary=boundary
+        context = SimpleNamespace(
+            deps=b.deps, slots=slots, target=lambda task: target, server_spec=lambda limits: spec, boundary=boundary
         )
         ids = {"execution_id": str(uuid.uuid4()), "project_id": PROJECT}
-        self.task = Execute.model_validate(
-            {**ids, "prompt": "p", "limits": limits, "submitted_at": b.parts.clock.now()}
-        )
+        self.task = Execute.model_validate({**ids, "prompt": "p", "limits": limits, "submitted_at": b.deps.clock.now()})
         self.folder = folder
-        self.turn = AgentRun(cast(Any, shop), self.task, folder / "own", Activity(b.parts.clock))
+        self.turn = AgentRun(cast(Any, context), self.task, folder / "own", Activity(b.deps.clock))
 
     async def _busy(self, _: str) -> bool:
         return False

@@ -27,7 +27,7 @@ from ocf.functions.core.sweep_schedule import SCHEDULE, SWEEP_ID, keep_sweeping
 from ocf.functions.session.handler import session
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
-from tests.unit.test_sessions import created, submitted, wish
+from tests.unit.test_sessions import created, request, submitted
 
 
 async def rewritten(bucket: Bucket, key: str, change: Any) -> None:
@@ -55,8 +55,8 @@ def ids(execution: str) -> dict[str, Any]:
 
 
 def swept(b: Bench) -> Event:
-    wish = Cleanup(project_id="ocf-system", execution_id=SWEEP_ID, scope="sweep")
-    return b.command("dev.ocf.task.cleanup.v1", wish)
+    request = Cleanup(project_id="ocf-system", execution_id=SWEEP_ID, scope="sweep")
+    return b.command("dev.ocf.task.cleanup.v1", request)
 
 
 async def test_fields_of_a_newer_release_in_a_record_are_read_and_survive_a_change() -> None:
@@ -70,15 +70,15 @@ async def test_fields_of_a_newer_release_in_a_record_are_read_and_survive_a_chan
         value["attempts"] = [{"number": 1, "worker": "w", "started_at": "2026-01-01T00:00:00Z", "zone": "a"}]
 
     key = ExecutionRef(PROJECT, execution).record_key
-    await rewritten(b.parts.executions, key, newer)
-    client = Client(b.bus, b.parts.executions, b.parts.sessions, project=PROJECT)
+    await rewritten(b.deps.executions, key, newer)
+    client = Client(b.bus, b.deps.executions, b.deps.sessions, project=PROJECT)
     assert (await client.status(execution)).state is State.PENDING
     assert len(await client.list()) == 1
-    await b.parts.records.change(PROJECT, execution, lambda record: record.model_copy(update={"title": "new"}))
-    value = await kept(b.parts.executions, key)
+    await b.deps.records.change(PROJECT, execution, lambda record: record.model_copy(update={"title": "new"}))
+    value = await kept(b.deps.executions, key)
     assert (value["title"], value["priority"], value["usage"]["gpu_seconds"]) == ("new", 3, 4)
-    await cancel(b.parts, cancelled(b, execution))
-    value = await kept(b.parts.executions, key)
+    await cancel(b.deps, cancelled(b, execution))
+    value = await kept(b.deps.executions, key)
     assert (value["state"], value["priority"], value["attempts"][0]["zone"]) == ("cancelled", 3, "a")
 
 
@@ -92,11 +92,11 @@ async def test_fields_of_a_newer_release_in_a_session_survive_a_change() -> None
         value["workspace"]["lfs"] = True
 
     key = SessionRef(PROJECT, id_).record_key
-    await rewritten(b.parts.sessions, key, newer)
-    await session(b.parts, wish(b, "attach", id_, client_id="ann"))
-    value = await kept(b.parts.sessions, key)
+    await rewritten(b.deps.sessions, key, newer)
+    await session(b.deps, request(b, "attach", id_, client_id="ann"))
+    value = await kept(b.deps.sessions, key)
     assert (value["colour"], value["workspace"]["lfs"], len(value["clients"])) == ("red", True, 1)
-    found = await Sessions(b.parts.sessions, b.parts.clock).get(PROJECT, id_)
+    found = await Sessions(b.deps.sessions, b.deps.clock).get(PROJECT, id_)
     assert found is not None
     assert found.workspace.source == "git"
 
@@ -134,15 +134,15 @@ async def test_a_record_that_cannot_be_read_does_not_stop_the_sweep() -> None:
     b = bench(clock)
     first, second = sorted([await submitted(b), await submitted(b)])
     await rewritten(
-        b.parts.executions, ExecutionRef(PROJECT, first).record_key, lambda value: value.update(state="paused")
+        b.deps.executions, ExecutionRef(PROJECT, first).record_key, lambda value: value.update(state="paused")
     )
     await keep_sweeping(b.bus)
     await clock.advance(86_400 + 3_601)
-    sweeping = asyncio.create_task(cleanup(b.parts, swept(b)))
+    sweeping = asyncio.create_task(cleanup(b.deps, swept(b)))
     while not clock.sleepers:
         await asyncio.sleep(0)
     await clock.advance(RECHECK_SECONDS)
     await sweeping
     assert "timed_out" in await b.said(second)
-    await cleanup(b.parts, swept(b))
+    await cleanup(b.deps, swept(b))
     assert await b.bus.last("OCF_COMMANDS", SCHEDULE) is not None

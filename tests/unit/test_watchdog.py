@@ -10,7 +10,7 @@ import pytest
 
 from ocf.events.lifecycle import Reason, Step
 from ocf.functions.execute.attempt import watchdog
-from ocf.functions.execute.attempt.stop import StopSignal, StopReason
+from ocf.functions.execute.attempt.stop import StopReason, StopSignal
 from ocf.functions.execute.attempt.watchdog import Activity, Bounds, watch
 from ocf.functions.execute.sandbox import process_tree
 from tests.support.clock import ManualClock
@@ -23,9 +23,11 @@ class Watched:
 
     def __init__(self, bounds: Bounds, workspace: Path = NEVER) -> None:
         self.clock = ManualClock()
-        self.judge = StopSignal()
+        self.stop_signal = StopSignal()
         self.activity = Activity(self.clock)
-        self.task = asyncio.create_task(watch(bounds, self.judge, self.clock, self.activity, lambda: (workspace,)))
+        self.task = asyncio.create_task(
+            watch(bounds, self.stop_signal, self.clock, self.activity, lambda: (workspace,))
+        )
 
     async def run(self, seconds: int, *, active: bool = False) -> StopReason | None:
         """Let time pass, a second at a time; the verdict, once there is one."""
@@ -34,9 +36,9 @@ class Watched:
             if active:
                 self.activity.note()
             await self.clock.advance(1)
-            while not (self.clock.sleepers or self.judge.verdict):
+            while not (self.clock.sleepers or self.stop_signal.verdict):
                 await asyncio.sleep(0.001)  # it looks at the workspace, in a thread
-        return self.judge.verdict
+        return self.stop_signal.verdict
 
 
 def bounds(wall: int = 1000, silence: int = 1000, workspace: int = 10**12) -> Bounds:
@@ -81,12 +83,12 @@ async def test_waiting_for_a_person_is_not_silence() -> None:
 
 async def test_the_first_verdict_stands() -> None:
     """A judge hears everybody and believes the first."""
-    judge = StopSignal()
+    stop_signal = StopSignal()
     first, second = StopReason(Step.CANCEL, "first"), StopReason(Step.COMPLETE)
-    judge.decide(first)
-    judge.decide(second)
-    assert judge.verdict is first
-    assert await judge.wait() is first
+    stop_signal.decide(first)
+    stop_signal.decide(second)
+    assert stop_signal.verdict is first
+    assert await stop_signal.wait() is first
 
 
 async def test_a_workspace_that_grows_too_large_ends_the_run(tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ async def test_a_workspace_that_grows_too_large_ends_the_run(tmp_path: Path) -> 
     assert await watched.run(12) is None
     (tmp_path / "big").write_bytes(b"x" * 50_000)
     await watched.run(12)
-    verdict = await asyncio.wait_for(watched.judge.wait(), 5)
+    verdict = await asyncio.wait_for(watched.stop_signal.wait(), 5)
     assert verdict.reason is Reason.OUTPUT_LIMIT
 
 
@@ -110,7 +112,7 @@ async def test_a_disk_that_gets_fuller_is_looked_at_at_once(tmp_path: Path, monk
     assert await watched.run(2) is None
     free[0] -= 50_000
     await watched.run(1)
-    verdict = await asyncio.wait_for(watched.judge.wait(), 5)
+    verdict = await asyncio.wait_for(watched.stop_signal.wait(), 5)
     assert verdict.reason is Reason.OUTPUT_LIMIT
 
 
@@ -131,5 +133,5 @@ async def test_folders_and_names_alone_fill_a_disk_too(tmp_path: Path) -> None:
         (tmp_path / str(number)).mkdir()
     watched = Watched(bounds(workspace=50_000), tmp_path)
     await watched.run(12)
-    verdict = await asyncio.wait_for(watched.judge.wait(), 5)
+    verdict = await asyncio.wait_for(watched.stop_signal.wait(), 5)
     assert verdict.reason is Reason.OUTPUT_LIMIT

@@ -344,9 +344,11 @@ class NatsBus:
 
     async def purge(self, stream: str, subject: str, *, through: int | None = None) -> int:
         """As the port says; with `through`, only messages up to that stream sequence."""
-        wish: dict[str, object] = {"filter": subject} if through is None else {"filter": subject, "seq": through + 1}
+        command: dict[str, object] = {"filter": subject} if through is None else {"filter": subject, "seq": through + 1}
         with _unavailable(f"purge {stream}"):
-            reply = await self.nc.request(f"$JS.API.STREAM.PURGE.{stream}", json.dumps(wish).encode(), timeout=_TIMEOUT)
+            reply = await self.nc.request(
+                f"$JS.API.STREAM.PURGE.{stream}", json.dumps(command).encode(), timeout=_TIMEOUT
+            )
             answer = json.loads(reply.data)
         if "error" in answer:
             raise Unavailable(f"purge {stream}: {answer['error'].get('description')}")

@@ -13,7 +13,7 @@ from ocf.events import limits
 from ocf.events.errors import InvalidEvent
 from ocf.events.lifecycle import Reason
 from ocf.events.limits import FREE_VALUE, OverLimit, parse_json
-from ocf.events.output import ChunkType, Draft, FileChange, Usage, PendingRequest
+from ocf.events.output import ChunkType, Draft, FileChange, PendingRequest, Usage
 from ocf.events.ports import Clock
 from ocf.functions.execute.agent import config
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
@@ -22,7 +22,16 @@ from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.agent.translate import Translator
 from ocf.functions.execute.sandbox.process import AgentFailed, StopReport
 
-__all__ = ["Agent", "AgentFailed", "AgentModel", "AgentResult", "AgentServer", "ServerSpec", "TurnSpec", "start_agent"]
+__all__ = [
+    "Agent",
+    "AgentFailed",
+    "AgentModel",
+    "AgentResult",
+    "AgentServer",
+    "PromptSpec",
+    "ServerSpec",
+    "start_agent",
+]
 
 Emit = Callable[[Draft], Awaitable[None]]
 

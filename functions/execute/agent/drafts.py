@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ocf.events.lifecycle import Reason
-from ocf.events.output import ChunkType, Draft, StatusDetail, TodoItem, Usage, PendingRequest
+from ocf.events.output import ChunkType, Draft, PendingRequest, StatusDetail, TodoItem, Usage
 
 PERMISSION_OPTIONS = ["once", "always", "reject"]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ocf.events import limits
 from ocf.events.lifecycle import Reason
-from ocf.events.output import ChunkType, Draft, FileChange, Usage, PendingRequest
+from ocf.events.output import ChunkType, Draft, FileChange, PendingRequest, Usage
 from ocf.functions.execute.agent.drafts import (
     failure,
     permission_waiting,

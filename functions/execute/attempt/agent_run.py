@@ -34,7 +34,7 @@ from ocf.functions.execute.attempt.watchdog import Activity
 from ocf.functions.execute.attempt.workspace_source import WorkspaceInput
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.execute.egress_proxy import EgressProxy, rules
-from ocf.functions.execute.model_proxy import ModelProxyFailure, Hooks
+from ocf.functions.execute.model_proxy import Hooks, ModelProxyFailure
 from ocf.functions.execute.sandbox.agent_host_client import HostUser, Owner
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.models.endpoint_check import BadEndpoint
@@ -58,8 +58,8 @@ _GRACE = 0.3
 class AgentRun:
     """The agent's side of one attempt. `run` ends when the agent is done; `kill` ends it from outside."""
 
-    def __init__(self, shop: WorkerContext, task: Execute, directory: Path, activity: Activity) -> None:
-        self._shop = shop
+    def __init__(self, context: WorkerContext, task: Execute, directory: Path, activity: Activity) -> None:
+        self._context = context
         self._task = task
         self._directory = directory
         self._activity = activity
@@ -85,7 +85,7 @@ class AgentRun:
     def model_name(self) -> str | None:
         """How people see its model; None when that cannot be had (`run` will say why)."""
         try:
-            return self._shop.target(self._task).display_name
+            return self._context.target(self._task).display_name
         except (SealError, NoModel, BadEndpoint):
             return None
 
@@ -141,22 +141,22 @@ class AgentRun:
             raise type(error)(error.reason, self.redactor(error.message), said) from error
 
     async def _run(self, emit: Emit) -> None:
-        await self._shop.boundary.admit(self._task.project_id)
+        await self._context.boundary.admit(self._task.project_id)
         target = self._target()
         session = await self._session()
-        ground = WorkspaceInput(self._shop, self._task, session, self._directory)
-        await asyncio.to_thread(ground.check)  # costs less than OpenCode
-        self._keep_ignored = ground.keep_ignored
-        if ground.shared:
-            self._workspace = await ground.prepare(self._directory / "unused", self._hide, self._own_shared)
+        workspace_input = WorkspaceInput(self._context, self._task, session, self._directory)
+        await asyncio.to_thread(workspace_input.check)  # costs less than OpenCode
+        self._keep_ignored = workspace_input.keep_ignored
+        if workspace_input.shared:
+            self._workspace = await workspace_input.prepare(self._directory / "unused", self._hide, self._own_shared)
         await emit(_phase("agent", "getting OpenCode ready"))
         slot = await self._acquire(target)
-        await emit(_phase("workspace", f"preparing the workspace ({ground.label})"))
+        await emit(_phase("workspace", f"preparing the workspace ({workspace_input.label})"))
         if self._workspace is None:
-            self._workspace = await ground.prepare(slot.directory, self._hide, slot.own)
+            self._workspace = await workspace_input.prepare(slot.directory, self._hide, slot.own)
         self._assign(slot, target)
         turn = self._turn_spec(target, await self._resume(slot, session))
-        self._agent = Agent(slot.server, turn, self._shop.parts.clock)
+        self._agent = Agent(slot.server, turn, self._context.deps.clock)
         await emit(_phase("model", f"asking {target.display_name}"))
         prompt: str | None = prompt_text(self._task)
         while prompt is not None:
@@ -170,7 +170,7 @@ class AgentRun:
 
     def _target(self) -> ModelTarget:
         try:
-            target = self._shop.target(self._task)
+            target = self._context.target(self._task)
         except (NoModel, BadEndpoint) as error:
             raise AgentFailed(Reason.MODEL_ERROR, str(error)) from None
         if self._task.limits.max_cost_usd is not None and target.prices is None and not target.offline:
@@ -187,18 +187,18 @@ class AgentRun:
         self._cleanup.callback(logs.SECRETS.remove, secret)
 
     async def _session(self) -> Session | None:
-        task, parts = self._task, self._shop.parts
+        task, deps = self._task, self._context.deps
         if task.session_id is None:
             return None
-        found = await Sessions(parts.sessions, parts.clock).get(task.project_id, task.session_id)
+        found = await Sessions(deps.sessions, deps.clock).get(task.project_id, task.session_id)
         if found is None:
             raise workspace.InvalidWorkspace(f"session {task.session_id} was destroyed")
         return found
 
     async def _acquire(self, target: ModelTarget) -> WarmServer:
-        spec = replace(self._shop.server_spec(self._task.limits), models=(_model(target),))
+        spec = replace(self._context.server_spec(self._task.limits), models=(_model(target),))
         try:
-            allowed = rules(self._task.network.allow, self._shop.parts.settings.network_allow)
+            allowed = rules(self._task.network.allow, self._context.deps.settings.network_allow)
         except InvalidRule as error:
             raise AgentFailed(Reason.AGENT_ERROR, f"network.allow: {error}") from None
         if allowed:
@@ -206,7 +206,7 @@ class AgentRun:
             spec = replace(spec, connect_ports=(proxy.port,), env=proxy.env())
         shared = self._workspace.directory if self._workspace is not None else None
         user, self._user = self._user, None  # it goes with the slot, also where that does not open
-        slot = await self._shop.slots.acquire(spec, shared=shared, user=user)
+        slot = await self._context.slots.acquire(spec, shared=shared, user=user)
         self._slot = slot
         metrics.slots_taken.labels("warm" if slot.warm else "cold").inc()
         self._cleanup.push_async_callback(slot.close)
@@ -215,7 +215,7 @@ class AgentRun:
         return slot
 
     async def _own_shared(self, folder: Path) -> None:
-        self._user = await self._shop.slots.user_of(folder)
+        self._user = await self._context.slots.user_of(folder)
 
     def _assign(self, slot: WarmServer, target: ModelTarget) -> None:
         hooks = Hooks(
@@ -235,12 +235,12 @@ class AgentRun:
             return None
         key = None
         if session.saved is not None:
-            key = await saved_key(self._shop.parts.store, session.ref, session.saved.conversation.name)
+            key = await saved_key(self._context.deps.store, session.ref, session.saved.conversation.name)
         elif session.from_execution_id is not None:
             key = f"{session.project_id}/{session.from_execution_id}/{CONVERSATION}"
-            if await self._shop.parts.store.head(key) is None:
+            if await self._context.deps.store.head(key) is None:
                 return None  # that execution ended without one; its workspace is what is forked
-        return None if key is None else await import_conversation(slot.server, await self._shop.parts.store.get(key))
+        return None if key is None else await import_conversation(slot.server, await self._context.deps.store.get(key))
 
     def _turn_spec(self, target: ModelTarget, resume: str | None) -> PromptSpec:
         return PromptSpec(
@@ -319,9 +319,9 @@ class AgentRun:
         """Store what the run left; see `ocf.functions.execute.attempt.artifacts`."""
         if self._workspace is None:
             return StoredArtifacts()
-        keeper = ArtifactWriter(self._shop, self._task, self._directory / "artifacts", hold)
+        artifact_writer = ArtifactWriter(self._context, self._task, self._directory / "artifacts", hold)
         conversation = await asyncio.to_thread(self.redactor.value, self._conversation)
-        return await keeper.keep(
+        return await artifact_writer.keep(
             self._workspace,
             conversation,
             emit,
@@ -339,7 +339,7 @@ class AgentRun:
         await self._cleanup.aclose()
         if self._user is not None:
             await self._user.release()
-        self._shop.boundary.folders.check()
+        self._context.boundary.folders.check()
 
 
 def _model(target: ModelTarget) -> AgentModel:
@@ -350,13 +350,13 @@ def _model(target: ModelTarget) -> AgentModel:
 
 def prompt_text(task: Execute) -> str:
     """The prompt as the agent gets it: what is asked, the context, the code."""
-    parts = [task.prompt.strip()] if task.prompt else []
+    deps = [task.prompt.strip()] if task.prompt else []
     if task.context:
         context = task.context if isinstance(task.context, str) else _listed(task.context)
-        parts.append(f"Context:\n{context}")
+        deps.append(f"Context:\n{context}")
     if task.code:
-        parts.append(f"Code:\n```\n{task.code}\n```")
-    return "\n\n".join(parts)
+        deps.append(f"Code:\n```\n{task.code}\n```")
+    return "\n\n".join(deps)
 
 
 def _listed(context: dict[str, object]) -> str:

@@ -54,9 +54,9 @@ class ArtifactWriter:
     `hold` is asked before each object: a later attempt's must not be overwritten by one that has lost the execution.
     """
 
-    def __init__(self, shop: WorkerContext, task: Execute, folder: Path, hold: Ownership) -> None:
+    def __init__(self, context: WorkerContext, task: Execute, folder: Path, hold: Ownership) -> None:
         self._hold = hold
-        self._shop = shop
+        self._context = context
         self._task = task
         self._folder = folder
         self._stored: list[Artifact] = []
@@ -136,7 +136,7 @@ class ArtifactWriter:
         """Run `storing`; why it did not end, if it did not. Raises what it raises."""
         task = asyncio.ensure_future(storing)
         ends = [] if given_up is None else [asyncio.ensure_future(given_up())]
-        late = [] if seconds is None else [asyncio.ensure_future(self._shop.parts.clock.sleep(seconds))]
+        late = [] if seconds is None else [asyncio.ensure_future(self._context.deps.clock.sleep(seconds))]
         try:
             await asyncio.wait({task, *ends, *late}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
@@ -159,14 +159,14 @@ class ArtifactWriter:
                 yield Artifact(name=f"{start}{name}", size=info.size, sha256=info.sha256 or "")
 
     async def _put(self, key: str, path: Path, content_type: str) -> ObjectInfo:
-        store = self._shop.parts.store
+        store = self._context.deps.store
         return await self._until_stored(
             lambda: store.put_file(key, path, content_type=content_type), action="run.artifact_retry", key=key
         )
 
     async def _changed(self, session: str, decide: Callable[[Session], Session | None]) -> Session:
         """The session's record, changed: what is stored and not pointed to would be lost."""
-        sessions = Sessions(self._shop.parts.sessions, self._shop.parts.clock)
+        sessions = Sessions(self._context.deps.sessions, self._context.deps.clock)
         return await self._until_stored(
             lambda: sessions.change(self._task.project_id, session, decide),
             but=NotYetKnown,
@@ -189,7 +189,7 @@ class ArtifactWriter:
                     raise
                 log.warning("not stored yet", action=action, reason=str(error), **about)
                 await self._begin_wait(str(error))
-                await self._shop.parts.clock.sleep(pause)
+                await self._context.deps.clock.sleep(pause)
                 pause = min(pause * 2, _PAUSE)
 
     async def _begin_wait(self, why: str) -> None:
@@ -197,7 +197,7 @@ class ArtifactWriter:
         self._why = why
         if self._waits_since is not None:
             return
-        self._waits_since = self._shop.parts.clock.monotonic()
+        self._waits_since = self._context.deps.clock.monotonic()
         await self._emit(_status("waiting for S3 to store the workspace"))
 
         def waits(record: Record) -> Record | None:
@@ -205,16 +205,16 @@ class ArtifactWriter:
             return None if record.terminal else record.model_copy(update=pending)
 
         with suppress(Retry):  # only the record says so, and its end will say more
-            await self._shop.parts.records.change(self._task.project_id, self._task.execution_id, waits)
+            await self._context.deps.records.change(self._task.project_id, self._task.execution_id, waits)
 
     def _waited_ms(self) -> int:
         """Milliseconds since the end began to wait, 0 if it did not."""
         since = self._waits_since
-        return 0 if since is None else max(1, round((self._shop.parts.clock.monotonic() - since) * 1000))
+        return 0 if since is None else max(1, round((self._context.deps.clock.monotonic() - since) * 1000))
 
     async def _session(self, conversation: dict[str, object] | None, emit: Emit) -> None:
         """Save the session's state under names of this attempt's; the record then points to them, or not at all."""
-        task, parts = self._task, self._shop.parts
+        task, deps = self._task, self._context.deps
         if task.session_id is None:
             return
         ref = SessionRef(task.project_id, task.session_id)
@@ -236,17 +236,17 @@ class ArtifactWriter:
         try:
             now = (await self._changed(task.session_id, pointed)).saved
         except NotYetKnown:
-            await delete_session(parts.store, ref)  # destroyed meanwhile
+            await delete_session(deps.store, ref)  # destroyed meanwhile
             return
         if not before or now is None:
             for artifact in (archive, *talk):
-                await delete_saved(parts.store, ref, artifact.name)
+                await delete_saved(deps.store, ref, artifact.name)
             why = "OpenCode did not give its conversation" if conversation is None else "this turn of it is over"
             await emit(_not_stored(f"the session stays as it was: {why}"))
             return
         # Only what the record pointed to until now: another attempt's may be on its way there.
         for name in _objects(before[0]) - _objects(now):
-            await delete_saved(parts.store, ref, name)
+            await delete_saved(deps.store, ref, name)
         if conversation is None:
             await emit(_not_stored("OpenCode did not give its conversation: the session goes on from the one before"))
 

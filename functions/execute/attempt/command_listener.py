@@ -25,7 +25,9 @@ _PATIENCE = 2.0
 class CommandListener:
     """Cancel and reply commands of one execution, each given to `take` once, whichever way it comes first."""
 
-    def __init__(self, bus: Bus, clock: Clock, project: str, execution: str, *, look_every: float = POLL_SECONDS) -> None:
+    def __init__(
+        self, bus: Bus, clock: Clock, project: str, execution: str, *, look_every: float = POLL_SECONDS
+    ) -> None:
         self._look_every = look_every
         self._bus = bus
         self._clock = clock

@@ -13,7 +13,7 @@ from ocf.events.errors import NotYetKnown, Retry
 from ocf.events.execution_record import Record
 from ocf.events.facts import DiffSummary
 from ocf.events.limits import KIB
-from ocf.events.output import ChunkType, Draft, TodoItem, Usage, PendingRequest
+from ocf.events.output import ChunkType, Draft, PendingRequest, TodoItem, Usage
 from ocf.events.ports import Clock
 from ocf.functions import workspace
 from ocf.functions.core.execution_repository import Records

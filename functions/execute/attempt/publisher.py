@@ -81,7 +81,13 @@ class Publisher:
         self.first_at: float | None = None
 
     def begin(
-        self, attempt: int, fenced: FencedOutput, *, max_bytes: int, hold: Ownership, trace: Mapping[str, str] | None = None
+        self,
+        attempt: int,
+        fenced: FencedOutput,
+        *,
+        max_bytes: int,
+        hold: Ownership,
+        trace: Mapping[str, str] | None = None,
     ) -> None:
         """Continue after whatever an earlier attempt said. While `hold` is in doubt, output waits."""
         self.last = fenced.last

@@ -33,7 +33,7 @@ from ocf.functions.execute.attempt.command_listener import POLL_SECONDS, Command
 from ocf.functions.execute.attempt.lease import Lease
 from ocf.functions.execute.attempt.progress import Progress
 from ocf.functions.execute.attempt.publisher import OutputLimit, Publisher, sayable
-from ocf.functions.execute.attempt.stop import Released, StopSignal, StopReason, failed
+from ocf.functions.execute.attempt.stop import Released, StopReason, StopSignal, failed
 from ocf.functions.execute.sandbox.process import AgentNotReady
 from ocf.functions.observability import logs, metrics
 from ocf.functions.runtime.bootstrap import Dependencies
@@ -50,31 +50,31 @@ MakeAgentRun = Callable[[Execute, watchdog.Activity], AgentRun]
 
 
 class Runner:
-    """Runs one execution, once. `judge` may be told to end it."""
+    """Runs one execution, once. `stop_signal` may be told to end it."""
 
     def __init__(
         self,
         task: Execute,
         event: Event,
         *,
-        parts: Dependencies,
+        deps: Dependencies,
         make_turn: MakeAgentRun,
         look_every: float = POLL_SECONDS,
     ) -> None:
         self.task = task
         self.ref = ExecutionRef(task.project_id, task.execution_id)
-        self.judge = StopSignal()
-        self._parts = parts
+        self.stop_signal = StopSignal()
+        self._deps = deps
         self._event = event
         self._ids = (task.project_id, task.execution_id)
-        self._activity = watchdog.Activity(parts.clock)
+        self._activity = watchdog.Activity(deps.clock)
         self._turn = make_turn(task, self._activity)
-        self._progress = Progress(parts.records, parts.clock, *self._ids)
+        self._progress = Progress(deps.records, deps.clock, *self._ids)
         self._publisher = Publisher(
-            parts.bus, parts.clock, self._turn.redactor, project=self._ids[0], execution=self._ids[1]
+            deps.bus, deps.clock, self._turn.redactor, project=self._ids[0], execution=self._ids[1]
         )
-        self._hearing = CommandListener(parts.bus, parts.clock, *self._ids, look_every=look_every)
-        self._lease = Lease(parts.executions, parts.clock, *self._ids, worker=parts.worker, reclaim=self._reclaim)
+        self._listener = CommandListener(deps.bus, deps.clock, *self._ids, look_every=look_every)
+        self._lease = Lease(deps.executions, deps.clock, *self._ids, worker=deps.worker, reclaim=self._reclaim)
         self._began: float | None = None
         self._spoken = False
         self._cancel_heard: float | None = None
@@ -90,12 +90,12 @@ class Runner:
             Conflict: another worker owns it, or took it over.
             HandedOn: this worker gave it up.
         """
-        record = await self._parts.records.require(*self._ids)
+        record = await self._deps.records.require(*self._ids)
         if record.attempts and record.attempts[-1].ended is None:
             await self._must_be_ownerless(record)
         await self._lease.acquire(len(record.attempts) + 1)
         try:
-            fenced = await acquire_fence(self._parts.bus, *self._ids)
+            fenced = await acquire_fence(self._deps.bus, *self._ids)
             record = await self._start(fenced)
             about = logs.about(self._event.extensions.get(NATS_SUBJECT), self._event)
             structlog.contextvars.bind_contextvars(**about, attempt=len(record.attempts))
@@ -103,7 +103,7 @@ class Runner:
                 await self._attempt(record, fenced)
             await self._leave_session()
         finally:
-            await workspace.discard_tree(self._parts.settings.state_dir / self.ref.folder)
+            await workspace.discard_tree(self._deps.settings.state_dir / self.ref.folder)
             if not self._lease.lost.is_set():
                 with suppress(Retry):  # it expires by itself within seconds
                     await self._lease.release()
@@ -111,10 +111,10 @@ class Runner:
     async def _must_be_ownerless(self, seen: Record) -> None:
         """Its newest attempt has not ended. Raises Conflict: the worker of that one lives, whether or not its lease has
         run out while NATS was away."""
-        if not await is_leased(self._parts.executions, self.ref):
-            await self._parts.clock.sleep(RECHECK_SECONDS)
-        record = await self._parts.records.require(*self._ids)
-        if record.updated_at != seen.updated_at or await is_leased(self._parts.executions, self.ref):
+        if not await is_leased(self._deps.executions, self.ref):
+            await self._deps.clock.sleep(RECHECK_SECONDS)
+        record = await self._deps.records.require(*self._ids)
+        if record.updated_at != seen.updated_at or await is_leased(self._deps.executions, self.ref):
             raise Conflict("another worker has it")
 
     async def _reclaim(self, attempt: int) -> bool:
@@ -123,11 +123,11 @@ class Runner:
         def touched(record: Record) -> Record | None:
             return record.model_copy() if not record.terminal and len(record.attempts) == attempt else None
 
-        record = await self._parts.records.change(*self._ids, touched)
+        record = await self._deps.records.change(*self._ids, touched)
         mine = not record.terminal and len(record.attempts) == attempt
         if mine and self._began is not None:
             # Whoever judged may have fenced the output off before it saw the record move.
-            self._publisher.fence(await acquire_fence(self._parts.bus, *self._ids))
+            self._publisher.fence(await acquire_fence(self._deps.bus, *self._ids))
         return mine
 
     async def _leave_session(self) -> None:
@@ -135,12 +135,12 @@ class Runner:
         if self.task.session_id is None:
             return
         with suppress(NotYetKnown):  # destroyed meanwhile
-            sessions = Sessions(self._parts.sessions, self._parts.clock)
+            sessions = Sessions(self._deps.sessions, self._deps.clock)
             await sessions.done(self.task.project_id, self.task.session_id, self.task.execution_id)
 
     async def _start(self, fenced: FencedOutput) -> Record:
         """Record the attempt, or end what has no attempt left."""
-        worker, now = self._parts.worker, self._parts.clock.now()
+        worker, now = self._deps.worker, self._deps.clock.now()
 
         def started(record: Record) -> Record | None:
             if record.terminal:
@@ -151,10 +151,10 @@ class Runner:
             if record.cancel_requested:
                 ending = outcomes.Ending(Step.CANCEL, record.cancel_why or "", requested_by=record.cancel_by)
                 fact = outcomes.compose(record, ending, now)
-                return self._parts.records.ended(record, ending.step, fact, cause=self._event)
+                return self._deps.records.ended(record, ending.step, fact, cause=self._event)
             if attempts and record.attempts_spent >= record.max_attempts:
                 lost = outcomes.compose(record, outcomes.worker_lost(record), now)
-                return self._parts.records.ended(record, Step.FAIL, lost, cause=self._event)
+                return self._deps.records.ended(record, Step.FAIL, lost, cause=self._event)
             attempts.append(Attempt(number=len(attempts) + 1, worker=worker, started_at=now))
             changes = {
                 "state": step(record.state, Step.START),
@@ -165,14 +165,14 @@ class Runner:
             }
             return record.model_copy(update=changes)
 
-        record = await self._parts.records.change(*self._ids, started)
-        return await self._parts.records.publish_outbox(record)
+        record = await self._deps.records.change(*self._ids, started)
+        return await self._deps.records.publish_outbox(record)
 
     async def _attempt(self, record: Record, fenced: FencedOutput) -> None:
         """Until it has ended and all of it is said, after the chunks that `fenced` counts."""
         number = len(record.attempts)
-        self._began = self._parts.clock.monotonic()
-        async with self._hearing.listen() as commands:
+        self._began = self._deps.clock.monotonic()
+        async with self._listener.listen() as commands:
             background = [
                 asyncio.create_task(self._lease.keep(number)),
                 asyncio.create_task(self._when_lost()),
@@ -180,8 +180,8 @@ class Runner:
             try:
                 await self._begin(record, fenced)
                 background += [
-                    asyncio.create_task(self._hearing.live(commands, self._take)),
-                    asyncio.create_task(self._hearing.keep_looking(self._take)),
+                    asyncio.create_task(self._listener.live(commands, self._take)),
+                    asyncio.create_task(self._listener.keep_looking(self._take)),
                 ]
                 verdict = await self._verdict(record)
                 if verdict.step is None:
@@ -203,19 +203,19 @@ class Runner:
             attempts = outcome.closed(record.attempts, self._now, verdict.given_back)
             return record.model_copy(update={"attempts": attempts})
 
-        await self._parts.records.change(*self._ids, given_back)
+        await self._deps.records.change(*self._ids, given_back)
         return Released(verdict.message)
 
     async def _when_lost(self) -> None:
         await self._lease.lost.wait()
-        self.judge.decide(StopReason(None, "the lease is lost"))
+        self.stop_signal.decide(StopReason(None, "the lease is lost"))
 
     def _take(self, data: Cancel | Reply) -> None:
         if isinstance(data, Cancel):
-            self._cancel_heard = self._parts.clock.monotonic()
+            self._cancel_heard = self._deps.clock.monotonic()
             self._cancelled.set()
             self._turn.refuse("the execution is being cancelled")
-            self.judge.decide(StopReason(Step.CANCEL, data.why or "", requested_by=data.requested_by))
+            self.stop_signal.decide(StopReason(Step.CANCEL, data.why or "", requested_by=data.requested_by))
         else:
             # Not awaited: a cancel that comes next must not wait for OpenCode.
             self._replying.add(asyncio.create_task(self._reply(data)))
@@ -230,7 +230,7 @@ class Runner:
         if await self._turn.reply(data.request_id, data.answer):
             if data.request_id != FOLLOW_UP:
                 self._waits(self._turn.waiting - {data.request_id})
-        elif self.judge.verdict is None:
+        elif self.stop_signal.verdict is None:
             what = "a follow-up prompt came too late" if data.request_id == FOLLOW_UP else "nobody waits for an answer"
             await self._publisher.emit(_status(f"{what} ({data.request_id[:80]})"))
 
@@ -245,10 +245,10 @@ class Runner:
 
     async def _begin(self, record: Record, fenced: FencedOutput) -> None:
         number, limits = len(record.attempts), self.task.limits
-        most = bound(limits, "max_output_bytes", self._parts.settings)
+        most = bound(limits, "max_output_bytes", self._deps.settings)
         context = trace_context.active() or trace_context.of(self._event.extensions)
         self._publisher.begin(number, fenced, max_bytes=most, hold=self._lease, trace=context)
-        await self._hearing.kept(self._take_earlier)
+        await self._listener.kept(self._take_earlier)
         text = f"attempt {number} of {record.max_attempts}" if record.max_attempts > 1 else "started"
         detail = {"state": State.RUNNING.value, "attempt": number}
         await self._publisher.emit(Draft(type=ChunkType.STATUS, data=text, detail=detail))
@@ -259,21 +259,21 @@ class Runner:
             execution_id=self._ids[1],
             project_id=self._ids[0],
             attempt=number,
-            worker=self._parts.worker,
+            worker=self._deps.worker,
             model=record.model,
             queued_ms=waited,
         )
         key = f"started:{self._ids[1]}:{number}"
-        await self._parts.records.say("dev.ocf.task.started.v1", fact, self._event, key=key)
+        await self._deps.records.say("dev.ocf.task.started.v1", fact, self._event, key=key)
 
     async def _verdict(self, record: Record) -> StopReason:
         """Let the agent work until somebody decides; then see that nothing of it is left."""
-        self._publisher.on_limit(lambda error: self.judge.decide(failed(Reason.OUTPUT_LIMIT, str(error))))
-        self._turn.on_failure(lambda failure: self.judge.decide(failed(failure.reason, failure.message)))
+        self._publisher.on_limit(lambda error: self.stop_signal.decide(failed(Reason.OUTPUT_LIMIT, str(error))))
+        self._turn.on_failure(lambda failure: self.stop_signal.decide(failed(failure.reason, failure.message)))
         self._turn.on_usage(self._progress.usage)
-        bounds, clock = self._bounds(record), self._parts.clock
+        bounds, clock = self._bounds(record), self._deps.clock
         watching = watchdog.watch(
-            bounds, self.judge, clock, self._activity, lambda: self._turn.roots, self._turn.overfull
+            bounds, self.stop_signal, clock, self._activity, lambda: self._turn.roots, self._turn.overfull
         )
         helpers = [
             asyncio.create_task(watching),
@@ -281,14 +281,14 @@ class Runner:
             asyncio.create_task(self._progress.look_at(lambda: self._turn.prepared)),
         ]
         working = asyncio.create_task(self._turn.run(self._emit, record.usage))
-        deciding = asyncio.create_task(self.judge.wait())
+        deciding = asyncio.create_task(self.stop_signal.wait())
         try:
             await asyncio.wait({working, deciding}, return_when=asyncio.FIRST_COMPLETED)
             if not deciding.done():
-                self.judge.decide(await self._judged(working, record))
+                self.stop_signal.decide(await self._judged(working, record))
         finally:
             self._turn.refuse("the execution has ended")
-            await self._turn.kill(hurry=_hurries(self.judge.verdict))
+            await self._turn.kill(hurry=_hurries(self.stop_signal.verdict))
             # Once: the turn puts away what it has begun, and must not be disturbed in that.
             for task in (working, deciding, *self._replying):
                 task.cancel()
@@ -299,7 +299,7 @@ class Runner:
             log.error("agent processes would not die", action="run.processes_left", left=left, **self.ref.log_fields)
         if self._cancel_heard is not None:
             metrics.cancel_seconds.observe(clock.monotonic() - self._cancel_heard)
-        return await self.judge.wait()
+        return await self.stop_signal.wait()
 
     async def _judged(self, working: asyncio.Task[None], record: Record) -> StopReason:
         """What the agent's own end means."""
@@ -331,12 +331,12 @@ class Runner:
         self._turn.spans.said(draft)
         spoken = draft.type in (ChunkType.TEXT, ChunkType.REASONING, ChunkType.TOOL_CALL)
         if spoken and not self._spoken and self._began is not None:
-            metrics.first_output.observe(self._parts.clock.monotonic() - self._began)
+            metrics.first_output.observe(self._deps.clock.monotonic() - self._began)
             self._spoken = True
         await self._publisher.emit(draft)
 
     def _bounds(self, record: Record) -> watchdog.Bounds:
-        settings, limits = self._parts.settings, self.task.limits
+        settings, limits = self._deps.settings, self.task.limits
         spent = self._now - (record.started_at or self._now)
         return watchdog.Bounds(
             wall_left=max(0.0, record.timeout_seconds - spent.total_seconds()),
@@ -347,7 +347,7 @@ class Runner:
 
     @property
     def _now(self) -> datetime:
-        return self._parts.clock.now()
+        return self._deps.clock.now()
 
     async def _end(self, verdict: StopReason, taken: Step, number: int) -> None:
         await self._publisher.settle()  # the agent's last letters come before what is said about its end
@@ -372,14 +372,14 @@ class Runner:
             ending, last = outcome.ending(verdict, taken), self._publisher.last
             return taken, outcomes.compose(record, ending, self._now, work=work, last_sequence=last)
 
-        await self._until_kept(lambda: self._parts.records.end(*self._ids, decide, self._event))
+        await self._until_kept(lambda: self._deps.records.end(*self._ids, decide, self._event))
         log.info(
             "execution ended", action="execution.ended", state=state.value, reason=verdict.reason, **self.ref.log_fields
         )
 
     async def _keep(self) -> outcome.StoredArtifacts:
         try:
-            wait = self._parts.settings.artifact_wait or None
+            wait = self._deps.settings.artifact_wait or None
             return await self._turn.keep(self._publisher.emit, wait, self._lease, self._given_up_waiting)
         except OcfError:
             raise
@@ -391,7 +391,7 @@ class Runner:
 
     async def _given_up_waiting(self) -> str:
         """Return why the end is to wait for S3 no longer, once somebody says so."""
-        told = [asyncio.create_task(self._cancelled.wait()), asyncio.create_task(self.judge.released.wait())]
+        told = [asyncio.create_task(self._cancelled.wait()), asyncio.create_task(self.stop_signal.released.wait())]
         try:
             await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -414,7 +414,7 @@ class Runner:
                 return  # deleted meanwhile
             except Retry as error:
                 log.warning("end not kept yet", action="run.end_not_kept", reason=str(error), **self.ref.log_fields)
-                await self._parts.clock.sleep(1.0)
+                await self._deps.clock.sleep(1.0)
         raise Conflict("another worker has it")
 
 

@@ -12,7 +12,7 @@ import structlog
 
 from ocf.events.lifecycle import Reason, Step
 from ocf.events.ports import Clock
-from ocf.functions.execute.attempt.stop import StopSignal, StopReason, failed
+from ocf.functions.execute.attempt.stop import StopReason, StopSignal, failed
 from ocf.functions.execute.sandbox.disk_usage import DiskUsageScan
 
 log = structlog.get_logger()
@@ -54,7 +54,7 @@ class Activity:
 
 async def watch(
     bounds: Bounds,
-    judge: StopSignal,
+    stop_signal: StopSignal,
     clock: Clock,
     activity: Activity,
     roots: Callable[[], tuple[Path, ...]],
@@ -63,19 +63,19 @@ async def watch(
     """Decide when a bound is passed. `measure` says which one on the disk is, as `overfull` does here."""
     began = walked = clock.monotonic()
     free = 0
-    while judge.verdict is None:
+    while stop_signal.verdict is None:
         await clock.sleep(_LOOK_EVERY)
         now = clock.monotonic()
         left = _free(roots())
         if now - began >= bounds.wall_left:
-            judge.decide(StopReason(Step.TIME_OUT, f"it ran longer than {bounds.wall} s"))
+            stop_signal.decide(StopReason(Step.TIME_OUT, f"it ran longer than {bounds.wall} s"))
         elif activity.silent_for >= bounds.silence:
-            judge.decide(failed(Reason.STALLED, f"neither model nor tool did anything for {bounds.silence} s"))
+            stop_signal.decide(failed(Reason.STALLED, f"neither model nor tool did anything for {bounds.silence} s"))
         # A full disk takes the neighbours along, so a walk comes early when the disk has got fuller since the last one.
         elif now - walked >= _WALK_EVERY or free - left >= bounds.workspace // _EARLY:
             walked, free = now, left
             if over := await _measured(roots(), bounds.workspace, measure):
-                judge.decide(failed(Reason.OUTPUT_LIMIT, over))
+                stop_signal.decide(failed(Reason.OUTPUT_LIMIT, over))
         free = max(free, left)
 
 

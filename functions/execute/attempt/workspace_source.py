@@ -24,20 +24,20 @@ class WorkspaceInput:
         InvalidWorkspace: the task names a workspace, and its session has saved one.
     """
 
-    def __init__(self, shop: WorkerContext, task: Execute, session: Session | None, folder: Path) -> None:
-        self._shop = shop
+    def __init__(self, context: WorkerContext, task: Execute, session: Session | None, folder: Path) -> None:
+        self._context = context
         self._task = task
         self._folder = folder
         self._saved: tuple[SessionRef, str] | None = None
         self._source: workspace.Source = task.workspace
         if session is not None:
             self._of_session(session)
-        settings = shop.parts.settings
+        settings = context.deps.settings
         self._sources = workspace.Sources(
             roots=tuple(Path(root) for root in settings.workspace_sources),
             private=(settings.state_dir, *map(Path, settings.private_dirs)),
             shared=settings.workspace_dir,
-            objects=shop.parts.store,
+            objects=context.deps.store,
             project=task.project_id,
             limits=workspace.Limits(max_bytes=bound(task.limits, "max_workspace_bytes", settings)),
         )
@@ -81,7 +81,7 @@ class WorkspaceInput:
         """
         private = self._folder / "base"
         if self._saved is not None:
-            archive = await self._fetched(await saved_key(self._shop.parts.store, *self._saved))
+            archive = await self._fetched(await saved_key(self._context.deps.store, *self._saved))
             return await workspace.restore(archive, target, private, self._sources.limits, own)
         token = self._token()
         if token is not None:
@@ -92,7 +92,7 @@ class WorkspaceInput:
         if not isinstance(self._source, GitWorkspace) or self._source.token is None:
             return None
         try:
-            return self._shop.opened(self._source.token, self._task.project_id).get_secret_value()
+            return self._context.opened(self._source.token, self._task.project_id).get_secret_value()
         except SealError as error:
             raise workspace.InvalidWorkspace(f"workspace.token: {error}") from None
 
@@ -100,6 +100,6 @@ class WorkspaceInput:
         path = self._folder / "session" / _ARCHIVE
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.open("wb") as file:
-            async for piece in self._shop.parts.store.stream(key):
+            async for piece in self._context.deps.store.stream(key):
                 file.write(piece)
         return path

@@ -19,7 +19,14 @@ from ocf.functions.execute.model_proxy.budget import Budget, Call, Hooks, Reserv
 from ocf.functions.execute.model_proxy.http_server import ClientGone, Reply, Request
 from ocf.functions.execute.model_proxy.request import ModelRequest
 from ocf.functions.execute.model_proxy.stream_redaction import StreamRedaction
-from ocf.functions.execute.model_proxy.upstream import ModelFailed, ClientErrorForwarded, Unusable, Upstream, plain, seen
+from ocf.functions.execute.model_proxy.upstream import (
+    ClientErrorForwarded,
+    ModelFailed,
+    Unusable,
+    Upstream,
+    plain,
+    seen,
+)
 from ocf.functions.execute.model_proxy.usage_meter import UsageMeter
 from ocf.functions.models.model_target import ModelTarget
 

@@ -21,7 +21,7 @@ from ocf.events.ports import Clock
 from ocf.events.redaction import Redactor
 from ocf.functions.execute.model_proxy import providers as wires
 from ocf.functions.execute.model_proxy import request as requests
-from ocf.functions.execute.model_proxy.budget import Budget, ModelProxyFailure, Hooks
+from ocf.functions.execute.model_proxy.budget import Budget, Hooks, ModelProxyFailure
 from ocf.functions.execute.model_proxy.call import ModelCall
 from ocf.functions.execute.model_proxy.http_server import ClientGone, Reply, Request, Server
 from ocf.functions.execute.model_proxy.upstream import ModelFailed, Upstream

@@ -200,7 +200,7 @@ def prepared(wire: Wire, elided: Elided, body: dict[str, Any], target: ModelTarg
     Raises:
         BadRequest: it asks for what the provider may not do here.
     """
-    judge(wire, elided, body, target.provider_tools)
+    stop_signal(wire, elided, body, target.provider_tools)
     out, hide = rewrite(wire, body, target)
     media = list(_media(wire, body, elided))
     tokens = max(0, len(elided.source) - sum(media)) // 4 + _MEDIUM_TOKENS * len(media)
@@ -247,7 +247,7 @@ def _bound(out: dict[str, Any], name: str, most: int) -> None:
     out[name] = most
 
 
-def judge(wire: Wire, elided: Elided, body: Mapping[str, Any], allowed: tuple[str, ...] = ()) -> None:
+def stop_signal(wire: Wire, elided: Elided, body: Mapping[str, Any], allowed: tuple[str, ...] = ()) -> None:
     """Refuse what would have the provider do more than answer; `allowed` are types of its tools that may be used.
 
     Raises:

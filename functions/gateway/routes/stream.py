@@ -115,7 +115,9 @@ async def _left(socket: WebSocket) -> None:
 class Viewer:
     """One reader of one execution. `last` is the sequence it has got."""
 
-    def __init__(self, socket: WebSocket, gateway: Gateway, found: ExecutionHandle, last: int, caller: Principal) -> None:
+    def __init__(
+        self, socket: WebSocket, gateway: Gateway, found: ExecutionHandle, last: int, caller: Principal
+    ) -> None:
         self.socket = socket
         self.last = last
         self._gateway = gateway

@@ -1,4 +1,4 @@
-"""What commands carry: the payload of every `dev.ocf.*` command event (contract: docs/events.md).
+"""What commands carry: the payload of every `dev.ocf.*` command event (contract: docs/reference/events.md).
 
 Every model is frozen. What callers send has no unknown fields, so that a typing error is answered and not ignored. What
 functions write for each other may have some, because two releases run side by side during an upgrade: see

@@ -1,4 +1,4 @@
-"""The splice rule: live and history of one execution become one gapless stream (docs/streaming.md).
+"""The splice rule: live and history of one execution become one gapless stream (docs/how-to/watch-output.md).
 
 1. Subscribe to the live subject first. 2. Read history. 3. Give each chunk once, by its `seq`.
 4. A live chunk beyond the next expected one shows a hole: read history again from there. What four reads did not

@@ -1,4 +1,4 @@
-"""Every NATS subject and stream name, in one place (docs/events.md is generated from it)."""
+"""Every NATS subject and stream name, in one place (docs/reference/events.md is generated from it)."""
 
 from __future__ import annotations
 

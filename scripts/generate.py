@@ -1,7 +1,7 @@
 """Everything that is generated from the code's tables: `python scripts/generate.py` writes, `--check` fails on drift.
 
-schemas/*.json, schemas/asyncapi.yaml, schemas/openapi.json, docs/events.md, docs/lifecycle.md, docs/configuration.md,
-and the diagram in docs/architecture.md.
+schemas/*.json, schemas/asyncapi.yaml, schemas/openapi.json, events.md, lifecycle.md, configuration.md and the table of
+metrics.md in docs/reference, and the diagram in docs/explanation/architecture.md.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _message(name: str, spec: EventType) -> dict[str, Any]:
 def events_page() -> Pages:
     """The catalogue of events, streams and consumers."""
     rows = [
-        f"| [`{name}`](../schemas/{name}.json) | {spec.said_by} | `{spec.subject_template}` |"
+        f"| [`{name}`](../../schemas/{name}.json) | {spec.said_by} | `{spec.subject_template}` |"
         for name, spec in TYPES.items()
     ]
     kept = [
@@ -150,7 +150,7 @@ def events_page() -> Pages:
     text = f"""# Events
 
 Generated from `events/event_types.py`, `events/streams.py` and `functions/dispatcher/routes.py`.
-How to publish and watch: [publishing.md](publishing.md), [streaming.md](streaming.md).
+How to publish and watch: [publish events](../how-to/publish-events.md), [watch output](../how-to/watch-output.md).
 
 | type | said by | subject |
 |---|---|---|
@@ -191,14 +191,15 @@ Each project has a durable consumer of its own in every row, `<consumer>-<projec
 places in flight; a project that is alone gets three quarters of them. The consumer of the table hears of every message
 and tells which project has some. It also delivers those of projects beyond the {MOST}th that had a message within
 {IDLE / 60:g} minutes, and those on subjects that name no project: these share it
-([ADR 0012](adr/0012-fair-sharing.md)).
+([ADR 0012](../adr/0012-fair-sharing.md)).
 
 *In flight* is for each dispatcher; *unsettled* is for each project, what waits for its next try or its turn included.
 While a function works the dispatcher holds the message every 10 s, so a run may last for hours.
 
-What happens outside this table, to Knative Brokers and webhooks (`EVENT_SINKS`): [webhooks.md](webhooks.md).
+Deliveries to Knative Brokers and webhooks (`EVENT_SINKS`) are not in this table:
+[receive webhooks](../how-to/receive-webhooks.md).
 """
-    return {"docs/events.md": text}
+    return {"docs/reference/events.md": text}
 
 
 def lifecycle_page() -> Pages:
@@ -219,7 +220,7 @@ stateDiagram-v2
 
 {reasons}
 """
-    return {"docs/lifecycle.md": text}
+    return {"docs/reference/lifecycle.md": text}
 
 
 def configuration_page() -> Pages:
@@ -237,21 +238,21 @@ malformed value stops the process with one line that names it. `ocf doctor` prin
 |---|---|---|
 {_lines(rows)}
 """
-    return {"docs/configuration.md": text}
+    return {"docs/reference/configuration.md": text}
 
 
 def metrics_table() -> Pages:
-    """The metrics in docs/observability.md."""
+    """The metrics in docs/reference/metrics.md."""
     rows = []
     for family in metrics.REGISTRY.collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         rows.append(f"| `{name}` | {family.type} | {family.documentation} |")
     table = "| metric | kind | counts |\n|---|---|---|\n" + _lines(sorted(rows))
-    return {"docs/observability.md": between(ROOT / "docs/observability.md", "metrics", table)}
+    return {"docs/reference/metrics.md": between(ROOT / "docs/reference/metrics.md", "metrics", table)}
 
 
 def diagram() -> Pages:
-    """The picture in docs/architecture.md, between its two marks."""
+    """The picture in docs/explanation/architecture.md, between its two marks."""
     lines = ["flowchart LR", "    backend([backend]) & gateway -->|command events| C[(OCF_COMMANDS)]"]
     for row in ROUTES:
         source = "C" if row.stream == "OCF_COMMANDS" else "E"
@@ -264,7 +265,7 @@ def diagram() -> Pages:
         "    D -->|what cannot be handled| Q[(OCF_DLQ)]",
     ]
     drawn = "```mermaid\n" + "\n".join(dict.fromkeys(lines)) + "\n```"
-    return {"docs/architecture.md": between(ROOT / "docs/architecture.md", "wiring", drawn)}
+    return {"docs/explanation/architecture.md": between(ROOT / "docs/explanation/architecture.md", "wiring", drawn)}
 
 
 GENERATORS: tuple[Callable[[], Pages], ...] = (

@@ -1,4 +1,4 @@
-"""The parts of docs/deploy-kn.md that follow from the table of services: `kn` commands, and execute as a manifest."""
+"""The generated parts of docs/how-to/install-with-kn.md: `kn` commands, and execute as a manifest."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What functions and dispatcher count, for Prometheus. No ids in labels: the number of series is bounded.
 
-One registry per process; `/metrics` serves it. Names and labels are listed in docs/operations.md.
+One registry per process; `/metrics` serves it. Names and labels are listed in docs/reference/metrics.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Workspaces: where they come from, what an execution changed in them, how they are kept. See docs/workspaces.md."""
+"""Workspaces: where they come from, what an execution changed in them, how they are kept. 
+
+See docs/reference/workspaces.md.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The red team: what a hostile agent tries with OpenCode's shell tool, what it must be told, and what stops it.
 
 One row per attempt. `tests/integration/test_redteam.py` runs them with the real OpenCode, as tool calls of the scripted
-model; `docs/security.md` lists them (`tests/unit/test_redteam_docs.py` holds the two together).
+model; `docs/explanation/security.md` lists them (`tests/unit/test_redteam_docs.py` holds the two together).
 """
 
 from __future__ import annotations
@@ -409,7 +409,7 @@ def rows() -> list[Attempt]:
 
 
 def table() -> str:
-    """The table of docs/security.md."""
+    """The table of docs/explanation/security.md."""
     lines = [f"| {row.name} | {row.stopped_by} | integration/test_redteam.py |" for row in rows()]
     lines += [f"| {row.name} | {row.stopped_by} | {row.test} |" for row in ELSEWHERE]
     return "\n".join(("| attempt | what stops it | test |", "|---|---|---|", *lines))

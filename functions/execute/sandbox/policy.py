@@ -1,4 +1,4 @@
-"""Which sandbox an execution gets, and whether this kernel can give it (docs/security.md, ADR 0003).
+"""Which sandbox an execution gets, and whether this kernel can give it (docs/explanation/security.md, ADR 0003).
 
 The sandbox is nono-py: Landlock for files, TCP ports and signals, a static seccomp filter for the rest; no root, no
 namespaces, no capabilities. `confine.py` enters it, in the child, before the agent's `exec`.

@@ -1,4 +1,4 @@
-"""Workspaces: where they come from, what an execution changed in them, how they are kept. 
+"""Workspaces: where they come from, what an execution changed in them, how they are kept.
 
 See docs/reference/workspaces.md.
 """

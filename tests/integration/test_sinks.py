@@ -45,7 +45,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, receivers: tuple[Receiver, R
 def verify() -> Verify:
     """The function of docs/how-to/receive-webhooks.md."""
     names: dict[str, Verify] = {}
-    exec(compile(block("docs/how-to/receive-webhooks.md", "verify-webhook"), "docs/how-to/receive-webhooks.md", "exec"), names)
+    page = "docs/how-to/receive-webhooks.md"
+    exec(compile(block(page, "verify-webhook"), page, "exec"), names)
     return names["verify"]
 
 

@@ -71,8 +71,8 @@ def test_the_pages_match_the_results() -> None:
 
 
 def test_the_page_on_scale_is_what_the_results_say() -> None:
-    """docs/explanation/scale.md, written by `python -m benchmarks.capacity --write` and `... simulate --write`. Of the simulation,
-    which runs for a minute, it is compared what it starts from."""
+    """`benchmarks.capacity --write` and `benchmarks.simulate --write` write tables of docs/explanation/scale.md. The
+    simulation runs for a minute, so only its inputs are compared."""
     page = simulate.PAGE.read_text()
     assert capacity.text(json.loads(KEPT.read_text()), capacity.Assumed()) in page
     assert simulate.heading(simulate.costs()) in page

@@ -1,4 +1,4 @@
-"""docs/how-to/install-with-kn.md makes a whole system, and its commands are held against the real `kn`, where there is one."""
+"""docs/how-to/install-with-kn.md makes a whole system; its commands are checked with the real `kn`, if installed."""
 
 from __future__ import annotations
 

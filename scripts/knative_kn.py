@@ -9,7 +9,7 @@ import yaml
 
 from scripts.pages import replaced
 
-REGISTRY, VERSION = "registry.example.com", "0.1.0"
+REGISTRY, VERSION = "registry.example.com", "0.2.0"
 #: kn has no flag for the two timeouts that cut a silent request: this one needs them.
 BY_MANIFEST = "execute"
 _EVERY = (

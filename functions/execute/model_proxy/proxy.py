@@ -1,7 +1,7 @@
 """The model broker of one execution.
 
 A loopback HTTP server that takes the execution's random token, puts the real key in its place, and lets nothing
-but model calls through, as the operator and the caller want them. See docs/adr/0004-model-broker.md.
+but model calls through, as the operator and the caller want them. See docs/adr/0004-model-proxy.md.
 """
 
 from __future__ import annotations

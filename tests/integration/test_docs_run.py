@@ -30,10 +30,10 @@ def run_block(folder: Path, mark: str, *arguments: str) -> str:
 
 
 def test_a_task_is_published_with_plain_nats_as_the_page_says(stack: Stack, tmp_path: Path) -> None:
-    """Copied from docs/how-to/publish-events.md, run with nothing but nats-py: it is kept, and runs to completed."""
+    """Copied from docs/how-to/publish-events.md, run with nothing but nats-py: the stream stores it, and it runs to completed."""
     answer = stack.answer
     said = run_block(tmp_path, "publish-structured", answer["nats"], answer["nats_creds"]).split("\n")
-    assert said[0].startswith("kept as")
+    assert said[0].startswith("stored as")
     assert said[1:-1] == ["accepted", "started", "completed"]
 
 

@@ -260,7 +260,7 @@ BOMBS = (
         Attempt(
             "1 GB of output",
             "yes 'a line of output, again and again and again' | head -c 1000000000; echo; echo written",
-            "OpenCode shows a window of it and keeps the rest in its home, whose bytes are limited; a gap chunk states it",
+            "OpenCode shows a window of it and keeps the rest in its home, whose bytes are limited; a gap states it",
         ),
         {"max_workspace_bytes": 100_000_000},
         "output_limit",

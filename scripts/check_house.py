@@ -3,8 +3,8 @@
     check_house.py [--count]
 
 Sizes: folders of at most 16 modules (`events/` 24), files of 40 to 350 lines, functions of at most 60. English: no
-opening and no phrase of the list below in a docstring, a comment or a page. `EXCEPTIONS` names each file that may differ, with
-the reason. `--count` prints the lines of code only: without imports, docstrings, comments and blank lines.
+opening and no phrase of the list below in a docstring, a comment or a page. `EXCEPTIONS` names each file that may
+differ, with the reason. `--count` prints the lines of code only: without imports, docstrings, comments and blank lines.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXCEPTIONS: dict[str, str] = {}
 #: Openings of docstrings, and phrases, that a reader has to read twice.
 _OPENING = re.compile(r"(What|Who|How|Whether)\b")
 _PHRASES = re.compile(
-    r"\b(anew|is none|are none|borne|without a word|who comes|(?:is|are|was|were) (?:said|told|heard)|nobody vouches)\b",
+    r"\b(anew|(?:is|are) none|borne|without a word|who comes|(?:is|are|was|were) (?:said|told|heard)|nobody vouches)\b",
     re.I,
 )
 _CODE = (

@@ -15,14 +15,14 @@ from typing import Any
 HELPERS = r"""
 try() { "$@" && echo "BREACH: $1"; }
 into() { (umask 0; echo x >> "$1") && echo "BREACH: wrote $1"; }
-port() { bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$1" "$2" && echo "BREACH: connected to $2"; }
-udp() { bash -c 'echo x > "/dev/udp/$0/$1"' "$1" "$2" && echo "BREACH: sent to $2"; }
+port() { bash -c 'exec 3<>"/dev/tcp/${0/://}"' "$1" && echo "BREACH: connected to $1"; }
+udp() { bash -c 'echo x > "/dev/udp/${0/://}"' "$1" && echo "BREACH: sent to $1"; }
 models() {
-    bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" && printf "GET /v1/models HTTP/1.1\r\nHost: x\r\n%s\r\n%s\r\n\r\n" \
+    bash -c 'exec 3<>"/dev/tcp/${0/://}" && printf "GET /v1/models HTTP/1.1\r\nHost: x\r\n%s\r\n%s\r\n\r\n" \
         "Connection: close" "Authorization: Bearer $1" >&3 && head -n 1 <&3' "$1" "$2"
 }
 commit() { git -c user.name=x -c user.email=x@example.com commit -qm "$1"; }
-OWN_BROKER=$(echo "$OPENCODE_CONFIG_CONTENT" | grep -o '127.0.0.1:[0-9]*' | head -n 1 | cut -d : -f 2)
+OWN_BROKER=$(echo "$OPENCODE_CONFIG_CONTENT" | grep -o '127.0.0.1:[0-9]*' | head -n 1)
 OWN_TOKEN=$(echo "$OPENCODE_CONFIG_CONTENT" | grep -o '"apiKey": *"[^"]*' | head -n 1 | cut -d '"' -f 4)
 """
 
@@ -100,19 +100,19 @@ INSIDE = (
     ),
     Attempt(
         "connect to NATS, S3, the gateway, the execute function",
-        'for p in "$NATS" "$S3" "$GATEWAY" "$EXECUTE"; do port 127.0.0.1 "$p"; done',
+        'for at in "$NATS" "$S3" "$GATEWAY" "$EXECUTE"; do port "$at"; done',
         "Landlock network rules: the port of one's own broker, no other",
         4,
     ),
     Attempt(
         "connect to the metadata address, to the world",
-        "port 169.254.169.254 80; port 192.0.2.1 443",
+        "port 169.254.169.254:80; port 192.0.2.1:443",
         "the same: ports are asked about before a packet leaves",
         2,
     ),
     Attempt(
         "connect to another execution's broker, with its token; show that token to one's own",
-        'port 127.0.0.1 "$NEIGHBOUR_BROKER"; models "$NEIGHBOUR_BROKER" "$NEIGHBOUR_TOKEN"; '
+        'port "$NEIGHBOUR_BROKER"; models "$NEIGHBOUR_BROKER" "$NEIGHBOUR_TOKEN"; '
         'echo "stolen: $(models "$OWN_BROKER" "$NEIGHBOUR_TOKEN")"; echo "own: $(models "$OWN_BROKER" "$OWN_TOKEN")"',
         "Landlock network rules; a token is worth nothing at another broker (401)",
         2,
@@ -120,13 +120,13 @@ INSIDE = (
     ),
     Attempt(
         "connect to another execution's OpenCode",
-        'port 127.0.0.1 "$NEIGHBOUR_PORT"',
+        'port "$NEIGHBOUR_SERVER"',
         "Landlock network rules; it also wants a password",
         1,
     ),
     Attempt(
         "send UDP: a name server, the machine itself",
-        "udp 192.0.2.1 53; udp 127.0.0.1 53",
+        "udp 192.0.2.1:53; udp 127.0.0.1:53",
         "seccomp: no UDP sockets",
         2,
     ),

@@ -25,7 +25,7 @@ from tests.support.hostile import (
     KEY,
     OUTSIDE,
     READS,
-    STAYS,
+    SCRIPTS,
     bomb_prompt,
     contents,
     held,
@@ -35,7 +35,7 @@ from tests.support.hostile import (
     shell_of,
 )
 from tests.support.offline import OPENCODE, offline_spec
-from tests.support.redteam import BOMBS, DEAF, INSIDE, SHARED, TRAPS, Bomb, fixtures
+from tests.support.redteam import BOMBS, INSIDE, SHARED, TRAPS, Bomb, fixtures
 from tests.support.stack import Project, Stack, running_stack, until
 
 pytestmark = [
@@ -101,15 +101,7 @@ async def field(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     if privileged and WHY is not None:
         pytest.skip(WHY)
     top = tmp_path_factory.mktemp("redteam")
-    scripts = {
-        "red inside": (INSIDE, TRAPS),
-        "red again": (),
-        "red shared": (SHARED, (DEAF,)),
-        "red stays": ((STAYS,),),
-        "red reads": ((READS,),),
-        **{bomb_prompt(bomb): ((bomb.attempt,),) for bomb in BOMBS},
-    }
-    (top / "script.json").write_text(fixtures(scripts))
+    (top / "script.json").write_text(fixtures(SCRIPTS))
     outside = top / "outside"
     outside.mkdir()
     (outside / "secret").write_text(OUTSIDE)

@@ -22,6 +22,8 @@ from events.client import connect as connect_client
 from events.errors import NotYetKnown, Unavailable
 from events.record import Record
 from events.store_s3 import S3Config, S3Store
+from tests.support.hostile import SCRIPTS
+from tests.support.redteam import fixtures
 
 SCRIPT = Path(__file__).parents[1] / "e2e/data/cluster-model.json"
 NAMESPACE = os.environ.get("OCF_NAMESPACE", "ocf")
@@ -196,9 +198,21 @@ async def secret(name: str) -> dict[str, str]:
     return {field: base64.b64decode(value).decode() for field, value in found["data"].items()}
 
 
+async def secret_values() -> set[str]:
+    """Every key that execute holds and an agent must not see."""
+    found = [await secret(name) for name in ("ocf-s3", "ocf-encryption", "ocf-dispatch")]
+    return {value for fields in found for value in fields.values() if len(value) > 8}
+
+
+async def pod_of(record: Record) -> str:
+    """The pod of execute that the newest attempt runs in: its host name begins the worker's."""
+    [name] = [name for name in await pods("execute") if record.attempts[-1].worker.startswith(name)]
+    return name
+
+
 async def teach_model() -> None:
-    """Give the offline scripted model the tests' own script, ahead of its demo."""
-    name, wanted = "ocf-model-script", {"e2e.json": SCRIPT.read_text()}
+    """Give the offline scripted model the tests' own scripts, ahead of its demo."""
+    name, wanted = "ocf-model-script", {"e2e.json": SCRIPT.read_text(), "redteam.json": fixtures(SCRIPTS)}
     found = await objects("configmaps", "--field-selector", f"metadata.name={name}")
     if found and found[0].get("data") == wanted:
         return

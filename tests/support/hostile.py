@@ -15,7 +15,7 @@ import zstandard
 
 from events.output import Chunk, ChunkType
 from events.ports import ObjectStore
-from tests.support.redteam import BOMBS, HELPERS, Attempt, Bomb, call_id
+from tests.support.redteam import BOMBS, DEAF, HELPERS, INSIDE, SHARED, TRAPS, Attempt, Bomb, call_id
 
 KEY = "sk-redteam-0123456789-abcdefghijkl"
 OUTSIDE = "the-secret-outside-0123456789"
@@ -25,10 +25,33 @@ NEIGHBOUR = "the-secret-of-the-neighbour-0123456789"
 DENIED = re.compile(r"denied|not permitted|refused|Cross-device|No such file|nonexistent|Read-only", re.IGNORECASE)
 STAYS = Attempt("stay", f"mkfifo gate; echo {NEIGHBOUR} > secret; read -r _ < gate", "")
 READS = Attempt("read", "ls -la; cat stolen stolen2 way/secret stolen-folder/secret tracked.txt leak; echo looked", "")
+#: All it can reach, and everybody it can signal.
+LOCKS = Attempt(
+    "lock",
+    'chmod -R 0 "$PWD" "$PWD/.." "$PWD/../.." "$HOME"; rm -rf "$PWD/../../host.sock" "$PWD/.."; '
+    "(setsid sleep 1000 &) ; kill -9 -1; kill -9 1; echo tried",
+    "",
+)
+#: `probe.py` with the attempts in `attacks.json`, in a folder of its own.
+PROBES = Attempt("probe", 'mkdir probed && cd probed && python3 -I -S ../probe.py "$(cat ../attacks.json)"', "")
 
 
 def bomb_prompt(bomb: Bomb) -> str:
     return f"red bomb {BOMBS.index(bomb)}"
+
+
+#: What the scripted model is to say: the attempts of each turn, per prompt.
+SCRIPTS: dict[str, tuple[tuple[Attempt, ...], ...]] = {
+    "red inside": (INSIDE, TRAPS),
+    "red pod": ((STAYS,), (*INSIDE, PROBES), TRAPS),
+    "red again": (),
+    "red shared": (SHARED, (DEAF,)),
+    "red deaf": ((DEAF,),),
+    "red stays": ((STAYS,),),
+    "red reads": ((READS,),),
+    "red locks": ((LOCKS,),),
+    **{bomb_prompt(bomb): ((bomb.attempt,),) for bomb in BOMBS},
+}
 
 
 def script(targets: Mapping[str, str]) -> str:

@@ -130,5 +130,7 @@ ATTACKS: dict[str, tuple[str, set[int]]] = {
     "restart the machine": ("call(169, 0, 0, 0, 0)", DENIED),
     "load a kernel module": ("call(175, 0, 0, b'')", DENIED),
     "change the root": ("os.chroot('.')", DENIED),
+    "enter a namespace": ("call(308, os.open('/proc/self/ns/mnt', 0), 0)", DENIED),
+    "allow itself core dumps": ("call(302, 0, 4, (ctypes.c_uint64 * 2)(1, 1), 0)", DENIED),
     "become another user": ("os.setuid(12345)", DENIED),
 }

@@ -35,7 +35,7 @@ from tests.support.cluster import (
     kubectl,
     objects,
     pod_of,
-    roll_out,
+    scaled,
     secret_values,
     until,
 )
@@ -319,38 +319,26 @@ async def test_a_bomb_ends_its_own_execution(here: Cluster, bomb: Bomb) -> None:
         assert await restarts(pod) == {"queue-proxy": 0, "execute": 0, "agent": 0}
 
 
-@pytest.fixture
-async def one_pod() -> AsyncIterator[None]:
-    """execute with one pod, not more and not less, for the time of the test."""
-    scale = ("autoscaling.knative.dev/min-scale", "autoscaling.knative.dev/max-scale")
-    [found] = [one for one in await objects("ksvc") if one["metadata"]["name"] == "execute"]
-    annotations = found["spec"]["template"]["metadata"]["annotations"]
-    await roll_out("execute", **dict.fromkeys(scale, "1"))
-    yield
-    await roll_out("execute", **{name: annotations[name] for name in scale})
-
-
-async def test_a_hostile_run_and_then_one_of_another_project_in_the_same_pod(
-    here: Cluster, tmp_path: Path, one_pod: None
-) -> None:
+async def test_a_hostile_run_and_then_one_of_another_project_in_the_same_pod(here: Cluster, tmp_path: Path) -> None:
     """It locks and removes all it can reach and signals everybody. The next run there, of another project, completes
     without a gap, with its files; nothing of the first is left."""
-    execution = await here.client.submit(prompt="red locks")
-    record = await here.ended(execution, PATIENCE)
-    pod = await pod_of(record)
-    async with another(tmp_path) as other:
-        after = await other.client.submit(prompt=HONEST)
-        record = await other.completed_once(after)
-        assert await pod_of(record) == pod
-        record = await other.archived(after)
-        assert record.diff is not None
-        assert record.diff.files == 1
-    assert await left_behind(pod) == []
+    async with scaled("execute", 1):
+        execution = await here.client.submit(prompt="red locks")
+        record = await here.ended(execution, PATIENCE)
+        pod = await pod_of(record)
+        async with another(tmp_path) as other:
+            after = await other.client.submit(prompt=HONEST)
+            record = await other.completed_once(after)
+            assert await pod_of(record) == pod
+            record = await other.archived(after)
+            assert record.diff is not None
+            assert record.diff.files == 1
+        assert await left_behind(pod) == []
 
-    async def alone() -> bool:
-        names = (await inside(pod, "ls", "-A", "/agent")).split()
-        return len(names) <= 1  # that of the server that waits for the next run
+        async def alone() -> bool:
+            names = (await inside(pod, "ls", "-A", "/agent")).split()
+            return len(names) <= 1  # that of the server that waits for the next run
 
-    await until("the folders of ended runs are removed", alone, 60)
-    [found] = await objects("pods", "--field-selector", f"metadata.name={pod}")
-    assert all(one["ready"] for one in found["status"]["containerStatuses"])
+        await until("the folders of ended runs are removed", alone, 60)
+        [found] = await objects("pods", "--field-selector", f"metadata.name={pod}")
+        assert all(one["ready"] for one in found["status"]["containerStatuses"])

@@ -192,6 +192,19 @@ async def roll_out(service: str, **annotations: str) -> str:
     return await revision(service)
 
 
+@asynccontextmanager
+async def scaled(service: str, number: int) -> AsyncIterator[None]:
+    """So many pods of a service, not more and not less, until the block ends."""
+    scale = ("autoscaling.knative.dev/min-scale", "autoscaling.knative.dev/max-scale")
+    found = json.loads(await kubectl("get", "ksvc", service, "-o", "json"))
+    before = found["spec"]["template"]["metadata"]["annotations"]
+    await roll_out(service, **dict.fromkeys(scale, str(number)))
+    try:
+        yield
+    finally:
+        await roll_out(service, **{name: before[name] for name in scale})
+
+
 async def secret(name: str) -> dict[str, str]:
     """A secret's fields, decoded."""
     found = json.loads(await kubectl("get", "secret", name, "-o", "json"))

@@ -199,7 +199,12 @@ async def scaled(service: str, number: int) -> AsyncIterator[None]:
     found = json.loads(await kubectl("get", "ksvc", service, "-o", "json"))
     before = found["spec"]["template"]["metadata"]["annotations"]
     await roll_out(service, **dict.fromkeys(scale, str(number)))
+
+    async def there() -> bool:
+        return len(await pods(service, ending=False)) == number
+
     try:
+        await until(f"{number} pods of {service}", there, 180)
         yield
     finally:
         await roll_out(service, **{name: before[name] for name in scale})

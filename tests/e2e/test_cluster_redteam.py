@@ -115,8 +115,8 @@ async def restarts(pod: str) -> dict[str, int]:
 class Server:
     """The OpenCode of an execution, as a shell in its container sees it."""
 
+    execution: str
     pod: str
-    pid: int
     supervisor: int
     workspace: str
     port: int
@@ -141,7 +141,7 @@ async def at_gate(here: Cluster, execution: str) -> Server:
                 workspace = str(Path(one["environ"]["HOME"]).parent / "workspace")
                 port = int(one["argv"][one["argv"].index("--port") + 1])
                 broker = urlsplit(options["baseURL"]).port or 0
-                found[:] = [Server(pod, one["pid"], one["parent"], workspace, port, broker, options["apiKey"])]
+                found[:] = [Server(execution, pod, one["parent"], workspace, port, broker, options["apiKey"])]
         ready = (
             f"[ -p {found[0].workspace}/gate ] && [ -s {found[0].workspace}/secret ] && echo yes; true" if found else ""
         )
@@ -149,6 +149,17 @@ async def at_gate(here: Cluster, execution: str) -> Server:
 
     await until(f"the agent of {execution} waits", waits, PATIENCE)
     return found[0]
+
+
+@asynccontextmanager
+async def gated(here: Cluster, prompt: str, **request: Any) -> AsyncIterator[Server]:
+    """An execution that waits at its gate; whatever happens, nothing of it runs on after the block."""
+    execution = await here.client.submit(prompt=prompt, **request)
+    try:
+        yield await at_gate(here, execution)
+    finally:
+        if not (await here.client.status(execution)).terminal:
+            await here.client.cancel(execution)
 
 
 async def chunks(here: Cluster, execution: str) -> list[Chunk]:
@@ -229,6 +240,7 @@ async def arm(attacker: Server, found: dict[str, str]) -> None:
         "home": "/tmp",
         "neighbour": OTHERS,
         "function": 1,
+        "supervisor": attacker.supervisor,
         "broker_port": attacker.broker,
         "other_port": 8080,
         "own_port": attacker.port,
@@ -245,20 +257,17 @@ async def test_nothing_gets_out_of_a_pod(here: Cluster, tmp_path: Path) -> None:
     neighbours, an honest run and one of another project, complete without a gap."""
     hostile(tmp_path / "hostile", Path(FIELD) / "sprung")
     workspace = {"source": "snapshot", "execution_id": await snapshot(here, tmp_path / "hostile")}
-    async with another(tmp_path) as other, honest_beside(here):
-        staying = await other.client.submit(prompt="red stays")
-        neighbour = await at_gate(other, staying)
-        execution = await here.client.submit(prompt="red pod", workspace=workspace)
-        attacker = await at_gate(here, execution)
-        assert attacker.pod != neighbour.pod
-        planted = int(await inside(attacker.pod, "sh", "-c", PLANT))
-        try:
-            await _attacks(here, execution, attacker, neighbour, planted)
-        finally:
-            cleared = f"kill {planted}; chmod -R u+rwX {FIELD} {OTHERS}; rm -rf {FIELD} {Path(OTHERS).parent}"
-            await inside(attacker.pod, "sh", "-c", cleared)
+    async with another(tmp_path) as other, honest_beside(here), gated(other, "red stays") as neighbour:
+        async with gated(here, "red pod", workspace=workspace) as attacker:
+            execution = attacker.execution
+            assert attacker.pod != neighbour.pod
+            planted = int(await inside(attacker.pod, "sh", "-c", PLANT))
+            try:
+                await _attacks(here, attacker, neighbour, planted)
+            finally:
+                await inside(attacker.pod, "sh", "-c", f"kill {planted}; rm -rf {FIELD} {Path(OTHERS).parent}")
         await neighbour.open_gate()
-        await other.completed_once(staying)
+        await other.completed_once(neighbour.execution)
     again = await here.client.submit(prompt="red reads", workspace={"source": "snapshot", "execution_id": execution})
     record = await here.archived(again, PATIENCE)
     assert record.state == "completed", record
@@ -267,8 +276,8 @@ async def test_nothing_gets_out_of_a_pod(here: Cluster, tmp_path: Path) -> None:
     assert await leaked(here, again) == []
 
 
-async def _attacks(here: Cluster, execution: str, attacker: Server, neighbour: Server, planted: int) -> None:
-    pod = attacker.pod
+async def _attacks(here: Cluster, attacker: Server, neighbour: Server, planted: int) -> None:
+    pod, execution = attacker.pod, attacker.execution
     before = await inside(pod, "sh", "-c", LOOK)
     await arm(attacker, await targets(attacker, neighbour, planted))
     keys = await secret_values()
@@ -296,9 +305,11 @@ async def test_who_ignores_every_signal_is_gone_when_cancelled(here: Cluster) ->
     """Cancelled, it ends within seconds, with all its processes; the containers go on."""
     async with honest_beside(here):
         execution = await here.client.submit(prompt="red deaf")
-        await heard(here, execution, "deaf now\n")
-        pod = await pod_of(await here.running(execution, said=1))
-        await here.client.cancel(execution)
+        try:
+            await heard(here, execution, "deaf now\n")
+            pod = await pod_of(await here.running(execution, said=1))
+        finally:
+            await here.client.cancel(execution)
         record = await here.ended(execution, timeout=10)
         assert record.state == "cancelled"
         assert await left_behind(pod) == []

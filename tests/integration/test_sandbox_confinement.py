@@ -96,6 +96,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
         "home": str(home),
         "neighbour": str(neighbour),
         "function": os.getpid(),
+        "supervisor": "os.getppid()",
         "broker_port": broker.getsockname()[1],
         "other_port": other.getsockname()[1],
         "own_port": own_port,

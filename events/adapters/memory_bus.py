@@ -1,6 +1,6 @@
-"""The in-memory bus and bucket: for unit tests, and for `ocf replay --to` where nothing real may be touched.
+"""In-memory bus and bucket, for unit tests and for `ocf replay --to`, which must not touch real streams.
 
-Held to the same contract tests as the JetStream adapter (`tests/contract/`).
+The contract tests of the JetStream adapter also cover this one (`tests/contract/`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ocf.events.ports import (
     message_size,
 )
 
-#: Seconds between two looks for deliveries that have become due meanwhile.
-_LOOK = 0.02
+#: Seconds between two checks for deliveries that have become due.
+_DUE_CHECK_SECONDS = 0.02
 
 
 def subject_matches(pattern: str, subject: str) -> bool:
-    """NATS subject matching: `*` is one token, `>` the rest (at least one)."""
+    """Return whether a NATS pattern matches `subject`: `*` is one token, `>` is the rest (at least one)."""
     wanted, tokens = pattern.split("."), subject.split(".")
     for index, part in enumerate(wanted):
         if part == ">":
@@ -69,29 +69,29 @@ class MemoryDelivery:
 
     @property
     def message(self) -> Message:
-        """What was pulled."""
+        """Return the pulled message."""
         return self._message
 
     async def ack(self) -> None:
-        """Done."""
+        """Acknowledge the message."""
         self._consumer.acked.add(self._message.sequence)
 
     async def ack_soon(self) -> None:
-        """Done."""
+        """Acknowledge the message."""
         await self.ack()
 
     async def nak(self, delay: float) -> None:
-        """Deliver again after `delay` seconds."""
+        """Request redelivery after `delay` seconds."""
         self._consumer.not_before[self._message.sequence] = self._bus.clock.monotonic() + delay
         self._bus.changed()
 
     async def in_progress(self) -> None:
-        """Start the ack wait anew."""
+        """Restart the ack wait."""
         await self.nak(self._ack_wait)
 
 
 class MemoryWriter:
-    """See `ocf.events.ports.Writer`; everything is kept at once, or waits for the next fence."""
+    """See `ocf.events.ports.Writer`. Stores each message at once, or holds it until the next fence."""
 
     def __init__(self, bus: MemoryBus, subject: str, on_fenced: Callable[[], None] | None) -> None:
         self._bus = bus
@@ -123,7 +123,7 @@ class MemoryWriter:
     async def flush(self, timeout: float) -> None:
         await self._send()
         if self._waiting:
-            raise Unavailable(f"{len(self._waiting)} messages to {self._subject} are not kept yet")
+            raise Unavailable(f"{len(self._waiting)} messages to {self._subject} are not stored yet")
 
     def close(self) -> None:
         self._waiting.clear()
@@ -140,7 +140,7 @@ class MemoryBus:
         self._changed = asyncio.Event()
 
     def changed(self) -> None:
-        """Wake whoever waits for a message."""
+        """Wake every pending `fetch`."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -152,21 +152,21 @@ class MemoryBus:
             return stream.ids[message_id]
         if only_first and any(m.subject == subject for m in stream.messages):
             raise Conflict(f"{subject} already has a message")
-        if (mark := headers.get("Nats-Expected-Last-Subject-Sequence-Subject")) is not None:
-            newest = max((m.sequence for m in stream.messages if m.subject == mark), default=0)
+        if (fenced := headers.get("Nats-Expected-Last-Subject-Sequence-Subject")) is not None:
+            newest = max((m.sequence for m in stream.messages if m.subject == fenced), default=0)
             if str(newest) != headers["Nats-Expected-Last-Subject-Sequence"]:
-                raise Conflict(f"{mark} is at {newest}")
+                raise Conflict(f"{fenced} is at {newest}")
         stream.sequence += 1
         message = Message(subject, data, dict(headers), stream.sequence, self.clock.now())
-        if "Nats-Schedule" in headers:  # it takes the place of an earlier one (ADR-51: an implied rollup)
+        if "Nats-Schedule" in headers:  # replaces an earlier schedule (ADR-51: an implied rollup)
             stream.messages = [m for m in stream.messages if m.subject != subject]
         stream.messages.append(message)
         if message_id is not None:
             stream.ids[message_id] = stream.sequence
-        await self._say(message)
+        await self._push(message)
         if stream.spec.republish is not None:
             source, target = (part.removesuffix(">") for part in stream.spec.republish)
-            await self._say(
+            await self._push(
                 replace(
                     message,
                     subject=target + subject.removeprefix(source),
@@ -186,9 +186,9 @@ class MemoryBus:
         return MemoryWriter(self, subject, on_fenced)
 
     async def publish_live(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
-        await self._say(Message(subject, data, dict(headers)))
+        await self._push(Message(subject, data, dict(headers)))
 
-    async def _say(self, message: Message) -> None:
+    async def _push(self, message: Message) -> None:
         for subjects, inbox in self._listeners:
             if any(subject_matches(pattern, message.subject) for pattern in subjects):
                 inbox.put(message)
@@ -217,11 +217,11 @@ class MemoryBus:
     async def fetch(self, consumer: ConsumerSpec, limit: int, wait: float) -> list[Delivery]:
         state = self._consumer(consumer)
         try:
-            # Real time, whatever the clock is: a test that waits for nothing must come back.
+            # Real time even with a manual clock: `fetch` must return when no message arrives.
             async with asyncio.timeout(wait):
                 while not (found := self._due(consumer, state)[:limit]):
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._changed.wait(), _LOOK)
+                        await asyncio.wait_for(self._changed.wait(), _DUE_CHECK_SECONDS)
         except TimeoutError:
             return []
         given = [self._deliver(message, consumer, state) for message in found]
@@ -256,8 +256,8 @@ class MemoryBus:
 
     def _backlog(self, state: _Consumer) -> Backlog:
         waiting = sum(m.sequence not in state.deliveries for m in self._due(state.spec, state))
-        kept = (m.sequence for m in self._streams[state.spec.stream].messages)
-        return Backlog(waiting, sum(n in state.deliveries and n not in state.acked for n in kept))
+        stored = (m.sequence for m in self._streams[state.spec.stream].messages)
+        return Backlog(waiting, sum(n in state.deliveries and n not in state.acked for n in stored))
 
     async def consumers(self, stream: str) -> list[ConsumerState]:
         found = [state for state in self._consumers.values() if state.spec.stream == stream]
@@ -270,19 +270,19 @@ class MemoryBus:
         self._consumers.pop(consumer.name, None)
 
     async def purge(self, stream: str, subject: str) -> int:
-        kept = self._streams[stream]
-        before = len(kept.messages)
-        kept.messages = [m for m in kept.messages if not subject_matches(subject, m.subject)]
-        return before - len(kept.messages)
+        found = self._streams[stream]
+        before = len(found.messages)
+        found.messages = [m for m in found.messages if not subject_matches(subject, m.subject)]
+        return before - len(found.messages)
 
     async def remove(self, stream: str, sequence: int) -> bool:
-        kept = self._streams[stream]
-        before = len(kept.messages)
-        kept.messages = [m for m in kept.messages if m.sequence != sequence]
-        return len(kept.messages) < before
+        found = self._streams[stream]
+        before = len(found.messages)
+        found.messages = [m for m in found.messages if m.sequence != sequence]
+        return len(found.messages) < before
 
     async def ready(self) -> None:
-        """Always."""
+        """Return at once: memory is always available."""
 
 
 def _check_size(name: str, data: bytes, headers: Mapping[str, str]) -> None:
@@ -324,7 +324,7 @@ class MemoryBucket:
         _check_size(key, value, {})
         newest = self._live(key)
         if (newest.revision if newest else 0) != revision:
-            raise Conflict(f"{key} was changed by somebody else")
+            raise Conflict(f"{key} was changed concurrently")
         self._revision += 1
         expires = None if ttl is None else self._clock.monotonic() + ttl
         self._values[key] = _Value(value, self._revision, expires)
@@ -333,7 +333,7 @@ class MemoryBucket:
     async def delete(self, key: str, *, revision: int | None = None) -> None:
         value = self._live(key)
         if revision is not None and (value.revision if value else 0) != revision:
-            raise Conflict(f"{key} was changed by somebody else")
+            raise Conflict(f"{key} was changed concurrently")
         self._values.pop(key, None)
 
     async def entries(self, filter: str = ">", *, after: int = 0) -> AsyncIterator[Entry]:

@@ -1,4 +1,4 @@
-"""`ocf.events.ports.ObjectStore` in memory, for unit tests. Held to the same contract tests as the S3 adapter."""
+"""`ocf.events.ports.ObjectStore` in memory, for unit tests. The contract tests of the S3 adapter cover it too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ocf.events.ports import ObjectInfo
 
 
 class MemoryStore:
-    """Objects in a dict. `objects` is open to tests that want to look or to damage."""
+    """Objects in a dict. See `ocf.events.ports.ObjectStore`. Tests may read and damage `objects`."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -54,7 +54,7 @@ class MemoryStore:
         return len(found)
 
     async def ready(self) -> None:
-        """Always is."""
+        """Return at once: memory is always available."""
 
     def _info(self, key: str) -> ObjectInfo:
         return ObjectInfo(key, len(self.objects[key]), self._digests[key])

@@ -146,15 +146,15 @@ class Client:
             Unavailable: The connection was lost and did not come back in time; resume at the next sequence.
         """
         ending = _RecordEnd(self, execution)
-        await ending.look()
-        forgotten = ending.last is not None and start <= ending.last and not await self._keeps(execution, start)
-        if forgotten and self._store is None:
+        await ending.refresh()
+        expired = ending.last is not None and start <= ending.last and not await self._stream_has(execution, start)
+        if expired and self._store is None:
             raise NotYetKnown(f"output of {execution} from {start} is only in the archive; give the client a store")
-        watched = reorder.watch(self._bus, self.project, execution, start=start, ending=ending, forgotten=forgotten)
+        watched = reorder.watch(self._bus, self.project, execution, start=start, ending=ending, expired=expired)
         async for chunk in watched:
             yield chunk
 
-    async def _keeps(self, execution: str, start: int) -> bool:
+    async def _stream_has(self, execution: str, start: int) -> bool:
         """Return whether the output in the stream begins at or before `start`."""
         found = await self._bus.first(subjects.OUTPUT, subjects.output(self.project, execution))
         line = None if found is None else reorder.line_in(found)
@@ -175,7 +175,7 @@ class Client:
         try:
             async for line in read_lines(self._store.stream(f"{self.project}/{execution}/output.ndjson.gz")):
                 chunk = Chunk.read(line)
-                gap = reorder.stated(chunk)
+                gap = reorder.gap_of(chunk)
                 if (gap.last if gap else chunk.seq) >= start:
                     yield chunk
         except (DamagedArchive, ValueError) as error:
@@ -207,7 +207,7 @@ class _RecordEnd:
         self._removed = False
         self.last: int | None = None
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Read the record; without one, check whether the execution was deleted."""
         try:
             record = await self._client.status(self._execution)
@@ -219,12 +219,12 @@ class _RecordEnd:
     def reached(self, next_sequence: int) -> bool:
         return self._removed or (self.last is not None and next_sequence > self.last)
 
-    async def fact(self, message: Message) -> None:
+    async def on_fact(self, message: Message) -> None:
         # Use the record, not the fact: `rejected` may also answer a second submit with the id of a running execution.
         if message.subject.rsplit(".", 1)[-1] in _ENDINGS:
-            await self.look()
+            await self.refresh()
 
-    async def older(self, start: int) -> AsyncIterator[Chunk]:
+    async def archived(self, start: int) -> AsyncIterator[Chunk]:
         with suppress(NotYetKnown):  # no archive, or no store: the watcher reports a gap
             async for chunk in self._client._archived(self._execution, start):
                 yield chunk

@@ -175,7 +175,7 @@ async def _write_events(deps: Dependencies, ref: ExecutionRef, ending: Event, pa
         async for message in _merged(deps, ref):
             seen = seen or message.sequence == delivered
             # What was given once more to one consumer (a redriven dead letter) did not happen twice.
-            if message.subject == subjects.first(message.subject):
+            if message.subject == subjects.base_subject(message.subject):
                 await asyncio.to_thread(file.write, _line(message))
     if not seen:
         raise Unavailable(f"the end of {ref} cannot be read yet")

@@ -162,7 +162,7 @@ class Dispatcher:
         if event.type not in self._row.types:
             raise InvalidEvent(f"type: {quoted(event.type)} does not belong on {message.subject[:200]}")
         # A publisher's own value of these is worth nothing: they are overwritten.
-        marks = {NATS_SUBJECT: subjects.first(message.subject), NATS_SEQUENCE: str(message.sequence)}
+        marks = {NATS_SUBJECT: subjects.base_subject(message.subject), NATS_SEQUENCE: str(message.sequence)}
         return event.with_extensions(**marks, **{NATS_DELIVERIES: str(message.deliveries)})
 
     async def _heartbeat(self, delivery: Delivery) -> None:

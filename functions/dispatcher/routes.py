@@ -93,7 +93,7 @@ ROUTES: tuple[Route, ...] = (
         "archive",
         "archive",
         subjects.EVENTS,
-        (*(f"ocf.evt.*.*.{what}" for what in _ENDED), subjects.again("ocf.evt.*.*.*", "archive")),
+        (*(f"ocf.evt.*.*.{what}" for what in _ENDED), subjects.redelivery_subject("ocf.evt.*.*.*", "archive")),
         tuple(f"dev.ocf.task.{what}.v1" for what in _ENDED),
         in_flight=4,
         max_deliveries=0,
@@ -101,7 +101,7 @@ ROUTES: tuple[Route, ...] = (
         pending=_PENDING,
         by_project=(
             *(f"ocf.evt.{{project}}.*.{what}" for what in _ENDED),
-            subjects.again("ocf.evt.{project}.*.*", "archive"),
+            subjects.redelivery_subject("ocf.evt.{project}.*.*", "archive"),
         ),
     ),
 )

@@ -34,7 +34,7 @@ def _row(sink: Sink, tries: int) -> Route:
         name,
         f"the sink {sink.name}",
         subjects.EVENTS,
-        (*sink.subjects, subjects.again(f"ocf.evt.{sink.project}.*.*", name)),
+        (*sink.subjects, subjects.redelivery_subject(f"ocf.evt.{sink.project}.*.*", name)),
         tuple(type_ for type_, spec in TYPES.items() if spec.kind == "evt"),
         in_flight=_IN_FLIGHT,
         max_deliveries=tries,

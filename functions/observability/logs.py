@@ -85,7 +85,7 @@ def about(subject: str | None, event: Event | None = None) -> dict[str, str]:
     entity = event.extensions.get("correlationid", "") if event else ""
     of_session = event.type.startswith("dev.ocf.session.") if event else False
     with suppress(InvalidEvent):  # sent by nobody we know: its own words have to do
-        parsed = subjects.parse(subjects.first(subject or ""))
+        parsed = subjects.parse(subjects.base_subject(subject or ""))
         named["project_id"], entity = parsed.project, parsed.entity
         of_session = of_session or parsed.verb == "session"
     if entity:

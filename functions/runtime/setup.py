@@ -28,7 +28,7 @@ def stream_config(spec: StreamSpec, replicas: int) -> dict[str, Any]:
     """The server's configuration of a stream (JetStream API, ADR-8, ADR-31, ADR-51)."""
     config: dict[str, Any] = {
         "name": spec.name,
-        "description": spec.why,
+        "description": spec.description,
         "subjects": list(spec.subjects),
         "retention": "limits",
         "storage": "file",
@@ -56,7 +56,7 @@ def bucket_config(spec: BucketSpec, replicas: int) -> dict[str, Any]:
     """
     return {
         "name": f"KV_{spec.name}",
-        "description": spec.why,
+        "description": spec.description,
         "subjects": [f"$KV.{spec.name}.>"],
         "retention": "limits",
         "storage": "file",

@@ -277,15 +277,15 @@ async def test_a_fact_said_again_is_for_one_sink() -> None:
     subject = await world.said()
     message = await world.bus.last(subjects.EVENTS, subject)
     assert message is not None
-    await world.bus.publish(subjects.again(subject, "sink-acme"), message.data, message.headers)
-    await world.bus.publish(subjects.again(subject, "sink-other"), message.data, message.headers)
+    await world.bus.publish(subjects.redelivery_subject(subject, "sink-acme"), message.data, message.headers)
+    await world.bus.publish(subjects.redelivery_subject(subject, "sink-other"), message.data, message.headers)
     await world.delivered()
     assert [request.headers["webhook-id"] for request in world.seen] == ["a%2Eb"] * 2
-    assert subjects.first(subjects.again(subject, "sink-acme")) == subject
+    assert subjects.base_subject(subjects.redelivery_subject(subject, "sink-acme")) == subject
     execution = "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"
     for mine in (subjects.command("submit", "again", execution), subjects.fact("again", execution, "completed")):
-        assert subjects.first(mine) == mine, "a project may be called `again`"
-        assert subjects.first(subjects.again(mine, "archive")) == mine or ".cmd." in mine
+        assert subjects.base_subject(mine) == mine, "a project may be called `again`"
+        assert subjects.base_subject(subjects.redelivery_subject(mine, "archive")) == mine or ".cmd." in mine
 
 
 def test_pauses_grow_to_a_day_and_heed_the_receiver() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import random
+import itertools
+import os
 import socket
 from collections.abc import Iterable, Mapping
 
@@ -10,6 +11,10 @@ LOOPBACK = "127.0.0.1"
 #: Below Linux's range for outgoing connections (32768 and up), so that no client socket takes one between
 #: our look and the server's bind; far enough above that weed's gRPC ports fit too.
 _RANGE = range(20_000, 32_000)
+#: Each process begins its search in a block of its own, and each search after the last: two stacks that start together
+#: do not find the same port free.
+_BLOCK = 20
+_searched = itertools.count()
 #: Ports of these names bring a second one that far above them.
 _COMPANION = {"weed_admin": 10_000}
 
@@ -35,9 +40,10 @@ def free_port(exclude: Iterable[int] = (), *, companion: int = 0, tries: int = 5
     Raises:
         PortTaken: none found.
     """
-    avoid = set(exclude)
-    for _ in range(tries):
-        port = random.choice(_RANGE[: len(_RANGE) - companion])  # noqa: S311 - not a secret
+    avoid, ports = set(exclude), _RANGE[: len(_RANGE) - companion]
+    begin = os.getpid() * _BLOCK + next(_searched)
+    for number in range(tries):
+        port = ports[(begin + number) % len(ports)]
         if port not in avoid and is_free(port) and is_free(port + companion):
             return port
     raise PortTaken(f"no free port between {_RANGE.start} and {_RANGE.stop}")

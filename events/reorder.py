@@ -126,7 +126,7 @@ class GapTimer:
         return max(0.0, self._read + FILL_WAIT * 2.0 ** max(0, tries - 1) - now)
 
     def read(self, missing: int | None, now: float) -> bool:
-        """Record a history read that did not bring `missing` (None: nothing missing); return whether to report a gap."""
+        """Record a history read without `missing` (None: nothing is missing); return whether to report a gap."""
         self._tries = self._tries + 1 if missing == self._missing else 1
         self._missing, self._read = missing, now
         return missing is not None and self._tries >= FILL_TRIES
@@ -298,7 +298,7 @@ async def _live(
     gap_timer: GapTimer,
     missing: Callable[[], int | None],
 ) -> AsyncGenerator[Chunk, None]:
-    """Yield live chunks until the next history read: for a missing chunk, after `poll` seconds of silence, at the end."""
+    """Yield live chunks until the next history read is due or the execution ends."""
     now = asyncio.get_running_loop().time
     while not ending.reached(reorderer.next):
         wanted = missing()

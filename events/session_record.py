@@ -85,5 +85,5 @@ def old_prefix(ref: SessionRef) -> str:
 
 
 def is_old_object(key: str) -> bool:
-    """Return whether a key below `old_prefix` belongs to a session: no object name of an execution begins with an id."""
+    """Return whether a key below `old_prefix` belongs to a session: object names of executions have no leading id."""
     return _OLD_OBJECT.fullmatch(key.rsplit("/", 1)[-1]) is not None

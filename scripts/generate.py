@@ -137,8 +137,9 @@ def events_page() -> Pages:
         for name, spec in TYPES.items()
     ]
     kept = [
-        f"| `{s.name}` | {s.description} | {', '.join(f'`{x}`' for x in s.subjects)} | {s.max_age // streams.DAY} days |"
-        for s in streams.STREAMS
+        f"| `{stream.name}` | {stream.description} | {', '.join(f'`{x}`' for x in stream.subjects)} "
+        f"| {stream.max_age // streams.DAY} days |"
+        for stream in streams.STREAMS
     ]
     fed = [
         f"| `{row.consumer}` | {', '.join(f'`{x}`' for x in row.subjects)} | {row.function} "

@@ -31,7 +31,7 @@ class Attached(ForwardCompatible):
 class Saved(ForwardCompatible):
     """The state after one execution: objects below the session's prefix, and OpenCode's own session id.
 
-    `execution_id` is None after that execution was deleted.
+    `execution_id` becomes None when that execution is deleted.
     """
 
     execution_id: ExecutionId | None = None

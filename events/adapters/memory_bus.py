@@ -101,9 +101,11 @@ class MemoryWriter:
         self._waiting: list[tuple[bytes, dict[str, str]]] = []
 
     def fence(self, fence: Fence) -> None:
+        """Implement `Writer.fence`."""
         self._fence = fence
 
     async def send(self, data: bytes, headers: dict[str, str]) -> None:
+        """Implement `Writer.send`."""
         self._waiting.append((data, headers))
         await self._send()
 
@@ -121,11 +123,13 @@ class MemoryWriter:
             self._waiting.pop(0)
 
     async def flush(self, timeout: float) -> None:
+        """Implement `Writer.flush`."""
         await self._send()
         if self._waiting:
             raise Unavailable(f"{len(self._waiting)} messages to {self._subject} are not stored yet")
 
     def close(self) -> None:
+        """Implement `Writer.close`."""
         self._waiting.clear()
 
 
@@ -145,6 +149,7 @@ class MemoryBus:
         self._changed = asyncio.Event()
 
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str], *, only_first: bool = False) -> int:
+        """Implement `Bus.publish`."""
         _check_size(subject, data, headers)
         stream = next(s for s in self._streams.values() if any(subject_matches(p, subject) for p in s.spec.subjects))
         message_id = headers.get("Nats-Msg-Id")
@@ -183,9 +188,11 @@ class MemoryBus:
         may_repeat: Callable[[], bool] | None = None,
         on_fenced: Callable[[], None] | None = None,
     ) -> MemoryWriter:
+        """Implement `Bus.writer`."""
         return MemoryWriter(self, subject, on_fenced)
 
     async def publish_live(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
+        """Implement `Bus.publish_live`."""
         await self._push(Message(subject, data, dict(headers)))
 
     async def _push(self, message: Message) -> None:
@@ -194,19 +201,23 @@ class MemoryBus:
                 inbox.put(message)
 
     async def history(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
+        """Implement `Bus.history`."""
         for message in list(self._streams[stream].messages):
             if message.sequence > after and subject_matches(subject, message.subject):
                 yield message
 
     async def first(self, stream: str, subject: str, *, after: int = 0) -> Message | None:
+        """Implement `Bus.first`."""
         return await anext(self.history(stream, subject, after=after), None)
 
     async def last(self, stream: str, subject: str) -> Message | None:
+        """Implement `Bus.last`."""
         found = [m for m in self._streams[stream].messages if m.subject == subject]
         return found[-1] if found else None
 
     @asynccontextmanager
     async def listen(self, *subjects: str) -> AsyncIterator[AsyncIterator[Message]]:
+        """Implement `Bus.listen`."""
         inbox = Inbox()
         self._listeners.append((subjects, inbox))
         try:
@@ -215,6 +226,7 @@ class MemoryBus:
             self._listeners = [entry for entry in self._listeners if entry[1] is not inbox]
 
     async def fetch(self, consumer: ConsumerSpec, limit: int, wait: float) -> list[Delivery]:
+        """Implement `Bus.fetch`."""
         state = self._consumer(consumer)
         try:
             # Real time even with a manual clock: `fetch` must return when no message arrives.
@@ -252,6 +264,7 @@ class MemoryBus:
         return replace(message, data=data, deliveries=number)
 
     async def backlog(self, consumer: ConsumerSpec) -> Backlog:
+        """Implement `Bus.backlog`."""
         return self._backlog(self._consumer(consumer))
 
     def _backlog(self, state: _Consumer) -> Backlog:
@@ -260,22 +273,27 @@ class MemoryBus:
         return Backlog(waiting, sum(n in state.deliveries and n not in state.acked for n in stored))
 
     async def consumers(self, stream: str) -> list[ConsumerState]:
+        """Implement `Bus.consumers`."""
         found = [state for state in self._consumers.values() if state.spec.stream == stream]
         return [ConsumerState(state.spec.name, state.spec.start, self._backlog(state)) for state in found]
 
     async def open_consumer(self, consumer: ConsumerSpec) -> int:
+        """Implement `Bus.open_consumer`."""
         return self._consumer(consumer).spec.start
 
     async def remove_consumer(self, consumer: ConsumerSpec) -> None:
+        """Implement `Bus.remove_consumer`."""
         self._consumers.pop(consumer.name, None)
 
     async def purge(self, stream: str, subject: str) -> int:
+        """Implement `Bus.purge`."""
         found = self._streams[stream]
         before = len(found.messages)
         found.messages = [m for m in found.messages if not subject_matches(subject, m.subject)]
         return before - len(found.messages)
 
     async def remove(self, stream: str, sequence: int) -> bool:
+        """Implement `Bus.remove`."""
         found = self._streams[stream]
         before = len(found.messages)
         found.messages = [m for m in found.messages if m.sequence != sequence]
@@ -314,13 +332,16 @@ class MemoryBucket:
         return value
 
     async def get(self, key: str) -> Entry | None:
+        """Implement `Bucket.get`."""
         value = self._live(key)
         return None if value is None else Entry(key, value.data, value.revision)
 
     async def create(self, key: str, value: bytes, *, ttl: int | None = None) -> int:
+        """Implement `Bucket.create`."""
         return await self.update(key, value, 0, ttl=ttl)
 
     async def update(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> int:
+        """Implement `Bucket.update`."""
         _check_size(key, value, {})
         newest = self._live(key)
         if (newest.revision if newest else 0) != revision:
@@ -331,12 +352,14 @@ class MemoryBucket:
         return self._revision
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
+        """Implement `Bucket.delete`."""
         value = self._live(key)
         if revision is not None and (value.revision if value else 0) != revision:
             raise Conflict(f"{key} was changed concurrently")
         self._values.pop(key, None)
 
     async def entries(self, filter: str = ">", *, after: int = 0) -> AsyncIterator[Entry]:
+        """Implement `Bucket.entries`."""
         for key in sorted(self._values, key=lambda key: self._values[key].revision):
             value = self._live(key)
             if value is not None and value.revision > after and subject_matches(filter, key):

@@ -62,6 +62,7 @@ class S3Store:
         self._making = asyncio.Lock()
 
     async def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> ObjectInfo:
+        """Implement `ObjectStore.put`."""
         digest = hashlib.sha256(data).hexdigest()
         await self._call("put_object", key, Key=key, Body=data, ContentType=content_type, Metadata={"sha256": digest})
         return ObjectInfo(key, len(data), digest)
@@ -98,6 +99,7 @@ class S3Store:
         return ObjectInfo(key, size, digest)
 
     async def get(self, key: str) -> bytes:
+        """Implement `ObjectStore.get`."""
         return b"".join([piece async for piece in self.stream(key)])
 
     async def stream(self, key: str, *, chunk: int = 1024 * 1024) -> AsyncIterator[bytes]:
@@ -134,6 +136,7 @@ class S3Store:
             raise Unavailable(f"object {key!r} is damaged: SHA-256 {digest.hexdigest()}, stored as {expected}")
 
     async def head(self, key: str) -> ObjectInfo | None:
+        """Implement `ObjectStore.head`."""
         try:
             answer = await self._call("head_object", key, Key=key)
         except NotYetKnown:
@@ -168,6 +171,7 @@ class S3Store:
         return len(keys)
 
     async def ready(self) -> None:
+        """Implement `ObjectStore.ready`."""
         try:
             await self._call("head_bucket", "")
         except NotYetKnown:

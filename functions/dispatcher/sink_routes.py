@@ -39,7 +39,7 @@ def _row(sink: Sink, tries: int) -> Route:
         in_flight=_IN_FLIGHT,
         max_deliveries=tries,
         timeout=_TIMEOUT,
-        pending=_PENDING,
+        max_ack_pending=_PENDING,
         # A new sink hears what happens from now on, not the last thirty days.
         from_now=True,
     )

@@ -15,7 +15,7 @@ from ocf.events import dead_letters, subjects
 from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.events.errors import OcfError, Unavailable
 from ocf.events.streams import BUCKETS, STREAMS, BucketSpec, StreamSpec
-from ocf.functions.core.retention_schedule import keep_retaining
+from ocf.functions.core.retention_schedule import ensure_retention_schedule
 from ocf.functions.observability import logs
 from ocf.functions.settings.settings import load_or_exit
 
@@ -130,7 +130,7 @@ async def run() -> int:
             )
             await dead_letters.move_old(bus)
             if settings.retention:
-                await keep_retaining(bus)  # also where nothing is submitted any more
+                await ensure_retention_schedule(bus)  # also where nothing is submitted any more
         finally:
             await bus.close()
     except OcfError as error:

@@ -123,7 +123,7 @@ async def test_archived_is_said_though_the_archive_broke_off_before_it(monkeypat
     b = bench()
     execution = await completed(b)
     with monkeypatch.context() as patched:
-        patched.setattr(b.deps.records, "say", _away)
+        patched.setattr(b.deps.records, "publish_fact", _away)
         with pytest.raises(Unavailable):
             await archive(b.deps, await terminal(b, execution))
     assert "archived" not in await b.said(execution)
@@ -340,7 +340,9 @@ async def test_the_sweep_says_what_was_decided_but_not_said() -> None:
     b = bench()
     execution = await running(b)
     fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=5)
-    await b.deps.records.change(PROJECT, execution, lambda r: b.deps.records.ended(r, Step.COMPLETE, fact))
+    await b.deps.records.change(
+        PROJECT, execution, lambda r: b.deps.records.apply_terminal_step(r, Step.COMPLETE, fact)
+    )
     assert "completed" not in await b.said(execution)
     await cleanup(b.deps, clean(b, SWEEP_ID, "sweep"))
     assert (await b.said(execution)).count("completed") == 1

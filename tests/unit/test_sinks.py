@@ -22,7 +22,7 @@ from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Webhook, retry_after, sign
 from ocf.functions.dispatcher.main import rows
-from ocf.functions.dispatcher.result import SINK_PAUSES, SinkAnswer
+from ocf.functions.dispatcher.result import SINK_PAUSES, SinkResult
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.settings.settings import Settings
 from ocf.functions.settings.sink_rules import Sink, check, keys, sinks
@@ -290,11 +290,11 @@ async def test_a_fact_said_again_is_for_one_sink() -> None:
 
 def test_pauses_grow_to_a_day_and_heed_the_receiver() -> None:
     """Two days in all; a tenth of spread; `Retry-After` when it is longer; functions may ask for half a minute."""
-    answer = SinkAnswer(500, "", 0.0, "id")
+    answer = SinkResult(500, "", 0.0, "id")
     pauses = [answer.pause(failures) for failures in range(1, 14)]
     assert all(0.9 * plan <= pause <= 1.1 * plan for plan, pause in zip(SINK_PAUSES, pauses, strict=False))
     assert pauses[11] == pytest.approx(pauses[12], rel=0.25)
-    assert SinkAnswer(503, "", 7_200.0, "id").pause(1) == 7_200
+    assert SinkResult(503, "", 7_200.0, "id").pause(1) == 7_200
     assert retry_after({"retry-after": "999999"}, 30.0) == 30
     assert retry_after({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, 86_400.0, 0.0) == 0
     assert retry_after({}, 30.0) == 1

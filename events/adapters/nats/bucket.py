@@ -15,7 +15,7 @@ _ROLLUP = {"Nats-Rollup": "sub"}
 
 
 class NatsBucket:
-    """See `ocf.events.ports.Bucket`. Keys are subjects below `$KV.<bucket>.`"""
+    """See `ocf.events.ports.Bucket`. Keys are subjects below `$KV.<bucket>`."""
 
     def __init__(self, bus: NatsBus, bucket: str) -> None:
         self._bus = bus
@@ -23,12 +23,14 @@ class NatsBucket:
         self._prefix = f"$KV.{bucket}."
 
     async def get(self, key: str) -> Entry | None:
+        """Implement `Bucket.get`."""
         found = await self._bus.last(self._stream, self._prefix + key)
         if found is None or found.headers.get("KV-Operation") in _MARKERS:
             return None
         return Entry(key, found.data, found.sequence)
 
     async def create(self, key: str, value: bytes, *, ttl: int | None = None) -> int:
+        """Implement `Bucket.create`."""
         try:
             return await self._put(key, value, 0, ttl)
         except Conflict:
@@ -39,6 +41,7 @@ class NatsBucket:
             return await self._put(key, value, found.sequence, ttl)
 
     async def update(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> int:
+        """Implement `Bucket.update`."""
         return await self._put(key, value, revision, ttl)
 
     async def _put(self, key: str, value: bytes, revision: int, ttl: int | None) -> int:
@@ -62,6 +65,7 @@ class NatsBucket:
         await self._bus.purge(self._stream, self._prefix + key, through=marker)
 
     async def entries(self, filter: str = ">", *, after: int = 0) -> AsyncIterator[Entry]:
+        """Implement `Bucket.entries`."""
         async for found in self._bus.history(self._stream, self._prefix + filter, after=after):
             if found.headers.get("KV-Operation") not in _MARKERS:
                 yield Entry(found.subject.removeprefix(self._prefix), found.data, found.sequence)

@@ -138,13 +138,16 @@ class NatsBus:
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(UNACKED * 1000))
 
     async def on_error(self, error: Exception) -> None:
+        """Log an error of the connection."""
         log.warning("NATS error", action="bus.error", error=str(error) or type(error).__name__)
 
     async def on_disconnect(self) -> None:
+        """Abort pending fetches."""
         self._lost.set()
         log.warning("NATS connection lost", action="bus.disconnected")
 
     async def on_reconnect(self) -> None:
+        """Set up the new connection, and resend unacknowledged messages."""
         self._lost = asyncio.Event()
         self._bound_delays()
         self._writers.repair()
@@ -162,6 +165,7 @@ class NatsBus:
         await self.nc.close()
 
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str], *, only_first: bool = False) -> int:
+        """Implement `Bus.publish`."""
         sent = dict(headers)
         if only_first:
             sent["Nats-Expected-Last-Subject-Sequence"] = "0"
@@ -190,9 +194,11 @@ class NatsBus:
         may_repeat: Callable[[], bool] | None = None,
         on_fenced: Callable[[], None] | None = None,
     ) -> NatsWriter:
+        """Implement `Bus.writer`."""
         return self._writers.open(subject, may_repeat, on_fenced)
 
     async def publish_live(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
+        """Implement `Bus.publish_live`."""
         self._check_size(subject, data, headers)
         with _unavailable(f"publish to {subject}"):
             await self.nc.publish(subject, data, headers=dict(headers))
@@ -240,6 +246,7 @@ class NatsBus:
         return found, int(end.get("Nats-Num-Pending", 0))
 
     async def first(self, stream: str, subject: str, *, after: int = 0) -> Message | None:
+        """Implement `Bus.first`."""
         with _unavailable(f"read {stream}"):
             try:
                 raw = await self.js.get_msg(stream, after + 1, subject, direct=True, next=True)
@@ -248,6 +255,7 @@ class NatsBus:
         return Message(raw.subject or subject, raw.data or b"", raw.headers or {}, raw.seq or 0)
 
     async def last(self, stream: str, subject: str) -> Message | None:
+        """Implement `Bus.last`."""
         with _unavailable(f"read {stream}"):
             try:
                 raw = await self.js.get_last_msg(stream, subject, direct=not self._replicated)
@@ -266,6 +274,7 @@ class NatsBus:
 
     @asynccontextmanager
     async def listen(self, *subjects: str) -> AsyncIterator[AsyncIterator[Message]]:
+        """Implement `Bus.listen`."""
         inbox = Inbox()
 
         async def put(msg: Msg) -> None:
@@ -284,6 +293,7 @@ class NatsBus:
                     await subscription.unsubscribe()
 
     async def fetch(self, consumer: ConsumerSpec, limit: int, wait: float) -> list[Delivery]:
+        """Implement `Bus.fetch`."""
         with _unavailable(f"fetch for {consumer.name}"):
             pull = self._pulls.get(consumer.name) or await self._bind(consumer)
             fetching = asyncio.ensure_future(pull.fetch(limit, timeout=wait))
@@ -316,11 +326,13 @@ class NatsBus:
                 await pull.unsubscribe()
 
     async def backlog(self, consumer: ConsumerSpec) -> Backlog:
+        """Implement `Bus.backlog`."""
         with _unavailable(f"look at {consumer.name}"):
             info = await self.js.consumer_info(consumer.stream, consumer.name)
         return Backlog(waiting=info.num_pending or 0, unsettled=info.num_ack_pending or 0)
 
     async def consumers(self, stream: str) -> list[ConsumerState]:
+        """Implement `Bus.consumers`."""
         found: list[ConsumerState] = []
         with _unavailable(f"list the consumers of {stream}"):
             while page := await self.js.consumers_info(stream, offset=len(found)):
@@ -328,6 +340,7 @@ class NatsBus:
         return found
 
     async def open_consumer(self, consumer: ConsumerSpec) -> int:
+        """Implement `Bus.open_consumer`."""
         with _unavailable(f"create consumer {consumer.name}"):
             try:
                 info = await self.js.add_consumer(consumer.stream, _config(consumer))
@@ -338,6 +351,7 @@ class NatsBus:
         return _state(info).start
 
     async def remove_consumer(self, consumer: ConsumerSpec) -> None:
+        """Implement `Bus.remove_consumer`."""
         await self._unbind(consumer)
         with _unavailable(f"remove consumer {consumer.name}"), suppress(NotFoundError):
             await self.js.delete_consumer(consumer.stream, consumer.name)
@@ -355,6 +369,7 @@ class NatsBus:
         return int(answer.get("purged", 0))
 
     async def remove(self, stream: str, sequence: int) -> bool:
+        """Implement `Bus.remove`."""
         with _unavailable(f"remove from {stream}"):
             try:
                 return await self.js.delete_msg(stream, sequence)
@@ -364,6 +379,7 @@ class NatsBus:
                 raise
 
     async def ready(self) -> None:
+        """Implement `Bus.ready`."""
         if not self.nc.is_connected:
             raise Unavailable("not connected to NATS")
         with _unavailable("JetStream"):

@@ -118,6 +118,7 @@ class NatsWriter:
         self._repairing: asyncio.Task[None] | None = None
 
     async def send(self, data: bytes, headers: dict[str, str]) -> None:
+        """Implement `Writer.send`."""
         while len(self._window) >= _WINDOW:
             await self._wait_for_move()
         self._last += 1
@@ -135,11 +136,13 @@ class NatsWriter:
             self.repair()
 
     def fence(self, fence: Fence) -> None:
+        """Implement `Writer.fence`."""
         self._fence = fence.headers()
         for sent in self._window.values():
             sent.headers.update(self._fence)
 
     async def flush(self, timeout: float) -> None:
+        """Implement `Writer.flush`."""
         try:
             async with asyncio.timeout(timeout):
                 while self._window:
@@ -148,6 +151,7 @@ class NatsWriter:
             raise Unavailable(f"{len(self._window)} messages to {self._subject} are not stored yet") from None
 
     def close(self) -> None:
+        """Implement `Writer.close`."""
         if self._repairing is not None:
             self._repairing.cancel()
         self._window.clear()

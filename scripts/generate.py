@@ -111,7 +111,7 @@ def _channel(spec: EventType) -> dict[str, Any]:
     stream = next(s for s in streams.STREAMS if s.name == spec.stream)
     return {
         "address": spec.subject_template,
-        "description": f"Kept in {stream.name}: {stream.why}.",
+        "description": f"Kept in {stream.name}: {stream.description}.",
         "parameters": {"project": {}, spec.entity: {}},
         "messages": {},
     }
@@ -133,12 +133,13 @@ def _message(name: str, spec: EventType) -> dict[str, Any]:
 def events_page() -> Pages:
     """The catalogue of events, streams and consumers."""
     rows = [
-        f"| [`{name}`](../schemas/{name}.json) | {spec.said_by} | `{spec.subject_template}` |"
+        f"| [`{name}`](../schemas/{name}.json) | {spec.published_by} | `{spec.subject_template}` |"
         for name, spec in TYPES.items()
     ]
     kept = [
-        f"| `{s.name}` | {s.why} | {', '.join(f'`{x}`' for x in s.subjects)} | {s.max_age // streams.DAY} days |"
-        for s in streams.STREAMS
+        f"| `{stream.name}` | {stream.description} | {', '.join(f'`{x}`' for x in stream.subjects)} "
+        f"| {stream.max_age // streams.DAY} days |"
+        for stream in streams.STREAMS
     ]
     fed = [
         f"| `{row.consumer}` | {', '.join(f'`{x}`' for x in row.subjects)} | {row.function} "
@@ -167,7 +168,7 @@ How to publish and watch: [publishing.md](publishing.md), [streaming.md](streami
 {_lines(kept)}
 
 `OCF_OUTPUT` republishes `ocf.out.>` on `ocf.live.>` for whoever listens at that moment.
-Buckets: {", ".join(f"`{b.name}` ({b.why})" for b in streams.BUCKETS)}.
+Buckets: {", ".join(f"`{b.name}` ({b.description})" for b in streams.BUCKETS)}.
 
 ## Consumers
 | consumer | takes | feeds | in flight | unsettled | tries |

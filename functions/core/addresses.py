@@ -113,13 +113,13 @@ def literal(host: str) -> str | None:
     return str(IPv4Address(value))
 
 
-def never(host: str) -> bool:
+def is_forbidden(host: str) -> bool:
     """Whether `host`, a name or an address, is one that no tenant may reach, before any name is resolved."""
     address = literal(host)
     return host.rstrip(".").lower() in _METADATA_HOSTS or (address is not None and reach(address) is Reach.NEVER)
 
 
-def farthest(addresses: Iterable[str]) -> Reach:
+def worst_reach(addresses: Iterable[str]) -> Reach:
     """The worst of them: a name with one wrong address among others is not to be trusted with a choice."""
     return max(map(reach, addresses), default=Reach.PUBLIC)
 

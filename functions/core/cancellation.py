@@ -9,7 +9,7 @@ from typing import Any
 _AGAIN = 0.2
 
 
-async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
+async def cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel loops, and wait until they have ended; what they raised is theirs.
 
     Only for tasks that put nothing away when they are cancelled: they may be told again while they are at it.

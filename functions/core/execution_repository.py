@@ -73,14 +73,14 @@ class Records:
         key, name = ExecutionRef(project, execution).record_key, f"execution {execution} of project {project}"
         ends = False
 
-        def noted(record: Record) -> Record | None:
+        def with_metrics(record: Record) -> Record | None:
             nonlocal ends
             changed = decide(record)
             ends = changed is not None and changed.terminal and not record.terminal
             return changed
 
         try:
-            newest = await compare_and_set.change(self._bucket, key, Record, noted, self._stamped, name=name)
+            newest = await compare_and_set.change(self._bucket, key, Record, with_metrics, self._stamped, name=name)
         except ValidationError as error:
             raise _unreadable(key, error) from None
         if ends:
@@ -99,11 +99,13 @@ class Records:
 
         def ended(record: Record) -> Record | None:
             decided = None if record.terminal else decide(record)
-            return None if decided is None else self.ended(record, *decided, cause=cause)
+            return None if decided is None else self.apply_terminal_step(record, *decided, cause=cause)
 
         return await self.publish_outbox(await self.change(project, execution, ended))
 
-    def ended(self, record: Record, taken: Step, outcome: Outcome, *, cause: Event | None = None) -> Record:
+    def apply_terminal_step(
+        self, record: Record, taken: Step, outcome: Outcome, *, cause: Event | None = None
+    ) -> Record:
         """`record` after its terminal step, with the fact, shortened where it must be, in its outbox."""
         now, outcome = self._clock.now(), outcomes.fit(outcome)
         state = step(record.state, taken)
@@ -128,11 +130,14 @@ class Records:
                 "waited_ms": outcome.waited_ms,
                 "last_sequence": max(record.last_sequence, outcome.last_sequence),
                 "waiting_for": None,
-                "outbox": [*record.outbox, self._boxed(f"dev.ocf.task.{state.value}.v1", outcome, now, cause, record)],
+                "outbox": [
+                    *record.outbox,
+                    self._outbox_entry(f"dev.ocf.task.{state.value}.v1", outcome, now, cause, record),
+                ],
             }
         )
 
-    def _boxed(self, type_: str, data: Model, now: datetime, cause: Event | None, record: Record) -> OutboxEntry:
+    def _outbox_entry(self, type_: str, data: Model, now: datetime, cause: Event | None, record: Record) -> OutboxEntry:
         extensions = {"causationid": cause.id if cause else record.command_id}
         near = trace_context.active() or (trace_context.of(cause.extensions) if cause else {})
         extensions |= trace_context.within(record.traceparent, near)
@@ -148,41 +153,43 @@ class Records:
         """Say what the record says has happened, then take it out of the outbox."""
         if not record.outbox:
             return record
-        for boxed in record.outbox:
-            await self._publish(boxed, record)
-        said = {boxed.id for boxed in record.outbox}
+        for entry in record.outbox:
+            await self._publish(entry, record)
+        published = {entry.id for entry in record.outbox}
 
         def without(newest: Record) -> Record | None:
-            left = [boxed for boxed in newest.outbox if boxed.id not in said]
+            left = [entry for entry in newest.outbox if entry.id not in published]
             return None if len(left) == len(newest.outbox) else newest.model_copy(update={"outbox": left})
 
         return await self.change(record.project_id, record.execution_id, without)
 
-    async def _publish(self, boxed: OutboxEntry, record: Record) -> None:
+    async def _publish(self, entry: OutboxEntry, record: Record) -> None:
         """Publish a fact of the outbox. One that the bus never takes is dropped, or it would come back for ever."""
         ref = ExecutionRef(record.project_id, record.execution_id)
         for share in _SHARES:
             try:
-                fitting = boxed if share is None else outcomes.fit_outbox(boxed, share)
-                await say(self._bus, self._unboxed(fitting, record), record.project_id, ref.execution, once=True)
+                fitting = entry if share is None else outcomes.fit_outbox(entry, share)
+                await _publish_once(
+                    self._bus, self._outbox_event(fitting, record), record.project_id, ref.execution, once=True
+                )
             except TooLarge:
                 continue
             except (DeadLetter, ValidationError) as error:
                 reason = str(error) if isinstance(error, DeadLetter) else type(error).__name__
-                log.error("fact dropped", action="records.dropped", type=boxed.type, reason=reason, **ref.log_fields)
+                log.error("fact dropped", action="records.dropped", type=entry.type, reason=reason, **ref.log_fields)
             return
-        log.error("fact dropped", action="records.dropped", type=boxed.type, reason="too large", **ref.log_fields)
+        log.error("fact dropped", action="records.dropped", type=entry.type, reason="too large", **ref.log_fields)
 
-    def _unboxed(self, boxed: OutboxEntry, record: Record) -> Event:
+    def _outbox_event(self, entry: OutboxEntry, record: Record) -> Event:
         entity = record.execution_id
         return Event(
-            type=boxed.type,
+            type=entry.type,
             source=self._source,
-            id=boxed.id,
-            time=boxed.time,
-            data=boxed.data.encode(),
+            id=entry.id,
+            time=entry.time,
+            data=entry.data.encode(),
             subject=entity,
-            extensions={"correlationid": entity, "partitionkey": entity, **boxed.extensions},
+            extensions={"correlationid": entity, "partitionkey": entity, **entry.extensions},
         )
 
     async def reject(self, fact: Rejected, cause: Event | None, *, key: str) -> None:
@@ -195,7 +202,7 @@ class Records:
         subject = f"ocf.evt.{fact.project_id}.{fact.execution_id}.rejected"
         await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": key})
 
-    async def say(
+    async def publish_fact(
         self,
         type_: str,
         data: Model,
@@ -255,7 +262,7 @@ def _unreadable(key: str, error: ValidationError) -> Unreadable:
     return Unreadable(f"the record {key} cannot be read: {wrong}")
 
 
-async def say(bus: Bus, event: Event, project: str, entity: str, *, once: bool) -> None:
+async def _publish_once(bus: Bus, event: Event, project: str, entity: str, *, once: bool) -> None:
     """Publish a fact; `once`: when its subject already has one, that one stands."""
     headers = {**event.headers(), "Nats-Msg-Id": event.id}
     try:

@@ -28,7 +28,7 @@ class Isolation:
         #: By loop and item: failures so far, and when it may be tried again.
         self._failed: dict[tuple[str, str], tuple[int, float]] = {}
 
-    def waits(self, loop: str, item: str) -> bool:
+    def is_paused(self, loop: str, item: str) -> bool:
         """Whether it has failed and is not to be tried yet."""
         return self._failed.get((loop, item), (0, 0.0))[1] > self._clock.monotonic()
 
@@ -57,8 +57,8 @@ class Isolation:
             # Words of ours only: those of another error may quote what an agent has said.
             reason = str(error) if isinstance(error, OcfError) else type(error).__name__
             metrics.item_failures.labels(loop).inc()
-            told = log.warning if isinstance(error, Retry) else log.error
-            told("item failed", action=f"{loop}.failed", reason=reason, exc_info=_unforeseen(error), **about)
+            log_failure = log.warning if isinstance(error, Retry) else log.error
+            log_failure("item failed", action=f"{loop}.failed", reason=reason, exc_info=_unexpected(error), **about)
             return False
         else:
             self._failed.pop(key, None)
@@ -72,5 +72,5 @@ class Isolation:
             del self._failed[next(iter(self._failed))]
 
 
-def _unforeseen(error: Exception) -> Exception | None:
+def _unexpected(error: Exception) -> Exception | None:
     return None if isinstance(error, OcfError) else error

@@ -80,7 +80,7 @@ class Rejections:
             except Conflict:
                 # Another submit of an id that runs is rejected, and changes nothing.
                 if refusal.cause is not None and await self.bus.last(subjects.COMMANDS, ref.command("execute")) is None:
-                    await self.records.change(ref.project, ref.execution, lambda known: _given_up(known, record))
+                    await self.records.change(ref.project, ref.execution, lambda known: _as_rejected(known, record))
         fact = Rejected(execution_id=ref.execution, project_id=ref.project, errors=list(refusal.errors))
         await self.records.reject(fact, refusal.cause, key=ref.message_id("rejected", refusal.number))
 
@@ -93,7 +93,7 @@ class Rejections:
             return
         fact = SessionRejected(session_id=ref.session, project_id=ref.project, errors=list(refusal.errors))
         key = ref.message_id("rejected", refusal.number)
-        await self.records.say("dev.ocf.session.rejected.v1", fact, refusal.cause, key=key)
+        await self.records.publish_fact("dev.ocf.session.rejected.v1", fact, refusal.cause, key=key)
 
     def _record(self, ref: ExecutionRef, refusal: Refusal, title: str, now: datetime) -> Record:
         return Record(
@@ -120,7 +120,7 @@ def _valid(ref: ExecutionRef) -> bool:
     return True
 
 
-def _given_up(known: Record, rejected: Record) -> Record | None:
+def _as_rejected(known: Record, rejected: Record) -> Record | None:
     """`known` as rejected, where its submit had recorded it and came no further."""
     if known.state is not State.PENDING or known.command_id != rejected.command_id:
         return None

@@ -10,11 +10,11 @@ RETENTION_ID = "00000000-0000-0000-0000-000000000001"
 _EVERY = "@every 1h"
 
 
-async def keep_retaining(bus: Bus, *, anew: bool = False) -> None:
+async def ensure_retention_schedule(bus: Bus, *, refresh: bool = False) -> None:
     """See that the schedule is there; `anew`: with its whole life before it."""
-    await schedules.keep(bus, SCHEDULE, _EVERY, RETENTION_ID, "retention", anew=anew)
+    await schedules.ensure_schedule(bus, SCHEDULE, _EVERY, RETENTION_ID, "retention", refresh=refresh)
 
 
-async def stop_retaining(bus: Bus) -> None:
+async def delete_retention_schedule(bus: Bus) -> None:
     """Cancel the schedule."""
-    await schedules.stop(bus, SCHEDULE)
+    await schedules.delete_schedule(bus, SCHEDULE)

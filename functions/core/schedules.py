@@ -16,8 +16,8 @@ from ocf.events.streams import SCHEDULE_AGE
 SOURCE = "/ocf/schedule"
 
 
-async def keep(
-    bus: Bus, schedule: str, every: str, entity: str, scope: Literal["sweep", "retention"], *, anew: bool = False
+async def ensure_schedule(
+    bus: Bus, schedule: str, every: str, entity: str, scope: Literal["sweep", "retention"], *, refresh: bool = False
 ) -> None:
     """See that the schedule on the subject `schedule` is there: a cleanup command of `scope` about `entity`.
 
@@ -40,16 +40,16 @@ async def keep(
         "Nats-Schedule-TTL": "60s",
     }
     try:
-        await bus.publish(schedule, event.data, headers, only_first=not anew)
+        await bus.publish(schedule, event.data, headers, only_first=not refresh)
     except Conflict:
         return  # it is there
 
 
-def old(sent: Event, now: datetime) -> bool:
+def is_expiring(sent: Event, now: datetime) -> bool:
     """Whether the schedule that sent this command is so old that its stream may remove it soon."""
     return now - sent.time > timedelta(seconds=SCHEDULE_AGE)
 
 
-async def stop(bus: Bus, schedule: str) -> None:
+async def delete_schedule(bus: Bus, schedule: str) -> None:
     """Cancel it."""
     await bus.purge(subjects.COMMANDS, schedule)

@@ -57,7 +57,7 @@ class Sessions:
         """Remove the record."""
         await self._bucket.delete(SessionRef(project, session).record_key)
 
-    async def first(self, project: str, session: str, records: Records) -> Session:
+    async def prune_queue(self, project: str, session: str, records: Records) -> Session:
         """The session, its queue rid of executions at its head that have ended or are gone.
 
         Raises:
@@ -68,7 +68,7 @@ class Sessions:
             head = await records.get(project, found.queue[0])
             if head is not None and not head.terminal:
                 return found
-            found = await self.done(project, session, found.queue[0])
+            found = await self.leave(project, session, found.queue[0])
         if found is None:
             raise NotYetKnown(f"session {session} of project {project} is not known")
         return found
@@ -107,7 +107,7 @@ class Sessions:
 
         await self.change(project, session, without)
 
-    async def done(self, project: str, session: str, execution: str) -> Session:
+    async def leave(self, project: str, session: str, execution: str) -> Session:
         """Take an execution out of the queue."""
 
         def without(found: Session) -> Session | None:
@@ -122,7 +122,7 @@ def schedule_subject(project: str, session: str) -> str:
     return f"ocf.schedule.session.{subjects.check_project(project)}.{subjects.check_id(session, 'session_id')}"
 
 
-async def schedule_end(bus: Bus, session: Session, at: datetime, now: datetime) -> None:
+async def schedule_expiry(bus: Bus, session: Session, at: datetime, now: datetime) -> None:
     """Have NATS send a destroy at `at`, in place of an earlier schedule.
 
     Earlier where that is farther off than the stream keeps a schedule: what comes too early schedules the end again.

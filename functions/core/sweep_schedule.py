@@ -14,11 +14,11 @@ SCHEDULE = "ocf.schedule.sweep"
 _EVERY = "@every 15s"
 
 
-async def keep_sweeping(bus: Bus, *, anew: bool = False) -> None:
+async def ensure_sweep_schedule(bus: Bus, *, refresh: bool = False) -> None:
     """See that the schedule is there; `anew`: with its whole life before it."""
-    await schedules.keep(bus, SCHEDULE, _EVERY, SWEEP_ID, "sweep", anew=anew)
+    await schedules.ensure_schedule(bus, SCHEDULE, _EVERY, SWEEP_ID, "sweep", refresh=refresh)
 
 
-async def stop_sweeping(bus: Bus) -> None:
+async def delete_sweep_schedule(bus: Bus) -> None:
     """Cancel the schedule."""
-    await schedules.stop(bus, SCHEDULE)
+    await schedules.delete_schedule(bus, SCHEDULE)

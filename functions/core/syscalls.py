@@ -80,7 +80,7 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
     _check(_libc().mount(*told, ctypes.c_ulong(flags), os.fsencode(options) or None), f"mount {target}")
 
 
-def become(uid: int, gid: int) -> None:
+def switch_user(uid: int, gid: int) -> None:
     """Be that user for good, with no groups but `gid`, and gain nothing by any later exec.
 
     The kernel then makes the process undumpable and forgets its PR_SET_PDEATHSIG: the first is undone here (its own
@@ -98,7 +98,7 @@ def become(uid: int, gid: int) -> None:
     prctl(PR_SET_DUMPABLE, 1)
 
 
-def look_as(uid: int, gid: int) -> None:
+def set_fs_user(uid: int, gid: int) -> None:
     """Let this thread's looks at files and `/proc` be those of that user; 0, 0 takes it back.
 
     Root without CAP_SYS_PTRACE may not read another user's `/proc/PID/fd`; that user may.
@@ -109,15 +109,15 @@ def look_as(uid: int, gid: int) -> None:
         getattr(_libc(), name)(value)
 
 
-def looking_as(user: tuple[int, int] | None, look: Callable[[], T]) -> T:
-    """`look()` as `look_as` says; as oneself without a user."""
+def call_as_fs_user(user: tuple[int, int] | None, look: Callable[[], T]) -> T:
+    """`look()` as `set_fs_user` says; as oneself without a user."""
     if user is None:
         return look()
-    look_as(*user)
+    set_fs_user(*user)
     try:
         return look()
     finally:
-        look_as(os.geteuid(), os.getegid())
+        set_fs_user(os.geteuid(), os.getegid())
 
 
 def capabilities() -> set[int]:

@@ -18,14 +18,14 @@ CEILINGS = {
 }
 
 
-def bound(limits: Limits, field: str, settings: Settings) -> int:
+def effective_limit(limits: Limits, field: str, settings: Settings) -> int:
     """What holds for an execution: what it asks for, never above the operator's setting."""
     ceiling: int = getattr(settings, CEILINGS[field])
     asked: int | None = getattr(limits, field)
     return ceiling if asked is None else min(asked, ceiling)
 
 
-def above(limits: Limits, settings: Settings) -> Iterator[tuple[str, str]]:
+def exceeded(limits: Limits, settings: Settings) -> Iterator[tuple[str, str]]:
     """Each field that asks for more than there is, and what would be right."""
     for field, setting in CEILINGS.items():
         ceiling = getattr(settings, setting)

@@ -13,7 +13,7 @@ from typing import Any
 from ocf.events.ports import Clock
 
 #: All who wait ask again at most this often together, in questions a second.
-_QUESTIONS = 2.0
+_RECHECKS_PER_SECOND = 2.0
 #: Not everybody can use every slot (a session, a quota): a free one is offered to so many before it waits to be asked.
 _OFFERS = 8
 
@@ -48,14 +48,14 @@ class SlotQueue:
 
     async def _sleep(self, offer: asyncio.Future[int], seconds: float) -> None:
         many = sum(len(each) for each in self._waiting.values())
-        asleep = asyncio.ensure_future(self._clock.sleep(max(seconds, many / _QUESTIONS)))
+        asleep = asyncio.ensure_future(self._clock.sleep(max(seconds, many / _RECHECKS_PER_SECOND)))
         try:
             both: tuple[asyncio.Future[Any], ...] = (offer, asleep)
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
             asleep.cancel()
 
-    def offer(self, times: int = _OFFERS) -> None:
+    def wake_next(self, times: int = _OFFERS) -> None:
         """A slot is free, or perhaps: wake who is next."""
         if times > 0:
             self._wake(times - 1)

@@ -8,7 +8,7 @@ import structlog
 
 from ocf.events.errors import OcfError
 from ocf.events.ports import Bus, Clock, Delivery
-from ocf.functions.core.cancellation import end
+from ocf.functions.core.cancellation import cancel_and_wait
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.routes import Route
 from ocf.functions.observability import logs, metrics
@@ -45,11 +45,11 @@ class ConsumerLoop:
             try:
                 deliveries = await self._bus.fetch(self._row.spec(), free, _WAIT)
             except Exception as error:
-                not_fetched(self._row.consumer, error)
+                log_fetch_failure(self._row.consumer, error)
                 await self._clock.sleep(0.25)
                 continue
             for delivery in deliveries:
-                task = asyncio.create_task(see_through(self._row, self._dispatcher, delivery))
+                task = asyncio.create_task(dispatch_one(self._row, self._dispatcher, delivery))
                 self._in_flight.add(task)
                 metrics.in_flight.labels(self._row.consumer).set(len(self._in_flight))
                 task.add_done_callback(self._done)
@@ -63,10 +63,10 @@ class ConsumerLoop:
         """Let what is in flight finish; hand on what does not: it is delivered to the next dispatcher."""
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=grace)
-        await end(tuple(self._in_flight))
+        await cancel_and_wait(tuple(self._in_flight))
 
 
-async def see_through(row: Route, dispatcher: Dispatcher, delivery: Delivery) -> bool:
+async def dispatch_one(row: Route, dispatcher: Dispatcher, delivery: Delivery) -> bool:
     """Dispatch one delivery; whether it was handled. Whatever goes wrong with it concerns no other one."""
     subject = delivery.message.subject
     try:
@@ -84,7 +84,7 @@ async def see_through(row: Route, dispatcher: Dispatcher, delivery: Delivery) ->
         return False
 
 
-def not_fetched(consumer: str, error: Exception) -> None:
+def log_fetch_failure(consumer: str, error: Exception) -> None:
     """Log that a consumer could not be asked for messages; it is asked again."""
     log.warning("no messages", action="dispatch.fetch_failed", consumer=consumer, reason=_reason(error))
 

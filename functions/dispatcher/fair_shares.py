@@ -62,7 +62,7 @@ class Shares:
                 return project, taken
         return None
 
-    def give_back(self, project: str, slots: int = 1) -> None:
+    def release(self, project: str, slots: int = 1) -> None:
         """Free slots that `project` holds."""
         self._held[project] -= slots
         if self._held[project] <= 0:

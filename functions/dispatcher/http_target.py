@@ -15,30 +15,30 @@ import httpx
 from ocf.events.delivery import NATS_DELIVERIES, NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.envelope import STRUCTURED, Event
 from ocf.events.ports import Clock
-from ocf.functions.dispatcher.result import DeliveryResult, SinkAnswer
+from ocf.functions.dispatcher.result import DeliveryResult, SinkResult
 from ocf.functions.dispatcher.routes import Route
 
 #: How much of an answer is read as its reason.
 REASON = 2_000
 _CONNECT = 10.0
 #: How long a function or sink may ask to be left alone, in seconds.
-_LONGEST_WISH = 30.0
-_LONGEST_SINK_WISH = 86_400.0
+_MAX_RETRY_AFTER = 30.0
+_MAX_SINK_RETRY_AFTER = 86_400.0
 #: What the dispatcher adds for functions; nobody else's business.
 _INTERNAL = frozenset({NATS_SUBJECT, NATS_SEQUENCE, NATS_DELIVERIES})
 
 
 #: A run may be silent for an hour, and its machine may be gone without a word: the kernel asks after 15 s of silence,
 #: every 5 s, and gives the connection up after three questions without an answer (tcp(7)). The event is delivered anew.
-_QUIET, _EVERY, _QUESTIONS = 15, 5, 3
+_IDLE, _INTERVAL, _PROBES = 15, 5, 3
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64)
 
 
 def connections() -> httpx.AsyncHTTPTransport:
     """The way to functions: as many connections as events are under way, and none to a machine that is gone."""
     options: list[tuple[int, int, int]] = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    wanted = {"TCP_KEEPIDLE": _QUIET, "TCP_KEEPINTVL": _EVERY, "TCP_KEEPCNT": _QUESTIONS}
-    wanted["TCP_USER_TIMEOUT"] = 1000 * (_QUIET + _EVERY * _QUESTIONS)
+    wanted = {"TCP_KEEPIDLE": _IDLE, "TCP_KEEPINTVL": _INTERVAL, "TCP_KEEPCNT": _PROBES}
+    wanted["TCP_USER_TIMEOUT"] = 1000 * (_IDLE + _INTERVAL * _PROBES)
     for name, value in wanted.items():
         if hasattr(socket, name):  # macOS lacks some
             options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
@@ -71,7 +71,7 @@ class Function:
         except httpx.HTTPError as error:
             return DeliveryResult(0, f"{self._name} did not answer: {error or type(error).__name__}")
         return DeliveryResult(
-            response.status_code, response.text[:REASON], retry_after(response.headers, _LONGEST_WISH)
+            response.status_code, response.text[:REASON], retry_after(response.headers, _MAX_RETRY_AFTER)
         )
 
 
@@ -89,7 +89,7 @@ class Webhook:
         self._clock = clock
         self._http = http
 
-    async def post(self, event: Event) -> SinkAnswer:
+    async def post(self, event: Event) -> SinkResult:
         """POST the event."""
         kept = {name: value for name, value in event.extensions.items() if name not in _INTERNAL}
         told = Event(**{**vars(event), "extensions": kept})
@@ -100,8 +100,8 @@ class Webhook:
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             said = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
             reason = f"{self._row.function} did not answer: {said}"
-            return SinkAnswer(0, reason, 0.0, event.id, type(error).__name__)
-        return SinkAnswer(status, reason, command, event.id)
+            return SinkResult(0, reason, 0.0, event.id, type(error).__name__)
+        return SinkResult(status, reason, command, event.id)
 
     async def _exchange(self, headers: Mapping[str, str], body: bytes) -> tuple[int, str, float]:
         request = self._http.build_request("POST", self._url, content=body, headers=headers, timeout=self._row.timeout)
@@ -116,7 +116,7 @@ class Webhook:
                         break
         finally:
             await response.aclose()
-        return response.status_code, _reason(response, read), retry_after(response.headers, _LONGEST_SINK_WISH, 0.0)
+        return response.status_code, _reason(response, read), retry_after(response.headers, _MAX_SINK_RETRY_AFTER, 0.0)
 
     def _signed(self, event: Event) -> tuple[dict[str, str], bytes]:
         body = json.dumps(event.structured(), ensure_ascii=False, separators=(",", ":")).encode()

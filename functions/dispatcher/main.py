@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 
 from ocf.events.errors import Unavailable
 from ocf.events.ports import Backlog, Bucket
-from ocf.functions.core.cancellation import end
+from ocf.functions.core.cancellation import cancel_and_wait
 from ocf.functions.dispatcher import sink_routes
 from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
@@ -63,8 +63,8 @@ def _check(settings: Settings, consumers: set[str]) -> None:
         _exit(str(error))
 
 
-def _exit(said: str) -> NoReturn:
-    sys.stderr.write(f"ocf: {said}\n")
+def _exit(problem: str) -> NoReturn:
+    sys.stderr.write(f"ocf: {problem}\n")
     raise SystemExit(2)
 
 
@@ -86,7 +86,7 @@ async def run(settings: Settings) -> None:
                 access_log=False,
             )
         )
-        await end(tasks)
+        await cancel_and_wait(tasks)
         await asyncio.gather(*(loop.stop(_SHORT_GRACE if loop.short else 0.1) for loop in loops.values()))
 
 

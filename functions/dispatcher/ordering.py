@@ -26,10 +26,10 @@ class KeyedOrder:
         self._clock = clock
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         #: Of each lane, the sequences that come again, and until when: then another dispatcher has had it, or nobody.
-        self._away: dict[str, dict[int, float]] = {}
+        self._redelivering: dict[str, dict[int, float]] = {}
 
     @asynccontextmanager
-    async def place(self, event: Event) -> AsyncIterator[str | None]:
+    async def hold(self, event: Event) -> AsyncIterator[str | None]:
         """Wait for those before, then hold up those behind until left. Gives the lane's key; None: it is in none."""
         key = self._key(event)
         if key is None:
@@ -45,28 +45,28 @@ class KeyedOrder:
             if users > 1:
                 self._locks[key] = (lock, users - 1)
 
-    def overtakes(self, key: str | None, sequence: int) -> bool:
+    def would_overtake(self, key: str | None, sequence: int) -> bool:
         """Whether an earlier one of its lane comes again."""
         now = self._clock.monotonic()
-        return any(one < sequence and until > now for one, until in self._away.get(key or "", {}).items())
+        return any(one < sequence and until > now for one, until in self._redelivering.get(key or "", {}).items())
 
-    def comes_again(self, key: str | None, sequence: int, within: float) -> None:
+    def will_be_redelivered(self, key: str | None, sequence: int, within: float) -> None:
         """It is away for at most so many seconds."""
         if key is None:
             return
         now = self._clock.monotonic()
-        away = self._away.pop(key, {})
+        away = self._redelivering.pop(key, {})
         # At the end: whose lane has been quiet for longest is in front, and its rest is forgotten there.
-        self._away[key] = {**away, sequence: now + within}
-        while max(next(iter(self._away.values())).values()) < now:
-            del self._away[next(iter(self._away))]
+        self._redelivering[key] = {**away, sequence: now + within}
+        while max(next(iter(self._redelivering.values())).values()) < now:
+            del self._redelivering[next(iter(self._redelivering))]
 
     def settled(self, key: str | None, sequence: int) -> None:
         """It does not come again."""
-        away = self._away.get(key or "", {})
+        away = self._redelivering.get(key or "", {})
         away.pop(sequence, None)
         if key is not None and not away:
-            self._away.pop(key, None)
+            self._redelivering.pop(key, None)
 
     def _key(self, event: Event) -> str | None:
         """None: it need not wait. Data that lies in S3 (`dataref`) is not looked into."""

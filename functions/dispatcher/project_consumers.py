@@ -18,8 +18,8 @@ import structlog
 from ocf.events import subjects
 from ocf.events.errors import Unavailable
 from ocf.events.ports import Backlog, Bus, Clock, ConsumerSpec, ConsumerState, Delivery, Message
-from ocf.functions.core.cancellation import end
-from ocf.functions.dispatcher.consumer import not_fetched, see_through
+from ocf.functions.core.cancellation import cancel_and_wait
+from ocf.functions.dispatcher.consumer import dispatch_one, log_fetch_failure
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.fair_shares import Shares
 from ocf.functions.dispatcher.ordering import KeyedOrder
@@ -30,22 +30,22 @@ log = structlog.get_logger()
 
 #: Consumers of projects that a row may have. nats-server 2.15 allows a stream 1,000 (`default_max_consumers`), and five
 #: rows read the commands; a further project shares the row's own consumer with others like it.
-MOST = 180
+MAX_CONSUMERS = 180
 #: Seconds without a message after which a project's consumer is removed.
-IDLE = 600.0
+IDLE_SECONDS = 600.0
 _BATCH = 100
 _WAIT = 5.0
 #: Seconds that a pull holds a project's slots: for a message that is known to be there, and for one that may be.
 _KNOWN, _POSSIBLE = 0.25, 0.1
-#: Seconds between looks for a message that is due and was not there, and how often until the next measuring looks.
-_AGAIN, _LOOKS = 0.5, 3
+#: Seconds between rechecks for a message that is due and was not there, and how often until the next measuring rechecks.
+_RECHECK_SECONDS, _RECHECKS = 0.5, 3
 #: Seconds added to a delay: the server counts it from when it hears of it.
 _MARGIN = 0.02
 _TICK = 0.05
 #: Seconds for which what was not handled keeps its slot: a storm of messages that fail leaves the dispatcher time for
 #: those of other projects.
 _FAILED = 0.5
-#: Seconds between two looks at who runs elsewhere, where there is a quota.
+#: Seconds between two rechecks at who runs elsewhere, where there is a quota.
 _RECOUNT = 2.0
 
 
@@ -60,21 +60,21 @@ class _Project:
     #: Messages that its consumer has given to nobody yet, as far as it is known.
     behind: int = 0
     #: Empty pulls to try before a message that is due counts as somebody else's.
-    looks: int = 0
+    rechecks: int = 0
     pulling: bool = False
-    #: When a message was last heard of (monotonic).
+    #: When a message was last routed of (monotonic).
     active: float = 0.0
     #: Sequences that come again.
-    again: set[int] = field(default_factory=set)
+    redelivering: set[int] = field(default_factory=set)
 
 
-class _Noted:
+class _TrackedDelivery:
     """A delivery that remembers after how many seconds it comes again; None: never."""
 
     def __init__(self, delivery: Delivery, ack_wait: float) -> None:
         self._delivery = delivery
         self._ack_wait = ack_wait
-        self.comes_again: float | None = ack_wait
+        self.redelivered_in: float | None = ack_wait
 
     @property
     def message(self) -> Message:
@@ -82,21 +82,21 @@ class _Noted:
 
     async def ack(self) -> None:
         await self._delivery.ack()
-        self.comes_again = None
+        self.redelivered_in = None
 
     async def ack_soon(self) -> None:
         await self._delivery.ack_soon()
-        self.comes_again = None
+        self.redelivered_in = None
 
     async def nak(self, delay: float) -> None:
         await self._delivery.nak(delay)
-        self.comes_again = delay
+        self.redelivered_in = delay
 
     async def in_progress(self) -> None:
         await self._delivery.in_progress()
 
 
-class _Whole(_Noted):
+class _FullDelivery(_TrackedDelivery):
     """A delivery of the shared consumer with the message's data."""
 
     def __init__(self, delivery: Delivery, message: Message, ack_wait: float) -> None:
@@ -142,7 +142,7 @@ class ProjectLoop:
         self._some_due = asyncio.Event()
         self._removals: dict[str, asyncio.Task[None]] = {}
         #: What the shared consumer gave and was not looked at yet, by sequence.
-        self._unheard: dict[int, Delivery] = {}
+        self._undispatched: dict[int, Delivery] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -152,7 +152,7 @@ class ProjectLoop:
 
     async def run(self) -> None:
         """Until cancelled."""
-        await self._insist(self._recover)
+        await self._retry(self._recover)
         loops = [self._discover(), self._feed(), self._wake_due()]
         if self._running is not None:
             loops.append(self._recount_for_ever())
@@ -161,23 +161,23 @@ class ProjectLoop:
         try:
             await asyncio.gather(*tasks)
         finally:
-            await end(tasks)
+            await cancel_and_wait(tasks)
 
-    async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
+    async def _retry(self, step: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
                 return await step()
             except Exception as error:
-                not_fetched(self._row.consumer, error)
+                log_fetch_failure(self._row.consumer, error)
                 await self._clock.sleep(0.25)
 
     async def stop(self, grace: float) -> None:
         """Let what is in flight finish; hand on what does not: it is delivered to the next dispatcher."""
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=grace)
-        await end((*self._in_flight, *self._tasks))
+        await cancel_and_wait((*self._in_flight, *self._tasks))
         with suppress(Exception):  # a server that does not hear it delivers them after their ack wait
-            for delivery in self._unheard.values():
+            for delivery in self._undispatched.values():
                 await delivery.nak(0)
 
     async def measure(self) -> Backlog:
@@ -190,13 +190,13 @@ class ProjectLoop:
         waiting, unsettled = shared.waiting, shared.unsettled
         for project, state in await self._consumers():
             waiting, unsettled = waiting + state.backlog.waiting, unsettled + state.backlog.unsettled
-            own = self._known(project, state)
+            own = self._register(project, state)
             own.behind = state.backlog.waiting
             if not state.backlog.unsettled:
-                own.again.clear()
-            if state.backlog.unsettled > self._shares.held(project) + len(own.again):
-                own.looks = max(own.looks, _LOOKS)
-            if own.behind or own.looks:
+                own.redelivering.clear()
+            if state.backlog.unsettled > self._shares.held(project) + len(own.redelivering):
+                own.rechecks = max(own.rechecks, _RECHECKS)
+            if own.behind or own.rechecks:
                 self._wake(project)
             elif state.backlog == Backlog(0, 0):
                 await self._remove_idle(project, own)
@@ -207,20 +207,20 @@ class ProjectLoop:
         if self._running is not None:
             await self._recount()
         for project, state in await self._consumers():
-            own = self._known(project, state)
+            own = self._register(project, state)
             own.behind = state.backlog.waiting
             if own.behind:
                 self._wake(project)
             if state.backlog.unsettled:
                 # Each comes when its ack, or its delay, is overdue.
                 for second in range(1, round(self._row.ack_wait) + 5):
-                    self._look_at(project, second, 1)
+                    self._recheck_after(project, second, 1)
 
     async def _consumers(self) -> list[tuple[str, ConsumerState]]:
         found = [(self._row.owner(state.name), state) for state in await self._bus.consumers(self._row.stream)]
         return [(project, state) for project, state in found if project is not None]
 
-    def _known(self, project: str, state: ConsumerState) -> _Project:
+    def _register(self, project: str, state: ConsumerState) -> _Project:
         if project not in self._projects:
             spec = self._row.own(project, state.start)
             self._projects[project] = _Project(spec, active=self._clock.monotonic())
@@ -228,7 +228,7 @@ class ProjectLoop:
 
     async def _remove_idle(self, project: str, own: _Project) -> None:
         """Its next message makes a new consumer, which begins with that message."""
-        if own.pulling or self._shares.held(project) or own.active > self._clock.monotonic() - IDLE:
+        if own.pulling or self._shares.held(project) or own.active > self._clock.monotonic() - IDLE_SECONDS:
             return
         del self._projects[project]
         self._removals[project] = asyncio.create_task(self._bus.remove_consumer(own.spec))
@@ -245,15 +245,15 @@ class ProjectLoop:
                 await self._clock.sleep(0.25)
                 continue
             by_project: dict[str | None, list[Delivery]] = defaultdict(list)
-            self._unheard = {delivery.message.sequence: delivery for delivery in deliveries}
+            self._undispatched = {delivery.message.sequence: delivery for delivery in deliveries}
             for delivery in deliveries:
                 by_project[subjects.project_of(delivery.message.subject)].append(delivery)
-            heard = (self._heard(project, each) for project, each in by_project.items())
-            for failed in await asyncio.gather(*heard, return_exceptions=True):
+            routed = (self._route_to_project(project, each) for project, each in by_project.items())
+            for failed in await asyncio.gather(*routed, return_exceptions=True):
                 if isinstance(failed, Exception):  # the shared consumer delivers them again
                     log.warning("not delivered", action="dispatch.unheard", reason=type(failed).__name__)
 
-    async def _heard(self, project: str | None, deliveries: list[Delivery]) -> None:
+    async def _route_to_project(self, project: str | None, deliveries: list[Delivery]) -> None:
         """Each is its project's own consumer's, or else is delivered from here."""
         for delivery in sorted(deliveries, key=lambda each: each.message.sequence):
             own = await self._own(project, delivery.message)
@@ -263,7 +263,7 @@ class ProjectLoop:
                 await delivery.ack_soon()
             else:
                 await self._deliver_shared(project or "", delivery)
-            del self._unheard[delivery.message.sequence]
+            del self._undispatched[delivery.message.sequence]
 
     async def _own(self, project: str | None, message: Message) -> _Project | None:
         """The project that has a consumer; one that has none gets it with a message that nobody was given before.
@@ -275,13 +275,13 @@ class ProjectLoop:
             return self._projects.get(project or "")
         if project in self._removals:
             await asyncio.wait((self._removals[project],))
-        if message.deliveries > 1 or len(self._projects) + self._opening >= MOST:
+        if message.deliveries > 1 or len(self._projects) + self._opening >= MAX_CONSUMERS:
             return None
         self._opening += 1
         try:
             start = await self._bus.open_consumer(self._row.own(project, message.sequence))
         except Unavailable as error:
-            not_fetched(f"{self._row.consumer}-{project}", error)
+            log_fetch_failure(f"{self._row.consumer}-{project}", error)
             return None
         finally:
             self._opening -= 1
@@ -290,8 +290,8 @@ class ProjectLoop:
     async def _deliver_shared(self, project: str, delivery: Delivery) -> None:
         """Deliver what no consumer of a project has, in the order of the project's messages."""
         sequence = delivery.message.sequence
-        if self._order.overtakes(project, sequence) or not self._shares.take(project):
-            self._order.comes_again(project, sequence, 1.0 + self._row.ack_wait)
+        if self._order.would_overtake(project, sequence) or not self._shares.take(project):
+            self._order.will_be_redelivered(project, sequence, 1.0 + self._row.ack_wait)
             await delivery.nak(1.0)
             return
         self._order.settled(project, sequence)
@@ -323,7 +323,7 @@ class ProjectLoop:
         try:
             found = await self._fetched(own.spec, slots, _KNOWN if known else _POSSIBLE)
             for delivery in found or ():
-                own.again.discard(delivery.message.sequence)
+                own.redelivering.discard(delivery.message.sequence)
                 own.delivered = max(own.delivered, delivery.message.sequence)
                 own.behind = delivery.message.behind
                 started += 1
@@ -334,19 +334,19 @@ class ProjectLoop:
         if found:
             own.active = self._clock.monotonic()
             if len(found) < slots:
-                own.looks = 0
+                own.rechecks = 0
         elif found is None:
             await self._reopen(own)
-            self._look_at(project, 0.25)
+            self._recheck_after(project, 0.25)
             return
         else:
             # What is missing was deleted meanwhile, or its consumer's server lags behind the stream's.
             missing = own.behind > 0 or seen > own.delivered
             own.behind, own.delivered = 0, max(own.delivered, seen)
-            left, own.looks = max(own.looks - 1, int(missing)), 0
+            left, own.rechecks = max(own.rechecks - 1, int(missing)), 0
             if left > 0:
-                self._look_at(project, _AGAIN, left)
-        if own.behind or own.looks or own.seen > own.delivered:
+                self._recheck_after(project, _RECHECK_SECONDS, left)
+        if own.behind or own.rechecks or own.seen > own.delivered:
             self._wake(project)
 
     async def _reopen(self, own: _Project) -> None:
@@ -355,17 +355,17 @@ class ProjectLoop:
         try:
             own.spec = replace(own.spec, start=await self._bus.open_consumer(wanted))
         except Unavailable as error:
-            not_fetched(own.spec.name, error)
+            log_fetch_failure(own.spec.name, error)
 
     async def _fetched(self, spec: ConsumerSpec, limit: int, wait: float) -> list[Delivery] | None:
         try:
             return await self._bus.fetch(spec, limit, wait)
         except Exception as error:
-            not_fetched(spec.name, error)
+            log_fetch_failure(spec.name, error)
             return None
 
     def _start(self, project: str, delivery: Delivery, *, whole: bool = True) -> None:
-        task = asyncio.create_task(self._see_through(project, delivery, whole=whole))
+        task = asyncio.create_task(self._dispatch_one(project, delivery, whole=whole))
         self._in_flight[task] = (project, delivery.message.subject.rsplit(".", 1)[-1])
         metrics.in_flight.labels(self._row.consumer).set(len(self._in_flight))
         task.add_done_callback(self._done)
@@ -376,28 +376,28 @@ class ProjectLoop:
         self._free(project, 1)
 
     def _free(self, project: str, slots: int) -> None:
-        self._shares.give_back(project, slots)
+        self._shares.release(project, slots)
         self._changed.set()
 
-    async def _see_through(self, project: str, delivery: Delivery, *, whole: bool) -> None:
+    async def _dispatch_one(self, project: str, delivery: Delivery, *, whole: bool) -> None:
         if not whole:
             try:
-                full = await self._whole(delivery)
+                full = await self._with_data(delivery)
             except Exception as error:
-                not_fetched(self._row.consumer, error)
+                log_fetch_failure(self._row.consumer, error)
                 return
-            handled = full is None or await see_through(self._row, self._dispatcher, full)
+            handled = full is None or await dispatch_one(self._row, self._dispatcher, full)
         else:
-            noted = _Noted(delivery, self._row.ack_wait)
-            handled = await see_through(self._row, self._dispatcher, noted)
-            if noted.comes_again is not None and (own := self._projects.get(project)) is not None:
-                own.again.add(delivery.message.sequence)
-                self._look_at(project, noted.comes_again)
+            tracked = _TrackedDelivery(delivery, self._row.ack_wait)
+            handled = await dispatch_one(self._row, self._dispatcher, tracked)
+            if tracked.redelivered_in is not None and (own := self._projects.get(project)) is not None:
+                own.redelivering.add(delivery.message.sequence)
+                self._recheck_after(project, tracked.redelivered_in)
         if not handled:
             # One after the other: those that failed together do not come again together.
             await self._clock.sleep(_FAILED * (0.5 + delivery.message.sequence % 16 / 15))
 
-    async def _whole(self, delivery: Delivery) -> _Whole | None:
+    async def _with_data(self, delivery: Delivery) -> _FullDelivery | None:
         """The delivery with its data; None, and settled, where the message was deleted meanwhile."""
         message = delivery.message
         found = await self._bus.first(self._row.stream, message.subject, after=message.sequence - 1)
@@ -405,7 +405,7 @@ class ProjectLoop:
             await delivery.ack()
             return None
         full = replace(found, time=message.time, deliveries=message.deliveries)
-        return _Whole(delivery, full, self._row.ack_wait)
+        return _FullDelivery(delivery, full, self._row.ack_wait)
 
     def _wake(self, project: str) -> None:
         """There is something to deliver to it, or may be."""
@@ -414,7 +414,7 @@ class ProjectLoop:
             self._shares.wait(project)
             self._changed.set()
 
-    def _look_at(self, project: str, seconds: float, pulls: int = _LOOKS) -> None:
+    def _recheck_after(self, project: str, seconds: float, pulls: int = _RECHECKS) -> None:
         heapq.heappush(self._due, (self._clock.monotonic() + seconds + _MARGIN, project, pulls))
         self._some_due.set()
 
@@ -424,7 +424,7 @@ class ProjectLoop:
             while self._due and self._due[0][0] <= now:
                 _, project, pulls = heapq.heappop(self._due)
                 if (own := self._projects.get(project)) is not None:
-                    own.looks = max(own.looks, pulls)
+                    own.rechecks = max(own.rechecks, pulls)
                     self._wake(project)
             if self._due:
                 await self._clock.sleep(_TICK)
@@ -435,7 +435,7 @@ class ProjectLoop:
     async def _recount_for_ever(self) -> None:
         while True:
             await self._clock.sleep(_RECOUNT)
-            await self._insist(self._recount)
+            await self._retry(self._recount)
 
     async def _recount(self) -> None:
         """Count the executions of each project that have a lease and are not in flight here.

@@ -27,7 +27,7 @@ class DeliveryResult:
     retry_after: float = 1.0
 
     @property
-    def said_in_logs(self) -> str:
+    def loggable_reason(self) -> str:
         """As much of `reason` as a log may have: functions never repeat what they were given."""
         return self.reason
 
@@ -39,7 +39,7 @@ class DeliveryResult:
     @property
     def kind(self) -> str:
         """For counting: those that are no failures apart from those that are."""
-        if self.early:
+        if self.too_early:
             return "early"
         if self.status == _CONFLICT:
             return "conflict"
@@ -51,7 +51,7 @@ class DeliveryResult:
         return self.status == 429
 
     @property
-    def early(self) -> bool:
+    def too_early(self) -> bool:
         """Others come first, while a slot may be free: it is given back, which is not a failure either."""
         return self.status == 425
 
@@ -61,7 +61,7 @@ class DeliveryResult:
         return self.status == 0 or self.status >= 500 or self.status in _RETRIED
 
     @property
-    def gone(self) -> bool:
+    def endpoint_gone(self) -> bool:
         """It wants no more events at all."""
         return False
 
@@ -71,7 +71,7 @@ class DeliveryResult:
 
 
 @dataclass(frozen=True)
-class SinkAnswer(DeliveryResult):
+class SinkResult(DeliveryResult):
     """What somebody else's receiver said. Whatever is no 2xx may be mended over there: it is tried again, over days."""
 
     #: Of the event: tries of many events that failed together do not come together again.
@@ -80,7 +80,7 @@ class SinkAnswer(DeliveryResult):
     failure: str = ""
 
     @property
-    def said_in_logs(self) -> str:
+    def loggable_reason(self) -> str:
         """Not its own words: who echoes what comes in would put the agent's answer into the log."""
         return self.failure
 
@@ -89,7 +89,7 @@ class SinkAnswer(DeliveryResult):
         return False
 
     @property
-    def early(self) -> bool:
+    def too_early(self) -> bool:
         return False
 
     @property
@@ -97,7 +97,7 @@ class SinkAnswer(DeliveryResult):
         return not self.done
 
     @property
-    def gone(self) -> bool:
+    def endpoint_gone(self) -> bool:
         return self.status == _GONE
 
     def pause(self, failures: int) -> float:

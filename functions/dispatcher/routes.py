@@ -19,8 +19,8 @@ class Route:
 
     `types` are the event types the function takes; anything else on these subjects is dead-lettered.
     `max_deliveries` counts failures (5xx, 404, 409, no answer); 0 means for ever. `timeout` is how long an
-    answer may take in seconds; None means as long as the run lasts. `in_order_of` names a field of the data: events
-    with the same value there are given to the function one after the other, in stream order; with `no_overtaking` those
+    answer may take in seconds; None means as long as the run lasts. `ordering_key` names a field of the data: events
+    with the same value there are given to the function one after the other, in stream order; with `strict_order` those
     behind wait, too, while one of them is to be repeated. `pending` is how many may be unsettled, those that wait for
     their next try included (0: as many as in flight); `from_now`: what was said before there was a consumer is not for
     it. `by_project`, the subjects of one project: each project has a consumer of its own, and they share the slots.
@@ -35,15 +35,15 @@ class Route:
     max_deliveries: int
     timeout: float | None
     ack_wait: float = 30.0
-    in_order_of: str | None = None
-    no_overtaking: bool = False
-    pending: int = 0
+    ordering_key: str | None = None
+    strict_order: bool = False
+    max_ack_pending: int = 0
     from_now: bool = False
     by_project: tuple[str, ...] = ()
 
     def spec(self) -> ConsumerSpec:
         """The durable consumer."""
-        unsettled = self.pending or self.in_flight
+        unsettled = self.max_ack_pending or self.in_flight
         return ConsumerSpec(self.consumer, self.stream, self.subjects, self.ack_wait, unsettled, self.from_now)
 
     def shared(self) -> ConsumerSpec:
@@ -68,40 +68,46 @@ def _command(
     in_flight: int,
     max_deliveries: int,
     timeout: float | None,
-    in_order_of: str | None = None,
-    no_overtaking: bool = False,
-    pending: int = _PENDING,
+    ordering_key: str | None = None,
+    strict_order: bool = False,
+    max_ack_pending: int = _PENDING,
 ) -> Route:
     prefix = f"ocf.cmd.{verb}."
     types = tuple(name for name, spec in TYPES.items() if spec.subject_template.startswith(prefix))
     row = Route(verb, verb, subjects.COMMANDS, (f"{prefix}>",), types, in_flight, max_deliveries, timeout)
     of_project = (f"{prefix}{{project}}.>",)
-    return replace(row, in_order_of=in_order_of, no_overtaking=no_overtaking, pending=pending, by_project=of_project)
+    return replace(
+        row,
+        ordering_key=ordering_key,
+        strict_order=strict_order,
+        max_ack_pending=max_ack_pending,
+        by_project=of_project,
+    )
 
 
 ROUTES: tuple[Route, ...] = (
     # Follow-ups of a session queue up in the order in which they were published.
-    _command("submit", in_flight=32, max_deliveries=20, timeout=60.0, in_order_of="session_id", no_overtaking=True),
+    _command("submit", in_flight=32, max_deliveries=20, timeout=60.0, ordering_key="session_id", strict_order=True),
     # An execution waits for a free slot as long as it takes: it is never dropped. More in flight than there are slots
     # in the cluster (max-scale times its requests), also for a project that is alone and may have three quarters.
-    _command("execute", in_flight=160, max_deliveries=0, timeout=None, pending=20_000),
+    _command("execute", in_flight=160, max_deliveries=0, timeout=None, max_ack_pending=20_000),
     _command("cancel", in_flight=32, max_deliveries=12, timeout=60.0),
     _command("cleanup", in_flight=8, max_deliveries=60, timeout=300.0),
     # An attach may have come before its create, and must let it pass.
-    _command("session", in_flight=8, max_deliveries=20, timeout=300.0, in_order_of="session_id"),
+    _command("session", in_flight=8, max_deliveries=20, timeout=300.0, ordering_key="session_id"),
     Route(
         "archive",
         "archive",
         subjects.EVENTS,
-        (*(f"ocf.evt.*.*.{what}" for what in _ENDED), subjects.again("ocf.evt.*.*.*", "archive")),
+        (*(f"ocf.evt.*.*.{what}" for what in _ENDED), subjects.redelivery_subject("ocf.evt.*.*.*", "archive")),
         tuple(f"dev.ocf.task.{what}.v1" for what in _ENDED),
         in_flight=4,
         max_deliveries=0,
         timeout=900.0,
-        pending=_PENDING,
+        max_ack_pending=_PENDING,
         by_project=(
             *(f"ocf.evt.{{project}}.*.{what}" for what in _ENDED),
-            subjects.again("ocf.evt.{project}.*.*", "archive"),
+            subjects.redelivery_subject("ocf.evt.{project}.*.*", "archive"),
         ),
     ),
 )

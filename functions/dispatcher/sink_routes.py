@@ -34,12 +34,12 @@ def _row(sink: Sink, tries: int) -> Route:
         name,
         f"the sink {sink.name}",
         subjects.EVENTS,
-        (*sink.subjects, subjects.again(f"ocf.evt.{sink.project}.*.*", name)),
+        (*sink.subjects, subjects.redelivery_subject(f"ocf.evt.{sink.project}.*.*", name)),
         tuple(type_ for type_, spec in TYPES.items() if spec.kind == "evt"),
         in_flight=_IN_FLIGHT,
         max_deliveries=tries,
         timeout=_TIMEOUT,
-        pending=_PENDING,
+        max_ack_pending=_PENDING,
         # A new sink hears what happens from now on, not the last thirty days.
         from_now=True,
     )

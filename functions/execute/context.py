@@ -16,8 +16,8 @@ from pydantic import SecretStr
 from ocf.events.commands import Execute, Limits, Sealed
 from ocf.events.errors import SealError, Unavailable
 from ocf.functions.core import process_protection
-from ocf.functions.core.cancellation import end
-from ocf.functions.core.task_limits import bound
+from ocf.functions.core.cancellation import cancel_and_wait
+from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
 from ocf.functions.execute.agent.resources import available_memory
 from ocf.functions.execute.agent.warm_pool import MIN_FREE_BYTES, WarmPool, WarmServerConfig
@@ -116,7 +116,7 @@ async def open_context(deps: Dependencies) -> AsyncIterator[WorkerContext]:
         # Whoever chose it on another machine has to hear what this one does not give.
         log.warning("sandbox incomplete", action="sandbox.incomplete", sandboxed=sandboxed, missing=support.missing)
     process_protection.protect_self()
-    async with state_folders.held(settings.state_dir) as leftovers:
+    async with state_folders.locked(settings.state_dir) as leftovers:
         if settings.agent_host_socket is not None:
             os.umask(0o002)  # the agent's container is another user of the same group
         boundary = Boundary(settings, lambda project: _busy(deps, project))
@@ -130,7 +130,7 @@ async def open_context(deps: Dependencies) -> AsyncIterator[WorkerContext]:
         try:
             yield WorkerContext(deps, settings.opencode_bin, sandboxed, models, slots, boundary)
         finally:
-            await end([tidying])
+            await cancel_and_wait([tidying])
             await slots.close()
             if boundary.host is not None:
                 boundary.host.close()
@@ -139,7 +139,7 @@ async def open_context(deps: Dependencies) -> AsyncIterator[WorkerContext]:
 
 async def _tidy(leftovers: list[Path], boundary: Boundary) -> None:
     """See to the files, and then to the users, of processes that are dead."""
-    await state_folders.tidy(leftovers)
+    await state_folders.remove_leftovers(leftovers)
     if boundary.users is not None:
         await boundary.users.recover()
 
@@ -155,8 +155,8 @@ def server_spec(settings: Settings, binary: Path | None, *, sandboxed: bool, lim
         broker_token="",
         models=(),
         sandboxed=sandboxed,
-        max_processes=bound(limits, "max_processes", settings),
-        max_memory_bytes=bound(limits, "max_memory_bytes", settings),
+        max_processes=effective_limit(limits, "max_processes", settings),
+        max_memory_bytes=effective_limit(limits, "max_memory_bytes", settings),
         tools=tools(binary),
     )
 
@@ -196,7 +196,7 @@ def _slots(
     async def make_broker() -> ModelProxy:
         return await ModelProxy(upstream, deps.clock).start()
 
-    plan = WarmServerConfig(boundary.slots, spec, make_broker, boundary.users, parent_link.turn)
+    plan = WarmServerConfig(boundary.slots, spec, make_broker, boundary.users, parent_link.boot_turn)
     # The agent's container has a limit of its own, and nothing else runs there.
     free = available_memory if boundary.host is None else lambda: MIN_FREE_BYTES
     return WarmPool(plan, deps.clock, wanted=size > 0, free=free)

@@ -26,7 +26,7 @@ async def lifespan(deps: Dependencies) -> AsyncIterator[dict[str, Check]]:
     global _worker
     async with open_context(deps) as context:
         worker = _worker = worker_of(context)
-        parent_link.at(worker)
+        parent_link.register_work(worker)
         try:
             yield {
                 "opencode": context.opencode_present,

@@ -123,7 +123,7 @@ class Worker:
         deps = self._deps
         sessions = Sessions(deps.sessions, deps.clock)
         try:
-            found = await sessions.first(task.project_id, task.session_id, deps.records)
+            found = await sessions.prune_queue(task.project_id, task.session_id, deps.records)
             if task.execution_id not in found.queue and found.state == "open":
                 # Somebody looked at the queue before this one's record was there, and took it for deleted.
                 found = await sessions.join(task.project_id, task.session_id, task.execution_id)

@@ -12,7 +12,7 @@ from typing import Literal
 from ocf.events import subjects
 from ocf.events.archive_reader import DamagedArchive, read_lines
 from ocf.events.ports import Bus, Message, ObjectStore
-from ocf.events.reorder import gap_chunk, line_in, place, sequence_in, stated_in
+from ocf.events.reorder import gap_chunk, gap_in, line_in, seek, sequence_in
 from ocf.functions.gateway.context import ExecutionHandle, Gateway
 from ocf.functions.gateway.problems import Problem
 
@@ -111,7 +111,7 @@ async def lines(gateway: Gateway, found: ExecutionHandle, start: int = 1, to: in
 
 
 async def _all(gateway: Gateway, found: ExecutionHandle, order: OutputReorderer, stop: int) -> AsyncIterator[Line]:
-    after = await place(gateway.deps.bus, found.project, found.execution, order.next)
+    after = await seek(gateway.deps.bus, found.project, found.execution, order.next)
     async for line in streamed(gateway.deps.bus, found, after=after):
         for ready in order.feed(line):
             yield ready
@@ -138,7 +138,7 @@ async def _hole(gateway: Gateway, found: ExecutionHandle, order: OutputReorderer
             if line.seq > order.next:
                 yield gap(gateway, order.next, line.seq - 1)
                 order.skip(line.seq)
-            said = stated_in(line.data)
+            said = gap_in(line.data)
             if said is None:
                 for ready in order.feed(line):
                     yield ready

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-from ocf.functions.core.addresses import never
+from ocf.functions.core.addresses import is_forbidden
 
 
 class BadEndpoint(ValueError):
@@ -34,6 +34,6 @@ def check_endpoint(url: str, *, name: str = "api_endpoint", allow_hosts: Collect
         raise BadEndpoint(f"{name} must not carry credentials; give the key as api_key")
     if parts.query or parts.fragment:
         raise BadEndpoint(f"{name} must not have a query or a fragment")
-    if host not in allow_hosts and never(host):
+    if host not in allow_hosts and is_forbidden(host):
         raise BadEndpoint(f"{name} points to {host}, a link-local, metadata or reserved address, which is not allowed")
     return url.rstrip("/")

@@ -30,7 +30,7 @@ def configure(level: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.ExceptionRenderer(_told),
+        structlog.processors.ExceptionRenderer(_render_exception),
     ]
     last: list[structlog.typing.Processor] = [log_processor(SECRETS), structlog.processors.JSONRenderer()]
     if sys.stderr.isatty():
@@ -62,9 +62,9 @@ def _foreign(_logger: object, _method: str, event: structlog.typing.EventDict) -
     return event
 
 
-def _told(exc_info: structlog.typing.ExcInfo) -> str:
+def _render_exception(exc_info: structlog.typing.ExcInfo) -> str:
     """An exception: where it was raised and of what kind, with its causes. Its words only where they are about files,
-    connections or rules of ours; any other may quote what somebody's prompt or agent said.
+    connections or rules of ours; any other may quote what somebody's prompt or agent line.
     """
     parts: list[str] = []
     error: BaseException | None = exc_info[1]
@@ -85,7 +85,7 @@ def about(subject: str | None, event: Event | None = None) -> dict[str, str]:
     entity = event.extensions.get("correlationid", "") if event else ""
     of_session = event.type.startswith("dev.ocf.session.") if event else False
     with suppress(InvalidEvent):  # sent by nobody we know: its own words have to do
-        parsed = subjects.parse(subjects.first(subject or ""))
+        parsed = subjects.parse(subjects.base_subject(subject or ""))
         named["project_id"], entity = parsed.project, parsed.entity
         of_session = of_session or parsed.verb == "session"
     if entity:
@@ -109,8 +109,8 @@ class LossyLogWriter:
         """Write whole lines."""
         data = text.encode(errors="backslashreplace")
         if self._lost:
-            said = {"level": "warning", "action": "logs.lost", "event": "log lines were lost", "lines": self._lost}
-            data = (b"\n" if self._torn else b"") + json.dumps(said).encode() + b"\n" + data
+            line = {"level": "warning", "action": "logs.lost", "event": "log lines were lost", "lines": self._lost}
+            data = (b"\n" if self._torn else b"") + json.dumps(line).encode() + b"\n" + data
         whole = len(data)
         try:
             while data:

@@ -49,7 +49,7 @@ def flush() -> None:
 @contextmanager
 def span(name: str, event: Event, attributes: Attributes | None = None) -> Iterator[Span]:
     """A span about an event, a child of whatever published it; what went wrong is marked."""
-    told = {
+    own = {
         "messaging.system": "nats",
         "messaging.operation.name": name.partition(" ")[0],
         "messaging.operation.type": "process",
@@ -64,7 +64,7 @@ def span(name: str, event: Event, attributes: Attributes | None = None) -> Itera
         name,
         context=context.parent(event.extensions),
         kind=SpanKind.CONSUMER,
-        attributes=told,
+        attributes=own,
         # An exception's own words may be somebody's prompt: its type has to do.
         record_exception=False,
         set_status_on_exception=False,
@@ -82,7 +82,7 @@ def span(name: str, event: Event, attributes: Attributes | None = None) -> Itera
             raise
 
 
-def answered(current: Span, status: int, *, waits: bool = False) -> None:
+def set_response(current: Span, status: int, *, waits: bool = False) -> None:
     """What the other side said to an event; `status` 0: nothing. `waits`: not now, which is no error."""
     if status:
         current.set_attribute("http.response.status_code", status)

@@ -31,7 +31,7 @@ Handler = Callable[[Dependencies, Event], Awaitable[None]]
 _current: Dependencies | None = None
 
 
-def use(deps: Dependencies | None) -> None:
+def set_dependencies(deps: Dependencies | None) -> None:
     """Set what this process's functions run on (functions-framework hands a function nothing but the event)."""
     global _current
     _current = deps

@@ -88,8 +88,8 @@ async def build(settings: Settings, name: str) -> AsyncIterator[Dependencies]:
 async def _dry(settings: Settings, name: str, keyring: Keyring | None) -> AsyncIterator[Dependencies]:
     """Parts in memory (`DRY_RUN=1`); S3, when there is one, is read and never written."""
     clock = SystemClock()
-    beneath = S3Store(s3_config(settings)) if settings.s3_endpoint_url else None
-    bus, executions, store = MemoryBus(clock), MemoryBucket(clock), DryStore(beneath)
+    real_store = S3Store(s3_config(settings)) if settings.s3_endpoint_url else None
+    bus, executions, store = MemoryBus(clock), MemoryBucket(clock), DryStore(real_store)
     try:
         yield Dependencies(
             settings=settings,
@@ -104,8 +104,8 @@ async def _dry(settings: Settings, name: str, keyring: Keyring | None) -> AsyncI
             isolation=Isolation(clock, bus, store),
         )
     finally:
-        if beneath is not None:
-            beneath.close()
+        if real_store is not None:
+            real_store.close()
 
 
 def _worker(settings: Settings) -> str:

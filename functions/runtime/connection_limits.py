@@ -91,79 +91,79 @@ class Connections:
 class _Http(H11Protocol):
     """uvicorn's HTTP, with an end to waiting."""
 
-    kept: Connections
-    _late: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
+    tracker: Connections
+    _head_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
     _upgraded = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.kept.opened(transport, self.client[0] if self.client else "")
-        self._look()
+        self.tracker.opened(transport, self.client[0] if self.client else "")
+        self._update_wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
-        self.kept.closed(self.transport)
+        self.tracker.closed(self.transport)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._look()
+        self._update_wait()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._look()
+        self._update_wait()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         self._upgraded = True
         self._stop()
-        self.kept.serve(self.transport)
+        self.tracker.serve(self.transport)
         super().handle_websocket_upgrade(event)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._unread is None:
-            self._unread = self.loop.call_later(WRITE_SECONDS, self.kept.drop, self.transport)
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(WRITE_SECONDS, self.tracker.drop, self.transport)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
-    def _look(self) -> None:
+    def _update_wait(self) -> None:
         """Begin or end the wait for a request, by whether there is one."""
         if self._upgraded or self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self.kept.serve(self.transport)
-            if self._late is not None:
-                self._late.cancel()
-                self._late = None
-        elif self._late is None:
-            self.kept.wait(self.transport)
-            self._late = self.loop.call_later(HEAD_SECONDS, self.kept.drop, self.transport)
+            self.tracker.serve(self.transport)
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+        elif self._head_timer is None:
+            self.tracker.wait(self.transport)
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.tracker.drop, self.transport)
 
     def _stop(self) -> None:
-        for timer in (self._late, self._unread):
+        for timer in (self._head_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
-        self._late = self._unread = None
+        self._head_timer = self._write_timer = None
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket, counted until it is closed."""
 
-    kept: Connections
+    tracker: Connections
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.kept.closed(self.transport)
+        self.tracker.closed(self.transport)
         super().connection_lost(exc)
 
 
-def bound(config: uvicorn.Config, kept: Connections | None = None) -> None:
-    """Let the server of `config` keep its connections by `kept`. Call it before the server starts."""
-    own: dict[str, Any] = {"kept": Connections() if kept is None else kept}
+def apply_limits(config: uvicorn.Config, tracker: Connections | None = None) -> None:
+    """Let the server of `config` keep its connections by `connections`. Call it before the server starts."""
+    own: dict[str, Any] = {"tracker": Connections() if tracker is None else tracker}
     config.http = cast(type[asyncio.Protocol], type("Http", (_Http,), own))
     if config.ws != "none":
         config.ws = cast(type[asyncio.Protocol], type("WebSocket", (_WebSocket,), own))

@@ -25,31 +25,35 @@ from ocf.events.session_record import Session
 
 
 class DryStore(MemoryStore):
-    """Reads what was not written here from `beneath`, and never writes to it."""
+    """Reads what was not written here from `_fallback`, and never writes to it."""
 
-    def __init__(self, beneath: ObjectStore | None) -> None:
+    def __init__(self, _fallback: ObjectStore | None) -> None:
         super().__init__()
-        self._beneath = beneath
+        self._fallback = _fallback
         self._removed: list[str] = []
 
     def _below(self, key: str) -> ObjectStore | None:
         hidden = key in self.objects or any(key.startswith(prefix) for prefix in self._removed)
-        return None if hidden else self._beneath
+        return None if hidden else self._fallback
 
     async def get(self, key: str) -> bytes:
+        """Implement `ObjectStore.get`."""
         below = self._below(key)
         return await (below.get(key) if below else super().get(key))
 
     async def stream(self, key: str, *, chunk: int = 1024 * 1024) -> AsyncIterator[bytes]:
+        """Implement `ObjectStore.stream`."""
         below = self._below(key)
         async for piece in below.stream(key, chunk=chunk) if below else super().stream(key, chunk=chunk):
             yield piece
 
     async def head(self, key: str) -> ObjectInfo | None:
+        """Implement `ObjectStore.head`."""
         below = self._below(key)
         return await (below.head(key) if below else super().head(key))
 
     async def delete_prefix(self, prefix: str) -> int:
+        """Implement `ObjectStore.delete_prefix`."""
         self._removed.append(prefix)
         return await super().delete_prefix(prefix)
 
@@ -62,6 +66,7 @@ class DrySessions(MemoryBucket):
         self._time = clock
 
     async def get(self, key: str) -> Entry | None:
+        """Implement `Bucket.get`."""
         found = await super().get(key)
         if found is not None:
             return found
@@ -78,7 +83,7 @@ class DrySessions(MemoryBucket):
         return Entry(key, made.model_dump_json(exclude_defaults=True).encode(), revision)
 
 
-class ByType:
+class EventRouter:
     """Takes any event at `/`: says it on the bus, as its publisher did, and hands it to the function it is for."""
 
     def __init__(self, bus: Bus, functions: Mapping[str, ASGIApp]) -> None:
@@ -91,7 +96,7 @@ class ByType:
         body = await _body(receive)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            verb = await self._say(headers, body)
+            verb = await self._publish(headers, body)
         except InvalidEvent as error:
             await PlainTextResponse(str(error), 400)(scope, receive, send)
             return
@@ -102,9 +107,9 @@ class ByType:
             return
         # It was in time when it was recorded.
         kept = [(name, value) for name, value in scope["headers"] if name.lower() != b"ce-expirytime"]
-        await function({**scope, "headers": kept}, _again(body, receive), send)
+        await function({**scope, "headers": kept}, _replay_body(body, receive), send)
 
-    async def _say(self, headers: Mapping[str, str], body: bytes) -> str:
+    async def _publish(self, headers: Mapping[str, str], body: bytes) -> str:
         event = decode(headers, body)
         subject = event.extensions.get("natssubject", "")
         if TYPES.get(event.type) is None or not subject.startswith("ocf.cmd."):
@@ -124,7 +129,7 @@ async def _body(receive: Receive) -> bytes:
     return b"".join(pieces)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
+def _replay_body(body: bytes, receive: Receive) -> Receive:
     """A receive that gives the body that was read once more, then what comes."""
     first: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
 

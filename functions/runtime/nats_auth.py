@@ -48,7 +48,7 @@ class Role:
     """What a kind of user may do; `{project}` stands for one project or `*`."""
 
     name: str
-    why: str
+    description: str
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
     connections: tuple[str, ...] = ("STANDARD", "WEBSOCKET")

@@ -23,7 +23,7 @@ from ocf.events.errors import OcfError
 from ocf.functions.observability import logs, metrics, tracing
 from ocf.functions.runtime import asgi, uvicorn_server
 from ocf.functions.runtime.bootstrap import Dependencies, build
-from ocf.functions.runtime.dry_run import ByType
+from ocf.functions.runtime.dry_run import EventRouter
 from ocf.functions.runtime.health import Check, health_routes
 from ocf.functions.settings.settings import Settings, load_or_exit
 from ocf.functions.workers import environment
@@ -38,8 +38,8 @@ def targets(settings: Settings) -> tuple[str, ...]:
     names = tuple(name.strip() for name in settings.function_target.split(",") if name.strip())
     unknown = [name for name in names if name not in TARGETS]
     if unknown or not names:
-        said = repr(unknown[0]) if unknown else "it is empty; it"
-        sys.stderr.write(f"ocf: FUNCTION_TARGET: {said} must be one or more of {', '.join(TARGETS)}\n")
+        problem = repr(unknown[0]) if unknown else "it is empty; it"
+        sys.stderr.write(f"ocf: FUNCTION_TARGET: {problem} must be one or more of {', '.join(TARGETS)}\n")
         raise SystemExit(2)
     if "execute" in names and len(names) > 1:
         sys.stderr.write(
@@ -63,7 +63,7 @@ def build_app(
     if deps.settings.dry_run:
         # What builds up the state that a function needs is there too; only execute starts anything.
         beside = {*functions, *FUNCTIONS} - ({"execute"} - {*functions})
-        mounts = [Mount("/", app=ByType(deps.bus, {name: asgi.function_app(name) for name in beside}))]
+        mounts = [Mount("/", app=EventRouter(deps.bus, {name: asgi.function_app(name) for name in beside}))]
     routes: list[BaseRoute] = [] if gateway else list(health_routes(checks, exposition))
     routes += mounts
     if gateway is not None:
@@ -82,7 +82,7 @@ async def assembled(
     """
     async with AsyncExitStack() as stack:
         deps = await stack.enter_async_context(build(settings, "+".join(names) if len(names) < 3 else "control"))
-        asgi.use(deps)
+        asgi.set_dependencies(deps)
         metrics.expect_ends()
         checks: dict[str, Check] = {"nats": deps.bus.ready}
         if any(name in ("execute", "archive", "cleanup", "submit", "session") for name in names):
@@ -114,23 +114,23 @@ async def run(settings: Settings, names: tuple[str, ...], link: Link | None = No
                 # Only a run is worth waiting for that long.
                 timeout_graceful_shutdown=settings.drain_seconds if "execute" in names else 10,
             )
-            told = await uvicorn_server.serve(config, link)
+            stopped_for = await uvicorn_server.serve(config, link)
             for name in names:
                 module = importlib.import_module(f"functions.{name}.main")
                 if hasattr(module, "drained"):
-                    await module.drained(settings.drain_seconds - told)
+                    await module.drained(settings.drain_seconds - stopped_for)
     except OcfError as error:
         sys.stderr.write(f"ocf: cannot start {'+'.join(names)}: {error}\n")
         return 1
     finally:
-        asgi.use(None)
+        asgi.set_dependencies(None)
         tracing.flush()
     return 0
 
 
 def main() -> None:
     """Run it."""
-    if environment.parent_wanted(os.environ):
+    if environment.needs_parent(os.environ):
         importlib.import_module("ocf.functions.workers.parent").main()
     if environment.SEALED in os.environ:
         environment.unseal(int(os.environ[environment.SEALED]))

@@ -15,7 +15,7 @@ from ocf.events import dead_letters, subjects
 from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.events.errors import OcfError, Unavailable
 from ocf.events.streams import BUCKETS, STREAMS, BucketSpec, StreamSpec
-from ocf.functions.core.retention_schedule import keep_retaining
+from ocf.functions.core.retention_schedule import ensure_retention_schedule
 from ocf.functions.observability import logs
 from ocf.functions.settings.settings import load_or_exit
 
@@ -28,7 +28,7 @@ def stream_config(spec: StreamSpec, replicas: int) -> dict[str, Any]:
     """The server's configuration of a stream (JetStream API, ADR-8, ADR-31, ADR-51)."""
     config: dict[str, Any] = {
         "name": spec.name,
-        "description": spec.why,
+        "description": spec.description,
         "subjects": list(spec.subjects),
         "retention": "limits",
         "storage": "file",
@@ -56,7 +56,7 @@ def bucket_config(spec: BucketSpec, replicas: int) -> dict[str, Any]:
     """
     return {
         "name": f"KV_{spec.name}",
-        "description": spec.why,
+        "description": spec.description,
         "subjects": [f"$KV.{spec.name}.>"],
         "retention": "limits",
         "storage": "file",
@@ -130,7 +130,7 @@ async def run() -> int:
             )
             await dead_letters.move_old(bus)
             if settings.retention:
-                await keep_retaining(bus)  # also where nothing is submitted any more
+                await ensure_retention_schedule(bus)  # also where nothing is submitted any more
         finally:
             await bus.close()
     except OcfError as error:

@@ -17,7 +17,7 @@ from ocf.functions.workers.parent_link import Link
 
 
 async def serve(config: uvicorn.Config, link: Link | None = None) -> float:
-    """Serve until told to stop and all requests are answered; returns how many seconds ago it was told.
+    """Serve until stopped_at to stop and all requests are answered; returns how many seconds ago it was stopped_at.
 
     With a `link` it does not listen: its parent hands connections to it, one for each request.
 
@@ -34,32 +34,32 @@ async def serve(config: uvicorn.Config, link: Link | None = None) -> float:
         # Before uvicorn listens for them, and after it has acted on them.
         signal.signal(number, server.handle_exit)
     if link is None:
-        connection_limits.bound(config)
+        connection_limits.apply_limits(config)
     else:
         config.headers.append(("connection", "close"))
     await server.serve(sockets=None if link is None else [])
-    return time.monotonic() - server.told if server.told else 0.0
+    return time.monotonic() - server.stopped_at if server.stopped_at else 0.0
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, when it was told to stop, and connections that somebody else has accepted."""
+    """uvicorn, when it was stopped_at to stop, and connections that somebody else has accepted."""
 
-    told = 0.0
+    stopped_at = 0.0
 
     def __init__(self, config: uvicorn.Config, link: Link | None) -> None:
         super().__init__(config)
         self._link = link
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.told = self.told or time.monotonic()
+        self.stopped_at = self.stopped_at or time.monotonic()
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self._link is not None:
-            self._link.serve(self._converse)
+            self._link.serve(self._serve_connection)
 
-    async def _converse(self, connection: socket.socket, closed: Callable[[], None]) -> asyncio.Transport:
+    async def _serve_connection(self, connection: socket.socket, closed: Callable[[], None]) -> asyncio.Transport:
         protocol = self.config.http_protocol_class(
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )  # type: ignore[call-arg]

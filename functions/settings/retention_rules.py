@@ -37,7 +37,7 @@ class RetentionRule:
 
     def __str__(self) -> str:
         label = f"/{self.label}={self.value}:" if self.label is not None else "="
-        return f"{self.project}{label}{_said(self.output)}/{_said(self.archive)}"
+        return f"{self.project}{label}{_format_span(self.output)}/{_format_span(self.archive)}"
 
 
 def rules(text: str) -> tuple[RetentionRule, ...]:
@@ -70,7 +70,7 @@ def _span(text: str) -> timedelta:
     return timedelta(seconds=int(text[:-1]) * _UNITS[text[-1]])
 
 
-def _said(span: timedelta) -> str:
+def _format_span(span: timedelta) -> str:
     seconds = round(span.total_seconds())
     unit = next(u for u in ("d", "h", "m", "s") if seconds % _UNITS[u] == 0)
     return f"{seconds // _UNITS[unit]}{unit}"

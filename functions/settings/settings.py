@@ -361,6 +361,6 @@ def load_or_exit() -> Settings:
 
 def _exit(error: ValidationError) -> NoReturn:
     # The value is left out: it may be a secret.
-    said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
-    sys.stderr.write(f"ocf: bad environment: {said}\n")
+    problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+    sys.stderr.write(f"ocf: bad environment: {problems}\n")
     raise SystemExit(2)

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ocf.events.commands import GitWorkspace
-from ocf.functions.core.addresses import Reach, farthest, literal, never, resolve
+from ocf.functions.core.addresses import Reach, is_forbidden, literal, resolve, worst_reach
 from ocf.functions.workspace.allowed_roots import Roots
 from ocf.functions.workspace.errors import InvalidWorkspace
 from ocf.functions.workspace.git import Git, GitFailed
@@ -131,12 +131,12 @@ async def pinned(remote: Remote) -> str:
     if not remote.host:
         return ""
     try:
-        if never(remote.host):
+        if is_forbidden(remote.host):
             raise _refused(remote)
         addresses = await resolve(remote.host, remote.port)
     except OSError as error:
         raise InvalidWorkspace(f"git host {remote.host!r} cannot be found: {error.strerror or error}") from None
-    if farthest(addresses) is Reach.NEVER:
+    if worst_reach(addresses) is Reach.NEVER:
         raise _refused(remote)
     if literal(remote.host) is not None:
         return ""

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from ocf.functions.workers.environment import in_memory, plain
+from ocf.functions.workers.environment import memory_file, without_secrets
 
 _LOST = -9
 
@@ -99,7 +99,7 @@ class ForkServer:
         self, name: str, module: str, env: Mapping[str, str], *, cwd: Path, log: Path, parent: bool = False
     ) -> Forked:
         """A child that runs `python -m module` in that environment, in a session of its own. A `parent` of workers
-        keeps the environment for them, and has the plain part of it itself.
+        keeps the environment for them, and has the without_secrets part of it itself.
 
         Raises:
             ChildProcessError: the nursery died meanwhile.
@@ -108,8 +108,8 @@ class ForkServer:
         assert self._socket is not None
         answer: asyncio.Future[Forked] = asyncio.get_running_loop().create_future()
         self._asked.append(answer)
-        own = plain(env) if parent else None
-        request = {"name": name, "module": module, "cwd": str(cwd), "log": str(log), "plain": own}
+        own = without_secrets(env) if parent else None
+        request = {"name": name, "module": module, "cwd": str(cwd), "log": str(log), "without_secrets": own}
         with suppress(ConnectionError), _in_memory(json.dumps(dict(env)).encode()) as environment:
             # When it has died, the reader says so.
             socket.send_fds(self._socket, [json.dumps(request).encode()], [environment])
@@ -155,7 +155,7 @@ class ForkServer:
 @contextmanager
 def _in_memory(content: bytes) -> Iterator[int]:
     """A descriptor of a file that lies on no disk."""
-    descriptor = in_memory(content)
+    descriptor = memory_file(content)
     try:
         yield descriptor
     finally:

@@ -16,7 +16,7 @@ from ocf.events.adapters.nats.bus import UNACKED, connect
 from ocf.events.client import Client
 from ocf.events.commands import Cancel, Reply
 from ocf.events.errors import Conflict, Unavailable
-from ocf.functions.core.cancellation import end
+from ocf.functions.core.cancellation import cancel_and_wait
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.execute.attempt.command_listener import CommandListener
 from ocf.functions.execute.attempt.lease import SAFE, TTL
@@ -110,7 +110,7 @@ class Relay:
         """End every connection; no new one is accepted."""
         if self._server is not None:
             self._server.close()
-        await end(list(self._open))
+        await cancel_and_wait(list(self._open))
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         here = asyncio.current_task()

@@ -184,7 +184,7 @@ async def test_dead_letters_belong_to_projects() -> None:
 
 async def test_sessions_are_commands_and_records(monkeypatch: pytest.MonkeyPatch) -> None:
     """Creating, attaching, detaching and destroying are events; reading is reading the record, defaults and all."""
-    monkeypatch.setattr(sessions, "PATIENCE", 0.01)
+    monkeypatch.setattr(sessions, "MAX_WAIT", 0.01)
     world = World(keyring=Keyring(generate_key()))
     body: dict[str, Any] = {
         "session_id": ID,
@@ -228,7 +228,7 @@ async def test_a_create_waits_for_its_session(wrong: bool) -> None:
                 deps = replace(deps, records=Records(deps.executions, world.bus, world.clock, source="/test"))
                 other = SessionRejected(session_id=ID, project_id="default", errors=[])
                 stranger = replace(event, id="another")
-                await deps.records.say("dev.ocf.session.rejected.v1", other, stranger, key="x")
+                await deps.records.publish_fact("dev.ocf.session.rejected.v1", other, stranger, key="x")
                 await session(deps, event)
 
     ready = asyncio.Event()

@@ -86,7 +86,7 @@ class Turns:
         self.said.append(draft)
 
     async def over(self, execution: str) -> None:
-        await Sessions(self.b.deps.sessions, self.b.deps.clock).done(PROJECT, self.id_, execution)
+        await Sessions(self.b.deps.sessions, self.b.deps.clock).leave(PROJECT, self.id_, execution)
 
     async def record(self) -> Session:
         found = await Sessions(self.b.deps.sessions, self.b.deps.clock).get(PROJECT, self.id_)

@@ -235,7 +235,7 @@ class _Failing:
 
 class _Done:
     status, early, busy, done, kind, retried, gone = 200, False, False, True, "2xx", False, False
-    reason = said_in_logs = ""
+    reason = loggable_reason = ""
 
 
 async def test_an_error_of_the_dispatcher_ends_with_its_message() -> None:

@@ -18,7 +18,7 @@ from ocf.events.errors import DeadLetter, Drop, Unavailable
 from ocf.events.execution_record import OutboxEntry, Record
 from ocf.events.lifecycle import State
 from ocf.events.ports import Message
-from ocf.functions.archive.handler import MAX_TRIES, PATIENCE, archive
+from ocf.functions.archive.handler import MAX_TRIES, MAX_WAIT, archive
 from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.compare_and_set import dump
 from ocf.functions.core.output_fence import acquire_fence
@@ -170,7 +170,7 @@ async def test_output_with_a_hole_is_archived_with_the_hole_stated() -> None:
     event = await terminal(b, execution)
     with pytest.raises(Unavailable, match="chunk 3"):
         await archive(b.deps, event)
-    await clock.advance(PATIENCE.total_seconds() + 1)
+    await clock.advance(MAX_WAIT.total_seconds() + 1)
     await archive(b.deps, event)
     lines = gzip.decompress(await b.store.get(f"{PROJECT}/{execution}/output.ndjson.gz")).splitlines()
     said = [json.loads(line) for line in lines]
@@ -194,7 +194,7 @@ async def test_an_object_that_is_gone_is_stated_in_the_manifest() -> None:
     event = type(event)(**{**vars(event), "data": json.dumps({**json.loads(event.data), "objects": [gone]}).encode()})
     with pytest.raises(Unavailable, match=r"workspace\.patch"):
         await archive(b.deps, event)
-    await clock.advance(PATIENCE.total_seconds() + 1)
+    await clock.advance(MAX_WAIT.total_seconds() + 1)
     await archive(b.deps, event)
     manifest = json.loads(await b.store.get(f"{PROJECT}/{execution}/manifest.json"))
     assert manifest["missing"] == ["workspace.patch"]

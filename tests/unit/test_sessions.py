@@ -273,7 +273,7 @@ async def test_what_expires_leaves_its_executions_to_retention() -> None:
     id_ = await created(b)
     execution = await submitted(b, id_)
     await finished(b, execution)
-    await Sessions(b.deps.sessions, clock).done(PROJECT, id_, execution)
+    await Sessions(b.deps.sessions, clock).leave(PROJECT, id_, execution)
     await b.bus.publish(subjects.output(PROJECT, execution), b'{"seq":1}', {})
     await b.store.put(f"{SessionRef(PROJECT, id_).prefix}/x.conversation.json", b"{}")
     await clock.advance(101)
@@ -529,7 +529,7 @@ async def test_who_fell_out_of_the_queue_joins_again() -> None:
     b = bench()
     id_ = await created(b)
     lost, other = await submitted(b, id_), await submitted(b, id_)
-    await Sessions(b.deps.sessions, b.deps.clock).done(PROJECT, id_, lost)
+    await Sessions(b.deps.sessions, b.deps.clock).leave(PROJECT, id_, lost)
     await started(b, other)
     assert not await may_run(b, lost, id_)
     assert (await record_of(b, id_)).queue == [other, lost]

@@ -22,7 +22,7 @@ from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Webhook, retry_after, sign
 from ocf.functions.dispatcher.main import rows
-from ocf.functions.dispatcher.result import SINK_PAUSES, SinkAnswer
+from ocf.functions.dispatcher.result import SINK_PAUSES, SinkResult
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.settings.settings import Settings
 from ocf.functions.settings.sink_rules import Sink, check, keys, sinks
@@ -277,24 +277,24 @@ async def test_a_fact_said_again_is_for_one_sink() -> None:
     subject = await world.said()
     message = await world.bus.last(subjects.EVENTS, subject)
     assert message is not None
-    await world.bus.publish(subjects.again(subject, "sink-acme"), message.data, message.headers)
-    await world.bus.publish(subjects.again(subject, "sink-other"), message.data, message.headers)
+    await world.bus.publish(subjects.redelivery_subject(subject, "sink-acme"), message.data, message.headers)
+    await world.bus.publish(subjects.redelivery_subject(subject, "sink-other"), message.data, message.headers)
     await world.delivered()
     assert [request.headers["webhook-id"] for request in world.seen] == ["a%2Eb"] * 2
-    assert subjects.first(subjects.again(subject, "sink-acme")) == subject
+    assert subjects.base_subject(subjects.redelivery_subject(subject, "sink-acme")) == subject
     execution = "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"
     for mine in (subjects.command("submit", "again", execution), subjects.fact("again", execution, "completed")):
-        assert subjects.first(mine) == mine, "a project may be called `again`"
-        assert subjects.first(subjects.again(mine, "archive")) == mine or ".cmd." in mine
+        assert subjects.base_subject(mine) == mine, "a project may be called `again`"
+        assert subjects.base_subject(subjects.redelivery_subject(mine, "archive")) == mine or ".cmd." in mine
 
 
 def test_pauses_grow_to_a_day_and_heed_the_receiver() -> None:
     """Two days in all; a tenth of spread; `Retry-After` when it is longer; functions may ask for half a minute."""
-    answer = SinkAnswer(500, "", 0.0, "id")
+    answer = SinkResult(500, "", 0.0, "id")
     pauses = [answer.pause(failures) for failures in range(1, 14)]
     assert all(0.9 * plan <= pause <= 1.1 * plan for plan, pause in zip(SINK_PAUSES, pauses, strict=False))
     assert pauses[11] == pytest.approx(pauses[12], rel=0.25)
-    assert SinkAnswer(503, "", 7_200.0, "id").pause(1) == 7_200
+    assert SinkResult(503, "", 7_200.0, "id").pause(1) == 7_200
     assert retry_after({"retry-after": "999999"}, 30.0) == 30
     assert retry_after({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, 86_400.0, 0.0) == 0
     assert retry_after({}, 30.0) == 1

@@ -260,8 +260,10 @@ class Translator:
 
     def _heard(self, characters: int) -> None:
         self._unsaid += characters
-        if self._unsaid > limits.AGENT_UNSAID:
-            raise limits.OverLimit(f"OpenCode sent more than {limits.AGENT_UNSAID} characters of no known message")
+        if self._unsaid > limits.AGENT_UNATTRIBUTED:
+            raise limits.OverLimit(
+                f"OpenCode sent more than {limits.AGENT_UNATTRIBUTED} characters of no known message"
+            )
 
     def _say(self, key: str) -> list[Draft]:
         part = self._texts[key]

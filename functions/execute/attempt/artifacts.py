@@ -23,7 +23,7 @@ from ocf.events.ports import ObjectInfo
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Saved, Session
 from ocf.functions import workspace
-from ocf.functions.core.cancellation import end as cancel_and_wait
+from ocf.functions.core.cancellation import cancel_and_wait as cancel_and_wait
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.stored_objects import delete_saved, delete_session
 from ocf.functions.execute.attempt.outcome import StoredArtifacts

@@ -22,11 +22,11 @@ from ocf.events.lifecycle import Reason, State, Step, step
 from ocf.events.output import ChunkType, Draft
 from ocf.events.refs import ExecutionRef
 from ocf.functions import workspace
-from ocf.functions.core.cancellation import end
+from ocf.functions.core.cancellation import cancel_and_wait
 from ocf.functions.core.lease_state import RECHECK_SECONDS, is_leased
 from ocf.functions.core.output_fence import FencedOutput, acquire_fence
 from ocf.functions.core.session_repository import Sessions
-from ocf.functions.core.task_limits import bound
+from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.attempt import outcome, watchdog
 from ocf.functions.execute.attempt.agent_run import FOLLOW_UP, AgentRun
 from ocf.functions.execute.attempt.command_listener import POLL_SECONDS, CommandListener
@@ -136,7 +136,7 @@ class Runner:
             return
         with suppress(NotYetKnown):  # destroyed meanwhile
             sessions = Sessions(self._deps.sessions, self._deps.clock)
-            await sessions.done(self.task.project_id, self.task.session_id, self.task.execution_id)
+            await sessions.leave(self.task.project_id, self.task.session_id, self.task.execution_id)
 
     async def _start(self, fenced: FencedOutput) -> Record:
         """Record the attempt, or end what has no attempt left."""
@@ -151,10 +151,10 @@ class Runner:
             if record.cancel_requested:
                 ending = outcomes.Ending(Step.CANCEL, record.cancel_why or "", requested_by=record.cancel_by)
                 fact = outcomes.compose(record, ending, now)
-                return self._deps.records.ended(record, ending.step, fact, cause=self._event)
+                return self._deps.records.apply_terminal_step(record, ending.step, fact, cause=self._event)
             if attempts and record.attempts_spent >= record.max_attempts:
                 lost = outcomes.compose(record, outcomes.worker_lost(record), now)
-                return self._deps.records.ended(record, Step.FAIL, lost, cause=self._event)
+                return self._deps.records.apply_terminal_step(record, Step.FAIL, lost, cause=self._event)
             attempts.append(Attempt(number=len(attempts) + 1, worker=worker, started_at=now))
             changes = {
                 "state": step(record.state, Step.START),
@@ -188,7 +188,7 @@ class Runner:
                     raise await self._given_up(verdict)
                 await self._end(verdict, verdict.step, number)
             finally:
-                await end(background)
+                await cancel_and_wait(background)
                 self._publisher.close()
                 # Also of an attempt that is handed on or lost: it has said what it has said.
                 metrics.output_bytes.inc(self._publisher.bytes)
@@ -245,7 +245,7 @@ class Runner:
 
     async def _begin(self, record: Record, fenced: FencedOutput) -> None:
         number, limits = len(record.attempts), self.task.limits
-        most = bound(limits, "max_output_bytes", self._deps.settings)
+        most = effective_limit(limits, "max_output_bytes", self._deps.settings)
         context = trace_context.active() or trace_context.of(self._event.extensions)
         self._publisher.begin(number, fenced, max_bytes=most, hold=self._lease, trace=context)
         await self._listener.kept(self._take_earlier)
@@ -264,7 +264,7 @@ class Runner:
             queued_ms=waited,
         )
         key = f"started:{self._ids[1]}:{number}"
-        await self._deps.records.say("dev.ocf.task.started.v1", fact, self._event, key=key)
+        await self._deps.records.publish_fact("dev.ocf.task.started.v1", fact, self._event, key=key)
 
     async def _verdict(self, record: Record) -> StopReason:
         """Let the agent work until somebody decides; then see that nothing of it is left."""
@@ -293,7 +293,7 @@ class Runner:
             for task in (working, deciding, *self._replying):
                 task.cancel()
             await asyncio.gather(working, deciding, *self._replying, return_exceptions=True)
-            await end(helpers)
+            await cancel_and_wait(helpers)
         if left := await self._turn.kill():
             self._left = left
             log.error("agent processes would not die", action="run.processes_left", left=left, **self.ref.log_fields)
@@ -341,8 +341,8 @@ class Runner:
         return watchdog.Bounds(
             wall_left=max(0.0, record.timeout_seconds - spent.total_seconds()),
             wall=record.timeout_seconds,
-            silence=bound(limits, "silence_seconds", settings),
-            workspace=bound(limits, "max_workspace_bytes", settings),
+            silence=effective_limit(limits, "silence_seconds", settings),
+            workspace=effective_limit(limits, "max_workspace_bytes", settings),
         )
 
     @property
@@ -395,7 +395,7 @@ class Runner:
         try:
             await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await end(told)
+            await cancel_and_wait(told)
         return "cancelled while it waited" if self._cancelled.is_set() else "this worker is shutting down"
 
     def _unforeseen(self, error: Exception) -> str:

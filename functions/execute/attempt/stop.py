@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from ocf.events.errors import OcfError
-from ocf.events.execution_record import HANDED_ON
+from ocf.events.execution_record import RELEASED
 from ocf.events.lifecycle import Reason, Step
 
 
@@ -25,7 +25,7 @@ class StopReason:
     reason: Reason | None = None
     stderr_tail: tuple[str, ...] = ()
     requested_by: str | None = None
-    given_back: str = HANDED_ON
+    given_back: str = RELEASED
 
 
 def failed(reason: Reason, message: str, stderr_tail: tuple[str, ...] = ()) -> StopReason:

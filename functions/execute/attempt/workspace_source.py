@@ -11,7 +11,7 @@ from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session
 from ocf.functions import workspace
 from ocf.functions.core.stored_objects import saved_key
-from ocf.functions.core.task_limits import bound
+from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.context import WorkerContext
 
 _ARCHIVE = "workspace.tar.zst"
@@ -39,7 +39,7 @@ class WorkspaceInput:
             shared=settings.workspace_dir,
             objects=context.deps.store,
             project=task.project_id,
-            limits=workspace.Limits(max_bytes=bound(task.limits, "max_workspace_bytes", settings)),
+            limits=workspace.Limits(max_bytes=effective_limit(task.limits, "max_workspace_bytes", settings)),
         )
 
     def _of_session(self, session: Session) -> None:

@@ -24,7 +24,7 @@ from ocf.events.errors import InvalidEvent
 from ocf.events.lifecycle import Reason
 from ocf.events.limits import Inflater, parse_json
 from ocf.events.ports import Clock
-from ocf.functions.core.addresses import Reach, farthest, resolve
+from ocf.functions.core.addresses import Reach, resolve, worst_reach
 
 #: Statuses that may pass: timeouts, too many requests, server errors (529 is Anthropic's "overloaded").
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -99,7 +99,7 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
             raise httpcore.ConnectError(f"cannot resolve the name: {error.strerror}") from None
         except TimeoutError:
             raise httpcore.ConnectTimeout("resolving the name took too long") from None
-        if host not in self._allowed and farthest(addresses) is Reach.NEVER:
+        if host not in self._allowed and worst_reach(addresses) is Reach.NEVER:
             raise httpcore.UnsupportedProtocol("the endpoint's name resolves to a link-local or metadata address")
         failure: Exception = httpcore.ConnectError("the name has no address")
         for address in addresses:

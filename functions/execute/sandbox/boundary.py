@@ -19,7 +19,7 @@ from ocf.functions.execute.sandbox.folder_check import Folders
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.execute.sandbox.users import AgentUsers, cannot_change_users
 from ocf.functions.settings.settings import Settings
-from ocf.functions.workers.state_folders import below_a_parent
+from ocf.functions.workers.state_folders import is_worker_folder
 
 OWN_CONTAINER = "container of its own per execution"
 OWN_USER = "user of its own per execution"
@@ -48,7 +48,7 @@ class Boundary:
         self.kind, self.why = in_force(settings)
         own = self.kind == OWN_USER
         state = settings.state_dir
-        common = state.parent if below_a_parent(state) else state
+        common = state.parent if is_worker_folder(state) else state
         path = settings.agent_host_socket
         self.host = None if path is None else AgentHost(path)
         self.slots = state / "slots" if self.host is None else self.host.shared

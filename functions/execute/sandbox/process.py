@@ -198,7 +198,7 @@ class AgentProcess:
             return int(self._figures.get("nameless", 0))
         ids = None if self._user is None else self._user.ids
         pids = process_tree.sample(self.pid).pids
-        return syscalls.looking_as(ids, lambda: process_tree.nameless_bytes(pids))
+        return syscalls.call_as_fs_user(ids, lambda: process_tree.nameless_bytes(pids))
 
     async def exited(self) -> int:
         """The agent's exit code (negative: the signal), once it has ended and nothing of its tree is left."""

@@ -94,7 +94,7 @@ class Supervisor:
             return
         if self._job["user"] is not None:
             # Enough to end the tree and to look at it, also where root may not look at everybody's.
-            syscalls.look_as(*self._job["user"])
+            syscalls.set_fs_user(*self._job["user"])
             syscalls.keep_capabilities({syscalls.CAP_KILL, syscalls.CAP_SYS_PTRACE})
         self._say(event="started", pid=self._main, scoped=self._scoped, seen=self._hidden)
         watch_at = time.monotonic() + WATCH_SECONDS
@@ -301,7 +301,7 @@ def _become_agent(job: dict[str, Any], extension: int, failed: int, *, scope: bo
         # By its descriptor: its folder may be closed to the agent's user.
         nono = None if job["sandbox"] is None else confine.load(f"/proc/self/fd/{extension}")
         if job["user"] is not None:
-            syscalls.become(*job["user"])
+            syscalls.switch_user(*job["user"])
         # After that: becoming another user takes it back.
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.chdir(job["cwd"])

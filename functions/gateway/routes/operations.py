@@ -143,7 +143,7 @@ async def redrive(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
     # Not its message id: the stream would take it for a duplicate of the first try.
     headers = letters.event_headers(message)
     fact = letter.subject.startswith("ocf.evt.")
-    subject = subjects.again(letter.subject, letter.consumer) if fact else letter.subject
+    subject = subjects.redelivery_subject(letter.subject, letter.consumer) if fact else letter.subject
     await gateway.deps.bus.publish(subject, message.data, headers)
     await gateway.deps.bus.remove(subjects.DLQ, seq)
     return letter

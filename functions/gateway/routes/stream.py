@@ -25,7 +25,7 @@ from ocf.events.commands import ExecutionId
 from ocf.events.envelope import timestamp
 from ocf.events.errors import OcfError, Retry
 from ocf.events.ports import Message
-from ocf.events.reorder import GapTimer, place
+from ocf.events.reorder import GapTimer, seek
 from ocf.functions.gateway.auth import Principal
 from ocf.functions.gateway.context import AskedProject, ExecutionHandle, Gateway, gateway_of
 from ocf.functions.gateway.output_reader import HELD, Line, OutputReorderer, gap, line_of, lines, streamed
@@ -230,7 +230,7 @@ class Viewer:
             await self._send(self._order.feed(line))
 
     async def _place(self) -> int:
-        return await place(self._gateway.deps.bus, self._found.project, self._found.execution, self._order.next)
+        return await seek(self._gateway.deps.bus, self._found.project, self._found.execution, self._order.next)
 
     async def _mend(self) -> None:
         """Look for a missing chunk now and then; state what four reads did not bring (`ocf.events.reorder.Hole`)."""

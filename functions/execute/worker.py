@@ -30,13 +30,13 @@ class Worker:
         deps: Dependencies,
         slots: WarmPool,
         *,
-        make_turn: MakeAgentRun,
-        look_every: float = POLL_SECONDS,
+        make_agent_run: MakeAgentRun,
+        poll_every: float = POLL_SECONDS,
     ) -> None:
         self._deps = deps
         self._slots = slots
-        self._make_turn = make_turn
-        self._look_every = look_every
+        self._make_agent_run = make_agent_run
+        self._poll_every = poll_every
         self._ref: ExecutionRef | None = None
         self._run: Runner | None = None
         self._task: asyncio.Task[None] | None = None
@@ -97,8 +97,8 @@ class Worker:
                 task,
                 event,
                 deps=self._deps,
-                make_turn=self._make_turn,
-                look_every=self._look_every,
+                make_agent_run=self._make_agent_run,
+                poll_every=self._poll_every,
             )
             metrics.running.set(1)
             await self._run.run()
@@ -154,8 +154,8 @@ class Worker:
 def worker_of(context: WorkerContext) -> Worker:
     """The worker of this process."""
 
-    def make_turn(task: Execute, activity: Activity) -> AgentRun:
+    def make_agent_run(task: Execute, activity: Activity) -> AgentRun:
         ref = ExecutionRef(task.project_id, task.execution_id)
         return AgentRun(context, task, context.deps.settings.state_dir / ref.folder, activity)
 
-    return Worker(context.deps, context.slots, make_turn=make_turn)
+    return Worker(context.deps, context.slots, make_agent_run=make_agent_run)

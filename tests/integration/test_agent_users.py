@@ -161,7 +161,7 @@ async def test_removed_files_of_another_user_are_counted(trees: Trees) -> None:
     """Bytes of a file that the agent has removed and holds open are seen by the function."""
     process = await trees.start("exec 3> ghost; rm ghost; head -c 3000000 /dev/zero >&3; echo up; exec sleep 60")
     await process.wait_line(re.compile("up"), 20)
-    assert process.nameless_bytes() >= 3_000_000
+    assert process.unlinked_open_bytes() >= 3_000_000
 
 
 async def test_a_user_is_taken_once(users: AgentUsers, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ class StandIn:
         self.replies: list[tuple[str, str]] = []
         type(self).latest = self
 
-    async def overfull(self, limit: int) -> str | None:
+    async def exceeded_disk_limit(self, limit: int) -> str | None:
         """Nothing is on the disk."""
         return None
 

@@ -77,10 +77,10 @@ class Mine:
 
     held = True
 
-    def doubt(self) -> None:
+    def invalidate(self) -> None:
         """Nobody else writes."""
 
-    async def sure(self) -> bool:
+    async def wait_until_held(self) -> bool:
         return True
 
 

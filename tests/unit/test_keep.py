@@ -38,13 +38,13 @@ class Hold:
     sure_for: int = 100
     held: bool = True
 
-    def doubt(self) -> None:
+    def invalidate(self) -> None:
         """Nobody else writes."""
 
-    async def sure(self) -> bool:
-        sure, self.sure_for = self.held, self.sure_for - 1
+    async def wait_until_held(self) -> bool:
+        wait_until_held, self.sure_for = self.held, self.sure_for - 1
         self.held = self.sure_for > 0
-        return sure
+        return wait_until_held
 
 
 @dataclass

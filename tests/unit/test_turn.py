@@ -161,7 +161,7 @@ async def test_no_secret_reaches_the_record_the_fact_or_an_artifact(world: Any) 
     (todo,) = [draft for draft in w.said if draft.type is ChunkType.TODO]
     assert todo.detail is not None
     assert todo.detail["items"][0]["content"] == "use [redacted]"
-    kept = await w.turn.keep(w.emit, 10.0, cast(Any, SimpleNamespace(held=True, sure=_yes)))
+    kept = await w.turn.keep(w.emit, 10.0, cast(Any, SimpleNamespace(held=True, wait_until_held=_yes)))
     assert {artifact.name for artifact in kept.objects} >= {"conversation.json", "workspace.tar.zst"}
     assert not [name for name, data in w.b.store.objects.items() if KEY.encode() in data]
     await w.turn.close()
@@ -189,6 +189,6 @@ async def test_a_finished_turn_whose_conversation_is_not_to_be_had_is_finished(
     monkeypatch.setattr(Agent, "deaf", True)
     w = world()
     await w.turn.run(w.emit, Usage())
-    kept = await w.turn.keep(w.emit, 10.0, cast(Any, SimpleNamespace(held=True, sure=_yes)))
+    kept = await w.turn.keep(w.emit, 10.0, cast(Any, SimpleNamespace(held=True, wait_until_held=_yes)))
     assert {artifact.name for artifact in kept.objects} == {"workspace.patch", "workspace.tar.zst"}
     await w.turn.close()

@@ -80,12 +80,12 @@ class Agent:
         AgentFailed: from `run`; `reason` and `message` say why, with the last lines of OpenCode's stderr.
     """
 
-    def __init__(self, server: AgentServer, turn: PromptSpec, clock: Clock) -> None:
+    def __init__(self, server: AgentServer, prompt_spec: PromptSpec, clock: Clock) -> None:
         self.server = server
         self.session_id = ""
         #: Seconds of silence before the server is asked for its state.
         self.look_every = _POLL_SECONDS
-        self._turn = turn
+        self._prompt_spec = prompt_spec
         self._clock = clock
         self._translator: Translator | None = None
         self._deadlines: dict[str, float] = {}
@@ -150,22 +150,22 @@ class Agent:
         return self.server.process.memory_bytes()
 
     async def _prepared(self) -> Translator:
-        spec, turn, client = self.server.spec, self._turn, self.server.client
+        spec, prompt_spec, client = self.server.spec, self._prompt_spec, self.server.client
         config.link_instructions(spec.directory, spec.home)
         if self._translator is None:
-            can_answer = turn.answer_seconds is not None
-            rules = config.permission_rules(turn.permissions, turn.enabled_tools, can_answer=can_answer)
-            if turn.resume_session:
-                if not await client.has_session(turn.resume_session):
+            can_answer = prompt_spec.answer_seconds is not None
+            rules = config.permission_rules(prompt_spec.permissions, prompt_spec.enabled_tools, can_answer=can_answer)
+            if prompt_spec.resume_session:
+                if not await client.has_session(prompt_spec.resume_session):
                     # A new one in its place would be saved over the one that was meant to go on.
                     said = "OpenCode does not have the session's conversation, which it had imported"
                     raise AgentFailed(Reason.AGENT_ERROR, said, self._stderr())
-                self.session_id = turn.resume_session
+                self.session_id = prompt_spec.resume_session
                 await client.set_permissions(self.session_id, rules)
             else:
-                self.session_id = await client.create_session(turn.title, rules)
+                self.session_id = await client.create_session(prompt_spec.title, rules)
             self._translator = Translator(self.session_id, self.server.directory)
-            if turn.resume_session == self.session_id:
+            if prompt_spec.resume_session == self.session_id:
                 state = await client.resync(self.session_id)
                 with self._reading(state):
                     self._translator.feed(state)
@@ -239,14 +239,14 @@ class Agent:
         raise AgentFailed(Reason.AGENT_ERROR, "OpenCode's event stream did not open", self._stderr())
 
     async def _send(self, prompt: str) -> None:
-        turn = self._turn
+        prompt_spec = self._prompt_spec
         await self.server.client.prompt(
             self.session_id,
             Prompt(
                 text=prompt,
-                provider=turn.model.provider,
-                model=turn.model.name,
-                system=turn.system_prompt,
+                provider=prompt_spec.model.provider,
+                model=prompt_spec.model.name,
+                system=prompt_spec.system_prompt,
             ),
         )
 
@@ -306,7 +306,7 @@ class Agent:
             raise self.server.failed(f"OpenCode sent an event that cannot be read: {kind}") from error
 
     async def _asked(self, draft: Draft) -> None:
-        seconds, detail = self._turn.answer_seconds, dict(draft.detail or {})
+        seconds, detail = self._prompt_spec.answer_seconds, dict(draft.detail or {})
         if seconds is not None:
             self._deadlines[detail["request_id"]] = self._clock.monotonic() + seconds
             deadline = self._clock.now() + timedelta(seconds=seconds)
@@ -324,7 +324,7 @@ class Agent:
             waiting = self._translator.waiting.get(request) if self._translator else None
             if waiting is None:
                 continue
-            said = f"denied: nobody answered within {self._turn.answer_seconds:g} s"
+            said = f"denied: nobody answered within {self._prompt_spec.answer_seconds:g} s"
             await self._say(Draft(type=ChunkType.STATUS, data=f"{waiting.title}: {said}", detail={"phase": "agent"}))
             if waiting.kind == "permission":
                 await client.reply_permission(request, "reject", said)
@@ -377,10 +377,10 @@ def _change(row: Event) -> FileChange:
     )
 
 
-async def start_agent(server: ServerSpec, turn: PromptSpec, clock: Clock) -> Agent:
+async def start_agent(server: ServerSpec, prompt_spec: PromptSpec, clock: Clock) -> Agent:
     """A server of its own for one execution (no warm slot was ready).
 
     Raises:
         AgentFailed: OpenCode is missing, of the wrong version, or not ready within 30 s.
     """
-    return Agent(await AgentServer.start(server), turn, clock)
+    return Agent(await AgentServer.start(server), prompt_spec, clock)

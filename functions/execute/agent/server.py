@@ -141,7 +141,7 @@ async def _listening(process: AgentProcess, until: float) -> None:
         except AgentFailed as error:
             if process.ended:
                 raise
-            starved = min(process.starved_seconds(), _CROWDED_SECONDS)
+            starved = min(process.cpu_wait_seconds(), _CROWDED_SECONDS)
             if until + starved <= time.monotonic():
                 said = f"OpenCode was not ready after {time.monotonic() - began:.0f} s"
                 raise AgentNotReady(error.reason, said, error.stderr_tail) from None

@@ -228,7 +228,7 @@ class HostUser:
         if known is not None and _identity(path) != known:
             raise OSError(f"the folder {path.name} is another one than at the start")
 
-    async def overfull(self, paths: tuple[Path, ...], limit: int, more: int) -> str | None:
+    async def exceeded_disk_limit(self, paths: tuple[Path, ...], limit: int, more: int) -> str | None:
         """Which bound on the disk is passed, in words; counted where no folder is locked."""
         answer = await self.host.ask("look", paths=[str(path) for path in paths], limit=limit, more=more)
         return None if answer["over"] is None else str(answer["over"])

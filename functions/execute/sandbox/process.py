@@ -181,24 +181,24 @@ class AgentProcess:
         """Processes in the tree now, without the supervisor; with the dead whose parents have not yet asked."""
         return int(self._figures.get("processes", 0)) if self._asking else len(process_tree.sample(self.pid).pids)
 
-    def starved_seconds(self) -> float:
+    def cpu_wait_seconds(self) -> float:
         """How long the tree has waited for a processor so far."""
         if self._asking:
             return self._figures.get("starved", 0.0)
-        return process_tree.starved_seconds(process_tree.sample(self.pid).pids)
+        return process_tree.cpu_wait_seconds(process_tree.sample(self.pid).pids)
 
     @property
     def ended(self) -> bool:
         """Whether the agent has ended."""
         return self._ended.done()
 
-    def nameless_bytes(self) -> int:
+    def unlinked_open_bytes(self) -> int:
         """Bytes on disk of files that the tree has removed and holds open."""
         if self._asking:
             return int(self._figures.get("nameless", 0))
         ids = None if self._user is None else self._user.ids
         pids = process_tree.sample(self.pid).pids
-        return syscalls.call_as_fs_user(ids, lambda: process_tree.nameless_bytes(pids))
+        return syscalls.call_as_fs_user(ids, lambda: process_tree.unlinked_open_bytes(pids))
 
     async def exited(self) -> int:
         """The agent's exit code (negative: the signal), once it has ended and nothing of its tree is left."""

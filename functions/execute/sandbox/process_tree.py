@@ -163,7 +163,7 @@ def pss(pids: tuple[int, ...]) -> int:
     return total
 
 
-def nameless_bytes(pids: tuple[int, ...]) -> int:
+def unlinked_open_bytes(pids: tuple[int, ...]) -> int:
     """Bytes on disk of files that were removed and are still open: no look at a folder finds them."""
     found: dict[tuple[int, int], int] = {}
     for pid, name in _descriptors(pids):
@@ -176,7 +176,7 @@ def nameless_bytes(pids: tuple[int, ...]) -> int:
     return sum(found.values())
 
 
-def starved_seconds(pids: tuple[int, ...]) -> float:
+def cpu_wait_seconds(pids: tuple[int, ...]) -> float:
     """How long the one that waited longest was ready to run and had no processor (proc_pid_schedstat, second field)."""
     waits = (_read(f"/proc/{pid}/schedstat").split() for pid in pids)
     return max((int(fields[1]) / 1e9 for fields in waits if len(fields) > 1), default=0.0)

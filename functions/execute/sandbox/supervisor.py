@@ -127,8 +127,8 @@ class Supervisor:
             event="figures",
             memory=tree.memory,
             processes=len(tree.pids),
-            starved=process_tree.starved_seconds(tree.pids),
-            nameless=process_tree.nameless_bytes(tree.pids),
+            starved=process_tree.cpu_wait_seconds(tree.pids),
+            nameless=process_tree.unlinked_open_bytes(tree.pids),
         )
 
     def _start(self) -> str:

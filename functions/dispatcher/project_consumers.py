@@ -37,7 +37,7 @@ _BATCH = 100
 _WAIT = 5.0
 #: Seconds that a pull holds a project's slots: for a message that is known to be there, and for one that may be.
 _KNOWN, _POSSIBLE = 0.25, 0.1
-#: Seconds between rechecks for a message that is due and was not there, and how often until the next measuring rechecks.
+#: Seconds between rechecks for a message that is due and was not there; how many rechecks before the next measuring.
 _RECHECK_SECONDS, _RECHECKS = 0.5, 3
 #: Seconds added to a delay: the server counts it from when it hears of it.
 _MARGIN = 0.02

@@ -17,9 +17,13 @@ from ocf.functions.execute.attempt.command_listener import POLL_SECONDS
 from ocf.functions.execute.attempt.runner import MakeAgentRun, Runner
 from ocf.functions.execute.attempt.stop import StopReason
 from ocf.functions.execute.attempt.watchdog import Activity
+from ocf.functions.execute.attempt.workspace_source import starts_from_store
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.observability import metrics
 from ocf.functions.runtime.bootstrap import Dependencies
+
+#: Seconds. A store that takes longer is away, as far as a start is concerned.
+_STORE_SECONDS = 10.0
 
 
 class Worker:
@@ -91,6 +95,7 @@ class Worker:
             event = await dataref.resolve(event, str(ref), self._deps.store)
             task = command(event, Execute)
             await self._must_be_its_turn(task)
+            await self._require_store(task)
             if self._draining:
                 raise Unavailable("this worker is shutting down")
             self._run = Runner(
@@ -131,6 +136,23 @@ class Worker:
             return  # destroyed: the run says so, and ends
         if found.queue and found.queue[0] != task.execution_id:
             raise NotItsTurn(f"session {task.session_id} runs {found.queue[0]}")
+
+    async def _require_store(self, task: Execute) -> None:
+        """Check that S3 answers when the workspace comes from it. Nothing has started yet: the execution stays queued.
+
+        Raises:
+            Unavailable: S3 does not answer.
+        """
+        session = None
+        if task.session_id is not None:
+            session = await Sessions(self._deps.sessions, self._deps.clock).get(task.project_id, task.session_id)
+        if not starts_from_store(task, session):
+            return
+        try:
+            async with asyncio.timeout(_STORE_SECONDS):
+                await self._deps.store.ready()
+        except TimeoutError:
+            raise Unavailable(f"S3 did not answer within {_STORE_SECONDS:g} s") from None
 
     def drain(self) -> None:
         """Take nothing new."""

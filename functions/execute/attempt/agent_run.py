@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from ocf.events.commands import Execute
-from ocf.events.errors import SealError
+from ocf.events.errors import SealError, Unavailable
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft, Usage
 from ocf.events.redaction import Redactor
@@ -36,7 +36,7 @@ from ocf.functions.execute.context import WorkerContext
 from ocf.functions.execute.egress_proxy import EgressProxy, rules
 from ocf.functions.execute.model_proxy import Hooks, ModelProxyFailure
 from ocf.functions.execute.sandbox.agent_host_client import HostUser, Owner
-from ocf.functions.execute.sandbox.process import AgentFailed
+from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady
 from ocf.functions.models.endpoint_check import BadEndpoint
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import NoModel
@@ -156,15 +156,19 @@ class AgentRun:
         workspace_input = WorkspaceInput(self._context, self._task, session, self._directory)
         await asyncio.to_thread(workspace_input.check)  # cheaper than starting OpenCode first
         self._keep_ignored = workspace_input.keep_ignored
-        if workspace_input.shared:
-            self._workspace = await workspace_input.prepare(self._directory / "unused", self._hide, self._own_shared)
-        await emit(_phase("agent", "getting OpenCode ready"))
-        warm_server = await self._acquire(target)
-        await emit(_phase("workspace", f"preparing the workspace ({workspace_input.label})"))
-        if self._workspace is None:
-            self._workspace = await workspace_input.prepare(warm_server.directory, self._hide, warm_server.own)
-        self._assign(warm_server, target)
-        spec = self._prompt_spec(target, await self._resume(warm_server, session))
+        try:
+            if workspace_input.shared:
+                unused = self._directory / "unused"
+                self._workspace = await workspace_input.prepare(unused, self._hide, self._own_shared)
+            await emit(_phase("agent", "getting OpenCode ready"))
+            warm_server = await self._acquire(target)
+            await emit(_phase("workspace", f"preparing the workspace ({workspace_input.label})"))
+            if self._workspace is None:
+                self._workspace = await workspace_input.prepare(warm_server.directory, self._hide, warm_server.own)
+            self._assign(warm_server, target)
+            spec = self._prompt_spec(target, await self._resume(warm_server, session))
+        except Unavailable as error:
+            raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from error  # S3 went away; the agent has done nothing
         self._agent = Agent(warm_server.server, spec, self._context.deps.clock)
         await emit(_phase("model", f"asking {target.display_name}"))
         prompt: str | None = prompt_text(self._task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ocf.events.commands import EmptyWorkspace, Execute, GitWorkspace, SharedWorkspace
+from ocf.events.commands import EmptyWorkspace, Execute, GitWorkspace, SharedWorkspace, SnapshotWorkspace
 from ocf.events.errors import SealError
 from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session
@@ -15,6 +15,13 @@ from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.context import WorkerContext
 
 _ARCHIVE = "workspace.tar.zst"
+
+
+def starts_from_store(task: Execute, session: Session | None) -> bool:
+    """Return whether the workspace or the conversation of an execution is read from S3."""
+    if session is None:
+        return isinstance(task.workspace, SnapshotWorkspace)
+    return session.saved is not None or session.from_execution_id is not None
 
 
 class WorkspaceInput:

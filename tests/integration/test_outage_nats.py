@@ -70,7 +70,7 @@ async def test_what_is_said_over_an_outage_is_heard_after_it(own_nats_server: Na
             asyncio.create_task(listener.live(commands, take)),
             asyncio.create_task(listener.keep_looking(take)),
         ]
-        stack.push_async_callback(end, tasks)
+        stack.push_async_callback(cancel_and_wait, tasks)
         await client.reply(ids["execution_id"], "1", "first")
         await until(lambda: is_heard("first"), what="the first answer is heard")
         await relay.cut()

@@ -14,7 +14,7 @@ from ocf.events.errors import Drop, Unavailable
 from ocf.events.lifecycle import State
 from ocf.events.refs import ExecutionRef
 from ocf.functions.cleanup.handler import remove
-from ocf.functions.core.task_limits import CEILINGS
+from ocf.functions.core.task_limits import CEILINGS, effective_limit
 from ocf.functions.execute.context import server_spec
 from ocf.functions.submit.handler import submit
 from tests.support.parts import PROJECT, bench

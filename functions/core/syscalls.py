@@ -60,7 +60,7 @@ def _check(result: int, what: str) -> int:
 
 
 def prctl(option: int, *arguments: int) -> int:
-    """Call prctl(2).
+    """Make the system call `prctl`.
 
     Raises:
         OSError: The kernel refused.
@@ -70,12 +70,12 @@ def prctl(option: int, *arguments: int) -> int:
 
 
 def unshare(flags: int) -> None:
-    """Call unshare(2). Raises OSError."""
+    """Make the system call `unshare`. Raises OSError."""
     _check(_libc().unshare(flags), "unshare")
 
 
 def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
-    """Call mount(2). Raises OSError."""
+    """Make the system call `mount`. Raises OSError."""
     encoded = [os.fsencode(text) or None for text in (source, target, kind)]
     _check(_libc().mount(*encoded, ctypes.c_ulong(flags), os.fsencode(options) or None), f"mount {target}")
 

@@ -90,6 +90,7 @@ class EventRouter:
         self._functions = functions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Publish the event of a request, then call its function; answer 400 for an invalid event."""
         if scope["type"] != "http":
             return
         body = await _body(receive)

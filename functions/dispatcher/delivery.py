@@ -1,4 +1,4 @@
-"""One delivery: POST the event, hold its ack while the function works, turn the result into an ack."""
+"""One delivery: POST the event, extend its ack wait while the function works, and settle it by the response."""
 
 from __future__ import annotations
 
@@ -25,44 +25,44 @@ log = structlog.get_logger()
 
 _SCHEDULER = "Nats-Scheduler"
 _REMEMBERED = 20_000
-#: How often a message may end in an error of the dispatcher's own before it is given up.
+#: Failures of a message in the dispatcher itself until it becomes a dead letter.
 _CRASHES = 5
 
-#: Tells those who wait for it that a message has no effect: the message, its event where it could be read, and why.
+#: Publishes the rejection of a command. Arguments: the message, its event if it could be decoded, and the errors.
 Reject = Callable[[Message, Event | None, Sequence[FieldError]], Awaitable[None]]
 
 
 class Dispatcher:
-    """Feeds one row of the wiring to one target. Whatever goes wrong with one message ends with that message."""
+    """Delivers the messages of one route to one target. An error of one message does not affect others."""
 
-    def __init__(self, row: Route, target: Target, *, bus: Bus, clock: Clock, reject: Reject | None = None) -> None:
-        self._row = row
+    def __init__(self, route: Route, target: Target, *, bus: Bus, clock: Clock, reject: Reject | None = None) -> None:
+        self._route = route
         self._target = target
         self._bus = bus
         self._clock = clock
         self._reject = reject
         self._slot_queue = SlotQueue(clock)
         self._requeue = RequeueBackoff(clock)
-        self._order = KeyedOrder(row.ordering_key, clock)
-        #: How often each has failed here, by its stream sequence.
+        self._order = KeyedOrder(route.ordering_key, clock)
+        #: Failures of each message in this process, by stream sequence.
         self._failed: dict[int, int] = {}
         self._closed = False
 
     @property
     def closed(self) -> bool:
-        """Whether the target wants no more events: what is not settled stays where it is until the next start."""
+        """Return whether the target refuses further events; unsettled messages stay in the stream until a restart."""
         return self._closed
 
     async def dispatch(self, delivery: Delivery) -> bool:
-        """See one delivery through: afterwards it is acked, naked or a dead letter. Whether it was handled.
+        """Deliver one message and settle it; return whether it was handled.
 
         Raises:
-            Retry: NATS does not result; it is delivered again after the ack wait.
+            Retry: NATS does not answer; the message is redelivered after the ack wait.
         """
         message = delivery.message
         project = subjects.project_of(message.subject)
         if message.deliveries > 1 and not self._requeue.take_requeued(message.sequence, project):
-            metrics.redeliveries.labels(self._row.consumer).inc()
+            metrics.redeliveries.labels(self._route.consumer).inc()
         with structlog.contextvars.bound_contextvars(**logs.about(message.subject)):
             try:
                 return await self._dispatch(delivery)
@@ -77,7 +77,7 @@ class Dispatcher:
         try:
             event = self._event(message)
         except InvalidEvent as error:
-            # Never again: what cannot be read today cannot be read tomorrow, and would only stand in the way.
+            # An invalid event stays invalid: a redelivery would fail again and only delay others.
             await self._dead_letter(message, None, DeliveryResult(400, str(error)), errors_of(error))
             await delivery.ack()
             return False
@@ -85,7 +85,7 @@ class Dispatcher:
             return await self._hand_over(delivery, event)
 
     async def _crashed(self, delivery: Delivery, error: Exception) -> None:
-        """An error of the dispatcher's own: a few more tries, then it is that message's end."""
+        """Handle an error of the dispatcher itself: request redelivery a few times, then write a dead letter."""
         message = delivery.message
         crashes = self._failed[message.sequence] = self._failed.get(message.sequence, 0) + 1
         kind = type(error).__name__
@@ -100,9 +100,9 @@ class Dispatcher:
 
     async def _hand_over(self, delivery: Delivery, event: Event) -> bool:
         heartbeat = asyncio.create_task(self._heartbeat(delivery))
-        name = f"dispatch {self._row.consumer}"
+        name = f"dispatch {self._route.consumer}"
         try:
-            with tracing.span(name, event, {"messaging.consumer.group.name": self._row.consumer}) as current:
+            with tracing.span(name, event, {"messaging.consumer.group.name": self._route.consumer}) as current:
                 async with self._order.hold(event) as key:
                     result = await self._in_order(
                         key, delivery.message, event.with_extensions(**trace_context.active())
@@ -114,33 +114,36 @@ class Dispatcher:
         return result.done
 
     async def _in_order(self, key: str | None, message: Message, event: Event) -> DeliveryResult:
-        """What the function says to it, unless an earlier one of its key has yet to come again."""
+        """Return the function's response, or 425 if an earlier message of the same key is still to be redelivered."""
         sequence = message.sequence
         if self._order.would_overtake(key, sequence):
-            self._order.will_be_redelivered(key, sequence, MAX_DELAY + self._row.ack_wait)
-            return DeliveryResult(425, "an earlier one comes first, and has failed so far")
+            self._order.will_be_redelivered(key, sequence, MAX_DELAY + self._route.ack_wait)
+            return DeliveryResult(425, "an earlier message of the same key failed and comes first")
         result = await self._post(event)
-        if result.retried and self._row.strict_order:
+        if result.retried and self._route.strict_order:
             self._failed[sequence] = self._failed.get(sequence, 0) + 1
-        if self._row.strict_order and result.retried and not self._exhausted(message):
-            # When its pause is over; from a dispatcher that dies meanwhile, when its ack is overdue.
+        if self._route.strict_order and result.retried and not self._exhausted(message):
+            # Redelivery follows after the pause, or after the ack wait if this dispatcher dies first.
             pause = result.pause(self._failures(message))
-            self._order.will_be_redelivered(key, sequence, pause + self._row.ack_wait)
+            self._order.will_be_redelivered(key, sequence, pause + self._route.ack_wait)
         else:
             self._order.settled(key, sequence)
         return result
 
     def _failures(self, message: Message) -> int:
-        """How often it has failed. Where deliveries are given back only what was seen here counts: a dispatcher that is
-        replaced makes more patient, and not less."""
-        return self._failed.get(message.sequence, 0) if self._row.strict_order else message.deliveries
+        """Return the failures so far.
+
+        On routes with `strict_order`, which requeue deliveries with 425, only failures seen by this process count. A
+        restarted dispatcher therefore allows more retries, never fewer.
+        """
+        return self._failed.get(message.sequence, 0) if self._route.strict_order else message.deliveries
 
     def _exhausted(self, message: Message) -> bool:
-        """Whether this was its last try."""
-        return 0 < self._row.max_deliveries <= self._failures(message)
+        """Return whether the message has used all its deliveries."""
+        return 0 < self._route.max_deliveries <= self._failures(message)
 
     async def _post(self, event: Event) -> DeliveryResult:
-        """What the function says in the end; while it is busy, it is asked again."""
+        """Post the event, and repeat while the function is busy; return the last response."""
         result = await self._target.post(event)
         offers, project = 0, subjects.project_of(event.extensions.get(NATS_SUBJECT, ""))
         while result.busy:
@@ -149,31 +152,34 @@ class Dispatcher:
             if result.busy:
                 self._slot_queue.wake_next(offers)
         if offers or not result.too_early:
-            # It has ended, or was offered a slot that is not for it.
+            # The delivery has ended, or could not use the slot that it was offered.
             self._slot_queue.wake_next()
         return result
 
     def _event(self, message: Message) -> Event:
         scheduler = message.headers.get(_SCHEDULER)
         if scheduler is not None and not scheduler.startswith("ocf.schedule."):
-            # The server does not ask whether a schedule's publisher may publish to its target; it stamps who it was.
-            raise InvalidEvent(f"sent by the schedule {quoted(scheduler)}; only those below ocf.schedule. count")
+            # The server does not check whether the publisher of a schedule may publish to its target; it only adds a
+            # header with the schedule's subject.
+            raise InvalidEvent(
+                f"sent by the schedule {quoted(scheduler)}; only schedules below ocf.schedule. are valid"
+            )
         event = decode(message.headers, message.data)
-        if event.type not in self._row.types:
+        if event.type not in self._route.types:
             raise InvalidEvent(f"type: {quoted(event.type)} does not belong on {message.subject[:200]}")
-        # A publisher's own value of these is worth nothing: they are overwritten.
+        # Overwrites values set by the publisher, which are not trusted.
         marks = {NATS_SUBJECT: subjects.base_subject(message.subject), NATS_SEQUENCE: str(message.sequence)}
         return event.with_extensions(**marks, **{NATS_DELIVERIES: str(message.deliveries)})
 
     async def _heartbeat(self, delivery: Delivery) -> None:
-        """Hold the ack: without it a run longer than the ack wait would be delivered again."""
+        """Restart the ack wait periodically, so that a long execution is not redelivered."""
         while True:
-            await self._clock.sleep(self._row.ack_wait / 3)
+            await self._clock.sleep(self._route.ack_wait / 3)
             await delivery.in_progress()
 
     async def _settle(self, delivery: Delivery, event: Event, result: DeliveryResult) -> None:
         message = delivery.message
-        metrics.deliveries.labels(self._row.consumer, result.kind).inc()
+        metrics.deliveries.labels(self._route.consumer, result.kind).inc()
         if result.too_early:
             await delivery.nak(self._requeue.delay(message.sequence, subjects.project_of(message.subject)))
             return
@@ -187,9 +193,9 @@ class Dispatcher:
         if result.retried and not self._exhausted(message):
             delay = result.pause(self._failures(message))
             log.info(
-                "delivery failed, will be repeated",
+                "delivery failed, will be retried",
                 action="dispatch.retry",
-                consumer=self._row.consumer,
+                consumer=self._route.consumer,
                 subject=message.subject,
                 status=result.status,
                 reason=result.loggable_reason[:200],
@@ -206,19 +212,19 @@ class Dispatcher:
         await delivery.ack()
 
     def _forget(self, message: Message) -> None:
-        """Its failures; and those of what another dispatcher has settled, in the end."""
+        """Remove the failures of a message, and the oldest beyond a bound, which another dispatcher may have settled."""
         self._failed.pop(message.sequence, None)
         while len(self._failed) > _REMEMBERED:
             del self._failed[next(iter(self._failed))]
 
     async def _close(self, delivery: Delivery, result: DeliveryResult) -> None:
-        """410 Gone: nothing more is sent (Standard Webhooks 1.0.0), and nothing is lost should it be a mistake."""
+        """Stop sending after 410 Gone (Standard Webhooks 1.0.0); the messages stay in the stream."""
         self._closed = True
-        metrics.sinks_closed.labels(self._row.consumer).set(1)
+        metrics.sinks_closed.labels(self._route.consumer).set(1)
         log.warning(
-            "the sink says it is endpoint_gone; nothing is sent to it until the next start",
+            "the sink responded with 410 Gone; nothing is sent to it until the next start",
             action="dispatch.sink_gone",
-            consumer=self._row.consumer,
+            consumer=self._route.consumer,
             reason=result.loggable_reason[:200],
         )
         await delivery.nak(result.pause(1))
@@ -226,11 +232,13 @@ class Dispatcher:
     async def _dead_letter(
         self, message: Message, event: Event | None, result: DeliveryResult, errors: Sequence[FieldError]
     ) -> None:
-        """Say that it has no effect, and keep it in `OCF_DLQ`: as it came, or without its data where it has no
-        `event`. Only then is it acked."""
+        """Publish the rejection and write the dead letter, without data if there is no `event`.
+
+        The caller acknowledges the message afterwards.
+        """
         await self._publish_rejection(message, event, bounded(list(errors)))
         subject, data, headers = dead_letters.compose(
-            self._row.consumer,
+            self._route.consumer,
             message,
             status=result.status,
             reason=result.reason,
@@ -238,11 +246,11 @@ class Dispatcher:
             with_data=event is not None,
         )
         await self._bus.publish(subject, data, headers)
-        metrics.dead_letters.labels(self._row.consumer).inc()
+        metrics.dead_letters.labels(self._route.consumer).inc()
         log.warning(
             "dead letter",
             action="dispatch.dead_letter",
-            consumer=self._row.consumer,
+            consumer=self._route.consumer,
             subject=message.subject[:300],
             status=result.status,
             reason=result.loggable_reason[:500],
@@ -250,11 +258,11 @@ class Dispatcher:
 
     async def _publish_rejection(self, message: Message, event: Event | None, errors: Sequence[FieldError]) -> None:
         if self._reject is None or _SCHEDULER in message.headers:
-            return  # whoever made that schedule may be a stranger to the execution
+            return  # the publisher of the schedule may have no permission for the execution
         try:
             await self._reject(message, event, errors)
         except Retry:
             raise
         except Exception as error:
-            # The dead letter is still to be written.
-            log.exception("rejection not said", action="dispatch.reject_failed", reason=type(error).__name__)
+            # Do not raise: the dead letter must still be written.
+            log.exception("rejection not published", action="dispatch.reject_failed", reason=type(error).__name__)

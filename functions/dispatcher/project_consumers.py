@@ -1,7 +1,7 @@
-"""The consume loop of a row whose slots projects share: a durable consumer for each project (ADR 0012).
+"""Consume loop of a route whose slots are shared by projects: a durable consumer per project (ADR 0012).
 
-The shared consumer of the row hears every message, without its data, and tells which project has something to deliver.
-What waits, or waits for its next try, fills only the consumer of its own project.
+The shared consumer of the route gets every message without its data, which shows the projects with messages. Messages
+that wait, also for a redelivery, count only against the consumer of their own project.
 """
 
 from __future__ import annotations
@@ -28,48 +28,48 @@ from ocf.functions.observability import metrics
 
 log = structlog.get_logger()
 
-#: Consumers of projects that a row may have. nats-server 2.15 allows a stream 1,000 (`default_max_consumers`), and five
-#: rows read the commands; a further project shares the row's own consumer with others like it.
+#: Maximum of project consumers per route. nats-server 2.15 allows 1,000 consumers per stream (`default_max_consumers`),
+#: and five routes read the commands; further projects share the route's own consumer.
 MAX_CONSUMERS = 180
 #: Seconds without a message after which a project's consumer is removed.
 IDLE_SECONDS = 600.0
 _BATCH = 100
 _WAIT = 5.0
-#: Seconds that a pull holds a project's slots: for a message that is known to be there, and for one that may be.
+#: Seconds of a pull, which holds slots of the project: for a message that must exist, and for one that may exist.
 _KNOWN, _POSSIBLE = 0.25, 0.1
-#: Seconds between rechecks for a message that is due and was not there; how many rechecks before the next measuring.
+#: Seconds between pulls for a due message that did not arrive, and their number; later `measure` finds it.
 _RECHECK_SECONDS, _RECHECKS = 0.5, 3
-#: Seconds added to a delay: the server counts it from when it hears of it.
+#: Seconds added to a redelivery delay, because the server's delay begins later.
 _MARGIN = 0.02
 _TICK = 0.05
-#: Seconds for which what was not handled keeps its slot: a storm of messages that fail leaves the dispatcher time for
-#: those of other projects.
+#: Seconds for which a failed message keeps its slot, so that many failures leave the dispatcher time for other
+#: projects.
 _FAILED = 0.5
-#: Seconds between two rechecks at who runs elsewhere, where there is a quota.
+#: Seconds between two counts of executions elsewhere, if there is a quota.
 _RECOUNT = 2.0
 
 
 @dataclass
 class _Project:
-    """A project that has a consumer of its own in this row."""
+    """A project with its own consumer in this route."""
 
     spec: ConsumerSpec
-    #: The highest stream sequence known to be for it, and the highest that came.
+    #: The highest known stream sequence of the project, and the highest delivered.
     seen: int = 0
     delivered: int = 0
-    #: Messages that its consumer has given to nobody yet, as far as it is known.
+    #: Undelivered messages of the consumer, as far as known.
     behind: int = 0
-    #: Empty pulls to try before a message that is due counts as somebody else's.
+    #: Remaining empty pulls until a due message counts as delivered elsewhere.
     rechecks: int = 0
     pulling: bool = False
-    #: When a message was last routed of (monotonic).
+    #: Time of the last message (monotonic seconds).
     active: float = 0.0
-    #: Sequences that come again.
+    #: Sequences to be redelivered.
     redelivering: set[int] = field(default_factory=set)
 
 
 class _TrackedDelivery:
-    """A delivery that remembers after how many seconds it comes again; None: never."""
+    """A delivery that records when it will be redelivered: in `redelivered_in` seconds, or never (None)."""
 
     def __init__(self, delivery: Delivery, ack_wait: float) -> None:
         self._delivery = delivery
@@ -97,7 +97,7 @@ class _TrackedDelivery:
 
 
 class _FullDelivery(_TrackedDelivery):
-    """A delivery of the shared consumer with the message's data."""
+    """A delivery of the shared consumer, completed with the message's data."""
 
     def __init__(self, delivery: Delivery, message: Message, ack_wait: float) -> None:
         super().__init__(delivery, ack_wait)
@@ -108,16 +108,16 @@ class _FullDelivery(_TrackedDelivery):
         return self._message
 
 
-#: Who runs now, as pairs of project and execution: each has a lease.
+#: Yields project and execution of every execution that has a lease.
 Running = Callable[[], AsyncIterator[tuple[str, str]]]
 
 
 class ProjectLoop:
-    """Runs one row. `stop` ends the pulling and gives what is in flight `grace` seconds."""
+    """The loop of one route with a consumer per project."""
 
     def __init__(
         self,
-        row: Route,
+        route: Route,
         dispatcher: Dispatcher,
         bus: Bus,
         clock: Clock,
@@ -125,33 +125,33 @@ class ProjectLoop:
         quota: int = 0,
         running: Running | None = None,
     ) -> None:
-        self._row = row
+        self._route = route
         self._dispatcher = dispatcher
         self._bus = bus
         self._clock = clock
         self._running = running if quota else None
-        self._shares = Shares(row.in_flight, quota)
+        self._shares = Shares(route.in_flight, quota)
         self._projects: dict[str, _Project] = {}
         self._opening = 0
-        #: Order within a project among what the shared consumer delivers itself.
+        #: Order within a project of the messages that the shared consumer delivers.
         self._order = KeyedOrder(None, clock)
         self._in_flight: dict[asyncio.Task[None], tuple[str, str]] = {}
         self._changed = asyncio.Event()
-        #: When to look at which project, and how often: (monotonic time, project, pulls).
+        #: Scheduled pulls: (monotonic time, project, number of pulls).
         self._due: list[tuple[float, str, int]] = []
         self._some_due = asyncio.Event()
         self._removals: dict[str, asyncio.Task[None]] = {}
-        #: What the shared consumer gave and was not looked at yet, by sequence.
+        #: Deliveries of the shared consumer that are not routed yet, by sequence.
         self._undispatched: dict[int, Delivery] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def short(self) -> bool:
-        """Whether its function answers soon (a run does not)."""
-        return self._row.timeout is not None
+        """Return whether the function responds soon; an execution does not."""
+        return self._route.timeout is not None
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Dispatch until cancelled."""
         await self._retry(self._recover)
         loops = [self._discover(), self._feed(), self._wake_due()]
         if self._running is not None:
@@ -168,25 +168,25 @@ class ProjectLoop:
             try:
                 return await step()
             except Exception as error:
-                log_fetch_failure(self._row.consumer, error)
+                log_fetch_failure(self._route.consumer, error)
                 await self._clock.sleep(0.25)
 
     async def stop(self, grace: float) -> None:
-        """Let what is in flight finish; hand on what does not: it is delivered to the next dispatcher."""
+        """Wait `grace` seconds for deliveries in flight; the next dispatcher gets those that are not finished."""
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=grace)
         await cancel_and_wait((*self._in_flight, *self._tasks))
-        with suppress(Exception):  # a server that does not hear it delivers them after their ack wait
+        with suppress(Exception):  # without the nak the server redelivers after the ack wait
             for delivery in self._undispatched.values():
                 await delivery.nak(0)
 
     async def measure(self) -> Backlog:
-        """What all consumers of the row have yet to see settled. Wakes projects that were missed, removes idle ones.
+        """Return the backlog of all consumers of the route; wake projects that were missed, and remove idle ones.
 
         Raises:
-            Unavailable: not known now.
+            Unavailable: NATS does not answer.
         """
-        shared = await self._bus.backlog(self._row.shared())
+        shared = await self._bus.backlog(self._route.shared())
         waiting, unsettled = shared.waiting, shared.unsettled
         for project, state in await self._consumers():
             waiting, unsettled = waiting + state.backlog.waiting, unsettled + state.backlog.unsettled
@@ -203,7 +203,7 @@ class ProjectLoop:
         return Backlog(waiting, unsettled)
 
     async def _recover(self) -> None:
-        """Begin where a predecessor stopped: with the consumers that exist, and what they hold."""
+        """Continue after a predecessor: with the existing consumers and their unsettled messages."""
         if self._running is not None:
             await self._recount()
         for project, state in await self._consumers():
@@ -212,22 +212,22 @@ class ProjectLoop:
             if own.behind:
                 self._wake(project)
             if state.backlog.unsettled:
-                # Each comes when its ack, or its delay, is overdue.
-                for second in range(1, round(self._row.ack_wait) + 5):
+                # Each message arrives at the end of its ack wait or delay.
+                for second in range(1, round(self._route.ack_wait) + 5):
                     self._recheck_after(project, second, 1)
 
     async def _consumers(self) -> list[tuple[str, ConsumerState]]:
-        found = [(self._row.owner(state.name), state) for state in await self._bus.consumers(self._row.stream)]
+        found = [(self._route.owner(state.name), state) for state in await self._bus.consumers(self._route.stream)]
         return [(project, state) for project, state in found if project is not None]
 
     def _register(self, project: str, state: ConsumerState) -> _Project:
         if project not in self._projects:
-            spec = self._row.own(project, state.start)
+            spec = self._route.own(project, state.start)
             self._projects[project] = _Project(spec, active=self._clock.monotonic())
         return self._projects[project]
 
     async def _remove_idle(self, project: str, own: _Project) -> None:
-        """Its next message makes a new consumer, which begins with that message."""
+        """Remove the consumer of an idle project; the next message creates a new one, which starts there."""
         if own.pulling or self._shares.held(project) or own.active > self._clock.monotonic() - IDLE_SECONDS:
             return
         del self._projects[project]
@@ -238,9 +238,9 @@ class ProjectLoop:
             del self._removals[project]
 
     async def _discover(self) -> None:
-        """Hear of every message of the row, and note which project it belongs to."""
+        """Fetch every message of the route from the shared consumer, and route it to its project."""
         while True:
-            deliveries = await self._fetched(self._row.shared(), _BATCH, _WAIT)
+            deliveries = await self._fetched(self._route.shared(), _BATCH, _WAIT)
             if deliveries is None:
                 await self._clock.sleep(0.25)
                 continue
@@ -251,10 +251,10 @@ class ProjectLoop:
             routed = (self._route_to_project(project, each) for project, each in by_project.items())
             for failed in await asyncio.gather(*routed, return_exceptions=True):
                 if isinstance(failed, Exception):  # the shared consumer delivers them again
-                    log.warning("not delivered", action="dispatch.unheard", reason=type(failed).__name__)
+                    log.warning("message not routed", action="dispatch.unheard", reason=type(failed).__name__)
 
     async def _route_to_project(self, project: str | None, deliveries: list[Delivery]) -> None:
-        """Each is its project's own consumer's, or else is delivered from here."""
+        """Leave each message to the consumer of its project, or deliver it from here without such a consumer."""
         for delivery in sorted(deliveries, key=lambda each: each.message.sequence):
             own = await self._own(project, delivery.message)
             if project is not None and own is not None and own.spec.start <= delivery.message.sequence:
@@ -266,10 +266,10 @@ class ProjectLoop:
             del self._undispatched[delivery.message.sequence]
 
     async def _own(self, project: str | None, message: Message) -> _Project | None:
-        """The project that has a consumer; one that has none gets it with a message that nobody was given before.
+        """Return the project if it has a consumer; create one only for a message that was never delivered before.
 
-        A message that was given to somebody (an earlier release, a dispatcher that was ended) may have been handled by
-        then, and so may those behind it: a consumer that began there would deliver them again.
+        A message that was delivered before (by an earlier release, or a dispatcher that was stopped) may have been
+        handled, and so may later ones. A consumer that starts there would deliver them again.
         """
         if project is None or project in self._projects:
             return self._projects.get(project or "")
@@ -279,26 +279,26 @@ class ProjectLoop:
             return None
         self._opening += 1
         try:
-            start = await self._bus.open_consumer(self._row.own(project, message.sequence))
+            start = await self._bus.open_consumer(self._route.own(project, message.sequence))
         except Unavailable as error:
-            log_fetch_failure(f"{self._row.consumer}-{project}", error)
+            log_fetch_failure(f"{self._route.consumer}-{project}", error)
             return None
         finally:
             self._opening -= 1
-        return self._projects.setdefault(project, _Project(self._row.own(project, start)))
+        return self._projects.setdefault(project, _Project(self._route.own(project, start)))
 
     async def _deliver_shared(self, project: str, delivery: Delivery) -> None:
-        """Deliver what no consumer of a project has, in the order of the project's messages."""
+        """Deliver a message of the shared consumer, in the order of the project's messages."""
         sequence = delivery.message.sequence
         if self._order.would_overtake(project, sequence) or not self._shares.take(project):
-            self._order.will_be_redelivered(project, sequence, 1.0 + self._row.ack_wait)
+            self._order.will_be_redelivered(project, sequence, 1.0 + self._route.ack_wait)
             await delivery.nak(1.0)
             return
         self._order.settled(project, sequence)
         self._start(project, delivery, whole=False)
 
     async def _feed(self) -> None:
-        """Pull for the project whose turn it is, as soon as there is a slot that it may have."""
+        """Pull for the next project as soon as it may have a slot."""
         while True:
             if (turn := self._shares.next()) is None:
                 self._changed.clear()
@@ -340,7 +340,7 @@ class ProjectLoop:
             self._recheck_after(project, 0.25)
             return
         else:
-            # What is missing was deleted meanwhile, or its consumer's server lags behind the stream's.
+            # The missing message was deleted, or the consumer's server lags behind that of the stream.
             missing = own.behind > 0 or seen > own.delivered
             own.behind, own.delivered = 0, max(own.delivered, seen)
             left, own.rechecks = max(own.rechecks - 1, int(missing)), 0
@@ -350,7 +350,7 @@ class ProjectLoop:
             self._wake(project)
 
     async def _reopen(self, own: _Project) -> None:
-        """Its consumer may be gone: then one begins behind what was delivered, and not where the first one did."""
+        """Create the consumer again if it was deleted, starting after the last delivered message."""
         wanted = replace(own.spec, start=max(own.spec.start, own.delivered + 1))
         try:
             own.spec = replace(own.spec, start=await self._bus.open_consumer(wanted))
@@ -367,12 +367,12 @@ class ProjectLoop:
     def _start(self, project: str, delivery: Delivery, *, whole: bool = True) -> None:
         task = asyncio.create_task(self._dispatch_one(project, delivery, whole=whole))
         self._in_flight[task] = (project, delivery.message.subject.rsplit(".", 1)[-1])
-        metrics.in_flight.labels(self._row.consumer).set(len(self._in_flight))
+        metrics.in_flight.labels(self._route.consumer).set(len(self._in_flight))
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         project, _ = self._in_flight.pop(task)
-        metrics.in_flight.labels(self._row.consumer).set(len(self._in_flight))
+        metrics.in_flight.labels(self._route.consumer).set(len(self._in_flight))
         self._free(project, 1)
 
     def _free(self, project: str, slots: int) -> None:
@@ -384,31 +384,31 @@ class ProjectLoop:
             try:
                 full = await self._with_data(delivery)
             except Exception as error:
-                log_fetch_failure(self._row.consumer, error)
+                log_fetch_failure(self._route.consumer, error)
                 return
-            handled = full is None or await dispatch_one(self._row, self._dispatcher, full)
+            handled = full is None or await dispatch_one(self._route, self._dispatcher, full)
         else:
-            tracked = _TrackedDelivery(delivery, self._row.ack_wait)
-            handled = await dispatch_one(self._row, self._dispatcher, tracked)
+            tracked = _TrackedDelivery(delivery, self._route.ack_wait)
+            handled = await dispatch_one(self._route, self._dispatcher, tracked)
             if tracked.redelivered_in is not None and (own := self._projects.get(project)) is not None:
                 own.redelivering.add(delivery.message.sequence)
                 self._recheck_after(project, tracked.redelivered_in)
         if not handled:
-            # One after the other: those that failed together do not come again together.
+            # Vary the delay, so that messages that failed together are not retried together.
             await self._clock.sleep(_FAILED * (0.5 + delivery.message.sequence % 16 / 15))
 
     async def _with_data(self, delivery: Delivery) -> _FullDelivery | None:
-        """The delivery with its data; None, and settled, where the message was deleted meanwhile."""
+        """Return the delivery with its data; acknowledge it and return None if the message was deleted."""
         message = delivery.message
-        found = await self._bus.first(self._row.stream, message.subject, after=message.sequence - 1)
+        found = await self._bus.first(self._route.stream, message.subject, after=message.sequence - 1)
         if found is None or found.sequence != message.sequence:
             await delivery.ack()
             return None
         full = replace(found, time=message.time, deliveries=message.deliveries)
-        return _FullDelivery(delivery, full, self._row.ack_wait)
+        return _FullDelivery(delivery, full, self._route.ack_wait)
 
     def _wake(self, project: str) -> None:
-        """There is something to deliver to it, or may be."""
+        """Let a project wait for slots, because it has or may have messages."""
         own = self._projects.get(project)
         if own is not None and not own.pulling:
             self._shares.wait(project)
@@ -440,7 +440,7 @@ class ProjectLoop:
     async def _recount(self) -> None:
         """Count the executions of each project that have a lease and are not in flight here.
 
-        A predecessor delivered them, or another dispatcher does: they count towards the project's quota.
+        A predecessor or another dispatcher delivered them; they count against the project's quota.
         """
         if self._running is None:
             return

@@ -1,8 +1,7 @@
-"""`DRY_RUN=1`: functions on in-memory parts, for `ocf replay --to` and a debugger. Nothing real is touched.
+"""`DRY_RUN=1`: functions on in-memory dependencies, for `ocf replay --to` and debugging, without external effects.
 
-State builds up from the commands themselves, in the order they are posted: the recorded submit makes the record that
-the recorded execute finds. Objects that a command refers to are read from S3 where one is configured; what is
-written stays in memory.
+The posted commands build the state in their order: the recorded submit creates the record that the recorded execute
+needs. Objects in commands are read from S3 if it is configured; writes stay in memory.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from ocf.events.session_record import Session
 
 
 class DryStore(MemoryStore):
-    """Reads what was not written here from `_fallback`, and never writes to it."""
+    """Object store in memory that reads missing objects from `fallback`, and never writes to it."""
 
-    def __init__(self, _fallback: ObjectStore | None) -> None:
+    def __init__(self, fallback: ObjectStore | None) -> None:
         super().__init__()
-        self._fallback = _fallback
+        self._fallback = fallback
         self._removed: list[str] = []
 
     def _below(self, key: str) -> ObjectStore | None:
@@ -59,7 +58,7 @@ class DryStore(MemoryStore):
 
 
 class DrySessions(MemoryBucket):
-    """Every session that is asked for is there, open and empty: its own create is no event of the execution."""
+    """Bucket in which every session exists, open and empty, as the execution's events do not include its create."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
@@ -84,13 +83,14 @@ class DrySessions(MemoryBucket):
 
 
 class EventRouter:
-    """Takes any event at `/`: says it on the bus, as its publisher did, and hands it to the function it is for."""
+    """ASGI app that publishes each event on the bus, as its publisher did, and passes it to its function."""
 
     def __init__(self, bus: Bus, functions: Mapping[str, ASGIApp]) -> None:
         self._bus = bus
         self._functions = functions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Publish the event of a request, then call its function; answer 400 for an invalid event."""
         if scope["type"] != "http":
             return
         body = await _body(receive)
@@ -102,18 +102,18 @@ class EventRouter:
             return
         function = self._functions.get(verb)
         if function is None:
-            text = f"{verb}: said on the bus; no function of this process takes it"
+            text = f"{verb}: published on the bus; no function of this process takes it"
             await PlainTextResponse(text, 202)(scope, receive, send)
             return
-        # It was in time when it was recorded.
-        kept = [(name, value) for name, value in scope["headers"] if name.lower() != b"ce-expirytime"]
-        await function({**scope, "headers": kept}, _replay_body(body, receive), send)
+        # The event had not expired when it was recorded.
+        without_expiry = [(name, value) for name, value in scope["headers"] if name.lower() != b"ce-expirytime"]
+        await function({**scope, "headers": without_expiry}, _replay_body(body, receive), send)
 
     async def _publish(self, headers: Mapping[str, str], body: bytes) -> str:
         event = decode(headers, body)
         subject = event.extensions.get("natssubject", "")
         if TYPES.get(event.type) is None or not subject.startswith("ocf.cmd."):
-            raise InvalidEvent(f"type: {event.type[:120]!r} is no command, or natssubject does not name its subject")
+            raise InvalidEvent(f"type: {event.type[:120]!r} is not a command, or natssubject does not name its subject")
         event = replace(event, extensions={k: v for k, v in event.extensions.items() if not k.startswith("nats")})
         await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": event.id})
         return subject.split(".")[2]
@@ -130,7 +130,7 @@ async def _body(receive: Receive) -> bytes:
 
 
 def _replay_body(body: bytes, receive: Receive) -> Receive:
-    """A receive that gives the body that was read once more, then what comes."""
+    """Return a `receive` that yields the body again, then further messages."""
     first: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receiving() -> Message:

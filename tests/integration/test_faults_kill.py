@@ -20,7 +20,7 @@ TALK: list[dict[str, Any]] = [
 ]
 TERMINAL = {"completed", "failed", "cancelled", "timed_out"}
 #: A lease lives ten seconds; the next delivery may be as far away again. And the machine may be busy.
-MAX_WAIT = 75.0
+PATIENCE = 75.0
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -40,8 +40,8 @@ async def through(project: Project, kill: str, *tasks: dict[str, Any]) -> list[t
         agents = project.stack.children()
         assert len(agents) > len(ids)
         pid = project.stack.kill(kill)
-        records = [await project.archived(execution, MAX_WAIT) for execution in ids]
-        async with asyncio.timeout(MAX_WAIT):
+        records = [await project.archived(execution, PATIENCE) for execution in ids]
+        async with asyncio.timeout(PATIENCE):
             seen = await asyncio.gather(*watchers)
         await project.stack.back(kill, pid)
     finally:
@@ -111,9 +111,9 @@ async def test_a_terminated_worker_lets_short_work_finish_and_hands_on_the_rest(
     await project.running(long, "more")
     await project.when(short, lambda record: record.state != "pending")
     pid = stack.kill("execute", signal.SIGTERM)
-    ended = await project.ended(short, MAX_WAIT)
+    ended = await project.ended(short, PATIENCE)
     assert (ended.state, len(ended.attempts)) == ("completed", 1)
-    ended = await project.ended(long, MAX_WAIT)
+    ended = await project.ended(long, PATIENCE)
     assert ended.state == "completed"
     assert [attempt.ended for attempt in ended.attempts] == ["handed_on", "completed"]
     await stack.back("execute", pid)
@@ -125,7 +125,7 @@ async def test_a_terminated_worker_lets_work_finish_that_no_request_waits_for(st
     execution = await project.submit([{"text": "first words "}, {"text": "more ", "delay": 0.1, "times": 12}])
     await project.running(execution, "first words")
     dispatcher, pid = stack.kill("dispatcher"), stack.kill("execute", signal.SIGTERM)
-    ended = await project.ended(execution, MAX_WAIT)
+    ended = await project.ended(execution, PATIENCE)
     assert (ended.state, [attempt.ended for attempt in ended.attempts]) == ("completed", ["completed"])
     await stack.back("dispatcher", dispatcher)
     await stack.back("execute", pid)

@@ -46,7 +46,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
 #: Seconds. OpenCode boots in ten on two quiet cores; at load 20 it takes ten times as long.
-MAX_WAIT = 240.0
+PATIENCE = 240.0
 #: Why executions cannot have users of their own here, if so.
 WHY = cannot_change_users(200_000, 265_535, ())
 
@@ -121,7 +121,7 @@ async def field(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
                 async def at_work() -> psutil.Process | None:
                     return agent_of(stack, "secret")
 
-                process = await until(at_work, timeout=MAX_WAIT, what="the neighbour is at work")
+                process = await until(at_work, timeout=PATIENCE, what="the neighbour is at work")
                 yield Field(stack, project, outside, neighbour, process, contents(outside))
 
 
@@ -165,9 +165,9 @@ async def test_nothing_inside_gets_out(field: Field) -> None:
     (source / "redteam.sh").write_text(targets(field))
     project = field.project
     execution = await project.submit("red inside", workspace={"source": "directory", "path": str(source)})
-    await project.running(execution, "asking", MAX_WAIT)
+    await project.running(execution, "asking", PATIENCE)
     await project.client.reply(execution, "prompt", "red again")
-    record = await project.archived(execution, MAX_WAIT)
+    record = await project.archived(execution, PATIENCE)
     chunks = await project.chunks(execution)
     wrong = [one for row in (*INSIDE, *TRAPS) for one in held(row, shell_of(row, "red inside", chunks))]
     assert not wrong, "\n\n".join(wrong)
@@ -188,7 +188,7 @@ async def test_what_is_planted_for_the_next_run_leads_nowhere(field: Field) -> N
     shared.mkdir(parents=True)
     (shared / "redteam.sh").write_text(targets(field))
     execution = await project.submit("red shared", workspace={"source": "shared", "path": "team"})
-    await project.running(execution, "deaf now\n", MAX_WAIT)
+    await project.running(execution, "deaf now\n", PATIENCE)
     await project.client.cancel(execution)
     await project.fact(execution, "cancelled", 5)
     assert list(left_behind(field)) == []
@@ -204,7 +204,7 @@ async def test_what_is_planted_for_the_next_run_leads_nowhere(field: Field) -> N
 async def again(field: Field, workspace: dict[str, object], state: str) -> None:
     """The next execution gets what was planted: it sees nothing either."""
     execution = await field.project.submit("red reads", workspace=workspace)
-    record = await field.project.archived(execution, MAX_WAIT)
+    record = await field.project.archived(execution, PATIENCE)
     assert record.state == state, (workspace, record.reason, record.message)
     assert state == "completed" or record.reason == "invalid_workspace", record
     if state == "completed":
@@ -220,7 +220,7 @@ async def test_each_bomb_ends_its_own_execution(field: Field) -> None:
 
     async def ends(bomb: Bomb) -> None:
         execution = await field.project.submit(bomb_prompt(bomb), limits=bomb.limits)
-        record: Record = await field.project.ended(execution, MAX_WAIT)
+        record: Record = await field.project.ended(execution, PATIENCE)
         assert (record.state, record.reason) == ("failed", bomb.reason), record
         assert bomb.said in (record.message or "")
 
@@ -234,7 +234,7 @@ async def test_each_bomb_ends_its_own_execution(field: Field) -> None:
 async def test_the_neighbour_has_not_noticed(field: Field) -> None:
     """After all of it the neighbour completes in its first attempt, and the function is the same process as before."""
     (workspace_of(field.neighbour_process) / "gate").write_text("go on\n")
-    record = await field.project.ended(field.neighbour, MAX_WAIT)
+    record = await field.project.ended(field.neighbour, PATIENCE)
     assert (record.state, len(record.attempts)) == ("completed", 1), record
     assert field.look() == field.before
 

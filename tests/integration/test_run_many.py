@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 COUNT = 200
 #: Two busy cores: what costs is starting two hundred agents.
-MAX_WAIT = 240.0
+PATIENCE = 240.0
 
 
 @pytest.mark.timeout(400)
@@ -27,7 +27,7 @@ async def test_two_hundred_executions_and_nothing_left_of_them(stack: Stack, pro
     before = set(os.listdir(stack.temporary))
     ids = await asyncio.gather(*(project.submit("hello", labels={"n": str(n)}) for n in range(COUNT)))
 
-    await until(lambda: _said(project, "archived"), timeout=MAX_WAIT, what="200 archives")
+    await until(lambda: _said(project, "archived"), timeout=PATIENCE, what="200 archives")
     records = await project.client.list()
     assert Counter(record.state.value for record in records) == {"completed": COUNT}
     facts = [m.subject.split(".")[3:] async for m in project.bus.history(subjects.EVENTS, f"ocf.evt.{project.name}.>")]
@@ -41,7 +41,7 @@ async def test_two_hundred_executions_and_nothing_left_of_them(stack: Stack, pro
 
     await asyncio.gather(*(project.client.delete(execution) for execution in ids))
 
-    await until(lambda: _said(project, "cleaned"), timeout=MAX_WAIT, what="200 cleaned")
+    await until(lambda: _said(project, "cleaned"), timeout=PATIENCE, what="200 cleaned")
     await until(lambda: _nothing_in_the_streams(project), what="commands purged")
     assert [info.key async for info in project.store.list(f"{project.name}/")] == []
     # A renewal that crossed the deletion can bring a lease back once; its TTL of ten seconds ends it.

@@ -106,7 +106,7 @@ async def test_a_record_that_fails_again_and_again_is_tried_less_and_less(monkey
         tries += 1
         raise KeyError("of the one record")
 
-    monkeypatch.setattr("ocf.functions.cleanup.sweep._judged", broken)
+    monkeypatch.setattr("ocf.functions.cleanup.sweep._due_step", broken)
     before = metrics.item_failures.labels("sweep")._value.get()
     for _ in range(240):  # an hour
         await cleanup(b.deps, clean(b, "00000000-0000-0000-0000-000000000000", "sweep"))
@@ -127,7 +127,7 @@ async def test_a_dependency_that_is_away_is_no_records_fault(monkeypatch: pytest
         raise Unavailable("NATS is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr("ocf.functions.cleanup.sweep._judged", away)
+        patched.setattr("ocf.functions.cleanup.sweep._due_step", away)
         patched.setattr(b.bus, "ready", away)
         with pytest.raises(Unavailable):
             await cleanup(b.deps, clean(b, "00000000-0000-0000-0000-000000000000", "sweep"))

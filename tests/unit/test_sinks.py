@@ -21,7 +21,7 @@ from ocf.functions.dispatcher import sink_routes as wired
 from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Webhook, retry_after, sign
-from ocf.functions.dispatcher.main import rows
+from ocf.functions.dispatcher.main import selected_routes
 from ocf.functions.dispatcher.result import SINK_PAUSES, SinkResult
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.settings.settings import Settings
@@ -30,7 +30,7 @@ from tests.support.clock import ManualClock
 
 KEY = bytes(range(24))
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
-(ROW,) = wired.rows(sinks("acme=https://hooks.example.com/a"), 3)
+(ROW,) = wired.routes(sinks("acme=https://hooks.example.com/a"), 3)
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
@@ -83,14 +83,17 @@ def test_a_sink_outside_must_be_signed_and_one_of_knatives_need_not() -> None:
 def test_a_process_serves_the_rows_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     """All by default; `sinks`, or one of them; a sink that this process does not serve needs no key here."""
     told = {"EVENT_SINKS": "acme=https://x/,audit:*=https://y/", "EVENT_SINK_SECRETS": f"acme={SECRET},audit={SECRET}"}
-    assert [row.consumer for row in rows(Settings(**told))][-3:] == ["archive", "sink-acme", "sink-audit"]
-    assert len(rows(Settings(**told))) == len(ROUTES) + 2
-    assert [row.consumer for row in rows(Settings(**told, DISPATCH_CONSUMERS="sinks"))] == ["sink-acme", "sink-audit"]
+    assert [row.consumer for row in selected_routes(Settings(**told))][-3:] == ["archive", "sink-acme", "sink-audit"]
+    assert len(selected_routes(Settings(**told))) == len(ROUTES) + 2
+    assert [row.consumer for row in selected_routes(Settings(**told, DISPATCH_CONSUMERS="sinks"))] == [
+        "sink-acme",
+        "sink-audit",
+    ]
     unsigned = {"EVENT_SINKS": told["EVENT_SINKS"], "EVENT_SINK_SECRETS": f"acme={SECRET}"}
-    assert len(rows(Settings(**unsigned, DISPATCH_CONSUMERS="submit,sink-acme"))) == 2
+    assert len(selected_routes(Settings(**unsigned, DISPATCH_CONSUMERS="submit,sink-acme"))) == 2
     for wrong in ("sinks", "sink-other"):
         with pytest.raises(SystemExit):
-            rows(Settings(**unsigned, DISPATCH_CONSUMERS=wrong))
+            selected_routes(Settings(**unsigned, DISPATCH_CONSUMERS=wrong))
     assert "no secret for the sink 'audit'" in capsys.readouterr().err
 
 

@@ -31,7 +31,7 @@ PREFIX = {"serving": "kn", "eventing": "ev"}
 CPU_REQUEST = "10m"
 
 # A webhook that is starved for some seconds is not dead; ended and started again it would starve for longer.
-MAX_WAIT = {"timeoutSeconds": 10, "periodSeconds": 10, "failureThreshold": 12}
+PATIENCE = {"timeoutSeconds": 10, "periodSeconds": 10, "failureThreshold": 12}
 
 # What a pod needs (its account, its config maps) is there before the pod; otherwise it is tried again much later.
 ORDER = {"Namespace": 0, "Deployment": 2}
@@ -59,7 +59,7 @@ def for_a_small_machine(manifest: Manifest) -> Manifest:
     if manifest["kind"] == "Deployment":
         for container in manifest["spec"]["template"]["spec"]["containers"]:
             if "livenessProbe" in container:
-                container["livenessProbe"] |= MAX_WAIT
+                container["livenessProbe"] |= PATIENCE
             requests = container.get("resources", {}).get("requests", {})
             if "cpu" in requests:
                 requests["cpu"] = CPU_REQUEST

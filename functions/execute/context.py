@@ -76,7 +76,7 @@ class WorkerContext:
         """Readiness: what stands between two executions, for whoever asks. The agent's container must answer."""
         if self.boundary.host is not None:
             await self.boundary.host.check()
-        return self.boundary.said
+        return self.boundary.description
 
     async def workspace_writable(self) -> None:
         """Readiness: runs can have files."""
@@ -120,7 +120,7 @@ async def open_context(deps: Dependencies) -> AsyncIterator[WorkerContext]:
         if settings.agent_host_socket is not None:
             os.umask(0o002)  # the agent's container is another user of the same group
         boundary = Boundary(settings, lambda project: _busy(deps, project))
-        log.info("boundary", action="boundary.in_force", boundary=boundary.said)
+        log.info("boundary", action="boundary.in_force", boundary=boundary.description)
         tidying = asyncio.create_task(_tidy(leftovers, boundary))
         upstream = Upstream(deps.clock, read_timeout=settings.model_silence_seconds)
         models = model_settings(settings)

@@ -236,7 +236,7 @@ async def test_the_agents_environment_is_only_what_it_needs(runner: Runner) -> N
 async def test_a_server_that_falls_silent_and_deaf_is_given_up(runner: Runner) -> None:
     """Three looks in a row without an answer mean that nobody is there."""
     agent = await runner.agent(clock=ManualClock())
-    agent.look_every = 0.05
+    agent.poll_every = 0.05
     with pytest.raises(AgentFailed) as failed:
         async with asyncio.timeout(30):
             await agent.run("[[scenario:deaf]]", runner.heard.emit)

@@ -22,7 +22,7 @@ def _nothing_deep_stays(tmp_path: Path) -> Iterator[None]:
 
 def looked(root: Path, limit: int = 10**12) -> DiskUsageScan:
     look = DiskUsageScan(limit)
-    look.at(root)
+    look.scan(root)
     return look
 
 

@@ -73,7 +73,7 @@ def look(paths: list[str], limit: int, more: int) -> str | None:
     """Which bound on the disk is passed; `more` bytes are counted that no look finds."""
     found = DiskUsageScan(limit)
     for path in paths:
-        found.at(Path(path))
+        found.scan(Path(path))
     found.size += more
     return found.over
 
@@ -87,12 +87,12 @@ def _run(*command: str, check: bool = True) -> None:
         os.execvpe(command[0], command, _ENVIRONMENT)  # noqa: S606 - starting this program is the purpose
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
-        said = pipe.read(4096)
+        stderr = pipe.read(4096)
         while pipe.read(65536):
             pass
     _, status = os.waitpid(pid, 0)
     if status and check:
-        raise Refused(f"{command[0]}: {said.decode(errors='replace').strip()[-300:]}")
+        raise Refused(f"{command[0]}: {stderr.decode(errors='replace').strip()[-300:]}")
 
 
 def _do(request: dict[str, Any]) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class Host:
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, self._told_to_go)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
         connection = self._connection = self._accepted()
         asked = connection.fileno()
         while True:
@@ -171,7 +171,7 @@ class Host:
             if asked in ready and (why := self._take(connection)):
                 return why
 
-    def _told_to_go(self, *_: object) -> None:
+    def _on_sigterm(self, *_: object) -> None:
         """The whole pod is told at once: a run that may still end needs this process, which ends with the other's."""
         if self._connection is None:
             sys.exit(0)
@@ -211,12 +211,12 @@ class Host:
         """One request; why this process must end, or nothing."""
         space = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
         try:
-            data, told, _, _ = connection.recvmsg(MAX_REQUEST, space, socket.MSG_CMSG_CLOEXEC)
+            data, received, _, _ = connection.recvmsg(MAX_REQUEST, space, socket.MSG_CMSG_CLOEXEC)
         except OSError as error:
             return str(error)
         if not data:
             return "the other container's connection has ended"
-        descriptors = list(_descriptors(told))
+        descriptors = list(_descriptors(received))
         try:
             request = json.loads(data)
             tree = request["do"] == "tree"
@@ -251,8 +251,8 @@ class Host:
         os._exit(1)
 
 
-def _descriptors(told: list[Any]) -> Iterator[int]:
-    for level, kind, data in told:
+def _descriptors(received: list[Any]) -> Iterator[int]:
+    for level, kind, data in received:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             found = array.array("i")
             found.frombytes(data[: len(data) - len(data) % found.itemsize])

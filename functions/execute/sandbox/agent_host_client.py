@@ -51,7 +51,7 @@ class AgentHost:
         self.shared = path.parent
         #: The user of the agent's container, once it was connected to.
         self.uid = -1
-        self._left = [left for left in self.shared.iterdir() if left != path]
+        self._leftovers = [left for left in self.shared.iterdir() if left != path]
 
     def take(self, root: Path) -> HostUser:
         """Who an execution is there; `root` is where its folders will be."""
@@ -63,7 +63,7 @@ class AgentHost:
 
     async def recover(self) -> None:
         """Remove what an earlier process of this container left."""
-        for path in self._left:
+        for path in self._leftovers:
             await self.discard(path)
 
     async def discard(self, path: Path) -> None:
@@ -134,7 +134,7 @@ class AgentHost:
             if self._connection is None:
                 connection = await self._new(seconds)
                 self._connection = connection
-                asyncio.get_running_loop().add_reader(connection, self._said)
+                asyncio.get_running_loop().add_reader(connection, self._on_readable)
             return self._connection
 
     async def _new(self, seconds: float) -> socket.socket:
@@ -160,7 +160,7 @@ class AgentHost:
             connection.close()
             raise
 
-    def _said(self) -> None:
+    def _on_readable(self) -> None:
         """The host says nothing here: whatever is to be read is its end."""
         log.warning("the agent's container has ended", action="host.gone")
         self.close()
@@ -280,6 +280,6 @@ async def _let_group_read(path: Path) -> None:
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         env={"PATH": os.defpath, "LC_ALL": "C"},
     )  # fmt: skip
-    _, said = await process.communicate()
+    _, stderr = await process.communicate()
     if process.returncode:
-        raise OSError(f"chmod: {said.decode(errors='replace').strip()[-300:]}")
+        raise OSError(f"chmod: {stderr.decode(errors='replace').strip()[-300:]}")

@@ -30,7 +30,7 @@ SHARED_USER = "one user, shared by all projects (ALLOW_SHARED_USER)"
 Busy = Callable[[str], Awaitable[bool]]
 
 
-def in_force(settings: Settings) -> tuple[str, str]:
+def current_boundary(settings: Settings) -> tuple[str, str]:
     """Which boundary this process draws with these settings, and why not a stronger one (empty where there is none)."""
     if settings.agent_host_socket is not None:
         return OWN_CONTAINER, ""
@@ -45,7 +45,7 @@ class Boundary:
     """Of one worker; `STATE_DIR/project` and `STATE_DIR/users` are common to all workers of one parent."""
 
     def __init__(self, settings: Settings, busy: Busy) -> None:
-        self.kind, self.why = in_force(settings)
+        self.kind, self.why = current_boundary(settings)
         own = self.kind == OWN_USER
         state = settings.state_dir
         common = state.parent if below_a_parent(state) else state
@@ -60,7 +60,7 @@ class Boundary:
         self._busy = busy
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         """For people."""
         return f"{self.kind}: {self.why}" if self.why else self.kind
 

@@ -31,7 +31,7 @@ class _Locked(Exception):
     """A folder of the agent's own does not open."""
 
 
-class _Enough(Exception):
+class _LimitReached(Exception):
     """A bound is passed."""
 
 
@@ -63,7 +63,7 @@ class DiskUsageScan:
             return f"the workspace is larger than {self.limit} bytes"
         return "the workspace holds folders that cannot be looked into" if self.hidden else None
 
-    def at(self, root: Path) -> None:
+    def scan(self, root: Path) -> None:
         """Count what is below `root`; less of it once a bound is passed."""
         before = (self.size, self.entries)
         for _ in range(_TRIES):
@@ -71,7 +71,7 @@ class DiskUsageScan:
             try:
                 self._walk(root)
                 return
-            except _Enough:
+            except _LimitReached:
                 return
             except FileNotFoundError:
                 return  # not there yet, or gone already
@@ -114,7 +114,7 @@ class DiskUsageScan:
         self.entries += 1
         self.size += max(found.st_blocks * 512, _ENTRY_BYTES)
         if self.size > self.limit or self.entries > MAX_ENTRIES:
-            raise _Enough
+            raise _LimitReached
         if stat.S_ISDIR(found.st_mode):
             self._branch[-1].names.append(entry.name)
 

@@ -101,7 +101,7 @@ class AgentProcess:
 
     def __init__(
         self,
-        supervisor: asyncio.subprocess.Process | _Elsewhere,
+        supervisor: asyncio.subprocess.Process | _RemoteSupervisor,
         link: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         mark: str,
         user: Owner | None = None,
@@ -109,7 +109,7 @@ class AgentProcess:
         self.pid = supervisor.pid
         self.scoped = False
         #: Why the processes of others are not hidden from it; empty where they are, or where it has no user of its own.
-        self.sees_others = ""
+        self.visibility_error = ""
         self.limit_hit: LimitHit | None = None
         self._supervisor = supervisor
         self._user = user
@@ -124,7 +124,7 @@ class AgentProcess:
         for name, stream in (("stdout", supervisor.stdout), ("stderr", supervisor.stderr)):
             if stream is not None:
                 self._tasks.append(asyncio.create_task(self._follow_output(stream, self._lines[name])))
-        self._asking = asyncio.create_task(self._ask()) if isinstance(supervisor, _Elsewhere) else None
+        self._polling = asyncio.create_task(self._poll_figures()) if isinstance(supervisor, _RemoteSupervisor) else None
 
     @property
     def stdout_lines(self) -> list[str]:
@@ -175,16 +175,16 @@ class AgentProcess:
         An estimate that takes 0.3 ms (PSS takes 20 ms per OpenCode): private pages of all, and the shared pages of the
         process that has most of them. The limit is enforced by the supervisor, which then looks closer.
         """
-        return int(self._figures.get("memory", 0)) if self._asking else process_tree.sample(self.pid).memory
+        return int(self._figures.get("memory", 0)) if self._polling else process_tree.sample(self.pid).memory
 
     def process_count(self) -> int:
         """Processes in the tree now, without the supervisor; with the dead whose parents have not yet asked."""
-        return int(self._figures.get("processes", 0)) if self._asking else len(process_tree.sample(self.pid).pids)
+        return int(self._figures.get("processes", 0)) if self._polling else len(process_tree.sample(self.pid).pids)
 
     def cpu_wait_seconds(self) -> float:
         """How long the tree has waited for a processor so far."""
-        if self._asking:
-            return self._figures.get("starved", 0.0)
+        if self._polling:
+            return self._figures.get("cpu_wait", 0.0)
         return process_tree.cpu_wait_seconds(process_tree.sample(self.pid).pids)
 
     @property
@@ -194,8 +194,8 @@ class AgentProcess:
 
     def unlinked_open_bytes(self) -> int:
         """Bytes on disk of files that the tree has removed and holds open."""
-        if self._asking:
-            return int(self._figures.get("nameless", 0))
+        if self._polling:
+            return int(self._figures.get("unlinked_open", 0))
         ids = None if self._user is None else self._user.ids
         pids = process_tree.sample(self.pid).pids
         return syscalls.looking_as(ids, lambda: process_tree.unlinked_open_bytes(pids))
@@ -216,14 +216,14 @@ class AgentProcess:
             # A supervisor that does not answer; closing the link and its death (PDEATHSIG) take the agent along.
             self._supervisor.kill()
             await asyncio.wait({self._ended}, timeout=_ORPHAN_SECONDS + 1.0)
-        if self._asking:
-            self._asking.cancel()
+        if self._polling:
+            self._polling.cancel()
         self._writer.close()
         await asyncio.wait(self._tasks, timeout=1.0)
         await self._supervisor.wait()
         return self._report or StopReport(killed=0, left=0, seconds=0.0)
 
-    async def _ask(self) -> None:
+    async def _poll_figures(self) -> None:
         """The tree is in another process namespace: only its supervisor can count there. As often as it answers."""
         while not self._ended.done():
             self._writer.write(b'{"ask": true}\n')
@@ -272,13 +272,13 @@ class AgentProcess:
             if not self._waiters:
                 complete = complete[-TAIL_LINES:]
             for raw in complete:
-                self._keep(raw, lines)
+                self._add_line(raw, lines)
             if len(rest) > MAX_LINE_BYTES:
                 rest = rest[:MAX_LINE_BYTES]
         if rest:
-            self._keep(rest, lines)
+            self._add_line(rest, lines)
 
-    def _keep(self, raw: bytes, lines: deque[str]) -> None:
+    def _add_line(self, raw: bytes, lines: deque[str]) -> None:
         line = raw[:MAX_LINE_BYTES].decode(errors="replace").rstrip("\r")
         lines.append(line)
         for pattern, waiter in self._waiters:
@@ -286,7 +286,7 @@ class AgentProcess:
                 waiter.set_result(found)
 
 
-class _Elsewhere:
+class _RemoteSupervisor:
     """A supervisor that the agent's container has started: its link, its output, and no process of ours."""
 
     pid = 0
@@ -308,7 +308,7 @@ class _Elsewhere:
         return await self.stdout.read(_OUTPUT_BYTES), await self.stderr.read(_OUTPUT_BYTES)
 
 
-async def _elsewhere(host: AgentHost, link: socket.socket) -> _Elsewhere:
+async def _start_remote(host: AgentHost, link: socket.socket) -> _RemoteSupervisor:
     """Have a supervisor started there. Raises HostGone."""
     loop, ends = asyncio.get_running_loop(), [link.fileno()]
     readers = asyncio.StreamReader(), asyncio.StreamReader()
@@ -316,19 +316,19 @@ async def _elsewhere(host: AgentHost, link: socket.socket) -> _Elsewhere:
         for protocol in map(asyncio.StreamReaderProtocol, readers):
             read, write = os.pipe()
             ends.append(write)
-            await loop.connect_read_pipe(partial(_same, protocol), os.fdopen(read, "rb", 0))
+            await loop.connect_read_pipe(partial(_return_protocol, protocol), os.fdopen(read, "rb", 0))
         await host.send({"do": "tree"}, ends)
     finally:
         for fd in ends[1:]:
             os.close(fd)
-    return _Elsewhere(host, *readers)
+    return _RemoteSupervisor(host, *readers)
 
 
-def _same(protocol: asyncio.StreamReaderProtocol) -> asyncio.StreamReaderProtocol:
+def _return_protocol(protocol: asyncio.StreamReaderProtocol) -> asyncio.StreamReaderProtocol:
     return protocol
 
 
-async def _here(link: socket.socket) -> asyncio.subprocess.Process:
+async def _start_local(link: socket.socket) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", "-c", _BOOT, str(_ROOT), str(link.fileno())),
         stdin=asyncio.subprocess.DEVNULL,
@@ -368,11 +368,11 @@ async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> Age
     }
     ours, theirs = socket.socketpair()
     try:
-        supervisor: asyncio.subprocess.Process | _Elsewhere
+        supervisor: asyncio.subprocess.Process | _RemoteSupervisor
         if isinstance(spec.user, HostUser):
-            supervisor = await _elsewhere(spec.user.host, theirs)
+            supervisor = await _start_remote(spec.user.host, theirs)
         else:
-            supervisor = await _here(theirs)
+            supervisor = await _start_local(theirs)
     except HostGone as error:
         ours.close()
         raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from None
@@ -397,5 +397,5 @@ async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> Age
         tail = tuple(stderr.decode(errors="replace").splitlines()[-TAIL_LINES:])
         raise AgentFailed(Reason.AGENT_ERROR, f"the agent could not be started: {first['message']}", tail)
     process = AgentProcess(supervisor, (reader, writer), mark, spec.user)
-    process.scoped, process.sees_others = bool(first["scoped"]), str(first["seen"])
+    process.scoped, process.visibility_error = bool(first["scoped"]), str(first["seen"])
     return process

@@ -23,7 +23,7 @@ _INET_MEMORY = 7  # INET_DIAG_SKMEMINFO
 _RECEIVED, _SENT, _FORWARD, _QUEUED, _OPTIONS, _BACKLOG = 0, 2, 4, 5, 6, 7
 
 
-def at_most(buffer: int) -> int:
+def upper_bound(buffer: int) -> int:
     """What all sockets of this network namespace could hold, from their number and what TCP says of itself.
 
     `buffer` is what one UNIX socket can hold (`largest_buffer`).
@@ -46,7 +46,7 @@ def largest_buffer() -> int:
         return 2 * int(file.read())
 
 
-def held(inodes: set[int] | None, uid: int | None) -> int:
+def buffer_bytes(inodes: set[int] | None, uid: int | None) -> int:
     """Bytes in the buffers of the sockets of that user, or of those with these inode numbers.
 
     What a closed UNIX socket has sent and nobody has read is its reader's. Raises OSError: the kernel does not tell.
@@ -59,10 +59,10 @@ def held(inodes: set[int] | None, uid: int | None) -> int:
         request = struct.pack("=BBHIIIII", _AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _UNIX_SHOW, 0xFFFFFFFF, 0xFFFFFFFF)
         for body in _dump(channel, request):
             (inode,) = struct.unpack_from("=I", body, 4)
-            told = _attributes(body, 16)
-            owner = _number(told.get(_UNIX_UID))
+            received = _attributes(body, 16)
+            owner = _number(received.get(_UNIX_UID))
             if owner == uid if inodes is None else inode in inodes:
-                total += _unix_bytes(told)
+                total += _unix_bytes(received)
         for family in (_AF_INET, _AF_INET6):
             request = struct.pack("=BBBBI48x", family, _TCP, 1 << _INET_MEMORY - 1, 0, 0xFFFFFFFF)
             for body in _dump(channel, request):
@@ -75,20 +75,20 @@ def held(inodes: set[int] | None, uid: int | None) -> int:
         channel.close()
 
 
-def _unix_bytes(told: dict[int, bytes]) -> int:
-    memory = _numbers(told[_UNIX_MEMORY])
+def _unix_bytes(received: dict[int, bytes]) -> int:
+    memory = _numbers(received[_UNIX_MEMORY])
     total = memory[_RECEIVED] + memory[_SENT] + memory[_BACKLOG]
-    queued = _number(told.get(_UNIX_QUEUED))
-    if queued and not _number(told.get(_UNIX_PEER)):
+    queued = _number(received.get(_UNIX_QUEUED))
+    if queued and not _number(received.get(_UNIX_PEER)):
         # Small messages take more than they say, but no more than their sender could have in flight.
         total += max(queued, memory[3])
     return total
 
 
-def _inet_bytes(told: dict[int, bytes]) -> int:
-    if _INET_MEMORY not in told:
+def _inet_bytes(received: dict[int, bytes]) -> int:
+    if _INET_MEMORY not in received:
         return 0
-    memory = _numbers(told[_INET_MEMORY])
+    memory = _numbers(received[_INET_MEMORY])
     return memory[_RECEIVED] + max(memory[_SENT], memory[_QUEUED]) + memory[_FORWARD] + memory[_BACKLOG]
 
 

@@ -33,7 +33,7 @@ STUCK_SECONDS = 5.0  # without one more death, what is left is reported: it is s
 AGAIN_SECONDS = 0.1  # between two rounds of killing: each holds up the exits of thousands while it looks at all of them
 THREADS_PER_PROCESS = 32  # a tree may have this many threads for each process that it may have
 FILE_BYTES = 4096  # of kernel memory for each open descriptor: a pipe has two, and two pages at least
-LOOK_SHARE = 0.02  # of the time goes to asking the kernel for sockets, at most
+SOCKET_SCAN_SHARE = 0.02  # of the time goes to asking the kernel for sockets, at most
 
 
 class Supervisor:
@@ -47,7 +47,7 @@ class Supervisor:
         self._code: int | None = None
         self._reaped = 0
         self._socket_bytes = 0
-        self._look_at = 0.0
+        self._next_socket_scan = 0.0
         self._buffer_bytes = socket_memory.largest_buffer()
         self._hidden = ""
         self._extension = -1
@@ -76,7 +76,7 @@ class Supervisor:
             return str(error)
         return ""
 
-    def _say(self, **report: str | int | float | bool) -> None:
+    def _report(self, **report: str | int | float | bool) -> None:
         rest = json.dumps(report).encode() + b"\n"
         try:
             while rest:
@@ -90,13 +90,13 @@ class Supervisor:
         error = self._start()
         if error:
             self._kill()
-            self._say(event="failed", message=error)
+            self._report(event="failed", message=error)
             return
         if self._job["user"] is not None:
             # Enough to end the tree and to look at it, also where root may not look at everybody's.
             syscalls.look_as(*self._job["user"])
             syscalls.keep_capabilities({syscalls.CAP_KILL, syscalls.CAP_SYS_PTRACE})
-        self._say(event="started", pid=self._main, scoped=self._scoped, seen=self._hidden)
+        self._report(event="started", pid=self._main, scoped=self._scoped, seen=self._hidden)
         watch_at = time.monotonic() + WATCH_SECONDS
         while True:
             lines = self._wait(max(0.0, watch_at - time.monotonic()))
@@ -105,15 +105,15 @@ class Supervisor:
                 self._kill()
                 return
             for line in lines:
-                told = json.loads(line)
-                if "stop" in told:
-                    self._stop(float(told["stop"]))
+                received = json.loads(line)
+                if "stop" in received:
+                    self._stop(float(received["stop"]))
                     return
                 self._count()
             if self._code is not None:
                 # Whatever the agent left running has nobody to work for.
                 killed, left = self._kill()
-                self._say(event="exit", code=self._code, killed=killed, left=left)
+                self._report(event="exit", code=self._code, killed=killed, left=left)
                 return
             if time.monotonic() >= watch_at:
                 if self._over_limit():
@@ -123,12 +123,12 @@ class Supervisor:
     def _count(self) -> None:
         """Say what the function, in another process namespace, cannot see."""
         tree = process_tree.sample(os.getpid())
-        self._say(
+        self._report(
             event="figures",
             memory=tree.memory,
             processes=len(tree.pids),
-            starved=process_tree.cpu_wait_seconds(tree.pids),
-            nameless=process_tree.unlinked_open_bytes(tree.pids),
+            cpu_wait=process_tree.cpu_wait_seconds(tree.pids),
+            unlinked_open=process_tree.unlinked_open_bytes(tree.pids),
         )
 
     def _start(self) -> str:
@@ -190,15 +190,15 @@ class Supervisor:
         if not reason:
             return False
         killed, left = self._kill()
-        self._say(event="limit", reason=reason, value=value, limit=limit)
-        self._say(event="exit", code=self._code if self._code is not None else -9, killed=killed, left=left)
+        self._report(event="limit", reason=reason, value=value, limit=limit)
+        self._report(event="exit", code=self._code if self._code is not None else -9, killed=killed, left=left)
         return True
 
     def _memory(self, tree: process_tree.Sample, limit: int) -> int:
         """Memory of the tree in bytes, the kernel's for it included, looked at only as closely as the limit asks."""
         files = FILE_BYTES * process_tree.open_files(tree.pids)
         most = tree.rss + files + tree.tables
-        if most + socket_memory.at_most(self._buffer_bytes) <= limit:
+        if most + socket_memory.upper_bound(self._buffer_bytes) <= limit:
             return most
         kernel_bytes = files + process_tree.page_tables(tree.pids) + self._in_sockets(tree)
         if tree.rss + kernel_bytes <= limit:
@@ -207,19 +207,19 @@ class Supervisor:
 
     def _in_sockets(self, tree: process_tree.Sample) -> int:
         began = time.monotonic()
-        if began < self._look_at:
+        if began < self._next_socket_scan:
             return self._socket_bytes
         user = self._job["user"]
         try:
             if user is not None and self._job["exclusive"]:
-                self._socket_bytes = socket_memory.held(None, user[0])
+                self._socket_bytes = socket_memory.buffer_bytes(None, user[0])
             else:
-                self._socket_bytes = socket_memory.held(process_tree.socket_inodes(tree.pids), None)
+                self._socket_bytes = socket_memory.buffer_bytes(process_tree.socket_inodes(tree.pids), None)
         except OSError:
             # A kernel that does not tell: what they could hold counts.
             self._socket_bytes = self._buffer_bytes * len(process_tree.socket_inodes(tree.pids))
         now = time.monotonic()
-        self._look_at = now + (now - began) / LOOK_SHARE
+        self._next_socket_scan = now + (now - began) / SOCKET_SCAN_SHARE
         return self._socket_bytes
 
     def _stop(self, grace: float) -> None:
@@ -237,7 +237,7 @@ class Supervisor:
         killed, left = (0, 0) if gone else self._kill()
         seconds = time.monotonic() - began
         code = self._code if self._code is not None else -9
-        self._say(event="stopped", code=code, killed=ended + killed, left=left, seconds=round(seconds, 4))
+        self._report(event="stopped", code=code, killed=ended + killed, left=left, seconds=round(seconds, 4))
 
     def _kill(self) -> tuple[int, int]:
         """SIGKILL every descendant until none is left: (how many there were, how many would not go)."""

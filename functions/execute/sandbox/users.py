@@ -258,6 +258,6 @@ async def _chown(which: str, to: str, path: Path) -> None:
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         env=_ENVIRONMENT,
     )  # fmt: skip
-    _, said = await process.communicate()
+    _, stderr = await process.communicate()
     if process.returncode:
-        raise OSError(f"chown {path}: {said.decode(errors='replace').strip()[-300:]}")
+        raise OSError(f"chown {path}: {stderr.decode(errors='replace').strip()[-300:]}")

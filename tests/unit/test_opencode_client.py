@@ -168,7 +168,7 @@ async def test_answers_that_are_none_are_errors_of_opencode(said: bytes) -> None
 @pytest.mark.parametrize("id_", ["../../global", "a b", "", "x" * 200, 7, None, "\ud83d"])
 async def test_an_id_that_is_none_never_becomes_part_of_a_path(id_: object) -> None:
     """Sessions are named by whoever answers."""
-    with pytest.raises(OpenCodeError, match="an id that is none"):
+    with pytest.raises(OpenCodeError, match="an invalid id"):
         await client(lambda _: httpx.Response(200, content=json.dumps([{"id": id_}])))._family("ses_1")
 
 

@@ -104,7 +104,7 @@ def exceeded_disk_limit(
     Args:
         roots: folders to scan.
         limit: bytes on disk.
-        nameless: returns the bytes of deleted files that are still open, which a scan of `roots` cannot find.
+        unlinked_open: returns the bytes of deleted files that are still open, which a scan of `roots` cannot find.
     """
     scan = DiskUsageScan(limit)
     try:

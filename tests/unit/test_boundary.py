@@ -160,7 +160,7 @@ def test_another_folder_in_its_place_is_an_error(tmp_path: Path) -> None:
         kept.check()
     (state / "slots").unlink()
     (state / "slots").mkdir(mode=0o700)
-    with pytest.raises(Unavailable, match="another one"):
+    with pytest.raises(Unavailable, match="was replaced"):
         kept.check()
 
 

@@ -1,4 +1,4 @@
-"""The worker: takes one execution at a time, and what happens when it must stop."""
+"""The worker: takes one execution at a time, and hands it on when it must stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STORE_SECONDS = 10.0
 
 
 class Worker:
-    """One per process. Beyond one execution it says 429 (Busy), and the dispatcher waits."""
+    """One per process. With an execution it answers 429 (Busy), and the dispatcher waits."""
 
     def __init__(
         self,
@@ -48,32 +48,32 @@ class Worker:
 
     @property
     def busy(self) -> bool:
-        """Whether it has an execution."""
+        """Return whether it has an execution."""
         return self._ref is not None
 
     @property
     def warm(self) -> bool:
-        """Whether an execution would find a warm server."""
+        """Return whether an execution would find a warm server."""
         return not self.busy and self._slots.ready
 
     @property
     def draining(self) -> bool:
-        """Whether it takes nothing new any more."""
+        """Return whether it takes no new execution."""
         return self._draining
 
     async def idle(self) -> None:
-        """Until it has no execution."""
+        """Wait until it has no execution."""
         if self._task is not None:
             await asyncio.wait({self._task})
 
     async def execute(self, event: Event) -> None:
-        """Take `dev.ocf.task.execute.v1`; returns when the execution has ended.
+        """Run the execution of a `dev.ocf.task.execute.v1` event; return when it has ended.
 
         A request that breaks off (the dispatcher restarts) does not end the run.
 
         Raises:
-            Busy: it has another.
-            NotItsTurn: its session runs another.
+            Busy: the worker has another execution.
+            NotItsTurn: the session runs another execution.
             Conflict: it runs here already, or another worker owns it.
             Drop: it has ended.
             Unavailable: this worker is shutting down.
@@ -122,7 +122,7 @@ class Worker:
             raise Drop(f"execution {ref.execution} is {record.state.value} already")
 
     async def _must_be_its_turn(self, task: Execute) -> None:
-        """One execution at a time per session, in the order of their submits."""
+        """Check that the session runs no other execution: one at a time, in the order of their submits."""
         if task.session_id is None:
             return
         deps = self._deps
@@ -130,10 +130,10 @@ class Worker:
         try:
             found = await sessions.prune_queue(task.project_id, task.session_id, deps.records)
             if task.execution_id not in found.queue and found.state == "open":
-                # Somebody looked at the queue before this one's record was there, and took it for deleted.
+                # A concurrent check of the queue ran before this execution's record existed, and took it for deleted.
                 found = await sessions.join(task.project_id, task.session_id, task.execution_id)
         except NotYetKnown:
-            return  # destroyed: the run says so, and ends
+            return  # the session was destroyed: the run ends with that reason
         if found.queue and found.queue[0] != task.execution_id:
             raise NotItsTurn(f"session {task.session_id} runs {found.queue[0]}")
 
@@ -155,17 +155,17 @@ class Worker:
             raise Unavailable(f"S3 did not answer within {_STORE_SECONDS:g} s") from None
 
     def drain(self) -> None:
-        """Take nothing new."""
+        """Take no new execution."""
         self._draining = True
 
     async def drained(self, grace: float) -> None:
-        """Take nothing new, and let what runs end by itself, for at most `grace` seconds."""
+        """Take no new execution, and let the current one end by itself, for at most `grace` seconds."""
         self.drain()
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=max(0.0, grace))
 
     async def stop(self) -> None:
-        """Hand on what still runs: its processes end, its lease is freed, its command is delivered again."""
+        """Release the current execution: its processes end, its lease is freed, its command is redelivered."""
         self.drain()
         if self._run is not None:
             self._run.stop_signal.decide(StopReason(None, "this worker is shutting down"))
@@ -174,7 +174,7 @@ class Worker:
 
 
 def worker_of(context: WorkerContext) -> Worker:
-    """The worker of this process."""
+    """Return the worker of this process."""
 
     def make_agent_run(task: Execute, activity: Activity) -> AgentRun:
         ref = ExecutionRef(task.project_id, task.execution_id)

@@ -121,7 +121,7 @@ async def test_neighbours_files_and_names_are_out_of_reach(trees: Trees, sandbox
 async def test_processes_of_others_are_not_there(trees: Trees, sandboxed: bool) -> None:
     """It sees its own processes in `/proc` and no others, neither their command lines nor that they exist."""
     process = await trees.start("exec sleep 61", "neighbour")
-    assert process.sees_others == ""
+    assert process.visibility_error == ""
     lines = await trees.said("cd /proc; echo [0-9]*; ls -d 1 || echo hidden", sandboxed=sandboxed)
     ((seen,), hidden) = ([x for x in lines if re.fullmatch(r"[\d ]+", x)], [x for x in lines if x == "hidden"])
     assert hidden == ["hidden"]

@@ -162,7 +162,7 @@ async def test_who_lost_the_lease_says_nothing_more() -> None:
     """A chunk of a worker that no longer owns the execution would be a lie."""
     bus = MemoryBus(ManualClock())
     hold = Hold()
-    made = await publisher(bus, ownership=hold)
+    made = await publisher(bus, hold=hold)
     await made.emit(status("mine"))
     hold.held = hold.mine = False
     await made.emit(status("not mine"))
@@ -213,7 +213,7 @@ async def test_the_last_letters_come_before_the_end_is_said() -> None:
 async def test_who_is_fenced_off_adds_nothing_and_doubts_its_lease() -> None:
     """A later owner, or who ended it, has counted the chunks: no other may come. Who still owns it goes on."""
     bus, hold = MemoryBus(ManualClock()), Hold()
-    made = await publisher(bus, ownership=hold)
+    made = await publisher(bus, hold=hold)
     await made.emit(status("before"))
     fenced = await acquire_fence(bus, PROJECT, EXECUTION)
     assert fenced.last == 1

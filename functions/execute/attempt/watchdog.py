@@ -62,8 +62,7 @@ async def watch(
 ) -> None:
     """Decide the stop reason when a bound is exceeded; return once one is decided.
 
-    Args:
-        measure: returns the exceeded disk limit as `exceeded_disk_limit` does; None: that function on `roots`.
+    `measure` returns the exceeded disk limit as `exceeded_disk_limit` does; None: that function on `roots()`.
     """
     began = walked = clock.monotonic()
     free = 0
@@ -97,23 +96,25 @@ async def _measured(
         return None
 
 
-def exceeded_disk_limit(roots: tuple[Path, ...], limit: int, nameless: Callable[[], int] = lambda: 0) -> str | None:
+def exceeded_disk_limit(
+    roots: tuple[Path, ...], limit: int, unlinked_open: Callable[[], int] = lambda: 0
+) -> str | None:
     """Return which disk limit is exceeded, as a message; None when none is.
 
     Args:
         roots: folders to scan.
         limit: bytes on disk.
-        nameless: returns the bytes of deleted files that are still open, which a scan of `roots` cannot find.
+        unlinked_open: returns the bytes of deleted files that are still open, which a scan of `roots` cannot find.
     """
-    look = DiskUsageScan(limit)
+    scan = DiskUsageScan(limit)
     try:
         for root in roots:
-            look.at(root)
+            scan.scan(root)
     except OSError as error:
         # Caused by the machine, not by the agent: the scanned part counts, and the next scan follows.
         log.warning("workspace not measured", action="watchdog.not_measured", reason=str(error))
-    look.size += nameless()
-    return look.over
+    scan.size += unlinked_open()
+    return scan.over
 
 
 def _free(roots: tuple[Path, ...]) -> int:

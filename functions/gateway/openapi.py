@@ -13,8 +13,8 @@ from ocf.functions.gateway.request_schemas import Answer, Attachment, CancelTask
 
 _ABOUT = """Executions of OpenCode as events. Every command is an event on the bus, every answer a look at its state.
 
-The live stream for clients without NATS is `WS /tasks/{execution_id}/stream?from=SEQ` (docs/api.md): OpenAPI has no
-words for it. Errors are RFC 9457 problem documents; `errors` names each wrong field.
+The live stream for clients without NATS is `WS /tasks/{execution_id}/stream?from=SEQ` (docs/reference/api.md), which
+OpenAPI cannot describe. Errors are RFC 9457 problem documents; `errors` names each wrong field.
 """
 _REF = "#/components/schemas/{model}"
 _OPEN = ("/health", "/ready", "/metrics")

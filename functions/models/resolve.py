@@ -86,7 +86,7 @@ def _found(config: ModelConfigData | None, settings: ModelSettings, api_key: Sec
         return _offline(settings)
     if settings.model or settings.endpoint:
         return _operators(settings)
-    # OPENCODE_API_KEY alone is read as a key for OpenAI's endpoint: see docs/models.md.
+    # OPENCODE_API_KEY alone is read as a key for OpenAI's endpoint: see docs/reference/models.md.
     provider = "anthropic" if settings.anthropic_api_key else "openai"
     return _target(provider, DEFAULT_MODELS[provider], DEFAULT_ENDPOINTS[provider], _own_key(provider, settings))
 

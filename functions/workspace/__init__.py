@@ -1,4 +1,4 @@
-"""Workspaces: their sources, the changes that an execution made, their archives. See docs/workspaces.md."""
+"""Workspaces: their sources, the changes that an execution made, their archives. See docs/reference/workspaces.md."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ async def unpack(archive: Path, target: Path, limits: Limits | None = None) -> U
     """Fill `target`, which must not exist, from an archive; nothing is left of it when this raises.
 
     Raises:
-        InvalidWorkspace: the archive is damaged, unsafe or too large (see docs/workspaces.md).
+        InvalidWorkspace: the archive is damaged, unsafe or too large (see docs/reference/workspaces.md).
     """
     target.mkdir(parents=True, mode=0o700)
     try:

@@ -1,7 +1,7 @@
 """The red team: what a hostile agent tries with OpenCode's shell tool, what it must be told, and what stops it.
 
 One row per attempt. `tests/integration/test_redteam.py` runs them with the real OpenCode, as tool calls of the scripted
-model, and `tests/e2e/test_cluster_redteam.py` does in a pod; `docs/security.md` lists them, and
+model, and `tests/e2e/test_cluster_redteam.py` does in a pod; `docs/explanation/security.md` lists them, and
 `tests/unit/test_redteam_docs.py` holds the two together.
 """
 
@@ -428,7 +428,7 @@ def rows() -> list[Attempt]:
 
 
 def table() -> str:
-    """The table of docs/security.md."""
+    """The table of docs/explanation/security.md."""
     found = [(row.name, row.stopped_by, "integration/test_redteam.py", row not in SHARED) for row in rows()]
     found += [(row.name, row.stopped_by, row.test, row.pod) for row in ELSEWHERE]
     lines = [f"| {name} | {stopped_by} | {test} | {'yes' if pod else ''} |" for name, stopped_by, test, pod in found]

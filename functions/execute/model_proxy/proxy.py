@@ -1,7 +1,7 @@
 """The model proxy of one execution.
 
 A loopback HTTP server that accepts the execution's random token, replaces it with the real key, and forwards only model
-calls, as operator and caller allow. See docs/adr/0004-model-broker.md.
+calls, as operator and caller allow. See docs/adr/0004-model-proxy.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Boundary between two executions of one worker, beside the sandbox (docs/security.md, ADR 0011).
+"""Boundary between two executions of one worker, beside the sandbox (docs/explanation/security.md, ADR 0011).
 
 - With AGENT_HOST_SOCKET agents run in another container, as another user, one execution at a time (ADR 0013).
 - Where this process may change users, each execution has a user of its own.

@@ -1,7 +1,7 @@
 """Folders that all executions of a worker depend on: checked before and after each, and repaired.
 
 An agent that runs as this process's own user may change the mode of any folder of that user; the sandbox does not
-forbid it (docs/security.md). Nothing here follows a link: every folder is opened by name below its parent.
+forbid it (docs/explanation/security.md). Nothing here follows a link: every folder is opened by name below its parent.
 """
 
 from __future__ import annotations

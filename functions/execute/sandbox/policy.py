@@ -1,4 +1,4 @@
-"""Sandbox policy of an execution, and the kernel's support for it (docs/security.md, ADR 0003).
+"""Sandbox policy of an execution, and the kernel's support for it (docs/explanation/security.md, ADR 0003).
 
 The sandbox is nono-py: Landlock for files, TCP ports and signals, a static seccomp filter for the rest; no root, no
 namespaces, no capabilities. `confine.py` enters it, in the child, before the agent's `exec`.

@@ -21,7 +21,7 @@ from ocf.events.adapters.memory_store import MemoryStore
 from ocf.events.event_types import TYPES, EventType
 from ocf.events.lifecycle import TABLE, TERMINAL, Reason, State
 from ocf.functions.core.clock import SystemClock
-from ocf.functions.dispatcher.project_consumers import IDLE, MOST
+from ocf.functions.dispatcher.project_consumers import IDLE_SECONDS, MAX_CONSUMERS
 from ocf.functions.dispatcher.routes import ROUTES, backoff
 from ocf.functions.gateway import openapi
 from ocf.functions.gateway.app import create_app
@@ -199,8 +199,8 @@ letters lie on `ocf.dlq.<consumer>.<project>.<execution or session>`; deleting t
 Each project has its own durable consumer per route, `<consumer>-<project>`. Projects take turns for the places in
 flight; a single active project gets three quarters of them. The route's shared consumer receives every message
 without its data and reports which project has messages. It also delivers the messages of projects beyond the
-{MOST}th that was active within
-{IDLE / 60:g} minutes, and messages whose subject names no project ([ADR 0012](../adr/0012-fair-sharing.md)).
+{MAX_CONSUMERS}th that was active within
+{IDLE_SECONDS / 60:g} minutes, and messages whose subject names no project ([ADR 0012](../adr/0012-fair-sharing.md)).
 
 Deliveries to Knative Brokers and webhooks (`EVENT_SINKS`) are not in this table:
 [receive webhooks](../how-to/receive-webhooks.md).

@@ -49,10 +49,10 @@ async def test_each_function_starts_from_zero_and_is_fast_when_warm(
 
 
 async def test_a_warm_pod_answers_soon(here: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    """With one pod that stays (`min-scale`) and its server booted, a run's first chunk and first word are there within
-    seconds; what both containers hold of memory is said."""
+    """With a pod of submit and one of execute that stay (`min-scale`) and a server that has booted, a run's first chunk
+    and first word are there within seconds; what both containers hold of memory is said."""
     first, word = [], []
-    async with scaled("execute", 1):
+    async with scaled("submit", 1), scaled("execute", 1):
         for number in range(WARM):
             [pod] = await pods("execute", ending=False)
 

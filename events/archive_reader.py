@@ -1,4 +1,4 @@
-"""Reads an archived output, `output.ndjson.gz`: a line at a time, in memory that does not depend on what is in it."""
+"""Reader of an archived output, `output.ndjson.gz`: line by line, with bounded memory for any content."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from ocf.events.errors import OcfError
 from ocf.events.limits import ARCHIVE, ARCHIVE_LINE, InflateLimit, JsonLimit
 
-#: Inflated at once: a piece of 1 MiB may hold 1 GiB of zeros.
+#: Bytes inflated per step: a piece of 1 MiB may inflate to 1 GiB of zeros.
 _STEP = 1024 * 1024
 
 
@@ -19,15 +19,15 @@ class DamagedArchive(OcfError):
 async def read_lines(
     pieces: AsyncIterator[bytes], *, line: JsonLimit = ARCHIVE_LINE, whole: InflateLimit | None = ARCHIVE
 ) -> AsyncIterator[bytes]:
-    """Yield the lines of an archived output, without their ends.
+    """Yield the lines of an archived output, without line ends.
 
     Args:
-        pieces: the object as it is stored.
-        line: of one line, its bytes.
-        whole: of all lines, their bytes; None where whoever reads keeps nothing.
+        pieces: The stored object.
+        line: Limit of one line; only its `bytes` apply.
+        whole: Limit of all lines together; only its `bytes` apply. None for a caller that keeps no lines in memory.
 
     Raises:
-        DamagedArchive: it is not gzip, ends in the middle, or is over a limit.
+        DamagedArchive: The object is not gzip, is truncated, or exceeds a limit.
     """
     inflate, rest, total = zlib.decompressobj(wbits=31), b"", 0
     async for piece in pieces:

@@ -1,7 +1,7 @@
-"""What commands carry: the payload of every `dev.ocf.*` command event (contract: docs/reference/events.md).
+"""Payloads of the `dev.ocf.*` command events (contract: docs/reference/events.md).
 
-Every model is frozen. What callers send has no unknown fields, so that a typing error is answered and not ignored. What
-functions write for each other may have some, because two releases run side by side during an upgrade: see
+All models are frozen. A model that callers fill rejects unknown fields, so that a misspelled field is an error. A model
+that functions write for each other accepts them, because two releases run side by side during an upgrade: see
 `ForwardCompatible`.
 """
 
@@ -53,30 +53,30 @@ _USERINFO = re.compile(r"^[^:/?#]*://[^/?#]*@")
 
 
 def _no_credentials(value: str) -> str:
-    # The user of an ssh address is none: `git@`.
+    # The user of an ssh address (`git@`) is not a credential.
     if _USERINFO.match(value) and not re.match(r"^ssh://[^/?#:@]*@", value, re.IGNORECASE):
         raise ValueError("must not carry credentials: leave `user:password@` out, use the field `token` or `api_key`")
     return value
 
 
-#: Text without NUL. The pattern is for the JSON Schema, where a validator of ours does not show.
+#: Text without NUL. The pattern is for the JSON Schema, which does not show Python validators.
 Text = Annotated[str, Field(json_schema_extra={"pattern": "^[^\\u0000]*$"}), AfterValidator(_no_nul)]
 
 
-def _measured(value: dict[str, Any]) -> dict[str, Any]:
+def _within_limits(value: dict[str, Any]) -> dict[str, Any]:
     check_value(value, FREE_VALUE)
     return value
 
 
-#: An object of the caller's own, passed on as it is.
-FreeObject = Annotated[dict[str, Any], AfterValidator(_measured)]
+#: An object of the caller, forwarded unchanged.
+FreeObject = Annotated[dict[str, Any], AfterValidator(_within_limits)]
 
 
 class Model(BaseModel):
-    """Frozen, no unknown fields, aliases accepted beside names."""
+    """Base of all payloads: frozen, no unknown fields, accepts aliases and field names."""
 
-    # `model_` is pydantic's own prefix; the contract's field `model_config` needs an alias.
-    # What is wrong with an input is said without it: it may be a prompt, and the error's text ends up in a log.
+    # Pydantic reserves the prefix `model_`; the contract's field `model_config` therefore needs an alias.
+    # Errors do not quote the input: it may be a prompt, and error texts reach the logs.
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
@@ -88,21 +88,21 @@ class Model(BaseModel):
 
 
 class ForwardCompatible(Model):
-    """What functions write for each other, in records, facts and output.
+    """Base of the data that functions write for each other: records, facts and output.
 
-    It may be of a newer release: fields unknown here are let in, and written again with the rest when it is changed.
+    The writer may be a newer release: unknown fields are accepted, and preserved when the data is rewritten.
     """
 
     model_config = ConfigDict(extra="allow")
 
     @classmethod
     def read(cls, raw: bytes | str) -> Self:
-        """One from its JSON, unknown fields let in at every depth. Raises ValidationError."""
+        """Parse JSON and accept unknown fields at every depth. Raises ValidationError."""
         return cls.model_validate_json(raw, extra="allow")
 
 
 class Sealed(Model):
-    """A secret under AES-256-GCM (NIST SP 800-38D); the project id is its associated data."""
+    """A secret encrypted with AES-256-GCM (NIST SP 800-38D); the project id is its associated data."""
 
     alg: Literal["A256GCM"] = "A256GCM"
     kid: Annotated[str, Field(min_length=1, max_length=64, description="id of the key it was sealed with")]
@@ -111,7 +111,7 @@ class Sealed(Model):
 
 
 class ModelConfigData(Model):
-    """Which model runs the task, and how. On the bus `api_key` is always sealed."""
+    """The model that runs the task, and its parameters. On the bus `api_key` is always sealed."""
 
     provider: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", examples=["anthropic", "openai", "local"])]
     model: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s/][^\s]*$")]
@@ -136,7 +136,7 @@ class ModelConfigData(Model):
 
 
 class WorkspaceSource(Model):
-    """What every kind of workspace has."""
+    """Fields of every kind of workspace."""
 
     keep_ignored: Annotated[bool, Field(description="keep what .gitignore excludes in the archive too")] = False
 
@@ -144,19 +144,19 @@ class WorkspaceSource(Model):
 class EmptyWorkspace(WorkspaceSource):
     """A new, empty directory (a git repository without commits)."""
 
-    # It tells the kinds of workspace apart, so that it cannot be left out of an object.
+    # `source` distinguishes the kinds of workspace, so an object must have it.
     model_config = ConfigDict(json_schema_extra={"required": ["source"]})
 
     source: Literal["empty"] = "empty"
 
     @model_serializer(mode="wrap")
     def _with_its_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Also where defaults are left out, as in records: without it nobody could read the rest.
+        # Also where defaults are omitted, as in records: without `source` the rest cannot be parsed.
         return {"source": self.source, **handler(self)}
 
 
 class GitWorkspace(WorkspaceSource):
-    """A clone: shallow, at `ref`, submodules off unless asked."""
+    """A shallow clone at `ref`, without submodules unless `submodules` is set."""
 
     source: Literal["git"]
     url: Annotated[
@@ -183,14 +183,14 @@ class DirectoryWorkspace(WorkspaceSource):
 
 
 class SnapshotWorkspace(WorkspaceSource):
-    """The workspace that an earlier execution of the same project left."""
+    """The stored workspace of an earlier execution of the same project."""
 
     source: Literal["snapshot"]
     execution_id: ExecutionId
 
 
 class SharedWorkspace(WorkspaceSource):
-    """A path below `WORKSPACE_DIR`, used in place: others on the volume see every change at once."""
+    """A path below `WORKSPACE_DIR`, used in place: other users of the volume see every change at once."""
 
     source: Literal["shared"]
     path: Annotated[str, Field(min_length=1, max_length=1_000, pattern=r"^[^/\x00][^\x00]*$")]
@@ -203,11 +203,11 @@ Workspace = Annotated[
 
 
 class Limits(Model):
-    """Bounds of one execution. Unset means the operator's default."""
+    """Limits of one execution. An unset limit has the operator's default."""
 
     timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
     silence_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
-    answer_seconds: Annotated[int, Field(ge=1, le=86_400, description="how long a question waits")] | None = None
+    answer_seconds: Annotated[int, Field(ge=1, le=86_400, description="time limit of a question")] | None = None
     max_total_tokens: Annotated[int, Field(ge=1)] | None = None
     max_cost_usd: Annotated[float, Field(gt=0)] | None = None
     max_memory_bytes: Annotated[int, Field(ge=64 * 1024 * 1024)] | None = None
@@ -217,19 +217,19 @@ class Limits(Model):
 
 
 class Retry(Model):
-    """What happens when the worker is lost. The agent's own failures are never retried."""
+    """Retry policy after the loss of a worker. Failures of the agent are never retried."""
 
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 1
 
 
 class Network(Model):
-    """Hosts the agent's tools may reach; the operator's `NETWORK_ALLOW` is the ceiling."""
+    """Hosts that the agent's tools may reach, within the operator's `NETWORK_ALLOW`."""
 
     allow: Annotated[list[Host], Field(max_length=200)] = []
 
 
 Permission = Literal["allow", "deny", "ask"]
-#: What OpenCode 1.18 asks permission for (`PermissionConfig` of its `GET /doc`), and its other words for `edit`.
+#: Permissions of OpenCode 1.18 (`PermissionConfig` of its `GET /doc`), and its synonyms of `edit`.
 PERMISSIONS = (
     *("bash", "doom_loop", "edit", "external_directory", "glob", "grep", "list", "lsp", "question", "read", "skill"),
     *("task", "todowrite", "webfetch", "websearch"),
@@ -242,10 +242,10 @@ def _known_permission(value: str) -> str:
     tool, colon, pattern = value.partition(":")
     if value == "*" or (tool in PERMISSIONS and bool(colon) == bool(pattern)):
         return value
-    raise ValueError(f"is no permission; use * or one of {', '.join(PERMISSIONS)}, each also as NAME:PATTERN")
+    raise ValueError(f"not a permission; use * or one of {', '.join(PERMISSIONS)}, each also as NAME:PATTERN")
 
 
-#: `*`, or what OpenCode asks permission for, all of it or what a pattern fits. A typing error would allow it.
+#: `*`, or a permission of OpenCode, whole or limited by a pattern. An unchecked misspelled name would allow the tool.
 PermissionName = Annotated[
     str,
     Field(max_length=200, json_schema_extra={"pattern": _PERMISSION}),
@@ -257,15 +257,15 @@ Labels = Annotated[
 ]
 
 
-def _given(field: str) -> dict[str, Any]:
+def _not_blank(field: str) -> dict[str, Any]:
     return {"required": [field], "properties": {field: {"type": "string", "pattern": r"\S"}}}
 
 
 class TaskRequest(Model):
-    """What a caller asks for: the body of `POST /tasks/execute`, and `Submit` without its ids."""
+    """The task of a caller: the body of `POST /tasks/execute`, and `Submit` without its ids."""
 
-    # `_something_to_do` in the words of JSON Schema.
-    model_config = ConfigDict(json_schema_extra={"anyOf": [_given("prompt"), _given("code")]})
+    # `_requires_prompt_or_code` as JSON Schema.
+    model_config = ConfigDict(json_schema_extra={"anyOf": [_not_blank("prompt"), _not_blank("code")]})
 
     task_id: Annotated[Text, Field(max_length=200)] | None = None
     prompt: Annotated[Text, Field(max_length=2_000_000)] | None = None
@@ -283,21 +283,21 @@ class TaskRequest(Model):
     labels: Labels = {}
 
     @model_validator(mode="after")
-    def _something_to_do(self) -> TaskRequest:
+    def _requires_prompt_or_code(self) -> TaskRequest:
         if not (self.prompt and self.prompt.strip()) and not (self.code and self.code.strip()):
             raise ValueError("prompt or code is required and must not be blank")
         return self
 
 
 class Submit(TaskRequest):
-    """`dev.ocf.task.submit.v1`: run this."""
+    """`dev.ocf.task.submit.v1`: run a task."""
 
     execution_id: ExecutionId
     project_id: ProjectId
 
 
 class Execute(Submit):
-    """`dev.ocf.task.execute.v1`: a validated submit, for the execute function. A later release may say more."""
+    """`dev.ocf.task.execute.v1`: a validated submit, for the execute function. A newer release may add fields."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -305,7 +305,7 @@ class Execute(Submit):
 
 
 class Cancel(Model):
-    """`dev.ocf.task.cancel.v1`: end it now, wherever it is."""
+    """`dev.ocf.task.cancel.v1`: stop an execution in any state."""
 
     execution_id: ExecutionId
     project_id: ProjectId
@@ -314,10 +314,10 @@ class Cancel(Model):
 
 
 class Cleanup(Model):
-    """`dev.ocf.task.cleanup.v1`: remove what an execution left, or sweep what nobody owns.
+    """`dev.ocf.task.cleanup.v1`: remove the data of one execution, or run a periodic job.
 
-    `scope` is `everything` (stream, state, S3, workspace), `workspace` (the pod's files only), or, about no single
-    execution and sent by a schedule, `sweep` (end what no worker owns) or `retention` (remove what is kept no longer).
+    For one execution, `scope` is `everything` (stream, state, S3, workspace) or `workspace` (only the pod's files).
+    Schedules send `sweep` (end executions without a worker) and `retention` (remove expired data).
     """
 
     project_id: ProjectId
@@ -337,7 +337,7 @@ class Reply(Model):
 
 
 class SessionCommand(Model):
-    """What the four session commands share."""
+    """Fields of the four session commands."""
 
     project_id: ProjectId
     session_id: SessionId
@@ -345,7 +345,7 @@ class SessionCommand(Model):
 
 
 class SessionCreate(SessionCommand):
-    """`dev.ocf.session.create.v1`: a conversation and its workspace, empty or forked from a finished execution."""
+    """`dev.ocf.session.create.v1`: create a conversation and its workspace, empty or from a finished execution."""
 
     from_execution_id: ExecutionId | None = None
     workspace: Workspace = EmptyWorkspace()
@@ -354,16 +354,16 @@ class SessionCreate(SessionCommand):
 
 
 class SessionAttach(SessionCommand):
-    """`dev.ocf.session.attach.v1`: somebody watches and may send follow-ups."""
+    """`dev.ocf.session.attach.v1`: a client watches the session and may send follow-ups."""
 
     client_id: Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class SessionDetach(SessionCommand):
-    """`dev.ocf.session.detach.v1`: that somebody has left; the session stays."""
+    """`dev.ocf.session.detach.v1`: a client no longer watches; the session stays."""
 
     client_id: Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class SessionDestroy(SessionCommand):
-    """`dev.ocf.session.destroy.v1`: remove every trace of it."""
+    """`dev.ocf.session.destroy.v1`: remove every trace of the session."""

@@ -1,4 +1,4 @@
-"""Large payloads: over 512 KiB they lie in S3 and the event carries `dataref` (CloudEvents Dataref extension)."""
+"""Large payloads: data over 512 KiB is stored in S3, and the event has a `dataref` (CloudEvents Dataref extension)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ _SCHEME = "ocf-s3:"
 
 
 async def offload(event: Event, prefix: str, store: ObjectStore) -> Event:
-    """`event`, its data moved to `<prefix>/data/<event id>.json` when it is too large for a message.
+    """Move the data of `event` to `<prefix>/data/<event id>.json` if it is too large for a message.
+
+    Returns:
+        The event with a `dataref`, or `event` itself when its data fits.
 
     Raises:
-        InvalidEvent: larger than 16 MiB.
+        InvalidEvent: The data has more than 16 MiB.
     """
     if len(event.data) <= MAX_EVENT_BYTES:
         return event
@@ -29,12 +32,12 @@ async def offload(event: Event, prefix: str, store: ObjectStore) -> Event:
 
 
 async def resolve(event: Event, prefix: str, store: ObjectStore) -> Event:
-    """`event` with its data, wherever that lies.
+    """Return `event` with its data, read from S3 if it has a `dataref`.
 
-    Only objects below `prefix` (the execution's own) are followed: a reference is input from outside.
+    Accepts only objects below `prefix` (those of the execution), because a reference is untrusted input.
 
     Raises:
-        InvalidEvent: the reference points elsewhere, or the object is over the limits of an event.
+        InvalidEvent: The reference points elsewhere, or the object exceeds the limits of an event.
     """
     reference = event.extensions.get("dataref")
     if reference is None or event.data:

@@ -1,9 +1,9 @@
 """Dead letters: messages that a consumer could not handle, in the stream `OCF_DLQ`, with the reason.
 
-A letter lies on `ocf.dlq.<consumer>.<project>.<execution or session>`, so that those about one execution are removed by
-their subject. A message that was read keeps its headers and data, and can be sent again. One that could not be read is
-kept without its data, by size and SHA-256: nobody has checked what it holds. Releases before 0.3 wrote letters on
-`ocf.dlq.<consumer>`; `move_old` moves them.
+The subject is `ocf.dlq.<consumer>.<project>.<execution or session>`, so that the dead letters of one execution can be
+purged by subject. A valid event is stored with its headers and data, and can be redriven. Of an invalid message only
+size and SHA-256 are stored, because its content was not checked. Releases before 0.3 published on
+`ocf.dlq.<consumer>`; `move_old` moves those dead letters.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ from ocf.events.ports import Bus, Message
 
 ALL = "ocf.dlq.>"
 _OLD = "ocf.dlq.*"
-#: In place of project and entity where a message came on a subject that names none.
+#: Stands for project and entity if the subject of the message has none.
 _NONE = "_"
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
-#: Headers of an event. Others, as `Nats-Rollup` or another letter's, say nothing about it.
+#: Prefixes of an event's own headers. Others, such as `Nats-Rollup` or those of a dead letter, are dropped.
 _EVENT_HEADERS = ("ce-", "content-type", "traceparent", "tracestate")
-#: What is kept of the headers of a message that could not be read, each value where it is one word.
+#: Headers stored of an invalid message, if the value is a single word.
 _IDENTIFYING = ("ce-specversion", "ce-id", "ce-type", "content-type")
-#: A message and its headers have 1 MiB; the letter's own headers take less than this.
+#: Bytes of a message with its headers, and an upper bound of the dead letter's own headers.
 _MOST, _OWN_HEADERS = 1024 * 1024, 32 * 1024
-#: Characters of a reason that are kept; percent-encoded each takes up to twelve.
+#: Characters stored of a reason; percent-encoded, a character takes up to twelve bytes.
 MAX_REASON = 2_000
 
 
 @dataclass(frozen=True)
-class Letter:
-    """What a dead letter says about the message. `size` and `sha256` are set where its data was not kept.
+class StoredDeadLetter:
+    """A message of `OCF_DLQ`, without the data of the original message.
 
-    `sequence` is the message's in the stream it came from, `status` the HTTP status of the last answer (0: none).
+    `sequence` is the original message's in its own stream, `status` the HTTP status of the last response (0: none).
+    `size` (bytes) and `sha256` describe data that was not stored.
     """
 
     consumer: str
@@ -53,36 +54,36 @@ class Letter:
 
     @property
     def has_data(self) -> bool:
-        """Whether the message was kept whole, so that it can be sent again."""
+        """Return whether the data was stored, so that the message can be redriven."""
         return self.sha256 is None
 
 
 def compose(
     consumer: str, message: Message, *, status: int, reason: str, at: datetime, with_data: bool
 ) -> tuple[str, bytes, dict[str, str]]:
-    """Subject, data and headers of the letter about `message`.
+    """Return subject, data and headers of the dead letter for `message`.
 
     Args:
-        consumer: who could not handle it.
-        message: as it was delivered.
-        status: HTTP status of the last answer, 0 for none.
-        reason: why; at most `MAX_REASON` characters are kept.
-        at: when it was given up.
-        with_data: keep headers and data. They are left out all the same where they do not fit in a message.
+        consumer: The consumer that could not handle the message.
+        message: The message as delivered.
+        status: HTTP status of the last response, 0 for none.
+        reason: The failure; at most `MAX_REASON` characters are stored.
+        at: Time of the failure.
+        with_data: Store headers and data, provided that they fit in one message.
     """
-    came_on = subjects.first(message.subject)
+    original_subject = subjects.base_subject(message.subject)
     headers = {k: v for k, v in message.headers.items() if k.lower().startswith(_EVENT_HEADERS)}
     if sum(len(k) + 4 * len(v) for k, v in headers.items()) + len(message.data) > _MOST - _OWN_HEADERS:
         with_data = False
     own = {
         "Ocf-Dlq-Consumer": consumer,
-        "Ocf-Dlq-Subject": came_on,
+        "Ocf-Dlq-Subject": original_subject,
         "Ocf-Dlq-Sequence": str(message.sequence),
         "Ocf-Dlq-Deliveries": str(message.deliveries),
         "Ocf-Dlq-Status": str(status),
         "Ocf-Dlq-Reason": quote(reason[:MAX_REASON].encode("utf-8", "replace"), safe=" ,.:;/'()[]{}=_-"),
         "Ocf-Dlq-Time": timestamp(at),
-        # Only functions publish to this stream, so that nobody else can use an id up.
+        # Only functions may publish to this stream, so no client can occupy a message id.
         "Nats-Msg-Id": f"dlq:{consumer}:{message.sequence}",
     }
     data = message.data
@@ -90,25 +91,25 @@ def compose(
         headers = {k: v for k, v in headers.items() if k.lower() in _IDENTIFYING and quoted(v) == repr(v)}
         own |= {"Ocf-Dlq-Size": str(len(data)), "Ocf-Dlq-Sha256": hashlib.sha256(data).hexdigest()}
         data = b""
-    return subject(consumer, came_on), data, {**headers, **own}
+    return subject(consumer, original_subject), data, {**headers, **own}
 
 
-def subject(consumer: str, came_on: str) -> str:
-    """Where the letter lies about a message that came on the subject `came_on`."""
-    project, entity = _about(came_on)
+def subject(consumer: str, original_subject: str) -> str:
+    """Return the subject of the dead letter for a message received on `original_subject`."""
+    project, entity = _project_and_entity(original_subject)
     return f"ocf.dlq.{_token(consumer)}.{_token(project)}.{_token(entity)}"
 
 
-def of_entity(project: str, entity: str) -> str:
-    """The subjects of all letters about an execution or session."""
+def entity_subjects(project: str, entity: str) -> str:
+    """Return the subject filter of all dead letters of an execution or session."""
     return f"ocf.dlq.*.{_token(project)}.{_token(entity)}"
 
 
-def read(message: Message) -> Letter:
-    """The letter that a message of `OCF_DLQ` is, also of an earlier release."""
+def read(message: Message) -> StoredDeadLetter:
+    """Parse a message of `OCF_DLQ`, including those of earlier releases."""
     headers = {name.lower(): value for name, value in message.headers.items()}
     size = headers.get("ocf-dlq-size")
-    return Letter(
+    return StoredDeadLetter(
         consumer=headers.get("ocf-dlq-consumer") or message.subject.split(".")[2],
         subject=headers.get("ocf-dlq-subject", ""),
         sequence=_number(headers.get("ocf-dlq-sequence")),
@@ -122,17 +123,17 @@ def read(message: Message) -> Letter:
 
 
 def event_headers(message: Message) -> dict[str, str]:
-    """The headers of the event in a letter, without the letter's own: for publishing it again."""
+    """Return the original event's headers, for a redrive."""
     return {name: value for name, value in message.headers.items() if name.lower().startswith(_EVENT_HEADERS)}
 
 
 async def delete(bus: Bus, project: str, entity: str) -> int:
-    """Remove the letters about an execution or session; return how many."""
-    return await bus.purge(subjects.DLQ, of_entity(project, entity))
+    """Remove the dead letters of an execution or session; return their number."""
+    return await bus.purge(subjects.DLQ, entity_subjects(project, entity))
 
 
 async def move_old(bus: Bus) -> int:
-    """Move the letters of earlier releases to the subjects where `delete` finds them; return how many."""
+    """Move the dead letters of earlier releases to the current subjects; return their number."""
     moved = 0
     async for message in bus.history(subjects.DLQ, _OLD):
         letter = read(message)
@@ -142,16 +143,16 @@ async def move_old(bus: Bus) -> int:
     return moved
 
 
-def _about(came_on: str) -> tuple[str, str]:
+def _project_and_entity(original_subject: str) -> tuple[str, str]:
     try:
-        parsed = subjects.parse(came_on)
+        parsed = subjects.parse(original_subject)
     except InvalidEvent:
         return _NONE, _NONE
     return parsed.project, parsed.entity
 
 
 def _token(text: str) -> str:
-    """`text` as one token of a subject: percent-encoded where it is odd, and cut."""
+    """Return `text` as one subject token: percent-encoded if necessary, at most 128 characters."""
     return text if _TOKEN.fullmatch(text) else quote(text.encode("utf-8", "replace"), safe="").replace(".", "%2E")[:128]
 
 

@@ -1,10 +1,10 @@
-"""Marks that the dispatcher puts on an event: CloudEvents extensions. A publisher's own are overwritten."""
+"""CloudEvents extensions that the dispatcher sets on an event. It overwrites values set by a publisher."""
 
 from __future__ import annotations
 
-#: The NATS subject that the event came on.
+#: NATS subject of the event's message.
 NATS_SUBJECT = "natssubject"
-#: Its sequence in its stream.
+#: Stream sequence of the message.
 NATS_SEQUENCE = "natssequence"
-#: Its deliveries, this one included.
+#: Number of deliveries of the message, including this one.
 NATS_DELIVERIES = "natsdeliveries"

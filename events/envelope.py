@@ -1,7 +1,7 @@
 """CloudEvents 1.0 to and from NATS messages and HTTP requests.
 
-Binary and structured mode are read, binary is written (CloudEvents NATS Protocol Binding 1.0.2: lower-case
-`ce-` headers, percent-encoded values; structured messages carry `Content-Type: application/cloudevents+json`).
+Reads binary and structured mode, writes binary mode (CloudEvents NATS Protocol Binding 1.0.2: lower-case `ce-` headers,
+percent-encoded values; structured messages have `Content-Type: application/cloudevents+json`).
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from ocf.events.facts import FieldError
 JSON = "application/json"
 STRUCTURED = "application/cloudevents+json"
 
-#: What need not be percent-encoded in a header value: printable ASCII but space, `"` and `%` (HTTP binding 3.1.3.2).
+#: Characters that a header value has unencoded: printable ASCII except space, `"` and `%` (HTTP binding 3.1.3.2).
 _SAFE = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
 _CORE = ("id", "source", "type", "specversion", "subject", "time", "datacontenttype", "dataschema")
 _MAX_ATTRIBUTE = 4096
 _MAX_ATTRIBUTES = 64
-#: An attribute's name (CloudEvents 1.0.2, Naming Conventions; 20 characters are its advice, not its rule).
+#: An attribute's name (CloudEvents 1.0.2, Naming Conventions; its limit of 20 characters is a recommendation).
 _NAME = re.compile(r"[a-z0-9]{1,64}")
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,100}/[a-z0-9!#$&^_.+-]{1,100}")
-#: What an error may quote of an input: one word. Anything else may be a prompt, and errors reach logs.
+#: An error may quote a single word of the input. Anything else may be a prompt, and errors reach the logs.
 _WORD = re.compile(r"[A-Za-z0-9._:/+@*\[\]-]{1,80}")
 _DATA = b',"data":'
-#: Most errors that one fact names, and the most bytes of them; what is beyond is counted.
+#: Bounds of the errors in one fact: number, total bytes, characters of a message. Further errors are only counted.
 _MAX_ERRORS, _MAX_ERROR_BYTES, _MAX_MESSAGE = 100, 16 * limits.KIB, 500
 
 
 class InvalidData(InvalidEvent):
-    """The event's data does not fit its type; `errors` names each field."""
+    """The data does not match the event's type; `errors` has one entry per field."""
 
     def __init__(self, errors: list[FieldError]) -> None:
         self.errors = bounded(errors)
@@ -52,7 +52,7 @@ class InvalidData(InvalidEvent):
 
 @dataclass(frozen=True)
 class Event:
-    """A CloudEvent. `data` is JSON as bytes; `extensions` are strings."""
+    """A CloudEvent. `data` is UTF-8 JSON; `extensions` are strings."""
 
     type: str
     source: str
@@ -65,20 +65,22 @@ class Event:
 
     @property
     def spec(self) -> EventType:
-        """Its row of the catalogue. Raises InvalidEvent for a type or version we do not know."""
+        """The event's entry in the catalogue. Raises InvalidEvent for an unknown type or version."""
         try:
             return TYPES[self.type]
         except KeyError:
             raise InvalidEvent(f"type: {quoted(self.type)} is not one of this system's event types") from None
 
     def headers(self) -> dict[str, str]:
-        """Binary-mode headers of a NATS message. Some readers look for the content type under the one name, some under
-        the other (CloudEvents NATS binding 1.0.2, 3.1.1): both are written.
+        """Return the binary-mode headers of a NATS message.
+
+        The content type has two names, because readers differ in the one they use (CloudEvents NATS binding 1.0.2,
+        3.1.1).
         """
         return {**self.http_headers(), "ce-datacontenttype": self.datacontenttype}
 
     def http_headers(self) -> dict[str, str]:
-        """Binary-mode headers of an HTTP request."""
+        """Return the binary-mode headers of an HTTP request."""
         headers = {
             "ce-specversion": "1.0",
             "ce-id": _encode(self.id),
@@ -94,7 +96,7 @@ class Event:
         return headers
 
     def structured(self) -> dict[str, Any]:
-        """The event as one JSON object (CloudEvents JSON format)."""
+        """Return the event as one JSON object (CloudEvents JSON format)."""
         event: dict[str, Any] = {"specversion": "1.0", "id": self.id, "source": self.source, "type": self.type}
         if self.subject:
             event["subject"] = self.subject
@@ -106,10 +108,10 @@ class Event:
         return event
 
     def line(self) -> bytes:
-        """The event as one line of JSON, `data` last and byte for byte as it came (see `of_line`).
+        """Return the event as one line of JSON with `data` last, byte for byte as received (see `of_line`).
 
         Raises:
-            ValueError: data is not JSON.
+            ValueError: The data is not JSON.
         """
         head = {name: value for name, value in self.structured().items() if name != "data"}
         start = _compact(head)[:-1]
@@ -120,19 +122,19 @@ class Event:
         return start + _DATA + self.data + b"}"
 
     def with_extensions(self, **extensions: str) -> Event:
-        """A copy with further extensions."""
+        """Return a copy with further extensions."""
         return replace(self, extensions={**self.extensions, **extensions})
 
 
 def of_line(line: bytes) -> Event:
-    """The event of `Event.line`, its data the same bytes.
+    """Parse a line of `Event.line`; the data keeps its bytes.
 
     Raises:
-        InvalidEvent: it is none.
+        InvalidEvent: The line is not an event.
     """
     event = _structured(STRUCTURED, line)
     _, found, data = line.strip().partition(_DATA)
-    # A quote within an attribute is escaped, so the first `,"data":` is the member itself.
+    # Quotes within an attribute are escaped, so the first `,"data":` is the member.
     return replace(event, data=data[:-1]) if found else event
 
 
@@ -141,22 +143,22 @@ def _compact(value: Mapping[str, Any]) -> bytes:
 
 
 def timestamp(time: datetime) -> str:
-    """RFC 3339, UTC, microseconds."""
+    """Format a time as RFC 3339 in UTC with microseconds."""
     return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def new_event(
     type_: str, data: Model, *, source: str, time: datetime, cause: Event | None = None, id_: str | None = None
 ) -> Event:
-    """An event of our own about the execution (or session) that `data` names.
+    """Create an event about the execution or session named in `data`.
 
-    `cause` gives the trace context, the correlation id and the causation id.
+    `cause` sets the causation id, and the trace context if there is no active span.
     """
     entity = str(getattr(data, "execution_id", None) or getattr(data, "session_id", ""))
     extensions = {"correlationid": entity, "partitionkey": entity}
     if cause is not None:
         extensions["causationid"] = cause.id
-    # The active span is the nearer cause; without tracing the event's own context is passed on.
+    # The active span is the direct cause; without tracing, the context of `cause` is forwarded.
     extensions |= trace_context.active() or (trace_context.of(cause.extensions) if cause is not None else {})
     return Event(
         type=type_,
@@ -170,11 +172,11 @@ def new_event(
 
 
 def parse(event: Event) -> Model:
-    """The event's data as the model of its type. What callers send has exactly the types of the schema.
+    """Parse the event's data as the model of its type; data from callers must have the exact types of the schema.
 
     Raises:
-        InvalidData: every field that is wrong, by name.
-        InvalidEvent: unknown type.
+        InvalidData: Fields are invalid; names each.
+        InvalidEvent: The type is unknown.
     """
     spec = event.spec
     try:
@@ -188,7 +190,7 @@ def parse(event: Event) -> Model:
 
 
 def field_errors(error: ValidationError) -> list[FieldError]:
-    """Pydantic's errors as field and message. The wrong value is left out: it may be a secret."""
+    """Convert pydantic's errors to field and message, without the value, which may be a secret."""
     return bounded(
         [
             FieldError(field=_path(e["loc"]), message=e["msg"])
@@ -198,7 +200,7 @@ def field_errors(error: ValidationError) -> list[FieldError]:
 
 
 def errors_of(error: InvalidEvent) -> list[FieldError]:
-    """What is wrong with an event, by field."""
+    """Return the errors of an invalid event by field."""
     if isinstance(error, InvalidData):
         return error.errors
     field, colon, message = str(error).partition(": ")
@@ -207,39 +209,40 @@ def errors_of(error: InvalidEvent) -> list[FieldError]:
 
 
 def bounded(errors: list[FieldError]) -> list[FieldError]:
-    """As many of them as fit in a fact; the last says how many more there are."""
-    kept: list[FieldError] = []
+    """Return as many errors as fit in a fact; the last entry has the number of further errors."""
+    fitting: list[FieldError] = []
     size = 0
     for error in errors[:_MAX_ERRORS]:
         cut = error.model_copy(update={"message": error.message[:_MAX_MESSAGE]})
         size += len(cut.model_dump_json())
         if size > _MAX_ERROR_BYTES:
             break
-        kept.append(cut)
-    if len(kept) < len(errors):
-        kept.append(FieldError(field="data", message=f"{len(errors) - len(kept)} more errors"))
-    return kept
+        fitting.append(cut)
+    if len(fitting) < len(errors):
+        fitting.append(FieldError(field="data", message=f"{len(errors) - len(fitting)} more errors"))
+    return fitting
 
 
 def quoted(text: str) -> str:
-    """`text` in an error message: quoted where it is one word, else its length."""
+    """Return `text` for an error message: quoted if it is one word, else its length."""
     return repr(text) if _WORD.fullmatch(text) else f"<{len(text)} characters>"
 
 
 def _path(parts: Sequence[object]) -> str:
-    # `[key]` is pydantic's mark of a dict's key, which is the part before it.
+    # pydantic marks an error in a dict's key with a further part `[key]`.
     named = (str(part) for part in parts if part != "[key]")
     return ".".join(part if _WORD.fullmatch(part) else f"<{len(part)} characters>" for part in named) or "data"
 
 
 def decode(headers: Mapping[str, str], body: bytes) -> Event:
-    """A CloudEvent from a NATS message or an HTTP request, binary or structured.
+    """Decode a CloudEvent from a NATS message or an HTTP request, binary or structured.
 
-    Structured is a body of `Content-Type: application/cloudevents+json`, or one without any content type or `ce-`
-    header (CloudEvents NATS binding 1.0.2, 3.2). Its data is JSON within `ocf.events.limits.EVENT`, in UTF-8.
+    A structured body has `Content-Type: application/cloudevents+json`, or no content type and no `ce-` header
+    (CloudEvents NATS binding 1.0.2, 3.2). The data must be UTF-8 JSON within `ocf.events.limits.EVENT`.
 
     Raises:
-        InvalidEvent: neither, or an attribute is missing or malformed; the message names it, and never quotes the data.
+        InvalidEvent: The message is not a CloudEvent, or an attribute is missing or malformed. The text names the
+            attribute and never quotes the data.
     """
     lower = {name.lower(): value for name, value in headers.items()}
     content_type = _media_type(lower.get("content-type", ""))
@@ -258,7 +261,7 @@ def decode(headers: Mapping[str, str], body: bytes) -> Event:
 
 def _binary(headers: Mapping[str, str], content_type: str, body: bytes) -> Event:
     named = {name[3:]: value for name, value in headers.items() if name.startswith("ce-")}
-    _check_attributes(named, 3 * _MAX_ATTRIBUTE)  # before they are decoded: %41 is one character
+    _check_attributes(named, 3 * _MAX_ATTRIBUTE)  # before decoding: %41 is one character
     attributes = {}
     for name, value in named.items():
         try:
@@ -301,7 +304,7 @@ def _structured(content_type: str, body: bytes) -> Event:
 
 
 def _check_attributes(named: Mapping[str, object], longest: int) -> None:
-    """Names and lengths of the attributes of an event."""
+    """Raise InvalidEvent unless the number, names and lengths of the attributes are allowed."""
     if len(named) > _MAX_ATTRIBUTES:
         raise InvalidEvent(f"attributes: {len(named)}; at most {_MAX_ATTRIBUTES}")
     for name, value in named.items():
@@ -310,7 +313,7 @@ def _check_attributes(named: Mapping[str, object], longest: int) -> None:
         if isinstance(value, str):
             if len(value) > longest:
                 raise InvalidEvent(f"{name}: longer than {_MAX_ATTRIBUTE} characters")
-            if _is_cut(value):
+            if _has_surrogate(value):
                 raise InvalidData([_surrogate_error(name)])
 
 
@@ -344,14 +347,14 @@ def _time(value: str | None) -> datetime:
         return datetime.now(UTC)
     try:
         parsed = datetime.fromisoformat(value)
-        # In UTC: the first and last day of the calendar have no time in every zone.
+        # Convert to UTC here: times on the first and last day of the calendar do not exist in every zone.
         return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise InvalidEvent(f"time: {quoted(value)} is not an RFC 3339 timestamp") from None
 
 
 def _text(name: str, value: object) -> str:
-    """An attribute of the JSON format as text. Those of the specification are strings; extensions may be more."""
+    """Return an attribute of the JSON format as text. Core attributes must be strings; extensions need not."""
     if isinstance(value, str):
         return value
     if name not in _CORE:
@@ -363,40 +366,40 @@ def _text(name: str, value: object) -> str:
     raise InvalidEvent(f"{name}: an attribute must be {kinds}")
 
 
-#: The escapes of both halves of a surrogate pair; a whole pair is one character.
+#: The escapes of a whole surrogate pair, which is one character.
 _PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _HALF = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 def _check_text(data: bytes, what: str) -> None:
-    """Refuse half a surrogate pair, which no UTF-8 can carry. Raises InvalidData, which names the field."""
+    """Raise InvalidData, which names the field, for a lone surrogate: UTF-8 cannot encode it."""
     if (field := _lone_surrogate(data)) is not None:
         path = ".".join(part for part in (what if what != "data" else "", field) if part)
         raise InvalidData([_surrogate_error(path.removeprefix("event.data.") or what)])
 
 
 def _surrogate_error(field: str) -> FieldError:
-    return FieldError(field=field, message="holds half a surrogate pair: text that was cut within a character")
+    return FieldError(field=field, message="contains half a surrogate pair: text that was cut within a character")
 
 
 def _lone_surrogate(data: bytes) -> str | None:
-    """The field of JSON `data` that holds half a surrogate pair; None: no field does."""
+    """Return the path of the first lone surrogate in the JSON `data`, or None."""
     if b"\\u" not in data or not _HALF.search(_PAIR.sub(b"", data.replace(b"\\\\", b"__"))):
         return None
     try:
         value = limits.parse_json(data, limits.EVENT)
     except InvalidEvent:
-        return None  # it is refused for that
+        return None  # another check rejects it
     return _surrogate_in(value, ()) or None
 
 
 def _surrogate_in(value: object, path: tuple[object, ...]) -> str:
-    """The path of the first text with a surrogate in `value`, whose depth is bounded; empty: there is none."""
+    """Return the path of the first text with a surrogate, or "". The depth of `value` is already bounded."""
     if isinstance(value, str):
-        return _path(path) if _is_cut(value) else ""
+        return _path(path) if _has_surrogate(value) else ""
     if isinstance(value, dict):
         for name, item in value.items():
-            if _is_cut(name):
+            if _has_surrogate(name):
                 return _path((*path, name))
             if found := _surrogate_in(item, (*path, name)):
                 return found
@@ -407,7 +410,7 @@ def _surrogate_in(value: object, path: tuple[object, ...]) -> str:
     return ""
 
 
-def _is_cut(text: str) -> bool:
+def _has_surrogate(text: str) -> bool:
     return any("\ud800" <= char <= "\udfff" for char in text)
 
 

@@ -1,8 +1,7 @@
-"""The error tree. A class's name decides what delivery does with the event that caused it.
+"""The error tree. The base class of an error decides the delivery of the event that caused it.
 
-`Retry` is negatively acknowledged and delivered again with backoff, `Drop` is acknowledged
-without effect, `DeadLetter` goes to `OCF_DLQ` with the reason. The docstring of a class is its
-default message.
+`Retry`: negative acknowledgement, redelivery with backoff. `Drop`: acknowledgement without effect. `DeadLetter`: a
+dead letter in `OCF_DLQ` with the reason. The docstring of a class is its default message.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import ClassVar
 class OcfError(Exception):
     """Something went wrong."""
 
-    #: The HTTP status a function answers with, and so what the dispatcher does (see wiring.py).
+    #: HTTP status of a function's response, by which the dispatcher decides (see `functions/dispatcher/result.py`).
     http_status: ClassVar[int] = 500
 
     def __init__(self, message: str | None = None) -> None:
@@ -21,45 +20,45 @@ class OcfError(Exception):
 
 
 class Retry(OcfError):
-    """The event cannot be handled now; deliver it again later."""
+    """The event cannot be handled now; redeliver it later."""
 
     http_status = 503
 
 
 class Busy(Retry):
-    """All slots are taken; the dispatcher waits, which is not a failure."""
+    """All slots are taken; the dispatcher waits. This is not a failure."""
 
     http_status = 429
 
 
 class NotItsTurn(Retry):
-    """Others of its session or project come first; it is given back and comes again, which is not a failure."""
+    """Other executions of its session or project come first; the event is requeued. This is not a failure."""
 
     http_status = 425
 
 
-#: What has to wait, and has not failed: with many of them a cluster is full, and nothing is wrong.
+#: Errors that mean "wait", not "failed": many of them mean that the cluster is full.
 WAITING = (Busy, NotItsTurn)
 
 
 class Conflict(Retry):
-    """Somebody else changed the record first."""
+    """The record was changed concurrently."""
 
     http_status = 409
 
 
 class NotYetKnown(Retry):
-    """The execution is not known (yet): its submit may still be on the way."""
+    """The execution does not exist yet: its submit may still be on the way."""
 
     http_status = 404
 
 
 class Unavailable(Retry):
-    """A part this function depends on does not answer."""
+    """A dependency of this function does not answer."""
 
 
 class Drop(OcfError):
-    """The event has no effect any more."""
+    """The event no longer has an effect."""
 
     http_status = 200
 
@@ -77,7 +76,7 @@ class InvalidEvent(DeadLetter):
 
 
 class TooLarge(DeadLetter):
-    """The message is larger than the bus takes."""
+    """The message is larger than the bus accepts."""
 
     http_status = 413
 
@@ -87,7 +86,7 @@ class Unreadable(DeadLetter):
 
 
 class IllegalStep(DeadLetter):
-    """The life cycle has no such step from this state."""
+    """The life cycle does not allow this step from this state."""
 
 
 class SealError(DeadLetter):

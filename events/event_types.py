@@ -1,4 +1,4 @@
-"""The catalogue: every event type with its payload, its subject and who says it (one table).
+"""The catalogue: every event type with its payload, subject and publishers (one table).
 
 `schemas/`, `schemas/asyncapi.yaml` and `docs/reference/events.md` are generated from `TYPES`.
 """
@@ -18,22 +18,25 @@ ModelClass = type[Model]
 
 @dataclass(frozen=True)
 class EventType:
-    """One event type. `verb` is the subject's verb (cmd) or last token (evt)."""
+    """One event type. `verb` is the subject's verb (cmd) or its last token (evt)."""
 
     type: str
     kind: Kind
     verb: str
     data: ModelClass
-    said_by: str
+    published_by: str
     entity: Literal["execution", "session"] = "execution"
 
     @property
     def from_callers(self) -> bool:
-        """Whether others than functions send it: unknown fields are errors then, and not those of a newer release."""
-        return self.kind == "cmd" and self.said_by != "submit"
+        """Return whether clients publish this type.
+
+        Then an unknown field is an error. In an event that functions publish, it belongs to a newer release.
+        """
+        return self.kind == "cmd" and self.published_by != "submit"
 
     def subject(self, project: str, entity: str) -> str:
-        """The NATS subject of one such event."""
+        """Return the NATS subject of an event of this type."""
         if self.kind == "cmd":
             verb = "session" if self.entity == "session" else self.verb
             return subjects.command(verb, project, entity)
@@ -51,16 +54,16 @@ class EventType:
 
     @property
     def stream(self) -> str:
-        """The stream that keeps it."""
+        """The stream that stores events of this type."""
         return {"cmd": subjects.COMMANDS, "evt": subjects.EVENTS, "out": subjects.OUTPUT}[self.kind]
 
 
-def _task(kind: Kind, verb: str, data: type[Model], said_by: str) -> EventType:
-    return EventType(f"dev.ocf.task.{verb}.v1", kind, verb, data, said_by)
+def _task(kind: Kind, verb: str, data: type[Model], published_by: str) -> EventType:
+    return EventType(f"dev.ocf.task.{verb}.v1", kind, verb, data, published_by)
 
 
-def _session(kind: Kind, verb: str, data: type[Model], said_by: str) -> EventType:
-    return EventType(f"dev.ocf.session.{verb}.v1", kind, verb, data, said_by, "session")
+def _session(kind: Kind, verb: str, data: type[Model], published_by: str) -> EventType:
+    return EventType(f"dev.ocf.session.{verb}.v1", kind, verb, data, published_by, "session")
 
 
 _ALL = (
@@ -92,7 +95,7 @@ _ALL = (
 
 TYPES: dict[str, EventType] = {spec.type: spec for spec in _ALL}
 
-#: The fact that says an execution ended in that state.
+#: The terminal fact of each terminal state.
 TERMINAL_TYPES: dict[State, EventType] = {
     state: TYPES[f"dev.ocf.task.{state.value}.v1"]
     for state in (State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMED_OUT, State.REJECTED)

@@ -1,6 +1,6 @@
-"""The record of an execution: the value behind `<project>.<execution>` in the bucket `ocf_executions`.
+"""The record of an execution: the value of `<project>.<execution>` in the bucket `ocf_executions`.
 
-It is derived from events by the functions that own each step and changed only by compare-and-set.
+Each step is written by the function that owns it, and only by compare-and-set.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from ocf.events.facts import ArtifactState, DiffSummary, FieldError
 from ocf.events.lifecycle import TERMINAL, Reason, State
 from ocf.events.output import PendingRequest, TodoItem, Usage
 
-#: How an attempt ended whose worker was shut down in good order.
-HANDED_ON = "handed_on"
-#: How one ended whose agent did not become ready: nothing had run yet.
+#: `Attempt.ended` after an orderly shutdown of the worker.
+RELEASED = "handed_on"
+#: `Attempt.ended` if the agent did not become ready; the task had not begun.
 NOT_READY = "not_ready"
 
 
 class Attempt(ForwardCompatible):
-    """One try by one worker. `ended` is how it ended: a state, `worker_lost`, `handed_on` or `not_ready`."""
+    """One attempt of one worker. `ended` is its outcome: a state, `worker_lost`, `handed_on` or `not_ready`."""
 
     number: int
     worker: str
@@ -29,9 +29,9 @@ class Attempt(ForwardCompatible):
 
 
 class OutboxEntry(ForwardCompatible):
-    """A fact that is decided but perhaps not yet published: whoever sees it publishes it again.
+    """A fact that was decided and may not be published yet; every reader that finds it publishes it.
 
-    Publishing twice is harmless: the event's id is its message id, and the subject takes one event only.
+    A repeated publish is harmless: the event's id is the message id, and the subject accepts only one event.
     """
 
     type: str
@@ -42,7 +42,7 @@ class OutboxEntry(ForwardCompatible):
 
 
 class Record(ForwardCompatible):
-    """Everything known of an execution but its output."""
+    """Everything about an execution except its output."""
 
     execution_id: ExecutionId
     project_id: ProjectId
@@ -85,18 +85,20 @@ class Record(ForwardCompatible):
 
     @property
     def terminal(self) -> bool:
-        """Whether it has ended."""
+        """Return whether the execution has ended."""
         return self.state in TERMINAL
 
     @property
     def attempts_spent(self) -> int:
-        """Attempts that count against `max_attempts`: one that was given back, by a worker that shut down
-        or because its agent was not ready, does not."""
-        return sum(attempt.ended not in (HANDED_ON, NOT_READY) for attempt in self.attempts)
+        """Number of attempts that count against `max_attempts`.
+
+        Attempts released by a worker's shutdown, and attempts whose agent did not become ready, do not count.
+        """
+        return sum(attempt.ended not in (RELEASED, NOT_READY) for attempt in self.attempts)
 
     @property
     def progress(self) -> int:
-        """0 to 100, from the agent's todo list; 100 only when completed."""
+        """Progress in percent, from the agent's todo list; 100 only when completed."""
         if self.state is State.COMPLETED:
             return 100
         if not self.todo:

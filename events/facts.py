@@ -1,4 +1,4 @@
-"""What functions say happened: the payloads of the fact events."""
+"""Payloads of the fact events, which functions publish."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from ocf.events.output import Usage
 
 
 class FieldError(ForwardCompatible):
-    """One thing wrong with an input: which field, what is wrong, what would be right."""
+    """One error of an input: the field, the fault, and the expected value."""
 
     field: str
     message: str
 
 
 class Fact(ForwardCompatible):
-    """What every fact of an execution has."""
+    """Fields of every fact about an execution."""
 
     execution_id: ExecutionId
     project_id: ProjectId
 
 
 class Accepted(Fact):
-    """`dev.ocf.task.accepted.v1`: recorded, and on its way to a worker."""
+    """`dev.ocf.task.accepted.v1`: the execution is recorded and queued for a worker."""
 
     labels: dict[str, str] = {}
 
 
 class Rejected(Fact):
-    """`dev.ocf.task.rejected.v1`: it never starts; every wrong field is named.
+    """`dev.ocf.task.rejected.v1`: the execution never starts; `errors` names every invalid field.
 
-    The ids are those of the subject it came on, which may be what is wrong with it.
+    The ids come from the subject of the command, and may themselves be invalid.
     """
 
     execution_id: str
@@ -44,7 +44,7 @@ class Rejected(Fact):
 
 
 class Started(Fact):
-    """`dev.ocf.task.started.v1`: a worker has it."""
+    """`dev.ocf.task.started.v1`: a worker has started the execution."""
 
     attempt: int
     worker: str
@@ -62,7 +62,7 @@ class ChangedFile(ForwardCompatible):
 
 
 class DiffSummary(ForwardCompatible):
-    """What the run changed in the workspace, against its start."""
+    """Changes of the workspace since the start of the execution."""
 
     files: int = 0
     additions: int = 0
@@ -72,24 +72,24 @@ class DiffSummary(ForwardCompatible):
 
 
 class Artifact(ForwardCompatible):
-    """One stored object: key below the execution's prefix, size in bytes, SHA-256 in hex."""
+    """One stored object: name below the execution's prefix, size in bytes, SHA-256 in hex."""
 
     name: str
     size: int
     sha256: str
 
 
-#: Whether what a run left is in S3. `pending`: its end waits for S3. `lost`: not all of it is there, and never will be.
+#: State of an execution's artifacts in S3. `pending`: the end waits for S3. `lost`: some are missing for good.
 ArtifactState = Literal["stored", "pending", "lost"]
 
 
 class Outcome(Fact):
-    """How an execution ended: shared by completed, failed, cancelled and timed_out.
+    """The end of an execution: fields of completed, failed, cancelled and timed_out.
 
-    It always fits in one message: a long `result`, list of files or message is shortened and says so (`result_bytes`,
-    `diff.truncated`). The whole result is then the object `result.txt`, the whole list the object `changes.json`.
-    Times in milliseconds: `queued_ms` from submit to the first start, `duration_ms` from there to the end without
-    `waited_ms`, for which the end waited for S3.
+    The fact always fits in one message. A long `result`, file list or message is shortened; `result_bytes` and
+    `diff.truncated` show it. The object `result.txt` then has the whole result, `changes.json` the whole list.
+    Times are in milliseconds: `queued_ms` from submit to the first start, `duration_ms` from the first start to the
+    end, without the time `waited_ms` that the end waited for S3.
     """
 
     attempt: int
@@ -102,25 +102,25 @@ class Outcome(Fact):
     diff: DiffSummary = DiffSummary()
     last_sequence: int = 0
     artifacts: ArtifactState = "stored"
-    artifacts_message: str | None = Field(None, description="why they are not stored")
-    objects: list[Artifact] = Field([], description="what is stored of it")
+    artifacts_message: str | None = Field(None, description="the reason if they are not stored")
+    objects: list[Artifact] = Field([], description="the stored objects")
     model: str | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _of_earlier_release(cls, data: Any) -> Any:  # noqa: ANN401 - whatever was said
-        """Until 0.2 `artifacts` was the list of objects."""
+    def _of_earlier_release(cls, data: Any) -> Any:  # noqa: ANN401 - unvalidated input
+        """Convert the form used until release 0.2, where `artifacts` was the list of objects."""
         if isinstance(data, dict) and isinstance(data.get("artifacts"), list):
             return {**data, "objects": data["artifacts"], "artifacts": "stored"}
         return data
 
 
 class Completed(Outcome):
-    """`dev.ocf.task.completed.v1`"""
+    """`dev.ocf.task.completed.v1`: the agent finished the task."""
 
 
 class Failed(Outcome):
-    """`dev.ocf.task.failed.v1`"""
+    """`dev.ocf.task.failed.v1`: the execution failed; `reason` is machine-readable."""
 
     reason: Reason
     message: str
@@ -128,20 +128,20 @@ class Failed(Outcome):
 
 
 class Cancelled(Outcome):
-    """`dev.ocf.task.cancelled.v1`"""
+    """`dev.ocf.task.cancelled.v1`: the execution was cancelled on request."""
 
     why: str | None = None
     requested_by: str | None = None
 
 
 class TimedOut(Outcome):
-    """`dev.ocf.task.timed_out.v1`"""
+    """`dev.ocf.task.timed_out.v1`: the execution reached its time limit."""
 
     limit_seconds: int
 
 
 class Archived(Fact):
-    """`dev.ocf.task.archived.v1`: verified and readable in S3."""
+    """`dev.ocf.task.archived.v1`: the archive is complete and verified in S3."""
 
     prefix: str
     objects: list[Artifact]
@@ -149,45 +149,45 @@ class Archived(Fact):
 
 
 class Cleaned(Fact):
-    """`dev.ocf.task.cleaned.v1`: what was removed. Kept as the only trace of the execution."""
+    """`dev.ocf.task.cleaned.v1`: numbers of removed items. The fact stays as the only trace of the execution."""
 
     removed: dict[str, int]
 
 
 class SessionFact(ForwardCompatible):
-    """What every fact of a session has."""
+    """Fields of every fact about a session."""
 
     session_id: SessionId
     project_id: ProjectId
 
 
 class SessionCreated(SessionFact):
-    """`dev.ocf.session.created.v1`"""
+    """`dev.ocf.session.created.v1`: the session exists."""
 
     from_execution_id: ExecutionId | None = None
     expires_at: datetime | None = None
 
 
 class SessionAttached(SessionFact):
-    """`dev.ocf.session.attached.v1`"""
+    """`dev.ocf.session.attached.v1`: a client watches the session."""
 
     client_id: str
 
 
 class SessionDetached(SessionFact):
-    """`dev.ocf.session.detached.v1`"""
+    """`dev.ocf.session.detached.v1`: a client no longer watches the session."""
 
     client_id: str
 
 
 class SessionDestroyed(SessionFact):
-    """`dev.ocf.session.destroyed.v1`"""
+    """`dev.ocf.session.destroyed.v1`: the session and its data are removed."""
 
     removed: dict[str, int] = {}
     expired: bool = False
 
 
 class SessionRejected(SessionFact):
-    """`dev.ocf.session.rejected.v1`: the command had no effect; every wrong field is named."""
+    """`dev.ocf.session.rejected.v1`: the command had no effect; `errors` names every invalid field."""
 
     errors: list[FieldError]

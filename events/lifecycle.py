@@ -11,6 +11,8 @@ from ocf.events.errors import IllegalStep
 
 
 class State(StrEnum):
+    """State of an execution."""
+
     PENDING = "pending"
     RUNNING = "running"
     COMPLETED = "completed"
@@ -21,6 +23,8 @@ class State(StrEnum):
 
 
 class Step(StrEnum):
+    """Transition of an execution from one state to the next."""
+
     ACCEPT = "accept"
     REJECT = "reject"
     START = "start"
@@ -31,7 +35,7 @@ class Step(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an execution failed (`failed.reason`)."""
+    """Machine-readable cause of a failed execution (`failed.reason`)."""
 
     AGENT_ERROR = "agent_error"
     MODEL_ERROR = "model_error"
@@ -48,13 +52,13 @@ class Reason(StrEnum):
 TABLE: dict[tuple[State | None, Step], State] = {
     (None, Step.ACCEPT): State.PENDING,
     (None, Step.REJECT): State.REJECTED,
-    # Its submit was given up before it had handed the execution on.
+    # The submit was dead-lettered before it published the execute command.
     (State.PENDING, Step.REJECT): State.REJECTED,
     (State.PENDING, Step.START): State.RUNNING,
     (State.PENDING, Step.CANCEL): State.CANCELLED,
     (State.PENDING, Step.FAIL): State.FAILED,
     (State.PENDING, Step.TIME_OUT): State.TIMED_OUT,
-    # A further attempt after its worker was lost: same state, next attempt number.
+    # The next attempt after a worker was lost: same state, next attempt number.
     (State.RUNNING, Step.START): State.RUNNING,
     (State.RUNNING, Step.COMPLETE): State.COMPLETED,
     (State.RUNNING, Step.FAIL): State.FAILED,
@@ -62,15 +66,15 @@ TABLE: dict[tuple[State | None, Step], State] = {
     (State.RUNNING, Step.TIME_OUT): State.TIMED_OUT,
 }
 
-#: States that no step leaves. Exactly one of them ends every execution.
+#: States without an outgoing step. Every execution ends in exactly one of them.
 TERMINAL: frozenset[State] = frozenset(State) - {state for state, _ in TABLE if state is not None}
 
 
 def step(state: State | None, taken: Step) -> State:
-    """The state after `taken`.
+    """Return the state after the step `taken`.
 
     Raises:
-        IllegalStep: the table has no such step; the message names both.
+        IllegalStep: The table does not have this step; the message names state and step.
     """
     try:
         return TABLE[(state, taken)]

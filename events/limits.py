@@ -1,8 +1,8 @@
-"""Limits on what others send, checked before it is parsed, inflated or stored.
+"""Limits on untrusted input, checked before it is parsed, inflated or stored.
 
-An agent, a tenant, an endpoint, a repository or a backend may send anything. A parser's cost in memory and time follows
-from the number of values and the depth of their nesting, not from the number of bytes alone: 45 MB of `[],[],...` are
-15 million lists and 1.2 GiB. So JSON is measured first, at the speed of a byte search, and then parsed.
+Agents, tenants, endpoints, repositories and backends may send anything. A parser's memory and time depend on the number
+of values and their nesting, not only on the number of bytes: 45 MB of `[],[],...` become 15 million lists and 1.2 GiB.
+JSON is therefore measured first, at the speed of a byte search, and then parsed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KIB, MIB = 1024, 1024 * 1024
 
 
 class OverLimit(InvalidEvent):
-    """The input is over a limit."""
+    """The input exceeds a limit."""
 
 
 class InvalidJson(InvalidEvent):
@@ -29,17 +29,17 @@ class InvalidJson(InvalidEvent):
 
 
 class InvalidCompression(InvalidEvent):
-    """The input is not compressed as it says."""
+    """The input is not compressed as declared."""
 
 
 @dataclass(frozen=True)
 class JsonLimit:
-    """What one JSON text may be.
+    """Limits of one JSON text.
 
     Args:
-        bytes: length of the text.
-        depth: nesting of arrays and objects.
-        values: arrays, objects and their members, counted together.
+        bytes: Length of the text.
+        depth: Nesting of arrays and objects.
+        values: Arrays, objects and their members, counted together.
     """
 
     bytes: int
@@ -49,11 +49,12 @@ class JsonLimit:
 
 @dataclass(frozen=True)
 class InflateLimit:
-    """What compressed input may become.
+    """Limits of decompression.
 
     Args:
-        bytes: length of the result.
-        ratio: length of the result divided by that of the input; `slack` bytes are allowed whatever the ratio.
+        bytes: Length of the result.
+        ratio: Length of the result divided by the length of the input.
+        slack: Bytes of the result that are allowed regardless of the ratio.
     """
 
     bytes: int
@@ -61,55 +62,55 @@ class InflateLimit:
     slack: int = MIB
 
 
-#: An event on the bus or over HTTP, its dataref resolved.
+#: An event on the bus or over HTTP, after its dataref is resolved.
 EVENT = JsonLimit(bytes=16 * MIB, depth=64, values=200_000)
-#: A body of an HTTP request: what may become an event, its texts perhaps in escapes.
+#: Body of an HTTP request that becomes an event; its texts may be longer there because of escapes.
 REQUEST = JsonLimit(bytes=17 * MIB, depth=62, values=199_000)
-#: A value that a caller passes on as it is, within an event.
+#: A free-form value of the caller within an event.
 FREE_VALUE = JsonLimit(bytes=8 * MIB, depth=32, values=100_000)
-#: A request of an agent to a model: a million tokens are 4 MB of text, and providers take up to 50 MB with the images.
+#: A request of an agent to a model: a million tokens are 4 MB of text; providers accept up to 50 MB with images.
 MODEL_REQUEST = JsonLimit(bytes=64 * MIB, depth=100, values=150_000)
-#: The same without its long texts: 10,000 messages and their tools are 4 MB and 100,000 values, parsed in 0.1 s.
+#: Such a request without its long texts: 10,000 messages and their tools are 4 MB and 100,000 values, parsed in 0.1 s.
 MODEL_SKELETON = JsonLimit(bytes=8 * MIB, depth=100, values=150_000)
-#: Bytes of such requests that one execution may have in memory at once: the largest, and its subagents' beside it.
+#: Bytes of all concurrent model requests of one execution in memory: one of maximum size, and those of subagents.
 MODEL_REQUESTS = 96 * MIB
-#: Requests of one execution at once: each subagent has one.
+#: Concurrent model requests of one execution: each subagent has one.
 MODEL_CALLS = 32
-#: Tokens an answer may have where the request names no bound: what OpenCode asks for.
+#: Tokens of an answer if the request has no limit: OpenCode's own default.
 MODEL_OUTPUT_TOKENS = 32_000
-#: One event of a model's answer, or the whole answer where it does not stream.
+#: One event of a model's answer, or the whole answer without streaming.
 MODEL_ANSWER = JsonLimit(bytes=16 * MIB, depth=64, values=200_000)
-#: The same, of an endpoint that compresses although it is asked not to. A stream repeats itself with each event.
+#: An answer of an endpoint that compresses against the request. The ratio is high, because stream events are similar.
 MODEL_INFLATED = InflateLimit(bytes=256 * MIB, ratio=200)
-#: What is read of the error that a model endpoint answers with: providers say a sentence.
+#: The part that is read of a model endpoint's error response; providers send one sentence.
 MODEL_ERROR = JsonLimit(bytes=64 * KIB, depth=32, values=2_000)
-#: One answer or event of OpenCode, which repeats what the agent wrote.
+#: One response or event of OpenCode, which may contain everything that the agent wrote.
 AGENT_MESSAGE = JsonLimit(bytes=32 * MIB, depth=100, values=500_000)
-#: Events of OpenCode that wait to be read; more wait in its socket, which holds less than these could.
+#: Events of OpenCode in the queue; further events wait in the socket's buffer, which is smaller.
 AGENT_INBOX = 8
-#: What is read of the error that OpenCode answers with; its first 300 characters are shown.
+#: Bytes that are read of OpenCode's error response; its first 300 characters are shown.
 AGENT_ERROR = 64 * KIB
-#: What is read of a conversation, its newest messages first. Commas and brackets within texts count as values here.
+#: The part that is read of a conversation, latest messages first. Commas and brackets within texts count as values.
 AGENT_CONVERSATION = JsonLimit(bytes=64 * MIB, depth=100, values=3_000_000)
-#: A conversation as it is stored: letters beyond ASCII take up to three times their bytes there, and two levels more.
+#: A conversation in its stored form: non-ASCII characters take up to three times the bytes, nesting two more levels.
 STORED_CONVERSATION = JsonLimit(bytes=256 * MIB, depth=104, values=3_200_000)
-#: Pages of it, of up to 64 messages: 65,536 messages in all.
+#: Pages of a conversation, of up to 64 messages each: 65,536 messages in all.
 AGENT_PAGES = 1024
-#: Sessions of one run, each a subagent's: one a minute for a week.
+#: OpenCode sessions of one execution, one per subagent: one a minute for a week.
 AGENT_SESSIONS = 10_000
-#: Messages, parts, tools or steps of one run: a part a second for five days. Each costs the worker about 500 bytes.
+#: Messages, parts, tools or steps of one execution: one a second for five days. Each costs about 500 bytes of memory.
 AGENT_PARTS = 500_000
-#: Characters of an id of OpenCode's, which has 30.
+#: Characters of an OpenCode id; real ids have 30.
 AGENT_ID = 128
-#: Characters of text whose message OpenCode has not named yet; it names it with the event before.
-AGENT_UNSAID = 32 * MIB
-#: An archived output, line by line; the whole of it inflated.
+#: Characters of buffered text without a known message; OpenCode normally announces the message one event earlier.
+AGENT_UNATTRIBUTED = 32 * MIB
+#: An archived output: one line, and the whole of it inflated.
 ARCHIVE_LINE = JsonLimit(bytes=MIB, depth=64, values=50_000)
-ARCHIVE = InflateLimit(bytes=1024 * MIB, ratio=1_100)  # gzip itself makes at most 1,032 bytes of one
+ARCHIVE = InflateLimit(bytes=1024 * MIB, ratio=1_100)  # the maximum of gzip itself is 1,032
 
 #: One NATS message, headers included (`max_payload` of nats-server, `max_msg_size` of the streams).
 MESSAGE_BYTES = MIB
-#: A record in its bucket, as it is written; the rest of the message is for headers.
+#: A record in its bucket; the rest of the message is for headers.
 RECORD_BYTES = MESSAGE_BYTES - 32 * KIB
 
 _MARK = "… (shortened; {} bytes in all)"
@@ -120,21 +121,21 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
 def check_size(size: int, limit: JsonLimit | InflateLimit, what: str = "data") -> None:
-    """Raises OverLimit: it is longer than `limit`."""
+    """Raise OverLimit if `size` is more than `limit.bytes`."""
     if size > limit.bytes:
         raise OverLimit(f"{what}: {size} bytes; at most {limit.bytes}")
 
 
 def check_json(data: bytes, limit: JsonLimit, what: str = "data") -> None:
-    """Measure a JSON text without parsing it. It need not be valid.
+    """Measure a JSON text, valid or not, without parsing it.
 
     Args:
-        data: UTF-8.
-        limit: what it may be.
-        what: the field's name in the error.
+        data: The text in UTF-8.
+        limit: The limits to check.
+        what: Name of the field in the error.
 
     Raises:
-        OverLimit: it is longer, deeper or has more values than `limit`; names the limit.
+        OverLimit: The text is longer, deeper or has more values than allowed; names the limit.
     """
     check_size(len(data), limit, what)
     opened = data.count(b"[") + data.count(b"{")
@@ -150,17 +151,20 @@ def check_json(data: bytes, limit: JsonLimit, what: str = "data") -> None:
 
 
 def _without_texts(data: bytes, limit: JsonLimit, what: str) -> bytes:
-    """Without its texts, whose brackets and commas do not count. Free of escapes, a text ends at the next quote."""
+    """Return `data` without its strings, whose brackets and commas do not count.
+
+    Escapes are removed first, so that a string ends at the next quote.
+    """
     plain = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     quotes = plain.count(b'"')
-    # A member has at most two texts, its name and its value. Taking out millions of them would cost seconds.
+    # A member has at most two strings, its name and its value. Removing millions of them would take seconds.
     if quotes > 4 * limit.values + 2:
         raise OverLimit(f"{what}: {quotes // 2} texts; at most {2 * limit.values}")
     return b"".join(plain.split(b'"')[::2]) if quotes else plain
 
 
 def _check_depth(brackets: bytes, depth: int, what: str) -> None:
-    """Raise OverLimit where `[` and `]` are nested deeper than `depth`; each round removes the innermost level."""
+    """Raise OverLimit if `[` and `]` are nested deeper than `depth`. Each round removes the innermost level."""
     for _ in range(depth):
         shorter = brackets.replace(b"[]", b"")
         if len(shorter) == len(brackets):
@@ -174,16 +178,16 @@ def parse_json(data: bytes, limit: JsonLimit, what: str = "data") -> Any:  # noq
     """Parse a JSON text within `limit`.
 
     Args:
-        data: UTF-8; no other encoding of Unicode is tried.
-        limit: what it may be.
-        what: the field's name in the error.
+        data: The text in UTF-8; other encodings are rejected.
+        limit: The limits to check.
+        what: Name of the field in the error.
 
     Returns:
-        The value. A text in it may hold a lone surrogate, which no UTF-8 can: the model of the data decides on that.
+        The value. Its strings may contain lone surrogates, which UTF-8 cannot encode; the caller decides on them.
 
     Raises:
-        OverLimit: it is over `limit`.
-        InvalidJson: it is not valid JSON. The message never quotes the input.
+        OverLimit: The text exceeds `limit`.
+        InvalidJson: The text is not valid JSON. The message never quotes the input.
     """
     check_json(data, limit, what)
     try:
@@ -195,15 +199,15 @@ def parse_json(data: bytes, limit: JsonLimit, what: str = "data") -> Any:  # noq
     except InvalidJson as error:
         raise InvalidJson(f"{what}: {error}") from None
     except (RecursionError, ValueError):
-        # An integer of more than 4,300 digits (CVE-2020-10735) is the only other ValueError.
+        # The only other ValueError is an integer of more than 4,300 digits (CVE-2020-10735).
         raise InvalidJson(f"{what}: not valid JSON: a number is too long") from None
 
 
 def check_value(value: object, limit: JsonLimit) -> None:
-    """Measure a parsed JSON value: its depth and number of values; `limit.bytes` is for the text it came from.
+    """Check depth and number of values of a parsed JSON value; `limit.bytes` does not apply.
 
     Raises:
-        ValueError: it is over `limit`; says which.
+        ValueError: The value exceeds `limit`; names the limit.
     """
     level, values = [value], 0
     for _ in range(limit.depth + 1):
@@ -222,27 +226,27 @@ def check_value(value: object, limit: JsonLimit) -> None:
 
 
 def _no_constant(name: str) -> float:
-    """Refuse NaN and infinities: RFC 8259 has none, and no other reader would take what we write of them."""
+    """Refuse NaN and infinities, which RFC 8259 does not have and other parsers would refuse."""
     raise InvalidJson(f"not valid JSON: {name}")
 
 
 class Inflater:
-    """Inflates one gzip or zlib stream (RFC 1952, 1950) piece by piece, within a limit.
-
-    Raises:
-        OverLimit: from `feed`: it becomes more than `limit`; at most 64 KiB more are in memory by then.
-        InvalidCompression: from `feed`: it is not compressed that way.
-    """
+    """Incremental decompression of one gzip or zlib stream (RFC 1952, 1950) within a limit."""
 
     _PIECE = 64 * KIB
 
     def __init__(self, limit: InflateLimit, what: str = "data") -> None:
         self._limit, self._what = limit, what
-        self._zlib = zlib.decompressobj(wbits=47)  # either of the two, by its head
+        self._zlib = zlib.decompressobj(wbits=47)  # detects gzip or zlib by the header
         self._in = self._out = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What `data` adds, in pieces of at most 64 KiB."""
+        """Yield the result of the compressed bytes `data`, in pieces of at most 64 KiB.
+
+        Raises:
+            OverLimit: The result exceeds the limit; the check follows each piece of 64 KiB.
+            InvalidCompression: The data is neither gzip nor zlib.
+        """
         self._in += len(data)
         limit = self._limit
         while data:
@@ -260,16 +264,16 @@ class Inflater:
 
 
 def json_size(text: str) -> int:
-    """Return the bytes that `text` takes within a JSON text, its escapes included and its quotes not."""
+    """Return the bytes of `text` as a JSON string, with escapes and without the quotes."""
     return len(to_json(text, inf_nan_mode="null")) - 2
 
 
 def shorten(text: str, limit: int) -> str:
-    """Cut `text` at a character border so that it takes at most `limit` bytes of JSON, and say so in it.
+    """Cut `text` at a character border to at most `limit` bytes of JSON, and append a mark.
 
     Args:
-        text: no lone surrogates in it.
-        limit: bytes, the mark included; below the mark's own 64 bytes nothing is left.
+        text: A text without lone surrogates.
+        limit: Bytes including the mark; below the mark's own 64 bytes the result is empty.
     """
     if len(text) * 6 <= limit or json_size(text) <= limit:
         return text

@@ -1,8 +1,8 @@
-"""Terminal facts: composed here, whoever ends an execution, and made to fit in one NATS message.
+"""Terminal facts: every function that ends an execution composes them here, within the size of one NATS message.
 
-A record holds the fact that ends it twice: in its own fields and, escaped once more, in its outbox. So the parts of a
-fact have budgets in bytes of JSON, and where they do not suffice all of them are cut further, down to a fact that
-has only its ids, times and figures. An end that is published shortened is worth more than one that never is.
+A record contains its terminal fact twice: in its own fields and, escaped once more, in its outbox. The parts of a fact
+therefore have budgets in bytes of JSON. If the record is still too large, all budgets shrink, at last to ids, times and
+figures only. A shortened terminal fact is better than one that cannot be published.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ocf.events.lifecycle import Reason, Step
 from ocf.events.limits import KIB, RECORD_BYTES, json_size, shorten
 from ocf.events.output import PendingRequest, TodoItem, Usage
 
-#: Objects that hold what a fact has shortened.
+#: Objects with the full text of shortened parts.
 RESULT_NAME, CHANGES_NAME = "result.txt", "changes.json"
 
 #: Budgets of the parts, in bytes of JSON.
@@ -41,17 +41,17 @@ NAME_BYTES = KIB
 TODO_BYTES = 32 * KIB
 WAITING_BYTES = 16 * KIB
 ERRORS_BYTES = 64 * KIB
-#: The last says how many are left out.
+#: Errors per fact; a last entry has the number of omitted errors.
 MAX_ERRORS = 100
-#: Shares of the budgets that are tried one after the other.
+#: Shares of the budgets, tried in this order.
 _SHARES = (1.0, 0.25, 0.0625, 0.0)
-#: A changed file without its path, and an entry of another list without its text.
+#: Bytes of a list entry without its path or text.
 _ENTRY_BYTES = 80
 
 
 @dataclass(frozen=True)
 class Work:
-    """What an attempt knows of its work, beyond the record."""
+    """Results of an attempt that the record does not have yet."""
 
     usage: Usage = field(default_factory=Usage)
     result: str = ""
@@ -64,7 +64,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Ending:
-    """How an execution ends. `reason` and `stderr_tail` are for `Step.FAIL`, `requested_by` is for `Step.CANCEL`."""
+    """The end of an execution. `reason` and `stderr_tail` are for `Step.FAIL`, `requested_by` is for `Step.CANCEL`."""
 
     step: Step
     message: str = ""
@@ -74,12 +74,12 @@ class Ending:
 
 
 def milliseconds(span: timedelta) -> int:
-    """Never negative: clocks differ between machines."""
+    """Convert a time span to milliseconds, at least 0: clocks differ between machines."""
     return max(0, round(span.total_seconds() * 1000))
 
 
 def duration_ms(record: Record, now: datetime, waited_ms: int = 0) -> int:
-    """Milliseconds from the first start to `now` without those that the end waited for S3; 0 if it never started."""
+    """Return the milliseconds from the first start to `now` without `waited_ms`; 0 without a start."""
     return max(0, milliseconds(now - record.started_at) - waited_ms) if record.started_at is not None else 0
 
 
@@ -89,21 +89,21 @@ def compose(
     """Compose the terminal fact of `record`.
 
     Args:
-        record: before its terminal step.
-        ending: how it ends.
-        now: when.
-        work: what the attempt that ends it knows; without one, what the record says. Then what the attempts left is
-            lost, if there was one.
-        last_sequence: of the output, where it is known better than in the record.
+        record: The record before its terminal step.
+        ending: The end.
+        now: The time of the end.
+        work: Results of the attempt that ends. Without them the fact has the results in the record, and the artifacts
+            of a started attempt are lost.
+        last_sequence: Last sequence of the output, if the caller knows it better than the record.
 
     Raises:
-        ValueError: `ending.step` ends nothing.
+        ValueError: `ending.step` is not terminal.
     """
     if work is None:
         work = Work(usage=record.usage, diff=record.diff, result=record.result)
         if record.attempts and record.started_at is not None:
-            why = "its worker is gone; the archive has what it had stored until then"
-            work = Work(work.usage, work.result, work.diff, artifacts="lost", artifacts_message=why)
+            message = "the worker is gone; the archive has what it had stored until then"
+            work = Work(work.usage, work.result, work.diff, artifacts="lost", artifacts_message=message)
     common: dict[str, object] = {
         "execution_id": record.execution_id,
         "project_id": record.project_id,
@@ -124,24 +124,24 @@ def compose(
         case Step.COMPLETE:
             return Completed.model_validate(common)
         case Step.CANCEL:
-            asked = {"why": ending.message or None, "requested_by": ending.requested_by}
-            return Cancelled.model_validate({**common, **asked})
+            cancelled = {"why": ending.message or None, "requested_by": ending.requested_by}
+            return Cancelled.model_validate({**common, **cancelled})
         case Step.TIME_OUT:
             return TimedOut.model_validate({**common, "limit_seconds": record.timeout_seconds})
         case Step.FAIL:
             failed = {"reason": ending.reason or Reason.AGENT_ERROR, "message": ending.message}
             return Failed.model_validate({**common, **failed, "stderr_tail": list(ending.stderr_tail)})
-    raise ValueError(f"{ending.step.value} ends no execution")
+    raise ValueError(f"{ending.step.value} is not a terminal step")
 
 
 def worker_lost(record: Record) -> Ending:
-    """The end of an execution whose worker vanished."""
+    """Return the end of an execution whose worker was lost."""
     worker = record.attempts[-1].worker if record.attempts else ""
     return Ending(Step.FAIL, f"its worker {worker} is gone", Reason.WORKER_LOST)
 
 
 def fit(outcome: Outcome, share: float = 1.0) -> Outcome:
-    """Shorten the parts of a fact to `share` of their budgets; 0 leaves ids, times and figures."""
+    """Shorten the parts of a fact to `share` of their budgets; with 0 only ids, times and figures remain."""
     result = shorten(outcome.result, int(RESULT_BYTES * share))
     changes: dict[str, object] = {"diff": fit_diff(outcome.diff, int(DIFF_BYTES * share))}
     if result != outcome.result:
@@ -159,7 +159,7 @@ def fit(outcome: Outcome, share: float = 1.0) -> Outcome:
 
 
 def fit_diff(diff: DiffSummary, budget: int) -> DiffSummary:
-    """Name as many of the changed files as take at most `budget` bytes of JSON; the counts stay."""
+    """Limit the list of changed files to `budget` bytes of JSON; the counts stay."""
     named = named_files(diff.changed, budget)
     if len(named) == len(diff.changed):
         return diff
@@ -178,7 +178,7 @@ def named_files(changed: Iterable[ChangedFile], budget: int) -> list[ChangedFile
 
 
 def fit_lines(lines: Sequence[str], budget: int) -> list[str]:
-    """Return the last of `lines` that take at most `budget` bytes of JSON, and how many are left out."""
+    """Return the last `lines` within `budget` bytes of JSON, after an entry with the number of omitted lines."""
     kept: list[str] = []
     room = budget
     for line in reversed(lines):
@@ -192,7 +192,7 @@ def fit_lines(lines: Sequence[str], budget: int) -> list[str]:
 
 
 def fit_errors(errors: Sequence[FieldError], budget: int = ERRORS_BYTES) -> list[FieldError]:
-    """Return the first of `errors` that take at most `budget` bytes of JSON; the last says how many are left out."""
+    """Return the first `errors` within `budget` bytes of JSON; a last entry has the number of omitted errors."""
     kept: list[FieldError] = []
     for error in errors[:MAX_ERRORS]:
         short = error.model_copy(
@@ -208,7 +208,7 @@ def fit_errors(errors: Sequence[FieldError], budget: int = ERRORS_BYTES) -> list
 
 
 def fit_todo(items: Sequence[TodoItem], budget: int = TODO_BYTES) -> list[TodoItem]:
-    """Return the first of `items` that take at most `budget` bytes of JSON; the last says how many are left out."""
+    """Return the first `items` within `budget` bytes of JSON; a last entry has the number of omitted items."""
     kept: list[TodoItem] = []
     for item in items:
         short = item.model_copy(update={"content": shorten(item.content, KIB)})
@@ -221,7 +221,10 @@ def fit_todo(items: Sequence[TodoItem], budget: int = TODO_BYTES) -> list[TodoIt
 
 
 def fit_waiting(waiting: PendingRequest, budget: int = WAITING_BYTES) -> PendingRequest:
-    """Shorten title and options of a question to `budget` bytes of JSON; an option that is cut could not be chosen."""
+    """Shorten the title of a question and drop options beyond `budget` bytes of JSON.
+
+    Options are never cut, because a cut option could not be chosen.
+    """
     options: list[str] = []
     room = budget // 2
     for option in waiting.options:
@@ -233,7 +236,7 @@ def fit_waiting(waiting: PendingRequest, budget: int = WAITING_BYTES) -> Pending
 
 
 def fit_record(record: Record) -> Record:
-    """Cut what an agent or a caller has said in `record` until it fits in its bucket."""
+    """Shorten the texts of `record` until it fits in its bucket."""
     for share in _SHARES:
         if _size(record) <= RECORD_BYTES:
             return record
@@ -254,7 +257,7 @@ def _cut(record: Record, share: float) -> Record:
         "todo": fit_todo(record.todo, int(TODO_BYTES * share)) if record.todo else [],
         "waiting_for": fit_waiting(waiting, max(KIB, int(WAITING_BYTES * share))) if waiting else None,
         "diff": fit_diff(record.diff, int(DIFF_BYTES * share)),
-        "outbox": [fit_outbox(boxed, share) for boxed in record.outbox],
+        "outbox": [fit_outbox(entry, share) for entry in record.outbox],
     }
     result = shorten(record.result, int(RESULT_BYTES * share))
     if result != record.result:
@@ -262,10 +265,10 @@ def _cut(record: Record, share: float) -> Record:
     return record.model_copy(update=changes)
 
 
-def fit_outbox(boxed: OutboxEntry, share: float) -> OutboxEntry:
-    """The fact in an outbox, shortened; one that ends nothing stays as it is."""
-    kind = TYPES[boxed.type].data if boxed.type in TYPES else None
+def fit_outbox(entry: OutboxEntry, share: float) -> OutboxEntry:
+    """Shorten a terminal fact in an outbox to `share` of its budgets; return other facts unchanged."""
+    kind = TYPES[entry.type].data if entry.type in TYPES else None
     if kind is None or not issubclass(kind, Outcome):
-        return boxed
-    outcome = fit(kind.read(boxed.data), share)
-    return boxed.model_copy(update={"data": outcome.model_dump_json(by_alias=True, exclude_none=True)})
+        return entry
+    outcome = fit(kind.read(entry.data), share)
+    return entry.model_copy(update={"data": outcome.model_dump_json(by_alias=True, exclude_none=True)})

@@ -1,6 +1,6 @@
-"""What an execution says while it runs: the payload of `dev.ocf.task.output.v1`.
+"""Output of a running execution: the payload of `dev.ocf.task.output.v1`.
 
-One wire form everywhere. The `data` of the event, a line of `output.ndjson.gz`, a message of
+The wire form is the same everywhere: the event's `data`, a line of `output.ndjson.gz`, a message of
 `WS /tasks/{id}/stream` and an item of the history are the same JSON object, a `Chunk`.
 """
 
@@ -16,7 +16,7 @@ from ocf.events.commands import ForwardCompatible, Model
 
 
 class ChunkType(StrEnum):
-    """What a chunk is. `data` is always readable text; `detail` has the fields named here.
+    """Kind of a chunk. `data` is always readable text; `detail` has the fields named here.
 
     - text, reasoning: model output as it arrives; detail: {part_id}
     - tool_call: detail: ToolCall; tool_result: detail: ToolResult, `data` is the tool's output
@@ -25,8 +25,8 @@ class ChunkType(StrEnum):
     - status: a state or phase in words; detail: StatusDetail
     - usage: detail: Usage, totals so far
     - todo: detail: {items: [TodoItem]}, the agent's whole list
-    - permission, question: the agent waits for an answer; detail: Waiting
-    - gap: output that could not be kept; detail: {reason, bytes}
+    - permission, question: the agent waits for an answer; detail: PendingRequest
+    - gap: output that could not be stored; detail: {reason, bytes}
     """
 
     TEXT = "text"
@@ -45,7 +45,7 @@ class ChunkType(StrEnum):
 
 
 class Usage(ForwardCompatible):
-    """Totals of an execution so far. Tokens as the model's provider counts them, cost in US dollars."""
+    """Totals of an execution so far: tokens as counted by the model's provider, cost in US dollars."""
 
     requests: int = 0
     input_tokens: int = 0
@@ -57,12 +57,12 @@ class Usage(ForwardCompatible):
 
     @property
     def total_tokens(self) -> int:
-        """Everything the model read and wrote."""
+        """All tokens that the model read and wrote."""
         return self.input_tokens + self.output_tokens + self.cache_read_tokens + self.cache_write_tokens
 
 
 class ToolCall(Model):
-    """A tool the agent starts."""
+    """The start of a tool call."""
 
     call_id: str
     tool: str
@@ -71,7 +71,7 @@ class ToolCall(Model):
 
 
 class ToolResult(Model):
-    """A tool that has ended; `output_truncated` says that `data` is not all of it."""
+    """The end of a tool call; with `output_truncated`, the chunk's `data` is incomplete."""
 
     call_id: str
     tool: str
@@ -107,7 +107,7 @@ class TodoItem(ForwardCompatible):
 
 
 class PendingRequest(ForwardCompatible):
-    """What the agent waits for; the answer names `request_id`."""
+    """A permission request or question of the agent; the reply names `request_id`."""
 
     request_id: str
     kind: Literal["permission", "question"]
@@ -117,7 +117,7 @@ class PendingRequest(ForwardCompatible):
 
 
 class Chunk(ForwardCompatible):
-    """One piece of output. `seq` is gapless per execution from 1, over all attempts."""
+    """One piece of output. `seq` counts without gaps from 1 per execution, over all attempts."""
 
     seq: Annotated[int, Field(ge=1)]
     type: ChunkType
@@ -128,7 +128,7 @@ class Chunk(ForwardCompatible):
 
 
 class Draft(Model):
-    """A chunk before it has its number and time. Fast deltas of one `merge_key` may be joined."""
+    """A chunk without sequence and time. Consecutive drafts with the same `merge_key` may be joined."""
 
     type: ChunkType
     data: str = ""

@@ -1,6 +1,6 @@
-"""Protocols for what the functions need from outside. `ocf.events.adapters` implements them.
+"""Protocols of the external services: bus, buckets, object store, clock. `ocf.events.adapters` implements them.
 
-Only `adapters.nats.bus` imports nats-py, only `adapters.s3` boto3.
+Only `adapters.nats` imports nats-py, only `adapters.s3` imports boto3.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Message:
-    """A message as the bus keeps it. `sequence` is the stream's (0 for core NATS), `time` the server's.
+    """A stored message. `sequence` is the stream's (0 for core NATS), `time` the server's.
 
-    `behind`: how many more its consumer had for nobody yet when it was delivered.
+    `behind` is the number of undelivered messages of the consumer at the time of delivery.
     """
 
     subject: str
@@ -31,14 +31,14 @@ class Message:
 
 
 def message_size(data: bytes, headers: Mapping[str, str]) -> int:
-    """Bytes of a message on the wire, as nats-server counts them against its `max_payload`."""
+    """Return the bytes of a message on the wire, as nats-server counts them against `max_payload`."""
     lines = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
     return len(data) + (lines + 12 if headers else 0)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A value of a bucket with its revision, for compare-and-set."""
+    """A value of a bucket with its revision for compare-and-set."""
 
     key: str
     value: bytes
@@ -47,10 +47,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class ConsumerSpec:
-    """A durable pull consumer. Times in seconds.
+    """A durable pull consumer. Times are in seconds.
 
-    `from_now`: it gets what is published after it was created. `start`: the first stream sequence it gets (0: all).
-    `headers_only`: messages come without their data. `max_in_flight` 0: no limit.
+    Args:
+        name: Durable name.
+        stream: Stream of the consumer.
+        subjects: Subject filters.
+        ack_wait: Time until an unacknowledged message is redelivered.
+        max_in_flight: Maximum of unacknowledged messages; 0 means no limit.
+        from_now: Deliver only messages published after the creation of the consumer.
+        start: First stream sequence to deliver; 0 means all.
+        headers_only: Deliver messages without data.
     """
 
     name: str
@@ -65,9 +72,9 @@ class ConsumerSpec:
 
 @dataclass(frozen=True)
 class Backlog:
-    """What a durable consumer has yet to see settled, in messages.
+    """Open messages of a durable consumer.
 
-    `waiting` were given to nobody yet; `unsettled` were, and wait for their end or their next try.
+    `waiting` messages were never delivered; `unsettled` ones were delivered, and are in progress or due again later.
     """
 
     waiting: int
@@ -76,7 +83,7 @@ class Backlog:
 
 @dataclass(frozen=True)
 class ConsumerState:
-    """A durable consumer that exists. `start` as in `ConsumerSpec`."""
+    """An existing durable consumer. `start` as in `ConsumerSpec`."""
 
     name: str
     start: int
@@ -84,13 +91,13 @@ class ConsumerState:
 
 
 class Inbox:
-    """Messages as they come. Not a generator: waiting for the next one may be cancelled (a timeout) and repeated."""
+    """Queue of live messages. Unlike a generator, `__anext__` may be cancelled (by a timeout) and repeated."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Message] = asyncio.Queue()
 
     def put(self, message: Message) -> None:
-        """Add one."""
+        """Add a message."""
         self._queue.put_nowait(message)
 
     def __aiter__(self) -> Inbox:
@@ -101,33 +108,39 @@ class Inbox:
 
 
 class Delivery(Protocol):
-    """A message that was pulled and must be answered once."""
+    """A pulled message, which must be acknowledged or negatively acknowledged once."""
 
     @property
-    def message(self) -> Message: ...
+    def message(self) -> Message:
+        """The pulled message."""
+        ...
 
     async def ack(self) -> None:
-        """Done; returns when the bus knows."""
+        """Acknowledge, and wait for the confirmation of the bus."""
         ...
 
     async def ack_soon(self) -> None:
-        """Done; does not wait. Where the bus does not hear of it the message is delivered again."""
+        """Acknowledge without waiting; a lost acknowledgement causes a redelivery."""
         ...
 
-    async def nak(self, delay: float) -> None: ...
+    async def nak(self, delay: float) -> None:
+        """Request redelivery after `delay` seconds."""
+        ...
 
-    async def in_progress(self) -> None: ...
+    async def in_progress(self) -> None:
+        """Restart the ack wait while the message is being handled."""
+        ...
 
 
 @dataclass(frozen=True)
 class Fence:
-    """A mark in a stream: the message of `sequence` is the newest of `subject`, until the next is set (ADR 0009)."""
+    """A fencing token: the message `sequence` is the latest of `subject` until the next fence is set (ADR 0009)."""
 
     subject: str
     sequence: int
 
     def headers(self) -> dict[str, str]:
-        """What makes the stream refuse a message once a later mark was set (nats-server 2.11)."""
+        """Return the headers by which the stream refuses a message after a later fence (nats-server 2.11)."""
         return {
             "Nats-Expected-Last-Subject-Sequence": str(self.sequence),
             "Nats-Expected-Last-Subject-Sequence-Subject": self.subject,
@@ -135,25 +148,25 @@ class Fence:
 
 
 class Writer(Protocol):
-    """Writes many messages to one subject, in order, without waiting for each; survives reconnects."""
+    """Pipelined, ordered publishing to one subject; survives reconnects."""
 
     def fence(self, fence: Fence) -> None:
-        """From now on a message is kept only while `fence` is the newest; so is what was not kept so far."""
+        """Make the stream store messages only while `fence` is the latest, including messages not yet acknowledged."""
         ...
 
     async def send(self, data: bytes, headers: dict[str, str]) -> None:
-        """Queue one message. Headers must have a `Nats-Msg-Id`: it is what makes sending twice harmless.
+        """Queue one message. The headers must have a `Nats-Msg-Id`, so that a resend is harmless.
 
-        They are kept as they are, for a second try: give them away.
+        The writer owns `headers` from now on; the caller must not change them.
         """
         ...
 
     async def flush(self, timeout: float) -> None:
-        """Wait until all of it is kept. Raises Unavailable after `timeout` seconds."""
+        """Wait until all messages are stored. Raises Unavailable after `timeout` seconds."""
         ...
 
     def close(self) -> None:
-        """Forget what is not kept yet."""
+        """Discard messages that are not stored yet."""
         ...
 
 
@@ -161,14 +174,14 @@ class Bus(Protocol):
     """Streams and live subjects."""
 
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str], *, only_first: bool = False) -> int:
-        """Store a message; return its stream sequence once it is kept.
+        """Store a message; return its stream sequence.
 
-        `only_first` refuses when the subject already has a message.
+        With `only_first` the subject must not have a message yet.
 
         Raises:
-            Conflict: `only_first`, and there is one.
-            TooLarge: with its headers it is larger than the bus takes, now and ever.
-            Unavailable: not acknowledged in time.
+            Conflict: `only_first` is set and the subject has a message, or a later fence was set.
+            TooLarge: The message with its headers is larger than the bus accepts; a retry cannot succeed.
+            Unavailable: The message was not acknowledged in time.
         """
         ...
 
@@ -179,77 +192,79 @@ class Bus(Protocol):
         may_repeat: Callable[[], bool] | None = None,
         on_fenced: Callable[[], None] | None = None,
     ) -> Writer:
-        """An ordered, pipelined writer to one subject.
+        """Return an ordered, pipelined writer to one subject.
 
-        What a broken connection may have swallowed is sent again; as long as `may_repeat` says no, that waits.
-        `on_fenced` is called when the stream refuses a message because a later fence was set.
+        Args:
+            subject: The subject of all messages.
+            may_repeat: Return False to postpone the resend of messages that a broken connection may have lost.
+            on_fenced: Called when the stream refuses a message because a later fence was set.
         """
         ...
 
     async def publish_live(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
-        """Core NATS: whoever listens now gets it."""
+        """Publish by core NATS to the current subscribers only."""
         ...
 
     def history(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
-        """Every kept message of `subject` with a stream sequence above `after`, then end."""
+        """Yield all stored messages of `subject` with a stream sequence above `after`, then stop."""
         ...
 
     async def first(self, stream: str, subject: str, *, after: int = 0) -> Message | None:
-        """The first message of `history`, alone: for who looks for a place in it."""
+        """Return the first message of `history`, for a binary search in the stream."""
         ...
 
     async def last(self, stream: str, subject: str) -> Message | None:
-        """The newest message kept for exactly `subject`."""
+        """Return the latest stored message of exactly `subject`."""
         ...
 
     def listen(self, *subjects: str) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
-        """Live messages of `subjects` (core NATS), from the moment the context is entered."""
+        """Subscribe to live messages of `subjects` (core NATS) while the context is open."""
         ...
 
     async def fetch(self, consumer: ConsumerSpec, limit: int, wait: float) -> list[Delivery]:
-        """Up to `limit` messages of a durable consumer; [] when none comes within `wait` seconds.
+        """Pull up to `limit` messages of a durable consumer; return [] if none arrives within `wait` seconds.
 
-        Creates the consumer where it is missing.
+        Creates the consumer if it does not exist.
 
         Raises:
-            Unavailable: no connection now; call again later.
+            Unavailable: The bus does not answer; call again later.
         """
         ...
 
     async def backlog(self, consumer: ConsumerSpec) -> Backlog:
-        """What a durable consumer has yet to see settled.
+        """Return the open messages of a durable consumer.
 
         Raises:
-            Unavailable: not known now.
+            Unavailable: The bus does not answer.
         """
         ...
 
     async def consumers(self, stream: str) -> list[ConsumerState]:
-        """Every durable consumer of a stream.
+        """Return all durable consumers of a stream.
 
         Raises:
-            Unavailable: not known now.
+            Unavailable: The bus does not answer.
         """
         ...
 
     async def open_consumer(self, consumer: ConsumerSpec) -> int:
-        """Create a consumer; return its `start`: that of the existing one, where there is one of that name.
+        """Create a consumer; return its `start`, or that of the existing consumer with the same name.
 
         Raises:
-            Unavailable: the server refuses (it has as many as it may), or does not answer.
+            Unavailable: The server refuses (its limit of consumers is reached), or does not answer.
         """
         ...
 
     async def remove_consumer(self, consumer: ConsumerSpec) -> None:
-        """Remove a consumer and all it knows; nothing happens where it does not exist."""
+        """Remove a consumer and its state, if it exists."""
         ...
 
     async def purge(self, stream: str, subject: str) -> int:
-        """Remove what `subject` matches; return how many messages."""
+        """Remove all messages that match `subject`; return their number."""
         ...
 
     async def remove(self, stream: str, sequence: int) -> bool:
-        """Remove one message; whether it was there."""
+        """Remove one message; return whether it existed."""
         ...
 
     async def ready(self) -> None:
@@ -258,30 +273,32 @@ class Bus(Protocol):
 
 
 class Bucket(Protocol):
-    """A key-value bucket with compare-and-set. `ttl` is in whole seconds. A value may be too large: TooLarge."""
+    """A key-value bucket with compare-and-set. `ttl` is in whole seconds. Writes raise TooLarge for a large value."""
 
-    async def get(self, key: str) -> Entry | None: ...
+    async def get(self, key: str) -> Entry | None:
+        """Return the value of `key`, or None."""
+        ...
 
     async def create(self, key: str, value: bytes, *, ttl: int | None = None) -> int:
-        """Raises Conflict when the key has a value."""
+        """Store the first value of `key`; return its revision. Raises Conflict if the key has a value."""
         ...
 
     async def update(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> int:
-        """Raises Conflict when the revision is not the newest."""
+        """Replace the value of `key`; return the new revision. Raises Conflict if `revision` is not the latest."""
         ...
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
-        """Remove the key and its history."""
+        """Remove the key and its history. Raises Conflict if `revision` is given and not the latest."""
         ...
 
     def entries(self, filter: str = ">", *, after: int = 0) -> AsyncIterator[Entry]:
-        """Every entry whose key matches the NATS filter (`project.*`), changed since revision `after`, oldest first."""
+        """Yield the entries that match a NATS filter (`project.*`) and changed after revision `after`, oldest first."""
         ...
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """A stored object; size in bytes; `sha256` in hex when it was put with one."""
+    """A stored object: size in bytes, `sha256` in hex if known."""
 
     key: str
     size: int
@@ -289,28 +306,34 @@ class ObjectInfo:
 
 
 class ObjectStore(Protocol):
-    """S3 as this system uses it. Keys are `<project>/<execution>/<name>`."""
+    """S3-compatible storage. Keys are `<project>/<execution>/<name>`."""
 
-    async def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> ObjectInfo: ...
+    async def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> ObjectInfo:
+        """Store an object."""
+        ...
 
     async def put_file(self, key: str, path: Path, *, content_type: str = "application/octet-stream") -> ObjectInfo:
-        """Upload in parts, memory flat."""
+        """Upload a file in parts, with constant memory."""
         ...
 
     async def get(self, key: str) -> bytes:
-        """Raises NotYetKnown when there is no such object."""
+        """Return an object's bytes. Raises NotYetKnown if it does not exist."""
         ...
 
     def stream(self, key: str, *, chunk: int = 1024 * 1024) -> AsyncIterator[bytes]:
-        """The object in pieces, memory flat. Raises NotYetKnown when there is none."""
+        """Yield an object in pieces, with constant memory. Raises NotYetKnown if it does not exist."""
         ...
 
-    async def head(self, key: str) -> ObjectInfo | None: ...
+    async def head(self, key: str) -> ObjectInfo | None:
+        """Return size and digest of an object, or None."""
+        ...
 
-    def list(self, prefix: str) -> AsyncIterator[ObjectInfo]: ...
+    def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """Yield the objects below `prefix` in key order; `sha256` may be missing."""
+        ...
 
     async def delete_prefix(self, prefix: str) -> int:
-        """Remove every object below `prefix`; return how many."""
+        """Remove all objects below `prefix`; return their number."""
         ...
 
     async def ready(self) -> None:
@@ -319,14 +342,16 @@ class ObjectStore(Protocol):
 
 
 class Clock(Protocol):
-    """Time, so that tests need not wait for it."""
+    """Time. Tests replace it, so that they need not wait."""
 
     def now(self) -> datetime:
-        """Wall-clock time, UTC."""
+        """Return the wall-clock time in UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that only go forward."""
+        """Return the seconds of a monotonic clock."""
         ...
 
-    async def sleep(self, seconds: float) -> None: ...
+    async def sleep(self, seconds: float) -> None:
+        """Wait for `seconds`."""
+        ...

@@ -1,4 +1,4 @@
-"""Publishing a command: the one place that puts it on its subject."""
+"""Publishing of commands, in one place."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from ocf.events.ports import Bus
 
 
 async def publish_command(bus: Bus, event: Event, project: str, *, only_first: bool = False) -> int:
-    """Publish the command `event` about the execution or session that is its subject; return its stream sequence.
+    """Publish a command about the execution or session in its `subject`; return its stream sequence.
 
-    A repeated call of one event is kept once (for two minutes): its id is a random one of ours, and nobody else has
-    seen it. With `only_first` the subject itself decides, and no id: everybody who may publish any command shares the
-    stream's message ids, so that one that can be guessed could be used up before (`Nats-Msg-Id`, JetStream).
+    A repeated publish of the same event is stored once (within two minutes), by its random id as `Nats-Msg-Id`. With
+    `only_first` the message has no id, and the stream refuses a second message on the subject. All publishers of
+    commands share the stream's message ids, so another publisher could occupy an id that it can guess.
 
     Raises:
-        Conflict: `only_first`, and the subject has a message already.
-        Unavailable: not kept in time.
+        Conflict: `only_first` is set, and the subject has a message.
+        Unavailable: The message was not stored in time.
     """
     identity = {} if only_first else {"Nats-Msg-Id": event.id}
     subject = event.spec.subject(project, event.subject or "")

@@ -1,7 +1,7 @@
-"""Keeps known secrets out of text: whole, encoded, and cut across the chunks of a stream.
+"""Redaction of known secrets in text: plain, encoded, and split across the chunks of a stream.
 
-A redactor looks for each secret as it is, and as base64 (at any alignment, so also inside `user:secret`), hexadecimal,
-URL-encoded and JSON-escaped text. It costs a few substring searches per text, well under a microsecond each.
+A redactor searches each secret in plain form, in base64 (at any alignment, so also inside `user:secret`), hexadecimal,
+URL-encoded and JSON-escaped. The cost is a few substring searches per text, well under a microsecond each.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 from urllib.parse import quote
 
 MASK = "[redacted]"
-#: Shorter strings are no secrets worth the damage: replacing `test` or `ollama` everywhere would garble the output.
+#: Shorter strings are not redacted: replacing `test` or `ollama` everywhere would garble the output.
 MIN_SECRET = 8
-#: Two letters of a secret give nothing away; see `StreamRedactor`.
+#: Shorter prefixes of a secret are not held back, because they reveal nothing; see `StreamRedactor`.
 _MIN_HELD = 3
 
 
 def _base64_forms(raw: bytes) -> set[str]:
-    """Every run of characters that base64 of any text around `raw` must contain."""
+    """Return the strings of which the base64 of any text that contains `raw` has at least one."""
     forms = set()
     for shift in range(3):
         encoded = base64.b64encode(bytes(shift) + raw).decode().rstrip("=")
-        # The first characters also carry bits of what stood before, the last one bits of what comes after.
+        # The first characters also encode bits of the preceding text, the last one bits of the following text.
         start = (0, 2, 3)[shift]
         end = len(encoded) if (shift + len(raw)) % 3 == 0 else len(encoded) - 1
         forms.add(encoded[start:end])
@@ -34,7 +34,7 @@ def _base64_forms(raw: bytes) -> set[str]:
 
 
 def forms_of(secret: str) -> set[str]:
-    """The spellings of `secret` that are looked for."""
+    """Return all spellings of `secret` that are redacted."""
     raw = secret.encode()
     forms = {secret, quote(secret, safe=""), quote(secret), raw.hex(), raw.hex().upper()}
     forms |= {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
@@ -43,7 +43,7 @@ def forms_of(secret: str) -> set[str]:
 
 
 class Redactor:
-    """The secrets of one execution, or (one for the logs) of all that run now."""
+    """Redaction of the secrets of one execution, or (for the logs) of all running executions."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._held: Counter[str] = Counter()
@@ -55,13 +55,13 @@ class Redactor:
         return f"Redactor({len(self._held)} secrets)"
 
     def add(self, secret: str) -> None:
-        """Redact `secret` from now on; added twice it must be removed twice. Under 8 characters it is ignored."""
+        """Redact `secret` from now on. Each `add` needs one `remove`; secrets under 8 characters are ignored."""
         if len(secret) >= MIN_SECRET:
             self._held[secret] += 1
             self._index()
 
     def remove(self, secret: str) -> None:
-        """Forget `secret`, whose execution has ended."""
+        """Stop redacting `secret` after as many calls as `add` had."""
         if self._held[secret] > 1:
             self._held[secret] -= 1
         else:
@@ -70,7 +70,7 @@ class Redactor:
 
     def _index(self) -> None:
         forms = {form for secret in self._held for form in forms_of(secret)}
-        # Longest first: a whole encoding goes before the part of it that stands in every alignment.
+        # Longest first: a whole encoding must be replaced before the part that all alignments share.
         self._forms = tuple(sorted(forms, key=lambda form: (-len(form), form)))
         self._firsts = frozenset(form[0] for form in forms)
         self._pairs: dict[str, list[str]] = {}
@@ -79,15 +79,15 @@ class Redactor:
         self._longest = max(map(len, forms), default=0)
 
     def __call__(self, text: str) -> str:
-        """`text` with every secret replaced."""
+        """Return `text` with every secret replaced."""
         for form in self._forms:
             if form in text:
                 text = text.replace(form, MASK)
         return text
 
     def bytes(self, data: bytes) -> bytes:
-        """The same for bytes of any encoding that contains ASCII."""
-        # latin-1 maps every byte to one character and back, so nothing but a secret can change.
+        """Redact bytes of any ASCII-compatible encoding."""
+        # latin-1 maps every byte to one character and back, so only secrets can change.
         text = data.decode("latin-1")
         clean = self(text)
         for secret in self._held:
@@ -96,7 +96,7 @@ class Redactor:
         return data if clean is text or clean == text else clean.encode("latin-1")
 
     def value(self, value: Any) -> Any:  # noqa: ANN401 - JSON
-        """The same for a JSON-like value, in depth; keys of mappings too. Other objects are returned as they are."""
+        """Redact a JSON-like value recursively, including keys of mappings; return other objects unchanged."""
         if isinstance(value, str):
             return self(value)
         if isinstance(value, bytes):
@@ -108,15 +108,15 @@ class Redactor:
         return value
 
     def stream(self) -> StreamRedactor:
-        """A redactor for one stream of text that arrives in pieces."""
+        """Return a redactor for one stream of text that arrives in pieces."""
         return StreamRedactor(self)
 
     def pending(self, text: str) -> int:
-        """How many characters at the end of `text` could be the beginning of a secret."""
+        """Return the number of characters at the end of `text` that may begin a secret."""
         end = len(text)
         if not end or not self._longest:
             return 0
-        # Two characters decide nearly every position; comparing whole tails would cost five times as much.
+        # Two characters decide most positions; comparing whole tails would cost five times as much.
         for start in range(max(0, end - self._longest + 1), end - 1):
             forms = self._pairs.get(text[start : start + 2])
             if forms and any(form.startswith(text[start:]) for form in forms):
@@ -125,43 +125,43 @@ class Redactor:
 
 
 class StreamRedactor:
-    """Redacts over the borders of pieces. It holds text back only while that could become a secret.
+    """Redaction across the borders of pieces. Text is held back only while it may become a secret.
 
-    One or two letters are said at once: nearly every text ends with what could be the beginning of some spelling of
-    some secret, and would wait for as long as the agent is silent. They are remembered, so a secret that did begin
-    with them is cut off right there.
+    One or two characters are emitted at once: nearly every text ends with a possible beginning of some spelling of a
+    secret, and would be held back as long as the agent is silent. The redactor remembers these characters, so that it
+    masks the rest of a secret that begins with them.
     """
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
-        self._said = ""
+        self._emitted = ""
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """What can be said now."""
-        clean = self._redactor(self._said + self._held + text)
-        # Less than all of what was said: a secret began in there, and its mask comes next.
-        known = _common(self._said, clean)
+        """Add a piece; return the text that can be emitted now."""
+        clean = self._redactor(self._emitted + self._held + text)
+        # If less than the emitted text is common, a secret began there, and its mask follows.
+        known = _common(self._emitted, clean)
         start = len(clean) - self._redactor.pending(clean)
         ready = len(clean) if len(clean) - start < _MIN_HELD else max(start, known)
-        self._said, self._held = clean[start:ready], clean[ready:]
+        self._emitted, self._held = clean[start:ready], clean[ready:]
         return clean[known:ready]
 
     def flush(self) -> str:
-        """The rest, at the end of the stream."""
-        rest, self._held, self._said = self._held, "", ""
+        """Return the held text at the end of the stream."""
+        rest, self._held, self._emitted = self._held, "", ""
         return rest
 
 
 def _common(one: str, other: str) -> int:
-    """How many characters both begin with; `one` is short."""
+    """Return the length of the common prefix; `one` is short."""
     return next((at for at, letter in enumerate(one) if other[at : at + 1] != letter), len(one))
 
 
 def log_processor(
     redactor: Redactor,
 ) -> Callable[[Any, str, MutableMapping[str, Any]], MutableMapping[str, Any]]:
-    """A structlog processor; put it last before the renderer, after exceptions have become text."""
+    """Return a structlog processor. It belongs directly before the renderer, after exceptions have become text."""
 
     def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         for key, item in event.items():

@@ -1,7 +1,7 @@
-"""References to an execution and a session: every name that belongs to one of them, in one place.
+"""References to an execution or session, and all names derived from them.
 
-An id is unique within its project only, so that a name built from the id alone would belong to two tenants. Every
-subject, key, message id, object name and folder of an execution or session is built here, from project and id.
+An id is unique only within its project, so a name derived from the id alone could belong to two tenants. Every subject,
+key, message id, object name and folder of an execution or session is derived here from project and id.
 """
 
 from __future__ import annotations
@@ -23,64 +23,64 @@ class ExecutionRef:
 
     @property
     def record_key(self) -> str:
-        """Key of its record in `ocf_executions`."""
+        """Key of the record in `ocf_executions`."""
         return f"{self.project}.{self.execution}"
 
     @property
     def lease_key(self) -> str:
-        """Key of its lease; it expires when its worker stops renewing it (TTL on the server's clock)."""
+        """Key of the lease, which expires when the worker stops renewing it (TTL on the server's clock)."""
         return f"{self.record_key}.lease"
 
     @property
     def prefix(self) -> str:
-        """Prefix of its objects in S3, without a slash at the end."""
+        """Prefix of the objects in S3, without a trailing slash."""
         return f"{self.project}/{self.execution}"
 
     def object_key(self, name: str) -> str:
-        """Key of its object `name` in S3."""
+        """Return the S3 key of the object `name`."""
         return f"{self.prefix}/{name}"
 
     @property
     def folder(self) -> str:
-        """Name of its folder on a worker."""
+        """Name of the folder on a worker."""
         return f"{self.project}.{self.execution}"
 
     def command(self, verb: str) -> str:
-        """Subject of a command about it."""
+        """Return the subject of a command."""
         return subjects.command(verb, self.project, self.execution)
 
     def fact(self, what: str) -> str:
-        """Subject of a fact about it."""
+        """Return the subject of a fact; `what` is its last token."""
         return subjects.fact(self.project, self.execution, what)
 
     @property
     def output(self) -> str:
-        """Subject of its output."""
+        """Subject of the output."""
         return subjects.output(self.project, self.execution)
 
     @property
     def fence(self) -> str:
-        """Subject of its output's fence (ADR 0009)."""
+        """Subject of the output's fence (ADR 0009)."""
         return subjects.fence(self.project, self.execution)
 
     @property
     def live(self) -> str:
-        """Subject on which its viewers listen."""
+        """Subject of the live output for viewers."""
         return subjects.live(self.project, self.execution)
 
     def message_id(self, kind: str, *parts: str | int) -> str:
-        """`Nats-Msg-Id` of a message about it. `kind` keeps messages of different purposes apart."""
+        """Return a `Nats-Msg-Id`. `kind` distinguishes messages of different purposes."""
         return ":".join((kind, self.project, self.execution, *map(str, parts)))
 
     @property
     def log_fields(self) -> dict[str, str]:
-        """Its fields in a log line."""
+        """Fields of a log line."""
         return {"project_id": self.project, "execution_id": self.execution}
 
 
 @dataclass(frozen=True, order=True)
 class SessionRef:
-    """One session of one project. It shares no name with an execution of the same id."""
+    """One session of one project. Its names differ from those of an execution with the same id."""
 
     project: str
     session: str
@@ -90,31 +90,31 @@ class SessionRef:
 
     @property
     def record_key(self) -> str:
-        """Key of its record in `ocf_sessions`."""
+        """Key of the record in `ocf_sessions`."""
         return f"{self.project}.{self.session}"
 
     @property
     def prefix(self) -> str:
-        """Prefix of its saved state in S3, without a slash at the end."""
+        """Prefix of the saved state in S3, without a trailing slash."""
         return f"{self.project}/sessions/{self.session}"
 
     def object_key(self, name: str) -> str:
-        """Key of its object `name` in S3."""
+        """Return the S3 key of the object `name`."""
         return f"{self.prefix}/{name}"
 
     def command(self) -> str:
-        """Subject of a command about it."""
+        """Return the subject of a command."""
         return subjects.command("session", self.project, self.session)
 
     def fact(self, what: str) -> str:
-        """Subject of a fact about it."""
+        """Return the subject of a fact; `what` is its last token."""
         return subjects.fact(self.project, self.session, what)
 
     def message_id(self, kind: str, *parts: str | int) -> str:
-        """`Nats-Msg-Id` of a message about it. `kind` keeps messages of different purposes apart."""
+        """Return a `Nats-Msg-Id`. `kind` distinguishes messages of different purposes."""
         return ":".join(("session", kind, self.project, self.session, *map(str, parts)))
 
     @property
     def log_fields(self) -> dict[str, str]:
-        """Its fields in a log line."""
+        """Fields of a log line."""
         return {"project_id": self.project, "session_id": self.session}

@@ -1,8 +1,8 @@
-"""The splice rule: live and history of one execution become one gapless stream (docs/how-to/watch-output.md).
+"""Merging of live output and history of one execution into one stream without gaps (docs/how-to/watch-output.md).
 
-1. Subscribe to the live subject first. 2. Read history. 3. Give each chunk once, by its `seq`.
-4. A live chunk beyond the next expected one shows a hole: read history again from there. What four reads did not
-   bring is stated as a chunk of type `gap`; nothing is skipped silently.
+1. Subscribe to the live subject first. 2. Read the history. 3. Yield each chunk once, by its `seq`.
+4. A live chunk beyond the next expected one shows a gap: read the history again from there. Chunks that are missing
+   after four reads become a chunk of type `gap`; nothing is skipped silently.
 """
 
 from __future__ import annotations
@@ -24,32 +24,35 @@ from ocf.events.ports import Bus, Message
 
 log = structlog.get_logger()
 
-_READ_AGAIN = 2.0
-#: Reads of history for one hole before it is stated, and seconds to the second; the wait doubles with each. So a hole
-#: lasts 1.75 s at most. The same in the console's stream library (`console/src/stream/watcher.ts`).
+_POLL_SECONDS = 2.0
+#: Reads of the history before a gap is reported, and seconds before the second read; each further wait doubles. A gap
+#: therefore lasts 1.75 s at most. The console's stream library has the same values (`console/src/stream/watcher.ts`).
 FILL_TRIES = 4
 FILL_WAIT = 0.25
-#: So many chunks can lie swapped in the stream after a reconnect of the worker: what it has unacknowledged at most.
-SWAPPED = 1_024
-#: Near enough: so many sequences of the stream are read in one go.
-_NEAR = 256
+#: Maximum distance of a chunk from its place in the stream after a worker's reconnect: the worker's unacknowledged
+#: messages.
+MAX_DISPLACEMENT = 1_024
+#: Number of stream sequences at which the binary search of `seek` stops.
+_SCAN_WINDOW = 256
 _SEQ = re.compile(rb'^\{"seq":(\d{1,18})[,}]')
-#: So begins a gap, as the models write it.
+#: Beginning of a serialised gap.
 _GAP = re.compile(rb'^\{"seq":\d{1,18},"type":"gap"')
-_GAPS = {"expired": "are not kept any more", "lost": "did not arrive"}
+_GAPS = {"expired": "are no longer stored", "lost": "did not arrive"}
 
 
 def chunk_of(message: Message) -> Chunk | None:
-    """The chunk a message carries; None: it is none, and whoever misses one there is told of a gap."""
+    """Return the chunk in a message, or None if the message is not a chunk; watchers then get a gap."""
     try:
         return Chunk.read(message.data)
     except ValueError:
-        log.warning("no chunk", action="splice.unreadable", subject=message.subject, sequence=message.sequence)
+        log.warning(
+            "message is not a chunk", action="splice.unreadable", subject=message.subject, sequence=message.sequence
+        )
         return None
 
 
 def gap_chunk(first: int, last: int, at: datetime, reason: Literal["expired", "lost"] = "expired") -> Chunk:
-    """A chunk that stands for all from `first` to `last`, which nobody has."""
+    """Return a chunk of type `gap` for the missing chunks from `first` to `last`."""
     return Chunk(
         seq=first,
         type=ChunkType.GAP,
@@ -60,52 +63,57 @@ def gap_chunk(first: int, last: int, at: datetime, reason: Literal["expired", "l
 
 
 def sequence_of(message: Message) -> int:
-    """The number of the chunk a message carries: the event's extension, so that nothing is parsed."""
-    said = message.headers.get("ce-sequence") or message.headers.get("Ce-Sequence")
-    return int(said) if said is not None else sequence_in(message.data)
+    """Return the sequence of the chunk in a message, from the event's extension if possible, without parsing."""
+    sequence = message.headers.get("ce-sequence") or message.headers.get("Ce-Sequence")
+    return int(sequence) if sequence is not None else sequence_in(message.data)
 
 
 def sequence_in(line: bytes) -> int:
-    """The number of a chunk, from its JSON. Raises ValueError, KeyError or TypeError when it is none."""
+    """Return the sequence of a serialised chunk. Raises ValueError, KeyError or TypeError if it is not a chunk."""
     found = _SEQ.match(line)
     return int(found[1]) if found else int(json.loads(line)["seq"])
 
 
-class Stated(NamedTuple):
-    """A gap that stands for chunks up to `last`."""
+class Gap(NamedTuple):
+    """A reported gap up to and including sequence `last`."""
 
     last: int
     reason: Literal["expired", "lost"]
 
 
-def stated(chunk: Chunk) -> Stated | None:
-    """The gap that `chunk` states; None: it is no gap, or one that stands for itself, such as that of a limit."""
+def gap_of(chunk: Chunk) -> Gap | None:
+    """Return the range that a chunk of type `gap` reports, or None.
+
+    Other chunks, and gaps without a range such as that of the output limit, report none.
+    """
     detail = chunk.detail or {}
     last = detail.get("to")
     if chunk.type is not ChunkType.GAP or detail.get("from") != chunk.seq or type(last) is not int or last < chunk.seq:
         return None
-    return Stated(last, "lost" if detail.get("reason") == "lost" else "expired")
+    return Gap(last, "lost" if detail.get("reason") == "lost" else "expired")
 
 
-def stated_in(line: bytes) -> Stated | None:
-    """The same of the JSON of a chunk. Raises ValueError when it is none."""
-    return stated(Chunk.read(line)) if _GAP.match(line) else None
+def gap_in(line: bytes) -> Gap | None:
+    """Return the range that a serialised chunk reports, or None. Raises ValueError if it is not a chunk."""
+    return gap_of(Chunk.read(line)) if _GAP.match(line) else None
 
 
 def line_in(message: Message) -> tuple[int, bytes] | None:
-    """The number and the line of the chunk a message carries; None: it is no chunk, or more than a line."""
+    """Return sequence and line of the chunk in a message, or None if it is not a chunk of one line."""
     try:
         sequence, chunk = sequence_of(message), from_json(message.data)
     except (ValueError, KeyError, TypeError):
         chunk = None
     if isinstance(chunk, dict) and chunk.get("seq") == sequence and b"\n" not in message.data:
         return sequence, message.data
-    log.warning("no chunk", action="splice.unreadable", subject=message.subject, sequence=message.sequence)
+    log.warning(
+        "message is not a chunk", action="splice.unreadable", subject=message.subject, sequence=message.sequence
+    )
     return None
 
 
 class GapTimer:
-    """When history is read for a missing chunk, and when it is given up. Times are seconds of any clock."""
+    """Schedule of history reads for a missing chunk. Times are seconds of any one clock."""
 
     def __init__(self) -> None:
         self._missing: int | None = None
@@ -113,19 +121,19 @@ class GapTimer:
         self._read = float("-inf")
 
     def wait(self, missing: int, now: float) -> float:
-        """Seconds until history should be read for `missing`; 0 is now."""
+        """Return the seconds until the next history read for `missing`; 0 means now."""
         tries = self._tries if missing == self._missing else 0
         return max(0.0, self._read + FILL_WAIT * 2.0 ** max(0, tries - 1) - now)
 
     def read(self, missing: int | None, now: float) -> bool:
-        """History was read and lacks `missing` (None: nothing): whether that one is to be given up."""
+        """Record a history read without `missing` (None: nothing is missing); return whether to report a gap."""
         self._tries = self._tries + 1 if missing == self._missing else 1
         self._missing, self._read = missing, now
         return missing is not None and self._tries >= FILL_TRIES
 
 
 class Reorderer:
-    """Orders chunks and drops repeats. Pure: no I/O, no clock."""
+    """Restores the order of chunks and drops duplicates. Pure: no I/O, no clock."""
 
     def __init__(self, start: int = 1) -> None:
         self.next = start
@@ -133,22 +141,22 @@ class Reorderer:
 
     @property
     def gap(self) -> bool:
-        """Whether chunks are waiting for one that has not come."""
+        """Return whether chunks wait for a missing one."""
         return bool(self._early)
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
-        """The chunks that can be given now, in order."""
+        """Add a chunk; return the chunks that are ready, in order."""
         if chunk.seq < self.next:
             return []
         self._early.setdefault(chunk.seq, chunk)
         return self._ready()
 
-    def hole_end(self, last: int | None = None) -> int:
-        """The last sequence of the first hole; `last` is the newest there can be."""
+    def gap_end(self, last: int | None = None) -> int:
+        """Return the last sequence of the first gap; `last` is the highest possible sequence, if known."""
         return min(self._early, default=(last or self.next - 1) + 1) - 1
 
     def skip(self, last: int) -> list[Chunk]:
-        """Give up everything up to `last`; the chunks that can be given now."""
+        """Skip missing chunks up to `last`; return the chunks that are ready."""
         self.next = max(self.next, last + 1)
         self._early = {seq: chunk for seq, chunk in self._early.items() if seq >= self.next}
         return self._ready()
@@ -161,16 +169,17 @@ class Reorderer:
         return ready
 
 
-async def place(bus: Bus, project: str, execution: str, start: int) -> int:
-    """A sequence of the stream behind which every chunk from `start` on lies: who resumes does not read all before it.
+async def seek(bus: Bus, project: str, execution: str, start: int) -> int:
+    """Return a stream sequence before every chunk from `start` on, so that a resume does not read the whole history.
 
-    By halves, with some 20 single reads, so only for who begins far behind the first chunk; else 0, the beginning.
+    The binary search takes about 20 single reads. It is worthwhile only far behind the first chunk; otherwise the
+    result is 0, the beginning.
     """
-    wanted, subject = start - SWAPPED, subjects.output(project, execution)
-    if wanted <= SWAPPED or (last := await bus.last(subjects.OUTPUT, subject)) is None:
+    wanted, subject = start - MAX_DISPLACEMENT, subjects.output(project, execution)
+    if wanted <= MAX_DISPLACEMENT or (last := await bus.last(subjects.OUTPUT, subject)) is None:
         return 0
     before, behind = 0, last.sequence
-    while behind - before > _NEAR:
+    while behind - before > _SCAN_WINDOW:
         middle = (before + behind) // 2
         found = await bus.first(subjects.OUTPUT, subject, after=middle)
         if found is None or found.sequence >= behind or (line_in(found) or (wanted,))[0] >= wanted:
@@ -181,27 +190,27 @@ async def place(bus: Bus, project: str, execution: str, start: int) -> int:
 
 
 class EndCondition(Protocol):
-    """Knows whether an execution has ended, and at which sequence."""
+    """The end of an execution, and its last sequence."""
 
     @property
     def last(self) -> int | None:
-        """Its last sequence, once it has ended."""
+        """The last sequence after the end, else None."""
         ...
 
     def reached(self, next_sequence: int) -> bool:
-        """Whether no chunk with `next_sequence` will come."""
+        """Return whether no chunk with `next_sequence` will arrive."""
         ...
 
-    async def look(self) -> None:
-        """Find out anew."""
+    async def refresh(self) -> None:
+        """Read the current state."""
         ...
 
-    async def fact(self, message: Message) -> None:
-        """A fact of the execution was said."""
+    async def on_fact(self, message: Message) -> None:
+        """Handle a fact of the execution."""
         ...
 
-    def older(self, start: int) -> AsyncIterator[Chunk]:
-        """What is kept elsewhere from `start` on, of an execution that has ended; nothing if there is no such place."""
+    def archived(self, start: int) -> AsyncIterator[Chunk]:
+        """Yield the archived chunks of an ended execution from `start` on; nothing without an archive."""
         ...
 
 
@@ -212,25 +221,30 @@ async def watch(
     *,
     start: int,
     ending: EndCondition,
-    poll: float = _READ_AGAIN,
-    forgotten: bool = False,
+    poll: float = _POLL_SECONDS,
+    expired: bool = False,
 ) -> AsyncIterator[Chunk]:
-    """Every chunk from `start`, live as it comes, until `ending` says that there is no more.
+    """Yield every chunk from `start`, live as it arrives, until the end of the execution.
 
-    Facts come over the same subscription, so that the end is known at once. `poll`: seconds of silence after which
-    history is read again, in case something was lost on the way. `forgotten`: the execution has ended and the stream
-    does not begin with `start`, so that nothing is waited for.
+    Args:
+        bus: The bus.
+        project: The project.
+        execution: The execution.
+        start: First sequence.
+        ending: Determines the end. Facts arrive over the same subscription, so that the end is known at once.
+        poll: Seconds without a message until the history is read again, in case a live message was lost.
+        expired: The execution has ended and the stream no longer has `start`; a gap is not waited for.
     """
-    reorderer, hole, now = Reorderer(start), GapTimer(), asyncio.get_running_loop().time
-    heard = (subjects.live(project, execution), f"ocf.evt.{project}.{execution}.*")
+    reorderer, gap_timer, now = Reorderer(start), GapTimer(), asyncio.get_running_loop().time
+    subscribed = (subjects.live(project, execution), f"ocf.evt.{project}.{execution}.*")
 
     def missing() -> int | None:
         return reorderer.next if reorderer.gap or (ending.last or 0) >= reorderer.next else None
 
-    async with bus.listen(*heard) as live:
-        read_from = await place(bus, project, execution, start)
+    async with bus.listen(*subscribed) as live:
+        read_from = await seek(bus, project, execution, start)
         while True:
-            await ending.look()  # after subscribing: an end before that was not heard
+            await ending.refresh()  # after subscribing: the subscription has no earlier facts
             async for message in bus.history(subjects.OUTPUT, subjects.output(project, execution), after=read_from):
                 read_from = message.sequence
                 if (found := chunk_of(message)) is not None:
@@ -238,27 +252,27 @@ async def watch(
                         yield chunk
             if ending.reached(reorderer.next):
                 return
-            if hole.read(missing(), now()) or (forgotten and missing() is not None):
-                async with aclosing(_given_up(reorderer, ending)) as chunks:
+            if gap_timer.read(missing(), now()) or (expired and missing() is not None):
+                async with aclosing(_fill_gap(reorderer, ending)) as chunks:
                     async for chunk in chunks:
                         yield chunk
                 continue
-            async with aclosing(_live(live, reorderer, poll, ending, hole, missing)) as chunks:
+            async with aclosing(_live(live, reorderer, poll, ending, gap_timer, missing)) as chunks:
                 async for chunk in chunks:
                     yield chunk
 
 
-async def _given_up(reorderer: Reorderer, ending: EndCondition) -> AsyncGenerator[Chunk, None]:
-    """Past the first hole: by what is kept elsewhere, and a stated gap for what is not there either.
+async def _fill_gap(reorderer: Reorderer, ending: EndCondition) -> AsyncGenerator[Chunk, None]:
+    """Yield the first gap from the archive; report chunks that the archive does not have as a gap.
 
-    What is kept elsewhere is in order, and may have holes of its own, stated or not.
+    The archive is in order, and may have gaps of its own, reported or not.
     """
-    end = reorderer.hole_end(ending.last)
+    end = reorderer.gap_end(ending.last)
     if ending.last is not None:
-        async for chunk in ending.older(reorderer.next):
+        async for chunk in ending.archived(reorderer.next):
             if chunk.seq > end:
                 break
-            gap = stated(chunk)
+            gap = gap_of(chunk)
             if chunk.seq > reorderer.next:
                 yield gap_chunk(reorderer.next, chunk.seq - 1, datetime.now(UTC))
                 reorderer.skip(chunk.seq - 1)
@@ -281,14 +295,14 @@ async def _live(
     reorderer: Reorderer,
     poll: float,
     ending: EndCondition,
-    hole: GapTimer,
+    gap_timer: GapTimer,
     missing: Callable[[], int | None],
 ) -> AsyncGenerator[Chunk, None]:
-    """Live chunks until history should be read: for a missing one, after `poll` seconds of silence, at the end."""
+    """Yield live chunks until the next history read is due or the execution ends."""
     now = asyncio.get_running_loop().time
     while not ending.reached(reorderer.next):
         wanted = missing()
-        wait = poll if wanted is None else hole.wait(wanted, now())
+        wait = poll if wanted is None else gap_timer.wait(wanted, now())
         if not wait:
             return
         try:
@@ -297,7 +311,7 @@ async def _live(
         except TimeoutError:
             return
         if message.subject.startswith("ocf.evt."):
-            await ending.fact(message)
+            await ending.on_fact(message)
             continue
         if (found := chunk_of(message)) is not None:
             for chunk in reorderer.feed(found):

@@ -1,7 +1,7 @@
 """Sealed secrets: AES-256-GCM (NIST SP 800-38D) with the project id as associated data.
 
-An envelope (`ocf.events.commands.Sealed`) names the key that sealed it by its id, the first 8 hexadecimal digits of
-SHA-256 over the 32 key bytes, so that a key can be retired and still be read (`ENCRYPTION_KEYS_RETIRED`).
+An envelope (`ocf.events.commands.Sealed`) names its key by id, the first 8 hexadecimal digits of SHA-256 over the 32
+key bytes. A retired key can therefore still open older envelopes (`ENCRYPTION_KEYS_RETIRED`).
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ TAG_BYTES = 16
 
 
 def key_id(key: bytes) -> str:
-    """The id of a key: the first 8 hexadecimal digits of its SHA-256."""
+    """Return the id of a key: the first 8 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(key).hexdigest()[:8]
 
 
 def generate_key() -> str:
-    """A new random key, in the form `ENCRYPTION_KEY` has."""
+    """Return a new random key in the form of `ENCRYPTION_KEY`."""
     return base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
 
 
 def parse_key(text: str, name: str = "ENCRYPTION_KEY") -> bytes:
-    """The 32 bytes of a base64 key (standard or URL-safe alphabet, padding optional).
+    """Decode a base64 key of 32 bytes (standard or URL-safe alphabet, padding optional).
 
     Raises:
-        ValueError: it is not that; the message names the setting, never the value.
+        ValueError: The text is not such a key; the message names the setting, never the value.
     """
     plain = text.strip().replace("-", "+").replace("_", "/").rstrip("=")
     try:
@@ -57,14 +57,14 @@ def _decoded(text: str, what: str) -> bytes:
 
 
 class Keyring:
-    """The key that seals, and the keys that may still open.
+    """The current key, which seals and opens, and the retired keys, which only open.
 
     Args:
         current: `ENCRYPTION_KEY`, base64.
         retired: `ENCRYPTION_KEYS_RETIRED`, base64 each.
 
     Raises:
-        ValueError: a key is not 32 bytes in base64.
+        ValueError: A key is not 32 bytes in base64.
     """
 
     def __init__(self, current: str, retired: Iterable[str] = ()) -> None:
@@ -81,7 +81,7 @@ class Keyring:
 
     @property
     def retired_ids(self) -> list[str]:
-        """Ids of the keys that only open."""
+        """Ids of the retired keys."""
         return [kid for kid in self._ciphers if kid != self.current_id]
 
     def seal(self, plain: str, project: str) -> Sealed:
@@ -95,11 +95,11 @@ class Keyring:
         )
 
     def open(self, sealed: Sealed, project: str) -> str:
-        """What was sealed for `project`.
+        """Decrypt a secret that was sealed for `project`.
 
         Raises:
-            SealError: sealed under a key that is not here, for another project (or altered), or truncated;
-                each says which.
+            SealError: The key is unknown, the secret was sealed for another project or altered, or it is truncated. The
+                message names the cause.
         """
         cipher = self._ciphers.get(sealed.kid)
         if cipher is None:
@@ -122,4 +122,4 @@ class Keyring:
                 f"the sealed key does not open for project {project!r}: sealed for another project, or altered"
             ) from None
         except UnicodeDecodeError:
-            raise SealError("the sealed key opens, but what is in it is not text") from None
+            raise SealError("the sealed key opens, but its content is not text") from None

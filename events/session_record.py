@@ -1,7 +1,7 @@
-"""The record of a session: the value behind `<project>.<session>` in the bucket `ocf_sessions`.
+"""The record of a session: the value of `<project>.<session>` in the bucket `ocf_sessions`.
 
-A session is a conversation and its workspace. What it is now lies in S3 below `<project>/sessions/<session>/`; the
-record names the objects, so a half-written save is never taken for one.
+A session is a conversation and its workspace. Its state is stored in S3 below `<project>/sessions/<session>/`. The
+record names the objects, so an incomplete save is never used.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from ocf.events.commands import EmptyWorkspace, ExecutionId, ForwardCompatible, 
 from ocf.events.facts import Artifact
 from ocf.events.refs import SessionRef
 
-#: A client that has not said for so long that it is there has gone without a word.
-CLIENT_STAYS = timedelta(hours=1)
+#: A client that has not re-attached for this long is considered gone.
+CLIENT_TTL = timedelta(hours=1)
 _OLD_OBJECT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.(\S+\.)?(conversation\.json|workspace\.tar\.zst)")
 
 
 class Attached(ForwardCompatible):
-    """Somebody who watches; `since` is when it last said so."""
+    """A client that watches a session; `since` is the time of its last attach."""
 
     client_id: str
     since: datetime
 
 
 class Saved(ForwardCompatible):
-    """The state after one execution: object names below the session's prefix, and OpenCode's own session id.
+    """The state after one execution: objects below the session's prefix, and OpenCode's own session id.
 
-    `execution_id` is None once that execution was deleted.
+    `execution_id` becomes None when that execution is deleted.
     """
 
     execution_id: ExecutionId | None = None
@@ -41,9 +41,10 @@ class Saved(ForwardCompatible):
 
 
 class Session(ForwardCompatible):
-    """Everything known of a session. `queue`: executions that want it, the first one has it.
+    """Everything about a session.
 
-    `expired`: it is being destroyed because its time is over, and not because somebody said so; its executions stay.
+    `queue` has the executions in order; only the first may run. `expired` means that the session is being destroyed
+    because of its TTL, not by a command; its executions stay.
     """
 
     session_id: SessionId
@@ -64,25 +65,25 @@ class Session(ForwardCompatible):
 
     @property
     def idle_until(self) -> datetime:
-        """When it may expire, if nothing happens: not while somebody watches."""
-        return max([self.expires_at, *(one.since + CLIENT_STAYS for one in self.clients)])
+        """Earliest time of expiry without further activity; attached clients extend it."""
+        return max([self.expires_at, *(one.since + CLIENT_TTL for one in self.clients)])
 
     @property
     def ref(self) -> SessionRef:
-        """Its project and id."""
+        """Project and id."""
         return SessionRef(self.project_id, self.session_id)
 
     @field_serializer("workspace", mode="wrap")
     def _whole(self, value: Workspace, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A caller's model, which as such knows no further fields; here a newer release may have put some.
+        # The workspace models reject unknown fields of callers, but in a record a newer release may have added some.
         return {"source": value.source, **dump(value), **(value.model_extra or {})}
 
 
 def old_prefix(ref: SessionRef) -> str:
-    """Where the objects of a session lay until 0.2: where those of an execution with the same id lie."""
+    """Return the prefix of a session's objects until release 0.2, shared with an execution of the same id."""
     return f"{ref.project}/{ref.session}"
 
 
 def is_old_object(key: str) -> bool:
-    """Whether a key below `old_prefix` is a session's. An execution has no object whose name begins with an id."""
+    """Return whether a key below `old_prefix` belongs to a session: object names of executions have no leading id."""
     return _OLD_OBJECT.fullmatch(key.rsplit("/", 1)[-1]) is not None

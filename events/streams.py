@@ -1,4 +1,4 @@
-"""The JetStream streams and buckets, as data. `ocf.functions.runtime.setup` applies it, safe to repeat."""
+"""The JetStream streams and buckets as data. `ocf.functions.runtime.setup` applies it idempotently."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from ocf.events import subjects as s
 
 DAY = 86_400
 COMMANDS_AGE = 30 * DAY
-#: A schedule is a message like others, which its stream removes when it is too old, fired or not, and however often. It
-#: is set up anew well before that.
+#: The stream removes a schedule's message at `COMMANDS_AGE` like any other. Schedules are therefore published again at
+#: this age.
 SCHEDULE_AGE = 20 * DAY
 
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """One stream. Times in seconds, sizes in bytes; 0 means unlimited."""
+    """One stream. Times are in seconds, sizes in bytes; 0 means unlimited."""
 
     name: str
     subjects: tuple[str, ...]
-    why: str
+    description: str
     max_age: int = 0
     max_bytes: int = 0
     max_msg_size: int = 1024 * 1024
@@ -30,22 +30,22 @@ class StreamSpec:
 
 @dataclass(frozen=True)
 class BucketSpec:
-    """One key-value bucket. Keys may carry a TTL of their own (leases)."""
+    """One key-value bucket. Keys may have a TTL of their own (leases)."""
 
     name: str
-    why: str
+    description: str
     options: dict[str, object] = field(default_factory=dict)
 
 
 STREAMS: tuple[StreamSpec, ...] = (
     StreamSpec(
-        s.COMMANDS, ("ocf.cmd.>", "ocf.schedule.>"), "what somebody asked for", max_age=COMMANDS_AGE, schedules=True
+        s.COMMANDS, ("ocf.cmd.>", "ocf.schedule.>"), "commands and schedules", max_age=COMMANDS_AGE, schedules=True
     ),
-    StreamSpec(s.EVENTS, ("ocf.evt.>",), "what happened", max_age=30 * DAY),
+    StreamSpec(s.EVENTS, ("ocf.evt.>",), "facts", max_age=30 * DAY),
     StreamSpec(
-        s.OUTPUT, ("ocf.out.>",), "what the agent said and did", max_age=7 * DAY, republish=("ocf.out.>", "ocf.live.>")
+        s.OUTPUT, ("ocf.out.>",), "output of the agents", max_age=7 * DAY, republish=("ocf.out.>", "ocf.live.>")
     ),
-    StreamSpec(s.DLQ, ("ocf.dlq.>",), "what could not be handled, with the reason", max_age=30 * DAY),
+    StreamSpec(s.DLQ, ("ocf.dlq.>",), "dead letters, with the reason", max_age=30 * DAY),
 )
 
 BUCKETS: tuple[BucketSpec, ...] = (

@@ -1,4 +1,4 @@
-"""Every NATS subject and stream name, in one place (docs/reference/events.md is generated from it)."""
+"""All NATS subjects and stream names (docs/reference/events.md is generated from them)."""
 
 from __future__ import annotations
 
@@ -18,76 +18,76 @@ DLQ = "OCF_DLQ"
 EXECUTIONS_BUCKET = "ocf_executions"
 SESSIONS_BUCKET = "ocf_sessions"
 
-#: The project name that schedules use for commands which concern no single project.
+#: Project of scheduled commands that do not belong to a single project.
 SYSTEM_PROJECT = "ocf-system"
 
 
 def check_project(project: str) -> str:
-    """Return `project`; raise InvalidEvent where it could break out of its subject token."""
+    """Return `project`. Raises InvalidEvent if it is not a valid subject token."""
     if not _PROJECT.fullmatch(project):
         raise InvalidEvent(f"project_id: {project[:80]!r} is not [a-z0-9-]{{1,63}}")
     return project
 
 
 def check_id(value: str, field: str = "execution_id") -> str:
-    """Return `value`; raise InvalidEvent unless it is a lower-case UUID in canonical form."""
+    """Return `value`. Raises InvalidEvent unless it is a lower-case UUID in canonical form."""
     if not _ID.fullmatch(value):
         raise InvalidEvent(f"{field}: {value[:80]!r} is not a lower-case UUID")
     return value
 
 
 def command(verb: str, project: str, entity: str) -> str:
-    """`ocf.cmd.<verb>.<project>.<execution or session>`"""
+    """Return `ocf.cmd.<verb>.<project>.<execution or session>`."""
     return f"ocf.cmd.{verb}.{check_project(project)}.{check_id(entity, 'id')}"
 
 
 def fact(project: str, entity: str, what: str) -> str:
-    """`ocf.evt.<project>.<execution or session>.<what>`"""
+    """Return `ocf.evt.<project>.<execution or session>.<what>`."""
     return f"ocf.evt.{check_project(project)}.{check_id(entity, 'id')}.{what}"
 
 
 def output(project: str, execution: str) -> str:
-    """`ocf.out.<project>.<execution>`: where execute publishes."""
+    """Return `ocf.out.<project>.<execution>`, on which execute publishes output."""
     return f"ocf.out.{check_project(project)}.{check_id(execution)}"
 
 
 def fence(project: str, execution: str) -> str:
-    """`ocf.out.<project>.<execution>.fence`: its newest message says since when who writes the output (ADR 0009)."""
+    """Return `ocf.out.<project>.<execution>.fence`, whose latest message identifies the current writer (ADR 0009)."""
     return f"{output(project, execution)}.fence"
 
 
 def live(project: str, execution: str) -> str:
-    """`ocf.live.<project>.<execution>`: where viewers listen (core NATS, republished by OCF_OUTPUT)."""
+    """Return `ocf.live.<project>.<execution>` for viewers (core NATS, republished by OCF_OUTPUT)."""
     return f"ocf.live.{check_project(project)}.{check_id(execution)}"
 
 
 def project_name(text: str) -> str | None:
-    """`text`, where it can be a project's name; else None."""
+    """Return `text` if it is a valid project name, else None."""
     return text if _PROJECT.fullmatch(text) else None
 
 
 def project_of(subject: str) -> str | None:
-    """The project that a command's or fact's subject names; None where it names none."""
+    """Return the project in the subject of a command or fact, or None."""
     match subject.split("."):
         case ["ocf", "cmd", _, project, _, *_] | ["ocf", "evt", project, _, _, *_]:
             return project_name(project)
     return None
 
 
-def again(fact_subject: str, consumer: str) -> str:
-    """`ocf.evt.<project>.<entity>.<what>.again.<consumer>`: a fact once more, for that consumer alone."""
+def redelivery_subject(fact_subject: str, consumer: str) -> str:
+    """Return `ocf.evt.<project>.<entity>.<what>.again.<consumer>`, which redelivers a fact to one consumer only."""
     return f"{fact_subject}.again.{consumer}"
 
 
-def first(subject: str) -> str:
-    """The subject without what `again` added."""
-    parts = subject.split(".")  # by its place: a project may be called `again`
+def base_subject(subject: str) -> str:
+    """Return the subject without the suffix of `redelivery_subject`."""
+    parts = subject.split(".")  # checks the position, because a project may be called `again`
     return ".".join(parts[:5]) if parts[1:2] == ["evt"] and parts[5:6] == ["again"] else subject
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """A subject taken apart. `verb` is the command's verb, the fact's last token, `output` or `fence`."""
+    """The parts of a subject. `verb` is the command's verb, the fact's last token, `output` or `fence`."""
 
     kind: str  # cmd | evt | out | live
     project: str
@@ -96,10 +96,10 @@ class Parsed:
 
 
 def parse(subject: str) -> Parsed:
-    """Take a subject of this module apart.
+    """Split a subject of this module into its parts.
 
     Raises:
-        InvalidEvent: not one of ours.
+        InvalidEvent: The subject does not belong to this system.
     """
     match subject.split("."):
         case ["ocf", "cmd", verb, project, entity]:
@@ -110,4 +110,4 @@ def parse(subject: str) -> Parsed:
             return Parsed(kind, project, entity, "output")
         case ["ocf", "out", project, entity, "fence"]:
             return Parsed("out", project, entity, "fence")
-    raise InvalidEvent(f"subject {subject[:120]!r} is none of this system's")
+    raise InvalidEvent(f"subject {subject[:120]!r} does not belong to this system")

@@ -1,6 +1,6 @@
 """Trace context in events (CloudEvents distributed-tracing extension, W3C Trace Context).
 
-Uses OpenTelemetry's API only: without a configured SDK there is no active span, and an event keeps its cause's context.
+Uses only OpenTelemetry's API: without a configured SDK there is no active span, and an event has its cause's context.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ KEYS = ("traceparent", "tracestate")
 
 
 def of(extensions: Mapping[str, str]) -> dict[str, str]:
-    """The trace context among an event's extensions."""
+    """Return the trace context in an event's extensions."""
     return {key: extensions[key] for key in KEYS if key in extensions}
 
 
 def active() -> dict[str, str]:
-    """The active span's context as extensions; empty when there is none."""
+    """Return the active span's context as extensions, or {}."""
     if not trace.get_current_span().get_span_context().is_valid:
         return {}
     carrier: dict[str, str] = {}
@@ -28,28 +28,29 @@ def active() -> dict[str, str]:
 
 
 def parent(extensions: Mapping[str, str]) -> Context:
-    """The context that a span about this event continues."""
+    """Return the parent context of a span for this event."""
     return propagate.extract(of(extensions))
 
 
 def trace_id(traceparent: str | None) -> str:
-    """The trace among version, trace, parent and flags; empty when there is none."""
+    """Return the trace id of a `traceparent`, or ""."""
     parts = (traceparent or "").split("-")
     return parts[1] if len(parts) > 3 else ""
 
 
-def within(traceparent: str | None, near: dict[str, str]) -> dict[str, str]:
-    """`near` where it belongs to the trace of `traceparent` (or that is not known), else `traceparent` itself.
+def within(traceparent: str | None, context: dict[str, str]) -> dict[str, str]:
+    """Return `context` if it belongs to the trace of `traceparent`, else `traceparent`.
 
-    What is said of an execution belongs to its trace, whoever says it: sweep and canceller have their own.
+    Facts of an execution belong to its trace, also those that a sweep or a cancel publishes within a trace of its own.
+    Without a `traceparent` the result is `context`.
     """
-    if not trace_id(traceparent) or trace_id(near.get("traceparent")) == trace_id(traceparent):
-        return near
+    if not trace_id(traceparent) or trace_id(context.get("traceparent")) == trace_id(traceparent):
+        return context
     return {"traceparent": str(traceparent)}
 
 
 def link(traceparent: str | None) -> None:
-    """Let the active span point to that one, where it belongs to another trace."""
+    """Link the active span to `traceparent` if they belong to different traces."""
     current = trace.get_current_span()
     if not traceparent or not current.is_recording():
         return

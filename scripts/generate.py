@@ -21,7 +21,7 @@ from ocf.events.adapters.memory_store import MemoryStore
 from ocf.events.event_types import TYPES, EventType
 from ocf.events.lifecycle import TABLE, TERMINAL, Reason, State
 from ocf.functions.core.clock import SystemClock
-from ocf.functions.dispatcher.project_consumers import IDLE, MOST
+from ocf.functions.dispatcher.project_consumers import IDLE_SECONDS, MAX_CONSUMERS
 from ocf.functions.dispatcher.routes import ROUTES, backoff
 from ocf.functions.gateway import openapi
 from ocf.functions.gateway.app import create_app
@@ -111,7 +111,7 @@ def _channel(spec: EventType) -> dict[str, Any]:
     stream = next(s for s in streams.STREAMS if s.name == spec.stream)
     return {
         "address": spec.subject_template,
-        "description": f"Kept in {stream.name}: {stream.why}.",
+        "description": f"Kept in {stream.name}: {stream.description}.",
         "parameters": {"project": {}, spec.entity: {}},
         "messages": {},
     }
@@ -133,12 +133,13 @@ def _message(name: str, spec: EventType) -> dict[str, Any]:
 def events_page() -> Pages:
     """The catalogue of events, streams and consumers."""
     rows = [
-        f"| [`{name}`](../../schemas/{name}.json) | {spec.said_by} | `{spec.subject_template}` |"
+        f"| [`{name}`](../../schemas/{name}.json) | {spec.published_by} | `{spec.subject_template}` |"
         for name, spec in TYPES.items()
     ]
     kept = [
-        f"| `{s.name}` | {s.why} | {', '.join(f'`{x}`' for x in s.subjects)} | {s.max_age // streams.DAY} days |"
-        for s in streams.STREAMS
+        f"| `{stream.name}` | {stream.description} | {', '.join(f'`{x}`' for x in stream.subjects)} "
+        f"| {stream.max_age // streams.DAY} days |"
+        for stream in streams.STREAMS
     ]
     fed = [
         f"| `{row.consumer}` | {', '.join(f'`{x}`' for x in row.subjects)} | {row.function} "
@@ -171,7 +172,7 @@ watch: [publish events](../how-to/publish-events.md), [watch output](../how-to/w
 {_lines(kept)}
 
 `OCF_OUTPUT` republishes `ocf.out.>` on `ocf.live.>` for current subscribers.
-Buckets: {", ".join(f"`{b.name}` ({b.why})" for b in streams.BUCKETS)}.
+Buckets: {", ".join(f"`{b.name}` ({b.description})" for b in streams.BUCKETS)}.
 
 ## Consumers
 | consumer | filter | function | in flight | unacknowledged | deliveries |
@@ -198,8 +199,8 @@ letters lie on `ocf.dlq.<consumer>.<project>.<execution or session>`; deleting t
 Each project has its own durable consumer per route, `<consumer>-<project>`. Projects take turns for the places in
 flight; a single active project gets three quarters of them. The route's shared consumer receives every message
 without its data and reports which project has messages. It also delivers the messages of projects beyond the
-{MOST}th that was active within
-{IDLE / 60:g} minutes, and messages whose subject names no project ([ADR 0012](../adr/0012-fair-sharing.md)).
+{MAX_CONSUMERS}th that was active within
+{IDLE_SECONDS / 60:g} minutes, and messages whose subject names no project ([ADR 0012](../adr/0012-fair-sharing.md)).
 
 Deliveries to Knative Brokers and webhooks (`EVENT_SINKS`) are not in this table:
 [receive webhooks](../how-to/receive-webhooks.md).

@@ -1,6 +1,6 @@
-"""The in-memory bus and bucket: for unit tests, and for `ocf replay --to` where nothing real may be touched.
+"""In-memory bus and bucket, for unit tests and for `ocf replay --to`, which must not touch real streams.
 
-Held to the same contract tests as the JetStream adapter (`tests/contract/`).
+The contract tests of the JetStream adapter also cover this one (`tests/contract/`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ocf.events.ports import (
     message_size,
 )
 
-#: Seconds between two looks for deliveries that have become due meanwhile.
-_LOOK = 0.02
+#: Seconds between two checks for deliveries that have become due.
+_DUE_CHECK_SECONDS = 0.02
 
 
 def subject_matches(pattern: str, subject: str) -> bool:
-    """NATS subject matching: `*` is one token, `>` the rest (at least one)."""
+    """Return whether a NATS pattern matches `subject`: `*` is one token, `>` is the rest (at least one)."""
     wanted, tokens = pattern.split("."), subject.split(".")
     for index, part in enumerate(wanted):
         if part == ">":
@@ -69,29 +69,29 @@ class MemoryDelivery:
 
     @property
     def message(self) -> Message:
-        """What was pulled."""
+        """Return the pulled message."""
         return self._message
 
     async def ack(self) -> None:
-        """Done."""
+        """Acknowledge the message."""
         self._consumer.acked.add(self._message.sequence)
 
     async def ack_soon(self) -> None:
-        """Done."""
+        """Acknowledge the message."""
         await self.ack()
 
     async def nak(self, delay: float) -> None:
-        """Deliver again after `delay` seconds."""
+        """Request redelivery after `delay` seconds."""
         self._consumer.not_before[self._message.sequence] = self._bus.clock.monotonic() + delay
         self._bus.changed()
 
     async def in_progress(self) -> None:
-        """Start the ack wait anew."""
+        """Restart the ack wait."""
         await self.nak(self._ack_wait)
 
 
 class MemoryWriter:
-    """See `ocf.events.ports.Writer`; everything is kept at once, or waits for the next fence."""
+    """See `ocf.events.ports.Writer`. Stores each message at once, or holds it until the next fence."""
 
     def __init__(self, bus: MemoryBus, subject: str, on_fenced: Callable[[], None] | None) -> None:
         self._bus = bus
@@ -101,9 +101,11 @@ class MemoryWriter:
         self._waiting: list[tuple[bytes, dict[str, str]]] = []
 
     def fence(self, fence: Fence) -> None:
+        """Implement `Writer.fence`."""
         self._fence = fence
 
     async def send(self, data: bytes, headers: dict[str, str]) -> None:
+        """Implement `Writer.send`."""
         self._waiting.append((data, headers))
         await self._send()
 
@@ -121,11 +123,13 @@ class MemoryWriter:
             self._waiting.pop(0)
 
     async def flush(self, timeout: float) -> None:
+        """Implement `Writer.flush`."""
         await self._send()
         if self._waiting:
-            raise Unavailable(f"{len(self._waiting)} messages to {self._subject} are not kept yet")
+            raise Unavailable(f"{len(self._waiting)} messages to {self._subject} are not stored yet")
 
     def close(self) -> None:
+        """Implement `Writer.close`."""
         self._waiting.clear()
 
 
@@ -140,11 +144,12 @@ class MemoryBus:
         self._changed = asyncio.Event()
 
     def changed(self) -> None:
-        """Wake whoever waits for a message."""
+        """Wake every pending `fetch`."""
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str], *, only_first: bool = False) -> int:
+        """Implement `Bus.publish`."""
         _check_size(subject, data, headers)
         stream = next(s for s in self._streams.values() if any(subject_matches(p, subject) for p in s.spec.subjects))
         message_id = headers.get("Nats-Msg-Id")
@@ -152,21 +157,21 @@ class MemoryBus:
             return stream.ids[message_id]
         if only_first and any(m.subject == subject for m in stream.messages):
             raise Conflict(f"{subject} already has a message")
-        if (mark := headers.get("Nats-Expected-Last-Subject-Sequence-Subject")) is not None:
-            newest = max((m.sequence for m in stream.messages if m.subject == mark), default=0)
+        if (fenced := headers.get("Nats-Expected-Last-Subject-Sequence-Subject")) is not None:
+            newest = max((m.sequence for m in stream.messages if m.subject == fenced), default=0)
             if str(newest) != headers["Nats-Expected-Last-Subject-Sequence"]:
-                raise Conflict(f"{mark} is at {newest}")
+                raise Conflict(f"{fenced} is at {newest}")
         stream.sequence += 1
         message = Message(subject, data, dict(headers), stream.sequence, self.clock.now())
-        if "Nats-Schedule" in headers:  # it takes the place of an earlier one (ADR-51: an implied rollup)
+        if "Nats-Schedule" in headers:  # replaces an earlier schedule (ADR-51: an implied rollup)
             stream.messages = [m for m in stream.messages if m.subject != subject]
         stream.messages.append(message)
         if message_id is not None:
             stream.ids[message_id] = stream.sequence
-        await self._say(message)
+        await self._push(message)
         if stream.spec.republish is not None:
             source, target = (part.removesuffix(">") for part in stream.spec.republish)
-            await self._say(
+            await self._push(
                 replace(
                     message,
                     subject=target + subject.removeprefix(source),
@@ -183,30 +188,36 @@ class MemoryBus:
         may_repeat: Callable[[], bool] | None = None,
         on_fenced: Callable[[], None] | None = None,
     ) -> MemoryWriter:
+        """Implement `Bus.writer`."""
         return MemoryWriter(self, subject, on_fenced)
 
     async def publish_live(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
-        await self._say(Message(subject, data, dict(headers)))
+        """Implement `Bus.publish_live`."""
+        await self._push(Message(subject, data, dict(headers)))
 
-    async def _say(self, message: Message) -> None:
+    async def _push(self, message: Message) -> None:
         for subjects, inbox in self._listeners:
             if any(subject_matches(pattern, message.subject) for pattern in subjects):
                 inbox.put(message)
 
     async def history(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
+        """Implement `Bus.history`."""
         for message in list(self._streams[stream].messages):
             if message.sequence > after and subject_matches(subject, message.subject):
                 yield message
 
     async def first(self, stream: str, subject: str, *, after: int = 0) -> Message | None:
+        """Implement `Bus.first`."""
         return await anext(self.history(stream, subject, after=after), None)
 
     async def last(self, stream: str, subject: str) -> Message | None:
+        """Implement `Bus.last`."""
         found = [m for m in self._streams[stream].messages if m.subject == subject]
         return found[-1] if found else None
 
     @asynccontextmanager
     async def listen(self, *subjects: str) -> AsyncIterator[AsyncIterator[Message]]:
+        """Implement `Bus.listen`."""
         inbox = Inbox()
         self._listeners.append((subjects, inbox))
         try:
@@ -215,13 +226,14 @@ class MemoryBus:
             self._listeners = [entry for entry in self._listeners if entry[1] is not inbox]
 
     async def fetch(self, consumer: ConsumerSpec, limit: int, wait: float) -> list[Delivery]:
+        """Implement `Bus.fetch`."""
         state = self._consumer(consumer)
         try:
-            # Real time, whatever the clock is: a test that waits for nothing must come back.
+            # Real time even with a manual clock: `fetch` must return when no message arrives.
             async with asyncio.timeout(wait):
                 while not (found := self._due(consumer, state)[:limit]):
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._changed.wait(), _LOOK)
+                        await asyncio.wait_for(self._changed.wait(), _DUE_CHECK_SECONDS)
         except TimeoutError:
             return []
         given = [self._deliver(message, consumer, state) for message in found]
@@ -252,37 +264,43 @@ class MemoryBus:
         return replace(message, data=data, deliveries=number)
 
     async def backlog(self, consumer: ConsumerSpec) -> Backlog:
+        """Implement `Bus.backlog`."""
         return self._backlog(self._consumer(consumer))
 
     def _backlog(self, state: _Consumer) -> Backlog:
         waiting = sum(m.sequence not in state.deliveries for m in self._due(state.spec, state))
-        kept = (m.sequence for m in self._streams[state.spec.stream].messages)
-        return Backlog(waiting, sum(n in state.deliveries and n not in state.acked for n in kept))
+        stored = (m.sequence for m in self._streams[state.spec.stream].messages)
+        return Backlog(waiting, sum(n in state.deliveries and n not in state.acked for n in stored))
 
     async def consumers(self, stream: str) -> list[ConsumerState]:
+        """Implement `Bus.consumers`."""
         found = [state for state in self._consumers.values() if state.spec.stream == stream]
         return [ConsumerState(state.spec.name, state.spec.start, self._backlog(state)) for state in found]
 
     async def open_consumer(self, consumer: ConsumerSpec) -> int:
+        """Implement `Bus.open_consumer`."""
         return self._consumer(consumer).spec.start
 
     async def remove_consumer(self, consumer: ConsumerSpec) -> None:
+        """Implement `Bus.remove_consumer`."""
         self._consumers.pop(consumer.name, None)
 
     async def purge(self, stream: str, subject: str) -> int:
-        kept = self._streams[stream]
-        before = len(kept.messages)
-        kept.messages = [m for m in kept.messages if not subject_matches(subject, m.subject)]
-        return before - len(kept.messages)
+        """Implement `Bus.purge`."""
+        found = self._streams[stream]
+        before = len(found.messages)
+        found.messages = [m for m in found.messages if not subject_matches(subject, m.subject)]
+        return before - len(found.messages)
 
     async def remove(self, stream: str, sequence: int) -> bool:
-        kept = self._streams[stream]
-        before = len(kept.messages)
-        kept.messages = [m for m in kept.messages if m.sequence != sequence]
-        return len(kept.messages) < before
+        """Implement `Bus.remove`."""
+        found = self._streams[stream]
+        before = len(found.messages)
+        found.messages = [m for m in found.messages if m.sequence != sequence]
+        return len(found.messages) < before
 
     async def ready(self) -> None:
-        """Always."""
+        """Return at once: memory is always available."""
 
 
 def _check_size(name: str, data: bytes, headers: Mapping[str, str]) -> None:
@@ -314,29 +332,34 @@ class MemoryBucket:
         return value
 
     async def get(self, key: str) -> Entry | None:
+        """Implement `Bucket.get`."""
         value = self._live(key)
         return None if value is None else Entry(key, value.data, value.revision)
 
     async def create(self, key: str, value: bytes, *, ttl: int | None = None) -> int:
+        """Implement `Bucket.create`."""
         return await self.update(key, value, 0, ttl=ttl)
 
     async def update(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> int:
+        """Implement `Bucket.update`."""
         _check_size(key, value, {})
         newest = self._live(key)
         if (newest.revision if newest else 0) != revision:
-            raise Conflict(f"{key} was changed by somebody else")
+            raise Conflict(f"{key} was changed concurrently")
         self._revision += 1
         expires = None if ttl is None else self._clock.monotonic() + ttl
         self._values[key] = _Value(value, self._revision, expires)
         return self._revision
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
+        """Implement `Bucket.delete`."""
         value = self._live(key)
         if revision is not None and (value.revision if value else 0) != revision:
-            raise Conflict(f"{key} was changed by somebody else")
+            raise Conflict(f"{key} was changed concurrently")
         self._values.pop(key, None)
 
     async def entries(self, filter: str = ">", *, after: int = 0) -> AsyncIterator[Entry]:
+        """Implement `Bucket.entries`."""
         for key in sorted(self._values, key=lambda key: self._values[key].revision):
             value = self._live(key)
             if value is not None and value.revision > after and subject_matches(filter, key):

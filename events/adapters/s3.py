@@ -1,7 +1,7 @@
-"""`ocf.events.ports.ObjectStore` on any S3-compatible endpoint. The only file that touches boto3.
+"""`ocf.events.ports.ObjectStore` on any S3-compatible endpoint. Only this file imports boto3.
 
-boto3 blocks, so every call runs in a small thread pool of the store's own; it is imported at the first
-call, because it costs 0.3 s and 30 MB that a function which never stores anything need not pay.
+boto3 blocks, so each call runs in the store's own small thread pool. boto3 is imported at the first call, because the
+import costs 0.3 s and 30 MB, which a function without stored objects should not pay.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 from ocf.events.errors import NotYetKnown, Unavailable
 from ocf.events.ports import ObjectInfo
 
-#: Size of an upload part, bytes. S3 allows 10,000 parts, so one object may have up to 78 GiB here.
+#: Size of an upload part in bytes. S3 allows 10,000 parts, so an object may have up to 78 GiB.
 PART_BYTES = 8 * 1024 * 1024
-#: Parts on the way at the same time; fewer than the threads, so that an upload does not hold up everything else.
+#: Concurrent parts; fewer than the threads, so that an upload does not block all other calls.
 PARTS_IN_FLIGHT = 6
-#: How often a broken download is taken up again where it stopped.
+#: Resumes of a broken download.
 RESUMES = 3
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 
@@ -35,7 +35,7 @@ _Part = dict[str, Any]
 
 @dataclass(frozen=True)
 class S3Config:
-    """Where the bucket is. Without keys, boto3's own chain (instance role, web identity) finds them."""
+    """Bucket, endpoint and credentials. Without keys boto3's default chain applies (instance role, web identity)."""
 
     bucket: str
     endpoint_url: str | None = None
@@ -47,10 +47,12 @@ class S3Config:
 
 
 class S3Store:
-    """Objects in one bucket. Their SHA-256 is kept as metadata and checked when they are read whole.
+    """Objects in one bucket. See `ocf.events.ports.ObjectStore`.
 
-    Errors of every method: NotYetKnown when the object is not there, Unavailable for everything else
-    that the store answers or fails to answer, after botocore's own retries (4 tries in all).
+    The SHA-256 of an object is stored as metadata, and checked when the whole object is read.
+
+    Every method raises NotYetKnown for a missing object and Unavailable for every other failure, after botocore's own
+    retries (4 attempts in all).
     """
 
     def __init__(self, config: S3Config) -> None:
@@ -60,15 +62,18 @@ class S3Store:
         self._making = asyncio.Lock()
 
     async def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> ObjectInfo:
+        """Implement `ObjectStore.put`."""
         digest = hashlib.sha256(data).hexdigest()
         await self._call("put_object", key, Key=key, Body=data, ContentType=content_type, Metadata={"sha256": digest})
         return ObjectInfo(key, len(data), digest)
 
     async def put_file(self, key: str, path: Path, *, content_type: str = "application/octet-stream") -> ObjectInfo:
-        """Upload in parts, memory flat. The file is read twice, because S3 takes metadata only at the start.
+        """Upload a file in parts, with constant memory.
+
+        Reads the file twice, because S3 takes metadata only at the start of an upload.
 
         Raises:
-            Unavailable: also when the file changed meanwhile; nothing is stored then.
+            Unavailable: The store failed, or the file changed during the upload. Nothing is stored then.
         """
         before = await self._run(lambda: path.stat())
         size = before.st_size
@@ -88,19 +93,20 @@ class S3Store:
                 "complete_multipart_upload", key, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}
             )
         except BaseException:
-            # Also on cancellation: parts of an upload that nobody ends cost money for ever.
+            # Also on cancellation: the parts of an unfinished upload cost money for ever.
             await asyncio.shield(self._call("abort_multipart_upload", key, Key=key, UploadId=upload_id))
             raise
         return ObjectInfo(key, size, digest)
 
     async def get(self, key: str) -> bytes:
+        """Implement `ObjectStore.get`."""
         return b"".join([piece async for piece in self.stream(key)])
 
     async def stream(self, key: str, *, chunk: int = 1024 * 1024) -> AsyncIterator[bytes]:
-        """The object in pieces. A broken connection is taken up again where it stopped, on the same version.
+        """Yield the object in pieces; resume a broken connection at the same byte of the same version.
 
         Raises:
-            Unavailable: also, after the last piece, when the bytes are not those of its SHA-256.
+            Unavailable: The store failed, or (after the last piece) the bytes do not match the stored SHA-256.
         """
         answer = await self._call("get_object", key, Key=key)
         expected: str | None = answer["Metadata"].get("sha256")
@@ -111,13 +117,13 @@ class S3Store:
                 try:
                     piece: bytes = await self._run(partial(body.read, chunk))
                 except _botocore().HTTPClientError as error:
-                    piece, why = b"", str(error)
+                    piece, reason = b"", str(error)
                 else:
-                    why = "the connection ended early"
+                    reason = "the connection ended early"
                 if not piece:
                     resumes += 1
                     if resumes > RESUMES:
-                        raise Unavailable(f"object {key!r} stopped at byte {seen} of {size}: {why}")
+                        raise Unavailable(f"object {key!r} stopped at byte {seen} of {size}: {reason}")
                     body.close()
                     body = (await self._call("get_object", key, Key=key, Range=f"bytes={seen}-", IfMatch=etag))["Body"]
                     continue
@@ -130,6 +136,7 @@ class S3Store:
             raise Unavailable(f"object {key!r} is damaged: SHA-256 {digest.hexdigest()}, stored as {expected}")
 
     async def head(self, key: str) -> ObjectInfo | None:
+        """Implement `ObjectStore.head`."""
         try:
             answer = await self._call("head_object", key, Key=key)
         except NotYetKnown:
@@ -137,16 +144,16 @@ class S3Store:
         return ObjectInfo(key, int(answer["ContentLength"]), answer["Metadata"].get("sha256"))
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
-        """In key order; without `sha256`, which S3 does not list."""
+        """Yield the objects below `prefix` in key order, without `sha256`, which S3 does not list."""
         async for page in self._pages("list_objects_v2", prefix, "ContinuationToken", "NextContinuationToken"):
             for item in page.get("Contents", ()):
                 yield ObjectInfo(item["Key"], int(item["Size"]))
 
     async def delete_prefix(self, prefix: str) -> int:
-        """Remove every object below `prefix`, and every unfinished upload; return how many objects.
+        """Remove all objects and unfinished uploads below `prefix`; return the number of objects.
 
         Raises:
-            ValueError: the prefix is empty, which would empty the bucket.
+            ValueError: The prefix is empty, which would empty the bucket.
         """
         if not prefix:
             raise ValueError("an empty prefix would remove every object")
@@ -155,8 +162,8 @@ class S3Store:
             batch = [{"Key": key} for key in keys[start : start + 1000]]
             answer = await self._call("delete_objects", prefix, Delete={"Objects": batch, "Quiet": True})
             if errors := answer.get("Errors"):
-                why = errors[0].get("Message")
-                raise Unavailable(f"{len(errors)} objects below {prefix!r} were not removed: {why}")
+                reason = errors[0].get("Message")
+                raise Unavailable(f"{len(errors)} objects below {prefix!r} were not removed: {reason}")
         async for page in self._pages("list_multipart_uploads", prefix, "KeyMarker", "NextKeyMarker"):
             for item in page.get("Uploads", ()):
                 if item["Key"].startswith(prefix):
@@ -164,20 +171,21 @@ class S3Store:
         return len(keys)
 
     async def ready(self) -> None:
+        """Implement `ObjectStore.ready`."""
         try:
             await self._call("head_bucket", "")
         except NotYetKnown:
             raise Unavailable(f"bucket {self._config.bucket!r} does not exist") from None
 
     async def create_bucket(self) -> None:
-        """Make the bucket unless it is there (set-up of the embedded stack and of tests)."""
+        """Create the bucket unless it exists (setup of the embedded stack and of tests)."""
         try:
             await self._call("head_bucket", "")
         except NotYetKnown:
             await self._call("create_bucket", "")
 
     def close(self) -> None:
-        """Close the connections and end the threads; calls under way fail."""
+        """Close the connections and stop the threads; pending calls fail."""
         if self._made is not None:
             self._made.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -195,7 +203,7 @@ class S3Store:
             await asyncio.wait(takers, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             waiting.clear()
-            # Waited for, never cancelled: a part that lands after the abort would stay for ever.
+            # Wait instead of cancelling: a part that arrives after the abort would stay for ever.
             await asyncio.shield(asyncio.wait(takers))
         for taker in takers:
             taker.result()
@@ -203,7 +211,7 @@ class S3Store:
 
     async def _upload_part(self, key: str, upload_id: str, path: Path, start: int) -> _Part:
         number = start // PART_BYTES + 1
-        # Reads the file as it sends, so that a part takes no memory.
+        # Reads the file while it sends, so that a part takes no memory.
         body = await self._run(lambda: _transfer().ReadFileChunk.from_filename(str(path), start, PART_BYTES))
         try:
             answer = await self._call("upload_part", key, Key=key, UploadId=upload_id, PartNumber=number, Body=body)
@@ -244,8 +252,8 @@ class S3Store:
             max_pool_connections=self._config.threads,
             retries={"mode": "standard", "total_max_attempts": 4},
             s3={"addressing_style": "path"},
-            # boto3's newer default, a CRC trailer on everything, is refused by several S3-compatible stores;
-            # the SHA-256 we keep covers the same ground end to end.
+            # Several S3-compatible stores refuse boto3's newer default, a CRC trailer on every request. The stored
+            # SHA-256 detects the same damage end to end.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
@@ -268,14 +276,14 @@ def _loader() -> Any:  # noqa: ANN401 - botocore has no types
 
 
 def _session() -> Any:  # noqa: ANN401 - botocore has no types
-    """A session of its own keys, over the one copy of what botocore knows of S3 (14 MiB, 0.1 s)."""
+    """Return a botocore session that shares the one loaded copy of the S3 service model (14 MiB, 0.1 s)."""
     session = importlib.import_module("botocore.session").Session()
     session.register_component("data_loader", _loader())
     return session
 
 
 def preload() -> None:
-    """Read what a client is made of, whoever it is for, so that a fork of this process has it already."""
+    """Load the modules and data of an S3 client, so that forks of this process share them."""
     _session().create_client("s3", "us-east-1", aws_access_key_id="none", aws_secret_access_key="none")  # noqa: S106
 
 

@@ -1,4 +1,4 @@
-"""The client for backends: submit, cancel, delete, status, watch, sessions."""
+"""Client for backends: submit, cancel, delete, status, watch, sessions."""
 
 from ocf.events.client.client import Client, connect
 

@@ -1,4 +1,4 @@
-"""For backends: submit, cancel, delete, status, watch, sessions. Speaks events and reads state; nothing else.
+"""Client for backends. It publishes commands, and reads records, events and output.
 
 async with connect("nats://127.0.0.1:4222", creds="backend.creds") as client:
     execution = await client.submit(prompt="Fix the failing test", workspace={"source": "git", "url": URL})
@@ -43,7 +43,7 @@ _ENDINGS = {*(spec.verb for spec in TERMINAL_TYPES.values()), "cleaned"}
 async def connect(
     url: str, *, creds: str | Path | None = None, project: str = "default", store: ObjectStore | None = None
 ) -> AsyncIterator[Client]:
-    """A client of one project; the connection is closed at the end.
+    """Connect to NATS and yield a client of one project; close the connection at the end.
 
     Raises:
         Unavailable: NATS does not answer.
@@ -57,10 +57,9 @@ async def connect(
 
 
 class Client:
-    """What a backend does with executions of one project.
+    """Commands and queries for the executions of one project.
 
-    `store` is needed only for what is too large for an event (over 512 KiB) and for output that only the archive
-    still has.
+    `store` is needed only for commands of more than 512 KiB and for output that only the archive still has.
     """
 
     def __init__(
@@ -83,11 +82,12 @@ class Client:
     async def submit(self, *, execution_id: str | None = None, traceparent: str | None = None, **request: Any) -> str:
         """Publish `dev.ocf.task.submit.v1`; the fields are those of `ocf.events.commands.TaskRequest`.
 
-        Returns the execution id once the command is kept. The same id with the same body is one execution.
+        Returns:
+            The execution id, once the command is stored. The same id with the same body is one execution.
 
         Raises:
-            pydantic.ValidationError: a field is wrong.
-            Unavailable: NATS did not keep it.
+            pydantic.ValidationError: A field is invalid.
+            Unavailable: NATS did not store the command.
         """
         execution = execution_id or str(uuid.uuid4())
         data = Submit.model_validate({**request, "execution_id": execution, "project_id": self.project})
@@ -101,7 +101,7 @@ class Client:
         await self._command("dev.ocf.task.cancel.v1", data, execution)
 
     async def delete(self, execution: str) -> None:
-        """Publish `dev.ocf.task.cleanup.v1`: every trace goes, after it was cancelled if need be."""
+        """Publish `dev.ocf.task.cleanup.v1`: cancel the execution if it runs, then remove every trace."""
         data = Cleanup(execution_id=execution, project_id=self.project, requested_by=self._source)
         await self._command("dev.ocf.task.cleanup.v1", data, execution)
 
@@ -119,14 +119,14 @@ class Client:
         await publish_command(self._bus, event, self.project)
 
     async def status(self, execution: str) -> Record:
-        """Everything known of it but its output. Raises NotYetKnown."""
+        """Return the record of an execution, which has everything except its output. Raises NotYetKnown."""
         entry = await self._executions.get(ExecutionRef(self.project, execution).record_key)
         if entry is None:
             raise NotYetKnown(f"execution {execution} of project {self.project} is not known")
         return Record.read(entry.value)
 
     async def list(self) -> _Records:
-        """Every execution of the project whose record can be read, newest first."""
+        """Return all readable execution records of the project, newest first."""
         found = []
         async for entry in self._executions.entries(f"{self.project}.*"):
             try:
@@ -136,26 +136,26 @@ class Client:
         return sorted(found, key=lambda record: record.submitted_at, reverse=True)
 
     async def watch(self, execution: str, *, start: int = 1) -> AsyncIterator[Chunk]:
-        """Output chunks from sequence `start`, live, gapless, each once; ends when the execution has ended.
+        """Yield output chunks from sequence `start`, live, in order, each once; stop at the end of the execution.
 
-        Waits for an execution that is not known yet. One that has ended already is read to its end, from the
-        archive when the stream no longer has it; with one that is deleted it ends. What neither has is a chunk of type
-        `gap`, whose detail says `from` and `to`.
+        Waits for an execution that does not exist yet. Reads an ended execution to its end, from the archive where the
+        stream no longer has the output. Stops when the execution is deleted. A chunk of type `gap` stands for chunks
+        that neither has; its detail names `from` and `to`.
 
         Raises:
-            Unavailable: the connection is lost and does not come back in time; resume at the next sequence.
+            Unavailable: The connection was lost and did not come back in time; resume at the next sequence.
         """
-        ending = _Ending(self, execution)
-        await ending.look()
-        forgotten = ending.last is not None and start <= ending.last and not await self._keeps(execution, start)
-        if forgotten and self._store is None:
+        ending = _RecordEnd(self, execution)
+        await ending.refresh()
+        expired = ending.last is not None and start <= ending.last and not await self._stream_has(execution, start)
+        if expired and self._store is None:
             raise NotYetKnown(f"output of {execution} from {start} is only in the archive; give the client a store")
-        watched = reorder.watch(self._bus, self.project, execution, start=start, ending=ending, forgotten=forgotten)
+        watched = reorder.watch(self._bus, self.project, execution, start=start, ending=ending, expired=expired)
         async for chunk in watched:
             yield chunk
 
-    async def _keeps(self, execution: str, start: int) -> bool:
-        """Whether the stream has output of it from `start` on or before."""
+    async def _stream_has(self, execution: str, start: int) -> bool:
+        """Return whether the output in the stream begins at or before `start`."""
         found = await self._bus.first(subjects.OUTPUT, subjects.output(self.project, execution))
         line = None if found is None else reorder.line_in(found)
         return line is not None and line[0] <= start
@@ -164,26 +164,26 @@ class Client:
         return await self._bus.last(subjects.EVENTS, subjects.fact(self.project, execution, "cleaned")) is not None
 
     async def _archived(self, execution: str, start: int) -> AsyncIterator[Chunk]:
-        """Yield what the archive has from `start` on, and the gap that reaches over it.
+        """Yield the archived chunks from `start` on, including a gap that reaches beyond `start`.
 
         Raises:
-            NotYetKnown: there is no archive, or no store to read it from.
-            OcfError: it is damaged, or over `ocf.events.limits.ARCHIVE`.
+            NotYetKnown: There is no archive, or the client has no store.
+            OcfError: The archive is damaged, or exceeds `ocf.events.limits.ARCHIVE`.
         """
         if self._store is None:
             raise NotYetKnown(f"output of {execution}: the client has no store")
         try:
             async for line in read_lines(self._store.stream(f"{self.project}/{execution}/output.ndjson.gz")):
                 chunk = Chunk.read(line)
-                gap = reorder.stated(chunk)
+                gap = reorder.gap_of(chunk)
                 if (gap.last if gap else chunk.seq) >= start:
                     yield chunk
         except (DamagedArchive, ValueError) as error:
-            said = error if isinstance(error, DamagedArchive) else "it has a line that is no chunk"
-            raise OcfError(f"the archived output of {execution} is damaged: {said}") from None
+            reason = error if isinstance(error, DamagedArchive) else "a line is not a chunk"
+            raise OcfError(f"the archived output of {execution} is damaged: {reason}") from None
 
     async def events(self, execution: str) -> _Events:
-        """Every command and fact of it that the streams still have, oldest first."""
+        """Return all commands and facts of an execution that the streams still have, oldest first."""
         found = []
         for stream, subject in (
             (subjects.COMMANDS, f"ocf.cmd.*.{self.project}.{execution}"),
@@ -193,13 +193,13 @@ class Client:
         found.sort(key=lambda message: (message.time is None, message.time))
         events = []
         for message in found:
-            with suppress(InvalidEvent):  # a dead letter says what was wrong with it
+            with suppress(InvalidEvent):  # its dead letter has the reason
                 events.append(decode(message.headers, message.data))
         return events
 
 
-class _Ending:
-    """See `ocf.events.reorder.Ending`."""
+class _RecordEnd:
+    """The end of an execution by its record. See `ocf.events.reorder.EndCondition`."""
 
     def __init__(self, client: Client, execution: str) -> None:
         self._client = client
@@ -207,8 +207,8 @@ class _Ending:
         self._removed = False
         self.last: int | None = None
 
-    async def look(self) -> None:
-        """Ask the record; where there is none (any more), whether the execution was removed."""
+    async def refresh(self) -> None:
+        """Read the record; without one, check whether the execution was deleted."""
         try:
             record = await self._client.status(self._execution)
         except NotYetKnown:
@@ -219,12 +219,12 @@ class _Ending:
     def reached(self, next_sequence: int) -> bool:
         return self._removed or (self.last is not None and next_sequence > self.last)
 
-    async def fact(self, message: Message) -> None:
-        # The record, not the fact: `rejected` may also answer a second submit of an id that runs.
+    async def on_fact(self, message: Message) -> None:
+        # Use the record, not the fact: `rejected` may also answer a second submit with the id of a running execution.
         if message.subject.rsplit(".", 1)[-1] in _ENDINGS:
-            await self.look()
+            await self.refresh()
 
-    async def older(self, start: int) -> AsyncIterator[Chunk]:
-        with suppress(NotYetKnown):  # no archive, or no store to read it from: the gap is stated
+    async def archived(self, start: int) -> AsyncIterator[Chunk]:
+        with suppress(NotYetKnown):  # no archive, or no store: the watcher reports a gap
             async for chunk in self._client._archived(self._execution, start):
                 yield chunk

@@ -1,4 +1,4 @@
-"""For backends: sessions. `Client.sessions` is one of these; a turn in a session is a submit with its `session_id`."""
+"""Session calls of the client (`Client.sessions`). An execution joins a session by a submit with its `session_id`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ocf.events.session_record import Session
 
 log = structlog.get_logger()
 
-#: Publishes one command: its type, its data, and the id that is the last token of its subject.
+#: Publishes one command. Arguments: type, data, and the session id, which is the last token of the subject.
 Publish = Callable[[str, SessionCommand, str], Awaitable[None]]
 _Sessions = list[Session]
 
@@ -33,12 +33,14 @@ class SessionCalls:
     async def create(self, *, session_id: str | None = None, **request: Any) -> str:
         """Publish `dev.ocf.session.create.v1`; the fields are those of `ocf.events.commands.SessionCreate`.
 
-        Returns the session id once the command is kept; the session exists a moment later (`get`). A submit that
-        is published after it waits for it; one that is rejected is the fact `rejected`.
+        A submit that is published after it waits until the session exists. A refused create is the fact `rejected`.
+
+        Returns:
+            The session id, once the command is stored. The session exists a moment later (`get`).
 
         Raises:
-            pydantic.ValidationError: a field is wrong.
-            Unavailable: NATS did not keep it.
+            pydantic.ValidationError: A field is invalid.
+            Unavailable: NATS did not store the command.
         """
         session = session_id or str(uuid.uuid4())
         data = SessionCreate.model_validate(
@@ -48,29 +50,29 @@ class SessionCalls:
         return session
 
     async def attach(self, session: str, client_id: str) -> None:
-        """Publish `dev.ocf.session.attach.v1`: `client_id` watches; the session does not expire meanwhile."""
+        """Publish `dev.ocf.session.attach.v1`: `client_id` watches, which prevents expiry of the session."""
         data = SessionAttach(session_id=session, project_id=self._project, client_id=client_id)
         await self._publish("dev.ocf.session.attach.v1", data, session)
 
     async def detach(self, session: str, client_id: str) -> None:
-        """Publish `dev.ocf.session.detach.v1`: `client_id` has left."""
+        """Publish `dev.ocf.session.detach.v1`: `client_id` no longer watches."""
         data = SessionDetach(session_id=session, project_id=self._project, client_id=client_id)
         await self._publish("dev.ocf.session.detach.v1", data, session)
 
     async def destroy(self, session: str) -> None:
-        """Publish `dev.ocf.session.destroy.v1`: what runs is cancelled, then every trace goes."""
+        """Publish `dev.ocf.session.destroy.v1`: cancel its executions, then remove every trace."""
         data = SessionDestroy(session_id=session, project_id=self._project, requested_by=self._source)
         await self._publish("dev.ocf.session.destroy.v1", data, session)
 
     async def get(self, session: str) -> Session:
-        """What is known of it. Raises NotYetKnown."""
+        """Return the record of a session. Raises NotYetKnown."""
         entry = await self._bucket.get(SessionRef(self._project, session).record_key)
         if entry is None:
             raise NotYetKnown(f"session {session} of project {self._project} is not known")
         return Session.read(entry.value)
 
     async def list(self) -> _Sessions:
-        """Every session of the project, newest first."""
+        """Return all readable session records of the project, newest first."""
         found = []
         async for entry in self._bucket.entries(f"{self._project}.*"):
             try:

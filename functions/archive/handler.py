@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 MANIFEST_VERSION = 1
 #: A worker ends only when all of its output is kept, so what is missing so long after the end is lost.
-PATIENCE = timedelta(minutes=10)
+MAX_WAIT = timedelta(minutes=10)
 #: Deliveries after which an end whose archive fails for a reason nobody foresaw becomes a dead letter.
 MAX_TRIES = 30
 MANIFEST = "manifest.json"
@@ -44,7 +44,7 @@ _TYPES = {
 async def archive(deps: Dependencies, event: Event) -> None:
     """Take a terminal fact. A crash before the manifest leaves objects that nobody claims, and this comes again.
 
-    What is still missing `PATIENCE` after the end will not come: it is archived with that stated.
+    What is still missing `MAX_WAIT` after the end will not come: it is archived with that stated.
 
     Raises:
         Unavailable: output is not complete in the stream yet, or S3 does not hold what was put.
@@ -73,9 +73,9 @@ async def _archive(deps: Dependencies, event: Event) -> None:
         raise Drop(f"execution {ref.execution} was deleted")
     if record.archived:
         # An earlier delivery may have broken off after the record said so, and before the fact did.
-        await _say(deps, event, ref, await deps.store.get(ref.object_key(MANIFEST)))
+        await _publish_archived(deps, event, ref, await deps.store.get(ref.object_key(MANIFEST)))
         raise Drop(f"execution {ref.execution} is archived")
-    late = deps.clock.now() - event.time > PATIENCE
+    late = deps.clock.now() - event.time > MAX_WAIT
     found = await _objects(deps, event, ref, outcome, late=late)
     manifest = _manifest(record, event, found)
     await deps.store.put(ref.object_key(MANIFEST), manifest, content_type="application/json")
@@ -86,10 +86,10 @@ async def _archive(deps: Dependencies, event: Event) -> None:
     except NotYetKnown:
         await delete_execution(deps.store, ref)
         raise Drop(f"execution {ref.execution} was deleted") from None
-    await _say(deps, event, ref, manifest)
+    await _publish_archived(deps, event, ref, manifest)
 
 
-async def _say(deps: Dependencies, event: Event, ref: ExecutionRef, manifest: bytes) -> None:
+async def _publish_archived(deps: Dependencies, event: Event, ref: ExecutionRef, manifest: bytes) -> None:
     """Say what the manifest claims, once for ever."""
     claimed = json.loads(manifest)
     fact = Archived(
@@ -99,7 +99,7 @@ async def _say(deps: Dependencies, event: Event, ref: ExecutionRef, manifest: by
         objects=[Artifact.model_validate(each) for each in claimed["objects"]],
         chunks=claimed["chunks"]["count"],
     )
-    await deps.records.say("dev.ocf.task.archived.v1", fact, event, key=ref.message_id("archived"), once=True)
+    await deps.records.publish_fact("dev.ocf.task.archived.v1", fact, event, key=ref.message_id("archived"), once=True)
     if await deps.records.get(ref.project, ref.execution) is None:  # deleted in this moment
         await deps.bus.purge(subjects.EVENTS, ref.fact("archived"))
 
@@ -175,7 +175,7 @@ async def _write_events(deps: Dependencies, ref: ExecutionRef, ending: Event, pa
         async for message in _merged(deps, ref):
             seen = seen or message.sequence == delivered
             # What was given once more to one consumer (a redriven dead letter) did not happen twice.
-            if message.subject == subjects.first(message.subject):
+            if message.subject == subjects.base_subject(message.subject):
                 await asyncio.to_thread(file.write, _line(message))
     if not seen:
         raise Unavailable(f"the end of {ref} cannot be read yet")

@@ -33,7 +33,9 @@ class Written:
     missing: int = 0
 
 
-async def in_order(deps: Dependencies, ref: ExecutionRef, last: int, *, gaps: bool) -> AsyncIterator[tuple[int, bytes]]:
+async def chunks_in_order(
+    deps: Dependencies, ref: ExecutionRef, last: int, *, gaps: bool
+) -> AsyncIterator[tuple[int, bytes]]:
     """Yield every output chunk by its own sequence, each once: a line, and how many chunks it says are missing.
 
     A reconnect in mid-run can leave the stream with two chunks swapped or one twice; the sequence tells.
@@ -95,7 +97,7 @@ async def write_output(deps: Dependencies, ref: ExecutionRef, last: int, path: P
     # mtime 0: the same output gives the same bytes, and so the same digest.
     with gzip.GzipFile(path, "wb", compresslevel=1, mtime=0) as file:
         try:
-            async for left_out, data in in_order(deps, ref, last, gaps=gaps):
+            async for left_out, data in chunks_in_order(deps, ref, last, gaps=gaps):
                 count += 1
                 missing += left_out
                 first = first or data

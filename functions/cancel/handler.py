@@ -25,14 +25,14 @@ async def cancel(deps: Dependencies, event: Event) -> None:
     request = command(event, Cancel)
     record = await deps.records.get(request.project_id, request.execution_id)
     if record is None:
-        gone = subjects.fact(request.project_id, request.execution_id, "cleaned")
-        if await deps.bus.last(subjects.EVENTS, gone) is not None:
+        cleaned = subjects.fact(request.project_id, request.execution_id, "cleaned")
+        if await deps.bus.last(subjects.EVENTS, cleaned) is not None:
             raise Drop(f"execution {request.execution_id} was deleted")
         raise NotYetKnown(f"execution {request.execution_id} of project {request.project_id} is not known")
     if record.terminal:
         raise Drop(f"execution {request.execution_id} is {record.state.value} already")
 
-    def noted(newest: Record) -> Record | None:
+    def requested(newest: Record) -> Record | None:
         if newest.terminal or (newest.cancel_requested and newest.state is State.RUNNING):
             return None
         marks = {"cancel_requested": True, "cancel_why": request.why, "cancel_by": request.requested_by}
@@ -40,7 +40,7 @@ async def cancel(deps: Dependencies, event: Event) -> None:
             return newest.model_copy(update=marks)
         ending = outcomes.Ending(Step.CANCEL, request.why or "", requested_by=request.requested_by)
         fact = outcomes.compose(newest, ending, deps.clock.now())
-        return deps.records.ended(newest.model_copy(update=marks), Step.CANCEL, fact, cause=event)
+        return deps.records.apply_terminal_step(newest.model_copy(update=marks), Step.CANCEL, fact, cause=event)
 
-    changed = await deps.records.change(request.project_id, request.execution_id, noted)
+    changed = await deps.records.change(request.project_id, request.execution_id, requested)
     await deps.records.publish_outbox(changed)

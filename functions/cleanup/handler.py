@@ -30,10 +30,10 @@ ARCHIVE_GRACE = timedelta(seconds=60)
 
 
 async def cleanup(deps: Dependencies, event: Event) -> None:
-    """Take `dev.ocf.task.cleanup.v1`. Idempotent: what is gone already is not missed.
+    """Take `dev.ocf.task.cleanup.v1`. Idempotent: what is cleaned already is not missed.
 
     Raises:
-        Conflict: it still runs or is being archived; it was told to end, and this comes again.
+        Conflict: it still runs or is being archived; it was cancel_event to end, and this comes again.
     """
     request = command(event, Cleanup)
     if request.scope == "sweep":
@@ -48,7 +48,7 @@ async def cleanup(deps: Dependencies, event: Event) -> None:
     try:
         record = await deps.records.get(request.project_id, request.execution_id)
     except Unreadable:
-        # Whatever it says, it can be deleted; a worker that has it is told to end first.
+        # Whatever it says, it can be deleted; a worker that has it is cancel_event to end first.
         readable = False
         if await deps.executions.get(ExecutionRef(request.project_id, request.execution_id).lease_key) is not None:
             await _cancel(deps, request, event)
@@ -57,9 +57,9 @@ async def cleanup(deps: Dependencies, event: Event) -> None:
         await _must_have_ended(deps, record, request, event)
     elif readable and not await _known(deps, request):
         raise NotYetKnown(f"execution {request.execution_id} of project {request.project_id} is not known")
-    gone = subjects.fact(request.project_id, request.execution_id, "cleaned")
+    cleaned = subjects.fact(request.project_id, request.execution_id, "cleaned")
     commands = f"ocf.cmd.*.{request.project_id}.{request.execution_id}"
-    if record is None and readable and await deps.bus.last(subjects.EVENTS, gone) is not None:
+    if record is None and readable and await deps.bus.last(subjects.EVENTS, cleaned) is not None:
         await deps.bus.purge(subjects.COMMANDS, commands)
         return  # done before
     if record is not None and record.session_id is not None:
@@ -68,7 +68,7 @@ async def cleanup(deps: Dependencies, event: Event) -> None:
             await sessions.forget(request.project_id, record.session_id, request.execution_id)
     removed = await remove(deps, request.project_id, request.execution_id)
     fact = Cleaned(execution_id=request.execution_id, project_id=request.project_id, removed=removed)
-    await deps.records.say("dev.ocf.task.cleaned.v1", fact, event, once=True, of=record)
+    await deps.records.publish_fact("dev.ocf.task.cleaned.v1", fact, event, once=True, of=record)
     if await deps.records.get(request.project_id, request.execution_id) is not None:
         raise Conflict(f"execution {request.execution_id} was recorded by a submit that was still under way")
     # Last: as long as this command is there, a crash brings it back.
@@ -78,16 +78,16 @@ async def cleanup(deps: Dependencies, event: Event) -> None:
 async def _known(deps: Dependencies, request: Cleanup) -> bool:
     """Whether there was such an execution: its submit is there, or what an earlier clean-up said."""
     submitted = subjects.command("submit", request.project_id, request.execution_id)
-    gone = subjects.fact(request.project_id, request.execution_id, "cleaned")
-    found = await deps.bus.last(subjects.COMMANDS, submitted) or await deps.bus.last(subjects.EVENTS, gone)
+    cleaned = subjects.fact(request.project_id, request.execution_id, "cleaned")
+    found = await deps.bus.last(subjects.COMMANDS, submitted) or await deps.bus.last(subjects.EVENTS, cleaned)
     return found is not None
 
 
 async def _cancel(deps: Dependencies, request: Cleanup, event: Event) -> None:
     ref = ExecutionRef(request.project_id, request.execution_id)
     cancel = Cancel(execution_id=ref.execution, project_id=ref.project, why="deleted")
-    told = new_event(CANCEL.type, cancel, source="/ocf/cleanup", time=deps.clock.now(), cause=event)
-    await publish_command(deps.bus, told, ref.project)
+    cancel_event = new_event(CANCEL.type, cancel, source="/ocf/cleanup", time=deps.clock.now(), cause=event)
+    await publish_command(deps.bus, cancel_event, ref.project)
 
 
 async def _must_have_ended(deps: Dependencies, record: Record, request: Cleanup, event: Event) -> None:

@@ -11,8 +11,8 @@ from ocf.events.errors import NotYetKnown
 from ocf.events.execution_record import Record
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.output_fence import purge_output
-from ocf.functions.core.retention_schedule import keep_retaining, stop_retaining
-from ocf.functions.core.schedules import old
+from ocf.functions.core.retention_schedule import delete_retention_schedule, ensure_retention_schedule
+from ocf.functions.core.schedules import is_expiring
 from ocf.functions.core.stored_objects import delete_execution
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.settings.retention_rules import rule_for
@@ -26,13 +26,13 @@ async def retain(deps: Dependencies, event: Event) -> None:
     async for record in deps.records.all():
         known = True
         ref = ExecutionRef(record.project_id, record.execution_id)
-        if record.ended_at is not None and not deps.isolation.waits("retention", ref.record_key):
+        if record.ended_at is not None and not deps.isolation.is_paused("retention", ref.record_key):
             step = _apply(deps, record, deps.clock.now())
             await deps.isolation.run("retention", ref.record_key, step, **ref.log_fields)
     if not known or not deps.settings.retention:
-        await stop_retaining(deps.bus)
-    elif old(event, deps.clock.now()):
-        await keep_retaining(deps.bus, anew=True)
+        await delete_retention_schedule(deps.bus)
+    elif is_expiring(event, deps.clock.now()):
+        await ensure_retention_schedule(deps.bus, refresh=True)
 
 
 async def _apply(deps: Dependencies, record: Record, now: datetime) -> None:

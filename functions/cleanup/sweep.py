@@ -1,4 +1,4 @@
-"""The sweep: end what nobody owns, say what was decided but not said."""
+"""The sweep: end what nobody owns, say what was decided but not last_sequence."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ocf.events.lifecycle import State, Step
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.lease_state import RECHECK_SECONDS, is_leased
 from ocf.functions.core.output_fence import acquire_fence
-from ocf.functions.core.retention_schedule import keep_retaining
-from ocf.functions.core.schedules import old
-from ocf.functions.core.sweep_schedule import keep_sweeping, stop_sweeping
+from ocf.functions.core.retention_schedule import ensure_retention_schedule
+from ocf.functions.core.schedules import is_expiring
+from ocf.functions.core.sweep_schedule import delete_sweep_schedule, ensure_sweep_schedule
 from ocf.functions.observability import metrics
 from ocf.functions.runtime.bootstrap import Dependencies
 
@@ -36,20 +36,20 @@ OVERDUE_GRACE = timedelta(seconds=180)
 async def sweep(deps: Dependencies, event: Event) -> None:
     """Look at every execution that has not ended; cancel the schedule when there is none."""
     if deps.settings.retention:
-        await keep_retaining(deps.bus)
-    if await _look(deps, event):
-        if old(event, deps.clock.now()):
-            await keep_sweeping(deps.bus, anew=True)
+        await ensure_retention_schedule(deps.bus)
+    if await _check_executions(deps, event):
+        if is_expiring(event, deps.clock.now()):
+            await ensure_sweep_schedule(deps.bus, refresh=True)
         return
-    await stop_sweeping(deps.bus)
+    await delete_sweep_schedule(deps.bus)
     # A submit may have come between the look and the stop: it records first and schedules then.
     async for record in deps.records.all():
         if not record.terminal or record.outbox:
-            await keep_sweeping(deps.bus)
+            await ensure_sweep_schedule(deps.bus)
             return
 
 
-async def _look(deps: Dependencies, event: Event) -> int:
+async def _check_executions(deps: Dependencies, event: Event) -> int:
     """How many executions are still open after this look, or may be: a record that cannot be read, in an upgrade."""
     open_ = 0
     unreadable: set[str] = set()
@@ -58,7 +58,7 @@ async def _look(deps: Dependencies, event: Event) -> int:
     async def look(record: Record) -> None:
         if record.outbox:
             await deps.records.publish_outbox(record)
-        if not record.terminal and (ending := await _judged(deps, record)) is not None:
+        if not record.terminal and (ending := await _due_step(deps, record)) is not None:
             suspects.append((record, ending))
 
     async def end(record: Record, ending: Step) -> None:
@@ -68,24 +68,24 @@ async def _look(deps: Dependencies, event: Event) -> int:
     async for record in deps.records.all(unreadable):
         open_ += not record.terminal
         if record.outbox or not record.terminal:
-            await _alone(deps, record, look(record))
+            await _isolated(deps, record, look(record))
     if suspects:
         await deps.clock.sleep(RECHECK_SECONDS)
     for record, ending in suspects:
-        await _alone(deps, record, end(record, ending))
+        await _isolated(deps, record, end(record, ending))
     return open_ + len(unreadable)
 
 
-async def _alone(deps: Dependencies, record: Record, step: Coroutine[None, None, None]) -> None:
+async def _isolated(deps: Dependencies, record: Record, step: Coroutine[None, None, None]) -> None:
     """One record's part of the sweep: its failure stops no other, and it is tried less and less often."""
     ref = ExecutionRef(record.project_id, record.execution_id)
-    if deps.isolation.waits("sweep", ref.record_key):
+    if deps.isolation.is_paused("sweep", ref.record_key):
         step.close()
         return
     await deps.isolation.run("sweep", ref.record_key, step, **ref.log_fields)
 
 
-async def _judged(deps: Dependencies, record: Record) -> Step | None:
+async def _due_step(deps: Dependencies, record: Record) -> Step | None:
     """How it should end, as it looks now; None: it goes on."""
     now = deps.clock.now()
     unowned = now - record.updated_at
@@ -123,10 +123,10 @@ async def _end(deps: Dependencies, seen: Record, taken: Step, event: Event) -> N
     )
 
 
-def _outcome(record: Record, taken: Step, now: datetime, said: int) -> Outcome:
+def _outcome(record: Record, taken: Step, now: datetime, last_sequence: int) -> Outcome:
     ending = outcomes.Ending(taken)
     if taken is Step.CANCEL:
         ending = outcomes.Ending(taken, record.cancel_why or "", requested_by=record.cancel_by)
     elif taken is Step.FAIL:
         ending = outcomes.worker_lost(record)
-    return outcomes.compose(record, ending, now, last_sequence=said)
+    return outcomes.compose(record, ending, now, last_sequence=last_sequence)

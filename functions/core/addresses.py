@@ -1,8 +1,7 @@
-"""Which addresses a host may have that a tenant names. The request leaves from our side of the network.
+"""Addresses that a tenant's hosts may have (protection from server-side request forgery).
 
-One rule for model endpoints, git hosts and the egress proxy. A name is resolved once, all its addresses are checked,
-and the connection goes to an address that was checked, so that a name cannot change its mind in between (DNS
-rebinding).
+Model endpoints, git hosts and the egress proxy share this rule. A name is resolved once, all its addresses are checked,
+and the connection uses a checked address, so that the name cannot change in between (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ Address = IPv4Address | IPv6Address
 
 
 class Reach(IntEnum):
-    """Where an address leads: `INSIDE` is private, loopback, or shared with the provider (RFC 6598).
+    """Class of an address: `INSIDE` is private, loopback, or shared with the provider (RFC 6598).
 
-    `NEVER` is link-local, metadata of a cloud, multicast, unspecified or reserved: no tenant has a reason to go there.
+    `NEVER` is link-local, a cloud's metadata service, multicast, unspecified or reserved; no tenant needs these.
     """
 
     PUBLIC = 0
@@ -28,7 +27,7 @@ class Reach(IntEnum):
     NEVER = 2
 
 
-#: Metadata services outside the link-local ranges, which answer whoever asks from inside.
+#: Metadata services outside the link-local ranges, which answer every request from the cloud's network.
 _METADATA = tuple(
     map(
         ipaddress.ip_network,
@@ -48,16 +47,16 @@ _SITE_LOCAL = IPv6Network("fec0::/10")  # deprecated by RFC 3879, and still rout
 #: Networks whose last 32 bits are an IPv4 address: compatible (RFC 4291), mapped, translated (RFC 2765), NAT64
 #: (RFC 6052).
 _EMBEDDING = tuple(map(IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")))
-#: NAT64 of a network's own (RFC 8215). Where the IPv4 address lies depends on its prefix: /48, /56, /64 or /96.
+#: Local-use NAT64 (RFC 8215). The position of the IPv4 address depends on the prefix length: /48, /56, /64 or /96.
 _LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
 _LOCAL_NAT64_PLACES = ((6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12), (12, 13, 14, 15))
 
 
 def reach(text: str) -> Reach:
-    """Where the IP address `text` leads; an IPv4 address within an IPv6 one counts as itself.
+    """Return the class of the IP address `text`; an IPv4 address embedded in an IPv6 address counts as itself.
 
     Raises:
-        ValueError: it is no IP address.
+        ValueError: `text` is not an IP address.
     """
     address: Address = ipaddress.ip_address(text.partition("%")[0])
     return max(map(_reach, _carried(address) or (address,)))
@@ -78,7 +77,7 @@ def _reach(address: Address) -> Reach:
 
 
 def _carried(address: Address) -> tuple[IPv4Address, ...]:
-    """The IPv4 addresses to which packets for this IPv6 one may go."""
+    """Return the IPv4 addresses that may receive packets for this IPv6 address."""
     if not isinstance(address, IPv6Address) or address.is_unspecified or address.is_loopback:
         return ()
     if any(address in network for network in _EMBEDDING):
@@ -93,7 +92,10 @@ def _carried(address: Address) -> tuple[IPv4Address, ...]:
 
 
 def literal(host: str) -> str | None:
-    """The address that `host` spells, also as a resolver reads it: decimal, hexadecimal, octal, short. None: a name."""
+    """Return the address spelled by `host`, or None for a name.
+
+    Accepts the spellings of resolvers: decimal, hexadecimal, octal, and fewer than four parts.
+    """
     host = host.removeprefix("[").removesuffix("]").partition("%")[0].rstrip(".")
     try:
         return str(ipaddress.ip_address(host))
@@ -113,22 +115,22 @@ def literal(host: str) -> str | None:
     return str(IPv4Address(value))
 
 
-def never(host: str) -> bool:
-    """Whether `host`, a name or an address, is one that no tenant may reach, before any name is resolved."""
+def is_forbidden(host: str) -> bool:
+    """Return whether no tenant may reach `host`, a name or an address, regardless of name resolution."""
     address = literal(host)
     return host.rstrip(".").lower() in _METADATA_HOSTS or (address is not None and reach(address) is Reach.NEVER)
 
 
-def farthest(addresses: Iterable[str]) -> Reach:
-    """The worst of them: a name with one wrong address among others is not to be trusted with a choice."""
+def worst_reach(addresses: Iterable[str]) -> Reach:
+    """Return the most restricted class: one forbidden address disqualifies a name."""
     return max(map(reach, addresses), default=Reach.PUBLIC)
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host, each once, as the system's resolver orders them.
+    """Return the distinct addresses of a host in the order of the system's resolver.
 
     Raises:
-        OSError: it has none, or nobody can tell.
+        OSError: The host has no address, or the resolver failed.
     """
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))

@@ -1,4 +1,4 @@
-"""Ending tasks for certain."""
+"""Reliable cancellation of tasks."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import asyncio
 from collections.abc import Collection
 from typing import Any
 
-_AGAIN = 0.2
+_RETRY_SECONDS = 0.2
 
 
-async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel loops, and wait until they have ended; what they raised is theirs.
+async def cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, and wait until all have ended; ignore their exceptions.
 
-    Only for tasks that put nothing away when they are cancelled: they may be told again while they are at it.
-
-    More than once, if need be: `asyncio.wait_for` of Python 3.11, which nats-py waits with, swallows a cancellation
-    that comes in the moment of the answer (github.com/python/cpython issue 86296). A task that runs for ever then does.
+    Cancels repeatedly if necessary: `asyncio.wait_for` of Python 3.11, used by nats-py, swallows a cancellation that
+    coincides with the result (github.com/python/cpython issue 86296), and an endless task would then run on. Use it
+    only for tasks without asynchronous cleanup, which a second cancellation would interrupt.
     """
     left = {task for task in tasks if not task.done()}
     while left:
         for task in left:
             task.cancel()
-        _, left = await asyncio.wait(left, timeout=_AGAIN)
+        _, left = await asyncio.wait(left, timeout=_RETRY_SECONDS)
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Reading commands as the dispatcher hands them over."""
+"""Parsing of commands in the form that the dispatcher delivers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ocf.events.limits import EVENT, parse_json
 
 M = TypeVar("M", bound=Model)
 
-#: A token of a subject that may be told about: it need not be a valid id.
+#: A subject token that is safe in the subject of a fact; it need not be a valid id.
 TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 def ids_of(event: Event) -> tuple[str, str]:
-    """Project and execution (or session) a command is about: from its subject, else from its data.
+    """Return project and execution (or session) of a command, from its subject or else from its data.
 
-    They are safe to use in a subject, but need not be valid ids.
+    Both are safe to use in a subject, but need not be valid ids.
 
     Raises:
-        InvalidEvent: neither names both.
+        InvalidEvent: A name is missing or cannot be part of a subject.
     """
     subject = event.extensions.get(NATS_SUBJECT)
     if subject is not None:
@@ -47,11 +47,11 @@ def _from_data(event: Event) -> tuple[str, str]:
 
 
 def command(event: Event, model: type[M]) -> M:
-    """The event's data, checked to be `model` and to be about what its subject names.
+    """Parse the event's data as `model`, and check that its ids match the subject.
 
     Raises:
-        InvalidEvent: another type, or another execution than the subject's.
-        InvalidData: a field is wrong.
+        InvalidEvent: The event has another type, or its ids differ from those of the subject.
+        InvalidData: A field is invalid.
     """
     data = parse(event)
     if not isinstance(data, model):

@@ -1,4 +1,4 @@
-"""Compare and set: how every record in a bucket is changed."""
+"""Compare-and-set changes of records in a bucket."""
 
 from __future__ import annotations
 
@@ -16,13 +16,22 @@ M = TypeVar("M", bound=ForwardCompatible)
 async def change(
     bucket: Bucket, key: str, model: type[M], decide: Callable[[M], M | None], stamp: Callable[[M], M], *, name: str
 ) -> M:
-    """Apply `decide` to the newest value of `key` until it sticks; None means leave it. Returns the newest.
+    """Change the value of `key` by compare-and-set; retry on a conflict.
 
-    `stamp` is applied to what was decided; `name` is what errors call it.
+    Args:
+        bucket: The bucket.
+        key: Key of the record.
+        model: Type of the record.
+        decide: Returns the changed record, or None for no change. Runs again after a conflict.
+        stamp: Applied to the changed record before it is written.
+        name: Name of the record in errors.
+
+    Returns:
+        The latest record.
 
     Raises:
-        NotYetKnown: there is no value.
-        Conflict: others changed it faster, twenty times.
+        NotYetKnown: The key has no value.
+        Conflict: Twenty attempts lost to concurrent changes.
     """
     for _ in range(_TRIES):
         entry = await bucket.get(key)
@@ -42,5 +51,5 @@ async def change(
 
 
 def dump(record: ForwardCompatible) -> bytes:
-    """A record as it is kept."""
+    """Serialise a record."""
     return record.model_dump_json(exclude_defaults=True).encode()

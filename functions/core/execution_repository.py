@@ -1,7 +1,7 @@
-"""Execution records: compare-and-set changes, and facts that are said exactly once.
+"""Execution records: compare-and-set changes, and facts that are published exactly once.
 
-A fact that ends an execution is decided in the record first (its outbox), then published. Whoever finds it
-still in the outbox after a crash publishes it again; the subject takes one message only.
+A terminal fact is first written to the record's outbox, then published. After a crash, any function that finds the fact
+in the outbox publishes it again; the subject accepts only one message.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from ocf.functions.observability import metrics
 
 log = structlog.get_logger()
 
-#: How a fact is tried: as it is, then shortened to these shares of its budgets.
+#: Publishing attempts of a fact: unchanged, then shortened to these shares of its budgets.
 _SHARES = (None, 0.25, 0.0)
 
 
 class Records:
-    """The bucket `ocf_executions`, and the facts that follow from it. `source` names who says them."""
+    """The bucket `ocf_executions` and the facts of its records. `source` is the CloudEvents source of these facts."""
 
     def __init__(self, bucket: Bucket, bus: Bus, clock: Clock, source: str) -> None:
         self._bucket = bucket
@@ -42,19 +42,19 @@ class Records:
         self._source = source
 
     async def get(self, project: str, execution: str) -> Record | None:
-        """The record, or None. Raises Unreadable: it is none of this release's."""
+        """Return the record, or None. Raises Unreadable if this release cannot parse it."""
         entry = await self._bucket.get(ExecutionRef(project, execution).record_key)
         return None if entry is None else _read(entry.key, entry.value)
 
     async def require(self, project: str, execution: str) -> Record:
-        """The record. Raises NotYetKnown when there is none."""
+        """Return the record. Raises NotYetKnown if it does not exist."""
         record = await self.get(project, execution)
         if record is None:
             raise NotYetKnown(f"execution {execution} of project {project} is not known")
         return record
 
     async def create(self, record: Record) -> None:
-        """Raises Conflict when there is one already."""
+        """Store a new record. Raises Conflict if there is one."""
         fitting = outcomes.fit_record(record)
         await self._bucket.create(
             ExecutionRef(record.project_id, record.execution_id).record_key, compare_and_set.dump(fitting)
@@ -63,28 +63,36 @@ class Records:
             metrics.count_end(record)
 
     async def change(self, project: str, execution: str, decide: Callable[[Record], Record | None]) -> Record:
-        """Apply `decide` to the newest record until it sticks; None means leave it. Returns the newest.
+        """Change a record by compare-and-set; count its end in the metrics.
+
+        Args:
+            project: The project.
+            execution: The execution.
+            decide: Returns the changed record, or None for no change. Runs again after a conflict.
+
+        Returns:
+            The latest record.
 
         Raises:
-            NotYetKnown: there is no record.
-            Conflict: others changed it faster, twenty times.
-            Unreadable: it is none of this release's.
+            NotYetKnown: There is no record.
+            Conflict: Twenty attempts lost to concurrent changes.
+            Unreadable: This release cannot parse the record.
         """
         key, name = ExecutionRef(project, execution).record_key, f"execution {execution} of project {project}"
         ends = False
 
-        def noted(record: Record) -> Record | None:
+        def with_metrics(record: Record) -> Record | None:
             nonlocal ends
             changed = decide(record)
             ends = changed is not None and changed.terminal and not record.terminal
             return changed
 
         try:
-            newest = await compare_and_set.change(self._bucket, key, Record, noted, self._stamped, name=name)
+            newest = await compare_and_set.change(self._bucket, key, Record, with_metrics, self._stamped, name=name)
         except ValidationError as error:
             raise _unreadable(key, error) from None
         if ends:
-            # Here, because every terminal step comes by, whoever takes it; and once, because only one step sticks.
+            # Every terminal step passes here, and compare-and-set lets only one succeed: each end is counted once.
             metrics.count_end(newest)
             trace_context.link(newest.traceparent)
         return newest
@@ -95,16 +103,18 @@ class Records:
     async def end(
         self, project: str, execution: str, decide: Callable[[Record], tuple[Step, Outcome] | None], cause: Event | None
     ) -> Record:
-        """End the execution with one terminal fact, if it has not ended, and publish that fact."""
+        """Take a terminal step unless the execution has ended, and publish the terminal fact."""
 
         def ended(record: Record) -> Record | None:
             decided = None if record.terminal else decide(record)
-            return None if decided is None else self.ended(record, *decided, cause=cause)
+            return None if decided is None else self.apply_terminal_step(record, *decided, cause=cause)
 
         return await self.publish_outbox(await self.change(project, execution, ended))
 
-    def ended(self, record: Record, taken: Step, outcome: Outcome, *, cause: Event | None = None) -> Record:
-        """`record` after its terminal step, with the fact, shortened where it must be, in its outbox."""
+    def apply_terminal_step(
+        self, record: Record, taken: Step, outcome: Outcome, *, cause: Event | None = None
+    ) -> Record:
+        """Return `record` after a terminal step, with the fact (shortened if necessary) in its outbox."""
         now, outcome = self._clock.now(), outcomes.fit(outcome)
         state = step(record.state, taken)
         attempts = list(record.attempts)
@@ -128,11 +138,14 @@ class Records:
                 "waited_ms": outcome.waited_ms,
                 "last_sequence": max(record.last_sequence, outcome.last_sequence),
                 "waiting_for": None,
-                "outbox": [*record.outbox, self._boxed(f"dev.ocf.task.{state.value}.v1", outcome, now, cause, record)],
+                "outbox": [
+                    *record.outbox,
+                    self._outbox_entry(f"dev.ocf.task.{state.value}.v1", outcome, now, cause, record),
+                ],
             }
         )
 
-    def _boxed(self, type_: str, data: Model, now: datetime, cause: Event | None, record: Record) -> OutboxEntry:
+    def _outbox_entry(self, type_: str, data: Model, now: datetime, cause: Event | None, record: Record) -> OutboxEntry:
         extensions = {"causationid": cause.id if cause else record.command_id}
         near = trace_context.active() or (trace_context.of(cause.extensions) if cause else {})
         extensions |= trace_context.within(record.traceparent, near)
@@ -145,57 +158,59 @@ class Records:
         )
 
     async def publish_outbox(self, record: Record) -> Record:
-        """Say what the record says has happened, then take it out of the outbox."""
+        """Publish the facts in the outbox, then remove them from it; return the latest record."""
         if not record.outbox:
             return record
-        for boxed in record.outbox:
-            await self._publish(boxed, record)
-        said = {boxed.id for boxed in record.outbox}
+        for entry in record.outbox:
+            await self._publish(entry, record)
+        published = {entry.id for entry in record.outbox}
 
         def without(newest: Record) -> Record | None:
-            left = [boxed for boxed in newest.outbox if boxed.id not in said]
+            left = [entry for entry in newest.outbox if entry.id not in published]
             return None if len(left) == len(newest.outbox) else newest.model_copy(update={"outbox": left})
 
         return await self.change(record.project_id, record.execution_id, without)
 
-    async def _publish(self, boxed: OutboxEntry, record: Record) -> None:
-        """Publish a fact of the outbox. One that the bus never takes is dropped, or it would come back for ever."""
+    async def _publish(self, entry: OutboxEntry, record: Record) -> None:
+        """Publish a fact of the outbox; drop it if the bus can never accept it, so that it is not retried for ever."""
         ref = ExecutionRef(record.project_id, record.execution_id)
         for share in _SHARES:
             try:
-                fitting = boxed if share is None else outcomes.fit_outbox(boxed, share)
-                await say(self._bus, self._unboxed(fitting, record), record.project_id, ref.execution, once=True)
+                fitting = entry if share is None else outcomes.fit_outbox(entry, share)
+                await _publish_once(
+                    self._bus, self._outbox_event(fitting, record), record.project_id, ref.execution, once=True
+                )
             except TooLarge:
                 continue
             except (DeadLetter, ValidationError) as error:
                 reason = str(error) if isinstance(error, DeadLetter) else type(error).__name__
-                log.error("fact dropped", action="records.dropped", type=boxed.type, reason=reason, **ref.log_fields)
+                log.error("fact dropped", action="records.dropped", type=entry.type, reason=reason, **ref.log_fields)
             return
-        log.error("fact dropped", action="records.dropped", type=boxed.type, reason="too large", **ref.log_fields)
+        log.error("fact dropped", action="records.dropped", type=entry.type, reason="too large", **ref.log_fields)
 
-    def _unboxed(self, boxed: OutboxEntry, record: Record) -> Event:
+    def _outbox_event(self, entry: OutboxEntry, record: Record) -> Event:
         entity = record.execution_id
         return Event(
-            type=boxed.type,
+            type=entry.type,
             source=self._source,
-            id=boxed.id,
-            time=boxed.time,
-            data=boxed.data.encode(),
+            id=entry.id,
+            time=entry.time,
+            data=entry.data.encode(),
             subject=entity,
-            extensions={"correlationid": entity, "partitionkey": entity, **boxed.extensions},
+            extensions={"correlationid": entity, "partitionkey": entity, **entry.extensions},
         )
 
     async def reject(self, fact: Rejected, cause: Event | None, *, key: str) -> None:
-        """Say that a command never starts, once per `key` (for two minutes).
+        """Publish `rejected`, once per `key` (within two minutes).
 
-        The subject it came on names it, so it may hold odd tokens.
+        The ids in `fact` come from the subject of the command, and need not be valid.
         """
         fact = fact.model_copy(update={"errors": outcomes.fit_errors(fact.errors)})
         event = new_event("dev.ocf.task.rejected.v1", fact, source=self._source, time=self._clock.now(), cause=cause)
         subject = f"ocf.evt.{fact.project_id}.{fact.execution_id}.rejected"
         await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": key})
 
-    async def say(
+    async def publish_fact(
         self,
         type_: str,
         data: Model,
@@ -205,9 +220,15 @@ class Records:
         once: bool = False,
         of: Record | None = None,
     ) -> None:
-        """Publish a fact about one execution or session: once per `key` (for two minutes), or `once` for ever.
+        """Publish a fact about one execution or session.
 
-        `of`: the execution's record, where the cause may have come in another trace than the execution.
+        Args:
+            type_: Type of the event.
+            data: The fact.
+            cause: The event that caused the fact.
+            key: Message id; a repeated publish with the same key is ignored for two minutes.
+            once: Publish only if the subject has no message; takes precedence over `key`.
+            of: The execution's record, if `cause` may belong to another trace than the execution.
         """
         event = new_event(type_, data, source=self._source, time=self._clock.now(), cause=cause)
         if of is not None:
@@ -215,17 +236,17 @@ class Records:
             event = event.with_extensions(**trace_context.within(of.traceparent, trace_context.of(event.extensions)))
         entity = str(getattr(data, "execution_id", None) or getattr(data, "session_id", ""))
         subject = TYPES[type_].subject(str(getattr(data, "project_id", "")), entity)
-        # What is said once for ever may have been purged since; the server would take its id for said.
+        # A fact with `once` may have been purged since; a message id would then suppress the new one.
         identity = {} if once or key is None else {"Nats-Msg-Id": key}
         try:
             await self._bus.publish(subject, event.data, {**event.headers(), **identity}, only_first=once)
         except Conflict:
-            return  # said before
+            return  # published before
 
     async def all(self, unreadable: set[str] | None = None, *, project: str = "*") -> AsyncIterator[Record]:
-        """Every record, of all projects or of one.
+        """Yield the records of all projects or of one.
 
-        One that cannot be read hides no others: its key goes to `unreadable`, and to the log.
+        Skips unreadable records: logs them, and adds their keys to `unreadable`.
         """
         async for entry in self._bucket.entries(f"{project}.*"):
             try:
@@ -244,21 +265,21 @@ def _read(key: str, value: bytes) -> Record:
     except ValidationError as error:
         raise _unreadable(key, error) from None
     if ExecutionRef(record.project_id, record.execution_id).record_key != key:
-        # Whoever acted on it would act on the execution that it names.
+        # A caller would act on the other execution.
         raise Unreadable(f"the record {key} names another execution")
     return record
 
 
 def _unreadable(key: str, error: ValidationError) -> Unreadable:
-    """Name the fields that are wrong, never their values."""
+    """Return an error that names the invalid fields, never their values."""
     wrong = ", ".join(dict.fromkeys(one.field for one in field_errors(error)[:20]))
     return Unreadable(f"the record {key} cannot be read: {wrong}")
 
 
-async def say(bus: Bus, event: Event, project: str, entity: str, *, once: bool) -> None:
-    """Publish a fact; `once`: when its subject already has one, that one stands."""
+async def _publish_once(bus: Bus, event: Event, project: str, entity: str, *, once: bool) -> None:
+    """Publish a fact; with `once`, an existing fact on the subject is kept."""
     headers = {**event.headers(), "Nats-Msg-Id": event.id}
     try:
         await bus.publish(event.spec.subject(project, entity), event.data, headers, only_first=once)
     except Conflict:
-        return  # it was said before: by an earlier try of ours, or by whoever found it in the outbox
+        return  # published before, by an earlier attempt or by another function

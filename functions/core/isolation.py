@@ -1,4 +1,4 @@
-"""One item of a loop cannot stop the others: its failure is logged, counted, and tried again later and later."""
+"""Isolation of failing items in a loop: a failure is logged and counted, and the item retried with backoff."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from ocf.functions.observability import metrics
 
 log = structlog.get_logger()
 
-#: Seconds until a failed item is tried again: after the first failure, doubled with each, and at most.
+#: Seconds until a failed item is retried: after the first failure (doubled with each), and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 15.0, 3600.0
-#: Items that are remembered; beyond them the oldest is tried with every tick.
+#: Failed items with a backoff; beyond this number the oldest is retried with every tick.
 _REMEMBERED = 10_000
 
 
 class Isolation:
-    """Runs the steps of loops over records and executions, one item at a time. One per process."""
+    """Runner for the steps of loops over records and executions, one item at a time. One per process."""
 
     def __init__(self, clock: Clock, bus: Bus, store: ObjectStore) -> None:
         self._clock = clock
         self._bus = bus
         self._store = store
-        #: By loop and item: failures so far, and when it may be tried again.
+        #: By loop and item: failures so far, and the time of the next attempt (monotonic seconds).
         self._failed: dict[tuple[str, str], tuple[int, float]] = {}
 
-    def waits(self, loop: str, item: str) -> bool:
-        """Whether it has failed and is not to be tried yet."""
+    def is_paused(self, loop: str, item: str) -> bool:
+        """Return whether an item has failed and its backoff is not over."""
         return self._failed.get((loop, item), (0, 0.0))[1] > self._clock.monotonic()
 
     async def run(self, loop: str, item: str, step: Awaitable[object], **about: str) -> bool:
-        """Await `step`; whether it went well.
+        """Await `step`; return whether it succeeded.
 
         Args:
-            loop: names the loop in the log and in `ocf_item_failures_total`.
-            item: names the record or execution, for the pause after a failure.
-            step: what is done for it.
-            about: log fields that identify it.
+            loop: Name of the loop in the log and in `ocf_item_failures_total`.
+            item: Name of the record or execution, for the backoff.
+            step: The work for this item.
+            about: Log fields that identify the item.
 
         Raises:
-            Unavailable: NATS or S3 does not answer. That is no item's fault: the whole tick is to be repeated.
+            Unavailable: NATS or S3 does not answer. The caller must repeat the whole tick, as no item is at fault.
         """
         key = (loop, item)
         try:
@@ -54,11 +54,11 @@ class Isolation:
                 await self._bus.ready()
                 await self._store.ready()
             self._note(key)
-            # Words of ours only: those of another error may quote what an agent has said.
+            # Only our own messages: those of other errors may quote an agent's output.
             reason = str(error) if isinstance(error, OcfError) else type(error).__name__
             metrics.item_failures.labels(loop).inc()
-            told = log.warning if isinstance(error, Retry) else log.error
-            told("item failed", action=f"{loop}.failed", reason=reason, exc_info=_unforeseen(error), **about)
+            log_failure = log.warning if isinstance(error, Retry) else log.error
+            log_failure("item failed", action=f"{loop}.failed", reason=reason, exc_info=_unexpected(error), **about)
             return False
         else:
             self._failed.pop(key, None)
@@ -72,5 +72,5 @@ class Isolation:
             del self._failed[next(iter(self._failed))]
 
 
-def _unforeseen(error: Exception) -> Exception | None:
+def _unexpected(error: Exception) -> Exception | None:
     return None if isinstance(error, OcfError) else error

@@ -1,4 +1,4 @@
-"""What is known of an execution's output without reading it, and who may write it."""
+"""Fencing of an execution's output, and its last sequence without reading all of it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ocf.events.reorder import line_in
 
 @dataclass(frozen=True)
 class FencedOutput:
-    """Output to which nobody who began earlier can add; `last` is the sequence of its newest chunk, or 0."""
+    """Output after the fence was set: earlier writers are refused. `last` is the highest sequence, or 0."""
 
     last: int
     fence: Fence
 
 
 async def acquire_fence(bus: Bus, project: str, execution: str) -> FencedOutput:
-    """Set a fence, so that what an earlier writer has on its way is refused, and see how far the output is (ADR 0009).
+    """Set a fence, so that messages of earlier writers are refused, and read the last sequence (ADR 0009).
 
     Raises:
-        Unavailable: NATS does not answer; the fence may stand or not.
+        Unavailable: NATS does not answer; the fence may or may not be set.
     """
     subject = subjects.fence(project, execution)
     fence = Fence(subject, await bus.publish(subject, b"", {}))
@@ -33,7 +33,7 @@ async def acquire_fence(bus: Bus, project: str, execution: str) -> FencedOutput:
 
 
 async def _highest(bus: Bus, project: str, execution: str) -> int:
-    """The highest sequence of its chunks, where the newest message is none."""
+    """Return the highest sequence of all chunks, for the case that the latest message is not a chunk."""
     last = 0
     async for message in bus.history(subjects.OUTPUT, subjects.output(project, execution)):
         found = line_in(message)
@@ -42,7 +42,7 @@ async def _highest(bus: Bus, project: str, execution: str) -> int:
 
 
 async def purge_output(bus: Bus, project: str, execution: str) -> int:
-    """Remove an execution's chunks, and its fences; how many chunks. A writer that is still there is refused."""
+    """Remove an execution's chunks and fences, so that a remaining writer is refused; return the number of chunks."""
     purged = await bus.purge(subjects.OUTPUT, subjects.output(project, execution))
     await bus.purge(subjects.OUTPUT, subjects.fence(project, execution))
     return purged

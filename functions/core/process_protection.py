@@ -1,4 +1,4 @@
-"""Protection of processes that hold keys from other processes of their user."""
+"""Protection of processes with keys from other processes of the same user."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from ocf.functions.core import syscalls
 
 
 def protect_self() -> None:
-    """Make this process undumpable: no core file, and no other process of its user may read or trace it.
+    """Make this process undumpable: no core file, and no other process of the user may read or trace it.
 
-    Landlock already keeps sandboxed agents out; this also holds with `SANDBOX=off`, except against CAP_SYS_PTRACE.
+    Landlock already excludes sandboxed agents. This protection also applies with `SANDBOX=off`, except against
+    processes with CAP_SYS_PTRACE. Source: prctl(2), PR_SET_DUMPABLE.
 
     Raises:
-        OSError: the kernel refused.
-
-    Source: prctl(2).
+        OSError: The kernel refused.
     """
     if sys.platform == "linux":
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)

@@ -1,4 +1,4 @@
-"""Commands that never have an effect: the fact `rejected`, and the record of an execution that never starts."""
+"""Rejection of commands: the fact `rejected`, and the record of an execution that never starts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from ocf.functions.core.execution_repository import Records
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a command has no effect.
+    """The reason for a rejection.
 
-    `cause` is its event, None where it could not be read; `number` tells it from other commands about the same
-    execution or session: its sequence in the stream.
+    Args:
+        errors: The errors by field.
+        cause: The command's event, or None if it could not be decoded.
+        number: Stream sequence of the command, which distinguishes it from other commands for the same entity.
     """
 
     errors: Sequence[FieldError]
@@ -33,13 +35,13 @@ class Refusal:
 
     @classmethod
     def of(cls, event: Event, errors: Sequence[FieldError]) -> Refusal:
-        """The refusal of a command as the dispatcher handed it over. Event ids are the publisher's, and may repeat."""
+        """Return the refusal of a delivered command, numbered by its stream sequence: event ids may repeat."""
         return cls(errors, event, event.extensions.get(NATS_SEQUENCE) or event.id)
 
 
 @dataclass(frozen=True)
 class Rejections:
-    """Publishes `rejected` and records it. `timeout_seconds` stands in the record of a submit that never starts."""
+    """Publisher of rejections. `timeout_seconds` goes into the record of a rejected submit."""
 
     bus: Bus
     records: Records
@@ -47,16 +49,16 @@ class Rejections:
     timeout_seconds: int
 
     async def reject_message(self, message: Message, cause: Event | None, errors: Sequence[FieldError]) -> None:
-        """Reject the submit or session command in `message`, by its subject. Ignores other messages.
+        """Reject the submit or session command in `message`, identified by its subject; ignore other messages.
 
         Raises:
-            Retry: NATS or the store is away.
+            Retry: NATS or the store does not answer.
         """
         refusal = Refusal(errors, cause, str(message.sequence))
         try:
             parsed = subjects.parse(message.subject)
         except InvalidEvent:
-            return  # it names nobody who could be told
+            return  # without a valid subject there is no entity to reject
         if parsed.kind != "cmd" or parsed.verb not in ("submit", "session"):
             return
         if not (TOKEN.fullmatch(parsed.project) and TOKEN.fullmatch(parsed.entity)):
@@ -69,23 +71,23 @@ class Rejections:
             await self.reject_submit(ref, refusal)
 
     async def reject_submit(self, ref: ExecutionRef, refusal: Refusal, *, title: str = "") -> None:
-        """Publish that a submit never starts. Records it where the id is new, or this very submit made the record.
+        """Publish `rejected` for a submit. Record it if the id is new or the record belongs to this submit.
 
-        `ref` may hold an invalid id. Nothing is recorded then.
+        `ref` may contain an invalid id; then nothing is recorded.
         """
         if _valid(ref):
             record = self._record(ref, refusal, title, self.clock.now())
             try:
                 await self.records.create(record)
             except Conflict:
-                # Another submit of an id that runs is rejected, and changes nothing.
+                # A second submit with the id of an existing execution is rejected, and does not change that execution.
                 if refusal.cause is not None and await self.bus.last(subjects.COMMANDS, ref.command("execute")) is None:
-                    await self.records.change(ref.project, ref.execution, lambda known: _given_up(known, record))
+                    await self.records.change(ref.project, ref.execution, lambda known: _as_rejected(known, record))
         fact = Rejected(execution_id=ref.execution, project_id=ref.project, errors=list(refusal.errors))
         await self.records.reject(fact, refusal.cause, key=ref.message_id("rejected", refusal.number))
 
     async def reject_session(self, ref: SessionRef, refusal: Refusal) -> None:
-        """Publish that a session command has no effect. Publishes nothing about an invalid id."""
+        """Publish `rejected` for a session command, unless its id is invalid."""
         try:
             subjects.check_project(ref.project)
             subjects.check_id(ref.session, "session_id")
@@ -93,7 +95,7 @@ class Rejections:
             return
         fact = SessionRejected(session_id=ref.session, project_id=ref.project, errors=list(refusal.errors))
         key = ref.message_id("rejected", refusal.number)
-        await self.records.say("dev.ocf.session.rejected.v1", fact, refusal.cause, key=key)
+        await self.records.publish_fact("dev.ocf.session.rejected.v1", fact, refusal.cause, key=key)
 
     def _record(self, ref: ExecutionRef, refusal: Refusal, title: str, now: datetime) -> Record:
         return Record(
@@ -120,8 +122,8 @@ def _valid(ref: ExecutionRef) -> bool:
     return True
 
 
-def _given_up(known: Record, rejected: Record) -> Record | None:
-    """`known` as rejected, where its submit had recorded it and came no further."""
+def _as_rejected(known: Record, rejected: Record) -> Record | None:
+    """Return the record as rejected if it is pending and belongs to the rejected submit, else None."""
     if known.state is not State.PENDING or known.command_id != rejected.command_id:
         return None
     ended = {"errors": rejected.errors, "message": rejected.message, "ended_at": rejected.ended_at}

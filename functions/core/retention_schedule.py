@@ -1,4 +1,4 @@
-"""The NATS schedule of retention. It exists while there are rules, and calls cleanup with `scope: retention`."""
+"""The NATS schedule of retention. It exists while there are rules, and triggers cleanup with `scope: retention`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ RETENTION_ID = "00000000-0000-0000-0000-000000000001"
 _EVERY = "@every 1h"
 
 
-async def keep_retaining(bus: Bus, *, anew: bool = False) -> None:
-    """See that the schedule is there; `anew`: with its whole life before it."""
-    await schedules.keep(bus, SCHEDULE, _EVERY, RETENTION_ID, "retention", anew=anew)
+async def ensure_retention_schedule(bus: Bus, *, refresh: bool = False) -> None:
+    """Create the schedule unless it exists; with `refresh`, replace it so that it lives for its full time."""
+    await schedules.ensure_schedule(bus, SCHEDULE, _EVERY, RETENTION_ID, "retention", refresh=refresh)
 
 
-async def stop_retaining(bus: Bus) -> None:
-    """Cancel the schedule."""
-    await schedules.stop(bus, SCHEDULE)
+async def delete_retention_schedule(bus: Bus) -> None:
+    """Delete the schedule."""
+    await schedules.delete_schedule(bus, SCHEDULE)

@@ -1,4 +1,4 @@
-"""NATS schedules that call the cleanup function: one message on one subject, there or not there."""
+"""NATS schedules that trigger the cleanup function: one message on one subject each."""
 
 from __future__ import annotations
 
@@ -12,23 +12,29 @@ from ocf.events.errors import Conflict
 from ocf.events.ports import Bus
 from ocf.events.streams import SCHEDULE_AGE
 
-#: The source of what schedules send.
+#: CloudEvents source of scheduled commands.
 SOURCE = "/ocf/schedule"
 
 
-async def keep(
-    bus: Bus, schedule: str, every: str, entity: str, scope: Literal["sweep", "retention"], *, anew: bool = False
+async def ensure_schedule(
+    bus: Bus, schedule: str, every: str, entity: str, scope: Literal["sweep", "retention"], *, refresh: bool = False
 ) -> None:
-    """See that the schedule on the subject `schedule` is there: a cleanup command of `scope` about `entity`.
+    """Create a schedule of a cleanup command unless it exists.
 
-    `anew`: in the place of one that is there (the server replaces it).
+    Args:
+        bus: The bus.
+        schedule: Subject of the schedule.
+        every: Interval in NATS's form, such as `@every 15s`.
+        entity: Execution id in the command.
+        scope: Scope of the command.
+        refresh: Replace an existing schedule, so that the stream does not expire it.
     """
     data = Cleanup(project_id=subjects.SYSTEM_PROJECT, execution_id=entity, scope=scope)
     event = Event(
         type="dev.ocf.task.cleanup.v1",
         source=SOURCE,
         id=scope,
-        # What it sends has the same time: `old` sees how old the schedule is.
+        # The scheduled commands have this time, from which `is_expiring` derives the age of the schedule.
         time=datetime.now(UTC),
         data=data.model_dump_json(exclude_none=True).encode(),
         subject=entity,
@@ -40,16 +46,16 @@ async def keep(
         "Nats-Schedule-TTL": "60s",
     }
     try:
-        await bus.publish(schedule, event.data, headers, only_first=not anew)
+        await bus.publish(schedule, event.data, headers, only_first=not refresh)
     except Conflict:
-        return  # it is there
+        return  # it exists
 
 
-def old(sent: Event, now: datetime) -> bool:
-    """Whether the schedule that sent this command is so old that its stream may remove it soon."""
+def is_expiring(sent: Event, now: datetime) -> bool:
+    """Return whether the stream may soon expire the schedule that sent this command."""
     return now - sent.time > timedelta(seconds=SCHEDULE_AGE)
 
 
-async def stop(bus: Bus, schedule: str) -> None:
-    """Cancel it."""
+async def delete_schedule(bus: Bus, schedule: str) -> None:
+    """Delete the schedule on the subject `schedule`."""
     await bus.purge(subjects.COMMANDS, schedule)

@@ -1,4 +1,4 @@
-"""Session records: compare-and-set changes, the queue, and the schedule that ends an idle session."""
+"""Session records: compare-and-set changes, the queue, and the schedule that destroys an idle session."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ocf.functions.core import compare_and_set, schedules
 from ocf.functions.core.execution_repository import Records
 
 DESTROY = "dev.ocf.session.destroy.v1"
-#: The source of a destroy that a schedule sent: it counts only when the session is idle and overdue.
+#: CloudEvents source of a scheduled destroy, which takes effect only if the session is idle and overdue.
 EXPIRY = schedules.SOURCE
 
 
@@ -29,20 +29,20 @@ class Sessions:
         self._clock = clock
 
     async def get(self, project: str, session: str) -> Session | None:
-        """The record, or None."""
+        """Return the record, or None."""
         entry = await self._bucket.get(SessionRef(project, session).record_key)
         return None if entry is None else Session.read(entry.value)
 
     async def create(self, session: Session) -> None:
-        """Raises Conflict when there is one already."""
+        """Store a new record. Raises Conflict if there is one."""
         await self._bucket.create(session.ref.record_key, compare_and_set.dump(session))
 
     async def change(self, project: str, session: str, decide: Callable[[Session], Session | None]) -> Session:
-        """As `execution_repository.Records.change`. Every change puts the end of an idle session off.
+        """Change a record by compare-and-set, and extend its TTL; see `execution_repository.Records.change`.
 
         Raises:
-            NotYetKnown: there is no such session.
-            Conflict: others changed it faster, twenty times.
+            NotYetKnown: There is no such session.
+            Conflict: Twenty attempts lost to concurrent changes.
         """
         key, name = SessionRef(project, session).record_key, f"session {session} of project {project}"
         return await compare_and_set.change(self._bucket, key, Session, decide, self._stamped, name=name)
@@ -57,34 +57,34 @@ class Sessions:
         """Remove the record."""
         await self._bucket.delete(SessionRef(project, session).record_key)
 
-    async def first(self, project: str, session: str, records: Records) -> Session:
-        """The session, its queue rid of executions at its head that have ended or are gone.
+    async def prune_queue(self, project: str, session: str, records: Records) -> Session:
+        """Remove ended and deleted executions from the head of the queue; return the session.
 
         Raises:
-            NotYetKnown: there is no such session.
+            NotYetKnown: There is no such session.
         """
         found = await self.get(project, session)
         while found is not None and found.queue:
             head = await records.get(project, found.queue[0])
             if head is not None and not head.terminal:
                 return found
-            found = await self.done(project, session, found.queue[0])
+            found = await self.leave(project, session, found.queue[0])
         if found is None:
             raise NotYetKnown(f"session {session} of project {project} is not known")
         return found
 
     async def join(self, project: str, session: str, execution: str) -> Session:
-        """Queue an execution; idempotent.
+        """Add an execution to the queue; idempotent.
 
         Raises:
-            NotYetKnown: there is no such session, or it is being destroyed.
+            NotYetKnown: There is no such session, or it is being destroyed.
         """
 
         def joined(found: Session) -> Session | None:
             if execution in found.queue:
                 return None
             if found.state != "open":
-                # Whoever destroys it has seen its executions already: a later one would be forgotten.
+                # The destroy has already read the list of executions, and would miss a later one.
                 raise NotYetKnown(f"session {session} of project {project} is being destroyed")
             known = found.executions if execution in found.executions else [*found.executions, execution]
             return found.model_copy(update={"queue": [*found.queue, execution], "executions": known})
@@ -92,7 +92,7 @@ class Sessions:
         return await self.change(project, session, joined)
 
     async def forget(self, project: str, session: str, execution: str) -> None:
-        """Take an execution that is deleted out of the record. Raises NotYetKnown: there is no such session."""
+        """Remove a deleted execution from the record. Raises NotYetKnown if there is no such session."""
 
         def without(found: Session) -> Session | None:
             lists = {
@@ -107,8 +107,8 @@ class Sessions:
 
         await self.change(project, session, without)
 
-    async def done(self, project: str, session: str, execution: str) -> Session:
-        """Take an execution out of the queue."""
+    async def leave(self, project: str, session: str, execution: str) -> Session:
+        """Remove an execution from the queue. Raises NotYetKnown if there is no such session."""
 
         def without(found: Session) -> Session | None:
             left = [item for item in found.queue if item != execution]
@@ -118,14 +118,14 @@ class Sessions:
 
 
 def schedule_subject(project: str, session: str) -> str:
-    """Where the schedule of its end lies."""
+    """Return the subject of the schedule that destroys a session."""
     return f"ocf.schedule.session.{subjects.check_project(project)}.{subjects.check_id(session, 'session_id')}"
 
 
-async def schedule_end(bus: Bus, session: Session, at: datetime, now: datetime) -> None:
-    """Have NATS send a destroy at `at`, in place of an earlier schedule.
+async def schedule_expiry(bus: Bus, session: Session, at: datetime, now: datetime) -> None:
+    """Schedule a destroy at `at`; replace an earlier schedule.
 
-    Earlier where that is farther off than the stream keeps a schedule: what comes too early schedules the end again.
+    Limits `at` to the time for which the stream stores a schedule; a destroy that arrives too early is scheduled again.
     """
     at = min(at, now + timedelta(seconds=SCHEDULE_AGE))
     subject = schedule_subject(session.project_id, session.session_id)

@@ -1,7 +1,7 @@
-"""Objects in S3 of executions and sessions: where they lie, and how they are removed.
+"""Removal and lookup of the objects of executions and sessions in S3.
 
-Until 0.2 a session's objects lay where those of an execution with the same id do. They are still read there, and the
-one is removed without the other.
+Until release 0.2 a session's objects had the same prefix as those of an execution with the same id. They are still read
+there, and the objects of either are removed without those of the other.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ocf.events.session_record import is_old_object, old_prefix
 
 
 async def delete_execution(store: ObjectStore, ref: ExecutionRef) -> int:
-    """Remove what an execution has; return how many objects."""
+    """Remove the objects of an execution; return their number."""
     prefix = f"{ref.prefix}/"
     keys = [info.key async for info in store.list(prefix)]
     own = [key for key in keys if not is_old_object(key)]
@@ -22,19 +22,19 @@ async def delete_execution(store: ObjectStore, ref: ExecutionRef) -> int:
 
 
 async def delete_session(store: ObjectStore, ref: SessionRef) -> int:
-    """Remove what a session has; return how many objects."""
+    """Remove the objects of a session; return their number."""
     removed = await store.delete_prefix(f"{ref.prefix}/")
     old = [info.key async for info in store.list(f"{old_prefix(ref)}/") if is_old_object(info.key)]
     return removed + sum([await store.delete_prefix(key) for key in old])
 
 
 async def saved_key(store: ObjectStore, ref: SessionRef, name: str) -> str:
-    """Key of the object `name` of a session's saved state, also of one that a release before 0.3 saved."""
+    """Return the key of the object `name` of a session's saved state, including the location until release 0.2."""
     key = ref.object_key(name)
     return key if await store.head(key) is not None else f"{old_prefix(ref)}/{name}"
 
 
 async def delete_saved(store: ObjectStore, ref: SessionRef, name: str) -> None:
-    """Remove the object `name` of a session's saved state, wherever it lies."""
+    """Remove the object `name` of a session's saved state from both locations."""
     for prefix in (ref.prefix, old_prefix(ref)):
         await store.delete_prefix(f"{prefix}/{name}")

@@ -1,7 +1,7 @@
-"""The sweep's schedule: a NATS schedule that exists only while something can go wrong.
+"""The NATS schedule of the sweep. It exists while executions are pending or running, and then triggers cleanup.
 
-It calls the cleanup function with `scope: sweep`. Nothing pending or running means no schedule, so that the
-cleanup function can scale to zero (ADR 0005).
+The command has `scope: sweep`. Without open executions there is no schedule, so that the cleanup function can scale to
+zero (ADR 0005).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ SCHEDULE = "ocf.schedule.sweep"
 _EVERY = "@every 15s"
 
 
-async def keep_sweeping(bus: Bus, *, anew: bool = False) -> None:
-    """See that the schedule is there; `anew`: with its whole life before it."""
-    await schedules.keep(bus, SCHEDULE, _EVERY, SWEEP_ID, "sweep", anew=anew)
+async def ensure_sweep_schedule(bus: Bus, *, refresh: bool = False) -> None:
+    """Create the schedule unless it exists; with `refresh`, replace it so that it lives for its full time."""
+    await schedules.ensure_schedule(bus, SCHEDULE, _EVERY, SWEEP_ID, "sweep", refresh=refresh)
 
 
-async def stop_sweeping(bus: Bus) -> None:
-    """Cancel the schedule."""
-    await schedules.stop(bus, SCHEDULE)
+async def delete_sweep_schedule(bus: Bus) -> None:
+    """Delete the schedule."""
+    await schedules.delete_schedule(bus, SCHEDULE)

@@ -1,7 +1,7 @@
-"""System calls that Python has no function for. Standard library only: `supervisor.py` imports it.
+"""System calls without a function in Python. Uses only the standard library, because `supervisor.py` imports it.
 
-Numbers are from the kernel's own headers (`prctl.h`, `landlock.h`, `seccomp.h`, `capability.h`); Landlock's system
-calls have the same number on every architecture.
+The numbers are from the kernel's headers (`prctl.h`, `landlock.h`, `seccomp.h`, `capability.h`). Those of
+Landlock are the same on every architecture.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LANDLOCK_CREATE_RULESET_VERSION = 1
 _LANDLOCK_RULE_PATH_BENEATH = 1
 _LANDLOCK_ACCESS_FS_REFER = 1 << 13
 _LANDLOCK_SCOPE_SIGNAL = 2
-#: The first Landlock ABI whose domains keep signals in (Linux 6.12).
+#: First Landlock ABI that can scope signals to the domain (Linux 6.12).
 SCOPE_ABI = 6
 
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -60,34 +60,34 @@ def _check(result: int, what: str) -> int:
 
 
 def prctl(option: int, *arguments: int) -> int:
-    """prctl(2).
+    """Make the system call `prctl`.
 
     Raises:
-        OSError: the kernel refused.
+        OSError: The kernel refused.
     """
     padded = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
     return _check(_libc().prctl(option, *padded), f"prctl {option}")
 
 
 def unshare(flags: int) -> None:
-    """unshare(2). Raises OSError."""
+    """Make the system call `unshare`. Raises OSError."""
     _check(_libc().unshare(flags), "unshare")
 
 
 def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
-    """mount(2). Raises OSError."""
-    told = [os.fsencode(text) or None for text in (source, target, kind)]
-    _check(_libc().mount(*told, ctypes.c_ulong(flags), os.fsencode(options) or None), f"mount {target}")
+    """Make the system call `mount`. Raises OSError."""
+    encoded = [os.fsencode(text) or None for text in (source, target, kind)]
+    _check(_libc().mount(*encoded, ctypes.c_ulong(flags), os.fsencode(options) or None), f"mount {target}")
 
 
-def become(uid: int, gid: int) -> None:
-    """Be that user for good, with no groups but `gid`, and gain nothing by any later exec.
+def switch_user(uid: int, gid: int) -> None:
+    """Change the process's user irreversibly, with `gid` as the only group and PR_SET_NO_NEW_PRIVS.
 
-    The kernel then makes the process undumpable and forgets its PR_SET_PDEATHSIG: the first is undone here (its own
-    user may look at it, as at any), the second is the caller's to set again.
+    The kernel then makes the process undumpable and clears PR_SET_PDEATHSIG. This function restores the first, so that
+    the new user may inspect the process; the caller must restore the second.
 
     Raises:
-        OSError: the kernel refused, or it is still somebody else.
+        OSError: The kernel refused, or the process still has another user or group.
     """
     os.setgroups([])
     os.setresgid(gid, gid, gid)
@@ -98,30 +98,30 @@ def become(uid: int, gid: int) -> None:
     prctl(PR_SET_DUMPABLE, 1)
 
 
-def look_as(uid: int, gid: int) -> None:
-    """Let this thread's looks at files and `/proc` be those of that user; 0, 0 takes it back.
+def set_fs_user(uid: int, gid: int) -> None:
+    """Set the user and group of this thread's file accesses (setfsuid(2), setfsgid(2)); 0, 0 restores root.
 
-    Root without CAP_SYS_PTRACE may not read another user's `/proc/PID/fd`; that user may.
+    Root without CAP_SYS_PTRACE may not read another user's `/proc/PID/fd`, but that user may.
     """
-    # In this order: without fsuid 0 the group cannot be changed back.
+    # The order matters: without fsuid 0 the group cannot be changed back.
     order = (("setfsgid", gid), ("setfsuid", uid)) if uid else (("setfsuid", uid), ("setfsgid", gid))
     for name, value in order:
         getattr(_libc(), name)(value)
 
 
-def looking_as(user: tuple[int, int] | None, look: Callable[[], T]) -> T:
-    """`look()` as `look_as` says; as oneself without a user."""
+def call_as_fs_user(user: tuple[int, int] | None, call: Callable[[], T]) -> T:
+    """Return `call()`, called with the file access rights of `user`; without a user, with those of the process."""
     if user is None:
-        return look()
-    look_as(*user)
+        return call()
+    set_fs_user(*user)
     try:
-        return look()
+        return call()
     finally:
-        look_as(os.geteuid(), os.getegid())
+        set_fs_user(os.geteuid(), os.getegid())
 
 
 def capabilities() -> set[int]:
-    """The effective capabilities of this thread."""
+    """Return the effective capabilities of this thread."""
     with open("/proc/thread-self/status") as status:
         line = next((line for line in status if line.startswith("CapEff:")), "CapEff:\t0")
     held = int(line.split()[1], 16)
@@ -129,7 +129,7 @@ def capabilities() -> set[int]:
 
 
 def keep_capabilities(kept: set[int]) -> None:
-    """Give up all effective, permitted and inheritable capabilities but `kept`. Raises OSError."""
+    """Drop all effective, permitted and inheritable capabilities except `kept`. Raises OSError."""
     low = high = 0
     for number in kept & capabilities():
         low, high = (low | 1 << number, high) if number < 32 else (low, high | 1 << number - 32)
@@ -139,7 +139,7 @@ def keep_capabilities(kept: set[int]) -> None:
 
 
 def landlock_abi() -> int:
-    """The Landlock ABI of this kernel; 0 when it has none or it is switched off."""
+    """Return the Landlock ABI of this kernel; 0 if it has none or Landlock is disabled."""
     if sys.platform != "linux":
         return 0
     call = _libc().syscall
@@ -148,17 +148,17 @@ def landlock_abi() -> int:
 
 
 def scope_signals() -> bool:
-    """Enter a Landlock domain from which no signal gets out; irreversible, inherited by every later child.
+    """Enter a Landlock domain that confines signals; irreversible, inherited by later children.
 
-    True only when it was seen to work: a signal to our own parent, allowed before, is refused after. Only then is
-    `kill(-1)` safe, and it then reaches exactly our own descendants.
+    Returns True only after a test: a signal to the parent process, allowed before, is refused afterwards. Only then is
+    `kill(-1)` safe, and reaches exactly the descendants of this process.
     """
     parent = os.getppid()
     if landlock_abi() < SCOPE_ABI or not _may_signal(parent):
         return False
     prctl(PR_SET_NO_NEW_PRIVS, 1)
-    # struct landlock_ruleset_attr: handled_access_fs, handled_access_net, scoped. Every domain forbids moving files
-    # between folders unless it allows that by name, so this one, which is not about files, has to.
+    # struct landlock_ruleset_attr: handled_access_fs, handled_access_net, scoped. A domain forbids moving files between
+    # folders unless it allows this explicitly, so this domain, which is only for signals, allows it.
     refer = _LANDLOCK_ACCESS_FS_REFER
     attributes = ctypes.create_string_buffer(struct.pack("=QQQ", refer, 0, _LANDLOCK_SCOPE_SIGNAL), 24)
     call = _libc().syscall
@@ -172,7 +172,7 @@ def scope_signals() -> bool:
     finally:
         os.close(root)
         os.close(ruleset)
-    # A parent that has gone since then leaves another one, or none: nothing to prove it with.
+    # If the parent has ended since, the test proves nothing.
     return os.getppid() == parent and not _may_signal(parent)
 
 
@@ -185,30 +185,30 @@ def _may_signal(pid: int) -> bool:
 
 
 def drop_capabilities() -> None:
-    """Give up every capability for good, so that uid 0 is a user like any other. No effect without any.
+    """Drop every capability irreversibly, so that uid 0 is an ordinary user. No effect without capabilities.
 
     Raises:
-        OSError: the kernel refused.
+        OSError: The kernel refused.
     """
     for capability in range(64):
         try:
             held = prctl(PR_CAPBSET_READ, capability)
         except OSError:
-            break  # past the last capability this kernel knows
+            break  # beyond the last capability of this kernel
         if held:
             try:
                 prctl(PR_CAPBSET_DROP, capability)
             except PermissionError:
-                break  # without CAP_SETPCAP; no_new_privs keeps what is in the bounding set out of reach
+                break  # without CAP_SETPCAP; no_new_privs makes the bounding set unreachable
     prctl(PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     keep_capabilities(set())
 
 
 def install_filter(program: bytes) -> None:
-    """Install a seccomp filter (`struct sock_filter`, 8 bytes per instruction); irreversible, inherited.
+    """Install a seccomp filter (`struct sock_filter`, 8 bytes per instruction); irreversible, inherited by children.
 
     Raises:
-        OSError: the kernel refused.
+        OSError: The kernel refused.
     """
     buffer = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog { unsigned short len; struct sock_filter *filter; }, padded to the pointer's alignment

@@ -1,4 +1,4 @@
-"""The operator's settings are the default and the ceiling of what a task may ask for."""
+"""Limits of a task: the operator's settings are both default and maximum."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ocf.events.commands import Limits
 from ocf.functions.settings.settings import Settings
 
-#: A field of `limits` and the setting above which it cannot go.
+#: Fields of `limits`, and the settings that are their maximum.
 CEILINGS = {
     "timeout_seconds": "task_timeout",
     "silence_seconds": "silence_timeout",
@@ -18,15 +18,15 @@ CEILINGS = {
 }
 
 
-def bound(limits: Limits, field: str, settings: Settings) -> int:
-    """What holds for an execution: what it asks for, never above the operator's setting."""
+def effective_limit(limits: Limits, field: str, settings: Settings) -> int:
+    """Return the effective limit: the requested value, at most the operator's setting."""
     ceiling: int = getattr(settings, CEILINGS[field])
-    asked: int | None = getattr(limits, field)
-    return ceiling if asked is None else min(asked, ceiling)
+    requested: int | None = getattr(limits, field)
+    return ceiling if requested is None else min(requested, ceiling)
 
 
-def above(limits: Limits, settings: Settings) -> Iterator[tuple[str, str]]:
-    """Each field that asks for more than there is, and what would be right."""
+def exceeded(limits: Limits, settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield each field above its maximum, and a message with the maximum."""
     for field, setting in CEILINGS.items():
         ceiling = getattr(settings, setting)
         if (getattr(limits, field) or 0) > ceiling:

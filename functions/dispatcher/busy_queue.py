@@ -1,7 +1,7 @@
-"""Deliveries that a busy function sent away: who waits, and who is next when a slot is free.
+"""Queue of deliveries that a busy function refused with 429, and their order when a slot becomes free.
 
-Asking again costs both sides a request, so that sixty who each ask every second are most of the work. A run that ends
-here frees a slot at a time the dispatcher knows: it wakes the one that waits longest, at once.
+Each retry costs both sides a request; sixty deliveries that retry every second would be most of the load. When an
+execution ends, the dispatcher knows that a slot is free, and wakes the next delivery at once.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ from typing import Any
 
 from ocf.events.ports import Clock
 
-#: All who wait ask again at most this often together, in questions a second.
-_QUESTIONS = 2.0
-#: Not everybody can use every slot (a session, a quota): a free one is offered to so many before it waits to be asked.
+#: Retries per second over all waiting deliveries.
+_RECHECKS_PER_SECOND = 2.0
+#: Deliveries that are offered the same free slot before it stays free: not each can use it (its session, a quota).
 _OFFERS = 8
 
 
 class SlotQueue:
-    """One per consumer. Projects take turns; within a project who waits longest is next."""
+    """Waiting deliveries of one consumer. Projects take turns; within a project the longest wait is next."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        #: The first project is next.
+        #: Waiting deliveries by project; the first project is next.
         self._waiting: dict[str | None, deque[asyncio.Future[int]]] = {}
 
     async def wait(self, seconds: float, project: str | None = None) -> int:
-        """Wait at least `seconds`, longer when many wait, or until a slot is offered.
+        """Wait at least `seconds` (longer if many wait), or until a slot is offered.
 
-        Returns how often the offer may still be passed on; 0 when it was no offer.
+        Returns:
+            How many further deliveries may be offered the same slot; 0 if no slot was offered.
         """
         offer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(project, deque()).append(offer)
@@ -37,7 +38,7 @@ class SlotQueue:
             while not offer.done():
                 await self._sleep(offer, seconds)
                 if not offer.done():
-                    # Somebody may ask again, and that is whoever's turn it is.
+                    # A retry is due; it belongs to the next delivery in order.
                     self._wake(0)
             return offer.result()
         finally:
@@ -48,15 +49,15 @@ class SlotQueue:
 
     async def _sleep(self, offer: asyncio.Future[int], seconds: float) -> None:
         many = sum(len(each) for each in self._waiting.values())
-        asleep = asyncio.ensure_future(self._clock.sleep(max(seconds, many / _QUESTIONS)))
+        asleep = asyncio.ensure_future(self._clock.sleep(max(seconds, many / _RECHECKS_PER_SECOND)))
         try:
             both: tuple[asyncio.Future[Any], ...] = (offer, asleep)
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
             asleep.cancel()
 
-    def offer(self, times: int = _OFFERS) -> None:
-        """A slot is free, or perhaps: wake who is next."""
+    def wake_next(self, times: int = _OFFERS) -> None:
+        """Wake the next delivery, because a slot is free or may be. `times` bounds the offers of the same slot."""
         if times > 0:
             self._wake(times - 1)
 

@@ -1,4 +1,4 @@
-"""The consume loop that nats-py lacks: pull as many as may be in flight, for ever, over reconnects."""
+"""Consume loop: pulls as many messages as may be in flight, over reconnects, which nats-py does not offer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import structlog
 
 from ocf.events.errors import OcfError
 from ocf.events.ports import Bus, Clock, Delivery
-from ocf.functions.core.cancellation import end
+from ocf.functions.core.cancellation import cancel_and_wait
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.routes import Route
 from ocf.functions.observability import logs, metrics
@@ -19,10 +19,10 @@ _WAIT = 5.0
 
 
 class ConsumerLoop:
-    """Runs one row. `stop` ends the pulling and gives what is in flight `grace` seconds."""
+    """The loop of one route."""
 
-    def __init__(self, row: Route, dispatcher: Dispatcher, bus: Bus, clock: Clock) -> None:
-        self._row = row
+    def __init__(self, route: Route, dispatcher: Dispatcher, bus: Bus, clock: Clock) -> None:
+        self._route = route
         self._dispatcher = dispatcher
         self._bus = bus
         self._clock = clock
@@ -31,52 +31,52 @@ class ConsumerLoop:
 
     @property
     def short(self) -> bool:
-        """Whether its function answers soon (a run does not)."""
-        return self._row.timeout is not None
+        """Return whether the function responds soon; an execution does not."""
+        return self._route.timeout is not None
 
     async def run(self) -> None:
-        """Until cancelled, or until the target wants no more."""
+        """Dispatch until cancelled, or until the target refuses further events."""
         while not self._dispatcher.closed:
-            free = self._row.in_flight - len(self._in_flight)
+            free = self._route.in_flight - len(self._in_flight)
             if free <= 0:
                 self._freed.clear()
                 await self._freed.wait()
                 continue
             try:
-                deliveries = await self._bus.fetch(self._row.spec(), free, _WAIT)
+                deliveries = await self._bus.fetch(self._route.spec(), free, _WAIT)
             except Exception as error:
-                not_fetched(self._row.consumer, error)
+                log_fetch_failure(self._route.consumer, error)
                 await self._clock.sleep(0.25)
                 continue
             for delivery in deliveries:
-                task = asyncio.create_task(see_through(self._row, self._dispatcher, delivery))
+                task = asyncio.create_task(dispatch_one(self._route, self._dispatcher, delivery))
                 self._in_flight.add(task)
-                metrics.in_flight.labels(self._row.consumer).set(len(self._in_flight))
+                metrics.in_flight.labels(self._route.consumer).set(len(self._in_flight))
                 task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[bool]) -> None:
         self._in_flight.discard(task)
-        metrics.in_flight.labels(self._row.consumer).set(len(self._in_flight))
+        metrics.in_flight.labels(self._route.consumer).set(len(self._in_flight))
         self._freed.set()
 
     async def stop(self, grace: float) -> None:
-        """Let what is in flight finish; hand on what does not: it is delivered to the next dispatcher."""
+        """Wait `grace` seconds for deliveries in flight; the next dispatcher gets those that are not finished."""
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=grace)
-        await end(tuple(self._in_flight))
+        await cancel_and_wait(tuple(self._in_flight))
 
 
-async def see_through(row: Route, dispatcher: Dispatcher, delivery: Delivery) -> bool:
-    """Dispatch one delivery; whether it was handled. Whatever goes wrong with it concerns no other one."""
+async def dispatch_one(route: Route, dispatcher: Dispatcher, delivery: Delivery) -> bool:
+    """Dispatch one delivery; return whether it was handled. Log all errors, so that they affect no other delivery."""
     subject = delivery.message.subject
     try:
         return await dispatcher.dispatch(delivery)
     except Exception as error:
-        # Neither acked nor naked: it is delivered again after the ack wait.
+        # Neither acknowledged nor negatively acknowledged: it is redelivered after the ack wait.
         log.warning(
             "delivery not settled",
             action="dispatch.unsettled",
-            consumer=row.consumer,
+            consumer=route.consumer,
             subject=subject[:300],
             reason=_reason(error),
             **logs.about(subject),
@@ -84,11 +84,11 @@ async def see_through(row: Route, dispatcher: Dispatcher, delivery: Delivery) ->
         return False
 
 
-def not_fetched(consumer: str, error: Exception) -> None:
-    """Log that a consumer could not be asked for messages; it is asked again."""
-    log.warning("no messages", action="dispatch.fetch_failed", consumer=consumer, reason=_reason(error))
+def log_fetch_failure(consumer: str, error: Exception) -> None:
+    """Log a failed fetch; the caller repeats it."""
+    log.warning("fetch failed", action="dispatch.fetch_failed", consumer=consumer, reason=_reason(error))
 
 
 def _reason(error: Exception) -> str:
-    """The words of our own errors. Of any other one the kind: its words may repeat what the message says."""
+    """Return the message of an OcfError, else the type of the error, whose message may quote the event."""
     return str(error) if isinstance(error, OcfError) else type(error).__name__

@@ -1,4 +1,4 @@
-"""One delivery: POST the event, hold its ack while the function works, turn the answer into an ack."""
+"""One delivery: POST the event, extend its ack wait while the function works, and settle it by the response."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ocf.events.ports import Bus, Clock, Delivery, Message
 from ocf.functions.dispatcher.busy_queue import SlotQueue
 from ocf.functions.dispatcher.http_target import Target
 from ocf.functions.dispatcher.ordering import KeyedOrder
-from ocf.functions.dispatcher.requeue import LONGEST, RequeueBackoff
+from ocf.functions.dispatcher.requeue import MAX_DELAY, RequeueBackoff
 from ocf.functions.dispatcher.result import DeliveryResult
 from ocf.functions.dispatcher.routes import Route, backoff
 from ocf.functions.observability import logs, metrics, tracing
@@ -25,44 +25,44 @@ log = structlog.get_logger()
 
 _SCHEDULER = "Nats-Scheduler"
 _REMEMBERED = 20_000
-#: How often a message may end in an error of the dispatcher's own before it is given up.
+#: Failures of a message in the dispatcher itself until it becomes a dead letter.
 _CRASHES = 5
 
-#: Tells those who wait for it that a message has no effect: the message, its event where it could be read, and why.
+#: Publishes the rejection of a command. Arguments: the message, its event if it could be decoded, and the errors.
 Reject = Callable[[Message, Event | None, Sequence[FieldError]], Awaitable[None]]
 
 
 class Dispatcher:
-    """Feeds one row of the wiring to one target. Whatever goes wrong with one message ends with that message."""
+    """Delivers the messages of one route to one target. An error of one message does not affect others."""
 
-    def __init__(self, row: Route, target: Target, *, bus: Bus, clock: Clock, reject: Reject | None = None) -> None:
-        self._row = row
+    def __init__(self, route: Route, target: Target, *, bus: Bus, clock: Clock, reject: Reject | None = None) -> None:
+        self._route = route
         self._target = target
         self._bus = bus
         self._clock = clock
         self._reject = reject
-        self._line = SlotQueue(clock)
-        self._turns = RequeueBackoff(clock)
-        self._order = KeyedOrder(row.in_order_of, clock)
-        #: How often each has failed here, by its stream sequence.
+        self._slot_queue = SlotQueue(clock)
+        self._requeue = RequeueBackoff(clock)
+        self._order = KeyedOrder(route.ordering_key, clock)
+        #: Failures of each message in this process, by stream sequence.
         self._failed: dict[int, int] = {}
         self._closed = False
 
     @property
     def closed(self) -> bool:
-        """Whether the target wants no more events: what is not settled stays where it is until the next start."""
+        """Return whether the target refuses further events; unsettled messages stay in the stream until a restart."""
         return self._closed
 
     async def dispatch(self, delivery: Delivery) -> bool:
-        """See one delivery through: afterwards it is acked, naked or a dead letter. Whether it was handled.
+        """Deliver one message and settle it; return whether it was handled.
 
         Raises:
-            Retry: NATS does not answer; it is delivered again after the ack wait.
+            Retry: NATS does not answer; the message is redelivered after the ack wait.
         """
         message = delivery.message
         project = subjects.project_of(message.subject)
-        if message.deliveries > 1 and not self._turns.came(message.sequence, project):
-            metrics.redeliveries.labels(self._row.consumer).inc()
+        if message.deliveries > 1 and not self._requeue.take_requeued(message.sequence, project):
+            metrics.redeliveries.labels(self._route.consumer).inc()
         with structlog.contextvars.bound_contextvars(**logs.about(message.subject)):
             try:
                 return await self._dispatch(delivery)
@@ -77,15 +77,15 @@ class Dispatcher:
         try:
             event = self._event(message)
         except InvalidEvent as error:
-            # Never again: what cannot be read today cannot be read tomorrow, and would only stand in the way.
-            await self._give_up(message, None, DeliveryResult(400, str(error)), errors_of(error))
+            # An invalid event stays invalid: a redelivery would fail again and only delay others.
+            await self._dead_letter(message, None, DeliveryResult(400, str(error)), errors_of(error))
             await delivery.ack()
             return False
         with structlog.contextvars.bound_contextvars(**logs.about(message.subject, event)):
             return await self._hand_over(delivery, event)
 
     async def _crashed(self, delivery: Delivery, error: Exception) -> None:
-        """An error of the dispatcher's own: a few more tries, then it is that message's end."""
+        """Handle an error of the dispatcher itself: request redelivery a few times, then write a dead letter."""
         message = delivery.message
         crashes = self._failed[message.sequence] = self._failed.get(message.sequence, 0) + 1
         kind = type(error).__name__
@@ -94,167 +94,175 @@ class Dispatcher:
             await delivery.nak(backoff(crashes))
             return
         errors = [FieldError(field="event", message="could not be handled")]
-        await self._give_up(message, None, DeliveryResult(500, f"the dispatcher failed with {kind}"), errors)
+        await self._dead_letter(message, None, DeliveryResult(500, f"the dispatcher failed with {kind}"), errors)
         self._forget(message)
         await delivery.ack()
 
     async def _hand_over(self, delivery: Delivery, event: Event) -> bool:
         heartbeat = asyncio.create_task(self._heartbeat(delivery))
-        name = f"dispatch {self._row.consumer}"
+        name = f"dispatch {self._route.consumer}"
         try:
-            with tracing.span(name, event, {"messaging.consumer.group.name": self._row.consumer}) as current:
-                async with self._order.place(event) as lane:
-                    answer = await self._in_order(
-                        lane, delivery.message, event.with_extensions(**trace_context.active())
+            with tracing.span(name, event, {"messaging.consumer.group.name": self._route.consumer}) as current:
+                async with self._order.hold(event) as key:
+                    result = await self._in_order(
+                        key, delivery.message, event.with_extensions(**trace_context.active())
                     )
-                tracing.answered(current, answer.status, waits=answer.early)
+                tracing.set_response(current, result.status, waits=result.too_early)
         finally:
             heartbeat.cancel()
-        await self._settle(delivery, event, answer)
-        return answer.done
+        await self._settle(delivery, event, result)
+        return result.done
 
-    async def _in_order(self, lane: str | None, message: Message, event: Event) -> DeliveryResult:
-        """What the function says to it, unless an earlier one of its lane has yet to come again."""
+    async def _in_order(self, key: str | None, message: Message, event: Event) -> DeliveryResult:
+        """Return the function's response, or 425 if an earlier message of the same key is still to be redelivered."""
         sequence = message.sequence
-        if self._order.overtakes(lane, sequence):
-            self._order.comes_again(lane, sequence, LONGEST + self._row.ack_wait)
-            return DeliveryResult(425, "an earlier one comes first, and has failed so far")
-        answer = await self._answer(event)
-        if answer.retried and self._row.no_overtaking:
+        if self._order.would_overtake(key, sequence):
+            self._order.will_be_redelivered(key, sequence, MAX_DELAY + self._route.ack_wait)
+            return DeliveryResult(425, "an earlier message of the same key failed and comes first")
+        result = await self._post(event)
+        if result.retried and self._route.strict_order:
             self._failed[sequence] = self._failed.get(sequence, 0) + 1
-        if self._row.no_overtaking and answer.retried and not self._spent(message):
-            # When its pause is over; from a dispatcher that dies meanwhile, when its ack is overdue.
-            pause = answer.pause(self._failures(message))
-            self._order.comes_again(lane, sequence, pause + self._row.ack_wait)
+        if self._route.strict_order and result.retried and not self._exhausted(message):
+            # Redelivery follows after the pause, or after the ack wait if this dispatcher dies first.
+            pause = result.pause(self._failures(message))
+            self._order.will_be_redelivered(key, sequence, pause + self._route.ack_wait)
         else:
-            self._order.settled(lane, sequence)
-        return answer
+            self._order.settled(key, sequence)
+        return result
 
     def _failures(self, message: Message) -> int:
-        """How often it has failed. Where deliveries are given back only what was seen here counts: a dispatcher that is
-        replaced makes more patient, and not less."""
-        return self._failed.get(message.sequence, 0) if self._row.no_overtaking else message.deliveries
+        """Return the failures so far.
 
-    def _spent(self, message: Message) -> bool:
-        """Whether this was its last try."""
-        return 0 < self._row.max_deliveries <= self._failures(message)
+        On routes with `strict_order`, which requeue deliveries with 425, only failures seen by this process count. A
+        restarted dispatcher therefore allows more retries, never fewer.
+        """
+        return self._failed.get(message.sequence, 0) if self._route.strict_order else message.deliveries
 
-    async def _answer(self, event: Event) -> DeliveryResult:
-        """What the function says in the end; while it is busy, it is asked again."""
-        answer = await self._target.post(event)
+    def _exhausted(self, message: Message) -> bool:
+        """Return whether the message has used all its deliveries."""
+        return 0 < self._route.max_deliveries <= self._failures(message)
+
+    async def _post(self, event: Event) -> DeliveryResult:
+        """Post the event, and repeat while the function is busy; return the last response."""
+        result = await self._target.post(event)
         offers, project = 0, subjects.project_of(event.extensions.get(NATS_SUBJECT, ""))
-        while answer.busy:
-            offers = await self._line.wait(answer.retry_after, project)
-            answer = await self._target.post(event)
-            if answer.busy:
-                self._line.offer(offers)
-        if offers or not answer.early:
-            # It has ended, or was offered a slot that is not for it.
-            self._line.offer()
-        return answer
+        while result.busy:
+            offers = await self._slot_queue.wait(result.retry_after, project)
+            result = await self._target.post(event)
+            if result.busy:
+                self._slot_queue.wake_next(offers)
+        if offers or not result.too_early:
+            # The delivery has ended, or could not use the slot that it was offered.
+            self._slot_queue.wake_next()
+        return result
 
     def _event(self, message: Message) -> Event:
         scheduler = message.headers.get(_SCHEDULER)
         if scheduler is not None and not scheduler.startswith("ocf.schedule."):
-            # The server does not ask whether a schedule's publisher may publish to its target; it stamps who it was.
-            raise InvalidEvent(f"sent by the schedule {quoted(scheduler)}; only those below ocf.schedule. count")
+            # The server does not check whether the publisher of a schedule may publish to its target; it only adds a
+            # header with the schedule's subject.
+            raise InvalidEvent(
+                f"sent by the schedule {quoted(scheduler)}; only schedules below ocf.schedule. are valid"
+            )
         event = decode(message.headers, message.data)
-        if event.type not in self._row.types:
+        if event.type not in self._route.types:
             raise InvalidEvent(f"type: {quoted(event.type)} does not belong on {message.subject[:200]}")
-        # A publisher's own value of these is worth nothing: they are overwritten.
-        marks = {NATS_SUBJECT: subjects.first(message.subject), NATS_SEQUENCE: str(message.sequence)}
+        # Overwrites values set by the publisher, which are not trusted.
+        marks = {NATS_SUBJECT: subjects.base_subject(message.subject), NATS_SEQUENCE: str(message.sequence)}
         return event.with_extensions(**marks, **{NATS_DELIVERIES: str(message.deliveries)})
 
     async def _heartbeat(self, delivery: Delivery) -> None:
-        """Hold the ack: without it a run longer than the ack wait would be delivered again."""
+        """Restart the ack wait periodically, so that a long execution is not redelivered."""
         while True:
-            await self._clock.sleep(self._row.ack_wait / 3)
+            await self._clock.sleep(self._route.ack_wait / 3)
             await delivery.in_progress()
 
-    async def _settle(self, delivery: Delivery, event: Event, answer: DeliveryResult) -> None:
+    async def _settle(self, delivery: Delivery, event: Event, result: DeliveryResult) -> None:
         message = delivery.message
-        metrics.deliveries.labels(self._row.consumer, answer.kind).inc()
-        if answer.early:
-            await delivery.nak(self._turns.pause(message.sequence, subjects.project_of(message.subject)))
+        metrics.deliveries.labels(self._route.consumer, result.kind).inc()
+        if result.too_early:
+            await delivery.nak(self._requeue.delay(message.sequence, subjects.project_of(message.subject)))
             return
-        if answer.done:
+        if result.done:
             self._forget(message)
             await delivery.ack()
             return
-        if answer.gone:
-            await self._close(delivery, answer)
+        if result.endpoint_gone:
+            await self._close(delivery, result)
             return
-        if answer.retried and not self._spent(message):
-            delay = answer.pause(self._failures(message))
+        if result.retried and not self._exhausted(message):
+            delay = result.pause(self._failures(message))
             log.info(
-                "delivery failed, will be repeated",
+                "delivery failed, will be retried",
                 action="dispatch.retry",
-                consumer=self._row.consumer,
+                consumer=self._route.consumer,
                 subject=message.subject,
-                status=answer.status,
-                reason=answer.said_in_logs[:200],
+                status=result.status,
+                reason=result.loggable_reason[:200],
                 deliveries=message.deliveries,
                 delay=delay,
             )
             await delivery.nak(delay)
             return
         field = FieldError(
-            field="event", message=f"was not handled in {message.deliveries} deliveries: {answer.reason}"
+            field="event", message=f"was not handled in {message.deliveries} deliveries: {result.reason}"
         )
-        await self._give_up(message, event, answer, [field])
+        await self._dead_letter(message, event, result, [field])
         self._forget(message)
         await delivery.ack()
 
     def _forget(self, message: Message) -> None:
-        """Its failures; and those of what another dispatcher has settled, in the end."""
+        """Remove the failures of a message, and the oldest beyond a bound: another dispatcher may have settled them."""
         self._failed.pop(message.sequence, None)
         while len(self._failed) > _REMEMBERED:
             del self._failed[next(iter(self._failed))]
 
-    async def _close(self, delivery: Delivery, answer: DeliveryResult) -> None:
-        """410 Gone: nothing more is sent (Standard Webhooks 1.0.0), and nothing is lost should it be a mistake."""
+    async def _close(self, delivery: Delivery, result: DeliveryResult) -> None:
+        """Stop sending after 410 Gone (Standard Webhooks 1.0.0); the messages stay in the stream."""
         self._closed = True
-        metrics.sinks_closed.labels(self._row.consumer).set(1)
+        metrics.sinks_closed.labels(self._route.consumer).set(1)
         log.warning(
-            "the sink says it is gone; nothing is sent to it until the next start",
+            "the sink responded with 410 Gone; nothing is sent to it until the next start",
             action="dispatch.sink_gone",
-            consumer=self._row.consumer,
-            reason=answer.said_in_logs[:200],
+            consumer=self._route.consumer,
+            reason=result.loggable_reason[:200],
         )
-        await delivery.nak(answer.pause(1))
+        await delivery.nak(result.pause(1))
 
-    async def _give_up(
-        self, message: Message, event: Event | None, answer: DeliveryResult, errors: Sequence[FieldError]
+    async def _dead_letter(
+        self, message: Message, event: Event | None, result: DeliveryResult, errors: Sequence[FieldError]
     ) -> None:
-        """Say that it has no effect, and keep it in `OCF_DLQ`: as it came, or without its data where it has no
-        `event`. Only then is it acked."""
-        await self._say_rejected(message, event, bounded(list(errors)))
+        """Publish the rejection and write the dead letter, without data if there is no `event`.
+
+        The caller acknowledges the message afterwards.
+        """
+        await self._publish_rejection(message, event, bounded(list(errors)))
         subject, data, headers = dead_letters.compose(
-            self._row.consumer,
+            self._route.consumer,
             message,
-            status=answer.status,
-            reason=answer.reason,
+            status=result.status,
+            reason=result.reason,
             at=self._clock.now(),
             with_data=event is not None,
         )
         await self._bus.publish(subject, data, headers)
-        metrics.dead_letters.labels(self._row.consumer).inc()
+        metrics.dead_letters.labels(self._route.consumer).inc()
         log.warning(
             "dead letter",
             action="dispatch.dead_letter",
-            consumer=self._row.consumer,
+            consumer=self._route.consumer,
             subject=message.subject[:300],
-            status=answer.status,
-            reason=answer.said_in_logs[:500],
+            status=result.status,
+            reason=result.loggable_reason[:500],
         )
 
-    async def _say_rejected(self, message: Message, event: Event | None, errors: Sequence[FieldError]) -> None:
+    async def _publish_rejection(self, message: Message, event: Event | None, errors: Sequence[FieldError]) -> None:
         if self._reject is None or _SCHEDULER in message.headers:
-            return  # whoever made that schedule may be a stranger to the execution
+            return  # the publisher of the schedule may have no permission for the execution
         try:
             await self._reject(message, event, errors)
         except Retry:
             raise
         except Exception as error:
-            # The dead letter is still to be written.
-            log.exception("rejection not said", action="dispatch.reject_failed", reason=type(error).__name__)
+            # Do not raise: the dead letter must still be written.
+            log.exception("rejection not published", action="dispatch.reject_failed", reason=type(error).__name__)

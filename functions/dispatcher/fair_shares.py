@@ -1,4 +1,4 @@
-"""Who gets the next slot of a row: of the projects that wait, the one that holds least; in turn (ADR 0012)."""
+"""Fair sharing of a route's slots: the waiting project with the fewest slots is next, in turn (ADR 0012)."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ _RATIO = 3
 
 
 class Shares:
-    """The slots of one row, by project. A pure table: nothing in here waits.
+    """The slots of one route by project. A pure table without waiting.
 
-    A project that holds none always may take a free slot. One that holds some may take another while it holds less
-    than `_RATIO` times what is free beyond the last slot (a dynamic threshold, as switches share their buffers), so
-    that one slot is left for a newcomer unless as many projects as there are slots hold one each. Nothing that runs is
-    ended. With `quota` no project holds more than that, those counted in `elsewhere` included.
+    A project without a slot may always take a free one. A project with slots may take another while it has fewer than
+    `_RATIO` times the free slots beyond the last one (a dynamic threshold, as in the shared buffers of switches). One
+    slot therefore stays free for a new project, unless as many projects as slots have one each. Running work is never
+    stopped. With a `quota` no project exceeds it, including the executions of `count_elsewhere`.
     """
 
     def __init__(self, slots: int, quota: int = 0) -> None:
         self._slots = slots
         self._quota = quota
         self._held: Counter[str] = Counter()
-        #: Projects with something to deliver; the first is next.
+        #: Projects with messages to deliver; the first is next.
         self._waiting: dict[str, None] = {}
-        #: Of each project, how many run that hold no slot here.
+        #: Running executions by project without a slot here.
         self._elsewhere: Mapping[str, int] = {}
 
     @property
     def free(self) -> int:
-        """Slots that nobody holds."""
+        """Number of free slots."""
         return self._slots - self._held.total()
 
     def held(self, project: str) -> int:
-        """Slots that `project` holds."""
+        """Return the number of slots of `project`."""
         return self._held[project]
 
     def count_elsewhere(self, counted: Mapping[str, int]) -> None:
-        """Set how many executions of each project run that hold no slot here."""
+        """Set the running executions by project that have no slot here."""
         self._elsewhere = counted
 
     def wait(self, project: str) -> None:
-        """Put `project` at the end of those that wait, unless it waits."""
+        """Append `project` to the waiting projects unless it waits."""
         self._waiting.setdefault(project)
 
     def take(self, project: str) -> bool:
-        """Give `project` one slot out of turn; whether it may have one."""
+        """Give `project` a slot out of turn; return whether it may have one."""
         return bool(self._take(project, 1))
 
     def next(self) -> tuple[str, int] | None:
-        """Give slots to the project whose turn it is, and let it wait no longer: it holds least, or as little as others
-        and had its last turn before them.
+        """Give slots to the next waiting project: the one with the fewest slots; among equals, the longest wait.
 
         Returns:
-            The project and how many it holds more now: its part of what is free. None: nobody who waits may have one.
+            The project and the number of new slots (its share of the free ones), or None if no waiting project may have
+            a slot.
         """
         part = max(1, self.free // max(1, len(self._waiting)))
         for project in sorted(self._waiting, key=lambda each: self._held[each]):
@@ -62,8 +62,8 @@ class Shares:
                 return project, taken
         return None
 
-    def give_back(self, project: str, slots: int = 1) -> None:
-        """Free slots that `project` holds."""
+    def release(self, project: str, slots: int = 1) -> None:
+        """Release slots of `project`."""
         self._held[project] -= slots
         if self._held[project] <= 0:
             del self._held[project]

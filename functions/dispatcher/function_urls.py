@@ -1,15 +1,17 @@
-"""Where a function answers: `FUNCTION_URLS`."""
+"""URLs of the functions: `FUNCTION_URLS`."""
 
 from __future__ import annotations
 
 
 def function_url(urls: str, function: str) -> str:
-    """URL of a function.
+    """Return the URL of a function.
 
-    `urls` is a template with `{function}`, or `name=url` pairs separated by commas.
+    Args:
+        urls: A template with `{function}`, or `name=url` pairs separated by commas.
+        function: Name of the function.
 
     Raises:
-        ValueError: it names no URL for this function.
+        ValueError: `urls` has no URL for this function.
     """
     if "=" not in urls.split("://", 1)[0]:
         return urls.replace("{function}", function)

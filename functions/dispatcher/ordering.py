@@ -1,4 +1,4 @@
-"""Deliveries that must reach their function one after the other, in the order of the stream."""
+"""Ordered delivery: messages with the same key reach their function one by one, in the order of the stream."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ from ocf.events.subjects import project_of
 
 
 class KeyedOrder:
-    """One per row: events of one project whose data has the same value in `field` wait for each other; others do not.
+    """Order of a route's events. The key is the project and the value of `field` in the data.
 
-    A delivery takes its place when it arrives, so that places are in stream order. One that has failed, or was given
-    back, loses its place; who must not pass it meanwhile is told by `overtakes`.
+    Deliveries wait in the order of their arrival, which is stream order. A failed or requeued delivery loses its place;
+    `would_overtake()` returns whether a later one would pass it.
     """
 
     def __init__(self, field: str | None, clock: Clock) -> None:
         self._field = field
         self._clock = clock
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
-        #: Of each lane, the sequences that come again, and until when: then another dispatcher has had it, or nobody.
-        self._away: dict[str, dict[int, float]] = {}
+        #: By key: the sequences to be redelivered, and the time by which that must have happened (monotonic seconds).
+        self._redelivering: dict[str, dict[int, float]] = {}
 
     @asynccontextmanager
-    async def place(self, event: Event) -> AsyncIterator[str | None]:
-        """Wait for those before, then hold up those behind until left. Gives the lane's key; None: it is in none."""
+    async def hold(self, event: Event) -> AsyncIterator[str | None]:
+        """Wait for earlier events of the same key, and block later ones while the context is open.
+
+        Yields:
+            The key, or None for an event without one, which does not wait.
+        """
         key = self._key(event)
         if key is None:
             yield None
@@ -45,36 +49,36 @@ class KeyedOrder:
             if users > 1:
                 self._locks[key] = (lock, users - 1)
 
-    def overtakes(self, key: str | None, sequence: int) -> bool:
-        """Whether an earlier one of its lane comes again."""
+    def would_overtake(self, key: str | None, sequence: int) -> bool:
+        """Return whether an earlier event of the key is still to be redelivered."""
         now = self._clock.monotonic()
-        return any(one < sequence and until > now for one, until in self._away.get(key or "", {}).items())
+        return any(one < sequence and until > now for one, until in self._redelivering.get(key or "", {}).items())
 
-    def comes_again(self, key: str | None, sequence: int, within: float) -> None:
-        """It is away for at most so many seconds."""
+    def will_be_redelivered(self, key: str | None, sequence: int, within: float) -> None:
+        """Record that an event will be redelivered within so many seconds."""
         if key is None:
             return
         now = self._clock.monotonic()
-        away = self._away.pop(key, {})
-        # At the end: whose lane has been quiet for longest is in front, and its rest is forgotten there.
-        self._away[key] = {**away, sequence: now + within}
-        while max(next(iter(self._away.values())).values()) < now:
-            del self._away[next(iter(self._away))]
+        pending = self._redelivering.pop(key, {})
+        # Append the key at the end, so that the oldest keys are first, and remove those that are overdue.
+        self._redelivering[key] = {**pending, sequence: now + within}
+        while max(next(iter(self._redelivering.values())).values()) < now:
+            del self._redelivering[next(iter(self._redelivering))]
 
     def settled(self, key: str | None, sequence: int) -> None:
-        """It does not come again."""
-        away = self._away.get(key or "", {})
-        away.pop(sequence, None)
-        if key is not None and not away:
-            self._away.pop(key, None)
+        """Record that an event will not be redelivered."""
+        pending = self._redelivering.get(key or "", {})
+        pending.pop(sequence, None)
+        if key is not None and not pending:
+            self._redelivering.pop(key, None)
 
     def _key(self, event: Event) -> str | None:
-        """None: it need not wait. Data that lies in S3 (`dataref`) is not looked into."""
+        """Return the key of an event, or None. Data in S3 (`dataref`) is not read."""
         if self._field is None or self._field.encode() not in event.data:
             return None
         try:
             data = limits.parse_json(event.data, limits.EVENT)
         except InvalidEvent:
-            return None  # the function says what is wrong with it
+            return None  # the function rejects it
         value = data.get(self._field) if isinstance(data, dict) else None
         return f"{project_of(event.extensions.get(NATS_SUBJECT, ''))}/{value}" if isinstance(value, str) else None

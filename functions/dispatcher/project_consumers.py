@@ -1,7 +1,7 @@
-"""The consume loop of a row whose slots projects share: a durable consumer for each project (ADR 0012).
+"""Consume loop of a route whose slots are shared by projects: a durable consumer per project (ADR 0012).
 
-The shared consumer of the row hears every message, without its data, and tells which project has something to deliver.
-What waits, or waits for its next try, fills only the consumer of its own project.
+The shared consumer of the route gets every message without its data, which shows the projects with messages. Messages
+that wait, also for a redelivery, count only against the consumer of their own project.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import structlog
 from ocf.events import subjects
 from ocf.events.errors import Unavailable
 from ocf.events.ports import Backlog, Bus, Clock, ConsumerSpec, ConsumerState, Delivery, Message
-from ocf.functions.core.cancellation import end
-from ocf.functions.dispatcher.consumer import not_fetched, see_through
+from ocf.functions.core.cancellation import cancel_and_wait
+from ocf.functions.dispatcher.consumer import dispatch_one, log_fetch_failure
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.fair_shares import Shares
 from ocf.functions.dispatcher.ordering import KeyedOrder
@@ -28,53 +28,53 @@ from ocf.functions.observability import metrics
 
 log = structlog.get_logger()
 
-#: Consumers of projects that a row may have. nats-server 2.15 allows a stream 1,000 (`default_max_consumers`), and five
-#: rows read the commands; a further project shares the row's own consumer with others like it.
-MOST = 180
+#: Maximum of project consumers per route. nats-server 2.15 allows 1,000 consumers per stream (`default_max_consumers`),
+#: and five routes read the commands; further projects share the route's own consumer.
+MAX_CONSUMERS = 180
 #: Seconds without a message after which a project's consumer is removed.
-IDLE = 600.0
+IDLE_SECONDS = 600.0
 _BATCH = 100
 _WAIT = 5.0
-#: Seconds that a pull holds a project's slots: for a message that is known to be there, and for one that may be.
+#: Seconds of a pull, which holds slots of the project: for a message that must exist, and for one that may exist.
 _KNOWN, _POSSIBLE = 0.25, 0.1
-#: Seconds between looks for a message that is due and was not there, and how often until the next measuring looks.
-_AGAIN, _LOOKS = 0.5, 3
-#: Seconds added to a delay: the server counts it from when it hears of it.
+#: Seconds between pulls for a due message that did not arrive, and their number; later `measure` finds it.
+_RECHECK_SECONDS, _RECHECKS = 0.5, 3
+#: Seconds added to a redelivery delay, because the server's delay begins later.
 _MARGIN = 0.02
 _TICK = 0.05
-#: Seconds for which what was not handled keeps its slot: a storm of messages that fail leaves the dispatcher time for
-#: those of other projects.
+#: Seconds for which a failed message keeps its slot, so that many failures leave the dispatcher time for other
+#: projects.
 _FAILED = 0.5
-#: Seconds between two looks at who runs elsewhere, where there is a quota.
+#: Seconds between two counts of executions elsewhere, if there is a quota.
 _RECOUNT = 2.0
 
 
 @dataclass
 class _Project:
-    """A project that has a consumer of its own in this row."""
+    """A project with its own consumer in this route."""
 
     spec: ConsumerSpec
-    #: The highest stream sequence known to be for it, and the highest that came.
+    #: The highest known stream sequence of the project, and the highest delivered.
     seen: int = 0
     delivered: int = 0
-    #: Messages that its consumer has given to nobody yet, as far as it is known.
+    #: Undelivered messages of the consumer, as far as known.
     behind: int = 0
-    #: Empty pulls to try before a message that is due counts as somebody else's.
-    looks: int = 0
+    #: Remaining empty pulls until a due message counts as delivered elsewhere.
+    rechecks: int = 0
     pulling: bool = False
-    #: When a message was last heard of (monotonic).
+    #: Time of the last message (monotonic seconds).
     active: float = 0.0
-    #: Sequences that come again.
-    again: set[int] = field(default_factory=set)
+    #: Sequences to be redelivered.
+    redelivering: set[int] = field(default_factory=set)
 
 
-class _Noted:
-    """A delivery that remembers after how many seconds it comes again; None: never."""
+class _TrackedDelivery:
+    """A delivery that records when it will be redelivered: in `redelivered_in` seconds, or never (None)."""
 
     def __init__(self, delivery: Delivery, ack_wait: float) -> None:
         self._delivery = delivery
         self._ack_wait = ack_wait
-        self.comes_again: float | None = ack_wait
+        self.redelivered_in: float | None = ack_wait
 
     @property
     def message(self) -> Message:
@@ -82,22 +82,22 @@ class _Noted:
 
     async def ack(self) -> None:
         await self._delivery.ack()
-        self.comes_again = None
+        self.redelivered_in = None
 
     async def ack_soon(self) -> None:
         await self._delivery.ack_soon()
-        self.comes_again = None
+        self.redelivered_in = None
 
     async def nak(self, delay: float) -> None:
         await self._delivery.nak(delay)
-        self.comes_again = delay
+        self.redelivered_in = delay
 
     async def in_progress(self) -> None:
         await self._delivery.in_progress()
 
 
-class _Whole(_Noted):
-    """A delivery of the shared consumer with the message's data."""
+class _FullDelivery(_TrackedDelivery):
+    """A delivery of the shared consumer, completed with the message's data."""
 
     def __init__(self, delivery: Delivery, message: Message, ack_wait: float) -> None:
         super().__init__(delivery, ack_wait)
@@ -108,16 +108,16 @@ class _Whole(_Noted):
         return self._message
 
 
-#: Who runs now, as pairs of project and execution: each has a lease.
+#: Yields project and execution of every execution that has a lease.
 Running = Callable[[], AsyncIterator[tuple[str, str]]]
 
 
 class ProjectLoop:
-    """Runs one row. `stop` ends the pulling and gives what is in flight `grace` seconds."""
+    """The loop of one route with a consumer per project."""
 
     def __init__(
         self,
-        row: Route,
+        route: Route,
         dispatcher: Dispatcher,
         bus: Bus,
         clock: Clock,
@@ -125,34 +125,34 @@ class ProjectLoop:
         quota: int = 0,
         running: Running | None = None,
     ) -> None:
-        self._row = row
+        self._route = route
         self._dispatcher = dispatcher
         self._bus = bus
         self._clock = clock
         self._running = running if quota else None
-        self._shares = Shares(row.in_flight, quota)
+        self._shares = Shares(route.in_flight, quota)
         self._projects: dict[str, _Project] = {}
         self._opening = 0
-        #: Order within a project among what the shared consumer delivers itself.
+        #: Order within a project of the messages that the shared consumer delivers.
         self._order = KeyedOrder(None, clock)
         self._in_flight: dict[asyncio.Task[None], tuple[str, str]] = {}
         self._changed = asyncio.Event()
-        #: When to look at which project, and how often: (monotonic time, project, pulls).
+        #: Scheduled pulls: (monotonic time, project, number of pulls).
         self._due: list[tuple[float, str, int]] = []
         self._some_due = asyncio.Event()
         self._removals: dict[str, asyncio.Task[None]] = {}
-        #: What the shared consumer gave and was not looked at yet, by sequence.
-        self._unheard: dict[int, Delivery] = {}
+        #: Deliveries of the shared consumer that are not routed yet, by sequence.
+        self._undispatched: dict[int, Delivery] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def short(self) -> bool:
-        """Whether its function answers soon (a run does not)."""
-        return self._row.timeout is not None
+        """Return whether the function responds soon; an execution does not."""
+        return self._route.timeout is not None
 
     async def run(self) -> None:
-        """Until cancelled."""
-        await self._insist(self._recover)
+        """Dispatch until cancelled."""
+        await self._retry(self._recover)
         loops = [self._discover(), self._feed(), self._wake_due()]
         if self._running is not None:
             loops.append(self._recount_for_ever())
@@ -161,74 +161,74 @@ class ProjectLoop:
         try:
             await asyncio.gather(*tasks)
         finally:
-            await end(tasks)
+            await cancel_and_wait(tasks)
 
-    async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
+    async def _retry(self, step: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
                 return await step()
             except Exception as error:
-                not_fetched(self._row.consumer, error)
+                log_fetch_failure(self._route.consumer, error)
                 await self._clock.sleep(0.25)
 
     async def stop(self, grace: float) -> None:
-        """Let what is in flight finish; hand on what does not: it is delivered to the next dispatcher."""
+        """Wait `grace` seconds for deliveries in flight; the next dispatcher gets those that are not finished."""
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=grace)
-        await end((*self._in_flight, *self._tasks))
-        with suppress(Exception):  # a server that does not hear it delivers them after their ack wait
-            for delivery in self._unheard.values():
+        await cancel_and_wait((*self._in_flight, *self._tasks))
+        with suppress(Exception):  # without the nak the server redelivers after the ack wait
+            for delivery in self._undispatched.values():
                 await delivery.nak(0)
 
     async def measure(self) -> Backlog:
-        """What all consumers of the row have yet to see settled. Wakes projects that were missed, removes idle ones.
+        """Return the backlog of all consumers of the route; wake projects that were missed, and remove idle ones.
 
         Raises:
-            Unavailable: not known now.
+            Unavailable: NATS does not answer.
         """
-        shared = await self._bus.backlog(self._row.shared())
+        shared = await self._bus.backlog(self._route.shared())
         waiting, unsettled = shared.waiting, shared.unsettled
         for project, state in await self._consumers():
             waiting, unsettled = waiting + state.backlog.waiting, unsettled + state.backlog.unsettled
-            own = self._known(project, state)
+            own = self._register(project, state)
             own.behind = state.backlog.waiting
             if not state.backlog.unsettled:
-                own.again.clear()
-            if state.backlog.unsettled > self._shares.held(project) + len(own.again):
-                own.looks = max(own.looks, _LOOKS)
-            if own.behind or own.looks:
+                own.redelivering.clear()
+            if state.backlog.unsettled > self._shares.held(project) + len(own.redelivering):
+                own.rechecks = max(own.rechecks, _RECHECKS)
+            if own.behind or own.rechecks:
                 self._wake(project)
             elif state.backlog == Backlog(0, 0):
                 await self._remove_idle(project, own)
         return Backlog(waiting, unsettled)
 
     async def _recover(self) -> None:
-        """Begin where a predecessor stopped: with the consumers that exist, and what they hold."""
+        """Continue after a predecessor: with the existing consumers and their unsettled messages."""
         if self._running is not None:
             await self._recount()
         for project, state in await self._consumers():
-            own = self._known(project, state)
+            own = self._register(project, state)
             own.behind = state.backlog.waiting
             if own.behind:
                 self._wake(project)
             if state.backlog.unsettled:
-                # Each comes when its ack, or its delay, is overdue.
-                for second in range(1, round(self._row.ack_wait) + 5):
-                    self._look_at(project, second, 1)
+                # Each message arrives at the end of its ack wait or delay.
+                for second in range(1, round(self._route.ack_wait) + 5):
+                    self._recheck_after(project, second, 1)
 
     async def _consumers(self) -> list[tuple[str, ConsumerState]]:
-        found = [(self._row.owner(state.name), state) for state in await self._bus.consumers(self._row.stream)]
+        found = [(self._route.owner(state.name), state) for state in await self._bus.consumers(self._route.stream)]
         return [(project, state) for project, state in found if project is not None]
 
-    def _known(self, project: str, state: ConsumerState) -> _Project:
+    def _register(self, project: str, state: ConsumerState) -> _Project:
         if project not in self._projects:
-            spec = self._row.own(project, state.start)
+            spec = self._route.own(project, state.start)
             self._projects[project] = _Project(spec, active=self._clock.monotonic())
         return self._projects[project]
 
     async def _remove_idle(self, project: str, own: _Project) -> None:
-        """Its next message makes a new consumer, which begins with that message."""
-        if own.pulling or self._shares.held(project) or own.active > self._clock.monotonic() - IDLE:
+        """Remove the consumer of an idle project; the next message creates a new one, which starts there."""
+        if own.pulling or self._shares.held(project) or own.active > self._clock.monotonic() - IDLE_SECONDS:
             return
         del self._projects[project]
         self._removals[project] = asyncio.create_task(self._bus.remove_consumer(own.spec))
@@ -238,23 +238,23 @@ class ProjectLoop:
             del self._removals[project]
 
     async def _discover(self) -> None:
-        """Hear of every message of the row, and note which project it belongs to."""
+        """Fetch every message of the route from the shared consumer, and route it to its project."""
         while True:
-            deliveries = await self._fetched(self._row.shared(), _BATCH, _WAIT)
+            deliveries = await self._fetched(self._route.shared(), _BATCH, _WAIT)
             if deliveries is None:
                 await self._clock.sleep(0.25)
                 continue
             by_project: dict[str | None, list[Delivery]] = defaultdict(list)
-            self._unheard = {delivery.message.sequence: delivery for delivery in deliveries}
+            self._undispatched = {delivery.message.sequence: delivery for delivery in deliveries}
             for delivery in deliveries:
                 by_project[subjects.project_of(delivery.message.subject)].append(delivery)
-            heard = (self._heard(project, each) for project, each in by_project.items())
-            for failed in await asyncio.gather(*heard, return_exceptions=True):
+            routed = (self._route_to_project(project, each) for project, each in by_project.items())
+            for failed in await asyncio.gather(*routed, return_exceptions=True):
                 if isinstance(failed, Exception):  # the shared consumer delivers them again
-                    log.warning("not delivered", action="dispatch.unheard", reason=type(failed).__name__)
+                    log.warning("message not routed", action="dispatch.unheard", reason=type(failed).__name__)
 
-    async def _heard(self, project: str | None, deliveries: list[Delivery]) -> None:
-        """Each is its project's own consumer's, or else is delivered from here."""
+    async def _route_to_project(self, project: str | None, deliveries: list[Delivery]) -> None:
+        """Leave each message to the consumer of its project, or deliver it from here without such a consumer."""
         for delivery in sorted(deliveries, key=lambda each: each.message.sequence):
             own = await self._own(project, delivery.message)
             if project is not None and own is not None and own.spec.start <= delivery.message.sequence:
@@ -263,42 +263,42 @@ class ProjectLoop:
                 await delivery.ack_soon()
             else:
                 await self._deliver_shared(project or "", delivery)
-            del self._unheard[delivery.message.sequence]
+            del self._undispatched[delivery.message.sequence]
 
     async def _own(self, project: str | None, message: Message) -> _Project | None:
-        """The project that has a consumer; one that has none gets it with a message that nobody was given before.
+        """Return the project if it has a consumer; create one only for a message that was never delivered before.
 
-        A message that was given to somebody (an earlier release, a dispatcher that was ended) may have been handled by
-        then, and so may those behind it: a consumer that began there would deliver them again.
+        A message that was delivered before (by an earlier release, or a dispatcher that was stopped) may have been
+        handled, and so may later ones. A consumer that starts there would deliver them again.
         """
         if project is None or project in self._projects:
             return self._projects.get(project or "")
         if project in self._removals:
             await asyncio.wait((self._removals[project],))
-        if message.deliveries > 1 or len(self._projects) + self._opening >= MOST:
+        if message.deliveries > 1 or len(self._projects) + self._opening >= MAX_CONSUMERS:
             return None
         self._opening += 1
         try:
-            start = await self._bus.open_consumer(self._row.own(project, message.sequence))
+            start = await self._bus.open_consumer(self._route.own(project, message.sequence))
         except Unavailable as error:
-            not_fetched(f"{self._row.consumer}-{project}", error)
+            log_fetch_failure(f"{self._route.consumer}-{project}", error)
             return None
         finally:
             self._opening -= 1
-        return self._projects.setdefault(project, _Project(self._row.own(project, start)))
+        return self._projects.setdefault(project, _Project(self._route.own(project, start)))
 
     async def _deliver_shared(self, project: str, delivery: Delivery) -> None:
-        """Deliver what no consumer of a project has, in the order of the project's messages."""
+        """Deliver a message of the shared consumer, in the order of the project's messages."""
         sequence = delivery.message.sequence
-        if self._order.overtakes(project, sequence) or not self._shares.take(project):
-            self._order.comes_again(project, sequence, 1.0 + self._row.ack_wait)
+        if self._order.would_overtake(project, sequence) or not self._shares.take(project):
+            self._order.will_be_redelivered(project, sequence, 1.0 + self._route.ack_wait)
             await delivery.nak(1.0)
             return
         self._order.settled(project, sequence)
         self._start(project, delivery, whole=False)
 
     async def _feed(self) -> None:
-        """Pull for the project whose turn it is, as soon as there is a slot that it may have."""
+        """Pull for the next project as soon as it may have a slot."""
         while True:
             if (turn := self._shares.next()) is None:
                 self._changed.clear()
@@ -323,7 +323,7 @@ class ProjectLoop:
         try:
             found = await self._fetched(own.spec, slots, _KNOWN if known else _POSSIBLE)
             for delivery in found or ():
-                own.again.discard(delivery.message.sequence)
+                own.redelivering.discard(delivery.message.sequence)
                 own.delivered = max(own.delivered, delivery.message.sequence)
                 own.behind = delivery.message.behind
                 started += 1
@@ -334,87 +334,87 @@ class ProjectLoop:
         if found:
             own.active = self._clock.monotonic()
             if len(found) < slots:
-                own.looks = 0
+                own.rechecks = 0
         elif found is None:
             await self._reopen(own)
-            self._look_at(project, 0.25)
+            self._recheck_after(project, 0.25)
             return
         else:
-            # What is missing was deleted meanwhile, or its consumer's server lags behind the stream's.
+            # The missing message was deleted, or the consumer's server lags behind that of the stream.
             missing = own.behind > 0 or seen > own.delivered
             own.behind, own.delivered = 0, max(own.delivered, seen)
-            left, own.looks = max(own.looks - 1, int(missing)), 0
+            left, own.rechecks = max(own.rechecks - 1, int(missing)), 0
             if left > 0:
-                self._look_at(project, _AGAIN, left)
-        if own.behind or own.looks or own.seen > own.delivered:
+                self._recheck_after(project, _RECHECK_SECONDS, left)
+        if own.behind or own.rechecks or own.seen > own.delivered:
             self._wake(project)
 
     async def _reopen(self, own: _Project) -> None:
-        """Its consumer may be gone: then one begins behind what was delivered, and not where the first one did."""
+        """Create the consumer again if it was deleted, starting after the last delivered message."""
         wanted = replace(own.spec, start=max(own.spec.start, own.delivered + 1))
         try:
             own.spec = replace(own.spec, start=await self._bus.open_consumer(wanted))
         except Unavailable as error:
-            not_fetched(own.spec.name, error)
+            log_fetch_failure(own.spec.name, error)
 
     async def _fetched(self, spec: ConsumerSpec, limit: int, wait: float) -> list[Delivery] | None:
         try:
             return await self._bus.fetch(spec, limit, wait)
         except Exception as error:
-            not_fetched(spec.name, error)
+            log_fetch_failure(spec.name, error)
             return None
 
     def _start(self, project: str, delivery: Delivery, *, whole: bool = True) -> None:
-        task = asyncio.create_task(self._see_through(project, delivery, whole=whole))
+        task = asyncio.create_task(self._dispatch_one(project, delivery, whole=whole))
         self._in_flight[task] = (project, delivery.message.subject.rsplit(".", 1)[-1])
-        metrics.in_flight.labels(self._row.consumer).set(len(self._in_flight))
+        metrics.in_flight.labels(self._route.consumer).set(len(self._in_flight))
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         project, _ = self._in_flight.pop(task)
-        metrics.in_flight.labels(self._row.consumer).set(len(self._in_flight))
+        metrics.in_flight.labels(self._route.consumer).set(len(self._in_flight))
         self._free(project, 1)
 
     def _free(self, project: str, slots: int) -> None:
-        self._shares.give_back(project, slots)
+        self._shares.release(project, slots)
         self._changed.set()
 
-    async def _see_through(self, project: str, delivery: Delivery, *, whole: bool) -> None:
+    async def _dispatch_one(self, project: str, delivery: Delivery, *, whole: bool) -> None:
         if not whole:
             try:
-                full = await self._whole(delivery)
+                full = await self._with_data(delivery)
             except Exception as error:
-                not_fetched(self._row.consumer, error)
+                log_fetch_failure(self._route.consumer, error)
                 return
-            handled = full is None or await see_through(self._row, self._dispatcher, full)
+            handled = full is None or await dispatch_one(self._route, self._dispatcher, full)
         else:
-            noted = _Noted(delivery, self._row.ack_wait)
-            handled = await see_through(self._row, self._dispatcher, noted)
-            if noted.comes_again is not None and (own := self._projects.get(project)) is not None:
-                own.again.add(delivery.message.sequence)
-                self._look_at(project, noted.comes_again)
+            tracked = _TrackedDelivery(delivery, self._route.ack_wait)
+            handled = await dispatch_one(self._route, self._dispatcher, tracked)
+            if tracked.redelivered_in is not None and (own := self._projects.get(project)) is not None:
+                own.redelivering.add(delivery.message.sequence)
+                self._recheck_after(project, tracked.redelivered_in)
         if not handled:
-            # One after the other: those that failed together do not come again together.
+            # Vary the delay, so that messages that failed together are not retried together.
             await self._clock.sleep(_FAILED * (0.5 + delivery.message.sequence % 16 / 15))
 
-    async def _whole(self, delivery: Delivery) -> _Whole | None:
-        """The delivery with its data; None, and settled, where the message was deleted meanwhile."""
+    async def _with_data(self, delivery: Delivery) -> _FullDelivery | None:
+        """Return the delivery with its data; acknowledge it and return None if the message was deleted."""
         message = delivery.message
-        found = await self._bus.first(self._row.stream, message.subject, after=message.sequence - 1)
+        found = await self._bus.first(self._route.stream, message.subject, after=message.sequence - 1)
         if found is None or found.sequence != message.sequence:
             await delivery.ack()
             return None
         full = replace(found, time=message.time, deliveries=message.deliveries)
-        return _Whole(delivery, full, self._row.ack_wait)
+        return _FullDelivery(delivery, full, self._route.ack_wait)
 
     def _wake(self, project: str) -> None:
-        """There is something to deliver to it, or may be."""
+        """Let a project wait for slots, because it has or may have messages."""
         own = self._projects.get(project)
         if own is not None and not own.pulling:
             self._shares.wait(project)
             self._changed.set()
 
-    def _look_at(self, project: str, seconds: float, pulls: int = _LOOKS) -> None:
+    def _recheck_after(self, project: str, seconds: float, pulls: int = _RECHECKS) -> None:
         heapq.heappush(self._due, (self._clock.monotonic() + seconds + _MARGIN, project, pulls))
         self._some_due.set()
 
@@ -424,7 +424,7 @@ class ProjectLoop:
             while self._due and self._due[0][0] <= now:
                 _, project, pulls = heapq.heappop(self._due)
                 if (own := self._projects.get(project)) is not None:
-                    own.looks = max(own.looks, pulls)
+                    own.rechecks = max(own.rechecks, pulls)
                     self._wake(project)
             if self._due:
                 await self._clock.sleep(_TICK)
@@ -435,12 +435,12 @@ class ProjectLoop:
     async def _recount_for_ever(self) -> None:
         while True:
             await self._clock.sleep(_RECOUNT)
-            await self._insist(self._recount)
+            await self._retry(self._recount)
 
     async def _recount(self) -> None:
         """Count the executions of each project that have a lease and are not in flight here.
 
-        A predecessor delivered them, or another dispatcher does: they count towards the project's quota.
+        A predecessor or another dispatcher delivered them; they count against the project's quota.
         """
         if self._running is None:
             return

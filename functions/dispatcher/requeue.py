@@ -1,40 +1,39 @@
-"""Deliveries that were given back because it was not their turn: how long each stays away.
+"""Delays of requeued deliveries (425: others of the session or project come first).
 
-They wait in the stream and not here, where each would hold a place that another project's could use.
+They wait in the stream, because in the dispatcher each would hold a slot that another project could use.
 """
 
 from __future__ import annotations
 
 from ocf.events.ports import Clock
 
-#: All of a project that wait ask again at most this often together, in questions a second; each at least and at most
-#: so many seconds after its last.
-_QUESTIONS = 10.0
-_SHORTEST, LONGEST = 1.0, 30.0
+#: Re-checks per second over all requeued deliveries of a project, and minimum and maximum delay of one in seconds.
+_RECHECKS_PER_SECOND = 10.0
+_MIN_DELAY, MAX_DELAY = 1.0, 30.0
 
 
 class RequeueBackoff:
-    """One per consumer. Another dispatcher may get what this one gave back: it is forgotten when it is overdue."""
+    """Requeued deliveries of one consumer. Overdue entries are removed, because another dispatcher may get them."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        #: When each is due, by its project and stream sequence.
+        #: Due time (monotonic seconds) by project and stream sequence.
         self._due: dict[str | None, dict[int, float]] = {}
 
-    def came(self, sequence: int, project: str | None = None) -> bool:
-        """Note that it is back; whether it was given back here, and so has not failed."""
+    def take_requeued(self, sequence: int, project: str | None = None) -> bool:
+        """Remove a returning delivery; return whether it was requeued here, and so has not failed."""
         due = self._due.get(project, {})
         found = due.pop(sequence, None)
         if not due:
             self._due.pop(project, None)
         return found is not None
 
-    def pause(self, sequence: int, project: str | None = None) -> float:
-        """Seconds for which to give it back: the more of its project wait, the longer."""
+    def delay(self, sequence: int, project: str | None = None) -> float:
+        """Record a requeued delivery; return its delay in seconds, which grows with those of the same project."""
         now = self._clock.monotonic()
         due = self._due.setdefault(project, {})
-        while due and next(iter(due.values())) < now - LONGEST:
+        while due and next(iter(due.values())) < now - MAX_DELAY:
             del due[next(iter(due))]
-        seconds = max(_SHORTEST, min(LONGEST, (len(due) + 1) / _QUESTIONS))
+        seconds = max(_MIN_DELAY, min(MAX_DELAY, (len(due) + 1) / _RECHECKS_PER_SECOND))
         due[sequence] = now + seconds
         return seconds

@@ -1,4 +1,4 @@
-"""What the other side said to an event, and what follows from it."""
+"""Result of a delivery, and its consequence."""
 
 from __future__ import annotations
 
@@ -7,39 +7,40 @@ from dataclasses import dataclass
 
 from ocf.functions.dispatcher.routes import backoff
 
-#: 401 and 403 say that somebody was deployed with a wrong token, and nothing about the event.
+#: 401 and 403 mean that a process has a wrong token, and are not a fault of the event.
 _RETRIED = frozenset({401, 403, 404, 408, 409})
-#: Seconds between the tries of a delivery to a sink: twelve pauses, two days (Standard Webhooks 1.0.0, Deliverability).
+#: Seconds between the attempts of a delivery to a sink: twelve pauses over two days (Standard Webhooks 1.0.0,
+#: Deliverability).
 SINK_PAUSES = (1, 5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 43_200, 86_400)
 _SPREAD = 0.1
 _GONE = 410
-#: Another has it. After a restart of the dispatcher a long run is answered so for as long as it lasts.
+#: Another worker has it. After a restart of the dispatcher, a long execution causes this response until it ends.
 _CONFLICT = 409
 
 
 @dataclass(frozen=True)
 class DeliveryResult:
-    """What a function said. `status` 0: nothing, it did not answer."""
+    """Response of a function. `status` 0 means no response."""
 
     status: int
     reason: str = ""
-    #: Seconds it asked for (`Retry-After`).
+    #: Seconds of `Retry-After`.
     retry_after: float = 1.0
 
     @property
-    def said_in_logs(self) -> str:
-        """As much of `reason` as a log may have: functions never repeat what they were given."""
+    def loggable_reason(self) -> str:
+        """The part of `reason` that may be logged; all of it, because functions never quote their input."""
         return self.reason
 
     @property
     def done(self) -> bool:
-        """It is handled."""
+        """Return whether the event was handled."""
         return 200 <= self.status < 300
 
     @property
     def kind(self) -> str:
-        """For counting: those that are no failures apart from those that are."""
-        if self.early:
+        """Label value for the metrics, which separates waits from failures."""
+        if self.too_early:
             return "early"
         if self.status == _CONFLICT:
             return "conflict"
@@ -47,60 +48,65 @@ class DeliveryResult:
 
     @property
     def busy(self) -> bool:
-        """All its slots are taken: wait, which is not a failure."""
+        """Return whether all slots are taken: wait, which is not a failure."""
         return self.status == 429
 
     @property
-    def early(self) -> bool:
-        """Others come first, while a slot may be free: it is given back, which is not a failure either."""
+    def too_early(self) -> bool:
+        """Return whether other executions come first: requeue, which is not a failure. A slot may be free."""
         return self.status == 425
 
     @property
     def retried(self) -> bool:
-        """It may go better later."""
+        """Return whether a retry may succeed."""
         return self.status == 0 or self.status >= 500 or self.status in _RETRIED
 
     @property
-    def gone(self) -> bool:
-        """It wants no more events at all."""
+    def endpoint_gone(self) -> bool:
+        """Return whether the target refuses all further events."""
         return False
 
     def pause(self, failures: int) -> float:
-        """Seconds until the next try after that many failures."""
+        """Return the seconds until the next attempt after so many failures."""
         return backoff(failures)
 
 
 @dataclass(frozen=True)
-class SinkAnswer(DeliveryResult):
-    """What somebody else's receiver said. Whatever is no 2xx may be mended over there: it is tried again, over days."""
+class SinkResult(DeliveryResult):
+    """Response of an external sink. Every status except 2xx is retried over days, because its operator may fix it."""
 
-    #: Of the event: tries of many events that failed together do not come together again.
+    #: Id of the event, from which the jitter of the pauses is derived.
     event_id: str = ""
-    #: What kept it from answering, by its kind; empty when it did answer.
+    #: Type of the error if there was no response, else empty.
     failure: str = ""
 
     @property
-    def said_in_logs(self) -> str:
-        """Not its own words: who echoes what comes in would put the agent's answer into the log."""
+    def loggable_reason(self) -> str:
+        """The type of the error only: a sink that echoes its input would put the agent's output into the log."""
         return self.failure
 
     @property
     def busy(self) -> bool:
+        """Return False: 429 is a failure like any other."""
         return False
 
     @property
-    def early(self) -> bool:
+    def too_early(self) -> bool:
+        """Return False: 425 is a failure like any other."""
         return False
 
     @property
     def retried(self) -> bool:
+        """Return whether the status is not 2xx."""
         return not self.done
 
     @property
-    def gone(self) -> bool:
+    def endpoint_gone(self) -> bool:
+        """Return whether the sink responded with 410 Gone."""
         return self.status == _GONE
 
     def pause(self, failures: int) -> float:
+        """Return the seconds until the next attempt: the planned pause with jitter, at least `Retry-After`."""
         planned = SINK_PAUSES[min(failures, len(SINK_PAUSES)) - 1]
         share = zlib.crc32(f"{self.event_id}.{failures}".encode()) / 0xFFFF_FFFF
         return max(planned * (1 + _SPREAD * (2 * share - 1)), self.retry_after)

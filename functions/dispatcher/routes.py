@@ -1,4 +1,4 @@
-"""Which event goes to which function: one table, for the local stack, the cluster and the docs."""
+"""Routes from event types to functions: one table for the local stack, the cluster and the docs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,29 @@ from ocf.events.event_types import TYPES
 from ocf.events.ports import ConsumerSpec
 
 _ENDED = ("completed", "failed", "cancelled", "timed_out")
-#: What waits for its next try must not hold up what comes behind it.
-_PENDING = 1_000
+#: High enough that messages waiting for a retry do not block later ones.
+_MAX_ACK_PENDING = 1_000
 
 
 @dataclass(frozen=True)
 class Route:
-    """One durable consumer and the function it feeds.
+    """One durable consumer and its function.
 
-    `types` are the event types the function takes; anything else on these subjects is dead-lettered.
-    `max_deliveries` counts failures (5xx, 404, 409, no answer); 0 means for ever. `timeout` is how long an
-    answer may take in seconds; None means as long as the run lasts. `in_order_of` names a field of the data: events
-    with the same value there are given to the function one after the other, in stream order; with `no_overtaking` those
-    behind wait, too, while one of them is to be repeated. `pending` is how many may be unsettled, those that wait for
-    their next try included (0: as many as in flight); `from_now`: what was said before there was a consumer is not for
-    it. `by_project`, the subjects of one project: each project has a consumer of its own, and they share the slots.
+    Args:
+        consumer: Durable name.
+        function: The function.
+        stream: Stream of the consumer.
+        subjects: Subject filters.
+        types: Event types of the function; other types on these subjects become dead letters.
+        in_flight: Concurrent deliveries of one dispatcher.
+        max_deliveries: Failures (5xx, 404, 409, no response) until an event becomes a dead letter; 0 means no limit.
+        timeout: Seconds for a response; None means the duration of the execution.
+        ack_wait: Seconds until an unacknowledged message is redelivered.
+        ordering_key: A field of the data. Events with the same value reach the function one by one, in stream order.
+        strict_order: Later events of the same key also wait while one of them is to be redelivered.
+        max_ack_pending: Maximum of unsettled messages, including those waiting for a retry; 0 means `in_flight`.
+        from_now: A new consumer starts with new messages.
+        by_project: Subject filters of one project. Each project then has its own consumer, and they share the slots.
     """
 
     consumer: str
@@ -35,29 +43,31 @@ class Route:
     max_deliveries: int
     timeout: float | None
     ack_wait: float = 30.0
-    in_order_of: str | None = None
-    no_overtaking: bool = False
-    pending: int = 0
+    ordering_key: str | None = None
+    strict_order: bool = False
+    max_ack_pending: int = 0
     from_now: bool = False
     by_project: tuple[str, ...] = ()
 
     def spec(self) -> ConsumerSpec:
-        """The durable consumer."""
-        unsettled = self.pending or self.in_flight
+        """Return the durable consumer."""
+        unsettled = self.max_ack_pending or self.in_flight
         return ConsumerSpec(self.consumer, self.stream, self.subjects, self.ack_wait, unsettled, self.from_now)
 
     def shared(self) -> ConsumerSpec:
-        """The durable consumer that tells which project has something (ADR 0012). Nothing may keep it from that: it
-        has no limit of what is unsettled."""
+        """Return the shared consumer, which shows the projects with messages (ADR 0012).
+
+        It has no limit of unsettled messages, which could block it.
+        """
         return replace(self.spec(), max_in_flight=0, headers_only=True)
 
     def own(self, project: str, start: int) -> ConsumerSpec:
-        """The durable consumer of one project, from stream sequence `start` on."""
+        """Return the durable consumer of one project, from stream sequence `start` on."""
         filters = tuple(template.format(project=project) for template in self.by_project)
         return replace(self.spec(), name=f"{self.consumer}-{project}", subjects=filters, start=start)
 
     def owner(self, name: str) -> str | None:
-        """The project whose consumer in this row has that name; None: it is none of these."""
+        """Return the project of a consumer of this route by the consumer's name, or None."""
         prefix = f"{self.consumer}-"
         return subjects.project_name(name.removeprefix(prefix)) if name.startswith(prefix) and self.by_project else None
 
@@ -68,45 +78,51 @@ def _command(
     in_flight: int,
     max_deliveries: int,
     timeout: float | None,
-    in_order_of: str | None = None,
-    no_overtaking: bool = False,
-    pending: int = _PENDING,
+    ordering_key: str | None = None,
+    strict_order: bool = False,
+    max_ack_pending: int = _MAX_ACK_PENDING,
 ) -> Route:
     prefix = f"ocf.cmd.{verb}."
     types = tuple(name for name, spec in TYPES.items() if spec.subject_template.startswith(prefix))
-    row = Route(verb, verb, subjects.COMMANDS, (f"{prefix}>",), types, in_flight, max_deliveries, timeout)
+    route = Route(verb, verb, subjects.COMMANDS, (f"{prefix}>",), types, in_flight, max_deliveries, timeout)
     of_project = (f"{prefix}{{project}}.>",)
-    return replace(row, in_order_of=in_order_of, no_overtaking=no_overtaking, pending=pending, by_project=of_project)
+    return replace(
+        route,
+        ordering_key=ordering_key,
+        strict_order=strict_order,
+        max_ack_pending=max_ack_pending,
+        by_project=of_project,
+    )
 
 
 ROUTES: tuple[Route, ...] = (
-    # Follow-ups of a session queue up in the order in which they were published.
-    _command("submit", in_flight=32, max_deliveries=20, timeout=60.0, in_order_of="session_id", no_overtaking=True),
-    # An execution waits for a free slot as long as it takes: it is never dropped. More in flight than there are slots
-    # in the cluster (max-scale times its requests), also for a project that is alone and may have three quarters.
-    _command("execute", in_flight=160, max_deliveries=0, timeout=None, pending=20_000),
+    # Submits of one session are queued in the order of their publication.
+    _command("submit", in_flight=32, max_deliveries=20, timeout=60.0, ordering_key="session_id", strict_order=True),
+    # An execution waits for a free slot without limit, and is never dropped. `in_flight` is above the number of slots
+    # in the cluster (max-scale times its concurrency), also for a single project, which may use three quarters.
+    _command("execute", in_flight=160, max_deliveries=0, timeout=None, max_ack_pending=20_000),
     _command("cancel", in_flight=32, max_deliveries=12, timeout=60.0),
     _command("cleanup", in_flight=8, max_deliveries=60, timeout=300.0),
-    # An attach may have come before its create, and must let it pass.
-    _command("session", in_flight=8, max_deliveries=20, timeout=300.0, in_order_of="session_id"),
+    # Not strict: an attach that arrived before its create must let the create pass.
+    _command("session", in_flight=8, max_deliveries=20, timeout=300.0, ordering_key="session_id"),
     Route(
         "archive",
         "archive",
         subjects.EVENTS,
-        (*(f"ocf.evt.*.*.{what}" for what in _ENDED), subjects.again("ocf.evt.*.*.*", "archive")),
+        (*(f"ocf.evt.*.*.{what}" for what in _ENDED), subjects.redelivery_subject("ocf.evt.*.*.*", "archive")),
         tuple(f"dev.ocf.task.{what}.v1" for what in _ENDED),
         in_flight=4,
         max_deliveries=0,
         timeout=900.0,
-        pending=_PENDING,
+        max_ack_pending=_MAX_ACK_PENDING,
         by_project=(
             *(f"ocf.evt.{{project}}.*.{what}" for what in _ENDED),
-            subjects.again("ocf.evt.{project}.*.*", "archive"),
+            subjects.redelivery_subject("ocf.evt.{project}.*.*", "archive"),
         ),
     ),
 )
 
 
 def backoff(failures: int) -> float:
-    """Seconds until the next try after that many failures: 0.5, 1, 2, 4 … 30."""
+    """Return the seconds until the next attempt after so many failures: 0.5, 1, 2, 4 … 30."""
     return min(30.0, 0.5 * 2.0 ** min(failures - 1, 10))

@@ -60,7 +60,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
     problem = {"content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="ProblemDocument")}}}}
     document["components"]["responses"] = {
-        f"Problem{status}": {"description": said, **problem} for status, said in _WHEN.items()
+        f"Problem{status}": {"description": description, **problem} for status, description in _WHEN.items()
     }
     for path, operations in document["paths"].items():
         for operation in operations.values():

@@ -1,6 +1,6 @@
-"""Logs: JSON, one line per event, with a stable `action` key; readable text when a terminal is attached.
+"""Logs: one line of JSON per event, with a stable `action` key; readable text on a terminal.
 
-What libraries log (uvicorn, functions-framework, asyncio, the exporter of spans) goes the same way, as `log.<logger>`.
+Libraries (uvicorn, functions-framework, asyncio, the span exporter) log the same way, with the action `log.<logger>`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent, OcfError
 from ocf.events.redaction import Redactor, log_processor
 
-#: Secrets of whatever runs in this process; `execute` adds the keys it opens, and removes them at the end.
+#: Secrets of this process; `execute` adds the keys that it decrypts, and removes them at the end.
 SECRETS = Redactor()
 
 
 def configure(level: str) -> None:
-    """Set up structlog for this process, and the standard library's logging with it. Logs go to stderr."""
+    """Configure structlog and the standard library's logging; logs go to stderr."""
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.ExceptionRenderer(_told),
+        structlog.processors.ExceptionRenderer(_render_exception),
     ]
     last: list[structlog.typing.Processor] = [log_processor(SECRETS), structlog.processors.JSONRenderer()]
     if sys.stderr.isatty():
@@ -48,13 +48,13 @@ def configure(level: str) -> None:
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    # What libraries say of each request is ours to say, or nobody's.
+    # Suppress the libraries' own log lines per request.
     root.setLevel(max(number, logging.WARNING))
     logging.captureWarnings(True)
 
 
 def _foreign(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """A library's line: its logger's name as the action, its exception as a field; never text over several lines."""
+    """Add a library's logger name as the action, and its exception as a field instead of text over several lines."""
     record: logging.LogRecord = event["_record"]
     event["action"] = f"log.{record.name}"
     if record.exc_info:
@@ -62,9 +62,10 @@ def _foreign(_logger: object, _method: str, event: structlog.typing.EventDict) -
     return event
 
 
-def _told(exc_info: structlog.typing.ExcInfo) -> str:
-    """An exception: where it was raised and of what kind, with its causes. Its words only where they are about files,
-    connections or rules of ours; any other may quote what somebody's prompt or agent said.
+def _render_exception(exc_info: structlog.typing.ExcInfo) -> str:
+    """Return location and type of an exception and its causes.
+
+    Includes the message only of OSError and OcfError; messages of other exceptions may quote a prompt or an agent.
     """
     parts: list[str] = []
     error: BaseException | None = exc_info[1]
@@ -77,15 +78,17 @@ def _told(exc_info: structlog.typing.ExcInfo) -> str:
 
 
 def about(subject: str | None, event: Event | None = None) -> dict[str, str]:
-    """What every line about this event is to have: `execution_id` or `session_id`, `project_id`, `trace_id`.
+    """Return the log fields for an event: `execution_id` or `session_id`, `project_id`, `trace_id`.
 
-    Bind them with `structlog.contextvars`; `subject` is where it came on, as far as that is known.
+    Args:
+        subject: Subject of the event's message, if known.
+        event: The event, if it could be decoded.
     """
     named: dict[str, str] = {}
     entity = event.extensions.get("correlationid", "") if event else ""
     of_session = event.type.startswith("dev.ocf.session.") if event else False
-    with suppress(InvalidEvent):  # sent by nobody we know: its own words have to do
-        parsed = subjects.parse(subjects.first(subject or ""))
+    with suppress(InvalidEvent):  # an unknown subject: use the event's own attributes
+        parsed = subjects.parse(subjects.base_subject(subject or ""))
         named["project_id"], entity = parsed.project, parsed.entity
         of_session = of_session or parsed.verb == "session"
     if entity:
@@ -96,8 +99,9 @@ def about(subject: str | None, event: Event | None = None) -> dict[str, str]:
 
 
 class LossyLogWriter:
-    """A log that cannot be written stops nobody: lines that a full disk refuses are counted, and the next that gets
-    through is preceded by how many were lost. Unbuffered: what is refused is not held back to come twice.
+    """A log file that never raises: it drops lines that a full disk refuses, and reports their number later.
+
+    The writer is unbuffered, so that a refused line is not written twice.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -106,11 +110,11 @@ class LossyLogWriter:
         self._torn = False
 
     def write(self, text: str) -> None:
-        """Write whole lines."""
+        """Write whole lines, after a line with the number of lost lines if there are any."""
         data = text.encode(errors="backslashreplace")
         if self._lost:
-            said = {"level": "warning", "action": "logs.lost", "event": "log lines were lost", "lines": self._lost}
-            data = (b"\n" if self._torn else b"") + json.dumps(said).encode() + b"\n" + data
+            line = {"level": "warning", "action": "logs.lost", "event": "log lines were lost", "lines": self._lost}
+            data = (b"\n" if self._torn else b"") + json.dumps(line).encode() + b"\n" + data
         whole = len(data)
         try:
             while data:
@@ -122,4 +126,4 @@ class LossyLogWriter:
         self._lost, self._torn = 0, False
 
     def flush(self) -> None:
-        """There is nothing held back."""
+        """Do nothing, because the writer is unbuffered."""

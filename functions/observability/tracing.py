@@ -1,7 +1,7 @@
-"""Tracing: one trace per execution, over OTLP/HTTP when `OTEL_EXPORTER_OTLP_ENDPOINT` is set; else nothing at all.
+"""Tracing: one trace per execution over OTLP/HTTP if `OTEL_EXPORTER_OTLP_ENDPOINT` is set.
 
-Sampling is OpenTelemetry's own (`OTEL_TRACES_SAMPLER`). Attributes follow the semantic conventions for messaging and
-GenAI; prompts, answers and tool output are never among them.
+OpenTelemetry configures the sampling (`OTEL_TRACES_SAMPLER`). Attributes follow the semantic conventions for messaging
+and GenAI; they never contain prompts, answers or tool output.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _tracer = trace.get_tracer("ocf")
 
 
 def configure(settings: Settings, name: str) -> None:
-    """Export spans of this process, when an endpoint is set."""
+    """Export the spans of this process if an endpoint is set."""
     if not settings.otel_endpoint:
         return
-    # Here: the SDK and its exporter cost 25 MB and 0.2 s, for those who want them.
+    # Imported here, because the SDK and its exporter cost 25 MB and 0.2 s.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -40,7 +40,7 @@ def configure(settings: Settings, name: str) -> None:
 
 
 def flush() -> None:
-    """Send what is waiting; at the end of a process."""
+    """Send the pending spans at the end of a process."""
     shutdown = getattr(trace.get_tracer_provider(), "shutdown", None)
     if shutdown is not None:
         shutdown()
@@ -48,8 +48,8 @@ def flush() -> None:
 
 @contextmanager
 def span(name: str, event: Event, attributes: Attributes | None = None) -> Iterator[Span]:
-    """A span about an event, a child of whatever published it; what went wrong is marked."""
-    told = {
+    """Open a span for an event as a child of its publisher's span; mark errors."""
+    own = {
         "messaging.system": "nats",
         "messaging.operation.name": name.partition(" ")[0],
         "messaging.operation.type": "process",
@@ -64,8 +64,8 @@ def span(name: str, event: Event, attributes: Attributes | None = None) -> Itera
         name,
         context=context.parent(event.extensions),
         kind=SpanKind.CONSUMER,
-        attributes=told,
-        # An exception's own words may be somebody's prompt: its type has to do.
+        attributes=own,
+        # Record only the exception's type, because its message may quote a prompt.
         record_exception=False,
         set_status_on_exception=False,
     ) as current:
@@ -82,8 +82,14 @@ def span(name: str, event: Event, attributes: Attributes | None = None) -> Itera
             raise
 
 
-def answered(current: Span, status: int, *, waits: bool = False) -> None:
-    """What the other side said to an event; `status` 0: nothing. `waits`: not now, which is no error."""
+def set_response(current: Span, status: int, *, waits: bool = False) -> None:
+    """Record the HTTP response to an event on its span.
+
+    Args:
+        current: The span.
+        status: HTTP status; 0 means no response.
+        waits: The event has to wait, which is not an error.
+    """
     if status:
         current.set_attribute("http.response.status_code", status)
     if waits:
@@ -92,13 +98,13 @@ def answered(current: Span, status: int, *, waits: bool = False) -> None:
         _failed(current, str(status) if status else "no_answer")
 
 
-def _failed(current: Span, why: str) -> None:
-    current.set_attribute("error.type", why)
-    current.set_status(Status(StatusCode.ERROR, why))
+def _failed(current: Span, kind: str) -> None:
+    current.set_attribute("error.type", kind)
+    current.set_status(Status(StatusCode.ERROR, kind))
 
 
 class Inner:
-    """Spans within a run that begin and end in different places: model calls and tool calls."""
+    """Spans of model calls and tool calls, which begin and end in different places."""
 
     def __init__(self) -> None:
         self._parent = trace.set_span_in_context(trace.get_current_span())
@@ -109,7 +115,7 @@ class Inner:
         self._open[key] = _tracer.start_span(name, context=self._parent, kind=kind, attributes=dict(attributes))
 
     def end(self, key: str, attributes: Attributes, *, ok: bool = True) -> None:
-        """Close it, if it is open."""
+        """Close the span of `key` if it is open."""
         current = self._open.pop(key, None)
         if current is None:
             return
@@ -119,6 +125,6 @@ class Inner:
         current.end()
 
     def close(self) -> None:
-        """Close what the run left open."""
+        """Close all open spans as cut off."""
         for key in list(self._open):
             self.end(key, {"ocf.cut": True}, ok=False)

@@ -1,4 +1,4 @@
-"""From a handler to an ASGI app: functions-framework for the events."""
+"""ASGI apps of the functions: handlers behind functions-framework."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Handler = Callable[[Dependencies, Event], Awaitable[None]]
 _current: Dependencies | None = None
 
 
-def use(deps: Dependencies | None) -> None:
-    """Set what this process's functions run on (functions-framework hands a function nothing but the event)."""
+def set_dependencies(deps: Dependencies | None) -> None:
+    """Set the dependencies of this process's functions; functions-framework passes only the event to a function."""
     global _current
     _current = deps
 
 
 async def handle(handler: Handler, cloud_event: CloudEvent) -> None:
-    """Run `handler` on an event as functions-framework gives it; errors become the status their class says."""
+    """Run `handler` on an event of functions-framework; convert errors to the HTTP status of their class."""
     if _current is None:
         raise HTTPException(503, "starting")
     event = from_cloudevent(cloud_event)
@@ -47,7 +47,7 @@ async def handle(handler: Handler, cloud_event: CloudEvent) -> None:
 
 
 async def _handle(handler: Handler, deps: Dependencies, event: Event) -> None:
-    """One line in the log, whatever comes of it; at `debug` where it has to wait, which may be thousands of times."""
+    """Run `handler` and log one line with the result, at `debug` for a wait, which may recur thousands of times."""
     began, which = time.monotonic(), {"type": event.type, "event_id": event.id}
     try:
         with tracing.span(f"process {event.type}", event):
@@ -62,12 +62,12 @@ async def _handle(handler: Handler, deps: Dependencies, event: Event) -> None:
         level("event refused", action="event.refused", reason=str(error), **which)
         raise HTTPException(error.http_status, str(error), headers=headers) from None
     except OSError as error:
-        # This machine's fault, a full disk most likely, and not the event's: it comes again.
-        why = f"{error.strerror or type(error).__name__} ({error.filename or ''})"
-        log.error("event not handled", action="event.failed", reason=why, **which)
-        raise HTTPException(503, why) from None
+        # A fault of this machine, probably a full disk, and not of the event: request redelivery.
+        reason = f"{error.strerror or type(error).__name__} ({error.filename or ''})"
+        log.error("event not handled", action="event.failed", reason=reason, **which)
+        raise HTTPException(503, reason) from None
     except Exception as error:
-        # Ours to mend. Here, and not in the framework, whose line would not say which execution it is about.
+        # A bug. Logged here, because the framework's log line would not name the execution.
         log.exception("event not handled", action="event.failed", reason=type(error).__name__, **which)
         raise HTTPException(500, type(error).__name__) from None
     else:
@@ -75,7 +75,7 @@ async def _handle(handler: Handler, deps: Dependencies, event: Event) -> None:
 
 
 def from_cloudevent(event: CloudEvent) -> Event:
-    """Our event from the SDK's. The SDK has parsed JSON data already; it becomes bytes again, once."""
+    """Convert an event of the SDK. The SDK has parsed JSON data, which is serialised again."""
     attributes: dict[str, Any] = dict(event.get_attributes())
     data = event.get_data()
     if data is None:
@@ -100,7 +100,7 @@ def from_cloudevent(event: CloudEvent) -> Event:
 
 
 def function_app(name: str) -> ASGIApp:
-    """The functions-framework app of `functions.<name>.main`."""
+    """Return the functions-framework app of `ocf.functions.<name>.main`."""
     module = importlib.import_module(f"functions.{name}.main")
     make: Callable[..., ASGIApp] = create_asgi_app_from_module
     app = make(name, module.__file__, "cloudevent", module, module.__spec__)
@@ -108,24 +108,25 @@ def function_app(name: str) -> ASGIApp:
 
 
 class DispatcherOnly:
-    """Lets only the holder of the dispatch token in (a stray pod could otherwise inject an event)."""
+    """Middleware that requires the dispatch token, so that other pods cannot inject events."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
         self._token = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 401 without the token, else call the app."""
         if scope["type"] == "http":
             given = dict(scope["headers"]).get(b"ocf-dispatch-token", b"")
             if not hmac.compare_digest(given, self._token):
-                response = PlainTextResponse("events are taken from the dispatcher only", 401)
+                response = PlainTextResponse("events are accepted from the dispatcher only", 401)
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
 def function_mounts(names: tuple[str, ...], token: str | None, *, alone: bool) -> list[BaseRoute]:
-    """Where events go in: `/fn/<name>`, and `/` when the function is `alone` in its process."""
+    """Return the routes for events: `/fn/<name>`, and `/` if the function is `alone` in its process."""
     mounts: list[BaseRoute] = []
     for name in names:
         app = function_app(name)

@@ -28,7 +28,7 @@ from ocf.functions.settings.settings import Settings, comma_list
 
 @dataclass(frozen=True)
 class Dependencies:
-    """What functions are made of."""
+    """Dependencies of the functions."""
 
     settings: Settings
     clock: Clock
@@ -43,13 +43,13 @@ class Dependencies:
 
     @property
     def rejections(self) -> Rejections:
-        """How commands are rejected."""
+        """The publisher of rejections."""
         return Rejections(self.bus, self.records, self.clock, self.settings.task_timeout)
 
 
 @asynccontextmanager
 async def build(settings: Settings, name: str) -> AsyncIterator[Dependencies]:
-    """Everything a process named `name` needs, connected; closed at the end.
+    """Connect the dependencies of the process `name`; close them at the end.
 
     Raises:
         Unavailable: NATS does not answer.
@@ -86,10 +86,10 @@ async def build(settings: Settings, name: str) -> AsyncIterator[Dependencies]:
 
 @asynccontextmanager
 async def _dry(settings: Settings, name: str, keyring: Keyring | None) -> AsyncIterator[Dependencies]:
-    """Parts in memory (`DRY_RUN=1`); S3, when there is one, is read and never written."""
+    """Yield in-memory dependencies (`DRY_RUN=1`). S3, if configured, is read and never written."""
     clock = SystemClock()
-    beneath = S3Store(s3_config(settings)) if settings.s3_endpoint_url else None
-    bus, executions, store = MemoryBus(clock), MemoryBucket(clock), DryStore(beneath)
+    real_store = S3Store(s3_config(settings)) if settings.s3_endpoint_url else None
+    bus, executions, store = MemoryBus(clock), MemoryBucket(clock), DryStore(real_store)
     try:
         yield Dependencies(
             settings=settings,
@@ -104,8 +104,8 @@ async def _dry(settings: Settings, name: str, keyring: Keyring | None) -> AsyncI
             isolation=Isolation(clock, bus, store),
         )
     finally:
-        if beneath is not None:
-            beneath.close()
+        if real_store is not None:
+            real_store.close()
 
 
 def _worker(settings: Settings) -> str:
@@ -113,7 +113,7 @@ def _worker(settings: Settings) -> str:
 
 
 def s3_config(settings: Settings) -> S3Config:
-    """Where the archive is."""
+    """Return the configuration of the archive's bucket."""
     secret = settings.aws_secret_access_key
     return S3Config(
         bucket=settings.s3_bucket,

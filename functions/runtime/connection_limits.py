@@ -1,7 +1,7 @@
-"""What a server keeps of connections: how many, and how long one may wait for its request or for its reader.
+"""Limits of a server's connections: their number, and the time for a request and for reading its response.
 
-A connection without a request costs who opens it nothing, and us memory and a descriptor. So the oldest of those go
-when there are too many, which a client that sends its request at once never notices.
+A connection without a request costs the server memory and a descriptor, and the client nothing. If there are too many,
+the server drops the oldest of them; a client that sends its request at once is not affected.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from ocf.functions.observability import metrics
 
-#: Connections without a request: in all and of one address, which behind a proxy is everybody's.
+#: Connections without a request: in total, and per address (behind a proxy all clients share one address).
 WAITING, WAITING_EACH = 1_024, 256
-#: All connections at most; fewer where the process may not have so many descriptors, some of which are for the rest.
+#: Maximum of all connections, and descriptors reserved for other purposes; fewer if RLIMIT_NOFILE is lower.
 TOTAL, _RESERVED = 8_192, 256
-#: Seconds from the connection, or the answer before, to the end of a request's head; and for 48 KiB of an answer to be
-#: read.
+#: Seconds from the connection or the previous response to the end of a request's head; and until the client must have
+#: read 48 KiB of a response.
 HEAD_SECONDS, WRITE_SECONDS = 10.0, 60.0
 
 
 class Connections:
-    """The open connections of a server, those without a request by their address and age."""
+    """The open connections of a server; those without a request are ordered by address and age."""
 
     def __init__(self, *, total: int | None = None, waiting: int = WAITING, each: int = WAITING_EACH) -> None:
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -38,23 +38,23 @@ class Connections:
         self._waiting: dict[str, dict[asyncio.Transport, None]] = {}
 
     def __len__(self) -> int:
-        """How many are open."""
+        """Return the number of open connections."""
         return len(self._address)
 
     @property
     def waiting(self) -> int:
-        """How many have no request."""
+        """Number of connections without a request."""
         return sum(map(len, self._waiting.values()))
 
     def opened(self, transport: asyncio.Transport, address: str) -> None:
-        """Count a new one; drop another, or this one, where there are too many."""
+        """Register a new connection; drop one (perhaps this one) if there are too many."""
         self._address[transport] = address
         self.wait(transport)
         if len(self._address) > self._total:
             self._drop_oldest(max(self._waiting, key=lambda one: len(self._waiting[one])))
 
     def wait(self, transport: asyncio.Transport) -> None:
-        """It has no request (any more)."""
+        """Mark a connection as having no request; drop one if there are too many."""
         address = self._address.get(transport)
         if address is None:
             return
@@ -66,19 +66,19 @@ class Connections:
             self._drop_oldest(max(self._waiting, key=lambda one: len(self._waiting[one])))
 
     def serve(self, transport: asyncio.Transport) -> None:
-        """It has a request."""
+        """Mark a connection as having a request."""
         mine = self._waiting.get(self._address.get(transport, ""), {})
         mine.pop(transport, None)
         if not mine:
             self._waiting.pop(self._address.get(transport, ""), None)
 
     def closed(self, transport: asyncio.Transport) -> None:
-        """It is no more."""
+        """Remove a closed connection."""
         self.serve(transport)
         self._address.pop(transport, None)
 
     def drop(self, transport: asyncio.Transport) -> None:
-        """Close it at once."""
+        """Abort a connection and count it in the metrics."""
         if transport in self._address:
             metrics.connections_dropped.inc()
         self.closed(transport)
@@ -89,81 +89,81 @@ class Connections:
 
 
 class _Http(H11Protocol):
-    """uvicorn's HTTP, with an end to waiting."""
+    """uvicorn's HTTP protocol with timeouts for requests and for reading responses."""
 
-    kept: Connections
-    _late: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
+    tracker: Connections
+    _head_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
     _upgraded = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.kept.opened(transport, self.client[0] if self.client else "")
-        self._look()
+        self.tracker.opened(transport, self.client[0] if self.client else "")
+        self._update_wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
-        self.kept.closed(self.transport)
+        self.tracker.closed(self.transport)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._look()
+        self._update_wait()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._look()
+        self._update_wait()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         self._upgraded = True
         self._stop()
-        self.kept.serve(self.transport)
+        self.tracker.serve(self.transport)
         super().handle_websocket_upgrade(event)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._unread is None:
-            self._unread = self.loop.call_later(WRITE_SECONDS, self.kept.drop, self.transport)
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(WRITE_SECONDS, self.tracker.drop, self.transport)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
-    def _look(self) -> None:
-        """Begin or end the wait for a request, by whether there is one."""
+    def _update_wait(self) -> None:
+        """Start or stop the timeout for a request, depending on the state of the connection."""
         if self._upgraded or self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self.kept.serve(self.transport)
-            if self._late is not None:
-                self._late.cancel()
-                self._late = None
-        elif self._late is None:
-            self.kept.wait(self.transport)
-            self._late = self.loop.call_later(HEAD_SECONDS, self.kept.drop, self.transport)
+            self.tracker.serve(self.transport)
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+        elif self._head_timer is None:
+            self.tracker.wait(self.transport)
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.tracker.drop, self.transport)
 
     def _stop(self) -> None:
-        for timer in (self._late, self._unread):
+        for timer in (self._head_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
-        self._late = self._unread = None
+        self._head_timer = self._write_timer = None
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, counted until it is closed."""
+    """uvicorn's WebSocket protocol; the connection counts until it is closed."""
 
-    kept: Connections
+    tracker: Connections
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.kept.closed(self.transport)
+        self.tracker.closed(self.transport)
         super().connection_lost(exc)
 
 
-def bound(config: uvicorn.Config, kept: Connections | None = None) -> None:
-    """Let the server of `config` keep its connections by `kept`. Call it before the server starts."""
-    own: dict[str, Any] = {"kept": Connections() if kept is None else kept}
+def apply_limits(config: uvicorn.Config, tracker: Connections | None = None) -> None:
+    """Limit the connections of the server of `config`. Must be called before the server starts."""
+    own: dict[str, Any] = {"tracker": Connections() if tracker is None else tracker}
     config.http = cast(type[asyncio.Protocol], type("Http", (_Http,), own))
     if config.ws != "none":
         config.ws = cast(type[asyncio.Protocol], type("WebSocket", (_WebSocket,), own))

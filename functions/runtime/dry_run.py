@@ -1,8 +1,7 @@
-"""`DRY_RUN=1`: functions on in-memory parts, for `ocf replay --to` and a debugger. Nothing real is touched.
+"""`DRY_RUN=1`: functions on in-memory dependencies, for `ocf replay --to` and debugging, without external effects.
 
-State builds up from the commands themselves, in the order they are posted: the recorded submit makes the record that
-the recorded execute finds. Objects that a command refers to are read from S3 where one is configured; what is
-written stays in memory.
+The posted commands build the state in their order: the recorded submit creates the record that the recorded execute
+needs. Objects in commands are read from S3 if it is configured; writes stay in memory.
 """
 
 from __future__ import annotations
@@ -25,43 +24,48 @@ from ocf.events.session_record import Session
 
 
 class DryStore(MemoryStore):
-    """Reads what was not written here from `beneath`, and never writes to it."""
+    """Object store in memory that reads missing objects from `fallback`, and never writes to it."""
 
-    def __init__(self, beneath: ObjectStore | None) -> None:
+    def __init__(self, fallback: ObjectStore | None) -> None:
         super().__init__()
-        self._beneath = beneath
+        self._fallback = fallback
         self._removed: list[str] = []
 
     def _below(self, key: str) -> ObjectStore | None:
         hidden = key in self.objects or any(key.startswith(prefix) for prefix in self._removed)
-        return None if hidden else self._beneath
+        return None if hidden else self._fallback
 
     async def get(self, key: str) -> bytes:
+        """Implement `ObjectStore.get`."""
         below = self._below(key)
         return await (below.get(key) if below else super().get(key))
 
     async def stream(self, key: str, *, chunk: int = 1024 * 1024) -> AsyncIterator[bytes]:
+        """Implement `ObjectStore.stream`."""
         below = self._below(key)
         async for piece in below.stream(key, chunk=chunk) if below else super().stream(key, chunk=chunk):
             yield piece
 
     async def head(self, key: str) -> ObjectInfo | None:
+        """Implement `ObjectStore.head`."""
         below = self._below(key)
         return await (below.head(key) if below else super().head(key))
 
     async def delete_prefix(self, prefix: str) -> int:
+        """Implement `ObjectStore.delete_prefix`."""
         self._removed.append(prefix)
         return await super().delete_prefix(prefix)
 
 
 class DrySessions(MemoryBucket):
-    """Every session that is asked for is there, open and empty: its own create is no event of the execution."""
+    """Bucket in which every session exists, open and empty, as the execution's events do not include its create."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
         self._time = clock
 
     async def get(self, key: str) -> Entry | None:
+        """Implement `Bucket.get`."""
         found = await super().get(key)
         if found is not None:
             return found
@@ -78,37 +82,38 @@ class DrySessions(MemoryBucket):
         return Entry(key, made.model_dump_json(exclude_defaults=True).encode(), revision)
 
 
-class ByType:
-    """Takes any event at `/`: says it on the bus, as its publisher did, and hands it to the function it is for."""
+class EventRouter:
+    """ASGI app that publishes each event on the bus, as its publisher did, and passes it to its function."""
 
     def __init__(self, bus: Bus, functions: Mapping[str, ASGIApp]) -> None:
         self._bus = bus
         self._functions = functions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Publish the event of a request, then call its function; answer 400 for an invalid event."""
         if scope["type"] != "http":
             return
         body = await _body(receive)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            verb = await self._say(headers, body)
+            verb = await self._publish(headers, body)
         except InvalidEvent as error:
             await PlainTextResponse(str(error), 400)(scope, receive, send)
             return
         function = self._functions.get(verb)
         if function is None:
-            text = f"{verb}: said on the bus; no function of this process takes it"
+            text = f"{verb}: published on the bus; no function of this process takes it"
             await PlainTextResponse(text, 202)(scope, receive, send)
             return
-        # It was in time when it was recorded.
-        kept = [(name, value) for name, value in scope["headers"] if name.lower() != b"ce-expirytime"]
-        await function({**scope, "headers": kept}, _again(body, receive), send)
+        # The event had not expired when it was recorded.
+        without_expiry = [(name, value) for name, value in scope["headers"] if name.lower() != b"ce-expirytime"]
+        await function({**scope, "headers": without_expiry}, _replay_body(body, receive), send)
 
-    async def _say(self, headers: Mapping[str, str], body: bytes) -> str:
+    async def _publish(self, headers: Mapping[str, str], body: bytes) -> str:
         event = decode(headers, body)
         subject = event.extensions.get("natssubject", "")
         if TYPES.get(event.type) is None or not subject.startswith("ocf.cmd."):
-            raise InvalidEvent(f"type: {event.type[:120]!r} is no command, or natssubject does not name its subject")
+            raise InvalidEvent(f"type: {event.type[:120]!r} is not a command, or natssubject does not name its subject")
         event = replace(event, extensions={k: v for k, v in event.extensions.items() if not k.startswith("nats")})
         await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": event.id})
         return subject.split(".")[2]
@@ -124,8 +129,8 @@ async def _body(receive: Receive) -> bytes:
     return b"".join(pieces)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """A receive that gives the body that was read once more, then what comes."""
+def _replay_body(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that yields the body again, then further messages."""
     first: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receiving() -> Message:

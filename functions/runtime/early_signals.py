@@ -1,13 +1,12 @@
-"""The first process of a container: `python -m ocf.functions.runtime.early_signals MODULE` runs `MODULE.main()`.
+"""Entry point of a container: `python -m ocf.functions.runtime.early_signals MODULE` runs `MODULE.main()`.
 
-It ends at the first SIGTERM or SIGINT.
+The process exits at the first SIGTERM or SIGINT.
 
-Linux hands the first process of a container no signal that it has no handler for. Until a function serves it has none:
-a SIGTERM that came while it still imported, or waited for NATS, was lost, and the pod stayed for its whole grace, which
-is an hour. Nothing runs then that would have to be handed on; `uvicorn_server` takes over
-when something does.
+Linux delivers no signal to the first process of a container unless the process has a handler. A function has no handler
+while it imports modules or waits for NATS, so a SIGTERM then would be lost, and the pod would stay for its whole grace
+period of an hour. At that time no work needs a graceful stop; `uvicorn_server` installs its handlers later.
 
-Imports nothing of the project by itself: what it is about are the seconds that importing takes.
+This module imports nothing of the project, because it covers the seconds that these imports take.
 """
 
 import importlib

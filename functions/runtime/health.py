@@ -1,4 +1,4 @@
-"""Health, readiness and metrics over HTTP. Apart from `runtime.asgi`: the dispatcher needs no framework."""
+"""Health, readiness and metrics over HTTP. Separate from `runtime.asgi`, because the dispatcher needs no framework."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from starlette.routing import Route
 from ocf.events.errors import OcfError
 from ocf.functions.observability import metrics
 
-#: Raises where something is missing; returns what is to be said in place of `ok`, if anything.
+#: Raises OcfError or OSError if the dependency is not ready; returns a text to report instead of `ok`, or None.
 Check = Callable[[], Awaitable[str | None]]
 
 
 def health_routes(checks: dict[str, Check], exposition: Callable[[], bytes] = metrics.exposition) -> list[Route]:
-    """`/health` (this process answers), `/ready` (each named check, 503 when one fails), `/metrics`."""
+    """Return the routes `/health` (always 200), `/ready` (each check by name, 503 if one fails) and `/metrics`."""
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -1,12 +1,12 @@
-"""Decentralised NATS JWTs: who may say and hear what (NATS ADR-14; github.com/nats-io/jwt, version 2 claims).
+"""Decentralised NATS JWTs: roles and their permissions (NATS ADR-14; github.com/nats-io/jwt, version 2 claims).
 
-The operator signs accounts, account `OCF` lists two signing keys, the server checks everything from its
-configuration (MEMORY resolver), so nobody has to be asked when a user is made. The key that the gateway
-holds is *scoped*: the server takes permissions from the account's template and from two tags of the
-user, so that even with the seed stolen nothing but a viewer can be minted with it.
+The operator signs the accounts, and the account `OCF` lists two signing keys. The server verifies all users from its
+configuration (MEMORY resolver), so users can be created without a request to the server. The gateway's signing key is
+*scoped*: the server takes the permissions from the account's template and from two tags of the user, so that a stolen
+seed can only mint viewers.
 
-A viewer may publish nothing at all. With any right on JetStream's API a reply subject or a consumer's
-`deliver_subject` makes the server itself write where the viewer chose.
+A viewer may not publish. With any permission on JetStream's API, a reply subject or a consumer's `deliver_subject`
+would make the server publish on a subject of the viewer's choice.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _ACCOUNT_LIMITS: dict[str, Any] = {
 
 
 class InvalidViewer(DeadLetter):
-    """The credentials asked for do not make sense."""
+    """The requested viewer credentials are not valid."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """What a kind of user may do; `{project}` stands for one project or `*`."""
+    """Permissions of a kind of user; `{project}` stands for one project or `*`."""
 
     name: str
-    why: str
+    description: str
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
     connections: tuple[str, ...] = ("STANDARD", "WEBSOCKET")
@@ -57,23 +57,23 @@ class Role:
 
 FUNCTIONS = Role(
     "functions",
-    "functions and dispatcher: everything of this system, nothing of the server",
+    "functions and dispatcher: all subjects of this system, no server administration",
     publish=("ocf.>", "$JS.API.>", "$JS.ACK.>", "$JS.FC.>", "$KV.>"),
-    # Answers come in where no other role may listen; `adapters.nats.bus.connect` reads it from the credentials.
+    # An inbox prefix that no other role may subscribe to; `adapters.nats.bus.connect` reads it from the credentials.
     subscribe=("ocf.>", "$KV.>", "_INBOX_FUNCTIONS.>"),
 )
 BACKEND = Role(
     "backend",
-    "a backend trusted with every project as a function is: it commands and reads. What it may publish is a list, but "
-    "the server answers to any reply subject and obeys `Nats-Rollup` on the command stream: bugs are kept out, "
-    "not an attacker",
+    "a backend that is trusted with every project: it publishes commands and reads everything. The list of publish "
+    "permissions prevents mistakes, not attacks: the server answers to any reply subject and obeys `Nats-Rollup` on "
+    "the command stream",
     publish=(
         *(f"ocf.cmd.{verb}.{{project}}.>" for verb in _COMMANDS),
         "$JS.API.INFO",
         "$JS.API.STREAM.NAMES",
         *(f"$JS.API.{call}.{stream}" for stream in _READABLE for call in ("STREAM.INFO", "STREAM.MSG.GET")),
         *(f"$JS.API.DIRECT.GET.{stream}{more}" for stream in _READABLE for more in ("", ".>")),
-        # For NATS clients that follow a stream with a short-lived consumer of their own.
+        # For NATS clients that follow a stream by an ephemeral consumer.
         *(
             f"$JS.API.CONSUMER.{call}"
             for stream in ("OCF_EVENTS", "OCF_OUTPUT")
@@ -84,8 +84,8 @@ BACKEND = Role(
         "$JS.FC.>",
     ),
     subscribe=("ocf.evt.{project}.>", "ocf.out.{project}.>", "ocf.live.{project}.>", "_INBOX.>"),
-    # The dispatcher's consumer on that stream. Those of its projects (`archive-<project>`, ADR 0012) cannot be denied,
-    # for a wildcard stands for a whole token; a client's own consumers have random names.
+    # The dispatcher's consumer on that stream. Its consumers per project (`archive-<project>`, ADR 0012) cannot be
+    # denied, because a wildcard stands for a whole token; ephemeral consumers of clients have random names.
     deny=(
         "$JS.API.CONSUMER.CREATE.OCF_EVENTS.archive",
         "$JS.API.CONSUMER.CREATE.OCF_EVENTS.archive.>",
@@ -95,22 +95,23 @@ BACKEND = Role(
 )
 PROJECT_BACKEND = Role(
     "project-backend",
-    "a backend of one project: its facts and output as they happen; commands and history over HTTP. It publishes "
-    "nothing: the server would write its acknowledgement to any subject named as the reply, another project's record "
-    "too, and `Nats-Rollup` on a command empties the stream for all. No inbox: those of others are heard there",
+    "a backend of one project: live facts and output over NATS, commands and history over HTTP. It may not publish: "
+    "the server would send the acknowledgement to any reply subject, including another project's record, and "
+    "`Nats-Rollup` on a command would empty the stream. It has no inbox, because an inbox permission includes the "
+    "inboxes of others",
     publish=(),
     subscribe=("ocf.evt.{project}.>", "ocf.out.{project}.>", "ocf.live.{project}.>"),
 )
 BACKUP = Role(
     "backup",
-    "who backs up and restores: every stream as a whole, with any client's own inbox. As much as the functions, and it "
-    "reads what they are answered: made when it is needed, and kept nowhere",
+    "backup and restore: every stream as a whole, with any client's inbox. It has the permissions of the functions and "
+    "can read their replies: create it when needed, and do not store it",
     publish=(*FUNCTIONS.publish, "$JS.SNAPSHOT.>"),
     subscribe=(*FUNCTIONS.subscribe, "_INBOX.>"),
 )
 ROLES: dict[str, Role] = {role.name: role for role in (FUNCTIONS, BACKEND, PROJECT_BACKEND, BACKUP)}
 
-#: What the scoped key's users get; the server fills the tags in.
+#: Permissions of the scoped key's users; the server fills in the tags.
 VIEWER_SCOPE: dict[str, Any] = {
     "pub": {"deny": [">"]},
     "sub": {"allow": ["ocf.live.{{tag(project)}}.{{tag(execution)}}"]},
@@ -123,14 +124,14 @@ VIEWER_SCOPE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Credentials:
-    """A user's JWT with the seed that proves it is its owner; `expires_at` in Unix seconds, 0 for never."""
+    """A user's JWT and the seed that proves its possession; `expires_at` in Unix seconds, 0 for never."""
 
     jwt: str
     seed: str
     expires_at: int = 0
 
     def file(self) -> str:
-        """The content of a `.creds` file, as every NATS client reads it."""
+        """Return the content of a `.creds` file."""
         return (
             f"-----BEGIN NATS USER JWT-----\n{self.jwt}\n------END NATS USER JWT------\n\n"
             f"-----BEGIN USER NKEY SEED-----\n{self.seed}\n------END USER NKEY SEED------\n"
@@ -139,7 +140,7 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Trust:
-    """The seeds everything else is derived from. Keep them where only their owner reads them."""
+    """The seeds of all keys. Only their owner may be able to read them."""
 
     operator: str
     system_account: str
@@ -149,28 +150,28 @@ class Trust:
 
     @classmethod
     def generate(cls) -> Trust:
-        """New random seeds."""
+        """Return new random seeds."""
         operator, account = nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT
         return cls(new_seed(operator), *(new_seed(account) for _ in range(4)))
 
 
 def new_seed(prefix: int) -> str:
-    """A random seed of that kind (`nkeys.PREFIX_BYTE_*`)."""
+    """Return a random seed; `prefix` is its kind (`nkeys.PREFIX_BYTE_*`)."""
     seed: bytes = nkeys.encode_seed(os.urandom(32), prefix)
     return seed.decode()
 
 
 def public_key(seed: str) -> str:
-    """The public key of a seed."""
+    """Return the public key of a seed."""
     key: bytes = _pair(seed).public_key
     return key.decode()
 
 
 def server_jwts(trust: Trust, now: int) -> dict[str, str]:
-    """What the server is configured with: `operator`, and each account's JWT by its public key.
+    """Return the JWTs of the server's configuration: `operator`, and each account's by its public key.
 
     Args:
-        trust: the seeds.
+        trust: The seeds.
         now: Unix seconds.
     """
     system, account = public_key(trust.system_account), public_key(trust.account)
@@ -196,11 +197,11 @@ def server_jwts(trust: Trust, now: int) -> dict[str, str]:
 
 
 def mint_user(trust: Trust, role: Role, now: int, *, project: str = "*", ttl: int = 0) -> Credentials:
-    """Credentials of `role`, for one project or for all, for `ttl` seconds (0: for ever)."""
+    """Return credentials of `role` for one project or all, valid for `ttl` seconds (0: for ever)."""
     if project != "*":
         check_project(project)
     permissions = {
-        # An empty list of what is allowed would allow everything.
+        # An empty allow list would allow everything.
         "pub": {"allow": [subject.format(project=project) for subject in role.publish], "deny": list(role.deny)}
         if role.publish
         else {"deny": [">"]},
@@ -212,19 +213,19 @@ def mint_user(trust: Trust, role: Role, now: int, *, project: str = "*", ttl: in
 
 
 def mint_viewer(signing_seed: str, account: str, project: str, execution: str, *, ttl: int, now: int) -> Credentials:
-    """Credentials that may listen to one execution's live output over WebSocket, and nothing else.
+    """Return credentials that may only subscribe to one execution's live output over WebSocket.
 
     Args:
         signing_seed: `Trust.viewer_signing`.
-        account: public key of the account.
-        project: whose execution it is.
-        execution: its id.
-        ttl: seconds until the server closes the connection; at least 1.
+        account: Public key of the account.
+        project: Project of the execution.
+        execution: Id of the execution.
+        ttl: Seconds until the server closes the connection; at least 1.
         now: Unix seconds.
 
     Raises:
-        InvalidEvent: project or execution could break out of its subject.
-        InvalidViewer: no positive ttl: a viewer for ever is never right.
+        InvalidEvent: Project or execution is not a valid subject token.
+        InvalidViewer: The TTL is not positive; viewers must expire.
     """
     if ttl < 1:
         raise InvalidViewer("ttl: must be at least one second")

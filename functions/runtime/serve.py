@@ -1,8 +1,8 @@
 """Entry point of every function: `FUNCTION_TARGET=submit python -m ocf.functions.runtime.serve`.
 
-One process can serve several (`FUNCTION_TARGET=submit,cancel,gateway`): that is what the embedded stack does to stay
-small. Events go in at `/fn/<name>`, and at `/` where there is only one function. `execute` is always alone; for more
-than one execution at once the process becomes the parent of workers (`functions/workers/parent.py`).
+One process can serve several functions (`FUNCTION_TARGET=submit,cancel,gateway`), as in the embedded stack, to save
+memory. Events are posted to `/fn/<name>`, or to `/` if there is only one function. `execute` is always alone; for
+concurrent executions the process becomes the parent of workers (`functions/workers/parent.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ocf.events.errors import OcfError
 from ocf.functions.observability import logs, metrics, tracing
 from ocf.functions.runtime import asgi, uvicorn_server
 from ocf.functions.runtime.bootstrap import Dependencies, build
-from ocf.functions.runtime.dry_run import ByType
+from ocf.functions.runtime.dry_run import EventRouter
 from ocf.functions.runtime.health import Check, health_routes
 from ocf.functions.settings.settings import Settings, load_or_exit
 from ocf.functions.workers import environment
@@ -34,16 +34,16 @@ TARGETS = (*FUNCTIONS, "gateway")
 
 
 def targets(settings: Settings) -> tuple[str, ...]:
-    """The functions of `FUNCTION_TARGET`. Exits with one line when it is empty or unknown."""
+    """Return the functions of `FUNCTION_TARGET`; exit with one line if it is empty or unknown."""
     names = tuple(name.strip() for name in settings.function_target.split(",") if name.strip())
     unknown = [name for name in names if name not in TARGETS]
     if unknown or not names:
-        said = repr(unknown[0]) if unknown else "it is empty; it"
-        sys.stderr.write(f"ocf: FUNCTION_TARGET: {said} must be one or more of {', '.join(TARGETS)}\n")
+        problem = repr(unknown[0]) if unknown else "it is empty; it"
+        sys.stderr.write(f"ocf: FUNCTION_TARGET: {problem} must be one or more of {', '.join(TARGETS)}\n")
         raise SystemExit(2)
     if "execute" in names and len(names) > 1:
         sys.stderr.write(
-            "ocf: FUNCTION_TARGET: execute must be alone: what harms its process must harm no other function\n"
+            "ocf: FUNCTION_TARGET: execute must be alone, so that harm to its process affects no other function\n"
         )
         raise SystemExit(2)
     return names
@@ -56,14 +56,15 @@ def build_app(
     checks: dict[str, Check],
     exposition: Callable[[], bytes] = metrics.exposition,
 ) -> Starlette:
-    """The ASGI app of one process."""
+    """Return the ASGI app of one process."""
     token = deps.settings.dispatch_token
     functions = tuple(name for name in names if name in FUNCTIONS)
     mounts = asgi.function_mounts(functions, token.get_secret_value() if token else None, alone=len(names) == 1)
     if deps.settings.dry_run:
-        # What builds up the state that a function needs is there too; only execute starts anything.
+        # All other functions run too, because their commands build the state. `execute` runs only if it is named,
+        # because it alone starts an agent.
         beside = {*functions, *FUNCTIONS} - ({"execute"} - {*functions})
-        mounts = [Mount("/", app=ByType(deps.bus, {name: asgi.function_app(name) for name in beside}))]
+        mounts = [Mount("/", app=EventRouter(deps.bus, {name: asgi.function_app(name) for name in beside}))]
     routes: list[BaseRoute] = [] if gateway else list(health_routes(checks, exposition))
     routes += mounts
     if gateway is not None:
@@ -75,14 +76,14 @@ def build_app(
 async def assembled(
     settings: Settings, names: tuple[str, ...], exposition: Callable[[], bytes] = metrics.exposition
 ) -> AsyncIterator[Starlette]:
-    """The app with everything it needs running; stopped in reverse order at the end.
+    """Start everything that the app needs, and yield the app; stop in reverse order at the end.
 
-    A function module may have `lifespan(parts)`, an async context manager that yields its readiness checks, and
-    `drained(grace)`, which is waited for before that ends.
+    A function module may define `lifespan(deps)`, an async context manager that yields its readiness checks, and
+    `drained(grace)`, which is awaited before the lifespan ends.
     """
     async with AsyncExitStack() as stack:
         deps = await stack.enter_async_context(build(settings, "+".join(names) if len(names) < 3 else "control"))
-        asgi.use(deps)
+        asgi.set_dependencies(deps)
         metrics.expect_ends()
         checks: dict[str, Check] = {"nats": deps.bus.ready}
         if any(name in ("execute", "archive", "cleanup", "submit", "session") for name in names):
@@ -98,7 +99,7 @@ async def assembled(
 
 
 async def run(settings: Settings, names: tuple[str, ...], link: Link | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; exit status. With a `link`, what the parent at its other end hands over."""
+    """Serve until SIGTERM or SIGINT; return the exit status. With a `link`, serve the connections of the parent."""
     if link is not None:
         link.start()
     exposition = metrics.exposition if link is None else link.tally.exposition
@@ -111,26 +112,26 @@ async def run(settings: Settings, names: tuple[str, ...], link: Link | None = No
                 log_config=None,
                 access_log=False,
                 ws="websockets-sansio" if "gateway" in names else "none",
-                # Only a run is worth waiting for that long.
+                # Only executions justify a long graceful shutdown.
                 timeout_graceful_shutdown=settings.drain_seconds if "execute" in names else 10,
             )
-            told = await uvicorn_server.serve(config, link)
+            stopped_for = await uvicorn_server.serve(config, link)
             for name in names:
                 module = importlib.import_module(f"functions.{name}.main")
                 if hasattr(module, "drained"):
-                    await module.drained(settings.drain_seconds - told)
+                    await module.drained(settings.drain_seconds - stopped_for)
     except OcfError as error:
         sys.stderr.write(f"ocf: cannot start {'+'.join(names)}: {error}\n")
         return 1
     finally:
-        asgi.use(None)
+        asgi.set_dependencies(None)
         tracing.flush()
     return 0
 
 
 def main() -> None:
-    """Run it."""
-    if environment.parent_wanted(os.environ):
+    """Run this process as a parent of workers or as a server, depending on its environment."""
+    if environment.needs_parent(os.environ):
         importlib.import_module("ocf.functions.workers.parent").main()
     if environment.SEALED in os.environ:
         environment.unseal(int(os.environ[environment.SEALED]))
@@ -138,7 +139,7 @@ def main() -> None:
 
 
 def work(link: Link | None = None) -> int:
-    """Serve what this process's environment names; exit status."""
+    """Serve the functions in this process's environment; return the exit status."""
     import uvloop
 
     settings = load_or_exit()

@@ -1,6 +1,6 @@
-"""Applies `ocf.events.streams` to a NATS server; safe to repeat: `python -m ocf.functions.runtime.setup`.
+"""Setup of the streams and buckets of `ocf.events.streams`: `python -m ocf.functions.runtime.setup`.
 
-A stream that is there is updated in place, its messages stay.
+Idempotent: existing streams are updated in place, and their messages stay.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ocf.events import dead_letters, subjects
 from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.events.errors import OcfError, Unavailable
 from ocf.events.streams import BUCKETS, STREAMS, BucketSpec, StreamSpec
-from ocf.functions.core.retention_schedule import keep_retaining
+from ocf.functions.core.retention_schedule import ensure_retention_schedule
 from ocf.functions.observability import logs
 from ocf.functions.settings.settings import load_or_exit
 
@@ -25,10 +25,10 @@ _API_TIMEOUT = 10.0
 
 
 def stream_config(spec: StreamSpec, replicas: int) -> dict[str, Any]:
-    """The server's configuration of a stream (JetStream API, ADR-8, ADR-31, ADR-51)."""
+    """Return the server's configuration of a stream (JetStream API, ADR-8, ADR-31, ADR-51)."""
     config: dict[str, Any] = {
         "name": spec.name,
-        "description": spec.why,
+        "description": spec.description,
         "subjects": list(spec.subjects),
         "retention": "limits",
         "storage": "file",
@@ -43,25 +43,25 @@ def stream_config(spec: StreamSpec, replicas: int) -> dict[str, Any]:
         source, destination = spec.republish
         config["republish"] = {"src": source, "dest": destination}
     if spec.schedules:
-        # Schedules need TTLs, and the server forces rollups on with them: a fired schedule replaces itself (ADR-51).
-        # So whoever may publish one command may empty the stream: `nats_jwt.PROJECT_BACKEND` may publish none.
+        # Schedules need TTLs, and the server then enables rollups: a fired schedule replaces itself (ADR-51). A client
+        # that may publish any command can therefore empty the stream; `nats_auth.PROJECT_BACKEND` may publish none.
         config |= {"allow_msg_schedules": True, "allow_msg_ttl": True, "allow_rollup_hdrs": True}
     return config
 
 
 def bucket_config(spec: BucketSpec, replicas: int) -> dict[str, Any]:
-    """The stream behind a key-value bucket (ADR-8), with a TTL per key (ADR-43).
+    """Return the configuration of a key-value bucket's stream (ADR-8), with a TTL per key (ADR-43).
 
-    `subject_delete_marker_ttl` stays unset: with it `get` of an expired key finds a marker and `create` fails.
+    `subject_delete_marker_ttl` is not set: with it, `get` of an expired key returns a marker and `create` fails.
     """
     return {
         "name": f"KV_{spec.name}",
-        "description": spec.why,
+        "description": spec.description,
         "subjects": [f"$KV.{spec.name}.>"],
         "retention": "limits",
         "storage": "file",
         "num_replicas": replicas,
-        # One value per key, by a rollup with each (events/adapters/nats/bucket.py says why not by this limit).
+        # Rollups keep one value per key; for the reason see events/adapters/nats/bucket.py.
         "max_msgs_per_subject": -1,
         "max_msg_size": 1024 * 1024,
         "discard": "new",
@@ -75,16 +75,17 @@ def bucket_config(spec: BucketSpec, replicas: int) -> dict[str, Any]:
 
 
 async def apply(bus: NatsBus, replicas: int = 1, *, output_age: int = 0, output_bytes: int = 0) -> list[str]:
-    """Create or update every stream and bucket; returns their names.
+    """Create or update all streams and buckets; return their names.
 
     Args:
-        bus: a connection that may do it.
-        replicas: copies of each.
-        output_age: seconds for which output is kept at least.
-        output_bytes: of output, all executions together; when there is more the oldest goes. 0: unlimited.
+        bus: A connection with administrative permissions.
+        replicas: Replicas of each stream and bucket.
+        output_age: Minimum age of output in seconds.
+        output_bytes: Maximum size of the output of all executions in bytes, beyond which the oldest is removed; 0 means
+            unlimited.
 
     Raises:
-        Unavailable: the server refuses or does not answer.
+        Unavailable: The server refuses or does not answer.
     """
     specs = [
         replace(spec, max_age=max(spec.max_age, output_age), max_bytes=output_bytes)
@@ -118,7 +119,7 @@ async def _call(bus: NatsBus, call: str, config: dict[str, Any]) -> dict[str, An
 
 
 async def run() -> int:
-    """Apply to the server of this environment; exit status."""
+    """Set up the NATS server of this environment; return the exit status."""
     settings = load_or_exit()
     logs.configure(settings.log_level)
     try:
@@ -130,7 +131,7 @@ async def run() -> int:
             )
             await dead_letters.move_old(bus)
             if settings.retention:
-                await keep_retaining(bus)  # also where nothing is submitted any more
+                await ensure_retention_schedule(bus)  # also if no further submit would create the schedule
         finally:
             await bus.close()
     except OcfError as error:
@@ -141,7 +142,7 @@ async def run() -> int:
 
 
 def main() -> None:
-    """Run it."""
+    """Run the setup."""
     raise SystemExit(asyncio.run(run()))
 
 

@@ -1,4 +1,4 @@
-"""uvicorn, until SIGTERM or SIGINT; what comes after is the caller's."""
+"""uvicorn server that runs until SIGTERM or SIGINT, and then returns to the caller."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ from ocf.functions.workers.parent_link import Link
 
 
 async def serve(config: uvicorn.Config, link: Link | None = None) -> float:
-    """Serve until told to stop and all requests are answered; returns how many seconds ago it was told.
+    """Serve until a stop signal, and until all requests are answered; return the seconds since the signal.
 
-    With a `link` it does not listen: its parent hands connections to it, one for each request.
+    With a `link` the server does not listen: the parent passes connections to it, one for each request.
 
-    uvicorn raises the signal again once it has stopped, for whoever handled it before; by default that would end the
-    process on the spot, before runs are handed on and connections closed. A handler and not SIG_IGN: children would
-    inherit that.
+    After its shutdown uvicorn raises the signal again for the previous handler. The default handler would end the
+    process at once, before executions are released and connections closed, so a handler is installed. SIG_IGN would be
+    inherited by children.
     """
     server = _Server(config, link)
-    # What start-up made lives as long as the process. Without this a full collection goes through all of it, which
-    # stops every answer for 80 ms (measured for the gateway's process).
+    # The objects of the start-up live as long as the process. Freezing excludes them from garbage collection, which
+    # would otherwise block all responses for 80 ms (measured for the gateway's process).
     gc.collect()
     gc.freeze()
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Before uvicorn listens for them, and after it has acted on them.
+        # Applies before uvicorn installs its own handlers and after it restores the previous ones.
         signal.signal(number, server.handle_exit)
     if link is None:
-        connection_limits.bound(config)
+        connection_limits.apply_limits(config)
     else:
         config.headers.append(("connection", "close"))
     await server.serve(sockets=None if link is None else [])
-    return time.monotonic() - server.told if server.told else 0.0
+    return time.monotonic() - server.stopped_at if server.stopped_at else 0.0
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, when it was told to stop, and connections that somebody else has accepted."""
+    """uvicorn's server with the time of the stop signal, and with connections accepted by the parent."""
 
-    told = 0.0
+    stopped_at = 0.0
 
     def __init__(self, config: uvicorn.Config, link: Link | None) -> None:
         super().__init__(config)
         self._link = link
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.told = self.told or time.monotonic()
+        self.stopped_at = self.stopped_at or time.monotonic()
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self._link is not None:
-            self._link.serve(self._converse)
+            self._link.serve(self._serve_connection)
 
-    async def _converse(self, connection: socket.socket, closed: Callable[[], None]) -> asyncio.Transport:
+    async def _serve_connection(self, connection: socket.socket, closed: Callable[[], None]) -> asyncio.Transport:
         protocol = self.config.http_protocol_class(
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )  # type: ignore[call-arg]

@@ -28,7 +28,7 @@ from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Attached, Session
 from ocf.functions.core.command_events import command, ids_of
 from ocf.functions.core.rejections import Refusal
-from ocf.functions.core.session_repository import EXPIRY, Sessions, schedule_end, schedule_subject
+from ocf.functions.core.session_repository import EXPIRY, Sessions, schedule_expiry, schedule_subject
 from ocf.functions.core.stored_objects import delete_session
 from ocf.functions.runtime.bootstrap import Dependencies
 
@@ -42,7 +42,7 @@ async def session(deps: Dependencies, event: Event) -> None:
 
     Raises:
         NotYetKnown: no such session (its create may be on the way); delivered again.
-        Conflict: an execution of it still runs; it was told to end, and this comes again.
+        Conflict: an execution of it still runs; it was command_event to end, and this comes again.
         Drop: there is nothing (left) to do.
     """
     try:
@@ -58,7 +58,7 @@ async def session(deps: Dependencies, event: Event) -> None:
 
 async def _create(deps: Dependencies, request: SessionCreate, event: Event) -> None:
     sessions = Sessions(deps.sessions, deps.clock)
-    wrong = await _not_to_be_made(deps, request)
+    wrong = await _creation_error(deps, request)
     if wrong is not None:
         await _reject(deps, event, [wrong])
         return
@@ -82,18 +82,18 @@ async def _create(deps: Dependencies, request: SessionCreate, event: Event) -> N
         await sessions.create(made)
     except Conflict:
         existing = await sessions.get(request.project_id, request.session_id)
-        if existing is None or existing.state != "open" or _asked(existing) != _asked(made):
+        if existing is None or existing.state != "open" or _identity(existing) != _identity(made):
             await _reject(deps, event, [USED])
             return
         made = existing
-    await schedule_end(deps.bus, made, made.expires_at, now)
+    await schedule_expiry(deps.bus, made, made.expires_at, now)
     fact = SessionCreated(
         session_id=request.session_id,
         project_id=request.project_id,
         from_execution_id=request.from_execution_id,
         expires_at=made.expires_at,
     )
-    await deps.records.say("dev.ocf.session.created.v1", fact, event, key=_ref(request).message_id("created"))
+    await deps.records.publish_fact("dev.ocf.session.created.v1", fact, event, key=_ref(request).message_id("created"))
 
 
 def _ref(request: SessionCommand) -> SessionRef:
@@ -105,12 +105,12 @@ def _key(request: SessionCommand, what: str, event: Event) -> str:
     return _ref(request).message_id(what, event.extensions.get(NATS_SEQUENCE) or event.id)
 
 
-def _asked(session: Session) -> tuple[object, ...]:
+def _identity(session: Session) -> tuple[object, ...]:
     """What tells a repeated create from another one."""
     return (session.workspace, session.from_execution_id, session.labels)
 
 
-async def _not_to_be_made(deps: Dependencies, request: SessionCreate) -> FieldError | None:
+async def _creation_error(deps: Dependencies, request: SessionCreate) -> FieldError | None:
     """Why there can be no such session.
 
     Raises:
@@ -147,7 +147,7 @@ async def _attach(deps: Dependencies, request: SessionAttach, event: Event) -> N
         await _reject(deps, event, [FieldError(field="session_id", message="is being destroyed")])
         return
     fact = SessionAttached(session_id=request.session_id, project_id=request.project_id, client_id=request.client_id)
-    await deps.records.say("dev.ocf.session.attached.v1", fact, event, key=_key(request, "attached", event))
+    await deps.records.publish_fact("dev.ocf.session.attached.v1", fact, event, key=_key(request, "attached", event))
 
 
 async def _detach(deps: Dependencies, request: SessionDetach, event: Event) -> None:
@@ -157,24 +157,24 @@ async def _detach(deps: Dependencies, request: SessionDetach, event: Event) -> N
 
     await Sessions(deps.sessions, deps.clock).change(request.project_id, request.session_id, detached)
     fact = SessionDetached(session_id=request.session_id, project_id=request.project_id, client_id=request.client_id)
-    await deps.records.say("dev.ocf.session.detached.v1", fact, event, key=_key(request, "detached", event))
+    await deps.records.publish_fact("dev.ocf.session.detached.v1", fact, event, key=_key(request, "detached", event))
 
 
 async def _destroy(deps: Dependencies, request: SessionDestroy, event: Event) -> None:
     sessions = Sessions(deps.sessions, deps.clock)
-    gone = _ref(request).fact("destroyed")
+    destroyed = _ref(request).fact("destroyed")
     found = await sessions.get(request.project_id, request.session_id)
     if found is None:
-        if await deps.bus.last(subjects.EVENTS, gone) is None:
+        if await deps.bus.last(subjects.EVENTS, destroyed) is None:
             raise NotYetKnown(f"session {request.session_id} of project {request.project_id} is not known")
-        await _leave_nothing(deps, request)
+        await _purge_messages(deps, request)
         raise Drop(f"session {request.session_id} is destroyed")
     found = await _closed(deps, sessions, found, expiry=event.source == EXPIRY)
     if not found.expired:
         await _end_executions(deps, found, event)
     await deps.bus.purge(subjects.COMMANDS, schedule_subject(request.project_id, request.session_id))
     objects = await delete_session(deps.store, _ref(request))
-    if await deps.bus.last(subjects.EVENTS, gone) is None:
+    if await deps.bus.last(subjects.EVENTS, destroyed) is None:
         removed = {
             "objects": objects,
             "executions": 0 if found.expired else len(found.executions),
@@ -183,16 +183,16 @@ async def _destroy(deps: Dependencies, request: SessionDestroy, event: Event) ->
         ids = {"session_id": request.session_id, "project_id": request.project_id}
         fact = SessionDestroyed(**ids, removed=removed, expired=found.expired)
         # Before the record goes: without both a redelivery could not know that there was such a session.
-        await deps.records.say("dev.ocf.session.destroyed.v1", fact, event, once=True)
+        await deps.records.publish_fact("dev.ocf.session.destroyed.v1", fact, event, once=True)
     await sessions.delete(request.project_id, request.session_id)
-    await _leave_nothing(deps, request)
+    await _purge_messages(deps, request)
 
 
 async def _closed(deps: Dependencies, sessions: Sessions, found: Session, *, expiry: bool) -> Session:
     """The session, which nobody joins any more. Raises Drop: its time is not over."""
     project, session_id, now = found.project_id, found.session_id, deps.clock.now()
     if expiry and found.queue:
-        await sessions.first(project, session_id, deps.records)
+        await sessions.prune_queue(project, session_id, deps.records)
 
     def closed(one: Session) -> Session | None:
         if one.state != "open":
@@ -206,12 +206,12 @@ async def _closed(deps: Dependencies, sessions: Sessions, found: Session, *, exp
     if found.state == "open":
         # It was used since the schedule was made; it gets its full time again.
         soonest = now + timedelta(seconds=60) if found.queue else now
-        await schedule_end(deps.bus, found, max(found.idle_until, soonest), now)
+        await schedule_expiry(deps.bus, found, max(found.idle_until, soonest), now)
         raise Drop(f"session {session_id} is in use")
     return found
 
 
-async def _leave_nothing(deps: Dependencies, request: SessionDestroy) -> None:
+async def _purge_messages(deps: Dependencies, request: SessionDestroy) -> None:
     await dead_letters.delete(deps.bus, request.project_id, request.session_id)
     # Last: as long as this command is there, a crash brings it back.
     await deps.bus.purge(subjects.COMMANDS, f"ocf.cmd.*.{request.project_id}.{request.session_id}")
@@ -226,18 +226,18 @@ async def _end_executions(deps: Dependencies, found: Session, event: Event) -> N
             continue
         ids = {"execution_id": execution, "project_id": found.project_id}
         if record.terminal:
-            await _tell(deps, "dev.ocf.task.cleanup.v1", Cleanup(**ids), event)
+            await _publish(deps, "dev.ocf.task.cleanup.v1", Cleanup(**ids), event)
             continue
         open_ = True
         if not record.cancel_requested:
-            await _tell(deps, "dev.ocf.task.cancel.v1", Cancel(**ids), event)
+            await _publish(deps, "dev.ocf.task.cancel.v1", Cancel(**ids), event)
     if open_:
         raise Conflict(f"session {found.session_id} has a running execution; it is being cancelled first")
 
 
-async def _tell(deps: Dependencies, type_: str, request: Cleanup | Cancel, event: Event) -> None:
-    told = new_event(type_, request, source="/ocf/session", time=deps.clock.now(), cause=event)
-    await publish_command(deps.bus, told, request.project_id)
+async def _publish(deps: Dependencies, type_: str, request: Cleanup | Cancel, event: Event) -> None:
+    command_event = new_event(type_, request, source="/ocf/session", time=deps.clock.now(), cause=event)
+    await publish_command(deps.bus, command_event, request.project_id)
 
 
 async def _reject(deps: Dependencies, event: Event, errors: list[FieldError]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ocf.events.errors import OcfError
 
-#: Ports that a rule without a port means.
+#: Ports of a rule without a port.
 WEB_PORTS = frozenset({80, 443})
 
 _RULE = re.compile(r"(?P<star>\*\.)?(?P<host>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::(?P<port>[0-9]{1,5}))?")
@@ -28,11 +28,11 @@ class Rule:
 
     @property
     def ports(self) -> frozenset[int]:
-        """The ports it allows."""
+        """The allowed ports."""
         return WEB_PORTS if self.port is None else frozenset({self.port})
 
     def matches(self, host: str, port: int) -> bool:
-        """Whether it allows this host and port."""
+        """Return whether the rule allows this host and port."""
         if port not in self.ports:
             return False
         if self.wildcard:
@@ -40,7 +40,7 @@ class Rule:
         return host == self.host
 
     def covers(self, other: Rule) -> bool:
-        """Whether it allows all that `other` does."""
+        """Return whether this rule allows everything that `other` allows."""
         if not other.ports <= self.ports:
             return False
         if other.wildcard:
@@ -49,10 +49,10 @@ class Rule:
 
 
 def parse_rule(text: str) -> Rule:
-    """A rule from its text.
+    """Parse a rule.
 
     Raises:
-        InvalidRule: it is none; the message names it.
+        InvalidRule: The text is not a rule; the message quotes it.
     """
     text = text.strip().lower()
     if text == "*":
@@ -65,10 +65,10 @@ def parse_rule(text: str) -> Rule:
 
 
 def host_allowed(host: str, allowed: Iterable[str]) -> bool:
-    """Whether `host` (itself perhaps a pattern) is within one of the `allowed` rules; `*` allows every host.
+    """Return whether one of the `allowed` rules covers `host`, which may itself be a rule; `*` allows every host.
 
     Raises:
-        InvalidRule: one of them is no rule.
+        InvalidRule: `host` or one of the rules is invalid.
     """
-    asked = parse_rule(host)
-    return any(parse_rule(rule).covers(asked) for rule in allowed)
+    requested = parse_rule(host)
+    return any(parse_rule(rule).covers(requested) for rule in allowed)

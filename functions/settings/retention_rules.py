@@ -1,8 +1,8 @@
-"""Rules for how long outputs and archives are kept: `RETENTION`, a table by project and label.
+"""Retention rules of outputs and archives: `RETENTION`, a table by project and label.
 
-`default=7d/90d,project-a=2d/30d,project-a/team=x:1d/30d`: output stays 7 days in the stream, the archive 90. `default`
-stands for every project without a rule of its own, and so the project of that name has none; of the rules that fit,
-the last and most special one counts.
+`default=7d/90d,project-a=2d/30d,project-a/team=x:1d/30d`: output stays 7 days in the stream, the archive 90 days.
+`default` stands for every project without its own rule, so a project with this name cannot have one. The most specific
+matching rule applies; among equals, the last.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _RULE = re.compile(
 
 @dataclass(frozen=True)
 class RetentionRule:
-    """One row. `label` None: every execution of the project."""
+    """One rule. With `label` None it applies to every execution of the project."""
 
     project: str
     label: str | None
@@ -29,19 +29,19 @@ class RetentionRule:
     output: timedelta
     archive: timedelta
 
-    def fits(self, project: str, labels: Mapping[str, str]) -> bool:
-        """Whether it is about such an execution."""
+    def matches(self, project: str, labels: Mapping[str, str]) -> bool:
+        """Return whether the rule applies to an execution with these labels."""
         if self.project not in (_ANY, project):
             return False
         return self.label is None or labels.get(self.label) == self.value
 
     def __str__(self) -> str:
         label = f"/{self.label}={self.value}:" if self.label is not None else "="
-        return f"{self.project}{label}{_said(self.output)}/{_said(self.archive)}"
+        return f"{self.project}{label}{_format_span(self.output)}/{_format_span(self.archive)}"
 
 
 def rules(text: str) -> tuple[RetentionRule, ...]:
-    """The table. Raises ValueError, which names the wrong row."""
+    """Parse the table. Raises ValueError, which names the invalid rule."""
     found = []
     for part in filter(None, map(str.strip, text.split(","))):
         match = _RULE.fullmatch(part)
@@ -51,26 +51,29 @@ def rules(text: str) -> tuple[RetentionRule, ...]:
             )
         output, archive = _span(match["output"]), _span(match["archive"])
         if archive < output:
-            raise ValueError(f"{part!r}: the archive cannot go before the output")
+            raise ValueError(f"{part!r}: the archive must not expire before the output")
         found.append(RetentionRule(match["project"], match["label"], match["value"] or "", output, archive))
     return tuple(found)
 
 
 def rule_for(table: Sequence[RetentionRule], project: str, labels: Mapping[str, str]) -> RetentionRule | None:
-    """The rule that counts: with a label before without, a project's own before the default, the later of equals."""
-    fitting = [
+    """Return the rule that applies, or None.
+
+    A rule with a label precedes one without, a project's own rule precedes the default, a later rule an earlier one.
+    """
+    matching = [
         (rule.label is not None, rule.project != _ANY, number)
         for number, rule in enumerate(table)
-        if rule.fits(project, labels)
+        if rule.matches(project, labels)
     ]
-    return table[max(fitting)[2]] if fitting else None
+    return table[max(matching)[2]] if matching else None
 
 
 def _span(text: str) -> timedelta:
     return timedelta(seconds=int(text[:-1]) * _UNITS[text[-1]])
 
 
-def _said(span: timedelta) -> str:
+def _format_span(span: timedelta) -> str:
     seconds = round(span.total_seconds())
     unit = next(u for u in ("d", "h", "m", "s") if seconds % _UNITS[u] == 0)
     return f"{seconds // _UNITS[unit]}{unit}"

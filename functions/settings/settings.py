@@ -24,15 +24,15 @@ CommaList = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """Everything a process of this system can be told. Times in seconds, sizes in bytes."""
+    """Settings of every process. Times are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=True, env_ignore_empty=True)
 
-    port: int = Field(3003, alias="PORT", ge=0, le=65535, description="where this process listens")
-    host: str = Field("127.0.0.1", alias="HOST", description="address it binds to")
-    function_target: str = Field("", alias="FUNCTION_TARGET", description="which functions run in it, comma separated")
+    port: int = Field(3003, alias="PORT", ge=0, le=65535, description="port of this process")
+    host: str = Field("127.0.0.1", alias="HOST", description="address of this process")
+    function_target: str = Field("", alias="FUNCTION_TARGET", description="functions of this process, comma separated")
     project_id: str = Field(
-        "default", alias="PROJECT_ID", pattern=PROJECT_PATTERN, description="project where none is named"
+        "default", alias="PROJECT_ID", pattern=PROJECT_PATTERN, description="project of requests that name none"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", alias="LOG_LEVEL", description="debug, info, warning or error"
@@ -41,10 +41,12 @@ class Settings(BaseSettings):
 
     workspace_dir: Path = Field(Path("/workspace"), alias="WORKSPACE_DIR", description="shared volume")
     workspace_sources: CommaList = Field(
-        (), alias="WORKSPACE_SOURCES", description="roots that `directory` and file:// sources may come from"
+        (), alias="WORKSPACE_SOURCES", description="allowed roots of `directory` and file:// sources"
     )
     private_dirs: CommaList = Field(
-        (), alias="PRIVATE_DIRS", description="never a source, nor what is below: the data of the embedded stack"
+        (),
+        alias="PRIVATE_DIRS",
+        description="directories that are never a source, such as the data of the embedded stack",
     )
     state_dir: Path = Field(Path("/tmp/ocf"), alias="STATE_DIR", description="private files of running executions")  # noqa: S108
 
@@ -53,82 +55,84 @@ class Settings(BaseSettings):
         alias="MAX_CONCURRENT_TASKS",
         ge=1,
         le=1000,
-        description="executions at once, each in a process of its own; 1: in this one",
+        description="concurrent executions, each in its own process; 1: in this process",
     )
     max_project_tasks: int = Field(
         0,
         alias="MAX_PROJECT_TASKS",
         ge=0,
-        description="executions of one project at once, at all workers together; the dispatcher counts; 0: no quota",
+        description="concurrent executions of one project over all workers, limited by the dispatcher; 0: no quota",
     )
     task_timeout: int = Field(
         3600,
         alias="TASK_TIMEOUT",
         ge=1,
         le=86_400,
-        description="seconds a run may take; default and ceiling of limits.timeout_seconds",
+        description="time limit of an execution; default and maximum of limits.timeout_seconds",
     )
     silence_timeout: int = Field(
         600,
         alias="SILENCE_TIMEOUT",
         ge=1,
         le=86_400,
-        description="seconds without model or tool until `stalled`; default and ceiling of limits.silence_seconds",
+        description="seconds without model or tool until `stalled`; default and maximum of limits.silence_seconds",
     )
     model_silence_seconds: int = Field(
         300,
         alias="MODEL_SILENCE_SECONDS",
         ge=1,
         le=86_400,
-        description="seconds without a byte until a model's answer is cut, and counts as a failure of its endpoint",
+        description="seconds without a byte until a model's answer is aborted as a failure of its endpoint",
     )
     model_provider_tools: CommaList = Field(
         (),
         alias="MODEL_PROVIDER_TOOLS",
         description="types of model providers' own tools (web_search, mcp, ...) that agents may use: NETWORK_ALLOW "
-        "does not hold for them, and what they cost beside tokens is not counted",
+        "does not apply to them, and costs other than tokens are not counted",
     )
     max_memory_bytes: int = Field(
         4 * 1024**3,
         alias="MAX_MEMORY_BYTES",
         ge=64 * 1024**2,
-        description="of one agent's whole process tree; default and ceiling of limits.max_memory_bytes",
+        description="memory of one agent's process tree; default and maximum of limits.max_memory_bytes",
     )
     max_workspace_bytes: int = Field(
         10 * 1024**3,
         alias="MAX_WORKSPACE_BYTES",
         ge=1,
-        description="of one workspace and its home; default and ceiling of limits.max_workspace_bytes",
+        description="size of one workspace and its home; default and maximum of limits.max_workspace_bytes",
     )
     max_output_bytes: int = Field(
         100 * 1024**2,
         alias="MAX_OUTPUT_BYTES",
         ge=1,
-        description="of one execution's output; default and ceiling of limits.max_output_bytes",
+        description="size of one execution's output; default and maximum of limits.max_output_bytes",
     )
     max_processes: int = Field(
         512,
         alias="MAX_PROCESSES",
         ge=8,
-        description="of one agent's process tree; default and ceiling of limits.max_processes",
+        description="processes of one agent; default and maximum of limits.max_processes",
     )
     artifact_wait: int = Field(
         900,
         alias="ARTIFACT_WAIT",
         ge=0,
         le=86_400,
-        description="seconds that the end of a run waits for S3 before its workspace is lost; 0: no limit",
+        description="seconds that the end of an execution waits for S3 before its workspace is lost; 0: no limit",
     )
-    drain_seconds: int = Field(3600, alias="DRAIN_SECONDS", ge=0, description="grace of running work on SIGTERM")
+    drain_seconds: int = Field(
+        3600, alias="DRAIN_SECONDS", ge=0, description="grace period of executions after SIGTERM"
+    )
 
     opencode_bin: Path | None = Field(None, alias="OPENCODE_BIN", description="the OpenCode executable")
     opencode_api_key: SecretStr | None = Field(
         None, alias="OPENCODE_API_KEY", description="default key for `OCF_MODEL`; only execute needs it"
     )
     anthropic_api_key: SecretStr | None = Field(
-        None, alias="ANTHROPIC_API_KEY", description="used when no model is named"
+        None, alias="ANTHROPIC_API_KEY", description="used if no model is named"
     )
-    openai_api_key: SecretStr | None = Field(None, alias="OPENAI_API_KEY", description="used when no model is named")
+    openai_api_key: SecretStr | None = Field(None, alias="OPENAI_API_KEY", description="used if no model is named")
     model: str | None = Field(
         None, alias="OCF_MODEL", pattern=r"^[a-z0-9][a-z0-9_-]*/\S+$", description="provider/model"
     )
@@ -139,7 +143,7 @@ class Settings(BaseSettings):
         description="OpenAI-compatible base URL of the default model",
     )
     offline_endpoint: str | None = Field(
-        None, alias="OCF_OFFLINE_ENDPOINT", description="the embedded stack's scripted model, when no real one is set"
+        None, alias="OCF_OFFLINE_ENDPOINT", description="the embedded stack's scripted model, used if no other is set"
     )
 
     sandbox: Literal["required", "preferred", "off"] = Field(
@@ -148,19 +152,19 @@ class Settings(BaseSettings):
     agent_uids: Annotated[tuple[int, int], NoDecode] = Field(
         (200_000, 265_535),
         alias="AGENT_UIDS",
-        description="FIRST-LAST: users and groups; where this process may change users, each execution gets one",
+        description="FIRST-LAST: ids of users and groups; each execution has one, if this process may change users",
     )
     allow_shared_user: bool = Field(
         False,
         alias="ALLOW_SHARED_USER",
-        description="where it may not, run the agents of several projects as one user, all the same",
+        description="run the agents of several projects as one user, if this process may not change users",
     )
     agent_host_socket: Path | None = Field(
         None,
         alias="AGENT_HOST_SOCKET",
-        description="where the agent's container listens, in the folder that both share; needs MAX_CONCURRENT_TASKS=1",
+        description="socket of the agent's container in a shared folder; requires MAX_CONCURRENT_TASKS=1",
     )
-    network_allow: CommaList = Field((), alias="NETWORK_ALLOW", description="hosts that tasks may ask for")
+    network_allow: CommaList = Field((), alias="NETWORK_ALLOW", description="hosts that tasks may request")
     warm_slots: int = Field(
         0,
         alias="WARM_SLOTS",
@@ -168,65 +172,67 @@ class Settings(BaseSettings):
         le=100,
         description="idle workers with an OpenCode server ready; 1 in the embedded stack",
     )
-    session_ttl: int = Field(7 * 86_400, alias="SESSION_TTL", ge=1, description="seconds until an idle session ends")
+    session_ttl: int = Field(7 * 86_400, alias="SESSION_TTL", ge=1, description="seconds until an idle session expires")
 
     encryption_key: SecretStr | None = Field(None, alias="ENCRYPTION_KEY", description="32 bytes, base64")
     encryption_keys_retired: SecretStr | None = Field(
-        None, alias="ENCRYPTION_KEYS_RETIRED", description="earlier keys, comma separated; they only open"
+        None, alias="ENCRYPTION_KEYS_RETIRED", description="earlier keys, comma separated; only for decryption"
     )
 
     nats_url: str = Field("nats://127.0.0.1:4222", alias="NATS_URL", description="one or more servers, comma separated")
     nats_creds: Path | None = Field(None, alias="NATS_CREDS", description="credentials file")
-    nats_ws_url: str | None = Field(None, alias="NATS_WS_URL", description="what browsers connect to")
+    nats_ws_url: str | None = Field(None, alias="NATS_WS_URL", description="WebSocket URL for browsers")
     nats_signing_seed: SecretStr | None = Field(None, alias="NATS_SIGNING_SEED", description="mints viewer tokens")
     nats_account: str | None = Field(None, alias="NATS_ACCOUNT", description="public key of the account")
     dry_run: bool = Field(False, alias="DRY_RUN", description="functions in memory, for `ocf replay --to`")
     retention: Annotated[tuple[RetentionRule, ...], NoDecode] = Field(
-        (), alias="RETENTION", description="PROJECT[/LABEL=VALUE]=7d/90d, comma separated: output, archive"
+        (),
+        alias="RETENTION",
+        description="PROJECT[/LABEL=VALUE]=7d/90d, comma separated: retention of output and archive",
     )
 
     stream_replicas: int = Field(
-        1, alias="STREAM_REPLICAS", ge=1, le=5, description="copies of every stream and bucket; 3 in a NATS cluster"
+        1, alias="STREAM_REPLICAS", ge=1, le=5, description="replicas of every stream and bucket; 3 in a NATS cluster"
     )
 
     output_stream_bytes: int = Field(
         0,
         alias="OUTPUT_STREAM_BYTES",
         ge=0,
-        description="of stream OCF_OUTPUT; beyond it the oldest output goes, which S3 has; 0: unlimited",
+        description="size of stream OCF_OUTPUT, beyond which the oldest output is removed; 0: unlimited",
     )
 
     s3_endpoint_url: str | None = Field(
-        None, alias="S3_ENDPOINT_URL", pattern=r"^https?://\S+$", description="any S3-compatible store; AWS when empty"
+        None, alias="S3_ENDPOINT_URL", pattern=r"^https?://\S+$", description="any S3-compatible store; AWS if empty"
     )
     s3_bucket: str = Field("ocf", alias="S3_BUCKET", min_length=3, max_length=63, description="bucket of the archive")
-    aws_access_key_id: str | None = Field(None, alias="AWS_ACCESS_KEY_ID", description="boto3's own chain when empty")
+    aws_access_key_id: str | None = Field(None, alias="AWS_ACCESS_KEY_ID", description="boto3's default chain if empty")
     aws_secret_access_key: SecretStr | None = Field(
-        None, alias="AWS_SECRET_ACCESS_KEY", description="boto3's own chain when empty"
+        None, alias="AWS_SECRET_ACCESS_KEY", description="boto3's default chain if empty"
     )
     aws_region: str = Field("us-east-1", alias="AWS_REGION", description="region of the bucket")
 
     dispatch_token: SecretStr | None = Field(
-        None, alias="DISPATCH_TOKEN", description="shared by dispatcher and functions; events without it are refused"
+        None, alias="DISPATCH_TOKEN", description="shared by dispatcher and functions, which refuse events without it"
     )
     function_urls: str = Field(
         "http://{function}.{namespace}.svc.cluster.local", alias="FUNCTION_URLS", description="{function} is replaced"
     )
     k_sink: str | None = Field(None, alias="K_SINK", description="set by Knative's ContainerSource")
     dispatch_consumers: CommaList = Field(
-        (), alias="DISPATCH_CONSUMERS", description="rows of the wiring, `sinks`, or `sink-NAME`; all if empty"
+        (), alias="DISPATCH_CONSUMERS", description="names of routes, `sinks`, or `sink-NAME`; all if empty"
     )
     event_sinks: Annotated[tuple[Sink, ...], NoDecode] = Field(
         (),
         alias="EVENT_SINKS",
-        description="[NAME:]PROJECT[/FACT+FACT]=URL, comma separated: who is told of life-cycle events; `*` is every "
-        "project, without a URL it is `K_SINK`",
+        description="[NAME:]PROJECT[/FACT+FACT]=URL, comma separated: receivers of life-cycle events; `*` is every "
+        "project; without a URL, `K_SINK`",
     )
     event_sink_secrets: SecretStr | None = Field(
-        None, alias="EVENT_SINK_SECRETS", description="NAME=whsec_..., comma separated: what signs them"
+        None, alias="EVENT_SINK_SECRETS", description="NAME=whsec_..., comma separated: signing keys of the sinks"
     )
     event_sink_tries: int = Field(
-        13, alias="EVENT_SINK_TRIES", ge=1, le=100, description="failed deliveries until an event is a dead letter"
+        13, alias="EVENT_SINK_TRIES", ge=1, le=100, description="failed deliveries until an event becomes a dead letter"
     )
 
     gateway_jwt_secret: SecretStr | None = Field(None, alias="GATEWAY_JWT_SECRET", description="HS256")
@@ -236,16 +242,18 @@ class Settings(BaseSettings):
     gateway_jwt_issuer: str | None = Field(None, alias="GATEWAY_JWT_ISSUER", description="required `iss`")
     gateway_jwt_audience: str | None = Field(None, alias="GATEWAY_JWT_AUDIENCE", description="required `aud`")
     cors_origins: CommaList = Field(
-        (), alias="CORS_ORIGINS", description="pages that may call the gateway, comma separated"
+        (), alias="CORS_ORIGINS", description="origins that may call the gateway, comma separated"
     )
     rate_limit: int = Field(0, alias="RATE_LIMIT", ge=0, description="requests per second and caller; 0: none")
     console_dir: Path | None = Field(None, alias="CONSOLE_DIR", description="the built console")
     instance: str | None = Field(
-        None, alias="OCF_INSTANCE", description="set by `ocf up`: the gateway's `/health` says it to the command line"
+        None,
+        alias="OCF_INSTANCE",
+        description="set by `ocf up`: the gateway's `/health` reports it to the command line",
     )
 
     otel_endpoint: str | None = Field(
-        None, alias="OTEL_EXPORTER_OTLP_ENDPOINT", description="OTLP/HTTP receiver of traces; none when empty"
+        None, alias="OTEL_EXPORTER_OTLP_ENDPOINT", description="OTLP/HTTP receiver of traces; no traces if empty"
     )
     otel_service_name: str = Field("ocf", alias="OTEL_SERVICE_NAME", description="prefix of the service name in traces")
 
@@ -270,14 +278,14 @@ class Settings(BaseSettings):
         first, dash, last = value.partition("-")
         # System users end below 1000; the two highest numbers mean "nobody" and "no change".
         if not (dash and first.isdigit() and last.isdigit() and 1000 <= int(first) <= int(last) < 2**32 - 2):
-            raise ValueError("it must be FIRST-LAST, two numbers from 1000 up, 200000-265535 for example")
+            raise ValueError("must be FIRST-LAST, two numbers from 1000 up, for example 200000-265535")
         return int(first), int(last)
 
     @field_validator("agent_host_socket")
     @classmethod
     def _one_execution(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         if value is not None and info.data.get("max_concurrent_tasks") != 1:
-            raise ValueError("the agent's container is for one execution at a time: set MAX_CONCURRENT_TASKS=1")
+            raise ValueError("the agent's container serves one execution at a time: set MAX_CONCURRENT_TASKS=1")
         return value
 
     @field_validator("network_allow")
@@ -322,13 +330,13 @@ class Settings(BaseSettings):
         return value
 
     def event_sink_keys(self) -> Mapping[str, tuple[bytes, ...]]:
-        """The keys of `EVENT_SINK_SECRETS` by the name of their sink."""
+        """Return the keys of `EVENT_SINK_SECRETS` by the name of the sink."""
         secret = self.event_sink_secrets
         return sink_rules.keys(secret.get_secret_value()) if secret is not None else {}
 
 
 def comma_list(secret: SecretStr | None) -> list[str]:
-    """The parts of a secret that is a list."""
+    """Split a secret that is a comma-separated list."""
     return _parts(secret.get_secret_value()) if secret is not None else []
 
 
@@ -337,22 +345,22 @@ def _parts(text: str) -> list[str]:
 
 
 def masked(settings: Settings) -> dict[str, object]:
-    """The settings by environment variable, secrets as asterisks."""
+    """Return the settings by environment variable, with secrets as asterisks."""
     values = {str(field.alias): getattr(settings, name) for name, field in Settings.model_fields.items()}
     return {name: "********" if isinstance(value, SecretStr) else value for name, value in values.items()}
 
 
 def load() -> Settings:
-    """Settings of this process's environment.
+    """Read the settings from this process's environment.
 
     Raises:
-        pydantic.ValidationError: one or more are malformed.
+        pydantic.ValidationError: One or more settings are malformed.
     """
     return Settings()
 
 
 def load_or_exit() -> Settings:
-    """Settings, or one line on stderr that names the wrong variable, and exit status 2."""
+    """Read the settings; on an error print one line that names the variables, and exit with status 2."""
     try:
         return load()
     except ValidationError as error:
@@ -360,7 +368,7 @@ def load_or_exit() -> Settings:
 
 
 def _exit(error: ValidationError) -> NoReturn:
-    # The value is left out: it may be a secret.
-    said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
-    sys.stderr.write(f"ocf: bad environment: {said}\n")
+    # Omit the value, which may be a secret.
+    problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+    sys.stderr.write(f"ocf: bad environment: {problems}\n")
     raise SystemExit(2)

@@ -1,7 +1,7 @@
-"""Where life-cycle events go outside: a small table of the operator's, `EVENT_SINKS`, and the keys that sign them.
+"""External receivers of life-cycle events: the operator's table `EVENT_SINKS`, and the signing keys.
 
-`acme=https://hooks.example.com/ocf, audit:*/ended=https://…, broker:*`: every fact of project `acme` to its URL, the
-end of every project's executions to `audit`, and everything to where Knative says (`K_SINK`).
+`acme=https://hooks.example.com/ocf, audit:*/ended=https://…, broker:*`: every fact of project `acme` goes to its URL,
+the terminal facts of all projects go to `audit`, and everything goes to Knative's sink (`K_SINK`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FACTS = tuple(dict.fromkeys(spec.verb for spec in TYPES.values() if spec.kind =
 
 @dataclass(frozen=True)
 class Sink:
-    """One receiver. `project` `*`: every one. `facts` empty: all. `url` None: where Knative says (`K_SINK`)."""
+    """One receiver. `project` `*` means all projects, empty `facts` all facts, `url` None Knative's sink (`K_SINK`)."""
 
     name: str
     project: str
@@ -36,20 +36,20 @@ class Sink:
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """The NATS subjects of what it gets."""
+        """NATS subjects of the sink's facts."""
         return tuple(f"ocf.evt.{self.project}.*.{fact}" for fact in self.facts or ("*",))
 
 
 def sinks(text: str) -> tuple[Sink, ...]:
-    """The table.
+    """Parse the table.
 
     Raises:
-        ValueError: names the wrong row; its URL is left out, which may hold a password.
+        ValueError: A row is invalid. The message names it without its URL, which may contain a password.
     """
     found = [_sink(row) for row in filter(None, map(str.strip, text.split(",")))]
     for sink in found:
         if [other.name for other in found].count(sink.name) > 1:
-            raise ValueError(f"two sinks are called {sink.name!r}; give each a name: NAME:PROJECT=URL")
+            raise ValueError(f"two sinks have the name {sink.name!r}; name each one: NAME:PROJECT=URL")
     return tuple(found)
 
 
@@ -57,13 +57,13 @@ def _sink(row: str) -> Sink:
     match = _ROW.fullmatch(row)
     if match is None:
         raise ValueError(
-            f"{row.split('=')[0]!r} is not the beginning of [NAME:]PROJECT[/FACT+FACT][=URL], "
+            f"{row.split('=')[0]!r} is not a beginning of [NAME:]PROJECT[/FACT+FACT][=URL], "
             "for example acme/ended=https://example.com/hook"
         )
     facts: list[str] = []
     for fact in filter(None, (match["facts"] or "").split("+")):
         if fact != ENDED and fact not in _FACTS:
-            raise ValueError(f"{fact!r} is none of {ENDED}, {', '.join(_FACTS)}")
+            raise ValueError(f"{fact!r} is not one of {ENDED}, {', '.join(_FACTS)}")
         facts += [spec.verb for spec in TERMINAL_TYPES.values()] if fact == ENDED else [fact]
     project = match["project"]
     name = match["name"] or ("all" if project == EVERY else project)
@@ -71,10 +71,13 @@ def _sink(row: str) -> Sink:
 
 
 def keys(text: str) -> Mapping[str, tuple[bytes, ...]]:
-    """The signing keys by name of the sink: `acme=whsec_… whsec_…,audit=whsec_…`; two while one is being replaced.
+    """Parse the signing keys: `acme=whsec_… whsec_…,audit=whsec_…`. A sink has two keys during a rotation.
+
+    Returns:
+        The keys by name of the sink.
 
     Raises:
-        ValueError: names the sink whose keys are malformed, never the keys.
+        ValueError: A key is malformed. The message names the sink, never the key.
     """
     found: dict[str, tuple[bytes, ...]] = {}
     for row in filter(None, map(str.strip, text.split(","))):
@@ -98,10 +101,10 @@ def _key(name: str, secret: str) -> bytes:
 
 
 def check(served: Sequence[Sink], signing: Mapping[str, tuple[bytes, ...]], k_sink: str | None) -> None:
-    """Hold the sinks that a process serves against what it was told beside them.
+    """Check the sinks that a process serves.
 
     Raises:
-        ValueError: a sink has no URL, or one with a URL no key: its receiver could not tell our events from anybody's.
+        ValueError: A sink has no URL; or a sink with a URL has no key, so that its receiver could not verify events.
     """
     for sink in served:
         if sink.url is None and not k_sink:

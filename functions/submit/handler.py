@@ -22,7 +22,7 @@ from ocf.functions.core import task_limits
 from ocf.functions.core.command_events import ids_of
 from ocf.functions.core.rejections import Refusal
 from ocf.functions.core.session_repository import Sessions
-from ocf.functions.core.sweep_schedule import keep_sweeping
+from ocf.functions.core.sweep_schedule import ensure_sweep_schedule
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.settings.host_rules import InvalidRule, host_allowed
 
@@ -40,7 +40,7 @@ async def submit(deps: Dependencies, event: Event) -> None:
     try:
         data = await _validated(deps, event, ref)
     except InvalidData as error:
-        await deps.rejections.reject_submit(ref, Refusal.of(event, error.errors), title=_asked(event))
+        await deps.rejections.reject_submit(ref, Refusal.of(event, error.errors), title=_rejected_title(event))
         return
     digest = hashlib.sha256(data.model_dump_json(by_alias=True).encode()).hexdigest()
     # Most are new: the create says so by itself, and only a session must be looked at first.
@@ -48,7 +48,7 @@ async def submit(deps: Dependencies, event: Event) -> None:
     if record is None:
         wrong_session = await _session_error(deps, data)
         if wrong_session is not None:
-            await deps.rejections.reject_submit(ref, Refusal.of(event, [wrong_session]), title=_asked(event))
+            await deps.rejections.reject_submit(ref, Refusal.of(event, [wrong_session]), title=_rejected_title(event))
             return
         record = await _record(deps, event, data, digest)
     if record.digest != digest:
@@ -60,12 +60,12 @@ async def submit(deps: Dependencies, event: Event) -> None:
         raise Drop(f"execution {ref.execution} is {record.state.value} already")
     accepted = Accepted(execution_id=ref.execution, project_id=ref.project, labels=data.labels)
     if record.state is not State.PENDING:
-        # An earlier delivery may have broken off after it had handed on, and before it said so.
-        await _say_accepted(deps, event, accepted)
-        await _must_not_be_deleted(deps, ref)
+        # An earlier delivery may have broken off after it had execute on, and before it said so.
+        await _publish_accepted(deps, event, accepted)
+        await _check_not_deleted(deps, ref)
         raise Drop(f"execution {ref.execution} is {record.state.value} already")
     if data.session_id is not None:
-        await keep_sweeping(deps.bus)  # also for one that never gets into its session
+        await ensure_sweep_schedule(deps.bus)  # also for one that never gets into its session
         try:
             await Sessions(deps.sessions, deps.clock).join(ref.project, data.session_id, ref.execution)
         except NotYetKnown as error:
@@ -73,14 +73,14 @@ async def submit(deps: Dependencies, event: Event) -> None:
             return
     # They leave in this order on one connection; none needs the answer of another, and each may be said again.
     await asyncio.gather(
-        keep_sweeping(deps.bus),
-        _say_accepted(deps, event, accepted),
-        _hand_on(deps, event, data, ref),
+        ensure_sweep_schedule(deps.bus),
+        _publish_accepted(deps, event, accepted),
+        _publish_execute(deps, event, data, ref),
     )
-    await _must_not_be_deleted(deps, ref)
+    await _check_not_deleted(deps, ref)
 
 
-async def _must_not_be_deleted(deps: Dependencies, ref: ExecutionRef) -> None:
+async def _check_not_deleted(deps: Dependencies, ref: ExecutionRef) -> None:
     """Take back what was said of an execution that was deleted while this was under way. Raises Drop then.
 
     cleanup says `cleaned` and then looks for the record; this makes the record and then looks for `cleaned`: one of
@@ -92,13 +92,13 @@ async def _must_not_be_deleted(deps: Dependencies, ref: ExecutionRef) -> None:
         raise Drop(f"execution {ref.execution} was deleted")
     if await deps.bus.last(subjects.EVENTS, ref.fact("cleaned")) is not None:
         request = Cleanup(execution_id=ref.execution, project_id=ref.project, requested_by="/ocf/submit")
-        again = new_event(CLEANUP.type, request, source="/ocf/submit", time=deps.clock.now())
-        await publish_command(deps.bus, again, ref.project)
+        cleanup = new_event(CLEANUP.type, request, source="/ocf/submit", time=deps.clock.now())
+        await publish_command(deps.bus, cleanup, ref.project)
         raise Drop(f"execution {ref.execution} was deleted before it was recorded")
 
 
-async def _say_accepted(deps: Dependencies, event: Event, fact: Accepted) -> None:
-    await deps.records.say("dev.ocf.task.accepted.v1", fact, event, once=True)
+async def _publish_accepted(deps: Dependencies, event: Event, fact: Accepted) -> None:
+    await deps.records.publish_fact("dev.ocf.task.accepted.v1", fact, event, once=True)
 
 
 async def _validated(deps: Dependencies, event: Event, ref: ExecutionRef) -> Submit:
@@ -133,7 +133,9 @@ def _against_subject(data: Submit, ref: ExecutionRef) -> list[FieldError]:
 def _against_operator(deps: Dependencies, data: Submit) -> list[FieldError]:
     """What the operator of this installation does not allow."""
     settings = deps.settings
-    errors = [FieldError(field=field, message=message) for field, message in task_limits.above(data.limits, settings)]
+    errors = [
+        FieldError(field=field, message=message) for field, message in task_limits.exceeded(data.limits, settings)
+    ]
     for index, host in enumerate(data.network.allow):
         if (wrong := _against_network(host, settings.network_allow)) is not None:
             errors.append(FieldError(field=f"network.allow.{index}", message=wrong))
@@ -206,7 +208,7 @@ async def _record(deps: Dependencies, event: Event, data: Submit, digest: str) -
         traceparent=event.extensions.get("traceparent"),
         submitted_at=now,
         updated_at=now,
-        timeout_seconds=task_limits.bound(data.limits, "timeout_seconds", deps.settings),
+        timeout_seconds=task_limits.effective_limit(data.limits, "timeout_seconds", deps.settings),
         max_attempts=data.retry.max_attempts,
     )
     try:
@@ -236,18 +238,18 @@ async def _fail(deps: Dependencies, event: Event, record: Record, why: str) -> N
     await deps.records.end(record.project_id, record.execution_id, failed, event)
 
 
-async def _hand_on(deps: Dependencies, event: Event, data: Submit, ref: ExecutionRef) -> None:
+async def _publish_execute(deps: Dependencies, event: Event, data: Submit, ref: ExecutionRef) -> None:
     """Publish the execute command, once however often this runs."""
     command = Execute.model_validate({**data.model_dump(by_alias=True), "submitted_at": deps.clock.now()})
-    handed = new_event(EXECUTE.type, command, source="/ocf/submit", time=deps.clock.now(), cause=event)
-    handed = await dataref.offload(handed, ref.prefix, deps.store)
+    execute = new_event(EXECUTE.type, command, source="/ocf/submit", time=deps.clock.now(), cause=event)
+    execute = await dataref.offload(execute, ref.prefix, deps.store)
     try:
-        await publish_command(deps.bus, handed, ref.project, only_first=True)
+        await publish_command(deps.bus, execute, ref.project, only_first=True)
     except Conflict:
-        return  # handed on by an earlier delivery of the same submit
+        return  # execute on by an earlier delivery of the same submit
 
 
-def _asked(event: Event) -> str:
+def _rejected_title(event: Event) -> str:
     """What a rejected submit asked for, as far as it can be read."""
     try:
         prompt = input_limits.parse_json(event.data, input_limits.EVENT).get("prompt")

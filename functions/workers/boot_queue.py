@@ -15,7 +15,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 W = TypeVar("W")
 
 
-class Boots(Generic[W]):
+class BootQueue(Generic[W]):
     """As many at once as there are processors (two at least), in the order of asking; `give` says whose turn it is."""
 
     def __init__(self, give: Callable[[W], None]) -> None:
@@ -24,12 +24,12 @@ class Boots(Generic[W]):
         self._running: set[W] = set()
         self._waiting: deque[W] = deque()
 
-    def ask(self, worker: W) -> None:
+    def request(self, worker: W) -> None:
         """It wants to boot one."""
         self._waiting.append(worker)
         self._next()
 
-    def end(self, worker: W) -> None:
+    def release(self, worker: W) -> None:
         """It has booted, no longer wants to, or is dead."""
         self._running.discard(worker)
         with suppress(ValueError):

@@ -19,19 +19,19 @@ _PLAIN = (
 )
 
 
-def parent_wanted(environ: Mapping[str, str]) -> bool:
+def needs_parent(environ: Mapping[str, str]) -> bool:
     """Whether a process with this environment is to be a parent: execute, for more than one execution at once."""
     dry = environ.get("DRY_RUN", "").lower() not in ("", "0", "false", "no", "off", "f", "n")
     alone = dry or environ.get("MAX_CONCURRENT_TASKS", "").strip() == "1"
     return environ.get("FUNCTION_TARGET", "").strip() == "execute" and not alone
 
 
-def plain(environ: Mapping[str, str]) -> dict[str, str]:
+def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
     """The part of an environment that the parent may have."""
     return {name: environ[name] for name in _PLAIN if name in environ}
 
 
-def in_memory(content: bytes = b"") -> int:
+def memory_file(content: bytes = b"") -> int:
     """A descriptor of a file with `content` that has no name and, where the system can, lies on no disk."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("ocf")
@@ -42,11 +42,11 @@ def in_memory(content: bytes = b"") -> int:
     return descriptor
 
 
-def begin_anew() -> NoReturn:
+def reexec_sealed() -> NoReturn:
     """Run the same program in this process again, with the environment sealed: `exec` leaves nothing of its memory."""
-    descriptor = in_memory(json.dumps(dict(os.environ)).encode())
+    descriptor = memory_file(json.dumps(dict(os.environ)).encode())
     os.set_inheritable(descriptor, True)
-    own = {**plain(os.environ), SEALED: str(descriptor)}
+    own = {**without_secrets(os.environ), SEALED: str(descriptor)}
     os.execve(sys.executable, sys.orig_argv, own)  # noqa: S606 - this very program
 
 

@@ -17,7 +17,7 @@ log = structlog.get_logger()
 #: No request that is passed on or answered is shorter.
 _HEAD = len(b"GET / HTTP/1.1\r\n\r\n")
 #: More that have not said what they want, or have yet to close, are not kept.
-MOST = 256
+MAX_CONNECTIONS = 256
 _HEAD_SECONDS, _LINGER_SECONDS = 10.0, 5.0
 _SPENT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -32,18 +32,18 @@ class _Connection:
 
 
 class Listener:
-    """Gives each POST to `deliver` and each GET of `/ready` or `/metrics` to `ask`; `full` is why there is nobody.
+    """Gives each POST to `deliver` and each GET of `/ready` or `/metrics` to `query`; `full` is why there is nobody.
 
     Raises:
         OSError: the address cannot be had.
     """
 
     def __init__(
-        self, selector: selectors.BaseSelector, address: tuple[str, int], *, deliver: Pass, ask: Pass, full: str
+        self, selector: selectors.BaseSelector, address: tuple[str, int], *, deliver: Pass, query: Pass, full: str
     ) -> None:
         self._selector = selector
         self._deliver = deliver
-        self._ask = ask
+        self._query = query
         self._full = full
         self._connections: dict[_Connection, None] = {}
         self._unread = bytearray(1 << 16)
@@ -76,12 +76,12 @@ class Listener:
             if error.errno in _SPENT:
                 self._drop_oldest()
             return
-        if len(self._connections) >= MOST:
+        if len(self._connections) >= MAX_CONNECTIONS:
             self._drop_oldest()
         accepted.setblocking(False)
         # Readable only with as much as tells everything, so that nobody can wake this loop byte by byte.
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _HEAD)
-        self._watch(accepted, _HEAD_SECONDS, self._sort)
+        self._watch(accepted, _HEAD_SECONDS, self._route)
 
     def _watch(self, accepted: socket.socket, seconds: float, then: Callable[[_Connection], None]) -> None:
         connection = _Connection(accepted, time.monotonic() + seconds)
@@ -105,7 +105,7 @@ class Listener:
         if self._connections:
             self._close(next(iter(self._connections)))
 
-    def _sort(self, connection: _Connection) -> None:
+    def _route(self, connection: _Connection) -> None:
         try:
             head = connection.socket.recv(_HEAD, socket.MSG_PEEK)
         except BlockingIOError:
@@ -115,17 +115,17 @@ class Listener:
         if not head:
             self._close(connection)
         elif head.startswith(b"POST "):
-            if not self._passed(connection, self._deliver):
+            if not self._pass_on(connection, self._deliver):
                 self._answer(connection, "429 Too Many Requests", self._full, "retry-after: 1\r\n")
         elif head.startswith((b"GET /ready ", b"GET /metrics ")):
-            if not self._passed(connection, self._ask):
+            if not self._pass_on(connection, self._query):
                 self._answer(connection, "503 Service Unavailable", '{"status":"not ready","checks":{}}')
         elif head.startswith(b"GET /health "):
             self._answer(connection, "200 OK", '{"status":"ok"}')
         else:
             self._answer(connection, "404 Not Found", '{"detail":"there is nothing here"}')
 
-    def _passed(self, connection: _Connection, on: Pass) -> bool:
+    def _pass_on(self, connection: _Connection, on: Pass) -> bool:
         connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
         if on(connection.socket):
             self._close(connection)

@@ -1,6 +1,6 @@
 """What all workers of one parent have counted: any of them can say it, also of those that have ended.
 
-Each worker has a place, a small number that the next process takes over when it ends, and a region of one file in
+Each worker has a number, a small number that the next process takes over when it ends, and a region of one file in
 memory, where it leaves its series now and then. What counts up goes on from there; gauges of the dead are left out.
 The parent only clears the flag of a region, and reads nothing.
 """
@@ -28,14 +28,14 @@ Series = dict[str, dict[tuple[str, str], float]]
 
 
 class Tally:
-    """One worker's; `places` is how many there are at most."""
+    """One worker's; `workers` is how many there are at most."""
 
-    def __init__(self, descriptor: int, place: int, places: int, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(self, descriptor: int, number: int, workers: int, registry: CollectorRegistry = REGISTRY) -> None:
         self._descriptor = descriptor
-        self._place = place
-        self._places = places
+        self._number = number
+        self._workers = workers
         self._registry = registry
-        _, before = self._read(place)
+        _, before = self._read(number)
         self._before = {name: series for name, series in before.items() if self._counts(name)}
         self._saved = b""
 
@@ -44,8 +44,8 @@ class Tally:
         told = [[name, *key, value] for name, series in self._own().items() for key, value in series.items()]
         packed = zlib.compress(json.dumps(told).encode(), 1)
         if packed != self._saved and len(packed) <= _REGION - _HEAD:
-            with self._locked(self._place, fcntl.LOCK_EX):
-                os.pwrite(self._descriptor, b"\1" + len(packed).to_bytes(4) + packed, self._place * _REGION)
+            with self._locked(self._number, fcntl.LOCK_EX):
+                os.pwrite(self._descriptor, b"\1" + len(packed).to_bytes(4) + packed, self._number * _REGION)
             self._saved = packed
 
     def exposition(self) -> bytes:
@@ -53,8 +53,8 @@ class Tally:
         exposition()  # measures what is measured when it is asked for
         self.save()
         total: Series = {}
-        for place in range(self._places):
-            alive, series = self._read(place)
+        for number in range(self._workers):
+            alive, series = self._read(number)
             for name, values in series.items():
                 if alive or self._counts(name):
                     _add(total.setdefault(name, {}), values)
@@ -79,28 +79,28 @@ class Tally:
     def _counts(self, name: str) -> bool:
         return any(family.name == name and family.type != "gauge" for family in self._families())
 
-    def _read(self, place: int) -> tuple[bool, Series]:
-        with self._locked(place, fcntl.LOCK_SH):
-            head = os.pread(self._descriptor, _HEAD, place * _REGION)
-            packed = os.pread(self._descriptor, int.from_bytes(head[1:]), place * _REGION + _HEAD)
+    def _read(self, number: int) -> tuple[bool, Series]:
+        with self._locked(number, fcntl.LOCK_SH):
+            head = os.pread(self._descriptor, _HEAD, number * _REGION)
+            packed = os.pread(self._descriptor, int.from_bytes(head[1:]), number * _REGION + _HEAD)
         series: Series = {}
         for name, sample, labels, value in json.loads(zlib.decompress(packed)) if packed else []:
             series.setdefault(name, {})[sample, labels] = value
         return head[:1] == b"\1", series
 
     @contextmanager
-    def _locked(self, place: int, how: int) -> Iterator[None]:
-        fcntl.lockf(self._descriptor, how, _REGION, place * _REGION)
+    def _locked(self, number: int, how: int) -> Iterator[None]:
+        fcntl.lockf(self._descriptor, how, _REGION, number * _REGION)
         try:
             yield
         finally:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, _REGION, place * _REGION)
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, _REGION, number * _REGION)
 
 
-def ended(descriptor: int, place: int) -> None:
-    """The worker in that place has ended: its gauges say nothing any more."""
-    if os.fstat(descriptor).st_size > place * _REGION:
-        os.pwrite(descriptor, b"\0", place * _REGION)
+def ended(descriptor: int, number: int) -> None:
+    """The worker in that number has ended: its gauges say nothing any more."""
+    if os.fstat(descriptor).st_size > number * _REGION:
+        os.pwrite(descriptor, b"\0", number * _REGION)
 
 
 def _add(total: dict[tuple[str, str], float], values: dict[tuple[str, str], float]) -> None:

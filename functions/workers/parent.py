@@ -31,7 +31,7 @@ from ocf.functions.observability import logs
 from ocf.functions.settings.settings import Settings, load_or_exit
 from ocf.functions.workers import environment, metrics_sum
 from ocf.functions.workers import parent_link as link
-from ocf.functions.workers.boot_queue import Boots
+from ocf.functions.workers.boot_queue import BootQueue
 from ocf.functions.workers.listener import Listener
 from ocf.functions.workers.worker_fork import Child, start
 
@@ -53,7 +53,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 def main() -> NoReturn:
     """Be the parent. Where this process has keys in its environment, it begins anew without."""
     if environment.SEALED not in os.environ:
-        environment.begin_anew()
+        environment.reexec_sealed()
     sealed = int(os.environ.pop(environment.SEALED))
     settings = load_or_exit()
     logs.configure(settings.log_level)
@@ -76,12 +76,12 @@ def main() -> NoReturn:
 
 @dataclass(eq=False)
 class _Worker:
-    """`place` is a small number of its own; `deliveries`: what it was given and has not done."""
+    """`number` is a small number of its own; `deliveries`: what it was given and has not done."""
 
     pid: int
-    place: int
+    number: int
     link: socket.socket
-    heard: float
+    last_message: float
     free_since: float
     ready: bool = False
     warm: bool = False
@@ -92,7 +92,7 @@ class _Worker:
     def free(self) -> bool:
         return self.deliveries == 0 and self.leaving is None
 
-    def say(self, what: bytes) -> None:
+    def send(self, what: bytes) -> None:
         with suppress(OSError):  # dead, or as good as: that is found out elsewhere
             self.link.send(what)
 
@@ -104,19 +104,19 @@ class Parent:
         self._settings = settings
         self._sealed = sealed
         self._spare = max(1, settings.warm_slots)
-        self._most = settings.max_concurrent_tasks
+        self._max_deliveries = settings.max_concurrent_tasks
         #: While all are taken there are still as many warm ones as wanted, for whoever comes next.
-        self._places = self._most + settings.warm_slots
+        self._max_workers = self._max_deliveries + settings.warm_slots
         self._selector = selectors.DefaultSelector()
-        self._counts = environment.in_memory()
+        self._counts = environment.memory_file()
         self._workers: dict[int, _Worker] = {}
-        self._boots: Boots[_Worker] = Boots(lambda worker: worker.say(link.BOOT))
+        self._boots: BootQueue[_Worker] = BootQueue(lambda worker: worker.send(link.BOOT))
         self._listener: Listener | None = None
-        self._told = self._ever_ready = False
+        self._stopping = self._ever_ready = False
         self._status = 0
         self._spare_at = self._not_before = 0.0
         self._backoff = _FIRST_BACKOFF
-        self._awake = time.monotonic()
+        self._last_round = time.monotonic()
 
     def serve(self) -> int:
         """Until told to stop and all workers are gone; exit status.
@@ -136,39 +136,43 @@ class Parent:
             self._selector,
             (self._settings.host, self._settings.port),
             deliver=self._deliver,
-            ask=self._ask,
-            full=json.dumps({"detail": f"all {self._most} workers are taken (MAX_CONCURRENT_TASKS)"}),
+            query=self._query,
+            full=json.dumps({"detail": f"all {self._max_deliveries} workers are taken (MAX_CONCURRENT_TASKS)"}),
         )
-        log.info("parent ready", action="parent.ready", port=self._listener.port, most=self._most)
-        while self._look_after(time.monotonic()):
-            for key, _ in self._selector.select(0.2 if self._listener and self._awake < self._spare_at else 1.0):
+        log.info("parent ready", action="parent.ready", port=self._listener.port, most=self._max_deliveries)
+        while self._supervise(time.monotonic()):
+            for key, _ in self._selector.select(0.2 if self._listener and self._last_round < self._spare_at else 1.0):
                 key.data()
         return self._status
 
     def _signalled(self, number: int, _frame: FrameType | None) -> None:
-        self._told = self._told or number != signal.SIGCHLD
+        self._stopping = self._stopping or number != signal.SIGCHLD
 
     def _deliver(self, connection: socket.socket) -> bool:
         """To a free worker, a warm one if there is one; one more is forked if there may be one more."""
-        while sum(worker.deliveries > 0 for worker in self._workers.values()) < self._most:
-            free = [one for one in self._workers.values() if one.free and self._awake - one.heard < _SLOW]
+        while sum(worker.deliveries > 0 for worker in self._workers.values()) < self._max_deliveries:
+            free = [one for one in self._workers.values() if one.free and self._last_round - one.last_message < _SLOW]
             worker = min(free, key=lambda one: (not one.warm, not one.ready, one.free_since), default=None)
-            worker = worker or self._one_more()
+            worker = worker or self._fork_worker()
             if worker is None:
                 return False
-            if self._give(worker, link.DELIVERY, connection):
+            if self._pass_connection(worker, link.DELIVERY, connection):
                 worker.deliveries += 1
                 worker.warm = False
                 self._spare_at = time.monotonic() + _SPARE_DELAY
                 return True
         return False
 
-    def _ask(self, connection: socket.socket) -> bool:
+    def _query(self, connection: socket.socket) -> bool:
         """Any worker can say how it is, and what all have counted."""
-        asked = sorted(self._workers.values(), key=lambda one: (not one.ready, one.deliveries, -one.heard))
-        return any(self._give(one, link.QUESTION, connection) for one in asked if self._awake - one.heard < _SLOW)
+        asked = sorted(self._workers.values(), key=lambda one: (not one.ready, one.deliveries, -one.last_message))
+        return any(
+            self._pass_connection(one, link.QUERY, connection)
+            for one in asked
+            if self._last_round - one.last_message < _SLOW
+        )
 
-    def _give(self, worker: _Worker, what: bytes, connection: socket.socket) -> bool:
+    def _pass_connection(self, worker: _Worker, what: bytes, connection: socket.socket) -> bool:
         try:
             socket.send_fds(worker.link, [what], [connection.fileno()])
         except OSError:
@@ -176,22 +180,22 @@ class Parent:
             return False
         return True
 
-    def _look_after(self, now: float) -> bool:
+    def _supervise(self, now: float) -> bool:
         """End what hangs, take note of what has ended, fork what is missing. Whether there is anything left to do."""
-        asleep, self._awake = now - self._awake, now
+        asleep, self._last_round = now - self._last_round, now
         for worker in list(self._workers.values()):
             if asleep > _SLOW:
-                worker.heard += asleep  # this process did not run: nobody is to blame for the silence
+                worker.last_message += asleep  # this process did not run: nobody is to blame for the silence
             ended, status = os.waitpid(worker.pid, os.WNOHANG)
             if ended:
                 self._ended(worker, os.waitstatus_to_exitcode(status))
-            elif now - worker.heard > HANG or (worker.leaving is not None and now > worker.leaving):
+            elif now - worker.last_message > HANG or (worker.leaving is not None and now > worker.leaving):
                 log.error("worker hangs and is ended", action="parent.worker_hangs", worker_pid=worker.pid)
-                worker.heard = now
+                worker.last_message = now
                 self._end(worker, signal.SIGKILL)
         if self._listener is None:
             return bool(self._workers)
-        if self._told:
+        if self._stopping:
             self._listener.close()
             self._listener = None
             for worker in self._workers.values():
@@ -204,7 +208,7 @@ class Parent:
     def _keep_spares(self, now: float) -> None:
         free = [worker for worker in self._workers.values() if worker.free]
         if len(free) < self._spare and now >= self._spare_at:
-            self._one_more()
+            self._fork_worker()
         free.sort(key=lambda one: (one.warm, one.ready, -one.free_since))
         for worker in free[: -self._spare]:
             if worker.ready and now - worker.free_since > _SURPLUS_SECONDS:
@@ -212,65 +216,67 @@ class Parent:
 
     def _end(self, worker: _Worker, number: signal.Signals) -> None:
         if worker.leaving is None:
-            worker.leaving = self._awake + self._settings.drain_seconds + _LEAVE_SECONDS
+            worker.leaving = self._last_round + self._settings.drain_seconds + _LEAVE_SECONDS
         with suppress(ProcessLookupError):
             os.kill(worker.pid, number)
 
     def _ended(self, worker: _Worker, status: int) -> None:
         del self._workers[worker.pid]
-        self._boots.end(worker)
-        with suppress(KeyError):  # unless its end was heard already
+        self._boots.release(worker)
+        with suppress(KeyError):  # unless its end was last_message already
             self._selector.unregister(worker.link)
         worker.link.close()
-        metrics_sum.ended(self._counts, worker.place)
+        metrics_sum.ended(self._counts, worker.number)
         if worker.leaving is not None and (status == 0 or self._listener is None):
             return
         log.warning("worker ended", action="parent.worker_ended", worker_pid=worker.pid, status=status)
         if not self._ever_ready:
             # Its own last line says why: a setting, or NATS is away. Who started this process starts it again.
-            self._told, self._status = True, status if status > 0 else 1
-        self._spare_at = self._awake
+            self._stopping, self._status = True, status if status > 0 else 1
+        self._spare_at = self._last_round
         if worker.ready:
             self._backoff = _FIRST_BACKOFF
         else:  # the next one would end at once, too
-            self._not_before = self._awake + self._backoff
+            self._not_before = self._last_round + self._backoff
             self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
 
-    def _hear(self, worker: _Worker) -> None:
+    def _receive(self, worker: _Worker) -> None:
         try:
-            said = worker.link.recv(64)
+            message = worker.link.recv(64)
         except BlockingIOError:
             return
         except OSError:
-            said = b""
-        if not said:
+            message = b""
+        if not message:
             self._selector.unregister(worker.link)
             return
-        worker.heard = time.monotonic()
-        for word in (said[at : at + 1] for at in range(len(said))):
+        worker.last_message = time.monotonic()
+        for word in (message[at : at + 1] for at in range(len(message))):
             if word in (link.COLD, link.WARM):
                 worker.ready = self._ever_ready = True
                 worker.warm = word == link.WARM
             elif word == link.DONE:
                 worker.deliveries -= 1
-                worker.free_since = worker.heard
+                worker.free_since = worker.last_message
             elif word == link.WANTS_BOOT:
-                self._boots.ask(worker)
+                self._boots.request(worker)
             elif word == link.BOOTED:
-                self._boots.end(worker)
+                self._boots.release(worker)
 
-    def _one_more(self) -> _Worker | None:
+    def _fork_worker(self) -> _Worker | None:
         """A new worker, unless there are as many as there may be, or the last one could not begin."""
         now = time.monotonic()
-        if len(self._workers) >= self._places or now < self._not_before:
+        if len(self._workers) >= self._max_workers or now < self._not_before:
             return None
-        taken = {worker.place for worker in self._workers.values()}
-        place = min(set(range(self._places)) - taken)
+        taken = {worker.number for worker in self._workers.values()}
+        number = min(set(range(self._max_workers)) - taken)
         ours, its = socket.socketpair()
         ours.setblocking(False)
         with its:
-            child = Child(place, self._places, str(self._settings.state_dir), its.fileno(), self._sealed, self._counts)
+            child = Child(
+                number, self._max_workers, str(self._settings.state_dir), its.fileno(), self._sealed, self._counts
+            )
             pid = start(child, _SIGNALS)
-        worker = self._workers[pid] = _Worker(pid, place, ours, heard=now, free_since=now)
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(worker))
+        worker = self._workers[pid] = _Worker(pid, number, ours, last_message=now, free_since=now)
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._receive(worker))
         return worker

@@ -1,6 +1,6 @@
 """A worker's end of the socket to its parent (`parent.py`): connections come in, signs of life go out.
 
-Every message is one byte. From the parent: `DELIVERY` and `QUESTION`, each with the descriptor of a connection, and
+Every message is one byte. From the parent: `DELIVERY` and `QUERY`, each with the descriptor of a connection, and
 `BOOT`, the turn to boot a server. To the parent: `STARTING`, `COLD` or `WARM` every two seconds, from the event loop,
 so that silence says that it hangs; `DONE` when a delivery's connection has ended and its work has, too; `WANTS_BOOT`
 and `BOOTED`.
@@ -18,11 +18,11 @@ from typing import Protocol
 
 from ocf.functions.workers.metrics_sum import Tally
 
-DELIVERY, QUESTION, BOOT = b"c", b"q", b"b"
+DELIVERY, QUERY, BOOT = b"c", b"q", b"b"
 STARTING, COLD, WARM, DONE, WANTS_BOOT, BOOTED = b"s", b"h", b"w", b"d", b"a", b"e"
 _BEAT = 2.0
 #: Who has connected and begins no work within that many seconds is not waited for.
-_PATIENCE = 30.0
+_IDLE_SECONDS = 30.0
 
 Serve = Callable[[socket.socket, Callable[[], None]], Awaitable[asyncio.Transport]]
 
@@ -67,50 +67,50 @@ class Link:
         """Everything is ready; `serve` answers on a connection, and calls back when that has ended."""
         assert self._serve is not None
         self._serve.set_result(serve)
-        self._say_state()
+        self._send_state()
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def boot_turn(self) -> AsyncIterator[None]:
         """Wait for it; over all workers of the parent so many boot at once as there are processors, in order."""
         async with self._booting:
             self._boot = asyncio.get_running_loop().create_future()
-            self._say(WANTS_BOOT)
+            self._send(WANTS_BOOT)
             try:
                 await self._boot
                 yield
             finally:
                 self._boot = None
-                self._say(BOOTED)
+                self._send(BOOTED)
 
     def _readable(self) -> None:
         try:
-            said, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
+            message, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
         except BlockingIOError:
             return
         except OSError:
-            said = b""
-        if not said:
+            message = b""
+        if not message:
             # Where the kernel does not see to it: who has no parent has nobody who would end it.
             os.kill(os.getpid(), signal.SIGKILL)
-        elif said == BOOT:
+        elif message == BOOT:
             if self._boot is not None and not self._boot.done():
                 self._boot.set_result(None)
         elif descriptors:
             connection = socket.socket(fileno=descriptors[0])
-            task = asyncio.create_task(self._take(connection, delivery=said == DELIVERY))
+            task = asyncio.create_task(self._take(connection, delivery=message == DELIVERY))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _take(self, connection: socket.socket, *, delivery: bool) -> None:
         assert self._serve is not None
         serve = await self._serve
-        assert self.work is not None  # said before
+        assert self.work is not None  # message before
         closed = asyncio.Event()
         connection.setblocking(False)
         try:
             transport = await serve(connection, closed.set)
             with suppress(TimeoutError):
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(_IDLE_SECONDS):
                     await closed.wait()
             if not (closed.is_set() or (delivery and self.work.busy)):
                 transport.abort()
@@ -120,20 +120,20 @@ class Link:
         finally:
             self.tally.save()
             if delivery:
-                self._say_state()
-                self._say(DONE)
+                self._send_state()
+                self._send(DONE)
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(_BEAT)
-            self._say_state()
+            self._send_state()
             self.tally.save()
 
-    def _say_state(self) -> None:
+    def _send_state(self) -> None:
         ready = self.work if self._serve is not None and self._serve.done() else None
-        self._say(STARTING if ready is None else WARM if ready.warm else COLD)
+        self._send(STARTING if ready is None else WARM if ready.warm else COLD)
 
-    def _say(self, what: bytes) -> None:
+    def _send(self, what: bytes) -> None:
         with suppress(OSError):  # a parent that does not listen is found out by `_readable`, or was stopped for a while
             self._socket.send(what)
 
@@ -141,12 +141,12 @@ class Link:
 _current: Link | None = None
 
 
-def turn() -> AbstractAsyncContextManager[None]:
+def boot_turn() -> AbstractAsyncContextManager[None]:
     """This process's turn to boot a server: its parent says when; without one there is nobody to wait for."""
-    return nullcontext() if _current is None else _current.turn()
+    return nullcontext() if _current is None else _current.boot_turn()
 
 
-def at(work: Work) -> None:
+def register_work(work: Work) -> None:
     """Say what this process is at, to its parent if it has one."""
     if _current is not None:
         _current.work = work

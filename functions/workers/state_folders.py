@@ -23,7 +23,7 @@ _NEW = 60.0
 
 
 @asynccontextmanager
-async def held(folder: Path) -> AsyncIterator[list[Path]]:
+async def locked(folder: Path) -> AsyncIterator[list[Path]]:
     """Make it and hold it; gives what dead processes left in it and, below a parent, beside it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -31,19 +31,19 @@ async def held(folder: Path) -> AsyncIterator[list[Path]]:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield _leftovers(folder)
     finally:
-        if below_a_parent(folder):
+        if is_worker_folder(folder):
             await discard_tree(folder)
         os.close(descriptor)
 
 
-async def tidy(leftovers: list[Path]) -> None:
+async def remove_leftovers(leftovers: list[Path]) -> None:
     """Remove them, which may take its time."""
     for path in leftovers:
         log.info("leftover removed", action="worker.leftover_removed", path=path.name)
         await discard_tree(path)
 
 
-def below_a_parent(folder: Path) -> bool:
+def is_worker_folder(folder: Path) -> bool:
     """Whether it is one of several in the state folder of a parent."""
     return folder.name.startswith("worker-")
 
@@ -52,7 +52,7 @@ def _leftovers(folder: Path) -> list[Path]:
     found = [path for path in _ours(folder) if path.name != "slots"]
     with suppress(FileNotFoundError):
         found += (folder / "slots").iterdir()
-    if below_a_parent(folder):
+    if is_worker_folder(folder):
         found += [path for path in _ours(folder.parent) if path != folder and not _alive(path)]
     return found
 

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from ocf.functions.workers.environment import plain, unseal
+from ocf.functions.workers.environment import unseal, without_secrets
 from ocf.functions.workers.metrics_sum import Tally
 from ocf.functions.workers.parent_link import Link
 
@@ -23,11 +23,11 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class Child(NamedTuple):
-    """What a worker is told: its place of so many, the parent's state folder, and three descriptors: its end of the
+    """What a worker is told: its number of so many, the parent's state folder, and three descriptors: its end of the
     link, the environment, and the counts of all."""
 
-    place: int
-    places: int
+    number: int
+    workers: int
     state_dir: str
     link: int
     sealed: int
@@ -38,7 +38,7 @@ def start(child: Child, blocked: Collection[signal.Signals], *, fork: bool = sys
     """A new worker's pid. `blocked`: signals that the parent handles, and that must not get lost in between."""
     if not fork:
         command = (sys.executable, "-m", __name__, *map(str, child))
-        process = subprocess.Popen(command, env=plain(os.environ), pass_fds=child[3:], start_new_session=True)
+        process = subprocess.Popen(command, env=without_secrets(os.environ), pass_fds=child[3:], start_new_session=True)
         process.returncode = 0  # the parent waits for it, and not this object
         return process.pid
     parent = os.getpid()
@@ -83,16 +83,16 @@ def _become(child: Child, blocked: Collection[signal.Signals], parent: int) -> N
 
 
 def _work(child: Child) -> int:
-    """Be the worker in that place, with a state folder and, where one is given, a name of its own."""
+    """Be the worker in that number, with a state folder and, where one is given, a name of its own."""
     unseal(child.sealed)
     os.environ["STATE_DIR"] = str(Path(child.state_dir) / f"worker-{os.getpid()}")
     if os.environ.get("WORKER_ID"):
-        os.environ["WORKER_ID"] += f"-{child.place}"
-    its = Link(socket.socket(fileno=child.link), Tally(child.counts, child.place, child.places))
+        os.environ["WORKER_ID"] += f"-{child.number}"
+    its = Link(socket.socket(fileno=child.link), Tally(child.counts, child.number, child.workers))
     status: int = importlib.import_module("ocf.functions.runtime.serve").work(its)
     return status
 
 
 if __name__ == "__main__":
-    place, places, state_dir, *descriptors = sys.argv[1:]
-    raise SystemExit(_work(Child(int(place), int(places), state_dir, *map(int, descriptors))))
+    number, workers, state_dir, *descriptors = sys.argv[1:]
+    raise SystemExit(_work(Child(int(number), int(workers), state_dir, *map(int, descriptors))))

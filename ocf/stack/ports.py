@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import random
+import itertools
+import os
 import socket
 from collections.abc import Iterable, Mapping
 
@@ -10,6 +11,10 @@ LOOPBACK = "127.0.0.1"
 #: Below Linux's range for outgoing connections (32768 and up), so that no client socket takes one between
 #: our look and the server's bind; far enough above that weed's gRPC ports fit too.
 _RANGE = range(20_000, 32_000)
+#: Each process begins its search in a block of its own, and each search after the last: two stacks that start together
+#: do not find the same port free.
+_BLOCK = 20
+_searched = itertools.count()
 #: Ports of these names bring a second one that far above them.
 _COMPANION = {"weed_admin": 10_000}
 
@@ -35,15 +40,16 @@ def free_port(exclude: Iterable[int] = (), *, companion: int = 0, tries: int = 5
     Raises:
         PortTaken: none found.
     """
-    avoid = set(exclude)
-    for _ in range(tries):
-        port = random.choice(_RANGE[: len(_RANGE) - companion])  # noqa: S311 - not a secret
+    avoid, ports = set(exclude), _RANGE[: len(_RANGE) - companion]
+    begin = os.getpid() * _BLOCK + next(_searched)
+    for number in range(tries):
+        port = ports[(begin + number) % len(ports)]
         if port not in avoid and is_free(port) and is_free(port + companion):
             return port
     raise PortTaken(f"no free port between {_RANGE.start} and {_RANGE.stop}")
 
 
-def allocate(names: Iterable[str], told: Mapping[str, int], saved: Mapping[str, int]) -> dict[str, int]:
+def allocate(names: Iterable[str], requested: Mapping[str, int], saved: Mapping[str, int]) -> dict[str, int]:
     """A port for each name. What was told must be free; a saved port that somebody took is replaced.
 
     Raises:
@@ -51,11 +57,11 @@ def allocate(names: Iterable[str], told: Mapping[str, int], saved: Mapping[str, 
     """
     ports: dict[str, int] = {}
     for name in names:
-        wanted = told.get(name, 0)
+        wanted = requested.get(name, 0)
         if wanted and not is_free(wanted):
             raise PortTaken(f"port {wanted} for {name} is taken; stop what listens there, or choose another")
-        kept = wanted or saved.get(name, 0)
+        port = wanted or saved.get(name, 0)
         companion = _COMPANION.get(name, 0)
-        usable = kept and kept not in ports.values() and is_free(kept) and is_free(kept + companion)
-        ports[name] = kept if usable else free_port(ports.values(), companion=companion)
+        usable = port and port not in ports.values() and is_free(port) and is_free(port + companion)
+        ports[name] = port if usable else free_port(ports.values(), companion=companion)
     return ports

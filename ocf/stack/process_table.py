@@ -12,7 +12,7 @@ from pathlib import Path
 from ocf.functions.models.offline_model import OfflineSpec
 from ocf.functions.runtime.nats_auth import public_key
 from ocf.functions.settings.settings import Settings
-from ocf.functions.workers.environment import parent_wanted
+from ocf.functions.workers.environment import needs_parent
 from ocf.stack import tools
 from ocf.stack.keys import Keys
 from ocf.stack.nats_server import nats_argv
@@ -173,7 +173,7 @@ def settings_of(plan: Plan) -> Settings:
     return Settings.model_validate(unset | {name: value for name, value in given.items() if value and name in names})
 
 
-def nursery_environment(plan: Plan) -> dict[str, str]:
+def fork_server_environment(plan: Plan) -> dict[str, str]:
     """What the nursery gets: enough to import. Its children are given the rest one by one."""
     return {**_plain(plan), **_PYTHON, **_python_path()}
 
@@ -201,7 +201,7 @@ def table(plan: Plan) -> tuple[Spec, ...]:
 
     def function(name: str, target: tuple[str, ...], port: str, extra: Mapping[str, str]) -> Spec:
         env = {**python, **extra, "FUNCTION_TARGET": ",".join(target), "PORT": str(ports[port])}
-        more = {"parent": parent_wanted(env), "port": ports[port], "path": "/ready", "grace": 8.0}
+        more = {"parent": needs_parent(env), "port": ports[port], "path": "/ready", "grace": 8.0}
         return ours(name, 2, "ocf.functions.runtime.serve", env, **more)
 
     keys = {name: plan.environ[name] for name in MODEL_KEYS if plan.environ.get(name)}

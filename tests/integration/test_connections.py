@@ -64,7 +64,7 @@ async def serving(kept: Connections) -> AsyncIterator[int]:
         lifespan="off",
         timeout_graceful_shutdown=1,
     )
-    connection_limits.bound(config, kept)
+    connection_limits.apply_limits(config, kept)
     server = uvicorn.Server(config)
     running = asyncio.ensure_future(server.serve())
     async with asyncio.timeout(10):

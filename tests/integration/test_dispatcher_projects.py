@@ -292,7 +292,7 @@ async def test_an_upgrade_of_a_consumer_that_is_full_lets_others_through_at_once
     bus: NatsBus, own_nats_server: NatsServer
 ) -> None:
     """As many as may be unsettled wait for their next try at the release before: another project waits for none."""
-    row = replace(SUBMIT, pending=20)
+    row = replace(SUBMIT, max_ack_pending=20)
     await publish_many(bus, row, "broken", 30)
     before = await connect(own_nats_server.url, creds=own_nats_server.creds, name="before")
     for delivery in await before.fetch(row.spec(), 30, 2):
@@ -372,14 +372,14 @@ async def test_more_projects_than_consumers_and_each_has_its_turn(bus: NatsBus) 
         await until(lambda: heard.count("many") == 600)
         await until(lambda: len(heard.projects) == 800)
     info = await bus.js.stream_info(SUBMIT.stream)
-    assert info.state.consumer_count == projects.MOST + 1
+    assert info.state.consumer_count == projects.MAX_CONSUMERS + 1
 
 
 async def test_a_project_that_is_idle_keeps_no_consumer_and_repeats_nothing(
     bus: NatsBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gets a new one with its next message, which begins there."""
-    monkeypatch.setattr(projects, "IDLE", 0.0)
+    monkeypatch.setattr(projects, "IDLE_SECONDS", 0.0)
     heard = Heard()
 
     async def answer(request: httpx.Request) -> httpx.Response:

@@ -30,7 +30,7 @@ def run_block(folder: Path, mark: str, *arguments: str) -> str:
 
 
 def test_a_task_is_published_with_plain_nats_as_the_page_says(stack: Stack, tmp_path: Path) -> None:
-    """Copied from docs/how-to/publish-events.md, run with nothing but nats-py: the stream stores it, and it runs to completed."""
+    """The block of docs/how-to/publish-events.md runs with only nats-py: the stream stores it, and it completes."""
     answer = stack.answer
     said = run_block(tmp_path, "publish-structured", answer["nats"], answer["nats_creds"]).split("\n")
     assert said[0].startswith("stored as")

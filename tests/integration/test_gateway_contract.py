@@ -10,6 +10,7 @@ import asyncio
 import threading
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import schemathesis
@@ -20,7 +21,6 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from ocf.events.lifecycle import State
 from ocf.events.sealing import Keyring, generate_key
-from ocf.functions.gateway import openapi
 from ocf.functions.gateway.routes import sessions
 from tests.support.gateway_server import serving
 from tests.support.nats import NatsServer
@@ -32,7 +32,9 @@ CONFIG = {
     "generation": {"max-examples": 3},
     "phases": {"stateful": {"enabled": False}},
 }
-schema = schemathesis.openapi.from_path(str(openapi.PATH), config=SchemathesisConfig.from_dict(CONFIG))
+schema = schemathesis.openapi.from_path(
+    str(Path(__file__).parents[2] / "schemas/openapi.json"), config=SchemathesisConfig.from_dict(CONFIG)
+)
 
 
 @pytest.fixture(scope="module")

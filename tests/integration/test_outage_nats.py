@@ -16,7 +16,7 @@ from ocf.events.adapters.nats.bus import UNACKED, connect
 from ocf.events.client import Client
 from ocf.events.commands import Cancel, Reply
 from ocf.events.errors import Conflict, Unavailable
-from ocf.functions.core.cancellation import end
+from ocf.functions.core.cancellation import cancel_and_wait
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.execute.attempt.command_listener import CommandListener
 from ocf.functions.execute.attempt.lease import SAFE, TTL
@@ -67,10 +67,10 @@ async def test_what_is_said_over_an_outage_is_heard_after_it(own_nats_server: Na
 
         commands = await stack.enter_async_context(listener.listen())
         tasks = [
-            asyncio.create_task(listener.live(commands, take)),
-            asyncio.create_task(listener.keep_looking(take)),
+            asyncio.create_task(listener.follow(commands, take)),
+            asyncio.create_task(listener.poll(take)),
         ]
-        stack.push_async_callback(end, tasks)
+        stack.push_async_callback(cancel_and_wait, tasks)
         await client.reply(ids["execution_id"], "1", "first")
         await until(lambda: is_heard("first"), what="the first answer is heard")
         await relay.cut()
@@ -110,7 +110,7 @@ class Relay:
         """End every connection; no new one is accepted."""
         if self._server is not None:
             self._server.close()
-        await end(list(self._open))
+        await cancel_and_wait(list(self._open))
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         here = asyncio.current_task()

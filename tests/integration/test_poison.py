@@ -42,7 +42,7 @@ async def test_a_thousand_poison_messages_stand_in_nobodys_way(stack: Stack, pro
     for execution in real:
         assert (await project.ended(execution, timeout=SETTLED)).state == "completed"
 
-    async def letters() -> dict[str, dead_letters.Letter]:
+    async def letters() -> dict[str, dead_letters.StoredDeadLetter]:
         found = {}
         async for message in project.bus.history(subjects.DLQ, f"ocf.dlq.*.{project.name}.*"):
             assert message.data == b""

@@ -380,9 +380,10 @@ async def test_waiting_for_a_processor_is_seen() -> None:
     process = await start_process(spec(code))
     try:
         async with asyncio.timeout(20):
-            while process.starved_seconds() < 0.1:
+            while not (children := psutil.Process(process.pid).children()):
                 await asyncio.sleep(0.02)
-        (sleeper,) = psutil.Process(process.pid).children()
-        assert process_tree.starved_seconds((sleeper.pid,)) < process.starved_seconds()
+            # On a busy machine the sleeper waits too, but only until it sleeps.
+            while process.cpu_wait_seconds() < process_tree.cpu_wait_seconds((children[0].pid,)) + 0.1:
+                await asyncio.sleep(0.02)
     finally:
         await process.stop(0.0)

@@ -21,9 +21,9 @@ async def test_the_server_sends_the_command_by_itself(nats_server: NatsServer, m
     target = subjects.command("cleanup", subjects.SYSTEM_PROJECT, retention_schedule.RETENTION_ID)
     try:
         for _ in range(2):
-            await retention_schedule.keep_retaining(bus)
+            await retention_schedule.ensure_retention_schedule(bus)
         first = await bus.last(subjects.COMMANDS, retention_schedule.SCHEDULE)
-        await retention_schedule.keep_retaining(bus, anew=True)
+        await retention_schedule.ensure_retention_schedule(bus, refresh=True)
         there = [message async for message in bus.history(subjects.COMMANDS, retention_schedule.SCHEDULE)]
         assert first is not None
         assert [message.sequence > first.sequence for message in there] == [True]
@@ -33,7 +33,7 @@ async def test_the_server_sends_the_command_by_itself(nats_server: NatsServer, m
             return message is not None and json.loads(message.data)["scope"] == "retention"
 
         await until(fired, timeout=15, what="the schedule's command")
-        await retention_schedule.stop_retaining(bus)
+        await retention_schedule.delete_retention_schedule(bus)
         assert await bus.last(subjects.COMMANDS, retention_schedule.SCHEDULE) is None
     finally:
         await bus.purge(subjects.COMMANDS, target)

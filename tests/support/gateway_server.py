@@ -100,7 +100,7 @@ async def serving(
     config = uvicorn.Config(
         app, host="127.0.0.1", port=port, log_config=None, access_log=False, ws="websockets-sansio", lifespan="on"
     )
-    connection_limits.bound(config)
+    connection_limits.apply_limits(config)
     server = uvicorn.Server(config)
     serving = asyncio.ensure_future(server.serve())
     try:

@@ -60,7 +60,7 @@ class Work:
                 """The event loop does not answer."""
         if "boot" in told:
             began = time.monotonic()
-            async with parent_link.turn():
+            async with parent_link.boot_turn():
                 turn = time.monotonic()
                 await asyncio.sleep(told["boot"])
             return JSONResponse({"pid": os.getpid(), "began": began, "turn": turn, "ended": time.monotonic()})
@@ -82,7 +82,7 @@ def _work(its: parent_link.Link) -> int:
             return Response(its.tally.exposition())
 
         routes = [Route("/", work.do, methods=["POST"]), Route("/metrics", counts)]
-        parent_link.at(work)
+        parent_link.register_work(work)
         config = uvicorn.Config(Starlette(routes=routes), log_config=None, timeout_graceful_shutdown=10)
         await uvicorn_server.serve(config, its)
 

@@ -14,7 +14,7 @@ from ocf.events import subjects
 from ocf.events.commands import Cancel, Cleanup
 from ocf.events.delivery import NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.errors import Conflict, Drop, NotYetKnown, Unavailable
-from ocf.events.execution_record import HANDED_ON, Attempt, Record
+from ocf.events.execution_record import RELEASED, Attempt, Record
 from ocf.events.facts import Completed
 from ocf.events.lifecycle import State, Step
 from ocf.events.refs import ExecutionRef
@@ -123,7 +123,7 @@ async def test_archived_is_said_though_the_archive_broke_off_before_it(monkeypat
     b = bench()
     execution = await completed(b)
     with monkeypatch.context() as patched:
-        patched.setattr(b.deps.records, "say", _away)
+        patched.setattr(b.deps.records, "publish_fact", _away)
         with pytest.raises(Unavailable):
             await archive(b.deps, await terminal(b, execution))
     assert "archived" not in await b.said(execution)
@@ -176,7 +176,7 @@ async def test_a_redriven_end_is_archived_and_did_not_happen_twice() -> None:
     b = bench()
     execution = await completed(b)
     event = await terminal(b, execution)
-    subject = subjects.again(subjects.fact(PROJECT, execution, "completed"), "archive")
+    subject = subjects.redelivery_subject(subjects.fact(PROJECT, execution, "completed"), "archive")
     sequence = await b.bus.publish(subject, event.data, event.headers())
     await archive(b.deps, event.with_extensions(**{NATS_SEQUENCE: str(sequence)}))
     lines = (await b.store.get(f"{PROJECT}/{execution}/events.ndjson")).splitlines()
@@ -271,7 +271,7 @@ async def test_the_sweep_leaves_further_attempts_their_time() -> None:
     now = clock.now()
 
     def handed_on(record: Record) -> Record:
-        given = record.attempts[0].model_copy(update={"ended_at": now, "ended": HANDED_ON})
+        given = record.attempts[0].model_copy(update={"ended_at": now, "ended": RELEASED})
         return record.model_copy(update={"attempts": [given]})
 
     await b.deps.records.change(PROJECT, ids[0], handed_on)
@@ -340,7 +340,9 @@ async def test_the_sweep_says_what_was_decided_but_not_said() -> None:
     b = bench()
     execution = await running(b)
     fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=5)
-    await b.deps.records.change(PROJECT, execution, lambda r: b.deps.records.ended(r, Step.COMPLETE, fact))
+    await b.deps.records.change(
+        PROJECT, execution, lambda r: b.deps.records.apply_terminal_step(r, Step.COMPLETE, fact)
+    )
     assert "completed" not in await b.said(execution)
     await cleanup(b.deps, clean(b, SWEEP_ID, "sweep"))
     assert (await b.said(execution)).count("completed") == 1

@@ -316,12 +316,12 @@ async def test_who_resumes_does_not_read_all_that_was_before() -> None:
         await world.bus.publish(subjects.output("p", OLDER), chunk(seq).model_dump_json().encode(), {})
     await world.end(5_001)
     for start in (2_100, 3_990, 4_100, 4_600, 5_001, 9_000):
-        after = await reorder.place(world.bus, "p", world.execution, start)
+        after = await reorder.seek(world.bus, "p", world.execution, start)
         rest = world.bus.history(subjects.OUTPUT, subjects.output("p", world.execution), after=after)
         kept = [reorder.sequence_of(message) async for message in rest]
         assert set(range(start, 5_002)) <= set(kept)
-        assert len(kept) < max(0, 5_001 - start) + reorder.SWAPPED + 1_024
-    assert await reorder.place(world.bus, "p", str(uuid.uuid4()), 5_000) == 0
+        assert len(kept) < max(0, 5_001 - start) + reorder.MAX_DISPLACEMENT + 1_024
+    assert await reorder.seek(world.bus, "p", str(uuid.uuid4()), 5_000) == 0
     assert await world.watched(4_990) == list(range(4_990, 5_002))
 
 

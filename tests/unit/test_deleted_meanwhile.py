@@ -55,15 +55,15 @@ async def test_a_deletion_that_finds_a_record_afterwards_comes_again(monkeypatch
     execution = str(uuid.uuid4())
     event = b.submit(execution)
     await published(b, event, execution, "submit")
-    say = b.deps.records.say
+    say = b.deps.records.publish_fact
 
     async def later(type_: str, *args: Any, **more: Any) -> None:
         if type_ == "dev.ocf.task.cleaned.v1":
-            monkeypatch.setattr(b.deps.records, "say", say)
+            monkeypatch.setattr(b.deps.records, "publish_fact", say)
             await submit(b.deps, event)
         await say(type_, *args, **more)
 
-    monkeypatch.setattr(b.deps.records, "say", later)
+    monkeypatch.setattr(b.deps.records, "publish_fact", later)
     with pytest.raises(Conflict, match="still under way"):
         await cleanup(b.deps, clean(b, execution))
     assert await b.deps.records.get(PROJECT, execution) is not None

@@ -260,8 +260,8 @@ async def test_archive_gets_a_redriven_fact_as_that_of_its_execution() -> None:
     bus = MemoryBus(ManualClock())
     subject = subjects.fact(PROJECT, str(uuid.uuid4()), "completed")
     headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/t", "ce-type": "dev.ocf.task.completed.v1"}
-    await bus.publish(subjects.again(subject, "archive"), b"{}", headers)
-    await bus.publish(subjects.again(subject, "sink-acme"), b"{}", headers)
+    await bus.publish(subjects.redelivery_subject(subject, "archive"), b"{}", headers)
+    await bus.publish(subjects.redelivery_subject(subject, "sink-acme"), b"{}", headers)
     seen: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:

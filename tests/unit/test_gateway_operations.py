@@ -228,7 +228,7 @@ async def test_a_create_waits_for_its_session(wrong: bool) -> None:
                 deps = replace(deps, records=Records(deps.executions, world.bus, world.clock, source="/test"))
                 other = SessionRejected(session_id=ID, project_id="default", errors=[])
                 stranger = replace(event, id="another")
-                await deps.records.say("dev.ocf.session.rejected.v1", other, stranger, key="x")
+                await deps.records.publish_fact("dev.ocf.session.rejected.v1", other, stranger, key="x")
                 await session(deps, event)
 
     ready = asyncio.Event()

@@ -24,11 +24,11 @@ async def test_a_free_slot_wakes_who_waits_longest() -> None:
     """One offer wakes one, the oldest; the others go on waiting."""
     line = SlotQueue(ManualClock())
     first, second = await _waiting(line, 2)
-    line.offer()
+    line.wake_next()
     await _settle()
     assert first.done()
     assert not second.done()
-    line.offer()
+    line.wake_next()
     assert await second > 0
 
 
@@ -37,12 +37,12 @@ async def test_an_offer_is_passed_on_a_few_times_only() -> None:
     line = SlotQueue(ManualClock())
     tasks = await _waiting(line, 20)
     offers, woken = 1, 0
-    line.offer()
+    line.wake_next()
     while offers:
         await _settle()
         offers = tasks[woken].result()
         woken += 1
-        line.offer(offers)
+        line.wake_next(offers)
     assert 1 < woken < 20
     for task in tasks:
         task.cancel()
@@ -68,7 +68,7 @@ async def test_who_is_cancelled_leaves_the_line() -> None:
     first, second = await _waiting(line, 2)
     first.cancel()
     await _settle()
-    line.offer()
+    line.wake_next()
     assert await second > 0
 
 
@@ -80,11 +80,11 @@ async def test_projects_take_turns_for_a_free_slot() -> None:
     one = asyncio.create_task(line.wait(1.0, "one"))
     await _settle()
     for _ in range(2):
-        line.offer()
+        line.wake_next()
         await _settle()
     assert [task.done() for task in many] == [True, False, False, False, False]
     assert one.done()
-    line.offer()
+    line.wake_next()
     await _settle()
     assert many[1].done()
     for task in many:
@@ -97,7 +97,7 @@ async def test_whose_time_to_ask_has_come_lets_the_project_ask_whose_turn_it_is(
     line = SlotQueue(clock)
     first = asyncio.create_task(line.wait(1.0, "many"))
     await _settle()
-    line.offer()
+    line.wake_next()
     await _settle()
     assert first.done()
     many = asyncio.create_task(line.wait(1.0, "many"))

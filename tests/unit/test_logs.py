@@ -44,7 +44,7 @@ from starlette.exceptions import HTTPException
 
 logs.configure("info")
 logs.SECRETS.add({SECRET!r})
-app.use(bench().deps)
+app.set_dependencies(bench().deps)
 event = CloudEvent({{
     "type": "dev.ocf.task.cancel.v1", "source": "/test", "natssubject": "ocf.cmd.cancel.default.{EXECUTION}",
     "traceparent": "00-{TRACE}-b7ad6b7169203331-01",

@@ -22,7 +22,7 @@ from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.lease_state import RECHECK_SECONDS
 from ocf.functions.core.sweep_schedule import SWEEP_ID
 from ocf.functions.dispatcher.main import _measure_lag
-from ocf.functions.dispatcher.result import DeliveryResult, SinkAnswer
+from ocf.functions.dispatcher.result import DeliveryResult, SinkResult
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.observability import metrics
 from ocf.functions.submit.handler import submit
@@ -206,7 +206,7 @@ def test_answers_that_are_no_failures_are_counted_apart() -> None:
     expected = {0: "none", 200: "2xx", 301: "3xx", 404: "4xx", 409: "conflict", 425: "early", 503: "5xx"}
     assert kinds == expected
     assert set(expected.values()) == set(metrics.ANSWERS)
-    assert SinkAnswer(425).kind == "4xx"
+    assert SinkResult(425).kind == "4xx"
 
 
 def test_a_wait_of_an_hour_is_told_from_one_of_ten_minutes() -> None:

@@ -71,7 +71,7 @@ def test_half_a_surrogate_pair_names_its_field(text: str, field: str) -> None:
         (headers, body),
         (STRUCTURED, json.dumps(envelope).encode().replace(b'"data": 0', b'"data": ' + body)),
     ):
-        with pytest.raises(InvalidEvent, match=f"^{field}: holds half a surrogate pair"):
+        with pytest.raises(InvalidEvent, match=f"^{field}: contains half a surrogate pair"):
             decode(given_headers, given_body)
 
 
@@ -234,8 +234,8 @@ class _Failing:
 
 
 class _Done:
-    status, early, busy, done, kind, retried, gone = 200, False, False, True, "2xx", False, False
-    reason = said_in_logs = ""
+    status, too_early, busy, done, kind, retried, endpoint_gone = 200, False, False, True, "2xx", False, False
+    reason = loggable_reason = ""
 
 
 async def test_an_error_of_the_dispatcher_ends_with_its_message() -> None:

@@ -18,7 +18,7 @@ from ocf.events.errors import DeadLetter, Drop, Unavailable
 from ocf.events.execution_record import OutboxEntry, Record
 from ocf.events.lifecycle import State
 from ocf.events.ports import Message
-from ocf.functions.archive.handler import MAX_TRIES, PATIENCE, archive
+from ocf.functions.archive.handler import MAX_TRIES, MAX_WAIT, archive
 from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.compare_and_set import dump
 from ocf.functions.core.output_fence import acquire_fence
@@ -106,7 +106,7 @@ async def test_a_record_that_fails_again_and_again_is_tried_less_and_less(monkey
         tries += 1
         raise KeyError("of the one record")
 
-    monkeypatch.setattr("ocf.functions.cleanup.sweep._judged", broken)
+    monkeypatch.setattr("ocf.functions.cleanup.sweep._due_step", broken)
     before = metrics.item_failures.labels("sweep")._value.get()
     for _ in range(240):  # an hour
         await cleanup(b.deps, clean(b, "00000000-0000-0000-0000-000000000000", "sweep"))
@@ -127,7 +127,7 @@ async def test_a_dependency_that_is_away_is_no_records_fault(monkeypatch: pytest
         raise Unavailable("NATS is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr("ocf.functions.cleanup.sweep._judged", away)
+        patched.setattr("ocf.functions.cleanup.sweep._due_step", away)
         patched.setattr(b.bus, "ready", away)
         with pytest.raises(Unavailable):
             await cleanup(b.deps, clean(b, "00000000-0000-0000-0000-000000000000", "sweep"))
@@ -170,7 +170,7 @@ async def test_output_with_a_hole_is_archived_with_the_hole_stated() -> None:
     event = await terminal(b, execution)
     with pytest.raises(Unavailable, match="chunk 3"):
         await archive(b.deps, event)
-    await clock.advance(PATIENCE.total_seconds() + 1)
+    await clock.advance(MAX_WAIT.total_seconds() + 1)
     await archive(b.deps, event)
     lines = gzip.decompress(await b.store.get(f"{PROJECT}/{execution}/output.ndjson.gz")).splitlines()
     said = [json.loads(line) for line in lines]
@@ -194,7 +194,7 @@ async def test_an_object_that_is_gone_is_stated_in_the_manifest() -> None:
     event = type(event)(**{**vars(event), "data": json.dumps({**json.loads(event.data), "objects": [gone]}).encode()})
     with pytest.raises(Unavailable, match=r"workspace\.patch"):
         await archive(b.deps, event)
-    await clock.advance(PATIENCE.total_seconds() + 1)
+    await clock.advance(MAX_WAIT.total_seconds() + 1)
     await archive(b.deps, event)
     manifest = json.loads(await b.store.get(f"{PROJECT}/{execution}/manifest.json"))
     assert manifest["missing"] == ["workspace.patch"]

@@ -71,7 +71,7 @@ async def test_recorded_commands_build_up_the_state_that_each_one_needs() -> Non
     ids = {"execution_id": str(uuid.uuid4()), "project_id": "default"}
     settings = Settings.model_validate({"DRY_RUN": True, "FUNCTION_TARGET": "cancel"})
     async with build(settings, "dry") as parts:
-        asgi.use(parts)
+        asgi.set_dependencies(parts)
         transport = httpx.ASGITransport(build_app(parts, ("cancel",), None, {}))
         try:
             async with httpx.AsyncClient(transport=transport, base_url="http://dry") as http:
@@ -85,7 +85,7 @@ async def test_recorded_commands_build_up_the_state_that_each_one_needs() -> Non
                 odd = await http.post("/", content=b"{}", headers={"content-type": "text/plain"})
                 assert odd.status_code == 400
         finally:
-            asgi.use(None)
+            asgi.set_dependencies(None)
         record = await parts.records.require("default", ids["execution_id"])
         assert (record.state.value, record.cancel_why) == ("cancelled", "w")
         verbs = {m.subject.split(".")[2] async for m in parts.bus.history(subjects.COMMANDS, "ocf.cmd.>")}

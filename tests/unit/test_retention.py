@@ -15,7 +15,7 @@ from ocf.events.execution_record import Attempt, Record
 from ocf.events.facts import Completed
 from ocf.events.lifecycle import State, Step
 from ocf.functions.cleanup.handler import cleanup
-from ocf.functions.core.retention_schedule import RETENTION_ID, SCHEDULE, keep_retaining
+from ocf.functions.core.retention_schedule import RETENTION_ID, SCHEDULE, ensure_retention_schedule
 from ocf.functions.core.sweep_schedule import SCHEDULE as SWEEPS
 from ocf.functions.core.sweep_schedule import SWEEP_ID
 from ocf.functions.settings.retention_rules import rule_for, rules
@@ -84,7 +84,7 @@ async def test_a_schedule_is_set_up_anew_before_its_stream_removes_it() -> None:
     b = bench(RETENTION="default=7d/90d")
     execution = str(uuid.uuid4())
     await submit(b.deps, b.submit(execution))
-    await keep_retaining(b.bus)
+    await ensure_retention_schedule(b.bus)
     for id_, scope, schedule in ((RETENTION_ID, "retention", SCHEDULE), (SWEEP_ID, "sweep", SWEEPS)):
         data = Cleanup(project_id="ocf-system", execution_id=id_, scope=scope)  # type: ignore[arg-type]
         before = await b.bus.last(subjects.COMMANDS, schedule)

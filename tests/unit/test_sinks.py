@@ -21,8 +21,8 @@ from ocf.functions.dispatcher import sink_routes as wired
 from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Webhook, retry_after, sign
-from ocf.functions.dispatcher.main import rows
-from ocf.functions.dispatcher.result import SINK_PAUSES, SinkAnswer
+from ocf.functions.dispatcher.main import selected_routes
+from ocf.functions.dispatcher.result import SINK_PAUSES, SinkResult
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.settings.settings import Settings
 from ocf.functions.settings.sink_rules import Sink, check, keys, sinks
@@ -30,7 +30,7 @@ from tests.support.clock import ManualClock
 
 KEY = bytes(range(24))
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
-(ROW,) = wired.rows(sinks("acme=https://hooks.example.com/a"), 3)
+(ROW,) = wired.routes(sinks("acme=https://hooks.example.com/a"), 3)
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
@@ -83,14 +83,17 @@ def test_a_sink_outside_must_be_signed_and_one_of_knatives_need_not() -> None:
 def test_a_process_serves_the_rows_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     """All by default; `sinks`, or one of them; a sink that this process does not serve needs no key here."""
     told = {"EVENT_SINKS": "acme=https://x/,audit:*=https://y/", "EVENT_SINK_SECRETS": f"acme={SECRET},audit={SECRET}"}
-    assert [row.consumer for row in rows(Settings(**told))][-3:] == ["archive", "sink-acme", "sink-audit"]
-    assert len(rows(Settings(**told))) == len(ROUTES) + 2
-    assert [row.consumer for row in rows(Settings(**told, DISPATCH_CONSUMERS="sinks"))] == ["sink-acme", "sink-audit"]
+    assert [row.consumer for row in selected_routes(Settings(**told))][-3:] == ["archive", "sink-acme", "sink-audit"]
+    assert len(selected_routes(Settings(**told))) == len(ROUTES) + 2
+    assert [row.consumer for row in selected_routes(Settings(**told, DISPATCH_CONSUMERS="sinks"))] == [
+        "sink-acme",
+        "sink-audit",
+    ]
     unsigned = {"EVENT_SINKS": told["EVENT_SINKS"], "EVENT_SINK_SECRETS": f"acme={SECRET}"}
-    assert len(rows(Settings(**unsigned, DISPATCH_CONSUMERS="submit,sink-acme"))) == 2
+    assert len(selected_routes(Settings(**unsigned, DISPATCH_CONSUMERS="submit,sink-acme"))) == 2
     for wrong in ("sinks", "sink-other"):
         with pytest.raises(SystemExit):
-            rows(Settings(**unsigned, DISPATCH_CONSUMERS=wrong))
+            selected_routes(Settings(**unsigned, DISPATCH_CONSUMERS=wrong))
     assert "no secret for the sink 'audit'" in capsys.readouterr().err
 
 
@@ -277,24 +280,24 @@ async def test_a_fact_said_again_is_for_one_sink() -> None:
     subject = await world.said()
     message = await world.bus.last(subjects.EVENTS, subject)
     assert message is not None
-    await world.bus.publish(subjects.again(subject, "sink-acme"), message.data, message.headers)
-    await world.bus.publish(subjects.again(subject, "sink-other"), message.data, message.headers)
+    await world.bus.publish(subjects.redelivery_subject(subject, "sink-acme"), message.data, message.headers)
+    await world.bus.publish(subjects.redelivery_subject(subject, "sink-other"), message.data, message.headers)
     await world.delivered()
     assert [request.headers["webhook-id"] for request in world.seen] == ["a%2Eb"] * 2
-    assert subjects.first(subjects.again(subject, "sink-acme")) == subject
+    assert subjects.base_subject(subjects.redelivery_subject(subject, "sink-acme")) == subject
     execution = "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"
     for mine in (subjects.command("submit", "again", execution), subjects.fact("again", execution, "completed")):
-        assert subjects.first(mine) == mine, "a project may be called `again`"
-        assert subjects.first(subjects.again(mine, "archive")) == mine or ".cmd." in mine
+        assert subjects.base_subject(mine) == mine, "a project may be called `again`"
+        assert subjects.base_subject(subjects.redelivery_subject(mine, "archive")) == mine or ".cmd." in mine
 
 
 def test_pauses_grow_to_a_day_and_heed_the_receiver() -> None:
     """Two days in all; a tenth of spread; `Retry-After` when it is longer; functions may ask for half a minute."""
-    answer = SinkAnswer(500, "", 0.0, "id")
+    answer = SinkResult(500, "", 0.0, "id")
     pauses = [answer.pause(failures) for failures in range(1, 14)]
     assert all(0.9 * plan <= pause <= 1.1 * plan for plan, pause in zip(SINK_PAUSES, pauses, strict=False))
     assert pauses[11] == pytest.approx(pauses[12], rel=0.25)
-    assert SinkAnswer(503, "", 7_200.0, "id").pause(1) == 7_200
+    assert SinkResult(503, "", 7_200.0, "id").pause(1) == 7_200
     assert retry_after({"retry-after": "999999"}, 30.0) == 30
     assert retry_after({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, 86_400.0, 0.0) == 0
     assert retry_after({}, 30.0) == 1

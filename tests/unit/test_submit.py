@@ -14,7 +14,7 @@ from ocf.events.errors import Drop, Unavailable
 from ocf.events.lifecycle import State
 from ocf.events.refs import ExecutionRef
 from ocf.functions.cleanup.handler import remove
-from ocf.functions.core.task_limits import CEILINGS, bound
+from ocf.functions.core.task_limits import CEILINGS, effective_limit
 from ocf.functions.execute.context import server_spec
 from ocf.functions.submit.handler import submit
 from tests.support.parts import PROJECT, bench
@@ -63,7 +63,7 @@ async def test_accepted_is_said_though_the_worker_was_faster(monkeypatch: pytest
     event = b.submit()
     execution = json.loads(event.data)["execution_id"]
     with monkeypatch.context() as patched:
-        patched.setattr(b.deps.records, "say", _away)
+        patched.setattr(b.deps.records, "publish_fact", _away)
         with pytest.raises(Unavailable):
             await submit(b.deps, event)
     await b.deps.records.change(PROJECT, execution, lambda r: r.model_copy(update={"state": State.RUNNING}))
@@ -84,13 +84,13 @@ async def test_what_is_deleted_meanwhile_leaves_nothing(monkeypatch: pytest.Monk
     b = bench()
     event = b.submit()
     execution = json.loads(event.data)["execution_id"]
-    say = b.deps.records.say
+    say = b.deps.records.publish_fact
 
     async def late(*given: Any, **named: Any) -> None:
         await remove(b.deps, PROJECT, execution)
         await say(*given, **named)
 
-    monkeypatch.setattr(b.deps.records, "say", late)
+    monkeypatch.setattr(b.deps.records, "publish_fact", late)
     with pytest.raises(Drop, match="deleted"):
         await submit(b.deps, event)
     assert await b.said(execution) == []
@@ -190,7 +190,7 @@ def test_a_worker_holds_to_its_own_ceilings() -> None:
     settings = bench(MAX_MEMORY_BYTES=128 * 1024**2).deps.settings
     spec = server_spec(settings, None, sandboxed=False, limits=Limits(max_memory_bytes=10**12, max_processes=20))
     assert (spec.max_memory_bytes, spec.max_processes) == (128 * 1024**2, 20)
-    assert bound(Limits(), "silence_seconds", settings) == settings.silence_timeout
+    assert effective_limit(Limits(), "silence_seconds", settings) == settings.silence_timeout
 
 
 async def test_a_rejected_submit_is_in_the_history() -> None:

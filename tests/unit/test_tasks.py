@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from ocf.functions.core.cancellation import end
+from ocf.functions.core.cancellation import cancel_and_wait
 
 
 async def test_a_swallowed_cancellation_is_repeated() -> None:
@@ -27,7 +27,7 @@ async def test_a_swallowed_cancellation_is_repeated() -> None:
 
     tasks = [asyncio.create_task(stubborn()), asyncio.create_task(failing())]
     await asyncio.sleep(0)
-    await asyncio.wait_for(end(tasks), 5)
+    await asyncio.wait_for(cancel_and_wait(tasks), 5)
     assert all(task.done() for task in tasks)
     assert swallowed == 3
     with suppress(ValueError):

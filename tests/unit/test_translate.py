@@ -294,7 +294,7 @@ def test_an_answer_that_is_not_whole_is_no_answer(finish: str, words: str) -> No
 def test_a_server_that_names_parts_without_end_is_over_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be in the agent's hands: what is remembered of it has a bound, in parts and in text of no message."""
     monkeypatch.setattr(limits, "AGENT_PARTS", 3)
-    monkeypatch.setattr(limits, "AGENT_UNSAID", 100)
+    monkeypatch.setattr(limits, "AGENT_UNATTRIBUTED", 100)
     translator = opened()
     for number in range(2):
         translator.feed(updated(id=f"prt_more_{number}", type="text", text=""))

@@ -49,22 +49,22 @@ def test_many_that_wait_ask_ten_times_a_second_together() -> None:
     """One asks each second, a hundred each ten seconds, thousands twice a minute; who went elsewhere is forgotten."""
     clock = ManualClock()
     turns = RequeueBackoff(clock)
-    pauses = [turns.pause(number) for number in range(1_000)]
+    pauses = [turns.delay(number) for number in range(1_000)]
     assert (pauses[0], pauses[99], pauses[999]) == (1.0, 10.0, 30.0)
-    assert turns.came(5)
-    assert not turns.came(5)
+    assert turns.take_requeued(5)
+    assert not turns.take_requeued(5)
     clock._passed += 61
-    assert turns.pause(5) == 1.0
+    assert turns.delay(5) == 1.0
 
 
 def test_what_waits_of_one_project_makes_no_other_wait_longer() -> None:
     """A thousand follow-ups of one project ask rarely; the first one of another asks again after a second."""
     turns = RequeueBackoff(ManualClock())
     for number in range(1_000):
-        turns.pause(number, "talker")
-    assert turns.pause(1_000, "other") == 1.0
-    assert not turns.came(1_000, "talker")
-    assert turns.came(1_000, "other")
+        turns.delay(number, "talker")
+    assert turns.delay(1_000, "other") == 1.0
+    assert not turns.take_requeued(1_000, "talker")
+    assert turns.take_requeued(1_000, "other")
 
 
 def test_what_waits_for_its_next_try_takes_no_place_in_flight() -> None:

@@ -23,7 +23,7 @@ from ocf.functions.cancel.handler import cancel
 from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.lease_state import RECHECK_SECONDS
 from ocf.functions.core.session_repository import Sessions
-from ocf.functions.core.sweep_schedule import SCHEDULE, SWEEP_ID, keep_sweeping
+from ocf.functions.core.sweep_schedule import SCHEDULE, SWEEP_ID, ensure_sweep_schedule
 from ocf.functions.session.handler import session
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
@@ -136,7 +136,7 @@ async def test_a_record_that_cannot_be_read_does_not_stop_the_sweep() -> None:
     await rewritten(
         b.deps.executions, ExecutionRef(PROJECT, first).record_key, lambda value: value.update(state="paused")
     )
-    await keep_sweeping(b.bus)
+    await ensure_sweep_schedule(b.bus)
     await clock.advance(86_400 + 3_601)
     sweeping = asyncio.create_task(cleanup(b.deps, swept(b)))
     while not clock.sleepers:

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from ocf.functions.settings.settings import Settings
 from ocf.functions.workers import environment, metrics_sum
-from ocf.functions.workers.boot_queue import Boots, available_cores
+from ocf.functions.workers.boot_queue import BootQueue, available_cores
 from ocf.functions.workers.metrics_sum import Tally
 
 
@@ -20,15 +20,15 @@ def test_turns_to_boot_are_given_in_order_and_back_by_the_dead() -> None:
     """As many at once as there are processors (two at least); first come, first served; who died, or no longer wants
     to, holds nobody up."""
     told: list[int] = []
-    boots, most = Boots(told.append), max(2, available_cores())
+    boots, most = BootQueue(told.append), max(2, available_cores())
     for number in range(most + 3):
-        boots.ask(number)
+        boots.request(number)
     assert told == list(range(most))
-    boots.end(most)  # it waits, and dies
+    boots.release(most)  # it waits, and dies
     assert told == list(range(most))
-    boots.end(0)
+    boots.release(0)
     assert told == [*range(most), most + 1]
-    boots.end(1)
+    boots.release(1)
     assert told == [*range(most), most + 1, most + 2]
 
 
@@ -44,7 +44,7 @@ class Counts:
 
 @pytest.fixture
 def file() -> Iterator[int]:
-    descriptor = environment.in_memory()
+    descriptor = environment.memory_file()
     yield descriptor
     os.close(descriptor)
 
@@ -77,7 +77,7 @@ def test_the_parent_has_no_key() -> None:
     assert "OPENAI_API_KEY" in secret
     assert SecretStr.__name__ in str(Settings.model_fields["openai_api_key"].annotation)
     everything = dict.fromkeys([*secret, "SOMETHING_NEW", "AWS_SESSION_TOKEN", "NATS_CREDS", "PORT"], "x")
-    assert environment.plain(everything) == {"PORT": "x"}
+    assert environment.without_secrets(everything) == {"PORT": "x"}
 
 
 @pytest.mark.parametrize(
@@ -94,11 +94,11 @@ def test_the_parent_has_no_key() -> None:
 )
 def test_execute_for_more_than_one_is_a_parent(changes: dict[str, str], wanted: bool) -> None:
     """And nothing else is."""
-    assert environment.parent_wanted({"FUNCTION_TARGET": "execute", **changes}) is wanted
+    assert environment.needs_parent({"FUNCTION_TARGET": "execute", **changes}) is wanted
 
 
 def test_the_sealed_environment_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever unseals it has every variable of it and no other."""
     monkeypatch.setattr(os, "environ", {"ONLY": "the parent"})
-    environment.unseal(environment.in_memory(json.dumps({"A": "1", "KEY": "sk-\u00e9"}).encode()))
+    environment.unseal(environment.memory_file(json.dumps({"A": "1", "KEY": "sk-\u00e9"}).encode()))
     assert os.environ == {"A": "1", "KEY": "sk-\u00e9"}

@@ -1,4 +1,4 @@
-"""The key-value adapter over JetStream: compare-and-set, and a TTL per key (ADR-43), which nats-py's own lacks."""
+"""Key-value adapter over JetStream: compare-and-set and a TTL per key (ADR-43), which nats-py's own bucket lacks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ocf.events.errors import Conflict
 from ocf.events.ports import Entry
 
 _MARKERS = ("DEL", "PURGE")
-#: Every value puts the one before away by a rollup, never by a limit of the stream: nats-server (2.15.1) leaves no
-#: trace on disk of what a limit pushed out, and brings it back when it is killed after the newer value was removed.
-_ONLY_THIS = {"Nats-Rollup": "sub"}
+#: Each write removes the previous value with a rollup header, not by the stream's limit. nats-server (2.15.1) does not
+#: persist limit-based removals: after a kill it restores the older value if the newer one has been removed.
+_ROLLUP = {"Nats-Rollup": "sub"}
 
 
 class NatsBucket:
-    """See `ocf.events.ports.Bucket`. Keys are subjects below `$KV.<bucket>.`"""
+    """See `ocf.events.ports.Bucket`. Keys are subjects below `$KV.<bucket>`."""
 
     def __init__(self, bus: NatsBus, bucket: str) -> None:
         self._bus = bus
@@ -23,45 +23,49 @@ class NatsBucket:
         self._prefix = f"$KV.{bucket}."
 
     async def get(self, key: str) -> Entry | None:
+        """Implement `Bucket.get`."""
         found = await self._bus.last(self._stream, self._prefix + key)
         if found is None or found.headers.get("KV-Operation") in _MARKERS:
             return None
         return Entry(key, found.data, found.sequence)
 
     async def create(self, key: str, value: bytes, *, ttl: int | None = None) -> int:
+        """Implement `Bucket.create`."""
         try:
             return await self._put(key, value, 0, ttl)
         except Conflict:
-            # The newest may be a deletion marker, on top of which a key may be created.
+            # The latest message may be a deletion marker, which does not prevent a create.
             found = await self._bus.last(self._stream, self._prefix + key)
             if found is None or found.headers.get("KV-Operation") not in _MARKERS:
                 raise
             return await self._put(key, value, found.sequence, ttl)
 
     async def update(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> int:
+        """Implement `Bucket.update`."""
         return await self._put(key, value, revision, ttl)
 
     async def _put(self, key: str, value: bytes, revision: int, ttl: int | None) -> int:
-        headers = {**_ONLY_THIS, "Nats-Expected-Last-Subject-Sequence": str(revision)}
+        headers = {**_ROLLUP, "Nats-Expected-Last-Subject-Sequence": str(revision)}
         if ttl is not None:
             headers["Nats-TTL"] = str(ttl)
         try:
             return await self._bus.publish(self._prefix + key, value, headers)
         except Conflict:
-            raise Conflict(f"{key} was changed by somebody else") from None
+            raise Conflict(f"{key} was changed concurrently") from None
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
-        """A marker first, so that watchers learn of it; then nothing of the key is left.
+        """Publish a deletion marker, which watchers see, then purge the key.
 
-        Only what was there up to the marker goes: somebody may have created the key anew.
+        The purge ends at the marker, because the key may have been created again since.
         """
-        headers = {**_ONLY_THIS, "KV-Operation": "DEL"}
+        headers = {**_ROLLUP, "KV-Operation": "DEL"}
         if revision is not None:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(revision)
         marker = await self._bus.publish(self._prefix + key, b"", headers)
         await self._bus.purge(self._stream, self._prefix + key, through=marker)
 
     async def entries(self, filter: str = ">", *, after: int = 0) -> AsyncIterator[Entry]:
+        """Implement `Bucket.entries`."""
         async for found in self._bus.history(self._stream, self._prefix + filter, after=after):
             if found.headers.get("KV-Operation") not in _MARKERS:
                 yield Entry(found.subject.removeprefix(self._prefix), found.data, found.sequence)

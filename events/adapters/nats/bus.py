@@ -1,4 +1,4 @@
-"""The JetStream adapter of the bus. With `bucket_nats` and `writer_nats` the only files that touch nats-py."""
+"""JetStream adapter of the bus. Only this package imports nats-py."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ log = structlog.get_logger()
 
 _MESSAGE_TOO_LARGE = 10054
 _NO_SUCH_MESSAGE = (10037, 10043)
-#: A consumer of that name exists and begins elsewhere, which no update can change.
+#: A consumer of that name exists with another start, which an update cannot change.
 _OTHER_CONFIG = 10012
-#: Seconds that sent data may stay unacknowledged until the kernel gives the connection up (tcp(7), TCP_USER_TIMEOUT).
-#: Without that, it would deliver minutes later, when the network is back, what a worker said that has lost its lease.
+#: Seconds until the kernel closes a connection with unacknowledged data (tcp(7), TCP_USER_TIMEOUT). Without this limit
+#: the kernel could deliver messages of a worker minutes later, after that worker has lost its lease.
 UNACKED = 3.0
 _BATCH = 256
-#: Of one batch: many readers of large messages must fit in memory, and nats-py drops what is over its own limit.
+#: Bytes per batch: many readers of large messages must fit in memory, and nats-py drops messages over its own limit.
 _BATCH_BYTES = 8 * MIB
 _TIMEOUT = 5.0
 
 
 async def connect(url: str, *, creds: Path | None = None, name: str = "ocf") -> NatsBus:
-    """Connect, and stay connected: reconnects for ever.
+    """Connect to NATS; reconnect without limit after a loss.
 
     Raises:
-        Unavailable: no server answers, or it refuses the credentials.
+        Unavailable: No server answers, or it refuses the credentials.
     """
     bus = NatsBus(NatsClient())
     try:
@@ -88,28 +88,28 @@ class NatsDelivery:
 
     @property
     def message(self) -> Message:
-        """What was pulled."""
+        """Return the pulled message."""
         return self._message
 
     async def ack(self) -> None:
-        """Done; waits for the server to know, so that a restart right after does not deliver again."""
+        """Acknowledge, and wait for the server's confirmation so that a restart right after causes no redelivery."""
         try:
             await self._msg.ack_sync(timeout=2)
         except (nats.errors.Error, TimeoutError):
-            # Unknown whether it arrived: it is delivered again then, which every handler bears.
+            # If the acknowledgement was lost, the message is redelivered; every handler is idempotent.
             log.warning("acknowledgement not confirmed", action="bus.ack_unconfirmed", subject=self._msg.subject)
 
     async def ack_soon(self) -> None:
-        """Done; does not wait for the server."""
+        """Acknowledge without waiting for the server."""
         await self._msg.ack()
 
     async def nak(self, delay: float) -> None:
-        """Deliver again after `delay` seconds."""
+        """Request redelivery after `delay` seconds."""
         with _unavailable("nak"):
             await self._msg.nak(delay=delay)
 
     async def in_progress(self) -> None:
-        """Still at work: start the ack wait anew."""
+        """Restart the ack wait while the message is being handled."""
         with _unavailable("in progress"):
             await self._msg.in_progress()
 
@@ -122,38 +122,41 @@ class NatsBus:
         self.js: JetStreamContext = nc.jetstream(timeout=_TIMEOUT)
         self._pulls: dict[str, JetStreamContext.PullSubscription] = {}
         self._writers = Writers(nc)
-        #: Set while connected; a fetch that waits on a dead connection is given up when it is cleared.
+        #: Set when the connection is lost, which aborts a pending fetch. Replaced by a new event after each reconnect.
         self._lost = asyncio.Event()
 
     def start(self) -> None:
-        """Called once connected."""
+        """Set up the state of a new connection."""
         self._lost.clear()
         self._bound_delays()
 
     def _bound_delays(self) -> None:
-        # nats-py has no public way to its socket. No such option: another system than Linux.
+        # nats-py has no public access to its socket. Only Linux has this option.
         writer = getattr(self.nc._transport, "_io_writer", None)
         found = writer.get_extra_info("socket") if writer is not None else None
         if found is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(UNACKED * 1000))
 
     async def on_error(self, error: Exception) -> None:
+        """Log an error of the connection."""
         log.warning("NATS error", action="bus.error", error=str(error) or type(error).__name__)
 
     async def on_disconnect(self) -> None:
+        """Abort pending fetches."""
         self._lost.set()
         log.warning("NATS connection lost", action="bus.disconnected")
 
     async def on_reconnect(self) -> None:
+        """Set up the new connection, and resend unacknowledged messages."""
         self._lost = asyncio.Event()
         self._bound_delays()
         self._writers.repair()
         log.info("NATS connection is back", action="bus.reconnected")
 
     async def close(self) -> None:
-        """Send what is queued and end the connection.
+        """Flush queued messages and close the connection.
 
-        Not `drain`: it waits half a minute for messages that were pulled and that nobody will take any more.
+        Does not use `drain`, which waits half a minute for pulled messages that no handler will take.
         """
         self._writers.close()
         if self.nc.is_connected:
@@ -162,6 +165,7 @@ class NatsBus:
         await self.nc.close()
 
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str], *, only_first: bool = False) -> int:
+        """Implement `Bus.publish`."""
         sent = dict(headers)
         if only_first:
             sent["Nats-Expected-Last-Subject-Sequence"] = "0"
@@ -178,7 +182,7 @@ class NatsBus:
         return ack.seq
 
     def _check_size(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
-        """Raise TooLarge for what the server would answer by closing the connection, which everybody here shares."""
+        """Raise TooLarge for a message to which the server would respond by closing the shared connection."""
         size, most = message_size(data, headers), min(MESSAGE_BYTES, self.nc.max_payload)
         if size > most:
             raise TooLarge(f"{subject}: {size} bytes with headers; at most {most}")
@@ -190,15 +194,17 @@ class NatsBus:
         may_repeat: Callable[[], bool] | None = None,
         on_fenced: Callable[[], None] | None = None,
     ) -> NatsWriter:
+        """Implement `Bus.writer`."""
         return self._writers.open(subject, may_repeat, on_fenced)
 
     async def publish_live(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
+        """Implement `Bus.publish_live`."""
         self._check_size(subject, data, headers)
         with _unavailable(f"publish to {subject}"):
             await self.nc.publish(subject, data, headers=dict(headers))
 
     async def history(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
-        """Batched direct gets (ADR-31): no consumer to create, to lose or to clean up."""
+        """Implement `Bus.history` by batched direct gets (ADR-31), which need no consumer."""
         while True:
             batch, pending = await self._batch(stream, subject, after + 1)
             for message in batch:
@@ -208,11 +214,11 @@ class NatsBus:
                 return
 
     async def _batch(self, stream: str, subject: str, start: int) -> tuple[list[Message], int]:
-        """The next messages, and how many the stream has behind them."""
+        """Return the next messages, and the number of messages that follow them in the stream."""
         found: list[Message] = []
         ended: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
 
-        # A callback and not `next_msg`, which makes a task and a timer for every message.
+        # A callback instead of `next_msg`, which creates a task and a timer per message.
         async def take(msg: Msg) -> None:
             headers = msg.headers or {}
             if "Status" not in headers:
@@ -235,11 +241,12 @@ class NatsBus:
         finally:
             await sub.unsubscribe()
         end = ended.result()
-        if end["Status"] not in ("204", "404"):  # end of batch; nothing (more) there
+        if end["Status"] not in ("204", "404"):  # end of batch; no (more) messages
             raise Unavailable(f"read {stream}: {end['Status']} {end.get('Description', '')}")
         return found, int(end.get("Nats-Num-Pending", 0))
 
     async def first(self, stream: str, subject: str, *, after: int = 0) -> Message | None:
+        """Implement `Bus.first`."""
         with _unavailable(f"read {stream}"):
             try:
                 raw = await self.js.get_msg(stream, after + 1, subject, direct=True, next=True)
@@ -248,24 +255,26 @@ class NatsBus:
         return Message(raw.subject or subject, raw.data or b"", raw.headers or {}, raw.seq or 0)
 
     async def last(self, stream: str, subject: str) -> Message | None:
+        """Implement `Bus.last`."""
         with _unavailable(f"read {stream}"):
             try:
-                raw = await self.js.get_last_msg(stream, subject, direct=not self._copied)
+                raw = await self.js.get_last_msg(stream, subject, direct=not self._replicated)
             except NotFoundError:
                 return None
         return Message(subject, raw.data or b"", raw.headers or {}, raw.seq or 0)
 
     @property
-    def _copied(self) -> bool:
-        """Whether streams may have several copies.
+    def _replicated(self) -> bool:
+        """Return whether streams may have several replicas.
 
-        Any of them answers a direct get, also one that lags (ADR-31). Who decides by what is *not* there must ask the
-        leader, which takes twice the time.
+        Any replica answers a direct get, including one that lags (ADR-31). A decision that depends on the absence of a
+        message must therefore ask the leader, which takes twice the time.
         """
         return "cluster" in self.nc._server_info
 
     @asynccontextmanager
     async def listen(self, *subjects: str) -> AsyncIterator[AsyncIterator[Message]]:
+        """Implement `Bus.listen`."""
         inbox = Inbox()
 
         async def put(msg: Msg) -> None:
@@ -276,14 +285,15 @@ class NatsBus:
             with _unavailable("subscribe"):
                 for subject in subjects:
                     subscriptions.append(await self.nc.subscribe(subject, cb=put))
-                await self.nc.flush(timeout=int(_TIMEOUT))  # the server knows of it before anything is said
+                await self.nc.flush(timeout=int(_TIMEOUT))  # the subscriptions are active before the caller publishes
             yield inbox
-        finally:  # also when the server did not answer: it would deliver to nobody for ever
+        finally:  # also when the server did not answer: a subscription without a reader would stay for ever
             for subscription in subscriptions:
                 if not self.nc.is_closed:
                     await subscription.unsubscribe()
 
     async def fetch(self, consumer: ConsumerSpec, limit: int, wait: float) -> list[Delivery]:
+        """Implement `Bus.fetch`."""
         with _unavailable(f"fetch for {consumer.name}"):
             pull = self._pulls.get(consumer.name) or await self._bind(consumer)
             fetching = asyncio.ensure_future(pull.fetch(limit, timeout=wait))
@@ -296,7 +306,7 @@ class NatsBus:
             except TimeoutError:
                 return []
             except (JetStreamError, nats.errors.Error):
-                # The consumer may be gone (a new store, an operator): bind anew next time.
+                # The consumer may have been deleted (a new store, an operator): bind again next time.
                 await self._unbind(consumer)
                 raise
             finally:
@@ -316,11 +326,13 @@ class NatsBus:
                 await pull.unsubscribe()
 
     async def backlog(self, consumer: ConsumerSpec) -> Backlog:
+        """Implement `Bus.backlog`."""
         with _unavailable(f"look at {consumer.name}"):
             info = await self.js.consumer_info(consumer.stream, consumer.name)
         return Backlog(waiting=info.num_pending or 0, unsettled=info.num_ack_pending or 0)
 
     async def consumers(self, stream: str) -> list[ConsumerState]:
+        """Implement `Bus.consumers`."""
         found: list[ConsumerState] = []
         with _unavailable(f"list the consumers of {stream}"):
             while page := await self.js.consumers_info(stream, offset=len(found)):
@@ -328,6 +340,7 @@ class NatsBus:
         return found
 
     async def open_consumer(self, consumer: ConsumerSpec) -> int:
+        """Implement `Bus.open_consumer`."""
         with _unavailable(f"create consumer {consumer.name}"):
             try:
                 info = await self.js.add_consumer(consumer.stream, _config(consumer))
@@ -338,12 +351,13 @@ class NatsBus:
         return _state(info).start
 
     async def remove_consumer(self, consumer: ConsumerSpec) -> None:
+        """Implement `Bus.remove_consumer`."""
         await self._unbind(consumer)
         with _unavailable(f"remove consumer {consumer.name}"), suppress(NotFoundError):
             await self.js.delete_consumer(consumer.stream, consumer.name)
 
     async def purge(self, stream: str, subject: str, *, through: int | None = None) -> int:
-        """As the port says; with `through`, only messages up to that stream sequence."""
+        """Implement `Bus.purge`; with `through`, only up to that stream sequence."""
         command: dict[str, object] = {"filter": subject} if through is None else {"filter": subject, "seq": through + 1}
         with _unavailable(f"purge {stream}"):
             reply = await self.nc.request(
@@ -355,6 +369,7 @@ class NatsBus:
         return int(answer.get("purged", 0))
 
     async def remove(self, stream: str, sequence: int) -> bool:
+        """Implement `Bus.remove`."""
         with _unavailable(f"remove from {stream}"):
             try:
                 return await self.js.delete_msg(stream, sequence)
@@ -364,6 +379,7 @@ class NatsBus:
                 raise
 
     async def ready(self) -> None:
+        """Implement `Bus.ready`."""
         if not self.nc.is_connected:
             raise Unavailable("not connected to NATS")
         with _unavailable("JetStream"):
@@ -380,7 +396,7 @@ def _config(spec: ConsumerSpec) -> ConsumerConfig:
         filter_subjects=list(spec.subjects),
         ack_wait=spec.ack_wait,
         max_ack_pending=spec.max_in_flight or -1,
-        max_deliver=-1,  # the dispatcher counts and dead-letters; the server would only go silent
+        max_deliver=-1,  # the dispatcher counts and dead-letters; the server would stop delivering without notice
         headers_only=spec.headers_only,
     )
 
@@ -391,9 +407,9 @@ def _state(info: ConsumerInfo) -> ConsumerState:
 
 
 def _direct(data: bytes, headers: Mapping[str, str]) -> Message:
-    kept = {k: v for k, v in headers.items() if k not in _DIRECT_HEADERS}
+    published = {k: v for k, v in headers.items() if k not in _DIRECT_HEADERS}
     when = datetime.fromisoformat(headers["Nats-Time-Stamp"]).astimezone(UTC)
-    return Message(headers["Nats-Subject"], data, kept, int(headers["Nats-Sequence"]), when)
+    return Message(headers["Nats-Subject"], data, published, int(headers["Nats-Sequence"]), when)
 
 
 _DIRECT_HEADERS = frozenset(
@@ -402,7 +418,7 @@ _DIRECT_HEADERS = frozenset(
 
 
 class _unavailable:  # noqa: N801  (reads as a statement)
-    """Turn what nats-py raises when the server does not answer into Unavailable."""
+    """Convert nats-py's connection errors and timeouts into Unavailable."""
 
     def __init__(self, what: str) -> None:
         self._what = what

@@ -1,4 +1,4 @@
-"""What a NATS credentials file says about its user."""
+"""Read the inbox prefix from a NATS credentials file."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import json
 import re
 from pathlib import Path
 
-#: Of every NATS client that is told nothing else.
+#: Default inbox prefix of NATS clients.
 INBOX = "_INBOX"
 _USER_JWT = re.compile(r"-----BEGIN NATS USER JWT-----\s+[\w-]+\.([\w-]+)\.")
 
 
 def inbox_of(creds: Path) -> str:
-    """The prefix of the inboxes that this user may listen to, as its JWT says; NATS's own where it says none.
+    """Return the inbox prefix that the user's JWT allows, or NATS's default.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it has a JWT that is none.
+        OSError: The file cannot be read.
+        ValueError: The JWT is malformed.
     """
     found = _USER_JWT.search(creds.read_text())
     if found is None:

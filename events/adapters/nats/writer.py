@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 _WINDOW = 1024
 _ACK_TIMEOUT = 5.0
-#: JSApiError of nats-server: what `Nats-Expected-Last-Subject-Sequence` says is not so.
+#: Error code of nats-server: `Nats-Expected-Last-Subject-Sequence` does not match.
 WRONG_LAST_SEQUENCE = 10071
 
 
@@ -28,10 +28,10 @@ class _Sent(NamedTuple):
 
 
 class Writers:
-    """All writers of a connection, and the one subject that their acknowledgements come in by.
+    """All writers of a connection, and the one inbox for their acknowledgements.
 
-    Not nats-py's `publish_async`: it makes a future, a random token and a semaphore's turn for each message, which was
-    a third of what a chunk of output cost. Here a message is known by its writer's name and its number.
+    Replaces nats-py's `publish_async`, whose future, random token and semaphore per message were a third of the cost
+    of an output chunk. The reply subject identifies a message by its writer's name and its number.
     """
 
     def __init__(self, nc: NatsClient) -> None:
@@ -43,58 +43,58 @@ class Writers:
     def open(
         self, subject: str, may_repeat: Callable[[], bool] | None, on_fenced: Callable[[], None] | None
     ) -> NatsWriter:
-        """A writer to `subject`; see `ocf.events.ports.Bus.writer`."""
+        """Return a new writer to `subject`; see `ocf.events.ports.Bus.writer`."""
         self._opened += 1
         name = str(self._opened)
-        self._writers[name] = NatsWriter(self, name, subject, may_repeat or _always, on_fenced or _nobody)
+        self._writers[name] = NatsWriter(self, name, subject, may_repeat or _always, on_fenced or _ignore)
         return self._writers[name]
 
     def repair(self) -> None:
-        """The connection is back."""
+        """Resend the unacknowledged messages of all writers after a reconnect."""
         for writer in list(self._writers.values()):
             writer.repair()
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all writers."""
         for writer in list(self._writers.values()):
             writer.close()
 
     @property
     def connected(self) -> bool:
-        """Whether what is posted now goes to a server."""
+        """Return whether the connection is up."""
         return self._nc.is_connected
 
     async def post(self, name: str, number: int, subject: str, sent: _Sent) -> None:
-        """Publish it; the answer goes to `NatsWriter.answered` of that name."""
+        """Publish one message of writer `name`; `NatsWriter.on_ack` receives the acknowledgement."""
         if not self._inbox:
             self._inbox = self._nc.new_inbox()
             await self._nc.subscribe(f"{self._inbox}.*.*", cb=self._take)
         await self._nc.publish(subject, sent.data, reply=f"{self._inbox}.{name}.{number}", headers=sent.headers)
 
     def forget(self, name: str) -> None:
-        """What is answered to it is for nobody."""
+        """Drop later acknowledgements for this writer."""
         self._writers.pop(name, None)
 
     async def _take(self, answer: Msg) -> None:
         name, number = answer.subject[len(self._inbox) + 1 :].split(".")
         if writer := self._writers.get(name):
-            writer.answered(int(number), answer.data)
+            writer.on_ack(int(number), answer.data)
 
 
 def _always() -> bool:
     return True
 
 
-def _nobody() -> None:
-    """Nobody wants to know."""
+def _ignore() -> None:
+    """Do nothing."""
 
 
 class NatsWriter:
     """See `ocf.events.ports.Writer`.
 
-    What is not acknowledged stays in a window, by number. After a reconnect, a refusal or a silence the window is sent
-    again, in order; `Nats-Msg-Id` makes the server keep each message once. Whoever was away for long may not own the
-    subject any more, hence `may_repeat`.
+    Unacknowledged messages stay in a window, keyed by number. After a reconnect, a refusal or a timeout the writer
+    resends the window in order; `Nats-Msg-Id` makes the server store each message once. A writer that was disconnected
+    for long may have lost its subject, therefore it asks `may_repeat` first.
     """
 
     def __init__(
@@ -118,6 +118,7 @@ class NatsWriter:
         self._repairing: asyncio.Task[None] | None = None
 
     async def send(self, data: bytes, headers: dict[str, str]) -> None:
+        """Implement `Writer.send`."""
         while len(self._window) >= _WINDOW:
             await self._wait_for_move()
         self._last += 1
@@ -135,26 +136,29 @@ class NatsWriter:
             self.repair()
 
     def fence(self, fence: Fence) -> None:
+        """Implement `Writer.fence`."""
         self._fence = fence.headers()
         for sent in self._window.values():
             sent.headers.update(self._fence)
 
     async def flush(self, timeout: float) -> None:
+        """Implement `Writer.flush`."""
         try:
             async with asyncio.timeout(timeout):
                 while self._window:
                     await self._wait_for_move()
         except TimeoutError:
-            raise Unavailable(f"{len(self._window)} messages to {self._subject} are not kept yet") from None
+            raise Unavailable(f"{len(self._window)} messages to {self._subject} are not stored yet") from None
 
     def close(self) -> None:
+        """Implement `Writer.close`."""
         if self._repairing is not None:
             self._repairing.cancel()
         self._window.clear()
         self._writers.forget(self._name)
 
-    def answered(self, number: int, answer: bytes) -> None:
-        """The server's answer to a message; no answer at all (b"") says that no stream takes the subject."""
+    def on_ack(self, number: int, answer: bytes) -> None:
+        """Handle the server's answer to a message; an empty answer means that no stream takes the subject."""
         if answer and b'"error"' not in answer:
             self._window.pop(number, None)
         elif number in self._window:
@@ -166,7 +170,7 @@ class NatsWriter:
         self._moved.set()
 
     def repair(self) -> None:
-        """Send the window again, in the background; what is sent meanwhile waits behind it."""
+        """Resend the window in the background; later messages queue behind it."""
         if self._repairing is None and self._window:
             self._repairing = asyncio.create_task(self._repair())
 
@@ -176,7 +180,7 @@ class NatsWriter:
             async with asyncio.timeout(_ACK_TIMEOUT):
                 await self._moved.wait()
         except TimeoutError:
-            # No acknowledgement for that long: it, or the message, was lost.
+            # No acknowledgement within the timeout: the message or its acknowledgement was lost.
             self.repair()
 
     async def _repair(self) -> None:
@@ -192,14 +196,14 @@ class NatsWriter:
             self._moved.set()
 
     async def _resend(self) -> bool:
-        """Send everything not kept, in order; whether all of it was acknowledged."""
+        """Resend the window in order; return whether all of it was acknowledged."""
         self._refused, posted = False, 0
         try:
             async with asyncio.timeout(_ACK_TIMEOUT):
                 while self._window and not self._refused:
                     self._moved.clear()
                     for number in [number for number in self._window if number > posted]:
-                        if sent := self._window.get(number):  # else its answer came meanwhile
+                        if sent := self._window.get(number):  # else it was acknowledged meanwhile
                             await self._writers.post(self._name, number, self._subject, sent)
                         posted = number
                     if self._window and not self._refused:

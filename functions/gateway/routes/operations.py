@@ -45,8 +45,8 @@ async def ready(gateway: Gw) -> Response:
         ready=all(ok for ok, _, _ in results),
         offline_model=gateway.settings.offline_model,
         checks={
-            name: response_schemas.Check(ok=ok, detail=said, ms=ms)
-            for name, (ok, said, ms) in zip(checks, results, strict=True)
+            name: response_schemas.Check(ok=ok, detail=detail, ms=ms)
+            for name, (ok, detail, ms) in zip(checks, results, strict=True)
         },
     )
     return Response(
@@ -143,7 +143,7 @@ async def redrive(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
     # Not its message id: the stream would take it for a duplicate of the first try.
     headers = letters.event_headers(message)
     fact = letter.subject.startswith("ocf.evt.")
-    subject = subjects.again(letter.subject, letter.consumer) if fact else letter.subject
+    subject = subjects.redelivery_subject(letter.subject, letter.consumer) if fact else letter.subject
     await gateway.deps.bus.publish(subject, message.data, headers)
     await gateway.deps.bus.remove(subjects.DLQ, seq)
     return letter

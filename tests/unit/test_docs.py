@@ -63,6 +63,15 @@ def test_every_verb_and_target_exists(page: Path) -> None:
         assert target in known, f"{named(page)}: make {target}"
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ("CHANGELOG.md", "results.md")], ids=named)
+def test_every_named_file_exists(page: Path) -> None:
+    """A path of the repository in a page is a file or folder of it. The changelog may name removed ones."""
+    top = "functions|events|ocf|scripts|tests|faults|benchmarks|knative|schemas|console|demo|docs"
+    for path in re.findall(rf"(?<![\w/.$-])((?:{top})/[\w./*-]+)", page.read_text()):
+        name = path.rstrip(".,")
+        assert any(ROOT.glob(name.rstrip("/"))) or (ROOT / name).exists(), f"{named(page)}: {name}"
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page.is_relative_to(ROOT / "docs")], ids=named)
 def test_pages_are_short(page: Path) -> None:
     """A page has at most 250 lines; details of measurements lie beside the measurements."""

@@ -157,7 +157,7 @@ async def _attack(system: Stack, stack: AsyncExitStack, commands: list[str]) -> 
     hostile = await stack.enter_async_context(system.project())
     limits = {"max_processes": 64, "max_memory_bytes": 1536 * 1024**2, "max_workspace_bytes": 100_000_000}
     for number in range(len(commands)):
-        execution = await hostile.submit(prompt=f"attack {number}", limits={**limits, "max_duration_seconds": 30})
+        execution = await hostile.submit(prompt=f"attack {number}", limits={**limits, "timeout_seconds": 30})
         await hostile.ended(execution, timeout=120)
 
 

@@ -51,7 +51,7 @@ def test_a_table_says_who_is_told_what() -> None:
     [
         ("Acme=https://user:hidden@x/", "'Acme' is not the beginning of"),
         ("acme=ftp://hidden/", "'acme' is not the beginning of"),
-        ("acme/finished=https://x/", "'finished' is none of ended, accepted, rejected"),
+        ("acme/finished=https://x/", "'finished' is not one of ended, accepted, rejected"),
         ("acme=https://x/,acme=https://y/", "two sinks are called 'acme'"),
         ("a.>=https://x/", "is not the beginning of"),
     ],

@@ -21,7 +21,7 @@ from ocf.events.adapters.memory_store import MemoryStore
 from ocf.events.event_types import TYPES, EventType
 from ocf.events.lifecycle import TABLE, TERMINAL, Reason, State
 from ocf.functions.core.clock import SystemClock
-from ocf.functions.dispatcher.project_consumers import IDLE, MOST
+from ocf.functions.dispatcher.project_consumers import IDLE_SECONDS, MAX_CONSUMERS
 from ocf.functions.dispatcher.routes import ROUTES, backoff
 from ocf.functions.gateway import openapi
 from ocf.functions.gateway.app import create_app
@@ -190,8 +190,8 @@ quotes it. A submit or session command that becomes a dead letter is also `rejec
 
 Each project has a durable consumer of its own in every row, `<consumer>-<project>`, and they take turns for the
 places in flight; a project that is alone gets three quarters of them. The consumer of the table hears of every message
-and tells which project has some. It also delivers those of projects beyond the {MOST}th that had a message within
-{IDLE / 60:g} minutes, and those on subjects that name no project: these share it
+and tells which project has some. It also delivers those of projects beyond the {MAX_CONSUMERS}th that had a message within
+{IDLE_SECONDS / 60:g} minutes, and those on subjects that name no project: these share it
 ([ADR 0012](adr/0012-fair-sharing.md)).
 
 *In flight* is for each dispatcher; *unsettled* is for each project, what waits for its next try or its turn included.

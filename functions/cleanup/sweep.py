@@ -34,7 +34,7 @@ OVERDUE_GRACE = timedelta(seconds=180)
 
 
 async def sweep(deps: Dependencies, event: Event) -> None:
-    """Check every open execution; delete the schedule if there is none."""
+    """Check every open execution; delete the schedule without open executions."""
     if deps.settings.retention:
         await ensure_retention_schedule(deps.bus)
     if await _check_executions(deps, event):

@@ -212,7 +212,7 @@ class Dispatcher:
         await delivery.ack()
 
     def _forget(self, message: Message) -> None:
-        """Remove the failures of a message, and the oldest beyond a bound, which another dispatcher may have settled."""
+        """Drop the failures of a message, and the oldest ones beyond a bound (settled by other dispatchers)."""
         self._failed.pop(message.sequence, None)
         while len(self._failed) > _REMEMBERED:
             del self._failed[next(iter(self._failed))]

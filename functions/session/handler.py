@@ -121,7 +121,9 @@ async def _creation_error(deps: Dependencies, request: SessionCreate) -> FieldEr
     if request.from_execution_id is None:
         return None
     if not isinstance(request.workspace, EmptyWorkspace):
-        return FieldError(field="workspace", message="must not be combined with from_execution_id, which has its own workspace")
+        return FieldError(
+            field="workspace", message="must not be combined with from_execution_id, which has its own workspace"
+        )
     record = await deps.records.get(request.project_id, request.from_execution_id)
     if record is None or not record.terminal or record.state is State.REJECTED:
         return FieldError(field="from_execution_id", message="not a finished execution of this project")

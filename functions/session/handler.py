@@ -129,8 +129,8 @@ async def _creation_error(deps: Dependencies, request: SessionCreate) -> FieldEr
         return FieldError(field="from_execution_id", message="not a finished execution of this project")
     if not record.archived:
         raise Conflict(f"execution {request.from_execution_id} is being archived")
-    kept = ExecutionRef(request.project_id, request.from_execution_id).object_key(WORKSPACE)
-    if record.archive_expired or await deps.store.head(kept) is None:
+    workspace = ExecutionRef(request.project_id, request.from_execution_id).object_key(WORKSPACE)
+    if record.archive_expired or await deps.store.head(workspace) is None:
         return FieldError(field="from_execution_id", message="has no stored workspace (never stored, or expired)")
     return None
 

@@ -165,10 +165,10 @@ class Parent:
 
     def _query(self, connection: socket.socket) -> bool:
         """Pass a query for readiness or metrics to any worker; return whether there was one."""
-        asked = sorted(self._workers.values(), key=lambda one: (not one.ready, one.deliveries, -one.last_message))
+        candidates = sorted(self._workers.values(), key=lambda one: (not one.ready, one.deliveries, -one.last_message))
         return any(
             self._pass_connection(one, link.QUERY, connection)
-            for one in asked
+            for one in candidates
             if self._last_round - one.last_message < _SLOW
         )
 

@@ -96,7 +96,7 @@ class Link:
         except OSError:
             message = b""
         if not message:
-            # The parent is gone. Not all kernels then end the child (PR_SET_PDEATHSIG), and no process else would.
+            # The parent is gone. Not all kernels then end the child (PR_SET_PDEATHSIG), and no other process would.
             os.kill(os.getpid(), signal.SIGKILL)
         elif message == BOOT:
             if self._boot is not None and not self._boot.done():

@@ -100,7 +100,7 @@ RUN python3 -m compileall -q -j 0 /opt/ocf/app/events /opt/ocf/app/functions /op
 
 # What changes seldom comes before what changes daily.
 FROM python AS slim-base
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="opencode-functions" \
       org.opencontainers.image.description="OpenCode executions as event-driven functions on Knative" \

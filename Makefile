@@ -72,7 +72,7 @@ screenshots: install ## every screen of the console, light and dark, into test-r
 
 .PHONY: faults soak
 # SEED=n ONLY=victim:fault,... replays; QUARTER=1, CLUSTER=1 (three NATS servers), STOP=seconds of SIGSTOP.
-faults: install ## break every part in every way under load (root, Linux; docs/faults.md)
+faults: install ## break every part in every way under load (root, Linux; docs/reference/faults.md)
 	$(BIN)/python -m faults $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) $(if $(QUARTER),--quarter) \
 	  $(if $(CLUSTER),--cluster) $(if $(STOP),--stop $(STOP)) $(FAULTS_ARGS)
 soak: install ## random faults for MINUTES=30, and then as it was before

@@ -159,9 +159,9 @@ def text(results: dict[str, Any], assumed: Assumed) -> str:
 
 
 def main() -> None:
-    """Print it, or put it into docs/scale.md."""
+    """Print it, or put it into docs/explanation/scale.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into docs/scale.md")
+    parser.add_argument("--write", action="store_true", help="into docs/explanation/scale.md")
     asked = parser.parse_args()
     found = text(json.loads(RESULTS.read_text()), Assumed())
     if asked.write:

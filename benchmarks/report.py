@@ -1,4 +1,4 @@
-"""Tables of figures, for the terminal and for docs/benchmarks.md."""
+"""Tables of figures: the terminal, docs/reference/benchmarks.md and benchmarks/results.md."""
 
 from __future__ import annotations
 
@@ -8,49 +8,50 @@ from typing import Any
 
 from benchmarks.harness import Noise, Row, from_json, quantile
 
-#: What the issues ask for and nothing here measures. One line each, with the reason.
+#: What the benchmarks leave out, with the reason.
 NOT_MEASURED = (
-    "10,000 executions in a row: measured as far as the last table says; ten thousand take an hour on two cores.",
     "Anything on more than this one machine: a three-node NATS cluster, a network between the parts, a real S3.",
-    "A real model. Everything here is a script, so that the same work is done each time.",
+    "A real model. Every model here is a script, so that each run does the same work.",
     "macOS, ARM, and kernels without Landlock.",
 )
-#: What was found slow, and what came of it. Figures of the same machine, minutes apart.
+#: Slow paths that the benchmarks found, and the repair. Figures of the same machine, minutes apart.
 MENDED: tuple[str, ...] = (
-    "Submit looked for a record before it made one, and waited for each of schedule, command and fact. Now the create "
-    "says whether it is new, and the three leave together: six waits in a row became three, one request fewer "
-    "(processor time of the handler, 16 at once, busy machine: 0.91 ms before, 0.79 ms after).",
-    "Publisher: a chunk is not copied when redaction changed nothing, and its JSON is made by pydantic-core, not "
-    "by `json.dumps`, which builds an encoder for each call.",
-    "Publisher: the last letters of a text that could begin a secret were said at the end of the run; they are "
-    "now said when their part ends, in their place. Found because a figure waited for a word that never came whole.",
-    "Gateway: a submit takes what it needs from the request itself, not through five of the framework's dependencies, "
-    "and a loopback name is looked at once (processor time of a call, medians of three runs, a crowded machine: "
-    "1.02 ms before, 0.82 ms after).",
-    "Every process: what start-up made is out of the garbage collector's sight. One full collection went through "
-    "125,000 objects of the gateway's and stopped every answer for 80 ms; now it takes less than one.",
-    "Archive: one block is compressed while the next is read: 60 MB/s before, 66 after (0.66 and 0.72 of raw).",
+    "Submit read the record before it created one, and waited for schedule, command and fact one after the other. The "
+    "create now reports whether the record is new, and the three publishes run together: six sequential waits became "
+    "three, with one request fewer (processor time of the handler, 16 at once, busy machine: 0.91 ms before, 0.79 ms "
+    "after).",
+    "Publisher: redaction copies a chunk only when it changes it, and pydantic-core writes its JSON instead of "
+    "`json.dumps`, which builds an encoder for each call.",
+    "Publisher: the last letters of a text that could begin a secret were published at the end of the run. They are "
+    "now published when their part ends.",
+    "Gateway: a submit reads what it needs from the request instead of through five of the framework's dependencies, "
+    "and checks a loopback name once (processor time of a call, medians of three runs, a crowded machine: 1.02 ms "
+    "before, 0.82 ms after).",
+    "Every process: objects created at start are excluded from garbage collection. A full collection visited 125,000 "
+    "objects of the gateway and stopped every response for 80 ms; it now takes less than 1 ms.",
+    "Archive: compresses one block while it reads the next: 60 MB/s before, 66 after (0.66 and 0.72 of raw).",
     "The dispatcher no longer loads functions-framework: 130 modules and 7 MB less.",
-    "`ocf_warm_slots` showed what was ready at the last run; it now shows what is ready.",
+    "`ocf_warm_slots` showed the warm servers of the last run; it now shows those that are ready.",
 )
 #: Why a target is missed, by figure; shown under the summary.
 REASONS: dict[str, str] = {
     "output publish throughput, 256 B chunks": "half of a chunk's time goes into its thirteen headers, which nats-py "
-    "checks and encodes one by one for each message (profile: `_send_publish` 1.2 of 2.4 s), a tenth into looking for "
-    "secrets; the bare message has no headers. Against the very same message raw it is above the target.",
-    "submit, events per second and core": "the echo does no I/O; a submit asks NATS five times, which is most of "
-    "its processor time (profile: nats-py), and validates and writes three messages. The framework is a quarter.",
-    "submit to first output, no slot ready": "a directory is booted by a throw-away prompt before the workspace is put "
-    "into it (nothing in a workspace may configure OpenCode); that prompt is what comes on top.",
-    "idle memory of the stack, no OpenCode": "of the S3 server's 115 MiB, 86 are pages of its program file, which the "
-    "system drops when memory is short (`Private_Clean`; its heap is 29, and 25 with GOGC=25); the functions share "
-    "what they have imported, and each has some 30 of its own.",
-    "memory of nats": "it keeps what 10,000 executions left: its index of subjects and messages grows by some 14 KiB "
-    "with each (docs/scale.md), from 57 MiB to 191.",
-    "memory of s3": "SeaweedFS caches what was written, up to some 490 MiB, and gives it back; nothing was deleted.",
-    "memory of control": "the gateway knows each execution, 1.9 KiB of it: from 54 MiB to 73.",
-    "chunk said to message in Chromium, 200/s": "ours is kept before it is passed on, bare is not: beside a bare "
-    "publish to the same stream the ratio is the smaller one below.",
+    "checks and encodes one by one for each message (profile: `_send_publish` 1.2 of 2.4 s), and a tenth into the "
+    "search for secrets; the bare message has no headers. Against the identical message the ratio meets the target.",
+    "submit, events per second and core": "the echo does no I/O. A submit makes five requests to NATS, which is most "
+    "of its processor time (profile: nats-py), and validates and writes three messages. The framework is a quarter.",
+    "submit to first output, no slot ready": "a throw-away prompt boots OpenCode in an empty directory before the "
+    "workspace is put there, because no workspace may configure OpenCode; that prompt is the difference.",
+    "idle memory of the stack, no OpenCode": "86 of the S3 server's 115 MiB are pages of its program file, which the "
+    "kernel drops when memory is short (`Private_Clean`; its heap is 29 MiB, 25 with GOGC=25). The functions share "
+    "the modules that they import; each has about 30 MiB of its own.",
+    "memory of nats": "NATS keeps the messages of 10,000 executions: its index of subjects and messages grows by about "
+    "14 KiB for each (docs/explanation/scale.md), from 57 MiB to 191.",
+    "memory of s3": "SeaweedFS caches written objects, up to about 490 MiB, and releases the cache. Nothing was "
+    "deleted.",
+    "memory of control": "the gateway holds 1.9 KiB for each execution: from 54 MiB to 73.",
+    "chunk said to message in Chromium, 200/s": "the chunk is stored before it is republished, the bare message is "
+    "not stored. Beside a bare publish to the same stream the ratio is 1.18.",
 }
 _HEAD = (
     "| figure | unit | n | ours, median | ours, p95 | baseline, median | ratio | target | measured | met |\n"
@@ -59,14 +60,22 @@ _HEAD = (
 HEADER = f"{_HEAD}|"
 _INTRO = """# Benchmarks
 
-Generated from `benchmarks/results.json` by `python -m benchmarks --report`; the file has every raw sample.
-`make bench` measures all of it anew (35 minutes on two quiet cores), `python -m benchmarks --only NAME,...` some of it.
+Generated from `benchmarks/results.json` by `python -m benchmarks --report`. All measurements of each figure:
+[benchmarks/results.md](../../benchmarks/results.md). `make bench` measures all of it (35 minutes on two quiet cores),
+`python -m benchmarks --only NAME,...` some of it.
 
-**How it is measured.** Ours and its baseline take turns in one run (A B A B), so what else the machine does hits both.
-Medians and 95th percentiles are of the samples kept; `n` says how many. *Ratio* is the median of ours over that of the
-baseline. *Noise* is the load average and a fixed loop of one core, before and after: where the loop's time differs
-from its usual {quiet:g} ms, other work was on the machine, and absolute times are too long by as much. A target
-that was missed stays in the table.
+**Method.** The system and its baseline take turns in one run (A B A B), so that other load on the machine affects both.
+Medians and 95th percentiles are of the samples kept; `n` is their number. *Ratio* is the median of this system over
+that of the baseline. Missed targets stay in the table.
+"""
+_DETAILS_INTRO = """# Benchmark results
+
+Generated from `benchmarks/results.json` by `python -m benchmarks --report`; that file has every raw sample. Summary and
+method: [docs/reference/benchmarks.md](../docs/reference/benchmarks.md).
+
+*Noise* is the load average and the time of a fixed loop on one core, before and after the figure. The loop takes
+{quiet:g} ms on a quiet machine; a longer time means other work on the machine, and absolute times are too long by the
+same factor.
 """
 
 
@@ -108,15 +117,21 @@ def lines(rows: list[Row], noise: Noise) -> str:
 
 
 def page(results: dict[str, Any]) -> str:
-    """docs/benchmarks.md."""
+    """docs/reference/benchmarks.md: targets, results and reasons."""
+    parts = [_INTRO, _summary(results)]
+    parts.append("## Repairs\n\n" + "\n".join(f"- {each}" for each in MENDED) + "\n")
+    parts.append("## Not measured\n\n" + "\n".join(f"- {each}" for each in NOT_MEASURED) + "\n")
+    return "\n".join(parts)
+
+
+def details(results: dict[str, Any]) -> str:
+    """benchmarks/results.md: every figure."""
     spins = [float(part["noise"]["spin_before_ms"]) for part in results.values()]
-    parts = [_INTRO.format(quiet=min(spins, default=0.0)), _summary(results)]
+    parts = [_DETAILS_INTRO.format(quiet=min(spins, default=0.0))]
     for name, part in results.items():
         rows, noise = from_json(part)
         where = f"Measured at `{part['commit']}`, {part['date']}, in {part['seconds']:g} s."
         parts.append(f"## {name}\n\n{where}\n\n{_spaced(lines(rows, noise))}\n")
-    parts.append("## Mended\n\n" + "\n".join(f"- {each}" for each in MENDED) + "\n")
-    parts.append("## Not measured\n\n" + "\n".join(f"- {each}" for each in NOT_MEASURED) + "\n")
     return "\n".join(parts)
 
 
@@ -142,11 +157,11 @@ def _summary(results: dict[str, Any]) -> str:
         unit = "" if row.target.measure in ("ratio", "p95 ratio", "spread") else f" {row.unit}"
         shown = f"{_number(value)}{unit}" if value is not None else ""
         told.append(
-            f"| [{row.figure}](#{name}) | {row.target.text()}{unit} | {shown} | {len(row.ours)} | "
-            f"{'yes' if row.met() else '**no**'} |"
+            f"| [{row.figure}](../../benchmarks/results.md#{name}) | {row.target.text()}{unit} | {shown} "
+            f"| {len(row.ours)} | {'yes' if row.met() else '**no**'} |"
         )
     missed = [row for _, row in found if not row.met()]
-    told += ["", "Why those that are missed are missed:", ""]
+    told += ["", "Reasons for the missed targets:", ""]
     told += [f"- {row.figure}: {REASONS[row.figure]}" for row in missed if row.figure in REASONS]
     return "\n".join(told) + "\n"
 

@@ -28,7 +28,7 @@ from scripts.pages import between
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results.json"
-PAGE = ROOT / "docs/scale.md"
+PAGE = ROOT / "docs/explanation/scale.md"
 _SCALE_EVERY = 2.0
 _DAY = 86_400.0
 
@@ -241,9 +241,9 @@ def table(loads: tuple[Load, ...], used: Costs) -> str:
 
 
 def main() -> None:
-    """Print the table, or put it into docs/scale.md."""
+    """Print the table, or put it into docs/explanation/scale.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into docs/scale.md")
+    parser.add_argument("--write", action="store_true", help="into docs/explanation/scale.md")
     parser.add_argument("--per-day", type=float, help="only this load")
     asked = parser.parse_args()
     loads = (replace(LOADS[0], per_day=asked.per_day),) if asked.per_day else LOADS

@@ -1,4 +1,4 @@
-"""Payloads of the `dev.ocf.*` command events (contract: docs/events.md).
+"""Payloads of the `dev.ocf.*` command events (contract: docs/reference/events.md).
 
 All models are frozen. A model that callers fill rejects unknown fields, so that a misspelled field is an error. A model
 that functions write for each other accepts them, because two releases run side by side during an upgrade: see

@@ -1,6 +1,6 @@
 """The catalogue: every event type with its payload, subject and publishers (one table).
 
-`schemas/`, `schemas/asyncapi.yaml` and `docs/events.md` are generated from `TYPES`.
+`schemas/`, `schemas/asyncapi.yaml` and `docs/reference/events.md` are generated from `TYPES`.
 """
 
 from __future__ import annotations

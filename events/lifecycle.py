@@ -1,6 +1,6 @@
 """The life cycle of an execution: one table, used by code, docs and UI.
 
-`docs/lifecycle.md` and the console's state names are generated from `TABLE`.
+`docs/reference/lifecycle.md` and the console's state names are generated from `TABLE`.
 """
 
 from __future__ import annotations

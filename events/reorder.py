@@ -1,4 +1,4 @@
-"""Merging of live output and history of one execution into one stream without gaps (docs/streaming.md).
+"""Merging of live output and history of one execution into one stream without gaps (docs/how-to/watch-output.md).
 
 1. Subscribe to the live subject first. 2. Read the history. 3. Yield each chunk once, by its `seq`.
 4. A live chunk beyond the next expected one shows a gap: read the history again from there. Chunks that are missing

@@ -1,4 +1,4 @@
-"""All NATS subjects and stream names (docs/events.md is generated from them)."""
+"""All NATS subjects and stream names (docs/reference/events.md is generated from them)."""
 
 from __future__ import annotations
 

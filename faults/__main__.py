@@ -43,7 +43,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--keep", default="", metavar="NAME", help="merge the result into faults/results.json")
     parser.add_argument("--logs", action="store_true", help="keep the logs of all parts")
     parser.add_argument("--merge", nargs="+", default=[], metavar="FILE", help="take over results of other checkouts")
-    parser.add_argument("--report", action="store_true", help="only write docs/faults.md from faults/results.json")
+    parser.add_argument("--report", action="store_true", help="only write the pages from faults/results.json")
     return parser.parse_args()
 
 

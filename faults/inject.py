@@ -135,7 +135,7 @@ class Injector:
             healed = await self._for("full")
         finally:
             part.disk.empty()
-        # Both: docs/operations.md, "A full disk".
+        # Both: docs/how-to/respond-to-alerts.md, "A full disk".
         if part.name in self._system.nodes and not await _healthy(self._system.url(part.name, MONITOR) + "/healthz"):
             await _again(part)  # what its liveness probe does
             return f"{part.name}, not healthy with room again: restarted", healed

@@ -1,4 +1,4 @@
-"""docs/faults.md from faults/results.json: what was hurt, how it went, at which commit."""
+"""docs/reference/faults.md (the result) and faults/results.md (every fault), from faults/results.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from scripts.pages import between
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "faults/results.json"
-PAGE = ROOT / "docs/faults.md"
+PAGE = ROOT / "docs/reference/faults.md"
+DETAILS = ROOT / "faults/results.md"
+_DETAILS_INTRO = """# Results of the fault tests
+
+Generated from `faults/results.json` by `python -m faults --report`. Method and summary:
+[docs/reference/faults.md](../docs/reference/faults.md).
+"""
 
 
 def keep(name: str, result: dict[str, Any]) -> None:
@@ -24,19 +30,26 @@ def keep(name: str, result: dict[str, Any]) -> None:
 
 
 def write() -> None:
-    """The generated part of the page."""
+    """Write the generated part of the page, and the page of details."""
     results = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     PAGE.write_text(between(PAGE, "results", page(results)))
+    DETAILS.write_text(details(results))
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """All runs as markdown."""
+    """Runs, and one grid of all faults."""
     parts = [_summary(results)]
     shares = [pair for name, result in results.items() if name.startswith("matrix") for pair in result["pairs"]]
     if shares:
         parts.append(_grid(shares))
+    return "\n".join(parts)
+
+
+def details(results: Mapping[str, Any]) -> str:
+    """Every fault of every run."""
+    parts = [_DETAILS_INTRO]
     for name, result in results.items():
-        parts.append(f"### {name}\n\n{_said(result)}\n")
+        parts.append(f"## {name}\n\n{_said(result)}\n")
         parts.append(_pairs(result))
         if "soak" in result:
             parts.append(_soak(result["soak"]))
@@ -44,7 +57,7 @@ def page(results: Mapping[str, Any]) -> str:
 
 
 def _summary(results: Mapping[str, Any]) -> str:
-    lines = ["| run | seed | commit | faults | executions | minutes | held |", "|---|---|---|---|---|---|---|"]
+    lines = ["| run | seed | commit | faults | executions | minutes | passed |", "|---|---|---|---|---|---|---|"]
     for name, result in results.items():
         lines.append(
             f"| {name} | {result['seed']} | `{result['commit']}` | {len(result['pairs'])} | {result['executions']} "
@@ -57,9 +70,9 @@ def _said(result: Mapping[str, Any]) -> str:
     wrong = [each for pair in result["pairs"] for each in pair["violations"]]
     wrong += [each for name in ("elsewhere", "unsettled", "leftovers", "clients") for each in result[name]]
     said = (
-        f"{result['date'][:16].replace('T', ' ')} UTC, {result['rate']:g} executions a second, all settled "
-        f"{result['settled_after']:g} s after the load had ended; {result['dead_letters']} dead letter(s), of which "
-        "one was sent on purpose."
+        f"{result['date'][:16].replace('T', ' ')} UTC, {result['rate']:g} executions a second. All were settled "
+        f"{result['settled_after']:g} s after the load ended. Dead letters: {result['dead_letters']}, one of them "
+        "deliberate."
     )
     return said if not wrong else said + "\n\n" + "\n".join(f"- {each}" for each in wrong)
 
@@ -70,7 +83,9 @@ def _grid(pairs: Sequence[Mapping[str, Any]]) -> str:
     for victim in VICTIMS:
         cells = [_cell(by_name.get(f"{victim}:{fault}")) for fault in FAULTS]
         lines.append(f"| {victim} | {' | '.join(cells)} |")
-    said = "Each cell: executions under the fault, and the seconds after its end until the last of them had ended.\n\n"
+    said = (
+        "Each cell: executions under the fault, and seconds from the end of the fault to the end of the last one.\n\n"
+    )
     return said + "\n".join(lines) + "\n"
 
 
@@ -85,7 +100,7 @@ def _cell(pair: Mapping[str, Any] | None) -> str:
 
 
 def _pairs(result: Mapping[str, Any]) -> str:
-    lines = ["| fault | what was done | lasted | ready after | how the executions ended |", "|---|---|---|---|---|"]
+    lines = ["| fault | target | duration | ready after | ends of the executions |", "|---|---|---|---|---|"]
     for pair in sorted(result["pairs"], key=lambda pair: str(pair["pair"])):
         ends = ", ".join(f"{count} {state}" for state, count in pair["outcomes"].items())
         lines.append(f"| {pair['pair']} | {pair['how']} | {pair['seconds']} s | {pair['back']} s | {ends} |")

@@ -1,7 +1,7 @@
 """Everything that is generated from the code's tables: `python scripts/generate.py` writes, `--check` fails on drift.
 
-schemas/*.json, schemas/asyncapi.yaml, schemas/openapi.json, docs/events.md, docs/lifecycle.md, docs/configuration.md,
-and the diagram in docs/architecture.md.
+schemas/*.json, schemas/asyncapi.yaml, schemas/openapi.json, and in docs/reference: events.md, lifecycle.md,
+configuration.md and the table of metrics.md.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from scripts.pages import between  # noqa: E402
 EXTENSIONS = {
     "traceparent": "W3C trace context",
     "tracestate": "W3C trace context",
-    "correlationid": "the execution or session all of it is about",
+    "correlationid": "execution or session of the event",
     "causationid": "id of the event that caused this one",
-    "partitionkey": "the execution or session: what must stay in order",
+    "partitionkey": "execution or session: events with one key stay in order",
     "sequence": "gapless per execution from 1 (output only)",
-    "expirytime": "RFC 3339; a submit that is taken up later is rejected",
-    "dataref": "where data over 512 KiB lies",
+    "expirytime": "RFC 3339; a submit that is handled later is rejected",
+    "dataref": "location of data over 512 KiB",
 }
 Pages = dict[str, str]
 
@@ -133,7 +133,7 @@ def _message(name: str, spec: EventType) -> dict[str, Any]:
 def events_page() -> Pages:
     """The catalogue of events, streams and consumers."""
     rows = [
-        f"| [`{name}`](../schemas/{name}.json) | {spec.published_by} | `{spec.subject_template}` |"
+        f"| [`{name}`](../../schemas/{name}.json) | {spec.published_by} | `{spec.subject_template}` |"
         for name, spec in TYPES.items()
     ]
     kept = [
@@ -143,17 +143,21 @@ def events_page() -> Pages:
     ]
     fed = [
         f"| `{row.consumer}` | {', '.join(f'`{x}`' for x in row.subjects)} | {row.function} "
-        f"| {row.in_flight} | {row.spec().max_in_flight} | {row.max_deliveries or 'for ever'} |"
+        f"| {row.in_flight} | {row.spec().max_in_flight} | {row.max_deliveries or 'no limit'} |"
         for row in ROUTES
     ]
     tries = ", ".join(f"{backoff(n):g}" for n in range(1, 9))
     extensions = [f"| `{name}` | {why} |" for name, why in EXTENSIONS.items()]
     text = f"""# Events
 
-Generated from `events/event_types.py`, `events/streams.py` and `functions/dispatcher/routes.py`.
-How to publish and watch: [publishing.md](publishing.md), [streaming.md](streaming.md).
+Generated from `events/event_types.py`, `events/streams.py` and `functions/dispatcher/routes.py`. How to publish and
+watch: [publish events](../how-to/publish-events.md), [watch output](../how-to/watch-output.md). Terms:
+[glossary](../glossary.md).
 
-| type | said by | subject |
+{diagram()}
+
+## Types
+| type | published by | subject |
 |---|---|---|
 {_lines(rows)}
 
@@ -163,43 +167,45 @@ How to publish and watch: [publishing.md](publishing.md), [streaming.md](streami
 {_lines(extensions)}
 
 ## Streams
-| stream | keeps | subjects | for |
+| stream | contents | subjects | retention |
 |---|---|---|---|
 {_lines(kept)}
 
-`OCF_OUTPUT` republishes `ocf.out.>` on `ocf.live.>` for whoever listens at that moment.
+`OCF_OUTPUT` republishes `ocf.out.>` on `ocf.live.>` for current subscribers.
 Buckets: {", ".join(f"`{b.name}` ({b.description})" for b in streams.BUCKETS)}.
 
 ## Consumers
-| consumer | takes | feeds | in flight | unsettled | tries |
+| consumer | filter | function | in flight | unacknowledged | deliveries |
 |---|---|---|---|---|---|
 {_lines(fed)}
 
-| the function answers | the dispatcher |
+*In flight* is the limit per dispatcher. *Unacknowledged* is the limit per project and includes messages that wait
+for their next delivery. The dispatcher sends an in-progress acknowledgement every 10 s while a function works, so a
+run may last for hours.
+
+| response of the function | the dispatcher |
 |---|---|
-| 2xx | acknowledges |
-| 429 | waits `Retry-After` seconds and asks again, its place in flight held; this is not a failure |
-| 425 | gives it back for 1 to 30 s: others of its session or project come first; this is not a failure |
-| 404, 408, 409, 5xx, or nothing | delivers again after {tries}, … s; when the tries are used up: dead letter |
-| any other 4xx | dead letter at once, with the answer as its reason |
+| 2xx | acknowledges the message |
+| 429 | waits for `Retry-After` seconds, keeps the message in flight, and posts again; not a failure |
+| 425 | requeues the message for 1 to 30 s: another message of its session or project comes first; not a failure |
+| 404, 408, 409, 5xx, or no response | redelivers after {tries}, … s; after the last delivery: dead letter |
+| any other 4xx | dead-letters the message at once, with the response as its reason |
 
-A message that cannot be read (no CloudEvent, wrong encoding, over a limit, a type that does not belong on its subject)
-reaches no function: it is a dead letter at its first delivery, without its data (size and SHA-256 are kept), and no log
-quotes it. A submit or session command that becomes a dead letter is also `rejected`, whatever the reason. They lie on
-`ocf.dlq.<consumer>.<project>.<execution or session>` and are removed with their execution.
+The dispatcher dead-letters an unreadable message at its first delivery and does not post it: no CloudEvent, wrong
+encoding, over a limit, or a type that does not belong on its subject. Such a dead letter has size and SHA-256
+instead of the data, and no log quotes it. A dead-lettered submit or session command is also `rejected`. Dead
+letters lie on `ocf.dlq.<consumer>.<project>.<execution or session>`; deleting the execution removes them.
 
-Each project has a durable consumer of its own in every row, `<consumer>-<project>`, and they take turns for the
-places in flight; a project that is alone gets three quarters of them. The consumer of the table hears of every message
-and tells which project has some. It also delivers those of projects beyond the {MAX_CONSUMERS}th that had a message within
-{IDLE_SECONDS / 60:g} minutes, and those on subjects that name no project: these share it
-([ADR 0012](adr/0012-fair-sharing.md)).
+Each project has its own durable consumer per route, `<consumer>-<project>`. Projects take turns for the places in
+flight; a single active project gets three quarters of them. The route's shared consumer receives every message
+without its data and reports which project has messages. It also delivers the messages of projects beyond the
+{MAX_CONSUMERS}th that was active within
+{IDLE_SECONDS / 60:g} minutes, and messages whose subject names no project ([ADR 0012](../adr/0012-fair-sharing.md)).
 
-*In flight* is for each dispatcher; *unsettled* is for each project, what waits for its next try or its turn included.
-While a function works the dispatcher holds the message every 10 s, so a run may last for hours.
-
-What happens outside this table, to Knative Brokers and webhooks (`EVENT_SINKS`): [webhooks.md](webhooks.md).
+Deliveries to Knative Brokers and webhooks (`EVENT_SINKS`) are not in this table:
+[receive webhooks](../how-to/receive-webhooks.md).
 """
-    return {"docs/events.md": text}
+    return {"docs/reference/events.md": text}
 
 
 def lifecycle_page() -> Pages:
@@ -207,9 +213,9 @@ def lifecycle_page() -> Pages:
     arrows = [f"    {start or '[*]'} --> {end}: {taken}" for (start, taken), end in TABLE.items()]
     ends = [f"    {state} --> [*]" for state in State if state in TERMINAL]
     reasons = _lines([f"- `{reason}`" for reason in Reason])
-    text = f"""# The life of an execution
+    text = f"""# Life cycle of an execution
 
-Generated from `events/lifecycle.py`. A step that is not in the table raises an error that names state and step.
+Generated from `events/lifecycle.py`. A step outside the table raises an error that names state and step.
 
 ```mermaid
 stateDiagram-v2
@@ -220,7 +226,7 @@ stateDiagram-v2
 
 {reasons}
 """
-    return {"docs/lifecycle.md": text}
+    return {"docs/reference/lifecycle.md": text}
 
 
 def configuration_page() -> Pages:
@@ -231,29 +237,30 @@ def configuration_page() -> Pages:
         rows.append(f"| `{field.alias}` | {default} | {field.description or ''} |")
     text = f"""# Configuration
 
-Generated from `functions/settings/settings.py`. Everything is read once at start; a
-malformed value stops the process with one line that names it. `ocf doctor` prints what is in force, secrets masked.
+Generated from `functions/settings/settings.py`. Each process reads its settings once at start. A malformed value
+stops the process with one line that names the variable. `ocf doctor` prints the settings in force and masks
+secrets.
 
 | variable | default | meaning |
 |---|---|---|
 {_lines(rows)}
 """
-    return {"docs/configuration.md": text}
+    return {"docs/reference/configuration.md": text}
 
 
 def metrics_table() -> Pages:
-    """The metrics in docs/observability.md."""
+    """The metrics in docs/reference/metrics.md."""
     rows = []
     for family in metrics.REGISTRY.collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         rows.append(f"| `{name}` | {family.type} | {family.documentation} |")
     table = "| metric | kind | counts |\n|---|---|---|\n" + _lines(sorted(rows))
-    return {"docs/observability.md": between(ROOT / "docs/observability.md", "metrics", table)}
+    return {"docs/reference/metrics.md": between(ROOT / "docs/reference/metrics.md", "metrics", table)}
 
 
-def diagram() -> Pages:
-    """The picture in docs/architecture.md, between its two marks."""
-    lines = ["flowchart LR", "    backend([backend]) & gateway -->|command events| C[(OCF_COMMANDS)]"]
+def diagram() -> str:
+    """Routes between streams, dispatcher and functions, as a Mermaid flowchart."""
+    lines = ["flowchart LR", "    backend([backend]) & gateway -->|commands| C[(OCF_COMMANDS)]"]
     for row in ROUTES:
         source = "C" if row.stream == "OCF_COMMANDS" else "E"
         lines.append(f"    {source} -->|{row.consumer}| D{{{{dispatcher}}}} -->|POST| {row.function}")
@@ -262,10 +269,9 @@ def diagram() -> Pages:
         "    execute -->|chunks| O[(OCF_OUTPUT)] -->|ocf.live| viewer([browser, ocf])",
         "    submit & execute & cancel & cleanup & archive <-->|compare-and-set| K[(ocf_executions)]",
         "    execute & archive --> S[(S3)]",
-        "    D -->|what cannot be handled| Q[(OCF_DLQ)]",
+        "    D -->|dead letters| Q[(OCF_DLQ)]",
     ]
-    drawn = "```mermaid\n" + "\n".join(dict.fromkeys(lines)) + "\n```"
-    return {"docs/architecture.md": between(ROOT / "docs/architecture.md", "wiring", drawn)}
+    return "```mermaid\n" + "\n".join(dict.fromkeys(lines)) + "\n```"
 
 
 GENERATORS: tuple[Callable[[], Pages], ...] = (
@@ -275,7 +281,6 @@ GENERATORS: tuple[Callable[[], Pages], ...] = (
     events_page,
     lifecycle_page,
     configuration_page,
-    diagram,
     metrics_table,
     lambda: monitoring.pages(ROOT),
 )

@@ -1,4 +1,4 @@
-"""The parts of docs/deploy-kn.md that follow from the table of services: `kn` commands, and execute as a manifest."""
+"""The generated parts of docs/how-to/install-with-kn.md: `kn` commands, and execute as a manifest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 
 from scripts.pages import replaced
 
-REGISTRY, VERSION = "registry.example.com", "0.1.0"
+REGISTRY, VERSION = "registry.example.com", "0.2.0"
 #: kn has no flag for the two timeouts that cut a silent request: this one needs them.
 BY_MANIFEST = "execute"
 _EVERY = (

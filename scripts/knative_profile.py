@@ -1,4 +1,4 @@
-"""What the pods of an installation use, from their control groups, as a Markdown table (docs/operations.md, Sizing).
+"""What the pods of an installation use, from their control groups, as a Markdown table (docs/reference/sizing.md).
 
     knative_profile.py [--namespace ocf] [--seconds 10] [SELECTOR]
 

@@ -179,7 +179,9 @@ def main() -> int:
     parser.add_argument("--s3-secret-key")
     parser.add_argument("--only", help="print one field instead: SECRET/FIELD", metavar="SECRET/FIELD")
     rotatable = ("ocf-encryption", "ocf-dispatch")
-    parser.add_argument("--rotate", choices=rotatable, help="give this one a new value first; see docs/operations.md")
+    parser.add_argument(
+        "--rotate", choices=rotatable, help="give this one a new value first; see docs/how-to/back-up-and-restore.md"
+    )
     arguments = parser.parse_args()
     folder = make_private_dir(arguments.keys)
     keys = load_or_generate(folder)

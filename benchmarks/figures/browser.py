@@ -95,7 +95,7 @@ async def measure(options: Options) -> list[Row]:
         bus = await connect(nats.url, creds=nats.creds, name="bench")
         await apply(bus)
         publisher = Publisher(bus, SystemClock(), Redactor(SECRETS), project=PROJECT, execution=execution)
-        publisher.begin(1, await acquire_fence(bus, PROJECT, execution), max_bytes=0, hold=Held())
+        publisher.begin(1, await acquire_fence(bus, PROJECT, execution), max_bytes=0, ownership=Held())
         viewer = mint_viewer(
             nats.trust.viewer_signing, nats.account, PROJECT, execution, ttl=3600, now=int(time.time())
         )

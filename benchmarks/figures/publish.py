@@ -29,11 +29,11 @@ class Held:
 
     held = True
 
-    async def sure(self) -> bool:
+    async def wait_until_held(self) -> bool:
         """Yes."""
         return True
 
-    def doubt(self) -> None:
+    def invalidate(self) -> None:
         """Nobody else writes."""
 
 
@@ -41,7 +41,7 @@ async def ours(bus: NatsBus, count: int, draft: Draft) -> float:
     """Drafts per second through Publisher and NatsWriter, until all of it is kept."""
     execution = str(uuid.uuid4())
     publisher = Publisher(bus, SystemClock(), Redactor(SECRETS), project=PROJECT, execution=execution)
-    publisher.begin(1, await acquire_fence(bus, PROJECT, execution), max_bytes=0, hold=Held())
+    publisher.begin(1, await acquire_fence(bus, PROJECT, execution), max_bytes=0, ownership=Held())
     started = time.perf_counter()
     for _ in range(count):
         await publisher.emit(draft)
@@ -102,7 +102,7 @@ async def _message(bus: NatsBus, draft: Draft) -> tuple[bytes, dict[str, str]]:
     """One of our messages as it is kept."""
     execution = str(uuid.uuid4())
     publisher = Publisher(bus, SystemClock(), Redactor(SECRETS), project=PROJECT, execution=execution)
-    publisher.begin(1, await acquire_fence(bus, PROJECT, execution), max_bytes=0, hold=Held())
+    publisher.begin(1, await acquire_fence(bus, PROJECT, execution), max_bytes=0, ownership=Held())
     await publisher.emit(draft)
     await publisher.finish(10)
     publisher.close()

@@ -47,7 +47,7 @@ async def view(port: int, creds: str, subject: str, count: int, expected: int) -
 async def say(bus: NatsBus, execution: str, count: int) -> float:
     """Say that many chunks at the rate; processor seconds of this process."""
     publisher = Publisher(bus, SystemClock(), Redactor(SECRETS), project=PROJECT, execution=execution)
-    publisher.begin(1, await acquire_fence(bus, PROJECT, execution), max_bytes=0, hold=Held())
+    publisher.begin(1, await acquire_fence(bus, PROJECT, execution), max_bytes=0, ownership=Held())
     spent, start = time.process_time(), time.perf_counter()
     for number in range(count):
         await asyncio.sleep(max(0.0, start + number / RATE - time.perf_counter()))

@@ -212,7 +212,7 @@ class Dispatcher:
         await delivery.ack()
 
     def _forget(self, message: Message) -> None:
-        """Drop the failures of a message, and the oldest ones beyond a bound (settled by other dispatchers)."""
+        """Remove the failures of a message, and the oldest beyond a bound: another dispatcher may have settled them."""
         self._failed.pop(message.sequence, None)
         while len(self._failed) > _REMEMBERED:
             del self._failed[next(iter(self._failed))]

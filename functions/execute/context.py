@@ -1,4 +1,4 @@
-"""What every run of this process shares: settings made ready, the way out to models, warm slots, who runs here."""
+"""Worker context: settings, model client, warm servers and boundary, shared by all runs of this process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 @dataclass
 class WorkerContext:
-    """Shared by all runs of one worker."""
+    """State shared by all runs of one worker."""
 
     deps: Dependencies
     binary: Path | None
@@ -47,13 +47,17 @@ class WorkerContext:
     boundary: Boundary
 
     def opened(self, sealed: Sealed, project: str) -> SecretStr:
-        """A sealed secret, opened. Raises SealError."""
+        """Open a sealed secret.
+
+        Raises:
+            SealError: it cannot be opened.
+        """
         if self.deps.keyring is None:
-            raise SealError("a sealed key came, and this worker has no ENCRYPTION_KEY")
+            raise SealError("the key is sealed, and this worker has no ENCRYPTION_KEY")
         return SecretStr(self.deps.keyring.open(sealed, project))
 
     def target(self, task: Execute) -> ModelTarget:
-        """The model of a task.
+        """Return the model of a task.
 
         Raises:
             SealError: its key cannot be opened.
@@ -64,22 +68,30 @@ class WorkerContext:
         return resolve(task.model, self.models, key)
 
     def server_spec(self, limits: Limits) -> ServerSpec:
-        """What a server for a task with these limits must be like; its models come with the task."""
+        """Return the server settings for a task with these limits; its models come with the task."""
         return server_spec(self.deps.settings, self.binary, sandboxed=self.sandboxed, limits=limits)
 
     async def opencode_present(self) -> None:
-        """Readiness: the agent is installed."""
+        """Check readiness: the agent is installed.
+
+        Raises:
+            Unavailable: it is not.
+        """
         if self.binary is None or not self.binary.is_file():
             raise Unavailable(f"OpenCode is not at {self.binary}; set OPENCODE_BIN")
 
     async def boundary_in_force(self) -> str:
-        """Readiness: what stands between two executions, for whoever asks. The agent's container must answer."""
+        """Check that the agent's container answers; return the boundary between executions, for display."""
         if self.boundary.host is not None:
             await self.boundary.host.check()
-        return self.boundary.said
+        return self.boundary.description
 
     async def workspace_writable(self) -> None:
-        """Readiness: runs can have files."""
+        """Check readiness: runs can have files.
+
+        Raises:
+            Unavailable: STATE_DIR cannot be written.
+        """
         self.boundary.folders.check()
         probe = self.deps.settings.state_dir / ".writable"
         try:
@@ -90,7 +102,7 @@ class WorkerContext:
 
 
 def model_settings(settings: Settings) -> ModelSettings:
-    """The operator's models."""
+    """Return the operator's models."""
     return ModelSettings(
         model=settings.model,
         endpoint=settings.model_endpoint,
@@ -104,23 +116,23 @@ def model_settings(settings: Settings) -> ModelSettings:
 
 @asynccontextmanager
 async def open_context(deps: Dependencies) -> AsyncIterator[WorkerContext]:
-    """Made ready, and put away at the end.
+    """Open the context of a worker, and close it at the end.
 
     Raises:
-        SandboxUnavailable: `SANDBOX=required`, and this kernel cannot.
+        SandboxUnavailable: `SANDBOX=required`, and this kernel does not support it.
     """
     settings = deps.settings
     support = policy.sandbox_support()
     sandboxed = policy.decide(settings.sandbox, support)
     if settings.sandbox == "preferred" and support.missing:
-        # Whoever chose it on another machine has to hear what this one does not give.
+        # The operator may have chosen it on another machine, so this one reports what it lacks.
         log.warning("sandbox incomplete", action="sandbox.incomplete", sandboxed=sandboxed, missing=support.missing)
     process_protection.protect_self()
     async with state_folders.locked(settings.state_dir) as leftovers:
         if settings.agent_host_socket is not None:
             os.umask(0o002)  # the agent's container is another user of the same group
         boundary = Boundary(settings, lambda project: _busy(deps, project))
-        log.info("boundary", action="boundary.in_force", boundary=boundary.said)
+        log.info("boundary", action="boundary.in_force", boundary=boundary.description)
         tidying = asyncio.create_task(_tidy(leftovers, boundary))
         upstream = Upstream(deps.clock, read_timeout=settings.model_silence_seconds)
         models = model_settings(settings)
@@ -138,14 +150,14 @@ async def open_context(deps: Dependencies) -> AsyncIterator[WorkerContext]:
 
 
 async def _tidy(leftovers: list[Path], boundary: Boundary) -> None:
-    """See to the files, and then to the users, of processes that are dead."""
+    """Remove the files, and then release the users, of dead processes."""
     await state_folders.remove_leftovers(leftovers)
     if boundary.users is not None:
         await boundary.users.recover()
 
 
 def server_spec(settings: Settings, binary: Path | None, *, sandboxed: bool, limits: Limits) -> ServerSpec:
-    """A server without directory, home and broker, which each slot has of its own."""
+    """Return server settings without directory, home and model proxy, which each server has of its own."""
     nowhere = settings.state_dir
     return ServerSpec(
         binary=binary,
@@ -162,9 +174,9 @@ def server_spec(settings: Settings, binary: Path | None, *, sandboxed: bool, lim
 
 
 def tools(binary: Path | None) -> tuple[Path, ...]:
-    """Executables the agent's own tools need: OpenCode's grep and glob call ripgrep, and would download it.
+    """Return executables that the agent's own tools need: OpenCode's grep and glob would download ripgrep.
 
-    It is looked for on PATH and among the npm packages that OpenCode's executable came with.
+    Ripgrep is looked up on PATH and among the npm packages that OpenCode's executable came with.
     """
     found = shutil.which("rg")
     if found is not None:
@@ -174,7 +186,7 @@ def tools(binary: Path | None) -> tuple[Path, ...]:
 
 
 async def _busy(deps: Dependencies, project: str) -> bool:
-    """Whether an execution of `project` runs or waits."""
+    """Return whether an execution of `project` runs or waits."""
     async for record in deps.records.all(project=project):
         if not record.terminal:
             return True
@@ -191,7 +203,7 @@ def _slots(
         target = resolve(None, models)
         spec = replace(spec, models=(AgentModel(kind=target.kind, name=target.wire_model),))
     except (NoModel, BadEndpoint):
-        size = 0  # nothing is known to warm for; each task brings its own model
+        size = 0  # no model is known in advance; each task brings its own
 
     async def make_broker() -> ModelProxy:
         return await ModelProxy(upstream, deps.clock).start()

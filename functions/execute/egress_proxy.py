@@ -1,9 +1,9 @@
-"""The only way out for an agent's tools: an HTTP proxy on loopback that knows which hosts are allowed.
+"""Egress proxy: an HTTP proxy on loopback, the only way out for an agent's tools, restricted to allowed hosts.
 
 A host must be allowed twice: by the task (`network.allow`) and by the operator (`NETWORK_ALLOW`, the ceiling). The name
-is resolved here, its addresses are checked, and the connection goes to the address that was checked, so a name cannot
-point somewhere else between the two. nono-py's own proxy was tried first and connects to whatever address a listed
-name resolves to, loopback included (ADR 0003).
+is resolved here, its addresses are checked, and the connection goes to the checked address, so a name cannot resolve to
+another one in between. nono-py's own proxy was tried first and connects to whatever address a listed name resolves to,
+loopback included (ADR 0003).
 """
 
 from __future__ import annotations
@@ -33,32 +33,39 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
 class Refused(OcfError):
-    """The proxy does not connect there."""
+    """The proxy does not connect to this host."""
 
 
 @dataclass(frozen=True)
 class EgressRules:
-    """What the task asks for, below what the operator permits."""
+    """Rules of the task, limited by those of the operator."""
 
     task: tuple[Rule, ...]
     operator: tuple[Rule, ...]
 
     def __bool__(self) -> bool:
-        """Whether anything could be allowed at all; without, no proxy is needed."""
+        """Return whether anything could be allowed; otherwise no proxy is needed."""
         return bool(self.task and self.operator)
 
     def check(self, host: str, port: int) -> None:
-        """Raises Refused unless both sides allow it."""
+        """Check that both sides allow the host.
+
+        Raises:
+            Refused: one of them does not.
+        """
         if not any(rule.matches(host, port) for rule in self.task):
             raise Refused(f"{host}:{port} is not in the task's network.allow")
         if not any(rule.matches(host, port) for rule in self.operator):
             raise Refused(f"{host}:{port} is not in NETWORK_ALLOW")
 
     def check_address(self, host: str, port: int, address: str) -> None:
-        """Raises Refused when a name leads to an inside address.
+        """Check the address that a name resolved to.
 
-        What `core.addresses` calls inside needs the operator to list this very host (no wildcard); what it
-        lets nobody reach needs both sides to list the address itself.
+        An address that `core.addresses` calls inside needs the operator to list this very host (no wildcard); one that
+        it calls never reachable needs both sides to list the address itself.
+
+        Raises:
+            Refused: it is an inside address that the rules do not allow.
         """
         where = reach(address)
         if where is Reach.PUBLIC:
@@ -71,15 +78,15 @@ class EgressRules:
 
 
 def _names(side: tuple[Rule, ...], host: str, port: int) -> bool:
-    """Whether a rule allows this very host, not any that ends like it."""
+    """Return whether a rule allows this very host, not any that ends like it."""
     return any(rule.matches(host, port) and not rule.wildcard for rule in side)
 
 
 def rules(task: Iterable[str], operator: Iterable[str]) -> EgressRules:
-    """Rules from `network.allow` and `NETWORK_ALLOW`.
+    """Return the rules of `network.allow` and `NETWORK_ALLOW`.
 
     Raises:
-        InvalidRule: one of them is none, or the task asks for `*`.
+        InvalidRule: a rule is malformed, or the task asks for `*`.
     """
     asked = tuple(parse_rule(text) for text in task)
     if any(not rule.host for rule in asked):
@@ -120,7 +127,7 @@ class EgressProxy:
         await asyncio.gather(*self._running, return_exceptions=True)
 
     def env(self) -> dict[str, str]:
-        """Variables that make common tools use this proxy. Loopback (the model broker) is reached directly."""
+        """Return variables that make common tools use this proxy. Loopback (the model proxy) is reached directly."""
         url = f"http://{_USER}:{self._token}@127.0.0.1:{self.port}"
         direct = "127.0.0.1,localhost"
         proxy = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), url)
@@ -135,7 +142,7 @@ class EgressProxy:
         try:
             await self._serve(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, TimeoutError):
-            # The agent's side went away or said nothing: there is nobody to answer.
+            # The agent's side closed or stayed silent: there is nobody to answer.
             return
         finally:
             self._running.discard(task)
@@ -181,7 +188,7 @@ class EgressProxy:
     async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         self._allowed.check(host, port)
         addresses = await self._resolve(host, port)
-        # All of them: a name with one inside address among others is not to be trusted with a choice.
+        # All of them: a name that has an inside address among others is refused.
         for address in addresses:
             self._allowed.check_address(host, port, address)
         problem: OSError = OSError("the name has no address")
@@ -195,10 +202,10 @@ class EgressProxy:
 
 
 def _target(request: str, lines: list[str]) -> tuple[str, int, str | None]:
-    """Where a request goes, and the head to send there (None for CONNECT).
+    """Return host and port of a request, and the head to send there (None for CONNECT).
 
     Raises:
-        Refused: it is no request that a proxy takes.
+        Refused: it is not a request for a proxy.
     """
     method, _, rest = request.partition(" ")
     url, _, version = rest.partition(" ")
@@ -236,7 +243,7 @@ async def _relay(
     agent: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     upstream: tuple[asyncio.StreamReader, asyncio.StreamWriter],
 ) -> None:
-    """Both ways until both have ended; each side's end of data is passed on."""
+    """Copy both ways until both have ended; each side's end of data is passed on."""
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):

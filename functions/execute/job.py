@@ -1,10 +1,10 @@
-"""Runs one execution as a Job (`python -m ocf.functions.execute.job`). JobSink mounts the event at `K_EVENT_PATH`.
+"""Run one execution as a Job (`python -m ocf.functions.execute.job`). JobSink mounts the event at `K_EVENT_PATH`.
 
-For runs longer than a Knative Service should hold a request. The same worker as in the Service: leases, cancel,
-facts and archive work alike. JobSink takes events from whoever reaches it and cannot check the dispatcher's token;
-so the event in the file only says *which* execution is meant, and what runs is the command that JetStream keeps.
+For runs longer than a Knative Service should hold a request. The same worker as in the Service: leases, cancel, facts
+and archive work alike. JobSink accepts events from any client that reaches it and cannot check the dispatcher's token;
+so the event in the file only names the execution, and the command that runs is read from JetStream.
 
-Exit status: 0 when the execution has ended or needs nothing any more, 1 when the Job should try again.
+Exit status: 0 when the execution has ended or needs no further work, 1 when the Job should try again.
 """
 
 from __future__ import annotations
@@ -31,46 +31,50 @@ from ocf.functions.settings.settings import Settings, load_or_exit
 
 log = structlog.get_logger()
 
-#: Between two tries of what is not its turn yet.
-_AGAIN = 2.0
-#: So often nothing at all is found of an execution before it counts as deleted: a copy of a stream may lag.
-_LOOKS = 15
+#: Seconds between two tries of an execution that cannot run yet.
+_RETRY_SECONDS = 2.0
+#: Look-ups without any trace of an execution before it counts as deleted: a replica of a stream may lag.
+_MAX_MISSING = 15
 
 
 def event_file(path: Path) -> Path:
-    """JobSink's mount is a folder with the event in its file `event`."""
+    """Return the event's file: JobSink's mount is a folder that holds it as `event`."""
     return path / "event" if path.is_dir() else path
 
 
-def subject_of(told: Event) -> str:
-    """Where the command lies that `told` is about. Raises InvalidEvent: it names no execution."""
-    return subjects.command("execute", *ids_of(told))
-
-
-async def kept_command(deps: Dependencies, told: Event) -> Event:
-    """The execute command of the execution that `told` names, as the stream has it.
+def subject_of(notice: Event) -> str:
+    """Return the subject of the command that `notice` is about.
 
     Raises:
-        InvalidEvent: `told` names no execution.
-        NotYetKnown: the stream has none.
+        InvalidEvent: it names no execution.
     """
-    subject = subject_of(told)
+    return subjects.command("execute", *ids_of(notice))
+
+
+async def stored_command(deps: Dependencies, notice: Event) -> Event:
+    """Return the stored execute command of the execution that `notice` names.
+
+    Raises:
+        InvalidEvent: `notice` names no execution.
+        NotYetKnown: the stream has no command for it.
+    """
+    subject = subject_of(notice)
     message = await deps.bus.last(subjects.COMMANDS, subject)
     if message is None:
         raise NotYetKnown(f"there is no command on {subject}")
     return decode(message.headers, message.data).with_extensions(**{NATS_SUBJECT: subject})
 
 
-async def run(settings: Settings, told: Event) -> int:
-    """Run it to its end; exit status."""
+async def run(settings: Settings, notice: Event) -> int:
+    """Run the execution to its end; return the exit status."""
     async with build(settings, "execute-job") as deps, open_context(deps) as context:
         worker = worker_of(context)
-        working = asyncio.create_task(_work(deps, worker, told))
+        working = asyncio.create_task(_work(deps, worker, notice))
         loop = asyncio.get_running_loop()
         stops: list[asyncio.Task[None]] = []
         grace = settings.drain_seconds
         loop.add_signal_handler(signal.SIGTERM, lambda: stops.append(loop.create_task(leave(worker, grace))))
-        began, which = time.monotonic(), {"type": told.type, "event_id": told.id}
+        began, which = time.monotonic(), {"type": notice.type, "event_id": notice.id}
         try:
             await working
         except Drop as error:
@@ -85,42 +89,42 @@ async def run(settings: Settings, told: Event) -> int:
 
 
 async def leave(worker: Worker, grace: float) -> None:
-    """The pod must go: let the run end, for at most `grace` seconds; else the Job's next pod begins it anew."""
+    """Stop before the pod ends: let the run finish for at most `grace` seconds; else the Job's next pod restarts it."""
     await worker.drained(grace)
     await worker.stop()
 
 
-async def _work(deps: Dependencies, worker: Worker, told: Event) -> None:
-    """Run it, when its turn has come.
+async def _work(deps: Dependencies, worker: Worker, notice: Event) -> None:
+    """Run the execution once it can run.
 
-    The command was acknowledged when JobSink took the event, so nobody delivers it again, and a Job tries only so
-    often. What the dispatcher would bear with is borne in here: its session's earlier executions, which may take hours,
-    the lease of a pod that died, a store that is away. `leave` ends that.
+    JobSink acknowledged the command when it took the event, so it is not redelivered, and a Job retries only a few
+    times. Conditions the dispatcher would retry are waited for here: earlier executions of the session, which may take
+    hours, a dead pod's lease, an unavailable store. `leave` stops the wait.
 
     Raises:
-        Drop: it has ended, or was deleted.
+        Drop: the execution has ended, or was deleted.
         Retry: this worker is shutting down.
     """
-    looks, said = 0, ""
-    with tracing.span(f"process {told.type}", told):
+    missing, reason = 0, ""
+    with tracing.span(f"process {notice.type}", notice):
         while True:
             try:
-                return await worker.execute(await kept_command(deps, told))
+                return await worker.execute(await stored_command(deps, notice))
             except Retry as error:
                 if worker.draining:
                     raise
                 if isinstance(error, NotYetKnown):
-                    looks += 1
-                    if looks >= _LOOKS:
-                        raise Drop(f"{error}: it was deleted") from None
-                if str(error) != said:  # and not every two seconds for hours
-                    said = str(error)
-                    log.info("waiting", action="job.waiting", reason=said)
-            await deps.clock.sleep(_AGAIN)
+                    missing += 1
+                    if missing >= _MAX_MISSING:
+                        raise Drop(f"{error}: the execution was deleted") from None
+                if str(error) != reason:  # once per reason, not every two seconds for hours
+                    reason = str(error)
+                    log.info("waiting", action="job.waiting", reason=reason)
+            await deps.clock.sleep(_RETRY_SECONDS)
 
 
 def main() -> int:
-    """Run it."""
+    """Run the Job; return the exit status."""
     settings = load_or_exit()
     logs.configure(settings.log_level)
     tracing.configure(settings, "execute-job")
@@ -129,10 +133,10 @@ def main() -> int:
         sys.stderr.write("ocf: K_EVENT_PATH: it is empty; JobSink sets it\n")
         return 2
     try:
-        told = decode({"content-type": STRUCTURED}, event_file(Path(given)).read_bytes())
-        # Every line says which execution it is about.
-        with structlog.contextvars.bound_contextvars(**logs.about(subject_of(told), told)):
-            return asyncio.run(run(settings, told))
+        notice = decode({"content-type": STRUCTURED}, event_file(Path(given)).read_bytes())
+        # Adds the execution to every log line.
+        with structlog.contextvars.bound_contextvars(**logs.about(subject_of(notice), notice)):
+            return asyncio.run(run(settings, notice))
     except (OSError, OcfError) as error:
         sys.stderr.write(f"ocf: execute job: {error}\n")
         return 1

@@ -22,7 +22,7 @@ _worker: Worker | None = None
 
 @asynccontextmanager
 async def lifespan(deps: Dependencies) -> AsyncIterator[dict[str, Check]]:
-    """The worker of this process, from start to drained."""
+    """Run the worker of this process from start to drain; yield its readiness checks."""
     global _worker
     async with open_context(deps) as context:
         worker = _worker = worker_of(context)
@@ -39,9 +39,9 @@ async def lifespan(deps: Dependencies) -> AsyncIterator[dict[str, Check]]:
 
 
 async def drained(grace: float) -> None:
-    """Let what runs end, for at most `grace` seconds.
+    """Let the current run end, for at most `grace` seconds.
 
-    Perhaps no request holds them any more: in the drain of a node the dispatcher that waited for it goes as well.
+    No request may hold the run any more: when a node drains, the dispatcher that waited for it goes as well.
     """
     if _worker is not None:
         await _worker.drained(grace)
@@ -55,5 +55,5 @@ async def _execute(_: Dependencies, event: Event) -> None:
 
 @functions_framework.aio.cloud_event
 async def execute(cloud_event: CloudEvent) -> None:
-    """Take one event; see `ocf.functions.execute.worker`."""
+    """Handle one event; see `ocf.functions.execute.worker`."""
     await handle(_execute, cloud_event)

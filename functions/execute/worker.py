@@ -1,4 +1,4 @@
-"""The worker: takes one execution at a time, and what happens when it must stop."""
+"""The worker: takes one execution at a time, and hands it on when it must stop."""
 
 from __future__ import annotations
 
@@ -17,26 +17,30 @@ from ocf.functions.execute.attempt.command_listener import POLL_SECONDS
 from ocf.functions.execute.attempt.runner import MakeAgentRun, Runner
 from ocf.functions.execute.attempt.stop import StopReason
 from ocf.functions.execute.attempt.watchdog import Activity
+from ocf.functions.execute.attempt.workspace_source import starts_from_store
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.observability import metrics
 from ocf.functions.runtime.bootstrap import Dependencies
 
+#: Seconds. A store that takes longer is away, as far as a start is concerned.
+_STORE_SECONDS = 10.0
+
 
 class Worker:
-    """One per process. Beyond one execution it says 429 (Busy), and the dispatcher waits."""
+    """One per process. With an execution it answers 429 (Busy), and the dispatcher waits."""
 
     def __init__(
         self,
         deps: Dependencies,
         slots: WarmPool,
         *,
-        make_turn: MakeAgentRun,
-        look_every: float = POLL_SECONDS,
+        make_agent_run: MakeAgentRun,
+        poll_every: float = POLL_SECONDS,
     ) -> None:
         self._deps = deps
         self._slots = slots
-        self._make_turn = make_turn
-        self._look_every = look_every
+        self._make_agent_run = make_agent_run
+        self._poll_every = poll_every
         self._ref: ExecutionRef | None = None
         self._run: Runner | None = None
         self._task: asyncio.Task[None] | None = None
@@ -44,32 +48,32 @@ class Worker:
 
     @property
     def busy(self) -> bool:
-        """Whether it has an execution."""
+        """Return whether it has an execution."""
         return self._ref is not None
 
     @property
     def warm(self) -> bool:
-        """Whether an execution would find a warm server."""
+        """Return whether an execution would find a warm server."""
         return not self.busy and self._slots.ready
 
     @property
     def draining(self) -> bool:
-        """Whether it takes nothing new any more."""
+        """Return whether it takes no new execution."""
         return self._draining
 
     async def idle(self) -> None:
-        """Until it has no execution."""
+        """Wait until it has no execution."""
         if self._task is not None:
             await asyncio.wait({self._task})
 
     async def execute(self, event: Event) -> None:
-        """Take `dev.ocf.task.execute.v1`; returns when the execution has ended.
+        """Run the execution of a `dev.ocf.task.execute.v1` event; return when it has ended.
 
         A request that breaks off (the dispatcher restarts) does not end the run.
 
         Raises:
-            Busy: it has another.
-            NotItsTurn: its session runs another.
+            Busy: the worker has another execution.
+            NotItsTurn: the session runs another execution.
             Conflict: it runs here already, or another worker owns it.
             Drop: it has ended.
             Unavailable: this worker is shutting down.
@@ -91,14 +95,15 @@ class Worker:
             event = await dataref.resolve(event, str(ref), self._deps.store)
             task = command(event, Execute)
             await self._must_be_its_turn(task)
+            await self._require_store(task)
             if self._draining:
                 raise Unavailable("this worker is shutting down")
             self._run = Runner(
                 task,
                 event,
                 deps=self._deps,
-                make_turn=self._make_turn,
-                look_every=self._look_every,
+                make_agent_run=self._make_agent_run,
+                poll_every=self._poll_every,
             )
             metrics.running.set(1)
             await self._run.run()
@@ -117,7 +122,7 @@ class Worker:
             raise Drop(f"execution {ref.execution} is {record.state.value} already")
 
     async def _must_be_its_turn(self, task: Execute) -> None:
-        """One execution at a time per session, in the order of their submits."""
+        """Check that the session runs no other execution: one at a time, in the order of their submits."""
         if task.session_id is None:
             return
         deps = self._deps
@@ -125,25 +130,42 @@ class Worker:
         try:
             found = await sessions.prune_queue(task.project_id, task.session_id, deps.records)
             if task.execution_id not in found.queue and found.state == "open":
-                # Somebody looked at the queue before this one's record was there, and took it for deleted.
+                # A concurrent check of the queue ran before this execution's record existed, and took it for deleted.
                 found = await sessions.join(task.project_id, task.session_id, task.execution_id)
         except NotYetKnown:
-            return  # destroyed: the run says so, and ends
+            return  # the session was destroyed: the run ends with that reason
         if found.queue and found.queue[0] != task.execution_id:
             raise NotItsTurn(f"session {task.session_id} runs {found.queue[0]}")
 
+    async def _require_store(self, task: Execute) -> None:
+        """Check that S3 answers when the workspace comes from it. Nothing has started yet: the execution stays queued.
+
+        Raises:
+            Unavailable: S3 does not answer.
+        """
+        session = None
+        if task.session_id is not None:
+            session = await Sessions(self._deps.sessions, self._deps.clock).get(task.project_id, task.session_id)
+        if not starts_from_store(task, session):
+            return
+        try:
+            async with asyncio.timeout(_STORE_SECONDS):
+                await self._deps.store.ready()
+        except TimeoutError:
+            raise Unavailable(f"S3 did not answer within {_STORE_SECONDS:g} s") from None
+
     def drain(self) -> None:
-        """Take nothing new."""
+        """Take no new execution."""
         self._draining = True
 
     async def drained(self, grace: float) -> None:
-        """Take nothing new, and let what runs end by itself, for at most `grace` seconds."""
+        """Take no new execution, and let the current one end by itself, for at most `grace` seconds."""
         self.drain()
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=max(0.0, grace))
 
     async def stop(self) -> None:
-        """Hand on what still runs: its processes end, its lease is freed, its command is delivered again."""
+        """Release the current execution: its processes end, its lease is freed, its command is redelivered."""
         self.drain()
         if self._run is not None:
             self._run.stop_signal.decide(StopReason(None, "this worker is shutting down"))
@@ -152,10 +174,10 @@ class Worker:
 
 
 def worker_of(context: WorkerContext) -> Worker:
-    """The worker of this process."""
+    """Return the worker of this process."""
 
-    def make_turn(task: Execute, activity: Activity) -> AgentRun:
+    def make_agent_run(task: Execute, activity: Activity) -> AgentRun:
         ref = ExecutionRef(task.project_id, task.execution_id)
         return AgentRun(context, task, context.deps.settings.state_dir / ref.folder, activity)
 
-    return Worker(context.deps, context.slots, make_turn=make_turn)
+    return Worker(context.deps, context.slots, make_agent_run=make_agent_run)

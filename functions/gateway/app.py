@@ -72,9 +72,9 @@ def _is_probe(scope: Scope) -> bool:
 def _methods(path: str) -> set[str]:
     """What the calls at `path` can be made with; empty when there is none."""
     routes = [route for part in _PARTS for route in part.router.routes if isinstance(route, APIRoute)]
-    said = [route for route in routes if route.include_in_schema and route.path_regex.match(path)]
-    literal = [route for route in said if route.path == path]
-    return {method for route in literal or said for method in route.methods or ()}
+    routes_here = [route for route in routes if route.include_in_schema and route.path_regex.match(path)]
+    literal = [route for route in routes_here if route.path == path]
+    return {method for route in literal or routes_here for method in route.methods or ()}
 
 
 async def _not_allowed(request: Request, error: Exception) -> Response:

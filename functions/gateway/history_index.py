@@ -34,14 +34,14 @@ _POLL = 1.0
 _COMPARE = 600.0
 
 #: Newest last: (submitted, in microseconds since 1970; execution; project).
-Place = tuple[int, str, str]
+Position = tuple[int, str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One execution: what filters look at, and the JSON of its summary, ready to send."""
 
-    place: Place
+    position: Position
     revision: int
     state: State
     task_id: str | None
@@ -69,7 +69,7 @@ class Query:
     def matches(self, row: Row) -> bool:
         """Whether `row` is asked for."""
         return (
-            (self.projects is None or row.place[2] in self.projects)
+            (self.projects is None or row.position[2] in self.projects)
             and (not self.states or row.state in self.states)
             and (self.session_id is None or row.session_id == self.session_id)
             and (self.task_id is None or row.task_id == self.task_id)
@@ -85,12 +85,12 @@ class Index:
         self._bus = bus
         self._executions = executions
         self._clock = clock
-        self._rows: dict[Place, Row] = {}
-        self._places: list[Place] = []
-        self._place_of: dict[str, Place] = {}
+        self._rows: dict[Position, Row] = {}
+        self._positions: list[Position] = []
+        self._position_of: dict[str, Position] = {}
         self._projects: dict[str, set[str]] = {}
         self._revision = 0
-        self._gone: set[str] = set()
+        self._cleaned: set[str] = set()
         self._wake = asyncio.Event()
         self.ready = False
 
@@ -121,7 +121,7 @@ class Index:
                 except InvalidEvent:
                     continue  # not one of this system's subjects, so no record of ours changed
                 if fact.verb == "cleaned":
-                    self._gone.add(ExecutionRef(fact.project, fact.entity).record_key)
+                    self._cleaned.add(ExecutionRef(fact.project, fact.entity).record_key)
                 self._wake.set()
 
     async def _follow(self) -> None:
@@ -145,14 +145,14 @@ class Index:
         async for entry in self._executions.entries("*.*", after=self._revision):
             self._put(entry.key, entry.value, entry.revision)
             self._revision = entry.revision
-        gone, self._gone = self._gone, set()
+        gone, self._cleaned = self._cleaned, set()
         for key in gone:
             if await self._executions.get(key) is None:
                 self.forget(key)
         self.ready = True
 
     async def _compare(self) -> None:
-        before = set(self._place_of)
+        before = set(self._position_of)
         kept = {entry.key async for entry in self._executions.entries("*.*")}
         for key in before - kept:
             self.forget(key)
@@ -160,20 +160,20 @@ class Index:
     def _put(self, key: str, value: bytes, revision: int) -> None:
         try:
             record = Record.read(value)
-            place = (_micros(record.submitted_at), record.execution_id, record.project_id)
+            position = (_micros(record.submitted_at), record.execution_id, record.project_id)
             summary = TaskSummary.of(record).model_dump_json(exclude_none=True).encode()
         except Exception as error:  # whatever is in it, the others are shown
             log.error("unreadable record", action="gateway.index.unreadable", key=key, error=type(error).__name__)
             return
-        old = self._place_of.get(key)
-        if old is not None and old != place:
+        old = self._position_of.get(key)
+        if old is not None and old != position:
             self.forget(key)
-        if old != place:
-            self._place_of[key] = place
-            insort(self._places, place)
+        if old != position:
+            self._position_of[key] = position
+            insort(self._positions, position)
             self._projects.setdefault(record.execution_id, set()).add(record.project_id)
-        self._rows[place] = Row(
-            place,
+        self._rows[position] = Row(
+            position,
             revision,
             record.state,
             record.task_id,
@@ -185,36 +185,36 @@ class Index:
 
     def forget(self, key: str) -> None:
         """Drop a record that is no more."""
-        place = self._place_of.pop(key, None)
-        if place is None:
+        position = self._position_of.pop(key, None)
+        if position is None:
             return
-        del self._rows[place]
-        del self._places[bisect_left(self._places, place)]
-        _, execution, project = place
+        del self._rows[position]
+        del self._positions[bisect_left(self._positions, position)]
+        _, execution, project = position
         self._projects[execution].discard(project)
         if not self._projects[execution]:
             del self._projects[execution]
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
-    def page(self, query: Query, limit: int, cursor: Place | None) -> tuple[list[Row], Place | None]:
+    def page(self, query: Query, limit: int, cursor: Position | None) -> tuple[list[Row], Position | None]:
         """The newest `limit` rows below `cursor`, and the cursor of the next page if there is one."""
         found: list[Row] = []
         for row in self._newest_first(query, cursor):
             if not query.matches(row):
                 continue
             if len(found) == limit:
-                return found, found[-1].place
+                return found, found[-1].position
             found.append(row)
         return found, None
 
-    def _newest_first(self, query: Query, cursor: Place | None) -> Iterator[Row]:
-        end = len(self._places) if cursor is None else bisect_left(self._places, cursor)
+    def _newest_first(self, query: Query, cursor: Position | None) -> Iterator[Row]:
+        end = len(self._positions) if cursor is None else bisect_left(self._positions, cursor)
         if query.until is not None:
-            end = min(end, bisect_left(self._places, (_micros(query.until), "", "")))
-        start = 0 if query.since is None else bisect_left(self._places, (_micros(query.since), "", ""))
+            end = min(end, bisect_left(self._positions, (_micros(query.until), "", "")))
+        start = 0 if query.since is None else bisect_left(self._positions, (_micros(query.since), "", ""))
         for at in range(end - 1, start - 1, -1):
-            yield self._rows[self._places[at]]
+            yield self._rows[self._positions[at]]
 
     def projects_of(self, execution: str, caller: Principal) -> list[str]:
         """The caller's projects that have an execution of that id."""
@@ -225,7 +225,7 @@ class Index:
         if record.state is not State.PENDING:
             return None
         mine = (_micros(record.submitted_at), record.execution_id, record.project_id)
-        return 1 + sum(row.state is State.PENDING and row.place < mine for row in self._rows.values())
+        return 1 + sum(row.state is State.PENDING and row.position < mine for row in self._rows.values())
 
 
 def _micros(time: datetime) -> int:
@@ -233,12 +233,12 @@ def _micros(time: datetime) -> int:
     return int(aware.timestamp() * 1_000_000)
 
 
-def encode_cursor(place: Place) -> str:
+def encode_cursor(position: Position) -> str:
     """A place as an opaque string."""
-    return base64.urlsafe_b64encode("|".join(map(str, place)).encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode("|".join(map(str, position)).encode()).decode().rstrip("=")
 
 
-def decode_cursor(text: str) -> Place:
+def decode_cursor(text: str) -> Position:
     """A place from `encode_cursor`.
 
     Raises:

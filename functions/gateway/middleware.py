@@ -118,8 +118,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        said = Headers(scope=scope).get("content-length", "0")
-        if said.isdecimal() and int(said) > self._limit:
+        length = Headers(scope=scope).get("content-length", "0")
+        if length.isdecimal() and int(length) > self._limit:
             await refuse(too_large(self._limit), scope, receive, send)
             return
         held: dict[str, int] = {}
@@ -127,7 +127,7 @@ class BodyLimit:
             await self._app(scope, self._counted(receive, scope, held), send)
         finally:
             for caller, size in held.items():
-                self._bodies.give_back(caller, size)
+                self._bodies.release(caller, size)
 
     def _counted(self, receive: Receive, scope: Scope, held: dict[str, int]) -> Callable[[], Awaitable[Message]]:
         state = scope.setdefault("state", {})

@@ -13,8 +13,8 @@ from ocf.functions.gateway.request_schemas import Answer, Attachment, CancelTask
 
 _ABOUT = """Executions of OpenCode as events. Every command is an event on the bus, every answer a look at its state.
 
-The live stream for clients without NATS is `WS /tasks/{execution_id}/stream?from=SEQ` (docs/api.md): OpenAPI has no
-words for it. Errors are RFC 9457 problem documents; `errors` names each wrong field.
+The live stream for clients without NATS is `WS /tasks/{execution_id}/stream?from=SEQ` (docs/reference/api.md), which
+OpenAPI cannot describe. Errors are RFC 9457 problem documents; `errors` names each wrong field.
 """
 _REF = "#/components/schemas/{model}"
 _OPEN = ("/health", "/ready", "/metrics")
@@ -60,7 +60,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
     problem = {"content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="ProblemDocument")}}}}
     document["components"]["responses"] = {
-        f"Problem{status}": {"description": said, **problem} for status, said in _WHEN.items()
+        f"Problem{status}": {"description": description, **problem} for status, description in _WHEN.items()
     }
     for path, operations in document["paths"].items():
         for operation in operations.values():

@@ -22,7 +22,7 @@ HELD = 4_096
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class OutputLine:
     """One chunk. `at` is its sequence in the stream, 0 when it comes from the archive.
 
     A gap that stands for several has the sequence of the last of them.
@@ -33,25 +33,25 @@ class Line:
     at: int = 0
 
 
-def line_of(message: Message) -> Line | None:
+def line_of(message: Message) -> OutputLine | None:
     """The line of an output message; None: it is no chunk, and whoever misses one there is told of a gap."""
     found = line_in(message)
     at = message.sequence or int(message.headers.get("Nats-Sequence", 0))
-    return None if found is None else Line(*found, at)
+    return None if found is None else OutputLine(*found, at)
 
 
-async def streamed(bus: Bus, found: ExecutionHandle, *, after: int = 0) -> AsyncIterator[Line]:
+async def streamed(bus: Bus, found: ExecutionHandle, *, after: int = 0) -> AsyncIterator[OutputLine]:
     """What the stream has, from above its sequence `after`."""
     async for message in bus.history(subjects.OUTPUT, subjects.output(found.project, found.execution), after=after):
         if (line := line_of(message)) is not None:
             yield line
 
 
-async def archived(store: ObjectStore, found: ExecutionHandle) -> AsyncIterator[Line]:
+async def archived(store: ObjectStore, found: ExecutionHandle) -> AsyncIterator[OutputLine]:
     """What the archive has. Raises NotYetKnown (`ObjectStore.stream`): there is none; Problem: it is damaged."""
     try:
         async for data in read_lines(store.stream(f"{found.prefix}/{OUTPUT_NAME}"), whole=None):
-            yield Line(sequence_in(data), data)
+            yield OutputLine(sequence_in(data), data)
     except DamagedArchive as error:
         raise Problem(502, "damaged-archive", str(error)) from None
     except (ValueError, KeyError, TypeError):
@@ -63,30 +63,30 @@ class OutputReorderer:
 
     def __init__(self, start: int) -> None:
         self.next = start
-        self._early: dict[int, Line] = {}
+        self._early: dict[int, OutputLine] = {}
 
     def __len__(self) -> int:
         """How many wait for one that has not come."""
         return len(self._early)
 
-    def feed(self, line: Line) -> list[Line]:
+    def feed(self, line: OutputLine) -> list[OutputLine]:
         """The lines that can be given now."""
         if line.seq >= self.next:
             self._early.setdefault(line.seq, line)
         return self._ready()
 
-    def skip(self, seq: int) -> list[Line]:
+    def skip(self, seq: int) -> list[OutputLine]:
         """Give up everything below `seq`; the lines that can be given now."""
         self.next = max(self.next, seq)
         for early in [one for one in self._early if one < self.next]:
             del self._early[early]
         return self._ready()
 
-    def hole_end(self, last: int) -> int:
+    def gap_end(self, last: int) -> int:
         """The sequence behind the first hole; `last` is the newest there can be."""
         return min(self._early, default=last + 1)
 
-    def _ready(self) -> list[Line]:
+    def _ready(self) -> list[OutputLine]:
         ready = []
         while self.next in self._early:
             ready.append(self._early.pop(self.next))
@@ -94,7 +94,9 @@ class OutputReorderer:
         return ready
 
 
-async def lines(gateway: Gateway, found: ExecutionHandle, start: int = 1, to: int | None = None) -> AsyncIterator[Line]:
+async def lines(
+    gateway: Gateway, found: ExecutionHandle, start: int = 1, to: int | None = None
+) -> AsyncIterator[OutputLine]:
     """Every chunk from `start` on, up to `to`, each once and in order.
 
     Of an execution that has ended, what the stream does not have comes from the archive, and what nobody has is a
@@ -110,7 +112,9 @@ async def lines(gateway: Gateway, found: ExecutionHandle, start: int = 1, to: in
             return
 
 
-async def _all(gateway: Gateway, found: ExecutionHandle, order: OutputReorderer, stop: int) -> AsyncIterator[Line]:
+async def _all(
+    gateway: Gateway, found: ExecutionHandle, order: OutputReorderer, stop: int
+) -> AsyncIterator[OutputLine]:
     after = await seek(gateway.deps.bus, found.project, found.execution, order.next)
     async for line in streamed(gateway.deps.bus, found, after=after):
         for ready in order.feed(line):
@@ -118,19 +122,21 @@ async def _all(gateway: Gateway, found: ExecutionHandle, order: OutputReorderer,
         if len(order) > HELD:
             if not found.ended:
                 return
-            async for older in _hole(gateway, found, order, stop):
+            async for older in _fill_gap(gateway, found, order, stop):
                 yield older
     while found.ended and order.next <= stop:
-        async for older in _hole(gateway, found, order, stop):
+        async for older in _fill_gap(gateway, found, order, stop):
             yield older
 
 
-async def _hole(gateway: Gateway, found: ExecutionHandle, order: OutputReorderer, stop: int) -> AsyncIterator[Line]:
+async def _fill_gap(
+    gateway: Gateway, found: ExecutionHandle, order: OutputReorderer, stop: int
+) -> AsyncIterator[OutputLine]:
     """Fill the first hole of `order`, up to `stop`, from the archive; state what is not there either.
 
     The archive is in order, and may have holes of its own, stated or not.
     """
-    end = min(order.hole_end(stop), max(stop + 1, order.next))
+    end = min(order.gap_end(stop), max(stop + 1, order.next))
     if await gateway.deps.store.head(f"{found.prefix}/{OUTPUT_NAME}") is not None:
         async for line in archived(gateway.deps.store, found):
             if line.seq >= end:
@@ -138,13 +144,13 @@ async def _hole(gateway: Gateway, found: ExecutionHandle, order: OutputReorderer
             if line.seq > order.next:
                 yield gap(gateway, order.next, line.seq - 1)
                 order.skip(line.seq)
-            said = gap_in(line.data)
-            if said is None:
+            stated = gap_in(line.data)
+            if stated is None:
                 for ready in order.feed(line):
                     yield ready
-            elif said.last >= order.next:
-                last = min(said.last, end - 1)
-                yield gap(gateway, order.next, last, said.reason)
+            elif stated.last >= order.next:
+                last = min(stated.last, end - 1)
+                yield gap(gateway, order.next, last, stated.reason)
                 for ready in order.skip(last + 1):
                     yield ready
     if order.next < end:
@@ -153,7 +159,7 @@ async def _hole(gateway: Gateway, found: ExecutionHandle, order: OutputReorderer
         yield ready
 
 
-def gap(gateway: Gateway, first: int, last: int, reason: Literal["expired", "lost"] = "expired") -> Line:
+def gap(gateway: Gateway, first: int, last: int, reason: Literal["expired", "lost"] = "expired") -> OutputLine:
     """A chunk that says which are missing."""
     chunk = gap_chunk(first, last, gateway.deps.clock.now(), reason)
-    return Line(last, chunk.model_dump_json(exclude_none=True).encode())
+    return OutputLine(last, chunk.model_dump_json(exclude_none=True).encode())

@@ -74,8 +74,8 @@ _EXPLAINED = 50
 
 def invalid(found: Sequence[FieldError]) -> Problem:
     """422 with the fields; the detail says them in one line too."""
-    said = "; ".join(f"{error.field}: {error.message}" for error in found)
-    return Problem(422, "invalid-request", said[:2_000], errors=found)
+    text = "; ".join(f"{error.field}: {error.message}" for error in found)
+    return Problem(422, "invalid-request", text[:2_000], errors=found)
 
 
 def not_found(execution: str) -> Problem:
@@ -157,7 +157,7 @@ def _step(here: object, part: object) -> tuple[object] | None:
 
 
 def _message(error: Mapping[str, Any], field: str) -> str:
-    kind, said = str(error["type"]), str(error["msg"]).removeprefix("Value error, ")
+    kind, text = str(error["type"]), str(error["msg"]).removeprefix("Value error, ")
     if kind == "string_pattern_mismatch" and field in _FRIENDLY:
         return _FRIENDLY[field]
     if kind == "missing":
@@ -166,7 +166,7 @@ def _message(error: Mapping[str, Any], field: str) -> str:
         known = [spec.alias or name for name, spec in TaskRequest.model_fields.items()]
         near = difflib.get_close_matches(field[:200], [*known, "execution_id", "project_id"], 1)
         return f"is not a field of this call; did you mean {near[0]}?" if near else "is not a field of this call"
-    return said[:1].lower() + said[1:]
+    return text[:1].lower() + text[1:]
 
 
 def install(app: FastAPI) -> None:

@@ -73,7 +73,7 @@ class Bodies:
             raise Problem(503, "unavailable", detail, headers={"Retry-After": "1"})
         self._held[caller] = self._held.get(caller, 0) + size
 
-    def give_back(self, caller: str, size: int) -> None:
+    def release(self, caller: str, size: int) -> None:
         """Hold `size` bytes less."""
         left = self._held[caller] - size
         if left:

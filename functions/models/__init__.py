@@ -1,1 +1,1 @@
-"""Which model runs a task: resolution, prices, and the offline scripted model."""
+"""Model of a task: resolution, prices, and the offline scripted model."""

@@ -1,4 +1,4 @@
-"""What the URL of a model endpoint may be. It comes from a caller; the request leaves from our pod."""
+"""Check of a model endpoint's URL. It comes from a caller; the request leaves from our pod."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class BadEndpoint(ValueError):
 
 
 def check_endpoint(url: str, *, name: str = "api_endpoint", allow_hosts: Collection[str] = ()) -> str:
-    """`url` without a trailing slash, if a model endpoint may look like that.
+    """Check the URL of a model endpoint; return it without a trailing slash.
 
     The host's name is resolved and checked again at every connection (`ocf.functions.execute.model_proxy.upstream`).
 
     Raises:
-        BadEndpoint: not http(s), no host, credentials, query or fragment in it, or an address that is refused.
-            The message names `name`, never credentials.
+        BadEndpoint: not http(s), without host, with credentials, query or fragment, or at a refused address. The
+            message names `name`, never credentials.
     """
     try:
         parts = urlsplit(url)

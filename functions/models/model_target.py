@@ -1,4 +1,4 @@
-"""The model an execution talks to, once that is decided."""
+"""Model of an execution, after resolution."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pydantic import SecretStr
 
 from ocf.functions.models.prices import Prices
 
-#: The wire form: OpenAI's chat completions and what speaks it, or Anthropic's messages.
+#: The API format: OpenAI's chat completions and compatible ones, or Anthropic's messages.
 Kind = Literal["openai", "anthropic"]
 
 
 @dataclass(frozen=True)
 class ModelTarget:
-    """Everything the broker needs to reach a model, and everything the caller asked of it.
+    """Everything the model proxy needs to reach a model, and the caller's settings for it.
 
-    `base_url` ends with the version segment (`.../v1`) and without a slash. `offline` marks the scripted model:
-    every screen must say so. `provider_tools` are types of the provider's own tools that the operator allows.
+    `base_url` ends with the version segment (`.../v1`) and without a slash. `offline` marks the scripted model: every
+    screen must show that. `provider_tools` are types of the provider's own tools that the operator allows.
     """
 
     provider: str
@@ -37,7 +37,7 @@ class ModelTarget:
 
     @property
     def wire_model(self) -> str:
-        """The model's name at the provider: `model-version`, or the version alone where it is the whole name."""
+        """Return the provider's name of the model: `model-version`, or the version alone if it is the whole name."""
         if not self.model_version:
             return self.model
         if self.model_version.startswith(self.model):
@@ -46,6 +46,6 @@ class ModelTarget:
 
     @property
     def display_name(self) -> str:
-        """How people see it, with the mark of the offline model."""
+        """Return the name for display, with the mark of the offline model."""
         name = f"{self.provider}/{self.wire_model}"
         return f"{name} (offline scripted model)" if self.offline else name

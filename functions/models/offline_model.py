@@ -1,7 +1,7 @@
-"""The offline scripted model: `@copilotkit/aimock` on a loopback port, answering from fixture files.
+"""Offline scripted model: `@copilotkit/aimock` on a loopback port, answering from fixture files.
 
-It stands in for a provider when no key is configured, for the demo and for tests. It is no model: it plays a script,
-and every text it says, every fixture and every display name says `offline scripted model`.
+It replaces a provider when no key is configured, for the demo and for tests. It is not a model: it plays a script, and
+all its texts, fixtures and display names contain `offline scripted model`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 _LISTENING = re.compile(r"listening on http://127\.0\.0\.1:(\d+)")
-#: Where `npm ci` of the project puts the package, below the tools' directory.
+#: Path of the package after `npm ci`, below the tools' directory.
 PACKAGE = Path("node_modules/@copilotkit/aimock/dist/cli.js")
 
 
@@ -28,13 +28,13 @@ class OfflineModelFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class OfflineSpec:
-    """How to run it.
+    """Settings of the offline model.
 
     Attributes:
         node: the node binary (20 or newer).
         tools: the directory whose `node_modules` has `@copilotkit/aimock`.
-        fixtures: fixture files, or directories of them; the first fixture that matches answers.
-        port: on 127.0.0.1; 0 takes a free one and says which.
+        fixtures: fixture files, or directories of them; the first matching fixture answers.
+        port: on 127.0.0.1; 0 takes a free one and reports it.
         speed: 1 is a pace people can read; more is faster.
     """
 
@@ -45,7 +45,7 @@ class OfflineSpec:
     speed: float = 1.0
 
     def files(self) -> list[Path]:
-        """The fixture files, those of a directory by name.
+        """Return the fixture files, those of a directory sorted by name.
 
         Raises:
             OfflineModelFailed: there are none.
@@ -59,7 +59,7 @@ class OfflineSpec:
         return found
 
     def argv(self) -> tuple[str, ...]:
-        """The command line, for whoever supervises processes."""
+        """Return the command line."""
         files = [word for path in self.files() for word in ("-f", str(path))]
         return (
             str(self.node), str(self.tools / PACKAGE), "-h", "127.0.0.1", "-p", str(self.port), *files,
@@ -68,7 +68,7 @@ class OfflineSpec:
 
 
 class OfflineModel:
-    """A running one. `async with OfflineModel(spec) as model: model.base_url`."""
+    """A running offline model. `async with OfflineModel(spec) as model: model.base_url`."""
 
     def __init__(self, spec: OfflineSpec, *, env: Mapping[str, str] | None = None) -> None:
         self._spec = spec
@@ -80,12 +80,12 @@ class OfflineModel:
 
     @property
     def base_url(self) -> str:
-        """For `ModelTarget.base_url` and `OCF_OFFLINE_ENDPOINT`."""
+        """Return the URL for `ModelTarget.base_url` and `OCF_OFFLINE_ENDPOINT`."""
         return f"http://127.0.0.1:{self.port}/v1"
 
     @property
     def pid(self) -> int | None:
-        """Its process, while it runs."""
+        """Return its process id, while it runs."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
     async def __aenter__(self) -> OfflineModel:
@@ -114,7 +114,7 @@ class OfflineModel:
         except OSError as error:
             raise OfflineModelFailed(f"the offline scripted model cannot be started: {error}") from None
         try:
-            # Its own line, not a health probe: somebody else's server on the port would answer a probe too.
+            # Its own line, not a health probe: another server on the port would answer a probe too.
             await asyncio.wait_for(self._listening(), patience)
         except (TimeoutError, EOFError):
             await self.stop()
@@ -123,7 +123,7 @@ class OfflineModel:
         self._reading = asyncio.create_task(self._drain())
 
     async def journal(self) -> list[dict[str, Any]]:
-        """The requests it got, oldest first; `body` is what the model would have been sent."""
+        """Return the requests it got, oldest first; `body` is what the model would have been sent."""
         async with httpx.AsyncClient(trust_env=False) as client:
             answer = await client.get(f"http://127.0.0.1:{self.port}/__aimock/journal")
             answer.raise_for_status()
@@ -165,7 +165,7 @@ class OfflineModel:
         return line
 
     async def _drain(self) -> None:
-        """Read on, so that a full pipe does not stop it."""
+        """Read on, so that a full pipe does not block it."""
         process = self._process
         assert process is not None
         assert process.stdout is not None

@@ -1,8 +1,8 @@
 """List prices of models, as data: US dollars per million tokens.
 
-Source: the providers' public price pages (Anthropic, OpenAI) as known on 2025-11-01, standard tier, short context.
-A price that is wrong or missing is set per deployment by giving `ModelTarget.prices`. A model that is not here
-costs 0; a run with a cost limit on it fails before it spends, so that the limit is never silently believed.
+Source: the providers' public price pages (Anthropic, OpenAI) as known on 2025-11-01, standard tier, short context. A
+wrong or missing price is set per deployment by giving `ModelTarget.prices`. A model that is not listed costs 0; a run
+with a cost limit on it fails before it spends, so that the limit is never silently ineffective.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Prices:
     cache_write: float
 
     def cost(self, usage: Usage) -> float:
-        """What `usage` costs, in US dollars."""
+        """Return the cost of `usage` in US dollars."""
         return (
             usage.input_tokens * self.input
             + usage.output_tokens * self.output
@@ -71,7 +71,7 @@ _VERSION = re.compile(r"(-\d{4}-?\d{2}-?\d{2}|-latest|-0)$")
 
 
 def prices_for(model: str) -> Prices | None:
-    """The list price of a model by its name at the provider, or None when it is not known.
+    """Return the list price of a model by its name at the provider; None when it is not known.
 
     A version suffix and a routing prefix (`anthropic/claude-...`) are ignored. Anything else must match whole:
     `gpt-5-pro` is not `gpt-5`.

@@ -1,10 +1,10 @@
-"""Which model runs a task.
+"""Resolution of a task's model.
 
 In this order: the task's `model_config`; the operator's `OCF_MODEL`, `OCF_MODEL_ENDPOINT` and `OPENCODE_API_KEY`;
 `ANTHROPIC_API_KEY` or `OPENAI_API_KEY`; the offline scripted model.
 
-The operator's keys go to the operator's endpoints only: a task that names its own `api_endpoint` brings its own key
-or has none.
+The operator's keys go to the operator's endpoints only: a task that names its own `api_endpoint` brings its own key or
+has none.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ DEFAULT_MODELS = {"anthropic": "claude-sonnet-4-5", "openai": "gpt-5-mini"}
 
 
 class NoModel(ValueError):
-    """No model can be reached with what is configured."""
+    """The configuration reaches no model."""
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What the operator has configured. `offline_url` is the running scripted model's base URL (`.../v1`)."""
+    """The operator's configuration. `offline_url` is the running scripted model's base URL (`.../v1`)."""
 
     model: str | None = None
     endpoint: str | None = None
@@ -55,7 +55,7 @@ class ModelSettings:
 
 
 def uses_offline(settings: ModelSettings) -> bool:
-    """Whether a task without `model_config` gets the offline scripted model."""
+    """Return whether a task without `model_config` gets the offline scripted model."""
     if (settings.model or "").split("/", 1)[0] == OFFLINE_PROVIDER:
         return True
     keys = (settings.api_key, settings.anthropic_api_key, settings.openai_api_key)
@@ -63,7 +63,7 @@ def uses_offline(settings: ModelSettings) -> bool:
 
 
 def resolve(config: ModelConfigData | None, settings: ModelSettings, api_key: SecretStr | None = None) -> ModelTarget:
-    """The model for a task.
+    """Return the model of a task.
 
     Args:
         config: the task's `model_config`, if any.
@@ -79,14 +79,14 @@ def resolve(config: ModelConfigData | None, settings: ModelSettings, api_key: Se
 
 def _found(config: ModelConfigData | None, settings: ModelSettings, api_key: SecretStr | None) -> ModelTarget:
     if config is not None:
-        # Keys are pasted and piped, with the line end that comes along.
+        # Pasted and piped keys often end with a line break.
         key = SecretStr(api_key.get_secret_value().strip()) if api_key else None
         return _asked(config, settings, key)
     if uses_offline(settings):
         return _offline(settings)
     if settings.model or settings.endpoint:
         return _operators(settings)
-    # OPENCODE_API_KEY alone is read as a key for OpenAI's endpoint: see docs/models.md.
+    # OPENCODE_API_KEY alone is read as a key for OpenAI's endpoint: see docs/reference/models.md.
     provider = "anthropic" if settings.anthropic_api_key else "openai"
     return _target(provider, DEFAULT_MODELS[provider], DEFAULT_ENDPOINTS[provider], _own_key(provider, settings))
 
@@ -96,7 +96,7 @@ def _asked(config: ModelConfigData, settings: ModelSettings, api_key: SecretStr 
         target = _offline(settings, config.model)
     elif config.api_endpoint is not None:
         endpoint = check_endpoint(config.api_endpoint, allow_hosts=settings.allow_hosts)
-        # Never with a key of the operator's: the caller could name a host of their own and read it there.
+        # Never with the operator's key: the caller could name a host of their own and read it there.
         target = _target(config.provider, config.model, endpoint, api_key)
     elif settings.endpoint and config.provider == _operator_provider(settings):
         target = _at_operators_endpoint(config.provider, config.model, settings, api_key)
@@ -143,7 +143,7 @@ def _at_operators_endpoint(
 
 
 def _own_key(provider: str, settings: ModelSettings) -> SecretStr | None:
-    """The operator's key for the operator's endpoint of `provider`."""
+    """Return the operator's key for the operator's endpoint of `provider`."""
     if settings.api_key and provider == _operator_provider(settings):
         return settings.api_key
     return {"anthropic": settings.anthropic_api_key, "openai": settings.openai_api_key}.get(provider)
@@ -164,13 +164,13 @@ def _target(provider: str, model: str, endpoint: str, key: SecretStr | None, kin
         kind = "anthropic" if anthropics else "openai"
     endpoint = endpoint.rstrip("/")
     path = urlsplit(endpoint).path
-    # `https://api.anthropic.com` is how Anthropic's own clients write it; both wire forms live under /v1.
+    # Anthropic's own clients write `https://api.anthropic.com`; both API formats live under /v1.
     if not path or (kind == "anthropic" and not path.endswith("/v1")):
         endpoint += "/v1"
     return _priced(ModelTarget(provider, model, kind, endpoint, key), {})
 
 
 def _priced(target: ModelTarget, wanted: Mapping[str, Any]) -> ModelTarget:
-    """`target` with what was `wanted` of it, and the list price of the model that it then is."""
+    """Return `target` with the settings in `wanted` and the list price of the resulting model."""
     asked = replace(target, **wanted)
     return replace(asked, prices=prices_for(asked.wire_model) or prices_for(asked.model))

@@ -1,6 +1,6 @@
 """Prometheus metrics of functions and dispatcher. Labels contain no ids, so that the number of series is bounded.
 
-Each process has one registry, which `/metrics` exposes. docs/observability.md lists names and labels.
+Each process has one registry, which `/metrics` exposes. docs/reference/traces-and-logs.md lists names and labels.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Settings: one frozen model, read once at start, printed by `ocf doctor` with secrets masked.
 
-The names are the environment variables of docs/configuration.md (contract: Environment).
+The names are the environment variables of docs/reference/configuration.md (contract: Environment).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Workspaces: where they come from, what an execution changed in them, how they are kept. See docs/workspaces.md."""
+"""Workspaces: their sources, the changes that an execution made, their archives. See docs/reference/workspaces.md."""
 
 from __future__ import annotations
 

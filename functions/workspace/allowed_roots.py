@@ -1,7 +1,7 @@
-"""Which directories of this machine a task may name: below a root of the operator's, and none of ours.
+"""Directories of this machine that a task may name: below a root of the operator's, and not this system's own.
 
-Ours are the data of the stack and the folders of running executions. They are known by identity (device and inode), not
-by name, so that neither a link nor a bind mount leads to them by another way.
+This system's own are the data of the stack and the folders of running executions. They are known by identity (device
+and inode), not by name, so that neither a link nor a bind mount leads to them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 @dataclass(frozen=True)
 class Roots:
-    """`allowed` (WORKSPACE_SOURCES); `private`: never read, nor what is below; `shared` (WORKSPACE_DIR) may lie in it.
+    """Allowed and private directories.
 
-    A directory that holds a private one is read without it.
+    `allowed` is WORKSPACE_SOURCES. `private` directories and those below are never read. `shared` (WORKSPACE_DIR) may
+    lie in a private one. A directory that contains a private one is read without it.
     """
 
     allowed: tuple[Path, ...] = ()
@@ -30,24 +31,24 @@ class Roots:
     shared: Path | None = None
 
     def __bool__(self) -> bool:
-        """Whether anything is allowed at all."""
+        """Return whether any directory is allowed."""
         return bool(self.allowed)
 
     def find(self, path: str) -> Path:
-        """The directory at `path`, links resolved.
+        """Return the directory at `path`, with links resolved.
 
         Raises:
-            InvalidWorkspace: it is none, not below a root, or private.
+            InvalidWorkspace: it is not a directory, not below a root, or private.
         """
         try:
             resolved = Path(path).resolve(strict=True)
         except (OSError, RuntimeError):
             raise InvalidWorkspace(f"directory {path!r} does not exist") from None
         if not any(resolved.is_relative_to(root.resolve()) for root in self.allowed):
-            said = ", ".join(map(str, self.allowed)) or "none is allowed"
-            raise InvalidWorkspace(f"directory {path!r} is not below an allowed root (WORKSPACE_SOURCES: {said})")
+            allowed = ", ".join(map(str, self.allowed)) or "none is allowed"
+            raise InvalidWorkspace(f"directory {path!r} is not below an allowed root (WORKSPACE_SOURCES: {allowed})")
         if not resolved.is_dir():
-            raise InvalidWorkspace(f"{path!r} is no directory")
+            raise InvalidWorkspace(f"{path!r} is not a directory")
         try:
             fd = os.open(resolved, _OPEN | os.O_NOFOLLOW)
         except OSError as error:
@@ -59,10 +60,10 @@ class Roots:
         return resolved
 
     def admit(self, fd: int) -> None:
-        """Look at an open directory and those above it: what it was when its path was looked at may have changed.
+        """Check an open directory and its parents: they may have changed since the path was checked.
 
         Raises:
-            InvalidWorkspace: it is private, or not below a root (any more).
+            InvalidWorkspace: it is private, or no longer below a root.
         """
         allowed, private = _identities(self.allowed), self.hidden()
         shared = _identities((self.shared,)) if self.shared is not None else frozenset[Identity]()
@@ -77,21 +78,21 @@ class Roots:
             raise InvalidWorkspace("the directory is not below an allowed root (WORKSPACE_SOURCES)")
 
     def hidden(self) -> frozenset[Identity]:
-        """The private directories that are there."""
+        """Return the identities of the existing private directories."""
         return _identities(self.private)
 
 
 def _identities(paths: tuple[Path, ...]) -> frozenset[Identity]:
     found = set[Identity]()
     for path in paths:
-        with suppress(OSError):  # what is not there has no identity, and nobody can name it
+        with suppress(OSError):  # a missing path has no identity, and cannot be named
             status = path.stat()
             found.add((status.st_dev, status.st_ino))
     return frozenset(found)
 
 
 def _upwards(fd: int) -> Iterator[Identity]:
-    """The identities of an open directory and all above it, up to the root."""
+    """Yield the identities of an open directory and all above it, up to the root."""
     here = os.dup(fd)
     try:
         before: Identity | None = None

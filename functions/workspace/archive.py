@@ -1,7 +1,7 @@
-"""`workspace.tar.zst`: packing a workspace that may be hostile, unpacking an archive that may be.
+"""Archive `workspace.tar.zst`: packs a workspace that may be hostile, unpacks an archive that may be.
 
 GNU tar format (any tar reads it), entries in the order of the walk, no owner names, times in seconds: the same tree
-gives the same bytes. Memory stays flat: nothing is held but one block of 1 MiB and zstd's own window.
+gives the same bytes. Memory stays flat: one block of 1 MiB and zstd's own window.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import zstandard
 from ocf.functions.workspace.baseline import Cursor, Limits, read_table
 from ocf.functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
 from ocf.functions.workspace.safe_walk import MAX_PATH_BYTES, Entry, Report, Stopped, Walk, open_file, walk
-from ocf.functions.workspace.tree_builder import TreeBuilder, leaves
+from ocf.functions.workspace.tree_builder import TreeBuilder, escapes
 
 _CHUNK = 1024 * 1024
 _BLOCK = tarfile.BLOCKSIZE
 #: zstd level 1 is as fast as the disk here and within 10% of level 3 on source code.
 _LEVEL = 1
 _THREADS = 2
-#: A frame that wants a larger window than this could make us hold gigabytes.
+#: A frame with a larger window than this could use gigabytes.
 _MAX_WINDOW = 128 * 1024 * 1024
 _MAX_TIME = 2**33
 _LINK_TYPES = {tarfile.LNKTYPE: "a hard link", tarfile.CHRTYPE: "a device", tarfile.BLKTYPE: "a device"}
@@ -36,7 +36,7 @@ _KINDS = {**_LINK_TYPES, tarfile.FIFOTYPE: "a fifo"}
 
 @dataclass(frozen=True)
 class Packed:
-    """What went into an archive: files and links, their bytes, the archive's own size; what was left out and why."""
+    """Contents of an archive: files and links, their bytes, the archive's own size; skipped paths and the reasons."""
 
     files: int
     content_bytes: int
@@ -47,20 +47,21 @@ class Packed:
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What came out of an archive: files and links, and their bytes."""
+    """Unpacked contents: files and links, and their bytes."""
 
     files: int
     content_bytes: int
 
 
 def pack_tree(directory: Path, base: Path | None, archive: Path, limits: Limits, stop: threading.Event) -> Packed:
-    """Write `archive` from `directory`. With `base` (a private directory) what `.gitignore` excludes is left out,
-    unless the base knows it; without, everything goes in. `.git` always goes in whole.
+    """Write `archive` from `directory`.
 
-    Links that lead out of the tree, fifos, sockets, devices and unreadable files are left out and reported.
+    With `base` (a private directory) files that `.gitignore` excludes are left out, unless the base has them; without
+    it, everything goes in. `.git` always goes in whole. Links that lead out of the tree, fifos, sockets, devices and
+    unreadable files are left out and reported.
 
     Raises:
-        WorkspaceTooLarge: over `limits`; the archive is incomplete then.
+        WorkspaceTooLarge: over `limits`; the archive is then incomplete.
         Stopped: cancelled.
     """
     report = Report()
@@ -88,13 +89,14 @@ def pack_tree(directory: Path, base: Path | None, archive: Path, limits: Limits,
 
 
 class _Out:
-    """Gathers small writes: a call into zstd costs more than a header."""
+    """Collects small writes: a call into zstd costs more than a header."""
 
     def __init__(self, sink: Callable[[bytes], int]) -> None:
         self._sink = sink
         self._waiting = bytearray()
 
     def write(self, data: bytes) -> None:
+        """Write `data`, buffered when small."""
         if len(data) >= _CHUNK // 2:
             self.flush()
             self._sink(data)
@@ -104,6 +106,7 @@ class _Out:
             self.flush()
 
     def flush(self) -> None:
+        """Write the buffered bytes."""
         if self._waiting:
             self._sink(bytes(self._waiting))
             self._waiting.clear()
@@ -114,7 +117,7 @@ def _pack_one(entry: Entry, real: str, out: _Out, how: Walk) -> bool:
         if entry.kind == stat.S_IFLNK:
             target = os.readlink(entry.name, dir_fd=entry.parent)
             reached = os.path.realpath(os.path.join(real, entry.path))
-            if leaves(entry.path, target) or not (reached == real or reached.startswith(real + "/")):
+            if escapes(entry.path, target) or not (reached == real or reached.startswith(real + "/")):
                 how.report.skip(entry.path, "it is a link that leads out of the workspace")
                 return False
             out.write(_header(entry, entry.stat, tarfile.SYMTYPE, target))
@@ -130,7 +133,7 @@ def _pack_one(entry: Entry, real: str, out: _Out, how: Walk) -> bool:
         while left > 0:
             if how.stop.is_set():
                 raise Stopped
-            # As many bytes as the header says, whatever is done to the file meanwhile.
+            # Exactly the bytes that the header states, even if the file changes meanwhile.
             data = os.read(fd, min(left, _CHUNK)) or bytes(min(left, _CHUNK))
             out.write(data)
             left -= len(data)
@@ -150,22 +153,24 @@ def _header(entry: Entry, found: os.stat_result, kind: bytes, target: str = "") 
 
 
 class _Source(Protocol):
-    def read(self, size: int = -1) -> bytes: ...
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes."""
 
 
 class _In:
-    """Reads exactly, from a stream that may end or break anywhere."""
+    """Reads exact sizes from a stream that may end or break anywhere."""
 
     def __init__(self, source: _Source) -> None:
         self._source = source
 
     def read(self, size: int) -> bytes:
+        """Read exactly `size` bytes."""
         try:
             data = self._source.read(size)
             while len(data) < size and (more := self._source.read(size - len(data))):
                 data += more
         except zstandard.ZstdError as error:
-            raise InvalidWorkspace(f"the archive is no valid zstd stream: {error}") from None
+            raise InvalidWorkspace(f"the archive is not a valid zstd stream: {error}") from None
         if len(data) < size:
             raise InvalidWorkspace("the archive ends too early")
         return data
@@ -175,8 +180,8 @@ def unpack_tree(archive: Path, target: Path, limits: Limits, stop: threading.Eve
     """Fill the empty directory `target` from `archive`; the caller removes it when this raises.
 
     Raises:
-        InvalidWorkspace: it is damaged, or holds an unsafe path, a link that leads out, a hard link, a device,
-            a fifo, or something twice.
+        InvalidWorkspace: it is damaged, or has an unsafe path, a link that leads out, a hard link, a device, a fifo, or
+            a duplicate.
         WorkspaceTooLarge: it holds more than `limits` allow.
         Stopped: cancelled.
     """
@@ -204,7 +209,7 @@ def unpack_tree(archive: Path, target: Path, limits: Limits, stop: threading.Eve
 
 
 def _next_header(source: _In) -> tarfile.TarInfo | None:
-    """The next entry with its long names put in; None at the end."""
+    """Return the next entry with its long names filled in; None at the end."""
     long: dict[bytes, str] = {}
     while True:
         block = source.read(_BLOCK)
@@ -213,9 +218,9 @@ def _next_header(source: _In) -> tarfile.TarInfo | None:
         try:
             info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
-            raise InvalidWorkspace(f"the archive is no valid tar: {error}") from None
+            raise InvalidWorkspace(f"the archive is not a valid tar: {error}") from None
         if info.size < 0:
-            raise InvalidWorkspace("the archive is no valid tar: negative size")
+            raise InvalidWorkspace("the archive is not a valid tar: negative size")
         if info.type not in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
             info.name = long.get(tarfile.GNUTYPE_LONGNAME, info.name)
             info.linkname = long.get(tarfile.GNUTYPE_LONGLINK, info.linkname)

@@ -1,9 +1,9 @@
-"""The base of a workspace: what it was before the agent came, kept where the agent cannot reach.
+"""Baseline of a workspace: its state before the agent ran, stored out of the agent's reach.
 
-Git never reads the workspace. We read it ourselves (`walk`) and hand the contents to `git fast-import` in a private
-bare repository; what the agent puts into `.git/config`, `.gitattributes` or hooks therefore has nobody to act on.
-Beside it lies a table of every file's stat data, in the order of the walk, so that a later comparison reads only what
-changed. An agent can set mtime back but not ctime, so the table cannot be fooled.
+Git never reads the workspace. This module reads it (`walk`) and passes the contents to `git fast-import` in a private
+bare repository, so whatever the agent puts into `.git/config`, `.gitattributes` or hooks has no effect. A table of
+every file's stat data, in the order of the walk, lies beside it, so that a later comparison reads only changed files.
+An agent can set mtime back but not ctime, so it cannot fool the table.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ocf.functions.workspace.safe_walk import Entry, Report, Walk, key, open_fil
 
 TABLE = "base.table"
 BASE_REF = "refs/heads/base"
-#: git knows the empty tree without having it.
+#: git knows the empty tree without storing it.
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
-#: Over whatever a `.gitattributes` says: contents are bytes, and nothing converts or filters them.
+#: Overrides every `.gitattributes`: contents are bytes, and nothing converts or filters them.
 ATTRIBUTES = "* -text -crlf !eol !diff !filter !ident !merge !working-tree-encoding\n"
 _RECORD = struct.Struct("<IQqqQ20sBH")
 _CHUNK = 1024 * 1024
@@ -34,10 +34,10 @@ _CHUNK = 1024 * 1024
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one workspace, in bytes, entries and seconds.
+    """Limits of one workspace, in bytes, entries and seconds.
 
-    Files over `patch_file_bytes` are no part of patches (git would hold them in memory several times); they are
-    compared by their stat data and named in the result. `patch_bytes` bounds all new contents of one patch.
+    Files over `patch_file_bytes` are not part of patches (git would hold them in memory several times); they are
+    compared by their stat data and named in the result. `patch_bytes` limits all new contents of one patch.
     """
 
     max_bytes: int = 10 * 1024**3
@@ -52,7 +52,7 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class BaselineEntry:
-    """A file as it was. `sha1` is its git blob id; `large` ones have none."""
+    """A file of the baseline. `sha1` is its git blob id; `large` files have none."""
 
     path: str
     mode: int
@@ -64,34 +64,34 @@ class BaselineEntry:
     large: bool
 
     def same_stat(self, found: os.stat_result) -> bool:
-        """Whether nothing can have changed."""
+        """Return whether the file is certainly unchanged."""
         return (self.mode, self.size, self.mtime_ns, self.ctime_ns, self.inode) == (
             found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino,
         )  # fmt: skip
 
 
 def git_mode(mode: int) -> int:
-    """What git keeps of a file's mode: link, executable or not."""
+    """Return git's mode of a file: link, executable or not."""
     if stat.S_ISLNK(mode):
         return 0o120000
     return 0o100755 if mode & stat.S_IXUSR else 0o100644
 
 
 def create(git: Git) -> None:
-    """An empty private repository, laid out by hand: starting git for it would cost more than the rest."""
-    lay_out(git.home / REPOSITORY, bare=True)
+    """Create an empty private repository by hand: a git process would cost more than the rest."""
+    make_repository(git.home / REPOSITORY, bare=True)
     info = git.home / REPOSITORY / "info"
     info.mkdir()
     (info / "attributes").write_text(ATTRIBUTES)
 
 
 def base_of(private: Path) -> str | None:
-    """The base's ref, or None when the base has no files in git."""
+    """Return the baseline's ref, or None when the baseline has no files in git."""
     return BASE_REF if (private / REPOSITORY / BASE_REF).exists() else None
 
 
-def lay_out(directory: Path, *, bare: bool) -> None:
-    """What `git init` makes (gitrepository-layout(5)): HEAD, config, objects, refs."""
+def make_repository(directory: Path, *, bare: bool) -> None:
+    """Create what `git init` makes (gitrepository-layout(5)): HEAD, config, objects, refs."""
     for part in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
         (directory / part).mkdir(parents=True)
     (directory / "HEAD").write_text("ref: refs/heads/main\n")
@@ -101,38 +101,40 @@ def lay_out(directory: Path, *, bare: bool) -> None:
 
 
 class Cursor:
-    """Goes through sorted records beside a walk, in the same order, and tells what the walk did not meet.
+    """Reads sorted records beside a walk in the same order, and reports records that the walk did not meet.
 
-    `passed` is called for every record that was gone past without `take`.
+    `on_passed` is called for every record that was passed without `take`.
     """
 
-    def __init__(self, records: Iterator[BaselineEntry], passed: Callable[[BaselineEntry], None] | None = None) -> None:
+    def __init__(
+        self, records: Iterator[BaselineEntry], on_passed: Callable[[BaselineEntry], None] | None = None
+    ) -> None:
         self._records = records
-        self._passed = passed
+        self._on_passed = on_passed
         self._next = next(records, None)
 
     def has(self, path: str) -> bool:
-        """Whether there is a record of exactly `path`."""
+        """Return whether there is a record of exactly `path`."""
         self._seek(path)
         return self._next is not None and self._next.path == path
 
     def below(self, path: str) -> bool:
-        """Whether there is a record of something inside `path`."""
+        """Return whether there is a record of something inside `path`."""
         self._seek(path)
         if self._next is not None and self._next.path == path:
-            # A file then, a directory now: the record is gone past, what follows may lie below.
+            # It was a file and is a directory now: pass its record; the next ones may lie below.
             self._advance()
         return self._next is not None and self._next.path.startswith(path + "/")
 
     def take(self, path: str) -> BaselineEntry | None:
-        """The record of `path`, which counts as met."""
+        """Return the record of `path` and count it as met; None when there is none."""
         if not self.has(path):
             return None
         taken, self._next = self._next, next(self._records, None)
         return taken
 
     def end(self) -> None:
-        """Go past all the rest."""
+        """Pass all remaining records."""
         while self._next is not None:
             self._advance()
 
@@ -142,13 +144,13 @@ class Cursor:
             self._advance()
 
     def _advance(self) -> None:
-        if self._passed and self._next is not None:
-            self._passed(self._next)
+        if self._on_passed and self._next is not None:
+            self._on_passed(self._next)
         self._next = next(self._records, None)
 
 
 def read_table(private: Path) -> Iterator[BaselineEntry]:
-    """The records of the base, in the order of the walk."""
+    """Yield the records of the baseline, in the order of the walk."""
     with (private / TABLE).open("rb", buffering=256 * 1024) as table:
         while head := table.read(_RECORD.size):
             mode, size, mtime, ctime, inode, sha1, large, length = _RECORD.unpack(head)
@@ -156,12 +158,12 @@ def read_table(private: Path) -> Iterator[BaselineEntry]:
 
 
 def read_blob(entry: Entry, size_limit: int, importer: FastImport | None) -> tuple[bytes, int, os.stat_result]:
-    """Read a file or link once: its git blob id, its mark (0 without importer) and the stat data it was read under.
+    """Read a file or link once; return its git blob id, its mark (0 without importer) and its stat data.
 
-    Exactly as many bytes as its size said are taken, zeros for missing ones: it may be written meanwhile.
+    Exactly as many bytes as its size states are read, with zeros for missing ones: it may be written meanwhile.
 
     Raises:
-        OSError: gone, unreadable, changed its kind, or larger than `size_limit` now.
+        OSError: removed, unreadable, of another kind, or larger than `size_limit` now.
     """
     if entry.kind == stat.S_IFLNK:
         target = os.fsencode(os.readlink(entry.name, dir_fd=entry.parent))
@@ -197,14 +199,14 @@ def _feed(chunks: Iterator[bytes], size: int, importer: FastImport | None) -> tu
 
 @dataclass(frozen=True)
 class Counted:
-    """How much a workspace holds, without `.git` and without what is ignored."""
+    """Files and bytes of a workspace, without `.git` and ignored files."""
 
     files: int
     size: int
 
 
 def record(directory: Path, git: Git, limits: Limits, tracked: Cursor | None, stop: threading.Event) -> Counted:
-    """Record the base of `directory` in `git.home`. `tracked` names files that count although they are ignored.
+    """Record the baseline of `directory` in `git.home`. `tracked` names files that count although they are ignored.
 
     Raises:
         WorkspaceTooLarge: more entries or bytes than `limits` allow.
@@ -226,7 +228,7 @@ def record(directory: Path, git: Git, limits: Limits, tracked: Cursor | None, st
                 try:
                     sha1, _, found = read_blob(entry, limits.patch_file_bytes, importer)
                 except OSError:
-                    # Unreadable, or (in a shared directory) gone meanwhile: no part of the base.
+                    # Unreadable, or (in a shared directory) removed meanwhile: not part of the baseline.
                     continue
             path = os.fsencode(entry.path)
             table.write(
@@ -239,7 +241,7 @@ def record(directory: Path, git: Git, limits: Limits, tracked: Cursor | None, st
             raise WorkspaceTooLarge(f"the workspace has more than {limits.max_entries} entries")
         table.flush()
         if not importer.used:
-            return Counted(files, size)  # an empty base needs no commit
+            return Counted(files, size)  # an empty baseline needs no commit
         importer.begin_commit(BASE_REF)
         mark = 0
         for known in read_table(git.home):

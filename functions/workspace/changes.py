@@ -1,4 +1,4 @@
-"""What came of a workspace: the summary of its changes, the patch, the archive."""
+"""Results of a workspace: the summary of its changes, the patch, the archive."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ocf.functions.workspace.safe_walk import Walk, walk
 from ocf.functions.workspace.threads import in_thread
 from ocf.functions.workspace.tree_builder import remove_tree
 
-#: How many changed files a summary names at most: it travels in events.
+#: Maximum of changed files named in a summary, which travels in events.
 MAX_NAMED = 1000
 _DIFF = ("--no-ext-diff", "--no-textconv", "--no-color", "-r", "-M", "-l1000")
 _CHANGES = {"A": "added", "D": "deleted", "M": "modified", "T": "modified", "R": "renamed", "C": "added"}
@@ -31,7 +31,7 @@ _CHANGES = {"A": "added", "D": "deleted", "M": "modified", "T": "modified", "R":
 
 @dataclass(frozen=True)
 class Patch:
-    """A written patch: its size in bytes, and the paths that it leaves out because they are too large."""
+    """A written patch: its size in bytes, and the paths left out because they are too large."""
 
     path: Path
     size: int
@@ -40,7 +40,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class Size:
-    """What a directory takes: bytes on disk, entries; `truncated` when there were more entries than counted."""
+    """Disk usage of a directory: bytes on disk, entries; `truncated` when there were more entries than counted."""
 
     size: int
     entries: int
@@ -48,32 +48,33 @@ class Size:
 
 
 async def summarise(workspace: Prepared) -> DiffSummary:
-    """What changed since the base, with lines added and deleted; renames count as one file."""
+    """Return the changes since the baseline, with lines added and deleted; renames count as one file."""
     ref, changes = await _snapshot(workspace)
     return await _summary(workspace, ref, changes)
 
 
 async def write_patch(workspace: Prepared, path: Path) -> Patch:
-    """Write the changes since the base to the new file `path`, for `git apply` on a copy of that base.
+    """Write the changes since the baseline to the new file `path`, for `git apply` on a copy of the baseline.
 
-    Binary files, modes, links and renames are in it; files over `limits.patch_file_bytes` are named in comment lines at
-    its head instead. No change gives an empty file. Directories alone are nothing to git.
+    It covers binary files, modes, links and renames; files over `limits.patch_file_bytes` are named in comment lines at
+    its head instead. No change gives an empty file. Git does not record directories alone.
     """
     ref, changes = await _snapshot(workspace)
     return await _patch(workspace, ref, changes, path)
 
 
 async def conclude(workspace: Prepared, patch: Path, listing: Path | None = None) -> tuple[DiffSummary, Patch]:
-    """`summarise` and `write_patch` of one and the same moment.
+    """Return `summarise` and `write_patch` of the same moment.
 
-    A summary that does not name all changed files has its whole list, a JSON array of `ChangedFile`, in `listing`.
+    When the summary does not name all changed files, the whole list is written to `listing`, as a JSON array of
+    `ChangedFile`.
     """
     ref, changes = await _snapshot(workspace)
     return await _summary(workspace, ref, changes, listing), await _patch(workspace, ref, changes, patch)
 
 
 async def changed_files(workspace: Prepared) -> DiffSummary:
-    """What changed so far, while the agent works: no git, no line counts, at most 64 MiB read."""
+    """Return the changes so far, while the agent works: no git, no line counts, at most 64 MiB read."""
     changes = await in_thread(lambda stop: compare(workspace.directory, workspace.private, workspace.limits, stop))
     everything = sorted((*changes.deleted, *changes.written), key=lambda change: change.path)
     return _capped(
@@ -83,7 +84,7 @@ async def changed_files(workspace: Prepared) -> DiffSummary:
 
 
 async def measure(workspace: Prepared) -> Size:
-    """What the workspace takes now, `.git` and ignored files too."""
+    """Return the current size of the workspace, `.git` and ignored files included."""
 
     def count(stop: threading.Event) -> Size:
         how = Walk(workspace.limits.max_entries, stop=stop)
@@ -98,7 +99,7 @@ async def measure(workspace: Prepared) -> Size:
 async def pack(workspace: Prepared, archive: Path, *, include_ignored: bool = False) -> Packed:
     """Write `workspace.tar.zst` to the new file `archive`; nothing is left of it when this raises.
 
-    What `.gitignore` excludes stays out unless asked for, except files of the base; `.git` is in it.
+    Files that `.gitignore` excludes are left out unless requested, except files of the baseline; `.git` is included.
 
     Raises:
         WorkspaceTooLarge: over the workspace's limits.
@@ -115,7 +116,7 @@ async def unpack(archive: Path, target: Path, limits: Limits | None = None) -> U
     """Fill `target`, which must not exist, from an archive; nothing is left of it when this raises.
 
     Raises:
-        InvalidWorkspace: the archive is damaged, unsafe or too large (see docs/workspaces.md).
+        InvalidWorkspace: the archive is damaged, unsafe or too large (see docs/reference/workspaces.md).
     """
     target.mkdir(parents=True, mode=0o700)
     try:
@@ -126,12 +127,12 @@ async def unpack(archive: Path, target: Path, limits: Limits | None = None) -> U
 
 
 def readable(path: str) -> str:
-    """A path as text that JSON can carry: bytes that are no UTF-8 are shown as escapes."""
+    """Return a path as text for JSON: bytes that are not UTF-8 become escapes."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
 async def _snapshot(workspace: Prepared) -> tuple[str | None, Changes]:
-    """Record the changes as a commit; its ref, or None when nothing in git changed."""
+    """Record the changes as a commit; return its ref (None: nothing in git changed) and the changes."""
     ref = f"refs/now/{uuid.uuid4().hex}"
 
     def record(stop: threading.Event) -> tuple[str | None, Changes]:
@@ -144,7 +145,7 @@ async def _snapshot(workspace: Prepared) -> tuple[str | None, Changes]:
                     importer.done()
                 return None, changes
             importer.begin_commit(ref, baseline.base_of(workspace.private))
-            # Removals first: what is now a directory may have been a file.
+            # Removals first: a path may have changed from a file to a directory.
             for change in removals:
                 importer.remove(change.path)
             for change in written:
@@ -194,7 +195,7 @@ def _omitted(changes: Changes) -> Iterator[ChangedFile]:
 
 
 def _parse(fields: list[bytes]) -> Iterator[ChangedFile]:
-    """Raw records (`:modes ids STATUS`, path, for renames another path), then numstat (`+ TAB - TAB path`)."""
+    """Parse raw records (`:modes ids STATUS`, path, for renames another path), then numstat (`+ TAB - TAB path`)."""
     kinds: dict[bytes, str] = {}
     queue = iter(fields)
     for field in queue:
@@ -251,5 +252,5 @@ async def _patch(workspace: Prepared, ref: str | None, changes: Changes, path: P
 def _write_head(path: Path, omitted: list[str], limits: Limits) -> None:
     with path.open("x", encoding="utf-8", errors="backslashreplace") as file:
         for name in omitted:
-            # repr: a name with a line break must not be able to write lines of the patch.
+            # repr, so that a name with a line break cannot write lines of the patch.
             file.write(f"# not in this patch, larger than {limits.patch_file_bytes} bytes: {name!r}\n")

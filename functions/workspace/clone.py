@@ -1,4 +1,4 @@
-"""The git source: a shallow clone whose token touches neither disk, nor command line, nor the remote's URL."""
+"""Git source: a shallow clone whose token reaches neither the disk, nor the command line, nor the remote's URL."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _SCP = re.compile(r"^(?:[A-Za-z0-9._-]+@)?([A-Za-z0-9.-]+):(?!//)([^\s]+)$")
 _BAD_REF = re.compile(r"[\x00-\x20~^:?*\[\\\x7f]|\.\.|@\{|//|^/|/$|\.$|\.lock$|^-")
 _FULL_SHA = re.compile(r"^[0-9a-f]{40}$")
 _SHORT_SHA = re.compile(r"^[0-9a-f]{7,39}$")
-#: What a configuration of git and curl can name without quoting; other alphabets in punycode.
+#: Host names that a configuration of git and curl can hold without quoting; other alphabets in punycode.
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]+")
 _PORTS = {"http": 80, "https": 443}
-#: In all, at any depth. Each is a connection of its own to wherever its repository says.
+#: In all, at any depth. Each is a connection of its own to a host that its repository chooses.
 MAX_SUBMODULES = 100
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A checked address: what git is given, its scheme, its origin (`https://host:port`), its host and port."""
+    """A checked address: URL for git, scheme, origin (`https://host:port`), host and port."""
 
     url: str
     scheme: str
@@ -39,10 +39,10 @@ class Remote:
 
 
 def check_url(url: str, protocols: frozenset[str], roots: Roots) -> Remote:
-    """What may be cloned: the protocols allowed, and `file` only where `roots` allow it.
+    """Check the address of a clone: an allowed protocol, and `file` only where `roots` allow it.
 
     Raises:
-        InvalidWorkspace: anything else, among it `ext::` and addresses that carry a password.
+        InvalidWorkspace: any other address, such as `ext::` or one with a password.
     """
     if re.search(r"[\x00-\x20\x7f]", url) or url.startswith("-") or "::" in url.split("/", 1)[0]:
         raise InvalidWorkspace(
@@ -64,7 +64,7 @@ def check_url(url: str, protocols: frozenset[str], roots: Roots) -> Remote:
             f"git url scheme {scheme or 'none'!r} is not allowed; use {', '.join(sorted(protocols))}"
         )
     if not _HOST.fullmatch(host):
-        raise InvalidWorkspace(f"git url {_shown(url)!r} names no host (letters, digits, dots and hyphens)")
+        raise InvalidWorkspace(f"git url {_shown(url)!r} has no valid host (letters, digits, dots and hyphens)")
     if parts.password is not None or (parts.username and scheme != "ssh"):
         raise InvalidWorkspace("a git url must not carry credentials; put the token, sealed, into workspace.token")
     shown = f"[{host}]" if ":" in host else host
@@ -75,7 +75,7 @@ def check_url(url: str, protocols: frozenset[str], roots: Roots) -> Remote:
 async def clone(
     source: GitWorkspace, remote: Remote, target: Path, git: Git, token: str | None, roots: Roots
 ) -> str | None:
-    """Clone into the empty directory `target`; return the commit checked out, None for a repository without any.
+    """Clone into the empty directory `target`; return the commit checked out, None for an empty repository.
 
     Raises:
         InvalidWorkspace: no such repository, ref or access; or not in time.
@@ -92,16 +92,17 @@ async def clone(
     except TimeoutError:
         raise InvalidWorkspace(f"git could not clone {remote.url}: it took longer than {git.timeout:g} s") from None
     except GitFailed as error:
-        said = str(error).replace(token, "[token]") if token else str(error)
-        raise InvalidWorkspace(f"git could not clone {remote.url}: {said}") from None
+        message = str(error).replace(token, "[token]") if token else str(error)
+        raise InvalidWorkspace(f"git could not clone {remote.url}: {message}") from None
     finally:
         git.set_up()
 
 
 class _Network:
-    """What git may connect to: hosts whose addresses were checked, at those addresses; the token for its origin alone.
+    """Hosts git may connect to: each at its checked addresses; the token only for its own origin.
 
-    git would resolve a name a second time, and get another answer: its configuration tells it what we were told.
+    git would resolve a name a second time and might get another answer, so its configuration pins the checked
+    addresses.
     """
 
     def __init__(self, git: Git, roots: Roots, credential: str) -> None:
@@ -111,11 +112,19 @@ class _Network:
         self._pins: dict[str, str] = {}
 
     async def admit_url(self, url: str) -> None:
-        """Let git connect to where `url`, of a submodule, leads. Raises InvalidWorkspace."""
+        """Let git connect to the URL of a submodule.
+
+        Raises:
+            InvalidWorkspace: the URL or its host is not allowed.
+        """
         await self.admit(check_url(url, frozenset(self._git.protocols), self._roots))
 
     async def admit(self, remote: Remote) -> None:
-        """Let git connect to `remote`. Raises InvalidWorkspace."""
+        """Let git connect to `remote`.
+
+        Raises:
+            InvalidWorkspace: the host is not allowed.
+        """
         if remote.origin not in self._pins:
             self._pins[remote.origin] = await pinned(remote)
         pins = "".join(f'\tcurloptResolve = "{pin}"\n' for pin in self._pins.values() if pin)
@@ -123,10 +132,10 @@ class _Network:
 
 
 async def pinned(remote: Remote) -> str:
-    """`HOST:PORT:ADDRESS,...` for git's `http.curloptResolve`; empty where there is no name to resolve.
+    """Return `HOST:PORT:ADDRESS,...` for git's `http.curloptResolve`; empty where there is no name to resolve.
 
     Raises:
-        InvalidWorkspace: the host has no address, or one that `ocf.functions.core.addresses` lets nobody reach.
+        InvalidWorkspace: the host has no address, or one that `ocf.functions.core.addresses` never allows.
     """
     if not remote.host:
         return ""
@@ -175,7 +184,7 @@ async def _clone(source: GitWorkspace, remote: Remote, target: Path, git: Git, e
 
 
 async def _submodules(target: Path, git: Git, env: Mapping[str, str], network: _Network) -> None:
-    """Fetch them level by level: where each leads is checked like the repository itself before git goes there."""
+    """Fetch submodules level by level; each address is checked like the repository's before git connects."""
     left, trees = MAX_SUBMODULES, [target]
     while trees:
         tree = trees.pop()
@@ -189,26 +198,26 @@ async def _submodules(target: Path, git: Git, env: Mapping[str, str], network: _
         await git.run(["submodule", "--quiet", "init"], cwd=tree)
         for url in await _submodule_urls(tree, git):
             await network.admit_url(url)
-        # Each is fetched from the URL that `init` wrote down and that was checked.
+        # Each is fetched from the checked URL that `init` wrote down.
         await git.run(["submodule", "--quiet", "update", "--depth=1"], cwd=tree, env=env)
         below = (tree / os.fsdecode(path) for path in paths)
         trees += [one for one in below if (one / ".git").exists() and one.resolve().is_relative_to(target.resolve())]
 
 
 async def _submodule_urls(tree: Path, git: Git) -> list[str]:
-    """Where the submodules of `tree` are fetched from, relative addresses resolved."""
+    """Return the URLs of the submodules of `tree`, with relative addresses resolved."""
     wanted = ["config", "--local", "--null", "--get-regexp", r"^submodule\..*\.url$"]
     try:
         listed = await git.run(wanted, cwd=tree)
     except GitFailed:
-        return []  # none is active: git says so by its status
+        return []  # none is active, which git reports by its status
     return [entry.partition("\n")[2] for entry in listed.decode(errors="replace").split("\0") if entry]
 
 
 async def _list_remote(ref: str | None, target: Path, git: Git, env: Mapping[str, str]) -> dict[str, str]:
-    """Names of the remote (`HEAD` and those that `ref` may mean) with their objects; `@HEAD` is HEAD's branch."""
+    """Return names of the remote (`HEAD` and candidates for `ref`) with their objects; `@HEAD` is HEAD's branch."""
     if ref is not None and _BAD_REF.search(ref):
-        raise InvalidWorkspace(f"ref {ref!r} is no branch, tag or commit id")
+        raise InvalidWorkspace(f"ref {ref!r} is not a branch, tag or commit id")
     name = (ref or "").removeprefix("refs/heads/").removeprefix("refs/tags/")
     wanted = ["HEAD", *((f"refs/heads/{name}", f"refs/tags/{name}") if name else ())]
     out = await git.run(["ls-remote", "--quiet", "--symref", "origin", *wanted], cwd=target, env=env)
@@ -217,7 +226,7 @@ async def _list_remote(ref: str | None, target: Path, git: Git, env: Mapping[str
         value, _, found = line.partition("\t")
         if value.startswith("ref: ") and found == "HEAD":
             listed["@HEAD"] = value.removeprefix("ref: refs/heads/")
-        elif found in wanted:  # ls-remote also lists names that merely end like that
+        elif found in wanted:  # ls-remote also lists names with the same ending
             listed[found] = value
     return listed
 
@@ -239,7 +248,7 @@ async def _fetch_commit(
         try:
             await git.run([*fetch, *depth, "origin", commit], cwd=target, env=env)
         except GitFailed:
-            # Some servers give only the tips of branches by id; then the whole history has to come.
+            # Some servers serve only the tips of branches by id; then the whole history is fetched.
             await git.run([*fetch, "origin", everything], cwd=target, env=env)
     elif _SHORT_SHA.match(commit):
         await git.run([*fetch, "origin", everything], cwd=target, env=env)
@@ -248,7 +257,7 @@ async def _fetch_commit(
 
 
 def _credential(remote: Remote, token: str | None) -> str:
-    """Let git ask for the token, for this origin only; it stands in the environment of git and nowhere else."""
+    """Return git's configuration for the token: this origin only, the token itself in git's environment."""
     if token is None:
         return ""
     if remote.scheme not in ("http", "https"):
@@ -272,5 +281,5 @@ def _local(path: str, roots: Roots) -> Remote:
 
 
 def _shown(url: str) -> str:
-    """The address without what may be a secret in it."""
+    """Return the address without possible secrets."""
     return re.sub(r"//[^/@]*@", "//", url)[:200]

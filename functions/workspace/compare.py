@@ -1,4 +1,4 @@
-"""What changed in a workspace since its base: by stat data first, by content where that differs."""
+"""Changes of a workspace since its baseline: by stat data first, by content where that differs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Kind = Literal["added", "modified", "deleted"]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One changed path. `mark` names its new content in the importer; 0 when that was left out (`large`) or is gone."""
+    """One changed path. `mark` is its new content in the importer; 0 when left out (`large`) or deleted."""
 
     path: str
     kind: Kind
@@ -29,7 +29,7 @@ class Change:
 
 @dataclass
 class Changes:
-    """Every change, in the order of the walk, deletions first."""
+    """Every change, in the order of the walk; deletions separate."""
 
     deleted: list[Change] = field(default_factory=list)
     written: list[Change] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Changes:
 
 @dataclass
 class _Budget:
-    """Bytes that may still be read; beyond, a difference in stat data counts as a change."""
+    """Bytes that may still be read; beyond them, a difference in stat data counts as a change."""
 
     left: int
 
@@ -46,10 +46,10 @@ class _Budget:
 def compare(
     directory: Path, private: Path, limits: Limits, stop: threading.Event, importer: FastImport | None = None
 ) -> Changes:
-    """The changes of `directory` against the base in `private`.
+    """Return the changes of `directory` against the baseline in `private`.
 
-    With an importer, the new contents go to it, at most `limits.patch_bytes` in all; without, contents are only hashed,
-    at most 64 MiB in all, so that a look at a running execution costs little.
+    With an importer, the new contents go to it, at most `limits.patch_bytes` in all; without one, contents are only
+    hashed, at most 64 MiB in all, so that a scan during an execution costs little.
 
     Raises:
         Stopped: cancelled.
@@ -68,7 +68,7 @@ def compare(
         if change is not None:
             changes.written.append(change)
     if not changes.report.truncated:
-        # Of a walk that was cut short nobody knows what the rest was.
+        # A walk that was cut short cannot tell which of the rest was deleted.
         cursor.end()
     return changes
 
@@ -85,7 +85,7 @@ def _change(
         return None
     kind: Kind = "added" if known is None else "modified"
     mode, size = git_mode(found.st_mode), found.st_size
-    # What was large is not in the base's tree: a patch that brought it as new would not apply.
+    # A formerly large file is not in the baseline's tree: a patch that adds it as new would not apply.
     if size > limits.patch_file_bytes or size > budget.left or (known is not None and known.large):
         return Change(entry.path, kind, mode, size, large=True)
     if importer is None and (known is None or known.size != size or git_mode(known.mode) != mode):

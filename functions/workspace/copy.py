@@ -1,4 +1,4 @@
-"""The directory source: a copy that keeps modes, times, links inside and empty directories."""
+"""Directory source: a copy that keeps modes, times, links inside and empty directories."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ocf.functions.workspace.safe_walk import Entry, Report, Stopped, Walk, open
 from ocf.functions.workspace.tree_builder import TreeBuilder
 
 _CHUNK = 8 * 1024 * 1024
-#: What copy_file_range answers between file systems that cannot do it.
+#: Errors of copy_file_range between file systems that do not support it.
 _CANNOT = frozenset({errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF})
 
 
 def copy_tree(source: Path, target: Path, limits: Limits, roots: Roots, stop: threading.Event) -> None:
-    """Copy everything below `source`, `.git` and ignored files too, into the empty directory `target`.
+    """Copy everything below `source`, `.git` and ignored files included, into the empty directory `target`.
 
-    Fifos, sockets and devices are left out, and what is private (`roots`), so that it never copies into itself. The
+    Fifos, sockets and devices are left out, and private directories (`roots`), so that it never copies into itself. The
     caller removes `target` when this raises.
 
     Raises:
-        InvalidWorkspace: `roots` do not admit it, a link leads out of the tree, a file cannot be read, a path is too
+        InvalidWorkspace: `roots` do not admit it, a link leads out of the tree, a file cannot be read, or a path is too
             deep.
         WorkspaceTooLarge: over `limits`.
         Stopped: cancelled.
@@ -74,7 +74,7 @@ def _copy_file(entry: Entry, tree: TreeBuilder, stop: threading.Event) -> None:
 
 
 def _copy_bytes(source: int, target: int, size: int, stop: threading.Event) -> None:
-    in_kernel = hasattr(os, "copy_file_range")  # shares the blocks where the file system can
+    in_kernel = hasattr(os, "copy_file_range")  # shares blocks where the file system can
     while size > 0:
         if stop.is_set():
             raise Stopped
@@ -93,5 +93,5 @@ def _copy_bytes(source: int, target: int, size: int, stop: threading.Event) -> N
             while view:
                 view = view[os.write(target, view) :]
         if not done:
-            return  # it shrank meanwhile
+            return  # the file shrank meanwhile
         size -= done

@@ -1,4 +1,4 @@
-"""What can be wrong with a workspace."""
+"""Errors of workspaces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ocf.events.lifecycle import Reason
 class InvalidWorkspace(DeadLetter):
     """The workspace cannot be used."""
 
-    #: `failed.reason` of the execution that asked for it.
+    #: `failed.reason` of the execution.
     reason: ClassVar[Reason] = Reason.INVALID_WORKSPACE
 
 

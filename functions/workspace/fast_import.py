@@ -1,4 +1,4 @@
-"""Handing file contents to `git fast-import`, so that git need not read a workspace itself."""
+"""Client of `git fast-import`: passes file contents, so that git need not read a workspace itself."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _LOG = "fast-import.log"
 
 
 class FastImport:
-    """A `git fast-import` into the private repository, started when there is something to import.
+    """A `git fast-import` into the private repository, started with the first import.
 
-    A context manager: leaving it with an error kills the process, and nothing was recorded.
+    A context manager: leaving it with an error kills the process, and nothing is recorded.
     """
 
     def __init__(self, git: Git) -> None:
@@ -36,12 +36,12 @@ class FastImport:
             self._process.kill()
         code = self._process.wait()
         if kind is None and code:
-            said = (self._git.home / _LOG).read_text(errors="replace").strip()
-            raise GitFailed(f"git fast-import: {said[-500:]}")
+            message = (self._git.home / _LOG).read_text(errors="replace").strip()
+            raise GitFailed(f"git fast-import: {message[-500:]}")
 
     @property
     def used(self) -> bool:
-        """Whether anything was imported."""
+        """Return whether anything was imported."""
         return self._process is not None
 
     @property
@@ -57,7 +57,7 @@ class FastImport:
                 [
                     "git",
                     f"--git-dir={self._git.home / REPOSITORY}",
-                    # Stored, not deflated: it lives as long as the execution, and speed is all that counts.
+                    # Stored, not deflated: it lives as long as the execution, and only speed counts.
                     *("-c", "core.compression=0", "-c", "fastimport.unpackLimit=0", "-c", "core.fsync=none"),
                     *("fast-import", "--quiet", "--done", "--force", "--depth=0", "--big-file-threshold=1m"),
                     *("--date-format=raw",),
@@ -72,30 +72,30 @@ class FastImport:
             )
 
     def begin_blob(self, size: int) -> int:
-        """Announce `size` bytes of content, which `write` must bring; returns their mark."""
+        """Announce `size` bytes of content for `write`; return their mark."""
         self._mark += 1
         self._in.write(b"blob\nmark :%d\ndata %d\n" % (self._mark, size))
         return self._mark
 
     def write(self, data: bytes) -> None:
-        """Content of the blob that was begun."""
+        """Write content of the open blob."""
         self._in.write(data)
 
     def end_blob(self) -> None:
-        """After the last of its content."""
+        """End the open blob."""
         self._in.write(b"\n")
 
     def begin_commit(self, ref: str, parent: str | None = None) -> None:
-        """A commit on `ref`; file changes follow."""
+        """Begin a commit on `ref`; file changes follow."""
         self._in.write(b"commit %s\ncommitter ocf <ocf@localhost> 0 +0000\ndata 0\n" % ref.encode())
         self._in.write(b"from %s^0\n" % parent.encode() if parent else b"")
 
     def remove(self, path: str) -> None:
-        """The commit has no `path`."""
+        """Remove `path` in the commit."""
         self._in.write(b"D %s\n" % _quoted(path))
 
     def put(self, path: str, mode: int, mark: int) -> None:
-        """The commit has `path` with this git mode and the blob of this mark."""
+        """Set `path` in the commit to this git mode and the blob of this mark."""
         self._in.write(b"M %o :%d %s\n" % (mode, mark, _quoted(path)))
 
     def done(self) -> None:

@@ -1,7 +1,7 @@
-"""Running git so that nothing but our own arguments decides what it does.
+"""git commands controlled by our own arguments alone.
 
-No system or user configuration, no prompt, no hook, no file-system monitor, only the protocols named. Git is never run
-with a configuration that came out of a workspace, except on a clone that nobody has touched yet.
+No system or user configuration, no prompt, no hook, no file-system monitor, only the named protocols. Git never runs
+with a configuration from a workspace, except on a clone that nothing else has touched yet.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ _PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 class GitFailed(Unavailable):
-    """git said no; the message is the end of its stderr."""
+    """A git command failed; the message is the end of its stderr."""
 
 
 @dataclass(frozen=True)
 class Git:
-    """How git runs for one execution. `home` is private and holds its configuration file `gitconfig`."""
+    """git for one execution. `home` is private and holds its configuration file `gitconfig`."""
 
     home: Path
     protocols: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class Git:
         (self.home / "gitconfig").write_text(CONFIG + extra)
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The whole environment of a git process."""
+        """Return the whole environment of a git process."""
         program = shutil.which("git")
         return {
             "PATH": f"{Path(program).parent}:{_PATH}" if program else _PATH,
@@ -84,10 +84,10 @@ class Git:
     async def run(
         self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None, stdout: int | None = None
     ) -> bytes:
-        """Run `git ARGUMENTS`; return what it printed, unless `stdout` is a descriptor to print to.
+        """Run `git ARGUMENTS`; return its output, unless `stdout` is a descriptor to print to.
 
         Raises:
-            GitFailed: it ended with an error, or not in time. Nothing of it runs on then, nor after cancellation.
+            GitFailed: it ended with an error, or not in time. No process of it continues then, nor after cancellation.
         """
         process = await asyncio.create_subprocess_exec(
             "git",
@@ -111,7 +111,7 @@ class Git:
                     os.killpg(process.pid, signal.SIGKILL)
                 await asyncio.shield(process.wait())
         if process.returncode:
-            raise GitFailed(_last_words(err) or f"git {arguments[0]} ended with {process.returncode}")
+            raise GitFailed(_error_lines(err) or f"git {arguments[0]} ended with {process.returncode}")
         return out or b""
 
     def _limit(self, pid: int) -> None:
@@ -124,7 +124,7 @@ class Git:
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, (self.max_file_bytes, self.max_file_bytes))
 
 
-def _last_words(stderr: bytes) -> str:
+def _error_lines(stderr: bytes) -> str:
     lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))] or lines
-    return " ".join(said[-3:])[:500]
+    error_lines = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))] or lines
+    return " ".join(error_lines[-3:])[:500]

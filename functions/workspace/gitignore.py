@@ -1,7 +1,7 @@
-"""Which paths `.gitignore` excludes, decided without running git in a directory that an agent wrote.
+"""`.gitignore` rules, decided without running git in a directory that an agent wrote.
 
-Semantics of gitignore(5), held to `git check-ignore` by a property test. Matching is on bytes, as git's is,
-and never backtracks over what a star has taken, so no pattern can make it slow.
+Semantics of gitignore(5), compared with `git check-ignore` by a property test. Matches bytes, as git does, and never
+backtracks over a star's match, so no pattern can make it slow.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-#: Longest `.gitignore` that is read, bytes.
+#: Longest `.gitignore` that is read, in bytes.
 MAX_FILE_BYTES = 1024 * 1024
 _DOUBLE = None  # a `**` component
 _CLASSES = {
@@ -30,6 +30,7 @@ class Rule:
     parts: tuple[re.Pattern[bytes] | None, ...]
 
     def matches(self, path: Sequence[bytes], is_directory: bool) -> bool:
+        """Return whether the rule matches `path`, given as components below the rule's directory."""
         if self.only_directories and not is_directory:
             return False
         if self.base_name:
@@ -40,13 +41,13 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules of one file, in its order. `depth` is how many components its directory has below the root."""
+    """The rules of one file, in its order. `depth` is the number of components of its directory below the root."""
 
     depth: int
     rules: tuple[Rule, ...]
 
     def verdict(self, path: Sequence[bytes], is_directory: bool) -> bool | None:
-        """True: excluded; False: included again by `!`; None: no rule says anything. The last match decides."""
+        """Return True: excluded; False: included again by `!`; None: no rule matches. The last match decides."""
         below = path[self.depth :]
         for rule in reversed(self.rules):
             if rule.matches(below, is_directory):
@@ -55,7 +56,7 @@ class Rules:
 
 
 def excluded(stack: Sequence[Rules], path: Sequence[bytes], is_directory: bool) -> bool:
-    """Whether `path` (components below the root) is ignored; `stack` holds the rules from the root down to it."""
+    """Return whether `path` (components below the root) is ignored; `stack` has the rules from the root down to it."""
     for rules in reversed(stack):
         verdict = rules.verdict(path, is_directory)
         if verdict is not None:
@@ -64,7 +65,7 @@ def excluded(stack: Sequence[Rules], path: Sequence[bytes], is_directory: bool) 
 
 
 def parse(text: bytes, depth: int) -> Rules:
-    """The rules of a `.gitignore`; lines that git would not understand match nothing."""
+    """Parse a `.gitignore`; lines that git would not understand match nothing."""
     return Rules(depth, tuple(_rules(text.removeprefix(b"\xef\xbb\xbf"))))
 
 
@@ -91,15 +92,15 @@ def _rules(text: bytes) -> Iterator[Rule]:
 def _without_trailing_spaces(line: bytes) -> bytes:
     kept = line.rstrip(b" ")
     if len(kept) < len(line) and (len(kept) - len(kept.rstrip(b"\\"))) % 2:
-        return kept + b" "  # the first of them is escaped
+        return kept + b" "  # the first one is escaped
     return kept
 
 
 def compile_component(pattern: bytes) -> re.Pattern[bytes]:
-    """A regular expression for one path component.
+    """Compile the pattern of one path component to a regular expression.
 
-    A star takes as little as it can and never gives back (atomic group): the earliest place where the
-    rest fits is always as good as a later one, because what stands between two stars has a fixed length.
+    A star takes as little as possible and never gives back (atomic group): the earliest place where the rest fits is
+    always as good as a later one, because the text between two stars has a fixed length.
     """
     chunks: list[bytes] = [b""]
     at = 0
@@ -121,7 +122,7 @@ def compile_component(pattern: bytes) -> re.Pattern[bytes]:
 
 
 def _piece(pattern: bytes, at: int) -> tuple[bytes | None, int]:
-    """The expression of the single byte that `pattern[at:]` starts with, and where the next starts."""
+    """Return the expression of the first byte of `pattern[at:]`, and where the next starts."""
     byte = pattern[at : at + 1]
     if byte == b"?":
         return b".", at + 1
@@ -171,7 +172,7 @@ def _class_byte(pattern: bytes, at: int) -> tuple[bytes | None, int]:
 
 
 def _match_parts(parts: Sequence[re.Pattern[bytes] | None], path: Sequence[bytes]) -> bool:
-    """Components against components; on a mismatch only the last `**` is taken up again."""
+    """Match components against components; on a mismatch only the last `**` is retried."""
     at = part = 0
     back: tuple[int, int] | None = None
     while at < len(path):
@@ -179,7 +180,7 @@ def _match_parts(parts: Sequence[re.Pattern[bytes] | None], path: Sequence[bytes
             matcher = parts[part]
             if matcher is _DOUBLE:
                 if part == len(parts) - 1:
-                    return True  # a trailing `**`: everything inside, and there is something
+                    return True  # a trailing `**` matches everything inside
                 back = (part + 1, at)
                 part += 1
                 continue

@@ -1,4 +1,4 @@
-"""Making a workspace from its source, and recording what it was before the agent came."""
+"""Preparation of a workspace from its source, and of its baseline."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from ocf.functions.workspace.errors import InvalidWorkspace
 from ocf.functions.workspace.git import REPOSITORY, Git, GitFailed
 from ocf.functions.workspace.safe_walk import Walk, key, read_below, walk
 from ocf.functions.workspace.threads import in_thread
-from ocf.functions.workspace.tree_builder import link_outside, outside, remove_tree, safe_parts
+from ocf.functions.workspace.tree_builder import first_escaping_link, link_outside, remove_tree, safe_parts
 
 Source = EmptyWorkspace | GitWorkspace | DirectoryWorkspace | SnapshotWorkspace | SharedWorkspace
-#: Gives a filled workspace to the user that will work in it: before it is recorded, as a file's ctime is part of that.
+#: Gives a filled workspace to the agent's user, before the baseline is recorded, since that includes each file's ctime.
 Own = Callable[[Path], Awaitable[None]]
 SNAPSHOT = "workspace.tar.zst"
 _MAX_INDEX_BYTES = 256 * 1024 * 1024
@@ -33,11 +33,15 @@ _MAX_INDEX_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Sources:
-    """What workspaces may come from.
+    """Permitted sources of workspaces.
 
-    `roots`: where `directory` and `file://` may lie (WORKSPACE_SOURCES); `private`: directories of this system, which
-    nobody may name; `shared`: WORKSPACE_DIR; `objects` and `project`: where snapshots are; `protocols`: of git
-    addresses.
+    Attributes:
+        roots: where `directory` and `file://` may lie (WORKSPACE_SOURCES).
+        private: directories of this system, which no task may name.
+        shared: WORKSPACE_DIR.
+        objects: store of the snapshots.
+        project: project of the snapshots.
+        protocols: allowed in git addresses.
     """
 
     roots: tuple[Path, ...] = ()
@@ -50,15 +54,15 @@ class Sources:
 
     @property
     def directories(self) -> Roots:
-        """What of this machine may be read."""
+        """Return the readable directories of this machine."""
         return Roots(self.roots, self.private, self.shared)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A workspace and its base. `private` is out of the agent's reach; `commit` is what a clone checked out.
+    """A workspace and its baseline. `private` is out of the agent's reach; `commit` is what a clone checked out.
 
-    `files` and `size` (bytes) count the base: without `.git` and what is ignored.
+    `files` and `size` (bytes) count the baseline: without `.git` and ignored files.
     """
 
     directory: Path
@@ -70,38 +74,40 @@ class Prepared:
     size: int = 0
 
     def git(self) -> Git:
-        """git for the private repository."""
+        """Return git for the private repository."""
         return Git(self.private, timeout=self.limits.git_seconds)
 
 
-async def _as_it_is(_: Path) -> None:
-    """The files stay this process's."""
+async def _keep_owner(_: Path) -> None:
+    """Leave the files to this process's user."""
 
 
 async def prepare(
-    source: Source, target: Path, sources: Sources, *, private: Path, token: str | None = None, own: Own = _as_it_is
+    source: Source, target: Path, sources: Sources, *, private: Path, token: str | None = None, own: Own = _keep_owner
 ) -> Prepared:
-    """Fill `target` and record its base in `private`, which must be out of the agent's reach.
+    """Fill `target` and record its baseline in `private`, which must be out of the agent's reach.
 
-    Neither may exist, or both must be empty (`target` may hold the `.git` of a fresh `git init`). A `shared` source
-    is used in place, and `target` stays untouched. `token` is the opened `workspace.token`.
+    Neither may exist, or both must be empty (`target` may hold the `.git` of a fresh `git init`). A `shared` source is
+    used in place, and `target` stays untouched. `token` is the opened `workspace.token`. After any error, and after
+    cancellation, `target` and `private` are gone.
 
     Raises:
         InvalidWorkspace: the source is wrong; the message says what would be right.
         Unavailable: the store does not answer.
         ValueError: `target` or `private` is not empty, or one is inside the other.
-    After any error, and after cancellation, `target` and `private` are gone.
     """
     if isinstance(source, SharedWorkspace):
         shared = await in_thread(lambda _: _shared(source.path, sources.shared))
-        return await _guarded(shared, private, lambda git: _nothing(), source.source, sources, own, remove_target=False)
-    return await _guarded(
+        return await _prepare_with(
+            shared, private, lambda git: _nothing(), source.source, sources, own, remove_target=False
+        )
+    return await _prepare_with(
         target, private, lambda git: _fill(source, target, sources, git, token), source.source, sources, own
     )
 
 
 def check(source: Source, sources: Sources) -> None:
-    """What can be said against a source before anything is made ready for it.
+    """Check a source as far as possible before anything is prepared.
 
     Raises:
         InvalidWorkspace: as `prepare` would.
@@ -112,20 +118,20 @@ def check(source: Source, sources: Sources) -> None:
         sources.directories.find(source.path)
 
 
-async def restore(archive: Path, target: Path, private: Path, limits: Limits, own: Own = _as_it_is) -> Prepared:
-    """Fill `target` from an archive at hand (a session's workspace) and record its base. Errors as for `prepare`."""
+async def restore(archive: Path, target: Path, private: Path, limits: Limits, own: Own = _keep_owner) -> Prepared:
+    """Fill `target` from a local archive (a session's workspace) and record its baseline. Raises as `prepare`."""
 
     async def fill(git: Git) -> None:
         await in_thread(lambda stop: unpack_tree(archive, target, limits, stop))
 
-    return await _guarded(target, private, fill, "snapshot", Sources(limits=limits), own)
+    return await _prepare_with(target, private, fill, "snapshot", Sources(limits=limits), own)
 
 
 async def _nothing() -> None:
     return None
 
 
-async def _guarded(
+async def _prepare_with(
     target: Path,
     private: Path,
     fill: Callable[[Git], Awaitable[str | None]],
@@ -163,7 +169,7 @@ def _check_apart(target: Path, private: Path) -> None:
 
 
 async def forget(workspace: Prepared, *, keep_directory: bool = False) -> None:
-    """Remove the base, and the workspace unless it is shared or to be kept.
+    """Remove the baseline, and the workspace unless it is shared or to be kept.
 
     Raises:
         OSError: something could not be removed.
@@ -176,7 +182,7 @@ async def forget(workspace: Prepared, *, keep_directory: bool = False) -> None:
 def _git(sources: Sources, private: Path) -> Git:
     protocols = tuple(sorted(sources.protocols | ({"file"} if sources.roots else set())))
     limits = sources.limits
-    # One pack or one file of a clone can be no larger than the whole workspace may be.
+    # One pack or one file of a clone cannot be larger than the whole workspace may be.
     return Git(private, protocols, timeout=limits.git_seconds, max_file_bytes=limits.max_bytes)
 
 
@@ -194,7 +200,7 @@ async def _fill(source: Source, target: Path, sources: Sources, git: Git, token:
         await in_thread(lambda stop: unpack_tree(archive, target, sources.limits, stop))
         archive.unlink()
     else:
-        baseline.lay_out(target / ".git", bare=False)
+        baseline.make_repository(target / ".git", bare=False)
     return None
 
 
@@ -205,12 +211,12 @@ async def _record(kind: str, target: Path, git: Git, limits: Limits, commit: str
     try:
         counted = await in_thread(lambda stop: baseline.record(target, local, limits, tracked, stop))
     except GitFailed as error:
-        raise InvalidWorkspace(f"the workspace's base could not be recorded: {error}") from None
+        raise InvalidWorkspace(f"the workspace's baseline could not be recorded: {error}") from None
     return Prepared(target, git.home, limits, kind, commit, counted.files, counted.size)
 
 
 async def _tracked(target: Path, git: Git) -> Cursor | None:
-    """Files that the workspace's own index tracks: part of the base even where `.gitignore` names them.
+    """Return the files that the workspace's own index tracks: part of the baseline even when ignored.
 
     The index is copied and read by name only; the workspace's configuration is not used.
     """
@@ -226,7 +232,7 @@ async def _tracked(target: Path, git: Git) -> Cursor | None:
             env={"GIT_INDEX_FILE": str(copy)},
         )
     except GitFailed:
-        # Damaged, or of another object format: then what is ignored is ignored.
+        # Damaged, or of another object format: then ignored files count as ignored.
         return None
     finally:
         copy.unlink()
@@ -240,13 +246,13 @@ def _names(paths: list[str]) -> Iterator[BaselineEntry]:
 
 
 async def _make_empty(target: Path) -> None:
-    """Make `target`, or see that it is empty; the `.git` of a fresh `git init`, as a warm slot has, is nothing."""
-    if await in_thread(lambda _: _is_bare_slot(target)):
+    """Create `target`, or check that it is empty; the `.git` of a fresh `git init` (a warm server's) is removed."""
+    if await in_thread(lambda _: _has_fresh_git_only(target)):
         await remove_tree(target / ".git")
     await in_thread(lambda _: _make_directory(target))
 
 
-def _is_bare_slot(target: Path) -> bool:
+def _has_fresh_git_only(target: Path) -> bool:
     if target.is_symlink() or not target.is_dir() or os.listdir(target) != [".git"]:
         return False
     files = {name for _, _, names in os.walk(target / ".git" / "objects") for name in names}
@@ -260,7 +266,7 @@ def _make_directory(target: Path) -> None:
 
 
 def _shared(path: str, root: Path | None) -> Path:
-    """The directory at `path` below the shared volume, made if missing; no component may be a link."""
+    """Return the directory at `path` below the shared volume, created if missing; no component may be a link."""
     if root is None:
         raise InvalidWorkspace("there is no shared volume here (WORKSPACE_DIR)")
     parts = safe_parts(path.removesuffix("/"))
@@ -272,12 +278,12 @@ def _shared(path: str, root: Path | None) -> Path:
     try:
         for part in parts:
             try:
-                os.mkdir(part, 0o775, dir_fd=fds[-1])  # the umask says whether the group may write
+                os.mkdir(part, 0o775, dir_fd=fds[-1])  # the umask decides whether the group may write
             except FileExistsError:
-                # Only a directory can be opened next, and never a link.
+                # Only a directory can be opened next, never a link.
                 existing = os.stat(part, dir_fd=fds[-1], follow_symlinks=False)
                 if not stat.S_ISDIR(existing.st_mode):
-                    raise InvalidWorkspace(f"shared path {path!r}: {part!r} is a link or no directory") from None
+                    raise InvalidWorkspace(f"shared path {path!r}: {part!r} is a link or not a directory") from None
             fds.append(os.open(part, flags, dir_fd=fds[-1]))
     except OSError as error:
         raise InvalidWorkspace(f"shared path {path!r} cannot be used: {error.strerror}") from None
@@ -289,7 +295,7 @@ def _shared(path: str, root: Path | None) -> Path:
 
 async def _fetch_snapshot(source: SnapshotWorkspace, sources: Sources, private: Path) -> Path:
     if sources.objects is None:
-        raise InvalidWorkspace("there is no object store here to take a snapshot from")
+        raise InvalidWorkspace("no object store is configured, so snapshots are not available")
     name = f"{sources.project}/{source.execution_id}/{SNAPSHOT}"
     path = private / SNAPSHOT
     try:
@@ -306,6 +312,6 @@ async def _fetch_snapshot(source: SnapshotWorkspace, sources: Sources, private: 
 def _check_links(target: Path, limits: Limits, stop: threading.Event) -> None:
     how = Walk(limits.max_entries, git_directories=False, stop=stop)
     links = (entry.path for entry in walk(target, how) if entry.kind == stat.S_IFLNK)
-    wrong = outside(target, links)
+    wrong = first_escaping_link(target, links)
     if wrong is not None:
         raise link_outside(wrong, os.readlink(target / wrong))

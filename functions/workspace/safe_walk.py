@@ -1,7 +1,7 @@
-"""Walking a directory that may be hostile and may change meanwhile: never through a link, never for ever.
+"""Walk of a directory that may be hostile and may change meanwhile: never through a link, never without end.
 
-Every open is relative to the directory's descriptor and refuses links (`openat`, O_NOFOLLOW), so nothing that an
-agent plants or swaps leads out of the tree. The order is that of `key`: names sorted, a directory before what it holds.
+Every open is relative to the directory's descriptor and refuses links (`openat`, O_NOFOLLOW), so nothing that an agent
+plants or swaps leads out of the tree. The order is that of `key`: names sorted, a directory before its contents.
 """
 
 from __future__ import annotations
@@ -30,16 +30,18 @@ class Stopped(Exception):
 
 
 class Tracked(Protocol):
-    """What is kept although it is ignored. Asked in the order of the walk."""
+    """Files to keep although they are ignored. Called in the order of the walk."""
 
-    def has(self, path: str) -> bool: ...
+    def has(self, path: str) -> bool:
+        """Return whether `path` is tracked."""
 
-    def below(self, path: str) -> bool: ...
+    def below(self, path: str) -> bool:
+        """Return whether something below `path` is tracked."""
 
 
 @dataclass(slots=True)
 class Entry:
-    """One thing found. `parent` is a descriptor of its directory, open until the next entry is asked for."""
+    """One entry. `parent` is a descriptor of its directory, open until the next entry is requested."""
 
     path: str
     name: str
@@ -48,13 +50,13 @@ class Entry:
 
     @property
     def kind(self) -> int:
-        """`stat.S_IFMT` of its mode."""
+        """Return `stat.S_IFMT` of its mode."""
         return stat.S_IFMT(self.stat.st_mode)
 
 
 @dataclass
 class Report:
-    """What the walk left out: path and why, the first hundred of them; `truncated` when it ended early."""
+    """Skipped paths and the reasons, the first hundred of them; `truncated` when the walk ended early."""
 
     skipped: list[tuple[str, str]] = field(default_factory=list)
     skipped_count: int = 0
@@ -69,9 +71,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Walk:
-    """How to walk. `gitignore` leaves out what is ignored and not `tracked`; `git_directories` enters `.git` whole.
+    """Options of a walk.
 
-    `admit` looks at the root, which is open, and may raise; directories of `hidden` (device, inode) are left out.
+    `gitignore` leaves out ignored files that are not `tracked`; `git_directories` enters `.git` whole. `admit` checks
+    the open root and may raise; directories of `hidden` (device, inode) are left out.
     """
 
     max_entries: int
@@ -95,12 +98,12 @@ class _Frame:
 
 
 def key(path: str) -> list[str]:
-    """The sort key of the walk's order."""
+    """Return the sort key of the walk's order."""
     return path.split("/")
 
 
 def walk(root: Path, how: Walk) -> Iterator[Entry]:
-    """Every entry below `root`, without the root itself.
+    """Yield every entry below `root`, without the root itself.
 
     Raises:
         Stopped: `how.stop` was set.
@@ -148,15 +151,15 @@ def walk(root: Path, how: Walk) -> Iterator[Entry]:
 
 
 def open_file(entry: Entry) -> int:
-    """A descriptor of a regular file that was listed.
+    """Open a listed regular file; return its descriptor.
 
     Raises:
-        OSError: it is gone, unreadable, or no regular file any more.
+        OSError: it is gone, unreadable, or not a regular file any more.
     """
     fd = os.open(entry.name, _OPEN_FILE, dir_fd=entry.parent)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(f"{entry.path!r} is no regular file any more")
+        raise OSError(f"{entry.path!r} is not a regular file any more")
     return fd
 
 
@@ -184,7 +187,7 @@ def _wanted(frame: _Frame, entry: Entry, how: Walk) -> bool:
 
 
 def _descend(frame: _Frame, entry: Entry, how: Walk) -> _Frame | None:
-    """A frame for the directory, not opened yet; None when it is left out."""
+    """Return a frame for the directory, not opened yet; None when it is left out."""
     is_git = entry.name.lower() == ".git"
     if is_git and not how.git_directories:
         return None
@@ -193,7 +196,7 @@ def _descend(frame: _Frame, entry: Entry, how: Walk) -> _Frame | None:
         return None
     parts, only_tracked = _parts(frame, entry), frame.only_tracked
     if frame.rules is not None and not is_git and (only_tracked or excluded(frame.rules, parts, True)):
-        # As in git: nothing below an ignored directory is included again, except what is tracked.
+        # As in git: nothing below an ignored directory is included again, except tracked files.
         only_tracked = True
         if how.tracked is None or not how.tracked.below(entry.path):
             return None
@@ -244,7 +247,7 @@ def _info_exclude(root: Path) -> Rules:
 
 
 def read_below(root: Path, directories: tuple[str, ...], name: str, limit: int) -> bytes | None:
-    """A small file some directories below `root`, no component of it a link; None when it cannot be had like that."""
+    """Read a small file some directories below `root`; None when it is missing or a component is a link."""
     fds: list[int] = []
     try:
         fds.append(os.open(root, _OPEN_DIRECTORY))
@@ -265,5 +268,5 @@ def _read_small(name: str, parent: int, limit: int = MAX_FILE_BYTES) -> bytes | 
         return None
     with os.fdopen(fd, "rb") as file:
         found = os.fstat(fd)
-        # A larger one is not believed to be meant as a list of patterns.
+        # A larger file is not a plausible list of patterns.
         return file.read(limit) if stat.S_ISREG(found.st_mode) and found.st_size <= limit else None

@@ -1,4 +1,4 @@
-"""File work in threads, cancellable."""
+"""Cancellable file work in threads."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 async def in_thread(call: Callable[[threading.Event], T]) -> T:
-    """Run `call` in a thread; its argument is set when the caller is cancelled, who then waits until it has stopped.
+    """Run `call` in a thread; its event is set on cancellation, and the caller then waits until it has stopped.
 
-    So nothing writes any more once the cancellation is through, and what is left can be removed.
+    So nothing writes after the cancellation, and the files can be removed.
     """
     stop = threading.Event()
     running = asyncio.ensure_future(asyncio.to_thread(call, stop))
@@ -25,7 +25,7 @@ async def in_thread(call: Callable[[threading.Event], T]) -> T:
     except asyncio.CancelledError:
         stop.set()
         while not running.done():
-            with contextlib.suppress(asyncio.CancelledError):  # told once more: it must have stopped all the same
+            with contextlib.suppress(asyncio.CancelledError):  # cancelled again: the thread must still stop first
                 await asyncio.wait({running})
         if (error := running.exception()) is not None and not isinstance(error, Stopped):
             raise error from None

@@ -1,8 +1,8 @@
-"""Building a directory tree in a place of our own, from entries that nobody vouches for.
+"""Builder of a directory tree from untrusted entries, in a place of our own.
 
-Everything is created relative to descriptors of directories that this builder made, never through a link. Links come
-last, so that no entry can be written through one, and must stay inside; so do directories' modes, which might forbid
-what is still to be written.
+Everything is created relative to descriptors of directories that this builder made, never through a link. Links are
+created last, so that no entry can be written through one, and must stay inside. Directories' modes are also set last,
+because they might forbid later writes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ocf.functions.workspace.safe_walk import MAX_DEPTH, MAX_PATH_BYTES
 log = structlog.get_logger()
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: Nothing of the function's own, where the real keys are.
+#: Nothing of the function's environment, which holds the real keys.
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def safe_parts(path: str) -> list[str]:
-    """The components of a relative path.
+    """Return the components of a relative path.
 
     Raises:
         InvalidWorkspace: absolute, empty, too long or too deep, or with an empty, `.` or `..` component or a NUL.
@@ -41,8 +41,8 @@ def safe_parts(path: str) -> list[str]:
     return parts
 
 
-def leaves(path: str, target: str) -> bool:
-    """Whether a link at `path` with this target leaves the tree, as far as the words say."""
+def escapes(path: str, target: str) -> bool:
+    """Return whether a link at `path` with this target leaves the tree, judged by the text alone."""
     if target.startswith("/"):
         return True
     depth = path.count("/")
@@ -53,12 +53,12 @@ def leaves(path: str, target: str) -> bool:
     return False
 
 
-def outside(root: Path, links: Iterable[str]) -> str | None:
-    """The first of these links of an existing tree that leads out of it, also by way of other links."""
+def first_escaping_link(root: Path, links: Iterable[str]) -> str | None:
+    """Return the first link of an existing tree that leads out of it, also by way of other links."""
     real = os.path.realpath(root)
     for link in links:
         path = os.path.join(real, link)
-        if leaves(link, os.readlink(path)):
+        if escapes(link, os.readlink(path)):
             return link
         reached = os.path.realpath(path)
         if reached != real and not reached.startswith(real + "/"):
@@ -67,7 +67,7 @@ def outside(root: Path, links: Iterable[str]) -> str | None:
 
 
 class TreeBuilder:
-    """A tree under construction below `root`, which must be an empty directory. Close it in any case."""
+    """A tree under construction below `root`, which must be an empty directory. Always close it."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -81,26 +81,29 @@ class TreeBuilder:
             os.close(self._open.pop()[1])
 
     def directory(self, path: str, mode: int) -> None:
-        """A directory, with this mode in the end.
+        """Create a directory; `finish` sets its mode.
 
         Raises:
-            InvalidWorkspace: the path is unsafe, there already, or its parent is not there.
+            InvalidWorkspace: the path is unsafe, exists already, or its parent does not exist.
         """
         parts = safe_parts(path)
         try:
             os.mkdir(parts[-1], 0o700, dir_fd=self._parent(parts))
         except FileExistsError:
-            raise _twice(path) from None
+            raise _duplicate(path) from None
         if mode & 0o777 != 0o700:
             self._modes.append((path, mode & 0o777))
 
     def file(self, path: str) -> int:
-        """A new file's descriptor, which the caller fills, hands to `seal` and closes. Errors as for `directory`."""
+        """Create a file and return its descriptor, which the caller fills, passes to `seal` and closes.
+
+        Raises as `directory`.
+        """
         parts = safe_parts(path)
         try:
             return os.open(parts[-1], _CREATE, 0o600, dir_fd=self._parent(parts))
         except FileExistsError:
-            raise _twice(path) from None
+            raise _duplicate(path) from None
 
     def seal(self, fd: int, mode: int, mtime_ns: int) -> None:
         """Give a written file its mode (without set-id bits) and time."""
@@ -108,29 +111,29 @@ class TreeBuilder:
         os.utime(fd, ns=(mtime_ns, mtime_ns))
 
     def link(self, path: str, target: str) -> None:
-        """A symbolic link, made by `finish`.
+        """Register a symbolic link, created by `finish`.
 
         Raises:
             InvalidWorkspace: it leads out of the tree.
         """
         safe_parts(path)
-        if leaves(path, target):
+        if escapes(path, target):
             raise link_outside(path, target)
         self._links.append((path, target))
 
     def finish(self) -> None:
-        """Make the links, check where they lead, set the directories' modes.
+        """Create the links, check their targets, set the directories' modes.
 
         Raises:
-            InvalidWorkspace: a link leads out of the tree by way of others, or stands where something is.
+            InvalidWorkspace: a link leads out of the tree by way of others, or its path exists already.
         """
         for path, target in self._links:
             parts = safe_parts(path)
             try:
                 os.symlink(target, parts[-1], dir_fd=self._parent(parts))
             except FileExistsError:
-                raise _twice(path) from None
-        wrong = outside(self._root, (path for path, _ in self._links))
+                raise _duplicate(path) from None
+        wrong = first_escaping_link(self._root, (path for path, _ in self._links))
         if wrong is not None:
             raise link_outside(wrong, dict(self._links)[wrong])
         # Children before parents: a parent's mode may lock them away.
@@ -153,29 +156,29 @@ class TreeBuilder:
             try:
                 self._open.append((name, os.open(name, _OPEN_DIRECTORY, dir_fd=self._open[-1][1])))
             except OSError:
-                raise InvalidWorkspace(f"{'/'.join(parts)!r} has no directory to be in") from None
+                raise InvalidWorkspace(f"{'/'.join(parts)!r}: its parent directory does not exist") from None
         return self._open[-1][1]
 
 
 def link_outside(path: str, target: str) -> InvalidWorkspace:
-    """The error for a link that leaves the tree."""
+    """Return the error for a link that leaves the tree."""
     return InvalidWorkspace(
         f"link {path!r} leads out of the workspace (to {target!r}); make it relative to something inside, or remove it"
     )
 
 
-def _twice(path: str) -> InvalidWorkspace:
-    return InvalidWorkspace(f"{path!r} is there twice (on this file system names may differ only in case)")
+def _duplicate(path: str) -> InvalidWorkspace:
+    return InvalidWorkspace(f"{path!r} exists twice (on this file system names that differ only in case are equal)")
 
 
 async def remove_tree(path: Path) -> None:
-    """Remove whatever is at `path`: links are not followed, locked directories opened, any depth reached.
+    """Remove `path`: links are not followed, locked directories are opened, any depth is reached.
 
     Raises:
-        OSError: something is still there.
+        OSError: something is left.
     """
-    # rm and chmod -R of coreutils walk with descriptors and never follow a link they meet; unlike
-    # shutil.rmtree they have no recursion limit that a hostile depth could reach.
+    # rm and chmod -R of coreutils walk with descriptors and never follow a link; unlike shutil.rmtree they have no
+    # recursion limit that a hostile depth could reach.
     for command in (["rm", "-rf", "--", str(path)], ["chmod", "-R", "u+rwX", "--", str(path)]) * 2:
         if not await asyncio.to_thread(os.path.lexists, path):
             return
@@ -189,9 +192,9 @@ async def remove_tree(path: Path) -> None:
 
 
 async def discard_tree(path: Path) -> None:
-    """`remove_tree`, where what cannot be removed is somebody's else to see to: it is logged, and stops nothing."""
+    """Call `remove_tree`; a failure is logged and does not raise."""
     try:
-        with suppress(OSError, RecursionError):  # what is out of the ordinary is for `remove_tree`
+        with suppress(OSError, RecursionError):  # `remove_tree` handles the difficult cases
             await asyncio.to_thread(shutil.rmtree, path)
         await remove_tree(path)
     except OSError as error:

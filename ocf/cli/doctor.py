@@ -146,12 +146,12 @@ def _boundary(place: Path, found: Running | None) -> Iterator[Finding]:
 
     import httpx
 
-    from ocf.functions.execute.sandbox.boundary import OWN_CONTAINER, OWN_USER, in_force
+    from ocf.functions.execute.sandbox.boundary import OWN_CONTAINER, OWN_USER, current_boundary
     from ocf.functions.settings.settings import load
 
     if found is None:
         try:
-            kind, why = in_force(load())
+            kind, why = current_boundary(load())
         except ValueError:
             return  # the environment's own finding says what is wrong with it
         said = f"{kind}: {why}" if why else kind

@@ -42,7 +42,7 @@ def replay(
 ) -> None:
     """Play an execution's recorded output again, at its own pace. From the archive when the stream has ended.
 
-    With --to, start the function with DRY_RUN=1 (docs/replay.md): nothing real is touched.
+    With --to, start the function with DRY_RUN=1 (docs/how-to/replay-executions.md): nothing real is touched.
     """
     if diff and other is None:
         raise typer.BadParameter("--diff takes two executions")

@@ -65,7 +65,8 @@ def creds(
 ) -> None:
     """NATS credentials for a backend of one project, on stdout: it hears that project's facts and output.
 
-    They publish nothing; such a backend submits over REST (docs/publishing.md). For every project: `ocf up --json`.
+    They publish nothing; such a backend submits over REST (docs/how-to/publish-events.md). For every project:
+    `ocf up --json`.
     """
     import time
 

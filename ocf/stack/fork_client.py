@@ -70,7 +70,7 @@ class ForkServer:
         self._process: asyncio.subprocess.Process | None = None
         self._socket: socket.socket | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._asked: deque[asyncio.Future[Forked]] = deque()
+        self._pending: deque[asyncio.Future[Forked]] = deque()
         self._children: dict[int, Forked] = {}
         self._starting = asyncio.Lock()
 
@@ -107,7 +107,7 @@ class ForkServer:
         await self.start()
         assert self._socket is not None
         answer: asyncio.Future[Forked] = asyncio.get_running_loop().create_future()
-        self._asked.append(answer)
+        self._pending.append(answer)
         own = without_secrets(env) if parent else None
         request = {"name": name, "module": module, "cwd": str(cwd), "log": str(log), "without_secrets": own}
         with suppress(ConnectionError), _in_memory(json.dumps(dict(env)).encode()) as environment:
@@ -118,24 +118,24 @@ class ForkServer:
     async def _read(self, process: asyncio.subprocess.Process, ours: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while message := await self._message(loop, ours):
-            said = json.loads(message)
-            if "started" in said:
-                child = self._children[said["started"]] = Forked(said["started"])
-                asked = self._asked.popleft()
-                if not asked.done():
-                    asked.set_result(child)
-            elif (ended := self._children.pop(said["ended"], None)) is not None:
-                ended.end(said["status"])
+            message = json.loads(message)
+            if "started" in message:
+                child = self._children[message["started"]] = Forked(message["started"])
+                pending = self._pending.popleft()
+                if not pending.done():
+                    pending.set_result(child)
+            elif (ended := self._children.pop(message["ended"], None)) is not None:
+                ended.end(message["status"])
         ours.close()
         await process.wait()
         self._process = self._socket = None
         for child in self._children.values():
             child.end(_LOST)
         self._children.clear()
-        while self._asked:
-            asked = self._asked.popleft()
-            if not asked.done():
-                asked.set_exception(ChildProcessError(f"the nursery ended with {process.returncode}"))
+        while self._pending:
+            pending = self._pending.popleft()
+            if not pending.done():
+                pending.set_exception(ChildProcessError(f"the nursery ended with {process.returncode}"))
 
     @staticmethod
     async def _message(loop: asyncio.AbstractEventLoop, ours: socket.socket) -> bytes:

@@ -32,7 +32,10 @@ from ocf.functions.workers.environment import SEALED, unseal
 _PRELOADED = (
     "ocf.functions.runtime.serve",
     "ocf.functions.workers.parent",
-    *(f"functions.{name}.main" for name in ("submit", "execute", "cancel", "cleanup", "session", "archive", "gateway")),
+    *(
+        f"ocf.functions.{name}.main"
+        for name in ("submit", "execute", "cancel", "cleanup", "session", "archive", "gateway")
+    ),
     "ocf.functions.dispatcher.main",
     "ocf.functions.runtime.setup",
     "uvloop",
@@ -52,7 +55,7 @@ class Request(TypedDict):
     module: str
     cwd: str
     log: str
-    plain: dict[str, str] | None
+    without_secrets: dict[str, str] | None
 
 
 def main() -> None:
@@ -64,28 +67,28 @@ def main() -> None:
     gc.freeze()  # a collection in a child would touch, and so copy, every page
     parent = socket.socket(fileno=os.dup(0))
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.signal(signal.SIGCHLD, _heard)
+    signal.signal(signal.SIGCHLD, _ignore)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     while True:
         ready, _, _ = select.select([parent.fileno(), woken], [], [])
         if woken in ready:
             os.read(woken, 4096)
             for pid, status in _ended():
-                _say(parent, {"ended": pid, "status": status})
+                _send(parent, {"ended": pid, "status": status})
         if parent.fileno() in ready:
             data, descriptors, _, _ = socket.recv_fds(parent, 1 << 16, 1)
             if not data:
                 return
             pid = _fork(json.loads(data), descriptors[0])
             os.close(descriptors[0])
-            _say(parent, {"started": pid})
+            _send(parent, {"started": pid})
 
 
-def _heard(_number: int, _frame: FrameType | None) -> None:
+def _ignore(_number: int, _frame: FrameType | None) -> None:
     """The wakeup descriptor has it."""
 
 
-def _say(parent: socket.socket, answer: dict[str, int]) -> None:
+def _send(parent: socket.socket, answer: dict[str, int]) -> None:
     parent.send(json.dumps(answer).encode())
 
 
@@ -120,11 +123,11 @@ def _become(request: Request, environment: int, parent: int) -> NoReturn:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _redirect(request["log"], environment)
-        if request["plain"] is None:
+        if request["without_secrets"] is None:
             unseal(_SEALED)
         else:
             os.environ.clear()
-            os.environ.update(request["plain"] | {SEALED: str(_SEALED)})
+            os.environ.update(request["without_secrets"] | {SEALED: str(_SEALED)})
         os.chdir(request["cwd"])
         sys.argv = [request["module"]]
         importlib.import_module(request["module"]).main()

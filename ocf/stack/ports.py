@@ -49,7 +49,7 @@ def free_port(exclude: Iterable[int] = (), *, companion: int = 0, tries: int = 5
     raise PortTaken(f"no free port between {_RANGE.start} and {_RANGE.stop}")
 
 
-def allocate(names: Iterable[str], told: Mapping[str, int], saved: Mapping[str, int]) -> dict[str, int]:
+def allocate(names: Iterable[str], requested: Mapping[str, int], saved: Mapping[str, int]) -> dict[str, int]:
     """A port for each name. What was told must be free; a saved port that somebody took is replaced.
 
     Raises:
@@ -57,11 +57,11 @@ def allocate(names: Iterable[str], told: Mapping[str, int], saved: Mapping[str, 
     """
     ports: dict[str, int] = {}
     for name in names:
-        wanted = told.get(name, 0)
+        wanted = requested.get(name, 0)
         if wanted and not is_free(wanted):
             raise PortTaken(f"port {wanted} for {name} is taken; stop what listens there, or choose another")
-        kept = wanted or saved.get(name, 0)
+        port = wanted or saved.get(name, 0)
         companion = _COMPANION.get(name, 0)
-        usable = kept and kept not in ports.values() and is_free(kept) and is_free(kept + companion)
-        ports[name] = kept if usable else free_port(ports.values(), companion=companion)
+        usable = port and port not in ports.values() and is_free(port) and is_free(port + companion)
+        ports[name] = port if usable else free_port(ports.values(), companion=companion)
     return ports

@@ -173,7 +173,7 @@ def settings_of(plan: Plan) -> Settings:
     return Settings.model_validate(unset | {name: value for name, value in given.items() if value and name in names})
 
 
-def nursery_environment(plan: Plan) -> dict[str, str]:
+def fork_server_environment(plan: Plan) -> dict[str, str]:
     """What the nursery gets: enough to import. Its children are given the rest one by one."""
     return {**_plain(plan), **_PYTHON, **_python_path()}
 

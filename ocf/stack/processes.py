@@ -48,7 +48,7 @@ class Spec:
     greeting: bytes = b""
     once: bool = False
     grace: float = 5.0
-    patience: float = 30.0
+    ready_seconds: float = 30.0
     module: str | None = None
     parent: bool = False
 
@@ -106,7 +106,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=die_with(os.getpid()),
+                preexec_fn=exit_with_parent(os.getpid()),
             )
 
     async def _end(self) -> None:
@@ -144,30 +144,30 @@ class Child:
 
     async def _ready(self) -> None:
         try:
-            async with asyncio.timeout(self.spec.patience):
+            async with asyncio.timeout(self.spec.ready_seconds):
                 if self.spec.once:
                     await self._finished()
                 else:
                     await self._answering()
         except TimeoutError:
-            raise StackFailed(self._told(f"was not ready within {self.spec.patience:.0f} s")) from None
+            raise StackFailed(self._failure(f"was not ready within {self.spec.ready_seconds:.0f} s")) from None
 
     async def _finished(self) -> None:
         assert self._process is not None
         if status := await self._process.wait():
-            raise StackFailed(self._told(f"ended with {status}"))
+            raise StackFailed(self._failure(f"ended with {status}"))
 
     async def _answering(self) -> None:
         assert self._process is not None
         while True:
             if self._process.returncode is not None:
-                raise StackFailed(self._told(f"ended with {self._process.returncode}"))
+                raise StackFailed(self._failure(f"ended with {self._process.returncode}"))
             # Our own pid must hold the port: somebody else's server there would answer just as well.
             if listens(self._process.pid, self.spec.port) and await answers(self.spec):
                 return
             await asyncio.sleep(_POLL)
 
-    def _told(self, what: str) -> str:
+    def _failure(self, what: str) -> str:
         tail = self.spec.log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace") if self.spec.log.exists() else ""
         return f"{self.spec.name} {what}; the end of {self.spec.log}:\n{tail}"
 
@@ -216,7 +216,7 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
 
 
-def die_with(parent: int) -> Callable[[], None] | None:
+def exit_with_parent(parent: int) -> Callable[[], None] | None:
     """What a child does between fork and exec: die when `parent` does, even by SIGKILL (Linux)."""
     libc = _LIBC
     if libc is None:

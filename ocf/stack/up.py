@@ -16,8 +16,8 @@ from ocf.stack.fork_client import ForkServer, available
 from ocf.stack.keys import load_or_generate, make_private_dir, write_private
 from ocf.stack.nats_server import nats_config
 from ocf.stack.ports import LOOPBACK, allocate, is_free
-from ocf.stack.process_table import PORTS, Layout, Plan, nursery_environment, settings_of, table
-from ocf.stack.processes import Child, StackFailed, die_with
+from ocf.stack.process_table import PORTS, Layout, Plan, fork_server_environment, settings_of, table
+from ocf.stack.processes import Child, StackFailed, exit_with_parent
 from ocf.stack.s3_server import s3_config
 from ocf.stack.state import STATE, Running
 
@@ -110,7 +110,7 @@ def _fork_server(plan: Plan) -> ForkServer | None:
     if not available():
         return None
     log = plan.layout.logs / "nursery.log"
-    return ForkServer(nursery_environment(plan), log, die_with(os.getpid()))
+    return ForkServer(fork_server_environment(plan), log, exit_with_parent(os.getpid()))
 
 
 async def _start(children: list[Child], fork_server: ForkServer | None) -> None:

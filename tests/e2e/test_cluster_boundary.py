@@ -8,7 +8,7 @@ from io import BytesIO
 import pytest
 import zstandard
 
-from tests.support.cluster import NEEDS_CLUSTER, Cluster, kubectl, objects, pods, secret, until
+from tests.support.cluster import NEEDS_CLUSTER, Cluster, kubectl, objects, pod_of, secret_values, until
 
 pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(600)]
 #: Of every process, and of every container.
@@ -24,12 +24,11 @@ async def test_an_agent_sees_no_secret_and_no_process_of_the_worker_and_hides_no
     said = [chunk async for chunk in here.client.watch(execution)]
     record = await here.ended(execution)
     assert (record.state, record.message) == ("completed", None)
-    keys = {key for name in ("ocf-s3", "ocf-encryption", "ocf-dispatch") for key in (await _values(name))}
+    keys = await secret_values()
     text = "".join(f"{chunk.data}{chunk.detail}" for chunk in said)
     assert "looked around" in text
     assert "65533" in text
-    [pod] = [name for name in await pods("execute") if record.attempts[0].worker.startswith(name)] or [None]
-    assert pod is not None
+    pod = await pod_of(record)
     seen = await kubectl("exec", pod, "-c", "agent", "--", "sh", "-c", f"id -u; {SEEN} 2>&1; true")
     for found in (text, seen):
         assert "ocf.functions.runtime.serve" not in found
@@ -40,10 +39,6 @@ async def test_an_agent_sees_no_secret_and_no_process_of_the_worker_and_hides_no
     await here.archived(execution)
     files = _files(await here.store.get(f"{here.project}/{execution}/workspace.tar.zst"))
     assert files["hidden/deep/file"] == b"found\n"
-
-
-async def _values(secret_name: str) -> list[str]:
-    return [value for value in (await secret(secret_name)).values() if len(value) > 8]
 
 
 def _files(packed: bytes) -> dict[str, bytes]:
@@ -57,7 +52,7 @@ async def test_the_agents_container_dies_alone(here: Cluster) -> None:
     completes in a container that was started since."""
     execution = await here.client.submit(prompt="Please work slowly")
     record = await here.running(execution)
-    [pod] = [name for name in await pods("execute") if record.attempts[0].worker.startswith(name)]
+    pod = await pod_of(record)
     # From inside, its first process is beyond all signals of its own namespace but those that it takes: it ends when
     # its supervisor does.
     kill = "for p in /proc/[0-9]*; do n=${p#/proc/}; [ $n = 1 ] || [ $n = $$ ] || kill -9 $n; done 2>/dev/null; true"

@@ -161,6 +161,6 @@ async def test_an_execution_that_ends_is_told_to_a_broker_and_to_an_address(here
         event = decode(one["headers"], one["body"])
         assert (event.type, json.loads(event.data)["project_id"]) == ("dev.ocf.task.completed.v1", here.project)
     verify: dict[str, Any] = {}
-    exec(block("docs/webhooks.md", "verify-webhook"), verify)
+    exec(block("docs/how-to/receive-webhooks.md", "verify-webhook"), verify)
     [signed] = await posted("/direct", execution)
     assert verify["verify"](signed["headers"], signed["body"], [SECRET])

@@ -12,7 +12,7 @@ from tests.support.cluster import (
     NEEDS_CLUSTER,
     Cluster,
     kubectl,
-    pods,
+    pod_of,
     restart_nats,
     revision,
     roll_out,
@@ -21,12 +21,6 @@ from tests.support.cluster import (
 pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(600)]
 SLOW = "Please work slowly"
 RETRIED = {"max_attempts": 3}
-
-
-async def the_pod(record_worker: str) -> str:
-    """The pod that an attempt's worker runs in: its host name begins the worker's."""
-    [name] = [name for name in await pods("execute") if record_worker.startswith(name)]
-    return name
 
 
 async def test_cancel_reaches_the_right_pod_in_time(here: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +47,7 @@ async def test_a_run_whose_pod_is_killed_is_tried_again(here: Cluster) -> None:
     """`kubectl delete pod --force`: the lease runs out, another pod takes it over, and it completes once."""
     execution = await here.client.submit(prompt=SLOW, retry=RETRIED)
     record = await here.running(execution)
-    pod = await the_pod(record.attempts[0].worker)
+    pod = await pod_of(record)
     await kubectl("delete", "pod", pod, "--force", "--grace-period=0")
     record = await here.ended(execution)
     assert record.state == "completed"
@@ -65,7 +59,7 @@ async def test_a_run_without_retry_whose_pod_is_killed_fails_once(here: Cluster)
     """One attempt was allowed: the execution ends as failed, worker_lost, and does not run twice."""
     execution = await here.client.submit(prompt=SLOW)
     record = await here.running(execution)
-    await kubectl("delete", "pod", await the_pod(record.attempts[0].worker), "--force", "--grace-period=0")
+    await kubectl("delete", "pod", await pod_of(record), "--force", "--grace-period=0")
     record = await here.ended(execution)
     assert (record.state, record.reason, len(record.attempts)) == ("failed", "worker_lost", 1)
     assert await here.terminal_facts(execution) == ["failed"]
@@ -83,7 +77,7 @@ async def test_a_run_ends_on_the_old_revision_while_the_new_one_takes_over(here:
     """A new revision rolls out in mid-run: the run ends where it began, in one attempt; the next one is on the new."""
     execution = await here.client.submit(prompt=SLOW)
     record = await here.running(execution)
-    old = await the_pod(record.attempts[0].worker)
+    old = await pod_of(record)
     await roll_out("execute")
     record = await here.ended(execution)
     assert (record.state, len(record.attempts)) == ("completed", 1)
@@ -98,7 +92,7 @@ async def test_a_drained_pod_lets_its_run_end(here: Cluster) -> None:
     """What a node drain does to a pod, an orderly delete: the run in it ends there, in one attempt."""
     execution = await here.client.submit(prompt=SLOW)
     record = await here.running(execution)
-    pod = await the_pod(record.attempts[0].worker)
+    pod = await pod_of(record)
     await kubectl("delete", "pod", pod, "--wait=false")
     record = await here.ended(execution)
     assert (record.state, len(record.attempts)) == ("completed", 1)

@@ -1,6 +1,7 @@
 """The system in a real cluster: from no pod at all to an archived run, and back to no pod.
 
-`KUBECONFIG` says which cluster; the system is installed in it (docs/operations.md). Without one these are skipped.
+`KUBECONFIG` says which cluster; the system is installed in it (docs/how-to/install-on-a-cluster.md). Without one these
+are skipped.
 """
 
 from __future__ import annotations

@@ -38,6 +38,8 @@ from tests.support.console import (
 )
 
 OCF = Path(sys.executable).with_name("ocf")
+#: The page whose examples are run here.
+WATCH_OUTPUT = ROOT / "docs/how-to/watch-output.md"
 #: The prompt that the offline scripted model knows: about twenty seconds of reading, running tests and editing.
 PROMPT = "Run the tests, find out why one fails, and fix it."
 #: Long enough for a run on a busy machine.
@@ -51,9 +53,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of somebody else, with one page: the code of docs/streaming.md, as it stands there. Its address."""
+    """Address of a foreign server with one page: the code of docs/how-to/watch-output.md, unchanged."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    found = re.search(r"<!-- example: page -->\n```html\n(.*?)```", (ROOT / "docs/streaming.md").read_text(), re.S)
+    found = re.search(r"<!-- example: page -->\n```html\n(.*?)```", WATCH_OUTPUT.read_text(), re.S)
     assert found is not None
     (folder / "page.html").write_text(found[1])
     with serving(folder) as address:
@@ -247,8 +249,8 @@ def test_an_ended_run_is_listed_replayed_and_taken_home(page: Page, stack: dict[
 
 
 def test_the_python_example_of_the_docs_shows_a_run(page: Page, stack: dict[str, str], tmp_path: Path) -> None:
-    """The code of docs/streaming.md, as it stands there, prints every chunk once and in order."""
-    found = re.search(r"<!-- example: python -->\n```python\n(.*?)```", (ROOT / "docs/streaming.md").read_text(), re.S)
+    """The code of docs/how-to/watch-output.md, as it stands there, prints every chunk once and in order."""
+    found = re.search(r"<!-- example: python -->\n```python\n(.*?)```", WATCH_OUTPUT.read_text(), re.S)
     assert found is not None
     script = tmp_path / "example.py"
     script.write_text(found[1])
@@ -264,8 +266,8 @@ def test_the_python_example_of_the_docs_shows_a_run(page: Page, stack: dict[str,
 def test_a_page_made_from_the_docs_alone_shows_a_run_to_its_end(
     page: Page, browser: Browser, stack: dict[str, str], elsewhere: str
 ) -> None:
-    """The page of docs/streaming.md, served from elsewhere, takes the library from the gateway, follows a run live and
-    knows its end; every chunk of text is on it once and in order."""
+    """The page of docs/how-to/watch-output.md, served from elsewhere, takes the library from the gateway, follows a run
+    live and knows its end; every chunk of text is on it once and in order."""
     execution = submit(page)
     context = browser.new_context()
     other = context.new_page()

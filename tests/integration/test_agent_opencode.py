@@ -241,7 +241,7 @@ async def test_a_refused_key_is_model_auth(world: World) -> None:
 async def test_a_model_opencode_does_not_know_is_an_error_and_no_hang(world: World) -> None:
     """A turn that ends before it begins fails with what OpenCode says."""
     agent = world.agent(PromptSpec(AgentModel("openai", "never-heard-of")))
-    agent.look_every = 0.5
+    agent.poll_every = 0.5
     with pytest.raises(AgentFailed) as failed:
         async with asyncio.timeout(90):
             await agent.run("hello", world.heard.emit)

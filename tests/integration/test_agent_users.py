@@ -121,7 +121,7 @@ async def test_neighbours_files_and_names_are_out_of_reach(trees: Trees, sandbox
 async def test_processes_of_others_are_not_there(trees: Trees, sandboxed: bool) -> None:
     """It sees its own processes in `/proc` and no others, neither their command lines nor that they exist."""
     process = await trees.start("exec sleep 61", "neighbour")
-    assert process.sees_others == ""
+    assert process.visibility_error == ""
     lines = await trees.said("cd /proc; echo [0-9]*; ls -d 1 || echo hidden", sandboxed=sandboxed)
     ((seen,), hidden) = ([x for x in lines if re.fullmatch(r"[\d ]+", x)], [x for x in lines if x == "hidden"])
     assert hidden == ["hidden"]
@@ -161,7 +161,7 @@ async def test_removed_files_of_another_user_are_counted(trees: Trees) -> None:
     """Bytes of a file that the agent has removed and holds open are seen by the function."""
     process = await trees.start("exec 3> ghost; rm ghost; head -c 3000000 /dev/zero >&3; echo up; exec sleep 60")
     await process.wait_line(re.compile("up"), 20)
-    assert process.nameless_bytes() >= 3_000_000
+    assert process.unlinked_open_bytes() >= 3_000_000
 
 
 async def test_a_user_is_taken_once(users: AgentUsers, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ def block(page: str, mark: str) -> str:
 
 
 def run_block(folder: Path, mark: str, *arguments: str) -> str:
-    """What that block of docs/publishing.md prints, run in `folder`, outside the project."""
+    """What that block of docs/how-to/publish-events.md prints, run in `folder`, outside the project."""
     script = folder / f"{mark}.py"
-    script.write_text(block("docs/publishing.md", mark))
+    script.write_text(block("docs/how-to/publish-events.md", mark))
     argv = [sys.executable, str(script), *arguments]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr
@@ -30,15 +30,15 @@ def run_block(folder: Path, mark: str, *arguments: str) -> str:
 
 
 def test_a_task_is_published_with_plain_nats_as_the_page_says(stack: Stack, tmp_path: Path) -> None:
-    """Copied from docs/publishing.md, run with nothing but nats-py: it is kept, and runs to completed."""
+    """The block of docs/how-to/publish-events.md runs with only nats-py: the stream stores it, and it completes."""
     answer = stack.answer
     said = run_block(tmp_path, "publish-structured", answer["nats"], answer["nats_creds"]).split("\n")
-    assert said[0].startswith("kept as")
+    assert said[0].startswith("stored as")
     assert said[1:-1] == ["accepted", "started", "completed"]
 
 
 def test_a_backend_of_one_project_hears_over_nats_and_commands_over_http(stack: Stack, tmp_path: Path) -> None:
-    """Copied from docs/publishing.md, with the credentials of `ocf creds --project mine`."""
+    """Copied from docs/how-to/publish-events.md, with the credentials of `ocf creds --project mine`."""
     argv = [sys.executable, "-m", "ocf.cli.main", "creds", "--project", "mine", "--data-dir", str(stack.data_dir)]
     made = subprocess.run(argv, capture_output=True, text=True, timeout=30, cwd=ROOT, check=True)
     (tmp_path / "mine.creds").write_text(made.stdout)

@@ -116,11 +116,11 @@ async def test_shared_and_directory_workspaces_work(machine: Stack) -> None:
             assert record.state == "completed", record
         assert (shared / "deep/both").read_text() == "x\nx\n"
 
-        async def given_back() -> bool:
+        async def attempt_ended() -> bool:
             owners = {path.stat().st_uid for path in (shared, *shared.rglob("*"))}
             return owners == {machine.data_dir.stat().st_uid}
 
-        await until(given_back, what="the files are the stack's again")
+        await until(attempt_ended, what="the files are the stack's again")
         directory = {"source": "directory", "path": str(source)}
         execution = await project.submit([{"run": "echo after > file"}], workspace=directory)
         record = await project.archived(execution, 60)

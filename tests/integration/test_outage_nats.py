@@ -67,8 +67,8 @@ async def test_what_is_said_over_an_outage_is_heard_after_it(own_nats_server: Na
 
         commands = await stack.enter_async_context(listener.listen())
         tasks = [
-            asyncio.create_task(listener.live(commands, take)),
-            asyncio.create_task(listener.keep_looking(take)),
+            asyncio.create_task(listener.follow(commands, take)),
+            asyncio.create_task(listener.poll(take)),
         ]
         stack.push_async_callback(cancel_and_wait, tasks)
         await client.reply(ids["execution_id"], "1", "first")

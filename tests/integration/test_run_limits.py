@@ -142,7 +142,7 @@ async def test_cancel_ends_the_whole_tree(stack: Stack, project: Project) -> Non
     assert alive == []
     record = await project.ended(execution)
     assert (record.state, record.message) == ("cancelled", "enough")
-    assert took < 5, f"{took:.2f} s"  # promised: 1 s on a quiet machine (docs/benchmarks.md)
+    assert took < 5, f"{took:.2f} s"  # promised: 1 s on a quiet machine (docs/reference/benchmarks.md)
 
 
 async def test_a_cancel_right_after_the_submit_is_obeyed(project: Project) -> None:

@@ -1,6 +1,6 @@
 """A backend in any language: CloudEvents published with nats-py alone, nothing of `events/` in between.
 
-What it needs to know is in schemas/dev.ocf.task.submit.v1.json and docs/events.md.
+What it needs to know is in schemas/dev.ocf.task.submit.v1.json and docs/reference/events.md.
 """
 
 from __future__ import annotations

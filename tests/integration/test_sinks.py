@@ -43,9 +43,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory, receivers: tuple[Receiver, R
 
 @pytest.fixture(scope="module")
 def verify() -> Verify:
-    """The function of docs/webhooks.md."""
+    """The function of docs/how-to/receive-webhooks.md."""
     names: dict[str, Verify] = {}
-    exec(compile(block("docs/webhooks.md", "verify-webhook"), "docs/webhooks.md", "exec"), names)
+    page = "docs/how-to/receive-webhooks.md"
+    exec(compile(block(page, "verify-webhook"), page, "exec"), names)
     return names["verify"]
 
 

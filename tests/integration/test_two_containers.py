@@ -18,6 +18,7 @@ import pytest
 import zstandard
 
 from tests.support.containers import UID, AgentContainer, agent_container, why_not
+from tests.support.hostile import LOCKS
 from tests.support.sessions import opened
 from tests.support.stack import Project, Stack, running_stack, until
 
@@ -31,10 +32,6 @@ HIDES = (
 LOOKS = (
     "id -u; for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done; "
     "cat /proc/1/environ | tr '\\0' '\\n'; echo looked"
-)
-HOSTILE = (
-    'chmod -R 0 "$PWD" "$PWD/.." "$PWD/../.." "$HOME"; rm -rf "$PWD/../../host.sock" "$PWD/.."; '
-    "(setsid sleep 1000 &) ; kill -9 -1; kill -9 1; echo tried"
 )
 
 
@@ -154,7 +151,7 @@ async def test_a_hostile_run_and_then_one_of_another_project(
 ) -> None:
     """It locks and removes all it can reach and signals everybody: the next, of another project, completes, and
     nothing of the first is left, neither a process nor a file."""
-    execution = await project.submit([{"run": HOSTILE}])
+    execution = await project.submit([{"run": LOCKS.shell}])
     await project.ended(execution, 60)
     async with stack.project() as other:
         after = await other.submit([{"run": "echo x > made; ls -a /proc | grep -c '^[0-9]'"}])

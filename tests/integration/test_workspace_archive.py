@@ -109,9 +109,9 @@ async def test_what_cannot_travel_is_left_out_and_said(tmp_path: Path) -> None:
 async def test_packing_follows_no_swap(tmp_path: Path) -> None:
     """While an agent swaps a directory for a link and back, a file outside never gets into the archive."""
     workspace = await _workspace(tmp_path)
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "file").write_text("OUTSIDE")
+    first_escaping_link = tmp_path / "outside"
+    first_escaping_link.mkdir()
+    (first_escaping_link / "file").write_text("OUTSIDE")
     place, aside = workspace.directory / "place", workspace.directory / "aside"
     place.mkdir()
     (place / "file").write_text("inside")
@@ -121,7 +121,7 @@ async def test_packing_follows_no_swap(tmp_path: Path) -> None:
         swaps = 0
         while going:
             place.rename(aside)
-            place.symlink_to(outside)
+            place.symlink_to(first_escaping_link)
             place.unlink()
             aside.rename(place)
             swaps += 1
@@ -292,13 +292,13 @@ async def test_cancelled(tmp_path: Path) -> None:
 
 async def test_remove_tree_gets_everything(tmp_path: Path) -> None:
     """Locked directories, a depth beyond any recursion limit, links to elsewhere: gone, and elsewhere untouched."""
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "kept").touch()
+    first_escaping_link = tmp_path / "outside"
+    first_escaping_link.mkdir()
+    (first_escaping_link / "kept").touch()
     root = tmp_path / "root"
     (root / "locked").mkdir(parents=True)
     (root / "locked" / "file").touch()
-    (root / "locked" / "link").symlink_to(outside)
+    (root / "locked" / "link").symlink_to(first_escaping_link)
     (root / "locked").chmod(0)
     fd = os.open(root, os.O_RDONLY)
     for _ in range(3000):
@@ -309,5 +309,5 @@ async def test_remove_tree_gets_everything(tmp_path: Path) -> None:
     os.close(fd)
     await remove_tree(root)
     assert not root.exists()
-    assert (outside / "kept").exists()
+    assert (first_escaping_link / "kept").exists()
     await remove_tree(root)

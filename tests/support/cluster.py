@@ -22,6 +22,8 @@ from ocf.events.client import Client
 from ocf.events.client import connect as connect_client
 from ocf.events.errors import NotYetKnown, Unavailable
 from ocf.events.execution_record import Record
+from tests.support.hostile import SCRIPTS
+from tests.support.redteam import fixtures
 
 SCRIPT = Path(__file__).parents[1] / "e2e/data/cluster-model.json"
 NAMESPACE = os.environ.get("OCF_NAMESPACE", "ocf")
@@ -190,15 +192,45 @@ async def roll_out(service: str, **annotations: str) -> str:
     return await revision(service)
 
 
+@asynccontextmanager
+async def scaled(service: str, number: int) -> AsyncIterator[None]:
+    """So many pods of a service, not more and not less, until the block ends."""
+    scale = ("autoscaling.knative.dev/min-scale", "autoscaling.knative.dev/max-scale")
+    found = json.loads(await kubectl("get", "ksvc", service, "-o", "json"))
+    before = found["spec"]["template"]["metadata"]["annotations"]
+    await roll_out(service, **dict.fromkeys(scale, str(number)))
+
+    async def there() -> bool:
+        return len(await pods(service, ending=False)) == number
+
+    try:
+        await until(f"{number} pods of {service}", there, 180)
+        yield
+    finally:
+        await roll_out(service, **{name: before[name] for name in scale})
+
+
 async def secret(name: str) -> dict[str, str]:
     """A secret's fields, decoded."""
     found = json.loads(await kubectl("get", "secret", name, "-o", "json"))
     return {field: base64.b64decode(value).decode() for field, value in found["data"].items()}
 
 
+async def secret_values() -> set[str]:
+    """Every key that execute holds and an agent must not see."""
+    found = [await secret(name) for name in ("ocf-s3", "ocf-encryption", "ocf-dispatch")]
+    return {value for fields in found for value in fields.values() if len(value) > 8}
+
+
+async def pod_of(record: Record) -> str:
+    """The pod of execute that the newest attempt runs in: its host name begins the worker's."""
+    [name] = [name for name in await pods("execute") if record.attempts[-1].worker.startswith(name)]
+    return name
+
+
 async def teach_model() -> None:
-    """Give the offline scripted model the tests' own script, ahead of its demo."""
-    name, wanted = "ocf-model-script", {"e2e.json": SCRIPT.read_text()}
+    """Give the offline scripted model the tests' own scripts, ahead of its demo."""
+    name, wanted = "ocf-model-script", {"e2e.json": SCRIPT.read_text(), "redteam.json": fixtures(SCRIPTS)}
     found = await objects("configmaps", "--field-selector", f"metadata.name={name}")
     if found and found[0].get("data") == wanted:
         return

@@ -1,7 +1,8 @@
 """The red team: what a hostile agent tries with OpenCode's shell tool, what it must be told, and what stops it.
 
 One row per attempt. `tests/integration/test_redteam.py` runs them with the real OpenCode, as tool calls of the scripted
-model; `docs/security.md` lists them (`tests/unit/test_redteam_docs.py` holds the two together).
+model, and `tests/e2e/test_cluster_redteam.py` does in a pod; `docs/explanation/security.md` lists them, and
+`tests/unit/test_redteam_docs.py` holds the two together.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from typing import Any
 HELPERS = r"""
 try() { "$@" && echo "BREACH: $1"; }
 into() { (umask 0; echo x >> "$1") && echo "BREACH: wrote $1"; }
-port() { bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$1" "$2" && echo "BREACH: connected to $2"; }
-udp() { bash -c 'echo x > "/dev/udp/$0/$1"' "$1" "$2" && echo "BREACH: sent to $2"; }
+port() { bash -c 'exec 3<>"/dev/tcp/${0/://}"' "$1" && echo "BREACH: connected to $1"; }
+udp() { bash -c 'echo x > "/dev/udp/${0/://}"' "$1" && echo "BREACH: sent to $1"; }
 models() {
-    bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" && printf "GET /v1/models HTTP/1.1\r\nHost: x\r\n%s\r\n%s\r\n\r\n" \
+    bash -c 'exec 3<>"/dev/tcp/${0/://}" && printf "GET /v1/models HTTP/1.1\r\nHost: x\r\n%s\r\n%s\r\n\r\n" \
         "Connection: close" "Authorization: Bearer $1" >&3 && head -n 1 <&3' "$1" "$2"
 }
 commit() { git -c user.name=x -c user.email=x@example.com commit -qm "$1"; }
-OWN_BROKER=$(echo "$OPENCODE_CONFIG_CONTENT" | grep -o '127.0.0.1:[0-9]*' | head -n 1 | cut -d : -f 2)
+OWN_BROKER=$(echo "$OPENCODE_CONFIG_CONTENT" | grep -o '127.0.0.1:[0-9]*' | head -n 1)
 OWN_TOKEN=$(echo "$OPENCODE_CONFIG_CONTENT" | grep -o '"apiKey": *"[^"]*' | head -n 1 | cut -d '"' -f 4)
 """
 
@@ -100,19 +101,19 @@ INSIDE = (
     ),
     Attempt(
         "connect to NATS, S3, the gateway, the execute function",
-        'for p in "$NATS" "$S3" "$GATEWAY" "$EXECUTE"; do port 127.0.0.1 "$p"; done',
+        'for at in "$NATS" "$S3" "$GATEWAY" "$EXECUTE"; do port "$at"; done',
         "Landlock network rules: the port of one's own broker, no other",
         4,
     ),
     Attempt(
         "connect to the metadata address, to the world",
-        "port 169.254.169.254 80; port 192.0.2.1 443",
+        "port 169.254.169.254:80; port 192.0.2.1:443",
         "the same: ports are asked about before a packet leaves",
         2,
     ),
     Attempt(
         "connect to another execution's broker, with its token; show that token to one's own",
-        'port 127.0.0.1 "$NEIGHBOUR_BROKER"; models "$NEIGHBOUR_BROKER" "$NEIGHBOUR_TOKEN"; '
+        'port "$NEIGHBOUR_BROKER"; models "$NEIGHBOUR_BROKER" "$NEIGHBOUR_TOKEN"; '
         'echo "stolen: $(models "$OWN_BROKER" "$NEIGHBOUR_TOKEN")"; echo "own: $(models "$OWN_BROKER" "$OWN_TOKEN")"',
         "Landlock network rules; a token is worth nothing at another broker (401)",
         2,
@@ -120,13 +121,13 @@ INSIDE = (
     ),
     Attempt(
         "connect to another execution's OpenCode",
-        'port 127.0.0.1 "$NEIGHBOUR_PORT"',
+        'port "$NEIGHBOUR_SERVER"',
         "Landlock network rules; it also wants a password",
         1,
     ),
     Attempt(
         "send UDP: a name server, the machine itself",
-        "udp 192.0.2.1 53; udp 127.0.0.1 53",
+        "udp 192.0.2.1:53; udp 127.0.0.1:53",
         "seccomp: no UDP sockets",
         2,
     ),
@@ -271,11 +272,12 @@ BOMBS = (
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """An attempt that another test makes: `test` is FILE or FILE::FUNCTION below tests/."""
+    """An attempt that another test makes: `test` is FILE or FILE::FUNCTION below tests/; with `pod` in a pod too."""
 
     name: str
     stopped_by: str
     test: str
+    pod: bool = False
 
 
 _CONFINED = "integration/test_sandbox_confinement.py"
@@ -284,36 +286,44 @@ _USERS = "integration/test_agent_users.py"
 _HOSTILE = "integration/test_hostile_run.py"
 _PROXY = "integration/test_broker_faults.py"
 ELSEWHERE = (
-    Elsewhere("open or make a device", "Landlock; no CAP_MKNOD", _CONFINED),
-    Elsewhere("mount, change root, `setns`", "Landlock and seccomp; no capabilities", _CONFINED),
+    Elsewhere("open or make a device", "Landlock; no CAP_MKNOD", _CONFINED, pod=True),
+    Elsewhere("mount, change root, `setns`", "Landlock and seccomp; no capabilities", _CONFINED, pod=True),
     Elsewhere(
         "`ptrace`, `process_vm_readv`, `pidfd_getfd` on the function",
         "Landlock domain: the ptrace check fails outside of one's own; `PR_SET_DUMPABLE=0` in the function",
         _CONFINED,
+        pod=True,
     ),
     Elsewhere(
         "inherit the function's environment",
         "the supervisor is started with an empty one, the agent with exactly the one given; the job goes over a socket "
         "pair, not the command line",
         f"{_TREES}::test_environment_is_exactly_the_given_one",
+        pod=True,
     ),
     Elsewhere(
         "set limits, priority or affinity of other processes, also of all of the user's at once (`PRIO_USER`)",
         "second seccomp filter: for the caller alone",
         _CONFINED,
+        pod=True,
     ),
     Elsewhere(
         "connect by TCP Fast Open (`MSG_FASTOPEN`), which Landlock is not asked about",
         "second seccomp filter",
         _CONFINED,
+        pod=True,
     ),
     Elsewhere(
-        "multipath TCP, SCTP, raw, packet, netlink and VM sockets, io_uring", "nono-py's seccomp filter", _CONFINED
+        "multipath TCP, SCTP, raw, packet, netlink and VM sockets, io_uring",
+        "nono-py's seccomp filter",
+        _CONFINED,
+        pod=True,
     ),
     Elsewhere(
         "UNIX sockets by path (a container runtime's, say)",
         "second seccomp filter: no `AF_UNIX` sockets, only pairs",
         _CONFINED,
+        pod=True,
     ),
     Elsewhere(
         "reach a host that was not allowed",
@@ -329,14 +339,21 @@ ELSEWHERE = (
         "keyrings, BPF, perf, userfaultfd, `open_by_handle_at`, 32-bit and x32 calls",
         "second seccomp filter",
         _CONFINED,
+        pod=True,
     ),
     Elsewhere(
         "set the clock, restart the machine, load a module, become another user",
         "no capabilities, no_new_privs; seccomp",
         _CONFINED,
+        pod=True,
     ),
     Elsewhere("thread bomb", "counted: 32 per allowed process", f"{_TREES}::test_thread_bomb_is_ended"),
-    Elsewhere("memory that no process shows (memfd, SysV segments, POSIX queues)", "second seccomp filter", _CONFINED),
+    Elsewhere(
+        "memory that no process shows (memfd, SysV segments, POSIX queues)",
+        "second seccomp filter",
+        _CONFINED,
+        pod=True,
+    ),
     Elsewhere(
         "survive the function's SIGKILL",
         "the supervisor sees the link close and ends the tree",
@@ -353,17 +370,19 @@ ELSEWHERE = (
         "the pipe is drained, lines are cut at 8 KiB, 50 are kept",
         f"{_TREES}::test_floods_of_output_are_drained",
     ),
-    Elsewhere("core dumps with the agent's token", "`RLIMIT_CORE=0`", _CONFINED),
+    Elsewhere("core dumps with the agent's token", "`RLIMIT_CORE=0`", _CONFINED, pod=True),
     Elsewhere(
         "`chmod 0` of every folder above",
         "a user of its own for each execution; else one project only, and folders are repaired after each run or the "
         "worker leaves service",
         f"{_HOSTILE}::test_a_hostile_run_stops_nobody",
+        pod=True,
     ),
     Elsewhere(
         "an agent of another project under the same user",
         "refused by name, unless `ALLOW_SHARED_USER=1`",
         f"{_HOSTILE}::test_a_second_project_is_served_or_refused_by_name",
+        pod=True,
     ),
     Elsewhere(
         "list, watch (inotify), open or chmod what is a neighbour's",
@@ -409,10 +428,11 @@ def rows() -> list[Attempt]:
 
 
 def table() -> str:
-    """The table of docs/security.md."""
-    lines = [f"| {row.name} | {row.stopped_by} | integration/test_redteam.py |" for row in rows()]
-    lines += [f"| {row.name} | {row.stopped_by} | {row.test} |" for row in ELSEWHERE]
-    return "\n".join(("| attempt | what stops it | test |", "|---|---|---|", *lines))
+    """The table of docs/explanation/security.md."""
+    found = [(row.name, row.stopped_by, "integration/test_redteam.py", row not in SHARED) for row in rows()]
+    found += [(row.name, row.stopped_by, row.test, row.pod) for row in ELSEWHERE]
+    lines = [f"| {name} | {stopped_by} | {test} | {'yes' if pod else ''} |" for name, stopped_by, test, pod in found]
+    return "\n".join(("| attempt | what stops it | test | in a pod |", "|---|---|---|---|", *lines))
 
 
 def fixtures(scripts: Mapping[str, Iterable[Iterable[Attempt]]]) -> str:
@@ -434,4 +454,4 @@ def _call(prompt: str, row: Attempt) -> dict[str, Any]:
 
 def call_id(prompt: str, row: Attempt) -> str:
     """The id of a row's tool call."""
-    return f"call_{prompt}_{rows().index(row) if row in rows() else 'other'}".replace(" ", "_")
+    return f"call_{prompt}_{rows().index(row) if row in rows() else row.name}".replace(" ", "_")

@@ -13,15 +13,15 @@ from ocf.functions.execute.worker import Worker
 from ocf.functions.runtime.bootstrap import Dependencies
 
 
-def worker_on(deps: Dependencies, make_turn: Any = None) -> Worker:
+def worker_on(deps: Dependencies, make_agent_run: Any = None) -> Worker:
     """A worker without warm servers."""
     slots: Any = SimpleNamespace(start=lambda delay: None, ready=False)
-    return Worker(deps, slots, make_turn=make_turn or _turn, look_every=0.02)
+    return Worker(deps, slots, make_agent_run=make_agent_run or _turn, poll_every=0.02)
 
 
 def runner_on(deps: Dependencies, task: Execute, event: Event) -> Runner:
     """A run that is not yet begun."""
-    return Runner(task, event, deps=deps, make_turn=_turn)
+    return Runner(task, event, deps=deps, make_agent_run=_turn)
 
 
 def _turn(*_: object) -> Any:

@@ -28,6 +28,6 @@ def test_a_port_where_another_user_listens_is_refused(tmp_path: Path, monkeypatc
     )
     monkeypatch.setattr(agent_server, "_TCP", table)
     agent_server._check_owner(8080, 1234)
-    for port, words in ((8080, r"but \[1234\]"), (8081, "but nobody")):
+    for port, words in ((8080, r"found \[1234\]"), (8081, "found nobody")):
         with pytest.raises(AgentNotReady, match=words):
             agent_server._check_owner(port, 7)

@@ -80,7 +80,7 @@ class Ended:
         async def emit(draft: Draft) -> None:
             self.said.append(draft)
 
-        return await artifact_writer.keep(prepared, TALK, emit, seconds, given_up, result=result)
+        return await artifact_writer.store(prepared, TALK, emit, seconds, given_up, result=result)
 
     async def waits(self) -> None:
         """Until it has said that it waits."""
@@ -201,7 +201,7 @@ class Waits(StandIn):
     async def run(self, emit: Emit, used: object) -> None:
         """It is done at once."""
 
-    async def keep(self, *arguments: Any) -> StoredArtifacts:  # type: ignore[override]
+    async def store_artifacts(self, *arguments: Any) -> StoredArtifacts:  # type: ignore[override]
         self.replies.append(("waits", ""))
         return StoredArtifacts(artifacts="lost", message=await arguments[3](), waited_ms=5000)
 
@@ -215,7 +215,7 @@ async def test_a_cancel_during_the_wait_ends_it_with_what_was_reached(tmp_path: 
     """The agent had completed: so has the execution, with its artifacts lost; the wait is no part of its duration."""
     async with scene(tmp_path) as run:
         run.turn.run = Waits.run  # type: ignore[method-assign,assignment]
-        run.turn.keep = Waits.keep  # type: ignore[method-assign]
+        run.turn.store_artifacts = Waits.store_artifacts  # type: ignore[method-assign]
         running = run.begin()
         await run.until(lambda: _waiting(run), "waits")
         await run.cancel()
@@ -232,7 +232,7 @@ async def test_a_worker_that_stops_ends_the_wait(tmp_path: Path) -> None:
     """Its shutdown waits for no store: the end is said while there is somebody to say it."""
     async with scene(tmp_path) as run:
         run.turn.run = Waits.run  # type: ignore[method-assign,assignment]
-        run.turn.keep = Waits.keep  # type: ignore[method-assign]
+        run.turn.store_artifacts = Waits.store_artifacts  # type: ignore[method-assign]
         running = run.begin()
         await run.until(lambda: _waiting(run), "waits")
         await asyncio.wait_for(run.worker.stop(), 5)

@@ -60,7 +60,7 @@ class StandIn:
         self.replies: list[tuple[str, str]] = []
         type(self).latest = self
 
-    async def overfull(self, limit: int) -> str | None:
+    async def exceeded_disk_limit(self, limit: int) -> str | None:
         """Nothing is on the disk."""
         return None
 
@@ -90,7 +90,7 @@ class StandIn:
     async def kill(self, *, hurry: bool = True) -> int:
         return self.left
 
-    async def keep(self, *_: object) -> StoredArtifacts:
+    async def store_artifacts(self, *_: object) -> StoredArtifacts:
         if self.breaks is not None:
             raise self.breaks
         return StoredArtifacts()
@@ -309,7 +309,7 @@ async def test_an_error_nobody_thought_of_ends_the_run(tmp_path: Path) -> None:
         await asyncio.wait_for(run.begin(), 5)
         record = await run.record()
         assert (record.state, record.reason) == (State.FAILED, Reason.AGENT_ERROR)
-        assert record.message == "an error of the worker's own, KeyError; its log has more"
+        assert record.message == "internal error of the worker (KeyError); see its log"
 
 
 async def test_an_error_nobody_thought_of_does_not_change_the_end(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import capacity, report, simulate
-from benchmarks.__main__ import FIGURES, KEPT, PAGE
+from benchmarks.__main__ import DETAILS, FIGURES, KEPT, PAGE
 from benchmarks.harness import Noise, Row, Target, as_json, from_json, quantile, thinned
 from benchmarks.simulate import Costs, Load, Simulation
 
@@ -60,17 +60,19 @@ def test_a_missed_target_is_shown() -> None:
     rows = [Row("slow", "ms", [9.0], target=Target("p50", 5)), Row("fast", "ms", [1.0], target=Target("p50", 5))]
     page = report.page({"x": {**as_json(rows, NOISE, 1.0), "commit": "c", "date": "d"}})
     assert "1 of 2 targets are met" in page
-    assert "| [slow](#x) | p50 <= 5 ms | 9.00 ms | 1 | **no** |" in page
+    assert "| [slow](../../benchmarks/results.md#x) | p50 <= 5 ms | 9.00 ms | 1 | **no** |" in page
 
 
-def test_the_page_is_what_the_results_say() -> None:
-    """docs/benchmarks.md is generated: `python -m benchmarks --report`."""
-    assert PAGE.read_text() == report.page(json.loads(KEPT.read_text()))
+def test_the_pages_match_the_results() -> None:
+    """`python -m benchmarks --report` generates docs/reference/benchmarks.md and benchmarks/results.md."""
+    results = json.loads(KEPT.read_text())
+    assert PAGE.read_text() == report.page(results)
+    assert DETAILS.read_text() == report.details(results)
 
 
 def test_the_page_on_scale_is_what_the_results_say() -> None:
-    """docs/scale.md, written by `python -m benchmarks.capacity --write` and `... simulate --write`. Of the simulation,
-    which runs for a minute, it is compared what it starts from."""
+    """`benchmarks.capacity --write` and `benchmarks.simulate --write` write tables of docs/explanation/scale.md. The
+    simulation runs for a minute, so only its inputs are compared."""
     page = simulate.PAGE.read_text()
     assert capacity.text(json.loads(KEPT.read_text()), capacity.Assumed()) in page
     assert simulate.heading(simulate.costs()) in page

@@ -81,7 +81,7 @@ async def test_who_allows_it_shares_one_user(tmp_path: Path) -> None:
     shared = worker(tmp_path, Projects("one", "two"), ALLOW_SHARED_USER="1")
     await shared.admit("one")
     await shared.admit("two")
-    assert shared.said == f"{SHARED_USER}: without the capability CHOWN"
+    assert shared.description == f"{SHARED_USER}: without the capability CHOWN"
 
 
 async def test_users_of_their_own_serve_every_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ async def test_users_of_their_own_serve_every_project(tmp_path: Path, monkeypatc
     own = worker(tmp_path, Projects("one", "two"))
     await own.admit("one")
     await own.admit("two")
-    assert own.said == OWN_USER
+    assert own.description == OWN_USER
     assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("state", "state/slots")} == {0o711}
 
 
@@ -160,7 +160,7 @@ def test_another_folder_in_its_place_is_an_error(tmp_path: Path) -> None:
         kept.check()
     (state / "slots").unlink()
     (state / "slots").mkdir(mode=0o700)
-    with pytest.raises(Unavailable, match="another one"):
+    with pytest.raises(Unavailable, match="was replaced"):
         kept.check()
 
 

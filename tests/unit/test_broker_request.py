@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ocf.events import limits
 from ocf.events.limits import KIB, JsonLimit, OverLimit
 from ocf.functions.execute.model_proxy.providers import Wire
-from ocf.functions.execute.model_proxy.request import BadRequest, ModelRequest, elide, prepared, read
+from ocf.functions.execute.model_proxy.request import BadRequest, ModelRequest, elide, prepare, read
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import ModelSettings, resolve
 
@@ -27,7 +27,7 @@ IMAGE = "data:image/png;base64," + "iVBORw0KGgo" * 2000
 async def ready(wire: Wire, body: Any, left: int | None = None) -> ModelRequest:
     raw = bytearray(body if isinstance(body, bytes) else json.dumps(body).encode())
     elided, parsed = await read(raw)
-    return prepared(wire, elided, parsed, ANTHROPIC if wire == "messages" else OPENAI, left)
+    return prepare(wire, elided, parsed, ANTHROPIC if wire == "messages" else OPENAI, left)
 
 
 async def sent(wire: Wire, body: Any, left: int | None = None) -> dict[str, Any]:
@@ -114,7 +114,7 @@ async def test_a_conversation_with_images_passes_and_is_in_memory_twice(monkeypa
     tracemalloc.start()
     try:
         elided, body = await read(raw)
-        request = prepared("chat", elided, body, OPENAI, None)
+        request = prepare("chat", elided, body, OPENAI, None)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -194,10 +194,10 @@ async def test_tools_of_the_provider_that_the_operator_allows_pass() -> None:
     for kind, passes in (("web_search", True), ("mcp", False)):
         elided, body = await read(bytearray(json.dumps({"tools": [{"type": kind}]}).encode()))
         if passes:
-            assert json.loads(prepared("responses", elided, body, target, None).data)["tools"] == [{"type": kind}]
+            assert json.loads(prepare("responses", elided, body, target, None).data)["tools"] == [{"type": kind}]
         else:
             with pytest.raises(BadRequest, match="MODEL_PROVIDER_TOOLS"):
-                prepared("responses", elided, body, target, None)
+                prepare("responses", elided, body, target, None)
 
 
 async def test_what_the_agent_carries_out_itself_passes() -> None:
@@ -229,7 +229,7 @@ async def test_an_answer_that_does_not_stream_may_not_be_longer_than_what_is_lef
     assert "max_tokens" not in await sent("chat", {"messages": []}, left=100_000)
     openai = replace(OPENAI, base_url="https://api.openai.com/v1")
     elided, parsed = await read(bytearray(json.dumps(body).encode()))
-    out = json.loads(prepared("chat", elided, parsed, openai, 1000).data)
+    out = json.loads(prepare("chat", elided, parsed, openai, 1000).data)
     assert "max_tokens" not in out
     assert out["max_completion_tokens"] < 900
     request = await ready("chat", body)

@@ -48,7 +48,7 @@ def test_a_stream_cut_anywhere_is_passed_and_counted_the_same(cuts: list[int], h
     edges = [0, *sorted(cuts), len(stream)]
     pieces = [meter.feed(stream[a:b]) for a, b in pairwise(edges)]
     assert all(piece == b"" or piece.endswith(b"\n\n") for piece in pieces)
-    out = b"".join(pieces) + meter.rest()
+    out = b"".join(pieces) + meter.remainder()
     assert out == (STREAM.replace(STREAM.split(b"\n\n")[2] + b"\n\n", b"") if hide else STREAM)
     usage = meter.usage()
     assert (usage.input_tokens, usage.cache_read_tokens, usage.output_tokens, usage.reasoning_tokens) == (8, 4, 5, 2)

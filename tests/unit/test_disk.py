@@ -22,7 +22,7 @@ def _nothing_deep_stays(tmp_path: Path) -> Iterator[None]:
 
 def looked(root: Path, limit: int = 10**12) -> DiskUsageScan:
     look = DiskUsageScan(limit)
-    look.at(root)
+    look.scan(root)
     return look
 
 
@@ -99,7 +99,7 @@ def test_what_stays_locked_is_over_the_bound(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(os, "chmod", in_vain)
     look = without_privileges(lambda: looked(tmp_path))
-    assert look.over == "the workspace holds folders that cannot be looked into"
+    assert look.over == "the workspace has folders that cannot be opened"
 
 
 def test_somebody_elses_locked_folder_is_not_the_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

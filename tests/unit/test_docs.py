@@ -12,7 +12,14 @@ from ocf.cli.app import app
 from ocf.functions.settings.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/README.md")])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("tests/**/README.md"),
+        *ROOT.glob("*/results.md"),
+    ]
+)
 _LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]+)?(?:#([^)\s]+))?\)")
 _VERB = re.compile(r"(?:^|`|\$ |bin/)ocf ((?:session |dlq )?[a-z][a-z-]*)", re.MULTILINE)
 _TARGET = re.compile(r"(?:^|`|\$ )make ([a-z][a-z0-9-]*)", re.MULTILINE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from faults.report import page
+from faults.report import details, page
 from faults.run import complaints, good
 from faults.soak import compare, staying
 
@@ -47,7 +47,7 @@ def test_a_value_that_is_missing_at_the_second_look_is_not_good() -> None:
         ("submit tasks", None, False),
         ("s3 rss", None, False),
     ]
-    assert "| s3 rss | 1 MiB | ? | 194 MiB | **missing** |" in page({"soak": result(soak=rows)})
+    assert "| s3 rss | 1 MiB | ? | 194 MiB | **missing** |" in details({"soak": result(soak=rows)})
 
 
 def test_what_stays_on_purpose_is_no_leak_of_a_soak() -> None:

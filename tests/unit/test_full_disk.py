@@ -77,10 +77,10 @@ class Mine:
 
     held = True
 
-    def doubt(self) -> None:
+    def invalidate(self) -> None:
         """Nobody else writes."""
 
-    async def sure(self) -> bool:
+    async def wait_until_held(self) -> bool:
         return True
 
 
@@ -96,6 +96,6 @@ async def test_a_workspace_that_cannot_be_kept_is_said(tmp_path: Path) -> None:
     artifact_writer = ArtifactWriter(
         cast(Any, None), cast(Any, SimpleNamespace(session_id=None)), in_the_way / "artifacts", Mine()
     )
-    kept = await artifact_writer.keep(cast(Any, None), None, emit, 1.0)
+    kept = await artifact_writer.store(cast(Any, None), None, emit, 1.0)
     assert kept.objects == ()
     assert [draft.type for draft in said] == [ChunkType.GAP]

@@ -357,9 +357,9 @@ async def test_an_unexpected_failure_is_a_problem_too() -> None:
 
 
 async def test_every_call_is_in_the_documentation() -> None:
-    """`docs/api.md` names each path with its method, and none that is not there."""
+    """`docs/reference/api.md` names each path with its method, and none that is not there."""
     document = (await World().client.get("/openapi.json")).json()
-    text = (ROOT / "docs/api.md").read_text()
+    text = (ROOT / "docs/reference/api.md").read_text()
     named = set(re.findall(r"`(GET|POST|DELETE) (/[^`?]*)`", text))
     said = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     assert named - {("GET", "/"), ("GET", "/openapi.json")} == said

@@ -10,7 +10,7 @@ import pytest
 from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent, NotYetKnown
-from ocf.functions.execute.job import kept_command
+from ocf.functions.execute.job import stored_command
 from ocf.functions.submit.handler import submit
 from tests.support.parts import PROJECT, bench
 
@@ -27,7 +27,7 @@ async def test_what_runs_is_the_command_that_the_stream_keeps() -> None:
     """A forged event's prompt, sender and marks are worth nothing."""
     b, execution = bench(), str(uuid.uuid4())
     await submit(b.deps, b.submit(execution, prompt="what the backend asked"))
-    command = await kept_command(b.deps, forged(execution))
+    command = await stored_command(b.deps, forged(execution))
     data = json.loads(command.data)
     assert data["prompt"] == "what the backend asked"
     assert command.source == "/ocf/submit"
@@ -38,7 +38,7 @@ async def test_an_execution_that_nobody_submitted_does_not_run() -> None:
     """However well the event is made up; the Job tries again, in case the stream was late."""
     b = bench()
     with pytest.raises(NotYetKnown):
-        await kept_command(b.deps, forged(str(uuid.uuid4())))
+        await stored_command(b.deps, forged(str(uuid.uuid4())))
 
 
 @pytest.mark.parametrize("project", ["*", "default.>", "../other", ""])
@@ -47,4 +47,4 @@ async def test_a_forged_name_does_not_reach_into_other_subjects(project: str) ->
     b, execution = bench(), str(uuid.uuid4())
     await submit(b.deps, b.submit(execution))
     with pytest.raises(InvalidEvent):
-        await kept_command(b.deps, forged(execution, project_id=project))
+        await stored_command(b.deps, forged(execution, project_id=project))

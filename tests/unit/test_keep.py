@@ -21,7 +21,7 @@ from ocf.events.session_record import Session
 from ocf.functions import workspace
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.execute.attempt.artifacts import ArtifactWriter
-from ocf.functions.execute.attempt.outcome import of_error
+from ocf.functions.execute.attempt.outcome import stop_reason_of
 from ocf.functions.execute.attempt.workspace_source import WorkspaceInput
 from ocf.functions.session.handler import session
 from ocf.functions.submit.handler import submit
@@ -38,10 +38,10 @@ class Hold:
     sure_for: int = 100
     held: bool = True
 
-    def doubt(self) -> None:
+    def invalidate(self) -> None:
         """Nobody else writes."""
 
-    async def sure(self) -> bool:
+    async def wait_until_held(self) -> bool:
         sure, self.sure_for = self.held, self.sure_for - 1
         self.held = self.sure_for > 0
         return sure
@@ -79,7 +79,7 @@ class Turns:
         self.said.clear()
         context = cast(Any, SimpleNamespace(deps=self.b.deps))
         artifact_writer = ArtifactWriter(context, self.task(execution), top / "a", hold or Hold())
-        await artifact_writer.keep(prepared, talk, self._emit, 10.0, keep_ignored=keep_ignored)
+        await artifact_writer.store(prepared, talk, self._emit, 10.0, keep_ignored=keep_ignored)
         return "\n".join(draft.data for draft in self.said)
 
     async def _emit(self, draft: Draft) -> None:
@@ -173,7 +173,7 @@ async def test_without_a_conversation_the_files_are_new_and_that_is_said(turns: 
     await turns.keep(first, TALK)
     await turns.over(first)
     talk = (await turns.pointed()).copy()
-    assert "goes on from the one before" in await turns.keep(second, None)
+    assert "continues from the previous one" in await turns.keep(second, None)
     saved = (await turns.record()).saved
     assert saved is not None
     assert saved.conversation.name in talk
@@ -186,7 +186,7 @@ async def test_without_a_conversation_the_files_are_new_and_that_is_said(turns: 
 async def test_a_first_turn_without_a_conversation_is_said_to_be_lost(turns: Turns) -> None:
     """There is nothing to go on from: the session stays empty, and the output says so."""
     said = await turns.keep(await turns.begin(), None)
-    assert "the session stays as it was: OpenCode did not give its conversation" in said
+    assert "the session keeps its previous state: OpenCode exported no conversation" in said
     assert [draft.detail["reason"] for draft in turns.said if draft.detail] == ["left_out", "not_stored"]
     assert (await turns.record()).saved is None
     assert turns.objects() == set()
@@ -198,7 +198,7 @@ async def test_a_turn_that_is_over_does_not_overwrite_the_next(turns: Turns) -> 
     await turns.over(late)
     await turns.keep(next_, TALK)
     kept = await turns.pointed()
-    assert "this turn of it is over" in await turns.keep(late, TALK)
+    assert "this execution has left its queue" in await turns.keep(late, TALK)
     assert await turns.pointed() == kept == turns.objects()
 
 
@@ -252,7 +252,7 @@ async def test_a_token_that_does_not_open_is_the_workspaces_fault(turns: Turns) 
     one = WorkspaceInput(cast(Any, context), task, None, turns.folder / "own")
     with pytest.raises(workspace.InvalidWorkspace, match=r"^workspace\.token: sealed with another key$") as caught:
         await one.prepare(turns.folder / "w", Redactor().add, stays)
-    assert of_error(caught.value).reason is Reason.INVALID_WORKSPACE
+    assert stop_reason_of(caught.value).reason is Reason.INVALID_WORKSPACE
 
 
 async def stays(_: Path) -> None:

@@ -88,7 +88,7 @@ async def test_renewing_keeps_it() -> None:
     """`keep` renews it long past its TTL."""
     clock, _, one, two_ = two()
     await one.acquire(1)
-    keeping = asyncio.create_task(one.keep(1))
+    keeping = asyncio.create_task(one.keep_alive(1))
     await asyncio.sleep(0)
     for _ in range(10):
         await clock.advance(RENEW_EVERY)
@@ -102,14 +102,14 @@ async def test_who_finds_another_owner_stops() -> None:
     """A worker that slept through its TTL sees at the next renewal that it is lost, and never gets it back."""
     clock, _, one, two_ = two()
     await one.acquire(1)
-    keeping = asyncio.create_task(one.keep(1))
+    keeping = asyncio.create_task(one.keep_alive(1))
     await asyncio.sleep(0)
     await one.release()
     await two_.acquire(2)
     await clock.advance(RENEW_EVERY)
     await asyncio.wait_for(keeping, 1)
     assert one.lost.is_set()
-    assert not await one.sure()
+    assert not await one.wait_until_held()
     assert two_.held
 
 
@@ -119,7 +119,7 @@ async def test_a_takeover_is_counted_once_and_an_end_is_none() -> None:
     clock, bucket, one, two_ = two()
     before = metrics.leases_lost._value.get()
     await one.acquire(1)
-    keeping = asyncio.create_task(one.keep(1))
+    keeping = asyncio.create_task(one.keep_alive(1))
     await asyncio.sleep(0)
     await one.release()
     await two_.acquire(2)
@@ -154,13 +154,13 @@ async def test_while_the_bus_is_away_it_waits_and_goes_on_after() -> None:
     """Without the bus nobody can take it: `sure` waits, and says yes once a renewal went through."""
     clock, bucket, one, _ = two()
     await one.acquire(1)
-    keeping = asyncio.create_task(one.keep(1))
+    keeping = asyncio.create_task(one.keep_alive(1))
     await asyncio.sleep(0)
     bucket.away = True
     for _ in range(4):
         await clock.advance(RENEW_EVERY)
     assert not one.held
-    waiting = asyncio.create_task(one.sure())
+    waiting = asyncio.create_task(one.wait_until_held())
     await asyncio.sleep(0)
     assert not waiting.done()
     bucket.away = False
@@ -174,7 +174,7 @@ async def test_a_renewal_whose_answer_was_lost_is_recognised() -> None:
     """The key is newer than the owner knows, and by its own hand: it goes on."""
     clock, bucket, one, _ = two()
     await one.acquire(1)
-    keeping = asyncio.create_task(one.keep(1))
+    keeping = asyncio.create_task(one.keep_alive(1))
     await asyncio.sleep(0)
     bucket.lost = True
     await clock.advance(RENEW_EVERY)
@@ -212,7 +212,7 @@ async def test_release_leaves_what_is_somebody_elses() -> None:
 async def frozen(clock: ManualClock, one: Lease) -> asyncio.Task[None]:
     """`one` is asleep for far longer than its TTL, and awake again; its renewal is due."""
     await one.acquire(1)
-    keeping = asyncio.create_task(one.keep(1))
+    keeping = asyncio.create_task(one.keep_alive(1))
     await asyncio.sleep(0)
     clock._passed += 3 * TTL
     return keeping
@@ -239,7 +239,7 @@ async def test_who_slept_while_it_was_ended_stops() -> None:
     await clock.advance(RENEW_EVERY)
     await asyncio.wait_for(keeping, 1)
     assert one.lost.is_set()
-    assert not await one.sure()
+    assert not await one.wait_until_held()
     assert await bucket.get(KEY) is None
 
 

@@ -237,7 +237,7 @@ def test_a_run_as_a_job_has_its_grace() -> None:
 
 def test_the_installation_pushes_the_images_that_the_overlay_pulls() -> None:
     """What the page builds is what a pod is made of; its steps name every Secret that the manifests want."""
-    page = (ROOT / "docs/operations.md").read_text()
+    page = (ROOT / "docs/how-to/install-on-a-cluster.md").read_text()
     overlay = yaml.safe_load((KNATIVE / "overlays/production/kustomization.yaml").read_text())
     version = re.findall(r"VERSION=(\S+)", page)[0]
     pushed = {

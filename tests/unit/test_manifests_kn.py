@@ -1,4 +1,4 @@
-"""docs/deploy-kn.md makes a whole system, and its commands are held against the real `kn`, where there is one."""
+"""docs/how-to/install-with-kn.md makes a whole system; its commands are checked with the real `kn`, if installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scripts.knative_check import SCHEMAS, mistakes
 from scripts.knative_generate import RUN_SECONDS
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs/deploy-kn.md"
+PAGE = ROOT / "docs/how-to/install-with-kn.md"
 KN = os.environ.get("KN") or shutil.which("kn")
 BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("kn ")]

@@ -33,7 +33,7 @@ def test_every_overlay_is_checked() -> None:
 def test_what_is_right_passes() -> None:
     """A generated service, and what the pages tell people to write."""
     assert list(mistakes(EXECUTE, KNOWN)) == []
-    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/webhooks.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/how-to/receive-webhooks.md").read_text(), re.DOTALL)
     assert [list(mistakes(one, KNOWN)) for block in blocks for one in yaml.safe_load_all(block)] == [[]]
 
 
@@ -81,5 +81,5 @@ def test_without_kubectl_it_says_aloud_that_nothing_was_checked(
 def test_the_page_says_which_versions_were_checked() -> None:
     """The promise is older than the schemas."""
     minor = ".".join(KNOWN["kubernetes"].removeprefix("v").split(".")[:2])
-    page = " ".join((ROOT / "docs/operations.md").read_text().split())
+    page = " ".join((ROOT / "docs/how-to/install-on-a-cluster.md").read_text().split())
     assert f"schemas of Kubernetes {minor} and Knative 1.22" in page

@@ -90,7 +90,7 @@ def test_the_loss_of_any_dispatcher_is_noticed() -> None:
 @pytest.mark.parametrize("name", [rule["alert"] for rule in alerts()])
 def test_every_alert_has_its_page(name: str) -> None:
     """Whoever is woken finds what to do."""
-    page = (ROOT / "docs/operations.md").read_text()
+    page = (ROOT / "docs/how-to/respond-to-alerts.md").read_text()
     assert re.search(rf"^#+ {name}$", page, re.MULTILINE)
 
 

@@ -135,7 +135,7 @@ async def test_a_compressed_answer_is_refused_unread(encoding: str) -> None:
 
 async def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte comes in time, the whole of it never does."""
-    monkeypatch.setattr(opencode_api, "_WHOLE", 0.001)
+    monkeypatch.setattr(opencode_api, "_TOTAL_FACTOR", 0.001)
 
     class Drips(httpx.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -168,8 +168,8 @@ async def test_answers_that_are_none_are_errors_of_opencode(said: bytes) -> None
 @pytest.mark.parametrize("id_", ["../../global", "a b", "", "x" * 200, 7, None, "\ud83d"])
 async def test_an_id_that_is_none_never_becomes_part_of_a_path(id_: object) -> None:
     """Sessions are named by whoever answers."""
-    with pytest.raises(OpenCodeError, match="an id that is none"):
-        await client(lambda _: httpx.Response(200, content=json.dumps([{"id": id_}])))._family("ses_1")
+    with pytest.raises(OpenCodeError, match="an invalid id"):
+        await client(lambda _: httpx.Response(200, content=json.dumps([{"id": id_}])))._session_tree("ses_1")
 
 
 async def test_subagents_without_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,7 @@ async def test_subagents_without_end_are_given_up(monkeypatch: pytest.MonkeyPatc
         return httpx.Response(200, json=[{"id": f"ses_{asked}"}, {"id": "ses_1"}])
 
     with pytest.raises(OpenCodeError, match="more than 20 subagents"):
-        await client(handler)._family("ses_0")
+        await client(handler)._session_tree("ses_0")
     assert asked <= 20
 
 
@@ -242,7 +242,7 @@ async def test_a_last_turn_that_is_too_long_alone_cannot_be_exported(monkeypatch
     """An error, so that the session goes on from the conversation before."""
     at_most(monkeypatch, "AGENT_MESSAGE", bytes=50_000)
     at_most(monkeypatch, "AGENT_CONVERSATION", bytes=5_000)
-    with pytest.raises(OpenCodeError, match="longer than what is kept"):
+    with pytest.raises(OpenCodeError, match="larger than a stored conversation"):
         await client(conversation([100, 100, 100, 1000, 1000, 4000])).export("ses_1")
 
 

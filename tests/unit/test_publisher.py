@@ -27,10 +27,10 @@ class Hold:
 
     doubted = False
 
-    async def sure(self) -> bool:
+    async def wait_until_held(self) -> bool:
         return self.mine
 
-    def doubt(self) -> None:
+    def invalidate(self) -> None:
         self.doubted = True
 
 
@@ -47,7 +47,7 @@ async def publisher(
 ) -> Publisher:
     made = Publisher(bus, ManualClock(), redactor or Redactor(), project=PROJECT, execution=EXECUTION)
     fenced = await acquire_fence(bus, PROJECT, EXECUTION)
-    made.begin(attempt, fenced, max_bytes=max_bytes, hold=hold or Hold())
+    made.begin(attempt, fenced, max_bytes=max_bytes, ownership=hold or Hold())
     return made
 
 
@@ -202,7 +202,7 @@ async def test_the_last_letters_come_before_the_end_is_said() -> None:
     bus = MemoryBus(ManualClock())
     made = await publisher(bus, redactor=Redactor(["sk-very-secret-0123456789"]))
     await made.emit(text("done, thanks"))
-    await made.settle()
+    await made.flush_pending()
     await made.emit(status("completed"))
     await made.finish(1)
     said = [chunk.data for chunk in await chunks(bus)]
@@ -244,7 +244,7 @@ async def test_the_limit_holds_for_text_at_any_pace() -> None:
     for draft in (text("more"), text("and more", "text:2"), Draft(type=ChunkType.TOOL_CALL, data="bash")):
         with pytest.raises(OutputLimit, match="more than 100 bytes"):
             await made.emit(draft)
-    await made.settle()
+    await made.flush_pending()
     await made.emit(Draft(type=ChunkType.GAP, data="not stored"))
     await made.finish(1)
     kinds = [chunk.type for chunk in await chunks(bus)]
@@ -258,7 +258,7 @@ async def test_the_last_words_count_as_well() -> None:
     told: list[OutputLimit] = []
     made.on_limit(told.append)
     await made.emit(text("much more than ten bytes"))
-    await made.settle()
+    await made.flush_pending()
     await made.finish(1)
     assert [chunk.type for chunk in await chunks(bus)] == [ChunkType.GAP]
     assert len(told) == 1

@@ -1,4 +1,4 @@
-"""docs/security.md lists what the red team tries, and what stops it."""
+"""docs/explanation/security.md lists what the red team tries, and what stops it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 from tests.support.redteam import ELSEWHERE, rows, table
 
-PAGE = Path(__file__).parents[2] / "docs/security.md"
+PAGE = Path(__file__).parents[2] / "docs/explanation/security.md"
 
 
 def test_every_attempt_is_in_the_docs() -> None:
     """The page's table is the one that the red team runs by."""
-    assert table() in PAGE.read_text(), f"docs/security.md wants this table:\n\n{table()}\n"
+    assert table() in PAGE.read_text(), f"docs/explanation/security.md wants this table:\n\n{table()}\n"
 
 
 def test_every_attempt_says_what_it_is_and_what_stops_it() -> None:

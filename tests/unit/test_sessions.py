@@ -544,3 +544,48 @@ async def test_a_deleted_execution_leaves_its_session() -> None:
     await cleanup(b.deps, b.command("dev.ocf.task.cleanup.v1", Cleanup(execution_id=execution, project_id=PROJECT)))
     found = await record_of(b, id_)
     assert (found.queue, found.executions) == ([], [])
+
+
+async def test_a_turn_stays_queued_while_its_store_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its workspace is in S3: no attempt begins, the delivery comes again. A turn that needs nothing of S3 begins."""
+    b = bench()
+    id_ = await created(b)
+    first = await submitted(b, id_)
+    stored = {"name": "w", "size": 1, "sha256": "0" * 64}
+    saved = {"execution_id": first, "conversation_id": "c", "conversation": stored, "workspace": stored}
+    worker = worker_on(b.deps, _begins)
+    away = True
+
+    async def ready() -> None:
+        if away:
+            raise Unavailable("S3 does not answer")
+
+    monkeypatch.setattr(b.store, "ready", ready)
+    with pytest.raises(Begun):
+        await worker.execute(await execute_command(b, first))
+    await Sessions(b.deps.sessions, b.deps.clock).change(
+        PROJECT, id_, lambda one: Session.model_validate({**one.model_dump(), "saved": saved, "queue": []})
+    )
+    second = await submitted(b, id_)
+    with pytest.raises(Unavailable, match="S3 does not answer"):
+        await worker.execute(await execute_command(b, second))
+    record = await b.deps.records.require(PROJECT, second)
+    assert (record.state, record.attempts) == (State.PENDING, [])
+    away = False
+    with pytest.raises(Begun):
+        await worker.execute(await execute_command(b, second))
+
+
+class Begun(Exception):
+    """A run has begun."""
+
+
+def _begins(*_: object) -> None:
+    raise Begun
+
+
+async def execute_command(b: Bench, execution: str) -> Event:
+    (message,) = [m async for m in b.bus.history(subjects.COMMANDS, f"ocf.cmd.execute.{PROJECT}.{execution}")]
+    return decode(message.headers, message.data).with_extensions(**{NATS_SUBJECT: message.subject})

@@ -137,10 +137,10 @@ class SessionMachine(RuleBasedStateMachine):
         data = SessionCreate(session_id=self.sessions[which], project_id=PROJECT)
         self.publish("dev.ocf.session.create.v1", data)
 
-    @rule(which=st.integers(0, 1), client=st.sampled_from(["ann", "bob"]), leaves=st.booleans())
-    def attach(self, which: int, client: str, leaves: bool) -> None:
+    @rule(which=st.integers(0, 1), client=st.sampled_from(["ann", "bob"]), escapes=st.booleans())
+    def attach(self, which: int, client: str, escapes: bool) -> None:
         ids = {"session_id": self.sessions[which], "project_id": PROJECT, "client_id": client}
-        if leaves:
+        if escapes:
             self.publish("dev.ocf.session.detach.v1", SessionDetach.model_validate(ids))
         else:
             self.publish("dev.ocf.session.attach.v1", SessionAttach.model_validate(ids))

@@ -135,7 +135,7 @@ async def test_what_earlier_attempts_spent_is_spent(world: Any) -> None:
     assert w.turn.usage == Usage()
     await w.turn.run(w.emit, USED)
     assert w.turn.usage == USED
-    assert w.broker._account.tokens_left() == 250_000
+    assert w.broker._budget.tokens_left() == 250_000
     assert json.loads(w.said[-1].model_dump_json())["detail"]["requests"] == 3
     await w.turn.close()
 
@@ -161,7 +161,7 @@ async def test_no_secret_reaches_the_record_the_fact_or_an_artifact(world: Any) 
     (todo,) = [draft for draft in w.said if draft.type is ChunkType.TODO]
     assert todo.detail is not None
     assert todo.detail["items"][0]["content"] == "use [redacted]"
-    kept = await w.turn.keep(w.emit, 10.0, cast(Any, SimpleNamespace(held=True, sure=_yes)))
+    kept = await w.turn.store_artifacts(w.emit, 10.0, cast(Any, SimpleNamespace(held=True, wait_until_held=_yes)))
     assert {artifact.name for artifact in kept.objects} >= {"conversation.json", "workspace.tar.zst"}
     assert not [name for name, data in w.b.store.objects.items() if KEY.encode() in data]
     await w.turn.close()
@@ -189,6 +189,6 @@ async def test_a_finished_turn_whose_conversation_is_not_to_be_had_is_finished(
     monkeypatch.setattr(Agent, "deaf", True)
     w = world()
     await w.turn.run(w.emit, Usage())
-    kept = await w.turn.keep(w.emit, 10.0, cast(Any, SimpleNamespace(held=True, sure=_yes)))
+    kept = await w.turn.store_artifacts(w.emit, 10.0, cast(Any, SimpleNamespace(held=True, wait_until_held=_yes)))
     assert {artifact.name for artifact in kept.objects} == {"workspace.patch", "workspace.tar.zst"}
     await w.turn.close()

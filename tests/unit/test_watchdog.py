@@ -36,9 +36,9 @@ class Watched:
             if active:
                 self.activity.note()
             await self.clock.advance(1)
-            while not (self.clock.sleepers or self.stop_signal.verdict):
+            while not (self.clock.sleepers or self.stop_signal.stop_reason):
                 await asyncio.sleep(0.001)  # it looks at the workspace, in a thread
-        return self.stop_signal.verdict
+        return self.stop_signal.stop_reason
 
 
 def bounds(wall: int = 1000, silence: int = 1000, workspace: int = 10**12) -> Bounds:
@@ -49,18 +49,18 @@ async def test_the_wall_clock_runs_however_busy_it_is() -> None:
     """Timed out when the time is up, not before."""
     watched = Watched(bounds(wall=30, silence=5))
     assert await watched.run(29, active=True) is None
-    verdict = await watched.run(2, active=True)
-    assert verdict is not None
-    assert verdict.step is Step.TIME_OUT
+    stop_reason = await watched.run(2, active=True)
+    assert stop_reason is not None
+    assert stop_reason.step is Step.TIME_OUT
     await watched.task
 
 
 async def test_a_later_attempt_has_what_is_left() -> None:
     """`wall_left` counts, and the message names the whole bound."""
     watched = Watched(Bounds(wall_left=3, wall=60, silence=1000, workspace=10**12))
-    verdict = await watched.run(5)
-    assert verdict is not None
-    assert "60 s" in verdict.message
+    stop_reason = await watched.run(5)
+    assert stop_reason is not None
+    assert "60 s" in stop_reason.message
 
 
 async def test_silence_is_counted_from_the_last_activity() -> None:
@@ -68,9 +68,9 @@ async def test_silence_is_counted_from_the_last_activity() -> None:
     watched = Watched(bounds(silence=10))
     assert await watched.run(60, active=True) is None
     assert await watched.run(8) is None
-    verdict = await watched.run(3)
-    assert verdict is not None
-    assert verdict.reason is Reason.STALLED
+    stop_reason = await watched.run(3)
+    assert stop_reason is not None
+    assert stop_reason.reason is Reason.STALLED
 
 
 async def test_waiting_for_a_person_is_not_silence() -> None:
@@ -87,7 +87,7 @@ async def test_the_first_verdict_stands() -> None:
     first, second = StopReason(Step.CANCEL, "first"), StopReason(Step.COMPLETE)
     stop_signal.decide(first)
     stop_signal.decide(second)
-    assert stop_signal.verdict is first
+    assert stop_signal.stop_reason is first
     assert await stop_signal.wait() is first
 
 
@@ -97,8 +97,8 @@ async def test_a_workspace_that_grows_too_large_ends_the_run(tmp_path: Path) -> 
     assert await watched.run(12) is None
     (tmp_path / "big").write_bytes(b"x" * 50_000)
     await watched.run(12)
-    verdict = await asyncio.wait_for(watched.stop_signal.wait(), 5)
-    assert verdict.reason is Reason.OUTPUT_LIMIT
+    stop_reason = await asyncio.wait_for(watched.stop_signal.wait(), 5)
+    assert stop_reason.reason is Reason.OUTPUT_LIMIT
 
 
 async def test_a_disk_that_gets_fuller_is_looked_at_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,19 +112,19 @@ async def test_a_disk_that_gets_fuller_is_looked_at_at_once(tmp_path: Path, monk
     assert await watched.run(2) is None
     free[0] -= 50_000
     await watched.run(1)
-    verdict = await asyncio.wait_for(watched.stop_signal.wait(), 5)
-    assert verdict.reason is Reason.OUTPUT_LIMIT
+    stop_reason = await asyncio.wait_for(watched.stop_signal.wait(), 5)
+    assert stop_reason.reason is Reason.OUTPUT_LIMIT
 
 
 def test_a_removed_file_that_is_still_open_is_counted(tmp_path: Path) -> None:
     """An agent could fill the disk with files that no folder shows."""
-    before = process_tree.nameless_bytes((os.getpid(),))
+    before = process_tree.unlinked_open_bytes((os.getpid(),))
     with (tmp_path / "ghost").open("wb") as ghost:
         (tmp_path / "ghost").unlink()
         ghost.write(b"x" * 100_000)
         ghost.flush()
-        assert process_tree.nameless_bytes((os.getpid(),)) - before >= 100_000
-    assert process_tree.nameless_bytes((os.getpid(),)) == before
+        assert process_tree.unlinked_open_bytes((os.getpid(),)) - before >= 100_000
+    assert process_tree.unlinked_open_bytes((os.getpid(),)) == before
 
 
 async def test_folders_and_names_alone_fill_a_disk_too(tmp_path: Path) -> None:
@@ -133,5 +133,5 @@ async def test_folders_and_names_alone_fill_a_disk_too(tmp_path: Path) -> None:
         (tmp_path / str(number)).mkdir()
     watched = Watched(bounds(workspace=50_000), tmp_path)
     await watched.run(12)
-    verdict = await asyncio.wait_for(watched.stop_signal.wait(), 5)
-    assert verdict.reason is Reason.OUTPUT_LIMIT
+    stop_reason = await asyncio.wait_for(watched.stop_signal.wait(), 5)
+    assert stop_reason.reason is Reason.OUTPUT_LIMIT

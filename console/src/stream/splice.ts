@@ -11,7 +11,7 @@ const MAX_HELD = 20_000;
 
 /**
  * Puts chunks from any number of sources into one sequence: each once, in order, without a hole.
- * Pure: no time, no I/O. `docs/streaming.md` states the rule.
+ * Pure: no time, no I/O. `docs/how-to/watch-output.md` states the rule.
  */
 export class Splicer {
   readonly #held = new Map<number, Chunk>();

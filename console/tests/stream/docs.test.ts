@@ -7,8 +7,8 @@ import type { Chunk } from "../../src/stream";
 import { numbers } from "./helpers";
 import { EXECUTION, HAS_SERVER, NatsServer, SEED, SUBJECT } from "./nats-server";
 
-/** The examples of `docs/streaming.md`, run as they stand there. */
-const DOCS = readFileSync(join(import.meta.dirname, "../../../docs/streaming.md"), "utf8");
+/** The examples of `docs/how-to/watch-output.md`, run as they stand there. */
+const DOCS = readFileSync(join(import.meta.dirname, "../../../docs/how-to/watch-output.md"), "utf8");
 const suite = HAS_SERVER ? test : test.skip;
 const PATIENCE = { timeout: 10_000 };
 
@@ -68,7 +68,7 @@ afterAll(async () => {
 /** The code block behind `<!-- example: NAME -->`, as a module. */
 async function example(name: string): Promise<Record<string, (...values: unknown[]) => unknown>> {
   const code = new RegExp(`<!-- example: ${name} -->\\n\`\`\`js\\n([\\s\\S]*?)\`\`\``).exec(DOCS)?.[1];
-  if (!code) throw new Error(`docs/streaming.md has no example ${name}`);
+  if (!code) throw new Error(`docs/how-to/watch-output.md has no example ${name}`);
   const file = join(folder, `${name}.js`);
   writeFileSync(file, code.replace('"opencode-stream"', JSON.stringify(join(import.meta.dirname, "../../src/stream"))));
   return import(/* @vite-ignore */ file);

@@ -1,1 +1,1 @@
-"""OpenCode: its server, configuration, HTTP API and the translation of its events to chunks."""
+"""OpenCode: its server, its configuration, its HTTP API, and the translation of its events to chunks."""

@@ -1,4 +1,4 @@
-"""One OpenCode server for one execution: start it, run prompts on it, answer it, end it."""
+"""One OpenCode server for one execution: start it, prompt it, answer its requests, end it."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ __all__ = [
 Emit = Callable[[Draft], Awaitable[None]]
 
 _CONNECT_SECONDS = 10.0
-# OpenCode's heartbeat comes every 10 s.
+# OpenCode sends a heartbeat every 10 s.
 _POLL_SECONDS = 12.0
-_ODD_LOOKS = 3
-_LAST_WORDS = 0.1
+_MAX_IDLE_CHECKS = 3
+_LAST_EVENTS_SECONDS = 0.1
 _REPLIES: dict[str, PermissionReply] = {
     **dict.fromkeys(("once", "allow", "yes", "y", "ok"), "once"),
     "always": "always",
@@ -49,7 +49,7 @@ _REPLIES: dict[str, PermissionReply] = {
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """What is asked of a server per execution, so a server started earlier can serve it.
+    """Settings of an execution's prompts, apart from the server, so that a warm server can serve them.
 
     `answer_seconds` is how long a question waits for an answer; None: nobody can answer.
     """
@@ -65,7 +65,7 @@ class PromptSpec:
 
 @dataclass(frozen=True)
 class AgentResult:
-    """How a turn ended without failing. `text` is the assistant's last word; `aborted` when `abort` ended it."""
+    """Result of a prompt that did not fail. `text` is the assistant's last message; `aborted`: ended by `abort`."""
 
     text: str
     usage: Usage
@@ -77,46 +77,46 @@ class Agent:
     """An execution's agent on its server.
 
     Raises:
-        AgentFailed: from `run`; `reason` and `message` say why, with the last lines of OpenCode's stderr.
+        AgentFailed: from `run`; `reason` and `message` state the cause, with the last lines of OpenCode's stderr.
     """
 
-    def __init__(self, server: AgentServer, turn: PromptSpec, clock: Clock) -> None:
+    def __init__(self, server: AgentServer, prompt_spec: PromptSpec, clock: Clock) -> None:
         self.server = server
         self.session_id = ""
-        #: Seconds of silence before the server is asked for its state.
-        self.look_every = _POLL_SECONDS
-        self._turn = turn
+        #: Seconds without an event before the server's state is read.
+        self.poll_every = _POLL_SECONDS
+        self._prompt_spec = prompt_spec
         self._clock = clock
         self._translator: Translator | None = None
         self._deadlines: dict[str, float] = {}
         self._aborting = False
-        self._odd_looks = 0
+        self._idle_checks = 0
         self._emit: Emit | None = None
 
     @property
     def usage(self) -> Usage:
-        """Totals so far as OpenCode counts them (the broker's are the ones that are billed)."""
+        """Return the totals as OpenCode counts them; the model proxy's totals are the billed ones."""
         return self._translator.usage if self._translator else Usage()
 
     @property
     def waiting(self) -> frozenset[str]:
-        """Requests of this agent that nobody has answered yet."""
+        """Return the ids of this agent's requests that are not answered yet."""
         return frozenset(self._translator.waiting) if self._translator else frozenset()
 
     async def run(self, prompt: str, emit: Emit) -> AgentResult:
-        """One turn: from the prompt until the agent is idle. May be called again for a follow-up."""
-        self._emit, self._aborting, self._odd_looks = emit, False, 0
+        """Send a prompt and return when the agent is idle. Call again for a follow-up prompt."""
+        self._emit, self._aborting, self._idle_checks = emit, False, 0
         try:
-            translator = await self._prepared()
+            translator = await self._prepare()
             return await self._follow(translator, prompt)
         except OpenCodeError as error:
-            raise await self._lost(str(error)) from error
+            raise await self._connection_failure(str(error)) from error
 
     async def answer(self, request_id: str, answer: str) -> bool:
-        """Answer what the agent waits for; False when nothing waits under that id.
+        """Answer a request of the agent; return False when no request waits under that id.
 
-        A permission takes once/always/reject (allow, yes, deny, no); any other text denies it and tells the agent
-        the text. A question takes a label or free text; several questions take one line each, or a JSON list.
+        A permission takes once/always/reject (or allow, yes, deny, no); any other text denies it and is passed to the
+        agent. A question takes a label or free text; several questions take one line each, or a JSON list.
         """
         waiting = self._translator.waiting.get(request_id) if self._translator else None
         if waiting is None:
@@ -124,12 +124,12 @@ class Agent:
         if waiting.kind == "question":
             return await self.server.client.reply_question(request_id, question_answers(answer, waiting.title))
         reply = _REPLIES.get(answer.strip().lower(), "reject")
-        # With a message the agent hears why and goes on; a bare rejection would end its turn without a word.
-        said = answer if answer.strip().lower() not in _REPLIES else "The user denied this."
-        return await self.server.client.reply_permission(request_id, reply, said if reply == "reject" else None)
+        # With a message the agent learns the reason and continues; a bare rejection would end its run silently.
+        message = answer if answer.strip().lower() not in _REPLIES else "The user denied this."
+        return await self.server.client.reply_permission(request_id, reply, message if reply == "reject" else None)
 
     async def abort(self) -> None:
-        """Ask OpenCode to end the turn (at most 2 s); `run` then returns with `aborted`. Only `stop` is sure."""
+        """Ask OpenCode to end the prompt (at most 2 s); `run` then returns with `aborted`. Only `stop` is certain."""
         self._aborting = True
         if self.session_id:
             with suppress(OpenCodeError):
@@ -140,34 +140,38 @@ class Agent:
         return await self.server.stop(grace)
 
     async def export(self) -> dict[str, object]:
-        """The conversation as `opencode export` writes it. Raises OpenCodeError when there is none yet."""
+        """Return the conversation in the format of `opencode export`.
+
+        Raises:
+            OpenCodeError: there is no conversation yet.
+        """
         if not self.session_id:
             raise OpenCodeError("there is no conversation yet")
         return await self.server.client.export(self.session_id)
 
     def memory_bytes(self) -> int:
-        """Memory of the whole tree."""
+        """Return the memory of the whole process tree."""
         return self.server.process.memory_bytes()
 
-    async def _prepared(self) -> Translator:
-        spec, turn, client = self.server.spec, self._turn, self.server.client
+    async def _prepare(self) -> Translator:
+        spec, prompt_spec, client = self.server.spec, self._prompt_spec, self.server.client
         config.link_instructions(spec.directory, spec.home)
         if self._translator is None:
-            can_answer = turn.answer_seconds is not None
-            rules = config.permission_rules(turn.permissions, turn.enabled_tools, can_answer=can_answer)
-            if turn.resume_session:
-                if not await client.has_session(turn.resume_session):
-                    # A new one in its place would be saved over the one that was meant to go on.
-                    said = "OpenCode does not have the session's conversation, which it had imported"
-                    raise AgentFailed(Reason.AGENT_ERROR, said, self._stderr())
-                self.session_id = turn.resume_session
+            can_answer = prompt_spec.answer_seconds is not None
+            rules = config.permission_rules(prompt_spec.permissions, prompt_spec.enabled_tools, can_answer=can_answer)
+            if prompt_spec.resume_session:
+                if not await client.has_session(prompt_spec.resume_session):
+                    # A new conversation would overwrite the saved one.
+                    message = "OpenCode does not have the session's conversation, although it imported it"
+                    raise AgentFailed(Reason.AGENT_ERROR, message, self._stderr())
+                self.session_id = prompt_spec.resume_session
                 await client.set_permissions(self.session_id, rules)
             else:
-                self.session_id = await client.create_session(turn.title, rules)
+                self.session_id = await client.create_session(prompt_spec.title, rules)
             self._translator = Translator(self.session_id, self.server.directory)
-            if turn.resume_session == self.session_id:
+            if prompt_spec.resume_session == self.session_id:
                 state = await client.resync(self.session_id)
-                with self._reading(state):
+                with self._parse_errors(state):
                     self._translator.feed(state)
         self._translator.begin_turn()
         return self._translator
@@ -182,34 +186,34 @@ class Agent:
             while not translator.idle:
                 event = await self._next(inbox, pump, dead)
                 if event is None or event.get("type") == HEARTBEAT:
-                    event = await self._look(translator)
-                await self._take(translator, event)
-            # Idle may overtake the last updates: what is stored now is complete.
-            await self._take(translator, await self.server.client.resync(self.session_id))
+                    event = await self._check_state(translator)
+                await self._handle(translator, event)
+            # The idle event may overtake the last updates; the state read now is complete.
+            await self._handle(translator, await self.server.client.resync(self.session_id))
         finally:
             for task in (pump, dead):
                 task.cancel()
             await asyncio.gather(pump, dead, return_exceptions=True)
         return self._result(translator)
 
-    async def _look(self, translator: Translator) -> Event:
-        """Ask for the state when nothing has happened for a while: an end can come without an idle event."""
+    async def _check_state(self, translator: Translator) -> Event:
+        """Read the state after a time of silence, since an end can come without an idle event."""
         try:
             if await self.server.client.busy(self.session_id):
-                self._odd_looks = 0
+                self._idle_checks = 0
                 return {}
             state = await self.server.client.resync(self.session_id)
         except OpenCodeError as error:
-            # A machine that is short of time is slow; only several looks in a row mean that nobody is there.
-            self._odd_looks += 1
-            if self._odd_looks >= _ODD_LOOKS:
-                raise await self._lost(str(error)) from error
+            # An overloaded machine is slow; only several failures in a row mean that the server is gone.
+            self._idle_checks += 1
+            if self._idle_checks >= _MAX_IDLE_CHECKS:
+                raise await self._connection_failure(str(error)) from error
             return {}
-        self._odd_looks += 1
+        self._idle_checks += 1
         if translator.error is not None:
             raise AgentFailed(*translator.error, self._stderr())
-        if self._odd_looks >= _ODD_LOOKS and not state["properties"]["busy"]:
-            with self._reading(state):
+        if self._idle_checks >= _MAX_IDLE_CHECKS and not state["properties"]["busy"]:
+            with self._parse_errors(state):
                 translator.feed(state)
             if not translator.idle:
                 raise AgentFailed(Reason.AGENT_ERROR, "OpenCode went idle without an answer", self._stderr())
@@ -220,9 +224,9 @@ class Agent:
             reason, message = translator.error
             raise AgentFailed(reason, message, self._stderr())
         if translator.aborted and not self._aborting:
-            raise AgentFailed(Reason.AGENT_ERROR, "OpenCode aborted the turn", self._stderr())
+            raise AgentFailed(Reason.AGENT_ERROR, "OpenCode aborted the run", self._stderr())
         if translator.unfinished is not None and not self._aborting:
-            # An end that reads like an answer: whoever goes on from it takes half of it for the whole.
+            # This end looks like an answer; its consumer would take half of it for the whole.
             raise AgentFailed(*translator.unfinished, self._stderr())
         return AgentResult(translator.result_text, translator.usage, self.session_id, self._aborting)
 
@@ -239,64 +243,64 @@ class Agent:
         raise AgentFailed(Reason.AGENT_ERROR, "OpenCode's event stream did not open", self._stderr())
 
     async def _send(self, prompt: str) -> None:
-        turn = self._turn
+        prompt_spec = self._prompt_spec
         await self.server.client.prompt(
             self.session_id,
             Prompt(
                 text=prompt,
-                provider=turn.model.provider,
-                model=turn.model.name,
-                system=turn.system_prompt,
+                provider=prompt_spec.model.provider,
+                model=prompt_spec.model.name,
+                system=prompt_spec.system_prompt,
             ),
         )
 
     async def _next(self, inbox: asyncio.Queue[Event], pump: Task, dead: Task) -> Event | None:
-        """The next event; None when it is quiet. Denies what has waited too long.
+        """Return the next event, or None after a time of silence. Denies requests past their deadline.
 
         Raises:
-            AgentFailed: the process has ended, or its event stream.
+            AgentFailed: the process or its event stream has ended.
         """
         if not inbox.empty():
             return inbox.get_nowait()
         await self._deny_overdue()
-        wait = min([self.look_every, *(at - self._clock.monotonic() for at in self._deadlines.values())])
+        wait = min([self.poll_every, *(at - self._clock.monotonic() for at in self._deadlines.values())])
         get = asyncio.create_task(inbox.get())
         try:
             await asyncio.wait({get, pump, dead}, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED)
             if dead.done() and not get.done():
-                # What it said before it ended may still be on its way.
-                await asyncio.wait({get}, timeout=_LAST_WORDS)
+                # Its last events may still be on the way.
+                await asyncio.wait({get}, timeout=_LAST_EVENTS_SECONDS)
             if get.done():
                 return get.result()
         finally:
             get.cancel()
         if dead.done():
-            raise self._died(await self.server.process.exited())
+            raise self._process_failure(await self.server.process.exited())
         if pump.done():
             error = pump.exception()
-            raise await self._lost(str(error) if error else "its event stream ended")
+            raise await self._connection_failure(str(error) if error else "its event stream ended")
         return None
 
-    async def _take(self, translator: Translator, event: Event) -> None:
-        with self._reading(event):
+    async def _handle(self, translator: Translator, event: Event) -> None:
+        with self._parse_errors(event):
             part = (event.get("properties") or {}).get("part") or {}
-            untold = part.get("type") == "patch" and translator.untold(part)
-        changes = await self.server.client.changes() if untold else []
-        with self._reading(event):
-            if untold:
+            unreported = part.get("type") == "patch" and translator.unreported(part)
+        changes = await self.server.client.changes() if unreported else []
+        with self._parse_errors(event):
+            if unreported:
                 translator.changes = {change.path: change for change in map(_change, changes)}
             drafts = translator.feed(event)
         for draft in drafts:
             if draft.type in (ChunkType.PERMISSION, ChunkType.QUESTION):
-                await self._asked(draft)
+                await self._publish_request(draft)
             else:
-                await self._say(draft)
-        for gone in self._deadlines.keys() - translator.waiting.keys():
-            del self._deadlines[gone]
+                await self._publish(draft)
+        for closed in self._deadlines.keys() - translator.waiting.keys():
+            del self._deadlines[closed]
 
     @contextmanager
-    def _reading(self, event: Event) -> Iterator[None]:
-        """What OpenCode, or whoever answers in its place, says in another form than its own ends this run alone."""
+    def _parse_errors(self, event: Event) -> Iterator[None]:
+        """Fail this run alone when OpenCode, or a process on its socket, sends data of another form."""
         try:
             yield
         except OverLimit as error:
@@ -305,15 +309,15 @@ class Agent:
             kind = ascii(str(event.get("type"))[:64])
             raise self.server.failed(f"OpenCode sent an event that cannot be read: {kind}") from error
 
-    async def _asked(self, draft: Draft) -> None:
-        seconds, detail = self._turn.answer_seconds, dict(draft.detail or {})
+    async def _publish_request(self, draft: Draft) -> None:
+        seconds, detail = self._prompt_spec.answer_seconds, dict(draft.detail or {})
         if seconds is not None:
             self._deadlines[detail["request_id"]] = self._clock.monotonic() + seconds
             deadline = self._clock.now() + timedelta(seconds=seconds)
             detail = PendingRequest.model_validate({**detail, "deadline": deadline}).model_dump(mode="json")
-            await self._say(draft.model_copy(update={"detail": detail}))
+            await self._publish(draft.model_copy(update={"detail": detail}))
             return
-        await self._say(draft)
+        await self._publish(draft)
         await self.abort()
         raise AgentFailed(Reason.PERMISSION_DENIED, f"nobody can answer: {draft.data}", self._stderr())
 
@@ -324,42 +328,44 @@ class Agent:
             waiting = self._translator.waiting.get(request) if self._translator else None
             if waiting is None:
                 continue
-            said = f"denied: nobody answered within {self._turn.answer_seconds:g} s"
-            await self._say(Draft(type=ChunkType.STATUS, data=f"{waiting.title}: {said}", detail={"phase": "agent"}))
+            message = f"denied: no answer within {self._prompt_spec.answer_seconds:g} s"
+            await self._publish(
+                Draft(type=ChunkType.STATUS, data=f"{waiting.title}: {message}", detail={"phase": "agent"})
+            )
             if waiting.kind == "permission":
-                await client.reply_permission(request, "reject", said)
+                await client.reply_permission(request, "reject", message)
             else:
-                # An answer, not a rejection: that would end the turn without a word.
+                # An answer, because a rejection would end the run silently.
                 count = len(waiting.title.splitlines()) or 1
-                await client.reply_question(request, [[f"({said}; decide yourself)"]] * count)
+                await client.reply_question(request, [[f"({message}; decide yourself)"]] * count)
 
-    async def _say(self, draft: Draft) -> None:
+    async def _publish(self, draft: Draft) -> None:
         if self._emit is not None:
             await self._emit(draft)
 
     def _stderr(self) -> tuple[str, ...]:
         return tuple(self.server.process.stderr_tail)
 
-    def _died(self, code: int) -> AgentFailed:
+    def _process_failure(self, code: int) -> AgentFailed:
         hit = self.server.process.limit_hit
         if hit is not None:
             reason = Reason.OUT_OF_MEMORY if hit.what == "memory" else Reason.AGENT_ERROR
-            said = f"the agent's processes were ended: {hit.what} {hit.value} over the limit of {hit.limit}"
-            return AgentFailed(reason, said, self._stderr())
-        return AgentFailed(Reason.AGENT_ERROR, f"OpenCode ended in mid-turn (exit code {code})", self._stderr())
+            message = f"the agent's processes were ended: {hit.what} {hit.value} over the limit of {hit.limit}"
+            return AgentFailed(reason, message, self._stderr())
+        return AgentFailed(Reason.AGENT_ERROR, f"OpenCode ended during the run (exit code {code})", self._stderr())
 
-    async def _lost(self, said: str) -> AgentFailed:
-        """The failure behind a call that got no answer: most often the process is dead, which is the better reason."""
+    async def _connection_failure(self, message: str) -> AgentFailed:
+        """Return the failure behind an unanswered call: most often the process is dead, the better reason."""
         with suppress(TimeoutError):
-            return self._died(await asyncio.wait_for(self.server.process.exited(), 1.0))
-        return AgentFailed(Reason.AGENT_ERROR, f"OpenCode does not answer: {said}", self._stderr())
+            return self._process_failure(await asyncio.wait_for(self.server.process.exited(), 1.0))
+        return AgentFailed(Reason.AGENT_ERROR, f"OpenCode does not answer: {message}", self._stderr())
 
 
 Task = asyncio.Task[None] | asyncio.Task[int]
 
 
 def question_answers(answer: str, title: str) -> list[list[str]]:
-    """The answers to a request of as many questions as `title` has lines."""
+    """Return the answers to a request with as many questions as `title` has lines."""
     count = len(title.splitlines()) or 1
     with suppress(InvalidEvent):
         given = parse_json(answer.encode("utf-8", "replace"), FREE_VALUE, "answer")
@@ -377,10 +383,10 @@ def _change(row: Event) -> FileChange:
     )
 
 
-async def start_agent(server: ServerSpec, turn: PromptSpec, clock: Clock) -> Agent:
-    """A server of its own for one execution (no warm slot was ready).
+async def start_agent(server: ServerSpec, prompt_spec: PromptSpec, clock: Clock) -> Agent:
+    """Start a server for one execution, without the warm pool.
 
     Raises:
         AgentFailed: OpenCode is missing, of the wrong version, or not ready within 30 s.
     """
-    return Agent(await AgentServer.start(server), turn, clock)
+    return Agent(await AgentServer.start(server), prompt_spec, clock)

@@ -1,9 +1,9 @@
-"""What OpenCode is told before it starts: its environment, its configuration, its home. The last part touches files.
+"""OpenCode's settings at start: its environment, its configuration, its home. Only the last part touches files.
 
-The workspace is somebody else's: its opencode.json, .opencode folders and plugins are not read
-(OPENCODE_DISABLE_PROJECT_CONFIG, OPENCODE_PURE). That switch also drops the project's instructions, so the
-first of AGENTS.md, CLAUDE.md and CONTEXT.md is offered again as a link in the private home, which the agent
-follows inside its sandbox.
+The workspace is untrusted: its opencode.json, .opencode folders and plugins are not read
+(OPENCODE_DISABLE_PROJECT_CONFIG, OPENCODE_PURE). That switch also drops the project's instructions, so the first of
+AGENTS.md, CLAUDE.md and CONTEXT.md is offered as a link in the private home, which the agent follows inside its
+sandbox.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Literal
 
 from ocf.functions.execute.sandbox.agent_host_client import Owner
 
-#: The OpenCode this system is tested with; another minor version may speak differently.
+#: The OpenCode version this system is tested with; another minor version may behave differently.
 SUPPORTED_VERSION = "1.18."
 INSTRUCTION_FILES = ("AGENTS.md", "CLAUDE.md", "CONTEXT.md")
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-#: The catalog of models that OpenCode reads at start. Its own has 554 models; parsing them costs a third of the boot's
-#: processor time and 100 MB. A run needs none of them: its models are in the configuration.
+#: The model catalog that OpenCode reads at start. Its own has 554 models; parsing them costs a third of the boot's CPU
+#: time and 100 MB. A run needs none of them: its models are in the configuration.
 CATALOG = "models.json"
 
 _ADAPTERS = {"openai": "@ai-sdk/openai-compatible", "anthropic": "@ai-sdk/anthropic"}
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AGENTS = ("build", "plan", "general", "explore")
 _EDITS = ("edit", "write", "patch", "apply_patch", "multiedit")
-#: Permissions that are no tools: leaving the directory, calling the same tool three times.
+#: Permissions that are not tools: leaving the directory, calling the same tool three times.
 _NOT_TOOLS = ("external_directory", "doom_loop")
 _NO_NETWORK = {
     "OPENCODE_DISABLE_MODELS_FETCH": "1",
@@ -46,9 +46,10 @@ _NO_PROJECT = {"OPENCODE_DISABLE_PROJECT_CONFIG": "1", "OPENCODE_PURE": "1"}
 
 @dataclass(frozen=True)
 class AgentModel:
-    """A model as OpenCode is told about it. Prices are US dollars per million tokens: input, output, cache read, write.
+    """A model in OpenCode's configuration. Prices in US dollars per million tokens: input, output, cache read, write.
 
-    `temperature` and `max_tokens` are the caller's; the broker sets them as well, so that they hold in a warm slot.
+    `temperature` and `max_tokens` are the caller's; the model proxy sets them as well, so that they apply in a warm
+    server.
     """
 
     kind: Literal["openai", "anthropic"]
@@ -61,18 +62,24 @@ class AgentModel:
 
     @property
     def provider(self) -> str:
-        """OpenCode's provider id: one per wire form, both at the broker."""
+        """Return OpenCode's provider id: one per API format, both served by the model proxy."""
         return f"ocf-{self.kind}"
 
 
 @dataclass(frozen=True)
 class ServerSpec:
-    """What is fixed when a server starts.
+    """Settings that are fixed when a server starts.
 
-    `broker_url` is the broker without a version segment, `broker_token` what OpenCode shows it. `home` is private to
-    this one server; `read_only` are further paths it may read, `connect_ports` further loopback ports (an egress
-    proxy), `env` what tools need to use them. `tools` are executables put on the agent's PATH: OpenCode's grep and glob
-    need ripgrep (`rg`), which it would otherwise download. `user` is who it runs as; None: as this process.
+    Attributes:
+        broker_url: base URL of the model proxy, without a version segment.
+        broker_token: the API key that OpenCode presents to it.
+        home: private to this one server.
+        read_only: further paths it may read.
+        connect_ports: further loopback ports (an egress proxy).
+        env: variables that tools need to use those ports.
+        tools: executables put on the agent's PATH: OpenCode's grep and glob need ripgrep (`rg`), which it would
+            otherwise download.
+        user: the user it runs as; None: this process's.
     """
 
     binary: Path | None
@@ -93,7 +100,7 @@ class ServerSpec:
 
 
 def environment(spec: ServerSpec, password: str) -> dict[str, str]:
-    """The whole environment of the agent. Its shell tools see all of it: nothing in it is worth anything elsewhere."""
+    """Return the agent's whole environment. Its shell tools see all of it: no value is of use elsewhere."""
     most = max(model.max_tokens or model.output_tokens for model in spec.models)
     return {
         **spec.env,
@@ -114,19 +121,20 @@ def environment(spec: ServerSpec, password: str) -> dict[str, str]:
 
 
 def configuration(spec: ServerSpec) -> dict[str, object]:
-    """OpenCode's configuration (https://opencode.ai/config.json)."""
+    """Return OpenCode's configuration (https://opencode.ai/config.json)."""
     base = spec.broker_url.rstrip("/")
     base = base if base.endswith("/v1") else f"{base}/v1"
     providers: dict[str, object] = {}
     for kind, adapter in _ADAPTERS.items():
         models = {model.name: _model(model) for model in spec.models if model.kind == kind}
         if models:
-            # The broker decides on silence (MODEL_SILENCE_SECONDS); OpenCode would hang up after 300 s, and ask anew.
-            patience = dict.fromkeys(("timeout", "headerTimeout", "chunkTimeout"), False)
-            options = {"baseURL": base, "apiKey": spec.broker_token, **patience}
+            # The model proxy decides on silence (MODEL_SILENCE_SECONDS); OpenCode would hang up after 300 s and call
+            # again.
+            no_timeouts = dict.fromkeys(("timeout", "headerTimeout", "chunkTimeout"), False)
+            options = {"baseURL": base, "apiKey": spec.broker_token, **no_timeouts}
             providers[f"ocf-{kind}"] = {"npm": adapter, "name": "ocf", "options": options, "models": models}
     default = f"{spec.models[0].provider}/{spec.models[0].name}"
-    warmth = spec.models[0].temperature
+    temperature = spec.models[0].temperature
     return {
         "model": default,
         "small_model": default,
@@ -139,30 +147,30 @@ def configuration(spec: ServerSpec) -> dict[str, object]:
         "plugin": [],
         "permission": {"*": "allow"},
         "instructions": [str(spec.home / "instructions" / "*.md")],
-        "agent": {} if warmth is None else {name: {"temperature": warmth} for name in _AGENTS},
+        "agent": {} if temperature is None else {name: {"temperature": temperature} for name in _AGENTS},
     }
 
 
 def _model(model: AgentModel) -> dict[str, object]:
-    told: dict[str, object] = {
+    options: dict[str, object] = {
         "name": model.name,
         "tool_call": True,
         "temperature": True,
         "limit": {"context": model.context_tokens, "output": model.max_tokens or model.output_tokens},
     }
     if model.prices is not None:
-        told["cost"] = dict(zip(("input", "output", "cache_read", "cache_write"), model.prices, strict=True))
-    return told
+        options["cost"] = dict(zip(("input", "output", "cache_read", "cache_write"), model.prices, strict=True))
+    return options
 
 
 def permission_rules(
     permissions: Mapping[str, str], enabled: Sequence[str] | None = None, *, can_answer: bool
 ) -> list[dict[str, str]]:
-    """A session's rules; the last one that matches decides. Without an entry everything is allowed.
+    """Return a session's rules; the last matching one decides. Without an entry everything is allowed.
 
-    Keys are OpenCode's tools (`bash`, `edit`, `webfetch`, ...) or `tool:pattern` (`bash:git push*`). What writes files
-    is one permission in OpenCode: `write` and `patch` mean `edit`. A tool that is not in `enabled` is not offered
-    to the model, whatever `permissions` says. Subagents get the same rules.
+    Keys are OpenCode's tools (`bash`, `edit`, `webfetch`, ...) or `tool:pattern` (`bash:git push*`). OpenCode has one
+    permission for all tools that write files: `write` and `patch` mean `edit`. A tool that is not in `enabled` is not
+    offered to the model, whatever `permissions` says. Subagents get the same rules.
 
     OpenCode's own `tools` of a prompt is not used: it replaces a session's rules (1.18, `createUserMessage`).
     """
@@ -174,10 +182,10 @@ def permission_rules(
         if "*" in given:
             given = {**dict.fromkeys(sorted(tools), given.pop("*")), **given}
         given = {key: action for key, action in given.items() if key.partition(":")[0] in (*_NOT_TOOLS, *tools)}
-    # The general before the particular, whatever order the caller's JSON had.
+    # General rules before particular ones, whatever order the caller's JSON had.
     rules += [_rule(key, action) for key, action in sorted(given.items(), key=lambda i: (i[0] != "*", ":" in i[0]))]
     if not can_answer:
-        # A question nobody can answer is not offered at all.
+        # A question that nobody can answer is not offered at all.
         rules.append(_rule("question", "deny"))
     return rules
 
@@ -195,8 +203,8 @@ def _rule(key: str, action: str) -> dict[str, str]:
 def prepare_home(home: Path, tools: Sequence[Path] = ()) -> None:
     """Make a home in which OpenCode starts without the network; `tools` are linked into its `bin`.
 
-    In a bare home OpenCode runs an npm install of its plugin package; one that looks installed is left alone
-    (1.18, `Npm.install`: node_modules is there and the lock file names the package).
+    In an empty home OpenCode runs an npm install of its plugin package; one that looks installed is left alone (1.18,
+    `Npm.install`: node_modules exists and the lock file names the package).
     """
     config = home / ".config" / "opencode"
     for folder in (config / "node_modules", home / "tmp", home / "bin", home / "instructions"):
@@ -212,17 +220,17 @@ def prepare_home(home: Path, tools: Sequence[Path] = ()) -> None:
 
 
 def link_instructions(directory: Path, home: Path) -> None:
-    """Offer the workspace's instructions, as it is now, to the next prompt.
+    """Offer the workspace's current instruction file to the next prompt.
 
-    A link, not a copy: the file may itself link to something that only this process could read. The home has been in
-    the agent's hands since the last prompt, so nothing here goes by a path: a link in the folder's place would have
-    the files of another folder removed.
+    As a link, not a copy: the file may itself link to something that only this process could read. The home has been
+    under the agent's control since the last prompt, so nothing here goes by a path: a link in the folder's place would
+    have the files of another folder removed.
     """
     top = os.open(home, _FOLDER)
     try:
         folder = _own_folder("instructions", top)
         if any(entry.is_dir(follow_symlinks=False) for entry in _listed(folder)):
-            # Only the agent makes one, as deep as it likes: it is put aside, and goes with the home.
+            # Only the agent can have made it, with any depth: rename it, it is removed with the home.
             os.close(folder)
             os.rename("instructions", f"instructions.{uuid.uuid4().hex}", src_dir_fd=top, dst_dir_fd=top)
             folder = _own_folder("instructions", top)
@@ -245,19 +253,19 @@ def _listed(folder: int) -> list[os.DirEntry[str]]:
 
 
 def _own_folder(name: str, top: int) -> int:
-    """The directory `name` of the open directory `top`, opened; made anew where it is gone or something else."""
+    """Open the directory `name` of the open directory `top`; create it when it is missing or not a directory."""
     with suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=top)
     try:
         folder = os.open(name, _FOLDER, dir_fd=top)
-    except NotADirectoryError:  # also what O_DIRECTORY with O_NOFOLLOW says to a link
+    except NotADirectoryError:  # a link gives the same error with O_DIRECTORY and O_NOFOLLOW
         os.unlink(name, dir_fd=top)
         os.mkdir(name, 0o700, dir_fd=top)
         folder = os.open(name, _FOLDER, dir_fd=top)
     owner, made = os.fstat(top), os.fstat(folder)
-    if owner.st_uid != made.st_uid:  # made anew, it is to be the agent's like the home
+    if owner.st_uid != made.st_uid:  # a new one must belong to the agent, like the home
         try:
             os.fchown(folder, owner.st_uid, owner.st_gid)
         except PermissionError:
-            os.fchmod(folder, 0o770)  # the agent's container is of the same group
+            os.fchmod(folder, 0o770)  # the agent's container has the same group
     return folder

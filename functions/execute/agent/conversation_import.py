@@ -1,4 +1,4 @@
-"""Bringing a conversation back: OpenCode's own import, run in the same home and sandbox as the server."""
+"""Import of a stored conversation: OpenCode's own import, run in the server's home and sandbox."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def _policy(server: AgentServer) -> SandboxPolicy | None:
 
 
 def _write(path: Path, conversation: bytes, user: Owner | None) -> None:
-    """A new file: what is there already, a link say, was put there by a plugin of a shared workspace."""
+    """Write a new file; an existing one, a link say, was put there by a plugin of a shared workspace."""
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(conversation)
         if user is not None and user.ids is not None:
             os.fchown(file.fileno(), *user.ids)
         elif user is not None:
-            os.fchmod(file.fileno(), 0o640)  # the agent's container is of the same group
+            os.fchmod(file.fileno(), 0o640)  # the agent's container has the same group
 
 
 def _session(conversation: bytes) -> str:
-    """OpenCode's id of it."""
+    """Return OpenCode's id of the conversation."""
     try:
         return str(parse_json(conversation, limits.STORED_CONVERSATION, "the session's conversation")["info"]["id"])
     except (InvalidEvent, KeyError, TypeError):
@@ -48,10 +48,10 @@ def _session(conversation: bytes) -> str:
 
 
 async def import_conversation(server: AgentServer, conversation: bytes) -> str:
-    """Import what `Agent.export` gave earlier, anywhere; returns OpenCode's session id.
+    """Import what `Agent.export` returned earlier, on any machine; return OpenCode's session id.
 
     Raises:
-        AgentFailed: it is not what OpenCode exports, or OpenCode would not take it.
+        AgentFailed: the conversation is damaged, or OpenCode did not accept it.
     """
     spec = server.spec
     session = await in_thread(lambda _: _session(conversation))

@@ -1,4 +1,4 @@
-"""Small pieces of OpenCode's vocabulary as drafts and models of ours. Pure."""
+"""Drafts and models from small parts of OpenCode's data. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TODO_STATES = {"pending", "in_progress", "completed", "cancelled"}
 
 
 def usage_after(used: Usage, step: Mapping[str, Any]) -> Usage:
-    """Totals after a `step-finish` part, which is one model call. OpenCode's `input` excludes what was cached."""
+    """Return the totals after a `step-finish` part (one model call). OpenCode's `input` excludes cached tokens."""
     tokens = step.get("tokens") or {}
     cache = tokens.get("cache") or {}
     return Usage(
@@ -36,7 +36,7 @@ def usage_after(used: Usage, step: Mapping[str, Any]) -> Usage:
 
 
 def todo_draft(todos: Sequence[Mapping[str, Any]]) -> Draft:
-    """The agent's whole list."""
+    """Return a draft with the agent's whole todo list."""
     items = [TodoItem.model_validate({"content": t["content"], "status": _known(t.get("status"))}) for t in todos]
     done = sum(item.status == "completed" for item in items)
     detail = {"items": [item.model_dump(mode="json") for item in items]}
@@ -44,14 +44,14 @@ def todo_draft(todos: Sequence[Mapping[str, Any]]) -> Draft:
 
 
 def permission_waiting(request: Mapping[str, Any]) -> PendingRequest:
-    """A permission request: the tool and what it wants to do."""
+    """Return the pending request of a permission: the tool and the intended action."""
     what = (request.get("metadata") or {}).get("command") or ", ".join(request.get("patterns") or [])
     title = f"{request.get('permission')}: {what}"
     return PendingRequest(request_id=request["id"], kind="permission", title=title, options=PERMISSION_OPTIONS)
 
 
 def question_waiting(request: Mapping[str, Any]) -> PendingRequest:
-    """A question request: one line per question; the options are those of the first."""
+    """Return the pending request of a question: one line per question, with the options of the first."""
     questions = request.get("questions") or []
     title = "\n".join(" ".join(str(question.get("question", "")).split()) for question in questions)
     options = [str(option.get("label")) for option in (questions[0].get("options") or [] if questions else [])]
@@ -59,10 +59,10 @@ def question_waiting(request: Mapping[str, Any]) -> PendingRequest:
 
 
 def failure(error: Mapping[str, Any]) -> tuple[Reason, str]:
-    """OpenCode's error object ({name, data}) as a reason and one readable line."""
+    """Return OpenCode's error object ({name, data}) as a reason and one readable line."""
     name, data = str(error.get("name", "UnknownError")), error.get("data") or {}
-    said = str(data.get("message") or name)
-    message = said.splitlines()[0][:500] if said.strip() else name
+    message = str(data.get("message") or name)
+    message = message.splitlines()[0][:500] if message.strip() else name
     if name == "ProviderAuthError" or data.get("statusCode") in (401, 403):
         return Reason.MODEL_AUTH, f"the model refused the credentials: {message}"
     if name in _MODEL_ERRORS:
@@ -71,11 +71,12 @@ def failure(error: Mapping[str, Any]) -> tuple[Reason, str]:
     return Reason.AGENT_ERROR, f"{name}: {message}" if message != name else name
 
 
-def status_draft(said: str, phase: str) -> Draft:
+def status_draft(message: str, phase: str) -> Draft:
+    """Return a status draft."""
     detail = StatusDetail.model_validate({"phase": phase}).model_dump(mode="json", exclude_none=True)
-    # The attempt is the run's to know, not the agent's.
+    # The runner knows the attempt, the agent does not.
     detail.pop("attempt", None)
-    return Draft(type=ChunkType.STATUS, data=said, detail=detail)
+    return Draft(type=ChunkType.STATUS, data=message, detail=detail)
 
 
 def _known(status: object) -> str:

@@ -1,10 +1,10 @@
 """OpenCode 1.18's HTTP API: the only file that knows its paths and shapes (its own OpenAPI: `GET /doc`).
 
-One server works for one execution. Every call names the directory, every probe has its own short
-timeout: a request that arrives between bind and the "listening on" line is accepted and never answered.
+One server serves one execution. Every call names the directory, and every probe has its own short timeout: a request
+that arrives between bind and the "listening on" line is accepted and never answered.
 
-The server is in the agent's hands, and whoever takes its socket from it answers in its place: nothing it says is
-inflated, and all of it has a limit before it is parsed (`ocf.events.limits`).
+The server is under the agent's control, and any process that takes over its socket can answer instead. So no answer is
+decompressed, and every answer has a size limit before it is parsed (`ocf.events.limits`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Event = dict[str, Any]
 PermissionReply = Literal["once", "always", "reject"]
 
 #: Synthetic event after a reconnect and at the end: {"sessions": [id], "messages": [message], "busy": bool,
-#: "permissions": [request], "questions": [request]}. What the closed stream may have lost is in it.
+#: "permissions": [request], "questions": [request]}. It contains all that the closed stream may have lost.
 RESYNC = "ocf.resync"
 CONNECTED = "server.connected"
 HEARTBEAT = "server.heartbeat"
@@ -39,9 +39,9 @@ _USERNAME = "opencode"
 _CALL_TIMEOUT = 15.0
 _PROBE_TIMEOUT = 2.0
 _LOOK_TIMEOUT = 5.0
-#: A call may take so many times the silence that it may have: an answer a byte at a time is none.
-_WHOLE = 4
-#: Messages of a conversation that are asked for at once; fewer where those are too long together.
+#: Total time of a call as a multiple of the silence allowed in it: an answer that drips byte by byte counts as none.
+_TOTAL_FACTOR = 4
+#: Messages requested at once, and the divisor for smaller pages where those are too long together.
 _PAGE, _FEWER = 64, 8
 _ID = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.AGENT_ID}}}")
 # The server sends `server.heartbeat` every 10 s: three missed ones mean a dead connection.
@@ -60,7 +60,7 @@ class StreamLostError(OpenCodeError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One user turn; `system` is added to the system prompt."""
+    """One user message; `system` is added to the system prompt."""
 
     text: str
     provider: str
@@ -69,16 +69,16 @@ class Prompt:
 
 
 class OpenCode:
-    """Calls on the server at `base_url`, all for one directory.
+    """Client of the server at `base_url`, for one directory.
 
     Raises:
-        OpenCodeError: from every method: no answer in time, or an answer that is not 2xx.
+        OpenCodeError: from every method: no answer in time, or not a 2xx answer.
     """
 
     def __init__(
         self, base_url: str, directory: Path, password: str, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
-        # trust_env off: a proxy variable of the function must not carry loopback calls away.
+        # trust_env is off: a proxy variable of the function must not redirect loopback calls.
         self._http = httpx.AsyncClient(
             base_url=base_url,
             auth=(_USERNAME, password),
@@ -95,30 +95,30 @@ class OpenCode:
         await self._http.aclose()
 
     async def version(self) -> str:
-        """The server's version, once it says that it is healthy."""
+        """Return the server's version once it reports healthy."""
         health = _object(await self._call("GET", "/global/health", timeout=_PROBE_TIMEOUT))
         if health.get("healthy") is not True:
-            raise OpenCodeError("the server says that it is not healthy")
+            raise OpenCodeError("the server reports that it is not healthy")
         return str(health.get("version", ""))
 
     async def create_session(self, title: str, permissions: Sequence[Mapping[str, str]]) -> str:
-        """A new session; its title is given so that no model call is spent on one.
+        """Create a session. Its title is given, so that no model call is spent on one.
 
-        `permissions` are rules {permission, pattern, action}; the last one that matches decides.
+        `permissions` are rules {permission, pattern, action}; the last matching one decides.
         """
         body = {"title": title, "permission": [dict(rule) for rule in permissions]}
         return _id(_object(await self._call("POST", "/session", json=body)))
 
     async def set_permissions(self, session: str, permissions: Sequence[Mapping[str, str]]) -> None:
-        """Give an existing session rules that win over those it has."""
+        """Give an existing session rules that override those it has."""
         await self._call("PATCH", f"/session/{session}", json={"permission": [dict(rule) for rule in permissions]})
 
     async def has_session(self, session: str) -> bool:
-        """Whether the server's database knows the session."""
+        """Return whether the server's database has the session."""
         return (await self._send("GET", f"/session/{session}")).status == 200
 
     async def prompt(self, session: str, prompt: Prompt) -> None:
-        """Start a turn; its output comes as events."""
+        """Start a prompt; its output arrives as events."""
         body: dict[str, Any] = {
             "model": {"providerID": prompt.provider, "modelID": prompt.model},
             "parts": [{"type": "text", "text": prompt.text}],
@@ -128,45 +128,45 @@ class OpenCode:
         await self._call("POST", f"/session/{session}/prompt_async", json=body)
 
     async def abort(self, session: str) -> None:
-        """Stop the turn. Children of its shell tools may live on: the supervisor ends those."""
+        """Stop the prompt. Children of its shell tools may live on; the supervisor ends those."""
         await self._call("POST", f"/session/{session}/abort", timeout=_PROBE_TIMEOUT)
 
     async def delete_session(self, session: str) -> None:
-        """Remove the session with its messages."""
+        """Delete the session with its messages."""
         await self._call("DELETE", f"/session/{session}")
 
     async def messages(self, session: str) -> list[Event]:
-        """The newest messages of a session as {info, parts}, oldest first; see `limits.AGENT_CONVERSATION`."""
-        return await self._newest(session, _Room(limits.AGENT_CONVERSATION))
+        """Return the newest messages of a session as {info, parts}, oldest first; see `limits.AGENT_CONVERSATION`."""
+        return await self._newest(session, _ReadBudget(limits.AGENT_CONVERSATION))
 
     async def changes(self) -> list[Event]:
-        """What differs from the last commit, as {file, status, additions, deletions}."""
+        """Return the differences from the last commit, as {file, status, additions, deletions}."""
         return _objects(await self._call("GET", "/vcs/status"))
 
     async def todo(self, session: str) -> list[Event]:
-        """The agent's todo list as {content, status, priority}."""
+        """Return the agent's todo list as {content, status, priority}."""
         return _objects(await self._call("GET", f"/session/{session}/todo"))
 
     async def export(self, session: str) -> dict[str, Any]:
-        """The session as `opencode export` writes it: {info, messages}.
+        """Return the session in the format of `opencode export`: {info, messages}.
 
-        Of one over `limits.AGENT_CONVERSATION` the newest messages, from a user's on.
+        Over `limits.AGENT_CONVERSATION` it has only the newest messages, starting with a user's.
         """
         answer = await self._send("GET", f"/session/{session}")
         info = _object(_decoded(answer))
-        room = _Room(limits.AGENT_CONVERSATION)
-        room.take(answer.body or b"")
-        messages = await self._newest(session, room)
-        if room.full:
+        budget = _ReadBudget(limits.AGENT_CONVERSATION)
+        budget.take(answer.body or b"")
+        messages = await self._newest(session, budget)
+        if budget.full:
             log.warning("conversation shortened", action="opencode.shortened", kept=len(messages))
             first = (at for at, one in enumerate(messages) if _object(one.get("info")).get("role") == "user")
             messages = messages[next(first, len(messages)) :]
-        if room.full and not messages:
-            raise OpenCodeError("the last turn of the conversation is longer than what is kept of one")
+        if budget.full and not messages:
+            raise OpenCodeError("the last exchange of the conversation is larger than a stored conversation may be")
         return {"info": info, "messages": messages}
 
     async def busy(self, session: str) -> bool:
-        """Whether a turn of the session is running (or waiting to retry its model call)."""
+        """Return whether a prompt of the session is running (or waiting to retry its model call)."""
         states = _object(await self._call("GET", "/session/status", timeout=_LOOK_TIMEOUT))
         return bool(_object(states.get(session, {})).get("type", "idle") != "idle")
 
@@ -184,12 +184,12 @@ class OpenCode:
         return await self._reply(f"/question/{request}/reject", {})
 
     async def resync(self, session: str) -> Event:
-        """What the session and its subagents' sessions are now, as a RESYNC event."""
-        # Busy is read first: what happens after it can only make the messages newer than it says.
+        """Return the current state of the session and its subagents' sessions, as a RESYNC event."""
+        # Busy is read first: later changes can only make the messages newer than the busy state.
         busy = await self.busy(session)
-        sessions = await self._family(session)
-        room = _Room(limits.AGENT_CONVERSATION)
-        messages = [message for one in sessions if not room.full for message in await self._newest(one, room)]
+        sessions = await self._session_tree(session)
+        budget = _ReadBudget(limits.AGENT_CONVERSATION)
+        messages = [message for one in sessions if not budget.full for message in await self._newest(one, budget)]
         pending = {kind: _objects(await self._call("GET", f"/{kind}")) for kind in ("permission", "question")}
         return {
             "type": RESYNC,
@@ -203,28 +203,28 @@ class OpenCode:
         }
 
     async def events(self, session: str) -> AsyncIterator[Event]:
-        """Every event from now on; the first one is CONNECTED. After a reconnect a RESYNC event follows.
+        """Yield every event from now on, CONNECTED first. After a reconnect a RESYNC event follows.
 
         Raises:
-            StreamLostError: it closed and five tries to open it again failed.
+            StreamLostError: the stream closed, and five tries to open it again failed.
         """
         failures, opened = 0, False
         while True:
             try:
                 async for event in self._stream():
                     if event["type"] == CONNECTED and opened:
-                        # Opened before the messages are read: nothing can fall between the two.
+                        # The stream opens before the messages are read, so nothing falls between the two.
                         yield await self.resync(session)
                     else:
                         yield event
                     opened = True
-                    # One that opens and breaks off at once is as good as none.
+                    # A stream that opens and breaks off at once counts as a failure.
                     failures = failures if event["type"] == CONNECTED else 0
-                said = "it was closed"
+                message = "it was closed"
             except (OpenCodeError, *_READ_ERRORS) as error:
-                said = str(error) or type(error).__name__
+                message = str(error) or type(error).__name__
             if failures == len(_RECONNECT_DELAYS):
-                raise StreamLostError(f"the event stream was lost and could not be opened again: {said}")
+                raise StreamLostError(f"the event stream was lost and could not be opened again: {message}")
             await asyncio.sleep(_RECONNECT_DELAYS[failures])
             failures += 1
 
@@ -243,8 +243,8 @@ class OpenCode:
                         raise OpenCodeError("GET /event sent an event without a type")
                     yield event
 
-    async def _family(self, session: str) -> list[str]:
-        """The session, and its subagents' below it."""
+    async def _session_tree(self, session: str) -> list[str]:
+        """Return the session and the sessions of its subagents."""
         found = {session: None}
         waiting = [session]
         while waiting:
@@ -256,8 +256,8 @@ class OpenCode:
             waiting += new
         return list(found)
 
-    async def _newest(self, session: str, room: _Room) -> list[Event]:
-        """Messages of a session, oldest first; of those that `room` has no place for, the newest."""
+    async def _newest(self, session: str, budget: _ReadBudget) -> list[Event]:
+        """Return the messages of a session, oldest first; the newest ones when the budget does not hold all."""
         pages: list[list[Event]] = []
         path, limit, before = f"/session/{session}/message", _PAGE, ""
         while True:
@@ -265,20 +265,20 @@ class OpenCode:
             answer = await self._send("GET", path, query=query)
             try:
                 page = _objects(_decoded(answer))
-                fits = room.take(answer.body or b"")
-            except _TooMuch:
+                fits = budget.take(answer.body or b"")
+            except _TooLarge:
                 page, fits = [], False
                 if limit == 1:
-                    # One that nobody can read must not hide those before it.
+                    # An unreadable message must not hide the older ones.
                     log.warning("message left out", action="opencode.message_left_out", session=session)
-                    fits = room.take(b"")
+                    fits = budget.take(b"")
             if not fits and limit > 1:
                 limit //= _FEWER
                 continue
-            room.full = not fits
+            budget.full = not fits
             if fits:
                 pages.append(page)
-            if room.full or not answer.next:
+            if budget.full or not answer.next:
                 return [message for page in reversed(pages) for message in page]
             before = answer.next
 
@@ -303,23 +303,23 @@ class OpenCode:
         where = f"{method} {path}"
         try:
             async with (
-                asyncio.timeout(_WHOLE * timeout),
+                asyncio.timeout(_TOTAL_FACTOR * timeout),
                 self._http.stream(method, path, json=json, params=query, timeout=timeout) as answer,
             ):
-                return await _whole(answer, where)
+                return await _read_answer(answer, where)
         except TimeoutError as error:
-            raise OpenCodeError(f"{where}: no whole answer within {_WHOLE * timeout:g} s") from error
+            raise OpenCodeError(f"{where}: no whole answer within {_TOTAL_FACTOR * timeout:g} s") from error
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise OpenCodeError(f"{where}: {str(error) or type(error).__name__}") from error
 
 
-class _TooMuch(OpenCodeError):
-    """An answer is over its limit."""
+class _TooLarge(OpenCodeError):
+    """An answer exceeds its limit."""
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """`body` is None where it is over `limits.AGENT_MESSAGE`; `next` is where the next older page begins."""
+    """`body` is None where it exceeds `limits.AGENT_MESSAGE`; `next` is the cursor of the next older page."""
 
     where: str
     status: int
@@ -327,16 +327,16 @@ class _Answer:
     next: str
 
 
-class _Room:
-    """What may still be read of a conversation; `full` once something had no place in it."""
+class _ReadBudget:
+    """What may still be read of a conversation; `full` once a page did not fit."""
 
     def __init__(self, limit: JsonLimit) -> None:
         self._bytes, self._values, self._pages = limit.bytes, limit.values, limits.AGENT_PAGES
         self.full = False
 
     def take(self, page: bytes) -> bool:
-        """Whether there is room for it, which it then takes."""
-        # Those within texts count too: that is fast, and never too low.
+        """Charge a page to the budget and return whether it fits."""
+        # Separators within texts count too: that is fast, and never too low.
         values = sum(map(page.count, (b",", b"[", b"{")))
         if len(page) > self._bytes or values > self._values or not self._pages:
             return False
@@ -344,8 +344,8 @@ class _Room:
         return True
 
 
-async def _whole(answer: httpx.Response, where: str) -> _Answer:
-    """The answer with its body read, as far as its limit allows."""
+async def _read_answer(answer: httpx.Response, where: str) -> _Answer:
+    """Read the answer's body, as far as its limit allows."""
     limit = limits.AGENT_MESSAGE.bytes if answer.is_success else limits.AGENT_ERROR
     body = bytearray()
     async for piece in _raw(answer, where):
@@ -358,10 +358,10 @@ async def _whole(answer: httpx.Response, where: str) -> _Answer:
 
 
 async def _raw(answer: httpx.Response, where: str) -> AsyncIterator[bytes]:
-    """The body in pieces.
+    """Yield the body in pieces.
 
     Raises:
-        OpenCodeError: it is compressed, which OpenCode does for nobody who does not ask for it.
+        OpenCodeError: it is compressed, which OpenCode never does unasked.
     """
     encoding = answer.headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
@@ -371,10 +371,10 @@ async def _raw(answer: httpx.Response, where: str) -> AsyncIterator[bytes]:
 
 
 async def _lines(answer: httpx.Response) -> AsyncIterator[bytes]:
-    """The lines of a stream.
+    """Yield the lines of a stream.
 
     Raises:
-        OpenCodeError: one is over `limits.AGENT_MESSAGE`.
+        OpenCodeError: a line exceeds `limits.AGENT_MESSAGE`.
     """
     begun = bytearray()
     async for data in _raw(answer, "GET /event"):
@@ -385,15 +385,15 @@ async def _lines(answer: httpx.Response) -> AsyncIterator[bytes]:
             begun.clear()
         begun += rest
         if len(begun) > limits.AGENT_MESSAGE.bytes:
-            raise _TooMuch(f"GET /event sent an event of more than {limits.AGENT_MESSAGE.bytes} bytes")
+            raise _TooLarge(f"GET /event sent an event of more than {limits.AGENT_MESSAGE.bytes} bytes")
 
 
 def _decoded(answer: _Answer) -> Any:  # noqa: ANN401 - JSON of another program
     if answer.body is None:
-        raise _TooMuch(f"{answer.where} answered more than {limits.AGENT_MESSAGE.bytes} bytes")
+        raise _TooLarge(f"{answer.where} answered more than {limits.AGENT_MESSAGE.bytes} bytes")
     if not 200 <= answer.status < 300:
-        said = answer.body[:300].decode("utf-8", "replace")
-        raise OpenCodeError(f"{answer.where} answered {answer.status}: {said}")
+        message = answer.body[:300].decode("utf-8", "replace")
+        raise OpenCodeError(f"{answer.where} answered {answer.status}: {message}")
     return _parsed(answer.body, answer.where) if answer.body else None
 
 
@@ -401,7 +401,7 @@ def _parsed(data: bytes, where: str) -> Any:  # noqa: ANN401 - JSON of another p
     try:
         return parse_json(data, limits.AGENT_MESSAGE, where)
     except OverLimit as error:
-        raise _TooMuch(str(error)) from None
+        raise _TooLarge(str(error)) from None
     except InvalidJson as error:
         raise OpenCodeError(str(error)) from None
 
@@ -419,8 +419,8 @@ def _objects(value: object) -> list[dict[str, Any]]:
 
 
 def _id(value: Mapping[str, Any]) -> str:
-    """The id of an object; it becomes part of a path."""
+    """Return the id of an object, checked because it becomes part of a path."""
     found = value.get("id")
     if not isinstance(found, str) or not _ID.fullmatch(found):
-        raise OpenCodeError("OpenCode sent an id that is none")
+        raise OpenCodeError("OpenCode sent an invalid id")
     return found

@@ -1,4 +1,4 @@
-"""What agents can have of memory: the machine's, or the container's when that is less."""
+"""Memory available to agents: the machine's, or the container's when that is less."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_memory(cgroup: Path = _CGROUP) -> int:
-    """Bytes that can still be used before something must go.
+    """Return the bytes that can still be used without reclaiming.
 
-    In a container (cgroup v2) its own limit counts; file cache that can be dropped is counted as free.
+    In a container (cgroup v2) its own limit counts; file cache that can be dropped counts as free.
     """
     free = int(psutil.virtual_memory().available)
     try:
@@ -20,7 +20,7 @@ def available_memory(cgroup: Path = _CGROUP) -> int:
         used = int((cgroup / "memory.current").read_text())
         stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
-        # No cgroup v2 limit to read: the machine's own number is the answer.
+        # There is no cgroup v2 limit, so the machine's number counts.
         return free
     if limit == "max":
         return free

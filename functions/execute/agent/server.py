@@ -24,9 +24,10 @@ from ocf.functions.execute.sandbox.process import (
     start_process,
 )
 
-#: From its own start; what it waits for a processor, on a crowded machine, does not count, up to a minute of it.
+#: Seconds from the server's start. Time spent waiting for a CPU on an overloaded machine does not count, up to a
+#: minute.
 START_SECONDS = 30.0
-_CROWDED_SECONDS = 60.0
+_MAX_CPU_WAIT = 60.0
 _PORT_TRIES = 3
 _TCP = Path("/proc/net/tcp")
 _LISTENING = re.compile(r"listening on (http://\S+)")
@@ -34,24 +35,25 @@ _PORT_TAKEN = re.compile(r"EADDRINUSE|port .* in use|Failed to start server", re
 
 
 class AgentServer:
-    """A started server: its process, its client, its private home. Ends with `stop`."""
+    """A started server with its process, client and private home. `stop` ends it."""
 
     def __init__(self, spec: ServerSpec, process: AgentProcess, client: OpenCode, port: int, password: str) -> None:
         self.spec = spec
-        #: What its API asks for; the agent's shell finds it in its environment.
+        #: Password of its API; the agent's shell finds it in its environment.
         self.password = password
         self.process = process
         self.client = client
         self.port = port
-        # As OpenCode's events name it.
+        # The path in OpenCode's events.
         self.directory = os.path.realpath(spec.directory)
 
     @classmethod
     async def start(cls, spec: ServerSpec, timeout: float = START_SECONDS) -> AgentServer:
-        """Start and wait until it answers; `timeout` in seconds covers all of it but waits for a processor.
+        """Start a server and wait until it answers; `timeout` in seconds covers everything but waiting for a CPU.
 
         Raises:
-            AgentFailed: missing, wrong version; AgentNotReady: not ready in time. Nothing is left running.
+            AgentFailed: OpenCode is missing or has the wrong version; AgentNotReady: not ready in time. Nothing is left
+                running.
         """
         if spec.binary is None or not os.access(spec.binary, os.X_OK):
             where = spec.binary or "no path is set"
@@ -64,7 +66,7 @@ class AgentServer:
             try:
                 return await cls._try(spec, spec.binary, _free_port(), until)
             except AgentFailed as error:
-                # Somebody took the port between our look and its bind.
+                # Another process took the port between the probe and the server's bind.
                 if not left or not any(_PORT_TAKEN.search(line) for line in error.stderr_tail):
                     raise
         raise AssertionError("unreachable: the last try returns or raises")
@@ -75,7 +77,7 @@ class AgentServer:
         process = await _started(
             ProcessSpec(
                 argv=(str(binary), "serve", "--hostname", "127.0.0.1", "--port", str(port)),
-                # Not the workspace: Bun loads .env and bunfig.toml (with its preloads) from where it starts.
+                # Not the workspace: Bun loads .env and bunfig.toml (with its preloads) from its start directory.
                 cwd=spec.home,
                 env=config.environment(spec, password),
                 sandbox=policy(spec, binary, port),
@@ -91,8 +93,8 @@ class AgentServer:
             _check_owner(port, os.geteuid() if spec.user is None else spec.user.uid)
             version = await _version(client, until)
             if not version.startswith(config.SUPPORTED_VERSION):
-                said = f"OpenCode {version or '?'} is not supported, this needs {config.SUPPORTED_VERSION}x"
-                raise AgentFailed(Reason.AGENT_ERROR, said)
+                message = f"OpenCode {version or '?'} is not supported, this needs {config.SUPPORTED_VERSION}x"
+                raise AgentFailed(Reason.AGENT_ERROR, message)
         except BaseException as error:
             tail = tuple(process.stderr_tail)
             await client.close()
@@ -106,11 +108,11 @@ class AgentServer:
         return cls(spec, process, client, port, password)
 
     def failed(self, message: str, reason: Reason = Reason.AGENT_ERROR) -> AgentFailed:
-        """A failure with the last lines of OpenCode's stderr."""
+        """Return a failure with the last lines of OpenCode's stderr."""
         return AgentFailed(reason, message, tuple(self.process.stderr_tail))
 
     def not_ready(self, message: str) -> AgentFailed:
-        """The same before it has done anything, which is worth another try unless it has ended by itself."""
+        """Return a failure before any work was done, worth another try unless the process ended by itself."""
         kind = AgentFailed if self.process.ended else AgentNotReady
         return kind(Reason.AGENT_ERROR, message, tuple(self.process.stderr_tail))
 
@@ -121,7 +123,7 @@ class AgentServer:
 
 
 async def _started(spec: ProcessSpec) -> AgentProcess:
-    """`start_process`, and no half-started process when this is cancelled."""
+    """Call `start_process`; when cancelled, leave no half-started process."""
     starting = asyncio.ensure_future(start_process(spec))
     try:
         return await asyncio.shield(starting)
@@ -133,28 +135,28 @@ async def _started(spec: ProcessSpec) -> AgentProcess:
 
 
 async def _listening(process: AgentProcess, until: float) -> None:
-    began, starved = time.monotonic(), 0.0
+    began, cpu_wait = time.monotonic(), 0.0
     while True:
         try:
-            await process.wait_line(_LISTENING, max(0.1, until + starved - time.monotonic()))
+            await process.wait_line(_LISTENING, max(0.1, until + cpu_wait - time.monotonic()))
             return
         except AgentFailed as error:
             if process.ended:
                 raise
-            starved = min(process.starved_seconds(), _CROWDED_SECONDS)
-            if until + starved <= time.monotonic():
-                said = f"OpenCode was not ready after {time.monotonic() - began:.0f} s"
-                raise AgentNotReady(error.reason, said, error.stderr_tail) from None
+            cpu_wait = min(process.cpu_wait_seconds(), _MAX_CPU_WAIT)
+            if until + cpu_wait <= time.monotonic():
+                message = f"OpenCode was not ready after {time.monotonic() - began:.0f} s"
+                raise AgentNotReady(error.reason, message, error.stderr_tail) from None
 
 
 def _check_owner(port: int, user: int) -> None:
-    """Raise AgentNotReady where another user listens: the password and the prompt are not for everybody's ears."""
+    """Raise AgentNotReady when another user listens: password and prompt must not reach it."""
     # proc(5): local address, state (0A: listening) and user are columns 1, 3 and 7.
     rows = (row.split() for row in _TCP.read_text().splitlines()[1:])
     owners = {int(row[7]) for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port}
     if owners != {user}:
-        said = f"user {user} does not listen on its port, but {sorted(owners) or 'nobody'}"
-        raise AgentNotReady(Reason.AGENT_ERROR, f"OpenCode never became ready: {said}")
+        message = f"user {user} should listen on its port, found {sorted(owners) or 'nobody'}"
+        raise AgentNotReady(Reason.AGENT_ERROR, f"OpenCode never became ready: {message}")
 
 
 async def _version(client: OpenCode, until: float) -> str:
@@ -168,7 +170,7 @@ async def _version(client: OpenCode, until: float) -> str:
 
 
 def policy(spec: ServerSpec, binary: Path, port: int) -> SandboxPolicy | None:
-    """What the server may touch; None when it is not sandboxed."""
+    """Return the sandbox policy of the server; None when it is not sandboxed."""
     if not spec.sandboxed:
         return None
     broker_port = int(spec.broker_url.split("//", 1)[1].split("/", 1)[0].rsplit(":", 1)[1])
@@ -181,7 +183,7 @@ def policy(spec: ServerSpec, binary: Path, port: int) -> SandboxPolicy | None:
 
 
 def reached(spec: ServerSpec, binary: Path) -> tuple[Path, ...]:
-    """What the server works with beside the system's files: its workspace, its home, then what it only reads."""
+    """Return the paths the server uses beside the system's: workspace, home, then those it only reads."""
     tools = (tool.resolve() for tool in spec.tools)
     return (spec.directory, spec.home, binary.resolve().parent, *tools, *spec.read_only)
 

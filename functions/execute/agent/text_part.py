@@ -1,14 +1,14 @@
-"""The text of one part as it arrives: in deltas, and as whole texts that overlap them. Pure.
+"""Text of one message part as it arrives: in deltas, and as whole texts that overlap them. Pure.
 
-A part may have megabytes and comes in thousands of deltas, so a delta must cost what it weighs: no step here copies
-what was said before, but those that compare it with a whole text, which is as long.
+A part may have megabytes and arrive in thousands of deltas, so the cost of a delta must depend on its own length:
+nothing here copies earlier text, except the comparison with a whole text of about the same length.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-#: Characters of deltas that become one piece: a list of every token would weigh ten times the text.
+#: Characters of deltas joined into one piece: a list of every token would take ten times the memory of the text.
 _PIECE = 64 * 1024
 
 
@@ -22,6 +22,7 @@ class _Pieces:
         self.size = len(text)
 
     def append(self, text: str) -> None:
+        """Append `text`."""
         self._tail.append(text)
         self._tail_size += len(text)
         self.size += len(text)
@@ -30,83 +31,84 @@ class _Pieces:
             self._tail, self._tail_size = [], 0
 
     def text(self) -> str:
-        # Kept as one piece: to ask again costs nothing.
+        # Stored as one piece, so that the next call costs nothing.
+        """Return the whole text."""
         self._whole, self._tail, self._tail_size = ["".join((*self._whole, *self._tail))], [], 0
         return self._whole[0]
 
 
 @dataclass
 class TextPart:
-    """What is known of one text part, and how much of it was said.
+    """Known text of one part, and how much of it is published.
 
-    `placed` is False when its next delta could stand anywhere: only a whole text says what follows.
+    `placed` is False when the position of the next delta is unknown: only a whole text shows what follows.
     """
 
     message: str
     kind: str | None = None
     placed: bool = True
     ended: bool = False
-    _said: _Pieces = field(default_factory=_Pieces)
+    _published: _Pieces = field(default_factory=_Pieces)
     _new: list[str] = field(default_factory=list)
-    #: Characters that are not said yet.
-    unsaid: int = 0
-    #: JavaScript cuts between the halves of a surrogate pair: the first half waits for the second.
-    _half: str = ""
+    #: Characters that are not published yet.
+    unpublished: int = 0
+    #: JavaScript may cut between the halves of a surrogate pair: the first half waits for the second.
+    _lone_surrogate: str = ""
     _final: str | None = None
 
     def delta(self, text: str) -> None:
-        """Go on with `text`."""
-        if self._half:
-            text, self._half = _paired(self._half + text), ""
+        """Append `text`."""
+        if self._lone_surrogate:
+            text, self._lone_surrogate = _join_surrogates(self._lone_surrogate + text), ""
         if text and "\ud800" <= text[-1] <= "\udbff":
-            text, self._half = text[:-1], text[-1]
+            text, self._lone_surrogate = text[:-1], text[-1]
         if text:
             self._new.append(text)
-            self.unsaid += len(text)
+            self.unpublished += len(text)
 
     def whole(self, text: str, *, ended: bool) -> bool:
-        """Take all of the part so far, which may overlap, or be older than, what the deltas said.
+        """Take all of the part so far, which may overlap the deltas or be older than they are.
 
         Returns:
-            Whether something was lost: what differs from what was said follows (again) from `take`.
+            Whether text was lost: then `take` returns (again) what differs from the published text.
         """
         if self.ended and not ended:
             return False
         self.ended = self.ended or ended
-        known = self._said.size + self.unsaid + len(self._half)
-        # A late update is shorter than what is known; only the last one may be (it is trimmed).
+        known = self._published.size + self.unpublished + len(self._lone_surrogate)
+        # A late update is shorter than the known text; only the last one may be shorter (it is trimmed).
         if not ended and len(text) <= known:
             return False
-        said = self._said.text()
-        same = _common(said, text)
-        lost = same < min(len(said), len(text))
+        published = self._published.text()
+        same = _common_prefix(published, text)
+        lost = same < min(len(published), len(text))
         if lost:
-            self._said = _Pieces(text[:same])
+            self._published = _Pieces(text[:same])
         self._new = [text[same:]] if same < len(text) else []
-        self.unsaid, self._half = len(text) - same, ""
+        self.unpublished, self._lone_surrogate = len(text) - same, ""
         self._final = text if ended else None
         return lost
 
     def take(self) -> str:
-        """What is to be said now; it counts as said."""
+        """Return the unpublished text and count it as published."""
         new = "".join(self._new)
-        self._new, self.unsaid = [], 0
+        self._new, self.unpublished = [], 0
         if new:
-            self._said.append(new)
+            self._published.append(new)
         return new
 
     def text(self) -> str:
-        """All of it."""
-        return self._final if self._final is not None else "".join((self._said.text(), *self._new))
+        """Return the whole text."""
+        return self._final if self._final is not None else "".join((self._published.text(), *self._new))
 
 
-def _paired(text: str) -> str:
-    """`text` with surrogate pairs as the characters that they are; halves stay."""
+def _join_surrogates(text: str) -> str:
+    """Return `text` with surrogate pairs joined to characters; lone halves stay."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
-def _common(one: str, other: str) -> int:
-    """How many characters both begin with; each round looks at half as much as the one before."""
+def _common_prefix(one: str, other: str) -> int:
+    """Return the length of the common prefix, by bisection."""
     low, high = 0, min(len(one), len(other))
     if one[:high] == other[:high]:
         return high

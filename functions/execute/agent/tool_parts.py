@@ -1,7 +1,7 @@
-"""Tool parts of OpenCode's messages as drafts: call, live output, result, changed files. Pure.
+"""Drafts of OpenCode's tool parts: call, live output, result, changed files. Pure.
 
-A tool part comes many times: pending (input still arriving), running (again with every piece of a shell's
-output), completed or error. Each state is said once, in that order, whatever arrives twice or late.
+A tool part arrives many times: pending (input still arriving), running (again with every piece of a shell's output),
+completed or error. Each state is published once, in that order, whatever arrives twice or late.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ocf.events.output import ChunkType, Draft, FileChange, ToolCall, ToolResult
 
 Change = Literal["added", "modified", "deleted"]
 
-#: How OpenCode marks a window that no longer starts at the output's first character (its last 30,000).
+#: OpenCode's mark of a window that no longer starts at the output's first character (it holds the last 30,000).
 _CUT = "...\n\n"
-#: A longer one is not OpenCode's; what stands before its last part could not be compared at a bounded cost.
+#: A longer window is not OpenCode's; only its last part is compared, to bound the cost.
 _WINDOW, _LONGEST_WINDOW = 30_000, 65_536
 _NOTHING = "(no output)"
-#: What it appends about a time-out or an abort, for the model.
+#: Text that OpenCode appends about a time-out or an abort, for the model.
 _METADATA = "\n\n<shell_metadata>"
 _OVERLAP_PROBE = 256
 _OVERLAP_TRIES = 64
@@ -29,7 +29,7 @@ _RANK = {"pending": 0, "running": 1, "completed": 2, "error": 2}
 
 @dataclass
 class ToolPart:
-    """What has been said about one tool part."""
+    """Published state of one tool part."""
 
     rank: int = -1
     called: bool = False
@@ -39,7 +39,7 @@ class ToolPart:
 
 
 def feed_tool(known: ToolPart, part: Mapping[str, Any], directory: str) -> list[Draft]:
-    """Drafts for what `part` says beyond `known`, which is brought up to date."""
+    """Return drafts for the news in `part` and update `known`."""
     state = part.get("state", {})
     rank = _RANK.get(state.get("status", ""), -1)
     if rank < known.rank or known.rank == 2 or rank < 1:
@@ -68,12 +68,12 @@ def feed_tool(known: ToolPart, part: Mapping[str, Any], directory: str) -> list[
 
 
 def change_draft(change: FileChange) -> Draft:
-    """A file change as a draft."""
+    """Return a file change as a draft."""
     return Draft(type=ChunkType.FILE_CHANGE, data=f"{change.change} {change.path}", detail=_dump(change))
 
 
 def file_changes(tool: str, call: Mapping[str, Any], metadata: Mapping[str, Any], directory: str) -> list[FileChange]:
-    """What a completed tool says it changed inside the workspace."""
+    """Return the changes inside the workspace that a completed tool reports."""
     if tool == "write":
         path = relative(metadata.get("filepath") or call.get("filePath"), directory)
         new = metadata.get("exists") is False
@@ -96,7 +96,7 @@ def file_changes(tool: str, call: Mapping[str, Any], metadata: Mapping[str, Any]
 
 
 def relative(path: object, directory: str) -> str | None:
-    """`path` relative to the workspace; None when it is outside of it."""
+    """Return `path` relative to the workspace; None when it is outside of it."""
     if not isinstance(path, str) or not path:
         return None
     inside = os.path.relpath(os.path.join(directory, path), directory)
@@ -116,7 +116,7 @@ def _named(part: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[str, dict
     call = state.get("input")
     call = dict(call) if isinstance(call, Mapping) else {}
     if part.get("tool") == "invalid":
-        # A call OpenCode could not make: it renames the tool; say the one the model asked for.
+        # OpenCode renames the tool of a call it could not make; report the one that the model requested.
         return str(call.get("tool", "invalid")), call
     return str(part.get("tool", "")), call
 
@@ -150,7 +150,7 @@ def _result(part: Mapping[str, Any], name: str, call: str) -> Draft:
 
 
 def _shell_output(known: ToolPart, call: str, output: str) -> list[Draft]:
-    """What `output`, a window on the last 30,000 characters, has beyond the window before it."""
+    """Return drafts for the output added since the last window; `output` is the last 30,000 characters."""
     if len(output) > _LONGEST_WINDOW:
         output = _CUT + output[-_WINDOW:]
     cut = output.startswith(_CUT) and (known.cut or len(output) > len(known.window))
@@ -182,7 +182,7 @@ def _stdout(call: str, new: str) -> list[Draft]:
 
 
 def _overlap(before: str, window: str) -> int:
-    """Length of the longest start of `window` that `before` ends with.
+    """Return the length of the longest prefix of `window` that is a suffix of `before`.
 
     Output that repeats itself within 30,000 characters can overlap in several ways; the longest is taken.
     """

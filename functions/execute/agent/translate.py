@@ -1,10 +1,9 @@
-"""OpenCode's events in, drafts of our output out: a pure state machine (no I/O, no clock).
+"""Translation of OpenCode's events to drafts of output: a pure state machine (no I/O, no clock).
 
-Rule 1: text is said once. Deltas, whole-part updates and the messages read after a reconnect overlap; per part
-the length already said decides what is new.
-Rule 2: a delta says no offset. After a reconnect the deltas of a part that was already open cannot be placed, so
-its text waits for the next whole-part update, which OpenCode sends when the part ends.
-Rule 3: only text of the main session's assistant is `text`. What subagents and summaries say is `reasoning`.
+Rule 1: text is published once. Deltas, whole-part updates and the messages read after a reconnect overlap; per part the
+published length decides what is new. Rule 2: a delta has no offset. After a reconnect the deltas of a part that was
+already open cannot be placed, so its text waits for the next whole-part update, which OpenCode sends when the part
+ends. Rule 3: only text of the main session's assistant is `text`. Text of subagents and summaries is `reasoning`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from ocf.functions.execute.agent.text_part import TextPart
 from ocf.functions.execute.agent.tool_parts import ToolPart, change_draft, feed_tool, relative
 
 _SEEN_LIMIT = 20_000
-#: How OpenCode calls the ends of an answer that is not whole (the AI SDK's finish reasons).
+#: OpenCode's names for the ends of an incomplete answer (the AI SDK's finish reasons).
 _CUT, _WITHHELD = "length", "content-filter"
 
 
@@ -45,9 +44,9 @@ class _Message:
 class Translator:
     """One session (and the sessions its subagents open) from prompt to idle.
 
-    After each `feed`, `idle` says whether the turn is over, `error` why it failed, `usage` the totals so far,
-    `result_text` the last thing the assistant said, `waiting` the requests nobody has answered yet.
-    `changes` may be set to what the version control says (path to FileChange) before a `patch` part is fed.
+    After each `feed`, `idle` states whether the run is over, `error` why it failed, `usage` the totals so far,
+    `result_text` the assistant's last message, `waiting` the unanswered requests. `changes` (path to FileChange) may be
+    set from version control before a `patch` part is fed.
     """
 
     def __init__(self, session: str, directory: str) -> None:
@@ -64,11 +63,11 @@ class Translator:
         self._messages: dict[str, _Message] = {}
         self._texts: dict[str, TextPart] = {}
         self._parts_of: dict[str, list[str]] = {}
-        self._unsaid = 0
+        self._unpublished = 0
         self._tools: dict[str, ToolPart] = {}
-        self._told: dict[str, set[str]] = {}
+        self._reported: dict[str, set[str]] = {}
         self._steps: set[str] = set()
-        self._asked: set[str] = set()
+        self._requested: set[str] = set()
         self._retry: object = None
         self._todo: object = None
         self._busy = False
@@ -94,7 +93,7 @@ class Translator:
 
     @property
     def result_text(self) -> str:
-        """Text of the main session's last assistant message that has any."""
+        """Return the text of the main session's last assistant message that has any."""
         for key in sorted(self._messages, reverse=True):
             if self._is_answer(self._messages[key]):
                 parts = sorted(one for one in self._parts_of.get(key, ()) if self._texts[one].kind == "text")
@@ -105,24 +104,24 @@ class Translator:
 
     @property
     def unfinished(self) -> tuple[Reason, str] | None:
-        """Why the turn's last answer is not whole, though OpenCode ended the turn without an error."""
+        """Return why the last answer is incomplete, though OpenCode reported no error."""
         mine = [key for key, message in self._messages.items() if key not in self._before and self._is_answer(message)]
         finish = self._messages[max(mine)].finish if mine else ""
         if finish == _CUT:
-            said = "the model's last answer was cut at its output limit (finish reason length)"
-            return Reason.MODEL_ERROR, f"{said}; model_config.max_tokens raises it"
+            text = "the model's last answer was cut at its output limit (finish reason length)"
+            return Reason.MODEL_ERROR, f"{text}; model_config.max_tokens raises it"
         if finish == _WITHHELD:
             return Reason.MODEL_ERROR, "the model's provider withheld its last answer (finish reason content_filter)"
         return None
 
     def begin_turn(self) -> None:
-        """Forget how the last turn ended; what was said stays said."""
+        """Reset the end of the last prompt; published text stays published."""
         self.idle = self.aborted = self._busy = False
         self.error = self._retry = None
         self._before = {key for key, message in self._messages.items() if message.role == "assistant"}
 
     def feed(self, event: Mapping[str, Any]) -> list[Draft]:
-        """What is new in `event`; unknown types and other sessions' events say nothing."""
+        """Return drafts for the news in `event`; unknown types and other sessions' events give none."""
         handler = self._handlers.get(str(event.get("type")))
         properties = event.get("properties")
         if handler is None or not isinstance(properties, dict) or self._repeated(event.get("id")):
@@ -144,7 +143,7 @@ class Translator:
     def _on_session(self, properties: dict[str, Any]) -> list[Draft]:
         info = properties.get("info", {})
         if info.get("parentID") in self._sessions:
-            self._room(self._sessions, info["id"])
+            self._check_limit(self._sessions, info["id"])
             self._sessions.add(info["id"])
         return []
 
@@ -169,13 +168,13 @@ class Translator:
         return [status_draft(f"model call failed ({status.get('message')}), retry {status.get('attempt')}", "retry")]
 
     def _on_idle(self, properties: dict[str, Any]) -> list[Draft]:
-        # Without a busy before it, it belongs to the turn before.
+        # Without a busy event before it, it belongs to the previous prompt.
         if properties.get("sessionID") == self.session and self._busy:
             self.idle = True
         return []
 
     def _on_error(self, properties: dict[str, Any]) -> list[Draft]:
-        # A subagent's error is its tool's result; one without a session is the server's own.
+        # A subagent's error is its tool's result; an error without a session is the server's own.
         if properties.get("sessionID", self.session) == self.session:
             self._failed(properties.get("error") or {})
         return []
@@ -199,14 +198,14 @@ class Translator:
         known = key in self._messages
         finished = bool((info.get("time") or {}).get("completed"))
         summary, finish = info.get("summary") is True, str(info.get("finish") or "")
-        self._room(self._messages, key)
+        self._check_limit(self._messages, key)
         self._messages[key] = _Message(info["sessionID"], info["role"], summary, finished, finish)
         if info["sessionID"] == self.session and key not in self._before and info.get("error"):
             self._failed(info["error"])
-        return [] if known else [draft for part in self._parts_of.get(key, ()) for draft in self._say(part)]
+        return [] if known else [draft for part in self._parts_of.get(key, ()) for draft in self._text_drafts(part)]
 
-    def _room(self, known: Collection[str], key: str) -> None:
-        """Raises OverLimit: OpenCode, which may be in the agent's hands, names more of something than anybody uses."""
+    def _check_limit(self, known: Collection[str], key: str) -> None:
+        """Raise OverLimit when OpenCode, possibly controlled by the agent, names implausibly many or long ids."""
         if len(key) > limits.AGENT_ID:
             raise limits.OverLimit(f"OpenCode sent an id of {len(key)} characters; at most {limits.AGENT_ID}")
         if len(known) >= limits.AGENT_PARTS and key not in known:
@@ -229,14 +228,14 @@ class Translator:
     def _on_text(self, part: Mapping[str, Any]) -> list[Draft]:
         known = self._texts.get(part["id"]) or self._opened(part["id"], part["messageID"])
         known.kind = part["type"]
-        before = known.unsaid
+        before = known.unpublished
         lost = known.whole(str(part.get("text") or ""), ended=bool((part.get("time") or {}).get("end")))
-        self._heard(known.unsaid - before)
+        self._add_unpublished(known.unpublished - before)
         if not lost:
-            return self._say(part["id"])
+            return self._text_drafts(part["id"])
         detail = {"reason": "text_corrected", "part_id": part["id"], "bytes": None}
         gap = Draft(type=ChunkType.GAP, data="some of this text was lost on the way; it follows again", detail=detail)
-        return [gap, *self._say(part["id"])]
+        return [gap, *self._text_drafts(part["id"])]
 
     def _on_delta(self, properties: dict[str, Any]) -> list[Draft]:
         if properties.get("sessionID") not in self._sessions or properties.get("field") != "text":
@@ -247,30 +246,30 @@ class Translator:
         part = self._texts.get(key) or self._opened(key, properties["messageID"], placed=False)
         if part.ended or not part.placed:
             return []
-        before = part.unsaid
+        before = part.unpublished
         part.delta(str(properties.get("delta") or ""))
-        self._heard(part.unsaid - before)
-        return self._say(key)
+        self._add_unpublished(part.unpublished - before)
+        return self._text_drafts(key)
 
     def _opened(self, key: str, message: str, *, placed: bool = True) -> TextPart:
-        self._room(self._texts, key)
+        self._check_limit(self._texts, key)
         self._parts_of.setdefault(message, []).append(key)
         self._texts[key] = TextPart(message, placed=placed)
         return self._texts[key]
 
-    def _heard(self, characters: int) -> None:
-        self._unsaid += characters
-        if self._unsaid > limits.AGENT_UNATTRIBUTED:
+    def _add_unpublished(self, characters: int) -> None:
+        self._unpublished += characters
+        if self._unpublished > limits.AGENT_UNATTRIBUTED:
             raise limits.OverLimit(
                 f"OpenCode sent more than {limits.AGENT_UNATTRIBUTED} characters of no known message"
             )
 
-    def _say(self, key: str) -> list[Draft]:
+    def _text_drafts(self, key: str) -> list[Draft]:
         part = self._texts[key]
         message = self._messages.get(part.message)
         if message is None or part.kind is None:
-            return []  # it waits for the event that says what it is
-        self._unsaid -= part.unsaid
+            return []  # waits for the event with its kind
+        self._unpublished -= part.unpublished
         new = part.take()
         if message.role != "assistant" or not new:
             return []
@@ -283,37 +282,37 @@ class Translator:
     def _on_tool(self, part: Mapping[str, Any]) -> list[Draft]:
         child = ((part.get("state") or {}).get("metadata") or {}).get("sessionId")
         if part.get("tool") == "task" and isinstance(child, str):
-            self._room(self._sessions, child)
+            self._check_limit(self._sessions, child)
             self._sessions.add(child)
-        self._room(self._tools, part["id"])
+        self._check_limit(self._tools, part["id"])
         known = self._tools.setdefault(part["id"], ToolPart())
         finished = known.rank
         drafts = feed_tool(known, part, self._directory)
         if part.get("tool") == "todowrite" and known.rank > finished:
-            # The list's own event may be lost with the stream; the tool part is kept.
+            # The list's own event may be lost with the stream; the tool part is stored.
             todos = part["state"].get("input", {}).get("todos")
             drafts += self._on_todo({"sessionID": part["sessionID"], "todos": todos}) if known.rank == 2 else []
-        self._told.setdefault(part["messageID"], set()).update(known.written)
+        self._reported.setdefault(part["messageID"], set()).update(known.written)
         return drafts
 
     def _on_step(self, part: Mapping[str, Any]) -> list[Draft]:
         if part["id"] in self._steps:
             return []
-        self._room(self._steps, part["id"])
+        self._check_limit(self._steps, part["id"])
         self._steps.add(part["id"])
         self.usage = usage_after(self.usage, part)
-        said = f"{self.usage.total_tokens} tokens, ${self.usage.cost_usd:.4f}"
-        return [Draft(type=ChunkType.USAGE, data=said, detail=self.usage.model_dump(mode="json"))]
+        text = f"{self.usage.total_tokens} tokens, ${self.usage.cost_usd:.4f}"
+        return [Draft(type=ChunkType.USAGE, data=text, detail=self.usage.model_dump(mode="json"))]
 
-    def untold(self, part: Mapping[str, Any]) -> list[str]:
-        """Files of a `patch` part (what a step changed, by any means) that no tool has named."""
-        told = self._told.get(str(part.get("messageID")), set())
+    def unreported(self, part: Mapping[str, Any]) -> list[str]:
+        """Return files of a `patch` part (all changes of a step) that no tool has reported."""
+        reported = self._reported.get(str(part.get("messageID")), set())
         paths = [relative(file, self._directory) for file in part.get("files") or []]
-        return [path for path in paths if path is not None and path not in told]
+        return [path for path in paths if path is not None and path not in reported]
 
     def _on_patch(self, part: Mapping[str, Any]) -> list[Draft]:
-        paths = self.untold(part)
-        self._told.setdefault(part["messageID"], set()).update(paths)
+        paths = self.unreported(part)
+        self._reported.setdefault(part["messageID"], set()).update(paths)
         found = [self.changes.get(path) or FileChange(path=path, change="modified") for path in paths]
         return [change_draft(change) for change in found]
 
@@ -327,16 +326,16 @@ class Translator:
         return [todo_draft(todos)]
 
     def _on_permission(self, request: Mapping[str, Any]) -> list[Draft]:
-        return self._ask(request, permission_waiting(request), ChunkType.PERMISSION)
+        return self._request_drafts(request, permission_waiting(request), ChunkType.PERMISSION)
 
     def _on_question(self, request: Mapping[str, Any]) -> list[Draft]:
-        return self._ask(request, question_waiting(request), ChunkType.QUESTION)
+        return self._request_drafts(request, question_waiting(request), ChunkType.QUESTION)
 
-    def _ask(self, request: Mapping[str, Any], waiting: PendingRequest, type: ChunkType) -> list[Draft]:
-        if request.get("sessionID") not in self._sessions or waiting.request_id in self._asked:
+    def _request_drafts(self, request: Mapping[str, Any], waiting: PendingRequest, type: ChunkType) -> list[Draft]:
+        if request.get("sessionID") not in self._sessions or waiting.request_id in self._requested:
             return []
-        self._room(self._asked, waiting.request_id)
-        self._asked.add(waiting.request_id)
+        self._check_limit(self._requested, waiting.request_id)
+        self._requested.add(waiting.request_id)
         self.waiting[waiting.request_id] = waiting
         detail = waiting.model_dump(mode="json", exclude_none=True)
         return [Draft(type=type, data=waiting.title, detail=detail)]

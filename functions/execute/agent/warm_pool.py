@@ -1,12 +1,12 @@
-"""Servers that were started and booted before their task is known.
+"""Warm servers: started and booted before their task is known.
 
-A slot is one OpenCode server in its sandbox, its own broker, and an empty directory. OpenCode boots a directory at the
-first prompt in it, so a throw-away one is sent, which the broker answers itself, at no cost. Then the workspace is
-put into the directory. A slot serves one execution of one tenant and is thrown away with it.
+A warm server is one OpenCode server in its sandbox, with its own model proxy and an empty directory. OpenCode boots a
+directory at the first prompt in it, so a throw-away prompt is sent, which the proxy answers itself at no cost. Then the
+workspace is put into the directory. A server serves one execution of one tenant and is thrown away with it.
 
-Every execution runs in a slot, also when none was ready and it is opened on demand: OpenCode 1.18 reads a directory's
-plugins and opencode.json when it boots it, even with OPENCODE_DISABLE_PROJECT_CONFIG (that switch holds for its
-older half only). A directory that is empty at that moment cannot be hostile.
+Every execution runs in such a server, also when none is ready and one is opened on demand: OpenCode 1.18 reads a
+directory's plugins and opencode.json when it boots it, even with OPENCODE_DISABLE_PROJECT_CONFIG (that switch covers
+its older half only). A directory that is empty at that moment cannot be hostile.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ log = structlog.get_logger()
 
 MakeBroker = Callable[[], Awaitable[ModelProxy]]
 
-#: OpenCode forgets a directory that was not used for 60 minutes and would boot it again, with the workspace in it.
+#: OpenCode unloads a directory after 60 minutes without use and would boot it again, with the workspace in it.
 MAX_AGE = 1800.0
 BOOT_SECONDS = 120.0
-#: A new slot takes a core for seconds; the execution that took the last one has just begun.
+#: Opening a server takes a core for seconds, and the execution that took the last one has just begun.
 REFILL_DELAY = 3.0
 MIN_FREE_BYTES = 1024**3
 _WATCH_SECONDS = 5.0
@@ -53,9 +53,9 @@ _KNOWN_MODELS = 20
 
 @dataclass
 class WarmServer:
-    """A booted server, the directory its workspace goes to (empty, mode 0700), and the broker it talks to.
+    """A booted server, its workspace directory (empty, mode 0700), and its model proxy.
 
-    The broker has no target yet: `broker.assign`. `warm` says whether it was ready before it was asked for.
+    The proxy has no target yet: `broker.assign`. `warm` states whether the server was ready before it was requested.
     """
 
     server: AgentServer
@@ -66,45 +66,49 @@ class WarmServer:
     user: Owner | None = None
 
     async def own(self, path: Path) -> None:
-        """Give what this process has put below `path` to the agent's user, where it has one."""
+        """Give the agent's user, if it has one, what this process created below `path`."""
         if self.user is not None:
             await self.user.own_tree(path)
 
     async def open_up(self) -> None:
-        """Make its workspace readable for this process, once its processes are gone. Raises OSError."""
+        """Make the workspace readable for this process, once the agent's processes are gone.
+
+        Raises:
+            OSError: the agent's container failed to do so.
+        """
         if isinstance(self.user, HostUser):
             await self.user.open_up(self.directory)
 
     @property
     def directory(self) -> Path:
-        """Where the workspace goes."""
+        """Return the workspace directory."""
         return self.server.spec.directory
 
     async def close(self, grace: float = 0.0) -> StopReport:
-        """End every process of it, free the port, remove its files. Safe to call again."""
+        """End its processes, free the port, remove its files. Safe to call again."""
         report = await self.server.stop(grace)
         await self.broker.close()
-        await _put_away_files(self.root, self.user)
+        await _remove_files(self.root, self.user)
         return report
 
 
 @dataclass(frozen=True)
 class WarmServerConfig:
-    """How slots of a worker are opened: `spec` without its directory, home and broker, which each slot has of its own.
+    """Settings for opening servers: `spec` without directory, home and proxy, which each server has of its own.
 
-    `folder` is private to this worker. `turn`: more servers at once than there are processors are ready no sooner, and
-    each takes longer: five on two busy cores took 12 s each, two by two 6 s.
+    `folder` is private to this worker. `turn` limits how many servers start at once: more than there are processors are
+    ready no sooner, and each takes longer. Five on two busy cores took 12 s each, two by two 6 s.
     """
 
     folder: Path
     spec: ServerSpec
     make_broker: MakeBroker
-    #: Each slot has one of its own; None: all are this process's user.
+    #: Each server gets a user of its own; None: all run as this process's user.
     users: AgentUsers | AgentHost | None = None
     turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
 
     def fits(self, spec: ServerSpec) -> bool:
-        """Whether a slot of this plan can serve what `spec` asks for; its models are looked at by the pool."""
+        """Return whether a server of this configuration satisfies `spec`, apart from models, which the pool checks."""
         mine, asked = self.spec, spec
         return all(
             getattr(mine, name) == getattr(asked, name)
@@ -115,12 +119,17 @@ class WarmServerConfig:
 async def open_slot(
     plan: WarmServerConfig, spec: ServerSpec, clock: Clock, *, shared: Path | None = None, user: Owner | None = None
 ) -> WarmServer:
-    """Start a server of `spec` (its directory, home, user and broker are replaced), and boot its empty directory.
+    """Start a server of `spec` (directory, home, user and proxy are replaced) and boot its empty directory.
 
-    A `shared` directory is used as it is, and not booted; `user` then is who it belongs to now. It goes with the slot.
+    Args:
+        plan: the pool's configuration.
+        spec: the requested server.
+        clock: for `opened_at`.
+        shared: a directory to use in place; it is not booted.
+        user: its current owner, which the server then owns.
 
     Raises:
-        AgentFailed: it did not start or boot (AgentNotReady: in time); nothing is left of it.
+        AgentFailed: the server did not start or boot (AgentNotReady: not in time); nothing of it is left.
     """
     root = plan.folder / uuid.uuid4().hex
     directory, home = shared or root / "workspace", root / "home"
@@ -135,11 +144,11 @@ async def open_slot(
             root.mkdir(mode=0o700, parents=True)
             home.mkdir(mode=0o700)
         if isinstance(user, AgentUser):
-            root.chmod(0o711)  # to what is inside and its user's own
+            root.chmod(0o711)  # lets the agent's user pass to its own folders
         broker = await plan.make_broker()
         if shared is None:
-            # OpenCode asks once whether a directory is a repository; all that come here are.
-            await in_thread(lambda _: _lay_out_git(directory))
+            # OpenCode checks once whether a directory is a repository; all workspaces are.
+            await in_thread(lambda _: _make_git_folder(directory))
             if user is not None:
                 await user.hand_over(directory)
         own = replace(
@@ -156,7 +165,7 @@ async def open_slot(
                 await in_thread(lambda _: _empty(directory))
         return WarmServer(server, broker, root, clock.monotonic(), user=user)
     except BaseException as error:
-        # A task of its own: who is cancelled once more meanwhile leaves nothing behind either.
+        # A separate task, so that a second cancellation leaves nothing behind either.
         await asyncio.shield(asyncio.ensure_future(_undo(server, broker, root, user)))
         if isinstance(error, HostGone):
             raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from None
@@ -170,10 +179,10 @@ async def _undo(server: AgentServer | None, broker: ModelProxy | None, root: Pat
         await server.stop(0.0)
     if broker is not None:
         await broker.close()
-    await _put_away_files(root, user)
+    await _remove_files(root, user)
 
 
-async def _put_away_files(root: Path, user: Owner | None) -> None:
+async def _remove_files(root: Path, user: Owner | None) -> None:
     if not isinstance(user, HostUser):
         await discard_tree(root)
     if user is not None:
@@ -181,15 +190,15 @@ async def _put_away_files(root: Path, user: Owner | None) -> None:
 
 
 async def _boot(server: AgentServer, clock: Clock) -> None:
-    """Send the throw-away prompt and forget it."""
+    """Send the throw-away prompt and delete its session."""
 
-    async def unheard(draft: Draft) -> None:
-        """Nobody listens."""
+    async def discard(draft: Draft) -> None:
+        """Drop the draft."""
 
     agent = Agent(server, PromptSpec(server.spec.models[0], title="boot"), clock)
     try:
         async with asyncio.timeout(BOOT_SECONDS):
-            await agent.run("ready?", unheard)
+            await agent.run("ready?", discard)
             await server.client.delete_session(agent.session_id)
     except TimeoutError:
         raise server.not_ready(f"OpenCode did not boot its directory within {BOOT_SECONDS:g} s") from None
@@ -197,8 +206,8 @@ async def _boot(server: AgentServer, clock: Clock) -> None:
         raise server.not_ready(str(error)) from error
 
 
-def _lay_out_git(directory: Path) -> None:
-    # What `git init` makes and OpenCode looks for; a process for it would cost more than the files.
+def _make_git_folder(directory: Path) -> None:
+    # Equals what `git init` creates and OpenCode checks; a process for it would cost more than the files.
     directory.mkdir(mode=0o700, exist_ok=True)
     git = directory / ".git"
     for name in ("objects", "refs/heads"):
@@ -213,10 +222,10 @@ def _empty(directory: Path) -> None:
 
 
 class WarmPool:
-    """Keeps one slot ready while nothing runs, and opens one on demand when it does not fit.
+    """Keeps one server ready while nothing runs, and opens one on demand when it does not fit.
 
-    Models are fixed when a server starts. It begins with those of the plan and adds each that is asked for, so that the
-    next slot knows it too.
+    Models are fixed when a server starts. The pool begins with those of the configuration and adds each requested one,
+    so that the next server knows it too.
     """
 
     def __init__(
@@ -228,28 +237,28 @@ class WarmPool:
         self._free = free
         self._models: list[AgentModel] = list(plan.spec.models)
         self._slot: WarmServer | None = None
-        #: The models of the slot that is ready or is being opened.
+        #: Models of the server that is ready or being opened.
         self._known: frozenset[AgentModel] = frozenset()
-        self._keeping: asyncio.Task[None] | None = None
-        self._settled = asyncio.Event()
-        self._settled.set()
+        self._task: asyncio.Task[None] | None = None
+        self._not_opening = asyncio.Event()
+        self._not_opening.set()
         self._opened = asyncio.Event()
 
     @property
     def ready(self) -> bool:
-        """Whether it could be taken now."""
+        """Return whether a server could be taken now."""
         return self._slot is not None
 
     def start(self, delay: float = 0.0) -> None:
-        """Begin to keep one ready after `delay` seconds, in the background, unless it does already."""
-        if self._wanted and self._keeping is None:
-            self._keeping = asyncio.create_task(self._keep(delay))
+        """Start keeping a server ready after `delay` seconds, in the background, unless that runs already."""
+        if self._wanted and self._task is None:
+            self._task = asyncio.create_task(self._keep_ready(delay))
 
     async def user_of(self, shared: Path) -> Owner | None:
-        """The user that an execution in a shared folder has, with the folder's files; None: this process's own.
+        """Take the user for an execution in a shared folder, with the folder's files; None: this process's own.
 
         Raises:
-            AgentFailed: there is none now.
+            AgentFailed: no user is free.
         """
         if self._plan.users is None:
             return None
@@ -259,10 +268,13 @@ class WarmPool:
             raise AgentFailed(Reason.AGENT_ERROR, str(error)) from None
 
     async def acquire(self, spec: ServerSpec, *, shared: Path | None = None, user: Owner | None = None) -> WarmServer:
-        """A slot that serves `spec` (directory, home and broker of it are ignored): the warm one, or one opened now.
+        """Return a server that satisfies `spec`: the warm one, or one opened now.
 
-        `shared` is a directory to be used in place: it is never empty at boot, so its own OpenCode plugins are loaded
-        (inside the sandbox).
+        Args:
+            spec: the requested server; its directory, home and proxy are ignored.
+            shared: a directory to use in place. It is not empty at boot, so its own OpenCode plugins are loaded (inside
+                the sandbox).
+            user: the owner of `shared`.
 
         Raises:
             AgentFailed: OpenCode cannot be started.
@@ -271,46 +283,48 @@ class WarmPool:
         return slot if slot is not None else await open_slot(self._plan, spec, self._clock, shared=shared, user=user)
 
     async def take(self, spec: ServerSpec) -> WarmServer | None:
-        """The warm slot if it serves `spec`; one that is just being opened is waited for. Whoever gets it closes it,
-        and says `start` when another may take its place."""
+        """Return the warm server if it satisfies `spec`, waiting for one that is being opened.
+
+        The caller closes it, and calls `start` when another may take its place.
+        """
         asked = {_plain(model) for model in spec.models}
         self._models = [*asked.difference(self._models), *self._models][:_KNOWN_MODELS]
         fits = self._plan.fits(spec) and asked <= self._known
         if fits:
-            await self._settled.wait()
+            await self._not_opening.wait()
         elif self._slot is not None:
-            return None  # it stays for the next
+            return None  # it stays for the next task
         slot, self._slot = self._slot, None
         try:
             await self._stop()
             if slot is not None:
-                slot.warm = await self._answers(slot)
+                slot.warm = await self._responds(slot)
         finally:
             if slot is not None and not slot.warm:
-                # A task of its own: who is cancelled meanwhile leaves nothing of it behind.
+                # A separate task, so that a cancellation leaves nothing behind.
                 await asyncio.shield(asyncio.ensure_future(slot.close()))
         return slot if slot is not None and slot.warm else None
 
     async def wait_ready(self) -> None:
-        """Until one is ready."""
+        """Wait until a server is ready."""
         await self._opened.wait()
 
     async def close(self) -> None:
-        """End the one that nobody took."""
+        """End a server that was not taken."""
         await self._stop()
 
     async def _stop(self) -> None:
-        keeping, self._keeping = self._keeping, None
-        if keeping is not None:
-            keeping.cancel()
-            await asyncio.shield(asyncio.gather(keeping, return_exceptions=True))
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.shield(asyncio.gather(task, return_exceptions=True))
         self._known = frozenset()
 
-    async def _keep(self, delay: float) -> None:
+    async def _keep_ready(self, delay: float) -> None:
         await self._clock.sleep(delay)
         backoff = 1.0
         while (
-            self._keeping is asyncio.current_task()
+            self._task is asyncio.current_task()
         ):  # a cancellation can be swallowed (`ocf.functions.core.cancellation`)
             if self._free() < MIN_FREE_BYTES:
                 await self._clock.sleep(_WATCH_SECONDS)
@@ -326,31 +340,31 @@ class WarmPool:
             await self._offer(slot)
 
     async def _offer(self, slot: WarmServer) -> None:
-        """Let it be taken for as long as it is good."""
-        offered = self._keeping is asyncio.current_task()
+        """Offer the server until it is taken or no longer good."""
+        offered = self._task is asyncio.current_task()
         try:
             if offered:
                 self._slot = slot
                 self._opened.set()
                 log.info("warm slot ready", action="slots.ready")
-                log.info("warm slot discarded", action="slots.discarded", reason=await self._spent(slot))
+                log.info("warm slot discarded", action="slots.discarded", reason=await self._discard_reason(slot))
         finally:
             self._opened.clear()
-            if not offered or self._slot is slot:  # and nobody took it
+            if not offered or self._slot is slot:  # not taken
                 self._slot = None
                 await asyncio.shield(asyncio.ensure_future(slot.close()))
 
     async def _open(self) -> WarmServer:
         spec = replace(self._plan.spec, models=tuple(self._models))
         self._known = frozenset(spec.models)
-        self._settled.clear()
+        self._not_opening.clear()
         try:
             return await open_slot(self._plan, spec, self._clock)
         finally:
-            self._settled.set()
+            self._not_opening.set()
 
-    async def _spent(self, slot: WarmServer) -> str:
-        """Why nobody is to get it any more, as soon as that is so; running work needs the memory more."""
+    async def _discard_reason(self, slot: WarmServer) -> str:
+        """Return why the server is to be discarded, once that is so; running work needs the memory more."""
         dead = asyncio.ensure_future(slot.server.process.exited())
         try:
             while not dead.done():
@@ -363,7 +377,7 @@ class WarmPool:
         finally:
             dead.cancel()
 
-    async def _answers(self, slot: WarmServer) -> bool:
+    async def _responds(self, slot: WarmServer) -> bool:
         try:
             return bool(await slot.server.client.version())
         except OpenCodeError as error:
@@ -372,5 +386,5 @@ class WarmPool:
 
 
 def _plain(model: AgentModel) -> AgentModel:
-    """The model without what the broker sets per call."""
+    """Return the model without the values that the model proxy sets per call."""
     return replace(model, temperature=None, max_tokens=None)

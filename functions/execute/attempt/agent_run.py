@@ -1,4 +1,4 @@
-"""What the agent's side of an attempt needs: OpenCode, files, broker; one after the other, and put away again."""
+"""The agent's side of an attempt: OpenCode, workspace and model proxy, from setup to cleanup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from ocf.events.commands import Execute
-from ocf.events.errors import SealError
+from ocf.events.errors import SealError, Unavailable
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft, Usage
 from ocf.events.redaction import Redactor
@@ -36,7 +36,7 @@ from ocf.functions.execute.context import WorkerContext
 from ocf.functions.execute.egress_proxy import EgressProxy, rules
 from ocf.functions.execute.model_proxy import Hooks, ModelProxyFailure
 from ocf.functions.execute.sandbox.agent_host_client import HostUser, Owner
-from ocf.functions.execute.sandbox.process import AgentFailed
+from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady
 from ocf.functions.models.endpoint_check import BadEndpoint
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import NoModel
@@ -56,7 +56,7 @@ _GRACE = 0.3
 
 
 class AgentRun:
-    """The agent's side of one attempt. `run` ends when the agent is done; `kill` ends it from outside."""
+    """The agent's side of one attempt. `run` returns when the agent is done; `kill` ends it from outside."""
 
     def __init__(self, context: WorkerContext, task: Execute, directory: Path, activity: Activity) -> None:
         self._context = context
@@ -64,26 +64,26 @@ class AgentRun:
         self._directory = directory
         self._activity = activity
         self._agent: Agent | None = None
-        self._slot: WarmServer | None = None
+        self._warm_server: WarmServer | None = None
         self._user: Owner | None = None
         self._workspace: workspace.Prepared | None = None
         self._conversation: dict[str, object] | None = None
         self._follow_ups: deque[str] = deque()
-        self._over = False
+        self._finished = False
         self._on_failure: Callable[[ModelProxyFailure], None] = lambda _: None
         self._on_usage: Callable[[Usage], None] = lambda _: None
         self._refused: str | None = None
         self._used = Usage()
         self._keep_ignored = False
         self._cleanup = AsyncExitStack()
-        #: Knows every secret of this execution.
+        #: Redacts every secret of this execution.
         self.redactor = Redactor()
         self.spans = RunSpans()
         self.result = ""
 
     @property
     def model_name(self) -> str | None:
-        """How people see its model; None when that cannot be had (`run` will say why)."""
+        """Return the display name of the model; None when it cannot be resolved (`run` raises the reason)."""
         try:
             return self._context.target(self._task).display_name
         except (SealError, NoModel, BadEndpoint):
@@ -91,72 +91,85 @@ class AgentRun:
 
     @property
     def usage(self) -> Usage:
-        """Totals of the model calls, of all attempts."""
-        return self._slot.broker.usage if self._slot and self._slot.broker.target else self._used
+        """Return the totals of the model calls over all attempts."""
+        return self._warm_server.broker.usage if self._warm_server and self._warm_server.broker.target else self._used
 
     @property
     def prepared(self) -> workspace.Prepared | None:
-        """The agent's files, once they are there."""
+        """Return the workspace; None until it is prepared."""
         return self._workspace
 
     @property
     def roots(self) -> tuple[Path, ...]:
-        """Everything the agent can write to."""
-        own = (self._slot.root,) if self._slot else ()
+        """Return every folder that the agent can write to."""
+        own = (self._warm_server.root,) if self._warm_server else ()
         shared = (self._workspace.directory,) if self._workspace and self._workspace.source == "shared" else ()
         return own + shared
 
-    def nameless_bytes(self) -> int:
-        """What it has written to files that have no name any more."""
-        return self._slot.server.process.nameless_bytes() if self._slot else 0
+    def unlinked_open_bytes(self) -> int:
+        """Return the bytes on disk of files that the agent's processes have deleted but hold open."""
+        return self._warm_server.server.process.unlinked_open_bytes() if self._warm_server else 0
 
-    async def overfull(self, limit: int) -> str | None:
-        """Which bound on the disk is passed, in words."""
-        roots, user = self.roots, self._slot.user if self._slot else None
+    async def exceeded_disk_limit(self, limit: int) -> str | None:
+        """Return which disk limit is exceeded, as a message; None when none is.
+
+        Args:
+            limit: bytes on disk.
+        """
+        roots, user = self.roots, self._warm_server.user if self._warm_server else None
         if isinstance(user, HostUser):
-            return await user.overfull(roots, limit, self.nameless_bytes())
-        return await asyncio.to_thread(watchdog.overfull, roots, limit, self.nameless_bytes)
+            return await user.exceeded_disk_limit(roots, limit, self.unlinked_open_bytes())
+        return await asyncio.to_thread(watchdog.exceeded_disk_limit, roots, limit, self.unlinked_open_bytes)
 
     def on_failure(self, listener: Callable[[ModelProxyFailure], None]) -> None:
-        """Called once when the broker decides that the execution must end."""
+        """Register a listener, called once when the model proxy decides that the execution must end."""
         self._on_failure = listener
 
     def on_usage(self, listener: Callable[[Usage], None]) -> None:
-        """Called when the totals have changed."""
+        """Register a listener, called when the totals have changed."""
         self._on_usage = listener
 
     async def run(self, emit: Emit, used: Usage) -> None:
-        """Start OpenCode, fill its directory, prompt until idle, then the follow-ups that came meanwhile.
+        """Start OpenCode, prepare the workspace, prompt until idle, then run the queued follow-up prompts.
 
-        `used` is what earlier attempts have cost: the limits hold for all of them.
+        Args:
+            emit: publishes a draft.
+            used: usage of earlier attempts; the limits cover all attempts together.
 
         Raises:
-            InvalidWorkspace, SealError, AgentFailed, OutputLimit.
+            InvalidWorkspace: the workspace cannot be prepared.
+            SealError: a sealed key cannot be opened.
+            AgentFailed: the agent could not be started, or ended before it was done.
+            OutputLimit: the execution produced more output than `limits.max_output_bytes`.
         """
         self._used = used
         try:
-            await self._run(lambda draft: emit(self._clean(draft)))
+            await self._run(lambda draft: emit(self._redact(draft)))
         except AgentFailed as error:
-            said = tuple(self.redactor(line) for line in error.stderr_tail)
-            raise type(error)(error.reason, self.redactor(error.message), said) from error
+            text = tuple(self.redactor(line) for line in error.stderr_tail)
+            raise type(error)(error.reason, self.redactor(error.message), text) from error
 
     async def _run(self, emit: Emit) -> None:
         await self._context.boundary.admit(self._task.project_id)
         target = self._target()
         session = await self._session()
         workspace_input = WorkspaceInput(self._context, self._task, session, self._directory)
-        await asyncio.to_thread(workspace_input.check)  # costs less than OpenCode
+        await asyncio.to_thread(workspace_input.check)  # cheaper than starting OpenCode first
         self._keep_ignored = workspace_input.keep_ignored
-        if workspace_input.shared:
-            self._workspace = await workspace_input.prepare(self._directory / "unused", self._hide, self._own_shared)
-        await emit(_phase("agent", "getting OpenCode ready"))
-        slot = await self._acquire(target)
-        await emit(_phase("workspace", f"preparing the workspace ({workspace_input.label})"))
-        if self._workspace is None:
-            self._workspace = await workspace_input.prepare(slot.directory, self._hide, slot.own)
-        self._assign(slot, target)
-        turn = self._turn_spec(target, await self._resume(slot, session))
-        self._agent = Agent(slot.server, turn, self._context.deps.clock)
+        try:
+            if workspace_input.shared:
+                unused = self._directory / "unused"
+                self._workspace = await workspace_input.prepare(unused, self._hide, self._own_shared)
+            await emit(_phase("agent", "getting OpenCode ready"))
+            warm_server = await self._acquire(target)
+            await emit(_phase("workspace", f"preparing the workspace ({workspace_input.label})"))
+            if self._workspace is None:
+                self._workspace = await workspace_input.prepare(warm_server.directory, self._hide, warm_server.own)
+            self._assign(warm_server, target)
+            spec = self._prompt_spec(target, await self._resume(warm_server, session))
+        except Unavailable as error:
+            raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from error  # S3 went away; the agent has done nothing
+        self._agent = Agent(warm_server.server, spec, self._context.deps.clock)
         await emit(_phase("model", f"asking {target.display_name}"))
         prompt: str | None = prompt_text(self._task)
         while prompt is not None:
@@ -164,7 +177,7 @@ class AgentRun:
             prompt = self._follow_ups.popleft() if self._follow_ups else None
             if prompt is not None:
                 await emit(_phase("model", "taking up a follow-up prompt"))
-        self._over = True
+        self._finished = True
         self._conversation = await self._exported(self._agent, _EXPORT_AT_REST)
         await emit(usage_draft(self.usage))
 
@@ -174,14 +187,14 @@ class AgentRun:
         except (NoModel, BadEndpoint) as error:
             raise AgentFailed(Reason.MODEL_ERROR, str(error)) from None
         if self._task.limits.max_cost_usd is not None and target.prices is None and not target.offline:
-            unknown = f"the price of {target.display_name} is not known, so that limits.max_cost_usd cannot bound it"
-            raise AgentFailed(Reason.BUDGET_EXCEEDED, f"{unknown}; set limits.max_total_tokens in its place")
+            unknown = f"the price of {target.display_name} is not known, so limits.max_cost_usd cannot be enforced"
+            raise AgentFailed(Reason.BUDGET_EXCEEDED, f"{unknown}; set limits.max_total_tokens instead")
         if target.api_key is not None:
             self._hide(target.api_key.get_secret_value())
         return target
 
     def _hide(self, secret: str) -> None:
-        """Keep a secret out of output and logs, in these until the attempt has ended."""
+        """Redact a secret in output, and in logs until the attempt has ended."""
         self.redactor.add(secret)
         logs.SECRETS.add(secret)
         self._cleanup.callback(logs.SECRETS.remove, secret)
@@ -205,19 +218,19 @@ class AgentRun:
             proxy = await self._cleanup.enter_async_context(EgressProxy(allowed))
             spec = replace(spec, connect_ports=(proxy.port,), env=proxy.env())
         shared = self._workspace.directory if self._workspace is not None else None
-        user, self._user = self._user, None  # it goes with the slot, also where that does not open
-        slot = await self._context.slots.acquire(spec, shared=shared, user=user)
-        self._slot = slot
-        metrics.slots_taken.labels("warm" if slot.warm else "cold").inc()
-        self._cleanup.push_async_callback(slot.close)
-        self._hide(slot.broker.token)
-        self._hide(slot.server.password)
-        return slot
+        user, self._user = self._user, None  # the server owns the user from here on, also when starting it fails
+        warm_server = await self._context.slots.acquire(spec, shared=shared, user=user)
+        self._warm_server = warm_server
+        metrics.slots_taken.labels("warm" if warm_server.warm else "cold").inc()
+        self._cleanup.push_async_callback(warm_server.close)
+        self._hide(warm_server.broker.token)
+        self._hide(warm_server.server.password)
+        return warm_server
 
     async def _own_shared(self, folder: Path) -> None:
         self._user = await self._context.slots.user_of(folder)
 
-    def _assign(self, slot: WarmServer, target: ModelTarget) -> None:
+    def _assign(self, warm_server: WarmServer, target: ModelTarget) -> None:
         hooks = Hooks(
             on_activity=self._activity.note,
             on_call_start=self.spans.call_started,
@@ -225,12 +238,12 @@ class AgentRun:
             on_usage=lambda usage: self._on_usage(usage),
             on_failure=lambda failure: self._on_failure(failure),
         )
-        slot.broker.assign(target, self._task.limits, hooks, self._used)
+        warm_server.broker.assign(target, self._task.limits, hooks, self._used)
         if self._refused is not None:
-            slot.broker.refuse(self._refused)
+            warm_server.broker.refuse(self._refused)
 
-    async def _resume(self, slot: WarmServer, session: Session | None) -> str | None:
-        """The conversation that this one continues, put back; OpenCode's id of it."""
+    async def _resume(self, warm_server: WarmServer, session: Session | None) -> str | None:
+        """Import the conversation to continue and return its OpenCode id; None when there is none."""
         if session is None:
             return None
         key = None
@@ -239,10 +252,14 @@ class AgentRun:
         elif session.from_execution_id is not None:
             key = f"{session.project_id}/{session.from_execution_id}/{CONVERSATION}"
             if await self._context.deps.store.head(key) is None:
-                return None  # that execution ended without one; its workspace is what is forked
-        return None if key is None else await import_conversation(slot.server, await self._context.deps.store.get(key))
+                return None  # the source execution stored no conversation; only its workspace is forked
+        return (
+            None
+            if key is None
+            else await import_conversation(warm_server.server, await self._context.deps.store.get(key))
+        )
 
-    def _turn_spec(self, target: ModelTarget, resume: str | None) -> PromptSpec:
+    def _prompt_spec(self, target: ModelTarget, resume: str | None) -> PromptSpec:
         return PromptSpec(
             model=_model(target),
             permissions=self._task.permissions,
@@ -255,47 +272,51 @@ class AgentRun:
 
     @property
     def waiting(self) -> frozenset[str]:
-        """Requests that nobody has answered yet."""
+        """Return the ids of requests that are not answered yet."""
         return self._agent.waiting if self._agent is not None else frozenset()
 
     @property
     def follow_ups(self) -> int:
-        """Follow-up prompts that were not taken up (yet)."""
+        """Return the number of follow-up prompts that have not run."""
         return len(self._follow_ups)
 
     async def reply(self, request_id: str, answer: str) -> bool:
-        """An answer to what the agent asked; under the id `prompt` a follow-up prompt, taken up after this turn.
+        """Answer a request of the agent; the id `prompt` queues a follow-up prompt to run after the current one.
 
-        Whether anybody took it: nothing waits under that id (any more), or the last turn is over.
+        Returns:
+            Whether the answer was accepted: False when no request waits under the id, or the last prompt is over.
         """
         if request_id == FOLLOW_UP:
-            if not self._over:
+            if not self._finished:
                 self._follow_ups.append(answer)
-            return not self._over
+            return not self._finished
         try:
             return self._agent is not None and await self._agent.answer(request_id, answer)
         except OpenCodeError:
-            return False  # it is going down; how the turn ends says why
+            return False  # OpenCode is shutting down; the end of the run states the reason
 
     def refuse(self, reason: str) -> None:
-        """End all spending now."""
+        """Refuse all further model calls."""
         self._refused = reason
-        if self._slot is not None:
-            self._slot.broker.refuse(reason)
+        if self._warm_server is not None:
+            self._warm_server.broker.refuse(reason)
 
     async def kill(self, *, hurry: bool = True) -> int:
-        """End OpenCode and everything below it; how many processes are left (0).
+        """End OpenCode and every process below it.
 
-        A session's conversation is asked for first; a `hurry` is no time to wait for it.
+        A session's conversation is exported first; `hurry` shortens the wait for it.
+
+        Returns:
+            The number of processes that could not be killed (normally 0).
         """
         agent, self._agent = self._agent, None
-        if self._slot is None:
+        if self._warm_server is None:
             return 0
         if agent is not None:
             await asyncio.wait([asyncio.ensure_future(agent.abort())], timeout=_ABORT)
             if self._task.session_id is not None and self._conversation is None:
                 self._conversation = await self._exported(agent, _EXPORT_IN_A_HURRY if hurry else _EXPORT)
-        report = await self._slot.server.stop(_GRACE)
+        report = await self._warm_server.server.stop(_GRACE)
         return report.left
 
     async def _exported(self, agent: Agent, seconds: float) -> dict[str, object] | None:
@@ -303,37 +324,41 @@ class AgentRun:
             async with asyncio.timeout(seconds):
                 return await agent.export()
         except (OpenCodeError, TimeoutError) as error:
-            # What follows from that is said where it would be kept.
+            # `ArtifactWriter` states the consequence in the output when it stores the session.
             log.warning("conversation not exported", action="run.not_exported", reason=str(error) or "too slow")
             return None
 
-    def _clean(self, draft: Draft) -> Draft:
-        """Without secrets where it goes into the record; output goes through a redactor of its own."""
+    def _redact(self, draft: Draft) -> Draft:
+        """Redact secrets in details that also go into the record; the publisher redacts all output itself."""
         if draft.detail is None or draft.type not in (ChunkType.TODO, ChunkType.PERMISSION, ChunkType.QUESTION):
             return draft
         return draft.model_copy(update={"detail": self.redactor.value(draft.detail)})
 
-    async def keep(
-        self, emit: Emit, seconds: float | None, hold: Ownership, given_up: Callable[[], Awaitable[str]] | None = None
+    async def store_artifacts(
+        self,
+        emit: Emit,
+        seconds: float | None,
+        ownership: Ownership,
+        give_up: Callable[[], Awaitable[str]] | None = None,
     ) -> StoredArtifacts:
-        """Store what the run left; see `ocf.functions.execute.attempt.artifacts`."""
+        """Store the results of the run; see `ocf.functions.execute.attempt.artifacts`."""
         if self._workspace is None:
             return StoredArtifacts()
-        artifact_writer = ArtifactWriter(self._context, self._task, self._directory / "artifacts", hold)
+        artifact_writer = ArtifactWriter(self._context, self._task, self._directory / "artifacts", ownership)
         conversation = await asyncio.to_thread(self.redactor.value, self._conversation)
-        return await artifact_writer.keep(
+        return await artifact_writer.store(
             self._workspace,
             conversation,
             emit,
             seconds,
-            given_up,
+            give_up,
             result=self.result,
             keep_ignored=self._keep_ignored,
-            open_up=self._slot.open_up if self._slot else None,
+            open_up=self._warm_server.open_up if self._warm_server else None,
         )
 
     async def close(self) -> None:
-        """Put everything away."""
+        """End the processes and release everything the run has acquired."""
         await self.kill()
         self.spans.close()
         await self._cleanup.aclose()
@@ -349,7 +374,7 @@ def _model(target: ModelTarget) -> AgentModel:
 
 
 def prompt_text(task: Execute) -> str:
-    """The prompt as the agent gets it: what is asked, the context, the code."""
+    """Return the prompt as the agent gets it: the request, the context, the code."""
     deps = [task.prompt.strip()] if task.prompt else []
     if task.context:
         context = task.context if isinstance(task.context, str) else _listed(task.context)
@@ -364,9 +389,9 @@ def _listed(context: dict[str, object]) -> str:
 
 
 def usage_draft(usage: Usage) -> Draft:
-    """The totals as a chunk."""
-    said = f"{usage.requests} model calls, {usage.total_tokens} tokens, ${usage.cost_usd:.4f}"
-    return Draft(type=ChunkType.USAGE, data=said, detail=usage.model_dump())
+    """Return the totals as a draft of a `usage` chunk."""
+    text = f"{usage.requests} model calls, {usage.total_tokens} tokens, ${usage.cost_usd:.4f}"
+    return Draft(type=ChunkType.USAGE, data=text, detail=usage.model_dump())
 
 
 def _phase(phase: str, text: str) -> Draft:

@@ -1,4 +1,4 @@
-"""What remains of a run: its artifacts in S3, and its session's new state."""
+"""Results of a run: its artifacts in S3, and the new state of its session."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ Emit = Callable[[Draft], Awaitable[None]]
 T = TypeVar("T")
 
 PATCH, ARCHIVE, CONVERSATION = "workspace.patch", "workspace.tar.zst", "conversation.json"
-_NAMED = 10
-#: Seconds between two tries, at most.
-_PAUSE = 10.0
+_MAX_NAMED = 10
+#: Maximum pause between two tries, in seconds.
+_MAX_PAUSE = 10.0
 _TYPES = {
     PATCH: "text/x-patch",
     ARCHIVE: "application/zstd",
@@ -49,45 +49,47 @@ _TYPES = {
 
 
 class ArtifactWriter:
-    """Stores what one run left. `folder` is scratch space of its own.
+    """Stores the results of one run. `folder` is scratch space for it.
 
-    `hold` is asked before each object: a later attempt's must not be overwritten by one that has lost the execution.
+    `ownership` is checked before each object: a worker that has lost the execution must not overwrite a later
+    attempt's.
     """
 
-    def __init__(self, context: WorkerContext, task: Execute, folder: Path, hold: Ownership) -> None:
-        self._hold = hold
+    def __init__(self, context: WorkerContext, task: Execute, folder: Path, ownership: Ownership) -> None:
+        self._ownership = ownership
         self._context = context
         self._task = task
         self._folder = folder
         self._stored: list[Artifact] = []
-        self._emit: Emit = _nobody
+        self._emit: Emit = _discard
         self._waits_since: float | None = None
         self._why = ""
 
-    async def keep(
+    async def store(
         self,
         prepared: workspace.Prepared,
         conversation: dict[str, object] | None,
         emit: Emit,
         seconds: float | None,
-        given_up: Callable[[], Awaitable[str]] | None = None,
+        give_up: Callable[[], Awaitable[str]] | None = None,
         *,
         result: str = "",
         keep_ignored: bool = False,
         open_up: Callable[[], Awaitable[None]] | None = None,
     ) -> StoredArtifacts:
-        """Store patch, archive (with `keep_ignored` what `.gitignore` excludes too), conversation, the session's state.
+        """Store patch, archive, conversation and the session's new state.
 
-        While S3 or NATS is away this waits. What is not stored in the end is stated, and does not change the end.
+        Waits while S3 or NATS is away. Results that cannot be stored are stated in the output and do not change the
+        outcome.
 
         Args:
             prepared: the workspace.
-            conversation: OpenCode's export of it.
-            emit: takes what is said of it in the output.
-            seconds: for which it waits at most; None: without limit.
-            given_up: returns a reason when nobody wants to wait any more.
-            result: the agent's last words; long ones become an object.
-            keep_ignored: see above.
+            conversation: OpenCode's export of the conversation.
+            emit: publishes status and gap chunks about the storing.
+            seconds: maximum wait in total; None: no limit.
+            give_up: returns a reason once the wait is to end early.
+            result: the agent's last message; a long one becomes an object.
+            keep_ignored: archive files that `.gitignore` excludes, too.
             open_up: makes the workspace readable first.
         """
         diff, self._emit = DiffSummary(), emit
@@ -98,9 +100,9 @@ class ArtifactWriter:
             diff, _ = await workspace.conclude(prepared, self._folder / PATCH, self._folder / CHANGES_NAME)
             packed = await workspace.pack(prepared, self._folder / ARCHIVE, include_ignored=keep_ignored)
             if packed.skipped:
-                await emit(_left_out(packed))
+                await emit(_skipped_draft(packed))
             await asyncio.to_thread(self._write, conversation, result)
-            lost = await self._within(seconds, given_up, self._store(conversation))
+            lost = await self._within(seconds, give_up, self._store(conversation))
         except (OSError, Retry, workspace.InvalidWorkspace) as error:
             lost = str(error)
         waited = self._waited_ms()
@@ -108,15 +110,15 @@ class ArtifactWriter:
             if waited:
                 await emit(_status(f"the workspace is stored, after {waited / 1000:.0f} s"))
             return StoredArtifacts(diff, tuple(self._stored), waited_ms=waited)
-        said = f"the workspace could not be stored: {lost}"
+        text = f"the workspace could not be stored: {lost}"
         if self._task.session_id is not None:
-            said += "; the session goes on from the turn before"
-        await emit(_not_stored(said))
-        return StoredArtifacts(diff, tuple(self._stored), "lost", said, waited)
+            text += "; the session continues from its previous state"
+        await emit(_not_stored(text))
+        return StoredArtifacts(diff, tuple(self._stored), "lost", text, waited)
 
     def _write(self, conversation: dict[str, object] | None, result: str) -> None:
         if conversation is not None:
-            # ASCII: half a surrogate pair has no other form.
+            # ASCII, because a lone surrogate has no UTF-8 encoding.
             (self._folder / CONVERSATION).write_text(json.dumps(conversation))
         if shorten(result, RESULT_BYTES) != result:
             (self._folder / RESULT_NAME).write_text(result, encoding="utf-8", errors="replace")
@@ -125,17 +127,17 @@ class ArtifactWriter:
         self._stored = []
         async for artifact in self._artifacts(ExecutionRef(self._task.project_id, self._task.execution_id).prefix, ""):
             self._stored.append(artifact)
-        await self._session(conversation, self._emit)
+        await self._save_session(conversation, self._emit)
 
     async def _within(
         self,
         seconds: float | None,
-        given_up: Callable[[], Awaitable[str]] | None,
+        give_up: Callable[[], Awaitable[str]] | None,
         storing: Coroutine[None, None, None],
     ) -> str | None:
-        """Run `storing`; why it did not end, if it did not. Raises what it raises."""
+        """Run `storing` and return None, or the reason why it was stopped. Raises what `storing` raises."""
         task = asyncio.ensure_future(storing)
-        ends = [] if given_up is None else [asyncio.ensure_future(given_up())]
+        ends = [] if give_up is None else [asyncio.ensure_future(give_up())]
         late = [] if seconds is None else [asyncio.ensure_future(self._context.deps.clock.sleep(seconds))]
         try:
             await asyncio.wait({task, *ends, *late}, return_when=asyncio.FIRST_COMPLETED)
@@ -150,50 +152,50 @@ class ArtifactWriter:
             await cancel_and_wait([task, *ends, *late])
 
     async def _artifacts(
-        self, prefix: str, start: str, names: tuple[str, ...] = tuple(_TYPES)
+        self, prefix: str, name_prefix: str, names: tuple[str, ...] = tuple(_TYPES)
     ) -> AsyncIterator[Artifact]:
         for name in names:
             path = self._folder / name
             if path.is_file():
-                info = await self._put(f"{prefix}/{start}{name}", path, _TYPES[name])
-                yield Artifact(name=f"{start}{name}", size=info.size, sha256=info.sha256 or "")
+                info = await self._put(f"{prefix}/{name_prefix}{name}", path, _TYPES[name])
+                yield Artifact(name=f"{name_prefix}{name}", size=info.size, sha256=info.sha256 or "")
 
     async def _put(self, key: str, path: Path, content_type: str) -> ObjectInfo:
         store = self._context.deps.store
-        return await self._until_stored(
+        return await self._retry_until_stored(
             lambda: store.put_file(key, path, content_type=content_type), action="run.artifact_retry", key=key
         )
 
-    async def _changed(self, session: str, decide: Callable[[Session], Session | None]) -> Session:
-        """The session's record, changed: what is stored and not pointed to would be lost."""
+    async def _change_session(self, session: str, decide: Callable[[Session], Session | None]) -> Session:
+        """Change the session's record, retrying: stored objects that no record points to would be lost."""
         sessions = Sessions(self._context.deps.sessions, self._context.deps.clock)
-        return await self._until_stored(
+        return await self._retry_until_stored(
             lambda: sessions.change(self._task.project_id, session, decide),
-            but=NotYetKnown,
+            reraise=NotYetKnown,
             action="run.session_retry",
             session_id=session,
         )
 
-    async def _until_stored(
-        self, store: Callable[[], Awaitable[T]], *, action: str, but: tuple[()] | type[Retry] = (), **about: str
+    async def _retry_until_stored(
+        self, store: Callable[[], Awaitable[T]], *, action: str, reraise: tuple[()] | type[Retry] = (), **about: str
     ) -> T:
-        """Again and again: an outage of S3 or NATS delays the end of a run, and does not change it. `but` is raised."""
+        """Repeat `store` until it succeeds: an outage delays the end, but does not change it. Raises `reraise`."""
         pause = 1.0
         while True:
-            if not await self._hold.sure():
+            if not await self._ownership.wait_until_held():
                 raise Conflict("another worker has it")
             try:
                 return await store()
             except Retry as error:
-                if isinstance(error, but):
+                if isinstance(error, reraise):
                     raise
                 log.warning("not stored yet", action=action, reason=str(error), **about)
                 await self._begin_wait(str(error))
                 await self._context.deps.clock.sleep(pause)
-                pause = min(pause * 2, _PAUSE)
+                pause = min(pause * 2, _MAX_PAUSE)
 
     async def _begin_wait(self, why: str) -> None:
-        """The first time, say that the end waits: in the output, and in the record."""
+        """State once, in the output and in the record, that the end waits."""
         self._why = why
         if self._waits_since is not None:
             return
@@ -204,67 +206,71 @@ class ArtifactWriter:
             pending = {"artifacts": "pending", "artifacts_message": "waiting for S3 to store the workspace"}
             return None if record.terminal else record.model_copy(update=pending)
 
-        with suppress(Retry):  # only the record says so, and its end will say more
+        with suppress(Retry):  # only the record's display; the terminal fact states the result
             await self._context.deps.records.change(self._task.project_id, self._task.execution_id, waits)
 
     def _waited_ms(self) -> int:
-        """Milliseconds since the end began to wait, 0 if it did not."""
+        """Return the milliseconds since the wait began, 0 when there was none."""
         since = self._waits_since
         return 0 if since is None else max(1, round((self._context.deps.clock.monotonic() - since) * 1000))
 
-    async def _session(self, conversation: dict[str, object] | None, emit: Emit) -> None:
-        """Save the session's state under names of this attempt's; the record then points to them, or not at all."""
+    async def _save_session(self, conversation: dict[str, object] | None, emit: Emit) -> None:
+        """Save the session's state under object names of this attempt; the record points to all of them, or none."""
         task, deps = self._task, self._context.deps
         if task.session_id is None:
             return
         ref = SessionRef(task.project_id, task.session_id)
         names = (ARCHIVE,) if conversation is None else (ARCHIVE, CONVERSATION)
-        start = f"{task.execution_id}.{secrets.token_hex(4)}."
-        archive, *talk = [artifact async for artifact in self._artifacts(ref.prefix, start, names)]
+        name_prefix = f"{task.execution_id}.{secrets.token_hex(4)}."
+        archive, *conversation_files = [artifact async for artifact in self._artifacts(ref.prefix, name_prefix, names)]
         before: list[Saved | None] = []
 
         def pointed(found: Session) -> Session | None:
-            if not self._hold.held:
+            if not self._ownership.held:
                 raise Conflict("another worker has it")
-            saved = self._saved(found, archive, talk, conversation)
+            saved = self._new_state(found, archive, conversation_files, conversation)
             if saved is None:
                 before.clear()
-            elif saved != found.saved:  # else it was written by the last try, whose answer got lost
+            elif saved != found.saved:  # equal: the previous try succeeded and its answer was lost
                 before[:] = [found.saved]
             return None if saved is None else found.model_copy(update={"saved": saved})
 
         try:
-            now = (await self._changed(task.session_id, pointed)).saved
+            now = (await self._change_session(task.session_id, pointed)).saved
         except NotYetKnown:
-            await delete_session(deps.store, ref)  # destroyed meanwhile
+            await delete_session(deps.store, ref)  # the session was destroyed
             return
         if not before or now is None:
-            for artifact in (archive, *talk):
+            for artifact in (archive, *conversation_files):
                 await delete_saved(deps.store, ref, artifact.name)
-            why = "OpenCode did not give its conversation" if conversation is None else "this turn of it is over"
-            await emit(_not_stored(f"the session stays as it was: {why}"))
+            why = "OpenCode exported no conversation" if conversation is None else "this execution has left its queue"
+            await emit(_not_stored(f"the session keeps its previous state: {why}"))
             return
-        # Only what the record pointed to until now: another attempt's may be on its way there.
+        # Only objects that the record pointed to before: another attempt's may be about to be recorded.
         for name in _objects(before[0]) - _objects(now):
             await delete_saved(deps.store, ref, name)
         if conversation is None:
-            await emit(_not_stored("OpenCode did not give its conversation: the session goes on from the one before"))
+            await emit(_not_stored("OpenCode exported no conversation: the session continues from the previous one"))
 
-    def _saved(
-        self, found: Session, archive: Artifact, talk: list[Artifact], conversation: dict[str, object] | None
+    def _new_state(
+        self,
+        found: Session,
+        archive: Artifact,
+        conversation_files: list[Artifact],
+        conversation: dict[str, object] | None,
     ) -> Saved | None:
-        """The session's new state; None: it keeps the one it has."""
+        """Return the session's new state; None: it keeps the current one."""
         if found.queue[:1] != [self._task.execution_id]:
-            return None  # judged to be lost, or deleted: the next turn may have begun
+            return None  # this execution was taken for lost, or deleted; the next one may have begun
         if conversation is None:
-            # The files are new; a conversation that is one turn behind is better than none.
+            # New files with a conversation one prompt behind are better than neither.
             newer = {"execution_id": self._task.execution_id, "workspace": archive}
             return None if found.saved is None else found.saved.model_copy(update=newer)
         info = conversation.get("info")
         return Saved(
             execution_id=self._task.execution_id,
             conversation_id=str(info.get("id", "")) if isinstance(info, dict) else "",
-            conversation=talk[0],
+            conversation=conversation_files[0],
             workspace=archive,
         )
 
@@ -274,22 +280,22 @@ def _objects(saved: Saved | None) -> set[str]:
     return {artifact.name for artifact in found if artifact is not None}
 
 
-async def _nobody(_: Draft) -> None:
-    """Before `keep` nobody is told anything."""
+async def _discard(_: Draft) -> None:
+    """Drop drafts emitted before `store` is called."""
 
 
-def _status(said: str) -> Draft:
-    return Draft(type=ChunkType.STATUS, data=said, detail={"phase": "artifacts"})
+def _status(text: str) -> Draft:
+    return Draft(type=ChunkType.STATUS, data=text, detail={"phase": "artifacts"})
 
 
-def _not_stored(said: str) -> Draft:
-    return Draft(type=ChunkType.GAP, data=said, detail={"reason": "not_stored"})
+def _not_stored(text: str) -> Draft:
+    return Draft(type=ChunkType.GAP, data=text, detail={"reason": "not_stored"})
 
 
-def _left_out(packed: workspace.Packed) -> Draft:
-    """What the archive does not have: whoever goes on from it would miss it without a word."""
-    named = [[workspace.readable(path), why] for path, why in packed.skipped[:_NAMED]]
+def _skipped_draft(packed: workspace.Packed) -> Draft:
+    """Return a gap chunk that names the files the archive lacks, so that later users of it know."""
+    named = [[workspace.readable(path), why] for path, why in packed.skipped[:_MAX_NAMED]]
     more = f" and {packed.skipped_count - len(named)} more" if packed.skipped_count > len(named) else ""
-    said = f"not in the saved workspace: {'; '.join(f'{path} ({why})' for path, why in named)}{more}"
+    text = f"not in the saved workspace: {'; '.join(f'{path} ({why})' for path, why in named)}{more}"
     detail = {"reason": "left_out", "paths": named, "count": packed.skipped_count}
-    return Draft(type=ChunkType.GAP, data=said, detail=detail)
+    return Draft(type=ChunkType.GAP, data=text, detail=detail)

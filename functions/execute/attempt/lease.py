@@ -1,11 +1,11 @@
-"""The lease: an execution belongs to one worker, on the NATS server's clock.
+"""Lease of an execution: one worker at a time, timed by the NATS server's clock.
 
-The key `<project>.<execution>.lease` lives 10 s unless renewed. A worker that could not renew it in time stops by
-its own monotonic clock before the key can vanish, so two workers never own one execution, however the wall
-clocks stand.
+The key `<project>.<execution>.lease` lives 10 s unless renewed. A worker that cannot renew it in time stops by its own
+monotonic clock before the key can expire. So two workers never own one execution, whatever their wall clocks show.
 
-A worker that was frozen or cut off for longer finds the key gone. Nobody need have taken the execution over, so it
-takes the key again, and then asks the record: a sweep may have ended it, another attempt may have come and gone.
+A worker that was frozen or cut off for longer finds the key gone. Nobody has to have taken the execution over, so the
+worker re-creates the key and then checks the record: a sweep may have ended the execution, or another attempt may have
+run.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ log = structlog.get_logger()
 
 TTL = 10
 RENEW_EVERY = 3.0
-#: When this long has passed since the last renewal that was sent, the lease no longer counts. What was said before may
-#: still be on its way for `ocf.events.adapters.nats.bus.UNACKED` seconds, and must arrive before the key can vanish.
+#: Seconds after the last renewal was sent at which the lease no longer counts as held. Output sent before that may stay
+#: unacknowledged for `ocf.events.adapters.nats.bus.UNACKED` seconds and must arrive before the key can expire.
 SAFE = TTL - 4.0
 
 
 class Lease:
-    """One worker's hold on one execution.
+    """The lease of one worker on one execution.
 
-    `reclaim` is asked with the attempt's number when the key had expired and is ours again: whether the execution is
-    still that attempt's. It must mark the record, so that who has just judged it ownerless sees that it moved.
+    `reclaim(attempt)` is called after the expired key was re-created. It returns whether the execution still belongs to
+    that attempt, and must update the record so that a concurrent takeover loses its compare-and-set.
     """
 
     def __init__(
@@ -56,63 +56,67 @@ class Lease:
         self._worker = worker
         self._revision = 0
         self._renewed = 0.0
-        #: Set when the lease is lost; the run must stop at once.
+        #: Set when the lease is lost. The run must then stop at once.
         self.lost = asyncio.Event()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def _value(self, attempt: int) -> bytes:
         return json.dumps({"worker": self._worker, "attempt": attempt}).encode()
 
     async def acquire(self, attempt: int) -> None:
-        """Raises Conflict while another worker holds it."""
-        asked = self._clock.monotonic()
+        """Create the lease key.
+
+        Raises:
+            Conflict: another worker holds the lease.
+        """
+        sent_at = self._clock.monotonic()
         self._revision = await self._bucket.create(self._key, self._value(attempt), ttl=TTL)
-        self._renewed = asked
+        self._renewed = sent_at
 
     @property
     def held(self) -> bool:
-        """Whether it still counts, judged without asking anybody."""
+        """Return whether the lease still counts as held, judged by the local clock alone."""
         return not self.lost.is_set() and self._clock.monotonic() - self._renewed < SAFE
 
-    async def sure(self) -> bool:
-        """Whether it is held, after waiting for as long as that cannot be known (the bus is away)."""
+    async def wait_until_held(self) -> bool:
+        """Wait while the bus is away, and return whether the lease is held (False: lost)."""
         while not self.held:
             if self.lost.is_set():
                 return False
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
         return True
 
-    def doubt(self) -> None:
-        """Somebody fenced the output off: not held until the record has been asked, as if the key had expired."""
+    def invalidate(self) -> None:
+        """Treat the lease as expired until the record confirms it: another process fenced the output."""
         self._expired = True
         self._renewed = -math.inf
 
-    async def keep(self, attempt: int) -> None:
-        """Renew for ever; returns when the lease is lost."""
+    async def keep_alive(self, attempt: int) -> None:
+        """Renew the lease until it is lost."""
         while True:
             await self._clock.sleep(RENEW_EVERY)
             if not await self._renew(attempt):
                 self.lost.set()
-                self._news.set()
+                self._changed.set()
                 return
 
     async def _renew(self, attempt: int) -> bool:
-        asked = self._clock.monotonic()
+        sent_at = self._clock.monotonic()
         try:
             async with asyncio.timeout(RENEW_EVERY):
                 self._revision = await self._bucket.update(self._key, self._value(attempt), self._revision, ttl=TTL)
         except Conflict:
-            return await self._taken_again(attempt, asked)
+            return await self._reacquire(attempt, sent_at)
         except (Unavailable, TimeoutError):
-            # The bus is away. Without it nobody else can take the lease either, so it is taken up again when the
-            # bus is back; whether that was in time, `_taken_again` finds out.
+            # Without the bus no other worker can take the lease, so renewals continue. `_reacquire` finds out whether
+            # the key expired in the meantime.
             log.warning("lease not renewed", action="lease.not_renewed", key=self._key)
             return True
-        return await self._still_mine(attempt, asked)
+        return await self._confirm(attempt, sent_at)
 
-    async def _taken_again(self, attempt: int, asked: float) -> bool:
-        """After a refusal: the newest value is an answer to a renewal of ours that got lost, or the key expired."""
+    async def _reacquire(self, attempt: int, sent_at: float) -> bool:
+        """Recover from a refused renewal: an earlier renewal succeeded without its answer, or the key expired."""
         try:
             entry = await self._bucket.get(self._key)
             if entry is None:
@@ -123,31 +127,31 @@ class Lease:
             else:
                 return _taken_over()
         except Unavailable:
-            return True  # not known; asked again at the next renewal
+            return True  # unknown; the next renewal tries again
         except Conflict:
             return _taken_over()
-        return await self._still_mine(attempt, asked)
+        return await self._confirm(attempt, sent_at)
 
-    async def _still_mine(self, attempt: int, asked: float) -> bool:
-        """The key is. After it had expired, the execution need not be: then nothing is said until that is known."""
+    async def _confirm(self, attempt: int, sent_at: float) -> bool:
+        """Mark the lease as renewed. After an expiry, check first that the execution still belongs to `attempt`."""
         if self._expired:
             try:
                 if not await self._reclaim(attempt):
                     await self._bucket.delete(self._key, revision=self._revision)
                     return False
             except NotYetKnown:
-                return False  # deleted meanwhile
+                return False  # the execution was deleted
             except Retry:
-                return True  # not known; asked again at the next renewal
+                return True  # unknown; the next renewal tries again
             self._expired = False
-        self._renewed = asked
-        self._news.set()
+        self._renewed = sent_at
+        self._changed.set()
         return True
 
     async def release(self) -> None:
-        """Give it up, if it is still held.
+        """Delete the lease key if this worker still holds it.
 
-        A renewal that was cut off on its way may have moved the key on since the revision that is known here.
+        A renewal whose answer was lost may have moved the key past the revision known here.
         """
         for _ in range(2):
             try:
@@ -155,13 +159,13 @@ class Lease:
             except Conflict:
                 entry = await self._bucket.get(self._key)
                 if entry is None or json.loads(entry.value)["worker"] != self._worker:
-                    return  # somebody else has it
+                    return  # another worker holds it
                 self._revision = entry.revision
             else:
                 return
 
 
 def _taken_over() -> bool:
-    """Another worker has it: False, and counted. An end by the sweep or a deletion is not."""
+    """Count a lost lease and return False. Ends by the sweep and deletions are not counted."""
     metrics.leases_lost.inc()
     return False

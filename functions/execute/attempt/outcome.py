@@ -1,4 +1,4 @@
-"""From an error or a verdict to how an attempt ends."""
+"""Map errors and stop reasons to the end of an attempt."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ocf.events.execution_record import Attempt
 from ocf.events.facts import Artifact, ArtifactState, DiffSummary
 from ocf.events.lifecycle import Reason, Step
 from ocf.events.output import Usage
-from ocf.functions.execute.attempt.publisher import whole
+from ocf.functions.execute.attempt.publisher import replace_lone_surrogates
 from ocf.functions.execute.attempt.stop import StopReason, failed
 from ocf.functions.execute.sandbox.process import AgentFailed
 
 
 @dataclass(frozen=True)
 class StoredArtifacts:
-    """What of a run was stored: `objects` below the execution's prefix, and whether that is all of it."""
+    """The stored results of a run: `objects` below the execution's prefix, and whether they are complete."""
 
     diff: DiffSummary = field(default_factory=DiffSummary)
     objects: tuple[Artifact, ...] = ()
@@ -27,27 +27,27 @@ class StoredArtifacts:
     waited_ms: int = 0
 
     def work(self, usage: Usage, result: str) -> outcomes.Work:
-        """With what it used and said, for the terminal fact."""
+        """Return these artifacts with usage and result, for the terminal fact."""
         return outcomes.Work(
             usage=usage,
-            result=whole(result),
+            result=replace_lone_surrogates(result),
             diff=self.diff,
             objects=self.objects,
             artifacts=self.artifacts,
-            artifacts_message=whole(self.message),
+            artifacts_message=replace_lone_surrogates(self.message),
             waited_ms=self.waited_ms,
         )
 
 
-def closed(attempts: list[Attempt], now: datetime, ended: str) -> list[Attempt]:
-    """`attempts` with an open last one closed as `ended`."""
+def close_last(attempts: list[Attempt], now: datetime, ended: str) -> list[Attempt]:
+    """Return `attempts` with the last one, if open, closed as `ended`."""
     if not attempts or attempts[-1].ended_at is not None:
         return list(attempts)
     return [*attempts[:-1], attempts[-1].model_copy(update={"ended_at": now, "ended": ended})]
 
 
-def of_error(error: OcfError) -> StopReason:
-    """What an error of the run says about the execution."""
+def stop_reason_of(error: OcfError) -> StopReason:
+    """Return the stop reason for an error of the run."""
     if isinstance(error, AgentFailed):
         return failed(error.reason, error.message, error.stderr_tail)
     if isinstance(error, SealError):
@@ -56,12 +56,12 @@ def of_error(error: OcfError) -> StopReason:
     return failed(reason if isinstance(reason, Reason) else Reason.AGENT_ERROR, str(error))
 
 
-def ending(verdict: StopReason, taken: Step) -> outcomes.Ending:
-    """The end that a verdict asks for, in texts that UTF-8 can say."""
+def ending(stop_reason: StopReason, taken: Step) -> outcomes.Ending:
+    """Return the ending that a stop reason asks for, with texts that UTF-8 can encode."""
     return outcomes.Ending(
         step=taken,
-        message=whole(verdict.message),
-        reason=verdict.reason,
-        stderr_tail=whole(list(verdict.stderr_tail)),
-        requested_by=verdict.requested_by,
+        message=replace_lone_surrogates(stop_reason.message),
+        reason=stop_reason.reason,
+        stderr_tail=replace_lone_surrogates(list(stop_reason.stderr_tail)),
+        requested_by=stop_reason.requested_by,
     )

@@ -1,4 +1,4 @@
-"""What the record shows while a run lasts: todo list, usage, changed files, what it waits for, the newest sequence."""
+"""Progress in the record during a run: todo list, usage, changed files, pending request, newest sequence."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from ocf.functions.core.execution_repository import Records
 log = structlog.get_logger()
 
 _AT_MOST_EVERY = 0.5
-#: A look at a large workspace takes seconds of a processor that the agents want too: at most a twentieth of the time.
+#: Minimum seconds between two scans of the workspace. Scanning a large one takes seconds of CPU that the agents need,
+#: so it gets at most a twentieth of the time.
 LOOK_EVERY = 2.0
 _SHARE = 20
-#: The record is written often: of the files so far it names some, of those at the end a thousand.
+#: Changed files named in the record during a run. The record is written often; the terminal fact names up to a
+#: thousand.
 NAMED = 200
 _NAMED_BYTES = 32 * KIB
 
@@ -45,7 +47,7 @@ class Progress:
         self._dirty.set()
 
     def note(self, draft: Draft) -> None:
-        """Take what a draft says about the state."""
+        """Take todo list and requests from a draft."""
         detail = draft.detail or {}
         if draft.type is ChunkType.TODO:
             items = [TodoItem.model_validate(item) for item in detail.get("items", [])]
@@ -55,19 +57,23 @@ class Progress:
             self._asked[waiting.request_id] = waiting
             self._set(waiting_for=next(iter(self._asked.values())))
 
-    def still_waiting(self, requests: Collection[str]) -> None:
-        """Only these are waited for; the record shows the oldest."""
+    def retain_requests(self, requests: Collection[str]) -> None:
+        """Drop pending requests not in `requests`; the record shows the oldest one left."""
         left = {key: waiting for key, waiting in self._asked.items() if key in requests}
         if len(left) < len(self._asked):
             self._asked = left
             self._set(waiting_for=next(iter(left.values()), None))
 
     def usage(self, usage: Usage) -> None:
-        """New totals."""
+        """Set the new usage totals."""
         self._set(usage=usage)
 
-    async def look_at(self, prepared: Callable[[], workspace.Prepared | None]) -> None:
-        """Show which files have changed so far, for ever; `prepared` gives the workspace, once there is one."""
+    async def track_files(self, prepared: Callable[[], workspace.Prepared | None]) -> None:
+        """Record which files have changed so far, until cancelled.
+
+        Args:
+            prepared: returns the workspace; None until it is prepared.
+        """
         shown, pause = DiffSummary(), LOOK_EVERY
         while True:
             await self._clock.sleep(pause)
@@ -77,8 +83,8 @@ class Progress:
             try:
                 diff = await workspace.changed_files(found)
             except OSError as error:
-                # The agent works in it, and may take away what is just looked at.
-                log.info("workspace not looked at", action="run.not_looked_at", reason=str(error), **self._named)
+                # The agent works in the folder and may remove files during the scan.
+                log.info("workspace not scanned", action="run.not_looked_at", reason=str(error), **self._log_fields)
                 continue
             finally:
                 pause = max(LOOK_EVERY, _SHARE * (self._clock.monotonic() - began))
@@ -90,11 +96,11 @@ class Progress:
                 self._set(diff=diff)
 
     @property
-    def _named(self) -> dict[str, str]:
+    def _log_fields(self) -> dict[str, str]:
         return {"project_id": self._ids[0], "execution_id": self._ids[1]}
 
-    async def keep(self, last_sequence: Callable[[], int]) -> None:
-        """Write what has changed, for ever. A write that fails is repeated with the next."""
+    async def write_changes(self, last_sequence: Callable[[], int]) -> None:
+        """Write changes to the record until cancelled. A failed write is merged into the next one."""
         while True:
             await self._dirty.wait()
             self._dirty.clear()

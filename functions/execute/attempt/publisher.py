@@ -1,4 +1,4 @@
-"""Output of one execution: drafts in, numbered chunks out, within 50 ms, gapless over all attempts."""
+"""Publisher of one execution's output: drafts in, numbered chunks out within 50 ms, gapless over all attempts."""
 
 from __future__ import annotations
 
@@ -20,36 +20,41 @@ from ocf.events.redaction import Redactor, StreamRedactor
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.output_fence import FencedOutput
 
-#: Fast deltas are joined for at most this long; the promise is 50 ms, the rest is for the way.
+#: Seconds for which consecutive deltas are joined at most. The documented bound is 50 ms; the rest is for transport.
 COALESCE = 0.02
 _SPLIT = MAX_CHUNK_BYTES - 2048
 _LONG = 1000
-#: A message's headers, about, in bytes. Many small chunks take far more than they say: an execution may store so many
-#: times its limit, and so many bytes besides.
+#: Approximate bytes of a message's headers. Many small chunks take far more storage than their data, so the stored
+#: bytes may be a multiple (`_STORED`) of the limit plus a fixed allowance in bytes.
 _HEADERS = 512
 _STORED, _STORED_FREE = 4, 4 * 1024 * 1024
 
 
 class Ownership(Protocol):
-    """The lease, as far as output needs it."""
+    """The part of the lease that output needs."""
 
     @property
-    def held(self) -> bool: ...
+    def held(self) -> bool:
+        """Return whether the lease counts as held."""
 
-    async def sure(self) -> bool: ...
+    async def wait_until_held(self) -> bool:
+        """Wait while that is unknown, and return whether the lease is held."""
 
-    def doubt(self) -> None: ...
+    def invalidate(self) -> None:
+        """Treat the lease as expired until confirmed."""
 
 
 class OutputLimit(OcfError):
-    """The execution said more than `limits.max_output_bytes`."""
+    """The execution produced more output than `limits.max_output_bytes`."""
 
 
 class Publisher:
-    """Numbers and publishes. One per attempt; nothing else writes to the output subject.
+    """Numbers and publishes chunks. One per attempt; nothing else writes to the output subject.
 
-    `last` is the sequence of the newest chunk, 0 before the first. `said_at` is the clock's monotonic time of it.
-    `bytes` is what counts against the limit: `data` and `detail`, as they are stored.
+    Attributes:
+        last: sequence of the newest chunk, 0 before the first.
+        published_at: monotonic time of the newest chunk.
+        bytes: counted against the limit: `data` and `detail` as they are stored.
     """
 
     def __init__(self, bus: Bus, clock: Clock, redactor: Redactor, *, project: str, execution: str) -> None:
@@ -57,10 +62,10 @@ class Publisher:
         self._redactor = redactor
         self._execution = execution
         self._identity = ExecutionRef(project, execution).message_id("chunk")
-        # After a long outage somebody else may have ended the execution: a chunk must not come after that.
+        # After a long outage another process may have ended the execution; no chunk may follow that end.
         self._writer = bus.writer(
             subjects.output(project, execution),
-            may_repeat=lambda: self._hold is None or self._hold.held,
+            may_repeat=lambda: self._ownership is None or self._ownership.held,
             on_fenced=self._fenced_off,
         )
         self._streams: dict[str, tuple[StreamRedactor, Draft]] = {}
@@ -71,13 +76,13 @@ class Publisher:
         self._attempt = 1
         self._limit = 0
         self._stored = 0
-        self._settled = False
-        self._over: OutputLimit | None = None
+        self._flushed = False
+        self._limit_error: OutputLimit | None = None
         self._on_limit: Callable[[OutputLimit], None] = lambda _: None
-        self._hold: Ownership | None = None
+        self._ownership: Ownership | None = None
         self.last = 0
         self.bytes = 0
-        self.said_at = clock.monotonic()
+        self.published_at = clock.monotonic()
         self.first_at: float | None = None
 
     def begin(
@@ -86,15 +91,23 @@ class Publisher:
         fenced: FencedOutput,
         *,
         max_bytes: int,
-        hold: Ownership,
+        ownership: Ownership,
         trace: Mapping[str, str] | None = None,
     ) -> None:
-        """Continue after whatever an earlier attempt said. While `hold` is in doubt, output waits."""
+        """Continue after the output of earlier attempts. Output waits while `ownership` is uncertain.
+
+        Args:
+            attempt: number of this attempt.
+            fenced: the acquired fence and the last sequence.
+            max_bytes: limit of the output; 0: none.
+            ownership: the lease.
+            trace: W3C trace context for the chunks' headers.
+        """
         self.last = fenced.last
         self.fence(fenced)
         self._attempt = attempt
         self._limit = max_bytes
-        self._hold = hold
+        self._ownership = ownership
         event = Event(
             type="dev.ocf.task.output.v1",
             source="/ocf/execute",
@@ -107,40 +120,42 @@ class Publisher:
         self._headers = event.headers()
 
     def on_limit(self, listener: Callable[[OutputLimit], None]) -> None:
-        """Called once when it was too much: what is held back a moment is found too long when nobody emits."""
+        """Register a listener, called once when the limit is exceeded, also when a delayed flush exceeds it."""
         self._on_limit = listener
 
     def fence(self, fenced: FencedOutput) -> None:
-        """What is not kept yet, and all that follows, is kept only while nobody fences the output off again."""
+        """Publish from now on, and re-publish unacknowledged chunks, only while `fenced` is the latest fence."""
         self._writer.fence(fenced.fence)
 
     def _fenced_off(self) -> None:
-        if self._hold is not None:
-            self._hold.doubt()
+        if self._ownership is not None:
+            self._ownership.invalidate()
 
     async def emit(self, draft: Draft) -> None:
-        """Say it, or hold it a moment to join it with what follows.
+        """Publish a draft, or hold it briefly to join it with the next ones.
 
         Raises:
-            OutputLimit: it was too much, this or what was held back before it. What was said until then stands, the cut
-                is said, and nothing but `status` comes after it.
+            OutputLimit: this draft, or one held before it, exceeded the limit. Earlier output stands, a gap chunk
+                states the cut, and only `status` chunks follow.
         """
-        rests = [rest for key in list(self._streams) if _ends(draft, key) and (rest := self._rest(key))]
-        clean = self._clean(draft)
+        remainders = [
+            remainder for key in list(self._streams) if _ends(draft, key) and (remainder := self._remainder(key))
+        ]
+        clean = self._redact(draft)
         async with self._lock:
-            for rest in rests:
-                await self._take(rest)
+            for remainder in remainders:
+                await self._add(remainder)
             if clean is not None:
-                await self._take(clean)
-        # A status is about the run, and who says it may be nobody who could end it.
-        if self._over is not None and not self._settled and draft.type is not ChunkType.STATUS:
-            raise self._over
+                await self._add(clean)
+        # A status describes the run; its caller may be unable to end the run.
+        if self._limit_error is not None and not self._flushed and draft.type is not ChunkType.STATUS:
+            raise self._limit_error
 
-    async def _take(self, clean: Draft) -> None:
+    async def _add(self, clean: Draft) -> None:
         if self._held is not None and not _joins(self._held, clean):
-            await self._say_held()
+            await self._flush_held()
         if clean.merge_key is None:
-            await self._say(clean)
+            await self._publish(clean)
             return
         if self._held is None:
             self._held = clean
@@ -148,15 +163,15 @@ class Publisher:
         else:
             self._held = self._held.model_copy(update={"data": self._held.data + clean.data})
         if len(self._held.data) >= _SPLIT:
-            await self._say_held()
+            await self._flush_held()
 
-    def _clean(self, draft: Draft) -> Draft | None:
-        """Without secrets. Joinable text may hide one across its borders, so it goes through a stream."""
-        draft = sayable(draft)
+    def _redact(self, draft: Draft) -> Draft | None:
+        """Redact secrets. Joinable text may split one across drafts, so it goes through a stream redactor."""
+        draft = without_lone_surrogates(draft)
         detail = self._redactor.value(draft.detail) if draft.detail else draft.detail
         if draft.merge_key is None:
             data = self._redactor(draft.data)
-            same = data is draft.data and detail is draft.detail  # a copy costs as much as the search
+            same = data is draft.data and detail is draft.detail  # copying costs as much as the search
             return draft if same else draft.model_copy(update={"data": data, "detail": detail})
         if draft.merge_key not in self._streams:
             empty = draft.model_copy(update={"data": "", "detail": detail})
@@ -164,36 +179,36 @@ class Publisher:
         data = self._streams[draft.merge_key][0].feed(draft.data)
         return draft.model_copy(update={"data": data, "detail": detail}) if data else None
 
-    def _rest(self, key: str) -> Draft | None:
-        """What a stream that has ended still holds: the last letters could have been the beginning of a secret."""
+    def _remainder(self, key: str) -> Draft | None:
+        """Return the text that an ended stream still holds because it could have started a secret."""
         stream, like = self._streams.pop(key)
-        rest = stream.flush()
-        return like.model_copy(update={"data": rest}) if rest else None
+        remainder = stream.flush()
+        return like.model_copy(update={"data": remainder}) if remainder else None
 
     def _due(self) -> None:
-        self._flushing = asyncio.ensure_future(self._say_due())
+        self._flushing = asyncio.ensure_future(self._flush_due())
 
-    async def _say_due(self) -> None:
+    async def _flush_due(self) -> None:
         async with self._lock:
-            await self._say_held()
+            await self._flush_held()
 
-    async def _say_held(self) -> None:
+    async def _flush_held(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._held is not None:
             held, self._held = self._held, None
-            await self._say(held)
+            await self._publish(held)
 
-    async def _say(self, draft: Draft) -> None:
+    async def _publish(self, draft: Draft) -> None:
         length = len(draft.data.encode())
         size = length + _detail_bytes(draft)
-        if self._limit and not self._settled and draft.type is not ChunkType.STATUS:
-            if self._over is not None:
+        if self._limit and not self._flushed and draft.type is not ChunkType.STATUS:
+            if self._limit_error is not None:
                 return
             if self.bytes + size > self._limit or self._stored > _STORED * self._limit + _STORED_FREE:
-                self._over = OutputLimit(f"more than {self._limit} bytes of output")
-                self._on_limit(self._over)
+                self._limit_error = OutputLimit(f"more than {self._limit} bytes of output")
+                self._on_limit(self._limit_error)
                 await self._send(_cut(draft, size))
                 return
         self.bytes += size
@@ -204,13 +219,13 @@ class Publisher:
             await self._send(draft.model_copy(update={"data": piece}))
 
     async def _send(self, draft: Draft) -> None:
-        if self._hold is None or not (self._hold.held or await self._hold.sure()):
-            return  # another worker owns it now: a chunk of ours would be a lie
+        if self._ownership is None or not (self._ownership.held or await self._ownership.wait_until_held()):
+            return  # another worker owns the execution; chunks from here would conflict with its output
         now = self._clock.now()
         self.last += 1
-        self.said_at = self._clock.monotonic()
+        self.published_at = self._clock.monotonic()
         if self.first_at is None and draft.type is not ChunkType.STATUS:
-            self.first_at = self.said_at
+            self.first_at = self.published_at
         stamp = now.isoformat(timespec="microseconds").replace("+00:00", "Z")
         chunk: dict[str, Any] = {"seq": self.last, "type": draft.type, "data": draft.data, "timestamp": stamp}
         chunk["attempt"] = self._attempt
@@ -224,57 +239,57 @@ class Publisher:
             "ce-sequence": str(self.last),
             "Nats-Msg-Id": identity,
         }
-        data = to_json(chunk)  # a tenth of json.dumps
-        if len(data) > MAX_EVENT_BYTES:  # only a tool's input can be that large, and it is in the workspace anyway
+        data = to_json(chunk)  # takes a tenth of the time of json.dumps
+        if len(data) > MAX_EVENT_BYTES:  # only a tool's input can be that large, and the workspace has it anyway
             chunk["detail"] = _shortened(draft.detail)
             data = to_json(chunk)
-        if len(data) > MAX_EVENT_BYTES:  # many texts that are not long, or names that are
-            chunk["detail"] = _named(draft.detail)
+        if len(data) > MAX_EVENT_BYTES:  # many short texts, or long names
+            chunk["detail"] = _short_fields(draft.detail)
             data = to_json(chunk)
         self._stored += len(data) + _HEADERS
         await self._writer.send(data, headers)
 
-    async def settle(self) -> None:
-        """Say what is held back: the agent says no more. What follows is about the end, and no limit counts for it."""
-        rests = [rest for key in list(self._streams) if (rest := self._rest(key))]
+    async def flush_pending(self) -> None:
+        """Publish all held text: the agent is done. Later chunks are about the end and have no limit."""
+        remainders = [remainder for key in list(self._streams) if (remainder := self._remainder(key))]
         async with self._lock:
-            for rest in rests:
-                await self._take(rest)
-            await self._say_held()
-        self._settled = True
+            for remainder in remainders:
+                await self._add(remainder)
+            await self._flush_held()
+        self._flushed = True
 
     async def finish(self, timeout: float) -> None:
-        """Say what is held back, and wait until all of it is kept.
+        """Publish all held text and wait until every chunk is stored.
 
         Raises:
-            Unavailable: NATS did not keep it within `timeout` seconds.
+            Unavailable: NATS did not store the chunks within `timeout` seconds.
         """
-        await self.settle()
+        await self.flush_pending()
         await self._writer.flush(timeout)
 
     def close(self) -> None:
-        """Stop for good; what is not kept yet is forgotten."""
+        """Stop publishing; chunks not stored yet are dropped."""
         if self._timer is not None:
             self._timer.cancel()
         self._writer.close()
 
 
-def sayable(draft: Draft) -> Draft:
-    """`draft` without half surrogate pairs: JavaScript cuts texts between them, UTF-8 cannot say one."""
-    data, detail = whole(draft.data), whole(draft.detail)
-    same = data is draft.data and detail is draft.detail  # a copy costs as much as the search
+def without_lone_surrogates(draft: Draft) -> Draft:
+    """Return `draft` without lone surrogates, which JavaScript can produce and UTF-8 cannot encode."""
+    data, detail = replace_lone_surrogates(draft.data), replace_lone_surrogates(draft.detail)
+    same = data is draft.data and detail is draft.detail  # copying costs as much as the search
     return draft if same else draft.model_copy(update={"data": data, "detail": detail})
 
 
-def whole(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """`value` itself; with a replacement character for each half surrogate pair in it when there is one."""
+def replace_lone_surrogates(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return `value` with U+FFFD for each lone surrogate; `value` itself when there is none."""
     if isinstance(value, str):
         return value if _utf8(value) else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     made: Any = value
     if isinstance(value, dict):
-        made = {whole(key): whole(item) for key, item in value.items()}
+        made = {replace_lone_surrogates(key): replace_lone_surrogates(item) for key, item in value.items()}
     elif isinstance(value, list):
-        made = [whole(item) for item in value]
+        made = [replace_lone_surrogates(item) for item in value]
     return value if made == value else made
 
 
@@ -289,7 +304,7 @@ def _utf8(text: str) -> bool:
 
 
 def _shortened(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """`value` with every long text in it cut, and saying so."""
+    """Return `value` with long texts cut and their lengths stated."""
     if isinstance(value, str) and len(value) > _LONG:
         return f"{value[:_LONG]}… ({len(value)} characters)"
     if isinstance(value, dict):
@@ -299,8 +314,8 @@ def _shortened(value: Any) -> Any:  # noqa: ANN401 - JSON
     return value
 
 
-def _named(detail: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Of `detail` only short texts, numbers and flags under short names, and that the rest is left out."""
+def _short_fields(detail: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return short texts, numbers and flags of `detail` with short names, and the mark `omitted`."""
     few = list((detail or {}).items())[:50]
     short = {key: item for key, item in few if len(key) <= 100 and not isinstance(item, dict | list)}
     kept = {key: shorten(item, _LONG) if isinstance(item, str) else item for key, item in short.items()}
@@ -308,15 +323,17 @@ def _named(detail: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _detail_bytes(draft: Draft) -> int:
-    """Bytes of `detail` as it is stored. That of a status is the worker's own."""
+    """Return the stored bytes of `detail`; 0 for a status, whose detail is the worker's own."""
     if not draft.detail or draft.type is ChunkType.STATUS:
         return 0
     return len(to_json(draft.detail))
 
 
 def _ends(draft: Draft, key: str) -> bool:
-    """Whether the stream of `key` has ended when `draft` comes: a tool's with its result, the model's with what it
-    says or does next. A stream that is only interrupted goes on hiding what is cut in two."""
+    """Return whether `draft` ends the stream `key`: a tool's result, or the model's next text or tool call.
+
+    A stream that is only interrupted keeps its redaction state.
+    """
     if key.startswith("stdout:"):
         return draft.type is ChunkType.TOOL_RESULT and key == f"stdout:{(draft.detail or {}).get('call_id')}"
     return draft.merge_key != key and draft.type in (ChunkType.TEXT, ChunkType.REASONING, ChunkType.TOOL_CALL)
@@ -327,12 +344,12 @@ def _joins(held: Draft, further: Draft) -> bool:
 
 
 def _cut(draft: Draft, size: int) -> Draft:
-    said = "output limit reached; the rest was not kept"
-    return Draft(type=ChunkType.GAP, data=said, detail={"reason": "output_limit", "type": draft.type, "bytes": size})
+    text = "output limit reached; the rest was dropped"
+    return Draft(type=ChunkType.GAP, data=text, detail={"reason": "output_limit", "type": draft.type, "bytes": size})
 
 
 def _pieces(text: str) -> list[str]:
-    """`text` in pieces of at most 64 KiB of UTF-8, never inside a character."""
+    """Split `text` into pieces of at most 64 KiB of UTF-8, never inside a character."""
     raw = text.encode("utf-8", "replace")
     pieces, start = [], 0
     while start < len(raw):

@@ -1,4 +1,4 @@
-"""How an attempt is to end, decided once by whoever is first: the agent, a person, a watchdog, the broker."""
+"""Stop reason of an attempt, decided once by the first of agent, user, watchdog, model proxy and worker."""
 
 from __future__ import annotations
 
@@ -11,52 +11,52 @@ from ocf.events.lifecycle import Reason, Step
 
 
 class Released(OcfError):
-    """This worker gives the execution up; another attempt, or `worker_lost`, follows elsewhere."""
+    """This worker releases the execution; another attempt, or `worker_lost`, follows elsewhere."""
 
     http_status = 503
 
 
 @dataclass(frozen=True)
 class StopReason:
-    """An ending. `step` None: not an ending of the execution, only of this attempt, which is `given_back`."""
+    """Why an attempt stops. With `step` None only the attempt ends, recorded as `attempt_ended`."""
 
     step: Step | None
     message: str = ""
     reason: Reason | None = None
     stderr_tail: tuple[str, ...] = ()
     requested_by: str | None = None
-    given_back: str = RELEASED
+    attempt_ended: str = RELEASED
 
 
 def failed(reason: Reason, message: str, stderr_tail: tuple[str, ...] = ()) -> StopReason:
-    """The execution fails."""
+    """Return the stop reason of a failed execution."""
     return StopReason(Step.FAIL, message, reason, stderr_tail)
 
 
 class StopSignal:
-    """Holds the first verdict; later ones do not count."""
+    """Holds the first stop reason; later ones are ignored."""
 
     def __init__(self) -> None:
         self._decided = asyncio.Event()
-        self._verdict: StopReason | None = None
-        #: Set when this worker is to give the execution up, also after a verdict.
+        self._stop_reason: StopReason | None = None
+        #: Set when this worker releases the execution, also after another stop reason.
         self.released = asyncio.Event()
 
     @property
-    def verdict(self) -> StopReason | None:
-        """The verdict, once there is one."""
-        return self._verdict
+    def stop_reason(self) -> StopReason | None:
+        """Return the stop reason; None before one is decided."""
+        return self._stop_reason
 
-    def decide(self, verdict: StopReason) -> None:
-        """Take the first."""
-        if verdict.step is None:
+    def decide(self, stop_reason: StopReason) -> None:
+        """Set the stop reason unless one is set."""
+        if stop_reason.step is None:
             self.released.set()
-        if self._verdict is None:
-            self._verdict = verdict
+        if self._stop_reason is None:
+            self._stop_reason = stop_reason
             self._decided.set()
 
     async def wait(self) -> StopReason:
-        """Until it is decided."""
+        """Wait for the stop reason and return it."""
         await self._decided.wait()
-        assert self._verdict is not None
-        return self._verdict
+        assert self._stop_reason is not None
+        return self._stop_reason

@@ -1,4 +1,4 @@
-"""Watchdogs: wall clock, silence, size of the workspace. (Memory and processes: the supervisor watches them itself.)"""
+"""Watchdogs: wall clock, silence, size of the workspace. The supervisor watches memory and processes itself."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ log = structlog.get_logger()
 
 _LOOK_EVERY = 1.0
 _WALK_EVERY = 10.0
-#: This part of its bound, once gone from the disk, is worth a look at who took it.
+#: When a quarter (1 / `_EARLY`) of the limit has disappeared from the disk, the workspace is scanned early.
 _EARLY = 4
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Times in seconds, sizes in bytes. `wall_left` counts from the start of the first attempt."""
+    """Times in seconds, sizes in bytes. `wall_left` is the time left, counted from the start of the first attempt."""
 
     wall_left: float
     wall: int
@@ -34,21 +34,21 @@ class Bounds:
 
 
 class Activity:
-    """When something last happened: output, a model call, a tool."""
+    """Time of the last activity: output, a model call, a tool."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._at = clock.monotonic()
-        #: While the agent waits for a person, silence is not a fault.
+        #: While the agent waits for an answer, silence is not a fault.
         self.waiting = False
 
     def note(self) -> None:
-        """Something happened."""
+        """Record activity now."""
         self._at = self._clock.monotonic()
 
     @property
     def silent_for(self) -> float:
-        """Seconds since."""
+        """Return the seconds since the last activity."""
         return 0.0 if self.waiting else self._clock.monotonic() - self._at
 
 
@@ -60,10 +60,13 @@ async def watch(
     roots: Callable[[], tuple[Path, ...]],
     measure: Callable[[int], Awaitable[str | None]] | None = None,
 ) -> None:
-    """Decide when a bound is passed. `measure` says which one on the disk is, as `overfull` does here."""
+    """Decide the stop reason when a bound is exceeded; return once one is decided.
+
+    `measure` returns the exceeded disk limit as `exceeded_disk_limit` does; None: that function on `roots()`.
+    """
     began = walked = clock.monotonic()
     free = 0
-    while stop_signal.verdict is None:
+    while stop_signal.stop_reason is None:
         await clock.sleep(_LOOK_EVERY)
         now = clock.monotonic()
         left = _free(roots())
@@ -71,7 +74,7 @@ async def watch(
             stop_signal.decide(StopReason(Step.TIME_OUT, f"it ran longer than {bounds.wall} s"))
         elif activity.silent_for >= bounds.silence:
             stop_signal.decide(failed(Reason.STALLED, f"neither model nor tool did anything for {bounds.silence} s"))
-        # A full disk takes the neighbours along, so a walk comes early when the disk has got fuller since the last one.
+        # A full disk also harms other executions, so a scan runs early when free space has dropped since the last one.
         elif now - walked >= _WALK_EVERY or free - left >= bounds.workspace // _EARLY:
             walked, free = now, left
             if over := await _measured(roots(), bounds.workspace, measure):
@@ -83,30 +86,39 @@ async def _measured(
     roots: tuple[Path, ...], limit: int, measure: Callable[[int], Awaitable[str | None]] | None
 ) -> str | None:
     if measure is None:
-        return await asyncio.to_thread(overfull, roots, limit)
+        return await asyncio.to_thread(exceeded_disk_limit, roots, limit)
     try:
         return await measure(limit)
     except OSError as error:
-        # The agent's container is gone or too slow: the next look comes, and the end of its tree is noticed elsewhere.
+        # The agent's container is gone or too slow. The next scan tries again, and the end of its tree is noticed
+        # elsewhere.
         log.warning("workspace not measured", action="watchdog.not_measured", reason=str(error))
         return None
 
 
-def overfull(roots: tuple[Path, ...], limit: int, nameless: Callable[[], int] = lambda: 0) -> str | None:
-    """Which bound on the disk is passed, in words. `nameless` counts bytes that no look below `roots` finds."""
-    look = DiskUsageScan(limit)
+def exceeded_disk_limit(
+    roots: tuple[Path, ...], limit: int, unlinked_open: Callable[[], int] = lambda: 0
+) -> str | None:
+    """Return which disk limit is exceeded, as a message; None when none is.
+
+    Args:
+        roots: folders to scan.
+        limit: bytes on disk.
+        unlinked_open: returns the bytes of deleted files that are still open, which a scan of `roots` cannot find.
+    """
+    scan = DiskUsageScan(limit)
     try:
         for root in roots:
-            look.at(root)
+            scan.scan(root)
     except OSError as error:
-        # Of the machine's making, not the agent's: what was seen counts, and the next look comes.
+        # Caused by the machine, not by the agent: the scanned part counts, and the next scan follows.
         log.warning("workspace not measured", action="watchdog.not_measured", reason=str(error))
-    look.size += nameless()
-    return look.over
+    scan.size += unlinked_open()
+    return scan.over
 
 
 def _free(roots: tuple[Path, ...]) -> int:
-    """Bytes left on the disk that the agent writes to; 0 while there is none."""
+    """Return the free bytes of the disk that the agent writes to; 0 while there is none."""
     try:
         found = os.statvfs(roots[0])
     except (IndexError, OSError):

@@ -1,11 +1,11 @@
-"""The ground a run stands on: the workspace its task names, its session's source, or what its session saved last."""
+"""Source of a run's workspace: the task's, its session's, or the state its session saved last."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from ocf.events.commands import EmptyWorkspace, Execute, GitWorkspace, SharedWorkspace
+from ocf.events.commands import EmptyWorkspace, Execute, GitWorkspace, SharedWorkspace, SnapshotWorkspace
 from ocf.events.errors import SealError
 from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session
@@ -17,11 +17,18 @@ from ocf.functions.execute.context import WorkerContext
 _ARCHIVE = "workspace.tar.zst"
 
 
+def starts_from_store(task: Execute, session: Session | None) -> bool:
+    """Return whether the workspace or the conversation of an execution is read from S3."""
+    if session is None:
+        return isinstance(task.workspace, SnapshotWorkspace)
+    return session.saved is not None or session.from_execution_id is not None
+
+
 class WorkspaceInput:
-    """Makes the workspace of one run; `folder` is the run's own, out of the agent's reach.
+    """Makes the workspace of one run. `folder` is private to the run, out of the agent's reach.
 
     Raises:
-        InvalidWorkspace: the task names a workspace, and its session has saved one.
+        InvalidWorkspace: the task names a workspace, but its session has saved one.
     """
 
     def __init__(self, context: WorkerContext, task: Execute, session: Session | None, folder: Path) -> None:
@@ -46,38 +53,45 @@ class WorkspaceInput:
         saved = session.saved if session.saved is not None and session.saved.workspace is not None else None
         if isinstance(self._source, EmptyWorkspace):
             self._source = session.workspace
-        elif saved is not None and saved.execution_id != self._task.execution_id:  # not by an attempt of its own
+        elif saved is not None and saved.execution_id != self._task.execution_id:  # saved by another execution
             raise workspace.InvalidWorkspace(f"workspace: session {session.session_id} has one already; leave it out")
         if saved is not None and saved.workspace is not None and not self.shared:
             self._saved = (session.ref, saved.workspace.name)
 
     @property
     def shared(self) -> bool:
-        """Whether it is used where it is, so that it is OpenCode's directory from the start."""
+        """Return whether the workspace is used in place, as OpenCode's directory from the start."""
         return isinstance(self._source, SharedWorkspace)
 
     @property
     def keep_ignored(self) -> bool:
-        """Whether the archive is to hold what `.gitignore` excludes, too: the turn or its session may ask for that."""
+        """Return whether to archive files that `.gitignore` excludes; the task or its session may request it."""
         return self._task.workspace.keep_ignored or self._source.keep_ignored
 
     @property
     def label(self) -> str:
-        """What it comes from, in a word."""
+        """Return the kind of source in one word."""
         return self._source.source if self._saved is None else "session"
 
     def check(self) -> None:
-        """What can be said against it before anything is made ready. Raises InvalidWorkspace."""
+        """Check the source before anything is prepared.
+
+        Raises:
+            InvalidWorkspace: the source cannot be used.
+        """
         if self._saved is None:
             workspace.check(self._source, self._sources)
 
     async def prepare(self, target: Path, on_secret: Callable[[str], None], own: workspace.Own) -> workspace.Prepared:
-        """Fill `target` (a shared one is used in place), give it to its user by `own`, and record what it was.
+        """Fill `target`, give it to its user and record its baseline. A shared workspace is used in place.
 
-        `on_secret` is given its token.
+        Args:
+            target: the folder to fill.
+            on_secret: called with the token of the source, if it has one.
+            own: gives files to the agent's user.
 
         Raises:
-            InvalidWorkspace: it cannot be had.
+            InvalidWorkspace: the workspace cannot be prepared.
         """
         private = self._folder / "base"
         if self._saved is not None:

@@ -1,4 +1,4 @@
-"""The model broker: the only way from an agent to a model, and the only place outside it that a key is used."""
+"""Model proxy: an agent's only way to a model, and the only place outside the provider that uses the key."""
 
 from ocf.functions.execute.model_proxy.budget import Call, Hooks, ModelProxyFailure
 from ocf.functions.execute.model_proxy.proxy import ModelProxy

@@ -1,4 +1,4 @@
-"""What an execution has used, what it may use, and what is told about each model call."""
+"""Usage and limits of an execution, and the hooks that report model calls."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class ModelProxyFailure:
 class Call:
     """One model call, for tracing. Times in seconds, `started_at` of the monotonic clock.
 
-    At its start only the first four fields mean anything. `tries` counts requests to the provider, `estimated` says
-    that the provider reported no usage. Outcomes: `ok`; `passed` (the provider's 4xx went to the agent); `failed`;
-    `cut` (the stream broke off); `refused` (ended by cancel, budget or end); `gone` (the agent hung up).
+    At its start only the first four fields have a meaning. `tries` counts requests to the provider, `estimated` states
+    that the provider reported no usage. Outcomes: `ok`; `passed` (the provider's 4xx was forwarded to the agent);
+    `failed`; `cut` (the stream broke off); `refused` (ended by cancel, budget or end); `gone` (the agent hung up).
     """
 
     number: int
@@ -45,17 +45,19 @@ class Call:
 
 
 def _nothing(*_: object) -> None:
-    """Nobody listens."""
+    """Do nothing."""
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """Who wants to know. All are called in the event loop and must return at once.
+    """Listeners. All are called in the event loop and must return at once.
 
-    on_activity: a request came, a provider answered, a piece of an answer passed: the model is at work.
-    on_call_start, on_call_end: for tracing.
-    on_usage: the totals have changed.
-    on_failure: the execution must end; called once.
+    Attributes:
+        on_activity: a request arrived, a provider answered, or a piece of an answer passed.
+        on_call_start: for tracing.
+        on_call_end: for tracing.
+        on_usage: the totals have changed.
+        on_failure: the execution must end; called once.
     """
 
     on_activity: Callable[[], None] = _nothing
@@ -67,18 +69,18 @@ class Hooks:
 
 @dataclass(eq=False)
 class Reservation:
-    """What a call that runs is expected to use at most, and what it has used so far."""
+    """Maximum expected usage of a running call, and its usage so far."""
 
     estimate: Usage
     live: Usage = field(default_factory=Usage)
 
 
 class Budget:
-    """Totals of one execution, held against its limits. They begin with what was `used` before.
+    """Totals of one execution, compared with its limits. They begin with `used`.
 
-    A call reserves its estimate before it goes out, and one that does not fit beside those that run waits for them: so
-    many calls at once cannot pass a limit that each of them alone would keep. One that runs alone needs only some
-    budget; it is cut where it passes the limit.
+    A call reserves its estimate before it is sent, and waits while it does not fit beside the running ones: many calls
+    at once cannot exceed a limit that each alone would respect. A call that runs alone needs only some budget; it is
+    cut where it exceeds the limit.
     """
 
     def __init__(self, limits: Limits, prices: Prices | None, used: Usage | None = None) -> None:
@@ -90,16 +92,16 @@ class Budget:
         self.usage = used or Usage()
 
     def cost(self, usage: Usage) -> float:
-        """US dollars; 0 where the model's price is not known."""
+        """Return US dollars; 0 where the model's price is not known."""
         return self._prices.cost(usage) if self._prices else 0.0
 
     def request(self) -> None:
-        """One more request has gone out."""
+        """Count one more request."""
         self.usage = self.usage.model_copy(update={"requests": self.usage.requests + 1})
 
     @asynccontextmanager
     async def reserved(self, estimate: Usage) -> AsyncIterator[Reservation]:
-        """Room for a call that may use `estimate`; waits until it fits beside those that run, or none does."""
+        """Reserve `estimate` for a call; wait until it fits beside the running calls, or none runs."""
         while self._running and self._passes(estimate, *(call.estimate for call in self._running)):
             self._settled.clear()
             await self._settled.wait()
@@ -112,19 +114,19 @@ class Budget:
             self._settled.set()
 
     def add(self, usage: Usage) -> None:
-        """Add what one call has used."""
+        """Add the usage of one call."""
         self.usage = self._sum(usage)
         self.usage = self.usage.model_copy(update={"cost_usd": round(self.usage.cost_usd, 9)})
 
     def _sum(self, *usages: Usage) -> Usage:
-        """The totals with `usages`, each at its price."""
+        """Return the totals with `usages` added, each at its price."""
         fields = ("input_tokens", "output_tokens", "reasoning_tokens", "cache_read_tokens", "cache_write_tokens")
         total = {name: getattr(self.usage, name) + sum(getattr(usage, name) for usage in usages) for name in fields}
         cost = self.usage.cost_usd + sum(map(self.cost, usages))
         return self.usage.model_copy(update={**total, "cost_usd": cost})
 
     def _passes(self, *usages: Usage) -> str | None:
-        """The limit that the totals with `usages` are over."""
+        """Return the limit that the totals with `usages` exceed; None when none."""
         total = self._sum(*usages)
         if self._tokens is not None and total.total_tokens > self._tokens:
             return "limits.max_total_tokens"
@@ -133,11 +135,11 @@ class Budget:
         return None
 
     def passed_by_running(self) -> str | None:
-        """The limit that the totals are over with what the running calls have used so far."""
+        """Return the limit that the totals exceed with the running calls' usage so far; None when none."""
         return self._passes(*(call.live for call in self._running))
 
     def exceeded(self) -> str | None:
-        """The limit that the totals are over, in words."""
+        """Return a message naming the limit that the totals exceed; None when none."""
         if self._tokens is not None and self.usage.total_tokens > self._tokens:
             return f"limits.max_total_tokens is {self._tokens}, and {self.usage.total_tokens} tokens were used"
         if self._cost is not None and self.usage.cost_usd > self._cost:
@@ -145,7 +147,7 @@ class Budget:
         return None
 
     def spent(self) -> str | None:
-        """The limit that leaves nothing for another call, in words."""
+        """Return a message naming the limit that leaves nothing for another call; None when none."""
         if self._tokens is not None and self.usage.total_tokens >= self._tokens:
             return f"limits.max_total_tokens is {self._tokens}, and all of it is used"
         if self._cost is not None and self.usage.cost_usd >= self._cost:
@@ -153,7 +155,7 @@ class Budget:
         return None
 
     def tokens_left(self) -> int | None:
-        """Tokens that no limit holds back yet; None when nothing bounds them."""
+        """Return the tokens left below all limits; None when nothing limits them."""
         left = [] if self._tokens is None else [self._tokens - self.usage.total_tokens]
         if self._cost is not None and self._prices is not None and self._prices.output > 0:
             left.append(int((self._cost - self.usage.cost_usd) / self._prices.output * 1_000_000))

@@ -1,4 +1,4 @@
-"""One model call: out with the real key, back event by event, counted on the way."""
+"""One model call: forwarded with the real key, answered event by event, metered on the way."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from ocf.functions.execute.model_proxy.upstream import (
     ModelFailed,
     Unusable,
     Upstream,
-    plain,
-    seen,
+    describe,
+    raw_body,
 )
 from ocf.functions.execute.model_proxy.usage_meter import UsageMeter
 from ocf.functions.models.model_target import ModelTarget
 
-#: What a call has used is compared with the limits at every so many pieces.
+#: Pieces of output between two comparisons of the usage with the limits.
 STRIDE = 16
 _STREAM = "text/event-stream"
 
@@ -38,21 +38,21 @@ Outcome = Literal["ok", "passed", "failed", "cut", "refused", "gone"]
 
 
 class ModelCall:
-    """One call. Afterwards `bad` says why its answer was of no use, if it was of none, `cut` that it broke off."""
+    """One call. Afterwards `bad` states why its answer was unusable (None: it was usable), `cut` that it broke off."""
 
     def __init__(
-        self, number: int, target: ModelTarget, upstream: Upstream, account: Budget, hooks: Hooks, clock: Clock
+        self, number: int, target: ModelTarget, upstream: Upstream, budget: Budget, hooks: Hooks, clock: Clock
     ) -> None:
         self._target = target
         self._upstream = upstream
-        self._account = account
+        self._budget = budget
         self._hooks = hooks
         self._clock = clock
         self._call = Call(number, target.wire_model, target.provider, clock.monotonic())
         self._meter = UsageMeter("chat")
         self._reservation = Reservation(Usage())
-        self._out = False
-        self._looked_at = 0
+        self._sent = False
+        self._checked_pieces = 0
         self.cut = False
         self.bad: str | None = None
 
@@ -68,7 +68,7 @@ class ModelCall:
         """Make the call and pass the answer to the agent.
 
         Raises:
-            ModelFailed: the provider cannot be had, or a limit was crossed while it answered.
+            ModelFailed: the provider is unavailable, or a limit was exceeded during the answer.
             ClientGone: the agent has hung up.
         """
         self._meter = UsageMeter(wire, hide_usage=asked.hide_usage)
@@ -76,27 +76,27 @@ class ModelCall:
         url = self._target.base_url + wires.ROUTES[request.path][2]
         headers = wires.upstream_headers(self._target, request.headers)
         self._hooks.on_call_start(self._call)
-        self._account.request()
+        self._budget.request()
         outcome: Outcome = "failed"
         try:
-            self._out = True
+            self._sent = True
             async with self._upstream.opened(url, headers, asked.data, self._answered) as response:
                 outcome = await self._pass_on(response, reply, redactor)
         except ClientErrorForwarded as error:
             outcome = "passed"
-            self._out = False
+            self._sent = False
             self._note(status=error.status)
             await reply.whole(error.status, redactor.bytes(error.body))
         except ModelFailed as error:
             self._note(status=error.status)
             outcome = "refused" if error.reason is Reason.BUDGET_EXCEEDED else "failed"
-            self._out = outcome == "refused"
+            self._sent = outcome == "refused"
             raise
         except (ClientGone, asyncio.CancelledError):
             outcome = "gone" if reply.gone else "refused"
             raise
         finally:
-            self._ended(outcome, asked.input_tokens)
+            self._finish_call(outcome, asked.input_tokens)
 
     def _answered(self, status: int) -> None:
         self._note(tries=self._call.tries + 1, status=status or None)
@@ -111,59 +111,59 @@ class ModelCall:
                 await self._pass_whole(response, reply, redactor)
         except (httpx.TransportError, OverLimit) as error:
             self.cut = True
-            self.bad = f"it broke off ({_why(error)}; {seen(response)})"
+            self.bad = f"it broke off ({_cut_reason(error)}; {describe(response)})"
             return "cut"
         except Unusable as error:
-            self.bad = f"{error} ({seen(response)})"
+            self.bad = f"{error} ({describe(response)})"
             if reply.started:
                 self.cut = True
             else:
-                # 502, which agents try again; three in a row end the execution.
-                said = f"the model endpoint gave no usable answer: {self.bad}"
-                await reply.whole(502, redactor.bytes(wires.error_body(said, "ocf_answer")))
+                # Agents retry a 502; three in a row end the execution.
+                message = f"the model endpoint gave no usable answer: {self.bad}"
+                await reply.whole(502, redactor.bytes(wires.error_body(message, "ocf_answer")))
             return "failed"
         if self.bad is None and not self._meter.spoke:
-            # It went to the agent as it was: nothing of it is of any use, and nothing of it is wrong either.
-            self.bad = f"an empty answer ({seen(response)})"
+            # The answer went to the agent unchanged: it is useless, but not malformed.
+            self.bad = f"an empty answer ({describe(response)})"
         return "ok" if self.bad is None else "failed"
 
     async def _pass_stream(self, response: httpx.Response, reply: Reply, redactor: Redactor) -> None:
-        veil, meter = StreamRedaction(redactor), self._meter
-        async for data in plain(response):
+        redaction, meter = StreamRedaction(redactor), self._meter
+        async for data in raw_body(response):
             if self._call.first_byte_seconds is None:
                 self._note(first_byte_seconds=self._clock.monotonic() - self._call.started_at)
                 await reply.start(200, _STREAM)
             ready = meter.feed(data)
             self._hooks.on_activity()
             if ready:
-                await reply.send(veil.feed(ready))
-                self._hold()
-        rest = meter.rest()
+                await reply.send(redaction.feed(ready))
+                self._check_budget()
+        remainder = meter.remainder()
         if not meter.finished and not meter.failed:
             raise httpx.RemoteProtocolError("the stream ended before the answer did")
         if not reply.started:
             await reply.start(200, _STREAM)
-        await reply.send(veil.feed(rest))
+        await reply.send(redaction.feed(remainder))
         await reply.end()
         if meter.failed and not meter.finished:
-            self.bad = f"it ended in an error ({seen(response)})"
+            self.bad = f"it ended in an error ({describe(response)})"
 
-    def _hold(self) -> None:
-        """Stop a call when all that run are over the limits together, while it is still talking."""
+    def _check_budget(self) -> None:
+        """End the call while it is answering when all running calls together exceed a limit."""
         meter = self._meter
         if meter.finished:
-            # All of it is there and paid for: let the agent have it. The next call will not be made.
+            # The answer is complete and paid for, so the agent gets it. The next call is refused.
             return
-        if meter.pieces - self._looked_at < STRIDE:
+        if meter.pieces - self._checked_pieces < STRIDE:
             return
-        self._looked_at = meter.pieces
+        self._checked_pieces = meter.pieces
         self._reservation.live = meter.usage()
-        if (limit := self._account.passed_by_running()) is not None:
+        if (limit := self._budget.passed_by_running()) is not None:
             raise ModelFailed(Reason.BUDGET_EXCEEDED, f"{limit} was reached in the middle of an answer")
 
     async def _pass_whole(self, response: httpx.Response, reply: Reply, redactor: Redactor) -> None:
         body = bytearray()
-        async for data in plain(response):
+        async for data in raw_body(response):
             self._hooks.on_activity()
             body += data
             limits.check_size(len(body), limits.MODEL_ANSWER, "the model's answer")
@@ -176,20 +176,20 @@ class ModelCall:
     def _note(self, **fields: Any) -> None:
         self._call = replace(self._call, **fields)
 
-    def _ended(self, outcome: Outcome, input_tokens: int) -> None:
-        # What was sent is paid for, also when nobody waited for its answer; an empty answer only as it says itself.
-        usage = self._meter.usage(input_tokens if self._out and (outcome != "failed" or self._meter.spoke) else 0)
-        self._account.add(usage)
-        usage = usage.model_copy(update={"cost_usd": self._account.cost(usage)})
+    def _finish_call(self, outcome: Outcome, input_tokens: int) -> None:
+        # A sent request is billed even when nobody waited for its answer; an empty answer only as it reports itself.
+        usage = self._meter.usage(input_tokens if self._sent and (outcome != "failed" or self._meter.spoke) else 0)
+        self._budget.add(usage)
+        usage = usage.model_copy(update={"cost_usd": self._budget.cost(usage)})
         seconds = self._clock.monotonic() - self._call.started_at
         estimated = not self._meter.reported and usage.total_tokens > 0
         self._note(outcome=outcome, usage=usage, seconds=seconds, estimated=estimated)
         self._hooks.on_call_end(self._call)
-        self._hooks.on_usage(self._account.usage)
+        self._hooks.on_usage(self._budget.usage)
 
 
-def _why(error: Exception) -> str:
-    """What cut an answer off, in words without its content."""
+def _cut_reason(error: Exception) -> str:
+    """Return what cut an answer off, without its content."""
     if isinstance(error, httpx.ReadTimeout):
         return "no byte within MODEL_SILENCE_SECONDS"
     return str(error) if isinstance(error, OverLimit) else type(error).__name__

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server on one loopback port: h11's state machine on an asyncio protocol.
+"""HTTP/1.1 server on one loopback port: h11's state machine on an asyncio protocol.
 
 One listening socket per execution, because the sandbox lets the agent connect to one port and no other. A server
 framework per execution would cost megabytes; a connection here costs some kilobytes.
@@ -35,10 +35,10 @@ class Request:
 
 
 class Handler(Protocol):
-    """What the server asks."""
+    """Handles the server's requests."""
 
     def admit(self, request: Request) -> tuple[int, bytes] | None:
-        """Before the body is read: None, or status and body of a refusal."""
+        """Return None, or status and body of a refusal; called before the body is read."""
         ...
 
     async def handle(self, request: Request, reply: Reply) -> None:
@@ -55,7 +55,7 @@ class Reply:
 
     @property
     def gone(self) -> bool:
-        """Whether the agent has hung up."""
+        """Return whether the agent has hung up."""
         return self._connection.closed
 
     async def start(self, status: int, content_type: str, length: int | None = None) -> None:
@@ -66,20 +66,20 @@ class Reply:
         await self._connection.send(h11.Response(status_code=status, headers=headers))
 
     async def send(self, data: bytes) -> None:
-        """Send a piece of the body; waits while the agent does not read.
+        """Send a piece of the body; wait while the agent does not read.
 
         Raises:
-            ClientGone: nobody reads any more.
+            ClientGone: the agent has hung up.
         """
         if data:
             await self._connection.send(h11.Data(data=data))
 
     async def end(self) -> None:
-        """The body is complete."""
+        """End the body."""
         await self._connection.send(h11.EndOfMessage())
 
     async def whole(self, status: int, body: bytes, content_type: str = "application/json") -> None:
-        """Send an answer that is known in full."""
+        """Send a complete answer."""
         await self.start(status, content_type, len(body))
         await self.send(body)
         await self.end()
@@ -90,7 +90,7 @@ class Reply:
 
 
 class Connection(asyncio.Protocol):
-    """One connection of the agent. Requests on it are answered one after the other."""
+    """One connection of the agent. Its requests are answered one after the other."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -105,13 +105,15 @@ class Connection(asyncio.Protocol):
 
     # asyncio.Protocol
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # A cast, not a check: uvloop's transports are no subclasses of asyncio.Transport.
+        # A cast, not a check: uvloop's transports are not subclasses of asyncio.Transport.
+        """Accept the connection, or abort it when there are too many."""
         transport = cast(asyncio.Transport, transport)
         self._transport = transport
         if not self._server.enter(self):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the running request: the provider must not go on generating."""
         self._transport = None
         self._writable.set()
         self._release()
@@ -121,12 +123,15 @@ class Connection(asyncio.Protocol):
             self._task.cancel()
 
     def pause_writing(self) -> None:
+        """Make `send` wait."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
+        """Let `send` continue."""
         self._writable.set()
 
     def data_received(self, data: bytes) -> None:
+        """Parse received bytes; abort when pipelined data exceeds the limit."""
         if self._task is not None and not self._reserve(len(data)):
             # Pipelined data waits in h11's buffer, which has no bound of its own.
             self.abort()
@@ -135,16 +140,21 @@ class Connection(asyncio.Protocol):
         self._advance()
 
     def eof_received(self) -> bool:
+        """Close the transport."""
         return False
 
     @property
     def closed(self) -> bool:
-        """Whether nobody is at the other end."""
+        """Return whether the connection is closed."""
         return self._transport is None
 
     # out
     async def send(self, event: h11.Event) -> None:
-        """Raises ClientGone."""
+        """Send an event; wait while the agent does not read.
+
+        Raises:
+            ClientGone: the agent has hung up.
+        """
         transport = self._transport
         if transport is None:
             raise ClientGone
@@ -160,7 +170,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def close(self) -> None:
-        """Close the connection after what was written."""
+        """Close the connection after the written data."""
         if self._transport is not None:
             self._transport.close()
 
@@ -232,7 +242,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def _refuse(self, status: int, body: bytes) -> None:
-        """Answer and close, without reading what else may come."""
+        """Answer and close, without reading the rest."""
         if self._transport is None:
             return
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -282,23 +292,23 @@ class Server:
             self._listening = None
 
     def enter(self, connection: Connection) -> bool:
-        """Whether there is room for one more connection."""
+        """Register a connection; return whether there is room for it."""
         if len(self._connections) >= MAX_CONNECTIONS:
             return False
         self._connections.add(connection)
         return True
 
     def leave(self, connection: Connection) -> None:
-        """The connection is closed."""
+        """Remove a closed connection."""
         self._connections.discard(connection)
 
     def reserve(self, size: int) -> bool:
-        """Room for `size` more bytes of request bodies."""
+        """Reserve `size` bytes for request bodies; return whether they fit."""
         if self._buffered + size > limits.MODEL_REQUESTS:
             return False
         self._buffered += size
         return True
 
     def release(self, size: int) -> None:
-        """Those bytes are free again."""
+        """Free reserved bytes."""
         self._buffered -= size

@@ -1,7 +1,7 @@
-"""The two wire forms, as pure functions: what goes out, what comes back, what is counted.
+"""The two API formats, as pure functions: what is sent, what is returned, what is counted.
 
 OpenAI: chat completions and responses (platform.openai.com/docs/api-reference). Anthropic: messages
-(docs.anthropic.com/en/api/messages). The agent never sees this file's third side, the real key.
+(docs.anthropic.com/en/api/messages). The agent never sees the real key, which this module adds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ocf.functions.models.model_target import Kind, ModelTarget
 
 Wire = Literal["chat", "responses", "messages"]
 
-#: What the agent may call, and what it becomes below the target's base URL. Nothing else is forwarded.
+#: Paths that the agent may call, and the path below the target's base URL. Nothing else is forwarded.
 ROUTES: dict[str, tuple[Wire, Kind, str]] = {
     "/v1/chat/completions": ("chat", "openai", "/chat/completions"),
     "/v1/responses": ("responses", "openai", "/responses"),
@@ -26,17 +26,17 @@ ANTHROPIC_VERSION = "2023-06-01"
 
 
 def max_tokens_field(wire: Wire, body: Mapping[str, Any], target: ModelTarget) -> str:
-    """The name under which the provider reads how long an answer may be."""
+    """Return the provider's field for the maximum length of an answer."""
     if wire == "responses":
         return "max_output_tokens"
-    # OpenAI's own reasoning models refuse max_tokens; servers that imitate it often know nothing else.
+    # OpenAI's own reasoning models refuse max_tokens; compatible servers often know no other field.
     if wire == "chat" and ("max_completion_tokens" in body or urlsplit(target.base_url).hostname == "api.openai.com"):
         return "max_completion_tokens"
     return "max_tokens"
 
 
 def tool_name(tool: object) -> str:
-    """The name of a tool in any wire form; empty where it has none."""
+    """Return the name of a tool in any API format; empty where it has none."""
     if not isinstance(tool, dict):
         return ""
     function = tool.get("function")
@@ -44,7 +44,7 @@ def tool_name(tool: object) -> str:
 
 
 def upstream_headers(target: ModelTarget, sent: Mapping[str, str]) -> dict[str, str]:
-    """Headers for the provider: the real key, and of the agent's headers only what changes the answer's form."""
+    """Return headers for the provider: the real key, and of the agent's headers only what changes the answer's form."""
     headers = {
         "content-type": "application/json",
         "accept": "text/event-stream, application/json",
@@ -65,18 +65,18 @@ def upstream_headers(target: ModelTarget, sent: Mapping[str, str]) -> dict[str, 
 
 
 def presented_token(headers: Mapping[str, str]) -> str:
-    """The credential a client shows, in either wire form."""
+    """Return the credential that a client presents, in either API format."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
 
 def error_body(message: str, type_: str = "ocf_broker") -> bytes:
-    """An error that clients of both wire forms can read."""
+    """Return an error that clients of both API formats can read."""
     return json.dumps({"type": "error", "error": {"type": type_, "message": message, "code": type_}}).encode()
 
 
 def model_list(name: str) -> bytes:
-    """The answer to `GET /v1/models`, readable in both wire forms; the provider is not asked."""
+    """Return the answer to `GET /v1/models`, readable in both API formats; the provider is not called."""
     item = {"id": name, "object": "model", "type": "model", "display_name": name, "owned_by": "ocf"}
     return json.dumps({"object": "list", "data": [item], "has_more": False}).encode()
 
@@ -85,7 +85,7 @@ CANNED_WORD = "ready"
 
 
 def canned(wire: Wire, stream: bool) -> tuple[str, bytes]:
-    """Content type and body of a one-word completion that no model made: it boots an agent at no cost."""
+    """Return content type and body of a one-word completion made without a model: it boots an agent at no cost."""
     events = _canned_events(wire)
     if not stream:
         return "application/json", json.dumps(_canned_whole(wire)).encode()

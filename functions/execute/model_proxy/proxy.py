@@ -1,7 +1,7 @@
-"""The model broker of one execution.
+"""The model proxy of one execution.
 
-A loopback HTTP server that takes the execution's random token, puts the real key in its place, and lets nothing
-but model calls through, as the operator and the caller want them. See docs/adr/0004-model-broker.md.
+A loopback HTTP server that accepts the execution's random token, replaces it with the real key, and forwards only model
+calls, as operator and caller allow. See docs/adr/0004-model-proxy.md.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from ocf.functions.models.model_target import ModelTarget
 
 log = structlog.get_logger()
 
-#: Answers in a row that may be of no use before the model counts as failed; the agent retries for ever.
-MAX_BAD = 3
+#: Unusable answers in a row before the model counts as failed; the agent would retry for ever.
+MAX_UNUSABLE = 3
 
 
 class ModelProxy:
-    """One per execution. Created without a target for a warm slot: it then answers by itself, one word, no cost.
+    """One per execution. Without a target, in a warm server, it answers by itself: one word, no cost.
 
     Args:
-        upstream: the process's way out.
+        upstream: the HTTP client of the process.
         clock: for durations.
-        hooks: who wants to know.
+        hooks: listeners.
 
     Attributes:
-        token: what the agent shows; 256 random bits, worthless elsewhere, dead after `close`.
+        token: the agent's credential; 256 random bits, worthless elsewhere, invalid after `close`.
         failure: why the execution must end, once that is decided.
-        redactor: knows the key and the token; give it to whoever publishes what the agent says.
+        redactor: redacts the key and the token; for publishers of the agent's output.
     """
 
     def __init__(self, upstream: Upstream, clock: Clock, hooks: Hooks | None = None) -> None:
@@ -56,11 +56,11 @@ class ModelProxy:
         self._clock = clock
         self._hooks = hooks or Hooks()
         self._server = Server(self)
-        self._account = Budget(Limits(), None)
+        self._budget = Budget(Limits(), None)
         self._refused: str | None = None
         self._calls: set[asyncio.Task[None]] = set()
         self._numbers = 0
-        self._bad = 0
+        self._unusable = 0
 
     def __repr__(self) -> str:
         return f"Broker(port={self.port}, target={self.target and self.target.display_name!r})"
@@ -68,22 +68,22 @@ class ModelProxy:
     # What the rest of execute uses.
     @property
     def port(self) -> int:
-        """The port on 127.0.0.1; 0 before `start`."""
+        """Return the port on 127.0.0.1; 0 before `start`."""
         return self._server.port
 
     @property
     def base_url(self) -> str:
-        """For the agent's provider options, both wire forms."""
+        """Return the base URL for the agent's provider options, in both API formats."""
         return f"http://127.0.0.1:{self.port}/v1"
 
     @property
     def usage(self) -> Usage:
-        """Totals of the calls that have ended."""
-        return self._account.usage
+        """Return the totals of the calls that have ended."""
+        return self._budget.usage
 
     @property
     def in_flight(self) -> int:
-        """Model calls that run now."""
+        """Return the number of running model calls."""
         return len(self._calls)
 
     async def start(self) -> ModelProxy:
@@ -94,21 +94,21 @@ class ModelProxy:
     def assign(
         self, target: ModelTarget, limits: Limits, hooks: Hooks | None = None, used: Usage | None = None
     ) -> None:
-        """From now on talk to `target`. Once: a broker serves one execution. `used` counts as spent already.
+        """Set the target, once: a proxy serves one execution. `used` counts as spent already.
 
         Raises:
             RuntimeError: it has a target already.
         """
         if self.target is not None:
-            raise RuntimeError("this broker already serves an execution")
+            raise RuntimeError("this model proxy already serves an execution")
         self.target = target
         self._hooks = hooks or self._hooks
-        self._account = Budget(limits, target.prices, used)
+        self._budget = Budget(limits, target.prices, used)
         if target.api_key is not None:
             self.redactor.add(target.api_key.get_secret_value())
 
     def refuse(self, reason: str) -> None:
-        """End all spending now: running calls are cut, every further request gets 403 with `reason`."""
+        """Cut running calls and answer every further request 403 with `reason`."""
         if self._refused is None:
             self._refused = reason
         current = asyncio.current_task() if self._calls else None
@@ -117,7 +117,7 @@ class ModelProxy:
                 call.cancel()
 
     async def close(self) -> None:
-        """Refuse, and free the port."""
+        """Refuse further calls and free the port."""
         self.refuse("the execution has ended")
         calls = list(self._calls)
         await self._server.close()
@@ -125,17 +125,17 @@ class ModelProxy:
 
     # What the server asks.
     def admit(self, request: Request) -> tuple[int, bytes] | None:
-        """Refuse before the body is read: wrong token, not allowed, no more."""
+        """Return None, or a refusal before the body is read: wrong token, path or method, or too many calls."""
         shown = wires.presented_token(request.headers)
         if not hmac.compare_digest(shown.encode(), self.token.encode()):
-            return 401, wires.error_body("this port wants the token of its execution", "ocf_token")
+            return 401, wires.error_body("this port needs the token of its execution", "ocf_token")
         if self._refused is not None:
             return 403, wires.error_body(self._refused, "ocf_refused")
         allowed = "GET" if request.path == wires.MODELS_PATH else "POST" if request.path in wires.ROUTES else None
         if allowed is None:
             return 404, wires.error_body(f"{request.path} is not forwarded", "ocf_path")
         if request.method != allowed:
-            return 405, wires.error_body(f"{request.path} wants {allowed}", "ocf_method")
+            return 405, wires.error_body(f"{request.path} needs {allowed}", "ocf_method")
         if len(self._calls) >= bounds.MODEL_CALLS:
             return 429, wires.error_body(f"at most {bounds.MODEL_CALLS} model calls at once", "ocf_calls")
         return None
@@ -158,7 +158,7 @@ class ModelProxy:
         except ClientGone:
             raise
         except Exception:
-            # A mistake of ours must end the execution and not leave the agent trying for ever.
+            # A bug of ours must end the execution and not leave the agent retrying for ever.
             self.fail(Reason.MODEL_ERROR, "the model broker failed")
             raise
         finally:
@@ -175,18 +175,18 @@ class ModelProxy:
                 await reply.whole(200, answer, content_type)
                 return
             if kind != target.kind:
-                text = f"this execution's model speaks the {target.kind} wire form"
+                text = f"this execution's model uses the {target.kind} API format"
                 await reply.whole(400, wires.error_body(text, "ocf_wire"))
                 return
-            left = self._account.tokens_left()
-            asked = await asyncio.to_thread(requests.prepared, wire, elided, body, target, left)
+            left = self._budget.tokens_left()
+            asked = await asyncio.to_thread(requests.prepare, wire, elided, body, target, left)
         except OverLimit as error:
             await reply.whole(413, wires.error_body(str(error), "ocf_request"))
             return
         except requests.BadRequest as error:
             await reply.whole(400, wires.error_body(str(error), "ocf_request"))
             return
-        # As it goes out it is in memory once more: what came is not needed any longer.
+        # The outgoing copy is in memory too: the received one is not needed any longer.
         del elided, body
         request.body.clear()
         await self._reserve(wire, request, asked, target, reply)
@@ -200,34 +200,34 @@ class ModelProxy:
         reply: Reply,
     ) -> None:
         estimate = Usage(input_tokens=asked.input_tokens, output_tokens=asked.output_tokens)
-        async with self._account.reserved(estimate) as reservation:
-            if (spent := self._account.spent()) is not None:
+        async with self._budget.reserved(estimate) as reservation:
+            if (spent := self._budget.spent()) is not None:
                 self.fail(Reason.BUDGET_EXCEEDED, spent)
                 await self._answer_refused(reply)
                 return
             self._numbers += 1
-            relay = ModelCall(self._numbers, target, self._upstream, self._account, self._hooks, self._clock)
+            call = ModelCall(self._numbers, target, self._upstream, self._budget, self._hooks, self._clock)
             try:
-                await relay.run(wire, request, asked, reservation, reply, self.redactor)
+                await call.run(wire, request, asked, reservation, reply, self.redactor)
             except ModelFailed as error:
                 self.fail(error.reason, self.redactor(error.message))
                 await self._answer_refused(reply)
             else:
-                self._after(relay, reply)
+                self._after(call, reply)
 
-    def _after(self, relay: ModelCall, reply: Reply) -> None:
-        """Judge what a call has left: answers of no use in a row, limits."""
-        self._bad = self._bad + 1 if relay.bad is not None else 0
-        if self._bad >= MAX_BAD:
-            said = f"the model endpoint gave no usable answer {self._bad} times in a row: {relay.bad}"
-            self.fail(Reason.MODEL_ERROR, self.redactor(said))
-        if (over := self._account.exceeded()) is not None:
+    def _after(self, call: ModelCall, reply: Reply) -> None:
+        """Check limits and the run of unusable answers after a call."""
+        self._unusable = self._unusable + 1 if call.bad is not None else 0
+        if self._unusable >= MAX_UNUSABLE:
+            message = f"the model endpoint gave no usable answer {self._unusable} times in a row: {call.bad}"
+            self.fail(Reason.MODEL_ERROR, self.redactor(message))
+        if (over := self._budget.exceeded()) is not None:
             self.fail(Reason.BUDGET_EXCEEDED, over)
-        if relay.cut and not reply.gone:
+        if call.cut and not reply.gone:
             reply.abort()
 
     def fail(self, reason: Reason, message: str) -> None:
-        """Decide that the execution fails. The first reason stands; nothing more is spent."""
+        """Fail the execution. The first reason stands; nothing more is spent."""
         if self.failure is None and self._refused is None:
             self.failure = ModelProxyFailure(reason, message)
             log.warning("model access ended", action="broker.failed", reason=reason.value)

@@ -1,11 +1,11 @@
-"""An agent's request to a model: read within limits, judged, and written anew for the provider.
+"""An agent's request to a model: read within limits, checked, and rewritten for the provider.
 
-A conversation is megabytes of texts and images around a small structure. The long texts are left out (`Elided`), the
-rest is parsed, judged and changed, and the texts are put back as they came. So the request is in memory twice at most,
-a character outside Latin-1 does not make four bytes of each of its bytes, and nothing holds up the event loop for long.
+A conversation is megabytes of texts and images around a small structure. The long texts are taken out (`Elided`), the
+rest is parsed, checked and changed, and the texts are put back unchanged. So the request is in memory twice at most, a
+character outside Latin-1 does not make four bytes of each byte, and nothing blocks the event loop for long.
 
-What passes is what a provider can only answer with tokens: every field, tool and reference that would have it keep
-something, reach the network in the agent's name or work on unseen is refused or left out.
+Only what a provider can answer with tokens passes: every field, tool and reference that would make it store something,
+reach the network in the agent's name or work in the background is refused or left out.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ocf.events.limits import InvalidJson, OverLimit, parse_json
 from ocf.functions.execute.model_proxy.providers import Wire, max_tokens_field, tool_name
 from ocf.functions.models.model_target import ModelTarget
 
-#: From where no text is open: the next long one, behind any number of short ones.
+#: Starts outside a string: matches the next long string, behind any number of short ones.
 _LONG = re.compile(rb'(?:[^"]*+"[^"]{0,511}+")*+[^"]*+("[^"]{512,}+")')
 _SLICE = 4 * limits.MIB
 _SHORT = "the request without its long texts"
 
-#: The fields of a request that reach the provider; others are left out. `store` is set, see `_FORCED`.
+#: Fields of a request that reach the provider; others are left out. `store` is set, see `_FORCED`.
 _COMMON = frozenset(
     ("model", "stream", "temperature", "top_p", "tools", "tool_choice", "parallel_tool_calls", "top_logprobs", "user")
 )
@@ -51,7 +51,8 @@ _FIELDS: dict[Wire, frozenset[str]] = {
         "context_management", "cache_control",
     },
 }  # fmt: skip
-#: Fields that would have the provider work unseen, keep something or reach the network: their use is no oversight.
+#: Fields that would make the provider work in the background, store something or reach the network. They are refused,
+#: because dropping them silently would change the request's meaning.
 _REFUSED: dict[str, str] = {
     "background": "an answer made in the background cannot be counted",
     "previous_response_id": "nothing is stored at the provider; send the whole conversation",
@@ -63,21 +64,21 @@ _REFUSED: dict[str, str] = {
     "plugins": "the provider would reach the network in the agent's name",
 }
 _FORCED: dict[Wire, dict[str, Any]] = {"chat": {}, "responses": {"store": False}, "messages": {}}
-#: Tools that the agent itself carries out; all others are the provider's.
+#: Types of tools that the agent itself carries out; all others are the provider's.
 _OWN_TOOLS = (None, "function", "custom")
-#: What a data URL or base64 source costs, roughly: providers count images by their size, not by their bytes.
+#: Rough cost of a data URL or base64 source: providers count images by their size, not by their bytes.
 _MEDIUM_TOKENS = 2_000
 
 
 class BadRequest(ValueError):
-    """The agent sent something that is no model request, or none that may pass."""
+    """The agent sent something that is not a model request, or one that may not pass."""
 
 
 @dataclass
 class Elided:
     """A JSON text without its long strings.
 
-    `skeleton` has `"mark:N"` in place of the Nth of them, which is `source[start:end]` with its quotes.
+    `skeleton` has `"mark:N"` in place of the Nth long string, which is `source[start:end]` with its quotes.
     """
 
     source: bytearray = field(repr=False)
@@ -86,24 +87,24 @@ class Elided:
     spans: list[tuple[int, int]] = field(repr=False)
 
     def head(self, text: str) -> bytes:
-        """The first bytes of a string of the skeleton, as it came."""
+        """Return the first bytes of a string of the skeleton, as received."""
         if not text.startswith(self.mark):
             return text[:64].encode("utf-8", "replace")
         start, _ = self.spans[int(text[len(self.mark) :])]
         return bytes(self.source[start + 1 : start + 65])
 
     def size(self, text: str) -> int:
-        """Its length in bytes."""
+        """Return the length of a string in bytes."""
         if not text.startswith(self.mark):
             return len(text)
         start, end = self.spans[int(text[len(self.mark) :])]
         return end - start
 
     def put_back(self, body: object) -> bytes:
-        """`body` as JSON, the long strings as they came.
+        """Return `body` as JSON, with the long strings as received.
 
         Raises:
-            BadRequest: it has a number that JSON has not.
+            BadRequest: it has a number that JSON cannot hold.
         """
         try:
             text = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
@@ -120,15 +121,15 @@ class Elided:
 
 
 async def elide(source: bytearray) -> Elided:
-    """Leave out the long strings of a request; the event loop gets its turn in between.
+    """Take out the long strings of a request, yielding to the event loop in between.
 
     Raises:
-        OverLimit: it is over `limits.MODEL_REQUEST`, or `limits.MODEL_SKELETON` without its long strings.
+        OverLimit: it exceeds `limits.MODEL_REQUEST`, or `limits.MODEL_SKELETON` without its long strings.
     """
     limit = limits.MODEL_REQUEST
     if len(source) > limit.bytes:
         raise OverLimit(f"the request: {len(source)} bytes; at most {limit.bytes}")
-    # Of the same length, but without escapes: a string ends at the next quote.
+    # A copy of the same length without escapes: a string ends at the next quote.
     plain = bytearray()
     while len(plain) < len(source):
         piece = bytes(source[len(plain) : len(plain) + _SLICE])
@@ -136,19 +137,19 @@ async def elide(source: bytearray) -> Elided:
             piece += bytes(source[len(plain) + len(piece) : len(plain) + len(piece) + 1])
         plain += piece.replace(b"\\\\", b"__").replace(b'\\"', b"__")
         await asyncio.sleep(0)
-    # Every string is a value or a key, and each value has one key at most.
+    # Every string is a value or a key, and each value has at most one key.
     if (strings := plain.count(b'"') // 2) > 2 * limit.values:
         raise OverLimit(f"the request: {strings} strings; at most {2 * limit.values}")
-    # Nobody can write it into a text before it is made.
+    # The request's author cannot guess it.
     mark = f"{secrets.token_hex(16)}:"
     spans: list[tuple[int, int]] = []
     skeleton = bytearray()
     done = 0
-    turn = 0
+    yielded_at = 0
     while found := _LONG.match(plain, done):
-        if done - turn > _SLICE:
+        if done - yielded_at > _SLICE:
             await asyncio.sleep(0)
-            turn = done
+            yielded_at = done
         skeleton += source[done : found.start(1)]
         skeleton += b'"%s%d"' % (mark.encode(), len(spans))
         spans.append(found.span(1))
@@ -160,9 +161,10 @@ async def elide(source: bytearray) -> Elided:
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """A request as it goes to the provider. `hide_usage`: only we asked for the usage of its stream.
+    """A request as sent to the provider. `hide_usage`: the agent did not ask for the usage of its stream.
 
-    `input_tokens` is an estimate (four bytes of text, or a piece of media, each); `output_tokens` what it may use.
+    `input_tokens` is an estimate (four bytes of text per token, a fixed number per image or document); `output_tokens`
+    is the maximum of the answer.
     """
 
     data: bytes = field(repr=False)
@@ -172,11 +174,11 @@ class ModelRequest:
 
 
 async def read(source: bytearray) -> tuple[Elided, dict[str, Any]]:
-    """The agent's request, its long texts elided.
+    """Return the agent's request with its long texts elided.
 
     Raises:
-        OverLimit: it is over `limits.MODEL_REQUEST`, or `limits.MODEL_SKELETON` without its long texts.
-        BadRequest: it is no JSON object.
+        OverLimit: it exceeds `limits.MODEL_REQUEST`, or `limits.MODEL_SKELETON` without its long texts.
+        BadRequest: it is not a JSON object.
     """
     elided = await elide(source)
     try:
@@ -190,17 +192,21 @@ async def read(source: bytearray) -> tuple[Elided, dict[str, Any]]:
     return elided, body
 
 
-def prepared(wire: Wire, elided: Elided, body: dict[str, Any], target: ModelTarget, left: int | None) -> ModelRequest:
-    """The request as the operator and the caller want it.
+def prepare(wire: Wire, elided: Elided, body: dict[str, Any], target: ModelTarget, left: int | None) -> ModelRequest:
+    """Return the request as operator and caller want it.
 
     Args:
-        left: tokens of the budget that are left; None: it has no bound. An answer that does not stream cannot be cut
-            in the middle, so it may not be longer.
+        wire: API format of the request.
+        elided: the request's text.
+        body: the request, parsed.
+        target: the model.
+        left: tokens left of the budget; None: no limit. An answer that does not stream cannot be cut in the middle, so
+            it may not be longer.
 
     Raises:
-        BadRequest: it asks for what the provider may not do here.
+        BadRequest: it asks for something that the provider may not do here.
     """
-    stop_signal(wire, elided, body, target.provider_tools)
+    reject_forbidden(wire, elided, body, target.provider_tools)
     out, hide = rewrite(wire, body, target)
     media = list(_media(wire, body, elided))
     tokens = max(0, len(elided.source) - sum(media)) // 4 + _MEDIUM_TOKENS * len(media)
@@ -215,10 +221,10 @@ def prepared(wire: Wire, elided: Elided, body: dict[str, Any], target: ModelTarg
 
 
 def rewrite(wire: Wire, body: Mapping[str, Any], target: ModelTarget) -> tuple[dict[str, Any], bool]:
-    """The request as the operator and the caller want it, and whether usage was asked for by us only.
+    """Return the request as operator and caller want it, and whether its usage must be hidden from the agent.
 
-    model, temperature and max_tokens of the target win over what the agent sent; fields that are not known and tools
-    that are not enabled are taken out; a stream is asked to report its usage.
+    model, temperature and max_tokens of the target override what the agent sent; unknown fields and tools that are not
+    enabled are taken out; a stream is asked to report its usage.
     """
     out = {name: value for name, value in body.items() if name in _FIELDS[wire]} | _FORCED[wire]
     out["model"] = target.wire_model
@@ -241,14 +247,20 @@ def rewrite(wire: Wire, body: Mapping[str, Any], target: ModelTarget) -> tuple[d
 
 
 def _bound(out: dict[str, Any], name: str, most: int) -> None:
-    """Let an answer have at most so many tokens, whatever the agent called that bound."""
+    """Limit an answer to `most` tokens, whatever field the agent used for it."""
     for other in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         out.pop(other, None)
     out[name] = most
 
 
-def stop_signal(wire: Wire, elided: Elided, body: Mapping[str, Any], allowed: tuple[str, ...] = ()) -> None:
-    """Refuse what would have the provider do more than answer; `allowed` are types of its tools that may be used.
+def reject_forbidden(wire: Wire, elided: Elided, body: Mapping[str, Any], allowed: tuple[str, ...] = ()) -> None:
+    """Reject requests that would make the provider do more than answer.
+
+    Args:
+        wire: API format of the request.
+        elided: the request's text.
+        body: the request, parsed.
+        allowed: types of the provider's tools that may be used.
 
     Raises:
         BadRequest: names the field.
@@ -260,9 +272,9 @@ def stop_signal(wire: Wire, elided: Elided, body: Mapping[str, Any], allowed: tu
         kind = tool.get("type") if isinstance(tool, dict) else tool
         if kind not in _OWN_TOOLS and kind not in allowed:
             shown = str(kind)[:64]
-            said = "the provider's tools would reach the network in the agent's name"
-            said = f"{said}; function, custom and what MODEL_PROVIDER_TOOLS names pass"
-            raise BadRequest(f"tools[{number}].type: {shown!r}: {said}")
+            message = "the provider's tools would reach the network in the agent's name"
+            message = f"{message}; function, custom and what MODEL_PROVIDER_TOOLS names pass"
+            raise BadRequest(f"tools[{number}].type: {shown!r}: {message}")
     for place, url in _references(wire, body):
         if not elided.head(url).lower().startswith(b"data:"):
             raise BadRequest(f"{place}: the provider would fetch it in the agent's name; send the data itself")
@@ -273,13 +285,13 @@ def _listed(value: object) -> list[Any]:
 
 
 def _parts(wire: Wire, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every part of the conversation that may hold media, also those within the results of tools."""
+    """Yield every part of the conversation that may hold media, also those within the results of tools."""
     waiting = [*_listed(body.get("input" if wire == "responses" else "messages"))]
     while waiting:
         part = waiting.pop()
         if isinstance(part, dict):
             yield part
-            # Not `input` and `arguments`: those are what the model says to a tool of the agent's.
+            # Not `input` and `arguments`: those are the model's input to a tool of the agent.
             waiting += [inner for name in ("content", "output", "source") for inner in _inside(part.get(name))]
 
 
@@ -288,7 +300,7 @@ def _inside(value: object) -> list[Any]:
 
 
 def _references(wire: Wire, body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Where a part names something that the provider would fetch; a data URL is no such thing."""
+    """Yield the parts that name something the provider would fetch; a data URL is not such a reference."""
     for part in _parts(wire, body):
         kind = part.get("type")
         if kind == "url" or (kind == "file" and "file_id" in part):
@@ -305,7 +317,7 @@ def _references(wire: Wire, body: Mapping[str, Any]) -> Iterator[tuple[str, str]
 
 
 def _media(wire: Wire, body: Mapping[str, Any], elided: Elided) -> Iterator[int]:
-    """Bytes of each image or document: they are no text, and no measure of its tokens."""
+    """Yield the bytes of each image or document: they are not text and no measure of its tokens."""
     for part in _parts(wire, body):
         for holder in (part, part.get("image_url"), part.get("file"), part.get("input_audio")):
             # A document of type `text` is text.

@@ -1,4 +1,4 @@
-"""Keeps a secret from the agent that a provider says back in pieces: no single event of the stream holds the whole."""
+"""Redaction of secrets that a provider returns in pieces: no single event of the stream holds the whole secret."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ from ocf.events import limits
 from ocf.events.limits import InvalidJson, parse_json
 from ocf.events.redaction import Redactor, StreamRedactor
 
-#: Where the wire forms have what the model says; anything else is left as it is.
+#: Fields of the API formats that hold the model's text; anything else is left unchanged.
 _FIELDS = ("content", "reasoning_content", "reasoning", "refusal", "text", "thinking", "partial_json", "arguments")
 
 Key = tuple[object, ...]
-Place = tuple[Key, dict[str, Any], str]
+TextField = tuple[Key, dict[str, Any], str]
 
 
 class StreamRedaction:
-    """One stream. Text that could be the beginning of a secret waits for what follows (see `StreamRedactor`)."""
+    """One stream. Text that could start a secret waits for what follows (see `StreamRedactor`)."""
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
         self._streams: dict[Key, tuple[StreamRedactor, bytes]] = {}
 
     def feed(self, events: bytes) -> bytes:
-        """Whole events, without secrets; some of their text may come with a later one."""
+        """Return whole events without secrets; some of their text may come with a later one."""
         return b"\n\n".join(self._event(event) if event else b"" for event in events.split(b"\n\n"))
 
     def _event(self, event: bytes) -> bytes:
         body = _body(event) if b'"delta"' in event else None
-        places = [] if body is None else list(_places(body))
-        # A ping comes in between and ends nothing.
-        pinged = not places and b'"ping"' in event
-        rests = [] if pinged else list(self._rests({key for key, _, _ in places}))
+        fields = [] if body is None else list(_text_fields(body))
+        # A ping arrives in between and ends no text.
+        pinged = not fields and b'"ping"' in event
+        remainders = [] if pinged else list(self._remainders({key for key, _, _ in fields}))
         changed = False
-        for key, holder, name in places:
+        for key, holder, name in fields:
             if key not in self._streams:
                 self._streams[key] = (self._redactor.stream(), event)
             text = self._streams[key][0].feed(holder[name])
             changed = changed or text != holder[name]
             holder[name] = text
-        # As it came, where it can: what nobody understands here should not change by going through.
-        return b"".join(rests) + self._redactor.bytes(_with(event, body) if changed else event)
+        # Unchanged where possible: content that nobody here understands must not change in transit.
+        return b"".join(remainders) + self._redactor.bytes(_with(event, body) if changed else event)
 
-    def _rests(self, going_on: set[Key]) -> Iterator[bytes]:
-        """What the texts that have ended still held, each in an event like its first."""
+    def _remainders(self, going_on: set[Key]) -> Iterator[bytes]:
+        """Yield what ended texts still held, each in an event like its first."""
         for key in [key for key in self._streams if key not in going_on]:
             stream, like = self._streams.pop(key)
-            if rest := stream.flush():
+            if remainder := stream.flush():
                 body = _body(like)
-                for other, holder, name in _places(body):
-                    holder[name] = rest if other == key else ""
+                for other, holder, name in _text_fields(body):
+                    holder[name] = remainder if other == key else ""
                 yield _with(like, body) + b"\n\n"
 
 
@@ -70,8 +70,8 @@ def _with(event: bytes, body: object) -> bytes:
     return b"\n".join(data if line.startswith(b"data:") else line for line in event.split(b"\n"))
 
 
-def _places(body: object) -> Iterator[Place]:
-    """Each piece of the model's text in an event: which text it goes on with, and where it stands."""
+def _text_fields(body: object) -> Iterator[TextField]:
+    """Yield each piece of the model's text in an event, with the key of the text it continues."""
     if not isinstance(body, dict):
         return
     if isinstance(body.get("delta"), str):  # responses
@@ -83,7 +83,7 @@ def _places(body: object) -> Iterator[Place]:
             yield from _below(choice.get("delta"), (choice.get("index"),))
 
 
-def _below(delta: object, key: Key) -> Iterator[Place]:
+def _below(delta: object, key: Key) -> Iterator[TextField]:
     if not isinstance(delta, dict):
         return
     for name in _FIELDS:

@@ -1,7 +1,7 @@
-"""The way out: one HTTP client for all brokers of the process, with retries before the first byte.
+"""Upstream client: one HTTP client for all model proxies of the process, with retries before the first byte.
 
-Shared because a client costs a TLS context and a pool; nothing of one execution stays in it: no cookies, no redirects,
-no environment, and the key travels in the single request's headers.
+Shared because a client costs a TLS context and a pool. It stores nothing of one execution: no cookies, no redirects, no
+environment, and the key travels in the single request's headers.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ from ocf.events.limits import Inflater, parse_json
 from ocf.events.ports import Clock
 from ocf.functions.core.addresses import Reach, resolve, worst_reach
 
-#: Statuses that may pass: timeouts, too many requests, server errors (529 is Anthropic's "overloaded").
+#: Temporary statuses: timeouts, too many requests, server errors (529 is Anthropic's "overloaded").
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-#: Client errors that are the agent's business (a context that is too long makes it compact, and go on).
+#: Client errors that the agent handles (after a too long context it compacts, and goes on).
 PASSED = frozenset({400, 413, 422})
 
 
 class Unusable(Exception):
-    """A successful answer with nothing in it that an agent could use; says what was seen, never the content."""
+    """A successful answer with nothing in it that an agent could use; describes the answer, never its content."""
 
 
 class ModelFailed(Exception):
-    """The model cannot be had; the execution fails with this reason. The message never has the provider's words in it
-    unless the caller redacts them."""
+    """The model is unavailable; the execution fails with this reason.
+
+    The message has the provider's words in it only where the caller redacts them.
+    """
 
     def __init__(self, reason: Reason, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -58,10 +60,10 @@ class ClientErrorForwarded(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Waits `base`, twice that and so on up to `cap` seconds, each less up to half by chance; in all `tries` requests.
+    """Exponential waits: `base` seconds, doubled after each try up to `cap`, each less up to half by chance.
 
-    A `Retry-After` is obeyed up to `patience` seconds; a provider that asks for more has failed. One that says nothing
-    at all is asked `silent_tries` times.
+    At most `tries` requests in all. A `Retry-After` is obeyed up to `patience` seconds; a provider that asks for more
+    has failed. One that stays silent is asked `silent_tries` times.
     """
 
     tries: int = 6
@@ -71,14 +73,14 @@ class RetryPolicy:
     patience: float = 60.0
 
     def wait(self, tried: int, jitter: float) -> float:
-        """Seconds before the next request when `tried` have failed; `jitter` in 0..1."""
+        """Return the seconds before the next request after `tried` failures; `jitter` in 0..1."""
         return float(min(self.cap, self.base * 2 ** (tried - 1)) * (1 - jitter / 2))
 
 
 class _CheckedNetwork(httpcore.AsyncNetworkBackend):
-    """Resolves names itself and refuses link-local and metadata addresses at the moment of connecting.
+    """Resolves names itself and refuses link-local and metadata addresses when connecting.
 
-    A check of the URL alone is beaten by a name that resolves to such an address, now or a second later.
+    A check of the URL alone is not enough: a name may resolve to such an address, now or a second later.
     """
 
     def __init__(self, allow_hosts: Collection[str]) -> None:
@@ -93,6 +95,7 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
+        """Resolve `host`, check its addresses and connect to the first that accepts."""
         try:
             addresses = await asyncio.wait_for(resolve(host, port), timeout)
         except OSError as error:
@@ -110,6 +113,7 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         raise failure
 
     async def sleep(self, seconds: float) -> None:
+        """Sleep."""
         await self._real.sleep(seconds)
 
 
@@ -118,11 +122,11 @@ class Upstream:
 
     Args:
         clock: for the waits between tries.
-        retry: how often and how long.
+        retry: number and length of retries.
         allow_hosts: hosts that may be link-local.
         proxy: URL of an outgoing proxy; it then resolves the names.
         read_timeout: seconds without a byte before an answer counts as lost; a comment or a ping is a byte.
-        jitter: a number in 0..1, anew at each call.
+        jitter: returns a new number in 0..1 at each call.
     """
 
     def __init__(
@@ -161,10 +165,10 @@ class Upstream:
     async def opened(
         self, url: str, headers: dict[str, str], body: bytes, on_answer: Callable[[int], None]
     ) -> AsyncIterator[httpx.Response]:
-        """A successful answer whose body has not been read; `on_answer` gets the status of each try (0: none came).
+        """Open a successful answer with its body unread; `on_answer` gets the status of each try (0: no answer).
 
         Raises:
-            Passed: a client error for the agent to read.
+            ClientErrorForwarded: a client error for the agent to read.
             ModelFailed: refused for good, or the tries are used up.
         """
         tried = 0
@@ -186,7 +190,7 @@ class Upstream:
             except httpx.ReadTimeout:
                 on_answer(0)
                 tries = min(tries, self._retry.silent_tries)
-                text = f"the model endpoint said nothing for {self._silence:g} s (MODEL_SILENCE_SECONDS)"
+                text = f"the model endpoint sent nothing for {self._silence:g} s (MODEL_SILENCE_SECONDS)"
                 failed = ModelFailed(Reason.MODEL_ERROR, text)
             except httpx.TransportError as error:
                 on_answer(0)
@@ -221,11 +225,11 @@ class Upstream:
             raise ClientErrorForwarded(status, body)
         if status == 429 and b"insufficient_quota" in body:
             return ModelFailed(Reason.MODEL_ERROR, "the model account has no quota left", 402), None
-        failed = ModelFailed(Reason.MODEL_ERROR, f"the model endpoint answered {status}{_said(body)}", status)
+        failed = ModelFailed(Reason.MODEL_ERROR, f"the model endpoint answered {status}{_error_message(body)}", status)
         return failed, self._retry_after(response) if status in RETRIED else None
 
     def _retry_after(self, response: httpx.Response) -> float | None:
-        """Seconds the provider asks to wait (RFC 9110, 10.2.3: seconds or a date)."""
+        """Return the seconds the provider asks to wait (RFC 9110, 10.2.3: seconds or a date)."""
         text = response.headers.get("retry-after-ms")
         if text and text.isdecimal() and len(text) < 16:
             return int(text) / 1000
@@ -234,7 +238,7 @@ class Upstream:
             return None
         try:
             seconds = float(text)
-            return seconds if seconds >= 0 else 0.0  # also of NaN
+            return seconds if seconds >= 0 else 0.0  # also for NaN
         except ValueError:
             return _until(text, self._clock.now())
 
@@ -248,11 +252,11 @@ def _until(date: str, now: datetime) -> float | None:
     return max(0.0, (when - now).total_seconds())
 
 
-async def plain(response: httpx.Response) -> AsyncIterator[bytes]:
-    """The body in pieces. httpx would inflate 32 KB of zstd to 2 GiB at once, so it is not asked.
+async def raw_body(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Yield the body in pieces. Decoded here, because httpx would inflate 32 KB of zstd to 2 GiB at once.
 
     Raises:
-        Unusable: it is compressed in another way than gzip or deflate, or becomes too much.
+        Unusable: it is compressed in another way than gzip or deflate, or becomes too large.
         httpx.TransportError: it broke off.
     """
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
@@ -272,10 +276,10 @@ async def plain(response: httpx.Response) -> AsyncIterator[bytes]:
 
 
 async def _head_of(response: httpx.Response) -> bytes:
-    """The first part of an error's body; a provider that cuts it short has still answered."""
+    """Return the first part of an error's body; a provider that cuts it short has still answered."""
     body = bytearray()
     try:
-        async for piece in plain(response):
+        async for piece in raw_body(response):
             body += piece
             if len(body) >= limits.MODEL_ERROR.bytes:
                 break
@@ -284,8 +288,8 @@ async def _head_of(response: httpx.Response) -> bytes:
     return bytes(body[: limits.MODEL_ERROR.bytes])
 
 
-def _said(body: bytes) -> str:
-    """The provider's own message, short, for people. The caller redacts it."""
+def _error_message(body: bytes) -> str:
+    """Return the provider's own message, shortened for display. The caller redacts it."""
     try:
         error = parse_json(body, limits.MODEL_ERROR, "the error").get("error")
         text = error.get("message") if isinstance(error, dict) else error
@@ -294,16 +298,16 @@ def _said(body: bytes) -> str:
     return f": {text[:300]}" if isinstance(text, str) and text else ""
 
 
-def seen(response: httpx.Response) -> str:
-    """What an answer was, without what it said."""
+def describe(response: httpx.Response) -> str:
+    """Describe an answer without its content."""
     return f"status {response.status_code}, content type {_shown(response.headers.get('content-type', 'none'))}"
 
 
 def _shown(header: str) -> str:
-    """A header of somebody else's, for people."""
+    """Return a foreign header, made printable."""
     return "".join(letter if letter.isprintable() else "?" for letter in header[:80])
 
 
 def _words(error: httpx.TransportError) -> str:
-    """What went wrong, without addresses of the inside network in it beyond what the caller typed."""
+    """Describe a transport error, with no internal addresses beyond what the caller typed."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Counts what a model's answer says about itself while it passes by."""
+"""Usage meter: reads the reported usage from a model's answer while it passes by."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ocf.events.limits import InvalidJson, parse_json
 from ocf.events.output import Usage
 from ocf.functions.execute.model_proxy.providers import Wire
 
-#: Enough to know that the model had its say; see `UsageMeter.finished`.
+#: Marks the end of an answer; see `UsageMeter.finished`.
 _FINISH = re.compile(
     rb'"(finish|stop)_reason"\s*:\s*"|"type"\s*:\s*"(message_stop|response\.(completed|incomplete|failed))"'
 )
 _ERROR = re.compile(rb'^(event: error|data: \{"(type": ?"error"|error": ?\{))', re.MULTILINE)
 _INPUT = ("input_tokens", "cache_read_tokens", "cache_write_tokens")
-#: Where the wire forms have what a model says; what calls a tool says something too.
+#: Fields of the API formats that hold a model's output; tool calls count too.
 _SAID = frozenset(
     ("content", "reasoning_content", "reasoning", "refusal", "text", "thinking", "partial_json", "arguments", "delta")
 )
@@ -24,7 +24,7 @@ _CALLS = frozenset(("tool_use", "function_call", "custom_tool_call"))
 
 
 def says_something(answer: object) -> bool:
-    """Whether an answer, or an event of one, has anything of the model in it: a text, a tool it calls."""
+    """Return whether an answer, or an event of one, has output of the model: a text, a tool call."""
     waiting = [answer]
     while waiting:
         value = waiting.pop()
@@ -35,13 +35,13 @@ def says_something(answer: object) -> bool:
                 return True
             if any(value.get(name) and isinstance(value[name], str) for name in _SAID):
                 return True
-            # The answers of `responses` repeat what was asked.
+            # The answers of `responses` repeat the request.
             waiting += [item for name, item in value.items() if name not in ("instructions", "tools", "text")]
     return False
 
 
 def read_usage(wire: Wire, usage: dict[str, Any]) -> dict[str, int]:
-    """A provider's usage object in our words. Cached tokens are counted once, apart from the input."""
+    """Return a provider's usage object in our fields. Cached tokens are counted once, apart from the input."""
     if wire == "messages":
         names = {
             "input_tokens": "input_tokens",
@@ -66,7 +66,7 @@ def _detail(details: object, name: str) -> int:
 
 
 def _count(value: object) -> int:
-    """A number of tokens; 0 for what is none. More than 1e12 nobody can use, and no sum of it would be of use."""
+    """Return a number of tokens; 0 for anything else. More than 1e12 is implausible and would spoil every sum."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e12:
         return 0
     return int(value)
@@ -78,14 +78,14 @@ class UsageMeter:
     def __init__(self, wire: Wire, *, hide_usage: bool = False) -> None:
         self._wire = wire
         self._hide = hide_usage
-        self._rest = bytearray()
+        self._remainder = bytearray()
         self._cr = False
         self._seen: dict[str, int] = {}
         #: Pieces of model output so far; about one token each.
         self.pieces = 0
-        #: The model has said something: a text, a call of a tool.
+        #: The model has produced output: a text, a tool call.
         self.spoke = False
-        #: The answer ended as answers end. Without it a closed stream was cut.
+        #: The answer ended properly; a stream that closes without that was cut.
         self.finished = False
         #: The provider reported an error inside the stream.
         self.failed = False
@@ -96,7 +96,7 @@ class UsageMeter:
         return any(self._seen.get(name) for name in _INPUT)
 
     def usage(self, input_tokens: int = 0) -> Usage:
-        """Tokens so far: as reported, and where nothing is, estimated: `input_tokens`, and one per piece."""
+        """Return the tokens so far: reported, or else estimated as `input_tokens` plus one per piece."""
         seen = dict(self._seen)
         if not self.reported:
             seen["input_tokens"] = input_tokens
@@ -111,7 +111,7 @@ class UsageMeter:
         """Read an answer that is one JSON object.
 
         Raises:
-            OverLimit: it is over `limits.MODEL_ANSWER`.
+            OverLimit: it exceeds `limits.MODEL_ANSWER`.
         """
         try:
             answer = parse_json(body, limits.MODEL_ANSWER, "the model's answer")
@@ -123,10 +123,10 @@ class UsageMeter:
             self._seen.update(read_usage(self._wire, answer["usage"]))
 
     def feed(self, data: bytes) -> bytes:
-        """The events that are complete, without those that only we asked for. Each byte is looked at a few times.
+        """Return the complete events, without those that only we asked for. Each byte is read a few times.
 
         Raises:
-            OverLimit: an event is over `limits.MODEL_ANSWER`.
+            OverLimit: an event exceeds `limits.MODEL_ANSWER`.
         """
         if self._cr:
             data = b"\r" + data
@@ -134,15 +134,15 @@ class UsageMeter:
         self._cr = data.endswith(b"\r")
         if b"\r" in data:
             data = (data[:-1] if self._cr else data).replace(b"\r\n", b"\n")
-        # Only in what is new, or an event in many pieces would be searched again with each.
-        seen = max(0, len(self._rest) - 1)
-        self._rest += data
-        end = self._rest.rfind(b"\n\n", seen) + 2
+        # Only new bytes are searched, or an event in many pieces would be searched again with each.
+        seen = max(0, len(self._remainder) - 1)
+        self._remainder += data
+        end = self._remainder.rfind(b"\n\n", seen) + 2
         if end == 1:
-            limits.check_size(len(self._rest), limits.MODEL_ANSWER, "an event of the model's answer")
+            limits.check_size(len(self._remainder), limits.MODEL_ANSWER, "an event of the model's answer")
             return b""
-        ready = bytes(self._rest[:end])
-        del self._rest[:end]
+        ready = bytes(self._remainder[:end])
+        del self._remainder[:end]
         if not self._hide or b'"usage"' not in ready:
             for event in ready.split(b"\n\n"):
                 self._event(event)
@@ -150,21 +150,21 @@ class UsageMeter:
         kept = [event for event in ready.split(b"\n\n") if not self._event(event)]
         return b"\n\n".join(kept)
 
-    def rest(self) -> bytes:
-        """What stands after the last blank line, when the stream has ended."""
-        rest = bytes(self._rest) + (b"\r" if self._cr else b"")
-        self._rest, self._cr = bytearray(), False
-        self._event(rest)
-        return rest
+    def remainder(self) -> bytes:
+        """Return what stands after the last blank line, when the stream has ended."""
+        remainder = bytes(self._remainder) + (b"\r" if self._cr else b"")
+        self._remainder, self._cr = bytearray(), False
+        self._event(remainder)
+        return remainder
 
     def _event(self, event: bytes) -> bool:
-        """Take note of one event; whether it must be hidden from the client."""
+        """Note one event; return whether it must be hidden from the client."""
         if not self.finished and (b"[DONE]" in event[-8:] or _FINISH.search(event)):
             self.finished = True
         if _ERROR.search(event):
             self.failed = True
         hidden = self._read(event)
-        # Before it has said anything there is nothing to count: an empty answer costs what its provider says.
+        # Before the first output there is nothing to count: an empty answer costs what its provider reports.
         if self.spoke and b'"delta"' in event:
             self.pieces += 1
         return hidden

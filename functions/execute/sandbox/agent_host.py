@@ -1,10 +1,10 @@
-"""The first process of the agent's container: starts trees and works on their files, as the agent's own user.
+"""First process of the agent's container: starts process trees and works on their files, as the agent's own user.
 
 Arguments: the path of its socket, and the user that may connect. It holds no key. `agent_host_client` in the other
 container connects once and sends requests (JSON, one packet each) with the descriptors that they need. The answer to
 each comes on a link of its own. When the connection ends, this process ends. It is the first of its process namespace,
 so everything in the container ends with it, and Kubernetes starts the container again. It also ends when a supervisor
-dies, since nobody knows then what is left of that tree. Standard library only, started as `python -I -S`.
+dies, because then nothing knows what is left of that tree. Standard library only, started as `python -I -S`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
 
 
 class Refused(Exception):
-    """A request cannot be done; why is for the log of who asked."""
+    """A request cannot be carried out; the message is for the requester's log."""
 
 
 def make(paths: list[str]) -> None:
@@ -47,17 +47,17 @@ def make(paths: list[str]) -> None:
 
 
 def take(source: str, target: str) -> None:
-    """Copy what is in `source` to `target`, so that it is this user's; modes and times stay."""
+    """Copy the contents of `source` to `target`, so that this user owns them; modes and times are preserved."""
     _run("cp", "-dR", "--preserve=mode,timestamps", "--reflink=auto", "--", f"{source}/.", target)
 
 
 def open_up(path: str) -> None:
-    """Let the group read everything below `path`, links not followed."""
-    _run("chmod", "-R", "u+rX,g+rX", "--", path, check=False)  # what another user has made is not ours to change
+    """Let the group read everything below `path`; links are not followed."""
+    _run("chmod", "-R", "u+rX,g+rX", "--", path, check=False)  # another user's files are not ours to change
 
 
 def remove(path: str, *, keep: bool) -> None:
-    """Remove the folder `path`, or only what is in it; locked folders and any depth included."""
+    """Remove the folder `path`, or only its contents; locked folders and any depth included."""
     if not os.path.lexists(path):
         return
     if not stat.S_ISDIR(os.lstat(path).st_mode):
@@ -70,16 +70,16 @@ def remove(path: str, *, keep: bool) -> None:
 
 
 def look(paths: list[str], limit: int, more: int) -> str | None:
-    """Which bound on the disk is passed; `more` bytes are counted that no look finds."""
+    """Return which disk limit is exceeded; `more` is bytes to add that no scan finds."""
     found = DiskUsageScan(limit)
     for path in paths:
-        found.at(Path(path))
+        found.scan(Path(path))
     found.size += more
     return found.over
 
 
 def _run(*command: str, check: bool = True) -> None:
-    """A program of coreutils: they walk with descriptors, follow no link that they meet, and have no limit of depth."""
+    """Run a program of coreutils: these walk with descriptors, follow no link, and have no limit of depth."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -87,12 +87,12 @@ def _run(*command: str, check: bool = True) -> None:
         os.execvpe(command[0], command, _ENVIRONMENT)  # noqa: S606 - starting this program is the purpose
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
-        said = pipe.read(4096)
+        stderr = pipe.read(4096)
         while pipe.read(65536):
             pass
     _, status = os.waitpid(pid, 0)
     if status and check:
-        raise Refused(f"{command[0]}: {said.decode(errors='replace').strip()[-300:]}")
+        raise Refused(f"{command[0]}: {stderr.decode(errors='replace').strip()[-300:]}")
 
 
 def _do(request: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _do(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _helper(request: dict[str, Any], link: int) -> None:
-    """In a process of its own, which ends with its time."""
+    """Carry out a request in a process of its own, which ends when its time is up."""
 
     def late(*_: object) -> None:
         os.killpg(0, signal.SIGKILL)
@@ -131,7 +131,7 @@ def _helper(request: dict[str, Any], link: int) -> None:
 
 
 def _tree(_: dict[str, Any], link: int, stdout: int, stderr: int) -> None:
-    """Be the supervisor of a tree; the job comes over the link."""
+    """Become the supervisor of a tree; the job comes over the link."""
     os.setsid()
     os.chdir("/")
     for fd, number in ((stdout, 1), (stderr, 2)):
@@ -151,7 +151,7 @@ class Host:
         self._wake = -1
 
     def serve(self) -> str:
-        """Until it must end; why."""
+        """Serve until the process must end; return the reason."""
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         os.umask(0o022)
         self._wake, wake_write = os.pipe()
@@ -159,7 +159,7 @@ class Host:
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, self._told_to_go)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
         connection = self._connection = self._accepted()
         asked = connection.fileno()
         while True:
@@ -171,13 +171,17 @@ class Host:
             if asked in ready and (why := self._take(connection)):
                 return why
 
-    def _told_to_go(self, *_: object) -> None:
-        """The whole pod is told at once: a run that may still end needs this process, which ends with the other's."""
+    def _on_sigterm(self, *_: object) -> None:
+        """Ignore SIGTERM while connected.
+
+        The whole pod is signalled at once, but a run that may still end needs this process, which ends with the other
+        container's connection.
+        """
         if self._connection is None:
             sys.exit(0)
 
     def _accepted(self) -> socket.socket:
-        """The connection of the one user that may ask; the socket's name is gone then, for whatever runs here."""
+        """Accept the connection of the permitted user, then unlink the socket so that the agent cannot reach it."""
         remove(self._path, keep=False)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(self._path)
@@ -194,7 +198,7 @@ class Host:
         return connection
 
     def _reaped(self) -> str:
-        """Collect the dead; why this process must end, or nothing."""
+        """Collect ended children; return why this process must end, or ""."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -208,15 +212,15 @@ class Host:
                     return "a supervisor was killed"
 
     def _take(self, connection: socket.socket) -> str:
-        """One request; why this process must end, or nothing."""
+        """Handle one request; return why this process must end, or ""."""
         space = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
         try:
-            data, told, _, _ = connection.recvmsg(MAX_REQUEST, space, socket.MSG_CMSG_CLOEXEC)
+            data, received, _, _ = connection.recvmsg(MAX_REQUEST, space, socket.MSG_CMSG_CLOEXEC)
         except OSError as error:
             return str(error)
         if not data:
             return "the other container's connection has ended"
-        descriptors = list(_descriptors(told))
+        descriptors = list(_descriptors(received))
         try:
             request = json.loads(data)
             tree = request["do"] == "tree"
@@ -226,7 +230,7 @@ class Host:
             if tree:
                 self._trees.add(pid)
         except (ValueError, KeyError, OSError) as error:
-            sys.stderr.write(f"ocf: agent host: request refused: {error}\n")  # its link closes: that is the answer
+            sys.stderr.write(f"ocf: agent host: request refused: {error}\n")  # the closed link is the answer
         finally:
             for fd in descriptors:
                 os.close(fd)
@@ -251,8 +255,8 @@ class Host:
         os._exit(1)
 
 
-def _descriptors(told: list[Any]) -> Iterator[int]:
-    for level, kind, data in told:
+def _descriptors(received: list[Any]) -> Iterator[int]:
+    for level, kind, data in received:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             found = array.array("i")
             found.frombytes(data[: len(data) - len(data) % found.itemsize])
@@ -260,7 +264,7 @@ def _descriptors(told: list[Any]) -> Iterator[int]:
 
 
 def main() -> NoReturn:
-    """Entry point; exit status 0: it is to be started anew, as after every end of its connection."""
+    """Serve one connection and exit with status 0, so that the container is started again."""
     path, uid = sys.argv[1], int(sys.argv[2])
     why = Host(path, uid).serve()
     sys.stderr.write(f"ocf: agent host ends: {why}\n")

@@ -1,8 +1,8 @@
-"""The agent's container as this one sees it: trees are started there, and files belong to its user (ADR 0013).
+"""Client of the agent's container: process trees start there, and files belong to its user (ADR 0013).
 
-Both containers share a group, the network and one folder, and no process namespace. This side connects once, before
-anything of an agent runs; the name is gone then, so nothing that runs there can be in the host's place. After its end
-(out of memory, say) Kubernetes starts the next host in an empty container, with the folder as it was.
+Both containers share a group, the network and one folder, but no process namespace. This side connects once, before
+anything of an agent runs; the socket's name is gone then, so no process there can take the host's place. After the
+host's end (out of memory, say) Kubernetes starts the next host in an empty container, with the folder unchanged.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from ocf.functions.workspace.threads import in_thread
 
 log = structlog.get_logger()
 
-#: Kubernetes waits up to 10 s before it starts a container again that has ended once, 20 s after the next end.
+#: Kubernetes waits up to 10 s before it restarts a container after its first end, 20 s after the next.
 CONNECT_SECONDS = 45.0
-#: Of one work on files. An agent may have made a million of them.
+#: Time limit of one request about files. An agent may have made a million of them.
 FILES_SECONDS = 300
 _PING_SECONDS = 2
 _AGAIN = 0.1
@@ -38,36 +38,36 @@ _HANDOVER = "handover-"
 
 
 class HostGone(Unavailable, OSError):
-    """The agent's container does not answer. An OSError: for a run it is what a broken disk would be."""
+    """The agent's container does not answer. An OSError, because a run treats it like a broken disk."""
 
 
 class AgentHost:
-    """The host behind `path`, in the folder that both containers share; `shared` is that folder."""
+    """The host behind `path`, in the folder `shared` of both containers."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: socket.socket | None = None
         self._connecting = asyncio.Lock()
         self.shared = path.parent
-        #: The user of the agent's container, once it was connected to.
+        #: User id of the agent's container; -1 before the first connection.
         self.uid = -1
-        self._left = [left for left in self.shared.iterdir() if left != path]
+        self._leftovers = [left for left in self.shared.iterdir() if left != path]
 
     def take(self, root: Path) -> HostUser:
-        """Who an execution is there; `root` is where its folders will be."""
+        """Return the user for an execution; `root` is the folder for its files."""
         return HostUser(self, root)
 
     async def take_shared(self, folder: Path, root: Path) -> HostUser:
-        """The same with a shared folder: what is made there by either is open to their group."""
+        """Return the user for an execution in a shared folder; files there are open to the common group."""
         return HostUser(self, root)
 
     async def recover(self) -> None:
-        """Remove what an earlier process of this container left."""
-        for path in self._left:
+        """Remove files that an earlier process of this container left."""
+        for path in self._leftovers:
             await self.discard(path)
 
     async def discard(self, path: Path) -> None:
-        """Remove a folder, whosever its files are. What cannot be removed is logged, and stops nothing."""
+        """Remove a folder, whoever owns its files. A failure is logged and does not stop anything."""
         if path.name.startswith(_HANDOVER):
             await discard_tree(path)
             return
@@ -77,17 +77,27 @@ class AgentHost:
             log.warning("files left behind", action="host.not_removed", path=str(path), reason=str(error))
 
     async def check(self) -> None:
-        """Readiness. Raises Unavailable: the agent's container does not answer."""
+        """Check readiness.
+
+        Raises:
+            Unavailable: the agent's container does not answer.
+        """
         await self.ask("ping", seconds=_PING_SECONDS, connect=_PING_SECONDS)
 
     async def ask(
         self, do: str, *, seconds: int = FILES_SECONDS, connect: float = CONNECT_SECONDS, **arguments: Any
     ) -> dict[str, Any]:
-        """One request and its answer.
+        """Send one request and return its answer.
+
+        Args:
+            do: name of the request.
+            seconds: time limit of the request.
+            connect: time limit of the connection, before it.
+            arguments: further fields of the request.
 
         Raises:
-            HostGone: there is none within `seconds`, and `connect` before it.
-            OSError: it was refused; the reason is the host's.
+            HostGone: no answer in time.
+            OSError: the host refused it; the message is the host's.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -113,7 +123,11 @@ class AgentHost:
         return answer
 
     async def send(self, request: dict[str, Any], descriptors: list[int], connect: float = CONNECT_SECONDS) -> None:
-        """A request that is answered elsewhere. Raises HostGone."""
+        """Send a request whose answer comes on another link.
+
+        Raises:
+            HostGone: the agent's container is gone.
+        """
         connection = await self._connected(connect)
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
         try:
@@ -123,7 +137,7 @@ class AgentHost:
             raise HostGone(f"the agent's container is gone: {error}") from None
 
     def close(self) -> None:
-        """End the connection, and with it everything in that container."""
+        """Close the connection, which ends everything in that container."""
         if self._connection is not None:
             asyncio.get_running_loop().remove_reader(self._connection)
             self._connection.close()
@@ -134,7 +148,7 @@ class AgentHost:
             if self._connection is None:
                 connection = await self._new(seconds)
                 self._connection = connection
-                asyncio.get_running_loop().add_reader(connection, self._said)
+                asyncio.get_running_loop().add_reader(connection, self._on_readable)
             return self._connection
 
     async def _new(self, seconds: float) -> socket.socket:
@@ -160,15 +174,15 @@ class AgentHost:
             connection.close()
             raise
 
-    def _said(self) -> None:
-        """The host says nothing here: whatever is to be read is its end."""
+    def _on_readable(self) -> None:
+        """Close the connection: the host never writes on it, so a readable event means its end."""
         log.warning("the agent's container has ended", action="host.gone")
         self.close()
 
 
 @dataclass
 class HostUser:
-    """The user of the agent's container, for one execution. The same calls as `users.AgentUser`."""
+    """The user of the agent's container, for one execution. The same interface as `users.AgentUser`."""
 
     host: AgentHost
     root: Path
@@ -176,16 +190,16 @@ class HostUser:
 
     @property
     def uid(self) -> int:
-        """Its number."""
+        """Return the user id."""
         return self.host.uid
 
     @property
     def ids(self) -> None:
-        """The supervisor is that user already."""
+        """Return None: the supervisor runs as that user already."""
 
     @property
     def exclusive(self) -> bool:
-        """Its processes are counted as its supervisor's descendants."""
+        """Return False: its processes are counted as its supervisor's descendants."""
         return False
 
     async def make(self, *paths: Path) -> None:
@@ -198,10 +212,10 @@ class HostUser:
         await self.own_tree(path)
 
     async def own_tree(self, path: Path) -> None:
-        """Give it what this process has put into the folder `path`: nobody may give files away, so it copies them.
+        """Give it what this process put into the folder `path`. It copies the files: chown is not permitted.
 
         Raises:
-            OSError: that failed.
+            OSError: the copy failed.
         """
         if not path.is_relative_to(self.host.shared):
             return  # a shared workspace: the group may write there
@@ -214,31 +228,31 @@ class HostUser:
             await discard_tree(apart)
 
     async def empty(self, path: Path) -> None:
-        """Remove what is in its folder `path`."""
+        """Remove the contents of its folder `path`."""
         await self.host.ask("remove", path=str(path), keep=True)
 
     async def open_up(self, path: Path) -> None:
-        """Let this process read everything in `path`, whatever its modes, when no process works there any more.
+        """Let this process read everything in `path`, whatever its modes, after the agent's processes have ended.
 
         Raises:
-            OSError: that failed, or another folder is in its place.
+            OSError: it failed, or another folder has taken its place.
         """
         known = self._identities.get(path)
         await self.host.ask("open", path=str(path))
         if known is not None and _identity(path) != known:
-            raise OSError(f"the folder {path.name} is another one than at the start")
+            raise OSError(f"the folder {path.name} was replaced since the start")
 
-    async def overfull(self, paths: tuple[Path, ...], limit: int, more: int) -> str | None:
-        """Which bound on the disk is passed, in words; counted where no folder is locked."""
+    async def exceeded_disk_limit(self, paths: tuple[Path, ...], limit: int, more: int) -> str | None:
+        """Return which disk limit is exceeded, as a message; scanned by the host, which no folder is locked for."""
         answer = await self.host.ask("look", paths=[str(path) for path in paths], limit=limit, more=more)
         return None if answer["over"] is None else str(answer["over"])
 
     async def end_processes(self) -> None:
-        """Everything in the container, at once."""
+        """End everything in the container at once."""
         self.host.close()
 
     async def without_processes(self) -> bool:
-        """Whether the container's next host is there; it starts in an empty one."""
+        """Return whether the container's next host runs; it starts in an empty container."""
         try:
             await self.host.ask("ping", seconds=_PING_SECONDS)
         except HostGone:
@@ -250,19 +264,19 @@ class HostUser:
         await self.host.discard(self.root)
 
 
-#: Whose an execution's processes and files are, where that is not this process's own user.
+#: Owner of an execution's processes and files, where it is not this process's own user.
 Owner = AgentUser | HostUser
 
 
 def _identity(path: Path) -> tuple[int, int]:
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode):
-        raise OSError(f"{path} is no folder")
+        raise OSError(f"{path} is not a folder")
     return found.st_dev, found.st_ino
 
 
 def _set_apart(path: Path, apart: Path) -> bool:
-    """Move what is this process's to `apart`; whether there is any."""
+    """Move what this process owns to `apart`; return whether there is any."""
     with os.scandir(path) as entries:
         ours = [entry for entry in entries if entry.stat(follow_symlinks=False).st_uid == os.geteuid()]
     if not ours:
@@ -280,6 +294,6 @@ async def _let_group_read(path: Path) -> None:
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         env={"PATH": os.defpath, "LC_ALL": "C"},
     )  # fmt: skip
-    _, said = await process.communicate()
+    _, stderr = await process.communicate()
     if process.returncode:
-        raise OSError(f"chmod: {said.decode(errors='replace').strip()[-300:]}")
+        raise OSError(f"chmod: {stderr.decode(errors='replace').strip()[-300:]}")

@@ -1,9 +1,9 @@
-"""What stands between two executions of one worker, beside the sandbox (docs/security.md, ADR 0011).
+"""Boundary between two executions of one worker, beside the sandbox (docs/explanation/security.md, ADR 0011).
 
 - With AGENT_HOST_SOCKET agents run in another container, as another user, one execution at a time (ADR 0013).
-- Where this process may change users, each execution has one of its own.
-- Where it may not, all agents are one user, who can spoil what that user owns: then they are agents of one project.
-  `ALLOW_SHARED_USER=1` is for those whose projects trust each other.
+- Where this process may change users, each execution has a user of its own.
+- Where it may not, all agents are one user, which can spoil what that user owns: then only one project's agents run.
+  `ALLOW_SHARED_USER=1` is for operators whose projects trust each other.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ OWN_USER = "user of its own per execution"
 ONE_PROJECT = "one user, one project"
 SHARED_USER = "one user, shared by all projects (ALLOW_SHARED_USER)"
 
-#: Whether anything of a project runs or waits.
+#: Returns whether an execution of a project runs or waits.
 Busy = Callable[[str], Awaitable[bool]]
 
 
-def in_force(settings: Settings) -> tuple[str, str]:
-    """Which boundary this process draws with these settings, and why not a stronger one (empty where there is none)."""
+def current_boundary(settings: Settings) -> tuple[str, str]:
+    """Return the boundary these settings give, and why not a stronger one ("" where there is none)."""
     if settings.agent_host_socket is not None:
         return OWN_CONTAINER, ""
     paths = tuple(path for path in (settings.state_dir, settings.opencode_bin, settings.workspace_dir) if path)
@@ -42,10 +42,10 @@ def in_force(settings: Settings) -> tuple[str, str]:
 
 
 class Boundary:
-    """Of one worker; `STATE_DIR/project` and `STATE_DIR/users` are common to all workers of one parent."""
+    """Boundary of one worker; all workers of one parent share `STATE_DIR/project` and `STATE_DIR/users`."""
 
     def __init__(self, settings: Settings, busy: Busy) -> None:
-        self.kind, self.why = in_force(settings)
+        self.kind, self.why = current_boundary(settings)
         own = self.kind == OWN_USER
         state = settings.state_dir
         common = state.parent if is_worker_folder(state) else state
@@ -53,21 +53,21 @@ class Boundary:
         self.host = None if path is None else AgentHost(path)
         self.slots = state / "slots" if self.host is None else self.host.shared
         ours = (self.slots,) if self.host is None else ()
-        # Others may pass through, to what is theirs, but not read the names.
+        # Other users may pass through to their own folders, but not list names.
         self.folders = Folders((*dict.fromkeys((common, state)), *ours), 0o711 if own else 0o700)
         self.users = AgentUsers(*settings.agent_uids, common / "users") if own else self.host
         self._bound = common / "project"
         self._busy = busy
 
     @property
-    def said(self) -> str:
-        """For people."""
+    def description(self) -> str:
+        """Return the boundary and the reason, for display."""
         return f"{self.kind}: {self.why}" if self.why else self.kind
 
     async def admit(self, project: str) -> None:
         """Let an execution of `project` run here.
 
-        A machine that is bound to another project is bound anew when nothing of that one runs or waits.
+        A machine bound to another project is rebound when nothing of that project runs or waits.
 
         Raises:
             AgentFailed: this machine serves another project.
@@ -77,7 +77,7 @@ class Boundary:
         if self.kind != ONE_PROJECT:
             return
         with suppress(FileNotFoundError):
-            self._bound.chmod(0o600)  # it is our user's, so an agent may have changed that
+            self._bound.chmod(0o600)  # our user owns it, so an agent may have changed its mode
         fd = os.open(self._bound, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             bound = _read(fd)
@@ -104,7 +104,7 @@ def _read(fd: int) -> str:
 
 
 def _bind(fd: int, seen: str, project: str) -> str:
-    """Write `project` unless it is not `seen` any more; what is there then."""
+    """Write `project` if the file still has `seen`; return its content."""
     fcntl.flock(fd, fcntl.LOCK_EX)
     try:
         bound = _read(fd)

@@ -1,9 +1,9 @@
-"""The last step before the agent's `exec`: put this process, and all it will ever start, into its sandbox.
+"""The last step before the agent's `exec`: put this process and all its descendants into the sandbox.
 
-Runs in the supervisor's forked child, so: standard library only, and of nono-py just the extension module (its
-package pulls in 0.4 s of imports that are not needed here). What nono-py leaves open is closed by a second filter:
+Runs in the supervisor's forked child, so: standard library only, and of nono-py just the extension module (its package
+pulls in 0.4 s of imports that are not needed here). A second filter closes what nono-py leaves open:
 
-- `MSG_FASTOPEN` connects without asking Landlock's network rules (seen to reach a forbidden port);
+- `MSG_FASTOPEN` connects without Landlock's network rules (seen to reach a forbidden port);
 - UNIX sockets by path are outside Landlock before ABI 9, and a container runtime's socket is worth a root shell;
 - SysV and POSIX queues and segments and memfds hold memory that no process accounts for, and outlive it;
 - limits, priority and affinity of another process of the same user can be set without a ptrace check;
@@ -61,7 +61,7 @@ _REFUSED = {
     "unshare": (272, 97),
     "userfaultfd": (323, 282),
 }
-# Answered with ENOSYS, so that callers fall back to what they did before these existed.
+# Answered with ENOSYS, so that callers fall back to older calls.
 _ABSENT = {"clone3": (435, 435), "memfd_create": (319, 279), "memfd_secret": (447, 447)}
 # Refused when a flag is set: (number per architecture, argument index, mask).
 _BY_FLAG = (
@@ -70,8 +70,8 @@ _BY_FLAG = (
     ((307, 269), 3, _MSG_FASTOPEN),  # sendmmsg
     ((56, 220), 0, _CLONE_NEW_ANY),  # clone
 )
-# Allowed for the caller itself (0), refused for any other process: Landlock does not ask here, and a function whose
-# limit of open files is set to 1 is as good as dead. (number per architecture, argument index of the process)
+# Allowed for the caller itself (0), refused for any other process: Landlock does not check these calls, and a function
+# whose limit of open files is set to 1 is as good as dead. (number per architecture, argument index of the process)
 _SELF_ONLY = (
     ((302, 261), 0),  # prlimit64
     ((203, 122), 0),  # sched_setaffinity
@@ -79,14 +79,14 @@ _SELF_ONLY = (
     ((142, 118), 0),  # sched_setparam
     ((314, 274), 0),  # sched_setattr
 )
-# The same for calls that say first what the number means: a process group's, or a user's, 0 is everybody of it.
-# (number per architecture, what means a process)
+# The same for calls whose first argument gives the number's meaning: for a process group or user, 0 means all of its
+# processes. (number per architecture, value that means a process)
 _SELF_ONLY_WHICH = (
     ((141, 140), 0),  # setpriority, PRIO_PROCESS
     ((251, 30), 1),  # ioprio_set, IOPRIO_WHO_PROCESS
 )
-# An undumpable process hides its descriptors from who counts what it holds; nobody may read its memory anyway, so the
-# call (ssh-agent makes it) does nothing and says that it was done.
+# An undumpable process hides its descriptors from the supervisor's count; nobody may read its memory anyway, so the
+# call (ssh-agent makes it) does nothing and reports success.
 _PRCTL = (157, 167)
 _SOCKET = (41, 198)
 
@@ -102,10 +102,10 @@ def _op(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
 
 
 def filter_program(machine: str) -> bytes:
-    """The seccomp filter for `machine` (`uname -m`) as `struct sock_filter`s.
+    """Return the seccomp filter for `machine` (`uname -m`) as `struct sock_filter`s.
 
     Raises:
-        OSError: no table for that architecture.
+        OSError: there is no table for that architecture.
     """
     if machine not in _AUDIT_ARCH:
         raise OSError(errno.ENOSYS, f"no system call table for {machine}")
@@ -138,7 +138,7 @@ def filter_program(machine: str) -> bytes:
 
 
 def load(path: str) -> Any:  # noqa: ANN401 - an extension module without its package's stubs
-    """nono-py's extension module, which lies at `path`."""
+    """Return nono-py's extension module from `path`."""
     loader = ExtensionFileLoader("_nono_py", path)
     module = loader.create_module(ModuleSpec("_nono_py", loader, origin=path))
     loader.exec_module(module)
@@ -146,7 +146,7 @@ def load(path: str) -> Any:  # noqa: ANN401 - an extension module without its pa
 
 
 def limit_resources(open_files: int) -> None:
-    """No core dumps (they hold the agent's token), and a bounded number of open files."""
+    """Forbid core dumps (they hold the agent's token) and limit the number of open files."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     bound = open_files if hard == resource.RLIM_INFINITY else min(open_files, hard)
@@ -154,7 +154,7 @@ def limit_resources(open_files: int) -> None:
 
 
 def confine(plan: dict[str, Any], nono: Any) -> None:  # noqa: ANN401
-    """Enter the sandbox that `sandbox.plan` wrote down, with the extension that `load` gave; irreversible.
+    """Enter the sandbox described by `sandbox.plan`, with the extension from `load`; irreversible.
 
     Raises:
         OSError, RuntimeError, ImportError: a part of it could not be set up; the caller must not go on.

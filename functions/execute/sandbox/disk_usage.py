@@ -1,7 +1,7 @@
-"""How much an agent has put on the disk, also below paths too long to open, in locked folders, as names alone.
+"""Disk usage of an agent, including paths too long to open, locked folders, and files that are only names.
 
-So nothing here goes by a path, or needs memory for what it has seen: every open is relative to a descriptor and never
-through a link, and a look ends as soon as a bound is passed.
+So nothing here goes by a path or needs memory for what it has seen: every open is relative to a descriptor and never
+follows a link, and a scan ends as soon as a limit is exceeded.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: Files and folders of one execution; file systems have as few as that to give.
+#: Files and folders of one execution; some file systems have few inodes to give.
 MAX_ENTRIES = 1_000_000
-#: What an entry takes at least: its inode, its name.
+#: Minimum bytes of an entry: its inode, its name.
 _ENTRY_BYTES = 512
-#: Folders of one branch that are held open; those above are found again by `..`.
+#: Folders of one branch that stay open; those above are found again by `..`.
 _OPEN = 64
 _TRIES = 3
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -24,15 +24,15 @@ _NAME_ONLY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Moved(Exception):
-    """A branch is not where it was when it was entered."""
+    """A branch is not where it was when the scan entered it."""
 
 
 class _Locked(Exception):
-    """A folder of the agent's own does not open."""
+    """A folder owned by the agent does not open."""
 
 
-class _Enough(Exception):
-    """A bound is passed."""
+class _LimitReached(Exception):
+    """A limit is exceeded."""
 
 
 @dataclass
@@ -40,13 +40,13 @@ class _Folder:
     fd: int
     names: list[str]
     identity: tuple[int, int]
-    #: The mode it has without us.
+    #: The mode to restore.
     mode: int | None = None
 
 
 @dataclass
 class DiskUsageScan:
-    """One look at some trees; `size` in bytes on disk."""
+    """A scan of some trees; `size` in bytes on disk."""
 
     limit: int
     size: int = 0
@@ -56,27 +56,27 @@ class DiskUsageScan:
 
     @property
     def over(self) -> str | None:
-        """Which bound is passed, in words."""
+        """Return which limit is exceeded, as a message; None when none is."""
         if self.entries > MAX_ENTRIES:
             return f"the workspace has more than {MAX_ENTRIES} files and folders"
         if self.size > self.limit:
             return f"the workspace is larger than {self.limit} bytes"
-        return "the workspace holds folders that cannot be looked into" if self.hidden else None
+        return "the workspace has folders that cannot be opened" if self.hidden else None
 
-    def at(self, root: Path) -> None:
-        """Count what is below `root`; less of it once a bound is passed."""
+    def scan(self, root: Path) -> None:
+        """Count what is below `root`; stop once a limit is exceeded."""
         before = (self.size, self.entries)
         for _ in range(_TRIES):
             self.size, self.entries = before
             try:
                 self._walk(root)
                 return
-            except _Enough:
+            except _LimitReached:
                 return
             except FileNotFoundError:
-                return  # not there yet, or gone already
+                return  # missing or removed
             except (_Moved, _Locked):
-                continue  # it changes while it is looked at
+                continue  # it changes during the scan
             finally:
                 while self._branch:
                     self._leave(self._branch.pop())
@@ -110,11 +110,11 @@ class DiskUsageScan:
         try:
             found = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
-            return  # removed between the look and the read
+            return  # removed between listing and stat
         self.entries += 1
         self.size += max(found.st_blocks * 512, _ENTRY_BYTES)
         if self.size > self.limit or self.entries > MAX_ENTRIES:
-            raise _Enough
+            raise _LimitReached
         if stat.S_ISDIR(found.st_mode):
             self._branch[-1].names.append(entry.name)
 
@@ -132,23 +132,23 @@ class DiskUsageScan:
         if folder.fd < 0:
             return
         if folder.mode is not None:
-            with suppress(OSError):  # on its way out
+            with suppress(OSError):  # the folder may be gone
                 os.fchmod(folder.fd, folder.mode)
         os.close(folder.fd)
         folder.fd = -1
 
 
 def _opened(name: str, parent: int | None) -> tuple[int, int | None] | None:
-    """A folder's descriptor, and the mode to give back to it where it had to be unlocked; None where there is none.
+    """Open a folder; return its descriptor and the mode to restore if it was unlocked; None where there is none.
 
     Raises:
-        _Locked: it is the agent's own, and stays locked.
+        _Locked: the agent owns it and it stays locked.
     """
     try:
         return os.open(name, _FOLDER, dir_fd=parent), None
     except PermissionError:
         return _unlocked(name, parent)
-    except (FileNotFoundError, NotADirectoryError):  # the second is also what a link in its place says
+    except (FileNotFoundError, NotADirectoryError):  # a link gives the second error
         if parent is None:
             raise FileNotFoundError(name) from None
         return None
@@ -164,8 +164,9 @@ def _unlocked(name: str, parent: int | None) -> tuple[int, int | None] | None:
     try:
         found = os.fstat(held)
         if found.st_uid != os.geteuid():
-            return None  # of a shared volume, somebody else's: the agent, who is this user, cannot write there either
-        # The way to the very folder that was opened, whatever has its name by now.
+            # another user's file of a shared volume: the agent, which is this user, cannot write there either
+            return None
+        # Changes the folder that was opened, whatever has its name by now.
         os.chmod(f"/proc/self/fd/{held}", 0o700)
         return os.open(f"/proc/self/fd/{held}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), found.st_mode & 0o7777
     except PermissionError:

@@ -1,10 +1,10 @@
-"""What of the file system a tree with a user of its own sees. Standard library only: `supervisor.py` imports it.
+"""File system view of a tree with a user of its own. Standard library only: `supervisor.py` imports it.
 
 In a mount namespace of the supervisor's own, before its Landlock domain (which forbids mounts):
 
-- `/proc` is mounted with `hidepid`, so other users' processes, and their command lines, are not there;
-- a folder on the way to what the agent works with that is closed to other users (root's home, say) is covered by an
-  empty one, in which only those paths are put back. Nothing on the disk changes for that.
+- `/proc` is mounted with `hidepid`, so other users' processes and their command lines are hidden;
+- a folder that is closed to other users (root's home, say) on the way to a path the agent needs is covered by an empty
+  one, in which only those paths are put back. Nothing on the disk changes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NOTHING_SPECIAL = syscalls.MS_NOSUID | syscalls.MS_NODEV
 
 
 def closed(path: str) -> str | None:
-    """The first folder on the way to `path` that other users may not pass through; links on the way are followed."""
+    """Return the first folder on the way to `path` that other users may not pass through; follows links."""
     for spelled in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
         parts = spelled.split("/")
         for count in range(1, len(parts)):
@@ -29,10 +29,10 @@ def closed(path: str) -> str | None:
 
 
 def enter(paths: list[str]) -> None:
-    """Let this process and its children see `paths`, and no processes but those of their own user.
+    """Let this process and its children see `paths`, and only processes of their own user.
 
     Raises:
-        OSError: the kernel refused (it takes CAP_SYS_ADMIN), or a path is not there.
+        OSError: the kernel refused (it takes CAP_SYS_ADMIN), or a path does not exist.
     """
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)

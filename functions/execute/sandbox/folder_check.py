@@ -1,7 +1,7 @@
-"""The folders that all executions of a worker stand on: checked before and after each, and repaired.
+"""Folders that all executions of a worker depend on: checked before and after each, and repaired.
 
-An agent that runs as this process's own user may change the mode of any folder of that user; nothing of the sandbox
-forbids it (docs/security.md). Nothing here follows a link: every folder is opened by name below its parent.
+An agent that runs as this process's own user may change the mode of any folder of that user; the sandbox does not
+forbid it (docs/explanation/security.md). Nothing here follows a link: every folder is opened by name below its parent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from ocf.events.errors import Unavailable
 
 _NAME_ONLY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: How deep below a folder of executions their own folders are looked at: the execution's, its workspace and home.
+#: Depth below a folder of executions to which their folders are opened: the execution's, its workspace and home.
 _DEPTH = 2
 _OURS = stat.S_IRWXU
 
@@ -25,14 +25,14 @@ class _Folder:
     path: Path
     identity: tuple[int, int]
     uid: int
-    #: As it is to be; None: whatever it is, as long as this user may work in it.
+    #: The required mode; None: any mode that lets this user work in it.
     mode: int | None
 
 
 class Folders:
-    """`own` are made if missing, and have exactly `mode` where they are ours (the top of a volume may be root's).
+    """Creates the folders `own` if missing, with exactly `mode` where this user owns them.
 
-    Those on the way to them must stay passable for us.
+    The top of a volume may be root's. Folders above must stay passable for this user.
     """
 
     def __init__(self, own: tuple[Path, ...], mode: int) -> None:
@@ -46,12 +46,12 @@ class Folders:
         self._folders += [_seen(path.resolve(), mode if _ours(path) else None) for path in own]
 
     def check(self) -> None:
-        """See that all are there, the same as at the start, and ours to work in; give modes back where they are not.
+        """Check that all folders exist, are unchanged and usable; restore their modes.
 
         Raises:
-            Unavailable: that could not be repaired; the worker must not go on.
+            Unavailable: a folder could not be repaired; the worker must not go on.
         """
-        for folder in self._folders:  # those above come first: without them the others cannot be reached
+        for folder in self._folders:  # parents first: without them the others cannot be reached
             _repair(folder)
         for path in self._own:
             _open_up(path.resolve(), _DEPTH)
@@ -74,12 +74,12 @@ def _repair(folder: _Folder) -> None:
     try:
         found = os.fstat(fd)
         if (found.st_dev, found.st_ino) != folder.identity:
-            raise Unavailable(f"the folder {folder.path} is another one than at the start")
+            raise Unavailable(f"the folder {folder.path} was replaced since the start")
         if found.st_uid != folder.uid:
             raise Unavailable(f"the folder {folder.path} belongs to user {found.st_uid}, not {folder.uid} any more")
         wrong = folder.mode is not None and stat.S_IMODE(found.st_mode) != folder.mode
         if found.st_uid == os.geteuid() and (wrong or found.st_mode & _OURS != _OURS):
-            # The way to the very folder that was opened, whatever has its name by now.
+            # Changes the folder that was opened, whatever has its name by now.
             mode = folder.mode if folder.mode is not None else stat.S_IMODE(found.st_mode) | _OURS
             os.chmod(f"/proc/self/fd/{fd}", mode)
     except PermissionError as error:
@@ -89,7 +89,7 @@ def _repair(folder: _Folder) -> None:
 
 
 def _open_up(path: Path, depth: int) -> None:
-    """Let this user into the folders of executions below `path`; they come and go meanwhile."""
+    """Let this user into the folders of executions below `path`, which may appear and vanish meanwhile."""
     with suppress(FileNotFoundError, NotADirectoryError):
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:

@@ -1,4 +1,4 @@
-"""Which sandbox an execution gets, and whether this kernel can give it (docs/security.md, ADR 0003).
+"""Sandbox policy of an execution, and the kernel's support for it (docs/explanation/security.md, ADR 0003).
 
 The sandbox is nono-py: Landlock for files, TCP ports and signals, a static seccomp filter for the rest; no root, no
 namespaces, no capabilities. `confine.py` enters it, in the child, before the agent's `exec`.
@@ -24,7 +24,7 @@ _ABI_FILES = 3  # Linux 6.2: truncation is covered
 _ABI_NETWORK = 4  # Linux 6.7
 _ABI_SIGNALS = syscalls.SCOPE_ABI
 
-# What programs need of the system to run at all. Never all of /etc: uid 0 could read its secrets.
+# System paths that programs need to run. Never all of /etc: uid 0 could read its secrets.
 _SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt"),
     # Other processes' environ, memory, maps and descriptors stay closed: Landlock refuses the ptrace check behind them.
@@ -42,14 +42,14 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"
 
 
 class SandboxUnavailable(OcfError):
-    """This kernel cannot give the sandbox that `SANDBOX=required` asks for."""
+    """This kernel cannot provide the sandbox that `SANDBOX=required` asks for."""
 
 
 @dataclass(frozen=True)
 class SandboxPolicy:
-    """What one execution may touch beside the system. Every path must exist when the agent starts.
+    """Paths and ports that one execution may use beside the system's. Every path must exist at the agent's start.
 
-    Ports are TCP ports; Landlock does not look at the host, so only give ports of our own loopback listeners.
+    Ports are TCP ports; Landlock does not check the host, so only give ports of our own loopback listeners.
     """
 
     read_write: tuple[Path, ...]
@@ -60,7 +60,7 @@ class SandboxPolicy:
 
 @dataclass(frozen=True)
 class SandboxSupport:
-    """What this machine can enforce. `missing` names each absent feature in words; empty means everything is there."""
+    """What this machine can enforce. `missing` names each absent feature; empty: everything is supported."""
 
     landlock_abi: int
     filesystem: bool
@@ -71,12 +71,12 @@ class SandboxSupport:
 
 
 def _seccomp_available() -> bool:
-    # The file is there exactly when the kernel takes filters; it may be read without privileges.
+    # The file exists exactly when the kernel supports filters; it may be read without privileges.
     return platform.machine() in _MACHINES and os.path.exists("/proc/sys/kernel/seccomp/actions_avail")
 
 
 def nono_extension() -> Path | None:
-    """Where nono-py's extension module is, without importing the package."""
+    """Return the path of nono-py's extension module, without importing the package."""
     spec = find_spec("nono_py")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for path in sorted(Path(folder).glob("_nono_py*.so")):
@@ -85,7 +85,7 @@ def nono_extension() -> Path | None:
 
 
 def sandbox_support() -> SandboxSupport:
-    """Ask the kernel; about a millisecond, nothing is changed."""
+    """Return what the kernel supports; takes about a millisecond and changes nothing."""
     if sys.platform != "linux":
         return SandboxSupport(0, False, False, False, False, ("Linux (Landlock and seccomp are parts of it)",))
     if nono_extension() is None:
@@ -94,7 +94,7 @@ def sandbox_support() -> SandboxSupport:
 
 
 def support_of(abi: int, seccomp: bool) -> SandboxSupport:
-    """What a Linux kernel with this Landlock ABI (0: none) can enforce."""
+    """Return what a Linux kernel with this Landlock ABI (0: none) can enforce."""
     wanted = (
         (abi >= _ABI_FILES, f"Landlock file rules (ABI {_ABI_FILES}, Linux 6.2)"),
         (abi >= _ABI_NETWORK, f"Landlock network rules (ABI {_ABI_NETWORK}, Linux 6.7)"),
@@ -106,12 +106,12 @@ def support_of(abi: int, seccomp: bool) -> SandboxSupport:
 
 
 def decide(mode: SandboxMode, support: SandboxSupport) -> bool:
-    """Whether executions run in a sandbox.
+    """Return whether executions run in a sandbox.
 
-    `preferred` takes what there is: file rules at least, network rules and seccomp where the kernel has them.
+    `preferred` takes what the kernel supports: file rules at least, network rules and seccomp where available.
 
     Raises:
-        SandboxUnavailable: `required`, and something is missing; one line that names it and the override.
+        SandboxUnavailable: `required`, and a feature is missing; one line that names it and the override.
     """
     if mode == "off":
         return False
@@ -124,13 +124,13 @@ def decide(mode: SandboxMode, support: SandboxSupport) -> bool:
 
 
 def system_paths() -> tuple[list[str], list[str]]:
-    """The system's paths that exist here, (read-only, read-write). No home directories, no `/tmp`, no `/run`."""
+    """Return the system's existing paths (read-only, read-write). No home directories, no `/tmp`, no `/run`."""
     read_only = [path for path in (*_SYSTEM, *(f"/etc/{name}" for name in _ETC)) if os.path.exists(path)]
     return read_only, [path for path in _DEVICES if os.path.exists(path)]
 
 
 def plan(policy: SandboxPolicy, support: SandboxSupport) -> dict[str, Any]:
-    """The policy as JSON for `confine.confine`.
+    """Return the policy as JSON for `confine.confine`.
 
     Raises:
         SandboxUnavailable: nono-py is not installed.

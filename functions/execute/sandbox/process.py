@@ -1,4 +1,4 @@
-"""An agent's process tree as the function sees it. The work is done by `supervisor.py`, one per tree."""
+"""An agent's process tree as the function sees it. `supervisor.py`, one per tree, does the work."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ TAIL_LINES = 50
 _OUTPUT_BYTES = 1024 * 1024
 MAX_LINE_BYTES = 8192
 OPEN_FILES = 16_384
-#: Marks the processes of a tree, for the one case in which nobody is left who knows them.
+#: Marks the processes of a tree, so that they can be found when its supervisor is dead.
 TREE_VARIABLE = "OCF_TREE"
-# A fork bomb's thousands take this long to die on a busy machine; the supervisor gives up after 5 s without progress.
+# A fork bomb's thousands of processes take this long to die on a busy machine; the supervisor gives up after 5 s
+# without progress.
 _ANSWER_SECONDS = 30.0
 _ORPHAN_SECONDS = 2.0
 _ASK_SECONDS = 1.0
@@ -57,15 +58,15 @@ class AgentFailed(OcfError):
 
 
 class AgentNotReady(AgentFailed):
-    """The agent did not become ready in time; it has done nothing."""
+    """The agent did not become ready in time; it has done nothing yet."""
 
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """What to run. `sandbox=None` runs it without (SANDBOX=off).
+    """The process to run. `sandbox=None` runs it without a sandbox (SANDBOX=off).
 
-    `env` is the agent's whole environment, but for `OCF_TREE`, a random mark of the tree. `user` is who it runs as,
-    None for this process's own; `paths` must then be open to that user, whatever lies on the way.
+    `env` is the agent's whole environment, apart from `OCF_TREE`, a random mark of the tree. `user` is the user it runs
+    as, None for this process's own; `paths` must then be made reachable for that user.
     """
 
     argv: tuple[str, ...]
@@ -80,7 +81,7 @@ class ProcessSpec:
 
 @dataclass(frozen=True)
 class StopReport:
-    """How a tree ended: how many processes were ended, how many would not go (0, or something is badly wrong)."""
+    """End of a tree: how many processes were killed, and how many could not be (normally 0)."""
 
     killed: int
     left: int
@@ -97,19 +98,19 @@ class LimitHit:
 
 
 class AgentProcess:
-    """A running tree. Made by `start_process`; ends with the agent, with `stop`, or with this process."""
+    """A running tree, made by `start_process`. Ends with the agent, with `stop`, or with this process."""
 
     def __init__(
         self,
-        supervisor: asyncio.subprocess.Process | _Elsewhere,
+        supervisor: asyncio.subprocess.Process | _RemoteSupervisor,
         link: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         mark: str,
         user: Owner | None = None,
     ) -> None:
         self.pid = supervisor.pid
         self.scoped = False
-        #: Why the processes of others are not hidden from it; empty where they are, or where it has no user of its own.
-        self.sees_others = ""
+        #: Why other users' processes are not hidden from it; empty where they are, or where it has no user of its own.
+        self.visibility_error = ""
         self.limit_hit: LimitHit | None = None
         self._supervisor = supervisor
         self._user = user
@@ -124,20 +125,20 @@ class AgentProcess:
         for name, stream in (("stdout", supervisor.stdout), ("stderr", supervisor.stderr)):
             if stream is not None:
                 self._tasks.append(asyncio.create_task(self._follow_output(stream, self._lines[name])))
-        self._asking = asyncio.create_task(self._ask()) if isinstance(supervisor, _Elsewhere) else None
+        self._polling = asyncio.create_task(self._poll_figures()) if isinstance(supervisor, _RemoteSupervisor) else None
 
     @property
     def stdout_lines(self) -> list[str]:
-        """The last 50 lines of standard output."""
+        """Return the last 50 lines of standard output."""
         return list(self._lines["stdout"])
 
     @property
     def stderr_tail(self) -> list[str]:
-        """The last 50 lines of standard error."""
+        """Return the last 50 lines of standard error."""
         return list(self._lines["stderr"])
 
     async def wait_line(self, pattern: re.Pattern[str], timeout: float) -> re.Match[str]:
-        """The first line of either output that `pattern` is found in, past ones included; `timeout` in seconds.
+        """Return the first match of `pattern` in either output, past lines included; `timeout` in seconds.
 
         Raises:
             AgentFailed: the agent ended first, or the time is up; with the tail of its standard error.
@@ -170,38 +171,38 @@ class AgentProcess:
         return AgentFailed(reason, message, tuple(self.stderr_tail))
 
     def memory_bytes(self) -> int:
-        """Memory of the whole tree in bytes, daemonised processes included, the supervisor not.
+        """Return the memory of the whole tree in bytes, daemonised processes included, without the supervisor.
 
-        An estimate that takes 0.3 ms (PSS takes 20 ms per OpenCode): private pages of all, and the shared pages of the
-        process that has most of them. The limit is enforced by the supervisor, which then looks closer.
+        An estimate that takes 0.3 ms (PSS takes 20 ms per OpenCode): private pages of all processes, and the shared
+        pages of the process that has most of them. The supervisor enforces the limit and measures more closely then.
         """
-        return int(self._figures.get("memory", 0)) if self._asking else process_tree.sample(self.pid).memory
+        return int(self._figures.get("memory", 0)) if self._polling else process_tree.sample(self.pid).memory
 
     def process_count(self) -> int:
-        """Processes in the tree now, without the supervisor; with the dead whose parents have not yet asked."""
-        return int(self._figures.get("processes", 0)) if self._asking else len(process_tree.sample(self.pid).pids)
+        """Return the number of processes in the tree, zombies included, without the supervisor."""
+        return int(self._figures.get("processes", 0)) if self._polling else len(process_tree.sample(self.pid).pids)
 
-    def starved_seconds(self) -> float:
-        """How long the tree has waited for a processor so far."""
-        if self._asking:
-            return self._figures.get("starved", 0.0)
-        return process_tree.starved_seconds(process_tree.sample(self.pid).pids)
+    def cpu_wait_seconds(self) -> float:
+        """Return how long the tree has waited for a CPU so far."""
+        if self._polling:
+            return self._figures.get("cpu_wait", 0.0)
+        return process_tree.cpu_wait_seconds(process_tree.sample(self.pid).pids)
 
     @property
     def ended(self) -> bool:
-        """Whether the agent has ended."""
+        """Return whether the agent has ended."""
         return self._ended.done()
 
-    def nameless_bytes(self) -> int:
-        """Bytes on disk of files that the tree has removed and holds open."""
-        if self._asking:
-            return int(self._figures.get("nameless", 0))
+    def unlinked_open_bytes(self) -> int:
+        """Return the bytes on disk of files that the tree has deleted and holds open."""
+        if self._polling:
+            return int(self._figures.get("unlinked_open", 0))
         ids = None if self._user is None else self._user.ids
         pids = process_tree.sample(self.pid).pids
-        return syscalls.call_as_fs_user(ids, lambda: process_tree.nameless_bytes(pids))
+        return syscalls.call_as_fs_user(ids, lambda: process_tree.unlinked_open_bytes(pids))
 
     async def exited(self) -> int:
-        """The agent's exit code (negative: the signal), once it has ended and nothing of its tree is left."""
+        """Wait until the agent and its tree have ended; return its exit code (negative: the signal)."""
         return await asyncio.shield(self._ended)
 
     async def stop(self, grace: float = 0.3) -> StopReport:
@@ -213,25 +214,25 @@ class AgentProcess:
             self._writer.write(json.dumps({"stop": grace}).encode() + b"\n")
         await asyncio.wait({self._ended}, timeout=grace + _ANSWER_SECONDS)
         if not self._ended.done():
-            # A supervisor that does not answer; closing the link and its death (PDEATHSIG) take the agent along.
+            # The supervisor does not answer; closing the link and its death (PDEATHSIG) end the agent.
             self._supervisor.kill()
             await asyncio.wait({self._ended}, timeout=_ORPHAN_SECONDS + 1.0)
-        if self._asking:
-            self._asking.cancel()
+        if self._polling:
+            self._polling.cancel()
         self._writer.close()
         await asyncio.wait(self._tasks, timeout=1.0)
         await self._supervisor.wait()
         return self._report or StopReport(killed=0, left=0, seconds=0.0)
 
-    async def _ask(self) -> None:
-        """The tree is in another process namespace: only its supervisor can count there. As often as it answers."""
+    async def _poll_figures(self) -> None:
+        """Ask the supervisor for figures: in another process namespace only it can count."""
         while not self._ended.done():
             self._writer.write(b'{"ask": true}\n')
             await asyncio.wait({self._ended}, timeout=_ASK_SECONDS)
 
     async def _follow_reports(self) -> None:
-        """Until the supervisor has said how it ended, or is gone."""
-        with suppress(ConnectionError):  # the same as the end of the stream: the supervisor is gone
+        """Read the supervisor's reports until it has reported the end, or is gone."""
+        with suppress(ConnectionError):  # same as the end of the stream: the supervisor is gone
             while line := await self._reader.readline():
                 self._take(json.loads(line))
         if not self._ended.done():
@@ -239,7 +240,7 @@ class AgentProcess:
             self._ended.set_result(-signal.SIGKILL)
 
     async def _end_orphans(self) -> StopReport:
-        """The supervisor was killed from outside. PDEATHSIG has ended the agent; find the rest by its mark."""
+        """End the tree after its supervisor was killed: PDEATHSIG has ended the agent; the mark finds the rest."""
         began = time.monotonic()
         killed: set[int] = set()
         if self._user is not None and self._user.exclusive:
@@ -265,20 +266,20 @@ class AgentProcess:
                 self._ended.set_result(report["code"])
 
     async def _follow_output(self, stream: asyncio.StreamReader, lines: deque[str]) -> None:
-        """Keep the pipe empty for ever, whatever comes; over-long lines are cut."""
+        """Read the pipe until it closes; over-long lines are cut."""
         rest = b""
         while data := await stream.read(65536):
             *complete, rest = (rest + data).split(b"\n")
             if not self._waiters:
                 complete = complete[-TAIL_LINES:]
             for raw in complete:
-                self._keep(raw, lines)
+                self._add_line(raw, lines)
             if len(rest) > MAX_LINE_BYTES:
                 rest = rest[:MAX_LINE_BYTES]
         if rest:
-            self._keep(rest, lines)
+            self._add_line(rest, lines)
 
-    def _keep(self, raw: bytes, lines: deque[str]) -> None:
+    def _add_line(self, raw: bytes, lines: deque[str]) -> None:
         line = raw[:MAX_LINE_BYTES].decode(errors="replace").rstrip("\r")
         lines.append(line)
         for pattern, waiter in self._waiters:
@@ -286,8 +287,8 @@ class AgentProcess:
                 waiter.set_result(found)
 
 
-class _Elsewhere:
-    """A supervisor that the agent's container has started: its link, its output, and no process of ours."""
+class _RemoteSupervisor:
+    """A supervisor started by the agent's container: its link and output, without a process of ours."""
 
     pid = 0
 
@@ -296,46 +297,50 @@ class _Elsewhere:
         self.stdout, self.stderr = stdout, stderr
 
     def kill(self) -> None:
-        """End everything in that container: a supervisor does not answer."""
+        """End everything in that container, because the supervisor does not answer."""
         self._host.close()
 
     async def wait(self) -> int:
-        """Its host collects it."""
+        """Return 0 at once: its host collects the process."""
         return 0
 
     async def communicate(self) -> tuple[bytes, bytes]:
-        """What it says until its end."""
+        """Return its output until it ends."""
         return await self.stdout.read(_OUTPUT_BYTES), await self.stderr.read(_OUTPUT_BYTES)
 
 
-async def _elsewhere(host: AgentHost, link: socket.socket) -> _Elsewhere:
-    """Have a supervisor started there. Raises HostGone."""
+async def _start_remote(host: AgentHost, link: socket.socket) -> _RemoteSupervisor:
+    """Start a supervisor in the agent's container.
+
+    Raises:
+        HostGone: the container is gone.
+    """
     loop, ends = asyncio.get_running_loop(), [link.fileno()]
     readers = asyncio.StreamReader(), asyncio.StreamReader()
     try:
         for protocol in map(asyncio.StreamReaderProtocol, readers):
             read, write = os.pipe()
             ends.append(write)
-            await loop.connect_read_pipe(partial(_same, protocol), os.fdopen(read, "rb", 0))
+            await loop.connect_read_pipe(partial(_return_protocol, protocol), os.fdopen(read, "rb", 0))
         await host.send({"do": "tree"}, ends)
     finally:
         for fd in ends[1:]:
             os.close(fd)
-    return _Elsewhere(host, *readers)
+    return _RemoteSupervisor(host, *readers)
 
 
-def _same(protocol: asyncio.StreamReaderProtocol) -> asyncio.StreamReaderProtocol:
+def _return_protocol(protocol: asyncio.StreamReaderProtocol) -> asyncio.StreamReaderProtocol:
     return protocol
 
 
-async def _here(link: socket.socket) -> asyncio.subprocess.Process:
+async def _start_local(link: socket.socket) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", "-c", _BOOT, str(_ROOT), str(link.fileno())),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         pass_fds=(link.fileno(),),
-        # Nothing of the function's environment, where the real keys are.
+        # Nothing of the function's environment, which holds the real keys.
         env={},
         cwd="/",
         start_new_session=True,
@@ -343,12 +348,14 @@ async def _here(link: socket.socket) -> asyncio.subprocess.Process:
 
 
 async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> AgentProcess:
-    """Start the agent under a supervisor of its own; returns once it has been executed.
+    """Start the agent under a supervisor of its own; return once it has been executed.
 
-    `scope_signals=False` is for tests of the way that older kernels get.
+    Args:
+        spec: the process to run.
+        scope_signals: False tests the way of older kernels.
 
     Raises:
-        AgentFailed: it could not be started or not be put into its sandbox; nothing is left running.
+        AgentFailed: it could not be started or sandboxed; nothing is left running.
         sandbox.SandboxUnavailable: a sandbox is wanted and nono-py is not installed.
     """
     plan = None if spec.sandbox is None else sandbox.plan(spec.sandbox, sandbox.sandbox_support())
@@ -368,11 +375,11 @@ async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> Age
     }
     ours, theirs = socket.socketpair()
     try:
-        supervisor: asyncio.subprocess.Process | _Elsewhere
+        supervisor: asyncio.subprocess.Process | _RemoteSupervisor
         if isinstance(spec.user, HostUser):
-            supervisor = await _elsewhere(spec.user.host, theirs)
+            supervisor = await _start_remote(spec.user.host, theirs)
         else:
-            supervisor = await _here(theirs)
+            supervisor = await _start_local(theirs)
     except HostGone as error:
         ours.close()
         raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from None
@@ -382,7 +389,7 @@ async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> Age
     finally:
         theirs.close()
     reader, writer = await asyncio.open_connection(sock=ours)
-    # The job goes over the link, not in argv: command lines are readable for every process of the machine.
+    # The job goes over the link, not in argv: every process of the machine can read command lines.
     writer.write(json.dumps(job).encode() + b"\n")
     try:
         answer = await reader.readline()
@@ -397,5 +404,5 @@ async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> Age
         tail = tuple(stderr.decode(errors="replace").splitlines()[-TAIL_LINES:])
         raise AgentFailed(Reason.AGENT_ERROR, f"the agent could not be started: {first['message']}", tail)
     process = AgentProcess(supervisor, (reader, writer), mark, spec.user)
-    process.scoped, process.sees_others = bool(first["scoped"]), str(first["seen"])
+    process.scoped, process.visibility_error = bool(first["scoped"]), str(first["seen"])
     return process

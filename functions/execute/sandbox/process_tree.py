@@ -1,6 +1,6 @@
-"""What `/proc` says about a tree of processes. Standard library only: the supervisor imports it.
+"""`/proc` of a tree of processes. Standard library only: the supervisor imports it.
 
-A process that ends while it is being read is simply not there any more; that is no error here.
+A process may end while it is being read; that is not an error here.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class Sample:
     """A tree at one moment, without its root. Sizes in bytes.
 
-    `rss` counts shared pages once per process, so it is never too low; `memory` counts private pages, and shared ones
-    of the process that has most of them, so a program started many times counts once. `tables` is what the page tables
-    could be at most, for the address space that is mapped.
+    `rss` counts shared pages once per process, so it is never too low. `memory` counts private pages, and shared pages
+    of the process that has most of them, so a program started many times counts once. `tables` is the maximum of the
+    page tables for the mapped address space.
     """
 
     # Not a dataclass: importing those would double the supervisor's start.
@@ -35,7 +35,7 @@ class Sample:
 
 
 def _read(path: str) -> bytes:
-    """The file, or nothing when its process has ended or may not be read."""
+    """Return the file's content, or b"" when its process has ended or may not be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -56,17 +56,18 @@ def _tasks(pid: int) -> list[str]:
 
 
 def _statm(pid: int) -> tuple[int, int, int]:
-    """Resident bytes of a process, how many of them are of files or shared memory, and how many it has mapped."""
+    """Return a process's resident bytes, how many of them are file or shared memory, and its mapped bytes."""
     fields = _read(f"/proc/{pid}/statm").split()
     return (int(fields[1]) * _PAGE, int(fields[2]) * _PAGE, int(fields[0]) * _PAGE) if len(fields) > 2 else (0, 0, 0)
 
 
 def _children_by_scan() -> dict[int, list[int]]:
-    """Children of every process, from a scan of all of them (for kernels without CONFIG_PROC_CHILDREN)."""
+    """Return the children of every process, by a scan of all (for kernels without CONFIG_PROC_CHILDREN)."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            # The name in parentheses may hold spaces and parentheses: the parent is the second field after the last.
+            # The name in parentheses may hold spaces and parentheses; the parent is the second field after the last
+            # one.
             fields = _read(f"/proc/{name}/stat").rpartition(b")")[2].split()
             if len(fields) > 1:
                 children.setdefault(int(fields[1]), []).append(int(name))
@@ -74,9 +75,9 @@ def _children_by_scan() -> dict[int, list[int]]:
 
 
 def sample(root: int, *, at_most: int | None = None) -> Sample:
-    """Every descendant of `root`, zombies included, with their threads and resident memory.
+    """Return every descendant of `root`, zombies included, with their threads and resident memory.
 
-    `at_most` ends the search once more than that many are found: a fork bomb should not be counted, but killed.
+    `at_most` ends the search once more than that many are found: a fork bomb should be killed, not counted.
     """
     have_children_file = os.path.exists(f"/proc/{root}/task/{root}/children")
     scanned = {} if have_children_file else _children_by_scan()
@@ -99,12 +100,12 @@ def sample(root: int, *, at_most: int | None = None) -> Sample:
                 queue.extend(int(child) for child in _read(f"/proc/{pid}/task/{task}/children").split())
         else:
             queue.extend(scanned.get(pid, ()))
-    # One entry of 8 bytes per page, and a page of them in every level above for each process.
+    # One entry of 8 bytes per page, and one page of them in every upper level for each process.
     return Sample(tuple(found), threads, rss, private + shared, mapped // 500 + len(found) * 16 * _PAGE)
 
 
 def page_tables(pids: tuple[int, ...]) -> int:
-    """Bytes of the page tables of these processes: no memory of theirs shows them."""
+    """Return the bytes of these processes' page tables, which no memory figure of theirs includes."""
     total = 0
     for pid in pids:
         for line in _read(f"/proc/{pid}/status").splitlines():
@@ -114,7 +115,7 @@ def page_tables(pids: tuple[int, ...]) -> int:
 
 
 def open_files(pids: tuple[int, ...]) -> int:
-    """How many descriptors these processes hold (0 on a kernel before 6.2, which does not say it cheaply)."""
+    """Return the number of descriptors these processes hold (0 before Linux 6.2, which does not report it cheaply)."""
     total = 0
     for pid in pids:
         try:
@@ -125,7 +126,7 @@ def open_files(pids: tuple[int, ...]) -> int:
 
 
 def socket_inodes(pids: tuple[int, ...]) -> set[int]:
-    """The sockets that these processes hold, as far as they may be looked at."""
+    """Return the inodes of these processes' sockets, as far as they may be read."""
     found = set()
     for pid, name in _descriptors(pids):
         try:
@@ -148,7 +149,7 @@ def _descriptors(pids: tuple[int, ...]) -> Iterator[tuple[int, str]]:
 
 
 def pss(pids: tuple[int, ...]) -> int:
-    """Proportional memory in bytes: shared pages are divided among who shares them. Milliseconds per process.
+    """Return proportional memory in bytes: shared pages are divided among their users. Milliseconds per process.
 
     A process that may not be read that closely (another owner) counts with its resident memory.
     """
@@ -163,8 +164,8 @@ def pss(pids: tuple[int, ...]) -> int:
     return total
 
 
-def nameless_bytes(pids: tuple[int, ...]) -> int:
-    """Bytes on disk of files that were removed and are still open: no look at a folder finds them."""
+def unlinked_open_bytes(pids: tuple[int, ...]) -> int:
+    """Return the bytes on disk of deleted files that are still open, which no scan of folders finds."""
     found: dict[tuple[int, int], int] = {}
     for pid, name in _descriptors(pids):
         try:
@@ -176,20 +177,20 @@ def nameless_bytes(pids: tuple[int, ...]) -> int:
     return sum(found.values())
 
 
-def starved_seconds(pids: tuple[int, ...]) -> float:
-    """How long the one that waited longest was ready to run and had no processor (proc_pid_schedstat, second field)."""
+def cpu_wait_seconds(pids: tuple[int, ...]) -> float:
+    """Return the longest time that one process was runnable without a CPU (proc_pid_schedstat, second field)."""
     waits = (_read(f"/proc/{pid}/schedstat").split() for pid in pids)
     return max((int(fields[1]) / 1e9 for fields in waits if len(fields) > 1), default=0.0)
 
 
 def with_variable(variable: bytes) -> list[int]:
-    """Every process of the machine that was started with `NAME=value` in its environment and may be read."""
+    """Return every readable process of the machine that has `NAME=value` in its environment."""
     pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
     return [pid for pid in pids if variable in _read(f"/proc/{pid}/environ").split(b"\0")]
 
 
 def groups(pids: tuple[int, ...]) -> set[int]:
-    """The process groups that `pids` are in."""
+    """Return the process groups of `pids`."""
     found = set()
     for pid in pids:
         fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()

@@ -1,7 +1,7 @@
-"""Kernel memory in socket buffers: who holds how much (sock_diag(7)). Standard library only: the supervisor imports it.
+"""Kernel memory in socket buffers (sock_diag(7)). Standard library only: the supervisor imports it.
 
-A socket's buffers are no memory of any process. `at_most` is read from one file and is never too low; `held` asks the
-kernel for every socket of this network namespace, which takes about 4 µs for each.
+A socket's buffers do not count as any process's memory. `upper_bound` is read from one file and is never too low;
+`buffer_bytes` asks the kernel for every socket of this network namespace, at about 4 µs each.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SOCK_DIAG_BY_FAMILY = 20
 _REQUEST_DUMP = 0x301
 _ERROR, _DONE = 2, 3
 _AF_UNIX, _AF_INET, _AF_INET6, _TCP = 1, 2, 10, 6
-# unix_diag.h: UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN | UDIAG_SHOW_MEMINFO | UDIAG_SHOW_UID and the attributes they bring.
+# unix_diag.h: UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN | UDIAG_SHOW_MEMINFO | UDIAG_SHOW_UID and their attributes.
 _UNIX_SHOW = 0x04 | 0x10 | 0x20 | 0x40
 _UNIX_PEER, _UNIX_QUEUED, _UNIX_MEMORY, _UNIX_UID = 2, 4, 5, 7
 _INET_MEMORY = 7  # INET_DIAG_SKMEMINFO
@@ -23,10 +23,10 @@ _INET_MEMORY = 7  # INET_DIAG_SKMEMINFO
 _RECEIVED, _SENT, _FORWARD, _QUEUED, _OPTIONS, _BACKLOG = 0, 2, 4, 5, 6, 7
 
 
-def at_most(buffer: int) -> int:
-    """What all sockets of this network namespace could hold, from their number and what TCP says of itself.
+def upper_bound(buffer: int) -> int:
+    """Return the most bytes that all sockets of this network namespace could hold.
 
-    `buffer` is what one UNIX socket can hold (`largest_buffer`).
+    Computed from their number and TCP's own figures. `buffer` is the maximum of one UNIX socket (`largest_buffer`).
     """
     unix = tcp = 0
     with open("/proc/net/sockstat") as file:
@@ -41,15 +41,18 @@ def at_most(buffer: int) -> int:
 
 
 def largest_buffer() -> int:
-    """Bytes that a UNIX socket may hold: twice `wmem_max` (socket(7), SO_SNDBUF)."""
+    """Return the bytes that a UNIX socket may hold: twice `wmem_max` (socket(7), SO_SNDBUF)."""
     with open("/proc/sys/net/core/wmem_max") as file:
         return 2 * int(file.read())
 
 
-def held(inodes: set[int] | None, uid: int | None) -> int:
-    """Bytes in the buffers of the sockets of that user, or of those with these inode numbers.
+def buffer_bytes(inodes: set[int] | None, uid: int | None) -> int:
+    """Return the bytes in the buffers of that user's sockets, or of those with these inode numbers.
 
-    What a closed UNIX socket has sent and nobody has read is its reader's. Raises OSError: the kernel does not tell.
+    Unread data of a closed UNIX socket counts for its reader.
+
+    Raises:
+        OSError: the kernel does not report it.
     """
     import _socket
 
@@ -59,10 +62,10 @@ def held(inodes: set[int] | None, uid: int | None) -> int:
         request = struct.pack("=BBHIIIII", _AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _UNIX_SHOW, 0xFFFFFFFF, 0xFFFFFFFF)
         for body in _dump(channel, request):
             (inode,) = struct.unpack_from("=I", body, 4)
-            told = _attributes(body, 16)
-            owner = _number(told.get(_UNIX_UID))
+            received = _attributes(body, 16)
+            owner = _number(received.get(_UNIX_UID))
             if owner == uid if inodes is None else inode in inodes:
-                total += _unix_bytes(told)
+                total += _unix_bytes(received)
         for family in (_AF_INET, _AF_INET6):
             request = struct.pack("=BBBBI48x", family, _TCP, 1 << _INET_MEMORY - 1, 0, 0xFFFFFFFF)
             for body in _dump(channel, request):
@@ -75,20 +78,20 @@ def held(inodes: set[int] | None, uid: int | None) -> int:
         channel.close()
 
 
-def _unix_bytes(told: dict[int, bytes]) -> int:
-    memory = _numbers(told[_UNIX_MEMORY])
+def _unix_bytes(received: dict[int, bytes]) -> int:
+    memory = _numbers(received[_UNIX_MEMORY])
     total = memory[_RECEIVED] + memory[_SENT] + memory[_BACKLOG]
-    queued = _number(told.get(_UNIX_QUEUED))
-    if queued and not _number(told.get(_UNIX_PEER)):
-        # Small messages take more than they say, but no more than their sender could have in flight.
+    queued = _number(received.get(_UNIX_QUEUED))
+    if queued and not _number(received.get(_UNIX_PEER)):
+        # Small messages take more memory than their size, but not more than their sender could have in flight.
         total += max(queued, memory[3])
     return total
 
 
-def _inet_bytes(told: dict[int, bytes]) -> int:
-    if _INET_MEMORY not in told:
+def _inet_bytes(received: dict[int, bytes]) -> int:
+    if _INET_MEMORY not in received:
         return 0
-    memory = _numbers(told[_INET_MEMORY])
+    memory = _numbers(received[_INET_MEMORY])
     return memory[_RECEIVED] + max(memory[_SENT], memory[_QUEUED]) + memory[_FORWARD] + memory[_BACKLOG]
 
 

@@ -1,13 +1,12 @@
 """The process above the agent: starts it, sees every descendant, and leaves none behind.
 
 Started by `process.py` as `python -I -S`, with one end of a socket pair as its only link to the function. The first
-line in is the job, later ones are `{"stop": GRACE}`. Lines out: `started`, `failed`, `figures` (asked for by
-`{"ask": true}`), `limit`, `exit`, `stopped`. When
-the link closes (the function is gone, however it went) the whole tree dies at once. Standard library only: it starts
-fast.
+line in is the job, later ones are `{"stop": GRACE}` and `{"ask": true}`. Lines out: `started`, `failed`, `figures`
+(answers `ask`), `limit`, `exit`, `stopped`. When the link closes (the function is gone, for whatever reason) the whole
+tree dies at once. Standard library only, for a fast start.
 
-How nothing escapes: this process is a child subreaper, so whoever daemonises becomes its child, and `waitpid` saying
-"no children" is proof that none is left. Killing is one `kill(-1, SIGKILL)` from inside a Landlock signal scope: it
+Nothing escapes: this process is a child subreaper, so a daemonised process becomes its child, and `waitpid` reporting
+"no children" proves that none is left. Killing is one `kill(-1, SIGKILL)` from inside a Landlock signal scope: it
 reaches exactly our descendants and is atomic against `fork`, so a fork bomb cannot outrun it. Kernels without signal
 scoping get sweeps over process groups and children instead, until none is left.
 """
@@ -29,15 +28,15 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 WATCH_SECONDS = 0.25
-STUCK_SECONDS = 5.0  # without one more death, what is left is reported: it is stuck in the kernel
-AGAIN_SECONDS = 0.1  # between two rounds of killing: each holds up the exits of thousands while it looks at all of them
-THREADS_PER_PROCESS = 32  # a tree may have this many threads for each process that it may have
-FILE_BYTES = 4096  # of kernel memory for each open descriptor: a pipe has two, and two pages at least
-LOOK_SHARE = 0.02  # of the time goes to asking the kernel for sockets, at most
+STUCK_SECONDS = 5.0  # without another death in this time the rest is reported as stuck in the kernel
+AGAIN_SECONDS = 0.1  # between two rounds of killing: each delays the exits of thousands while it scans all of them
+THREADS_PER_PROCESS = 32  # threads allowed per allowed process
+FILE_BYTES = 4096  # kernel memory per open descriptor: a pipe has two, and two pages at least
+SOCKET_SCAN_SHARE = 0.02  # share of the time for asking the kernel about sockets, at most
 
 
 class Supervisor:
-    """One tree. `job` is the JSON that `process.py` writes."""
+    """Supervises one tree. `job` is the JSON that `process.py` writes."""
 
     def __init__(self, link: int, job: dict[str, Any]) -> None:
         self._link = link
@@ -47,7 +46,7 @@ class Supervisor:
         self._code: int | None = None
         self._reaped = 0
         self._socket_bytes = 0
-        self._look_at = 0.0
+        self._next_socket_scan = 0.0
         self._buffer_bytes = socket_memory.largest_buffer()
         self._hidden = ""
         self._extension = -1
@@ -64,8 +63,8 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def _enter_view(self) -> str:
-        """Hide other users' processes from the tree; why that cannot be done here, or nothing."""
-        # What is imported later may be in a folder that is about to be covered.
+        """Hide other users' processes from the tree; return why that is impossible here, or ""."""
+        # A later import may be in a folder that is about to be covered.
         import _socket  # noqa: F401
 
         if missing := {syscalls.CAP_SYS_ADMIN, syscalls.CAP_SYS_PTRACE} - syscalls.capabilities():
@@ -76,27 +75,27 @@ class Supervisor:
             return str(error)
         return ""
 
-    def _say(self, **report: str | int | float | bool) -> None:
+    def _report(self, **report: str | int | float | bool) -> None:
         rest = json.dumps(report).encode() + b"\n"
         try:
             while rest:
                 rest = rest[os.write(self._link, rest) :]
         except OSError:
-            # Nobody listens any more; the next wait sees the link closed and kills the tree.
+            # The link is closed; the next wait sees that and kills the tree.
             return
 
     def run(self) -> None:
-        """Until the tree is gone."""
+        """Run until the tree is gone."""
         error = self._start()
         if error:
             self._kill()
-            self._say(event="failed", message=error)
+            self._report(event="failed", message=error)
             return
         if self._job["user"] is not None:
-            # Enough to end the tree and to look at it, also where root may not look at everybody's.
+            # Enough to end and inspect the tree, also where root may not inspect every process.
             syscalls.set_fs_user(*self._job["user"])
             syscalls.keep_capabilities({syscalls.CAP_KILL, syscalls.CAP_SYS_PTRACE})
-        self._say(event="started", pid=self._main, scoped=self._scoped, seen=self._hidden)
+        self._report(event="started", pid=self._main, scoped=self._scoped, seen=self._hidden)
         watch_at = time.monotonic() + WATCH_SECONDS
         while True:
             lines = self._wait(max(0.0, watch_at - time.monotonic()))
@@ -105,15 +104,15 @@ class Supervisor:
                 self._kill()
                 return
             for line in lines:
-                told = json.loads(line)
-                if "stop" in told:
-                    self._stop(float(told["stop"]))
+                received = json.loads(line)
+                if "stop" in received:
+                    self._stop(float(received["stop"]))
                     return
                 self._count()
             if self._code is not None:
-                # Whatever the agent left running has nobody to work for.
+                # Processes that the agent left running have no purpose.
                 killed, left = self._kill()
-                self._say(event="exit", code=self._code, killed=killed, left=left)
+                self._report(event="exit", code=self._code, killed=killed, left=left)
                 return
             if time.monotonic() >= watch_at:
                 if self._over_limit():
@@ -121,18 +120,18 @@ class Supervisor:
                 watch_at = time.monotonic() + WATCH_SECONDS
 
     def _count(self) -> None:
-        """Say what the function, in another process namespace, cannot see."""
+        """Report figures that the function cannot see from another process namespace."""
         tree = process_tree.sample(os.getpid())
-        self._say(
+        self._report(
             event="figures",
             memory=tree.memory,
             processes=len(tree.pids),
-            starved=process_tree.starved_seconds(tree.pids),
-            nameless=process_tree.nameless_bytes(tree.pids),
+            cpu_wait=process_tree.cpu_wait_seconds(tree.pids),
+            unlinked_open=process_tree.unlinked_open_bytes(tree.pids),
         )
 
     def _start(self) -> str:
-        """Fork and exec the agent; return why that failed, or nothing."""
+        """Fork and exec the agent; return why that failed, or ""."""
         failed_read, failed_write = os.pipe()
         self._main = os.fork()
         if self._main == 0:
@@ -140,7 +139,7 @@ class Supervisor:
         os.close(failed_write)
         if self._extension >= 0:
             os.close(self._extension)
-        # The agent's output ends when the agent's tree does, not when we do.
+        # The agent's output must end with the agent's tree, not with this process.
         nowhere = os.open("/dev/null", os.O_RDWR)
         for fd in (1, 2):
             os.dup2(nowhere, fd)
@@ -148,7 +147,7 @@ class Supervisor:
             return pipe.read().decode(errors="replace")  # ends with the exec: the other end closes with it
 
     def _wait(self, seconds: float) -> list[bytes] | None:
-        """Lines from the function, after at most `seconds` or the death of a child; None when the link is closed."""
+        """Return lines from the function, after at most `seconds` or a child's death; None when the link is closed."""
         ready, _, _ = select.select([self._link, self._wake], [], [], seconds)
         if self._wake in ready:
             os.read(self._wake, 4096)
@@ -164,7 +163,7 @@ class Supervisor:
         return lines
 
     def _reap(self) -> bool:
-        """Collect the dead; True when there is no child left, dead or alive."""
+        """Collect ended children; return True when there is no child left, dead or alive."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -177,7 +176,7 @@ class Supervisor:
                 self._code = os.waitstatus_to_exitcode(status)
 
     def _over_limit(self) -> bool:
-        """Kill the tree if it has too many processes or too much memory."""
+        """Kill the tree if it has too many processes or too much memory; return whether it was killed."""
         processes, memory = self._job["max_processes"], self._job["max_memory_bytes"]
         tree = process_tree.sample(os.getpid(), at_most=processes)
         reason, value, limit = "", 0, 0
@@ -190,15 +189,15 @@ class Supervisor:
         if not reason:
             return False
         killed, left = self._kill()
-        self._say(event="limit", reason=reason, value=value, limit=limit)
-        self._say(event="exit", code=self._code if self._code is not None else -9, killed=killed, left=left)
+        self._report(event="limit", reason=reason, value=value, limit=limit)
+        self._report(event="exit", code=self._code if self._code is not None else -9, killed=killed, left=left)
         return True
 
     def _memory(self, tree: process_tree.Sample, limit: int) -> int:
-        """Memory of the tree in bytes, the kernel's for it included, looked at only as closely as the limit asks."""
+        """Return the tree's memory in bytes, kernel memory included, measured only as closely as the limit needs."""
         files = FILE_BYTES * process_tree.open_files(tree.pids)
         most = tree.rss + files + tree.tables
-        if most + socket_memory.at_most(self._buffer_bytes) <= limit:
+        if most + socket_memory.upper_bound(self._buffer_bytes) <= limit:
             return most
         kernel_bytes = files + process_tree.page_tables(tree.pids) + self._in_sockets(tree)
         if tree.rss + kernel_bytes <= limit:
@@ -207,29 +206,29 @@ class Supervisor:
 
     def _in_sockets(self, tree: process_tree.Sample) -> int:
         began = time.monotonic()
-        if began < self._look_at:
+        if began < self._next_socket_scan:
             return self._socket_bytes
         user = self._job["user"]
         try:
             if user is not None and self._job["exclusive"]:
-                self._socket_bytes = socket_memory.held(None, user[0])
+                self._socket_bytes = socket_memory.buffer_bytes(None, user[0])
             else:
-                self._socket_bytes = socket_memory.held(process_tree.socket_inodes(tree.pids), None)
+                self._socket_bytes = socket_memory.buffer_bytes(process_tree.socket_inodes(tree.pids), None)
         except OSError:
-            # A kernel that does not tell: what they could hold counts.
+            # The kernel does not report it: the maximum counts.
             self._socket_bytes = self._buffer_bytes * len(process_tree.socket_inodes(tree.pids))
         now = time.monotonic()
-        self._look_at = now + (now - began) / LOOK_SHARE
+        self._next_socket_scan = now + (now - began) / SOCKET_SCAN_SHARE
         return self._socket_bytes
 
     def _stop(self, grace: float) -> None:
-        """SIGTERM to the agent's group, `grace` seconds, then SIGKILL to everything."""
+        """Send SIGTERM to the agent's group, wait `grace` seconds, then SIGKILL everything."""
         began = time.monotonic()
         self._reaped = 0
         _send(os.killpg, self._main, signal.SIGTERM)
         gone = self._reap()
         while not gone and (rest := began + grace - time.monotonic()) > 0:
-            # A closed link cuts the grace short: nobody waits for a polite end.
+            # A closed link cuts the grace short: no one waits for a clean end.
             if self._wait(rest) is None:
                 break
             gone = self._reap()
@@ -237,10 +236,10 @@ class Supervisor:
         killed, left = (0, 0) if gone else self._kill()
         seconds = time.monotonic() - began
         code = self._code if self._code is not None else -9
-        self._say(event="stopped", code=code, killed=ended + killed, left=left, seconds=round(seconds, 4))
+        self._report(event="stopped", code=code, killed=ended + killed, left=left, seconds=round(seconds, 4))
 
     def _kill(self) -> tuple[int, int]:
-        """SIGKILL every descendant until none is left: (how many there were, how many would not go)."""
+        """SIGKILL every descendant until none is left; return (killed, left)."""
         before = count = self._reaped
         seen: set[int] = set()
         alive_at = time.monotonic()
@@ -264,7 +263,7 @@ class Supervisor:
         return max(self._reaped - before, len(seen)), left
 
     def _sweep(self, seen: set[int]) -> None:
-        """One pass without signal scoping. Stopped processes do not fork, so a bomb runs out of runners."""
+        """Kill once without signal scoping. Stopped processes do not fork, so a bomb runs out of runners."""
         pids = process_tree.sample(os.getpid()).pids
         seen.update(pids)
         for group in process_tree.groups(pids) - {0, 1, os.getpgrp()}:
@@ -279,36 +278,36 @@ def _send(how: Callable[[int, int], None], target: int, number: signal.Signals) 
     try:
         how(target, number)
     except (ProcessLookupError, PermissionError):
-        # Gone already, or (after a reused pid) not ours: the next look at /proc and waitpid decide, not this.
+        # Gone already, or not ours (a reused pid): the next scan of /proc and waitpid decide.
         return
 
 
 def _become_agent(job: dict[str, Any], extension: int, failed: int, *, scope: bool) -> NoReturn:
-    """In the forked child: limits, user, sandbox, exec. Never returns to the supervisor's code."""
+    """Set up limits, user and sandbox in the forked child, then exec. Never returns to the supervisor's code."""
     try:
         signal.set_wakeup_fd(-1)
         # Python ignores the last two, and an ignored signal stays ignored over exec.
         for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
-        # When the machine runs out of memory, the agent goes first, not the function or this process. Raising is always
-        # allowed; below what the kubelet set it is not.
+        # When the machine runs out of memory, the agent goes first, not the function or this process. Raising the score
+        # is always allowed; lowering it below the kubelet's value is not.
         with open("/proc/self/oom_score_adj", "r+") as score:
             raised = min(1000, int(score.read()) + 300)
             score.seek(0)
             score.write(str(raised))
         confine.limit_resources(job["open_files"])
-        # By its descriptor: its folder may be closed to the agent's user.
+        # By its descriptor, because its folder may be closed to the agent's user.
         nono = None if job["sandbox"] is None else confine.load(f"/proc/self/fd/{extension}")
         if job["user"] is not None:
             syscalls.switch_user(*job["user"])
-        # After that: becoming another user takes it back.
+        # After the user change, which resets it.
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.chdir(job["cwd"])
         if nono is not None:
             confine.confine(job["sandbox"], nono)
         elif scope:
-            syscalls.scope_signals()  # without a sandbox, too, the agent cannot signal the supervisor
+            syscalls.scope_signals()  # also without a sandbox the agent cannot signal the supervisor
         os.execvpe(job["argv"][0], job["argv"], job["env"])  # noqa: S606 - starting this program is the purpose
     except BaseException as error:
         os.write(failed, f"{type(error).__name__}: {error}".encode()[:4096])
@@ -316,7 +315,7 @@ def _become_agent(job: dict[str, Any], extension: int, failed: int, *, scope: bo
 
 
 def main(fd: int) -> None:
-    """Entry point: `fd` is our end of the link."""
+    """Run the supervisor; `fd` is its end of the link."""
     os.set_inheritable(fd, False)
     received = b""
     while not received.endswith(b"\n"):
@@ -330,4 +329,4 @@ def main(fd: int) -> None:
         os.write(fd, json.dumps({"event": "failed", "message": str(error)}).encode() + b"\n")
         os._exit(1)
     supervisor.run()
-    os._exit(0)  # nothing to tidy up that the kernel does not do faster
+    os._exit(0)  # nothing to clean up that the kernel does not do faster

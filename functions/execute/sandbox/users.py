@@ -1,8 +1,8 @@
-"""A user of its own for each execution, from a range that nobody else uses (AGENT_UIDS; ADR 0011).
+"""A user of its own for each execution, from a range that nothing else uses (AGENT_UIDS; ADR 0011).
 
 A user is taken by a lock that ends with this process, and never while it has processes, or a note in `STATE_DIR/users`
-that it has files somewhere. The note is removed when its files are gone or belong to this process's user again; what a
-dead process left is seen to at the next start.
+that it has files somewhere. The note is removed when its files are gone or belong to this process's user again. The
+next start cleans up after a dead process.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ NEEDED = {
     "SETGID": syscalls.CAP_SETGID,
     "SETUID": syscalls.CAP_SETUID,
 }
-#: One byte of it per user, so that stacks of one machine that share a range share no user.
+#: One byte per user, so that stacks of one machine that share a range never share a user.
 _LOCKS = Path("/run/ocf-agent-users.lock")
 _TRIES = 1000
 _LAST_OUT_SECONDS = 30.0
 _DYING_SECONDS = 5.0
 _AGAIN = 0.05
-#: Behind the bytes of users, one for each shared folder.
+#: After the users' bytes, one byte for each shared folder.
 _FOLDERS = 1 << 40
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
 
@@ -50,9 +50,9 @@ class NoUser(OcfError):
 
 
 def cannot_change_users(first: int, last: int, paths: tuple[Path, ...]) -> str | None:
-    """Why this process cannot give each execution a user of `first` to `last`; None when it can.
+    """Return why this process cannot give each execution a user of `first` to `last`; None when it can.
 
-    `paths` are what its users must get at.
+    `paths` are those its users must reach.
     """
     held = syscalls.capabilities()
     if missing := [name for name, number in NEEDED.items() if number not in held]:
@@ -83,7 +83,7 @@ class AgentUser:
 
     @property
     def ids(self) -> tuple[int, int]:
-        """Its user and group, which have the same number."""
+        """Return user id and group id, which are equal."""
         return self.uid, self.uid
 
     def own_new(self, path: Path) -> None:
@@ -94,11 +94,11 @@ class AgentUser:
                 os.chown(os.path.join(parent, name), *self.ids, follow_symlinks=False)
 
     async def hand_over(self, path: Path) -> None:
-        """`own_new`, for who does not know how it is done."""
+        """Call `own_new`; the interface that `HostUser` shares."""
         self.own_new(path)
 
     def note(self, folder: Path) -> None:
-        """Write down that it has files in `folder`, too."""
+        """Record that it also has files in `folder`."""
         paths = [*json.loads(self._note.read_text()), str(folder)]
         self._note.write_text(json.dumps([*dict.fromkeys(paths)]))
 
@@ -108,14 +108,14 @@ class AgentUser:
         self.exclusive = False
 
     async def own_tree(self, path: Path) -> None:
-        """Give it everything below `path` that is this process's user's."""
+        """Give it everything below `path` that this process's user owns."""
         await _chown(f"--from={os.geteuid()}", f"{self.uid}:{self.uid}", path)
 
     async def end_processes(self) -> None:
-        """SIGKILL to every process of it, at once."""
+        """Send SIGKILL to all of its processes at once."""
         if self.uid == os.geteuid():
             raise ValueError("that would end this process")
-        # kill(-1) as that user reaches its processes and no other, and is atomic against fork.
+        # kill(-1) as that user reaches its processes and no others, and is atomic against fork.
         process = await asyncio.create_subprocess_exec(
             "/bin/sh", "-c", "kill -9 -1", user=self.uid, group=self.uid, extra_groups=(), env={}, cwd="/",
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
@@ -123,7 +123,7 @@ class AgentUser:
         await process.wait()
 
     async def without_processes(self) -> bool:
-        """Whether it has none, once the dead have been collected."""
+        """Wait a few seconds for its processes to end; return whether it has none."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_DYING_SECONDS):
                 while _has_processes(self.uid):
@@ -132,13 +132,13 @@ class AgentUser:
         return False
 
     async def release(self) -> None:
-        """Give it back: shared files to this process's user, then the lock. A user with anything left is kept."""
+        """Return shared files to this process's user, then the lock. A user with anything left stays taken."""
         paths: list[str] = json.loads(self._note.read_text()) if self._note.exists() else []
         try:
             if not self.exclusive and not _locked(self._lock, self.uid, fcntl.F_WRLCK):
-                return  # others work in the shared folder; the last one sees to it
+                return  # others work in the shared folder; the last one returns the files
             if not await self.without_processes():
-                raise OSError("it has processes")
+                raise OSError("it still has processes")
             for path in paths[1:]:
                 await _chown(f"--from=:{self.uid}", f":{os.getegid()}", Path(path))
                 await _chown(f"--from={self.uid}", str(os.geteuid()), Path(path))
@@ -146,13 +146,13 @@ class AgentUser:
                 raise OSError(f"{paths[0]} is still there")
             self._note.unlink(missing_ok=True)
         except OSError as error:
-            log.warning("user not given back", action="users.kept", uid=self.uid, reason=str(error))
+            log.warning("user not released", action="users.kept", uid=self.uid, reason=str(error))
         finally:
             os.close(self._lock)
 
 
 class AgentUsers:
-    """The users of AGENT_UIDS. `notes` is a folder of this state directory; locks hold for the whole machine."""
+    """The users of AGENT_UIDS. `notes` is a folder of this state directory; locks apply to the whole machine."""
 
     def __init__(self, first: int, last: int, notes: Path, locks: Path = _LOCKS) -> None:
         self._first, self._last = first, last
@@ -161,10 +161,10 @@ class AgentUsers:
         notes.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def take(self, root: Path) -> AgentUser:
-        """A user that nobody has; `root` is the folder that its files will be in.
+        """Take a free user; `root` is the folder for its files.
 
         Raises:
-            NoUser: there is none.
+            NoUser: no user is free.
         """
         count = self._last - self._first + 1
         start = secrets.randbelow(count)
@@ -175,15 +175,15 @@ class AgentUsers:
         raise NoUser(f"no user of {self._first}-{self._last} is free (AGENT_UIDS)")
 
     async def take_shared(self, folder: Path, root: Path) -> AgentUser:
-        """The user that the shared `folder` has now, or one that nobody has, with the folder's files given to it.
+        """Take the user that the shared `folder` has now, or a free one that is given the folder's files.
 
         Raises:
-            NoUser: there is none, or the last execution there does not give the files back.
+            NoUser: no user is free, or the last execution there does not return the files.
         """
         turn = self._open_locks()
         try:
             async with asyncio.timeout(_LAST_OUT_SECONDS):
-                # One at a time for one folder; an agent in it cannot hold this lock.
+                # One at a time per folder; an agent in it cannot hold this lock.
                 while not _locked(turn, _FOLDERS + os.stat(folder).st_ino % _FOLDERS, fcntl.F_WRLCK):
                     await asyncio.sleep(_AGAIN)
                 while (user := self._of(folder, root)) is None:
@@ -193,14 +193,14 @@ class AgentUsers:
             user.share()
             return user
         except TimeoutError:
-            raise NoUser(f"the user of the shared workspace is not given back within {_LAST_OUT_SECONDS:g} s") from None
+            raise NoUser(f"the user of the shared workspace was not released within {_LAST_OUT_SECONDS:g} s") from None
         finally:
             os.close(turn)
 
     def _of(self, folder: Path, root: Path) -> AgentUser | None:
         owner = os.stat(folder).st_uid
         if self._first <= owner <= self._last:
-            return self._taken(owner, fcntl.F_RDLCK, root)  # None: the last one there gives the files back now
+            return self._taken(owner, fcntl.F_RDLCK, root)  # None: its last execution is returning the files now
         return self.take(root)
 
     def _open_locks(self) -> int:
@@ -220,9 +220,9 @@ class AgentUsers:
         return AgentUser(uid, exclusive, lock, note)
 
     async def recover(self) -> None:
-        """See to what a dead process left, when the folders of its executions have been removed."""
+        """Release the users of dead processes, after the folders of their executions have been removed."""
         async for user in self._left():
-            log.info("user's files given back", action="users.recovered", uid=user.uid)
+            log.info("user released after a crash", action="users.recovered", uid=user.uid)
             await user.release()
 
     async def _left(self) -> AsyncIterator[AgentUser]:
@@ -235,7 +235,7 @@ class AgentUsers:
 
 
 def _locked(lock: int, uid: int, kind: int) -> bool:
-    # struct flock: l_type, l_whence, l_start, l_len, l_pid. Of the open file description, so it ends with `close`.
+    # struct flock: l_type, l_whence, l_start, l_len, l_pid. A lock of the open file description, so `close` ends it.
     wanted = struct.pack("hhqqi4x", kind, os.SEEK_SET, uid, 1, 0)
     try:
         fcntl.fcntl(lock, fcntl.F_OFD_SETLK, wanted)
@@ -252,12 +252,12 @@ def _has_processes(uid: int) -> bool:
 
 
 async def _chown(which: str, to: str, path: Path) -> None:
-    """chown(1) walks with descriptors and follows no link, whatever depth an agent has made."""
+    """Run chown(1), which walks with descriptors and follows no link, at any depth."""
     process = await asyncio.create_subprocess_exec(
         "chown", "-RhP", which, "--", to, str(path),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         env=_ENVIRONMENT,
     )  # fmt: skip
-    _, said = await process.communicate()
+    _, stderr = await process.communicate()
     if process.returncode:
-        raise OSError(f"chown {path}: {said.decode(errors='replace').strip()[-300:]}")
+        raise OSError(f"chown {path}: {stderr.decode(errors='replace').strip()[-300:]}")

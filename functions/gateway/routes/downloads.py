@@ -17,7 +17,7 @@ from ocf.events.output import ChunkType
 from ocf.events.ports import Message
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import Execution, ExecutionHandle, Gateway, Gw
-from ocf.functions.gateway.output_reader import OUTPUT_NAME, Line, lines
+from ocf.functions.gateway.output_reader import OUTPUT_NAME, OutputLine, lines
 from ocf.functions.gateway.problems import Problem
 from ocf.functions.gateway.request_body import StrictRoute
 
@@ -85,7 +85,7 @@ async def output(
                 packed, 200, {**headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}, NDJSON
             )
     body = {"ndjson": _ndjson, "json": _array, "text": _text}[format](wanted)
-    return StreamingResponse(await _begun(_batched(body)), 200, headers, _MEDIA[format])
+    return StreamingResponse(await _start(_batched(body)), 200, headers, _MEDIA[format])
 
 
 async def _packed(gateway: Gateway, found: ExecutionHandle) -> AsyncIterator[bytes] | None:
@@ -98,7 +98,7 @@ async def _packed(gateway: Gateway, found: ExecutionHandle) -> AsyncIterator[byt
     return store.stream(key) if await store.head(key) is not None else None
 
 
-async def _wanted(source: AsyncIterator[Line], types: frozenset[ChunkType]) -> AsyncIterator[bytes]:
+async def _wanted(source: AsyncIterator[OutputLine], types: frozenset[ChunkType]) -> AsyncIterator[bytes]:
     async for line in source:
         if not types or json.loads(line.data)["type"] in types:
             yield line.data
@@ -121,13 +121,13 @@ async def _text(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     before: tuple[str, bool] = ("", True)  # type of the last chunk, and whether it ended its line
     async for data in source:
         chunk = json.loads(data)
-        kind, said = chunk["type"], chunk["data"]
-        if kind not in _READABLE or not said:
+        kind, text = chunk["type"], chunk["data"]
+        if kind not in _READABLE or not text:
             continue
         if not before[1] and not (kind == before[0] and kind in _RUNNING):
-            said = "\n" + said
-        before = (kind, said.endswith("\n"))
-        yield said.encode("utf-8", "replace")
+            text = "\n" + text
+        before = (kind, text.endswith("\n"))
+        yield text.encode("utf-8", "replace")
     if not before[1]:
         yield b"\n"
 
@@ -147,7 +147,7 @@ async def _batched(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield b"".join(parts)
 
 
-async def _begun(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _start(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """`source`, its first piece already read: what fails before it can still be answered with a problem."""
     first = await anext(source, b"")
 
@@ -169,7 +169,7 @@ async def diff(gateway: Gw, found: Execution, download: Download = False) -> Res
     key = f"{found.prefix}/workspace.patch"
     headers = _headers(found, "patch", download)
     if await gateway.deps.store.head(key) is not None:
-        return StreamingResponse(await _begun(gateway.deps.store.stream(key)), 200, headers, "text/x-patch")
+        return StreamingResponse(await _start(gateway.deps.store.stream(key)), 200, headers, "text/x-patch")
     record = found.record
     if record is None or not record.terminal:
         raise Problem(
@@ -202,7 +202,7 @@ async def files(gateway: Gw, found: Execution) -> response_schemas.Files | Respo
     # The list may be long: it is passed on as it is stored.
     head = answer.model_copy(update={"files": [], "truncated": False}).model_dump_json(exclude={"files"})
     stored = gateway.deps.store.stream(key)
-    return StreamingResponse(await _begun(_with_files(head, stored)), media_type="application/json")
+    return StreamingResponse(await _start(_with_files(head, stored)), media_type="application/json")
 
 
 async def _with_files(head: str, files: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -222,15 +222,15 @@ async def events(gateway: Gw, found: Execution, download: Download = False) -> R
     """Every command and fact of the execution, one CloudEvent a line in structured JSON, oldest first."""
     headers = _headers(found, "events.ndjson", download)
     key = f"{found.prefix}/events.ndjson"
-    messages = await _said(gateway, found)
+    messages = await _messages_of(gateway, found)
     # Streams forget from the front: without the submit the archive is the whole story.
     whole = any(message.subject.startswith("ocf.cmd.submit.") for message in messages)
     if not whole and await gateway.deps.store.head(key) is not None:
-        return StreamingResponse(await _begun(gateway.deps.store.stream(key)), 200, headers, NDJSON)
+        return StreamingResponse(await _start(gateway.deps.store.stream(key)), 200, headers, NDJSON)
     return StreamingResponse(_batched(_structured(messages)), 200, headers, NDJSON)
 
 
-async def _said(gateway: Gateway, found: ExecutionHandle) -> list[Message]:
+async def _messages_of(gateway: Gateway, found: ExecutionHandle) -> list[Message]:
     messages: list[Message] = []
     for stream, subject in (
         (subjects.COMMANDS, f"ocf.cmd.*.{found.project}.{found.execution}"),

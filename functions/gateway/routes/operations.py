@@ -45,8 +45,8 @@ async def ready(gateway: Gw) -> Response:
         ready=all(ok for ok, _, _ in results),
         offline_model=gateway.settings.offline_model,
         checks={
-            name: response_schemas.Check(ok=ok, detail=said, ms=ms)
-            for name, (ok, said, ms) in zip(checks, results, strict=True)
+            name: response_schemas.Check(ok=ok, detail=detail, ms=ms)
+            for name, (ok, detail, ms) in zip(checks, results, strict=True)
         },
     )
     return Response(

@@ -28,10 +28,10 @@ log = structlog.get_logger()
 router = APIRouter(tags=["sessions"], route_class=StrictRoute)
 
 #: Seconds that a create waits for its session. The function may have to start first, and the command is kept anyway.
-PATIENCE = 5.0
+CREATE_SECONDS = 5.0
 
 
-async def _named(session_id: SessionId, gateway: Gw, caller: Caller, project_id: AskedProject) -> Entry:
+async def _find_session(session_id: SessionId, gateway: Gw, caller: Caller, project_id: AskedProject) -> Entry:
     """The session in the project the call names, or in the caller's that has it.
 
     Raises:
@@ -44,7 +44,7 @@ async def _named(session_id: SessionId, gateway: Gw, caller: Caller, project_id:
     raise Problem(404, "unknown-session", f"no session {session_id} in the projects you may read")
 
 
-Named = Annotated[Entry, Depends(_named)]
+Named = Annotated[Entry, Depends(_find_session)]
 
 
 class SessionList(response_schemas.View):
@@ -70,22 +70,22 @@ async def create(request: Request, gateway: Gw, caller: Caller, trace: Trace) ->
     body = seal_session(body, project, gateway.deps.keyring)
     command = _Create(**dict(body) | {"project_id": project, "session_id": session, "requested_by": caller.name})
     async with gateway.deps.bus.listen(f"ocf.evt.{project}.{session}.*") as facts:
-        told = await gateway.publish("dev.ocf.session.create.v1", command, trace)
-        made = await _made(facts, told)
-    return response_schemas.SessionAccepted(session_id=session, status="open" if made else "creating")
+        event_id = await gateway.publish("dev.ocf.session.create.v1", command, trace)
+        created = await _created(facts, event_id)
+    return response_schemas.SessionAccepted(session_id=session, status="open" if created else "creating")
 
 
-async def _made(facts: AsyncIterator[Message], told: str) -> bool:
+async def _created(facts: AsyncIterator[Message], event_id: str) -> bool:
     """Whether the command `told` has made its session; False: nobody has said so yet.
 
     Raises:
         Problem: 422, it was rejected.
     """
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(CREATE_SECONDS):
             async for message in facts:
                 fact = decode(message.headers, message.data)
-                if fact.extensions.get("causationid") != told:
+                if fact.extensions.get("causationid") != event_id:
                     continue
                 data = parse(fact)
                 if isinstance(data, SessionRejected):
@@ -130,7 +130,7 @@ async def attach(
     body = await read_optional(request, Attachment)
     client = (body.client_id if body else None) or caller.name
     command = SessionAttach(**_ids(named), requested_by=caller.name, client_id=client)
-    return await _say(gateway, "attach", command, "attaching", trace)
+    return await _publish(gateway, "attach", command, "attaching", trace)
 
 
 @router.post(
@@ -146,24 +146,24 @@ async def detach(
     body = await read_optional(request, Attachment)
     client = (body.client_id if body else None) or caller.name
     command = SessionDetach(**_ids(named), requested_by=caller.name, client_id=client)
-    return await _say(gateway, "detach", command, "detaching", trace)
+    return await _publish(gateway, "detach", command, "detaching", trace)
 
 
 @router.delete("/sessions/{session_id}", status_code=202, response_model=response_schemas.SessionAccepted)
 async def destroy(gateway: Gw, caller: Caller, trace: Trace, named: Named) -> response_schemas.SessionAccepted:
     """Remove every trace of it."""
     command = SessionDestroy(**_ids(named), requested_by=caller.name)
-    return await _say(gateway, "destroy", command, "destroying", trace)
+    return await _publish(gateway, "destroy", command, "destroying", trace)
 
 
-Doing = Literal["creating", "attaching", "detaching", "destroying"]
+PendingState = Literal["creating", "attaching", "detaching", "destroying"]
 
 
-async def _say(
-    gateway: Gateway, verb: str, command: SessionCommand, doing: Doing, trace: str | None
+async def _publish(
+    gateway: Gateway, verb: str, command: SessionCommand, status: PendingState, trace: str | None
 ) -> response_schemas.SessionAccepted:
     await gateway.publish(f"dev.ocf.session.{verb}.v1", command, trace)
-    return response_schemas.SessionAccepted(session_id=command.session_id, status=doing)
+    return response_schemas.SessionAccepted(session_id=command.session_id, status=status)
 
 
 def _ids(entry: Entry) -> dict[str, str]:

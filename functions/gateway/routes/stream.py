@@ -28,7 +28,7 @@ from ocf.events.ports import Message
 from ocf.events.reorder import GapTimer, seek
 from ocf.functions.gateway.auth import Principal
 from ocf.functions.gateway.context import AskedProject, ExecutionHandle, Gateway, gateway_of
-from ocf.functions.gateway.output_reader import HELD, Line, OutputReorderer, gap, line_of, lines, streamed
+from ocf.functions.gateway.output_reader import HELD, OutputLine, OutputReorderer, gap, line_of, lines, streamed
 from ocf.functions.gateway.problems import Problem, problem_of
 from ocf.functions.gateway.request_body import check_query
 
@@ -36,11 +36,11 @@ router = APIRouter()
 
 PROTOCOL = "ocf.v1"
 _BEARER = "bearer."
-_BREATH = 32
+_YIELD_EVERY = 32
 _QUERY = frozenset({"from", "project_id"})
 EXPIRED, TOO_SLOW, TRY_LATER, FAILED = 4401, 4408, 1013, 1011
 #: Seconds that the last words wait until the socket takes them; longer for a reader who is slow to begin with.
-_LAST_WORDS, _LAST_WORDS_SLOW = 1.0, 30.0
+_CLOSE_SECONDS, _CLOSE_SECONDS_SLOW = 1.0, 30.0
 
 
 class Cut(Exception):
@@ -85,7 +85,7 @@ async def _admit(socket: WebSocket, gateway: Gateway) -> Principal:
 async def _serve(viewer: Viewer) -> None:
     """Send until it ends, the reader leaves, or it has to be cut off."""
     sending = asyncio.ensure_future(viewer.run())
-    leaving = asyncio.ensure_future(_left(viewer.socket))
+    leaving = asyncio.ensure_future(_wait_disconnected(viewer.socket))
     try:
         await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not sending.done():
@@ -106,7 +106,7 @@ async def _serve(viewer: Viewer) -> None:
         await asyncio.gather(sending, leaving, return_exceptions=True)
 
 
-async def _left(socket: WebSocket) -> None:
+async def _wait_disconnected(socket: WebSocket) -> None:
     """Return when the reader is gone; what it says is not listened to."""
     while (await socket.receive())["type"] != "websocket.disconnect":
         continue
@@ -124,11 +124,11 @@ class Viewer:
         self._found = found
         self._caller = caller
         self._order = OutputReorderer(last + 1)
-        self._hole = GapTimer()
+        self._gap_timer = GapTimer()
         self._at = 0  # sequence in the stream up to which everything was read or sent
-        self._live: deque[Line] = deque(maxlen=gateway.settings.backlog)
+        self._live: deque[OutputLine] = deque(maxlen=gateway.settings.backlog)
         self._wake = asyncio.Event()
-        self._told = False  # a fact was said: the record, which is written first, knows more
+        self._fact_received = False  # a fact was said: the record, which is written first, knows more
 
     async def run(self) -> None:
         """Everything from `last` on, until the execution has ended.
@@ -143,7 +143,7 @@ class Viewer:
             # Listening already: whatever is said while history is read waits in `_live`.
             listening = asyncio.ensure_future(self._listen(messages, live))
             try:
-                await self._look_at_record()
+                await self._refresh_record()
                 self._at = await self._place()
                 await self._replay(lines(self._gateway, self._found, self._order.next))
                 while not self._done():
@@ -151,7 +151,7 @@ class Viewer:
             finally:
                 listening.cancel()
                 await asyncio.gather(listening, return_exceptions=True)
-        await self._say("end", self._found.state)
+        await self._send_message("end", self._found.state)
 
     async def _listen(self, messages: AsyncIterator[Message], live: str) -> None:
         async for message in messages:
@@ -159,7 +159,7 @@ class Viewer:
                 if (line := line_of(message)) is not None:
                     self._live.append(line)  # full: the oldest goes, and is read from the stream again
             else:
-                self._told = True
+                self._fact_received = True
             self._wake.set()
 
     def _done(self) -> bool:
@@ -172,10 +172,10 @@ class Viewer:
         while self._live:
             await self._send(self._order.feed(self._live.popleft()))
         if len(self._order):
-            await self._mend()
-        if self._told:
-            self._told = False
-            await self._look_at_record()
+            await self._fill_gap()
+        if self._fact_received:
+            self._fact_received = False
+            await self._refresh_record()
         if self._found.ended and not self._done():
             # The fact overtook the last chunks, or they were said while the connection was down.
             await self._replay(lines(self._gateway, self._found, self._order.next))
@@ -183,36 +183,36 @@ class Viewer:
         if self._done() or self._wake.is_set():
             return
         try:
-            async with asyncio.timeout(self._patience()):
+            async with asyncio.timeout(self._timeout()):
                 await self._wake.wait()
         except TimeoutError:
             self._check_token()
             if not len(self._order):
-                await self._silence()
+                await self._heartbeat()
 
     def _left(self) -> float | None:
         """Seconds until the caller's token expires."""
         expires = self._caller.expires_at
         return None if expires is None else expires - self._gateway.deps.clock.now().timestamp()
 
-    def _patience(self) -> float:
+    def _timeout(self) -> float:
         """Seconds until something has to be done although nothing was said."""
-        left, patience = self._left(), self._gateway.settings.heartbeat
+        left, timeout = self._left(), self._gateway.settings.heartbeat
         if len(self._order):
-            patience = min(patience, self._hole.wait(self._order.next, asyncio.get_running_loop().time()))
-        return patience if left is None else max(0.0, min(patience, left))
+            timeout = min(timeout, self._gap_timer.wait(self._order.next, asyncio.get_running_loop().time()))
+        return timeout if left is None else max(0.0, min(timeout, left))
 
-    async def _silence(self) -> None:
+    async def _heartbeat(self) -> None:
         await self._fill()
-        await self._look_at_record()
-        await self._say("heartbeat")
+        await self._refresh_record()
+        await self._send_message("heartbeat")
 
     def _check_token(self) -> None:
         left = self._left()
         if left is not None and left <= 0:
             raise Cut(EXPIRED, f"the token has expired; resume from={self.last + 1}")
 
-    async def _look_at_record(self) -> None:
+    async def _refresh_record(self) -> None:
         """Facts may have been said before we listened, or while the connection to the bus was down."""
         record = await self._gateway.record(self._found.project, self._found.execution)
         if record is None:
@@ -232,37 +232,37 @@ class Viewer:
     async def _place(self) -> int:
         return await seek(self._gateway.deps.bus, self._found.project, self._found.execution, self._order.next)
 
-    async def _mend(self) -> None:
+    async def _fill_gap(self) -> None:
         """Look for a missing chunk now and then; state what four reads did not bring (`ocf.events.reorder.Hole`)."""
         now = asyncio.get_running_loop().time
-        if self._hole.wait(self._order.next, now()):
+        if self._gap_timer.wait(self._order.next, now()):
             return
         await self._fill()
         missing = self._order.next if len(self._order) else None
-        if not self._hole.read(missing, now()) and len(self._order) <= HELD:
+        if not self._gap_timer.read(missing, now()) and len(self._order) <= HELD:
             return
         # A reconnect of the worker can leave two swapped: it may lie before what was sent.
         await self._fill(await self._place())
         if missing == self._order.next:
-            end = self._order.hole_end(missing)
+            end = self._order.gap_end(missing)
             await self._send([gap(self._gateway, missing, end - 1, "lost"), *self._order.skip(end)])
 
-    async def _replay(self, source: AsyncIterator[Line]) -> None:
+    async def _replay(self, source: AsyncIterator[OutputLine]) -> None:
         async for line in source:
             if line.seq >= self._order.next:  # else it has come live meanwhile
                 await self._send([line])
                 await self._send(self._order.skip(line.seq + 1))
 
-    async def _send(self, ready: list[Line]) -> None:
+    async def _send(self, ready: list[OutputLine]) -> None:
         for line in ready:
             self._check_token()
             await self._text(line.data.decode())
-            if line.seq % _BREATH == 0:
+            if line.seq % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)  # sending to who keeps up does not yield: others are served in between
             self.last = line.seq
             self._at = max(self._at, line.at)
 
-    async def _say(self, kind: str, data: str = "") -> None:
+    async def _send_message(self, kind: str, data: str = "") -> None:
         await self._text(self._message(kind, data))
 
     def _message(self, kind: str, data: str) -> str:
@@ -283,7 +283,7 @@ class Viewer:
         if self.socket.application_state is not WebSocketState.CONNECTED:
             return
         with suppress(TimeoutError, WebSocketDisconnect, RuntimeError):
-            async with asyncio.timeout(_LAST_WORDS_SLOW if code == TOO_SLOW else _LAST_WORDS):
+            async with asyncio.timeout(_CLOSE_SECONDS_SLOW if code == TOO_SLOW else _CLOSE_SECONDS):
                 if code == TOO_SLOW:
                     await self.socket.send_text(self._message("gap", reason))
                 await self.socket.close(code, reason[:120])

@@ -103,12 +103,12 @@ def _id_of(project: str, key: str) -> str:
 
 def _digest(body: ExecuteTask) -> str:
     """What two calls must share to be the same call. Secrets are left out: sealing makes each different."""
-    said = body.model_dump_json(
+    canonical = body.model_dump_json(
         by_alias=True,
         exclude_unset=True,
         exclude={"execution_id": True, "project_id": True, "model": {"api_key"}, "workspace": {"token"}},
     )
-    return hashlib.sha256(json.dumps(json.loads(said), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(json.loads(canonical), sort_keys=True).encode()).hexdigest()
 
 
 async def _earlier(gateway: Gateway, project: str, execution: str, digest: str) -> State:

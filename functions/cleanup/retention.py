@@ -11,8 +11,7 @@ from ocf.events.errors import NotYetKnown
 from ocf.events.execution_record import Record
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.output_fence import purge_output
-from ocf.functions.core.retention_schedule import delete_retention_schedule, ensure_retention_schedule
-from ocf.functions.core.schedules import is_expiring
+from ocf.functions.core.schedules import RETENTION, delete_schedule, ensure_schedule, is_expiring
 from ocf.functions.core.stored_objects import delete_execution
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.settings.retention_rules import rule_for
@@ -33,9 +32,9 @@ async def retain(deps: Dependencies, event: Event) -> None:
             step = _apply(deps, record, deps.clock.now())
             await deps.isolation.run("retention", ref.record_key, step, **ref.log_fields)
     if not known or not deps.settings.retention:
-        await delete_retention_schedule(deps.bus)
+        await delete_schedule(deps.bus, RETENTION)
     elif is_expiring(event, deps.clock.now()):
-        await ensure_retention_schedule(deps.bus, refresh=True)
+        await ensure_schedule(deps.bus, RETENTION, refresh=True)
 
 
 async def _apply(deps: Dependencies, record: Record, now: datetime) -> None:

@@ -15,9 +15,7 @@ from ocf.events.lifecycle import State, Step
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.lease_state import RECHECK_SECONDS, is_leased
 from ocf.functions.core.output_fence import acquire_fence
-from ocf.functions.core.retention_schedule import ensure_retention_schedule
-from ocf.functions.core.schedules import is_expiring
-from ocf.functions.core.sweep_schedule import delete_sweep_schedule, ensure_sweep_schedule
+from ocf.functions.core.schedules import RETENTION, SWEEP, delete_schedule, ensure_schedule, is_expiring
 from ocf.functions.observability import metrics
 from ocf.functions.runtime.bootstrap import Dependencies
 
@@ -36,16 +34,16 @@ OVERDUE_GRACE = timedelta(seconds=180)
 async def sweep(deps: Dependencies, event: Event) -> None:
     """Check every open execution; delete the schedule without open executions."""
     if deps.settings.retention:
-        await ensure_retention_schedule(deps.bus)
+        await ensure_schedule(deps.bus, RETENTION)
     if await _check_executions(deps, event):
         if is_expiring(event, deps.clock.now()):
-            await ensure_sweep_schedule(deps.bus, refresh=True)
+            await ensure_schedule(deps.bus, SWEEP, refresh=True)
         return
-    await delete_sweep_schedule(deps.bus)
+    await delete_schedule(deps.bus, SWEEP)
     # A submit between the check and the deletion is visible here: it creates the record before the schedule.
     async for record in deps.records.all():
         if not record.terminal or record.outbox:
-            await ensure_sweep_schedule(deps.bus)
+            await ensure_schedule(deps.bus, SWEEP)
             return
 
 

@@ -1,7 +1,12 @@
-"""NATS schedules that trigger the cleanup function: one message on one subject each."""
+"""NATS schedules that trigger the cleanup function: one message on one subject each.
+
+The sweep's exists while executions are pending or running: without it the cleanup function can scale to zero (ADR
+0005). Retention's exists while there are rules.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -16,24 +21,35 @@ from ocf.events.streams import SCHEDULE_AGE
 SOURCE = "/ocf/schedule"
 
 
-async def ensure_schedule(
-    bus: Bus, schedule: str, every: str, entity: str, scope: Literal["sweep", "retention"], *, refresh: bool = False
-) -> None:
-    """Create a schedule of a cleanup command unless it exists.
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule of a cleanup command.
 
-    Args:
-        bus: The bus.
-        schedule: Subject of the schedule.
-        every: Interval in NATS's form, such as `@every 15s`.
-        entity: Execution id in the command.
-        scope: Scope of the command.
-        refresh: Replace an existing schedule, so that the stream does not expire it.
+    Attributes:
+        subject: where the schedule is stored.
+        every: its interval in NATS's form, such as `@every 15s`.
+        entity: the execution id in the command.
+        scope: the scope of the command.
     """
-    data = Cleanup(project_id=subjects.SYSTEM_PROJECT, execution_id=entity, scope=scope)
+
+    subject: str
+    every: str
+    entity: str
+    scope: Literal["sweep", "retention"]
+
+
+SWEEP = Schedule("ocf.schedule.sweep", "@every 15s", "00000000-0000-0000-0000-000000000000", "sweep")
+RETENTION = Schedule("ocf.schedule.retention", "@every 1h", "00000000-0000-0000-0000-000000000001", "retention")
+
+
+async def ensure_schedule(bus: Bus, schedule: Schedule, *, refresh: bool = False) -> None:
+    """Create the schedule unless it exists; with `refresh`, replace it, so that the stream does not expire it."""
+    entity = schedule.entity
+    data = Cleanup(project_id=subjects.SYSTEM_PROJECT, execution_id=entity, scope=schedule.scope)
     event = Event(
         type="dev.ocf.task.cleanup.v1",
         source=SOURCE,
-        id=scope,
+        id=schedule.scope,
         # The scheduled commands have this time, from which `is_expiring` derives the age of the schedule.
         time=datetime.now(UTC),
         data=data.model_dump_json(exclude_none=True).encode(),
@@ -41,12 +57,12 @@ async def ensure_schedule(
     )
     headers = {
         **event.headers(),
-        "Nats-Schedule": every,
+        "Nats-Schedule": schedule.every,
         "Nats-Schedule-Target": subjects.command("cleanup", subjects.SYSTEM_PROJECT, entity),
         "Nats-Schedule-TTL": "60s",
     }
     try:
-        await bus.publish(schedule, event.data, headers, only_first=not refresh)
+        await bus.publish(schedule.subject, event.data, headers, only_first=not refresh)
     except Conflict:
         return  # it exists
 
@@ -56,6 +72,6 @@ def is_expiring(sent: Event, now: datetime) -> bool:
     return now - sent.time > timedelta(seconds=SCHEDULE_AGE)
 
 
-async def delete_schedule(bus: Bus, schedule: str) -> None:
-    """Delete the schedule on the subject `schedule`."""
-    await bus.purge(subjects.COMMANDS, schedule)
+async def delete_schedule(bus: Bus, schedule: Schedule) -> None:
+    """Delete the schedule."""
+    await bus.purge(subjects.COMMANDS, schedule.subject)

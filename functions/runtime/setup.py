@@ -15,7 +15,7 @@ from ocf.events import dead_letters, subjects
 from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.events.errors import OcfError, Unavailable
 from ocf.events.streams import BUCKETS, STREAMS, BucketSpec, StreamSpec
-from ocf.functions.core.retention_schedule import ensure_retention_schedule
+from ocf.functions.core.schedules import RETENTION, ensure_schedule
 from ocf.functions.observability import logs
 from ocf.functions.settings.settings import load_or_exit
 
@@ -131,7 +131,7 @@ async def run() -> int:
             )
             await dead_letters.move_old(bus)
             if settings.retention:
-                await ensure_retention_schedule(bus)  # also if no further submit would create the schedule
+                await ensure_schedule(bus, RETENTION)  # also if no further submit would create the schedule
         finally:
             await bus.close()
     except OcfError as error:

@@ -21,8 +21,8 @@ from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.core import task_limits
 from ocf.functions.core.command_events import ids_of
 from ocf.functions.core.rejections import Refusal
+from ocf.functions.core.schedules import SWEEP, ensure_schedule
 from ocf.functions.core.session_repository import Sessions
-from ocf.functions.core.sweep_schedule import ensure_sweep_schedule
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.settings.host_rules import InvalidRule, host_allowed
 
@@ -71,7 +71,7 @@ async def submit(deps: Dependencies, event: Event) -> None:
         await _check_not_deleted(deps, ref)
         raise Drop(f"execution {ref.execution} is {record.state.value} already")
     if data.session_id is not None:
-        await ensure_sweep_schedule(deps.bus)  # also for an execution that cannot join its session
+        await ensure_schedule(deps.bus, SWEEP)  # also for an execution that cannot join its session
         try:
             await Sessions(deps.sessions, deps.clock).join(ref.project, data.session_id, ref.execution)
         except NotYetKnown as error:
@@ -79,7 +79,7 @@ async def submit(deps: Dependencies, event: Event) -> None:
             return
     # They are sent in this order on one connection. None depends on the response of another, and each is idempotent.
     await asyncio.gather(
-        ensure_sweep_schedule(deps.bus),
+        ensure_schedule(deps.bus, SWEEP),
         _publish_accepted(deps, event, accepted),
         _publish_execute(deps, event, data, ref),
     )

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from ocf.events import subjects
 from ocf.events.adapters.nats.bus import connect
-from ocf.functions.core import retention_schedule
+from ocf.functions.core import schedules
 from ocf.functions.runtime import setup
 from tests.support.nats import NatsServer
 from tests.support.stack import until
 
 
-async def test_the_server_sends_the_command_by_itself(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_server_sends_the_command_by_itself(nats_server: NatsServer) -> None:
     """Set up once however often it is asked for; anew in place of the first; it fires; once stopped it is gone."""
-    monkeypatch.setattr(retention_schedule, "_EVERY", "@every 1s")
+    often = replace(schedules.RETENTION, every="@every 1s")
     bus = await connect(nats_server.url, creds=nats_server.creds, name="test")
-    target = subjects.command("cleanup", subjects.SYSTEM_PROJECT, retention_schedule.RETENTION_ID)
+    target = subjects.command("cleanup", subjects.SYSTEM_PROJECT, schedules.RETENTION.entity)
     try:
         for _ in range(2):
-            await retention_schedule.ensure_retention_schedule(bus)
-        first = await bus.last(subjects.COMMANDS, retention_schedule.SCHEDULE)
-        await retention_schedule.ensure_retention_schedule(bus, refresh=True)
-        there = [message async for message in bus.history(subjects.COMMANDS, retention_schedule.SCHEDULE)]
+            await schedules.ensure_schedule(bus, often)
+        first = await bus.last(subjects.COMMANDS, schedules.RETENTION.subject)
+        await schedules.ensure_schedule(bus, often, refresh=True)
+        there = [message async for message in bus.history(subjects.COMMANDS, schedules.RETENTION.subject)]
         assert first is not None
         assert [message.sequence > first.sequence for message in there] == [True]
 
@@ -33,8 +34,8 @@ async def test_the_server_sends_the_command_by_itself(nats_server: NatsServer, m
             return message is not None and json.loads(message.data)["scope"] == "retention"
 
         await until(fired, timeout=15, what="the schedule's command")
-        await retention_schedule.delete_retention_schedule(bus)
-        assert await bus.last(subjects.COMMANDS, retention_schedule.SCHEDULE) is None
+        await schedules.delete_schedule(bus, often)
+        assert await bus.last(subjects.COMMANDS, schedules.RETENTION.subject) is None
     finally:
         await bus.purge(subjects.COMMANDS, target)
         await bus.close()
@@ -50,7 +51,7 @@ async def test_setup_begins_it(own_nats_server: NatsServer, monkeypatch: pytest.
             for name, value in {**environ, "RETENTION": table}.items():
                 monkeypatch.setenv(name, value)
             assert await setup.run() == 0
-            message = await bus.last(subjects.COMMANDS, retention_schedule.SCHEDULE)
+            message = await bus.last(subjects.COMMANDS, schedules.RETENTION.subject)
             assert (message is not None) == bool(table)
     finally:
         await bus.close()

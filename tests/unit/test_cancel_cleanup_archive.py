@@ -22,7 +22,7 @@ from ocf.functions.archive.handler import archive
 from ocf.functions.cancel.handler import cancel
 from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.lease_state import RECHECK_SECONDS
-from ocf.functions.core.sweep_schedule import SCHEDULE, SWEEP_ID
+from ocf.functions.core.schedules import SWEEP
 from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
@@ -249,7 +249,7 @@ async def test_the_sweep_ends_a_run_whose_worker_is_gone() -> None:
 
 async def swept_once(b: Bench, clock: ManualClock) -> asyncio.Task[None]:
     """A sweep that has looked once, and waits to look again."""
-    sweeping = asyncio.create_task(cleanup(b.deps, clean(b, SWEEP_ID, "sweep")))
+    sweeping = asyncio.create_task(cleanup(b.deps, clean(b, SWEEP.entity, "sweep")))
     while not clock.sleepers:
         await asyncio.sleep(0)
     return sweeping
@@ -257,7 +257,7 @@ async def swept_once(b: Bench, clock: ManualClock) -> asyncio.Task[None]:
 
 async def swept(b: Bench, clock: ManualClock) -> None:
     """A whole sweep, in which something is looked at twice or nothing is."""
-    sweeping = asyncio.create_task(cleanup(b.deps, clean(b, SWEEP_ID, "sweep")))
+    sweeping = asyncio.create_task(cleanup(b.deps, clean(b, SWEEP.entity, "sweep")))
     while not sweeping.done():
         await clock.advance(RECHECK_SECONDS)
     await sweeping
@@ -331,7 +331,7 @@ async def test_the_sweep_leaves_a_run_with_a_lease_alone() -> None:
     execution = await running(b)
     await clock.advance(300)
     await b.deps.executions.create(ExecutionRef(PROJECT, execution).lease_key, b"{}", ttl=10)
-    await cleanup(b.deps, clean(b, SWEEP_ID, "sweep"))
+    await cleanup(b.deps, clean(b, SWEEP.entity, "sweep"))
     assert (await b.deps.records.require(PROJECT, execution)).state is State.RUNNING
 
 
@@ -344,7 +344,7 @@ async def test_the_sweep_says_what_was_decided_but_not_said() -> None:
         PROJECT, execution, lambda r: b.deps.records.apply_terminal_step(r, Step.COMPLETE, fact)
     )
     assert "completed" not in await b.said(execution)
-    await cleanup(b.deps, clean(b, SWEEP_ID, "sweep"))
+    await cleanup(b.deps, clean(b, SWEEP.entity, "sweep"))
     assert (await b.said(execution)).count("completed") == 1
     assert (await b.deps.records.require(PROJECT, execution)).outbox == []
 
@@ -353,7 +353,7 @@ async def test_the_schedule_ends_when_nothing_is_open() -> None:
     """So that the cleanup function can scale to zero; the next submit brings it back."""
     b = bench()
     execution = await pending(b)
-    assert await b.bus.last(subjects.COMMANDS, SCHEDULE) is not None
+    assert await b.bus.last(subjects.COMMANDS, SWEEP.subject) is not None
     await cancel(b.deps, request(b, execution))
-    await cleanup(b.deps, clean(b, SWEEP_ID, "sweep"))
-    assert await b.bus.last(subjects.COMMANDS, SCHEDULE) is None
+    await cleanup(b.deps, clean(b, SWEEP.entity, "sweep"))
+    assert await b.bus.last(subjects.COMMANDS, SWEEP.subject) is None

@@ -20,7 +20,7 @@ from ocf.events.ports import Backlog, ConsumerSpec
 from ocf.functions.cancel.handler import cancel
 from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.lease_state import RECHECK_SECONDS
-from ocf.functions.core.sweep_schedule import SWEEP_ID
+from ocf.functions.core.schedules import SWEEP
 from ocf.functions.dispatcher.main import _measure_lag
 from ocf.functions.dispatcher.result import DeliveryResult, SinkResult
 from ocf.functions.dispatcher.routes import ROUTES
@@ -86,7 +86,7 @@ async def test_what_the_sweep_ends_is_counted_with_its_reason() -> None:
     b, counted = bench(clock), Counted()
     await started(b)
     await clock.advance(181)
-    command = Cleanup(execution_id=SWEEP_ID, project_id="ocf-system", scope="sweep")
+    command = Cleanup(execution_id=SWEEP.entity, project_id="ocf-system", scope="sweep")
     sweeping = asyncio.create_task(cleanup(b.deps, b.command("dev.ocf.task.cleanup.v1", command)))
     for _ in range(50):
         await asyncio.sleep(0)

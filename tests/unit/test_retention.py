@@ -15,9 +15,7 @@ from ocf.events.execution_record import Attempt, Record
 from ocf.events.facts import Completed
 from ocf.events.lifecycle import State, Step
 from ocf.functions.cleanup.handler import cleanup
-from ocf.functions.core.retention_schedule import RETENTION_ID, SCHEDULE, ensure_retention_schedule
-from ocf.functions.core.sweep_schedule import SCHEDULE as SWEEPS
-from ocf.functions.core.sweep_schedule import SWEEP_ID
+from ocf.functions.core.schedules import RETENTION, SWEEP, ensure_schedule
 from ocf.functions.settings.retention_rules import rule_for, rules
 from ocf.functions.settings.settings import Settings
 from ocf.functions.submit.handler import submit
@@ -84,8 +82,11 @@ async def test_a_schedule_is_set_up_anew_before_its_stream_removes_it() -> None:
     b = bench(RETENTION="default=7d/90d")
     execution = str(uuid.uuid4())
     await submit(b.deps, b.submit(execution))
-    await ensure_retention_schedule(b.bus)
-    for id_, scope, schedule in ((RETENTION_ID, "retention", SCHEDULE), (SWEEP_ID, "sweep", SWEEPS)):
+    await ensure_schedule(b.bus, RETENTION)
+    for id_, scope, schedule in (
+        (RETENTION.entity, "retention", RETENTION.subject),
+        (SWEEP.entity, "sweep", SWEEP.subject),
+    ):
         data = Cleanup(project_id="ocf-system", execution_id=id_, scope=scope)  # type: ignore[arg-type]
         before = await b.bus.last(subjects.COMMANDS, schedule)
         assert before is not None
@@ -97,7 +98,7 @@ async def test_a_schedule_is_set_up_anew_before_its_stream_removes_it() -> None:
             assert (now.sequence > before.sequence) == anew, (scope, days)
 
 
-async def retained(b: Bench, id_: str = RETENTION_ID, scope: str = "retention") -> None:
+async def retained(b: Bench, id_: str = RETENTION.entity, scope: str = "retention") -> None:
     data = Cleanup.model_validate({"execution_id": id_, "project_id": subjects.SYSTEM_PROJECT, "scope": scope})
     await cleanup(b.deps, b.command("dev.ocf.task.cleanup.v1", data))
 
@@ -144,17 +145,17 @@ async def test_what_is_not_archived_is_never_removed() -> None:
 async def test_the_schedule_is_there_while_there_is_something_to_keep() -> None:
     """A sweep sets it up where a table is configured; it ends with the last record."""
     b = bench(RETENTION="default=1d/2d")
-    await retained(b, SWEEP_ID, "sweep")
-    message = await b.bus.last(subjects.COMMANDS, SCHEDULE)
+    await retained(b, SWEEP.entity, "sweep")
+    message = await b.bus.last(subjects.COMMANDS, RETENTION.subject)
     assert message is not None
     assert message.headers["Nats-Schedule-Target"].startswith("ocf.cmd.cleanup.")
     await ended(b)
     await retained(b)
-    assert await b.bus.last(subjects.COMMANDS, SCHEDULE) is not None
+    assert await b.bus.last(subjects.COMMANDS, RETENTION.subject) is not None
     for entry in [entry async for entry in b.deps.executions.entries()]:
         await b.deps.executions.delete(entry.key)
     await retained(b)
-    assert await b.bus.last(subjects.COMMANDS, SCHEDULE) is None
+    assert await b.bus.last(subjects.COMMANDS, RETENTION.subject) is None
     plain = bench()
-    await retained(plain, SWEEP_ID, "sweep")
-    assert await plain.bus.last(subjects.COMMANDS, SCHEDULE) is None
+    await retained(plain, SWEEP.entity, "sweep")
+    assert await plain.bus.last(subjects.COMMANDS, RETENTION.subject) is None

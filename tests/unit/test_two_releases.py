@@ -22,8 +22,8 @@ from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.cancel.handler import cancel
 from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.lease_state import RECHECK_SECONDS
+from ocf.functions.core.schedules import SWEEP, ensure_schedule
 from ocf.functions.core.session_repository import Sessions
-from ocf.functions.core.sweep_schedule import SCHEDULE, SWEEP_ID, ensure_sweep_schedule
 from ocf.functions.session.handler import session
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
@@ -55,7 +55,7 @@ def ids(execution: str) -> dict[str, Any]:
 
 
 def swept(b: Bench) -> Event:
-    request = Cleanup(project_id="ocf-system", execution_id=SWEEP_ID, scope="sweep")
+    request = Cleanup(project_id="ocf-system", execution_id=SWEEP.entity, scope="sweep")
     return b.command("dev.ocf.task.cleanup.v1", request)
 
 
@@ -136,7 +136,7 @@ async def test_a_record_that_cannot_be_read_does_not_stop_the_sweep() -> None:
     await rewritten(
         b.deps.executions, ExecutionRef(PROJECT, first).record_key, lambda value: value.update(state="paused")
     )
-    await ensure_sweep_schedule(b.bus)
+    await ensure_schedule(b.bus, SWEEP)
     await clock.advance(86_400 + 3_601)
     sweeping = asyncio.create_task(cleanup(b.deps, swept(b)))
     while not clock.sleepers:
@@ -145,4 +145,4 @@ async def test_a_record_that_cannot_be_read_does_not_stop_the_sweep() -> None:
     await sweeping
     assert "timed_out" in await b.said(second)
     await cleanup(b.deps, swept(b))
-    assert await b.bus.last("OCF_COMMANDS", SCHEDULE) is not None
+    assert await b.bus.last("OCF_COMMANDS", SWEEP.subject) is not None

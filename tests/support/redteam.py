@@ -83,7 +83,7 @@ INSIDE = (
     Attempt(
         "find the key in one's own environment",
         "env; echo searched",
-        "the broker holds it; what is found is the broker's token, which the output does not show either",
+        "the model proxy holds it; the agent finds the proxy's token only, which the output masks",
         seen=("[redacted]", "searched"),
     ),
     Attempt(
@@ -102,7 +102,7 @@ INSIDE = (
     Attempt(
         "connect to NATS, S3, the gateway, the execute function",
         'for at in "$NATS" "$S3" "$GATEWAY" "$EXECUTE"; do port "$at"; done',
-        "Landlock network rules: the port of one's own broker, no other",
+        "Landlock network rules: the port of one's own model proxy, no other",
         4,
     ),
     Attempt(
@@ -112,10 +112,10 @@ INSIDE = (
         2,
     ),
     Attempt(
-        "connect to another execution's broker, with its token; show that token to one's own",
+        "connect to another execution's model proxy, with its token; use that token at one's own",
         'port "$NEIGHBOUR_BROKER"; models "$NEIGHBOUR_BROKER" "$NEIGHBOUR_TOKEN"; '
         'echo "stolen: $(models "$OWN_BROKER" "$NEIGHBOUR_TOKEN")"; echo "own: $(models "$OWN_BROKER" "$OWN_TOKEN")"',
-        "Landlock network rules; a token is worth nothing at another broker (401)",
+        "Landlock network rules; another model proxy rejects the token (401)",
         2,
         ("stolen: HTTP/1.1 401", "own: HTTP/1.1 200"),
     ),
@@ -240,7 +240,7 @@ BOMBS = (
         Attempt(
             "fill memory",
             "head -c 2000000000 /dev/zero | tail; sleep 600",
-            "the tree's memory is looked at every 250 ms: `out_of_memory`, and neighbours keep running",
+            "the tree's memory is measured every 250 ms: `out_of_memory`; other executions continue",
         ),
         {"max_memory_bytes": 1536 * 1024**2},
         "out_of_memory",
@@ -261,7 +261,7 @@ BOMBS = (
         Attempt(
             "1 GB of output",
             "yes 'a line of output, again and again and again' | head -c 1000000000; echo; echo written",
-            "OpenCode shows a window of it and keeps the rest in its home, whose bytes are limited; the gap is said",
+            "OpenCode shows a window of it and keeps the rest in its home, whose bytes are limited; a gap states it",
         ),
         {"max_workspace_bytes": 100_000_000},
         "output_limit",
@@ -361,7 +361,7 @@ ELSEWHERE = (
     ),
     Elsewhere(
         "survive the supervisor's SIGKILL",
-        "from inside nobody can send that signal; `PR_SET_PDEATHSIG` ends the agent, and the function finds the rest "
+        "no agent can send that signal; `PR_SET_PDEATHSIG` ends the agent, and the function finds the rest "
         "by a random mark in their environment",
         f"{_TREES}::test_tree_dies_with_its_supervisor",
     ),
@@ -400,7 +400,7 @@ ELSEWHERE = (
         f"{_TREES}::test_kernel_memory_counts",
     ),
     Elsewhere(
-        "post 45 MB of `[],[],…` to one's own broker",
+        "post 45 MB of `[],[],…` to one's own model proxy",
         "measured in bytes, depth and values before it is parsed: 413",
         _PROXY,
     ),
@@ -411,7 +411,7 @@ ELSEWHERE = (
     ),
     Elsewhere(
         "have the provider run tools (mcp, web search, code interpreter), fetch an address or work in the background",
-        "only known fields, function and custom tools, and data pass the broker: 400",
+        "only known fields, function and custom tools, and data pass the model proxy: 400",
         _PROXY,
     ),
     Elsewhere(

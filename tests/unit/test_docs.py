@@ -63,6 +63,42 @@ def test_every_verb_and_target_exists(page: Path) -> None:
         assert target in known, f"{named(page)}: make {target}"
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ("CHANGELOG.md", "results.md")], ids=named)
+def test_every_named_file_exists(page: Path) -> None:
+    """A path of the repository in a page is a file or folder of it. The changelog may name removed ones."""
+    top = "functions|events|ocf|scripts|tests|faults|benchmarks|knative|schemas|console|demo|docs"
+    for path in re.findall(rf"(?<![\w/.$-])((?:{top})/[\w./*-]+)", page.read_text()):
+        name = path.rstrip(".,")
+        assert any(ROOT.glob(name.rstrip("/"))) or (ROOT / name).exists(), f"{named(page)}: {name}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.is_relative_to(ROOT / "docs")], ids=named)
+def test_pages_are_short(page: Path) -> None:
+    """A page has at most 250 lines; details of measurements lie beside the measurements."""
+    assert len(page.read_text().splitlines()) <= 250
+
+
+def test_the_index_leads_to_every_page() -> None:
+    """docs/index.md, or the index of the decisions, links each page."""
+    linked = {
+        (index.parent / target).resolve()
+        for index in (ROOT / "docs/index.md", ROOT / "docs/adr/README.md")
+        for target, _ in _LINK.findall(index.read_text())
+    }
+    missing = [named(page) for page in ROOT.glob("docs/**/*.md") if page.resolve() not in linked]
+    assert missing == ["docs/index.md"]
+
+
+def test_the_glossary_defines_each_term_in_one_sentence() -> None:
+    """A term is a heading, and its definition one line that ends with a full stop."""
+    lines = (ROOT / "docs/glossary.md").read_text().splitlines()
+    terms = [number for number, line in enumerate(lines) if line.startswith("### ")]
+    assert len(terms) > 40
+    for number in terms:
+        assert lines[number + 1].endswith("."), lines[number]
+        assert lines[number + 2 : number + 3] in ([], [""]) or lines[number + 2].startswith("#"), lines[number]
+
+
 def test_every_setting_has_a_meaning() -> None:
     """The configuration page would otherwise have an empty cell where a question is."""
     without = [field.alias for field in Settings.model_fields.values() if not field.description]

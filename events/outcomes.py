@@ -179,21 +179,21 @@ def named_files(changed: Iterable[ChangedFile], budget: int) -> list[ChangedFile
 
 def fit_lines(lines: Sequence[str], budget: int) -> list[str]:
     """Return the last `lines` within `budget` bytes of JSON, after an entry with the number of omitted lines."""
-    kept: list[str] = []
+    fitting: list[str] = []
     room = budget
     for line in reversed(lines):
         line = shorten(line, max(0, min(budget // 4, 4 * KIB)))
         room -= json_size(line) + 3
         if room < 0:
             break
-        kept.insert(0, line)
-    left_out = len(lines) - len(kept)
-    return [f"… ({left_out} more lines)", *kept] if left_out else kept
+        fitting.insert(0, line)
+    omitted = len(lines) - len(fitting)
+    return [f"… ({omitted} more lines)", *fitting] if omitted else fitting
 
 
 def fit_errors(errors: Sequence[FieldError], budget: int = ERRORS_BYTES) -> list[FieldError]:
     """Return the first `errors` within `budget` bytes of JSON; a last entry has the number of omitted errors."""
-    kept: list[FieldError] = []
+    fitting: list[FieldError] = []
     for error in errors[:MAX_ERRORS]:
         short = error.model_copy(
             update={"field": shorten(error.field, NAME_BYTES), "message": shorten(error.message, 4 * KIB)}
@@ -201,23 +201,23 @@ def fit_errors(errors: Sequence[FieldError], budget: int = ERRORS_BYTES) -> list
         budget -= _ENTRY_BYTES + json_size(short.field) + json_size(short.message)
         if budget < 0:
             break
-        kept.append(short)
-    if left_out := len(errors) - len(kept):
-        kept.append(FieldError(field="data", message=f"{left_out} more fields are wrong"))
-    return kept
+        fitting.append(short)
+    if omitted := len(errors) - len(fitting):
+        fitting.append(FieldError(field="data", message=f"{omitted} more fields are wrong"))
+    return fitting
 
 
 def fit_todo(items: Sequence[TodoItem], budget: int = TODO_BYTES) -> list[TodoItem]:
     """Return the first `items` within `budget` bytes of JSON; a last entry has the number of omitted items."""
-    kept: list[TodoItem] = []
+    fitting: list[TodoItem] = []
     for item in items:
         short = item.model_copy(update={"content": shorten(item.content, KIB)})
         budget -= _ENTRY_BYTES + json_size(short.content)
         if budget < 0:
-            kept.append(TodoItem(content=f"… ({len(items) - len(kept)} more)", status="pending"))
+            fitting.append(TodoItem(content=f"… ({len(items) - len(fitting)} more)", status="pending"))
             break
-        kept.append(short)
-    return kept
+        fitting.append(short)
+    return fitting
 
 
 def fit_waiting(waiting: PendingRequest, budget: int = WAITING_BYTES) -> PendingRequest:

@@ -1,4 +1,4 @@
-"""archive: when an execution has ended, put all that was said of it in S3, verified; the manifest is the claim."""
+"""archive: store and verify the output and events of an ended execution in S3; the manifest completes the archive."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from ocf.functions.runtime.bootstrap import Dependencies
 log = structlog.get_logger()
 
 MANIFEST_VERSION = 1
-#: A worker ends only when all of its output is kept, so what is missing so long after the end is lost.
+#: A worker ends an execution only after all of its output is stored, so output missing this long after the end is lost.
 MAX_WAIT = timedelta(minutes=10)
-#: Deliveries after which an end whose archive fails for a reason nobody foresaw becomes a dead letter.
+#: Deliveries after which a terminal fact whose archive fails unexpectedly becomes a dead letter.
 MAX_TRIES = 30
 MANIFEST = "manifest.json"
 _TYPES = {
@@ -42,37 +42,37 @@ _TYPES = {
 
 
 async def archive(deps: Dependencies, event: Event) -> None:
-    """Take a terminal fact. A crash before the manifest leaves objects that nobody claims, and this comes again.
+    """Handle a terminal fact. A crash before the manifest leaves an incomplete archive, and causes a redelivery.
 
-    What is still missing `MAX_WAIT` after the end will not come: it is archived with that stated.
+    Data that is missing `MAX_WAIT` after the end is lost; the archive then reports the gap.
 
     Raises:
-        Unavailable: output is not complete in the stream yet, or S3 does not hold what was put.
-        Drop: archived already, or deleted meanwhile.
-        DeadLetter: it fails again and again for a reason that is its own.
+        Unavailable: The output is incomplete in the stream, or an object in S3 is not as stored.
+        Drop: The execution is archived already, or was deleted.
+        DeadLetter: The archive failed repeatedly with an unexpected error.
     """
     try:
         await _archive(deps, event)
     except (OcfError, OSError):
         raise
     except Exception as error:
-        # Our own mistake, or a record that nobody foresaw: it is retried, and must not be for ever.
+        # A bug, or unexpected data: retry, but not for ever.
         if int(event.extensions.get(NATS_DELIVERIES, "1")) < MAX_TRIES:
             raise
-        log.exception("end not archived", action="archive.given_up")
+        log.exception("execution not archived", action="archive.given_up")
         raise DeadLetter(f"archive failed {MAX_TRIES} times: {type(error).__name__}") from None
 
 
 async def _archive(deps: Dependencies, event: Event) -> None:
     outcome = parse(event)
     if not isinstance(outcome, Outcome):
-        raise InvalidEvent(f"type: {event.type} does not end an execution")
+        raise InvalidEvent(f"type: {event.type} is not a terminal fact")
     ref = ExecutionRef(*ids_of(event))
     record = await deps.records.get(ref.project, ref.execution)
     if record is None:
         raise Drop(f"execution {ref.execution} was deleted")
     if record.archived:
-        # An earlier delivery may have broken off after the record said so, and before the fact did.
+        # An earlier delivery may have failed between the change of the record and the fact.
         await _publish_archived(deps, event, ref, await deps.store.get(ref.object_key(MANIFEST)))
         raise Drop(f"execution {ref.execution} is archived")
     late = deps.clock.now() - event.time > MAX_WAIT
@@ -90,23 +90,23 @@ async def _archive(deps: Dependencies, event: Event) -> None:
 
 
 async def _publish_archived(deps: Dependencies, event: Event, ref: ExecutionRef, manifest: bytes) -> None:
-    """Say what the manifest claims, once for ever."""
-    claimed = json.loads(manifest)
+    """Publish the fact `archived` from the manifest, once."""
+    content = json.loads(manifest)
     fact = Archived(
-        execution_id=claimed["execution_id"],
-        project_id=claimed["project_id"],
+        execution_id=content["execution_id"],
+        project_id=content["project_id"],
         prefix=ref.prefix,
-        objects=[Artifact.model_validate(each) for each in claimed["objects"]],
-        chunks=claimed["chunks"]["count"],
+        objects=[Artifact.model_validate(each) for each in content["objects"]],
+        chunks=content["chunks"]["count"],
     )
     await deps.records.publish_fact("dev.ocf.task.archived.v1", fact, event, key=ref.message_id("archived"), once=True)
-    if await deps.records.get(ref.project, ref.execution) is None:  # deleted in this moment
+    if await deps.records.get(ref.project, ref.execution) is None:  # deleted concurrently
         await deps.bus.purge(subjects.EVENTS, ref.fact("archived"))
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What the manifest claims; `missing` names objects that an end names and S3 does not have any more."""
+    """Content of the manifest; `missing` has the objects of the terminal fact that S3 no longer has."""
 
     objects: list[Artifact]
     written: Written
@@ -127,21 +127,21 @@ async def _objects(deps: Dependencies, event: Event, ref: ExecutionRef, outcome:
         except Unavailable:
             if not late:
                 raise
-            await deps.store.ready()  # else it is not the object that is away
+            await deps.store.ready()  # raises if S3 is unavailable; otherwise the object is missing
             missing.append(artifact.name)
     if not outcome.objects:
-        objects += await _unclaimed(deps, ref.prefix, {artifact.name for artifact in objects})
+        objects += await _unreported(deps, ref.prefix, {artifact.name for artifact in objects})
     if written.missing or missing:
         log.warning("archived with gaps", action="archive.gaps", chunks=written.missing, objects=missing)
     return _Found(objects, written, missing)
 
 
-async def _unclaimed(deps: Dependencies, prefix: str, known: set[str]) -> list[Artifact]:
-    """What a worker stored that could not say its end any more: its workspace is worth as much as another's."""
+async def _unreported(deps: Dependencies, prefix: str, known: set[str]) -> list[Artifact]:
+    """Return the objects of a worker that was lost before it could publish a terminal fact."""
     names = [info.key.removeprefix(f"{prefix}/") async for info in deps.store.list(f"{prefix}/")]
     found = []
     for name in names:
-        if name in known or name == MANIFEST or "/" in name:  # below `data/` lie large commands
+        if name in known or name == MANIFEST or "/" in name:  # `data/` has the large commands
             continue
         info = await deps.store.head(f"{prefix}/{name}")
         if info is not None:
@@ -156,33 +156,33 @@ async def _put(deps: Dependencies, prefix: str, path: Path) -> Artifact:
 
 
 async def _verified(deps: Dependencies, prefix: str, artifact: Artifact) -> Artifact:
-    """The artifact, when S3 holds it with that size and digest."""
+    """Return `artifact` if S3 has it with the same size and digest. Raises Unavailable otherwise."""
     stored = await deps.store.head(f"{prefix}/{artifact.name}")
     if stored is None or stored.size != artifact.size or stored.sha256 != artifact.sha256:
-        raise Unavailable(f"{prefix}/{artifact.name} is not in S3 as it was put")
+        raise Unavailable(f"{prefix}/{artifact.name} in S3 is missing or differs from what was stored")
     return artifact
 
 
 async def _write_events(deps: Dependencies, ref: ExecutionRef, ending: Event, path: Path, *, late: bool) -> None:
-    """Write every command and fact of the execution, in the order the bus got them, as CloudEvents JSON lines.
+    """Write all commands and facts of the execution in stream order, as lines of CloudEvents JSON.
 
     Raises:
-        Unavailable: the ending, which was delivered, is not among them: a copy of the stream that lags was read.
+        Unavailable: The delivered terminal fact is not among them, because a lagging replica of the stream was read.
     """
     delivered = int(ending.extensions.get(NATS_SEQUENCE, "0"))
     seen = not delivered or late
     with path.open("wb") as file:
         async for message in _merged(deps, ref):
             seen = seen or message.sequence == delivered
-            # What was given once more to one consumer (a redriven dead letter) did not happen twice.
+            # Skip redriven dead letters, which repeat a fact for one consumer.
             if message.subject == subjects.base_subject(message.subject):
                 await asyncio.to_thread(file.write, _line(message))
     if not seen:
-        raise Unavailable(f"the end of {ref} cannot be read yet")
+        raise Unavailable(f"the terminal fact of {ref} cannot be read yet")
 
 
 async def _merged(deps: Dependencies, ref: ExecutionRef) -> AsyncIterator[Message]:
-    """Messages of both streams by their times, one batch of each in memory."""
+    """Yield the messages of both streams in the order of their times, with one batch of each in memory."""
     sources = [
         deps.bus.history(subjects.COMMANDS, ref.command("*")),
         deps.bus.history(subjects.EVENTS, ref.fact(">")),
@@ -205,7 +205,7 @@ def _line(message: Message) -> bytes:
     try:
         return decode(message.headers, message.data).line() + b"\n"
     except (InvalidEvent, ValueError):
-        # What is not an event was dead-lettered; here it is kept as it came, so that nothing is missing.
+        # An invalid event became a dead letter; the archive has its raw form, so that it is complete.
         raw = {"subject": message.subject, "raw": message.data.decode("utf-8", "replace")}
         return json.dumps(raw, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 

@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 @asynccontextmanager
 async def lifespan(deps: Dependencies) -> AsyncIterator[dict[str, Check]]:
-    """First what an earlier process left is removed."""
+    """Remove scratch folders of earlier processes."""
     if removed := await asyncio.to_thread(sweep):
         log.info("leftovers removed", action="archive.leftovers_removed", folders=removed)
     yield {}
@@ -29,5 +29,5 @@ async def lifespan(deps: Dependencies) -> AsyncIterator[dict[str, Check]]:
 
 @functions_framework.aio.cloud_event
 async def archive(cloud_event: CloudEvent) -> None:
-    """Take one event; see `ocf.functions.archive.handler`."""
+    """Handle one event; see `ocf.functions.archive.handler`."""
     await handle(handler.archive, cloud_event)

@@ -1,4 +1,4 @@
-"""From the output stream to `output.ndjson.gz`: in order, what is missing stated, memory flat."""
+"""Writing of `output.ndjson.gz` from the output stream: in order, with gaps reported, with constant memory."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ocf.events.reorder import gap_chunk, line_in
 from ocf.functions.runtime.bootstrap import Dependencies
 
 _BLOCK = 1024 * 1024
-#: Chunks, and their bytes, that are held for one that has not come.
+#: Maximum of chunks and bytes in memory that wait for a missing chunk.
 _HELD = 10_000
 _HELD_BYTES = 32 * MIB
 
 
 @dataclass(frozen=True)
 class Written:
-    """How many chunks, when the first and the last were said, and how many of them are missing."""
+    """Number of lines, times of the first and last chunk, and number of missing chunks."""
 
     count: int
     first: str | None
@@ -36,18 +36,21 @@ class Written:
 async def chunks_in_order(
     deps: Dependencies, ref: ExecutionRef, last: int, *, gaps: bool
 ) -> AsyncIterator[tuple[int, bytes]]:
-    """Yield every output chunk by its own sequence, each once: a line, and how many chunks it says are missing.
+    """Yield every output chunk once, in the order of its sequence.
 
-    A reconnect in mid-run can leave the stream with two chunks swapped or one twice; the sequence tells.
+    A reconnect of the worker may leave the stream with swapped or duplicate chunks.
 
     Args:
-        parts: the bus and the clock.
-        ref: the execution.
-        last: the sequence of its newest chunk.
-        gaps: whether what is missing is given up: one line then states a whole gap.
+        deps: The bus and the clock.
+        ref: The execution.
+        last: Last sequence of the output.
+        gaps: Report missing chunks by one line per gap, instead of raising Unavailable.
+
+    Yields:
+        The number of missing chunks that the line reports (0 for a chunk), and the line.
 
     Raises:
-        Unavailable: one is missing (yet), without `gaps`.
+        Unavailable: A chunk is missing, and `gaps` is False.
     """
     wanted, size = 1, 0
     held: list[tuple[int, bytes]] = []
@@ -73,7 +76,7 @@ async def chunks_in_order(
     async for message in deps.bus.history(subjects.OUTPUT, ref.output):
         found = line_in(message)
         if found is None:
-            continue  # it is missing, like one that never came
+            continue  # counts as missing
         heapq.heappush(held, found)
         size += len(message.data)
         for line in ready(all_=False):
@@ -85,33 +88,33 @@ async def chunks_in_order(
 
 
 async def write_output(deps: Dependencies, ref: ExecutionRef, last: int, path: Path, *, gaps: bool = False) -> Written:
-    """Write the gzipped NDJSON of all chunks up to `last`; with `gaps` what is missing is stated in it.
+    """Write all chunks up to `last` as gzipped NDJSON; with `gaps`, report missing chunks in it.
 
     Raises:
-        Unavailable: fewer are in the stream, without `gaps`.
+        Unavailable: A chunk is missing, and `gaps` is False.
     """
     count = missing = 0
     first, newest = b"", b""
     block = bytearray()
     compressing: asyncio.Future[int] | None = None
-    # mtime 0: the same output gives the same bytes, and so the same digest.
+    # With mtime 0, the same output gives the same bytes and digest.
     with gzip.GzipFile(path, "wb", compresslevel=1, mtime=0) as file:
         try:
-            async for left_out, data in chunks_in_order(deps, ref, last, gaps=gaps):
+            async for omitted, data in chunks_in_order(deps, ref, last, gaps=gaps):
                 count += 1
-                missing += left_out
+                missing += omitted
                 first = first or data
                 newest = data
                 block += data + b"\n"
                 if len(block) >= _BLOCK:
-                    # One block is compressed while the next is read.
+                    # Compress one block while the next is read.
                     if compressing is not None:
                         await compressing
                     compressing = asyncio.ensure_future(asyncio.to_thread(file.write, block))
                     block = bytearray()
         finally:
             if compressing is not None:
-                await compressing  # also after an error: the file must not be closed under it
+                await compressing  # also after an error, before the file is closed
         await asyncio.to_thread(file.write, block)
     return Written(count, _time(first), _time(newest), missing)
 

@@ -1,4 +1,4 @@
-"""Scratch folders that a killed process leaves, and the next one removes."""
+"""Scratch folders, which the next process removes if their own process was killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PREFIX = "ocf-archive-"
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder of one's own below the temporary directory, locked while it is used; gone at the end."""
+    """Yield a private folder below the temporary directory; lock it during use, and remove it at the end."""
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -27,9 +27,9 @@ def scratch() -> Iterator[Path]:
 
 
 def sweep() -> int:
-    """Remove the folders that nobody holds any more (a lock dies with its process); how many there were.
+    """Remove unlocked folders; return their number. The lock of a folder ends with its process.
 
-    One that cannot be opened is another user's, or has just been removed.
+    Skips folders that cannot be opened: they belong to another user, or were just removed.
     """
     removed = 0
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):

@@ -1,4 +1,4 @@
-"""cancel: end what has not started; tell the worker of what has."""
+"""cancel: end an execution that has not started; record the request for one that runs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ocf.functions.runtime.bootstrap import Dependencies
 
 
 async def cancel(deps: Dependencies, event: Event) -> None:
-    """Take `dev.ocf.task.cancel.v1`.
+    """Handle `dev.ocf.task.cancel.v1`.
 
-    The worker that runs it hears the same command on NATS at once and ends it; here the wish is written down,
-    so that a worker that did not hear it, or a later attempt, still obeys.
+    The worker of a running execution receives the same command directly from NATS. This function records the request
+    in the execution's record, for a worker that missed the command and for later attempts.
 
     Raises:
-        NotYetKnown: no such execution (its submit may be on the way); delivered again.
-        Drop: it has ended, or was deleted.
+        NotYetKnown: There is no such execution (its submit may be on the way); the event is redelivered.
+        Drop: The execution has ended, or was deleted.
     """
     request = command(event, Cancel)
     record = await deps.records.get(request.project_id, request.execution_id)

@@ -11,5 +11,5 @@ from ocf.functions.runtime.asgi import handle
 
 @functions_framework.aio.cloud_event
 async def cancel(cloud_event: CloudEvent) -> None:
-    """Take one event; see `ocf.functions.cancel.handler`."""
+    """Handle one event; see `ocf.functions.cancel.handler`."""
     await handle(handler.cancel, cloud_event)

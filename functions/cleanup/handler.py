@@ -1,4 +1,4 @@
-"""cleanup: remove every trace of one execution, or sweep what no worker owns."""
+"""cleanup: remove every trace of one execution, or run the sweep or the retention."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from ocf.functions.runtime.bootstrap import Dependencies
 
 CANCEL = TYPES["dev.ocf.task.cancel.v1"]
 
-#: How long a deletion waits for the archive of a run that has just ended, so that the two do not cross.
+#: Time that a deletion waits for the archive of an execution that has just ended, so that they do not conflict.
 ARCHIVE_GRACE = timedelta(seconds=60)
 
 
 async def cleanup(deps: Dependencies, event: Event) -> None:
-    """Take `dev.ocf.task.cleanup.v1`. Idempotent: what is cleaned already is not missed.
+    """Handle `dev.ocf.task.cleanup.v1`. Idempotent.
 
     Raises:
-        Conflict: it still runs or is being archived; it was cancel_event to end, and this comes again.
+        Conflict: The execution runs (then it is cancelled first) or is being archived; the event is redelivered.
+        NotYetKnown: There was no such execution; the event is redelivered.
     """
     request = command(event, Cleanup)
     if request.scope == "sweep":
@@ -43,12 +44,12 @@ async def cleanup(deps: Dependencies, event: Event) -> None:
         await retain(deps, event)
         return
     if request.scope == "workspace":
-        return  # the worker that holds the files hears this command on NATS itself
+        return  # the worker with the files receives this command directly from NATS
     record, readable = None, True
     try:
         record = await deps.records.get(request.project_id, request.execution_id)
     except Unreadable:
-        # Whatever it says, it can be deleted; a worker that has it is cancel_event to end first.
+        # An unreadable record can be deleted as well, after its worker was cancelled.
         readable = False
         if await deps.executions.get(ExecutionRef(request.project_id, request.execution_id).lease_key) is not None:
             await _cancel(deps, request, event)
@@ -70,13 +71,13 @@ async def cleanup(deps: Dependencies, event: Event) -> None:
     fact = Cleaned(execution_id=request.execution_id, project_id=request.project_id, removed=removed)
     await deps.records.publish_fact("dev.ocf.task.cleaned.v1", fact, event, once=True, of=record)
     if await deps.records.get(request.project_id, request.execution_id) is not None:
-        raise Conflict(f"execution {request.execution_id} was recorded by a submit that was still under way")
-    # Last: as long as this command is there, a crash brings it back.
+        raise Conflict(f"execution {request.execution_id} was recorded by a concurrent submit")
+    # Last, because a crash before this point causes a redelivery of the command.
     await deps.bus.purge(subjects.COMMANDS, commands)
 
 
 async def _known(deps: Dependencies, request: Cleanup) -> bool:
-    """Whether there was such an execution: its submit is there, or what an earlier clean-up said."""
+    """Return whether the execution existed: there is its submit, or the fact of an earlier cleanup."""
     submitted = subjects.command("submit", request.project_id, request.execution_id)
     cleaned = subjects.fact(request.project_id, request.execution_id, "cleaned")
     found = await deps.bus.last(subjects.COMMANDS, submitted) or await deps.bus.last(subjects.EVENTS, cleaned)
@@ -103,7 +104,10 @@ async def _must_have_ended(deps: Dependencies, record: Record, request: Cleanup,
 
 
 async def remove(deps: Dependencies, project: str, execution: str) -> dict[str, int]:
-    """Remove record, lease, objects, output and events; how many of each. The record goes first (see archive)."""
+    """Remove record, lease, objects, output and events; return the number of each.
+
+    The record is removed first, so that a concurrent archive detects the deletion.
+    """
     ref = ExecutionRef(project, execution)
     record = await deps.executions.get(ref.record_key)
     await deps.executions.delete(ref.record_key)

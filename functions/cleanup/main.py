@@ -11,5 +11,5 @@ from ocf.functions.runtime.asgi import handle
 
 @functions_framework.aio.cloud_event
 async def cleanup(cloud_event: CloudEvent) -> None:
-    """Take one event; see `ocf.functions.cleanup.handler`."""
+    """Handle one event; see `ocf.functions.cleanup.handler`."""
     await handle(handler.cleanup, cloud_event)

@@ -1,4 +1,4 @@
-"""Retention: remove output from the stream and archives from S3 when their time is over; the record says so."""
+"""Retention: remove expired output from the stream and expired archives from S3, and mark it in the record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ log = structlog.get_logger()
 
 
 async def retain(deps: Dependencies, event: Event) -> None:
-    """Look at every execution that has ended; without any, cancel the schedule (the next sweep brings it back)."""
+    """Apply the rules to every ended execution; without records or rules, delete the schedule.
+
+    The next sweep creates the schedule again.
+    """
     known = False
     async for record in deps.records.all():
         known = True
@@ -36,7 +39,7 @@ async def retain(deps: Dependencies, event: Event) -> None:
 
 async def _apply(deps: Dependencies, record: Record, now: datetime) -> None:
     rule = rule_for(deps.settings.retention, record.project_id, record.labels)
-    # What is not archived yet is nowhere else: it stays, however old it is.
+    # Output that is not archived has no other copy: it stays regardless of its age.
     if rule is None or record.ended_at is None or not record.archived:
         return
     age = now - record.ended_at
@@ -49,7 +52,7 @@ async def _apply(deps: Dependencies, record: Record, now: datetime) -> None:
 
 
 async def _mark(deps: Dependencies, record: Record, what: str) -> None:
-    """After the removal: a crash in between removes once more, which is harmless."""
+    """Mark the removal in the record, after it: a crash in between repeats the removal, which is harmless."""
     try:
         await deps.records.change(
             record.project_id, record.execution_id, lambda newest: newest.model_copy(update={what: True})
@@ -57,7 +60,7 @@ async def _mark(deps: Dependencies, record: Record, what: str) -> None:
     except NotYetKnown:
         return  # deleted meanwhile
     log.info(
-        "kept no longer",
+        "data expired",
         action=f"retention.{what}",
         execution_id=record.execution_id,
         project_id=record.project_id,

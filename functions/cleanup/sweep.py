@@ -1,4 +1,4 @@
-"""The sweep: end what nobody owns, say what was decided but not last_sequence."""
+"""The sweep: end executions without a worker, and publish facts that remain in an outbox."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from ocf.functions.runtime.bootstrap import Dependencies
 
 log = structlog.get_logger()
 
-#: No execution may ask for more.
+#: Maximum time limit of an execution in seconds.
 _DAY = 86_400
 
-#: A lease lives 10 s; a worker that started is given this long before a missing lease counts.
+#: Time after the last change of a record before a missing lease counts; a lease lives 10 s.
 LEASE_GRACE = timedelta(seconds=20)
-#: A further attempt may wait for a slot for hours, with nobody owning the execution. It gets what is left of the
-#: execution's time, so once that has passed for this long, there is nothing left to wait for.
+#: The next attempt may wait for a slot for hours without an owner. It may only use the rest of the execution's time,
+#: so the execution ends this long after that time is over.
 OVERDUE_GRACE = timedelta(seconds=180)
 
 
 async def sweep(deps: Dependencies, event: Event) -> None:
-    """Look at every execution that has not ended; cancel the schedule when there is none."""
+    """Check every open execution; delete the schedule without open executions."""
     if deps.settings.retention:
         await ensure_schedule(deps.bus, RETENTION)
     if await _check_executions(deps, event):
@@ -40,7 +40,7 @@ async def sweep(deps: Dependencies, event: Event) -> None:
             await ensure_schedule(deps.bus, SWEEP, refresh=True)
         return
     await delete_schedule(deps.bus, SWEEP)
-    # A submit may have come between the look and the stop: it records first and schedules then.
+    # A submit between the check and the deletion is visible here: it creates the record before the schedule.
     async for record in deps.records.all():
         if not record.terminal or record.outbox:
             await ensure_schedule(deps.bus, SWEEP)
@@ -48,12 +48,15 @@ async def sweep(deps: Dependencies, event: Event) -> None:
 
 
 async def _check_executions(deps: Dependencies, event: Event) -> int:
-    """How many executions are still open after this look, or may be: a record that cannot be read, in an upgrade."""
+    """Check all executions; return the number that are open or may be.
+
+    An unreadable record (of a newer release, during an upgrade) counts as open.
+    """
     open_ = 0
     unreadable: set[str] = set()
     suspects: list[tuple[Record, Step]] = []
 
-    async def look(record: Record) -> None:
+    async def check(record: Record) -> None:
         if record.outbox:
             await deps.records.publish_outbox(record)
         if not record.terminal and (ending := await _due_step(deps, record)) is not None:
@@ -66,7 +69,7 @@ async def _check_executions(deps: Dependencies, event: Event) -> int:
     async for record in deps.records.all(unreadable):
         open_ += not record.terminal
         if record.outbox or not record.terminal:
-            await _isolated(deps, record, look(record))
+            await _isolated(deps, record, check(record))
     if suspects:
         await deps.clock.sleep(RECHECK_SECONDS)
     for record, ending in suspects:
@@ -75,7 +78,7 @@ async def _check_executions(deps: Dependencies, event: Event) -> int:
 
 
 async def _isolated(deps: Dependencies, record: Record, step: Coroutine[None, None, None]) -> None:
-    """One record's part of the sweep: its failure stops no other, and it is tried less and less often."""
+    """Run one record's part of the sweep: a failure affects no other record, and is retried with backoff."""
     ref = ExecutionRef(record.project_id, record.execution_id)
     if deps.isolation.is_paused("sweep", ref.record_key):
         step.close()
@@ -84,7 +87,7 @@ async def _isolated(deps: Dependencies, record: Record, step: Coroutine[None, No
 
 
 async def _due_step(deps: Dependencies, record: Record) -> Step | None:
-    """How it should end, as it looks now; None: it goes on."""
+    """Return the step that should end the execution now, or None."""
     now = deps.clock.now()
     unowned = now - record.updated_at
     overdue = now - (record.started_at or record.submitted_at) - timedelta(seconds=min(record.timeout_seconds, _DAY))
@@ -94,7 +97,7 @@ async def _due_step(deps: Dependencies, record: Record) -> Step | None:
         ):
             return None
         if record.cancel_requested:
-            return Step.CANCEL  # as the next attempt would at once, whenever it gets a slot
+            return Step.CANCEL  # the next attempt would be cancelled at once, too
         if record.attempts_spent >= record.max_attempts:
             return Step.FAIL
         return Step.TIME_OUT if overdue > OVERDUE_GRACE else None
@@ -105,7 +108,7 @@ async def _end(deps: Dependencies, seen: Record, taken: Step, event: Event) -> N
     fenced = await acquire_fence(deps.bus, seen.project_id, seen.execution_id)
 
     def decide(record: Record) -> tuple[Step, Outcome] | None:
-        # Decided on what was looked at; when it has moved since, the next sweep looks again.
+        # The decision is for the record that was checked; if it has changed, the next sweep checks it again.
         if record.updated_at != seen.updated_at:
             return None
         return taken, _outcome(record, taken, deps.clock.now(), fenced.last)

@@ -128,10 +128,10 @@ def capabilities() -> set[int]:
     return {number for number in range(64) if held >> number & 1}
 
 
-def keep_capabilities(kept: set[int]) -> None:
-    """Drop all effective, permitted and inheritable capabilities except `kept`. Raises OSError."""
+def keep_capabilities(allowed: set[int]) -> None:
+    """Drop all effective, permitted and inheritable capabilities except `allowed`. Raises OSError."""
     low = high = 0
-    for number in kept & capabilities():
+    for number in allowed & capabilities():
         low, high = (low | 1 << number, high) if number < 32 else (low, high | 1 << number - 32)
     header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
     data = ctypes.create_string_buffer(struct.pack("=IIIIII", low, low, 0, high, high, 0), 24)

@@ -101,7 +101,7 @@ def from_cloudevent(event: CloudEvent) -> Event:
 
 def function_app(name: str) -> ASGIApp:
     """Return the functions-framework app of `ocf.functions.<name>.main`."""
-    module = importlib.import_module(f"functions.{name}.main")
+    module = importlib.import_module(f"ocf.functions.{name}.main")
     make: Callable[..., ASGIApp] = create_asgi_app_from_module
     app = make(name, module.__file__, "cloudevent", module, module.__spec__)
     return app

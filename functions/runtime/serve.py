@@ -90,7 +90,7 @@ async def assembled(
             checks["s3"] = deps.store.ready
         gateway: ASGIApp | None = None
         for name in names:
-            module = importlib.import_module(f"functions.{name}.main")
+            module = importlib.import_module(f"ocf.functions.{name}.main")
             if hasattr(module, "lifespan"):
                 checks |= await stack.enter_async_context(module.lifespan(deps))
             if name == "gateway":
@@ -117,7 +117,7 @@ async def run(settings: Settings, names: tuple[str, ...], link: Link | None = No
             )
             stopped_for = await uvicorn_server.serve(config, link)
             for name in names:
-                module = importlib.import_module(f"functions.{name}.main")
+                module = importlib.import_module(f"ocf.functions.{name}.main")
                 if hasattr(module, "drained"):
                     await module.drained(settings.drain_seconds - stopped_for)
     except OcfError as error:

@@ -32,18 +32,18 @@ from ocf.functions.core.session_repository import EXPIRY, Sessions, schedule_exp
 from ocf.functions.core.stored_objects import delete_session
 from ocf.functions.runtime.bootstrap import Dependencies
 
-#: The workspace that an execution left, below its prefix in S3.
+#: Stored workspace of an execution, below its prefix in S3.
 WORKSPACE = "workspace.tar.zst"
 USED = FieldError(field="session_id", message="was used before for another session; use a new one")
 
 
 async def session(deps: Dependencies, event: Event) -> None:
-    """Take one session command.
+    """Handle a session command.
 
     Raises:
-        NotYetKnown: no such session (its create may be on the way); delivered again.
-        Conflict: an execution of it still runs; it was command_event to end, and this comes again.
-        Drop: there is nothing (left) to do.
+        NotYetKnown: There is no such session (its create may be on the way); the event is redelivered.
+        Conflict: An execution of the session runs and is being cancelled; the event is redelivered.
+        Drop: There is nothing to do.
     """
     try:
         data = parse(event)
@@ -101,35 +101,37 @@ def _ref(request: SessionCommand) -> SessionRef:
 
 
 def _key(request: SessionCommand, what: str, event: Event) -> str:
-    """The id of the fact that answers `event`: two commands may have one event id, and never one sequence."""
+    """Return the message id of the fact that follows `event`: event ids may repeat, stream sequences do not."""
     return _ref(request).message_id(what, event.extensions.get(NATS_SEQUENCE) or event.id)
 
 
 def _identity(session: Session) -> tuple[object, ...]:
-    """What tells a repeated create from another one."""
+    """Return the fields that distinguish a repeated create from another one."""
     return (session.workspace, session.from_execution_id, session.labels)
 
 
 async def _creation_error(deps: Dependencies, request: SessionCreate) -> FieldError | None:
-    """Why there can be no such session.
+    """Return the error that prevents the creation of the session, or None.
 
     Raises:
-        Conflict: the execution it continues has ended and is being archived; this comes again.
+        Conflict: The execution in `from_execution_id` is being archived; the event is redelivered.
     """
     if await deps.bus.last(subjects.EVENTS, _ref(request).fact("destroyed")) is not None:
         return USED
     if request.from_execution_id is None:
         return None
     if not isinstance(request.workspace, EmptyWorkspace):
-        return FieldError(field="workspace", message="excludes from_execution_id, whose workspace it would be")
+        return FieldError(
+            field="workspace", message="must not be combined with from_execution_id, which has its own workspace"
+        )
     record = await deps.records.get(request.project_id, request.from_execution_id)
     if record is None or not record.terminal or record.state is State.REJECTED:
-        return FieldError(field="from_execution_id", message="is no finished execution of this project")
+        return FieldError(field="from_execution_id", message="not a finished execution of this project")
     if not record.archived:
         raise Conflict(f"execution {request.from_execution_id} is being archived")
-    kept = ExecutionRef(request.project_id, request.from_execution_id).object_key(WORKSPACE)
-    if record.archive_expired or await deps.store.head(kept) is None:
-        return FieldError(field="from_execution_id", message="left no workspace, or it is kept no longer")
+    workspace = ExecutionRef(request.project_id, request.from_execution_id).object_key(WORKSPACE)
+    if record.archive_expired or await deps.store.head(workspace) is None:
+        return FieldError(field="from_execution_id", message="has no stored workspace (never stored, or expired)")
     return None
 
 
@@ -182,21 +184,21 @@ async def _destroy(deps: Dependencies, request: SessionDestroy, event: Event) ->
         }
         ids = {"session_id": request.session_id, "project_id": request.project_id}
         fact = SessionDestroyed(**ids, removed=removed, expired=found.expired)
-        # Before the record goes: without both a redelivery could not know that there was such a session.
+        # Before the record is deleted: without both, a redelivery could not know that the session existed.
         await deps.records.publish_fact("dev.ocf.session.destroyed.v1", fact, event, once=True)
     await sessions.delete(request.project_id, request.session_id)
     await _purge_messages(deps, request)
 
 
 async def _closed(deps: Dependencies, sessions: Sessions, found: Session, *, expiry: bool) -> Session:
-    """The session, which nobody joins any more. Raises Drop: its time is not over."""
+    """Mark the session as being destroyed, so that no execution can join; return it. Raises Drop if it is in use."""
     project, session_id, now = found.project_id, found.session_id, deps.clock.now()
     if expiry and found.queue:
         await sessions.prune_queue(project, session_id, deps.records)
 
     def closed(one: Session) -> Session | None:
         if one.state != "open":
-            # Somebody says so while it expires: then its executions go too.
+            # A destroy by a client while the session expires also removes its executions.
             return one.model_copy(update={"expired": False}) if one.expired and not expiry else None
         if expiry and (one.queue or one.idle_until > now):
             return None
@@ -204,7 +206,7 @@ async def _closed(deps: Dependencies, sessions: Sessions, found: Session, *, exp
 
     found = await sessions.change(project, session_id, closed)
     if found.state == "open":
-        # It was used since the schedule was made; it gets its full time again.
+        # The session was used after the schedule was set, and gets its full TTL again.
         soonest = now + timedelta(seconds=60) if found.queue else now
         await schedule_expiry(deps.bus, found, max(found.idle_until, soonest), now)
         raise Drop(f"session {session_id} is in use")
@@ -213,12 +215,12 @@ async def _closed(deps: Dependencies, sessions: Sessions, found: Session, *, exp
 
 async def _purge_messages(deps: Dependencies, request: SessionDestroy) -> None:
     await dead_letters.delete(deps.bus, request.project_id, request.session_id)
-    # Last: as long as this command is there, a crash brings it back.
+    # Last, because a crash before this point causes a redelivery of the command.
     await deps.bus.purge(subjects.COMMANDS, f"ocf.cmd.*.{request.project_id}.{request.session_id}")
 
 
 async def _end_executions(deps: Dependencies, found: Session, event: Event) -> None:
-    """Cancel what is open; clean up what has ended. Raises Conflict while something is open."""
+    """Cancel open executions, clean up ended ones. Raises Conflict while an execution is open."""
     open_ = False
     for execution in found.executions:
         record = await deps.records.get(found.project_id, execution)

@@ -11,5 +11,5 @@ from ocf.functions.session import handler
 
 @functions_framework.aio.cloud_event
 async def session(cloud_event: CloudEvent) -> None:
-    """Take one event; see `ocf.functions.session.handler`."""
+    """Handle one event; see `ocf.functions.session.handler`."""
     await handle(handler.session, cloud_event)

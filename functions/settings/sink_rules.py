@@ -49,7 +49,7 @@ def sinks(text: str) -> tuple[Sink, ...]:
     found = [_sink(row) for row in filter(None, map(str.strip, text.split(",")))]
     for sink in found:
         if [other.name for other in found].count(sink.name) > 1:
-            raise ValueError(f"two sinks have the name {sink.name!r}; name each one: NAME:PROJECT=URL")
+            raise ValueError(f"two sinks are called {sink.name!r}; name each one: NAME:PROJECT=URL")
     return tuple(found)
 
 
@@ -57,7 +57,7 @@ def _sink(row: str) -> Sink:
     match = _ROW.fullmatch(row)
     if match is None:
         raise ValueError(
-            f"{row.split('=')[0]!r} is not a beginning of [NAME:]PROJECT[/FACT+FACT][=URL], "
+            f"{row.split('=')[0]!r} is not the beginning of [NAME:]PROJECT[/FACT+FACT][=URL], "
             "for example acme/ended=https://example.com/hook"
         )
     facts: list[str] = []

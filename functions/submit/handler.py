@@ -1,4 +1,4 @@
-"""submit: validate, record, hand on. Idempotent on the execution id."""
+"""submit: validate the task, record the execution, publish the execute command. Idempotent on the execution id."""
 
 from __future__ import annotations
 
@@ -32,9 +32,15 @@ _USED = "was used before with another body; use a new one"
 
 
 async def submit(deps: Dependencies, event: Event) -> None:
-    """Take `dev.ocf.task.submit.v1`: one execution per id, or `rejected` with every wrong field named."""
+    """Handle `dev.ocf.task.submit.v1`: record one execution per id, or publish `rejected` with every invalid field.
+
+    Raises:
+        Drop: The execution has started or ended, or was deleted.
+        NotYetKnown: The session of the task is being created; the event is redelivered.
+        InvalidEvent: The event has no usable ids, or another type.
+    """
     ref = ExecutionRef(*ids_of(event))
-    # The ids may be odd here: `ref.fact` would refuse them.
+    # The ids may be invalid here, which `ref.fact` would refuse.
     if await deps.bus.last(subjects.EVENTS, f"ocf.evt.{ref.project}.{ref.execution}.cleaned") is not None:
         raise Drop(f"execution {ref.execution} was deleted")
     try:
@@ -43,7 +49,7 @@ async def submit(deps: Dependencies, event: Event) -> None:
         await deps.rejections.reject_submit(ref, Refusal.of(event, error.errors), title=_rejected_title(event))
         return
     digest = hashlib.sha256(data.model_dump_json(by_alias=True).encode()).hexdigest()
-    # Most are new: the create says so by itself, and only a session must be looked at first.
+    # Most ids are new, which the create detects. Only a task in a session needs the check of the session first.
     record = await deps.records.get(ref.project, ref.execution) if data.session_id is not None else None
     if record is None:
         wrong_session = await _session_error(deps, data)
@@ -60,18 +66,18 @@ async def submit(deps: Dependencies, event: Event) -> None:
         raise Drop(f"execution {ref.execution} is {record.state.value} already")
     accepted = Accepted(execution_id=ref.execution, project_id=ref.project, labels=data.labels)
     if record.state is not State.PENDING:
-        # An earlier delivery may have broken off after it had execute on, and before it said so.
+        # An earlier delivery may have failed between the execute command and `accepted`.
         await _publish_accepted(deps, event, accepted)
         await _check_not_deleted(deps, ref)
         raise Drop(f"execution {ref.execution} is {record.state.value} already")
     if data.session_id is not None:
-        await ensure_schedule(deps.bus, SWEEP)  # also for one that never gets into its session
+        await ensure_schedule(deps.bus, SWEEP)  # also for an execution that cannot join its session
         try:
             await Sessions(deps.sessions, deps.clock).join(ref.project, data.session_id, ref.execution)
         except NotYetKnown as error:
             await _fail(deps, event, record, str(error))
             return
-    # They leave in this order on one connection; none needs the answer of another, and each may be said again.
+    # They are sent in this order on one connection. None depends on the response of another, and each is idempotent.
     await asyncio.gather(
         ensure_schedule(deps.bus, SWEEP),
         _publish_accepted(deps, event, accepted),
@@ -81,10 +87,10 @@ async def submit(deps: Dependencies, event: Event) -> None:
 
 
 async def _check_not_deleted(deps: Dependencies, ref: ExecutionRef) -> None:
-    """Take back what was said of an execution that was deleted while this was under way. Raises Drop then.
+    """Undo the submit of an execution that was deleted meanwhile. Raises Drop in this case.
 
-    cleanup says `cleaned` and then looks for the record; this makes the record and then looks for `cleaned`: one of
-    the two sees the other.
+    Cleanup publishes `cleaned` and then reads the record; submit creates the record and then reads `cleaned`. So at
+    least one of them sees the other.
     """
     if await deps.records.get(ref.project, ref.execution) is None:
         await deps.bus.purge(subjects.COMMANDS, ref.command("execute"))
@@ -102,7 +108,7 @@ async def _publish_accepted(deps: Dependencies, event: Event, fact: Accepted) ->
 
 
 async def _validated(deps: Dependencies, event: Event, ref: ExecutionRef) -> Submit:
-    """The submit's data. Raises InvalidData with every wrong field."""
+    """Return the submit's data. Raises InvalidData with every invalid field."""
     if len(event.data) > MAX_COMMAND_BYTES:
         raise InvalidData([FieldError(field="data", message=f"at most {MAX_COMMAND_BYTES} bytes (16 MiB)")])
     try:
@@ -131,14 +137,14 @@ def _against_subject(data: Submit, ref: ExecutionRef) -> list[FieldError]:
 
 
 def _against_operator(deps: Dependencies, data: Submit) -> list[FieldError]:
-    """What the operator of this installation does not allow."""
+    """Return the fields that exceed the operator's settings."""
     settings = deps.settings
     errors = [
         FieldError(field=field, message=message) for field, message in task_limits.exceeded(data.limits, settings)
     ]
     for index, host in enumerate(data.network.allow):
-        if (wrong := _against_network(host, settings.network_allow)) is not None:
-            errors.append(FieldError(field=f"network.allow.{index}", message=wrong))
+        if (problem := _against_network(host, settings.network_allow)) is not None:
+            errors.append(FieldError(field=f"network.allow.{index}", message=problem))
     return errors
 
 
@@ -167,15 +173,17 @@ async def _session_error(deps: Dependencies, data: Submit) -> FieldError | None:
     if found is not None and found.state == "open":
         if found.saved is None or isinstance(data.workspace, EmptyWorkspace):
             return None
-        return FieldError(field="workspace", message=f"session {data.session_id} has one already; leave it out")
+        return FieldError(field="workspace", message=f"session {data.session_id} already has a workspace; omit it")
     if found is None and await _being_created(deps, data.project_id, data.session_id):
         raise NotYetKnown(f"session {data.session_id} of project {data.project_id} is being created")
-    return FieldError(field="session_id", message=f"is no open session of project {data.project_id}; create it first")
+    return FieldError(field="session_id", message=f"no open session with this id in project {data.project_id}")
 
 
 async def _being_created(deps: Dependencies, project: str, session: str) -> bool:
-    """Whether its create was published before this, and nobody has said yet what became of it; or somebody has just
-    said that it was created, after this had looked for it."""
+    """Return whether the session is being created, or was created after the caller's check.
+
+    It is being created if its create was published before this submit and no fact has followed.
+    """
     ref = SessionRef(project, session)
     for what, there in (("destroyed", False), ("created", True), ("rejected", False)):
         if await deps.bus.last(subjects.EVENTS, ref.fact(what)) is not None:
@@ -187,11 +195,11 @@ def _creates(message: Message) -> bool:
     try:
         return decode(message.headers, message.data).type == "dev.ocf.session.create.v1"
     except InvalidEvent:
-        return False  # the dispatcher says so to whoever sent it
+        return False  # the dispatcher rejects it
 
 
 async def _record(deps: Dependencies, event: Event, data: Submit, digest: str) -> Record:
-    """The execution's new record, or the one that another delivery made first."""
+    """Create the execution's record; return it, or the one that another delivery created first."""
     now = deps.clock.now()
     model = data.model
     record = Record(
@@ -219,7 +227,7 @@ async def _record(deps: Dependencies, event: Event, data: Submit, digest: str) -
 
 
 def title_of(data: Submit) -> str:
-    """The first line of what is asked, for lists."""
+    """Return the first line of the prompt or code, for lists."""
     return _first_line(data.prompt or data.code or "")
 
 
@@ -228,9 +236,9 @@ def _first_line(text: str) -> str:
     return line if len(line) <= 120 else line[:119] + "…"
 
 
-async def _fail(deps: Dependencies, event: Event, record: Record, why: str) -> None:
-    """End what was accepted, and whose session was destroyed before it could join."""
-    ending = outcomes.Ending(Step.FAIL, why, Reason.INVALID_WORKSPACE)
+async def _fail(deps: Dependencies, event: Event, record: Record, message: str) -> None:
+    """End an accepted execution whose session was destroyed before it could join."""
+    ending = outcomes.Ending(Step.FAIL, message, Reason.INVALID_WORKSPACE)
 
     def failed(record: Record) -> tuple[Step, Outcome]:
         return ending.step, outcomes.compose(record, ending, deps.clock.now())
@@ -239,18 +247,18 @@ async def _fail(deps: Dependencies, event: Event, record: Record, why: str) -> N
 
 
 async def _publish_execute(deps: Dependencies, event: Event, data: Submit, ref: ExecutionRef) -> None:
-    """Publish the execute command, once however often this runs."""
+    """Publish the execute command, only once over repeated calls."""
     command = Execute.model_validate({**data.model_dump(by_alias=True), "submitted_at": deps.clock.now()})
     execute = new_event(EXECUTE.type, command, source="/ocf/submit", time=deps.clock.now(), cause=event)
     execute = await dataref.offload(execute, ref.prefix, deps.store)
     try:
         await publish_command(deps.bus, execute, ref.project, only_first=True)
     except Conflict:
-        return  # execute on by an earlier delivery of the same submit
+        return  # published by an earlier delivery of the same submit
 
 
 def _rejected_title(event: Event) -> str:
-    """What a rejected submit asked for, as far as it can be read."""
+    """Return the title of a rejected submit, as far as it can be parsed."""
     try:
         prompt = input_limits.parse_json(event.data, input_limits.EVENT).get("prompt")
     except (InvalidEvent, AttributeError):

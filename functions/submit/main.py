@@ -11,5 +11,5 @@ from ocf.functions.submit import handler
 
 @functions_framework.aio.cloud_event
 async def submit(cloud_event: CloudEvent) -> None:
-    """Take one event; see `ocf.functions.submit.handler`."""
+    """Handle one event; see `ocf.functions.submit.handler`."""
     await handle(handler.submit, cloud_event)

@@ -1,4 +1,4 @@
-"""Turns to boot a server, over all workers of one parent."""
+"""Limit of concurrent server boots over all workers of one parent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ W = TypeVar("W")
 
 
 class BootQueue(Generic[W]):
-    """As many at once as there are processors (two at least), in the order of asking; `give` says whose turn it is."""
+    """Queue of boots: as many at once as there are processors (at least two), in the order of the requests.
+
+    `give` is called for a worker when it may boot.
+    """
 
     def __init__(self, give: Callable[[W], None]) -> None:
         self._give = give
@@ -25,12 +28,12 @@ class BootQueue(Generic[W]):
         self._waiting: deque[W] = deque()
 
     def request(self, worker: W) -> None:
-        """It wants to boot one."""
+        """Queue a boot of `worker`."""
         self._waiting.append(worker)
         self._next()
 
     def release(self, worker: W) -> None:
-        """It has booted, no longer wants to, or is dead."""
+        """Remove a worker that has booted, withdrawn its request, or died."""
         self._running.discard(worker)
         with suppress(ValueError):
             self._waiting.remove(worker)
@@ -44,10 +47,10 @@ class BootQueue(Generic[W]):
 
 
 def available_cores(cgroup: Path = _CGROUP) -> int:
-    """Processors that this process may keep busy, at least 1; a part of one counts as one."""
+    """Return the processors available to this process, rounded up, at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
         return max(1, min(cores, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):
-        return cores  # no bound of the container's
+        return cores  # the container has no limit

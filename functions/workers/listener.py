@@ -1,4 +1,4 @@
-"""The parent's side of HTTP: accepts connections, looks at their first bytes, and passes them on unread."""
+"""HTTP listener of the parent: accepts connections, peeks at their first bytes, and passes them on unread."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import structlog
 
 log = structlog.get_logger()
 
-#: No request that is passed on or answered is shorter.
+#: Length of the shortest valid request.
 _HEAD = len(b"GET / HTTP/1.1\r\n\r\n")
-#: More that have not said what they want, or have yet to close, are not kept.
+#: Maximum of connections that wait for their request or for the client's close.
 MAX_CONNECTIONS = 256
 _HEAD_SECONDS, _LINGER_SECONDS = 10.0, 5.0
 _SPENT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-#: Pass a connection on; False: there is nobody for it now.
+#: Passes a connection on; returns False if no worker can take it.
 Pass = Callable[[socket.socket], bool]
 
 
@@ -32,10 +32,12 @@ class _Connection:
 
 
 class Listener:
-    """Gives each POST to `deliver` and each GET of `/ready` or `/metrics` to `query`; `full` is why there is nobody.
+    """Listener that passes each POST to `deliver`, and each GET of `/ready` or `/metrics` to `query`.
+
+    `full` is the body of the response 429, if `deliver` returns False.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: The address is not available.
     """
 
     def __init__(
@@ -54,18 +56,18 @@ class Listener:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """Port of the listener."""
         return int(self._socket.getsockname()[1])
 
     def close(self) -> None:
-        """Accept nothing more, and close what has not been passed on."""
+        """Stop listening, and close the connections that were not passed on."""
         self._selector.unregister(self._socket)
         self._socket.close()
         for connection in list(self._connections):
             self._close(connection)
 
     def expire(self, now: float) -> None:
-        """Close what has had its time."""
+        """Close the connections whose time is over; `now` is monotonic."""
         for connection in [one for one in self._connections if now > one.until]:
             self._close(connection)
 
@@ -79,7 +81,7 @@ class Listener:
         if len(self._connections) >= MAX_CONNECTIONS:
             self._drop_oldest()
         accepted.setblocking(False)
-        # Readable only with as much as tells everything, so that nobody can wake this loop byte by byte.
+        # The socket becomes readable only with enough bytes to decide, so that a client cannot wake this loop per byte.
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _HEAD)
         self._watch(accepted, _HEAD_SECONDS, self._route)
 
@@ -133,8 +135,10 @@ class Listener:
         return False
 
     def _answer(self, connection: _Connection, status: str, body: str, more: str = "") -> None:
-        """Answer, and close once the other side has. What it still sends is thrown away unread: to close at once would
-        reset the connection, and the answer would be lost with it."""
+        """Send a response, and close the connection after the client has closed it.
+
+        Discards further bytes of the client. An immediate close would reset the connection and lose the response.
+        """
         answered = self._forget(connection)
         head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         try:
@@ -149,7 +153,7 @@ class Listener:
 
     def _discard(self, connection: _Connection) -> None:
         try:
-            # tcp(7): with MSG_TRUNC the bytes are dropped and not copied.
+            # With MSG_TRUNC the bytes are dropped without a copy (tcp(7)).
             flags = socket.MSG_TRUNC if sys.platform == "linux" else 0
             if connection.socket.recv_into(self._unread, len(self._unread), flags) > 0:
                 return

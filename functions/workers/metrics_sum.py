@@ -1,8 +1,8 @@
-"""What all workers of one parent have counted: any of them can say it, also of those that have ended.
+"""Sum of the metrics of all workers of one parent, including ended ones; any worker can report it.
 
-Each worker has a number, a small number that the next process takes over when it ends, and a region of one file in
-memory, where it leaves its series now and then. What counts up goes on from there; gauges of the dead are left out.
-The parent only clears the flag of a region, and reads nothing.
+Each worker has a small number, which its successor takes over, and a region of one file in memory, to which it writes
+its series periodically. Counters continue from the values of the predecessor; gauges of ended workers are omitted. The
+parent only clears the flag of a region, and reads nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from ocf.functions.observability.metrics import REGISTRY, exposition
 
-#: One byte says whether its worker lives, four how long what follows is.
+#: Size of a region, and of its header: one byte for a live worker, four bytes with the length of the content.
 _REGION, _HEAD = 1 << 18, 5
 
 #: Values by family, sample name and labels (as JSON).
@@ -28,32 +28,32 @@ Series = dict[str, dict[tuple[str, str], float]]
 
 
 class Tally:
-    """One worker's; `workers` is how many there are at most."""
+    """Metrics of one worker in the shared file. `worker_count` is the maximum number of workers."""
 
-    def __init__(self, descriptor: int, number: int, workers: int, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(self, descriptor: int, number: int, worker_count: int, registry: CollectorRegistry = REGISTRY) -> None:
         self._descriptor = descriptor
         self._number = number
-        self._workers = workers
+        self._worker_count = worker_count
         self._registry = registry
         _, before = self._read(number)
         self._before = {name: series for name, series in before.items() if self._counts(name)}
         self._saved = b""
 
     def save(self) -> None:
-        """Leave what was counted so far where the others see it."""
-        told = [[name, *key, value] for name, series in self._own().items() for key, value in series.items()]
-        packed = zlib.compress(json.dumps(told).encode(), 1)
+        """Write the current values to the worker's region."""
+        series_list = [[name, *key, value] for name, series in self._own().items() for key, value in series.items()]
+        packed = zlib.compress(json.dumps(series_list).encode(), 1)
         if packed != self._saved and len(packed) <= _REGION - _HEAD:
             with self._locked(self._number, fcntl.LOCK_EX):
                 os.pwrite(self._descriptor, b"\1" + len(packed).to_bytes(4) + packed, self._number * _REGION)
             self._saved = packed
 
     def exposition(self) -> bytes:
-        """The text format of Prometheus, of all workers together."""
-        exposition()  # measures what is measured when it is asked for
+        """Return the sums over all workers in Prometheus's text format."""
+        exposition()  # updates the gauges that are measured on demand
         self.save()
         total: Series = {}
-        for number in range(self._workers):
+        for number in range(self._worker_count):
             alive, series = self._read(number)
             for name, values in series.items():
                 if alive or self._counts(name):
@@ -98,7 +98,7 @@ class Tally:
 
 
 def ended(descriptor: int, number: int) -> None:
-    """The worker in that number has ended: its gauges say nothing any more."""
+    """Mark the worker `number` as ended, so that its gauges no longer count."""
     if os.fstat(descriptor).st_size > number * _REGION:
         os.pwrite(descriptor, b"\0", number * _REGION)
 
@@ -114,7 +114,7 @@ class _Summed(Collector):
         self._total = total
 
     def collect(self) -> Iterator[Metric]:
-        """Each family with the sums for its samples."""
+        """Yield each family with the sums of its samples."""
         for family in self._families:
             summed = Metric(family.name, family.documentation, family.type)
             for (sample, labels), value in self._total.get(family.name, {}).items():

@@ -1,10 +1,10 @@
-"""The parent of workers: `MAX_CONCURRENT_TASKS` deliveries at once, each in a process of its own (ADR 0010).
+"""The parent of workers: `MAX_CONCURRENT_TASKS` concurrent deliveries, each in its own process (ADR 0010).
 
-It hands each connection to a worker that has nothing to do, or answers 429. It has one thread, no event loop, no key
-and no connection to NATS or S3, and reads nothing of a request but the first bytes (`listener.py`): so nothing that a
-tenant has written can stop it, and what stops a worker stops one execution.
+The parent passes each connection to a free worker, or responds with 429. It has one thread, no event loop, no key and
+no connection to NATS or S3, and reads only the first bytes of a request (`listener.py`). No input of a tenant can
+therefore stop it, and a failure of a worker affects one execution.
 
-Workers are forked off it, after it has imported what they need: that costs milliseconds. `link.py` is their end.
+It forks workers after it has imported their modules, which takes milliseconds. `parent_link.py` is the worker's side.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from ocf.functions.workers.worker_fork import Child, start
 
 log = structlog.get_logger()
 
-#: Seconds without a sign of its event loop after which a worker hangs and is ended; after `_SLOW` it is given nothing.
+#: Seconds without a message of a worker's event loop until the worker is killed; after `_SLOW` it gets no deliveries.
 HANG = 30.0
 _SLOW = 5.0
-#: The execution that took the last free worker has just begun, and needs the processor.
+#: Seconds until a spare worker is forked, because an execution that has just begun needs the processor.
 _SPARE_DELAY = 3.0
-#: A worker that is one too many leaves before it would boot a warm server.
+#: Seconds until a surplus worker is stopped, before it would boot a warm server.
 _SURPLUS_SECONDS = 2.0
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.2, 10.0
-#: A worker that was told to leave has `DRAIN_SECONDS`, and this long to hand its run on and put everything away.
+#: Seconds beyond `DRAIN_SECONDS` for a stopping worker to release its execution and clean up.
 _LEAVE_SECONDS = 60.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
 def main() -> NoReturn:
-    """Be the parent. Where this process has keys in its environment, it begins anew without."""
+    """Run the parent. A process with keys in its environment first executes itself again without them."""
     if environment.SEALED not in os.environ:
         environment.reexec_sealed()
     sealed = int(os.environ.pop(environment.SEALED))
@@ -66,7 +66,7 @@ def main() -> NoReturn:
         importlib.import_module(module)
     s3.preload()
     gc.collect()
-    gc.freeze()  # a collection in a worker would touch, and so copy, every page
+    gc.freeze()  # a collection in a worker would write to, and so copy, every page
     try:
         raise SystemExit(Parent(settings, sealed).serve())
     except OSError as error:
@@ -76,7 +76,7 @@ def main() -> NoReturn:
 
 @dataclass(eq=False)
 class _Worker:
-    """`number` is a small number of its own; `deliveries`: what it was given and has not done."""
+    """A worker process. `number` is its small number, `deliveries` the number of unfinished deliveries."""
 
     pid: int
     number: int
@@ -93,19 +93,19 @@ class _Worker:
         return self.deliveries == 0 and self.leaving is None
 
     def send(self, what: bytes) -> None:
-        with suppress(OSError):  # dead, or as good as: that is found out elsewhere
+        with suppress(OSError):  # the worker is dead or hangs, which `_supervise` detects
             self.link.send(what)
 
 
 class Parent:
-    """Serves until SIGTERM or SIGINT; `sealed` is the descriptor of the workers' environment."""
+    """The parent process. `sealed` is the descriptor of the workers' environment."""
 
     def __init__(self, settings: Settings, sealed: int) -> None:
         self._settings = settings
         self._sealed = sealed
         self._spare = max(1, settings.warm_slots)
         self._max_deliveries = settings.max_concurrent_tasks
-        #: While all are taken there are still as many warm ones as wanted, for whoever comes next.
+        #: Beyond the busy workers there may be as many warm ones as configured, for the next deliveries.
         self._max_workers = self._max_deliveries + settings.warm_slots
         self._selector = selectors.DefaultSelector()
         self._counts = environment.memory_file()
@@ -119,10 +119,10 @@ class Parent:
         self._last_round = time.monotonic()
 
     def serve(self) -> int:
-        """Until told to stop and all workers are gone; exit status.
+        """Serve until SIGTERM or SIGINT, and until all workers have ended; return the exit status.
 
         Raises:
-            OSError: the address cannot be had.
+            OSError: The address is not available.
         """
         protect_self()
         woken, wake = socket.socketpair()
@@ -149,7 +149,7 @@ class Parent:
         self._stopping = self._stopping or number != signal.SIGCHLD
 
     def _deliver(self, connection: socket.socket) -> bool:
-        """To a free worker, a warm one if there is one; one more is forked if there may be one more."""
+        """Pass a delivery to a free worker, preferably a warm one, or to a new one; return whether there was one."""
         while sum(worker.deliveries > 0 for worker in self._workers.values()) < self._max_deliveries:
             free = [one for one in self._workers.values() if one.free and self._last_round - one.last_message < _SLOW]
             worker = min(free, key=lambda one: (not one.warm, not one.ready, one.free_since), default=None)
@@ -164,11 +164,11 @@ class Parent:
         return False
 
     def _query(self, connection: socket.socket) -> bool:
-        """Any worker can say how it is, and what all have counted."""
-        asked = sorted(self._workers.values(), key=lambda one: (not one.ready, one.deliveries, -one.last_message))
+        """Pass a query for readiness or metrics to any worker; return whether there was one."""
+        candidates = sorted(self._workers.values(), key=lambda one: (not one.ready, one.deliveries, -one.last_message))
         return any(
             self._pass_connection(one, link.QUERY, connection)
-            for one in asked
+            for one in candidates
             if self._last_round - one.last_message < _SLOW
         )
 
@@ -176,21 +176,21 @@ class Parent:
         try:
             socket.send_fds(worker.link, [what], [connection.fileno()])
         except OSError:
-            self._end(worker, signal.SIGKILL)  # it has just died, or reads nothing any more
+            self._end(worker, signal.SIGKILL)  # the worker has just died, or no longer reads
             return False
         return True
 
     def _supervise(self, now: float) -> bool:
-        """End what hangs, take note of what has ended, fork what is missing. Whether there is anything left to do."""
+        """Kill hanging workers, remove ended ones, fork missing ones; return whether to continue."""
         asleep, self._last_round = now - self._last_round, now
         for worker in list(self._workers.values()):
             if asleep > _SLOW:
-                worker.last_message += asleep  # this process did not run: nobody is to blame for the silence
+                worker.last_message += asleep  # this process did not run, so the silence is not the worker's fault
             ended, status = os.waitpid(worker.pid, os.WNOHANG)
             if ended:
                 self._ended(worker, os.waitstatus_to_exitcode(status))
             elif now - worker.last_message > HANG or (worker.leaving is not None and now > worker.leaving):
-                log.error("worker hangs and is ended", action="parent.worker_hangs", worker_pid=worker.pid)
+                log.error("hanging worker killed", action="parent.worker_hangs", worker_pid=worker.pid)
                 worker.last_message = now
                 self._end(worker, signal.SIGKILL)
         if self._listener is None:
@@ -223,7 +223,7 @@ class Parent:
     def _ended(self, worker: _Worker, status: int) -> None:
         del self._workers[worker.pid]
         self._boots.release(worker)
-        with suppress(KeyError):  # unless its end was last_message already
+        with suppress(KeyError):  # unregistered before, when its socket was closed
             self._selector.unregister(worker.link)
         worker.link.close()
         metrics_sum.ended(self._counts, worker.number)
@@ -231,12 +231,13 @@ class Parent:
             return
         log.warning("worker ended", action="parent.worker_ended", worker_pid=worker.pid, status=status)
         if not self._ever_ready:
-            # Its own last line says why: a setting, or NATS is away. Who started this process starts it again.
+            # The worker has logged the reason: a setting, or NATS is unavailable. The supervisor of this process
+            # restarts it.
             self._stopping, self._status = True, status if status > 0 else 1
         self._spare_at = self._last_round
         if worker.ready:
             self._backoff = _FIRST_BACKOFF
-        else:  # the next one would end at once, too
+        else:  # the next worker would probably end at once, too
             self._not_before = self._last_round + self._backoff
             self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
 
@@ -264,7 +265,7 @@ class Parent:
                 self._boots.release(worker)
 
     def _fork_worker(self) -> _Worker | None:
-        """A new worker, unless there are as many as there may be, or the last one could not begin."""
+        """Fork a worker; return None if the maximum is reached or the backoff after a failed start is not over."""
         now = time.monotonic()
         if len(self._workers) >= self._max_workers or now < self._not_before:
             return None

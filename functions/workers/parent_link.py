@@ -1,9 +1,9 @@
-"""A worker's end of the socket to its parent (`parent.py`): connections come in, signs of life go out.
+"""A worker's end of the socket to its parent (`parent.py`): it receives connections and sends heartbeats.
 
 Every message is one byte. From the parent: `DELIVERY` and `QUERY`, each with the descriptor of a connection, and
-`BOOT`, the turn to boot a server. To the parent: `STARTING`, `COLD` or `WARM` every two seconds, from the event loop,
-so that silence says that it hangs; `DONE` when a delivery's connection has ended and its work has, too; `WANTS_BOOT`
-and `BOOTED`.
+`BOOT`, the permission to boot a server. To the parent: `STARTING`, `COLD` or `WARM` every two seconds from the event
+loop, so that their absence shows a hang; `DONE` at the end of a delivery's connection and work; `WANTS_BOOT` and
+`BOOTED`.
 """
 
 from __future__ import annotations
@@ -21,26 +21,32 @@ from ocf.functions.workers.metrics_sum import Tally
 DELIVERY, QUERY, BOOT = b"c", b"q", b"b"
 STARTING, COLD, WARM, DONE, WANTS_BOOT, BOOTED = b"s", b"h", b"w", b"d", b"a", b"e"
 _BEAT = 2.0
-#: Who has connected and begins no work within that many seconds is not waited for.
+#: Seconds until a connection without work is aborted.
 _IDLE_SECONDS = 30.0
 
 Serve = Callable[[socket.socket, Callable[[], None]], Awaitable[asyncio.Transport]]
 
 
 class Work(Protocol):
-    """What a worker is at. `warm`: a delivery would find a warm server; `idle` waits for the end of what runs."""
+    """The work of a worker process."""
 
     @property
-    def warm(self) -> bool: ...
+    def warm(self) -> bool:
+        """Return whether a delivery would find a warm server."""
+        ...
 
     @property
-    def busy(self) -> bool: ...
+    def busy(self) -> bool:
+        """Return whether an execution runs."""
+        ...
 
-    async def idle(self) -> None: ...
+    async def idle(self) -> None:
+        """Wait until no execution runs."""
+        ...
 
 
 class Link:
-    """One per worker."""
+    """A worker's end of the socket; one per worker."""
 
     def __init__(self, its: socket.socket, tally: Tally) -> None:
         its.setblocking(False)
@@ -50,12 +56,12 @@ class Link:
         self._boot: asyncio.Future[None] | None = None
         self._booting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        #: What this process is at, once that is ready.
+        #: The work of this process, after `register_work`.
         self.work: Work | None = None
         self._beating: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Say that the event loop runs, and take connections, which wait for `serve`."""
+        """Start reporting to the parent, and accept connections, which wait for `serve`."""
         global _current
         _current = self
         loop = asyncio.get_running_loop()
@@ -64,14 +70,14 @@ class Link:
         self._beating = asyncio.create_task(self._beat())
 
     def serve(self, serve: Serve) -> None:
-        """Everything is ready; `serve` answers on a connection, and calls back when that has ended."""
+        """Report readiness. `serve` handles a connection, and calls its callback when the connection has ended."""
         assert self._serve is not None
         self._serve.set_result(serve)
         self._send_state()
 
     @asynccontextmanager
     async def boot_turn(self) -> AsyncIterator[None]:
-        """Wait for it; over all workers of the parent so many boot at once as there are processors, in order."""
+        """Wait until this worker may boot a server; the parent limits concurrent boots over all workers."""
         async with self._booting:
             self._boot = asyncio.get_running_loop().create_future()
             self._send(WANTS_BOOT)
@@ -90,7 +96,7 @@ class Link:
         except OSError:
             message = b""
         if not message:
-            # Where the kernel does not see to it: who has no parent has nobody who would end it.
+            # The parent is gone. Not all kernels then end the child (PR_SET_PDEATHSIG), and no other process would.
             os.kill(os.getpid(), signal.SIGKILL)
         elif message == BOOT:
             if self._boot is not None and not self._boot.done():
@@ -104,7 +110,7 @@ class Link:
     async def _take(self, connection: socket.socket, *, delivery: bool) -> None:
         assert self._serve is not None
         serve = await self._serve
-        assert self.work is not None  # message before
+        assert self.work is not None  # registered before `serve`
         closed = asyncio.Event()
         connection.setblocking(False)
         try:
@@ -116,7 +122,7 @@ class Link:
                 transport.abort()
             await closed.wait()
             if delivery:
-                await self.work.idle()  # its run may outlast the connection
+                await self.work.idle()  # the execution may outlast the connection
         finally:
             self.tally.save()
             if delivery:
@@ -134,7 +140,7 @@ class Link:
         self._send(STARTING if ready is None else WARM if ready.warm else COLD)
 
     def _send(self, what: bytes) -> None:
-        with suppress(OSError):  # a parent that does not listen is found out by `_readable`, or was stopped for a while
+        with suppress(OSError):  # `_readable` detects a dead parent; a stopped one may continue later
             self._socket.send(what)
 
 
@@ -142,11 +148,11 @@ _current: Link | None = None
 
 
 def boot_turn() -> AbstractAsyncContextManager[None]:
-    """This process's turn to boot a server: its parent says when; without one there is nobody to wait for."""
+    """Wait until this process may boot a server; without a parent, return at once."""
     return nullcontext() if _current is None else _current.boot_turn()
 
 
 def register_work(work: Work) -> None:
-    """Say what this process is at, to its parent if it has one."""
+    """Set the work that this process reports to its parent, if it has one."""
     if _current is not None:
         _current.work = work

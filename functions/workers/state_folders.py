@@ -1,4 +1,4 @@
-"""The state folder of a worker: its own while it lives. What dead ones left is removed."""
+"""State folders of workers: locked by a live worker; those of dead workers are removed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ocf.functions.workspace import discard_tree
 
 log = structlog.get_logger()
 
-#: What workers make: folders of executions and of slots and, below a parent, one for each worker's process.
+#: Names of workers' folders: of executions, of warm servers, and, below a parent, one per worker process.
 _OURS = re.compile(r"slots|worker-(?P<pid>\d+)|([A-Za-z0-9_-]{1,128}\.)?[0-9a-f-]{36}")
-#: So old is no folder that its worker has made and not yet locked.
+#: Seconds within which a worker locks a folder that it has created.
 _NEW = 60.0
 
 
 @asynccontextmanager
 async def locked(folder: Path) -> AsyncIterator[list[Path]]:
-    """Make it and hold it; gives what dead processes left in it and, below a parent, beside it."""
+    """Create and lock a folder; yield the leftovers of dead processes in it and, below a parent, beside it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -37,14 +37,14 @@ async def locked(folder: Path) -> AsyncIterator[list[Path]]:
 
 
 async def remove_leftovers(leftovers: list[Path]) -> None:
-    """Remove them, which may take its time."""
+    """Remove leftovers, which may take long."""
     for path in leftovers:
         log.info("leftover removed", action="worker.leftover_removed", path=path.name)
         await discard_tree(path)
 
 
 def is_worker_folder(folder: Path) -> bool:
-    """Whether it is one of several in the state folder of a parent."""
+    """Return whether a folder is one of several in the state folder of a parent."""
     return folder.name.startswith("worker-")
 
 
@@ -62,7 +62,7 @@ def _ours(folder: Path) -> list[Path]:
 
 
 def _alive(path: Path) -> bool:
-    """Whether the worker that it belongs to lives: it has locked it, or is just about to."""
+    """Return whether the worker of a folder lives: it has locked the folder, or is about to."""
     named = _OURS.fullmatch(path.name)
     pid = int(named["pid"] or 0) if named else 0
     if pid and Path(f"/proc/{pid}").exists() and time.time() - path.stat().st_mtime < _NEW:

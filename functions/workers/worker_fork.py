@@ -1,4 +1,4 @@
-"""How a worker begins: forked off its parent, or started anew where system libraries do not survive a fork."""
+"""Start of a worker: forked from the parent, or as a new process where system libraries do not survive a fork."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class Child(NamedTuple):
-    """What a worker is told: its number of so many, the parent's state folder, and three descriptors: its end of the
-    link, the environment, and the counts of all."""
+    """Arguments of a worker. The last three are descriptors: the link, the environment, and the shared metrics."""
 
     number: int
-    workers: int
+    worker_count: int
     state_dir: str
     link: int
     sealed: int
@@ -35,11 +34,17 @@ class Child(NamedTuple):
 
 
 def start(child: Child, blocked: Collection[signal.Signals], *, fork: bool = sys.platform == "linux") -> int:
-    """A new worker's pid. `blocked`: signals that the parent handles, and that must not get lost in between."""
+    """Start a worker; return its pid.
+
+    Args:
+        child: Arguments of the worker.
+        blocked: Signals with handlers in the parent, which are blocked during the fork so that none is lost.
+        fork: Fork instead of starting a new process.
+    """
     if not fork:
         command = (sys.executable, "-m", __name__, *map(str, child))
         process = subprocess.Popen(command, env=without_secrets(os.environ), pass_fds=child[3:], start_new_session=True)
-        process.returncode = 0  # the parent waits for it, and not this object
+        process.returncode = 0  # the parent waits for the process, not this object
         return process.pid
     parent = os.getpid()
     signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
@@ -53,27 +58,30 @@ def start(child: Child, blocked: Collection[signal.Signals], *, fork: bool = sys
 
 
 def _become(child: Child, blocked: Collection[signal.Signals], parent: int) -> NoReturn:
-    """Never returns, so that the parent's objects, whose descriptors are closed here, are never taken apart."""
+    """Run the worker and exit.
+
+    It must not return: the objects of the parent, whose descriptors it closes, must not be finalised.
+    """
     status = 1
     try:
         if _LIBC is not None:
             _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             _LIBC.prctl(_PR_SET_NAME, b"ocf-worker", 0, 0, 0)
-        if os.getppid() != parent:  # it died before the line above
+        if os.getppid() != parent:  # the parent died before prctl
             os._exit(1)
-        os.setsid()  # signals to the parent's group are the parent's
+        os.setsid()  # the worker must not get signals to the parent's group
         signal.set_wakeup_fd(-1)
         for number in blocked:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
         first = 3
-        for kept in sorted(child[3:]):  # connections of others would stay open with this process
-            os.closerange(first, kept)
-            first = kept + 1
+        for descriptor in sorted(child[3:]):  # otherwise this process would hold other workers' connections open
+            os.closerange(first, descriptor)
+            first = descriptor + 1
         os.closerange(first, os.sysconf("SC_OPEN_MAX"))
         status = _work(child)
-    except SystemExit as left:
-        status = left.code if isinstance(left.code, int) else int(left.code is not None)
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -83,16 +91,16 @@ def _become(child: Child, blocked: Collection[signal.Signals], parent: int) -> N
 
 
 def _work(child: Child) -> int:
-    """Be the worker in that number, with a state folder and, where one is given, a name of its own."""
+    """Run the worker with its own state folder, and its own name if `WORKER_ID` is set."""
     unseal(child.sealed)
     os.environ["STATE_DIR"] = str(Path(child.state_dir) / f"worker-{os.getpid()}")
     if os.environ.get("WORKER_ID"):
         os.environ["WORKER_ID"] += f"-{child.number}"
-    its = Link(socket.socket(fileno=child.link), Tally(child.counts, child.number, child.workers))
+    its = Link(socket.socket(fileno=child.link), Tally(child.counts, child.number, child.worker_count))
     status: int = importlib.import_module("ocf.functions.runtime.serve").work(its)
     return status
 
 
 if __name__ == "__main__":
-    number, workers, state_dir, *descriptors = sys.argv[1:]
-    raise SystemExit(_work(Child(int(number), int(workers), state_dir, *map(int, descriptors))))
+    number, worker_count, state_dir, *descriptors = sys.argv[1:]
+    raise SystemExit(_work(Child(int(number), int(worker_count), state_dir, *map(int, descriptors))))

@@ -77,7 +77,7 @@ async def test_a_worker_that_hangs_is_ended_and_its_neighbour_goes_on(tmp_path: 
             assert not neighbour.done()
             await until(lambda: _taken(http), what="the next")
             assert (await neighbour).status_code == 200
-        assert "worker hangs" in parent.log.read_text()
+        assert "hanging worker killed" in parent.log.read_text()
 
 
 async def test_work_that_outlasts_its_connection_keeps_its_worker(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ async def test_a_deletion_that_finds_a_record_afterwards_comes_again(monkeypatch
         await say(type_, *args, **more)
 
     monkeypatch.setattr(b.deps.records, "publish_fact", later)
-    with pytest.raises(Conflict, match="still under way"):
+    with pytest.raises(Conflict, match="by a concurrent submit"):
         await cleanup(b.deps, clean(b, execution))
     assert await b.deps.records.get(PROJECT, execution) is not None
     with pytest.raises(Conflict, match="cancelled first"):

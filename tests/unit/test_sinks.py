@@ -51,7 +51,7 @@ def test_a_table_says_who_is_told_what() -> None:
     [
         ("Acme=https://user:hidden@x/", "'Acme' is not the beginning of"),
         ("acme=ftp://hidden/", "'acme' is not the beginning of"),
-        ("acme/finished=https://x/", "'finished' is none of ended, accepted, rejected"),
+        ("acme/finished=https://x/", "'finished' is not one of ended, accepted, rejected"),
         ("acme=https://x/,acme=https://y/", "two sinks are called 'acme'"),
         ("a.>=https://x/", "is not the beginning of"),
     ],
@@ -213,7 +213,7 @@ async def test_what_a_sink_says_is_kept_with_the_dead_letter_and_in_no_log() -> 
         assert echo not in str(lines)
         assert status == 410 or {line["status"] for line in lines} == {status}
         reasons = [unquote(letter.headers["Ocf-Dlq-Reason"]) for letter in await world.dead()]
-        redirect = "redirects, which is not followed, to https://x.example/login"
+        redirect = "redirects to https://x.example/login; redirects are not followed"
         assert reasons == {500: [echo], 410: [], 302: [redirect]}[status]
 
 

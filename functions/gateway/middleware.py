@@ -38,6 +38,7 @@ class RequestMiddleware:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a call; count it and add the headers."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -73,6 +74,7 @@ class LoopbackOnly:
         self._origins = frozenset(settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a call, or refuse it."""
         if scope["type"] in ("http", "websocket"):
             problem = self._check(Headers(scope=scope))
             if problem is not None:
@@ -115,6 +117,7 @@ class BodyLimit:
         self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a call whose body is within the limits."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -57,7 +57,7 @@ async def stream(
     project_id: AskedProject,
     from_: Annotated[int, Query(alias="from", ge=1)] = 1,
 ) -> None:
-    """History then live. Browsers, which cannot set headers here, send the token as subprotocol `bearer.<JWT>`."""
+    """Send history, then live output. Browsers cannot set headers; they send the token as subprotocol `bearer.JWT`."""
     gateway = await gateway_of(socket)
     try:
         check_query(socket.query_params, _QUERY)

@@ -246,9 +246,9 @@ async def timed(check: Awaitable[object], seconds: float = 2.0) -> tuple[bool, s
     try:
         async with asyncio.timeout(seconds):
             await check
-        said = (True, "")
+        result = (True, "")
     except TimeoutError:
-        said = (False, f"no answer within {seconds:g} s")
+        result = (False, f"no answer within {seconds:g} s")
     except OcfError as error:
-        said = (False, str(error))
-    return (*said, (time.perf_counter() - started) * 1000)
+        result = (False, str(error))
+    return (*result, (time.perf_counter() - started) * 1000)

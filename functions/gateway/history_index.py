@@ -145,16 +145,16 @@ class Index:
         async for entry in self._executions.entries("*.*", after=self._revision):
             self._put(entry.key, entry.value, entry.revision)
             self._revision = entry.revision
-        gone, self._cleaned = self._cleaned, set()
-        for key in gone:
+        cleaned, self._cleaned = self._cleaned, set()
+        for key in cleaned:
             if await self._executions.get(key) is None:
                 self.forget(key)
         self.ready = True
 
     async def _compare(self) -> None:
         before = set(self._position_of)
-        kept = {entry.key async for entry in self._executions.entries("*.*")}
-        for key in before - kept:
+        remaining = {entry.key async for entry in self._executions.entries("*.*")}
+        for key in before - remaining:
             self.forget(key)
 
     def _put(self, key: str, value: bytes, revision: int) -> None:

@@ -112,8 +112,8 @@ def _programs() -> Iterator[Finding]:
     from ocf.stack.tools import inventory
 
     for tool in inventory():
-        said = str(tool.path) if tool.path else f"missing: {tool.why}"
-        yield Finding(tool.name, tool.path is not None, said, "" if tool.path else tool.fix, tool.needed)
+        result = str(tool.path) if tool.path else f"missing: {tool.why}"
+        yield Finding(tool.name, tool.path is not None, result, "" if tool.path else tool.fix, tool.needed)
 
 
 def _sandbox(mode: str) -> Iterator[Finding]:
@@ -126,15 +126,15 @@ def _sandbox(mode: str) -> Iterator[Finding]:
         "signals": support.signals,
         "system calls": support.seccomp,
     }
-    kept = {name: there and mode != "off" for name, there in parts.items()}
-    said = f"SANDBOX={mode}, Landlock ABI {support.landlock_abi}; enforced: "
-    said += ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in kept.items())
+    enforced = {name: there and mode != "off" for name, there in parts.items()}
+    result = f"SANDBOX={mode}, Landlock ABI {support.landlock_abi}; enforced: "
+    result += ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in enforced.items())
     missing = "; ".join(support.missing)
     fix = "a Linux kernel of 6.12 or newer; or SANDBOX=preferred for what this one can" if missing else ""
     yield Finding(
         "sandbox",
         not support.missing and mode != "off",
-        f"{said}{'; missing: ' + missing if missing else ''}",
+        f"{result}{'; missing: ' + missing if missing else ''}",
         "unset SANDBOX" if mode == "off" else fix,
         needed=mode == "required",
     )
@@ -154,18 +154,18 @@ def _boundary(place: Path, found: Running | None) -> Iterator[Finding]:
             kind, why = current_boundary(load())
         except ValueError:
             return  # the environment's own finding reports it
-        said = f"{kind}: {why}" if why else kind
+        result = f"{kind}: {why}" if why else kind
     else:
         try:
             port = json.loads((place / "ports.json").read_text())["execute"]
             answer = httpx.get(f"http://127.0.0.1:{port}/ready", timeout=5, trust_env=False)
-            said = str(answer.json()["checks"]["boundary"])
+            result = str(answer.json()["checks"]["boundary"])
         except (OSError, ValueError, KeyError, httpx.HTTPError) as error:
-            said = f"unknown: the execute function does not answer ({type(error).__name__})"
+            result = f"unknown: the execute function does not answer ({type(error).__name__})"
     yield Finding(
         "boundary",
-        said.startswith((OWN_CONTAINER, OWN_USER)),
-        said,
+        result.startswith((OWN_CONTAINER, OWN_USER)),
+        result,
         "run it as root: each execution has a user then",
         False,
     )
@@ -211,8 +211,8 @@ def _model(settings: dict[str, object]) -> Finding:
     from ocf.stack.process_table import OFFLINE_NOTICE, REAL_MODEL
 
     chosen = [name for name in REAL_MODEL if settings.get(name)]
-    said = f"a real one: {', '.join(chosen)} set" if chosen else OFFLINE_NOTICE
-    return Finding("model", bool(chosen), said, "" if chosen else "export ANTHROPIC_API_KEY=...", needed=False)
+    result = f"a real one: {', '.join(chosen)} set" if chosen else OFFLINE_NOTICE
+    return Finding("model", bool(chosen), result, "" if chosen else "export ANTHROPIC_API_KEY=...", needed=False)
 
 
 def _show(findings: list[Finding], settings: dict[str, object], source: str) -> None:

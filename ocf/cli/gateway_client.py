@@ -129,8 +129,8 @@ class Gateway:
         stack = self.where.stack
         if stack is None:
             return
-        said = await self._instance()
-        if said != stack.instance:
+        instance = await self._instance()
+        if instance != stack.instance:
             raise Unreachable(
                 f"the server at {self.where.url} is not the stack of the data directory; "
                 "nothing was sent to it. Find out what listens there; `ocf down` and `ocf up` choose another port"
@@ -235,8 +235,8 @@ class Gateway:
         return {k: v for k, v in {"project_id": project, **query}.items() if v is not None}
 
     def _unreachable(self, error: Exception) -> Unreachable:
-        said = str(error) or type(error).__name__
-        return Unreachable(f"no gateway answers at {self.where.url} ({said})")
+        reason = str(error) or type(error).__name__
+        return Unreachable(f"no gateway answers at {self.where.url} ({reason})")
 
     async def chunks(self, execution: str, start: int = 1) -> AsyncIterator[dict[str, Any]]:
         """Yield output from sequence `start` until the execution has ended, each chunk once, over lost connections.

@@ -115,7 +115,7 @@ class Child:
     async def _end(self) -> None:
         process = self._process
         if process is None or process.returncode is not None:
-            return  # its number may be somebody else's by now
+            return  # its pid may belong to another process by now
         _signal_group(process.pid, signal.SIGTERM)
         try:
             await asyncio.wait_for(process.wait(), self.spec.grace)

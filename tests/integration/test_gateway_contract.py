@@ -39,7 +39,7 @@ schema = schemathesis.openapi.from_path(str(openapi.PATH), config=SchemathesisCo
 def gateway_url(nats_server: NatsServer) -> Iterator[str]:
     """A gateway in a thread of its own: schemathesis waits for its answers. No function makes sessions here."""
     patience = pytest.MonkeyPatch()
-    patience.setattr(sessions, "PATIENCE", 0.05)
+    patience.setattr(sessions, "CREATE_SECONDS", 0.05)
     ready, stop = threading.Event(), asyncio.Event()
     found: list[str] = []
     loop = asyncio.new_event_loop()

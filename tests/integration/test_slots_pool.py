@@ -19,7 +19,7 @@ from ocf.functions.execute.agent.agent import Agent, PromptSpec
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
 from ocf.functions.execute.agent.resources import available_memory
 from ocf.functions.execute.agent.server import AgentServer
-from ocf.functions.execute.agent.warm_pool import WarmPool, WarmServerConfig, open_slot
+from ocf.functions.execute.agent.warm_pool import WarmPool, WarmServerConfig, open_warm_server
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.workers.boot_queue import available_cores
@@ -187,7 +187,7 @@ async def test_a_failing_start_is_said_and_leaves_nothing(plan: WarmServerConfig
     """A slot that cannot be opened raises with the reason; its folder and its broker are gone."""
     broken = replace(plan.spec, binary=SCRIPTED.parent / "opencode-wrong-version")
     with pytest.raises(AgentFailed, match="not supported"):
-        await open_slot(plan, broken, SystemClock())
+        await open_warm_server(plan, broken, SystemClock())
     assert list(plan.folder.iterdir()) == []
 
 
@@ -248,7 +248,9 @@ async def test_a_server_starts_and_boots_when_it_is_its_turn(
         await booted(*told)
 
     monkeypatch.setattr(warm_pool, "_boot", boot)
-    opened = await asyncio.gather(*(open_slot(replace(plan, turn=turn), plan.spec, SystemClock()) for _ in range(6)))
+    opened = await asyncio.gather(
+        *(open_warm_server(replace(plan, turn=turn), plan.spec, SystemClock()) for _ in range(6))
+    )
     assert (most, starting) == (2, 0)
     for slot in opened:
         await slot.close()
@@ -306,11 +308,11 @@ async def test_a_start_that_is_cancelled_twice_leaves_nothing(
         return await asyncio.Event().wait()  # type: ignore[return-value]
 
     if moment == "files":
-        monkeypatch.setattr(warm_pool, "_lay_out_git", files)
+        monkeypatch.setattr(warm_pool, "_make_git_folder", files)
     elif moment == "server":
         monkeypatch.setattr(AgentServer, "start", server)
     used = replace(plan, make_broker=broker) if moment == "broker" else plan
-    opening = asyncio.create_task(open_slot(used, plan.spec, SystemClock()))
+    opening = asyncio.create_task(open_warm_server(used, plan.spec, SystemClock()))
     await there.wait()
     opening.cancel()
     await asyncio.sleep(0)

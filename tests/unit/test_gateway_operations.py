@@ -184,7 +184,7 @@ async def test_dead_letters_belong_to_projects() -> None:
 
 async def test_sessions_are_commands_and_records(monkeypatch: pytest.MonkeyPatch) -> None:
     """Creating, attaching, detaching and destroying are events; reading is reading the record, defaults and all."""
-    monkeypatch.setattr(sessions, "PATIENCE", 0.01)
+    monkeypatch.setattr(sessions, "CREATE_SECONDS", 0.01)
     world = World(keyring=Keyring(generate_key()))
     body: dict[str, Any] = {
         "session_id": ID,

@@ -172,7 +172,7 @@ class Check(View):
 
 
 class Readiness(View):
-    """Whether calls can be served, with each check by name."""
+    """Readiness to serve calls, with each check by name."""
 
     ready: bool
     offline_model: bool = Field(description="without `model_config` a script answers, not a language model")

@@ -153,11 +153,11 @@ async def test_a_dead_slot_is_replaced(plan: WarmServerConfig, make_pool: Callab
     """A server that dies while it waits is never given to anybody."""
     pool = make_pool()
     await ready(pool)
-    victim = pool._slot
+    victim = pool._warm_server
     assert victim is not None
     os.kill(victim.server.process.pid, signal.SIGKILL)
     async with asyncio.timeout(20):
-        while pool._slot in (None, victim):
+        while pool._warm_server in (None, victim):
             await asyncio.sleep(0.02)
     slot = await pool.take(plan.spec)
     assert slot is not None
@@ -174,8 +174,8 @@ async def test_short_memory_gives_slots_up(
     free = [warm_pool.MIN_FREE_BYTES * 2]
     pool = make_pool(free=lambda: free[0])
     await ready(pool)
-    assert pool._slot is not None
-    root = pool._slot.root
+    assert pool._warm_server is not None
+    root = pool._warm_server.root
     free[0] = 0
     async with asyncio.timeout(20):
         while pool.ready or root.exists():
@@ -195,8 +195,8 @@ async def test_close_ends_everything(plan: WarmServerConfig, make_pool: Callable
     """No process and no file of a slot that nobody took is left."""
     pool = make_pool()
     await ready(pool)
-    assert pool._slot is not None
-    pid = pool._slot.server.process.pid
+    assert pool._warm_server is not None
+    pid = pool._warm_server.server.process.pid
     await pool.close()
     assert list(plan.folder.iterdir()) == []
     assert not Path(f"/proc/{pid}").exists()
@@ -268,8 +268,8 @@ async def test_a_worker_that_stops_leaves_no_slot_of_which_it_was_in_the_middle(
                 await asyncio.sleep(0.01)
     else:
         await ready(pool)
-        assert pool._slot is not None
-        process = pool._slot.server.process
+        assert pool._warm_server is not None
+        process = pool._warm_server.server.process
         if moment == "taken":
             taker = asyncio.create_task(pool.take(plan.spec))
             await asyncio.sleep(0)

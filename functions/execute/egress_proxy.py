@@ -217,9 +217,9 @@ def _target(request: str, lines: list[str]) -> tuple[str, int, str | None]:
     authority, slash, path = url[len("http://") :].partition("/")
     host, port = _split(authority.rpartition("@")[2], 80)
     dropped = ("proxy-", "connection:", "keep-alive:")
-    kept = [line for line in lines if not line.lower().startswith(dropped)]
+    forwarded = [line for line in lines if not line.lower().startswith(dropped)]
     # One request per connection, so that every request is checked.
-    return host, port, "\r\n".join([f"{method} {slash or '/'}{path} HTTP/1.1", *kept, "Connection: close", "", ""])
+    return host, port, "\r\n".join([f"{method} {slash or '/'}{path} HTTP/1.1", *forwarded, "Connection: close", "", ""])
 
 
 def _split(authority: str, default: int) -> tuple[str, int]:

@@ -31,24 +31,24 @@ _PROBES = frozenset({"/health", "/ready", "/metrics"})
 
 
 def create_app(deps: GatewayDeps) -> FastAPI:
-    """The whole gateway over `deps`. Its lifespan follows the history; `app.state.gateway` is the `Gateway`."""
+    """Build the gateway's application. Its lifespan follows the history; `app.state.gateway` is the `Gateway`."""
     gateway = Gateway(deps)
     app = FastAPI(
         title="OpenCode Functions",
-        docs_url=None,  # its pages come from a CDN
+        docs_url=None,  # its pages load from a CDN
         redoc_url=None,
         openapi_url=None,
         lifespan=_lifespan,
         middleware=_middleware(gateway),
-        # One span a call, a child of the caller's. Probes come every few seconds and cause nothing.
+        # One span per call, a child of the caller's. Probes arrive every few seconds and cause nothing.
         telemetry={"operation_spans": False, "metrics": False, "logs": False, "exclude": _is_probe},
     )
     app.state.gateway = gateway
     problems.install(app)
     app.add_exception_handler(405, _not_allowed)
     for part in _PARTS:
-        app.router.routes.extend(part.router.routes)  # as they are: `include_router` would compile each once more
-    document = cache(lambda: describe(app))  # a tenth of a second that only who asks for it should pay
+        app.router.routes.extend(part.router.routes)  # unchanged: `include_router` would compile each once more
+    document = cache(lambda: describe(app))  # takes a tenth of a second, so only on request
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
@@ -70,7 +70,7 @@ def _is_probe(scope: Scope) -> bool:
 
 
 def _methods(path: str) -> set[str]:
-    """What the calls at `path` can be made with; empty when there is none."""
+    """Return the methods of the routes at `path`; empty when there is none."""
     routes = [route for part in _PARTS for route in part.router.routes if isinstance(route, APIRoute)]
     routes_here = [route for route in routes if route.include_in_schema and route.path_regex.match(path)]
     literal = [route for route in routes_here if route.path == path]
@@ -78,7 +78,7 @@ def _methods(path: str) -> set[str]:
 
 
 async def _not_allowed(request: Request, error: Exception) -> Response:
-    """405 with every method of the path, where the framework knows only those of one route."""
+    """Answer 405 with every method of the path; the framework knows only those of one route."""
     allowed = ", ".join(sorted(_methods(request.url.path))) or "GET"
     detail = f"{request.method} is not among {allowed}"
     return Problem(405, "method-not-allowed", detail, headers={"Allow": allowed}).response(request.url.path)

@@ -1,7 +1,7 @@
-"""Who calls: `Authorization: Bearer <JWT>` (RFC 7519), and which projects that gives.
+"""Authentication: `Authorization: Bearer <JWT>` (RFC 7519), and the caller's projects.
 
-With a key configured, signature, expiry, issuer, audience and the claim `projects` (a list of project ids, or "*")
-are checked on every call. Without one, everybody who reaches the loopback interface may do all.
+With a key configured, signature, expiry, issuer, audience and the claim `projects` (a list of project ids, or "*") are
+checked on every call. Without one, every client that reaches the loopback interface may do everything.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from ocf.functions.gateway.settings import GatewaySettings
 
 log = structlog.get_logger()
 
-#: What a JWKS may sign with. Never a symmetric algorithm: its public key would be the secret.
+#: Algorithms allowed for a JWKS. Never a symmetric one: the public key would be the secret.
 _ASYMMETRIC = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 _LEEWAY = 5
-#: 10000-01-01, the first time that no `datetime` has.
+#: 10000-01-01, the first time that `datetime` cannot represent.
 _END_OF_TIME = 253_402_300_800
 _JWKS_MAX_AGE = 300.0
-#: The issuer is asked no more often than this, whether it answered or not: what makes us ask is input from outside.
+#: Minimum seconds between two requests to the issuer, answered or not: input from outside triggers them.
 _JWKS_MIN_AGE = 10.0
-#: Seconds that the call which found the keys to be old waits for newer ones.
+#: Seconds that a call with a stale key set waits for a newer one.
 _REFRESH_WAIT = 0.5
 
 
@@ -45,20 +45,23 @@ class Principal:
 
     @property
     def allowance(self) -> str:
-        """Whose calls are counted together: a subject is unique within its issuer only (RFC 7519, 4.1.2), and tokens
-        without one are told apart by their projects."""
+        """Return the key under which calls are counted for the rate limit.
+
+        A subject is unique within its issuer only (RFC 7519, 4.1.2), and tokens without one are distinguished by their
+        projects.
+        """
         projects = "*" if self.projects is None else ",".join(sorted(self.projects))
         return "\n".join((self.issuer, self.name, projects))
 
     def may(self, project: str) -> bool:
-        """Whether the caller may act in `project`."""
+        """Return whether the caller may act in `project`."""
         return self.projects is None or project in self.projects
 
     def check(self, project: str) -> str:
-        """`project`, if it is one of the caller's.
+        """Return `project` if it is one of the caller's.
 
         Raises:
-            Problem: 422 when it is no project id, 403 when it is not the caller's.
+            Problem: 422 when it is not a project id, 403 when it is not the caller's.
         """
         if not self.may(project):
             raise Problem(403, "foreign-project", f"your token does not give access to project {project[:63]!r}")
@@ -68,7 +71,7 @@ class Principal:
             raise invalid([FieldError(field="project_id", message="must be 1 to 63 of a-z, 0-9 and -")]) from None
 
     def project_or(self, asked: str | None, default: str) -> str:
-        """The project a call means: the one it names, else the caller's only one, else the default."""
+        """Return the project of a call: the requested one, else the caller's only one, else the default."""
         if asked is None and self.projects is not None and len(self.projects) == 1:
             return next(iter(self.projects))
         return self.check(asked if asked is not None else default)
@@ -78,12 +81,12 @@ ANYBODY = Principal("loopback", None)
 
 
 def refused(detail: str) -> Problem:
-    """401 with the challenge that RFC 6750 asks for."""
+    """Return a 401 problem with the challenge required by RFC 6750."""
     return Problem(401, "unauthenticated", detail, headers={"WWW-Authenticate": 'Bearer realm="ocf"'})
 
 
 class Authenticator:
-    """Checks bearer tokens. One per gateway: it keeps the issuer's keys."""
+    """Checks bearer tokens. One per gateway: it stores the issuer's keys."""
 
     def __init__(self, settings: GatewaySettings, clock: Clock, client: httpx.AsyncClient | None = None) -> None:
         self._settings = settings
@@ -96,10 +99,10 @@ class Authenticator:
         self._refreshing: asyncio.Task[None] | None = None
 
     async def principal(self, authorization: str | None) -> Principal:
-        """The caller behind an `Authorization` header.
+        """Return the caller behind an `Authorization` header.
 
         Raises:
-            Problem: 401, saying what is wrong with the token; 503 when the issuer's keys cannot be had.
+            Problem: 401 with the token's fault; 503 when the issuer's keys are unavailable.
         """
         if not self._settings.authenticated:
             return ANYBODY
@@ -142,13 +145,13 @@ class Authenticator:
         known = self._known(kid)
         if known is not None:
             if self._older(self._fetched, _JWKS_MAX_AGE) and self._older(self._tried, _JWKS_MIN_AGE):
-                # An issuer that hangs must not hold up callers whose key is known; one that answers may withdraw it.
+                # An issuer that hangs must not delay callers whose key is known; one that answers may withdraw the key.
                 await asyncio.wait({self._refresh()}, timeout=_REFRESH_WAIT)
                 known = self._known(kid)
             if known is not None:
                 return known
         async with self._fetching:
-            known = self._known(kid)  # somebody may have fetched it while we waited
+            known = self._known(kid)  # another call may have fetched it meanwhile
             if known is None and self._older(self._tried, _JWKS_MIN_AGE):
                 await self._fetch()
                 known = self._known(kid)
@@ -173,7 +176,7 @@ class Authenticator:
         return self._refreshing
 
     async def _fetch(self) -> None:
-        """Ask the issuer. When it does not answer, what is known stays: it must not lock out those callers."""
+        """Fetch the issuer's keys. On failure the known keys stay, so that their callers are not locked out."""
         self._tried = self._clock.monotonic()
         if self._client is None:
             self._client = httpx.AsyncClient(timeout=5)
@@ -182,7 +185,7 @@ class Authenticator:
             answer.raise_for_status()
             fetched = jwt.PyJWKSet.from_dict(answer.json())
         except (httpx.HTTPError, ValueError, AttributeError, TypeError, jwt.PyJWTError) as error:
-            detail = f"the token issuer's keys cannot be had: {error or type(error).__name__}"
+            detail = f"the token issuer's keys are unavailable: {error or type(error).__name__}"
             log.warning("no keys from the token issuer", action="gateway.jwks_failed", error=detail)
             self._failed = Problem(503, "unavailable", detail, headers={"Retry-After": "5"})
             return
@@ -190,7 +193,7 @@ class Authenticator:
         self._fetched = self._clock.monotonic()
 
     async def close(self) -> None:
-        """End the connection to the issuer."""
+        """Close the connection to the issuer."""
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.gather(self._refreshing, return_exceptions=True)
@@ -199,7 +202,7 @@ class Authenticator:
 
 
 def _expiry(exp: object) -> float:
-    """`exp` as seconds. A text is no NumericDate (RFC 7519, 2), and what lies behind every calendar is no expiry."""
+    """Return `exp` in seconds. Text is not a NumericDate (RFC 7519, 2); times beyond every calendar are refused."""
     if isinstance(exp, bool) or not isinstance(exp, int | float) or not 0 < exp < _END_OF_TIME:
         raise refused("the token's claim `exp` must be a time in seconds since 1970")
     return float(exp)

@@ -1,4 +1,4 @@
-"""What every call of the gateway shares: the dependencies, the caller, and how an execution is found."""
+"""Gateway context shared by all calls: dependencies, authentication of the caller, look-up of executions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SOURCE = "/ocf/gateway"
 
 
 class Gateway:
-    """One gateway: its dependencies and what it keeps in memory."""
+    """One gateway: its dependencies and its state in memory."""
 
     def __init__(self, deps: GatewayDeps) -> None:
         self.deps = deps
@@ -43,7 +43,7 @@ class Gateway:
         self.limit = RateLimit(deps.settings.rate_limit, deps.settings.burst, deps.clock)
         self.bodies = Bodies(deps.settings.caller_bodies, deps.settings.all_bodies)
         self.index = Index(deps.bus, deps.executions, deps.clock)
-        #: Keeps the history up to date, from the application's lifespan on.
+        #: Updates the history, from the application's lifespan on.
         self.following: asyncio.Task[None] | None = None
         self.metrics = Metrics(CollectorRegistry())
         Gauge("ocf_gateway_history_records", "executions in the history", registry=self.metrics.registry).set_function(
@@ -51,7 +51,7 @@ class Gateway:
         )
 
     async def admit(self, authorization: str | None, address: str) -> Principal:
-        """The caller, if it may call now.
+        """Return the caller, if it may call now.
 
         Raises:
             Problem: 401 for its token, 429 for its number of calls.
@@ -59,7 +59,7 @@ class Gateway:
         try:
             caller = await self.auth.principal(authorization)
         except Problem:
-            # Guessing tokens is limited by address, so that it does not use up anybody's own allowance.
+            # Guessing tokens is limited by address, so that it does not use up a caller's own allowance.
             self.limit.take(f"refused:{address}")
             raise
         self.limit.take(f"caller:{caller.allowance}" if self.settings.authenticated else f"address:{address}")
@@ -68,16 +68,16 @@ class Gateway:
     async def publish(
         self, type_: str, data: Model, traceparent: str | None, *, only_first: bool = False, **extensions: str
     ) -> str:
-        """Say a command; return its event's id once the bus keeps it. Large ones go through the object store.
+        """Publish a command; return its event's id once the bus stores it. Large ones go through the object store.
 
         Raises:
             Problem: 413, larger than a command may be.
             Conflict: `only_first`, and its subject has a message already.
-            Unavailable: not kept.
+            Unavailable: not stored.
         """
         event = envelope.new_event(type_, data, source=SOURCE, time=self.deps.clock.now())
         caused = traceparent if traceparent is not None and _is_trace(traceparent) else new_trace()
-        # Traced, the call itself is what caused the event; it continues the caller's trace.
+        # With tracing, the call's own span is the cause; it continues the caller's trace.
         event = event.with_extensions(**(trace_context.active() or {"traceparent": caused}), **extensions)
         if len(event.data) > MAX_COMMAND_BYTES:
             raise too_large(MAX_COMMAND_BYTES)
@@ -87,7 +87,7 @@ class Gateway:
         return event.id
 
     async def record(self, project: str, execution: str) -> Record | None:
-        """The record as it is now."""
+        """Return the current record; None when there is none."""
         entry = await self.deps.executions.get(ExecutionRef(project, execution).record_key)
         if entry is None:
             return None
@@ -97,11 +97,11 @@ class Gateway:
             raise OcfError(f"the record of {execution} cannot be read: {error.error_count()} errors") from None
 
     async def removed(self, project: str, execution: str) -> bool:
-        """Whether it was deleted."""
+        """Return whether the execution was deleted."""
         return await self.deps.bus.last(subjects.EVENTS, subjects.fact(project, execution, "cleaned")) is not None
 
     async def find(self, caller: Principal, execution: str, asked: str | None) -> ExecutionHandle:
-        """The execution a call names, in the project it names or in the only one of the caller's that has it.
+        """Return the execution, in the requested project or in the caller's only project that has it.
 
         Raises:
             Problem: 404 unknown, 403 not the caller's project, 409 several projects have it.
@@ -116,7 +116,7 @@ class Gateway:
         return await self._found(known[0], execution)
 
     async def _projects_of(self, execution: str, caller: Principal) -> list[str]:
-        """The caller's projects that have it, when the history does not know it yet: from the records, then the bus."""
+        """Return the caller's projects that have the execution, from the records, else from the bus."""
         keys = [entry.key async for entry in self.deps.executions.entries(f"*.{execution}")]
         found = {key.split(".")[0] for key in keys}
         if not found:
@@ -129,7 +129,7 @@ class Gateway:
         record = await self.record(project, execution)
         if record is not None:
             return ExecutionHandle(project, execution, record)
-        # Its submit may be on the bus already while nobody has recorded it yet.
+        # Its submit may be on the bus and not recorded yet.
         submit = await self.deps.bus.last(subjects.COMMANDS, subjects.command("submit", project, execution))
         if submit is None or await self.removed(project, execution):
             self.index.forget(ExecutionRef(project, execution).record_key)
@@ -139,7 +139,7 @@ class Gateway:
 
 @dataclass(frozen=True)
 class ExecutionHandle:
-    """An execution that exists. `record` is None while its submit is on the way to the submit function."""
+    """An existing execution. `record` is None until the submit function has recorded it."""
 
     project: str
     execution: str
@@ -148,21 +148,21 @@ class ExecutionHandle:
 
     @property
     def state(self) -> State:
-        """Its state; pending while it has no record."""
+        """Return its state; pending while it has no record."""
         return self.record.state if self.record is not None else State.PENDING
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended."""
+        """Return whether it has ended."""
         return self.record is not None and self.record.terminal
 
     @property
     def prefix(self) -> str:
-        """Where its objects are."""
+        """Return the prefix of its objects."""
         return f"{self.project}/{self.execution}"
 
     def known(self, timeout: int) -> Record:
-        """The record, or what it will look like."""
+        """Return the record, or its expected form before it exists."""
         if self.record is not None:
             return self.record
         at = self.submitted_at or datetime.now(UTC)
@@ -178,12 +178,12 @@ class ExecutionHandle:
 
 
 def too_large(limit: int) -> Problem:
-    """413 with the limit."""
+    """Return a 413 problem with the limit."""
     return Problem(413, "too-large", f"at most {limit} bytes ({limit // (1024 * 1024)} MiB) are accepted")
 
 
 def new_trace() -> str:
-    """A W3C `traceparent` for a caller that sent none."""
+    """Return a new W3C `traceparent`."""
     return f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
 
 
@@ -195,17 +195,17 @@ def _event_time(headers: Mapping[str, str]) -> datetime | None:
     try:
         return datetime.fromisoformat(headers["ce-time"])
     except (KeyError, ValueError):
-        return None  # a structured event: its time is in the body; the caller's clock is close enough
+        return None  # a structured event has its time in the body; the current time is close enough
 
 
 async def gateway_of(connection: HTTPConnection) -> Gateway:
-    """The gateway that serves a call."""
+    """Return the gateway that serves a call."""
     gateway: Gateway = connection.app.state.gateway
     return gateway
 
 
 async def caller_of(connection: HTTPConnection, gateway: Annotated[Gateway, Depends(gateway_of)]) -> Principal:
-    """Who calls; the body of the call counts as theirs. Raises as `Gateway.admit`."""
+    """Return the caller, to whom the body of the call is charged. Raises as `Gateway.admit`."""
     address = connection.client.host if connection.client else "unknown"
     caller = await gateway.admit(connection.headers.get("authorization"), address)
     connection.state.allowance = caller.allowance if gateway.settings.authenticated else address
@@ -241,14 +241,14 @@ Trace = Annotated[str | None, Depends(_trace)]
 
 
 async def timed(check: Awaitable[object], seconds: float = 2.0) -> tuple[bool, str, float]:
-    """Await one readiness check: whether it passed, what it said, how many milliseconds it took."""
+    """Await one readiness check; return whether it passed, its error, and its milliseconds."""
     started = time.perf_counter()
     try:
         async with asyncio.timeout(seconds):
             await check
-        said = (True, "")
+        result = (True, "")
     except TimeoutError:
-        said = (False, f"no answer within {seconds:g} s")
+        result = (False, f"no answer within {seconds:g} s")
     except OcfError as error:
-        said = (False, str(error))
-    return (*said, (time.perf_counter() - started) * 1000)
+        result = (False, str(error))
+    return (*result, (time.perf_counter() - started) * 1000)

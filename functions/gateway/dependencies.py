@@ -1,4 +1,4 @@
-"""What the gateway is given. `ocf.functions.runtime.bootstrap` builds the real ones, tests the in-memory ones."""
+"""Dependencies of the gateway. `ocf.functions.runtime.bootstrap` builds the real ones, tests the in-memory ones."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from ocf.functions.gateway.settings import GatewaySettings
 
 
 class ViewerCredentials(Protocol):
-    """What `ocf.functions.runtime.nats_auth.mint_viewer` returns: a user JWT, its seed, its expiry in Unix seconds."""
+    """Result of `ocf.functions.runtime.nats_auth.mint_viewer`: a user JWT, its seed, its expiry in Unix seconds."""
 
     @property
-    def jwt(self) -> str: ...
+    def jwt(self) -> str:
+        """Return the user JWT."""
 
     @property
-    def seed(self) -> str: ...
+    def seed(self) -> str:
+        """Return the seed of the user's key."""
 
     @property
-    def expires_at(self) -> int: ...
+    def expires_at(self) -> int:
+        """Return the expiry in Unix seconds."""
 
 
 #: (project, execution, seconds to live) -> credentials that may listen to that execution's live subject only.
@@ -31,12 +34,13 @@ MintViewer = Callable[[str, str, int], ViewerCredentials]
 class Sealer(Protocol):
     """The part of `ocf.events.sealing.Keyring` that a gateway needs: it never opens."""
 
-    def seal(self, plain: str, project: str) -> Sealed: ...
+    def seal(self, plain: str, project: str) -> Sealed:
+        """Seal a secret for `project`."""
 
 
 @dataclass(frozen=True)
 class GatewayDeps:
-    """Everything from outside. `mint_viewer` and `keyring` are None where their keys are not configured."""
+    """External dependencies. `mint_viewer` and `keyring` are None where their keys are not configured."""
 
     bus: Bus
     executions: Bucket

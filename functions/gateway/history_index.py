@@ -1,8 +1,8 @@
-"""The history of executions, held in memory so that a page of it costs no look-ups.
+"""History of executions in memory, so that a page of it needs no look-ups.
 
-It follows the bucket: all entries once, then those changed since, woken by facts and every second besides. Revisions
-only grow, so nothing is missed over a reconnect; removed records are dropped on their `cleaned` fact, and a full
-comparison from time to time finds those whose fact was missed.
+It follows the bucket: all entries once, then those changed since, after every fact and every second. Revisions only
+grow, so a reconnect misses nothing. Deleted records are dropped on their `cleaned` fact, and a full comparison from
+time to time finds those whose fact was missed.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ Position = tuple[int, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One execution: what filters look at, and the JSON of its summary, ready to send."""
+    """One execution: the fields that filters use, and the JSON of its summary, ready to send."""
 
     position: Position
     revision: int
     state: State
     task_id: str | None
     session_id: str | None
-    #: Folded, for searching without regard to case.
+    #: Casefolded, for case-insensitive search.
     title: str
     labels: dict[str, str]
     summary: bytes
@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Query:
-    """Which executions: every condition that is set must hold. Times bound the submission."""
+    """Filter of executions: every condition that is set must hold. Times limit the submission."""
 
     projects: frozenset[str] | None
     states: frozenset[State] = frozenset()
@@ -63,11 +63,11 @@ class Query:
     until: datetime | None = None
     session_id: str | None = None
     task_id: str | None = None
-    #: Part of the title, folded.
+    #: Part of the title, casefolded.
     text: str | None = None
 
     def matches(self, row: Row) -> bool:
-        """Whether `row` is asked for."""
+        """Return whether `row` matches."""
         return (
             (self.projects is None or row.position[2] in self.projects)
             and (not self.states or row.state in self.states)
@@ -100,7 +100,7 @@ class Index:
     # -- following the bucket ------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Follow the bucket for ever, over every failure of the bus."""
+        """Follow the bucket until cancelled, over every failure of the bus."""
         while True:
             try:
                 async with asyncio.TaskGroup() as tasks:
@@ -109,7 +109,7 @@ class Index:
             except* (OcfError, OSError, TimeoutError) as failed:
                 log.warning("history is not up to date", action="gateway.index.lost", error=str(failed.exceptions[0]))
             except* Exception:
-                # A mistake of ours: it must not end the history of all projects.
+                # A bug of ours must not end the history of all projects.
                 log.exception("history is not up to date", action="gateway.index.failed")
             await self._clock.sleep(_POLL)
 
@@ -119,7 +119,7 @@ class Index:
                 try:
                     fact = subjects.parse(message.subject)
                 except InvalidEvent:
-                    continue  # not one of this system's subjects, so no record of ours changed
+                    continue  # not a subject of this system, so none of its records changed
                 if fact.verb == "cleaned":
                     self._cleaned.add(ExecutionRef(fact.project, fact.entity).record_key)
                 self._wake.set()
@@ -136,25 +136,25 @@ class Index:
                     await self._wake.wait()
             except TimeoutError:
                 continue
-            # Facts come in bursts: one read for all of them.
+            # Facts come in bursts: one read covers them.
             await self._clock.sleep(0.02)
 
     async def refresh(self) -> None:
-        """Take in what has changed since the last time."""
+        """Read the changes since the last time."""
         self._wake.clear()
         async for entry in self._executions.entries("*.*", after=self._revision):
             self._put(entry.key, entry.value, entry.revision)
             self._revision = entry.revision
-        gone, self._cleaned = self._cleaned, set()
-        for key in gone:
+        cleaned, self._cleaned = self._cleaned, set()
+        for key in cleaned:
             if await self._executions.get(key) is None:
                 self.forget(key)
         self.ready = True
 
     async def _compare(self) -> None:
         before = set(self._position_of)
-        kept = {entry.key async for entry in self._executions.entries("*.*")}
-        for key in before - kept:
+        remaining = {entry.key async for entry in self._executions.entries("*.*")}
+        for key in before - remaining:
             self.forget(key)
 
     def _put(self, key: str, value: bytes, revision: int) -> None:
@@ -162,7 +162,7 @@ class Index:
             record = Record.read(value)
             position = (_micros(record.submitted_at), record.execution_id, record.project_id)
             summary = TaskSummary.of(record).model_dump_json(exclude_none=True).encode()
-        except Exception as error:  # whatever is in it, the others are shown
+        except Exception as error:  # one bad record must not hide the others
             log.error("unreadable record", action="gateway.index.unreadable", key=key, error=type(error).__name__)
             return
         old = self._position_of.get(key)
@@ -184,7 +184,7 @@ class Index:
         )
 
     def forget(self, key: str) -> None:
-        """Drop a record that is no more."""
+        """Drop a deleted record."""
         position = self._position_of.pop(key, None)
         if position is None:
             return
@@ -198,7 +198,7 @@ class Index:
     # -- asking ----------------------------------------------------------------------------------------------------
 
     def page(self, query: Query, limit: int, cursor: Position | None) -> tuple[list[Row], Position | None]:
-        """The newest `limit` rows below `cursor`, and the cursor of the next page if there is one."""
+        """Return the newest `limit` rows below `cursor`, and the cursor of the next page if there is one."""
         found: list[Row] = []
         for row in self._newest_first(query, cursor):
             if not query.matches(row):
@@ -217,11 +217,11 @@ class Index:
             yield self._rows[self._positions[at]]
 
     def projects_of(self, execution: str, caller: Principal) -> list[str]:
-        """The caller's projects that have an execution of that id."""
+        """Return the caller's projects that have an execution of that id."""
         return sorted(project for project in self._projects.get(execution, ()) if caller.may(project))
 
     def queue_position(self, record: Record) -> int | None:
-        """How many wait before it, plus one; None unless it is pending."""
+        """Return the number of pending executions before it, plus one; None unless it is pending."""
         if record.state is not State.PENDING:
             return None
         mine = (_micros(record.submitted_at), record.execution_id, record.project_id)
@@ -234,12 +234,12 @@ def _micros(time: datetime) -> int:
 
 
 def encode_cursor(position: Position) -> str:
-    """A place as an opaque string."""
+    """Return a position as an opaque string."""
     return base64.urlsafe_b64encode("|".join(map(str, position)).encode()).decode().rstrip("=")
 
 
 def decode_cursor(text: str) -> Position:
-    """A place from `encode_cursor`.
+    """Return the position encoded by `encode_cursor`.
 
     Raises:
         Problem: 422, it is not one.

@@ -1,4 +1,4 @@
-"""The gateway of a process: its dependencies from the process's parts."""
+"""The gateway of a process, built from the process's dependencies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ocf.functions.runtime.bootstrap import Dependencies
 
 @asynccontextmanager
 async def serving(deps: Dependencies) -> AsyncIterator[FastAPI]:
-    """The gateway's application, following the history while the context lasts.
+    """Yield the gateway's application, which follows the history while the context lasts.
 
     Raises:
         UnsafeBind: it would be open to a network without authentication.
@@ -35,7 +35,7 @@ async def serving(deps: Dependencies) -> AsyncIterator[FastAPI]:
             keyring=deps.keyring,
         )
     )
-    # Mounted below another application its own lifespan is not run by the server.
+    # The server does not run the lifespan of an application mounted below another one.
     async with app.router.lifespan_context(app):
         yield app
 

@@ -1,4 +1,4 @@
-"""What the gateway counts, for Prometheus."""
+"""Prometheus metrics of the gateway."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 
 
 class Metrics:
-    """The gateway's instruments in a registry of their own, so that two gateways fit in one process."""
+    """The gateway's metrics in a registry of their own, so that two gateways fit in one process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry

@@ -1,4 +1,4 @@
-"""What surrounds every call, as plain ASGI: security headers, metrics, host and origin, size of the body."""
+"""Middleware of every call, as plain ASGI: security headers, metrics, host and origin, size of the body."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ _ALWAYS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Answers are data: nothing in them may run. The console's pages replace it with a policy of their own.
+    # Answers are data and must not run. The console's pages use a policy of their own.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-#: Of a series each. A method is what a caller writes, before anybody knows who it is.
+#: Methods with a series each; others count as "other". The method is unauthenticated input.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class RequestMiddleware:
-    """Counts calls and gives every answer its security headers."""
+    """Counts calls and adds the security headers to every answer."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a call; count it and add the headers."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -55,7 +56,7 @@ class RequestMiddleware:
         try:
             await self._app(scope, receive, sending)
         finally:
-            # The route's template, not the path: ids would make a series each.
+            # The route's template, not the path: each id would make a series.
             route = getattr(scope.get("route"), "path", "none")
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self._metrics.requests.labels(method, route, str(status)).inc()
@@ -63,9 +64,9 @@ class RequestMiddleware:
 
 
 class LoopbackOnly:
-    """Without authentication a page of the web must not reach us through the user's browser.
+    """Blocks web pages that reach an unauthenticated gateway through the user's browser.
 
-    The `Host` must be a loopback name, which a rebound DNS name is not; an `Origin`, if there is one, too.
+    The `Host` must be a loopback name, which a rebound DNS name is not; so must an `Origin`, if present.
     """
 
     def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
@@ -73,6 +74,7 @@ class LoopbackOnly:
         self._origins = frozenset(settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a call, or refuse it."""
         if scope["type"] in ("http", "websocket"):
             problem = self._check(Headers(scope=scope))
             if problem is not None:
@@ -92,7 +94,7 @@ class LoopbackOnly:
 
 @lru_cache(maxsize=256)
 def _is_loopback(url: str) -> bool:
-    """Whether `url` is of a loopback name. Kept: it is asked for every call, and nearly always of the same."""
+    """Return whether `url` has a loopback name. Cached: every call asks, nearly always for the same URL."""
     return is_loopback(_hostname(url))
 
 
@@ -104,9 +106,9 @@ def _hostname(url: str) -> str:
 
 
 class BodyLimit:
-    """Refuses a body above the limit, by what it says and by what it is, and counts all that are held (`Bodies`).
+    """Refuses bodies over the limit, by their stated and actual size, and counts all bodies in memory (`Bodies`).
 
-    A body is read once its caller is known (`caller_of`), and counts as the caller's until the call is over.
+    A body is read once its caller is known (`caller_of`), and is charged to the caller until the call is over.
     """
 
     def __init__(self, app: ASGIApp, limit: int, bodies: Bodies) -> None:
@@ -115,6 +117,7 @@ class BodyLimit:
         self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a call whose body is within the limits."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -147,7 +150,7 @@ class BodyLimit:
 
 
 async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with `problem` before any route has seen the call, HTTP or WebSocket."""
+    """Answer with `problem` before any route handles the call, HTTP or WebSocket."""
     response = problem.response(scope["path"])
     if scope["type"] == "http":
         await response(scope, receive, send)

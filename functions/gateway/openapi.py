@@ -1,4 +1,4 @@
-"""Builds the OpenAPI 3.1 document of the gateway. `scripts/generate.py` writes it to `schemas/openapi.json`."""
+"""OpenAPI 3.1 document of the gateway. `scripts/generate.py` writes it to `schemas/openapi.json`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from ocf.functions.gateway.problems import MEDIA_TYPE, ProblemDocument
 from ocf.functions.gateway.request_schemas import Answer, Attachment, CancelTask, CreateSession, ExecuteTask
 
-_ABOUT = """Executions of OpenCode as events. Every command is an event on the bus, every answer a look at its state.
+_ABOUT = """Executions of OpenCode as events. Every command is published as an event; answers report the current state.
 
 The live stream for clients without NATS is `WS /tasks/{execution_id}/stream?from=SEQ` (docs/reference/api.md), which
 OpenAPI cannot describe. Errors are RFC 9457 problem documents; `errors` names each wrong field.
@@ -36,7 +36,7 @@ _WHEN = {
 
 
 def describe(app: FastAPI) -> bytes:
-    """The document of `app`."""
+    """Return the document of `app`."""
     return (json.dumps(_document(app), indent=2, ensure_ascii=False) + "\n").encode()
 
 

@@ -1,6 +1,6 @@
-"""The output of an execution from wherever it is: the stream while it is there, else the archive.
+"""Output of an execution: from the stream while it is there, else from the archive.
 
-A line is the JSON of a `Chunk` as it was published, passed on without being parsed.
+A line is the JSON of a `Chunk` as published, passed on without being parsed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ocf.functions.gateway.context import ExecutionHandle, Gateway
 from ocf.functions.gateway.problems import Problem
 
 OUTPUT_NAME = "output.ndjson.gz"
-#: Lines held for one that is missing; a worker has at most 1,024 unacknowledged.
+#: Lines held while one is missing; a worker has at most 1,024 unacknowledged.
 HELD = 4_096
 
 
@@ -25,7 +25,7 @@ HELD = 4_096
 class OutputLine:
     """One chunk. `at` is its sequence in the stream, 0 when it comes from the archive.
 
-    A gap that stands for several has the sequence of the last of them.
+    A gap for several chunks has the sequence of the last of them.
     """
 
     seq: int
@@ -34,56 +34,61 @@ class OutputLine:
 
 
 def line_of(message: Message) -> OutputLine | None:
-    """The line of an output message; None: it is no chunk, and whoever misses one there is told of a gap."""
+    """Return the line of an output message; None when it is not a chunk (readers get a gap for it)."""
     found = line_in(message)
     at = message.sequence or int(message.headers.get("Nats-Sequence", 0))
     return None if found is None else OutputLine(*found, at)
 
 
 async def streamed(bus: Bus, found: ExecutionHandle, *, after: int = 0) -> AsyncIterator[OutputLine]:
-    """What the stream has, from above its sequence `after`."""
+    """Yield the lines of the stream after its sequence `after`."""
     async for message in bus.history(subjects.OUTPUT, subjects.output(found.project, found.execution), after=after):
         if (line := line_of(message)) is not None:
             yield line
 
 
 async def archived(store: ObjectStore, found: ExecutionHandle) -> AsyncIterator[OutputLine]:
-    """What the archive has. Raises NotYetKnown (`ObjectStore.stream`): there is none; Problem: it is damaged."""
+    """Yield the lines of the archive.
+
+    Raises:
+        NotYetKnown: there is no archive (`ObjectStore.stream`).
+        Problem: it is damaged.
+    """
     try:
         async for data in read_lines(store.stream(f"{found.prefix}/{OUTPUT_NAME}"), whole=None):
             yield OutputLine(sequence_in(data), data)
     except DamagedArchive as error:
         raise Problem(502, "damaged-archive", str(error)) from None
     except (ValueError, KeyError, TypeError):
-        raise Problem(502, "damaged-archive", "the archived output has a line that is no chunk") from None
+        raise Problem(502, "damaged-archive", "the archived output has a line that is not a chunk") from None
 
 
 class OutputReorderer:
-    """Gives lines by their sequence, each once: a reconnect of the worker can leave two swapped in the stream."""
+    """Returns lines in order of their sequence, each once: a worker's reconnect can swap two in the stream."""
 
     def __init__(self, start: int) -> None:
         self.next = start
         self._early: dict[int, OutputLine] = {}
 
     def __len__(self) -> int:
-        """How many wait for one that has not come."""
+        """Return the number of lines held for a missing one."""
         return len(self._early)
 
     def feed(self, line: OutputLine) -> list[OutputLine]:
-        """The lines that can be given now."""
+        """Add a line; return the lines that are now in order."""
         if line.seq >= self.next:
             self._early.setdefault(line.seq, line)
         return self._ready()
 
     def skip(self, seq: int) -> list[OutputLine]:
-        """Give up everything below `seq`; the lines that can be given now."""
+        """Stop waiting for sequences below `seq`; return the lines that are now in order."""
         self.next = max(self.next, seq)
         for early in [one for one in self._early if one < self.next]:
             del self._early[early]
         return self._ready()
 
     def gap_end(self, last: int) -> int:
-        """The sequence behind the first hole; `last` is the newest there can be."""
+        """Return the sequence after the first gap; `last` is the highest possible one."""
         return min(self._early, default=last + 1)
 
     def _ready(self) -> list[OutputLine]:
@@ -97,10 +102,10 @@ class OutputReorderer:
 async def lines(
     gateway: Gateway, found: ExecutionHandle, start: int = 1, to: int | None = None
 ) -> AsyncIterator[OutputLine]:
-    """Every chunk from `start` on, up to `to`, each once and in order.
+    """Yield every chunk from `start` up to `to`, each once and in order.
 
-    Of an execution that has ended, what the stream does not have comes from the archive, and what nobody has is a
-    stated gap. While it runs, a missing chunk may still come: nothing behind it is given.
+    For an execution that has ended, chunks that the stream lacks come from the archive, and those that neither has
+    become a stated gap. While it runs, a missing chunk may still arrive, so nothing after it is yielded.
     """
     last = found.record.last_sequence if found.record is not None else 0
     stop = last if to is None else min(to, last)
@@ -132,9 +137,9 @@ async def _all(
 async def _fill_gap(
     gateway: Gateway, found: ExecutionHandle, order: OutputReorderer, stop: int
 ) -> AsyncIterator[OutputLine]:
-    """Fill the first hole of `order`, up to `stop`, from the archive; state what is not there either.
+    """Fill the first gap of `order`, up to `stop`, from the archive; state what the archive lacks too.
 
-    The archive is in order, and may have holes of its own, stated or not.
+    The archive is in order and may have gaps of its own, stated or not.
     """
     end = min(order.gap_end(stop), max(stop + 1, order.next))
     if await gateway.deps.store.head(f"{found.prefix}/{OUTPUT_NAME}") is not None:
@@ -160,6 +165,6 @@ async def _fill_gap(
 
 
 def gap(gateway: Gateway, first: int, last: int, reason: Literal["expired", "lost"] = "expired") -> OutputLine:
-    """A chunk that says which are missing."""
+    """Return a chunk that states a gap."""
     chunk = gap_chunk(first, last, gateway.deps.clock.now(), reason)
     return OutputLine(last, chunk.model_dump_json(exclude_none=True).encode())

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents; every wrong field is named with what would be right."""
+"""Errors as RFC 9457 problem documents; every wrong field is named with the correct form."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class ProblemDocument(BaseModel):
-    """RFC 9457. `errors` names each wrong field and says what would be right."""
+    """RFC 9457. `errors` names each wrong field and the correct form."""
 
     type: str
     title: str
@@ -35,7 +35,7 @@ class ProblemDocument(BaseModel):
 
 
 class Problem(Exception):
-    """A call that cannot be answered as asked. `slug` identifies the kind in `type`."""
+    """A call that cannot be answered as requested. `slug` identifies the kind in `type`."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
     def response(self, path: str) -> Response:
-        """The problem document of a call to `path`."""
+        """Return the problem document of a call to `path`."""
         document: dict[str, Any] = {
             "type": f"urn:ocf:problem:{self.slug}",
             "title": HTTPStatus(self.status).phrase,
@@ -68,22 +68,22 @@ class Problem(Exception):
         return Response(body, self.status, {"Cache-Control": "no-store", **self.headers}, MEDIA_TYPE)
 
 
-#: Wrong fields that are explained; a body can have a hundred thousand, and each takes a moment.
+#: Maximum of explained fields; a body can have a hundred thousand wrong ones, and each takes time.
 _EXPLAINED = 50
 
 
 def invalid(found: Sequence[FieldError]) -> Problem:
-    """422 with the fields; the detail says them in one line too."""
+    """Return a 422 problem with the fields, which the detail repeats in one line."""
     text = "; ".join(f"{error.field}: {error.message}" for error in found)
     return Problem(422, "invalid-request", text[:2_000], errors=found)
 
 
 def not_found(execution: str) -> Problem:
-    """404 of an execution; the same whether it does not exist or belongs to somebody else."""
+    """Return a 404 problem for an execution, the same whether it is missing or another caller's."""
     return Problem(404, "unknown-execution", f"no execution {execution} in the projects you may read")
 
 
-#: Errors of the ground by what a caller can do about them: status and Retry-After in seconds.
+#: Errors of the core by the caller's remedy: status and Retry-After in seconds.
 _OCF: tuple[tuple[type[errors.OcfError], int, str, int | None], ...] = (
     (errors.NotYetKnown, 404, "not-found", None),
     (errors.Conflict, 409, "conflict", None),
@@ -95,7 +95,7 @@ _OCF: tuple[tuple[type[errors.OcfError], int, str, int | None], ...] = (
 
 
 def problem_of(error: errors.OcfError) -> Problem:
-    """The problem that a failed dependency or a refused event is for the caller."""
+    """Return the problem for a failed dependency or a refused event."""
     status, slug, after = next((s, g, a) for kind, s, g, a in _OCF if isinstance(error, kind))
     headers = {"Retry-After": str(after)} if after else {}
     return Problem(status, slug, str(error), headers=headers)
@@ -114,12 +114,12 @@ _FRIENDLY: dict[str, str] = {
 }
 
 
-#: What models say of themselves as a whole, and the field a caller would look at.
+#: Errors of whole models, and the field that a caller would look for.
 _OF_THE_WHOLE = {"prompt or code is required and must not be blank": "prompt"}
 
 
 def explain(found: Sequence[Mapping[str, Any]], body: object = None) -> list[FieldError]:
-    """Pydantic's errors as fields a caller knows and what would be right. Wrong values are left out: may be secrets."""
+    """Map pydantic's errors to the caller's fields and the correct form. Values are omitted: may be secrets."""
     explained: dict[str, str] = {}
     for number, error in enumerate(found):
         if len(explained) == _EXPLAINED:
@@ -130,13 +130,13 @@ def explain(found: Sequence[Mapping[str, Any]], body: object = None) -> list[Fie
             loc = [where, *loc]
         field = _path(loc, body) if where not in ("query", "path", "header") else str(loc[0])
         message = _message(error, field)
-        # A union says one error per member; the first is the one meant for people.
+        # A union reports one error per member; the first is the readable one.
         explained.setdefault(field or _OF_THE_WHOLE.get(message, "body"), message)
     return [FieldError(field=field, message=message) for field, message in explained.items()]
 
 
 def _path(loc: Sequence[object], body: object) -> str:
-    """`loc` without the tags that pydantic adds for unions: only what is in the body, and a missing last part."""
+    """Return `loc` without pydantic's union tags: only parts of the body, and a missing last part."""
     here, parts = body, list[str]()
     for at, part in enumerate(loc):
         found = _step(here, part)
@@ -199,5 +199,5 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> Response:
-        # Starlette raises the error again after this answer, so that the server logs it with its traceback.
-        return Problem(500, "internal", "the gateway failed; its log says why").response(request.url.path)
+        # Starlette raises the error again after this answer, so the server logs it with its traceback.
+        return Problem(500, "internal", "the gateway failed; see its log").response(request.url.path)

@@ -1,4 +1,4 @@
-"""What one caller may have of what all share: calls per second, bytes of bodies at once."""
+"""Limits per caller on shared resources: calls per second, bytes of bodies in memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import OrderedDict
 from ocf.events.ports import Clock
 from ocf.functions.gateway.problems import Problem
 
-#: Callers remembered; the one seen longest ago is forgotten, which can only be in its favour.
+#: Callers remembered; the least recently seen is forgotten, which can only favour it.
 _CALLERS = 10_000
 
 
@@ -25,7 +25,7 @@ class RateLimit:
         """Take one token.
 
         Raises:
-            Problem: 429 with the seconds until there is one again.
+            Problem: 429 with the seconds until the next token.
         """
         if not self._rate:
             return
@@ -47,7 +47,7 @@ class RateLimit:
 
 
 class Bodies:
-    """Bytes of request bodies that are held at once: at most `each` of one caller, `total` in all."""
+    """Bytes of request bodies in memory: at most `each` per caller, `total` in all."""
 
     def __init__(self, each: int, total: int) -> None:
         self._each = each
@@ -56,14 +56,14 @@ class Bodies:
 
     @property
     def held(self) -> int:
-        """Bytes held now."""
+        """Return the bytes in memory now."""
         return sum(self._held.values())
 
     def take(self, caller: str, size: int) -> None:
-        """Hold `size` more bytes of `caller`.
+        """Charge `size` bytes to `caller`.
 
         Raises:
-            Problem: 429 over the caller's share, 503 where others hold too much.
+            Problem: 429 over the caller's share, 503 over the total.
         """
         if self._held.get(caller, 0) + size > self._each:
             detail = f"more than {self._each} bytes of your request bodies at once; send them one after the other"
@@ -74,7 +74,7 @@ class Bodies:
         self._held[caller] = self._held.get(caller, 0) + size
 
     def release(self, caller: str, size: int) -> None:
-        """Hold `size` bytes less."""
+        """Return `size` bytes of `caller`."""
         left = self._held[caller] - size
         if left:
             self._held[caller] = left

@@ -1,7 +1,7 @@
-"""Reading what callers send: bodies once, straight from bytes to the model, and what is wrong by field.
+"""Request bodies: read once, straight from bytes to the model, with errors by field.
 
 A body is measured before it is parsed (`ocf.events.limits`). It is parsed on the event loop: the parsers hold the
-interpreter's lock, so that a thread would gain nothing, and what the limits let through takes tenths of a second.
+interpreter's lock, so a thread would gain nothing, and a body within the limits takes tenths of a second.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?([Zz]|
 
 
 class StrictRoute(APIRoute):
-    """A route whose query has only parameters that it knows: a filter with a typing error would list everything."""
+    """A route that refuses unknown query parameters: a filter with a typo would list everything."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The framework's handler, after a look at the query."""
+        """Return the framework's handler, preceded by the check of the query."""
         handle, known = super().get_route_handler(), frozenset(_parameters(self.dependant))
 
         async def strict(request: Request) -> Response:
@@ -47,7 +47,7 @@ class StrictRoute(APIRoute):
 
 
 def check_query(query: QueryParams, known: frozenset[str]) -> None:
-    """Raise Problem, 422, where the query has a parameter that is not among `known`."""
+    """Raise a 422 Problem when the query has a parameter that is not in `known`."""
     wrong = [name for name in query if name not in known]
     if wrong:
         allowed = "one of " + ", ".join(sorted(known)) if known else "none: this call takes no query parameters"
@@ -62,19 +62,19 @@ def _parameters(dependant: Dependant) -> Iterator[str]:
 
 
 def documented(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
-    """What the OpenAPI document says of a body that `read` reads (`openapi_extra`)."""
+    """Return the OpenAPI description of a body that `read` reads (`openapi_extra`)."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {"requestBody": {"required": required, "content": {JSON: {"schema": schema}}}}
 
 
 async def read(request: Request, model: type[M]) -> M:
-    """The body of `request`. Strict: a number is no text, 1 is not true.
+    """Return the body of `request`. Strict: a number is not text, 1 is not true.
 
     Raises:
         Problem: 415 not JSON by its media type, 400 not JSON, 422 naming each wrong field, 408 not sent in time, 413,
-            429 or 503 more than is taken at once.
+            429 or 503 too large.
     """
-    # Anything but JSON's media type would let a form on a foreign page call us without a preflight.
+    # Any other media type would let a form on a foreign page call without a preflight.
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != JSON:
         raise Problem(415, "unsupported-media-type", f"send the body as Content-Type: {JSON}")
     raw = await _body(request)
@@ -86,12 +86,12 @@ async def read(request: Request, model: type[M]) -> M:
 
 
 async def read_optional(request: Request, model: type[M]) -> M | None:
-    """The body of `request`, or None when there is none. Raises as `read`."""
+    """Return the body of `request`, or None when there is none. Raises as `read`."""
     return await read(request, model) if await _body(request) else None
 
 
 async def _body(request: Request) -> bytes:
-    """All of it, within the caller's share of what all bodies may be and within the time for it."""
+    """Return the whole body, within the caller's share of memory and the time for it."""
     try:
         async with asyncio.timeout(request.app.state.gateway.settings.body_seconds):
             return await request.body()
@@ -108,7 +108,7 @@ def _parsed(raw: bytes, model: type[M]) -> M:
         found = error.errors(include_url=False, include_input=False, include_context=False)
     else:
         if b"NaN" in raw or b"Infinity" in raw:
-            # No JSON (RFC 8259), which no other reader would take; it may also stand within a text.
+            # Not JSON (RFC 8259), so other readers would refuse it; it may also stand within a text.
             _json(raw)
         return parsed
     if any(one["type"] == "int_type" for one in found):
@@ -139,5 +139,5 @@ def _rfc3339(value: object) -> object:
     return value
 
 
-#: A time in a query; pydantic alone would take numbers too.
+#: A time in a query; pydantic alone would accept numbers too.
 Time = Annotated[AwareDatetime, BeforeValidator(_rfc3339)]

@@ -1,4 +1,4 @@
-"""What callers send. On the bus it becomes the command models of `ocf.events.commands`."""
+"""Request bodies. On the bus they become the command models of `ocf.events.commands`."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from ocf.events.commands import (
     Text,
 )
 
-#: A secret may come in plain over HTTP: it is sealed here, before it touches the bus.
+#: A secret may be plain over HTTP: the gateway seals it before it reaches the bus.
 Secret = Annotated[str, StringConstraints(min_length=1, max_length=8_000)] | Sealed
 
 
 class ModelConfigIn(ModelConfigData):
-    """Which model runs the task. `api_key` is plain text or already sealed; it is sealed before it goes anywhere."""
+    """The model of the task. `api_key` is plain text or sealed; plain text is sealed before use."""
 
     api_key: Secret | None = Field(default=None, repr=False)  # type: ignore[assignment]
 
 
 class GitWorkspaceIn(GitWorkspace):
-    """A clone. `token` is plain text or already sealed."""
+    """A clone. `token` is plain text or sealed."""
 
     token: Secret | None = Field(default=None, repr=False)  # type: ignore[assignment]
 
@@ -46,7 +46,7 @@ WorkspaceIn = Annotated[
 
 
 class ExecuteTask(TaskRequest):
-    """The body of `POST /tasks/execute`: what to do, where, with which model, within which bounds."""
+    """Body of `POST /tasks/execute`: task, workspace, model and limits."""
 
     execution_id: ExecutionId | None = None
     project_id: ProjectId | None = None
@@ -55,13 +55,13 @@ class ExecuteTask(TaskRequest):
 
 
 class CancelTask(Model):
-    """Why it is cancelled, for those who read the record."""
+    """Reason of a cancel, shown in the record."""
 
     why: Annotated[Text, Field(max_length=1_000)] | None = None
 
 
 class Answer(Model):
-    """An answer to what the agent waits for, or a follow-up prompt."""
+    """An answer to the agent's request, or a follow-up prompt."""
 
     answer: Annotated[Text, Field(max_length=100_000)]
 
@@ -78,7 +78,7 @@ class CreateSession(Model):
 
 
 class Attachment(Model):
-    """Who attaches or detaches; the caller's name when it is left out."""
+    """The client that attaches or detaches; the caller's name by default."""
 
     client_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
 

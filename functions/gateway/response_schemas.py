@@ -1,4 +1,4 @@
-"""What the gateway answers with: the record as a caller sees it."""
+"""Answers of the gateway: the record as a caller sees it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ocf.events.output import PendingRequest, TodoItem, Usage
 
 
 class View(BaseModel):
-    """An answer. Frozen, like what it shows."""
+    """An answer. Frozen, like the record."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
 
 class Submitted(View):
-    """202: it is on the bus. `status` is `pending`, or the state of the execution that the same call made before."""
+    """202: published. `status` is `pending`, or the state of the execution that an earlier identical call made."""
 
     execution_id: str
     status: State
 
 
 class TaskSummary(View):
-    """An execution as lists show it. Times in UTC, durations in milliseconds."""
+    """An execution in lists. Times in UTC, durations in milliseconds."""
 
     execution_id: str
     project_id: str
@@ -55,12 +55,12 @@ class TaskSummary(View):
 
     @classmethod
     def of(cls, record: Record) -> TaskSummary:
-        """The summary of `record`."""
+        """Return the summary of `record`."""
         return cls.model_validate(_common(record))
 
 
 class TaskStatus(TaskSummary):
-    """Everything known of an execution but its output."""
+    """The state of an execution, without its output."""
 
     queue_position: int | None = Field(None, ge=1, description="1 is next; only while pending")
     timeout_seconds: int | None = None
@@ -70,18 +70,18 @@ class TaskStatus(TaskSummary):
     todo: list[TodoItem] = []
     errors: list[FieldError] = []
     diff: DiffSummary = DiffSummary()
-    result: str = Field("", description="the agent's last words; shortened when `result_bytes` is set")
+    result: str = Field("", description="the agent's last message; shortened when `result_bytes` is set")
     result_bytes: int | None = Field(None, description="bytes of the whole result, in `result.txt` of the archive")
-    artifacts: ArtifactState | None = Field(None, description="whether what the run left is in S3; once it has ended")
-    artifacts_message: str | None = Field(None, description="why it is not")
+    artifacts: ArtifactState | None = Field(None, description="whether the run's results are in S3; once it has ended")
+    artifacts_message: str | None = Field(None, description="why they are not")
     last_sequence: int = 0
-    output_expired: bool = Field(False, description="the stream keeps its output no longer; the archive may")
-    archive_expired: bool = Field(False, description="the archive is kept no longer")
+    output_expired: bool = Field(False, description="its output has expired from the stream; the archive may have it")
+    archive_expired: bool = Field(False, description="its archive has expired")
     cancel_why: str | None = None
 
     @classmethod
     def of(cls, record: Record, queue_position: int | None = None) -> TaskStatus:
-        """The status of `record`."""
+        """Return the status of `record`."""
         return cls.model_validate({**dict(record), **_common(record), "queue_position": queue_position})
 
 
@@ -114,14 +114,14 @@ def _common(record: Record) -> dict[str, object]:
 
 
 class TaskPage(View):
-    """One page of the history, newest first. `next` is the `cursor` of the page after it."""
+    """One page of the history, newest first. `next` is the `cursor` of the next page."""
 
     items: list[TaskSummary]
     next: str | None = None
 
 
 class Files(View):
-    """What the run changed in the workspace; `final` says that it has ended."""
+    """Changes of the run in the workspace; `final`: the run has ended."""
 
     execution_id: str
     final: bool
@@ -132,9 +132,9 @@ class Files(View):
 
 
 class ViewerToken(View):
-    """Credentials for one execution's live subject over the NATS WebSocket, and where its history is."""
+    """Credentials for one execution's live subject over the NATS WebSocket, and the URL of its history."""
 
-    nats_ws: str | None = Field(description="null where this gateway offers no NATS: use the WebSocket stream")
+    nats_ws: str | None = Field(description="null when this gateway offers no NATS: use the WebSocket stream")
     jwt: str
     seed: str
     subject: str
@@ -143,28 +143,28 @@ class ViewerToken(View):
 
 
 class Accepted(View):
-    """202: the command is on the bus."""
+    """202: the command is published."""
 
     execution_id: str
     status: State
 
 
 class ReplyAccepted(View):
-    """202: the answer is on its way to the worker."""
+    """202: the answer is published for the worker."""
 
     execution_id: str
     request_id: str
 
 
 class SessionAccepted(View):
-    """202: the session command is on the bus; `open`: the session is there."""
+    """202: the session command is published; `open`: the session exists."""
 
     session_id: str
     status: Literal["open", "creating", "attaching", "detaching", "destroying"]
 
 
 class Check(View):
-    """One thing the gateway depends on."""
+    """One dependency of the gateway."""
 
     ok: bool
     detail: str = ""
@@ -172,7 +172,7 @@ class Check(View):
 
 
 class Readiness(View):
-    """Whether calls can be served, with each check by name."""
+    """Readiness to serve calls, with each check by name."""
 
     ready: bool
     offline_model: bool = Field(description="without `model_config` a script answers, not a language model")
@@ -183,5 +183,5 @@ class Health(View):
     """The process answers."""
 
     status: Literal["ok"] = "ok"
-    open: bool = Field(description="no token is asked for: loopback only")
-    instance: str | None = Field(description="which start of `ocf up` this is; null elsewhere")
+    open: bool = Field(description="no token is required: loopback only")
+    instance: str | None = Field(description="id of this start of `ocf up`; null elsewhere")

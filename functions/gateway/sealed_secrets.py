@@ -1,4 +1,4 @@
-"""Plain secrets of a request, sealed before anything else is done with it."""
+"""Sealing of a request's plain secrets, before anything else uses it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ocf.functions.gateway.request_schemas import CreateSession, ExecuteTask, Gi
 
 
 def seal_task(body: ExecuteTask, project: str, keyring: Sealer | None) -> ExecuteTask:
-    """`body` with its model key and its repository token sealed for `project`.
+    """Return `body` with its model key and its repository token sealed for `project`.
 
     Raises:
         Problem: 503, there is a plain secret and no ENCRYPTION_KEY to seal it with.
@@ -20,7 +20,7 @@ def seal_task(body: ExecuteTask, project: str, keyring: Sealer | None) -> Execut
 
 
 def seal_session(body: CreateSession, project: str, keyring: Sealer | None) -> CreateSession:
-    """`body` with its repository token sealed for `project`. Raises as `seal_task`."""
+    """Return `body` with its repository token sealed for `project`. Raises as `seal_task`."""
     return body.model_copy(update=_workspace(body, project, keyring))
 
 

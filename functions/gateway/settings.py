@@ -1,4 +1,4 @@
-"""What the gateway can be told, apart from the process's other settings."""
+"""Settings of the gateway, apart from the process's other settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class UnsafeBind(DeadLetter):
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    """Times in seconds, sizes in bytes. Without a secret and without a JWKS URL everybody on loopback may do all."""
+    """Times in seconds, sizes in bytes. Without secret and JWKS URL every client on loopback may do everything."""
 
     default_project: str = "default"
     jwt_secret: SecretStr | None = None
@@ -26,36 +26,37 @@ class GatewaySettings:
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
     cors_origins: tuple[str, ...] = ()
-    #: Requests per second and caller; 0 is no limit. `burst` is how many may come at once.
+    #: Requests per second and caller; 0 is no limit. `burst` is the number allowed at once.
     rate_limit: int = 0
     burst: int = 0
     #: Largest request body. The largest event is 16 MiB; the rest is room for JSON around it.
     max_body: int = 17 * 1024 * 1024
-    #: Bodies that are held at once, of one caller and of all; a call needs its body some times over. Seconds for one.
+    #: Bytes of bodies in memory, per caller and in all (a call needs its body a few times over), and seconds for one
+    #: body.
     caller_bodies: int = 3 * 17 * 1024 * 1024
     all_bodies: int = 8 * 17 * 1024 * 1024
     body_seconds: float = 120.0
     console_dir: Path | None = None
     nats_ws_url: str | None = None
-    #: The embedded stack's scripted model answers whoever names no other: people must be told.
+    #: The embedded stack's scripted model is the default model: clients must show that.
     offline_model: bool = False
-    #: Which start of the embedded stack this is; the command line compares it with the stack's state file.
+    #: Id of this start of the embedded stack; the command line compares it with the stack's state file.
     instance: str | None = None
     viewer_ttl: int = 900
-    #: `WS /tasks/{id}/stream`: silence after which a heartbeat goes out, and how long one send may block.
+    #: `WS /tasks/{id}/stream`: seconds of silence before a heartbeat, and for which one send may block.
     heartbeat: float = 15.0
     slow_reader: float = 10.0
-    #: Chunks kept for a reader that is behind; what does not fit is read from the stream again.
+    #: Chunks buffered for a slow reader; others are read from the stream again.
     backlog: int = 2_000
 
     @property
     def authenticated(self) -> bool:
-        """Whether callers have to show a token."""
+        """Return whether callers need a token."""
         return self.jwt_secret is not None or self.jwks_url is not None
 
     @classmethod
     def of(cls, settings: Settings) -> GatewaySettings:
-        """The gateway's part of the process's settings."""
+        """Return the gateway's part of the process's settings."""
         return cls(
             default_project=settings.project_id,
             jwt_secret=settings.gateway_jwt_secret,
@@ -72,7 +73,7 @@ class GatewaySettings:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` (a name or an address, without port) can only mean this machine."""
+    """Return whether `host` (a name or an address, without port) can only mean this machine."""
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True

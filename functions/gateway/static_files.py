@@ -1,4 +1,4 @@
-"""The built console: hashed files for ever, the page itself always fresh, and nothing outside its folder."""
+"""Static files of the built console: hashed files cached for ever, the page always fresh."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ and name its folder in <code>CONSOLE_DIR</code>.</p>
 
 @dataclass(frozen=True)
 class File:
-    """A file of the console, as it is served."""
+    """A served file of the console."""
 
     content: bytes
     media_type: str
@@ -35,14 +35,14 @@ class File:
 
 
 class Console:
-    """Serves one folder. Its files are read when they are asked for; the build's names tell versions apart."""
+    """Serves one folder. Files are read on request; the build's names distinguish versions."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._folder = settings.console_dir.resolve() if settings.console_dir else None
         self._policy = _policy(settings)
 
     async def answer(self, request: Request) -> Response:
-        """The file that `request` names; the page for every other path a browser navigates to.
+        """Return the file that `request` names, or the page for other paths a browser navigates to.
 
         Raises:
             Problem: 404.
@@ -66,7 +66,7 @@ class Console:
     def _read(self, path: str) -> File | None:
         if self._folder is None or "\x00" in path:
             return None
-        # resolve() follows `..` and links: what is left must still be inside.
+        # resolve() follows `..` and links: the result must still be inside.
         found = (self._folder / path).resolve()
         if not found.is_relative_to(self._folder) or not found.is_file():
             return None
@@ -93,7 +93,7 @@ _TYPES = {
 
 
 def _navigates(request: Request) -> bool:
-    """A browser opening a deep link: it asks for a page, and the path names no file."""
+    """Return whether a browser opens a deep link: it asks for HTML, and the path names no file."""
     last = request.url.path.rsplit("/", 1)[-1]
     return "." not in last and "text/html" in request.headers.get("accept", "")
 

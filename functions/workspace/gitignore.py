@@ -90,10 +90,10 @@ def _rules(text: bytes) -> Iterator[Rule]:
 
 
 def _without_trailing_spaces(line: bytes) -> bytes:
-    kept = line.rstrip(b" ")
-    if len(kept) < len(line) and (len(kept) - len(kept.rstrip(b"\\"))) % 2:
-        return kept + b" "  # the first one is escaped
-    return kept
+    stripped = line.rstrip(b" ")
+    if len(stripped) < len(line) and (len(stripped) - len(stripped.rstrip(b"\\"))) % 2:
+        return stripped + b" "  # the first one is escaped
+    return stripped
 
 
 def compile_component(pattern: bytes) -> re.Pattern[bytes]:

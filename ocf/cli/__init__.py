@@ -1,1 +1,1 @@
-"""`ocf`, the command line. Each verb imports what it needs when it runs, so that `ocf --help` is quick."""
+"""`ocf`, the command line. Each verb imports its modules when it runs, so that `ocf --help` is fast."""

@@ -1,4 +1,4 @@
-"""Every verb of `ocf`, each from a small file of its group."""
+"""The `ocf` application with all verbs, each defined in the file of its group."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ app = typer.Typer(
 def root(
     gateway: Annotated[
         str | None,
-        typer.Option("--gateway", metavar="URL", help="Talk to this gateway, not to a stack of this machine."),
+        typer.Option("--gateway", metavar="URL", help="Use this gateway instead of a stack on this machine."),
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """OpenCode executions as event-driven functions.
+    """Run OpenCode executions as event-driven functions.
 
-    A verb talks to the gateway of --gateway; else to the stack that runs in --data-dir; else to OCF_GATEWAY; else to
-    the stack that runs in OCF_DATA_DIR or ./.ocf. OCF_TOKEN is the bearer token.
+    A verb uses the gateway of --gateway; else the stack that runs in --data-dir; else OCF_GATEWAY; else the stack that
+    runs in OCF_DATA_DIR or ./.ocf. OCF_TOKEN is the bearer token.
     """
     NAMED_GATEWAY.set(gateway)
     NAMED_DIRECTORY.set(data_dir)

@@ -1,4 +1,4 @@
-"""What every verb shares: exit codes, JSON on stdout, problems on stderr, which project and which stack."""
+"""Shared parts of the verbs: exit codes, JSON on stdout, errors on stderr, project and data directory."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 DEFAULT_DATA_DIR = Path(".ocf")
-#: Seconds that a gateway may be away before a verb that follows something gives up.
+#: Seconds that a gateway may be away before a following verb gives up.
 PATIENCE = 600.0
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", show_default="OCF_DATA_DIR, else .ocf", help="Where the stack keeps everything."),
+    typer.Option("--data-dir", show_default="OCF_DATA_DIR, else .ocf", help="Data directory of the stack."),
 ]
 Project = Annotated[str, typer.Option("--project", "-p", envvar="PROJECT_ID", help="Project the executions belong to.")]
 
@@ -34,24 +34,24 @@ NAMED_DIRECTORY: ContextVar[Path | None] = ContextVar("NAMED_DIRECTORY", default
 
 
 def directory(data_dir: Path | None) -> Path:
-    """The data directory: of --data-dir, else OCF_DATA_DIR, else `.ocf`."""
+    """Return the data directory: --data-dir, else OCF_DATA_DIR, else `.ocf`."""
     return data_dir or NAMED_DIRECTORY.get() or Path(os.environ.get("OCF_DATA_DIR") or DEFAULT_DATA_DIR)
 
 
 def print_json(value: object) -> None:
-    """One line of JSON on stdout."""
+    """Print one line of JSON on stdout."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
-        # The locale has no such character, or it is half an emoji, which no UTF-8 has: as escapes both are kept.
+        # The locale lacks the character, or it is a lone surrogate: escapes preserve both.
         text = json.dumps(value, default=str)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-#: What a terminal obeys: escape sequences, whole or cut off, and control characters, without the colours of (1); and
-#: what turns the direction of the text behind it, so that a file's name reads as another.
+#: Sequences that control a terminal: escape sequences, complete or cut off, and control characters, except the colours
+#: of group 1; and characters that reverse the text direction, so that a file's name could read as another.
 _OBEYED = re.compile(
     r"(\x1b\[[0-9;:]*m)"
     r"|\x1b(?:\[[0-?]*[ -/]*[@-~]?|[\]PX^_][^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?|[ -/]*[0-~]?)"
@@ -61,15 +61,15 @@ _OBEYED = re.compile(
 
 
 def printable(text: str) -> str:
-    """`text` as a terminal may be given it: colours stay; what sets titles or clipboards or moves the cursor goes.
+    """Return `text` without terminal control, except colours: no titles, clipboard or cursor movement.
 
-    Most of what is shown was written by an agent, or by whoever the agent has read.
+    An agent, or a source that it read, wrote most of the displayed text.
     """
     return _OBEYED.sub(lambda found: found[1] or "", text)
 
 
 async def copy(pieces: AsyncIterator[bytes]) -> int:
-    """A download to stdout: byte for byte, unless a terminal would obey what is in it."""
+    """Copy a download to stdout: byte for byte, but without control sequences in a terminal."""
     if not sys.stdout.isatty():
         async for piece in pieces:
             sys.stdout.buffer.write(piece)
@@ -86,13 +86,13 @@ async def copy(pieces: AsyncIterator[bytes]) -> int:
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
-    """End with one line on stderr."""
+    """Exit with one line on stderr."""
     sys.stderr.write(f"ocf: {printable(message)}\n")
     raise typer.Exit(code)
 
 
 def run(work: Coroutine[Any, Any, int]) -> NoReturn:
-    """Run a verb's coroutine and end with the status it returns; an error has its own."""
+    """Run a verb's coroutine and exit with the status it returns, or with that of its error."""
     from ocf.events.errors import OcfError
 
     try:

@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Events that could not be handled, each with the reason.")
 
-Letter = Annotated[int, typer.Argument(metavar="SEQ", min=1, help="Its number, as `ocf dlq list` shows it.")]
+Letter = Annotated[int, typer.Argument(metavar="SEQ", min=1, help="Sequence shown by `ocf dlq list`.")]
 
 
 @app.command("list")
 def list_(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=500)] = 50,
-    after: Annotated[int, typer.Option("--after", min=0, metavar="SEQ", help="Only those behind this one.")] = 0,
+    after: Annotated[int, typer.Option("--after", min=0, metavar="SEQ", help="Only dead letters after this one.")] = 0,
     project: Project = "default",
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """Dead letters, oldest first."""
+    """List dead letters, oldest first."""
 
     async def work(gateway: Gateway) -> int:
         page = await gateway.call("GET", "/dlq", limit=limit, after=after)
@@ -47,7 +47,7 @@ def list_(
 
 @app.command()
 def show(letter: Letter, project: Project = "default", data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
-    """One of them, with the event's data."""
+    """Show one dead letter with the event's data."""
     answered(f"/dlq/{letter}", "GET", None, project, data_dir, json_output)
 
 
@@ -55,11 +55,11 @@ def show(letter: Letter, project: Project = "default", data_dir: DataDir = None,
 def redrive(
     letter: Letter, project: Project = "default", data_dir: DataDir = None, json_output: JsonFlag = False
 ) -> None:
-    """Publish the event again where it came from, and drop it here."""
+    """Publish the event again on its original subject, and drop the dead letter."""
     answered(f"/dlq/{letter}/redrive", "POST", None, project, data_dir, json_output)
 
 
 @app.command()
 def drop(letter: Letter, project: Project = "default", data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
-    """Drop it for good."""
+    """Drop a dead letter for good."""
     answered(f"/dlq/{letter}", "DELETE", None, project, data_dir, json_output)

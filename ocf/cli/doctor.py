@@ -1,4 +1,4 @@
-"""`ocf doctor`: what is missing and the command that fixes it. `ocf encrypt-key`: seal a model key for the bus."""
+"""`ocf doctor`: shows missing parts and commands that fix them. `ocf encrypt-key`: seals a model key for the bus."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MIN_FREE = 2 * 1024**3
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `needed` ones that are not ok make doctor exit 1."""
+    """Result of one check. A `needed` one that is not ok makes doctor exit 1."""
 
     name: str
     ok: bool
@@ -34,10 +34,10 @@ class Finding:
 
 
 def doctor(data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
-    """Say what is missing, and the exact command that fixes it. Exits 1 when something needed is missing.
+    """Show what is missing, and the exact command that fixes it. Exits 1 when something needed is missing.
 
-    Looks at programs, what this kernel can confine, disk space, and the stack of the data directory. The settings
-    shown (secrets masked) are what that stack was started with; where none runs, those of this shell.
+    Checks programs, the kernel's sandbox support, disk space, and the stack of the data directory. The settings shown
+    (secrets masked) are those that the stack was started with; without a stack, those of this shell.
     """
     place = directory(data_dir).resolve()
     found, stack = _stack(place)
@@ -66,10 +66,10 @@ def encrypt_key(
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """Seal a model key with ENCRYPTION_KEY, for `model_config.api_key` of a command that goes over the bus.
+    """Seal a model key with ENCRYPTION_KEY, for `model_config.api_key` of a command on the bus.
 
-    It can be opened for this project only. The key is ENCRYPTION_KEY, or that of the data directory's stack.
-    Through the gateway a plain key may be sent: it is sealed there.
+    It can be opened for this project only. The key is ENCRYPTION_KEY, or that of the data directory's stack. Over the
+    gateway you may send a plain key: the gateway seals it.
     """
     import base64
     import secrets
@@ -112,8 +112,8 @@ def _programs() -> Iterator[Finding]:
     from ocf.stack.tools import inventory
 
     for tool in inventory():
-        said = str(tool.path) if tool.path else f"missing: {tool.why}"
-        yield Finding(tool.name, tool.path is not None, said, "" if tool.path else tool.fix, tool.needed)
+        result = str(tool.path) if tool.path else f"missing: {tool.why}"
+        yield Finding(tool.name, tool.path is not None, result, "" if tool.path else tool.fix, tool.needed)
 
 
 def _sandbox(mode: str) -> Iterator[Finding]:
@@ -126,22 +126,22 @@ def _sandbox(mode: str) -> Iterator[Finding]:
         "signals": support.signals,
         "system calls": support.seccomp,
     }
-    kept = {name: there and mode != "off" for name, there in parts.items()}
-    said = f"SANDBOX={mode}, Landlock ABI {support.landlock_abi}; enforced: "
-    said += ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in kept.items())
+    enforced = {name: there and mode != "off" for name, there in parts.items()}
+    result = f"SANDBOX={mode}, Landlock ABI {support.landlock_abi}; enforced: "
+    result += ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in enforced.items())
     missing = "; ".join(support.missing)
     fix = "a Linux kernel of 6.12 or newer; or SANDBOX=preferred for what this one can" if missing else ""
     yield Finding(
         "sandbox",
         not support.missing and mode != "off",
-        f"{said}{'; missing: ' + missing if missing else ''}",
+        f"{result}{'; missing: ' + missing if missing else ''}",
         "unset SANDBOX" if mode == "off" else fix,
         needed=mode == "required",
     )
 
 
 def _boundary(place: Path, found: Running | None) -> Iterator[Finding]:
-    """What stands between two executions: as the running stack says, or as this shell would start one."""
+    """Yield the boundary between executions: the running stack's, or that of a stack started from this shell."""
     import json
 
     import httpx
@@ -153,19 +153,19 @@ def _boundary(place: Path, found: Running | None) -> Iterator[Finding]:
         try:
             kind, why = current_boundary(load())
         except ValueError:
-            return  # the environment's own finding says what is wrong with it
-        said = f"{kind}: {why}" if why else kind
+            return  # the environment's own finding reports it
+        result = f"{kind}: {why}" if why else kind
     else:
         try:
             port = json.loads((place / "ports.json").read_text())["execute"]
             answer = httpx.get(f"http://127.0.0.1:{port}/ready", timeout=5, trust_env=False)
-            said = str(answer.json()["checks"]["boundary"])
+            result = str(answer.json()["checks"]["boundary"])
         except (OSError, ValueError, KeyError, httpx.HTTPError) as error:
-            said = f"not known: the execute function does not say ({type(error).__name__})"
+            result = f"unknown: the execute function does not answer ({type(error).__name__})"
     yield Finding(
         "boundary",
-        said.startswith((OWN_CONTAINER, OWN_USER)),
-        said,
+        result.startswith((OWN_CONTAINER, OWN_USER)),
+        result,
         "run it as root: each execution has a user then",
         False,
     )
@@ -182,7 +182,7 @@ def _disk(place: Path) -> Iterator[Finding]:
 
 
 def _stack(place: Path) -> tuple[Running | None, Finding]:
-    """The stack that is up there, once what answers on its port has said that it is that one."""
+    """Return the stack of the directory, once its gateway has confirmed its identity."""
     from ocf.cli.gateway_client import NoStack, Unreachable, answering_stack
 
     try:
@@ -195,7 +195,7 @@ def _stack(place: Path) -> tuple[Running | None, Finding]:
 
 
 def _settings() -> tuple[dict[str, object], str]:
-    """The settings by variable with secrets masked, and what is wrong with them."""
+    """Return the settings by variable, secrets masked, and an error message if they are invalid."""
     from pydantic import ValidationError
 
     from ocf.functions.settings.settings import load, masked
@@ -211,8 +211,8 @@ def _model(settings: dict[str, object]) -> Finding:
     from ocf.stack.process_table import OFFLINE_NOTICE, REAL_MODEL
 
     chosen = [name for name in REAL_MODEL if settings.get(name)]
-    said = f"a real one: {', '.join(chosen)} set" if chosen else OFFLINE_NOTICE
-    return Finding("model", bool(chosen), said, "" if chosen else "export ANTHROPIC_API_KEY=...", needed=False)
+    result = f"a real one: {', '.join(chosen)} set" if chosen else OFFLINE_NOTICE
+    return Finding("model", bool(chosen), result, "" if chosen else "export ANTHROPIC_API_KEY=...", needed=False)
 
 
 def _show(findings: list[Finding], settings: dict[str, object], source: str) -> None:

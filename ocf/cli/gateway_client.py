@@ -1,4 +1,4 @@
-"""The command line's way to a gateway: HTTP for calls, a WebSocket that resumes for output."""
+"""Client of a gateway: HTTP for calls, a WebSocket that resumes for output."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ocf.events.errors import InvalidEvent, OcfError
 from ocf.events.limits import KIB, JsonLimit, parse_json
 from ocf.stack.state import Running, running, running_pid
 
-#: Seconds between tries to find a gateway again.
+#: Seconds between tries to reach a gateway again: first, and at most.
 _RETRY_FIRST, _RETRY_MOST = 0.2, 5.0
-#: The stream's own close codes after which another try cannot help.
+#: The stream's close codes after which a retry cannot help.
 _FINAL_CODES = (4401, 1011)
-#: Answers of a gateway that is there and cannot serve now.
+#: Answers of a gateway that is up but cannot serve now.
 _NOT_NOW = (502, 503, 504)
-#: What a server that is none of ours may say when asked who it is.
+#: Limit for the answer of an unknown server at /health.
 _HEALTH = JsonLimit(bytes=64 * KIB, depth=4, values=100)
 
 
@@ -40,22 +40,22 @@ class CallFailed(OcfError):
 
 
 class Unreachable(CallFailed):
-    """There is no gateway to talk to, now: no stack, another server on its port, no answer."""
+    """No gateway is reachable now: no stack, another server on its port, or no answer."""
 
 
 class NoStack(Unreachable):
-    """Nothing runs in the data directory."""
+    """No stack runs in the data directory."""
 
 
 class GaveUp(CallFailed):
-    """The gateway has been away for longer than was to be waited."""
+    """The gateway was away for longer than the time limit."""
 
     exit_status = 5
 
 
 @dataclass(frozen=True)
 class Where:
-    """Which gateway, as whom, for which project; `stack` where it is that of a data directory on this machine."""
+    """A gateway, the caller's token, and the project; `stack` where it belongs to a data directory on this machine."""
 
     url: str
     token: str | None
@@ -64,20 +64,22 @@ class Where:
 
 
 def where(project: str, data_dir: Path | None = None) -> Where:
-    """The gateway of --gateway, else --data-dir, else OCF_GATEWAY, else OCF_DATA_DIR or `.ocf`; token: OCF_TOKEN.
+    """Return the gateway of --gateway, else --data-dir, else OCF_GATEWAY, else OCF_DATA_DIR or `.ocf`.
+
+    The token is OCF_TOKEN.
 
     Raises:
-        CallFailed: two are named, or the URL is none.
+        CallFailed: both options are given, or the URL is invalid.
         Unreachable: no stack runs in the directory, or it is not ready.
     """
     named, data_dir = NAMED_GATEWAY.get(), data_dir or NAMED_DIRECTORY.get()
     if named and data_dir:
-        raise CallFailed("--gateway and --data-dir exclude each other: each names whom to talk to")
+        raise CallFailed("--gateway and --data-dir exclude each other: each names a gateway")
     token = os.environ.get("OCF_TOKEN") or None
     if url := named or (None if data_dir else os.environ.get("OCF_GATEWAY")):
         source = "--gateway" if named else "OCF_GATEWAY"
         if not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", url):
-            raise CallFailed(f"{source}: {url!r} is no URL of a gateway; it is like http://127.0.0.1:3003")
+            raise CallFailed(f"{source}: {url!r} is not a gateway URL such as http://127.0.0.1:3003")
         return Where(url.rstrip("/"), token, project)
     stack = _stack(directory(data_dir))
     return Where(stack.gateway, token, project, stack)
@@ -96,10 +98,10 @@ def _stack(place: Path) -> Running:
 
 
 async def answering_stack(place: Path) -> Running:
-    """The stack of a data directory, once its gateway has said that it is that one.
+    """Return the stack of a data directory, once its gateway has confirmed its identity.
 
     Raises:
-        Unreachable: there is none, it is not ready, or something else answers on its port.
+        Unreachable: there is none, it is not ready, or another server answers on its port.
     """
     stack = _stack(place)
     async with connect(lambda: Where(stack.gateway, None, "", stack)):
@@ -107,9 +109,9 @@ async def answering_stack(place: Path) -> Running:
 
 
 class Gateway:
-    """A gateway's REST calls (docs: /openapi.json). Every call raises CallFailed with what the gateway said."""
+    """A gateway's REST calls (docs: /openapi.json). Every call raises CallFailed with the gateway's message."""
 
-    #: Seconds that `lasting` and `chunks` wait for a gateway that has gone.
+    #: Seconds that `lasting` and `chunks` wait for a gateway that is away.
     patience: float = PATIENCE
 
     def __init__(self, find: Callable[[], Where], http: httpx.AsyncClient) -> None:
@@ -119,19 +121,19 @@ class Gateway:
         self._http.base_url = httpx.URL(self.where.url)
 
     async def verify(self) -> None:
-        """Make sure that what answers is the data directory's stack, before it is told a token or asked for anything.
+        """Check that the data directory's stack answers, before sending a token or a call.
 
         Raises:
-            Unreachable: nothing answers, or something else.
+            Unreachable: nothing answers, or another server.
         """
         stack = self.where.stack
         if stack is None:
             return
-        said = await self._instance()
-        if said != stack.instance:
+        instance = await self._instance()
+        if instance != stack.instance:
             raise Unreachable(
-                f"what answers at {self.where.url} is not the stack of the data directory; "
-                "it was asked for nothing. Find what listens there; `ocf down` and `ocf up` choose another port"
+                f"the server at {self.where.url} is not the stack of the data directory; "
+                "nothing was sent to it. Find out what listens there; `ocf down` and `ocf up` choose another port"
             )
 
     async def _instance(self) -> object:
@@ -154,25 +156,25 @@ class Gateway:
             return None
 
     async def find_again(self) -> None:
-        """Look anew where the gateway is: a stack that was started again may have another port.
+        """Locate the gateway again: a restarted stack may have another port.
 
         Raises:
-            Unreachable: not there yet.
+            Unreachable: it is not there yet.
         """
         self.where = self._find()
         self._http.base_url = httpx.URL(self.where.url)
         await self.verify()
 
     async def call(self, method: str, path: str, *, body: object = None, **query: Any) -> Any:  # noqa: ANN401 - JSON
-        """The answer's JSON, or None when it has none."""
+        """Return the answer's JSON, or None when it has no body."""
         answer = await self._send(method, path, body, query)
         try:
             return answer.json() if answer.content else None
         except ValueError:
-            raise CallFailed(f"what answers at {self.where.url} is no gateway: {method} {path} is not JSON") from None
+            raise CallFailed(f"the server at {self.where.url} is not a gateway: {method} {path} is not JSON") from None
 
     async def lasting(self, path: str) -> Any:  # noqa: ANN401 - JSON
-        """GET, however often the gateway goes away meanwhile.
+        """GET a path, and retry while the gateway is away.
 
         Raises:
             GaveUp: it was away for `patience` seconds.
@@ -192,7 +194,7 @@ class Gateway:
                 return answer
 
     async def text(self, path: str, **query: Any) -> AsyncIterator[bytes]:
-        """The pieces of a download."""
+        """Yield the pieces of a download."""
         request = self._http.build_request("GET", path, params=self._query(path, query))
         try:
             answer = await self._http.send(request, stream=True)
@@ -208,7 +210,7 @@ class Gateway:
             raise self._unreachable(error) from None
 
     async def recorded(self, execution: str) -> AsyncIterator[dict[str, Any]]:
-        """The output so far, chunk by chunk."""
+        """Yield the output so far, chunk by chunk."""
         rest = b""
         async for piece in self.text(f"/tasks/{execution}/output", format="ndjson"):
             *lines, rest = (rest + piece).split(b"\n")
@@ -227,25 +229,25 @@ class Gateway:
         return answer
 
     def _query(self, path: str, query: dict[str, Any], body: object = None) -> dict[str, Any]:
-        """The query with the project, where the call is about executions or sessions and its body does not name it."""
+        """Return the query, with the project where the call needs one and its body does not have it."""
         named = not path.startswith(("/tasks", "/sessions")) or (isinstance(body, dict) and "project_id" in body)
         project = None if named else self.where.project
         return {k: v for k, v in {"project_id": project, **query}.items() if v is not None}
 
     def _unreachable(self, error: Exception) -> Unreachable:
-        said = str(error) or type(error).__name__
-        return Unreachable(f"no gateway answers at {self.where.url} ({said})")
+        reason = str(error) or type(error).__name__
+        return Unreachable(f"no gateway answers at {self.where.url} ({reason})")
 
     async def chunks(self, execution: str, start: int = 1) -> AsyncIterator[dict[str, Any]]:
-        """Output from sequence `start` until the execution has ended, each chunk once, over lost connections.
+        """Yield output from sequence `start` until the execution has ended, each chunk once, over lost connections.
 
         Raises:
-            CallFailed: no such execution, or not to be read with this token.
-            GaveUp: the gateway was away for `patience` seconds; says from where to go on.
+            CallFailed: no such execution, or not readable with this token.
+            GaveUp: the gateway was away for `patience` seconds; names the sequence to continue from.
         """
         following, outage = start, Outage(self)
         while True:
-            outage.then = f"; go on with: ocf watch {execution} --from {following}"
+            outage.then = f"; continue with: ocf watch {execution} --from {following}"
             try:
                 if outage.since is not None:
                     await self.find_again()
@@ -287,19 +289,19 @@ class Gateway:
 
 
 class Outage:
-    """The time a gateway is away: said once on stderr, waited out with growing pauses, given up in the end."""
+    """The time a gateway is away: reported once on stderr, retried with growing pauses, with a time limit."""
 
     def __init__(self, gateway: Gateway, clock: Callable[[], float] = time.monotonic) -> None:
         self._gateway = gateway
         self._clock = clock
         self._pause = _RETRY_FIRST
-        self._told = False
+        self._reported = False
         self.since: float | None = None
-        #: What to do after giving up, as the end of the message.
+        #: Advice at the end of the message when giving up.
         self.then = ""
 
     async def wait(self, why: str) -> None:
-        """Wait until it is time for the next try.
+        """Wait until the next try.
 
         Raises:
             GaveUp: it is away for too long.
@@ -310,39 +312,39 @@ class Outage:
         left = self.since + patience - self._clock()
         if left <= 0:
             raise GaveUp(f"gave up after {patience:.0f} s: {why}{self.then}")
-        if not self._told:
-            self._told = True
-            _say(f"disconnected from {url} ({why}); reconnecting")
+        if not self._reported:
+            self._reported = True
+            _report(f"disconnected from {url} ({why}); reconnecting")
         await asyncio.sleep(min(self._pause, left))
         self._pause = min(self._pause * 2, _RETRY_MOST)
 
     def connected(self) -> None:
-        """It is there again; not over before it has said something."""
-        if self._told:
-            self._told = False
-            _say(f"reconnected to {self._gateway.where.url}")
+        """Report the reconnection; the outage ends only with the first message."""
+        if self._reported:
+            self._reported = False
+            _report(f"reconnected to {self._gateway.where.url}")
 
     def over(self) -> None:
-        """It serves again."""
+        """End the outage."""
         self.connected()
         self._pause, self.since = _RETRY_FIRST, None
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     sys.stderr.write(f"ocf: {printable(line)}\n")
     sys.stderr.flush()
 
 
 @asynccontextmanager
 async def connect(find: Callable[[], Where]) -> AsyncIterator[Gateway]:
-    """The gateway that `find` names; a stack's own has been verified, and nothing else was sent yet.
+    """Yield the gateway that `find` names; a stack's own is verified first, before anything else is sent.
 
     Raises:
         CallFailed: as `find` and `Gateway.verify`.
     """
     token = os.environ.get("OCF_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    # Reading the certificates of all authorities takes 20 ms, and plain HTTP has no use for them.
+    # Loading all CA certificates takes 20 ms, and plain HTTP does not need them.
     secure = find().url.startswith("https://")
     async with httpx.AsyncClient(
         headers=headers, timeout=30, trust_env=False, verify=secure, follow_redirects=False
@@ -357,7 +359,7 @@ def _refused(answer: httpx.Response) -> CallFailed:
 
 
 def _detail(body: bytes | bytearray | None, status: int) -> str:
-    """What a problem document says (RFC 9457), or what can be made of another answer."""
+    """Return the detail of a problem document (RFC 9457), or a summary of another answer."""
     try:
         problem = json.loads(body or b"")
         return str(problem["detail"])

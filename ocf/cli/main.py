@@ -1,6 +1,6 @@
-"""Entry point of `ocf`. Whatever stops a verb is one line on stderr and an exit status, never a traceback.
+"""Entry point of `ocf`. Every error is one line on stderr and an exit status, never a traceback.
 
-Nothing but the standard library is imported before Ctrl-C, a closed pipe and a full disk have their answer.
+Only the standard library is imported before Ctrl-C, a closed pipe and a full disk are handled.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import sys
 
 from ocf.cli import streams
 
-#: Exit statuses beside those of a verb: as a shell reports the signal.
+#: Exit status after Ctrl-C, as a shell reports the signal.
 INTERRUPTED = 128 + signal.SIGINT
 DEBUG = "OCF_DEBUG"
 
 
 def main() -> None:
-    """Run it."""
+    """Run the command line and exit."""
     streams.prepare()
     status = _run()
     try:
@@ -26,7 +26,7 @@ def main() -> None:
         streams.discard()
     except OSError as error:
         streams.discard()
-        status = _told(f"cannot write the output: {error.strerror or error}")
+        status = _print_error(f"cannot write the output: {error.strerror or error}")
     raise SystemExit(status)
 
 
@@ -36,7 +36,7 @@ def _run() -> int:
 
         app()
     except SystemExit as ending:
-        # Typer turns a closed pipe into this: whoever read the output has gone (`ocf list | head -1`).
+        # Typer turns a closed pipe into this: the reader of the output has gone (`ocf list | head -1`).
         if isinstance(ending.__context__, BrokenPipeError):
             streams.discard()
             return 0
@@ -44,21 +44,21 @@ def _run() -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        return _told(streams.of_os(error))
+        return _print_error(streams.of_os(error))
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
-        return _told(f"internal error: {type(error).__name__}: {error} ({DEBUG}=1 shows where)")
+        return _print_error(f"internal error: {type(error).__name__}: {error} ({DEBUG}=1 shows where)")
     return 0
 
 
 def _status(ending: SystemExit) -> int:
     if isinstance(ending.code, str):
-        return _told(ending.code)
+        return _print_error(ending.code)
     return ending.code or 0
 
 
-def _told(problem: str) -> int:
+def _print_error(problem: str) -> int:
     try:
         sys.stderr.write(f"ocf: {problem}\n")
         sys.stderr.flush()

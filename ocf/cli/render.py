@@ -1,4 +1,4 @@
-"""How output looks in a terminal: text as it comes, tool calls folded, one line at the bottom that says how it goes."""
+"""Terminal rendering of output: text as it arrives, tool calls folded, a status line at the bottom."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ STYLES = {
 MARKS = {"completed": "✓", "failed": "✗", "cancelled": "■", "timed_out": "◷", "rejected": "✗"}
 _CHANGES = {"added": ("+", "green"), "modified": ("~", "yellow"), "deleted": ("-", "red")}
 _TODO = {"completed": "✓", "in_progress": "▸", "pending": "○", "cancelled": "✗"}
-#: How much of a tool's output is shown; the rest is one line that says how much there is (`ocf output` has it all).
+#: Lines of a tool's output that are shown; one more line counts the rest (`ocf output` has it all).
 FOLD_LINES = 6
-#: Items of a plan, likewise.
+#: Items of a plan that are shown.
 FOLD_ITEMS = 50
-#: Characters of a line that has no end yet, in the part of the screen that is drawn anew.
+#: Characters of an unfinished line in the live part of the screen.
 _TAIL = 2_000
-#: Columns from which a list is a table; an id alone has 36.
+#: Minimum columns for a table; an id alone has 36.
 _TABLE_WIDTH = 110
-#: The columns of the table and what each needs; the title takes what is left.
+#: Columns of the table and their widths; the title takes the rest.
 _COLUMNS = {"ID": 36, "status": 9, "submitted": 19, "took": 8, "title": 0}
-#: Tools whose effect is a chunk of its own.
+#: Tools whose effect has a chunk of its own.
 _SHOWN_OTHERWISE = ("todowrite", "todoread")
 
 
 class View:
-    """Prints chunks. In a terminal the bottom line lives; elsewhere there are plain lines only."""
+    """Prints chunks. In a terminal with a live bottom line; elsewhere plain lines only."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._started = time.monotonic()
         self._partial: list[str] = []
         self._style = ""
-        self._streamed: set[str] = set()  # tools whose output was shown as it came
+        self._streamed: set[str] = set()  # tools whose output was already shown live
         self._usage: dict[str, Any] = {}
         self._todo: list[dict[str, Any]] = []
         self._state = "pending"
@@ -68,7 +68,7 @@ class View:
             self._live.stop()
 
     def show(self, chunk: dict[str, Any]) -> None:
-        """One chunk."""
+        """Print one chunk."""
         shown = getattr(self, f"_on_{chunk['type']}", self._on_other)
         shown(str(chunk.get("data") or ""), chunk.get("detail") or {})
 
@@ -89,9 +89,9 @@ class View:
     def _on_tool_call(self, data: str, detail: dict[str, Any]) -> None:
         if detail.get("tool") in _SHOWN_OTHERWISE:
             return
-        said = detail.get("title") or _told(detail.get("input") or {}) or data
+        text = detail.get("title") or _main_argument(detail.get("input") or {}) or data
         self._line(
-            f"[bold cyan]●[/] [bold]{escape(str(detail.get('tool', 'tool')))}[/] {escape(self._short(str(said)))}"
+            f"[bold cyan]●[/] [bold]{escape(str(detail.get('tool', 'tool')))}[/] {escape(self._short(str(text)))}"
         )
 
     def _on_tool_result(self, data: str, detail: dict[str, Any]) -> None:
@@ -165,7 +165,7 @@ class View:
         self._print(printable(markup))
 
     def _print(self, what: str | Text) -> None:
-        # Without a terminal nobody's screen has a width: lines stay whole.
+        # Without a terminal there is no width: lines stay whole.
         self._console.print(what, highlight=False, soft_wrap=not self._console.is_terminal)
 
     def _bottom(self) -> Group:
@@ -176,8 +176,8 @@ class View:
             parts.append(f"{done}/{len(self._todo)} {now}".rstrip())
         if self.model:
             parts.append(self.model)
-        said = printable(" · ".join(part for part in parts if part))
-        self._spinner.update(text=Text(said, style="dim", overflow="ellipsis"))
+        text = printable(" · ".join(part for part in parts if part))
+        self._spinner.update(text=Text(text, style="dim", overflow="ellipsis"))
         tail = "".join(self._partial)[-_TAIL:]
         partial = [Text(printable(tail), style=self._style)] if tail else []
         return Group(*partial, self._spinner)
@@ -187,14 +187,14 @@ _COUNTS = (("additions", "+", "green"), ("deletions", "−", "red"))
 
 
 def tokens(usage: dict[str, Any]) -> str:
-    """`3,120 tokens · $0.0123`, or nothing before the first request."""
+    """Return `3,120 tokens · $0.0123`, or "" before the first request."""
     total = sum(int(usage.get(f"{kind}_tokens") or 0) for kind in ("input", "output", "cache_read", "cache_write"))
     cost = float(usage.get("cost_usd") or 0)
     return f"{total:,} tokens" + (f" · ${cost:.4f}" if cost else "") if total else ""
 
 
 def ending(status: dict[str, Any]) -> str:
-    """The last line of a run, as markup."""
+    """Return the last line of a run, as markup."""
     state = status["status"]
     style = STYLES.get(state, "")
     parts = [f"[bold {style}]{MARKS.get(state, '·')} {state}[/]"]
@@ -209,28 +209,28 @@ def ending(status: dict[str, Any]) -> str:
         parts.append(f"{files} file{'s' * (files != 1)} {counts}")
     if status.get("model"):
         parts.append(f"[dim]{escape(str(status['model']))}[/]")
-    said = " · ".join(part for part in parts if part)
+    text = " · ".join(part for part in parts if part)
     problems = [str(status["message"])] if status.get("message") else []
     problems += [str(status["artifacts_message"])] if status.get("artifacts") in ("lost", "pending") else []
     problems += [f"{error['field']}: {error['message']}" for error in status.get("errors") or []]
-    return printable("\n".join([said, *(f"  {escape(problem)}" for problem in problems)]))
+    return printable("\n".join([text, *(f"  {escape(problem)}" for problem in problems)]))
 
 
 def attempts(tries: list[dict[str, Any]]) -> list[str]:
-    """Each try of an execution as a line of markup: when, how long, how it ended, on which worker."""
+    """Return each attempt as a line of markup: start, duration, end, worker."""
     lines = []
     for one in tries:
         begun, ended = datetime.fromisoformat(one["started_at"]), one.get("ended_at")
         took = f"{(datetime.fromisoformat(ended) - begun).total_seconds():.1f} s" if ended else "running"
         how = str(one.get("ended") or "")
-        said = [f"{begun:%Y-%m-%d %H:%M:%S}", took, f"[{STYLES.get(how, 'yellow')}]{escape(how)}[/]" if how else ""]
-        said.append(f"[dim]on {escape(printable(str(one['worker'])))}[/]")
-        lines.append(f"[dim]attempt {one['number']:<6}[/] " + " · ".join(part for part in said if part))
+        text = [f"{begun:%Y-%m-%d %H:%M:%S}", took, f"[{STYLES.get(how, 'yellow')}]{escape(how)}[/]" if how else ""]
+        text.append(f"[dim]on {escape(printable(str(one['worker'])))}[/]")
+        lines.append(f"[dim]attempt {one['number']:<6}[/] " + " · ".join(part for part in text if part))
     return lines
 
 
 def task_list(items: list[dict[str, Any]], width: int) -> Table:
-    """Executions, newest first: a table, or two lines for each where the screen is narrow. An id is always whole."""
+    """Return executions, newest first, as a table, or as two lines each on a narrow screen. Ids stay whole."""
     if width >= _TABLE_WIDTH:
         return _task_table(items, width)
     table = Table.grid(padding=(0, 1))
@@ -239,14 +239,14 @@ def task_list(items: list[dict[str, Any]], width: int) -> Table:
     for item in items:
         state, style = item["status"], STYLES.get(item["status"], "")
         submitted = str(item["submitted_at"])[5:16].replace("T", " ")
-        said = f"[{style}]{state}[/] [dim]{submitted}[/] {escape(printable(item.get('title') or ''))}"
+        text = f"[{style}]{state}[/] [dim]{submitted}[/] {escape(printable(item.get('title') or ''))}"
         table.add_row(f"[{style}]{MARKS.get(state, '·')}[/]", item["execution_id"])
-        table.add_row("", said)
+        table.add_row("", text)
     return table
 
 
 def _task_table(items: list[dict[str, Any]], width: int) -> Table:
-    # Rich takes the columns that are too wide from all of them: the title is cut before.
+    # Rich shrinks all columns when they are too wide, so the title is cut first.
     left = width - sum(_COLUMNS.values()) - 2 * len(_COLUMNS)
     table = Table(box=None, pad_edge=False, header_style="bold dim")
     for column in _COLUMNS:
@@ -261,8 +261,8 @@ def _task_table(items: list[dict[str, Any]], width: int) -> Table:
     return table
 
 
-def _told(input_: dict[str, Any]) -> str:
-    """The telling part of a tool's input."""
+def _main_argument(input_: dict[str, Any]) -> str:
+    """Return the most informative part of a tool's input."""
     for name in ("command", "filePath", "file_path", "path", "pattern", "url", "description"):
         if input_.get(name):
             return str(input_[name])

@@ -1,4 +1,4 @@
-"""`ocf replay ID`: a run played again, its events, its commands for a debugger, two runs compared."""
+"""`ocf replay ID`: replays a run, shows its events, posts its commands to a debugger, compares two runs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from ocf.cli.gateway_client import Gateway
     from ocf.events.envelope import Event
 
-#: Commands that reach a run while it lasts: they do not wait for the answer of the one before.
+#: Commands to a running execution: posted without waiting for the previous answer.
 _MEANWHILE = ("dev.ocf.task.cancel.v1", "dev.ocf.task.reply.v1")
 _LONGEST_GAP = 10.0
 
 Speed = Annotated[
-    float, typer.Option("--speed", min=0, help="1 is as it was, 10 ten times faster, 0 is all of it at once.")
+    float, typer.Option("--speed", min=0, help="1 is the original pace, 10 ten times faster, 0 everything at once.")
 ]
 
 
@@ -29,20 +29,22 @@ def replay(
     execution: Execution,
     other: Annotated[str | None, typer.Argument(metavar="[ID2]", help="The second run, for --diff.")] = None,
     speed: Speed = 1.0,
-    max_pause: Annotated[float, typer.Option("--max-pause", min=0, help="No silence lasts longer, in seconds.")] = 2.0,
-    events: Annotated[bool, typer.Option("--events", help="Show every event instead, and what caused it.")] = False,
+    max_pause: Annotated[float, typer.Option("--max-pause", min=0, help="Longest silence, in seconds.")] = 2.0,
+    events: Annotated[bool, typer.Option("--events", help="Show every event and its cause instead.")] = False,
     to: Annotated[
         str | None, typer.Option("--to", metavar="URL", help="Post its command events, byte for byte, to a function.")
     ] = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="With --to: submit, execute, cancel ...")] = None,
-    diff: Annotated[bool, typer.Option("--diff", help="Show where ID and ID2 part; exits 1 when they do.")] = False,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Show the first difference of ID and ID2; exits 1 when there is one.")
+    ] = False,
     project: Project = "default",
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """Play an execution's recorded output again, at its own pace. From the archive when the stream has ended.
+    """Replay an execution's recorded output at its own pace. From the archive when the stream has expired.
 
-    With --to, start the function with DRY_RUN=1 (docs/how-to/replay-executions.md): nothing real is touched.
+    With --to, start the function with DRY_RUN=1 (docs/how-to/replay-executions.md): it then changes nothing real.
     """
     if diff and other is None:
         raise typer.BadParameter("--diff takes two executions")
@@ -90,12 +92,12 @@ async def _play(recorded: AsyncIterator[dict[str, Any]], speed: float, max_pause
 
 
 async def _lines(gateway: Gateway, execution: str) -> list[bytes]:
-    said = b"".join([piece async for piece in gateway.text(f"/tasks/{execution}/events")])
-    return said.splitlines()
+    text = b"".join([piece async for piece in gateway.text(f"/tasks/{execution}/events")])
+    return text.splitlines()
 
 
 async def _events(gateway: Gateway, execution: str) -> list[Event]:
-    """Every event of it, oldest first; what was no event is left out."""
+    """Return all of its events, oldest first; lines that are not events are left out."""
     from ocf.events.envelope import of_line
     from ocf.events.errors import InvalidEvent
 
@@ -134,7 +136,11 @@ def _short(event: Event) -> str:
 
 
 async def _post(events: list[Event], of: tuple[str, str], url: str, only: list[str] | None, json_output: bool) -> int:
-    """Post the commands of an execution (project, id) in order, each once the one before is answered; 0: all taken."""
+    """Post the commands of an execution (project, id) in order, each after the previous answer.
+
+    Returns:
+        0 when all were accepted, else 1.
+    """
     import asyncio
 
     import httpx
@@ -145,7 +151,7 @@ async def _post(events: list[Event], of: tuple[str, str], url: str, only: list[s
     if only:
         commands = [event for event in commands if _short(event).removeprefix("task.") in only]
     posts: list[asyncio.Task[bool]] = []
-    # No time limit: a debugger holds a request for as long as somebody thinks.
+    # No time limit: a debugger may hold a request for as long as its user needs.
     async with httpx.AsyncClient(timeout=None, trust_env=False) as http:  # noqa: S113
         for number, event in enumerate(commands):
             if posts and event.type in _MEANWHILE:
@@ -168,17 +174,17 @@ async def _post_one(
 
     from ocf.events.event_types import TYPES
 
-    # By what was asked for: an event need not name its subject, and large data are not in it.
+    # From the requested ids: an event need not name its subject, and large data is not in it.
     headers = event.with_extensions(natssubject=TYPES[event.type].subject(*of)).http_headers()
     try:
         answer = await http.post(url, content=event.data, headers=headers)
-        status, said = answer.status_code, answer.text[:500]
+        status, text = answer.status_code, answer.text[:500]
     except httpx.TransportError as error:
-        status, said = 0, str(error) or type(error).__name__
+        status, text = 0, str(error) or type(error).__name__
     if json_output:
-        print_json({"type": event.type, "id": event.id, "status": status, "answer": said})
+        print_json({"type": event.type, "id": event.id, "status": status, "answer": text})
     else:
-        console().print(f"{_short(event):20} {status or 'no answer'}  [dim]{plain(said)}[/]", highlight=False)
+        console().print(f"{_short(event):20} {status or 'no answer'}  [dim]{plain(text)}[/]", highlight=False)
     return bool(200 <= status < 300)
 
 

@@ -1,4 +1,4 @@
-"""Two runs side by side: what was said and done, without what differs in any two runs (times, ids, counts)."""
+"""Comparison of two runs by output and actions, without data that always differs (times, ids, counts)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 _RUNNING = ("text", "reasoning", "stdout", "stderr")
 _LEFT_OUT = ("usage", "heartbeat")
-#: How much of a step is shown; all of it is compared.
+#: Characters of a step that are shown; all of it is compared.
 _MOST = 400
 #: Each run has a directory of its own.
 _WORKSPACE = re.compile(r"/[^\s\"']*/slots/[0-9a-f]{32}/workspace")
@@ -19,7 +19,7 @@ _WORKSPACE = re.compile(r"/[^\s\"']*/slots/[0-9a-f]{32}/workspace")
 
 @dataclass(frozen=True)
 class Parting:
-    """How many steps are the same from the start; the first that differ; and the whole difference as lines."""
+    """Number of equal steps from the start; the first steps that differ; and the whole difference as lines."""
 
     common: int
     a: str | None
@@ -28,12 +28,12 @@ class Parting:
 
     @property
     def same(self) -> bool:
-        """Whether there is no difference."""
+        """Return whether there is no difference."""
         return self.a is None and self.b is None
 
 
 def steps(chunks: Sequence[dict[str, Any]]) -> list[str]:
-    """One line for each thing that was said or done. How a text was cut into chunks makes no difference."""
+    """Return one line per output or action, independent of how texts were cut into chunks."""
     found: list[list[str]] = []
     for chunk in chunks:
         kind, data = chunk["type"], str(chunk.get("data") or "")
@@ -42,11 +42,11 @@ def steps(chunks: Sequence[dict[str, Any]]) -> list[str]:
         if kind in _RUNNING and found and found[-1][0] == kind:
             found[-1][1] += data
         else:
-            found.append([kind, _said(kind, data, chunk.get("detail") or {})])
-    return [_WORKSPACE.sub(".", f"{kind}: {said}").replace("\n", "⏎") for kind, said in found]
+            found.append([kind, _step_text(kind, data, chunk.get("detail") or {})])
+    return [_WORKSPACE.sub(".", f"{kind}: {text}").replace("\n", "⏎") for kind, text in found]
 
 
-def _said(kind: str, data: str, detail: dict[str, Any]) -> str:
+def _step_text(kind: str, data: str, detail: dict[str, Any]) -> str:
     if kind == "tool_call":
         return f"{detail.get('tool', '')} {json.dumps(detail.get('input') or {}, sort_keys=True, ensure_ascii=False)}"
     if kind == "tool_result":
@@ -56,7 +56,7 @@ def _said(kind: str, data: str, detail: dict[str, Any]) -> str:
 
 
 def parting(a: list[str], b: list[str]) -> Parting:
-    """Where they part."""
+    """Return the difference of two runs."""
     common = next((n for n, (one, two) in enumerate(zip(a, b, strict=False)) if one != two), min(len(a), len(b)))
     lines = tuple(line[:_MOST] for line in difflib.unified_diff(a, b, "A", "B", n=2, lineterm=""))[2:]
     first = [run[common][:_MOST] if common < len(run) else None for run in (a, b)]

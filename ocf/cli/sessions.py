@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Conversations with a workspace that outlive one execution.")
 
 Session = Annotated[str, typer.Argument(metavar="ID", help="The session's id.")]
-As = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Who attaches; else the caller's name.")]
+As = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name of the client; default: the caller's name.")]
 
-#: Seconds that a new session may take to be there; its function may have to start.
-_PATIENCE = 60.0
-_LOOK_EVERY = 1.0
-#: Seconds after which a client says again that it is there: it counts for an hour.
-_STAY_EVERY = 1_200.0
+#: Seconds to wait for a new session; its function may have to start first.
+_CREATE_SECONDS = 60.0
+_POLL_SECONDS = 1.0
+#: Seconds between two attach calls of a client; one counts for an hour.
+_REATTACH_SECONDS = 1_200.0
 
 
 @app.command()
@@ -36,15 +36,17 @@ def create(
     git: Git = None,
     ref: Ref = None,
     from_execution: Annotated[
-        str | None, typer.Option("--from", metavar="EXECUTION", help="Continue this one.")
+        str | None, typer.Option("--from", metavar="EXECUTION", help="Continue this execution.")
     ] = None,
-    ttl: Annotated[int | None, typer.Option("--ttl", min=1, help="Seconds it is kept after its last use.")] = None,
+    ttl: Annotated[
+        int | None, typer.Option("--ttl", min=1, help="Seconds until it expires after its last use.")
+    ] = None,
     label: Labels = None,
     project: Project = "default",
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """Begin a session; `ocf run --session ID` works in it."""
+    """Create a session; `ocf run --session ID` works in it."""
     body: dict[str, Any] = {"project_id": project, **workspace(directory, git, ref), **labelled(label)}
     if from_execution:
         body["from_execution_id"] = from_execution
@@ -54,7 +56,7 @@ def create(
     async def work(gateway: Gateway) -> int:
         answer = await gateway.call("POST", "/sessions", body=body)
         if answer["status"] != "open":
-            await _there(gateway, answer["session_id"])
+            await _wait_exists(gateway, answer["session_id"])
             answer["status"] = "open"
         if json_output:
             print_json(answer)
@@ -66,11 +68,11 @@ def create(
     with_gateway(work, project, data_dir)
 
 
-async def _there(gateway: Gateway, session: str) -> None:
+async def _wait_exists(gateway: Gateway, session: str) -> None:
     from ocf.cli.gateway_client import CallFailed
 
     with suppress(TimeoutError):
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_CREATE_SECONDS):
             while True:
                 try:
                     await gateway.call("GET", f"/sessions/{session}")
@@ -78,13 +80,13 @@ async def _there(gateway: Gateway, session: str) -> None:
                 except CallFailed as error:
                     if error.status != 404:
                         raise
-                await asyncio.sleep(_LOOK_EVERY)
-    fail(f"session {session} is not there yet; its command is kept: ocf session show {session}")
+                await asyncio.sleep(_POLL_SECONDS)
+    fail(f"session {session} does not exist yet; its command is stored: ocf session show {session}")
 
 
 @app.command("list")
 def list_(project: Project = "default", data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
-    """The project's sessions, newest first."""
+    """List the project's sessions, newest first."""
 
     async def work(gateway: Gateway) -> int:
         items = (await gateway.call("GET", "/sessions"))["items"]
@@ -93,10 +95,10 @@ def list_(project: Project = "default", data_dir: DataDir = None, json_output: J
             return 0
         screen = console()
         for item in items:
-            said = "  ".join(
+            line = "  ".join(
                 plain(item.get(name) or "") for name in ("session_id", "state", "created_at", "expires_at")
             )
-            screen.print(said, highlight=False)
+            screen.print(line, highlight=False)
         return 0
 
     with_gateway(work, project, data_dir)
@@ -106,7 +108,7 @@ def list_(project: Project = "default", data_dir: DataDir = None, json_output: J
 def show(
     session: Session, project: Project = "default", data_dir: DataDir = None, json_output: JsonFlag = False
 ) -> None:
-    """What is known of a session."""
+    """Show a session."""
     answered(f"/sessions/{session}", "GET", None, project, data_dir, json_output)
 
 
@@ -116,16 +118,16 @@ def attach(
     client: As = None,
     following: Annotated[
         bool | None,
-        typer.Option("--follow/--no-follow", help="Show its executions live, until left; default in a terminal."),
+        typer.Option("--follow/--no-follow", help="Show its executions live until Ctrl-C; default in a terminal."),
     ] = None,
     project: Project = "default",
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """Watch a session: every execution as it comes, live. Leaving (Ctrl-C) detaches; what runs, runs on.
+    """Watch a session: every execution live, as it starts. Ctrl-C detaches; executions continue.
 
-    Follow-ups are sent with `ocf submit --session ID PROMPT`, from anywhere. Without a terminal, or with --no-follow,
-    it only says that somebody watches, which keeps the session for an hour.
+    Send follow-ups with `ocf submit --session ID PROMPT`, from anywhere. Without a terminal, or with --no-follow, it
+    only attaches, which preserves the session for an hour.
     """
     if following is None:
         following = sys.stdout.isatty() and not json_output
@@ -137,21 +139,21 @@ def attach(
     async def work(gateway: Gateway) -> int:
         gateway.patience = math.inf
         known = await gateway.call("GET", f"/sessions/{session}")
-        await _say(gateway, session, "attach", name)
-        staying = asyncio.create_task(_stay(gateway, session, name))
+        await _attach_or_detach(gateway, session, "attach", name)
+        staying = asyncio.create_task(_reattach(gateway, session, name))
         sys.stderr.write(f"ocf: watching; a follow-up: ocf submit --session {session} PROMPT · Ctrl-C leaves\n")
         try:
-            # What has ended before is not shown again.
+            # Executions that ended earlier are not shown.
             return await _watch(gateway, session, set(known["executions"]) - set(known["queue"]), json_output)
         finally:
             staying.cancel()
-            await _say(gateway, session, "detach", name)
+            await _attach_or_detach(gateway, session, "detach", name)
 
     with_gateway(work, project, data_dir)
 
 
-async def _say(gateway: Gateway, session: str, verb: str, client: str) -> None:
-    """Attach or detach; a session that is gone needs neither, and one whose gateway is away forgets who left."""
+async def _attach_or_detach(gateway: Gateway, session: str, verb: str, client: str) -> None:
+    """Attach or detach. A missing session is ignored, and so is an unreachable gateway on detach."""
     from ocf.cli.gateway_client import CallFailed, Unreachable
 
     try:
@@ -164,17 +166,17 @@ async def _say(gateway: Gateway, session: str, verb: str, client: str) -> None:
             raise
 
 
-async def _stay(gateway: Gateway, session: str, client: str) -> None:
+async def _reattach(gateway: Gateway, session: str, client: str) -> None:
     from ocf.cli.gateway_client import CallFailed
 
     while True:
-        await asyncio.sleep(_STAY_EVERY)
-        with suppress(CallFailed):  # the next time is early enough
-            await _say(gateway, session, "attach", client)
+        await asyncio.sleep(_REATTACH_SECONDS)
+        with suppress(CallFailed):  # the next attach is early enough
+            await _attach_or_detach(gateway, session, "attach", client)
 
 
 async def _watch(gateway: Gateway, session: str, shown: set[str], json_output: bool) -> int:
-    """Show each execution to its end, one after the other, until the session is gone."""
+    """Show each execution to its end, one after the other, until the session is destroyed."""
     from ocf.cli.gateway_client import CallFailed
 
     while True:
@@ -192,11 +194,11 @@ async def _watch(gateway: Gateway, session: str, shown: set[str], json_output: b
                 sys.stderr.write(f"ocf: session {session} is gone\n")
                 return 0
         if not new:
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _exists(gateway: Gateway, session: str) -> bool:
-    """A 404 may also be that of an execution which was deleted."""
+    """Return whether the session exists: the 404 may be that of a deleted execution."""
     from ocf.cli.gateway_client import CallFailed
 
     try:
@@ -216,7 +218,7 @@ def detach(
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """Say that somebody has left; the session stays."""
+    """Detach a client; the session stays."""
     body = {"client_id": client} if client else None
     answered(f"/sessions/{session}/detach", "POST", body, project, data_dir, json_output)
 
@@ -225,5 +227,5 @@ def detach(
 def destroy(
     session: Session, project: Project = "default", data_dir: DataDir = None, json_output: JsonFlag = False
 ) -> None:
-    """Remove every trace of a session."""
+    """Remove a session and all of its data."""
     answered(f"/sessions/{session}", "DELETE", None, project, data_dir, json_output)

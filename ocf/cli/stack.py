@@ -23,15 +23,17 @@ _READY_FD = "OCF_READY_FD"
 
 def up(
     data_dir: DataDir = None,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once it is ready; it runs on.")] = False,
-    port: Annotated[int, typer.Option("--port", envvar="PORT", help="Of the gateway; 0: 3003 or a free one.")] = 0,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return once it is ready; it continues in the background.")
+    ] = False,
+    port: Annotated[int, typer.Option("--port", envvar="PORT", help="Port of the gateway; 0: 3003 or a free one.")] = 0,
     json_output: JsonFlag = False,
 ) -> None:
     """Start the embedded stack: NATS, S3, the functions, the dispatcher, the console.
 
-    Everything listens on loopback only and is kept below the data directory. With --json one line is printed
-    once everything is ready: where the gateway, NATS, S3 and the console are, and credentials. With --detach a
-    stack that is up already is left as it is, and its line is printed.
+    Everything listens on loopback only and is stored below the data directory. With --json one line is printed once
+    everything is ready: the addresses of gateway, NATS, S3 and console, and credentials. With --detach a stack that is
+    already up is left unchanged, and its line is printed.
     """
     chosen = directory(data_dir)
     if detach:
@@ -40,7 +42,7 @@ def up(
 
 
 def down(data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
-    """Stop the embedded stack. What it keeps stays; `ocf up` continues from there."""
+    """Stop the embedded stack. Its data stays; `ocf up` continues from there."""
     import signal
 
     from ocf.stack.process_table import Layout
@@ -59,13 +61,13 @@ def down(data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
 
 def creds(
     project: Project = "default",
-    ttl: Annotated[int, typer.Option("--ttl", min=0, help="Seconds they are good for; 0: for ever.")] = 0,
+    ttl: Annotated[int, typer.Option("--ttl", min=0, help="Seconds until they expire; 0: never.")] = 0,
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """NATS credentials for a backend of one project, on stdout: it hears that project's facts and output.
+    """Print NATS credentials for a backend of one project, which may subscribe to its facts and output.
 
-    They publish nothing; such a backend submits over REST (docs/how-to/publish-events.md). For every project:
+    They may publish nothing; such a backend submits over REST (docs/how-to/publish-events.md). For all projects:
     `ocf up --json`.
     """
     import time
@@ -131,7 +133,7 @@ def _foreground(data_dir: Path, port: int, json_output: bool) -> NoReturn:
             plan = prepare(layout.data_dir, dict(os.environ), port=port, own_dir=data_dir != DEFAULT_DATA_DIR)
             asyncio.run(_run(plan, json_output, say))
     except (AlreadyUp, PortTaken, StackFailed, Missing) as error:
-        _tell_waiting({"error": str(error)})
+        _answer_parent({"error": str(error)})
         fail(str(error))
     raise typer.Exit(0)
 
@@ -150,7 +152,7 @@ async def _run(plan: Plan, json_output: bool, say: Callable[[str], None]) -> Non
         loop.add_signal_handler(number, stop.set)
 
     def ready(children: list[Child]) -> None:
-        if _tell_waiting(plan.answer()):
+        if _answer_parent(plan.answer()):
             return
         if json_output:
             print_json(plan.answer())
@@ -200,7 +202,7 @@ def _show(plan: Plan, children: list[Child], seconds: float) -> None:
 
 
 def _detach(data_dir: Path, port: int, json_output: bool) -> NoReturn:
-    """Start `ocf up` in a session of its own and wait for its one line, which it writes to an inherited pipe."""
+    """Start `ocf up` in a session of its own and wait for its one line on an inherited pipe."""
     import subprocess
 
     from ocf.stack.keys import make_private_dir
@@ -209,7 +211,7 @@ def _detach(data_dir: Path, port: int, json_output: bool) -> NoReturn:
 
     layout = Layout(make_private_dir(data_dir).resolve())
     if running_pid(layout.data_dir) is not None and layout.answer.exists():
-        _told(json.loads(layout.answer.read_text()), json_output)
+        _print_answer(json.loads(layout.answer.read_text()), json_output)
     reading, writing = os.pipe()
     make_private_dir(layout.logs)
     argv = [sys.executable, "-m", "ocf.cli.main", "up", "--data-dir", str(data_dir), "--port", str(port)]
@@ -224,17 +226,17 @@ def _detach(data_dir: Path, port: int, json_output: bool) -> NoReturn:
         with os.fdopen(reading) as pipe:
             line = pipe.readline()
     except KeyboardInterrupt:
-        sys.stderr.write(f"ocf: it goes on starting; `ocf down --data-dir {data_dir}` stops it\n")
+        sys.stderr.write(f"ocf: the stack is still starting; `ocf down --data-dir {data_dir}` stops it\n")
         raise
     if not line:
         fail(f"it did not start; see {layout.logs / 'ocf.log'}")
     answer = json.loads(line)
     if "error" in answer:
         fail(answer["error"])
-    _told(answer, json_output)
+    _print_answer(answer, json_output)
 
 
-def _told(answer: dict[str, str | None], json_output: bool) -> NoReturn:
+def _print_answer(answer: dict[str, str | None], json_output: bool) -> NoReturn:
     if json_output:
         print_json(answer)
     else:
@@ -244,8 +246,8 @@ def _told(answer: dict[str, str | None], json_output: bool) -> NoReturn:
     raise typer.Exit(0)
 
 
-def _tell_waiting(answer: object) -> bool:
-    """Answer the `ocf up --detach` that waits for us, if one does."""
+def _answer_parent(answer: object) -> bool:
+    """Answer the `ocf up --detach` that waits for this process, if there is one."""
     descriptor = os.environ.pop(_READY_FD, None)
     if descriptor is None:
         return False

@@ -1,4 +1,4 @@
-"""Standard input and output, whatever the locale, the reader of the pipe and the disk are like."""
+"""Standard streams that work with any locale, a closed pipe and a full disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import codecs
 import os
 import sys
 
-#: What stands for our own marks where the encoding has none; anything else is `?`.
+#: Replacements of our own marks in encodings that lack them; anything else is `?`.
 _ASCII = {
     "✓": "+", "✗": "x", "■": "#", "◷": "@", "●": "*", "○": "o", "▸": ">", "·": "-", "−": "-", "–": "-", "—": "-",
     "→": "->", "…": "...", "⎿": "|", "⏎": "|", "“": '"', "”": '"', "’": "'",
@@ -15,9 +15,9 @@ _HANDLER = "ocf"
 
 
 def prepare() -> None:
-    """Make every stream writable: what an encoding cannot say is replaced, a closed one discards.
+    """Make every stream writable: characters that an encoding lacks are replaced, a closed stream discards.
 
-    Without this a lone surrogate in an agent's output ends a verb even where the encoding is UTF-8.
+    Otherwise a lone surrogate in an agent's output would end a verb even with UTF-8.
     """
     codecs.register_error(_HANDLER, _replaced)
     if sys.stdin is None:
@@ -33,27 +33,27 @@ def prepare() -> None:
 def _replaced(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    said = "".join(_ASCII.get(char, "?") for char in error.object[error.start : error.end])
-    return said, error.end
+    text = "".join(_ASCII.get(char, "?") for char in error.object[error.start : error.end])
+    return text, error.end
 
 
 def flush() -> None:
-    """Write what is left, while an error can still be told: the interpreter's own attempt is too late for that."""
+    """Flush both streams while an error can still be reported; the interpreter's own flush is too late."""
     sys.stdout.flush()
     sys.stderr.flush()
 
 
 def discard() -> None:
-    """Nobody takes the output any more: what is left of it, and what the interpreter flushes at its end, goes away."""
+    """Discard the rest of stdout, also what the interpreter flushes at its end: the reader has gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def discard_errors() -> None:
-    """The same for stderr."""
+    """Discard the rest of stderr."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def of_os(error: OSError) -> str:
-    """An error of the operating system in one line."""
-    said = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename}: {said}" if error.filename else said
+    """Return an error of the operating system in one line."""
+    text = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {text}" if error.filename else text

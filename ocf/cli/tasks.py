@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 #: Exit status by how an execution ended; 0 only for completed.
 EXIT = {"completed": 0, "failed": 1, "rejected": 2, "cancelled": 3, "timed_out": 4}
-#: Whoever read the output has gone before it ended, as a shell reports SIGPIPE.
+#: Exit status when the reader closed the pipe early, as a shell reports SIGPIPE.
 _CLOSED_PIPE = 141
 
 Execution = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")]
-Prompt = Annotated[str, typer.Argument(help="What the agent is to do; `-` reads it from standard input.")]
+Prompt = Annotated[str, typer.Argument(help="Task of the agent; `-` reads it from standard input.")]
 Dir = Annotated[
     Path | None,
     typer.Option("--dir", exists=True, file_okay=False, help="Work on a copy of this local directory."),
@@ -54,8 +54,8 @@ def run_(
     """Submit a task and follow it to its end. Exits 0 only when it completed.
 
     Exit status: 0 completed, 1 failed, 2 rejected, 3 cancelled, 4 timed out, 5 the gateway was away for longer than
-    --give-up, 130 left with Ctrl-C, which leaves it running, 141 nobody reads the output. With --json every output
-    chunk is one line, and the last line is the final status.
+    --give-up, 130 stopped following with Ctrl-C (the execution continues), 141 the output's reader closed the pipe.
+    With --json every output chunk is one line, and the last line is the final status.
     """
     body = _body(prompt, directory, git, ref, model, timeout, session, label)
 
@@ -104,7 +104,7 @@ def watch(
 ) -> None:
     """Follow an execution, from the start or from a sequence, to its end. Exits as `ocf run` does.
 
-    While the gateway is away it says so, tries again, and goes on where it was, with nothing lost.
+    While the gateway is away it reports that, retries, and continues where it was, without loss.
     """
 
     async def work(gateway: Gateway) -> int:
@@ -117,7 +117,7 @@ def watch(
 def status(
     execution: Execution, project: Project = "default", data_dir: DataDir = None, json_output: JsonFlag = False
 ) -> None:
-    """What is known of an execution."""
+    """Show the state of an execution."""
 
     async def work(gateway: Gateway) -> int:
         found = await gateway.call("GET", f"/tasks/{execution}/status")
@@ -151,7 +151,7 @@ def list_(
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """Executions of the project, newest first."""
+    """List executions of the project, newest first."""
 
     async def work(gateway: Gateway) -> int:
         page = await gateway.call("GET", "/tasks", status=state, label=label, q=search, limit=limit)
@@ -171,31 +171,31 @@ def list_(
 
 def cancel(
     execution: Execution,
-    why: Annotated[str | None, typer.Option("--why", help="Kept in its record.")] = None,
+    why: Annotated[str | None, typer.Option("--why", help="Reason, stored in its record.")] = None,
     project: Project = "default",
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """End an execution now, wherever it is."""
+    """Cancel an execution in any state."""
     answered(f"/tasks/{execution}/cancel", "POST", {"why": why} if why else None, project, data_dir, json_output)
 
 
 def delete(
     execution: Execution, project: Project = "default", data_dir: DataDir = None, json_output: JsonFlag = False
 ) -> None:
-    """Remove every trace of an execution: output, record, archive, workspace."""
+    """Remove an execution completely: output, record, archive, workspace."""
     answered(f"/tasks/{execution}", "DELETE", None, project, data_dir, json_output)
 
 
 def reply(
     execution: Execution,
-    request: Annotated[str, typer.Argument(metavar="REQUEST", help="What it waits for, as `ocf watch` shows it.")],
+    request: Annotated[str, typer.Argument(metavar="REQUEST", help="Request id shown by `ocf watch`.")],
     answer: Annotated[str, typer.Argument(metavar="ANSWER", help="`once`, `always`, `reject`, or the answer.")],
     project: Project = "default",
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """Answer a permission or a question the agent waits for."""
+    """Answer a permission or a question of the agent."""
     answered(f"/tasks/{execution}/replies/{request}", "POST", {"answer": answer}, project, data_dir, json_output)
 
 
@@ -206,7 +206,7 @@ def output(
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """The whole output so far as text; with --json one chunk a line. From the archive when the stream has ended."""
+    """Print the output so far as text; with --json one chunk per line. From the archive when the stream has expired."""
     form = "ndjson" if json_output else "text"
     _download(f"/tasks/{execution}/output", project, data_dir, format=form, **{"from": start})
 
@@ -217,7 +217,7 @@ def diff(
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """The patch of what the run changed; with --json the list of changed files."""
+    """Print the patch of the run's changes; with --json the list of changed files."""
     if json_output:
         answered(f"/tasks/{execution}/files", "GET", None, project, data_dir, json_output)
 
@@ -237,7 +237,7 @@ def diff(
 def token(
     execution: Execution, project: Project = "default", data_dir: DataDir = None, json_output: JsonFlag = False
 ) -> None:
-    """Short-lived credentials that may watch this execution over NATS WebSocket, and nothing else."""
+    """Print short-lived credentials that may only watch this execution over NATS WebSocket."""
     answered(f"/tasks/{execution}/token", "POST", None, project, data_dir, json_output)
 
 
@@ -273,7 +273,7 @@ def _utf8(prompt: bytes) -> str:
 
 
 def workspace(directory: Path | None, git: str | None, ref: str | None) -> dict[str, Any]:
-    """The request's `workspace` as --dir, --git and --ref say, or nothing."""
+    """Return the request's `workspace` for --dir, --git and --ref, or nothing."""
     if directory and git:
         raise typer.BadParameter("--dir and --git exclude each other")
     if ref and not git:
@@ -284,7 +284,7 @@ def workspace(directory: Path | None, git: str | None, ref: str | None) -> dict[
 
 
 def labelled(labels: list[str] | None) -> dict[str, Any]:
-    """The request's `labels`, or nothing."""
+    """Return the request's `labels`, or nothing."""
     if any("=" not in label for label in labels or []):
         raise typer.BadParameter("--label is KEY=VALUE")
     return {"labels": dict(label.split("=", 1) for label in labels)} if labels else {}
@@ -296,7 +296,7 @@ async def _submit(gateway: Gateway, body: dict[str, Any]) -> str:
 
 
 async def follow(gateway: Gateway, execution: str, start: int, json_output: bool) -> int:
-    """Show everything until the end; the exit status says how it ended."""
+    """Show everything until the end; return the exit status for the final state."""
     import asyncio
 
     try:
@@ -310,7 +310,7 @@ async def follow(gateway: Gateway, execution: str, start: int, json_output: bool
         streams.discard()
         return _CLOSED_PIPE
     except asyncio.CancelledError:
-        sys.stderr.write(f"\nocf: left; it runs on: ocf watch {execution} · ocf cancel {execution}\n")
+        sys.stderr.write(f"\nocf: stopped following; it continues: ocf watch {execution} · ocf cancel {execution}\n")
         raise
     if json_output:
         print_json(final)
@@ -335,7 +335,7 @@ async def _show(gateway: Gateway, execution: str, start: int) -> None:
 
 
 def answered(path: str, method: str, body: object, project: str, data_dir: Path | None, json_output: bool) -> None:
-    """One call whose answer is shown as it is."""
+    """Make one call and print its answer."""
 
     async def work(gateway: Gateway) -> int:
         answer = await gateway.call(method, path, body=body)
@@ -357,6 +357,7 @@ def _download(path: str, project: str, data_dir: Path | None, **query: Any) -> N
 
 
 def with_gateway(work: Any, project: str, data_dir: Path | None) -> None:  # noqa: ANN401 - async callable
+    """Run `work` with the gateway, and exit with its status."""
     from ocf.cli.gateway_client import connect, where
 
     async def connected() -> int:
@@ -368,17 +369,19 @@ def with_gateway(work: Any, project: str, data_dir: Path | None) -> None:  # noq
 
 
 def console() -> Any:  # noqa: ANN401 - rich is imported late
+    """Return a console that keeps broken pipes as errors, 200 columns wide outside a terminal."""
     from rich.console import Console
 
     class Screen(Console):
         def on_broken_pipe(self) -> None:
-            raise  # the error itself: Rich's own answer is an exit, and `ocf run` has a status for this
+            raise  # the error itself: Rich would exit, and `ocf run` has a status for this
 
     screen = Screen()
     return screen if screen.is_terminal else Screen(width=200)
 
 
 def plain(value: object) -> str:
+    """Return a value as markup-free printable text."""
     from rich.markup import escape
 
     return escape(printable(str(value)))

@@ -1,4 +1,4 @@
-"""The parent's side of the nursery (ocf/stack/fork_server.py): processes that look like those of asyncio."""
+"""Client of the fork server (ocf/stack/fork_server.py): child processes with the interface of asyncio's."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ _LOST = -9
 
 
 class Running(Protocol):
-    """What the stack needs of a child process; `asyncio.subprocess.Process` is one."""
+    """The interface of a child process; `asyncio.subprocess.Process` has it."""
 
     @property
-    def pid(self) -> int: ...
+    def pid(self) -> int:
+        """Return its process id."""
 
     @property
-    def returncode(self) -> int | None: ...
+    def returncode(self) -> int | None:
+        """Return its exit status; None while it runs."""
 
-    async def wait(self) -> int: ...
+    async def wait(self) -> int:
+        """Wait for its end; return its exit status."""
 
 
 class Forked:
-    """A child of the nursery."""
+    """A child of the fork server."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -39,26 +42,26 @@ class Forked:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Return its process id."""
         return self._pid
 
     @property
     def returncode(self) -> int | None:
-        """Its exit status, negative for a signal; None while it runs."""
+        """Return its exit status, negative for a signal; None while it runs."""
         return self._ended.result() if self._ended.done() else None
 
     async def wait(self) -> int:
-        """Its exit status, once it has ended."""
+        """Wait for its end; return its exit status."""
         return await asyncio.shield(self._ended)
 
     def end(self, status: int) -> None:
-        """It has ended."""
+        """Record its exit status."""
         if not self._ended.done():
             self._ended.set_result(status)
 
 
 class ForkServer:
-    """One per stack. It is started when first needed, and again when it died; its children die with it.
+    """One per stack. Started when first needed, and again after its death; its children die with it.
 
     `prepare` runs in it between fork and exec.
     """
@@ -75,7 +78,7 @@ class ForkServer:
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
-        """Begin to import, so that a later `fork` finds it ready."""
+        """Start importing, so that a later `fork` is fast."""
         async with self._starting:
             if self._process is not None:
                 return
@@ -83,7 +86,7 @@ class ForkServer:
             ours.setblocking(False)
             with self._log.open("ab") as log, its:
                 self._process = await asyncio.create_subprocess_exec(
-                    # The log's place is for whoever looks at `ps`: it says whose nursery this is.
+                    # The log's path in `ps` shows which stack this fork server belongs to.
                     *(sys.executable, "-m", "ocf.stack.fork_server", str(self._log)),
                     env=self._env,
                     stdin=its.fileno(),
@@ -98,11 +101,12 @@ class ForkServer:
     async def fork(
         self, name: str, module: str, env: Mapping[str, str], *, cwd: Path, log: Path, parent: bool = False
     ) -> Forked:
-        """A child that runs `python -m module` in that environment, in a session of its own. A `parent` of workers
-        keeps the environment for them, and has the without_secrets part of it itself.
+        """Fork a child that runs `python -m module` in that environment, in a session of its own.
+
+        A `parent` of workers passes the environment to them, and has only the part without secrets itself.
 
         Raises:
-            ChildProcessError: the nursery died meanwhile.
+            ChildProcessError: the fork server died meanwhile.
         """
         await self.start()
         assert self._socket is not None
@@ -111,7 +115,7 @@ class ForkServer:
         own = without_secrets(env) if parent else None
         request = {"name": name, "module": module, "cwd": str(cwd), "log": str(log), "without_secrets": own}
         with suppress(ConnectionError), _in_memory(json.dumps(dict(env)).encode()) as environment:
-            # When it has died, the reader says so.
+            # When it has died, the reader reports it.
             socket.send_fds(self._socket, [json.dumps(request).encode()], [environment])
         return await answer
 
@@ -135,18 +139,18 @@ class ForkServer:
         while self._pending:
             pending = self._pending.popleft()
             if not pending.done():
-                pending.set_exception(ChildProcessError(f"the nursery ended with {process.returncode}"))
+                pending.set_exception(ChildProcessError(f"the fork server ended with {process.returncode}"))
 
     @staticmethod
     async def _message(loop: asyncio.AbstractEventLoop, ours: socket.socket) -> bytes:
-        """The next message; empty once it has died."""
+        """Return the next message; b"" once it has died."""
         try:
             return await loop.sock_recv(ours, 4096)
         except ConnectionError:
             return b""
 
     async def close(self) -> None:
-        """End it; all its children must have ended."""
+        """Stop it; all its children must have ended."""
         if self._socket is not None and self._reading is not None:
             self._socket.shutdown(socket.SHUT_WR)
             await self._reading
@@ -154,7 +158,7 @@ class ForkServer:
 
 @contextmanager
 def _in_memory(content: bytes) -> Iterator[int]:
-    """A descriptor of a file that lies on no disk."""
+    """Yield a descriptor of a file in memory."""
     descriptor = memory_file(content)
     try:
         yield descriptor
@@ -163,5 +167,5 @@ def _in_memory(content: bytes) -> Iterator[int]:
 
 
 def available() -> bool:
-    """Whether functions can be forked here: elsewhere system libraries do not survive a fork."""
+    """Return whether functions can be forked here: elsewhere system libraries do not survive a fork."""
     return sys.platform == "linux" and hasattr(os, "fork")

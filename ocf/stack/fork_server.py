@@ -1,12 +1,11 @@
-"""`python -m ocf.stack.fork_server`: imports everything once, then forks each function off itself.
+"""`python -m ocf.stack.fork_server`: imports everything once, then forks each function.
 
-Four Python processes that import the same libraries one by one need four times the time and the memory of that.
-Linux only; its parent is `ocf up` (ocf/stack/fork_client.py), at the other end of the socket that is its standard
-input (AF_UNIX, SOCK_SEQPACKET; each message a JSON object). In: a `Request`, and with it a descriptor of the child's
-environment, which only the child reads: it may hold keys that no other process is to have in its memory. A child that
-is to be a parent of workers leaves that to them (`plain` is what it has itself). Out:
-`{"started": pid}` for each of them in order, and `{"ended": pid, "status": number}` (negative: the signal). The end of
-the connection ends it, and its children with it.
+Four Python processes that import the same libraries one by one need four times the time and the memory. Linux only. Its
+parent is `ocf up` (ocf/stack/fork_client.py), at the other end of the socket that is its standard input (AF_UNIX,
+SOCK_SEQPACKET; each message a JSON object). In: a `Request`, with a descriptor of the child's environment, which only
+the child reads: it may hold keys that no other process may have in memory. A child that is a parent of workers leaves
+reading it to them (`plain` is its own environment). Out: `{"started": pid}` for each request in order, and `{"ended":
+pid, "status": number}` (negative: the signal). It ends with the connection, and its children end with it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from typing import NoReturn, TypedDict
 from ocf.events.adapters import s3
 from ocf.functions.workers.environment import SEALED, unseal
 
-#: What its children are made of; nothing of it connects, prints or starts a thread when imported.
+#: Modules of its children; none of them connects, prints or starts a thread when imported.
 _PRELOADED = (
     "ocf.functions.runtime.serve",
     "ocf.functions.workers.parent",
@@ -43,13 +42,13 @@ _PRELOADED = (
     "uvicorn.lifespan.on",
 )
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
-#: Where a child finds its environment.
+#: Descriptor of a child's environment.
 _SEALED = 3
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Request(TypedDict):
-    """One child: `python -m module`, and where it begins. `name` is at most 15 bytes."""
+    """One child: `python -m module`, and its start directory. `name` is at most 15 bytes."""
 
     name: str
     module: str
@@ -85,7 +84,7 @@ def main() -> None:
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """The wakeup descriptor has it."""
+    """Do nothing: the signal already woke the wakeup descriptor."""
 
 
 def _send(parent: socket.socket, answer: dict[str, int]) -> None:
@@ -112,7 +111,7 @@ def _fork(request: Request, environment: int) -> int:
 
 
 def _become(request: Request, environment: int, parent: int) -> NoReturn:
-    """What `exec` would have done, then the module's `main`; never returns."""
+    """Do what `exec` would have done, then run the module's `main`; never returns."""
     status = 1
     try:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""The stack's own secrets: made once, kept in `keys.json` (mode 0600) below the data directory (mode 0700)."""
+"""The stack's own secrets: generated once, stored in `keys.json` (mode 0600) below the data directory (mode 0700)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Keys:
 
     @classmethod
     def generate(cls) -> Keys:
-        """New random secrets."""
+        """Return new random secrets."""
         return cls(
             trust=Trust.generate(),
             encryption_key=base64.b64encode(secrets.token_bytes(32)).decode(),
@@ -37,7 +37,7 @@ class Keys:
 
 
 def load(data_dir: Path) -> Keys | None:
-    """The keys of this data directory, if it has any."""
+    """Return the keys of this data directory; None when it has none."""
     path = data_dir / "keys.json"
     if not path.exists():
         return None
@@ -46,7 +46,7 @@ def load(data_dir: Path) -> Keys | None:
 
 
 def load_or_generate(data_dir: Path) -> Keys:
-    """The keys of this data directory; makes them at the first start."""
+    """Return the keys of this data directory; generate them at the first start."""
     found = load(data_dir)
     if found is not None:
         return found
@@ -56,7 +56,7 @@ def load_or_generate(data_dir: Path) -> Keys:
 
 
 def write_private(path: Path, text: str) -> Path:
-    """Write a file that only its owner may read, whole or not at all; returns `path`."""
+    """Write a file that only its owner may read, atomically; return `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -66,7 +66,7 @@ def write_private(path: Path, text: str) -> Path:
 
 
 def make_private_dir(path: Path) -> Path:
-    """Create a directory that only its owner may enter, or tighten the one that is there."""
+    """Create a directory that only its owner may enter, or restrict an existing one."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.chmod(0o700)
     return path

@@ -1,4 +1,4 @@
-"""nats-server of the embedded stack: loopback only, JetStream, WebSocket, JWT authentication on."""
+"""nats-server of the embedded stack: loopback only, with JetStream, WebSocket and JWT authentication."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MAX_PAYLOAD = 2 * 1024 * 1024
 def nats_config(
     *, store: Path, port: int, ws_port: int, trust: Trust, server_name: str, origins: Sequence[str], now: int
 ) -> str:
-    """The server's configuration file.
+    """Return the server's configuration file.
 
     Args:
         store: directory of JetStream.
-        port: of the NATS protocol.
-        ws_port: of WebSocket.
-        trust: seeds whose public halves and JWTs go in; no seed does.
-        server_name: said in INFO; tells our server from another on that port.
+        port: port of the NATS protocol.
+        ws_port: port of WebSocket.
+        trust: seeds; only their public keys and JWTs are written.
+        server_name: sent in INFO; distinguishes this server from another on that port.
         origins: pages that browsers may connect from.
         now: Unix seconds, `iat` of the JWTs.
     """
@@ -56,5 +56,5 @@ resolver_preload {{
 
 
 def nats_argv(binary: Path, config: Path) -> tuple[str, ...]:
-    """The command line; logs go to stderr."""
+    """Return the command line; logs go to stderr."""
     return (str(binary), "-c", str(config))

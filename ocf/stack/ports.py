@@ -1,4 +1,4 @@
-"""Which loopback ports the stack uses: told, else those of the last start, else free ones."""
+"""Loopback ports of the stack: requested ones, else those of the last start, else free ones."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import socket
 from collections.abc import Iterable, Mapping
 
 LOOPBACK = "127.0.0.1"
-#: Below Linux's range for outgoing connections (32768 and up), so that no client socket takes one between
-#: our look and the server's bind; far enough above that weed's gRPC ports fit too.
+#: Below Linux's range for outgoing connections (32768 and up), so that no client socket takes one between the check and
+#: the server's bind; low enough that weed's gRPC ports fit too.
 _RANGE = range(20_000, 32_000)
 #: Each process begins its search in a block of its own, and each search after the last: two stacks that start together
 #: do not find the same port free.
@@ -20,11 +20,11 @@ _COMPANION = {"weed_admin": 10_000}
 
 
 class PortTaken(Exception):
-    """A port that was asked for is taken."""
+    """A requested port is taken."""
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could bind to the loopback port now."""
+    """Return whether a server could bind to the loopback port now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -35,7 +35,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port(exclude: Iterable[int] = (), *, companion: int = 0, tries: int = 500) -> int:
-    """A free loopback port outside `exclude`; with `companion`, the port that far above it is free as well.
+    """Return a free loopback port outside `exclude`; with `companion`, the port that much higher is free too.
 
     Raises:
         PortTaken: none found.
@@ -50,10 +50,10 @@ def free_port(exclude: Iterable[int] = (), *, companion: int = 0, tries: int = 5
 
 
 def allocate(names: Iterable[str], requested: Mapping[str, int], saved: Mapping[str, int]) -> dict[str, int]:
-    """A port for each name. What was told must be free; a saved port that somebody took is replaced.
+    """Return a port for each name. A requested port must be free; a saved port that is taken is replaced.
 
     Raises:
-        PortTaken: a told port is taken.
+        PortTaken: a requested port is taken.
     """
     ports: dict[str, int] = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""What the stack is made of: one table of processes, from data directory, keys, ports and environment."""
+"""Processes of the stack: one table, made from data directory, keys, ports and environment."""
 
 from __future__ import annotations
 
@@ -22,60 +22,66 @@ from ocf.stack.s3_server import WEED_GRPC_PORTS, WEED_PORTS, weed_argv
 
 PORTS = ("gateway", "execute", "dispatcher", "model", "nats", "nats_ws", *WEED_PORTS, *WEED_GRPC_PORTS)
 CONTROL = ("submit", "cancel", "cleanup", "session", "archive", "gateway")
-#: Only execute talks to models: no other process is given their keys.
+#: Only execute calls models: no other process gets their keys.
 MODEL_KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENCODE_API_KEY")
-#: Only the dispatcher signs what it sends outside.
+#: Only the dispatcher signs requests to the outside.
 SINK_SECRETS = "EVENT_SINK_SECRETS"
 REAL_MODEL = (*MODEL_KEYS, "OCF_MODEL", "OCF_MODEL_ENDPOINT")
-#: With either of them callers have tokens, and projects of their own.
+#: With either of these variables callers have tokens, and projects of their own.
 TENANTS = ("GATEWAY_JWT_SECRET", "GATEWAY_JWKS_URL")
 OFFLINE_NOTICE = "offline scripted model"
-#: How long running work may go on after Ctrl-C before its worker is ended (it is tried again at the next start).
+#: Seconds that running work may continue after Ctrl-C before its worker is ended (the next start retries it).
 _DRAIN_SECONDS = "3"
 _PYTHON = {"PYTHONUNBUFFERED": "1"}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things lie below the data directory."""
+    """Paths below the data directory."""
 
     data_dir: Path
 
     def folder(self, name: str) -> Path:
-        """A directory of the stack."""
+        """Return a directory of the stack."""
         return self.data_dir / name
 
     @property
     def logs(self) -> Path:
+        """Return the directory of the log files."""
         return self.folder("logs")
 
     @property
     def nats_config(self) -> Path:
+        """Return the path of nats-server's configuration."""
         return self.data_dir / "nats.conf"
 
     @property
     def s3_config(self) -> Path:
+        """Return the path of the S3 server's identities file."""
         return self.data_dir / "s3.json"
 
     @property
     def functions_creds(self) -> Path:
+        """Return the path of the functions' NATS credentials."""
         return self.data_dir / "functions.creds"
 
     @property
     def backend_creds(self) -> Path:
+        """Return the path of a backend's NATS credentials."""
         return self.data_dir / "backend.creds"
 
     @property
     def ports(self) -> Path:
+        """Return the path of the saved ports."""
         return self.data_dir / "ports.json"
 
     @property
     def answer(self) -> Path:
-        """The line of `ocf up --json`, while the stack is up."""
+        """Return the path of the line of `ocf up --json`; the file exists while the stack is up."""
         return self.data_dir / "stack.json"
 
     def folders(self) -> tuple[Path, ...]:
-        """Every directory the processes expect."""
+        """Return every directory that the processes expect."""
         return tuple(self.folder(name) for name in ("logs", "nats", "s3", "workspaces", "state"))
 
 
@@ -88,20 +94,20 @@ class Plan:
     ports: Mapping[str, int]
     environ: Mapping[str, str]
     bucket: str
-    #: Random id of this start, by which its gateway is told from any other server on the port.
+    #: Random id of this start, which distinguishes its gateway from any other server on the port.
     instance: str = field(default_factory=lambda: secrets.token_hex(16))
 
     @property
     def offline(self) -> bool:
-        """Whether the offline scripted model answers, because no real one is configured."""
+        """Return whether the offline scripted model answers, because no real one is configured."""
         return not any(self.environ.get(name) for name in REAL_MODEL)
 
     def url(self, name: str, scheme: str = "http") -> str:
-        """`scheme://127.0.0.1:port` of a part."""
+        """Return `scheme://127.0.0.1:port` of a process."""
         return f"{scheme}://{LOOPBACK}:{self.ports[name]}"
 
     def answer(self) -> dict[str, str | None]:
-        """The line of `ocf up --json` (contract: Command line)."""
+        """Return the line of `ocf up --json` (contract: Command line)."""
         return {
             "gateway": self.url("gateway"),
             "nats": self.url("nats", "nats"),
@@ -117,19 +123,19 @@ class Plan:
 
 
 def environment(plan: Plan) -> dict[str, str]:
-    """What every function gets: the user's environment without model keys, and where the parts are.
+    """Return the environment of every function: the user's without model keys, and the stack's addresses.
 
-    What the user sets wins where it is theirs to choose (limits, sandbox, model); addresses and keys are ours.
+    The user's settings win where the user may choose (limits, sandbox, model); addresses and keys are the stack's.
     """
     layout, keys = plan.layout, plan.keys
-    # Callers with tokens are tenants, not the user of this machine, whose files they may not read unasked.
+    # Callers with tokens are tenants, not the user of this machine, so they may not read the user's files by default.
     theirs = not any(plan.environ.get(name) for name in TENANTS)
     sources = ",".join(dict.fromkeys((str(Path.cwd()), str(Path.home()), tempfile.gettempdir()))) if theirs else ""
     functions = {name: f"{plan.url('gateway')}/fn/{name}" for name in CONTROL if name != "gateway"}
     functions["execute"] = f"{plan.url('execute')}/fn/execute"
     chosen = {
         "WORKSPACE_SOURCES": sources,
-        "ARTIFACT_WAIT": "0",  # on one machine whoever runs the stack sees that S3 is away, and can cancel
+        "ARTIFACT_WAIT": "0",  # on one machine the user sees that S3 is away, and can cancel
         "DRAIN_SECONDS": _DRAIN_SECONDS,
         "ENCRYPTION_KEY": keys.encryption_key,
         "LOG_LEVEL": "info",
@@ -164,17 +170,17 @@ def environment(plan: Plan) -> dict[str, str]:
 
 
 def settings_of(plan: Plan) -> Settings:
-    """What the functions are started with, as `ocf doctor` shows it: that of all processes together."""
+    """Return the functions' settings for `ocf doctor`: those of all processes together."""
     keys = {name: plan.environ.get(name, "") for name in (*MODEL_KEYS, SINK_SECRETS)}
     given = {**environment(plan), **keys, "PORT": str(plan.ports["gateway"])}
     names = {str(field.alias) for field in Settings.model_fields.values()}
-    # A variable of this process that the functions are not given must not be taken for theirs.
+    # A variable of this process that the functions do not get must not appear as theirs.
     unset = {name: field.get_default() for field in Settings.model_fields.values() if (name := str(field.alias))}
     return Settings.model_validate(unset | {name: value for name, value in given.items() if value and name in names})
 
 
 def fork_server_environment(plan: Plan) -> dict[str, str]:
-    """What the nursery gets: enough to import. Its children are given the rest one by one."""
+    """Return the fork server's environment: enough to import. Its children get the rest one by one."""
     return {**_plain(plan), **_PYTHON, **_python_path()}
 
 
@@ -187,7 +193,7 @@ def _python_path() -> dict[str, str]:
 
 
 def table(plan: Plan) -> tuple[Spec, ...]:
-    """The processes. Those of one stage start together; a stage begins when the one before is ready."""
+    """Return the processes. Those of one stage start together; a stage begins when the previous one is ready."""
     plain = _plain(plan)
     layout, ports = plan.layout, dict(plan.ports)
     python = environment(plan)
@@ -227,5 +233,5 @@ def _offline_argv(port: int) -> tuple[str, ...]:
     tools.require("aimock")
     script = tools.offline_script()
     if script is None:
-        raise tools.Missing("demo/model (what the offline scripted model says)", "git checkout demo/model")
+        raise tools.Missing("demo/model (the script of the offline model)", "git checkout demo/model")
     return OfflineSpec(tools.require("node"), tools.TOOLS, (script,), port=port).argv()

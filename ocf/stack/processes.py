@@ -1,4 +1,4 @@
-"""Child processes of the stack: started, waited for, restarted when they die, ended with all their descendants."""
+"""Child processes of the stack: started, waited for, restarted when they die, ended with all descendants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import psutil
 from ocf.stack.fork_client import ForkServer, Running
 
 _PR_SET_PDEATHSIG = 1
-# Loaded before any fork: a child may not take the loader's lock.
+# Loaded before any fork: a child must not take the loader's lock.
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _POLL = 0.02
 _RESTART_FIRST, _RESTART_MOST, _STABLE = 0.2, 10.0, 30.0
@@ -25,16 +25,19 @@ _TAIL_BYTES = 2000
 
 
 class StackFailed(Exception):
-    """A process of the stack did not come up."""
+    """A process of the stack did not become ready."""
 
 
 @dataclass(frozen=True)
 class Spec:
     """One process: a row of the stack's table. Times in seconds.
 
-    `port` is where it listens, `path` what answers 200 once it is ready (None: listening is enough, with
-    `greeting` in the first bytes). A `once` process is ready when it has ended with 0. `module`: what `argv` runs is
-    this module of ours, which the nursery may fork instead; `parent`: it may be a parent of workers.
+    Attributes:
+        port: the port it listens on.
+        path: answers 200 once it is ready (None: listening is enough, with `greeting` in the first bytes).
+        once: it is ready when it has ended with 0.
+        module: the module of ours that `argv` runs, which the fork server may fork instead.
+        parent: it may be a parent of workers.
     """
 
     name: str
@@ -67,7 +70,7 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Its pid, while it runs."""
+        """Return its process id; None when it does not run."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
     async def start(self) -> None:
@@ -82,7 +85,7 @@ class Child:
             self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
-        """SIGTERM, `grace` seconds, SIGKILL of its whole process group; gone when this returns."""
+        """Send SIGTERM, wait `grace` seconds, SIGKILL the whole process group; return when it is gone."""
         self._stopping = True
         if self._watching is not None:
             self._watching.cancel()
@@ -112,7 +115,7 @@ class Child:
     async def _end(self) -> None:
         process = self._process
         if process is None or process.returncode is not None:
-            return  # its number may be somebody else's by now
+            return  # its pid may belong to another process by now
         _signal_group(process.pid, signal.SIGTERM)
         try:
             await asyncio.wait_for(process.wait(), self.spec.grace)
@@ -162,7 +165,7 @@ class Child:
         while True:
             if self._process.returncode is not None:
                 raise StackFailed(self._failure(f"ended with {self._process.returncode}"))
-            # Our own pid must hold the port: somebody else's server there would answer just as well.
+            # The child itself must hold the port: another server there would answer just as well.
             if listens(self._process.pid, self.spec.port) and await answers(self.spec):
                 return
             await asyncio.sleep(_POLL)
@@ -173,7 +176,7 @@ class Child:
 
 
 def listens(pid: int, port: int) -> bool:
-    """Whether that process itself listens on the TCP port."""
+    """Return whether that process itself listens on the TCP port."""
     try:
         found = psutil.Process(pid).net_connections(kind="tcp4")
     except psutil.NoSuchProcess:
@@ -184,10 +187,10 @@ def listens(pid: int, port: int) -> bool:
 
 
 def _user_listens(port: int) -> bool:
-    """Whether a process of this user listens there.
+    """Return whether a process of this user listens on the port.
 
-    Execute makes itself undumpable, and then not even its own user may look at its sockets (prctl(2)); the owner of
-    the socket has to do.
+    Execute makes itself undumpable, and then not even its own user may read its sockets (prctl(2)); so the socket's
+    owner has to be enough.
     """
     table = Path("/proc/net/tcp")
     rows = [line.split() for line in table.read_text().splitlines()[1:]] if table.exists() else []
@@ -196,7 +199,7 @@ def _user_listens(port: int) -> bool:
 
 
 async def answers(spec: Spec) -> bool:
-    """Whether it is ready: its greeting, or 200 at its path."""
+    """Return whether it is ready: its greeting, or 200 at its path."""
     try:
         async with asyncio.timeout(2):
             reader, writer = await asyncio.open_connection("127.0.0.1", spec.port)
@@ -217,14 +220,14 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
 
 
 def exit_with_parent(parent: int) -> Callable[[], None] | None:
-    """What a child does between fork and exec: die when `parent` does, even by SIGKILL (Linux)."""
+    """Return a function to run between fork and exec: the child then dies with `parent`, even by SIGKILL (Linux)."""
     libc = _LIBC
     if libc is None:
         return None
 
     def prepare() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the line above
+        if os.getppid() != parent:  # the parent died before the line above
             os._exit(1)
 
     return prepare

@@ -1,4 +1,4 @@
-"""What says that a stack runs in a data directory: the lock that it holds, and the file that says where and which.
+"""State of a running stack in its data directory: the lock it holds, and the file with its gateway and settings.
 
 Light to import: every verb of the command line reads this before it calls a gateway.
 """
@@ -26,12 +26,12 @@ class AlreadyUp(Exception):
 
 @dataclass(frozen=True)
 class Running:
-    """A stack that is up.
+    """A running stack.
 
     Args:
         gateway: its URL.
-        instance: random id of this start; the stack's own gateway answers with it at /health.
-        settings: what its processes were started with, by environment variable, secrets masked.
+        instance: random id of this start; the stack's own gateway returns it at /health.
+        settings: the settings of its processes, by environment variable, secrets masked.
     """
 
     gateway: str
@@ -41,7 +41,11 @@ class Running:
 
 @contextmanager
 def locked(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory; the lock is gone when its holder is, however it ended. Raises AlreadyUp."""
+    """Lock the data directory; the lock ends with its holder, for whatever reason.
+
+    Raises:
+        AlreadyUp: a stack runs in it.
+    """
     descriptor = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -56,10 +60,10 @@ def locked(data_dir: Path) -> Iterator[None]:
 
 
 def running_pid(data_dir: Path) -> int | None:
-    """The pid of the `ocf up` that holds this data directory, or None.
+    """Return the pid of the `ocf up` that holds this data directory, or None.
 
     Raises:
-        OSError: it cannot be told, because the directory is another user's.
+        OSError: unknown, because the directory belongs to another user.
     """
     try:
         descriptor = os.open(data_dir / LOCK, os.O_RDWR)
@@ -75,7 +79,7 @@ def running_pid(data_dir: Path) -> int | None:
 
 
 def running(data_dir: Path) -> Running | None:
-    """The stack that is up in this data directory; None when none runs, or it is not ready yet (`running_pid`).
+    """Return the stack of this data directory; None when none runs, or it is not ready yet (`running_pid`).
 
     Raises:
         OSError: as `running_pid`.

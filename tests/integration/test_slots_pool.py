@@ -19,7 +19,7 @@ from ocf.functions.execute.agent.agent import Agent, PromptSpec
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
 from ocf.functions.execute.agent.resources import available_memory
 from ocf.functions.execute.agent.server import AgentServer
-from ocf.functions.execute.agent.warm_pool import WarmPool, WarmServerConfig, open_slot
+from ocf.functions.execute.agent.warm_pool import WarmPool, WarmServerConfig, open_warm_server
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.workers.boot_queue import available_cores
@@ -153,11 +153,11 @@ async def test_a_dead_slot_is_replaced(plan: WarmServerConfig, make_pool: Callab
     """A server that dies while it waits is never given to anybody."""
     pool = make_pool()
     await ready(pool)
-    victim = pool._slot
+    victim = pool._warm_server
     assert victim is not None
     os.kill(victim.server.process.pid, signal.SIGKILL)
     async with asyncio.timeout(20):
-        while pool._slot in (None, victim):
+        while pool._warm_server in (None, victim):
             await asyncio.sleep(0.02)
     slot = await pool.take(plan.spec)
     assert slot is not None
@@ -174,8 +174,8 @@ async def test_short_memory_gives_slots_up(
     free = [warm_pool.MIN_FREE_BYTES * 2]
     pool = make_pool(free=lambda: free[0])
     await ready(pool)
-    assert pool._slot is not None
-    root = pool._slot.root
+    assert pool._warm_server is not None
+    root = pool._warm_server.root
     free[0] = 0
     async with asyncio.timeout(20):
         while pool.ready or root.exists():
@@ -187,7 +187,7 @@ async def test_a_failing_start_is_said_and_leaves_nothing(plan: WarmServerConfig
     """A slot that cannot be opened raises with the reason; its folder and its broker are gone."""
     broken = replace(plan.spec, binary=SCRIPTED.parent / "opencode-wrong-version")
     with pytest.raises(AgentFailed, match="not supported"):
-        await open_slot(plan, broken, SystemClock())
+        await open_warm_server(plan, broken, SystemClock())
     assert list(plan.folder.iterdir()) == []
 
 
@@ -195,8 +195,8 @@ async def test_close_ends_everything(plan: WarmServerConfig, make_pool: Callable
     """No process and no file of a slot that nobody took is left."""
     pool = make_pool()
     await ready(pool)
-    assert pool._slot is not None
-    pid = pool._slot.server.process.pid
+    assert pool._warm_server is not None
+    pid = pool._warm_server.server.process.pid
     await pool.close()
     assert list(plan.folder.iterdir()) == []
     assert not Path(f"/proc/{pid}").exists()
@@ -248,7 +248,9 @@ async def test_a_server_starts_and_boots_when_it_is_its_turn(
         await booted(*told)
 
     monkeypatch.setattr(warm_pool, "_boot", boot)
-    opened = await asyncio.gather(*(open_slot(replace(plan, turn=turn), plan.spec, SystemClock()) for _ in range(6)))
+    opened = await asyncio.gather(
+        *(open_warm_server(replace(plan, turn=turn), plan.spec, SystemClock()) for _ in range(6))
+    )
     assert (most, starting) == (2, 0)
     for slot in opened:
         await slot.close()
@@ -266,8 +268,8 @@ async def test_a_worker_that_stops_leaves_no_slot_of_which_it_was_in_the_middle(
                 await asyncio.sleep(0.01)
     else:
         await ready(pool)
-        assert pool._slot is not None
-        process = pool._slot.server.process
+        assert pool._warm_server is not None
+        process = pool._warm_server.server.process
         if moment == "taken":
             taker = asyncio.create_task(pool.take(plan.spec))
             await asyncio.sleep(0)
@@ -306,11 +308,11 @@ async def test_a_start_that_is_cancelled_twice_leaves_nothing(
         return await asyncio.Event().wait()  # type: ignore[return-value]
 
     if moment == "files":
-        monkeypatch.setattr(warm_pool, "_lay_out_git", files)
+        monkeypatch.setattr(warm_pool, "_make_git_folder", files)
     elif moment == "server":
         monkeypatch.setattr(AgentServer, "start", server)
     used = replace(plan, make_broker=broker) if moment == "broker" else plan
-    opening = asyncio.create_task(open_slot(used, plan.spec, SystemClock()))
+    opening = asyncio.create_task(open_warm_server(used, plan.spec, SystemClock()))
     await there.wait()
     opening.cancel()
     await asyncio.sleep(0)

@@ -328,7 +328,7 @@ class _Answer:
 
 
 class _ReadBudget:
-    """What may still be read of a conversation; `full` once a page did not fit."""
+    """Remaining size of a conversation that may be read; `full` once a page did not fit."""
 
     def __init__(self, limit: JsonLimit) -> None:
         self._bytes, self._values, self._pages = limit.bytes, limit.values, limits.AGENT_PAGES

@@ -138,7 +138,7 @@ class Translator:
             self._seen.popitem(last=False)
         return False
 
-    # Sessions and the turn
+    # Sessions and the run
 
     def _on_session(self, properties: dict[str, Any]) -> list[Draft]:
         info = properties.get("info", {})

@@ -116,7 +116,7 @@ class WarmServerConfig:
         )
 
 
-async def open_slot(
+async def open_warm_server(
     plan: WarmServerConfig, spec: ServerSpec, clock: Clock, *, shared: Path | None = None, user: Owner | None = None
 ) -> WarmServer:
     """Start a server of `spec` (directory, home, user and proxy are replaced) and boot its empty directory.
@@ -236,7 +236,7 @@ class WarmPool:
         self._wanted = wanted
         self._free = free
         self._models: list[AgentModel] = list(plan.spec.models)
-        self._slot: WarmServer | None = None
+        self._warm_server: WarmServer | None = None
         #: Models of the server that is ready or being opened.
         self._known: frozenset[AgentModel] = frozenset()
         self._task: asyncio.Task[None] | None = None
@@ -247,7 +247,7 @@ class WarmPool:
     @property
     def ready(self) -> bool:
         """Return whether a server could be taken now."""
-        return self._slot is not None
+        return self._warm_server is not None
 
     def start(self, delay: float = 0.0) -> None:
         """Start keeping a server ready after `delay` seconds, in the background, unless that runs already."""
@@ -279,8 +279,12 @@ class WarmPool:
         Raises:
             AgentFailed: OpenCode cannot be started.
         """
-        slot = await self.take(spec) if shared is None else None
-        return slot if slot is not None else await open_slot(self._plan, spec, self._clock, shared=shared, user=user)
+        warm_server = await self.take(spec) if shared is None else None
+        return (
+            warm_server
+            if warm_server is not None
+            else await open_warm_server(self._plan, spec, self._clock, shared=shared, user=user)
+        )
 
     async def take(self, spec: ServerSpec) -> WarmServer | None:
         """Return the warm server if it satisfies `spec`, waiting for one that is being opened.
@@ -292,18 +296,18 @@ class WarmPool:
         fits = self._plan.fits(spec) and asked <= self._known
         if fits:
             await self._not_opening.wait()
-        elif self._slot is not None:
+        elif self._warm_server is not None:
             return None  # it stays for the next task
-        slot, self._slot = self._slot, None
+        warm_server, self._warm_server = self._warm_server, None
         try:
             await self._stop()
-            if slot is not None:
-                slot.warm = await self._responds(slot)
+            if warm_server is not None:
+                warm_server.warm = await self._responds(warm_server)
         finally:
-            if slot is not None and not slot.warm:
+            if warm_server is not None and not warm_server.warm:
                 # A separate task, so that a cancellation leaves nothing behind.
-                await asyncio.shield(asyncio.ensure_future(slot.close()))
-        return slot if slot is not None and slot.warm else None
+                await asyncio.shield(asyncio.ensure_future(warm_server.close()))
+        return warm_server if warm_server is not None and warm_server.warm else None
 
     async def wait_ready(self) -> None:
         """Wait until a server is ready."""
@@ -330,56 +334,58 @@ class WarmPool:
                 await self._clock.sleep(_WATCH_SECONDS)
                 continue
             try:
-                slot = await self._open()
+                warm_server = await self._open()
             except (AgentFailed, OSError) as error:
                 log.warning("warm slot not opened", action="slots.failed", reason=str(error), retry_seconds=backoff)
                 await self._clock.sleep(backoff)
                 backoff = min(_MAX_BACKOFF, backoff * 2)
                 continue
             backoff = 1.0
-            await self._offer(slot)
+            await self._offer(warm_server)
 
-    async def _offer(self, slot: WarmServer) -> None:
+    async def _offer(self, warm_server: WarmServer) -> None:
         """Offer the server until it is taken or no longer good."""
         offered = self._task is asyncio.current_task()
         try:
             if offered:
-                self._slot = slot
+                self._warm_server = warm_server
                 self._opened.set()
                 log.info("warm slot ready", action="slots.ready")
-                log.info("warm slot discarded", action="slots.discarded", reason=await self._discard_reason(slot))
+                log.info(
+                    "warm slot discarded", action="slots.discarded", reason=await self._discard_reason(warm_server)
+                )
         finally:
             self._opened.clear()
-            if not offered or self._slot is slot:  # not taken
-                self._slot = None
-                await asyncio.shield(asyncio.ensure_future(slot.close()))
+            if not offered or self._warm_server is warm_server:  # not taken
+                self._warm_server = None
+                await asyncio.shield(asyncio.ensure_future(warm_server.close()))
 
     async def _open(self) -> WarmServer:
         spec = replace(self._plan.spec, models=tuple(self._models))
         self._known = frozenset(spec.models)
         self._not_opening.clear()
         try:
-            return await open_slot(self._plan, spec, self._clock)
+            return await open_warm_server(self._plan, spec, self._clock)
         finally:
             self._not_opening.set()
 
-    async def _discard_reason(self, slot: WarmServer) -> str:
+    async def _discard_reason(self, warm_server: WarmServer) -> str:
         """Return why the server is to be discarded, once that is so; running work needs the memory more."""
-        dead = asyncio.ensure_future(slot.server.process.exited())
+        dead = asyncio.ensure_future(warm_server.server.process.exited())
         try:
             while not dead.done():
                 if self._free() < MIN_FREE_BYTES:
                     return "memory"
-                if self._clock.monotonic() - slot.opened_at > MAX_AGE:
+                if self._clock.monotonic() - warm_server.opened_at > MAX_AGE:
                     return "age"
                 await asyncio.wait({dead}, timeout=_WATCH_SECONDS)
             return f"it ended with {dead.result()}"
         finally:
             dead.cancel()
 
-    async def _responds(self, slot: WarmServer) -> bool:
+    async def _responds(self, warm_server: WarmServer) -> bool:
         try:
-            return bool(await slot.server.client.version())
+            return bool(await warm_server.server.client.version())
         except OpenCodeError as error:
             log.warning("warm slot does not answer", action="slots.silent", reason=str(error))
             return False

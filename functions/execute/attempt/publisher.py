@@ -318,8 +318,8 @@ def _short_fields(detail: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return short texts, numbers and flags of `detail` with short names, and the mark `omitted`."""
     few = list((detail or {}).items())[:50]
     short = {key: item for key, item in few if len(key) <= 100 and not isinstance(item, dict | list)}
-    kept = {key: shorten(item, _LONG) if isinstance(item, str) else item for key, item in short.items()}
-    return {**kept, "omitted": True}
+    fields = {key: shorten(item, _LONG) if isinstance(item, str) else item for key, item in short.items()}
+    return {**fields, "omitted": True}
 
 
 def _detail_bytes(draft: Draft) -> int:

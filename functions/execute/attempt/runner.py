@@ -432,7 +432,7 @@ class Runner:
             except NotYetKnown:
                 return  # the execution was deleted
             except Retry as error:
-                log.warning("end not kept yet", action="run.end_not_kept", reason=str(error), **self.ref.log_fields)
+                log.warning("end not stored yet", action="run.end_not_kept", reason=str(error), **self.ref.log_fields)
                 await self._deps.clock.sleep(1.0)
         raise Conflict("another worker has it")
 

@@ -118,7 +118,7 @@ class Connection(asyncio.Protocol):
         self._writable.set()
         self._release()
         self._server.leave(self)
-        # The agent has hung up: the provider must not go on generating for nobody.
+        # The agent has hung up: the provider must not continue generating.
         if self._task is not None:
             self._task.cancel()
 

@@ -65,7 +65,7 @@ class ModelProxy:
     def __repr__(self) -> str:
         return f"Broker(port={self.port}, target={self.target and self.target.display_name!r})"
 
-    # What the rest of execute uses.
+    # Interface of the other execute modules.
     @property
     def port(self) -> int:
         """Return the port on 127.0.0.1; 0 before `start`."""
@@ -123,7 +123,7 @@ class ModelProxy:
         await self._server.close()
         await asyncio.gather(*calls, return_exceptions=True)
 
-    # What the server asks.
+    # Interface of the HTTP server.
     def admit(self, request: Request) -> tuple[int, bytes] | None:
         """Return None, or a refusal before the body is read: wrong token, path or method, or too many calls."""
         shown = wires.presented_token(request.headers)

@@ -41,7 +41,7 @@ class StreamRedaction:
             text = self._streams[key][0].feed(holder[name])
             changed = changed or text != holder[name]
             holder[name] = text
-        # Unchanged where possible: content that nobody here understands must not change in transit.
+        # Unchanged where possible: unknown content must not change in transit.
         return b"".join(remainders) + self._redactor.bytes(_with(event, body) if changed else event)
 
     def _remainders(self, going_on: set[Key]) -> Iterator[bytes]:

@@ -92,7 +92,7 @@ class UsageMeter:
 
     @property
     def reported(self) -> bool:
-        """Whether the provider has said what the input cost. Servers that count nothing say 0, which is no answer."""
+        """Return whether the provider reported input tokens. A 0 does not count: some servers count nothing."""
         return any(self._seen.get(name) for name in _INPUT)
 
     def usage(self, input_tokens: int = 0) -> Usage:
@@ -147,8 +147,8 @@ class UsageMeter:
             for event in ready.split(b"\n\n"):
                 self._event(event)
             return ready
-        kept = [event for event in ready.split(b"\n\n") if not self._event(event)]
-        return b"\n\n".join(kept)
+        shown = [event for event in ready.split(b"\n\n") if not self._event(event)]
+        return b"\n\n".join(shown)
 
     def remainder(self) -> bytes:
         """Return what stands after the last blank line, when the stream has ended."""

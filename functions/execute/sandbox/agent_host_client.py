@@ -67,7 +67,7 @@ class AgentHost:
             await self.discard(path)
 
     async def discard(self, path: Path) -> None:
-        """Remove a folder, whoever owns its files. A failure is logged and does not stop anything."""
+        """Remove a folder, with files of any owner. A failure is logged and does not stop anything."""
         if path.name.startswith(_HANDOVER):
             await discard_tree(path)
             return

@@ -60,7 +60,7 @@ class SandboxPolicy:
 
 @dataclass(frozen=True)
 class SandboxSupport:
-    """What this machine can enforce. `missing` names each absent feature; empty: everything is supported."""
+    """Sandbox features of this machine. `missing` names each absent feature; empty: everything is supported."""
 
     landlock_abi: int
     filesystem: bool

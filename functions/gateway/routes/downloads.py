@@ -1,4 +1,4 @@
-"""What can be taken home: output, patch, changed files, events."""
+"""Downloads of an execution: output, patch, changed files, events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NDJSON = "application/x-ndjson"
 Format = Literal["ndjson", "json", "text"]
 _MEDIA = {"ndjson": NDJSON, "json": "application/json", "text": "text/plain; charset=utf-8"}
 _SUFFIX = {"ndjson": "ndjson", "json": "json", "text": "txt"}
-#: What a person reads; the rest is bookkeeping.
+#: Chunk types shown in plain text; the rest is bookkeeping.
 _READABLE = frozenset(
     {
         ChunkType.TEXT,
@@ -41,7 +41,7 @@ _READABLE = frozenset(
         ChunkType.GAP,
     }
 )
-#: Deltas of one text follow each other directly; everything else starts on a line of its own.
+#: Deltas of one text follow each other directly; everything else starts on a new line.
 _RUNNING = frozenset({ChunkType.TEXT, ChunkType.STDOUT, ChunkType.STDERR})
 _PIECE = 64 * 1024
 
@@ -66,16 +66,14 @@ _STREAM_DOC = {NDJSON: {"schema": {"type": "string"}}, "text/plain": {"schema": 
 async def output(
     gateway: Gw,
     found: Execution,
-    format: Annotated[
-        Format, Query(description="one Chunk a line, an array of them, or what a person reads")
-    ] = "ndjson",
+    format: Annotated[Format, Query(description="one Chunk per line, an array of them, or readable text")] = "ndjson",
     from_: Annotated[int, Query(alias="from", ge=1, description="first sequence")] = 1,
     to: Annotated[int | None, Query(ge=1, description="last sequence")] = None,
     types: Annotated[list[ChunkType] | None, Query(description="only these")] = None,
     download: Download = False,
     accept_encoding: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Response:
-    """The output so far, from the stream while it is there, else from the archive. Missing chunks are a `gap` chunk."""
+    """Return the output so far, from the stream while it is there, else from the archive. Gaps are `gap` chunks."""
     headers = _headers(found, _SUFFIX[format], download)
     wanted = _wanted(lines(gateway, found, from_, to), frozenset(types or ()))
     if format == "ndjson" and from_ == 1 and to is None and not types and "gzip" in accept_encoding:
@@ -89,7 +87,7 @@ async def output(
 
 
 async def _packed(gateway: Gateway, found: ExecutionHandle) -> AsyncIterator[bytes] | None:
-    """The archived object as it is, when the stream does not have the execution any more."""
+    """Return the archived object unchanged, when the stream no longer has the execution's output."""
     if found.record is None or not found.record.archived:
         return None
     store, key = gateway.deps.store, f"{found.prefix}/{OUTPUT_NAME}"
@@ -133,7 +131,7 @@ async def _text(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def _batched(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Fewer, larger pieces: each one costs a turn through the server."""
+    """Join pieces into fewer, larger ones: each costs a pass through the server."""
     parts: list[bytes] = []
     size = 0
     async for part in source:
@@ -142,13 +140,13 @@ async def _batched(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         if size >= _PIECE:
             yield b"".join(parts)
             parts, size = [], 0
-            await asyncio.sleep(0)  # writing to who keeps up does not yield: others are served in between
+            await asyncio.sleep(0)  # writing to a fast reader does not yield: serve others in between
     if parts:
         yield b"".join(parts)
 
 
 async def _start(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """`source`, its first piece already read: what fails before it can still be answered with a problem."""
+    """Return `source` with its first piece already read, so that an early failure can be answered with a problem."""
     first = await anext(source, b"")
 
     async def whole() -> AsyncIterator[bytes]:
@@ -165,7 +163,7 @@ async def _start(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     responses={200: {"content": {"text/x-patch": {"schema": {"type": "string"}}}}},
 )
 async def diff(gateway: Gw, found: Execution, download: Download = False) -> Response:
-    """What the run changed, as a patch that `git apply` takes. Empty when it changed nothing; 409 while it runs."""
+    """Return the run's changes as a patch for `git apply`. Empty without changes; 409 while it runs."""
     key = f"{found.prefix}/workspace.patch"
     headers = _headers(found, "patch", download)
     if await gateway.deps.store.head(key) is not None:
@@ -175,18 +173,18 @@ async def diff(gateway: Gw, found: Execution, download: Download = False) -> Res
         raise Problem(
             409,
             "still-running",
-            "the patch is written when the run ends; GET files has what changed so far",
+            "the patch is written when the run ends; GET files lists the changes so far",
             headers={"Retry-After": "2"},
         )
     if record.diff.files:
         why = record.artifacts_message if record.artifacts == "lost" else None
-        raise Problem(404, "no-patch", why or "the patch of this execution is not kept (any more)")
+        raise Problem(404, "no-patch", why or "this execution has no patch (never stored, or expired)")
     return Response(b"", 200, headers, "text/x-patch")
 
 
 @router.get("/tasks/{execution_id}/files", response_model=response_schemas.Files)
 async def files(gateway: Gw, found: Execution) -> response_schemas.Files | Response:
-    """The files that the run changed (so far): all of them once it has ended, else as many as the record names."""
+    """Return the files changed by the run (so far): all of them once it has ended, else those in the record."""
     record = found.known(1)
     answer = response_schemas.Files(
         execution_id=found.execution,
@@ -199,14 +197,14 @@ async def files(gateway: Gw, found: Execution) -> response_schemas.Files | Respo
     key = f"{found.prefix}/{CHANGES_NAME}"
     if not record.terminal or not record.diff.truncated or await gateway.deps.store.head(key) is None:
         return answer
-    # The list may be long: it is passed on as it is stored.
+    # The list may be long, so it is streamed as stored.
     head = answer.model_copy(update={"files": [], "truncated": False}).model_dump_json(exclude={"files"})
     stored = gateway.deps.store.stream(key)
     return StreamingResponse(await _start(_with_files(head, stored)), media_type="application/json")
 
 
 async def _with_files(head: str, files: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The JSON object `head` with `files`, which are the pieces of a JSON array, as its last member."""
+    """Yield the JSON object `head` with `files`, the pieces of a JSON array, as its last member."""
     yield head[:-1].encode() + b',"files":'
     async for piece in files:
         yield piece
@@ -219,11 +217,11 @@ async def _with_files(head: str, files: AsyncIterator[bytes]) -> AsyncIterator[b
     responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
 )
 async def events(gateway: Gw, found: Execution, download: Download = False) -> Response:
-    """Every command and fact of the execution, one CloudEvent a line in structured JSON, oldest first."""
+    """Return every command and fact of the execution, one structured CloudEvent per line, oldest first."""
     headers = _headers(found, "events.ndjson", download)
     key = f"{found.prefix}/events.ndjson"
     messages = await _messages_of(gateway, found)
-    # Streams forget from the front: without the submit the archive is the whole story.
+    # Streams expire the oldest messages first: without the submit only the archive is complete.
     whole = any(message.subject.startswith("ocf.cmd.submit.") for message in messages)
     if not whole and await gateway.deps.store.head(key) is not None:
         return StreamingResponse(await _start(gateway.deps.store.stream(key)), 200, headers, NDJSON)
@@ -245,6 +243,6 @@ async def _structured(messages: list[Message]) -> AsyncIterator[bytes]:
         try:
             yield envelope.decode(message.headers, message.data).line() + b"\n"
         except (InvalidEvent, ValueError):
-            # Anybody may publish a command: what is no event is shown as it came, as in the archive.
+            # Backends may publish invalid commands: these are shown unparsed, as in the archive.
             raw = {"subject": message.subject, "raw": message.data.decode("utf-8", "replace")}
             yield json.dumps(raw, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"

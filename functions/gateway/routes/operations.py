@@ -1,4 +1,4 @@
-"""For operators: health, readiness, metrics, dead letters."""
+"""Routes for operators: health, readiness, metrics, dead letters."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ router = APIRouter(tags=["operations"], route_class=StrictRoute)
 
 @router.get("/health", response_model=response_schemas.Health)
 async def health(gateway: Gw) -> response_schemas.Health:
-    """The process answers. Nothing else is looked at: a restart does not mend a broken dependency."""
+    """Report that the process answers. Nothing else is checked: a restart does not repair a dependency."""
     return response_schemas.Health(open=not gateway.settings.authenticated, instance=gateway.settings.instance)
 
 
 @router.get("/ready", response_model=response_schemas.Readiness, responses={503: {"model": response_schemas.Readiness}})
 async def ready(gateway: Gw) -> Response:
-    """Whether calls can be served now, with each check by name; 503 when one fails."""
+    """Report whether calls can be served now, with each check by name; 503 when one fails."""
     checks: dict[str, Awaitable[object]] = {
         "nats": gateway.deps.bus.ready(),
         "s3": gateway.deps.store.ready(),
@@ -58,24 +58,24 @@ async def _history(gateway: Gateway) -> None:
     if not gateway.index.ready:
         raise Unavailable("the history is still being read")
     if gateway.following is not None and gateway.following.done():
-        raise Unavailable("the history is not followed any more; the log says why")
+        raise Unavailable("the history is no longer updated; see the log")
 
 
 @router.get(
     "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 )
 async def metrics(gateway: Gw) -> Response:
-    """Prometheus' text format: what the gateway counts, and what the functions of the same process do."""
+    """Return the metrics of the gateway and of the functions in the same process, in Prometheus' text format."""
     text = generate_latest(gateway.metrics.registry) + exposition()
     return Response(text, 200, {"Content-Type": CONTENT_TYPE_LATEST})
 
 
-#: A sequence of the stream: what JetStream counts with.
+#: A stream sequence, in JetStream's range.
 Sequence = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
 
 class DeadLetter(response_schemas.View):
-    """An event that could not be handled: why, and the event itself."""
+    """An event that could not be handled: the reason, and the event itself."""
 
     seq: int
     consumer: str
@@ -88,12 +88,12 @@ class DeadLetter(response_schemas.View):
     type: str | None = None
     event_id: str | None = None
     data: str | None = None
-    size: Annotated[int, Field(description="bytes of the event's data, where it was not kept")] | None = None
+    size: Annotated[int, Field(description="bytes of the event's data, if it was not stored")] | None = None
     sha256: Annotated[str, Field(description="SHA-256 of that data, in hex")] | None = None
 
 
 class DeadLetters(response_schemas.View):
-    """One page, oldest first. `next` is the `after` of the page after it."""
+    """One page, oldest first. `next` is the `after` of the next page."""
 
     items: list[DeadLetter]
     next: int | None = None
@@ -104,9 +104,11 @@ async def dead_letters(
     gateway: Gw,
     caller: Caller,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    after: Annotated[int, Query(ge=0, le=2**63 - 1, description="sequence of the last one seen")] = 0,
+    after: Annotated[
+        int, Query(ge=0, le=2**63 - 1, description="sequence of the last dead letter of the previous page")
+    ] = 0,
 ) -> DeadLetters:
-    """Events that could not be handled, of the caller's projects."""
+    """List the events of the caller's projects that could not be handled."""
     found: list[DeadLetter] = []
     async for message in gateway.deps.bus.history(subjects.DLQ, letters.ALL, after=after):
         letter = _letter(message)
@@ -120,7 +122,7 @@ async def dead_letters(
 
 @router.get("/dlq/{seq}", response_model=DeadLetter)
 async def dead_letter(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
-    """One of them with the event's data."""
+    """Return one dead letter with the event's data."""
     message = await _message(gateway, caller, seq)
     letter = _letter(message)
     return letter if letter.sha256 else letter.model_copy(update={"data": message.data.decode("utf-8", "replace")})
@@ -128,19 +130,19 @@ async def dead_letter(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
 
 @router.post("/dlq/{seq}/redrive", status_code=202, response_model=DeadLetter)
 async def redrive(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
-    """Publish the event again where it came from, byte for byte, then drop it here.
+    """Publish the event again on its original subject, byte for byte, then drop the dead letter.
 
-    A life-cycle event that a sink, or archive, did not take goes to that one alone: everybody else has had it.
+    A life-cycle event that one consumer (a sink, or archive) failed to handle goes to that consumer alone.
     """
     message = await _message(gateway, caller, seq)
     letter = _letter(message)
     if not letter.subject.startswith("ocf."):
-        raise Problem(409, "no-subject", "it does not say which subject it came from")
+        raise Problem(409, "no-subject", "it does not name its original subject")
     if letter.sha256 is not None:
         raise Problem(
-            409, "no-data", "it could not be read, and its data was not kept: publish a correct event instead"
+            409, "no-data", "it could not be read, and its data was not stored: publish a correct event instead"
         )
-    # Not its message id: the stream would take it for a duplicate of the first try.
+    # Without its message id: the stream would take it for a duplicate of the first try.
     headers = letters.event_headers(message)
     fact = letter.subject.startswith("ocf.evt.")
     subject = subjects.redelivery_subject(letter.subject, letter.consumer) if fact else letter.subject
@@ -151,7 +153,7 @@ async def redrive(gateway: Gw, caller: Caller, seq: Sequence) -> DeadLetter:
 
 @router.delete("/dlq/{seq}", status_code=204, response_class=Response)
 async def drop(gateway: Gw, caller: Caller, seq: Sequence) -> Response:
-    """Drop it for good."""
+    """Drop a dead letter for good."""
     await _message(gateway, caller, seq)
     await gateway.deps.bus.remove(subjects.DLQ, seq)
     return Response(status_code=204)
@@ -192,5 +194,5 @@ def _project(subject: str) -> str | None:
 
 
 def _may(caller: Principal, letter: DeadLetter) -> bool:
-    # One that belongs to no project is the operator's.
+    # A dead letter without a project is the operator's.
     return caller.projects is None if letter.project_id is None else caller.may(letter.project_id)

@@ -1,4 +1,4 @@
-"""Sessions: create, list, look at, attach, detach, destroy."""
+"""Routes of sessions: create, list, show, attach, detach, destroy."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from ocf.functions.gateway.sealed_secrets import seal_session
 log = structlog.get_logger()
 router = APIRouter(tags=["sessions"], route_class=StrictRoute)
 
-#: Seconds that a create waits for its session. The function may have to start first, and the command is kept anyway.
+#: Seconds that a create waits for its session. The function may have to start first; the command is stored anyway.
 CREATE_SECONDS = 5.0
 
 
 async def _find_session(session_id: SessionId, gateway: Gw, caller: Caller, project_id: AskedProject) -> Entry:
-    """The session in the project the call names, or in the caller's that has it.
+    """Return the session in the requested project, or in the caller's project that has it.
 
     Raises:
         Problem: 404 unknown, 403 not the caller's project.
@@ -60,9 +60,9 @@ class SessionList(response_schemas.View):
     openapi_extra=documented(CreateSession),
 )
 async def create(request: Request, gateway: Gw, caller: Caller, trace: Trace) -> response_schemas.SessionAccepted:
-    """Begin a conversation with a workspace, empty or forked from a finished execution.
+    """Create a conversation with a workspace, empty or forked from a finished execution.
 
-    Answers `open` once it is there, 422 when it is rejected, and `creating` when neither is known within 5 s.
+    Answers `open` once it exists, 422 when it is rejected, and `creating` when neither is known within 5 s.
     """
     body = await read(request, CreateSession)
     project = caller.project_or(body.project_id, gateway.settings.default_project)
@@ -76,7 +76,7 @@ async def create(request: Request, gateway: Gw, caller: Caller, trace: Trace) ->
 
 
 async def _created(facts: AsyncIterator[Message], event_id: str) -> bool:
-    """Whether the command `told` has made its session; False: nobody has said so yet.
+    """Return whether the command's session was created; False when the result is unknown in time.
 
     Raises:
         Problem: 422, it was rejected.
@@ -97,14 +97,14 @@ async def _created(facts: AsyncIterator[Message], event_id: str) -> bool:
 
 
 class _Create(CreateSession):
-    """`ocf.events.commands.SessionCreate`, its secrets sealed."""
+    """Fields of `ocf.events.commands.SessionCreate`, with secrets sealed."""
 
     requested_by: str
 
 
 @router.get("/sessions", response_model=SessionList)
 async def sessions(gateway: Gw, caller: Caller, project_id: AskedProject) -> SessionList:
-    """The sessions of the named project, or of all the caller may read."""
+    """List the sessions of the named project, or of all the caller may read."""
     projects = [caller.check(project_id)] if project_id is not None else caller.projects
     filters = ["*.*"] if projects is None else [f"{project}.*" for project in projects]
     items = [_view(entry) for one in filters async for entry in gateway.deps.sessions.entries(one)]
@@ -113,7 +113,7 @@ async def sessions(gateway: Gw, caller: Caller, project_id: AskedProject) -> Ses
 
 @router.get("/sessions/{session_id}", response_model=dict[str, Any])
 async def session(named: Named) -> dict[str, Any]:
-    """One session."""
+    """Return one session."""
     return _view(named)
 
 
@@ -126,7 +126,7 @@ async def session(named: Named) -> dict[str, Any]:
 async def attach(
     request: Request, gateway: Gw, caller: Caller, trace: Trace, named: Named
 ) -> response_schemas.SessionAccepted:
-    """Somebody watches, and may send follow-ups."""
+    """Attach a client, which watches and may send follow-ups."""
     body = await read_optional(request, Attachment)
     client = (body.client_id if body else None) or caller.name
     command = SessionAttach(**_ids(named), requested_by=caller.name, client_id=client)
@@ -142,7 +142,7 @@ async def attach(
 async def detach(
     request: Request, gateway: Gw, caller: Caller, trace: Trace, named: Named
 ) -> response_schemas.SessionAccepted:
-    """That somebody has left; the session stays."""
+    """Detach a client; the session stays."""
     body = await read_optional(request, Attachment)
     client = (body.client_id if body else None) or caller.name
     command = SessionDetach(**_ids(named), requested_by=caller.name, client_id=client)
@@ -151,7 +151,7 @@ async def detach(
 
 @router.delete("/sessions/{session_id}", status_code=202, response_model=response_schemas.SessionAccepted)
 async def destroy(gateway: Gw, caller: Caller, trace: Trace, named: Named) -> response_schemas.SessionAccepted:
-    """Remove every trace of it."""
+    """Remove the session and all of its data."""
     command = SessionDestroy(**_ids(named), requested_by=caller.name)
     return await _publish(gateway, "destroy", command, "destroying", trace)
 

@@ -1,11 +1,10 @@
-"""`WS /tasks/{id}/stream?from=SEQ`: history, then live, each chunk once, in order, and every gap stated.
+"""`WS /tasks/{id}/stream?from=SEQ`: history, then live, each chunk once, in order, with every gap stated.
 
-Messages are chunks, `{"seq","type","data","timestamp",...}`. The gateway's own have the sequence of the chunk before:
-`heartbeat` after a silence, `gap` when the reader is cut off, `end` (data: the final state) before the regular close.
-
-Close codes: 1000 it has ended; 4401 the token has expired; 4408 the reader was too slow, the reason names the sequence
-to resume `from`; 1013 the bus does not answer; 1011 it cannot be read (a damaged archive). Before the stream starts,
-errors are HTTP problem documents.
+Messages are chunks, `{"seq","type","data","timestamp",...}`. The gateway's own messages have the sequence of the
+previous chunk: `heartbeat` after a silence, `gap` when the reader is cut off, `end` (data: the final state) before the
+regular close. Close codes: 1000 the execution has ended; 4401 the token has expired; 4408 the reader was too slow, the
+reason names the sequence to resume `from`; 1013 the bus does not answer; 1011 the output cannot be read (a damaged
+archive). Before the stream starts, errors are HTTP problem documents.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ _BEARER = "bearer."
 _YIELD_EVERY = 32
 _QUERY = frozenset({"from", "project_id"})
 EXPIRED, TOO_SLOW, TRY_LATER, FAILED = 4401, 4408, 1013, 1011
-#: Seconds that the last words wait until the socket takes them; longer for a reader who is slow to begin with.
+#: Seconds for the closing message to be sent; longer for a slow reader.
 _CLOSE_SECONDS, _CLOSE_SECONDS_SLOW = 1.0, 30.0
 
 
 class Cut(Exception):
-    """The stream ends early: the close code, and what the reader is told."""
+    """The stream ends early: the close code and the reason for the reader."""
 
     def __init__(self, code: int, why: str) -> None:
         super().__init__(why)
@@ -58,7 +57,7 @@ async def stream(
     project_id: AskedProject,
     from_: Annotated[int, Query(alias="from", ge=1)] = 1,
 ) -> None:
-    """History then live. Browsers, which cannot set headers here, send the token as subprotocol `bearer.<JWT>`."""
+    """Send history, then live output. Browsers cannot set headers; they send the token as subprotocol `bearer.JWT`."""
     gateway = await gateway_of(socket)
     try:
         check_query(socket.query_params, _QUERY)
@@ -83,7 +82,7 @@ async def _admit(socket: WebSocket, gateway: Gateway) -> Principal:
 
 
 async def _serve(viewer: Viewer) -> None:
-    """Send until it ends, the reader leaves, or it has to be cut off."""
+    """Send until the execution ends, the reader leaves, or is cut off."""
     sending = asyncio.ensure_future(viewer.run())
     leaving = asyncio.ensure_future(_wait_disconnected(viewer.socket))
     try:
@@ -107,13 +106,13 @@ async def _serve(viewer: Viewer) -> None:
 
 
 async def _wait_disconnected(socket: WebSocket) -> None:
-    """Return when the reader is gone; what it says is not listened to."""
+    """Return when the reader has disconnected; its messages are ignored."""
     while (await socket.receive())["type"] != "websocket.disconnect":
         continue
 
 
 class Viewer:
-    """One reader of one execution. `last` is the sequence it has got."""
+    """One reader of one execution. `last` is the sequence of the last chunk sent."""
 
     def __init__(
         self, socket: WebSocket, gateway: Gateway, found: ExecutionHandle, last: int, caller: Principal
@@ -125,13 +124,13 @@ class Viewer:
         self._caller = caller
         self._order = OutputReorderer(last + 1)
         self._gap_timer = GapTimer()
-        self._at = 0  # sequence in the stream up to which everything was read or sent
+        self._at = 0  # stream sequence up to which everything was read or sent
         self._live: deque[OutputLine] = deque(maxlen=gateway.settings.backlog)
         self._wake = asyncio.Event()
-        self._fact_received = False  # a fact was said: the record, which is written first, knows more
+        self._fact_received = False  # a fact arrived: the record, which is written first, has its state
 
     async def run(self) -> None:
-        """Everything from `last` on, until the execution has ended.
+        """Send everything after `last`, until the execution has ended.
 
         Raises:
             Cut: the reader is too slow, or its token has expired.
@@ -140,7 +139,7 @@ class Viewer:
         project, execution = self._found.project, self._found.execution
         live, facts = subjects.live(project, execution), subjects.fact(project, execution, "*")
         async with self._gateway.deps.bus.listen(live, facts) as messages:
-            # Listening already: whatever is said while history is read waits in `_live`.
+            # Subscribed first: messages that arrive while history is read wait in `_live`.
             listening = asyncio.ensure_future(self._listen(messages, live))
             try:
                 await self._refresh_record()
@@ -157,7 +156,7 @@ class Viewer:
         async for message in messages:
             if message.subject == live:
                 if (line := line_of(message)) is not None:
-                    self._live.append(line)  # full: the oldest goes, and is read from the stream again
+                    self._live.append(line)  # full: the oldest is dropped, and read from the stream again
             else:
                 self._fact_received = True
             self._wake.set()
@@ -167,7 +166,7 @@ class Viewer:
         return record is not None and record.terminal and not self._live and self.last >= record.last_sequence
 
     async def _next(self) -> None:
-        """Send what has arrived; else wait for more, and after a silence make sure that nothing was missed."""
+        """Send what has arrived; else wait, and after a silence check that nothing was missed."""
         self._wake.clear()
         while self._live:
             await self._send(self._order.feed(self._live.popleft()))
@@ -177,7 +176,7 @@ class Viewer:
             self._fact_received = False
             await self._refresh_record()
         if self._found.ended and not self._done():
-            # The fact overtook the last chunks, or they were said while the connection was down.
+            # The fact overtook the last chunks, or they were published while the connection was down.
             await self._replay(lines(self._gateway, self._found, self._order.next))
             return
         if self._done() or self._wake.is_set():
@@ -191,12 +190,12 @@ class Viewer:
                 await self._heartbeat()
 
     def _left(self) -> float | None:
-        """Seconds until the caller's token expires."""
+        """Return the seconds until the caller's token expires; None when it does not."""
         expires = self._caller.expires_at
         return None if expires is None else expires - self._gateway.deps.clock.now().timestamp()
 
     def _timeout(self) -> float:
-        """Seconds until something has to be done although nothing was said."""
+        """Return the seconds until the next action that no message triggers."""
         left, timeout = self._left(), self._gateway.settings.heartbeat
         if len(self._order):
             timeout = min(timeout, self._gap_timer.wait(self._order.next, asyncio.get_running_loop().time()))
@@ -213,7 +212,7 @@ class Viewer:
             raise Cut(EXPIRED, f"the token has expired; resume from={self.last + 1}")
 
     async def _refresh_record(self) -> None:
-        """Facts may have been said before we listened, or while the connection to the bus was down."""
+        """Read the record: facts may have been published before the subscription, or during an outage."""
         record = await self._gateway.record(self._found.project, self._found.execution)
         if record is None:
             if self._found.record is not None or await self._gateway.removed(
@@ -224,7 +223,7 @@ class Viewer:
         self._found = ExecutionHandle(self._found.project, self._found.execution, record)
 
     async def _fill(self, after: int | None = None) -> None:
-        """Read from the stream what live has not brought (yet): behind what was read, or behind `after`."""
+        """Read from the stream what did not arrive live, after the last read position or after `after`."""
         async for line in streamed(self._gateway.deps.bus, self._found, after=self._at if after is None else after):
             self._at = max(self._at, line.at)
             await self._send(self._order.feed(line))
@@ -233,7 +232,7 @@ class Viewer:
         return await seek(self._gateway.deps.bus, self._found.project, self._found.execution, self._order.next)
 
     async def _fill_gap(self) -> None:
-        """Look for a missing chunk now and then; state what four reads did not bring (`ocf.events.reorder.Hole`)."""
+        """Look for a missing chunk now and then; state a gap after four reads (`ocf.events.reorder.GapTimer`)."""
         now = asyncio.get_running_loop().time
         if self._gap_timer.wait(self._order.next, now()):
             return
@@ -241,7 +240,7 @@ class Viewer:
         missing = self._order.next if len(self._order) else None
         if not self._gap_timer.read(missing, now()) and len(self._order) <= HELD:
             return
-        # A reconnect of the worker can leave two swapped: it may lie before what was sent.
+        # A worker's reconnect can swap two chunks: the missing one may lie before those sent.
         await self._fill(await self._place())
         if missing == self._order.next:
             end = self._order.gap_end(missing)
@@ -249,7 +248,7 @@ class Viewer:
 
     async def _replay(self, source: AsyncIterator[OutputLine]) -> None:
         async for line in source:
-            if line.seq >= self._order.next:  # else it has come live meanwhile
+            if line.seq >= self._order.next:  # otherwise it arrived live meanwhile
                 await self._send([line])
                 await self._send(self._order.skip(line.seq + 1))
 
@@ -258,7 +257,7 @@ class Viewer:
             self._check_token()
             await self._text(line.data.decode())
             if line.seq % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)  # sending to who keeps up does not yield: others are served in between
+                await asyncio.sleep(0)  # sending to a fast reader does not yield: serve others in between
             self.last = line.seq
             self._at = max(self._at, line.at)
 
@@ -276,10 +275,10 @@ class Viewer:
                 await self.socket.send_text(text)
         except TimeoutError:
             self._gateway.metrics.slow.inc()
-            raise Cut(TOO_SLOW, f"no reading for {limit:g} s; resume from={self.last + 1}") from None
+            raise Cut(TOO_SLOW, f"nothing was read for {limit:g} s; resume from={self.last + 1}") from None
 
     async def close(self, code: int, reason: str) -> None:
-        """Say why and close; a reader that does not read finds both when it does."""
+        """Send the reason and close; a slow reader finds both later."""
         if self.socket.application_state is not WebSocketState.CONNECTED:
             return
         with suppress(TimeoutError, WebSocketDisconnect, RuntimeError):

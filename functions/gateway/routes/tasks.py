@@ -1,4 +1,4 @@
-"""Executions: submit, look at, list, cancel, delete, answer, and let somebody watch."""
+"""Routes of executions: submit, show, list, cancel, delete, reply, and viewer credentials."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _KEY = {
     "in": "header",
     "required": False,
     "schema": {"type": "string", "minLength": 1, "maxLength": _KEY_LENGTH},
-    "description": "the same key in the same project is the same execution",
+    "description": "calls with the same key in the same project are the same execution",
 }
 
 
@@ -49,12 +49,12 @@ _KEY = {
     openapi_extra={"parameters": [_KEY], **documented(ExecuteTask)},
 )
 async def execute(request: Request) -> Response:
-    """Submit a task. 202 once the bus keeps it.
+    """Submit a task. Answers 202 once the bus stores it.
 
-    With an `Idempotency-Key` (or an `execution_id` of your own) the call may be repeated: the same body is answered
-    with the same execution, another body with 409.
+    With an `Idempotency-Key` (or an `execution_id` of your own) the call may be repeated: the same body returns the
+    same execution, another body 409.
     """
-    # The call that is made most: the framework's dependencies would be a third of its processor time.
+    # The most frequent call: the framework's dependencies would take a third of its CPU time.
     gateway = await gateway_of(request)
     caller = await caller_of(request, gateway)
     idempotency_key = _idempotency_key(request)
@@ -85,12 +85,16 @@ async def execute(request: Request) -> Response:
 
 @router.api_route("/tasks/execute", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
 async def not_an_execution() -> Response:
-    """`execute` is no execution's id."""
+    """Answer 405: `execute` is not an execution's id."""
     raise HTTPException(405)
 
 
 def _idempotency_key(request: Request) -> str | None:
-    """The header. Raises Problem, 422, when it is empty or too long."""
+    """Return the header.
+
+    Raises:
+        Problem: 422, it is empty or too long.
+    """
     key = request.headers.get("idempotency-key")
     if key is not None and not 1 <= len(key) <= _KEY_LENGTH:
         raise invalid([FieldError(field="idempotency-key", message=f"must be 1 to {_KEY_LENGTH} characters")])
@@ -102,7 +106,7 @@ def _id_of(project: str, key: str) -> str:
 
 
 def _digest(body: ExecuteTask) -> str:
-    """What two calls must share to be the same call. Secrets are left out: sealing makes each different."""
+    """Return a digest that equal calls share. Secrets are left out: sealing makes each different."""
     canonical = body.model_dump_json(
         by_alias=True,
         exclude_unset=True,
@@ -112,10 +116,10 @@ def _digest(body: ExecuteTask) -> str:
 
 
 async def _earlier(gateway: Gateway, project: str, execution: str, digest: str) -> State:
-    """The state of the execution that an earlier call with this id made.
+    """Return the state of the execution that an earlier call with this id made.
 
     Raises:
-        Problem: 409, that call said something else.
+        Problem: 409, that call had another body.
     """
     submit = await gateway.deps.bus.last(subjects.COMMANDS, subjects.command("submit", project, execution))
     before = submit.headers.get("ce-requestdigest") if submit is not None else None
@@ -140,7 +144,7 @@ async def history(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     cursor: Annotated[str | None, Query(max_length=400, description="`next` of the page before")] = None,
 ) -> Response:
-    """The history, newest first: of the named project, or of all the caller may read."""
+    """List executions, newest first: of the named project, or of all the caller may read."""
     projects = frozenset({caller.check(project_id)}) if project_id is not None else caller.projects
     query = HistoryQuery(
         projects,
@@ -166,7 +170,7 @@ def _label(text: str) -> tuple[str, str | None]:
 
 @router.get("/tasks/{execution_id}/status", response_model=response_schemas.TaskStatus)
 async def status(gateway: Gw, found: Execution) -> Response:
-    """Everything known of an execution but its output."""
+    """Return the state of an execution, without its output."""
     record = found.known(_DEFAULT_TIMEOUT)
     view = response_schemas.TaskStatus.of(record, gateway.index.queue_position(record))
     return Response(view.model_dump_json(exclude_none=True), 200, {"Cache-Control": "no-store"}, JSON)
@@ -181,7 +185,7 @@ async def status(gateway: Gw, found: Execution) -> Response:
 async def cancel(
     request: Request, gateway: Gw, caller: Caller, found: Execution, trace: Trace
 ) -> response_schemas.Accepted:
-    """End it now, wherever it is. Of an execution that has ended the state is answered and nothing else happens."""
+    """Cancel an execution in any state. For one that has ended, the state is returned and nothing else happens."""
     body = await read_optional(request, CancelTask)
     if not found.ended:
         command = Cancel(
@@ -202,7 +206,7 @@ async def delete(
     trace: Trace,
     scope: Annotated[CleanupScope, Query(description="`workspace` keeps record, output and archive")] = "everything",
 ) -> response_schemas.Accepted:
-    """Remove what an execution left: output, record, archive, workspace. One that still runs is ended first."""
+    """Delete output, record, archive and workspace of an execution. A running one is ended first."""
     command = Cleanup(execution_id=found.execution, project_id=found.project, scope=scope, requested_by=caller.name)
     await gateway.publish("dev.ocf.task.cleanup.v1", command, trace)
     return response_schemas.Accepted(execution_id=found.execution, status=found.state)
@@ -222,10 +226,10 @@ async def reply(
     trace: Trace,
     request_id: Annotated[str, Path(min_length=1, max_length=200)],
 ) -> response_schemas.ReplyAccepted:
-    """Answer what the agent waits for (`waiting_for` in the status). 409 once the execution has ended."""
+    """Answer a request of the agent (`waiting_for` in the status). 409 once the execution has ended."""
     body = await read(request, Answer)
     if found.ended:
-        raise Problem(409, "ended", f"the execution is {found.state}: nobody waits for an answer")
+        raise Problem(409, "ended", f"the execution is {found.state}: no request is pending")
     command = Reply(
         project_id=found.project,
         execution_id=found.execution,
@@ -239,7 +243,7 @@ async def reply(
 
 @router.post("/tasks/{execution_id}/token", response_model=response_schemas.ViewerToken)
 async def token(request: Request, gateway: Gw, caller: Caller, found: Execution) -> dict[str, Any]:
-    """Short-lived credentials that may listen to this execution's live output over the NATS WebSocket."""
+    """Return short-lived credentials for this execution's live output over the NATS WebSocket."""
     settings, mint = gateway.settings, gateway.deps.mint_viewer
     ttl = _ttl(gateway, caller.expires_at)
     history_url = request.url_for("output", execution_id=found.execution)
@@ -260,7 +264,7 @@ async def token(request: Request, gateway: Gw, caller: Caller, found: Execution)
 
 
 def _ttl(gateway: Gateway, expires_at: float | None) -> int:
-    """A viewer's token does not outlive the one it was got with."""
+    """Return the lifetime of a viewer's token, which does not exceed that of the caller's."""
     if expires_at is None:
         return gateway.settings.viewer_ttl
     left = int(expires_at - gateway.deps.clock.now().timestamp())

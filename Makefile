@@ -42,6 +42,7 @@ check: install ## lint, format, types, import direction, generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_house.py
 	$(BIN)/python scripts/generate.py --check
 	$(BIN)/python scripts/knative_generate.py --check
 	scripts/kube_tools.sh

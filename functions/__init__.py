@@ -1,1 +1,1 @@
-"""What is done: the functions, the gateway, the dispatcher, the command line and the embedded stack."""
+"""Functions of the system, the gateway, the dispatcher, and what they share."""

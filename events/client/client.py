@@ -23,13 +23,13 @@ from ocf.events.adapters.nats.bus import connect as connect_bus
 from ocf.events.archive_reader import DamagedArchive, read_lines
 from ocf.events.client.sessions import SessionCalls
 from ocf.events.commands import Cancel, Cleanup, Model, Reply, Submit
+from ocf.events.delivery import publish_command
 from ocf.events.envelope import Event, decode, new_event
 from ocf.events.errors import InvalidEvent, NotYetKnown, OcfError
 from ocf.events.event_types import TERMINAL_TYPES
 from ocf.events.execution_record import Record
 from ocf.events.output import Chunk
 from ocf.events.ports import Bucket, Bus, Message, ObjectStore
-from ocf.events.publish_command import publish_command
 from ocf.events.refs import ExecutionRef
 
 log = structlog.get_logger()

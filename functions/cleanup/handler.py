@@ -7,13 +7,13 @@ from datetime import timedelta
 
 from ocf.events import dead_letters, subjects
 from ocf.events.commands import Cancel, Cleanup
+from ocf.events.delivery import publish_command
 from ocf.events.envelope import Event, new_event
 from ocf.events.errors import Conflict, NotYetKnown, Unreadable
 from ocf.events.event_types import TYPES
 from ocf.events.execution_record import Record
 from ocf.events.facts import Cleaned
 from ocf.events.lifecycle import State
-from ocf.events.publish_command import publish_command
 from ocf.events.refs import ExecutionRef
 from ocf.functions.cleanup.retention import retain
 from ocf.functions.cleanup.sweep import sweep

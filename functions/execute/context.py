@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from ocf.events.commands import Execute, Limits, Sealed
 from ocf.events.errors import SealError, Unavailable
-from ocf.functions.core import process_protection
+from ocf.functions.core import syscalls
 from ocf.functions.core.cancellation import cancel_and_wait
 from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
@@ -127,7 +127,7 @@ async def open_context(deps: Dependencies) -> AsyncIterator[WorkerContext]:
     if settings.sandbox == "preferred" and support.missing:
         # The operator may have chosen it on another machine, so this one reports what it lacks.
         log.warning("sandbox incomplete", action="sandbox.incomplete", sandboxed=sandboxed, missing=support.missing)
-    process_protection.protect_self()
+    syscalls.protect_self()
     async with state_folders.locked(settings.state_dir) as leftovers:
         if settings.agent_host_socket is not None:
             os.umask(0o002)  # the agent's container is another user of the same group

@@ -18,10 +18,10 @@ from starlette.requests import HTTPConnection
 from ocf.events import envelope, subjects, trace_context
 from ocf.events.commands import MAX_COMMAND_BYTES, ExecutionId, Model, ProjectId
 from ocf.events.dataref import offload
+from ocf.events.delivery import publish_command
 from ocf.events.errors import OcfError
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
-from ocf.events.publish_command import publish_command
 from ocf.events.refs import ExecutionRef
 from ocf.functions.gateway.auth import Authenticator, Principal
 from ocf.functions.gateway.dependencies import GatewayDeps

@@ -18,12 +18,11 @@ from ocf.events.commands import (
     SessionDetach,
     SnapshotWorkspace,
 )
-from ocf.events.delivery import NATS_SEQUENCE
+from ocf.events.delivery import NATS_SEQUENCE, publish_command
 from ocf.events.envelope import Event, InvalidData, new_event, parse
 from ocf.events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
 from ocf.events.facts import FieldError, SessionAttached, SessionCreated, SessionDestroyed, SessionDetached
 from ocf.events.lifecycle import State
-from ocf.events.publish_command import publish_command
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Attached, Session
 from ocf.functions.core.command_events import command, ids_of

@@ -9,6 +9,7 @@ from datetime import datetime
 from ocf.events import dataref, outcomes, subjects
 from ocf.events import limits as input_limits
 from ocf.events.commands import MAX_COMMAND_BYTES, Cleanup, EmptyWorkspace, Execute, Submit
+from ocf.events.delivery import publish_command
 from ocf.events.envelope import Event, InvalidData, decode, new_event, parse
 from ocf.events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
 from ocf.events.event_types import TYPES
@@ -16,7 +17,6 @@ from ocf.events.execution_record import Record
 from ocf.events.facts import Accepted, FieldError, Outcome
 from ocf.events.lifecycle import Reason, State, Step, step
 from ocf.events.ports import Message
-from ocf.events.publish_command import publish_command
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.core import task_limits
 from ocf.functions.core.command_events import ids_of

@@ -26,7 +26,7 @@ from typing import NoReturn
 import structlog
 
 from ocf.events.adapters import s3
-from ocf.functions.core.process_protection import protect_self
+from ocf.functions.core.syscalls import protect_self
 from ocf.functions.observability import logs
 from ocf.functions.settings.settings import Settings, load_or_exit
 from ocf.functions.workers import environment, metrics_sum

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ocf.events.refs import ExecutionRef
-from ocf.functions.core import process_protection
+from ocf.functions.core import syscalls
 from ocf.functions.execute.context import open_context
 from ocf.functions.workspace import discard_tree
 from ocf.functions.workspace import tree_builder as trees
@@ -41,7 +41,7 @@ def deep(folder: Path) -> None:
 async def test_a_worker_starts_whatever_its_predecessor_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slots and executions of a killed process, with a tree deeper than Python recurses: gone soon after the start,
     whichever project's. What is not a worker's stays."""
-    monkeypatch.setattr(process_protection, "protect_self", lambda: None)
+    monkeypatch.setattr(syscalls, "protect_self", lambda: None)
     deep(tmp_path / "slots" / "one" / "workspace")
     deep(tmp_path / EXECUTION / "base")
     deep(tmp_path / ExecutionRef("p", EXECUTION).folder / "base")
@@ -54,7 +54,7 @@ async def test_a_worker_starts_whatever_its_predecessor_left(tmp_path: Path, mon
 async def test_workers_below_one_parent_leave_each_other_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a dead worker left is removed by the next that starts; the folder of one that lives is not touched, and goes
     when it leaves."""
-    monkeypatch.setattr(process_protection, "protect_self", lambda: None)
+    monkeypatch.setattr(syscalls, "protect_self", lambda: None)
     alive, dead, own = (tmp_path / f"worker-{pid}" for pid in (3_999_999_997, 3_999_999_998, 3_999_999_999))
     deep(dead / ExecutionRef("p", EXECUTION).folder / "base")
     async with open_context(bench(STATE_DIR=alive, SANDBOX="off").deps):
@@ -74,7 +74,7 @@ async def _left(folder: Path, *names: str) -> None:
 
 async def test_what_cannot_be_removed_stops_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that stays is for the log; the worker comes up."""
-    monkeypatch.setattr(process_protection, "protect_self", lambda: None)
+    monkeypatch.setattr(syscalls, "protect_self", lambda: None)
     monkeypatch.setattr(trees, "remove_tree", _cannot)
     (tmp_path / "slots").mkdir()
     async with open_context(bench(STATE_DIR=tmp_path, SANDBOX="off").deps) as context:

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ocf.cli import doctor
-from ocf.functions.core import process_protection
+from ocf.functions.core import syscalls
 from ocf.functions.execute.context import open_context
 from ocf.functions.execute.sandbox import policy
 from ocf.functions.execute.sandbox.confine import filter_program
@@ -53,7 +53,7 @@ async def test_preferred_says_once_what_it_does_without(
 ) -> None:
     """At the start, in the log: each missing part, and whether executions are sandboxed at all."""
     monkeypatch.setattr(policy, "sandbox_support", lambda: support_of(abi, seccomp=True))
-    monkeypatch.setattr(process_protection, "protect_self", lambda: None)
+    monkeypatch.setattr(syscalls, "protect_self", lambda: None)
     with capture_logs() as logged:
         async with open_context(bench(STATE_DIR=tmp_path, SANDBOX="preferred").deps):
             found = [line for line in logged if line.get("action") == "sandbox.incomplete"]

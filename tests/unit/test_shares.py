@@ -24,10 +24,10 @@ def test_projects_that_wait_take_turns() -> None:
     for project in ("a", "b", "c"):
         shares.wait(project)
     assert taken(shares) == [("a", 2), ("b", 1), ("c", 1), ("b", 1), ("c", 1)]
-    shares.give_back("a")
+    shares.release("a")
     assert taken(shares) == [("a", 1)]
     for project in ("b", "a", "c"):
-        shares.give_back(project)
+        shares.release(project)
     assert taken(shares) == [("b", 1), ("c", 1), ("a", 1)]
 
 

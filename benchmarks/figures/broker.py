@@ -1,14 +1,14 @@
-"""What the model broker adds: benchmarks/broker_latency.py, as rows."""
+"""What the model broker adds: benchmarks/model_proxy_latency.py, as rows."""
 
 from __future__ import annotations
 
-from benchmarks import broker_latency
+from benchmarks import model_proxy_latency
 from benchmarks.harness import Options, Row
 
 
 async def measure(options: Options) -> list[Row]:
     """Direct and through the broker, request by request."""
-    found = await broker_latency.main(options.of(20), 5 if options.quick else 50)
+    found = await model_proxy_latency.main(options.of(20), 5 if options.quick else 50)
     rows = []
     for each in found:
         name = str(each["figure"])

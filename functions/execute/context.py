@@ -163,8 +163,8 @@ def server_spec(settings: Settings, binary: Path | None, *, sandboxed: bool, lim
         binary=binary,
         directory=nowhere,
         home=nowhere,
-        broker_url="",
-        broker_token="",
+        model_proxy_url="",
+        model_proxy_token="",
         models=(),
         sandboxed=sandboxed,
         max_processes=effective_limit(limits, "max_processes", settings),
@@ -205,10 +205,10 @@ def _slots(
     except (NoModel, BadEndpoint):
         size = 0  # no model is known in advance; each task brings its own
 
-    async def make_broker() -> ModelProxy:
+    async def make_model_proxy() -> ModelProxy:
         return await ModelProxy(upstream, deps.clock).start()
 
-    plan = WarmServerConfig(boundary.slots, spec, make_broker, boundary.users, parent_link.boot_turn)
+    plan = WarmServerConfig(boundary.slots, spec, make_model_proxy, boundary.users, parent_link.boot_turn)
     # The agent's container has a limit of its own, and nothing else runs there.
     free = available_memory if boundary.host is None else lambda: MIN_FREE_BYTES
     return WarmPool(plan, deps.clock, wanted=size > 0, free=free)

@@ -32,8 +32,8 @@ def server_spec(
         binary=binary,
         directory=workspace,
         home=home,
-        broker_url=url,
-        broker_token=token,
+        model_proxy_url=url,
+        model_proxy_token=token,
         models=(MODEL,),
         sandboxed=not sandbox_support().missing,
         # Whatever is not the broker must fail at once: an install from a registry at run time would show.

@@ -26,8 +26,8 @@ from ocf.functions.session.handler import session
 from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, Bench, bench
+from tests.unit.test_artifacts import TALK, Hold
 from tests.unit.test_attempt import Emit, Scene, StandIn, scene
-from tests.unit.test_keep import TALK, Hold
 
 
 @dataclass

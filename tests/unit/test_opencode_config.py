@@ -26,8 +26,8 @@ SPEC = ServerSpec(
     binary=Path("/opt/opencode"),
     directory=Path("/w"),
     home=Path("/h"),
-    broker_url="http://127.0.0.1:4000/v1",
-    broker_token="random",
+    model_proxy_url="http://127.0.0.1:4000/v1",
+    model_proxy_token="random",
     models=(AgentModel("openai", "m1"), AgentModel("anthropic", "m2", prices=(3.0, 15.0, 0.3, 3.75))),
 )
 
@@ -94,7 +94,7 @@ def test_both_wire_forms_go_to_the_broker() -> None:
     assert config["provider"]["ocf-anthropic"]["models"]["m2"]["cost"]["output"] == 15.0
     assert config["share"] == "disabled"
     assert config["autoupdate"] is False
-    assert configuration(replace(SPEC, broker_url="http://127.0.0.1:4000")) == configuration(SPEC)
+    assert configuration(replace(SPEC, model_proxy_url="http://127.0.0.1:4000")) == configuration(SPEC)
 
 
 def test_the_environment_is_whole_and_keeps_the_project_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,8 +85,8 @@ class ServerSpec:
     binary: Path | None
     directory: Path
     home: Path
-    broker_url: str
-    broker_token: str
+    model_proxy_url: str
+    model_proxy_token: str
     models: tuple[AgentModel, ...]
     sandboxed: bool = True
     read_only: tuple[Path, ...] = ()
@@ -122,7 +122,7 @@ def environment(spec: ServerSpec, password: str) -> dict[str, str]:
 
 def configuration(spec: ServerSpec) -> dict[str, object]:
     """Return OpenCode's configuration (https://opencode.ai/config.json)."""
-    base = spec.broker_url.rstrip("/")
+    base = spec.model_proxy_url.rstrip("/")
     base = base if base.endswith("/v1") else f"{base}/v1"
     providers: dict[str, object] = {}
     for kind, adapter in _ADAPTERS.items():
@@ -131,7 +131,7 @@ def configuration(spec: ServerSpec) -> dict[str, object]:
             # The model proxy decides on silence (MODEL_SILENCE_SECONDS); OpenCode would hang up after 300 s and call
             # again.
             no_timeouts = dict.fromkeys(("timeout", "headerTimeout", "chunkTimeout"), False)
-            options = {"baseURL": base, "apiKey": spec.broker_token, **no_timeouts}
+            options = {"baseURL": base, "apiKey": spec.model_proxy_token, **no_timeouts}
             providers[f"ocf-{kind}"] = {"npm": adapter, "name": "ocf", "options": options, "models": models}
     default = f"{spec.models[0].provider}/{spec.models[0].name}"
     temperature = spec.models[0].temperature

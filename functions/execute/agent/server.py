@@ -173,7 +173,7 @@ def policy(spec: ServerSpec, binary: Path, port: int) -> SandboxPolicy | None:
     """Return the sandbox policy of the server; None when it is not sandboxed."""
     if not spec.sandboxed:
         return None
-    broker_port = int(spec.broker_url.split("//", 1)[1].split("/", 1)[0].rsplit(":", 1)[1])
+    broker_port = int(spec.model_proxy_url.split("//", 1)[1].split("/", 1)[0].rsplit(":", 1)[1])
     return SandboxPolicy(
         read_write=(spec.directory, spec.home),
         read_only=reached(spec, binary)[2:],

@@ -55,11 +55,11 @@ _KNOWN_MODELS = 20
 class WarmServer:
     """A booted server, its workspace directory (empty, mode 0700), and its model proxy.
 
-    The proxy has no target yet: `broker.assign`. `warm` states whether the server was ready before it was requested.
+    The proxy has no target yet: `model_proxy.assign`. `warm` states whether the server was ready before it was requested.
     """
 
     server: AgentServer
-    broker: ModelProxy
+    model_proxy: ModelProxy
     root: Path
     opened_at: float
     warm: bool = False
@@ -87,7 +87,7 @@ class WarmServer:
     async def close(self, grace: float = 0.0) -> StopReport:
         """End its processes, free the port, remove its files. Safe to call again."""
         report = await self.server.stop(grace)
-        await self.broker.close()
+        await self.model_proxy.close()
         await _remove_files(self.root, self.user)
         return report
 
@@ -102,7 +102,7 @@ class WarmServerConfig:
 
     folder: Path
     spec: ServerSpec
-    make_broker: MakeBroker
+    make_model_proxy: MakeBroker
     #: Each server gets a user of its own; None: all run as this process's user.
     users: AgentUsers | AgentHost | None = None
     turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
@@ -133,7 +133,7 @@ async def open_warm_server(
     """
     root = plan.folder / uuid.uuid4().hex
     directory, home = shared or root / "workspace", root / "home"
-    broker: ModelProxy | None = None
+    model_proxy: ModelProxy | None = None
     server: AgentServer | None = None
     try:
         if user is None and plan.users is not None:
@@ -145,14 +145,19 @@ async def open_warm_server(
             home.mkdir(mode=0o700)
         if isinstance(user, AgentUser):
             root.chmod(0o711)  # lets the agent's user pass to its own folders
-        broker = await plan.make_broker()
+        model_proxy = await plan.make_model_proxy()
         if shared is None:
             # OpenCode checks once whether a directory is a repository; all workspaces are.
             await in_thread(lambda _: _make_git_folder(directory))
             if user is not None:
                 await user.hand_over(directory)
         own = replace(
-            spec, directory=directory, home=home, user=user, broker_url=broker.base_url, broker_token=broker.token
+            spec,
+            directory=directory,
+            home=home,
+            user=user,
+            model_proxy_url=model_proxy.base_url,
+            model_proxy_token=model_proxy.token,
         )
         async with plan.turn():
             server = await AgentServer.start(own)
@@ -163,10 +168,10 @@ async def open_warm_server(
                 await user.empty(directory)
             else:
                 await in_thread(lambda _: _empty(directory))
-        return WarmServer(server, broker, root, clock.monotonic(), user=user)
+        return WarmServer(server, model_proxy, root, clock.monotonic(), user=user)
     except BaseException as error:
         # A separate task, so that a second cancellation leaves nothing behind either.
-        await asyncio.shield(asyncio.ensure_future(_undo(server, broker, root, user)))
+        await asyncio.shield(asyncio.ensure_future(_undo(server, model_proxy, root, user)))
         if isinstance(error, HostGone):
             raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from None
         if isinstance(error, NoUser):
@@ -174,11 +179,11 @@ async def open_warm_server(
         raise
 
 
-async def _undo(server: AgentServer | None, broker: ModelProxy | None, root: Path, user: Owner | None) -> None:
+async def _undo(server: AgentServer | None, model_proxy: ModelProxy | None, root: Path, user: Owner | None) -> None:
     if server is not None:
         await server.stop(0.0)
-    if broker is not None:
-        await broker.close()
+    if model_proxy is not None:
+        await model_proxy.close()
     await _remove_files(root, user)
 
 

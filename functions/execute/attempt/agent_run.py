@@ -92,7 +92,11 @@ class AgentRun:
     @property
     def usage(self) -> Usage:
         """Return the totals of the model calls over all attempts."""
-        return self._warm_server.broker.usage if self._warm_server and self._warm_server.broker.target else self._used
+        return (
+            self._warm_server.model_proxy.usage
+            if self._warm_server and self._warm_server.model_proxy.target
+            else self._used
+        )
 
     @property
     def prepared(self) -> workspace.Prepared | None:
@@ -223,7 +227,7 @@ class AgentRun:
         self._warm_server = warm_server
         metrics.slots_taken.labels("warm" if warm_server.warm else "cold").inc()
         self._cleanup.push_async_callback(warm_server.close)
-        self._hide(warm_server.broker.token)
+        self._hide(warm_server.model_proxy.token)
         self._hide(warm_server.server.password)
         return warm_server
 
@@ -238,9 +242,9 @@ class AgentRun:
             on_usage=lambda usage: self._on_usage(usage),
             on_failure=lambda failure: self._on_failure(failure),
         )
-        warm_server.broker.assign(target, self._task.limits, hooks, self._used)
+        warm_server.model_proxy.assign(target, self._task.limits, hooks, self._used)
         if self._refused is not None:
-            warm_server.broker.refuse(self._refused)
+            warm_server.model_proxy.refuse(self._refused)
 
     async def _resume(self, warm_server: WarmServer, session: Session | None) -> str | None:
         """Import the conversation to continue and return its OpenCode id; None when there is none."""
@@ -299,7 +303,7 @@ class AgentRun:
         """Refuse all further model calls."""
         self._refused = reason
         if self._warm_server is not None:
-            self._warm_server.broker.refuse(reason)
+            self._warm_server.model_proxy.refuse(reason)
 
     async def kill(self, *, hurry: bool = True) -> int:
         """End OpenCode and every process below it.

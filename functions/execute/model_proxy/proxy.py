@@ -159,7 +159,7 @@ class ModelProxy:
             raise
         except Exception:
             # A bug of ours must end the execution and not leave the agent retrying for ever.
-            self.fail(Reason.MODEL_ERROR, "the model broker failed")
+            self.fail(Reason.MODEL_ERROR, "the model proxy failed")
             raise
         finally:
             self._calls.discard(task)

@@ -65,7 +65,7 @@ class World:
     def __init__(self, folder: Path, b: Bench, limits: dict[str, Any], prices: Prices | None) -> None:
         self.said: list[Draft] = []
         self.b = b
-        self.broker = ModelProxy(Upstream(b.deps.clock), b.deps.clock)
+        self.model_proxy = ModelProxy(Upstream(b.deps.clock), b.deps.clock)
         key = SecretStr(KEY)
         target = ModelTarget("openai", "m", "openai", "http://127.0.0.1:9/v1", key, prices=prices)
         spec = ServerSpec(None, folder, folder, "", "", ())
@@ -95,7 +95,7 @@ class World:
         server = SimpleNamespace(stop=stop, password=PASSWORD)
         root = self.folder / "slot"
         return SimpleNamespace(
-            broker=self.broker,
+            model_proxy=self.model_proxy,
             directory=root / "w",
             root=root,
             warm=False,
@@ -135,7 +135,7 @@ async def test_what_earlier_attempts_spent_is_spent(world: Any) -> None:
     assert w.turn.usage == Usage()
     await w.turn.run(w.emit, USED)
     assert w.turn.usage == USED
-    assert w.broker._budget.tokens_left() == 250_000
+    assert w.model_proxy._budget.tokens_left() == 250_000
     assert json.loads(w.said[-1].model_dump_json())["detail"]["requests"] == 3
     await w.turn.close()
 

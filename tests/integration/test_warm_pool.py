@@ -33,10 +33,10 @@ async def plan(tmp_path: Path) -> AsyncIterator[WarmServerConfig]:
     upstream = Upstream(SystemClock())
     spec = server_spec(tmp_path)
 
-    async def broker() -> ModelProxy:
+    async def model_proxy() -> ModelProxy:
         return await ModelProxy(upstream, SystemClock()).start()
 
-    yield WarmServerConfig(tmp_path / "slots", spec, broker)
+    yield WarmServerConfig(tmp_path / "slots", spec, model_proxy)
     await upstream.close()
 
 
@@ -70,8 +70,8 @@ async def test_a_slot_is_empty_private_and_forgets_its_boot(
     assert slot.warm
     assert list(slot.directory.iterdir()) == []
     assert slot.directory.stat().st_mode & 0o777 == 0o700
-    assert slot.broker.target is None
-    assert slot.broker.usage.requests == 0
+    assert slot.model_proxy.target is None
+    assert slot.model_proxy.usage.requests == 0
     heard = Heard()
     (slot.directory / "mine.txt").write_text("x")
     result = await Agent(slot.server, PromptSpec(MODEL), SystemClock()).run('[[steps]] [{"run": "ls"}]', heard.emit)
@@ -97,7 +97,7 @@ async def test_a_slot_is_given_once_and_another_takes_its_place_when_told(
     second = await pool.take(plan.spec)
     assert second is not None
     assert second.server.process.pid != first.server.process.pid
-    assert second.broker.token != first.broker.token
+    assert second.model_proxy.token != first.model_proxy.token
     await first.close()
     await second.close()
 
@@ -293,10 +293,10 @@ async def test_a_start_that_is_cancelled_twice_leaves_nothing(
     there = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    async def broker() -> ModelProxy:
+    async def model_proxy() -> ModelProxy:
         there.set()
         await asyncio.sleep(0)
-        return await plan.make_broker()
+        return await plan.make_model_proxy()
 
     def files(directory: Path) -> None:
         loop.call_soon_threadsafe(there.set)
@@ -311,7 +311,7 @@ async def test_a_start_that_is_cancelled_twice_leaves_nothing(
         monkeypatch.setattr(warm_pool, "_make_git_folder", files)
     elif moment == "server":
         monkeypatch.setattr(AgentServer, "start", server)
-    used = replace(plan, make_broker=broker) if moment == "broker" else plan
+    used = replace(plan, make_model_proxy=model_proxy) if moment == "broker" else plan
     opening = asyncio.create_task(open_warm_server(used, plan.spec, SystemClock()))
     await there.wait()
     opening.cancel()

@@ -1,6 +1,6 @@
 """What the model broker costs: time per request and per chunk, memory per execution.
 
-Run: python -m benchmarks.broker_latency
+Run: python -m benchmarks.model_proxy_latency
 
 One process holds provider, broker and client, so the figures are upper bounds. Direct and through the broker take
 turns, request by request; medians and 95th percentiles of the same run stand side by side.
@@ -88,39 +88,39 @@ async def memory(upstream: Upstream, base_url: str, count: int) -> dict[str, Any
     process = psutil.Process()
     gc.collect()
     before = process.memory_info().rss
-    brokers, clients = [], []
+    model_proxies, clients = [], []
     for _ in range(count):
-        broker = await ModelProxy(upstream, SystemClock()).start()
-        broker.assign(ModelTarget("local", "m", "openai", base_url, KEY), Limits())
+        model_proxy = await ModelProxy(upstream, SystemClock()).start()
+        model_proxy.assign(ModelTarget("local", "m", "openai", base_url, KEY), Limits())
         client = httpx.AsyncClient(
-            base_url=broker.base_url,
-            headers={"authorization": f"Bearer {broker.token}"},
+            base_url=model_proxy.base_url,
+            headers={"authorization": f"Bearer {model_proxy.token}"},
             verify=False,  # noqa: S501
         )
         await one(client, [], [])
-        brokers.append(broker)
+        model_proxies.append(model_proxy)
         clients.append(client)
     gc.collect()
     used = (process.memory_info().rss - before) / count / 1024**2
-    for client, broker in zip(clients, brokers, strict=True):
+    for client, model_proxy in zip(clients, model_proxies, strict=True):
         await client.aclose()
-        await broker.close()
+        await model_proxy.close()
     return {"figure": "memory per broker, its client included", "n": count, "mib": round(used, 3)}
 
 
-async def main(requests: int, brokers: int) -> list[dict[str, Any]]:
+async def main(requests: int, model_proxies: int) -> list[dict[str, Any]]:
     """Every row."""
     server = await asyncio.start_server(provider, "127.0.0.1", 0, limit=2**20)
     base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     upstream = Upstream(SystemClock())
-    broker = await ModelProxy(upstream, SystemClock()).start()
-    broker.assign(ModelTarget("local", "m", "openai", base_url, KEY), Limits(max_total_tokens=10**9))
+    model_proxy = await ModelProxy(upstream, SystemClock()).start()
+    model_proxy.assign(ModelTarget("local", "m", "openai", base_url, KEY), Limits(max_total_tokens=10**9))
     first: tuple[list[float], list[float]] = ([], [])
     chunk: tuple[list[float], list[float]] = ([], [])
-    headers = {"authorization": f"Bearer {broker.token}"}
+    headers = {"authorization": f"Bearer {model_proxy.token}"}
     async with (
         httpx.AsyncClient(base_url=base_url) as direct,
-        httpx.AsyncClient(base_url=broker.base_url, headers=headers) as through,
+        httpx.AsyncClient(base_url=model_proxy.base_url, headers=headers) as through,
     ):
         for number in range(requests + 3):
             # The first three warm up both ways.
@@ -130,9 +130,9 @@ async def main(requests: int, brokers: int) -> list[dict[str, Any]]:
     rows = [
         row("request to first chunk, 200 kB prompt", *first),
         row("chunk sent to chunk read", *chunk),
-        await memory(upstream, base_url, brokers),
+        await memory(upstream, base_url, model_proxies),
     ]
-    await broker.close()
+    await model_proxy.close()
     await upstream.close()
     server.close()
     # The provider's tasks end when they have read the end of their connections.
@@ -145,5 +145,5 @@ if __name__ == "__main__":
     parser.add_argument("--requests", type=int, default=40)
     parser.add_argument("--brokers", type=int, default=50)
     arguments = parser.parse_args()
-    for line in asyncio.run(main(arguments.requests, arguments.brokers)):
+    for line in asyncio.run(main(arguments.requests, arguments.model_proxies)):
         print(json.dumps(line))

@@ -40,10 +40,10 @@ async def model() -> AsyncIterator[OfflineModel]:
 async def plan(tmp_path: Path) -> AsyncIterator[WarmServerConfig]:
     upstream = Upstream(SystemClock())
 
-    async def broker() -> ModelProxy:
+    async def model_proxy() -> ModelProxy:
         return await ModelProxy(upstream, SystemClock()).start()
 
-    yield WarmServerConfig(tmp_path / "slots", replace(server_spec(tmp_path), binary=OPENCODE), broker)
+    yield WarmServerConfig(tmp_path / "slots", replace(server_spec(tmp_path), binary=OPENCODE), model_proxy)
     await upstream.close()
 
 
@@ -96,7 +96,7 @@ async def test_a_filled_slot_sees_the_real_repository_and_obeys_none_of_its_conf
         assert await model.journal() == []
         target = fill(slot.directory)
         offline = ModelTarget("local", MODEL.name, "openai", model.base_url, SecretStr("real-key"), temperature=0.4)
-        slot.broker.assign(offline, Limits())
+        slot.model_proxy.assign(offline, Limits())
         heard = Heard()
         agent = Agent(slot.server, PromptSpec(MODEL, permissions={"webfetch": "deny"}), SystemClock())
         result = await agent.run("case-tools", heard.emit)
@@ -110,7 +110,7 @@ async def test_a_filled_slot_sees_the_real_repository_and_obeys_none_of_its_conf
         }
         journal = await model.journal()
         assert len(journal) == 4
-        assert slot.broker.usage.requests == 4
+        assert slot.model_proxy.usage.requests == 4
         body = journal[-1]["body"]
         said = "\n".join(str(message["content"]) for message in body["messages"] if message["role"] == "system")
         tools = {tool["function"]["name"] for tool in body["tools"]}

@@ -52,8 +52,8 @@ ASK: dict[str, Any] = {"model": "x", "stream": True, "messages": [{"role": "user
 class Rig:
     """A broker in front of a faulty provider, and a client that holds the token."""
 
-    def __init__(self, broker: ModelProxy, model: FaultyModel, client: httpx.AsyncClient) -> None:
-        self.broker, self.model, self.client = broker, model, client
+    def __init__(self, model_proxy: ModelProxy, model: FaultyModel, client: httpx.AsyncClient) -> None:
+        self.model_proxy, self.model, self.client = model_proxy, model, client
         self.calls: list[Call] = []
         self.activity = 0
         self.failures: list[object] = []
@@ -74,12 +74,12 @@ async def make() -> AsyncIterator[Make]:
             model = await stack.enter_async_context(faulty_model(*script))
             upstream = Upstream(SystemClock(), retry=QUICK, read_timeout=wanted.pop("read_timeout", 5.0))
             stack.push_async_callback(upstream.close)
-            broker = await ModelProxy(upstream, SystemClock()).start()
-            stack.push_async_callback(broker.close)
-            headers = {"authorization": f"Bearer {broker.token}"}
-            client = httpx.AsyncClient(base_url=broker.base_url, headers=headers, timeout=10)
+            model_proxy = await ModelProxy(upstream, SystemClock()).start()
+            stack.push_async_callback(model_proxy.close)
+            headers = {"authorization": f"Bearer {model_proxy.token}"}
+            client = httpx.AsyncClient(base_url=model_proxy.base_url, headers=headers, timeout=10)
             await stack.enter_async_context(client)
-            rig = Rig(broker, model, client)
+            rig = Rig(model_proxy, model, client)
 
             def active() -> None:
                 rig.activity += 1
@@ -87,7 +87,7 @@ async def make() -> AsyncIterator[Make]:
             hooks = Hooks(on_activity=active, on_call_end=rig.calls.append, on_failure=rig.failures.append)
             fields = {"provider": "local", "model": "m", "kind": "openai", "base_url": model.base_url}
             target = ModelTarget(**{**fields, "api_key": SecretStr(KEY), **wanted})
-            broker.assign(target, limits or Limits(), hooks)
+            model_proxy.assign(target, limits or Limits(), hooks)
             return rig
 
         yield build
@@ -113,8 +113,8 @@ async def test_a_call_goes_out_with_the_real_key_and_comes_back_counted(make: Ma
     sent = rig.model.requests[0]
     assert sent.path == "/v1/chat/completions"
     assert sent.headers["authorization"] == f"Bearer {KEY}"
-    assert rig.broker.token not in str(sent.headers)
-    usage = rig.broker.usage
+    assert rig.model_proxy.token not in str(sent.headers)
+    usage = rig.model_proxy.usage
     assert (usage.requests, usage.input_tokens, usage.output_tokens) == (1, 7, 2)
     (call,) = rig.calls
     assert (call.outcome, call.status, call.tries, call.model, call.estimated) == ("ok", 200, 1, "m", False)
@@ -127,7 +127,7 @@ async def test_usage_that_only_the_broker_asked_for_is_hidden(make: Make) -> Non
     rig = await make(chat("a"))
     assert '"prompt_tokens"' not in (await rig.ask()).text
     assert '"prompt_tokens"' in (await rig.ask(stream_options={"include_usage": True})).text
-    assert rig.broker.usage.input_tokens == 20
+    assert rig.model_proxy.usage.input_tokens == 20
 
 
 async def test_the_callers_wishes_reach_the_provider(make: Make) -> None:
@@ -145,7 +145,7 @@ async def test_a_wrong_token_gets_nothing(make: Make, headers: dict[str, str]) -
     """Another execution's agent, or anybody on the machine, is refused before the body is read."""
     rig = await make(chat("a"))
     async with httpx.AsyncClient() as stranger:
-        response = await stranger.post(rig.broker.base_url + "/chat/completions", json=ASK, headers=headers)
+        response = await stranger.post(rig.model_proxy.base_url + "/chat/completions", json=ASK, headers=headers)
     assert response.status_code == 401
     assert not rig.model.requests
 
@@ -169,8 +169,8 @@ async def test_429_is_tried_again_after_the_time_it_asks_for(make: Make) -> None
     assert said(await rig.ask()) == "ok"
     assert time.monotonic() - start >= 0.2
     assert rig.calls[0].tries == 2
-    assert rig.broker.usage.requests == 1
-    assert rig.broker.failure is None
+    assert rig.model_proxy.usage.requests == 1
+    assert rig.model_proxy.failure is None
 
 
 @pytest.mark.parametrize("act", [status(500), status(529), status(503), hang_up])
@@ -180,12 +180,12 @@ async def test_a_provider_that_stays_down_is_a_model_error(make: Make, act: Act)
     response = await rig.ask()
     assert response.status_code == 403
     assert len(rig.model.requests) == QUICK.tries
-    assert rig.broker.failure is not None
-    assert rig.broker.failure.reason is Reason.MODEL_ERROR
-    assert "gave up after 3 tries" in rig.broker.failure.message
+    assert rig.model_proxy.failure is not None
+    assert rig.model_proxy.failure.reason is Reason.MODEL_ERROR
+    assert "gave up after 3 tries" in rig.model_proxy.failure.message
     assert (await rig.ask()).status_code == 403
     assert len(rig.model.requests) == QUICK.tries
-    assert rig.failures == [rig.broker.failure]
+    assert rig.failures == [rig.model_proxy.failure]
 
 
 async def test_a_wait_that_is_too_long_is_a_model_error_at_once(make: Make) -> None:
@@ -193,8 +193,8 @@ async def test_a_wait_that_is_too_long_is_a_model_error_at_once(make: Make) -> N
     rig = await make(status(429, "{}", "retry-after: 3600"))
     await rig.ask()
     assert len(rig.model.requests) == 1
-    assert rig.broker.failure is not None
-    assert rig.broker.failure.reason is Reason.MODEL_ERROR
+    assert rig.model_proxy.failure is not None
+    assert rig.model_proxy.failure.reason is Reason.MODEL_ERROR
 
 
 @pytest.mark.parametrize("code", [401, 403])
@@ -204,11 +204,17 @@ async def test_a_refused_key_is_model_auth_and_shown_to_nobody(make: Make, code:
     with structlog.testing.capture_logs() as logs:
         response = await rig.ask()
     assert len(rig.model.requests) == 1
-    assert rig.broker.failure is not None
-    assert rig.broker.failure.reason is Reason.MODEL_AUTH
-    for text in (response.text, str(response.headers), rig.broker.failure.message, str(logs), repr(rig.broker)):
+    assert rig.model_proxy.failure is not None
+    assert rig.model_proxy.failure.reason is Reason.MODEL_AUTH
+    for text in (
+        response.text,
+        str(response.headers),
+        rig.model_proxy.failure.message,
+        str(logs),
+        repr(rig.model_proxy),
+    ):
         assert KEY not in text
-        assert rig.broker.token not in text
+        assert rig.model_proxy.token not in text
 
 
 @pytest.mark.parametrize("key", ["sk-two\nlines-0123456789", "sk-schlüssel-0123456789"])
@@ -217,9 +223,9 @@ async def test_a_key_that_no_header_can_carry_is_model_auth(make: Make, key: str
     rig = await make(chat("a"), api_key=SecretStr(key))
     response = await rig.ask()
     assert response.status_code == 403
-    assert rig.broker.failure is not None
-    assert rig.broker.failure.reason is Reason.MODEL_AUTH
-    assert "0123456789" not in rig.broker.failure.message + response.text
+    assert rig.model_proxy.failure is not None
+    assert rig.model_proxy.failure.reason is Reason.MODEL_AUTH
+    assert "0123456789" not in rig.model_proxy.failure.message + response.text
     assert not rig.model.requests
 
 
@@ -230,9 +236,9 @@ async def test_a_mistake_of_the_brokers_own_ends_the_execution(make: Make, monke
     monkeypatch.setattr("ocf.functions.execute.model_proxy.proxy.requests.prepare", lambda *_: 1 / 0)
     with pytest.raises(httpx.HTTPError):
         await rig.ask()
-    assert rig.broker.failure is not None
-    assert rig.broker.failure.message == "the model broker failed"
-    assert rig.broker.in_flight == 0
+    assert rig.model_proxy.failure is not None
+    assert rig.model_proxy.failure.message == "the model proxy failed"
+    assert rig.model_proxy.in_flight == 0
 
 
 async def test_the_key_is_cut_out_of_whatever_a_provider_echoes(make: Make) -> None:
@@ -249,7 +255,7 @@ async def test_the_key_is_cut_out_of_whatever_a_provider_echoes(make: Make) -> N
     assert refused.status_code == 400
     assert "too long" in refused.text
     assert KEY not in refused.text
-    assert rig.broker.failure is None
+    assert rig.model_proxy.failure is None
     assert rig.calls[0].outcome == "passed"
     rig = await make(echo)
     answer = await rig.ask()
@@ -265,10 +271,10 @@ async def test_a_stream_that_breaks_off_is_never_taken_for_complete(make: Make) 
             await rig.ask()
         assert rig.calls[-1].outcome == "cut"
         assert rig.calls[-1].estimated
-        assert (rig.broker.failure is not None) is (number == 3)
-    assert rig.broker.failure is not None
-    assert rig.broker.failure.reason is Reason.MODEL_ERROR
-    assert rig.broker.usage.output_tokens == 6
+        assert (rig.model_proxy.failure is not None) is (number == 3)
+    assert rig.model_proxy.failure is not None
+    assert rig.model_proxy.failure.reason is Reason.MODEL_ERROR
+    assert rig.model_proxy.usage.output_tokens == 6
 
 
 async def test_errors_inside_streams_end_the_execution_too(make: Make) -> None:
@@ -282,8 +288,8 @@ async def test_errors_inside_streams_end_the_execution_too(make: Make) -> None:
     rig = await make(overloaded)
     for _ in range(3):
         assert "overloaded" in (await rig.ask()).text
-    assert rig.broker.failure is not None
-    assert rig.broker.failure.reason is Reason.MODEL_ERROR
+    assert rig.model_proxy.failure is not None
+    assert rig.model_proxy.failure.reason is Reason.MODEL_ERROR
 
 
 async def test_a_compressed_answer_is_unpacked(make: Make) -> None:
@@ -296,15 +302,15 @@ async def test_a_compressed_answer_is_unpacked(make: Make) -> None:
 
     rig = await make(zipped)
     assert (await rig.ask(stream=False)).json()["usage"]["prompt_tokens"] == 3
-    assert rig.broker.usage.total_tokens == 7
+    assert rig.model_proxy.usage.total_tokens == 7
 
 
 async def test_a_silent_provider_is_given_up(make: Make) -> None:
     """No byte within the read timeout counts as a lost connection."""
     rig = await make(silent, read_timeout=0.1)
     assert (await rig.ask()).status_code == 403
-    assert rig.broker.failure is not None
-    assert rig.broker.failure.reason is Reason.MODEL_ERROR
+    assert rig.model_proxy.failure is not None
+    assert rig.model_proxy.failure.reason is Reason.MODEL_ERROR
 
 
 async def test_an_endless_event_does_not_fill_the_memory(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,11 +345,11 @@ async def test_the_token_budget_ends_the_execution(make: Make) -> None:
     """The call that crosses the limit is the last one."""
     rig = await make(chat("a", prompt=60), limits=Limits(max_total_tokens=100))
     assert said(await rig.ask()) == "a"
-    assert rig.broker.failure is None
+    assert rig.model_proxy.failure is None
     assert said(await rig.ask()) == "a"
-    assert rig.broker.failure is not None
-    assert rig.broker.failure.reason is Reason.BUDGET_EXCEEDED
-    assert "100" in rig.broker.failure.message
+    assert rig.model_proxy.failure is not None
+    assert rig.model_proxy.failure.reason is Reason.BUDGET_EXCEEDED
+    assert "100" in rig.model_proxy.failure.message
     assert (await rig.ask()).status_code == 403
     assert len(rig.model.requests) == 2
 
@@ -354,9 +360,9 @@ async def test_a_call_that_runs_away_is_cut_in_the_middle(make: Make, limits: Li
     rig = await make(endless(0.001), limits=limits, prices=Prices(1, 1, 1, 1))
     with pytest.raises(httpx.HTTPError):
         await rig.ask()
-    assert rig.broker.failure is not None
-    assert rig.broker.failure.reason is Reason.BUDGET_EXCEEDED
-    assert 50 <= rig.broker.usage.output_tokens <= 120
+    assert rig.model_proxy.failure is not None
+    assert rig.model_proxy.failure.reason is Reason.BUDGET_EXCEEDED
+    assert 50 <= rig.model_proxy.usage.output_tokens <= 120
     await asyncio.wait_for(rig.model.hung_up.wait(), 1)
 
 
@@ -364,12 +370,12 @@ async def test_cost_is_counted_where_the_price_is_known(make: Make) -> None:
     """Known price: dollars. Unknown price: 0."""
     rig = await make(chat("a", prompt=1_000_000), prices=Prices(2, 8, 0.5, 2), limits=Limits(max_cost_usd=1.5))
     await rig.ask()
-    assert rig.broker.usage.cost_usd == pytest.approx(2.000008)
-    assert rig.broker.failure is not None
-    assert rig.broker.failure.reason is Reason.BUDGET_EXCEEDED
+    assert rig.model_proxy.usage.cost_usd == pytest.approx(2.000008)
+    assert rig.model_proxy.failure is not None
+    assert rig.model_proxy.failure.reason is Reason.BUDGET_EXCEEDED
     rig = await make(chat("a"), limits=Limits(max_cost_usd=1.5))
     await rig.ask()
-    assert rig.broker.usage.cost_usd == 0
+    assert rig.model_proxy.usage.cost_usd == 0
 
 
 async def test_refuse_cuts_running_calls_within_100_ms(make: Make) -> None:
@@ -379,7 +385,7 @@ async def test_refuse_cuts_running_calls_within_100_ms(make: Make) -> None:
         lines = response.aiter_lines()
         await anext(lines)
         start = time.monotonic()
-        rig.broker.refuse("cancelled")
+        rig.model_proxy.refuse("cancelled")
         with pytest.raises(httpx.HTTPError):
             _ = [line async for line in lines]
         await asyncio.wait_for(rig.model.hung_up.wait(), 0.1)
@@ -388,8 +394,8 @@ async def test_refuse_cuts_running_calls_within_100_ms(make: Make) -> None:
     assert after.status_code == 403
     assert "cancelled" in after.text
     assert rig.calls[0].outcome == "refused"
-    assert rig.broker.usage.output_tokens > 0
-    assert rig.broker.failure is None
+    assert rig.model_proxy.usage.output_tokens > 0
+    assert rig.model_proxy.failure is None
 
 
 async def test_refuse_ends_a_call_that_waits_for_its_next_try(make: Make) -> None:
@@ -398,7 +404,7 @@ async def test_refuse_ends_a_call_that_waits_for_its_next_try(make: Make) -> Non
     asked = asyncio.ensure_future(rig.ask())
     await until(lambda: rig.activity > 1)
     start = time.monotonic()
-    rig.broker.refuse("cancelled")
+    rig.model_proxy.refuse("cancelled")
     assert (await asked).status_code == 403
     assert time.monotonic() - start < 0.1
 
@@ -412,13 +418,13 @@ async def test_an_agent_that_hangs_up_stops_the_provider(make: Make) -> None:
     await asyncio.wait_for(rig.model.hung_up.wait(), 1)
     await until(lambda: bool(rig.calls))
     assert rig.calls[0].outcome == "gone"
-    assert rig.broker.in_flight == 0
+    assert rig.model_proxy.in_flight == 0
 
 
 async def test_a_closed_broker_frees_its_port(make: Make) -> None:
     """The token dies with the execution."""
     rig = await make(chat("a"))
-    await rig.broker.close()
+    await rig.model_proxy.close()
     with pytest.raises(httpx.ConnectError):
         await rig.ask()
 
@@ -444,7 +450,7 @@ async def test_anthropic_answers_are_counted_and_sent_with_their_headers(make: M
         await exchange.end()
 
     rig = await make(messages, kind="anthropic", max_tokens=50)
-    headers = {"authorization": "", "x-api-key": rig.broker.token, "anthropic-beta": "tools-1"}
+    headers = {"authorization": "", "x-api-key": rig.model_proxy.token, "anthropic-beta": "tools-1"}
     response = await rig.client.post("/messages", json={**ASK, "max_tokens": 9000}, headers=headers)
     assert "message_stop" in response.text
     sent = rig.model.requests[0]
@@ -454,7 +460,7 @@ async def test_anthropic_answers_are_counted_and_sent_with_their_headers(make: M
     assert "authorization" not in sent.headers
     assert sent.body["max_tokens"] == 50
     assert "stream_options" not in sent.body
-    usage = rig.broker.usage
+    usage = rig.model_proxy.usage
     assert (usage.input_tokens, usage.output_tokens) == (5, 9)
     assert (usage.cache_read_tokens, usage.cache_write_tokens, usage.total_tokens) == (100, 3, 117)
 
@@ -464,14 +470,14 @@ async def test_anthropic_answers_are_counted_and_sent_with_their_headers(make: M
 async def test_before_it_has_a_target_a_broker_answers_by_itself(path: str, stream: bool) -> None:
     """A warm slot boots on a canned word that costs nothing, in every wire form."""
     upstream = Upstream(SystemClock())
-    broker = await ModelProxy(upstream, SystemClock()).start()
-    headers = {"authorization": f"Bearer {broker.token}"}
-    async with httpx.AsyncClient(base_url=broker.base_url, headers=headers) as client:
+    model_proxy = await ModelProxy(upstream, SystemClock()).start()
+    headers = {"authorization": f"Bearer {model_proxy.token}"}
+    async with httpx.AsyncClient(base_url=model_proxy.base_url, headers=headers) as client:
         response = await client.post(path, json={**ASK, "stream": stream})
     assert response.status_code == 200
     assert "ready" in response.text
-    assert broker.usage.requests == 0
-    await broker.close()
+    assert model_proxy.usage.requests == 0
+    await model_proxy.close()
     await upstream.close()
 
 
@@ -479,8 +485,8 @@ async def test_a_name_that_leads_to_a_metadata_address_is_refused_when_connectin
     """The address is checked at the connection, not only in the URL."""
     rig = await make(chat("a"), base_url="http://169.254.169.254/v1")
     assert (await rig.ask()).status_code == 403
-    assert rig.broker.failure is not None
-    assert "metadata" in rig.broker.failure.message
+    assert rig.model_proxy.failure is not None
+    assert "metadata" in rig.model_proxy.failure.message
     assert rig.calls[0].tries == 0
 
 
@@ -489,7 +495,7 @@ async def test_connections_are_kept_and_reused(make: Make) -> None:
     rig = await make(chat("a"))
     for _ in range(5):
         assert said(await rig.ask()) == "a"
-    assert len(rig.broker._server._connections) == 1
+    assert len(rig.model_proxy._server._connections) == 1
 
 
 HTML = b"<html><body>Sign in to the network</body></html>"
@@ -526,15 +532,15 @@ async def test_answers_of_no_use_end_the_execution_after_three(make: Make, act: 
             assert (await rig.ask()).status_code in (200, 502)
         except httpx.HTTPError:
             assert rig.calls[-1].outcome == "cut"
-        assert (rig.broker.failure is not None) is (number == 3)
-    assert rig.broker.failure is not None
-    assert rig.broker.failure.reason is Reason.MODEL_ERROR
-    assert "3 times in a row" in rig.broker.failure.message
-    assert seen in rig.broker.failure.message
-    assert "Sign in" not in rig.broker.failure.message
+        assert (rig.model_proxy.failure is not None) is (number == 3)
+    assert rig.model_proxy.failure is not None
+    assert rig.model_proxy.failure.reason is Reason.MODEL_ERROR
+    assert "3 times in a row" in rig.model_proxy.failure.message
+    assert seen in rig.model_proxy.failure.message
+    assert "Sign in" not in rig.model_proxy.failure.message
     assert len(rig.model.requests) == 3
     if seen != "broke off":
-        assert rig.broker.usage.total_tokens == 0
+        assert rig.model_proxy.usage.total_tokens == 0
 
 
 async def test_an_empty_answer_now_and_then_is_no_failure(make: Make) -> None:
@@ -542,7 +548,7 @@ async def test_an_empty_answer_now_and_then_is_no_failure(make: Make) -> None:
     rig = await make(events(STOP, "[DONE]"), events(STOP, "[DONE]"), chat("a"), events(STOP, "[DONE]"))
     for _ in range(5):
         assert (await rig.ask()).status_code == 200
-    assert rig.broker.failure is None
+    assert rig.model_proxy.failure is None
 
 
 async def test_what_the_endpoint_writes_into_its_headers_stays_out_of_what_is_said(make: Make) -> None:
@@ -550,8 +556,8 @@ async def test_what_the_endpoint_writes_into_its_headers_stays_out_of_what_is_sa
     rig = await make(whole(HTML, "text/" + "x" * 500))
     for _ in range(3):
         await rig.ask()
-    assert rig.broker.failure is not None
-    assert len(rig.broker.failure.message) < 300
+    assert rig.model_proxy.failure is not None
+    assert len(rig.model_proxy.failure.message) < 300
 
 
 async def test_thirty_two_kilobytes_of_zstd_stay_thirty_two_kilobytes(make: Make) -> None:
@@ -578,7 +584,7 @@ async def test_a_model_that_thinks_is_not_silent(make: Make) -> None:
     """Comments are bytes: five times the silence that is allowed, and then the answer."""
     rig = await make(slow(10, 0.2, "well"), read_timeout=0.4)
     assert said(await rig.ask()) == "well"
-    assert rig.broker.failure is None
+    assert rig.model_proxy.failure is None
     assert rig.activity > 10
 
 
@@ -594,8 +600,8 @@ async def test_a_model_that_falls_silent_in_an_answer_is_cut(make: Make) -> None
     for _ in range(3):
         with pytest.raises(httpx.HTTPError):
             await rig.ask()
-    assert rig.broker.failure is not None
-    assert "MODEL_SILENCE_SECONDS" in rig.broker.failure.message
+    assert rig.model_proxy.failure is not None
+    assert "MODEL_SILENCE_SECONDS" in rig.model_proxy.failure.message
 
 
 async def test_parallel_calls_cannot_pass_a_budget_together(make: Make) -> None:
@@ -603,10 +609,10 @@ async def test_parallel_calls_cannot_pass_a_budget_together(make: Make) -> None:
     rig = await make(chat("a", prompt=1000, completion=100, pause=0.01), limits=Limits(max_total_tokens=5000))
     answers = await asyncio.gather(*(rig.ask() for _ in range(30)))
     used = sum(exchange.body is not None for exchange in rig.model.requests) * 1100
-    assert rig.broker.usage.total_tokens == used == 5500
+    assert rig.model_proxy.usage.total_tokens == used == 5500
     assert sorted({answer.status_code for answer in answers}) == [200, 403]
-    assert rig.broker.failure is not None
-    assert rig.broker.failure.reason is Reason.BUDGET_EXCEEDED
+    assert rig.model_proxy.failure is not None
+    assert rig.model_proxy.failure.reason is Reason.BUDGET_EXCEEDED
 
 
 async def test_parallel_calls_far_from_a_budget_run_at_once(make: Make) -> None:
@@ -614,7 +620,7 @@ async def test_parallel_calls_far_from_a_budget_run_at_once(make: Make) -> None:
     rig = await make(endless(), limits=Limits(max_total_tokens=10_000_000))
     asked = [asyncio.ensure_future(rig.ask()) for _ in range(8)]
     await until(lambda: len(rig.model.requests) == 8)
-    rig.broker.refuse("cancelled")
+    rig.model_proxy.refuse("cancelled")
     await asyncio.gather(*asked, return_exceptions=True)
 
 
@@ -624,9 +630,9 @@ async def test_calls_that_run_are_held_to_the_budget_together(make: Make) -> Non
     asked = [asyncio.ensure_future(rig.ask(max_tokens=600)) for _ in range(3)]
     await until(lambda: len(rig.model.requests) == 3)
     await asyncio.gather(*asked, return_exceptions=True)
-    assert rig.broker.failure is not None
-    assert "in the middle of an answer" in rig.broker.failure.message
-    assert 1900 <= rig.broker.usage.total_tokens <= 2300
+    assert rig.model_proxy.failure is not None
+    assert "in the middle of an answer" in rig.model_proxy.failure.message
+    assert 1900 <= rig.model_proxy.usage.total_tokens <= 2300
 
 
 async def test_a_call_that_is_cut_off_has_used_what_was_sent(make: Make) -> None:
@@ -634,9 +640,9 @@ async def test_a_call_that_is_cut_off_has_used_what_was_sent(make: Make) -> None
     rig = await make(silent)
     asked = asyncio.ensure_future(rig.ask(messages=[{"role": "user", "content": "x" * 40_000}]))
     await until(lambda: bool(rig.model.requests))
-    rig.broker.refuse("cancelled")
+    rig.model_proxy.refuse("cancelled")
     await asked
-    assert rig.broker.usage.input_tokens == pytest.approx(10_000, rel=0.05)
+    assert rig.model_proxy.usage.input_tokens == pytest.approx(10_000, rel=0.05)
     assert rig.calls[0].estimated
 
 
@@ -649,9 +655,9 @@ async def test_calls_at_once_are_bounded(make: Make, monkeypatch: pytest.MonkeyP
     assert (await rig.ask()).status_code == 429
     for one in asked:
         one.cancel()
-    await until(lambda: rig.broker.in_flight == 0)
+    await until(lambda: rig.model_proxy.in_flight == 0)
     assert said(await rig.ask()) == "a"
-    assert rig.broker.failure is None
+    assert rig.model_proxy.failure is None
 
 
 async def test_requests_that_cost_too_much_get_413_and_the_run_goes_on(
@@ -667,7 +673,7 @@ async def test_requests_that_cost_too_much_get_413_and_the_run_goes_on(
         assert words in response.json()["error"]["message"]
     assert not rig.model.requests
     assert said(await rig.ask()) == "a"
-    assert rig.broker.failure is None
+    assert rig.model_proxy.failure is None
 
 
 @pytest.mark.parametrize(
@@ -684,7 +690,7 @@ async def test_nothing_is_spent_unseen(make: Make, fields: dict[str, Any]) -> No
         assert response.status_code == 400
         assert next(iter(fields)) in response.json()["error"]["message"]
         assert not rig.model.requests
-    assert rig.broker.failure is None
+    assert rig.model_proxy.failure is None
 
 
 async def test_half_a_character_in_a_request_is_the_agents_business(make: Make) -> None:

@@ -35,7 +35,7 @@ pytestmark = [
 
 
 @pytest.fixture
-async def broker() -> AsyncIterator[ModelProxy]:
+async def model_proxy() -> AsyncIterator[ModelProxy]:
     """A broker without a target, with quick retries."""
     upstream = Upstream(SystemClock(), retry=RetryPolicy(tries=2, base=0.01))
     started = await ModelProxy(upstream, SystemClock()).start()
@@ -51,12 +51,16 @@ def workspace(tmp_path: Path) -> Path:
 
 
 async def run_opencode(
-    workspace: Path, broker: ModelProxy, prompt: str, kind: str = "openai", until: Callable[[], bool] = lambda: False
+    workspace: Path,
+    model_proxy: ModelProxy,
+    prompt: str,
+    kind: str = "openai",
+    until: Callable[[], bool] = lambda: False,
 ) -> str:
     """`opencode run PROMPT`; ends it as soon as `until()`. What it said."""
     home = workspace.parent / "home"
     home.mkdir()
-    env = opencode_env(home, broker.base_url, broker.token, "scripted", kind)
+    env = opencode_env(home, model_proxy.base_url, model_proxy.token, "scripted", kind)
     (home / CATALOG).write_text("{}")
     env["OPENCODE_MODELS_PATH"] = str(home / CATALOG)
     process = await asyncio.create_subprocess_exec(
@@ -83,7 +87,7 @@ async def unittests(workspace: Path) -> int:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["openai", "anthropic"])
-async def test_the_demo_task_ends_with_passing_tests(workspace: Path, broker: ModelProxy, kind: str) -> None:
+async def test_the_demo_task_ends_with_passing_tests(workspace: Path, model_proxy: ModelProxy, kind: str) -> None:
     """Real tools, real edit, in both wire forms; model_config is read back from the model's request journal."""
     assert await unittests(workspace) == 1
     config = ModelConfigData(
@@ -93,14 +97,14 @@ async def test_the_demo_task_ends_with_passing_tests(workspace: Path, broker: Mo
     async with OfflineModel(offline_spec()) as model:
         target = resolve(config, ModelSettings(offline_url=model.base_url))
         target = replace(target, kind=kind, api_key=SecretStr(KEY))  # type: ignore[arg-type]
-        broker.assign(target, Limits())
-        said = await run_opencode(workspace, broker, DEMO_PROMPT, kind)
+        model_proxy.assign(target, Limits())
+        said = await run_opencode(workspace, model_proxy, DEMO_PROMPT, kind)
         journal = await model.journal()
     assert "offline scripted model" in said
     assert await unittests(workspace) == 0
-    assert broker.failure is None
-    assert broker.usage.requests >= 8
-    assert broker.usage.total_tokens > 0
+    assert model_proxy.failure is None
+    assert model_proxy.usage.requests >= 8
+    assert model_proxy.usage.total_tokens > 0
     for text in (said, *(path.read_text(errors="replace") for path in workspace.parent.rglob("*") if path.is_file())):
         assert KEY not in text
     for body in (entry["body"] for entry in journal):
@@ -112,11 +116,13 @@ async def test_the_demo_task_ends_with_passing_tests(workspace: Path, broker: Mo
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["openai", "anthropic"])
-async def test_a_throw_away_prompt_is_answered_by_the_broker(workspace: Path, broker: ModelProxy, kind: str) -> None:
+async def test_a_throw_away_prompt_is_answered_by_the_broker(
+    workspace: Path, model_proxy: ModelProxy, kind: str
+) -> None:
     """A warm slot boots without a model: OpenCode takes the canned word for a complete answer, at no cost."""
-    said = await run_opencode(workspace, broker, "boot", kind)
+    said = await run_opencode(workspace, model_proxy, "boot", kind)
     assert '"ready"' in said
-    assert broker.usage.requests == 0
+    assert model_proxy.usage.requests == 0
 
 
 @pytest.mark.timeout(60)
@@ -124,14 +130,14 @@ async def test_a_throw_away_prompt_is_answered_by_the_broker(workspace: Path, br
     (cut("half of an ans"), Reason.MODEL_ERROR), (status(401), Reason.MODEL_AUTH),
 ], ids=["cut", "auth"])  # fmt: skip
 async def test_a_failing_provider_is_decided_by_the_broker(
-    workspace: Path, broker: ModelProxy, act: Act, reason: Reason
+    workspace: Path, model_proxy: ModelProxy, act: Act, reason: Reason
 ) -> None:
     """OpenCode would retry for ever; the broker says when it is over, and calls who listens."""
     failures: list[ModelProxyFailure] = []
     async with faulty_model(act) as model:
         target = ModelTarget("local", "scripted", "openai", model.base_url, SecretStr(KEY))
-        broker.assign(target, Limits(), Hooks(on_failure=failures.append))
-        said = await run_opencode(workspace, broker, "hello", until=lambda: bool(failures))
+        model_proxy.assign(target, Limits(), Hooks(on_failure=failures.append))
+        said = await run_opencode(workspace, model_proxy, "hello", until=lambda: bool(failures))
     assert [failure.reason for failure in failures] == [reason]
     assert KEY not in said
 

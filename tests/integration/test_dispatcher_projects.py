@@ -131,7 +131,7 @@ async def test_failing_submits_of_one_project_hold_up_no_other(bus: NatsBus, mon
         await latencies(bus, heard, "fine", 3)
         quiet = await latencies(bus, heard, "fine", 20)
         await publish_many(bus, SUBMIT, "broken", 1_500)
-        await until(lambda: heard.count("broken") > SUBMIT.pending)
+        await until(lambda: heard.count("broken") > SUBMIT.max_ack_pending)
         beside = await latencies(bus, heard, "fine", 20)
     # A quarter of a second is for a busy machine; held up they would wait for half a minute.
     assert beside[18] <= max(2 * quiet[18], 0.25)
@@ -158,7 +158,7 @@ async def test_one_run_behind_five_thousand_of_another_project_takes_the_next_fr
         await publish(bus, EXECUTE, "one")
         await until(lambda: loop._shares.held("one") == 1)
         assert running_now == 2
-        await until(lambda: len(loop._dispatcher._line._waiting) == 2)
+        await until(lambda: len(loop._dispatcher._slot_queue._waiting) == 2)
         free.release()
         await until(lambda: len(heard.projects) == 3)
         if heard.projects[-1] != "one":  # the slot was asked for in the same moment

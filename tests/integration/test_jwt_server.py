@@ -228,7 +228,7 @@ async def test_a_backend_may_follow_a_stream_with_its_own_consumer(nats_server: 
     ):
         await worker.jetstream().publish(f"ocf.evt.follow.{execution}.accepted", b"{}")
         following = await plain.jetstream().subscribe("ocf.evt.follow.>", ordered_consumer=True)
-        message = await following.next_msg(timeout=3)
+        message = await following.next_msg(timeout=20)
         assert message.subject == f"ocf.evt.follow.{execution}.accepted"
 
 
@@ -241,8 +241,8 @@ async def test_a_projects_backend_hears_its_project_and_nothing_else(nats_server
         await plain.flush()
         await worker.jetstream().publish(f"ocf.evt.mine.{execution}.accepted", b"{}")
         await worker.jetstream().publish(f"ocf.out.mine.{execution}", b"hello")
-        assert (await facts.next_msg(timeout=3)).subject == f"ocf.evt.mine.{execution}.accepted"
-        assert (await live.next_msg(timeout=3)).data == b"hello"
+        assert (await facts.next_msg(timeout=20)).subject == f"ocf.evt.mine.{execution}.accepted"
+        assert (await live.next_msg(timeout=20)).data == b"hello"
         for subject in ("ocf.evt.other.>", "ocf.evt.>", "ocf.live.other.>", "$KV.>", "_INBOX.>", "_INBOX_FUNCTIONS.>"):
             assert await refused(lambda subject=subject: plain.subscribe(subject), no), subject
 
@@ -306,7 +306,7 @@ async def test_functions_do_all_of_their_work(nats_server: NatsServer, role: Rol
         js = worker.jetstream()
         await js.publish(f"ocf.cmd.cleanup.jwtf.{uuid.uuid4()}", b"{}")
         pull = await js.pull_subscribe("ocf.cmd.cleanup.jwtf.>", durable="jwtf")
-        [message] = await pull.fetch(1, timeout=3)
+        [message] = await pull.fetch(1, timeout=20)
         await message.ack()
         await js.delete_consumer("OCF_COMMANDS", "jwtf")
         assert await refused(lambda: worker.subscribe("$SYS.>"), no)

@@ -216,8 +216,8 @@ def _archive(story: Story) -> Iterator[str]:
         yield "no manifest"
         return
     manifest = json.loads(story.objects["manifest.json"])
-    kept = {"manifest.json", *(f"data/{fact.id}.json" for fact in [*story.commands, *story.facts])}
-    there = {name: content for name, content in story.objects.items() if name not in kept}
+    claimed = {"manifest.json", *(f"data/{fact.id}.json" for fact in [*story.commands, *story.facts])}
+    there = {name: content for name, content in story.objects.items() if name not in claimed}
     yield from wrong_objects(there, manifest["objects"], "the manifest")
     if manifest["terminal_event"] != _ends(story)[0].id:
         yield "the manifest names another terminal event"

@@ -55,7 +55,7 @@ _KNOWN_MODELS = 20
 class WarmServer:
     """A booted server, its workspace directory (empty, mode 0700), and its model proxy.
 
-    The proxy has no target yet: `model_proxy.assign`. `warm` states whether the server was ready before it was requested.
+    `model_proxy.assign` gives the proxy its target. `warm` states whether the server was ready before it was requested.
     """
 
     server: AgentServer

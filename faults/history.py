@@ -111,7 +111,8 @@ async def read(bus: NatsBus, store: S3Store) -> History:
                 continue
             try:
                 event = decode(message.headers, message.data)
-                data, name, about = json.loads(event.data), event.id, event.type
+                name, about = event.id, event.type
+                data = json.loads(event.data) if event.data else {}  # too large for a message: it lies in S3
             except (InvalidEvent, ValueError):
                 data, name, about = {}, "", ""  # poison: the dispatcher's dead letter says what was wrong with it
             if about.startswith("dev.ocf.session."):

@@ -9,6 +9,7 @@ from ocf.events.commands import Execute
 from ocf.events.envelope import Event
 from ocf.events.errors import Busy, Conflict, Drop, NotItsTurn, NotYetKnown, Unavailable
 from ocf.events.refs import ExecutionRef
+from ocf.events.session_record import Session
 from ocf.functions.core.command_events import command, ids_of
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.execute.agent.warm_pool import REFILL_DELAY, WarmPool
@@ -94,8 +95,7 @@ class Worker:
             await self._must_be_open(ref)
             event = await dataref.resolve(event, str(ref), self._deps.store)
             task = command(event, Execute)
-            await self._must_be_its_turn(task)
-            await self._require_store(task)
+            await self._require_store(task, await self._must_be_its_turn(task))
             if self._draining:
                 raise Unavailable("this worker is shutting down")
             self._run = Runner(
@@ -121,10 +121,10 @@ class Worker:
             await self._deps.records.publish_outbox(record)
             raise Drop(f"execution {ref.execution} is {record.state.value} already")
 
-    async def _must_be_its_turn(self, task: Execute) -> None:
-        """Check that the session runs no other execution: one at a time, in the order of their submits."""
+    async def _must_be_its_turn(self, task: Execute) -> Session | None:
+        """Check that the session runs no other execution (one at a time, in the order of their submits); return it."""
         if task.session_id is None:
-            return
+            return None
         deps = self._deps
         sessions = Sessions(deps.sessions, deps.clock)
         try:
@@ -133,19 +133,17 @@ class Worker:
                 # A concurrent check of the queue ran before this execution's record existed, and took it for deleted.
                 found = await sessions.join(task.project_id, task.session_id, task.execution_id)
         except NotYetKnown:
-            return  # the session was destroyed: the run ends with that reason
+            return None  # the session was destroyed: the run ends with that reason
         if found.queue and found.queue[0] != task.execution_id:
             raise NotItsTurn(f"session {task.session_id} runs {found.queue[0]}")
+        return found
 
-    async def _require_store(self, task: Execute) -> None:
+    async def _require_store(self, task: Execute, session: Session | None) -> None:
         """Check that S3 answers when the workspace comes from it. Nothing has started yet: the execution stays queued.
 
         Raises:
             Unavailable: S3 does not answer.
         """
-        session = None
-        if task.session_id is not None:
-            session = await Sessions(self._deps.sessions, self._deps.clock).get(task.project_id, task.session_id)
         if not starts_from_store(task, session):
             return
         try:

@@ -301,7 +301,7 @@ async def _attacks(here: Cluster, attacker: Server, neighbour: Server, planted: 
     assert await restarts(pod) == {"queue-proxy": 0, "execute": 0, "agent": 0}
 
 
-async def test_who_ignores_every_signal_is_gone_when_cancelled(here: Cluster) -> None:
+async def test_process_that_ignores_signals_is_gone_after_cancel(here: Cluster) -> None:
     """Cancelled, it ends within seconds, with all its processes; the containers go on."""
     async with honest_beside(here):
         execution = await here.client.submit(prompt="red deaf")

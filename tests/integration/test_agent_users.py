@@ -227,7 +227,7 @@ async def test_shared_folders_have_one_user_and_are_given_back(users: AgentUsers
     assert not list((tmp_path / "state/users").iterdir())
 
 
-async def test_what_a_dead_worker_left_is_given_back(users: AgentUsers, tmp_path: Path) -> None:
+async def test_user_of_a_dead_worker_is_released(users: AgentUsers, tmp_path: Path) -> None:
     """A shared folder whose worker died belongs to this process's user again after the next start."""
     shared = tmp_path / "shared"
     shared.mkdir()

@@ -179,7 +179,7 @@ async def test_a_stack_that_is_not_ready_says_so(tmp_path: Path) -> None:
     assert (status, "is not ready" in problem, str(os.getpid()) in problem) == (1, True, True)
 
 
-async def test_who_is_named_is_who_is_asked(tmp_path: Path) -> None:
+async def test_named_gateway_is_the_only_one_asked(tmp_path: Path) -> None:
     """--gateway, then --data-dir, then OCF_GATEWAY, then OCF_DATA_DIR; two options at once are refused."""
     async with serving(Gateway("one")) as one, serving(Gateway("two")) as two:
         with stack_in(tmp_path / "one", one.url, "one"), stack_in(tmp_path / "two", two.url, "two"):
@@ -332,7 +332,7 @@ async def test_a_prompt_that_is_no_utf8_is_named(tmp_path: Path) -> None:
     assert gateway.asked == []
 
 
-async def test_what_is_no_gateway_is_one_line(tmp_path: Path) -> None:
+async def test_answer_of_another_server_is_a_one_line_error(tmp_path: Path) -> None:
     """A server that answers 200 and something else."""
     async with serving(Gateway()) as gateway:
         gateway.tasks = [{"wrong": True}]

@@ -61,7 +61,7 @@ async def through(project: Project, kill: str, *tasks: dict[str, Any]) -> list[t
 
 
 @pytest.mark.parametrize("name", ["nats", "s3", "dispatcher", "control"])
-async def test_whatever_is_killed_the_run_goes_on(project: Project, name: str) -> None:
+async def test_run_completes_after_any_part_is_killed(project: Project, name: str) -> None:
     """The bus, the archive's store, the dispatcher, or submit, cancel, cleanup, archive and gateway die in mid-run: the
     executions complete in their first attempt, nothing that was said is missing, watchers see no gap."""
     for record, chunks in await through(project, name, {"steps": TALK}, {"steps": TALK}):

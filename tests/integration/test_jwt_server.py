@@ -282,7 +282,7 @@ async def test_nobody_else_hears_what_functions_are_answered(nats_server: NatsSe
         assert await refused(lambda: plain.subscribe("_INBOX_FUNCTIONS.>"), no)
 
 
-async def test_what_a_backend_schedules_carries_its_name(nats_server: NatsServer, execution: str) -> None:
+async def test_scheduled_command_carries_the_name_of_its_backend(nats_server: NatsServer, execution: str) -> None:
     """The server does not check a schedule's target, so one project can have a command of another said. But it
     stamps what it says with the schedule's subject, which nobody can forge: the dispatcher goes by that."""
     creds = nats_server.backend_creds

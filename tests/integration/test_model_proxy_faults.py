@@ -551,7 +551,7 @@ async def test_an_empty_answer_now_and_then_is_no_failure(make: Make) -> None:
     assert rig.model_proxy.failure is None
 
 
-async def test_what_the_endpoint_writes_into_its_headers_stays_out_of_what_is_said(make: Make) -> None:
+async def test_headers_of_the_endpoint_stay_out_of_errors(make: Make) -> None:
     """The content type is shown, as far as it can be printed, and short."""
     rig = await make(whole(HTML, "text/" + "x" * 500))
     for _ in range(3):

@@ -46,7 +46,7 @@ async def test_sent_data_does_not_outlive_the_lease(own_nats_server: NatsServer)
         await bus.close()
 
 
-async def test_what_is_said_over_an_outage_is_heard_after_it(own_nats_server: NatsServer) -> None:
+async def test_command_published_during_an_outage_is_delivered_after_it(own_nats_server: NatsServer) -> None:
     """An answer and a cancel that the stream took while the worker's connection was away: each is heard, and once."""
     async with AsyncExitStack() as stack:
         relay = await stack.enter_async_context(Relay.to(own_nats_server.port))
@@ -186,7 +186,7 @@ async def test_listening_in_vain_leaves_no_subscription(
         await bus.close()
 
 
-async def test_what_was_deleted_stays_so_though_the_server_is_killed(own_nats_server: NatsServer) -> None:
+async def test_deleted_execution_stays_deleted_after_a_server_kill(own_nats_server: NatsServer) -> None:
     """Records and leases that were removed do not come back with a server that had no time to tidy up its files."""
     async with bucket_of(own_nats_server) as bucket:
         for key in ("p.kept", "p.gone", "p.kept.lease"):

@@ -180,7 +180,7 @@ async def test_nothing_inside_gets_out(field: Field) -> None:
     await again(field, {"source": "snapshot", "execution_id": execution}, "completed")
 
 
-async def test_what_is_planted_for_the_next_run_leads_nowhere(field: Field) -> None:
+async def test_files_planted_for_the_next_run_have_no_effect(field: Field) -> None:
     """An agent in a shared folder plants links and hooks where the next clone or copy looks, then it ignores every
     signal: cancelled, it is gone with all its processes. The copy and the clone are refused, and have run nothing."""
     project = field.project

@@ -45,7 +45,7 @@ async def test_half_a_character_in_the_output_loses_nothing(project: Project) ->
 
 
 @pytest.mark.parametrize("what", NOT_EVENTS)
-async def test_what_is_no_event_of_ours_is_a_dead_letter(project: Project, what: str) -> None:
+async def test_unknown_event_becomes_a_dead_letter(project: Project, what: str) -> None:
     """It goes to OCF_DLQ as it came, with the reason, and the consumer goes on: the next submit completes."""
     data, headers, reason = NOT_EVENTS[what]
     subject = subjects.command("submit", project.name, str(uuid.uuid4()))

@@ -114,7 +114,7 @@ async def test_a_receiver_that_was_down_gets_it_later_and_holds_up_no_other(
     assert len(identities) == 1
 
 
-async def test_what_nobody_takes_is_a_dead_letter_that_can_be_sent_again(
+async def test_refused_event_becomes_a_dead_letter_that_can_be_redriven(
     stack: Stack, receivers: tuple[Receiver, Receiver]
 ) -> None:
     """After the last try it is in the dead letters; redriven it goes to that sink, and to that sink only."""

@@ -134,7 +134,7 @@ async def test_a_repository_is_cloned_and_a_session_goes_on(stack: Stack, projec
     assert (record.state, record.diff and record.diff.files) == ("completed", 1), record
 
 
-async def test_what_an_agent_hides_is_collected(project: Project) -> None:
+async def test_files_that_an_agent_hides_are_collected(project: Project) -> None:
     """Files and folders with no permission at all are in the archive and in the summary of changes."""
     execution = await project.submit([{"run": HIDES}])
     record = await project.archived(execution, 60)

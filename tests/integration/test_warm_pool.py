@@ -116,7 +116,7 @@ async def test_one_that_is_being_opened_is_waited_for(
     await slot.close()
 
 
-async def test_what_a_slot_cannot_serve_is_opened_on_demand(
+async def test_run_that_no_warm_server_fits_boots_its_own(
     plan: WarmServerConfig, make_pool: Callable[..., WarmPool]
 ) -> None:
     """Other limits or another network need a server of their own; the warm one stays for the next."""

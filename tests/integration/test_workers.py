@@ -125,7 +125,7 @@ async def _none(workers: list[psutil.Process]) -> bool:
     return not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
 
 
-async def test_who_says_nothing_takes_no_worker_and_half_a_request_only_for_a_while(tmp_path: Path) -> None:
+async def test_silent_connection_takes_no_worker_and_half_a_request_times_out(tmp_path: Path) -> None:
     """Hundreds of connections that say nothing are kept from nobody, and neither is a byte of a request."""
     with running_parent(tmp_path, MAX_CONCURRENT_TASKS="2") as parent:
         async with parent.http() as http:
@@ -185,7 +185,7 @@ async def test_the_parent_holds_no_key_whoever_started_it(tmp_path: Path) -> Non
             assert KEY.encode() not in memory(parent.process.pid)
 
 
-async def test_what_cannot_begin_says_so_with_its_status(tmp_path: Path) -> None:
+async def test_delivery_that_cannot_start_is_answered_with_its_status(tmp_path: Path) -> None:
     """The first worker ends at once, for a wrong setting or without NATS: so does the parent, with its status."""
     with running_parent(tmp_path, MAX_CONCURRENT_TASKS="2", OCF_MODEL_ENDPOINT="http://broken/") as parent:
         assert await asyncio.to_thread(parent.process.wait, 30) == 3

@@ -87,7 +87,7 @@ async def test_ignored_files(tmp_path: Path) -> None:
     assert listing(tmp_path / "whole") == listing(root)
 
 
-async def test_what_cannot_travel_is_left_out_and_said(tmp_path: Path) -> None:
+async def test_files_that_cannot_be_archived_are_left_out_and_named(tmp_path: Path) -> None:
     """Links out of the tree (direct, absolute, by way of another link) and fifos are left out by name."""
     workspace = await _workspace(tmp_path)
     root = workspace.directory

@@ -422,7 +422,7 @@ async def test_no_source_is_data_of_the_system(place: Place, stack_dir: Path, pa
     assert "belongs to this system" in await place.refused(source, _roots(place, stack_dir))
 
 
-async def test_what_holds_data_of_the_system_is_copied_without_it(stack_dir: Path) -> None:
+async def test_copied_directory_leaves_out_the_data_of_the_system(stack_dir: Path) -> None:
     """A directory above the stack's data, and above the workspace itself, which so is never copied into itself."""
     place = Place(stack_dir / "state" / "mine")
     source = DirectoryWorkspace(source="directory", path=str(stack_dir.parent))
@@ -515,7 +515,7 @@ async def test_into_a_warm_slot(place: Place, repository: Path, kind: str) -> No
     assert (workspace.directory / "a.txt").exists() is (kind != "empty")
 
 
-async def test_what_was_there_is_not_touched(place: Place) -> None:
+async def test_existing_files_are_not_touched(place: Place) -> None:
     """A target with something in it is an error of the caller; what is in it stays."""
     place.workspace.mkdir(parents=True)
     (place.workspace / "precious").touch()

@@ -129,7 +129,7 @@ async def test_the_password_of_opencode_is_redacted(world: Any) -> None:
     assert PASSWORD not in w.turn.redactor(f"OPENCODE_SERVER_PASSWORD={PASSWORD}")
 
 
-async def test_what_earlier_attempts_spent_is_spent(world: Any) -> None:
+async def test_budget_includes_earlier_attempts(world: Any) -> None:
     """The limits hold for all attempts together, and the totals are those of all of them."""
     w = world(max_cost_usd=1)
     assert w.turn.usage == Usage()

@@ -39,19 +39,19 @@ async def test_lines_come_as_they_were_written(size: int) -> None:
         (b"x\n" * 5_001, "more than 10000 bytes"),
     ],
 )
-async def test_what_is_over_a_limit_is_refused(content: bytes, said: str) -> None:
+async def test_line_over_a_limit_is_refused(content: bytes, said: str) -> None:
     """A line, and all of them."""
     with pytest.raises(DamagedArchive, match=said):
         await read(gzip.compress(content))
 
 
-async def test_who_keeps_nothing_needs_no_limit_of_the_whole() -> None:
+async def test_reader_that_keeps_nothing_needs_no_total_limit() -> None:
     """Lines are passed on one by one."""
     assert len(await read(gzip.compress(b"x\n" * 50_000), whole=None)) == 50_000
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", gzip.compress(b"x\n" * 9)[:-9]], ids=["empty", "no gzip", "cut off"])
-async def test_what_is_damaged_is_said(data: bytes) -> None:
+async def test_damaged_archive_is_a_clear_error(data: bytes) -> None:
     """Never a part as if it were all."""
     with pytest.raises(DamagedArchive):
         await read(data)

@@ -275,7 +275,7 @@ async def test_a_shared_session_works_in_place_on_every_turn(turns: Turns) -> No
 
 
 @pytest.mark.parametrize("asks", ["task", "session", "nobody"])
-async def test_what_is_ignored_is_kept_when_asked_for(tmp_path: Path, asks: str) -> None:
+async def test_ignored_files_are_kept_on_request(tmp_path: Path, asks: str) -> None:
     """By the turn, or by the session for all of its turns."""
     b, id_ = bench(ManualClock()), str(uuid.uuid4())
     source = EmptyWorkspace(keep_ignored=asks == "session")

@@ -201,7 +201,7 @@ async def _state(run: Scene, *states: State) -> bool:
     return (await run.record()).state in states
 
 
-async def test_what_core_nats_does_not_deliver_is_read_from_the_stream(tmp_path: Path) -> None:
+async def test_command_lost_by_core_nats_is_read_from_the_stream(tmp_path: Path) -> None:
     """An answer and a cancel while the connection is away: each is taken once, in the order of the stream."""
     async with scene(tmp_path, bus=Deaf) as run:
         running = run.begin()
@@ -220,7 +220,7 @@ async def test_what_core_nats_does_not_deliver_is_read_from_the_stream(tmp_path:
         assert (await run.record()).state is State.CANCELLED
 
 
-async def test_what_is_heard_twice_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_command_delivered_twice_is_applied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From NATS at once and from the stream a moment later: one answer."""
     async with scene(tmp_path) as run:
         run.begin()
@@ -432,7 +432,7 @@ async def test_the_same_id_in_two_projects_is_two_executions(tmp_path: Path) -> 
             await second
 
 
-async def test_what_cannot_start_leaves_the_worker_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_start_leaves_the_worker_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lease is another's: the delivery is told so, and so is the next; the worker waits for neither."""
     async with scene(tmp_path) as run:
 
@@ -510,7 +510,7 @@ async def test_an_opencode_that_was_not_ready_goes_back_to_the_queue(tmp_path: P
         assert record.message == "OpenCode was not ready after 86 s, in 5 attempts"
 
 
-async def test_what_was_not_ready_once_completes_in_its_next_attempt(tmp_path: Path) -> None:
+async def test_agent_that_was_not_ready_completes_in_its_next_attempt(tmp_path: Path) -> None:
     """It was given back, and there was a processor for it later."""
     async with scene(tmp_path) as run:
 

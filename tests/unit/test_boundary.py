@@ -76,7 +76,7 @@ async def test_two_projects_at_once_do_not_both_bind(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unprivileged")
-async def test_who_allows_it_shares_one_user(tmp_path: Path) -> None:
+async def test_allow_shared_user_lets_projects_share_one_user(tmp_path: Path) -> None:
     """ALLOW_SHARED_USER=1 admits every project, and says so."""
     shared = worker(tmp_path, Projects("one", "two"), ALLOW_SHARED_USER="1")
     await shared.admit("one")

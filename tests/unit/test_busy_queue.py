@@ -62,7 +62,7 @@ async def test_without_an_offer_all_together_ask_twice_a_second() -> None:
     assert all(task.done() for task in tasks)
 
 
-async def test_who_is_cancelled_leaves_the_line() -> None:
+async def test_cancelled_waiter_leaves_the_queue() -> None:
     """A delivery that is given up does not take an offer from the next."""
     line = SlotQueue(ManualClock())
     first, second = await _waiting(line, 2)
@@ -91,7 +91,7 @@ async def test_projects_take_turns_for_a_free_slot() -> None:
         task.cancel()
 
 
-async def test_whose_time_to_ask_has_come_lets_the_project_ask_whose_turn_it_is() -> None:
+async def test_due_waiter_lets_the_project_whose_turn_it_is_ask() -> None:
     """A slot may be free without anybody knowing: the questions go round the projects, too."""
     clock = ManualClock()
     line = SlotQueue(clock)

@@ -180,7 +180,7 @@ def test_long_plans_and_lines_are_folded() -> None:
 
 
 @pytest.mark.parametrize(("artifacts", "shown"), [("lost", True), ("pending", True), ("stored", False), (None, False)])
-def test_what_became_of_the_workspace_is_said(artifacts: str | None, shown: bool) -> None:
+def test_status_names_the_state_of_the_workspace(artifacts: str | None, shown: bool) -> None:
     """`ocf run` and `ocf status` say why a workspace is not, or not yet, in S3."""
     said = ending({"status": "completed", "artifacts": artifacts, "artifacts_message": "S3 [did] not take it"})
     assert ("S3 \\[did] not take it" in said) is shown

@@ -118,7 +118,7 @@ async def test_large_data_goes_to_the_store() -> None:
         await world.client.submit(prompt="x" * 2_000_000, code="y" * 8_000_000, context="z" * 8_000_000)
 
 
-async def test_what_is_not_known_is_said() -> None:
+async def test_unknown_execution_is_an_error() -> None:
     """`status` of an execution nobody submitted."""
     with pytest.raises(NotYetKnown):
         await World().client.status(str(uuid.uuid4()))
@@ -200,7 +200,7 @@ async def test_watch_reads_a_hole_from_the_archive() -> None:
 
 
 @pytest.mark.parametrize("stored", [(1, 2, 4), ()])
-async def test_what_nobody_has_is_a_stated_gap(stored: tuple[int, ...]) -> None:
+async def test_missing_chunks_become_a_gap(stored: tuple[int, ...]) -> None:
     """Neither stream nor archive: a chunk of type `gap` stands for it, and the watch ends."""
     world = World()
     if stored:
@@ -256,7 +256,7 @@ async def test_the_first_chunk_is_lost_and_there_is_no_archive_yet() -> None:
     assert [(c.seq, c.type.value) for c in seen] == [(1, "gap"), (2, "text"), (3, "text")]
 
 
-async def test_what_is_no_chunk_is_a_gap_for_who_watches() -> None:
+async def test_unreadable_chunk_becomes_a_gap() -> None:
     """A message of the stream that cannot be read takes nobody's watch; nor a record that cannot, the list."""
     world = World()
     await world.say(1)
@@ -306,7 +306,7 @@ async def test_a_hole_does_not_hold_up_a_run_for_ever() -> None:
     assert read[0] < 1_000
 
 
-async def test_who_resumes_does_not_read_all_that_was_before() -> None:
+async def test_resume_reads_only_the_chunks_after_the_number() -> None:
     """The place in the stream is found by halves; others' chunks lie between, and a reconnect left many swapped."""
     world = World()
     await world.record(State.RUNNING)

@@ -36,7 +36,7 @@ def test_one_over_its_limit_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> No
         _session(json.dumps({"info": {"id": "ses_1"}, "messages": [0] * 200}).encode())
 
 
-def test_what_is_exported_can_be_stored_and_read_again() -> None:
+def test_exported_conversation_can_be_stored_and_imported() -> None:
     """A character of two bytes becomes an escape of six; the messages stand two levels deeper."""
     told, stored = limits.AGENT_CONVERSATION, limits.STORED_CONVERSATION
     assert stored.bytes >= 3 * told.bytes

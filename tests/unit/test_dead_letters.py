@@ -35,7 +35,7 @@ def test_a_letter_keeps_the_event_and_says_why() -> None:
     assert "\n" not in "".join(letter.headers.values())
 
 
-def test_what_could_not_be_read_is_kept_without_its_data() -> None:
+def test_dead_letter_of_an_unreadable_event_has_no_data() -> None:
     """Size and hash stay; of the headers only what identifies it, where that is one word."""
     headers = {"ce-id": "a-1", "ce-type": "my secret prompt", "ce-note": "x", "Authorization": "y"}
     letter = composed(Message(f"ocf.cmd.submit.p.{ID}", b"abc", headers, 7), with_data=False)

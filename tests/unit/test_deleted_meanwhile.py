@@ -71,7 +71,7 @@ async def test_a_deletion_that_finds_a_record_afterwards_comes_again(monkeypatch
         await cleanup(b.deps, clean(b, execution))
 
 
-async def test_what_was_purged_is_said_again() -> None:
+async def test_purged_fact_is_published_again() -> None:
     """`cleaned` is there after a second deletion too, however soon: its identity is not taken for said."""
     b = bench(ManualClock())
     execution = str(uuid.uuid4())

@@ -74,7 +74,7 @@ async def test_a_handled_event_is_acked_and_reached_the_function_with_its_subjec
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 408, 409, 500, 502, 503, 504])
-async def test_what_may_pass_is_delivered_again_later(status: int) -> None:
+async def test_transient_error_is_delivered_again_later(status: int) -> None:
     """A 5xx, a 404, a conflict or a wrong token is repeated with backoff, and not dead-lettered."""
     clock = ManualClock()
     bus = MemoryBus(clock)
@@ -101,7 +101,7 @@ async def test_no_answer_is_delivered_again() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-async def test_what_can_never_be_handled_is_a_dead_letter_with_the_reason(status: int) -> None:
+async def test_permanent_error_becomes_a_dead_letter_with_the_reason(status: int) -> None:
     """The message is kept as it came, beside what the function said."""
     bus = MemoryBus(ManualClock())
     subject = await published(bus)
@@ -124,7 +124,7 @@ async def test_what_can_never_be_handled_is_a_dead_letter_with_the_reason(status
         ),
     ],
 )
-async def test_what_is_no_event_of_ours_never_reaches_a_function(headers: dict[str, str], said: str) -> None:
+async def test_unknown_event_never_reaches_a_function(headers: dict[str, str], said: str) -> None:
     """Not an event, no id, no JSON: a dead letter without its content, and the consumer goes on."""
     bus = MemoryBus(ManualClock())
     subject = await published(bus, headers, b"not json")

@@ -61,7 +61,7 @@ def test_a_count_stops_when_it_knows_enough(tmp_path: Path) -> None:
     assert look.entries < 40
 
 
-def test_what_lies_below_a_path_too_long_to_open_counts(tmp_path: Path) -> None:
+def test_files_below_a_path_too_long_to_open_count(tmp_path: Path) -> None:
     """Deeper than PATH_MAX, Python's recursion and the descriptors that are held: all of it, on every branch."""
     root = tmp_path / "root"
     root.mkdir()
@@ -90,7 +90,7 @@ def test_a_locked_folder_is_looked_into_and_locked_again(tmp_path: Path) -> None
     assert (tmp_path / "locked" / "further").stat().st_mode & 0o777 == 0o300
 
 
-def test_what_stays_locked_is_over_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locked_folder_counts_as_over_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that locks faster than it is unlocked has something to hide."""
     (tmp_path / "locked").mkdir(mode=0)
 

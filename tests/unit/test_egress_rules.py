@@ -101,9 +101,7 @@ def test_a_tasks_wildcard_names_no_inside_address() -> None:
         ("PyPI.org", ["pypi.ORG"], True),
     ],
 )
-def test_what_a_submit_may_ask_for_is_what_the_proxy_lets_through(
-    asked: str, operator: list[str], within: bool
-) -> None:
+def test_submit_and_proxy_accept_the_same_hosts(asked: str, operator: list[str], within: bool) -> None:
     """A wish is within the ceiling when all that it means is: hosts and ports, by the rules of the proxy itself."""
     assert host_allowed(asked, operator) is within
 

@@ -76,7 +76,7 @@ def test_any_text_survives_a_header(text: str) -> None:
         ({"Content-Type": "application/cloudevents+xml"}, b"", "not supported"),
     ],
 )
-def test_what_is_no_event_is_refused_with_the_reason(headers: dict[str, str], body: bytes, said: str) -> None:
+def test_malformed_event_is_refused_with_the_reason(headers: dict[str, str], body: bytes, said: str) -> None:
     """Bad input is answered by name, never by a crash."""
     with pytest.raises(InvalidEvent, match=said):
         decode(headers, body)

@@ -75,7 +75,7 @@ def test_a_good_history_passes() -> None:
     assert outcomes(good(), "p") == {"completed": 1}
 
 
-def test_what_may_happen_passes() -> None:
+def test_allowed_histories_pass() -> None:
     """No fault: two chunks that changed places, one that is there twice, data that no message holds, a deletion."""
     history = good()
     output = history.stories[KEY].output
@@ -154,7 +154,7 @@ def test_each_way_to_be_broken_is_found(name: str) -> None:
 
 
 @pytest.mark.parametrize("left", ["record", "lease", "output", "fences", "objects", "commands", "facts"])
-def test_what_a_deletion_leaves_is_found(left: str) -> None:
+def test_leftovers_of_a_deletion_are_found(left: str) -> None:
     """A deleted execution of which anything is left."""
     history = cleaned()
     story = history.stories[KEY]
@@ -166,7 +166,7 @@ def test_what_a_deletion_leaves_is_found(left: str) -> None:
     assert [each.rule for each in found if "left" in each.what or "said once" in each.what] == ["deleted"]
 
 
-def test_what_clients_were_told_is_held_against_it() -> None:
+def test_answers_to_clients_are_compared_with_the_outcome() -> None:
     """A submit that was acknowledged and left no trace; a deletion that was never carried out."""
     assert [found.rule for found in violations(History(), Ledger(accepted={KEY}))] == ["lost"]
     assert [found.rule for found in violations(good(), Ledger(deleted={KEY}))] == ["deleted"]
@@ -179,7 +179,7 @@ def test_a_deletion_that_nobody_asked_for_is_found() -> None:
     assert violations(cleaned(), Ledger(accepted={KEY}, asked_to_delete={KEY})) == []
 
 
-def test_what_was_accepted_must_not_be_rejected() -> None:
+def test_accepted_execution_must_not_be_rejected() -> None:
     """A client that was told yes; one that was told nothing may hear no."""
     history = History({KEY: Story("p", ID, facts=[Fact("rejected", "r", {})], record={"state": "rejected"})})
     assert [found.rule for found in violations(history, Ledger(accepted={KEY}))] == ["end"]

@@ -50,7 +50,7 @@ def test_a_value_that_is_missing_at_the_second_look_is_not_good() -> None:
     assert "| s3 rss | 1 MiB | ? | 194 MiB | **missing** |" in details({"soak": result(soak=rows)})
 
 
-def test_what_stays_on_purpose_is_no_leak_of_a_soak() -> None:
+def test_leftovers_by_design_are_no_leak_of_a_soak() -> None:
     """The last fact of what is gone; the first one of a session is none."""
     assert staying("ocf.evt.p.s.destroyed")
     assert staying("ocf.evt.p.e.cleaned")

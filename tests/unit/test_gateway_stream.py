@@ -76,7 +76,7 @@ async def test_of_an_archived_execution_the_archive_is_streamed() -> None:
     assert close["code"] == 1000
 
 
-async def test_what_live_lost_is_read_from_the_stream() -> None:
+async def test_chunks_lost_on_the_live_subject_are_read_from_the_stream() -> None:
     """A live message that never came shows as a hole at the next one, and is filled before that is sent."""
     world = World()
     await world.record()
@@ -282,7 +282,7 @@ async def test_a_deleted_execution_ends_the_stream() -> None:
     assert "removed" in close["reason"]
 
 
-async def test_who_watches_what_was_not_recorded_yet_learns_of_its_removal() -> None:
+async def test_viewer_of_an_unrecorded_execution_learns_of_its_removal() -> None:
     """Its submit was on the way when the stream began; it was deleted before anybody recorded it."""
     world = World(GatewaySettings(heartbeat=0.05))
     await world.bus.publish(subjects.command("submit", "default", ID), b"{}", {})
@@ -305,7 +305,7 @@ async def test_a_damaged_archive_ends_the_stream_with_1011(packed: bytes) -> Non
     assert "archived output" in close["reason"]
 
 
-async def test_who_leaves_is_not_served_any_more() -> None:
+async def test_closed_viewer_is_no_longer_served() -> None:
     """The stream's task and its subscription end with the reader."""
     world = World()
     await world.record()

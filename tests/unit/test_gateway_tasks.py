@@ -314,7 +314,7 @@ async def test_nan_within_a_text_is_text() -> None:
     assert answer.status_code == 202
 
 
-async def test_what_is_no_json_in_free_form_data_is_refused() -> None:
+async def test_free_form_data_that_is_no_json_is_refused() -> None:
     """`context` takes any JSON; NaN is none, and would become null on the bus."""
     answer = await World().client.post(
         "/tasks/execute", content=b'{"prompt":"x","context":{"a":NaN}}', headers={"Content-Type": "application/json"}

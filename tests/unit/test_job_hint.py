@@ -23,7 +23,7 @@ def forged(execution: str, **data: object) -> Event:
     return Event("dev.ocf.task.execute.v1", "/somebody", "forged", real.time, json.dumps(body).encode(), extensions={})
 
 
-async def test_what_runs_is_the_command_that_the_stream_keeps() -> None:
+async def test_job_runs_the_command_that_the_stream_keeps() -> None:
     """A forged event's prompt, sender and marks are worth nothing."""
     b, execution = bench(), str(uuid.uuid4())
     await submit(b.deps, b.submit(execution, prompt="what the backend asked"))

@@ -98,7 +98,7 @@ async def test_renewing_keeps_it() -> None:
     keeping.cancel()
 
 
-async def test_who_finds_another_owner_stops() -> None:
+async def test_worker_that_finds_another_owner_stops() -> None:
     """A worker that slept through its TTL sees at the next renewal that it is lost, and never gets it back."""
     clock, _, one, two_ = two()
     await one.acquire(1)
@@ -218,7 +218,7 @@ async def frozen(clock: ManualClock, one: Lease) -> asyncio.Task[None]:
     return keeping
 
 
-async def test_who_slept_through_it_goes_on_where_nobody_minded() -> None:
+async def test_suspended_worker_goes_on_if_nobody_took_over() -> None:
     """The key had expired, and the record is as it was: the worker has it again, once the record was asked."""
     clock, bucket, one, _ = two()
     keeping = await frozen(clock, one)
@@ -231,7 +231,7 @@ async def test_who_slept_through_it_goes_on_where_nobody_minded() -> None:
     keeping.cancel()
 
 
-async def test_who_slept_while_it_was_ended_stops() -> None:
+async def test_suspended_worker_stops_if_the_execution_ended() -> None:
     """The key had expired and the sweep has ended the execution: it is lost, nothing more is said, no lease is left."""
     clock, bucket, one, _ = two()
     bucket.open = False

@@ -72,7 +72,7 @@ async def _left(folder: Path, *names: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_cannot_be_removed_stops_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_undeletable_leftovers_do_not_prevent_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that stays is for the log; the worker comes up."""
     monkeypatch.setattr(syscalls, "protect_self", lambda: None)
     monkeypatch.setattr(trees, "remove_tree", _cannot)

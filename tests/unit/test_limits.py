@@ -56,7 +56,7 @@ def test_brackets_and_commas_within_texts_do_not_count() -> None:
     ],
     ids=["arrays", "objects", "unclosed", "wide", "long"],
 )
-def test_what_is_over_a_limit_is_named(data: bytes, limit: JsonLimit, said: str) -> None:
+def test_error_names_the_exceeded_limit(data: bytes, limit: JsonLimit, said: str) -> None:
     """The error says which limit and does not quote the input."""
     with pytest.raises(OverLimit) as error:
         parse_json(data, limit)
@@ -77,7 +77,7 @@ def test_what_is_over_a_limit_is_named(data: bytes, limit: JsonLimit, said: str)
     ],
     ids=["open", "colon", "utf-16", "surrogate", "digits", "empty", "closed", "nan"],
 )
-def test_what_is_not_json_is_one_error(data: bytes) -> None:
+def test_invalid_json_is_one_error_type(data: bytes) -> None:
     """Whatever is wrong with it, InvalidJson is raised."""
     with pytest.raises(InvalidJson, match=r"^data: not "):
         parse_json(data, SMALL)

@@ -130,7 +130,7 @@ def test_at_a_terminal_it_is_text() -> None:
     assert SECRET not in plain
 
 
-async def test_what_the_dispatcher_says_of_a_delivery_names_its_execution_and_trace() -> None:
+async def test_dispatcher_log_lines_name_execution_and_trace() -> None:
     """Also when the message is no event at all."""
     row = next(row for row in ROUTES if row.consumer == "cancel")
     bus = MemoryBus(ManualClock())

@@ -129,7 +129,7 @@ def test_execute_takes_as_many_runs_as_its_worker_has_slots_and_holds_them_as_lo
     assert int(defaults["data"]["max-revision-timeout-seconds"]) >= spec["timeoutSeconds"]
 
 
-def test_what_the_runs_of_a_pod_may_take_fits_into_it() -> None:
+def test_limits_of_the_runs_of_a_pod_fit_into_the_pod() -> None:
     """Memory and disk: one greedy run must not take its neighbours along, by the OOM killer or by an eviction."""
     told = config()
     spec = knative_services()["execute"]["spec"]["template"]["spec"]

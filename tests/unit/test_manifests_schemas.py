@@ -30,7 +30,7 @@ def test_every_overlay_is_checked() -> None:
     assert {"local", "production", "jobsink", "events", "workspaces"} <= set(OVERLAYS)
 
 
-def test_what_is_right_passes() -> None:
+def test_valid_manifests_pass() -> None:
     """A generated service, and what the pages tell people to write."""
     assert list(mistakes(EXECUTE, KNOWN)) == []
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/how-to/receive-webhooks.md").read_text(), re.DOTALL)

@@ -67,7 +67,7 @@ async def started(b: Bench, **changes: object) -> str:
     return execution
 
 
-async def test_what_is_cancelled_before_its_start_is_counted_once() -> None:
+async def test_cancel_before_the_start_is_counted_once() -> None:
     """However often the cancel comes; and no time is measured of what never ran."""
     b, counted = bench(), Counted()
     execution = str(uuid.uuid4())
@@ -80,7 +80,7 @@ async def test_what_is_cancelled_before_its_start_is_counted_once() -> None:
     assert value("ocf_execution_seconds_count", state="cancelled") == durations
 
 
-async def test_what_the_sweep_ends_is_counted_with_its_reason() -> None:
+async def test_execution_ended_by_the_sweep_is_counted_with_its_reason() -> None:
     """`worker_lost` is what the alert asks for; it is the sweep that says it, and no worker."""
     clock = ManualClock()
     b, counted = bench(clock), Counted()
@@ -95,7 +95,7 @@ async def test_what_the_sweep_ends_is_counted_with_its_reason() -> None:
     assert counted.since() == {("failed", "worker_lost"): 1}
 
 
-async def test_what_is_rejected_is_counted_once() -> None:
+async def test_rejected_execution_is_counted_once() -> None:
     """A redelivery finds the record there."""
     b, counted = bench(), Counted()
     execution = str(uuid.uuid4())
@@ -170,7 +170,7 @@ class Away(MemoryBus):
         return await super().backlog(consumer)
 
 
-async def test_what_is_not_known_of_a_consumer_is_not_shown() -> None:
+async def test_unknown_figures_of_a_consumer_are_not_exported() -> None:
     """During an outage the last value would say that all is well; without one `OcfDispatcherGone` fires. Whatever goes
     wrong is said, the measuring goes on, and the numbers are there again when the bus is."""
     clock = ManualClock()
@@ -216,7 +216,7 @@ def test_a_wait_of_an_hour_is_told_from_one_of_ten_minutes() -> None:
     assert {"600.0", "3600.0", "7200.0"} <= bounds
 
 
-def test_what_may_be_counted_is_there_before_it_is() -> None:
+def test_counters_exist_before_their_first_increment() -> None:
     """An alert on `increase()` needs a 0 to increase from."""
     metrics.expect_ends()
     metrics.expect_deliveries("row-of-the-test")

@@ -98,7 +98,7 @@ def test_tools_that_are_not_enabled_are_taken_out() -> None:
     assert "tool_choice" not in out
 
 
-def test_what_nobody_asked_for_stays_as_the_agent_sent_it() -> None:
+def test_fields_without_a_setting_stay_as_the_agent_sent_them() -> None:
     """Without wishes only the model's name changes."""
     body = {"model": "x", "temperature": 0.7, "max_tokens": 5, "tools": TOOLS, "stream": False}
     assert rewrite("chat", body, LOCAL) == ({**body, "model": "m"}, False)

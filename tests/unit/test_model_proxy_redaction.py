@@ -68,7 +68,7 @@ def test_a_key_in_pieces_is_masked(wire: str, size: int, together: bool) -> None
     assert "[redacted], sk- is how it begins" in whole
 
 
-def test_what_was_held_back_comes_before_the_end() -> None:
+def test_buffered_bytes_come_before_the_end() -> None:
     """Text that only begins like a key is there in full, before the event that ends it."""
     veil = StreamRedaction(Redactor([KEY]))
     first = heard(veil.feed(sent(chat("it begins with sk-real-0"))))
@@ -100,6 +100,6 @@ def test_a_ping_in_between_changes_nothing() -> None:
         b"",
     ],
 )
-def test_what_has_no_secret_goes_through_as_it_came(data: bytes) -> None:
+def test_text_without_a_secret_is_unchanged(data: bytes) -> None:
     """Byte by byte, also what is no event that anybody knows."""
     assert StreamRedaction(Redactor([KEY])).feed(data) == data

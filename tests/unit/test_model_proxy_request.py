@@ -43,7 +43,7 @@ JSON = st.recursive(
 
 
 @given(content=JSON, ascii_only=st.booleans())
-def test_whatever_a_conversation_says_goes_out_as_it_came(content: Any, ascii_only: bool) -> None:
+def test_conversation_is_forwarded_unchanged(content: Any, ascii_only: bool) -> None:
     """Long and short texts, escapes, backslashes and quotes at any place, halves of surrogate pairs."""
     body = {"model": "x", "messages": [{"role": "user", "content": [{"type": "text", "text": content}]}]}
     raw = json.dumps(body, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass" if ascii_only else "replace")
@@ -58,7 +58,7 @@ async def test_a_text_of_the_agents_cannot_pass_for_one_that_was_left_out() -> N
     assert (await sent("chat", body))["messages"] == body["messages"]
 
 
-async def test_what_stands_between_two_texts_is_no_text() -> None:
+async def test_parts_between_two_texts_are_not_text() -> None:
     """A long run of numbers or of blanks, from one text's last quote to the next one's first."""
     body = {"messages": [{"a": [1] * 1000, "b": "c", "d": "e" * 900, "f": [2] * 1000, "": ""}]}
     assert (await sent("chat", body))["messages"] == body["messages"]
@@ -93,7 +93,7 @@ def deep(depth: int) -> bytes:
     ],
     ids=["lists", "deep", "too long", "strings", "short texts"],
 )
-async def test_what_costs_too_much_to_parse_is_not_parsed(
+async def test_request_over_the_parse_limits_is_not_parsed(
     body: bytes, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """45 MB of `[],[],...` were 11 s and 1.2 GiB: such is measured, and no parser sees it. (Here 1/100 of that.)"""
@@ -179,9 +179,7 @@ async def test_reading_a_request_lets_others_go_on(monkeypatch: pytest.MonkeyPat
         ),
     ],
 )
-async def test_what_would_have_the_provider_do_more_than_answer_is_refused(
-    wire: Wire, fields: dict[str, Any], named: str
-) -> None:
+async def test_hosted_tools_of_the_provider_are_refused(wire: Wire, fields: dict[str, Any], named: str) -> None:
     """Work nobody can count, tools and references by which the provider reaches the network: the field is named."""
     with pytest.raises(BadRequest, match=named):
         await sent(wire, {"model": "x", **fields})
@@ -200,7 +198,7 @@ async def test_tools_of_the_provider_that_the_operator_allows_pass() -> None:
                 prepare("responses", elided, body, target, None)
 
 
-async def test_what_the_agent_carries_out_itself_passes() -> None:
+async def test_tools_of_the_agent_pass() -> None:
     """Function and custom tools, images as data; what a model told a tool of the agent's may name any address."""
     tools = [{"type": "function", "function": {"name": "bash"}}, {"type": "custom", "name": "patch"}, {"name": "read"}]
     told = {"type": "tool_use", "name": "webfetch", "input": {"url": "https://example.com", "source": {"type": "url"}}}

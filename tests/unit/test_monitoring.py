@@ -63,7 +63,7 @@ def series(text: str) -> tuple[str, frozenset[tuple[str, str]]]:
     return name, frozenset(pair for pair in re.findall(r'(\w+)="([^"]*)"', labels) if pair[0] != "pod")
 
 
-def test_what_is_scraped_is_there() -> None:
+def test_scraped_endpoints_exist() -> None:
     """Each PodMonitor's labels are those of pods that listen at its port (`user-port` is what Knative calls theirs)."""
     named = {"function": "services.yaml", "dispatcher": "dispatcher.yaml"}
     for monitor in yaml.safe_load_all((RULES.parent / "servicemonitor.yaml").read_text()):

@@ -39,7 +39,7 @@ async def test_deleting_a_session_leaves_the_execution_of_the_same_id(store: Mem
     assert set(store.objects) == {*OWN, *OTHER}
 
 
-async def test_what_an_earlier_release_saved_is_found(store: MemoryStore) -> None:
+async def test_objects_of_an_earlier_release_are_found(store: MemoryStore) -> None:
     """The new place is looked at first."""
     old = OLD[0].rsplit("/", 1)[-1]
     assert await saved_key(store, SESSION, old) == OLD[0]

@@ -68,7 +68,7 @@ def test_an_answer_that_only_looks_like_a_list_is_a_text() -> None:
 
 
 @pytest.mark.parametrize("name", ["edit", "write", "patch", "apply_patch"])
-def test_what_writes_files_is_one_permission(name: str) -> None:
+def test_all_tools_that_write_files_share_one_permission(name: str) -> None:
     """OpenCode calls it `edit`."""
     assert decided(permission_rules({name: "deny"}, can_answer=True), "edit") == "deny"
 

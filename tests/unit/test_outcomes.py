@@ -71,7 +71,7 @@ async def test_an_end_of_any_size_happens(work: outcomes.Work, taken: Step) -> N
     assert await b.deps.records.get(PROJECT, execution) is None
 
 
-async def test_what_a_running_agent_says_of_itself_fits() -> None:
+async def test_progress_of_a_running_agent_fits_the_record() -> None:
     """A todo list, a question and changed files of megabytes shorten each other, and the record goes on."""
     b = bench()
     execution = await running(b)
@@ -158,7 +158,7 @@ async def test_all_who_end_an_execution_count_alike() -> None:
 
 
 @pytest.mark.parametrize("who", ["cancel", "sweep", "submit"])
-async def test_what_never_started_waited_until_its_end_and_lost_nothing(who: str) -> None:
+async def test_execution_that_never_started_has_queue_time_and_no_lost_artifacts(who: str) -> None:
     """`queued_ms` is the time to the end, `duration_ms` and the attempt are 0, and there is nothing to store."""
     clock = ManualClock()
     b = bench(clock)

@@ -67,7 +67,7 @@ async def test_fast_deltas_are_joined() -> None:
     assert chunk.data == "".join(f"{number} " for number in range(100))
 
 
-async def test_what_is_held_back_comes_by_itself() -> None:
+async def test_buffered_text_is_published_without_further_input() -> None:
     """A lone delta is published without anything that follows."""
     bus = MemoryBus(ManualClock())
     made = await publisher(bus)
@@ -158,7 +158,7 @@ async def test_a_secret_is_never_said() -> None:
     assert "end" in said
 
 
-async def test_who_lost_the_lease_says_nothing_more() -> None:
+async def test_publisher_without_the_lease_publishes_nothing() -> None:
     """A chunk of a worker that no longer owns the execution would be a lie."""
     bus = MemoryBus(ManualClock())
     hold = Hold()
@@ -210,7 +210,7 @@ async def test_the_last_letters_come_before_the_end_is_said() -> None:
     assert "".join(said[:-1]) == "done, thanks"
 
 
-async def test_who_is_fenced_off_adds_nothing_and_doubts_its_lease() -> None:
+async def test_fenced_publisher_adds_nothing_and_checks_its_lease() -> None:
     """A later owner, or who ended it, has counted the chunks: no other may come. Who still owns it goes on."""
     bus, hold = MemoryBus(ManualClock()), Hold()
     made = await publisher(bus, hold=hold)

@@ -19,7 +19,7 @@ def chunk(seq: int) -> Chunk:
     return Chunk(seq=seq, type=ChunkType.TEXT, data=str(seq), timestamp=NOW)
 
 
-def test_what_was_given_is_not_given_again() -> None:
+def test_delivered_chunk_is_not_delivered_again() -> None:
     """A chunk that comes live and from history counts once."""
     reorderer = Reorderer()
     assert [c.seq for c in reorderer.feed(chunk(1))] == [1]

@@ -29,7 +29,7 @@ def chunk(type_: str, data: str = "", **detail: Any) -> dict[str, Any]:
     return {"type": type_, "data": data, "detail": detail}
 
 
-def test_how_text_was_cut_makes_no_difference() -> None:
+def test_chunk_boundaries_make_no_difference() -> None:
     """Two runs that said the same are the same, whatever their chunks, times, ids and costs."""
     a = [chunk("text", "he"), chunk("text", "llo"), chunk("usage", "1"), chunk("tool_call", "x", tool="bash", input={})]
     b = [chunk("text", "hello"), chunk("tool_call", "y", tool="bash", input={}, call_id="c2"), chunk("usage", "2")]

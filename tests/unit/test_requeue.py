@@ -21,7 +21,7 @@ from tests.support.parts import PROJECT
 EXECUTE = next(row for row in ROUTES if row.consumer == "execute")
 
 
-async def test_what_is_early_is_given_back_and_is_no_failure() -> None:
+async def test_early_delivery_is_requeued_and_counts_no_failure() -> None:
     """425: it comes again after a second, for ever, and neither counts as a redelivery nor takes a place meanwhile."""
     clock = ManualClock()
     bus = MemoryBus(clock)
@@ -57,7 +57,7 @@ def test_many_that_wait_ask_ten_times_a_second_together() -> None:
     assert turns.delay(5) == 1.0
 
 
-def test_what_waits_of_one_project_makes_no_other_wait_longer() -> None:
+def test_backlog_of_one_project_delays_no_other_project() -> None:
     """A thousand follow-ups of one project ask rarely; the first one of another asks again after a second."""
     turns = RequeueBackoff(ManualClock())
     for number in range(1_000):
@@ -67,7 +67,7 @@ def test_what_waits_of_one_project_makes_no_other_wait_longer() -> None:
     assert turns.take_requeued(1_000, "other")
 
 
-def test_what_waits_for_its_next_try_takes_no_place_in_flight() -> None:
+def test_delivery_in_backoff_takes_no_place_in_flight() -> None:
     """Every consumer of commands and facts may have far more unsettled than in flight."""
     for row in ROUTES:
         assert row.spec().max_in_flight >= 10 * row.in_flight, row.consumer

@@ -132,7 +132,7 @@ async def test_output_goes_first_and_the_archive_later() -> None:
     ]
 
 
-async def test_what_is_not_archived_is_never_removed() -> None:
+async def test_unarchived_execution_is_never_removed() -> None:
     """The stream has the only copy of it."""
     clock = ManualClock()
     b = bench(clock, RETENTION="default=1s/1s")

@@ -17,7 +17,7 @@ RING = Keyring(KEY)
 
 
 @given(st.text(max_size=2_000), st.from_regex(r"[a-z0-9-]{1,63}", fullmatch=True))
-def test_what_is_sealed_opens_again(plain: str, project: str) -> None:
+def test_sealed_value_can_be_opened(plain: str, project: str) -> None:
     """Any text comes back, through the JSON of the envelope."""
     sealed = Sealed.model_validate_json(RING.seal(plain, project).model_dump_json())
     assert RING.open(sealed, project) == plain

@@ -266,7 +266,7 @@ async def test_it_expires_when_idle_and_only_then() -> None:
     assert await b.bus.last(subjects.COMMANDS, schedule_subject(PROJECT, id_)) is None
 
 
-async def test_what_expires_leaves_its_executions_to_retention() -> None:
+async def test_expired_session_leaves_its_executions_to_retention() -> None:
     """Their records, output and archives stay; what the session itself kept goes."""
     clock = ManualClock()
     b = bench(clock, SESSION_TTL="100")
@@ -398,7 +398,7 @@ async def test_the_end_of_a_long_lived_session_is_scheduled_in_steps() -> None:
 
 
 @pytest.mark.parametrize("how", ["archive_expired", "no workspace"])
-async def test_what_left_no_workspace_cannot_be_forked(how: str) -> None:
+async def test_session_without_a_workspace_cannot_be_forked(how: str) -> None:
     """Else the first turn would fail, and every later one."""
     b = bench()
     execution = await submitted(b)
@@ -524,7 +524,7 @@ async def test_a_head_that_ended_or_is_gone_is_skipped() -> None:
     assert (await record_of(b, id_)).queue == [last]
 
 
-async def test_who_fell_out_of_the_queue_joins_again() -> None:
+async def test_turn_that_lost_its_place_joins_the_queue_again() -> None:
     """Else it would run beside the one that came after it."""
     b = bench()
     id_ = await created(b)

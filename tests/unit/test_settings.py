@@ -19,7 +19,7 @@ KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
         ("MAX_MEMORY_BYTES", "much", "MAX_MEMORY_BYTES"),
     ],
 )
-def test_what_is_malformed_stops_the_start(
+def test_malformed_setting_stops_the_start(
     name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit status 2, one line, the variable's name."""
@@ -34,7 +34,7 @@ def test_what_is_malformed_stops_the_start(
         assert "abc" not in line
 
 
-def test_what_is_right_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_settings_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys in either alphabet, every form of host rule."""
     monkeypatch.setenv("ENCRYPTION_KEY", KEY)
     monkeypatch.setenv("ENCRYPTION_KEYS_RETIRED", f"{KEY},{KEY.rstrip('=')}")

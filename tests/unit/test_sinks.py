@@ -176,7 +176,7 @@ async def test_without_a_key_the_event_is_binary() -> None:
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 404, 422, 429, 500, 503])
-async def test_whatever_is_no_success_is_tried_again_then_a_dead_letter(status: int) -> None:
+async def test_failed_answer_is_retried_then_becomes_a_dead_letter(status: int) -> None:
     """Somebody over there may mend it. The dead letter has the event, the reason and the fact's own subject."""
     there = {"location": "https://elsewhere.example.com/", "retry-after": "1"}
     world = World(lambda _: httpx.Response(status, content=said("not now"), headers=there), KEY)
@@ -195,7 +195,7 @@ async def test_whatever_is_no_success_is_tried_again_then_a_dead_letter(status: 
     assert len(world.seen) == 3
 
 
-async def test_what_a_sink_says_is_kept_with_the_dead_letter_and_in_no_log() -> None:
+async def test_answer_of_a_sink_is_in_the_dead_letter_and_in_no_log() -> None:
     """A receiver that repeats what it was sent would put the agent's answer there; so would a redirect's query."""
     echo = "the words of the agent"
     for status, there in ((500, {}), (410, {}), (302, {"location": f"https://x.example/login?from={echo}#{echo}"})):
@@ -217,7 +217,7 @@ async def test_what_a_sink_says_is_kept_with_the_dead_letter_and_in_no_log() -> 
         assert reasons == {500: [echo], 410: [], 302: [redirect]}[status]
 
 
-async def test_what_kept_a_sink_from_answering_is_logged_by_its_kind() -> None:
+async def test_transport_error_of_a_sink_is_logged_by_its_kind() -> None:
     """An error's words may have those of the other side in them."""
 
     def away(_: httpx.Request) -> httpx.Response:

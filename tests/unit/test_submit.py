@@ -79,7 +79,7 @@ async def _away(*_: object, **__: object) -> None:
     raise Unavailable("NATS is away")
 
 
-async def test_what_is_deleted_meanwhile_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_execution_deleted_during_submit_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A delivery that was held up while the execution was cancelled and deleted takes back what it said too late."""
     b = bench()
     event = b.submit()

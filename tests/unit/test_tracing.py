@@ -101,7 +101,7 @@ async def test_a_deletion_is_in_the_trace_of_what_is_deleted() -> None:
     assert (await b.fact(execution, "cleaned")).extensions["traceparent"] == EXECUTIONS
 
 
-def test_what_goes_wrong_is_marked_without_its_words(spans: InMemorySpanExporter) -> None:
+def test_span_of_an_error_holds_no_error_text(spans: InMemorySpanExporter) -> None:
     """An error by its type; what is dropped is no error."""
     event = bench().submit()
     with pytest.raises(ValueError), tracing.span("process submit", event):
@@ -115,7 +115,7 @@ def test_what_goes_wrong_is_marked_without_its_words(spans: InMemorySpanExporter
 
 
 @pytest.mark.parametrize("why", [Busy, NotItsTurn])
-async def test_what_waits_is_no_error_in_its_span_and_no_line_in_the_log(
+async def test_requeued_delivery_is_neither_a_span_error_nor_a_log_line(
     spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, why: type[Retry]
 ) -> None:
     """On a full cluster each is asked again and again: thousands an hour, of which nothing is wrong."""

@@ -101,7 +101,7 @@ async def test_fields_of_a_newer_release_in_a_session_survive_a_change() -> None
     assert found.workspace.source == "git"
 
 
-def test_what_functions_say_to_each_other_may_have_unknown_fields() -> None:
+def test_internal_events_may_have_unknown_fields() -> None:
     """An execute command, with one in its limits too; every fact; a chunk. They are ignored or kept, never refused."""
     execution = str(uuid.uuid4())
     body = {
@@ -120,7 +120,7 @@ def test_what_functions_say_to_each_other_may_have_unknown_fields() -> None:
 
 
 @pytest.mark.parametrize("type_", [name for name, spec in TYPES.items() if spec.from_callers])
-def test_what_callers_send_has_no_unknown_field(type_: str) -> None:
+def test_unknown_field_of_a_caller_is_refused(type_: str) -> None:
     """A typing error is answered."""
     named = {**ids(str(uuid.uuid4())), "session_id": str(uuid.uuid4()), "promt": "p"}
     event = Event(type_, "/backend", "1", datetime.now(UTC), json.dumps(named).encode())

@@ -14,7 +14,7 @@ from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import NatsBus
 from ocf.events.adapters.s3 import S3Store
 from ocf.events.envelope import decode
-from ocf.events.errors import InvalidEvent
+from ocf.events.errors import InvalidEvent, NotYetKnown
 from ocf.events.session_record import Session
 
 _AT_ONCE = 8
@@ -153,7 +153,10 @@ async def _objects(store: S3Store, history: History) -> None:
 
     async def fetch(key: str) -> None:
         async with gate:
-            content = await store.get(key)
+            try:
+                content = await store.get(key)
+            except NotYetKnown:
+                return  # deleted since it was listed
         project, _, rest = key.partition("/")
         entity, _, name = rest.partition("/")
         if entity == "sessions":

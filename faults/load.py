@@ -49,6 +49,10 @@ KINDS: tuple[tuple[str, dict[str, Any], float | None, float | None], ...] = (
     ("cancelled at once", {"prompt": talk(20, 0.5)}, 0.0, None),
 )
 
+#: Executions that may be open at once, of all honest projects and of the hostile tenant. A load that goes on
+#: submitting while nothing is served measures the length of its own queue, and does not settle.
+MAX_OPEN, MAX_HOSTILE = 40, 4
+
 #: Executions between two sessions.
 _SESSION_EVERY = 8
 _TURNS = 2
@@ -71,7 +75,8 @@ class Load:
         self._wishes, self._storm = hostile.requests(), hostile.storm()
         self._over_gateway = itertools.cycle((True, False, False, True, True))
         self._tasks: set[asyncio.Task[None]] = set()
-        self._going: asyncio.Task[None] | None = None
+        self._open: dict[str, Client] = {}
+        self._going: list[asyncio.Task[None]] = []
         self._http = httpx.AsyncClient(
             base_url=system.url("gateway"),
             headers={"authorization": f"Bearer {system.gateway_token}"},
@@ -80,14 +85,15 @@ class Load:
 
     def begin(self) -> None:
         """Start submitting."""
-        self._going = asyncio.create_task(self._run())
-        self._going.add_done_callback(self._ended)
+        self._going = [asyncio.create_task(work) for work in (self._run(), self._close())]
+        for task in self._going:
+            task.add_done_callback(self._ended)
 
     async def pause(self) -> None:
         """Submit nothing more; every client has its answer when this returns."""
-        if self._going is not None:
-            self._going.cancel()
-            await asyncio.gather(self._going, return_exceptions=True)
+        for task in self._going:
+            task.cancel()
+        await asyncio.gather(*self._going, return_exceptions=True)
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -110,14 +116,40 @@ class Load:
     async def _run(self) -> None:
         destroyed = itertools.cycle((False, True))
         for number, what in enumerate(self._kinds, 1):
+            while self._count_open() >= MAX_OPEN:
+                await asyncio.sleep(self._every)
             execution = str(uuid.uuid4())
             self._start(self._one(self._caller(), execution, *what))
             self._start(self._poison(*next(self._storm)))
-            if number % hostile.EVERY == 0:
+            if number % hostile.EVERY == 0 and self._count_open(hostile.HOSTILE) < MAX_HOSTILE:
                 self._start(self._hostile(execution))
             if number % _SESSION_EVERY == 0:
                 self._start(self._session(self._caller(), destroy=next(destroyed)))
             await asyncio.sleep(self._every)
+
+    def _count_open(self, project: str | None = None) -> int:
+        """Count the open executions of a project; of all but the hostile tenant when it is None."""
+        hostiles = sum(key.startswith(f"{hostile.HOSTILE}/") for key in self._open)
+        return hostiles if project == hostile.HOSTILE else len(self._open) - hostiles
+
+    async def _close(self) -> None:
+        """Take the executions that have ended, or were deleted, out of the open ones."""
+        while True:
+            for key, client in list(self._open.items()):
+                try:
+                    ended = (await client.status(key.partition("/")[2])).terminal
+                except NotYetKnown:
+                    ended = key in self.ledger.deleted
+                except OcfError:
+                    break  # NATS is away: the next round asks again
+                if ended:
+                    del self._open[key]
+            await asyncio.sleep(self._every)
+
+    def _accepted(self, client: Client, execution: str) -> None:
+        key = f"{client.project}/{execution}"
+        self.ledger.accepted.add(key)
+        self._open[key] = client
 
     def _caller(self) -> _Caller:
         client = self._system.client(self._bus, self.project, self._store)
@@ -150,7 +182,7 @@ class Load:
         caller = _Caller(self._http, self._system.client(self._bus, hostile.HOSTILE, self._store), over_gateway=False)
         key = f"{hostile.HOSTILE}/{execution}"
         if await self._until_taken(lambda: caller.submit(execution, body), f"submit {key}"):
-            self.ledger.accepted.add(key)
+            self._accepted(caller.client, execution)
 
     async def _one(
         self,
@@ -165,7 +197,7 @@ class Load:
         key = f"{caller.client.project}/{execution}"
         if not await self._until_taken(lambda: caller.submit(execution, body), f"submit {key}"):
             return
-        self.ledger.accepted.add(key)
+        self._accepted(caller.client, execution)
         if cancel is not None:
             await asyncio.sleep(cancel)
             await self._until_taken(lambda: caller.cancel(execution), f"cancel {key}")
@@ -192,7 +224,7 @@ class Load:
             steps = f"[[steps]] {json.dumps([_COUNTED, *talk(4, 0.3)])}"
             body = {"prompt": steps, "session_id": session, "retry": {"max_attempts": 3}, "labels": {"kind": "turn"}}
             if await self._until_taken(partial(caller.submit, execution, body), f"turn {execution} of {key}"):
-                self.ledger.accepted.add(f"{client.project}/{execution}")
+                self._accepted(client, execution)
                 turns.append(execution)
         if not destroy:
             return

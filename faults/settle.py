@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 
@@ -23,8 +24,12 @@ PATIENCE = 240.0
 
 
 async def settle(bus: NatsBus, ledger: Ledger, patience: float = PATIENCE) -> list[str]:
-    """Wait until nothing is under way; what still is when the time is up (empty: it has settled)."""
-    until = time.monotonic() + patience
+    """Wait until nothing is under way, or until `patience` seconds pass in which nothing more comes to its end.
+
+    Returns:
+        What is still under way (empty: the system has settled).
+    """
+    until, least = time.monotonic() + patience, math.inf
     while True:
         try:
             left = await _under_way(bus, ledger)
@@ -32,6 +37,8 @@ async def settle(bus: NatsBus, ledger: Ledger, patience: float = PATIENCE) -> li
             left = [f"NATS: {error}"]
         if not left or time.monotonic() > until:
             return left
+        if len(left) < least:
+            least, until = len(left), time.monotonic() + patience
         await asyncio.sleep(1.0)
 
 

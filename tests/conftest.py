@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 
@@ -13,6 +14,10 @@ from ocf.events.adapters.s3 import S3Config
 from tests.support.nats import NatsServer, running_nats
 from tests.support.stack import Stack, running_stack
 from tests.support.weed import running_weed
+
+# The processor time that a test gets says nothing about the product: no example has a deadline, and none is too slow.
+hypothesis.settings.register_profile("project", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("project")
 
 TIERS = ("unit", "contract", "integration", "e2e")
 

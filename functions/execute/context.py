@@ -20,7 +20,8 @@ from ocf.functions.core.cancellation import cancel_and_wait
 from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
 from ocf.functions.execute.agent.resources import available_memory
-from ocf.functions.execute.agent.warm_pool import MIN_FREE_BYTES, WarmPool, WarmServerConfig
+from ocf.functions.execute.agent.warm_pool import MIN_FREE_BYTES, WarmPool
+from ocf.functions.execute.agent.warm_server import WarmServerConfig
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.execute.sandbox import policy
 from ocf.functions.execute.sandbox.boundary import Boundary

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from ocf.functions.core.clock import SystemClock
-from ocf.functions.execute.agent import warm_pool
+from ocf.functions.execute.agent import warm_pool, warm_server
 from ocf.functions.execute.agent.agent import Agent, PromptSpec
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
 from ocf.functions.execute.agent.resources import available_memory
 from ocf.functions.execute.agent.server import AgentServer
-from ocf.functions.execute.agent.warm_pool import WarmPool, WarmServerConfig, open_warm_server
+from ocf.functions.execute.agent.warm_pool import WarmPool
+from ocf.functions.execute.agent.warm_server import WarmServerConfig, open_warm_server
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.workers.boot_queue import available_cores
@@ -241,13 +242,13 @@ async def test_a_server_starts_and_boots_when_it_is_its_turn(
             yield
             starting -= 1
 
-    booted = warm_pool._boot
+    booted = warm_server._boot
 
     async def boot(*told: Any) -> None:
         assert 0 < starting <= 2
         await booted(*told)
 
-    monkeypatch.setattr(warm_pool, "_boot", boot)
+    monkeypatch.setattr(warm_server, "_boot", boot)
     opened = await asyncio.gather(
         *(open_warm_server(replace(plan, turn=turn), plan.spec, SystemClock()) for _ in range(6))
     )
@@ -308,7 +309,7 @@ async def test_a_start_that_is_cancelled_twice_leaves_nothing(
         return await asyncio.Event().wait()  # type: ignore[return-value]
 
     if moment == "files":
-        monkeypatch.setattr(warm_pool, "_make_git_folder", files)
+        monkeypatch.setattr(warm_server, "_make_git_folder", files)
     elif moment == "server":
         monkeypatch.setattr(AgentServer, "start", server)
     used = replace(plan, make_model_proxy=model_proxy) if moment == "broker" else plan

@@ -15,7 +15,7 @@ from ocf.events.commands import Limits
 from ocf.events.output import ChunkType
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.execute.agent.agent import Agent, PromptSpec
-from ocf.functions.execute.agent.warm_pool import WarmServerConfig, open_warm_server
+from ocf.functions.execute.agent.warm_server import WarmServerConfig, open_warm_server
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.offline_model import OfflineModel

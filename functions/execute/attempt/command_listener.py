@@ -1,9 +1,12 @@
-"""Commands to a running execution: live from NATS, and from the stream for those missed during an outage."""
+"""Commands to a running execution: listened to and carried out.
+
+They arrive live from NATS, and from the stream when they were missed during an outage.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 
 import structlog
@@ -12,7 +15,14 @@ from ocf.events import subjects
 from ocf.events.commands import Cancel, Reply
 from ocf.events.envelope import decode, parse
 from ocf.events.errors import OcfError, Retry
+from ocf.events.lifecycle import Step
+from ocf.events.output import ChunkType, Draft
 from ocf.events.ports import Bus, Clock, Message
+from ocf.functions.execute.attempt.agent_run import FOLLOW_UP, AgentRun
+from ocf.functions.execute.attempt.progress import Progress
+from ocf.functions.execute.attempt.publisher import Publisher
+from ocf.functions.execute.attempt.stop import StopReason, StopSignal
+from ocf.functions.execute.attempt.watchdog import Activity
 
 log = structlog.get_logger()
 
@@ -77,3 +87,67 @@ class CommandListener:
     @property
     def _log_fields(self) -> dict[str, str]:
         return {"project_id": self._ids[0], "execution_id": self._ids[1]}
+
+
+class CommandHandler:
+    """Carries out the commands to one attempt."""
+
+    def __init__(
+        self,
+        agent_run: AgentRun,
+        stop_signal: StopSignal,
+        publisher: Publisher,
+        progress: Progress,
+        activity: Activity,
+        clock: Clock,
+    ) -> None:
+        self._agent_run = agent_run
+        self._stop_signal = stop_signal
+        self._publisher = publisher
+        self._progress = progress
+        self._activity = activity
+        self._clock = clock
+        #: Monotonic time of the last cancel command.
+        self.cancel_received_at: float | None = None
+        #: Set by every cancel command. After the stop reason is decided, a cancel ends the wait for S3.
+        self.cancelled = asyncio.Event()
+        #: Answers on their way to the agent.
+        self.replying: set[asyncio.Task[None]] = set()
+
+    def carry_out(self, data: Cancel | Reply) -> None:
+        """Carry out a command: cancel at once, answer in the background."""
+        if isinstance(data, Cancel):
+            self.cancel_received_at = self._clock.monotonic()
+            self.cancelled.set()
+            self._agent_run.refuse("the execution is being cancelled")
+            self._stop_signal.decide(StopReason(Step.CANCEL, data.why or "", requested_by=data.requested_by))
+        else:
+            # Not awaited: a later cancel must not wait for OpenCode.
+            self.replying.add(asyncio.create_task(self._reply(data)))
+
+    def carry_out_earlier(self, data: Cancel | Reply) -> None:
+        """Carry out a command published before this attempt listened.
+
+        A retry starts over. It takes up every follow-up prompt again, but ignores other replies: they answered requests
+        of an earlier attempt.
+        """
+        if isinstance(data, Cancel) or data.request_id == FOLLOW_UP:
+            self.carry_out(data)
+
+    async def _reply(self, data: Reply) -> None:
+        if await self._agent_run.reply(data.request_id, data.answer):
+            if data.request_id != FOLLOW_UP:
+                self.set_waiting(self._agent_run.waiting - {data.request_id})
+        elif self._stop_signal.stop_reason is None:
+            what = "a follow-up prompt came too late" if data.request_id == FOLLOW_UP else "nobody waits for an answer"
+            await self._publisher.emit(agent_status(f"{what} ({data.request_id[:80]})"))
+
+    def set_waiting(self, requests: Collection[str]) -> None:
+        """State which requests wait for an answer."""
+        self._activity.waiting = bool(requests)
+        self._progress.retain_requests(requests)
+
+
+def agent_status(text: str) -> Draft:
+    """Return a status chunk about the agent."""
+    return Draft(type=ChunkType.STATUS, data=text, detail={"phase": "agent"})

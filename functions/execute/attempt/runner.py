@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 
 import structlog
 
 from ocf.events import outcomes, trace_context
-from ocf.events.commands import Cancel, Execute, Reply
+from ocf.events.commands import Execute
 from ocf.events.delivery import NATS_DELIVERIES, NATS_SUBJECT
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, NotYetKnown, OcfError, Retry
 from ocf.events.execution_record import NOT_READY, Attempt, Record
-from ocf.events.facts import Outcome, Started
+from ocf.events.facts import Started
 from ocf.events.lifecycle import Reason, State, Step, step
 from ocf.events.output import ChunkType, Draft
 from ocf.events.refs import ExecutionRef
@@ -28,8 +26,9 @@ from ocf.functions.core.output_fence import FencedOutput, acquire_fence
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.attempt import outcome, watchdog
-from ocf.functions.execute.attempt.agent_run import FOLLOW_UP, AgentRun
-from ocf.functions.execute.attempt.command_listener import POLL_SECONDS, CommandListener
+from ocf.functions.execute.attempt.agent_run import AgentRun
+from ocf.functions.execute.attempt.command_listener import POLL_SECONDS, CommandHandler, CommandListener
+from ocf.functions.execute.attempt.end import FLUSH_SECONDS, AttemptEnd, log_unexpected
 from ocf.functions.execute.attempt.lease import Lease
 from ocf.functions.execute.attempt.progress import Progress
 from ocf.functions.execute.attempt.publisher import OutputLimit, Publisher, without_lone_surrogates
@@ -40,8 +39,6 @@ from ocf.functions.runtime.bootstrap import Dependencies
 
 log = structlog.get_logger()
 
-_FLUSH_SECONDS = 30.0
-_FRAMES = 5
 #: Attempts that may end before OpenCode is ready, which happens on an overloaded machine. After these the execution
 #: fails.
 NOT_READY_ATTEMPTS = 5
@@ -78,11 +75,10 @@ class Runner:
         self._lease = Lease(deps.executions, deps.clock, *self._ids, worker=deps.worker, reclaim=self._reclaim)
         self._began: float | None = None
         self._first_output_seen = False
-        self._cancel_received_at: float | None = None
-        #: Set by every cancel command. After the stop reason is decided, a cancel ends the wait for S3.
-        self._cancelled = asyncio.Event()
         self._processes_left = 0
-        self._replying: set[asyncio.Task[None]] = set()
+        self._commands = CommandHandler(
+            self._agent_run, self.stop_signal, self._publisher, self._progress, self._activity, deps.clock
+        )
 
     async def run(self) -> None:
         """Acquire the lease, run an attempt, and end the execution.
@@ -187,13 +183,23 @@ class Runner:
             try:
                 await self._begin(record, fenced)
                 background += [
-                    asyncio.create_task(self._listener.follow(commands, self._handle)),
-                    asyncio.create_task(self._listener.poll(self._handle)),
+                    asyncio.create_task(self._listener.follow(commands, self._commands.carry_out)),
+                    asyncio.create_task(self._listener.poll(self._commands.carry_out)),
                 ]
                 stop_reason = await self._run_agent(record)
                 if stop_reason.step is None:
                     raise await self._release(stop_reason)
-                await self._end(stop_reason, stop_reason.step, number)
+                end = AttemptEnd(
+                    self._deps,
+                    self._event,
+                    self.ref,
+                    agent_run=self._agent_run,
+                    publisher=self._publisher,
+                    lease=self._lease,
+                    cancelled=self._commands.cancelled,
+                    released=self.stop_signal.released,
+                )
+                await end.write(stop_reason, stop_reason.step, self._processes_left)
             finally:
                 await cancel_and_wait(background)
                 self._publisher.close()
@@ -204,7 +210,7 @@ class Runner:
     async def _release(self, stop_reason: StopReason) -> OcfError:
         if self._lease.lost.is_set():
             return Conflict("another worker has it")
-        await self._publisher.finish(_FLUSH_SECONDS)
+        await self._publisher.finish(FLUSH_SECONDS)
 
         def released(record: Record) -> Record:
             attempts = outcome.close_last(record.attempts, self._now, stop_reason.attempt_ended)
@@ -217,37 +223,6 @@ class Runner:
         await self._lease.lost.wait()
         self.stop_signal.decide(StopReason(None, "the lease is lost"))
 
-    def _handle(self, data: Cancel | Reply) -> None:
-        if isinstance(data, Cancel):
-            self._cancel_received_at = self._deps.clock.monotonic()
-            self._cancelled.set()
-            self._agent_run.refuse("the execution is being cancelled")
-            self.stop_signal.decide(StopReason(Step.CANCEL, data.why or "", requested_by=data.requested_by))
-        else:
-            # Not awaited: a later cancel must not wait for OpenCode.
-            self._replying.add(asyncio.create_task(self._reply(data)))
-
-    def _handle_earlier(self, data: Cancel | Reply) -> None:
-        """Handle a command published before this attempt listened.
-
-        A retry starts over. It takes up every follow-up prompt again, but ignores other replies: they answered requests
-        of an earlier attempt.
-        """
-        if isinstance(data, Cancel) or data.request_id == FOLLOW_UP:
-            self._handle(data)
-
-    async def _reply(self, data: Reply) -> None:
-        if await self._agent_run.reply(data.request_id, data.answer):
-            if data.request_id != FOLLOW_UP:
-                self._set_waiting(self._agent_run.waiting - {data.request_id})
-        elif self.stop_signal.stop_reason is None:
-            what = "a follow-up prompt came too late" if data.request_id == FOLLOW_UP else "nobody waits for an answer"
-            await self._publisher.emit(_status(f"{what} ({data.request_id[:80]})"))
-
-    def _set_waiting(self, requests: Collection[str]) -> None:
-        self._activity.waiting = bool(requests)
-        self._progress.retain_requests(requests)
-
     @property
     def _queued_in_session(self) -> bool:
         """Return whether the execution waited for an earlier one of its session: this is then a redelivery."""
@@ -258,7 +233,7 @@ class Runner:
         most = effective_limit(limits, "max_output_bytes", self._deps.settings)
         context = trace_context.active() or trace_context.of(self._event.extensions)
         self._publisher.begin(number, fenced, max_bytes=most, ownership=self._lease, trace=context)
-        await self._listener.catch_up(self._handle_earlier)
+        await self._listener.catch_up(self._commands.carry_out_earlier)
         text = f"attempt {number} of {record.max_attempts}" if record.max_attempts > 1 else "started"
         detail = {"state": State.RUNNING.value, "attempt": number}
         await self._publisher.emit(Draft(type=ChunkType.STATUS, data=text, detail=detail))
@@ -305,15 +280,15 @@ class Runner:
             self._agent_run.refuse("the execution has ended")
             await self._agent_run.kill(hurry=_must_stop_at_once(self.stop_signal.stop_reason))
             # Cancelled only once: the agent run cleans up in between and must not be interrupted.
-            for task in (working, deciding, *self._replying):
+            for task in (working, deciding, *self._commands.replying):
                 task.cancel()
-            await asyncio.gather(working, deciding, *self._replying, return_exceptions=True)
+            await asyncio.gather(working, deciding, *self._commands.replying, return_exceptions=True)
             await cancel_and_wait(background)
         if left := await self._agent_run.kill():
             self._processes_left = left
             log.error("agent processes would not die", action="run.processes_left", left=left, **self.ref.log_fields)
-        if self._cancel_received_at is not None:
-            metrics.cancel_seconds.observe(clock.monotonic() - self._cancel_received_at)
+        if (since := self._commands.cancel_received_at) is not None:
+            metrics.cancel_seconds.observe(clock.monotonic() - since)
         return await self.stop_signal.wait()
 
     async def _stop_reason_of(self, working: asyncio.Task[None], record: Record) -> StopReason:
@@ -334,7 +309,7 @@ class Runner:
             return failed(Reason.AGENT_ERROR, f"{error.strerror or type(error).__name__} ({error.filename or ''})")
         except Exception as error:
             # A bug of ours, triggered by this execution's input. Every attempt would trigger it again.
-            kind = self._log_unexpected(error)
+            kind = log_unexpected(error, self.ref)
             return failed(Reason.AGENT_ERROR, f"internal error of the worker ({kind}); see its log")
         return StopReason(Step.COMPLETE)
 
@@ -342,7 +317,7 @@ class Runner:
         self._activity.note()
         draft = without_lone_surrogates(draft)
         self._progress.note(draft)
-        self._set_waiting(self._agent_run.waiting)
+        self._commands.set_waiting(self._agent_run.waiting)
         self._agent_run.spans.on_draft(draft)
         visible = draft.type in (ChunkType.TEXT, ChunkType.REASONING, ChunkType.TOOL_CALL)
         if visible and not self._first_output_seen and self._began is not None:
@@ -363,82 +338,6 @@ class Runner:
     @property
     def _now(self) -> datetime:
         return self._deps.clock.now()
-
-    async def _end(self, stop_reason: StopReason, taken: Step, number: int) -> None:
-        await self._publisher.flush_pending()  # the agent's last output precedes the messages about the end
-        if missed := self._agent_run.follow_ups:
-            await self._publisher.emit(_status(f"{missed} follow-up prompt{'s' * (missed > 1)} not taken up"))
-        if taken is Step.CANCEL:
-            self._cancelled.clear()  # this cancel is done; another one ends the wait for S3
-        stored = await self._store_artifacts()
-        # The same transition table as the record's.
-        state = step(State.RUNNING, taken)
-        if self._processes_left:
-            # The execution ends anyway: a process that survives SIGKILL hangs in the kernel, perhaps for ever. An end
-            # implies that no process is left, so the message states the exception.
-            rest = f"{self._processes_left} of its processes could not be ended"
-            stop_reason = replace(stop_reason, message=f"{stop_reason.message or state.value}; {rest}")
-        text = Draft(type=ChunkType.STATUS, data=stop_reason.message or state.value, detail={"state": state.value})
-        await self._publisher.emit(text)
-        await self._retry_until_stored(lambda: self._publisher.finish(_FLUSH_SECONDS))
-
-        def decide(record: Record) -> tuple[Step, Outcome]:
-            work = stored.work(self._agent_run.usage, self._agent_run.result)
-            ending, last = outcome.ending(stop_reason, taken), self._publisher.last
-            return taken, outcomes.compose(record, ending, self._now, work=work, last_sequence=last)
-
-        await self._retry_until_stored(lambda: self._deps.records.end(*self._ids, decide, self._event))
-        log.info(
-            "execution ended",
-            action="execution.ended",
-            state=state.value,
-            reason=stop_reason.reason,
-            **self.ref.log_fields,
-        )
-
-    async def _store_artifacts(self) -> outcome.StoredArtifacts:
-        try:
-            wait = self._deps.settings.artifact_wait or None
-            return await self._agent_run.store_artifacts(self._publisher.emit, wait, self._lease, self._wait_given_up)
-        except OcfError:
-            raise
-        except Exception as error:
-            self._log_unexpected(error)
-            text = "the workspace could not be stored: internal error of the worker"
-            await self._publisher.emit(Draft(type=ChunkType.GAP, data=text, detail={"reason": "not_stored"}))
-            return outcome.StoredArtifacts(artifacts="lost", message=text)
-
-    async def _wait_given_up(self) -> str:
-        """Wait for a cancel or a shutdown of the worker, and return why the wait for S3 ends."""
-        waiting = [asyncio.create_task(self._cancelled.wait()), asyncio.create_task(self.stop_signal.released.wait())]
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await cancel_and_wait(waiting)
-        return "cancelled while it waited" if self._cancelled.is_set() else "this worker is shutting down"
-
-    def _log_unexpected(self, error: Exception) -> str:
-        """Log an unexpected error and return its kind. The message is omitted: it may quote the agent's output."""
-        kind, where = type(error).__name__, traceback.format_tb(error.__traceback__, -_FRAMES)
-        log.error("run failed unexpectedly", action="run.unforeseen", error=kind, where=where, **self.ref.log_fields)
-        return kind
-
-    async def _retry_until_stored(self, attempt: Callable[[], Awaitable[object]]) -> None:
-        """Repeat `attempt` until the bus accepts it: an outage delays the end, but does not change it."""
-        while not self._lease.lost.is_set():
-            try:
-                await attempt()
-                return
-            except NotYetKnown:
-                return  # the execution was deleted
-            except Retry as error:
-                log.warning("end not stored yet", action="run.end_not_kept", reason=str(error), **self.ref.log_fields)
-                await self._deps.clock.sleep(1.0)
-        raise Conflict("another worker has it")
-
-
-def _status(text: str) -> Draft:
-    return Draft(type=ChunkType.STATUS, data=text, detail={"phase": "agent"})
 
 
 def _must_stop_at_once(stop_reason: StopReason | None) -> bool:

@@ -1,0 +1,148 @@
+"""The end of an attempt that ends its execution: artifacts, last output, terminal fact."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import structlog
+
+from ocf.events import outcomes
+from ocf.events.envelope import Event
+from ocf.events.errors import Conflict, NotYetKnown, OcfError, Retry
+from ocf.events.execution_record import Record
+from ocf.events.facts import Outcome
+from ocf.events.lifecycle import State, Step, step
+from ocf.events.output import ChunkType, Draft
+from ocf.events.refs import ExecutionRef
+from ocf.functions.core.cancellation import cancel_and_wait
+from ocf.functions.execute.attempt import outcome
+from ocf.functions.execute.attempt.agent_run import AgentRun
+from ocf.functions.execute.attempt.command_listener import agent_status
+from ocf.functions.execute.attempt.lease import Lease
+from ocf.functions.execute.attempt.publisher import Publisher
+from ocf.functions.execute.attempt.stop import StopReason
+from ocf.functions.runtime.bootstrap import Dependencies
+
+log = structlog.get_logger()
+
+#: Maximum wait for the output's last acknowledgements.
+FLUSH_SECONDS = 30.0
+_FRAMES = 5
+
+
+class AttemptEnd:
+    """Writes the end of an execution.
+
+    Args:
+        event: the command that started it.
+        cancelled: set by a cancel command; `released`: set when this worker shuts down. Both end the wait for S3.
+    """
+
+    def __init__(
+        self,
+        deps: Dependencies,
+        event: Event,
+        ref: ExecutionRef,
+        *,
+        agent_run: AgentRun,
+        publisher: Publisher,
+        lease: Lease,
+        cancelled: asyncio.Event,
+        released: asyncio.Event,
+    ) -> None:
+        self._deps = deps
+        self._event = event
+        self._ref = ref
+        self._agent_run = agent_run
+        self._publisher = publisher
+        self._lease = lease
+        self._cancelled = cancelled
+        self._released = released
+
+    async def write(self, stop_reason: StopReason, taken: Step, processes_left: int) -> None:
+        """Store the artifacts, close the output, and record the end of the execution.
+
+        Args:
+            stop_reason: why the agent stopped.
+            taken: the step of the life cycle that follows from it.
+            processes_left: agent processes that could not be ended.
+
+        Raises:
+            Conflict: another worker owns the execution.
+        """
+        await self._publisher.flush_pending()  # the agent's last output precedes the messages about the end
+        if missed := self._agent_run.follow_ups:
+            await self._publisher.emit(agent_status(f"{missed} follow-up prompt{'s' * (missed > 1)} not taken up"))
+        if taken is Step.CANCEL:
+            self._cancelled.clear()  # this cancel is done; another one ends the wait for S3
+        stored = await self._store_artifacts()
+        # The same transition table as the record's.
+        state = step(State.RUNNING, taken)
+        if processes_left:
+            # The execution ends anyway: a process that survives SIGKILL hangs in the kernel, perhaps for ever. An end
+            # implies that no process is left, so the message states the exception.
+            rest = f"{processes_left} of its processes could not be ended"
+            stop_reason = replace(stop_reason, message=f"{stop_reason.message or state.value}; {rest}")
+        text = Draft(type=ChunkType.STATUS, data=stop_reason.message or state.value, detail={"state": state.value})
+        await self._publisher.emit(text)
+        await self._retry_until_stored(lambda: self._publisher.finish(FLUSH_SECONDS))
+
+        def decide(record: Record) -> tuple[Step, Outcome]:
+            work = stored.work(self._agent_run.usage, self._agent_run.result)
+            ending, last = outcome.ending(stop_reason, taken), self._publisher.last
+            return taken, outcomes.compose(record, ending, self._deps.clock.now(), work=work, last_sequence=last)
+
+        await self._retry_until_stored(
+            lambda: self._deps.records.end(self._ref.project, self._ref.execution, decide, self._event)
+        )
+        log.info(
+            "execution ended",
+            action="execution.ended",
+            state=state.value,
+            reason=stop_reason.reason,
+            **self._ref.log_fields,
+        )
+
+    async def _store_artifacts(self) -> outcome.StoredArtifacts:
+        try:
+            wait = self._deps.settings.artifact_wait or None
+            return await self._agent_run.store_artifacts(self._publisher.emit, wait, self._lease, self._wait_given_up)
+        except OcfError:
+            raise
+        except Exception as error:
+            log_unexpected(error, self._ref)
+            text = "the workspace could not be stored: internal error of the worker"
+            await self._publisher.emit(Draft(type=ChunkType.GAP, data=text, detail={"reason": "not_stored"}))
+            return outcome.StoredArtifacts(artifacts="lost", message=text)
+
+    async def _wait_given_up(self) -> str:
+        """Wait for a cancel or a shutdown of the worker, and return why the wait for S3 ends."""
+        waiting = [asyncio.create_task(self._cancelled.wait()), asyncio.create_task(self._released.wait())]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancel_and_wait(waiting)
+        return "cancelled while it waited" if self._cancelled.is_set() else "this worker is shutting down"
+
+    async def _retry_until_stored(self, attempt: Callable[[], Awaitable[object]]) -> None:
+        """Repeat `attempt` until the bus accepts it: an outage delays the end, but does not change it."""
+        while not self._lease.lost.is_set():
+            try:
+                await attempt()
+                return
+            except NotYetKnown:
+                return  # the execution was deleted
+            except Retry as error:
+                log.warning("end not stored yet", action="run.end_not_kept", reason=str(error), **self._ref.log_fields)
+                await self._deps.clock.sleep(1.0)
+        raise Conflict("another worker has it")
+
+
+def log_unexpected(error: Exception, ref: ExecutionRef) -> str:
+    """Log an unexpected error and return its kind. The message is omitted: it may quote the agent's output."""
+    kind, where = type(error).__name__, traceback.format_tb(error.__traceback__, -_FRAMES)
+    log.error("run failed unexpectedly", action="run.unforeseen", error=kind, where=where, **ref.log_fields)
+    return kind

@@ -1,0 +1,195 @@
+"""Preparation of a run: model, workspace, warm server, and the conversation to continue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from ocf.events.commands import Execute
+from ocf.events.errors import Unavailable
+from ocf.events.lifecycle import Reason
+from ocf.events.output import ChunkType, Draft
+from ocf.events.redaction import Redactor
+from ocf.events.session_record import Session
+from ocf.functions import workspace
+from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.stored_objects import saved_key
+from ocf.functions.execute.agent.agent import PromptSpec
+from ocf.functions.execute.agent.config import AgentModel
+from ocf.functions.execute.agent.conversation_import import import_conversation
+from ocf.functions.execute.agent.warm_server import WarmServer
+from ocf.functions.execute.attempt.artifacts import CONVERSATION
+from ocf.functions.execute.attempt.workspace_source import WorkspaceInput
+from ocf.functions.execute.context import WorkerContext
+from ocf.functions.execute.egress_proxy import EgressProxy, rules
+from ocf.functions.execute.sandbox.agent_host_client import Owner
+from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady
+from ocf.functions.models.endpoint_check import BadEndpoint
+from ocf.functions.models.model_target import ModelTarget
+from ocf.functions.models.resolve import NoModel
+from ocf.functions.observability import logs, metrics
+from ocf.functions.settings.host_rules import InvalidRule
+
+Emit = Callable[[Draft], Awaitable[None]]
+
+
+class Preparation:
+    """Everything a run needs before its first prompt; `close` releases it.
+
+    Args:
+        directory: scratch space of the execution.
+        redactor: gets every secret of the execution.
+        assign: gives the server's model proxy its target.
+    """
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        task: Execute,
+        directory: Path,
+        redactor: Redactor,
+        assign: Callable[[WarmServer, ModelTarget], None],
+    ) -> None:
+        self._context = context
+        self._task = task
+        self._directory = directory
+        self._redactor = redactor
+        self._assign = assign
+        self._user: Owner | None = None
+        self._cleanup = AsyncExitStack()
+        #: The server, once there is one.
+        self.warm_server: WarmServer | None = None
+        #: The workspace, once it is prepared.
+        self.workspace: workspace.Prepared | None = None
+        #: Whether the workspace's archive has the files that `.gitignore` excludes, too.
+        self.keep_ignored = False
+
+    async def prepare(self, emit: Emit) -> tuple[WarmServer, PromptSpec]:
+        """Prepare server and workspace; return the server and the settings of its conversation.
+
+        Args:
+            emit: publishes a draft.
+
+        Raises:
+            InvalidWorkspace: the workspace cannot be prepared.
+            SealError: a sealed key cannot be opened.
+            AgentFailed: the model cannot be reached, or the agent could not be started.
+        """
+        await self._context.boundary.admit(self._task.project_id)
+        target = self._target()
+        session = await self._session()
+        workspace_input = WorkspaceInput(self._context, self._task, session, self._directory)
+        await asyncio.to_thread(workspace_input.check)  # cheaper than starting OpenCode first
+        self.keep_ignored = workspace_input.keep_ignored
+        try:
+            if workspace_input.shared:
+                unused = self._directory / "unused"
+                self.workspace = await workspace_input.prepare(unused, self._hide, self._own_shared)
+            await emit(phase_draft("agent", "getting OpenCode ready"))
+            warm_server = await self._acquire(target)
+            await emit(phase_draft("workspace", f"preparing the workspace ({workspace_input.label})"))
+            if self.workspace is None:
+                self.workspace = await workspace_input.prepare(warm_server.directory, self._hide, warm_server.own)
+            self._assign(warm_server, target)
+            spec = self._prompt_spec(target, await self._resume(warm_server, session))
+        except Unavailable as error:
+            raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from error  # S3 went away; the agent has done nothing
+        await emit(phase_draft("model", f"asking {target.display_name}"))
+        return warm_server, spec
+
+    async def close(self) -> None:
+        """Release the server and everything else that was acquired."""
+        await self._cleanup.aclose()
+        if self._user is not None:
+            await self._user.release()
+
+    def _target(self) -> ModelTarget:
+        try:
+            target = self._context.target(self._task)
+        except (NoModel, BadEndpoint) as error:
+            raise AgentFailed(Reason.MODEL_ERROR, str(error)) from None
+        if self._task.limits.max_cost_usd is not None and target.prices is None and not target.offline:
+            unknown = f"the price of {target.display_name} is not known, so limits.max_cost_usd cannot be enforced"
+            raise AgentFailed(Reason.BUDGET_EXCEEDED, f"{unknown}; set limits.max_total_tokens instead")
+        if target.api_key is not None:
+            self._hide(target.api_key.get_secret_value())
+        return target
+
+    def _hide(self, secret: str) -> None:
+        """Redact a secret in output, and in logs until the attempt has ended."""
+        self._redactor.add(secret)
+        logs.SECRETS.add(secret)
+        self._cleanup.callback(logs.SECRETS.remove, secret)
+
+    async def _session(self) -> Session | None:
+        task, deps = self._task, self._context.deps
+        if task.session_id is None:
+            return None
+        found = await Sessions(deps.sessions, deps.clock).get(task.project_id, task.session_id)
+        if found is None:
+            raise workspace.InvalidWorkspace(f"session {task.session_id} was destroyed")
+        return found
+
+    async def _acquire(self, target: ModelTarget) -> WarmServer:
+        spec = replace(self._context.server_spec(self._task.limits), models=(_model(target),))
+        try:
+            allowed = rules(self._task.network.allow, self._context.deps.settings.network_allow)
+        except InvalidRule as error:
+            raise AgentFailed(Reason.AGENT_ERROR, f"network.allow: {error}") from None
+        if allowed:
+            proxy = await self._cleanup.enter_async_context(EgressProxy(allowed))
+            spec = replace(spec, connect_ports=(proxy.port,), env=proxy.env())
+        shared = self.workspace.directory if self.workspace is not None else None
+        user, self._user = self._user, None  # the server owns the user from here on, also when starting it fails
+        warm_server = await self._context.slots.acquire(spec, shared=shared, user=user)
+        self.warm_server = warm_server
+        metrics.slots_taken.labels("warm" if warm_server.warm else "cold").inc()
+        self._cleanup.push_async_callback(warm_server.close)
+        self._hide(warm_server.model_proxy.token)
+        self._hide(warm_server.server.password)
+        return warm_server
+
+    async def _own_shared(self, folder: Path) -> None:
+        self._user = await self._context.slots.user_of(folder)
+
+    async def _resume(self, warm_server: WarmServer, session: Session | None) -> str | None:
+        """Import the conversation to continue and return its OpenCode id; None when there is none."""
+        if session is None:
+            return None
+        key = None
+        if session.saved is not None:
+            key = await saved_key(self._context.deps.store, session.ref, session.saved.conversation.name)
+        elif session.from_execution_id is not None:
+            key = f"{session.project_id}/{session.from_execution_id}/{CONVERSATION}"
+            if await self._context.deps.store.head(key) is None:
+                return None  # the source execution stored no conversation; only its workspace is forked
+        return (
+            None
+            if key is None
+            else await import_conversation(warm_server.server, await self._context.deps.store.get(key))
+        )
+
+    def _prompt_spec(self, target: ModelTarget, resume: str | None) -> PromptSpec:
+        return PromptSpec(
+            model=_model(target),
+            permissions=self._task.permissions,
+            enabled_tools=target.enabled_tools,
+            system_prompt=target.system_prompt,
+            answer_seconds=self._task.limits.answer_seconds,
+            title=self._task.task_id or "task",
+            resume_session=resume,
+        )
+
+
+def _model(target: ModelTarget) -> AgentModel:
+    return AgentModel(
+        kind=target.kind, name=target.wire_model, temperature=target.temperature, max_tokens=target.max_tokens
+    )
+
+
+def phase_draft(phase: str, text: str) -> Draft:
+    """Return a status chunk that states the phase of the run."""
+    return Draft(type=ChunkType.STATUS, data=text, detail={"phase": phase})

@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from ocf.events.adapters.s3 import S3Config
 from tests.support.nats import NatsServer, running_nats
@@ -24,6 +25,11 @@ TIERS = ("unit", "contract", "integration", "e2e")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts what runs in its background so, and every child inherits it: Ctrl-C could not be tried.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# A crowded machine draws few examples in a second, which says nothing about the product.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

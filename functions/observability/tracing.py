@@ -82,6 +82,13 @@ def span(name: str, event: Event, attributes: Attributes | None = None) -> Itera
             raise
 
 
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Open a span for a part of the current span's work."""
+    with _tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False):
+        yield
+
+
 def set_response(current: Span, status: int, *, waits: bool = False) -> None:
     """Record the HTTP response to an event on its span.
 

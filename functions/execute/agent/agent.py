@@ -21,6 +21,7 @@ from ocf.functions.execute.agent.opencode_api import CONNECTED, HEARTBEAT, Event
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.agent.translate import Translator
 from ocf.functions.execute.sandbox.process import AgentFailed, StopReport
+from ocf.functions.observability import tracing
 
 __all__ = [
     "Agent",
@@ -107,7 +108,8 @@ class Agent:
         """Send a prompt and return when the agent is idle. Call again for a follow-up prompt."""
         self._emit, self._aborting, self._idle_checks = emit, False, 0
         try:
-            translator = await self._prepare()
+            with tracing.phase("create session"):
+                translator = await self._prepare()
             return await self._follow(translator, prompt)
         except OpenCodeError as error:
             raise await self._connection_failure(str(error)) from error
@@ -181,15 +183,17 @@ class Agent:
         pump = asyncio.create_task(self._pump(inbox))
         dead = asyncio.create_task(self.server.process.exited())
         try:
-            await self._until_connected(inbox, pump, dead)
-            await self._send(prompt)
+            with tracing.phase("send prompt"):
+                await self._until_connected(inbox, pump, dead)
+                await self._send(prompt)
             while not translator.idle:
                 event = await self._next(inbox, pump, dead)
                 if event is None or event.get("type") == HEARTBEAT:
                     event = await self._check_state(translator)
                 await self._handle(translator, event)
-            # The idle event may overtake the last updates; the state read now is complete.
-            await self._handle(translator, await self.server.client.resync(self.session_id))
+            with tracing.phase("read final state"):
+                # The idle event may overtake the last updates; the state read now is complete.
+                await self._handle(translator, await self.server.client.resync(self.session_id))
         finally:
             for task in (pump, dead):
                 task.cancel()

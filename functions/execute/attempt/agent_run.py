@@ -31,6 +31,7 @@ from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.models.endpoint_check import BadEndpoint
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import NoModel
+from ocf.functions.observability import tracing
 
 log = structlog.get_logger()
 
@@ -215,13 +216,15 @@ class AgentRun:
             await asyncio.wait([asyncio.ensure_future(agent.abort())], timeout=_ABORT)
             if self._task.session_id is not None and self._conversation is None:
                 self._conversation = await self._exported(agent, _EXPORT_IN_A_HURRY if hurry else _EXPORT)
-        report = await self._preparation.warm_server.server.stop(_GRACE)
+        with tracing.phase("end agent"):
+            report = await self._preparation.warm_server.server.stop(_GRACE)
         return report.left
 
     async def _exported(self, agent: Agent, seconds: float) -> dict[str, object] | None:
         try:
-            async with asyncio.timeout(seconds):
-                return await agent.export()
+            with tracing.phase("export conversation"):
+                async with asyncio.timeout(seconds):
+                    return await agent.export()
         except (OpenCodeError, TimeoutError) as error:
             # `ArtifactWriter` states the consequence in the output when it stores the session.
             log.warning("conversation not exported", action="run.not_exported", reason=str(error) or "too slow")

@@ -29,6 +29,7 @@ from ocf.functions.core.stored_objects import delete_saved, delete_session
 from ocf.functions.execute.attempt.outcome import StoredArtifacts
 from ocf.functions.execute.attempt.publisher import Ownership
 from ocf.functions.execute.context import WorkerContext
+from ocf.functions.observability import tracing
 
 log = structlog.get_logger()
 
@@ -97,12 +98,15 @@ class ArtifactWriter:
             if open_up is not None:
                 await open_up()
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            diff, _ = await workspace.conclude(prepared, self._folder / PATCH, self._folder / CHANGES_NAME)
-            packed = await workspace.pack(prepared, self._folder / ARCHIVE, include_ignored=keep_ignored)
+            with tracing.phase("write patch"):
+                diff, _ = await workspace.conclude(prepared, self._folder / PATCH, self._folder / CHANGES_NAME)
+            with tracing.phase("write archive"):
+                packed = await workspace.pack(prepared, self._folder / ARCHIVE, include_ignored=keep_ignored)
             if packed.skipped:
                 await emit(_skipped_draft(packed))
             await asyncio.to_thread(self._write, conversation, result)
-            lost = await self._within(seconds, give_up, self._store(conversation))
+            with tracing.phase("upload"):
+                lost = await self._within(seconds, give_up, self._store(conversation))
         except (OSError, Retry, workspace.InvalidWorkspace) as error:
             lost = str(error)
         waited = self._waited_ms()

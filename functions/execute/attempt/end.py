@@ -24,6 +24,7 @@ from ocf.functions.execute.attempt.command_listener import agent_status
 from ocf.functions.execute.attempt.lease import Lease
 from ocf.functions.execute.attempt.publisher import Publisher
 from ocf.functions.execute.attempt.stop import StopReason
+from ocf.functions.observability import tracing
 from ocf.functions.runtime.bootstrap import Dependencies
 
 log = structlog.get_logger()
@@ -88,16 +89,18 @@ class AttemptEnd:
             stop_reason = replace(stop_reason, message=f"{stop_reason.message or state.value}; {rest}")
         text = Draft(type=ChunkType.STATUS, data=stop_reason.message or state.value, detail={"state": state.value})
         await self._publisher.emit(text)
-        await self._retry_until_stored(lambda: self._publisher.finish(FLUSH_SECONDS))
+        with tracing.phase("flush output"):
+            await self._retry_until_stored(lambda: self._publisher.finish(FLUSH_SECONDS))
 
         def decide(record: Record) -> tuple[Step, Outcome]:
             work = stored.work(self._agent_run.usage, self._agent_run.result)
             ending, last = outcome.ending(stop_reason, taken), self._publisher.last
             return taken, outcomes.compose(record, ending, self._deps.clock.now(), work=work, last_sequence=last)
 
-        await self._retry_until_stored(
-            lambda: self._deps.records.end(self._ref.project, self._ref.execution, decide, self._event)
-        )
+        with tracing.phase("record end"):
+            await self._retry_until_stored(
+                lambda: self._deps.records.end(self._ref.project, self._ref.execution, decide, self._event)
+            )
         log.info(
             "execution ended",
             action="execution.ended",

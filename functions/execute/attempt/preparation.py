@@ -30,7 +30,7 @@ from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady
 from ocf.functions.models.endpoint_check import BadEndpoint
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import NoModel
-from ocf.functions.observability import logs, metrics
+from ocf.functions.observability import logs, metrics, tracing
 from ocf.functions.settings.host_rules import InvalidRule
 
 Emit = Callable[[Draft], Awaitable[None]]
@@ -89,10 +89,12 @@ class Preparation:
                 unused = self._directory / "unused"
                 self.workspace = await workspace_input.prepare(unused, self._hide, self._own_shared)
             await emit(phase_draft("agent", "getting OpenCode ready"))
-            warm_server = await self._acquire(target)
+            with tracing.phase("get agent"):
+                warm_server = await self._acquire(target)
             await emit(phase_draft("workspace", f"preparing the workspace ({workspace_input.label})"))
             if self.workspace is None:
-                self.workspace = await workspace_input.prepare(warm_server.directory, self._hide, warm_server.own)
+                with tracing.phase("prepare workspace"):
+                    self.workspace = await workspace_input.prepare(warm_server.directory, self._hide, warm_server.own)
             self._assign(warm_server, target)
             spec = self._prompt_spec(target, await self._resume(warm_server, session))
         except Unavailable as error:

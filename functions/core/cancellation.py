@@ -1,10 +1,12 @@
-"""Reliable cancellation of tasks."""
+"""Reliable cancellation of tasks, and tasks that run together."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _RETRY_SECONDS = 0.2
 
@@ -22,3 +24,12 @@ async def cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=_RETRY_SECONDS)
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run_together(*work: Coroutine[Any, Any, T]) -> list[T]:
+    """Run `work` at the same time and return the results in order. The first error, which is raised, ends the rest."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        await cancel_and_wait(tasks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -13,7 +14,7 @@ from ocf.events.errors import Unavailable
 from ocf.events.output import Chunk, ChunkType, Draft
 from ocf.events.redaction import Redactor
 from ocf.functions.core.output_fence import acquire_fence
-from ocf.functions.execute.attempt.publisher import OutputLimit, Publisher
+from ocf.functions.execute.attempt.publisher import COALESCE, OutputLimit, Publisher
 from tests.support.clock import ManualClock
 
 PROJECT, EXECUTION = "p", "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"
@@ -57,14 +58,45 @@ async def chunks(bus: MemoryBus) -> list[Chunk]:
 
 
 async def test_fast_deltas_are_joined() -> None:
-    """A hundred deltas of one part in the same moment are one chunk."""
+    """Of a hundred deltas in the same moment the first is a chunk at once, and the others are one chunk."""
     bus = MemoryBus(ManualClock())
     made = await publisher(bus)
     for number in range(100):
         await made.emit(text(f"{number} "))
     await made.finish(1)
-    (chunk,) = await chunks(bus)
-    assert chunk.data == "".join(f"{number} " for number in range(100))
+    first, rest = await chunks(bus)
+    assert first.data == "0 "
+    assert rest.data == "".join(f"{number} " for number in range(1, 100))
+
+
+async def test_deltas_further_apart_than_the_bound_are_not_held() -> None:
+    """Each delta after a pause of 20 ms is a chunk before `emit` returns, so words arrive as the model says them."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus)
+    loop = asyncio.get_running_loop()
+    for number in range(3):
+        await made.emit(text(f"{number} "))
+        assert len(await chunks(bus)) == number + 1
+        paused = asyncio.Event()
+        loop.call_later(1.01 * COALESCE, paused.set)
+        await paused.wait()
+
+
+async def test_a_secret_in_deltas_that_are_published_at_once_is_redacted() -> None:
+    """No part of a secret that arrives in slow pieces is published, except one or two of its characters."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus, redactor=Redactor(["sk-planted-0123456789"]))
+    loop = asyncio.get_running_loop()
+    for piece in ("key: s", "k-plan", "ted-0123", "456789", " is it"):
+        await made.emit(text(piece))
+        paused = asyncio.Event()
+        loop.call_later(1.01 * COALESCE, paused.set)
+        await paused.wait()
+    await made.finish(1)
+    said = "".join(chunk.data for chunk in await chunks(bus))
+    assert "planted" not in said
+    assert "0123" not in said
+    assert said.endswith("[redacted] is it")
 
 
 async def test_buffered_text_is_published_without_further_input() -> None:
@@ -85,8 +117,8 @@ async def test_order_is_kept_between_parts() -> None:
     for draft in (text("a"), text("b"), text("c", "text:2"), status("now"), text("d")):
         await made.emit(draft)
     await made.finish(1)
-    assert [chunk.data for chunk in await chunks(bus)] == ["ab", "c", "now", "d"]
-    assert [chunk.seq for chunk in await chunks(bus)] == [1, 2, 3, 4]
+    assert [chunk.data for chunk in await chunks(bus)] == ["a", "b", "c", "now", "d"]
+    assert [chunk.seq for chunk in await chunks(bus)] == [1, 2, 3, 4, 5]
 
 
 async def test_a_second_attempt_goes_on_counting() -> None:
@@ -236,9 +268,9 @@ async def test_the_limit_holds_for_text_at_any_pace() -> None:
     told = asyncio.Event()
     made.on_limit(lambda _: told.set())
     for _ in range(10):
-        await made.emit(text("ten bytes "))
-        await _flushed(made)
-    await made.emit(text("one more"))
+        await _published(made, text("ten bytes "))
+    with suppress(OutputLimit):  # the timer's when it comes soon enough after the last one
+        await made.emit(text("one more"))
     await asyncio.wait_for(told.wait(), 1)
     await made.emit(status("about the run, from somebody else"))
     for draft in (text("more"), text("and more", "text:2"), Draft(type=ChunkType.TOOL_CALL, data="bash")):
@@ -257,15 +289,17 @@ async def test_the_last_words_count_as_well() -> None:
     made = await publisher(bus, max_bytes=10)
     told: list[OutputLimit] = []
     made.on_limit(told.append)
+    await made.emit(text("few, "))
     await made.emit(text("much more than ten bytes"))
     await made.flush_pending()
     await made.finish(1)
-    assert [chunk.type for chunk in await chunks(bus)] == [ChunkType.GAP]
+    assert [chunk.type for chunk in await chunks(bus)] == [ChunkType.TEXT, ChunkType.GAP]
     assert len(told) == 1
 
 
-async def _flushed(made: Publisher) -> None:
+async def _published(made: Publisher, draft: Draft) -> None:
     before = made.last
+    await made.emit(draft)
     async with asyncio.timeout(1):
         while made.last == before:
             await asyncio.sleep(0.002)

@@ -23,6 +23,7 @@ import structlog
 
 from ocf.events import limits
 from ocf.events.limits import InvalidJson, JsonLimit, OverLimit, parse_json
+from ocf.functions.core.cancellation import run_together
 
 log = structlog.get_logger()
 
@@ -187,10 +188,13 @@ class OpenCode:
         """Return the current state of the session and its subagents' sessions, as a RESYNC event."""
         # Busy is read first: later changes can only make the messages newer than the busy state.
         busy = await self.busy(session)
-        sessions = await self._session_tree(session)
+        kinds = ("permission", "question")
+        sessions, *requests = await run_together(
+            self._session_tree(session), *(self._call("GET", f"/{kind}") for kind in kinds)
+        )
         budget = _ReadBudget(limits.AGENT_CONVERSATION)
         messages = [message for one in sessions if not budget.full for message in await self._newest(one, budget)]
-        pending = {kind: _objects(await self._call("GET", f"/{kind}")) for kind in ("permission", "question")}
+        pending = dict(zip(kinds, map(_objects, requests), strict=True))
         return {
             "type": RESYNC,
             "properties": {

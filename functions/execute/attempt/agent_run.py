@@ -213,11 +213,13 @@ class AgentRun:
         if self._preparation.warm_server is None:
             return 0
         if agent is not None:
-            await asyncio.wait([asyncio.ensure_future(agent.abort())], timeout=_ABORT)
+            if not self._finished:
+                await asyncio.wait([asyncio.ensure_future(agent.abort())], timeout=_ABORT)
             if self._task.session_id is not None and self._conversation is None:
                 self._conversation = await self._exported(agent, _EXPORT_IN_A_HURRY if hurry else _EXPORT)
         with tracing.phase("end agent"):
-            report = await self._preparation.warm_server.server.stop(_GRACE)
+            # An idle agent has nothing to finish, and OpenCode does not end on SIGTERM.
+            report = await self._preparation.warm_server.server.stop(0.0 if self._finished else _GRACE)
         return report.left
 
     async def _exported(self, agent: Agent, seconds: float) -> dict[str, object] | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -23,7 +23,7 @@ from ocf.events.ports import ObjectInfo
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Saved, Session
 from ocf.functions import workspace
-from ocf.functions.core.cancellation import cancel_and_wait as cancel_and_wait
+from ocf.functions.core.cancellation import cancel_and_wait, run_together
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.stored_objects import delete_saved, delete_session
 from ocf.functions.execute.attempt.outcome import StoredArtifacts
@@ -98,10 +98,11 @@ class ArtifactWriter:
             if open_up is not None:
                 await open_up()
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tracing.phase("write patch"):
-                diff, _ = await workspace.conclude(prepared, self._folder / PATCH, self._folder / CHANGES_NAME)
-            with tracing.phase("write archive"):
-                packed = await workspace.pack(prepared, self._folder / ARCHIVE, include_ignored=keep_ignored)
+            patching = asyncio.ensure_future(self._write_patch(prepared))
+            packing = asyncio.ensure_future(self._write_archive(prepared, keep_ignored))
+            await _both(patching, packing)
+            diff = patching.result()
+            packed = packing.result()  # a workspace too large for the archive still has a patch and a summary
             if packed.skipped:
                 await emit(_skipped_draft(packed))
             await asyncio.to_thread(self._write, conversation, result)
@@ -120,6 +121,15 @@ class ArtifactWriter:
         await emit(_not_stored(text))
         return StoredArtifacts(diff, tuple(self._stored), "lost", text, waited)
 
+    async def _write_patch(self, prepared: workspace.Prepared) -> DiffSummary:
+        with tracing.phase("write patch"):
+            diff, _ = await workspace.conclude(prepared, self._folder / PATCH, self._folder / CHANGES_NAME)
+        return diff
+
+    async def _write_archive(self, prepared: workspace.Prepared, keep_ignored: bool) -> workspace.Packed:
+        with tracing.phase("write archive"):
+            return await workspace.pack(prepared, self._folder / ARCHIVE, include_ignored=keep_ignored)
+
     def _write(self, conversation: dict[str, object] | None, result: str) -> None:
         if conversation is not None:
             # ASCII, because a lone surrogate has no UTF-8 encoding.
@@ -129,8 +139,8 @@ class ArtifactWriter:
 
     async def _store(self, conversation: dict[str, object] | None) -> None:
         self._stored = []
-        async for artifact in self._artifacts(ExecutionRef(self._task.project_id, self._task.execution_id).prefix, ""):
-            self._stored.append(artifact)
+        prefix = ExecutionRef(self._task.project_id, self._task.execution_id).prefix
+        self._stored = await self._upload(prefix, "", tuple(_TYPES), self._stored.append)
         await self._save_session(conversation, self._emit)
 
     async def _within(
@@ -155,14 +165,20 @@ class ArtifactWriter:
         finally:
             await cancel_and_wait([task, *ends, *late])
 
-    async def _artifacts(
-        self, prefix: str, name_prefix: str, names: tuple[str, ...] = tuple(_TYPES)
-    ) -> AsyncIterator[Artifact]:
-        for name in names:
-            path = self._folder / name
-            if path.is_file():
-                info = await self._put(f"{prefix}/{name_prefix}{name}", path, _TYPES[name])
-                yield Artifact(name=f"{name_prefix}{name}", size=info.size, sha256=info.sha256 or "")
+    async def _upload(
+        self, prefix: str, name_prefix: str, names: tuple[str, ...], on_stored: Callable[[Artifact], None] | None = None
+    ) -> list[Artifact]:
+        """Upload the files of `names` that exist, all at once; return their artifacts in that order."""
+
+        async def put(name: str) -> Artifact:
+            key = f"{prefix}/{name_prefix}{name}"
+            info = await self._put(key, self._folder / name, _TYPES[name])
+            artifact = Artifact(name=f"{name_prefix}{name}", size=info.size, sha256=info.sha256 or "")
+            if on_stored is not None:
+                on_stored(artifact)
+            return artifact
+
+        return await run_together(*(put(name) for name in names if (self._folder / name).is_file()))
 
     async def _put(self, key: str, path: Path, content_type: str) -> ObjectInfo:
         store = self._context.deps.store
@@ -226,7 +242,7 @@ class ArtifactWriter:
         ref = SessionRef(task.project_id, task.session_id)
         names = (ARCHIVE,) if conversation is None else (ARCHIVE, CONVERSATION)
         name_prefix = f"{task.execution_id}.{secrets.token_hex(4)}."
-        archive, *conversation_files = [artifact async for artifact in self._artifacts(ref.prefix, name_prefix, names)]
+        archive, *conversation_files = await self._upload(ref.prefix, name_prefix, names)
         before: list[Saved | None] = []
 
         def pointed(found: Session) -> Session | None:
@@ -277,6 +293,17 @@ class ArtifactWriter:
             conversation=conversation_files[0],
             workspace=archive,
         )
+
+
+async def _both(*tasks: asyncio.Future[Any]) -> None:
+    """Wait until all have ended, however they end; when cancelled, until they have cleaned up."""
+    try:
+        await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
 
 
 def _objects(saved: Saved | None) -> set[str]:

@@ -42,7 +42,9 @@ async def warm(stack: Stack, slots: int, timeout: float = 90.0) -> None:
     url = _execute_url(stack) + "/metrics"
     async with asyncio.timeout(timeout):
         while True:
-            text = await asyncio.to_thread(_read, url)
+            text = ""
+            with suppress(OSError):  # the worker that answers may just be leaving
+                text = await asyncio.to_thread(_read, url)
             found = [line for line in text.splitlines() if line.startswith("ocf_warm_slots ")]
             if found and float(found[0].split()[1]) >= slots:
                 return

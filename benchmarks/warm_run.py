@@ -157,8 +157,9 @@ def _submit(stack: Stack, prompt: str) -> str:
 def cpu(stack: Stack) -> dict[str, float]:
     """Return the processor seconds so far of each part of the stack; `opencode` has every agent's tree.
 
-    An ended process counts with its parent, which has waited for it: for an agent that is its supervisor, and after
-    that the worker. So what a worker's children have used counts as the agent's.
+    An ended process counts with its parent, which has waited for it: for an agent that is its supervisor, after that
+    the worker, after that the parent of workers. So what the children of these have used counts as the agent's; the
+    little that an ended worker has used itself is in there, too.
     """
     found = {}
     with suppress(psutil.NoSuchProcess):
@@ -166,6 +167,9 @@ def cpu(stack: Stack) -> dict[str, float]:
             times = process.cpu_times()
             found[name] = times.user + times.system
     agents = 0.0
+    with suppress(psutil.NoSuchProcess, KeyError):
+        ended = parts(psutil.Process(stack.process.pid))["execute"].cpu_times()
+        agents += ended.children_user + ended.children_system
     for worker in stack.workers():
         with suppress(psutil.NoSuchProcess):
             times = worker.cpu_times()

@@ -209,7 +209,9 @@ def _slots(
     async def make_model_proxy() -> ModelProxy:
         return await ModelProxy(upstream, deps.clock).start()
 
-    plan = WarmServerConfig(boundary.slots, spec, make_model_proxy, boundary.users, parent_link.boot_turn)
+    plan = WarmServerConfig(
+        boundary.slots, spec, make_model_proxy, boundary.users, parent_link.boot_turn, parent_link.demand_boot
+    )
     # The agent's container has a limit of its own, and nothing else runs there.
     free = available_memory if boundary.host is None else lambda: MIN_FREE_BYTES
     return WarmPool(plan, deps.clock, wanted=size > 0, free=free)

@@ -12,7 +12,7 @@ from ocf.events.refs import ExecutionRef
 from ocf.events.session_record import Session
 from ocf.functions.core.command_events import command, ids_of
 from ocf.functions.core.session_repository import Sessions
-from ocf.functions.execute.agent.warm_pool import REFILL_DELAY, WarmPool
+from ocf.functions.execute.agent.warm_pool import WarmPool
 from ocf.functions.execute.attempt.agent_run import AgentRun
 from ocf.functions.execute.attempt.command_listener import POLL_SECONDS
 from ocf.functions.execute.attempt.runner import MakeAgentRun, Runner
@@ -111,7 +111,7 @@ class Worker:
             self._ref = self._run = None
             metrics.running.set(0)
             if not self._draining:
-                self._slots.start(REFILL_DELAY)
+                self._slots.start()
 
     async def _must_be_open(self, ref: ExecutionRef) -> None:
         record = await self._deps.records.get(ref.project, ref.execution)

@@ -32,6 +32,7 @@ from ocf.functions.settings.settings import Settings, load_or_exit
 from ocf.functions.workers import environment, metrics_sum
 from ocf.functions.workers import parent_link as link
 from ocf.functions.workers.boot_queue import BootQueue
+from ocf.functions.workers.idle_cores import IdleCores
 from ocf.functions.workers.listener import Listener
 from ocf.functions.workers.worker_fork import Child, start
 
@@ -40,9 +41,7 @@ log = structlog.get_logger()
 #: Seconds without a message of a worker's event loop until the worker is killed; after `_SLOW` it gets no deliveries.
 HANG = 30.0
 _SLOW = 5.0
-#: Seconds until a spare worker is forked, because an execution that has just begun needs the processor.
-_SPARE_DELAY = 3.0
-#: Seconds until a surplus worker is stopped, before it would boot a warm server.
+#: Seconds until a surplus worker is stopped: the next delivery may come at once.
 _SURPLUS_SECONDS = 2.0
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.2, 10.0
 #: Seconds beyond `DRAIN_SECONDS` for a stopping worker to release its execution and clean up.
@@ -110,11 +109,14 @@ class Parent:
         self._selector = selectors.DefaultSelector()
         self._counts = environment.memory_file()
         self._workers: dict[int, _Worker] = {}
-        self._boots: BootQueue[_Worker] = BootQueue(lambda worker: worker.send(link.BOOT))
+        self._boots: BootQueue[_Worker] = BootQueue(
+            lambda worker, idle: worker.send(link.BOOT_IDLE if idle else link.BOOT)
+        )
+        self._cores = IdleCores()
         self._listener: Listener | None = None
         self._stopping = self._ever_ready = False
         self._status = 0
-        self._spare_at = self._not_before = 0.0
+        self._not_before = 0.0
         self._backoff = _FIRST_BACKOFF
         self._last_round = time.monotonic()
 
@@ -141,7 +143,7 @@ class Parent:
         )
         log.info("parent ready", action="parent.ready", port=self._listener.port, most=self._max_deliveries)
         while self._supervise(time.monotonic()):
-            for key, _ in self._selector.select(0.2 if self._listener and self._last_round < self._spare_at else 1.0):
+            for key, _ in self._selector.select(0.2 if self._listener and self._spare_needed else 1.0):
                 key.data()
         return self._status
 
@@ -159,7 +161,6 @@ class Parent:
             if self._pass_connection(worker, link.DELIVERY, connection):
                 worker.deliveries += 1
                 worker.warm = False
-                self._spare_at = time.monotonic() + _SPARE_DELAY
                 return True
         return False
 
@@ -205,11 +206,22 @@ class Parent:
         self._keep_spares(now)
         return True
 
+    @property
+    def _spare_needed(self) -> bool:
+        """Return whether a worker or a server for the next delivery is missing."""
+        free = sum(worker.free for worker in self._workers.values())
+        return self._boots.spares_wait or (free < self._spare and len(self._workers) < self._max_workers)
+
     def _keep_spares(self, now: float) -> None:
+        """Fork a missing spare worker and let it boot, unless an execution needs the processors."""
         free = [worker for worker in self._workers.values() if worker.free]
-        if len(free) < self._spare and now >= self._spare_at:
+        runs = len(free) < len(self._workers)
+        calm = self._cores.idle(now) or not runs
+        if len(free) < self._spare and (calm or not self._workers):
             self._fork_worker()
         free.sort(key=lambda one: (one.warm, one.ready, -one.free_since))
+        if calm:
+            self._boots.admit(free[-self._spare :], runs=runs)
         for worker in free[: -self._spare]:
             if worker.ready and now - worker.free_since > _SURPLUS_SECONDS:
                 self._end(worker, signal.SIGTERM)
@@ -234,7 +246,6 @@ class Parent:
             # The worker has logged the reason: a setting, or NATS is unavailable. The supervisor of this process
             # restarts it.
             self._stopping, self._status = True, status if status > 0 else 1
-        self._spare_at = self._last_round
         if worker.ready:
             self._backoff = _FIRST_BACKOFF
         else:  # the next worker would probably end at once, too
@@ -261,6 +272,8 @@ class Parent:
                 worker.free_since = worker.last_message
             elif word == link.WANTS_BOOT:
                 self._boots.request(worker)
+            elif word == link.WANTS_SPARE:
+                self._boots.request_spare(worker)
             elif word == link.BOOTED:
                 self._boots.release(worker)
 

@@ -1,9 +1,9 @@
 """A worker's end of the socket to its parent (`parent.py`): it receives connections and sends heartbeats.
 
 Every message is one byte. From the parent: `DELIVERY` and `QUERY`, each with the descriptor of a connection, and
-`BOOT`, the permission to boot a server. To the parent: `STARTING`, `COLD` or `WARM` every two seconds from the event
-loop, so that their absence shows a hang; `DONE` at the end of a delivery's connection and work; `WANTS_BOOT` and
-`BOOTED`.
+`BOOT` or `BOOT_IDLE`, the permission to boot a server, the latter in idle time only. To the parent: `STARTING`, `COLD`
+or `WARM` every two seconds from the event loop, so that their absence shows a hang; `DONE` at the end of a delivery's
+connection and work; `WANTS_BOOT` for a run, `WANTS_SPARE` for the next one, and `BOOTED`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Protocol
 
 from ocf.functions.workers.metrics_sum import Tally
 
-DELIVERY, QUERY, BOOT = b"c", b"q", b"b"
-STARTING, COLD, WARM, DONE, WANTS_BOOT, BOOTED = b"s", b"h", b"w", b"d", b"a", b"e"
+DELIVERY, QUERY, BOOT, BOOT_IDLE = b"c", b"q", b"b", b"i"
+STARTING, COLD, WARM, DONE, WANTS_BOOT, WANTS_SPARE, BOOTED = b"s", b"h", b"w", b"d", b"a", b"p", b"e"
 _BEAT = 2.0
 #: Seconds until a connection without work is aborted.
 _IDLE_SECONDS = 30.0
@@ -53,7 +53,8 @@ class Link:
         self.tally = tally
         self._socket = its
         self._serve: asyncio.Future[Serve] | None = None
-        self._boot: asyncio.Future[None] | None = None
+        self._boot: asyncio.Future[bool] | None = None
+        self._demanded = False
         self._booting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         #: The work of this process, after `register_work`.
@@ -76,17 +77,29 @@ class Link:
         self._send_state()
 
     @asynccontextmanager
-    async def boot_turn(self) -> AsyncIterator[None]:
-        """Wait until this worker may boot a server; the parent limits concurrent boots over all workers."""
+    async def boot_turn(self, spare: bool) -> AsyncIterator[bool]:
+        """Wait until this worker may boot a server; the parent limits concurrent boots over all workers.
+
+        Args:
+            spare: no run waits for it.
+
+        Yields:
+            Whether the boot is to take idle time only.
+        """
         async with self._booting:
-            self._boot = asyncio.get_running_loop().create_future()
-            self._send(WANTS_BOOT)
+            self._boot, self._demanded = asyncio.get_running_loop().create_future(), False
+            self._send(WANTS_SPARE if spare else WANTS_BOOT)
             try:
-                await self._boot
-                yield
+                yield await self._boot
             finally:
                 self._boot = None
                 self._send(BOOTED)
+
+    def demand_boot(self) -> None:
+        """Tell the parent that a run waits for the boot that was requested as a spare one."""
+        if self._boot is not None:
+            self._demanded = True
+            self._send(WANTS_BOOT)
 
     def _readable(self) -> None:
         try:
@@ -98,9 +111,9 @@ class Link:
         if not message:
             # The parent is gone. Not all kernels then end the child (PR_SET_PDEATHSIG), and no other process would.
             os.kill(os.getpid(), signal.SIGKILL)
-        elif message == BOOT:
+        elif message in (BOOT, BOOT_IDLE):
             if self._boot is not None and not self._boot.done():
-                self._boot.set_result(None)
+                self._boot.set_result(message == BOOT_IDLE and not self._demanded)
         elif descriptors:
             connection = socket.socket(fileno=descriptors[0])
             task = asyncio.create_task(self._take(connection, delivery=message == DELIVERY))
@@ -147,9 +160,15 @@ class Link:
 _current: Link | None = None
 
 
-def boot_turn() -> AbstractAsyncContextManager[None]:
-    """Wait until this process may boot a server; without a parent, return at once."""
-    return nullcontext() if _current is None else _current.boot_turn()
+def boot_turn(spare: bool) -> AbstractAsyncContextManager[bool]:
+    """Wait until this process may boot a server; without a parent, return at once. See `Link.boot_turn`."""
+    return nullcontext(False) if _current is None else _current.boot_turn(spare)
+
+
+def demand_boot() -> None:
+    """Let a run wait no longer than necessary for the boot that this process has requested as a spare one."""
+    if _current is not None:
+        _current.demand_boot()
 
 
 def register_work(work: Work) -> None:

@@ -6,11 +6,12 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ocf.functions.core.clock import SystemClock
@@ -22,6 +23,7 @@ from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.agent.warm_pool import WarmPool
 from ocf.functions.execute.agent.warm_server import WarmServerConfig, open_warm_server
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
+from ocf.functions.execute.sandbox import priority
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.workers.boot_queue import available_cores
 from tests.support.agents import MODEL, SCRIPTED, Heard, server_spec
@@ -115,6 +117,61 @@ async def test_one_that_is_being_opened_is_waited_for(
     assert slot.warm
     assert list(plan.folder.iterdir()) == [slot.root]
     await slot.close()
+
+
+async def test_run_joins_spare_boot_that_waits_for_idle_cores(plan: WarmServerConfig) -> None:
+    """It demands the boot, which then starts at once, and no second server is opened."""
+    asked, demanded = [], asyncio.Event()
+
+    @asynccontextmanager
+    async def turn(spare: bool) -> AsyncIterator[bool]:
+        asked.append(spare)
+        await demanded.wait()
+        yield False
+
+    pool = WarmPool(replace(plan, turn=turn, demand=demanded.set), SystemClock(), wanted=True)
+    pool.start()
+    async with asyncio.timeout(20):
+        while not asked:
+            await asyncio.sleep(0.01)
+    slot = await pool.acquire(plan.spec)
+    assert asked == [True]
+    assert slot.warm
+    await slot.close()
+    await pool.close()
+
+
+@pytest.mark.skipif(not priority.may_return(), reason="this user may not raise priorities")
+async def test_idle_boot_has_normal_priority_once_a_run_waits_for_it(plan: WarmServerConfig) -> None:
+    """Beside a run it takes idle time only; taken, each of its threads is scheduled like any other."""
+    demanded, seen = asyncio.Event(), []
+
+    @asynccontextmanager
+    async def turn(spare: bool) -> AsyncIterator[bool]:
+        yield spare
+
+    pool = WarmPool(replace(plan, turn=turn, demand=demanded.set), SystemClock(), wanted=True)
+    pool.start()
+    async with asyncio.timeout(20):
+        while not any(policies := _policies()):
+            await asyncio.sleep(0.01)
+        seen = policies
+    assert os.SCHED_IDLE in seen
+    slot = await pool.acquire(plan.spec)
+    assert demanded.is_set()
+    assert set(_policies()) == {os.SCHED_OTHER}
+    await slot.close()
+    await pool.close()
+
+
+def _policies() -> list[int]:
+    """The scheduling policies of all threads below this process, supervisors left out."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if "supervisor" not in " ".join(process.cmdline()):
+                found += [os.sched_getscheduler(thread.id) for thread in process.threads()]
+    return found
 
 
 async def test_run_that_no_warm_server_fits_boots_its_own(
@@ -234,12 +291,12 @@ async def test_a_server_starts_and_boots_when_it_is_its_turn(
     two = asyncio.Semaphore(2)
 
     @asynccontextmanager
-    async def turn() -> AsyncIterator[None]:
+    async def turn(spare: bool) -> AsyncIterator[bool]:
         nonlocal starting, most
         async with two:
             starting += 1
             most = max(most, starting)
-            yield
+            yield spare
             starting -= 1
 
     booted = warm_server._boot

@@ -15,7 +15,7 @@ from ocf.functions.runtime.bootstrap import Dependencies
 
 def worker_on(deps: Dependencies, make_agent_run: Any = None) -> Worker:
     """A worker without warm servers."""
-    slots: Any = SimpleNamespace(start=lambda delay: None, ready=False)
+    slots: Any = SimpleNamespace(start=lambda: None, ready=False)
     return Worker(deps, slots, make_agent_run=make_agent_run or _turn, poll_every=0.02)
 
 

@@ -60,7 +60,7 @@ class Work:
                 """The event loop does not answer."""
         if "boot" in told:
             began = time.monotonic()
-            async with parent_link.boot_turn():
+            async with parent_link.boot_turn(False):
                 turn = time.monotonic()
                 await asyncio.sleep(told["boot"])
             return JSONResponse({"pid": os.getpid(), "began": began, "turn": turn, "ended": time.monotonic()})

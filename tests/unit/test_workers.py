@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -13,6 +14,7 @@ from pydantic import SecretStr
 from ocf.functions.settings.settings import Settings
 from ocf.functions.workers import environment, metrics_sum
 from ocf.functions.workers.boot_queue import BootQueue, available_cores
+from ocf.functions.workers.idle_cores import WINDOW, IdleCores
 from ocf.functions.workers.metrics_sum import Tally
 
 
@@ -20,7 +22,8 @@ def test_turns_to_boot_are_given_in_order_and_back_by_the_dead() -> None:
     """As many at once as there are processors (two at least); first come, first served; who died, or no longer wants
     to, holds nobody up."""
     told: list[int] = []
-    boots, most = BootQueue(told.append), max(2, available_cores())
+    boots: BootQueue[int] = BootQueue(lambda worker, _: told.append(worker))
+    most = max(2, available_cores())
     for number in range(most + 3):
         boots.request(number)
     assert told == list(range(most))
@@ -30,6 +33,70 @@ def test_turns_to_boot_are_given_in_order_and_back_by_the_dead() -> None:
     assert told == [*range(most), most + 1]
     boots.release(1)
     assert told == [*range(most), most + 1, most + 2]
+
+
+def test_spare_boots_wait_for_their_admission_and_for_each_other_while_an_execution_runs() -> None:
+    """Without an execution they start together at normal priority; beside one, one at a time and in idle time."""
+    told: list[tuple[int, bool]] = []
+    boots: BootQueue[int] = BootQueue(lambda worker, idle: told.append((worker, idle)))
+    for number in range(4):
+        boots.request_spare(number)
+    assert told == []
+    assert boots.spares_wait
+    boots.admit({1, 2, 3}, runs=True)
+    assert told == [(1, True)]
+    boots.admit({1, 2, 3}, runs=True)
+    assert told == [(1, True)]
+    boots.release(1)
+    boots.admit({2, 3}, runs=False)
+    assert told == [(1, True), (2, False), (3, False)]
+
+
+def test_demanded_boot_does_not_wait_for_admission() -> None:
+    """A run that needs the spare boot of its worker gets it at once, and it is one boot."""
+    told: list[tuple[str, bool]] = []
+    boots: BootQueue[str] = BootQueue(lambda worker, idle: told.append((worker, idle)))
+    boots.request_spare("a")
+    boots.request("a")
+    assert told == [("a", False)]
+    assert not boots.spares_wait
+    boots.request("a")
+    boots.release("a")
+    boots.admit({"a"}, runs=False)
+    assert told == [("a", False)]
+
+
+def test_pressure_decides_whether_cores_are_idle(tmp_path: Path) -> None:
+    """Tasks that waited for a tenth of the time or less leave room; the result stands for a whole window."""
+    file = tmp_path / "cpu.pressure"
+
+    def waited(seconds: float) -> None:
+        file.write_text(f"some avg10=0.00 avg60=0.00 avg300=0.00 total={seconds * 1e6:.0f}\nfull total=0\n")
+
+    waited(7)
+    cores = IdleCores(pressure=(tmp_path / "missing", file), stat=tmp_path / "missing")
+    assert not cores.idle(100.0)
+    waited(7.04)
+    assert cores.idle(100.0 + WINDOW)
+    waited(7.4)
+    assert cores.idle(100.1 + WINDOW)
+    assert not cores.idle(100.0 + 2 * WINDOW)
+
+
+def test_without_pressure_figures_half_an_idle_core_is_enough(tmp_path: Path) -> None:
+    """The kernel's idle time of all processors is used, in clock ticks."""
+    file, tick = tmp_path / "stat", os.sysconf("SC_CLK_TCK")
+
+    def idle(seconds: float) -> None:
+        file.write_text(f"cpu  900 0 900 {seconds * tick:.0f} 0 0 0 0 0 0\ncpu0 1 1 1 1\n")
+
+    idle(10)
+    cores = IdleCores(pressure=(tmp_path / "missing",), stat=file)
+    assert not cores.idle(0.0)
+    idle(10.1)
+    assert not cores.idle(1.0)
+    idle(10.7)
+    assert cores.idle(2.0)
 
 
 class Counts:

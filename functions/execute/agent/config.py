@@ -80,6 +80,7 @@ class ServerSpec:
         tools: executables put on the agent's PATH: OpenCode's grep and glob need ripgrep (`rg`), which it would
             otherwise download.
         user: the user it runs as; None: this process's.
+        idle: whether it starts at idle priority.
     """
 
     binary: Path | None
@@ -97,6 +98,7 @@ class ServerSpec:
     tools: tuple[Path, ...] = ()
     user: Owner | None = None
     path: str = SYSTEM_PATH
+    idle: bool = False
 
 
 def environment(spec: ServerSpec, password: str) -> dict[str, str]:

@@ -85,6 +85,7 @@ class AgentServer:
                 max_memory_bytes=spec.max_memory_bytes,
                 user=spec.user,
                 paths=reached(spec, binary),
+                idle=spec.idle,
             )
         )
         client = OpenCode(f"http://127.0.0.1:{port}", spec.directory, password)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from ocf.functions.execute.agent.config import AgentModel, ServerSpec
 from ocf.functions.execute.agent.opencode_api import OpenCodeError
 from ocf.functions.execute.agent.resources import available_memory
 from ocf.functions.execute.agent.warm_server import WarmServer, WarmServerConfig, open_warm_server
+from ocf.functions.execute.sandbox import priority
 from ocf.functions.execute.sandbox.agent_host_client import Owner
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.execute.sandbox.users import NoUser
@@ -24,10 +27,9 @@ log = structlog.get_logger()
 
 #: OpenCode unloads a directory after 60 minutes without use and would boot it again, with the workspace in it.
 MAX_AGE = 1800.0
-#: Opening a server takes a core for seconds, and the execution that took the last one has just begun.
-REFILL_DELAY = 3.0
 MIN_FREE_BYTES = 1024**3
 _WATCH_SECONDS = 5.0
+_RAISE_SECONDS = 0.5
 _MAX_BACKOFF = 60.0
 _KNOWN_MODELS = 20
 
@@ -60,10 +62,10 @@ class WarmPool:
         """Return whether a server could be taken now."""
         return self._warm_server is not None
 
-    def start(self, delay: float = 0.0) -> None:
-        """Start keeping a server ready after `delay` seconds, in the background, unless that runs already."""
+    def start(self) -> None:
+        """Start keeping a server ready, in the background, unless that runs already."""
         if self._wanted and self._task is None:
-            self._task = asyncio.create_task(self._keep_ready(delay))
+            self._task = asyncio.create_task(self._keep_ready())
 
     async def user_of(self, shared: Path) -> Owner | None:
         """Take the user for an execution in a shared folder, with the folder's files; None: this process's own.
@@ -106,7 +108,7 @@ class WarmPool:
         self._models = [*asked.difference(self._models), *self._models][:_KNOWN_MODELS]
         fits = self._plan.fits(spec) and asked <= self._known
         if fits:
-            await self._not_opening.wait()
+            await self._join_opening()
         elif self._warm_server is not None:
             return None  # it stays for the next task
         warm_server, self._warm_server = self._warm_server, None
@@ -119,6 +121,17 @@ class WarmPool:
                 # A separate task, so that a cancellation leaves nothing behind.
                 await asyncio.shield(asyncio.ensure_future(warm_server.close()))
         return warm_server if warm_server is not None and warm_server.warm else None
+
+    async def _join_opening(self) -> None:
+        """Wait for the server that is being opened, if one is, and let it open as fast as one on demand."""
+        if not self._not_opening.is_set():
+            self._plan.demand()
+        while not self._not_opening.is_set():
+            # All that this process has started belongs to that server. Again, because it may only just start.
+            priority.raise_tree(os.getpid())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RAISE_SECONDS):
+                    await self._not_opening.wait()
 
     async def wait_ready(self) -> None:
         """Wait until a server is ready."""
@@ -135,8 +148,7 @@ class WarmPool:
             await asyncio.shield(asyncio.gather(task, return_exceptions=True))
         self._known = frozenset()
 
-    async def _keep_ready(self, delay: float) -> None:
-        await self._clock.sleep(delay)
+    async def _keep_ready(self) -> None:
         backoff = 1.0
         while (
             self._task is asyncio.current_task()
@@ -176,7 +188,7 @@ class WarmPool:
         self._known = frozenset(spec.models)
         self._not_opening.clear()
         try:
-            return await open_warm_server(self._plan, spec, self._clock)
+            return await open_warm_server(self._plan, spec, self._clock, spare=True)
         finally:
             self._not_opening.set()
 

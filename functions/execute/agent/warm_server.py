@@ -27,6 +27,7 @@ from ocf.functions.execute.agent.config import ServerSpec
 from ocf.functions.execute.agent.opencode_api import OpenCodeError
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.model_proxy import ModelProxy
+from ocf.functions.execute.sandbox import priority
 from ocf.functions.execute.sandbox.agent_host_client import AgentHost, HostGone, HostUser, Owner
 from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady, StopReport
 from ocf.functions.execute.sandbox.users import AgentUser, AgentUsers, NoUser
@@ -84,7 +85,8 @@ class WarmServerConfig:
     """Settings for opening servers: `spec` without directory, home and proxy, which each server has of its own.
 
     `folder` is private to this worker. `turn` limits how many servers start at once: more than there are processors are
-    ready no sooner, and each takes longer. Five on two busy cores took 12 s each, two by two 6 s.
+    ready no sooner, and each takes longer. Five on two busy cores took 12 s each, two by two 6 s. Its argument states
+    whether the boot is a spare one, for which no run waits; its result, whether the boot is to take idle time only.
     """
 
     folder: Path
@@ -92,7 +94,9 @@ class WarmServerConfig:
     make_model_proxy: MakeBroker
     #: Each server gets a user of its own; None: all run as this process's user.
     users: AgentUsers | AgentHost | None = None
-    turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+    turn: Callable[[bool], AbstractAsyncContextManager[bool]] = lambda _: nullcontext(False)
+    #: Tells the giver of turns that a run waits for the boot that was a spare one.
+    demand: Callable[[], None] = lambda: None
 
     def fits(self, spec: ServerSpec) -> bool:
         """Return whether a server of this configuration satisfies `spec`, apart from models, which the pool checks."""
@@ -104,7 +108,13 @@ class WarmServerConfig:
 
 
 async def open_warm_server(
-    plan: WarmServerConfig, spec: ServerSpec, clock: Clock, *, shared: Path | None = None, user: Owner | None = None
+    plan: WarmServerConfig,
+    spec: ServerSpec,
+    clock: Clock,
+    *,
+    shared: Path | None = None,
+    user: Owner | None = None,
+    spare: bool = False,
 ) -> WarmServer:
     """Start a server of `spec` (directory, home, user and proxy are replaced) and boot its empty directory.
 
@@ -114,6 +124,7 @@ async def open_warm_server(
         clock: for `opened_at`.
         shared: a directory to use in place; it is not booted.
         user: its current owner, which the server then owns.
+        spare: no run waits for it yet.
 
     Raises:
         AgentFailed: the server did not start or boot (AgentNotReady: not in time); nothing of it is left.
@@ -140,10 +151,12 @@ async def open_warm_server(
             model_proxy_url=model_proxy.base_url,
             model_proxy_token=model_proxy.token,
         )
-        async with plan.turn():
-            server = await AgentServer.start(own)
+        async with plan.turn(spare) as idle:
+            server = await AgentServer.start(replace(own, idle=idle and priority.may_return()))
             if shared is None:
                 await _boot(server, clock)
+            if server.spec.idle:
+                priority.raise_tree(server.process.pid)
         if shared is None:
             if isinstance(user, HostUser):
                 await user.empty(directory)

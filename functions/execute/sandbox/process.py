@@ -66,7 +66,8 @@ class ProcessSpec:
     """The process to run. `sandbox=None` runs it without a sandbox (SANDBOX=off).
 
     `env` is the agent's whole environment, apart from `OCF_TREE`, a random mark of the tree. `user` is the user it runs
-    as, None for this process's own; `paths` must then be made reachable for that user.
+    as, None for this process's own; `paths` must then be made reachable for that user. `idle` starts it at idle
+    priority (`priority.raise_tree` ends that).
     """
 
     argv: tuple[str, ...]
@@ -77,6 +78,7 @@ class ProcessSpec:
     max_memory_bytes: int
     user: Owner | None = None
     paths: tuple[Path, ...] = ()
+    idle: bool = False
 
 
 @dataclass(frozen=True)
@@ -372,6 +374,7 @@ async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> Age
         "user": None if spec.user is None else spec.user.ids,
         "exclusive": spec.user is not None and spec.user.exclusive,
         "paths": [str(path) for path in spec.paths],
+        "idle": spec.idle,
     }
     ours, theirs = socket.socketpair()
     try:

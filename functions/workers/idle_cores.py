@@ -1,4 +1,4 @@
-"""Whether processors are idle: the pressure that the kernel reports, or else the time that processors were idle."""
+"""Idle processors: the pressure that the kernel reports, or else the time that processors were idle."""
 
 from __future__ import annotations
 

@@ -139,10 +139,7 @@ async def open_warm_server(
         await _make_folders(root, user, home, *(() if shared else (directory,)))
         model_proxy = await plan.make_model_proxy()
         if shared is None:
-            # OpenCode checks once whether a directory is a repository; all workspaces are.
-            await in_thread(lambda _: _make_git_folder(directory))
-            if user is not None:
-                await user.hand_over(directory)
+            await _make_repository(directory, user)
         own = replace(
             spec,
             directory=directory,
@@ -158,10 +155,7 @@ async def open_warm_server(
             if server.spec.idle:
                 priority.raise_tree(server.process.pid)
         if shared is None:
-            if isinstance(user, HostUser):
-                await user.empty(directory)
-            else:
-                await in_thread(lambda _: _empty(directory))
+            await _empty_directory(directory, user)
         return WarmServer(server, model_proxy, root, clock.monotonic(), user=user)
     except BaseException as error:
         # A separate task, so that a second cancellation leaves nothing behind either.
@@ -171,6 +165,21 @@ async def open_warm_server(
         if isinstance(error, NoUser):
             raise AgentFailed(Reason.AGENT_ERROR, str(error)) from None
         raise
+
+
+async def _make_repository(directory: Path, user: Owner | None) -> None:
+    """Make the directory a repository: OpenCode checks once whether it is one, and all workspaces are."""
+    await in_thread(lambda _: _make_git_folder(directory))
+    if user is not None:
+        await user.hand_over(directory)
+
+
+async def _empty_directory(directory: Path, user: Owner | None) -> None:
+    """Remove what the boot left in the directory."""
+    if isinstance(user, HostUser):
+        await user.empty(directory)
+    else:
+        await in_thread(lambda _: _empty(directory))
 
 
 async def _make_folders(root: Path, user: Owner | None, home: Path, *more: Path) -> None:

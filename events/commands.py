@@ -9,105 +9,65 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     StringConstraints,
+    ValidationInfo,
+    field_validator,
     model_serializer,
     model_validator,
 )
 
-from ocf.events.limits import FREE_VALUE, check_value
-from ocf.events.subjects import PROJECT_PATTERN
+from ocf.events.payload import (
+    ExecutionId as ExecutionId,
+)
+from ocf.events.payload import (
+    ForwardCompatible as ForwardCompatible,
+)
+from ocf.events.payload import (
+    FreeObject as FreeObject,
+)
+from ocf.events.payload import (
+    Model as Model,
+)
+from ocf.events.payload import (
+    ProjectId as ProjectId,
+)
+from ocf.events.payload import (
+    Sealed as Sealed,
+)
+from ocf.events.payload import (
+    SessionId as SessionId,
+)
+from ocf.events.payload import (
+    Text as Text,
+)
+from ocf.events.payload import (
+    no_credentials,
+)
+from ocf.events.task_fields import (
+    MCP_TOOL,
+    Attachments,
+    DefinitionName,
+    Definitions,
+    McpName,
+    McpServer,
+    OutputSchema,
+)
 
 MAX_EVENT_BYTES = 512 * 1024
 MAX_COMMAND_BYTES = 16 * 1024 * 1024
 MAX_CHUNK_BYTES = 64 * 1024
 
-_UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _HOST = r"^(\*\.)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(:[0-9]{1,5})?$"
 _LABEL = r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$"
 
-ProjectId = Annotated[str, StringConstraints(pattern=PROJECT_PATTERN), Field(examples=["default"])]
-ExecutionId = Annotated[
-    str,
-    StringConstraints(pattern=_UUID),
-    Field(description="lower-case UUID", examples=["0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"]),
-]
-SessionId = Annotated[str, StringConstraints(pattern=_UUID), Field(description="lower-case UUID")]
 Host = Annotated[str, StringConstraints(pattern=_HOST), Field(examples=["pypi.org", "*.example.com:8443"])]
-
-
-def _no_nul(value: str) -> str:
-    if "\x00" in value:
-        raise ValueError("must not contain a NUL character")
-    return value
-
-
-_USERINFO = re.compile(r"^[^:/?#]*://[^/?#]*@")
-
-
-def _no_credentials(value: str) -> str:
-    # The user of an ssh address (`git@`) is not a credential.
-    if _USERINFO.match(value) and not re.match(r"^ssh://[^/?#:@]*@", value, re.IGNORECASE):
-        raise ValueError("must not carry credentials: leave `user:password@` out, use the field `token` or `api_key`")
-    return value
-
-
-#: Text without NUL. The pattern is for the JSON Schema, which does not show Python validators.
-Text = Annotated[str, Field(json_schema_extra={"pattern": "^[^\\u0000]*$"}), AfterValidator(_no_nul)]
-
-
-def _within_limits(value: dict[str, Any]) -> dict[str, Any]:
-    check_value(value, FREE_VALUE)
-    return value
-
-
-#: An object of the caller, forwarded unchanged.
-FreeObject = Annotated[dict[str, Any], AfterValidator(_within_limits)]
-
-
-class Model(BaseModel):
-    """Base of all payloads: frozen, no unknown fields, accepts aliases and field names."""
-
-    # Pydantic reserves the prefix `model_`; the contract's field `model_config` therefore needs an alias.
-    # Errors do not quote the input: it may be a prompt, and error texts reach the logs.
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        populate_by_name=True,
-        protected_namespaces=(),
-        hide_input_in_errors=True,
-        allow_inf_nan=False,
-    )
-
-
-class ForwardCompatible(Model):
-    """Base of the data that functions write for each other: records, facts and output.
-
-    The writer may be a newer release: unknown fields are accepted, and preserved when the data is rewritten.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    @classmethod
-    def read(cls, raw: bytes | str) -> Self:
-        """Parse JSON and accept unknown fields at every depth. Raises ValidationError."""
-        return cls.model_validate_json(raw, extra="allow")
-
-
-class Sealed(Model):
-    """A secret encrypted with AES-256-GCM (NIST SP 800-38D); the project id is its associated data."""
-
-    alg: Literal["A256GCM"] = "A256GCM"
-    kid: Annotated[str, Field(min_length=1, max_length=64, description="id of the key it was sealed with")]
-    nonce: Annotated[str, Field(description="12 bytes, base64")]
-    ciphertext: Annotated[str, Field(description="ciphertext and 16-byte tag, base64", max_length=16_384)]
 
 
 class ModelConfigData(Model):
@@ -124,7 +84,7 @@ class ModelConfigData(Model):
                 max_length=2_000,
                 json_schema_extra={"pattern": r"^https?://(?![^/?#]*@)[^\s]+$"},
             ),
-            AfterValidator(_no_credentials),
+            AfterValidator(no_credentials),
         ]
         | None
     ) = None
@@ -133,6 +93,7 @@ class ModelConfigData(Model):
     max_tokens: Annotated[int, Field(ge=1, le=10_000_000, description="output tokens per model call")] | None = None
     enabled_tools: Annotated[list[str], Field(max_length=100)] | None = None
     system_prompt: Annotated[Text, Field(max_length=200_000)] | None = None
+    variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", examples=["high"])] | None = None
 
 
 class WorkspaceSource(Model):
@@ -167,7 +128,7 @@ class GitWorkspace(WorkspaceSource):
             examples=["https://example.com/team/app.git"],
             json_schema_extra={"pattern": r"^(?![^:/?#]*://[^/?#]*@)"},
         ),
-        AfterValidator(_no_credentials),
+        AfterValidator(no_credentials),
     ]
     ref: Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[^-\s][^\s]*$")] | None = None
     depth: Annotated[int, Field(ge=1, le=100_000)] = 1
@@ -235,14 +196,19 @@ PERMISSIONS = (
     *("task", "todowrite", "webfetch", "websearch"),
     *("apply_patch", "multiedit", "patch", "write"),
 )
-_PERMISSION = rf"^(\*|({'|'.join(PERMISSIONS)})(:.+)?)$"
+_PERMISSION = rf"^(\*|({'|'.join(PERMISSIONS)})(:.+)?|{MCP_TOOL})$"
+_NOT_A_PERMISSION = (
+    f"not a permission; use * or one of {', '.join(PERMISSIONS)}, each also as NAME:PATTERN, "
+    "or SERVER_TOOL or SERVER_* of a server in mcp"
+)
 
 
 def _known_permission(value: str) -> str:
     tool, colon, pattern = value.partition(":")
-    if value == "*" or (tool in PERMISSIONS and bool(colon) == bool(pattern)):
-        return value
-    raise ValueError(f"not a permission; use * or one of {', '.join(PERMISSIONS)}, each also as NAME:PATTERN")
+    known = value == "*" or (tool in PERMISSIONS and bool(colon) == bool(pattern))
+    if not known and not re.fullmatch(MCP_TOOL, value):
+        raise ValueError(_NOT_A_PERMISSION)
+    return value
 
 
 #: `*`, or a permission of OpenCode, whole or limited by a pattern. An unchecked misspelled name would allow the tool.
@@ -261,6 +227,9 @@ def _not_blank(field: str) -> dict[str, Any]:
     return {"required": [field], "properties": {field: {"type": "string", "pattern": r"\S"}}}
 
 
+Mcp = Annotated[dict[McpName, McpServer], Field(max_length=20, json_schema_extra={"additionalProperties": False})]
+
+
 class TaskRequest(Model):
     """The task of a caller: the body of `POST /tasks/execute`, and `Submit` without its ids."""
 
@@ -276,11 +245,27 @@ class TaskRequest(Model):
     model: ModelConfigData | None = Field(default=None, alias="model_config")
     limits: Limits = Limits()
     retry: Retry = Retry()
+    mcp: Mcp = {}
     permissions: Annotated[
         dict[PermissionName, Permission], Field(json_schema_extra={"additionalProperties": False})
     ] = {}
     network: Network = Network()
     labels: Labels = {}
+    agent: Annotated[DefinitionName, Field(examples=["plan"])] | None = None
+    attachments: Attachments = []
+    output_schema: OutputSchema | None = None
+    agents: Definitions = {}
+    skills: Definitions = {}
+    commands: Definitions = {}
+
+    @field_validator("permissions")
+    @classmethod
+    def _of_known_servers(cls, value: dict[str, Permission], info: ValidationInfo) -> dict[str, Permission]:
+        servers = tuple(f"{name}_" for name in info.data.get("mcp", {}))
+        for name in value:
+            if name != "*" and name.partition(":")[0] not in PERMISSIONS and not name.startswith(servers):
+                raise ValueError(f"{name}: {_NOT_A_PERMISSION}")
+        return value
 
     @model_validator(mode="after")
     def _requires_prompt_or_code(self) -> TaskRequest:

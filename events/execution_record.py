@@ -6,6 +6,7 @@ Each step is written by the function that owns it, and only by compare-and-set.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from ocf.events.commands import ExecutionId, ForwardCompatible, ProjectId, SessionId
 from ocf.events.facts import ArtifactState, DiffSummary, FieldError
@@ -74,6 +75,7 @@ class Record(ForwardCompatible):
     diff: DiffSummary = DiffSummary()
     result: str = ""
     result_bytes: int | None = None
+    output: Any = None
     artifacts: ArtifactState | None = None
     artifacts_message: str | None = None
     waited_ms: int = 0

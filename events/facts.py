@@ -98,6 +98,7 @@ class Outcome(Fact):
     waited_ms: int = 0
     result: str = ""
     result_bytes: int | None = Field(None, description="bytes of the whole result, when `result` is shortened")
+    output: Any = Field(None, description="the JSON value that fits `output_schema`")
     usage: Usage = Usage()
     diff: DiffSummary = DiffSummary()
     last_sequence: int = 0

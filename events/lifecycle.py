@@ -47,6 +47,7 @@ class Reason(StrEnum):
     WORKER_LOST = "worker_lost"
     BUDGET_EXCEEDED = "budget_exceeded"
     OUTPUT_LIMIT = "output_limit"
+    OUTPUT_INVALID = "output_invalid"
 
 
 TABLE: dict[tuple[State | None, Step], State] = {

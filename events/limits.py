@@ -68,6 +68,10 @@ EVENT = JsonLimit(bytes=16 * MIB, depth=64, values=200_000)
 REQUEST = JsonLimit(bytes=17 * MIB, depth=62, values=199_000)
 #: A free-form value of the caller within an event.
 FREE_VALUE = JsonLimit(bytes=8 * MIB, depth=32, values=100_000)
+#: A JSON Schema for the result of a task.
+OUTPUT_SCHEMA = JsonLimit(bytes=64 * KIB, depth=24, values=4_000)
+#: The result that fits it; the terminal fact carries it whole.
+OUTPUT = JsonLimit(bytes=96 * KIB, depth=30, values=20_000)
 #: A request of an agent to a model: a million tokens are 4 MB of text; providers accept up to 50 MB with images.
 MODEL_REQUEST = JsonLimit(bytes=64 * MIB, depth=100, values=150_000)
 #: Such a request without its long texts: 10,000 messages and their tools are 4 MB and 100,000 values, parsed in 0.1 s.

@@ -55,6 +55,7 @@ class Work:
 
     usage: Usage = field(default_factory=Usage)
     result: str = ""
+    output: object = None
     diff: DiffSummary = field(default_factory=DiffSummary)
     objects: Sequence[Artifact] = ()
     artifacts: ArtifactState = "stored"
@@ -113,6 +114,7 @@ def compose(
         "waited_ms": work.waited_ms,
         "usage": work.usage,
         "result": work.result,
+        "output": work.output,
         "diff": work.diff,
         "objects": list(work.objects),
         "artifacts": work.artifacts,

@@ -133,6 +133,7 @@ class Records:
                 "diff": outcome.diff,
                 "result": outcome.result,
                 "result_bytes": outcome.result_bytes,
+                "output": outcome.output,
                 "artifacts": outcome.artifacts,
                 "artifacts_message": outcome.artifacts_message,
                 "waited_ms": outcome.waited_ms,

@@ -22,6 +22,7 @@ from ocf.events.commands import (
     TaskRequest,
     Text,
 )
+from ocf.events.task_fields import LocalMcp, McpName, RemoteMcp
 
 #: A secret may be plain over HTTP: the gateway seals it before it reaches the bus.
 Secret = Annotated[str, StringConstraints(min_length=1, max_length=8_000)] | Sealed
@@ -45,6 +46,16 @@ WorkspaceIn = Annotated[
 ]
 
 
+class RemoteMcpIn(RemoteMcp):
+    """An MCP server at a URL. Plain header values are sealed before use."""
+
+    def _may_be_plain(self, name: str) -> bool:
+        return True
+
+
+McpServerIn = Annotated[LocalMcp | RemoteMcpIn, Field(discriminator="type")]
+
+
 class ExecuteTask(TaskRequest):
     """Body of `POST /tasks/execute`: task, workspace, model and limits."""
 
@@ -52,6 +63,10 @@ class ExecuteTask(TaskRequest):
     project_id: ProjectId | None = None
     model: ModelConfigIn | None = Field(default=None, alias="model_config")
     workspace: WorkspaceIn = EmptyWorkspace()
+    mcp: Annotated[
+        dict[McpName, McpServerIn],
+        Field(max_length=20, repr=False, json_schema_extra={"additionalProperties": False}),
+    ] = {}  # type: ignore[assignment]
 
 
 class CancelTask(Model):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -72,6 +72,7 @@ class TaskStatus(TaskSummary):
     diff: DiffSummary = DiffSummary()
     result: str = Field("", description="the agent's last message; shortened when `result_bytes` is set")
     result_bytes: int | None = Field(None, description="bytes of the whole result, in `result.txt` of the archive")
+    output: Any = Field(None, description="the JSON value that fits `output_schema`, once completed")
     artifacts: ArtifactState | None = Field(None, description="whether the run's results are in S3; once it has ended")
     artifacts_message: str | None = Field(None, description="why they are not")
     last_sequence: int = 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from ocf.events.task_fields import RemoteMcp
 from ocf.functions.gateway.dependencies import Sealer
 from ocf.functions.gateway.problems import Problem
 from ocf.functions.gateway.request_schemas import CreateSession, ExecuteTask, GitWorkspaceIn
 
 
 def seal_task(body: ExecuteTask, project: str, keyring: Sealer | None) -> ExecuteTask:
-    """Return `body` with its model key and its repository token sealed for `project`.
+    """Return `body` with its model key, its repository token and the headers of MCP servers sealed for `project`.
 
     Raises:
         Problem: 503, there is a plain secret and no ENCRYPTION_KEY to seal it with.
@@ -16,7 +17,7 @@ def seal_task(body: ExecuteTask, project: str, keyring: Sealer | None) -> Execut
     if body.model is not None and isinstance(body.model.api_key, str):
         sealed = _need(keyring, "model_config.api_key").seal(body.model.api_key, project)
         body = body.model_copy(update={"model": body.model.model_copy(update={"api_key": sealed})})
-    return body.model_copy(update=_workspace(body, project, keyring))
+    return body.model_copy(update=_workspace(body, project, keyring) | _mcp(body, project, keyring))
 
 
 def seal_session(body: CreateSession, project: str, keyring: Sealer | None) -> CreateSession:
@@ -30,6 +31,21 @@ def _workspace(body: ExecuteTask | CreateSession, project: str, keyring: Sealer 
         return {}
     sealed = _need(keyring, "workspace.token").seal(workspace.token, project)
     return {"workspace": workspace.model_copy(update={"token": sealed})}
+
+
+def _mcp(body: ExecuteTask, project: str, keyring: Sealer | None) -> dict[str, object]:
+    sealed: dict[str, object] = {}
+    for name, server in body.mcp.items():
+        if isinstance(server, RemoteMcp):
+            headers = {
+                header: _need(keyring, f"mcp.{name}.headers.{header}").seal(value, project)
+                if isinstance(value, str)
+                else value
+                for header, value in server.headers.items()
+            }
+            server = server.model_copy(update={"headers": headers})
+        sealed[name] = server
+    return {"mcp": sealed} if sealed else {}
 
 
 def _need(keyring: Sealer | None, field: str) -> Sealer:

@@ -48,7 +48,7 @@ async def submit(deps: Dependencies, event: Event) -> None:
     except InvalidData as error:
         await deps.rejections.reject_submit(ref, Refusal.of(event, error.errors), title=_rejected_title(event))
         return
-    digest = hashlib.sha256(data.model_dump_json(by_alias=True).encode()).hexdigest()
+    digest = hashlib.sha256(data.model_dump_json(by_alias=True, exclude_defaults=True).encode()).hexdigest()
     # Most ids are new, which the create detects. Only a task in a session needs the check of the session first.
     record = await deps.records.get(ref.project, ref.execution) if data.session_id is not None else None
     if record is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ocf.functions.workspace.archive import Packed, Unpacked
+from ocf.functions.workspace.archive import Packed, Unpacked, read_member
 from ocf.functions.workspace.baseline import Limits
 from ocf.functions.workspace.changes import (
     Patch,
@@ -42,6 +42,7 @@ __all__ = [
     "measure",
     "pack",
     "prepare",
+    "read_member",
     "readable",
     "restore",
     "summarise",

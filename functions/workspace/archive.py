@@ -208,6 +208,38 @@ def unpack_tree(archive: Path, target: Path, limits: Limits, stop: threading.Eve
     return Unpacked(files, size)
 
 
+def read_member(archive: Path, path: str, limit: int, limits: Limits, stop: threading.Event) -> bytes:
+    """Return one regular file of an archive, of at most `limit` bytes.
+
+    Raises:
+        InvalidWorkspace: there is no such file, it is larger, or the archive is damaged.
+        WorkspaceTooLarge: the archive holds more than `limits` allow.
+        Stopped: cancelled.
+    """
+    size = 0
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+    with archive.open("rb") as file, decompressor.stream_reader(file, read_size=_CHUNK) as stream:
+        source = _In(stream)
+        for _ in range(limits.max_entries):
+            info = _next_header(source)
+            if info is None:
+                break
+            size += info.size
+            if size > limits.max_bytes:
+                raise WorkspaceTooLarge(f"the archive holds more than {limits.max_bytes} bytes")
+            wanted = info.name == path and info.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
+            if wanted and info.size > limit:
+                raise InvalidWorkspace(f"{path!r} has {info.size} bytes; at most {limit}")
+            if wanted:
+                return source.read(info.size)
+            left = info.size + -info.size % _BLOCK
+            while left > 0 and not stop.is_set():
+                left -= len(source.read(min(left, _CHUNK)))
+            if stop.is_set():
+                raise Stopped
+    raise InvalidWorkspace(f"there is no file {path!r} in the stored workspace")
+
+
 def _next_header(source: _In) -> tarfile.TarInfo | None:
     """Return the next entry with its long names filled in; None at the end."""
     long: dict[bytes, str] = {}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from ocf.events import limits
 from ocf.events.errors import InvalidEvent
@@ -17,7 +19,15 @@ from ocf.events.output import ChunkType, Draft, FileChange, PendingRequest, Usag
 from ocf.events.ports import Clock
 from ocf.functions.execute.agent import config
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
-from ocf.functions.execute.agent.opencode_api import CONNECTED, HEARTBEAT, Event, OpenCodeError, PermissionReply, Prompt
+from ocf.functions.execute.agent.opencode_api import (
+    CONNECTED,
+    HEARTBEAT,
+    Event,
+    FilePart,
+    OpenCodeError,
+    PermissionReply,
+    Prompt,
+)
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.agent.translate import Translator
 from ocf.functions.execute.sandbox.process import AgentFailed, StopReport
@@ -62,16 +72,28 @@ class PromptSpec:
     answer_seconds: float | None = None
     title: str = "task"
     resume_session: str | None = None
+    agent: str | None = None
+    variant: str | None = None
+    #: Files of the first prompt.
+    files: tuple[FilePart, ...] = ()
+    #: JSON Schema of the answer to each prompt.
+    schema: Mapping[str, Any] | None = None
+    #: A prompt `/NAME ARGUMENTS` with one of these names runs the command.
+    commands: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class AgentResult:
-    """Result of a prompt that did not fail. `text` is the assistant's last message; `aborted`: ended by `abort`."""
+    """Result of a prompt that did not fail. `text` is the assistant's last message; `aborted`: ended by `abort`.
+
+    `structured` is the JSON text of an answer by schema, not yet checked against it.
+    """
 
     text: str
     usage: Usage
     session_id: str
     aborted: bool = False
+    structured: str | None = None
 
 
 class Agent:
@@ -93,6 +115,8 @@ class Agent:
         self._aborting = False
         self._idle_checks = 0
         self._emit: Emit | None = None
+        self._prompted = False
+        self._command: asyncio.Task[None] | None = None
 
     @property
     def usage(self) -> Usage:
@@ -195,9 +219,11 @@ class Agent:
                 # The idle event may overtake the last updates; the state read now is complete.
                 await self._handle(translator, await self.server.client.resync(self.session_id))
         finally:
-            for task in (pump, dead):
+            running = [task for task in (pump, dead, self._command) if task is not None]
+            for task in running:
                 task.cancel()
-            await asyncio.gather(pump, dead, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
+            self._command = None
         return self._result(translator)
 
     async def _check_state(self, translator: Translator) -> Event:
@@ -232,7 +258,9 @@ class Agent:
         if translator.unfinished is not None and not self._aborting:
             # This end looks like an answer; its consumer would take half of it for the whole.
             raise AgentFailed(*translator.unfinished, self._stderr())
-        return AgentResult(translator.result_text, translator.usage, self.session_id, self._aborting)
+        return AgentResult(
+            translator.result_text, translator.usage, self.session_id, self._aborting, translator.structured
+        )
 
     async def _pump(self, inbox: asyncio.Queue[Event]) -> None:
         async for event in self.server.client.events(self.session_id):
@@ -246,17 +274,32 @@ class Agent:
                 return
         raise AgentFailed(Reason.AGENT_ERROR, "OpenCode's event stream did not open", self._stderr())
 
-    async def _send(self, prompt: str) -> None:
-        prompt_spec = self._prompt_spec
-        await self.server.client.prompt(
-            self.session_id,
-            Prompt(
-                text=prompt,
-                provider=prompt_spec.model.provider,
-                model=prompt_spec.model.name,
-                system=prompt_spec.system_prompt,
-            ),
+    async def _send(self, text: str) -> None:
+        spec = self._prompt_spec
+        prompt = Prompt(
+            text=text,
+            provider=spec.model.provider,
+            model=spec.model.name,
+            system=spec.system_prompt,
+            agent=spec.agent,
+            variant=spec.variant,
+            files=spec.files if not self._prompted else (),
+            schema=spec.schema,
         )
+        self._prompted = True
+        name, arguments = command_of(text, spec.commands)
+        if name is None:
+            await self.server.client.prompt(self.session_id, prompt)
+        else:
+            self._command = asyncio.create_task(self._run_command(name, arguments, prompt))
+
+    async def _run_command(self, name: str, arguments: str, prompt: Prompt) -> None:
+        """Run a command; a refusal of OpenCode becomes the error of the run."""
+        try:
+            await self.server.client.command(self.session_id, name, arguments, prompt)
+        except OpenCodeError as error:
+            if self._translator is not None and self._translator.error is None:
+                self._translator.error = (Reason.AGENT_ERROR, f"the command /{name} failed: {error}")
 
     async def _next(self, inbox: asyncio.Queue[Event], pump: Task, dead: Task) -> Event | None:
         """Return the next event, or None after a time of silence. Denies requests past their deadline.
@@ -366,6 +409,12 @@ class Agent:
 
 
 Task = asyncio.Task[None] | asyncio.Task[int]
+
+
+def command_of(text: str, commands: Collection[str]) -> tuple[str | None, str]:
+    """Return the command and the arguments of a prompt `/NAME ARGUMENTS`; None when it is none of `commands`."""
+    found = re.match(r"/(\S+)\s*", text)
+    return (found[1], text[found.end() :].strip()) if found and found[1] in commands else (None, "")
 
 
 def question_answers(answer: str, title: str) -> list[list[str]]:

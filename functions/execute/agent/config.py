@@ -17,6 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ocf.functions.core.definitions import (
+    CommandDefinition,
+    SkillDefinition,
+    TaskDefinitions,
+    narrowed,
+    permission_key,
+)
 from ocf.functions.execute.sandbox.agent_host_client import Owner
 
 #: The OpenCode version this system is tested with; another minor version may behave differently.
@@ -28,10 +35,12 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: time and 100 MB. A run needs none of them: its models are in the configuration.
 CATALOG = "models.json"
 
+_SKILLS = "skills"
 _ADAPTERS = {"openai": "@ai-sdk/openai-compatible", "anthropic": "@ai-sdk/anthropic"}
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AGENTS = ("build", "plan", "general", "explore")
-_EDITS = ("edit", "write", "patch", "apply_patch", "multiedit")
+#: The tool that OpenCode adds for an answer by schema.
+STRUCTURED_TOOL = "StructuredOutput"
 #: Permissions that are not tools: leaving the directory, calling the same tool three times.
 _NOT_TOOLS = ("external_directory", "doom_loop")
 _NO_NETWORK = {
@@ -41,7 +50,12 @@ _NO_NETWORK = {
     "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
     "OPENCODE_DISABLE_SHARE": "1",
 }
-_NO_PROJECT = {"OPENCODE_DISABLE_PROJECT_CONFIG": "1", "OPENCODE_PURE": "1"}
+_NO_PROJECT = {
+    "OPENCODE_DISABLE_PROJECT_CONFIG": "1",
+    "OPENCODE_DISABLE_EXTERNAL_SKILLS": "1",
+    "OPENCODE_DISABLE_CLAUDE_CODE": "1",
+    "OPENCODE_PURE": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,7 @@ class ServerSpec:
             otherwise download.
         user: the user it runs as; None: this process's.
         idle: whether it starts at idle priority.
+        definitions: agents, skills and commands of the task; `permissions` are the task's, which win over theirs.
     """
 
     binary: Path | None
@@ -99,6 +114,8 @@ class ServerSpec:
     user: Owner | None = None
     path: str = SYSTEM_PATH
     idle: bool = False
+    definitions: TaskDefinitions = field(default_factory=TaskDefinitions)
+    permissions: Mapping[str, str] = field(default_factory=dict)
 
 
 def environment(spec: ServerSpec, password: str) -> dict[str, str]:
@@ -149,8 +166,40 @@ def configuration(spec: ServerSpec) -> dict[str, object]:
         "plugin": [],
         "permission": {"*": "allow"},
         "instructions": [str(spec.home / "instructions" / "*.md")],
-        "agent": {} if temperature is None else {name: {"temperature": temperature} for name in _AGENTS},
+        "agent": _agents(spec, temperature),
+        "command": {name: _command(command) for name, command in spec.definitions.commands.items()},
+        "skills": {"paths": [str(spec.home / _SKILLS)] if spec.definitions.skills else []},
     }
+
+
+def _agents(spec: ServerSpec, temperature: float | None) -> dict[str, object]:
+    """Return the agents' settings. The front matter of an agent does not choose its model."""
+    built_in = {} if temperature is None else {name: {"temperature": temperature} for name in _AGENTS}
+    return built_in | {
+        name: {
+            "description": agent.description,
+            "mode": agent.mode,
+            "prompt": agent.prompt,
+            **agent.settings,
+            **({} if temperature is None else {"temperature": temperature}),
+            "permission": _by_tool(narrowed(agent.permissions, spec.permissions)),
+        }
+        for name, agent in spec.definitions.agents.items()
+    }
+
+
+def _by_tool(permissions: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return permissions in the form of OpenCode's configuration, in which the last matching entry decides."""
+    found: dict[str, dict[str, str]] = {}
+    for key, action in _in_order(permissions):
+        tool, _, pattern = key.partition(":")
+        found.setdefault(tool, {})[pattern or "*"] = action
+    return found
+
+
+def _command(command: CommandDefinition) -> dict[str, object]:
+    given = {"description": command.description, "agent": command.agent, "subtask": command.subtask}
+    return {"template": command.template} | {name: value for name, value in given.items() if value not in (None, "")}
 
 
 def _model(model: AgentModel) -> dict[str, object]:
@@ -177,24 +226,30 @@ def permission_rules(
     OpenCode's own `tools` of a prompt is not used: it replaces a session's rules (1.18, `createUserMessage`).
     """
     rules = [_rule("*", "allow")]
-    given = {_permission(key): action for key, action in permissions.items()}
+    given = {permission_key(key): action for key, action in permissions.items()}
     if enabled is not None:
-        tools = {_permission(tool) for tool in enabled}
+        tools = {permission_key(tool) for tool in enabled}
         rules += [_rule("*", "deny"), *(_rule(name, "allow") for name in (*_NOT_TOOLS, *sorted(tools)))]
         if "*" in given:
             given = {**dict.fromkeys(sorted(tools), given.pop("*")), **given}
         given = {key: action for key, action in given.items() if key.partition(":")[0] in (*_NOT_TOOLS, *tools)}
-    # General rules before particular ones, whatever order the caller's JSON had.
-    rules += [_rule(key, action) for key, action in sorted(given.items(), key=lambda i: (i[0] != "*", ":" in i[0]))]
+    rules += [_rule(key, action) for key, action in _in_order(given)]
     if not can_answer:
         # A question that nobody can answer is not offered at all.
         rules.append(_rule("question", "deny"))
     return rules
 
 
-def _permission(key: str) -> str:
-    tool, colon, pattern = key.partition(":")
-    return f"{'edit' if tool in _EDITS else tool}{colon}{pattern}"
+def _in_order(permissions: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return general entries before particular ones, whatever order the caller's JSON had."""
+    return sorted(permissions.items(), key=lambda entry: (entry[0] != "*", ":" in entry[0]))
+
+
+def shell_allowed(rules: Sequence[Mapping[str, str]]) -> bool:
+    """Return whether every shell command is allowed, so that a command's template may run some unasked."""
+    about = [rule for rule in rules if rule["permission"] in ("*", "bash")]
+    last = max((at for at, rule in enumerate(about) if rule["pattern"] == "*"), default=0)
+    return all(rule["action"] == "allow" for rule in about[last:])
 
 
 def _rule(key: str, action: str) -> dict[str, str]:
@@ -202,7 +257,7 @@ def _rule(key: str, action: str) -> dict[str, str]:
     return {"permission": tool, "pattern": pattern or "*", "action": action}
 
 
-def prepare_home(home: Path, tools: Sequence[Path] = ()) -> None:
+def prepare_home(home: Path, tools: Sequence[Path] = (), skills: Mapping[str, SkillDefinition] | None = None) -> None:
     """Make a home in which OpenCode starts without the network; `tools` are linked into its `bin`.
 
     In an empty home OpenCode runs an npm install of its plugin package; one that looks installed is left alone (1.18,
@@ -219,6 +274,11 @@ def prepare_home(home: Path, tools: Sequence[Path] = ()) -> None:
     (config / "package.json").write_text(json.dumps({"dependencies": {"@opencode-ai/plugin": "*"}}))
     (config / "package-lock.json").write_text(json.dumps(lock))
     (home / CATALOG).write_text("{}")
+    for name, skill in (skills or {}).items():
+        for path, content in skill.files.items():
+            file = home / _SKILLS / name / path
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file.write_bytes(content)
 
 
 def link_instructions(directory: Path, home: Path) -> None:

@@ -60,13 +60,30 @@ class StreamLostError(OpenCodeError):
 
 
 @dataclass(frozen=True)
+class FilePart:
+    """A file of a user message; `url` is a data URL."""
+
+    name: str
+    media_type: str
+    url: str = field(repr=False)
+
+    def body(self) -> dict[str, str]:
+        """Return the part as OpenCode takes it."""
+        return {"type": "file", "mime": self.media_type, "filename": self.name, "url": self.url}
+
+
+@dataclass(frozen=True)
 class Prompt:
-    """One user message; `system` is added to the system prompt."""
+    """One user message; `system` is added to the system prompt, `schema` is the JSON Schema of the answer."""
 
     text: str
     provider: str
     model: str
     system: str | None = None
+    agent: str | None = None
+    variant: str | None = None
+    files: Sequence[FilePart] = ()
+    schema: Mapping[str, Any] | None = None
 
 
 class OpenCode:
@@ -122,11 +139,31 @@ class OpenCode:
         """Start a prompt; its output arrives as events."""
         body: dict[str, Any] = {
             "model": {"providerID": prompt.provider, "modelID": prompt.model},
-            "parts": [{"type": "text", "text": prompt.text}],
+            "parts": [{"type": "text", "text": prompt.text}, *(part.body() for part in prompt.files)],
         }
-        if prompt.system:
-            body["system"] = prompt.system
+        given = {"system": prompt.system, "agent": prompt.agent, "variant": prompt.variant}
+        body |= {name: value for name, value in given.items() if value}
+        if prompt.schema is not None:
+            # Without a count, OpenCode cannot read the stored message any more and answers 400.
+            body["format"] = {"type": "json_schema", "schema": prompt.schema, "retryCount": 0}
         await self._call("POST", f"/session/{session}/prompt_async", json=body)
+
+    async def command(self, session: str, name: str, arguments: str, prompt: Prompt) -> None:
+        """Run a command of the configuration; returns when it is over. Its output arrives as events."""
+        body = {"command": name, "arguments": arguments, "model": f"{prompt.provider}/{prompt.model}"}
+        given = {"agent": prompt.agent, "variant": prompt.variant}
+        body |= {key: value for key, value in given.items() if value}
+        parts = [part.body() for part in prompt.files]
+        await self._call("POST", f"/session/{session}/command", json={**body, "parts": parts}, timeout=None)
+
+    async def add_mcp(self, name: str, server: Mapping[str, Any], seconds: float) -> str | None:
+        """Start an MCP server, or connect to it; return why that failed, or None."""
+        body = {"name": name, "config": dict(server)}
+        states = _object(await self._call("POST", "/mcp", json=body, timeout=seconds))
+        state = _object(states.get(name, {}))
+        if state.get("status") == "connected":
+            return None
+        return str(state.get("error") or state.get("status") or "unknown")[:500]
 
     async def abort(self, session: str) -> None:
         """Stop the prompt. Children of its shell tools may live on; the supervisor ends those."""
@@ -292,7 +329,7 @@ class OpenCode:
             return False
         return bool(_decoded(answer))
 
-    async def _call(self, method: str, path: str, *, json: object = None, timeout: float = _CALL_TIMEOUT) -> Any:  # noqa: ANN401 - JSON of another program; a transport timeout
+    async def _call(self, method: str, path: str, *, json: object = None, timeout: float | None = _CALL_TIMEOUT) -> Any:  # noqa: ANN401 - JSON of another program; a transport timeout
         return _decoded(await self._send(method, path, json=json, timeout=timeout))
 
     async def _send(
@@ -302,17 +339,17 @@ class OpenCode:
         *,
         json: object = None,
         query: Mapping[str, str] | None = None,
-        timeout: float = _CALL_TIMEOUT,
+        timeout: float | None = _CALL_TIMEOUT,
     ) -> _Answer:
         where = f"{method} {path}"
         try:
             async with (
-                asyncio.timeout(_TOTAL_FACTOR * timeout),
+                asyncio.timeout(_TOTAL_FACTOR * timeout if timeout is not None else None),
                 self._http.stream(method, path, json=json, params=query, timeout=timeout) as answer,
             ):
                 return await _read_answer(answer, where)
         except TimeoutError as error:
-            raise OpenCodeError(f"{where}: no whole answer within {_TOTAL_FACTOR * timeout:g} s") from error
+            raise OpenCodeError(f"{where}: no whole answer within {_TOTAL_FACTOR * (timeout or 0):g} s") from error
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise OpenCodeError(f"{where}: {str(error) or type(error).__name__}") from error
 

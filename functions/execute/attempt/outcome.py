@@ -26,11 +26,12 @@ class StoredArtifacts:
     message: str | None = None
     waited_ms: int = 0
 
-    def work(self, usage: Usage, result: str) -> outcomes.Work:
+    def work(self, usage: Usage, result: str, output: object = None) -> outcomes.Work:
         """Return these artifacts with usage and result, for the terminal fact."""
         return outcomes.Work(
             usage=usage,
             result=replace_lone_surrogates(result),
+            output=output,
             diff=self.diff,
             objects=self.objects,
             artifacts=self.artifacts,

@@ -110,7 +110,13 @@ def _digest(body: ExecuteTask) -> str:
     canonical = body.model_dump_json(
         by_alias=True,
         exclude_unset=True,
-        exclude={"execution_id": True, "project_id": True, "model": {"api_key"}, "workspace": {"token"}},
+        exclude={
+            "execution_id": True,
+            "project_id": True,
+            "model": {"api_key"},
+            "workspace": {"token"},
+            "mcp": {"__all__": {"headers"}},
+        },
     )
     return hashlib.sha256(json.dumps(json.loads(canonical), sort_keys=True).encode()).hexdigest()
 

@@ -1,0 +1,1 @@
+"""What a task brings for its agent besides the workspace: attachments, definitions, MCP servers, a result schema."""

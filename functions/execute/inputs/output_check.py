@@ -1,0 +1,62 @@
+"""Check of a structured output against the task's JSON Schema.
+
+The schema and the value come from a tenant and a model: a pattern or a nest of references can take years. So the check
+is a process of its own, with little memory and few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ocf.events.errors import InvalidEvent
+from ocf.events.limits import OUTPUT, parse_json
+
+_WALL_SECONDS = 60.0
+
+
+async def check_output(text: str | None, schema: Mapping[str, Any]) -> tuple[object, str | None]:
+    """Return the value of a structured output and the reason why it does not fit the schema, or None.
+
+    Args:
+        text: JSON; None: the model gave no structured output.
+        schema: a JSON Schema that `submit` has checked.
+    """
+    if text is None:
+        return None, "the model gave no structured output"
+    try:
+        # As UTF-8, in which facts are written.
+        value = parse_json(
+            json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8", "replace"), OUTPUT, "output"
+        )
+    except InvalidEvent as error:
+        return None, str(error)
+    return value, await _fault(json.dumps({"schema": schema, "value": value}).encode())
+
+
+async def _fault(question: bytes) -> str | None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        str(Path(__file__).with_name("schema_process.py")),
+        env={},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(_WALL_SECONDS):
+            answer, _ = await process.communicate(question)
+    except TimeoutError:
+        return f"the check against output_schema took more than {_WALL_SECONDS:g} s"
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        return "the check against output_schema takes too long or too much memory; simplify its patterns and references"
+    return answer.decode("utf-8", "replace") or None

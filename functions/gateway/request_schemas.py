@@ -66,7 +66,7 @@ class ExecuteTask(TaskRequest):
     mcp: Annotated[
         dict[McpName, McpServerIn],
         Field(max_length=20, repr=False, json_schema_extra={"additionalProperties": False}),
-    ] = {}  # type: ignore[assignment]
+    ] = Field(default_factory=dict)  # type: ignore[assignment]
 
 
 class CancelTask(Model):

@@ -159,6 +159,11 @@ class Settings(BaseSettings):
         alias="ALLOW_SHARED_USER",
         description="run the agents of several projects as one user, if this process may not change users",
     )
+    allow_repository_config: bool = Field(
+        False,
+        alias="ALLOW_REPOSITORY_CONFIG",
+        description="use the agents, skills and commands of the workspace; never its plugins and MCP servers",
+    )
     agent_host_socket: Path | None = Field(
         None,
         alias="AGENT_HOST_SOCKET",

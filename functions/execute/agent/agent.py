@@ -17,6 +17,7 @@ from ocf.events.lifecycle import Reason
 from ocf.events.limits import FREE_VALUE, OverLimit, parse_json
 from ocf.events.output import ChunkType, Draft, FileChange, PendingRequest, Usage
 from ocf.events.ports import Clock
+from ocf.functions.core.definitions import CommandDefinition, may_run_shell
 from ocf.functions.execute.agent import config
 from ocf.functions.execute.agent.config import AgentModel, ServerSpec
 from ocf.functions.execute.agent.opencode_api import (
@@ -76,24 +77,18 @@ class PromptSpec:
     variant: str | None = None
     #: Files of the first prompt.
     files: tuple[FilePart, ...] = ()
-    #: JSON Schema of the answer to each prompt.
-    schema: Mapping[str, Any] | None = None
     #: A prompt `/NAME ARGUMENTS` with one of these names runs the command.
-    commands: frozenset[str] = frozenset()
+    commands: Mapping[str, CommandDefinition] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class AgentResult:
-    """Result of a prompt that did not fail. `text` is the assistant's last message; `aborted`: ended by `abort`.
-
-    `structured` is the JSON text of an answer by schema, not yet checked against it.
-    """
+    """Result of a prompt that did not fail. `text` is the assistant's last message; `aborted`: ended by `abort`."""
 
     text: str
     usage: Usage
     session_id: str
     aborted: bool = False
-    structured: str | None = None
 
 
 class Agent:
@@ -116,6 +111,7 @@ class Agent:
         self._idle_checks = 0
         self._emit: Emit | None = None
         self._prompted = False
+        self._rules: list[dict[str, str]] = []
         self._command: asyncio.Task[None] | None = None
 
     @property
@@ -135,6 +131,18 @@ class Agent:
             with tracing.phase("create session"):
                 translator = await self._prepare()
             return await self._follow(translator, prompt)
+        except OpenCodeError as error:
+            raise await self._connection_failure(str(error)) from error
+
+    async def structured(self, text: str, schema: Mapping[str, Any]) -> object:
+        """Ask for the result of the conversation by a JSON Schema; return the value, not checked, or None.
+
+        Without the variant: providers refuse to force a tool call while a model reasons.
+        """
+        model = self._prompt_spec.model
+        prompt = Prompt(text=text, provider=model.provider, model=model.name, system=self._prompt_spec.system_prompt)
+        try:
+            return await self.server.client.structured(self.session_id, prompt, schema)
         except OpenCodeError as error:
             raise await self._connection_failure(str(error)) from error
 
@@ -185,6 +193,7 @@ class Agent:
         if self._translator is None:
             can_answer = prompt_spec.answer_seconds is not None
             rules = config.permission_rules(prompt_spec.permissions, prompt_spec.enabled_tools, can_answer=can_answer)
+            self._rules = rules
             if prompt_spec.resume_session:
                 if not await client.has_session(prompt_spec.resume_session):
                     # A new conversation would overwrite the saved one.
@@ -258,9 +267,7 @@ class Agent:
         if translator.unfinished is not None and not self._aborting:
             # This end looks like an answer; its consumer would take half of it for the whole.
             raise AgentFailed(*translator.unfinished, self._stderr())
-        return AgentResult(
-            translator.result_text, translator.usage, self.session_id, self._aborting, translator.structured
-        )
+        return AgentResult(translator.result_text, translator.usage, self.session_id, self._aborting)
 
     async def _pump(self, inbox: asyncio.Queue[Event]) -> None:
         async for event in self.server.client.events(self.session_id):
@@ -284,14 +291,17 @@ class Agent:
             agent=spec.agent,
             variant=spec.variant,
             files=spec.files if not self._prompted else (),
-            schema=spec.schema,
         )
         self._prompted = True
         name, arguments = command_of(text, spec.commands)
         if name is None:
             await self.server.client.prompt(self.session_id, prompt)
-        else:
-            self._command = asyncio.create_task(self._run_command(name, arguments, prompt))
+            return
+        # OpenCode runs the shell commands of a template unasked.
+        if may_run_shell(spec.commands[name].template, arguments) and not config.shell_allowed(self._rules):
+            message = f"/{name} runs shell commands (`!`), which the task's permissions do not allow"
+            raise AgentFailed(Reason.PERMISSION_DENIED, message)
+        self._command = asyncio.create_task(self._run_command(name, arguments, prompt))
 
     async def _run_command(self, name: str, arguments: str, prompt: Prompt) -> None:
         """Run a command; a refusal of OpenCode becomes the error of the run."""

@@ -74,7 +74,7 @@ class FilePart:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One user message; `system` is added to the system prompt, `schema` is the JSON Schema of the answer."""
+    """One user message; `system` is added to the system prompt."""
 
     text: str
     provider: str
@@ -83,7 +83,6 @@ class Prompt:
     agent: str | None = None
     variant: str | None = None
     files: Sequence[FilePart] = ()
-    schema: Mapping[str, Any] | None = None
 
 
 class OpenCode:
@@ -137,16 +136,22 @@ class OpenCode:
 
     async def prompt(self, session: str, prompt: Prompt) -> None:
         """Start a prompt; its output arrives as events."""
-        body: dict[str, Any] = {
-            "model": {"providerID": prompt.provider, "modelID": prompt.model},
-            "parts": [{"type": "text", "text": prompt.text}, *(part.body() for part in prompt.files)],
-        }
-        given = {"system": prompt.system, "agent": prompt.agent, "variant": prompt.variant}
-        body |= {name: value for name, value in given.items() if value}
-        if prompt.schema is not None:
-            # Without a count, OpenCode cannot read the stored message any more and answers 400.
-            body["format"] = {"type": "json_schema", "schema": prompt.schema, "retryCount": 0}
-        await self._call("POST", f"/session/{session}/prompt_async", json=body)
+        await self._call("POST", f"/session/{session}/prompt_async", json=_message(prompt))
+
+    async def structured(self, session: str, prompt: Prompt, schema: Mapping[str, Any]) -> object:
+        """Ask for an answer by schema, with the conversation of `session` before it; return its value, or None.
+
+        It is asked in a copy of the session: OpenCode 1.18 cannot read a session any more in which a message has a
+        schema. The copy has no other tool.
+        """
+        copy = _id(_object(await self._call("POST", f"/session/{session}/fork", json={})))
+        try:
+            await self.set_permissions(copy, [{"permission": "*", "pattern": "*", "action": "deny"}])
+            body = {**_message(prompt), "format": {"type": "json_schema", "schema": schema, "retryCount": 0}}
+            answer = _object(await self._call("POST", f"/session/{copy}/message", json=body, timeout=None))
+            return _object(answer.get("info")).get("structured")
+        finally:
+            await self.delete_session(copy)
 
     async def command(self, session: str, name: str, arguments: str, prompt: Prompt) -> None:
         """Run a command of the configuration; returns when it is over. Its output arrives as events."""
@@ -156,14 +161,18 @@ class OpenCode:
         parts = [part.body() for part in prompt.files]
         await self._call("POST", f"/session/{session}/command", json={**body, "parts": parts}, timeout=None)
 
-    async def add_mcp(self, name: str, server: Mapping[str, Any], seconds: float) -> str | None:
+    async def add_mcp(self, name: str, server: Mapping[str, Any]) -> str | None:
         """Start an MCP server, or connect to it; return why that failed, or None."""
         body = {"name": name, "config": dict(server)}
-        states = _object(await self._call("POST", "/mcp", json=body, timeout=seconds))
+        states = _object(await self._call("POST", "/mcp", json=body, timeout=None))
         state = _object(states.get(name, {}))
         if state.get("status") == "connected":
             return None
         return str(state.get("error") or state.get("status") or "unknown")[:500]
+
+    async def remove_mcp(self, name: str) -> None:
+        """Give up an MCP server."""
+        await self._call("POST", f"/mcp/{name}/disconnect")
 
     async def abort(self, session: str) -> None:
         """Stop the prompt. Children of its shell tools may live on; the supervisor ends those."""
@@ -383,6 +392,15 @@ class _ReadBudget:
             return False
         self._bytes, self._values, self._pages = self._bytes - len(page), self._values - values, self._pages - 1
         return True
+
+
+def _message(prompt: Prompt) -> dict[str, Any]:
+    given = {"system": prompt.system, "agent": prompt.agent, "variant": prompt.variant}
+    return {
+        "model": {"providerID": prompt.provider, "modelID": prompt.model},
+        "parts": [{"type": "text", "text": prompt.text}, *(part.body() for part in prompt.files)],
+        **{name: value for name, value in given.items() if value},
+    }
 
 
 async def _read_answer(answer: httpx.Response, where: str) -> _Answer:

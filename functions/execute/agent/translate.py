@@ -8,7 +8,6 @@ ends. Rule 3: only text of the main session's assistant is `text`. Text of subag
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -56,8 +55,6 @@ class Translator:
         self.idle = False
         self.aborted = False
         self.error: tuple[Reason, str] | None = None
-        #: JSON of the structured output of this prompt.
-        self.structured: str | None = None
         self.waiting: dict[str, PendingRequest] = {}
         self.changes: Mapping[str, FileChange] = {}
         self._directory = directory
@@ -120,7 +117,7 @@ class Translator:
     def begin_turn(self) -> None:
         """Reset the end of the last prompt; published text stays published."""
         self.idle = self.aborted = self._busy = False
-        self.error = self._retry = self.structured = None
+        self.error = self._retry = None
         self._before = {key for key, message in self._messages.items() if message.role == "assistant"}
 
     def feed(self, event: Mapping[str, Any]) -> list[Draft]:
@@ -189,8 +186,6 @@ class Translator:
     def _failed(self, error: Mapping[str, Any]) -> None:
         if error.get("name") == "MessageAbortedError":
             self.aborted = True
-        elif error.get("name") == "StructuredOutputError":
-            return  # the model answered in words; `structured` stays empty
         elif self.error is None:
             self.error = failure(error)
 
@@ -205,11 +200,8 @@ class Translator:
         summary, finish = info.get("summary") is True, str(info.get("finish") or "")
         self._check_limit(self._messages, key)
         self._messages[key] = _Message(info["sessionID"], info["role"], summary, finished, finish)
-        if info["sessionID"] == self.session and key not in self._before:
-            if info.get("structured") is not None:
-                self.structured = json.dumps(info["structured"])
-            if info.get("error"):
-                self._failed(info["error"])
+        if info["sessionID"] == self.session and key not in self._before and info.get("error"):
+            self._failed(info["error"])
         return [] if known else [draft for part in self._parts_of.get(key, ()) for draft in self._text_drafts(part)]
 
     def _check_limit(self, known: Collection[str], key: str) -> None:

@@ -103,7 +103,16 @@ class WarmServerConfig:
         mine, asked = self.spec, spec
         return all(
             getattr(mine, name) == getattr(asked, name)
-            for name in ("sandboxed", "read_only", "connect_ports", "max_processes", "max_memory_bytes", "env", "tools")
+            for name in (
+                "sandboxed",
+                "read_only",
+                "connect_ports",
+                "max_processes",
+                "max_memory_bytes",
+                "env",
+                "tools",
+                "definitions",
+            )
         )
 
 

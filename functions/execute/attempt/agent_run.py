@@ -11,6 +11,7 @@ import structlog
 
 from ocf.events.commands import Execute
 from ocf.events.errors import SealError
+from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft, Usage
 from ocf.events.redaction import Redactor
 from ocf.functions import workspace
@@ -25,6 +26,7 @@ from ocf.functions.execute.attempt.publisher import Ownership
 from ocf.functions.execute.attempt.spans import RunSpans
 from ocf.functions.execute.attempt.watchdog import Activity
 from ocf.functions.execute.context import WorkerContext
+from ocf.functions.execute.inputs.output_check import check_output, json_in
 from ocf.functions.execute.model_proxy import Hooks, ModelProxyFailure
 from ocf.functions.execute.sandbox.agent_host_client import HostUser
 from ocf.functions.execute.sandbox.process import AgentFailed
@@ -43,6 +45,8 @@ _EXPORT_AT_REST = 30.0
 _EXPORT = 5.0
 _EXPORT_IN_A_HURRY = 0.3
 _GRACE = 0.3
+_OUTPUT_TRIES = 2
+_ASK_FOR_OUTPUT = "Give the result of the work above as structured output. Your last message did not fit:"
 
 
 class AgentRun:
@@ -66,6 +70,8 @@ class AgentRun:
         self._preparation = Preparation(context, task, directory, self.redactor, self._assign)
         self.spans = RunSpans()
         self.result = ""
+        #: The value that fits `output_schema`, once there is one.
+        self.output: object = None
 
     @property
     def model_name(self) -> str | None:
@@ -154,9 +160,23 @@ class AgentRun:
             prompt = self._follow_ups.popleft() if self._follow_ups else None
             if prompt is not None:
                 await emit(phase_draft("model", "taking up a follow-up prompt"))
+        if self._task.output_schema is not None:
+            self.output = self.redactor.value(await self._structured(self._agent, self._task.output_schema, emit))
         self._finished = True
         self._conversation = await self._exported(self._agent, _EXPORT_AT_REST)
         await emit(usage_draft(self.usage))
+
+    async def _structured(self, agent: Agent, schema: dict[str, object], emit: Emit) -> object:
+        """Return the value that fits the schema: the last message itself, or the answer to a question for it."""
+        output, fault = await check_output(json_in(self.result), schema)
+        for _ in range(_OUTPUT_TRIES):
+            if fault is None:
+                return output
+            await emit(phase_draft("model", "asking for the output by its schema"))
+            output, fault = await check_output(await agent.structured(f"{_ASK_FOR_OUTPUT} {fault}", schema), schema)
+        if fault is None:
+            return output
+        raise AgentFailed(Reason.OUTPUT_INVALID, f"the output does not fit output_schema: {fault}")
 
     def _assign(self, warm_server: WarmServer, target: ModelTarget) -> None:
         hooks = Hooks(

@@ -93,7 +93,7 @@ class AttemptEnd:
             await self._retry_until_stored(lambda: self._publisher.finish(FLUSH_SECONDS))
 
         def decide(record: Record) -> tuple[Step, Outcome]:
-            work = stored.work(self._agent_run.usage, self._agent_run.result)
+            work = stored.work(self._agent_run.usage, self._agent_run.result, self._agent_run.output)
             ending, last = outcome.ending(stop_reason, taken), self._publisher.last
             return taken, outcomes.compose(record, ending, self._deps.clock.now(), work=work, last_sequence=last)
 

@@ -15,16 +15,22 @@ from ocf.events.output import ChunkType, Draft
 from ocf.events.redaction import Redactor
 from ocf.events.session_record import Session
 from ocf.functions import workspace
+from ocf.functions.core.definitions import TaskDefinitions, narrowed
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.stored_objects import saved_key
 from ocf.functions.execute.agent.agent import PromptSpec
-from ocf.functions.execute.agent.config import AgentModel
+from ocf.functions.execute.agent.config import STRUCTURED_TOOL, AgentModel
 from ocf.functions.execute.agent.conversation_import import import_conversation
+from ocf.functions.execute.agent.opencode_api import FilePart
 from ocf.functions.execute.agent.warm_server import WarmServer
 from ocf.functions.execute.attempt.artifacts import CONVERSATION
 from ocf.functions.execute.attempt.workspace_source import WorkspaceInput
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.execute.egress_proxy import EgressProxy, rules
+from ocf.functions.execute.inputs.definitions import of_repository
+from ocf.functions.execute.inputs.mcp import start_servers
+from ocf.functions.execute.inputs.output_check import with_schema
+from ocf.functions.execute.inputs.task_inputs import TaskInputs
 from ocf.functions.execute.sandbox.agent_host_client import Owner
 from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady
 from ocf.functions.models.endpoint_check import BadEndpoint
@@ -83,20 +89,24 @@ class Preparation:
         session = await self._session()
         workspace_input = WorkspaceInput(self._context, self._task, session, self._directory)
         await asyncio.to_thread(workspace_input.check)  # cheaper than starting OpenCode first
+        inputs = TaskInputs(self._context, self._task, self._directory)
         self.keep_ignored = workspace_input.keep_ignored
         try:
             if workspace_input.shared:
                 unused = self._directory / "unused"
                 self.workspace = await workspace_input.prepare(unused, self._hide, self._own_shared)
+            definitions = await inputs.definitions(await self._repository(workspace_input), emit)
+            files = await inputs.files()
             await emit(phase_draft("agent", "getting OpenCode ready"))
             with tracing.phase("get agent"):
-                warm_server = await self._acquire(target)
+                warm_server = await self._acquire(target, definitions)
             await emit(phase_draft("workspace", f"preparing the workspace ({workspace_input.label})"))
             if self.workspace is None:
                 with tracing.phase("prepare workspace"):
                     self.workspace = await workspace_input.prepare(warm_server.directory, self._hide, warm_server.own)
             self._assign(warm_server, target)
-            spec = self._prompt_spec(target, await self._resume(warm_server, session))
+            spec = self._prompt_spec(target, await self._resume(warm_server, session), definitions, files)
+            await start_servers(warm_server.server.client, self._task.mcp, {}, emit)
         except Unavailable as error:
             raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from error  # S3 went away; the agent has done nothing
         await emit(phase_draft("model", f"asking {target.display_name}"))
@@ -118,6 +128,8 @@ class Preparation:
             raise AgentFailed(Reason.BUDGET_EXCEEDED, f"{unknown}; set limits.max_total_tokens instead")
         if target.api_key is not None:
             self._hide(target.api_key.get_secret_value())
+        if self._task.output_schema is not None and target.enabled_tools is not None:
+            target = replace(target, enabled_tools=(*target.enabled_tools, STRUCTURED_TOOL))
         return target
 
     def _hide(self, secret: str) -> None:
@@ -135,8 +147,28 @@ class Preparation:
             raise workspace.InvalidWorkspace(f"session {task.session_id} was destroyed")
         return found
 
-    async def _acquire(self, target: ModelTarget) -> WarmServer:
-        spec = replace(self._context.server_spec(self._task.limits), models=(_model(target),))
+    async def _repository(self, source: WorkspaceInput) -> TaskDefinitions:
+        """Return the definitions in the workspace, if the operator allows them.
+
+        The server needs them at its start, in an empty directory. So the workspace is made once before for them alone.
+        """
+        if not self._context.deps.settings.allow_repository_config:
+            return TaskDefinitions()
+        if self.workspace is not None:
+            return await of_repository(self.workspace.directory)
+        first = await source.prepare(self._directory / "first", self._hide, _keep_owner)
+        try:
+            return await of_repository(first.directory)
+        finally:
+            await workspace.forget(first)
+
+    async def _acquire(self, target: ModelTarget, definitions: TaskDefinitions) -> WarmServer:
+        spec = replace(
+            self._context.server_spec(self._task.limits),
+            models=(_model(target),),
+            definitions=definitions,
+            permissions=self._task.permissions if definitions else {},
+        )
         try:
             allowed = rules(self._task.network.allow, self._context.deps.settings.network_allow)
         except InvalidRule as error:
@@ -174,16 +206,27 @@ class Preparation:
             else await import_conversation(warm_server.server, await self._context.deps.store.get(key))
         )
 
-    def _prompt_spec(self, target: ModelTarget, resume: str | None) -> PromptSpec:
+    def _prompt_spec(
+        self, target: ModelTarget, resume: str | None, definitions: TaskDefinitions, files: tuple[FilePart, ...]
+    ) -> PromptSpec:
+        task = self._task
         return PromptSpec(
             model=_model(target),
-            permissions=self._task.permissions,
+            permissions=narrowed(definitions.permissions_of(task.agent), task.permissions),
             enabled_tools=target.enabled_tools,
-            system_prompt=target.system_prompt,
-            answer_seconds=self._task.limits.answer_seconds,
-            title=self._task.task_id or "task",
+            system_prompt=with_schema(target.system_prompt, task.output_schema),
+            answer_seconds=task.limits.answer_seconds,
+            title=task.task_id or "task",
             resume_session=resume,
+            agent=task.agent,
+            variant=task.model.variant if task.model is not None else None,
+            files=files,
+            commands=definitions.commands,
         )
+
+
+async def _keep_owner(_: Path) -> None:
+    """Leave the files to this process's user."""
 
 
 def _model(target: ModelTarget) -> AgentModel:

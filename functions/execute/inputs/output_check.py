@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,22 +18,41 @@ from ocf.events.errors import InvalidEvent
 from ocf.events.limits import OUTPUT, parse_json
 
 _WALL_SECONDS = 60.0
+_ASKED = "End with a last message that is only a JSON value, without any other word, by this JSON Schema:"
+_FENCED = re.compile(r"^```(?:json)?[ \t]*\n(.*?)\n```[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
-async def check_output(text: str | None, schema: Mapping[str, Any]) -> tuple[object, str | None]:
-    """Return the value of a structured output and the reason why it does not fit the schema, or None.
+def with_schema(system_prompt: str | None, schema: Mapping[str, Any] | None) -> str | None:
+    """Return a system prompt that asks for a last message by the schema, which spares a further model call."""
+    if schema is None:
+        return system_prompt
+    asked = f"{_ASKED}\n{json.dumps(schema)}"
+    return f"{system_prompt}\n\n{asked}" if system_prompt else asked
+
+
+def json_in(text: str) -> object:
+    """Return the JSON value that a message is, or that its last fenced block is; None when there is none."""
+    fenced = _FENCED.findall(text)
+    for candidate in (text, *fenced[-1:]):
+        try:
+            return parse_json(candidate.encode("utf-8", "replace"), OUTPUT, "output")
+        except InvalidEvent:
+            continue
+    return None
+
+
+async def check_output(value: object, schema: Mapping[str, Any]) -> tuple[object, str | None]:
+    """Return a structured output and the reason why it does not fit the schema, or None.
 
     Args:
-        text: JSON; None: the model gave no structured output.
+        value: from JSON; None: the model gave no structured output.
         schema: a JSON Schema that `submit` has checked.
     """
-    if text is None:
-        return None, "the model gave no structured output"
+    if value is None:
+        return None, "no structured output"
     try:
         # As UTF-8, in which facts are written.
-        value = parse_json(
-            json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8", "replace"), OUTPUT, "output"
-        )
+        value = parse_json(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"), OUTPUT, "output")
     except InvalidEvent as error:
         return None, str(error)
     return value, await _fault(json.dumps({"schema": schema, "value": value}).encode())

@@ -1,0 +1,67 @@
+"""MCP servers of a task: added to a running OpenCode server before the first prompt.
+
+A local server is a process of the agent's sandbox, in the workspace. A remote one is reached through a loopback route
+that adds its headers (`RemoteServers`). A server that does not start is reported, and the run goes on without its
+tools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+
+from ocf.events.output import ChunkType, Draft
+from ocf.events.task_fields import LocalMcp, RemoteMcp
+from ocf.functions.execute.agent.opencode_api import OpenCode, OpenCodeError
+
+START_SECONDS = 60.0
+#: For OpenCode it is the limit of a start and of each tool call.
+_CALL_MILLISECONDS = 300_000
+
+
+async def start_servers(
+    client: OpenCode,
+    servers: Mapping[str, LocalMcp | RemoteMcp],
+    routes: Mapping[str, str],
+    emit: Callable[[Draft], Awaitable[None]],
+    seconds: float = START_SECONDS,
+) -> None:
+    """Start the servers at once and report each in the output.
+
+    Args:
+        client: OpenCode's API.
+        servers: of the task.
+        routes: loopback URLs of the remote ones.
+        emit: publishes a draft.
+        seconds: limit of a start.
+    """
+
+    async def start(name: str, server: LocalMcp | RemoteMcp) -> None:
+        failure = await _started(client, name, _config(server, routes.get(name, "")), seconds)
+        text = "is ready" if failure is None else f"did not start: {failure}; its tools are missing"
+        await emit(Draft(type=ChunkType.STATUS, data=f"MCP server {name} {text}", detail={"phase": "agent"}))
+
+    await asyncio.gather(*(start(name, server) for name, server in servers.items()))
+
+
+async def _started(client: OpenCode, name: str, config: Mapping[str, object], seconds: float) -> str | None:
+    try:
+        async with asyncio.timeout(seconds):
+            return await client.add_mcp(name, config)
+    except TimeoutError:
+        failure = f"no answer within {seconds:g} s"
+    except OpenCodeError as error:
+        failure = str(error)
+    with suppress(OpenCodeError):  # it may not have got so far
+        await client.remove_mcp(name)
+    return failure
+
+
+def _config(server: LocalMcp | RemoteMcp, url: str) -> dict[str, object]:
+    if isinstance(server, LocalMcp):
+        given: dict[str, object] = {"command": list(server.command), "environment": dict(server.env)}
+    else:
+        # Its headers are added on the way; OpenCode would look for a login of its own.
+        given = {"url": url, "oauth": False}
+    return {"type": server.type, **given, "enabled": True, "timeout": _CALL_MILLISECONDS}

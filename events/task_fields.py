@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
+    field_validator,
     model_validator,
 )
 
@@ -186,7 +187,7 @@ class LocalMcp(Model):
 
 HeaderValue = Annotated[str, StringConstraints(pattern=_HEADER_VALUE, max_length=8_000)]
 Headers = Annotated[
-    dict[Annotated[str, StringConstraints(pattern=_HEADER, max_length=100)], Sealed | HeaderValue],
+    dict[Annotated[str, StringConstraints(pattern=_HEADER, max_length=100)], HeaderValue | Sealed],
     Field(max_length=20, json_schema_extra={"additionalProperties": False}),
 ]
 
@@ -206,16 +207,18 @@ class RemoteMcp(Model):
     ]
     headers: Headers = {}
 
-    @model_validator(mode="after")
-    def _sealed_secrets(self) -> RemoteMcp:
-        for name, value in self.headers.items():
+    @field_validator("headers")
+    @classmethod
+    def _sealed_secrets(cls, value: dict[str, Sealed | str]) -> dict[str, Sealed | str]:
+        for name, text in value.items():
             if name.lower() in _OWN_HEADERS:
-                raise ValueError(f"headers: {name} is set by the connection itself")
-            if isinstance(value, str) and not self._may_be_plain(name):
-                raise ValueError(f"headers: the value of {name} must be sealed")
-        return self
+                raise ValueError(f"{name} is set by the connection itself")
+            if isinstance(text, str) and not cls._may_be_plain(name):
+                raise ValueError(f"the value of {name} must be sealed")
+        return value
 
-    def _may_be_plain(self, name: str) -> bool:
+    @classmethod
+    def _may_be_plain(cls, name: str) -> bool:
         return _SECRET_HEADER.search(name) is None
 
 

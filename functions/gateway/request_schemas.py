@@ -49,7 +49,8 @@ WorkspaceIn = Annotated[
 class RemoteMcpIn(RemoteMcp):
     """An MCP server at a URL. Plain header values are sealed before use."""
 
-    def _may_be_plain(self, name: str) -> bool:
+    @classmethod
+    def _may_be_plain(cls, name: str) -> bool:
         return True
 
 

@@ -24,7 +24,7 @@ from ocf.functions.core.rejections import Refusal
 from ocf.functions.core.schedules import SWEEP, ensure_schedule
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.runtime.bootstrap import Dependencies
-from ocf.functions.settings.host_rules import InvalidRule, host_allowed
+from ocf.functions.submit.task_rules import broken_rules
 
 EXECUTE = TYPES["dev.ocf.task.execute.v1"]
 CLEANUP = TYPES["dev.ocf.task.cleanup.v1"]
@@ -120,7 +120,7 @@ async def _validated(deps: Dependencies, event: Event, ref: ExecutionRef) -> Sub
         raise InvalidData([FieldError(field="data", message=str(error))]) from None
     if not isinstance(data, Submit):
         raise InvalidEvent(f"type: {event.type} is not for the submit function")
-    errors = _against_subject(data, ref) + _against_operator(deps, data)
+    errors = _against_subject(data, ref) + broken_rules(data, deps.settings)
     errors += _expired(event, deps.clock.now())
     if errors:
         raise InvalidData(errors)
@@ -134,25 +134,6 @@ def _against_subject(data: Submit, ref: ExecutionRef) -> list[FieldError]:
     if data.execution_id != ref.execution:
         errors.append(FieldError(field="execution_id", message=f"is not the subject's execution {ref.execution!r}"))
     return errors
-
-
-def _against_operator(deps: Dependencies, data: Submit) -> list[FieldError]:
-    """Return the fields that exceed the operator's settings."""
-    settings = deps.settings
-    errors = [
-        FieldError(field=field, message=message) for field, message in task_limits.exceeded(data.limits, settings)
-    ]
-    for index, host in enumerate(data.network.allow):
-        if (problem := _against_network(host, settings.network_allow)) is not None:
-            errors.append(FieldError(field=f"network.allow.{index}", message=problem))
-    return errors
-
-
-def _against_network(host: str, ceiling: tuple[str, ...]) -> str | None:
-    try:
-        return None if host_allowed(host, ceiling) else f"{host} is not within the operator's NETWORK_ALLOW"
-    except InvalidRule as error:
-        return str(error)
 
 
 def _expired(event: Event, now: datetime) -> list[FieldError]:

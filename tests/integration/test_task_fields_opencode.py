@@ -40,7 +40,7 @@ from tests.support.offline import OPENCODE, node, offline_spec
 
 pytestmark = [
     pytest.mark.skipif(not OPENCODE.exists(), reason="OpenCode is not installed: make install"),
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(180),
     pytest.mark.asyncio(loop_scope="module"),
 ]
 

@@ -349,3 +349,42 @@ async def test_poison_on_the_subject_of_a_session_stops_no_submit_to_it() -> Non
     await submit(b.deps, b.submit(GOOD, session_id=session))
     errors = json.loads((await b.fact(GOOD, "rejected")).data)["errors"]
     assert [error["field"] for error in errors] == ["session_id"]
+
+
+@pytest.mark.parametrize(
+    ("task", "field", "message"),
+    [
+        ({"agent": "reviewer"}, "agent", "must be one of build, plan"),
+        ({"agents": {"build": {"content": "x"}}}, "agents.build", "an agent of OpenCode itself"),
+        ({"commands": {"go": {"content": "---\n- x\n---\n"}}}, "commands.go", "not a YAML mapping"),
+        ({"skills": {"go": {"content": "---\na: [\n---\n"}}}, "skills.go", "not YAML"),
+        ({"output_schema": {"type": "objekt"}}, "output_schema", "is not a JSON Schema"),
+        ({"output_schema": {"type": "array"}}, "output_schema", '"type": "object"'),
+        ({"mcp": {"a": {"type": "remote", "url": "https://a.example/"}}}, "mcp.a.url", "NETWORK_ALLOW"),
+        ({"mcp": {"a": {"type": "remote", "url": "https://b.example:8443/"}}}, "mcp.a.url", "NETWORK_ALLOW"),
+    ],
+)
+async def test_fields_for_the_agent_are_checked_before_a_worker_sees_them(
+    task: dict[str, Any], field: str, message: str
+) -> None:
+    """The fact names the field and what would be right."""
+    made = bench(NETWORK_ALLOW="b.example")
+    event = made.submit(**task)
+    await submit(made.deps, event)
+    execution = json.loads(event.data)["execution_id"]
+    errors = json.loads((await made.fact(execution, "rejected")).data)["errors"]
+    assert [error["field"] for error in errors] == [field]
+    assert message in errors[0]["message"]
+
+
+async def test_an_agent_of_the_task_or_of_an_allowed_repository_is_accepted() -> None:
+    """Only the worker can see a repository's."""
+    for settings, task in (
+        ({}, {"agent": "mine", "agents": {"mine": {"content": "x"}}}),
+        ({}, {"agent": "mine", "agents": {"from": {"git": "https://example.com/a.git"}}}),
+        ({"ALLOW_REPOSITORY_CONFIG": True}, {"agent": "mine"}),
+    ):
+        made = bench(**settings)
+        event = made.submit(**task)
+        await submit(made.deps, event)
+        assert "accepted" in await made.said(json.loads(event.data)["execution_id"])

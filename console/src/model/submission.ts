@@ -1,4 +1,5 @@
 /** The submit form's fields and the request they make. All text, as typed. */
+import type { Attached } from "./attachments";
 
 export const SOURCES = ["empty", "git", "directory", "snapshot", "shared"] as const;
 export type Source = (typeof SOURCES)[number];
@@ -30,6 +31,10 @@ export interface Form {
   bash: Permission;
   edit: Permission;
   answerMinutes: string;
+  agent: string;
+  variant: string;
+  outputSchema: string;
+  attachments: readonly Attached[];
 }
 
 export const BLANK: Form = {
@@ -57,6 +62,10 @@ export const BLANK: Form = {
   bash: "allow",
   edit: "allow",
   answerMinutes: "10",
+  agent: "",
+  variant: "",
+  outputSchema: "",
+  attachments: [],
 };
 
 /** Which field of the form a field of the request is, so that an error stands where it can be mended. */
@@ -76,6 +85,10 @@ const FIELDS: Readonly<Record<string, keyof Form>> = {
   "model_config.temperature": "temperature",
   "model_config.max_tokens": "maxTokens",
   "model_config.system_prompt": "systemPrompt",
+  "model_config.variant": "variant",
+  agent: "agent",
+  attachments: "attachments",
+  output_schema: "outputSchema",
   "limits.timeout_seconds": "timeoutMinutes",
   "limits.answer_seconds": "answerMinutes",
   "limits.max_total_tokens": "maxTotalTokens",
@@ -114,7 +127,11 @@ export function bodyOf(form: Form): Record<string, unknown> {
       temperature: number(form.temperature),
       max_tokens: number(form.maxTokens),
       system_prompt: form.systemPrompt,
+      variant: form.variant.trim(),
     }),
+    agent: form.agent.trim(),
+    attachments: form.attachments.map((one) => ({ name: one.name, media_type: one.mediaType, data: one.data })),
+    output_schema: schemaOf(form.outputSchema),
     limits: blankless({
       timeout_seconds: seconds(form.timeoutMinutes),
       answer_seconds: asks ? seconds(form.answerMinutes) : undefined,
@@ -128,6 +145,15 @@ export function bodyOf(form: Form): Record<string, unknown> {
       edit: form.edit === "allow" ? undefined : form.edit,
     }),
   });
+}
+
+/** The schema as typed; what is no JSON goes as text, and the gateway's answer stands at the field. */
+function schemaOf(text: string): unknown {
+  try {
+    return text.trim() === "" ? undefined : JSON.parse(text);
+  } catch {
+    return text;
+  }
 }
 
 function workspaceOf(form: Form): Record<string, unknown> | undefined {

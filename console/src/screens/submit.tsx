@@ -3,8 +3,16 @@ import { api } from "../api/client";
 import { useAction } from "../hooks";
 import { bodyOf, type Form, fieldOf } from "../model/submission";
 import { go, href, useRoute } from "../router";
+import { Attachments } from "../submit/attachments";
 import { isRemembered, remember, remembered } from "../submit/remembered";
-import { FilingSection, LimitsSection, ModelSection, PermissionsSection, Workspace } from "../submit/sections";
+import {
+  AgentSection,
+  FilingSection,
+  LimitsSection,
+  ModelSection,
+  PermissionsSection,
+  Workspace,
+} from "../submit/sections";
 import { Field } from "../ui/parts";
 
 /** Submit form. */
@@ -63,27 +71,30 @@ export function SubmitScreen(): ReactNode {
         <h1>New execution</h1>
       </header>
       <form className="submit" ref={element} onSubmit={(event) => void submit(event)} noValidate>
-        <Field
-          label="What is to be done?"
-          error={errors.get("prompt")}
-          hint="Say it as you would to a colleague who has the repository open."
-        >
-          {(ids) => (
-            <textarea
-              {...ids}
-              rows={7}
-              className="prompt"
-              value={form.prompt}
-              onChange={(event) => set("prompt", event.target.value)}
-              onKeyDown={(event) => {
-                if (event.key === "Enter" && (event.ctrlKey || event.metaKey))
-                  event.currentTarget.form?.requestSubmit();
-              }}
-            />
-          )}
-        </Field>
+        <Attachments {...parts}>
+          <Field
+            label="What is to be done?"
+            error={errors.get("prompt")}
+            hint="Say it as you would to a colleague who has the repository open."
+          >
+            {(ids) => (
+              <textarea
+                {...ids}
+                rows={7}
+                className="prompt"
+                value={form.prompt}
+                onChange={(event) => set("prompt", event.target.value)}
+                onKeyDown={(event) => {
+                  if (event.key === "Enter" && (event.ctrlKey || event.metaKey))
+                    event.currentTarget.form?.requestSubmit();
+                }}
+              />
+            )}
+          </Field>
+        </Attachments>
         <Workspace {...parts} />
         <ModelSection {...parts} />
+        <AgentSection {...parts} />
         <LimitsSection {...parts} />
         <PermissionsSection {...parts} />
         <FilingSection {...parts} />

@@ -12,6 +12,7 @@ const SOURCE_LABELS: Readonly<Record<Source, string>> = {
 };
 const MODEL_FIELDS = ["provider", "model", "key", "endpoint", "temperature", "maxTokens", "systemPrompt"] as const;
 const LIMIT_FIELDS = ["timeoutMinutes", "maxCost", "maxTotalTokens", "attempts"] as const;
+const AGENT_FIELDS = ["agent", "variant", "outputSchema"] as const;
 const FILING_FIELDS = ["project", "session", "labels"] as const;
 
 /** Where the files come from. */
@@ -96,6 +97,48 @@ export function ModelSection({ form, set, errors }: FormProps): ReactNode {
             rows={3}
             value={form.systemPrompt}
             onChange={(event) => set("systemPrompt", event.target.value)}
+          />
+        )}
+      </Field>
+    </Group>
+  );
+}
+
+/** How the agent works, and what it gives back. */
+export function AgentSection({ form, set, errors }: FormProps): ReactNode {
+  return (
+    <Group
+      title="Agent and result"
+      summary={
+        [form.agent, form.variant, form.outputSchema.trim() && "JSON by a schema"].filter(Boolean).join(" · ") ||
+        "build"
+      }
+      open={hasAny(errors, AGENT_FIELDS)}
+    >
+      <div className="pair">
+        <Text name="agent" label="Agent" placeholder="build" hint="plan only looks." {...{ form, set, errors }} />
+        <Text
+          name="variant"
+          label="Variant"
+          placeholder="the model's default"
+          hint="Reasoning effort, as the model names it."
+          {...{ form, set, errors }}
+        />
+      </div>
+      <Field
+        label="JSON Schema of the result"
+        error={errors.get("outputSchema")}
+        hint="The run fails where the result does not fit it."
+      >
+        {(ids) => (
+          <textarea
+            {...ids}
+            rows={3}
+            className="code"
+            spellCheck={false}
+            placeholder='{"type": "object", "properties": {}}'
+            value={form.outputSchema}
+            onChange={(event) => set("outputSchema", event.target.value)}
           />
         )}
       </Field>

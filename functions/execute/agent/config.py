@@ -39,8 +39,6 @@ _SKILLS = "skills"
 _ADAPTERS = {"openai": "@ai-sdk/openai-compatible", "anthropic": "@ai-sdk/anthropic"}
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AGENTS = ("build", "plan", "general", "explore")
-#: The tool that OpenCode adds for an answer by schema.
-STRUCTURED_TOOL = "StructuredOutput"
 #: Permissions that are not tools: leaving the directory, calling the same tool three times.
 _NOT_TOOLS = ("external_directory", "doom_loop")
 _NO_NETWORK = {

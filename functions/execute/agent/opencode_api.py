@@ -36,6 +36,9 @@ RESYNC = "ocf.resync"
 CONNECTED = "server.connected"
 HEARTBEAT = "server.heartbeat"
 
+#: The tool that OpenCode adds for an answer by schema.
+STRUCTURED_TOOL = "StructuredOutput"
+
 _USERNAME = "opencode"
 _CALL_TIMEOUT = 15.0
 _PROBE_TIMEOUT = 2.0
@@ -146,7 +149,8 @@ class OpenCode:
         """
         copy = _id(_object(await self._call("POST", f"/session/{session}/fork", json={})))
         try:
-            await self.set_permissions(copy, [{"permission": "*", "pattern": "*", "action": "deny"}])
+            rules = (("*", "deny"), (STRUCTURED_TOOL, "allow"))
+            await self.set_permissions(copy, [{"permission": to, "pattern": "*", "action": do} for to, do in rules])
             body = {**_message(prompt), "format": {"type": "json_schema", "schema": schema, "retryCount": 0}}
             answer = _object(await self._call("POST", f"/session/{copy}/message", json=body, timeout=None))
             return _object(answer.get("info")).get("structured")

@@ -19,9 +19,9 @@ from ocf.functions.core.definitions import TaskDefinitions, narrowed
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.stored_objects import saved_key
 from ocf.functions.execute.agent.agent import PromptSpec
-from ocf.functions.execute.agent.config import STRUCTURED_TOOL, AgentModel
+from ocf.functions.execute.agent.config import AgentModel
 from ocf.functions.execute.agent.conversation_import import import_conversation
-from ocf.functions.execute.agent.opencode_api import FilePart
+from ocf.functions.execute.agent.opencode_api import STRUCTURED_TOOL, FilePart
 from ocf.functions.execute.agent.warm_server import WarmServer
 from ocf.functions.execute.attempt.artifacts import CONVERSATION
 from ocf.functions.execute.attempt.workspace_source import WorkspaceInput

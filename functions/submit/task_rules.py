@@ -1,0 +1,98 @@
+"""Rules of a task beyond its schema: the operator's settings, its model, and fields that depend on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from ocf.events.commands import Submit
+from ocf.events.facts import FieldError
+from ocf.events.task_fields import DefinitionFolder, Definitions, RemoteMcp
+from ocf.functions.core import task_limits
+from ocf.functions.core.definitions import (
+    BUILT_IN_AGENTS,
+    InvalidDefinition,
+    agent_definition,
+    command_definition,
+    skill_definition,
+)
+from ocf.functions.settings.host_rules import InvalidRule, host_allowed
+from ocf.functions.settings.settings import Settings
+
+
+def broken_rules(data: Submit, settings: Settings) -> list[FieldError]:
+    """Return the fields that exceed the operator's settings or do not fit each other."""
+    found = [*task_limits.exceeded(data.limits, settings), *_network(data, settings)]
+    found += [*_definitions(data), *_agent(data, settings), *_output_schema(data)]
+    return [FieldError(field=field, message=message) for field, message in found]
+
+
+def _network(data: Submit, settings: Settings) -> Iterator[tuple[str, str]]:
+    for index, host in enumerate(data.network.allow):
+        if (problem := _against_network(host, settings.network_allow)) is not None:
+            yield f"network.allow.{index}", problem
+    for name, server in data.mcp.items():
+        if isinstance(server, RemoteMcp):
+            try:
+                parts = urlsplit(server.url)
+                host = f"{(parts.hostname or '').rstrip('.')}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+            except ValueError:
+                yield f"mcp.{name}.url", "has no valid host and port"
+                continue
+            if (problem := _against_network(host, settings.network_allow)) is not None:
+                yield f"mcp.{name}.url", problem
+
+
+def _against_network(host: str, ceiling: tuple[str, ...]) -> str | None:
+    try:
+        return None if host_allowed(host, ceiling) else f"{host} is not within the operator's NETWORK_ALLOW"
+    except InvalidRule as error:
+        return str(error)
+
+
+def _definitions(data: Submit) -> Iterator[tuple[str, str]]:
+    """Parse what the task has by content; references are read by the worker."""
+    for name, text in _contents(data.agents):
+        try:
+            agent_definition(name, text)
+        except InvalidDefinition as error:
+            yield f"agents.{name}", str(error)
+    for name, text in _contents(data.skills):
+        try:
+            skill_definition(name, {"SKILL.md": text.encode()})
+        except InvalidDefinition as error:
+            yield f"skills.{name}", str(error)
+    for name, text in _contents(data.commands):
+        try:
+            command_definition(text)
+        except InvalidDefinition as error:
+            yield f"commands.{name}", str(error)
+
+
+def _contents(definitions: Definitions) -> Iterator[tuple[str, str]]:
+    if not isinstance(definitions, DefinitionFolder):
+        yield from ((name, one.content) for name, one in definitions.items() if one.content is not None)
+
+
+def _agent(data: Submit, settings: Settings) -> Iterator[tuple[str, str]]:
+    if data.agent is None or settings.allow_repository_config or isinstance(data.agents, DefinitionFolder):
+        return
+    known = (*BUILT_IN_AGENTS, *data.agents)
+    if data.agent not in known:
+        yield "agent", f"must be one of {', '.join(known)}"
+
+
+def _output_schema(data: Submit) -> Iterator[tuple[str, str]]:
+    if data.output_schema is None:
+        return
+    # Imported only here: few tasks have one, and it would slow every start of the function.
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
+    try:
+        Draft202012Validator.check_schema(data.output_schema)
+    except SchemaError as error:
+        yield "output_schema", f"is not a JSON Schema (draft 2020-12): {error.json_path}: {error.message[:300]}"
+        return
+    if data.output_schema.get("type") != "object":
+        yield "output_schema", 'must have "type": "object": models give structured output as an object'

@@ -57,6 +57,7 @@ class StandIn:
         self.redactor = Redactor()
         self.spans = RunSpans()
         self.result = ""
+        self.output: object = None
         self.replies: list[tuple[str, str]] = []
         type(self).latest = self
 

@@ -106,7 +106,8 @@ class Preparation:
                     self.workspace = await workspace_input.prepare(warm_server.directory, self._hide, warm_server.own)
             self._assign(warm_server, target)
             spec = self._prompt_spec(target, await self._resume(warm_server, session), definitions, files)
-            await start_servers(warm_server.server.client, self._task.mcp, {}, emit)
+            if self._task.mcp:
+                await start_servers(warm_server.server.client, self._task.mcp, {}, emit)
         except Unavailable as error:
             raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from error  # S3 went away; the agent has done nothing
         await emit(phase_draft("model", f"asking {target.display_name}"))

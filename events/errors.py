@@ -53,6 +53,10 @@ class NotYetKnown(Retry):
     http_status = 404
 
 
+class KeyNotYetKnown(Retry):
+    """A secret was sealed under a key that this process does not know; a rotation may be under way."""
+
+
 class Unavailable(Retry):
     """A dependency of this function does not answer."""
 

@@ -84,6 +84,10 @@ class Keyring:
         """Ids of the retired keys."""
         return [kid for kid in self._ciphers if kid != self.current_id]
 
+    def knows(self, sealed: Sealed) -> bool:
+        """Return whether the secret was sealed under one of these keys."""
+        return sealed.kid in self._ciphers
+
     def seal(self, plain: str, project: str) -> Sealed:
         """Seal `plain` for `project` under the current key, with a fresh random nonce."""
         nonce = secrets.token_bytes(NONCE_BYTES)

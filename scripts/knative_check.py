@@ -3,8 +3,8 @@
     knative_check.py            kubectl: on PATH, or .tools/kube (scripts/kube_tools.sh)
 
 The schemas are strict: a field that is not in them (a typing error, a wrong indent) is an error, as is a wrong type.
-They are those of one version of each (knative/schemas.json says which). `knative/cluster` holds parts of objects that
-Knative's own manifests make: nothing is missing there. Of `knative/monitoring` the operator's kinds have no schema;
+They are those of one version of each (knative/schemas.json says which). `knative/cluster` holds merge patches of
+objects that Knative's own manifests make: nothing is missing there. Of `knative/monitoring` the operator's kinds have no schema;
 it has to build.
 """
 
@@ -24,7 +24,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMAS = ROOT / "knative/schemas.json"
 OVERLAYS = tuple(sorted(path.parent.name for path in (ROOT / "knative/overlays").glob("*/kustomization.yaml")))
-PARTS, MONITORING = "../cluster", "../monitoring"
+PARTS, MONITORING = ROOT / "knative/cluster", "../monitoring"
 #: The Prometheus operator's: no cluster of the tests has it.
 _UNKNOWN = "monitoring.coreos.com/"
 Manifest = dict[str, Any]
@@ -37,7 +37,7 @@ def kubectl() -> str | None:
 
 
 def build(overlay: str) -> list[Manifest]:
-    """The objects of an overlay, or of another folder below `knative/` (`../cluster`).
+    """The objects of an overlay, or of another folder below `knative/` (`../monitoring`).
 
     Raises:
         RuntimeError: kustomize refuses it, with its reason.
@@ -47,6 +47,11 @@ def build(overlay: str) -> list[Manifest]:
     if built.returncode:
         raise RuntimeError(built.stderr.strip())
     return [one for one in yaml.safe_load_all(built.stdout) if one]
+
+
+def parts() -> list[Manifest]:
+    """The merge patches of `knative/cluster`."""
+    return [yaml.safe_load(path.read_text()) for path in sorted(PARTS.glob("*.yaml"))]
 
 
 def mistakes(manifest: Manifest, known: dict[str, Any], *, part: bool = False) -> Iterator[str]:
@@ -69,11 +74,12 @@ def main() -> int:
         return 0
     known = json.loads(SCHEMAS.read_text())
     found = 0
-    for folder in (*OVERLAYS, PARTS, MONITORING):
-        for manifest in build(folder):
+    for folder in (*OVERLAYS, MONITORING, PARTS.name):
+        part = folder == PARTS.name
+        for manifest in parts() if part else build(folder):
             if manifest["apiVersion"].startswith(_UNKNOWN):
                 continue
-            for said in mistakes(manifest, known, part=folder == PARTS):
+            for said in mistakes(manifest, known, part=part):
                 found += 1
                 sys.stderr.write(f"{folder}: {manifest['kind']} {manifest['metadata']['name']}: {said}\n")
     return 1 if found else 0

@@ -1,7 +1,8 @@
 """Prints the Secrets of an installation as YAML, for `kubectl apply -f -`.
 
     knative_secrets.py --keys DIR [--namespace ocf] [--local] [--backend PROJECT ...]
-                       [--s3-access-key ID --s3-secret-key KEY] [--rotate SECRET]
+                       [--s3-access-key ID --s3-secret-key KEY] [--secret NAME ...]
+                       [--rotate SECRET | --finish SECRET | --revoke CREDS | --new-nats-trust]
 
 All of them are derived from the seeds in DIR/keys.json (mode 0600), made at the first call: the same directory gives
 the same keys. Keep it as you keep a password store; without it no user of NATS can be made.
@@ -9,7 +10,7 @@ the same keys. Keep it as you keep a password store; without it no user of NATS 
 | secret | in it | who gets it |
 |---|---|---|
 | ocf-dispatch | DISPATCH_TOKEN | dispatcher, functions |
-| ocf-encryption | ENCRYPTION_KEY, after a rotation ENCRYPTION_KEYS_RETIRED | gateway (seals), execute (opens) |
+| ocf-encryption | ENCRYPTION_KEY; ENCRYPTION_KEYS_RETIRED from a rotation on | gateway (seals), execute (opens) |
 | ocf-gateway | GATEWAY_JWT_SECRET, NATS_SIGNING_SEED, NATS_ACCOUNT | gateway |
 | ocf-nats | functions.creds | dispatcher, functions |
 | ocf-backend | backend.creds | your own backends: commands and reading, trusted with every project |
@@ -18,13 +19,18 @@ the same keys. Keep it as you keep a password store; without it no user of NATS 
 | ocf-s3 | AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY | functions that read or write the archive |
 | ocf-s3-server | s3.json | the local overlay's S3 server (--local) |
 
+A rotation has two steps, `--rotate` and `--finish`, so that nobody uses a key that another process does not know
+(`scripts/knative_rotate.py` does both). The state is in the folder: a step that is repeated changes nothing.
+
 `--only ocf-backup/backup.creds` prints the credentials of who backs up and restores, good for a day, in no Secret.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
+import re
 import secrets
 import sys
 import time
@@ -53,6 +59,9 @@ from ocf.stack.nats_server import MAX_PAYLOAD  # noqa: E402
 from ocf.stack.s3_server import s3_config  # noqa: E402
 
 _BACKUP_TTL = 86_400
+_PUBLIC_KEY_LENGTH = 56
+_USER_JWT = re.compile(r"-----BEGIN NATS USER JWT-----\s+[\w-]+\.([\w-]+)\.")
+ROTATED = ("ocf-encryption", "ocf-dispatch", "ocf-nats")
 
 
 def nats_config(trust: Trust, now: int) -> str:
@@ -111,15 +120,73 @@ def retired_keys(folder: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
+def next_key(folder: Path) -> Path:
+    """Where the encryption key is kept that is readable, and does not seal yet."""
+    return folder / "encryption.next"
+
+
 def rotated(keys: Keys, folder: Path, what: str) -> Keys:
-    """`keys` with a new secret in the place of one; kept in the folder, so that the next call gives the same."""
+    """The first step: `keys` with a new secret for `what`, which every reader knows before anybody uses it."""
     if what == "ocf-encryption":
+        if not next_key(folder).exists():
+            write_private(next_key(folder), Keys.generate().encryption_key)
+        return keys
+    if what == "ocf-nats":
+        return saved(replace(keys, trust=keys.trust.rotated()), folder)
+    return saved(replace(keys, dispatch_token=Keys.generate().dispatch_token), folder)
+
+
+def finished(keys: Keys, folder: Path, what: str) -> Keys:
+    """The second step: `keys` as they are after the rotation of `what`."""
+    if what == "ocf-nats":
+        return saved(replace(keys, trust=keys.trust.finished()), folder)
+    coming = next_key(folder)
+    if coming.exists():
         # First the old one: should this break off here, it is merely in both places.
-        write_private(folder / "encryption.retired", "\n".join([keys.encryption_key, *retired_keys(folder)]))
-    fresh = Keys.generate()
-    field = {"ocf-encryption": "encryption_key", "ocf-dispatch": "dispatch_token"}[what]
-    keys = replace(keys, **{field: getattr(fresh, field)})
+        retired = [one for one in retired_keys(folder) if one != keys.encryption_key]
+        write_private(folder / "encryption.retired", "\n".join([keys.encryption_key, *retired]))
+        keys = saved(replace(keys, encryption_key=coming.read_text()), folder)
+        coming.unlink()
+    return keys
+
+
+def saved(keys: Keys, folder: Path) -> Keys:
+    """`keys`, kept in the folder, so that the next call gives the same."""
     write_private(folder / "keys.json", json.dumps(asdict(keys), indent=2))
+    return keys
+
+
+def user_of(given: str) -> str:
+    """The public key of a NATS user: itself, or the path of a credentials file.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if len(given) == _PUBLIC_KEY_LENGTH and given.startswith("U"):
+        return given
+    path = Path(given)
+    found = _USER_JWT.search(path.read_text()) if path.is_file() else None
+    if found is None:
+        raise ValueError(f"{given} is neither a user's public key nor a credentials file")
+    claims = json.loads(base64.urlsafe_b64decode(found[1] + "=" * (-len(found[1]) % 4)))
+    return str(claims["sub"])
+
+
+def changed(keys: Keys, folder: Path, arguments: argparse.Namespace) -> Keys:
+    """`keys` after what the arguments ask for.
+
+    Raises:
+        ValueError: an argument is wrong.
+    """
+    if arguments.rotate:
+        keys = rotated(keys, folder, arguments.rotate)
+    if arguments.finish:
+        keys = finished(keys, folder, arguments.finish)
+    for given in arguments.revoke:
+        keys = saved(replace(keys, trust=keys.trust.without(user_of(given), int(time.time()))), folder)
+    if arguments.new_nats_trust:
+        write_private(folder / f"keys.before-{int(time.time())}.json", (folder / "keys.json").read_text())
+        keys = saved(replace(keys, trust=Trust.generate()), folder)
     return keys
 
 
@@ -144,8 +211,9 @@ def contents(keys: Keys, folder: Path, arguments: argparse.Namespace) -> dict[st
     for project in arguments.backend:
         own = mint_user(trust, PROJECT_BACKEND, now, project=check_project(project)).file()
         found[f"ocf-backend-{project}"] = {"backend.creds": own}
-    if retired := retired_keys(folder):
-        found["ocf-encryption"]["ENCRYPTION_KEYS_RETIRED"] = ",".join(retired)
+    coming = next_key(folder)
+    if readable := [*([coming.read_text()] if coming.exists() else []), *retired_keys(folder)]:
+        found["ocf-encryption"]["ENCRYPTION_KEYS_RETIRED"] = ",".join(readable)
     if arguments.local:
         found["ocf-s3-server"] = {"s3.json": s3_config(access, secret)}
     return found
@@ -166,8 +234,8 @@ def manifest(name: str, namespace: str, fields: dict[str, str]) -> dict[str, Any
     }
 
 
-def main() -> int:
-    """Print them; exit status."""
+def arguments_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description="The Secrets of an installation, as YAML")
     parser.add_argument("--keys", type=Path, required=True, help="folder of the seeds; made if it is not there")
     parser.add_argument("--namespace", default="ocf")
@@ -178,16 +246,28 @@ def main() -> int:
     parser.add_argument("--s3-access-key", help="of your object storage; invented if not given")
     parser.add_argument("--s3-secret-key")
     parser.add_argument("--only", help="print one field instead: SECRET/FIELD", metavar="SECRET/FIELD")
-    rotatable = ("ocf-encryption", "ocf-dispatch")
+    parser.add_argument("--secret", action="append", default=[], help="print only this Secret", metavar="NAME")
+    parser.add_argument("--rotate", choices=ROTATED, help="begin a rotation; see docs/how-to/rotate-keys.md")
+    parser.add_argument("--finish", choices=ROTATED, help="end a rotation: only the new value is used from now on")
     parser.add_argument(
-        "--rotate", choices=rotatable, help="give this one a new value first; see docs/how-to/back-up-and-restore.md"
+        "--revoke", action="append", default=[], help="refuse this NATS user from now on", metavar="CREDS|PUBLIC_KEY"
     )
+    parser.add_argument("--new-nats-trust", action="store_true", help="new keys of everything in NATS, a new account")
+    return parser
+
+
+def main() -> int:
+    """Print them; exit status."""
+    parser = arguments_parser()
     arguments = parser.parse_args()
     folder = make_private_dir(arguments.keys)
-    keys = load_or_generate(folder)
-    if arguments.rotate:
-        keys = rotated(keys, folder, arguments.rotate)
+    try:
+        keys = changed(load_or_generate(folder), folder, arguments)
+    except ValueError as error:
+        parser.error(f"--revoke: {error}")
     found = contents(keys, folder, arguments)
+    if unknown := [name for name in arguments.secret if name not in found]:
+        parser.error(f"--secret: no {unknown[0]}; secrets are {', '.join(found)}")
     if arguments.only:
         # Only on demand: no pod has a use for it.
         found["ocf-backup"] = {"backup.creds": mint_user(keys.trust, BACKUP, int(time.time()), ttl=_BACKUP_TTL).file()}
@@ -198,6 +278,8 @@ def main() -> int:
         return 0
     # JSON is YAML, and needs no escaping rules of its own.
     for name, fields in found.items():
+        if arguments.secret and name not in arguments.secret:
+            continue
         sys.stdout.write(f"---\n{json.dumps(manifest(name, arguments.namespace, fields))}\n")
     return 0
 

@@ -16,6 +16,7 @@ import httpx
 import structlog
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from ocf.events.errors import Unavailable
 from ocf.events.ports import Backlog, Bucket
@@ -28,7 +29,7 @@ from ocf.functions.dispatcher.http_target import Function, Target, Webhook, conn
 from ocf.functions.dispatcher.project_consumers import ProjectLoop
 from ocf.functions.dispatcher.routes import ROUTES, Route
 from ocf.functions.observability import logs, metrics, tracing
-from ocf.functions.runtime import uvicorn_server
+from ocf.functions.runtime import startup
 from ocf.functions.runtime.bootstrap import Dependencies, build
 from ocf.functions.runtime.health import health_routes
 from ocf.functions.settings.settings import Settings, load_or_exit
@@ -70,24 +71,27 @@ def _exit(problem: str) -> NoReturn:
 
 async def run(settings: Settings) -> None:
     """Dispatch until SIGTERM or SIGINT."""
-    # Only requests to external sinks may use a proxy of the environment.
-    inside, outside = httpx.AsyncClient(transport=connections()), httpx.AsyncClient()
-    async with build(settings, "dispatcher") as deps, inside, outside:
-        routes = selected_routes(settings)
-        loops = {route.consumer: _loop(deps, route, inside, outside) for route in routes}
-        tasks = [asyncio.create_task(loop.run()) for loop in loops.values()]
-        tasks.append(asyncio.create_task(_measure_lag(deps, routes, loops)))
-        await uvicorn_server.serve(
-            uvicorn.Config(
-                Starlette(routes=list(health_routes({"nats": deps.bus.ready}))),
-                host=settings.host,
-                port=settings.port,
-                log_config=None,
-                access_log=False,
-            )
-        )
-        await cancel_and_wait(tasks)
-        await asyncio.gather(*(loop.stop(_SHORT_GRACE if loop.short else 0.1) for loop in loops.values()))
+
+    async def life(front: startup.Front, stopped: Awaitable[float]) -> None:
+        # Only requests to external sinks may use a proxy of the environment.
+        inside, outside = httpx.AsyncClient(transport=connections()), httpx.AsyncClient()
+        async with build(settings, "dispatcher", front.note) as deps, inside, outside:
+            routes = selected_routes(settings)
+            loops = {route.consumer: _loop(deps, route, inside, outside) for route in routes}
+            tasks = [asyncio.create_task(loop.run()) for loop in loops.values()]
+            tasks.append(asyncio.create_task(_measure_lag(deps, routes, loops)))
+            front.open(Starlette(routes=list(health_routes({"nats": deps.bus.ready}))))
+            await stopped
+            await cancel_and_wait(tasks)
+            await asyncio.gather(*(loop.stop(_SHORT_GRACE if loop.short else 0.1) for loop in loops.values()))
+
+    await startup.serve(lambda app: _config(settings, app), life)
+
+
+def _config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app, host=settings.host, port=settings.port, log_config=None, access_log=False, lifespan="off"
+    )
 
 
 async def _measure_lag(

@@ -21,7 +21,7 @@ import structlog
 from ocf.events import subjects
 from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import STRUCTURED, Event, decode
-from ocf.events.errors import Drop, NotYetKnown, OcfError, Retry
+from ocf.events.errors import Drop, KeyNotYetKnown, NotYetKnown, OcfError, Retry
 from ocf.functions.core.command_events import ids_of
 from ocf.functions.execute.context import open_context
 from ocf.functions.execute.worker import Worker, worker_of
@@ -103,7 +103,7 @@ async def _work(deps: Dependencies, worker: Worker, notice: Event) -> None:
 
     Raises:
         Drop: the execution has ended, or was deleted.
-        Retry: this worker is shutting down.
+        Retry: this worker is shutting down, or a key is missing.
     """
     missing, reason = 0, ""
     with tracing.span(f"process {notice.type}", notice):
@@ -111,8 +111,8 @@ async def _work(deps: Dependencies, worker: Worker, notice: Event) -> None:
             try:
                 return await worker.execute(await stored_command(deps, notice))
             except Retry as error:
-                if worker.draining:
-                    raise
+                if worker.draining or isinstance(error, KeyNotYetKnown):
+                    raise  # the keys of this pod do not change: the Job's next pod reads the Secret
                 if isinstance(error, NotYetKnown):
                     missing += 1
                     if missing >= _MAX_MISSING:

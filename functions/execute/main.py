@@ -38,6 +38,12 @@ async def lifespan(deps: Dependencies) -> AsyncIterator[dict[str, Check]]:
             _worker = None
 
 
+def leave() -> None:
+    """Begin to stop, at the stop signal: requests may hold the server for as long as the current run."""
+    if _worker is not None:
+        _worker.leave()
+
+
 async def drained(grace: float) -> None:
     """Let the current run end, for at most `grace` seconds.
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
+import structlog
+
 from ocf.events import dataref
-from ocf.events.commands import Execute
+from ocf.events.commands import Execute, GitWorkspace
 from ocf.events.envelope import Event
-from ocf.events.errors import Busy, Conflict, Drop, NotItsTurn, NotYetKnown, Unavailable
+from ocf.events.errors import Busy, Conflict, Drop, KeyNotYetKnown, NotItsTurn, NotYetKnown, Unavailable
+from ocf.events.execution_record import Record
 from ocf.events.refs import ExecutionRef
 from ocf.events.session_record import Session
+from ocf.functions.core.cancellation import cancel_and_wait
 from ocf.functions.core.command_events import command, ids_of
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.execute.agent.warm_pool import WarmPool
@@ -23,8 +27,18 @@ from ocf.functions.execute.context import WorkerContext
 from ocf.functions.observability import metrics
 from ocf.functions.runtime.bootstrap import Dependencies
 
+log = structlog.get_logger()
+
 #: Seconds. A store that takes longer is away, as far as a start is concerned.
 _STORE_SECONDS = 10.0
+#: Seconds after its submit in which an execution waits for the key that its secrets were sealed under. A rotation of
+#: `ENCRYPTION_KEY` takes a minute or two; afterwards the key is unknown for good, and the execution fails.
+KEY_SECONDS = 600.0
+#: Seconds without NATS after which a stopping worker ends its execution and leaves. Without NATS it can neither finish
+#: the execution nor hand it on, and would hold its node or namespace for `DRAIN_SECONDS`.
+CUT_OFF_SECONDS = 120.0
+_CUT_OFF_CHECK = 5.0
+_CUT_OFF_CLEANUP = 60.0
 
 
 class Worker:
@@ -45,6 +59,7 @@ class Worker:
         self._ref: ExecutionRef | None = None
         self._run: Runner | None = None
         self._task: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._draining = False
 
     @property
@@ -77,6 +92,7 @@ class Worker:
             NotItsTurn: the session runs another execution.
             Conflict: it runs here already, or another worker owns it.
             Drop: it has ended.
+            KeyNotYetKnown: a secret of it was sealed under a key that this worker does not know yet.
             Unavailable: this worker is shutting down.
         """
         ref = ExecutionRef(*ids_of(event))
@@ -88,14 +104,22 @@ class Worker:
             raise Busy("this worker has an execution")
         self._ref = ref
         self._task = asyncio.create_task(self._take(event, ref))
-        await asyncio.shield(self._task)
+        task = self._task
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise Unavailable("this worker is shutting down, and NATS is away") from None
+            raise
 
     async def _take(self, event: Event, ref: ExecutionRef) -> None:
         try:
-            await self._must_be_open(ref)
+            record = await self._must_be_open(ref)
             event = await dataref.resolve(event, str(ref), self._deps.store)
             task = command(event, Execute)
-            await self._require_store(task, await self._must_be_its_turn(task))
+            session = await self._must_be_its_turn(task)
+            self._require_keys(task, session, record)
+            await self._require_store(task, session)
             if self._draining:
                 raise Unavailable("this worker is shutting down")
             self._run = Runner(
@@ -113,13 +137,30 @@ class Worker:
             if not self._draining:
                 self._slots.start()
 
-    async def _must_be_open(self, ref: ExecutionRef) -> None:
+    async def _must_be_open(self, ref: ExecutionRef) -> Record:
         record = await self._deps.records.get(ref.project, ref.execution)
         if record is None:
             raise Drop(f"execution {ref.execution} was deleted")
         if record.terminal:
             await self._deps.records.publish_outbox(record)
             raise Drop(f"execution {ref.execution} is {record.state.value} already")
+        return record
+
+    def _require_keys(self, task: Execute, session: Session | None, record: Record) -> None:
+        """Check that this worker knows the keys of the task's secrets, or has waited for them long enough.
+
+        Raises:
+            KeyNotYetKnown: it does not know one; nothing has started, and the execution stays queued.
+        """
+        keyring = self._deps.keyring
+        sealed = [task.model.api_key] if task.model and task.model.api_key else []
+        for source in (task.workspace, *(() if session is None else (session.workspace,))):
+            if isinstance(source, GitWorkspace) and source.token is not None:
+                sealed.append(source.token)
+        unknown = [one.kid for one in sealed if keyring is not None and not keyring.knows(one)]
+        age = (self._deps.clock.now() - record.submitted_at).total_seconds()
+        if unknown and age < KEY_SECONDS:
+            raise KeyNotYetKnown(f"a secret was sealed under key id {unknown[0]}, which this worker does not know yet")
 
     async def _must_be_its_turn(self, task: Execute) -> Session | None:
         """Check that the session runs no other execution (one at a time, in the order of their submits); return it."""
@@ -156,9 +197,30 @@ class Worker:
         """Take no new execution."""
         self._draining = True
 
-    async def drained(self, grace: float) -> None:
-        """Take no new execution, and let the current one end by itself, for at most `grace` seconds."""
+    def leave(self) -> None:
+        """Take no new execution. End the current one if NATS is away for `CUT_OFF_SECONDS`."""
         self.drain()
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._leave_when_cut_off())
+
+    async def _leave_when_cut_off(self) -> None:
+        clock, answered = self._deps.clock, self._deps.clock.monotonic()
+        while self._task is not None and not self._task.done():
+            try:
+                await self._deps.bus.ready()
+                answered = clock.monotonic()
+            except Unavailable as error:
+                if clock.monotonic() - answered >= CUT_OFF_SECONDS:
+                    log.error("execution given up", action="worker.cut_off", reason=str(error))
+                    # Its processes end; the record says `running` until the sweep, after the outage, finds no lease.
+                    self._task.cancel()
+                    await asyncio.wait({self._task}, timeout=_CUT_OFF_CLEANUP)
+                    continue
+            await clock.sleep(_CUT_OFF_CHECK)
+
+    async def drained(self, grace: float) -> None:
+        """Leave, and let the current execution end by itself, for at most `grace` seconds."""
+        self.leave()
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=max(0.0, grace))
 
@@ -169,6 +231,8 @@ class Worker:
             self._run.stop_signal.decide(StopReason(None, "this worker is shutting down"))
         if self._task is not None:
             await asyncio.wait({self._task})
+        if self._watching is not None:
+            await cancel_and_wait([self._watching])
 
 
 def worker_of(context: WorkerContext) -> Worker:

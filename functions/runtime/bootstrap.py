@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -48,11 +48,15 @@ class Dependencies:
 
 
 @asynccontextmanager
-async def build(settings: Settings, name: str) -> AsyncIterator[Dependencies]:
-    """Connect the dependencies of the process `name`; close them at the end.
+async def build(
+    settings: Settings, name: str, note: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[Dependencies]:
+    """Connect the dependencies of the process `name`, however long that takes; close them at the end.
 
-    Raises:
-        Unavailable: NATS does not answer.
+    Args:
+        settings: The process's environment.
+        name: Name of the connection.
+        note: Gets the reason of each failed try to connect.
     """
     keyring = None
     if settings.encryption_key is not None:
@@ -62,7 +66,7 @@ async def build(settings: Settings, name: str) -> AsyncIterator[Dependencies]:
         async with _dry(settings, name, keyring) as deps:
             yield deps
         return
-    bus: NatsBus = await connect(settings.nats_url, creds=settings.nats_creds, name=name)
+    bus: NatsBus = await connect(settings.nats_url, creds=settings.nats_creds, name=name, note=note)
     store = S3Store(s3_config(settings))
     clock = SystemClock()
     executions = NatsBucket(bus, subjects.EXECUTIONS_BUCKET)

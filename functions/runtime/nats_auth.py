@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import nkeys
@@ -28,6 +28,9 @@ SYSTEM_ACCOUNT = "SYS"
 ACCOUNT = "OCF"
 #: The server drops a CONNECT line above `max_control_line` (4096 bytes by default).
 MAX_CONNECT_BYTES = 4096
+
+#: `iat` of the operator's JWT: a server reloads a configuration only if this JWT is the same, byte for byte.
+_OPERATOR_ISSUED = 1_735_689_600
 
 _COMMANDS = ("submit", "cancel", "cleanup", "reply", "session")
 _READABLE = ("OCF_COMMANDS", "OCF_EVENTS", "OCF_OUTPUT", "KV_ocf_executions", "KV_ocf_sessions")
@@ -140,19 +143,42 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Trust:
-    """The seeds of all keys. Only their owner may be able to read them."""
+    """The seeds of all keys. Only their owner may be able to read them.
+
+    `earlier` are the public keys of the signing keys before these, `account_signing` and `viewer_signing`, which the
+    account lists until their rotation is finished. `revoked` has the time in Unix seconds by the public key of a user:
+    what was signed for that user until then is refused.
+    """
 
     operator: str
     system_account: str
     account: str
     account_signing: str
     viewer_signing: str
+    earlier: tuple[str, ...] = ()
+    revoked: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def generate(cls) -> Trust:
         """Return new random seeds."""
         operator, account = nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT
-        return cls(new_seed(operator), *(new_seed(account) for _ in range(4)))
+        return cls(new_seed(operator), new_seed(account), new_seed(account), new_seed(account), new_seed(account))
+
+    def rotated(self) -> Trust:
+        """Return the trust with new signing keys; the account is the same and lists the earlier ones too."""
+        if self.earlier:
+            return self  # an unfinished rotation goes on
+        fresh = [new_seed(nkeys.PREFIX_BYTE_ACCOUNT) for _ in range(2)]
+        earlier = (public_key(self.account_signing), public_key(self.viewer_signing))
+        return replace(self, account_signing=fresh[0], viewer_signing=fresh[1], earlier=earlier)
+
+    def finished(self) -> Trust:
+        """Return the trust without the earlier signing keys: what they signed is refused."""
+        return replace(self, earlier=())
+
+    def without(self, user: str, now: int) -> Trust:
+        """Return the trust that refuses what was signed for the user with this public key until now."""
+        return replace(self, revoked={**self.revoked, user: now})
 
 
 def new_seed(prefix: int) -> str:
@@ -177,13 +203,15 @@ def server_jwts(trust: Trust, now: int) -> dict[str, str]:
     system, account = public_key(trust.system_account), public_key(trust.account)
     operator = _sign(
         trust.operator,
-        {"sub": public_key(trust.operator), "name": "ocf", "iat": now},
+        {"sub": public_key(trust.operator), "name": "ocf", "iat": _OPERATOR_ISSUED},
         {"type": "operator", "version": 2, "system_account": system},
     )
-    scope = {"kind": "user_scope", "key": public_key(trust.viewer_signing), "role": "viewer", "template": VIEWER_SCOPE}
+    signing = [public_key(trust.account_signing), _viewer_scope(public_key(trust.viewer_signing))]
+    if trust.earlier:
+        signing += [trust.earlier[0], _viewer_scope(trust.earlier[1])]
     claims: dict[str, dict[str, Any]] = {
         system: {"limits": {**_ACCOUNT_LIMITS, "mem_storage": 0, "disk_storage": 0, "streams": 0, "consumer": 0}},
-        account: {"limits": _ACCOUNT_LIMITS, "signing_keys": [public_key(trust.account_signing), scope]},
+        account: {"limits": _ACCOUNT_LIMITS, "signing_keys": signing, "revocations": dict(trust.revoked)},
     }
     names = {system: SYSTEM_ACCOUNT, account: ACCOUNT}
     return {"operator": operator} | {
@@ -194,6 +222,10 @@ def server_jwts(trust: Trust, now: int) -> dict[str, str]:
         )
         for key, claim in claims.items()
     }
+
+
+def _viewer_scope(key: str) -> dict[str, Any]:
+    return {"kind": "user_scope", "key": key, "role": "viewer", "template": VIEWER_SCOPE}
 
 
 def mint_user(trust: Trust, role: Role, now: int, *, project: str = "*", ttl: int = 0) -> Credentials:

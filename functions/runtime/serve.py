@@ -11,7 +11,7 @@ import asyncio
 import importlib
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import uvicorn
@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from ocf.events.errors import OcfError
 from ocf.functions.observability import logs, metrics, tracing
-from ocf.functions.runtime import asgi, uvicorn_server
+from ocf.functions.runtime import asgi, startup
 from ocf.functions.runtime.bootstrap import Dependencies, build
 from ocf.functions.runtime.dry_run import EventRouter
 from ocf.functions.runtime.health import Check, health_routes
@@ -74,15 +74,20 @@ def build_app(
 
 @asynccontextmanager
 async def assembled(
-    settings: Settings, names: tuple[str, ...], exposition: Callable[[], bytes] = metrics.exposition
+    settings: Settings,
+    names: tuple[str, ...],
+    exposition: Callable[[], bytes] = metrics.exposition,
+    note: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[Starlette]:
     """Start everything that the app needs, and yield the app; stop in reverse order at the end.
 
-    A function module may define `lifespan(deps)`, an async context manager that yields its readiness checks, and
-    `drained(grace)`, which is awaited before the lifespan ends.
+    A function module may define `lifespan(deps)`, an async context manager that yields its readiness checks; `leave()`,
+    called at the stop signal; and `drained(grace)`, awaited before the lifespan ends. `note` gets the reason of each
+    failed try to connect.
     """
     async with AsyncExitStack() as stack:
-        deps = await stack.enter_async_context(build(settings, "+".join(names) if len(names) < 3 else "control"))
+        name = "+".join(names) if len(names) < 3 else "control"
+        deps = await stack.enter_async_context(build(settings, name, note))
         asgi.set_dependencies(deps)
         metrics.expect_ends()
         checks: dict[str, Check] = {"nats": deps.bus.ready}
@@ -103,23 +108,19 @@ async def run(settings: Settings, names: tuple[str, ...], link: Link | None = No
     if link is not None:
         link.start()
     exposition = metrics.exposition if link is None else link.tally.exposition
-    try:
-        async with assembled(settings, names, exposition) as application:
-            config = uvicorn.Config(
-                application,
-                host=settings.host,
-                port=settings.port,
-                log_config=None,
-                access_log=False,
-                ws="websockets-sansio" if "gateway" in names else "none",
-                # Only executions justify a long graceful shutdown.
-                timeout_graceful_shutdown=settings.drain_seconds if "execute" in names else 10,
-            )
-            stopped_for = await uvicorn_server.serve(config, link)
+
+    async def life(front: startup.Front, stopped: Awaitable[float]) -> None:
+        async with assembled(settings, names, exposition, front.note) as application:
+            front.on_stop = lambda: _tell_to_leave(names)
+            front.open(application)
+            stopped_for = await stopped
             for name in names:
                 module = importlib.import_module(f"ocf.functions.{name}.main")
                 if hasattr(module, "drained"):
                     await module.drained(settings.drain_seconds - stopped_for)
+
+    try:
+        await startup.serve(lambda app: _config(settings, names, app), life, link)
     except OcfError as error:
         sys.stderr.write(f"ocf: cannot start {'+'.join(names)}: {error}\n")
         return 1
@@ -127,6 +128,27 @@ async def run(settings: Settings, names: tuple[str, ...], link: Link | None = No
         asgi.set_dependencies(None)
         tracing.flush()
     return 0
+
+
+def _tell_to_leave(names: tuple[str, ...]) -> None:
+    for name in names:
+        module = importlib.import_module(f"ocf.functions.{name}.main")
+        if hasattr(module, "leave"):
+            module.leave()
+
+
+def _config(settings: Settings, names: tuple[str, ...], app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="websockets-sansio" if "gateway" in names else "none",
+        # Only executions justify a long graceful shutdown.
+        timeout_graceful_shutdown=settings.drain_seconds if "execute" in names else 10,
+    )
 
 
 def main() -> None:

@@ -16,8 +16,10 @@ from ocf.functions.runtime import connection_limits
 from ocf.functions.workers.parent_link import Link
 
 
-async def serve(config: uvicorn.Config, link: Link | None = None) -> float:
+async def serve(config: uvicorn.Config, link: Link | None = None, on_stop: Callable[[], None] = lambda: None) -> float:
     """Serve until a stop signal, and until all requests are answered; return the seconds since the signal.
+
+    `on_stop` is called at the signal.
 
     With a `link` the server does not listen: the parent passes connections to it, one for each request.
 
@@ -25,11 +27,7 @@ async def serve(config: uvicorn.Config, link: Link | None = None) -> float:
     process at once, before executions are released and connections closed, so a handler is installed. SIG_IGN would be
     inherited by children.
     """
-    server = _Server(config, link)
-    # The objects of the start-up live as long as the process. Freezing excludes them from garbage collection, which
-    # would otherwise block all responses for 80 ms (measured for the gateway's process).
-    gc.collect()
-    gc.freeze()
+    server = _Server(config, link, on_stop)
     for number in (signal.SIGTERM, signal.SIGINT):
         # Applies before uvicorn installs its own handlers and after it restores the previous ones.
         signal.signal(number, server.handle_exit)
@@ -41,16 +39,29 @@ async def serve(config: uvicorn.Config, link: Link | None = None) -> float:
     return time.monotonic() - server.stopped_at if server.stopped_at else 0.0
 
 
+def freeze_objects() -> None:
+    """Exclude the objects of the start-up from garbage collection: they live as long as the process.
+
+    A collection of them would block all responses for 80 ms (measured for the gateway's process).
+    """
+    gc.collect()
+    gc.freeze()
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server with the time of the stop signal, and with connections accepted by the parent."""
 
     stopped_at = 0.0
 
-    def __init__(self, config: uvicorn.Config, link: Link | None) -> None:
+    def __init__(self, config: uvicorn.Config, link: Link | None, on_stop: Callable[[], None]) -> None:
         super().__init__(config)
         self._link = link
+        self._on_stop = on_stop
+        self._loop = asyncio.get_running_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.stopped_at:
+            self._loop.call_soon_threadsafe(self._on_stop)
         self.stopped_at = self.stopped_at or time.monotonic()
         super().handle_exit(sig, frame)
 

@@ -42,7 +42,8 @@ def load(data_dir: Path) -> Keys | None:
     if not path.exists():
         return None
     saved = json.loads(path.read_text())
-    return Keys(**{**saved, "trust": Trust(**saved["trust"])})
+    trust = saved["trust"]
+    return Keys(**{**saved, "trust": Trust(**{**trust, "earlier": tuple(trust.get("earlier", ()))})})
 
 
 def load_or_generate(data_dir: Path) -> Keys:

@@ -16,8 +16,11 @@ cd "$ROOT"
 
 if [[ -z ${KUBECONFIG:-} ]]; then
   need_up
-  kubectl() { k "$@"; }
+  inside() { in_network "$@"; }
+else
+  inside() { "$@"; }
 fi
+kubectl() { inside kubectl "$@"; }
 
 images() {
   local target
@@ -28,16 +31,14 @@ images() {
 
 settings() {
   # The webhooks that look at these have to be there first.
-  wait_for 60 kubectl apply --server-side --force-conflicts --field-manager=ocf -k knative/cluster
+  wait_for 60 inside scripts/knative_settings.sh
 }
 
 overlay() {
   kubectl get namespace ocf >/dev/null 2>&1 || kubectl create namespace ocf >/dev/null
   mkdir -p "$KEYS"
   "$ROOT/.venv/bin/python" scripts/knative_secrets.py --keys "$KEYS" --local | kubectl apply -f - >/dev/null
-  # A Job cannot be changed; one that has failed would stand in the way.
-  kubectl -n ocf delete job setup --ignore-not-found >/dev/null
-  wait_for 60 kubectl apply -k knative/overlays/local
+  inside "$ROOT/.venv/bin/python" scripts/knative_apply.py knative/overlays/local
 }
 
 ready() {

@@ -62,6 +62,15 @@ class NatsServer:
         found = mint_user(self.trust, role, int(time.time()), project=project)
         return write_private(self.directory / f"{role.name}-{project.replace('*', 'all')}.creds", found.file())
 
+    def trust_in(self, trust: Trust) -> None:
+        """Write its configuration for these keys; it counts from its next start or `reload` on."""
+        self.trust = trust
+        _configure(self.directory, self.port, self.ws_port, trust)
+
+    def reload(self) -> None:
+        """SIGHUP, as the reloader of the Helm chart sends it."""
+        self.process.send_signal(signal.SIGHUP)
+
     def kill(self) -> None:
         """SIGKILL."""
         os.killpg(self.process.pid, signal.SIGKILL)
@@ -78,16 +87,7 @@ def running_nats(directory: Path, *, streams: bool = True) -> Iterator[NatsServe
     directory.mkdir(parents=True, exist_ok=True)
     ports = allocate(("nats", "nats_ws"), {}, {})
     trust, now = Trust.generate(), int(time.time())
-    config = nats_config(
-        store=directory / "store",
-        port=ports["nats"],
-        ws_port=ports["nats_ws"],
-        trust=trust,
-        server_name=f"test-{os.getpid()}-{ports['nats']}",
-        origins=[ORIGIN],
-        now=now,
-    )
-    write_private(directory / "nats.conf", config)
+    _configure(directory, ports["nats"], ports["nats_ws"], trust)
     server = NatsServer(directory, ports["nats"], ports["nats_ws"], trust, _start(directory, ports["nats"]))
     try:
         write_private(server.creds, mint_user(trust, FUNCTIONS, now).file())
@@ -97,6 +97,19 @@ def running_nats(directory: Path, *, streams: bool = True) -> Iterator[NatsServe
         yield server
     finally:
         server.kill()
+
+
+def _configure(directory: Path, port: int, ws_port: int, trust: Trust) -> None:
+    config = nats_config(
+        store=directory / "store",
+        port=port,
+        ws_port=ws_port,
+        trust=trust,
+        server_name=f"test-{os.getpid()}-{port}",
+        origins=[ORIGIN],
+        now=int(time.time()),
+    )
+    write_private(directory / "nats.conf", config)
 
 
 async def _apply(server: NatsServer) -> None:

@@ -32,6 +32,8 @@ _MESSAGE_TOO_LARGE = 10054
 _NO_SUCH_MESSAGE = (10037, 10043)
 #: A consumer of that name exists with another start, which an update cannot change.
 _OTHER_CONFIG = 10012
+#: The server ends the login of a connection (nats-server, `errors.go`).
+_LOGIN_ENDED = ("authorization violation", "user authentication revoked", "user authentication expired")
 #: Seconds until the kernel closes a connection with unacknowledged data (tcp(7), TCP_USER_TIMEOUT). Without this limit
 #: the kernel could deliver messages of a worker minutes later, after that worker has lost its lease.
 UNACKED = 3.0
@@ -41,13 +43,21 @@ _BATCH_BYTES = 8 * MIB
 _TIMEOUT = 5.0
 
 
-async def connect(url: str, *, creds: Path | None = None, name: str = "ocf") -> NatsBus:
-    """Connect to NATS; reconnect without limit after a loss.
+async def connect(
+    url: str, *, creds: Path | None = None, name: str = "ocf", note: Callable[[str], None] = lambda _: None
+) -> NatsBus:
+    """Connect to NATS, however long that takes; reconnect without limit after a loss.
+
+    Args:
+        url: Comma-separated URLs of the servers.
+        creds: Credentials file, which is read at each connection: it may change.
+        name: Name of the connection, for the server's monitoring.
+        note: Gets the reason of each failed try, for display.
 
     Raises:
-        Unavailable: No server answers, or it refuses the credentials.
+        Unavailable: `url` or `creds` cannot be used.
     """
-    bus = NatsBus(NatsClient())
+    bus = NatsBus(_Client(), note)
     try:
         await bus.nc.connect(
             servers=[part.strip() for part in url.split(",")],
@@ -68,6 +78,21 @@ async def connect(url: str, *, creds: Path | None = None, name: str = "ocf") -> 
         raise Unavailable(f"NATS at {url}: {error or type(error).__name__}") from None
     bus.start()
     return bus
+
+
+class _Client(NatsClient):
+    """nats-py's client, which survives the end of its login."""
+
+    async def _process_err(self, err_msg: str) -> None:
+        """Reconnect when the server ends the login; nats-py would close the connection for ever.
+
+        The credentials file may have changed meanwhile: that is how credentials are rotated.
+        """
+        if any(text in err_msg.lower() for text in _LOGIN_ENDED):
+            await self._error_cb(nats.errors.Error(f"nats: {err_msg}"))
+            await self._process_op_err(nats.errors.AuthorizationError())
+        else:
+            await super()._process_err(err_msg)
 
 
 class NatsDelivery:
@@ -117,8 +142,10 @@ class NatsDelivery:
 class NatsBus:
     """See `ocf.events.ports.Bus`."""
 
-    def __init__(self, nc: NatsClient) -> None:
+    def __init__(self, nc: NatsClient, note: Callable[[str], None] = lambda _: None) -> None:
         self.nc = nc
+        self._note = note
+        self._last_error = ""
         self.js: JetStreamContext = nc.jetstream(timeout=_TIMEOUT)
         self._pulls: dict[str, JetStreamContext.PullSubscription] = {}
         self._writers = Writers(nc)
@@ -138,8 +165,12 @@ class NatsBus:
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(UNACKED * 1000))
 
     async def on_error(self, error: Exception) -> None:
-        """Log an error of the connection."""
-        log.warning("NATS error", action="bus.error", error=str(error) or type(error).__name__)
+        """Log an error of the connection, once while it repeats: an outage repeats it four times a second."""
+        text = str(error) or type(error).__name__
+        self._note(text)
+        if text != self._last_error:
+            self._last_error = text
+            log.warning("NATS error", action="bus.error", error=text)
 
     async def on_disconnect(self) -> None:
         """Abort pending fetches."""
@@ -149,6 +180,7 @@ class NatsBus:
     async def on_reconnect(self) -> None:
         """Set up the new connection, and resend unacknowledged messages."""
         self._lost = asyncio.Event()
+        self._last_error = ""
         self._bound_delays()
         self._writers.repair()
         log.info("NATS connection is back", action="bus.reconnected")

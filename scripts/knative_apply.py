@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Applies an overlay, and removes what another overlay or an earlier release left in its namespace.
 
     knative_apply.py OVERLAY [--namespace ocf]        for example knative/overlays/production

@@ -4,8 +4,8 @@
 
 The schemas are strict: a field that is not in them (a typing error, a wrong indent) is an error, as is a wrong type.
 They are those of one version of each (knative/schemas.json says which). `knative/cluster` holds merge patches of
-objects that Knative's own manifests make: nothing is missing there. Of `knative/monitoring` the operator's kinds have no schema;
-it has to build.
+objects that Knative's own manifests make: nothing is missing there. Of `knative/monitoring` the operator's kinds have
+no schema; it has to build.
 """
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Rotates a secret of a running installation, with executions running (docs/how-to/rotate-keys.md).
 
     knative_rotate.py --keys DIR encryption           the key that seals secrets: first every reader, then the gateway

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Prints the Secrets of an installation as YAML, for `kubectl apply -f -`.
 
     knative_secrets.py --keys DIR [--namespace ocf] [--local] [--backend PROJECT ...]

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Removes an installation (docs/how-to/uninstall-from-a-cluster.md).
 
     knative_uninstall.py OVERLAY --cancel | --wait SECONDS | --now [--data] [--namespace ocf]

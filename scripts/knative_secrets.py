@@ -73,7 +73,8 @@ def nats_config(trust: Trust, now: int) -> str:
     return f"""\
 server_name: ocf
 listen: 0.0.0.0:4222
-http: 0.0.0.0:8222
+# It tells everything about accounts and connections without a login: for the pod's own probe only.
+http: 127.0.0.1:8222
 max_payload: {MAX_PAYLOAD}
 write_deadline: "10s"
 lame_duck_duration: "30s"

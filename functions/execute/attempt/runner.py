@@ -319,8 +319,7 @@ class Runner:
         self._progress.note(draft)
         self._commands.set_waiting(self._agent_run.waiting)
         self._agent_run.spans.on_draft(draft)
-        visible = draft.type in (ChunkType.TEXT, ChunkType.REASONING, ChunkType.TOOL_CALL)
-        if visible and not self._first_output_seen and self._began is not None:
+        if draft.type is ChunkType.TEXT and not self._first_output_seen and self._began is not None:
             metrics.first_output.observe(self._deps.clock.monotonic() - self._began)
             self._first_output_seen = True
         await self._publisher.emit(draft)

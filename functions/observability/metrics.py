@@ -31,7 +31,7 @@ queued = Histogram(
     registry=REGISTRY,
 )
 first_output = Histogram(
-    "ocf_first_output_seconds", "start of the attempt to the agent's first `text` chunk", buckets=_SHORT, registry=REGISTRY
+    "ocf_first_output_seconds", "start of the attempt to its first `text` chunk", buckets=_SHORT, registry=REGISTRY
 )
 cancel_seconds = Histogram(
     "ocf_cancel_seconds", "receipt of a cancel to the end of the last process", buckets=_SHORT, registry=REGISTRY

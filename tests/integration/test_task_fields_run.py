@@ -41,9 +41,9 @@ async def ended(project: Project, prompt: str, **task: Any) -> Any:
 async def test_fields_of_a_task_reach_the_model_and_its_result_comes_back(tmp_path: Path) -> None:
     """JSON by a schema, or `output_invalid`; attachments by content and from an earlier execution; a command and an
     agent from git, and those of the repository itself, whose plugin and MCP server never run."""
-    shared = repository(tmp_path / "sources/shared", {"commands/look.md": "---\nagent: keen\n---\nLook at $1."})
+    shared = repository(tmp_path / "repos/shared", {"commands/look.md": "---\nagent: keen\n---\nLook at $1."})
     hostile = repository(
-        tmp_path / "sources/own",
+        tmp_path / "repos/own",
         {
             ".opencode/agents/house.md": "You are the HOUSE-AGENT.",
             ".opencode/agents/broken.md": "---\nmode: x\n---\n",
@@ -56,7 +56,7 @@ async def test_fields_of_a_task_reach_the_model_and_its_result_comes_back(tmp_pa
             "OPENCODE_BIN": str(OPENCODE),
             "OCF_MODEL": "local/scripted",
             "OCF_MODEL_ENDPOINT": model.base_url,
-            "WORKSPACE_SOURCES": str(tmp_path / "sources"),
+            "WORKSPACE_SOURCES": str(tmp_path / "repos"),
             "ALLOW_REPOSITORY_CONFIG": "true",
         }
         with running_stack(tmp_path, **environ) as stack:

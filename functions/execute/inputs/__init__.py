@@ -1,1 +1,1 @@
-"""What a task brings for its agent besides the workspace: attachments, definitions, MCP servers, a result schema."""
+"""Inputs of a task besides the workspace: attachments, definitions, MCP servers, a result schema."""

@@ -64,6 +64,7 @@ class ArtifactWriter:
         self._stored: list[Artifact] = []
         self._emit: Emit = _discard
         self._waits_since: float | None = None
+        self._outage = asyncio.Lock()
         self._why = ""
 
     async def store(
@@ -200,8 +201,8 @@ class ArtifactWriter:
         self, store: Callable[[], Awaitable[T]], *, action: str, reraise: tuple[()] | type[Retry] = (), **about: str
     ) -> T:
         """Repeat `store` until it succeeds: an outage delays the end, but does not change it. Raises `reraise`."""
-        pause = 1.0
-        while True:
+
+        async def store_or_wait() -> T | None:
             if not await self._ownership.wait_until_held():
                 raise Conflict("another worker has it")
             try:
@@ -211,7 +212,17 @@ class ArtifactWriter:
                     raise
                 log.warning("not stored yet", action=action, reason=str(error), **about)
                 await self._begin_wait(str(error))
+                return None
+
+        if (stored := await store_or_wait()) is not None:
+            return stored
+        # One upload asks a store that is away; the others wait for it to be back.
+        async with self._outage:
+            pause = 1.0
+            while True:
                 await self._context.deps.clock.sleep(pause)
+                if (stored := await store_or_wait()) is not None:
+                    return stored
                 pause = min(pause * 2, _MAX_PAUSE)
 
     async def _begin_wait(self, why: str) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from ocf.events import commands, facts, output, subjects
 from ocf.events.commands import Model
-from ocf.events.lifecycle import State
+from ocf.events.lifecycle import TERMINAL, State
 
 Kind = Literal["cmd", "evt", "out"]
 ModelClass = type[Model]
@@ -97,6 +97,5 @@ TYPES: dict[str, EventType] = {spec.type: spec for spec in _ALL}
 
 #: The terminal fact of each terminal state.
 TERMINAL_TYPES: dict[State, EventType] = {
-    state: TYPES[f"dev.ocf.task.{state.value}.v1"]
-    for state in (State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMED_OUT, State.REJECTED)
+    state: TYPES[f"dev.ocf.task.{state.value}.v1"] for state in State if state in TERMINAL
 }

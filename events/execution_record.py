@@ -10,17 +10,12 @@ from typing import Any
 
 from ocf.events.commands import ExecutionId, ForwardCompatible, ProjectId, SessionId
 from ocf.events.facts import ArtifactState, DiffSummary, FieldError
-from ocf.events.lifecycle import TERMINAL, Reason, State
+from ocf.events.lifecycle import ATTEMPT, TERMINAL, AttemptState, AttemptStep, Reason, State
 from ocf.events.output import PendingRequest, TodoItem, Usage
-
-#: `Attempt.ended` after an orderly shutdown of the worker.
-RELEASED = "handed_on"
-#: `Attempt.ended` if the agent did not become ready; the task had not begun.
-NOT_READY = "not_ready"
 
 
 class Attempt(ForwardCompatible):
-    """One attempt of one worker. `ended` is its outcome: a state, `worker_lost`, `handed_on` or `not_ready`."""
+    """One attempt of one worker. `ended` is its terminal state, an `AttemptState`, or one of a later release."""
 
     number: int
     worker: str
@@ -96,7 +91,27 @@ class Record(ForwardCompatible):
 
         Attempts released by a worker's shutdown, and attempts whose agent did not become ready, do not count.
         """
-        return sum(attempt.ended not in (RELEASED, NOT_READY) for attempt in self.attempts)
+        free = (AttemptState.RELEASED, AttemptState.NOT_READY)
+        return sum(attempt.ended not in free for attempt in self.attempts)
+
+    @property
+    def attempt_state(self) -> AttemptState | None:
+        """`RUNNING` while an attempt is open, else None."""
+        return AttemptState.RUNNING if self.attempts and self.attempts[-1].ended_at is None else None
+
+    def begin_attempt(self, worker: str, now: datetime) -> Record:
+        """Return the record with a new attempt of `worker`. Raises IllegalStep while another one is open."""
+        ATTEMPT.step(self.attempt_state, AttemptStep.START)
+        attempt = Attempt(number=len(self.attempts) + 1, worker=worker, started_at=now)
+        return self.model_copy(update={"attempts": [*self.attempts, attempt]})
+
+    def end_attempt(self, taken: AttemptStep, now: datetime) -> Record:
+        """Return the record with the open attempt ended by `taken`; without an open attempt, the record itself."""
+        state = self.attempt_state
+        if state is None:
+            return self
+        ended = {"ended_at": now, "ended": ATTEMPT.step(state, taken).value}
+        return self.model_copy(update={"attempts": [*self.attempts[:-1], self.attempts[-1].model_copy(update=ended)]})
 
     @property
     def progress(self) -> int:

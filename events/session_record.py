@@ -14,6 +14,7 @@ from pydantic import SerializerFunctionWrapHandler, field_serializer
 
 from ocf.events.commands import EmptyWorkspace, ExecutionId, ForwardCompatible, ProjectId, SessionId, Workspace
 from ocf.events.facts import Artifact
+from ocf.events.lifecycle import SESSION, SessionState, SessionStep
 from ocf.events.refs import SessionRef
 
 #: A client that has not re-attached for this long is considered gone.
@@ -43,13 +44,13 @@ class Saved(ForwardCompatible):
 class Session(ForwardCompatible):
     """Everything about a session.
 
-    `queue` has the executions in order; only the first may run. `expired` means that the session is being destroyed
-    because of its TTL, not by a command; its executions stay.
+    `queue` has the executions in order; only the first may run. `state` is `open` or `destroying`, with `expired` for
+    `SessionState.EXPIRING`: being removed because of its TTL, not by a command; its executions stay.
     """
 
     session_id: SessionId
     project_id: ProjectId
-    state: Literal["open", "destroying"] = "open"
+    state: Literal[SessionState.OPEN, SessionState.DESTROYING] = SessionState.OPEN
     expired: bool = False
     created_at: datetime
     updated_at: datetime
@@ -67,6 +68,22 @@ class Session(ForwardCompatible):
     def idle_until(self) -> datetime:
         """Earliest time of expiry without further activity; attached clients extend it."""
         return max([self.expires_at, *(one.since + CLIENT_TTL for one in self.clients)])
+
+    @property
+    def usable(self) -> bool:
+        """Return whether clients can attach and executions join."""
+        return SESSION.allows(self.life, SessionStep.USE)
+
+    @property
+    def life(self) -> SessionState:
+        """The state in the life cycle."""
+        return SessionState.EXPIRING if self.expired else self.state
+
+    def after(self, taken: SessionStep) -> Session:
+        """Return the session after the step `taken`. Raises IllegalStep."""
+        state = SESSION.step(self.life, taken)
+        expired = state is SessionState.EXPIRING
+        return self.model_copy(update={"state": SessionState.DESTROYING if expired else state, "expired": expired})
 
     @property
     def ref(self) -> SessionRef:

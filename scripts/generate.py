@@ -1,7 +1,7 @@
 """Everything that is generated from the code's tables: `python scripts/generate.py` writes, `--check` fails on drift.
 
 schemas/*.json, schemas/asyncapi.yaml, schemas/openapi.json, and in docs/reference: events.md, lifecycle.md,
-configuration.md and the table of metrics.md.
+configuration.md and the table of metrics.md, and console/src/stream/lifecycle.ts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,17 @@ from ocf.events import streams
 from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
 from ocf.events.adapters.memory_store import MemoryStore
 from ocf.events.event_types import TYPES, EventType
-from ocf.events.lifecycle import TABLE, TERMINAL, Reason, State
+from ocf.events.lifecycle import (
+    ATTEMPT,
+    EXECUTION,
+    SESSION,
+    TERMINAL,
+    AttemptState,
+    LifeCycle,
+    Reason,
+    State,
+)
+from ocf.events.session_record import Session
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.dispatcher.project_consumers import IDLE_SECONDS, MAX_CONSUMERS
 from ocf.functions.dispatcher.routes import ROUTES, backoff
@@ -208,25 +219,68 @@ Deliveries to Knative Brokers and webhooks (`EVENT_SINKS`) are not in this table
     return {"docs/reference/events.md": text}
 
 
+def _state_diagram(cycle: LifeCycle[Any, Any]) -> str:
+    arrows = [f"    {start or '[*]'} --> {end}: {taken}" for (start, taken), end in cycle.table.items()]
+    ends = [f"    {state} --> [*]" for state in dict.fromkeys(cycle.table.values()) if state in cycle.terminal]
+    return _lines(["```mermaid", "stateDiagram-v2", *arrows, *ends, "```"])
+
+
 def lifecycle_page() -> Pages:
-    """The life cycle, drawn from its table."""
-    arrows = [f"    {start or '[*]'} --> {end}: {taken}" for (start, taken), end in TABLE.items()]
-    ends = [f"    {state} --> [*]" for state in State if state in TERMINAL]
+    """The life cycles, drawn from their tables."""
     reasons = _lines([f"- `{reason}`" for reason in Reason])
-    text = f"""# Life cycle of an execution
+    text = f"""# Life cycles
 
-Generated from `events/lifecycle.py`. A step outside the table raises an error that names state and step.
+Generated from `events/lifecycle.py`. A step outside a table raises an error that names state and step.
 
-```mermaid
-stateDiagram-v2
-{_lines(arrows + ends)}
-```
+## Execution
+{_state_diagram(EXECUTION)}
 
 `failed` has a machine-readable `reason`:
 
 {reasons}
+
+## Attempt
+The record stores the terminal state of each attempt as `attempts[].ended`.
+
+{_state_diagram(ATTEMPT)}
+
+## Session
+The record stores `expiring` as `state: destroying` with `expired: true`, and no record is `destroyed`.
+
+{_state_diagram(SESSION)}
 """
     return {"docs/reference/lifecycle.md": text}
+
+
+def console_states() -> Pages:
+    """The names of the states, for the console and its stream library."""
+
+    def const(left: str, states: Iterable[str], right: str) -> str:
+        """Format a list as Biome does: in 120 characters, or one entry a line."""
+        one_line = f"export const {left}[{', '.join(json.dumps(name) for name in states)}]{right};"
+        lines = "".join(f"  {json.dumps(name)},\n" for name in states)
+        return one_line if len(one_line) <= 120 else f"export const {left}[\n{lines}]{right};"
+
+    ends = [state for state in State if state in TERMINAL]
+    attempt_ends = [state for state in AttemptState if state in ATTEMPT.terminal]
+    stored = typing.get_args(Session.model_fields["state"].annotation)
+    text = f"""/** Names of the states. Generated from `events/lifecycle.py` by `make generate`. */
+
+{const("STATES = ", State, " as const")}
+export type State = (typeof STATES)[number];
+
+/** States of an execution that no step leaves. */
+{const("TERMINAL_STATES: ReadonlySet<string> = new Set(", ends, ")")}
+
+/** Values of `attempts[].ended`. */
+{const("ATTEMPT_ENDS = ", attempt_ends, " as const")}
+export type AttemptEnd = (typeof ATTEMPT_ENDS)[number];
+
+/** Values of `state` in a session's record. */
+{const("SESSION_STATES = ", stored, " as const")}
+export type SessionState = (typeof SESSION_STATES)[number];
+"""
+    return {"console/src/stream/lifecycle.ts": text}
 
 
 def configuration_page() -> Pages:
@@ -280,6 +334,7 @@ GENERATORS: tuple[Callable[[], Pages], ...] = (
     asyncapi,
     events_page,
     lifecycle_page,
+    console_states,
     configuration_page,
     metrics_table,
     lambda: monitoring.pages(ROOT),

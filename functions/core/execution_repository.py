@@ -20,7 +20,7 @@ from ocf.events.errors import Conflict, DeadLetter, NotYetKnown, TooLarge, Unrea
 from ocf.events.event_types import TYPES
 from ocf.events.execution_record import OutboxEntry, Record
 from ocf.events.facts import Failed, Outcome, Rejected
-from ocf.events.lifecycle import Reason, Step, step
+from ocf.events.lifecycle import EXECUTION, AttemptStep, Reason, Step
 from ocf.events.ports import Bucket, Bus, Clock
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core import compare_and_set
@@ -116,19 +116,15 @@ class Records:
     ) -> Record:
         """Return `record` after a terminal step, with the fact (shortened if necessary) in its outbox."""
         now, outcome = self._clock.now(), outcomes.fit(outcome)
-        state = step(record.state, taken)
-        attempts = list(record.attempts)
-        if attempts and attempts[-1].ended_at is None:
-            lost = isinstance(outcome, Failed) and outcome.reason is Reason.WORKER_LOST
-            how = Reason.WORKER_LOST.value if lost else state.value
-            attempts[-1] = attempts[-1].model_copy(update={"ended_at": now, "ended": how})
+        state = EXECUTION.step(record.state, taken)
+        lost = isinstance(outcome, Failed) and outcome.reason is Reason.WORKER_LOST
+        record = record.end_attempt(AttemptStep.LOSE_WORKER if lost else AttemptStep(taken.value), now)
         return record.model_copy(
             update={
                 "state": state,
                 "reason": outcome.reason if isinstance(outcome, Failed) else None,
                 "message": getattr(outcome, "message", None) or getattr(outcome, "why", None),
                 "ended_at": now,
-                "attempts": attempts,
                 "usage": outcome.usage,
                 "diff": outcome.diff,
                 "result": outcome.result,

@@ -12,7 +12,7 @@ from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, InvalidEvent
 from ocf.events.execution_record import Record
 from ocf.events.facts import FieldError, Rejected, SessionRejected
-from ocf.events.lifecycle import State, Step, step
+from ocf.events.lifecycle import EXECUTION, Step
 from ocf.events.ports import Bus, Clock, Message
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.core.command_events import TOKEN
@@ -101,7 +101,7 @@ class Rejections:
         return Record(
             execution_id=ref.execution,
             project_id=ref.project,
-            state=step(None, Step.REJECT),
+            state=EXECUTION.step(None, Step.REJECT),
             title=title,
             errors=outcomes.fit_errors(refusal.errors),
             message="; ".join(f"{e.field}: {e.message}" for e in refusal.errors)[:2000],
@@ -123,8 +123,8 @@ def _valid(ref: ExecutionRef) -> bool:
 
 
 def _as_rejected(known: Record, rejected: Record) -> Record | None:
-    """Return the record as rejected if it is pending and belongs to the rejected submit, else None."""
-    if known.state is not State.PENDING or known.command_id != rejected.command_id:
+    """Return the record as rejected if it has not started and belongs to the rejected submit, else None."""
+    if not EXECUTION.allows(known.state, Step.REJECT) or known.command_id != rejected.command_id:
         return None
     ended = {"errors": rejected.errors, "message": rejected.message, "ended_at": rejected.ended_at}
-    return known.model_copy(update={"state": step(known.state, Step.REJECT), **ended})
+    return known.model_copy(update={"state": EXECUTION.step(known.state, Step.REJECT), **ended})

@@ -83,7 +83,7 @@ class Sessions:
         def joined(found: Session) -> Session | None:
             if execution in found.queue:
                 return None
-            if found.state != "open":
+            if not found.usable:
                 # The destroy has already read the list of executions, and would miss a later one.
                 raise NotYetKnown(f"session {session} of project {project} is being destroyed")
             known = found.executions if execution in found.executions else [*found.executions, execution]

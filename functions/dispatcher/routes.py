@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ocf.events import subjects
-from ocf.events.event_types import TYPES
+from ocf.events.event_types import TERMINAL_TYPES, TYPES
+from ocf.events.lifecycle import State
 from ocf.events.ports import ConsumerSpec
 
-_ENDED = ("completed", "failed", "cancelled", "timed_out")
+#: A rejected execution has no output to archive.
+_ENDED = tuple(spec.verb for state, spec in TERMINAL_TYPES.items() if state is not State.REJECTED)
 #: High enough that messages waiting for a retry do not block later ones.
 _MAX_ACK_PENDING = 1_000
 

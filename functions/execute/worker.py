@@ -170,7 +170,7 @@ class Worker:
         sessions = Sessions(deps.sessions, deps.clock)
         try:
             found = await sessions.prune_queue(task.project_id, task.session_id, deps.records)
-            if task.execution_id not in found.queue and found.state == "open":
+            if task.execution_id not in found.queue and found.usable:
                 # A concurrent check of the queue ran before this execution's record existed, and took it for deleted.
                 found = await sessions.join(task.project_id, task.session_id, task.execution_id)
         except NotYetKnown:

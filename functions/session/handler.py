@@ -22,7 +22,7 @@ from ocf.events.delivery import NATS_SEQUENCE, publish_command
 from ocf.events.envelope import Event, InvalidData, new_event, parse
 from ocf.events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
 from ocf.events.facts import FieldError, SessionAttached, SessionCreated, SessionDestroyed, SessionDetached
-from ocf.events.lifecycle import State
+from ocf.events.lifecycle import SESSION, SessionStep, State
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Attached, Session
 from ocf.functions.core.command_events import command, ids_of
@@ -69,6 +69,7 @@ async def _create(deps: Dependencies, request: SessionCreate, event: Event) -> N
     made = Session(
         session_id=request.session_id,
         project_id=request.project_id,
+        state=SESSION.step(None, SessionStep.CREATE),
         created_at=now,
         updated_at=now,
         expires_at=now + timedelta(seconds=ttl),
@@ -81,7 +82,7 @@ async def _create(deps: Dependencies, request: SessionCreate, event: Event) -> N
         await sessions.create(made)
     except Conflict:
         existing = await sessions.get(request.project_id, request.session_id)
-        if existing is None or existing.state != "open" or _identity(existing) != _identity(made):
+        if existing is None or not existing.usable or _identity(existing) != _identity(made):
             await _reject(deps, event, [USED])
             return
         made = existing
@@ -138,13 +139,13 @@ async def _attach(deps: Dependencies, request: SessionAttach, event: Event) -> N
     now = deps.clock.now()
 
     def attached(found: Session) -> Session | None:
-        if found.state != "open":
+        if not found.usable:
             return None
         others = [one for one in found.clients if one.client_id != request.client_id]
         return found.model_copy(update={"clients": [*others, Attached(client_id=request.client_id, since=now)]})
 
     found = await Sessions(deps.sessions, deps.clock).change(request.project_id, request.session_id, attached)
-    if found.state != "open":
+    if not found.usable:
         await _reject(deps, event, [FieldError(field="session_id", message="is being destroyed")])
         return
     fact = SessionAttached(session_id=request.session_id, project_id=request.project_id, client_id=request.client_id)
@@ -175,6 +176,7 @@ async def _destroy(deps: Dependencies, request: SessionDestroy, event: Event) ->
         await _end_executions(deps, found, event)
     await deps.bus.purge(subjects.COMMANDS, schedule_subject(request.project_id, request.session_id))
     objects = await delete_session(deps.store, _ref(request))
+    what = SESSION.step(found.life, SessionStep.REMOVE)
     if await deps.bus.last(subjects.EVENTS, destroyed) is None:
         removed = {
             "objects": objects,
@@ -184,7 +186,7 @@ async def _destroy(deps: Dependencies, request: SessionDestroy, event: Event) ->
         ids = {"session_id": request.session_id, "project_id": request.project_id}
         fact = SessionDestroyed(**ids, removed=removed, expired=found.expired)
         # Before the record is deleted: without both, a redelivery could not know that the session existed.
-        await deps.records.publish_fact("dev.ocf.session.destroyed.v1", fact, event, once=True)
+        await deps.records.publish_fact(f"dev.ocf.session.{what}.v1", fact, event, once=True)
     await sessions.delete(request.project_id, request.session_id)
     await _purge_messages(deps, request)
 
@@ -196,15 +198,13 @@ async def _closed(deps: Dependencies, sessions: Sessions, found: Session, *, exp
         await sessions.prune_queue(project, session_id, deps.records)
 
     def closed(one: Session) -> Session | None:
-        if one.state != "open":
-            # A destroy by a client while the session expires also removes its executions.
-            return one.model_copy(update={"expired": False}) if one.expired and not expiry else None
-        if expiry and (one.queue or one.idle_until > now):
+        if expiry and one.usable and (one.queue or one.idle_until > now):
             return None
-        return one.model_copy(update={"state": "destroying", "expired": expiry})
+        changed = one.after(SessionStep.EXPIRE if expiry else SessionStep.DESTROY)
+        return None if changed == one else changed
 
     found = await sessions.change(project, session_id, closed)
-    if found.state == "open":
+    if found.usable:
         # The session was used after the schedule was set, and gets its full TTL again.
         soonest = now + timedelta(seconds=60) if found.queue else now
         await schedule_expiry(deps.bus, found, max(found.idle_until, soonest), now)

@@ -15,7 +15,7 @@ from ocf.events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
 from ocf.events.event_types import TYPES
 from ocf.events.execution_record import Record
 from ocf.events.facts import Accepted, FieldError, Outcome
-from ocf.events.lifecycle import Reason, State, Step, step
+from ocf.events.lifecycle import EXECUTION, Reason, State, Step
 from ocf.events.ports import Message
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.core import task_limits
@@ -151,7 +151,7 @@ async def _session_error(deps: Dependencies, data: Submit) -> FieldError | None:
     if data.session_id is None:
         return None
     found = await Sessions(deps.sessions, deps.clock).get(data.project_id, data.session_id)
-    if found is not None and found.state == "open":
+    if found is not None and found.usable:
         if found.saved is None or isinstance(data.workspace, EmptyWorkspace):
             return None
         return FieldError(field="workspace", message=f"session {data.session_id} already has a workspace; omit it")
@@ -188,7 +188,7 @@ async def _record(deps: Dependencies, event: Event, data: Submit, digest: str) -
         project_id=data.project_id,
         task_id=data.task_id,
         session_id=data.session_id,
-        state=step(None, Step.ACCEPT),
+        state=EXECUTION.step(None, Step.ACCEPT),
         title=title_of(data),
         labels=data.labels,
         model=f"{model.provider}/{model.model}" if model else deps.settings.model,

@@ -14,9 +14,9 @@ from ocf.events import subjects
 from ocf.events.commands import Cancel, Cleanup
 from ocf.events.delivery import NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.errors import Conflict, Drop, NotYetKnown, Unavailable
-from ocf.events.execution_record import RELEASED, Attempt, Record
+from ocf.events.execution_record import Attempt, Record
 from ocf.events.facts import Completed
-from ocf.events.lifecycle import State, Step
+from ocf.events.lifecycle import AttemptState, State, Step
 from ocf.events.refs import ExecutionRef
 from ocf.functions.archive.handler import archive
 from ocf.functions.cancel.handler import cancel
@@ -271,7 +271,7 @@ async def test_the_sweep_leaves_further_attempts_their_time() -> None:
     now = clock.now()
 
     def handed_on(record: Record) -> Record:
-        given = record.attempts[0].model_copy(update={"ended_at": now, "ended": RELEASED})
+        given = record.attempts[0].model_copy(update={"ended_at": now, "ended": AttemptState.RELEASED})
         return record.model_copy(update={"attempts": [given]})
 
     await b.deps.records.change(PROJECT, ids[0], handed_on)

@@ -26,7 +26,7 @@ from ocf.events.envelope import Event, decode
 from ocf.events.errors import Conflict, Drop, NotItsTurn, NotYetKnown, Unavailable
 from ocf.events.execution_record import Attempt, Record
 from ocf.events.facts import Artifact, Completed
-from ocf.events.lifecycle import State, Step
+from ocf.events.lifecycle import SessionStep, State, Step
 from ocf.events.refs import SessionRef
 from ocf.events.session_record import Saved, Session
 from ocf.functions.cancel.handler import cancel
@@ -315,8 +315,7 @@ async def test_a_destroy_while_it_expires_takes_the_executions_too() -> None:
     execution = await submitted(b, id_)
     await finished(b, execution)
     await session(b.deps, request(b, "attach", id_, client_id="ann"))
-    changes = {"state": "destroying", "expired": True}
-    await Sessions(b.deps.sessions, clock).change(PROJECT, id_, lambda one: one.model_copy(update=changes))
+    await Sessions(b.deps.sessions, clock).change(PROJECT, id_, lambda one: one.after(SessionStep.EXPIRE))
     await session(b.deps, request(b, "destroy", id_, requested_by="schedule"))
     assert not json.loads((await b.fact(id_, "destroyed")).data)["expired"]
     assert len(await b.commands("cleanup", execution)) == 1

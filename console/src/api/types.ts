@@ -1,7 +1,6 @@
 /** What the gateway answers, as far as the console reads it. Absent fields are possible: older gateways answer too. */
 
-export const STATES = ["pending", "running", "completed", "failed", "cancelled", "timed_out", "rejected"] as const;
-export type State = (typeof STATES)[number];
+import type { AttemptEnd, SessionState, State } from "../stream";
 
 export interface Usage {
   readonly requests: number;
@@ -46,7 +45,7 @@ export interface Attempt {
   readonly worker: string;
   readonly started_at: string;
   readonly ended_at?: string | null;
-  readonly ended?: string | null;
+  readonly ended?: AttemptEnd | null;
 }
 
 export interface FieldError {
@@ -103,7 +102,7 @@ export interface Page<T> {
 export interface Session {
   readonly session_id: string;
   readonly project_id: string;
-  readonly state?: "open" | "destroying";
+  readonly state?: SessionState;
   readonly created_at?: string;
   readonly expires_at?: string | null;
   readonly from_execution_id?: string | null;

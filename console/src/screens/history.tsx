@@ -1,10 +1,10 @@
 import { Fragment, type ReactNode, useEffect, useState } from "react";
 import { type ApiError, api, type TaskFilter } from "../api/client";
-import { STATES, type Task } from "../api/types";
+import type { Task } from "../api/types";
 import { useNow, useRows } from "../hooks";
 import { day, plural, words } from "../model/format";
 import { href, replace, useRoute } from "../router";
-import { TERMINAL_STATES } from "../stream";
+import { STATES, TERMINAL_STATES } from "../stream";
 import { Icon } from "../ui/icons";
 import { CardSkeletons, Empty, Failure } from "../ui/parts";
 import { TaskCard } from "../ui/task-card";

@@ -1,14 +1,6 @@
+import { TERMINAL_STATES } from "./lifecycle";
 import { readChunks } from "./ndjson";
 import type { Chunk, Probe, Viewer } from "./types";
-
-/** States that no step leaves (`events/lifecycle.py`). */
-export const TERMINAL_STATES: ReadonlySet<string> = new Set([
-  "completed",
-  "failed",
-  "cancelled",
-  "timed_out",
-  "rejected",
-]);
 
 /** The gateway refused; `status` is the HTTP status. */
 export class Refused extends Error {

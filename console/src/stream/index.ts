@@ -5,7 +5,8 @@
 
 export { type Batch, frameBatch } from "./batch";
 export { natsConnector, websocketConnector } from "./connectors";
-export { type Gateway, httpGateway, Refused, TERMINAL_STATES } from "./gateway";
+export { type Gateway, httpGateway, Refused } from "./gateway";
+export { type AttemptEnd, type SessionState, STATES, type State, TERMINAL_STATES } from "./lifecycle";
 export { NotAChunk, parseChunk, readChunks } from "./ndjson";
 export { renewalDelay } from "./renewal";
 export { type Missing, Splicer } from "./splice";

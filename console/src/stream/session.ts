@@ -1,4 +1,5 @@
-import { Refused, TERMINAL_STATES } from "./gateway";
+import { Refused } from "./gateway";
+import { TERMINAL_STATES } from "./lifecycle";
 import { pause, piecesWithin, within } from "./limits";
 import { keepRenewed, type Renewed, renewalDelay } from "./renewal";
 import type { Splicer } from "./splice";

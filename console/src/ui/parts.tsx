@@ -1,8 +1,8 @@
 import { type ReactNode, useEffect, useId, useRef, useState } from "react";
 import type { ApiError } from "../api/client";
-import type { State } from "../api/types";
 import { words } from "../model/format";
 import { href } from "../router";
+import type { State } from "../stream";
 import { Icon, type IconName } from "./icons";
 
 const TONES: Readonly<Record<State, string>> = {

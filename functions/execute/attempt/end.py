@@ -14,7 +14,7 @@ from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, NotYetKnown, OcfError, Retry
 from ocf.events.execution_record import Record
 from ocf.events.facts import Outcome
-from ocf.events.lifecycle import State, Step, step
+from ocf.events.lifecycle import EXECUTION, State, Step
 from ocf.events.output import ChunkType, Draft
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.cancellation import cancel_and_wait
@@ -81,7 +81,7 @@ class AttemptEnd:
             self._cancelled.clear()  # this cancel is done; another one ends the wait for S3
         stored = await self._store_artifacts()
         # The same transition table as the record's.
-        state = step(State.RUNNING, taken)
+        state = EXECUTION.step(State.RUNNING, taken)
         if processes_left:
             # The execution ends anyway: a process that survives SIGKILL hangs in the kernel, perhaps for ever. An end
             # implies that no process is left, so the message states the exception.

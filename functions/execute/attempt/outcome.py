@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from ocf.events import outcomes
 from ocf.events.errors import OcfError, SealError
-from ocf.events.execution_record import Attempt
 from ocf.events.facts import Artifact, ArtifactState, DiffSummary
 from ocf.events.lifecycle import Reason, Step
 from ocf.events.output import Usage
@@ -38,13 +36,6 @@ class StoredArtifacts:
             artifacts_message=replace_lone_surrogates(self.message),
             waited_ms=self.waited_ms,
         )
-
-
-def close_last(attempts: list[Attempt], now: datetime, ended: str) -> list[Attempt]:
-    """Return `attempts` with the last one, if open, closed as `ended`."""
-    if not attempts or attempts[-1].ended_at is not None:
-        return list(attempts)
-    return [*attempts[:-1], attempts[-1].model_copy(update={"ended_at": now, "ended": ended})]
 
 
 def stop_reason_of(error: OcfError) -> StopReason:

@@ -14,9 +14,9 @@ from ocf.events.commands import Execute
 from ocf.events.delivery import NATS_DELIVERIES, NATS_SUBJECT
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, NotYetKnown, OcfError, Retry
-from ocf.events.execution_record import NOT_READY, Attempt, Record
+from ocf.events.execution_record import Record
 from ocf.events.facts import Started
-from ocf.events.lifecycle import Reason, State, Step, step
+from ocf.events.lifecycle import EXECUTION, AttemptState, AttemptStep, Reason, State, Step
 from ocf.events.output import ChunkType, Draft
 from ocf.events.refs import ExecutionRef
 from ocf.functions import workspace
@@ -149,24 +149,21 @@ class Runner:
             if record.terminal:
                 return None
             record = record.model_copy(update={"last_sequence": fenced.last})
-            record = record.model_copy(update={"attempts": outcome.close_last(record.attempts, now, "worker_lost")})
-            attempts = list(record.attempts)
+            record = record.end_attempt(AttemptStep.LOSE_WORKER, now)
             if record.cancel_requested:
                 ending = outcomes.Ending(Step.CANCEL, record.cancel_why or "", requested_by=record.cancel_by)
                 fact = outcomes.compose(record, ending, now)
                 return self._deps.records.apply_terminal_step(record, ending.step, fact, cause=self._event)
-            if attempts and record.attempts_spent >= record.max_attempts:
+            if record.attempts and record.attempts_spent >= record.max_attempts:
                 lost = outcomes.compose(record, outcomes.worker_lost(record), now)
                 return self._deps.records.apply_terminal_step(record, Step.FAIL, lost, cause=self._event)
-            attempts.append(Attempt(number=len(attempts) + 1, worker=worker, started_at=now))
             changes = {
-                "state": step(record.state, Step.START),
-                "attempts": attempts,
+                "state": EXECUTION.step(record.state, Step.START),
                 "started_at": record.started_at or now,
                 "model": self._agent_run.model_name or record.model,
                 "waiting_for": None,
             }
-            return record.model_copy(update=changes)
+            return record.begin_attempt(worker, now).model_copy(update=changes)
 
         record = await self._deps.records.change(*self._ids, started)
         return await self._deps.records.publish_outbox(record)
@@ -213,8 +210,7 @@ class Runner:
         await self._publisher.finish(FLUSH_SECONDS)
 
         def released(record: Record) -> Record:
-            attempts = outcome.close_last(record.attempts, self._now, stop_reason.attempt_ended)
-            return record.model_copy(update={"attempts": attempts})
+            return record.end_attempt(stop_reason.attempt_step, self._now)
 
         await self._deps.records.change(*self._ids, released)
         return Released(stop_reason.message)
@@ -299,8 +295,8 @@ class Runner:
             return failed(Reason.OUTPUT_LIMIT, str(error))
         except AgentNotReady as error:
             # The agent has done nothing yet, so another attempt may start where more CPU is available.
-            if sum(attempt.ended == NOT_READY for attempt in record.attempts) < NOT_READY_ATTEMPTS - 1:
-                return StopReason(None, error.message, attempt_ended=NOT_READY)
+            if sum(attempt.ended == AttemptState.NOT_READY for attempt in record.attempts) < NOT_READY_ATTEMPTS - 1:
+                return StopReason(None, error.message, attempt_step=AttemptStep.NOT_READY)
             return failed(error.reason, f"{error.message}, in {NOT_READY_ATTEMPTS} attempts", error.stderr_tail)
         except OcfError as error:
             return outcome.stop_reason_of(error)

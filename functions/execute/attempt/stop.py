@@ -6,8 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from ocf.events.errors import OcfError
-from ocf.events.execution_record import RELEASED
-from ocf.events.lifecycle import Reason, Step
+from ocf.events.lifecycle import AttemptStep, Reason, Step
 
 
 class Released(OcfError):
@@ -18,14 +17,14 @@ class Released(OcfError):
 
 @dataclass(frozen=True)
 class StopReason:
-    """Why an attempt stops. With `step` None only the attempt ends, recorded as `attempt_ended`."""
+    """Why an attempt stops. With `step` None only the attempt ends, by `attempt_step`."""
 
     step: Step | None
     message: str = ""
     reason: Reason | None = None
     stderr_tail: tuple[str, ...] = ()
     requested_by: str | None = None
-    attempt_ended: str = RELEASED
+    attempt_step: AttemptStep = AttemptStep.RELEASE
 
 
 def failed(reason: Reason, message: str, stderr_tail: tuple[str, ...] = ()) -> StopReason:

@@ -33,6 +33,7 @@ from ocf.functions.archive.handler import archive
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.core.execution_repository import Records
 from ocf.functions.runtime.bootstrap import Dependencies
+from ocf.functions.runtime.function import bind
 from ocf.functions.runtime.setup import apply
 from ocf.functions.settings.settings import Settings
 from tests.support.nats import running_nats
@@ -129,7 +130,7 @@ class Archiver:
         event = new_event("dev.ocf.task.completed.v1", fact, source="/bench", time=now)
         subject = subjects.fact(PROJECT, execution, "completed")
         started = time.perf_counter()
-        await archive(self._deps, event.with_extensions(**{NATS_SUBJECT: subject}))
+        await bind(archive, self._deps)(event.with_extensions(**{NATS_SUBJECT: subject}))
         return time.perf_counter() - started
 
     async def raw(self, path: Path) -> float:

@@ -17,13 +17,13 @@ from ocf.events.envelope import Event, decode, parse, timestamp
 from ocf.events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, OcfError, Unavailable
 from ocf.events.execution_record import Record
 from ocf.events.facts import Archived, Artifact, Outcome
-from ocf.events.ports import Message
+from ocf.events.ports import Bus, Clock, Message, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.functions.archive.output_archive import Written, write_output
 from ocf.functions.archive.scratch_folders import scratch
 from ocf.functions.core.command_events import ids_of
+from ocf.functions.core.execution_repository import Records
 from ocf.functions.core.stored_objects import delete_execution
-from ocf.functions.runtime.bootstrap import Dependencies
 
 log = structlog.get_logger()
 
@@ -41,7 +41,7 @@ _TYPES = {
 }
 
 
-async def archive(deps: Dependencies, event: Event) -> None:
+async def archive(event: Event, *, bus: Bus, store: ObjectStore, records: Records, clock: Clock) -> None:
     """Handle a terminal fact. A crash before the manifest leaves an incomplete archive, and causes a redelivery.
 
     Data that is missing `MAX_WAIT` after the end is lost; the archive then reports the gap.
@@ -52,7 +52,7 @@ async def archive(deps: Dependencies, event: Event) -> None:
         DeadLetter: The archive failed repeatedly with an unexpected error.
     """
     try:
-        await _archive(deps, event)
+        await _archive(event, bus, store, records, clock)
     except (OcfError, OSError):
         raise
     except Exception as error:
@@ -63,33 +63,31 @@ async def archive(deps: Dependencies, event: Event) -> None:
         raise DeadLetter(f"archive failed {MAX_TRIES} times: {type(error).__name__}") from None
 
 
-async def _archive(deps: Dependencies, event: Event) -> None:
+async def _archive(event: Event, bus: Bus, store: ObjectStore, records: Records, clock: Clock) -> None:
     outcome = parse(event)
     if not isinstance(outcome, Outcome):
         raise InvalidEvent(f"type: {event.type} is not a terminal fact")
     ref = ExecutionRef(*ids_of(event))
-    record = await deps.records.get(ref.project, ref.execution)
+    record = await records.get(ref.project, ref.execution)
     if record is None:
         raise Drop(f"execution {ref.execution} was deleted")
     if record.archived:
         # An earlier delivery may have failed between the change of the record and the fact.
-        await _publish_archived(deps, event, ref, await deps.store.get(ref.object_key(MANIFEST)))
+        await _publish_archived(bus, records, event, ref, await store.get(ref.object_key(MANIFEST)))
         raise Drop(f"execution {ref.execution} is archived")
-    late = deps.clock.now() - event.time > MAX_WAIT
-    found = await _objects(deps, event, ref, outcome, late=late)
+    late = clock.now() - event.time > MAX_WAIT
+    found = await _objects(bus, store, clock, event, ref, outcome, late=late)
     manifest = _manifest(record, event, found)
-    await deps.store.put(ref.object_key(MANIFEST), manifest, content_type="application/json")
+    await store.put(ref.object_key(MANIFEST), manifest, content_type="application/json")
     try:
-        await deps.records.change(
-            ref.project, ref.execution, lambda newest: newest.model_copy(update={"archived": True})
-        )
+        await records.change(ref.project, ref.execution, lambda newest: newest.model_copy(update={"archived": True}))
     except NotYetKnown:
-        await delete_execution(deps.store, ref)
+        await delete_execution(store, ref)
         raise Drop(f"execution {ref.execution} was deleted") from None
-    await _publish_archived(deps, event, ref, manifest)
+    await _publish_archived(bus, records, event, ref, manifest)
 
 
-async def _publish_archived(deps: Dependencies, event: Event, ref: ExecutionRef, manifest: bytes) -> None:
+async def _publish_archived(bus: Bus, records: Records, event: Event, ref: ExecutionRef, manifest: bytes) -> None:
     """Publish the fact `archived` from the manifest, once."""
     content = json.loads(manifest)
     fact = Archived(
@@ -99,9 +97,9 @@ async def _publish_archived(deps: Dependencies, event: Event, ref: ExecutionRef,
         objects=[Artifact.model_validate(each) for each in content["objects"]],
         chunks=content["chunks"]["count"],
     )
-    await deps.records.publish_fact("dev.ocf.task.archived.v1", fact, event, key=ref.message_id("archived"), once=True)
-    if await deps.records.get(ref.project, ref.execution) is None:  # deleted concurrently
-        await deps.bus.purge(subjects.EVENTS, ref.fact("archived"))
+    await records.publish_fact("dev.ocf.task.archived.v1", fact, event, key=ref.message_id("archived"), once=True)
+    if await records.get(ref.project, ref.execution) is None:  # deleted concurrently
+        await bus.purge(subjects.EVENTS, ref.fact("archived"))
 
 
 @dataclass(frozen=True)
@@ -113,57 +111,59 @@ class _Found:
     missing: list[str]
 
 
-async def _objects(deps: Dependencies, event: Event, ref: ExecutionRef, outcome: Outcome, *, late: bool) -> _Found:
+async def _objects(
+    bus: Bus, store: ObjectStore, clock: Clock, event: Event, ref: ExecutionRef, outcome: Outcome, *, late: bool
+) -> _Found:
     with scratch() as folder:
         output = folder / "output.ndjson.gz"
-        written = await write_output(deps, ref, outcome.last_sequence, output, gaps=late)
+        written = await write_output(bus, clock, ref, outcome.last_sequence, output, gaps=late)
         lines = folder / "events.ndjson"
-        await _write_events(deps, ref, event, lines, late=late)
-        objects = [await _put(deps, ref.prefix, path) for path in (output, lines)]
+        await _write_events(bus, ref, event, lines, late=late)
+        objects = [await _put(store, ref.prefix, path) for path in (output, lines)]
     missing = []
     for artifact in outcome.objects:
         try:
-            objects.append(await _verified(deps, ref.prefix, artifact))
+            objects.append(await _verified(store, ref.prefix, artifact))
         except Unavailable:
             if not late:
                 raise
-            await deps.store.ready()  # raises if S3 is unavailable; otherwise the object is missing
+            await store.ready()  # raises if S3 is unavailable; otherwise the object is missing
             missing.append(artifact.name)
     if not outcome.objects:
-        objects += await _unreported(deps, ref.prefix, {artifact.name for artifact in objects})
+        objects += await _unreported(store, ref.prefix, {artifact.name for artifact in objects})
     if written.missing or missing:
         log.warning("archived with gaps", action="archive.gaps", chunks=written.missing, objects=missing)
     return _Found(objects, written, missing)
 
 
-async def _unreported(deps: Dependencies, prefix: str, known: set[str]) -> list[Artifact]:
+async def _unreported(store: ObjectStore, prefix: str, known: set[str]) -> list[Artifact]:
     """Return the objects of a worker that was lost before it could publish a terminal fact."""
-    names = [info.key.removeprefix(f"{prefix}/") async for info in deps.store.list(f"{prefix}/")]
+    names = [info.key.removeprefix(f"{prefix}/") async for info in store.list(f"{prefix}/")]
     found = []
     for name in names:
         if name in known or name == MANIFEST or "/" in name:  # `data/` has the large commands
             continue
-        info = await deps.store.head(f"{prefix}/{name}")
+        info = await store.head(f"{prefix}/{name}")
         if info is not None:
             found.append(Artifact(name=name, size=info.size, sha256=info.sha256 or ""))
     return found
 
 
-async def _put(deps: Dependencies, prefix: str, path: Path) -> Artifact:
-    info = await deps.store.put_file(f"{prefix}/{path.name}", path, content_type=_TYPES[path.name])
+async def _put(store: ObjectStore, prefix: str, path: Path) -> Artifact:
+    info = await store.put_file(f"{prefix}/{path.name}", path, content_type=_TYPES[path.name])
     artifact = Artifact(name=path.name, size=path.stat().st_size, sha256=info.sha256 or "")
-    return await _verified(deps, prefix, artifact)
+    return await _verified(store, prefix, artifact)
 
 
-async def _verified(deps: Dependencies, prefix: str, artifact: Artifact) -> Artifact:
+async def _verified(store: ObjectStore, prefix: str, artifact: Artifact) -> Artifact:
     """Return `artifact` if S3 has it with the same size and digest. Raises Unavailable otherwise."""
-    stored = await deps.store.head(f"{prefix}/{artifact.name}")
+    stored = await store.head(f"{prefix}/{artifact.name}")
     if stored is None or stored.size != artifact.size or stored.sha256 != artifact.sha256:
         raise Unavailable(f"{prefix}/{artifact.name} in S3 is missing or differs from what was stored")
     return artifact
 
 
-async def _write_events(deps: Dependencies, ref: ExecutionRef, ending: Event, path: Path, *, late: bool) -> None:
+async def _write_events(bus: Bus, ref: ExecutionRef, ending: Event, path: Path, *, late: bool) -> None:
     """Write all commands and facts of the execution in stream order, as lines of CloudEvents JSON.
 
     Raises:
@@ -172,7 +172,7 @@ async def _write_events(deps: Dependencies, ref: ExecutionRef, ending: Event, pa
     delivered = int(ending.extensions.get(NATS_SEQUENCE, "0"))
     seen = not delivered or late
     with path.open("wb") as file:
-        async for message in _merged(deps, ref):
+        async for message in _merged(bus, ref):
             seen = seen or message.sequence == delivered
             # Skip redriven dead letters, which repeat a fact for one consumer.
             if message.subject == subjects.base_subject(message.subject):
@@ -181,11 +181,11 @@ async def _write_events(deps: Dependencies, ref: ExecutionRef, ending: Event, pa
         raise Unavailable(f"the terminal fact of {ref} cannot be read yet")
 
 
-async def _merged(deps: Dependencies, ref: ExecutionRef) -> AsyncIterator[Message]:
+async def _merged(bus: Bus, ref: ExecutionRef) -> AsyncIterator[Message]:
     """Yield the messages of both streams in the order of their times, with one batch of each in memory."""
     sources = [
-        deps.bus.history(subjects.COMMANDS, ref.command("*")),
-        deps.bus.history(subjects.EVENTS, ref.fact(">")),
+        bus.history(subjects.COMMANDS, ref.command("*")),
+        bus.history(subjects.EVENTS, ref.fact(">")),
     ]
     heads = [await anext(source, None) for source in sources]
     while any(head is not None for head in heads):

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import functions_framework.aio
 import structlog
-from cloudevents.http import CloudEvent
+from starlette.requests import Request
+from starlette.responses import Response
 
 from ocf.functions.archive import handler
 from ocf.functions.archive.scratch_folders import sweep
-from ocf.functions.runtime.asgi import handle
 from ocf.functions.runtime.bootstrap import Dependencies
-from ocf.functions.runtime.health import Check
+from ocf.functions.runtime.function import Function
 
 log = structlog.get_logger()
 
 
-@asynccontextmanager
-async def lifespan(deps: Dependencies) -> AsyncIterator[dict[str, Check]]:
-    """Remove scratch folders of earlier processes."""
-    if removed := await asyncio.to_thread(sweep):
-        log.info("leftovers removed", action="archive.leftovers_removed", folders=removed)
-    yield {}
+class Archive(Function):
+    """The archive function; its start removes scratch folders of earlier processes."""
+
+    async def start(self, deps: Dependencies) -> None:
+        """Remove the folders, then take the dependencies."""
+        if removed := await asyncio.to_thread(sweep):
+            log.info("leftovers removed", action="archive.leftovers_removed", folders=removed)
+        await super().start(deps)
 
 
-@functions_framework.aio.cloud_event
-async def archive(cloud_event: CloudEvent) -> None:
-    """Handle one event; see `ocf.functions.archive.handler`."""
-    await handle(handler.archive, cloud_event)
+function = Archive(handler.archive)
+
+
+@functions_framework.aio.http
+async def archive(request: Request) -> Response:
+    """Handle the CloudEvent of a request; see `ocf.functions.archive.handler`."""
+    return await function.respond(request)

@@ -13,9 +13,9 @@ from pathlib import Path
 from ocf.events import subjects
 from ocf.events.errors import Unavailable
 from ocf.events.limits import MIB
+from ocf.events.ports import Bus, Clock
 from ocf.events.refs import ExecutionRef
 from ocf.events.reorder import gap_chunk, line_in
-from ocf.functions.runtime.bootstrap import Dependencies
 
 _BLOCK = 1024 * 1024
 #: Maximum of chunks and bytes in memory that wait for a missing chunk.
@@ -34,14 +34,15 @@ class Written:
 
 
 async def chunks_in_order(
-    deps: Dependencies, ref: ExecutionRef, last: int, *, gaps: bool
+    bus: Bus, clock: Clock, ref: ExecutionRef, last: int, *, gaps: bool
 ) -> AsyncIterator[tuple[int, bytes]]:
     """Yield every output chunk once, in the order of its sequence.
 
     A reconnect of the worker may leave the stream with swapped or duplicate chunks.
 
     Args:
-        deps: The bus and the clock.
+        bus: The bus.
+        clock: The clock.
         ref: The execution.
         last: Last sequence of the output.
         gaps: Report missing chunks by one line per gap, instead of raising Unavailable.
@@ -58,7 +59,7 @@ async def chunks_in_order(
     def gap(end: int) -> tuple[int, bytes]:
         if not gaps:
             raise Unavailable(f"output chunk {wanted} of {ref} is not in the stream (yet)")
-        chunk = gap_chunk(wanted, end, deps.clock.now(), "lost")
+        chunk = gap_chunk(wanted, end, clock.now(), "lost")
         return end - wanted + 1, chunk.model_dump_json(exclude_none=True).encode()
 
     def ready(*, all_: bool) -> Iterator[tuple[int, bytes]]:
@@ -73,7 +74,7 @@ async def chunks_in_order(
                 yield 0, data
                 wanted += 1
 
-    async for message in deps.bus.history(subjects.OUTPUT, ref.output):
+    async for message in bus.history(subjects.OUTPUT, ref.output):
         found = line_in(message)
         if found is None:
             continue  # counts as missing
@@ -87,7 +88,9 @@ async def chunks_in_order(
         yield gap(last)
 
 
-async def write_output(deps: Dependencies, ref: ExecutionRef, last: int, path: Path, *, gaps: bool = False) -> Written:
+async def write_output(
+    bus: Bus, clock: Clock, ref: ExecutionRef, last: int, path: Path, *, gaps: bool = False
+) -> Written:
     """Write all chunks up to `last` as gzipped NDJSON; with `gaps`, report missing chunks in it.
 
     Raises:
@@ -100,7 +103,7 @@ async def write_output(deps: Dependencies, ref: ExecutionRef, last: int, path: P
     # With mtime 0, the same output gives the same bytes and digest.
     with gzip.GzipFile(path, "wb", compresslevel=1, mtime=0) as file:
         try:
-            async for omitted, data in chunks_in_order(deps, ref, last, gaps=gaps):
+            async for omitted, data in chunks_in_order(bus, clock, ref, last, gaps=gaps):
                 count += 1
                 missing += omitted
                 first = first or data

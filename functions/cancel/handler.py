@@ -8,11 +8,12 @@ from ocf.events.envelope import Event
 from ocf.events.errors import Drop, NotYetKnown
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State, Step
+from ocf.events.ports import Bus, Clock
 from ocf.functions.core.command_events import command
-from ocf.functions.runtime.bootstrap import Dependencies
+from ocf.functions.core.execution_repository import Records
 
 
-async def cancel(deps: Dependencies, event: Event) -> None:
+async def cancel(event: Event, *, bus: Bus, records: Records, clock: Clock) -> None:
     """Handle `dev.ocf.task.cancel.v1`.
 
     The worker of a running execution receives the same command directly from NATS. This function records the request
@@ -23,10 +24,10 @@ async def cancel(deps: Dependencies, event: Event) -> None:
         Drop: The execution has ended, or was deleted.
     """
     request = command(event, Cancel)
-    record = await deps.records.get(request.project_id, request.execution_id)
+    record = await records.get(request.project_id, request.execution_id)
     if record is None:
         cleaned = subjects.fact(request.project_id, request.execution_id, "cleaned")
-        if await deps.bus.last(subjects.EVENTS, cleaned) is not None:
+        if await bus.last(subjects.EVENTS, cleaned) is not None:
             raise Drop(f"execution {request.execution_id} was deleted")
         raise NotYetKnown(f"execution {request.execution_id} of project {request.project_id} is not known")
     if record.terminal:
@@ -39,8 +40,8 @@ async def cancel(deps: Dependencies, event: Event) -> None:
         if newest.state is State.RUNNING:
             return newest.model_copy(update=marks)
         ending = outcomes.Ending(Step.CANCEL, request.why or "", requested_by=request.requested_by)
-        fact = outcomes.compose(newest, ending, deps.clock.now())
-        return deps.records.apply_terminal_step(newest.model_copy(update=marks), Step.CANCEL, fact, cause=event)
+        fact = outcomes.compose(newest, ending, clock.now())
+        return records.apply_terminal_step(newest.model_copy(update=marks), Step.CANCEL, fact, cause=event)
 
-    changed = await deps.records.change(request.project_id, request.execution_id, requested)
-    await deps.records.publish_outbox(changed)
+    changed = await records.change(request.project_id, request.execution_id, requested)
+    await records.publish_outbox(changed)

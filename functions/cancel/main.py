@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functions_framework.aio
-from cloudevents.http import CloudEvent
+from starlette.requests import Request
+from starlette.responses import Response
 
 from ocf.functions.cancel import handler
-from ocf.functions.runtime.asgi import handle
+from ocf.functions.runtime.function import Function
+
+function = Function(handler.cancel)
 
 
-@functions_framework.aio.cloud_event
-async def cancel(cloud_event: CloudEvent) -> None:
-    """Handle one event; see `ocf.functions.cancel.handler`."""
-    await handle(handler.cancel, cloud_event)
+@functions_framework.aio.http
+async def cancel(request: Request) -> Response:
+    """Handle the CloudEvent of a request; see `ocf.functions.cancel.handler`."""
+    return await function.respond(request)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functions_framework.aio
-from cloudevents.http import CloudEvent
+from starlette.requests import Request
+from starlette.responses import Response
 
 from ocf.functions.cleanup import handler
-from ocf.functions.runtime.asgi import handle
+from ocf.functions.runtime.function import Function
+
+function = Function(handler.cleanup)
 
 
-@functions_framework.aio.cloud_event
-async def cleanup(cloud_event: CloudEvent) -> None:
-    """Handle one event; see `ocf.functions.cleanup.handler`."""
-    await handle(handler.cleanup, cloud_event)
+@functions_framework.aio.http
+async def cleanup(request: Request) -> Response:
+    """Handle the CloudEvent of a request; see `ocf.functions.cleanup.handler`."""
+    return await function.respond(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
@@ -9,59 +10,70 @@ import structlog
 from ocf.events.envelope import Event
 from ocf.events.errors import NotYetKnown
 from ocf.events.execution_record import Record
+from ocf.events.ports import Bus, Clock, ObjectStore
 from ocf.events.refs import ExecutionRef
+from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.isolation import Isolation
 from ocf.functions.core.output_fence import purge_output
 from ocf.functions.core.schedules import RETENTION, delete_schedule, ensure_schedule, is_expiring
 from ocf.functions.core.stored_objects import delete_execution
-from ocf.functions.runtime.bootstrap import Dependencies
-from ocf.functions.settings.retention_rules import rule_for
+from ocf.functions.settings.retention_rules import RetentionRule, rule_for
 
 log = structlog.get_logger()
 
 
-async def retain(deps: Dependencies, event: Event) -> None:
-    """Apply the rules to every ended execution; without records or rules, delete the schedule.
+@dataclass(frozen=True)
+class Retention:
+    """The retention by `rules`."""
 
-    The next sweep creates the schedule again.
-    """
-    known = False
-    async for record in deps.records.all():
-        known = True
-        ref = ExecutionRef(record.project_id, record.execution_id)
-        if record.ended_at is not None and not deps.isolation.is_paused("retention", ref.record_key):
-            step = _apply(deps, record, deps.clock.now())
-            await deps.isolation.run("retention", ref.record_key, step, **ref.log_fields)
-    if not known or not deps.settings.retention:
-        await delete_schedule(deps.bus, RETENTION)
-    elif is_expiring(event, deps.clock.now()):
-        await ensure_schedule(deps.bus, RETENTION, refresh=True)
+    bus: Bus
+    store: ObjectStore
+    records: Records
+    isolation: Isolation
+    clock: Clock
+    rules: tuple[RetentionRule, ...]
 
+    async def run(self, event: Event) -> None:
+        """Apply the rules to every ended execution; without records or rules, delete the schedule.
 
-async def _apply(deps: Dependencies, record: Record, now: datetime) -> None:
-    rule = rule_for(deps.settings.retention, record.project_id, record.labels)
-    # Output that is not archived has no other copy: it stays regardless of its age.
-    if rule is None or record.ended_at is None or not record.archived:
-        return
-    age = now - record.ended_at
-    if age >= rule.output and not record.output_expired:
-        await purge_output(deps.bus, record.project_id, record.execution_id)
-        await _mark(deps, record, "output_expired")
-    if age >= rule.archive and not record.archive_expired:
-        await delete_execution(deps.store, ExecutionRef(record.project_id, record.execution_id))
-        await _mark(deps, record, "archive_expired")
+        The next sweep creates the schedule again.
+        """
+        known = False
+        async for record in self.records.all():
+            known = True
+            ref = ExecutionRef(record.project_id, record.execution_id)
+            if record.ended_at is not None and not self.isolation.is_paused("retention", ref.record_key):
+                step = self._apply(record, self.clock.now())
+                await self.isolation.run("retention", ref.record_key, step, **ref.log_fields)
+        if not known or not self.rules:
+            await delete_schedule(self.bus, RETENTION)
+        elif is_expiring(event, self.clock.now()):
+            await ensure_schedule(self.bus, RETENTION, refresh=True)
 
+    async def _apply(self, record: Record, now: datetime) -> None:
+        rule = rule_for(self.rules, record.project_id, record.labels)
+        # Output that is not archived has no other copy: it stays regardless of its age.
+        if rule is None or record.ended_at is None or not record.archived:
+            return
+        age = now - record.ended_at
+        if age >= rule.output and not record.output_expired:
+            await purge_output(self.bus, record.project_id, record.execution_id)
+            await self._mark(record, "output_expired")
+        if age >= rule.archive and not record.archive_expired:
+            await delete_execution(self.store, ExecutionRef(record.project_id, record.execution_id))
+            await self._mark(record, "archive_expired")
 
-async def _mark(deps: Dependencies, record: Record, what: str) -> None:
-    """Mark the removal in the record, after it: a crash in between repeats the removal, which is harmless."""
-    try:
-        await deps.records.change(
-            record.project_id, record.execution_id, lambda newest: newest.model_copy(update={what: True})
+    async def _mark(self, record: Record, what: str) -> None:
+        """Mark the removal in the record, after it: a crash in between repeats the removal, which is harmless."""
+        try:
+            await self.records.change(
+                record.project_id, record.execution_id, lambda newest: newest.model_copy(update={what: True})
+            )
+        except NotYetKnown:
+            return  # deleted meanwhile
+        log.info(
+            "data expired",
+            action=f"retention.{what}",
+            execution_id=record.execution_id,
+            project_id=record.project_id,
         )
-    except NotYetKnown:
-        return  # deleted meanwhile
-    log.info(
-        "data expired",
-        action=f"retention.{what}",
-        execution_id=record.execution_id,
-        project_id=record.project_id,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
@@ -12,12 +13,14 @@ from ocf.events.envelope import Event
 from ocf.events.execution_record import Record
 from ocf.events.facts import Outcome
 from ocf.events.lifecycle import State, Step
+from ocf.events.ports import Bucket, Bus, Clock
 from ocf.events.refs import ExecutionRef
+from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.isolation import Isolation
 from ocf.functions.core.lease_state import RECHECK_SECONDS, is_leased
 from ocf.functions.core.output_fence import acquire_fence
 from ocf.functions.core.schedules import RETENTION, SWEEP, delete_schedule, ensure_schedule, is_expiring
 from ocf.functions.observability import metrics
-from ocf.functions.runtime.bootstrap import Dependencies
 
 log = structlog.get_logger()
 
@@ -31,97 +34,106 @@ LEASE_GRACE = timedelta(seconds=20)
 OVERDUE_GRACE = timedelta(seconds=180)
 
 
-async def sweep(deps: Dependencies, event: Event) -> None:
-    """Check every open execution; delete the schedule without open executions."""
-    if deps.settings.retention:
-        await ensure_schedule(deps.bus, RETENTION)
-    if await _check_executions(deps, event):
-        if is_expiring(event, deps.clock.now()):
-            await ensure_schedule(deps.bus, SWEEP, refresh=True)
-        return
-    await delete_schedule(deps.bus, SWEEP)
-    # A submit between the check and the deletion is visible here: it creates the record before the schedule.
-    async for record in deps.records.all():
-        if not record.terminal or record.outbox:
-            await ensure_schedule(deps.bus, SWEEP)
+@dataclass(frozen=True)
+class Sweep:
+    """The sweep. `retention` tells whether there are retention rules."""
+
+    bus: Bus
+    executions: Bucket
+    records: Records
+    isolation: Isolation
+    clock: Clock
+    retention: bool
+
+    async def run(self, event: Event) -> None:
+        """Check every open execution; delete the schedule without open executions."""
+        if self.retention:
+            await ensure_schedule(self.bus, RETENTION)
+        if await self._check_executions(event):
+            if is_expiring(event, self.clock.now()):
+                await ensure_schedule(self.bus, SWEEP, refresh=True)
             return
+        await delete_schedule(self.bus, SWEEP)
+        # A submit between the check and the deletion is visible here: it creates the record before the schedule.
+        async for record in self.records.all():
+            if not record.terminal or record.outbox:
+                await ensure_schedule(self.bus, SWEEP)
+                return
 
+    async def _check_executions(self, event: Event) -> int:
+        """Check all executions; return the number that are open or may be.
 
-async def _check_executions(deps: Dependencies, event: Event) -> int:
-    """Check all executions; return the number that are open or may be.
+        An unreadable record (of a newer release, during an upgrade) counts as open.
+        """
+        open_ = 0
+        unreadable: set[str] = set()
+        suspects: list[tuple[Record, Step]] = []
 
-    An unreadable record (of a newer release, during an upgrade) counts as open.
-    """
-    open_ = 0
-    unreadable: set[str] = set()
-    suspects: list[tuple[Record, Step]] = []
+        async def check(record: Record) -> None:
+            if record.outbox:
+                await self.records.publish_outbox(record)
+            if not record.terminal and (ending := await self._due_step(record)) is not None:
+                suspects.append((record, ending))
 
-    async def check(record: Record) -> None:
-        if record.outbox:
-            await deps.records.publish_outbox(record)
-        if not record.terminal and (ending := await _due_step(deps, record)) is not None:
-            suspects.append((record, ending))
+        async def end(record: Record, ending: Step) -> None:
+            if not await is_leased(self.executions, ExecutionRef(record.project_id, record.execution_id)):
+                await self._end(record, ending, event)
 
-    async def end(record: Record, ending: Step) -> None:
-        if not await is_leased(deps.executions, ExecutionRef(record.project_id, record.execution_id)):
-            await _end(deps, record, ending, event)
+        async for record in self.records.all(unreadable):
+            open_ += not record.terminal
+            if record.outbox or not record.terminal:
+                await self._isolated(record, check(record))
+        if suspects:
+            await self.clock.sleep(RECHECK_SECONDS)
+        for record, ending in suspects:
+            await self._isolated(record, end(record, ending))
+        return open_ + len(unreadable)
 
-    async for record in deps.records.all(unreadable):
-        open_ += not record.terminal
-        if record.outbox or not record.terminal:
-            await _isolated(deps, record, check(record))
-    if suspects:
-        await deps.clock.sleep(RECHECK_SECONDS)
-    for record, ending in suspects:
-        await _isolated(deps, record, end(record, ending))
-    return open_ + len(unreadable)
+    async def _isolated(self, record: Record, step: Coroutine[None, None, None]) -> None:
+        """Run one record's part of the sweep: a failure affects no other record, and is retried with backoff."""
+        ref = ExecutionRef(record.project_id, record.execution_id)
+        if self.isolation.is_paused("sweep", ref.record_key):
+            step.close()
+            return
+        await self.isolation.run("sweep", ref.record_key, step, **ref.log_fields)
 
+    async def _due_step(self, record: Record) -> Step | None:
+        """Return the step that should end the execution now, or None."""
+        now = self.clock.now()
+        unowned = now - record.updated_at
+        overdue = (
+            now - (record.started_at or record.submitted_at) - timedelta(seconds=min(record.timeout_seconds, _DAY))
+        )
+        if record.state is State.RUNNING:
+            if unowned < LEASE_GRACE or await is_leased(
+                self.executions, ExecutionRef(record.project_id, record.execution_id)
+            ):
+                return None
+            if record.cancel_requested:
+                return Step.CANCEL  # the next attempt would be cancelled at once, too
+            if record.attempts_spent >= record.max_attempts:
+                return Step.FAIL
+            return Step.TIME_OUT if overdue > OVERDUE_GRACE else None
+        return Step.TIME_OUT if overdue > timedelta(days=1) else None
 
-async def _isolated(deps: Dependencies, record: Record, step: Coroutine[None, None, None]) -> None:
-    """Run one record's part of the sweep: a failure affects no other record, and is retried with backoff."""
-    ref = ExecutionRef(record.project_id, record.execution_id)
-    if deps.isolation.is_paused("sweep", ref.record_key):
-        step.close()
-        return
-    await deps.isolation.run("sweep", ref.record_key, step, **ref.log_fields)
+    async def _end(self, seen: Record, taken: Step, event: Event) -> None:
+        fenced = await acquire_fence(self.bus, seen.project_id, seen.execution_id)
 
+        def decide(record: Record) -> tuple[Step, Outcome] | None:
+            # The decision is for the record that was checked; if it has changed, the next sweep checks it again.
+            if record.updated_at != seen.updated_at:
+                return None
+            return taken, _outcome(record, taken, self.clock.now(), fenced.last)
 
-async def _due_step(deps: Dependencies, record: Record) -> Step | None:
-    """Return the step that should end the execution now, or None."""
-    now = deps.clock.now()
-    unowned = now - record.updated_at
-    overdue = now - (record.started_at or record.submitted_at) - timedelta(seconds=min(record.timeout_seconds, _DAY))
-    if record.state is State.RUNNING:
-        if unowned < LEASE_GRACE or await is_leased(
-            deps.executions, ExecutionRef(record.project_id, record.execution_id)
-        ):
-            return None
-        if record.cancel_requested:
-            return Step.CANCEL  # the next attempt would be cancelled at once, too
-        if record.attempts_spent >= record.max_attempts:
-            return Step.FAIL
-        return Step.TIME_OUT if overdue > OVERDUE_GRACE else None
-    return Step.TIME_OUT if overdue > timedelta(days=1) else None
-
-
-async def _end(deps: Dependencies, seen: Record, taken: Step, event: Event) -> None:
-    fenced = await acquire_fence(deps.bus, seen.project_id, seen.execution_id)
-
-    def decide(record: Record) -> tuple[Step, Outcome] | None:
-        # The decision is for the record that was checked; if it has changed, the next sweep checks it again.
-        if record.updated_at != seen.updated_at:
-            return None
-        return taken, _outcome(record, taken, deps.clock.now(), fenced.last)
-
-    ended = await deps.records.end(seen.project_id, seen.execution_id, decide, event)
-    metrics.swept.labels(ended.state.value).inc()
-    log.warning(
-        "execution ended by the sweep",
-        action="sweep.ended",
-        execution_id=ended.execution_id,
-        project_id=ended.project_id,
-        state=ended.state.value,
-    )
+        ended = await self.records.end(seen.project_id, seen.execution_id, decide, event)
+        metrics.swept.labels(ended.state.value).inc()
+        log.warning(
+            "execution ended by the sweep",
+            action="sweep.ended",
+            execution_id=ended.execution_id,
+            project_id=ended.project_id,
+            state=ended.state.value,
+        )
 
 
 def _outcome(record: Record, taken: Step, now: datetime, last_sequence: int) -> Outcome:

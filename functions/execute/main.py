@@ -2,64 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack
 
 import functions_framework.aio
-from cloudevents.http import CloudEvent
+from starlette.requests import Request
+from starlette.responses import Response
 
 from ocf.events.envelope import Event
 from ocf.events.errors import Unavailable
-from ocf.functions.execute.context import open_context
+from ocf.functions.execute.context import WorkerContext, open_context
 from ocf.functions.execute.worker import Worker, worker_of
-from ocf.functions.runtime.asgi import handle
 from ocf.functions.runtime.bootstrap import Dependencies
+from ocf.functions.runtime.function import Function
 from ocf.functions.runtime.health import Check
 from ocf.functions.workers import parent_link
 
-_worker: Worker | None = None
 
+class Execute(Function):
+    """The execute function: the worker of this process."""
 
-@asynccontextmanager
-async def lifespan(deps: Dependencies) -> AsyncIterator[dict[str, Check]]:
-    """Run the worker of this process from start to drain; yield its readiness checks."""
-    global _worker
-    async with open_context(deps) as context:
-        worker = _worker = worker_of(context)
-        parent_link.register_work(worker)
-        try:
-            yield {
-                "opencode": context.opencode_present,
-                "workspace": context.workspace_writable,
-                "boundary": context.boundary_in_force,
-            }
-        finally:
+    def __init__(self) -> None:
+        super().__init__(self._execute)
+        self._context: WorkerContext | None = None
+        self._worker: Worker | None = None
+        self._open = AsyncExitStack()
+
+    async def start(self, deps: Dependencies) -> None:
+        """Start the worker. Raises SandboxUnavailable: `SANDBOX=required`, and this kernel does not support it."""
+        self._context = await self._open.enter_async_context(open_context(deps))
+        self._worker = worker_of(self._context)
+        parent_link.register_work(self._worker)
+        await super().start(deps)
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """Let the current run end, for at most `grace` seconds, then release it.
+
+        No request may hold the run any more: when a node drains, the dispatcher that waited for it goes as well.
+        """
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            await worker.drained(grace)
             await worker.stop()
-            _worker = None
+        await super().stop(grace)
+        await self._open.aclose()
+
+    def leave(self) -> None:
+        """Begin to stop: requests may hold the server for as long as the current run."""
+        if self._worker is not None:
+            self._worker.leave()
+
+    def ready(self) -> dict[str, Check]:
+        """Return the checks of the agent, its files and the boundary between executions."""
+        context = self._context
+        if context is None:
+            return {}
+        return {
+            "opencode": context.opencode_present,
+            "workspace": context.workspace_writable,
+            "boundary": context.boundary_in_force,
+        }
+
+    async def _execute(self, event: Event) -> None:
+        if self._worker is None:
+            raise Unavailable("this worker is shutting down")
+        await self._worker.execute(event)
 
 
-def leave() -> None:
-    """Begin to stop, at the stop signal: requests may hold the server for as long as the current run."""
-    if _worker is not None:
-        _worker.leave()
+function = Execute()
 
 
-async def drained(grace: float) -> None:
-    """Let the current run end, for at most `grace` seconds.
-
-    No request may hold the run any more: when a node drains, the dispatcher that waited for it goes as well.
-    """
-    if _worker is not None:
-        await _worker.drained(grace)
-
-
-async def _execute(_: Dependencies, event: Event) -> None:
-    if _worker is None:
-        raise Unavailable("starting")
-    await _worker.execute(event)
-
-
-@functions_framework.aio.cloud_event
-async def execute(cloud_event: CloudEvent) -> None:
-    """Handle one event; see `ocf.functions.execute.worker`."""
-    await handle(_execute, cloud_event)
+@functions_framework.aio.http
+async def execute(request: Request) -> Response:
+    """Handle the CloudEvent of a request; see `ocf.functions.execute.worker`."""
+    return await function.respond(request)

@@ -22,6 +22,7 @@ from ocf.functions.core.clock import SystemClock
 from ocf.functions.core.execution_repository import Records
 from ocf.functions.core.isolation import Isolation
 from ocf.functions.core.rejections import Rejections
+from ocf.functions.core.session_repository import Sessions
 from ocf.functions.runtime.dry_run import DrySessions, DryStore
 from ocf.functions.settings.settings import Settings, comma_list
 
@@ -40,6 +41,11 @@ class Dependencies:
     keyring: Keyring | None
     worker: str
     isolation: Isolation
+
+    @property
+    def session_records(self) -> Sessions:
+        """The records of the sessions."""
+        return Sessions(self.sessions, self.clock)
 
     @property
     def rejections(self) -> Rejections:

@@ -24,6 +24,7 @@ from ocf.functions.observability import logs, metrics, tracing
 from ocf.functions.runtime import asgi, startup
 from ocf.functions.runtime.bootstrap import Dependencies, build
 from ocf.functions.runtime.dry_run import EventRouter
+from ocf.functions.runtime.function import Function
 from ocf.functions.runtime.health import Check, health_routes
 from ocf.functions.settings.settings import Settings, load_or_exit
 from ocf.functions.workers import environment
@@ -49,6 +50,31 @@ def targets(settings: Settings) -> tuple[str, ...]:
     return names
 
 
+def beside(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the functions of a dry run of `names`: all, because their commands build the state.
+
+    `execute` is among them only if it is named, because it alone starts an agent.
+    """
+    return tuple(name for name in FUNCTIONS if name != "execute" or name in names)
+
+
+def function_of(name: str) -> Function:
+    """Return the function `name`."""
+    found: Function = importlib.import_module(f"ocf.functions.{name}.main").function
+    return found
+
+
+@asynccontextmanager
+async def started(deps: Dependencies, names: tuple[str, ...]) -> AsyncIterator[list[Function]]:
+    """Start the functions; stop them in reverse order at the end."""
+    async with AsyncExitStack() as stack:
+        functions = [function_of(name) for name in names]
+        for function in functions:
+            stack.push_async_callback(function.stop)
+            await function.start(deps)
+        yield functions
+
+
 def build_app(
     deps: Dependencies,
     names: tuple[str, ...],
@@ -61,10 +87,8 @@ def build_app(
     functions = tuple(name for name in names if name in FUNCTIONS)
     mounts = asgi.function_mounts(functions, token.get_secret_value() if token else None, alone=len(names) == 1)
     if deps.settings.dry_run:
-        # All other functions run too, because their commands build the state. `execute` runs only if it is named,
-        # because it alone starts an agent.
-        beside = {*functions, *FUNCTIONS} - ({"execute"} - {*functions})
-        mounts = [Mount("/", app=EventRouter(deps.bus, {name: asgi.function_app(name) for name in beside}))]
+        router = EventRouter(deps.bus, {name: asgi.function_app(name) for name in beside(functions)})
+        mounts = [Mount("/", app=router)]
     routes: list[BaseRoute] = [] if gateway else list(health_routes(checks, exposition))
     routes += mounts
     if gateway is not None:
@@ -78,29 +102,27 @@ async def assembled(
     names: tuple[str, ...],
     exposition: Callable[[], bytes] = metrics.exposition,
     note: Callable[[str], None] = lambda _: None,
-) -> AsyncIterator[Starlette]:
-    """Start everything that the app needs, and yield the app; stop in reverse order at the end.
+) -> AsyncIterator[tuple[Starlette, list[Function]]]:
+    """Start everything that the app needs, and yield the app and its functions; stop in reverse order at the end.
 
-    A function module may define `lifespan(deps)`, an async context manager that yields its readiness checks; `leave()`,
-    called at the stop signal; and `drained(grace)`, awaited before the lifespan ends. `note` gets the reason of each
-    failed try to connect.
+    `note` gets the reason of each failed try to connect.
     """
     async with AsyncExitStack() as stack:
         name = "+".join(names) if len(names) < 3 else "control"
         deps = await stack.enter_async_context(build(settings, name, note))
-        asgi.set_dependencies(deps)
         metrics.expect_ends()
         checks: dict[str, Check] = {"nats": deps.bus.ready}
         if any(name in ("execute", "archive", "cleanup", "submit", "session") for name in names):
             checks["s3"] = deps.store.ready
+        wanted = tuple(name for name in names if name in FUNCTIONS)
+        functions = await stack.enter_async_context(started(deps, beside(wanted) if settings.dry_run else wanted))
+        for function in functions:
+            checks |= function.ready()
         gateway: ASGIApp | None = None
-        for name in names:
-            module = importlib.import_module(f"ocf.functions.{name}.main")
-            if hasattr(module, "lifespan"):
-                checks |= await stack.enter_async_context(module.lifespan(deps))
-            if name == "gateway":
-                gateway = await stack.enter_async_context(module.serving(deps))
-        yield build_app(deps, names, gateway, checks, exposition)
+        if "gateway" in names:
+            module = importlib.import_module("ocf.functions.gateway.main")
+            gateway = await stack.enter_async_context(module.serving(deps))
+        yield build_app(deps, names, gateway, checks, exposition), functions
 
 
 async def run(settings: Settings, names: tuple[str, ...], link: Link | None = None) -> int:
@@ -110,14 +132,12 @@ async def run(settings: Settings, names: tuple[str, ...], link: Link | None = No
     exposition = metrics.exposition if link is None else link.tally.exposition
 
     async def life(front: startup.Front, stopped: Awaitable[float]) -> None:
-        async with assembled(settings, names, exposition, front.note) as application:
-            front.on_stop = lambda: _tell_to_leave(names)
+        async with assembled(settings, names, exposition, front.note) as (application, functions):
+            front.on_stop = lambda: _leave(functions)
             front.open(application)
             stopped_for = await stopped
-            for name in names:
-                module = importlib.import_module(f"ocf.functions.{name}.main")
-                if hasattr(module, "drained"):
-                    await module.drained(settings.drain_seconds - stopped_for)
+            for function in functions:
+                await function.stop(settings.drain_seconds - stopped_for)
 
     try:
         await startup.serve(lambda app: _config(settings, names, app), life, link)
@@ -125,16 +145,13 @@ async def run(settings: Settings, names: tuple[str, ...], link: Link | None = No
         sys.stderr.write(f"ocf: cannot start {'+'.join(names)}: {error}\n")
         return 1
     finally:
-        asgi.set_dependencies(None)
         tracing.flush()
     return 0
 
 
-def _tell_to_leave(names: tuple[str, ...]) -> None:
-    for name in names:
-        module = importlib.import_module(f"ocf.functions.{name}.main")
-        if hasattr(module, "leave"):
-            module.leave()
+def _leave(functions: list[Function]) -> None:
+    for function in functions:
+        function.leave()
 
 
 def _config(settings: Settings, names: tuple[str, ...], app: ASGIApp) -> uvicorn.Config:

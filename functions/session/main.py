@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functions_framework.aio
-from cloudevents.http import CloudEvent
+from starlette.requests import Request
+from starlette.responses import Response
 
-from ocf.functions.runtime.asgi import handle
+from ocf.functions.runtime.function import Function
 from ocf.functions.session import handler
 
+function = Function(handler.session)
 
-@functions_framework.aio.cloud_event
-async def session(cloud_event: CloudEvent) -> None:
-    """Handle one event; see `ocf.functions.session.handler`."""
-    await handle(handler.session, cloud_event)
+
+@functions_framework.aio.http
+async def session(request: Request) -> Response:
+    """Handle the CloudEvent of a request; see `ocf.functions.session.handler`."""
+    return await function.respond(request)

@@ -16,22 +16,32 @@ from ocf.events.event_types import TYPES
 from ocf.events.execution_record import Record
 from ocf.events.facts import Accepted, FieldError, Outcome
 from ocf.events.lifecycle import EXECUTION, Reason, State, Step
-from ocf.events.ports import Message
+from ocf.events.ports import Bus, Clock, Message, ObjectStore
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.core import task_limits
 from ocf.functions.core.command_events import ids_of
-from ocf.functions.core.rejections import Refusal
+from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.rejections import Refusal, Rejections
 from ocf.functions.core.schedules import SWEEP, ensure_schedule
 from ocf.functions.core.session_repository import Sessions
-from ocf.functions.runtime.bootstrap import Dependencies
+from ocf.functions.settings.settings import Settings
 from ocf.functions.submit.task_rules import broken_rules
 
 EXECUTE = TYPES["dev.ocf.task.execute.v1"]
 CLEANUP = TYPES["dev.ocf.task.cleanup.v1"]
-_USED = "was used before with another body; use a new one"
 
 
-async def submit(deps: Dependencies, event: Event) -> None:
+async def submit(
+    event: Event,
+    *,
+    bus: Bus,
+    store: ObjectStore,
+    records: Records,
+    session_records: Sessions,
+    rejections: Rejections,
+    clock: Clock,
+    settings: Settings,
+) -> None:
     """Handle `dev.ocf.task.submit.v1`: record one execution per id, or publish `rejected` with every invalid field.
 
     Raises:
@@ -41,78 +51,82 @@ async def submit(deps: Dependencies, event: Event) -> None:
     """
     ref = ExecutionRef(*ids_of(event))
     # The ids may be invalid here, which `ref.fact` would refuse.
-    if await deps.bus.last(subjects.EVENTS, f"ocf.evt.{ref.project}.{ref.execution}.cleaned") is not None:
+    if await bus.last(subjects.EVENTS, f"ocf.evt.{ref.project}.{ref.execution}.cleaned") is not None:
         raise Drop(f"execution {ref.execution} was deleted")
     try:
-        data = await _validated(deps, event, ref)
+        data = await _validated(event, ref, store, settings, clock.now())
     except InvalidData as error:
-        await deps.rejections.reject_submit(ref, Refusal.of(event, error.errors), title=_rejected_title(event))
+        await rejections.reject_submit(ref, Refusal.of(event, error.errors), title=_rejected_title(event))
         return
     digest = hashlib.sha256(data.model_dump_json(by_alias=True, exclude_defaults=True).encode()).hexdigest()
     # Most ids are new, which the create detects. Only a task in a session needs the check of the session first.
-    record = await deps.records.get(ref.project, ref.execution) if data.session_id is not None else None
+    record = await records.get(ref.project, ref.execution) if data.session_id is not None else None
     if record is None:
-        wrong_session = await _session_error(deps, data)
+        wrong_session = await _session_error(data, bus, session_records)
         if wrong_session is not None:
-            await deps.rejections.reject_submit(ref, Refusal.of(event, [wrong_session]), title=_rejected_title(event))
+            await rejections.reject_submit(ref, Refusal.of(event, [wrong_session]), title=_rejected_title(event))
             return
-        record = await _record(deps, event, data, digest)
+        record = await _record(records, new_record(event, data, digest, settings, clock.now()))
     if record.digest != digest:
-        rejected = record.state is State.REJECTED
-        message = "was rejected before; use a new one" if rejected else _USED
-        await deps.rejections.reject_submit(ref, Refusal.of(event, [FieldError(field="execution_id", message=message)]))
+        await rejections.reject_submit(ref, Refusal.of(event, [_used_id(record)]))
         return
     if record.terminal:
         raise Drop(f"execution {ref.execution} is {record.state.value} already")
-    accepted = Accepted(execution_id=ref.execution, project_id=ref.project, labels=data.labels)
     if record.state is not State.PENDING:
         # An earlier delivery may have failed between the execute command and `accepted`.
-        await _publish_accepted(deps, event, accepted)
-        await _check_not_deleted(deps, ref)
+        await _publish_accepted(records, event, data)
+        await _check_not_deleted(ref, bus, records, clock)
         raise Drop(f"execution {ref.execution} is {record.state.value} already")
     if data.session_id is not None:
-        await ensure_schedule(deps.bus, SWEEP)  # also for an execution that cannot join its session
+        await ensure_schedule(bus, SWEEP)  # also for an execution that cannot join its session
         try:
-            await Sessions(deps.sessions, deps.clock).join(ref.project, data.session_id, ref.execution)
+            await session_records.join(ref.project, data.session_id, ref.execution)
         except NotYetKnown as error:
-            await _fail(deps, event, record, str(error))
+            await fail(records, event, record, str(error), clock.now())
             return
     # They are sent in this order on one connection. None depends on the response of another, and each is idempotent.
     await asyncio.gather(
-        ensure_schedule(deps.bus, SWEEP),
-        _publish_accepted(deps, event, accepted),
-        _publish_execute(deps, event, data, ref),
+        ensure_schedule(bus, SWEEP),
+        _publish_accepted(records, event, data),
+        _publish_execute(bus, store, event, data, ref, clock.now()),
     )
-    await _check_not_deleted(deps, ref)
+    await _check_not_deleted(ref, bus, records, clock)
 
 
-async def _check_not_deleted(deps: Dependencies, ref: ExecutionRef) -> None:
+async def _check_not_deleted(ref: ExecutionRef, bus: Bus, records: Records, clock: Clock) -> None:
     """Undo the submit of an execution that was deleted meanwhile. Raises Drop in this case.
 
     Cleanup publishes `cleaned` and then reads the record; submit creates the record and then reads `cleaned`. So at
     least one of them sees the other.
     """
-    if await deps.records.get(ref.project, ref.execution) is None:
-        await deps.bus.purge(subjects.COMMANDS, ref.command("execute"))
-        await deps.bus.purge(subjects.EVENTS, ref.fact("accepted"))
+    if await records.get(ref.project, ref.execution) is None:
+        await bus.purge(subjects.COMMANDS, ref.command("execute"))
+        await bus.purge(subjects.EVENTS, ref.fact("accepted"))
         raise Drop(f"execution {ref.execution} was deleted")
-    if await deps.bus.last(subjects.EVENTS, ref.fact("cleaned")) is not None:
+    if await bus.last(subjects.EVENTS, ref.fact("cleaned")) is not None:
         request = Cleanup(execution_id=ref.execution, project_id=ref.project, requested_by="/ocf/submit")
-        cleanup = new_event(CLEANUP.type, request, source="/ocf/submit", time=deps.clock.now())
-        await publish_command(deps.bus, cleanup, ref.project)
+        cleanup = new_event(CLEANUP.type, request, source="/ocf/submit", time=clock.now())
+        await publish_command(bus, cleanup, ref.project)
         raise Drop(f"execution {ref.execution} was deleted before it was recorded")
 
 
-async def _publish_accepted(deps: Dependencies, event: Event, fact: Accepted) -> None:
-    await deps.records.publish_fact("dev.ocf.task.accepted.v1", fact, event, once=True)
+def _used_id(record: Record) -> FieldError:
+    rejected = record.state is State.REJECTED
+    message = "was rejected before; use a new one" if rejected else "was used before with another body; use a new one"
+    return FieldError(field="execution_id", message=message)
 
 
-async def _validated(deps: Dependencies, event: Event, ref: ExecutionRef) -> Submit:
+async def _publish_accepted(records: Records, event: Event, data: Submit) -> None:
+    fact = Accepted(execution_id=data.execution_id, project_id=data.project_id, labels=data.labels)
+    await records.publish_fact("dev.ocf.task.accepted.v1", fact, event, once=True)
+
+
+async def _validated(event: Event, ref: ExecutionRef, store: ObjectStore, settings: Settings, now: datetime) -> Submit:
     """Return the submit's data. Raises InvalidData with every invalid field."""
     if len(event.data) > MAX_COMMAND_BYTES:
         raise InvalidData([FieldError(field="data", message=f"at most {MAX_COMMAND_BYTES} bytes (16 MiB)")])
     try:
-        event = await dataref.resolve(event, ref.prefix, deps.store)
+        event = await dataref.resolve(event, ref.prefix, store)
         data = parse(event)
     except InvalidData:
         raise
@@ -120,8 +134,8 @@ async def _validated(deps: Dependencies, event: Event, ref: ExecutionRef) -> Sub
         raise InvalidData([FieldError(field="data", message=str(error))]) from None
     if not isinstance(data, Submit):
         raise InvalidEvent(f"type: {event.type} is not for the submit function")
-    errors = _against_subject(data, ref) + broken_rules(data, deps.settings)
-    errors += _expired(event, deps.clock.now())
+    errors = _against_subject(data, ref) + broken_rules(data, settings)
+    errors += _expired(event, now)
     if errors:
         raise InvalidData(errors)
     return data
@@ -147,29 +161,28 @@ def _expired(event: Event, now: datetime) -> list[FieldError]:
     return [FieldError(field="expirytime", message=f"{expiry} has passed")] if passed else []
 
 
-async def _session_error(deps: Dependencies, data: Submit) -> FieldError | None:
+async def _session_error(data: Submit, bus: Bus, session_records: Sessions) -> FieldError | None:
     if data.session_id is None:
         return None
-    found = await Sessions(deps.sessions, deps.clock).get(data.project_id, data.session_id)
+    found = await session_records.get(data.project_id, data.session_id)
     if found is not None and found.usable:
         if found.saved is None or isinstance(data.workspace, EmptyWorkspace):
             return None
         return FieldError(field="workspace", message=f"session {data.session_id} already has a workspace; omit it")
-    if found is None and await _being_created(deps, data.project_id, data.session_id):
+    if found is None and await _being_created(bus, SessionRef(data.project_id, data.session_id)):
         raise NotYetKnown(f"session {data.session_id} of project {data.project_id} is being created")
     return FieldError(field="session_id", message=f"no open session with this id in project {data.project_id}")
 
 
-async def _being_created(deps: Dependencies, project: str, session: str) -> bool:
+async def _being_created(bus: Bus, ref: SessionRef) -> bool:
     """Return whether the session is being created, or was created after the caller's check.
 
     It is being created if its create was published before this submit and no fact has followed.
     """
-    ref = SessionRef(project, session)
     for what, there in (("destroyed", False), ("created", True), ("rejected", False)):
-        if await deps.bus.last(subjects.EVENTS, ref.fact(what)) is not None:
+        if await bus.last(subjects.EVENTS, ref.fact(what)) is not None:
             return there
-    return any([_creates(one) async for one in deps.bus.history(subjects.COMMANDS, ref.command())])
+    return any([_creates(one) async for one in bus.history(subjects.COMMANDS, ref.command())])
 
 
 def _creates(message: Message) -> bool:
@@ -179,11 +192,10 @@ def _creates(message: Message) -> bool:
         return False  # the dispatcher rejects it
 
 
-async def _record(deps: Dependencies, event: Event, data: Submit, digest: str) -> Record:
-    """Create the execution's record; return it, or the one that another delivery created first."""
-    now = deps.clock.now()
+def new_record(event: Event, data: Submit, digest: str, settings: Settings, now: datetime) -> Record:
+    """Return the record of an accepted execution."""
     model = data.model
-    record = Record(
+    return Record(
         execution_id=data.execution_id,
         project_id=data.project_id,
         task_id=data.task_id,
@@ -191,19 +203,23 @@ async def _record(deps: Dependencies, event: Event, data: Submit, digest: str) -
         state=EXECUTION.step(None, Step.ACCEPT),
         title=title_of(data),
         labels=data.labels,
-        model=f"{model.provider}/{model.model}" if model else deps.settings.model,
+        model=f"{model.provider}/{model.model}" if model else settings.model,
         digest=digest,
         command_id=event.id,
         traceparent=event.extensions.get("traceparent"),
         submitted_at=now,
         updated_at=now,
-        timeout_seconds=task_limits.effective_limit(data.limits, "timeout_seconds", deps.settings),
+        timeout_seconds=task_limits.effective_limit(data.limits, "timeout_seconds", settings),
         max_attempts=data.retry.max_attempts,
     )
+
+
+async def _record(records: Records, record: Record) -> Record:
+    """Store a new record; return it, or the one that another delivery created first."""
     try:
-        await deps.records.create(record)
+        await records.create(record)
     except Conflict:
-        return await deps.records.require(data.project_id, data.execution_id)
+        return await records.require(record.project_id, record.execution_id)
     return record
 
 
@@ -217,23 +233,25 @@ def _first_line(text: str) -> str:
     return line if len(line) <= 120 else line[:119] + "…"
 
 
-async def _fail(deps: Dependencies, event: Event, record: Record, message: str) -> None:
+async def fail(records: Records, event: Event, record: Record, message: str, now: datetime) -> None:
     """End an accepted execution whose session was destroyed before it could join."""
     ending = outcomes.Ending(Step.FAIL, message, Reason.INVALID_WORKSPACE)
 
     def failed(record: Record) -> tuple[Step, Outcome]:
-        return ending.step, outcomes.compose(record, ending, deps.clock.now())
+        return ending.step, outcomes.compose(record, ending, now)
 
-    await deps.records.end(record.project_id, record.execution_id, failed, event)
+    await records.end(record.project_id, record.execution_id, failed, event)
 
 
-async def _publish_execute(deps: Dependencies, event: Event, data: Submit, ref: ExecutionRef) -> None:
+async def _publish_execute(
+    bus: Bus, store: ObjectStore, event: Event, data: Submit, ref: ExecutionRef, now: datetime
+) -> None:
     """Publish the execute command, only once over repeated calls."""
-    command = Execute.model_validate({**data.model_dump(by_alias=True), "submitted_at": deps.clock.now()})
-    execute = new_event(EXECUTE.type, command, source="/ocf/submit", time=deps.clock.now(), cause=event)
-    execute = await dataref.offload(execute, ref.prefix, deps.store)
+    command = Execute.model_validate({**data.model_dump(by_alias=True), "submitted_at": now})
+    execute = new_event(EXECUTE.type, command, source="/ocf/submit", time=now, cause=event)
+    execute = await dataref.offload(execute, ref.prefix, store)
     try:
-        await publish_command(deps.bus, execute, ref.project, only_first=True)
+        await publish_command(bus, execute, ref.project, only_first=True)
     except Conflict:
         return  # published by an earlier delivery of the same submit
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functions_framework.aio
-from cloudevents.http import CloudEvent
+from starlette.requests import Request
+from starlette.responses import Response
 
-from ocf.functions.runtime.asgi import handle
+from ocf.functions.runtime.function import Function
 from ocf.functions.submit import handler
 
+function = Function(handler.submit)
 
-@functions_framework.aio.cloud_event
-async def submit(cloud_event: CloudEvent) -> None:
-    """Handle one event; see `ocf.functions.submit.handler`."""
-    await handle(handler.submit, cloud_event)
+
+@functions_framework.aio.http
+async def submit(request: Request) -> Response:
+    """Handle the CloudEvent of a request; see `ocf.functions.submit.handler`."""
+    return await function.respond(request)

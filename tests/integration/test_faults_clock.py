@@ -25,8 +25,8 @@ from ocf.events.lifecycle import State
 from ocf.events.output import Chunk, ChunkType
 from ocf.functions.runtime.bootstrap import Dependencies, build
 from ocf.functions.settings.settings import Settings
-from ocf.functions.submit.handler import submit
 from tests.support.agents import SCRIPTED
+from tests.support.handlers import submit
 from tests.support.nats import NatsServer
 from tests.support.stack import ROOT, gapless, until
 

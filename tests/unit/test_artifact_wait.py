@@ -22,9 +22,8 @@ from ocf.functions import workspace
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.execute.attempt.outcome import StoredArtifacts
-from ocf.functions.session.handler import session
-from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
+from tests.support.handlers import session, submit
 from tests.support.parts import PROJECT, Bench, bench
 from tests.unit.test_artifacts import TALK, Hold
 from tests.unit.test_attempt import Emit, Scene, StandIn, scene

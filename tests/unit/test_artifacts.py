@@ -23,9 +23,8 @@ from ocf.functions.core.session_repository import Sessions
 from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.execute.attempt.outcome import stop_reason_of
 from ocf.functions.execute.attempt.workspace_source import WorkspaceInput
-from ocf.functions.session.handler import session
-from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
+from tests.support.handlers import session, submit
 from tests.support.parts import PROJECT, Bench, bench
 
 TALK: dict[str, object] = {"info": {"id": "ses_1"}, "messages": []}

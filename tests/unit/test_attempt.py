@@ -24,7 +24,6 @@ from ocf.events.output import Chunk, ChunkType, Draft, Usage
 from ocf.events.ports import Inbox, Message
 from ocf.events.redaction import Redactor
 from ocf.events.refs import ExecutionRef
-from ocf.functions.cancel.handler import cancel
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.execute.attempt.agent_run import FOLLOW_UP
 from ocf.functions.execute.attempt.outcome import StoredArtifacts
@@ -33,7 +32,7 @@ from ocf.functions.execute.attempt.spans import RunSpans
 from ocf.functions.execute.attempt.stop import Released
 from ocf.functions.execute.sandbox.process import AgentNotReady
 from ocf.functions.observability import metrics
-from ocf.functions.submit.handler import submit
+from tests.support.handlers import cancel, submit
 from tests.support.parts import PROJECT, Bench, bench
 from tests.support.runs import worker_on
 

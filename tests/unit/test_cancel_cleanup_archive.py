@@ -18,13 +18,10 @@ from ocf.events.execution_record import Attempt, Record
 from ocf.events.facts import Completed
 from ocf.events.lifecycle import AttemptState, State, Step
 from ocf.events.refs import ExecutionRef
-from ocf.functions.archive.handler import archive
-from ocf.functions.cancel.handler import cancel
-from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.lease_state import RECHECK_SECONDS
 from ocf.functions.core.schedules import SWEEP
-from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
+from tests.support.handlers import archive, cancel, cleanup, submit
 from tests.support.parts import PROJECT, Bench, bench
 
 

@@ -10,9 +10,8 @@ import pytest
 from ocf.events import subjects
 from ocf.events.commands import Cleanup
 from ocf.events.errors import Conflict, Drop
-from ocf.functions.cleanup.handler import cleanup
-from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
+from tests.support.handlers import cleanup, submit
 from tests.support.parts import PROJECT, Bench, bench
 
 

@@ -10,13 +10,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from cloudevents.http import CloudEvent
-from starlette.exceptions import HTTPException
 
 from ocf.events.output import ChunkType, Draft
 from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.observability import logs
-from ocf.functions.runtime import asgi
+from ocf.functions.runtime.function import respond
+from tests.support.parts import bench
 
 
 def full(*_: object) -> int:
@@ -59,17 +58,13 @@ def test_a_torn_line_is_ended_before_the_next(monkeypatch: pytest.MonkeyPatch, t
     assert (torn, json.loads(lost)["lines"], json.loads(whole)) == ('{"n"', 1, {"n": 2})
 
 
-async def test_a_handler_on_a_full_disk_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_handler_on_a_full_disk_is_asked_again() -> None:
     """An OSError says nothing about the event: 503, which the dispatcher repeats."""
 
     async def handler(*_: object) -> None:
         full()
 
-    monkeypatch.setattr(asgi, "_current", object())
-    event = CloudEvent({"type": "dev.ocf.task.cancel.v1", "source": "/t", "id": "1"}, {})
-    with pytest.raises(HTTPException) as caught:
-        await asgi.handle(cast(Any, handler), event)
-    assert caught.value.status_code == 503
+    assert (await respond(handler, bench().submit())).status_code == 503
 
 
 class Mine:

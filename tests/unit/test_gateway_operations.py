@@ -25,8 +25,8 @@ from ocf.functions.core.execution_repository import Records
 from ocf.functions.gateway.routes import sessions
 from ocf.functions.gateway.settings import GatewaySettings
 from ocf.functions.runtime.nats_auth import Credentials
-from ocf.functions.session.handler import session
 from tests.support.gateway import ID, OTHER, SECRET, World, bearer
+from tests.support.handlers import session
 from tests.support.parts import bench
 
 ROOT = Path(__file__).parents[2]

@@ -17,8 +17,8 @@ from ocf.events.errors import Busy, Conflict, Drop, NotItsTurn, Retry, Unavailab
 from ocf.functions.execute import job
 from ocf.functions.observability import tracing
 from ocf.functions.settings.settings import Settings
-from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
+from tests.support.handlers import submit
 from tests.support.parts import PROJECT, bench
 
 

@@ -11,7 +11,7 @@ from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent, NotYetKnown
 from ocf.functions.execute.job import stored_command
-from ocf.functions.submit.handler import submit
+from tests.support.handlers import submit
 from tests.support.parts import PROJECT, bench
 
 

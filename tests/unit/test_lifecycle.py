@@ -41,15 +41,12 @@ from ocf.events.lifecycle import (
     Step,
 )
 from ocf.events.refs import ExecutionRef
-from ocf.functions.cancel.handler import cancel
-from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.rejections import Refusal
 from ocf.functions.core.schedules import SWEEP
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady
-from ocf.functions.session.handler import session
-from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
+from tests.support.handlers import cancel, cleanup, session, submit
 from tests.support.parts import PROJECT, Bench, bench
 from tests.support.runs import worker_on
 from tests.unit.test_attempt import Scene, scene

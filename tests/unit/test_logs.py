@@ -34,38 +34,39 @@ EXECUTION = str(uuid.uuid4())
 #: A process that logs everything it can: an event handled, dropped, refused and crashed on, a library, a warning.
 SPEAKING = f"""
 import asyncio, logging, sys, warnings
-from cloudevents.http import CloudEvent
 from ocf.events.errors import Conflict, Drop
 from ocf.events.commands import Cancel
-from ocf.functions.runtime import asgi as app
+from ocf.events.envelope import Event
+from ocf.functions.runtime.function import Function
 from ocf.functions.observability import logs
 from tests.support.parts import bench
-from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 logs.configure("info")
 logs.SECRETS.add({SECRET!r})
-app.set_dependencies(bench().deps)
-event = CloudEvent({{
-    "type": "dev.ocf.task.cancel.v1", "source": "/test", "natssubject": "ocf.cmd.cancel.default.{EXECUTION}",
-    "traceparent": "00-{TRACE}-b7ad6b7169203331-01",
-}}, {{}})
+headers = {{
+    "ce-specversion": "1.0", "ce-id": "1", "ce-type": "dev.ocf.task.cancel.v1", "ce-source": "/test",
+    "ce-natssubject": "ocf.cmd.cancel.default.{EXECUTION}", "ce-traceparent": "00-{TRACE}-b7ad6b7169203331-01",
+}}
+scope = {{"type": "http", "method": "POST", "headers": [(n.encode(), v.encode()) for n, v in headers.items()]}}
 
-async def fine(deps, event): ...
-async def drop(deps, event): raise Drop("it has ended")
-async def refuse(deps, event): raise Conflict("another has it")
-async def crash(deps, event):
+async def received(): return {{"type": "http.request", "body": b"{{}}"}}
+
+async def fine(event): ...
+async def drop(event): raise Drop("it has ended")
+async def refuse(event): raise Conflict("another has it")
+async def crash(event):
     try:
         raise KeyError("the words of a prompt")
     except KeyError as error:
         raise ValueError("two\\nlines with the words of a prompt") from error
-async def invalid(deps, event): Cancel.model_validate_json('{{"why": ["the words of a prompt"]}}')
+async def invalid(event): Cancel.model_validate_json('{{"why": ["the words of a prompt"]}}')
 
 async def main():
     for handler in (fine, drop, refuse, crash, invalid):
-        try:
-            await app.handle(handler, event)
-        except HTTPException:
-            continue
+        function = Function(handler)
+        await function.start(bench().deps)
+        await function.respond(Request(scope, received))
 
 asyncio.run(main())
 try:

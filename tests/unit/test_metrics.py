@@ -17,16 +17,14 @@ from ocf.events.facts import Completed
 from ocf.events.lifecycle import State, Step
 from ocf.events.output import Usage
 from ocf.events.ports import Backlog, ConsumerSpec
-from ocf.functions.cancel.handler import cancel
-from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.lease_state import RECHECK_SECONDS
 from ocf.functions.core.schedules import SWEEP
 from ocf.functions.dispatcher.main import _measure_lag
 from ocf.functions.dispatcher.result import DeliveryResult, SinkResult
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.observability import metrics
-from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
+from tests.support.handlers import cancel, cleanup, submit
 from tests.support.parts import PROJECT, Bench, bench
 
 

@@ -17,11 +17,9 @@ from ocf.events.facts import Artifact, ChangedFile, Completed, DiffSummary, Fail
 from ocf.events.lifecycle import Reason, State, Step
 from ocf.events.limits import RECORD_BYTES, json_size, shorten
 from ocf.events.output import PendingRequest, TodoItem, Usage
-from ocf.functions.cancel.handler import cancel
-from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.submit import handler as submitting
-from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
+from tests.support.handlers import cancel, cleanup, submit
 from tests.support.parts import PROJECT, Bench, bench
 from tests.unit.test_cancel_cleanup_archive import clean, pending, request, running, swept
 
@@ -167,7 +165,7 @@ async def test_execution_that_never_started_has_queue_time_and_no_lost_artifacts
         event = b.submit(execution)
         record = await _recorded(b, execution)
         await clock.advance(9)
-        await submitting._fail(b.deps, event, record, "session is gone")
+        await submitting.fail(b.deps.records, event, record, "session is gone", clock.now())
     else:
         execution = await pending(b)
         await clock.advance(9)

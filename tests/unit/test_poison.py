@@ -21,8 +21,8 @@ from ocf.events.ports import Message
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Function
 from ocf.functions.dispatcher.routes import ROUTES, Route
-from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
+from tests.support.handlers import submit
 from tests.support.parts import PROJECT, Bench, bench
 from tests.support.poison import STRUCTURED, WORDS, Poison, poisons
 

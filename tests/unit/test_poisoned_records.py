@@ -13,17 +13,19 @@ from typing import Any
 import pytest
 
 from ocf.events import subjects
+from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
+from ocf.events.adapters.memory_store import MemoryStore
 from ocf.events.delivery import NATS_DELIVERIES
 from ocf.events.errors import DeadLetter, Drop, Unavailable
 from ocf.events.execution_record import OutboxEntry, Record
 from ocf.events.lifecycle import State
 from ocf.events.ports import Message
-from ocf.functions.archive.handler import MAX_TRIES, MAX_WAIT, archive
-from ocf.functions.cleanup.handler import cleanup
+from ocf.functions.archive.handler import MAX_TRIES, MAX_WAIT
 from ocf.functions.core.compare_and_set import dump
 from ocf.functions.core.output_fence import acquire_fence
 from ocf.functions.observability import metrics
 from tests.support.clock import ManualClock
+from tests.support.handlers import archive, cleanup
 from tests.support.parts import PROJECT, Bench, bench
 from tests.unit.test_cancel_cleanup_archive import clean, completed, running, swept, terminal
 
@@ -94,43 +96,49 @@ async def test_a_poisoned_record_can_be_deleted(poison: Callable[[Record], bytes
     assert await b.said(execution) == ["cleaned"]
 
 
-async def test_a_record_that_fails_again_and_again_is_tried_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_record_that_fails_again_and_again_is_tried_less_and_less() -> None:
     """Each failure is logged and counted; the pauses between two tries double."""
     clock = ManualClock()
     b = bench(clock)
     execution = await running(b)
     tries = 0
 
-    async def broken(*_: object) -> None:
-        nonlocal tries
-        tries += 1
-        raise KeyError("of the one record")
+    class Broken(MemoryBucket):
+        async def get(self, key: str) -> None:
+            nonlocal tries
+            tries += 1
+            raise KeyError("of the one record")
 
-    monkeypatch.setattr("ocf.functions.cleanup.sweep._due_step", broken)
+    deps = replace(b.deps, executions=Broken(clock))
     before = metrics.item_failures.labels("sweep")._value.get()
     for _ in range(240):  # an hour
-        await cleanup(b.deps, clean(b, "00000000-0000-0000-0000-000000000000", "sweep"))
+        await cleanup(deps, clean(b, "00000000-0000-0000-0000-000000000000", "sweep"))
         await clock.advance(15)
     assert 5 <= tries <= 9
     assert metrics.item_failures.labels("sweep")._value.get() - before == tries
     assert (await b.deps.records.require(PROJECT, execution)).state is State.RUNNING
 
 
-async def test_a_dependency_that_is_away_is_no_records_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_dependency_that_is_away_is_no_records_fault() -> None:
     """The tick fails as a whole, and nothing waits longer for it when it is back."""
-    clock = ManualClock()
-    b = bench(clock)
-    execution = await running(b)
-    await clock.advance(30)
 
-    async def away(*_: object, **__: object) -> None:
+    async def away(*_: object) -> None:
         raise Unavailable("NATS is away")
 
-    with monkeypatch.context() as patched:
-        patched.setattr("ocf.functions.cleanup.sweep._due_step", away)
-        patched.setattr(b.bus, "ready", away)
-        with pytest.raises(Unavailable):
-            await cleanup(b.deps, clean(b, "00000000-0000-0000-0000-000000000000", "sweep"))
+    class Away(MemoryBucket):
+        get = away
+
+    class Bus(MemoryBus):
+        ready = away
+
+    clock = ManualClock()
+    b = bench(clock, bus=Bus)
+    execution = await running(b)
+    await clock.advance(30)
+    with pytest.raises(Unavailable):
+        await cleanup(
+            replace(b.deps, executions=Away(clock)), clean(b, "00000000-0000-0000-0000-000000000000", "sweep")
+        )
     await swept(b, clock)
     assert (await b.deps.records.require(PROJECT, execution)).state is State.FAILED
 
@@ -202,20 +210,21 @@ async def test_an_object_that_is_gone_is_stated_in_the_manifest() -> None:
         await archive(b.deps, event)
 
 
-async def test_an_end_whose_archive_always_fails_becomes_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_end_whose_archive_always_fails_becomes_a_dead_letter() -> None:
     """A mistake of ours, or a record that nobody foresaw, occupies no place in the consumer for ever."""
     b = bench()
     execution = await completed(b)
     event = await terminal(b, execution)
 
-    def broken(*_: object) -> bytes:
-        raise KeyError("a secret of the prompt")
+    class Broken(MemoryStore):
+        async def put(self, *_: Any, **__: Any) -> None:
+            raise KeyError("a secret of the prompt")
 
-    monkeypatch.setattr("ocf.functions.archive.handler._manifest", broken)
+    deps = replace(b.deps, store=Broken())
     with pytest.raises(KeyError):
-        await archive(b.deps, event)
+        await archive(deps, event)
     with pytest.raises(DeadLetter, match="KeyError"):
-        await archive(b.deps, event.with_extensions(**{NATS_DELIVERIES: str(MAX_TRIES)}))
+        await archive(deps, event.with_extensions(**{NATS_DELIVERIES: str(MAX_TRIES)}))
 
 
 async def test_the_fence_finds_the_last_chunk_behind_what_is_none() -> None:

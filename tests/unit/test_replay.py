@@ -18,10 +18,9 @@ from ocf.events.adapters.memory_store import MemoryStore
 from ocf.events.commands import Cancel, Submit
 from ocf.events.envelope import Event, new_event
 from ocf.events.event_types import TYPES
-from ocf.functions.runtime import asgi
 from ocf.functions.runtime.bootstrap import build
 from ocf.functions.runtime.dry_run import DryStore
-from ocf.functions.runtime.serve import build_app
+from ocf.functions.runtime.serve import beside, build_app, started
 from ocf.functions.settings.settings import Settings
 
 
@@ -71,21 +70,20 @@ async def test_recorded_commands_build_up_the_state_that_each_one_needs() -> Non
     ids = {"execution_id": str(uuid.uuid4()), "project_id": "default"}
     settings = Settings.model_validate({"DRY_RUN": True, "FUNCTION_TARGET": "cancel"})
     async with build(settings, "dry") as parts:
-        asgi.set_dependencies(parts)
         transport = httpx.ASGITransport(build_app(parts, ("cancel",), None, {}))
-        try:
-            async with httpx.AsyncClient(transport=transport, base_url="http://dry") as http:
-                for type_, data in (
-                    ("dev.ocf.task.submit.v1", Submit.model_validate({**ids, "prompt": "p"})),
-                    ("dev.ocf.task.cancel.v1", Cancel.model_validate({**ids, "why": "w"})),
-                ):
-                    event = recorded(type_, data).with_extensions(expirytime="2026-01-01T00:01:00Z")
-                    answer = await http.post("/", content=event.data, headers=event.headers())
-                    assert answer.status_code == 200, answer.text
-                odd = await http.post("/", content=b"{}", headers={"content-type": "text/plain"})
-                assert odd.status_code == 400
-        finally:
-            asgi.set_dependencies(None)
+        async with (
+            started(parts, beside(("cancel",))),
+            httpx.AsyncClient(transport=transport, base_url="http://dry") as http,
+        ):
+            for type_, data in (
+                ("dev.ocf.task.submit.v1", Submit.model_validate({**ids, "prompt": "p"})),
+                ("dev.ocf.task.cancel.v1", Cancel.model_validate({**ids, "why": "w"})),
+            ):
+                event = recorded(type_, data).with_extensions(expirytime="2026-01-01T00:01:00Z")
+                answer = await http.post("/", content=event.data, headers=event.headers())
+                assert answer.status_code == 200, answer.text
+            odd = await http.post("/", content=b"{}", headers={"content-type": "text/plain"})
+            assert odd.status_code == 400
         record = await parts.records.require("default", ids["execution_id"])
         assert (record.state.value, record.cancel_why) == ("cancelled", "w")
         verbs = {m.subject.split(".")[2] async for m in parts.bus.history(subjects.COMMANDS, "ocf.cmd.>")}

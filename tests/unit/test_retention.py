@@ -14,12 +14,11 @@ from ocf.events.commands import Cleanup
 from ocf.events.execution_record import Attempt, Record
 from ocf.events.facts import Completed
 from ocf.events.lifecycle import State, Step
-from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.schedules import RETENTION, SWEEP, ensure_schedule
 from ocf.functions.settings.retention_rules import rule_for, rules
 from ocf.functions.settings.settings import Settings
-from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
+from tests.support.handlers import cleanup, submit
 from tests.support.parts import PROJECT, Bench, bench
 
 TABLE = "default=7d/90d,project-a=2d/30d,project-a/team=x:1d/3d,default/keep=no:1h/2h,b/acme.example/team=x:1d/2d"

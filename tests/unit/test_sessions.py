@@ -29,12 +29,9 @@ from ocf.events.facts import Artifact, Completed
 from ocf.events.lifecycle import SessionStep, State, Step
 from ocf.events.refs import SessionRef
 from ocf.events.session_record import Saved, Session
-from ocf.functions.cancel.handler import cancel
-from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.session_repository import EXPIRY, Sessions, schedule_subject
-from ocf.functions.session.handler import session
-from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
+from tests.support.handlers import cancel, cleanup, session, submit
 from tests.support.parts import PROJECT, Bench, bench
 from tests.support.runs import worker_on
 

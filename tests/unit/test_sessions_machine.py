@@ -33,16 +33,13 @@ from ocf.events.lifecycle import State, Step
 from ocf.events.ports import Message
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Session
-from ocf.functions.cancel.handler import cancel
-from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.execution_repository import Records
 from ocf.functions.core.output_fence import acquire_fence
 from ocf.functions.core.session_repository import EXPIRY
 from ocf.functions.execute.attempt.runner import Runner
 from ocf.functions.runtime.bootstrap import Dependencies
-from ocf.functions.session.handler import session
-from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
+from tests.support.handlers import cancel, cleanup, session, submit
 from tests.support.parts import PROJECT, bench
 from tests.support.runs import runner_on, worker_on
 

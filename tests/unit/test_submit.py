@@ -13,11 +13,18 @@ from ocf.events.commands import Limits, Submit
 from ocf.events.errors import Drop, Unavailable
 from ocf.events.lifecycle import State
 from ocf.events.refs import ExecutionRef
-from ocf.functions.cleanup.handler import remove
+from ocf.functions.cleanup.handler import Deletion
 from ocf.functions.core.task_limits import CEILINGS, effective_limit
 from ocf.functions.execute.context import server_spec
-from ocf.functions.submit.handler import submit
-from tests.support.parts import PROJECT, bench
+from tests.support.handlers import submit
+from tests.support.parts import PROJECT, Bench, bench
+
+
+async def removed(b: Bench, execution: str) -> None:
+    """Remove every trace of an execution."""
+    deps = b.deps
+    deletion = Deletion(deps.bus, deps.store, deps.executions, deps.records, deps.session_records, deps.clock)
+    await deletion.remove(PROJECT, execution)
 
 
 async def test_a_submit_becomes_a_pending_record_an_accepted_fact_and_an_execute_command() -> None:
@@ -87,7 +94,7 @@ async def test_execution_deleted_during_submit_leaves_nothing(monkeypatch: pytes
     say = b.deps.records.publish_fact
 
     async def late(*given: Any, **named: Any) -> None:
-        await remove(b.deps, PROJECT, execution)
+        await removed(b, execution)
         await say(*given, **named)
 
     monkeypatch.setattr(b.deps.records, "publish_fact", late)
@@ -127,7 +134,7 @@ async def test_a_deleted_execution_does_not_come_back() -> None:
     execution = str(uuid.uuid4())
     event = b.submit(execution)
     await submit(b.deps, event)
-    await remove(b.deps, PROJECT, execution)
+    await removed(b, execution)
     await b.bus.publish(f"ocf.evt.{PROJECT}.{execution}.cleaned", b"{}", {})
     with pytest.raises(Drop, match="deleted"):
         await submit(b.deps, event)

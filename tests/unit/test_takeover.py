@@ -17,8 +17,8 @@ from ocf.events.refs import ExecutionRef
 from ocf.functions.core.command_events import command
 from ocf.functions.core.lease_state import RECHECK_SECONDS
 from ocf.functions.execute.attempt.runner import Runner
-from ocf.functions.submit.handler import submit
 from tests.support.clock import ManualClock
+from tests.support.handlers import submit
 from tests.support.parts import PROJECT, Bench, bench
 from tests.support.runs import runner_on, worker_on
 

@@ -9,12 +9,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import structlog
-from cloudevents.http import CloudEvent
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
-from starlette.exceptions import HTTPException
 from structlog.testing import LogCapture
 
 from ocf.events import subjects, trace_context
@@ -22,16 +20,13 @@ from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.commands import Cancel, Cleanup
 from ocf.events.envelope import Event
 from ocf.events.errors import Busy, Drop, NotItsTurn, Retry
-from ocf.functions.cancel.handler import cancel
-from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Function
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.observability import tracing
-from ocf.functions.runtime import asgi
-from ocf.functions.runtime.bootstrap import Dependencies
-from ocf.functions.submit.handler import submit
+from ocf.functions.runtime.function import respond
 from tests.support.clock import ManualClock
+from tests.support.handlers import cancel, cleanup, submit
 from tests.support.parts import PROJECT, Bench, bench
 
 EXECUTIONS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -116,23 +111,20 @@ def test_span_of_an_error_holds_no_error_text(spans: InMemorySpanExporter) -> No
 
 @pytest.mark.parametrize("why", [Busy, NotItsTurn])
 async def test_requeued_delivery_is_neither_a_span_error_nor_a_log_line(
-    spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, why: type[Retry]
+    spans: InMemorySpanExporter, why: type[Retry]
 ) -> None:
     """On a full cluster each is asked again and again: thousands an hour, of which nothing is wrong."""
     b = bench()
     event = b.submit()
 
-    async def handler(_: Dependencies, __: Event) -> None:
+    async def handler(_: Event) -> None:
         raise why
 
-    told = CloudEvent({"type": event.type, "source": event.source, "id": event.id}, {})
-    monkeypatch.setattr(asgi, "_current", b.deps)
     lines = LogCapture()
     every_level = structlog.make_filtering_bound_logger(logging.DEBUG)  # whatever another test has configured
-    monkeypatch.setattr(asgi, "log", structlog.wrap_logger(None, processors=[lines], wrapper_class=every_level))
-    with pytest.raises(HTTPException) as refused:
-        await asgi.handle(handler, told)
-    assert refused.value.status_code == why.http_status
+    log = structlog.wrap_logger(None, processors=[lines], wrapper_class=every_level)
+    response = await respond(handler, event, log)
+    assert response.status_code == why.http_status
     assert [(line["action"], line["log_level"]) for line in lines.entries] == [("event.refused", "debug")]
     (span,) = spans.get_finished_spans()
     assert (span.status.status_code, attributes(span)["ocf.waits"]) == (StatusCode.UNSET, True)

@@ -19,13 +19,11 @@ from ocf.events.lifecycle import State
 from ocf.events.output import Chunk
 from ocf.events.ports import Bucket
 from ocf.events.refs import ExecutionRef, SessionRef
-from ocf.functions.cancel.handler import cancel
-from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.core.lease_state import RECHECK_SECONDS
 from ocf.functions.core.schedules import SWEEP, ensure_schedule
 from ocf.functions.core.session_repository import Sessions
-from ocf.functions.session.handler import session
 from tests.support.clock import ManualClock
+from tests.support.handlers import cancel, cleanup, session
 from tests.support.parts import PROJECT, Bench, bench
 from tests.unit.test_sessions import created, request, submitted
 

@@ -1,0 +1,28 @@
+"""The functions' handlers, on the dependencies of a test."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from ocf.events.envelope import Event
+from ocf.functions.archive import handler as archive_handler
+from ocf.functions.cancel import handler as cancel_handler
+from ocf.functions.cleanup import handler as cleanup_handler
+from ocf.functions.runtime.bootstrap import Dependencies
+from ocf.functions.runtime.function import Handler, bind
+from ocf.functions.session import handler as session_handler
+from ocf.functions.submit import handler as submit_handler
+
+
+def _taking_all(handler: Handler) -> Callable[[Dependencies, Event], Awaitable[None]]:
+    async def taken(deps: Dependencies, event: Event) -> None:
+        await bind(handler, deps)(event)
+
+    return taken
+
+
+archive = _taking_all(archive_handler.archive)
+cancel = _taking_all(cancel_handler.cancel)
+cleanup = _taking_all(cleanup_handler.cleanup)
+session = _taking_all(session_handler.session)
+submit = _taking_all(submit_handler.submit)

@@ -1,8 +1,8 @@
-"""What the model broker costs: time per request and per chunk, memory per execution.
+"""What the model proxy costs: time per request and per chunk, memory per execution.
 
 Run: python -m benchmarks.model_proxy_latency
 
-One process holds provider, broker and client, so the figures are upper bounds. Direct and through the broker take
+One process holds provider, model proxy and client, so the figures are upper bounds. Direct and through the model proxy take
 turns, request by request; medians and 95th percentiles of the same run stand side by side.
 """
 
@@ -71,7 +71,7 @@ async def one(client: httpx.AsyncClient, firsts: list[float], delays: list[float
 
 
 def row(name: str, direct: list[float], through: list[float]) -> dict[str, Any]:
-    """Median and 95th percentile of both, in milliseconds, and what the broker adds to the median."""
+    """Median and 95th percentile of both, in milliseconds, and what the model proxy adds to the median."""
 
     def at(values: list[float], share: float) -> float:
         return round(sorted(values)[int(share * (len(values) - 1))], 3)
@@ -79,12 +79,12 @@ def row(name: str, direct: list[float], through: list[float]) -> dict[str, Any]:
     added = round(statistics.median(through) - statistics.median(direct), 3)
     return {
         "figure": name, "n": len(through), "direct_p50_ms": at(direct, 0.5), "direct_p95_ms": at(direct, 0.95),
-        "broker_p50_ms": at(through, 0.5), "broker_p95_ms": at(through, 0.95), "added_p50_ms": added,
+        "proxy_p50_ms": at(through, 0.5), "proxy_p95_ms": at(through, 0.95), "added_p50_ms": added,
     }  # fmt: skip
 
 
 async def memory(upstream: Upstream, base_url: str, count: int) -> dict[str, Any]:
-    """Resident memory per broker that has served a request, in MiB."""
+    """Resident memory per proxy that has served a request, in MiB."""
     process = psutil.Process()
     gc.collect()
     before = process.memory_info().rss
@@ -105,7 +105,7 @@ async def memory(upstream: Upstream, base_url: str, count: int) -> dict[str, Any
     for client, model_proxy in zip(clients, model_proxies, strict=True):
         await client.aclose()
         await model_proxy.close()
-    return {"figure": "memory per broker, its client included", "n": count, "mib": round(used, 3)}
+    return {"figure": "memory per proxy, its client included", "n": count, "mib": round(used, 3)}
 
 
 async def main(requests: int, model_proxies: int) -> list[dict[str, Any]]:
@@ -143,7 +143,7 @@ async def main(requests: int, model_proxies: int) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=40)
-    parser.add_argument("--brokers", type=int, default=50)
+    parser.add_argument("--proxies", type=int, default=50)
     arguments = parser.parse_args()
     for line in asyncio.run(main(arguments.requests, arguments.model_proxies)):
         print(json.dumps(line))

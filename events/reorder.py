@@ -46,7 +46,10 @@ def chunk_of(message: Message) -> Chunk | None:
         return Chunk.read(message.data)
     except ValueError:
         log.warning(
-            "message is not a chunk", action="splice.unreadable", subject=message.subject, sequence=message.sequence
+            "message is not a chunk",
+            action="output.unreadable_chunk",
+            subject=message.subject,
+            sequence=message.sequence,
         )
         return None
 
@@ -107,7 +110,7 @@ def line_in(message: Message) -> tuple[int, bytes] | None:
     if isinstance(chunk, dict) and chunk.get("seq") == sequence and b"\n" not in message.data:
         return sequence, message.data
     log.warning(
-        "message is not a chunk", action="splice.unreadable", subject=message.subject, sequence=message.sequence
+        "message is not a chunk", action="output.unreadable_chunk", subject=message.subject, sequence=message.sequence
     )
     return None
 

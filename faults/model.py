@@ -27,7 +27,7 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ke
             _send(writer, 200, _completion({"message": {"role": "assistant", "content": "".join(_SAID)}}))
         await writer.drain()
     except (OSError, asyncio.IncompleteReadError):
-        return  # the caller went away: its broker is asked again by whoever still wants an answer
+        return  # the caller went away: its model proxy is asked again by whoever still wants an answer
     finally:
         writer.close()
 

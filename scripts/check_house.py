@@ -50,7 +50,6 @@ EXCEPTIONS: dict[str, str] = {
     "events/commands.py": "the payloads of all commands",
     "events/envelope.py": "one format: reading, writing and checking an event",
     "events/ports.py": "the protocols, with their contracts",
-    "functions/dispatcher/project_consumers.py": "one scheduler, to be split",
     "functions/execute/agent/agent.py": "one conversation with OpenCode",
     "functions/execute/agent/opencode_api.py": "the only module that speaks OpenCode's HTTP API",
     "functions/execute/agent/translate.py": "one state machine",

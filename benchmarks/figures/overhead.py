@@ -55,7 +55,7 @@ async def measure(options: Options) -> list[Row]:
                 found += [await one(project) for _ in range(SLOTS - 1)]
     note = (
         "from the execute event kept by NATS to the moment before OpenCode is asked: delivery, record, lease, slot, "
-        "workspace and broker; what OpenCode takes for session and prompt comes after"
+        "workspace and model proxy; what OpenCode takes for session and prompt comes after"
     )
 
     def of(name: str, start: str = "") -> list[float]:
@@ -66,7 +66,7 @@ async def measure(options: Options) -> list[Row]:
         Row("execute event to the scripted agent's first word, warm", "ms", of("first")),
         Row("of it: to `started` (dispatch, record, lease)", "ms", of("status")),
         Row("of it: to OpenCode acquired", "ms", of("workspace", "agent")),
-        Row("of it: workspace prepared, broker assigned", "ms", of("model", "workspace")),
+        Row("of it: workspace prepared, model proxy assigned", "ms", of("model", "workspace")),
         Row("of it: session, prompt, first event", "ms", of("first", "model")),
         Row("submit event to execute event", "ms", of("submit")),
     ]

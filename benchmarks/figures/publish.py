@@ -20,7 +20,7 @@ from tests.support.nats import running_nats
 
 SIZE = 256
 PROJECT = "default"
-#: As an execution has: a model key and the broker's token.
+#: As an execution has: a model key and the model proxy's token.
 SECRETS = ("sk-bench-0123456789abcdef0123456789abcdef", "ocf-0123456789abcdefghijklmnopqrstuvwxyz")
 
 

@@ -46,8 +46,13 @@ def _from_data(event: Event) -> tuple[str, str]:
         raise InvalidEvent("data: project_id and execution_id are required") from None
 
 
-def command(event: Event, model: type[M]) -> M:
+def command(event: Event, model: type[M], ids: tuple[str, str] | None = None) -> M:
     """Parse the event's data as `model`, and check that its ids match the subject.
+
+    Args:
+        event: The event.
+        model: Type of the data.
+        ids: The result of `ids_of(event)`, if the caller has it.
 
     Raises:
         InvalidEvent: The event has another type, or its ids differ from those of the subject.
@@ -58,6 +63,7 @@ def command(event: Event, model: type[M]) -> M:
         raise InvalidEvent(f"type: {event.type} is not for this function")
     entity = getattr(data, "execution_id", None) or getattr(data, "session_id", "")
     named = (str(getattr(data, "project_id", "")), str(entity))
-    if ids_of(event) != named:
-        raise InvalidEvent(f"data names {'/'.join(named)}, the subject {'/'.join(ids_of(event))}")
+    ids = ids or ids_of(event)
+    if ids != named:
+        raise InvalidEvent(f"data names {'/'.join(named)}, the subject {'/'.join(ids)}")
     return data

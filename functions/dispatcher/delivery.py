@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from ocf.events import dead_letters, subjects, trace_context
+from ocf.events import dead_letters, subjects
 from ocf.events.delivery import NATS_DELIVERIES, NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.envelope import Event, bounded, decode, errors_of, quoted
 from ocf.events.errors import InvalidEvent, Retry
@@ -104,9 +104,7 @@ class Dispatcher:
         try:
             with tracing.span(name, event, {"messaging.consumer.group.name": self._route.consumer}) as current:
                 async with self._order.hold(event) as key:
-                    result = await self._in_order(
-                        key, delivery.message, event.with_extensions(**trace_context.active())
-                    )
+                    result = await self._in_order(key, delivery.message, event)
                 tracing.set_response(current, result.status, waits=result.too_early)
         finally:
             heartbeat.cancel()

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import httpx
 
+from ocf.events import trace_context
 from ocf.events.delivery import NATS_DELIVERIES, NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.envelope import STRUCTURED, Event
 from ocf.events.ports import Clock
@@ -53,7 +54,7 @@ class Target(Protocol):
         ...
 
 
-class Function:
+class FunctionTarget:
     """A function of this system: gets the event in binary mode, with the dispatch token."""
 
     def __init__(self, route: Route, url: str, token: str | None, http: httpx.AsyncClient) -> None:
@@ -65,7 +66,7 @@ class Function:
 
     async def post(self, event: Event) -> DeliveryResult:
         """POST the event, and wait for the function."""
-        headers = event.http_headers()
+        headers = event.with_extensions(**trace_context.active()).http_headers()
         if self._token:
             headers["ocf-dispatch-token"] = self._token
         try:
@@ -94,6 +95,7 @@ class Webhook:
     async def post(self, event: Event) -> SinkResult:
         """POST the event."""
         extensions = {name: value for name, value in event.extensions.items() if name not in _INTERNAL}
+        extensions |= trace_context.active()
         public = Event(**{**vars(event), "extensions": extensions})
         headers, body = (self._signed(public)) if self._keys else (public.http_headers(), public.data)
         try:

@@ -25,8 +25,8 @@ from ocf.functions.dispatcher import sink_routes
 from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.function_urls import function_url
-from ocf.functions.dispatcher.http_target import Function, Target, Webhook, connections
-from ocf.functions.dispatcher.project_consumers import ProjectLoop
+from ocf.functions.dispatcher.http_target import FunctionTarget, Target, Webhook, connections
+from ocf.functions.dispatcher.project_loop import ProjectLoop
 from ocf.functions.dispatcher.routes import ROUTES, Route
 from ocf.functions.observability import logs, metrics, tracing
 from ocf.functions.runtime import startup
@@ -147,7 +147,7 @@ def _target(deps: Dependencies, route: Route, inside: httpx.AsyncClient, outside
             return Webhook(route, sink.url or settings.k_sink or "", keys, clock=deps.clock, http=outside)
     url = settings.k_sink or function_url(settings.function_urls, route.function)
     token = settings.dispatch_token.get_secret_value() if settings.dispatch_token else None
-    return Function(route, url, token, inside)
+    return FunctionTarget(route, url, token, inside)
 
 
 def main() -> None:

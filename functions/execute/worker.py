@@ -116,7 +116,7 @@ class Worker:
         try:
             record = await self._must_be_open(ref)
             event = await dataref.resolve(event, str(ref), self._deps.store)
-            task = command(event, Execute)
+            task = command(event, Execute, (ref.project, ref.execution))
             session = await self._must_be_its_turn(task)
             self._require_keys(task, session, record)
             await self._require_store(task, session)

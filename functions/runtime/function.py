@@ -34,8 +34,9 @@ def bind(handler: Handler, deps: Dependencies) -> Callable[[Event], Awaitable[No
 class Function:
     """One function. `respond` answers 503 before `start` and after `stop`."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, *, log: structlog.typing.FilteringBoundLogger = log) -> None:
         self._handler = handler
+        self._log = log
         self._handle: Callable[[Event], Awaitable[None]] | None = None
 
     async def start(self, deps: Dependencies) -> None:
@@ -58,8 +59,11 @@ class Function:
         return {}
 
     async def respond(self, request: Request) -> Response:
-        """Handle the event of a request; answer with the HTTP status of the result."""
-        handle = self._handle
+        """Handle the event of a request; answer with the HTTP status of the result.
+
+        Logs one line with the result, at `debug` for a wait, which may recur thousands of times.
+        """
+        handle, log, began = self._handle, self._log, time.monotonic()
         if request.method != "POST":
             return PlainTextResponse("post a CloudEvent", 405, {"Allow": "POST"})
         if handle is None:
@@ -68,35 +72,29 @@ class Function:
             event = decode(request.headers, await request.body())
         except InvalidEvent as error:
             return PlainTextResponse(str(error), error.http_status)
+        which = {"type": event.type, "event_id": event.id}
         with structlog.contextvars.bound_contextvars(**logs.about(event.extensions.get(NATS_SUBJECT), event)):
-            return await respond(handle, event)
-
-
-async def respond(
-    handle: Callable[[Event], Awaitable[None]], event: Event, log: structlog.typing.FilteringBoundLogger = log
-) -> Response:
-    """Handle an event, and log one line with the result, at `debug` for a wait, which may recur thousands of times."""
-    began, which = time.monotonic(), {"type": event.type, "event_id": event.id}
-    try:
-        with tracing.span(f"process {event.type}", event):
-            await handle(event)
-    except Drop as error:
-        log.info("event dropped", action="event.dropped", reason=str(error), **which)
-    except OcfError as error:
-        level = log.warning
-        if isinstance(error, Retry):
-            level = log.debug if isinstance(error, WAITING) else log.info
-        level("event refused", action="event.refused", reason=str(error), **which)
-        return PlainTextResponse(str(error), error.http_status, {"Retry-After": "1"} if isinstance(error, Busy) else {})
-    except OSError as error:
-        # A fault of this machine, probably a full disk, and not of the event: request redelivery.
-        reason = f"{error.strerror or type(error).__name__} ({error.filename or ''})"
-        log.error("event not handled", action="event.failed", reason=reason, **which)
-        return PlainTextResponse(reason, 503)
-    except Exception as error:
-        # A bug. Logged here, because the framework's log line would not name the execution.
-        log.exception("event not handled", action="event.failed", reason=type(error).__name__, **which)
-        return PlainTextResponse(type(error).__name__, 500)
-    else:
-        log.info("event handled", action="event.handled", seconds=round(time.monotonic() - began, 3), **which)
-    return PlainTextResponse("OK")
+            try:
+                with tracing.span(f"process {event.type}", event):
+                    await handle(event)
+            except Drop as error:
+                log.info("event dropped", action="event.dropped", reason=str(error), **which)
+            except OcfError as error:
+                say = log.warning
+                if isinstance(error, Retry):
+                    say = log.debug if isinstance(error, WAITING) else log.info
+                say("event refused", action="event.refused", reason=str(error), **which)
+                again = {"Retry-After": "1"} if isinstance(error, Busy) else {}
+                return PlainTextResponse(str(error), error.http_status, again)
+            except OSError as error:
+                # A fault of this machine, probably a full disk, and not of the event: request redelivery.
+                reason = f"{error.strerror or type(error).__name__} ({error.filename or ''})"
+                log.error("event not handled", action="event.failed", reason=reason, **which)
+                return PlainTextResponse(reason, 503)
+            except Exception as error:
+                # A bug. Logged here, because the framework's log line would not name the execution.
+                log.exception("event not handled", action="event.failed", reason=type(error).__name__, **which)
+                return PlainTextResponse(type(error).__name__, 500)
+            else:
+                log.info("event handled", action="event.handled", seconds=round(time.monotonic() - began, 3), **which)
+        return PlainTextResponse("OK")

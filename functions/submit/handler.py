@@ -135,7 +135,7 @@ async def _validated(event: Event, ref: ExecutionRef, store: ObjectStore, settin
     if not isinstance(data, Submit):
         raise InvalidEvent(f"type: {event.type} is not for the submit function")
     errors = _against_subject(data, ref) + broken_rules(data, settings)
-    errors += _expired(event, now)
+    errors += _expired(event.extensions.get("expirytime"), now)
     if errors:
         raise InvalidData(errors)
     return data
@@ -150,8 +150,7 @@ def _against_subject(data: Submit, ref: ExecutionRef) -> list[FieldError]:
     return errors
 
 
-def _expired(event: Event, now: datetime) -> list[FieldError]:
-    expiry = event.extensions.get("expirytime")
+def _expired(expiry: str | None, now: datetime) -> list[FieldError]:
     if expiry is None:
         return []
     try:

@@ -115,7 +115,7 @@ def _running(plan: Plan) -> Running:
 def _fork_server(plan: Plan) -> ForkServer | None:
     if not available():
         return None
-    log = plan.layout.logs / "nursery.log"
+    log = plan.layout.logs / "fork-server.log"
     return ForkServer(fork_server_environment(plan), log, exit_with_parent(os.getpid()))
 
 

@@ -20,11 +20,11 @@ from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.events.ports import Delivery
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.clock import SystemClock
-from ocf.functions.dispatcher import project_consumers as projects
 from ocf.functions.dispatcher.delivery import Dispatcher
-from ocf.functions.dispatcher.http_target import Function
+from ocf.functions.dispatcher.http_target import FunctionTarget
 from ocf.functions.dispatcher.main import running
-from ocf.functions.dispatcher.project_consumers import ProjectLoop
+from ocf.functions.dispatcher.project_consumers import MAX_CONSUMERS
+from ocf.functions.dispatcher.project_loop import ProjectLoop
 from ocf.functions.dispatcher.routes import ROUTES, Route
 from tests.support.nats import NatsServer
 
@@ -70,7 +70,7 @@ async def dispatching(bus: NatsBus, row: Route, answer: Answer, **options: objec
     """A dispatcher of that row, whose function says `answer`."""
     clock = SystemClock()
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
-        dispatcher = Dispatcher(row, Function(row, "http://function/", None, http), bus=bus, clock=clock)
+        dispatcher = Dispatcher(row, FunctionTarget(row, "http://function/", None, http), bus=bus, clock=clock)
         loop = ProjectLoop(row, dispatcher, bus, clock, **options)  # type: ignore[arg-type]
         task = asyncio.create_task(loop.run())
         try:
@@ -118,16 +118,15 @@ async def latencies(bus: NatsBus, heard: Heard, project: str, count: int) -> lis
     return sorted(took)
 
 
-async def test_failing_submits_of_one_project_hold_up_no_other(bus: NatsBus, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failing_submits_of_one_project_hold_up_no_other(bus: NatsBus) -> None:
     """More of them fail than may be unsettled; another project's come as fast as before, and all of them come."""
-    monkeypatch.setattr(projects, "_FAILED", 0.05)  # the test would take ten seconds
     heard = Heard()
 
     async def answer(request: httpx.Request) -> httpx.Response:
         body = heard.take(request)
         return httpx.Response(503 if body["project_id"] == "broken" else 200, text="away")
 
-    async with dispatching(bus, SUBMIT, answer):
+    async with dispatching(bus, SUBMIT, answer, failed_seconds=0.05):  # the test would take ten seconds
         await latencies(bus, heard, "fine", 3)
         quiet = await latencies(bus, heard, "fine", 20)
         await publish_many(bus, SUBMIT, "broken", 1_500)
@@ -154,9 +153,9 @@ async def test_one_run_behind_five_thousand_of_another_project_takes_the_next_fr
 
     await publish_many(bus, EXECUTE, "many", 5_000)
     async with dispatching(bus, EXECUTE, answer) as loop:
-        await until(lambda: loop._shares.held("many") == 120)
+        await until(lambda: loop.held("many") == 120)
         await publish(bus, EXECUTE, "one")
-        await until(lambda: loop._shares.held("one") == 1)
+        await until(lambda: loop.held("one") == 1)
         assert running_now == 2
         await until(lambda: len(loop._dispatcher._slot_queue._waiting) == 2)
         free.release()
@@ -252,7 +251,7 @@ async def test_a_dispatcher_that_is_replaced_leaves_nothing_behind_and_repeats_n
     async with dispatching(bus, row, hangs) as loop:
         done = [await publish(bus, row, "a") for _ in range(5)]
         held = await publish(bus, row, "a", text="hangs")
-        await until(lambda: len(first.executions) == 6 and loop._shares.held("a") == 1)
+        await until(lambda: len(first.executions) == 6 and loop.held("a") == 1)
     missed = [await publish(bus, row, project) for project in ("a", "b")]
     async with dispatching(bus, row, answers):
         await until(lambda: set(second.executions) >= {held, *missed})
@@ -372,21 +371,18 @@ async def test_more_projects_than_consumers_and_each_has_its_turn(bus: NatsBus) 
         await until(lambda: heard.count("many") == 600)
         await until(lambda: len(heard.projects) == 800)
     info = await bus.js.stream_info(SUBMIT.stream)
-    assert info.state.consumer_count == projects.MAX_CONSUMERS + 1
+    assert info.state.consumer_count == MAX_CONSUMERS + 1
 
 
-async def test_a_project_that_is_idle_keeps_no_consumer_and_repeats_nothing(
-    bus: NatsBus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_project_that_is_idle_keeps_no_consumer_and_repeats_nothing(bus: NatsBus) -> None:
     """It gets a new one with its next message, which begins there."""
-    monkeypatch.setattr(projects, "IDLE_SECONDS", 0.0)
     heard = Heard()
 
     async def answer(request: httpx.Request) -> httpx.Response:
         heard.take(request)
         return httpx.Response(200)
 
-    async with dispatching(bus, SUBMIT, answer) as loop:
+    async with dispatching(bus, SUBMIT, answer, idle_seconds=0.0) as loop:
         for round_ in range(1, 4):
             await publish(bus, SUBMIT, "a")
             await until(lambda round_=round_: len(heard.executions) == round_)

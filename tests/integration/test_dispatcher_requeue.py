@@ -14,7 +14,7 @@ from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
-from ocf.functions.dispatcher.http_target import Function
+from ocf.functions.dispatcher.http_target import FunctionTarget
 from ocf.functions.dispatcher.routes import ROUTES
 from tests.support.nats import NatsServer
 
@@ -53,7 +53,7 @@ async def test_a_project_at_its_quota_and_a_busy_session_hold_up_nobody(own_nats
         for number in range(WAITING):
             await published(bus, "greedy") if number % 2 else await published(bus, "talker", session)
         await published(bus, "patient")
-        function = Function(EXECUTE, "http://execute/", None, http)
+        function = FunctionTarget(EXECUTE, "http://execute/", None, http)
         loop = ConsumerLoop(EXECUTE, Dispatcher(EXECUTE, function, bus=bus, clock=clock), bus, clock)
         running = asyncio.create_task(loop.run())
         try:

@@ -50,7 +50,7 @@ ASK: dict[str, Any] = {"model": "x", "stream": True, "messages": [{"role": "user
 
 
 class Rig:
-    """A broker in front of a faulty provider, and a client that holds the token."""
+    """A model proxy in front of a faulty provider, and a client that holds the token."""
 
     def __init__(self, model_proxy: ModelProxy, model: FaultyModel, client: httpx.AsyncClient) -> None:
         self.model_proxy, self.model, self.client = model_proxy, model, client
@@ -330,7 +330,7 @@ async def test_an_endless_event_does_not_fill_the_memory(make: Make, monkeypatch
 
 
 async def test_too_large_a_request_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The agent cannot fill the function's memory through its broker."""
+    """The agent cannot fill the function's memory through its model proxy."""
     monkeypatch.setattr(bounds, "MODEL_REQUESTS", 100_000)
     rig = await make(chat("a"))
     try:

@@ -1,4 +1,4 @@
-"""The real OpenCode behind the broker, with the offline scripted model as its provider."""
+"""The real OpenCode behind the model proxy, with the offline scripted model as its provider."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = [
 
 @pytest.fixture
 async def model_proxy() -> AsyncIterator[ModelProxy]:
-    """A broker without a target, with quick retries."""
+    """A model proxy without a target, with quick retries."""
     upstream = Upstream(SystemClock(), retry=RetryPolicy(tries=2, base=0.01))
     started = await ModelProxy(upstream, SystemClock()).start()
     yield started
@@ -132,7 +132,7 @@ async def test_a_throw_away_prompt_is_answered_by_the_broker(
 async def test_a_failing_provider_is_decided_by_the_broker(
     workspace: Path, model_proxy: ModelProxy, act: Act, reason: Reason
 ) -> None:
-    """OpenCode would retry for ever; the broker says when it is over, and calls who listens."""
+    """OpenCode would retry for ever; the model proxy says when it is over, and calls who listens."""
     failures: list[ModelProxyFailure] = []
     async with faulty_model(act) as model:
         target = ModelTarget("local", "scripted", "openai", model.base_url, SecretStr(KEY))

@@ -37,7 +37,7 @@ ALLOWED: dict[str, str] = {
     "run threads": "import threading; t = threading.Thread(target=int); t.start(); t.join()",
     "read what a file weighs anywhere": "os.stat('/usr/bin/env')",
     "move between folders": "os.makedirs('a'); os.makedirs('b'); write('a/x'); os.rename('a/x', 'b/x')",
-    "connect to its broker": "tcp({broker_port})",
+    "connect to its model proxy": "tcp({proxy_port})",
     "listen on its own port": "bind({own_port})",
     "use a socket pair": "a, b = socket.socketpair(); a.send(b'x'); b.recv(1)",
     "signal its own children": "p = subprocess.Popen(['sleep', '60']); p.kill(); p.wait()",
@@ -87,7 +87,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     for path in (workspace, home / "tmp", neighbour):
         path.mkdir(parents=True)
     (neighbour / "secret").write_text("secret")
-    broker, other, unix = listener(), listener(), socket.socket(socket.AF_UNIX)
+    proxy, other, unix = listener(), listener(), socket.socket(socket.AF_UNIX)
     unix.bind(str(workspace / "service.sock"))
     unix.listen()
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -97,7 +97,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
         "neighbour": str(neighbour),
         "function": os.getpid(),
         "supervisor": "os.getppid()",
-        "broker_port": broker.getsockname()[1],
+        "proxy_port": proxy.getsockname()[1],
         "other_port": other.getsockname()[1],
         "own_port": own_port,
         "unix": str(workspace / "service.sock"),
@@ -105,13 +105,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     code = {name: attack.format(**names) for name, (attack, _) in ATTACKS.items()}
     # "Become another user" would spoil what comes after it, so the attacks come last.
     code = {name: allowed.format(**names) for name, allowed in ALLOWED.items()} | code
-    policy = SandboxPolicy((workspace, home), INTERPRETER, (names["broker_port"],), own_port)
+    policy = SandboxPolicy((workspace, home), INTERPRETER, (names["proxy_port"],), own_port)
     argv = (sys.executable, "-I", "-S", "-c", PROBE, json.dumps(code))
     _, out, err = asyncio.run(confined(argv, workspace, home, policy))
     assert out, err
     yield json.loads(out[-1])
     assert (neighbour / "secret").read_text() == "secret"
-    for server in (broker, other, unix):
+    for server in (proxy, other, unix):
         server.close()
 
 

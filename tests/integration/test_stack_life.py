@@ -21,7 +21,7 @@ from tests.support.detached import OCF, ROOT, Stack, processes_of, running_stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-PARTS = {"up", "nursery", "nats", "s3", "model", "control", "execute", "dispatcher"}
+PARTS = {"up", "fork-server", "nats", "s3", "model", "control", "execute", "dispatcher"}
 CONTRACT = {
     *("gateway", "nats", "nats_ws", "nats_creds", "s3_endpoint", "s3_bucket"),
     *("s3_access_key", "s3_secret_key", "console", "data_dir"),
@@ -122,7 +122,7 @@ def test_a_restart_loses_nothing(tmp_path: Path) -> None:
         assert again.ocf("output", execution, "--project", "restart").stdout == said != ""
 
 
-@pytest.mark.parametrize("name", ["nats", "s3", "dispatcher", "control", "execute", "nursery"])
+@pytest.mark.parametrize("name", ["nats", "s3", "dispatcher", "control", "execute", "fork-server"])
 def test_a_part_that_is_killed_comes_back(stack: Stack, name: str) -> None:
     """After SIGKILL of one process it is started again on its ports, and tasks run."""
     part = stack.processes()[name]

@@ -1,4 +1,4 @@
-"""The pool of warm slots, on the scripted OpenCode with real brokers, processes and sandboxes."""
+"""The pool of warm slots, on the scripted OpenCode with real model proxies, processes and sandboxes."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ async def test_short_memory_gives_slots_up(
 
 
 async def test_a_failing_start_is_said_and_leaves_nothing(plan: WarmServerConfig) -> None:
-    """A slot that cannot be opened raises with the reason; its folder and its broker are gone."""
+    """A slot that cannot be opened raises with the reason; its folder and its model proxy are gone."""
     broken = replace(plan.spec, binary=SCRIPTED.parent / "opencode-wrong-version")
     with pytest.raises(AgentFailed, match="not supported"):
         await open_warm_server(plan, broken, SystemClock())
@@ -343,7 +343,7 @@ async def test_a_worker_that_stops_leaves_no_slot_of_which_it_was_in_the_middle(
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("moment", ["broker", "files", "server"])
+@pytest.mark.parametrize("moment", ["model proxy", "files", "server"])
 async def test_a_start_that_is_cancelled_twice_leaves_nothing(
     plan: WarmServerConfig, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -369,7 +369,7 @@ async def test_a_start_that_is_cancelled_twice_leaves_nothing(
         monkeypatch.setattr(warm_server, "_make_git_folder", files)
     elif moment == "server":
         monkeypatch.setattr(AgentServer, "start", server)
-    used = replace(plan, make_model_proxy=model_proxy) if moment == "broker" else plan
+    used = replace(plan, make_model_proxy=model_proxy) if moment == "model proxy" else plan
     opening = asyncio.create_task(open_warm_server(used, plan.spec, SystemClock()))
     await there.wait()
     opening.cancel()

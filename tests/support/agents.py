@@ -36,7 +36,7 @@ def server_spec(
         model_proxy_token=token,
         models=(MODEL,),
         sandboxed=not sandbox_support().missing,
-        # Whatever is not the broker must fail at once: an install from a registry at run time would show.
+        # Whatever is not the model proxy must fail at once: an install from a registry at run time would show.
         env={"npm_config_registry": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"},
         tools=(RIPGREP,) if RIPGREP else (),
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from starlette.requests import Request
+
 from ocf.events.envelope import Event
 from ocf.functions.archive import handler as archive_handler
 from ocf.functions.cancel import handler as cancel_handler
@@ -19,6 +21,16 @@ def _taking_all(handler: Handler) -> Callable[[Dependencies, Event], Awaitable[N
         await bind(handler, deps)(event)
 
     return taken
+
+
+def post(event: Event, method: str = "POST") -> Request:
+    """A request of the dispatcher."""
+    headers = [(name.lower().encode(), value.encode()) for name, value in event.http_headers().items()]
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": event.data}
+
+    return Request({"type": "http", "method": method, "headers": headers}, receive)
 
 
 archive = _taking_all(archive_handler.archive)

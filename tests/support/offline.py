@@ -34,7 +34,7 @@ def offline_spec(fixtures: Sequence[Path] = (DEMO_MODEL,), speed: float = 50.0) 
 
 
 def opencode_env(home: Path, base_url: str, token: str, model: str, kind: str = "openai") -> dict[str, str]:
-    """The whole environment of a bare OpenCode whose only provider is a broker. No proxy: nothing else is reachable."""
+    """The environment of a bare OpenCode whose only provider is a model proxy; nothing else is reachable."""
     options = {"baseURL": base_url, "apiKey": token}
     models = {model: {"limit": {"context": 100_000, "output": 8_000}}}
     npm = {"openai": "@ai-sdk/openai-compatible", "anthropic": "@ai-sdk/anthropic"}
@@ -47,7 +47,7 @@ def opencode_env(home: Path, base_url: str, token: str, model: str, kind: str = 
         "PATH": os.environ["PATH"],
         "OPENCODE_CONFIG_CONTENT": json.dumps(config),
         **{f"OPENCODE_DISABLE_{what}": "1" for what in off},
-        # Whatever is not the broker must fail at once: an install from a registry at run time would show.
+        # Whatever is not the model proxy must fail at once: an install from a registry at run time would show.
         "HTTP_PROXY": "http://127.0.0.1:9",
         "HTTPS_PROXY": "http://127.0.0.1:9",
         "NO_PROXY": "127.0.0.1",

@@ -6,15 +6,15 @@ from contextlib import suppress
 
 import psutil
 
-#: Servers by a word of their command line; functions by the name that the nursery gives them.
-_SERVERS = {"nats-server": "nats", "weed": "s3", "aimock": "model", "ocf.stack.fork_server": "nursery"}
+#: Servers by a word of their command line; functions by the name that the fork server gives them.
+_SERVERS = {"nats-server": "nats", "weed": "s3", "aimock": "model", "ocf.stack.fork_server": "fork-server"}
 _OURS = "ocf-"
 
 
 def parts(up: psutil.Process) -> dict[str, psutil.Process]:
-    """The stack's processes by their name in its table, and the `nursery`; what has just died is left out."""
+    """The stack's processes by their name in its table, and the `fork-server`; what has just died is left out."""
     found = {}
-    # The nursery's children are the functions; theirs are no part of the stack.
+    # The fork server's children are the functions; theirs are no part of the stack.
     near = up.children()
     near += [grandchild for child in tuple(near) for grandchild in _children(child)]
     for process in near:

@@ -65,7 +65,7 @@ class StandIn:
         return None
 
     def on_failure(self, _: object) -> None:
-        """Its broker does not fail."""
+        """its model proxy does not fail."""
 
     def on_usage(self, _: object) -> None:
         """It calls no model."""

@@ -18,7 +18,7 @@ from ocf.events.envelope import decode
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
-from ocf.functions.dispatcher.http_target import Function
+from ocf.functions.dispatcher.http_target import FunctionTarget
 from ocf.functions.dispatcher.routes import ROUTES, Route, backoff
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, bench
@@ -29,7 +29,7 @@ Answer = Callable[[httpx.Request], httpx.Response]
 
 def dispatcher(bus: MemoryBus, answer: Answer, row: Route = CANCEL, clock=None) -> Dispatcher:
     http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-    return Dispatcher(row, Function(row, "http://function/", "secret", http), bus=bus, clock=clock or bus.clock)
+    return Dispatcher(row, FunctionTarget(row, "http://function/", "secret", http), bus=bus, clock=clock or bus.clock)
 
 
 async def published(bus: MemoryBus, headers: dict[str, str] | None = None, data: bytes = b"") -> str:
@@ -215,7 +215,7 @@ async def test_a_long_run_is_held_by_heartbeats() -> None:
 
     http = httpx.AsyncClient(transport=httpx.MockTransport(slow))
     (delivery,) = await bus.fetch(CANCEL.spec(), 1, 1)
-    worker = Dispatcher(CANCEL, Function(CANCEL, "http://function/", None, http), bus=bus, clock=clock)
+    worker = Dispatcher(CANCEL, FunctionTarget(CANCEL, "http://function/", None, http), bus=bus, clock=clock)
     task = asyncio.create_task(worker.dispatch(delivery))
     for _ in range(120):
         await clock.advance(1)
@@ -243,7 +243,7 @@ async def test_the_loop_goes_on_after_a_dead_letter_and_bounds_what_is_in_flight
     for _ in range(10):
         await published(b.bus)
     http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-    worker = Dispatcher(row, Function(row, "http://function/", None, http), bus=b.bus, clock=b.deps.clock)
+    worker = Dispatcher(row, FunctionTarget(row, "http://function/", None, http), bus=b.bus, clock=b.deps.clock)
     loop = ConsumerLoop(row, worker, b.bus, b.deps.clock)
     task = asyncio.create_task(loop.run())
     async with asyncio.timeout(5):

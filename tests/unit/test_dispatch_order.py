@@ -15,8 +15,8 @@ from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.dispatcher.delivery import Dispatcher
-from ocf.functions.dispatcher.http_target import Function
-from ocf.functions.dispatcher.project_consumers import ProjectLoop
+from ocf.functions.dispatcher.http_target import FunctionTarget
+from ocf.functions.dispatcher.project_loop import ProjectLoop
 from ocf.functions.dispatcher.routes import ROUTES, Route
 from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT
@@ -29,7 +29,7 @@ async def fed(
     bus: MemoryBus, row: Route, answer: Callable[[httpx.Request], Awaitable[httpx.Response]]
 ) -> AsyncIterator[None]:
     """A dispatcher of that row, whose function says `answer`."""
-    function = Function(row, "http://function/", None, httpx.AsyncClient(transport=httpx.MockTransport(answer)))
+    function = FunctionTarget(row, "http://function/", None, httpx.AsyncClient(transport=httpx.MockTransport(answer)))
     loop = ProjectLoop(row, Dispatcher(row, function, bus=bus, clock=bus.clock), bus, bus.clock)
     task = asyncio.create_task(loop.run())
     try:
@@ -133,7 +133,9 @@ async def test_one_that_was_given_back_is_not_passed_either() -> None:
         begun.append(json.loads(request.content)["prompt"])
         return httpx.Response(503 if begun == ["1"] else 200, text="not yet")
 
-    function = Function(SUBMIT, "http://function/", None, httpx.AsyncClient(transport=httpx.MockTransport(answer)))
+    function = FunctionTarget(
+        SUBMIT, "http://function/", None, httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    )
     dispatcher = Dispatcher(SUBMIT, function, bus=bus, clock=clock)
 
     async def delivered() -> None:
@@ -162,7 +164,7 @@ async def test_that_it_waited_is_no_failure_for_the_next_dispatcher_either() -> 
     for _ in range(SUBMIT.max_deliveries + 3):
         [delivery] = await bus.fetch(SUBMIT.spec(), 1, 0)
         await delivery.nak(0)
-    dispatcher = Dispatcher(SUBMIT, Function(SUBMIT, "http://function/", None, http), bus=bus, clock=clock)
+    dispatcher = Dispatcher(SUBMIT, FunctionTarget(SUBMIT, "http://function/", None, http), bus=bus, clock=clock)
     [delivery] = await bus.fetch(SUBMIT.spec(), 1, 0)
     await dispatcher.dispatch(delivery)
     assert [message async for message in bus.history(subjects.DLQ, "ocf.dlq.>")] == []

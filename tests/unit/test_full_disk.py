@@ -14,7 +14,8 @@ import pytest
 from ocf.events.output import ChunkType, Draft
 from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.observability import logs
-from ocf.functions.runtime.function import respond
+from ocf.functions.runtime.function import Function
+from tests.support.handlers import post
 from tests.support.parts import bench
 
 
@@ -64,7 +65,9 @@ async def test_a_handler_on_a_full_disk_is_asked_again() -> None:
     async def handler(*_: object) -> None:
         full()
 
-    assert (await respond(handler, bench().submit())).status_code == 503
+    function, b = Function(handler), bench()
+    await function.start(b.deps)
+    assert (await function.respond(post(b.submit()))).status_code == 503
 
 
 class Mine:

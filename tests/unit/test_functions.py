@@ -19,19 +19,10 @@ from ocf.functions.runtime.function import Function, Handler
 from ocf.functions.runtime.serve import FUNCTIONS, function_of
 from ocf.functions.session.handler import session
 from ocf.functions.submit.handler import submit
+from tests.support.handlers import post
 from tests.support.parts import PROJECT, bench
 
 HANDLERS = (submit, cancel, cleanup, session, archive)
-
-
-def post(event: Event, method: str = "POST") -> Request:
-    """A request of the dispatcher."""
-    headers = [(name.lower().encode(), value.encode()) for name, value in event.http_headers().items()]
-
-    async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": event.data}
-
-    return Request({"type": "http", "method": method, "headers": headers}, receive)
 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.__name__)

@@ -20,7 +20,7 @@ from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.commands import Cancel
 from ocf.events.envelope import new_event
 from ocf.functions.dispatcher.delivery import Dispatcher
-from ocf.functions.dispatcher.http_target import Function
+from ocf.functions.dispatcher.http_target import FunctionTarget
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.observability import logs
 from tests.support.clock import ManualClock
@@ -37,7 +37,7 @@ import asyncio, logging, sys, warnings
 from ocf.events.errors import Conflict, Drop
 from ocf.events.commands import Cancel
 from ocf.events.envelope import Event
-from ocf.functions.runtime.function import Function
+from ocf.functions.runtime.function import FunctionTarget
 from ocf.functions.observability import logs
 from tests.support.parts import bench
 from starlette.requests import Request
@@ -64,7 +64,7 @@ async def invalid(event): Cancel.model_validate_json('{{"why": ["the words of a 
 
 async def main():
     for handler in (fine, drop, refuse, crash, invalid):
-        function = Function(handler)
+        function = FunctionTarget(handler)
         await function.start(bench().deps)
         await function.respond(Request(scope, received))
 
@@ -147,9 +147,9 @@ async def test_dispatcher_log_lines_name_execution_and_trace() -> None:
     await bus.publish(subject, b"rubbish", {})
     with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as said:
         for delivery in await bus.fetch(row.spec(), 2, 1):
-            await Dispatcher(row, Function(row, "http://function/", None, http), bus=bus, clock=bus.clock).dispatch(
-                delivery
-            )
+            await Dispatcher(
+                row, FunctionTarget(row, "http://function/", None, http), bus=bus, clock=bus.clock
+            ).dispatch(delivery)
     retried, dead = said
     assert (retried["action"], dead["action"]) == ("dispatch.retry", "dispatch.dead_letter")
     assert (retried["execution_id"], retried["project_id"], retried["trace_id"]) == (EXECUTION, PROJECT, TRACE)

@@ -1,4 +1,4 @@
-"""What the broker makes of requests and answers, byte by byte."""
+"""What the model proxy makes of requests and answers, byte by byte."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from ocf.events.errors import InvalidEvent, Unavailable
 from ocf.events.lifecycle import State
 from ocf.events.ports import Message
 from ocf.functions.dispatcher.delivery import Dispatcher
-from ocf.functions.dispatcher.http_target import Function
+from ocf.functions.dispatcher.http_target import FunctionTarget
 from ocf.functions.dispatcher.routes import ROUTES, Route
 from tests.support.clock import ManualClock
 from tests.support.handlers import submit
@@ -120,11 +120,13 @@ def _survives(read: Callable[[], Event]) -> None:
         str(error).encode()
 
 
-def _nobody() -> Function:
+def _nobody() -> FunctionTarget:
     def answer(_: httpx.Request) -> httpx.Response:
         raise AssertionError("no function may see it")
 
-    return Function(ROWS["submit"], "http://function/", None, httpx.AsyncClient(transport=httpx.MockTransport(answer)))
+    return FunctionTarget(
+        ROWS["submit"], "http://function/", None, httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    )
 
 
 def _dispatcher(b: Bench, row: Route, target: Any = None) -> Dispatcher:
@@ -295,7 +297,7 @@ async def test_a_submit_that_is_given_up_is_rejected(status: int) -> None:
     execution = event.subject or ""
     await b.bus.publish(subjects.command("submit", PROJECT, execution), event.data, event.headers())
     http = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(status, text="not today")))
-    target = Function(ROWS["submit"], "http://function/", None, http)
+    target = FunctionTarget(ROWS["submit"], "http://function/", None, http)
     dispatcher = _dispatcher(b, ROWS["submit"], target)
     for _ in range(ROWS["submit"].max_deliveries + 1):
         for delivery in await b.bus.fetch(ROWS["submit"].spec(), 100, 0.01):

@@ -18,8 +18,8 @@ from ocf.events.errors import Unavailable
 from ocf.events.ports import Backlog, ConsumerSpec, Delivery
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.dispatcher.delivery import Dispatcher
-from ocf.functions.dispatcher.http_target import Function
-from ocf.functions.dispatcher.project_consumers import ProjectLoop
+from ocf.functions.dispatcher.http_target import FunctionTarget
+from ocf.functions.dispatcher.project_loop import ProjectLoop
 from ocf.functions.dispatcher.routes import ROUTES
 
 CANCEL = next(row for row in ROUTES if row.consumer == "cancel")
@@ -58,7 +58,9 @@ class Rig:
         self.heard: list[str] = []
         self.surprise: str | None = None
         http = httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
-        dispatcher = Dispatcher(CANCEL, Function(CANCEL, "http://function/", None, http), bus=bus, clock=bus.clock)
+        dispatcher = Dispatcher(
+            CANCEL, FunctionTarget(CANCEL, "http://function/", None, http), bus=bus, clock=bus.clock
+        )
         self.loop = ProjectLoop(CANCEL, dispatcher, bus, bus.clock)
 
     def _answer(self, request: httpx.Request) -> httpx.Response:

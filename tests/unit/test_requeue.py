@@ -11,7 +11,7 @@ import httpx
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.functions.dispatcher.delivery import Dispatcher
-from ocf.functions.dispatcher.http_target import Function
+from ocf.functions.dispatcher.http_target import FunctionTarget
 from ocf.functions.dispatcher.requeue import RequeueBackoff
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.observability import metrics
@@ -31,7 +31,7 @@ async def test_early_delivery_is_requeued_and_counts_no_failure() -> None:
     await bus.publish(subjects.command("execute", PROJECT, execution), body, headers)
     answers = [httpx.Response(425) for _ in range(30)] + [httpx.Response(200)]
     http = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: answers.pop(0)))
-    worker = Dispatcher(EXECUTE, Function(EXECUTE, "http://execute/", None, http), bus=bus, clock=clock)
+    worker = Dispatcher(EXECUTE, FunctionTarget(EXECUTE, "http://execute/", None, http), bus=bus, clock=clock)
     before = metrics.redeliveries.labels("execute")._value.get()
     counted = {kind: metrics.deliveries.labels("execute", kind)._value.get() for kind in metrics.ANSWERS}
     while answers:

@@ -21,12 +21,12 @@ from ocf.events.commands import Cancel, Cleanup
 from ocf.events.envelope import Event
 from ocf.events.errors import Busy, Drop, NotItsTurn, Retry
 from ocf.functions.dispatcher.delivery import Dispatcher
-from ocf.functions.dispatcher.http_target import Function
+from ocf.functions.dispatcher.http_target import FunctionTarget
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.observability import tracing
-from ocf.functions.runtime.function import respond
+from ocf.functions.runtime.function import Function
 from tests.support.clock import ManualClock
-from tests.support.handlers import cancel, cleanup, submit
+from tests.support.handlers import cancel, cleanup, post, submit
 from tests.support.parts import PROJECT, Bench, bench
 
 EXECUTIONS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -123,7 +123,9 @@ async def test_requeued_delivery_is_neither_a_span_error_nor_a_log_line(
     lines = LogCapture()
     every_level = structlog.make_filtering_bound_logger(logging.DEBUG)  # whatever another test has configured
     log = structlog.wrap_logger(None, processors=[lines], wrapper_class=every_level)
-    response = await respond(handler, event, log)
+    function = Function(handler, log=log)
+    await function.start(b.deps)
+    response = await function.respond(post(event))
     assert response.status_code == why.http_status
     assert [(line["action"], line["log_level"]) for line in lines.entries] == [("event.refused", "debug")]
     (span,) = spans.get_finished_spans()
@@ -153,7 +155,9 @@ async def test_a_dispatch_says_what_was_answered(
     await bus.publish(subject, event.data, event.headers())
     (delivery,) = await bus.fetch(row.spec(), 1, 1)
     http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-    await Dispatcher(row, Function(row, "http://function/", None, http), bus=bus, clock=bus.clock).dispatch(delivery)
+    await Dispatcher(row, FunctionTarget(row, "http://function/", None, http), bus=bus, clock=bus.clock).dispatch(
+        delivery
+    )
     (span,) = spans.get_finished_spans()
     said = attributes(span)
     assert said.get("http.response.status_code") == status

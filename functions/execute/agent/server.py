@@ -174,11 +174,11 @@ def policy(spec: ServerSpec, binary: Path, port: int) -> SandboxPolicy | None:
     """Return the sandbox policy of the server; None when it is not sandboxed."""
     if not spec.sandboxed:
         return None
-    broker_port = int(spec.model_proxy_url.split("//", 1)[1].split("/", 1)[0].rsplit(":", 1)[1])
+    proxy_port = int(spec.model_proxy_url.split("//", 1)[1].split("/", 1)[0].rsplit(":", 1)[1])
     return SandboxPolicy(
         read_write=(spec.directory, spec.home),
         read_only=reached(spec, binary)[2:],
-        connect_ports=(broker_port, *spec.connect_ports),
+        connect_ports=(proxy_port, *spec.connect_ports),
         bind_port=port,
     )
 

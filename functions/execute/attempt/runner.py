@@ -11,7 +11,7 @@ import structlog
 
 from ocf.events import outcomes, trace_context
 from ocf.events.commands import Execute
-from ocf.events.delivery import NATS_DELIVERIES, NATS_SUBJECT
+from ocf.events.delivery import NATS_DELIVERIES
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, NotYetKnown, OcfError, Retry
 from ocf.events.execution_record import Record
@@ -34,7 +34,7 @@ from ocf.functions.execute.attempt.progress import Progress
 from ocf.functions.execute.attempt.publisher import OutputLimit, Publisher, without_lone_surrogates
 from ocf.functions.execute.attempt.stop import Released, StopReason, StopSignal, failed
 from ocf.functions.execute.sandbox.process import AgentNotReady
-from ocf.functions.observability import logs, metrics
+from ocf.functions.observability import metrics
 from ocf.functions.runtime.bootstrap import Dependencies
 
 log = structlog.get_logger()
@@ -94,8 +94,7 @@ class Runner:
         try:
             fenced = await acquire_fence(self._deps.bus, *self._ids)
             record = await self._start(fenced)
-            about = logs.about(self._event.extensions.get(NATS_SUBJECT), self._event)
-            structlog.contextvars.bind_contextvars(**about, attempt=len(record.attempts))
+            structlog.contextvars.bind_contextvars(attempt=len(record.attempts))
             if not record.terminal:
                 await self._attempt(record, fenced)
             await self._leave_session()

@@ -63,7 +63,7 @@ class ModelProxy:
         self._unusable = 0
 
     def __repr__(self) -> str:
-        return f"Broker(port={self.port}, target={self.target and self.target.display_name!r})"
+        return f"ModelProxy(port={self.port}, target={self.target and self.target.display_name!r})"
 
     # Interface of the other execute modules.
     @property
@@ -230,7 +230,7 @@ class ModelProxy:
         """Fail the execution. The first reason stands; nothing more is spent."""
         if self.failure is None and self._refused is None:
             self.failure = ModelProxyFailure(reason, message)
-            log.warning("model access ended", action="broker.failed", reason=reason.value)
+            log.warning("model access ended", action="model_proxy.failed", reason=reason.value)
             self.refuse(message)
             self._hooks.on_failure(self.failure)
 

@@ -1,4 +1,4 @@
-"""What the model broker adds: benchmarks/model_proxy_latency.py, as rows."""
+"""What the model proxy adds: benchmarks/model_proxy_latency.py, as rows."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from benchmarks.harness import Options, Row
 
 
 async def measure(options: Options) -> list[Row]:
-    """Direct and through the broker, request by request."""
+    """Direct and through the model proxy, request by request."""
     found = await model_proxy_latency.main(options.of(20), 5 if options.quick else 50)
     rows = []
     for each in found:
         name = str(each["figure"])
         if "mib" in each:
-            rows.append(Row(f"model broker: {name}", "MiB", [each["mib"]], note=f"over {each['n']} brokers"))
+            rows.append(Row(f"model proxy: {name}", "MiB", [each["mib"]], note=f"over {each['n']} proxies"))
             continue
         for at in ("p50", "p95"):
-            ours, direct = float(each[f"broker_{at}_ms"]), float(each[f"direct_{at}_ms"])
+            ours, direct = float(each[f"proxy_{at}_ms"]), float(each[f"direct_{at}_ms"])
             rows.append(
                 Row(
-                    f"model broker: {name}, {at}",
+                    f"model proxy: {name}, {at}",
                     "ms",
                     [ours],
                     [direct],

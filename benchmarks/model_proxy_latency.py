@@ -2,8 +2,8 @@
 
 Run: python -m benchmarks.model_proxy_latency
 
-One process holds provider, model proxy and client, so the figures are upper bounds. Direct and through the model proxy take
-turns, request by request; medians and 95th percentiles of the same run stand side by side.
+One process holds provider, model proxy and client, so the figures are upper bounds. Direct and through the model proxy
+take turns, request by request; medians and 95th percentiles of the same run stand side by side.
 """
 
 from __future__ import annotations

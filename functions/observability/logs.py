@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
@@ -101,11 +102,12 @@ def about(subject: str | None, event: Event | None = None) -> dict[str, str]:
 class LossyLogWriter:
     """A log file that never raises: it drops lines that a full disk refuses, and reports their number later.
 
-    The writer is unbuffered, so that a refused line is not written twice.
+    The writer is unbuffered, so that a refused line is not written twice. `write` is os.write.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, write: Callable[[int, bytes], int] = os.write) -> None:
         self._descriptor = descriptor
+        self._write = write
         self._lost = 0
         self._torn = False
 
@@ -118,7 +120,7 @@ class LossyLogWriter:
         whole = len(data)
         try:
             while data:
-                data = data[os.write(self._descriptor, data) :]
+                data = data[self._write(self._descriptor, data) :]
         except OSError:
             self._torn = self._torn or len(data) < whole
             self._lost += 1

@@ -72,26 +72,55 @@ async def build(
         async with _dry(settings, name, keyring) as deps:
             yield deps
         return
-    bus: NatsBus = await connect(settings.nats_url, creds=settings.nats_creds, name=name, note=note)
     store = S3Store(s3_config(settings))
-    clock = SystemClock()
-    executions = NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
     try:
-        yield Dependencies(
-            settings=settings,
-            clock=clock,
-            bus=bus,
-            executions=executions,
-            sessions=NatsBucket(bus, subjects.SESSIONS_BUCKET),
-            store=store,
-            records=Records(executions, bus, clock, source=f"/ocf/{name}"),
-            keyring=keyring,
-            worker=_worker(settings),
-            isolation=Isolation(clock, bus, store),
-        )
+        async with connected(settings, name, note) as bus:
+            executions, sessions = (
+                NatsBucket(bus, bucket) for bucket in (subjects.EXECUTIONS_BUCKET, subjects.SESSIONS_BUCKET)
+            )
+            yield _dependencies(settings, name, keyring, SystemClock(), bus, executions, sessions, store)
+    finally:
+        store.close()
+
+
+@asynccontextmanager
+async def connected(
+    settings: Settings, name: str, note: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[NatsBus]:
+    """Connect the process `name` to NATS; close the connection at the end.
+
+    Raises:
+        Unavailable: NATS does not answer.
+    """
+    bus: NatsBus = await connect(settings.nats_url, creds=settings.nats_creds, name=name, note=note)
+    try:
+        yield bus
     finally:
         await bus.close()
-        store.close()
+
+
+def _dependencies(
+    settings: Settings,
+    name: str,
+    keyring: Keyring | None,
+    clock: Clock,
+    bus: Bus,
+    executions: Bucket,
+    sessions: Bucket,
+    store: ObjectStore,
+) -> Dependencies:
+    return Dependencies(
+        settings=settings,
+        clock=clock,
+        bus=bus,
+        executions=executions,
+        sessions=sessions,
+        store=store,
+        records=Records(executions, bus, clock, source=f"/ocf/{name}"),
+        keyring=keyring,
+        worker=settings.worker_id or f"{socket.gethostname()}-{os.getpid()}",
+        isolation=Isolation(clock, bus, store),
+    )
 
 
 @asynccontextmanager
@@ -101,25 +130,10 @@ async def _dry(settings: Settings, name: str, keyring: Keyring | None) -> AsyncI
     real_store = S3Store(s3_config(settings)) if settings.s3_endpoint_url else None
     bus, executions, store = MemoryBus(clock), MemoryBucket(clock), DryStore(real_store)
     try:
-        yield Dependencies(
-            settings=settings,
-            clock=clock,
-            bus=bus,
-            executions=executions,
-            sessions=DrySessions(clock),
-            store=store,
-            records=Records(executions, bus, clock, source=f"/ocf/{name}"),
-            keyring=keyring,
-            worker=_worker(settings),
-            isolation=Isolation(clock, bus, store),
-        )
+        yield _dependencies(settings, name, keyring, clock, bus, executions, DrySessions(clock), store)
     finally:
         if real_store is not None:
             real_store.close()
-
-
-def _worker(settings: Settings) -> str:
-    return settings.worker_id or f"{socket.gethostname()}-{os.getpid()}"
 
 
 def s3_config(settings: Settings) -> S3Config:

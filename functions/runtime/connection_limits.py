@@ -27,9 +27,27 @@ HEAD_SECONDS, WRITE_SECONDS = 10.0, 60.0
 
 
 class Connections:
-    """The open connections of a server; those without a request are ordered by address and age."""
+    """The open connections of a server; those without a request are ordered by address and age.
 
-    def __init__(self, *, total: int | None = None, waiting: int = WAITING, each: int = WAITING_EACH) -> None:
+    Args:
+        total: Maximum of all connections.
+        waiting: Maximum of connections without a request.
+        each: The same per address.
+        head_seconds: Seconds for the head of a request.
+        write_seconds: Seconds until a client must have read a part of a response.
+    """
+
+    def __init__(
+        self,
+        *,
+        total: int | None = None,
+        waiting: int = WAITING,
+        each: int = WAITING_EACH,
+        head_seconds: float = HEAD_SECONDS,
+        write_seconds: float = WRITE_SECONDS,
+    ) -> None:
+        self.head_seconds = head_seconds
+        self.write_seconds = write_seconds
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._total = min(TOTAL, max(_RESERVED, descriptors - _RESERVED)) if total is None else total
         self._most_waiting = waiting
@@ -123,7 +141,7 @@ class _Http(H11Protocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._write_timer is None:
-            self._write_timer = self.loop.call_later(WRITE_SECONDS, self.tracker.drop, self.transport)
+            self._write_timer = self.loop.call_later(self.tracker.write_seconds, self.tracker.drop, self.transport)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -142,7 +160,7 @@ class _Http(H11Protocol):
                 self._head_timer = None
         elif self._head_timer is None:
             self.tracker.wait(self.transport)
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.tracker.drop, self.transport)
+            self._head_timer = self.loop.call_later(self.tracker.head_seconds, self.tracker.drop, self.transport)
 
     def _stop(self) -> None:
         for timer in (self._head_timer, self._write_timer):

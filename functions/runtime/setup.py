@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 from ocf.events import dead_letters, subjects
-from ocf.events.adapters.nats.bus import NatsBus, connect
+from ocf.events.adapters.nats.bus import NatsBus
 from ocf.events.errors import OcfError, Unavailable
 from ocf.events.streams import BUCKETS, STREAMS, BucketSpec, StreamSpec
 from ocf.functions.core.schedules import RETENTION, ensure_schedule
 from ocf.functions.observability import logs
-from ocf.functions.settings.settings import load_or_exit
+from ocf.functions.runtime import bootstrap
+from ocf.functions.settings.settings import Settings, load_or_exit
 
 _NANOSECONDS = 1_000_000_000
 _NOT_FOUND = 10059
@@ -118,13 +119,10 @@ async def _call(bus: NatsBus, call: str, config: dict[str, Any]) -> dict[str, An
     return answer
 
 
-async def run() -> int:
-    """Set up the NATS server of this environment; return the exit status."""
-    settings = load_or_exit()
-    logs.configure(settings.log_level)
+async def run(settings: Settings) -> int:
+    """Set up the NATS server of `settings`; return the exit status."""
     try:
-        bus = await connect(settings.nats_url, creds=settings.nats_creds, name="setup")
-        try:
+        async with bootstrap.connected(settings, "setup") as bus:
             longest = max((round(rule.output.total_seconds()) for rule in settings.retention), default=0)
             names = await apply(
                 bus, settings.stream_replicas, output_age=longest, output_bytes=settings.output_stream_bytes
@@ -132,8 +130,6 @@ async def run() -> int:
             await dead_letters.move_old(bus)
             if settings.retention:
                 await ensure_schedule(bus, RETENTION)  # also if no further submit would create the schedule
-        finally:
-            await bus.close()
     except OcfError as error:
         sys.stderr.write(f"ocf: setup: {error}\n")
         return 1
@@ -143,7 +139,9 @@ async def run() -> int:
 
 def main() -> None:
     """Run the setup."""
-    raise SystemExit(asyncio.run(run()))
+    settings = load_or_exit()
+    logs.configure(settings.log_level)
+    raise SystemExit(asyncio.run(run(settings)))
 
 
 if __name__ == "__main__":

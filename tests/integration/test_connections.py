@@ -132,10 +132,9 @@ async def test_half_open_connections_do_not_keep_anybody_out(streams: list[Strea
             assert all([await is_closed(stream) for stream in streams[:250]])
 
 
-async def test_a_head_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch, streams: list[Stream]) -> None:
+async def test_a_head_that_does_not_end_is_given_up(streams: list[Stream]) -> None:
     """Neither a byte now and then nor a first good request buys more time."""
-    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.5)
-    async with serving(Connections(total=60)) as port:
+    async with serving(Connections(total=60, head_seconds=0.5)) as port:
         silent, first = await opened(port), await opened(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /")
         streams += [silent, first]
         dripping = await opened(port, b"GET / HTTP/1.1\r\n")
@@ -157,10 +156,9 @@ async def test_a_head_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPa
         assert "slow" in await answer(port, "/slow")
 
 
-async def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch, streams: list[Stream]) -> None:
+async def test_an_answer_that_nobody_reads_is_given_up(streams: list[Stream]) -> None:
     """It would hold its connection and what is buffered for ever."""
-    monkeypatch.setattr(connection_limits, "WRITE_SECONDS", 0.5)
-    kept = Connections(total=60)
+    kept = Connections(total=60, write_seconds=0.5)
     async with serving(kept) as port:
         streams.append(await opened(port, b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n"))
         async with asyncio.timeout(10):

@@ -22,6 +22,7 @@ from ocf.functions.gateway.settings import GatewaySettings
 from ocf.stack.ports import free_port
 from tests.support.gateway import DAMAGED, chunk
 from tests.support.gateway_server import serving
+from tests.support.measures import value
 from tests.support.nats import NatsServer
 
 
@@ -117,7 +118,7 @@ async def test_a_reader_that_stops_reading_is_cut_off(nats_server: NatsServer, p
             reading = asyncio.ensure_future(read(quick))
             seq = 0
             async with asyncio.timeout(30):
-                while not served.gateway.metrics.slow._value.get():
+                while not value(served.gateway.metrics.slow):
                     seq += 1
                     line = json.dumps({"seq": seq, "type": "text", "data": pad, "timestamp": "2026-01-01T00:00:00Z"})
                     await served.bus.publish(subject, line.encode(), {"ce-sequence": str(seq)})

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import pytest
-
 from ocf.events import subjects
 from ocf.events.adapters.nats.bus import connect
 from ocf.functions.core import schedules
 from ocf.functions.runtime import setup
+from ocf.functions.settings.settings import Settings
 from tests.support.nats import NatsServer
 from tests.support.stack import until
 
@@ -41,16 +40,13 @@ async def test_the_server_sends_the_command_by_itself(nats_server: NatsServer) -
         await bus.close()
 
 
-async def test_setup_begins_it(own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_setup_begins_it(own_nats_server: NatsServer) -> None:
     """Where the table is new and nothing is submitted any more, what lies there already goes too."""
     bus = await connect(own_nats_server.url, creds=own_nats_server.creds, name="test")
-    monkeypatch.setattr(setup.logs, "configure", lambda _: None)
     environ = {"NATS_URL": own_nats_server.url, "NATS_CREDS": str(own_nats_server.creds)}
     try:
         for table in ("", "default=7d/90d"):
-            for name, value in {**environ, "RETENTION": table}.items():
-                monkeypatch.setenv(name, value)
-            assert await setup.run() == 0
+            assert await setup.run(Settings.model_validate({**environ, "RETENTION": table})) == 0
             message = await bus.last(subjects.COMMANDS, schedules.RETENTION.subject)
             assert (message is not None) == bool(table)
     finally:

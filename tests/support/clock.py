@@ -30,6 +30,10 @@ class ManualClock:
         """How many sleep now."""
         return len(self._sleepers)
 
+    def skip(self, seconds: float) -> None:
+        """Let `seconds` pass, and wake nobody."""
+        self._passed += seconds
+
     async def advance(self, seconds: float) -> None:
         """Let `seconds` pass."""
         self._passed += seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,20 @@ from tests.support.clock import ManualClock
 PROJECT = "default"
 
 
+class _Instead:
+    def __init__(self, real: object, methods: dict[str, Any]) -> None:
+        self._real = real
+        vars(self).update(methods)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def instead(real: Any, **methods: Any) -> Any:
+    """A collaborator that is `real` but for some of its methods."""
+    return _Instead(real, methods)
+
+
 @dataclass(frozen=True)
 class Bench:
     """Parts and what a test does with them."""
@@ -32,6 +46,10 @@ class Bench:
     deps: Dependencies
     bus: MemoryBus
     store: MemoryStore
+
+    def having(self, **parts: Any) -> Bench:
+        """The same bench with other dependencies."""
+        return replace(self, deps=replace(self.deps, **parts))
 
     def command(self, type_: str, data: Model, subject: str | None = None) -> Event:
         """A command as the dispatcher hands it over."""

@@ -33,6 +33,7 @@ from ocf.functions.execute.attempt.stop import Released
 from ocf.functions.execute.sandbox.process import AgentNotReady
 from ocf.functions.observability import metrics
 from tests.support.handlers import cancel, submit
+from tests.support.measures import value
 from tests.support.parts import PROJECT, Bench, bench
 from tests.support.runs import worker_on
 
@@ -454,7 +455,7 @@ async def test_output_is_counted_however_the_attempt_ends(tmp_path: Path) -> Non
         await asyncio.Event().wait()
 
     for lost in (False, True):
-        before = metrics.output_bytes._value.get()
+        before = value(metrics.output_bytes)
         async with scene(tmp_path) as run:
             run.turn.script = talk
             running = run.begin()
@@ -466,7 +467,7 @@ async def test_output_is_counted_however_the_attempt_ends(tmp_path: Path) -> Non
                 await run.worker.stop()
             with pytest.raises(Conflict if lost else Released):
                 await asyncio.wait_for(running, 5)
-        assert metrics.output_bytes._value.get() - before >= 1000, lost
+        assert value(metrics.output_bytes) - before >= 1000, lost
 
 
 async def test_a_turn_that_waited_in_its_session_did_not_wait_for_a_worker(tmp_path: Path) -> None:

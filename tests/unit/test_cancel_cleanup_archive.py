@@ -22,7 +22,7 @@ from ocf.functions.core.lease_state import RECHECK_SECONDS
 from ocf.functions.core.schedules import SWEEP
 from tests.support.clock import ManualClock
 from tests.support.handlers import archive, cancel, cleanup, submit
-from tests.support.parts import PROJECT, Bench, bench
+from tests.support.parts import PROJECT, Bench, bench, instead
 
 
 def request(b: Bench, execution: str):
@@ -115,14 +115,13 @@ async def test_archive_writes_what_was_said_and_then_claims_it() -> None:
         await archive(b.deps, await terminal(b, execution))
 
 
-async def test_archived_is_said_though_the_archive_broke_off_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_archived_is_said_though_the_archive_broke_off_before_it() -> None:
     """The record said so already, the fact could not be said: the next delivery does, as the manifest claims."""
     b = bench()
     execution = await completed(b)
-    with monkeypatch.context() as patched:
-        patched.setattr(b.deps.records, "publish_fact", _away)
-        with pytest.raises(Unavailable):
-            await archive(b.deps, await terminal(b, execution))
+    broken = b.having(records=instead(b.deps.records, publish_fact=_away))
+    with pytest.raises(Unavailable):
+        await archive(broken.deps, await terminal(b, execution))
     assert "archived" not in await b.said(execution)
     for _ in range(2):
         with pytest.raises(Drop):

@@ -12,7 +12,7 @@ from ocf.events.commands import Cleanup
 from ocf.events.errors import Conflict, Drop
 from tests.support.clock import ManualClock
 from tests.support.handlers import cleanup, submit
-from tests.support.parts import PROJECT, Bench, bench
+from tests.support.parts import PROJECT, Bench, bench, instead
 
 
 def clean(b: Bench, execution: str) -> Any:
@@ -28,7 +28,7 @@ async def published(b: Bench, event: Any, execution: str, verb: str) -> None:
     await b.bus.publish(subjects.command(verb, PROJECT, execution), event.data, event.headers())
 
 
-async def test_a_submit_that_records_after_the_deletion_has_it_deleted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_submit_that_records_after_the_deletion_has_it_deleted_again() -> None:
     """cleanup comes and goes between submit's look for `cleaned` and its record: submit asks for a further one."""
     b = bench(ManualClock())
     execution = str(uuid.uuid4())
@@ -40,15 +40,14 @@ async def test_a_submit_that_records_after_the_deletion_has_it_deleted_again(mon
         await cleanup(b.deps, clean(b, execution))
         await create(record)
 
-    monkeypatch.setattr(b.deps.records, "create", later)
     with pytest.raises(Drop, match="deleted before it was recorded"):
-        await submit(b.deps, event)
+        await submit(b.having(records=instead(b.deps.records, create=later)).deps, event)
     message = await b.bus.last(subjects.COMMANDS, subjects.command("cleanup", PROJECT, execution))
     assert message is not None
     assert message.headers["ce-type"] == "dev.ocf.task.cleanup.v1"
 
 
-async def test_a_deletion_that_finds_a_record_afterwards_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_deletion_that_finds_a_record_afterwards_comes_again() -> None:
     """submit records between cleanup's removal and its fact: cleanup is not done, and its next try removes all."""
     b = bench(ManualClock())
     execution = str(uuid.uuid4())
@@ -58,13 +57,11 @@ async def test_a_deletion_that_finds_a_record_afterwards_comes_again(monkeypatch
 
     async def later(type_: str, *args: Any, **more: Any) -> None:
         if type_ == "dev.ocf.task.cleaned.v1":
-            monkeypatch.setattr(b.deps.records, "publish_fact", say)
             await submit(b.deps, event)
         await say(type_, *args, **more)
 
-    monkeypatch.setattr(b.deps.records, "publish_fact", later)
     with pytest.raises(Conflict, match="by a concurrent submit"):
-        await cleanup(b.deps, clean(b, execution))
+        await cleanup(b.having(records=instead(b.deps.records, publish_fact=later)).deps, clean(b, execution))
     assert await b.deps.records.get(PROJECT, execution) is not None
     with pytest.raises(Conflict, match="cancelled first"):
         await cleanup(b.deps, clean(b, execution))

@@ -81,7 +81,7 @@ async def test_transient_error_is_delivered_again_later(status: int) -> None:
     await published(bus)
     await dispatched(bus, lambda _: httpx.Response(status))
     assert await dead(bus) == []
-    clock._passed += backoff(1)
+    clock.skip(backoff(1))
     (again,) = await bus.fetch(CANCEL.spec(), 1, 0.01)
     assert again.message.deliveries == 2
 
@@ -96,7 +96,7 @@ async def test_no_answer_is_delivered_again() -> None:
         raise httpx.ConnectError("refused")
 
     await dispatched(bus, answer)
-    clock._passed += 1
+    clock.skip(1)
     assert len(await bus.fetch(CANCEL.spec(), 1, 0.01)) == 1
 
 
@@ -180,7 +180,7 @@ async def test_after_its_last_try_an_event_is_a_dead_letter() -> None:
     await published(bus)
     for _ in range(CANCEL.max_deliveries):
         await dispatched(bus, lambda _: httpx.Response(503, text="still down"))
-        clock._passed += 31
+        clock.skip(31)
     (letter,) = await dead(bus)
     assert letter.headers["Ocf-Dlq-Deliveries"] == str(CANCEL.max_deliveries)
 

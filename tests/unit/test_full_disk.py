@@ -9,8 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import pytest
-
 from ocf.events.output import ChunkType, Draft
 from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.observability import logs
@@ -23,16 +21,15 @@ def full(*_: object) -> int:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_log_that_cannot_be_written_stops_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
     """Refused lines are counted; the next that gets through says how many were lost, each on a line of its own."""
     path = tmp_path / "log"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
-    log = logs.LossyLogWriter(descriptor)
+    writes = iter([os.write, full, full])
+    log = logs.LossyLogWriter(descriptor, lambda fd, data: next(writes, os.write)(fd, data))
     log.write('{"n": 1}\n')
-    with monkeypatch.context() as patched:
-        patched.setattr("ocf.functions.observability.logs.os.write", full)
-        log.write('{"n": 2}\n')
-        log.write('{"n": 3}\n')
+    log.write('{"n": 2}\n')
+    log.write('{"n": 3}\n')
     log.write('{"n": 4}\n')
     log.flush()
     os.close(descriptor)
@@ -41,18 +38,13 @@ def test_a_log_that_cannot_be_written_stops_nobody(monkeypatch: pytest.MonkeyPat
     assert said[1]["action"] == "logs.lost"
 
 
-def test_a_torn_line_is_ended_before_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_torn_line_is_ended_before_the_next(tmp_path: Path) -> None:
     """The disk took half a line: what comes later does not stick to it."""
     path = tmp_path / "log"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
-    log = logs.LossyLogWriter(descriptor)
-    room = iter([4])
-    real = os.write
-    with monkeypatch.context() as patched:
-        patched.setattr(
-            "ocf.functions.observability.logs.os.write", lambda fd, data: real(fd, data[: next(room, 0)] or full())
-        )
-        log.write('{"n": 1}\n')
+    writes = iter([lambda fd, data: os.write(fd, data[:4]), full])
+    log = logs.LossyLogWriter(descriptor, lambda fd, data: next(writes, os.write)(fd, data))
+    log.write('{"n": 1}\n')
     log.write('{"n": 2}\n')
     os.close(descriptor)
     torn, lost, whole = path.read_text().splitlines()

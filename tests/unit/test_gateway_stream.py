@@ -16,6 +16,7 @@ from ocf.events.lifecycle import State
 from ocf.events.ports import Message
 from ocf.functions.gateway.settings import GatewaySettings
 from tests.support.gateway import DAMAGED, ID, SECRET, World, chunk, token
+from tests.support.measures import value
 
 PATH = f"/tasks/{ID}/stream"
 
@@ -244,7 +245,7 @@ async def test_a_reader_that_does_not_read_is_cut_off_and_told_where_to_resume()
         await socket.json()
         socket.stop_reading()
         await world.chunk(2)
-        while not world.gateway.metrics.slow._value.get():
+        while not value(world.gateway.metrics.slow):
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)  # it goes on not to read for longer than one message may take
         socket.read_on()
@@ -314,7 +315,7 @@ async def test_closed_viewer_is_no_longer_served() -> None:
         while not world.bus._listeners:
             await asyncio.sleep(0)
     assert world.bus._listeners == []
-    assert world.gateway.metrics.streams._value.get() == 0
+    assert value(world.gateway.metrics.streams) == 0
 
 
 @pytest.mark.parametrize(

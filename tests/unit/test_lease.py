@@ -14,6 +14,7 @@ from ocf.events.refs import ExecutionRef
 from ocf.functions.execute.attempt.lease import RENEW_EVERY, SAFE, TTL, Lease
 from ocf.functions.observability import metrics
 from tests.support.clock import ManualClock
+from tests.support.measures import value
 
 KEY = ExecutionRef("p", "e").lease_key
 
@@ -117,7 +118,7 @@ async def test_a_takeover_is_counted_once_and_an_end_is_none() -> None:
     """Another worker has the key, or was faster to take it when it had run out: one each. What the sweep has ended, or
     somebody deleted, nobody took over."""
     clock, bucket, one, two_ = two()
-    before = metrics.leases_lost._value.get()
+    before = value(metrics.leases_lost)
     await one.acquire(1)
     keeping = asyncio.create_task(one.keep_alive(1))
     await asyncio.sleep(0)
@@ -125,7 +126,7 @@ async def test_a_takeover_is_counted_once_and_an_end_is_none() -> None:
     await two_.acquire(2)
     await clock.advance(RENEW_EVERY)
     await asyncio.wait_for(keeping, 1)
-    assert metrics.leases_lost._value.get() - before == 1
+    assert value(metrics.leases_lost) - before == 1
 
     clock, bucket, one, two_ = two()
     keeping = await frozen(clock, one)
@@ -138,7 +139,7 @@ async def test_a_takeover_is_counted_once_and_an_end_is_none() -> None:
     bucket.create = faster  # type: ignore[method-assign]
     await clock.advance(RENEW_EVERY)
     await asyncio.wait_for(keeping, 1)
-    assert metrics.leases_lost._value.get() - before == 2
+    assert value(metrics.leases_lost) - before == 2
 
     for ended in (False, NotYetKnown("deleted")):
         clock, bucket, one, _ = two()
@@ -147,7 +148,7 @@ async def test_a_takeover_is_counted_once_and_an_end_is_none() -> None:
         await clock.advance(RENEW_EVERY)
         await asyncio.wait_for(keeping, 1)
         assert one.lost.is_set()
-    assert metrics.leases_lost._value.get() - before == 2
+    assert value(metrics.leases_lost) - before == 2
 
 
 async def test_while_the_bus_is_away_it_waits_and_goes_on_after() -> None:
@@ -214,7 +215,7 @@ async def frozen(clock: ManualClock, one: Lease) -> asyncio.Task[None]:
     await one.acquire(1)
     keeping = asyncio.create_task(one.keep_alive(1))
     await asyncio.sleep(0)
-    clock._passed += 3 * TTL
+    clock.skip(3 * TTL)
     return keeping
 
 

@@ -254,7 +254,7 @@ async def test_an_error_of_the_dispatcher_ends_with_its_message() -> None:
         for _ in range(8):
             for delivery in await b.bus.fetch(ROWS["submit"].spec(), 100, 0.01):
                 await dispatcher.dispatch(delivery)
-            clock._passed += 31
+            clock.skip(31)
     assert target.seen.count(victim.subject or "") == 5
     assert {event.subject for event in others} < set(target.seen)
     (letter,) = [m async for m in b.bus.history(subjects.DLQ, dead_letters.ALL)]
@@ -302,7 +302,7 @@ async def test_a_submit_that_is_given_up_is_rejected(status: int) -> None:
     for _ in range(ROWS["submit"].max_deliveries + 1):
         for delivery in await b.bus.fetch(ROWS["submit"].spec(), 100, 0.01):
             await dispatcher.dispatch(delivery)
-        clock._passed += 31
+        clock.skip(31)
     assert await b.said(execution) == ["rejected"]
     record = await b.deps.records.require(PROJECT, execution)
     assert record.state is State.REJECTED

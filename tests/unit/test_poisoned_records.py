@@ -26,7 +26,8 @@ from ocf.functions.core.output_fence import acquire_fence
 from ocf.functions.observability import metrics
 from tests.support.clock import ManualClock
 from tests.support.handlers import archive, cleanup
-from tests.support.parts import PROJECT, Bench, bench
+from tests.support.measures import value
+from tests.support.parts import PROJECT, Bench, bench, instead
 from tests.unit.test_cancel_cleanup_archive import clean, completed, running, swept, terminal
 
 
@@ -110,12 +111,12 @@ async def test_a_record_that_fails_again_and_again_is_tried_less_and_less() -> N
             raise KeyError("of the one record")
 
     deps = replace(b.deps, executions=Broken(clock))
-    before = metrics.item_failures.labels("sweep")._value.get()
+    before = value(metrics.item_failures.labels("sweep"))
     for _ in range(240):  # an hour
         await cleanup(deps, clean(b, "00000000-0000-0000-0000-000000000000", "sweep"))
         await clock.advance(15)
     assert 5 <= tries <= 9
-    assert metrics.item_failures.labels("sweep")._value.get() - before == tries
+    assert value(metrics.item_failures.labels("sweep")) - before == tries
     assert (await b.deps.records.require(PROJECT, execution)).state is State.RUNNING
 
 
@@ -143,7 +144,7 @@ async def test_a_dependency_that_is_away_is_no_records_fault() -> None:
     assert (await b.deps.records.require(PROJECT, execution)).state is State.FAILED
 
 
-async def test_retention_goes_on_beside_an_execution_that_cannot_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retention_goes_on_beside_an_execution_that_cannot_expire() -> None:
     """Its objects cannot be removed; those of the next are."""
     clock = ManualClock()
     b = bench(clock, RETENTION="default=1d/2d")
@@ -158,8 +159,8 @@ async def test_retention_goes_on_beside_an_execution_that_cannot_expire(monkeypa
             raise Unavailable("1 objects were not removed: locked")
         return await delete_prefix(prefix)
 
-    monkeypatch.setattr(b.store, "delete_prefix", refused)
-    await cleanup(b.deps, clean(b, "00000000-0000-0000-0000-000000000001", "retention"))
+    locked = b.having(store=instead(b.store, delete_prefix=refused))
+    await cleanup(locked.deps, clean(b, "00000000-0000-0000-0000-000000000001", "retention"))
     expired = [(await b.deps.records.require(PROJECT, execution)).archive_expired for execution in executions]
     assert expired == [False, True, True]
 

@@ -16,6 +16,7 @@ from ocf.functions.dispatcher.requeue import RequeueBackoff
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.observability import metrics
 from tests.support.clock import ManualClock
+from tests.support.measures import value
 from tests.support.parts import PROJECT
 
 EXECUTE = next(row for row in ROUTES if row.consumer == "execute")
@@ -32,16 +33,16 @@ async def test_early_delivery_is_requeued_and_counts_no_failure() -> None:
     answers = [httpx.Response(425) for _ in range(30)] + [httpx.Response(200)]
     http = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: answers.pop(0)))
     worker = Dispatcher(EXECUTE, FunctionTarget(EXECUTE, "http://execute/", None, http), bus=bus, clock=clock)
-    before = metrics.redeliveries.labels("execute")._value.get()
-    counted = {kind: metrics.deliveries.labels("execute", kind)._value.get() for kind in metrics.ANSWERS}
+    before = value(metrics.redeliveries.labels("execute"))
+    counted = {kind: value(metrics.deliveries.labels("execute", kind)) for kind in metrics.ANSWERS}
     while answers:
         (delivery,) = await bus.fetch(EXECUTE.spec(), 1, 0.01)
         await asyncio.wait_for(worker.dispatch(delivery), 5)
-        clock._passed += 1.0
+        clock.skip(1.0)
     assert await bus.fetch(EXECUTE.spec(), 1, 0.01) == []
     assert [m async for m in bus.history(subjects.DLQ, "ocf.dlq.>")] == []
-    assert metrics.redeliveries.labels("execute")._value.get() == before
-    more = {kind: metrics.deliveries.labels("execute", kind)._value.get() - n for kind, n in counted.items()}
+    assert value(metrics.redeliveries.labels("execute")) == before
+    more = {kind: value(metrics.deliveries.labels("execute", kind)) - n for kind, n in counted.items()}
     assert {kind: n for kind, n in more.items() if n} == {"early": 30, "2xx": 1}
 
 
@@ -53,7 +54,7 @@ def test_many_that_wait_ask_ten_times_a_second_together() -> None:
     assert (pauses[0], pauses[99], pauses[999]) == (1.0, 10.0, 30.0)
     assert turns.take_requeued(5)
     assert not turns.take_requeued(5)
-    clock._passed += 61
+    clock.skip(61)
     assert turns.delay(5) == 1.0
 
 

@@ -32,7 +32,7 @@ from ocf.events.session_record import Saved, Session
 from ocf.functions.core.session_repository import EXPIRY, Sessions, schedule_subject
 from tests.support.clock import ManualClock
 from tests.support.handlers import cancel, cleanup, session, submit
-from tests.support.parts import PROJECT, Bench, bench
+from tests.support.parts import PROJECT, Bench, bench, instead
 from tests.support.runs import worker_on
 
 _MODELS: dict[str, type[Model]] = {
@@ -542,23 +542,20 @@ async def test_a_deleted_execution_leaves_its_session() -> None:
     assert (found.queue, found.executions) == ([], [])
 
 
-async def test_a_turn_stays_queued_while_its_store_is_away(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_turn_stays_queued_while_its_store_is_away() -> None:
     """Its workspace is in S3: no attempt begins, the delivery comes again. A turn that needs nothing of S3 begins."""
     b = bench()
     id_ = await created(b)
     first = await submitted(b, id_)
     stored = {"name": "w", "size": 1, "sha256": "0" * 64}
     saved = {"execution_id": first, "conversation_id": "c", "conversation": stored, "workspace": stored}
-    worker = worker_on(b.deps, _begins)
     away = True
 
     async def ready() -> None:
         if away:
             raise Unavailable("S3 does not answer")
 
-    monkeypatch.setattr(b.store, "ready", ready)
+    worker = worker_on(b.having(store=instead(b.store, ready=ready)).deps, _begins)
     with pytest.raises(Begun):
         await worker.execute(await execute_command(b, first))
     await Sessions(b.deps.sessions, b.deps.clock).change(

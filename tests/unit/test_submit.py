@@ -17,7 +17,7 @@ from ocf.functions.cleanup.handler import Deletion
 from ocf.functions.core.task_limits import CEILINGS, effective_limit
 from ocf.functions.execute.context import server_spec
 from tests.support.handlers import submit
-from tests.support.parts import PROJECT, Bench, bench
+from tests.support.parts import PROJECT, Bench, bench, instead
 
 
 async def removed(b: Bench, execution: str) -> None:
@@ -64,15 +64,13 @@ async def test_a_crash_after_the_record_is_made_good_by_the_redelivery() -> None
     assert len(await b.commands("execute", execution)) == 1
 
 
-async def test_accepted_is_said_though_the_worker_was_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_accepted_is_said_though_the_worker_was_faster() -> None:
     """The submit broke off after it had handed on; the run has begun when it comes again: it is said, once."""
     b = bench()
     event = b.submit()
     execution = json.loads(event.data)["execution_id"]
-    with monkeypatch.context() as patched:
-        patched.setattr(b.deps.records, "publish_fact", _away)
-        with pytest.raises(Unavailable):
-            await submit(b.deps, event)
+    with pytest.raises(Unavailable):
+        await submit(b.having(records=instead(b.deps.records, publish_fact=_away)).deps, event)
     await b.deps.records.change(PROJECT, execution, lambda r: r.model_copy(update={"state": State.RUNNING}))
     assert await b.said(execution) == []
     for _ in range(2):
@@ -86,7 +84,7 @@ async def _away(*_: object, **__: object) -> None:
     raise Unavailable("NATS is away")
 
 
-async def test_execution_deleted_during_submit_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_execution_deleted_during_submit_leaves_nothing() -> None:
     """A delivery that was held up while the execution was cancelled and deleted takes back what it said too late."""
     b = bench()
     event = b.submit()
@@ -97,9 +95,8 @@ async def test_execution_deleted_during_submit_leaves_nothing(monkeypatch: pytes
         await removed(b, execution)
         await say(*given, **named)
 
-    monkeypatch.setattr(b.deps.records, "publish_fact", late)
     with pytest.raises(Drop, match="deleted"):
-        await submit(b.deps, event)
+        await submit(b.having(records=instead(b.deps.records, publish_fact=late)).deps, event)
     assert await b.said(execution) == []
     assert await b.commands("execute", execution) == []
 

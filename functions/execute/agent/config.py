@@ -83,8 +83,8 @@ class ServerSpec:
     """Settings that are fixed when a server starts.
 
     Attributes:
-        broker_url: base URL of the model proxy, without a version segment.
-        broker_token: the API key that OpenCode presents to it.
+        model_proxy_url: base URL of the model proxy, without a version segment.
+        model_proxy_token: the API key that OpenCode presents to it.
         home: private to this one server.
         read_only: further paths it may read.
         connect_ports: further loopback ports (an egress proxy).

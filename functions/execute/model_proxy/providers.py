@@ -70,7 +70,7 @@ def presented_token(headers: Mapping[str, str]) -> str:
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
 
-def error_body(message: str, type_: str = "ocf_broker") -> bytes:
+def error_body(message: str, type_: str = "ocf_model_proxy") -> bytes:
     """Return an error that clients of both API formats can read."""
     return json.dumps({"type": "error", "error": {"type": type_, "message": message, "code": type_}}).encode()
 

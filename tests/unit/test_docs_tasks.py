@@ -12,7 +12,7 @@ import pytest
 from ocf.events.sealing import Keyring, generate_key
 from ocf.functions.gateway.request_schemas import ExecuteTask
 from ocf.functions.gateway.sealed_secrets import seal_task
-from ocf.functions.submit.handler import submit
+from tests.support.handlers import submit
 from tests.support.parts import PROJECT, bench
 
 PAGES = Path(__file__).parents[2] / "docs/how-to"

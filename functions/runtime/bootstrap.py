@@ -87,10 +87,9 @@ async def build(
 async def connected(
     settings: Settings, name: str, note: Callable[[str], None] = lambda _: None
 ) -> AsyncIterator[NatsBus]:
-    """Connect the process `name` to NATS; close the connection at the end.
+    """Connect the process `name` to NATS, however long that takes; close the connection at the end.
 
-    Raises:
-        Unavailable: NATS does not answer.
+    `note` gets the reason of each failed try to connect.
     """
     bus: NatsBus = await connect(settings.nats_url, creds=settings.nats_creds, name=name, note=note)
     try:

@@ -37,7 +37,7 @@ import asyncio, logging, sys, warnings
 from ocf.events.errors import Conflict, Drop
 from ocf.events.commands import Cancel
 from ocf.events.envelope import Event
-from ocf.functions.runtime.function import FunctionTarget
+from ocf.functions.runtime.function import Function
 from ocf.functions.observability import logs
 from tests.support.parts import bench
 from starlette.requests import Request
@@ -64,7 +64,7 @@ async def invalid(event): Cancel.model_validate_json('{{"why": ["the words of a 
 
 async def main():
     for handler in (fine, drop, refuse, crash, invalid):
-        function = FunctionTarget(handler)
+        function = Function(handler)
         await function.start(bench().deps)
         await function.respond(Request(scope, received))
 

@@ -7,8 +7,8 @@ framework per execution would cost megabytes; a connection here costs some kilob
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
 import h11
@@ -18,6 +18,7 @@ from ocf.functions.execute.model_proxy.providers import error_body
 
 #: An agent has a handful of connections; its shell knows the port too and must not exhaust our descriptors.
 MAX_CONNECTIONS = 64
+_BODILESS = (204, 304)
 
 
 class ClientGone(ConnectionError):
@@ -32,6 +33,7 @@ class Request:
     path: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytearray = field(default_factory=bytearray, repr=False)
+    query: str = field(default="", repr=False)
 
 
 class Handler(Protocol):
@@ -58,11 +60,16 @@ class Reply:
         """Return whether the agent has hung up."""
         return self._connection.closed
 
-    async def start(self, status: int, content_type: str, length: int | None = None) -> None:
-        """Send the head; without a `length` the body is chunked."""
+    async def start(
+        self, status: int, content_type: str, length: int | None = None, more: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Send the head, with `more` headers; without a `length` the body is chunked."""
         self.started = True
-        framing = ("transfer-encoding", "chunked") if length is None else ("content-length", str(length))
-        headers = [("content-type", content_type), framing, ("cache-control", "no-store")]
+        headers = [(b"content-type", content_type.encode("latin-1", "replace")), (b"cache-control", b"no-store"), *more]
+        if length is not None:
+            headers.append((b"content-length", b"%d" % length))
+        elif status not in _BODILESS:
+            headers.append((b"transfer-encoding", b"chunked"))
         await self._connection.send(h11.Response(status_code=status, headers=headers))
 
     async def send(self, data: bytes) -> None:
@@ -202,8 +209,8 @@ class Connection(asyncio.Protocol):
 
     def _admitted(self, event: h11.Request) -> bool:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
-        path = event.target.decode("latin-1").partition("?")[0]
-        self._head = Request(event.method.decode("ascii"), path, headers)
+        path, _, query = event.target.decode("latin-1").partition("?")
+        self._head = Request(event.method.decode("ascii"), path, headers, query=query)
         refusal = self._server.handler.admit(self._head)
         if refusal is not None:
             self._refuse(*refusal)
@@ -214,8 +221,7 @@ class Connection(asyncio.Protocol):
 
     def _answer(self) -> None:
         assert self._head is not None
-        head = self._head
-        request = Request(head.method, head.path, head.headers, self._body)
+        request = replace(self._head, body=self._body)
         self._body = bytearray()
         self._task = asyncio.get_running_loop().create_task(self._run(request))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -77,15 +77,24 @@ class RetryPolicy:
         return float(min(self.cap, self.base * 2 ** (tried - 1)) * (1 - jitter / 2))
 
 
-class _CheckedNetwork(httpcore.AsyncNetworkBackend):
-    """Resolves names itself and refuses link-local and metadata addresses when connecting.
+class CheckedNetwork(httpcore.AsyncNetworkBackend):
+    """Resolves names itself and checks all their addresses when connecting.
 
-    A check of the URL alone is not enough: a name may resolve to such an address, now or a second later.
+    A check of the URL alone is not enough: a name may resolve to another address a second later (DNS rebinding).
+
+    Args:
+        check: gets host, port and addresses; raises `httpcore.UnsupportedProtocol` for those that are refused.
+        resolver: resolves names.
     """
 
-    def __init__(self, allow_hosts: Collection[str]) -> None:
+    def __init__(
+        self,
+        check: Callable[[str, int, list[str]], None],
+        resolver: Callable[[str, int], Awaitable[list[str]]] = resolve,
+    ) -> None:
         self._real = httpcore.AnyIOBackend()
-        self._allowed = frozenset(allow_hosts)
+        self._check = check
+        self._resolve = resolver
 
     async def connect_tcp(
         self,
@@ -97,13 +106,12 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """Resolve `host`, check its addresses and connect to the first that accepts."""
         try:
-            addresses = await asyncio.wait_for(resolve(host, port), timeout)
+            addresses = await asyncio.wait_for(self._resolve(host, port), timeout)
         except OSError as error:
             raise httpcore.ConnectError(f"cannot resolve the name: {error.strerror}") from None
         except TimeoutError:
             raise httpcore.ConnectTimeout("resolving the name took too long") from None
-        if host not in self._allowed and worst_reach(addresses) is Reach.NEVER:
-            raise httpcore.UnsupportedProtocol("the endpoint's name resolves to a link-local or metadata address")
+        self._check(host, port, addresses)
         failure: Exception = httpcore.ConnectError("the name has no address")
         for address in addresses:
             try:
@@ -115,6 +123,11 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         """Sleep."""
         await self._real.sleep(seconds)
+
+
+def _refuse_forbidden(host: str, addresses: list[str], allow_hosts: Collection[str]) -> None:
+    if host not in allow_hosts and worst_reach(addresses) is Reach.NEVER:
+        raise httpcore.UnsupportedProtocol("the endpoint's name resolves to a link-local or metadata address")
 
 
 class Upstream:
@@ -147,7 +160,9 @@ class Upstream:
         transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False, proxy=proxy)
         if proxy is None:
             # httpx has no public way to set the network backend of its pool.
-            transport._pool._network_backend = _CheckedNetwork(allow_hosts)
+            transport._pool._network_backend = CheckedNetwork(
+                lambda host, _, addresses: _refuse_forbidden(host, addresses, allow_hosts)
+            )
         no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
         self._client = httpx.AsyncClient(
             transport=transport,

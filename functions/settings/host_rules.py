@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from ocf.events.errors import OcfError
 
@@ -72,3 +73,19 @@ def host_allowed(host: str, allowed: Iterable[str]) -> bool:
     """
     requested = parse_rule(host)
     return any(parse_rule(rule).covers(requested) for rule in allowed)
+
+
+def origin_of(url: str) -> tuple[str, int]:
+    """Return host and port of an http(s) URL.
+
+    Raises:
+        InvalidRule: The URL has no host or a wrong port.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError:
+        host = ""
+    if not host:
+        raise InvalidRule(f"not a URL with a host: {url[:200]!r}")
+    return host, port or (443 if parts.scheme == "https" else 80)

@@ -105,7 +105,7 @@ async def raw(base: str, head: str) -> bytes:
 
 
 async def test_the_secret_is_added_on_the_way_out(origin: Origin) -> None:
-    """Method, path, query, body and harmless headers arrive as sent, at the origin's own host, with the secret header."""
+    """Method, path, query, body and harmless headers arrive as sent, at the origin's host, with the secret header."""
     async with opened(origin, "/base") as (client, base):
         answer = await client.post(f"{base}/a%2Fb/c?q=1%20&r", content=b"body", headers={"Git-Protocol": "version=2"})
     assert answer.text == "ok"
@@ -126,8 +126,8 @@ async def test_the_base_url_itself_has_no_slash_added(origin: Origin) -> None:
 
 
 async def test_the_secret_is_redacted_in_answers(origin: Origin) -> None:
-    """Body and headers of an origin that repeats the secret carry it in no spelling: plain, URL-encoded, base64 inside a
-    longer text, hexadecimal, cut into two pieces."""
+    """Body and headers of an origin that repeats the secret carry it in no spelling: plain, URL-encoded, base64 inside
+    a longer text, hexadecimal, cut into two pieces."""
     async with opened(origin) as (client, base):
         answers = [await client.get(f"{base}/{path}") for path in ("echo", "halves")]
     assert answers[0].headers["x-echo"] == "[redacted]"

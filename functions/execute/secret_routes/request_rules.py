@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from ocf.events.errors import OcfError
 from ocf.events.redaction import Redactor
@@ -53,7 +53,7 @@ class Route:
 
     Attributes:
         name: a part of the loopback URL.
-        url: http(s) base URL without query; paths of requests are appended.
+        url: http(s) base URL; paths of requests are appended, queries added to its own.
         headers: added to each request; they replace the agent's headers of the same name.
         redactor: removes the secret values from answers.
         methods: of `METHODS`.
@@ -68,17 +68,6 @@ class Route:
     methods: Sequence[str] = METHODS
     paths: Sequence[str] = ()
     seconds: float = 600.0
-
-    @property
-    def host(self) -> str:
-        """Return the host of the origin."""
-        return (urlsplit(self.url).hostname or "").rstrip(".")
-
-    @property
-    def port(self) -> int:
-        """Return the port of the origin."""
-        parts = urlsplit(self.url)
-        return parts.port or (443 if parts.scheme == "https" else 80)
 
     def check(self, method: str, path: str, query: str) -> None:
         """Check a request; `path` is below `url`, and empty for `url` itself.

@@ -22,6 +22,7 @@ from ocf.functions.execute.model_proxy.http_server import Reply, Request, Server
 from ocf.functions.execute.model_proxy.providers import error_body
 from ocf.functions.execute.model_proxy.upstream import CheckedNetwork
 from ocf.functions.execute.secret_routes.request_rules import Route, RouteRefused
+from ocf.functions.settings.host_rules import origin_of
 
 log = structlog.get_logger()
 
@@ -83,9 +84,10 @@ class SecretRoutes:
         Raises:
             Refused, InvalidRule: its host is not within `NETWORK_ALLOW`.
         """
-        allowed = rules([f"{route.host}:{route.port}"], self._operator)
-        allowed.check(route.host, route.port)
-        self._allowed[(route.host, route.port)] = allowed
+        host, port = origin_of(route.url)
+        allowed = rules([f"{host}:{port}"], self._operator)
+        allowed.check(host, port)
+        self._allowed[(host, port)] = allowed
         self._routes[route.name] = route
         return f"http://127.0.0.1:{self.port}/{self.token}/{route.name}"
 
@@ -138,7 +140,9 @@ class SecretRoutes:
         return route, slash + path
 
     async def _forward(self, route: Route, path: str, request: Request, reply: Reply) -> None:
-        url = (route.url.rstrip("/") + path if path else route.url) + (f"?{request.query}" if request.query else "")
+        base, _, query = route.url.partition("?")
+        query = "&".join(filter(None, (query, request.query)))
+        url = (base.rstrip("/") + path if path else base) + (f"?{query}" if query else "")
         body = bytes(request.body) if request.body or request.method in ("POST", "PUT", "PATCH") else None
         sent = self._client.build_request(
             request.method, url, headers=route.request_headers(request.headers), content=body

@@ -35,7 +35,7 @@ _RELATIVE = re.compile(_PATH)
 _ENV = r"^[A-Za-z_][A-Za-z0-9_]*$"
 #: RFC 9110, 5.6.2 and 5.5: a token, and visible characters with inner blanks.
 _HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
-_HEADER_VALUE = r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"
+HEADER_VALUE = r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"
 _SECRET_HEADER = re.compile(r"auth|cookie|credential|key|password|secret|token", re.IGNORECASE)
 #: Headers that belong to the connection, or that the MCP transport sets itself.
 _OWN_HEADERS = frozenset(
@@ -185,7 +185,7 @@ class LocalMcp(Model):
     ] = {}
 
 
-HeaderValue = Annotated[str, StringConstraints(pattern=_HEADER_VALUE, max_length=8_000)]
+HeaderValue = Annotated[str, StringConstraints(pattern=HEADER_VALUE, max_length=8_000)]
 Headers = Annotated[
     dict[Annotated[str, StringConstraints(pattern=_HEADER, max_length=100)], HeaderValue | Sealed],
     Field(max_length=20, json_schema_extra={"additionalProperties": False}),

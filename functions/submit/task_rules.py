@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from ocf.events.commands import Submit
 from ocf.events.facts import FieldError
@@ -16,7 +15,7 @@ from ocf.functions.core.definitions import (
     command_definition,
     skill_definition,
 )
-from ocf.functions.settings.host_rules import InvalidRule, host_allowed
+from ocf.functions.settings.host_rules import InvalidRule, host_allowed, origin_of
 from ocf.functions.settings.settings import Settings
 
 
@@ -34,12 +33,10 @@ def _network(data: Submit, settings: Settings) -> Iterator[tuple[str, str]]:
     for name, server in data.mcp.items():
         if isinstance(server, RemoteMcp):
             try:
-                parts = urlsplit(server.url)
-                host = f"{(parts.hostname or '').rstrip('.')}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
-            except ValueError:
-                yield f"mcp.{name}.url", "has no valid host and port"
-                continue
-            if (problem := _against_network(host, settings.network_allow)) is not None:
+                problem = _against_network("{}:{}".format(*origin_of(server.url)), settings.network_allow)
+            except InvalidRule as error:
+                problem = str(error)
+            if problem is not None:
                 yield f"mcp.{name}.url", problem
 
 

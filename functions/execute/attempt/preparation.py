@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ocf.events.commands import Execute
-from ocf.events.errors import Unavailable
+from ocf.events.errors import SealError, Unavailable
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft
 from ocf.events.redaction import Redactor
 from ocf.events.session_record import Session
+from ocf.events.task_fields import RemoteMcp
 from ocf.functions import workspace
 from ocf.functions.core.definitions import TaskDefinitions, narrowed
 from ocf.functions.core.session_repository import Sessions
@@ -26,13 +27,14 @@ from ocf.functions.execute.agent.warm_server import WarmServer
 from ocf.functions.execute.attempt.artifacts import CONVERSATION
 from ocf.functions.execute.attempt.workspace_source import WorkspaceInput
 from ocf.functions.execute.context import WorkerContext
-from ocf.functions.execute.egress_proxy import EgressProxy, rules
+from ocf.functions.execute.egress_proxy import EgressProxy, Refused, rules
 from ocf.functions.execute.inputs.definitions import of_repository
-from ocf.functions.execute.inputs.mcp import start_servers
+from ocf.functions.execute.inputs.mcp import InvalidHeader, remote_routes, start_servers
 from ocf.functions.execute.inputs.output_check import with_schema
 from ocf.functions.execute.inputs.task_inputs import TaskInputs
 from ocf.functions.execute.sandbox.agent_host_client import Owner
 from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady
+from ocf.functions.execute.secret_routes import SecretRoutes
 from ocf.functions.models.endpoint_check import BadEndpoint
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import NoModel
@@ -66,6 +68,8 @@ class Preparation:
         self._assign = assign
         self._user: Owner | None = None
         self._cleanup = AsyncExitStack()
+        #: Loopback URLs of remote MCP servers.
+        self._mcp_urls: dict[str, str] = {}
         #: The server, once there is one.
         self.warm_server: WarmServer | None = None
         #: The workspace, once it is prepared.
@@ -107,7 +111,7 @@ class Preparation:
             self._assign(warm_server, target)
             spec = self._prompt_spec(target, await self._resume(warm_server, session), definitions, files)
             if self._task.mcp:
-                await start_servers(warm_server.server.client, self._task.mcp, {}, emit)
+                await start_servers(warm_server.server.client, self._task.mcp, self._mcp_urls, emit)
         except Unavailable as error:
             raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from error  # S3 went away; the agent has done nothing
         await emit(phase_draft("model", f"asking {target.display_name}"))
@@ -177,6 +181,11 @@ class Preparation:
         if allowed:
             proxy = await self._cleanup.enter_async_context(EgressProxy(allowed))
             spec = replace(spec, connect_ports=(proxy.port,), env=proxy.env())
+        if any(isinstance(server, RemoteMcp) for server in self._task.mcp.values()):
+            routes = await self._cleanup.enter_async_context(SecretRoutes(self._context.deps.settings.network_allow))
+            self._hide(routes.token)
+            self._open_mcp_routes(routes)
+            spec = replace(spec, connect_ports=(*spec.connect_ports, routes.port))
         shared = self.workspace.directory if self.workspace is not None else None
         user, self._user = self._user, None  # the server owns the user from here on, also when starting it fails
         warm_server = await self._context.slots.acquire(spec, shared=shared, user=user)
@@ -186,6 +195,17 @@ class Preparation:
         self._hide(warm_server.model_proxy.token)
         self._hide(warm_server.server.password)
         return warm_server
+
+    def _open_mcp_routes(self, routes: SecretRoutes) -> None:
+        """Open a route to each remote MCP server."""
+        project = self._task.project_id
+        try:
+            for name, route in remote_routes(
+                self._task.mcp, lambda sealed: self._context.opened(sealed, project).get_secret_value(), self._hide
+            ).items():
+                self._mcp_urls[name] = routes.open(route)
+        except (SealError, InvalidHeader, Refused, InvalidRule) as error:
+            raise AgentFailed(Reason.AGENT_ERROR, f"mcp: {error}") from None
 
     async def _own_shared(self, folder: Path) -> None:
         self._user = await self._context.slots.user_of(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import json
 import signal
@@ -22,6 +23,8 @@ from tests.support.stack import Project, running_stack, until
 pytestmark = pytest.mark.slow
 
 KEY = "sk-planted-7fK2-0123456789-abcdefghijkl"
+MCP_KEY = "lin-planted-8gL3-0123456789-mnopqrstuvwx"
+ATTACHED = "attached-9hM4-0123456789"
 OPERATORS = "sk-operator-9xQ4-0123456789-abcdefghijkl"
 STREAMS = (subjects.COMMANDS, subjects.EVENTS, subjects.OUTPUT, subjects.DLQ)
 BUCKETS = (subjects.EXECUTIONS_BUCKET, subjects.SESSIONS_BUCKET)
@@ -81,7 +84,21 @@ async def providing() -> AsyncIterator[Provider]:
 async def submitted(gateway: str, project: str, port: int, steps: list[dict[str, object]]) -> str:
     """Through the gateway, with the key in the clear, as a person would; it is sealed there."""
     model = {"provider": "openai", "model": "m", "api_endpoint": f"http://127.0.0.1:{port}/v1", "api_key": KEY}
-    body = {"project_id": project, "prompt": f"[[steps]] {json.dumps(steps)}", "model_config": model}
+    body = {
+        "project_id": project,
+        "prompt": f"[[steps]] {json.dumps(steps)}",
+        "model_config": model,
+        "mcp": {
+            "tracker": {
+                "type": "remote",
+                "url": f"http://127.0.0.1:{port}/mcp",
+                "headers": {"Authorization": f"Bearer {MCP_KEY}"},
+            }
+        },
+        "attachments": [
+            {"name": "a.txt", "media_type": "text/plain", "data": base64.b64encode(ATTACHED.encode()).decode()}
+        ],
+    }
     async with httpx.AsyncClient(base_url=gateway) as client:
         answer = await client.post("/tasks/execute", json=body, timeout=30)
     assert answer.status_code == 202, answer.text
@@ -123,14 +140,15 @@ async def stored(project: Project, executions: list[str]) -> AsyncIterator[tuple
 async def test_a_planted_key_is_nowhere(tmp_path: Path) -> None:
     """The provider gets it, and says it back. It is in no event, record, log, trace, file, object, core dump, command
     line or process environment, however it is spelled: after a run that completes, one that is refused with the key in
-    the words, one whose agent crashes, and one whose worker crashes. The operator's key, which no task may have, the
-    same."""
+    the words, one whose agent crashes, and one whose worker crashes. The operator's key, which no task may have, and
+    the header of an MCP server, the same."""
     look = {"run": "env; cat /proc/self/environ; cat /proc/*/environ 2> /dev/null; ulimit -c unlimited; true"}
     ask = {"model": {"prompt": "hello"}}
     async with providing() as provider:
         environ = {
             "OPENCODE_API_KEY": OPERATORS,
             "LOG_LEVEL": "debug",
+            "NETWORK_ALLOW": f"127.0.0.1:{provider.port}",
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{provider.port}",
             "OTEL_BSP_SCHEDULE_DELAY": "200",
         }
@@ -170,9 +188,21 @@ async def test_a_planted_key_is_nowhere(tmp_path: Path) -> None:
     # The search looks where things are: what the agent said is found, and so is the environment of its processes.
     assert any(b"I am up" in data for name, data in found if name.startswith(subjects.OUTPUT))
     assert any(b"OPENCODE_CONFIG_CONTENT" in data for name, data in found if name.startswith("environ"))
-    forms = [form.encode() for key in (KEY, OPERATORS) for form in forms_of(key)]
+    forms = [form.encode() for key in (KEY, OPERATORS, MCP_KEY) for form in forms_of(key)]
     assert [name for name, data in found if any(form in data for form in forms)] == []
     assert [name for name, _ in found if Path(name).name.startswith("core")] == []
+    # An attachment is content: it is in the command, which the archive's events have too, and in nothing that lists,
+    # logs or reports an execution.
+    told = [
+        (name, data)
+        for name, data in found
+        if name.startswith((subjects.EVENTS, subjects.OUTPUT, "KV_", "environ", "cmdline", "trace"))
+        or name.endswith(".log")
+        or (name.startswith("object ") and name != "object events.ndjson" and not name.startswith("object data/"))
+    ]
+    attached = [form.encode() for form in forms_of(ATTACHED)]
+    assert [name for name, data in told if any(form in data for form in attached)] == []
+    assert any(form in data for name, data in found for form in attached if name.startswith(subjects.COMMANDS))
 
 
 async def _some(provider: Provider) -> bool:

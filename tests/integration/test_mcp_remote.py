@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import uvicorn
-from mcp.server.mcpserver import Context, MCPServer
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ocf.events.output import ChunkType
 from ocf.events.sealing import Keyring, generate_key
@@ -24,58 +18,13 @@ from ocf.functions.execute.inputs.mcp import remote_routes, start_servers
 from ocf.functions.execute.secret_routes import SecretRoutes
 from ocf.functions.models.offline_model import OfflineModel
 from tests.support.agents import MODEL, ROOT, Heard, server_spec
+from tests.support.mcp import TOKEN, tracker
 from tests.support.offline import OPENCODE, offline_spec
 
 pytestmark = [
     pytest.mark.skipif(not OPENCODE.exists(), reason="OpenCode is not installed: make install"),
     pytest.mark.timeout(180),
 ]
-
-TOKEN = "lin-planted-7fK2-0123456789"
-
-
-@dataclass
-class Guard:
-    """An ASGI application in front of the server: it wants the header, and counts who lacks it."""
-
-    app: ASGIApp
-    refused: int = 0
-    seen: list[dict[str, str]] = field(default_factory=list)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-        self.seen.append(headers)
-        if headers.get("authorization") == f"Bearer {TOKEN}":
-            await self.app(scope, receive, send)
-            return
-        self.refused += 1
-        await send({"type": "http.response.start", "status": 401, "headers": []})
-        await send({"type": "http.response.body", "body": b"who are you?"})
-
-
-@asynccontextmanager
-async def tracker() -> AsyncIterator[tuple[int, Guard]]:
-    """A server made with the protocol's own SDK; one tool says back the credentials of its caller."""
-    mcp = MCPServer("tracker")
-
-    @mcp.tool()
-    def whoami(context: Context) -> str:  # type: ignore[type-arg]
-        request = context.request_context.request
-        return f"You are {request.headers['authorization']}"
-
-    guard = Guard(mcp.streamable_http_app())
-    server = uvicorn.Server(uvicorn.Config(guard, port=0, log_level="error", ws="none"))
-    serving = asyncio.create_task(server.serve())
-    try:
-        while not server.started:
-            await asyncio.sleep(0.02)
-        yield server.servers[0].sockets[0].getsockname()[1], guard
-    finally:
-        server.should_exit = server.force_exit = True
-        await serving
 
 
 async def test_the_header_is_added_outside_the_sandbox_and_its_value_never_comes_back(tmp_path: Path) -> None:

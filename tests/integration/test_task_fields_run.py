@@ -8,9 +8,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from ocf.functions.models.offline_model import OfflineModel
+from tests.support.mcp import TOKEN, tracker
 from tests.support.offline import OPENCODE, ROOT, offline_spec
 from tests.support.stack import Project, running_stack
 
@@ -36,6 +38,39 @@ def repository(folder: Path, files: dict[str, str]) -> Path:
 
 async def ended(project: Project, prompt: str, **task: Any) -> Any:
     return await project.ended(await project.submit(prompt, **task), timeout=200)
+
+
+async def test_a_remote_mcp_server_is_used_and_its_header_is_in_no_output(tmp_path: Path) -> None:
+    """The gateway seals the header, the worker adds it on the way; a server outside NETWORK_ALLOW is refused."""
+    async with (
+        tracker() as (port, guard),
+        OfflineModel(offline_spec([ROOT / "tests/support/task-field-cases.json"])) as model,
+    ):
+        environ = {
+            "OPENCODE_BIN": str(OPENCODE),
+            "OCF_MODEL": "local/scripted",
+            "OCF_MODEL_ENDPOINT": model.base_url,
+            "NETWORK_ALLOW": f"127.0.0.1:{port}",
+        }
+        server = {"type": "remote", "url": f"http://127.0.0.1:{port}/mcp"}
+        body = {
+            "prompt": "ask-remote",
+            "mcp": {"tracker": {**server, "headers": {"Authorization": f"Bearer {TOKEN}"}}},
+        }
+        with running_stack(tmp_path, **environ) as stack:
+            async with stack.project() as project, httpx.AsyncClient(base_url=stack.answer["gateway"]) as client:
+                answer = await client.post("/tasks/execute", json={**body, "project_id": project.name}, timeout=30)
+                execution = answer.json()["execution_id"]
+                record = await project.ended(execution, timeout=200)
+                assert (record.state, record.result) == ("completed", "Asked."), record
+                said = "".join(chunk.data for chunk in await project.chunks(execution))
+                assert "MCP server tracker is ready" in said
+                assert "You are [redacted]" in said
+                assert TOKEN not in said
+                outside = await ended(project, "x", mcp={"a": {**server, "url": "https://mcp.example.com/mcp"}})
+                assert (outside.state, outside.errors[0].field) == ("rejected", "mcp.a.url")
+    assert guard.seen
+    assert guard.refused == 0
 
 
 async def test_fields_of_a_task_reach_the_model_and_its_result_comes_back(tmp_path: Path) -> None:

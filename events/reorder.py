@@ -1,4 +1,7 @@
-"""Merging of live output and history of one execution into one stream without gaps (docs/how-to/watch-output.md).
+"""Order of an execution's output: each chunk once, in sequence, every gap reported (docs/how-to/watch-output.md).
+
+Client, gateway, archive and WebSocket use `Reorderer`. The console's stream library has the same rules
+(`console/src/stream/splice.ts`); `tests/unit/data/reorder.json` holds both to them.
 
 1. Subscribe to the live subject first. 2. Read the history. 3. Yield each chunk once, by its `seq`.
 4. A live chunk beyond the next expected one shows a gap: read the history again from there. Chunks that are missing
@@ -7,112 +10,118 @@
 
 from __future__ import annotations
 
-import asyncio
+import heapq
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
-from datetime import UTC, datetime
-from typing import Literal, NamedTuple, Protocol
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
 
 import structlog
 from pydantic_core import from_json
 
 from ocf.events import subjects
-from ocf.events.output import Chunk, ChunkType
 from ocf.events.ports import Bus, Message
 
 log = structlog.get_logger()
 
-_POLL_SECONDS = 2.0
 #: Reads of the history before a gap is reported, and seconds before the second read; each further wait doubles. A gap
-#: therefore lasts 1.75 s at most. The console's stream library has the same values (`console/src/stream/watcher.ts`).
+#: therefore lasts 1.75 s at most. The console's stream library has the same values (`console/src/stream/session.ts`).
 FILL_TRIES = 4
 FILL_WAIT = 0.25
+#: Lines held while one is missing; a worker has at most 1,024 unacknowledged.
+HELD = 4_096
+HELD_BYTES = 64 * 1024 * 1024
 #: Maximum distance of a chunk from its place in the stream after a worker's reconnect: the worker's unacknowledged
 #: messages.
 MAX_DISPLACEMENT = 1_024
 #: Number of stream sequences at which the binary search of `seek` stops.
 _SCAN_WINDOW = 256
 _SEQ = re.compile(rb'^\{"seq":(\d{1,18})[,}]')
-#: Beginning of a serialised gap.
-_GAP = re.compile(rb'^\{"seq":\d{1,18},"type":"gap"')
+Reason = Literal["expired", "lost"]
 _GAPS = {"expired": "are no longer stored", "lost": "did not arrive"}
-
-
-def chunk_of(message: Message) -> Chunk | None:
-    """Return the chunk in a message, or None if the message is not a chunk; watchers then get a gap."""
-    try:
-        return Chunk.read(message.data)
-    except ValueError:
-        log.warning(
-            "message is not a chunk",
-            action="output.unreadable_chunk",
-            subject=message.subject,
-            sequence=message.sequence,
-        )
-        return None
-
-
-def gap_chunk(first: int, last: int, at: datetime, reason: Literal["expired", "lost"] = "expired") -> Chunk:
-    """Return a chunk of type `gap` for the missing chunks from `first` to `last`."""
-    return Chunk(
-        seq=first,
-        type=ChunkType.GAP,
-        data=f"chunks {first} to {last} {_GAPS[reason]}",
-        timestamp=at,
-        detail={"reason": reason, "from": first, "to": last},
-    )
-
-
-def sequence_of(message: Message) -> int:
-    """Return the sequence of the chunk in a message, from the event's extension if possible, without parsing."""
-    sequence = message.headers.get("ce-sequence") or message.headers.get("Ce-Sequence")
-    return int(sequence) if sequence is not None else sequence_in(message.data)
-
-
-def sequence_in(line: bytes) -> int:
-    """Return the sequence of a serialised chunk. Raises ValueError, KeyError or TypeError if it is not a chunk."""
-    found = _SEQ.match(line)
-    return int(found[1]) if found else int(json.loads(line)["seq"])
 
 
 class Gap(NamedTuple):
     """A reported gap up to and including sequence `last`."""
 
     last: int
-    reason: Literal["expired", "lost"]
+    reason: Reason
 
 
-def gap_of(chunk: Chunk) -> Gap | None:
-    """Return the range that a chunk of type `gap` reports, or None.
+class Line(NamedTuple):
+    """One chunk as JSON, without its line end. `at` is its sequence in the stream, 0 when it is not from there.
 
-    Other chunks, and gaps without a range such as that of the output limit, report none.
+    `gap` is set when it reports a gap of all sequences from `seq` to `gap.last`.
     """
-    detail = chunk.detail or {}
-    last = detail.get("to")
-    if chunk.type is not ChunkType.GAP or detail.get("from") != chunk.seq or type(last) is not int or last < chunk.seq:
-        return None
-    return Gap(last, "lost" if detail.get("reason") == "lost" else "expired")
+
+    seq: int
+    data: bytes
+    gap: Gap | None = None
+    at: int = 0
+
+    @property
+    def last(self) -> int:
+        """Return the last sequence that it stands for."""
+        return self.seq if self.gap is None else self.gap.last
 
 
-def gap_in(line: bytes) -> Gap | None:
-    """Return the range that a serialised chunk reports, or None. Raises ValueError if it is not a chunk."""
-    return gap_of(Chunk.read(line)) if _GAP.match(line) else None
+def gap_line(first: int, last: int, at: datetime, reason: Reason = "expired") -> Line:
+    """Return a chunk of type `gap` for the missing chunks from `first` to `last`."""
+    chunk = {
+        "seq": first,
+        "type": "gap",
+        "data": f"chunks {first} to {last} {_GAPS[reason]}",
+        "timestamp": at.isoformat().replace("+00:00", "Z"),
+        "attempt": 1,
+        "detail": {"reason": reason, "from": first, "to": last},
+    }
+    return Line(first, json.dumps(chunk, separators=(",", ":")).encode(), Gap(last, reason))
 
 
-def line_in(message: Message) -> tuple[int, bytes] | None:
-    """Return sequence and line of the chunk in a message, or None if it is not a chunk of one line."""
-    try:
-        sequence, chunk = sequence_of(message), from_json(message.data)
-    except (ValueError, KeyError, TypeError):
-        chunk = None
-    if isinstance(chunk, dict) and chunk.get("seq") == sequence and b"\n" not in message.data:
-        return sequence, message.data
+def gap_lines(now: Callable[[], datetime]) -> Callable[[int, int, Reason], Line]:
+    """Return a function that makes the line for a gap, with the time that `now` returns."""
+    return lambda first, last, reason: gap_line(first, last, now(), reason)
+
+
+def line_of(data: bytes) -> Line:
+    """Return a serialised chunk as a line. Raises ValueError, KeyError or TypeError if it is not a chunk."""
+    found = _SEQ.match(data)
+    return Line(int(found[1]), data) if found and b'"gap"' not in data else line_from(from_json(data), data)
+
+
+def line_from(chunk: dict[str, Any], data: bytes, at: int = 0) -> Line:
+    """Return a parsed chunk as a line. Raises ValueError, KeyError or TypeError if it is not a chunk."""
+    sequence = chunk["seq"]
+    if type(sequence) is not int:
+        raise TypeError("seq is not an integer")
+    return Line(sequence, data, _gap_in(chunk), at)
+
+
+def line_in(message: Message) -> Line | None:
+    """Return the chunk in a message, or None if it is not a chunk of one line."""
+    at = message.sequence or int(message.headers.get("Nats-Sequence", 0))
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        line = line_from(from_json(message.data), message.data, at)
+        stated = message.headers.get("ce-sequence") or message.headers.get("Ce-Sequence")
+        if (stated is None or int(stated) == line.seq) and b"\n" not in message.data:
+            return line
     log.warning(
         "message is not a chunk", action="output.unreadable_chunk", subject=message.subject, sequence=message.sequence
     )
     return None
+
+
+def _gap_in(chunk: dict[str, Any]) -> Gap | None:
+    """Return the range that a chunk reports; a gap of the output limit has none."""
+    detail = chunk.get("detail")
+    if chunk.get("type") != "gap" or not isinstance(detail, dict):
+        return None
+    last = detail.get("to")
+    if detail.get("from") != chunk["seq"] or type(last) is not int or last < chunk["seq"]:
+        return None
+    return Gap(last, "lost" if detail.get("reason") == "lost" else "expired")
 
 
 class GapTimer:
@@ -136,40 +145,132 @@ class GapTimer:
 
 
 class Reorderer:
-    """Restores the order of chunks and drops duplicates. Pure: no I/O, no clock."""
+    """Puts lines from any number of sources into one sequence: each once, in order, no gap unreported.
 
-    def __init__(self, start: int = 1) -> None:
+    Pure: no I/O; the time of a reported gap comes from `gap`. Memory is bounded: beyond `held` lines or `held_bytes`
+    bytes the lines with the highest sequences are dropped, which the history has.
+
+    Args:
+        start: Sequence of the first line wanted.
+        gap: Makes the line that reports a gap; arguments: first and last sequence, reason.
+    """
+
+    def __init__(
+        self, start: int, gap: Callable[[int, int, Reason], Line], *, held: int = HELD, held_bytes: int = HELD_BYTES
+    ) -> None:
         self.next = start
-        self._early: dict[int, Chunk] = {}
+        self._gap = gap
+        self._most, self._most_bytes = held, held_bytes
+        self._held: dict[int, Line] = {}
+        self._order: list[int] = []  # a heap of the sequences in `_held`, and of some that were there
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        """Return the number of lines held for a missing one."""
+        return len(self._held)
 
     @property
-    def gap(self) -> bool:
-        """Return whether chunks wait for a missing one."""
-        return bool(self._early)
+    def full(self) -> bool:
+        """Return whether no more lines are held: fill or report the gap."""
+        return len(self._held) >= self._most or self._bytes >= self._most_bytes
 
-    def feed(self, chunk: Chunk) -> list[Chunk]:
-        """Add a chunk; return the chunks that are ready, in order."""
-        if chunk.seq < self.next:
+    @property
+    def missing(self) -> int | None:
+        """Return the last sequence of the first gap, which begins at `next`; None without one."""
+        first = self._first()
+        return None if first is None else first - 1
+
+    def feed(self, line: Line) -> list[Line]:
+        """Add a line; return the lines that are ready, in order."""
+        if line.last < self.next:
             return []
-        self._early.setdefault(chunk.seq, chunk)
-        return self._ready()
+        if line.seq > self.next:
+            self._hold(line)
+            return []
+        if line.gap is not None:
+            return self._advance(line.gap, line)
+        self.next += 1
+        return [line, *self._advance()] if self._held else [line]
 
-    def gap_end(self, last: int | None = None) -> int:
-        """Return the last sequence of the first gap; `last` is the highest possible sequence, if known."""
-        return min(self._early, default=(last or self.next - 1) + 1) - 1
+    def skip(self, last: int | None = None, reason: Reason = "lost") -> list[Line]:
+        """Report everything up to `last` as a gap, except what is held; return the lines that are ready.
 
-    def skip(self, last: int) -> list[Chunk]:
-        """Skip missing chunks up to `last`; return the chunks that are ready."""
-        self.next = max(self.next, last + 1)
-        self._early = {seq: chunk for seq, chunk in self._early.items() if seq >= self.next}
-        return self._ready()
+        Args:
+            last: Default: the end of the first gap.
+            reason: Reason that the gap states.
+        """
+        last = self.missing if last is None else last
+        return [] if last is None or last < self.next else self._advance(Gap(last, reason))
 
-    def _ready(self) -> list[Chunk]:
-        ready = []
-        while self.next in self._early:
-            ready.append(self._early.pop(self.next))
-            self.next += 1
+    def finish(self, last: int = 0) -> list[Line]:
+        """Report every gap before what is held, and up to `last`; return all lines that are left."""
+        return self.skip(max((last, *self._held)))
+
+    def _advance(self, gap: Gap | None = None, stated: Line | None = None) -> list[Line]:
+        """Return what is ready: held lines, and gaps up to the end of `gap`, which the line `stated` reports."""
+        ready: list[Line] = []
+        while True:
+            held = self._take(self.next)
+            if held is not None and held.gap is None:
+                ready.append(held)
+                self.next += 1
+                continue
+            if held is not None and (gap is None or held.last > gap.last):
+                gap, stated = held.gap, held
+            if gap is None or gap.last < self.next:
+                break
+            last = min(gap.last, (self._first() or gap.last + 1) - 1)
+            whole = stated is not None and (stated.seq, stated.last) == (self.next, last)
+            ready.append(stated if whole and stated else self._gap(self.next, last, gap.reason))
+            self.next = last + 1
         return ready
+
+    def _hold(self, line: Line) -> None:
+        before = self._held.get(line.seq)
+        if before is not None and (before.gap is None or line.gap is not None):
+            return
+        if before is None:
+            if self.full and line.seq > max(self._held):
+                return
+            heapq.heappush(self._order, line.seq)
+            if len(self._order) > 2 * len(self._held) + _SCAN_WINDOW:
+                self._order = sorted((*self._held, line.seq))
+        self._held[line.seq] = line
+        self._bytes += len(line.data) - (len(before.data) if before else 0)
+        while len(self._held) > self._most or (self._bytes > self._most_bytes and len(self._held) > 1):
+            self._take(max(self._held))
+
+    def _take(self, seq: int) -> Line | None:
+        line = self._held.pop(seq, None)
+        self._bytes -= len(line.data) if line else 0
+        return line
+
+    def _first(self) -> int | None:
+        """Return the lowest sequence held."""
+        while self._order and (self._order[0] < self.next or self._order[0] not in self._held):
+            heapq.heappop(self._order)
+        return self._order[0] if self._order else None
+
+
+async def fill_gap(
+    order: Reorderer, archived: AsyncIterator[Line], last: int, reason: Reason = "expired"
+) -> AsyncGenerator[Line, None]:
+    """Yield the gap from `order.next` to `last` from an archive; report what the archive lacks too.
+
+    The archive is in order, and may have gaps of its own, reported or not.
+    """
+    async for line in archived:
+        if line.seq > last:
+            break
+        for ready in (*order.skip(line.seq - 1, "expired"), *_within(order, line, last)):
+            yield ready
+    for ready in order.skip(last, reason):
+        yield ready
+
+
+def _within(order: Reorderer, line: Line, last: int) -> list[Line]:
+    """Add an archived line; a gap only up to `last`, since the stream may have what is beyond."""
+    return order.skip(last, line.gap.reason) if line.gap and line.last > last else order.feed(line)
 
 
 async def seek(bus: Bus, project: str, execution: str, start: int) -> int:
@@ -190,132 +291,3 @@ async def seek(bus: Bus, project: str, execution: str, start: int) -> int:
         else:
             before = found.sequence
     return before
-
-
-class EndCondition(Protocol):
-    """The end of an execution, and its last sequence."""
-
-    @property
-    def last(self) -> int | None:
-        """The last sequence after the end, else None."""
-        ...
-
-    def reached(self, next_sequence: int) -> bool:
-        """Return whether no chunk with `next_sequence` will arrive."""
-        ...
-
-    async def refresh(self) -> None:
-        """Read the current state."""
-        ...
-
-    async def on_fact(self, message: Message) -> None:
-        """Handle a fact of the execution."""
-        ...
-
-    def archived(self, start: int) -> AsyncIterator[Chunk]:
-        """Yield the archived chunks of an ended execution from `start` on; nothing without an archive."""
-        ...
-
-
-async def watch(
-    bus: Bus,
-    project: str,
-    execution: str,
-    *,
-    start: int,
-    ending: EndCondition,
-    poll: float = _POLL_SECONDS,
-    expired: bool = False,
-) -> AsyncIterator[Chunk]:
-    """Yield every chunk from `start`, live as it arrives, until the end of the execution.
-
-    Args:
-        bus: The bus.
-        project: The project.
-        execution: The execution.
-        start: First sequence.
-        ending: Determines the end. Facts arrive over the same subscription, so that the end is known at once.
-        poll: Seconds without a message until the history is read again, in case a live message was lost.
-        expired: The execution has ended and the stream no longer has `start`; a gap is not waited for.
-    """
-    reorderer, gap_timer, now = Reorderer(start), GapTimer(), asyncio.get_running_loop().time
-    subscribed = (subjects.live(project, execution), f"ocf.evt.{project}.{execution}.*")
-
-    def missing() -> int | None:
-        return reorderer.next if reorderer.gap or (ending.last or 0) >= reorderer.next else None
-
-    async with bus.listen(*subscribed) as live:
-        read_from = await seek(bus, project, execution, start)
-        while True:
-            await ending.refresh()  # after subscribing: the subscription has no earlier facts
-            async for message in bus.history(subjects.OUTPUT, subjects.output(project, execution), after=read_from):
-                read_from = message.sequence
-                if (found := chunk_of(message)) is not None:
-                    for chunk in reorderer.feed(found):
-                        yield chunk
-            if ending.reached(reorderer.next):
-                return
-            if gap_timer.read(missing(), now()) or (expired and missing() is not None):
-                async with aclosing(_fill_gap(reorderer, ending)) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
-                continue
-            async with aclosing(_live(live, reorderer, poll, ending, gap_timer, missing)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-
-
-async def _fill_gap(reorderer: Reorderer, ending: EndCondition) -> AsyncGenerator[Chunk, None]:
-    """Yield the first gap from the archive; report chunks that the archive does not have as a gap.
-
-    The archive is in order, and may have gaps of its own, reported or not.
-    """
-    end = reorderer.gap_end(ending.last)
-    if ending.last is not None:
-        async for chunk in ending.archived(reorderer.next):
-            if chunk.seq > end:
-                break
-            gap = gap_of(chunk)
-            if chunk.seq > reorderer.next:
-                yield gap_chunk(reorderer.next, chunk.seq - 1, datetime.now(UTC))
-                reorderer.skip(chunk.seq - 1)
-            if gap is None:
-                for one in reorderer.feed(chunk):
-                    yield one
-            elif gap.last >= reorderer.next:
-                last = min(gap.last, end)
-                yield gap_chunk(reorderer.next, last, chunk.timestamp, gap.reason)
-                for one in reorderer.skip(last):
-                    yield one
-    if reorderer.next <= end:
-        yield gap_chunk(reorderer.next, end, datetime.now(UTC), "lost" if ending.last is None else "expired")
-    for one in reorderer.skip(end):
-        yield one
-
-
-async def _live(
-    live: AsyncIterator[Message],
-    reorderer: Reorderer,
-    poll: float,
-    ending: EndCondition,
-    gap_timer: GapTimer,
-    missing: Callable[[], int | None],
-) -> AsyncGenerator[Chunk, None]:
-    """Yield live chunks until the next history read is due or the execution ends."""
-    now = asyncio.get_running_loop().time
-    while not ending.reached(reorderer.next):
-        wanted = missing()
-        wait = poll if wanted is None else gap_timer.wait(wanted, now())
-        if not wait:
-            return
-        try:
-            async with asyncio.timeout(wait):
-                message = await anext(live)
-        except TimeoutError:
-            return
-        if message.subject.startswith("ocf.evt."):
-            await ending.on_fact(message)
-            continue
-        if (found := chunk_of(message)) is not None:
-            for chunk in reorderer.feed(found):
-                yield chunk

@@ -21,6 +21,7 @@ from ocf.events import dataref, reorder, subjects
 from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import connect as connect_bus
 from ocf.events.archive_reader import DamagedArchive, read_lines
+from ocf.events.client.following import chunk_of, watch
 from ocf.events.client.sessions import SessionCalls
 from ocf.events.commands import Cancel, Cleanup, Model, Reply, Submit
 from ocf.events.delivery import publish_command
@@ -150,21 +151,20 @@ class Client:
         expired = ending.last is not None and start <= ending.last and not await self._stream_has(execution, start)
         if expired and self._store is None:
             raise NotYetKnown(f"output of {execution} from {start} is only in the archive; give the client a store")
-        watched = reorder.watch(self._bus, self.project, execution, start=start, ending=ending, expired=expired)
-        async for chunk in watched:
-            yield chunk
+        async for line in watch(self._bus, self.project, execution, start=start, ending=ending, expired=expired):
+            yield chunk_of(line)
 
     async def _stream_has(self, execution: str, start: int) -> bool:
         """Return whether the output in the stream begins at or before `start`."""
         found = await self._bus.first(subjects.OUTPUT, subjects.output(self.project, execution))
         line = None if found is None else reorder.line_in(found)
-        return line is not None and line[0] <= start
+        return line is not None and line.seq <= start
 
     async def _cleaned(self, execution: str) -> bool:
         return await self._bus.last(subjects.EVENTS, subjects.fact(self.project, execution, "cleaned")) is not None
 
-    async def _archived(self, execution: str, start: int) -> AsyncIterator[Chunk]:
-        """Yield the archived chunks from `start` on, including a gap that reaches beyond `start`.
+    async def _archived(self, execution: str, start: int) -> AsyncIterator[reorder.Line]:
+        """Yield the archived lines from `start` on, including a gap that reaches beyond `start`.
 
         Raises:
             NotYetKnown: There is no archive, or the client has no store.
@@ -173,12 +173,11 @@ class Client:
         if self._store is None:
             raise NotYetKnown(f"output of {execution}: the client has no store")
         try:
-            async for line in read_lines(self._store.stream(f"{self.project}/{execution}/output.ndjson.gz")):
-                chunk = Chunk.read(line)
-                gap = reorder.gap_of(chunk)
-                if (gap.last if gap else chunk.seq) >= start:
-                    yield chunk
-        except (DamagedArchive, ValueError) as error:
+            async for data in read_lines(self._store.stream(f"{self.project}/{execution}/output.ndjson.gz")):
+                line = reorder.line_of(data)
+                if line.last >= start:
+                    yield line
+        except (DamagedArchive, ValueError, KeyError, TypeError) as error:
             reason = error if isinstance(error, DamagedArchive) else "a line is not a chunk"
             raise OcfError(f"the archived output of {execution} is damaged: {reason}") from None
 
@@ -199,7 +198,7 @@ class Client:
 
 
 class _RecordEnd:
-    """The end of an execution by its record. See `ocf.events.reorder.EndCondition`."""
+    """The end of an execution by its record. See `ocf.events.client.following.EndCondition`."""
 
     def __init__(self, client: Client, execution: str) -> None:
         self._client = client
@@ -224,7 +223,7 @@ class _RecordEnd:
         if message.subject.rsplit(".", 1)[-1] in _ENDINGS:
             await self.refresh()
 
-    async def archived(self, start: int) -> AsyncIterator[Chunk]:
+    async def archived(self, start: int) -> AsyncIterator[reorder.Line]:
         with suppress(NotYetKnown):  # no archive, or no store: the watcher reports a gap
-            async for chunk in self._client._archived(self._execution, start):
-                yield chunk
+            async for line in self._client._archived(self._execution, start):
+                yield line

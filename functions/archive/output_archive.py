@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import heapq
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from ocf.events.errors import Unavailable
 from ocf.events.limits import MIB
 from ocf.events.ports import Bus, Clock
 from ocf.events.refs import ExecutionRef
-from ocf.events.reorder import gap_chunk, line_in
+from ocf.events.reorder import Line, Reason, Reorderer, gap_lines, line_in
 
 _BLOCK = 1024 * 1024
 #: Maximum of chunks and bytes in memory that wait for a missing chunk.
@@ -33,9 +32,7 @@ class Written:
     missing: int = 0
 
 
-async def chunks_in_order(
-    bus: Bus, clock: Clock, ref: ExecutionRef, last: int, *, gaps: bool
-) -> AsyncIterator[tuple[int, bytes]]:
+async def chunks_in_order(bus: Bus, clock: Clock, ref: ExecutionRef, last: int, *, gaps: bool) -> AsyncIterator[Line]:
     """Yield every output chunk once, in the order of its sequence.
 
     A reconnect of the worker may leave the stream with swapped or duplicate chunks.
@@ -47,45 +44,28 @@ async def chunks_in_order(
         last: Last sequence of the output.
         gaps: Report missing chunks by one line per gap, instead of raising Unavailable.
 
-    Yields:
-        The number of missing chunks that the line reports (0 for a chunk), and the line.
-
     Raises:
         Unavailable: A chunk is missing, and `gaps` is False.
     """
-    wanted, size = 1, 0
-    held: list[tuple[int, bytes]] = []
+    make = gap_lines(clock.now)
 
-    def gap(end: int) -> tuple[int, bytes]:
+    def gap(first: int, end: int, reason: Reason) -> Line:
         if not gaps:
-            raise Unavailable(f"output chunk {wanted} of {ref} is not in the stream (yet)")
-        chunk = gap_chunk(wanted, end, clock.now(), "lost")
-        return end - wanted + 1, chunk.model_dump_json(exclude_none=True).encode()
+            raise Unavailable(f"output chunk {first} of {ref} is not in the stream (yet)")
+        return make(first, end, reason)
 
-    def ready(*, all_: bool) -> Iterator[tuple[int, bytes]]:
-        nonlocal wanted, size
-        while held and (all_ or held[0][0] <= wanted or len(held) > _HELD or size > _HELD_BYTES):
-            if held[0][0] > wanted:
-                yield gap(held[0][0] - 1)
-                wanted = held[0][0]
-            sequence, data = heapq.heappop(held)
-            size -= len(data)
-            if sequence == wanted:
-                yield 0, data
-                wanted += 1
-
+    order = Reorderer(1, gap, held=_HELD, held_bytes=_HELD_BYTES)
     async for message in bus.history(subjects.OUTPUT, ref.output):
         found = line_in(message)
         if found is None:
             continue  # counts as missing
-        heapq.heappush(held, found)
-        size += len(message.data)
-        for line in ready(all_=False):
+        for line in order.feed(found):
             yield line
-    for line in ready(all_=True):
+        while order.full:
+            for line in order.skip():
+                yield line
+    for line in order.finish(last):
         yield line
-    if wanted <= last:
-        yield gap(last)
 
 
 async def write_output(
@@ -103,12 +83,12 @@ async def write_output(
     # With mtime 0, the same output gives the same bytes and digest.
     with gzip.GzipFile(path, "wb", compresslevel=1, mtime=0) as file:
         try:
-            async for omitted, data in chunks_in_order(bus, clock, ref, last, gaps=gaps):
+            async for line in chunks_in_order(bus, clock, ref, last, gaps=gaps):
                 count += 1
-                missing += omitted
-                first = first or data
-                newest = data
-                block += data + b"\n"
+                missing += line.last - line.seq + 1 if line.gap else 0
+                first = first or line.data
+                newest = line.data
+                block += line.data + b"\n"
                 if len(block) >= _BLOCK:
                     # Compress one block while the next is read.
                     if compressing is not None:

@@ -29,7 +29,7 @@ async def acquire_fence(bus: Bus, project: str, execution: str) -> FencedOutput:
     if newest is None:
         return FencedOutput(0, fence)
     found = line_in(newest)
-    return FencedOutput(found[0] if found is not None else await _highest(bus, project, execution), fence)
+    return FencedOutput(found.seq if found is not None else await _highest(bus, project, execution), fence)
 
 
 async def _highest(bus: Bus, project: str, execution: str) -> int:
@@ -37,7 +37,7 @@ async def _highest(bus: Bus, project: str, execution: str) -> int:
     last = 0
     async for message in bus.history(subjects.OUTPUT, subjects.output(project, execution)):
         found = line_in(message)
-        last = last if found is None else max(last, found[0])
+        last = last if found is None else max(last, found.seq)
     return last
 
 

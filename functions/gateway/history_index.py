@@ -65,6 +65,8 @@ class Query:
     task_id: str | None = None
     #: Part of the title, casefolded.
     text: str | None = None
+    #: Beginning of the execution's id.
+    id_prefix: str = ""
 
     def matches(self, row: Row) -> bool:
         """Return whether `row` matches."""
@@ -75,6 +77,7 @@ class Query:
             and (self.task_id is None or row.task_id == self.task_id)
             and all(key in row.labels and value in (None, row.labels[key]) for key, value in self.labels)
             and (self.text is None or self.text in row.title)
+            and row.position[1].startswith(self.id_prefix)
         )
 
 

@@ -6,102 +6,42 @@ A line is the JSON of a `Chunk` as published, passed on without being parsed.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Literal
 
 from ocf.events import subjects
 from ocf.events.archive_reader import DamagedArchive, read_lines
-from ocf.events.ports import Bus, Message, ObjectStore
-from ocf.events.reorder import gap_chunk, gap_in, line_in, seek, sequence_in
+from ocf.events.ports import Bus, ObjectStore
+from ocf.events.reorder import Line, Reorderer, fill_gap, gap_lines, line_in, line_of, seek
 from ocf.functions.gateway.context import ExecutionHandle, Gateway
 from ocf.functions.gateway.problems import Problem
 
 OUTPUT_NAME = "output.ndjson.gz"
-#: Lines held while one is missing; a worker has at most 1,024 unacknowledged.
-HELD = 4_096
 
 
-@dataclass(frozen=True, slots=True)
-class OutputLine:
-    """One chunk. `at` is its sequence in the stream, 0 when it comes from the archive.
-
-    A gap for several chunks has the sequence of the last of them.
-    """
-
-    seq: int
-    data: bytes
-    at: int = 0
-
-
-def line_of(message: Message) -> OutputLine | None:
-    """Return the line of an output message; None when it is not a chunk (readers get a gap for it)."""
-    found = line_in(message)
-    at = message.sequence or int(message.headers.get("Nats-Sequence", 0))
-    return None if found is None else OutputLine(*found, at)
-
-
-async def streamed(bus: Bus, found: ExecutionHandle, *, after: int = 0) -> AsyncIterator[OutputLine]:
+async def streamed(bus: Bus, found: ExecutionHandle, *, after: int = 0) -> AsyncIterator[Line]:
     """Yield the lines of the stream after its sequence `after`."""
     async for message in bus.history(subjects.OUTPUT, subjects.output(found.project, found.execution), after=after):
-        if (line := line_of(message)) is not None:
+        if (line := line_in(message)) is not None:
             yield line
 
 
-async def archived(store: ObjectStore, found: ExecutionHandle) -> AsyncIterator[OutputLine]:
-    """Yield the lines of the archive.
+async def archived(store: ObjectStore, found: ExecutionHandle) -> AsyncIterator[Line]:
+    """Yield the lines of the archive; none without one.
 
     Raises:
-        NotYetKnown: there is no archive (`ObjectStore.stream`).
         Problem: it is damaged.
     """
+    if await store.head(f"{found.prefix}/{OUTPUT_NAME}") is None:
+        return
     try:
         async for data in read_lines(store.stream(f"{found.prefix}/{OUTPUT_NAME}"), whole=None):
-            yield OutputLine(sequence_in(data), data)
+            yield line_of(data)
     except DamagedArchive as error:
         raise Problem(502, "damaged-archive", str(error)) from None
     except (ValueError, KeyError, TypeError):
         raise Problem(502, "damaged-archive", "the archived output has a line that is not a chunk") from None
 
 
-class OutputReorderer:
-    """Returns lines in order of their sequence, each once: a worker's reconnect can swap two in the stream."""
-
-    def __init__(self, start: int) -> None:
-        self.next = start
-        self._early: dict[int, OutputLine] = {}
-
-    def __len__(self) -> int:
-        """Return the number of lines held for a missing one."""
-        return len(self._early)
-
-    def feed(self, line: OutputLine) -> list[OutputLine]:
-        """Add a line; return the lines that are now in order."""
-        if line.seq >= self.next:
-            self._early.setdefault(line.seq, line)
-        return self._ready()
-
-    def skip(self, seq: int) -> list[OutputLine]:
-        """Stop waiting for sequences below `seq`; return the lines that are now in order."""
-        self.next = max(self.next, seq)
-        for early in [one for one in self._early if one < self.next]:
-            del self._early[early]
-        return self._ready()
-
-    def gap_end(self, last: int) -> int:
-        """Return the sequence after the first gap; `last` is the highest possible one."""
-        return min(self._early, default=last + 1)
-
-    def _ready(self) -> list[OutputLine]:
-        ready = []
-        while self.next in self._early:
-            ready.append(self._early.pop(self.next))
-            self.next += 1
-        return ready
-
-
-async def lines(
-    gateway: Gateway, found: ExecutionHandle, start: int = 1, to: int | None = None
-) -> AsyncIterator[OutputLine]:
+async def lines(gateway: Gateway, found: ExecutionHandle, start: int = 1, to: int | None = None) -> AsyncIterator[Line]:
     """Yield every chunk from `start` up to `to`, each once and in order.
 
     For an execution that has ended, chunks that the stream lacks come from the archive, and those that neither has
@@ -109,22 +49,20 @@ async def lines(
     """
     last = found.record.last_sequence if found.record is not None else 0
     stop = last if to is None else min(to, last)
-    async for line in _all(gateway, found, OutputReorderer(start), stop):
+    async for line in _all(gateway, found, reorderer(gateway, start), stop):
         if to is not None and line.seq > to:
             return
         yield line
-        if line.seq == to:
+        if line.last == to:
             return
 
 
-async def _all(
-    gateway: Gateway, found: ExecutionHandle, order: OutputReorderer, stop: int
-) -> AsyncIterator[OutputLine]:
+async def _all(gateway: Gateway, found: ExecutionHandle, order: Reorderer, stop: int) -> AsyncIterator[Line]:
     after = await seek(gateway.deps.bus, found.project, found.execution, order.next)
     async for line in streamed(gateway.deps.bus, found, after=after):
         for ready in order.feed(line):
             yield ready
-        if len(order) > HELD:
+        if order.full:
             if not found.ended:
                 return
             async for older in _fill_gap(gateway, found, order, stop):
@@ -134,37 +72,13 @@ async def _all(
             yield older
 
 
-async def _fill_gap(
-    gateway: Gateway, found: ExecutionHandle, order: OutputReorderer, stop: int
-) -> AsyncIterator[OutputLine]:
-    """Fill the first gap of `order`, up to `stop`, from the archive; state what the archive lacks too.
-
-    The archive is in order and may have gaps of its own, stated or not.
-    """
-    end = min(order.gap_end(stop), max(stop + 1, order.next))
-    if await gateway.deps.store.head(f"{found.prefix}/{OUTPUT_NAME}") is not None:
-        async for line in archived(gateway.deps.store, found):
-            if line.seq >= end:
-                break
-            if line.seq > order.next:
-                yield gap(gateway, order.next, line.seq - 1)
-                order.skip(line.seq)
-            stated = gap_in(line.data)
-            if stated is None:
-                for ready in order.feed(line):
-                    yield ready
-            elif stated.last >= order.next:
-                last = min(stated.last, end - 1)
-                yield gap(gateway, order.next, last, stated.reason)
-                for ready in order.skip(last + 1):
-                    yield ready
-    if order.next < end:
-        yield gap(gateway, order.next, end - 1)
-    for ready in order.skip(end):
-        yield ready
+async def _fill_gap(gateway: Gateway, found: ExecutionHandle, order: Reorderer, stop: int) -> AsyncIterator[Line]:
+    """Fill the first gap of `order`, up to `stop`, from the archive; state what the archive lacks too."""
+    end = stop if order.missing is None else min(order.missing, max(stop, order.next - 1))
+    async for line in fill_gap(order, archived(gateway.deps.store, found), end):
+        yield line
 
 
-def gap(gateway: Gateway, first: int, last: int, reason: Literal["expired", "lost"] = "expired") -> OutputLine:
-    """Return a chunk that states a gap."""
-    chunk = gap_chunk(first, last, gateway.deps.clock.now(), reason)
-    return OutputLine(last, chunk.model_dump_json(exclude_none=True).encode())
+def reorderer(gateway: Gateway, start: int) -> Reorderer:
+    """Return a reorderer whose gaps have the gateway's time."""
+    return Reorderer(start, gap_lines(gateway.deps.clock.now))

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-import traceback
 from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from ocf.functions.workers.environment import unseal, without_secrets
+from ocf.functions.workers.forked import close_others, detach, exit_with
 from ocf.functions.workers.metrics_sum import Tally
 from ocf.functions.workers.parent_link import Link
-
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class Child(NamedTuple):
@@ -51,43 +47,19 @@ def start(child: Child, blocked: Collection[signal.Signals], *, fork: bool = sys
     try:
         pid = os.fork()
         if pid == 0:
-            _become(child, blocked, parent)
+            exit_with(lambda: _become(child, blocked, parent))
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
     return pid
 
 
-def _become(child: Child, blocked: Collection[signal.Signals], parent: int) -> NoReturn:
-    """Run the worker and exit.
-
-    It must not return: the objects of the parent, whose descriptors it closes, must not be finalised.
-    """
-    status = 1
-    try:
-        if _LIBC is not None:
-            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            _LIBC.prctl(_PR_SET_NAME, b"ocf-worker", 0, 0, 0)
-        if os.getppid() != parent:  # the parent died before prctl
-            os._exit(1)
-        os.setsid()  # the worker must not get signals to the parent's group
-        signal.set_wakeup_fd(-1)
-        for number in blocked:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
-        first = 3
-        for descriptor in sorted(child[3:]):  # otherwise this process would hold other workers' connections open
-            os.closerange(first, descriptor)
-            first = descriptor + 1
-        os.closerange(first, os.sysconf("SC_OPEN_MAX"))
-        status = _work(child)
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+def _become(child: Child, blocked: Collection[signal.Signals], parent: int) -> int:
+    detach("ocf-worker", parent)
+    for number in blocked:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+    close_others(child[3:])  # otherwise this process would hold other workers' connections open
+    return _work(child)
 
 
 def _work(child: Child) -> int:

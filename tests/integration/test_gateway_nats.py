@@ -13,10 +13,11 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from ocf.cli.gateway_client import CallFailed, Gateway, Where
-from ocf.cli.gateway_client import connect as cli
 from ocf.events import subjects
 from ocf.events.adapters.nats.bus import connect as connect_bus
+from ocf.events.client.gateway import Address, GatewayClient
+from ocf.events.client.gateway import connect as cli
+from ocf.events.client.outage import CallFailed
 from ocf.events.lifecycle import State
 from ocf.functions.gateway.settings import GatewaySettings
 from ocf.stack.ports import free_port
@@ -141,8 +142,8 @@ async def test_ocf_watch_goes_on_over_a_restart_of_the_gateway(
     port, got = free_port(), list[int]()
     bus = await connect_bus(nats_server.url, creds=nats_server.creds)
 
-    async def follow(gateway: Gateway) -> None:
-        async for one in gateway.chunks(execution):
+    async def follow(gateway: GatewayClient) -> None:
+        async for one in gateway.watch(execution):
             got.append(one["seq"])
 
     async def until_seen(count: int) -> None:
@@ -150,7 +151,7 @@ async def test_ocf_watch_goes_on_over_a_restart_of_the_gateway(
             while len(got) < count:
                 await asyncio.sleep(0.02)
 
-    async with cli(lambda: Where(f"http://127.0.0.1:{port}", None, project)) as gateway:
+    async with cli(lambda: Address(f"http://127.0.0.1:{port}", None, project)) as gateway:
         async with serving(nats_server, port=port) as served:
             await served.record(execution, project)
             await served.say(execution, 1, 40, project)
@@ -172,12 +173,12 @@ async def test_ocf_watch_gives_up_on_what_can_never_be_read(
     nats_server: NatsServer, project: str, execution: str
 ) -> None:
     """A damaged archive is said once, with the reason; trying for ever would say nothing."""
-    async with serving(nats_server) as served, cli(lambda: Where(served.url, None, project)) as gateway:
+    async with serving(nats_server) as served, cli(lambda: Address(served.url, None, project)) as gateway:
         await served.record(execution, project, state=State.COMPLETED, last_sequence=3)
         await served.store.put(f"{project}/{execution}/output.ndjson.gz", DAMAGED["cut"])
         with pytest.raises(CallFailed, match="ends in the middle"):
             async with asyncio.timeout(10):
-                _ = [one async for one in gateway.chunks(execution)]
+                _ = [one async for one in gateway.watch(execution)]
 
 
 async def test_a_restart_of_nats_loses_nobody_anything(

@@ -24,7 +24,7 @@ from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.output import Chunk, ChunkType
 from ocf.events.refs import ExecutionRef
-from ocf.events.reorder import gap_chunk
+from ocf.events.reorder import gap_line
 from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.dependencies import GatewayDeps
 from ocf.functions.gateway.settings import GatewaySettings
@@ -101,7 +101,7 @@ class World:
         now = self.clock.now()
         lines = {seq: chunk(seq, now, f"a{seq}") for seq in range(1, chunks + 1) if not hole[0] <= seq <= hole[1]}
         if hole[0] and stated:
-            lines[hole[0]] = gap_chunk(*hole, now, "lost").model_dump_json(exclude_none=True).encode()
+            lines[hole[0]] = gap_line(*hole, now, "lost").data
         packed = gzip.compress(b"".join(lines[seq] + b"\n" for seq in sorted(lines)))
         await self.store.put(f"default/{execution}/output.ndjson.gz", packed)
 

@@ -235,7 +235,7 @@ async def test_a_hole_of_the_archive_is_stated_as_large_as_it_is(kept: tuple[int
     world = World()
     lines = {seq: chunk(seq) for seq in (1, 2, 6, 7, 8, 9, 10)}
     if stated:
-        lines[3] = reorder.gap_chunk(3, 5, datetime.now(UTC), "lost")
+        lines[3] = Chunk.read(reorder.gap_line(3, 5, datetime.now(UTC), "lost").data)
     packed = gzip.compress(b"".join(lines[seq].model_dump_json().encode() + b"\n" for seq in sorted(lines)))
     await world.store.put(f"p/{world.execution}/output.ndjson.gz", packed)
     await world.say(*kept)
@@ -318,7 +318,7 @@ async def test_resume_reads_only_the_chunks_after_the_number() -> None:
     for start in (2_100, 3_990, 4_100, 4_600, 5_001, 9_000):
         after = await reorder.seek(world.bus, "p", world.execution, start)
         rest = world.bus.history(subjects.OUTPUT, subjects.output("p", world.execution), after=after)
-        kept = [reorder.sequence_of(message) async for message in rest]
+        kept = [line.seq async for message in rest if (line := reorder.line_in(message))]
         assert set(range(start, 5_002)) <= set(kept)
         assert len(kept) < max(0, 5_001 - start) + reorder.MAX_DISPLACEMENT + 1_024
     assert await reorder.seek(world.bus, "p", str(uuid.uuid4()), 5_000) == 0

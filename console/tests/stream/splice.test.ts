@@ -1,26 +1,44 @@
+import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { Splicer } from "../../src/stream";
+import { type Chunk, Splicer } from "../../src/stream";
 import { chunk, numbers } from "./helpers";
 
-test("chunks in order go straight through", () => {
-  const splicer = new Splicer();
-  expect(numbers(1, 5).flatMap((seq) => splicer.push(chunk(seq)).map((c) => c.seq))).toEqual([1, 2, 3, 4, 5]);
-  expect(splicer.missing).toBeNull();
-});
+type Said = number | [number, number] | Partial<Chunk>;
 
-test("a chunk seen before gives nothing", () => {
-  const splicer = new Splicer();
-  splicer.push(chunk(1));
-  expect(splicer.push(chunk(1))).toEqual([]);
-  expect(splicer.next).toBe(2);
-});
+interface Vector {
+  readonly name: string;
+  readonly start: number;
+  readonly held?: number;
+  readonly steps: { readonly feed?: Said; readonly skip?: number | null; readonly ready: Said[] }[];
+  readonly next: number;
+  readonly missing: [number, number] | null;
+}
 
-test("live chunks that run ahead are held until history closes the hole", () => {
-  const splicer = new Splicer();
-  expect([5, 4, 7].flatMap((seq) => splicer.push(chunk(seq)))).toEqual([]);
-  expect(splicer.missing).toEqual({ from: 1, to: 3 });
-  expect(numbers(1, 3).flatMap((seq) => splicer.push(chunk(seq)).map((c) => c.seq))).toEqual([1, 2, 3, 4, 5]);
-  expect(splicer.missing).toEqual({ from: 6, to: 6 });
+/** `tests/unit/test_reorder.py` runs the same file. */
+const { vectors } = JSON.parse(
+  readFileSync(new URL("../../../tests/unit/data/reorder.json", import.meta.url), "utf8"),
+) as { vectors: Vector[] };
+
+function said(one: Said): Chunk {
+  if (typeof one === "number") return chunk(one);
+  if (!Array.isArray(one)) return chunk(one.seq as number, one);
+  return chunk(one[0], { type: "gap", detail: { reason: "expired", from: one[0], to: one[1] } });
+}
+
+function wanted(one: Said): object {
+  if (typeof one === "number") return { seq: one };
+  return Array.isArray(one) ? { seq: one[0], type: "gap", detail: { from: one[0], to: one[1] } } : one;
+}
+
+test.each(vectors)("$name", ({ start, held, steps, next, missing }) => {
+  const splicer = new Splicer(start, held);
+  for (const { feed, skip, ready } of steps) {
+    const found = feed === undefined ? splicer.skip("lost", skip ?? undefined) : splicer.push(said(feed));
+    expect(found).toHaveLength(ready.length);
+    expect(found).toMatchObject(ready.map(wanted));
+  }
+  expect(splicer.next).toBe(next);
+  expect(splicer.missing).toEqual(missing && { from: missing[0], to: missing[1] });
 });
 
 test("a hole that nobody can fill is stated as a gap, and what follows comes after it", () => {
@@ -56,18 +74,4 @@ test("whatever the order and the repetitions, every chunk comes once and in orde
     const splicer = new Splicer();
     expect(deck.flatMap((seq) => splicer.push(chunk(seq)).map((c) => c.seq))).toEqual(numbers(1, length));
   }
-});
-
-test("a gap that the gateway states stands for all the numbers it names", () => {
-  const splicer = new Splicer();
-  const gap = chunk(2, { type: "gap", data: "not kept any more", detail: { reason: "expired", from: 2, to: 6 } });
-  expect(splicer.push(chunk(1)).map((c) => c.seq)).toEqual([1]);
-  expect(splicer.push(chunk(4))).toEqual([]);
-  expect(splicer.push(gap).map((c) => [c.seq, c.type, c.detail?.to])).toEqual([
-    [2, "gap", 3],
-    [4, "text", undefined],
-    [5, "gap", 6],
-  ]);
-  expect(splicer.next).toBe(7);
-  expect(splicer.push(gap)).toEqual([]);
 });

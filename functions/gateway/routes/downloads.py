@@ -15,9 +15,10 @@ from ocf.events.errors import InvalidEvent
 from ocf.events.outcomes import CHANGES_NAME
 from ocf.events.output import ChunkType
 from ocf.events.ports import Message
+from ocf.events.reorder import Line
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import Execution, ExecutionHandle, Gateway, Gw
-from ocf.functions.gateway.output_reader import OUTPUT_NAME, OutputLine, lines
+from ocf.functions.gateway.output_reader import OUTPUT_NAME, lines
 from ocf.functions.gateway.problems import Problem
 from ocf.functions.gateway.request_body import StrictRoute
 
@@ -96,7 +97,7 @@ async def _packed(gateway: Gateway, found: ExecutionHandle) -> AsyncIterator[byt
     return store.stream(key) if await store.head(key) is not None else None
 
 
-async def _wanted(source: AsyncIterator[OutputLine], types: frozenset[ChunkType]) -> AsyncIterator[bytes]:
+async def _wanted(source: AsyncIterator[Line], types: frozenset[ChunkType]) -> AsyncIterator[bytes]:
     async for line in source:
         if not types or json.loads(line.data)["type"] in types:
             yield line.data

@@ -24,10 +24,10 @@ from ocf.events.commands import ExecutionId
 from ocf.events.envelope import timestamp
 from ocf.events.errors import OcfError, Retry
 from ocf.events.ports import Message
-from ocf.events.reorder import GapTimer, seek
+from ocf.events.reorder import GapTimer, Line, line_in, seek
 from ocf.functions.gateway.auth import Principal
 from ocf.functions.gateway.context import AskedProject, ExecutionHandle, Gateway, gateway_of
-from ocf.functions.gateway.output_reader import HELD, OutputLine, OutputReorderer, gap, line_of, lines, streamed
+from ocf.functions.gateway.output_reader import lines, reorderer, streamed
 from ocf.functions.gateway.problems import Problem, problem_of
 from ocf.functions.gateway.request_body import check_query
 
@@ -122,10 +122,10 @@ class Viewer:
         self._gateway = gateway
         self._found = found
         self._caller = caller
-        self._order = OutputReorderer(last + 1)
+        self._order = reorderer(gateway, last + 1)
         self._gap_timer = GapTimer()
         self._at = 0  # stream sequence up to which everything was read or sent
-        self._live: deque[OutputLine] = deque(maxlen=gateway.settings.backlog)
+        self._live: deque[Line] = deque(maxlen=gateway.settings.backlog)
         self._wake = asyncio.Event()
         self._fact_received = False  # a fact arrived: the record, which is written first, has its state
 
@@ -155,7 +155,7 @@ class Viewer:
     async def _listen(self, messages: AsyncIterator[Message], live: str) -> None:
         async for message in messages:
             if message.subject == live:
-                if (line := line_of(message)) is not None:
+                if (line := line_in(message)) is not None:
                     self._live.append(line)  # full: the oldest is dropped, and read from the stream again
             else:
                 self._fact_received = True
@@ -238,27 +238,24 @@ class Viewer:
             return
         await self._fill()
         missing = self._order.next if len(self._order) else None
-        if not self._gap_timer.read(missing, now()) and len(self._order) <= HELD:
+        if not self._gap_timer.read(missing, now()) and not self._order.full:
             return
         # A worker's reconnect can swap two chunks: the missing one may lie before those sent.
         await self._fill(await self._place())
         if missing == self._order.next:
-            end = self._order.gap_end(missing)
-            await self._send([gap(self._gateway, missing, end - 1, "lost"), *self._order.skip(end)])
+            await self._send(self._order.skip())
 
-    async def _replay(self, source: AsyncIterator[OutputLine]) -> None:
+    async def _replay(self, source: AsyncIterator[Line]) -> None:
         async for line in source:
-            if line.seq >= self._order.next:  # otherwise it arrived live meanwhile
-                await self._send([line])
-                await self._send(self._order.skip(line.seq + 1))
+            await self._send(self._order.feed(line))
 
-    async def _send(self, ready: list[OutputLine]) -> None:
+    async def _send(self, ready: list[Line]) -> None:
         for line in ready:
             self._check_token()
             await self._text(line.data.decode())
             if line.seq % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)  # sending to a fast reader does not yield: serve others in between
-            self.last = line.seq
+            self.last = line.last
             self._at = max(self._at, line.at)
 
     async def _send_message(self, kind: str, data: str = "") -> None:

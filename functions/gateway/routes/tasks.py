@@ -147,6 +147,7 @@ async def history(
     session_id: SessionId | None = None,
     task_id: str | None = None,
     q: Annotated[str | None, Query(max_length=200, description="part of the title")] = None,
+    id_prefix: Annotated[str, Query(max_length=36, description="beginning of the execution's id")] = "",
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     cursor: Annotated[str | None, Query(max_length=400, description="`next` of the page before")] = None,
 ) -> Response:
@@ -161,6 +162,7 @@ async def history(
         session_id,
         task_id,
         q.casefold() if q else None,
+        id_prefix,
     )
     rows, after = gateway.index.page(query, limit, decode_cursor(cursor) if cursor else None)
     following = json.dumps(encode_cursor(after) if after else None).encode()

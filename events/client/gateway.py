@@ -1,0 +1,271 @@
+"""Client of a gateway: HTTP for calls, a WebSocket that resumes for output (API: docs/reference/api.md).
+
+It imports no models, so that a command line starts quickly: answers and chunks are JSON objects.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+
+from ocf.events.client.outage import DEFAULT_PATIENCE, CallFailed, Outage, Unreachable
+from ocf.events.errors import InvalidEvent
+from ocf.events.limits import KIB, MIB, JsonLimit, parse_json
+from ocf.events.reorder import Reorderer, gap_lines, line_from
+
+#: The stream's close codes after which a retry cannot help.
+_FINAL_CODES = (4401, 1011)
+#: Answers of a gateway that is up but cannot serve now.
+_NOT_NOW = (502, 503, 504)
+#: Limit for the answer of an unknown server at /health, and for that of a call.
+_HEALTH = JsonLimit(bytes=64 * KIB, depth=4, values=100)
+_ANSWER = JsonLimit(bytes=64 * MIB, depth=64, values=2_000_000)
+#: One message of a stream: a chunk, of which a NATS message is the limit.
+_MESSAGE_BYTES = 2 * MIB
+#: Seconds between two pings of a stream, and until their answer is missed.
+_PING = 5.0
+
+
+@dataclass(frozen=True)
+class Address:
+    """A gateway, the caller's token, the project of its calls, and the instance that must answer, if one is known.
+
+    `origin` says in errors where the URL comes from.
+    """
+
+    url: str
+    token: str | None = None
+    project: str = "default"
+    instance: str | None = None
+    origin: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return the headers that authenticate the caller."""
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+
+class GatewayClient:
+    """Calls of a gateway. Each raises CallFailed with the gateway's message.
+
+    Args:
+        find: Returns the address; used again after an outage, because a restarted stack may have another port.
+        http: The connections.
+        report: Receives a line when the gateway goes away and when it is back.
+    """
+
+    def __init__(
+        self, find: Callable[[], Address], http: httpx.AsyncClient, report: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._find, self._http, self._report = find, http, report
+        self.address = find()
+        #: Seconds that `lasting` and `watch` wait for a gateway that is away.
+        self.patience = DEFAULT_PATIENCE
+
+    async def find_again(self) -> None:
+        """Locate the gateway again.
+
+        Raises:
+            Unreachable: it is not there yet.
+        """
+        self.address = self._find()
+        await self.verify()
+
+    async def verify(self) -> None:
+        """Check that the named instance answers, before sending a token or a call.
+
+        Raises:
+            Unreachable: nothing answers, or another server.
+        """
+        if self.address.instance is not None and await self._instance() != self.address.instance:
+            raise Unreachable(
+                f"the server at {self.address.url} is not the stack of the data directory; "
+                "nothing was sent to it. Find out what listens there; `ocf down` and `ocf up` choose another port"
+            )
+
+    async def _instance(self) -> object:
+        body = b""
+        try:
+            async with self._http.stream("GET", f"{self.address.url}/health") as answer:
+                async for piece in answer.aiter_bytes():
+                    body += piece
+                    if len(body) > _HEALTH.bytes:
+                        return None
+            return parse_json(body, _HEALTH, "/health").get("instance")
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+        except (httpx.HTTPError, InvalidEvent, AttributeError):
+            return None
+
+    async def call(self, method: str, path: str, *, body: object = None, **query: Any) -> Any:  # noqa: ANN401 - JSON
+        """Return the answer's JSON, or None when it has no body."""
+        content = bytearray()
+        async for piece in self._send(method, path, body, query):
+            content += piece
+            if len(content) > _ANSWER.bytes:
+                raise CallFailed(f"{method} {path}: the answer has more than {_ANSWER.bytes} bytes")
+        try:
+            return parse_json(bytes(content), _ANSWER, path) if content else None
+        except InvalidEvent as error:
+            raise CallFailed(f"the server at {self.address.url} is not a gateway: {method} {error}") from None
+
+    async def lasting(self, path: str) -> Any:  # noqa: ANN401 - JSON
+        """GET a path, and retry while the gateway is away.
+
+        Raises:
+            GaveUp: it was away for `patience` seconds.
+        """
+        outage = self._outage()
+        while True:
+            try:
+                if outage.since is not None:
+                    await self.find_again()
+                answer = await self.call("GET", path)
+            except CallFailed as error:
+                if not isinstance(error, Unreachable) and error.status not in _NOT_NOW:
+                    raise
+                await outage.wait(str(error), self.address.url)
+            else:
+                outage.connected(self.address.url)
+                outage.over()
+                return answer
+
+    def download(self, path: str, **query: Any) -> AsyncIterator[bytes]:
+        """Yield the pieces of a download."""
+        return self._send("GET", path, None, query)
+
+    async def recorded(self, execution: str) -> AsyncIterator[dict[str, Any]]:
+        """Yield the output so far, chunk by chunk."""
+        rest = b""
+        async for piece in self.download(f"/tasks/{execution}/output", format="ndjson"):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                yield json.loads(line)
+        if rest:
+            yield json.loads(rest)
+
+    async def _send(self, method: str, path: str, body: object, query: dict[str, Any]) -> AsyncIterator[bytes]:
+        """Yield the pieces of the answer.
+
+        Raises:
+            Unreachable: nothing answers.
+            CallFailed: the gateway refused.
+        """
+        # A call names the project itself where its path or its body does not.
+        named = not path.startswith(("/tasks", "/sessions")) or (isinstance(body, dict) and "project_id" in body)
+        query = {"project_id": None if named else self.address.project, **query}
+        params = {name: value for name, value in query.items() if value is not None}
+        headers = self.address.headers
+        try:
+            async with self._http.stream(
+                method, self.address.url + path, params=params, json=body, headers=headers
+            ) as answer:
+                if answer.is_error:
+                    raise _refused(await _head(answer), answer.status_code)
+                async for piece in answer.aiter_bytes():
+                    yield piece
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: Exception) -> Unreachable:
+        reason = str(error) or type(error).__name__
+        origin = f", {self.address.origin}" if self.address.origin else ""
+        return Unreachable(f"no gateway answers at {self.address.url}{origin} ({reason})")
+
+    def _outage(self) -> Outage:
+        return Outage(self.patience, self._report)
+
+    async def watch(self, execution: str, start: int = 1) -> AsyncIterator[dict[str, Any]]:
+        """Yield output from sequence `start` until the execution has ended, each chunk once, over lost connections.
+
+        Raises:
+            CallFailed: no such execution, or not readable with this token.
+            GaveUp: the gateway was away for `patience` seconds; `resume` is the next sequence.
+        """
+        order, outage = Reorderer(start, gap_lines(lambda: datetime.now(UTC))), self._outage()
+        while True:
+            outage.resume = order.next
+            try:
+                if outage.since is not None:
+                    await self.find_again()
+                async for chunk, data in self._stream(execution, order.next, outage):
+                    outage.over()
+                    if chunk["type"] == "heartbeat":
+                        continue
+                    ended = chunk["type"] == "end"
+                    for line in order.finish() if ended else order.feed(line_from(chunk, data)):
+                        yield chunk if line.data is data else json.loads(line.data)
+                    if ended:
+                        return
+                await outage.wait("the stream was closed", self.address.url)
+            except (ConnectionError, Unreachable) as error:
+                await outage.wait(str(error), self.address.url)
+
+    async def _stream(self, execution: str, start: int, outage: Outage) -> AsyncIterator[tuple[dict[str, Any], bytes]]:
+        from websockets.asyncio.client import connect
+        from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+        query = httpx.QueryParams({"project_id": self.address.project, "from": start})
+        url = f"ws{self.address.url.removeprefix('http')}/tasks/{execution}/stream?{query}"
+        try:
+            async with connect(
+                url, additional_headers=self.address.headers, max_size=_MESSAGE_BYTES, proxy=None, open_timeout=10,
+                ping_interval=_PING, ping_timeout=_PING,
+            ) as socket:  # fmt: skip
+                outage.connected(self.address.url)
+                async for message in socket:
+                    data = message if isinstance(message, bytes) else message.encode()
+                    yield json.loads(data), data
+        except InvalidStatus as error:
+            status = error.response.status_code
+            if status in _NOT_NOW:
+                raise ConnectionError(f"the gateway answers {status}") from None
+            raise _refused(bytes(error.response.body or b""), status) from None
+        except ConnectionClosed as error:
+            if error.rcvd is not None and error.rcvd.code in _FINAL_CODES:
+                raise CallFailed(error.rcvd.reason or f"the stream was closed with {error.rcvd.code}") from None
+            raise ConnectionError("the connection was lost") from None
+        except (OSError, TimeoutError, InvalidHandshake) as error:
+            raise ConnectionError(str(error) or type(error).__name__) from None
+
+
+@asynccontextmanager
+async def connect(
+    find: Callable[[], Address], report: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[GatewayClient]:
+    """Yield a client of the gateway that `find` names; a named instance is verified before anything else is sent.
+
+    Raises:
+        CallFailed: as `find` and `GatewayClient.verify`.
+    """
+    # Loading all CA certificates takes 20 ms, and plain HTTP does not need them.
+    secure = find().url.startswith("https://")
+    async with httpx.AsyncClient(timeout=30, trust_env=False, verify=secure, follow_redirects=False) as http:
+        client = GatewayClient(find, http, report)
+        await client.verify()
+        yield client
+
+
+async def _head(answer: httpx.Response) -> bytes:
+    """Return the part of an error's answer that is read."""
+    body = b""
+    async for piece in answer.aiter_bytes():
+        body += piece
+        if len(body) > _HEALTH.bytes:
+            break
+    return body[: _HEALTH.bytes]
+
+
+def _refused(body: bytes, status: int) -> CallFailed:
+    """Return the detail of a problem document (RFC 9457), or a summary of another answer, as an error."""
+    try:
+        detail = str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        detail = f"the gateway answered {status}: {body[:200].decode(errors='replace')}"
+    return CallFailed(detail, status)

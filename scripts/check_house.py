@@ -56,8 +56,6 @@ EXCEPTIONS: dict[str, str] = {
     "functions/execute/attempt/publisher.py": "one writer",
     "functions/execute/sandbox/process.py": "one process tree",
     "functions/settings/settings.py": "a table",
-    "ocf/cli/gateway_client.py": "to be replaced by `ocf.events.client`",
-    "ocf/cli/tasks.py": "the verbs of a task",
 }
 #: Openings of docstrings, and phrases, that a reader has to read twice.
 _OPENING = re.compile(r"(What|Who|How|Whether)\b")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
-from ocf.cli import dlq, doctor, replay, sessions, stack, tasks
-from ocf.cli.common import NAMED_DIRECTORY, NAMED_GATEWAY, DataDir
+from ocf.cli import contexts, dlq, doctor, replay, sessions, stack, tasks
+from ocf.cli.common import NAMED_CONTEXT, NAMED_DIRECTORY, NAMED_GATEWAY, DataDir
 
 app = typer.Typer(
     name="ocf",
@@ -20,20 +21,35 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"ocf {version('opencode-functions')}\n")
+        raise typer.Exit(0)
+
+
 @app.callback()
 def root(
     gateway: Annotated[
         str | None,
         typer.Option("--gateway", metavar="URL", help="Use this gateway instead of a stack on this machine."),
     ] = None,
+    context: Annotated[
+        str | None, typer.Option("--context", metavar="NAME", help="Use the gateway of this context.")
+    ] = None,
     data_dir: DataDir = None,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Run OpenCode executions as event-driven functions.
 
-    A verb uses the gateway of --gateway; else the stack that runs in --data-dir; else OCF_GATEWAY; else the stack that
-    runs in OCF_DATA_DIR or ./.ocf. OCF_TOKEN is the bearer token.
+    A verb uses the gateway of --gateway, --context or --data-dir; else of OCF_GATEWAY, OCF_CONTEXT or OCF_DATA_DIR;
+    else the current context; else the stack that runs in ./.ocf. OCF_TOKEN is the token where a context has none.
     """
     NAMED_GATEWAY.set(gateway)
+    NAMED_CONTEXT.set(context)
     NAMED_DIRECTORY.set(data_dir)
 
 
@@ -55,5 +71,6 @@ app.command(rich_help_panel=_TASKS)(tasks.cancel)
 app.command(rich_help_panel=_TASKS)(tasks.delete)
 app.command(rich_help_panel=_TASKS)(tasks.reply)
 app.command(rich_help_panel=_TASKS)(tasks.token)
+app.add_typer(contexts.app, name="context", rich_help_panel=_STACK)
 app.add_typer(sessions.app, name="session", rich_help_panel=_TASKS)
 app.add_typer(dlq.app, name="dlq", rich_help_panel=_STACK)

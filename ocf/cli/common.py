@@ -16,19 +16,24 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 DEFAULT_DATA_DIR = Path(".ocf")
-#: Seconds that a gateway may be away before a following verb gives up.
-PATIENCE = 600.0
-
 JsonFlag = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", show_default="OCF_DATA_DIR, else .ocf", help="Data directory of the stack."),
 ]
-Project = Annotated[str, typer.Option("--project", "-p", envvar="PROJECT_ID", help="Project the executions belong to.")]
+Project = Annotated[
+    str | None,
+    typer.Option(
+        "--project", "-p", envvar="PROJECT_ID", show_default="default", help="Project the executions belong to."
+    ),
+]
+DEFAULT_PROJECT = "default"
 
 
 #: `ocf --gateway URL ...`.
 NAMED_GATEWAY: ContextVar[str | None] = ContextVar("NAMED_GATEWAY", default=None)
+#: `ocf --context NAME ...`.
+NAMED_CONTEXT: ContextVar[str | None] = ContextVar("NAMED_CONTEXT", default=None)
 #: `ocf --data-dir DIR ...`; the verb's own --data-dir wins.
 NAMED_DIRECTORY: ContextVar[Path | None] = ContextVar("NAMED_DIRECTORY", default=None)
 
@@ -91,6 +96,25 @@ def fail(message: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
+def console() -> Any:  # noqa: ANN401 - rich is imported late
+    """Return a console that keeps broken pipes as errors, 200 columns wide outside a terminal."""
+    from rich.console import Console
+
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # the error itself: Rich would exit, and `ocf run` has a status for this
+
+    screen = Screen()
+    return screen if screen.is_terminal else Screen(width=200)
+
+
+def plain(value: object) -> str:
+    """Return a value as markup-free printable text."""
+    from rich.markup import escape
+
+    return escape(printable(str(value)))
+
+
 def run(work: Coroutine[Any, Any, int]) -> NoReturn:
     """Run a verb's coroutine and exit with the status it returns, or with that of its error."""
     from ocf.events.errors import OcfError
@@ -98,5 +122,6 @@ def run(work: Coroutine[Any, Any, int]) -> NoReturn:
     try:
         status = asyncio.run(work)
     except OcfError as error:
-        fail(str(error), getattr(error, "exit_status", 1))
+        hint = "; the token is that of OCF_TOKEN, or of a context (`ocf context add NAME --token-file FILE`)"
+        fail(f"{error}{hint if getattr(error, 'status', 0) == 401 else ''}")
     raise typer.Exit(status)

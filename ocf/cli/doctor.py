@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ocf.cli.common import DataDir, JsonFlag, Project, directory, fail, print_json
+from ocf.cli.common import DEFAULT_PROJECT, DataDir, JsonFlag, Project, directory, fail, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +62,7 @@ def doctor(data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
 def encrypt_key(
     key: Annotated[str, typer.Argument(metavar="KEY", help="The secret; `-` (default) reads it from stdin.")] = "-",
     generate: Annotated[bool, typer.Option("--generate", help="Print a new ENCRYPTION_KEY instead.")] = False,
-    project: Project = "default",
+    project: Project = None,
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
 ) -> None:
@@ -90,7 +90,7 @@ def encrypt_key(
     if not secret:
         fail("nothing to seal: the key is empty", 2)
     try:
-        sealed = Keyring(master).seal(secret, project)
+        sealed = Keyring(master).seal(secret, project or DEFAULT_PROJECT)
     except ValueError as error:
         fail(f"ENCRYPTION_KEY: {error}", 2)
     print_json(sealed.model_dump(mode="json", exclude_none=True))
@@ -183,7 +183,8 @@ def _disk(place: Path) -> Iterator[Finding]:
 
 def _stack(place: Path) -> tuple[Running | None, Finding]:
     """Return the stack of the directory, once its gateway has confirmed its identity."""
-    from ocf.cli.gateway_client import NoStack, Unreachable, answering_stack
+    from ocf.cli.where import NoStack, answering_stack
+    from ocf.events.client.outage import Unreachable
 
     try:
         found = asyncio.run(answering_stack(place))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -33,10 +35,10 @@ FOLD_LINES = 6
 FOLD_ITEMS = 50
 #: Characters of an unfinished line in the live part of the screen.
 _TAIL = 2_000
-#: Minimum columns for a table; an id alone has 36.
-_TABLE_WIDTH = 110
-#: Columns of the table and their widths; the title takes the rest.
-_COLUMNS = {"ID": 36, "status": 9, "submitted": 19, "took": 8, "title": 0}
+#: Minimum columns for the last column of a table; an id alone has 36.
+_LAST_COLUMN = 12
+#: Minimum columns for times with year and seconds.
+_WIDE = 100
 #: Tools whose effect has a chunk of its own.
 _SHOWN_OTHERWISE = ("todowrite", "todoread")
 
@@ -230,35 +232,52 @@ def attempts(tries: list[dict[str, Any]]) -> list[str]:
 
 
 def task_list(items: list[dict[str, Any]], width: int) -> Table:
-    """Return executions, newest first, as a table, or as two lines each on a narrow screen. Ids stay whole."""
-    if width >= _TABLE_WIDTH:
-        return _task_table(items, width)
-    table = Table.grid(padding=(0, 1))
-    table.add_column()
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    """Return executions, newest first. Ids stay whole."""
+    rows = []
     for item in items:
         state, style = item["status"], STYLES.get(item["status"], "")
-        submitted = str(item["submitted_at"])[5:16].replace("T", " ")
-        text = f"[{style}]{state}[/] [dim]{submitted}[/] {escape(printable(item.get('title') or ''))}"
-        table.add_row(f"[{style}]{MARKS.get(state, '·')}[/]", item["execution_id"])
-        table.add_row("", text)
-    return table
-
-
-def _task_table(items: list[dict[str, Any]], width: int) -> Table:
-    # Rich shrinks all columns when they are too wide, so the title is cut first.
-    left = width - sum(_COLUMNS.values()) - 2 * len(_COLUMNS)
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
-    for column in _COLUMNS:
-        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=_COLUMNS[column] or None)
-    for item in items:
-        state = item["status"]
         took = f"{item['duration_ms'] / 1000:.1f} s" if item.get("duration_ms") is not None else ""
-        submitted = str(item["submitted_at"])[:19].replace("T", " ")
-        style = STYLES.get(state, "")
-        title = escape(_short(printable(item.get("title") or ""), left))
-        table.add_row(item["execution_id"], f"[{style}]{state}[/]", submitted, took, title)
+        submitted = str(item["submitted_at"])[slice(19) if width >= _WIDE else slice(5, 16)].replace("T", " ")
+        title = escape(" ".join(printable(item.get("title") or "").split()))
+        mark = f"[{style}]{MARKS.get(state, '·')}[/]"
+        rows.append((mark, item["execution_id"], f"[{style}]{state}[/]", submitted, took, title))
+    return listing(("ID", "status", "submitted", "took", "title"), rows, width)
+
+
+def listing(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
+    """Return rows of markup as a table, or as two lines each where that is too wide: the first column stays whole.
+
+    Args:
+        heads: Names of the columns.
+        rows: A mark, then a cell for each column; the last one is cut to the screen.
+        width: Columns of the screen.
+    """
+    sizes = [max(cell_len(Text.from_markup(row[at]).plain) for row in rows) for at in range(1, len(heads))]
+    sizes = [max(size, len(head)) for size, head in zip(sizes, heads, strict=False)]
+    left = width - 1 - sum(sizes) - 2 * len(heads)
+    wide = left >= _LAST_COLUMN
+    table = Table(box=None, pad_edge=False, header_style="bold dim", show_header=wide)
+    if wide:
+        table.add_column()
+        for head, size in zip(heads, [*sizes, 0], strict=True):
+            # Rich shrinks all columns when they are too wide; only the last one may be cut.
+            table.add_column(head, no_wrap=True, overflow="ellipsis", min_width=size or None)
+        for row in rows:
+            table.add_row(*row[:-1], _cut(row[-1], left))
+        return table
+    table.padding = (0, 1, 0, 0)
+    table.add_column()
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for mark, first, *rest in rows:
+        table.add_row(mark, first)
+        table.add_row("", _cut(" ".join(cell for cell in rest if cell), width - 2))
     return table
+
+
+def _cut(markup: str, width: int) -> Text:
+    text = Text.from_markup(markup)
+    text.truncate(max(width, 1), overflow="ellipsis")
+    return text
 
 
 def _main_argument(input_: dict[str, Any]) -> str:

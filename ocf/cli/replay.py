@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+import difflib
+import json
+import re
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ocf.cli.common import DataDir, JsonFlag, Project, print_json
-from ocf.cli.tasks import Execution, console, plain, with_gateway
+from ocf.cli.common import console, plain, print_json
+from ocf.cli.options.ids import EXECUTION
+from ocf.cli.verb import Call, Execution, verb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ocf.cli.gateway_client import Gateway
+    from ocf.events.client.gateway import GatewayClient
     from ocf.events.envelope import Event
 
 #: Commands to a running execution: posted without waiting for the previous answer.
 _MEANWHILE = ("dev.ocf.task.cancel.v1", "dev.ocf.task.reply.v1")
 _LONGEST_GAP = 10.0
+_RUNNING = ("text", "reasoning", "stdout", "stderr")
+_LEFT_OUT = ("usage", "heartbeat")
+#: Characters of a step that are shown; all of it is compared.
+_MOST = 400
+#: Each run has a directory of its own.
+_WORKSPACE = re.compile(r"/[^\s\"']*/slots/[0-9a-f]{32}/workspace")
 
 Speed = Annotated[
     float, typer.Option("--speed", min=0, help="1 is the original pace, 10 ten times faster, 0 everything at once.")
 ]
 
 
-def replay(
+@verb()
+async def replay(
+    call: Call,
     execution: Execution,
-    other: Annotated[str | None, typer.Argument(metavar="[ID2]", help="The second run, for --diff.")] = None,
+    other: Annotated[str | None, typer.Argument(metavar="[ID2]", help="The second run, for --diff."), EXECUTION] = None,
     speed: Speed = 1.0,
     max_pause: Annotated[float, typer.Option("--max-pause", min=0, help="Longest silence, in seconds.")] = 2.0,
     events: Annotated[bool, typer.Option("--events", help="Show every event and its cause instead.")] = False,
@@ -38,10 +52,7 @@ def replay(
     diff: Annotated[
         bool, typer.Option("--diff", help="Show the first difference of ID and ID2; exits 1 when there is one.")
     ] = False,
-    project: Project = "default",
-    data_dir: DataDir = None,
-    json_output: JsonFlag = False,
-) -> None:
+) -> int:
     """Replay an execution's recorded output at its own pace. From the archive when the stream has expired.
 
     With --to, start the function with DRY_RUN=1 (docs/how-to/replay-executions.md): it then changes nothing real.
@@ -49,20 +60,17 @@ def replay(
     if diff and other is None:
         raise typer.BadParameter("--diff takes two executions")
 
-    async def work(gateway: Gateway) -> int:
-        if diff and other is not None:
-            return await _compare(gateway, execution, other, json_output)
-        if to is not None:
-            found = await _events(gateway, execution)
-            return await _post(found, (gateway.where.project, execution), to, only, json_output)
-        if events:
-            return await _show_events(gateway, execution, json_output)
-        return await _output(gateway, execution, speed, max_pause, json_output)
-
-    with_gateway(work, project, data_dir)
+    if diff and other is not None:
+        return await _compare(call.gateway, execution, other, call.json)
+    if to is not None:
+        found = await _events(call.gateway, execution)
+        return await _post(found, (call.project, execution), to, only, call.json)
+    if events:
+        return await _show_events(call.gateway, execution, call.json)
+    return await _output(call.gateway, execution, speed, max_pause, call.json)
 
 
-async def _output(gateway: Gateway, execution: str, speed: float, max_pause: float, json_output: bool) -> int:
+async def _output(gateway: GatewayClient, execution: str, speed: float, max_pause: float, json_output: bool) -> int:
     recorded = gateway.recorded(execution)
     if json_output:
         async for chunk in recorded:
@@ -91,12 +99,12 @@ async def _play(recorded: AsyncIterator[dict[str, Any]], speed: float, max_pause
             view.show(chunk)
 
 
-async def _lines(gateway: Gateway, execution: str) -> list[bytes]:
-    text = b"".join([piece async for piece in gateway.text(f"/tasks/{execution}/events")])
+async def _lines(gateway: GatewayClient, execution: str) -> list[bytes]:
+    text = b"".join([piece async for piece in gateway.download(f"/tasks/{execution}/events")])
     return text.splitlines()
 
 
-async def _events(gateway: Gateway, execution: str) -> list[Event]:
+async def _events(gateway: GatewayClient, execution: str) -> list[Event]:
     """Return all of its events, oldest first; lines that are not events are left out."""
     from ocf.events.envelope import of_line
     from ocf.events.errors import InvalidEvent
@@ -110,7 +118,7 @@ async def _events(gateway: Gateway, execution: str) -> list[Event]:
     return found
 
 
-async def _show_events(gateway: Gateway, execution: str, json_output: bool) -> int:
+async def _show_events(gateway: GatewayClient, execution: str, json_output: bool) -> int:
     if json_output:
         for line in await _lines(gateway, execution):
             sys.stdout.buffer.write(line + b"\n")
@@ -188,9 +196,7 @@ async def _post_one(
     return bool(200 <= status < 300)
 
 
-async def _compare(gateway: Gateway, first: str, second: str, json_output: bool) -> int:
-    from ocf.cli.replay_compare import Parting, parting, steps
-
+async def _compare(gateway: GatewayClient, first: str, second: str, json_output: bool) -> int:
     runs = [steps([chunk async for chunk in gateway.recorded(one)]) for one in (first, second)]
     found: Parting = parting(*runs)
     if json_output:
@@ -205,3 +211,49 @@ async def _compare(gateway: Gateway, first: str, second: str, json_output: bool)
         style = {"-": "red", "+": "green"}.get(line[:1], "dim")
         screen.print(f"[{style}]{plain(line)}[/]", highlight=False, soft_wrap=True)
     return 1
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Number of equal steps from the start; the first steps that differ; and the whole difference as lines."""
+
+    common: int
+    a: str | None
+    b: str | None
+    lines: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Return whether there is no difference."""
+        return self.a is None and self.b is None
+
+
+def steps(chunks: Sequence[dict[str, Any]]) -> list[str]:
+    """Return one line per output or action, independent of how texts were cut into chunks."""
+    found: list[list[str]] = []
+    for chunk in chunks:
+        kind, data = chunk["type"], str(chunk.get("data") or "")
+        if kind in _LEFT_OUT:
+            continue
+        if kind in _RUNNING and found and found[-1][0] == kind:
+            found[-1][1] += data
+        else:
+            found.append([kind, _step_text(kind, data, chunk.get("detail") or {})])
+    return [_WORKSPACE.sub(".", f"{kind}: {text}").replace("\n", "⏎") for kind, text in found]
+
+
+def _step_text(kind: str, data: str, detail: dict[str, Any]) -> str:
+    if kind == "tool_call":
+        return f"{detail.get('tool', '')} {json.dumps(detail.get('input') or {}, sort_keys=True, ensure_ascii=False)}"
+    if kind == "tool_result":
+        code = f" exit {detail['exit_code']}" if detail.get("exit_code") is not None else ""
+        return f"{'ok' if detail.get('ok') else 'failed'}{code} {data}"
+    return data
+
+
+def parting(a: list[str], b: list[str]) -> Parting:
+    """Return the difference of two runs."""
+    common = next((n for n, (one, two) in enumerate(zip(a, b, strict=False)) if one != two), min(len(a), len(b)))
+    lines = tuple(line[:_MOST] for line in difflib.unified_diff(a, b, "A", "B", n=2, lineterm=""))[2:]
+    first = [run[common][:_MOST] if common < len(run) else None for run in (a, b)]
+    return Parting(common, first[0], first[1], lines)

@@ -12,64 +12,40 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ocf.cli.common import DataDir, JsonFlag, Project, fail, print_json
-from ocf.cli.tasks import Dir, Git, Labels, Ref, answered, console, follow, labelled, plain, with_gateway, workspace
+from ocf.cli.common import console, fail, plain, print_json
+from ocf.cli.options.task import SESSION_OPTIONS, session_body
+from ocf.cli.tasks import follow
+from ocf.cli.verb import Call, Session, verb
 
 if TYPE_CHECKING:
-    from ocf.cli.gateway_client import Gateway
+    from ocf.events.client.gateway import GatewayClient
 
 app = typer.Typer(no_args_is_help=True, help="Conversations with a workspace that outlive one execution.")
 
-Session = Annotated[str, typer.Argument(metavar="ID", help="The session's id.")]
 As = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name of the client; default: the caller's name.")]
 
 #: Seconds to wait for a new session; its function may have to start first.
 _CREATE_SECONDS = 60.0
 _POLL_SECONDS = 1.0
+#: Columns of a list, by field.
+_COLUMNS = {"state": "state", "created_at": "created", "expires_at": "expires"}
 #: Seconds between two attach calls of a client; one counts for an hour.
 _REATTACH_SECONDS = 1_200.0
 
 
 @app.command()
-def create(
-    directory: Dir = None,
-    git: Git = None,
-    ref: Ref = None,
-    from_execution: Annotated[
-        str | None, typer.Option("--from", metavar="EXECUTION", help="Continue this execution.")
-    ] = None,
-    ttl: Annotated[
-        int | None, typer.Option("--ttl", min=1, help="Seconds until it expires after its last use.")
-    ] = None,
-    label: Labels = None,
-    project: Project = "default",
-    data_dir: DataDir = None,
-    json_output: JsonFlag = False,
-) -> None:
+@verb(SESSION_OPTIONS, session_body)
+async def create(call: Call) -> int:
     """Create a session; `ocf run --session ID` works in it."""
-    body: dict[str, Any] = {"project_id": project, **workspace(directory, git, ref), **labelled(label)}
-    if from_execution:
-        body["from_execution_id"] = from_execution
-    if ttl:
-        body["ttl_seconds"] = ttl
-
-    async def work(gateway: Gateway) -> int:
-        answer = await gateway.call("POST", "/sessions", body=body)
-        if answer["status"] != "open":
-            await _wait_exists(gateway, answer["session_id"])
-            answer["status"] = "open"
-        if json_output:
-            print_json(answer)
-        else:
-            for name, value in answer.items():
-                sys.stdout.write(f"{name:14} {value}\n")
-        return 0
-
-    with_gateway(work, project, data_dir)
+    answer = await call.gateway.call("POST", "/sessions", body={**call.body, "project_id": call.project})
+    if answer["status"] != "open":
+        await _wait_exists(call.gateway, answer["session_id"])
+        answer["status"] = "open"
+    return call.show(answer)
 
 
-async def _wait_exists(gateway: Gateway, session: str) -> None:
-    from ocf.cli.gateway_client import CallFailed
+async def _wait_exists(gateway: GatewayClient, session: str) -> None:
+    from ocf.events.client.outage import CallFailed
 
     with suppress(TimeoutError):
         async with asyncio.timeout(_CREATE_SECONDS):
@@ -85,76 +61,74 @@ async def _wait_exists(gateway: Gateway, session: str) -> None:
 
 
 @app.command("list")
-def list_(project: Project = "default", data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
+@verb()
+async def list_(call: Call) -> int:
     """List the project's sessions, newest first."""
-
-    async def work(gateway: Gateway) -> int:
-        items = (await gateway.call("GET", "/sessions"))["items"]
-        if json_output:
-            print_json(items)
-            return 0
-        screen = console()
-        for item in items:
-            line = "  ".join(
-                plain(item.get(name) or "") for name in ("session_id", "state", "created_at", "expires_at")
-            )
-            screen.print(line, highlight=False)
+    items = (await call.gateway.call("GET", "/sessions"))["items"]
+    if call.json:
+        print_json(items)
         return 0
+    if not items:
+        sys.stdout.write(f"no sessions in project {call.project}\n")
+        return 0
+    from ocf.cli.render import listing
 
-    with_gateway(work, project, data_dir)
+    screen = console()
+    rows = [("·", *(plain(_cell(item, name)) for name in ("session_id", *_COLUMNS))) for item in items]
+    screen.print(listing(("ID", *_COLUMNS.values()), rows, screen.width))
+    return 0
+
+
+def _cell(item: dict[str, Any], name: str) -> str:
+    text = str(item.get(name) or "")
+    return text[:19].replace("T", " ") if name.endswith("_at") else text
 
 
 @app.command()
-def show(
-    session: Session, project: Project = "default", data_dir: DataDir = None, json_output: JsonFlag = False
-) -> None:
+@verb()
+async def show(call: Call, session: Session) -> int:
     """Show a session."""
-    answered(f"/sessions/{session}", "GET", None, project, data_dir, json_output)
+    return await call.answer("GET", f"/sessions/{session}")
 
 
 @app.command()
-def attach(
+@verb()
+async def attach(
+    call: Call,
     session: Session,
     client: As = None,
     following: Annotated[
         bool | None,
         typer.Option("--follow/--no-follow", help="Show its executions live until Ctrl-C; default in a terminal."),
     ] = None,
-    project: Project = "default",
-    data_dir: DataDir = None,
-    json_output: JsonFlag = False,
-) -> None:
+) -> int:
     """Watch a session: every execution live, as it starts. Ctrl-C detaches; executions continue.
 
     Send follow-ups with `ocf submit --session ID PROMPT`, from anywhere. Without a terminal, or with --no-follow, it
     only attaches, which preserves the session for an hour.
     """
     if following is None:
-        following = sys.stdout.isatty() and not json_output
+        following = sys.stdout.isatty() and not call.json
     if not following:
-        body = {"client_id": client} if client else None
-        answered(f"/sessions/{session}/attach", "POST", body, project, data_dir, json_output)
+        return await call.answer("POST", f"/sessions/{session}/attach", {"client_id": client} if client else None)
     name = client or f"ocf {os.getpid()} on {socket.gethostname()}"
-
-    async def work(gateway: Gateway) -> int:
-        gateway.patience = math.inf
-        known = await gateway.call("GET", f"/sessions/{session}")
-        await _attach_or_detach(gateway, session, "attach", name)
-        staying = asyncio.create_task(_reattach(gateway, session, name))
-        sys.stderr.write(f"ocf: watching; a follow-up: ocf submit --session {session} PROMPT · Ctrl-C leaves\n")
-        try:
-            # Executions that ended earlier are not shown.
-            return await _watch(gateway, session, set(known["executions"]) - set(known["queue"]), json_output)
-        finally:
-            staying.cancel()
-            await _attach_or_detach(gateway, session, "detach", name)
-
-    with_gateway(work, project, data_dir)
+    gateway = call.gateway
+    gateway.patience = math.inf
+    known = await gateway.call("GET", f"/sessions/{session}")
+    await _attach_or_detach(gateway, session, "attach", name)
+    staying = asyncio.create_task(_reattach(gateway, session, name))
+    sys.stderr.write(f"ocf: watching; a follow-up: ocf submit --session {session} PROMPT · Ctrl-C leaves\n")
+    try:
+        # Executions that ended earlier are not shown.
+        return await _watch(gateway, session, set(known["executions"]) - set(known["queue"]), call.json)
+    finally:
+        staying.cancel()
+        await _attach_or_detach(gateway, session, "detach", name)
 
 
-async def _attach_or_detach(gateway: Gateway, session: str, verb: str, client: str) -> None:
+async def _attach_or_detach(gateway: GatewayClient, session: str, verb: str, client: str) -> None:
     """Attach or detach. A missing session is ignored, and so is an unreachable gateway on detach."""
-    from ocf.cli.gateway_client import CallFailed, Unreachable
+    from ocf.events.client.outage import CallFailed, Unreachable
 
     try:
         await gateway.call("POST", f"/sessions/{session}/{verb}", body={"client_id": client})
@@ -166,8 +140,8 @@ async def _attach_or_detach(gateway: Gateway, session: str, verb: str, client: s
             raise
 
 
-async def _reattach(gateway: Gateway, session: str, client: str) -> None:
-    from ocf.cli.gateway_client import CallFailed
+async def _reattach(gateway: GatewayClient, session: str, client: str) -> None:
+    from ocf.events.client.outage import CallFailed
 
     while True:
         await asyncio.sleep(_REATTACH_SECONDS)
@@ -175,9 +149,9 @@ async def _reattach(gateway: Gateway, session: str, client: str) -> None:
             await _attach_or_detach(gateway, session, "attach", client)
 
 
-async def _watch(gateway: Gateway, session: str, shown: set[str], json_output: bool) -> int:
+async def _watch(gateway: GatewayClient, session: str, shown: set[str], json_output: bool) -> int:
     """Show each execution to its end, one after the other, until the session is destroyed."""
-    from ocf.cli.gateway_client import CallFailed
+    from ocf.events.client.outage import CallFailed
 
     while True:
         try:
@@ -197,9 +171,9 @@ async def _watch(gateway: Gateway, session: str, shown: set[str], json_output: b
             await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _exists(gateway: Gateway, session: str) -> bool:
+async def _exists(gateway: GatewayClient, session: str) -> bool:
     """Return whether the session exists: the 404 may be that of a deleted execution."""
-    from ocf.cli.gateway_client import CallFailed
+    from ocf.events.client.outage import CallFailed
 
     try:
         await gateway.lasting(f"/sessions/{session}")
@@ -211,21 +185,14 @@ async def _exists(gateway: Gateway, session: str) -> bool:
 
 
 @app.command()
-def detach(
-    session: Session,
-    client: As = None,
-    project: Project = "default",
-    data_dir: DataDir = None,
-    json_output: JsonFlag = False,
-) -> None:
+@verb()
+async def detach(call: Call, session: Session, client: As = None) -> int:
     """Detach a client; the session stays."""
-    body = {"client_id": client} if client else None
-    answered(f"/sessions/{session}/detach", "POST", body, project, data_dir, json_output)
+    return await call.answer("POST", f"/sessions/{session}/detach", {"client_id": client} if client else None)
 
 
 @app.command()
-def destroy(
-    session: Session, project: Project = "default", data_dir: DataDir = None, json_output: JsonFlag = False
-) -> None:
+@verb()
+async def destroy(call: Call, session: Session) -> int:
     """Remove a session and all of its data."""
-    answered(f"/sessions/{session}", "DELETE", None, project, data_dir, json_output)
+    return await call.answer("DELETE", f"/sessions/{session}")

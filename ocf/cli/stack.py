@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from ocf.cli.common import DEFAULT_DATA_DIR, DataDir, JsonFlag, Project, directory, fail, print_json
+from ocf.cli.common import DEFAULT_DATA_DIR, DEFAULT_PROJECT, DataDir, JsonFlag, Project, directory, fail, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +60,7 @@ def down(data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
 
 
 def creds(
-    project: Project = "default",
+    project: Project = None,
     ttl: Annotated[int, typer.Option("--ttl", min=0, help="Seconds until they expire; 0: never.")] = 0,
     data_dir: DataDir = None,
     json_output: JsonFlag = False,
@@ -77,7 +77,7 @@ def creds(
     from ocf.functions.runtime.nats_auth import PROJECT_BACKEND, mint_user
     from ocf.stack.keys import load
 
-    chosen = directory(data_dir)
+    chosen, project = directory(data_dir), project or DEFAULT_PROJECT
     keys = load(chosen)
     if keys is None:
         fail(f"no stack has run in {chosen}; `ocf up` makes its keys")

@@ -10,7 +10,6 @@ pid, "status": number}` (negative: the signal). It ends with the connection, and
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import json
@@ -19,13 +18,13 @@ import select
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn, TypedDict
+from typing import TypedDict
 
 from ocf.events.adapters import s3
 from ocf.functions.workers.environment import SEALED, unseal
+from ocf.functions.workers.forked import close_others, detach, exit_with
 
 #: Modules of its children; none of them connects, prints or starts a thread when imported.
 _PRELOADED = (
@@ -41,10 +40,8 @@ _PRELOADED = (
     "uvicorn.protocols.http.auto",
     "uvicorn.lifespan.on",
 )
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 #: Descriptor of a child's environment.
 _SEALED = 3
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Request(TypedDict):
@@ -106,47 +103,28 @@ def _fork(request: Request, environment: int) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become(request, environment, parent)
+        exit_with(lambda: _become(request, environment, parent))
     return pid
 
 
-def _become(request: Request, environment: int, parent: int) -> NoReturn:
-    """Do what `exec` would have done, then run the module's `main`; never returns."""
-    status = 1
-    try:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the line above
-            os._exit(1)
-        _LIBC.prctl(_PR_SET_NAME, request["name"].encode()[:15], 0, 0, 0)
-        os.setsid()
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        _redirect(request["log"], environment)
-        if request["without_secrets"] is None:
-            unseal(_SEALED)
-        else:
-            os.environ.clear()
-            os.environ.update(request["without_secrets"] | {SEALED: str(_SEALED)})
-        os.chdir(request["cwd"])
-        sys.argv = [request["module"]]
-        importlib.import_module(request["module"]).main()
-        status = 0
-    except SystemExit as left:
-        status = left.code if isinstance(left.code, int) else int(left.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def _redirect(log: str, environment: int) -> None:
+def _become(request: Request, environment: int, parent: int) -> int:
+    """Do what `exec` would have done, then run the module's `main`."""
+    detach(request["name"], parent)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     nothing = os.open(os.devnull, os.O_RDONLY)
-    written = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    written = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     for descriptor, place in ((environment, _SEALED), (nothing, 0), (written, 1), (written, 2)):
         os.dup2(descriptor, place)
-    os.closerange(_SEALED + 1, os.sysconf("SC_OPEN_MAX"))
+    close_others((_SEALED,))
+    if request["without_secrets"] is None:
+        unseal(_SEALED)
+    else:
+        os.environ.clear()
+        os.environ.update(request["without_secrets"] | {SEALED: str(_SEALED)})
+    os.chdir(request["cwd"])
+    sys.argv = [request["module"]]
+    importlib.import_module(request["module"]).main()
+    return 0
 
 
 if __name__ == "__main__":

@@ -103,8 +103,9 @@ def say(data_dir: Path, url: str, instance: str = "mine") -> None:
 
 
 def environ(**more: str) -> dict[str, str]:
-    names = ("OCF_GATEWAY", "OCF_DATA_DIR", "OCF_TOKEN", "PYTHONIOENCODING", "LC_ALL", "PYTHONUTF8")
-    return {**{k: v for k, v in os.environ.items() if k not in names}, "PYTHONPATH": str(ROOT), **more}
+    names = ("OCF_GATEWAY", "OCF_CONTEXT", "OCF_DATA_DIR", "OCF_TOKEN", "PYTHONIOENCODING", "LC_ALL", "PYTHONUTF8")
+    mine = {"PYTHONPATH": str(ROOT), "OCF_CONTEXTS": "/nonexistent"}
+    return {**{k: v for k, v in os.environ.items() if k not in names}, **mine, **more}
 
 
 async def ocf(*words: str, cwd: Path, stdout: Any = subprocess.PIPE, **env: str) -> tuple[int | None, str, str]:
@@ -292,7 +293,13 @@ async def test_a_data_directory_that_cannot_be_written_is_one_line(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=str
+    "locale",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"LC_ALL": "xx", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=str,
 )
 async def test_a_locale_without_the_characters_loses_none_in_json(locale: dict[str, str], tmp_path: Path) -> None:
     """Text has stand-ins for them; JSON escapes, so half an emoji survives too."""
@@ -328,7 +335,7 @@ async def test_a_prompt_that_is_no_utf8_is_named(tmp_path: Path) -> None:
             *OCF, "submit", b"a\xff", cwd=tmp_path, env=environ(OCF_GATEWAY=gateway.url), stderr=subprocess.PIPE
         )
         _, problem = await process.communicate()
-    assert (process.returncode, b"PROMPT is not UTF-8 (byte 1)" in problem) == (2, True)
+    assert (process.returncode, b"PROMPT (field prompt): is not UTF-8 (byte 1)" in problem) == (2, True)
     assert gateway.asked == []
 
 
@@ -375,7 +382,7 @@ main()
 
 async def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path: Path) -> None:
     """At any moment of the imports, which take most of a short verb's time."""
-    for moment in ("typer", "ocf.cli.tasks", "httpx", "ocf.cli.gateway_client"):
+    for moment in ("typer", "ocf.cli.tasks", "httpx", "ocf.events.client.gateway"):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", _INTERRUPTED, moment, "--gateway", "http://127.0.0.1:9", "list"),
             cwd=tmp_path,

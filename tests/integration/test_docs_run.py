@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -44,3 +45,22 @@ def test_a_backend_of_one_project_hears_over_nats_and_commands_over_http(stack: 
     (tmp_path / "mine.creds").write_text(made.stdout)
     arguments = (stack.answer["gateway"], stack.answer["nats"], str(tmp_path / "mine.creds"))
     assert run_block(tmp_path, "project-backend", *arguments).split() == ["accepted", "started", "completed"]
+
+
+def test_a_context_is_used_as_the_page_says(stack: Stack, tmp_path: Path) -> None:
+    """The block of docs/how-to/use-a-cluster.md runs with the stack's gateway: submit, watch, and a shortened id."""
+    (tmp_path / "ocf").write_text(f'#!/bin/sh\nexec {sys.executable} -m ocf.cli.main "$@"\n')
+    (tmp_path / "ocf").chmod(0o755)
+    environ = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("OCF_")},
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "OCF_CONTEXTS": str(tmp_path / "contexts.json"),
+        "GATEWAY": stack.answer["gateway"],
+        "TOKEN": "some-token",
+    }
+    argv = ["bash", "-euc", block("docs/how-to/use-a-cluster.md", "context")]
+    done = subprocess.run(argv, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "completed" in done.stdout
+    assert "some-token" not in (tmp_path / "contexts.json").read_text() + done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ocf.cli import dlq, streams
+from ocf.cli import streams
 from ocf.cli.app import app
 from ocf.cli.common import printable
 from ocf.cli.render import FOLD_ITEMS, View, attempts, ending, task_list
@@ -82,17 +83,11 @@ class Page:
         return {"items": items[: query["limit"]], "next": items[query["limit"] - 1]["seq"] if len(items) > 2 else None}
 
 
-def test_dead_letters_are_listed_page_by_page(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dead_letters_are_listed_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page names the next one, and `--after` gives it."""
-    import asyncio
-
-    monkeypatch.setattr(dlq, "with_gateway", lambda work, *_: asyncio.run(work(Page())))
-    dlq.list_(limit=2, project="default", data_dir=None, json_output=False, after=0)
-    assert "ocf dlq list --after 2" in capsys.readouterr().out
-    dlq.list_(limit=2, project="default", data_dir=None, json_output=False, after=2)
-    said = capsys.readouterr().out
+    monkeypatch.setattr("ocf.cli.verb.connected", lambda work, *_: asyncio.run(work(Page())))
+    assert "ocf dlq list --after 2" in CliRunner().invoke(app, ["dlq", "list", "--limit", "2"]).stdout
+    said = CliRunner().invoke(app, ["dlq", "list", "--limit", "2", "--after", "2"]).stdout
     assert said.startswith("3 ")
     assert "--after" not in said
 

@@ -11,8 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ocf.cli.replay import _post_one
-from ocf.cli.replay_compare import parting, steps
+from ocf.cli.replay import _post_one, parting, steps
 from ocf.events import subjects
 from ocf.events.adapters.memory_store import MemoryStore
 from ocf.events.commands import Cancel, Submit

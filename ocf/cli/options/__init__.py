@@ -1,0 +1,1 @@
+"""Options that describe the body of a request, and ids."""

@@ -2,8 +2,9 @@
 
 Run: python -m benchmarks.model_proxy_latency
 
-One process holds provider, model proxy and client, so the figures are upper bounds. Direct and through the model proxy
-take turns, request by request; medians and 95th percentiles of the same run stand side by side.
+One process holds provider, model proxy, a bare byte relay and client, so the figures are upper bounds. Direct, through the
+relay and through the model proxy take turns, request by request; medians and 95th percentiles of the same run stand side by
+side.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import argparse
 import asyncio
 import gc
 import json
-import statistics
 import time
 from typing import Any
 
@@ -53,6 +53,22 @@ async def provider(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
         writer.close()
 
 
+async def relay(port: int) -> asyncio.Server:
+    """Serve a relay that copies bytes to and from `port`: the least that anything in between can cost."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(2**16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(copy(reader, back), copy(there, writer), return_exceptions=True)
+
+    return await asyncio.start_server(serve, "127.0.0.1", 0)
+
+
 async def one(client: httpx.AsyncClient, firsts: list[float], delays: list[float]) -> None:
     """One request: milliseconds to the first chunk, and from each chunk's sending to its arrival."""
     start = time.perf_counter_ns()
@@ -70,17 +86,19 @@ async def one(client: httpx.AsyncClient, firsts: list[float], delays: list[float
     assert seen == CHUNKS, f"{seen} chunks"
 
 
-def row(name: str, direct: list[float], through: list[float]) -> dict[str, Any]:
+def row(name: str, other: str, without: list[float], through: list[float]) -> dict[str, Any]:
     """Median and 95th percentile of both, in milliseconds, and what the model proxy adds to the median."""
 
     def at(values: list[float], share: float) -> float:
         return round(sorted(values)[int(share * (len(values) - 1))], 3)
 
-    added = round(statistics.median(through) - statistics.median(direct), 3)
-    return {
-        "figure": name, "n": len(through), "direct_p50_ms": at(direct, 0.5), "direct_p95_ms": at(direct, 0.95),
-        "proxy_p50_ms": at(through, 0.5), "proxy_p95_ms": at(through, 0.95), "added_p50_ms": added,
-    }  # fmt: skip
+    found: dict[str, Any] = {"figure": name, "n": len(through), "other": other}
+    for share in (0.5, 0.95):
+        mine, theirs = at(through, share), at(without, share)
+        percentile = f"p{share * 100:.0f}"
+        found |= {f"direct_{percentile}_ms": theirs, f"proxy_{percentile}_ms": mine}
+        found[f"ratio_{percentile}"] = round(mine / theirs, 2)
+    return found
 
 
 async def memory(upstream: Upstream, base_url: str, count: int) -> dict[str, Any]:
@@ -115,21 +133,25 @@ async def main(requests: int, model_proxies: int) -> list[dict[str, Any]]:
     upstream = Upstream(SystemClock())
     model_proxy = await ModelProxy(upstream, SystemClock()).start()
     model_proxy.assign(ModelTarget("local", "m", "openai", base_url, KEY), Limits(max_total_tokens=10**9))
-    first: tuple[list[float], list[float]] = ([], [])
-    chunk: tuple[list[float], list[float]] = ([], [])
+    firsts: tuple[list[float], ...] = ([], [], [])
+    chunks: tuple[list[float], ...] = ([], [], [])
     headers = {"authorization": f"Bearer {model_proxy.token}"}
+    bare = await relay(server.sockets[0].getsockname()[1])
+    relayed = f"http://127.0.0.1:{bare.sockets[0].getsockname()[1]}/v1"
     async with (
         httpx.AsyncClient(base_url=base_url) as direct,
+        httpx.AsyncClient(base_url=relayed) as between,
         httpx.AsyncClient(base_url=model_proxy.base_url, headers=headers) as through,
     ):
         for number in range(requests + 3):
-            # The first three warm up both ways.
+            # The first three warm up every way.
             kept = number >= 3
-            for way, client in enumerate((direct, through)):
-                await one(client, first[way] if kept else [], chunk[way] if kept else [])
+            for way, client in enumerate((direct, between, through)):
+                await one(client, firsts[way] if kept else [], chunks[way] if kept else [])
+    bare.close()
     rows = [
-        row("request to first chunk, 200 kB prompt", *first),
-        row("chunk sent to chunk read", *chunk),
+        row("request to first chunk, 200 kB prompt", "straight to the provider", firsts[0], firsts[2]),
+        row("chunk sent to chunk read", "a bare byte relay", chunks[1], chunks[2]),
         await memory(upstream, base_url, model_proxies),
     ]
     await model_proxy.close()
@@ -145,5 +167,5 @@ if __name__ == "__main__":
     parser.add_argument("--requests", type=int, default=40)
     parser.add_argument("--proxies", type=int, default=50)
     arguments = parser.parse_args()
-    for line in asyncio.run(main(arguments.requests, arguments.model_proxies)):
+    for line in asyncio.run(main(arguments.requests, arguments.proxies)):
         print(json.dumps(line))

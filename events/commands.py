@@ -70,6 +70,38 @@ _LABEL = r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$"
 Host = Annotated[str, StringConstraints(pattern=_HOST), Field(examples=["pypi.org", "*.example.com:8443"])]
 
 
+class ModelPrice(Model):
+    """Prices in US dollars per million tokens. An unknown cache price is left out."""
+
+    input: Annotated[float, Field(ge=0, le=1_000_000)]
+    output: Annotated[float, Field(ge=0, le=1_000_000)]
+    cache_read: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
+    cache_write: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
+
+
+class ModelFactsData(Model):
+    """Facts of a model that the catalog (`GET /models`) does not have."""
+
+    context: Annotated[int, Field(ge=1, le=100_000_000, description="tokens of input and output together")]
+    output: Annotated[int, Field(ge=1, le=10_000_000, description="tokens of an answer")]
+    input: Annotated[list[Literal["text", "image", "pdf", "audio", "video"]], Field(min_length=1, max_length=5)] = [
+        "text"
+    ]
+    reasoning: bool = False
+    variants: Annotated[
+        list[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")]],
+        Field(max_length=16, description="reasoning efforts that the endpoint takes"),
+    ] = []
+    temperature: bool = True
+    price: ModelPrice | None = None
+    api_format: Annotated[
+        Literal["chat", "responses", "messages", "gemini"] | None,
+        Field(
+            description="API format of `api_endpoint`; the provider's own unless given, else OpenAI's chat completions"
+        ),
+    ] = None
+
+
 class ModelConfigData(Model):
     """The model that runs the task, and its parameters. On the bus `api_key` is always sealed."""
 
@@ -94,6 +126,9 @@ class ModelConfigData(Model):
     enabled_tools: Annotated[list[str], Field(max_length=100)] | None = None
     system_prompt: Annotated[Text, Field(max_length=200_000)] | None = None
     variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", examples=["high"])] | None = None
+    facts: (
+        Annotated[ModelFactsData, Field(description="of a model at `api_endpoint` that is not in the catalog")] | None
+    ) = None
 
 
 class WorkspaceSource(Model):

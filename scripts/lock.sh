@@ -17,3 +17,5 @@ compile() {
 compile --extra local --extra dev -o requirements/dev.lock
 compile --extra local -c requirements/dev.lock -o requirements/local.lock
 compile -c requirements/dev.lock -o requirements/runtime.lock
+# What the pinned agent knows of models.
+"${PYTHON:-python3}" scripts/catalog.py

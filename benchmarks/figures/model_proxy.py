@@ -23,7 +23,7 @@ async def measure(options: Options) -> list[Row]:
                     "ms",
                     [ours],
                     [direct],
-                    "straight to the provider",
+                    str(each["other"]),
                     note=f"of {each['n']}",
                 )
             )

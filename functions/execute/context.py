@@ -18,7 +18,8 @@ from ocf.events.errors import SealError, Unavailable
 from ocf.functions.core import syscalls
 from ocf.functions.core.cancellation import cancel_and_wait
 from ocf.functions.core.task_limits import effective_limit
-from ocf.functions.execute.agent.config import AgentModel, ServerSpec
+from ocf.functions.execute.agent.agent_model import AgentModel
+from ocf.functions.execute.agent.config import ServerSpec
 from ocf.functions.execute.agent.resources import available_memory
 from ocf.functions.execute.agent.warm_pool import MIN_FREE_BYTES, WarmPool
 from ocf.functions.execute.agent.warm_server import WarmServerConfig
@@ -26,6 +27,7 @@ from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.execute.sandbox import policy
 from ocf.functions.execute.sandbox.boundary import Boundary
 from ocf.functions.models.endpoint_check import BadEndpoint
+from ocf.functions.models.facts import operators_facts
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import ModelSettings, NoModel, resolve
 from ocf.functions.observability import metrics
@@ -112,6 +114,7 @@ def model_settings(settings: Settings) -> ModelSettings:
         openai_api_key=settings.openai_api_key,
         offline_url=settings.offline_endpoint,
         provider_tools=settings.model_provider_tools,
+        facts=operators_facts(settings.models_file),
     )
 
 
@@ -202,7 +205,7 @@ def _slots(
     size = settings.warm_slots
     try:
         target = resolve(None, models)
-        spec = replace(spec, models=(AgentModel(kind=target.kind, name=target.wire_model),))
+        spec = replace(spec, models=(AgentModel.of(target),))
     except (NoModel, BadEndpoint):
         size = 0  # no model is known in advance; each task brings its own
 

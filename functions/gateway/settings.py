@@ -9,6 +9,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from ocf.events.errors import DeadLetter
+from ocf.functions.models.catalog import ModelFacts
+from ocf.functions.models.facts import operators_facts
 from ocf.functions.settings.settings import Settings
 
 
@@ -40,6 +42,8 @@ class GatewaySettings:
     nats_ws_url: str | None = None
     #: The embedded stack's scripted model is the default model: clients must show that.
     offline_model: bool = False
+    #: The operator's own models.
+    models: tuple[ModelFacts, ...] = ()
     #: Id of this start of the embedded stack; the command line compares it with the stack's state file.
     instance: str | None = None
     viewer_ttl: int = 900
@@ -56,7 +60,11 @@ class GatewaySettings:
 
     @classmethod
     def of(cls, settings: Settings) -> GatewaySettings:
-        """Return the gateway's part of the process's settings."""
+        """Return the gateway's part of the process's settings.
+
+        Raises:
+            BadModelsFile: OCF_MODELS_FILE is not usable.
+        """
         return cls(
             default_project=settings.project_id,
             jwt_secret=settings.gateway_jwt_secret,
@@ -68,6 +76,7 @@ class GatewaySettings:
             console_dir=settings.console_dir,
             nats_ws_url=settings.nats_ws_url,
             offline_model=settings.offline_endpoint is not None,
+            models=operators_facts(settings.models_file),
             instance=settings.instance,
         )
 

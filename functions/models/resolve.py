@@ -9,31 +9,30 @@ has none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from ocf.events.commands import ModelConfigData
+from ocf.functions.models import catalog
+from ocf.functions.models.catalog import ModelFacts
 from ocf.functions.models.endpoint_check import check_endpoint
+from ocf.functions.models.facts import given_facts
 from ocf.functions.models.model_target import Kind, ModelTarget
-from ocf.functions.models.prices import prices_for
 
 OFFLINE_PROVIDER = "offline"
 OFFLINE_MODEL = "scripted"
-DEFAULT_ENDPOINTS: dict[str, str] = {
-    "anthropic": "https://api.anthropic.com/v1",
-    "openai": "https://api.openai.com/v1",
-    "openrouter": "https://openrouter.ai/api/v1",
-    "groq": "https://api.groq.com/openai/v1",
-    "mistral": "https://api.mistral.ai/v1",
-    "deepseek": "https://api.deepseek.com/v1",
-    "xai": "https://api.x.ai/v1",
-    "ollama": "http://127.0.0.1:11434/v1",
-}
+#: Providers of the operator's own machine; all others are in the catalog.
+LOCAL_ENDPOINTS = {"ollama": "http://127.0.0.1:11434/v1"}
 DEFAULT_MODELS = {"anthropic": "claude-sonnet-4-5", "openai": "gpt-5-mini"}
+_KINDS: dict[catalog.Wire, Kind] = {
+    "chat": "openai", "responses": "openai", "messages": "anthropic", "gemini": "google",
+}  # fmt: skip
+#: The version segment that the API formats live under.
+_VERSIONS: dict[Kind, str] = {"openai": "/v1", "anthropic": "/v1", "google": "/v1beta"}
+_HOSTS: dict[str, Kind] = {"api.anthropic.com": "anthropic", "generativelanguage.googleapis.com": "google"}
 
 
 class NoModel(ValueError):
@@ -52,6 +51,8 @@ class ModelSettings:
     offline_url: str | None = None
     allow_hosts: frozenset[str] = field(default=frozenset())
     provider_tools: tuple[str, ...] = ()
+    #: Facts of models that the catalog does not have, or other ones than it has: `OCF_MODELS_FILE`.
+    facts: tuple[ModelFacts, ...] = ()
 
 
 def uses_offline(settings: ModelSettings) -> bool:
@@ -88,7 +89,7 @@ def _found(config: ModelConfigData | None, settings: ModelSettings, api_key: Sec
         return _operators(settings)
     # OPENCODE_API_KEY alone is read as a key for OpenAI's endpoint: see docs/reference/models.md.
     provider = "anthropic" if settings.anthropic_api_key else "openai"
-    return _target(provider, DEFAULT_MODELS[provider], DEFAULT_ENDPOINTS[provider], _own_key(provider, settings))
+    return _at_providers_endpoint(provider, DEFAULT_MODELS[provider], settings, _own_key(provider, settings))
 
 
 def _asked(config: ModelConfigData, settings: ModelSettings, api_key: SecretStr | None) -> ModelTarget:
@@ -97,24 +98,35 @@ def _asked(config: ModelConfigData, settings: ModelSettings, api_key: SecretStr 
     elif config.api_endpoint is not None:
         endpoint = check_endpoint(config.api_endpoint, allow_hosts=settings.allow_hosts)
         # Never with the operator's key: the caller could name a host of their own and read it there.
-        target = _target(config.provider, config.model, endpoint, api_key)
+        target = _at(endpoint, config.provider, config.model, api_key, _kind_of(config, endpoint))
     elif settings.endpoint and config.provider == _operator_provider(settings):
         target = _at_operators_endpoint(config.provider, config.model, settings, api_key)
-    elif config.provider in DEFAULT_ENDPOINTS:
-        key = api_key or _own_key(config.provider, settings)
-        target = _target(config.provider, config.model, DEFAULT_ENDPOINTS[config.provider], key)
     else:
-        raise NoModel(f"model_config.api_endpoint is required: no endpoint is known for provider {config.provider!r}")
-    return _priced(
+        key = api_key or _own_key(config.provider, settings)
+        target = _at_providers_endpoint(config.provider, config.model, settings, key, config.model_version)
+    asked = replace(
         target,
-        {
-            "model_version": config.model_version,
-            "temperature": config.temperature,
-            "max_tokens": config.max_tokens,
-            "enabled_tools": None if config.enabled_tools is None else tuple(config.enabled_tools),
-            "system_prompt": config.system_prompt,
-        },
+        model_version=config.model_version,
+        temperature=config.temperature,
+        max_tokens=config.max_tokens,
+        enabled_tools=None if config.enabled_tools is None else tuple(config.enabled_tools),
+        system_prompt=config.system_prompt,
     )
+    return _with_facts(asked, settings, config)
+
+
+def _kind_of(config: ModelConfigData, endpoint: str) -> Kind:
+    """Return the API formats of a caller's endpoint: as the task says, else as the provider's own endpoint has them."""
+    if config.facts is not None and config.facts.api_format is not None:
+        return _KINDS[config.facts.api_format]
+    return _kind_at(config.provider, endpoint)
+
+
+def _kind_at(provider: str, endpoint: str) -> Kind:
+    if (kind := _HOSTS.get(urlsplit(endpoint).hostname or "")) is not None:
+        return kind
+    known = catalog.providers().get(provider)
+    return "openai" if known is None or known.base_url is None else _KINDS[catalog.WIRES[known.package]]
 
 
 def _operator_provider(settings: ModelSettings) -> str:
@@ -127,10 +139,11 @@ def _operators(settings: ModelSettings) -> ModelTarget:
     provider = _operator_provider(settings)
     model = settings.model.split("/", 1)[-1] if settings.model else "default"
     if settings.endpoint:
-        return _at_operators_endpoint(provider, model, settings, None)
-    if provider not in DEFAULT_ENDPOINTS:
-        raise NoModel(f"OCF_MODEL_ENDPOINT is required: no endpoint is known for provider {provider!r} of OCF_MODEL")
-    return _target(provider, model, DEFAULT_ENDPOINTS[provider], _own_key(provider, settings))
+        return _with_facts(_at_operators_endpoint(provider, model, settings, None), settings)
+    try:
+        return _at_providers_endpoint(provider, model, settings, _own_key(provider, settings))
+    except NoModel as error:
+        raise NoModel(f"OCF_MODEL: {error}") from None
 
 
 def _at_operators_endpoint(
@@ -138,8 +151,35 @@ def _at_operators_endpoint(
 ) -> ModelTarget:
     endpoint = check_endpoint(settings.endpoint or "", name="OCF_MODEL_ENDPOINT", allow_hosts=settings.allow_hosts)
     # OCF_MODEL_ENDPOINT is OpenAI-compatible by contract, whatever the models behind it are called.
-    kind: Kind = "anthropic" if urlsplit(endpoint).hostname == "api.anthropic.com" else "openai"
-    return _target(provider, model, endpoint, api_key or _own_key(provider, settings), kind)
+    facts = _operators_facts(settings, provider, (model,))
+    kind = _HOSTS.get(urlsplit(endpoint).hostname or "", "openai" if facts is None else _KINDS[facts.wire])
+    return _at(endpoint, provider, model, api_key or _own_key(provider, settings), kind)
+
+
+def _at_providers_endpoint(
+    provider: str, model: str, settings: ModelSettings, key: SecretStr | None, version: str | None = None
+) -> ModelTarget:
+    """Return a model at the provider's own endpoint.
+
+    Raises:
+        NoModel: the endpoint is not known, or its API format is not served.
+    """
+    if provider in LOCAL_ENDPOINTS:
+        return _with_facts(_at(LOCAL_ENDPOINTS[provider], provider, model, key, "openai"), settings)
+    known = catalog.providers().get(provider)
+    if known is None:
+        raise NoModel(f"no endpoint is known for provider {provider!r}; give model_config.api_endpoint")
+    if known.base_url is None:
+        raise NoModel(
+            f"provider {provider!r} ({known.name}) has an API format of its own, which is not served; put a gateway "
+            "such as LiteLLM in front of it and give its URL as api_endpoint: docs/how-to/use-cloud-models.md"
+        )
+    target = ModelTarget(provider, model, "openai", known.base_url, key, model_version=version)
+    facts = catalog.find(provider, target.wire_model) or catalog.find(provider, model)
+    package = known.package if facts is None else facts.package
+    base_url = known.base_url if facts is None or facts.base_url is None else facts.base_url
+    target = replace(target, kind=_KINDS[catalog.WIRES[package]], base_url=base_url.rstrip("/"), package=package)
+    return _with_facts(target, settings)
 
 
 def _own_key(provider: str, settings: ModelSettings) -> SecretStr | None:
@@ -158,19 +198,36 @@ def _offline(settings: ModelSettings, model: str = OFFLINE_MODEL) -> ModelTarget
     return ModelTarget(OFFLINE_PROVIDER, model, "openai", settings.offline_url.rstrip("/"), offline=True)
 
 
-def _target(provider: str, model: str, endpoint: str, key: SecretStr | None, kind: Kind | None = None) -> ModelTarget:
-    if kind is None:
-        anthropics = provider == "anthropic" or urlsplit(endpoint).hostname == "api.anthropic.com"
-        kind = "anthropic" if anthropics else "openai"
+def _at(endpoint: str, provider: str, model: str, key: SecretStr | None, kind: Kind) -> ModelTarget:
+    """Return a model at an endpoint of the operator or the caller."""
     endpoint = endpoint.rstrip("/")
     path = urlsplit(endpoint).path
-    # Anthropic's own clients write `https://api.anthropic.com`; both API formats live under /v1.
+    # Anthropic's own clients write `https://api.anthropic.com`; its formats live under /v1, Gemini's under /v1beta.
     if not path or (kind == "anthropic" and not path.endswith("/v1")):
-        endpoint += "/v1"
-    return _priced(ModelTarget(provider, model, kind, endpoint, key), {})
+        endpoint += _VERSIONS[kind]
+    return ModelTarget(provider, model, kind, endpoint, key)
 
 
-def _priced(target: ModelTarget, wanted: Mapping[str, Any]) -> ModelTarget:
-    """Return `target` with the settings in `wanted` and the list price of the resulting model."""
-    asked = replace(target, **wanted)
-    return replace(asked, prices=prices_for(asked.wire_model) or prices_for(asked.model))
+def _with_facts(target: ModelTarget, settings: ModelSettings, config: ModelConfigData | None = None) -> ModelTarget:
+    """Return `target` with the facts of its model: the task's, else the operator's, else the catalog's."""
+    if target.offline:
+        return target
+    names = tuple(dict.fromkeys((target.wire_model, target.model)))
+    if config is not None and config.facts is not None:
+        facts: ModelFacts | None = given_facts(config.provider, config.model, config.facts)
+    else:
+        facts = _operators_facts(settings, target.provider, names)
+    package = target.package
+    if facts is not None:
+        package = facts.package if _KINDS[facts.wire] == target.kind else package
+    else:
+        facts = next(filter(None, (catalog.find(target.provider, name) for name in names)), None)
+        # At an endpoint that is not OpenAI's own, "OpenAI-compatible" means chat completions.
+        if package is None and facts is not None and facts.wire != "responses" and _KINDS[facts.wire] == target.kind:
+            package = facts.package
+    return replace(target, facts=facts, prices=None if facts is None else facts.prices, package=package)
+
+
+def _operators_facts(settings: ModelSettings, provider: str, names: Sequence[str]) -> ModelFacts | None:
+    found = {facts.model: facts for facts in settings.facts if facts.provider == provider}
+    return next((found[name] for name in names if name in found), None)

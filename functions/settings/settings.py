@@ -84,6 +84,14 @@ class Settings(BaseSettings):
         le=86_400,
         description="seconds without a byte until a model's answer is aborted as a failure of its endpoint",
     )
+    repeated_calls: int = Field(
+        4,
+        alias="REPEATED_CALLS",
+        ge=0,
+        le=100,
+        description="equal tool calls with equal results in a row (or as many of each of two that alternate) until the "
+        "agent gets a message, and then ends as `stalled`; 0: never",
+    )
     model_provider_tools: CommaList = Field(
         (),
         alias="MODEL_PROVIDER_TOOLS",
@@ -141,6 +149,11 @@ class Settings(BaseSettings):
         alias="OCF_MODEL_ENDPOINT",
         pattern=r"^https?://\S+$",
         description="OpenAI-compatible base URL of the default model",
+    )
+    models_file: Path | None = Field(
+        None,
+        alias="OCF_MODELS_FILE",
+        description="JSON file with facts of models that the catalog does not have, in the form of `GET /models`",
     )
     offline_endpoint: str | None = Field(
         None, alias="OCF_OFFLINE_ENDPOINT", description="the embedded stack's scripted model, used if no other is set"

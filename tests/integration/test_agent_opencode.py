@@ -21,7 +21,9 @@ from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.execute.agent import opencode_api
-from ocf.functions.execute.agent.agent import Agent, AgentModel, AgentResult, PromptSpec
+from ocf.functions.execute.agent.agent import Agent, AgentResult, PromptSpec
+from ocf.functions.execute.agent.agent_model import AgentModel
+from ocf.functions.execute.agent.repetition import ADVICE
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.models.offline_model import OfflineModel
@@ -229,6 +231,14 @@ async def test_an_answered_ask_goes_on(world: World, answer: str, ran: bool) -> 
     assert (world.directory / "asked.txt").exists() is ran
     if not ran:
         assert "not now" in json.dumps((await world.asked())["messages"][-1])
+
+
+async def test_an_agent_that_repeats_itself_is_told(world: World) -> None:
+    """Four equal calls with equal results: it gets a message between two of its steps, and may go on."""
+    result = await world.run("case-repeat", PromptSpec(MODEL, repeated_calls=4))
+    assert result.text == "I stop."
+    assert ADVICE in json.dumps((await world.asked())["messages"])
+    assert any("repeats itself" in draft.data for draft in world.heard.of(ChunkType.STATUS))
 
 
 async def test_a_refused_key_is_model_auth(world: World) -> None:

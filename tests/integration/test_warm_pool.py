@@ -17,7 +17,8 @@ import pytest
 from ocf.functions.core.clock import SystemClock
 from ocf.functions.execute.agent import warm_pool, warm_server
 from ocf.functions.execute.agent.agent import Agent, PromptSpec
-from ocf.functions.execute.agent.config import AgentModel, ServerSpec
+from ocf.functions.execute.agent.agent_model import AgentModel
+from ocf.functions.execute.agent.config import ServerSpec
 from ocf.functions.execute.agent.resources import available_memory
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.agent.warm_pool import WarmPool

@@ -24,6 +24,7 @@ LOCKED = GatewaySettings(jwt_secret=SecretStr(SECRET), jwt_issuer="me", jwt_audi
 GOOD: dict[str, Any] = {"iss": "me", "aud": "ocf"}
 
 CALLS = [
+    ("GET", "/models"),
     ("POST", "/tasks/execute"),
     ("GET", "/tasks"),
     ("GET", f"/tasks/{ID}/status"),

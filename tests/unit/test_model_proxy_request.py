@@ -27,7 +27,8 @@ IMAGE = "data:image/png;base64," + "iVBORw0KGgo" * 2000
 async def ready(wire: Wire, body: Any, left: int | None = None) -> ModelRequest:
     raw = bytearray(body if isinstance(body, bytes) else json.dumps(body).encode())
     elided, parsed = await read(raw)
-    return prepare(wire, elided, parsed, ANTHROPIC if wire == "messages" else OPENAI, left)
+    target = ANTHROPIC if wire == "messages" else OPENAI
+    return prepare(wire, elided, parsed, target, left, stream=bool(parsed.get("stream")))
 
 
 async def sent(wire: Wire, body: Any, left: int | None = None) -> dict[str, Any]:
@@ -70,7 +71,7 @@ async def test_backslashes_at_the_border_of_a_slice_stay_what_they_are(monkeypat
     """The request is read slice by slice; an escape is never cut in two."""
     body = {"messages": [{"content": "\\" * 50 + '"' + '\\"' * 30}, {"content": '"' * 700}]}
     for size in range(1, 40):
-        monkeypatch.setattr("ocf.functions.execute.model_proxy.request._SLICE", size)
+        monkeypatch.setattr("ocf.functions.execute.model_proxy.elision._SLICE", size)
         assert (await sent("chat", body))["messages"] == body["messages"]
 
 
@@ -106,7 +107,7 @@ async def test_request_over_the_parse_limits_is_not_parsed(
 
 async def test_a_conversation_with_images_passes_and_is_in_memory_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """100,000 tokens, emojis in them, and images: one copy comes in, one goes out, and nothing four times."""
-    monkeypatch.setattr("ocf.functions.execute.model_proxy.request._SLICE", 64 * KIB)
+    monkeypatch.setattr("ocf.functions.execute.model_proxy.elision._SLICE", 64 * KIB)
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "iVBORw0K" * 225_000}}
     messages: list[Any] = [{"role": "tool", "tool_call_id": f"c{n}", "content": "line 😀\n" * 200} for n in range(100)]
     text = json.dumps({"messages": [*messages, {"role": "user", "content": [picture, picture]}]}, ensure_ascii=False)
@@ -114,7 +115,7 @@ async def test_a_conversation_with_images_passes_and_is_in_memory_twice(monkeypa
     tracemalloc.start()
     try:
         elided, body = await read(raw)
-        request = prepare("chat", elided, body, OPENAI, None)
+        request = prepare("chat", elided, body, OPENAI, None, stream=False)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -127,7 +128,7 @@ async def test_a_conversation_with_images_passes_and_is_in_memory_twice(monkeypa
 
 async def test_reading_a_request_lets_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The event loop gets its turn with each slice: chunks of the execution are said meanwhile."""
-    monkeypatch.setattr("ocf.functions.execute.model_proxy.request._SLICE", 40 * KIB)
+    monkeypatch.setattr("ocf.functions.execute.model_proxy.elision._SLICE", 40 * KIB)
     turns = 0
 
     async def others() -> None:

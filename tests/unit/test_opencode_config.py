@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ocf.events.commands import ModelConfigData
 from ocf.functions.execute.agent.agent import question_answers
+from ocf.functions.execute.agent.agent_model import AgentModel, model_catalog
 from ocf.functions.execute.agent.config import (
-    AgentModel,
     ServerSpec,
     configuration,
     environment,
@@ -21,6 +22,7 @@ from ocf.functions.execute.agent.config import (
     permission_rules,
     prepare_home,
 )
+from ocf.functions.models.resolve import ModelSettings, resolve
 
 SPEC = ServerSpec(
     binary=Path("/opt/opencode"),
@@ -28,7 +30,7 @@ SPEC = ServerSpec(
     home=Path("/h"),
     model_proxy_url="http://127.0.0.1:4000/v1",
     model_proxy_token="random",
-    models=(AgentModel("openai", "m1"), AgentModel("anthropic", "m2", prices=(3.0, 15.0, 0.3, 3.75))),
+    models=(AgentModel("openai", "m1"), AgentModel("anthropic", "m2"), AgentModel("google", "m3")),
 )
 
 
@@ -83,18 +85,31 @@ def test_tools_that_are_not_enabled_stay_off() -> None:
     assert decided(rules, "external_directory") == "allow"
 
 
-def test_both_wire_forms_go_to_the_broker() -> None:
-    """One provider per form, the random token, no other provider, nothing shared, nothing updated."""
+def test_every_api_format_goes_to_the_model_proxy() -> None:
+    """One provider per format, the random token, no other provider, nothing shared, nothing updated."""
     config = json.loads(json.dumps(configuration(SPEC)))
     assert config["model"] == "ocf-openai/m1"
-    assert set(config["provider"]) == {"ocf-openai", "ocf-anthropic"} == set(config["enabled_providers"])
-    for provider in config["provider"].values():
-        assert provider["options"]["baseURL"] == "http://127.0.0.1:4000/v1"
-        assert provider["options"]["apiKey"] == "random"
-    assert config["provider"]["ocf-anthropic"]["models"]["m2"]["cost"]["output"] == 15.0
+    assert set(config["provider"]) == {"ocf-openai", "ocf-anthropic", "ocf-google"} == set(config["enabled_providers"])
+    urls = {name: provider["options"]["baseURL"] for name, provider in config["provider"].items()}
+    proxy = "http://127.0.0.1:4000"
+    assert urls == {"ocf-openai": f"{proxy}/v1", "ocf-anthropic": f"{proxy}/v1", "ocf-google": f"{proxy}/v1beta"}
+    assert all(provider["options"]["apiKey"] == "random" for provider in config["provider"].values())
     assert config["share"] == "disabled"
     assert config["autoupdate"] is False
     assert configuration(replace(SPEC, model_proxy_url="http://127.0.0.1:4000")) == configuration(SPEC)
+
+
+def test_a_model_of_the_catalog_keeps_opencodes_own_provider() -> None:
+    """Only URL and token are ours: its limits, prices and reasoning are the built-in ones."""
+    config = ModelConfigData(provider="anthropic", model="claude-sonnet-4-5", max_tokens=100)
+    target = resolve(config, ModelSettings())
+    model = replace(AgentModel.of(target), max_tokens=target.max_tokens)
+    spec = replace(SPEC, models=(model,))
+    assert list(json.loads(json.dumps(configuration(spec)))["provider"]) == ["anthropic"]
+    provider = json.loads(json.dumps(model_catalog(spec.models)))["anthropic"]
+    entry = provider["models"]["claude-sonnet-4-5"]
+    assert (provider["npm"], entry["cost"]["output"]) == ("@ai-sdk/anthropic", 15)
+    assert entry["limit"] == {"context": 1_000_000, "output": 100}
 
 
 def test_the_environment_is_whole_and_keeps_the_project_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,12 +143,12 @@ def test_a_prepared_home_looks_installed(tmp_path: Path) -> None:
     assert (home / "bin/rg").resolve() == tool
 
 
-def test_opencode_reads_an_empty_catalog_of_models(tmp_path: Path) -> None:
-    """The catalog that OpenCode is pointed to is in its home, and empty: the run's models are in the configuration."""
-    prepare_home(tmp_path)
+def test_opencode_reads_a_catalog_of_the_runs_models(tmp_path: Path) -> None:
+    """The catalog that OpenCode is pointed to is in its home, and small: parsing its own costs a third of the boot."""
+    prepare_home(tmp_path, models=SPEC.models)
     catalog = Path(environment(replace(SPEC, home=tmp_path), "password")["OPENCODE_MODELS_PATH"])
     assert catalog.parent == tmp_path
-    assert json.loads(catalog.read_text()) == {}
+    assert set(json.loads(catalog.read_text())) == {"ocf-openai", "ocf-anthropic", "ocf-google"}
 
 
 def test_the_first_instructions_file_is_linked(tmp_path: Path) -> None:

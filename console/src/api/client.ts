@@ -1,4 +1,4 @@
-import type { DeadLetter, FieldError, Page, Problem, Readiness, Session, Task } from "./types";
+import type { DeadLetter, FieldError, ModelFacts, Page, Problem, Readiness, Session, Task } from "./types";
 
 const TOKEN_KEY = "ocf.token";
 
@@ -119,6 +119,7 @@ export const api = {
   redrive: (seq: number) => request(`/dlq/${seq}/redrive`, post()),
   drop: (seq: number) => request(`/dlq/${seq}`, { method: "DELETE" }),
   /** 503 is an answer too: it names what is not ready. */
+  models: (signal?: AbortSignal): Promise<{ models: ModelFacts[] }> => json("/models", { signal: signal ?? null }),
   ready: async (signal?: AbortSignal): Promise<Readiness> => {
     const response = await fetch(`${BASE}/ready`, { cache: "no-store", signal }).catch(() => null);
     if (!response) throw new ApiError("The gateway cannot be reached.", 0);

@@ -133,6 +133,18 @@ export interface DeadLetter {
 }
 
 /** Answer of `GET /ready`. */
+/** A model that a task may ask for; null is not known. */
+export interface ModelFacts {
+  readonly provider: string;
+  readonly model: string;
+  readonly name: string;
+  readonly context: number | null;
+  readonly output: number | null;
+  readonly input: readonly string[] | null;
+  readonly variants: readonly string[] | null;
+  readonly price: { readonly input: number; readonly output: number } | null;
+}
+
 export interface Readiness {
   readonly ready?: boolean;
   /** Without `model_config` a script answers, not a language model. */

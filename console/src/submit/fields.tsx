@@ -26,21 +26,32 @@ export function Text(
     placeholder?: string;
     type?: string;
     inputMode?: "decimal" | "numeric";
+    options?: readonly string[];
   },
 ): ReactNode {
-  const { name, form, set, errors, label, hint, type = "text", ...rest } = props;
+  const { name, form, set, errors, label, hint, type = "text", options = [], ...rest } = props;
   return (
     <Field label={label} error={errors.get(name)} hint={hint}>
       {(ids) => (
-        <input
-          {...ids}
-          {...rest}
-          type={type}
-          autoComplete="off"
-          spellCheck={false}
-          value={form[name]}
-          onChange={(event) => set(name, event.target.value)}
-        />
+        <>
+          <input
+            {...ids}
+            {...rest}
+            type={type}
+            autoComplete="off"
+            spellCheck={false}
+            value={form[name]}
+            list={options.length ? `${ids.id}-options` : undefined}
+            onChange={(event) => set(name, event.target.value)}
+          />
+          {options.length > 0 && (
+            <datalist id={`${ids.id}-options`}>
+              {options.map((option) => (
+                <option key={option} value={option} />
+              ))}
+            </datalist>
+          )}
+        </>
       )}
     </Field>
   );

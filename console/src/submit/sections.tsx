@@ -1,4 +1,7 @@
-import type { ReactNode } from "react";
+import { type ReactNode, useEffect, useState } from "react";
+import { api } from "../api/client";
+import type { ModelFacts } from "../api/types";
+import { factsInWords, modelsOf, providersOf } from "../model/models";
 import { type Form, SOURCES, type Source } from "../model/submission";
 import { Field, Segmented } from "../ui/parts";
 import { type FormProps, Group, hasAny, PermissionField, Text } from "./fields";
@@ -60,6 +63,9 @@ export function Workspace({ form, set, errors }: FormProps): ReactNode {
 
 /** Which model, how it is reached, how it is asked. */
 export function ModelSection({ form, set, errors }: FormProps): ReactNode {
+  const models = useModels();
+  const provider = form.provider.trim();
+  const chosen = models.find((one) => one.provider === provider && one.model === form.model.trim());
   return (
     <Group
       title="Model"
@@ -67,8 +73,21 @@ export function ModelSection({ form, set, errors }: FormProps): ReactNode {
       open={hasAny(errors, MODEL_FIELDS)}
     >
       <div className="pair">
-        <Text name="provider" label="Provider" placeholder="anthropic" {...{ form, set, errors }} />
-        <Text name="model" label="Model" placeholder="claude-sonnet-4-5" {...{ form, set, errors }} />
+        <Text
+          name="provider"
+          label="Provider"
+          placeholder="anthropic"
+          options={providersOf(models)}
+          {...{ form, set, errors }}
+        />
+        <Text
+          name="model"
+          label="Model"
+          placeholder="claude-sonnet-4-5"
+          options={modelsOf(models, provider)}
+          {...(chosen ? { hint: factsInWords(chosen) } : {})}
+          {...{ form, set, errors }}
+        />
       </div>
       <div className="pair">
         <Text
@@ -144,6 +163,20 @@ export function AgentSection({ form, set, errors }: FormProps): ReactNode {
       </Field>
     </Group>
   );
+}
+
+/** The models that can be asked for; none while the gateway has not answered: any name can be typed. */
+function useModels(): readonly ModelFacts[] {
+  const [models, setModels] = useState<readonly ModelFacts[]>([]);
+  useEffect(() => {
+    const leaving = new AbortController();
+    api.models(leaving.signal).then(
+      (found) => setModels(found.models),
+      () => setModels([]),
+    );
+    return () => leaving.abort();
+  }, []);
+  return models;
 }
 
 /** What ends an execution. */

@@ -19,7 +19,9 @@ from ocf.events.output import ChunkType, Draft, FileChange, PendingRequest, Usag
 from ocf.events.ports import Clock
 from ocf.functions.core.definitions import CommandDefinition, may_run_shell
 from ocf.functions.execute.agent import config
-from ocf.functions.execute.agent.config import AgentModel, ServerSpec
+from ocf.functions.execute.agent.agent_model import AgentModel
+from ocf.functions.execute.agent.config import ServerSpec
+from ocf.functions.execute.agent.drafts import status_draft
 from ocf.functions.execute.agent.opencode_api import (
     CONNECTED,
     HEARTBEAT,
@@ -29,6 +31,7 @@ from ocf.functions.execute.agent.opencode_api import (
     PermissionReply,
     Prompt,
 )
+from ocf.functions.execute.agent.repetition import ADVICE, Repetition
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.agent.translate import Translator
 from ocf.functions.execute.sandbox.process import AgentFailed, StopReport
@@ -37,7 +40,6 @@ from ocf.functions.observability import tracing
 __all__ = [
     "Agent",
     "AgentFailed",
-    "AgentModel",
     "AgentResult",
     "AgentServer",
     "PromptSpec",
@@ -63,7 +65,8 @@ _REPLIES: dict[str, PermissionReply] = {
 class PromptSpec:
     """Settings of an execution's prompts, apart from the server, so that a warm server can serve them.
 
-    `answer_seconds` is how long a question waits for an answer; None: nobody can answer.
+    `answer_seconds` is how long a question waits for an answer; None: nobody can answer. `repeated_calls` equal tool
+    calls with equal results are a repetition (0: never): the agent gets a message once, then ends as stalled.
     """
 
     model: AgentModel
@@ -79,6 +82,7 @@ class PromptSpec:
     files: tuple[FilePart, ...] = ()
     #: A prompt `/NAME ARGUMENTS` with one of these names runs the command.
     commands: Mapping[str, CommandDefinition] = field(default_factory=dict)
+    repeated_calls: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ class Agent:
         self._prompted = False
         self._rules: list[dict[str, str]] = []
         self._command: asyncio.Task[None] | None = None
+        self._repetition = Repetition(prompt_spec.repeated_calls)
+        self._told = False
 
     @property
     def usage(self) -> Usage:
@@ -352,8 +358,23 @@ class Agent:
                 await self._publish_request(draft)
             else:
                 await self._publish(draft)
+            if self._repetition.note(draft):
+                await self._end_repetition()
         for closed in self._deadlines.keys() - translator.waiting.keys():
             del self._deadlines[closed]
+
+    async def _end_repetition(self) -> None:
+        """Tell the agent that it repeats itself; the second time, end it."""
+        if self._told:
+            await self.abort()
+            message = (
+                "the agent repeats the same tool calls with the same results, also after it was told (REPEATED_CALLS)"
+            )
+            raise AgentFailed(Reason.STALLED, message, self._stderr())
+        self._told = True
+        await self._publish(status_draft("the agent repeats itself; it is told so", "agent"))
+        # OpenCode gives it to the model with the results of the running step.
+        await self._send(ADVICE)
 
     @contextmanager
     def _parse_errors(self, event: Event) -> Iterator[None]:

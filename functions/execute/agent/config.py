@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from ocf.functions.core.definitions import (
     CommandDefinition,
@@ -24,19 +23,24 @@ from ocf.functions.core.definitions import (
     narrowed,
     permission_key,
 )
+from ocf.functions.execute.agent.agent_model import TOKEN, AgentModel, model_catalog
 from ocf.functions.execute.sandbox.agent_host_client import Owner
+from ocf.functions.models.model_target import Kind
 
 #: The OpenCode version this system is tested with; another minor version may behave differently.
 SUPPORTED_VERSION = "1.18."
 INSTRUCTION_FILES = ("AGENTS.md", "CLAUDE.md", "CONTEXT.md")
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-#: The model catalog that OpenCode reads at start. Its own has 554 models; parsing them costs a third of the boot's CPU
-#: time and 100 MB. A run needs none of them: its models are in the configuration.
+#: The model catalog that OpenCode reads at start, in models.dev's format. Its own has thousands of models; parsing them
+#: costs a third of the boot's CPU time and 100 MB. The file has the run's models only, as the catalog states them.
 CATALOG = "models.json"
+#: Tokens of an answer that OpenCode asks for at most, unless the task says more: a longer reserve makes it compact
+#: early.
+_OUTPUT_TOKENS = 32_000
 
 _SKILLS = "skills"
-_ADAPTERS = {"openai": "@ai-sdk/openai-compatible", "anthropic": "@ai-sdk/anthropic"}
+_PATHS: dict[Kind, str] = {"openai": "/v1", "anthropic": "/v1", "google": "/v1beta"}
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AGENTS = ("build", "plan", "general", "explore")
 #: Permissions that are not tools: leaving the directory, calling the same tool three times.
@@ -54,28 +58,6 @@ _NO_PROJECT = {
     "OPENCODE_DISABLE_CLAUDE_CODE": "1",
     "OPENCODE_PURE": "1",
 }
-
-
-@dataclass(frozen=True)
-class AgentModel:
-    """A model in OpenCode's configuration. Prices in US dollars per million tokens: input, output, cache read, write.
-
-    `temperature` and `max_tokens` are the caller's; the model proxy sets them as well, so that they apply in a warm
-    server.
-    """
-
-    kind: Literal["openai", "anthropic"]
-    name: str
-    context_tokens: int = 200_000
-    output_tokens: int = 32_000
-    temperature: float | None = None
-    max_tokens: int | None = None
-    prices: tuple[float, float, float, float] | None = None
-
-    @property
-    def provider(self) -> str:
-        """Return OpenCode's provider id: one per API format, both served by the model proxy."""
-        return f"ocf-{self.kind}"
 
 
 @dataclass(frozen=True)
@@ -118,7 +100,7 @@ class ServerSpec:
 
 def environment(spec: ServerSpec, password: str) -> dict[str, str]:
     """Return the agent's whole environment. Its shell tools see all of it: no value is of use elsewhere."""
-    most = max(model.max_tokens or model.output_tokens for model in spec.models)
+    most = max(model.max_tokens or _OUTPUT_TOKENS for model in spec.models)
     return {
         **spec.env,
         **_NO_NETWORK,
@@ -133,23 +115,20 @@ def environment(spec: ServerSpec, password: str) -> dict[str, str]:
         "OPENCODE_EXPERIMENTAL_OUTPUT_TOKEN_MAX": str(most),
         "OPENCODE_MODELS_PATH": str(spec.home / CATALOG),
         "OPENCODE_SERVER_PASSWORD": password,
+        TOKEN: spec.model_proxy_token,
         "OPENCODE_CONFIG_CONTENT": json.dumps(configuration(spec)),
     }
 
 
 def configuration(spec: ServerSpec) -> dict[str, object]:
     """Return OpenCode's configuration (https://opencode.ai/config.json)."""
-    base = spec.model_proxy_url.rstrip("/")
-    base = base if base.endswith("/v1") else f"{base}/v1"
+    base = spec.model_proxy_url.rstrip("/").removesuffix("/v1")
+    # The model proxy decides on silence (MODEL_SILENCE_SECONDS); OpenCode would hang up after 300 s and call again.
+    no_timeouts = dict.fromkeys(("timeout", "headerTimeout", "chunkTimeout"), False)
     providers: dict[str, object] = {}
-    for kind, adapter in _ADAPTERS.items():
-        models = {model.name: _model(model) for model in spec.models if model.kind == kind}
-        if models:
-            # The model proxy decides on silence (MODEL_SILENCE_SECONDS); OpenCode would hang up after 300 s and call
-            # again.
-            no_timeouts = dict.fromkeys(("timeout", "headerTimeout", "chunkTimeout"), False)
-            options = {"baseURL": base, "apiKey": spec.model_proxy_token, **no_timeouts}
-            providers[f"ocf-{kind}"] = {"npm": adapter, "name": "ocf", "options": options, "models": models}
+    for model in spec.models:
+        options = {"baseURL": base + _PATHS[model.kind], "apiKey": spec.model_proxy_token, **no_timeouts}
+        providers[model.provider] = {"options": options}
     default = f"{spec.models[0].provider}/{spec.models[0].name}"
     temperature = spec.models[0].temperature
     return {
@@ -200,18 +179,6 @@ def _command(command: CommandDefinition) -> dict[str, object]:
     return {"template": command.template} | {name: value for name, value in given.items() if value not in (None, "")}
 
 
-def _model(model: AgentModel) -> dict[str, object]:
-    options: dict[str, object] = {
-        "name": model.name,
-        "tool_call": True,
-        "temperature": True,
-        "limit": {"context": model.context_tokens, "output": model.max_tokens or model.output_tokens},
-    }
-    if model.prices is not None:
-        options["cost"] = dict(zip(("input", "output", "cache_read", "cache_write"), model.prices, strict=True))
-    return options
-
-
 def permission_rules(
     permissions: Mapping[str, str], enabled: Sequence[str] | None = None, *, can_answer: bool
 ) -> list[dict[str, str]]:
@@ -255,7 +222,12 @@ def _rule(key: str, action: str) -> dict[str, str]:
     return {"permission": tool, "pattern": pattern or "*", "action": action}
 
 
-def prepare_home(home: Path, tools: Sequence[Path] = (), skills: Mapping[str, SkillDefinition] | None = None) -> None:
+def prepare_home(
+    home: Path,
+    tools: Sequence[Path] = (),
+    skills: Mapping[str, SkillDefinition] | None = None,
+    models: Sequence[AgentModel] = (),
+) -> None:
     """Make a home in which OpenCode starts without the network; `tools` are linked into its `bin`.
 
     In an empty home OpenCode runs an npm install of its plugin package; one that looks installed is left alone (1.18,
@@ -271,7 +243,7 @@ def prepare_home(home: Path, tools: Sequence[Path] = (), skills: Mapping[str, Sk
     lock = {"name": "opencode", "lockfileVersion": 3, "packages": {"": {"dependencies": {"@opencode-ai/plugin": "*"}}}}
     (config / "package.json").write_text(json.dumps({"dependencies": {"@opencode-ai/plugin": "*"}}))
     (config / "package-lock.json").write_text(json.dumps(lock))
-    (home / CATALOG).write_text("{}")
+    (home / CATALOG).write_text(json.dumps(model_catalog(models)))
     for name, skill in (skills or {}).items():
         for path, content in skill.files.items():
             file = home / _SKILLS / name / path

@@ -58,7 +58,7 @@ class AgentServer:
         if spec.binary is None or not os.access(spec.binary, os.X_OK):
             where = spec.binary or "no path is set"
             raise AgentFailed(Reason.AGENT_ERROR, f"OpenCode is not installed ({where}); see OPENCODE_BIN")
-        config.prepare_home(spec.home, spec.tools, spec.definitions.skills)
+        config.prepare_home(spec.home, spec.tools, spec.definitions.skills, spec.models)
         if spec.user is not None:
             await spec.user.hand_over(spec.home)
         until = time.monotonic() + timeout

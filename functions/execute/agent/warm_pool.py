@@ -14,7 +14,8 @@ import structlog
 
 from ocf.events.lifecycle import Reason
 from ocf.events.ports import Clock
-from ocf.functions.execute.agent.config import AgentModel, ServerSpec
+from ocf.functions.execute.agent.agent_model import AgentModel
+from ocf.functions.execute.agent.config import ServerSpec
 from ocf.functions.execute.agent.opencode_api import OpenCodeError
 from ocf.functions.execute.agent.resources import available_memory
 from ocf.functions.execute.agent.warm_server import WarmServer, WarmServerConfig, open_warm_server

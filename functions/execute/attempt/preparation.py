@@ -20,7 +20,7 @@ from ocf.functions.core.definitions import TaskDefinitions, narrowed
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.stored_objects import saved_key
 from ocf.functions.execute.agent.agent import PromptSpec
-from ocf.functions.execute.agent.config import AgentModel
+from ocf.functions.execute.agent.agent_model import AgentModel
 from ocf.functions.execute.agent.conversation_import import import_conversation
 from ocf.functions.execute.agent.opencode_api import STRUCTURED_TOOL, FilePart
 from ocf.functions.execute.agent.warm_server import WarmServer
@@ -243,6 +243,7 @@ class Preparation:
             variant=task.model.variant if task.model is not None else None,
             files=files,
             commands=definitions.commands,
+            repeated_calls=self._context.deps.settings.repeated_calls,
         )
 
 
@@ -251,9 +252,7 @@ async def _keep_owner(_: Path) -> None:
 
 
 def _model(target: ModelTarget) -> AgentModel:
-    return AgentModel(
-        kind=target.kind, name=target.wire_model, temperature=target.temperature, max_tokens=target.max_tokens
-    )
+    return replace(AgentModel.of(target), temperature=target.temperature, max_tokens=target.max_tokens)
 
 
 def phase_draft(phase: str, text: str) -> Draft:

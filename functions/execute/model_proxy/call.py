@@ -58,7 +58,7 @@ class ModelCall:
 
     async def run(
         self,
-        wire: wires.Wire,
+        route: wires.Route,
         request: Request,
         asked: ModelRequest,
         reservation: Reservation,
@@ -71,9 +71,9 @@ class ModelCall:
             ModelFailed: the provider is unavailable, or a limit was exceeded during the answer.
             ClientGone: the agent has hung up.
         """
-        self._meter = UsageMeter(wire, hide_usage=asked.hide_usage)
+        self._meter = UsageMeter(route.wire, hide_usage=asked.hide_usage)
         self._reservation = reservation
-        url = self._target.base_url + wires.ROUTES[request.path][2]
+        url = route.url(self._target)
         headers = wires.upstream_headers(self._target, request.headers)
         self._hooks.on_call_start(self._call)
         self._budget.request()
@@ -134,7 +134,8 @@ class ModelCall:
                 self._note(first_byte_seconds=self._clock.monotonic() - self._call.started_at)
                 await reply.start(200, _STREAM)
             ready = meter.feed(data)
-            self._hooks.on_activity()
+            if _lives(data, ready):
+                self._hooks.on_activity()
             if ready:
                 await reply.send(redaction.feed(ready))
                 self._check_budget()
@@ -186,6 +187,13 @@ class ModelCall:
         self._note(outcome=outcome, usage=usage, seconds=seconds, estimated=estimated)
         self._hooks.on_call_end(self._call)
         self._hooks.on_usage(self._budget.usage)
+
+
+def _lives(data: bytes, ready: bytes) -> bool:
+    """Return whether a piece of a stream is more than comments and pings, which say nothing of the model."""
+    if not ready:
+        return not data.lstrip().startswith(b":")
+    return ready.count(b"data:") > ready.count(b'"ping"')
 
 
 def _cut_reason(error: Exception) -> str:

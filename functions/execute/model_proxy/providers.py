@@ -1,34 +1,65 @@
-"""The two API formats, as pure functions: what is sent, what is returned, what is counted.
+"""The API formats, as pure functions: what is sent, what is returned.
 
 OpenAI: chat completions and responses (platform.openai.com/docs/api-reference). Anthropic: messages
-(docs.anthropic.com/en/api/messages). The agent never sees the real key, which this module adds.
+(docs.anthropic.com/en/api/messages). Google: generateContent (`gemini.py`). The agent never sees the real key, which
+this module adds.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
 
+from ocf.functions.execute.model_proxy import gemini
+from ocf.functions.models.catalog import Wire
 from ocf.functions.models.model_target import Kind, ModelTarget
 
-Wire = Literal["chat", "responses", "messages"]
 
-#: Paths that the agent may call, and the path below the target's base URL. Nothing else is forwarded.
-ROUTES: dict[str, tuple[Wire, Kind, str]] = {
-    "/v1/chat/completions": ("chat", "openai", "/chat/completions"),
-    "/v1/responses": ("responses", "openai", "/responses"),
-    "/v1/messages": ("messages", "anthropic", "/messages"),
+@dataclass(frozen=True)
+class Route:
+    """A path that the agent may call. `path` is below the target's base URL; `stream` is set where the path decides."""
+
+    wire: Wire
+    kind: Kind
+    path: str = ""
+    stream: bool | None = None
+
+    def url(self, target: ModelTarget) -> str:
+        """Return the provider's URL."""
+        if self.wire == "gemini":
+            path = gemini.upstream_path(quote(target.wire_model, safe=""), stream=bool(self.stream))
+            return target.base_url + path
+        return target.base_url + self.path
+
+
+#: Nothing else is forwarded. The `openai` in between is DeepInfra's SDK's.
+_ROUTES = {
+    "/v1/chat/completions": Route("chat", "openai", "/chat/completions"),
+    "/v1/openai/chat/completions": Route("chat", "openai", "/chat/completions"),
+    "/v1/responses": Route("responses", "openai", "/responses"),
+    "/v1/messages": Route("messages", "anthropic", "/messages"),
 }
-MODELS_PATH = "/v1/models"
+MODELS_PATHS = ("/v1/models", "/v1beta/models")
 ANTHROPIC_VERSION = "2023-06-01"
+
+
+def route(path: str) -> Route | None:
+    """Return the call that a path stands for; None when it is not forwarded."""
+    if (found := _ROUTES.get(path)) is not None:
+        return found
+    call = gemini.PATH.match(path)
+    return None if call is None else Route("gemini", "google", stream=call["stream"] is not None)
 
 
 def max_tokens_field(wire: Wire, body: Mapping[str, Any], target: ModelTarget) -> str:
     """Return the provider's field for the maximum length of an answer."""
     if wire == "responses":
         return "max_output_tokens"
+    if wire == "gemini":
+        return "maxOutputTokens"
     # OpenAI's own reasoning models refuse max_tokens; compatible servers often know no other field.
     if wire == "chat" and ("max_completion_tokens" in body or urlsplit(target.base_url).hostname == "api.openai.com"):
         return "max_completion_tokens"
@@ -59,26 +90,32 @@ def upstream_headers(target: ModelTarget, sent: Mapping[str, str]) -> dict[str, 
             headers["anthropic-beta"] = sent["anthropic-beta"]
         if key:
             headers["x-api-key"] = key
+    elif target.kind == "google":
+        if key:
+            headers["x-goog-api-key"] = key
     elif key:
         headers["authorization"] = f"Bearer {key}"
     return headers
 
 
 def presented_token(headers: Mapping[str, str]) -> str:
-    """Return the credential that a client presents, in either API format."""
+    """Return the credential that a client presents, in any API format."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    return headers.get("x-api-key") or headers.get("x-goog-api-key", "")
 
 
 def error_body(message: str, type_: str = "ocf_model_proxy") -> bytes:
-    """Return an error that clients of both API formats can read."""
+    """Return an error that clients of all API formats can read."""
     return json.dumps({"type": "error", "error": {"type": type_, "message": message, "code": type_}}).encode()
 
 
 def model_list(name: str) -> bytes:
-    """Return the answer to `GET /v1/models`, readable in both API formats; the provider is not called."""
+    """Return the answer to `GET /v1/models`, readable in all API formats; the provider is not called."""
     item = {"id": name, "object": "model", "type": "model", "display_name": name, "owned_by": "ocf"}
-    return json.dumps({"object": "list", "data": [item], "has_more": False}).encode()
+    google = {"name": f"models/{name}", "displayName": name}
+    return json.dumps({"object": "list", "data": [item], "has_more": False, "models": [google]}).encode()
 
 
 CANNED_WORD = "ready"
@@ -86,6 +123,9 @@ CANNED_WORD = "ready"
 
 def canned(wire: Wire, stream: bool) -> tuple[str, bytes]:
     """Return content type and body of a one-word completion made without a model: it boots an agent at no cost."""
+    if wire == "gemini":
+        whole = json.dumps(gemini.canned(CANNED_WORD))
+        return ("text/event-stream", f"data: {whole}\n\n".encode()) if stream else ("application/json", whole.encode())
     events = _canned_events(wire)
     if not stream:
         return "application/json", json.dumps(_canned_whole(wire)).encode()

@@ -23,6 +23,7 @@ from ocf.functions.execute.model_proxy import providers as wires
 from ocf.functions.execute.model_proxy import request as requests
 from ocf.functions.execute.model_proxy.budget import Budget, Hooks, ModelProxyFailure
 from ocf.functions.execute.model_proxy.call import ModelCall
+from ocf.functions.execute.model_proxy.elision import BadRequest
 from ocf.functions.execute.model_proxy.http_server import ClientGone, Reply, Request, Server
 from ocf.functions.execute.model_proxy.upstream import ModelFailed, Upstream
 from ocf.functions.models.model_target import ModelTarget
@@ -131,7 +132,8 @@ class ModelProxy:
             return 401, wires.error_body("this port needs the token of its execution", "ocf_token")
         if self._refused is not None:
             return 403, wires.error_body(self._refused, "ocf_refused")
-        allowed = "GET" if request.path == wires.MODELS_PATH else "POST" if request.path in wires.ROUTES else None
+        listing, call = request.path in wires.MODELS_PATHS, wires.route(request.path)
+        allowed = "GET" if listing else "POST" if call is not None else None
         if allowed is None:
             return 404, wires.error_body(f"{request.path} is not forwarded", "ocf_path")
         if request.method != allowed:
@@ -142,7 +144,7 @@ class ModelProxy:
 
     async def handle(self, request: Request, reply: Reply) -> None:
         """Answer one admitted request."""
-        if request.path == wires.MODELS_PATH:
+        if request.path in wires.MODELS_PATHS:
             name = self.target.wire_model if self.target else wires.CANNED_WORD
             await reply.whole(200, wires.model_list(name))
             return
@@ -165,35 +167,40 @@ class ModelProxy:
             self._calls.discard(task)
 
     async def _call(self, request: Request, reply: Reply) -> None:
-        wire, kind, _ = wires.ROUTES[request.path]
+        route = wires.route(request.path)
+        assert route is not None
         self._hooks.on_activity()
         try:
             elided, body = await requests.read(request.body)
             target = self.target
+            stream = bool(body.get("stream")) if route.stream is None else route.stream
             if target is None:
-                content_type, answer = wires.canned(wire, bool(body.get("stream")))
+                content_type, answer = wires.canned(route.wire, stream)
                 await reply.whole(200, answer, content_type)
                 return
-            if kind != target.kind:
+            if route.kind != target.kind:
                 text = f"this execution's model uses the {target.kind} API format"
                 await reply.whole(400, wires.error_body(text, "ocf_wire"))
                 return
             left = self._budget.tokens_left()
-            asked = await asyncio.to_thread(requests.prepare, wire, elided, body, target, left)
+            size = len(elided.skeleton)
+            asked = await requests.off_loop(
+                size, requests.prepare, route.wire, elided, body, target, left, stream=stream
+            )
         except OverLimit as error:
             await reply.whole(413, wires.error_body(str(error), "ocf_request"))
             return
-        except requests.BadRequest as error:
+        except BadRequest as error:
             await reply.whole(400, wires.error_body(str(error), "ocf_request"))
             return
         # The outgoing copy is in memory too: the received one is not needed any longer.
         del elided, body
         request.body.clear()
-        await self._reserve(wire, request, asked, target, reply)
+        await self._reserve(route, request, asked, target, reply)
 
     async def _reserve(
         self,
-        wire: wires.Wire,
+        route: wires.Route,
         request: Request,
         asked: requests.ModelRequest,
         target: ModelTarget,
@@ -208,7 +215,7 @@ class ModelProxy:
             self._numbers += 1
             call = ModelCall(self._numbers, target, self._upstream, self._budget, self._hooks, self._clock)
             try:
-                await call.run(wire, request, asked, reservation, reply, self.redactor)
+                await call.run(route, request, asked, reservation, reply, self.redactor)
             except ModelFailed as error:
                 self.fail(error.reason, self.redactor(error.message))
                 await self._answer_refused(reply)

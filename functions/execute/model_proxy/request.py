@@ -1,9 +1,5 @@
 """An agent's request to a model: read within limits, checked, and rewritten for the provider.
 
-A conversation is megabytes of texts and images around a small structure. The long texts are taken out (`Elided`), the
-rest is parsed, checked and changed, and the texts are put back unchanged. So the request is in memory twice at most, a
-character outside Latin-1 does not make four bytes of each byte, and nothing blocks the event loop for long.
-
 Only what a provider can answer with tokens passes: every field, tool and reference that would make it store something,
 reach the network in the agent's name or work in the background is refused or left out.
 """
@@ -11,23 +7,22 @@ reach the network in the agent's name or work in the background is refused or le
 from __future__ import annotations
 
 import asyncio
-import json
-import re
-import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from ocf.events import limits
 from ocf.events.limits import InvalidJson, OverLimit, parse_json
-from ocf.functions.execute.model_proxy.providers import Wire, max_tokens_field, tool_name
+from ocf.functions.execute.model_proxy import gemini
+from ocf.functions.execute.model_proxy.elision import SHORT, BadRequest, Elided, elide
+from ocf.functions.execute.model_proxy.providers import max_tokens_field, tool_name
+from ocf.functions.models.catalog import Wire
 from ocf.functions.models.model_target import ModelTarget
 
-#: Starts outside a string: matches the next long string, behind any number of short ones.
-_LONG = re.compile(rb'(?:[^"]*+"[^"]{0,511}+")*+[^"]*+("[^"]{512,}+")')
-_SLICE = 4 * limits.MIB
-_SHORT = "the request without its long texts"
-
+P = ParamSpec("P")
+T = TypeVar("T")
+#: Bytes of a skeleton that is parsed in the event loop: a millisecond or two, the price of the way to a thread.
+_INLINE = 64 * limits.KIB
 #: Fields of a request that reach the provider; others are left out. `store` is set, see `_FORCED`.
 _COMMON = frozenset(
     ("model", "stream", "temperature", "top_p", "tools", "tool_choice", "parallel_tool_calls", "top_logprobs", "user")
@@ -50,6 +45,7 @@ _FIELDS: dict[Wire, frozenset[str]] = {
         "messages", "system", "max_tokens", "stop_sequences", "top_k", "thinking", "output_config", "output_format",
         "context_management", "cache_control",
     },
+    "gemini": gemini.FIELDS,
 }  # fmt: skip
 #: Fields that would make the provider work in the background, store something or reach the network. They are refused,
 #: because dropping them silently would change the request's meaning.
@@ -62,101 +58,13 @@ _REFUSED: dict[str, str] = {
     "container": "the provider would run code in the agent's name",
     "web_search_options": "the provider would reach the network in the agent's name",
     "plugins": "the provider would reach the network in the agent's name",
+    "cachedContent": "nothing is stored at the provider; send the whole conversation",
 }
-_FORCED: dict[Wire, dict[str, Any]] = {"chat": {}, "responses": {"store": False}, "messages": {}}
+_FORCED: dict[Wire, dict[str, Any]] = {"responses": {"store": False}}
 #: Types of tools that the agent itself carries out; all others are the provider's.
 _OWN_TOOLS = (None, "function", "custom")
 #: Rough cost of a data URL or base64 source: providers count images by their size, not by their bytes.
 _MEDIUM_TOKENS = 2_000
-
-
-class BadRequest(ValueError):
-    """The agent sent something that is not a model request, or one that may not pass."""
-
-
-@dataclass
-class Elided:
-    """A JSON text without its long strings.
-
-    `skeleton` has `"mark:N"` in place of the Nth long string, which is `source[start:end]` with its quotes.
-    """
-
-    source: bytearray = field(repr=False)
-    skeleton: bytes = field(repr=False)
-    mark: str
-    spans: list[tuple[int, int]] = field(repr=False)
-
-    def head(self, text: str) -> bytes:
-        """Return the first bytes of a string of the skeleton, as received."""
-        if not text.startswith(self.mark):
-            return text[:64].encode("utf-8", "replace")
-        start, _ = self.spans[int(text[len(self.mark) :])]
-        return bytes(self.source[start + 1 : start + 65])
-
-    def size(self, text: str) -> int:
-        """Return the length of a string in bytes."""
-        if not text.startswith(self.mark):
-            return len(text)
-        start, end = self.spans[int(text[len(self.mark) :])]
-        return end - start
-
-    def put_back(self, body: object) -> bytes:
-        """Return `body` as JSON, with the long strings as received.
-
-        Raises:
-            BadRequest: it has a number that JSON cannot hold.
-        """
-        try:
-            text = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
-        except ValueError:
-            raise BadRequest("the request body has a number that is too large") from None
-        parts: list[bytes | memoryview] = []
-        view = memoryview(self.source)
-        done = 0
-        for found in re.finditer(rb'"' + self.mark.encode() + rb'(\d+)"', text):
-            start, end = self.spans[int(found[1])]
-            parts += (text[done : found.start()], view[start:end])
-            done = found.end()
-        return b"".join((*parts, text[done:]))
-
-
-async def elide(source: bytearray) -> Elided:
-    """Take out the long strings of a request, yielding to the event loop in between.
-
-    Raises:
-        OverLimit: it exceeds `limits.MODEL_REQUEST`, or `limits.MODEL_SKELETON` without its long strings.
-    """
-    limit = limits.MODEL_REQUEST
-    if len(source) > limit.bytes:
-        raise OverLimit(f"the request: {len(source)} bytes; at most {limit.bytes}")
-    # A copy of the same length without escapes: a string ends at the next quote.
-    plain = bytearray()
-    while len(plain) < len(source):
-        piece = bytes(source[len(plain) : len(plain) + _SLICE])
-        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
-            piece += bytes(source[len(plain) + len(piece) : len(plain) + len(piece) + 1])
-        plain += piece.replace(b"\\\\", b"__").replace(b'\\"', b"__")
-        await asyncio.sleep(0)
-    # Every string is a value or a key, and each value has at most one key.
-    if (strings := plain.count(b'"') // 2) > 2 * limit.values:
-        raise OverLimit(f"the request: {strings} strings; at most {2 * limit.values}")
-    # The request's author cannot guess it.
-    mark = f"{secrets.token_hex(16)}:"
-    spans: list[tuple[int, int]] = []
-    skeleton = bytearray()
-    done = 0
-    yielded_at = 0
-    while found := _LONG.match(plain, done):
-        if done - yielded_at > _SLICE:
-            await asyncio.sleep(0)
-            yielded_at = done
-        skeleton += source[done : found.start(1)]
-        skeleton += b'"%s%d"' % (mark.encode(), len(spans))
-        spans.append(found.span(1))
-        done = found.end()
-    limits.check_size(len(skeleton) + len(source) - done, limits.MODEL_SKELETON, _SHORT)
-    skeleton += source[done:]
-    return Elided(source, bytes(skeleton), mark, spans)
 
 
 @dataclass(frozen=True)
@@ -173,6 +81,13 @@ class ModelRequest:
     output_tokens: int
 
 
+async def off_loop(size: int, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what `work` returns; a skeleton of more than `_INLINE` bytes is handled in a thread."""
+    if size <= _INLINE:
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)
+
+
 async def read(source: bytearray) -> tuple[Elided, dict[str, Any]]:
     """Return the agent's request with its long texts elided.
 
@@ -182,7 +97,7 @@ async def read(source: bytearray) -> tuple[Elided, dict[str, Any]]:
     """
     elided = await elide(source)
     try:
-        body = await asyncio.to_thread(parse_json, elided.skeleton, limits.MODEL_SKELETON, _SHORT)
+        body = await off_loop(len(elided.skeleton), parse_json, elided.skeleton, limits.MODEL_SKELETON, SHORT)
     except OverLimit:
         raise
     except InvalidJson as error:
@@ -192,7 +107,9 @@ async def read(source: bytearray) -> tuple[Elided, dict[str, Any]]:
     return elided, body
 
 
-def prepare(wire: Wire, elided: Elided, body: dict[str, Any], target: ModelTarget, left: int | None) -> ModelRequest:
+def prepare(
+    wire: Wire, elided: Elided, body: dict[str, Any], target: ModelTarget, left: int | None, *, stream: bool = False
+) -> ModelRequest:
     """Return the request as operator and caller want it.
 
     Args:
@@ -202,21 +119,25 @@ def prepare(wire: Wire, elided: Elided, body: dict[str, Any], target: ModelTarge
         target: the model.
         left: tokens left of the budget; None: no limit. An answer that does not stream cannot be cut in the middle, so
             it may not be longer.
+        stream: whether the answer streams.
 
     Raises:
         BadRequest: it asks for something that the provider may not do here.
     """
+    if wire == "gemini":
+        body = gemini.normal(body)
     reject_forbidden(wire, elided, body, target.provider_tools)
     out, hide = rewrite(wire, body, target)
     media = list(_media(wire, body, elided))
     tokens = max(0, len(elided.source) - sum(media)) // 4 + _MEDIUM_TOKENS * len(media)
     name = max_tokens_field(wire, body, target)
-    asked = out.get(name)
+    holder = gemini.config_of(out) if wire == "gemini" else out
+    asked = holder.get(name)
     most = asked if isinstance(asked, int) and asked > 0 else limits.MODEL_OUTPUT_TOKENS
     if left is not None and most > left - tokens:
         most = max(1, left - tokens)
-        if not out.get("stream"):
-            _bound(out, name, most)
+        if not stream:
+            _bound(holder, name, most)
     return ModelRequest(elided.put_back(out), hide, tokens, most)
 
 
@@ -226,16 +147,20 @@ def rewrite(wire: Wire, body: Mapping[str, Any], target: ModelTarget) -> tuple[d
     model, temperature and max_tokens of the target override what the agent sent; unknown fields and tools that are not
     enabled are taken out; a stream is asked to report its usage.
     """
-    out = {name: value for name, value in body.items() if name in _FIELDS[wire]} | _FORCED[wire]
-    out["model"] = target.wire_model
+    out = {name: value for name, value in body.items() if name in _FIELDS[wire]} | _FORCED.get(wire, {})
+    holder = out
+    if wire == "gemini":
+        holder = gemini.config_of(out)
+    else:
+        out["model"] = target.wire_model
     if target.temperature is not None:
-        out["temperature"] = target.temperature
+        holder["temperature"] = target.temperature
     if target.max_tokens is not None:
-        _bound(out, max_tokens_field(wire, body, target), target.max_tokens)
+        _bound(holder, max_tokens_field(wire, body, target), target.max_tokens)
     if target.enabled_tools is not None and "tools" in out:
-        out["tools"] = [tool for tool in _listed(out["tools"]) if tool_name(tool) in target.enabled_tools]
+        out["tools"] = _enabled(wire, out["tools"], target.enabled_tools)
         if not out["tools"]:
-            for name in ("tools", "tool_choice", "parallel_tool_calls"):
+            for name in ("tools", "tool_choice", "parallel_tool_calls", "toolConfig"):
                 out.pop(name, None)
     hide = False
     if wire == "chat" and out.get("stream"):
@@ -244,6 +169,12 @@ def rewrite(wire: Wire, body: Mapping[str, Any], target: ModelTarget) -> tuple[d
         hide = not options.get("include_usage")
         out["stream_options"] = {**options, "include_usage": True}
     return out, hide
+
+
+def _enabled(wire: Wire, tools: object, names: tuple[str, ...]) -> list[Any]:
+    if wire == "gemini":
+        return list(gemini.only(tools, names))
+    return [tool for tool in _listed(tools) if tool_name(tool) in names]
 
 
 def _bound(out: dict[str, Any], name: str, most: int) -> None:
@@ -268,16 +199,25 @@ def reject_forbidden(wire: Wire, elided: Elided, body: Mapping[str, Any], allowe
     for name, why in _REFUSED.items():
         if body.get(name):
             raise BadRequest(f"{name}: {why}")
-    for number, tool in enumerate(_listed(body.get("tools"))):
-        kind = tool.get("type") if isinstance(tool, dict) else tool
-        if kind not in _OWN_TOOLS and kind not in allowed:
-            shown = str(kind)[:64]
+    for number, kind in _provider_tools(wire, body.get("tools")):
+        if kind not in allowed:
             message = "the provider's tools would reach the network in the agent's name"
             message = f"{message}; function, custom and what MODEL_PROVIDER_TOOLS names pass"
-            raise BadRequest(f"tools[{number}].type: {shown!r}: {message}")
-    for place, url in _references(wire, body):
+            raise BadRequest(f"tools[{number}].type: {kind[:64]!r}: {message}")
+    for place, url in gemini.references(body) if wire == "gemini" else _references(wire, body):
         if not elided.head(url).lower().startswith(b"data:"):
             raise BadRequest(f"{place}: the provider would fetch it in the agent's name; send the data itself")
+
+
+def _provider_tools(wire: Wire, tools: object) -> Iterator[tuple[int, str]]:
+    """Yield number and type of each tool that the provider would carry out itself."""
+    if wire == "gemini":
+        yield from gemini.provider_tools(tools)
+        return
+    for number, tool in enumerate(_listed(tools)):
+        kind = tool.get("type") if isinstance(tool, dict) else tool
+        if kind not in _OWN_TOOLS:
+            yield number, str(kind)
 
 
 def _listed(value: object) -> list[Any]:
@@ -318,6 +258,9 @@ def _references(wire: Wire, body: Mapping[str, Any]) -> Iterator[tuple[str, str]
 
 def _media(wire: Wire, body: Mapping[str, Any], elided: Elided) -> Iterator[int]:
     """Yield the bytes of each image or document: they are not text and no measure of its tokens."""
+    if wire == "gemini":
+        yield from (size for data in gemini.media(body) if (size := elided.size(data)) > 512)
+        return
     for part in _parts(wire, body):
         for holder in (part, part.get("image_url"), part.get("file"), part.get("input_audio")):
             # A document of type `text` is text.

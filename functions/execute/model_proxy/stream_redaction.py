@@ -9,6 +9,7 @@ from typing import Any
 from ocf.events import limits
 from ocf.events.limits import InvalidJson, parse_json
 from ocf.events.redaction import Redactor, StreamRedactor
+from ocf.functions.execute.model_proxy import gemini
 
 #: Fields of the API formats that hold the model's text; anything else is left unchanged.
 _FIELDS = ("content", "reasoning_content", "reasoning", "refusal", "text", "thinking", "partial_json", "arguments")
@@ -29,7 +30,7 @@ class StreamRedaction:
         return b"\n\n".join(self._event(event) if event else b"" for event in events.split(b"\n\n"))
 
     def _event(self, event: bytes) -> bytes:
-        body = _body(event) if b'"delta"' in event else None
+        body = _body(event) if b'"delta"' in event or b'"parts"' in event else None
         fields = [] if body is None else list(_text_fields(body))
         # A ping arrives in between and ends no text.
         pinged = not fields and b'"ping"' in event
@@ -39,6 +40,9 @@ class StreamRedaction:
             if key not in self._streams:
                 self._streams[key] = (self._redactor.stream(), event)
             text = self._streams[key][0].feed(holder[name])
+            if key[0] == "gemini" and b'"finishReason"' in event:
+                # No event follows that could carry the rest.
+                text += self._streams[key][0].flush()
             changed = changed or text != holder[name]
             holder[name] = text
         # Unchanged where possible: unknown content must not change in transit.
@@ -74,6 +78,7 @@ def _text_fields(body: object) -> Iterator[TextField]:
     """Yield each piece of the model's text in an event, with the key of the text it continues."""
     if not isinstance(body, dict):
         return
+    yield from gemini.text_parts(body)
     if isinstance(body.get("delta"), str):  # responses
         yield (body.get("type"), body.get("item_id"), body.get("content_index")), body, "delta"
     yield from _below(body.get("delta"), (body.get("index"),))  # messages

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpcore
@@ -157,24 +156,18 @@ class Upstream:
         self._jitter = jitter
         self._silence = read_timeout
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=30)
-        transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False, proxy=proxy)
+        # The transport alone, without a client: no cookies, no redirects, and a call costs half of the time.
+        self._transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False, proxy=proxy)
         if proxy is None:
             # httpx has no public way to set the network backend of its pool.
-            transport._pool._network_backend = CheckedNetwork(
+            self._transport._pool._network_backend = CheckedNetwork(
                 lambda host, _, addresses: _refuse_forbidden(host, addresses, allow_hosts)
             )
-        no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-        self._client = httpx.AsyncClient(
-            transport=transport,
-            trust_env=False,
-            follow_redirects=False,
-            cookies=no_cookies,
-            timeout=httpx.Timeout(10, read=read_timeout, pool=None),
-        )
+        self._timeout = httpx.Timeout(10, read=read_timeout, pool=None).as_dict()
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
+        await self._transport.aclose()
 
     @asynccontextmanager
     async def opened(
@@ -193,9 +186,11 @@ class Upstream:
             asked: float | None = None
             tries = self._retry.tries
             try:
-                response = await self._client.send(
-                    self._client.build_request("POST", url, headers=headers, content=body), stream=True
+                asked_of = httpx.Request(
+                    "POST", url, headers=headers, content=body, extensions={"timeout": self._timeout}
                 )
+                response = await self._transport.handle_async_request(asked_of)
+                response.request = asked_of
             except (httpx.LocalProtocolError, UnicodeEncodeError):
                 # Their messages quote the header, and so the key.
                 text = "the model's key cannot be sent: it has characters that no HTTP header may carry"

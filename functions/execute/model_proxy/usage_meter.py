@@ -8,11 +8,12 @@ from typing import Any
 from ocf.events import limits
 from ocf.events.limits import InvalidJson, parse_json
 from ocf.events.output import Usage
-from ocf.functions.execute.model_proxy.providers import Wire
+from ocf.functions.execute.model_proxy import gemini
+from ocf.functions.models.catalog import Wire
 
 #: Marks the end of an answer; see `UsageMeter.finished`.
 _FINISH = re.compile(
-    rb'"(finish|stop)_reason"\s*:\s*"|"type"\s*:\s*"(message_stop|response\.(completed|incomplete|failed))"'
+    rb'"(finish_reason|stop_reason|finishReason)"\s*:\s*"|"type"\s*:\s*"(message_stop|response\.(completed|incomplete|failed))"'
 )
 _ERROR = re.compile(rb'^(event: error|data: \{"(type": ?"error"|error": ?\{))', re.MULTILINE)
 _INPUT = ("input_tokens", "cache_read_tokens", "cache_write_tokens")
@@ -31,7 +32,7 @@ def says_something(answer: object) -> bool:
         if isinstance(value, list):
             waiting += value
         elif isinstance(value, dict):
-            if value.get("type") in _CALLS or value.get("tool_calls"):
+            if value.get("type") in _CALLS or value.get("tool_calls") or value.get("functionCall"):
                 return True
             if any(value.get(name) and isinstance(value[name], str) for name in _SAID):
                 return True
@@ -42,6 +43,8 @@ def says_something(answer: object) -> bool:
 
 def read_usage(wire: Wire, usage: dict[str, Any]) -> dict[str, int]:
     """Return a provider's usage object in our fields. Cached tokens are counted once, apart from the input."""
+    if wire == "gemini":
+        return gemini.read_usage(usage, _count)
     if wire == "messages":
         names = {
             "input_tokens": "input_tokens",
@@ -119,8 +122,8 @@ class UsageMeter:
             return
         self.finished = True
         self.spoke = says_something(answer)
-        if isinstance(answer, dict) and isinstance(answer.get("usage"), dict):
-            self._seen.update(read_usage(self._wire, answer["usage"]))
+        if isinstance(answer, dict):
+            self._note(answer)
 
     def feed(self, data: bytes) -> bytes:
         """Return the complete events, without those that only we asked for. Each byte is read a few times.
@@ -165,12 +168,12 @@ class UsageMeter:
             self.failed = True
         hidden = self._read(event)
         # Before the first output there is nothing to count: an empty answer costs what its provider reports.
-        if self.spoke and b'"delta"' in event:
+        if self.spoke and (b'"delta"' in event or (self._wire == "gemini" and b'"parts"' in event)):
             self.pieces += 1
         return hidden
 
     def _read(self, event: bytes) -> bool:
-        if (self.spoke and b'"usage"' not in event) or b"data:" not in event:
+        if (self.spoke and b'"usage' not in event) or b"data:" not in event:
             return False
         try:
             body = parse_json(event[event.index(b"data:") + 5 :], limits.MODEL_ANSWER, "an event of the model's answer")
@@ -181,7 +184,7 @@ class UsageMeter:
 
     def _note(self, body: dict[str, Any]) -> bool:
         inner = body.get("message") or body.get("response") or body
-        usage = inner.get("usage") if isinstance(inner, dict) else None
+        usage = inner.get("usageMetadata" if self._wire == "gemini" else "usage") if isinstance(inner, dict) else None
         if not isinstance(usage, dict):
             return False
         self._seen.update(read_usage(self._wire, usage))

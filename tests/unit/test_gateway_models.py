@@ -10,7 +10,6 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from ocf.cli import models as verbs
 from ocf.cli.app import app
 from ocf.functions.gateway.routes.models import ModelList
 from ocf.functions.gateway.settings import GatewaySettings
@@ -76,10 +75,7 @@ def test_ocf_models_prints_a_list_or_the_json(monkeypatch: pytest.MonkeyPatch) -
             assert (method, path, query) == ("GET", "/models", {"provider": "x"})
             return {"models": [known, unknown]}
 
-    def with_gateway(work: Any, *_: object) -> None:
-        asyncio.run(work(Answering()))
-
-    monkeypatch.setattr(verbs, "with_gateway", with_gateway)
+    monkeypatch.setattr("ocf.cli.verb.connected", lambda work, *_: asyncio.run(work(Answering())))
     shown = CliRunner().invoke(app, ["models", "--provider", "x"]).stdout
     assert "context 1M, output 64k, text, $3 in, $15 out, variants low" in shown
     assert "context -, output -, -, price -" in shown

@@ -2,9 +2,9 @@
 
 Run: python -m benchmarks.model_proxy_latency
 
-One process holds provider, model proxy, a bare byte relay and client, so the figures are upper bounds. Direct, through the
-relay and through the model proxy take turns, request by request; medians and 95th percentiles of the same run stand side by
-side.
+One process holds provider, model proxy, a bare byte relay and client, so the figures are upper bounds. Direct, through
+the relay and through the model proxy take turns, request by request; medians and 95th percentiles of the same run stand
+side by side.
 """
 
 from __future__ import annotations

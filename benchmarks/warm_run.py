@@ -129,14 +129,15 @@ async def run(stack: Stack, model: ScriptedModel, script: str, receiver: SpanRec
         last_word=words[-1][0] - started,
         finished=model.finished[name] - started,
         messages=len(words),
-        lags=list(_lags(words, model.written[name])),
+        lags=list(lags(words, model.written[name])),
         results=results,
         spans=spans,
         cpu={key: after[key] - before.get(key, 0.0) for key in after},
     )
 
 
-def _lags(words: list[tuple[float, str]], written: list[float]) -> Iterable[float]:
+def lags(words: list[tuple[float, str]], written: list[float]) -> Iterable[float]:
+    """Yield the seconds from the model's writing of each word to its arrival at the viewer."""
     seen = 0
     for at, text in words:
         for _ in range(text.count("word")):

@@ -19,6 +19,7 @@ from ocf.events.commands import Cancel, Model, Reply
 from ocf.events.envelope import Event
 from ocf.events.errors import Busy, Conflict, Drop, OcfError, Unavailable
 from ocf.events.execution_record import Record
+from ocf.events.facts import ChangedFile, DiffSummary
 from ocf.events.lifecycle import Reason, State
 from ocf.events.output import Chunk, ChunkType, Draft, Usage
 from ocf.events.ports import Inbox, Message
@@ -50,6 +51,7 @@ class StandIn:
     script: Callable[[StandIn, Emit], Awaitable[None]] | None = None
     left = 0
     breaks: Exception | None = None
+    stored = StoredArtifacts()
     prepared: object = None
     latest: StandIn
 
@@ -94,7 +96,7 @@ class StandIn:
     async def store_artifacts(self, *_: object) -> StoredArtifacts:
         if self.breaks is not None:
             raise self.breaks
-        return StoredArtifacts()
+        return self.stored
 
     async def close(self) -> None:
         """It leaves nothing."""
@@ -338,6 +340,29 @@ async def test_processes_that_would_not_die_are_said(tmp_path: Path) -> None:
         record = await run.record()
         assert (record.state, record.message) == (State.CANCELLED, "cancelled; 2 of its processes could not be ended")
         assert (await run.chunks())[-1].data == record.message
+
+
+async def test_files_that_no_tool_reported_are_named_before_the_end(tmp_path: Path) -> None:
+    """A shell command's changes are found in the workspace; a change that a tool has reported is named once."""
+
+    async def writes(_: StandIn, emit: Emit) -> None:
+        detail = {"path": "written.txt", "change": "added", "additions": 1, "deletions": 0}
+        await emit(Draft(type=ChunkType.FILE_CHANGE, data="added written.txt", detail=detail))
+
+    files = [
+        ChangedFile(path="gone.txt", change="deleted", additions=0, deletions=4),
+        ChangedFile(path="moved.txt", change="renamed"),
+        ChangedFile(path="written.txt", change="added", additions=1, deletions=0),
+    ]
+    async with scene(tmp_path) as run:
+        run.turn.script = writes
+        run.turn.stored = StoredArtifacts(DiffSummary(files=3, changed=files))
+        await asyncio.wait_for(run.begin(), 5)
+        chunks = await run.chunks()
+    named = [chunk for chunk in chunks if chunk.type is ChunkType.FILE_CHANGE]
+    assert [chunk.data for chunk in named] == ["added written.txt", "deleted gone.txt", "added moved.txt"]
+    assert named[1].detail == {"path": "gone.txt", "change": "deleted", "additions": 0, "deletions": 4}
+    assert chunks[-1].detail == {"state": "completed"}
 
 
 async def test_follow_ups_of_a_turn_that_fails_are_said(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ async def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch)
 async def test_answers_that_are_none_are_errors_of_opencode(said: bytes) -> None:
     """Whatever stands in an answer or an event: it is OpenCode's error, and no other exception."""
     one = client(lambda _: httpx.Response(200, content=said))
-    for call in (one.todo("ses_1"), one.busy("ses_1"), one.version(), one.changes(), one.create_session("t", [])):
+    for call in (one.todo("ses_1"), one.busy("ses_1"), one.version(), one.create_session("t", [])):
         with pytest.raises(OpenCodeError):
             await call
     with pytest.raises(OpenCodeError):

@@ -96,6 +96,7 @@ def test_every_api_format_goes_to_the_model_proxy() -> None:
     assert all(provider["options"]["apiKey"] == "random" for provider in config["provider"].values())
     assert config["share"] == "disabled"
     assert config["autoupdate"] is False
+    assert config["snapshot"] is False
     assert configuration(replace(SPEC, model_proxy_url="http://127.0.0.1:4000")) == configuration(SPEC)
 
 

@@ -15,7 +15,7 @@ from ocf.events import limits
 from ocf.events.errors import InvalidEvent
 from ocf.events.lifecycle import Reason
 from ocf.events.limits import FREE_VALUE, OverLimit, parse_json
-from ocf.events.output import ChunkType, Draft, FileChange, PendingRequest, Usage
+from ocf.events.output import ChunkType, Draft, PendingRequest, Usage
 from ocf.events.ports import Clock
 from ocf.functions.core.definitions import CommandDefinition, may_run_shell
 from ocf.functions.execute.agent import config
@@ -346,12 +346,6 @@ class Agent:
 
     async def _handle(self, translator: Translator, event: Event) -> None:
         with self._parse_errors(event):
-            part = (event.get("properties") or {}).get("part") or {}
-            unreported = part.get("type") == "patch" and translator.unreported(part)
-        changes = await self.server.client.changes() if unreported else []
-        with self._parse_errors(event):
-            if unreported:
-                translator.changes = {change.path: change for change in map(_change, changes)}
             drafts = translator.feed(event)
         for draft in drafts:
             if draft.type in (ChunkType.PERMISSION, ChunkType.QUESTION):
@@ -459,12 +453,6 @@ def question_answers(answer: str, title: str) -> list[list[str]]:
         return [[answer]]
     lines = answer.splitlines()
     return [[lines[i]] if i < len(lines) else [] for i in range(count)]
-
-
-def _change(row: Event) -> FileChange:
-    return FileChange(
-        path=row["file"], change=row["status"], additions=row.get("additions"), deletions=row.get("deletions")
-    )
 
 
 async def start_agent(server: ServerSpec, prompt_spec: PromptSpec, clock: Clock) -> Agent:

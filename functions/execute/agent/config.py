@@ -52,6 +52,12 @@ _NO_NETWORK = {
     "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
     "OPENCODE_DISABLE_SHARE": "1",
 }
+#: Parts of OpenCode that no run uses (ADR 0015): its own file finder (ripgrep is there), the file watcher, the web pages.
+_UNUSED = {
+    "OPENCODE_DISABLE_FFF": "1",
+    "OPENCODE_EXPERIMENTAL_DISABLE_FILEWATCHER": "1",
+    "OPENCODE_DISABLE_EMBEDDED_WEB_UI": "1",
+}
 _NO_PROJECT = {
     "OPENCODE_DISABLE_PROJECT_CONFIG": "1",
     "OPENCODE_DISABLE_EXTERNAL_SKILLS": "1",
@@ -104,6 +110,7 @@ def environment(spec: ServerSpec, password: str) -> dict[str, str]:
     return {
         **spec.env,
         **_NO_NETWORK,
+        **_UNUSED,
         **_NO_PROJECT,
         "PATH": f"{spec.path}:{spec.home / 'bin'}",
         "HOME": str(spec.home),
@@ -138,6 +145,9 @@ def configuration(spec: ServerSpec) -> dict[str, object]:
         "enabled_providers": list(providers),
         "share": "disabled",
         "autoupdate": False,
+        # A commit of the whole tree before and after each step: half of a turn's processor time (ADR 0015). Changes
+        # are found by the attempt itself (`ocf.functions.execute.attempt.progress`).
+        "snapshot": False,
         "lsp": False,
         "formatter": False,
         "plugin": [],

@@ -190,10 +190,6 @@ class OpenCode:
         """Return the newest messages of a session as {info, parts}, oldest first; see `limits.AGENT_CONVERSATION`."""
         return await self._newest(session, _ReadBudget(limits.AGENT_CONVERSATION))
 
-    async def changes(self) -> list[Event]:
-        """Return the differences from the last commit, as {file, status, additions, deletions}."""
-        return _objects(await self._call("GET", "/vcs/status"))
-
     async def todo(self, session: str) -> list[Event]:
         """Return the agent's todo list as {content, status, priority}."""
         return _objects(await self._call("GET", f"/session/{session}/todo"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ocf.events.output import ChunkType, Draft, FileChange, ToolCall, ToolResult
@@ -35,7 +35,6 @@ class ToolPart:
     called: bool = False
     window: str = ""
     cut: bool = False
-    written: list[str] = field(default_factory=list)
 
 
 def feed_tool(known: ToolPart, part: Mapping[str, Any], directory: str) -> list[Draft]:
@@ -62,7 +61,6 @@ def feed_tool(known: ToolPart, part: Mapping[str, Any], directory: str) -> list[
         drafts.append(_result(part, name, call))
         if state.get("status") == "completed":
             changes = file_changes(name, call_input, metadata, directory)
-            known.written = [str(change.path) for change in changes]
             drafts += [change_draft(change) for change in changes]
     return drafts
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ocf.events import limits
 from ocf.events.lifecycle import Reason
-from ocf.events.output import ChunkType, Draft, FileChange, PendingRequest, Usage
+from ocf.events.output import ChunkType, Draft, PendingRequest, Usage
 from ocf.functions.execute.agent.drafts import (
     failure,
     permission_waiting,
@@ -25,7 +25,7 @@ from ocf.functions.execute.agent.drafts import (
     usage_after,
 )
 from ocf.functions.execute.agent.text_part import TextPart
-from ocf.functions.execute.agent.tool_parts import ToolPart, change_draft, feed_tool, relative
+from ocf.functions.execute.agent.tool_parts import ToolPart, feed_tool
 
 _SEEN_LIMIT = 20_000
 #: OpenCode's names for the ends of an incomplete answer (the AI SDK's finish reasons).
@@ -45,8 +45,7 @@ class Translator:
     """One session (and the sessions its subagents open) from prompt to idle.
 
     After each `feed`, `idle` states whether the run is over, `error` why it failed, `usage` the totals so far,
-    `result_text` the assistant's last message, `waiting` the unanswered requests. `changes` (path to FileChange) may be
-    set from version control before a `patch` part is fed.
+    `result_text` the assistant's last message, `waiting` the unanswered requests.
     """
 
     def __init__(self, session: str, directory: str) -> None:
@@ -56,7 +55,6 @@ class Translator:
         self.aborted = False
         self.error: tuple[Reason, str] | None = None
         self.waiting: dict[str, PendingRequest] = {}
-        self.changes: Mapping[str, FileChange] = {}
         self._directory = directory
         self._sessions = {session}
         self._seen: OrderedDict[str, None] = OrderedDict()
@@ -65,7 +63,6 @@ class Translator:
         self._parts_of: dict[str, list[str]] = {}
         self._unpublished = 0
         self._tools: dict[str, ToolPart] = {}
-        self._reported: dict[str, set[str]] = {}
         self._steps: set[str] = set()
         self._requested: set[str] = set()
         self._retry: object = None
@@ -221,8 +218,6 @@ class Translator:
             return self._on_tool(part)
         if kind == "step-finish":
             return self._on_step(part)
-        if kind == "patch":
-            return self._on_patch(part)
         return []
 
     def _on_text(self, part: Mapping[str, Any]) -> list[Draft]:
@@ -292,7 +287,6 @@ class Translator:
             # The list's own event may be lost with the stream; the tool part is stored.
             todos = part["state"].get("input", {}).get("todos")
             drafts += self._on_todo({"sessionID": part["sessionID"], "todos": todos}) if known.rank == 2 else []
-        self._reported.setdefault(part["messageID"], set()).update(known.written)
         return drafts
 
     def _on_step(self, part: Mapping[str, Any]) -> list[Draft]:
@@ -303,18 +297,6 @@ class Translator:
         self.usage = usage_after(self.usage, part)
         text = f"{self.usage.total_tokens} tokens, ${self.usage.cost_usd:.4f}"
         return [Draft(type=ChunkType.USAGE, data=text, detail=self.usage.model_dump(mode="json"))]
-
-    def unreported(self, part: Mapping[str, Any]) -> list[str]:
-        """Return files of a `patch` part (all changes of a step) that no tool has reported."""
-        reported = self._reported.get(str(part.get("messageID")), set())
-        paths = [relative(file, self._directory) for file in part.get("files") or []]
-        return [path for path in paths if path is not None and path not in reported]
-
-    def _on_patch(self, part: Mapping[str, Any]) -> list[Draft]:
-        paths = self.unreported(part)
-        self._reported.setdefault(part["messageID"], set()).update(paths)
-        found = [self.changes.get(path) or FileChange(path=path, change="modified") for path in paths]
-        return [change_draft(change) for change in found]
 
     # Todo list, permissions, questions
 

@@ -22,6 +22,7 @@ from ocf.functions.execute.attempt import outcome
 from ocf.functions.execute.attempt.agent_run import AgentRun
 from ocf.functions.execute.attempt.command_listener import agent_status
 from ocf.functions.execute.attempt.lease import Lease
+from ocf.functions.execute.attempt.progress import Progress
 from ocf.functions.execute.attempt.publisher import Publisher
 from ocf.functions.execute.attempt.stop import StopReason
 from ocf.functions.observability import tracing
@@ -50,6 +51,7 @@ class AttemptEnd:
         *,
         agent_run: AgentRun,
         publisher: Publisher,
+        progress: Progress,
         lease: Lease,
         cancelled: asyncio.Event,
         released: asyncio.Event,
@@ -59,6 +61,7 @@ class AttemptEnd:
         self._ref = ref
         self._agent_run = agent_run
         self._publisher = publisher
+        self._progress = progress
         self._lease = lease
         self._cancelled = cancelled
         self._released = released
@@ -80,6 +83,8 @@ class AttemptEnd:
         if taken is Step.CANCEL:
             self._cancelled.clear()  # this cancel is done; another one ends the wait for S3
         stored = await self._store_artifacts()
+        for draft in self._progress.unnamed_changes(stored.diff):
+            await self._publisher.emit(draft)
         # The same transition table as the record's.
         state = EXECUTION.step(State.RUNNING, taken)
         if processes_left:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import structlog
@@ -13,10 +13,11 @@ from ocf.events.errors import NotYetKnown, Retry
 from ocf.events.execution_record import Record
 from ocf.events.facts import DiffSummary
 from ocf.events.limits import KIB
-from ocf.events.output import ChunkType, Draft, PendingRequest, TodoItem, Usage
+from ocf.events.output import ChunkType, Draft, FileChange, PendingRequest, TodoItem, Usage
 from ocf.events.ports import Clock
 from ocf.functions import workspace
 from ocf.functions.core.execution_repository import Records
+from ocf.functions.execute.agent.tool_parts import change_draft
 
 log = structlog.get_logger()
 
@@ -29,6 +30,8 @@ _SHARE = 20
 #: thousand.
 NAMED = 200
 _NAMED_BYTES = 32 * KIB
+#: Changed files, found in the workspace, that the output names at most. The terminal fact names the result anyway.
+FOUND = 2000
 
 
 class Progress:
@@ -41,14 +44,19 @@ class Progress:
         self._changes: dict[str, Any] = {}
         self._dirty = asyncio.Event()
         self._asked: dict[str, PendingRequest] = {}
+        #: Changed files that the output has named, as (path, change).
+        self._named: set[tuple[str, str]] = set()
+        self._found = 0
 
     def _set(self, **changes: Any) -> None:
         self._changes.update(changes)
         self._dirty.set()
 
     def note(self, draft: Draft) -> None:
-        """Take todo list and requests from a draft."""
+        """Take todo list, requests and changed files from a draft."""
         detail = draft.detail or {}
+        if draft.type is ChunkType.FILE_CHANGE:
+            self._named.add((str(detail.get("path")), str(detail.get("change"))))
         if draft.type is ChunkType.TODO:
             items = [TodoItem.model_validate(item) for item in detail.get("items", [])]
             self._set(todo=outcomes.fit_todo(items))
@@ -56,6 +64,20 @@ class Progress:
             waiting = outcomes.fit_waiting(PendingRequest.model_validate(detail))
             self._asked[waiting.request_id] = waiting
             self._set(waiting_for=next(iter(self._asked.values())))
+
+    def unnamed_changes(self, diff: DiffSummary) -> list[Draft]:
+        """Return drafts for the changes of `diff` that the output has not named yet, at most `FOUND` in a run.
+
+        Tools name the files that they write; those that a shell command changed are found in the workspace.
+        """
+        drafts = []
+        for file in diff.changed:
+            change = "added" if file.change == "renamed" else file.change
+            if self._found < FOUND and (file.path, change) not in self._named:
+                self._found += 1
+                self._named.add((file.path, change))
+                drafts.append(change_draft(FileChange.model_validate({**file.model_dump(), "change": change})))
+        return drafts
 
     def retain_requests(self, requests: Collection[str]) -> None:
         """Drop pending requests not in `requests`; the record shows the oldest one left."""
@@ -68,11 +90,14 @@ class Progress:
         """Set the new usage totals."""
         self._set(usage=usage)
 
-    async def track_files(self, prepared: Callable[[], workspace.Prepared | None]) -> None:
+    async def track_files(
+        self, prepared: Callable[[], workspace.Prepared | None], emit: Callable[[Draft], Awaitable[None]]
+    ) -> None:
         """Record which files have changed so far, until cancelled.
 
         Args:
             prepared: returns the workspace; None until it is prepared.
+            emit: publishes a change that the output has not named yet.
         """
         shown, pause = DiffSummary(), LOOK_EVERY
         while True:
@@ -88,6 +113,8 @@ class Progress:
                 continue
             finally:
                 pause = max(LOOK_EVERY, _SHARE * (self._clock.monotonic() - began))
+            for draft in self.unnamed_changes(diff):
+                await emit(draft)
             if len(diff.changed) > NAMED:
                 diff = diff.model_copy(update={"changed": diff.changed[:NAMED], "truncated": True})
             diff = outcomes.fit_diff(diff, _NAMED_BYTES)

@@ -191,6 +191,7 @@ class Runner:
                     self.ref,
                     agent_run=self._agent_run,
                     publisher=self._publisher,
+                    progress=self._progress,
                     lease=self._lease,
                     cancelled=self._commands.cancelled,
                     released=self.stop_signal.released,
@@ -263,7 +264,7 @@ class Runner:
         background = [
             asyncio.create_task(watching),
             asyncio.create_task(self._progress.write_changes(lambda: self._publisher.last)),
-            asyncio.create_task(self._progress.track_files(lambda: self._agent_run.prepared)),
+            asyncio.create_task(self._progress.track_files(lambda: self._agent_run.prepared, self._emit_found)),
         ]
         working = asyncio.create_task(self._agent_run.run(self._emit, record.usage))
         deciding = asyncio.create_task(self.stop_signal.wait())
@@ -318,6 +319,10 @@ class Runner:
             metrics.first_output.observe(self._deps.clock.monotonic() - self._began)
             self._first_output_seen = True
         await self._publisher.emit(draft)
+
+    async def _emit_found(self, draft: Draft) -> None:
+        with suppress(OutputLimit):  # the publisher's listener ends the run
+            await self._publisher.emit(draft)
 
     def _bounds(self, record: Record) -> watchdog.Bounds:
         settings, limits = self._deps.settings, self.task.limits

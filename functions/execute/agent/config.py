@@ -52,7 +52,7 @@ _NO_NETWORK = {
     "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
     "OPENCODE_DISABLE_SHARE": "1",
 }
-#: Parts of OpenCode that no run uses (ADR 0015): its own file finder (ripgrep is there), the file watcher, the web pages.
+#: Parts of OpenCode that no run uses (ADR 0015): its file finder (ripgrep is there), the file watcher, the web pages.
 _UNUSED = {
     "OPENCODE_DISABLE_FFF": "1",
     "OPENCODE_EXPERIMENTAL_DISABLE_FILEWATCHER": "1",

@@ -100,6 +100,7 @@ class Progress:
             emit: publishes a change that the output has not named yet.
         """
         shown, pause = DiffSummary(), LOOK_EVERY
+        before: set[tuple[str, str]] = set()
         while True:
             await self._clock.sleep(pause)
             if (found := prepared()) is None:
@@ -113,7 +114,10 @@ class Progress:
                 continue
             finally:
                 pause = max(LOOK_EVERY, _SHARE * (self._clock.monotonic() - began))
-            for draft in self.unnamed_changes(diff):
+            # A tool reports its change shortly after it has written; so only what an earlier scan has found is named.
+            settled = [file for file in diff.changed if (file.path, file.change) in before]
+            before = {(file.path, file.change) for file in diff.changed}
+            for draft in self.unnamed_changes(DiffSummary(changed=settled)):
                 await emit(draft)
             if len(diff.changed) > NAMED:
                 diff = diff.model_copy(update={"changed": diff.changed[:NAMED], "truncated": True})

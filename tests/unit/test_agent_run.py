@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -38,6 +39,7 @@ class Agent:
 
     ends: Exception | None = None
     deaf = False
+    aborted = 0
 
     def __init__(self, *_: object) -> None:
         self.waiting: frozenset[str] = frozenset()
@@ -56,7 +58,7 @@ class Agent:
         return {"info": {"id": "ses_1"}, "messages": [{"text": KEY}]}
 
     async def abort(self) -> None:
-        """Nothing to abort."""
+        type(self).aborted += 1
 
 
 class World:
@@ -64,6 +66,7 @@ class World:
 
     def __init__(self, folder: Path, b: Bench, limits: dict[str, Any], prices: Prices | None) -> None:
         self.said: list[Draft] = []
+        self.graces: list[float] = []
         self.b = b
         self.model_proxy = ModelProxy(Upstream(b.deps.clock), b.deps.clock)
         key = SecretStr(KEY)
@@ -87,6 +90,7 @@ class World:
             """There is no server."""
 
         async def stop(grace: float) -> Any:
+            self.graces.append(grace)
             return SimpleNamespace(left=0)
 
         async def open_up() -> None:
@@ -127,6 +131,21 @@ async def test_the_password_of_opencode_is_redacted(world: Any) -> None:
     w = world()
     await w.turn.run(w.emit, Usage())
     assert PASSWORD not in w.turn.redactor(f"OPENCODE_SERVER_PASSWORD={PASSWORD}")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+async def test_only_an_agent_at_work_is_asked_to_stop(
+    world: Any, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    """One that has finished is ended at once; one that failed is aborted, and has a moment to end."""
+    monkeypatch.setattr(Agent, "aborted", 0)
+    monkeypatch.setattr(Agent, "ends", None if finished else AgentFailed(Reason.MODEL_ERROR, "the model is away"))
+    w = world()
+    with nullcontext() if finished else pytest.raises(AgentFailed):
+        await w.turn.run(w.emit, Usage())
+    await w.turn.kill()
+    assert Agent.aborted == (0 if finished else 1)
+    assert (w.graces[0] == 0.0) is finished
 
 
 async def test_budget_includes_earlier_attempts(world: Any) -> None:

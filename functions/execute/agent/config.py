@@ -52,7 +52,7 @@ _NO_NETWORK = {
     "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
     "OPENCODE_DISABLE_SHARE": "1",
 }
-#: Parts of OpenCode that no run uses (ADR 0016): its file finder (ripgrep is there), the file watcher, the web pages.
+#: Parts of OpenCode that no run uses (ADR 0015): its file finder (ripgrep is there), the file watcher, the web pages.
 _UNUSED = {
     "OPENCODE_DISABLE_FFF": "1",
     "OPENCODE_EXPERIMENTAL_DISABLE_FILEWATCHER": "1",
@@ -145,7 +145,7 @@ def configuration(spec: ServerSpec) -> dict[str, object]:
         "enabled_providers": list(providers),
         "share": "disabled",
         "autoupdate": False,
-        # A commit of the whole tree before and after each step: half of a turn's processor time (ADR 0016). Changes
+        # A commit of the whole tree before and after each step: half of a turn's processor time (ADR 0015). Changes
         # are found by the attempt itself (`ocf.functions.execute.attempt.progress`).
         "snapshot": False,
         "lsp": False,

@@ -41,7 +41,7 @@ def test_told_to_go_while_it_waits_for_nats_it_goes(module: str, tmp_path: Path)
             assert b"NATS error" in line, line
             told = time.monotonic()
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 128 + signal.SIGTERM
+            assert process.wait(10) == 0  # a stop by request, as when it is connected
             assert time.monotonic() - told < 5
         finally:
             process.kill()

@@ -80,10 +80,11 @@ class Installation:
 
     def _settled(self, name: str) -> bool:
         [found] = objects(KSVC, f"--field-selector=metadata.name={name}", namespace=self._namespace)
-        status = found.get("status", {})
+        status, newest = found.get("status", {}), found.get("status", {}).get("latestReadyRevisionName")
         current = status.get("observedGeneration") == found["metadata"]["generation"]
-        newest = status.get("latestCreatedRevisionName") == status.get("latestReadyRevisionName")
-        return current and newest and all(one["status"] == "True" for one in status.get("conditions", []))
+        # Not the conditions: on a full node, where further pods wait, Knative says `False` of a revision that serves.
+        served = any(one.get("revisionName") == newest and one.get("percent") for one in status.get("traffic", []))
+        return current and served and status.get("latestCreatedRevisionName") == newest
 
     def restart_dispatchers(self) -> None:
         """Replace the dispatchers' pods; messages wait meanwhile."""

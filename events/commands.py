@@ -258,6 +258,92 @@ Labels = Annotated[
 ]
 
 
+#: RFC 9110, 5.6.2. The connection's own headers are set by the route.
+_ROUTE_HEADERS = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+def _injectable(value: str) -> str:
+    if value.lower() in _ROUTE_HEADERS:
+        raise ValueError(f"{value} belongs to the connection and cannot carry a secret")
+    return value
+
+
+class SecretInjection(Model):
+    """The header that carries the secret; `{}` in `format` is its value.
+
+    A format that begins with `Basic ` is `Basic USER:{}`; what follows `Basic ` is base64-encoded (RFC 7617).
+    """
+
+    header: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", max_length=100, examples=["Authorization"]),
+        AfterValidator(_injectable),
+    ]
+    format: Annotated[
+        str,
+        Field(
+            pattern=r"^([\x21-\x7a\x7c\x7e][\x20-\x7a\x7c\x7e]*)?\{\}([\x20-\x7a\x7c\x7e]*[\x21-\x7a\x7c\x7e])?$",
+            max_length=500,
+            examples=["Bearer {}", "Basic x-access-token:{}"],
+        ),
+    ] = "Bearer {}"
+
+
+SecretMethod = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+#: Characters of a URL's path (RFC 3986, 3.3), with `*` for any characters.
+SecretPath = Annotated[
+    str, StringConstraints(pattern=r"^/([A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*$", max_length=500)
+]
+
+
+class TaskSecret(Model):
+    """A secret that the agent can use and not read: a loopback URL adds it to requests to `url`."""
+
+    value: Annotated[Sealed, Field(repr=False)]
+    url: Annotated[
+        str,
+        Field(
+            pattern=r"^https?://[^\s?#]+$",
+            max_length=2_000,
+            examples=["https://registry.example/npm/"],
+            json_schema_extra={"pattern": r"^https?://(?![^/?#]*@)[^\s?#]+$"},
+        ),
+        AfterValidator(no_credentials),
+    ]
+    inject: SecretInjection
+    methods: Annotated[list[SecretMethod], Field(min_length=1, max_length=7)] | None = None
+    paths: Annotated[list[SecretPath], Field(min_length=1, max_length=50)] | None = None
+
+
+#: `OCF_SECRET_NAME_URL` is the environment variable.
+SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$", max_length=40)]
+
+
+class Setup(Model):
+    """A Bash script that prepares the workspace before the first prompt, inside the sandbox.
+
+    With `cache_key` the files that it made are kept for the project, and used instead of the next run with the same
+    key, script and workspace source.
+    """
+
+    # Linux limits one argument of a program to 128 KiB, and a character may have four bytes.
+    run: Annotated[Text, Field(min_length=1, max_length=30_000, examples=["npm ci"])]
+    timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    cache_key: Annotated[Text, Field(min_length=1, max_length=200, examples=["npm-2f1c"])] | None = None
+
+
 def _not_blank(field: str) -> dict[str, Any]:
     return {"required": [field], "properties": {field: {"type": "string", "pattern": r"\S"}}}
 
@@ -285,6 +371,10 @@ class TaskRequest(Model):
         dict[PermissionName, Permission], Field(json_schema_extra={"additionalProperties": False})
     ] = {}
     network: Network = Network()
+    setup: Setup | None = None
+    secrets: Annotated[
+        dict[SecretName, TaskSecret], Field(max_length=20, json_schema_extra={"additionalProperties": False})
+    ] = {}
     labels: Labels = {}
     agent: Annotated[DefinitionName, Field(examples=["plan"])] | None = None
     attachments: Attachments = []

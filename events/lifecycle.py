@@ -99,6 +99,7 @@ class Reason(StrEnum):
     BUDGET_EXCEEDED = "budget_exceeded"
     OUTPUT_LIMIT = "output_limit"
     OUTPUT_INVALID = "output_invalid"
+    SETUP_FAILED = "setup_failed"
 
 
 StateT = TypeVar("StateT", bound=StrEnum)

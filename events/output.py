@@ -20,7 +20,7 @@ class ChunkType(StrEnum):
 
     - text, reasoning: model output as it arrives; detail: {part_id}
     - tool_call: detail: ToolCall; tool_result: detail: ToolResult, `data` is the tool's output
-    - stdout, stderr: output of a running shell tool as it arrives, or of the agent's own process
+    - stdout, stderr: output of a running shell tool as it arrives, of the task's setup, or of the agent's own process
     - file_change: detail: FileChange
     - status: a state or phase in words; detail: StatusDetail
     - usage: detail: Usage, totals so far
@@ -95,7 +95,7 @@ class StatusDetail(Model):
     """A state of the life cycle or a phase within running."""
 
     state: str | None = None
-    phase: Literal["workspace", "agent", "model", "artifacts", "retry"] | None = None
+    phase: Literal["workspace", "setup", "agent", "model", "artifacts", "retry"] | None = None
     attempt: int = 1
 
 

@@ -298,11 +298,12 @@ class Bucket(Protocol):
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """A stored object: size in bytes, `sha256` in hex if known."""
+    """A stored object: size in bytes, `sha256` in hex if known, the time of its last write if listed."""
 
     key: str
     size: int
     sha256: str | None = None
+    modified: datetime | None = None
 
 
 class ObjectStore(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 
 from ocf.events.errors import NotYetKnown
@@ -16,6 +17,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.modified: dict[str, datetime] = {}
         self._digests: dict[str, str] = {}
 
     async def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> ObjectInfo:
@@ -49,7 +51,7 @@ class MemoryStore:
         """Implement `ObjectStore.list`."""
         for key in sorted(self.objects):
             if key.startswith(prefix):
-                yield ObjectInfo(key, len(self.objects[key]))
+                yield ObjectInfo(key, len(self.objects[key]), modified=self.modified.get(key))
 
     async def delete_prefix(self, prefix: str) -> int:
         """Implement `ObjectStore.delete_prefix`."""

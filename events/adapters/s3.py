@@ -147,7 +147,7 @@ class S3Store:
         """Yield the objects below `prefix` in key order, without `sha256`, which S3 does not list."""
         async for page in self._pages("list_objects_v2", prefix, "ContinuationToken", "NextContinuationToken"):
             for item in page.get("Contents", ()):
-                yield ObjectInfo(item["Key"], int(item["Size"]))
+                yield ObjectInfo(item["Key"], int(item["Size"]), modified=item["LastModified"])
 
     async def delete_prefix(self, prefix: str) -> int:
         """Remove all objects and unfinished uploads below `prefix`; return the number of objects.

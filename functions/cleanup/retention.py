@@ -16,7 +16,7 @@ from ocf.functions.core.execution_repository import Records
 from ocf.functions.core.isolation import Isolation
 from ocf.functions.core.output_fence import purge_output
 from ocf.functions.core.schedules import RETENTION, delete_schedule, ensure_schedule, is_expiring
-from ocf.functions.core.stored_objects import delete_execution
+from ocf.functions.core.stored_objects import delete_execution, delete_setups
 from ocf.functions.settings.retention_rules import RetentionRule, rule_for
 
 log = structlog.get_logger()
@@ -38,13 +38,16 @@ class Retention:
 
         The next sweep creates the schedule again.
         """
-        known = False
+        known, projects = False, set[str]()
         async for record in self.records.all():
             known = True
+            projects.add(record.project_id)
             ref = ExecutionRef(record.project_id, record.execution_id)
             if record.ended_at is not None and not self.isolation.is_paused("retention", ref.record_key):
                 step = self._apply(record, self.clock.now())
                 await self.isolation.run("retention", ref.record_key, step, **ref.log_fields)
+        for project in projects:
+            await self.isolation.run("retention", project, self._expire_setups(project), project_id=project)
         if not known or not self.rules:
             await delete_schedule(self.bus, RETENTION)
         elif is_expiring(event, self.clock.now()):
@@ -62,6 +65,12 @@ class Retention:
         if age >= rule.archive and not record.archive_expired:
             await delete_execution(self.store, ExecutionRef(record.project_id, record.execution_id))
             await self._mark(record, "archive_expired")
+
+    async def _expire_setups(self, project: str) -> None:
+        """Remove kept setups at the age of the project's archives; the next run makes them again."""
+        rule = rule_for(self.rules, project, {})
+        if rule is not None and await delete_setups(self.store, project, self.clock.now() - rule.archive):
+            log.info("data expired", action="retention.setup_expired", project_id=project)
 
     async def _mark(self, record: Record, what: str) -> None:
         """Mark the removal in the record, after it: a crash in between repeats the removal, which is harmless."""

@@ -6,6 +6,8 @@ there, and the objects of either are removed without those of the other.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from ocf.events.ports import ObjectStore
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import is_old_object, old_prefix
@@ -26,6 +28,18 @@ async def delete_session(store: ObjectStore, ref: SessionRef) -> int:
     removed = await store.delete_prefix(f"{ref.prefix}/")
     old = [info.key async for info in store.list(f"{old_prefix(ref)}/") if is_old_object(info.key)]
     return removed + sum([await store.delete_prefix(key) for key in old])
+
+
+def setup_key(project: str, digest: str) -> str:
+    """Return the key of a kept setup (docs/how-to/set-up-workspaces.md)."""
+    return f"{project}/setup/{digest}.tar.zst"
+
+
+async def delete_setups(store: ObjectStore, project: str, before: datetime) -> int:
+    """Remove the project's kept setups that were stored before a time; return their number."""
+    listed = [info async for info in store.list(setup_key(project, "").removesuffix(".tar.zst"))]
+    old = [info.key for info in listed if info.modified is not None and info.modified < before]
+    return sum([await store.delete_prefix(key) for key in old])
 
 
 async def saved_key(store: ObjectStore, ref: SessionRef, name: str) -> str:

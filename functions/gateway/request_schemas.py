@@ -16,14 +16,19 @@ from ocf.events.commands import (
     ModelConfigData,
     ProjectId,
     Sealed,
+    SecretName,
     SessionId,
     SharedWorkspace,
     SnapshotWorkspace,
     TaskRequest,
+    TaskSecret,
     Text,
 )
+from ocf.events.redaction import MIN_SECRET
 from ocf.events.task_fields import LocalMcp, McpName, RemoteMcp
 
+#: Visible characters with inner blanks (RFC 9110, 5.5).
+_HEADER_VALUE = r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"
 #: A secret may be plain over HTTP: the gateway seals it before it reaches the bus.
 Secret = Annotated[str, StringConstraints(min_length=1, max_length=8_000)] | Sealed
 
@@ -38,6 +43,14 @@ class GitWorkspaceIn(GitWorkspace):
     """A clone. `token` is plain text or sealed."""
 
     token: Secret | None = Field(default=None, repr=False)  # type: ignore[assignment]
+
+
+class TaskSecretIn(TaskSecret):
+    """A secret of the task. `value` is plain text or sealed."""
+
+    value: (
+        Annotated[str, StringConstraints(min_length=MIN_SECRET, max_length=8_000, pattern=_HEADER_VALUE)] | Sealed
+    ) = Field(repr=False)  # type: ignore[assignment]
 
 
 WorkspaceIn = Annotated[
@@ -64,6 +77,9 @@ class ExecuteTask(TaskRequest):
     project_id: ProjectId | None = None
     model: ModelConfigIn | None = Field(default=None, alias="model_config")
     workspace: WorkspaceIn = EmptyWorkspace()
+    secrets: Annotated[
+        dict[SecretName, TaskSecretIn], Field(max_length=20, json_schema_extra={"additionalProperties": False})
+    ] = Field(default_factory=dict)  # type: ignore[assignment]
     mcp: Annotated[
         dict[McpName, McpServerIn],
         Field(max_length=20, repr=False, json_schema_extra={"additionalProperties": False}),

@@ -9,7 +9,7 @@ from ocf.functions.gateway.request_schemas import CreateSession, ExecuteTask, Gi
 
 
 def seal_task(body: ExecuteTask, project: str, keyring: Sealer | None) -> ExecuteTask:
-    """Return `body` with its model key, its repository token and the headers of MCP servers sealed for `project`.
+    """Return `body` with its model key, its repository token, its secrets and the headers of MCP servers sealed.
 
     Raises:
         Problem: 503, there is a plain secret and no ENCRYPTION_KEY to seal it with.
@@ -17,7 +17,8 @@ def seal_task(body: ExecuteTask, project: str, keyring: Sealer | None) -> Execut
     if body.model is not None and isinstance(body.model.api_key, str):
         sealed = _need(keyring, "model_config.api_key").seal(body.model.api_key, project)
         body = body.model_copy(update={"model": body.model.model_copy(update={"api_key": sealed})})
-    return body.model_copy(update=_workspace(body, project, keyring) | _mcp(body, project, keyring))
+    more = _workspace(body, project, keyring) | _mcp(body, project, keyring) | _secrets(body, project, keyring)
+    return body.model_copy(update=more)
 
 
 def seal_session(body: CreateSession, project: str, keyring: Sealer | None) -> CreateSession:
@@ -46,6 +47,16 @@ def _mcp(body: ExecuteTask, project: str, keyring: Sealer | None) -> dict[str, o
             server = server.model_copy(update={"headers": headers})
         sealed[name] = server
     return {"mcp": sealed} if sealed else {}
+
+
+def _secrets(body: ExecuteTask, project: str, keyring: Sealer | None) -> dict[str, object]:
+    sealed = {}
+    for name, secret in body.secrets.items():
+        value = secret.value
+        if isinstance(value, str):
+            value = _need(keyring, f"secrets.{name}.value").seal(value, project)
+        sealed[name] = secret.model_copy(update={"value": value})
+    return {"secrets": sealed} if sealed else {}
 
 
 def _need(keyring: Sealer | None, field: str) -> Sealer:

@@ -30,14 +30,15 @@ def _network(data: Submit, settings: Settings) -> Iterator[tuple[str, str]]:
     for index, host in enumerate(data.network.allow):
         if (problem := _against_network(host, settings.network_allow)) is not None:
             yield f"network.allow.{index}", problem
-    for name, server in data.mcp.items():
-        if isinstance(server, RemoteMcp):
-            try:
-                problem = _against_network("{}:{}".format(*origin_of(server.url)), settings.network_allow)
-            except InvalidRule as error:
-                problem = str(error)
-            if problem is not None:
-                yield f"mcp.{name}.url", problem
+    urls = {f"secrets.{name}.url": secret.url for name, secret in data.secrets.items()}
+    urls |= {f"mcp.{name}.url": server.url for name, server in data.mcp.items() if isinstance(server, RemoteMcp)}
+    for field, url in urls.items():
+        try:
+            problem = _against_network("{}:{}".format(*origin_of(url)), settings.network_allow)
+        except InvalidRule as error:
+            problem = str(error)
+        if problem is not None:
+            yield field, problem
 
 
 def _against_network(host: str, ceiling: tuple[str, ...]) -> str | None:

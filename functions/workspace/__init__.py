@@ -11,6 +11,7 @@ from ocf.functions.workspace.changes import (
     conclude,
     measure,
     pack,
+    pack_layer,
     readable,
     summarise,
     unpack,
@@ -18,7 +19,17 @@ from ocf.functions.workspace.changes import (
 )
 from ocf.functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
 from ocf.functions.workspace.git import GitFailed
-from ocf.functions.workspace.prepare import Own, Prepared, Source, Sources, check, forget, prepare, restore
+from ocf.functions.workspace.prepare import (
+    Own,
+    Prepared,
+    Source,
+    Sources,
+    check,
+    forget,
+    prepare,
+    record_again,
+    restore,
+)
 from ocf.functions.workspace.tree_builder import discard_tree
 
 __all__ = [
@@ -41,9 +52,11 @@ __all__ = [
     "forget",
     "measure",
     "pack",
+    "pack_layer",
     "prepare",
     "read_member",
     "readable",
+    "record_again",
     "restore",
     "summarise",
     "unpack",

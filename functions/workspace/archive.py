@@ -17,9 +17,9 @@ from typing import Protocol
 
 import zstandard
 
-from ocf.functions.workspace.baseline import Cursor, Limits, read_table
+from ocf.functions.workspace.baseline import BaselineEntry, Cursor, Limits, git_mode, read_blob, read_table
 from ocf.functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
-from ocf.functions.workspace.safe_walk import MAX_PATH_BYTES, Entry, Report, Stopped, Walk, open_file, walk
+from ocf.functions.workspace.safe_walk import MAX_PATH_BYTES, Entry, Stopped, Walk, open_file, walk
 from ocf.functions.workspace.tree_builder import TreeBuilder, escapes
 
 _CHUNK = 1024 * 1024
@@ -64,10 +64,42 @@ def pack_tree(directory: Path, base: Path | None, archive: Path, limits: Limits,
         WorkspaceTooLarge: over `limits`; the archive is then incomplete.
         Stopped: cancelled.
     """
-    report = Report()
     tracked = Cursor(read_table(base)) if base else None
-    how = Walk(limits.max_entries, gitignore=base is not None, tracked=tracked, stop=stop, report=report)
-    real = os.path.realpath(directory)
+    how = Walk(limits.max_entries, gitignore=base is not None, tracked=tracked, stop=stop)
+    return _pack(directory, how, archive, limits, lambda _: True)
+
+
+def pack_layer(directory: Path, base: Path, archive: Path, limits: Limits, stop: threading.Event) -> Packed | None:
+    """Write `archive` with the folders of `directory` and the files that the baseline in `base` lacks or has otherwise.
+
+    `.git` is left out. Returns None, without an archive, when files of the baseline are missing: a layer cannot express
+    that. Raises as `pack_tree`.
+    """
+    missing: list[BaselineEntry] = []
+    known = Cursor(read_table(base), missing.append)
+
+    def changed(entry: Entry) -> bool:
+        before = known.take(entry.path)
+        if before is None or before.same_stat(entry.stat):
+            return before is None
+        if before.large or git_mode(before.mode) != git_mode(entry.stat.st_mode):
+            return True
+        try:
+            # A change of owner or group changes the ctime of every file.
+            return read_blob(entry, limits.patch_file_bytes, None)[0] != before.sha1
+        except OSError:
+            return True
+
+    packed = _pack(directory, Walk(limits.max_entries, git_directories=False, stop=stop), archive, limits, changed)
+    known.end()
+    if missing:
+        archive.unlink()
+        return None
+    return packed
+
+
+def _pack(directory: Path, how: Walk, archive: Path, limits: Limits, wanted: Callable[[Entry], bool]) -> Packed:
+    report, real = how.report, os.path.realpath(directory)
     files = size = 0
     compressor = zstandard.ZstdCompressor(level=_LEVEL, threads=_THREADS, write_checksum=True)
     with archive.open("xb") as file, compressor.stream_writer(file, write_size=_CHUNK, closefd=False) as sink:
@@ -75,6 +107,8 @@ def pack_tree(directory: Path, base: Path | None, archive: Path, limits: Limits,
         for entry in walk(directory, how):
             if entry.kind == stat.S_IFDIR:
                 out.write(_header(entry, entry.stat, tarfile.DIRTYPE))
+                continue
+            if not wanted(entry):
                 continue
             size += entry.stat.st_size
             if size > limits.max_bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ocf.events.facts import ChangedFile, DiffSummary
 from ocf.events.outcomes import DIFF_BYTES, named_files
+from ocf.functions.workspace import archive as archives
 from ocf.functions.workspace import baseline
 from ocf.functions.workspace.archive import Packed, Unpacked, pack_tree, unpack_tree
 from ocf.functions.workspace.baseline import DEFAULT_LIMITS, Limits
@@ -107,6 +108,20 @@ async def pack(workspace: Prepared, archive: Path, *, include_ignored: bool = Fa
     known = None if include_ignored else workspace.private
     try:
         return await in_thread(lambda stop: pack_tree(workspace.directory, known, archive, workspace.limits, stop))
+    except BaseException:
+        archive.unlink(missing_ok=True)
+        raise
+
+
+async def pack_layer(workspace: Prepared, archive: Path) -> Packed | None:
+    """Write what changed since the baseline to the new file `archive`, without `.git`.
+
+    Returns None, without an archive, when files of the baseline are missing. Raises as `pack`.
+    """
+    try:
+        return await in_thread(
+            lambda stop: archives.pack_layer(workspace.directory, workspace.private, archive, workspace.limits, stop)
+        )
     except BaseException:
         archive.unlink(missing_ok=True)
         raise

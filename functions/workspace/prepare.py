@@ -22,7 +22,7 @@ from ocf.functions.workspace.errors import InvalidWorkspace
 from ocf.functions.workspace.git import REPOSITORY, Git, GitFailed
 from ocf.functions.workspace.safe_walk import Walk, key, read_below, walk
 from ocf.functions.workspace.threads import in_thread
-from ocf.functions.workspace.tree_builder import first_escaping_link, link_outside, remove_tree, safe_parts
+from ocf.functions.workspace.tree_builder import first_escaping_link, link_outside, move_over, remove_tree, safe_parts
 
 Source = EmptyWorkspace | GitWorkspace | DirectoryWorkspace | SnapshotWorkspace | SharedWorkspace
 #: Gives a filled workspace to the agent's user, before the baseline is recorded, since that includes each file's ctime.
@@ -83,13 +83,28 @@ async def _keep_owner(_: Path) -> None:
 
 
 async def prepare(
-    source: Source, target: Path, sources: Sources, *, private: Path, token: str | None = None, own: Own = _keep_owner
+    source: Source,
+    target: Path,
+    sources: Sources,
+    *,
+    private: Path,
+    token: str | None = None,
+    own: Own = _keep_owner,
+    layer: Path | None = None,
 ) -> Prepared:
     """Fill `target` and record its baseline in `private`, which must be out of the agent's reach.
 
     Neither may exist, or both must be empty (`target` may hold the `.git` of a fresh `git init`). A `shared` source is
-    used in place, and `target` stays untouched. `token` is the opened `workspace.token`. After any error, and after
-    cancellation, `target` and `private` are gone.
+    used in place, and `target` stays untouched. After an error or a cancellation `target` and `private` are gone.
+
+    Args:
+        source: the source.
+        target: the workspace's directory.
+        sources: permitted sources.
+        private: for the baseline.
+        token: the opened `workspace.token`.
+        own: gives the files to the agent's user.
+        layer: a directory whose contents are moved over those of the source.
 
     Raises:
         InvalidWorkspace: the source is wrong; the message says what would be right.
@@ -102,8 +117,16 @@ async def prepare(
             shared, private, lambda git: _nothing(), source.source, sources, own, remove_target=False
         )
     return await _prepare_with(
-        target, private, lambda git: _fill(source, target, sources, git, token), source.source, sources, own
+        target, private, lambda git: _fill(source, target, sources, git, token), source.source, sources, own, layer
     )
+
+
+async def record_again(workspace: Prepared) -> Prepared:
+    """Replace the baseline with the current state of the workspace, which its setup has changed."""
+    await remove_tree(workspace.private)
+    git = workspace.git()
+    git.set_up()
+    return await _record(workspace.source, workspace.directory, git, workspace.limits, workspace.commit)
 
 
 def check(source: Source, sources: Sources) -> None:
@@ -118,13 +141,20 @@ def check(source: Source, sources: Sources) -> None:
         sources.directories.find(source.path)
 
 
-async def restore(archive: Path, target: Path, private: Path, limits: Limits, own: Own = _keep_owner) -> Prepared:
-    """Fill `target` from a local archive (a session's workspace) and record its baseline. Raises as `prepare`."""
+async def restore(
+    archive: Path,
+    target: Path,
+    private: Path,
+    limits: Limits,
+    own: Own = _keep_owner,
+    layer: Path | None = None,
+) -> Prepared:
+    """Fill `target` from a local archive (a session's workspace), as `prepare` does."""
 
     async def fill(git: Git) -> None:
         await in_thread(lambda stop: unpack_tree(archive, target, limits, stop))
 
-    return await _prepare_with(target, private, fill, "snapshot", Sources(limits=limits), own)
+    return await _prepare_with(target, private, fill, "snapshot", Sources(limits=limits), own, layer)
 
 
 async def _nothing() -> None:
@@ -138,6 +168,7 @@ async def _prepare_with(
     kind: str,
     sources: Sources,
     own: Own,
+    layer: Path | None = None,
     *,
     remove_target: bool = True,
 ) -> Prepared:
@@ -153,6 +184,8 @@ async def _prepare_with(
         git = _git(sources, private)
         git.set_up()
         commit = await fill(git)
+        if layer is not None:
+            await in_thread(lambda _: move_over(layer, target))
         await own(target)
         return await _record(kind, target, git, sources.limits, commit)
     except BaseException:

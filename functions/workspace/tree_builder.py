@@ -171,6 +171,28 @@ def _duplicate(path: str) -> InvalidWorkspace:
     return InvalidWorkspace(f"{path!r} exists twice (on this file system names that differ only in case are equal)")
 
 
+def move_over(source: Path, target: Path) -> None:
+    """Move the contents of `source` over those of `target`: folders are merged, anything else replaces what is there.
+
+    Nothing else may change `target` meanwhile. Links are not followed, and a `.git` stays where it is.
+    """
+    waiting = [(source, target)]
+    while waiting:
+        folder, into = waiting.pop()
+        for name in os.listdir(folder):
+            entry, place = folder / name, into / name
+            if name == ".git":
+                continue
+            if place.is_dir() and not place.is_symlink():
+                if entry.is_dir() and not entry.is_symlink():
+                    waiting.append((entry, place))
+                    continue
+                shutil.rmtree(place)
+            else:
+                place.unlink(missing_ok=True)
+            shutil.move(entry, place)  # one rename within a file system
+
+
 async def remove_tree(path: Path) -> None:
     """Remove `path`: links are not followed, locked directories are opened, any depth is reached.
 

@@ -285,6 +285,7 @@ _TREES = "integration/test_process_tree.py"
 _USERS = "integration/test_agent_users.py"
 _HOSTILE = "integration/test_hostile_run.py"
 _PROXY = "integration/test_model_proxy_faults.py"
+_ROUTES = "integration/test_secret_routes.py"
 ELSEWHERE = (
     Elsewhere("open or make a device", "Landlock; no CAP_MKNOD", _CONFINED, pod=True),
     Elsewhere("mount, change root, `setns`", "Landlock and seccomp; no capabilities", _CONFINED, pod=True),
@@ -418,6 +419,41 @@ ELSEWHERE = (
         "many model calls at once, each within the budget",
         "each reserves its estimate; what does not fit waits",
         _PROXY,
+    ),
+    Elsewhere(
+        "read a secret of the task from `/proc`, the environment, files, its own output",
+        "the worker adds it outside the sandbox; the agent has a loopback URL",
+        "integration/test_setup_secrets.py::test_the_agent_uses_a_secret_that_it_cannot_read",
+    ),
+    Elsewhere(
+        "have the origin repeat a secret: plain, base64, URL-encoded, hexadecimal, in two pieces, compressed",
+        "answers are redacted as a stream; compressed ones are refused",
+        f"{_ROUTES}::test_the_secret_is_redacted_in_answers",
+    ),
+    Elsewhere(
+        "read a repeated secret in parts (`Range`), or by `TRACE`",
+        "the header is dropped, the method refused",
+        f"{_ROUTES}::test_headers_that_could_reveal_the_secret_are_dropped",
+    ),
+    Elsewhere(
+        "send a secret to one's own server: `Host`, absolute URL, redirect",
+        "the origin is fixed; redirects are returned and not followed",
+        f"{_ROUTES}::test_redirects_are_returned_and_not_followed",
+    ),
+    Elsewhere(
+        "leave a secret's paths and methods: `..`, `%2e`, `..;`, double encoding, `X-HTTP-Method-Override`",
+        "paths are checked as written and as decoded; such headers are dropped",
+        f"{_ROUTES}::test_paths_outside_the_patterns_do_not_reach_the_origin",
+    ),
+    Elsewhere(
+        "move a secret's host name to an inside address (DNS rebinding)",
+        "each connection resolves once, checks every address and goes to a checked one",
+        f"{_ROUTES}::test_a_name_that_changes_its_address_is_refused",
+    ),
+    Elsewhere(
+        "leave a damaged or unsafe setup layer for the next execution",
+        "it is unpacked apart, with the rules of every archive; then the script runs",
+        "integration/test_setup_secrets.py::test_a_damaged_layer_is_not_used",
     ),
 )
 

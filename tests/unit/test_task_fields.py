@@ -139,6 +139,18 @@ def test_secret_headers_are_sealed_by_the_gateway_and_required_sealed_on_the_bus
     TaskRequest.model_validate({"prompt": "x", "mcp": {"a": plain}})
 
 
+def test_secrets_are_sealed_by_the_gateway_and_left_out_of_the_digest() -> None:
+    """A repeated call with the same plain secret is the same call; on the bus a plain one is refused."""
+    secret = {"value": "tok-planted-0123", "url": "https://example.com/", "inject": {"header": "Authorization"}}
+    body = ExecuteTask.model_validate({"prompt": "x", "secrets": {"API": secret}})
+    sealed = seal_task(body, "default", Keyring(generate_key()))
+    assert "planted" not in sealed.model_dump_json()
+    assert "planted" not in repr(body)
+    assert _digest(sealed) == _digest(body)
+    with pytest.raises(ValidationError):
+        TaskRequest.model_validate({"prompt": "x", "secrets": {"API": secret}})
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "a" * 65, "a b", "-a"])
 @pytest.mark.parametrize("field", ["agents", "skills", "commands"])
 def test_names_cannot_be_paths(field: str, name: str) -> None:

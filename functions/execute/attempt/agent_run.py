@@ -67,7 +67,7 @@ class AgentRun:
         self._used = Usage()
         #: Redacts every secret of this execution.
         self.redactor = Redactor()
-        self._preparation = Preparation(context, task, directory, self.redactor, self._assign)
+        self._preparation = Preparation(context, task, directory, self.redactor, self._assign, activity.note)
         self.spans = RunSpans()
         self.result = ""
         #: The value that fits `output_schema`, once there is one.

@@ -25,6 +25,7 @@ from ocf.functions.execute.agent.conversation_import import import_conversation
 from ocf.functions.execute.agent.opencode_api import STRUCTURED_TOOL, FilePart
 from ocf.functions.execute.agent.warm_server import WarmServer
 from ocf.functions.execute.attempt.artifacts import CONVERSATION
+from ocf.functions.execute.attempt.setup import WorkspaceSetup
 from ocf.functions.execute.attempt.workspace_source import WorkspaceInput
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.execute.egress_proxy import EgressProxy, Refused, rules
@@ -34,7 +35,7 @@ from ocf.functions.execute.inputs.output_check import with_schema
 from ocf.functions.execute.inputs.task_inputs import TaskInputs
 from ocf.functions.execute.sandbox.agent_host_client import Owner
 from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady
-from ocf.functions.execute.secret_routes import SecretRoutes
+from ocf.functions.execute.secret_routes import METHODS, InvalidSecret, Route, SecretRoutes, injected
 from ocf.functions.models.endpoint_check import BadEndpoint
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import NoModel
@@ -51,6 +52,7 @@ class Preparation:
         directory: scratch space of the execution.
         redactor: gets every secret of the execution.
         assign: gives the server's model proxy its target.
+        on_activity: called while the setup runs.
     """
 
     def __init__(
@@ -60,12 +62,14 @@ class Preparation:
         directory: Path,
         redactor: Redactor,
         assign: Callable[[WarmServer, ModelTarget], None],
+        on_activity: Callable[[], None],
     ) -> None:
         self._context = context
         self._task = task
         self._directory = directory
         self._redactor = redactor
         self._assign = assign
+        self._on_activity = on_activity
         self._user: Owner | None = None
         self._cleanup = AsyncExitStack()
         #: Loopback URLs of remote MCP servers.
@@ -105,9 +109,7 @@ class Preparation:
             with tracing.phase("get agent"):
                 warm_server = await self._acquire(target, definitions)
             await emit(phase_draft("workspace", f"preparing the workspace ({workspace_input.label})"))
-            if self.workspace is None:
-                with tracing.phase("prepare workspace"):
-                    self.workspace = await workspace_input.prepare(warm_server.directory, self._hide, warm_server.own)
+            await self._prepare_workspace(workspace_input, warm_server, emit)
             self._assign(warm_server, target)
             spec = self._prompt_spec(target, await self._resume(warm_server, session), definitions, files)
             if self._task.mcp:
@@ -116,6 +118,25 @@ class Preparation:
             raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from error  # S3 went away; the agent has done nothing
         await emit(phase_draft("model", f"asking {target.display_name}"))
         return warm_server, spec
+
+    async def _prepare_workspace(self, origin: WorkspaceInput, server: WarmServer, emit: Emit) -> None:
+        """Fill the workspace and run the task's setup, or put what an earlier run of it made into the workspace."""
+        setup = None
+        if self._task.setup is not None:
+            folder, store = self._directory / "setup", self._context.deps.store
+            setup = WorkspaceSetup(self._task.setup, self._task.project_id, origin, store, folder)
+        if self.workspace is None:
+            with tracing.phase("prepare workspace"):
+                layer = await setup.layer(emit) if setup is not None else None
+                self.workspace = await origin.prepare(server.directory, self._hide, server.own, layer)
+        if setup is None or setup.restored:
+            return
+        with tracing.phase("run setup"):
+            await setup.run(server.server, self._context.deps.clock, emit, self._on_activity)
+        await server.open_up()
+        await setup.keep(self.workspace, emit)
+        # The diff states the agent's work, not the setup's.
+        self.workspace = await workspace.record_again(self.workspace)
 
     async def close(self) -> None:
         """Release the server and everything else that was acquired."""
@@ -186,6 +207,11 @@ class Preparation:
             self._hide(routes.token)
             self._open_mcp_routes(routes)
             spec = replace(spec, connect_ports=(*spec.connect_ports, routes.port))
+        if self._task.secrets:
+            routes = await self._cleanup.enter_async_context(SecretRoutes(self._context.deps.settings.network_allow))
+            self._hide(routes.token)
+            urls = {f"OCF_SECRET_{name}_URL": self._open_route(routes, name) for name in self._task.secrets}
+            spec = replace(spec, connect_ports=(*spec.connect_ports, routes.port), env={**spec.env, **urls})
         shared = self.workspace.directory if self.workspace is not None else None
         user, self._user = self._user, None  # the server owns the user from here on, also when starting it fails
         warm_server = await self._context.slots.acquire(spec, shared=shared, user=user)
@@ -206,6 +232,21 @@ class Preparation:
                 self._mcp_urls[name] = routes.open(route)
         except (SealError, InvalidHeader, Refused, InvalidRule) as error:
             raise AgentFailed(Reason.AGENT_ERROR, f"mcp: {error}") from None
+
+    def _open_route(self, routes: SecretRoutes, name: str) -> str:
+        """Open the route of a secret and return its URL."""
+        secret = self._task.secrets[name]
+        try:
+            value = self._context.opened(secret.value, self._task.project_id).get_secret_value()
+            header, values = injected(secret.inject.format, value)
+            for each in values:
+                self._hide(each)
+            headers = {secret.inject.header: header}
+            return routes.open(
+                Route(name, secret.url, headers, Redactor(values), secret.methods or METHODS, secret.paths or ())
+            )
+        except (SealError, InvalidSecret, Refused, InvalidRule) as error:
+            raise AgentFailed(Reason.AGENT_ERROR, f"secrets.{name}: {error}") from None
 
     async def _own_shared(self, folder: Path) -> None:
         self._user = await self._context.slots.user_of(folder)

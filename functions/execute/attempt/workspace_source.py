@@ -64,6 +64,21 @@ class WorkspaceInput:
         return isinstance(self._source, SharedWorkspace)
 
     @property
+    def source(self) -> workspace.Source:
+        """Return the source: the task's, or its session's."""
+        return self._source
+
+    @property
+    def continued(self) -> bool:
+        """Return whether the workspace is the one that an earlier execution of the session left."""
+        return self._saved is not None
+
+    @property
+    def limits(self) -> workspace.Limits:
+        """Return the limits of the workspace."""
+        return self._sources.limits
+
+    @property
     def keep_ignored(self) -> bool:
         """Return whether to archive files that `.gitignore` excludes; the task or its session may request it."""
         return self._task.workspace.keep_ignored or self._source.keep_ignored
@@ -82,13 +97,16 @@ class WorkspaceInput:
         if self._saved is None:
             workspace.check(self._source, self._sources)
 
-    async def prepare(self, target: Path, on_secret: Callable[[str], None], own: workspace.Own) -> workspace.Prepared:
+    async def prepare(
+        self, target: Path, on_secret: Callable[[str], None], own: workspace.Own, layer: Path | None = None
+    ) -> workspace.Prepared:
         """Fill `target`, give it to its user and record its baseline. A shared workspace is used in place.
 
         Args:
             target: the folder to fill.
             on_secret: called with the token of the source, if it has one.
             own: gives files to the agent's user.
+            layer: a directory whose contents are moved over the workspace.
 
         Raises:
             InvalidWorkspace: the workspace cannot be prepared.
@@ -96,11 +114,13 @@ class WorkspaceInput:
         private = self._folder / "base"
         if self._saved is not None:
             archive = await self._fetched(await saved_key(self._context.deps.store, *self._saved))
-            return await workspace.restore(archive, target, private, self._sources.limits, own)
+            return await workspace.restore(archive, target, private, self._sources.limits, own, layer)
         token = self._token()
         if token is not None:
             on_secret(token)
-        return await workspace.prepare(self._source, target, self._sources, private=private, token=token, own=own)
+        return await workspace.prepare(
+            self._source, target, self._sources, private=private, token=token, own=own, layer=layer
+        )
 
     def _token(self) -> str | None:
         if not isinstance(self._source, GitWorkspace) or self._source.token is None:

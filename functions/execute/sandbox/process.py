@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +45,10 @@ _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from ocf.functions.execute.sandbox.supervisor import main; main(int(sys.argv[2]))"
 )
+
+
+#: Gets the name of an output (`stdout`, `stderr`) and a piece of it.
+OnOutput = Callable[[str, bytes], Awaitable[None]]
 
 
 class AgentFailed(OcfError):
@@ -108,6 +112,7 @@ class AgentProcess:
         link: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         mark: str,
         user: Owner | None = None,
+        on_output: OnOutput | None = None,
     ) -> None:
         self.pid = supervisor.pid
         self.scoped = False
@@ -126,7 +131,7 @@ class AgentProcess:
         self._tasks = [asyncio.create_task(self._follow_reports())]
         for name, stream in (("stdout", supervisor.stdout), ("stderr", supervisor.stderr)):
             if stream is not None:
-                self._tasks.append(asyncio.create_task(self._follow_output(stream, self._lines[name])))
+                self._tasks.append(asyncio.create_task(self._follow_output(stream, self._lines[name], name, on_output)))
         self._polling = asyncio.create_task(self._poll_figures()) if isinstance(supervisor, _RemoteSupervisor) else None
 
     @property
@@ -203,6 +208,10 @@ class AgentProcess:
         pids = process_tree.sample(self.pid).pids
         return syscalls.call_as_fs_user(ids, lambda: process_tree.unlinked_open_bytes(pids))
 
+    async def output_read(self) -> None:
+        """Wait until both outputs are read to their end."""
+        await asyncio.wait(self._tasks[1:])
+
     async def exited(self) -> int:
         """Wait until the agent and its tree have ended; return its exit code (negative: the signal)."""
         return await asyncio.shield(self._ended)
@@ -223,6 +232,8 @@ class AgentProcess:
             self._polling.cancel()
         self._writer.close()
         await asyncio.wait(self._tasks, timeout=1.0)
+        for task in self._tasks:
+            task.cancel()  # a listener may not take the rest of the output
         await self._supervisor.wait()
         return self._report or StopReport(killed=0, left=0, seconds=0.0)
 
@@ -267,10 +278,14 @@ class AgentProcess:
             if not self._ended.done():
                 self._ended.set_result(report["code"])
 
-    async def _follow_output(self, stream: asyncio.StreamReader, lines: deque[str]) -> None:
+    async def _follow_output(
+        self, stream: asyncio.StreamReader, lines: deque[str], name: str, on_output: OnOutput | None
+    ) -> None:
         """Read the pipe until it closes; over-long lines are cut."""
         rest = b""
         while data := await stream.read(65536):
+            if on_output is not None:
+                await on_output(name, data)
             *complete, rest = (rest + data).split(b"\n")
             if not self._waiters:
                 complete = complete[-TAIL_LINES:]
@@ -349,12 +364,15 @@ async def _start_local(link: socket.socket) -> asyncio.subprocess.Process:
     )
 
 
-async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> AgentProcess:
+async def start_process(
+    spec: ProcessSpec, *, scope_signals: bool = True, on_output: OnOutput | None = None
+) -> AgentProcess:
     """Start the agent under a supervisor of its own; return once it has been executed.
 
     Args:
         spec: the process to run.
         scope_signals: False tests the way of older kernels.
+        on_output: gets each piece of `stdout` and `stderr`; the process waits while it does not return.
 
     Raises:
         AgentFailed: it could not be started or sandboxed; nothing is left running.
@@ -406,6 +424,6 @@ async def start_process(spec: ProcessSpec, *, scope_signals: bool = True) -> Age
         _, stderr = await supervisor.communicate()
         tail = tuple(stderr.decode(errors="replace").splitlines()[-TAIL_LINES:])
         raise AgentFailed(Reason.AGENT_ERROR, f"the agent could not be started: {first['message']}", tail)
-    process = AgentProcess(supervisor, (reader, writer), mark, spec.user)
+    process = AgentProcess(supervisor, (reader, writer), mark, spec.user, on_output)
     process.scoped, process.visibility_error = bool(first["scoped"]), str(first["seen"])
     return process

@@ -6,6 +6,7 @@ not be able to make it do so in a form that redaction does not see (ranges, comp
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from fnmatch import fnmatchcase
 from urllib.parse import unquote
 
 from ocf.events.errors import OcfError
-from ocf.events.redaction import Redactor
+from ocf.events.redaction import MIN_SECRET, Redactor
 
 #: TRACE is missing because its answer is the request, CONNECT because it is a tunnel.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -25,6 +26,7 @@ _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 #: Control characters, and the backslash that some servers take for a slash.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
 
+_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 # RFC 9110, 7.6.1: for one connection only.
 _HOP_BY_HOP = frozenset(
     {"connection", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "content-length"}
@@ -45,6 +47,33 @@ class RouteRefused(OcfError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class InvalidSecret(OcfError):
+    """The secret cannot be sent in a header, or could not be redacted."""
+
+
+def injected(format: str, value: str) -> tuple[str, list[str]]:
+    """Return the header's text for a secret, and the texts to redact.
+
+    `{}` in `format` is the value. After `Basic ` user and password are base64-encoded (RFC 7617); the password is then
+    a secret of its own.
+
+    Raises:
+        InvalidSecret: it cannot be sent, or is too short to be redacted. The message does not quote it.
+    """
+    if len(value) < MIN_SECRET:
+        raise InvalidSecret(f"the value must have at least {MIN_SECRET} characters; shorter ones cannot be redacted")
+    if not _VALUE.fullmatch(value):
+        raise InvalidSecret("the value has characters that no HTTP header may carry; a trailing line break, perhaps")
+    text = format.replace("{}", value)
+    if not format.startswith("Basic "):
+        return text, [value]
+    user, colon, password = text.removeprefix("Basic ").partition(":")
+    if not colon:
+        raise InvalidSecret("Basic needs USER:PASSWORD; write `Basic USER:{}`, or give a value with a colon")
+    encoded = base64.b64encode(f"{user}:{password}".encode()).decode()
+    return f"Basic {encoded}", [value, encoded] + [password] * (len(password) >= MIN_SECRET)
 
 
 @dataclass(frozen=True)

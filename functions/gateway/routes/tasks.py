@@ -116,6 +116,7 @@ def _digest(body: ExecuteTask) -> str:
             "model": {"api_key"},
             "workspace": {"token"},
             "mcp": {"__all__": {"headers"}},
+            "secrets": {"__all__": {"value"}},
         },
     )
     return hashlib.sha256(json.dumps(json.loads(canonical), sort_keys=True).encode()).hexdigest()

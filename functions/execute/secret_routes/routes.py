@@ -1,4 +1,4 @@
-"""The loopback server of one execution's secret routes (ADR 0015).
+"""The loopback server of one execution's secret routes (ADR 0018).
 
 A route's URL is `http://127.0.0.1:PORT/TOKEN/NAME`. The token is random: other processes of the machine can reach the
 port, but do not know it. A request goes to the route's origin only; redirects are returned, not followed.

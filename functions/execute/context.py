@@ -27,9 +27,8 @@ from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.execute.sandbox import policy
 from ocf.functions.execute.sandbox.boundary import Boundary
 from ocf.functions.models.endpoint_check import BadEndpoint
-from ocf.functions.models.facts import operators_facts
 from ocf.functions.models.model_target import ModelTarget
-from ocf.functions.models.resolve import ModelSettings, NoModel, resolve
+from ocf.functions.models.resolve import ModelSettings, NoModel, model_settings, resolve
 from ocf.functions.observability import metrics
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.settings.settings import Settings
@@ -102,20 +101,6 @@ class WorkerContext:
             probe.unlink()
         except OSError as error:
             raise Unavailable(f"STATE_DIR {probe.parent}: {error.strerror}") from None
-
-
-def model_settings(settings: Settings) -> ModelSettings:
-    """Return the operator's models."""
-    return ModelSettings(
-        model=settings.model,
-        endpoint=settings.model_endpoint,
-        api_key=settings.opencode_api_key,
-        anthropic_api_key=settings.anthropic_api_key,
-        openai_api_key=settings.openai_api_key,
-        offline_url=settings.offline_endpoint,
-        provider_tools=settings.model_provider_tools,
-        facts=operators_facts(settings.models_file),
-    )
 
 
 @asynccontextmanager

@@ -19,8 +19,9 @@ from ocf.events.commands import ModelConfigData
 from ocf.functions.models import catalog
 from ocf.functions.models.catalog import ModelFacts
 from ocf.functions.models.endpoint_check import check_endpoint
-from ocf.functions.models.facts import given_facts
+from ocf.functions.models.facts import given_facts, operators_facts
 from ocf.functions.models.model_target import Kind, ModelTarget
+from ocf.functions.settings.settings import Settings
 
 OFFLINE_PROVIDER = "offline"
 OFFLINE_MODEL = "scripted"
@@ -53,6 +54,20 @@ class ModelSettings:
     provider_tools: tuple[str, ...] = ()
     #: Facts of models that the catalog does not have, or other ones than it has: `OCF_MODELS_FILE`.
     facts: tuple[ModelFacts, ...] = ()
+
+
+def model_settings(settings: Settings) -> ModelSettings:
+    """Return the operator's models."""
+    return ModelSettings(
+        model=settings.model,
+        endpoint=settings.model_endpoint,
+        api_key=settings.opencode_api_key,
+        anthropic_api_key=settings.anthropic_api_key,
+        openai_api_key=settings.openai_api_key,
+        offline_url=settings.offline_endpoint,
+        provider_tools=settings.model_provider_tools,
+        facts=operators_facts(settings.models_file),
+    )
 
 
 def uses_offline(settings: ModelSettings) -> bool:

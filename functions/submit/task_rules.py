@@ -15,6 +15,8 @@ from ocf.functions.core.definitions import (
     command_definition,
     skill_definition,
 )
+from ocf.functions.models.endpoint_check import BadEndpoint
+from ocf.functions.models.resolve import NoModel, model_settings, resolve
 from ocf.functions.settings.host_rules import InvalidRule, host_allowed, origin_of
 from ocf.functions.settings.settings import Settings
 
@@ -22,7 +24,7 @@ from ocf.functions.settings.settings import Settings
 def broken_rules(data: Submit, settings: Settings) -> list[FieldError]:
     """Return the fields that exceed the operator's settings or do not fit each other."""
     found = [*task_limits.exceeded(data.limits, settings), *_network(data, settings)]
-    found += [*_definitions(data), *_agent(data, settings), *_output_schema(data)]
+    found += [*_model(data, settings), *_definitions(data), *_agent(data, settings), *_output_schema(data)]
     return [FieldError(field=field, message=message) for field, message in found]
 
 
@@ -46,6 +48,28 @@ def _against_network(host: str, ceiling: tuple[str, ...]) -> str | None:
         return None if host_allowed(host, ceiling) else f"{host} is not within the operator's NETWORK_ALLOW"
     except InvalidRule as error:
         return str(error)
+
+
+def _model(data: Submit, settings: Settings) -> Iterator[tuple[str, str]]:
+    """Check what the task asks of its model against the model's facts."""
+    variant = data.model.variant if data.model is not None else None
+    if variant is None and all(one.modality == "text" for one in data.attachments):
+        return
+    try:
+        target = resolve(data.model, model_settings(settings))
+    except (NoModel, BadEndpoint):
+        return  # the worker states why; it may have other settings
+    name, facts = target.display_name, target.facts
+    if variant is not None and (facts is None or facts.variants is None):
+        yield "model_config.variant", f"the variants of {name} are not known; name them in model_config.facts.variants"
+    elif variant is not None and facts is not None and variant not in (facts.variants or ()):
+        known = ", ".join(facts.variants or ())
+        yield "model_config.variant", f"must be one of {known}" if known else f"{name} has no variants; leave it out"
+    # Nothing is known of many models at an own endpoint: then the caller knows.
+    inputs = None if facts is None else facts.input
+    for number, one in enumerate(data.attachments):
+        if inputs is not None and one.modality not in ("text", *inputs):
+            yield f"attachments.{number}.media_type", f"{name} takes {', '.join(inputs)} only"
 
 
 def _definitions(data: Submit) -> Iterator[tuple[str, str]]:

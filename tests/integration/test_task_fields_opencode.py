@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from ocf.events.commands import ModelConfigData
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType
 from ocf.events.task_fields import LocalMcp
@@ -28,11 +29,13 @@ from ocf.functions.core.definitions import (
     skill_definition,
 )
 from ocf.functions.execute.agent.agent import Agent, PromptSpec
+from ocf.functions.execute.agent.config import AgentModel
 from ocf.functions.execute.agent.opencode_api import FilePart
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.inputs.mcp import start_servers
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.models.offline_model import OfflineModel
+from ocf.functions.models.resolve import ModelSettings, resolve
 from tests.support.agents import MODEL, ROOT, Heard, server_spec
 from tests.support.mcp import everything_server
 from tests.support.offline import OPENCODE, node, offline_spec
@@ -67,6 +70,28 @@ DEFINITIONS = TaskDefinitions(
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
 
 
+SEEING = AgentModel.of(
+    resolve(
+        ModelConfigData.model_validate(
+            {
+                "provider": "local",
+                "model": "seeing",
+                "api_endpoint": "http://127.0.0.1:9/v1",
+                "facts": {
+                    "context": 100_000,
+                    "output": 8_000,
+                    "input": ["text", "image"],
+                    "reasoning": True,
+                    "variants": ["low", "high"],
+                },
+            }
+        ),
+        ModelSettings(),
+    )
+)
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
 @dataclass
 class World:
     """The server, its workspace, and the model behind it."""
@@ -76,7 +101,7 @@ class World:
     heard: Heard
 
     async def run(self, prompt: str, **settings: Any) -> Any:
-        spec = PromptSpec(MODEL, **{"commands": DEFINITIONS.commands, **settings})
+        spec = PromptSpec(**{"model": MODEL, "commands": DEFINITIONS.commands, **settings})
         return await Agent(self.server, spec, SystemClock()).run(prompt, self.heard.emit)
 
     async def asked(self) -> dict[str, Any]:
@@ -92,7 +117,9 @@ async def started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
     async with OfflineModel(offline_spec([ROOT / "tests/support/task-field-cases.json"])) as model:
         spec = server_spec(tmp_path_factory.mktemp("agent"), binary=OPENCODE, url=model.base_url)
         python = Path(sys.base_prefix), Path(sys.prefix)
-        spec = replace(spec, definitions=DEFINITIONS, read_only=(*python, node().resolve().parent))
+        spec = replace(
+            spec, models=(MODEL, SEEING), definitions=DEFINITIONS, read_only=(*python, node().resolve().parent)
+        )
         server = await AgentServer.start(spec, timeout=120)
         yield server, model
         await server.stop(0.0)
@@ -188,6 +215,23 @@ async def test_attachments_are_parts_of_the_first_prompt_only(world: World) -> N
     assert "TEAL-TABLE" in last_user_text(await world.asked())
     await agent.run("ask-words again", world.heard.emit)
     assert "TEAL-TABLE" not in last_user_text(await world.asked())
+
+
+async def test_a_variant_and_an_image_reach_the_model(world: World) -> None:
+    """As the provider's API has them: a reasoning effort, and an image part with the file's own bytes."""
+    image = FilePart("shot.png", "image/png", f"data:image/png;base64,{PIXEL}")
+    await world.run("ask-words", model=SEEING, variant="high", files=(image,))
+    body = await world.asked()
+    assert body["reasoning_effort"] == "high"
+    parts = next(message["content"] for message in body["messages"] if message["role"] == "user")
+    assert {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}} in parts
+
+
+async def test_a_model_that_is_not_known_is_taken_to_read_what_the_task_attaches(world: World) -> None:
+    """OpenCode would leave out an image for a model that is not known to take one."""
+    entry = json.loads(MODEL.taking({"text", "image"}).entry)
+    assert (entry["attachment"], entry["modalities"]["input"]) == (True, ["text", "image"])
+    assert MODEL.taking({"text"}) == MODEL
 
 
 async def test_mcp_servers_from_npm_and_pypi_serve_the_model(world: World) -> None:

@@ -27,6 +27,9 @@ async def removed(b: Bench, execution: str) -> None:
     await deletion.remove(PROJECT, execution)
 
 
+PNG = {"name": "a.png", "media_type": "image/png", "data": "iVBORw0KGgo="}
+
+
 async def test_a_submit_becomes_a_pending_record_an_accepted_fact_and_an_execute_command() -> None:
     """The three things a submit leaves, all about the same execution and caused by it."""
     b = bench()
@@ -364,6 +367,21 @@ async def test_poison_on_the_subject_of_a_session_stops_no_submit_to_it() -> Non
         ({"skills": {"go": {"content": "---\na: [\n---\n"}}}, "skills.go", "not YAML"),
         ({"output_schema": {"type": "objekt"}}, "output_schema", "is not a JSON Schema"),
         ({"output_schema": {"type": "array"}}, "output_schema", '"type": "object"'),
+        (
+            {"model_config": {"provider": "anthropic", "model": "claude-opus-4-5", "variant": "huge"}},
+            "model_config.variant",
+            "must be one of low, medium, high",
+        ),
+        (
+            {"model_config": {"provider": "local", "model": "m", "api_endpoint": "http://a/v1", "variant": "high"}},
+            "model_config.variant",
+            "are not known; name them in model_config.facts.variants",
+        ),
+        (
+            {"model_config": {"provider": "mistral", "model": "codestral-latest"}, "attachments": [PNG]},
+            "attachments.0.media_type",
+            "takes text only",
+        ),
         ({"mcp": {"a": {"type": "remote", "url": "https://a.example/"}}}, "mcp.a.url", "NETWORK_ALLOW"),
         ({"mcp": {"a": {"type": "remote", "url": "https://b.example:8443/"}}}, "mcp.a.url", "NETWORK_ALLOW"),
     ],

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ocf.functions.models.model_target import UNKNOWN, Kind, ModelTarget
@@ -46,6 +46,15 @@ class AgentModel:
             package=target.agent_package,
             entry=target.agent_entry(),
         )
+
+    def taking(self, kinds: Collection[str]) -> AgentModel:
+        """Return a model that also takes these kinds of input."""
+        entry = json.loads(self.entry)
+        known = entry.get("modalities", {}).get("input", [])
+        if not (more := sorted(set(kinds).difference(known))):
+            return self
+        modalities = {**entry.get("modalities", {}), "input": [*known, *more]}
+        return replace(self, entry=json.dumps({**entry, "attachment": True, "modalities": modalities}))
 
     @property
     def provider(self) -> str:

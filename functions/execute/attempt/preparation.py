@@ -191,7 +191,7 @@ class Preparation:
     async def _acquire(self, target: ModelTarget, definitions: TaskDefinitions) -> WarmServer:
         spec = replace(
             self._context.server_spec(self._task.limits),
-            models=(_model(target),),
+            models=(self._model(target),),
             definitions=definitions,
             permissions=self._task.permissions if definitions else {},
         )
@@ -268,12 +268,18 @@ class Preparation:
             else await import_conversation(warm_server.server, await self._context.deps.store.get(key))
         )
 
+    def _model(self, target: ModelTarget) -> AgentModel:
+        model = replace(AgentModel.of(target), temperature=target.temperature, max_tokens=target.max_tokens)
+        kinds = {one.modality for one in self._task.attachments}
+        # OpenCode drops files that a model is not known to take.
+        return model if target.facts is not None else model.taking(kinds)
+
     def _prompt_spec(
         self, target: ModelTarget, resume: str | None, definitions: TaskDefinitions, files: tuple[FilePart, ...]
     ) -> PromptSpec:
         task = self._task
         return PromptSpec(
-            model=_model(target),
+            model=self._model(target),
             permissions=narrowed(definitions.permissions_of(task.agent), task.permissions),
             enabled_tools=target.enabled_tools,
             system_prompt=with_schema(target.system_prompt, task.output_schema),
@@ -290,10 +296,6 @@ class Preparation:
 
 async def _keep_owner(_: Path) -> None:
     """Leave the files to this process's user."""
-
-
-def _model(target: ModelTarget) -> AgentModel:
-    return replace(AgentModel.of(target), temperature=target.temperature, max_tokens=target.max_tokens)
 
 
 def phase_draft(phase: str, text: str) -> Draft:

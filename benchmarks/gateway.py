@@ -28,14 +28,14 @@ import uvicorn
 from websockets.asyncio.client import connect as connect_websocket
 
 from ocf.events import subjects
-from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.output import Chunk, ChunkType
 from ocf.events.refs import ExecutionRef
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.dependencies import GatewayDeps
 from ocf.functions.gateway.settings import GatewaySettings

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ocf.events.commands import MAX_COMMAND_BYTES, MAX_EVENT_BYTES
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent
-from ocf.events.limits import EVENT, check_json
+from ocf.events.input_limits import EVENT, check_json
 from ocf.events.ports import ObjectStore
 
 _SCHEME = "ocf-s3:"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ocf.events import commands, facts, output, subjects
+from ocf.events import commands, fact_payloads, output, subjects
 from ocf.events.commands import Model
 from ocf.events.lifecycle import TERMINAL, State
 
@@ -72,25 +72,25 @@ _ALL = (
     _task("cmd", "cancel", commands.Cancel, "backend, gateway"),
     _task("cmd", "cleanup", commands.Cleanup, "backend, gateway, schedules"),
     _task("cmd", "reply", commands.Reply, "frontend, backend"),
-    _task("evt", "accepted", facts.Accepted, "submit"),
-    _task("evt", "rejected", facts.Rejected, "submit"),
-    _task("evt", "started", facts.Started, "execute"),
-    _task("evt", "completed", facts.Completed, "execute"),
-    _task("evt", "failed", facts.Failed, "execute, cleanup (sweep)"),
-    _task("evt", "cancelled", facts.Cancelled, "execute, cancel"),
-    _task("evt", "timed_out", facts.TimedOut, "execute, cleanup (sweep)"),
-    _task("evt", "archived", facts.Archived, "archive"),
-    _task("evt", "cleaned", facts.Cleaned, "cleanup"),
+    _task("evt", "accepted", fact_payloads.Accepted, "submit"),
+    _task("evt", "rejected", fact_payloads.Rejected, "submit"),
+    _task("evt", "started", fact_payloads.Started, "execute"),
+    _task("evt", "completed", fact_payloads.Completed, "execute"),
+    _task("evt", "failed", fact_payloads.Failed, "execute, cleanup (sweep)"),
+    _task("evt", "cancelled", fact_payloads.Cancelled, "execute, cancel"),
+    _task("evt", "timed_out", fact_payloads.TimedOut, "execute, cleanup (sweep)"),
+    _task("evt", "archived", fact_payloads.Archived, "archive"),
+    _task("evt", "cleaned", fact_payloads.Cleaned, "cleanup"),
     EventType("dev.ocf.task.output.v1", "out", "output", output.Chunk, "execute"),
     _session("cmd", "create", commands.SessionCreate, "backend, gateway"),
     _session("cmd", "attach", commands.SessionAttach, "backend, gateway"),
     _session("cmd", "detach", commands.SessionDetach, "backend, gateway"),
     _session("cmd", "destroy", commands.SessionDestroy, "backend, gateway, schedules"),
-    _session("evt", "created", facts.SessionCreated, "session"),
-    _session("evt", "attached", facts.SessionAttached, "session"),
-    _session("evt", "detached", facts.SessionDetached, "session"),
-    _session("evt", "destroyed", facts.SessionDestroyed, "session"),
-    _session("evt", "rejected", facts.SessionRejected, "session"),
+    _session("evt", "created", fact_payloads.SessionCreated, "session"),
+    _session("evt", "attached", fact_payloads.SessionAttached, "session"),
+    _session("evt", "detached", fact_payloads.SessionDetached, "session"),
+    _session("evt", "destroyed", fact_payloads.SessionDestroyed, "session"),
+    _session("evt", "rejected", fact_payloads.SessionRejected, "session"),
 )
 
 TYPES: dict[str, EventType] = {spec.type: spec for spec in _ALL}

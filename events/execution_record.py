@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from ocf.events.commands import ExecutionId, ForwardCompatible, ProjectId, SessionId
-from ocf.events.facts import ArtifactState, DiffSummary, FieldError
+from ocf.events.fact_payloads import ArtifactState, DiffSummary, FieldError
 from ocf.events.lifecycle import ATTEMPT, TERMINAL, AttemptState, AttemptStep, Reason, State
 from ocf.events.output import PendingRequest, TodoItem, Usage
 

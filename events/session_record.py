@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import SerializerFunctionWrapHandler, field_serializer
 
 from ocf.events.commands import EmptyWorkspace, ExecutionId, ForwardCompatible, ProjectId, SessionId, Workspace
-from ocf.events.facts import Artifact
+from ocf.events.fact_payloads import Artifact
 from ocf.events.lifecycle import SESSION, SessionState, SessionStep
 from ocf.events.refs import SessionRef
 

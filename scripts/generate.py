@@ -18,7 +18,7 @@ import yaml
 
 from ocf.events import streams
 from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
-from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.event_types import TYPES, EventType
 from ocf.events.lifecycle import (
     ATTEMPT,
@@ -31,7 +31,7 @@ from ocf.events.lifecycle import (
     State,
 )
 from ocf.events.session_record import Session
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.dispatcher.project_consumers import IDLE_SECONDS, MAX_CONSUMERS
 from ocf.functions.dispatcher.routes import ROUTES, backoff
 from ocf.functions.gateway import openapi

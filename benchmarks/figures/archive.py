@@ -22,16 +22,16 @@ from ocf.events import subjects
 from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.events.adapters.s3 import S3Config, S3Store
-from ocf.events.delivery import NATS_SUBJECT
+from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.envelope import new_event
 from ocf.events.execution_record import Record
-from ocf.events.facts import Completed
+from ocf.events.fact_payloads import Completed
 from ocf.events.lifecycle import State
 from ocf.events.output import Chunk, ChunkType
 from ocf.events.refs import ExecutionRef
 from ocf.functions.archive.handler import archive
-from ocf.functions.core.clock import SystemClock
 from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.runtime.function import bind
 from ocf.functions.runtime.setup import apply

@@ -26,7 +26,7 @@ from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.events.commands import Submit
 from ocf.events.envelope import new_event
 from ocf.events.refs import ExecutionRef
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.observability import logs
 from ocf.functions.runtime.setup import apply
 from ocf.stack.ports import allocate

@@ -12,8 +12,8 @@ from ocf.events import subjects
 from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.events.output import ChunkType, Draft
 from ocf.events.redaction import Redactor
-from ocf.functions.core.clock import SystemClock
 from ocf.functions.core.output_fence import acquire_fence
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.attempt.publisher import Publisher
 from ocf.functions.runtime.setup import apply
 from tests.support.nats import running_nats

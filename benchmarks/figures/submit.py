@@ -25,7 +25,7 @@ from ocf.events import subjects
 from ocf.events.adapters.nats.bus import connect
 from ocf.events.commands import Submit
 from ocf.events.envelope import new_event
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.runtime.setup import apply
 from ocf.stack.ports import allocate
 from tests.support.nats import NatsServer, running_nats

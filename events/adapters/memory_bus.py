@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ocf.events import streams
 from ocf.events.errors import Conflict, TooLarge, Unavailable
-from ocf.events.limits import MESSAGE_BYTES
+from ocf.events.input_limits import MESSAGE_BYTES
 from ocf.events.ports import (
     Backlog,
     Clock,

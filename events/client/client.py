@@ -20,15 +20,15 @@ import structlog
 from ocf.events import dataref, reorder, subjects
 from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import connect as connect_bus
-from ocf.events.archive_reader import DamagedArchive, read_lines
 from ocf.events.client.following import chunk_of, watch
 from ocf.events.client.sessions import SessionCalls
+from ocf.events.command_publisher import publish_command
 from ocf.events.commands import Cancel, Cleanup, Model, Reply, Submit
-from ocf.events.delivery import publish_command
 from ocf.events.envelope import Event, decode, new_event
 from ocf.events.errors import InvalidEvent, NotYetKnown, OcfError
 from ocf.events.event_types import TERMINAL_TYPES
 from ocf.events.execution_record import Record
+from ocf.events.gzip_ndjson import DamagedArchive, read_lines
 from ocf.events.output import Chunk
 from ocf.events.ports import Bucket, Bus, Message, ObjectStore
 from ocf.events.refs import ExecutionRef
@@ -168,7 +168,7 @@ class Client:
 
         Raises:
             NotYetKnown: There is no archive, or the client has no store.
-            OcfError: The archive is damaged, or exceeds `ocf.events.limits.ARCHIVE`.
+            OcfError: The archive is damaged, or exceeds `ocf.events.input_limits.ARCHIVE`.
         """
         if self._store is None:
             raise NotYetKnown(f"output of {execution}: the client has no store")

@@ -16,7 +16,7 @@ import httpx
 
 from ocf.events.client.outage import DEFAULT_PATIENCE, CallFailed, Outage, Unreachable
 from ocf.events.errors import InvalidEvent
-from ocf.events.limits import KIB, MIB, JsonLimit, parse_json
+from ocf.events.input_limits import KIB, MIB, JsonLimit, parse_json
 from ocf.events.reorder import Reorderer, gap_lines, line_from
 
 #: The stream's close codes after which a retry cannot help.

@@ -12,11 +12,11 @@ from pathlib import Path
 import structlog
 
 from ocf.events import subjects
-from ocf.events.delivery import NATS_DELIVERIES, NATS_SEQUENCE
+from ocf.events.command_publisher import NATS_DELIVERIES, NATS_SEQUENCE
 from ocf.events.envelope import Event, decode, parse, timestamp
 from ocf.events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, OcfError, Unavailable
 from ocf.events.execution_record import Record
-from ocf.events.facts import Archived, Artifact, Outcome
+from ocf.events.fact_payloads import Archived, Artifact, Outcome
 from ocf.events.ports import Bus, Clock, Message, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.functions.archive.output_archive import Written, write_output

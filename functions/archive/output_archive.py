@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ocf.events import subjects
 from ocf.events.errors import Unavailable
-from ocf.events.limits import MIB
+from ocf.events.input_limits import MIB
 from ocf.events.ports import Bus, Clock
 from ocf.events.refs import ExecutionRef
 from ocf.events.reorder import Line, Reason, Reorderer, gap_lines, line_in

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ocf.events import outcomes, subjects
+from ocf.events import subjects, terminal_facts
 from ocf.events.commands import Cancel
 from ocf.events.envelope import Event
 from ocf.events.errors import Drop, NotYetKnown
@@ -39,8 +39,8 @@ async def cancel(event: Event, *, bus: Bus, records: Records, clock: Clock) -> N
         marks = {"cancel_requested": True, "cancel_why": request.why, "cancel_by": request.requested_by}
         if newest.state is State.RUNNING:
             return newest.model_copy(update=marks)
-        ending = outcomes.Ending(Step.CANCEL, request.why or "", requested_by=request.requested_by)
-        fact = outcomes.compose(newest, ending, clock.now())
+        ending = terminal_facts.Ending(Step.CANCEL, request.why or "", requested_by=request.requested_by)
+        fact = terminal_facts.compose(newest, ending, clock.now())
         return records.apply_terminal_step(newest.model_copy(update=marks), Step.CANCEL, fact, cause=event)
 
     changed = await records.change(request.project_id, request.execution_id, requested)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from ocf.events import dead_letters, subjects
+from ocf.events.command_publisher import publish_command
 from ocf.events.commands import Cancel, Cleanup
-from ocf.events.delivery import publish_command
 from ocf.events.envelope import Event, new_event
 from ocf.events.errors import Conflict, NotYetKnown, Unreadable
 from ocf.events.event_types import TYPES
 from ocf.events.execution_record import Record
-from ocf.events.facts import Cleaned
+from ocf.events.fact_payloads import Cleaned
 from ocf.events.lifecycle import State
 from ocf.events.ports import Bucket, Bus, Clock, ObjectStore
 from ocf.events.refs import ExecutionRef
@@ -21,7 +21,7 @@ from ocf.functions.cleanup.retention import Retention
 from ocf.functions.cleanup.sweep import Sweep
 from ocf.functions.core.command_events import command
 from ocf.functions.core.execution_repository import Records
-from ocf.functions.core.isolation import Isolation
+from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.output_fence import purge_output
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.stored_objects import delete_execution

@@ -13,7 +13,7 @@ from ocf.events.execution_record import Record
 from ocf.events.ports import Bus, Clock, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.execution_repository import Records
-from ocf.functions.core.isolation import Isolation
+from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.output_fence import purge_output
 from ocf.functions.core.schedules import RETENTION, delete_schedule, ensure_schedule, is_expiring
 from ocf.functions.core.stored_objects import delete_execution, delete_setups

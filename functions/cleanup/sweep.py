@@ -8,16 +8,16 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from ocf.events import outcomes
+from ocf.events import terminal_facts
 from ocf.events.envelope import Event
 from ocf.events.execution_record import Record
-from ocf.events.facts import Outcome
+from ocf.events.fact_payloads import Outcome
 from ocf.events.lifecycle import State, Step
 from ocf.events.ports import Bucket, Bus, Clock
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.execution_repository import Records
-from ocf.functions.core.isolation import Isolation
-from ocf.functions.core.lease_state import RECHECK_SECONDS, is_leased
+from ocf.functions.core.item_backoff import Isolation
+from ocf.functions.core.lease_check import RECHECK_SECONDS, is_leased
 from ocf.functions.core.output_fence import acquire_fence
 from ocf.functions.core.schedules import RETENTION, SWEEP, delete_schedule, ensure_schedule, is_expiring
 from ocf.functions.observability import metrics
@@ -137,9 +137,9 @@ class Sweep:
 
 
 def _outcome(record: Record, taken: Step, now: datetime, last_sequence: int) -> Outcome:
-    ending = outcomes.Ending(taken)
+    ending = terminal_facts.Ending(taken)
     if taken is Step.CANCEL:
-        ending = outcomes.Ending(taken, record.cancel_why or "", requested_by=record.cancel_by)
+        ending = terminal_facts.Ending(taken, record.cancel_why or "", requested_by=record.cancel_by)
     elif taken is Step.FAIL:
-        ending = outcomes.worker_lost(record)
-    return outcomes.compose(record, ending, now, last_sequence=last_sequence)
+        ending = terminal_facts.worker_lost(record)
+    return terminal_facts.compose(record, ending, now, last_sequence=last_sequence)

@@ -6,11 +6,11 @@ import re
 from typing import TypeVar
 
 from ocf.events import subjects
+from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.commands import Model
-from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import Event, parse, quoted
 from ocf.events.errors import InvalidEvent
-from ocf.events.limits import EVENT, parse_json
+from ocf.events.input_limits import EVENT, parse_json
 
 M = TypeVar("M", bound=Model)
 

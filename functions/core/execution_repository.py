@@ -13,13 +13,13 @@ from datetime import datetime
 import structlog
 from pydantic import ValidationError
 
-from ocf.events import outcomes, trace_context
+from ocf.events import terminal_facts, trace_context
 from ocf.events.commands import Model
 from ocf.events.envelope import Event, field_errors, new_event
 from ocf.events.errors import Conflict, DeadLetter, NotYetKnown, TooLarge, Unreadable
 from ocf.events.event_types import TYPES
 from ocf.events.execution_record import OutboxEntry, Record
-from ocf.events.facts import Failed, Outcome, Rejected
+from ocf.events.fact_payloads import Failed, Outcome, Rejected
 from ocf.events.lifecycle import EXECUTION, AttemptStep, Reason, Step
 from ocf.events.ports import Bucket, Bus, Clock
 from ocf.events.refs import ExecutionRef
@@ -55,7 +55,7 @@ class Records:
 
     async def create(self, record: Record) -> None:
         """Store a new record. Raises Conflict if there is one."""
-        fitting = outcomes.fit_record(record)
+        fitting = terminal_facts.fit_record(record)
         await self._bucket.create(
             ExecutionRef(record.project_id, record.execution_id).record_key, compare_and_set.dump(fitting)
         )
@@ -98,7 +98,7 @@ class Records:
         return newest
 
     def _stamped(self, record: Record) -> Record:
-        return outcomes.fit_record(record.model_copy(update={"updated_at": self._clock.now()}))
+        return terminal_facts.fit_record(record.model_copy(update={"updated_at": self._clock.now()}))
 
     async def end(
         self, project: str, execution: str, decide: Callable[[Record], tuple[Step, Outcome] | None], cause: Event | None
@@ -115,7 +115,7 @@ class Records:
         self, record: Record, taken: Step, outcome: Outcome, *, cause: Event | None = None
     ) -> Record:
         """Return `record` after a terminal step, with the fact (shortened if necessary) in its outbox."""
-        now, outcome = self._clock.now(), outcomes.fit(outcome)
+        now, outcome = self._clock.now(), terminal_facts.fit(outcome)
         state = EXECUTION.step(record.state, taken)
         lost = isinstance(outcome, Failed) and outcome.reason is Reason.WORKER_LOST
         record = record.end_attempt(AttemptStep.LOSE_WORKER if lost else AttemptStep(taken.value), now)
@@ -173,7 +173,7 @@ class Records:
         ref = ExecutionRef(record.project_id, record.execution_id)
         for share in _SHARES:
             try:
-                fitting = entry if share is None else outcomes.fit_outbox(entry, share)
+                fitting = entry if share is None else terminal_facts.fit_outbox(entry, share)
                 await _publish_once(
                     self._bus, self._outbox_event(fitting, record), record.project_id, ref.execution, once=True
                 )
@@ -202,7 +202,7 @@ class Records:
 
         The ids in `fact` come from the subject of the command, and need not be valid.
         """
-        fact = fact.model_copy(update={"errors": outcomes.fit_errors(fact.errors)})
+        fact = fact.model_copy(update={"errors": terminal_facts.fit_errors(fact.errors)})
         event = new_event("dev.ocf.task.rejected.v1", fact, source=self._source, time=self._clock.now(), cause=cause)
         subject = f"ocf.evt.{fact.project_id}.{fact.execution_id}.rejected"
         await self._bus.publish(subject, event.data, {**event.headers(), "Nats-Msg-Id": key})

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from ocf.events import outcomes, subjects
-from ocf.events.delivery import NATS_SEQUENCE
+from ocf.events import subjects, terminal_facts
+from ocf.events.command_publisher import NATS_SEQUENCE
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, InvalidEvent
 from ocf.events.execution_record import Record
-from ocf.events.facts import FieldError, Rejected, SessionRejected
+from ocf.events.fact_payloads import FieldError, Rejected, SessionRejected
 from ocf.events.lifecycle import EXECUTION, Step
 from ocf.events.ports import Bus, Clock, Message
 from ocf.events.refs import ExecutionRef, SessionRef
@@ -103,7 +103,7 @@ class Rejections:
             project_id=ref.project,
             state=EXECUTION.step(None, Step.REJECT),
             title=title,
-            errors=outcomes.fit_errors(refusal.errors),
+            errors=terminal_facts.fit_errors(refusal.errors),
             message="; ".join(f"{e.field}: {e.message}" for e in refusal.errors)[:2000],
             command_id=refusal.cause.id if refusal.cause else "",
             submitted_at=now,

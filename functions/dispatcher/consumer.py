@@ -8,7 +8,7 @@ import structlog
 
 from ocf.events.errors import OcfError
 from ocf.events.ports import Bus, Clock, Delivery
-from ocf.functions.core.cancellation import cancel_and_wait
+from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.routes import Route
 from ocf.functions.observability import logs, metrics

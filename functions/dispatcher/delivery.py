@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 
 from ocf.events import dead_letters, subjects
-from ocf.events.delivery import NATS_DELIVERIES, NATS_SEQUENCE, NATS_SUBJECT
+from ocf.events.command_publisher import NATS_DELIVERIES, NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.envelope import Event, bounded, decode, errors_of, quoted
 from ocf.events.errors import InvalidEvent, Retry
-from ocf.events.facts import FieldError
+from ocf.events.fact_payloads import FieldError
 from ocf.events.ports import Bus, Clock, Delivery, Message
 from ocf.functions.dispatcher.busy_queue import SlotQueue
 from ocf.functions.dispatcher.http_target import Target

@@ -13,7 +13,7 @@ from typing import Protocol
 import httpx
 
 from ocf.events import trace_context
-from ocf.events.delivery import NATS_DELIVERIES, NATS_SEQUENCE, NATS_SUBJECT
+from ocf.events.command_publisher import NATS_DELIVERIES, NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.envelope import STRUCTURED, Event
 from ocf.events.ports import Clock
 from ocf.functions.dispatcher.result import DeliveryResult, SinkResult

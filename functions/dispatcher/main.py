@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from ocf.events.errors import Unavailable
 from ocf.events.ports import Backlog, Bucket
-from ocf.functions.core.cancellation import cancel_and_wait
+from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.dispatcher import sink_routes
 from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher

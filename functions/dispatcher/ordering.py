@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from ocf.events import limits
-from ocf.events.delivery import NATS_SUBJECT
+from ocf.events import input_limits
+from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent
 from ocf.events.ports import Clock
@@ -77,7 +77,7 @@ class KeyedOrder:
         if self._field is None or self._field.encode() not in event.data:
             return None
         try:
-            data = limits.parse_json(event.data, limits.EVENT)
+            data = input_limits.parse_json(event.data, input_limits.EVENT)
         except InvalidEvent:
             return None  # the function rejects it
         value = data.get(self._field) if isinstance(data, dict) else None

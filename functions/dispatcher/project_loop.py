@@ -15,7 +15,7 @@ import structlog
 
 from ocf.events import subjects
 from ocf.events.ports import Backlog, Bus, Clock, ConsumerSpec, Delivery
-from ocf.functions.core.cancellation import cancel_and_wait
+from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.dispatcher.consumer import dispatch_one, log_fetch_failure
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.fair_shares import Shares

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from ocf.events.commands import Execute, Limits, Sealed
 from ocf.events.errors import SealError, Unavailable
 from ocf.functions.core import syscalls
-from ocf.functions.core.cancellation import cancel_and_wait
+from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.agent.agent_model import AgentModel
 from ocf.functions.execute.agent.config import ServerSpec

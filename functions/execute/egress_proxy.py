@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import structlog
 
 from ocf.events.errors import OcfError
-from ocf.functions.core.addresses import Reach, reach, resolve
+from ocf.functions.core.address_rules import Reach, reach, resolve
 from ocf.functions.settings.host_rules import InvalidRule, Rule, parse_rule
 
 log = structlog.get_logger()

@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from ocf.events import subjects
-from ocf.events.delivery import NATS_SUBJECT
+from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.envelope import STRUCTURED, Event, decode
 from ocf.events.errors import Drop, KeyNotYetKnown, NotYetKnown, OcfError, Retry
 from ocf.functions.core.command_events import ids_of

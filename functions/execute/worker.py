@@ -13,7 +13,7 @@ from ocf.events.errors import Busy, Conflict, Drop, KeyNotYetKnown, NotItsTurn, 
 from ocf.events.execution_record import Record
 from ocf.events.refs import ExecutionRef
 from ocf.events.session_record import Session
-from ocf.functions.core.cancellation import cancel_and_wait
+from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.core.command_events import command, ids_of
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.execute.agent.warm_pool import WarmPool

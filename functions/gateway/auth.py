@@ -14,7 +14,7 @@ import httpx
 import jwt
 import structlog
 
-from ocf.events.facts import FieldError
+from ocf.events.fact_payloads import FieldError
 from ocf.events.ports import Clock
 from ocf.events.subjects import check_project
 from ocf.functions.gateway.problems import Problem, invalid

@@ -20,7 +20,7 @@ import structlog
 from ocf.events import subjects
 from ocf.events.errors import InvalidEvent, OcfError
 from ocf.events.execution_record import Record
-from ocf.events.facts import FieldError
+from ocf.events.fact_payloads import FieldError
 from ocf.events.lifecycle import State
 from ocf.events.ports import Bucket, Bus, Clock
 from ocf.events.refs import ExecutionRef

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from ocf.events import subjects
-from ocf.events.archive_reader import DamagedArchive, read_lines
+from ocf.events.gzip_ndjson import DamagedArchive, read_lines
 from ocf.events.ports import Bus, ObjectStore
 from ocf.events.reorder import Line, Reorderer, fill_gap, gap_lines, line_in, line_of, seek
 from ocf.functions.gateway.context import ExecutionHandle, Gateway

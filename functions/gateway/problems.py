@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from ocf.events import errors
 from ocf.events.commands import TaskRequest
-from ocf.events.facts import FieldError
+from ocf.events.fact_payloads import FieldError
 
 log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"

@@ -1,6 +1,6 @@
 """Request bodies: read once, straight from bytes to the model, with errors by field.
 
-A body is measured before it is parsed (`ocf.events.limits`). It is parsed on the event loop: the parsers hold the
+A body is measured before it is parsed (`ocf.events.input_limits`). It is parsed on the event loop: the parsers hold the
 interpreter's lock, so a thread would gain nothing, and a body within the limits takes tenths of a second.
 """
 
@@ -21,8 +21,8 @@ from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from ocf.events.facts import FieldError
-from ocf.events.limits import REQUEST, InvalidJson, OverLimit, check_json, parse_json
+from ocf.events.fact_payloads import FieldError
+from ocf.events.input_limits import REQUEST, InvalidJson, OverLimit, check_json, parse_json
 from ocf.functions.gateway.problems import Problem, explain, invalid
 
 JSON = "application/json"

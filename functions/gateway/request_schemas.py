@@ -24,8 +24,8 @@ from ocf.events.commands import (
     TaskSecret,
     Text,
 )
+from ocf.events.optional_task_fields import LocalMcp, McpName, RemoteMcp
 from ocf.events.redaction import MIN_SECRET
-from ocf.events.task_fields import LocalMcp, McpName, RemoteMcp
 
 #: Visible characters with inner blanks (RFC 9110, 5.5).
 _HEADER_VALUE = r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"

@@ -8,10 +8,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ocf.events.execution_record import Attempt, Record
-from ocf.events.facts import ArtifactState, ChangedFile, DiffSummary, FieldError
+from ocf.events.fact_payloads import ArtifactState, ChangedFile, DiffSummary, FieldError
 from ocf.events.lifecycle import Reason, State
-from ocf.events.outcomes import duration_ms
 from ocf.events.output import PendingRequest, TodoItem, Usage
+from ocf.events.terminal_facts import duration_ms
 
 
 class View(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ocf.events.task_fields import RemoteMcp
+from ocf.events.optional_task_fields import RemoteMcp
 from ocf.functions.gateway.dependencies import Sealer
 from ocf.functions.gateway.problems import Problem
 from ocf.functions.gateway.request_schemas import CreateSession, ExecuteTask, GitWorkspaceIn

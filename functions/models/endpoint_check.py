@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-from ocf.functions.core.addresses import is_forbidden
+from ocf.functions.core.address_rules import is_forbidden
 
 
 class BadEndpoint(ValueError):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from ocf.events import limits
+from ocf.events import input_limits
 from ocf.events.commands import Model, ModelFactsData
 from ocf.events.errors import DeadLetter
 from ocf.functions.models.catalog import WIRES, ModelFacts
@@ -66,11 +66,11 @@ def operators_facts(path: Path | None) -> tuple[ModelFacts, ...]:
         return ()
     try:
         with path.open("rb") as file:
-            text = file.read(limits.MIB + 1)
+            text = file.read(input_limits.MIB + 1)
     except OSError as error:
         raise BadModelsFile(f"OCF_MODELS_FILE {path}: {error.strerror}") from None
-    if len(text) > limits.MIB:
-        raise BadModelsFile(f"OCF_MODELS_FILE {path}: more than {limits.MIB} bytes")
+    if len(text) > input_limits.MIB:
+        raise BadModelsFile(f"OCF_MODELS_FILE {path}: more than {input_limits.MIB} bytes")
     try:
         found = _OperatorsFile.model_validate_json(text)
     except ValidationError as error:

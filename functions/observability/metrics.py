@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import TERMINAL, Reason, State
-from ocf.events.outcomes import duration_ms
+from ocf.events.terminal_facts import duration_ms
 
 _LONG = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 _SHORT = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)

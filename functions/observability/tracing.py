@@ -13,7 +13,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from ocf.events import trace_context as context
-from ocf.events.delivery import NATS_SUBJECT
+from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.envelope import Event
 from ocf.events.errors import WAITING, Drop
 from ocf.functions.settings.settings import Settings

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ocf.events.adapters.memory_bus import MemoryBucket
-from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.envelope import decode
 from ocf.events.errors import InvalidEvent
 from ocf.events.event_types import TYPES

@@ -11,7 +11,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from ocf.events.delivery import NATS_SUBJECT
+from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import WAITING, Busy, Drop, InvalidEvent, OcfError, Retry
 from ocf.functions.observability import logs, tracing

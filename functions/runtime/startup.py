@@ -17,7 +17,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ocf.events.errors import Unavailable
-from ocf.functions.core.cancellation import cancel_and_wait
+from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.runtime import uvicorn_server
 from ocf.functions.runtime.health import health_routes
 from ocf.functions.workers.parent_link import Link

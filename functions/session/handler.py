@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from ocf.events import dead_letters, subjects
+from ocf.events.command_publisher import NATS_SEQUENCE, publish_command
 from ocf.events.commands import (
     Cancel,
     Cleanup,
@@ -17,10 +18,9 @@ from ocf.events.commands import (
     SessionDetach,
     SnapshotWorkspace,
 )
-from ocf.events.delivery import NATS_SEQUENCE, publish_command
 from ocf.events.envelope import Event, InvalidData, new_event
 from ocf.events.errors import Conflict, Drop, NotYetKnown
-from ocf.events.facts import FieldError, SessionAttached, SessionCreated, SessionDestroyed, SessionDetached
+from ocf.events.fact_payloads import FieldError, SessionAttached, SessionCreated, SessionDestroyed, SessionDetached
 from ocf.events.lifecycle import SESSION, SessionStep, State
 from ocf.events.ports import Bus, Clock, ObjectStore
 from ocf.events.refs import ExecutionRef, SessionRef

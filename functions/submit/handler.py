@@ -6,15 +6,15 @@ import asyncio
 import hashlib
 from datetime import datetime
 
-from ocf.events import dataref, outcomes, subjects
-from ocf.events import limits as input_limits
+from ocf.events import dataref, subjects, terminal_facts
+from ocf.events import input_limits as input_limits
+from ocf.events.command_publisher import publish_command
 from ocf.events.commands import MAX_COMMAND_BYTES, Cleanup, EmptyWorkspace, Execute, Submit
-from ocf.events.delivery import publish_command
 from ocf.events.envelope import Event, InvalidData, decode, new_event, parse
 from ocf.events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
 from ocf.events.event_types import TYPES
 from ocf.events.execution_record import Record
-from ocf.events.facts import Accepted, FieldError, Outcome
+from ocf.events.fact_payloads import Accepted, FieldError, Outcome
 from ocf.events.lifecycle import EXECUTION, Reason, State, Step
 from ocf.events.ports import Bus, Clock, Message, ObjectStore
 from ocf.events.refs import ExecutionRef, SessionRef
@@ -234,10 +234,10 @@ def _first_line(text: str) -> str:
 
 async def fail(records: Records, event: Event, record: Record, message: str, now: datetime) -> None:
     """End an accepted execution whose session was destroyed before it could join."""
-    ending = outcomes.Ending(Step.FAIL, message, Reason.INVALID_WORKSPACE)
+    ending = terminal_facts.Ending(Step.FAIL, message, Reason.INVALID_WORKSPACE)
 
     def failed(record: Record) -> tuple[Step, Outcome]:
-        return ending.step, outcomes.compose(record, ending, now)
+        return ending.step, terminal_facts.compose(record, ending, now)
 
     await records.end(record.project_id, record.execution_id, failed, event)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ocf.events.commands import Submit
-from ocf.events.facts import FieldError
-from ocf.events.task_fields import DefinitionFolder, Definitions, RemoteMcp
+from ocf.events.fact_payloads import FieldError
+from ocf.events.optional_task_fields import DefinitionFolder, Definitions, RemoteMcp
 from ocf.functions.core import task_limits
-from ocf.functions.core.definitions import (
+from ocf.functions.core.agent_definitions import (
     BUILT_IN_AGENTS,
     InvalidDefinition,
     agent_definition,

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ocf.events.facts import ChangedFile, DiffSummary
-from ocf.events.outcomes import DIFF_BYTES, named_files
+from ocf.events.fact_payloads import ChangedFile, DiffSummary
+from ocf.events.terminal_facts import DIFF_BYTES, named_files
 from ocf.functions.workspace import archive as archives
 from ocf.functions.workspace import baseline
 from ocf.functions.workspace.archive import Packed, Unpacked, pack_tree, unpack_tree

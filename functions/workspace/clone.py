@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ocf.events.commands import GitWorkspace
-from ocf.functions.core.addresses import Reach, is_forbidden, literal, resolve, worst_reach
+from ocf.functions.core.address_rules import Reach, is_forbidden, literal, resolve, worst_reach
 from ocf.functions.workspace.allowed_roots import Roots
 from ocf.functions.workspace.errors import InvalidWorkspace
 from ocf.functions.workspace.git import Git, GitFailed
@@ -135,7 +135,7 @@ async def pinned(remote: Remote) -> str:
     """Return `HOST:PORT:ADDRESS,...` for git's `http.curloptResolve`; empty where there is no name to resolve.
 
     Raises:
-        InvalidWorkspace: the host has no address, or one that `ocf.functions.core.addresses` never allows.
+        InvalidWorkspace: the host has no address, or one that `ocf.functions.core.address_rules` never allows.
     """
     if not remote.host:
         return ""

@@ -18,7 +18,7 @@ import typer
 from ocf.cli.common import JsonFlag, console, fail, plain, print_json
 from ocf.events.client.outage import CallFailed
 from ocf.events.errors import InvalidEvent
-from ocf.events.limits import KIB, JsonLimit, parse_json
+from ocf.events.input_limits import KIB, JsonLimit, parse_json
 
 app = typer.Typer(no_args_is_help=True, help="Named gateways elsewhere, each with the source of its token.")
 

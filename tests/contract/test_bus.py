@@ -14,9 +14,9 @@ from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus, subject_matc
 from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import connect
 from ocf.events.errors import Conflict, TooLarge, Unavailable
-from ocf.events.limits import MESSAGE_BYTES, RECORD_BYTES
+from ocf.events.input_limits import MESSAGE_BYTES, RECORD_BYTES
 from ocf.events.ports import Backlog, Bucket, Bus, ConsumerSpec, Fence, Message
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from tests.support.nats import NatsServer
 
 ADAPTERS = ["memory", "jetstream"]

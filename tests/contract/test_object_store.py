@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.adapters.s3 import PART_BYTES, S3Config, S3Store
 from ocf.events.errors import NotYetKnown, Unavailable
 from ocf.events.ports import ObjectStore

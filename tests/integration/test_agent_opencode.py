@@ -19,7 +19,7 @@ import pytest_asyncio
 
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent import opencode_api
 from ocf.functions.execute.agent.agent import Agent, AgentResult, PromptSpec
 from ocf.functions.execute.agent.agent_model import AgentModel

@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from ocf.events.commands import Limits, ModelConfigData
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent.agent import Agent, PromptSpec
 from ocf.functions.execute.agent.agent_model import AgentModel, model_catalog
 from ocf.functions.execute.agent.config import configuration

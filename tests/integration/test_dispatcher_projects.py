@@ -19,7 +19,7 @@ from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.events.ports import Delivery
 from ocf.events.refs import ExecutionRef
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import FunctionTarget
 from ocf.functions.dispatcher.main import running

@@ -11,7 +11,7 @@ import httpx
 
 from ocf.events import subjects
 from ocf.events.adapters.nats.bus import NatsBus, connect
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import FunctionTarget

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ocf.events.optional_task_fields import RemoteMcp
 from ocf.events.output import ChunkType
 from ocf.events.sealing import Keyring, generate_key
-from ocf.events.task_fields import RemoteMcp
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent.agent import Agent, PromptSpec
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.inputs.mcp import remote_routes, start_servers

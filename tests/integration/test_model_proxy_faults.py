@@ -18,10 +18,10 @@ import structlog
 import zstandard
 from pydantic import SecretStr
 
-from ocf.events import limits as bounds
+from ocf.events import input_limits as bounds
 from ocf.events.commands import Limits
 from ocf.events.lifecycle import Reason
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.model_proxy import Call, Hooks, ModelProxy, RetryPolicy, Upstream
 from ocf.functions.execute.model_proxy.usage_meter import UsageMeter
 from ocf.functions.models.model_target import ModelTarget

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from ocf.events.commands import Limits
 from ocf.events.lifecycle import Reason
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.model_proxy import Call, Hooks, ModelProxy, RetryPolicy, Upstream
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.prices import Prices

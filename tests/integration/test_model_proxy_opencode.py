@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from ocf.events.commands import Limits, ModelConfigData
 from ocf.events.lifecycle import Reason
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent.config import CATALOG
 from ocf.functions.execute.model_proxy import Hooks, ModelProxy, ModelProxyFailure, RetryPolicy, Upstream
 from ocf.functions.models.model_target import ModelTarget

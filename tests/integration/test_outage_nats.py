@@ -16,8 +16,8 @@ from ocf.events.adapters.nats.bus import UNACKED, connect
 from ocf.events.client import Client
 from ocf.events.commands import Cancel, Reply
 from ocf.events.errors import Conflict, Unavailable
-from ocf.functions.core.cancellation import cancel_and_wait
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.asyncio_tasks import cancel_and_wait
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.attempt.command_listener import CommandListener
 from ocf.functions.execute.attempt.lease import SAFE, TTL
 from tests.support.nats import NatsServer

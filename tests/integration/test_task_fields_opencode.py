@@ -18,16 +18,16 @@ import pytest_asyncio
 
 from ocf.events.commands import ModelConfigData
 from ocf.events.lifecycle import Reason
+from ocf.events.optional_task_fields import LocalMcp
 from ocf.events.output import ChunkType
-from ocf.events.task_fields import LocalMcp
-from ocf.functions.core.clock import SystemClock
-from ocf.functions.core.definitions import (
+from ocf.functions.core.agent_definitions import (
     PLAN_PERMISSIONS,
     TaskDefinitions,
     agent_definition,
     command_definition,
     skill_definition,
 )
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent.agent import Agent, PromptSpec
 from ocf.functions.execute.agent.config import AgentModel
 from ocf.functions.execute.agent.opencode_api import FilePart

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent import warm_pool, warm_server
 from ocf.functions.execute.agent.agent import Agent, PromptSpec
 from ocf.functions.execute.agent.agent_model import AgentModel

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from ocf.events.commands import Limits
 from ocf.events.output import ChunkType
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent.agent import Agent, PromptSpec
 from ocf.functions.execute.agent.warm_server import WarmServerConfig, open_warm_server
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream

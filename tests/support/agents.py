@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ocf.events.output import ChunkType, Draft
 from ocf.events.ports import Clock
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent.agent import Agent, AgentResult, PromptSpec
 from ocf.functions.execute.agent.agent_model import AgentModel
 from ocf.functions.execute.agent.config import ServerSpec

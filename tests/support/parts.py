@@ -10,14 +10,14 @@ from typing import Any
 
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
-from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.adapters.memory_object_store import MemoryStore
+from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.commands import Model, Submit
-from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import Event, decode, new_event
 from ocf.events.event_types import TYPES
 from ocf.events.ports import Clock
 from ocf.functions.core.execution_repository import Records
-from ocf.functions.core.isolation import Isolation
+from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.settings.settings import Settings
 from tests.support.clock import ManualClock

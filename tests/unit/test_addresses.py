@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ocf.functions.core.addresses import Reach, is_forbidden, literal, reach, worst_reach
+from ocf.functions.core.address_rules import Reach, is_forbidden, literal, reach, worst_reach
 from ocf.functions.execute.egress_proxy import Refused, rules
 from ocf.functions.models.endpoint_check import BadEndpoint, check_endpoint
 from ocf.functions.workspace import InvalidWorkspace, clone

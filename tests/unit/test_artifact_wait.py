@@ -14,7 +14,7 @@ import pytest
 
 from ocf.events.commands import EmptyWorkspace, Execute, SessionCreate
 from ocf.events.errors import Unavailable
-from ocf.events.facts import Outcome
+from ocf.events.fact_payloads import Outcome
 from ocf.events.lifecycle import State
 from ocf.events.output import ChunkType, Draft
 from ocf.events.ports import ObjectInfo

@@ -19,13 +19,13 @@ from ocf.events.commands import Cancel, Model, Reply
 from ocf.events.envelope import Event
 from ocf.events.errors import Busy, Conflict, Drop, OcfError, Unavailable
 from ocf.events.execution_record import Record
-from ocf.events.facts import ChangedFile, DiffSummary
+from ocf.events.fact_payloads import ChangedFile, DiffSummary
 from ocf.events.lifecycle import Reason, State
 from ocf.events.output import Chunk, ChunkType, Draft, Usage
 from ocf.events.ports import Inbox, Message
 from ocf.events.redaction import Redactor
 from ocf.events.refs import ExecutionRef
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.attempt.agent_run import FOLLOW_UP
 from ocf.functions.execute.attempt.outcome import StoredArtifacts
 from ocf.functions.execute.attempt.runner import NOT_READY_ATTEMPTS

@@ -11,14 +11,14 @@ from datetime import timedelta
 import pytest
 
 from ocf.events import subjects
+from ocf.events.command_publisher import NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.commands import Cancel, Cleanup
-from ocf.events.delivery import NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.errors import Conflict, Drop, NotYetKnown, Unavailable
 from ocf.events.execution_record import Attempt, Record
-from ocf.events.facts import Completed
+from ocf.events.fact_payloads import Completed
 from ocf.events.lifecycle import AttemptState, State, Step
 from ocf.events.refs import ExecutionRef
-from ocf.functions.core.lease_state import RECHECK_SECONDS
+from ocf.functions.core.lease_check import RECHECK_SECONDS
 from ocf.functions.core.schedules import SWEEP
 from tests.support.clock import ManualClock
 from tests.support.handlers import archive, cancel, cleanup, submit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from ocf.functions.core.cancellation import cancel_and_wait
+from ocf.functions.core.asyncio_tasks import cancel_and_wait
 
 
 async def test_a_swallowed_cancellation_is_repeated() -> None:

@@ -15,13 +15,13 @@ from pydantic import ValidationError
 
 from ocf.events import reorder, subjects
 from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
-from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.client import Client
 from ocf.events.envelope import decode
 from ocf.events.errors import InvalidEvent, NotYetKnown, OcfError
 from ocf.events.execution_record import Record
+from ocf.events.input_limits import MIB
 from ocf.events.lifecycle import State
-from ocf.events.limits import MIB
 from ocf.events.output import Chunk, ChunkType
 from ocf.events.ports import Message
 from ocf.events.refs import ExecutionRef, SessionRef

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ocf.functions.core.definitions import (
+from ocf.functions.core.agent_definitions import (
     PLAN_PERMISSIONS,
     InvalidDefinition,
     TaskDefinitions,

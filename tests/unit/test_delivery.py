@@ -15,7 +15,7 @@ import pytest
 from ocf.events import dead_letters, subjects
 from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.envelope import decode
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import FunctionTarget

@@ -8,7 +8,7 @@ import pytest
 
 from ocf.events import subjects
 from ocf.events.commands import Submit
-from ocf.events.facts import ChangedFile, DiffSummary
+from ocf.events.fact_payloads import ChangedFile, DiffSummary
 from ocf.events.lifecycle import State
 from ocf.events.output import ChunkType
 from tests.support.gateway import DAMAGED, ID, World, submit_event

@@ -16,7 +16,7 @@ from ocf.events import dead_letters, subjects
 from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.envelope import decode
 from ocf.events.errors import Unavailable
-from ocf.events.facts import SessionRejected
+from ocf.events.fact_payloads import SessionRejected
 from ocf.events.ports import Message
 from ocf.events.sealing import Keyring, generate_key
 from ocf.events.session_record import Session

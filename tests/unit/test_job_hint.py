@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from ocf.events.delivery import NATS_SUBJECT
+from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent, NotYetKnown
 from ocf.functions.execute.job import stored_command

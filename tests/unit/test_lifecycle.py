@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from ocf.cli import render, tasks
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBucket
-from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.commands import Cancel, Cleanup
 from ocf.events.envelope import Event
 from ocf.events.errors import IllegalStep, Unavailable
 from ocf.events.execution_record import Record
-from ocf.events.facts import FieldError
+from ocf.events.fact_payloads import FieldError
 from ocf.events.lifecycle import (
     ATTEMPT,
     EXECUTION,

@@ -13,11 +13,11 @@ from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.commands import Cancel, Cleanup
 from ocf.events.errors import Drop, Unavailable
 from ocf.events.execution_record import Attempt, Record
-from ocf.events.facts import Completed
+from ocf.events.fact_payloads import Completed
 from ocf.events.lifecycle import State, Step
 from ocf.events.output import Usage
 from ocf.events.ports import Backlog, ConsumerSpec
-from ocf.functions.core.lease_state import RECHECK_SECONDS
+from ocf.functions.core.lease_check import RECHECK_SECONDS
 from ocf.functions.core.schedules import SWEEP
 from ocf.functions.dispatcher.main import _measure_lag
 from ocf.functions.dispatcher.result import DeliveryResult, SinkResult

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocf.events import limits
-from ocf.events.limits import KIB, JsonLimit, OverLimit
+from ocf.events import input_limits
+from ocf.events.input_limits import KIB, JsonLimit, OverLimit
 from ocf.functions.execute.model_proxy.providers import Wire
 from ocf.functions.execute.model_proxy.request import BadRequest, ModelRequest, elide, prepare, read
 from ocf.functions.models.model_target import ModelTarget
@@ -98,9 +98,9 @@ async def test_request_over_the_parse_limits_is_not_parsed(
     body: bytes, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """45 MB of `[],[],...` were 11 s and 1.2 GiB: such is measured, and no parser sees it. (Here 1/100 of that.)"""
-    monkeypatch.setattr(limits, "MODEL_REQUEST", JsonLimit(bytes=640 * KIB, depth=100, values=3000))
-    monkeypatch.setattr(limits, "MODEL_SKELETON", JsonLimit(bytes=160 * KIB, depth=100, values=3000))
-    monkeypatch.setattr("ocf.events.limits.json.loads", lambda *_, **__: pytest.fail("it was parsed"))
+    monkeypatch.setattr(input_limits, "MODEL_REQUEST", JsonLimit(bytes=640 * KIB, depth=100, values=3000))
+    monkeypatch.setattr(input_limits, "MODEL_SKELETON", JsonLimit(bytes=160 * KIB, depth=100, values=3000))
+    monkeypatch.setattr("ocf.events.input_limits.json.loads", lambda *_, **__: pytest.fail("it was parsed"))
     with pytest.raises(OverLimit, match=words):
         await read(bytearray(body))
 
@@ -252,8 +252,8 @@ async def test_numbers_that_json_has_not_are_a_bad_request(raw: bytes) -> None:
 
 def test_the_limit_of_a_request_lets_through_what_providers_take() -> None:
     """OpenAI takes 50 MB, Anthropic 32 MB; a million tokens are 4 MB."""
-    assert limits.MODEL_REQUEST.bytes >= 50 * 1000 * KIB
-    assert limits.MODEL_REQUEST.bytes <= limits.MODEL_REQUESTS
-    assert JsonLimit(limits.MODEL_SKELETON.bytes, limits.MODEL_REQUEST.depth, limits.MODEL_REQUEST.values) == (
-        limits.MODEL_SKELETON
-    )
+    assert input_limits.MODEL_REQUEST.bytes >= 50 * 1000 * KIB
+    assert input_limits.MODEL_REQUEST.bytes <= input_limits.MODEL_REQUESTS
+    assert JsonLimit(
+        input_limits.MODEL_SKELETON.bytes, input_limits.MODEL_REQUEST.depth, input_limits.MODEL_REQUEST.values
+    ) == (input_limits.MODEL_SKELETON)

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from ocf.events.adapters.memory_store import MemoryStore
+from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.core.stored_objects import delete_execution, delete_saved, delete_session, saved_key
 

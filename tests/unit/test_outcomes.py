@@ -11,11 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocf.events import outcomes
+from ocf.events import terminal_facts
 from ocf.events.execution_record import Attempt, OutboxEntry, Record
-from ocf.events.facts import Artifact, ChangedFile, Completed, DiffSummary, Failed, FieldError, Outcome, Rejected
+from ocf.events.fact_payloads import (
+    Artifact,
+    ChangedFile,
+    Completed,
+    DiffSummary,
+    Failed,
+    FieldError,
+    Outcome,
+    Rejected,
+)
+from ocf.events.input_limits import RECORD_BYTES, json_size, shorten
 from ocf.events.lifecycle import Reason, State, Step
-from ocf.events.limits import RECORD_BYTES, json_size, shorten
 from ocf.events.output import PendingRequest, TodoItem, Usage
 from ocf.functions.submit import handler as submitting
 from tests.support.clock import ManualClock
@@ -35,9 +44,9 @@ def changed(paths: list[str]) -> DiffSummary:
 CONTROL = changed(["\u0001" * 4000 + str(number) for number in range(40)])
 NAMES = changed([f"{'文件夹' * 80}/{number}" for number in range(1000)])
 WORK = {
-    "control-character paths": outcomes.Work(diff=CONTROL, result="done"),
-    "Chinese names and answer": outcomes.Work(diff=NAMES, result=CHINESE),
-    "all of it is escapes": outcomes.Work(
+    "control-character paths": terminal_facts.Work(diff=CONTROL, result="done"),
+    "Chinese names and answer": terminal_facts.Work(diff=NAMES, result=CHINESE),
+    "all of it is escapes": terminal_facts.Work(
         diff=CONTROL, result='"\\\u0001' * 200_000, artifacts_message="\u0001" * 99_999
     ),
 }
@@ -45,14 +54,14 @@ WORK = {
 
 @pytest.mark.parametrize("work", WORK.values(), ids=WORK)
 @pytest.mark.parametrize("taken", [Step.COMPLETE, Step.FAIL, Step.CANCEL, Step.TIME_OUT])
-async def test_an_end_of_any_size_happens(work: outcomes.Work, taken: Step) -> None:
+async def test_an_end_of_any_size_happens(work: terminal_facts.Work, taken: Step) -> None:
     """It is recorded, its fact is said, shortened and saying so, and the execution can be deleted."""
     b = bench()
     execution = await running(b)
-    ending = outcomes.Ending(taken, "\u0001" * 500_000, Reason.AGENT_ERROR, ["\u0001" * 8000] * 50)
+    ending = terminal_facts.Ending(taken, "\u0001" * 500_000, Reason.AGENT_ERROR, ["\u0001" * 8000] * 50)
 
     def decide(record: Record) -> tuple[Step, Outcome]:
-        return taken, outcomes.compose(record, ending, b.deps.clock.now(), work=work)
+        return taken, terminal_facts.compose(record, ending, b.deps.clock.now(), work=work)
 
     record = await b.deps.records.end(PROJECT, execution, decide, None)
     assert record.terminal
@@ -110,7 +119,7 @@ async def test_a_rejection_names_as_many_fields_as_fit() -> None:
     cause = b.submit(execution)
     await b.deps.records.reject(Rejected(execution_id=execution, project_id=PROJECT, errors=errors), cause, key="k")
     said = json.loads((await b.fact(execution, "rejected")).data)["errors"]
-    assert len(said) <= outcomes.MAX_ERRORS + 1
+    assert len(said) <= terminal_facts.MAX_ERRORS + 1
     assert said[-1]["message"] == f"{20_000 - len(said) + 1} more fields are wrong"
 
 
@@ -121,9 +130,9 @@ def test_a_shortened_text_takes_no_more_than_its_limit(text: str, limit: int) ->
     assert short == text if json_size(text) <= limit else json_size(short) <= limit
 
 
-async def _by_the_worker(b: Bench, execution: str, work: outcomes.Work | None) -> Outcome:
+async def _by_the_worker(b: Bench, execution: str, work: terminal_facts.Work | None) -> Outcome:
     record = await b.deps.records.require(PROJECT, execution)
-    return outcomes.compose(record, outcomes.Ending(Step.COMPLETE), b.deps.clock.now(), work=work)
+    return terminal_facts.compose(record, terminal_facts.Ending(Step.COMPLETE), b.deps.clock.now(), work=work)
 
 
 async def test_all_who_end_an_execution_count_alike() -> None:
@@ -141,7 +150,7 @@ async def test_all_who_end_an_execution_count_alike() -> None:
 
     await b.deps.records.change(PROJECT, execution, started)
     await clock.advance(40)
-    expected = await _by_the_worker(b, execution, outcomes.Work(usage=usage, waited_ms=1000))
+    expected = await _by_the_worker(b, execution, terminal_facts.Work(usage=usage, waited_ms=1000))
     assert (expected.queued_ms, expected.duration_ms, expected.waited_ms) == (7000, 39_000, 1000)
     assert (expected.attempt, expected.usage, expected.artifacts) == (1, usage, "stored")
     await swept(b, clock)
@@ -149,7 +158,7 @@ async def test_all_who_end_an_execution_count_alike() -> None:
     ended = await b.deps.records.require(PROJECT, execution)
     assert ended.ended_at is not None
     assert ended.started_at is not None
-    ran = outcomes.milliseconds(ended.ended_at - ended.started_at)
+    ran = terminal_facts.milliseconds(ended.ended_at - ended.started_at)
     assert (said.queued_ms, said.duration_ms, said.attempt, said.usage) == (7000, ran, 1, usage)
     assert (said.artifacts, said.reason) == ("lost", Reason.WORKER_LOST)
     assert said.artifacts_message
@@ -177,7 +186,7 @@ async def test_execution_that_never_started_has_queue_time_and_no_lost_artifacts
     ended = await b.deps.records.require(PROJECT, execution)
     said = Outcome.model_validate_json((await b.fact(execution, ended.state.value)).data, extra="ignore")
     assert ended.ended_at is not None
-    assert said.queued_ms == outcomes.milliseconds(ended.ended_at - ended.submitted_at) >= 9000
+    assert said.queued_ms == terminal_facts.milliseconds(ended.ended_at - ended.submitted_at) >= 9000
     assert (said.duration_ms, said.attempt, said.artifacts, said.objects) == (0, 0, "stored", [])
 
 

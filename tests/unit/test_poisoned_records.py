@@ -14,8 +14,8 @@ import pytest
 
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
-from ocf.events.adapters.memory_store import MemoryStore
-from ocf.events.delivery import NATS_DELIVERIES
+from ocf.events.adapters.memory_object_store import MemoryStore
+from ocf.events.command_publisher import NATS_DELIVERIES
 from ocf.events.errors import DeadLetter, Drop, Unavailable
 from ocf.events.execution_record import OutboxEntry, Record
 from ocf.events.lifecycle import State

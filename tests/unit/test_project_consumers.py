@@ -16,7 +16,7 @@ from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.errors import Unavailable
 from ocf.events.ports import Backlog, ConsumerSpec, Delivery
-from ocf.functions.core.clock import SystemClock
+from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import FunctionTarget
 from ocf.functions.dispatcher.project_loop import ProjectLoop

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ocf.events import subjects
 from ocf.events.commands import Cleanup
 from ocf.events.execution_record import Attempt, Record
-from ocf.events.facts import Completed
+from ocf.events.fact_payloads import Completed
 from ocf.events.lifecycle import State, Step
 from ocf.functions.core.schedules import RETENTION, SWEEP, ensure_schedule
 from ocf.functions.settings.retention_rules import rule_for, rules

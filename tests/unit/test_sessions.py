@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ocf.events import subjects
+from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.commands import (
     Cancel,
     Cleanup,
@@ -21,11 +22,10 @@ from ocf.events.commands import (
     SessionDestroy,
     SessionDetach,
 )
-from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import Conflict, Drop, NotItsTurn, NotYetKnown, Unavailable
 from ocf.events.execution_record import Attempt, Record
-from ocf.events.facts import Artifact, Completed
+from ocf.events.fact_payloads import Artifact, Completed
 from ocf.events.lifecycle import SessionStep, State, Step
 from ocf.events.refs import SessionRef
 from ocf.events.session_record import Saved, Session

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ocf.events import subjects
+from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.commands import (
     Cancel,
     Cleanup,
@@ -24,11 +25,10 @@ from ocf.events.commands import (
     SessionDestroy,
     SessionDetach,
 )
-from ocf.events.delivery import NATS_SUBJECT
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import DeadLetter, Drop, Retry
 from ocf.events.execution_record import Record
-from ocf.events.facts import Completed
+from ocf.events.fact_payloads import Completed
 from ocf.events.lifecycle import State, Step
 from ocf.events.ports import Message
 from ocf.events.refs import ExecutionRef, SessionRef

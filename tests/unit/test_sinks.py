@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.envelope import decode, new_event
-from ocf.events.facts import Accepted
+from ocf.events.fact_payloads import Accepted
 from ocf.functions.dispatcher import sink_routes as wired
 from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher

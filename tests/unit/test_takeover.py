@@ -15,7 +15,7 @@ from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.command_events import command
-from ocf.functions.core.lease_state import RECHECK_SECONDS
+from ocf.functions.core.lease_check import RECHECK_SECONDS
 from ocf.functions.execute.attempt.runner import Runner
 from tests.support.clock import ManualClock
 from tests.support.handlers import submit

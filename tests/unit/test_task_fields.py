@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from ocf.events.commands import Execute, Sealed, Submit, TaskRequest
+from ocf.events.optional_task_fields import MAX_ATTACHMENT_BYTES, check_content
 from ocf.events.sealing import Keyring, generate_key
-from ocf.events.task_fields import MAX_ATTACHMENT_BYTES, check_content
 from ocf.functions.gateway.problems import explain
 from ocf.functions.gateway.request_schemas import ExecuteTask
 from ocf.functions.gateway.routes.tasks import _digest

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ocf.events import limits
+from ocf.events import input_limits
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft
 from ocf.functions.execute.agent.drafts import failure
@@ -293,12 +293,12 @@ def test_an_answer_that_is_not_whole_is_no_answer(finish: str, words: str) -> No
 
 def test_a_server_that_names_parts_without_end_is_over_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be in the agent's hands: what is remembered of it has a bound, in parts and in text of no message."""
-    monkeypatch.setattr(limits, "AGENT_PARTS", 3)
-    monkeypatch.setattr(limits, "AGENT_UNATTRIBUTED", 100)
+    monkeypatch.setattr(input_limits, "AGENT_PARTS", 3)
+    monkeypatch.setattr(input_limits, "AGENT_UNATTRIBUTED", 100)
     translator = opened()
     for number in range(2):
         translator.feed(updated(id=f"prt_more_{number}", type="text", text=""))
-    with pytest.raises(limits.OverLimit, match="more than 3"):
+    with pytest.raises(input_limits.OverLimit, match="more than 3"):
         translator.feed(updated(id="prt_too_many", type="text", text=""))
-    with pytest.raises(limits.OverLimit, match="100 characters"):
+    with pytest.raises(input_limits.OverLimit, match="100 characters"):
         opened().feed(updated(id="prt_9", messageID="msg_9", type="text", text="z" * 101))

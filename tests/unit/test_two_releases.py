@@ -19,7 +19,7 @@ from ocf.events.lifecycle import State
 from ocf.events.output import Chunk
 from ocf.events.ports import Bucket
 from ocf.events.refs import ExecutionRef, SessionRef
-from ocf.functions.core.lease_state import RECHECK_SECONDS
+from ocf.functions.core.lease_check import RECHECK_SECONDS
 from ocf.functions.core.schedules import SWEEP, ensure_schedule
 from ocf.functions.core.session_repository import Sessions
 from tests.support.clock import ManualClock

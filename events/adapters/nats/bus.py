@@ -23,7 +23,7 @@ from nats.js.errors import Error as JetStreamError
 from ocf.events.adapters.nats.credentials import INBOX, inbox_of
 from ocf.events.adapters.nats.writer import WRONG_LAST_SEQUENCE, NatsWriter, Writers
 from ocf.events.errors import Conflict, TooLarge, Unavailable
-from ocf.events.limits import MESSAGE_BYTES, MIB
+from ocf.events.input_limits import MESSAGE_BYTES, MIB
 from ocf.events.ports import Backlog, ConsumerSpec, ConsumerState, Delivery, Inbox, Message, message_size
 
 log = structlog.get_logger()

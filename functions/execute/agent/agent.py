@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from ocf.events import limits
+from ocf.events import input_limits
 from ocf.events.errors import InvalidEvent
+from ocf.events.input_limits import FREE_VALUE, OverLimit, parse_json
 from ocf.events.lifecycle import Reason
-from ocf.events.limits import FREE_VALUE, OverLimit, parse_json
 from ocf.events.output import ChunkType, Draft, PendingRequest, Usage
 from ocf.events.ports import Clock
-from ocf.functions.core.definitions import CommandDefinition, may_run_shell
+from ocf.functions.core.agent_definitions import CommandDefinition, may_run_shell
 from ocf.functions.execute.agent import config
 from ocf.functions.execute.agent.agent_model import AgentModel
 from ocf.functions.execute.agent.config import ServerSpec
@@ -218,7 +218,7 @@ class Agent:
         return self._translator
 
     async def _follow(self, translator: Translator, prompt: str) -> AgentResult:
-        inbox: asyncio.Queue[Event] = asyncio.Queue(maxsize=limits.AGENT_INBOX)
+        inbox: asyncio.Queue[Event] = asyncio.Queue(maxsize=input_limits.AGENT_INBOX)
         pump = asyncio.create_task(self._pump(inbox))
         dead = asyncio.create_task(self.server.process.exited())
         try:

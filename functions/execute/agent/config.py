@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ocf.functions.core.definitions import (
+from ocf.functions.core.agent_definitions import (
     CommandDefinition,
     SkillDefinition,
     TaskDefinitions,

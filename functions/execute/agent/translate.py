@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ocf.events import limits
+from ocf.events import input_limits
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft, PendingRequest, Usage
 from ocf.functions.execute.agent.drafts import (
@@ -126,7 +126,7 @@ class Translator:
         return handler(properties)
 
     def _repeated(self, key: object) -> bool:
-        if not isinstance(key, str) or len(key) > limits.AGENT_ID:
+        if not isinstance(key, str) or len(key) > input_limits.AGENT_ID:
             return False
         if key in self._seen:
             return True
@@ -203,10 +203,12 @@ class Translator:
 
     def _check_limit(self, known: Collection[str], key: str) -> None:
         """Raise OverLimit when OpenCode, possibly controlled by the agent, names implausibly many or long ids."""
-        if len(key) > limits.AGENT_ID:
-            raise limits.OverLimit(f"OpenCode sent an id of {len(key)} characters; at most {limits.AGENT_ID}")
-        if len(known) >= limits.AGENT_PARTS and key not in known:
-            raise limits.OverLimit(f"OpenCode named more than {limits.AGENT_PARTS} messages or parts")
+        if len(key) > input_limits.AGENT_ID:
+            raise input_limits.OverLimit(
+                f"OpenCode sent an id of {len(key)} characters; at most {input_limits.AGENT_ID}"
+            )
+        if len(known) >= input_limits.AGENT_PARTS and key not in known:
+            raise input_limits.OverLimit(f"OpenCode named more than {input_limits.AGENT_PARTS} messages or parts")
 
     def _on_part(self, part: Mapping[str, Any]) -> list[Draft]:
         if part.get("sessionID") not in self._sessions:
@@ -254,9 +256,9 @@ class Translator:
 
     def _add_unpublished(self, characters: int) -> None:
         self._unpublished += characters
-        if self._unpublished > limits.AGENT_UNATTRIBUTED:
-            raise limits.OverLimit(
-                f"OpenCode sent more than {limits.AGENT_UNATTRIBUTED} characters of no known message"
+        if self._unpublished > input_limits.AGENT_UNATTRIBUTED:
+            raise input_limits.OverLimit(
+                f"OpenCode sent more than {input_limits.AGENT_UNATTRIBUTED} characters of no known message"
             )
 
     def _text_drafts(self, key: str) -> list[Draft]:

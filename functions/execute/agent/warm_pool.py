@@ -153,7 +153,7 @@ class WarmPool:
         backoff = 1.0
         while (
             self._task is asyncio.current_task()
-        ):  # a cancellation can be swallowed (`ocf.functions.core.cancellation`)
+        ):  # a cancellation can be swallowed (`ocf.functions.core.asyncio_tasks`)
             if self._free() < MIN_FREE_BYTES:
                 await self._clock.sleep(_WATCH_SECONDS)
                 continue

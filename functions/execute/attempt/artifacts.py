@@ -15,15 +15,15 @@ import structlog
 from ocf.events.commands import Execute
 from ocf.events.errors import Conflict, NotYetKnown, Retry
 from ocf.events.execution_record import Record
-from ocf.events.facts import Artifact, DiffSummary
-from ocf.events.limits import shorten
-from ocf.events.outcomes import CHANGES_NAME, RESULT_BYTES, RESULT_NAME
+from ocf.events.fact_payloads import Artifact, DiffSummary
+from ocf.events.input_limits import shorten
 from ocf.events.output import ChunkType, Draft
 from ocf.events.ports import ObjectInfo
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Saved, Session
+from ocf.events.terminal_facts import CHANGES_NAME, RESULT_BYTES, RESULT_NAME
 from ocf.functions import workspace
-from ocf.functions.core.cancellation import cancel_and_wait, run_together
+from ocf.functions.core.asyncio_tasks import cancel_and_wait, run_together
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.stored_objects import delete_saved, delete_session
 from ocf.functions.execute.attempt.outcome import StoredArtifacts

@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import structlog
 
-from ocf.events import outcomes
+from ocf.events import terminal_facts
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, NotYetKnown, OcfError, Retry
 from ocf.events.execution_record import Record
-from ocf.events.facts import Outcome
+from ocf.events.fact_payloads import Outcome
 from ocf.events.lifecycle import EXECUTION, State, Step
 from ocf.events.output import ChunkType, Draft
 from ocf.events.refs import ExecutionRef
-from ocf.functions.core.cancellation import cancel_and_wait
+from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.execute.attempt import outcome
 from ocf.functions.execute.attempt.agent_run import AgentRun
 from ocf.functions.execute.attempt.command_listener import agent_status
@@ -100,7 +100,7 @@ class AttemptEnd:
         def decide(record: Record) -> tuple[Step, Outcome]:
             work = stored.work(self._agent_run.usage, self._agent_run.result, self._agent_run.output)
             ending, last = outcome.ending(stop_reason, taken), self._publisher.last
-            return taken, outcomes.compose(record, ending, self._deps.clock.now(), work=work, last_sequence=last)
+            return taken, terminal_facts.compose(record, ending, self._deps.clock.now(), work=work, last_sequence=last)
 
         with tracing.phase("record end"):
             await self._retry_until_stored(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ocf.events import outcomes
+from ocf.events import terminal_facts
 from ocf.events.errors import OcfError, SealError
-from ocf.events.facts import Artifact, ArtifactState, DiffSummary
+from ocf.events.fact_payloads import Artifact, ArtifactState, DiffSummary
 from ocf.events.lifecycle import Reason, Step
 from ocf.events.output import Usage
 from ocf.functions.execute.attempt.publisher import replace_lone_surrogates
@@ -24,9 +24,9 @@ class StoredArtifacts:
     message: str | None = None
     waited_ms: int = 0
 
-    def work(self, usage: Usage, result: str, output: object = None) -> outcomes.Work:
+    def work(self, usage: Usage, result: str, output: object = None) -> terminal_facts.Work:
         """Return these artifacts with usage and result, for the terminal fact."""
-        return outcomes.Work(
+        return terminal_facts.Work(
             usage=usage,
             result=replace_lone_surrogates(result),
             output=output,
@@ -48,9 +48,9 @@ def stop_reason_of(error: OcfError) -> StopReason:
     return failed(reason if isinstance(reason, Reason) else Reason.AGENT_ERROR, str(error))
 
 
-def ending(stop_reason: StopReason, taken: Step) -> outcomes.Ending:
+def ending(stop_reason: StopReason, taken: Step) -> terminal_facts.Ending:
     """Return the ending that a stop reason asks for, with texts that UTF-8 can encode."""
-    return outcomes.Ending(
+    return terminal_facts.Ending(
         step=taken,
         message=replace_lone_surrogates(stop_reason.message),
         reason=stop_reason.reason,

@@ -11,12 +11,12 @@ from pathlib import Path
 from ocf.events.commands import Execute
 from ocf.events.errors import SealError, Unavailable
 from ocf.events.lifecycle import Reason
+from ocf.events.optional_task_fields import RemoteMcp
 from ocf.events.output import ChunkType, Draft
 from ocf.events.redaction import Redactor
 from ocf.events.session_record import Session
-from ocf.events.task_fields import RemoteMcp
 from ocf.functions import workspace
-from ocf.functions.core.definitions import TaskDefinitions, narrowed
+from ocf.functions.core.agent_definitions import TaskDefinitions, narrowed
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.stored_objects import saved_key
 from ocf.functions.execute.agent.agent import PromptSpec

@@ -8,11 +8,11 @@ from typing import Any
 
 import structlog
 
-from ocf.events import outcomes
+from ocf.events import terminal_facts
 from ocf.events.errors import NotYetKnown, Retry
 from ocf.events.execution_record import Record
-from ocf.events.facts import DiffSummary
-from ocf.events.limits import KIB
+from ocf.events.fact_payloads import DiffSummary
+from ocf.events.input_limits import KIB
 from ocf.events.output import ChunkType, Draft, FileChange, PendingRequest, TodoItem, Usage
 from ocf.events.ports import Clock
 from ocf.functions import workspace
@@ -59,9 +59,9 @@ class Progress:
             self._named.add((str(detail.get("path")), str(detail.get("change"))))
         if draft.type is ChunkType.TODO:
             items = [TodoItem.model_validate(item) for item in detail.get("items", [])]
-            self._set(todo=outcomes.fit_todo(items))
+            self._set(todo=terminal_facts.fit_todo(items))
         elif draft.type in (ChunkType.PERMISSION, ChunkType.QUESTION):
-            waiting = outcomes.fit_waiting(PendingRequest.model_validate(detail))
+            waiting = terminal_facts.fit_waiting(PendingRequest.model_validate(detail))
             self._asked[waiting.request_id] = waiting
             self._set(waiting_for=next(iter(self._asked.values())))
 
@@ -121,7 +121,7 @@ class Progress:
                 await emit(draft)
             if len(diff.changed) > NAMED:
                 diff = diff.model_copy(update={"changed": diff.changed[:NAMED], "truncated": True})
-            diff = outcomes.fit_diff(diff, _NAMED_BYTES)
+            diff = terminal_facts.fit_diff(diff, _NAMED_BYTES)
             if diff != shown:
                 shown = diff
                 self._set(diff=diff)

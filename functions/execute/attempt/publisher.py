@@ -13,7 +13,7 @@ from ocf.events import subjects
 from ocf.events.commands import MAX_CHUNK_BYTES, MAX_EVENT_BYTES
 from ocf.events.envelope import Event
 from ocf.events.errors import OcfError
-from ocf.events.limits import shorten
+from ocf.events.input_limits import shorten
 from ocf.events.output import ChunkType, Draft
 from ocf.events.ports import Bus, Clock
 from ocf.events.redaction import Redactor, StreamRedactor

@@ -9,19 +9,19 @@ from datetime import datetime
 
 import structlog
 
-from ocf.events import outcomes, trace_context
+from ocf.events import terminal_facts, trace_context
+from ocf.events.command_publisher import NATS_DELIVERIES
 from ocf.events.commands import Execute
-from ocf.events.delivery import NATS_DELIVERIES
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, NotYetKnown, OcfError, Retry
 from ocf.events.execution_record import Record
-from ocf.events.facts import Started
+from ocf.events.fact_payloads import Started
 from ocf.events.lifecycle import EXECUTION, AttemptState, AttemptStep, Reason, State, Step
 from ocf.events.output import ChunkType, Draft
 from ocf.events.refs import ExecutionRef
 from ocf.functions import workspace
-from ocf.functions.core.cancellation import cancel_and_wait
-from ocf.functions.core.lease_state import RECHECK_SECONDS, is_leased
+from ocf.functions.core.asyncio_tasks import cancel_and_wait
+from ocf.functions.core.lease_check import RECHECK_SECONDS, is_leased
 from ocf.functions.core.output_fence import FencedOutput, acquire_fence
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.task_limits import effective_limit
@@ -150,11 +150,11 @@ class Runner:
             record = record.model_copy(update={"last_sequence": fenced.last})
             record = record.end_attempt(AttemptStep.LOSE_WORKER, now)
             if record.cancel_requested:
-                ending = outcomes.Ending(Step.CANCEL, record.cancel_why or "", requested_by=record.cancel_by)
-                fact = outcomes.compose(record, ending, now)
+                ending = terminal_facts.Ending(Step.CANCEL, record.cancel_why or "", requested_by=record.cancel_by)
+                fact = terminal_facts.compose(record, ending, now)
                 return self._deps.records.apply_terminal_step(record, ending.step, fact, cause=self._event)
             if record.attempts and record.attempts_spent >= record.max_attempts:
-                lost = outcomes.compose(record, outcomes.worker_lost(record), now)
+                lost = terminal_facts.compose(record, terminal_facts.worker_lost(record), now)
                 return self._deps.records.apply_terminal_step(record, Step.FAIL, lost, cause=self._event)
             changes = {
                 "state": EXECUTION.step(record.state, Step.START),
@@ -233,7 +233,7 @@ class Runner:
         text = f"attempt {number} of {record.max_attempts}" if record.max_attempts > 1 else "started"
         detail = {"state": State.RUNNING.value, "attempt": number}
         await self._publisher.emit(Draft(type=ChunkType.STATUS, data=text, detail=detail))
-        waited = outcomes.milliseconds((record.started_at or self._now) - record.submitted_at)
+        waited = terminal_facts.milliseconds((record.started_at or self._now) - record.submitted_at)
         if number == 1 and not self._queued_in_session:
             metrics.queued.observe(waited / 1000)
         fact = Started(

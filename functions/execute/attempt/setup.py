@@ -18,7 +18,7 @@ from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft
 from ocf.events.ports import Clock, ObjectStore
 from ocf.functions import workspace
-from ocf.functions.core.cancellation import cancel_and_wait
+from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.core.stored_objects import setup_key
 from ocf.functions.execute.agent import config
 from ocf.functions.execute.agent.server import AgentServer, policy, reached

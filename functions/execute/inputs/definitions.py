@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from ocf.events.commands import Execute, GitWorkspace
-from ocf.events.limits import MIB
-from ocf.events.task_fields import MAX_DEFINITION_BYTES, MAX_DEFINITIONS, DefinitionFolder, Definitions, GitDefinitions
+from ocf.events.input_limits import MIB
+from ocf.events.optional_task_fields import (
+    MAX_DEFINITION_BYTES,
+    MAX_DEFINITIONS,
+    DefinitionFolder,
+    Definitions,
+    GitDefinitions,
+)
 from ocf.functions import workspace
-from ocf.functions.core.definitions import (
+from ocf.functions.core.agent_definitions import (
     AgentDefinition,
     CommandDefinition,
     InvalidDefinition,

@@ -12,11 +12,11 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
+from ocf.events.base_model import Sealed
 from ocf.events.errors import OcfError
+from ocf.events.optional_task_fields import HEADER_VALUE, LocalMcp, RemoteMcp
 from ocf.events.output import ChunkType, Draft
-from ocf.events.payload import Sealed
 from ocf.events.redaction import MIN_SECRET, Redactor
-from ocf.events.task_fields import HEADER_VALUE, LocalMcp, RemoteMcp
 from ocf.functions.execute.agent.opencode_api import OpenCode, OpenCodeError
 from ocf.functions.execute.secret_routes import Route
 

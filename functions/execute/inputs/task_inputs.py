@@ -9,7 +9,7 @@ from ocf.events.commands import Execute
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft
 from ocf.functions import workspace
-from ocf.functions.core.definitions import InvalidDefinition, TaskDefinitions
+from ocf.functions.core.agent_definitions import InvalidDefinition, TaskDefinitions
 from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.agent.opencode_api import FilePart
 from ocf.functions.execute.context import WorkerContext

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import httpx
 
-from ocf.events import limits
+from ocf.events import input_limits
+from ocf.events.input_limits import OverLimit
 from ocf.events.lifecycle import Reason
-from ocf.events.limits import OverLimit
 from ocf.events.output import Usage
 from ocf.events.ports import Clock
 from ocf.events.redaction import Redactor
@@ -167,7 +167,7 @@ class ModelCall:
         async for data in raw_body(response):
             self._hooks.on_activity()
             body += data
-            limits.check_size(len(body), limits.MODEL_ANSWER, "the model's answer")
+            input_limits.check_size(len(body), input_limits.MODEL_ANSWER, "the model's answer")
         self._note(first_byte_seconds=self._clock.monotonic() - self._call.started_at)
         self._meter.whole(bytes(body))
         if not self._meter.finished:

@@ -13,12 +13,12 @@ import re
 import secrets
 from dataclasses import dataclass, field
 
-from ocf.events import limits
-from ocf.events.limits import OverLimit
+from ocf.events import input_limits
+from ocf.events.input_limits import OverLimit
 
 #: Starts outside a string: matches the next long string, behind any number of short ones.
 _LONG = re.compile(rb'(?:[^"]*+"[^"]{0,511}+")*+[^"]*+("[^"]{512,}+")')
-_SLICE = 4 * limits.MIB
+_SLICE = 4 * input_limits.MIB
 SHORT = "the request without its long texts"
 
 
@@ -78,7 +78,7 @@ async def elide(source: bytearray) -> Elided:
     Raises:
         OverLimit: it exceeds `limits.MODEL_REQUEST`, or `limits.MODEL_SKELETON` without its long strings.
     """
-    limit = limits.MODEL_REQUEST
+    limit = input_limits.MODEL_REQUEST
     if len(source) > limit.bytes:
         raise OverLimit(f"the request: {len(source)} bytes; at most {limit.bytes}")
     # A copy of the same length without escapes: a string ends at the next quote.
@@ -106,6 +106,6 @@ async def elide(source: bytearray) -> Elided:
         skeleton += b'"%s%d"' % (mark.encode(), len(spans))
         spans.append(found.span(1))
         done = found.end()
-    limits.check_size(len(skeleton) + len(source) - done, limits.MODEL_SKELETON, SHORT)
+    input_limits.check_size(len(skeleton) + len(source) - done, input_limits.MODEL_SKELETON, SHORT)
     skeleton += source[done:]
     return Elided(source, bytes(skeleton), mark, spans)

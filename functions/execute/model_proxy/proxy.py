@@ -12,10 +12,10 @@ import secrets
 
 import structlog
 
-from ocf.events import limits as bounds
+from ocf.events import input_limits as bounds
 from ocf.events.commands import Limits
+from ocf.events.input_limits import OverLimit
 from ocf.events.lifecycle import Reason
-from ocf.events.limits import OverLimit
 from ocf.events.output import Usage
 from ocf.events.ports import Clock
 from ocf.events.redaction import Redactor

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ocf.events import limits
-from ocf.events.limits import InvalidJson, parse_json
+from ocf.events import input_limits
+from ocf.events.input_limits import InvalidJson, parse_json
 from ocf.events.redaction import Redactor, StreamRedactor
 from ocf.functions.execute.model_proxy import gemini
 
@@ -64,7 +64,7 @@ def _body(event: bytes) -> Any:  # noqa: ANN401 - JSON of another program
     if len(lines) != 1:
         return None
     try:
-        return parse_json(lines[0][5:], limits.MODEL_ANSWER, "an event of the model's answer")
+        return parse_json(lines[0][5:], input_limits.MODEL_ANSWER, "an event of the model's answer")
     except InvalidJson:
         return None
 

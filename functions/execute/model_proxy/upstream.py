@@ -18,12 +18,12 @@ from typing import Any
 import httpcore
 import httpx
 
-from ocf.events import limits
+from ocf.events import input_limits
 from ocf.events.errors import InvalidEvent
+from ocf.events.input_limits import Inflater, parse_json
 from ocf.events.lifecycle import Reason
-from ocf.events.limits import Inflater, parse_json
 from ocf.events.ports import Clock
-from ocf.functions.core.addresses import Reach, resolve, worst_reach
+from ocf.functions.core.address_rules import Reach, resolve, worst_reach
 
 #: Temporary statuses: timeouts, too many requests, server errors (529 is Anthropic's "overloaded").
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -155,9 +155,9 @@ class Upstream:
         self._retry = retry or RetryPolicy()
         self._jitter = jitter
         self._silence = read_timeout
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=30)
+        input_limits = httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=30)
         # The transport alone, without a client: no cookies, no redirects, and a call costs half of the time.
-        self._transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False, proxy=proxy)
+        self._transport = httpx.AsyncHTTPTransport(limits=input_limits, trust_env=False, proxy=proxy)
         if proxy is None:
             # httpx has no public way to set the network backend of its pool.
             self._transport._pool._network_backend = CheckedNetwork(
@@ -276,7 +276,7 @@ async def raw_body(response: httpx.Response) -> AsyncIterator[bytes]:
         return
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise Unusable(f"content encoding {_shown(encoding)}, though it was asked for none")
-    inflater = Inflater(limits.MODEL_INFLATED, "the model's answer")
+    inflater = Inflater(input_limits.MODEL_INFLATED, "the model's answer")
     async for data in response.aiter_raw():
         try:
             for piece in inflater.feed(data):
@@ -291,17 +291,17 @@ async def _head_of(response: httpx.Response) -> bytes:
     try:
         async for piece in raw_body(response):
             body += piece
-            if len(body) >= limits.MODEL_ERROR.bytes:
+            if len(body) >= input_limits.MODEL_ERROR.bytes:
                 break
     except (httpx.TransportError, Unusable):
         return bytes(body)
-    return bytes(body[: limits.MODEL_ERROR.bytes])
+    return bytes(body[: input_limits.MODEL_ERROR.bytes])
 
 
 def _error_message(body: bytes) -> str:
     """Return the provider's own message, shortened for display. The caller redacts it."""
     try:
-        error = parse_json(body, limits.MODEL_ERROR, "the error").get("error")
+        error = parse_json(body, input_limits.MODEL_ERROR, "the error").get("error")
         text = error.get("message") if isinstance(error, dict) else error
     except (InvalidEvent, AttributeError):
         return ""

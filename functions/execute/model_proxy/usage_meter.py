@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ocf.events import limits
-from ocf.events.limits import InvalidJson, parse_json
+from ocf.events import input_limits
+from ocf.events.input_limits import InvalidJson, parse_json
 from ocf.events.output import Usage
 from ocf.functions.execute.model_proxy import gemini
 from ocf.functions.models.catalog import Wire
@@ -117,7 +117,7 @@ class UsageMeter:
             OverLimit: it exceeds `limits.MODEL_ANSWER`.
         """
         try:
-            answer = parse_json(body, limits.MODEL_ANSWER, "the model's answer")
+            answer = parse_json(body, input_limits.MODEL_ANSWER, "the model's answer")
         except InvalidJson:
             return
         self.finished = True
@@ -142,7 +142,7 @@ class UsageMeter:
         self._remainder += data
         end = self._remainder.rfind(b"\n\n", seen) + 2
         if end == 1:
-            limits.check_size(len(self._remainder), limits.MODEL_ANSWER, "an event of the model's answer")
+            input_limits.check_size(len(self._remainder), input_limits.MODEL_ANSWER, "an event of the model's answer")
             return b""
         ready = bytes(self._remainder[:end])
         del self._remainder[:end]
@@ -176,7 +176,9 @@ class UsageMeter:
         if (self.spoke and b'"usage' not in event) or b"data:" not in event:
             return False
         try:
-            body = parse_json(event[event.index(b"data:") + 5 :], limits.MODEL_ANSWER, "an event of the model's answer")
+            body = parse_json(
+                event[event.index(b"data:") + 5 :], input_limits.MODEL_ANSWER, "an event of the model's answer"
+            )
         except InvalidJson:
             return False
         self.spoke = self.spoke or says_something(body)

@@ -16,7 +16,7 @@ import httpcore
 import httpx
 import structlog
 
-from ocf.functions.core.addresses import resolve
+from ocf.functions.core.address_rules import resolve
 from ocf.functions.execute.egress_proxy import EgressRules, Refused, Resolve, rules
 from ocf.functions.execute.model_proxy.http_server import Reply, Request, Server
 from ocf.functions.execute.model_proxy.providers import error_body

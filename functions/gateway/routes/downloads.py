@@ -12,10 +12,10 @@ from starlette.responses import Response, StreamingResponse
 
 from ocf.events import envelope, subjects
 from ocf.events.errors import InvalidEvent
-from ocf.events.outcomes import CHANGES_NAME
 from ocf.events.output import ChunkType
 from ocf.events.ports import Message
 from ocf.events.reorder import Line
+from ocf.events.terminal_facts import CHANGES_NAME
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import Execution, ExecutionHandle, Gateway, Gw
 from ocf.functions.gateway.output_reader import OUTPUT_NAME, lines

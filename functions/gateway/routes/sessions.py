@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ocf.events.commands import SessionAttach, SessionCommand, SessionDestroy, SessionDetach, SessionId
 from ocf.events.envelope import decode, parse
-from ocf.events.facts import SessionCreated, SessionRejected
+from ocf.events.fact_payloads import SessionCreated, SessionRejected
 from ocf.events.ports import Entry, Message
 from ocf.events.session_record import Session
 from ocf.functions.gateway import response_schemas

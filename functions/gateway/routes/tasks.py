@@ -15,7 +15,7 @@ from starlette.responses import Response
 from ocf.events import subjects
 from ocf.events.commands import Cancel, Cleanup, Reply, SessionId
 from ocf.events.errors import Conflict
-from ocf.events.facts import FieldError
+from ocf.events.fact_payloads import FieldError
 from ocf.events.lifecycle import State
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import AskedProject, Caller, Execution, Gateway, Gw, Trace, caller_of, gateway_of

@@ -16,8 +16,8 @@ import yaml
 
 from ocf.events.commands import PERMISSIONS
 from ocf.events.errors import OcfError
-from ocf.events.limits import KIB
-from ocf.events.task_fields import MAX_DEFINITION_BYTES, MCP_TOOL, NAME
+from ocf.events.input_limits import KIB
+from ocf.events.optional_task_fields import MAX_DEFINITION_BYTES, MCP_TOOL, NAME
 
 #: Agents of OpenCode itself that can run a task.
 BUILT_IN_AGENTS = ("build", "plan")

@@ -19,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from ocf.events.limits import KIB, MIB, OUTPUT_SCHEMA, check_value
-from ocf.events.payload import ExecutionId, Model, Sealed, Text, no_credentials
+from ocf.events.base_model import ExecutionId, Model, Sealed, Text, no_credentials
+from ocf.events.input_limits import KIB, MIB, OUTPUT_SCHEMA, check_value
 
 MAX_ATTACHMENTS = 20
 #: Of one attachment and of all together. Base64 adds a third, and a command has at most 16 MiB.

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from ocf.events.limits import FREE_VALUE, check_value
+from ocf.events.input_limits import FREE_VALUE, check_value
 from ocf.events.subjects import PROJECT_PATTERN
 
 _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from ocf.events.event_types import TYPES
 from ocf.events.execution_record import OutboxEntry, Record
-from ocf.events.facts import (
+from ocf.events.fact_payloads import (
     Artifact,
     ArtifactState,
     Cancelled,
@@ -25,8 +25,8 @@ from ocf.events.facts import (
     Outcome,
     TimedOut,
 )
+from ocf.events.input_limits import KIB, RECORD_BYTES, json_size, shorten
 from ocf.events.lifecycle import Reason, Step
-from ocf.events.limits import KIB, RECORD_BYTES, json_size, shorten
 from ocf.events.output import PendingRequest, TodoItem, Usage
 
 #: Objects with the full text of shortened parts.

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from ocf.functions.gateway.problems import MEDIA_TYPE, ProblemDocument
-from ocf.functions.gateway.request_schemas import Answer, Attachment, CancelTask, CreateSession, ExecuteTask
+from ocf.functions.gateway.request_schemas import Answer, AttachSession, CancelTask, CreateSession, ExecuteTask
 
 _ABOUT = """Executions of OpenCode as events. Every command is published as an event; answers report the current state.
 
@@ -51,10 +51,11 @@ def _document(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     schemas = document["components"]["schemas"]
-    for model in (ExecuteTask, CancelTask, Answer, CreateSession, Attachment, ProblemDocument):
+    for model in (ExecuteTask, CancelTask, Answer, CreateSession, AttachSession, ProblemDocument):
         schema = model.model_json_schema(by_alias=True, ref_template=_REF)
-        schemas |= {name: one for name, one in schema.pop("$defs", {}).items() if name not in schemas}
-        schemas[model.__name__] = schema
+        for name, one in {**schema.pop("$defs", {}), model.__name__: schema}.items():
+            if set(schemas.setdefault(name, one).get("properties", {})) != set(one.get("properties", {})):
+                raise ValueError(f"two models are called {name}: one component of the document can describe only one")
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
     document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}

@@ -109,7 +109,7 @@ class CreateSession(Model):
     labels: Labels = Field(default_factory=dict)
 
 
-class Attachment(Model):
+class AttachSession(Model):
     """The client that attaches or detaches; the caller's name by default."""
 
     client_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None

@@ -228,6 +228,7 @@ async def test_the_agents_environment_is_only_what_it_needs(runner: Runner) -> N
         *("PATH", "HOME", "TMPDIR", "LANG", "TERM", "CI", "GIT_TERMINAL_PROMPT"),
         *("PWD", "SHLVL", "_", "OLDPWD", "LC_CTYPE"),
         "OCF_TREE",  # by which the supervisor knows its own
+        "OCF_MODELTOKEN",  # the model proxy's token, which is worthless elsewhere
     }
 
 

@@ -142,6 +142,29 @@ async def test_run_joins_spare_boot_that_waits_for_idle_cores(plan: WarmServerCo
     await pool.close()
 
 
+async def test_a_run_in_a_shared_folder_waits_for_no_spare_boot(plan: WarmServerConfig, tmp_path: Path) -> None:
+    """A spare boot has its turn when no run needs the processors; a run of the same worker must not wait for that."""
+    one_at_a_time, requested = asyncio.Lock(), asyncio.Event()
+
+    @asynccontextmanager
+    async def turn(spare: bool) -> AsyncIterator[bool]:
+        async with one_at_a_time:
+            if spare:
+                requested.set()
+                await asyncio.Event().wait()
+            yield False
+
+    pool = WarmPool(replace(plan, turn=turn), SystemClock(), wanted=True)
+    pool.start()
+    try:
+        async with asyncio.timeout(30):
+            await requested.wait()
+            server = await pool.acquire(plan.spec, shared=tmp_path)
+        await server.close()
+    finally:
+        await pool.close()
+
+
 @pytest.mark.skipif(not priority.may_return(), reason="this user may not raise priorities")
 async def test_idle_boot_has_normal_priority_once_a_run_waits_for_it(plan: WarmServerConfig) -> None:
     """Beside a run it takes idle time only; taken, each of its threads is scheduled like any other."""

@@ -94,6 +94,9 @@ class WarmPool:
             AgentFailed: OpenCode cannot be started.
         """
         warm_server = await self.take(spec) if shared is None else None
+        if shared is not None and not self._not_opening.is_set():
+            # The spare boot holds this process's only turn to boot, and would get it after this run.
+            await self._stop()
         return (
             warm_server
             if warm_server is not None

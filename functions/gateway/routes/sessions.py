@@ -21,7 +21,7 @@ from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import AskedProject, Caller, Gateway, Gw, Trace
 from ocf.functions.gateway.problems import Problem, invalid
 from ocf.functions.gateway.request_body import StrictRoute, documented, read, read_optional
-from ocf.functions.gateway.request_schemas import Attachment, CreateSession
+from ocf.functions.gateway.request_schemas import AttachSession, CreateSession
 from ocf.functions.gateway.sealed_secrets import seal_session
 
 log = structlog.get_logger()
@@ -121,13 +121,13 @@ async def session(named: Named) -> dict[str, Any]:
     "/sessions/{session_id}/attach",
     status_code=202,
     response_model=response_schemas.SessionAccepted,
-    openapi_extra=documented(Attachment, required=False),
+    openapi_extra=documented(AttachSession, required=False),
 )
 async def attach(
     request: Request, gateway: Gw, caller: Caller, trace: Trace, named: Named
 ) -> response_schemas.SessionAccepted:
     """Attach a client, which watches and may send follow-ups."""
-    body = await read_optional(request, Attachment)
+    body = await read_optional(request, AttachSession)
     client = (body.client_id if body else None) or caller.name
     command = SessionAttach(**_ids(named), requested_by=caller.name, client_id=client)
     return await _publish(gateway, "attach", command, "attaching", trace)
@@ -137,13 +137,13 @@ async def attach(
     "/sessions/{session_id}/detach",
     status_code=202,
     response_model=response_schemas.SessionAccepted,
-    openapi_extra=documented(Attachment, required=False),
+    openapi_extra=documented(AttachSession, required=False),
 )
 async def detach(
     request: Request, gateway: Gw, caller: Caller, trace: Trace, named: Named
 ) -> response_schemas.SessionAccepted:
     """Detach a client; the session stays."""
-    body = await read_optional(request, Attachment)
+    body = await read_optional(request, AttachSession)
     client = (body.client_id if body else None) or caller.name
     command = SessionDetach(**_ids(named), requested_by=caller.name, client_id=client)
     return await _publish(gateway, "detach", command, "detaching", trace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
@@ -19,9 +20,22 @@ from ocf.functions.runtime.nats_auth import BACKEND, FUNCTIONS, Role, Trust, min
 from ocf.functions.runtime.setup import apply
 from ocf.stack.keys import write_private
 from ocf.stack.nats_server import nats_argv, nats_config
-from ocf.stack.ports import LOOPBACK, allocate
+from ocf.stack.ports import LOOPBACK, is_free
 
 ORIGIN = "http://console.test"
+
+
+def _ports() -> Iterator[int]:
+    """Yield free ports outside the range of `ocf.stack.ports`, other ones in each worker of pytest.
+
+    A server that a test has killed keeps its ports: nothing else looks for one there.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    block = range(32_000, 32_768)[worker % 4 :: 4]
+    yield from filter(is_free, itertools.cycle(block))
+
+
+_PORTS = _ports()
 
 
 @dataclass
@@ -85,10 +99,10 @@ class NatsServer:
 def running_nats(directory: Path, *, streams: bool = True) -> Iterator[NatsServer]:
     """Start nats-server below `directory`; with `streams`, every stream and bucket is there."""
     directory.mkdir(parents=True, exist_ok=True)
-    ports = allocate(("nats", "nats_ws"), {}, {})
+    port, ws_port = next(_PORTS), next(_PORTS)
     trust, now = Trust.generate(), int(time.time())
-    _configure(directory, ports["nats"], ports["nats_ws"], trust)
-    server = NatsServer(directory, ports["nats"], ports["nats_ws"], trust, _start(directory, ports["nats"]))
+    _configure(directory, port, ws_port, trust)
+    server = NatsServer(directory, port, ws_port, trust, _start(directory, port))
     try:
         write_private(server.creds, mint_user(trust, FUNCTIONS, now).file())
         write_private(server.backend_creds, mint_user(trust, BACKEND, now).file())

@@ -63,7 +63,8 @@ class Work:
             async with parent_link.boot_turn(False):
                 turn = time.monotonic()
                 await asyncio.sleep(told["boot"])
-            return JSONResponse({"pid": os.getpid(), "began": began, "turn": turn, "ended": time.monotonic()})
+                ended = time.monotonic()  # before the turn goes to the next one
+            return JSONResponse({"pid": os.getpid(), "began": began, "turn": turn, "ended": ended})
         if "warm" in told:
             Work.warm = True
         if "die" in told:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +68,13 @@ def agent_container(directory: Path) -> Iterator[AgentContainer]:
         process = subprocess.Popen(
             [*_DIES, "bash", "-c", _LOOP, "loop", *command], stdin=subprocess.DEVNULL, stderr=said, env={}, cwd="/"
         )
+    container = AgentContainer(socket, log, process)
     try:
-        yield AgentContainer(socket, log, process)
+        yield container
     finally:
         process.kill()
         process.wait(10)
+        # The change of its user cleared the signal that its parent's death would send (prctl(2), PR_SET_PDEATHSIG).
+        if (inside := container.inside()) is not None:
+            with suppress(ProcessLookupError):
+                os.kill(inside, signal.SIGKILL)

@@ -23,33 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from ocf.events.base_model import (
-    ExecutionId as ExecutionId,
-)
-from ocf.events.base_model import (
-    ForwardCompatible as ForwardCompatible,
-)
-from ocf.events.base_model import (
-    FreeObject as FreeObject,
-)
-from ocf.events.base_model import (
-    Model as Model,
-)
-from ocf.events.base_model import (
-    ProjectId as ProjectId,
-)
-from ocf.events.base_model import (
-    Sealed as Sealed,
-)
-from ocf.events.base_model import (
-    SessionId as SessionId,
-)
-from ocf.events.base_model import (
-    Text as Text,
-)
-from ocf.events.base_model import (
-    no_credentials,
-)
+from ocf.events.base_model import ExecutionId, FreeObject, Model, ProjectId, Sealed, SessionId, Text, no_credentials
 from ocf.events.optional_task_fields import (
     MCP_TOOL,
     Attachments,

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 from pydantic import ValidationError
 
 from ocf.events import input_limits, trace_context
-from ocf.events.commands import Model
+from ocf.events.base_model import Model
 from ocf.events.errors import InvalidEvent
 from ocf.events.event_types import TYPES, EventType
 from ocf.events.fact_payloads import FieldError

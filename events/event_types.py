@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ocf.events import commands, fact_payloads, output, subjects
-from ocf.events.commands import Model
+from ocf.events.base_model import Model
 from ocf.events.lifecycle import TERMINAL, State
 
 Kind = Literal["cmd", "evt", "out"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from ocf.events.commands import ExecutionId, ForwardCompatible, ProjectId, SessionId
+from ocf.events.base_model import ExecutionId, ForwardCompatible, ProjectId, SessionId
 from ocf.events.fact_payloads import ArtifactState, DiffSummary, FieldError
 from ocf.events.lifecycle import ATTEMPT, TERMINAL, AttemptState, AttemptStep, Reason, State
 from ocf.events.output import PendingRequest, TodoItem, Usage

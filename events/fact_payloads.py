@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ocf.events.commands import ExecutionId, ForwardCompatible, ProjectId, SessionId
+from ocf.events.base_model import ExecutionId, ForwardCompatible, ProjectId, SessionId
 from ocf.events.lifecycle import Reason
 from ocf.events.output import Usage
 

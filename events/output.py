@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ocf.events.commands import ForwardCompatible, Model
+from ocf.events.base_model import ForwardCompatible, Model
 
 
 class ChunkType(StrEnum):

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ocf.events.commands import Sealed
+from ocf.events.base_model import Sealed
 from ocf.events.errors import SealError
 
 KEY_BYTES = 32

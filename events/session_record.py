@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, field_serializer
 
-from ocf.events.commands import EmptyWorkspace, ExecutionId, ForwardCompatible, ProjectId, SessionId, Workspace
+from ocf.events.base_model import ExecutionId, ForwardCompatible, ProjectId, SessionId
+from ocf.events.commands import EmptyWorkspace, Workspace
 from ocf.events.fact_payloads import Artifact
 from ocf.events.lifecycle import SESSION, SessionState, SessionStep
 from ocf.events.refs import SessionRef

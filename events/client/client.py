@@ -20,10 +20,11 @@ import structlog
 from ocf.events import dataref, reorder, subjects
 from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import connect as connect_bus
+from ocf.events.base_model import Model
 from ocf.events.client.following import chunk_of, watch
 from ocf.events.client.sessions import SessionCalls
 from ocf.events.command_publisher import publish_command
-from ocf.events.commands import Cancel, Cleanup, Model, Reply, Submit
+from ocf.events.commands import Cancel, Cleanup, Reply, Submit
 from ocf.events.envelope import Event, decode, new_event
 from ocf.events.errors import InvalidEvent, NotYetKnown, OcfError
 from ocf.events.event_types import TERMINAL_TYPES

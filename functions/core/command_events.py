@@ -6,8 +6,8 @@ import re
 from typing import TypeVar
 
 from ocf.events import subjects
+from ocf.events.base_model import Model
 from ocf.events.command_publisher import NATS_SUBJECT
-from ocf.events.commands import Model
 from ocf.events.envelope import Event, parse, quoted
 from ocf.events.errors import InvalidEvent
 from ocf.events.input_limits import EVENT, parse_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from ocf.events.commands import ForwardCompatible
+from ocf.events.base_model import ForwardCompatible
 from ocf.events.errors import Conflict, NotYetKnown
 from ocf.events.ports import Bucket
 

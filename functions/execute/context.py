@@ -13,7 +13,8 @@ from pathlib import Path
 import structlog
 from pydantic import SecretStr
 
-from ocf.events.commands import Execute, Limits, Sealed
+from ocf.events.base_model import Sealed
+from ocf.events.commands import Execute, Limits
 from ocf.events.errors import SealError, Unavailable
 from ocf.functions.core import syscalls
 from ocf.functions.core.asyncio_tasks import cancel_and_wait

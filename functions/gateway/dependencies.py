@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ocf.events.commands import Sealed
+from ocf.events.base_model import Sealed
 from ocf.events.ports import Bucket, Bus, Clock, ObjectStore
 from ocf.functions.gateway.settings import GatewaySettings
 

@@ -6,23 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from ocf.events.base_model import ExecutionId, Model, ProjectId, Sealed, SessionId, Text
 from ocf.events.commands import (
     DirectoryWorkspace,
     EmptyWorkspace,
-    ExecutionId,
     GitWorkspace,
     Labels,
-    Model,
     ModelConfigData,
-    ProjectId,
-    Sealed,
     SecretName,
-    SessionId,
     SharedWorkspace,
     SnapshotWorkspace,
     TaskRequest,
     TaskSecret,
-    Text,
 )
 from ocf.events.optional_task_fields import LocalMcp, McpName, RemoteMcp
 from ocf.events.redaction import MIN_SECRET

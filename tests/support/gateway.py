@@ -18,7 +18,7 @@ import jwt
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
 from ocf.events.adapters.memory_object_store import MemoryStore
-from ocf.events.commands import Model
+from ocf.events.base_model import Model
 from ocf.events.envelope import Event
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State

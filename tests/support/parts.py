@@ -11,8 +11,9 @@ from typing import Any
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
 from ocf.events.adapters.memory_object_store import MemoryStore
+from ocf.events.base_model import Model
 from ocf.events.command_publisher import NATS_SUBJECT
-from ocf.events.commands import Model, Submit
+from ocf.events.commands import Submit
 from ocf.events.envelope import Event, decode, new_event
 from ocf.events.event_types import TYPES
 from ocf.events.ports import Clock

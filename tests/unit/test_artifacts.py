@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from ocf.events.commands import EmptyWorkspace, Execute, GitWorkspace, Sealed, SessionCreate, SharedWorkspace
+from ocf.events.base_model import Sealed
+from ocf.events.commands import EmptyWorkspace, Execute, GitWorkspace, SessionCreate, SharedWorkspace
 from ocf.events.errors import SealError, Unavailable
 from ocf.events.lifecycle import Reason
 from ocf.events.output import Draft

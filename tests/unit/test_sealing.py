@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocf.events.commands import Sealed
+from ocf.events.base_model import Sealed
 from ocf.events.errors import SealError
 from ocf.events.sealing import Keyring, generate_key, key_id, parse_key
 

@@ -11,17 +11,9 @@ from typing import Any
 import pytest
 
 from ocf.events import subjects
+from ocf.events.base_model import Model
 from ocf.events.command_publisher import NATS_SUBJECT
-from ocf.events.commands import (
-    Cancel,
-    Cleanup,
-    Execute,
-    Model,
-    SessionAttach,
-    SessionCreate,
-    SessionDestroy,
-    SessionDetach,
-)
+from ocf.events.commands import Cancel, Cleanup, Execute, SessionAttach, SessionCreate, SessionDestroy, SessionDetach
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import Conflict, Drop, NotItsTurn, NotYetKnown, Unavailable
 from ocf.events.execution_record import Attempt, Record

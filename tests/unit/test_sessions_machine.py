@@ -14,17 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ocf.events import subjects
+from ocf.events.base_model import Model
 from ocf.events.command_publisher import NATS_SUBJECT
-from ocf.events.commands import (
-    Cancel,
-    Cleanup,
-    Execute,
-    Model,
-    SessionAttach,
-    SessionCreate,
-    SessionDestroy,
-    SessionDetach,
-)
+from ocf.events.commands import Cancel, Cleanup, Execute, SessionAttach, SessionCreate, SessionDestroy, SessionDetach
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import DeadLetter, Drop, Retry
 from ocf.events.execution_record import Record

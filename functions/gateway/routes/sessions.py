@@ -12,7 +12,8 @@ import structlog
 from fastapi import APIRouter, Depends, Request
 from pydantic import ValidationError
 
-from ocf.events.commands import SessionAttach, SessionCommand, SessionDestroy, SessionDetach, SessionId
+from ocf.events.base_model import SessionId
+from ocf.events.commands import SessionAttach, SessionCommand, SessionDestroy, SessionDetach
 from ocf.events.envelope import decode, parse
 from ocf.events.fact_payloads import SessionCreated, SessionRejected
 from ocf.events.ports import Entry, Message

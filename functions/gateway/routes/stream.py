@@ -20,7 +20,7 @@ from fastapi import APIRouter, Query, WebSocket
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from ocf.events import subjects
-from ocf.events.commands import ExecutionId
+from ocf.events.base_model import ExecutionId
 from ocf.events.envelope import timestamp
 from ocf.events.errors import OcfError, Retry
 from ocf.events.ports import Message

@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from ocf.events import subjects
-from ocf.events.commands import Cancel, Cleanup, Reply, SessionId
+from ocf.events.base_model import SessionId
+from ocf.events.commands import Cancel, Cleanup, Reply
 from ocf.events.errors import Conflict
 from ocf.events.fact_payloads import FieldError
 from ocf.events.lifecycle import State

@@ -38,6 +38,14 @@ def no_credentials(value: str) -> str:
     return value
 
 
+#: A repository without credentials, and a branch, tag or commit of it. The pattern shows the rule in the JSON Schema.
+GitUrl = Annotated[
+    str,
+    Field(min_length=1, max_length=2_000, json_schema_extra={"pattern": r"^(?![^:/?#]*://[^/?#]*@)"}),
+    AfterValidator(no_credentials),
+]
+GitRef = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[^-\s][^\s]*$")]
+
 #: Text without NUL. The pattern is for the JSON Schema, which does not show Python validators.
 Text = Annotated[str, Field(json_schema_extra={"pattern": "^[^\\u0000]*$"}), AfterValidator(_no_nul)]
 

@@ -23,7 +23,18 @@ from pydantic import (
     model_validator,
 )
 
-from ocf.events.base_model import ExecutionId, FreeObject, Model, ProjectId, Sealed, SessionId, Text, no_credentials
+from ocf.events.base_model import (
+    ExecutionId,
+    FreeObject,
+    GitRef,
+    GitUrl,
+    Model,
+    ProjectId,
+    Sealed,
+    SessionId,
+    Text,
+    no_credentials,
+)
 from ocf.events.optional_task_fields import (
     MCP_TOOL,
     Attachments,
@@ -129,17 +140,8 @@ class GitWorkspace(WorkspaceSource):
     """A shallow clone at `ref`, without submodules unless `submodules` is set."""
 
     source: Literal["git"]
-    url: Annotated[
-        str,
-        Field(
-            min_length=1,
-            max_length=2_000,
-            examples=["https://example.com/team/app.git"],
-            json_schema_extra={"pattern": r"^(?![^:/?#]*://[^/?#]*@)"},
-        ),
-        AfterValidator(no_credentials),
-    ]
-    ref: Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[^-\s][^\s]*$")] | None = None
+    url: Annotated[GitUrl, Field(examples=["https://example.com/team/app.git"])]
+    ref: GitRef | None = None
     depth: Annotated[int, Field(ge=1, le=100_000)] = 1
     submodules: bool = False
     token: Sealed | None = None

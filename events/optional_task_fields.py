@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from ocf.events.base_model import ExecutionId, Model, Sealed, Text, no_credentials
+from ocf.events.base_model import ExecutionId, GitRef, GitUrl, Model, Sealed, Text, no_credentials
 from ocf.events.input_limits import KIB, MIB, OUTPUT_SCHEMA, check_value
 
 MAX_ATTACHMENTS = 20
@@ -229,17 +229,8 @@ McpName = Annotated[str, StringConstraints(pattern=NAME, max_length=32)]
 class GitDefinitions(Model):
     """A path in a public git repository."""
 
-    git: Annotated[
-        str,
-        Field(
-            min_length=1,
-            max_length=2_000,
-            examples=["https://example.com/team/agents.git"],
-            json_schema_extra={"pattern": r"^(?![^:/?#]*://[^/?#]*@)"},
-        ),
-        AfterValidator(no_credentials),
-    ]
-    ref: Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[^-\s][^\s]*$")] | None = None
+    git: Annotated[GitUrl, Field(examples=["https://example.com/team/agents.git"])]
+    ref: GitRef | None = None
     path: RelativePath | None = None
 
 

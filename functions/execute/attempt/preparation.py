@@ -202,14 +202,10 @@ class Preparation:
         if allowed:
             proxy = await self._cleanup.enter_async_context(EgressProxy(allowed))
             spec = replace(spec, connect_ports=(proxy.port,), env=proxy.env())
-        if any(isinstance(server, RemoteMcp) for server in self._task.mcp.values()):
+        if self._task.secrets or any(isinstance(server, RemoteMcp) for server in self._task.mcp.values()):
             routes = await self._cleanup.enter_async_context(SecretRoutes(self._context.deps.settings.network_allow))
             self._hide(routes.token)
             self._open_mcp_routes(routes)
-            spec = replace(spec, connect_ports=(*spec.connect_ports, routes.port))
-        if self._task.secrets:
-            routes = await self._cleanup.enter_async_context(SecretRoutes(self._context.deps.settings.network_allow))
-            self._hide(routes.token)
             urls = {f"OCF_SECRET_{name}_URL": self._open_route(routes, name) for name in self._task.secrets}
             spec = replace(spec, connect_ports=(*spec.connect_ports, routes.port), env={**spec.env, **urls})
         shared = self.workspace.directory if self.workspace is not None else None

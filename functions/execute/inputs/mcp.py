@@ -52,7 +52,7 @@ def remote_routes(
             headers = {header: _header(value, opened, secrets) for header, value in server.headers.items()}
             for secret in secrets:
                 hide(secret)
-            # Its own URL and nothing below.
+            # Its own URL and nothing below. No secret's name has a hyphen, so the two kinds share one server.
             routes[name] = Route(f"mcp-{name}", server.url, headers, Redactor(secrets), _METHODS, ("/",))
     return routes
 

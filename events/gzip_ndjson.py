@@ -29,7 +29,33 @@ async def read_lines(
     Raises:
         DamagedArchive: The object is not gzip, is truncated, or exceeds a limit.
     """
-    inflate, rest, total = zlib.decompressobj(wbits=31), b"", 0
+    async for one in split_lines(_inflated(pieces, whole), line):
+        yield one
+
+
+async def split_lines(pieces: AsyncIterator[bytes], line: JsonLimit = ARCHIVE_LINE) -> AsyncIterator[bytes]:
+    """Yield the lines of an output, without line ends.
+
+    Args:
+        pieces: The text.
+        line: Limit of one line; only its `bytes` apply.
+
+    Raises:
+        DamagedArchive: A line exceeds the limit.
+    """
+    rest = b""
+    async for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        if max(map(len, (*lines, rest))) > line.bytes:
+            raise DamagedArchive(f"the archived output has a line of more than {line.bytes} bytes")
+        for one in lines:
+            yield one
+    if rest:
+        yield rest
+
+
+async def _inflated(pieces: AsyncIterator[bytes], whole: InflateLimit | None) -> AsyncIterator[bytes]:
+    inflate, total = zlib.decompressobj(wbits=31), 0
     async for piece in pieces:
         while piece:
             try:
@@ -40,12 +66,6 @@ async def read_lines(
             total += len(more)
             if whole is not None and total > whole.bytes:
                 raise DamagedArchive(f"the archived output has more than {whole.bytes} bytes")
-            *lines, rest = (rest + more).split(b"\n")
-            if max(map(len, (*lines, rest))) > line.bytes:
-                raise DamagedArchive(f"the archived output has a line of more than {line.bytes} bytes")
-            for one in lines:
-                yield one
+            yield more
     if not inflate.eof:
         raise DamagedArchive("the archived output ends in the middle")
-    if rest:
-        yield rest

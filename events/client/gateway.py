@@ -16,6 +16,7 @@ import httpx
 
 from ocf.events.client.outage import DEFAULT_PATIENCE, CallFailed, Outage, Unreachable
 from ocf.events.errors import InvalidEvent
+from ocf.events.gzip_ndjson import DamagedArchive, split_lines
 from ocf.events.input_limits import KIB, MIB, JsonLimit, parse_json
 from ocf.events.reorder import Reorderer, gap_lines, line_from
 
@@ -26,8 +27,8 @@ _NOT_NOW = (502, 503, 504)
 #: Limit for the answer of an unknown server at /health, and for that of a call.
 _HEALTH = JsonLimit(bytes=64 * KIB, depth=4, values=100)
 _ANSWER = JsonLimit(bytes=64 * MIB, depth=64, values=2_000_000)
-#: One message of a stream: a chunk, of which a NATS message is the limit.
-_MESSAGE_BYTES = 2 * MIB
+#: A chunk, as one message of a stream or one line of an output; a NATS message is its limit.
+_CHUNK = JsonLimit(bytes=2 * MIB, depth=64, values=50_000)
 #: Seconds between two pings of a stream, and until their answer is missed.
 _PING = 5.0
 
@@ -142,13 +143,11 @@ class GatewayClient:
 
     async def recorded(self, execution: str) -> AsyncIterator[dict[str, Any]]:
         """Yield the output so far, chunk by chunk."""
-        rest = b""
-        async for piece in self.download(f"/tasks/{execution}/output", format="ndjson"):
-            *lines, rest = (rest + piece).split(b"\n")
-            for line in lines:
-                yield json.loads(line)
-        if rest:
-            yield json.loads(rest)
+        try:
+            async for line in split_lines(self.download(f"/tasks/{execution}/output", format="ndjson"), _CHUNK):
+                yield _parsed(line)
+        except DamagedArchive as error:
+            raise CallFailed(str(error)) from None
 
     async def _send(self, method: str, path: str, body: object, query: dict[str, Any]) -> AsyncIterator[bytes]:
         """Yield the pieces of the answer.
@@ -215,13 +214,13 @@ class GatewayClient:
         url = f"ws{self.address.url.removeprefix('http')}/tasks/{execution}/stream?{query}"
         try:
             async with connect(
-                url, additional_headers=self.address.headers, max_size=_MESSAGE_BYTES, proxy=None, open_timeout=10,
+                url, additional_headers=self.address.headers, max_size=_CHUNK.bytes, proxy=None, open_timeout=10,
                 ping_interval=_PING, ping_timeout=_PING,
             ) as socket:  # fmt: skip
                 outage.connected(self.address.url)
                 async for message in socket:
                     data = message if isinstance(message, bytes) else message.encode()
-                    yield json.loads(data), data
+                    yield _parsed(data), data
         except InvalidStatus as error:
             status = error.response.status_code
             if status in _NOT_NOW:
@@ -250,6 +249,17 @@ async def connect(
         client = GatewayClient(find, http, report)
         await client.verify()
         yield client
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    """Return a chunk. Raises CallFailed when it is none."""
+    try:
+        chunk = parse_json(data, _CHUNK, "a chunk of the gateway")
+    except InvalidEvent as error:
+        raise CallFailed(str(error)) from None
+    if not isinstance(chunk, dict) or not isinstance(chunk.get("type"), str):
+        raise CallFailed("a chunk of the gateway has no type")
+    return chunk
 
 
 async def _head(answer: httpx.Response) -> bytes:

@@ -1,4 +1,4 @@
-"""What the model proxy costs: time per request and per chunk, memory per execution.
+"""Cost of the model proxy: time per request and per chunk, memory per execution.
 
 Run: python -m benchmarks.model_proxy_latency
 

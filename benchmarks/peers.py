@@ -1,4 +1,4 @@
-"""What a warm run is compared with, under the same client and model: OpenCode's own server, OpenHands' agent server.
+"""Peers of a warm run, under the same client and model: OpenCode's own server, OpenHands' agent server.
 
 Both are given every advantage: they run outside any sandbox, stay up between runs, and have been used before.
 OpenHands' runs where `OPENHANDS` names its installed command `agent-server` (PyPI `openhands-agent-server`, with

@@ -1,4 +1,4 @@
-"""What the model proxy adds: benchmarks/model_proxy_latency.py, as rows."""
+"""Cost of the model proxy, as rows of benchmarks/model_proxy_latency.py."""
 
 from __future__ import annotations
 

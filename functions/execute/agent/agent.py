@@ -366,7 +366,7 @@ class Agent:
             )
             raise AgentFailed(Reason.STALLED, message, self._stderr())
         self._told = True
-        await self._publish(status_draft("the agent repeats itself; it is told so", "agent"))
+        await self._publish(status_draft("the agent repeats itself; it gets a message", "agent"))
         # OpenCode gives it to the model with the results of the running step.
         await self._send(ADVICE)
 
@@ -437,7 +437,7 @@ Task = asyncio.Task[None] | asyncio.Task[int]
 
 
 def command_of(text: str, commands: Collection[str]) -> tuple[str | None, str]:
-    """Return the command and the arguments of a prompt `/NAME ARGUMENTS`; None when it is none of `commands`."""
+    """Return command and arguments of a prompt `/NAME ARGUMENTS`; None when `commands` does not have NAME."""
     found = re.match(r"/(\S+)\s*", text)
     return (found[1], text[found.end() :].strip()) if found and found[1] in commands else (None, "")
 

@@ -248,7 +248,7 @@ class Preparation:
         self._user = await self._context.slots.user_of(folder)
 
     async def _resume(self, warm_server: WarmServer, session: Session | None) -> str | None:
-        """Import the conversation to continue and return its OpenCode id; None when there is none."""
+        """Import the conversation to continue and return its OpenCode id; None for a new conversation."""
         if session is None:
             return None
         key = None

@@ -31,7 +31,7 @@ def with_schema(system_prompt: str | None, schema: Mapping[str, Any] | None) -> 
 
 
 def json_in(text: str) -> object:
-    """Return the JSON value that a message is, or that its last fenced block is; None when there is none."""
+    """Parse a message, or else its last fenced block, as JSON; return None when neither is JSON."""
     fenced = _FENCED.findall(text)
     for candidate in (text, *fenced[-1:]):
         try:

@@ -6,11 +6,13 @@ import base64
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+Api = Callable[[str, str, Mapping[str, str], bytes], tuple[int, bytes]]
 
 
 @dataclass
@@ -20,6 +22,10 @@ class GitServer:
     url: str = ""
     logins: list[str] = field(default_factory=list)
     redirect_to: str | None = None
+    #: Answers what is no git: method, path with query, headers, body -> status, content.
+    api: Api | None = None
+    #: Called before a push is taken.
+    before_push: Callable[[], None] = lambda: None
 
 
 @contextmanager
@@ -34,7 +40,23 @@ def git_server(root: Path, token: str | None = None) -> Iterator[GitServer]:
         def do_POST(self) -> None:
             self._answer(self.rfile.read(int(self.headers.get("content-length") or 0)))
 
+        def do_PATCH(self) -> None:
+            self.do_POST()
+
+        def do_PUT(self) -> None:
+            self.do_POST()
+
         def _answer(self, body: bytes) -> None:
+            if state.api is not None and self.path.startswith("/api/"):
+                status, content = state.api(self.command, self.path, self.headers, body)
+                if not status:  # the connection breaks off
+                    self.close_connection = True
+                    return
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+                return
             if state.redirect_to:
                 self.send_response(302)
                 self.send_header("Location", state.redirect_to + self.path)
@@ -49,6 +71,8 @@ def git_server(root: Path, token: str | None = None) -> Iterator[GitServer]:
                 self.end_headers()
                 return
             path, _, query = self.path.partition("?")
+            if path.endswith("/git-receive-pack"):
+                state.before_push()
             env = {
                 "PATH": os.environ["PATH"],
                 "GIT_PROJECT_ROOT": str(root),
@@ -59,7 +83,9 @@ def git_server(root: Path, token: str | None = None) -> Iterator[GitServer]:
                 "CONTENT_TYPE": self.headers.get("content-type", ""),
                 "GIT_PROTOCOL": self.headers.get("git-protocol", ""),
                 "HTTP_CONTENT_ENCODING": self.headers.get("content-encoding", ""),
-                "GIT_CONFIG_COUNT": "1",
+                "GIT_CONFIG_COUNT": "2",
+                "GIT_CONFIG_KEY_1": "http.receivepack",
+                "GIT_CONFIG_VALUE_1": "true",
                 "GIT_CONFIG_KEY_0": "safe.directory",
                 "GIT_CONFIG_VALUE_0": "*",
             }

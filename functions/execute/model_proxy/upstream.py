@@ -6,16 +6,13 @@ environment, and the key travels in the single request's headers.
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
 
-import httpcore
 import httpx
 
 from ocf.events import input_limits
@@ -23,7 +20,7 @@ from ocf.events.errors import InvalidEvent
 from ocf.events.input_limits import Inflater, parse_json
 from ocf.events.lifecycle import Reason
 from ocf.events.ports import Clock
-from ocf.functions.core.address_rules import Reach, resolve, worst_reach
+from ocf.functions.core.checked_network import CheckedNetwork, refuse_forbidden
 
 #: Temporary statuses: timeouts, too many requests, server errors (529 is Anthropic's "overloaded").
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -76,59 +73,6 @@ class RetryPolicy:
         return float(min(self.cap, self.base * 2 ** (tried - 1)) * (1 - jitter / 2))
 
 
-class CheckedNetwork(httpcore.AsyncNetworkBackend):
-    """Resolves names itself and checks all their addresses when connecting.
-
-    A check of the URL alone is not enough: a name may resolve to another address a second later (DNS rebinding).
-
-    Args:
-        check: gets host, port and addresses; raises `httpcore.UnsupportedProtocol` for those that are refused.
-        resolver: resolves names.
-    """
-
-    def __init__(
-        self,
-        check: Callable[[str, int, list[str]], None],
-        resolver: Callable[[str, int], Awaitable[list[str]]] = resolve,
-    ) -> None:
-        self._real = httpcore.AnyIOBackend()
-        self._check = check
-        self._resolve = resolver
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Resolve `host`, check its addresses and connect to the first that accepts."""
-        try:
-            addresses = await asyncio.wait_for(self._resolve(host, port), timeout)
-        except OSError as error:
-            raise httpcore.ConnectError(f"cannot resolve the name: {error.strerror}") from None
-        except TimeoutError:
-            raise httpcore.ConnectTimeout("resolving the name took too long") from None
-        self._check(host, port, addresses)
-        failure: Exception = httpcore.ConnectError("the name has no address")
-        for address in addresses:
-            try:
-                return await self._real.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-        raise failure
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep."""
-        await self._real.sleep(seconds)
-
-
-def _refuse_forbidden(host: str, addresses: list[str], allow_hosts: Collection[str]) -> None:
-    if host not in allow_hosts and worst_reach(addresses) is Reach.NEVER:
-        raise httpcore.UnsupportedProtocol("the endpoint's name resolves to a link-local or metadata address")
-
-
 class Upstream:
     """Opens answers of model providers.
 
@@ -161,7 +105,7 @@ class Upstream:
         if proxy is None:
             # httpx has no public way to set the network backend of its pool.
             self._transport._pool._network_backend = CheckedNetwork(
-                lambda host, _, addresses: _refuse_forbidden(host, addresses, allow_hosts)
+                lambda host, _, addresses: refuse_forbidden(host, addresses, allow_hosts)
             )
         self._timeout = httpx.Timeout(10, read=read_timeout, pool=None).as_dict()
 

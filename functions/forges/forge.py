@@ -1,0 +1,97 @@
+"""The interface of a forge, and what its clients return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+Permission = Literal["none", "read", "triage", "write", "admin"]
+#: From the least to the most.
+PERMISSIONS: tuple[Permission, ...] = ("none", "read", "triage", "write", "admin")
+CommitState = Literal["pending", "success", "failure", "error"]
+What = Literal["issues", "comments", "pull_requests"]
+#: What a comment belongs to. GitHub and Gitea number both together, GitLab does not.
+Kind = Literal["issue", "pull_request"]
+
+
+def at_least(permission: Permission, wanted: Permission) -> bool:
+    """Return whether `permission` includes `wanted`."""
+    return PERMISSIONS.index(permission) >= PERMISSIONS.index(wanted)
+
+
+@dataclass(frozen=True)
+class PullRequest:
+    """A pull or merge request: number, page, whether it is open, and the commit at its head."""
+
+    number: int
+    url: str
+    open: bool
+    commit: str
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A pull request to open: from branch `head` to branch `base` of the same repository."""
+
+    head: str
+    base: str
+    title: str
+    body: str
+    draft: bool = False
+    labels: tuple[str, ...] = ()
+    reviewers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Items as the forge's API gives them, latest change first; `modified` is False when `etag` still holds."""
+
+    items: list[dict[str, Any]] = field(default_factory=list)
+    etag: str | None = None
+    modified: bool = True
+
+
+class Forge(Protocol):
+    """One forge with one token. `repository` is `owner/name` (GitLab: `group/.../name`).
+
+    Every method raises ForgeRefused when the forge refuses, and ForgeUnavailable when another try may help.
+    """
+
+    async def login(self) -> str:
+        """Return the user name of the token's owner; of a GitHub App, `NAME[bot]` where the API tells it."""
+
+    async def permission(self, repository: str, user: str) -> Permission:
+        """Return what a user may do in a repository."""
+
+    async def pull_requests(self, repository: str, head: str, base: str) -> list[PullRequest]:
+        """Return the pull requests from branch `head` to branch `base`, open and closed, the latest first."""
+
+    async def open_pull_request(self, repository: str, proposal: Proposal) -> PullRequest:
+        """Open a pull request, without labels and reviewers."""
+
+    async def update_pull_request(self, repository: str, number: int, title: str, body: str) -> None:
+        """Replace title and body of a pull request."""
+
+    async def add_labels(self, repository: str, number: int, labels: tuple[str, ...]) -> None:
+        """Add labels to a pull request."""
+
+    async def ask_reviewers(self, repository: str, number: int, reviewers: tuple[str, ...]) -> None:
+        """Request reviews of a pull request by users."""
+
+    async def comments(self, repository: str, kind: Kind, number: int, since: datetime) -> list[tuple[str, str]]:
+        """Return text and URL of each comment since then."""
+
+    async def comment(self, repository: str, kind: Kind, number: int, body: str) -> str:
+        """Add a comment; return its URL."""
+
+    async def set_status(self, repository: str, commit: str, state: CommitState, text: str, url: str | None) -> None:
+        """Set the status `ocf` of a commit."""
+
+    async def listing(self, repository: str, what: What, since: datetime, etag: str | None = None) -> Listing:
+        """Return what changed since then, up to 1,000 items."""
+
+
+#: Objects of a forge's JSON.
+Object = Mapping[str, Any]

@@ -1,0 +1,143 @@
+"""GitHub's REST API (https://docs.github.com/rest, version 2022-11-28), and Gitea's, which follows it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+import httpx
+
+from ocf.functions.forges.forge import (
+    PERMISSIONS,
+    CommitState,
+    Kind,
+    Listing,
+    Object,
+    Permission,
+    Proposal,
+    PullRequest,
+    What,
+)
+from ocf.functions.forges.http import Api, ForgeRefused, seconds
+
+_ROLES: dict[str, Permission] = {"maintain": "write", "owner": "admin", "pull": "read", "push": "write"}
+
+
+class GitHub:
+    """GitHub, or GitHub Enterprise Server at `api_url`."""
+
+    def __init__(self, client: httpx.AsyncClient, api_url: str, token: str) -> None:
+        headers = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
+        self._api = Api(client, api_url, {**headers, "Authorization": f"Bearer {token}"})
+
+    async def login(self) -> str:
+        """Return the user name of the token's owner."""
+        return str((await self._api.get("/user"))["login"])
+
+    async def permission(self, repository: str, user: str) -> Permission:
+        """Return what a user may do: the role where the API tells it, else the permission."""
+        try:
+            found = await self._api.get(f"/repos/{repository}/collaborators/{quote(user, safe='')}/permission")
+        except ForgeRefused as error:
+            if error.status == 404:
+                return "none"
+            raise
+        for name in (found.get("role_name"), found.get("permission")):
+            role = _ROLES.get(str(name), name)
+            if role in PERMISSIONS:
+                return role  # type: ignore[no-any-return]
+        return "none"
+
+    async def pull_requests(self, repository: str, head: str, base: str) -> list[PullRequest]:
+        """Return the pull requests from `head` to `base`, the latest first."""
+        owner = repository.partition("/")[0]
+        query = {"state": "all", "head": f"{owner}:{head}", "base": base, "base_branch": base, "sort": "created"}
+        found = [one async for one in self._api.pages(f"/repos/{repository}/pulls", **query)]
+        same = [one for one in found if (_branch(one, "head"), _branch(one, "base")) == (head, base)]
+        ours = [one for one in same if (_repository(one, "head") or repository).lower() == repository.lower()]
+        return sorted(map(_pull_request, ours), key=lambda one: one.number, reverse=True)
+
+    async def open_pull_request(self, repository: str, proposal: Proposal) -> PullRequest:
+        """Open a pull request."""
+        body: dict[str, Any] = {name: getattr(proposal, name) for name in ("head", "base", "title", "body")}
+        return _pull_request(await self._api.send("POST", f"/repos/{repository}/pulls", body | self._draft(proposal)))
+
+    def _draft(self, proposal: Proposal) -> dict[str, Any]:
+        return {"draft": proposal.draft}
+
+    async def update_pull_request(self, repository: str, number: int, title: str, body: str) -> None:
+        """Replace title and body."""
+        await self._api.send("PATCH", f"/repos/{repository}/pulls/{number}", {"title": title, "body": body})
+
+    async def add_labels(self, repository: str, number: int, labels: tuple[str, ...]) -> None:
+        """Add labels."""
+        await self._api.send("POST", f"/repos/{repository}/issues/{number}/labels", {"labels": list(labels)})
+
+    async def ask_reviewers(self, repository: str, number: int, reviewers: tuple[str, ...]) -> None:
+        """Request reviews."""
+        path = f"/repos/{repository}/pulls/{number}/requested_reviewers"
+        await self._api.send("POST", path, {"reviewers": list(reviewers)})
+
+    async def comments(self, repository: str, kind: Kind, number: int, since: datetime) -> list[tuple[str, str]]:
+        """Return text and URL of each comment since then."""
+        found = self._api.pages(f"/repos/{repository}/issues/{number}/comments", since=seconds(since))
+        return [(str(one.get("body")), str(one.get("html_url"))) async for one in found]
+
+    async def comment(self, repository: str, kind: Kind, number: int, body: str) -> str:
+        """Add a comment; return its URL."""
+        made = await self._api.send("POST", f"/repos/{repository}/issues/{number}/comments", {"body": body})
+        return str(made["html_url"])
+
+    async def set_status(self, repository: str, commit: str, state: CommitState, text: str, url: str | None) -> None:
+        """Set the status `ocf` of a commit."""
+        body = {"state": state, "context": "ocf", "description": text[:140], **({"target_url": url} if url else {})}
+        await self._api.send("POST", f"/repos/{repository}/statuses/{commit}", body)
+
+    async def listing(self, repository: str, what: What, since: datetime, etag: str | None = None) -> Listing:
+        """Return what changed since then. GitHub lists pull requests as issues too; these are left out."""
+        path = {"issues": "issues", "comments": "issues/comments", "pull_requests": "pulls"}[what]
+        query: dict[str, object] = {"state": "all", "since": seconds(since), "sort": "updated", "direction": "desc"}
+        query |= self._newest_first
+        first = await self._api.call("GET", f"/repos/{repository}/{path}", query={**query, "per_page": 1}, etag=etag)
+        if first.status == 304:
+            return Listing(etag=etag, modified=False)
+        items = []
+        async for one in self._api.pages(f"/repos/{repository}/{path}", **query):
+            if _changed(one) >= since:
+                items.append(one)
+            elif what == "pull_requests":
+                break  # this list has no `since`
+        wanted = [one for one in items if what != "issues" or one.get("pull_request") is None]
+        return Listing(wanted, first.etag)
+
+    _newest_first: ClassVar[dict[str, object]] = {}
+
+
+class Gitea(GitHub):
+    """Gitea or Forgejo (https://docs.gitea.com/api), where it differs from GitHub."""
+
+    _newest_first: ClassVar[dict[str, object]] = {"sort": "recentupdate", "type": "issues"}
+
+    def _draft(self, proposal: Proposal) -> dict[str, Any]:
+        # Gitea knows a draft by its title.
+        return {"title": f"WIP: {proposal.title}"} if proposal.draft else {}
+
+
+def _pull_request(found: Object) -> PullRequest:
+    head = found.get("head")
+    commit = str(head.get("sha")) if isinstance(head, dict) else ""
+    return PullRequest(int(found["number"]), str(found["html_url"]), found.get("state") == "open", commit)
+
+
+def _branch(found: Object, end: str) -> object:
+    return found[end].get("ref") if isinstance(found.get(end), dict) else None
+
+
+def _repository(found: Object, end: str) -> str:
+    of = found[end].get("repo") if isinstance(found.get(end), dict) else None
+    return str(of.get("full_name", "")) if isinstance(of, dict) else ""
+
+
+def _changed(found: Object) -> datetime:
+    return datetime.fromisoformat(str(found.get("updated_at")))

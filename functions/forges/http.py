@@ -1,0 +1,172 @@
+"""HTTP of the forge clients: bounded answers in bounded time, checked addresses, errors by whether a retry helps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+
+import httpx
+
+from ocf.events.errors import DeadLetter, InvalidEvent, Unavailable
+from ocf.events.input_limits import KIB, MIB, JsonLimit, parse_json, shorten
+from ocf.functions.core.checked_network import CheckedNetwork, refuse_forbidden
+
+ANSWER = JsonLimit(bytes=8 * MIB, depth=32, values=400_000)
+_ERROR = JsonLimit(bytes=64 * KIB, depth=8, values=2_000)
+_SECONDS = 30.0
+_PAGE = 100
+_PAGES = 10
+_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+
+
+class ForgeRefused(DeadLetter):
+    """The forge refused the call. `status` is its HTTP status."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ForgeUnavailable(Unavailable):
+    """The forge does not answer, or asks to wait for `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A successful answer, or 304."""
+
+    status: int
+    value: Any
+    etag: str | None
+
+
+def forge_client() -> httpx.AsyncClient:
+    """Return a client that keeps nothing between calls and reaches no forbidden address."""
+    transport = httpx.AsyncHTTPTransport(trust_env=False)
+    # httpx has no public way to set the network backend of its pool.
+    transport._pool._network_backend = CheckedNetwork(lambda host, _, addresses: refuse_forbidden(host, addresses))
+    return httpx.AsyncClient(
+        transport=transport,
+        trust_env=False,
+        follow_redirects=False,
+        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
+        timeout=httpx.Timeout(10, read=_SECONDS),
+    )
+
+
+class Api:
+    """The API of one forge at `base`, with the headers that authenticate."""
+
+    def __init__(self, client: httpx.AsyncClient, base: str, headers: Mapping[str, str]) -> None:
+        self._client = client
+        self._base = base.rstrip("/")
+        self._headers = {"Accept": "application/json", "User-Agent": "opencode-functions", **headers}
+        self._host = httpx.URL(base).host
+
+    async def get(self, path: str, **query: object) -> Any:  # noqa: ANN401 - JSON
+        """Return the JSON at `path`."""
+        return (await self.call("GET", path, query=query)).value
+
+    async def send(self, method: str, path: str, body: object) -> Any:  # noqa: ANN401 - JSON
+        """Send JSON; return the answer's."""
+        return (await self.call(method, path, body=body)).value
+
+    async def pages(self, path: str, **query: object) -> AsyncIterator[dict[str, Any]]:
+        """Yield the objects of a list, page by page, up to 1,000."""
+        for page in range(1, _PAGES + 1):
+            found = objects(await self.get(path, page=page, per_page=_PAGE, limit=_PAGE, **query))
+            for one in found:
+                yield one
+            if len(found) < _PAGE // 2:  # a forge may have a lower limit of its own
+                return
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        query: Mapping[str, object] | None = None,
+        etag: str | None = None,
+    ) -> Answer:
+        """Make one call.
+
+        Raises:
+            ForgeRefused: the forge refuses it.
+            ForgeUnavailable: no answer in time, or a temporary failure.
+        """
+        params = {name: str(value) for name, value in (query or {}).items() if value is not None}
+        headers = self._headers if etag is None else {**self._headers, "If-None-Match": etag}
+        try:
+            async with (
+                asyncio.timeout(_SECONDS),
+                self._client.stream(method, self._base + path, params=params, json=body, headers=headers) as response,
+            ):
+                return await self._answer(f"{method} {path}", response)
+        except TimeoutError:
+            raise ForgeUnavailable(f"{self._host} did not answer within {_SECONDS:g} s") from None
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise ForgeRefused(f"{self._host}: {error}") from None
+        except httpx.TransportError as error:
+            raise ForgeUnavailable(f"{self._host} cannot be reached ({str(error) or type(error).__name__})") from None
+        except InvalidEvent as error:
+            raise ForgeRefused(f"{self._host}: {error}") from None
+
+    async def _answer(self, what: str, response: httpx.Response) -> Answer:
+        limit = ANSWER if response.status_code < 300 else _ERROR
+        content = bytearray()
+        if response.headers.get("content-encoding", "identity") not in ("", "identity"):
+            raise ForgeRefused(f"{self._host} compressed its answer though it was asked not to")
+        async for piece in response.aiter_raw():
+            content += piece
+            if len(content) > limit.bytes:
+                raise ForgeRefused(f"{self._host} answered {what} with more than {limit.bytes} bytes")
+        status, etag = response.status_code, response.headers.get("etag")
+        if status < 300 or status == 304:
+            return Answer(status, parse_json(bytes(content), limit, what) if content and status != 204 else None, etag)
+        text = f"{self._host} answered {status} to {what}{_words(bytes(content))}"
+        wait = _wait(response)
+        if status in _RETRIED or wait is not None:
+            raise ForgeUnavailable(text, wait)
+        raise ForgeRefused(text, status)
+
+
+def objects(value: object) -> list[dict[str, Any]]:
+    """Return the objects of a JSON list; anything else in an answer is left out."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def seconds(time: datetime) -> str:
+    """Format a time for a query, in whole seconds."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _wait(response: httpx.Response) -> float | None:
+    """Return the seconds that a rate limit asks to wait (GitHub answers 403 or 429)."""
+    asked = response.headers.get("retry-after", "")
+    if asked.isdecimal() and len(asked) < 6:
+        return float(asked)
+    spent = response.status_code in (403, 429) and response.headers.get("x-ratelimit-remaining") == "0"
+    return 60.0 if spent else None
+
+
+def _words(content: bytes) -> str:
+    """Return the forge's own message, in one short line."""
+    try:
+        value = parse_json(content, _ERROR)
+    except InvalidEvent:
+        return ""
+    if not isinstance(value, dict):
+        return ""
+    details = [one.get("message") for one in objects(value.get("errors"))]
+    words = [value.get("message") or value.get("error"), *details]
+    text = "; ".join(str(word) for word in words if word)
+    return ": " + shorten("".join(c if c.isprintable() else " " for c in text), 400) if text else ""

@@ -36,6 +36,7 @@ from ocf.events.lifecycle import State
 from ocf.events.output import Chunk, ChunkType
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.system_clock import SystemClock
+from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.dependencies import GatewayDeps
 from ocf.functions.gateway.settings import GatewaySettings
@@ -59,6 +60,7 @@ async def serve(url: str, creds: str, port: int) -> None:
         store=MemoryStore(),
         clock=SystemClock(),
         settings=GatewaySettings(),
+        credentials=ForgeCredentials(NatsBucket(bus, subjects.CREDENTIALS_BUCKET), SystemClock()),
     )
     config = uvicorn.Config(
         create_app(deps), host="127.0.0.1", port=port, log_config=None, access_log=False, ws="websockets-sansio"

@@ -51,4 +51,5 @@ STREAMS: tuple[StreamSpec, ...] = (
 BUCKETS: tuple[BucketSpec, ...] = (
     BucketSpec(s.EXECUTIONS_BUCKET, "the record and the lease of every execution"),
     BucketSpec(s.SESSIONS_BUCKET, "the record of every session"),
+    BucketSpec(s.CREDENTIALS_BUCKET, "the sealed forge credentials of every project"),
 )

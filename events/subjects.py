@@ -17,6 +17,7 @@ OUTPUT = "OCF_OUTPUT"
 DLQ = "OCF_DLQ"
 EXECUTIONS_BUCKET = "ocf_executions"
 SESSIONS_BUCKET = "ocf_sessions"
+CREDENTIALS_BUCKET = "ocf_credentials"
 
 #: Project of scheduled commands that do not belong to a single project.
 SYSTEM_PROJECT = "ocf-system"

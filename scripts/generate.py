@@ -34,6 +34,7 @@ from ocf.events.session_record import Session
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.dispatcher.project_consumers import IDLE_SECONDS, MAX_CONSUMERS
 from ocf.functions.dispatcher.routes import ROUTES, backoff
+from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.gateway import openapi
 from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.dependencies import GatewayDeps
@@ -74,7 +75,13 @@ def rest() -> Pages:
     """OpenAPI 3.1: the gateway's routes."""
     clock = SystemClock()
     deps = GatewayDeps(
-        MemoryBus(clock), MemoryBucket(clock), MemoryBucket(clock), MemoryStore(), clock, GatewaySettings()
+        MemoryBus(clock),
+        MemoryBucket(clock),
+        MemoryBucket(clock),
+        MemoryStore(),
+        clock,
+        GatewaySettings(),
+        ForgeCredentials(MemoryBucket(clock), clock),
     )
     return {"schemas/openapi.json": openapi.describe(create_app(deps)).decode()}
 

@@ -32,6 +32,7 @@ from ocf.events.refs import ExecutionRef
 from ocf.functions.archive.handler import archive
 from ocf.functions.core.execution_repository import Records
 from ocf.functions.core.system_clock import SystemClock
+from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.runtime.function import bind
 from ocf.functions.runtime.setup import apply
@@ -108,6 +109,7 @@ class Archiver:
             store=store,
             records=Records(executions, bus, clock, source="/bench"),
             keyring=None,
+            credentials=ForgeCredentials(NatsBucket(bus, subjects.CREDENTIALS_BUCKET), clock),
             worker="bench",
         )
         keys = {"aws_access_key_id": where.access_key, "aws_secret_access_key": where.secret_key}

@@ -51,14 +51,18 @@ class ForgeAddress:
             raise ForgeRefused(f"the path {name[:200]!r} of the repository's URL is not OWNER/NAME")
         return name
 
+    def check(self) -> None:
+        """Check that a token may be sent there. Raises ForgeRefused."""
+        if urlsplit(self.api_url).scheme != "https" and urlsplit(self.api_url).hostname not in _LOOPBACK:
+            raise ForgeRefused("the token would cross the network in clear text; use https")
+
     def connect(self, client: httpx.AsyncClient, token: str) -> Forge:
         """Return a client of the forge.
 
         Raises:
             ForgeRefused: the token would cross the network in clear text.
         """
-        if urlsplit(self.api_url).scheme != "https" and urlsplit(self.api_url).hostname not in _LOOPBACK:
-            raise ForgeRefused("the token would cross the network in clear text; use https")
+        self.check()
         return _CLASSES[self.kind](client, self.api_url, token)
 
 

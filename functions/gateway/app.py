@@ -22,11 +22,11 @@ from ocf.functions.gateway.dependencies import GatewayDeps
 from ocf.functions.gateway.middleware import BodyLimit, LoopbackOnly, RequestMiddleware
 from ocf.functions.gateway.openapi import describe
 from ocf.functions.gateway.problems import Problem
-from ocf.functions.gateway.routes import downloads, models, operations, sessions, stream, tasks
+from ocf.functions.gateway.routes import credentials, downloads, models, operations, sessions, stream, tasks
 from ocf.functions.gateway.settings import GatewaySettings
 from ocf.functions.gateway.static_files import Console
 
-_PARTS = (tasks, downloads, sessions, models, operations, stream)
+_PARTS = (tasks, downloads, sessions, models, credentials, operations, stream)
 _PROBES = frozenset({"/health", "/ready", "/metrics"})
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ocf.events.base_model import Sealed
 from ocf.events.ports import Bucket, Bus, Clock, ObjectStore
+from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.gateway.settings import GatewaySettings
 
 
@@ -48,5 +49,6 @@ class GatewayDeps:
     store: ObjectStore
     clock: Clock
     settings: GatewaySettings
+    credentials: ForgeCredentials
     mint_viewer: MintViewer | None = None
     keyring: Sealer | None = None

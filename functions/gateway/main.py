@@ -31,6 +31,7 @@ async def serving(deps: Dependencies) -> AsyncIterator[FastAPI]:
             store=deps.store,
             clock=deps.clock,
             settings=settings,
+            credentials=deps.credentials,
             mint_viewer=_mint_viewer(deps),
             keyring=deps.keyring,
         )

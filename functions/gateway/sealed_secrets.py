@@ -15,7 +15,7 @@ def seal_task(body: ExecuteTask, project: str, keyring: Sealer | None) -> Execut
         Problem: 503, there is a plain secret and no ENCRYPTION_KEY to seal it with.
     """
     if body.model is not None and isinstance(body.model.api_key, str):
-        sealed = _need(keyring, "model_config.api_key").seal(body.model.api_key, project)
+        sealed = need(keyring, "model_config.api_key").seal(body.model.api_key, project)
         body = body.model_copy(update={"model": body.model.model_copy(update={"api_key": sealed})})
     more = _workspace(body, project, keyring) | _mcp(body, project, keyring) | _secrets(body, project, keyring)
     return body.model_copy(update=more)
@@ -30,7 +30,7 @@ def _workspace(body: ExecuteTask | CreateSession, project: str, keyring: Sealer 
     workspace = body.workspace
     if not isinstance(workspace, GitWorkspaceIn) or not isinstance(workspace.token, str):
         return {}
-    sealed = _need(keyring, "workspace.token").seal(workspace.token, project)
+    sealed = need(keyring, "workspace.token").seal(workspace.token, project)
     return {"workspace": workspace.model_copy(update={"token": sealed})}
 
 
@@ -39,7 +39,7 @@ def _mcp(body: ExecuteTask, project: str, keyring: Sealer | None) -> dict[str, o
     for name, server in body.mcp.items():
         if isinstance(server, RemoteMcp):
             headers = {
-                header: _need(keyring, f"mcp.{name}.headers.{header}").seal(value, project)
+                header: need(keyring, f"mcp.{name}.headers.{header}").seal(value, project)
                 if isinstance(value, str)
                 else value
                 for header, value in server.headers.items()
@@ -54,12 +54,13 @@ def _secrets(body: ExecuteTask, project: str, keyring: Sealer | None) -> dict[st
     for name, secret in body.secrets.items():
         value = secret.value
         if isinstance(value, str):
-            value = _need(keyring, f"secrets.{name}.value").seal(value, project)
+            value = need(keyring, f"secrets.{name}.value").seal(value, project)
         sealed[name] = secret.model_copy(update={"value": value})
     return {"secrets": sealed} if sealed else {}
 
 
-def _need(keyring: Sealer | None, field: str) -> Sealer:
+def need(keyring: Sealer | None, field: str) -> Sealer:
+    """Return the keyring. Raises Problem (503) where there is none."""
     if keyring is None:
         raise Problem(
             503,

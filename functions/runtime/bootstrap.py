@@ -23,6 +23,7 @@ from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.rejections import Rejections
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.system_clock import SystemClock
+from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.runtime.dry_run import DrySessions, DryStore
 from ocf.functions.settings.settings import Settings, comma_list
 
@@ -39,6 +40,7 @@ class Dependencies:
     store: ObjectStore
     records: Records
     keyring: Keyring | None
+    credentials: ForgeCredentials
     worker: str
     isolation: Isolation
 
@@ -75,10 +77,9 @@ async def build(
     store = S3Store(s3_config(settings))
     try:
         async with connected(settings, name, note) as bus:
-            executions, sessions = (
-                NatsBucket(bus, bucket) for bucket in (subjects.EXECUTIONS_BUCKET, subjects.SESSIONS_BUCKET)
-            )
-            yield _dependencies(settings, name, keyring, SystemClock(), bus, executions, sessions, store)
+            names = (subjects.EXECUTIONS_BUCKET, subjects.SESSIONS_BUCKET, subjects.CREDENTIALS_BUCKET)
+            executions, sessions, credentials = (NatsBucket(bus, bucket) for bucket in names)
+            yield _dependencies(settings, name, keyring, SystemClock(), bus, executions, sessions, store, credentials)
     finally:
         store.close()
 
@@ -107,6 +108,7 @@ def _dependencies(
     executions: Bucket,
     sessions: Bucket,
     store: ObjectStore,
+    credentials: Bucket,
 ) -> Dependencies:
     return Dependencies(
         settings=settings,
@@ -117,6 +119,7 @@ def _dependencies(
         store=store,
         records=Records(executions, bus, clock, source=f"/ocf/{name}"),
         keyring=keyring,
+        credentials=ForgeCredentials(credentials, clock, keyring),
         worker=settings.worker_id or f"{socket.gethostname()}-{os.getpid()}",
         isolation=Isolation(clock, bus, store),
     )
@@ -129,7 +132,9 @@ async def _dry(settings: Settings, name: str, keyring: Keyring | None) -> AsyncI
     real_store = S3Store(s3_config(settings)) if settings.s3_endpoint_url else None
     bus, executions, store = MemoryBus(clock), MemoryBucket(clock), DryStore(real_store)
     try:
-        yield _dependencies(settings, name, keyring, clock, bus, executions, DrySessions(clock), store)
+        yield _dependencies(
+            settings, name, keyring, clock, bus, executions, DrySessions(clock), store, MemoryBucket(clock)
+        )
     finally:
         if real_store is not None:
             real_store.close()

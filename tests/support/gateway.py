@@ -25,6 +25,7 @@ from ocf.events.lifecycle import State
 from ocf.events.output import Chunk, ChunkType
 from ocf.events.refs import ExecutionRef
 from ocf.events.reorder import gap_line
+from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.dependencies import GatewayDeps
 from ocf.functions.gateway.settings import GatewaySettings
@@ -54,7 +55,13 @@ class World:
         self.sessions = MemoryBucket(self.clock)
         self.store = MemoryStore()
         given = GatewayDeps(
-            self.bus, self.executions, self.sessions, self.store, self.clock, settings or GatewaySettings()
+            self.bus,
+            self.executions,
+            self.sessions,
+            self.store,
+            self.clock,
+            settings or GatewaySettings(),
+            ForgeCredentials(MemoryBucket(self.clock), self.clock),
         )
         self.deps = replace(given, **deps)
         self.app = create_app(self.deps)

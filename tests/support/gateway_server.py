@@ -21,12 +21,13 @@ from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.system_clock import SystemClock
+from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.context import Gateway
 from ocf.functions.gateway.dependencies import GatewayDeps
 from ocf.functions.gateway.settings import GatewaySettings
 from ocf.functions.runtime import connection_limits
-from ocf.functions.runtime.nats_auth import Credentials, mint_viewer
+from ocf.functions.runtime.nats_auth import mint_viewer
 from tests.support.gateway import chunk
 from tests.support.nats import NatsServer
 
@@ -72,7 +73,7 @@ class Served:
 def viewers(server: NatsServer) -> Any:
     """Mints with the server's scoped key."""
 
-    def mint(project: str, execution: str, ttl: int) -> Credentials:
+    def mint(project: str, execution: str, ttl: int) -> ForgeCredentials:
         now = int(datetime.now(UTC).timestamp())
         return mint_viewer(server.trust.viewer_signing, server.account, project, execution, ttl=ttl, now=now)
 
@@ -93,6 +94,7 @@ async def serving(
         sessions=NatsBucket(bus, subjects.SESSIONS_BUCKET),
         store=store,
         clock=SystemClock(),
+        credentials=ForgeCredentials(NatsBucket(bus, subjects.CREDENTIALS_BUCKET), SystemClock()),
         settings=replace(settings or GatewaySettings(), nats_ws_url=nats.ws_url),
         mint_viewer=viewers(nats),
     )

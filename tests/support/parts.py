@@ -19,6 +19,7 @@ from ocf.events.event_types import TYPES
 from ocf.events.ports import Clock
 from ocf.functions.core.execution_repository import Records
 from ocf.functions.core.item_backoff import Isolation
+from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.settings.settings import Settings
 from tests.support.clock import ManualClock
@@ -100,6 +101,7 @@ def bench(clock: Clock | None = None, *, bus: type[MemoryBus] = MemoryBus, **set
         store=store,
         records=Records(executions, made, clock, source="/test"),
         keyring=None,
+        credentials=ForgeCredentials(MemoryBucket(clock), clock),
         worker="worker-1",
         isolation=Isolation(clock, made, store),
     )

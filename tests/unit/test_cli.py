@@ -112,6 +112,8 @@ VERBS = [
     ["session", "list"],
     ["session", "attach", ID, "--follow"],
     ["session", "destroy", ID],
+    ["credential", "list"],
+    ["credential", "delete", "bot"],
     ["dlq", "list"],
     ["dlq", "redrive", "1"],
 ]

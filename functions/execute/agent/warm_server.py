@@ -37,6 +37,9 @@ from ocf.functions.workspace.threads import in_thread
 MakeBroker = Callable[[], Awaitable[ModelProxy]]
 
 BOOT_SECONDS = 120.0
+#: Throw-away prompts of a boot for which no run waits. The first one boots the directory; after the second the first
+#: word of a run comes a quarter sooner (ADR 0015), for half a second of idle processor time.
+_SPARE_PROMPTS = 2
 
 
 @dataclass
@@ -160,7 +163,7 @@ async def open_warm_server(
         async with plan.turn(spare) as idle:
             server = await AgentServer.start(replace(own, idle=idle and priority.may_return()))
             if shared is None:
-                await _boot(server, clock)
+                await _boot(server, clock, _SPARE_PROMPTS if spare else 1)
             if server.spec.idle:
                 priority.raise_tree(server.process.pid)
         if shared is None:
@@ -217,17 +220,18 @@ async def _remove_files(root: Path, user: Owner | None) -> None:
         await user.release()
 
 
-async def _boot(server: AgentServer, clock: Clock) -> None:
-    """Send the throw-away prompt and delete its session."""
+async def _boot(server: AgentServer, clock: Clock, prompts: int) -> None:
+    """Send throw-away prompts, each in a session of its own, and delete the sessions."""
 
     async def discard(draft: Draft) -> None:
         """Drop the draft."""
 
-    agent = Agent(server, PromptSpec(server.spec.models[0], title="boot"), clock)
     try:
         async with asyncio.timeout(BOOT_SECONDS):
-            await agent.run("ready?", discard)
-            await server.client.delete_session(agent.session_id)
+            for _ in range(prompts):
+                agent = Agent(server, PromptSpec(server.spec.models[0], title="boot"), clock)
+                await agent.run("ready?", discard)
+                await server.client.delete_session(agent.session_id)
     except TimeoutError:
         raise server.not_ready(f"OpenCode did not boot its directory within {BOOT_SECONDS:g} s") from None
     except OpenCodeError as error:

@@ -119,10 +119,16 @@ def model_list(name: str) -> bytes:
 
 
 CANNED_WORD = "ready"
+#: Deltas of a canned stream. An agent that has read many already passes a run's first words on sooner: JavaScript is
+#: compiled as it runs.
+CANNED_DELTAS = 64
 
 
 def canned(wire: Wire, stream: bool) -> tuple[str, bytes]:
-    """Return content type and body of a one-word completion made without a model: it boots an agent at no cost."""
+    """Return content type and body of a completion made without a model: it boots an agent at no cost.
+
+    A stream has `CANNED_DELTAS` words, a whole answer one.
+    """
     if wire == "gemini":
         whole = json.dumps(gemini.canned(CANNED_WORD))
         return ("text/event-stream", f"data: {whole}\n\n".encode()) if stream else ("application/json", whole.encode())
@@ -167,7 +173,8 @@ def _canned_events(wire: Wire) -> list[dict[str, Any]]:
         return [
             {"type": "message_start", "message": {**whole, "content": [], "stop_reason": None}},
             {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": CANNED_WORD}},
+            *[{"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": CANNED_WORD}}]
+            * CANNED_DELTAS,
             {"type": "content_block_stop", "index": 0},
             {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 0}},
             {"type": "message_stop"},
@@ -177,15 +184,15 @@ def _canned_events(wire: Wire) -> list[dict[str, Any]]:
         return [
             {"type": "response.created", "response": {**whole, "status": "in_progress", "output": []}},
             {"type": "response.output_item.added", "output_index": 0, "item": {**item, "content": []}},
-            {"type": "response.output_text.delta", "item_id": item["id"], "output_index": 0, "content_index": 0,
-             "delta": CANNED_WORD},
+            *[{"type": "response.output_text.delta", "item_id": item["id"], "output_index": 0, "content_index": 0,
+               "delta": CANNED_WORD}] * CANNED_DELTAS,
             {"type": "response.output_item.done", "output_index": 0, "item": item},
             {"type": "response.completed", "response": whole},
         ]  # fmt: skip
     base = {"id": "chatcmpl-ocf", "object": "chat.completion.chunk", "created": 0, "model": "ocf"}
     delta = {"role": "assistant", "content": CANNED_WORD}
     return [
-        {**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]},
+        *[{**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}] * CANNED_DELTAS,
         {**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
         {**base, "choices": [], "usage": whole["usage"]},
     ]

@@ -25,6 +25,7 @@ from ocf.functions.core.rejections import Refusal, Rejections
 from ocf.functions.core.schedules import SWEEP, ensure_schedule
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.settings.settings import Settings
+from ocf.functions.submit.session_order import check_order
 from ocf.functions.submit.task_rules import broken_rules
 
 EXECUTE = TYPES["dev.ocf.task.execute.v1"]
@@ -47,6 +48,7 @@ async def submit(
     Raises:
         Drop: The execution has started or ended, or was deleted.
         NotYetKnown: The session of the task is being created; the event is redelivered.
+        NotItsTurn: An earlier submit of the session is still to be delivered; the event is requeued.
         InvalidEvent: The event has no usable ids, or another type.
     """
     ref = ExecutionRef(*ids_of(event))
@@ -66,6 +68,8 @@ async def submit(
         if wrong_session is not None:
             await rejections.reject_submit(ref, Refusal.of(event, [wrong_session]), title=_rejected_title(event))
             return
+        if data.session_id is not None:
+            await check_order(event, data, bus, records)
         record = await _record(records, new_record(event, data, digest, settings, clock.now()))
     if record.digest != digest:
         await rejections.reject_submit(ref, Refusal.of(event, [_used_id(record)]))

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from ocf.events.command_publisher import NATS_DELIVERIES, NATS_SEQUENCE
 from ocf.events.commands import Limits, Submit
-from ocf.events.errors import Drop, Unavailable
+from ocf.events.envelope import Event
+from ocf.events.errors import Drop, NotItsTurn, Unavailable
 from ocf.events.lifecycle import State
 from ocf.events.refs import ExecutionRef
+from ocf.events.session_record import Session
 from ocf.functions.cleanup.handler import Deletion
 from ocf.functions.core.task_limits import CEILINGS, effective_limit
 from ocf.functions.execute.context import server_spec
@@ -410,3 +414,47 @@ async def test_an_agent_of_the_task_or_of_an_allowed_repository_is_accepted() ->
         event = made.submit(**task)
         await submit(made.deps, event)
         assert "accepted" in await made.said(json.loads(event.data)["execution_id"])
+
+
+async def _published(b: Bench, execution: str, session: str) -> Event:
+    """Publish a submit; return it as the dispatcher hands it over."""
+    event = b.submit(execution, session_id=session)
+    sequence = await b.bus.publish(f"ocf.cmd.submit.{PROJECT}.{execution}", event.data, event.headers())
+    return event.with_extensions(**{NATS_SEQUENCE: str(sequence)})
+
+
+async def _session(b: Bench) -> str:
+    now, name = b.deps.clock.now(), str(uuid.uuid4())
+    times = {"created_at": now, "updated_at": now, "expires_at": now + timedelta(hours=1)}
+    await b.deps.session_records.create(Session(session_id=name, project_id=PROJECT, ttl_seconds=3600, **times))
+    return name
+
+
+async def test_a_submit_waits_for_an_earlier_one_of_its_session_that_is_redelivered() -> None:
+    """A dispatcher that died had the first submit in flight: the second one arrives before it."""
+    b = bench()
+    session, ids = await _session(b), [str(uuid.uuid4()) for _ in range(2)]
+    early, late = [await _published(b, execution, session) for execution in ids]
+    with pytest.raises(NotItsTurn, match="was published before"):
+        await submit(b.deps, late)
+    await submit(b.deps, early)
+    await submit(b.deps, late)
+    found = await b.deps.session_records.get(PROJECT, session)
+    assert found is not None
+    assert found.executions == ids
+
+
+@pytest.mark.parametrize("why", ["rejected", "another session", "given up", "unreadable"])
+async def test_a_submit_does_not_wait_for_what_never_joins_its_session(why: str) -> None:
+    """An earlier submit that was rejected, of another session, a dead letter or not JSON holds nobody up."""
+    b = bench()
+    session = await _session(b)
+    if why == "unreadable":
+        await b.bus.publish(f"ocf.cmd.submit.{PROJECT}.{uuid.uuid4()}", session.encode(), {})
+    else:
+        earlier = await _published(b, str(uuid.uuid4()), await _session(b) if why == "another session" else session)
+        if why == "rejected":
+            await submit(b.deps, earlier.with_extensions(expirytime="2020-01-01T00:00:00Z"))
+    later = await _published(b, GOOD, session)
+    await submit(b.deps, later.with_extensions(**{NATS_DELIVERIES: "121"}) if why == "given up" else later)
+    assert (await b.deps.records.require(PROJECT, GOOD)).state is State.PENDING

@@ -129,7 +129,6 @@ BROKEN: dict[str, tuple[str, Callable[[Story], Any]]] = {
     "an object is missing": ("archive", lambda story: story.objects.pop("workspace.patch")),
     "an object is damaged": ("archive", lambda story: story.objects.update({"workspace.patch": b"+two\n"})),
     "an object nobody claims": ("archive", lambda story: story.objects.update({"stray": b""})),
-    "data of no event": ("archive", lambda story: story.objects.update({"data/x.json": b"{}"})),
     "another terminal event in the manifest": ("archive", lambda story: manifest(story, terminal_event="x")),
     "another count in the manifest": ("archive", lambda story: manifest(story, chunks={"count": 3})),
     "the archive lacks a chunk": ("archive", lambda story: story.objects.update(_short(story))),

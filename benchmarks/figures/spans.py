@@ -86,6 +86,7 @@ async def measure(options: Options) -> list[Row]:
             OCF_MODEL="openai/m1",
             OCF_MODEL_ENDPOINT=model.base_url,
             WARM_SLOTS="1",
+            REPEATED_CALLS="0",  # twenty turns with the same call
             **receiver.environment(),
         ) as stack,
     ):

@@ -9,6 +9,8 @@ from ocf.events.ports import Bus
 NATS_SUBJECT = "natssubject"
 #: Stream sequence of the message.
 NATS_SEQUENCE = "natssequence"
+#: Subject of the NATS schedule that published the message; absent or empty for any other publisher.
+NATS_SCHEDULER = "natsscheduler"
 #: Number of deliveries of the message, including this one.
 NATS_DELIVERIES = "natsdeliveries"
 

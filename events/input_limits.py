@@ -66,6 +66,8 @@ class InflateLimit:
 EVENT = JsonLimit(bytes=16 * MIB, depth=64, values=200_000)
 #: Body of an HTTP request that becomes an event; its texts may be longer there because of escapes.
 REQUEST = JsonLimit(bytes=17 * MIB, depth=62, values=199_000)
+#: An event of another system, on the subject of its project. It is one NATS message.
+INBOX = JsonLimit(bytes=768 * KIB, depth=40, values=50_000)
 #: A free-form value of the caller within an event.
 FREE_VALUE = JsonLimit(bytes=8 * MIB, depth=32, values=100_000)
 #: A JSON Schema for the result of a task.

@@ -214,7 +214,7 @@ class Bus(Protocol):
         ...
 
     async def last(self, stream: str, subject: str) -> Message | None:
-        """Return the latest stored message of exactly `subject`."""
+        """Return the latest stored message that matches `subject`."""
         ...
 
     def listen(self, *subjects: str) -> AbstractAsyncContextManager[AsyncIterator[Message]]:

@@ -45,6 +45,9 @@ STREAMS: tuple[StreamSpec, ...] = (
     StreamSpec(
         s.OUTPUT, ("ocf.out.>",), "output of the agents", max_age=7 * DAY, republish=("ocf.out.>", "ocf.live.>")
     ),
+    StreamSpec(
+        s.INBOX, ("ocf.in.>", "ocf.cron.>"), "events of other systems, and schedules", max_age=7 * DAY, schedules=True
+    ),
     StreamSpec(s.DLQ, ("ocf.dlq.>",), "dead letters, with the reason", max_age=30 * DAY),
 )
 
@@ -52,4 +55,5 @@ BUCKETS: tuple[BucketSpec, ...] = (
     BucketSpec(s.EXECUTIONS_BUCKET, "the record and the lease of every execution"),
     BucketSpec(s.SESSIONS_BUCKET, "the record of every session"),
     BucketSpec(s.CREDENTIALS_BUCKET, "the sealed forge credentials of every project"),
+    BucketSpec(s.TRIGGERS_BUCKET, "rules, schedules and hooks of every project, and what they last did"),
 )

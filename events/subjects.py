@@ -9,15 +9,18 @@ from ocf.events.errors import InvalidEvent
 
 PROJECT_PATTERN = r"^[a-z0-9-]{1,63}$"
 _PROJECT = re.compile(r"[a-z0-9-]{1,63}")
+_SOURCE = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 COMMANDS = "OCF_COMMANDS"
 EVENTS = "OCF_EVENTS"
 OUTPUT = "OCF_OUTPUT"
 DLQ = "OCF_DLQ"
+INBOX = "OCF_INBOX"
 EXECUTIONS_BUCKET = "ocf_executions"
 SESSIONS_BUCKET = "ocf_sessions"
 CREDENTIALS_BUCKET = "ocf_credentials"
+TRIGGERS_BUCKET = "ocf_triggers"
 
 #: Project of scheduled commands that do not belong to a single project.
 SYSTEM_PROJECT = "ocf-system"
@@ -62,6 +65,18 @@ def live(project: str, execution: str) -> str:
     return f"ocf.live.{check_project(project)}.{check_id(execution)}"
 
 
+def inbox(project: str, source: str) -> str:
+    """Return `ocf.in.<project>.<source>`, on which events of other systems arrive."""
+    if not _SOURCE.fullmatch(source):
+        raise InvalidEvent(f"source: {source[:80]!r} is not [A-Za-z0-9_-]{{1,63}}")
+    return f"ocf.in.{check_project(project)}.{source}"
+
+
+def timetable(project: str, name: str) -> str:
+    """Return `ocf.cron.<project>.<name>`, where the NATS schedule of a schedule or of a polling rule is stored."""
+    return f"ocf.cron.{check_project(project)}.{name}"
+
+
 def project_name(text: str) -> str | None:
     """Return `text` if it is a valid project name, else None."""
     return text if _PROJECT.fullmatch(text) else None
@@ -70,7 +85,7 @@ def project_name(text: str) -> str | None:
 def project_of(subject: str) -> str | None:
     """Return the project in the subject of a command or fact, or None."""
     match subject.split("."):
-        case ["ocf", "cmd", _, project, _, *_] | ["ocf", "evt", project, _, _, *_]:
+        case ["ocf", "cmd", _, project, _, *_] | ["ocf", "evt", project, _, _, *_] | ["ocf", "in", project, _]:
             return project_name(project)
     return None
 
@@ -90,7 +105,7 @@ def base_subject(subject: str) -> str:
 class Parsed:
     """The parts of a subject. `verb` is the command's verb, the fact's last token, `output` or `fence`."""
 
-    kind: str  # cmd | evt | out | live
+    kind: str  # cmd | evt | out | live | in
     project: str
     entity: str
     verb: str
@@ -111,4 +126,6 @@ def parse(subject: str) -> Parsed:
             return Parsed(kind, project, entity, "output")
         case ["ocf", "out", project, entity, "fence"]:
             return Parsed("out", project, entity, "fence")
+        case ["ocf", "in", project, source]:
+            return Parsed("in", project, source, "event")
     raise InvalidEvent(f"subject {subject[:120]!r} does not belong to this system")

@@ -76,8 +76,7 @@ def rest() -> Pages:
     clock = SystemClock()
     deps = GatewayDeps(
         MemoryBus(clock),
-        MemoryBucket(clock),
-        MemoryBucket(clock),
+        *(MemoryBucket(clock) for _ in range(3)),
         MemoryStore(),
         clock,
         GatewaySettings(),

@@ -104,6 +104,14 @@ SERVICES = (
     Service("cancel", "the durable backstop; a running pod hears a cancel straight from NATS", 32, 5, SHORT_SECONDS),
     Service("cleanup", "deletes what an execution left", 8, 5, SHORT_SECONDS),
     Service("archive", "writes output, events and manifest to S3", 4, 10, LONG_SECONDS, state="4Gi"),
+    Service(
+        "trigger",
+        "matches events of other systems with rules; opens forge credentials to ask who may steer",
+        32,
+        5,
+        SHORT_SECONDS,
+        secrets=("ocf-dispatch", "ocf-encryption", "ocf-s3"),
+    ),
     Service("session", "life cycle of sessions", 8, 5, SHORT_SECONDS, state="20Gi"),
 )
 

@@ -212,7 +212,7 @@ class MemoryBus:
 
     async def last(self, stream: str, subject: str) -> Message | None:
         """Implement `Bus.last`."""
-        found = [m for m in self._streams[stream].messages if m.subject == subject]
+        found = [m for m in self._streams[stream].messages if subject_matches(subject, m.subject)]
         return found[-1] if found else None
 
     @asynccontextmanager

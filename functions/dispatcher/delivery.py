@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 
 from ocf.events import dead_letters, subjects
-from ocf.events.command_publisher import NATS_DELIVERIES, NATS_SEQUENCE, NATS_SUBJECT
+from ocf.events.command_publisher import NATS_DELIVERIES, NATS_SCHEDULER, NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.envelope import Event, bounded, decode, errors_of, quoted
 from ocf.events.errors import InvalidEvent, Retry
 from ocf.events.fact_payloads import FieldError
@@ -118,7 +118,7 @@ class Dispatcher:
             self._order.will_be_redelivered(key, sequence, MAX_DELAY + self._route.ack_wait)
             return DeliveryResult(425, "an earlier message of the same key failed and comes first")
         result = await self._post(event)
-        if result.retried and self._route.strict_order:
+        if result.retried and (self._route.strict_order or self._route.requeues):
             self._failed[sequence] = self._failed.get(sequence, 0) + 1
         if self._route.strict_order and result.retried and not self._exhausted(message):
             # Redelivery follows after the pause, or after the ack wait if this dispatcher dies first.
@@ -131,10 +131,11 @@ class Dispatcher:
     def _failures(self, message: Message) -> int:
         """Return the failures so far.
 
-        On routes with `strict_order`, which requeue deliveries with 425, only failures seen by this process count. A
-        restarted dispatcher therefore allows more retries, never fewer.
+        On routes that requeue deliveries with 425 only failures seen by this process count. A restarted dispatcher
+        therefore allows more retries, never fewer.
         """
-        return self._failed.get(message.sequence, 0) if self._route.strict_order else message.deliveries
+        requeues = self._route.strict_order or self._route.requeues
+        return self._failed.get(message.sequence, 0) if requeues else message.deliveries
 
     def _exhausted(self, message: Message) -> bool:
         """Return whether the message has used all its deliveries."""
@@ -156,17 +157,19 @@ class Dispatcher:
 
     def _event(self, message: Message) -> Event:
         scheduler = message.headers.get(_SCHEDULER)
-        if scheduler is not None and not scheduler.startswith("ocf.schedule."):
+        if scheduler is not None and not scheduler.startswith(("ocf.schedule.", "ocf.cron.")):
             # The server does not check whether the publisher of a schedule may publish to its target; it only adds a
             # header with the schedule's subject.
             raise InvalidEvent(
-                f"sent by the schedule {quoted(scheduler)}; only schedules below ocf.schedule. are valid"
+                f"sent by the schedule {quoted(scheduler)}; only those below ocf.schedule. and ocf.cron. are valid"
             )
         event = decode(message.headers, message.data)
-        if event.type not in self._route.types:
+        if self._route.types and event.type not in self._route.types:
             raise InvalidEvent(f"type: {quoted(event.type)} does not belong on {message.subject[:200]}")
         # Overwrites values set by the publisher, which are not trusted.
         marks = {NATS_SUBJECT: subjects.base_subject(message.subject), NATS_SEQUENCE: str(message.sequence)}
+        if scheduler is not None or NATS_SCHEDULER in event.extensions:
+            marks[NATS_SCHEDULER] = scheduler or ""
         return event.with_extensions(**marks, **{NATS_DELIVERIES: str(message.deliveries)})
 
     async def _heartbeat(self, delivery: Delivery) -> None:

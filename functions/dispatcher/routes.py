@@ -24,7 +24,7 @@ class Route:
         function: The function.
         stream: Stream of the consumer.
         subjects: Subject filters.
-        types: Event types of the function; other types on these subjects become dead letters.
+        types: Event types of the function; other types on these subjects become dead letters. Empty: every type.
         in_flight: Concurrent deliveries of one dispatcher.
         max_deliveries: Failures (5xx, 404, 409, no response) until an event becomes a dead letter; 0 means no limit.
         timeout: Seconds for a response; None means the duration of the execution.
@@ -33,6 +33,7 @@ class Route:
         strict_order: Later events of the same key also wait while one of them is to be redelivered.
         max_ack_pending: Maximum of unsettled messages, including those waiting for a retry; 0 means `in_flight`.
         from_now: A new consumer starts with new messages.
+        requeues: The function lets events wait (425). Deliveries then say nothing about failures.
         by_project: Subject filters of one project. Each project then has its own consumer, and they share the slots.
     """
 
@@ -49,6 +50,7 @@ class Route:
     strict_order: bool = False
     max_ack_pending: int = 0
     from_now: bool = False
+    requeues: bool = False
     by_project: tuple[str, ...] = ()
 
     def spec(self) -> ConsumerSpec:
@@ -121,6 +123,20 @@ ROUTES: tuple[Route, ...] = (
             *(f"ocf.evt.{{project}}.*.{what}" for what in _ENDED),
             subjects.redelivery_subject("ocf.evt.{project}.*.*", "archive"),
         ),
+    ),
+    # Events of other systems. `max_concurrent` of a rule and `overlap: queue` of a schedule let them wait (425).
+    Route(
+        "trigger",
+        "trigger",
+        subjects.INBOX,
+        ("ocf.in.>",),
+        (),
+        in_flight=32,
+        max_deliveries=20,
+        timeout=60.0,
+        max_ack_pending=_MAX_ACK_PENDING,
+        requeues=True,
+        by_project=("ocf.in.{project}.>",),
     ),
 )
 

@@ -22,11 +22,22 @@ from ocf.functions.gateway.dependencies import GatewayDeps
 from ocf.functions.gateway.middleware import BodyLimit, LoopbackOnly, RequestMiddleware
 from ocf.functions.gateway.openapi import describe
 from ocf.functions.gateway.problems import Problem
-from ocf.functions.gateway.routes import credentials, downloads, models, operations, sessions, stream, tasks
+from ocf.functions.gateway.routes import (
+    credentials,
+    downloads,
+    events,
+    hooks,
+    models,
+    operations,
+    sessions,
+    stream,
+    tasks,
+    triggers,
+)
 from ocf.functions.gateway.settings import GatewaySettings
 from ocf.functions.gateway.static_files import Console
 
-_PARTS = (tasks, downloads, sessions, models, credentials, operations, stream)
+_PARTS = (tasks, downloads, sessions, models, credentials, events, hooks, triggers, operations, stream)
 _PROBES = frozenset({"/health", "/ready", "/metrics"})
 
 
@@ -66,7 +77,8 @@ def create_app(deps: GatewayDeps) -> FastAPI:
 
 
 def _is_probe(scope: Scope) -> bool:
-    return scope["path"] in _PROBES
+    # The URI of an event may carry a token.
+    return scope["path"] in _PROBES or scope["path"].startswith("/events/")
 
 
 def _methods(path: str) -> set[str]:

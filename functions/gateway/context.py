@@ -30,6 +30,7 @@ from ocf.functions.gateway.history_index import Index
 from ocf.functions.gateway.metrics import Metrics
 from ocf.functions.gateway.problems import Problem, not_found
 from ocf.functions.gateway.rate_limit import Bodies, RateLimit
+from ocf.functions.rules.rulebook import RuleBook
 
 SOURCE = "/ocf/gateway"
 
@@ -46,6 +47,7 @@ class Gateway:
         self.index = Index(deps.bus, deps.executions, deps.clock)
         #: Updates the history, from the application's lifespan on.
         self.following: asyncio.Task[None] | None = None
+        self.rulebook = RuleBook(deps.triggers)
         self.metrics = Metrics(CollectorRegistry())
         Gauge("ocf_gateway_history_records", "executions in the history", registry=self.metrics.registry).set_function(
             lambda: len(self.index)

@@ -33,10 +33,13 @@ MintViewer = Callable[[str, str, int], ViewerCredentials]
 
 
 class Sealer(Protocol):
-    """The part of `ocf.events.sealing.Keyring` that a gateway needs: it never opens."""
+    """The part of `ocf.events.sealing.Keyring` that a gateway needs: it opens only the secrets of its hooks."""
 
     def seal(self, plain: str, project: str) -> Sealed:
         """Seal a secret for `project`."""
+
+    def open(self, sealed: Sealed, project: str) -> str:
+        """Decrypt a secret that was sealed for `project`."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class GatewayDeps:
     bus: Bus
     executions: Bucket
     sessions: Bucket
+    triggers: Bucket
     store: ObjectStore
     clock: Clock
     settings: GatewaySettings

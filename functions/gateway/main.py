@@ -28,6 +28,7 @@ async def serving(deps: Dependencies) -> AsyncIterator[FastAPI]:
             bus=deps.bus,
             executions=deps.executions,
             sessions=deps.sessions,
+            triggers=deps.triggers,
             store=deps.store,
             clock=deps.clock,
             settings=settings,

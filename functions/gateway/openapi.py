@@ -10,6 +10,8 @@ from fastapi.openapi.utils import get_openapi
 
 from ocf.functions.gateway.problems import MEDIA_TYPE, ProblemDocument
 from ocf.functions.gateway.request_schemas import Answer, AttachSession, CancelTask, CreateSession, ExecuteTask
+from ocf.functions.gateway.routes.hooks import CreateHook
+from ocf.functions.rules.rule import Rule
 
 _ABOUT = """Executions of OpenCode as events. Every command is published as an event; answers report the current state.
 
@@ -51,7 +53,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     schemas = document["components"]["schemas"]
-    for model in (ExecuteTask, CancelTask, Answer, CreateSession, AttachSession, ProblemDocument):
+    for model in (ExecuteTask, CancelTask, Answer, CreateSession, AttachSession, CreateHook, Rule, ProblemDocument):
         schema = model.model_json_schema(by_alias=True, ref_template=_REF)
         for name, one in {**schema.pop("$defs", {}), model.__name__: schema}.items():
             if set(schemas.setdefault(name, one).get("properties", {})) != set(one.get("properties", {})):

@@ -77,7 +77,7 @@ async def read(request: Request, model: type[M]) -> M:
     # Any other media type would let a form on a foreign page call without a preflight.
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != JSON:
         raise Problem(415, "unsupported-media-type", f"send the body as Content-Type: {JSON}")
-    raw = await _body(request)
+    raw = await read_bytes(request)
     try:
         check_json(raw, REQUEST, "body")
         return _parsed(raw, model)
@@ -87,10 +87,10 @@ async def read(request: Request, model: type[M]) -> M:
 
 async def read_optional(request: Request, model: type[M]) -> M | None:
     """Return the body of `request`, or None when there is none. Raises as `read`."""
-    return await read(request, model) if await _body(request) else None
+    return await read(request, model) if await read_bytes(request) else None
 
 
-async def _body(request: Request) -> bytes:
+async def read_bytes(request: Request) -> bytes:
     """Return the whole body, within the caller's share of memory and the time for it."""
     try:
         async with asyncio.timeout(request.app.state.gateway.settings.body_seconds):

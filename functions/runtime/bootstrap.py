@@ -24,6 +24,7 @@ from ocf.functions.core.rejections import Rejections
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.forges.credentials import ForgeCredentials
+from ocf.functions.rules.rulebook import RuleBook
 from ocf.functions.runtime.dry_run import DrySessions, DryStore
 from ocf.functions.settings.settings import Settings, comma_list
 
@@ -37,12 +38,14 @@ class Dependencies:
     bus: Bus
     executions: Bucket
     sessions: Bucket
+    triggers: Bucket
     store: ObjectStore
     records: Records
     keyring: Keyring | None
     credentials: ForgeCredentials
     worker: str
     isolation: Isolation
+    rulebook: RuleBook
 
     @property
     def session_records(self) -> Sessions:
@@ -77,9 +80,12 @@ async def build(
     store = S3Store(s3_config(settings))
     try:
         async with connected(settings, name, note) as bus:
-            names = (subjects.EXECUTIONS_BUCKET, subjects.SESSIONS_BUCKET, subjects.CREDENTIALS_BUCKET)
-            executions, sessions, credentials = (NatsBucket(bus, bucket) for bucket in names)
-            yield _dependencies(settings, name, keyring, SystemClock(), bus, executions, sessions, store, credentials)
+            names = (
+                *(subjects.EXECUTIONS_BUCKET, subjects.SESSIONS_BUCKET),
+                *(subjects.TRIGGERS_BUCKET, subjects.CREDENTIALS_BUCKET),
+            )
+            buckets = tuple(NatsBucket(bus, bucket) for bucket in names)
+            yield _dependencies(settings, name, keyring, SystemClock(), bus, buckets, store)
     finally:
         store.close()
 
@@ -105,17 +111,18 @@ def _dependencies(
     keyring: Keyring | None,
     clock: Clock,
     bus: Bus,
-    executions: Bucket,
-    sessions: Bucket,
+    buckets: tuple[Bucket, ...],
     store: ObjectStore,
-    credentials: Bucket,
 ) -> Dependencies:
+    executions, sessions, triggers, credentials = buckets
     return Dependencies(
         settings=settings,
         clock=clock,
         bus=bus,
         executions=executions,
         sessions=sessions,
+        triggers=triggers,
+        rulebook=RuleBook(triggers),
         store=store,
         records=Records(executions, bus, clock, source=f"/ocf/{name}"),
         keyring=keyring,
@@ -130,11 +137,10 @@ async def _dry(settings: Settings, name: str, keyring: Keyring | None) -> AsyncI
     """Yield in-memory dependencies (`DRY_RUN=1`). S3, if configured, is read and never written."""
     clock = SystemClock()
     real_store = S3Store(s3_config(settings)) if settings.s3_endpoint_url else None
-    bus, executions, store = MemoryBus(clock), MemoryBucket(clock), DryStore(real_store)
+    bus, store = MemoryBus(clock), DryStore(real_store)
+    buckets = (MemoryBucket(clock), DrySessions(clock), MemoryBucket(clock), MemoryBucket(clock))
     try:
-        yield _dependencies(
-            settings, name, keyring, clock, bus, executions, DrySessions(clock), store, MemoryBucket(clock)
-        )
+        yield _dependencies(settings, name, keyring, clock, bus, buckets, store)
     finally:
         if real_store is not None:
             real_store.close()

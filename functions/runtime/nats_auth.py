@@ -72,6 +72,7 @@ BACKEND = Role(
     "the command stream",
     publish=(
         *(f"ocf.cmd.{verb}.{{project}}.>" for verb in _COMMANDS),
+        "ocf.in.{project}.>",
         "$JS.API.INFO",
         "$JS.API.STREAM.NAMES",
         *(f"$JS.API.{call}.{stream}" for stream in _READABLE for call in ("STREAM.INFO", "STREAM.MSG.GET")),

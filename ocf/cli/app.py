@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ocf.cli import contexts, credentials, dlq, doctor, models, replay, sessions, stack, tasks
+from ocf.cli import contexts, credentials, dlq, doctor, models, replay, sessions, stack, tasks, triggers
 from ocf.cli.common import NAMED_CONTEXT, NAMED_DIRECTORY, NAMED_GATEWAY, DataDir
 
 app = typer.Typer(
@@ -75,4 +75,6 @@ app.add_typer(contexts.app, name="context", rich_help_panel=_STACK)
 app.command(rich_help_panel=_TASKS)(models.models)
 app.add_typer(credentials.app, name="credential", rich_help_panel=_STACK)
 app.add_typer(sessions.app, name="session", rich_help_panel=_TASKS)
+app.add_typer(triggers.app, name="trigger", rich_help_panel=_TASKS)
+app.add_typer(triggers.hooks, name="hook", rich_help_panel=_TASKS)
 app.add_typer(dlq.app, name="dlq", rich_help_panel=_STACK)

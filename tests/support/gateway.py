@@ -53,15 +53,17 @@ class World:
         self.bus = MemoryBus(self.clock)
         self.executions = MemoryBucket(self.clock)
         self.sessions = MemoryBucket(self.clock)
+        self.triggers = MemoryBucket(self.clock)
         self.store = MemoryStore()
         given = GatewayDeps(
-            self.bus,
-            self.executions,
-            self.sessions,
-            self.store,
-            self.clock,
-            settings or GatewaySettings(),
-            ForgeCredentials(MemoryBucket(self.clock), self.clock),
+            bus=self.bus,
+            executions=self.executions,
+            sessions=self.sessions,
+            triggers=self.triggers,
+            store=self.store,
+            clock=self.clock,
+            settings=settings or GatewaySettings(),
+            credentials=ForgeCredentials(MemoryBucket(self.clock), self.clock),
         )
         self.deps = replace(given, **deps)
         self.app = create_app(self.deps)

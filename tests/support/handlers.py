@@ -14,6 +14,7 @@ from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.runtime.function import Handler, bind
 from ocf.functions.session import handler as session_handler
 from ocf.functions.submit import handler as submit_handler
+from ocf.functions.trigger import handler as trigger_handler
 
 
 def _taking_all(handler: Handler) -> Callable[[Dependencies, Event], Awaitable[None]]:
@@ -38,3 +39,4 @@ cancel = _taking_all(cancel_handler.cancel)
 cleanup = _taking_all(cleanup_handler.cleanup)
 session = _taking_all(session_handler.session)
 submit = _taking_all(submit_handler.submit)
+trigger = _taking_all(trigger_handler.trigger)

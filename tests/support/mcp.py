@@ -6,8 +6,6 @@ The one from PyPI, `mcp_server_time`, is among the development packages.
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,29 +15,12 @@ import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.support.offline import ROOT, node
-
-_FOLDER = ROOT / ".tools/mcp"
-_SOURCE = ROOT / "tests/support/mcp_npm"
+from tests.support import npm
 
 
 def everything_server() -> Path:
     """The `node_modules` of `@modelcontextprotocol/server-everything`, as its lock has it."""
-    modules = _FOLDER / "node_modules"
-    lock = (_SOURCE / "package-lock.json").read_bytes()
-    if not modules.is_dir() or (_FOLDER / "package-lock.json").read_bytes() != lock:
-        _FOLDER.mkdir(parents=True, exist_ok=True)
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(_SOURCE / name, _FOLDER / name)
-        npm = shutil.which("npm") or shutil.which("npm", path=str(node().parent))
-        assert npm is not None, "make install brings npm"
-        subprocess.run(
-            [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=_FOLDER,
-            check=True,
-            capture_output=True,
-        )
-    return modules
+    return npm.modules("mcp")
 
 
 TOKEN = "lin-planted-7fK2-0123456789"

@@ -20,6 +20,7 @@ from ocf.events.ports import Clock
 from ocf.functions.core.execution_repository import Records
 from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.forges.credentials import ForgeCredentials
+from ocf.functions.rules.rulebook import RuleBook
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.settings.settings import Settings
 from tests.support.clock import ManualClock
@@ -91,13 +92,15 @@ class Bench:
 def bench(clock: Clock | None = None, *, bus: type[MemoryBus] = MemoryBus, **settings: Any) -> Bench:
     """Fresh parts; `settings` by their environment names."""
     clock = clock or ManualClock()
-    made, store, executions = bus(clock), MemoryStore(), MemoryBucket(clock)
+    made, store, executions, triggers = bus(clock), MemoryStore(), MemoryBucket(clock), MemoryBucket(clock)
     deps = Dependencies(
         settings=Settings.model_validate({"STATE_DIR": Path("/nonexistent"), **settings}),
         clock=clock,
         bus=made,
         executions=executions,
         sessions=MemoryBucket(clock),
+        triggers=triggers,
+        rulebook=RuleBook(triggers),
         store=store,
         records=Records(executions, made, clock, source="/test"),
         keyring=None,

@@ -284,7 +284,7 @@ class NatsBus:
                 raw = await self.js.get_msg(stream, after + 1, subject, direct=True, next=True)
             except NotFoundError:
                 return None
-        return Message(raw.subject or subject, raw.data or b"", raw.headers or {}, raw.seq or 0)
+        return Message(raw.subject or subject, raw.data or b"", raw.headers or {}, raw.seq or 0, raw.time)
 
     async def last(self, stream: str, subject: str) -> Message | None:
         """Implement `Bus.last`."""
@@ -293,7 +293,7 @@ class NatsBus:
                 raw = await self.js.get_last_msg(stream, subject, direct=not self._replicated)
             except NotFoundError:
                 return None
-        return Message(subject, raw.data or b"", raw.headers or {}, raw.seq or 0)
+        return Message(raw.subject or subject, raw.data or b"", raw.headers or {}, raw.seq or 0)
 
     @property
     def _replicated(self) -> bool:

@@ -1,0 +1,1 @@
+"""Rules, schedules and their templates: which event starts which task."""

@@ -1,0 +1,98 @@
+"""Events of forges: from a webhook's payload to a CloudEvent, and the parts of a payload that rules need.
+
+Types and sources are those of the CloudEvents adapters (github.com/cloudevents/spec, cloudevents/adapters).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from ocf.events.envelope import Event
+from ocf.events.errors import InvalidEvent
+
+Forge = Literal["github", "gitlab", "gitea"]
+_TYPES: dict[str, Forge] = {"com.github.": "github", "com.gitlab.": "gitlab", "com.gitea.": "gitea"}
+_WORD = re.compile(r"[a-z0-9_]{1,60}")
+_THING = ("issue", "pull_request", "merge_request")
+
+
+@dataclass(frozen=True)
+class Actor:
+    """The user who caused an event of a forge, as the signed payload names it, and the repository."""
+
+    forge: Forge
+    login: str
+    repository: str
+    url: str
+    bot: bool
+
+
+def forge_event(forge: Forge, name: str, payload: object, body: bytes, time: datetime) -> Event:
+    """Return the CloudEvent of a webhook.
+
+    Its id is the digest of the signed body: a captured delivery that is sent again is the same event, also under
+    another delivery id, which no forge signs.
+
+    Args:
+        forge: The sender.
+        name: The event as the forge's header names it, such as `issues`; GitLab's payload has its own name.
+        payload: The parsed body.
+        body: The body as received.
+        time: Now.
+
+    Raises:
+        InvalidEvent: It has no name, or the payload is not an object.
+    """
+    if not isinstance(payload, dict):
+        raise InvalidEvent("body: is not a JSON object")
+    attributes = _object(payload, "object_attributes")
+    parts = [str(payload.get("object_kind") or name) if forge == "gitlab" else name]
+    parts.append(str((attributes if forge == "gitlab" else payload).get("action") or ""))
+    words = [part for part in parts if part]
+    if not words or not all(_WORD.fullmatch(word) for word in words):
+        raise InvalidEvent("the header with the event's name is missing or malformed")
+    place = _object(payload, "project" if forge == "gitlab" else "repository")
+    source = str(place.get("web_url") or place.get("html_url") or f"https://{forge}")[:1_000]
+    number = number_of(payload)
+    return Event(
+        type=".".join((f"com.{forge}", *words)),
+        source=source,
+        id=f"sha256:{hashlib.sha256(body).hexdigest()}",
+        time=time,
+        data=body,
+        subject=None if number is None else str(number),
+    )
+
+
+def number_of(payload: Mapping[str, Any]) -> int | None:
+    """Return the number of the issue, pull request or merge request that an event is about."""
+    things = [_object(payload, name) for name in _THING]
+    attributes = _object(payload, "object_attributes")
+    numbers = [one.get("number") or one.get("iid") for one in (*things, attributes)]
+    return next((one for one in numbers if isinstance(one, int)), None)
+
+
+def actor_of(event: Mapping[str, Any]) -> Actor | None:
+    """Return who caused an event of a forge; None for any other event."""
+    forge = next((kind for prefix, kind in _TYPES.items() if event["type"].startswith(prefix)), None)
+    payload = event.get("data")
+    if forge is None or not isinstance(payload, dict):
+        return None
+    if forge == "gitlab":
+        user, place = _object(payload, "user"), _object(payload, "project")
+        login = str(user.get("username") or payload.get("user_username") or "")
+        return Actor(forge, login, str(place.get("path_with_namespace") or ""), str(place.get("git_http_url")), False)
+    user, place = _object(payload, "sender"), _object(payload, "repository")
+    login = str(user.get("login") or user.get("username") or "")
+    bot = user.get("type") == "Bot" or login.endswith("[bot]")
+    return Actor(forge, login, str(place.get("full_name") or ""), str(place.get("clone_url")), bot)
+
+
+def _object(payload: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = payload.get(name)
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,113 @@
+"""The state of a rule or schedule: what it started and what its limits held back.
+
+The key is `state.<project>.<name>`. A start is recorded before its submit is published, and again by a redelivery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pydantic import Field
+
+from ocf.events.base_model import ForwardCompatible
+from ocf.events.errors import NotYetKnown
+from ocf.events.ports import Bucket
+from ocf.functions.core import compare_and_set
+
+_REFUSALS = 20
+
+
+class EventRef(ForwardCompatible):
+    """An event, the time of its handling, and why it was held back."""
+
+    id: str
+    time: datetime
+    reason: str = ""
+
+
+class RuleState(ForwardCompatible):
+    """`active` has the executions that count against `max_concurrent`, `refused` the latest events held back."""
+
+    matched: int = 0
+    last_event: EventRef | None = None
+    refused: list[EventRef] = Field(default_factory=list)
+    active: list[str] = Field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a start. `concurrent` 0 is no limit, and then no execution is remembered."""
+
+    concurrent: int = 0
+    cooldown_seconds: int = 0
+
+
+class CoolsDown(Exception):
+    """The last start was less than the cooldown ago."""
+
+
+class TooMany(Exception):
+    """As many executions as the limit allows have not ended."""
+
+
+class RuleStates:
+    """The states of a project's rules."""
+
+    def __init__(self, bucket: Bucket, project: str) -> None:
+        self._bucket, self._project = bucket, project
+
+    async def read(self, name: str) -> RuleState:
+        """Return the state."""
+        entry = await self._bucket.get(f"state.{self._project}.{name}")
+        return RuleState() if entry is None else RuleState.read(entry.value)
+
+    async def start(self, name: str, event: EventRef, execution: str, limits: Limits) -> None:
+        """Record a start; once, however often it is called for an event.
+
+        Raises:
+            CoolsDown: The last start is too recent.
+            TooMany: The limit of executions is reached.
+        """
+
+        def started(state: RuleState) -> RuleState | None:
+            last = state.last_event
+            if execution in state.active or (last is not None and last.id == event.id):
+                return None
+            if last is not None and event.time < last.time + timedelta(seconds=limits.cooldown_seconds):
+                raise CoolsDown
+            if 0 < limits.concurrent <= len(state.active):
+                raise TooMany
+            active = [*state.active, execution] if limits.concurrent else []
+            return state.model_copy(update={"matched": state.matched + 1, "last_event": event, "active": active})
+
+        await self._change(name, started)
+
+    async def refuse(self, name: str, event: EventRef) -> None:
+        """Record an event that was held back."""
+
+        def refused(state: RuleState) -> RuleState | None:
+            if any(one.id == event.id for one in state.refused):
+                return None
+            return state.model_copy(update={"refused": [*state.refused, event][-_REFUSALS:]})
+
+        await self._change(name, refused)
+
+    async def forget(self, name: str, executions: set[str]) -> None:
+        """Remove executions that have ended."""
+
+        def without(state: RuleState) -> RuleState | None:
+            left = [one for one in state.active if one not in executions]
+            return None if len(left) == len(state.active) else state.model_copy(update={"active": left})
+
+        await self._change(name, without)
+
+    async def _change(self, name: str, decide: Callable[[RuleState], RuleState | None]) -> None:
+        key = f"state.{self._project}.{name}"
+        try:
+            await compare_and_set.change(self._bucket, key, RuleState, decide, lambda one: one, name=f"rule {name}")
+        except NotYetKnown:
+            first = decide(RuleState())
+            if first is not None:
+                await self._bucket.create(key, compare_and_set.dump(first))

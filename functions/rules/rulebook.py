@@ -1,0 +1,177 @@
+"""The rules of every project in the bucket `ocf_triggers`, compiled, and the decision of each about an event.
+
+A key is `rule.<project>.<name>`. The value of `version.<project>` changes with every change of a rule: one look-up per
+event shows whether the compiled rules are the stored ones.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from ocf.events.commands import Submit
+from ocf.events.envelope import Event, field_errors, timestamp
+from ocf.events.errors import Conflict, DeadLetter
+from ocf.events.input_limits import INBOX, parse_json
+from ocf.events.ports import Bucket
+from ocf.functions.rules.condition import ConditionFailed
+from ocf.functions.rules.rule import InvalidRule, On, Rule, compile_condition, compile_texts, replace_texts
+from ocf.functions.rules.texts import TemplateFailed
+
+_NAMESPACE = uuid.UUID("6f63662d-7472-6967-6765-722d72756c65")
+_PROJECTS = 256
+MAX_RULES = 500
+
+
+class RuleFailed(DeadLetter):
+    """A rule cannot handle the event."""
+
+
+def view(event: Event) -> dict[str, Any]:
+    """Return the event as rules see it: attributes, extensions, and the payload as `data`.
+
+    Raises:
+        InvalidEvent: The payload is larger or deeper than `input_limits.INBOX`.
+    """
+    attributes = {"id": event.id, "source": event.source, "type": event.type, "time": timestamp(event.time)}
+    subject = {"subject": event.subject} if event.subject is not None else {}
+    data = parse_json(event.data, INBOX) if event.data else None
+    return {**event.extensions, **attributes, **subject, "data": data}
+
+
+def execution_id(project: str, name: str, event: Event) -> str:
+    """Return the id of the execution that a rule or schedule starts for an event: one for every redelivery."""
+    return str(uuid.uuid5(_NAMESPACE, "\n".join((project, name, event.source, event.id))))
+
+
+class CompiledRule:
+    """A stored rule. `broken` says why it cannot be used, in which case it matches nothing."""
+
+    def __init__(self, rule: Rule, project: str) -> None:
+        self.rule, self.project = rule, project
+        self.broken = ""
+        try:
+            self._condition = compile_condition(rule.on)
+            self._texts = compile_texts(rule.task)
+        except InvalidRule as error:
+            self.broken = str(error)
+
+    def mismatch(self, event: Mapping[str, Any]) -> str | None:
+        """Return why the rule does not match the event, or None if it does.
+
+        Raises:
+            RuleFailed: The condition cannot be evaluated; names rule and field.
+        """
+        on = self.rule.on
+        for name, pattern in (("type", on.type), ("source", on.source), ("subject", on.subject)):
+            value = event.get(name)
+            if pattern is not None and not _matches(pattern, value):
+                return f"{name} is {value}, not {pattern}"
+        if self.broken:
+            raise RuleFailed(f"rule {self.rule.name}: {self.broken}")
+        if event["type"].startswith("dev.ocf.") and not self.rule.own_events:
+            return "an execution caused the event, and the rule does not say own_events"
+        try:
+            held = self._condition is None or self._condition.holds(event)
+        except ConditionFailed as error:
+            raise RuleFailed(f"rule {self.rule.name}: on.where: {error}") from None
+        return None if held else f"where is false: {on.where}"
+
+    def submit(self, event: Mapping[str, Any], execution: str) -> Submit:
+        """Return the submit of the rule for an event that it matches.
+
+        Raises:
+            RuleFailed: A text has no result, or the task is not valid with it; names rule and field.
+        """
+
+        def rendered(path: str, _: str) -> str:
+            try:
+                return self._texts[path].render(event)
+            except TemplateFailed as error:
+                raise RuleFailed(f"rule {self.rule.name}: task.{path}: {error}") from None
+
+        task = replace_texts(self.rule.task, rendered)
+        labels = {**(task.get("labels") or {}), "trigger": self.rule.name}
+        ids = {"execution_id": execution, "project_id": self.project}
+        try:
+            return Submit.model_validate_json(json.dumps({**task, "labels": labels, **ids}), strict=True)
+        except ValidationError as error:
+            found = "; ".join(f"task.{one.field}: {one.message}" for one in field_errors(error))
+            raise RuleFailed(f"rule {self.rule.name}: {found}") from None
+
+
+def _matches(pattern: str, value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    return value.startswith(pattern[:-1]) if pattern.endswith("*") else value == pattern
+
+
+@dataclass(frozen=True)
+class _Known:
+    revision: int
+    rules: Sequence[CompiledRule]
+
+
+class RuleBook:
+    """The rules of all projects. Those of one project are compiled together, when one has changed."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self._known: dict[str, _Known] = {}
+
+    async def rules(self, project: str) -> Sequence[CompiledRule]:
+        """Return the rules of a project by name."""
+        version = await self._bucket.get(f"version.{project}")
+        if version is None:
+            return ()
+        known = self._known.pop(project, None)
+        if known is None or known.revision != version.revision:
+            entries = [entry async for entry in self._bucket.entries(f"rule.{project}.*")]
+            rules = [_compiled(project, entry.key, entry.value) for entry in entries]
+            known = _Known(version.revision, sorted(rules, key=lambda one: one.rule.name))
+        self._known[project] = known
+        while len(self._known) > _PROJECTS:
+            del self._known[next(iter(self._known))]
+        return known.rules
+
+    async def put(self, rule: Rule, project: str) -> bool:
+        """Store a rule; return whether it is new. Raises Conflict if it was changed at the same time."""
+        key = f"rule.{project}.{rule.name}"
+        earlier = await self._bucket.get(key)
+        value = rule.model_dump_json(exclude_unset=True).encode()
+        await self._bucket.update(key, value, earlier.revision if earlier else 0)
+        await self._changed(project)
+        return earlier is None
+
+    async def delete(self, project: str, name: str) -> bool:
+        """Remove a rule and its state; return whether it existed."""
+        key = f"rule.{project}.{name}"
+        if await self._bucket.get(key) is None:
+            return False
+        await self._bucket.delete(key)
+        await self._bucket.delete(f"state.{project}.{name}")
+        await self._changed(project)
+        return True
+
+    async def _changed(self, project: str) -> None:
+        key = f"version.{project}"
+        known = await self._bucket.get(key)
+        try:
+            await self._bucket.update(key, b"1", known.revision if known else 0)
+        except Conflict:
+            return  # another change came after this one: its version covers both
+
+
+def _compiled(project: str, key: str, value: bytes) -> CompiledRule:
+    try:
+        return CompiledRule(Rule.model_validate_json(value), project)
+    except ValidationError as error:
+        broken = Rule.model_construct(name=key.rpartition(".")[2], on=On.model_construct(type="*"), task={})
+        made = CompiledRule(broken, project)
+        made.broken = f"cannot be read: {error.error_count()} errors"
+        return made

@@ -1,0 +1,1 @@
+"""The trigger function: events of other systems to tasks."""

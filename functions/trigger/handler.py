@@ -1,0 +1,81 @@
+"""trigger: each rule that matches the event publishes one submit. Idempotent on rule and event.
+
+A rule that fails or waits does not affect the others: their submits are published first, and a redelivery publishes no
+second one, because its subject takes only one message.
+"""
+
+from __future__ import annotations
+
+from ocf.events import subjects
+from ocf.events.command_publisher import NATS_SCHEDULER, NATS_SUBJECT, publish_command
+from ocf.events.commands import Submit
+from ocf.events.envelope import Event, new_event
+from ocf.events.errors import Conflict, InvalidEvent, Retry
+from ocf.events.ports import Bucket, Bus, Clock
+from ocf.functions.core.execution_repository import Records
+from ocf.functions.rules.rulebook import CompiledRule, RuleBook, RuleFailed, execution_id, view
+from ocf.functions.trigger import guards
+
+SUBMIT = "dev.ocf.task.submit.v1"
+SOURCE = "/ocf/trigger"
+
+
+async def trigger(
+    event: Event, *, bus: Bus, triggers: Bucket, rulebook: RuleBook, records: Records, clock: Clock
+) -> None:
+    """Handle an event of `ocf.in.<project>.<source>`.
+
+    Raises:
+        InvalidEvent: The event did not arrive on such a subject, or its payload is too large or too deep.
+        RuleFailed: Rules cannot handle the event; names each with its field.
+        NotItsTurn: A rule has as many executions as it may.
+    """
+    parsed = subjects.parse(event.extensions.get(NATS_SUBJECT, ""))
+    if parsed.kind != "in":
+        raise InvalidEvent("natssubject: the event did not arrive on ocf.in.<project>.<source>")
+    if event.extensions.get(NATS_SCHEDULER):
+        return  # a schedule that no longer exists
+    seen = view(event)
+    failures: list[str] = []
+    waiting: Retry | None = None
+    for rule in await rulebook.rules(parsed.project):
+        try:
+            if rule.mismatch(seen) is None:
+                await _start(rule, event, seen, bus=bus, triggers=triggers, records=records, clock=clock)
+        except RuleFailed as error:
+            failures.append(str(error))
+        except Retry as error:
+            waiting = error
+    if waiting is not None:
+        raise waiting
+    if failures:
+        raise RuleFailed("; ".join(failures))
+
+
+async def _start(
+    rule: CompiledRule,
+    event: Event,
+    seen: dict[str, object],
+    *,
+    bus: Bus,
+    triggers: Bucket,
+    records: Records,
+    clock: Clock,
+) -> None:
+    """Publish the submit of one rule, unless a guard of the rule holds the event back."""
+    project, name = rule.project, rule.rule.name
+    execution = execution_id(project, name, event)
+    if await bus.last(subjects.COMMANDS, subjects.command("submit", project, execution)) is not None:
+        return  # an earlier delivery of this event
+    submit = rule.submit(seen, execution)
+    if await guards.admit(rule, event, execution, triggers=triggers, records=records, now=clock.now()):
+        await publish_submit(bus, submit, event, clock)
+
+
+async def publish_submit(bus: Bus, data: Submit, cause: Event, clock: Clock) -> None:
+    """Publish a submit, only once over repeated calls."""
+    submit = new_event(SUBMIT, data, source=SOURCE, time=clock.now(), cause=cause)
+    try:
+        await publish_command(bus, submit, data.project_id, only_first=True)
+    except Conflict:
+        return  # published by an earlier delivery of the same event

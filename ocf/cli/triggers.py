@@ -1,0 +1,142 @@
+"""`ocf trigger ...` and `ocf hook ...`: rules that start tasks from events, and the hooks that let events in."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ocf.cli.common import console, fail, plain, print_json
+from ocf.cli.verb import Call, verb
+
+app = typer.Typer(no_args_is_help=True, help="Rules: which event starts which task.")
+hooks = typer.Typer(no_args_is_help=True, help="Hooks: webhooks and Knative sources that may send events.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the rule.")]
+Kind = Annotated[str, typer.Argument(metavar="KIND", help="github, gitlab, gitea, generic or knative.")]
+Of = Annotated[str, typer.Argument(metavar="PROJECT", help="Project of the hook.")]
+
+
+@app.command()
+@verb()
+async def apply(
+    call: Call,
+    file: Annotated[str, typer.Option("--file", "-f", metavar="FILE", help="YAML with one or more rules; - is stdin.")],
+) -> int:
+    """Store the rules of a file; a rule of the same name is replaced."""
+    for rule in documents(file):
+        stored = await call.gateway.call("POST", "/triggers", body={"project_id": call.project, **rule})
+        if call.json:
+            print_json(stored)
+        else:
+            sys.stdout.write(f"{rule.get('name')}\n")
+    return 0
+
+
+def documents(file: str) -> list[dict[str, Any]]:
+    """Return the objects of a YAML file; exit with one line if it has anything else."""
+    import yaml
+
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text()
+        found = [one for one in yaml.safe_load_all(text) if one is not None]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        fail(f"{file}: {error}")
+    if not found or not all(isinstance(one, dict) for one in found):
+        fail(f"{file}: must hold YAML objects, one for each rule")
+    # YAML 1.1 reads the key `on` as true.
+    return [{"on" if key is True else key: value for key, value in one.items()} for one in found]
+
+
+@app.command("list")
+@verb()
+async def list_(call: Call) -> int:
+    """List the rules with their matches."""
+    found = (await call.gateway.call("GET", "/triggers", project_id=call.project))["triggers"]
+    if call.json:
+        print_json({"triggers": found})
+        return 0
+    screen = console()
+    for rule in found:
+        last = (rule.get("last_event") or {}).get("time", "never")[:19]
+        on = " ".join(
+            f"{name} {plain(rule['on'][name])}" for name in ("type", "source", "subject") if name in rule["on"]
+        )
+        screen.print(f"[bold]{plain(rule['name'])}[/]  {on}  matched {rule['matched']}, last {last}", highlight=False)
+        if rule.get("problem"):
+            screen.print(f"   [red]{plain(rule['problem'])}[/]", highlight=False)
+    return 0
+
+
+@app.command()
+@verb()
+async def test(
+    call: Call,
+    name: Name,
+    event: Annotated[str, typer.Option("--event", "-e", metavar="FILE", help="CloudEvent as JSON; - is stdin.")],
+) -> int:
+    """Show the submits that a rule would publish for an event. Nothing is published."""
+    try:
+        body = json.loads(sys.stdin.read() if event == "-" else Path(event).read_text())
+    except (OSError, ValueError) as error:
+        fail(f"{event}: {error}")
+    found = await call.gateway.call("POST", f"/triggers/{name}/test", body=body, project_id=call.project)
+    if call.json:
+        print_json(found)
+    else:
+        sys.stdout.write(json.dumps(found["submits"], indent=2, ensure_ascii=False) + "\n")
+        if found["mismatch"]:
+            sys.stdout.write(f"no match: {plain(found['mismatch'])}\n")
+    return 0
+
+
+@app.command()
+@verb()
+async def delete(call: Call, name: Name) -> int:
+    """Remove a rule."""
+    return call.show(await call.gateway.call("DELETE", f"/triggers/{name}", project_id=call.project))
+
+
+@hooks.command()
+@verb()
+async def create(
+    call: Call,
+    project: Of,
+    kind: Kind,
+    source: Annotated[str | None, typer.Option("--source", help="Name of one of several Knative sources.")] = None,
+) -> int:
+    """Create a hook. URL and secret are shown once."""
+    named = {"source": source} if source else {}
+    return await call.answer("POST", "/hooks", {"project_id": project, "kind": kind, **named})
+
+
+@hooks.command("list")
+@verb()
+async def list_hooks(call: Call, project: Of) -> int:
+    """List the hooks of a project, without their secrets."""
+    found = await call.gateway.call("GET", "/hooks", project_id=project)
+    if call.json:
+        print_json(found)
+        return 0
+    for hook in found["hooks"]:
+        ends = [one["expires_at"][:19] for one in hook["secrets"] if one["expires_at"]]
+        until = f"; the earlier one until {ends[0]}" if ends else ""
+        sys.stdout.write(f"{plain(hook['source'])}  secret of {hook['secrets'][0]['created_at'][:19]}{until}\n")
+    return 0
+
+
+@hooks.command()
+@verb()
+async def rotate(call: Call, project: Of, kind: Kind) -> int:
+    """Make a new secret. The one before it stays valid for a day."""
+    return await call.answer("POST", f"/hooks/{project}/{kind}/rotate")
+
+
+@hooks.command("delete")
+@verb()
+async def delete_hook(call: Call, project: Of, kind: Kind) -> int:
+    """Remove a hook; its secrets are refused from then on."""
+    return await call.answer("DELETE", f"/hooks/{project}/{kind}")

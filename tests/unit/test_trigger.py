@@ -1,0 +1,156 @@
+"""The trigger function: one submit per rule and event, whatever is delivered again, and no rule that stops another."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ocf.events import subjects
+from ocf.events.command_publisher import NATS_SEQUENCE, NATS_SUBJECT
+from ocf.events.envelope import Event, decode
+from ocf.events.errors import InvalidEvent, NotItsTurn
+from ocf.events.lifecycle import State
+from ocf.functions.rules.rule import Rule
+from ocf.functions.rules.rule_state import RuleStates
+from ocf.functions.rules.rulebook import RuleFailed
+from tests.support.clock import ManualClock
+from tests.support.handlers import submit, trigger
+from tests.support.parts import PROJECT, Bench, bench
+
+
+def foreign(number: int = 1, source: str = "events", **data: Any) -> Event:
+    """An event as the dispatcher delivers it."""
+    marks = {NATS_SUBJECT: f"ocf.in.{PROJECT}.{source}", NATS_SEQUENCE: str(number)}
+    body = json.dumps({"title": "a bug", **data}).encode()
+    return Event("org.example.found", "/scanner", str(number), ManualClock().now(), body, extensions=marks)
+
+
+async def rule(b: Bench, name: str = "fix", **fields: Any) -> None:
+    given = {"on": {"type": "org.example.*"}, "task": {"prompt": "Fix {{ event.data.title }}"}, **fields}
+    await b.deps.rulebook.put(Rule.model_validate({"name": name, **given}), PROJECT)
+
+
+async def submits(b: Bench) -> list[dict[str, Any]]:
+    found = b.bus.history(subjects.COMMANDS, f"ocf.cmd.submit.{PROJECT}.*")
+    return [json.loads(message.data) async for message in found]
+
+
+async def test_every_rule_that_matches_publishes_one_submit() -> None:
+    """However often the event is delivered; the submit names the event as its cause."""
+    b = bench()
+    await rule(b)
+    await rule(b, "report")
+    await rule(b, "other", on={"type": "org.other"})
+    for _ in range(5):
+        await trigger(b.deps, foreign())
+    found = await submits(b)
+    assert sorted(one["labels"]["trigger"] for one in found) == ["fix", "report"]
+    assert len({one["execution_id"] for one in found}) == 2
+    state = await RuleStates(b.deps.triggers, PROJECT).read("fix")
+    assert (state.matched, state.last_event and state.last_event.id) == (1, "1")
+
+
+async def test_what_is_published_is_a_submit_that_the_submit_function_accepts() -> None:
+    """The two functions agree."""
+    b = bench()
+    await rule(b)
+    await trigger(b.deps, foreign())
+    (message,) = [one async for one in b.bus.history(subjects.COMMANDS, "ocf.cmd.submit.>")]
+    await submit(b.deps, decode(message.headers, message.data).with_extensions(natssubject=message.subject))
+    execution = json.loads(message.data)["execution_id"]
+    assert (await b.deps.records.require(PROJECT, execution)).state is State.PENDING
+
+
+async def test_a_bad_rule_is_a_dead_letter_that_names_rule_and_field_and_stops_no_other() -> None:
+    """Every bad one is named; a rule of another project is not even read."""
+    b = bench()
+    await rule(b, "a-bad", on={"type": "org.*", "where": "event.data.title > 3"})
+    await rule(b, "b-bad", task={"prompt": "{{ event.data.nope }}"})
+    await rule(b, "good")
+    with pytest.raises(RuleFailed) as failed:
+        await trigger(b.deps, foreign())
+    assert "rule a-bad: on.where: No such overload" in str(failed.value)
+    assert "rule b-bad: task.prompt: the event has no nope" in str(failed.value)
+    assert [one["labels"]["trigger"] for one in await submits(b)] == ["good"]
+
+
+async def test_an_event_that_is_too_deep_starts_nothing() -> None:
+    """It is refused before rules see it."""
+    b = bench()
+    await rule(b)
+    deep: Any = 1
+    for _ in range(45):
+        deep = [deep]
+    with pytest.raises(InvalidEvent, match="nested deeper"):
+        await trigger(b.deps, foreign(deep=deep))
+    assert await submits(b) == []
+
+
+async def test_an_event_cannot_name_another_project() -> None:
+    """Only the subject counts, which the dispatcher sets."""
+    b = bench()
+    await rule(b)
+    event = foreign(project_id="victim").with_extensions(projectid="victim")
+    await trigger(b.deps, event)
+    assert [one["project_id"] for one in await submits(b)] == [PROJECT]
+    with pytest.raises(InvalidEvent):
+        await trigger(b.deps, event.with_extensions(natssubject="ocf.cmd.submit.default.x"))
+
+
+async def test_max_concurrent_lets_the_event_wait_until_an_execution_has_ended() -> None:
+    """The event is delivered again; its own execution does not count against it."""
+    b = bench()
+    await rule(b, max_concurrent=1)
+    await trigger(b.deps, foreign(1))
+    await trigger(b.deps, foreign(1))
+    with pytest.raises(NotItsTurn, match="rule fix: max_concurrent: 1"):
+        await trigger(b.deps, foreign(2))
+    (first,) = await submits(b)
+    (message,) = [one async for one in b.bus.history(subjects.COMMANDS, "ocf.cmd.submit.>")]
+    await submit(b.deps, decode(message.headers, message.data).with_extensions(natssubject=message.subject))
+    with pytest.raises(NotItsTurn):
+        await trigger(b.deps, foreign(2))
+    await b.deps.records.change(
+        PROJECT, first["execution_id"], lambda record: record.model_copy(update={"state": State.CANCELLED})
+    )
+    await trigger(b.deps, foreign(2))
+    assert len(await submits(b)) == 2
+
+
+async def test_a_rule_that_waits_does_not_hold_back_the_others() -> None:
+    """They start at the first delivery."""
+    b = bench()
+    await rule(b, "a-slow", max_concurrent=1)
+    await trigger(b.deps, foreign(1))
+    await rule(b, "quick")
+    with pytest.raises(NotItsTurn):
+        await trigger(b.deps, foreign(2))
+    assert [one["labels"]["trigger"] for one in await submits(b)] == ["a-slow", "quick"]
+
+
+async def test_a_cooldown_holds_events_back_and_says_so() -> None:
+    """Until it is over."""
+    clock = ManualClock()
+    b = bench(clock)
+    await rule(b, cooldown_seconds=60)
+    await trigger(b.deps, foreign(1))
+    await trigger(b.deps, foreign(2))
+    assert len(await submits(b)) == 1
+    (refused,) = (await RuleStates(b.deps.triggers, PROJECT).read("fix")).refused
+    assert (refused.id, "cooldown_seconds" in refused.reason) == ("2", True)
+    clock.skip(61)
+    await trigger(b.deps, foreign(3))
+    assert len(await submits(b)) == 2
+
+
+async def test_a_crash_before_the_submit_is_made_good_by_the_redelivery() -> None:
+    """The start is recorded first, and not held against the event itself."""
+    b = bench()
+    await rule(b, max_concurrent=1, cooldown_seconds=600)
+    await trigger(b.deps, foreign(1))
+    await b.bus.purge(subjects.COMMANDS, "ocf.cmd.submit.>")
+    await trigger(b.deps, foreign(1))
+    assert len(await submits(b)) == 1
+    assert (await RuleStates(b.deps.triggers, PROJECT).read("fix")).matched == 1

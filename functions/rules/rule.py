@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints
 
 from ocf.events.base_model import FreeObject, Model, ProjectId
 from ocf.events.fact_payloads import FieldError
+from ocf.events.forge_fields import CredentialName
 from ocf.functions.rules.condition import Condition, InvalidCondition
 from ocf.functions.rules.texts import InvalidTemplate, Text, is_template
 
@@ -26,9 +27,13 @@ _LITERAL_HOST = re.compile(r"(https?|ssh)://[^/{}]+/")
 
 
 class Actors(Model):
-    """Who may cause the event on a forge: the forge is asked for the permission. Bots and own accounts never may."""
+    """Users who may cause the event on a forge, which is asked for their permission. Bots and own accounts may not."""
 
     permission: Literal["write", "triage", "any"] = "write"
+    credential: Annotated[
+        CredentialName | None,
+        Field(description="by default that of workspace or result"),
+    ] = None
     users: Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=100)] = Field(
         default_factory=list
     )

@@ -1,4 +1,4 @@
-"""Guards of a rule: who may cause its event, how many executions it may have, how often it may start one."""
+"""Limits of a rule: how many executions it may have, and how often it may start one."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ from datetime import datetime
 
 from ocf.events.envelope import Event
 from ocf.events.errors import NotItsTurn
-from ocf.events.ports import Bucket
 from ocf.functions.core.execution_repository import Records
 from ocf.functions.rules.rule_state import CoolsDown, EventRef, Limits, RuleStates, TooMany
 from ocf.functions.rules.rulebook import CompiledRule
 
 
-async def admit(
-    rule: CompiledRule, event: Event, execution: str, *, triggers: Bucket, records: Records, now: datetime
-) -> bool:
-    """Return whether the rule starts the execution, which is then counted; else the reason is recorded.
+async def refusal(
+    rule: CompiledRule, states: RuleStates, event: Event, execution: str, *, records: Records, now: datetime
+) -> str | None:
+    """Return why the limits of the rule hold the event back, or None; the start is then recorded.
 
     Raises:
         NotItsTurn: The rule has `max_concurrent` executions; the event waits.
     """
-    states, name = RuleStates(triggers, rule.project), rule.rule.name
+    name, seen = rule.rule.name, EventRef(id=event.id, time=now)
     limits = Limits(rule.rule.max_concurrent or 0, rule.rule.cooldown_seconds or 0)
-    seen = EventRef(id=event.id, time=now)
     try:
         try:
             await states.start(name, seen, execution, limits)
@@ -32,10 +30,8 @@ async def admit(
     except TooMany:
         raise NotItsTurn(f"rule {name}: max_concurrent: {limits.concurrent} executions have not ended") from None
     except CoolsDown:
-        reason = f"cooldown_seconds: the rule started an execution less than {limits.cooldown_seconds} s before"
-        await states.refuse(name, EventRef(id=event.id, time=now, reason=reason))
-        return False
-    return True
+        return f"cooldown_seconds: the rule started an execution less than {limits.cooldown_seconds} s before"
+    return None
 
 
 async def forget_ended(states: RuleStates, project: str, name: str, records: Records) -> list[str]:

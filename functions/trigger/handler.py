@@ -6,6 +6,9 @@ second one, because its subject takes only one message.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 from ocf.events import subjects
 from ocf.events.command_publisher import NATS_SCHEDULER, NATS_SUBJECT, publish_command
 from ocf.events.commands import Submit
@@ -13,15 +16,24 @@ from ocf.events.envelope import Event, new_event
 from ocf.events.errors import Conflict, InvalidEvent, Retry
 from ocf.events.ports import Bucket, Bus, Clock
 from ocf.functions.core.execution_repository import Records
+from ocf.functions.forges.credentials import ForgeCredentials
+from ocf.functions.rules.rule_state import EventRef, RuleStates
 from ocf.functions.rules.rulebook import CompiledRule, RuleBook, RuleFailed, execution_id, view
-from ocf.functions.trigger import guards
+from ocf.functions.trigger import actors, guards
 
 SUBMIT = "dev.ocf.task.submit.v1"
 SOURCE = "/ocf/trigger"
 
 
 async def trigger(
-    event: Event, *, bus: Bus, triggers: Bucket, rulebook: RuleBook, records: Records, clock: Clock
+    event: Event,
+    *,
+    bus: Bus,
+    triggers: Bucket,
+    rulebook: RuleBook,
+    records: Records,
+    credentials: ForgeCredentials,
+    clock: Clock,
 ) -> None:
     """Handle an event of `ocf.in.<project>.<source>`.
 
@@ -36,12 +48,13 @@ async def trigger(
     if event.extensions.get(NATS_SCHEDULER):
         return  # a schedule that no longer exists
     seen = view(event)
+    parts = _Parts(bus, triggers, records, credentials, clock)
     failures: list[str] = []
     waiting: Retry | None = None
     for rule in await rulebook.rules(parsed.project):
         try:
             if rule.mismatch(seen) is None:
-                await _start(rule, event, seen, bus=bus, triggers=triggers, records=records, clock=clock)
+                await _start(rule, event, seen, parts)
         except RuleFailed as error:
             failures.append(str(error))
         except Retry as error:
@@ -52,24 +65,32 @@ async def trigger(
         raise RuleFailed("; ".join(failures))
 
 
-async def _start(
-    rule: CompiledRule,
-    event: Event,
-    seen: dict[str, object],
-    *,
-    bus: Bus,
-    triggers: Bucket,
-    records: Records,
-    clock: Clock,
-) -> None:
+@dataclass(frozen=True)
+class _Parts:
+    """The dependencies of a start."""
+
+    bus: Bus
+    triggers: Bucket
+    records: Records
+    credentials: ForgeCredentials
+    clock: Clock
+
+
+async def _start(rule: CompiledRule, event: Event, seen: dict[str, Any], parts: _Parts) -> None:
     """Publish the submit of one rule, unless a guard of the rule holds the event back."""
-    project, name = rule.project, rule.rule.name
+    project, name, now = rule.project, rule.rule.name, parts.clock.now()
     execution = execution_id(project, name, event)
-    if await bus.last(subjects.COMMANDS, subjects.command("submit", project, execution)) is not None:
+    if await parts.bus.last(subjects.COMMANDS, subjects.command("submit", project, execution)) is not None:
         return  # an earlier delivery of this event
-    submit = rule.submit(seen, execution)
-    if await guards.admit(rule, event, execution, triggers=triggers, records=records, now=clock.now()):
-        await publish_submit(bus, submit, event, clock)
+    states = RuleStates(parts.triggers, project)
+    reason = await actors.refusal(rule, seen, parts.credentials)
+    if reason is None:
+        submit = rule.submit(seen, execution)
+        reason = await guards.refusal(rule, states, event, execution, records=parts.records, now=now)
+    if reason is not None:
+        await states.refuse(name, EventRef(id=event.id, time=now, reason=reason))
+        return
+    await publish_submit(parts.bus, submit, event, parts.clock)
 
 
 async def publish_submit(bus: Bus, data: Submit, cause: Event, clock: Clock) -> None:

@@ -104,20 +104,20 @@ async def delete(call: Call, name: Name) -> int:
 @verb()
 async def create(
     call: Call,
-    project: Of,
+    of: Of,
     kind: Kind,
     source: Annotated[str | None, typer.Option("--source", help="Name of one of several Knative sources.")] = None,
 ) -> int:
     """Create a hook. URL and secret are shown once."""
     named = {"source": source} if source else {}
-    return await call.answer("POST", "/hooks", {"project_id": project, "kind": kind, **named})
+    return await call.answer("POST", "/hooks", {"project_id": of, "kind": kind, **named})
 
 
 @hooks.command("list")
 @verb()
-async def list_hooks(call: Call, project: Of) -> int:
+async def list_hooks(call: Call, of: Of) -> int:
     """List the hooks of a project, without their secrets."""
-    found = await call.gateway.call("GET", "/hooks", project_id=project)
+    found = await call.gateway.call("GET", "/hooks", project_id=of)
     if call.json:
         print_json(found)
         return 0
@@ -130,13 +130,13 @@ async def list_hooks(call: Call, project: Of) -> int:
 
 @hooks.command()
 @verb()
-async def rotate(call: Call, project: Of, kind: Kind) -> int:
+async def rotate(call: Call, of: Of, kind: Kind) -> int:
     """Make a new secret. The one before it stays valid for a day."""
-    return await call.answer("POST", f"/hooks/{project}/{kind}/rotate")
+    return await call.answer("POST", f"/hooks/{of}/{kind}/rotate")
 
 
 @hooks.command("delete")
 @verb()
-async def delete_hook(call: Call, project: Of, kind: Kind) -> int:
+async def delete_hook(call: Call, of: Of, kind: Kind) -> int:
     """Remove a hook; its secrets are refused from then on."""
-    return await call.answer("DELETE", f"/hooks/{project}/{kind}")
+    return await call.answer("DELETE", f"/hooks/{of}/{kind}")

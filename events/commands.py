@@ -35,6 +35,7 @@ from ocf.events.base_model import (
     Text,
     no_credentials,
 )
+from ocf.events.forge_fields import CredentialName, ReplyTo, TaskResult
 from ocf.events.optional_task_fields import (
     MCP_TOOL,
     Attachments,
@@ -145,6 +146,13 @@ class GitWorkspace(WorkspaceSource):
     depth: Annotated[int, Field(ge=1, le=100_000)] = 1
     submodules: bool = False
     token: Sealed | None = None
+    credential: Annotated[CredentialName | None, Field(description="a forge credential instead of a token")] = None
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> GitWorkspace:
+        if self.token is not None and self.credential is not None:
+            raise ValueError("give token or credential, not both")
+        return self
 
 
 class DirectoryWorkspace(WorkspaceSource):
@@ -358,6 +366,7 @@ class TaskRequest(Model):
     agents: Definitions = {}
     skills: Definitions = {}
     commands: Definitions = {}
+    result: TaskResult | None = None
 
     @field_validator("permissions")
     @classmethod
@@ -380,6 +389,7 @@ class Submit(TaskRequest):
 
     execution_id: ExecutionId
     project_id: ProjectId
+    reply_to: Annotated[ReplyTo | None, Field(description="where the end becomes a comment; rules set it")] = None
 
 
 class Execute(Submit):
@@ -420,6 +430,21 @@ class Reply(Model):
     request_id: Annotated[str, Field(min_length=1, max_length=200)]
     answer: Annotated[Text, Field(max_length=100_000)]
     answered_by: Annotated[Text, Field(max_length=200)] | None = None
+
+
+class PushResult(Model):
+    """`dev.ocf.task.result.v1`: push the result of an ended execution again."""
+
+    project_id: ProjectId
+    execution_id: ExecutionId
+    requested_by: Annotated[Text, Field(max_length=200)] | None = None
+
+
+class CommentEnd(Model):
+    """`dev.ocf.task.comment.v1`: comment on the issue or pull request of an ended execution."""
+
+    project_id: ProjectId
+    execution_id: ExecutionId
 
 
 class SessionCommand(Model):

@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from ocf.events.base_model import ExecutionId, ForwardCompatible, ProjectId, SessionId
-from ocf.events.fact_payloads import ArtifactState, DiffSummary, FieldError
+from ocf.events.fact_payloads import ArtifactState, Completed, DiffSummary, FieldError, PullRequestRef
+from ocf.events.forge_fields import ReplyTo
 from ocf.events.lifecycle import ATTEMPT, TERMINAL, AttemptState, AttemptStep, Reason, State
 from ocf.events.output import PendingRequest, TodoItem, Usage
 
@@ -79,6 +80,17 @@ class Record(ForwardCompatible):
     output_expired: bool = False
     archive_expired: bool = False
     outbox: list[OutboxEntry] = []
+    reply_to: ReplyTo | None = None
+    comment_url: str | None = None
+    commit: str | None = None
+    branch: str | None = None
+    pull_request: PullRequestRef | None = None
+    result_message: str | None = None
+    #: The completed work whose result is being pushed, or was refused, and the commit that it began from.
+    publishing: Completed | None = None
+    base_commit: str | None = None
+    #: Commits that this execution pushed or was about to push.
+    pushed: list[str] = []
 
     @property
     def terminal(self) -> bool:

@@ -79,6 +79,13 @@ class Artifact(ForwardCompatible):
     sha256: str
 
 
+class PullRequestRef(ForwardCompatible):
+    """A pull or merge request."""
+
+    number: int
+    url: str
+
+
 #: State of an execution's artifacts in S3. `pending`: the end waits for S3. `lost`: some are missing for good.
 ArtifactState = Literal["stored", "pending", "lost"]
 
@@ -106,6 +113,10 @@ class Outcome(Fact):
     artifacts_message: str | None = Field(None, description="the reason if they are not stored")
     objects: list[Artifact] = Field([], description="the stored objects")
     model: str | None = None
+    commit: str | None = Field(None, description="the pushed commit of the task's `result`")
+    branch: str | None = None
+    pull_request: PullRequestRef | None = None
+    result_message: str | None = Field(None, description="why nothing was pushed, or what the forge refused besides")
 
     @model_validator(mode="before")
     @classmethod
@@ -139,6 +150,15 @@ class TimedOut(Outcome):
     """`dev.ocf.task.timed_out.v1`: the execution reached its time limit."""
 
     limit_seconds: int
+
+
+class Published(Fact):
+    """`dev.ocf.task.published.v1`: the result was pushed after the end of the execution."""
+
+    commit: str | None = None
+    branch: str | None = None
+    pull_request: PullRequestRef | None = None
+    result_message: str | None = None
 
 
 class Archived(Fact):

@@ -30,7 +30,7 @@ ApiUrl = Annotated[
 
 #: git-check-ref-format(1); the pattern also refuses what a command line would take for an option.
 _NOT_A_BRANCH = re.compile(
-    r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^[-/.]|/\.|[/.]$|\.lock(/|$)|^@$|^HEAD$|^refs/", re.IGNORECASE
+    r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^[-+/.]|/\.|[/.]$|\.lock(/|$)|^@$|^HEAD$|^refs/", re.IGNORECASE
 )
 
 

@@ -100,6 +100,7 @@ class Reason(StrEnum):
     OUTPUT_LIMIT = "output_limit"
     OUTPUT_INVALID = "output_invalid"
     SETUP_FAILED = "setup_failed"
+    RESULT_REJECTED = "result_rejected"
 
 
 StateT = TypeVar("StateT", bound=StrEnum)

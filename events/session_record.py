@@ -33,13 +33,14 @@ class Attached(ForwardCompatible):
 class Saved(ForwardCompatible):
     """The state after one execution: objects below the session's prefix, and OpenCode's own session id.
 
-    `execution_id` becomes None when that execution is deleted.
+    `execution_id` becomes None when that execution is deleted. `commit` is what the clone of the first one checked out.
     """
 
     execution_id: ExecutionId | None = None
     conversation_id: str
     conversation: Artifact
     workspace: Artifact | None = None
+    commit: str | None = None
 
 
 class Session(ForwardCompatible):

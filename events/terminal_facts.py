@@ -23,6 +23,7 @@ from ocf.events.fact_payloads import (
     Failed,
     FieldError,
     Outcome,
+    PullRequestRef,
     TimedOut,
 )
 from ocf.events.input_limits import KIB, RECORD_BYTES, json_size, shorten
@@ -50,6 +51,21 @@ _ENTRY_BYTES = 80
 
 
 @dataclass(frozen=True)
+class PublishedResult:
+    """Result of the task's `result` at the forge. Without a commit nothing was pushed; `message` says why."""
+
+    commit: str | None = None
+    branch: str | None = None
+    pull_request: PullRequestRef | None = None
+    message: str | None = None
+
+    def fields(self) -> dict[str, object]:
+        """Return the fields of facts and records."""
+        about = {"commit": self.commit, "branch": self.branch, "pull_request": self.pull_request}
+        return {**about, "result_message": self.message}
+
+
+@dataclass(frozen=True)
 class Work:
     """Results of an attempt that the record does not have yet."""
 
@@ -61,6 +77,7 @@ class Work:
     artifacts: ArtifactState = "stored"
     artifacts_message: str | None = None
     waited_ms: int = 0
+    published: PublishedResult | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +138,7 @@ def compose(
         "artifacts_message": work.artifacts_message,
         "last_sequence": record.last_sequence if last_sequence is None else last_sequence,
         "model": record.model,
+        **(work.published.fields() if work.published is not None else {}),
     }
     match ending.step:
         case Step.COMPLETE:
@@ -149,9 +167,9 @@ def fit(outcome: Outcome, share: float = 1.0) -> Outcome:
     if result != outcome.result:
         whole = outcome.result_bytes or len(outcome.result.encode())
         changes |= {"result": result, "result_bytes": whole}
-    for name, budget in (("message", MESSAGE_BYTES), ("why", MESSAGE_BYTES), ("artifacts_message", MESSAGE_BYTES)):
+    for name in ("message", "why", "artifacts_message", "result_message"):
         if text := getattr(outcome, name, None):
-            changes[name] = shorten(text, max(256, int(budget * share)))
+            changes[name] = shorten(text, max(256, int(MESSAGE_BYTES * share)))
     for name in ("model", "requested_by"):
         if text := getattr(outcome, name, None):
             changes[name] = shorten(text, NAME_BYTES)
@@ -260,6 +278,7 @@ def _cut(record: Record, share: float) -> Record:
         "waiting_for": fit_waiting(waiting, max(KIB, int(WAITING_BYTES * share))) if waiting else None,
         "diff": fit_diff(record.diff, int(DIFF_BYTES * share)),
         "outbox": [fit_outbox(entry, share) for entry in record.outbox],
+        "publishing": fit(record.publishing, share) if record.publishing is not None else None,
     }
     result = shorten(record.result, int(RESULT_BYTES * share))
     if result != record.result:

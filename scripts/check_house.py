@@ -25,6 +25,7 @@ EXCEPTIONS: dict[str, str] = {
     "functions/archive/main.py": "functions-framework needs a module for each function",
     "functions/cancel/main.py": "functions-framework needs a module for each function",
     "functions/cleanup/main.py": "functions-framework needs a module for each function",
+    "functions/result/main.py": "functions-framework needs a module for each function",
     "functions/session/main.py": "functions-framework needs a module for each function",
     "functions/submit/main.py": "functions-framework needs a module for each function",
     "functions/trigger/main.py": "functions-framework needs a module for each function",

@@ -329,6 +329,7 @@ def diagram() -> str:
         "    execute -->|chunks| O[(OCF_OUTPUT)] -->|ocf.live| viewer([browser, ocf])",
         "    submit & execute & cancel & cleanup & archive <-->|compare-and-set| K[(ocf_executions)]",
         "    execute & archive --> S[(S3)]",
+        "    execute & result -->|branch, pull request, comment| forge([forge])",
         "    D -->|dead letters| Q[(OCF_DLQ)]",
     ]
     return "```mermaid\n" + "\n".join(dict.fromkeys(lines)) + "\n```"

@@ -112,6 +112,16 @@ SERVICES = (
         SHORT_SECONDS,
         secrets=("ocf-dispatch", "ocf-encryption", "ocf-s3"),
     ),
+    Service(
+        "result",
+        "pushes a refused result again, comments on issues; opens forge credentials",
+        4,
+        5,
+        LONG_SECONDS,
+        image=FULL,
+        secrets=("ocf-dispatch", "ocf-encryption", "ocf-s3"),
+        state="4Gi",
+    ),
     Service("session", "life cycle of sessions", 8, 5, SHORT_SECONDS, state="20Gi"),
 )
 

@@ -111,9 +111,11 @@ class Sweep:
                 return None
             if record.cancel_requested:
                 return Step.CANCEL  # the next attempt would be cancelled at once, too
-            if record.attempts_spent >= record.max_attempts:
+            if record.attempts_spent >= record.max_attempts and record.publishing is None:
                 return Step.FAIL
-            return Step.TIME_OUT if overdue > OVERDUE_GRACE else None
+            # Completed work is still pushed by the next worker.
+            grace = OVERDUE_GRACE if record.publishing is None else timedelta(days=1)
+            return Step.TIME_OUT if overdue > grace else None
         return Step.TIME_OUT if overdue > timedelta(days=1) else None
 
     async def _end(self, seen: Record, taken: Step, event: Event) -> None:

@@ -8,9 +8,10 @@ from typing import TypeVar
 from ocf.events import subjects
 from ocf.events.base_model import Model
 from ocf.events.command_publisher import NATS_SUBJECT
-from ocf.events.envelope import Event, parse, quoted
-from ocf.events.errors import InvalidEvent
+from ocf.events.envelope import Event, decode, parse, quoted
+from ocf.events.errors import InvalidEvent, NotYetKnown
 from ocf.events.input_limits import EVENT, parse_json
+from ocf.events.ports import Bus
 
 M = TypeVar("M", bound=Model)
 
@@ -44,6 +45,18 @@ def _from_data(event: Event) -> tuple[str, str]:
         return str(data["project_id"]), str(data.get("execution_id") or data["session_id"])
     except (InvalidEvent, KeyError, TypeError, AttributeError):
         raise InvalidEvent("data: project_id and execution_id are required") from None
+
+
+async def stored_command(bus: Bus, subject: str) -> Event:
+    """Return the latest command on a subject, in the form that the dispatcher delivers.
+
+    Raises:
+        NotYetKnown: The stream has none.
+    """
+    message = await bus.last(subjects.COMMANDS, subject)
+    if message is None:
+        raise NotYetKnown(f"there is no command on {subject}")
+    return decode(message.headers, message.data).with_extensions(**{NATS_SUBJECT: subject})
 
 
 def command(event: Event, model: type[M], ids: tuple[str, str] | None = None) -> M:

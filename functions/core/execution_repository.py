@@ -15,12 +15,13 @@ from pydantic import ValidationError
 
 from ocf.events import terminal_facts, trace_context
 from ocf.events.base_model import Model
+from ocf.events.commands import CommentEnd
 from ocf.events.envelope import Event, field_errors, new_event
 from ocf.events.errors import Conflict, DeadLetter, NotYetKnown, TooLarge, Unreadable
 from ocf.events.event_types import TYPES
 from ocf.events.execution_record import OutboxEntry, Record
 from ocf.events.fact_payloads import Failed, Outcome, Rejected
-from ocf.events.lifecycle import EXECUTION, AttemptStep, Reason, Step
+from ocf.events.lifecycle import EXECUTION, AttemptStep, Reason, State, Step
 from ocf.events.ports import Bucket, Bus, Clock
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core import compare_and_set
@@ -118,6 +119,10 @@ class Records:
         now, outcome = self._clock.now(), terminal_facts.fit(outcome)
         state = EXECUTION.step(record.state, taken)
         lost = isinstance(outcome, Failed) and outcome.reason is Reason.WORKER_LOST
+        facts: dict[str, Model] = {f"dev.ocf.task.{state.value}.v1": outcome}
+        if record.reply_to is not None:
+            comment = CommentEnd(project_id=record.project_id, execution_id=record.execution_id)
+            facts["dev.ocf.task.comment.v1"] = comment
         record = record.end_attempt(AttemptStep.LOSE_WORKER if lost else AttemptStep(taken.value), now)
         return record.model_copy(
             update={
@@ -135,9 +140,15 @@ class Records:
                 "waited_ms": outcome.waited_ms,
                 "last_sequence": max(record.last_sequence, outcome.last_sequence),
                 "waiting_for": None,
+                "commit": outcome.commit,
+                "branch": outcome.branch,
+                "pull_request": outcome.pull_request,
+                "result_message": outcome.result_message,
+                # A refused result can be pushed again.
+                "publishing": None if state is State.COMPLETED else record.publishing,
                 "outbox": [
                     *record.outbox,
-                    self._outbox_entry(f"dev.ocf.task.{state.value}.v1", outcome, now, cause, record),
+                    *(self._outbox_entry(type_, data, now, cause, record) for type_, data in facts.items()),
                 ],
             }
         )

@@ -105,6 +105,9 @@ ROUTES: tuple[Route, ...] = (
     # An execution waits for a free slot without limit, and is never dropped. `in_flight` is above the number of slots
     # in the cluster (max-scale times its concurrency), also for a single project, which may use three quarters.
     _command("execute", in_flight=160, max_deliveries=0, timeout=None, max_ack_pending=20_000),
+    # A forge that is away for long is a dead letter, and the result can be pushed again. Both verbs are one function's.
+    _command("result", in_flight=4, max_deliveries=5, timeout=900.0),
+    replace(_command("comment", in_flight=4, max_deliveries=40, timeout=120.0), function="result"),
     _command("cancel", in_flight=32, max_deliveries=12, timeout=60.0),
     _command("cleanup", in_flight=8, max_deliveries=60, timeout=300.0),
     # Not strict: an attach that arrived before its create must let the create pass.

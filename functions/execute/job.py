@@ -19,9 +19,9 @@ from pathlib import Path
 import structlog
 
 from ocf.events import subjects
-from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.envelope import STRUCTURED, Event, decode
 from ocf.events.errors import Drop, KeyNotYetKnown, NotYetKnown, OcfError, Retry
+from ocf.functions.core import command_events
 from ocf.functions.core.command_events import ids_of
 from ocf.functions.execute.context import open_context
 from ocf.functions.execute.worker import Worker, worker_of
@@ -58,11 +58,7 @@ async def stored_command(deps: Dependencies, notice: Event) -> Event:
         InvalidEvent: `notice` names no execution.
         NotYetKnown: the stream has no command for it.
     """
-    subject = subject_of(notice)
-    message = await deps.bus.last(subjects.COMMANDS, subject)
-    if message is None:
-        raise NotYetKnown(f"there is no command on {subject}")
-    return decode(message.headers, message.data).with_extensions(**{NATS_SUBJECT: subject})
+    return await command_events.stored_command(deps.bus, subject_of(notice))
 
 
 async def run(settings: Settings, notice: Event) -> int:

@@ -71,8 +71,8 @@ class Forge(Protocol):
     async def open_pull_request(self, repository: str, proposal: Proposal) -> PullRequest:
         """Open a pull request, without labels and reviewers."""
 
-    async def update_pull_request(self, repository: str, number: int, title: str, body: str) -> None:
-        """Replace title and body of a pull request."""
+    async def update_pull_request(self, repository: str, number: int, title: str | None, body: str | None) -> None:
+        """Replace title and body of a pull request; None: as it is."""
 
     async def add_labels(self, repository: str, number: int, labels: tuple[str, ...]) -> None:
         """Add labels to a pull request."""

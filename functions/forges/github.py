@@ -66,9 +66,10 @@ class GitHub:
     def _draft(self, proposal: Proposal) -> dict[str, Any]:
         return {"draft": proposal.draft}
 
-    async def update_pull_request(self, repository: str, number: int, title: str, body: str) -> None:
-        """Replace title and body."""
-        await self._api.send("PATCH", f"/repos/{repository}/pulls/{number}", {"title": title, "body": body})
+    async def update_pull_request(self, repository: str, number: int, title: str | None, body: str | None) -> None:
+        """Replace title and body; None: as it is."""
+        given = {name: text for name, text in (("title", title), ("body", body)) if text is not None}
+        await self._api.send("PATCH", f"/repos/{repository}/pulls/{number}", given)
 
     async def add_labels(self, repository: str, number: int, labels: tuple[str, ...]) -> None:
         """Add labels."""

@@ -60,9 +60,10 @@ class GitLab:
         body |= {"description": proposal.body}
         return _merge_request(await self._api.send("POST", f"{_project(repository)}/merge_requests", body))
 
-    async def update_pull_request(self, repository: str, number: int, title: str, body: str) -> None:
-        """Replace title and description."""
-        await self._put(repository, number, {"title": title, "description": body})
+    async def update_pull_request(self, repository: str, number: int, title: str | None, body: str | None) -> None:
+        """Replace title and description; None: as it is."""
+        given = {name: text for name, text in (("title", title), ("description", body)) if text is not None}
+        await self._put(repository, number, given)
 
     async def add_labels(self, repository: str, number: int, labels: tuple[str, ...]) -> None:
         """Add labels; GitLab makes those that do not exist."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ocf.events.execution_record import Attempt, Record
-from ocf.events.fact_payloads import ArtifactState, ChangedFile, DiffSummary, FieldError
+from ocf.events.fact_payloads import ArtifactState, ChangedFile, DiffSummary, FieldError, PullRequestRef
 from ocf.events.lifecycle import Reason, State
 from ocf.events.output import PendingRequest, TodoItem, Usage
 from ocf.events.terminal_facts import duration_ms
@@ -76,6 +76,11 @@ class TaskStatus(TaskSummary):
     artifacts: ArtifactState | None = Field(None, description="whether the run's results are in S3; once it has ended")
     artifacts_message: str | None = Field(None, description="why they are not")
     last_sequence: int = 0
+    commit: str | None = Field(None, description="the pushed commit of the task's `result`")
+    branch: str | None = None
+    pull_request: PullRequestRef | None = None
+    result_message: str | None = Field(None, description="why nothing was pushed, or what the forge refused besides")
+    comment_url: str | None = Field(None, description="the comment on the issue or pull request that began it")
     output_expired: bool = Field(False, description="its output has expired from the stream; the archive may have it")
     archive_expired: bool = Field(False, description="its archive has expired")
     cancel_why: str | None = None

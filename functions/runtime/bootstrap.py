@@ -24,6 +24,7 @@ from ocf.functions.core.rejections import Rejections
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.forges.credentials import ForgeCredentials
+from ocf.functions.publishing.publisher import ResultPublisher
 from ocf.functions.rules.rulebook import RuleBook
 from ocf.functions.runtime.dry_run import DrySessions, DryStore
 from ocf.functions.settings.settings import Settings, comma_list
@@ -51,6 +52,19 @@ class Dependencies:
     def session_records(self) -> Sessions:
         """The records of the sessions."""
         return Sessions(self.sessions, self.clock)
+
+    @property
+    def results(self) -> ResultPublisher:
+        """The publisher of results."""
+        return ResultPublisher(
+            credentials=self.credentials,
+            keyring=self.keyring,
+            records=self.records,
+            sessions=self.session_records,
+            store=self.store,
+            settings=self.settings,
+            clock=self.clock,
+        )
 
     @property
     def rejections(self) -> Rejections:

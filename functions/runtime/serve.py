@@ -30,7 +30,7 @@ from ocf.functions.settings.settings import Settings, load_or_exit
 from ocf.functions.workers import environment
 from ocf.functions.workers.parent_link import Link
 
-FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "session", "archive", "trigger")
+FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "session", "archive", "trigger", "result")
 TARGETS = (*FUNCTIONS, "gateway")
 
 
@@ -112,7 +112,7 @@ async def assembled(
         deps = await stack.enter_async_context(build(settings, name, note))
         metrics.expect_ends()
         checks: dict[str, Check] = {"nats": deps.bus.ready}
-        if any(name in ("execute", "archive", "cleanup", "submit", "session") for name in names):
+        if any(name in ("execute", "archive", "cleanup", "submit", "session", "result") for name in names):
             checks["s3"] = deps.store.ready
         wanted = tuple(name for name in names if name in FUNCTIONS)
         functions = await stack.enter_async_context(started(deps, beside(wanted) if settings.dry_run else wanted))

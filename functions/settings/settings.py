@@ -177,6 +177,17 @@ class Settings(BaseSettings):
         alias="ALLOW_REPOSITORY_CONFIG",
         description="use the agents, skills and commands of the workspace; never its plugins and MCP servers",
     )
+    allow_ci_changes: bool = Field(
+        False,
+        alias="ALLOW_CI_CHANGES",
+        description="let a task's `result.allow_ci_changes` push changes of workflows, CI files and CODEOWNERS",
+    )
+    console_url: str | None = Field(
+        None,
+        alias="CONSOLE_URL",
+        pattern=r"^https?://[^\s?#]+$",
+        description="public URL of the console, for links in pull requests and comments; no links if empty",
+    )
     agent_host_socket: Path | None = Field(
         None,
         alias="AGENT_HOST_SOCKET",

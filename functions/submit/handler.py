@@ -214,6 +214,7 @@ def new_record(event: Event, data: Submit, digest: str, settings: Settings, now:
         updated_at=now,
         timeout_seconds=task_limits.effective_limit(data.limits, "timeout_seconds", settings),
         max_attempts=data.retry.max_attempts,
+        reply_to=data.reply_to,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ocf.events.commands import Submit
+from ocf.events.commands import GitWorkspace, Submit
 from ocf.events.fact_payloads import FieldError
 from ocf.events.optional_task_fields import DefinitionFolder, Definitions, RemoteMcp
 from ocf.functions.core import task_limits
@@ -15,6 +15,8 @@ from ocf.functions.core.agent_definitions import (
     command_definition,
     skill_definition,
 )
+from ocf.functions.forges.addresses import forge_address
+from ocf.functions.forges.http import ForgeRefused
 from ocf.functions.models.endpoint_check import BadEndpoint
 from ocf.functions.models.resolve import NoModel, model_settings, resolve
 from ocf.functions.settings.host_rules import InvalidRule, host_allowed, origin_of
@@ -25,7 +27,28 @@ def broken_rules(data: Submit, settings: Settings) -> list[FieldError]:
     """Return the fields that exceed the operator's settings or do not fit each other."""
     found = [*task_limits.exceeded(data.limits, settings), *_network(data, settings)]
     found += [*_model(data, settings), *_definitions(data), *_agent(data, settings), *_output_schema(data)]
+    found += _result(data, settings)
     return [FieldError(field=field, message=message) for field, message in found]
+
+
+def _result(data: Submit, settings: Settings) -> Iterator[tuple[str, str]]:
+    result, source = data.result, data.workspace
+    if result is None:
+        return
+    if result.allow_ci_changes and not settings.allow_ci_changes:
+        yield "result.allow_ci_changes", "the operator does not allow it (ALLOW_CI_CHANGES)"
+    if isinstance(source, GitWorkspace):
+        if result.credential is None and source.credential is None and source.token is None:
+            yield "result.credential", "is required: the workspace has no credential or token"
+        try:
+            if result.credential is None and source.credential is None:
+                forge_address(result.forge, result.api_url, source.url).repository(source.url)
+        except ForgeRefused as error:
+            yield "result.forge", str(error)
+        if result.branch == (source.ref or "").removeprefix("refs/heads/"):
+            yield "result.branch", "is the branch that the workspace is cloned from"
+    elif data.session_id is None:
+        yield "result", "needs a workspace with source: git"
 
 
 def _network(data: Submit, settings: Settings) -> Iterator[tuple[str, str]]:

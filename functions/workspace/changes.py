@@ -32,11 +32,15 @@ _CHANGES = {"A": "added", "D": "deleted", "M": "modified", "T": "modified", "R":
 
 @dataclass(frozen=True)
 class Patch:
-    """A written patch: its size in bytes, and the paths left out because they are too large."""
+    """A written patch: its size in bytes, and the paths left out because they are too large.
+
+    `ref` is the commit of the changes in the private repository; None: nothing in git changed.
+    """
 
     path: Path
     size: int
     omitted: list[str]
+    ref: str | None = None
 
 
 @dataclass(frozen=True)
@@ -261,7 +265,7 @@ async def _patch(workspace: Prepared, ref: str | None, changes: Changes, path: P
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return Patch(path, path.stat().st_size, omitted)
+    return Patch(path, path.stat().st_size, omitted, ref)
 
 
 def _write_head(path: Path, omitted: list[str], limits: Limits) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -80,7 +80,7 @@ async def clone(
     Raises:
         InvalidWorkspace: no such repository, ref or access; or not in time.
     """
-    network = _Network(git, roots, _credential(remote, token))
+    network = Network(git, roots, credential_config(remote, token))
     env = {"OCF_GIT_TOKEN": token} if token is not None else {}
     try:
         async with asyncio.timeout(git.timeout):
@@ -98,7 +98,7 @@ async def clone(
         git.set_up()
 
 
-class _Network:
+class Network:
     """Hosts git may connect to: each at its checked addresses; the token only for its own origin.
 
     git would resolve a name a second time and might get another answer, so its configuration pins the checked
@@ -178,12 +178,12 @@ async def _clone(source: GitWorkspace, remote: Remote, target: Path, git: Git, e
         await git.run(["checkout", "--quiet", "--detach", f"refs/tags/{tag}"], cwd=target)
     else:
         commit = ref if ref else listed["HEAD"]
-        await _fetch_commit(commit, fetch, depth, target, git, env)
+        await fetch_commit(commit, fetch, depth, target, git, env)
         await git.run(["checkout", "--quiet", "--detach", commit], cwd=target)
     return (await git.run(["rev-parse", "--verify", "HEAD"], cwd=target)).decode().strip()
 
 
-async def _submodules(target: Path, git: Git, env: Mapping[str, str], network: _Network) -> None:
+async def _submodules(target: Path, git: Git, env: Mapping[str, str], network: Network) -> None:
     """Fetch submodules level by level; each address is checked like the repository's before git connects."""
     left, trees = MAX_SUBMODULES, [target]
     while trees:
@@ -215,11 +215,15 @@ async def _submodule_urls(tree: Path, git: Git) -> list[str]:
 
 
 async def _list_remote(ref: str | None, target: Path, git: Git, env: Mapping[str, str]) -> dict[str, str]:
-    """Return names of the remote (`HEAD` and candidates for `ref`) with their objects; `@HEAD` is HEAD's branch."""
+    """Return `HEAD` and the candidates for `ref`, as `list_remote` does."""
     if ref is not None and _BAD_REF.search(ref):
         raise InvalidWorkspace(f"ref {ref!r} is not a branch, tag or commit id")
     name = (ref or "").removeprefix("refs/heads/").removeprefix("refs/tags/")
-    wanted = ["HEAD", *((f"refs/heads/{name}", f"refs/tags/{name}") if name else ())]
+    return await list_remote(["HEAD", *((f"refs/heads/{name}", f"refs/tags/{name}") if name else ())], target, git, env)
+
+
+async def list_remote(wanted: Sequence[str], target: Path, git: Git, env: Mapping[str, str]) -> dict[str, str]:
+    """Return those of the `wanted` names that the remote has, with their objects; `@HEAD` is HEAD's branch."""
     out = await git.run(["ls-remote", "--quiet", "--symref", "origin", *wanted], cwd=target, env=env)
     listed: dict[str, str] = {}
     for line in out.decode(errors="replace").splitlines():
@@ -240,9 +244,15 @@ async def _branch(ref: str | None, listed: Mapping[str, str]) -> str | None:
     return name if f"refs/heads/{name}" in listed else None
 
 
-async def _fetch_commit(
+async def fetch_commit(
     commit: str, fetch: list[str], depth: list[str], target: Path, git: Git, env: Mapping[str, str]
 ) -> None:
+    """Fetch a commit by its id, whole or shortened; `fetch` and `depth` are git's arguments.
+
+    Raises:
+        InvalidWorkspace: it is no commit id.
+        GitFailed: the remote does not have it, or does not answer.
+    """
     everything = "+refs/heads/*:refs/remotes/origin/*"
     if _FULL_SHA.match(commit):
         try:
@@ -256,8 +266,12 @@ async def _fetch_commit(
         raise InvalidWorkspace(f"the repository has no branch, tag or commit {commit!r}")
 
 
-def _credential(remote: Remote, token: str | None) -> str:
-    """Return git's configuration for the token: this origin only, the token itself in git's environment."""
+def credential_config(remote: Remote, token: str | None) -> str:
+    """Return git's configuration for the token: this origin only, the token itself in git's environment.
+
+    Raises:
+        InvalidWorkspace: the token may not be sent there.
+    """
     if token is None:
         return ""
     if remote.scheme not in ("http", "https"):

@@ -82,9 +82,15 @@ class Git:
         }
 
     async def run(
-        self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None, stdout: int | None = None
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        stdout: int | None = None,
+        stdin: bytes | None = None,
     ) -> bytes:
-        """Run `git ARGUMENTS`; return its output, unless `stdout` is a descriptor to print to.
+        """Run `git ARGUMENTS` with `stdin`; return its output, unless `stdout` is a descriptor to print to.
 
         Raises:
             GitFailed: it ended with an error, or not in time. No process of it continues then, nor after cancellation.
@@ -94,7 +100,7 @@ class Git:
             *arguments,
             cwd=cwd,
             env=self.environment(env),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE if stdout is None else stdout,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
@@ -102,7 +108,7 @@ class Git:
         self._limit(process.pid)
         try:
             async with asyncio.timeout(self.timeout):
-                out, err = await process.communicate()
+                out, err = await process.communicate(stdin)
         except TimeoutError:
             raise GitFailed(f"git {arguments[0]} took longer than {self.timeout:g} s") from None
         finally:

@@ -167,6 +167,16 @@ async def token(call: Call, execution: Execution) -> int:
     return await call.answer("POST", f"/tasks/{execution}/token")
 
 
+result = typer.Typer(no_args_is_help=True, help="Branches and pull requests of executions.")
+
+
+@result.command()
+@verb()
+async def push(call: Call, execution: Execution) -> int:
+    """Push a refused result again, from the archive; `ocf status ID` shows the pull request."""
+    return await call.answer("POST", f"/tasks/{execution}/result")
+
+
 async def follow(gateway: GatewayClient, execution: str, start: int, json_output: bool) -> int:
     """Show everything until the end; return the exit status for the final state."""
     import asyncio

@@ -21,7 +21,7 @@ from ocf.stack.processes import Spec
 from ocf.stack.s3_server import WEED_GRPC_PORTS, WEED_PORTS, weed_argv
 
 PORTS = ("gateway", "execute", "dispatcher", "model", "nats", "nats_ws", *WEED_PORTS, *WEED_GRPC_PORTS)
-CONTROL = ("submit", "cancel", "cleanup", "session", "archive", "trigger", "gateway")
+CONTROL = ("submit", "cancel", "cleanup", "session", "archive", "trigger", "result", "gateway")
 #: Only execute calls models: no other process gets their keys.
 MODEL_KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENCODE_API_KEY")
 #: Only the dispatcher signs requests to the outside.
@@ -139,6 +139,7 @@ def environment(plan: Plan) -> dict[str, str]:
         "DRAIN_SECONDS": _DRAIN_SECONDS,
         "ENCRYPTION_KEY": keys.encryption_key,
         "LOG_LEVEL": "info",
+        "CONSOLE_URL": plan.url("gateway"),
         "WARM_SLOTS": "1",
         "SANDBOX": "preferred" if sys.platform == "darwin" else "required",
     }

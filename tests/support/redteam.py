@@ -280,6 +280,7 @@ class Elsewhere:
     pod: bool = False
 
 
+_PUBLISHING = "integration/test_publishing.py"
 _CONFINED = "integration/test_sandbox_confinement.py"
 _TREES = "integration/test_process_tree.py"
 _USERS = "integration/test_agent_users.py"
@@ -454,6 +455,31 @@ ELSEWHERE = (
         "leave a damaged or unsafe setup layer for the next execution",
         "it is unpacked apart, with the rules of every archive; then the script runs",
         "integration/test_setup_secrets.py::test_a_damaged_layer_is_not_used",
+    ),
+    Elsewhere(
+        "hooks, filters, URLs and credential helpers of the workspace's git at the push of a result",
+        "git never reads the workspace; the push is from a private repository (ADR 0019)",
+        f"{_PUBLISHING}::test_hooks_filters_and_configuration_of_the_repository_do_not_run",
+    ),
+    Elsewhere(
+        "a workflow, CI file or CODEOWNERS in the pushed changes, also by another spelling or a link",
+        "`result_rejected`, unless task and operator allow it",
+        f"{_PUBLISHING}::test_a_workflow_in_the_diff_is_refused",
+    ),
+    Elsewhere(
+        "a branch name that git takes for an option, a ref or a path",
+        "the schema: git-check-ref-format, no leading `-`",
+        "unit/test_result_fields.py::test_a_branch_is_a_plain_name",
+    ),
+    Elsewhere(
+        "a forge's token for another host, by the URL of the workspace or of the API",
+        "a credential belongs to one origin, compared before anything is opened",
+        "unit/test_forges.py::test_a_token_goes_to_no_other_host",
+    ),
+    Elsewhere(
+        "mentions and another execution's marker in the comment that the agent's text becomes",
+        "both are broken up by an invisible character",
+        "integration/test_result_function.py::test_a_comment_notifies_nobody_and_forges_no_marker",
     ),
 )
 

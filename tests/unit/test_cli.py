@@ -112,6 +112,7 @@ VERBS = [
     ["session", "list"],
     ["session", "attach", ID, "--follow"],
     ["session", "destroy", ID],
+    ["result", "push", ID],
     ["credential", "list"],
     ["credential", "delete", "bot"],
     ["dlq", "list"],

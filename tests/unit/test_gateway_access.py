@@ -36,12 +36,16 @@ CALLS = [
     ("GET", f"/tasks/{ID}/events"),
     ("POST", f"/tasks/{ID}/token"),
     ("POST", f"/tasks/{ID}/replies/r"),
+    ("POST", f"/tasks/{ID}/result"),
     ("POST", "/sessions"),
     ("GET", "/sessions"),
     ("GET", f"/sessions/{ID}"),
     ("POST", f"/sessions/{ID}/attach"),
     ("POST", f"/sessions/{ID}/detach"),
     ("DELETE", f"/sessions/{ID}"),
+    ("POST", "/credentials"),
+    ("GET", "/credentials"),
+    ("DELETE", "/credentials/bot"),
     ("GET", "/dlq"),
     ("GET", "/dlq/1"),
     ("POST", "/dlq/1/redrive"),
@@ -53,7 +57,7 @@ async def test_every_call_of_the_document_is_in_the_list_above() -> None:
     """A new call cannot be forgotten by the two tests below."""
     document = (await World().client.get("/openapi.json")).json()
     said = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    names = {"execution_id": ID, "session_id": ID, "seq": "1", "request_id": "r"}
+    names = {"execution_id": ID, "session_id": ID, "seq": "1", "request_id": "r", "name": "bot"}
     open_calls = {("GET", "/health"), ("GET", "/ready"), ("GET", "/metrics")}
     assert {(method, path.format(**names)) for method, path in said} - open_calls == set(CALLS)
 

@@ -96,6 +96,17 @@ class AgentRun:
         return self._preparation.workspace
 
     @property
+    def base_commit(self) -> str | None:
+        """Return the commit that the workspace began from, if it is a clone."""
+        origin, prepared = self._preparation.origin, self._preparation.workspace
+        return origin.base_commit(prepared) if origin is not None and prepared is not None else None
+
+    @property
+    def source(self) -> workspace.Source | None:
+        """Return the source of the workspace; None until it is known."""
+        return self._preparation.origin.source if self._preparation.origin is not None else None
+
+    @property
     def roots(self) -> tuple[Path, ...]:
         """Return every folder that the agent can write to."""
         own = (self._preparation.warm_server.root,) if self._preparation.warm_server else ()
@@ -279,6 +290,7 @@ class AgentRun:
             result=self.result,
             keep_ignored=self._preparation.keep_ignored,
             open_up=self._preparation.warm_server.open_up if self._preparation.warm_server else None,
+            base_commit=self.base_commit,
         )
 
     async def close(self) -> None:

@@ -66,6 +66,8 @@ class ArtifactWriter:
         self._waits_since: float | None = None
         self._outage = asyncio.Lock()
         self._why = ""
+        self._patch: workspace.Patch | None = None
+        self._base_commit: str | None = None
 
     async def store(
         self,
@@ -78,6 +80,7 @@ class ArtifactWriter:
         result: str = "",
         keep_ignored: bool = False,
         open_up: Callable[[], Awaitable[None]] | None = None,
+        base_commit: str | None = None,
     ) -> StoredArtifacts:
         """Store patch, archive, conversation and the session's new state.
 
@@ -93,8 +96,9 @@ class ArtifactWriter:
             result: the agent's last message; a long one becomes an object.
             keep_ignored: archive files that `.gitignore` excludes, too.
             open_up: makes the workspace readable first.
+            base_commit: the commit that the workspace began from, for the session's next execution.
         """
-        diff, self._emit = DiffSummary(), emit
+        diff, self._emit, self._base_commit = DiffSummary(), emit, base_commit
         try:
             if open_up is not None:
                 await open_up()
@@ -115,16 +119,16 @@ class ArtifactWriter:
         if lost is None:
             if waited:
                 await emit(_status(f"the workspace is stored, after {waited / 1000:.0f} s"))
-            return StoredArtifacts(diff, tuple(self._stored), waited_ms=waited)
+            return StoredArtifacts(diff, tuple(self._stored), waited_ms=waited, patch=self._patch)
         text = f"the workspace could not be stored: {lost}"
         if self._task.session_id is not None:
             text += "; the session continues from its previous state"
         await emit(_not_stored(text))
-        return StoredArtifacts(diff, tuple(self._stored), "lost", text, waited)
+        return StoredArtifacts(diff, tuple(self._stored), "lost", text, waited, self._patch)
 
     async def _write_patch(self, prepared: workspace.Prepared) -> DiffSummary:
         with tracing.phase("write patch"):
-            diff, _ = await workspace.conclude(prepared, self._folder / PATCH, self._folder / CHANGES_NAME)
+            diff, self._patch = await workspace.conclude(prepared, self._folder / PATCH, self._folder / CHANGES_NAME)
         return diff
 
     async def _write_archive(self, prepared: workspace.Prepared, keep_ignored: bool) -> workspace.Packed:
@@ -295,7 +299,7 @@ class ArtifactWriter:
             return None  # this execution was taken for lost, or deleted; the next one may have begun
         if conversation is None:
             # New files with a conversation one prompt behind are better than neither.
-            newer = {"execution_id": self._task.execution_id, "workspace": archive}
+            newer = {"execution_id": self._task.execution_id, "workspace": archive, "commit": self._base_commit}
             return None if found.saved is None else found.saved.model_copy(update=newer)
         info = conversation.get("info")
         return Saved(
@@ -303,6 +307,7 @@ class ArtifactWriter:
             conversation_id=str(info.get("id", "")) if isinstance(info, dict) else "",
             conversation=conversation_files[0],
             workspace=archive,
+            commit=self._base_commit,
         )
 
 

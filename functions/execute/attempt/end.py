@@ -10,6 +10,7 @@ from dataclasses import replace
 import structlog
 
 from ocf.events import terminal_facts
+from ocf.events.commands import Execute, GitWorkspace
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, NotYetKnown, OcfError, Retry
 from ocf.events.execution_record import Record
@@ -17,6 +18,7 @@ from ocf.events.fact_payloads import Outcome
 from ocf.events.lifecycle import EXECUTION, State, Step
 from ocf.events.output import ChunkType, Draft
 from ocf.events.refs import ExecutionRef
+from ocf.events.terminal_facts import PublishedResult
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.execute.attempt import outcome
 from ocf.functions.execute.attempt.agent_run import AgentRun
@@ -26,6 +28,9 @@ from ocf.functions.execute.attempt.progress import Progress
 from ocf.functions.execute.attempt.publisher import Publisher
 from ocf.functions.execute.attempt.stop import StopReason
 from ocf.functions.observability import tracing
+from ocf.functions.publishing.archived import ended, publish_archived
+from ocf.functions.publishing.branch import ResultRejected
+from ocf.functions.publishing.publisher import Work
 from ocf.functions.runtime.bootstrap import Dependencies
 
 log = structlog.get_logger()
@@ -39,6 +44,7 @@ class AttemptEnd:
     """Writes the end of an execution.
 
     Args:
+        task: the task.
         event: the command that started it.
         cancelled: set by a cancel command; `released`: set when this worker shuts down. Both end the wait for S3.
     """
@@ -46,6 +52,7 @@ class AttemptEnd:
     def __init__(
         self,
         deps: Dependencies,
+        task: Execute,
         event: Event,
         ref: ExecutionRef,
         *,
@@ -57,6 +64,7 @@ class AttemptEnd:
         released: asyncio.Event,
     ) -> None:
         self._deps = deps
+        self._task = task
         self._event = event
         self._ref = ref
         self._agent_run = agent_run
@@ -83,6 +91,13 @@ class AttemptEnd:
         if taken is Step.CANCEL:
             self._cancelled.clear()  # this cancel is done; another one ends the wait for S3
         stored = await self._store_artifacts()
+        published: PublishedResult | None = None
+        if taken is Step.COMPLETE and self._task.result is not None:
+            try:
+                published = await self._publish(self._task, stored)
+            except ResultRejected as error:
+                taken, published = Step.FAIL, PublishedResult(message=str(error))
+                stop_reason = replace(stop_reason, step=taken, message=str(error), reason=error.reason)
         for draft in self._progress.unnamed_changes(stored.diff):
             await self._publisher.emit(draft)
         # The same transition table as the record's.
@@ -98,7 +113,7 @@ class AttemptEnd:
             await self._retry_until_stored(lambda: self._publisher.finish(FLUSH_SECONDS))
 
         def decide(record: Record) -> tuple[Step, Outcome]:
-            work = stored.work(self._agent_run.usage, self._agent_run.result, self._agent_run.output)
+            work = replace(self._work(stored), published=published)
             ending, last = outcome.ending(stop_reason, taken), self._publisher.last
             return taken, terminal_facts.compose(record, ending, self._deps.clock.now(), work=work, last_sequence=last)
 
@@ -113,6 +128,48 @@ class AttemptEnd:
             reason=stop_reason.reason,
             **self._ref.log_fields,
         )
+
+    def _work(self, stored: outcome.StoredArtifacts) -> terminal_facts.Work:
+        return stored.work(self._agent_run.usage, self._agent_run.result, self._agent_run.output)
+
+    async def _publish(self, task: Execute, stored: outcome.StoredArtifacts) -> PublishedResult:
+        """Record the completed work, so that a successor of this worker can publish it, and publish it.
+
+        Raises:
+            ResultRejected: the forge or a rule refuses it; the work is in the archive.
+            Conflict: another worker owns the execution.
+        """
+        source, base, prepared = self._agent_run.source, self._agent_run.base_commit, self._agent_run.prepared
+        if not isinstance(source, GitWorkspace) or base is None or prepared is None:
+            raise ResultRejected("the workspace is not a clone with a commit, so there is nothing to push to")
+
+        def publishing(record: Record) -> Record | None:
+            if record.terminal:
+                return None
+            ending, last = terminal_facts.Ending(Step.COMPLETE), self._publisher.last
+            now = self._deps.clock.now()
+            fact = terminal_facts.compose(record, ending, now, work=self._work(stored), last_sequence=last)
+            return record.model_copy(update={"publishing": fact, "base_commit": base})
+
+        await self._retry_until_stored(
+            lambda: self._deps.records.change(self._ref.project, self._ref.execution, publishing)
+        )
+
+        async def say(text: str) -> None:
+            await self._publisher.emit(Draft(type=ChunkType.STATUS, data=text, detail={"phase": "result"}))
+
+        folder = self._deps.settings.state_dir / self._ref.folder / "result"
+        work = Work(source, base, folder, prepared, stored.patch)
+        with tracing.phase("publish result"):
+            publishing_now = asyncio.ensure_future(self._deps.results.publish(task, self._agent_run.result, work, say))
+            lost = asyncio.ensure_future(self._lease.lost.wait())
+            try:
+                await asyncio.wait({publishing_now, lost}, return_when=asyncio.FIRST_COMPLETED)
+                if not publishing_now.done():
+                    raise Conflict("another worker has it")
+                return publishing_now.result()
+            finally:
+                await cancel_and_wait([publishing_now, lost])
 
     async def _store_artifacts(self) -> outcome.StoredArtifacts:
         try:
@@ -147,6 +204,32 @@ class AttemptEnd:
                 log.warning("end not stored yet", action="run.end_not_kept", reason=str(error), **self._ref.log_fields)
                 await self._deps.clock.sleep(1.0)
         raise Conflict("another worker has it")
+
+
+async def end_archived(deps: Dependencies, task: Execute, record: Record, lease: Lease, event: Event) -> None:
+    """Publish what a lost predecessor completed, from the archive, and end the execution.
+
+    Args:
+        deps: the dependencies.
+        task: the task.
+        record: its record, with `publishing`.
+        lease: the lease of this attempt.
+        event: the command that started it.
+
+    Raises:
+        Conflict: another worker owns the execution.
+    """
+    ref = ExecutionRef(task.project_id, task.execution_id)
+    keeping = asyncio.create_task(lease.keep_alive(len(record.attempts)))
+    try:
+        folder = deps.settings.state_dir / ref.folder / "result"
+        published = await publish_archived(task, record, deps.results, deps.session_records, folder)
+    finally:
+        await cancel_and_wait([keeping])
+    if lease.lost.is_set() or record.publishing is None:
+        raise Conflict("another worker has it")
+    step, fact = ended(record.publishing, published)
+    await deps.records.end(ref.project, ref.execution, lambda _: (step, fact), event)
 
 
 def log_unexpected(error: Exception, ref: ExecutionRef) -> str:

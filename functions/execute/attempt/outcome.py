@@ -12,6 +12,7 @@ from ocf.events.output import Usage
 from ocf.functions.execute.attempt.publisher import replace_lone_surrogates
 from ocf.functions.execute.attempt.stop import StopReason, failed
 from ocf.functions.execute.sandbox.process import AgentFailed
+from ocf.functions.workspace import Patch
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class StoredArtifacts:
     artifacts: ArtifactState = "stored"
     message: str | None = None
     waited_ms: int = 0
+    patch: Patch | None = None
 
     def work(self, usage: Usage, result: str, output: object = None) -> terminal_facts.Work:
         """Return these artifacts with usage and result, for the terminal fact."""

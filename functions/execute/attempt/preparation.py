@@ -80,6 +80,8 @@ class Preparation:
         self.workspace: workspace.Prepared | None = None
         #: Whether the workspace's archive has the files that `.gitignore` excludes, too.
         self.keep_ignored = False
+        #: Where the workspace comes from, once known.
+        self.origin: WorkspaceInput | None = None
 
     async def prepare(self, emit: Emit) -> tuple[WarmServer, PromptSpec]:
         """Prepare server and workspace; return the server and the settings of its conversation.
@@ -98,7 +100,7 @@ class Preparation:
         workspace_input = WorkspaceInput(self._context, self._task, session, self._directory)
         await asyncio.to_thread(workspace_input.check)  # cheaper than starting OpenCode first
         inputs = TaskInputs(self._context, self._task, self._directory)
-        self.keep_ignored = workspace_input.keep_ignored
+        self.keep_ignored, self.origin = workspace_input.keep_ignored, workspace_input
         try:
             if workspace_input.shared:
                 unused = self._directory / "unused"

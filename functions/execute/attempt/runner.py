@@ -28,7 +28,7 @@ from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.attempt import outcome, watchdog
 from ocf.functions.execute.attempt.agent_run import AgentRun
 from ocf.functions.execute.attempt.command_listener import POLL_SECONDS, CommandHandler, CommandListener
-from ocf.functions.execute.attempt.end import FLUSH_SECONDS, AttemptEnd, log_unexpected
+from ocf.functions.execute.attempt.end import FLUSH_SECONDS, AttemptEnd, end_archived, log_unexpected
 from ocf.functions.execute.attempt.lease import Lease
 from ocf.functions.execute.attempt.progress import Progress
 from ocf.functions.execute.attempt.publisher import OutputLimit, Publisher, without_lone_surrogates
@@ -95,7 +95,9 @@ class Runner:
             fenced = await acquire_fence(self._deps.bus, *self._ids)
             record = await self._start(fenced)
             structlog.contextvars.bind_contextvars(attempt=len(record.attempts))
-            if not record.terminal:
+            if record.publishing is not None and not record.terminal:
+                await end_archived(self._deps, self.task, record, self._lease, self._event)
+            elif not record.terminal:
                 await self._attempt(record, fenced)
             await self._leave_session()
         finally:
@@ -149,6 +151,8 @@ class Runner:
                 return None
             record = record.model_copy(update={"last_sequence": fenced.last})
             record = record.end_attempt(AttemptStep.LOSE_WORKER, now)
+            if record.publishing is not None:  # the agent is done: a predecessor was lost while it pushed the result
+                return record.begin_attempt(worker, now)
             if record.cancel_requested:
                 ending = terminal_facts.Ending(Step.CANCEL, record.cancel_why or "", requested_by=record.cancel_by)
                 fact = terminal_facts.compose(record, ending, now)
@@ -187,6 +191,7 @@ class Runner:
                     raise await self._release(stop_reason)
                 end = AttemptEnd(
                     self._deps,
+                    self.task,
                     self._event,
                     self.ref,
                     agent_run=self._agent_run,

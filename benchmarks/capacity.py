@@ -48,7 +48,6 @@ class One:
     stream_bytes: dict[str, float]
     stream_messages: dict[str, float]
     cpu: dict[str, float]
-    index_kib: float
     sweep_us: float
 
     @property
@@ -72,7 +71,6 @@ def measured(results: dict[str, Any]) -> One:
         size,
         messages,
         cpu,
-        rows["memory of the gateway's history per execution"],
         rows["reading every record, as a sweep does, per record"],
     )
 
@@ -135,13 +133,11 @@ def money(one: One, assumed: Assumed) -> str:
 def limits(one: One) -> str:
     """How far each part goes as it is."""
     sweep = 15e6 / one.sweep_us
-    index = 1024**3 / (one.index_kib * 1024) if one.index_kib > 0 else float("inf")
     return "\n".join(
         [
             "| part | measured | as it is, good for |",
             "|---|---|---|",
             f"| the sweep reads every record each 15 s | {one.sweep_us:.0f} us per record | {sweep:,.0f} records |",
-            f"| the gateway's history in memory | {one.index_kib:.1f} KiB per execution | {index:,.0f} per GiB |",
         ]
     )
 

@@ -36,6 +36,8 @@ from ocf.events.lifecycle import State
 from ocf.events.output import Chunk, ChunkType
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.system_clock import SystemClock
+from ocf.functions.database.migrate import migrate
+from ocf.functions.database.store import History
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.dependencies import GatewayDeps
@@ -50,7 +52,7 @@ RATE = 200
 RECORDS = 10_000
 
 
-async def serve(url: str, creds: str, port: int) -> None:
+async def serve(url: str, creds: str, port: int, database: str) -> None:
     """The gateway's process."""
     bus = await connect(url, creds=Path(creds), name="gateway-bench")
     deps = GatewayDeps(
@@ -58,6 +60,7 @@ async def serve(url: str, creds: str, port: int) -> None:
         executions=NatsBucket(bus, subjects.EXECUTIONS_BUCKET),
         sessions=NatsBucket(bus, subjects.SESSIONS_BUCKET),
         store=MemoryStore(),
+        history=History.at(database),
         clock=SystemClock(),
         settings=GatewaySettings(),
         credentials=ForgeCredentials(NatsBucket(bus, subjects.CREDENTIALS_BUCKET), SystemClock()),
@@ -101,6 +104,7 @@ class Bench:
     port: int
     process: psutil.Process
     bus: NatsBus
+    history: History
     seconds: float
 
     async def flat_out(self, connections: int, method: str, path: str, body: bytes = b"") -> dict[str, float]:
@@ -157,10 +161,11 @@ def _cpu(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-async def _record(executions: NatsBucket, execution: str, **fields: object) -> None:
+async def _record(executions: NatsBucket, execution: str, **fields: object) -> Record:
     given = {"state": State.RUNNING, "timeout_seconds": 60, **fields}
     record = Record.model_validate({"execution_id": execution, "project_id": "default", **given})
     await executions.create(ExecutionRef("default", execution).record_key, record.model_dump_json().encode())
+    return record
 
 
 async def flood(bench: Bench, executions: NatsBucket) -> dict[str, float]:
@@ -227,39 +232,34 @@ async def run(nats: NatsServer, bench: Bench, executions: NatsBucket) -> dict[st
         made = (
             _record(executions, str(uuid.uuid4()), submitted_at=at, updated_at=at, title=f"Task {n}") for n, at in times
         )
-        await asyncio.gather(*made)
-    async with Caller(bench.port) as caller:
-        async with asyncio.timeout(30):
-            while await _known(caller) < RECORDS:
-                await asyncio.sleep(0.2)
+        for record in await asyncio.gather(*made):
+            await bench.history.save(record)
     figures[f"GET /tasks, first page of {RECORDS}"] = await bench.at(20, "GET", "/tasks")
     figures[f"GET /tasks?q=none of {RECORDS}"] = await bench.at(5, "GET", "/tasks?q=there-is-no-such-title")
     return figures
-
-
-async def _known(caller: Caller) -> int:
-    """How many records the gateway's history has."""
-    caller._writer.write(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n")
-    answer = await caller._reader.readuntil(b"\r\n\r\n")
-    content = await caller._reader.readexactly(int(answer.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
-    line = next(one for one in content.splitlines() if one.startswith(b"ocf_gateway_history_records "))
-    return int(float(line.split()[1]))
 
 
 @asynccontextmanager
 async def started(nats: NatsServer, seconds: float) -> AsyncIterator[tuple[Bench, NatsBucket]]:
     """The gateway's process, once it answers."""
     port = allocate(("gateway",), {}, {})["gateway"]
-    arguments = ("--serve", nats.url, str(nats.creds), str(port))
+    folder = tempfile.TemporaryDirectory(prefix="ocf-bench-")
+    database = f"sqlite:///{folder.name}/history.db"
+    migrate(database)
+    history = History.at(database)
+    arguments = ("--serve", nats.url, str(nats.creds), str(port), database)
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.gateway", *arguments])  # noqa: ASYNC220  (once, before anything runs)
     bus = await connect(nats.url, creds=nats.creds, name="bench")
     try:
         await _answering(port)
-        yield Bench(port, psutil.Process(process.pid), bus, seconds), NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
+        bench = Bench(port, psutil.Process(process.pid), bus, history, seconds)
+        yield bench, NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
     finally:
         process.terminate()
         process.wait()
         await bus.close()
+        history.close()
+        folder.cleanup()
 
 
 async def _answering(port: int) -> None:
@@ -280,11 +280,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5.0, help="per figure")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--serve", nargs=3, metavar=("URL", "CREDS", "PORT"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=4, metavar=("URL", "CREDS", "PORT", "DATABASE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        url, creds, port = options.serve
-        uvloop.run(serve(url, creds, int(port)))
+        url, creds, port, database = options.serve
+        uvloop.run(serve(url, creds, int(port), database))
         return
 
     async def all_of_it(nats: NatsServer) -> dict[str, dict[str, float]]:

@@ -26,6 +26,8 @@ EXCEPTIONS: dict[str, str] = {
     "functions/cancel/main.py": "functions-framework needs a module for each function",
     "functions/cleanup/main.py": "functions-framework needs a module for each function",
     "functions/result/main.py": "functions-framework needs a module for each function",
+    "functions/history/main.py": "functions-framework needs a module for each function",
+    "functions/database/migrations/env.py": "Alembic needs a module for its environment",
     "functions/session/main.py": "functions-framework needs a module for each function",
     "functions/submit/main.py": "functions-framework needs a module for each function",
     "functions/trigger/main.py": "functions-framework needs a module for each function",

@@ -32,6 +32,7 @@ from ocf.events.lifecycle import (
 )
 from ocf.events.session_record import Session
 from ocf.functions.core.system_clock import SystemClock
+from ocf.functions.database.store import History
 from ocf.functions.dispatcher.project_consumers import IDLE_SECONDS, MAX_CONSUMERS
 from ocf.functions.dispatcher.routes import ROUTES, backoff
 from ocf.functions.forges.credentials import ForgeCredentials
@@ -78,6 +79,7 @@ def rest() -> Pages:
         MemoryBus(clock),
         *(MemoryBucket(clock) for _ in range(3)),
         MemoryStore(),
+        History.at("sqlite://"),
         clock,
         GatewaySettings(),
         ForgeCredentials(MemoryBucket(clock), clock),

@@ -83,7 +83,7 @@ SERVICES = (
         0,
         10,
         RUN_SECONDS,
-        secrets=("ocf-encryption", "ocf-gateway", "ocf-s3"),
+        secrets=("ocf-database", "ocf-encryption", "ocf-gateway", "ocf-s3"),
         public=True,
     ),
     Service("submit", "validates and accepts", 32, 10, SHORT_SECONDS),
@@ -122,6 +122,7 @@ SERVICES = (
         secrets=("ocf-dispatch", "ocf-encryption", "ocf-s3"),
         state="4Gi",
     ),
+    Service("history", "writes rows of the database", 16, 5, SHORT_SECONDS, secrets=("ocf-dispatch", "ocf-database")),
     Service("session", "life cycle of sessions", 8, 5, SHORT_SECONDS, state="20Gi"),
 )
 

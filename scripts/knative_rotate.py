@@ -32,7 +32,7 @@ if __package__ in (None, ""):
 from scripts.kube import ROOT, KubectlFailed, Manifest, kubectl, objects, say, wait
 
 KSVC = "service.v1.serving.knative.dev"
-FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "archive", "session", "result")
+FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "archive", "session", "history", "result")
 #: Seconds for a new revision, a restarted server, or the kubelet's copy of a Secret in a running pod.
 _PATIENCE = 300.0
 _NATS_FILE = "/etc/ocf/nats/functions.creds"

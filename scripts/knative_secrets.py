@@ -2,7 +2,7 @@
 """Prints the Secrets of an installation as YAML, for `kubectl apply -f -`.
 
     knative_secrets.py --keys DIR [--namespace ocf] [--local] [--backend PROJECT ...]
-                       [--s3-access-key ID --s3-secret-key KEY] [--secret NAME ...]
+                       [--s3-access-key ID --s3-secret-key KEY] [--database-url URL] [--secret NAME ...]
                        [--rotate SECRET | --finish SECRET | --revoke CREDS | --new-nats-trust]
 
 All of them are derived from the seeds in DIR/keys.json (mode 0600), made at the first call: the same directory gives
@@ -12,6 +12,8 @@ the same keys. Keep it as you keep a password store; without it no user of NATS 
 |---|---|---|
 | ocf-dispatch | DISPATCH_TOKEN | dispatcher, functions |
 | ocf-encryption | ENCRYPTION_KEY; ENCRYPTION_KEYS_RETIRED from a rotation on | gateway (seals), execute (opens) |
+| ocf-database | DATABASE_URL | gateway, history, setup (--database-url, or --local) |
+| ocf-postgres | POSTGRES_PASSWORD | the local overlay's PostgreSQL (--local) |
 | ocf-gateway | GATEWAY_JWT_SECRET, NATS_SIGNING_SEED, NATS_ACCOUNT | gateway |
 | ocf-nats | functions.creds | dispatcher, functions |
 | ocf-backend | backend.creds | your own backends: commands and reading, trusted with every project |
@@ -110,7 +112,11 @@ def helm_jwts(trust: Trust, now: int) -> str:
 
 def gateway_secret(folder: Path) -> str:
     """The HS256 secret that callers' tokens are signed with; made once."""
-    path = folder / "gateway.secret"
+    return made_once(folder / "gateway.secret")
+
+
+def made_once(path: Path) -> str:
+    """A random secret that is kept in a file."""
     if not path.exists():
         write_private(path, secrets.token_urlsafe(48))
     return path.read_text()
@@ -218,6 +224,11 @@ def contents(keys: Keys, folder: Path, arguments: argparse.Namespace) -> dict[st
         found["ocf-encryption"]["ENCRYPTION_KEYS_RETIRED"] = ",".join(readable)
     if arguments.local:
         found["ocf-s3-server"] = {"s3.json": s3_config(access, secret)}
+        password = made_once(folder / "postgres.secret")
+        found["ocf-postgres"] = {"POSTGRES_PASSWORD": password}
+        found["ocf-database"] = {"DATABASE_URL": f"postgresql://ocf:{password}@postgres:5432/ocf"}
+    if arguments.database_url:
+        found["ocf-database"] = {"DATABASE_URL": arguments.database_url}
     return found
 
 
@@ -241,12 +252,13 @@ def arguments_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="The Secrets of an installation, as YAML")
     parser.add_argument("--keys", type=Path, required=True, help="folder of the seeds; made if it is not there")
     parser.add_argument("--namespace", default="ocf")
-    parser.add_argument("--local", action="store_true", help="also what the local overlay's S3 server needs")
+    parser.add_argument("--local", action="store_true", help="also what the local overlay's S3 and PostgreSQL need")
     parser.add_argument(
         "--backend", action="append", default=[], help="also a backend of this project", metavar="PROJECT"
     )
     parser.add_argument("--s3-access-key", help="of your object storage; invented if not given")
     parser.add_argument("--s3-secret-key")
+    parser.add_argument("--database-url", help="postgresql://... of your PostgreSQL")
     parser.add_argument("--only", help="print one field instead: SECRET/FIELD", metavar="SECRET/FIELD")
     parser.add_argument("--secret", action="append", default=[], help="print only this Secret", metavar="NAME")
     parser.add_argument("--rotate", choices=ROTATED, help="begin a rotation; see docs/how-to/rotate-keys.md")

@@ -12,6 +12,7 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from ocf.events.adapters.s3 import S3Config
+from tests.support.database import Postgres, postgres
 from tests.support.nats import NatsServer, running_nats
 from tests.support.stack import Stack, running_stack
 from tests.support.weed import running_weed
@@ -60,6 +61,13 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer
 def own_nats_server(tmp_path: Path) -> Iterator[NatsServer]:
     """A nats-server of the test's own, to kill and restart."""
     with running_nats(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL server, shared by the session: make a database of your own."""
+    with postgres() as server:
         yield server
 
 

@@ -11,6 +11,8 @@ from ocf.events.ports import ConsumerSpec
 
 #: A rejected execution has no output to archive.
 _ENDED = tuple(spec.verb for state, spec in TERMINAL_TYPES.items() if state is not State.REJECTED)
+#: Every fact about an execution.
+_HISTORY = tuple(spec.verb for spec in TYPES.values() if spec.kind == "evt" and spec.entity == "execution")
 #: High enough that messages waiting for a retry do not block later ones.
 _MAX_ACK_PENDING = 1_000
 
@@ -140,6 +142,18 @@ ROUTES: tuple[Route, ...] = (
         max_ack_pending=_MAX_ACK_PENDING,
         requeues=True,
         by_project=("ocf.in.{project}.>",),
+    ),
+    # One consumer for all projects, so that its backlog tells how far the history is behind.
+    Route(
+        "history",
+        "history",
+        subjects.EVENTS,
+        (*(f"ocf.evt.*.*.{what}" for what in _HISTORY), subjects.redelivery_subject("ocf.evt.*.*.*", "history")),
+        (*(f"dev.ocf.task.{what}.v1" for what in _HISTORY), "dev.ocf.session.rejected.v1"),
+        in_flight=16,
+        max_deliveries=0,
+        timeout=30.0,
+        max_ack_pending=_MAX_ACK_PENDING,
     ),
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
@@ -33,16 +32,17 @@ from ocf.functions.gateway.routes import (
     stream,
     tasks,
     triggers,
+    usage,
 )
 from ocf.functions.gateway.settings import GatewaySettings
 from ocf.functions.gateway.static_files import Console
 
-_PARTS = (tasks, downloads, sessions, models, credentials, events, hooks, triggers, operations, stream)
+_PARTS = (tasks, downloads, sessions, models, usage, credentials, events, hooks, triggers, operations, stream)
 _PROBES = frozenset({"/health", "/ready", "/metrics"})
 
 
 def create_app(deps: GatewayDeps) -> FastAPI:
-    """Build the gateway's application. Its lifespan follows the history; `app.state.gateway` is the `Gateway`."""
+    """Build the gateway's application. `app.state.gateway` is the `Gateway`."""
     gateway = Gateway(deps)
     app = FastAPI(
         title="OpenCode Functions",
@@ -99,12 +99,9 @@ async def _not_allowed(request: Request, error: Exception) -> Response:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     gateway: Gateway = app.state.gateway
-    gateway.following = following = asyncio.ensure_future(gateway.index.run())
     try:
         yield
     finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
         await gateway.auth.close()
 
 

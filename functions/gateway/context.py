@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends, Header, Query
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from starlette.requests import HTTPConnection
 
@@ -26,7 +26,7 @@ from ocf.events.lifecycle import State
 from ocf.events.refs import ExecutionRef
 from ocf.functions.gateway.auth import Authenticator, Principal
 from ocf.functions.gateway.dependencies import GatewayDeps
-from ocf.functions.gateway.history_index import Index
+from ocf.functions.gateway.history import Listing, unrecorded
 from ocf.functions.gateway.metrics import Metrics
 from ocf.functions.gateway.problems import Problem, not_found
 from ocf.functions.gateway.rate_limit import Bodies, RateLimit
@@ -44,14 +44,9 @@ class Gateway:
         self.auth = Authenticator(deps.settings, deps.clock)
         self.limit = RateLimit(deps.settings.rate_limit, deps.settings.burst, deps.clock)
         self.bodies = Bodies(deps.settings.caller_bodies, deps.settings.all_bodies)
-        self.index = Index(deps.bus, deps.executions, deps.clock)
-        #: Updates the history, from the application's lifespan on.
-        self.following: asyncio.Task[None] | None = None
+        self.listing = Listing(deps.history, deps.executions, deps.bus, deps.clock)
         self.rulebook = RuleBook(deps.triggers)
         self.metrics = Metrics(CollectorRegistry())
-        Gauge("ocf_gateway_history_records", "executions in the history", registry=self.metrics.registry).set_function(
-            lambda: len(self.index)
-        )
 
     async def admit(self, authorization: str | None, address: str) -> Principal:
         """Return the caller, if it may call now.
@@ -111,7 +106,7 @@ class Gateway:
         """
         if asked is not None:
             return await self._found(caller.check(asked), execution)
-        known = self.index.projects_of(execution, caller) or await self._projects_of(execution, caller)
+        known = await self._projects_of(execution, caller)
         if not known:
             raise not_found(execution)
         if len(known) > 1:
@@ -119,9 +114,11 @@ class Gateway:
         return await self._found(known[0], execution)
 
     async def _projects_of(self, execution: str, caller: Principal) -> list[str]:
-        """Return the caller's projects that have the execution, from the records, else from the bus."""
-        keys = [entry.key async for entry in self.deps.executions.entries(f"*.{execution}")]
-        found = {key.split(".")[0] for key in keys}
+        """Return the caller's projects that have the execution: from the history, else the records, else the bus."""
+        found = set(await self.listing.projects_of(execution))
+        if not found:
+            keys = [entry.key async for entry in self.deps.executions.entries(f"*.{execution}")]
+            found = {key.split(".")[0] for key in keys}
         if not found:
             wanted = f"ocf.cmd.submit.*.{execution}"
             submits = [message.subject async for message in self.deps.bus.history(subjects.COMMANDS, wanted)]
@@ -135,7 +132,6 @@ class Gateway:
         # Its submit may be on the bus and not recorded yet.
         submit = await self.deps.bus.last(subjects.COMMANDS, subjects.command("submit", project, execution))
         if submit is None or await self.removed(project, execution):
-            self.index.forget(ExecutionRef(project, execution).record_key)
             raise not_found(execution)
         return ExecutionHandle(project, execution, None, _event_time(submit.headers) or self.deps.clock.now())
 
@@ -168,16 +164,8 @@ class ExecutionHandle:
         """Return the record, or its expected form before it exists."""
         if self.record is not None:
             return self.record
-        at = self.submitted_at or datetime.now(UTC)
-        return Record(
-            execution_id=self.execution,
-            project_id=self.project,
-            state=State.PENDING,
-            submitted_at=at,
-            updated_at=at,
-            timeout_seconds=timeout,
-            message="submitted; not picked up yet",
-        )
+        ref = ExecutionRef(self.project, self.execution)
+        return unrecorded(ref, self.submitted_at or datetime.now(UTC), timeout)
 
 
 def too_large(limit: int) -> Problem:

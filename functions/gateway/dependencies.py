@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ocf.events.base_model import Sealed
 from ocf.events.ports import Bucket, Bus, Clock, ObjectStore
+from ocf.functions.database.store import History
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.gateway.settings import GatewaySettings
 
@@ -51,6 +52,7 @@ class GatewayDeps:
     sessions: Bucket
     triggers: Bucket
     store: ObjectStore
+    history: History
     clock: Clock
     settings: GatewaySettings
     credentials: ForgeCredentials

@@ -16,7 +16,7 @@ from ocf.functions.runtime.bootstrap import Dependencies
 
 @asynccontextmanager
 async def serving(deps: Dependencies) -> AsyncIterator[FastAPI]:
-    """Yield the gateway's application, which follows the history while the context lasts.
+    """Yield the gateway's application.
 
     Raises:
         UnsafeBind: it would be open to a network without authentication.
@@ -30,6 +30,7 @@ async def serving(deps: Dependencies) -> AsyncIterator[FastAPI]:
             sessions=deps.sessions,
             triggers=deps.triggers,
             store=deps.store,
+            history=deps.history,
             clock=deps.clock,
             settings=settings,
             credentials=deps.credentials,

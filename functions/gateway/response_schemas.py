@@ -124,6 +124,7 @@ class TaskPage(View):
 
     items: list[TaskSummary]
     next: str | None = None
+    behind: int | None = Field(None, description="facts that are not in the history yet; null: unknown")
 
 
 class Files(View):

@@ -5,11 +5,13 @@ Tests replace `Dependencies` whole. Nothing else in `functions/` connects to any
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
@@ -29,6 +31,9 @@ from ocf.functions.rules.rulebook import RuleBook
 from ocf.functions.runtime.dry_run import DrySessions, DryStore
 from ocf.functions.settings.settings import Settings, comma_list
 
+if TYPE_CHECKING:
+    from ocf.functions.database.store import History
+
 
 @dataclass(frozen=True)
 class Dependencies:
@@ -47,6 +52,13 @@ class Dependencies:
     worker: str
     isolation: Isolation
     rulebook: RuleBook
+    #: Opens the history; kept apart, as most functions never need the database's libraries.
+    open_history: Callable[[], History]
+
+    @property
+    def history(self) -> History:
+        """The history of all executions, not connected before its first call."""
+        return self.open_history()
 
     @property
     def session_records(self) -> Sessions:
@@ -99,7 +111,8 @@ async def build(
                 *(subjects.TRIGGERS_BUCKET, subjects.CREDENTIALS_BUCKET),
             )
             buckets = tuple(NatsBucket(bus, bucket) for bucket in names)
-            yield _dependencies(settings, name, keyring, SystemClock(), bus, buckets, store)
+            with _history(settings) as opened:
+                yield _dependencies(settings, name, keyring, SystemClock(), bus, buckets, store, opened)
     finally:
         store.close()
 
@@ -127,6 +140,7 @@ def _dependencies(
     bus: Bus,
     buckets: tuple[Bucket, ...],
     store: ObjectStore,
+    open_history: Callable[[], History],
 ) -> Dependencies:
     executions, sessions, triggers, credentials = buckets
     return Dependencies(
@@ -143,7 +157,22 @@ def _dependencies(
         credentials=ForgeCredentials(credentials, clock, keyring),
         worker=settings.worker_id or f"{socket.gethostname()}-{os.getpid()}",
         isolation=Isolation(clock, bus, store),
+        open_history=open_history,
     )
+
+
+@contextmanager
+def _history(settings: Settings) -> Iterator[Callable[[], History]]:
+    """Yield a function that opens the history at its first call; close it at the end."""
+    with ExitStack() as stack:
+
+        @functools.cache
+        def opened() -> History:
+            from ocf.functions.database.store import History
+
+            return stack.enter_context(closing(History.at(settings.history_url())))
+
+        yield opened
 
 
 @asynccontextmanager
@@ -154,7 +183,8 @@ async def _dry(settings: Settings, name: str, keyring: Keyring | None) -> AsyncI
     bus, store = MemoryBus(clock), DryStore(real_store)
     buckets = (MemoryBucket(clock), DrySessions(clock), MemoryBucket(clock), MemoryBucket(clock))
     try:
-        yield _dependencies(settings, name, keyring, clock, bus, buckets, store)
+        with _history(settings) as opened:
+            yield _dependencies(settings, name, keyring, clock, bus, buckets, store, opened)
     finally:
         if real_store is not None:
             real_store.close()

@@ -30,7 +30,7 @@ from ocf.functions.settings.settings import Settings, load_or_exit
 from ocf.functions.workers import environment
 from ocf.functions.workers.parent_link import Link
 
-FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "session", "archive", "trigger", "result")
+FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "session", "archive", "history", "trigger", "result")
 TARGETS = (*FUNCTIONS, "gateway")
 
 

@@ -1,4 +1,4 @@
-"""Setup of the streams and buckets of `ocf.events.streams`: `python -m ocf.functions.runtime.setup`.
+"""Setup of streams, buckets (`ocf.events.streams`) and the database: `python -m ocf.functions.runtime.setup`.
 
 Idempotent: existing streams are updated in place, and their messages stay.
 """
@@ -16,6 +16,8 @@ from ocf.events.adapters.nats.bus import NatsBus
 from ocf.events.errors import OcfError, Unavailable
 from ocf.events.streams import BUCKETS, STREAMS, BucketSpec, StreamSpec
 from ocf.functions.core.schedules import RETENTION, ensure_schedule
+from ocf.functions.database import rebuild
+from ocf.functions.database.migrate import migrate
 from ocf.functions.observability import logs
 from ocf.functions.runtime import bootstrap
 from ocf.functions.settings.settings import Settings, load_or_exit
@@ -120,8 +122,9 @@ async def _call(bus: NatsBus, call: str, config: dict[str, Any]) -> dict[str, An
 
 
 async def run(settings: Settings) -> int:
-    """Set up the NATS server of `settings`; return the exit status."""
+    """Set up the NATS server and the database of `settings`; return the exit status."""
     try:
+        fresh = await asyncio.to_thread(migrate, settings.history_url())
         async with bootstrap.connected(settings, "setup") as bus:
             longest = max((round(rule.output.total_seconds()) for rule in settings.retention), default=0)
             names = await apply(
@@ -130,6 +133,9 @@ async def run(settings: Settings) -> int:
             await dead_letters.move_old(bus)
             if settings.retention:
                 await ensure_schedule(bus, RETENTION)  # also if no further submit would create the schedule
+        if fresh:  # executions of an earlier release whose facts have expired
+            async with bootstrap.build(settings, "setup") as deps:
+                await rebuild.from_records(deps.records, deps.history)
     except OcfError as error:
         sys.stderr.write(f"ocf: setup: {error}\n")
         return 1

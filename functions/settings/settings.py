@@ -241,6 +241,12 @@ class Settings(BaseSettings):
     )
     aws_region: str = Field("us-east-1", alias="AWS_REGION", description="region of the bucket")
 
+    database_url: SecretStr | None = Field(
+        None,
+        alias="DATABASE_URL",
+        description="`postgresql://...` or `sqlite:////FILE` of the history; a file in `STATE_DIR` if empty",
+    )
+
     dispatch_token: SecretStr | None = Field(
         None, alias="DISPATCH_TOKEN", description="shared by dispatcher and functions, which refuse events without it"
     )
@@ -341,6 +347,13 @@ class Settings(BaseSettings):
             parse_key(key, "ENCRYPTION_KEYS_RETIRED")
         return value
 
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("postgresql://", "sqlite:///")):
+            raise ValueError("must begin with postgresql:// or sqlite:///")
+        return value
+
     @field_validator("retention", mode="before")
     @classmethod
     def _rules(cls, value: object) -> object:
@@ -357,6 +370,11 @@ class Settings(BaseSettings):
         if value is not None:
             sink_rules.keys(value.get_secret_value())
         return value
+
+    def history_url(self) -> str:
+        """Return the URL of the history's database."""
+        url = self.database_url
+        return url.get_secret_value() if url is not None else f"sqlite:///{self.state_dir}/history.db"
 
     def event_sink_keys(self) -> Mapping[str, tuple[bytes, ...]]:
         """Return the keys of `EVENT_SINK_SECRETS` by the name of the sink."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ocf.cli import contexts, credentials, dlq, doctor, models, replay, sessions, stack, tasks, triggers
+from ocf.cli import contexts, credentials, dlq, doctor, history, models, replay, sessions, stack, tasks, triggers
 from ocf.cli.common import NAMED_CONTEXT, NAMED_DIRECTORY, NAMED_GATEWAY, DataDir
 
 app = typer.Typer(
@@ -79,3 +79,4 @@ app.add_typer(sessions.app, name="session", rich_help_panel=_TASKS)
 app.add_typer(triggers.app, name="trigger", rich_help_panel=_TASKS)
 app.add_typer(triggers.hooks, name="hook", rich_help_panel=_TASKS)
 app.add_typer(dlq.app, name="dlq", rich_help_panel=_STACK)
+app.add_typer(history.app, name="history", rich_help_panel=_STACK)

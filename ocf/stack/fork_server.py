@@ -32,7 +32,10 @@ _PRELOADED = (
     "ocf.functions.workers.parent",
     *(
         f"ocf.functions.{name}.main"
-        for name in ("submit", "execute", "cancel", "cleanup", "session", "archive", "trigger", "result", "gateway")
+        for name in (
+            *("submit", "execute", "cancel", "cleanup", "session", "archive"),
+            *("history", "trigger", "result", "gateway"),
+        )
     ),
     "ocf.functions.dispatcher.main",
     "ocf.functions.runtime.setup",

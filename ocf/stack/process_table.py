@@ -21,11 +21,13 @@ from ocf.stack.processes import Spec
 from ocf.stack.s3_server import WEED_GRPC_PORTS, WEED_PORTS, weed_argv
 
 PORTS = ("gateway", "execute", "dispatcher", "model", "nats", "nats_ws", *WEED_PORTS, *WEED_GRPC_PORTS)
-CONTROL = ("submit", "cancel", "cleanup", "session", "archive", "trigger", "result", "gateway")
+CONTROL = ("submit", "cancel", "cleanup", "session", "archive", "history", "trigger", "result", "gateway")
 #: Only execute calls models: no other process gets their keys.
 MODEL_KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENCODE_API_KEY")
 #: Only the dispatcher signs requests to the outside.
 SINK_SECRETS = "EVENT_SINK_SECRETS"
+#: Only setup and the control process open the history.
+DATABASE = "DATABASE_URL"
 REAL_MODEL = (*MODEL_KEYS, "OCF_MODEL", "OCF_MODEL_ENDPOINT")
 #: With either of these variables callers have tokens, and projects of their own.
 TENANTS = ("GATEWAY_JWT_SECRET", "GATEWAY_JWKS_URL")
@@ -165,15 +167,20 @@ def environment(plan: Plan) -> dict[str, str]:
     }
     if (binary := tools.opencode()) is not None:
         chosen["OPENCODE_BIN"] = str(binary)
-    others = (*MODEL_KEYS, SINK_SECRETS, "K_SINK", "PORT")
+    others = (*MODEL_KEYS, SINK_SECRETS, DATABASE, "K_SINK", "PORT")
     given = {name: value for name, value in plan.environ.items() if name not in others}
     return {**given, **{k: v for k, v in chosen.items() if not given.get(k)}, **fixed}
+
+
+def database(plan: Plan) -> dict[str, str]:
+    """Return the setting of the history's database: the user's, or a file in the data directory."""
+    return {DATABASE: plan.environ.get(DATABASE) or f"sqlite:///{plan.layout.data_dir}/history.db"}
 
 
 def settings_of(plan: Plan) -> Settings:
     """Return the functions' settings for `ocf doctor`: those of all processes together."""
     keys = {name: plan.environ.get(name, "") for name in (*MODEL_KEYS, SINK_SECRETS)}
-    given = {**environment(plan), **keys, "PORT": str(plan.ports["gateway"])}
+    given = {**environment(plan), **keys, **database(plan), "PORT": str(plan.ports["gateway"])}
     names = {str(field.alias) for field in Settings.model_fields.values()}
     # A variable of this process that the functions do not get must not appear as theirs.
     unset = {name: field.get_default() for field in Settings.model_fields.values() if (name := str(field.alias))}
@@ -212,7 +219,7 @@ def table(plan: Plan) -> tuple[Spec, ...]:
         return ours(name, 2, "ocf.functions.runtime.serve", env, **more)
 
     keys = {name: plan.environ[name] for name in MODEL_KEYS if plan.environ.get(name)}
-    seed = {"NATS_SIGNING_SEED": plan.keys.trust.viewer_signing, "OCF_INSTANCE": plan.instance}
+    seed = {**database(plan), "NATS_SIGNING_SEED": plan.keys.trust.viewer_signing, "OCF_INSTANCE": plan.instance}
     s3 = layout.folder("s3")
     weed = weed_argv(tools.require("weed"), s3, layout.s3_config, ports, plan.bucket)
     signing = {SINK_SECRETS: plan.environ.get(SINK_SECRETS, "")}
@@ -220,7 +227,7 @@ def table(plan: Plan) -> tuple[Spec, ...]:
     rows = [
         row("nats", 0, nats_argv(tools.require("nats-server"), layout.nats_config), plain, greeting=b"INFO"),
         row("s3", 1, weed, plain, cwd=s3, path="/healthz"),
-        ours("setup", 1, "ocf.functions.runtime.setup", python, once=True),
+        ours("setup", 1, "ocf.functions.runtime.setup", {**python, **database(plan)}, once=True),
         function("control", CONTROL, "gateway", seed),
         function("execute", ("execute",), "execute", keys),
         ours("dispatcher", 2, "ocf.functions.dispatcher.main", dispatcher, path="/ready", grace=8.0),

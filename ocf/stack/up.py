@@ -13,7 +13,7 @@ from pathlib import Path
 from ocf.functions.runtime.nats_auth import BACKEND, FUNCTIONS, mint_user
 from ocf.functions.settings.settings import masked
 from ocf.stack.fork_client import ForkServer, available
-from ocf.stack.keys import load_or_generate, make_private_dir, write_private
+from ocf.stack.keys import load, load_or_generate, make_private_dir, write_private
 from ocf.stack.nats_server import nats_config
 from ocf.stack.ports import LOOPBACK, allocate, is_free
 from ocf.stack.process_table import PORTS, Layout, Plan, fork_server_environment, settings_of, table
@@ -106,6 +106,14 @@ async def run(
             await asyncio.gather(*(child.stop() for child in children if child.spec.stage == stage))
         if fork_server is not None:
             await fork_server.close()
+
+
+def plan_of(data_dir: Path, environ: Mapping[str, str]) -> Plan | None:
+    """Return the plan of the stack in `data_dir` as it was last started, or None."""
+    layout, keys = Layout(data_dir.resolve()), load(data_dir)
+    if keys is None or not layout.ports.exists():
+        return None
+    return Plan(layout, keys, json.loads(layout.ports.read_text()), environ, environ.get("S3_BUCKET") or "ocf")
 
 
 def _running(plan: Plan) -> Running:

@@ -24,7 +24,7 @@ kubectl() { inside kubectl "$@"; }
 
 images() {
   local target
-  for target in slim full nats s3 model; do
+  for target in slim full nats s3 postgres model; do
     "$HERE/images.sh" build "ocf-$target:test" "$ROOT" --file "$ROOT/Dockerfile" --target "$target" >/dev/null
   done
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 from ocf.events import subjects
 from ocf.events.adapters.nats.bus import connect
@@ -40,10 +41,10 @@ async def test_the_server_sends_the_command_by_itself(nats_server: NatsServer) -
         await bus.close()
 
 
-async def test_setup_begins_it(own_nats_server: NatsServer) -> None:
+async def test_setup_begins_it(own_nats_server: NatsServer, tmp_path: Path) -> None:
     """Where the table is new and nothing is submitted any more, what lies there already goes too."""
     bus = await connect(own_nats_server.url, creds=own_nats_server.creds, name="test")
-    environ = {"NATS_URL": own_nats_server.url, "NATS_CREDS": str(own_nats_server.creds)}
+    environ = {"NATS_URL": own_nats_server.url, "NATS_CREDS": str(own_nats_server.creds), "STATE_DIR": str(tmp_path)}
     try:
         for table in ("", "default=7d/90d"):
             assert await setup.run(Settings.model_validate({**environ, "RETENTION": table})) == 0

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import os
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -20,6 +21,7 @@ from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
 from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.base_model import Model
 from ocf.events.envelope import Event
+from ocf.events.errors import Unavailable
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.output import Chunk, ChunkType
@@ -30,6 +32,7 @@ from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.dependencies import GatewayDeps
 from ocf.functions.gateway.settings import GatewaySettings
 from tests.support.clock import ManualClock
+from tests.support.database import memory_history
 
 ID = "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"
 OTHER = "1c9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a22"
@@ -55,12 +58,14 @@ class World:
         self.sessions = MemoryBucket(self.clock)
         self.triggers = MemoryBucket(self.clock)
         self.store = MemoryStore()
+        self.history = memory_history()
         given = GatewayDeps(
             bus=self.bus,
             executions=self.executions,
             sessions=self.sessions,
             triggers=self.triggers,
             store=self.store,
+            history=self.history,
             clock=self.clock,
             settings=settings or GatewaySettings(),
             credentials=ForgeCredentials(MemoryBucket(self.clock), self.clock),
@@ -89,7 +94,8 @@ class World:
         key = ExecutionRef(project, execution).record_key
         before = await self.executions.get(key)
         await self.executions.update(key, record.model_dump_json().encode(), before.revision if before else 0)
-        await self.gateway.index.refresh()
+        with suppress(Unavailable):  # a test of a database that is away
+            await self.deps.history.save(record)
         return record
 
     async def chunk(self, seq: int, data: str = "", type_: ChunkType = ChunkType.TEXT, execution: str = ID) -> bytes:

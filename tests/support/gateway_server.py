@@ -21,6 +21,7 @@ from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.system_clock import SystemClock
+from ocf.functions.database.store import History
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.context import Gateway
@@ -28,6 +29,7 @@ from ocf.functions.gateway.dependencies import GatewayDeps
 from ocf.functions.gateway.settings import GatewaySettings
 from ocf.functions.runtime import connection_limits
 from ocf.functions.runtime.nats_auth import mint_viewer
+from tests.support.database import memory_history
 from tests.support.gateway import chunk
 from tests.support.nats import NatsServer
 
@@ -41,6 +43,7 @@ class Served:
     bus: NatsBus
     executions: NatsBucket
     store: MemoryStore
+    history: History
     gateway: Gateway
 
     @property
@@ -55,6 +58,7 @@ class Served:
         key = ExecutionRef(project, execution).record_key
         before = await self.executions.get(key)
         await self.executions.update(key, record.model_dump_json().encode(), before.revision if before else 0)
+        await self.history.save(record)
         return record
 
     async def say(self, execution: str, first: int, last: int, project: str = "default") -> None:
@@ -87,12 +91,13 @@ async def serving(
     """A gateway on that port, or a free one, ready to be called."""
     bus = await connect(nats.url, creds=Path(nats.creds), name="gateway-test")
     executions = NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
-    store = MemoryStore()
+    store, history = MemoryStore(), memory_history()
     given = GatewayDeps(
         bus=bus,
         executions=executions,
         sessions=NatsBucket(bus, subjects.SESSIONS_BUCKET),
         store=store,
+        history=history,
         clock=SystemClock(),
         credentials=ForgeCredentials(NatsBucket(bus, subjects.CREDENTIALS_BUCKET), SystemClock()),
         settings=replace(settings or GatewaySettings(), nats_ws_url=nats.ws_url),
@@ -107,12 +112,12 @@ async def serving(
     serving = asyncio.ensure_future(server.serve())
     try:
         async with asyncio.timeout(10):
-            while not server.started or not app.state.gateway.index.ready:
+            while not server.started:
                 await asyncio.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         url = f"http://127.0.0.1:{port}"
         async with httpx.AsyncClient(base_url=url, timeout=20) as client:
-            yield Served(url, client, bus, executions, store, app.state.gateway)
+            yield Served(url, client, bus, executions, store, history, app.state.gateway)
     finally:
         server.should_exit = True
         await serving

@@ -10,6 +10,7 @@ from ocf.events.envelope import Event
 from ocf.functions.archive import handler as archive_handler
 from ocf.functions.cancel import handler as cancel_handler
 from ocf.functions.cleanup import handler as cleanup_handler
+from ocf.functions.history import handler as history_handler
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.runtime.function import Handler, bind
 from ocf.functions.session import handler as session_handler
@@ -34,6 +35,7 @@ def post(event: Event, method: str = "POST") -> Request:
     return Request({"type": "http", "method": method, "headers": headers}, receive)
 
 
+history = _taking_all(history_handler.history)
 archive = _taking_all(archive_handler.archive)
 cancel = _taking_all(cancel_handler.cancel)
 cleanup = _taking_all(cleanup_handler.cleanup)

@@ -35,7 +35,8 @@ def _ports() -> Iterator[int]:
     yield from filter(is_free, itertools.cycle(block))
 
 
-_PORTS = _ports()
+#: Free ports for servers of tests.
+PORTS = _ports()
 
 
 @dataclass
@@ -99,7 +100,7 @@ class NatsServer:
 def running_nats(directory: Path, *, streams: bool = True) -> Iterator[NatsServer]:
     """Start nats-server below `directory`; with `streams`, every stream and bucket is there."""
     directory.mkdir(parents=True, exist_ok=True)
-    port, ws_port = next(_PORTS), next(_PORTS)
+    port, ws_port = next(PORTS), next(PORTS)
     trust, now = Trust.generate(), int(time.time())
     _configure(directory, port, ws_port, trust)
     server = NatsServer(directory, port, ws_port, trust, _start(directory, port))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import uuid
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from ocf.functions.rules.rulebook import RuleBook
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.settings.settings import Settings
 from tests.support.clock import ManualClock
+from tests.support.database import memory_history
 
 PROJECT = "default"
 
@@ -107,5 +109,6 @@ def bench(clock: Clock | None = None, *, bus: type[MemoryBus] = MemoryBus, **set
         credentials=ForgeCredentials(MemoryBucket(clock), clock),
         worker="worker-1",
         isolation=Isolation(clock, made, store),
+        open_history=functools.cache(memory_history),
     )
     return Bench(deps, made, store)

@@ -46,6 +46,7 @@ CALLS = [
     ("POST", "/credentials"),
     ("GET", "/credentials"),
     ("DELETE", "/credentials/bot"),
+    ("GET", "/usage"),
     ("GET", "/dlq"),
     ("GET", "/dlq/1"),
     ("POST", "/dlq/1/redrive"),

@@ -1,20 +1,22 @@
-"""The list of executions: filters, pages, and how it follows the bucket."""
+"""The list of executions: filters, pages, and the state of open ones."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 import uuid
-from datetime import timedelta
+from dataclasses import replace
+from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 
-from ocf.events.adapters.memory_bus import MemoryBucket
+from ocf.events import subjects
+from ocf.events.errors import Unavailable
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.refs import ExecutionRef
-from ocf.functions.gateway.history_index import Index, Query
+from ocf.functions.database.connection import Database
+from ocf.functions.database.store import CONSUMER, History
 from tests.support.gateway import ID, OTHER, World
 
 
@@ -105,69 +107,75 @@ async def test_pages_neither_repeat_nor_skip_while_new_ones_arrive() -> None:
     assert seen == [7, 6, 5, 4, 3, 2, 1]
 
 
-async def test_changes_and_removals_reach_the_list() -> None:
-    """A changed record changes its row; one that was cleaned is dropped on its fact."""
+async def test_open_executions_are_shown_as_they_are_now() -> None:
+    """The row may be older than the record: the list has the record's state, and the filter holds for it."""
     world = World()
-    await world.record(state=State.RUNNING)
-    await world.record(state=State.COMPLETED)
-    assert await ids(world, "?status=completed")
-    async with world.app.router.lifespan_context(world.app):
-        await world.executions.delete(f"default.{ID}")
-        while len(world.gateway.index):
-            await world.fact("cleaned")
-            await world.clock.advance(0.1)
+    running = await world.record(state=State.RUNNING)
+    ended = running.model_copy(update={"state": State.COMPLETED})
+    key = ExecutionRef("default", ID).record_key
+    entry = await world.executions.get(key)
+    assert entry is not None
+    await world.executions.update(key, ended.model_dump_json().encode(), entry.revision)
+    (item,) = (await world.client.get("/tasks")).json()["items"]
+    assert item["status"] == "completed"
+    assert await ids(world, "?status=running") == []
+    await world.executions.delete(key)
     assert await ids(world) == []
 
 
-async def test_a_bucket_that_fails_is_followed_again() -> None:
-    """What changed while it did not answer is taken in afterwards."""
+async def test_a_caller_finds_what_it_has_just_submitted() -> None:
+    """Before there is a record, then by its record, then by its row, each time once; by every filter that fits."""
     world = World()
+    await some(world, 3)
+    body = {"prompt": "Mend it", "labels": {"a": "b"}}
+    execution = (await world.client.post("/tasks/execute", json=body)).json()["execution_id"]
+    mine = uuid.UUID(execution).int
+    assert await ids(world) == [mine, 3, 2, 1]
+    assert await ids(world, "?limit=2") == [mine, 3]
+    assert await ids(world, "?status=pending") == [mine]
+    assert await ids(world, "?status=failed") == []
+    record = Record(
+        execution_id=execution,
+        project_id="default",
+        state=State.PENDING,
+        submitted_at=world.clock.now(),
+        updated_at=world.clock.now(),
+        timeout_seconds=60,
+        title="Mend it",
+        labels={"a": "b"},
+    )
+    await world.executions.create(f"default.{execution}", record.model_dump_json().encode())
+    assert await ids(world, "?label=a%3Db&q=mend") == [mine]
+    assert await ids(world, "?label=a%3Dc") == []
+    await world.history.save(record)
+    assert await ids(world) == [mine, 3, 2, 1]
+    await world.executions.delete(f"default.{execution}")
+    await world.history.remove(ExecutionRef("default", execution))
+    await world.clock.advance(61)
+    assert await ids(world) == [3, 2, 1]
 
-    class Failing(MemoryBucket):
-        broken = True
 
-        async def entries(self, filter: str = ">", *, after: int = 0):  # type: ignore[no-untyped-def]
-            if self.broken:
-                raise ConnectionError("gone")
-            async for entry in super().entries(filter, after=after):
-                yield entry
+async def test_without_the_database_only_lists_are_refused() -> None:
+    """503 that says why, while status, submit and readiness go on; readiness says how far the history is behind."""
 
-    bucket = Failing(world.clock)
-    world = World(executions=bucket)
-    world.executions = bucket
-    async with world.app.router.lifespan_context(world.app):
-        await world.clock.advance(1)
-        assert not world.gateway.index.ready
-        bucket.broken = False
-        while not world.gateway.index.ready:
-            await world.clock.advance(1)
+    class Away(Database):
+        async def run(self, work: Any) -> Any:
+            raise Unavailable("the database did not answer within 10 s")
 
-
-async def test_ten_thousand_records_give_a_page_in_no_time() -> None:
-    """The first page, the worst filter and a deep page each stay below 50 ms."""
-    world = World()
-    now = world.clock.now()
-    for number in range(10_000):
-        record = Record(
-            execution_id=an_id(number),
-            project_id="default",
-            state=State.COMPLETED,
-            submitted_at=now + timedelta(seconds=number),
-            updated_at=now,
-            timeout_seconds=60,
-            title=f"Task {number}",
-        )
-        await world.executions.create(f"default.{record.execution_id}", record.model_dump_json().encode())
-    index: Index = world.gateway.index
-    await index.refresh()
-    for query in (Query(None), Query(None, text="no such title"), Query(frozenset({"default"}))):
-        took = []
-        for _ in range(5):
-            started = time.process_time()
-            index.page(query, 50, None)
-            took.append(time.process_time() - started)
-        assert min(took) < 0.05
-    assert len(await ids(world)) == 50
+    world = World(history=History(Away(create_engine("sqlite://"))))
+    await world.record()
+    for number in range(3):
+        await world.bus.publish(subjects.fact("default", an_id(number), "accepted"), b"{}", {})
+    await world.bus.fetch(replace(CONSUMER, subjects=("ocf.evt.>",)), 1, 0)
+    answer = await world.client.get("/tasks")
+    assert (answer.status_code, "the database" in answer.json()["detail"]) == (503, True)
+    assert (await world.client.get(f"/tasks/{ID}/status")).json()["status"] == "running"
+    assert (await world.client.post("/tasks/execute", json={"prompt": "x"})).status_code == 202
+    ready = await world.client.get("/ready")
+    assert (ready.status_code, ready.json()["ready"]) == (200, True)
+    check = ready.json()["checks"]["history"]
+    assert not check["ok"]
+    assert "3 facts are not in it yet" in check["detail"]
 
 
 @pytest.mark.parametrize(
@@ -183,29 +191,11 @@ async def test_a_record_that_cannot_be_read_hides_no_other(poison: bytes | None)
         entry = await world.executions.get(ExecutionRef("default", ID).record_key)
         assert entry is not None
         poison = json.dumps({**json.loads(entry.value), "submitted_at": "0001-01-01T00:00:00+14:00"}).encode()
-    await world.executions.update(ExecutionRef("default", an_id(7)).record_key, poison, 0)
+    await world.record(an_id(7))
+    key = ExecutionRef("default", an_id(7)).record_key
+    before = await world.executions.get(key)
+    assert before is not None
+    await world.executions.update(key, poison, before.revision)
     await world.record(OTHER)
     listed = (await world.client.get("/tasks")).json()["items"]
-    assert {task["execution_id"] for task in listed} == {ID, OTHER}
-
-
-async def test_a_surprise_does_not_end_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is raised where it follows the bucket, it goes on following."""
-    world = World()
-    refresh, tries = world.gateway.index.refresh, [0]
-
-    async def surprising() -> None:
-        tries[0] += 1
-        if tries[0] == 1:
-            raise RuntimeError("a mistake")
-        await refresh()
-
-    monkeypatch.setattr(world.gateway.index, "refresh", surprising)
-    following = asyncio.ensure_future(world.gateway.index.run())
-    try:
-        async with asyncio.timeout(5):
-            while not world.gateway.index.ready:
-                await world.clock.advance(1)
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+    assert {ID, OTHER} <= {task["execution_id"] for task in listed}

@@ -14,6 +14,7 @@ from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.errors import Unavailable
 from ocf.events.lifecycle import State
 from ocf.events.output import PendingRequest, TodoItem
+from ocf.events.refs import ExecutionRef
 from ocf.events.sealing import Keyring, generate_key
 from ocf.functions.gateway.request_schemas import ExecuteTask
 from ocf.functions.gateway.settings import GatewaySettings
@@ -471,7 +472,7 @@ async def test_an_execution_is_found_in_any_project_from_the_first_moment() -> N
     answer = await world.client.get(f"/tasks/{execution}/status")
     assert (answer.status_code, answer.json()["project_id"]) == (200, "team-a")
     record = await world.record(ID, project="team-b")
-    world.gateway.index.forget(f"team-b.{ID}")
+    await world.history.remove(ExecutionRef("team-b", ID))
     assert (await world.client.get(f"/tasks/{ID}/status")).json()["project_id"] == record.project_id
 
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from ocf.events import dead_letters as letters
 from ocf.events import subjects
-from ocf.events.errors import InvalidEvent, Unavailable
+from ocf.events.errors import InvalidEvent
 from ocf.events.ports import Message
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.auth import Principal
@@ -38,11 +38,12 @@ async def ready(gateway: Gw) -> Response:
         "nats": gateway.deps.bus.ready(),
         "s3": gateway.deps.store.ready(),
         "executions": gateway.deps.executions.get("ready"),
-        "history": _history(gateway),
+        "history": gateway.listing.ready(),
     }
     results = await asyncio.gather(*(timed(check) for check in checks.values()))
     view = response_schemas.Readiness(
-        ready=all(ok for ok, _, _ in results),
+        # Without its database the gateway serves everything but lists, so this does not take it out of service.
+        ready=all(ok for name, (ok, _, _) in zip(checks, results, strict=True) if name != "history"),
         offline_model=gateway.settings.offline_model,
         checks={
             name: response_schemas.Check(ok=ok, detail=detail, ms=ms)
@@ -52,13 +53,6 @@ async def ready(gateway: Gw) -> Response:
     return Response(
         view.model_dump_json(), 200 if view.ready else 503, {"Cache-Control": "no-store"}, "application/json"
     )
-
-
-async def _history(gateway: Gateway) -> None:
-    if not gateway.index.ready:
-        raise Unavailable("the history is still being read")
-    if gateway.following is not None and gateway.following.done():
-        raise Unavailable("the history is no longer updated; see the log")
 
 
 @router.get(

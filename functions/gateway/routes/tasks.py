@@ -18,10 +18,11 @@ from ocf.events.commands import Cancel, Cleanup, PushResult, Reply
 from ocf.events.errors import Conflict
 from ocf.events.fact_payloads import FieldError
 from ocf.events.lifecycle import State
+from ocf.events.refs import ExecutionRef
+from ocf.functions.database.reading import Filter
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import AskedProject, Caller, Execution, Gateway, Gw, Trace, caller_of, gateway_of
-from ocf.functions.gateway.history_index import Query as HistoryQuery
-from ocf.functions.gateway.history_index import decode_cursor, encode_cursor
+from ocf.functions.gateway.history import decode_cursor
 from ocf.functions.gateway.problems import Problem, invalid
 from ocf.functions.gateway.request_body import JSON, StrictRoute, Time, documented, read, read_optional
 from ocf.functions.gateway.request_schemas import Answer, CancelTask, CleanupScope, ExecuteTask
@@ -78,6 +79,7 @@ async def execute(request: Request) -> Response:
             **({"requestdigest": digest} if digest else {}),
         )
         gateway.metrics.submitted.inc()
+        gateway.listing.submitted(ExecutionRef(project, execution))
     except Conflict:
         state = await _earlier(gateway, project, execution, digest)
     content = json.dumps({"execution_id": execution, "status": state}).encode()
@@ -148,14 +150,14 @@ async def history(
     until: Annotated[Time | None, Query(description="submitted before")] = None,
     session_id: SessionId | None = None,
     task_id: str | None = None,
-    q: Annotated[str | None, Query(max_length=200, description="part of the title")] = None,
+    q: Annotated[str | None, Query(max_length=200, description="beginnings of words of title and result")] = None,
     id_prefix: Annotated[str, Query(max_length=36, description="beginning of the execution's id")] = "",
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     cursor: Annotated[str | None, Query(max_length=400, description="`next` of the page before")] = None,
 ) -> Response:
     """List executions, newest first: of the named project, or of all the caller may read."""
     projects = frozenset({caller.check(project_id)}) if project_id is not None else caller.projects
-    query = HistoryQuery(
+    query = Filter(
         projects,
         frozenset(status or ()),
         tuple(_label(one) for one in label or ()),
@@ -163,13 +165,13 @@ async def history(
         until,
         session_id,
         task_id,
-        q.casefold() if q else None,
+        q or None,
         id_prefix,
     )
-    rows, after = gateway.index.page(query, limit, decode_cursor(cursor) if cursor else None)
-    following = json.dumps(encode_cursor(after) if after else None).encode()
-    # Rows hold their JSON already.
-    content = b'{"items":[' + b",".join(row.summary for row in rows) + b'],"next":' + following + b"}"
+    page = await gateway.listing.page(query, limit, decode_cursor(cursor) if cursor else None)
+    # Unset fields of the items are left out, `next` is not.
+    content = page.model_dump_json(exclude_none=True).encode()[:-1]
+    content += b"}" if page.next else b',"next":null}'
     return Response(content, 200, {"Cache-Control": "no-store"}, JSON)
 
 
@@ -182,7 +184,7 @@ def _label(text: str) -> tuple[str, str | None]:
 async def status(gateway: Gw, found: Execution) -> Response:
     """Return the state of an execution, without its output."""
     record = found.known(_DEFAULT_TIMEOUT)
-    view = response_schemas.TaskStatus.of(record, gateway.index.queue_position(record))
+    view = response_schemas.TaskStatus.of(record, await gateway.listing.queue_position(record))
     return Response(view.model_dump_json(exclude_none=True), 200, {"Cache-Control": "no-store"}, JSON)
 
 

@@ -1,0 +1,1 @@
+"""The history's database: tables, migrations, writing and reading. SQLite or PostgreSQL."""

@@ -1,0 +1,157 @@
+"""Queries of the history. Every page is read by its place in time (keyset), so that a deep page costs no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, case, exists, false, func, literal_column, select, text
+from sqlalchemy import tuple_ as row_of
+
+from ocf.events.lifecycle import TERMINAL, State
+from ocf.events.output import Usage
+from ocf.functions.database.tables import executions, labels
+from ocf.functions.database.writing import words_of
+
+_COLUMNS = executions.c
+_ORDER = (_COLUMNS.submitted_at, _COLUMNS.execution_id, _COLUMNS.project_id)
+_LISTED = [column for column in _COLUMNS if column.name not in ("id", "day", "result", "words")]
+_OPEN = tuple(state.value for state in State if state not in TERMINAL)
+Group = Literal["project", "model", "day", "label"]
+
+#: Time of submission, execution, project.
+Position = tuple[datetime, str, str]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Filter of executions: every condition that is set must hold. Times limit the submission."""
+
+    projects: frozenset[str] | None = None
+    states: frozenset[State] = frozenset()
+    #: Names and values; the value None stands for any.
+    labels: tuple[tuple[str, str | None], ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    session_id: str | None = None
+    task_id: str | None = None
+    #: Beginnings of words of the title or the result; all of them.
+    text: str | None = None
+    #: Beginning of the execution's id.
+    id_prefix: str = ""
+
+
+def page(connection: Connection, wanted: Filter, limit: int, after: Position | None = None) -> list[dict[str, Any]]:
+    """Return the newest `limit` executions below `after`, with the fields of `TaskSummary`."""
+    query = select(*_LISTED).where(*_conditions(wanted, connection.dialect.name))
+    if after is not None:
+        query = query.where(row_of(*_ORDER) < row_of(*after))
+    query = query.order_by(*(column.desc() for column in _ORDER)).limit(limit)
+    return [_summary(row) for row in connection.execute(query).mappings()]
+
+
+def _summary(row: RowMapping) -> dict[str, Any]:
+    fields = dict(row)
+    fields["usage"] = {name: fields.pop(name) for name in Usage.model_fields}
+    return fields
+
+
+def projects_of(connection: Connection, execution: str) -> list[str]:
+    """Return the projects that have an execution of this id."""
+    found = connection.execute(select(_COLUMNS.project_id).where(_COLUMNS.execution_id == execution))
+    return sorted(found.scalars())
+
+
+def pending_before(connection: Connection, position: Position) -> int:
+    """Return the number of pending executions that were submitted before."""
+    before = row_of(*_ORDER) < row_of(*position)
+    query = select(func.count()).where(_COLUMNS.status == State.PENDING.value, before)
+    return connection.execute(query).scalar_one()
+
+
+def usage(connection: Connection, wanted: Filter, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Return runs, results, tokens and cost by group, in the order of the groups. Open executions count at their end.
+
+    With the group `label` an execution counts once for each of its labels.
+    """
+    source: Any = executions
+    columns: dict[Group, ColumnElement[str]] = {
+        "project": _COLUMNS.project_id,
+        "model": func.coalesce(_COLUMNS.model, ""),
+        "day": _COLUMNS.day,
+        "label": labels.c.name + "=" + labels.c.value,
+    }
+    if "label" in groups:
+        same = (labels.c.project_id == _COLUMNS.project_id) & (labels.c.execution_id == _COLUMNS.execution_id)
+        source = executions.join(labels, same)
+    by = [columns[group].label(group) for group in groups]
+    counted = {name: func.sum(_COLUMNS[name]).label(name) for name in Usage.model_fields}
+    states = [
+        func.sum(case((_COLUMNS.status == state.value, 1), else_=0)).label(state.value)
+        for state in (State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMED_OUT, State.REJECTED)
+    ]
+    query = select(*by, func.count().label("runs"), *states, *counted.values()).select_from(source)
+    query = query.where(*_conditions(wanted, connection.dialect.name)).group_by(*by).order_by(*by)
+    rows = [dict(row) for row in connection.execute(query).mappings()]
+    # PostgreSQL's sums of bigint are decimals.
+    return [{k: int(v) if k in counted and k != "cost_usd" else v for k, v in row.items()} for row in rows]
+
+
+def reasons(connection: Connection, wanted: Filter) -> dict[str, int]:
+    """Return the number of failures by reason."""
+    query = select(_COLUMNS.reason, func.count()).where(_COLUMNS.reason.is_not(None))
+    query = query.where(*_conditions(wanted, connection.dialect.name)).group_by(_COLUMNS.reason)
+    return {str(reason): count for reason, count in connection.execute(query)}
+
+
+def spend(connection: Connection, wanted: Filter) -> float:
+    """Return the cost in US dollars of the executions that match: of a project since midnight, or of a rule's label."""
+    query = select(func.coalesce(func.sum(_COLUMNS.cost_usd), 0.0))
+    return float(connection.execute(query.where(*_conditions(wanted, connection.dialect.name))).scalar_one())
+
+
+def count_open(connection: Connection, wanted: Filter) -> int:
+    """Return the number of pending and running executions that match."""
+    query = select(func.count()).where(_COLUMNS.status.in_(_OPEN), *_conditions(wanted, connection.dialect.name))
+    return connection.execute(query).scalar_one()
+
+
+def _conditions(wanted: Filter, dialect: str) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    if wanted.projects is not None:
+        found.append(_COLUMNS.project_id.in_(sorted(wanted.projects)))
+    if wanted.states:
+        found.append(_COLUMNS.status.in_(sorted(state.value for state in wanted.states)))
+    if wanted.since is not None:
+        found.append(_COLUMNS.submitted_at >= wanted.since)
+    if wanted.until is not None:
+        found.append(_COLUMNS.submitted_at < wanted.until)
+    if wanted.session_id is not None:
+        found.append(_COLUMNS.session_id == wanted.session_id)
+    if wanted.task_id is not None:
+        found.append(_COLUMNS.task_id == wanted.task_id)
+    if wanted.id_prefix:
+        # `~` is above every character of an id.
+        found += [_COLUMNS.execution_id >= wanted.id_prefix, _COLUMNS.execution_id < wanted.id_prefix + "~"]
+    for name, value in wanted.labels:
+        label = (labels.c.project_id == _COLUMNS.project_id) & (labels.c.execution_id == _COLUMNS.execution_id)
+        label &= labels.c.name == name
+        found.append(exists().where(label if value is None else label & (labels.c.value == value)))
+    if wanted.text is not None:
+        found.append(_has_words(wanted.text, dialect))
+    return found
+
+
+def _has_words(wanted: str, dialect: str) -> ColumnElement[bool]:
+    """Return the condition that a word begins with each word of `wanted`, by the text index of the dialect."""
+    words = words_of(wanted)
+    if not words:
+        return false()
+    simple: ColumnElement[str] = literal_column("'simple'")
+    if dialect == "postgresql":
+        query = func.to_tsquery(simple, " & ".join(f"{word}:*" for word in words))
+        return func.to_tsvector(simple, _COLUMNS.words).op("@@")(query)
+    match = text("SELECT rowid FROM execution_words WHERE execution_words MATCH :words")
+    return _COLUMNS.id.in_(match.bindparams(words=" ".join(f'"{word}"*' for word in words)).columns(executions.c.id))

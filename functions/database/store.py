@@ -1,0 +1,94 @@
+"""The history as the functions use it: one object, whose calls are coroutines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from ocf.events import subjects
+from ocf.events.envelope import Event
+from ocf.events.execution_record import Record
+from ocf.events.ports import ConsumerSpec
+from ocf.events.refs import ExecutionRef
+from ocf.functions.database import reading, writing
+from ocf.functions.database.connection import Database, engine_of
+from ocf.functions.database.reading import Filter, Group, Position
+
+#: The consumer of the facts that become rows (`dispatcher/routes.py`); its backlog tells how far the history is behind.
+CONSUMER = ConsumerSpec("history", subjects.EVENTS, ())
+
+
+class History:
+    """The history of all executions. Every call raises Unavailable while the database does not answer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def at(cls, url: str) -> History:
+        """Return the history in the database at `url`, not connected yet."""
+        return cls(Database(engine_of(url)))
+
+    async def save(self, record: Record, facts: Sequence[Event] = ()) -> None:
+        """Write the rows of an execution. Raises OverflowError for a time out of range, DeadLetter for other values."""
+        await self._database.run(lambda connection: writing.save(connection, record, facts))
+
+    async def save_events(self, facts: Iterable[tuple[ExecutionRef, Event]]) -> None:
+        """Write the rows of facts of executions that have rows."""
+
+        def work(connection: Connection) -> None:
+            for ref, fact in facts:
+                if writing.exists(connection, ref):
+                    writing.save_events(connection, ref, [fact])
+
+        await self._database.run(work)
+
+    async def remove(self, ref: ExecutionRef) -> None:
+        """Remove every row of an execution."""
+        await self._database.run(lambda connection: writing.remove(connection, ref))
+
+    async def page(self, wanted: Filter, limit: int, after: Position | None = None) -> list[dict[str, Any]]:
+        """Return the newest `limit` executions below `after`, with the fields of the gateway's `TaskSummary`."""
+        return await self._database.run(lambda connection: reading.page(connection, wanted, limit, after))
+
+    async def projects_of(self, execution: str) -> list[str]:
+        """Return the projects that have an execution of this id."""
+        return await self._database.run(lambda connection: reading.projects_of(connection, execution))
+
+    async def pending_before(self, position: Position) -> int:
+        """Return the number of pending executions that were submitted before."""
+        return await self._database.run(lambda connection: reading.pending_before(connection, position))
+
+    async def usage(self, wanted: Filter, groups: Sequence[Group]) -> list[dict[str, Any]]:
+        """Return runs, results, tokens and cost by group."""
+        return await self._database.run(lambda connection: reading.usage(connection, wanted, groups))
+
+    async def reasons(self, wanted: Filter) -> dict[str, int]:
+        """Return the number of failures by reason."""
+        return await self._database.run(lambda connection: reading.reasons(connection, wanted))
+
+    async def spend_since(self, project: str, since: datetime, label: tuple[str, str] | None = None) -> float:
+        """Return the US dollars that a project (or its executions with `label`) has spent since a time."""
+        wanted = Filter(frozenset({project}), labels=(label,) if label else (), since=since)
+        return await self._database.run(lambda connection: reading.spend(connection, wanted))
+
+    async def spend_today(self, project: str, now: datetime, label: tuple[str, str] | None = None) -> float:
+        """Return the US dollars of the executions that were submitted since midnight UTC."""
+        midnight = now - timedelta(hours=now.hour, minutes=now.minute, seconds=now.second, microseconds=now.microsecond)
+        return await self.spend_since(project, midnight, label)
+
+    async def count_open(self, project: str, label: tuple[str, str] | None = None) -> int:
+        """Return the number of pending and running executions of a project, or of those with `label`."""
+        wanted = Filter(frozenset({project}), labels=(label,) if label else ())
+        return await self._database.run(lambda connection: reading.count_open(connection, wanted))
+
+    async def ready(self) -> None:
+        """Raise Unavailable unless the database answers."""
+        await self._database.run(lambda connection: connection.execute(text("SELECT 1")).close())
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._database.close()

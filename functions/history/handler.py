@@ -1,0 +1,72 @@
+"""history: write the rows of an execution for each of its facts.
+
+The rows come from the record, which is at least as new as the fact. A repeated, late or reordered fact therefore
+changes nothing, and executions of earlier releases, whose facts have fewer fields, get complete rows too.
+"""
+
+from __future__ import annotations
+
+from ocf.events import subjects
+from ocf.events.command_publisher import NATS_DELIVERIES
+from ocf.events.envelope import Event, parse
+from ocf.events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, OcfError
+from ocf.events.event_types import TERMINAL_TYPES
+from ocf.events.fact_payloads import Fact
+from ocf.events.ports import Bus
+from ocf.events.refs import ExecutionRef
+from ocf.functions.core.command_events import ids_of
+from ocf.functions.core.execution_repository import Records
+from ocf.functions.database.store import History
+
+#: Deliveries after which a fact that fails unexpectedly becomes a dead letter.
+MAX_TRIES = 30
+_ENDS = frozenset(spec.type for spec in TERMINAL_TYPES.values())
+
+
+async def history(event: Event, *, bus: Bus, records: Records, history: History) -> None:
+    """Handle a fact about an execution.
+
+    Raises:
+        Unavailable: The database does not answer; the fact waits.
+        NotYetKnown: A lagging replica of the bucket does not have the fact's change yet.
+        Drop: The fact is about a session, or about an execution without a record.
+        DeadLetter: The fact cannot become a row. Other executions are not affected.
+    """
+    try:
+        await _project(event, bus, records, history)
+    except (OcfError, OSError):
+        raise
+    except Exception as error:
+        if isinstance(error, (ArithmeticError, ValueError)) or _deliveries(event) >= MAX_TRIES:
+            raise DeadLetter(f"the fact cannot become a row: {type(error).__name__}") from None
+        raise
+
+
+def _deliveries(event: Event) -> int:
+    return int(event.extensions.get(NATS_DELIVERIES, "1"))
+
+
+async def _project(event: Event, bus: Bus, records: Records, history: History) -> None:
+    fact = parse(event)
+    if not isinstance(fact, Fact):
+        raise Drop("not a fact about an execution")
+    ref = ExecutionRef(*ids_of(event))
+    try:
+        subjects.check_project(ref.project)
+        subjects.check_id(ref.execution)
+    except InvalidEvent:
+        raise Drop("rejected under an invalid id: there is no execution") from None
+    if event.type == "dev.ocf.task.cleaned.v1":
+        await history.remove(ref)
+        return
+    record = await records.get(ref.project, ref.execution)
+    if record is None:
+        raise Drop(f"execution {ref} has no record any more")
+    if (event.type in _ENDS and not record.terminal and event.type != "dev.ocf.task.rejected.v1") or (
+        event.type == "dev.ocf.task.archived.v1" and not record.archived
+    ):
+        raise NotYetKnown(f"the record of {ref} does not show {event.type} yet")
+    await history.save(record, [event])
+    # Cleanup removes the record, then publishes `cleaned`. If it did so meanwhile, these rows would stay.
+    if await records.get(ref.project, ref.execution) is None and await bus.last(subjects.EVENTS, ref.fact("cleaned")):
+        await history.remove(ref)

@@ -14,6 +14,8 @@ from ocf.events.envelope import Event
 from ocf.functions.archive.handler import archive
 from ocf.functions.cancel.handler import cancel
 from ocf.functions.cleanup.handler import cleanup
+from ocf.functions.database.store import History
+from ocf.functions.history.handler import history
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.runtime.function import Function, Handler
 from ocf.functions.runtime.serve import FUNCTIONS, function_of
@@ -22,15 +24,16 @@ from ocf.functions.submit.handler import submit
 from tests.support.handlers import post
 from tests.support.parts import PROJECT, bench
 
-HANDLERS = (submit, cancel, cleanup, session, archive)
+HANDLERS = (submit, cancel, cleanup, session, archive, history)
 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.__name__)
 def test_a_handler_names_dependencies_that_there_are(handler: Handler) -> None:
     """A keyword argument has the name and the type of an attribute of `Dependencies`."""
-    attributes = typing.get_type_hints(Dependencies)
+    late = {"History": History}  # imported by the processes that need it only
+    attributes = typing.get_type_hints(Dependencies, localns=late)
     for name, one in inspect.getmembers(Dependencies, lambda member: isinstance(member, property)):
-        attributes[name] = typing.get_type_hints(one.fget)["return"]
+        attributes[name] = typing.get_type_hints(one.fget, localns=late)["return"]
     hints = typing.get_type_hints(handler)
     names = [p.name for p in inspect.signature(handler).parameters.values() if p.kind is p.KEYWORD_ONLY]
     assert {name: hints[name] for name in names} == {name: attributes.get(name) for name in names}

@@ -83,7 +83,7 @@ def test_a_sink_outside_must_be_signed_and_one_of_knatives_need_not() -> None:
 def test_a_process_serves_the_rows_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     """All by default; `sinks`, or one of them; a sink that this process does not serve needs no key here."""
     told = {"EVENT_SINKS": "acme=https://x/,audit:*=https://y/", "EVENT_SINK_SECRETS": f"acme={SECRET},audit={SECRET}"}
-    assert [row.consumer for row in selected_routes(Settings(**told))][-3:] == ["archive", "sink-acme", "sink-audit"]
+    assert [row.consumer for row in selected_routes(Settings(**told))][-3:] == ["history", "sink-acme", "sink-audit"]
     assert len(selected_routes(Settings(**told))) == len(ROUTES) + 2
     assert [row.consumer for row in selected_routes(Settings(**told, DISPATCH_CONSUMERS="sinks"))] == [
         "sink-acme",

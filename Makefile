@@ -80,6 +80,10 @@ soak: install ## random faults for MINUTES=30, and then as it was before
 	$(BIN)/python -m faults --soak $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(if $(STOP),--stop $(STOP)) \
 	  $(FAULTS_ARGS)
 
+.PHONY: gitea
+gitea: ## a real Gitea for tests/integration/test_gitea.py, built from its Go module (needs go; 10 CPU-minutes)
+	@scripts/gitea.sh
+
 .PHONY: cluster e2e cluster-down
 cluster: install ## a real Kubernetes with Knative on this machine, and the system in it (tests/cluster; as root)
 	tests/cluster/cluster.sh deps build up serving eventing broker

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ocf.events.session_record import Session
 from ocf.functions import workspace
 from ocf.functions.publishing.branch import ResultRejected
+from ocf.functions.publishing.publisher import Work
 from tests.support.forge import TOKEN, StandIn, stand_in
 from tests.support.git_http import run_git
 from tests.support.publishing import FILES, publishing
@@ -292,3 +295,35 @@ async def test_a_large_file_is_a_reason(forge: StandIn, tmp_path: Path) -> None:
         file.truncate(workspace.Limits().patch_file_bytes + 1)
     with pytest.raises(ResultRejected, match=r"too large.*large"):
         await run.publish()
+
+
+async def test_the_next_turn_of_a_session_goes_on_top(forge: StandIn, tmp_path: Path) -> None:
+    """The workspace comes from the session's archive; branch and pull request get one more commit. An execution of no
+    session is refused."""
+    run = await publishing(forge, tmp_path / "run")
+    run.write("src/app.py", "print('two')\n")
+    first = await run.publish()
+    session, execution = str(uuid.uuid4()), str(uuid.uuid4())
+    now = run.bench.deps.clock.now()
+    times = {"created_at": now, "updated_at": now, "expires_at": now, "ttl_seconds": 60}
+    ids = {"session_id": session, "project_id": "default", "executions": [run.task.execution_id, execution]}
+    await run.bench.deps.session_records.create(Session.model_validate(times | ids))
+    archive = tmp_path / "saved.zst"
+    await workspace.pack(run.prepared, archive)
+    tree, private = tmp_path / "turn2/tree", tmp_path / "turn2/private"
+    restored = await workspace.restore(archive, tree, private, workspace.Limits())
+    (tree / "src/more.py").write_text("more\n")
+    patch = await workspace.write_patch(restored, tmp_path / "turn2.patch")
+    task = run.task.model_copy(update={"execution_id": execution, "session_id": session})
+    record = (await run.record()).model_copy(update={"execution_id": execution, "pushed": []})
+    await run.bench.deps.records.create(record)
+    assert run.prepared.commit is not None
+    work = Work(run.source, run.prepared.commit, tmp_path / "turn2/result", restored, patch)
+    with pytest.raises(ResultRejected, match="did not push"):
+        await run.bench.deps.results.publish(task.model_copy(update={"session_id": None}), "", work)
+    second = await run.bench.deps.results.publish(task, "", work)
+    assert second.pull_request == first.pull_request
+    assert forge.commits("ocf/fix") == [second.commit, first.commit, forge.head("main")]
+    assert forge.tree("ocf/fix")["src/app.py"] == "100644 print('two')\n"
+    assert forge.tree("ocf/fix")["src/more.py"] == "100644 more\n"
+    assert len(forge.pulls) == 1

@@ -24,8 +24,9 @@ class GitServer:
     redirect_to: str | None = None
     #: Answers what is no git: method, path with query, headers, body -> status, content.
     api: Api | None = None
-    #: Called before a push is taken.
-    before_push: Callable[[], None] = lambda: None
+    #: Called before a push is taken, and after; a status is the answer instead.
+    before_push: Callable[[], int | None] = lambda: None
+    after_push: Callable[[], int | None] = lambda: None
 
 
 @contextmanager
@@ -71,8 +72,10 @@ def git_server(root: Path, token: str | None = None) -> Iterator[GitServer]:
                 self.end_headers()
                 return
             path, _, query = self.path.partition("?")
-            if path.endswith("/git-receive-pack"):
-                state.before_push()
+            pushes = path.endswith("/git-receive-pack")
+            if pushes and (status := state.before_push()) is not None:
+                self.send_error(status)
+                return
             env = {
                 "PATH": os.environ["PATH"],
                 "GIT_PROJECT_ROOT": str(root),
@@ -90,6 +93,9 @@ def git_server(root: Path, token: str | None = None) -> Iterator[GitServer]:
                 "GIT_CONFIG_VALUE_0": "*",
             }
             done = subprocess.run(["git", "http-backend"], input=body, env=env, capture_output=True, check=False)
+            if pushes and (status := state.after_push()) is not None:
+                self.send_error(status)
+                return
             head, _, rest = done.stdout.partition(b"\r\n\r\n")
             headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if line)
             self.send_response(int(headers.pop("Status", "200").split()[0]))

@@ -75,7 +75,9 @@ class Publishing:
         return await self.bench.deps.records.require(PROJECT, self.task.execution_id)
 
 
-async def publishing(forge: StandIn, folder: Path, **settings: Any) -> Publishing:
+async def publishing(
+    forge: Any, folder: Path, *, url: str | None = None, token: str = TOKEN, **settings: Any
+) -> Publishing:
     """A completed execution in a clone of the forge's repository, with a credential `bot`."""
     made = bench(**settings)
 
@@ -84,12 +86,12 @@ async def publishing(forge: StandIn, folder: Path, **settings: Any) -> Publishin
 
     clock, keys = made.deps.clock, Keyring(generate_key())
     credentials = ForgeCredentials(made.deps.sessions, clock, keys)
-    token = {"token": keys.seal(TOKEN, PROJECT), "api_url": forge.api_url}
+    sealed = {"token": keys.seal(token, PROJECT), "api_url": forge.api_url}
     about = {"name": "bot", "project_id": PROJECT, "forge": "gitea", "created_at": clock.now()}
-    await credentials.put(Credential.model_validate(about | token))
+    await credentials.put(Credential.model_validate(about | sealed))
     made = made.having(keyring=keys, credentials=credentials, clock=instead(clock, sleep=sleep))
     execution, now = str(uuid.uuid4()), datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
-    source = GitWorkspace(source="git", url=forge.url, credential="bot")
+    source = GitWorkspace(source="git", url=url or forge.url, credential="bot")
     body = {"prompt": "Mend the app\nplease", "workspace": source.model_dump(), "result": {"branch": "ocf/fix"}}
     ids = {"execution_id": execution, "project_id": PROJECT, "submitted_at": now}
     task = Execute.model_validate(body | ids)
@@ -99,6 +101,6 @@ async def publishing(forge: StandIn, folder: Path, **settings: Any) -> Publishin
     )
     folder.mkdir(parents=True, exist_ok=True)
     prepared = await workspace.prepare(
-        source, folder / "agent", workspace.Sources(), private=folder / "private", token=TOKEN
+        source, folder / "agent", workspace.Sources(), private=folder / "private", token=token
     )
     return Publishing(forge, made, task, source, prepared, folder)

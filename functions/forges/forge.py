@@ -21,6 +21,12 @@ def at_least(permission: Permission, wanted: Permission) -> bool:
     return PERMISSIONS.index(permission) >= PERMISSIONS.index(wanted)
 
 
+def page(url: object) -> str:
+    """Return a forge's URL of a page for display as a link; empty unless it is one of HTTP, without blanks."""
+    text = str(url)
+    return text if text.startswith(("https://", "http://")) and text.isprintable() and " " not in text else ""
+
+
 @dataclass(frozen=True)
 class PullRequest:
     """A pull or merge request: number, page, whether it is open, and the commit at its head."""

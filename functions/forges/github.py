@@ -18,6 +18,7 @@ from ocf.functions.forges.forge import (
     Proposal,
     PullRequest,
     What,
+    page,
 )
 from ocf.functions.forges.http import Api, ForgeRefused, seconds
 
@@ -83,12 +84,12 @@ class GitHub:
     async def comments(self, repository: str, kind: Kind, number: int, since: datetime) -> list[tuple[str, str]]:
         """Return text and URL of each comment since then."""
         found = self._api.pages(f"/repos/{repository}/issues/{number}/comments", since=seconds(since))
-        return [(str(one.get("body")), str(one.get("html_url"))) async for one in found]
+        return [(str(one.get("body")), page(one.get("html_url"))) async for one in found]
 
     async def comment(self, repository: str, kind: Kind, number: int, body: str) -> str:
         """Add a comment; return its URL."""
         made = await self._api.send("POST", f"/repos/{repository}/issues/{number}/comments", {"body": body})
-        return str(made["html_url"])
+        return page(made["html_url"])
 
     async def set_status(self, repository: str, commit: str, state: CommitState, text: str, url: str | None) -> None:
         """Set the status `ocf` of a commit."""
@@ -128,7 +129,7 @@ class Gitea(GitHub):
 def _pull_request(found: Object) -> PullRequest:
     head = found.get("head")
     commit = str(head.get("sha")) if isinstance(head, dict) else ""
-    return PullRequest(int(found["number"]), str(found["html_url"]), found.get("state") == "open", commit)
+    return PullRequest(int(found["number"]), page(found["html_url"]), found.get("state") == "open", commit)
 
 
 def _branch(found: Object, end: str) -> object:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import httpx
 
-from ocf.functions.forges.forge import CommitState, Kind, Listing, Object, Permission, Proposal, PullRequest, What
+from ocf.functions.forges.forge import CommitState, Kind, Listing, Object, Permission, Proposal, PullRequest, What, page
 from ocf.functions.forges.http import Api, ForgeRefused, objects, seconds
 
 #: Lowest access level of each permission; reporters manage issues, developers push.
@@ -121,5 +121,5 @@ def _project(repository: str) -> str:
 
 def _merge_request(found: Object) -> PullRequest:
     return PullRequest(
-        int(found["iid"]), str(found["web_url"]), found.get("state") in ("opened", "locked"), str(found.get("sha"))
+        int(found["iid"]), page(found["web_url"]), found.get("state") in ("opened", "locked"), str(found.get("sha"))
     )

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from ocf.functions.forges.addresses import forge_address
-from ocf.functions.forges.forge import Proposal
+from ocf.functions.forges.forge import Proposal, page
 from ocf.functions.forges.http import ForgeRefused, ForgeUnavailable, forge_client
 
 SINCE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -255,3 +255,12 @@ async def test_a_metadata_address_is_never_reached() -> None:
     async with forge_client() as client:
         with pytest.raises(ForgeRefused, match="link-local"):
             await forge_address("gitea", "https://169.254.169.254/api/v1").connect(client, "t").login()
+
+
+@pytest.mark.parametrize(
+    "url", ["javascript:alert(1)", "data:text/html,x", "//evil", "https://x y", "https://x\x1b[0m"]
+)
+def test_a_page_that_is_no_web_page_is_no_link(url: str) -> None:
+    """A forge of a tenant's own could put a script behind the console's link."""
+    assert page(url) == ""
+    assert page("https://git.example/team/app/pulls/1") == "https://git.example/team/app/pulls/1"

@@ -87,6 +87,12 @@ export interface Task {
   readonly result_bytes?: number | null;
   readonly artifacts?: "stored" | "pending" | "lost" | null;
   readonly artifacts_message?: string | null;
+  /** What became of the task's `result`: the pushed branch and its pull request, or why there is none. */
+  readonly commit?: string | null;
+  readonly branch?: string | null;
+  readonly pull_request?: { readonly number: number; readonly url: string } | null;
+  readonly result_message?: string | null;
+  readonly comment_url?: string | null;
   readonly queue_position?: number | null;
   readonly last_sequence?: number;
   readonly archived?: boolean;

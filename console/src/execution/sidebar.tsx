@@ -178,6 +178,30 @@ export function About({ task }: { task: Task }): ReactNode {
             {task.artifacts_message ? `${task.artifacts}: ${visible(task.artifacts_message)}` : task.artifacts}
           </Fact>
         ) : null}
+        {task.branch ? (
+          <Fact name="Branch">
+            <span className="mono">{visible(task.branch)}</span>
+          </Fact>
+        ) : null}
+        {task.commit ? (
+          <Fact name="Commit">
+            <span className="mono id" title={task.commit}>
+              {task.commit.slice(0, 8)}
+            </span>
+            <CopyButton label="Copy commit id" text={() => task.commit ?? ""} />
+          </Fact>
+        ) : null}
+        {task.pull_request ? (
+          <Fact name="Pull request">
+            <Page url={task.pull_request.url}>{`#${task.pull_request.number}`}</Page>
+          </Fact>
+        ) : null}
+        {task.comment_url ? (
+          <Fact name="Comment">
+            <Page url={task.comment_url}>posted</Page>
+          </Fact>
+        ) : null}
+        {task.result_message ? <Fact name="Result">{visible(task.result_message)}</Fact> : null}
         <Fact name="Archive">{task.archived ? "verified" : "not yet"}</Fact>
       </dl>
       {labels.length > 0 && (
@@ -190,6 +214,17 @@ export function About({ task }: { task: Task }): ReactNode {
         </ul>
       )}
     </section>
+  );
+}
+
+/** A link to the forge's page; plain text where its address is no web page's. */
+function Page({ url, children }: { url: string; children: ReactNode }): ReactNode {
+  return /^https?:\/\//.test(url) ? (
+    <a href={url} target="_blank" rel="noreferrer noopener">
+      {children}
+    </a>
+  ) : (
+    children
   );
 }
 

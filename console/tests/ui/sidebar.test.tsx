@@ -19,3 +19,19 @@ test.each(["stored", null] as const)("of a workspace that is %s nothing is said"
   show(<About task={task(1, { artifacts })} />);
   expect(screen.queryByText("Workspace")).toBeNull();
 });
+
+test("a pushed result is shown with a link to its pull request", () => {
+  const url = "https://git.example/team/app/pulls/7";
+  show(<About task={task(1, { branch: "ocf/fix", commit: "a".repeat(40), pull_request: { number: 7, url } })} />);
+  expect(screen.getByRole("link", { name: "#7" }).getAttribute("href")).toBe(url);
+  expect(screen.getByText("ocf/fix")).toBeTruthy();
+  expect(screen.getByText("aaaaaaaa").getAttribute("title")).toBe("a".repeat(40));
+});
+
+test("a pull request whose address is no web page is no link, and the reason of a refusal is text", () => {
+  const url = "javascript:alert(1)";
+  show(<About task={task(1, { pull_request: { number: 7, url }, result_message: "branch is protected\u202e" })} />);
+  expect(screen.queryByRole("link", { name: "#7" })).toBeNull();
+  expect(screen.getByText("#7")).toBeTruthy();
+  expect(screen.getByText(/branch is protected/).textContent).not.toContain("\u202e");
+});

@@ -28,6 +28,7 @@ from ocf.functions.gateway.routes import (
     hooks,
     models,
     operations,
+    schedules,
     sessions,
     stream,
     tasks,
@@ -37,7 +38,20 @@ from ocf.functions.gateway.routes import (
 from ocf.functions.gateway.settings import GatewaySettings
 from ocf.functions.gateway.static_files import Console
 
-_PARTS = (tasks, downloads, sessions, models, usage, credentials, events, hooks, triggers, operations, stream)
+_PARTS = (
+    tasks,
+    downloads,
+    sessions,
+    models,
+    usage,
+    credentials,
+    events,
+    hooks,
+    triggers,
+    schedules,
+    operations,
+    stream,
+)
 _PROBES = frozenset({"/health", "/ready", "/metrics"})
 
 

@@ -12,6 +12,7 @@ from ocf.functions.gateway.problems import MEDIA_TYPE, ProblemDocument
 from ocf.functions.gateway.request_schemas import Answer, AttachSession, CancelTask, CreateSession, ExecuteTask
 from ocf.functions.gateway.routes.hooks import CreateHook
 from ocf.functions.rules.rule import Rule
+from ocf.functions.rules.schedules import Schedule
 
 _ABOUT = """Executions of OpenCode as events. Every command is published as an event; answers report the current state.
 
@@ -53,7 +54,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     schemas = document["components"]["schemas"]
-    for model in (ExecuteTask, CancelTask, Answer, CreateSession, AttachSession, CreateHook, Rule, ProblemDocument):
+    sessions_and_tasks = (ExecuteTask, CancelTask, Answer, CreateSession, AttachSession)
+    for model in (*sessions_and_tasks, CreateHook, Rule, Schedule, ProblemDocument):
         schema = model.model_json_schema(by_alias=True, ref_template=_REF)
         for name, one in {**schema.pop("$defs", {}), model.__name__: schema}.items():
             if set(schemas.setdefault(name, one).get("properties", {})) != set(one.get("properties", {})):

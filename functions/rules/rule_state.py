@@ -31,6 +31,7 @@ class RuleState(ForwardCompatible):
     """`active` has the executions that count against `max_concurrent`, `refused` the latest events held back."""
 
     matched: int = 0
+    seen: str | None = Field(None, description="planned time of the last tick of a schedule, started or not")
     last_event: EventRef | None = None
     refused: list[EventRef] = Field(default_factory=list)
     active: list[str] = Field(default_factory=list)
@@ -93,6 +94,10 @@ class RuleStates:
             return state.model_copy(update={"refused": [*state.refused, event][-_REFUSALS:]})
 
         await self._change(name, refused)
+
+    async def note(self, name: str, seen: str) -> None:
+        """Record the planned time of a schedule's tick."""
+        await self._change(name, lambda state: None if state.seen == seen else state.model_copy(update={"seen": seen}))
 
     async def forget(self, name: str, executions: set[str]) -> None:
         """Remove executions that have ended."""

@@ -11,6 +11,8 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+from nats.aio.client import ServerVersion
+
 from ocf.events import dead_letters, subjects
 from ocf.events.adapters.nats.bus import NatsBus
 from ocf.events.errors import OcfError, Unavailable
@@ -25,6 +27,8 @@ from ocf.functions.settings.settings import Settings, load_or_exit
 _NANOSECONDS = 1_000_000_000
 _NOT_FOUND = 10059
 _API_TIMEOUT = 10.0
+#: The first with cron schedules and their time zones (ADR-51).
+_LEAST_VERSION = (2, 14)
 
 
 def stream_config(spec: StreamSpec, replicas: int) -> dict[str, Any]:
@@ -121,11 +125,23 @@ async def _call(bus: NatsBus, call: str, config: dict[str, Any]) -> dict[str, An
     return answer
 
 
+def check_version(version: ServerVersion) -> None:
+    """Refuse a server without cron schedules.
+
+    Raises:
+        Unavailable: The server is too old; names both versions.
+    """
+    if (version.major, version.minor) < _LEAST_VERSION:
+        least = ".".join(map(str, _LEAST_VERSION))
+        raise Unavailable(f"nats-server {version.major}.{version.minor} is older than {least}, which schedules need")
+
+
 async def run(settings: Settings) -> int:
     """Set up the NATS server and the database of `settings`; return the exit status."""
     try:
         fresh = await asyncio.to_thread(migrate, settings.history_url())
         async with bootstrap.connected(settings, "setup") as bus:
+            check_version(bus.nc.connected_server_version)
             longest = max((round(rule.output.total_seconds()) for rule in settings.retention), default=0)
             names = await apply(
                 bus, settings.stream_replicas, output_age=longest, output_bytes=settings.output_stream_bytes

@@ -10,19 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ocf.events import subjects
-from ocf.events.command_publisher import NATS_SCHEDULER, NATS_SUBJECT, publish_command
-from ocf.events.commands import Submit
-from ocf.events.envelope import Event, new_event
-from ocf.events.errors import Conflict, InvalidEvent, Retry
+from ocf.events.command_publisher import NATS_SCHEDULER, NATS_SUBJECT
+from ocf.events.envelope import Event
+from ocf.events.errors import InvalidEvent, Retry
 from ocf.events.ports import Bucket, Bus, Clock
 from ocf.functions.core.execution_repository import Records
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.rules.rule_state import EventRef, RuleStates
 from ocf.functions.rules.rulebook import CompiledRule, RuleBook, RuleFailed, execution_id, view
 from ocf.functions.trigger import actors, guards
-
-SUBMIT = "dev.ocf.task.submit.v1"
-SOURCE = "/ocf/trigger"
+from ocf.functions.trigger.submits import publish_submit, was_submitted
+from ocf.functions.trigger.ticks import Ticks
 
 
 async def trigger(
@@ -46,7 +44,8 @@ async def trigger(
     if parsed.kind != "in":
         raise InvalidEvent("natssubject: the event did not arrive on ocf.in.<project>.<source>")
     if event.extensions.get(NATS_SCHEDULER):
-        return  # a schedule that no longer exists
+        await Ticks(bus, triggers, records, clock).handle(event, parsed.project)
+        return
     seen = view(event)
     parts = _Parts(bus, triggers, records, credentials, clock)
     failures: list[str] = []
@@ -80,7 +79,7 @@ async def _start(rule: CompiledRule, event: Event, seen: dict[str, Any], parts: 
     """Publish the submit of one rule, unless a guard of the rule holds the event back."""
     project, name, now = rule.project, rule.rule.name, parts.clock.now()
     execution = execution_id(project, name, event)
-    if await parts.bus.last(subjects.COMMANDS, subjects.command("submit", project, execution)) is not None:
+    if await was_submitted(parts.bus, project, execution):
         return  # an earlier delivery of this event
     states = RuleStates(parts.triggers, project)
     reason = await actors.refusal(rule, seen, parts.credentials)
@@ -91,12 +90,3 @@ async def _start(rule: CompiledRule, event: Event, seen: dict[str, Any], parts: 
         await states.refuse(name, EventRef(id=event.id, time=now, reason=reason))
         return
     await publish_submit(parts.bus, submit, event, parts.clock)
-
-
-async def publish_submit(bus: Bus, data: Submit, cause: Event, clock: Clock) -> None:
-    """Publish a submit, only once over repeated calls."""
-    submit = new_event(SUBMIT, data, source=SOURCE, time=clock.now(), cause=cause)
-    try:
-        await publish_command(bus, submit, data.project_id, only_first=True)
-    except Conflict:
-        return  # published by an earlier delivery of the same event

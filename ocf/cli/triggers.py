@@ -1,18 +1,22 @@
-"""`ocf trigger ...` and `ocf hook ...`: rules that start tasks from events, and the hooks that let events in."""
+"""`ocf trigger ...`, `ocf schedule ...`, `ocf hook ...`: tasks from events and by the clock; who may send events."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ocf.cli.common import console, fail, plain, print_json
+from ocf.cli.options.body import Option
+from ocf.cli.options.task import TASK_OPTIONS, task_body
 from ocf.cli.verb import Call, verb
 
 app = typer.Typer(no_args_is_help=True, help="Rules: which event starts which task.")
+schedules = typer.Typer(no_args_is_help=True, help="Schedules: tasks at the times of a cron expression.")
 hooks = typer.Typer(no_args_is_help=True, help="Hooks: webhooks and Knative sources that may send events.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the rule.")]
@@ -140,3 +144,53 @@ async def rotate(call: Call, of: Of, kind: Kind) -> int:
 async def delete_hook(call: Call, of: Of, kind: Kind) -> int:
     """Remove a hook; its secrets are refused from then on."""
     return await call.answer("DELETE", f"/hooks/{of}/{kind}")
+
+
+_SCHEDULE = (
+    Option("NAME", "name", "Name of the schedule."),
+    Option("--cron", "cron", "Minute, hour, day of the month, month, day of the week.", extra={"metavar": "FIELDS"}),
+    Option("--timezone", "timezone", "Time zone such as Europe/Berlin; else UTC."),
+    Option("--overlap", "overlap", "While an earlier execution runs: skip (default), queue or cancel."),
+)
+
+
+def _schedule(given: Mapping[str, Any]) -> dict[str, Any]:
+    for name in ("name", "cron"):
+        if given[name] is None:
+            raise typer.BadParameter(f"{'NAME' if name == 'name' else '--cron'} is required")
+    own = {option.field: given[option.name] for option in _SCHEDULE if given[option.name] is not None}
+    return {**own, "task": task_body(given)}
+
+
+@schedules.command("create")
+@verb((*_SCHEDULE, *TASK_OPTIONS), _schedule)
+async def create_schedule(call: Call) -> int:
+    """Store a schedule; one of the same name is replaced. The task is described as for `ocf submit`."""
+    return await call.answer("POST", "/schedules", {"project_id": call.project, **call.body})
+
+
+@schedules.command("list")
+@verb()
+async def list_schedules(call: Call) -> int:
+    """List the schedules with their next runs."""
+    found = await call.gateway.call("GET", "/schedules", project_id=call.project)
+    if call.json:
+        print_json(found)
+        return 0
+    for one in found["schedules"]:
+        due = "paused" if one["paused"] else f"next {(one['next'] or 'never')[:16]}"
+        last = (one["last"] or {}).get("id", "never")
+        sys.stdout.write(f"{plain(one['name'])}  {one['cron']} {one['timezone']}  {due}  last {last}\n")
+    return 0
+
+
+def _schedule_verb(method: str, what: str) -> Callable[..., None]:
+    async def change(call: Call, name: Annotated[str, typer.Argument(metavar="NAME")]) -> int:
+        return call.show(await call.gateway.call(method, f"/schedules/{name}{what}", project_id=call.project))
+
+    return verb()(change)
+
+
+schedules.command("pause", help="Start nothing until the schedule is resumed.")(_schedule_verb("POST", "/pause"))
+schedules.command("resume", help="Go on; ticks of the pause are not made up for.")(_schedule_verb("POST", "/resume"))
+schedules.command("delete", help="Remove a schedule.")(_schedule_verb("DELETE", ""))

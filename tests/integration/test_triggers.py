@@ -71,6 +71,25 @@ async def test_a_backend_publishes_an_event_straight_to_the_inbox(stack: Stack, 
         assert len(await until(listed, what="the execution of the rule good")) == 1
 
 
+def shell(stack: Stack, folder: Path, script: str) -> str:
+    """What a block of a page prints."""
+    (folder / "ocf").write_text(f'#!/bin/sh\nexec {sys.executable} -m ocf.cli.main "$@"\n')
+    (folder / "ocf").chmod(0o755)
+    environ = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environ |= {"OCF_GATEWAY": stack.answer["gateway"]}
+    argv = ["bash", "-euc", script]
+    done = subprocess.run(argv, env=environ, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_commands_of_schedules_work(stack: Stack, tmp_path: Path) -> None:
+    """Of docs/how-to/schedule-tasks.md."""
+    said = shell(stack, tmp_path, block("docs/how-to/schedule-tasks.md", "schedule"))
+    assert "nightly  0 6 * * 1-5 Europe/Berlin  next " in said
+    assert "paused         True" in said
+
+
 def test_the_commands_of_the_page_work(stack: Stack, tmp_path: Path) -> None:
     """A rule is applied, tested with a published payload, and listed."""
     page = "docs/how-to/start-tasks-from-events.md"
@@ -78,12 +97,6 @@ def test_the_commands_of_the_page_work(stack: Stack, tmp_path: Path) -> None:
     payload = example("issues", "labeled")
     event = {"specversion": "1.0", "id": "1", "source": "s", "type": "com.github.issues.labeled", "data": payload}
     (tmp_path / "event.json").write_text(json.dumps(event))
-    (tmp_path / "ocf").write_text(f'#!/bin/sh\nexec {sys.executable} -m ocf.cli.main "$@"\n')
-    (tmp_path / "ocf").chmod(0o755)
-    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    environ |= {"OCF_GATEWAY": stack.answer["gateway"]}
-    argv = ["bash", "-euc", block(page, "apply")]
-    done = subprocess.run(argv, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Spelling error in the README file" in done.stdout
-    assert "labelled  type com.github.issues.labeled  matched 0" in done.stdout
+    said = shell(stack, tmp_path, block(page, "apply"))
+    assert "Spelling error in the README file" in said
+    assert "labelled  type com.github.issues.labeled  matched 0" in said

@@ -1,0 +1,42 @@
+"""Commands of the trigger function: a submit is published once, whatever is delivered again."""
+
+from __future__ import annotations
+
+from ocf.events import subjects
+from ocf.events.command_publisher import publish_command
+from ocf.events.commands import Cancel, Submit
+from ocf.events.envelope import Event, new_event
+from ocf.events.errors import Conflict
+from ocf.events.ports import Bus, Clock
+
+SUBMIT = "dev.ocf.task.submit.v1"
+#: CloudEvents source of the submits, and who asks for a cancel.
+SOURCE = "/ocf/trigger"
+
+
+async def was_submitted(bus: Bus, project: str, execution: str) -> bool:
+    """Return whether an earlier delivery of the event published the submit."""
+    return await bus.last(subjects.COMMANDS, subjects.command("submit", project, execution)) is not None
+
+
+async def publish_submit(bus: Bus, data: Submit, cause: Event, clock: Clock) -> None:
+    """Publish a submit, only once over repeated calls.
+
+    Args:
+        bus: The bus.
+        data: The task.
+        cause: The event that starts it.
+        clock: The clock.
+    """
+    submit = new_event(SUBMIT, data, source=SOURCE, time=clock.now(), cause=cause)
+    try:
+        await publish_command(bus, submit, data.project_id, only_first=True)
+    except Conflict:
+        return  # published by an earlier delivery of the same event
+
+
+async def publish_cancel(bus: Bus, project: str, execution: str, why: str, cause: Event, clock: Clock) -> None:
+    """Publish a cancel of an earlier execution."""
+    data = Cancel(execution_id=execution, project_id=project, why=why, requested_by=SOURCE)
+    command = new_event("dev.ocf.task.cancel.v1", data, source=SOURCE, time=clock.now(), cause=cause)
+    await publish_command(bus, command, project)

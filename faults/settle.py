@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import time
 
@@ -21,6 +20,8 @@ from ocf.functions.dispatcher.routes import ROUTES
 
 #: After the last fault: a lease (10 s), a redelivery (30 s), sweeps (every 15 s), and the further attempts themselves.
 PATIENCE = 240.0
+#: Longer than any backlog takes that the bounded load can leave: what still moves then moves in a circle.
+_LONGEST = 1200.0
 
 
 async def settle(bus: NatsBus, ledger: Ledger, patience: float = PATIENCE) -> list[str]:
@@ -29,16 +30,19 @@ async def settle(bus: NatsBus, ledger: Ledger, patience: float = PATIENCE) -> li
     Returns:
         What is still under way (empty: the system has settled).
     """
-    until, least = time.monotonic() + patience, math.inf
+    begun = time.monotonic()
+    until, before = begun + patience, set[str]()
     while True:
         try:
             left = await _under_way(bus, ledger)
         except Unavailable as error:
             left = [f"NATS: {error}"]
-        if not left or time.monotonic() > until:
+        now, names = time.monotonic(), {line.partition(": ")[0] for line in left}
+        if not left or now > until:
             return left
-        if len(left) < least:
-            least, until = len(left), time.monotonic() + patience
+        if before - names:
+            until = min(now + patience, begun + _LONGEST)
+        before = names
         await asyncio.sleep(1.0)
 
 

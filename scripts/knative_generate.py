@@ -110,7 +110,7 @@ SERVICES = (
         32,
         5,
         SHORT_SECONDS,
-        secrets=("ocf-dispatch", "ocf-encryption", "ocf-s3"),
+        secrets=("ocf-dispatch", "ocf-encryption", "ocf-s3", "ocf-database"),
     ),
     Service(
         "result",

@@ -93,6 +93,27 @@ def actor_of(event: Mapping[str, Any]) -> Actor | None:
     return Actor(forge, login, str(place.get("full_name") or ""), str(place.get("clone_url")), bot)
 
 
+@dataclass(frozen=True)
+class Place:
+    """The issue, pull request or merge request that an event of a forge is about."""
+
+    repository: str
+    number: int
+    pull_request: bool
+
+
+def place_of(event: Mapping[str, Any]) -> Place | None:
+    """Return what an event of a forge is about; None for any other event, and for one without a number."""
+    actor, payload = actor_of(event), event.get("data")
+    number = number_of(payload) if actor is not None and isinstance(payload, dict) else None
+    if actor is None or number is None or not isinstance(payload, dict):
+        return None
+    kinds = (payload.get("object_kind"), _object(payload, "object_attributes").get("noteable_type"))
+    merge_request = bool({"merge_request", "MergeRequest"} & set(kinds)) or "merge_request" in payload
+    pull_request = merge_request or "pull_request" in payload
+    return Place(actor.repository, number, pull_request)
+
+
 def _object(payload: Mapping[str, Any], name: str) -> dict[str, Any]:
     found = payload.get(name)
     return found if isinstance(found, dict) else {}

@@ -65,6 +65,13 @@ class Rule(Model):
     daily_budget_usd: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     own_events: Annotated[bool, Field(description="also events that executions of this system caused")] = False
 
+    @property
+    def credential(self) -> str | None:
+        """Return the name of its forge credential: that of `actors`, else of the workspace or result."""
+        parts = (self.task.get("workspace"), self.task.get("result"))
+        named = (part.get("credential") for part in parts if isinstance(part, dict))
+        return self.on.actors.credential or next((str(one) for one in named if one), None)
+
 
 class InvalidRule(ValueError):
     """The rule cannot be used; `errors` has each wrong field."""
@@ -119,14 +126,18 @@ def replace_texts(
     return walked
 
 
-def compile_condition(on: On) -> Condition | None:
+def compile_condition(rule: Rule) -> Condition | None:
     """Return the compiled condition of a rule.
 
     Raises:
-        InvalidRule: It is not valid, or the rule would match every event.
+        InvalidRule: It is not valid, the rule would match every event, or it cannot reply.
     """
+    on = rule.on
     if on.type is None and on.source is None and on.subject is None:
         raise InvalidRule([FieldError(field="on", message="must name at least one of type, source and subject")])
+    if rule.reply is not None and rule.credential is None:
+        message = "needs a credential of the forge: on.actors.credential, workspace.credential or result.credential"
+        raise InvalidRule([FieldError(field="reply", message=message)])
     try:
         return None if on.where is None else Condition(on.where)
     except InvalidCondition as error:

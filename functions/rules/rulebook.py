@@ -20,6 +20,7 @@ from ocf.events.errors import Conflict, DeadLetter
 from ocf.events.input_limits import INBOX, parse_json
 from ocf.events.ports import Bucket
 from ocf.functions.rules.condition import ConditionFailed
+from ocf.functions.rules.forge_events import place_of
 from ocf.functions.rules.rule import InvalidRule, On, Rule, compile_condition, compile_texts, replace_texts
 from ocf.functions.rules.texts import TemplateFailed
 
@@ -56,7 +57,7 @@ class CompiledRule:
         self.rule, self.project = rule, project
         self.broken = ""
         try:
-            self._condition = compile_condition(rule.on)
+            self._condition = compile_condition(rule)
             self._texts = compile_texts(rule.task)
         except InvalidRule as error:
             self.broken = str(error)
@@ -97,12 +98,21 @@ class CompiledRule:
 
         task = replace_texts(self.rule.task, rendered)
         labels = {**(task.get("labels") or {}), "trigger": self.rule.name}
-        ids = {"execution_id": execution, "project_id": self.project}
+        ids = {"execution_id": execution, "project_id": self.project, **self._reply_to(event)}
         try:
             return Submit.model_validate_json(json.dumps({**task, "labels": labels, **ids}), strict=True)
         except ValidationError as error:
             found = "; ".join(f"task.{one.field}: {one.message}" for one in field_errors(error))
             raise RuleFailed(f"rule {self.rule.name}: {found}") from None
+
+    def _reply_to(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the place of the comment at the end, if the rule says `reply` and the event has such a place."""
+        place = place_of(event) if self.rule.reply is not None else None
+        if place is None:
+            return {}
+        kind = "pull_request" if place.pull_request else "issue"
+        about = {"repository": place.repository, "kind": kind, "number": place.number}
+        return {"reply_to": {"credential": self.rule.credential, **about}}
 
 
 def _matches(pattern: str, value: object) -> bool:

@@ -29,7 +29,7 @@ async def refusal(rule: CompiledRule, event: Mapping[str, Any], credentials: For
         return f"on.actors: {actor.login or 'nobody'} is a bot"
     if wanted.users and actor.login.lower() not in {user.lower() for user in wanted.users}:
         return f"on.actors.users: {actor.login} is not among them"
-    name = credential_of(rule.rule)
+    name = rule.rule.credential
     if name is None and wanted.permission == "any":
         return None
     if name is None:
@@ -42,13 +42,6 @@ async def refusal(rule: CompiledRule, event: Mapping[str, Any], credentials: For
             return await _asked(rule.rule, actor, await _forge(credentials, client, rule.project, name, actor))
     except ForgeRefused as error:
         raise RuleFailed(f"rule {rule.rule.name}: on.actors: {error}") from None
-
-
-def credential_of(rule: Rule) -> str | None:
-    """Return the name of the forge credential that a rule uses: its own, else that of its workspace or result."""
-    parts = (rule.task.get("workspace"), rule.task.get("result"))
-    named = (part.get("credential") for part in parts if isinstance(part, dict))
-    return rule.on.actors.credential or next((str(one) for one in named if one), None)
 
 
 async def _forge(

@@ -1,18 +1,27 @@
-"""Limits of a rule: how many executions it may have, and how often it may start one."""
+"""Limits of a rule: how many executions it may have, how often it may start one, what they may cost in a day."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 from ocf.events.envelope import Event
 from ocf.events.errors import NotItsTurn
 from ocf.functions.core.execution_repository import Records
+from ocf.functions.database.store import History
 from ocf.functions.rules.rule_state import CoolsDown, EventRef, Limits, RuleStates, TooMany
 from ocf.functions.rules.rulebook import CompiledRule
 
 
 async def refusal(
-    rule: CompiledRule, states: RuleStates, event: Event, execution: str, *, records: Records, now: datetime
+    rule: CompiledRule,
+    states: RuleStates,
+    event: Event,
+    execution: str,
+    *,
+    records: Records,
+    open_history: Callable[[], History],
+    now: datetime,
 ) -> str | None:
     """Return why the limits of the rule hold the event back, or None; the start is then recorded.
 
@@ -20,6 +29,11 @@ async def refusal(
         NotItsTurn: The rule has `max_concurrent` executions; the event waits.
     """
     name, seen = rule.rule.name, EventRef(id=event.id, time=now)
+    budget = rule.rule.daily_budget_usd
+    if budget is not None:
+        spent = await open_history().spend_today(rule.project, now, ("trigger", name))
+        if spent >= budget:
+            return f"daily_budget_usd: {spent:.2f} of {budget:.2f} US dollars are spent since midnight UTC"
     limits = Limits(rule.rule.max_concurrent or 0, rule.rule.cooldown_seconds or 0)
     try:
         try:

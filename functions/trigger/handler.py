@@ -6,6 +6,7 @@ second one, because its subject takes only one message.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent, Retry
 from ocf.events.ports import Bucket, Bus, Clock
 from ocf.functions.core.execution_repository import Records
+from ocf.functions.database.store import History
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.rules.rule_state import EventRef, RuleStates
 from ocf.functions.rules.rulebook import CompiledRule, RuleBook, RuleFailed, execution_id, view
@@ -31,6 +33,7 @@ async def trigger(
     rulebook: RuleBook,
     records: Records,
     credentials: ForgeCredentials,
+    open_history: Callable[[], History],
     clock: Clock,
 ) -> None:
     """Handle an event of `ocf.in.<project>.<source>`.
@@ -47,7 +50,7 @@ async def trigger(
         await Ticks(bus, triggers, records, clock).handle(event, parsed.project)
         return
     seen = view(event)
-    parts = _Parts(bus, triggers, records, credentials, clock)
+    parts = _Parts(bus, triggers, records, credentials, open_history, clock)
     failures: list[str] = []
     waiting: Retry | None = None
     for rule in await rulebook.rules(parsed.project):
@@ -72,6 +75,7 @@ class _Parts:
     triggers: Bucket
     records: Records
     credentials: ForgeCredentials
+    open_history: Callable[[], History]
     clock: Clock
 
 
@@ -85,7 +89,9 @@ async def _start(rule: CompiledRule, event: Event, seen: dict[str, Any], parts: 
     reason = await actors.refusal(rule, seen, parts.credentials)
     if reason is None:
         submit = rule.submit(seen, execution)
-        reason = await guards.refusal(rule, states, event, execution, records=parts.records, now=now)
+        reason = await guards.refusal(
+            rule, states, event, execution, records=parts.records, open_history=parts.open_history, now=now
+        )
     if reason is not None:
         await states.refuse(name, EventRef(id=event.id, time=now, reason=reason))
         return

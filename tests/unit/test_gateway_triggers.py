@@ -59,6 +59,7 @@ async def test_a_rule_is_stored_replaced_listed_and_deleted() -> None:
     [
         ({"on": {"type": "a", "where": "event.data.x.matches('a')"}}, "on.where"),
         ({"on": {}}, "on"),
+        ({"reply": "comment"}, "reply"),
         ({"on": {"type": "a", "kind": "b"}}, "on.kind"),
         ({"task": {"prompt": "{% for x in event.data %}{% endfor %}"}}, "task.prompt"),
         ({"task": {"prompt": "x", "promt": "y"}}, "task.promt"),

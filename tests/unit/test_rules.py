@@ -13,7 +13,7 @@ from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent
 from ocf.functions.rules import texts
 from ocf.functions.rules.condition import Condition, ConditionFailed, InvalidCondition
-from ocf.functions.rules.rule import InvalidRule, On, Rule, compile_condition, compile_texts
+from ocf.functions.rules.rule import InvalidRule, Rule, compile_condition, compile_texts
 from ocf.functions.rules.rulebook import CompiledRule, RuleBook, RuleFailed, execution_id, view
 from ocf.functions.rules.texts import InvalidTemplate, TemplateFailed, Text
 from tests.support.clock import ManualClock
@@ -176,7 +176,7 @@ def test_templates_stand_only_in_the_texts_of_a_task() -> None:
 def test_a_rule_for_every_event_is_refused() -> None:
     """It would also match what its own executions cause."""
     with pytest.raises(InvalidRule, match="at least one"):
-        compile_condition(On(where="true"))
+        compile_condition(a_rule(on={"where": "true"}))
 
 
 def test_a_rule_matches_by_attributes_and_condition_and_says_why_not() -> None:

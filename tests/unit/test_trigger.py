@@ -11,11 +11,14 @@ from ocf.events import subjects
 from ocf.events.command_publisher import NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import InvalidEvent, NotItsTurn
+from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
+from ocf.events.output import Usage
 from ocf.functions.rules.rule import Rule
 from ocf.functions.rules.rule_state import RuleStates
-from ocf.functions.rules.rulebook import RuleFailed
+from ocf.functions.rules.rulebook import CompiledRule, RuleFailed, view
 from tests.support.clock import ManualClock
+from tests.support.gateway import ID
 from tests.support.handlers import submit, trigger
 from tests.support.parts import PROJECT, Bench, bench
 
@@ -154,3 +157,64 @@ async def test_a_crash_before_the_submit_is_made_good_by_the_redelivery() -> Non
     await trigger(b.deps, foreign(1))
     assert len(await submits(b)) == 1
     assert (await RuleStates(b.deps.triggers, PROJECT).read("fix")).matched == 1
+
+
+async def test_a_daily_budget_holds_events_back_and_says_what_is_spent() -> None:
+    """By the cost of the rule's executions of today in the history."""
+    b = bench()
+    await rule(b, daily_budget_usd=1.5)
+    await trigger(b.deps, foreign(1))
+    (first,) = await submits(b)
+    now = b.deps.clock.now()
+    spent = Record(
+        execution_id=first["execution_id"],
+        project_id=PROJECT,
+        state=State.COMPLETED,
+        labels={"trigger": "fix"},
+        submitted_at=now,
+        updated_at=now,
+        timeout_seconds=60,
+        usage=Usage(cost_usd=1.6),
+    )
+    await b.deps.open_history().save(spent)
+    await trigger(b.deps, foreign(2))
+    assert len(await submits(b)) == 1
+    (refused,) = (await RuleStates(b.deps.triggers, PROJECT).read("fix")).refused
+    assert "1.60 of 1.50 US dollars" in refused.reason
+    await rule(b, "other", daily_budget_usd=1.5)
+    await trigger(b.deps, foreign(3))
+    assert len(await submits(b)) == 2
+
+
+@pytest.mark.parametrize(
+    ("type_", "payload", "kind"),
+    [
+        ("com.gitea.issues.opened", {"issue": {"number": 4}}, "issue"),
+        ("com.gitea.pull_request.opened", {"pull_request": {"number": 4}}, "pull_request"),
+        ("com.gitea.push", {}, None),
+    ],
+)
+async def test_a_rule_that_replies_names_the_place_of_the_comment(
+    type_: str, payload: dict[str, Any], kind: str | None
+) -> None:
+    """The repository and number of the event, and the rule's credential; a push has no such place."""
+    compiled = CompiledRule(
+        Rule.model_validate(
+            {
+                "name": "fix",
+                "on": {"type": "com.gitea.*", "actors": {"credential": "bot"}},
+                "task": {"prompt": "go"},
+                "reply": "comment",
+            }
+        ),
+        PROJECT,
+    )
+    data = {"sender": {"login": "ann"}, "repository": {"full_name": "team/app"}, **payload}
+    made = compiled.submit(view(Event(type_, "s", "1", ManualClock().now(), json.dumps(data).encode())), ID)
+    if kind is None:
+        assert made.reply_to is None
+    else:
+        assert made.reply_to is not None
+        assert made.reply_to.model_dump() == {
+            "credential": "bot", "repository": "team/app", "kind": kind, "number": 4,
+        }  # fmt: skip

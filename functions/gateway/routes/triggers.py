@@ -48,7 +48,7 @@ async def put(request: Request, gateway: Gw, caller: Caller) -> Response:
     project = caller.project_or(body.project_id, gateway.settings.default_project)
     task = checked_task(body.task, project, gateway.deps.keyring)
     try:
-        compile_condition(body.on)
+        compile_condition(body)
     except InvalidRule as error:
         raise invalid(error.errors) from None
     rules = await gateway.rulebook.rules(project)

@@ -413,12 +413,13 @@ class Cleanup(Model):
     """`dev.ocf.task.cleanup.v1`: remove the data of one execution, or run a periodic job.
 
     For one execution, `scope` is `everything` (stream, state, S3, workspace) or `workspace` (only the pod's files).
-    Schedules send `sweep` (end executions without a worker) and `retention` (remove expired data).
+    Schedules send `sweep` (end executions without a worker), `eviction` (remove ended executions from NATS) and
+    `retention` (remove expired data).
     """
 
     project_id: ProjectId
     execution_id: ExecutionId
-    scope: Literal["everything", "workspace", "sweep", "retention"] = "everything"
+    scope: Literal["everything", "workspace", "sweep", "eviction", "retention"] = "everything"
     requested_by: Annotated[Text, Field(max_length=200)] | None = None
 
 

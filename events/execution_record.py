@@ -53,6 +53,8 @@ class Record(ForwardCompatible):
     labels: dict[str, str] = {}
     model: str | None = None
     digest: str = ""
+    #: Of the REST call that made it, if the caller gave its id.
+    request_digest: str = ""
     command_id: str = ""
     traceparent: str | None = None
     submitted_at: datetime

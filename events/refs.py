@@ -32,6 +32,11 @@ class ExecutionRef:
         return f"{self.record_key}.lease"
 
     @property
+    def ended_key(self) -> str:
+        """Key by which the id is remembered after its record has left the bucket; it expires (TTL)."""
+        return f"{self.record_key}.ended"
+
+    @property
     def prefix(self) -> str:
         """Prefix of the objects in S3, without a trailing slash."""
         return f"{self.project}/{self.execution}"

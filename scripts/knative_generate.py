@@ -102,7 +102,14 @@ SERVICES = (
         agent=Agent(),
     ),
     Service("cancel", "the durable backstop; a running pod hears a cancel straight from NATS", 32, 5, SHORT_SECONDS),
-    Service("cleanup", "deletes what an execution left", 8, 5, SHORT_SECONDS),
+    Service(
+        "cleanup",
+        "deletes what an execution left",
+        8,
+        5,
+        SHORT_SECONDS,
+        secrets=("ocf-database", "ocf-dispatch", "ocf-s3"),
+    ),
     Service("archive", "writes output, events and manifest to S3", 4, 10, LONG_SECONDS, state="4Gi"),
     Service(
         "trigger",

@@ -107,7 +107,7 @@ class Archiver:
             executions=executions,
             sessions=NatsBucket(bus, subjects.SESSIONS_BUCKET),
             store=store,
-            records=Records(executions, bus, clock, source="/bench"),
+            records=Records(executions, bus, clock, source="/bench", store=store),
             keyring=None,
             credentials=ForgeCredentials(NatsBucket(bus, subjects.CREDENTIALS_BUCKET), clock),
             worker="bench",

@@ -20,6 +20,7 @@ import structlog
 from ocf.events import dataref, reorder, subjects
 from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import connect as connect_bus
+from ocf.events.archived_record import archived_record
 from ocf.events.base_model import Model
 from ocf.events.client.following import chunk_of, watch
 from ocf.events.client.sessions import SessionCalls
@@ -123,9 +124,14 @@ class Client:
     async def status(self, execution: str) -> Record:
         """Return the record of an execution, which has everything except its output. Raises NotYetKnown."""
         entry = await self._executions.get(ExecutionRef(self.project, execution).record_key)
-        if entry is None:
+        if entry is not None:
+            return Record.read(entry.value)
+        ref = ExecutionRef(self.project, execution)
+        # An ended execution leaves the bucket.
+        record = await archived_record(self._store, ref) if self._store is not None else None
+        if record is None:
             raise NotYetKnown(f"execution {execution} of project {self.project} is not known")
-        return Record.read(entry.value)
+        return record
 
     async def list(self) -> _Records:
         """Return all readable execution records of the project, newest first."""

@@ -12,11 +12,13 @@ from pathlib import Path
 import structlog
 
 from ocf.events import subjects
+from ocf.events.archived_record import MANIFEST
 from ocf.events.command_publisher import NATS_DELIVERIES, NATS_SEQUENCE
 from ocf.events.envelope import Event, decode, parse, timestamp
 from ocf.events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, OcfError, Unavailable
 from ocf.events.execution_record import Record
-from ocf.events.fact_payloads import Archived, Artifact, Outcome
+from ocf.events.fact_payloads import Archived, Artifact, Outcome, Rejected, SessionRejected
+from ocf.events.lifecycle import State
 from ocf.events.ports import Bus, Clock, Message, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.functions.archive.output_archive import Written, write_output
@@ -32,7 +34,6 @@ MANIFEST_VERSION = 1
 MAX_WAIT = timedelta(minutes=10)
 #: Deliveries after which a terminal fact whose archive fails unexpectedly becomes a dead letter.
 MAX_TRIES = 30
-MANIFEST = "manifest.json"
 _TYPES = {
     "output.ndjson.gz": "application/gzip",
     "events.ndjson": "application/x-ndjson",
@@ -65,12 +66,18 @@ async def archive(event: Event, *, bus: Bus, store: ObjectStore, records: Record
 
 async def _archive(event: Event, bus: Bus, store: ObjectStore, records: Records, clock: Clock) -> None:
     outcome = parse(event)
+    if isinstance(outcome, SessionRejected):
+        raise Drop("a session has no archive")
+    if isinstance(outcome, Rejected):
+        outcome = Outcome(execution_id=outcome.execution_id, project_id=outcome.project_id, attempt=0, duration_ms=0)
     if not isinstance(outcome, Outcome):
         raise InvalidEvent(f"type: {event.type} is not a terminal fact")
     ref = ExecutionRef(*ids_of(event))
     record = await records.get(ref.project, ref.execution)
     if record is None:
         raise Drop(f"execution {ref.execution} was deleted")
+    if event.type.endswith(".rejected.v1") and record.state is not State.REJECTED:
+        raise Drop(f"a second submit of {ref.execution} was rejected, which does not end the first")
     if record.archived:
         # An earlier delivery may have failed between the change of the record and the fact.
         await _publish_archived(bus, records, event, ref, await store.get(ref.object_key(MANIFEST)))

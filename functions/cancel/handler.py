@@ -24,7 +24,7 @@ async def cancel(event: Event, *, bus: Bus, records: Records, clock: Clock) -> N
         Drop: The execution has ended, or was deleted.
     """
     request = command(event, Cancel)
-    record = await records.get(request.project_id, request.execution_id)
+    record = await records.find(request.project_id, request.execution_id)
     if record is None:
         cleaned = subjects.fact(request.project_id, request.execution_id, "cleaned")
         if await bus.last(subjects.EVENTS, cleaned) is not None:

@@ -17,6 +17,7 @@ from ocf.events.fact_payloads import Cleaned
 from ocf.events.lifecycle import State
 from ocf.events.ports import Bucket, Bus, Clock, ObjectStore
 from ocf.events.refs import ExecutionRef
+from ocf.functions.cleanup.eviction import Eviction
 from ocf.functions.cleanup.retention import Retention
 from ocf.functions.cleanup.sweep import Sweep
 from ocf.functions.core.command_events import command
@@ -25,6 +26,7 @@ from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.output_fence import purge_output
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.stored_objects import delete_execution
+from ocf.functions.database.store import History
 from ocf.functions.settings.settings import Settings
 
 CANCEL = TYPES["dev.ocf.task.cancel.v1"]
@@ -41,6 +43,7 @@ async def cleanup(
     executions: Bucket,
     records: Records,
     session_records: Sessions,
+    history: History,
     isolation: Isolation,
     clock: Clock,
     settings: Settings,
@@ -56,11 +59,14 @@ async def cleanup(
         case "sweep":
             await Sweep(bus, executions, records, isolation, clock, bool(settings.retention)).run(event)
         case "retention":
-            await Retention(bus, store, records, isolation, clock, settings.retention).run(event)
+            await Retention(bus, store, records, history, isolation, clock, settings.retention).run(event)
+        case "eviction":
+            grace, days = timedelta(seconds=settings.record_grace), timedelta(days=settings.idempotency_days)
+            await Eviction(bus, records, history, isolation, clock, grace, days).run(event)
         case "workspace":
             return  # the worker with the files receives this command directly from NATS
         case _:
-            await Deletion(bus, store, executions, records, session_records, clock).run(request, event)
+            await Deletion(bus, store, executions, records, session_records, history, clock).run(request, event)
 
 
 @dataclass(frozen=True)
@@ -72,13 +78,14 @@ class Deletion:
     executions: Bucket
     records: Records
     session_records: Sessions
+    history: History
     clock: Clock
 
     async def run(self, request: Cleanup, event: Event) -> None:
         """Remove the execution. Raises Conflict and NotYetKnown; see `cleanup`."""
         record, readable = None, True
         try:
-            record = await self.records.get(request.project_id, request.execution_id)
+            record = await self.records.find(request.project_id, request.execution_id)
         except Unreadable:
             # An unreadable record can be deleted as well, after its worker was cancelled.
             readable = False
@@ -106,11 +113,11 @@ class Deletion:
         await self.bus.purge(subjects.COMMANDS, commands)
 
     async def _known(self, request: Cleanup) -> bool:
-        """Return whether the execution existed: there is its submit, or the fact of an earlier cleanup."""
+        """Return whether the execution existed: there is its submit, the fact of an earlier cleanup, or its row."""
         submitted = subjects.command("submit", request.project_id, request.execution_id)
         cleaned = subjects.fact(request.project_id, request.execution_id, "cleaned")
         found = await self.bus.last(subjects.COMMANDS, submitted) or await self.bus.last(subjects.EVENTS, cleaned)
-        return found is not None
+        return found is not None or request.project_id in await self.history.projects_of(request.execution_id)
 
     async def _cancel(self, request: Cleanup, event: Event) -> None:
         ref = ExecutionRef(request.project_id, request.execution_id)
@@ -138,6 +145,7 @@ class Deletion:
         record = await self.executions.get(ref.record_key)
         await self.executions.delete(ref.record_key)
         await self.executions.delete(ref.lease_key)
+        await self.records.ended.forget(ref)
         return {
             "records": int(record is not None),
             "objects": await delete_execution(self.store, ref),

@@ -17,7 +17,11 @@ from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.output_fence import purge_output
 from ocf.functions.core.schedules import RETENTION, delete_schedule, ensure_schedule, is_expiring
 from ocf.functions.core.stored_objects import delete_execution, delete_setups
+from ocf.functions.database.store import History
 from ocf.functions.settings.retention_rules import RetentionRule, rule_for
+
+#: Archives of one query.
+_BATCH = 500
 
 log = structlog.get_logger()
 
@@ -29,6 +33,7 @@ class Retention:
     bus: Bus
     store: ObjectStore
     records: Records
+    history: History
     isolation: Isolation
     clock: Clock
     rules: tuple[RetentionRule, ...]
@@ -46,9 +51,12 @@ class Retention:
             if record.ended_at is not None and not self.isolation.is_paused("retention", ref.record_key):
                 step = self._apply(record, self.clock.now())
                 await self.isolation.run("retention", ref.record_key, step, **ref.log_fields)
+        if self.rules:
+            await self._expire_archives()
+            projects |= set(await self.history.all_projects())
         for project in projects:
             await self.isolation.run("retention", project, self._expire_setups(project), project_id=project)
-        if not known or not self.rules:
+        if not (known or projects) or not self.rules:
             await delete_schedule(self.bus, RETENTION)
         elif is_expiring(event, self.clock.now()):
             await ensure_schedule(self.bus, RETENTION, refresh=True)
@@ -65,6 +73,23 @@ class Retention:
         if age >= rule.archive and not record.archive_expired:
             await delete_execution(self.store, ExecutionRef(record.project_id, record.execution_id))
             await self._mark(record, "archive_expired")
+
+    async def _expire_archives(self) -> None:
+        """Remove the archives that are due, found by an index of the history: their records have left the bucket."""
+        now = self.clock.now()
+        after: tuple[datetime, str] | None = None
+        while found := await self.history.archives(now - min(rule.archive for rule in self.rules), after, _BATCH):
+            for ref, ended, labels in found:
+                rule = rule_for(self.rules, ref.project, labels)
+                due = rule is not None and now - ended >= rule.archive
+                if due and not self.isolation.is_paused("retention", ref.record_key):
+                    await self.isolation.run("retention", ref.record_key, self._expire(ref), **ref.log_fields)
+                after = (ended, ref.execution)
+
+    async def _expire(self, ref: ExecutionRef) -> None:
+        await delete_execution(self.store, ref)
+        await self.history.expire(ref)
+        log.info("data expired", action="retention.archive_expired", **ref.log_fields)
 
     async def _expire_setups(self, project: str) -> None:
         """Remove kept setups at the age of the project's archives; the next run makes them again."""

@@ -19,7 +19,7 @@ from ocf.functions.core.execution_repository import Records
 from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.lease_check import RECHECK_SECONDS, is_leased
 from ocf.functions.core.output_fence import acquire_fence
-from ocf.functions.core.schedules import RETENTION, SWEEP, delete_schedule, ensure_schedule, is_expiring
+from ocf.functions.core.schedules import EVICTION, RETENTION, SWEEP, delete_schedule, ensure_schedule, is_expiring
 from ocf.functions.observability import metrics
 
 log = structlog.get_logger()
@@ -65,7 +65,7 @@ class Sweep:
 
         An unreadable record (of a newer release, during an upgrade) counts as open.
         """
-        open_ = 0
+        open_, ended = 0, False
         unreadable: set[str] = set()
         suspects: list[tuple[Record, Step]] = []
 
@@ -81,8 +81,11 @@ class Sweep:
 
         async for record in self.records.all(unreadable):
             open_ += not record.terminal
+            ended = ended or record.terminal
             if record.outbox or not record.terminal:
                 await self._isolated(record, check(record))
+        if ended:
+            await ensure_schedule(self.bus, EVICTION)
         if suspects:
             await self.clock.sleep(RECHECK_SECONDS)
         for record, ending in suspects:

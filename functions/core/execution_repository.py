@@ -22,9 +22,10 @@ from ocf.events.event_types import TYPES
 from ocf.events.execution_record import OutboxEntry, Record
 from ocf.events.fact_payloads import Failed, Outcome, Rejected
 from ocf.events.lifecycle import EXECUTION, AttemptStep, Reason, State, Step
-from ocf.events.ports import Bucket, Bus, Clock
+from ocf.events.ports import Bucket, Bus, Clock, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core import compare_and_set
+from ocf.functions.core.ended_executions import EndedExecutions
 from ocf.functions.observability import metrics
 
 log = structlog.get_logger()
@@ -36,8 +37,10 @@ _SHARES = (None, 0.25, 0.0)
 class Records:
     """The bucket `ocf_executions` and the facts of its records. `source` is the CloudEvents source of these facts."""
 
-    def __init__(self, bucket: Bucket, bus: Bus, clock: Clock, source: str) -> None:
+    def __init__(self, bucket: Bucket, bus: Bus, clock: Clock, source: str, store: ObjectStore) -> None:
         self._bucket = bucket
+        #: Those that have left the bucket.
+        self.ended = EndedExecutions(bucket, store)
         self._bus = bus
         self._clock = clock
         self._source = source
@@ -46,6 +49,13 @@ class Records:
         """Return the record, or None. Raises Unreadable if this release cannot parse it."""
         entry = await self._bucket.get(ExecutionRef(project, execution).record_key)
         return None if entry is None else _read(entry.key, entry.value)
+
+    async def find(self, project: str, execution: str) -> Record | None:
+        """Return the record, also of an ended execution that has left the bucket; None if there is none.
+
+        Of an execution that is being deleted, the archive may still have the record.
+        """
+        return await self.get(project, execution) or await self.ended.record(ExecutionRef(project, execution))
 
     async def require(self, project: str, execution: str) -> Record:
         """Return the record. Raises NotYetKnown if it does not exist."""

@@ -75,7 +75,7 @@ class Rejections:
 
         `ref` may contain an invalid id; then nothing is recorded.
         """
-        if _valid(ref):
+        if _valid(ref) and await self.records.ended.used(ref) is None:
             record = self._record(ref, refusal, title, self.clock.now())
             try:
                 await self.records.create(record)

@@ -35,10 +35,11 @@ class Schedule:
     subject: str
     every: str
     entity: str
-    scope: Literal["sweep", "retention"]
+    scope: Literal["sweep", "eviction", "retention"]
 
 
 SWEEP = Schedule("ocf.schedule.sweep", "@every 15s", "00000000-0000-0000-0000-000000000000", "sweep")
+EVICTION = Schedule("ocf.schedule.eviction", "@every 5m", "00000000-0000-0000-0000-000000000002", "eviction")
 RETENTION = Schedule("ocf.schedule.retention", "@every 1h", "00000000-0000-0000-0000-000000000001", "retention")
 
 

@@ -12,12 +12,13 @@ from sqlalchemy import tuple_ as row_of
 
 from ocf.events.lifecycle import TERMINAL, State
 from ocf.events.output import Usage
+from ocf.events.refs import ExecutionRef
 from ocf.functions.database.tables import executions, labels
 from ocf.functions.database.writing import words_of
 
 _COLUMNS = executions.c
 _ORDER = (_COLUMNS.submitted_at, _COLUMNS.execution_id, _COLUMNS.project_id)
-_LISTED = [column for column in _COLUMNS if column.name not in ("id", "day", "result", "words")]
+_LISTED = [column for column in _COLUMNS if column.name not in ("id", "day", "result", "words", "archive_expired")]
 _OPEN = tuple(state.value for state in State if state not in TERMINAL)
 Group = Literal["project", "model", "day", "label"]
 
@@ -62,6 +63,40 @@ def projects_of(connection: Connection, execution: str) -> list[str]:
     """Return the projects that have an execution of this id."""
     found = connection.execute(select(_COLUMNS.project_id).where(_COLUMNS.execution_id == execution))
     return sorted(found.scalars())
+
+
+def result_of(connection: Connection, ref: ExecutionRef) -> dict[str, Any] | None:
+    """Return the fields of `page` and `result` of one execution, or None."""
+    query = select(*_LISTED, _COLUMNS.result)
+    query = query.where(_COLUMNS.project_id == ref.project, _COLUMNS.execution_id == ref.execution)
+    row = connection.execute(query).mappings().first()
+    return None if row is None else _summary(row)
+
+
+def archived_of(connection: Connection, refs: Sequence[ExecutionRef]) -> set[ExecutionRef]:
+    """Return those executions whose row shows their end and their archive."""
+    keys = row_of(_COLUMNS.project_id, _COLUMNS.execution_id).in_([(ref.project, ref.execution) for ref in refs])
+    query = select(_COLUMNS.project_id, _COLUMNS.execution_id).where(keys, _COLUMNS.archived)
+    return {ExecutionRef(*row) for row in connection.execute(query.where(_COLUMNS.ended_at.is_not(None)))}
+
+
+def archives(
+    connection: Connection, ended_before: datetime, after: tuple[datetime, str] | None, limit: int
+) -> list[tuple[ExecutionRef, datetime, dict[str, str]]]:
+    """Return executions whose archive has not expired, the oldest first, with the time of their end and labels."""
+    place = (_COLUMNS.ended_at, _COLUMNS.execution_id)
+    query = select(_COLUMNS.project_id, *place, _COLUMNS.labels).where(
+        _COLUMNS.archive_expired.is_(False), _COLUMNS.ended_at < ended_before, _COLUMNS.archived
+    )
+    if after is not None:
+        query = query.where(row_of(*place) > row_of(*after))
+    rows = connection.execute(query.order_by(*place).limit(limit))
+    return [(ExecutionRef(project, execution), ended, labels) for project, ended, execution, labels in rows]
+
+
+def all_projects(connection: Connection) -> list[str]:
+    """Return every project that has an execution."""
+    return list(connection.execute(select(_COLUMNS.project_id).distinct()).scalars())
 
 
 def pending_before(connection: Connection, position: Position) -> int:

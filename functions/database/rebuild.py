@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Set
 from dataclasses import dataclass
 
 import structlog
 
 from ocf.events import subjects
+from ocf.events.archived_record import archived_record
 from ocf.events.envelope import Event, decode, of_line
 from ocf.events.errors import DeadLetter, InvalidEvent, NotYetKnown
 from ocf.events.execution_record import Record
@@ -48,7 +48,7 @@ async def rebuild(bus: Bus, store: ObjectStore, records: Records, history: Histo
         try:
             await history.save(*await _archived(store, ExecutionRef(*parts[:2])))
             done.archived += 1
-        except (ValueError, KeyError, ArithmeticError, DeadLetter, NotYetKnown) as error:
+        except (ArithmeticError, DeadLetter, NotYetKnown) as error:
             done.unreadable += 1
             log.error("archive not readable", action="rebuild.unreadable", key=info.key, reason=type(error).__name__)
     done.records = await from_records(records, history, deleted)
@@ -77,10 +77,9 @@ async def from_records(records: Records, history: History, deleted: Set[Executio
 
 async def _archived(store: ObjectStore, ref: ExecutionRef) -> tuple[Record, list[Event]]:
     """Return record and facts of an archived execution."""
-    manifest = json.loads(await store.get(ref.object_key("manifest.json")))
-    record = Record.read(json.dumps({**manifest["record"], "archived": True}))
-    if ExecutionRef(record.project_id, record.execution_id) != ref:
-        raise ValueError("the manifest names another execution")
+    record = await archived_record(store, ref)
+    if record is None:
+        raise NotYetKnown(f"{ref} was deleted meanwhile")
     lines = (await store.get(ref.object_key("events.ndjson"))).splitlines()
     return record, [event for line in lines if (event := _fact(line)) is not None]
 

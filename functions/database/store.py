@@ -58,6 +58,33 @@ class History:
         """Return the projects that have an execution of this id."""
         return await self._database.run(lambda connection: reading.projects_of(connection, execution))
 
+    async def record(self, ref: ExecutionRef) -> Record | None:
+        """Return an ended execution as far as its row has it, for one whose archive has expired; None without a row."""
+        row = await self._database.run(lambda connection: reading.result_of(connection, ref))
+        if row is None:
+            return None
+        fields = {name: row[name] for name in row.keys() & Record.model_fields.keys()}
+        expired = {"output_expired": True, "archive_expired": True, "timeout_seconds": 0}
+        return Record.model_validate({**fields, "state": row["status"], **expired})
+
+    async def archived_of(self, refs: Sequence[ExecutionRef]) -> set[ExecutionRef]:
+        """Return those executions whose row shows their end and their archive."""
+        return await self._database.run(lambda connection: reading.archived_of(connection, refs))
+
+    async def archives(
+        self, ended_before: datetime, after: tuple[datetime, str] | None, limit: int
+    ) -> list[tuple[ExecutionRef, datetime, dict[str, str]]]:
+        """Return executions whose archive has not expired, the oldest first, with the time of their end and labels."""
+        return await self._database.run(lambda connection: reading.archives(connection, ended_before, after, limit))
+
+    async def expire(self, ref: ExecutionRef) -> None:
+        """Note that the archive of an execution has expired."""
+        await self._database.run(lambda connection: writing.expire(connection, ref))
+
+    async def all_projects(self) -> list[str]:
+        """Return every project that has an execution."""
+        return await self._database.run(reading.all_projects)
+
     async def pending_before(self, position: Position) -> int:
         """Return the number of pending executions that were submitted before."""
         return await self._database.run(lambda connection: reading.pending_before(connection, position))

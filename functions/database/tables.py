@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -83,6 +84,7 @@ executions = Table(
     Column("cost_usd", Float, nullable=False),
     Column("files_changed", Integer, nullable=False),
     Column("archived", Boolean, nullable=False),
+    Column("archive_expired", Boolean, nullable=False, server_default=false()),
     Column("result", Text, nullable=False),
     #: Words of title and result, in lower case, for the text index.
     Column("words", Text, nullable=False),
@@ -94,6 +96,7 @@ executions = Table(
     Index("task_executions_task", "task_id", "submitted_at"),
     Index("task_executions_session", "session_id", "submitted_at"),
     Index("task_executions_day", "project_id", "day"),
+    Index("task_executions_expiry", "archive_expired", "ended_at", "execution_id"),
 )
 
 labels = Table(

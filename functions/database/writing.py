@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, select
+from sqlalchemy import Connection, Table, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ocf.events.envelope import Event
@@ -51,6 +51,13 @@ def save_events(connection: Connection, ref: ExecutionRef, facts: Sequence[Event
     key = {"project_id": ref.project, "execution_id": ref.execution}
     rows = [_clean(key | _event(fact)) for fact in facts if not fact.type.endswith(".archived.v1")]
     _upsert(connection, events, rows, (*key, "event_id"))
+
+
+def expire(connection: Connection, ref: ExecutionRef) -> None:
+    """Note that the archive of an execution has expired."""
+    columns = executions.c
+    where = (columns.project_id == ref.project, columns.execution_id == ref.execution)
+    connection.execute(update(executions).where(*where).values(archive_expired=True))
 
 
 def exists(connection: Connection, ref: ExecutionRef) -> bool:

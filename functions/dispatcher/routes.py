@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 from ocf.events import subjects
 from ocf.events.event_types import TERMINAL_TYPES, TYPES
-from ocf.events.lifecycle import State
 from ocf.events.ports import ConsumerSpec
 
-#: A rejected execution has no output to archive.
-_ENDED = tuple(spec.verb for state, spec in TERMINAL_TYPES.items() if state is not State.REJECTED)
+_ENDED = tuple(spec.verb for spec in TERMINAL_TYPES.values())
+#: A rejected session command has the subject of a rejected submit.
+_SESSION_REJECTED = "dev.ocf.session.rejected.v1"
 #: Every fact about an execution.
 _HISTORY = tuple(spec.verb for spec in TYPES.values() if spec.kind == "evt" and spec.entity == "execution")
 #: High enough that messages waiting for a retry do not block later ones.
@@ -119,7 +119,7 @@ ROUTES: tuple[Route, ...] = (
         "archive",
         subjects.EVENTS,
         (*(f"ocf.evt.*.*.{what}" for what in _ENDED), subjects.redelivery_subject("ocf.evt.*.*.*", "archive")),
-        tuple(f"dev.ocf.task.{what}.v1" for what in _ENDED),
+        (*(f"dev.ocf.task.{what}.v1" for what in _ENDED), _SESSION_REJECTED),
         in_flight=4,
         max_deliveries=0,
         timeout=900.0,
@@ -149,7 +149,7 @@ ROUTES: tuple[Route, ...] = (
         "history",
         subjects.EVENTS,
         (*(f"ocf.evt.*.*.{what}" for what in _HISTORY), subjects.redelivery_subject("ocf.evt.*.*.*", "history")),
-        (*(f"dev.ocf.task.{what}.v1" for what in _HISTORY), "dev.ocf.session.rejected.v1"),
+        (*(f"dev.ocf.task.{what}.v1" for what in _HISTORY), _SESSION_REJECTED),
         in_flight=16,
         max_deliveries=0,
         timeout=30.0,

@@ -24,6 +24,7 @@ from ocf.events.errors import OcfError
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.refs import ExecutionRef
+from ocf.functions.core.ended_executions import EndedExecutions
 from ocf.functions.gateway.auth import Authenticator, Principal
 from ocf.functions.gateway.dependencies import GatewayDeps
 from ocf.functions.gateway.history import Listing, unrecorded
@@ -44,6 +45,8 @@ class Gateway:
         self.auth = Authenticator(deps.settings, deps.clock)
         self.limit = RateLimit(deps.settings.rate_limit, deps.settings.burst, deps.clock)
         self.bodies = Bodies(deps.settings.caller_bodies, deps.settings.all_bodies)
+        #: Executions that ended longer ago.
+        self.ended = EndedExecutions(deps.executions, deps.store)
         self.listing = Listing(deps.history, deps.executions, deps.bus, deps.clock)
         self.rulebook = RuleBook(deps.triggers)
         self.metrics = Metrics(CollectorRegistry())
@@ -129,11 +132,18 @@ class Gateway:
         record = await self.record(project, execution)
         if record is not None:
             return ExecutionHandle(project, execution, record)
+        if await self.removed(project, execution):
+            raise not_found(execution)
         # Its submit may be on the bus and not recorded yet.
         submit = await self.deps.bus.last(subjects.COMMANDS, subjects.command("submit", project, execution))
-        if submit is None or await self.removed(project, execution):
+        if submit is not None:
+            return ExecutionHandle(project, execution, None, _event_time(submit.headers) or self.deps.clock.now())
+        ref = ExecutionRef(project, execution)
+        # One whose archive has expired is only in the history.
+        record = await self.ended.record(ref) or await self.deps.history.record(ref)
+        if record is None:
             raise not_found(execution)
-        return ExecutionHandle(project, execution, None, _event_time(submit.headers) or self.deps.clock.now())
+        return ExecutionHandle(project, execution, record)
 
 
 @dataclass(frozen=True)

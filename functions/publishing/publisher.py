@@ -168,7 +168,7 @@ class ResultPublisher:
     async def _pushed_by_session(self, task: Execute, commit: str) -> bool:
         session = await self._sessions.get(task.project_id, task.session_id) if task.session_id else None
         for execution in reversed(session.executions[-_SESSION_EXECUTIONS:] if session is not None else []):
-            record = await self._records.get(task.project_id, execution)
+            record = await self._records.find(task.project_id, execution)
             if record is not None and commit in record.pushed:
                 return True
         return False

@@ -56,7 +56,7 @@ async def result(
         DeadLetter: the comment is refused, or the task is no longer stored.
     """
     ref = ExecutionRef(*ids_of(event))
-    record = await records.get(ref.project, ref.execution)
+    record = await records.find(ref.project, ref.execution)
     if record is None:
         raise Drop(f"execution {ref.execution} was deleted")
     if not record.terminal:

@@ -152,7 +152,7 @@ def _dependencies(
         triggers=triggers,
         rulebook=RuleBook(triggers),
         store=store,
-        records=Records(executions, bus, clock, source=f"/ocf/{name}"),
+        records=Records(executions, bus, clock, source=f"/ocf/{name}", store=store),
         keyring=keyring,
         credentials=ForgeCredentials(credentials, clock, keyring),
         worker=settings.worker_id or f"{socket.gethostname()}-{os.getpid()}",

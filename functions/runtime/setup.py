@@ -17,7 +17,7 @@ from ocf.events import dead_letters, subjects
 from ocf.events.adapters.nats.bus import NatsBus
 from ocf.events.errors import OcfError, Unavailable
 from ocf.events.streams import BUCKETS, STREAMS, BucketSpec, StreamSpec
-from ocf.functions.core.schedules import RETENTION, ensure_schedule
+from ocf.functions.core.schedules import EVICTION, RETENTION, ensure_schedule
 from ocf.functions.database import rebuild
 from ocf.functions.database.migrate import migrate
 from ocf.functions.observability import logs
@@ -147,6 +147,7 @@ async def run(settings: Settings) -> int:
                 bus, settings.stream_replicas, output_age=longest, output_bytes=settings.output_stream_bytes
             )
             await dead_letters.move_old(bus)
+            await ensure_schedule(bus, EVICTION)  # of executions of an earlier release; it ends when there are none
             if settings.retention:
                 await ensure_schedule(bus, RETENTION)  # also if no further submit would create the schedule
         if fresh:  # executions of an earlier release whose facts have expired

@@ -140,7 +140,7 @@ class SessionCommands:
             return FieldError(
                 field="workspace", message="must not be combined with from_execution_id, which has its own workspace"
             )
-        record = await self.records.get(request.project_id, request.from_execution_id)
+        record = await self.records.find(request.project_id, request.from_execution_id)
         if record is None or not record.terminal or record.state is State.REJECTED:
             return FieldError(field="from_execution_id", message="not a finished execution of this project")
         if not record.archived:
@@ -243,7 +243,7 @@ class SessionCommands:
         """Cancel open executions, clean up ended ones. Raises Conflict while an execution is open."""
         open_ = False
         for execution in found.executions:
-            record = await self.records.get(found.project_id, execution)
+            record = await self.records.find(found.project_id, execution)
             if record is None:
                 continue
             ids = {"execution_id": execution, "project_id": found.project_id}

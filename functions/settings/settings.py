@@ -220,6 +220,16 @@ class Settings(BaseSettings):
         description="PROJECT[/LABEL=VALUE]=7d/90d, comma separated: retention of output and archive",
     )
 
+    record_grace: int = Field(
+        3600,
+        alias="RECORD_GRACE",
+        ge=0,
+        description="seconds after which an ended execution leaves NATS, once archive and history have it",
+    )
+    idempotency_days: int = Field(
+        7, alias="IDEMPOTENCY_DAYS", ge=1, le=365, description="days for which NATS remembers the id of an execution"
+    )
+
     stream_replicas: int = Field(
         1, alias="STREAM_REPLICAS", ge=1, le=5, description="replicas of every stream and bucket; 3 in a NATS cluster"
     )

@@ -61,6 +61,8 @@ async def submit(
         await rejections.reject_submit(ref, Refusal.of(event, error.errors), title=_rejected_title(event))
         return
     digest = hashlib.sha256(data.model_dump_json(by_alias=True, exclude_defaults=True).encode()).hexdigest()
+    if await _refused_as_used(ref, digest, event, records, rejections):
+        return
     # Most ids are new, which the create detects. Only a task in a session needs the check of the session first.
     record = await records.get(ref.project, ref.execution) if data.session_id is not None else None
     if record is None:
@@ -72,7 +74,7 @@ async def submit(
             await check_order(event, data, bus, records)
         record = await _record(records, new_record(event, data, digest, settings, clock.now()))
     if record.digest != digest:
-        await rejections.reject_submit(ref, Refusal.of(event, [_used_id(record)]))
+        await rejections.reject_submit(ref, Refusal.of(event, [_used_id(record.state)]))
         return
     if record.terminal:
         raise Drop(f"execution {ref.execution} is {record.state.value} already")
@@ -97,6 +99,19 @@ async def submit(
     await _check_not_deleted(ref, bus, records, clock)
 
 
+async def _refused_as_used(
+    ref: ExecutionRef, digest: str, event: Event, records: Records, rejections: Rejections
+) -> bool:
+    """Reject a submit whose id another execution had that ended longer ago. Raises Drop for the same task."""
+    used = await records.ended.used(ref)
+    if used is None:
+        return False
+    if used.digest == digest:
+        raise Drop(f"execution {ref.execution} is {used.state} already")
+    await rejections.reject_submit(ref, Refusal.of(event, [_used_id(used.state)]))
+    return True
+
+
 async def _check_not_deleted(ref: ExecutionRef, bus: Bus, records: Records, clock: Clock) -> None:
     """Undo the submit of an execution that was deleted meanwhile. Raises Drop in this case.
 
@@ -114,8 +129,8 @@ async def _check_not_deleted(ref: ExecutionRef, bus: Bus, records: Records, cloc
         raise Drop(f"execution {ref.execution} was deleted before it was recorded")
 
 
-def _used_id(record: Record) -> FieldError:
-    rejected = record.state is State.REJECTED
+def _used_id(state: str) -> FieldError:
+    rejected = state == State.REJECTED
     message = "was rejected before; use a new one" if rejected else "was used before with another body; use a new one"
     return FieldError(field="execution_id", message=message)
 
@@ -208,6 +223,7 @@ def new_record(event: Event, data: Submit, digest: str, settings: Settings, now:
         labels=data.labels,
         model=f"{model.provider}/{model.model}" if model else settings.model,
         digest=digest,
+        request_digest=event.extensions.get("requestdigest", ""),
         command_id=event.id,
         traceparent=event.extensions.get("traceparent"),
         submitted_at=now,

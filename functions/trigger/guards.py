@@ -51,7 +51,7 @@ async def refusal(
 async def forget_ended(states: RuleStates, project: str, name: str, records: Records) -> list[str]:
     """Remove the executions that have ended from a state; return the others. One without a record is pending."""
     active = (await states.read(name)).active
-    known = {execution: await records.get(project, execution) for execution in active}
+    known = {execution: await records.find(project, execution) for execution in active}
     gone = {execution for execution, record in known.items() if record is not None and record.terminal}
     if gone:
         await states.forget(name, gone)

@@ -104,7 +104,7 @@ def bench(clock: Clock | None = None, *, bus: type[MemoryBus] = MemoryBus, **set
         triggers=triggers,
         rulebook=RuleBook(triggers),
         store=store,
-        records=Records(executions, made, clock, source="/test"),
+        records=Records(executions, made, clock, source="/test", store=store),
         keyring=None,
         credentials=ForgeCredentials(MemoryBucket(clock), clock),
         worker="worker-1",

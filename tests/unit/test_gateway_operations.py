@@ -224,7 +224,9 @@ async def test_a_create_waits_for_its_session(wrong: bool) -> None:
             async for message in told:
                 event = decode(message.headers, message.data)
                 deps = replace(b.deps, bus=world.bus, sessions=world.sessions, clock=world.clock)
-                deps = replace(deps, records=Records(deps.executions, world.bus, world.clock, source="/test"))
+                deps = replace(
+                    deps, records=Records(deps.executions, world.bus, world.clock, source="/test", store=world.store)
+                )
                 other = SessionRejected(session_id=ID, project_id="default", errors=[])
                 stranger = replace(event, id="another")
                 await deps.records.publish_fact("dev.ocf.session.rejected.v1", other, stranger, key="x")

@@ -92,7 +92,7 @@ class SessionMachine(RuleBasedStateMachine):
         bus, executions, sessions, store = (
             Wired(part, self.fuse) for part in (plain.deps.bus, plain.deps.executions, plain.deps.sessions, plain.store)
         )
-        records = Records(executions, bus, self.clock, source="/test")
+        records = Records(executions, bus, self.clock, source="/test", store=store)
         self.deps = replace(plain.deps, bus=bus, executions=executions, sessions=sessions, store=store, records=records)
         self.sessions = [str(uuid.uuid4()) for _ in range(2)]
         self.submitted: dict[str, str] = {}

@@ -68,6 +68,9 @@ async def execute(request: Request) -> Response:
     execution = given or str(uuid.uuid4())
     if given and await gateway.deps.bus.last(subjects.EVENTS, subjects.fact(project, given, "cleaned")) is not None:
         raise Problem(410, "deleted", f"execution {given} was deleted; use a new id or key")
+    if given and (used := await gateway.ended.used(ExecutionRef(project, given))) is not None:
+        _check_digest(execution, used.request_digest, digest)
+        return _submitted(project, execution, used.state)
     body = body.model_copy(update={"execution_id": execution, "project_id": project})
     state = State.PENDING
     try:
@@ -82,8 +85,18 @@ async def execute(request: Request) -> Response:
         gateway.listing.submitted(ExecutionRef(project, execution))
     except Conflict:
         state = await _earlier(gateway, project, execution, digest)
+    return _submitted(project, execution, state)
+
+
+def _submitted(project: str, execution: str, state: str) -> Response:
     content = json.dumps({"execution_id": execution, "status": state}).encode()
     return Response(content, 202, {"Location": f"/tasks/{execution}/status?project_id={project}"}, JSON)
+
+
+def _check_digest(execution: str, before: str | None, digest: str) -> None:
+    """Raise a problem (409) if an earlier call with this id had another body; without a digest that is unknown."""
+    if before and before != digest:
+        raise Problem(409, "already-used", f"execution {execution} was submitted before with another body")
 
 
 @router.api_route("/tasks/execute", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
@@ -132,9 +145,7 @@ async def _earlier(gateway: Gateway, project: str, execution: str, digest: str) 
         Problem: 409, that call had another body.
     """
     submit = await gateway.deps.bus.last(subjects.COMMANDS, subjects.command("submit", project, execution))
-    before = submit.headers.get("ce-requestdigest") if submit is not None else None
-    if before is not None and before != digest:
-        raise Problem(409, "already-used", f"execution {execution} was submitted before with another body")
+    _check_digest(execution, submit.headers.get("ce-requestdigest") if submit is not None else None, digest)
     record = await gateway.record(project, execution)
     return record.state if record is not None else State.PENDING
 

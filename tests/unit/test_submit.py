@@ -27,7 +27,9 @@ from tests.support.parts import PROJECT, Bench, bench, instead
 async def removed(b: Bench, execution: str) -> None:
     """Remove every trace of an execution."""
     deps = b.deps
-    deletion = Deletion(deps.bus, deps.store, deps.executions, deps.records, deps.session_records, deps.clock)
+    deletion = Deletion(
+        deps.bus, deps.store, deps.executions, deps.records, deps.session_records, deps.history, deps.clock
+    )
     await deletion.remove(PROJECT, execution)
 
 

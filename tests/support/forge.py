@@ -72,7 +72,7 @@ class StandIn:
         """One call of the API."""
         with self.lock:
             parts = urlsplit(path)
-            name = parts.path.removeprefix("/api/v1")
+            name = re.sub(r"^/api/v[13]", "", parts.path)  # v3: GitHub Enterprise Server
             self.calls.append(f"{method} {name}")
             if headers.get("authorization") != f"Bearer {TOKEN}":
                 return 401, b'{"message":"token is required"}'

@@ -27,6 +27,7 @@ from ocf.events.adapters.s3 import S3Config, S3Store
 from ocf.events.client import Client
 from ocf.events.errors import Unavailable
 from ocf.events.streams import BUCKETS, STREAMS
+from ocf.functions.runtime import serve
 from ocf.functions.runtime.nats_auth import BACKEND, FUNCTIONS, Trust, mint_user
 from ocf.functions.runtime.setup import apply
 from ocf.stack import tools
@@ -36,7 +37,7 @@ from ocf.stack.ports import LOOPBACK
 from ocf.stack.s3_server import WEED_GRPC_PORTS, WEED_PORTS, s3_config, weed_argv
 
 ROOT = Path(__file__).resolve().parents[1]
-EVENT_FUNCTIONS = ("submit", "cancel", "cleanup", "session", "archive")
+EVENT_FUNCTIONS = tuple(name for name in serve.FUNCTIONS if name != "execute")
 EXECUTES = ("execute-1", "execute-2")
 BUCKET = "ocf"
 #: Where a NATS server says how it is.
@@ -180,6 +181,7 @@ class System:
             "ENCRYPTION_KEY": keys.encryption_key,
             "GATEWAY_JWT_SECRET": keys.dispatch_token,
             "STATE_DIR": str(own / "state"),
+            "DATABASE_URL": f"sqlite:///{self.folder}/history.db",
             "WORKSPACE_DIR": str(own / "shared"),
             "DRAIN_SECONDS": "3",
             "WARM_SLOTS": "0",

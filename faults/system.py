@@ -27,6 +27,7 @@ from ocf.events.adapters.s3 import S3Config, S3Store
 from ocf.events.client import Client
 from ocf.events.errors import Unavailable
 from ocf.events.streams import BUCKETS, STREAMS
+from ocf.functions.database.migrate import migrate
 from ocf.functions.runtime import serve
 from ocf.functions.runtime.nats_auth import BACKEND, FUNCTIONS, Trust, mint_user
 from ocf.functions.runtime.setup import apply
@@ -73,6 +74,10 @@ class System:
     def functions(self) -> tuple[str, ...]:
         """Every part that is ours."""
         return (*EVENT_FUNCTIONS, *EXECUTES, "gateway", "dispatcher")
+
+    @property
+    def _history_url(self) -> str:
+        return f"sqlite:///{self.folder}/history.db"
 
     @property
     def nats_url(self) -> str:
@@ -181,7 +186,7 @@ class System:
             "ENCRYPTION_KEY": keys.encryption_key,
             "GATEWAY_JWT_SECRET": keys.dispatch_token,
             "STATE_DIR": str(own / "state"),
-            "DATABASE_URL": f"sqlite:///{self.folder}/history.db",
+            "DATABASE_URL": self._history_url,
             "WORKSPACE_DIR": str(own / "shared"),
             "DRAIN_SECONDS": "3",
             "WARM_SLOTS": "0",
@@ -219,6 +224,7 @@ class System:
     async def start(self) -> None:
         """Servers, then streams, then functions."""
         await asyncio.gather(*(self.parts[name].start() for name in (*self.nodes, "s3", "model")))
+        await asyncio.to_thread(migrate, self._history_url)
         bus = await self.connect()
         try:
             for left in range(30, -1, -1):

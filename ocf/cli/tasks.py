@@ -81,6 +81,10 @@ async def status(call: Call, execution: Execution) -> int:
     for name in ("title", "submitted_at", "started_at", "ended_at", "queue_position", "session_id", "result"):
         if found.get(name):
             screen.print(f"[dim]{name.replace('_', ' '):14}[/] {plain(found[name])}", highlight=False)
+    published = {**found, "pull_request": (found.get("pull_request") or {}).get("url")}
+    for name in ("branch", "commit", "pull_request", "result_message", "comment_url"):
+        if published.get(name):
+            screen.print(f"[dim]{name.replace('_', ' '):14}[/] {plain(published[name])}", highlight=False)
     for line in attempts(found.get("attempts") or []):
         screen.print(line, highlight=False)
     for changed in (found.get("diff") or {}).get("changed") or []:

@@ -32,14 +32,18 @@ class Accepted(Fact):
     labels: dict[str, str] = {}
 
 
+RejectReason = Literal["invalid", "not_allowed", "budget_exceeded"]
+
+
 class Rejected(Fact):
-    """`dev.ocf.task.rejected.v1`: the execution never starts; `errors` names every invalid field.
+    """`dev.ocf.task.rejected.v1`: the execution never starts; `errors` names every field, `reason` is machine-readable.
 
     The ids come from the subject of the command, and may themselves be invalid.
     """
 
     execution_id: str
     project_id: str
+    reason: RejectReason = "invalid"
     errors: list[FieldError]
 
 

@@ -86,7 +86,14 @@ SERVICES = (
         secrets=("ocf-database", "ocf-encryption", "ocf-gateway", "ocf-s3"),
         public=True,
     ),
-    Service("submit", "validates and accepts", 32, 10, SHORT_SECONDS),
+    Service(
+        "submit",
+        "validates and accepts",
+        32,
+        10,
+        SHORT_SECONDS,
+        secrets=("ocf-database", "ocf-dispatch", "ocf-s3"),
+    ),
     Service(
         "execute",
         "runs OpenCode, one execution per pod; a request lasts as long as the run; concurrency = MAX_CONCURRENT_TASKS",

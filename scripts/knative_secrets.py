@@ -12,7 +12,7 @@ the same keys. Keep it as you keep a password store; without it no user of NATS 
 |---|---|---|
 | ocf-dispatch | DISPATCH_TOKEN | dispatcher, functions |
 | ocf-encryption | ENCRYPTION_KEY; ENCRYPTION_KEYS_RETIRED from a rotation on | gateway (seals), execute (opens) |
-| ocf-database | DATABASE_URL | gateway, history, cleanup, setup (--database-url, or --local) |
+| ocf-database | DATABASE_URL | gateway, submit, history, cleanup, setup (--database-url, or --local) |
 | ocf-postgres | POSTGRES_PASSWORD | the local overlay's PostgreSQL (--local) |
 | ocf-gateway | GATEWAY_JWT_SECRET, NATS_SIGNING_SEED, NATS_ACCOUNT | gateway |
 | ocf-nats | functions.creds | dispatcher, functions |

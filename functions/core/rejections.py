@@ -11,8 +11,8 @@ from ocf.events.command_publisher import NATS_SEQUENCE
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, InvalidEvent
 from ocf.events.execution_record import Record
-from ocf.events.fact_payloads import FieldError, Rejected, SessionRejected
-from ocf.events.lifecycle import EXECUTION, Step
+from ocf.events.fact_payloads import FieldError, Rejected, RejectReason, SessionRejected
+from ocf.events.lifecycle import EXECUTION, Reason, Step
 from ocf.events.ports import Bus, Clock, Message
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.core.command_events import TOKEN
@@ -27,16 +27,18 @@ class Refusal:
         errors: The errors by field.
         cause: The command's event, or None if it could not be decoded.
         number: Stream sequence of the command, which distinguishes it from other commands for the same entity.
+        reason: Machine-readable reason of a rejected submit.
     """
 
     errors: Sequence[FieldError]
     cause: Event | None
     number: str
+    reason: RejectReason = "invalid"
 
     @classmethod
-    def of(cls, event: Event, errors: Sequence[FieldError]) -> Refusal:
+    def of(cls, event: Event, errors: Sequence[FieldError], reason: RejectReason = "invalid") -> Refusal:
         """Return the refusal of a delivered command, numbered by its stream sequence: event ids may repeat."""
-        return cls(errors, event, event.extensions.get(NATS_SEQUENCE) or event.id)
+        return cls(errors, event, event.extensions.get(NATS_SEQUENCE) or event.id, reason)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ class Rejections:
                 # A second submit with the id of an existing execution is rejected, and does not change that execution.
                 if refusal.cause is not None and await self.bus.last(subjects.COMMANDS, ref.command("execute")) is None:
                     await self.records.change(ref.project, ref.execution, lambda known: _as_rejected(known, record))
-        fact = Rejected(execution_id=ref.execution, project_id=ref.project, errors=list(refusal.errors))
+        fact = Rejected(
+            execution_id=ref.execution, project_id=ref.project, reason=refusal.reason, errors=list(refusal.errors)
+        )
         await self.records.reject(fact, refusal.cause, key=ref.message_id("rejected", refusal.number))
 
     async def reject_session(self, ref: SessionRef, refusal: Refusal) -> None:
@@ -103,6 +107,7 @@ class Rejections:
             project_id=ref.project,
             state=EXECUTION.step(None, Step.REJECT),
             title=title,
+            reason=Reason.BUDGET_EXCEEDED if refusal.reason == "budget_exceeded" else None,
             errors=terminal_facts.fit_errors(refusal.errors),
             message="; ".join(f"{e.field}: {e.message}" for e in refusal.errors)[:2000],
             command_id=refusal.cause.id if refusal.cause else "",
@@ -126,5 +131,5 @@ def _as_rejected(known: Record, rejected: Record) -> Record | None:
     """Return the record as rejected if it has not started and belongs to the rejected submit, else None."""
     if not EXECUTION.allows(known.state, Step.REJECT) or known.command_id != rejected.command_id:
         return None
-    ended = {"errors": rejected.errors, "message": rejected.message, "ended_at": rejected.ended_at}
+    ended = {name: getattr(rejected, name) for name in ("reason", "errors", "message", "ended_at")}
     return known.model_copy(update={"state": EXECUTION.step(known.state, Step.REJECT), **ended})

@@ -220,6 +220,12 @@ class Settings(BaseSettings):
         description="PROJECT[/LABEL=VALUE]=7d/90d, comma separated: retention of output and archive",
     )
 
+    project_budgets: Annotated[dict[str, float], NoDecode] = Field(
+        {},
+        alias="PROJECT_BUDGETS",
+        description="PROJECT=USD, comma separated: budget of a project per day (UTC), then submits are rejected; "
+        "`default` stands for every other project",
+    )
     record_grace: int = Field(
         3600,
         alias="RECORD_GRACE",
@@ -368,6 +374,16 @@ class Settings(BaseSettings):
     @classmethod
     def _rules(cls, value: object) -> object:
         return retention.rules(value) if isinstance(value, str) else value
+
+    @field_validator("project_budgets", mode="before")
+    @classmethod
+    def _budgets(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in _parts(value)]
+        if wrong := [name for name, _, usd in pairs if not name or not usd.replace(".", "", 1).isdecimal()]:
+            raise ValueError(f"{wrong[0]!r} is not PROJECT=USD, for example default=5,team-a=20.50")
+        return {name: usd for name, _, usd in pairs}
 
     @field_validator("event_sinks", mode="before")
     @classmethod

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from ocf.events import dataref, subjects, terminal_facts
 from ocf.events import input_limits as input_limits
@@ -25,8 +27,12 @@ from ocf.functions.core.rejections import Refusal, Rejections
 from ocf.functions.core.schedules import SWEEP, ensure_schedule
 from ocf.functions.core.session_repository import Sessions
 from ocf.functions.settings.settings import Settings
+from ocf.functions.submit import budget
 from ocf.functions.submit.session_order import check_order
 from ocf.functions.submit.task_rules import broken_rules
+
+if TYPE_CHECKING:
+    from ocf.functions.database.store import History
 
 EXECUTE = TYPES["dev.ocf.task.execute.v1"]
 CLEANUP = TYPES["dev.ocf.task.cleanup.v1"]
@@ -42,6 +48,7 @@ async def submit(
     rejections: Rejections,
     clock: Clock,
     settings: Settings,
+    open_history: Callable[[], History],
 ) -> None:
     """Handle `dev.ocf.task.submit.v1`: record one execution per id, or publish `rejected` with every invalid field.
 
@@ -61,6 +68,10 @@ async def submit(
         await rejections.reject_submit(ref, Refusal.of(event, error.errors), title=_rejected_title(event))
         return
     digest = hashlib.sha256(data.model_dump_json(by_alias=True, exclude_defaults=True).encode()).hexdigest()
+    if (over := await budget.exhausted(ref, settings, bus, clock, open_history)) is not None:
+        refusal = Refusal.of(event, [over], "budget_exceeded")
+        await rejections.reject_submit(ref, refusal, title=title_of(data))
+        return
     if await _refused_as_used(ref, digest, event, records, rejections):
         return
     # Most ids are new, which the create detects. Only a task in a session needs the check of the session first.

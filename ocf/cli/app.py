@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ocf.cli import contexts, credentials, dlq, doctor, history, models, replay, sessions, stack, tasks, triggers
+from ocf.cli import contexts, credentials, dlq, doctor, history, models, replay, sessions, stack, tasks, triggers, usage
 from ocf.cli.common import NAMED_CONTEXT, NAMED_DIRECTORY, NAMED_GATEWAY, DataDir
 
 app = typer.Typer(
@@ -73,6 +73,7 @@ app.command(rich_help_panel=_TASKS)(tasks.reply)
 app.command(rich_help_panel=_TASKS)(tasks.token)
 app.add_typer(contexts.app, name="context", rich_help_panel=_STACK)
 app.command(rich_help_panel=_TASKS)(models.models)
+app.command(rich_help_panel=_TASKS)(usage.usage)
 app.add_typer(credentials.app, name="credential", rich_help_panel=_STACK)
 app.add_typer(tasks.result, name="result", rich_help_panel=_TASKS)
 app.add_typer(sessions.app, name="session", rich_help_panel=_TASKS)

@@ -62,6 +62,9 @@ async def test_facts_become_rows_and_a_rebuild_gives_the_same(stack: Stack, proj
     await until(lambda: tasks_archived(stack, project, 2), timeout=60, what="rows")
     (found,) = await tasks(stack, project.name, "&q=hello%20hist&label=team%3Da")
     assert (found["execution_id"], found["status"], found["attempt"]) == (kept, "completed", 1)
+    used = await ocf(stack, "usage", "--by", "project,label", "--project", project.name)
+    (row,) = used["usage"]
+    assert (row["project"], row["label"], row["runs"], row["completed"]) == (project.name, "team=a", 1, 1)
     await project.client.delete(gone)
 
     async def one_left() -> bool:

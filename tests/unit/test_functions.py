@@ -34,7 +34,7 @@ def test_a_handler_names_dependencies_that_there_are(handler: Handler) -> None:
     attributes = typing.get_type_hints(Dependencies, localns=late)
     for name, one in inspect.getmembers(Dependencies, lambda member: isinstance(member, property)):
         attributes[name] = typing.get_type_hints(one.fget, localns=late)["return"]
-    hints = typing.get_type_hints(handler)
+    hints = typing.get_type_hints(handler, localns=late)
     names = [p.name for p in inspect.signature(handler).parameters.values() if p.kind is p.KEYWORD_ONLY]
     assert {name: hints[name] for name in names} == {name: attributes.get(name) for name in names}
 

@@ -68,11 +68,8 @@ async def submit(
         await rejections.reject_submit(ref, Refusal.of(event, error.errors), title=_rejected_title(event))
         return
     digest = hashlib.sha256(data.model_dump_json(by_alias=True, exclude_defaults=True).encode()).hexdigest()
-    if (over := await budget.exhausted(ref, settings, bus, clock, open_history)) is not None:
-        refusal = Refusal.of(event, [over], "budget_exceeded")
-        await rejections.reject_submit(ref, refusal, title=title_of(data))
-        return
-    if await _refused_as_used(ref, digest, event, records, rejections):
+    over = await budget.exhausted(ref, settings, bus, clock, open_history)
+    if await _refused(event, ref, digest, over, records, rejections):
         return
     # Most ids are new, which the create detects. Only a task in a session needs the check of the session first.
     record = await records.get(ref.project, ref.execution) if data.session_id is not None else None
@@ -110,17 +107,23 @@ async def submit(
     await _check_not_deleted(ref, bus, records, clock)
 
 
-async def _refused_as_used(
-    ref: ExecutionRef, digest: str, event: Event, records: Records, rejections: Rejections
+async def _refused(
+    event: Event, ref: ExecutionRef, digest: str, over: FieldError | None, records: Records, rejections: Rejections
 ) -> bool:
-    """Reject a submit whose id another execution had that ended longer ago. Raises Drop for the same task."""
+    """Reject a submit beyond the budget, or with the id of an execution that ended longer ago.
+
+    Raises:
+        Drop: That execution had the same task.
+    """
+    refusal = None if over is None else Refusal.of(event, [over], "budget_exceeded")
     used = await records.ended.used(ref)
-    if used is None:
-        return False
-    if used.digest == digest:
-        raise Drop(f"execution {ref.execution} is {used.state} already")
-    await rejections.reject_submit(ref, Refusal.of(event, [_used_id(used.state)]))
-    return True
+    if used is not None:
+        if used.digest == digest:
+            raise Drop(f"execution {ref.execution} is {used.state} already")
+        refusal = Refusal.of(event, [_used_id(used.state)])
+    if refusal is not None:
+        await rejections.reject_submit(ref, refusal, title=_rejected_title(event))
+    return refusal is not None
 
 
 async def _check_not_deleted(ref: ExecutionRef, bus: Bus, records: Records, clock: Clock) -> None:

@@ -99,7 +99,7 @@ async def list_(
     call: Call,
     state: Annotated[list[str] | None, typer.Option("--status", help="Only these states; may be repeated.")] = None,
     label: Annotated[list[str] | None, typer.Option("--label", "-l", help="KEY or KEY=VALUE; all of them.")] = None,
-    search: Annotated[str | None, typer.Option("--search", help="Words of title and result, or their beginnings.")] = None,
+    search: Annotated[str | None, typer.Option("--search", help="Words of title and result.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=500)] = 20,
 ) -> int:
     """List executions of the project, newest first."""

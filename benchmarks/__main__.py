@@ -29,7 +29,7 @@ DETAILS = ROOT / "benchmarks/results.md"
 FIGURES = (
     "publish", "submit", "viewers", "browser", "console", "cancel", "overhead", "memory", "start", "first_output",
     "spans", "warm", "gateway", "listing", "sandbox", "model_proxy", "archive", "workspace", "setup",
-    "pull_request", "poison", "attacks", "growth",
+    "pull_request", "attachment", "poison", "attacks", "growth",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import TERMINAL, Reason, State
+from ocf.events.output import Usage
 from ocf.events.terminal_facts import duration_ms
 
 _LONG = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
@@ -42,6 +43,22 @@ warm_slots = Gauge("ocf_warm_slots", "free warm slots", registry=REGISTRY)
 slots_taken = Counter("ocf_slots_taken_total", "executions by kind of slot", ("kind",), registry=REGISTRY)
 tokens = Counter("ocf_model_tokens_total", "tokens by model and direction", ("model", "direction"), registry=REGISTRY)
 cost = Counter("ocf_model_cost_usd_total", "US dollars by model", ("model",), registry=REGISTRY)
+#: The GenAI conventions' `gen_ai.client.*`, in Prometheus' names of them; buckets as the conventions advise.
+_BY_MODEL = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
+call_tokens = Histogram(
+    "gen_ai_client_token_usage",
+    "input and output tokens of a model call",
+    (*_BY_MODEL, "gen_ai_token_type"),
+    buckets=tuple(4**power for power in range(14)),
+    registry=REGISTRY,
+)
+call_seconds = Histogram(
+    "gen_ai_client_operation_duration_seconds",
+    "duration of a model call",
+    (*_BY_MODEL, "error_type"),
+    buckets=tuple(0.01 * 2**power for power in range(14)),
+    registry=REGISTRY,
+)
 output_bytes = Counter("ocf_output_bytes_total", "bytes of output published, over all attempts", registry=REGISTRY)
 leases_lost = Counter("ocf_leases_lost_total", "executions taken over by another worker", registry=REGISTRY)
 artifacts_lost = Counter(
@@ -109,6 +126,17 @@ def count_end(record: Record) -> None:
     tokens.labels(model, "output").inc(usage.output_tokens)
     tokens.labels(model, "cache_read").inc(usage.cache_read_tokens)
     cost.labels(model).inc(usage.cost_usd)
+
+
+def count_call(provider: str, model: str, usage: Usage, seconds: float, error: str | None) -> None:
+    """Count a model call; `error` is the kind of its failure."""
+    # Callers choose the names of providers too.
+    name = bounded_model(f"{provider}/{model}")
+    labels = ("chat", *(name.split("/", 1) if "/" in name else (name, name)))
+    read = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
+    call_tokens.labels(*labels, "input").observe(read)
+    call_tokens.labels(*labels, "output").observe(usage.output_tokens)
+    call_seconds.labels(*labels, error or "").observe(seconds)
 
 
 def expect_ends() -> None:

@@ -1,4 +1,4 @@
-"""Tracing: one trace per execution over OTLP/HTTP if `OTEL_EXPORTER_OTLP_ENDPOINT` is set.
+"""Tracing: one trace per execution over OTLP/HTTP if `OTEL_EXPORTER_OTLP_[TRACES_]ENDPOINT` is set.
 
 OpenTelemetry configures the sampling (`OTEL_TRACES_SAMPLER`). Attributes follow the semantic conventions for messaging
 and GenAI; they never contain prompts, answers or tool output.
@@ -25,7 +25,7 @@ _tracer = trace.get_tracer("ocf")
 
 def configure(settings: Settings, name: str) -> None:
     """Export the spans of this process if an endpoint is set."""
-    if not settings.otel_endpoint:
+    if not (settings.otel_endpoint or settings.otel_traces_endpoint):
         return
     # Imported here, because the SDK and its exporter cost 25 MB and 0.2 s.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -117,21 +117,37 @@ class Inner:
         self._parent = trace.set_span_in_context(trace.get_current_span())
         self._open: dict[str, Span] = {}
 
+    @contextmanager
+    def within(self, name: str, attributes: Attributes) -> Iterator[Span]:
+        """Open a span that is the parent of those that begin meanwhile; mark errors."""
+        outer = self._parent
+        with _tracer.start_as_current_span(
+            name, attributes=dict(attributes), record_exception=False, set_status_on_exception=False
+        ) as current:
+            self._parent = trace.set_span_in_context(current)
+            try:
+                yield current
+            except Exception as error:
+                _failed(current, type(error).__name__)
+                raise
+            finally:
+                self._parent = outer
+
     def begin(self, key: str, name: str, attributes: Attributes, kind: SpanKind = SpanKind.INTERNAL) -> None:
         """Open a span under `key`."""
         self._open[key] = _tracer.start_span(name, context=self._parent, kind=kind, attributes=dict(attributes))
 
-    def end(self, key: str, attributes: Attributes, *, ok: bool = True) -> None:
-        """Close the span of `key` if it is open."""
+    def end(self, key: str, attributes: Attributes, error: str | None = None) -> None:
+        """Close the span of `key` if it is open; `error` is the kind of a failure."""
         current = self._open.pop(key, None)
         if current is None:
             return
         current.set_attributes(dict(attributes))
-        if not ok:
-            current.set_status(Status(StatusCode.ERROR))
+        if error is not None:
+            _failed(current, error)
         current.end()
 
     def close(self) -> None:
         """Close all open spans as cut off."""
         for key in list(self._open):
-            self.end(key, {"ocf.cut": True}, ok=False)
+            self.end(key, {"ocf.cut": True}, "cut")

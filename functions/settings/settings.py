@@ -306,6 +306,11 @@ class Settings(BaseSettings):
     otel_endpoint: str | None = Field(
         None, alias="OTEL_EXPORTER_OTLP_ENDPOINT", description="OTLP/HTTP receiver of traces; no traces if empty"
     )
+    otel_traces_endpoint: str | None = Field(
+        None,
+        alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        description="its whole URL, path included; wins over the above",
+    )
     otel_service_name: str = Field("ocf", alias="OTEL_SERVICE_NAME", description="prefix of the service name in traces")
 
     @field_validator(

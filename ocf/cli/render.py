@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -196,7 +197,7 @@ def tokens(usage: dict[str, Any]) -> str:
 
 
 def ending(status: dict[str, Any]) -> str:
-    """Return the last line of a run, as markup."""
+    """Return the last lines of a run, as markup: its state, problems, and the JSON value asked for by a schema."""
     state = status["status"]
     style = STYLES.get(state, "")
     parts = [f"[bold {style}]{MARKS.get(state, '·')} {state}[/]"]
@@ -215,7 +216,10 @@ def ending(status: dict[str, Any]) -> str:
     problems = [str(status["message"])] if status.get("message") else []
     problems += [str(status["artifacts_message"])] if status.get("artifacts") in ("lost", "pending") else []
     problems += [f"{error['field']}: {error['message']}" for error in status.get("errors") or []]
-    return printable("\n".join([text, *(f"  {escape(problem)}" for problem in problems)]))
+    lines = [text, *(f"  {escape(problem)}" for problem in problems)]
+    if status.get("output") is not None:
+        lines.append(escape(json.dumps(status["output"], indent=2, ensure_ascii=False)))
+    return printable("\n".join(lines))
 
 
 def attempts(tries: list[dict[str, Any]]) -> list[str]:

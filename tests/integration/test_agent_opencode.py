@@ -37,6 +37,8 @@ pytestmark = [
 ]
 
 TUNED = AgentModel("openai", "some-model", temperature=0.3, max_tokens=777)
+#: Only what `general` does in `case-sub` matches.
+ASKED = {"bash:touch child*": "ask"}
 CLAUDE = AgentModel("anthropic", "claude-test", max_tokens=555)
 
 
@@ -73,7 +75,9 @@ async def started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
         git = ("git", "-c", "user.name=t", "-c", "user.email=t@example.com")
         for command in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "first")):
             subprocess.run([*git, *command], cwd=spec.directory, check=True)
-        server = await AgentServer.start(replace(spec, models=(TUNED, CLAUDE, MODEL)), timeout=90)
+        # As a task with these permissions has it.
+        spec = replace(spec, models=(TUNED, CLAUDE, MODEL), permissions=ASKED)
+        server = await AgentServer.start(spec, timeout=90)
         yield server, model
         await server.stop(0.0)
 
@@ -199,6 +203,19 @@ async def test_permissions_hold_for_subagents_too(world: World) -> None:
     assert len(asked) >= 3
     assert all("bash" not in tools(entry["body"]) for entry in asked)
     assert not (world.directory / "child.txt").exists()
+
+
+@pytest.mark.parametrize(("answer", "ran"), [("once", True), ("reject", False)])
+async def test_a_subagent_asks_as_the_task_wants(world: World, answer: str, ran: bool) -> None:
+    """OpenCode passes only denials to its own subagents; the rest is theirs from the start of the server."""
+    agent = world.agent(PromptSpec(MODEL, permissions=ASKED, answer_seconds=60))
+    turn = asyncio.create_task(agent.run("case-sub", world.heard.emit))
+    request = await world.heard.until(lambda draft: draft.type is ChunkType.PERMISSION, 90)
+    assert request.detail is not None
+    assert not (world.directory / "child.txt").exists()
+    assert await agent.answer(request.detail["request_id"], answer)
+    assert (await turn).text == "The child is done."
+    assert (world.directory / "child.txt").exists() is ran
 
 
 async def test_an_ask_fails_within_seconds_when_nobody_can_answer(world: World) -> None:

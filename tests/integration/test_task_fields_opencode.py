@@ -36,6 +36,7 @@ from ocf.functions.execute.inputs.mcp import start_servers
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.models.offline_model import OfflineModel
 from ocf.functions.models.resolve import ModelSettings, resolve
+from tests.integration.test_docs_run import block
 from tests.support.agents import MODEL, ROOT, Heard, server_spec
 from tests.support.mcp import everything_server
 from tests.support.offline import OPENCODE, node, offline_spec
@@ -253,6 +254,16 @@ async def test_mcp_servers_from_npm_and_pypi_serve_the_model(world: World) -> No
     assert "21:00" in world.results()
     await world.run("ask-words", permissions={"every_*": "deny"})
     assert not {name for name in tools(await world.asked()) if name.startswith("every_")}
+
+
+async def test_the_task_of_the_mcp_page_runs(world: World) -> None:
+    """docs/how-to/use-mcp-servers.md: its local server answers its prompt; `python3` is the one that has the server."""
+    task = json.loads(block("docs/how-to/use-mcp-servers.md", "mcp"))
+    server = LocalMcp.model_validate(task["mcp"]["time"])
+    server = server.model_copy(update={"command": [sys.executable, *server.command[1:]]})
+    await start_servers(world.server.client, {"time": server}, {}, world.heard.emit, 120)
+    assert (await world.run(task["prompt"])).text == "Late."
+    assert "Asia/Tokyo" in world.results()
 
 
 async def test_mcp_servers_that_do_not_start_are_reported(world: World) -> None:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from ocf.functions.models.offline_model import OfflineModel
+from tests.integration.test_docs_run import block
 from tests.support.mcp import TOKEN, tracker
 from tests.support.offline import OPENCODE, ROOT, offline_spec
 from tests.support.stack import Project, running_stack
@@ -76,7 +77,13 @@ async def test_a_remote_mcp_server_is_used_and_its_header_is_in_no_output(tmp_pa
 async def test_fields_of_a_task_reach_the_model_and_its_result_comes_back(tmp_path: Path) -> None:
     """JSON by a schema, or `output_invalid`; attachments by content and from an earlier execution; a command and an
     agent from git, and those of the repository itself, whose plugin and MCP server never run."""
-    shared = repository(tmp_path / "repos/shared", {"commands/look.md": "---\nagent: keen\n---\nLook at $1."})
+    shared = repository(
+        tmp_path / "repos/shared",
+        {
+            "commands/look.md": "---\nagent: keen\n---\nLook at $1.",
+            "skills/release/SKILL.md": "---\nname: release\ndescription: How to release\n---\nPush the button.",
+        },
+    )
     hostile = repository(
         tmp_path / "repos/own",
         {
@@ -119,6 +126,11 @@ async def test_fields_of_a_task_reach_the_model_and_its_result_comes_back(tmp_pa
                 record = await ended(project, "/look moon", commands={"from": git}, agents=keen)
                 assert record.state == "completed", record
 
+                page = json.loads(block("docs/how-to/define-agents-skills-and-commands.md", "definitions"))
+                page["skills"]["release"]["from"] = {"git": f"file://{shared}", "path": "skills/release"}
+                record = await ended(project, page.pop("prompt"), **page)
+                assert record.state == "completed", record
+
                 source = {"source": "directory", "path": str(hostile)}
                 record = await ended(project, "run-files as house", agent="house", workspace=source)
                 assert record.state == "completed", record
@@ -130,6 +142,9 @@ async def test_fields_of_a_task_reach_the_model_and_its_result_comes_back(tmp_pa
         ]
     files = next(text for text in asked if "GIVEN-TEXT" in text)
     assert "LEFT-BEHIND" in files
+    review = next(text for text in asked if "Review src/app.py." in text)
+    assert "You review code. Be brief." in review
+    assert "How to release" in review
     look = next(text for text in asked if "Look at moon." in text)
     assert "You are the KEEN-AGENT." in look
     assert any("You are the HOUSE-AGENT." in text and "run-files as house" in text for text in asked)

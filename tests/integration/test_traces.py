@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -71,7 +73,8 @@ class Receiver:
     async def answer(self, request: Request) -> Response:
         await request.body()
         message = {"role": "assistant", "content": OUTPUT_SECRET}
-        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10,
+                 "prompt_tokens_details": {"cached_tokens": 4}}  # fmt: skip
         choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
         return JSONResponse({"id": "1", "object": "chat.completion", "choices": choices, "usage": usage})
 
@@ -115,7 +118,8 @@ async def test_one_trace_from_the_backends_submit_to_the_archive(tmp_path: Path)
     ]
     environ = {"OTEL_BSP_SCHEDULE_DELAY": "200", "LOG_LEVEL": "debug"}
     with receiving() as receiver:
-        environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{receiver.port}"
+        # Alone it is enough; it is the whole URL.
+        environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = f"http://127.0.0.1:{receiver.port}/v1/traces"
         environ["OCF_MODEL_ENDPOINT"] = f"http://127.0.0.1:{receiver.port}/v1"
         with running_stack(tmp_path, **environ) as stack:
             async with stack.project() as project:
@@ -130,6 +134,9 @@ async def test_one_trace_from_the_backends_submit_to_the_archive(tmp_path: Path)
                     return "process dev.ocf.task.completed.v1" in names and "dispatch archive" in names
 
                 await until(all_there, what=f"spans, of {receiver.spans}")
+                ports = json.loads((stack.data_dir / "ports.json").read_text())
+                async with httpx.AsyncClient(trust_env=False) as http:
+                    measured = (await http.get(f"http://127.0.0.1:{ports['execute']}/metrics")).text
                 facts = [event.extensions.get("traceparent", "") for event in await project.client.events(execution)]
                 await _submit_over_http(stack.answer["gateway"])
                 await until(lambda: _named(receiver, "dispatch submit"), what=f"spans, of {receiver.spans}")
@@ -149,6 +156,7 @@ async def test_one_trace_from_the_backends_submit_to_the_archive(tmp_path: Path)
         assert name in names, names
     (chat,) = (span for span in spans if span.name.startswith("chat "))
     assert chat.attributes["gen_ai.usage.input_tokens"].int_value == 7
+    assert chat.attributes["gen_ai.usage.cache_read.input_tokens"].int_value == 4
     known = {span.id for span in spans} | {CALLER}
     assert [span for span in spans if span.parent not in known] == []
     by_name = {span.name: span for span in spans}
@@ -156,8 +164,15 @@ async def test_one_trace_from_the_backends_submit_to_the_archive(tmp_path: Path)
     assert by_name["dispatch submit"].parent == CALLER
     assert by_name["process dev.ocf.task.submit.v1"].parent == by_name["dispatch submit"].id
     assert run.parent == by_name["dispatch execute"].id
-    assert by_name["execute_tool bash"].parent == run.id
-    assert chat.parent == run.id
+    agent, tool = by_name["invoke_agent build"], by_name["execute_tool bash"]
+    assert (agent.parent, tool.parent, chat.parent) == (run.id, agent.id, agent.id)
+    for span in (agent, tool, chat):
+        assert span.attributes["gen_ai.conversation.id"].string_value == execution
+    assert tool.attributes["gen_ai.tool.call.id"].string_value
+    assert tool.attributes["gen_ai.tool.type"].string_value == "function"
+    assert {name for span in spans for name in span.attributes if name.startswith("gen_ai.")} <= _conventions()
+    assert "gen_ai_client_token_usage_sum{" in measured
+    assert "gen_ai_client_operation_duration_seconds_count{" in measured
     assert {span.service for span in spans} == {"ocf-control", "ocf-execute", "ocf-dispatcher"}
     assert {context.split("-")[1] for context in facts} == {TRACE}
     assert {context.split("-")[1] for context in said} == {TRACE}
@@ -167,6 +182,11 @@ async def test_one_trace_from_the_backends_submit_to_the_archive(tmp_path: Path)
     for span in [*spans, *receiver.of(TRACE_HTTP)]:
         assert PROMPT_SECRET not in span.text
         assert OUTPUT_SECRET not in span.text
+
+
+def _conventions() -> set[str]:
+    """The attributes of OpenTelemetry's GenAI conventions."""
+    return {value for value in vars(gen_ai_attributes).values() if isinstance(value, str)}
 
 
 async def _submit_over_http(gateway: str) -> None:

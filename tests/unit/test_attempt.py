@@ -16,7 +16,7 @@ import pytest
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.base_model import Model
-from ocf.events.commands import Cancel, Reply
+from ocf.events.commands import Cancel, Execute, Reply
 from ocf.events.envelope import Event
 from ocf.events.errors import Busy, Conflict, Drop, OcfError, Unavailable
 from ocf.events.execution_record import Record
@@ -56,9 +56,9 @@ class StandIn:
     prepared: object = None
     latest: StandIn
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, task: Execute, *_: object) -> None:
         self.redactor = Redactor()
-        self.spans = RunSpans()
+        self.spans = RunSpans(task)
         self.result = ""
         self.output: object = None
         self.replies: list[tuple[str, str]] = []

@@ -67,6 +67,22 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
         ["-m", "local/m", "--variant", "high", "--agent", "plan"],
         {"model_config": {"provider": "local", "model": "m", "variant": "high"}, "agent": "plan"},
     ),
+    (
+        ["--model-version", "2", "--temperature", "0.5", "--max-tokens", "9", "--tool", "read", "--tool", "grep"],
+        {
+            "model_config": {
+                "model_version": "2",
+                "temperature": 0.5,
+                "max_tokens": 9,
+                "enabled_tools": ["read", "grep"],
+            }
+        },
+    ),
+    (
+        ["--shared", "team/app", "--keep-ignored"],
+        {"workspace": {"source": "shared", "path": "team/app", "keep_ignored": True}},
+    ),
+    (["--task-id", "T-1"], {"task_id": "T-1"}),
     (["--timeout", "60", "--silence", "9"], {"limits": {"timeout_seconds": 60, "silence_seconds": 9}}),
     (["--answer-time", "5", "--max-total-tokens", "7"], {"limits": {"answer_seconds": 5, "max_total_tokens": 7}}),
     (["--max-cost", "0.5", "--max-memory", "2GiB"], {"limits": {"max_cost_usd": 0.5, "max_memory_bytes": 2 * 2**30}}),
@@ -89,7 +105,8 @@ def test_an_option_sets_its_field(words: list[str], body: dict[str, Any], asked:
     """And the gateway takes the result."""
     assert submit("do it", *words) == ""
     assert asked.body == {"prompt": "do it", "project_id": "default", **body}
-    ExecuteTask.model_validate(asked.body)
+    if "model" in body.get("model_config", {"model": ""}):
+        ExecuteTask.model_validate(asked.body)
 
 
 def test_secrets_come_from_files(asked: Asked, tmp_path: Path) -> None:
@@ -124,11 +141,62 @@ def test_files_become_attachments_schema_and_servers(asked: Asked, tmp_path: Pat
     assert "bin: must be text, JSON, a PDF" in submit("x", "--attach", f"{tmp_path}/bin")
 
 
-def test_every_option_has_a_field_of_the_task(asked: Asked) -> None:
-    """A row with a misspelled field would be refused by the gateway at each use."""
-    known = ExecuteTask.model_json_schema(by_alias=True)["properties"]
-    for option in TASK_OPTIONS:
-        assert not option.field or option.field.split(".")[0] in known, option.flag
+def test_setup_secrets_and_definitions_come_from_files(asked: Asked, tmp_path: Path, monkeypatch: Any) -> None:
+    """The name of a definition is its file's, or its skill's folder; a secret's value is in no argument."""
+    monkeypatch.setenv("TRACKER", "tok-0123456789")
+    for name, text in (
+        ("setup.sh", "npm ci"),
+        ("reviewer.md", "You review."),
+        ("release/SKILL.md", "---\nname: release\n---"),
+        ("secrets.json", '{"GIT": {"value": "0123456789", "url": "https://h/", "inject": {"header": "X-Key"}}}'),
+        ("system.txt", "Be brief."),
+        ("facts.json", '{"context": 9, "output": 3}'),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    words = ["--setup", f"{tmp_path}/setup.sh", "--setup-timeout", "9", "--setup-cache", "k", "--code",
+             f"{tmp_path}/system.txt", "--context", f"{tmp_path}/system.txt", "--agent-file", f"{tmp_path}/reviewer.md",
+             "--skill-file", f"{tmp_path}/release/SKILL.md", "--command-file", f"go={tmp_path}/reviewer.md",
+             "--secret", "TRACKER=https://api.example.com/v1/", "--secrets", f"{tmp_path}/secrets.json",
+             "-m", "own/m", "--system-prompt", f"{tmp_path}/system.txt",
+             "--facts", f"{tmp_path}/facts.json"]  # fmt: skip
+    assert submit(*words) == ""
+    body = asked.body
+    ExecuteTask.model_validate(body)
+    assert body["setup"] == {"run": "npm ci", "timeout_seconds": 9, "cache_key": "k"}
+    assert (list(body["agents"]), list(body["skills"]), list(body["commands"])) == (["reviewer"], ["release"], ["go"])
+    assert body["secrets"]["TRACKER"] == {
+        "value": "tok-0123456789",
+        "url": "https://api.example.com/v1/",
+        "inject": {"header": "Authorization", "format": "Bearer {}"},
+    }
+    assert list(body["secrets"]) == ["TRACKER", "GIT"]
+    assert body["model_config"]["system_prompt"] == body["code"] == body["context"] == "Be brief."
+    assert "the environment variable NONE must hold its value" in submit("x", "--secret", "NONE=https://h/")
+
+
+BY_OTHERS = {"project_id", "execution_id", "reply_to", "result"}
+
+
+def _paths(schema: dict[str, Any], defs: dict[str, Any], at: str = "") -> set[str]:
+    """Return the fields of a task, and of its objects that have fixed fields."""
+    found = set()
+    for name, about in schema["properties"].items():
+        kinds = [defs[one["$ref"].rsplit("/", 1)[-1]] for one in (about, *about.get("anyOf", ())) if "$ref" in one]
+        inner = [one for one in kinds if "properties" in one and at == ""]
+        found |= set().union(*(_paths(one, defs, f"{name}.") for one in inner)) if inner else {f"{at}{name}"}
+    return found
+
+
+def test_every_field_of_the_task_has_an_option_and_every_option_a_field() -> None:
+    """No field needs a file of the whole task, and no row is refused by the gateway at each use."""
+    schema = ExecuteTask.model_json_schema(by_alias=True)
+    fields = {option.field for option in TASK_OPTIONS} | {"model_config.provider", "model_config.model"}
+    # The project is an option of every verb; an execution gets its id from the gateway; rules set where to comment.
+    assert {name.split(".")[0] for name in _paths(schema, schema["$defs"]) - fields} <= BY_OTHERS
+    known = _paths(schema, schema["$defs"])
+    odd = {field for field in fields - known - {"", "model_config", "result"} if not field.startswith("workspace.")}
+    assert odd == set()
 
 
 def test_a_file_is_the_body_and_options_override_it(asked: Asked, tmp_path: Path) -> None:
@@ -157,7 +225,7 @@ def test_a_file_is_the_body_and_options_override_it(asked: Asked, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ([], "PROMPT or --file is required"),
+        ([], "PROMPT, --code or --file is required"),
         (["x", "--ref", "main"], "--ref (field workspace.ref): belongs to --git"),
         (["x", "--git", "u", "--snapshot", ID], "--git and --snapshot exclude each other: each names a workspace"),
         (["-", "--file", "-"], "--file and PROMPT exclude each other: each reads standard input"),

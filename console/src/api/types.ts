@@ -83,6 +83,8 @@ export interface Task {
   readonly waiting?: boolean;
   readonly cancel_why?: string | null;
   readonly result?: string;
+  /** The JSON value that fits the task's `output_schema`. */
+  readonly output?: unknown;
   /** Bytes of the whole result, when `result` is shortened. */
   readonly result_bytes?: number | null;
   readonly artifacts?: "stored" | "pending" | "lost" | null;

@@ -9,6 +9,8 @@ import { Counts, FileMark } from "./row-view";
 
 /** Items of a plan, and changed files, that are listed; how many there are stands above. */
 const LISTED = 200;
+/** Characters of a run's JSON value that are shown; a copy has all of it. */
+const MAX_OUTPUT = 100_000;
 
 /** The agent's own plan and how far it is. */
 export function Plan({ todo, running }: { todo: readonly TodoItem[]; running: boolean }): ReactNode {
@@ -103,6 +105,23 @@ export function UsageBlock({
           <Fact name="Calls">{usage.requests}</Fact>
         </dl>
       )}
+    </section>
+  );
+}
+
+/** The JSON value that the task asked for by a schema. */
+export function Output({ value }: { value: unknown }): ReactNode {
+  if (value === undefined || value === null) return null;
+  const lines = JSON.stringify(value, null, 2).slice(0, MAX_OUTPUT).split("\n");
+  return (
+    <section className="side-block">
+      <h2>
+        Output <CopyButton label="Copy the output as JSON" text={() => JSON.stringify(value, null, 2)} />
+      </h2>
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a long value is scrolled with the keyboard. */}
+      <pre className="output-value mono" tabIndex={0}>
+        {lines.map((line) => visible(line, MAX_OUTPUT)).join("\n")}
+      </pre>
     </section>
   );
 }

@@ -6,6 +6,16 @@ export type Source = (typeof SOURCES)[number];
 export const PERMISSIONS = ["allow", "ask", "deny"] as const;
 export type Permission = (typeof PERMISSIONS)[number];
 
+/** A secret of the form; a blank `header` and `format` are a bearer token. */
+export interface Secret {
+  readonly name: string;
+  readonly url: string;
+  readonly value: string;
+  readonly header: string;
+  readonly format: string;
+}
+export const NO_SECRET: Secret = { name: "", url: "", value: "", header: "", format: "" };
+
 export interface Form {
   prompt: string;
   project: string;
@@ -35,6 +45,10 @@ export interface Form {
   variant: string;
   outputSchema: string;
   attachments: readonly Attached[];
+  setup: string;
+  setupMinutes: string;
+  setupCache: string;
+  secrets: readonly Secret[];
 }
 
 export const BLANK: Form = {
@@ -66,6 +80,10 @@ export const BLANK: Form = {
   variant: "",
   outputSchema: "",
   attachments: [],
+  setup: "",
+  setupMinutes: "",
+  setupCache: "",
+  secrets: [],
 };
 
 /** Which field of the form a field of the request is, so that an error stands where it can be mended. */
@@ -89,6 +107,10 @@ const FIELDS: Readonly<Record<string, keyof Form>> = {
   agent: "agent",
   attachments: "attachments",
   output_schema: "outputSchema",
+  setup: "setup",
+  "setup.timeout_seconds": "setupMinutes",
+  "setup.cache_key": "setupCache",
+  secrets: "secrets",
   "limits.timeout_seconds": "timeoutMinutes",
   "limits.answer_seconds": "answerMinutes",
   "limits.max_total_tokens": "maxTotalTokens",
@@ -132,6 +154,12 @@ export function bodyOf(form: Form): Record<string, unknown> {
     agent: form.agent.trim(),
     attachments: form.attachments.map((one) => ({ name: one.name, media_type: one.mediaType, data: one.data })),
     output_schema: schemaOf(form.outputSchema),
+    setup: blankless({
+      run: form.setup,
+      timeout_seconds: seconds(form.setupMinutes),
+      cache_key: form.setupCache.trim(),
+    }),
+    secrets: Object.fromEntries(form.secrets.map((one) => [one.name.trim(), secretOf(one)])),
     limits: blankless({
       timeout_seconds: seconds(form.timeoutMinutes),
       answer_seconds: asks ? seconds(form.answerMinutes) : undefined,
@@ -154,6 +182,12 @@ function schemaOf(text: string): unknown {
   } catch {
     return text;
   }
+}
+
+function secretOf(secret: Secret): Record<string, unknown> {
+  const header = secret.header.trim() || "Authorization";
+  const format = secret.format.trim() || (secret.header.trim() ? "{}" : "Bearer {}");
+  return { value: secret.value.trim(), url: secret.url.trim(), inject: { header, format } };
 }
 
 function workspaceOf(form: Form): Record<string, unknown> | undefined {

@@ -1,7 +1,7 @@
 import { lazy, type ReactNode, Suspense, useCallback, useEffect } from "react";
 import type { ChangedFile, Task } from "../api/types";
 import { ExecutionHeader } from "../execution/header";
-import { About, Attempts, ChangedFiles, Plan, UsageBlock } from "../execution/sidebar";
+import { About, Attempts, ChangedFiles, Output, Plan, UsageBlock } from "../execution/sidebar";
 import { StreamPill } from "../execution/stream-pill";
 import { TerminalView } from "../execution/terminal-view";
 import { TranscriptView } from "../execution/transcript-view";
@@ -132,6 +132,7 @@ function Side(props: {
   const usage = props.ended ? (task.usage ?? summary.usage) : (summary.usage ?? task.usage);
   return (
     <>
+      <Output value={task.output} />
       <Plan todo={todo} running={!props.ended} />
       <ChangedFiles
         files={files}

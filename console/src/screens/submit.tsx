@@ -4,6 +4,7 @@ import { useAction } from "../hooks";
 import { bodyOf, type Form, fieldOf } from "../model/submission";
 import { go, href, useRoute } from "../router";
 import { Attachments } from "../submit/attachments";
+import { PreparationSection } from "../submit/preparation";
 import { isRemembered, remember, remembered } from "../submit/remembered";
 import {
   AgentSection,
@@ -95,6 +96,7 @@ export function SubmitScreen(): ReactNode {
         <Workspace {...parts} />
         <ModelSection {...parts} />
         <AgentSection {...parts} />
+        <PreparationSection {...parts} />
         <LimitsSection {...parts} />
         <PermissionsSection {...parts} />
         <FilingSection {...parts} />

@@ -1,6 +1,6 @@
 import { BLANK, type Form } from "../model/submission";
 
-/** What was submitted, by execution, for "Run again": in this tab only, and never the key or the files. */
+/** What was submitted, by execution, for "Run again": in this tab only, and never the keys or the files. */
 const SUBMITTED = "ocf.submitted.";
 const LAST = "ocf.last";
 
@@ -9,9 +9,10 @@ export function isRemembered(execution: string): boolean {
   return sessionStorage.getItem(SUBMITTED + execution) !== null;
 }
 
-/** Keeps what was submitted: all but the key and the files for this tab, project and model for the next time. */
+/** Keeps what was submitted: all but keys, secrets' values and files for this tab, project and model for the next time. */
 export function remember(execution: string, form: Form): void {
-  sessionStorage.setItem(SUBMITTED + execution, JSON.stringify({ ...form, key: "", attachments: [] }));
+  const secrets = form.secrets.map((one) => ({ ...one, value: "" }));
+  sessionStorage.setItem(SUBMITTED + execution, JSON.stringify({ ...form, key: "", attachments: [], secrets }));
   const { project, provider, model, endpoint } = form;
   localStorage.setItem(LAST, JSON.stringify({ project, provider, model, endpoint }));
 }

@@ -1,7 +1,7 @@
 // @vitest-environment jsdom
 import { screen } from "@testing-library/react";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { About } from "../../src/execution/sidebar";
+import { About, Output } from "../../src/execution/sidebar";
 import { leave, page, show, task } from "./page";
 
 beforeEach(() => {
@@ -34,4 +34,17 @@ test("a pull request whose address is no web page is no link, and the reason of 
   expect(screen.queryByRole("link", { name: "#7" })).toBeNull();
   expect(screen.getByText("#7")).toBeTruthy();
   expect(screen.getByText(/branch is protected/).textContent).not.toContain("\u202e");
+});
+
+test("the JSON value of a run is shown, and what would turn it around as its code", () => {
+  show(<Output value={{ answer: 42, name: "a\u202eb" }} />);
+  const text = document.querySelector("pre")?.textContent ?? "";
+  expect(text).toContain('"answer": 42');
+  expect(text.split("\n")).toHaveLength(4);
+  expect(text).not.toContain("\u202e");
+});
+
+test("a run without one shows none", () => {
+  show(<Output value={undefined} />);
+  expect(screen.queryByText("Output")).toBeNull();
 });

@@ -43,6 +43,11 @@ _SKILLS = "skills"
 _PATHS: dict[Kind, str] = {"openai": "/v1", "anthropic": "/v1", "google": "/v1beta"}
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AGENTS = ("build", "plan", "general", "explore")
+#: Tools of OpenCode's own subagents (1.18, `agent.ts`); MCP tools are those of `general`.
+_SUBAGENTS = {
+    "general": ("bash", "edit", "glob", "grep", "list", "lsp", "read", "skill", "webfetch", "websearch"),
+    "explore": ("bash", "glob", "grep", "list", "read", "webfetch", "websearch"),
+}
 #: Permissions that are not tools: leaving the directory, calling the same tool three times.
 _NOT_TOOLS = ("external_directory", "doom_loop")
 _NO_NETWORK = {
@@ -81,7 +86,8 @@ class ServerSpec:
             otherwise download.
         user: the user it runs as; None: this process's.
         idle: whether it starts at idle priority.
-        definitions: agents, skills and commands of the task; `permissions` are the task's, which win over theirs.
+        definitions: agents, skills and commands of the task; `permissions` are the task's, which win over theirs and
+            hold for OpenCode's own subagents.
     """
 
     binary: Path | None
@@ -161,8 +167,13 @@ def configuration(spec: ServerSpec) -> dict[str, object]:
 
 def _agents(spec: ServerSpec, temperature: float | None) -> dict[str, object]:
     """Return the agents' settings. The front matter of an agent does not choose its model."""
-    built_in = {} if temperature is None else {name: {"temperature": temperature} for name in _AGENTS}
-    return built_in | {
+    built_in: dict[str, dict[str, object]] = {
+        name: {} if temperature is None else {"temperature": temperature} for name in _AGENTS
+    }
+    for name, tools in _SUBAGENTS.items():
+        if asked := asking(spec.permissions, tools, others=name == "general"):
+            built_in[name]["permission"] = _by_tool(asked)
+    return {name: settings for name, settings in built_in.items() if settings} | {
         name: {
             "description": agent.description,
             "mode": agent.mode,
@@ -173,6 +184,21 @@ def _agents(spec: ServerSpec, temperature: float | None) -> dict[str, object]:
         }
         for name, agent in spec.definitions.agents.items()
     }
+
+
+def asking(permissions: Mapping[str, str], tools: Sequence[str], *, others: bool) -> dict[str, str]:
+    """Return the entries of those tools that a task has asked about; `others`: also of tools beside `tools`, as MCP's.
+
+    All entries of such a tool are returned, because a particular one may allow what the general one asks about.
+    """
+    given = {permission_key(key): action for key, action in permissions.items()}
+    named = {key.partition(":")[0] for key in given} - {"*", "question", "task", "todowrite", *_NOT_TOOLS}
+    found: dict[str, str] = {}
+    for tool in sorted({*tools, *named}) if others else tools:
+        own = {tool: given["*"]} if "*" in given else {}
+        own |= {key: action for key, action in given.items() if key.partition(":")[0] == tool}
+        found |= own if "ask" in own.values() else {}
+    return found
 
 
 def _by_tool(permissions: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -115,6 +115,7 @@ class WarmServerConfig:
                 "env",
                 "tools",
                 "definitions",
+                "permissions",
             )
         )
 

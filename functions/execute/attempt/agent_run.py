@@ -68,7 +68,7 @@ class AgentRun:
         #: Redacts every secret of this execution.
         self.redactor = Redactor()
         self._preparation = Preparation(context, task, directory, self.redactor, self._assign, activity.note)
-        self.spans = RunSpans()
+        self.spans = RunSpans(task)
         self.result = ""
         #: The value that fits `output_schema`, once there is one.
         self.output: object = None
@@ -165,17 +165,21 @@ class AgentRun:
     async def _run(self, emit: Emit) -> None:
         warm_server, spec = await self._preparation.prepare(emit)
         self._agent = Agent(warm_server.server, spec, self._context.deps.clock)
+        with self.spans.invoke_agent(warm_server.model_proxy.target):
+            await self._work(self._agent, emit)
+        self._finished = True
+        self._conversation = await self._exported(self._agent, _EXPORT_AT_REST)
+        await emit(usage_draft(self.usage))
+
+    async def _work(self, agent: Agent, emit: Emit) -> None:
         prompt: str | None = prompt_text(self._task)
         while prompt is not None:
-            self.result = self.redactor((await self._agent.run(prompt, emit)).text)
+            self.result = self.redactor((await agent.run(prompt, emit)).text)
             prompt = self._follow_ups.popleft() if self._follow_ups else None
             if prompt is not None:
                 await emit(phase_draft("model", "taking up a follow-up prompt"))
         if self._task.output_schema is not None:
-            self.output = self.redactor.value(await self._structured(self._agent, self._task.output_schema, emit))
-        self._finished = True
-        self._conversation = await self._exported(self._agent, _EXPORT_AT_REST)
-        await emit(usage_draft(self.usage))
+            self.output = self.redactor.value(await self._structured(agent, self._task.output_schema, emit))
 
     async def _structured(self, agent: Agent, schema: dict[str, object], emit: Emit) -> object:
         """Return the value that fits the schema: the last message itself, or the answer to a question for it."""

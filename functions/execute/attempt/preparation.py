@@ -195,7 +195,8 @@ class Preparation:
             self._context.server_spec(self._task.limits),
             models=(self._model(target),),
             definitions=definitions,
-            permissions=self._task.permissions if definitions else {},
+            # OpenCode passes a session's denials to its subagents, and nothing else: they get the rest at the start.
+            permissions=self._task.permissions if definitions or "ask" in self._task.permissions.values() else {},
         )
         try:
             allowed = rules(self._task.network.allow, self._context.deps.settings.network_allow)

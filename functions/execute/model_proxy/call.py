@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any, Literal
 
-import httpx
+import httpcore
 
 from ocf.events import input_limits
 from ocf.events.input_limits import OverLimit
@@ -20,6 +20,8 @@ from ocf.functions.execute.model_proxy.http_server import ClientGone, Reply, Req
 from ocf.functions.execute.model_proxy.request import ModelRequest
 from ocf.functions.execute.model_proxy.stream_redaction import StreamRedaction
 from ocf.functions.execute.model_proxy.upstream import (
+    BROKEN,
+    Answer,
     ClientErrorForwarded,
     ModelFailed,
     Unusable,
@@ -102,14 +104,14 @@ class ModelCall:
         self._note(tries=self._call.tries + 1, status=status or None)
         self._hooks.on_activity()
 
-    async def _pass_on(self, response: httpx.Response, reply: Reply, redactor: Redactor) -> Outcome:
+    async def _pass_on(self, response: Answer, reply: Reply, redactor: Redactor) -> Outcome:
         content_type = response.headers.get("content-type", "application/json")
         try:
             if content_type.startswith(_STREAM):
                 await self._pass_stream(response, reply, redactor)
             else:
                 await self._pass_whole(response, reply, redactor)
-        except (httpx.TransportError, OverLimit) as error:
+        except (*BROKEN, OverLimit) as error:
             self.cut = True
             self.bad = f"it broke off ({_cut_reason(error)}; {describe(response)})"
             return "cut"
@@ -127,7 +129,7 @@ class ModelCall:
             self.bad = f"an empty answer ({describe(response)})"
         return "ok" if self.bad is None else "failed"
 
-    async def _pass_stream(self, response: httpx.Response, reply: Reply, redactor: Redactor) -> None:
+    async def _pass_stream(self, response: Answer, reply: Reply, redactor: Redactor) -> None:
         redaction, meter = StreamRedaction(redactor), self._meter
         async for data in raw_body(response):
             if self._call.first_byte_seconds is None:
@@ -141,7 +143,7 @@ class ModelCall:
                 self._check_budget()
         remainder = meter.remainder()
         if not meter.finished and not meter.failed:
-            raise httpx.RemoteProtocolError("the stream ended before the answer did")
+            raise httpcore.RemoteProtocolError("the stream ended before the answer did")
         if not reply.started:
             await reply.start(200, _STREAM)
         await reply.send(redaction.feed(remainder))
@@ -162,7 +164,7 @@ class ModelCall:
         if (limit := self._budget.passed_by_running()) is not None:
             raise ModelFailed(Reason.BUDGET_EXCEEDED, f"{limit} was reached in the middle of an answer")
 
-    async def _pass_whole(self, response: httpx.Response, reply: Reply, redactor: Redactor) -> None:
+    async def _pass_whole(self, response: Answer, reply: Reply, redactor: Redactor) -> None:
         body = bytearray()
         async for data in raw_body(response):
             self._hooks.on_activity()
@@ -198,6 +200,6 @@ def _lives(data: bytes, ready: bytes) -> bool:
 
 def _cut_reason(error: Exception) -> str:
     """Return what cut an answer off, without its content."""
-    if isinstance(error, httpx.ReadTimeout):
+    if isinstance(error, httpcore.ReadTimeout):
         return "no byte within MODEL_SILENCE_SECONDS"
     return str(error) if isinstance(error, OverLimit) else type(error).__name__

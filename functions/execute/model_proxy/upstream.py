@@ -7,12 +7,14 @@ environment, and the key travels in the single request's headers.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
+import httpcore
 import httpx
 
 from ocf.events import input_limits
@@ -26,6 +28,19 @@ from ocf.functions.core.checked_network import CheckedNetwork, refuse_forbidden
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 #: Client errors that the agent handles (after a too long context it compacts, and goes on).
 PASSED = frozenset({400, 413, 422})
+
+
+#: A connection failed or broke off.
+BROKEN = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer whose body is not read yet; names of headers in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    stream: AsyncIterable[bytes] = field(repr=False)
 
 
 class Unusable(Exception):
@@ -56,21 +71,20 @@ class ClientErrorForwarded(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Exponential waits: `base` seconds, doubled after each try up to `cap`, each less up to half by chance.
+    """Exponential waits: `base` seconds, four times as many after each try up to `cap`, each less up to half by chance.
 
     At most `tries` requests in all. A `Retry-After` is obeyed up to `patience` seconds; a provider that asks for more
-    has failed. One that stays silent is asked `silent_tries` times.
+    has failed.
     """
 
-    tries: int = 6
-    silent_tries: int = 3
-    base: float = 0.5
+    tries: int = 3
+    base: float = 2.0
     cap: float = 8.0
     patience: float = 60.0
 
     def wait(self, tried: int, jitter: float) -> float:
         """Return the seconds before the next request after `tried` failures; `jitter` in 0..1."""
-        return float(min(self.cap, self.base * 2 ** (tried - 1)) * (1 - jitter / 2))
+        return float(min(self.cap, self.base * 4 ** (tried - 1)) * (1 - jitter / 2))
 
 
 class Upstream:
@@ -80,7 +94,6 @@ class Upstream:
         clock: for the waits between tries.
         retry: number and length of retries.
         allow_hosts: hosts that may be link-local.
-        proxy: URL of an outgoing proxy; it then resolves the names.
         read_timeout: seconds without a byte before an answer counts as lost; a comment or a ping is a byte.
         jitter: returns a new number in 0..1 at each call.
     """
@@ -91,7 +104,6 @@ class Upstream:
         *,
         retry: RetryPolicy | None = None,
         allow_hosts: Collection[str] = (),
-        proxy: str | None = None,
         read_timeout: float = 300.0,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -99,24 +111,23 @@ class Upstream:
         self._retry = retry or RetryPolicy()
         self._jitter = jitter
         self._silence = read_timeout
-        input_limits = httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=30)
-        # The transport alone, without a client: no cookies, no redirects, and a call costs half of the time.
-        self._transport = httpx.AsyncHTTPTransport(limits=input_limits, trust_env=False, proxy=proxy)
-        if proxy is None:
-            # httpx has no public way to set the network backend of its pool.
-            self._transport._pool._network_backend = CheckedNetwork(
-                lambda host, _, addresses: refuse_forbidden(host, addresses, allow_hosts)
-            )
-        self._timeout = httpx.Timeout(10, read=read_timeout, pool=None).as_dict()
+        # Without httpx's client and transport around it, which cost as much again: no cookies, no redirects.
+        self._pool = httpcore.AsyncConnectionPool(
+            max_connections=None,
+            max_keepalive_connections=16,
+            keepalive_expiry=30,
+            network_backend=CheckedNetwork(lambda host, _, addresses: refuse_forbidden(host, addresses, allow_hosts)),
+        )
+        self._timeout = {"connect": 10.0, "read": read_timeout, "write": 10.0, "pool": None}
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._transport.aclose()
+        await self._pool.aclose()
 
     @asynccontextmanager
     async def opened(
         self, url: str, headers: dict[str, str], body: bytes, on_answer: Callable[[int], None]
-    ) -> AsyncIterator[httpx.Response]:
+    ) -> AsyncIterator[Answer]:
         """Open a successful answer with its body unread; `on_answer` gets the status of each try (0: no answer).
 
         Raises:
@@ -128,37 +139,32 @@ class Upstream:
             tried += 1
             failed: ModelFailed
             asked: float | None = None
-            tries = self._retry.tries
             try:
-                asked_of = httpx.Request(
-                    "POST", url, headers=headers, content=body, extensions={"timeout": self._timeout}
-                )
-                response = await self._transport.handle_async_request(asked_of)
-                response.request = asked_of
-            except (httpx.LocalProtocolError, UnicodeEncodeError):
+                response = await self._pool.handle_async_request(self._request(url, headers, body))
+            except (httpcore.LocalProtocolError, UnicodeEncodeError):
                 # Their messages quote the header, and so the key.
                 text = "the model's key cannot be sent: it has characters that no HTTP header may carry"
                 raise ModelFailed(Reason.MODEL_AUTH, text) from None
-            except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            except (httpcore.UnsupportedProtocol, httpx.InvalidURL) as error:
                 raise ModelFailed(Reason.MODEL_ERROR, f"the model endpoint is not usable: {error}") from None
-            except httpx.ReadTimeout:
+            except httpcore.ReadTimeout:
                 on_answer(0)
-                tries = min(tries, self._retry.silent_tries)
                 text = f"the model endpoint sent nothing for {self._silence:g} s (MODEL_SILENCE_SECONDS)"
                 failed = ModelFailed(Reason.MODEL_ERROR, text)
-            except httpx.TransportError as error:
+            except BROKEN as error:
                 on_answer(0)
                 failed = ModelFailed(Reason.MODEL_ERROR, f"the model endpoint cannot be reached ({_words(error)})")
             else:
-                on_answer(response.status_code)
-                if response.status_code == 200:
-                    try:
-                        yield response
-                    finally:
-                        await response.aclose()
-                    return
-                failed, asked = await self._refused(response)
-            last = tried >= tries or (asked or 0) > self._retry.patience
+                answer = _answer(response)
+                on_answer(answer.status)
+                try:
+                    if answer.status == 200:
+                        yield answer
+                        return
+                    failed, asked = await self._refused(answer)
+                finally:
+                    await response.aclose()
+            last = tried >= self._retry.tries or (asked or 0) > self._retry.patience
             if failed.status is not None and failed.status not in RETRIED:
                 raise failed
             if last:
@@ -166,12 +172,15 @@ class Upstream:
                 raise ModelFailed(failed.reason, f"{failed.message}; gave up after {times}", failed.status)
             await self._clock.sleep(asked if asked is not None else self._retry.wait(tried, self._jitter()))
 
-    async def _refused(self, response: httpx.Response) -> tuple[ModelFailed, float | None]:
-        status = response.status_code
-        try:
-            body = await _head_of(response)
-        finally:
-            await response.aclose()
+    def _request(self, url: str, headers: Mapping[str, str], body: bytes) -> httpcore.Request:
+        target, host = _address(url)
+        sent = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+        sent += [(b"host", host), (b"content-length", b"%d" % len(body))]
+        return httpcore.Request("POST", target, headers=sent, content=body, extensions={"timeout": self._timeout})
+
+    async def _refused(self, response: Answer) -> tuple[ModelFailed, float | None]:
+        status = response.status
+        body = await _head_of(response)
         if status in (401, 403):
             text = f"the model provider refused the key (status {status})"
             return ModelFailed(Reason.MODEL_AUTH, text, status), None
@@ -182,7 +191,7 @@ class Upstream:
         failed = ModelFailed(Reason.MODEL_ERROR, f"the model endpoint answered {status}{_error_message(body)}", status)
         return failed, self._retry_after(response) if status in RETRIED else None
 
-    def _retry_after(self, response: httpx.Response) -> float | None:
+    def _retry_after(self, response: Answer) -> float | None:
         """Return the seconds the provider asks to wait (RFC 9110, 10.2.3: seconds or a date)."""
         text = response.headers.get("retry-after-ms")
         if text and text.isdecimal() and len(text) < 16:
@@ -206,22 +215,40 @@ def _until(date: str, now: datetime) -> float | None:
     return max(0.0, (when - now).total_seconds())
 
 
-async def raw_body(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Yield the body in pieces. Decoded here, because httpx would inflate 32 KB of zstd to 2 GiB at once.
+@lru_cache(64)
+def _address(url: str) -> tuple[httpcore.URL, bytes]:
+    """Return a URL in httpcore's form, and its `Host`. Raises httpx.InvalidURL."""
+    parsed = httpx.URL(url)
+    target = httpcore.URL(scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path)
+    return target, parsed.netloc
+
+
+def _answer(response: httpcore.Response) -> Answer:
+    headers: dict[str, str] = {}
+    for raw, value in response.headers:
+        # A field in several lines is a list (RFC 9110, 5.3).
+        name, text = raw.decode("latin-1").lower(), value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {text}" if name in headers else text
+    assert isinstance(response.stream, AsyncIterable)
+    return Answer(response.status, headers, response.stream)
+
+
+async def raw_body(response: Answer) -> AsyncIterator[bytes]:
+    """Yield the body in pieces, decompressed within limits: 32 KB of zstd can become 2 GiB.
 
     Raises:
         Unusable: it is compressed in another way than gzip or deflate, or becomes too large.
-        httpx.TransportError: it broke off.
+        httpcore.NetworkError, ProtocolError, TimeoutException: it broke off.
     """
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding in ("identity", ""):
-        async for data in response.aiter_raw():
+        async for data in response.stream:
             yield data
         return
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise Unusable(f"content encoding {_shown(encoding)}, though it was asked for none")
     inflater = Inflater(input_limits.MODEL_INFLATED, "the model's answer")
-    async for data in response.aiter_raw():
+    async for data in response.stream:
         try:
             for piece in inflater.feed(data):
                 yield piece
@@ -229,7 +256,7 @@ async def raw_body(response: httpx.Response) -> AsyncIterator[bytes]:
             raise Unusable(str(error)) from None
 
 
-async def _head_of(response: httpx.Response) -> bytes:
+async def _head_of(response: Answer) -> bytes:
     """Return the first part of an error's body; a provider that cuts it short has still answered."""
     body = bytearray()
     try:
@@ -237,7 +264,7 @@ async def _head_of(response: httpx.Response) -> bytes:
             body += piece
             if len(body) >= input_limits.MODEL_ERROR.bytes:
                 break
-    except (httpx.TransportError, Unusable):
+    except (*BROKEN, Unusable):
         return bytes(body)
     return bytes(body[: input_limits.MODEL_ERROR.bytes])
 
@@ -252,9 +279,9 @@ def _error_message(body: bytes) -> str:
     return f": {text[:300]}" if isinstance(text, str) and text else ""
 
 
-def describe(response: httpx.Response) -> str:
+def describe(response: Answer) -> str:
     """Describe an answer without its content."""
-    return f"status {response.status_code}, content type {_shown(response.headers.get('content-type', 'none'))}"
+    return f"status {response.status}, content type {_shown(response.headers.get('content-type', 'none'))}"
 
 
 def _shown(header: str) -> str:
@@ -262,6 +289,6 @@ def _shown(header: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in header[:80])
 
 
-def _words(error: httpx.TransportError) -> str:
+def _words(error: Exception) -> str:
     """Describe a transport error, with no internal addresses beyond what the caller typed."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -26,6 +26,8 @@ _BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _MAX_SECRET_BYTES = 32 * 1024
 #: Bytes of all attachments; the gateway checks the sum.
 _MAX_ATTACHMENT_BYTES = 10 * 2**20
+#: Bytes of a text in a file; the gateway allows fewer.
+_MAX_TEXT_BYTES = 2 * 2**20
 _MEDIA_TYPES = ("application/json", "application/pdf", "image/png", "image/jpeg", "image/gif", "image/webp")
 STDIN = "-"
 
@@ -128,12 +130,40 @@ def _permissions(values: list[str]) -> dict[str, str]:
     return {name: rule for name, _, rule in (value.rpartition("=") for value in values)}
 
 
+def _text_file(name: str) -> str:
+    return text(read_input(name, _MAX_TEXT_BYTES))
+
+
+def _definitions(values: list[str]) -> dict[str, dict[str, str]]:
+    """Return Markdown files, `FILE` or `NAME=FILE`, as definitions, named as the file or the skill's folder."""
+    found = {}
+    for value in values:
+        name, equals, given = value.partition("=")
+        path = Path(given if equals else value)
+        stem = path.resolve().parent.name if path.name == "SKILL.md" else path.stem
+        found[name if equals else stem] = {"content": text(read_input(str(path), _MAX_TEXT_BYTES))}
+    return found
+
+
+def _secrets(values: list[str]) -> dict[str, dict[str, Any]]:
+    """Return `NAME=URL` texts as secrets whose values are in the environment."""
+    urls = pairs(values)
+    if missing := next((name for name in urls if not os.environ.get(name)), None):
+        raise ValueError(f"{missing}: the environment variable {missing} must hold its value")
+    header = {"header": "Authorization", "format": "Bearer {}"}
+    return {name: {"value": os.environ[name], "url": url, "inject": header} for name, url in urls.items()}
+
+
 def _directory(value: Path) -> dict[str, str]:
     return {"source": "directory", "path": str(value.resolve())}
 
 
 def _git(url: str) -> dict[str, str]:
     return {"source": "git", "url": url}
+
+
+def _shared(path: str) -> dict[str, str]:
+    return {"source": "shared", "path": path}
 
 
 def _snapshot(execution: str) -> dict[str, str]:
@@ -153,6 +183,7 @@ WORKSPACE_OPTIONS = (
         *("--snapshot", "workspace", "Work on the result of this execution."), str, _snapshot, {"metavar": "ID"},
         kind=EXECUTION,
     ),
+    Option("--shared", "workspace", "Work in place in this path of the shared volume.", str, _shared),
     Option("--ref", "workspace.ref", "Branch, tag or commit of --git.", source="git"),
     Option("--depth", "workspace.depth", "Commits of --git to fetch.", int, None, _AT_LEAST_1, source="git"),
     Option("--submodules", "workspace.submodules", "With the submodules of --git.", bool, source="git"),
@@ -160,6 +191,8 @@ WORKSPACE_OPTIONS = (
         *("--git-token-file", "workspace.token", "Token for --git in a file; `-` reads standard input."), str, _secret,
         _FILE, source="git",
     ),
+    Option("--git-credential", "workspace.credential", "Forge credential of the project for --git.", source="git"),
+    Option("--keep-ignored", "workspace.keep_ignored", "Archive what .gitignore excludes too.", bool),
 )  # fmt: skip
 LABELS = Option("--label", "labels", "KEY=VALUE, may be repeated.", list[str], pairs, {"also": ("-l",)}, merge=True)
 TASK_OPTIONS = (
@@ -168,6 +201,8 @@ TASK_OPTIONS = (
         str, read_object, {**_FILE, "also": ("-f",)},
     ),
     Option("PROMPT", "prompt", "Task of the agent; `-` reads it from standard input.", str, _prompt),
+    Option("--code", "code", "Code that the task is about, in a file.", str, _text_file, _FILE),
+    Option("--context", "context", "More for the first prompt, in a file.", str, _text_file, _FILE),
     *WORKSPACE_OPTIONS,
     Option("--session", "session_id", "Continue this session.", extra={"metavar": "ID"}, kind=SESSION),
     Option(
@@ -175,12 +210,34 @@ TASK_OPTIONS = (
         merge=True,
     ),
     Option("--variant", "model_config.variant", "Reasoning effort or variant of the model."),
+    Option("--model-version", "model_config.model_version", "Version of the model, added to its name."),
+    Option("--temperature", "model_config.temperature", "Temperature of each model call.", float),
+    Option("--max-tokens", "model_config.max_tokens", "Output tokens of a model call.", int, None, _AT_LEAST_1),
+    Option("--tool", "model_config.enabled_tools", "Only these tools, may be repeated.", list[str]),
+    Option("--system-prompt", "model_config.system_prompt", "System prompt, in a file.", str, _text_file, _FILE),
+    Option("--facts", "model_config.facts", "Facts of a model outside the catalog, as JSON.", str, read_object, _FILE),
     Option("--endpoint", "model_config.api_endpoint", "Base URL of the model's API.", extra={"metavar": "URL"}),
     Option("--key-file", "model_config.api_key", "Model key in a file; `-` reads standard input.", str, _secret, _FILE),
     Option("--agent", "agent", "OpenCode agent that runs the task; else `build`."),
     Option("--attach", "attachments", "File for the model, may be repeated.", list[str], _attachments, _FILE),
     Option("--schema", "output_schema", "JSON Schema that the result must fit, in a file.", str, read_object, _FILE),
+    Option("--result", "result", "Branch and pull request of the changes, as JSON in a file.", str, read_object, _FILE),
     Option("--mcp", "mcp", "MCP servers by name, as JSON in a file.", str, read_object, _FILE, merge=True),
+    *(
+        Option(
+            *(f"--{kind}-file", f"{kind}s", f"{kind.capitalize()}: [NAME=]FILE, may be repeated."), list[str],
+            _definitions, _FILE, merge=True,
+        )
+        for kind in ("agent", "skill", "command")
+    ),
+    Option("--setup", "setup.run", "Bash script before the first prompt, in a file.", str, _text_file, _FILE),
+    Option("--setup-timeout", "setup.timeout_seconds", "Seconds it may take.", int, None, _AT_LEAST_1),
+    Option("--setup-cache", "setup.cache_key", "Keep what it makes, under this key.", extra={"metavar": "KEY"}),
+    Option(
+        *("--secret", "secrets", "NAME=URL: bearer token in the environment variable NAME, may be repeated."),
+        list[str], _secrets, {"metavar": "NAME=URL"}, merge=True,
+    ),
+    Option("--secrets", "secrets", "Secrets by name, as JSON in a file.", str, read_object, _FILE, merge=True),
     Option("--timeout", "limits.timeout_seconds", "Seconds the run may take.", int, None, _AT_LEAST_1),
     Option("--silence", "limits.silence_seconds", "Seconds without output until it fails.", int, None, _AT_LEAST_1),
     Option("--answer-time", "limits.answer_seconds", "Seconds a question may wait.", int, None, _AT_LEAST_1),
@@ -200,6 +257,7 @@ TASK_OPTIONS = (
         extra={"metavar": "HOST"},
     ),
     LABELS,
+    Option("--task-id", "task_id", "Your own id of the task."),
 )  # fmt: skip
 SESSION_OPTIONS = (
     *WORKSPACE_OPTIONS,
@@ -215,8 +273,8 @@ def task_body(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BadParameter: An option is wrong, two exclude each other, or there is no task.
     """
-    if given["prompt"] is None and given["file"] is None:
-        raise typer.BadParameter("PROMPT or --file is required")
+    if all(given[name] is None for name in ("prompt", "code", "file")):
+        raise typer.BadParameter("PROMPT, --code or --file is required")
     _one_workspace(TASK_OPTIONS, given)
     from_stdin = [option.flag for option in TASK_OPTIONS if given[option.name] == STDIN]
     if len(from_stdin) > 1:

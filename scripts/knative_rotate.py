@@ -32,7 +32,9 @@ if __package__ in (None, ""):
 from scripts.kube import ROOT, KubectlFailed, Manifest, kubectl, objects, say, wait
 
 KSVC = "service.v1.serving.knative.dev"
-FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "archive", "session", "history", "result")
+FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "archive", "session", "history", "trigger", "result")
+#: They open what the gateway has sealed.
+READERS = ("execute", "trigger", "result")
 #: Seconds for a new revision, a restarted server, or the kubelet's copy of a Secret in a running pod.
 _PATIENCE = 300.0
 _NATS_FILE = "/etc/ocf/nats/functions.creds"
@@ -143,9 +145,9 @@ class Installation:
 def encryption(here: Installation) -> None:
     """Rotate `ENCRYPTION_KEY` in two phases: every reader knows the new key before anything is sealed under it."""
     here.apply("--rotate", "ocf-encryption", "--secret", "ocf-encryption")
-    here.roll("execute")
+    here.roll(*READERS)
     here.apply("--finish", "ocf-encryption", "--secret", "ocf-encryption")
-    here.roll("gateway", "execute")
+    here.roll("gateway", *READERS)
 
 
 def dispatch(here: Installation) -> None:

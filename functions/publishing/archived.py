@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ocf.events.commands import EmptyWorkspace, Execute, GitWorkspace
+from ocf.events.commands import Execute
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import Completed, Failed, Outcome
 from ocf.events.lifecycle import Step
 from ocf.events.terminal_facts import PublishedResult
-from ocf.functions.core.session_repository import Sessions
 from ocf.functions.publishing.branch import ResultRejected
 from ocf.functions.publishing.publisher import ResultPublisher, Work
 
 
 async def publish_archived(
-    task: Execute, record: Record, results: ResultPublisher, sessions: Sessions, folder: Path
+    task: Execute, record: Record, results: ResultPublisher, folder: Path
 ) -> PublishedResult | ResultRejected:
     """Publish the completed work of a record; return what became of it.
 
@@ -23,13 +22,10 @@ async def publish_archived(
         task: the task.
         record: its record, with `publishing`.
         results: publishes.
-        sessions: the records of the sessions.
         folder: scratch space.
     """
-    session = await sessions.get(task.project_id, task.session_id) if task.session_id is not None else None
-    own = not isinstance(task.workspace, EmptyWorkspace) or session is None
-    source = task.workspace if own or session is None else session.workspace
-    if not isinstance(source, GitWorkspace) or record.base_commit is None or record.publishing is None:
+    source = await results.source(task)
+    if source is None or record.base_commit is None or record.publishing is None:
         return ResultRejected("the session with the repository was destroyed")
     try:
         return await results.publish(task, record.publishing.result, Work(source, record.base_commit, folder))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 import structlog
 
-from ocf.events.commands import Execute, GitWorkspace
+from ocf.events.commands import EmptyWorkspace, Execute, GitWorkspace
 from ocf.events.errors import NotYetKnown, SealError
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import PullRequestRef
@@ -27,7 +27,7 @@ from ocf.functions.core.session_repository import Sessions
 from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.forges.addresses import forge_address
 from ocf.functions.forges.credentials import Access, ForgeCredentials
-from ocf.functions.forges.forge import Forge, Proposal, PullRequest
+from ocf.functions.forges.forge import CommitState, Forge, Proposal, PullRequest
 from ocf.functions.forges.http import ForgeRefused, ForgeUnavailable, forge_client
 from ocf.functions.publishing.branch import Branch, Change, ForgeAway, Pushed, ResultRejected
 from ocf.functions.settings.settings import Settings
@@ -43,6 +43,7 @@ _PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _MAX_PAUSE = 120.0
 _MAX_TITLE, _BODY_BYTES = 120, 40 * KIB
 _SESSION_EXECUTIONS = 50
+_STATUS_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,31 @@ class ResultPublisher:
             reference = PullRequestRef(number=opened.number, url=opened.url)
             return PublishedResult(pushed.commit, result.branch, reference, "; ".join(problems) or None)
 
+    async def set_status(self, task: Execute, state: CommitState, text: str) -> None:
+        """Set the status `ocf` of the latest commit that this execution or its session pushed, if there is one.
+
+        A forge that refuses it or does not answer changes nothing else; the reason is logged.
+        """
+        source = await self.source(task) if task.result is not None else None
+        commit = await self._latest(task) if source is not None else None
+        if source is None or commit is None:
+            return
+        link = self.link(task.project_id, task.execution_id) or None
+        try:
+            async with asyncio.timeout(_STATUS_SECONDS), forge_client() as client:
+                access = await self.access(client, task, source)
+                forge = access.address.connect(client, access.token)
+                await forge.set_status(access.address.repository(source.url), commit, state, text, link)
+        except (ForgeRefused, ForgeUnavailable, SealError, TimeoutError) as error:
+            log.warning("commit status not set", action="result.no_status", reason=str(error) or "no answer in time")
+
+    async def source(self, task: Execute) -> GitWorkspace | None:
+        """Return the repository of a task, or of its session; None if it has none."""
+        session = await self._sessions.get(task.project_id, task.session_id) if task.session_id is not None else None
+        of_session = session is not None and isinstance(task.workspace, EmptyWorkspace)
+        source = session.workspace if session is not None and of_session else task.workspace
+        return source if isinstance(source, GitWorkspace) else None
+
     async def access(self, client: httpx.AsyncClient, task: Execute, source: GitWorkspace) -> Access:
         """Return the forge of the result and its token: a credential's, or that of the workspace.
 
@@ -166,12 +192,23 @@ class ResultPublisher:
         await self._records.change(task.project_id, task.execution_id, noted)
 
     async def _pushed_by_session(self, task: Execute, commit: str) -> bool:
+        return any([commit in pushed async for pushed in self._pushed(task)])
+
+    async def _latest(self, task: Execute) -> str | None:
+        """Return the latest commit that this execution or its session pushed."""
+        async for pushed in self._pushed(task):
+            if pushed:
+                return pushed[-1]
+        return None
+
+    async def _pushed(self, task: Execute) -> AsyncIterator[list[str]]:
+        """Yield the pushed commits of this execution and of those of its session, the latest first."""
         session = await self._sessions.get(task.project_id, task.session_id) if task.session_id else None
-        for execution in reversed(session.executions[-_SESSION_EXECUTIONS:] if session is not None else []):
+        earlier = session.executions[-_SESSION_EXECUTIONS:] if session is not None else []
+        for execution in dict.fromkeys((task.execution_id, *reversed(earlier))):
             record = await self._records.find(task.project_id, execution)
-            if record is not None and commit in record.pushed:
-                return True
-        return False
+            if record is not None:
+                yield record.pushed
 
     def _sources(self, task: Execute) -> workspace.Sources:
         limits = workspace.Limits(max_bytes=effective_limit(task.limits, "max_workspace_bytes", self._settings))

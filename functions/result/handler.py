@@ -20,7 +20,6 @@ from ocf.events.refs import ExecutionRef
 from ocf.functions import workspace
 from ocf.functions.core.command_events import command, ids_of, stored_command
 from ocf.functions.core.execution_repository import Records
-from ocf.functions.core.session_repository import Sessions
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.forges.http import forge_client
 from ocf.functions.publishing.archived import publish_archived
@@ -44,7 +43,6 @@ async def result(
     bus: Bus,
     store: ObjectStore,
     records: Records,
-    session_records: Sessions,
     credentials: ForgeCredentials,
     results: ResultPublisher,
 ) -> None:
@@ -71,7 +69,7 @@ async def result(
     task = await _task(ref, bus, store)
     folder = Path(tempfile.mkdtemp(prefix="ocf-result-"))
     try:
-        published = await publish_archived(task, record, results, session_records, folder)
+        published = await publish_archived(task, record, results, folder)
     finally:
         await workspace.discard_tree(folder)
     if isinstance(published, ResultRejected):

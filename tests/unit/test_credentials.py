@@ -42,7 +42,7 @@ async def test_a_token_is_sealed_and_never_shown() -> None:
     assert made.json()["api_url"] == "https://api.github.com"
     assert (await world.client.post("/credentials", json=body)).status_code == 200
     listed = await world.client.get("/credentials")
-    assert [one["name"] for one in listed.json()["credentials"]] == ["bot"]
+    assert [(one["name"], one["key_id"]) for one in listed.json()["credentials"]] == [("bot", KEYS.current_id)]
     stored = b"".join([entry.value async for entry in bucket.entries()])
     for text in (made.text, listed.text, stored.decode()):
         assert TOKEN not in text

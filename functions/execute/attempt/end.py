@@ -98,6 +98,9 @@ class AttemptEnd:
             except ResultRejected as error:
                 taken, published = Step.FAIL, PublishedResult(message=str(error))
                 stop_reason = replace(stop_reason, step=taken, message=str(error), reason=error.reason)
+        finished = taken is Step.COMPLETE
+        words = "The agent has finished" if finished else f"The agent's execution ended: {taken.value}"
+        await self._deps.results.set_status(self._task, "success" if finished else "failure", words)
         for draft in self._progress.unnamed_changes(stored.diff):
             await self._publisher.emit(draft)
         # The same transition table as the record's.
@@ -223,7 +226,7 @@ async def end_archived(deps: Dependencies, task: Execute, record: Record, lease:
     keeping = asyncio.create_task(lease.keep_alive(len(record.attempts)))
     try:
         folder = deps.settings.state_dir / ref.folder / "result"
-        published = await publish_archived(task, record, deps.results, deps.session_records, folder)
+        published = await publish_archived(task, record, deps.results, folder)
     finally:
         await cancel_and_wait([keeping])
     if lease.lost.is_set() or record.publishing is None:

@@ -60,13 +60,15 @@ class CredentialView(response_schemas.View):
     kind: Annotated[str, Field(description="`token` or `app`")]
     app_id: int | None = None
     installation_id: int | None = None
+    key_id: Annotated[str, Field(description="id of the encryption key that it is sealed with")]
     created_at: datetime
 
     @classmethod
     def of(cls, found: Credential) -> CredentialView:
         """Return the view of a credential."""
-        kind = "token" if found.token is not None else "app"
-        return cls.model_validate({**dict(found), "kind": kind, "api_url": found.address.api_url})
+        sealed, kind = (found.token, "token") if found.token is not None else (found.private_key, "app")
+        about = {"kind": kind, "key_id": sealed.kid if sealed is not None else "", "api_url": found.address.api_url}
+        return cls.model_validate({**dict(found), **about})
 
 
 class CredentialList(response_schemas.View):

@@ -46,6 +46,23 @@ CALLS = [
     ("POST", "/credentials"),
     ("GET", "/credentials"),
     ("DELETE", "/credentials/bot"),
+    ("GET", "/events"),
+    ("POST", "/events"),
+    ("POST", "/hooks"),
+    ("GET", "/hooks"),
+    ("POST", "/hooks/p/github/rotate"),
+    ("DELETE", "/hooks/p/github"),
+    ("POST", "/triggers"),
+    ("GET", "/triggers"),
+    ("GET", "/triggers/bot"),
+    ("DELETE", "/triggers/bot"),
+    ("POST", "/triggers/bot/test"),
+    ("POST", "/schedules"),
+    ("GET", "/schedules"),
+    ("GET", "/schedules/bot"),
+    ("DELETE", "/schedules/bot"),
+    ("POST", "/schedules/bot/pause"),
+    ("POST", "/schedules/bot/resume"),
     ("GET", "/usage"),
     ("GET", "/dlq"),
     ("GET", "/dlq/1"),
@@ -59,7 +76,10 @@ async def test_every_call_of_the_document_is_in_the_list_above() -> None:
     document = (await World().client.get("/openapi.json")).json()
     said = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     names = {"execution_id": ID, "session_id": ID, "seq": "1", "request_id": "r", "name": "bot"}
+    names |= {"project": "p", "source": "github", "kind": "github"}
     open_calls = {("GET", "/health"), ("GET", "/ready"), ("GET", "/metrics")}
+    # A signature or a token of their own.
+    open_calls |= {("POST", "/hooks/p/github"), ("POST", "/events/p/github")}
     assert {(method, path.format(**names)) for method, path in said} - open_calls == set(CALLS)
 
 

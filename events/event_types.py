@@ -72,7 +72,7 @@ _ALL = (
     _task("cmd", "cancel", commands.Cancel, "backend, gateway"),
     _task("cmd", "cleanup", commands.Cleanup, "backend, gateway, schedules"),
     _task("cmd", "reply", commands.Reply, "frontend, backend"),
-    _task("cmd", "result", commands.PushResult, "backend, gateway"),
+    _task("cmd", "result", commands.PushResult, "gateway"),
     _task("cmd", "comment", commands.CommentEnd, "execute, cancel, cleanup (sweep)"),
     _task("evt", "accepted", fact_payloads.Accepted, "submit"),
     _task("evt", "rejected", fact_payloads.Rejected, "submit"),

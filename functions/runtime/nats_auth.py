@@ -32,7 +32,7 @@ MAX_CONNECT_BYTES = 4096
 #: `iat` of the operator's JWT: a server reloads a configuration only if this JWT is the same, byte for byte.
 _OPERATOR_ISSUED = 1_735_689_600
 
-_COMMANDS = ("submit", "cancel", "cleanup", "reply", "result", "session")
+_COMMANDS = ("submit", "cancel", "cleanup", "reply", "session")
 _READABLE = ("OCF_COMMANDS", "OCF_EVENTS", "OCF_OUTPUT", "KV_ocf_executions", "KV_ocf_sessions")
 _UNLIMITED = dict.fromkeys(("subs", "data", "payload"), -1)
 _ACCOUNT_LIMITS: dict[str, Any] = {

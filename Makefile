@@ -59,6 +59,11 @@ format: install ## format and fix what can be fixed
 generate: install ## schemas, AsyncAPI, OpenAPI and the generated parts of the docs
 	$(BIN)/python scripts/generate.py
 
+.PHONY: wheel
+wheel: install ## the distribution, in dist/
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
+
 .PHONY: lock
 lock: ## renew requirements/*.lock
 	scripts/lock.sh

@@ -52,22 +52,8 @@ install_python() {
 }
 
 install_tools() {
-  local source=functions/execute/npm mark=.tools/.installed
-  done_already "$mark" "$source/package-lock.json" && return
-  say "installing OpenCode and the offline scripted model into .tools"
-  mkdir -p .tools
-  cp "$source/package.json" "$source/package-lock.json" .tools/
-  local quiet=(--prefix .tools --ignore-scripts --no-audit --no-fund --loglevel=error)
-  "$npm" ci "${quiet[@]}" >&2
-  local platform version ripgrep
-  platform="$(uname -s | tr '[:upper:]' '[:lower:]')-$(uname -m | sed 's/x86_64/x64/; s/aarch64/arm64/')"
-  if [[ $platform != linux-x64 ]]; then
-    # The same version for another machine: pinned, though not by hash.
-    version=$(sed -n 's/.*"opencode-linux-x64": "\(.*\)".*/\1/p' "$source/package.json")
-    ripgrep=$(sed -n 's/.*"@vscode\/ripgrep-linux-x64": "\(.*\)".*/\1/p' "$source/package.json")
-    "$npm" install "${quiet[@]}" --no-save "opencode-$platform@$version" "@vscode/ripgrep-$platform@$ripgrep" >&2
-  fi
-  stamp "$mark" "$source/package-lock.json"
+  # A second checkout downloads nothing that npm has on this machine.
+  npm_config_cache="${npm_config_cache:-$HOME/.npm}" .venv/bin/ocf install >&2
 }
 
 # npm_exactly FOLDER: what the lock file says. A registry without some other platform's optional package makes

@@ -6,10 +6,26 @@ import sys
 from typing import Annotated
 
 import typer
+from typer._completion_classes import completion_init
 
-from ocf.cli import contexts, credentials, dlq, doctor, history, models, replay, sessions, stack, tasks, triggers, usage
+from ocf.cli import (
+    contexts,
+    credentials,
+    dlq,
+    doctor,
+    history,
+    install,
+    models,
+    replay,
+    sessions,
+    stack,
+    tasks,
+    triggers,
+    usage,
+)
 from ocf.cli.common import NAMED_CONTEXT, NAMED_DIRECTORY, NAMED_GATEWAY, DataDir
 
+completion_init()  # answers the script of `ocf completion`
 app = typer.Typer(
     name="ocf",
     help="OpenCode executions as event-driven functions.",
@@ -54,11 +70,13 @@ def root(
 
 
 _STACK, _TASKS = "Stack", "Executions"
+app.command(rich_help_panel=_STACK)(install.install)
 app.command(rich_help_panel=_STACK)(stack.up)
 app.command(rich_help_panel=_STACK)(stack.down)
 app.command(rich_help_panel=_STACK)(stack.creds)
 app.command(rich_help_panel=_STACK)(doctor.doctor)
 app.command("encrypt-key", rich_help_panel=_STACK)(doctor.encrypt_key)
+app.command(rich_help_panel=_STACK)(install.completion)
 app.command("run", rich_help_panel=_TASKS)(tasks.run_)
 app.command(rich_help_panel=_TASKS)(tasks.submit)
 app.command(rich_help_panel=_TASKS)(tasks.watch)

@@ -176,13 +176,14 @@ def _show(plan: Plan, children: list[Child], seconds: float) -> None:
     from rich.table import Table
 
     from ocf.stack.process_table import OFFLINE_NOTICE
+    from ocf.stack.tools import IN_CHECKOUT, INSTALL
 
     answer = plan.answer()
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
     for label, value in (
-        ("console", answer["console"] or "not built (make install)"),
+        ("console", answer["console"] or f"not there ({INSTALL})"),
         ("gateway", answer["gateway"]),
         ("NATS", f"{answer['nats']}  ·  WebSocket {answer['nats_ws']}"),
         ("S3", f"{answer['s3_endpoint']}  bucket {answer['s3_bucket']}"),
@@ -196,8 +197,9 @@ def _show(plan: Plan, children: list[Child], seconds: float) -> None:
         grid.add_row(label, value)
     console = Console()
     console.print(Panel(grid, title=f"OpenCode functions · ready in {seconds:.1f} s", border_style="green"))
+    where = "demo/repo" if IN_CHECKOUT else "."
     console.print(
-        "Try: [bold]ocf run 'Run the tests and fix what fails' --dir demo/repo[/]   ·   Ctrl-C stops everything"
+        f"Try: [bold]ocf run 'Run the tests and fix what fails' --dir {where}[/]   ·   Ctrl-C stops everything"
     )
 
 

@@ -197,7 +197,7 @@ def _plain(plan: Plan) -> dict[str, str]:
 
 
 def _python_path() -> dict[str, str]:
-    return {"PYTHONPATH": str(tools.CHECKOUT)} if (tools.CHECKOUT / "pyproject.toml").exists() else {}
+    return {"PYTHONPATH": str(tools.CHECKOUT)} if tools.IN_CHECKOUT else {}
 
 
 def table(plan: Plan) -> tuple[Spec, ...]:
@@ -239,7 +239,4 @@ def table(plan: Plan) -> tuple[Spec, ...]:
 
 def _offline_argv(port: int) -> tuple[str, ...]:
     tools.require("aimock")
-    script = tools.offline_script()
-    if script is None:
-        raise tools.Missing("demo/model (the script of the offline model)", "git checkout demo/model")
-    return OfflineSpec(tools.require("node"), tools.TOOLS, (script,), port=port).argv()
+    return OfflineSpec(tools.require("node"), tools.home(), (tools.DATA / "model",), port=port).argv()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.support.wheels import build
 
 ROOT = Path(__file__).resolve().parents[2]
 _USE = "import ocf, ocf.functions.runtime.serve, ocf.cli.main; print(ocf.connect.__module__, ocf.__file__)"
@@ -17,21 +18,17 @@ _USE = "import ocf, ocf.functions.runtime.serve, ocf.cli.main; print(ocf.connect
 @pytest.mark.slow
 def test_the_wheel_holds_one_import_name_and_works(tmp_path: Path) -> None:
     """It installs `ocf` only, beside packages called `events` or `functions`, with the data files of the models."""
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("events", "functions", "ocf"):
-        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, source)
-    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
-    subprocess.run(pip, check=True, timeout=100)
-    (wheel,) = tmp_path.glob("*.whl")
+    wheel = build(tmp_path)
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path / "installed")
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"ocf"}
     data = {str(path.relative_to(ROOT)) for path in (ROOT / "functions").rglob("*.json") if "npm" not in path.parts}
     assert {f"ocf/{name}" for name in data} <= set(names)
+    carried = ("console/index.html", "model/90-anything-else.json", "schemas/openapi.json", "python.lock")
+    assert {f"ocf/stack/data/{name}" for name in carried} | {"ocf/functions/execute/npm/package-lock.json"} <= set(
+        names
+    )
     environ = {"PYTHONPATH": str(tmp_path / "installed"), "PATH": ""}
     used = subprocess.run([sys.executable, "-c", _USE], env=environ, cwd=tmp_path, capture_output=True, text=True)
     assert used.returncode == 0, used.stderr

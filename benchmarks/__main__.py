@@ -27,8 +27,8 @@ PAGE = ROOT / "docs/reference/benchmarks.md"
 DETAILS = ROOT / "benchmarks/results.md"
 #: In the order they run: the machine's short ones first, those that fill it last.
 FIGURES = (
-    "publish", "submit", "viewers", "browser", "console", "cancel", "overhead", "memory", "start", "first_output",
-    "spans", "warm", "gateway", "listing", "sandbox", "model_proxy", "archive", "workspace", "setup",
+    "publish", "submit", "viewers", "browser", "console", "cancel", "overhead", "triggers", "memory", "start",
+    "first_output", "spans", "warm", "gateway", "listing", "sandbox", "model_proxy", "archive", "workspace", "setup",
     "pull_request", "attachment", "poison", "attacks", "growth",
 )  # fmt: skip
 

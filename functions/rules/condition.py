@@ -33,6 +33,20 @@ class ConditionFailed(ValueError):
     """The expression cannot be evaluated for this event."""
 
 
+class EventView(dict[str, Any]):
+    """An event as rules see it: attributes, extensions, and the payload as `data`.
+
+    `contexts` has the part of it that conditions read, in the library's form, by the paths of its fields: conditions
+    that read the same fields share one, because its making takes far longer than a condition.
+    """
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        super().__init__(fields)
+        self.contexts: dict[str, cel.Context] = {}
+        #: Whether an execution of this system caused it.
+        self.own = str(fields["type"]).startswith("dev.ocf.")
+
+
 class Condition:
     """A compiled condition.
 
@@ -56,15 +70,19 @@ class Condition:
         if other := sorted(set(used["variables"]) - {"event"}):
             raise InvalidCondition(f"uses {other[0]}; the only variable is event")
         self._paths = _paths(_TEXT.sub('""', expression))
+        self._key = repr(self._paths)  # a tuple's hash would be computed for each event
 
-    def holds(self, event: Mapping[str, Any]) -> bool:
+    def holds(self, event: EventView) -> bool:
         """Return whether the condition is true. A field that the event does not have makes it false.
 
         Raises:
             ConditionFailed: The expression compares values of different types, or its result is not true or false.
         """
         try:
-            result = self._program.execute({"event": _pruned(event, self._paths)})
+            context = event.contexts.get(self._key)
+            if context is None:
+                context = event.contexts[self._key] = cel.Context({"event": _pruned(event, self._paths)})
+            result = self._program.execute(context)
         except (KeyError, IndexError):
             return False
         except Exception as error:  # the library raises builtins for every failure of an expression
@@ -80,7 +98,7 @@ def _paths(expression: str) -> tuple[tuple[str, ...], ...]:
     for members, call in _PATH.findall(expression):
         names = tuple(name.strip() for name in members.split(".") if name.strip())
         found.add(names[:-1] if call else names)
-    return tuple(found)
+    return tuple(sorted(found))
 
 
 def _pruned(event: Mapping[str, Any], paths: tuple[tuple[str, ...], ...]) -> Any:  # noqa: ANN401 - any JSON value

@@ -19,7 +19,7 @@ from ocf.events.envelope import Event, field_errors, timestamp
 from ocf.events.errors import Conflict, DeadLetter
 from ocf.events.input_limits import INBOX, parse_json
 from ocf.events.ports import Bucket
-from ocf.functions.rules.condition import ConditionFailed
+from ocf.functions.rules.condition import ConditionFailed, EventView
 from ocf.functions.rules.forge_events import place_of
 from ocf.functions.rules.rule import InvalidRule, On, Rule, compile_condition, compile_texts, replace_texts
 from ocf.functions.rules.texts import TemplateFailed
@@ -33,7 +33,7 @@ class RuleFailed(DeadLetter):
     """A rule cannot handle the event."""
 
 
-def view(event: Event) -> dict[str, Any]:
+def view(event: Event) -> EventView:
     """Return the event as rules see it: attributes, extensions, and the payload as `data`.
 
     Raises:
@@ -42,7 +42,7 @@ def view(event: Event) -> dict[str, Any]:
     attributes = {"id": event.id, "source": event.source, "type": event.type, "time": timestamp(event.time)}
     subject = {"subject": event.subject} if event.subject is not None else {}
     data = parse_json(event.data, INBOX) if event.data else None
-    return {**event.extensions, **attributes, **subject, "data": data}
+    return EventView({**event.extensions, **attributes, **subject, "data": data})
 
 
 def execution_id(project: str, name: str, event: Event) -> str:
@@ -56,32 +56,34 @@ class CompiledRule:
     def __init__(self, rule: Rule, project: str) -> None:
         self.rule, self.project = rule, project
         self.broken = ""
+        wanted = (("type", rule.on.type), ("source", rule.on.source), ("subject", rule.on.subject))
+        self._false = f"where is false: {rule.on.where}"
+        self._attributes = tuple((name, pattern) for name, pattern in wanted if pattern is not None)
         try:
             self._condition = compile_condition(rule)
             self._texts = compile_texts(rule.task)
         except InvalidRule as error:
             self.broken = str(error)
 
-    def mismatch(self, event: Mapping[str, Any]) -> str | None:
+    def mismatch(self, event: EventView) -> str | None:
         """Return why the rule does not match the event, or None if it does.
 
         Raises:
             RuleFailed: The condition cannot be evaluated; names rule and field.
         """
-        on = self.rule.on
-        for name, pattern in (("type", on.type), ("source", on.source), ("subject", on.subject)):
+        for name, pattern in self._attributes:
             value = event.get(name)
-            if pattern is not None and not _matches(pattern, value):
+            if value != pattern and not _matches(pattern, value):
                 return f"{name} is {value}, not {pattern}"
         if self.broken:
             raise RuleFailed(f"rule {self.rule.name}: {self.broken}")
-        if event["type"].startswith("dev.ocf.") and not self.rule.own_events:
+        if event.own and not self.rule.own_events:
             return "an execution caused the event, and the rule does not say own_events"
         try:
             held = self._condition is None or self._condition.holds(event)
         except ConditionFailed as error:
             raise RuleFailed(f"rule {self.rule.name}: on.where: {error}") from None
-        return None if held else f"where is false: {on.where}"
+        return None if held else self._false
 
     def submit(self, event: Mapping[str, Any], execution: str) -> Submit:
         """Return the submit of the rule for an event that it matches.
@@ -116,9 +118,7 @@ class CompiledRule:
 
 
 def _matches(pattern: str, value: object) -> bool:
-    if not isinstance(value, str):
-        return False
-    return value.startswith(pattern[:-1]) if pattern.endswith("*") else value == pattern
+    return isinstance(value, str) and pattern.endswith("*") and value.startswith(pattern[:-1])
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from ocf.events import subjects
 from ocf.events.command_publisher import NATS_SCHEDULER, NATS_SUBJECT
@@ -18,6 +17,7 @@ from ocf.events.ports import Bucket, Bus, Clock
 from ocf.functions.core.execution_repository import Records
 from ocf.functions.database.store import History
 from ocf.functions.forges.credentials import ForgeCredentials
+from ocf.functions.rules.condition import EventView
 from ocf.functions.rules.rule_state import EventRef, RuleStates
 from ocf.functions.rules.rulebook import CompiledRule, RuleBook, RuleFailed, execution_id, view
 from ocf.functions.trigger import actors, guards
@@ -79,7 +79,7 @@ class _Parts:
     clock: Clock
 
 
-async def _start(rule: CompiledRule, event: Event, seen: dict[str, Any], parts: _Parts) -> None:
+async def _start(rule: CompiledRule, event: Event, seen: EventView, parts: _Parts) -> None:
     """Publish the submit of one rule, unless a guard of the rule holds the event back."""
     project, name, now = rule.project, rule.rule.name, parts.clock.now()
     execution = execution_id(project, name, event)

@@ -12,7 +12,7 @@ from ocf.events.adapters.memory_bus import MemoryBucket
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent
 from ocf.functions.rules import texts
-from ocf.functions.rules.condition import Condition, ConditionFailed, InvalidCondition
+from ocf.functions.rules.condition import Condition, ConditionFailed, EventView, InvalidCondition
 from ocf.functions.rules.rule import InvalidRule, Rule, compile_condition, compile_texts
 from ocf.functions.rules.rulebook import CompiledRule, RuleBook, RuleFailed, execution_id, view
 from ocf.functions.rules.texts import InvalidTemplate, TemplateFailed, Text
@@ -48,7 +48,7 @@ def a_rule(**fields: Any) -> Rule:
 )
 def test_a_condition_reads_the_event(expression: str, holds: bool) -> None:
     """A field that is missing makes it false; texts within the expression are not taken for fields."""
-    assert Condition(expression).holds(EVENT) is holds
+    assert Condition(expression).holds(EventView(EVENT)) is holds
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def test_a_condition_that_could_take_time_or_memory_is_refused(expression: str) 
 def test_a_condition_that_is_no_condition_fails_and_says_so() -> None:
     """The result must be true or false, and only values of one type can be ordered."""
     with pytest.raises(ConditionFailed, match="int, not true or false"):
-        Condition("event.data.n").holds(EVENT)
+        Condition("event.data.n").holds(EventView(EVENT))
     with pytest.raises(ConditionFailed, match="No such overload"):
-        Condition('event.data.n > "a"').holds(EVENT)
+        Condition('event.data.n > "a"').holds(EventView(EVENT))
 
 
 def test_a_condition_on_a_small_field_does_not_pay_for_a_large_event() -> None:
     """Two hundred of them on an event of 300 KiB take less than a parse of it."""
-    large = {**EVENT, "data": {**DATA, "body": "x" * 300_000, "many": [{"k": n} for n in range(5_000)]}}
+    large = EventView({**EVENT, "data": {**DATA, "body": "x" * 300_000, "many": [{"k": n} for n in range(5_000)]}})
     conditions = [Condition(f'event.data.label.name == "a{number}"') for number in range(200)]
     began = time.process_time()
     assert not any(one.holds(large) for one in conditions)

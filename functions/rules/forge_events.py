@@ -18,6 +18,10 @@ from ocf.events.errors import InvalidEvent
 Forge = Literal["github", "gitlab", "gitea"]
 _TYPES: dict[str, Forge] = {"com.github.": "github", "com.gitlab.": "gitlab", "com.gitea.": "gitea"}
 _WORD = re.compile(r"[a-z0-9_]{1,60}")
+_COMMENTS = (
+    *("issue_comment.created", "pull_request_comment.created", "pull_request_review_comment.created"),
+    "pull_request_review.submitted",
+)
 _THING = ("issue", "pull_request", "merge_request")
 
 
@@ -112,6 +116,30 @@ def place_of(event: Mapping[str, Any]) -> Place | None:
     merge_request = bool({"merge_request", "MergeRequest"} & set(kinds)) or "merge_request" in payload
     pull_request = merge_request or "pull_request" in payload
     return Place(actor.repository, number, pull_request)
+
+
+def comment_of(event: Mapping[str, Any]) -> str | None:
+    """Return the text of a new comment or review; None for any other event."""
+    payload, kind = event.get("data"), str(event["type"]).partition(".")[2].partition(".")[2]
+    if not isinstance(payload, dict):
+        return None
+    if kind.startswith("note"):
+        text = _object(payload, "object_attributes").get("note")
+    elif kind in _COMMENTS:
+        text = (_object(payload, "comment") or _object(payload, "review")).get("body")
+    else:
+        return None
+    return text if isinstance(text, str) and text.strip() else None
+
+
+def branch_of(event: Mapping[str, Any]) -> str | None:
+    """Return the branch of the pull or merge request that an event is about, where the payload tells it."""
+    payload = event.get("data")
+    if not isinstance(payload, dict):
+        return None
+    branch = _object(_object(payload, "pull_request"), "head").get("ref")
+    branch = branch or _object(payload, "merge_request").get("source_branch")
+    return branch if isinstance(branch, str) else None
 
 
 def _object(payload: Mapping[str, Any], name: str) -> dict[str, Any]:

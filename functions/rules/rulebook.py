@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,14 @@ from ocf.events.errors import Conflict, DeadLetter
 from ocf.events.input_limits import INBOX, parse_json
 from ocf.events.ports import Bucket
 from ocf.functions.rules.condition import ConditionFailed, EventView
-from ocf.functions.rules.forge_events import place_of
+from ocf.functions.rules.forge_events import comment_of, place_of
 from ocf.functions.rules.rule import InvalidRule, On, Rule, compile_condition, compile_texts, replace_texts
-from ocf.functions.rules.texts import TemplateFailed
+from ocf.functions.rules.texts import TemplateFailed, Text
 
 _NAMESPACE = uuid.UUID("6f63662d-7472-6967-6765-722d72756c65")
 _PROJECTS = 256
 MAX_RULES = 500
+_COMMENT = Text("{{ event.comment }}", marked=True)
 
 
 class RuleFailed(DeadLetter):
@@ -85,8 +86,13 @@ class CompiledRule:
             raise RuleFailed(f"rule {self.rule.name}: on.where: {error}") from None
         return None if held else self._false
 
-    def submit(self, event: Mapping[str, Any], execution: str) -> Submit:
-        """Return the submit of the rule for an event that it matches.
+    def turn(self, event: EventView, execution: str) -> Submit:
+        """Return the submit of a follow-up: the comment is the prompt. Raises as `submit`."""
+        comment = _COMMENT.render({"comment": comment_of(event)})
+        return self.submit(event, execution, {**self.rule.task, "prompt": comment})
+
+    def submit(self, event: Mapping[str, Any], execution: str, task: Mapping[str, Any] | None = None) -> Submit:
+        """Return the submit of the rule for an event that it matches; `task` stands for the rule's own.
 
         Raises:
             RuleFailed: A text has no result, or the task is not valid with it; names rule and field.
@@ -98,7 +104,7 @@ class CompiledRule:
             except TemplateFailed as error:
                 raise RuleFailed(f"rule {self.rule.name}: task.{path}: {error}") from None
 
-        task = replace_texts(self.rule.task, rendered)
+        task = replace_texts(self.rule.task, rendered) if task is None else self._with_prompt(task, rendered)
         labels = {**(task.get("labels") or {}), "trigger": self.rule.name}
         ids = {"execution_id": execution, "project_id": self.project, **self._reply_to(event)}
         try:
@@ -106,6 +112,11 @@ class CompiledRule:
         except ValidationError as error:
             found = "; ".join(f"task.{one.field}: {one.message}" for one in field_errors(error))
             raise RuleFailed(f"rule {self.rule.name}: {found}") from None
+
+    def _with_prompt(self, task: Mapping[str, Any], rendered: Callable[[str, str], str]) -> dict[str, Any]:
+        """Return a task whose prompt is no template."""
+        others = {name: value for name, value in task.items() if name != "prompt"}
+        return {**replace_texts(others, rendered), "prompt": task["prompt"]}
 
     def _reply_to(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return the place of the comment at the end, if the rule says `reply` and the event has such a place."""

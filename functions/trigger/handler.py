@@ -11,16 +11,19 @@ from dataclasses import dataclass
 
 from ocf.events import subjects
 from ocf.events.command_publisher import NATS_SCHEDULER, NATS_SUBJECT
+from ocf.events.commands import Submit
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent, Retry
 from ocf.events.ports import Bucket, Bus, Clock
 from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.session_repository import Sessions
 from ocf.functions.database.store import History
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.rules.condition import EventView
 from ocf.functions.rules.rule_state import EventRef, RuleStates
 from ocf.functions.rules.rulebook import CompiledRule, RuleBook, RuleFailed, execution_id, view
 from ocf.functions.trigger import actors, guards
+from ocf.functions.trigger.follow_ups import FollowUps
 from ocf.functions.trigger.submits import publish_submit, was_submitted
 from ocf.functions.trigger.ticks import Ticks
 
@@ -32,6 +35,7 @@ async def trigger(
     triggers: Bucket,
     rulebook: RuleBook,
     records: Records,
+    session_records: Sessions,
     credentials: ForgeCredentials,
     open_history: Callable[[], History],
     clock: Clock,
@@ -50,13 +54,16 @@ async def trigger(
         await Ticks(bus, triggers, records, clock).handle(event, parsed.project)
         return
     seen = view(event)
-    parts = _Parts(bus, triggers, records, credentials, open_history, clock)
+    follow_ups = FollowUps(bus, triggers, session_records, clock)
+    parts = _Parts(bus, triggers, records, follow_ups, credentials, open_history, clock)
     failures: list[str] = []
     waiting: Retry | None = None
     for rule in await rulebook.rules(parsed.project):
         try:
             if rule.mismatch(seen) is None:
-                await _start(rule, event, seen, parts)
+                await _start(rule, event, seen, parts, rule.submit)
+            elif rule.rule.follow_up and await parts.follow_ups.continues(rule, seen):
+                await _start(rule, event, seen, parts, rule.turn)
         except RuleFailed as error:
             failures.append(str(error))
         except Retry as error:
@@ -74,12 +81,15 @@ class _Parts:
     bus: Bus
     triggers: Bucket
     records: Records
+    follow_ups: FollowUps
     credentials: ForgeCredentials
     open_history: Callable[[], History]
     clock: Clock
 
 
-async def _start(rule: CompiledRule, event: Event, seen: EventView, parts: _Parts) -> None:
+async def _start(
+    rule: CompiledRule, event: Event, seen: EventView, parts: _Parts, compose: Callable[[EventView, str], Submit]
+) -> None:
     """Publish the submit of one rule, unless a guard of the rule holds the event back."""
     project, name, now = rule.project, rule.rule.name, parts.clock.now()
     execution = execution_id(project, name, event)
@@ -88,11 +98,13 @@ async def _start(rule: CompiledRule, event: Event, seen: EventView, parts: _Part
     states = RuleStates(parts.triggers, project)
     reason = await actors.refusal(rule, seen, parts.credentials)
     if reason is None:
-        submit = rule.submit(seen, execution)
+        submit = compose(seen, execution)
         reason = await guards.refusal(
             rule, states, event, execution, records=parts.records, open_history=parts.open_history, now=now
         )
     if reason is not None:
         await states.refuse(name, EventRef(id=event.id, time=now, reason=reason))
         return
+    if rule.rule.follow_up:
+        submit = await parts.follow_ups.in_session(rule, submit, seen, event)
     await publish_submit(parts.bus, submit, event, parts.clock)

@@ -19,7 +19,7 @@ from ocf.functions.rules.rule_state import RuleStates
 from ocf.functions.rules.rulebook import CompiledRule, RuleFailed, view
 from tests.support.clock import ManualClock
 from tests.support.gateway import ID
-from tests.support.handlers import submit, trigger
+from tests.support.handlers import session, submit, trigger
 from tests.support.parts import PROJECT, Bench, bench
 
 
@@ -218,3 +218,47 @@ async def test_a_rule_that_replies_names_the_place_of_the_comment(
         assert made.reply_to.model_dump() == {
             "credential": "bot", "repository": "team/app", "kind": kind, "number": 4,
         }  # fmt: skip
+
+
+def comment(number: int, issue: int, body: str, **payload: Any) -> Event:
+    """A comment on an issue of a forge, as the dispatcher delivers it."""
+    data = {"sender": {"login": "ann"}, "repository": {"full_name": "team/app"}, "issue": {"number": issue}, **payload}
+    text = json.dumps({**data, "comment": {"body": body}}).encode()
+    marks = {NATS_SUBJECT: f"ocf.in.{PROJECT}.gitea"}
+    return Event("com.gitea.issue_comment.created", "s", str(number), ManualClock().now(), text, extensions=marks)
+
+
+async def test_a_comment_on_the_same_issue_is_the_next_turn_of_its_session() -> None:
+    """Another issue, and a rule that does not say so, have none; a review finds the session by the branch."""
+    b = bench()
+    opened = Event(
+        "com.gitea.issues.opened",
+        "s",
+        "1",
+        ManualClock().now(),
+        comment(1, 7, "").data,
+        extensions={NATS_SUBJECT: f"ocf.in.{PROJECT}.gitea"},
+    )
+    on = {"type": "com.gitea.issues.opened", "actors": {"permission": "any"}}
+    workspace = {"source": "git", "url": "https://git.example/team/app.git"}
+    result = {"branch": "agent/{{ event.data.issue.number | default(event.data.pull_request.number) }}"}
+    task = {"prompt": "Fix it", "workspace": workspace, "result": result}
+    await rule(b, follow_up=True, on=on, task=task)
+    await rule(b, "other", on=on, task={"prompt": "go"})
+    await trigger(b.deps, comment(0, 7, "too early"))
+    assert await submits(b) == []
+    await trigger(b.deps, opened)
+    (first,) = [one for one in await submits(b) if one["labels"]["trigger"] == "fix"]
+    (create,) = [one async for one in b.bus.history(subjects.COMMANDS, "ocf.cmd.session.>")]
+    assert json.loads(create.data)["workspace"]["url"] == workspace["url"]
+    await session(b.deps, decode(create.headers, create.data).with_extensions(natssubject=create.subject))
+    await trigger(b.deps, comment(2, 7, "Please add a test. {{ event.id }}"))
+    await trigger(b.deps, comment(3, 8, "another issue"))
+    review = {"pull_request": {"number": 9, "head": {"ref": "agent/7"}}}
+    await trigger(b.deps, comment(4, 0, "Rename it.", **review))
+    turns = [one for one in await submits(b) if one["labels"]["trigger"] == "fix"]
+    assert [one["session_id"] for one in turns] == [first["session_id"]] * 3
+    assert "Please add a test. {{ event.id }}" in turns[1]["prompt"]
+    assert "Rename it." in turns[2]["prompt"]
+    assert {one["workspace"]["source"] for one in turns} == {"empty"}
+    assert {one["result"]["branch"] for one in turns} == {"agent/7"}

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ocf.cli.triggers import documents
 from ocf.events.adapters.memory_bus import MemoryBucket
+from ocf.events.commands import GitWorkspace
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent
 from ocf.functions.rules import texts
@@ -258,3 +262,24 @@ def test_the_longest_text_is_rendered_in_bounded_time() -> None:
         text.render({**EVENT, "data": {"body": '"\\' * 380_000}})
     assert time.process_time() - began < 1
     assert texts.MAX_RESULT < 1_000_000
+
+
+def test_the_rule_of_the_readme_starts_a_task_with_a_pull_request(tmp_path: Path) -> None:
+    """The README shows a rule: stored as it is there, it makes a submit of a labelled issue."""
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    block = next(part for part in text.split("```") if part.startswith("yaml\n"))
+    (tmp_path / "rule.yaml").write_text(block.removeprefix("yaml\n"))
+    (fields,) = documents(str(tmp_path / "rule.yaml"))
+    rule = CompiledRule(Rule.model_validate(fields), "shop")
+    data = {
+        "label": {"name": "agent"},
+        "issue": {"number": 7, "title": "It breaks", "body": "Often"},
+        "repository": {"full_name": "acme/shop"},
+    }
+    event = {"id": "1", "type": "com.github.issues.labeled", "source": "https://github.com/acme/shop", "data": data}
+    assert (rule.broken, rule.mismatch(event)) == ("", None)
+    submit = rule.submit(event, str(uuid.uuid4()))
+    assert isinstance(submit.workspace, GitWorkspace)
+    assert submit.workspace.url == "https://github.com/acme/shop.git"
+    assert submit.result is not None
+    assert submit.result.branch == "agent/issue-7"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from ocf.functions.database.writing import words_of
 
 _COLUMNS = executions.c
 _ORDER = (_COLUMNS.submitted_at, _COLUMNS.execution_id, _COLUMNS.project_id)
+_SAME = (labels.c.project_id == _COLUMNS.project_id) & (labels.c.execution_id == _COLUMNS.execution_id)
 _LISTED = [column for column in _COLUMNS if column.name not in ("id", "day", "result", "words", "archive_expired")]
 _OPEN = tuple(state.value for state in State if state not in TERMINAL)
 Group = Literal["project", "model", "day", "label"]
@@ -42,14 +43,26 @@ class Filter:
     text: str | None = None
     #: Beginning of the execution's id.
     id_prefix: str = ""
+    #: Day of the submission in UTC.
+    day: str | None = None
 
 
 def page(connection: Connection, wanted: Filter, limit: int, after: Position | None = None) -> list[dict[str, Any]]:
     """Return the newest `limit` executions below `after`, with the fields of `TaskSummary`."""
-    query = select(*_LISTED).where(*_conditions(wanted, connection.dialect.name))
+    query, order = select(*_LISTED), _ORDER
+    first = next(((name, value) for name, value in wanted.labels if value is not None), None)
+    if first is not None:
+        # In the order of the label's index, so that other executions are not read.
+        query = query.select_from(labels.join(executions, _SAME))
+        query = query.where(labels.c.name == first[0], labels.c.value == first[1])
+        if wanted.projects is not None:
+            query = query.where(labels.c.project_id.in_(sorted(wanted.projects)))
+        order = (labels.c.submitted_at, labels.c.execution_id, labels.c.project_id)
+        wanted = replace(wanted, labels=tuple(label for label in wanted.labels if label != first))
+    query = query.where(*_conditions(wanted, connection.dialect.name))
     if after is not None:
-        query = query.where(row_of(*_ORDER) < row_of(*after))
-    query = query.order_by(*(column.desc() for column in _ORDER)).limit(limit)
+        query = query.where(row_of(*order) < row_of(*after))
+    query = query.order_by(*(column.desc() for column in order)).limit(limit)
     return [_summary(row) for row in connection.execute(query).mappings()]
 
 
@@ -119,8 +132,7 @@ def usage(connection: Connection, wanted: Filter, groups: Sequence[Group]) -> li
         "label": labels.c.name + "=" + labels.c.value,
     }
     if "label" in groups:
-        same = (labels.c.project_id == _COLUMNS.project_id) & (labels.c.execution_id == _COLUMNS.execution_id)
-        source = executions.join(labels, same)
+        source = executions.join(labels, _SAME)
     by = [columns[group].label(group) for group in groups]
     counted = {name: func.sum(_COLUMNS[name]).label(name) for name in Usage.model_fields}
     states = [
@@ -163,6 +175,8 @@ def _conditions(wanted: Filter, dialect: str) -> list[ColumnElement[bool]]:
         found.append(_COLUMNS.submitted_at >= wanted.since)
     if wanted.until is not None:
         found.append(_COLUMNS.submitted_at < wanted.until)
+    if wanted.day is not None:
+        found.append(_COLUMNS.day == wanted.day)
     if wanted.session_id is not None:
         found.append(_COLUMNS.session_id == wanted.session_id)
     if wanted.task_id is not None:
@@ -171,9 +185,10 @@ def _conditions(wanted: Filter, dialect: str) -> list[ColumnElement[bool]]:
         # `~` is above every character of an id.
         found += [_COLUMNS.execution_id >= wanted.id_prefix, _COLUMNS.execution_id < wanted.id_prefix + "~"]
     for name, value in wanted.labels:
-        label = (labels.c.project_id == _COLUMNS.project_id) & (labels.c.execution_id == _COLUMNS.execution_id)
-        label &= labels.c.name == name
-        found.append(exists().where(label if value is None else label & (labels.c.value == value)))
+        other = labels.alias()
+        label = (other.c.project_id == _COLUMNS.project_id) & (other.c.execution_id == _COLUMNS.execution_id)
+        label &= other.c.name == name
+        found.append(exists().where(label if value is None else label & (other.c.value == value)))
     if wanted.text is not None:
         found.append(_has_words(wanted.text, dialect))
     return found

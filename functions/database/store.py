@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -97,15 +97,11 @@ class History:
         """Return the number of failures by reason."""
         return await self._database.run(lambda connection: reading.reasons(connection, wanted))
 
-    async def spend_since(self, project: str, since: datetime, label: tuple[str, str] | None = None) -> float:
-        """Return the US dollars that a project (or its executions with `label`) has spent since a time."""
-        wanted = Filter(frozenset({project}), labels=(label,) if label else (), since=since)
-        return await self._database.run(lambda connection: reading.spend(connection, wanted))
-
     async def spend_today(self, project: str, now: datetime, label: tuple[str, str] | None = None) -> float:
-        """Return the US dollars of the executions that were submitted since midnight UTC."""
-        midnight = now - timedelta(hours=now.hour, minutes=now.minute, seconds=now.second, microseconds=now.microsecond)
-        return await self.spend_since(project, midnight, label)
+        """Return the US dollars of a project's executions (or those with `label`) submitted since midnight UTC."""
+        day = now.astimezone(UTC).strftime("%Y-%m-%d")
+        wanted = Filter(frozenset({project}), labels=(label,) if label else (), day=day)
+        return await self._database.run(lambda connection: reading.spend(connection, wanted))
 
     async def count_open(self, project: str, label: tuple[str, str] | None = None) -> int:
         """Return the number of pending and running executions of a project, or of those with `label`."""

@@ -95,7 +95,7 @@ executions = Table(
     Index("task_executions_status", "status", "submitted_at", "execution_id", "project_id"),
     Index("task_executions_task", "task_id", "submitted_at"),
     Index("task_executions_session", "session_id", "submitted_at"),
-    Index("task_executions_day", "project_id", "day"),
+    Index("task_executions_day", "project_id", "day", "cost_usd"),
     Index("task_executions_expiry", "archive_expired", "ended_at", "execution_id"),
 )
 
@@ -106,7 +106,10 @@ labels = Table(
     Column("execution_id", Name),
     Column("name", Name),
     Column("value", Name, nullable=False),
+    #: As in `task_executions`, for pages in the order of an index.
+    Column("submitted_at", Time),
     PrimaryKeyConstraint("project_id", "execution_id", "name"),
+    Index("execution_labels_time", "project_id", "name", "value", "submitted_at", "execution_id"),
     Index("execution_labels_value", "name", "value", "project_id", "execution_id"),
 )
 

@@ -36,7 +36,8 @@ def save(connection: Connection, record: Record, facts: Sequence[Event] = ()) ->
     key = {"project_id": record.project_id, "execution_id": record.execution_id}
     row = _clean(_execution(record))
     _upsert(connection, executions, [row], tuple(key), newest="updated_at")
-    _upsert(connection, labels, [{**key, "name": k, "value": v} for k, v in row["labels"].items()], (*key, "name"))
+    named = {**key, "submitted_at": record.submitted_at}
+    _upsert(connection, labels, [{**named, "name": k, "value": v} for k, v in row["labels"].items()], (*key, "name"))
     made = [
         {**key, "number": n.number, "worker": n.worker, "started_at": n.started_at, "ended_at": n.ended_at}
         | {"outcome": n.ended}

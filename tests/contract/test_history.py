@@ -274,6 +274,7 @@ async def test_spend_and_open_executions_of_a_project_and_of_a_label(history: Hi
     assert await history.spend_today("p", NOW) == 2.0
     assert await history.spend_today("p", NOW, ("rule", "2")) == 1.0
     assert await history.spend_today("nobody", NOW) == 0.0
+    assert await history.spend_today("p", NOW + timedelta(days=1)) == 0.0
     assert (await history.count_open("p"), await history.count_open("p", ("rule", "1"))) == (1, 0)
     assert await history.pending_before((NOW, an_id(9), "p")) == 0
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import StaticPool
 
@@ -105,7 +106,9 @@ class Postgres:
     def signal(self, which: signal.Signals) -> None:
         """Send a signal to the server and all its processes, such as SIGSTOP."""
         assert self._process is not None
-        os.killpg(self._process.pid, which)
+        server = psutil.Process(self._process.pid)
+        for process in (server, *server.children(recursive=True)):
+            process.send_signal(which)
 
 
 def _other_user() -> tuple[int, int]:

@@ -68,8 +68,8 @@ async def submit(
         await rejections.reject_submit(ref, Refusal.of(event, error.errors), title=_rejected_title(event))
         return
     digest = hashlib.sha256(data.model_dump_json(by_alias=True, exclude_defaults=True).encode()).hexdigest()
-    over = await budget.exhausted(ref, settings, bus, clock, open_history)
-    if await _refused(event, ref, digest, over, records, rejections):
+    over_budget = await budget.exhausted(ref, settings, bus, clock, open_history)
+    if await _refused(event, ref, digest, over_budget, records, rejections):
         return
     # Most ids are new, which the create detects. Only a task in a session needs the check of the session first.
     record = await records.get(ref.project, ref.execution) if data.session_id is not None else None
@@ -78,19 +78,12 @@ async def submit(
         if wrong_session is not None:
             await rejections.reject_submit(ref, Refusal.of(event, [wrong_session]), title=_rejected_title(event))
             return
-        if data.session_id is not None:
-            await check_order(event, data, bus, records)
+        await check_order(event, data, bus, records)
         record = await _record(records, new_record(event, data, digest, settings, clock.now()))
     if record.digest != digest:
         await rejections.reject_submit(ref, Refusal.of(event, [_used_id(record.state)]))
         return
-    if record.terminal:
-        raise Drop(f"execution {ref.execution} is {record.state.value} already")
-    if record.state is not State.PENDING:
-        # An earlier delivery may have failed between the execute command and `accepted`.
-        await _publish_accepted(records, event, data)
-        await _check_not_deleted(ref, bus, records, clock)
-        raise Drop(f"execution {ref.execution} is {record.state.value} already")
+    await _check_pending(record, event, data, bus, records, clock)
     if data.session_id is not None:
         await ensure_schedule(bus, SWEEP)  # also for an execution that cannot join its session
         try:
@@ -105,6 +98,17 @@ async def submit(
         _publish_execute(bus, store, event, data, ref, clock.now()),
     )
     await _check_not_deleted(ref, bus, records, clock)
+
+
+async def _check_pending(record: Record, event: Event, data: Submit, bus: Bus, records: Records, clock: Clock) -> None:
+    """Raise Drop for an execution that has started or ended; publish `accepted` for one that runs."""
+    if record.state is State.PENDING:
+        return
+    if not record.terminal:
+        # An earlier delivery may have failed between the execute command and `accepted`.
+        await _publish_accepted(records, event, data)
+        await _check_not_deleted(ExecutionRef(data.project_id, data.execution_id), bus, records, clock)
+    raise Drop(f"execution {data.execution_id} is {record.state.value} already")
 
 
 async def _refused(

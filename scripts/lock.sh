@@ -14,8 +14,8 @@ compile() {
   "$uv" pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
     --no-header --python-version 3.11 --quiet "$@"
 }
-compile --extra local --extra dev -o requirements/dev.lock
-compile --extra local -c requirements/dev.lock -o requirements/local.lock
+compile --extra local --extra mcp --extra dev -o requirements/dev.lock
+compile --extra local --extra mcp -c requirements/dev.lock -o requirements/local.lock
 compile -c requirements/dev.lock -o requirements/runtime.lock
 # What the pinned agent knows of models.
 "${PYTHON:-python3}" scripts/catalog.py

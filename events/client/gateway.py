@@ -6,7 +6,7 @@ It imports no models, so that a command line starts quickly: answers and chunks 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -180,7 +180,7 @@ class GatewayClient:
     def _outage(self) -> Outage:
         return Outage(self.patience, self._report)
 
-    async def watch(self, execution: str, start: int = 1) -> AsyncIterator[dict[str, Any]]:
+    async def watch(self, execution: str, start: int = 1) -> AsyncGenerator[dict[str, Any], None]:
         """Yield output from sequence `start` until the execution has ended, each chunk once, over lost connections.
 
         Raises:

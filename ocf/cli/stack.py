@@ -1,4 +1,4 @@
-"""`ocf up`, `ocf down`, `ocf creds`: the embedded stack."""
+"""`ocf up`, `ocf down`, `ocf creds`: the embedded stack. `ocf mcp`: a stack as tools of another agent."""
 
 from __future__ import annotations
 
@@ -89,6 +89,17 @@ def creds(
         print_json({"project_id": project, "jwt": found.jwt, "seed": found.seed, "expires_at": found.expires_at})
     else:
         sys.stdout.write(found.file())
+
+
+def mcp(project: Project = None, data_dir: DataDir = None) -> None:
+    """Serve MCP on standard input and output: tools to submit, watch, answer and cancel tasks, and to read results."""
+    from ocf.cli.where import where
+
+    try:
+        from ocf.cli.mcp_server import server
+    except ModuleNotFoundError as error:
+        fail(f"{error.name} is not installed; run: pip install 'opencode-functions[mcp]'")
+    server(lambda: where(project, data_dir)).run("stdio")
 
 
 def _wait_gone(layout: Layout, pid: int, patience: float = 60.0) -> None:

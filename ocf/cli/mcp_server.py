@@ -1,0 +1,185 @@
+"""The MCP server of `ocf mcp`: its tools are calls of a gateway.
+
+The gateway is found again at each call, as by every verb, so a stack may start later or restart. Answers are limited,
+because they fill the context of the calling model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from pydantic import Field
+
+from ocf.cli.where import report
+from ocf.events.client.gateway import Address, GatewayClient, connect
+from ocf.events.errors import OcfError
+
+_INSTRUCTIONS = (
+    "Delegate coding tasks to OpenCode agents that run elsewhere in sandboxes. `submit` starts one; call `watch` with "
+    "the returned `next` until `ended`; answer what is `waiting` with `reply`; take the changes with `diff`."
+)
+#: Characters of one answer.
+_MOST = 60_000
+#: Types of chunks that the calling model reads; the others repeat them or are for people.
+_SHOWN = frozenset(("text", "stdout", "stderr", "tool_call", "file_change", "status", "gap"))
+_ASKING = ("permission", "question")
+
+Id = Annotated[str, Field(description="Execution id that `submit` returned.")]
+Start = Annotated[int, Field(ge=1, description="First sequence to read: 1, or the `next` of the previous answer.")]
+
+
+def server(find: Callable[[], Address]) -> MCPServer[None]:
+    """Return the server of the gateway that `find` locates."""
+    tools = Tools(find)
+    made: MCPServer[None] = MCPServer(
+        "opencode-functions",
+        instructions=_INSTRUCTIONS,
+        version=version("opencode-functions"),
+        log_level="WARNING",
+    )
+    for tool in (tools.submit, tools.watch, tools.status, tools.output, tools.diff, tools.reply, tools.cancel):
+        made.add_tool(tool)
+    made.add_tool(tools.list_executions)
+    made.add_tool(tools.models)
+    return made
+
+
+class Tools:
+    """The tools. A refusal of the gateway is an error of the tool, with the gateway's message."""
+
+    def __init__(self, find: Callable[[], Address]) -> None:
+        self._find = find
+
+    @asynccontextmanager
+    async def _gateway(self) -> AsyncIterator[GatewayClient]:
+        try:
+            async with connect(self._find, report) as gateway:
+                yield gateway
+        except OcfError as error:
+            raise ToolError(str(error)) from None
+
+    async def submit(
+        self,
+        prompt: Annotated[str, Field(description="What the agent shall do; it sees nothing of this conversation.")],
+        git_url: Annotated[str | None, Field(description="Repository to work on.")] = None,
+        git_ref: Annotated[str | None, Field(description="Branch, tag or commit of git_url.")] = None,
+        directory: Annotated[
+            str | None, Field(description="Absolute path of a directory of the stack's machine to work on a copy of.")
+        ] = None,
+        session_id: Annotated[str | None, Field(description="Session to continue.")] = None,
+        more: Annotated[
+            dict[str, Any] | None,
+            Field(description="Other fields of POST /tasks/execute, e.g. model_config, limits, permissions, labels."),
+        ] = None,
+    ) -> dict[str, Any]:
+        """Start a coding task and return its execution_id at once. `watch` follows it."""
+        git = {"source": "git", "url": git_url, **({"ref": git_ref} if git_ref else {})} if git_url else None
+        workspace = {"source": "directory", "path": directory} if directory else git
+        own = {"prompt": prompt, "workspace": workspace, "session_id": session_id}
+        body = {**(more or {}), **{name: value for name, value in own.items() if value is not None}}
+        async with self._gateway() as gateway:
+            body.setdefault("project_id", gateway.address.project)
+            return dict(await gateway.call("POST", "/tasks/execute", body=body))
+
+    async def watch(
+        self,
+        execution_id: Id,
+        start: Start = 1,
+        seconds: Annotated[int, Field(ge=1, le=300, description="How long to wait for the end or a question.")] = 45,
+    ) -> dict[str, Any]:
+        """Follow a task: return its new output once it has ended, waits for an answer, or `seconds` have passed.
+
+        `next` is the `start` of the following call, `waiting` lists requests for `reply`, `ended` says that it is over.
+        """
+        shown, waiting, following = "", [], start
+        async with self._gateway() as gateway:
+            try:
+                async with asyncio.timeout(seconds), aclosing(gateway.watch(execution_id, start)) as chunks:
+                    async for chunk in chunks:
+                        following = _last(chunk) + 1
+                        shown += _text(chunk)
+                        if chunk["type"] in _ASKING:
+                            waiting.append({**(chunk.get("detail") or {}), "text": chunk["data"][:_MOST]})
+                        if waiting or len(shown) > _MOST:
+                            break
+            except TimeoutError:
+                pass  # what arrived until now is the answer
+            state = await gateway.call("GET", f"/tasks/{execution_id}/status")
+        ended = state["status"] not in ("pending", "running")
+        return {"status": state["status"], "output": shown[:_MOST], "waiting": waiting, "next": following} | (
+            {"ended": True, "result": state} if ended and not waiting else {"ended": False}
+        )
+
+    async def status(self, execution_id: Id) -> dict[str, Any]:
+        """Return the state of a task: progress, tokens, cost, and at the end its result or the reason of failure."""
+        async with self._gateway() as gateway:
+            return dict(await gateway.call("GET", f"/tasks/{execution_id}/status"))
+
+    async def output(self, execution_id: Id, start: Start = 1) -> str:
+        """Return what a task wrote so far as readable text, the last part of it where it is long."""
+        return await self._download(f"/tasks/{execution_id}/output", last=True, format="text", **{"from": start})
+
+    async def diff(self, execution_id: Id) -> str:
+        """Return the changes of an ended task as a patch for `git apply`."""
+        return await self._download(f"/tasks/{execution_id}/diff", last=False)
+
+    async def reply(
+        self,
+        execution_id: Id,
+        request_id: Annotated[str, Field(description="`request_id` of an entry of `waiting`.")],
+        answer: Annotated[str, Field(description="A permission: once, always or reject. A question: the answer.")],
+    ) -> dict[str, Any]:
+        """Answer a permission request or a question of the agent; then `watch` again from `next`."""
+        async with self._gateway() as gateway:
+            path = f"/tasks/{execution_id}/replies/{request_id}"
+            return dict(await gateway.call("POST", path, body={"answer": answer}))
+
+    async def cancel(self, execution_id: Id) -> dict[str, Any]:
+        """Cancel a task in any state: its processes end and its model calls stop."""
+        async with self._gateway() as gateway:
+            return dict(await gateway.call("POST", f"/tasks/{execution_id}/cancel"))
+
+    async def list_executions(self, limit: Annotated[int, Field(ge=1, le=100)] = 20) -> dict[str, Any]:
+        """List the project's tasks, newest first."""
+        async with self._gateway() as gateway:
+            return dict(await gateway.call("GET", "/tasks", limit=limit))
+
+    async def models(self, provider: str | None = None) -> dict[str, Any]:
+        """List the models that `more.model_config` may name, with limits and prices; one provider's if given."""
+        async with self._gateway() as gateway:
+            return dict(await gateway.call("GET", "/models", provider=provider))
+
+    async def _download(self, path: str, *, last: bool, **query: Any) -> str:
+        """Return at most `_MOST` bytes of a download, its end or its beginning, and whether that is all of it."""
+        found, cut = bytearray(), False
+        async with self._gateway() as gateway:
+            async for piece in gateway.download(path, **query):
+                found += piece
+                cut = cut or len(found) > _MOST
+                if last:
+                    del found[:-_MOST]
+        text = found[:_MOST].decode(errors="replace")
+        note = f"[cut: {_MOST} bytes are shown; the REST API and `ocf` have all of it]"
+        return text if not cut else f"{note}\n{text}" if last else f"{text}\n{note}\n"
+
+
+def _last(chunk: dict[str, Any]) -> int:
+    """Return the last sequence that a chunk stands for: a gap stands for several."""
+    return int(chunk["detail"]["to"] if chunk["type"] == "gap" and "to" in (chunk["detail"] or {}) else chunk["seq"])
+
+
+def _text(chunk: dict[str, Any]) -> str:
+    """Return a chunk as the calling model reads it."""
+    if chunk["type"] not in _SHOWN:
+        return ""
+    return (
+        str(chunk["data"])
+        if chunk["type"] in ("text", "stdout", "stderr")
+        else f"\n[{chunk['type']}] {chunk['data']}\n"
+    )

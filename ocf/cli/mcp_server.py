@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from importlib.metadata import version
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import Field
 
+from ocf.cli.options.ids import EXECUTION, whole_id
 from ocf.cli.where import report
 from ocf.events.client.gateway import Address, GatewayClient, connect
 from ocf.events.errors import OcfError
@@ -64,6 +66,13 @@ class Tools:
         except OcfError as error:
             raise ToolError(str(error)) from None
 
+    @asynccontextmanager
+    async def _task(self, execution: str) -> AsyncIterator[tuple[GatewayClient, str, str]]:
+        """Yield the gateway, the whole id and the path of a task; the calling model wrote `execution`."""
+        async with self._gateway() as gateway:
+            whole = await whole_id(gateway, EXECUTION, execution)
+            yield gateway, whole, f"/tasks/{whole}"
+
     async def submit(
         self,
         prompt: Annotated[str, Field(description="What the agent shall do; it sees nothing of this conversation.")],
@@ -97,10 +106,10 @@ class Tools:
 
         `next` is the `start` of the following call, `waiting` lists requests for `reply`, `ended` says that it is over.
         """
-        shown, waiting, following = "", [], start
-        async with self._gateway() as gateway:
+        shown, waiting, following, over = "", [], start, False
+        async with self._task(execution_id) as (gateway, whole, path):
             try:
-                async with asyncio.timeout(seconds), aclosing(gateway.watch(execution_id, start)) as chunks:
+                async with asyncio.timeout(seconds), aclosing(gateway.watch(whole, start)) as chunks:
                     async for chunk in chunks:
                         following = _last(chunk) + 1
                         shown += _text(chunk)
@@ -108,26 +117,26 @@ class Tools:
                             waiting.append({**(chunk.get("detail") or {}), "text": chunk["data"][:_MOST]})
                         if waiting or len(shown) > _MOST:
                             break
+                    else:
+                        over = True
             except TimeoutError:
                 pass  # what arrived until now is the answer
-            state = await gateway.call("GET", f"/tasks/{execution_id}/status")
-        ended = state["status"] not in ("pending", "running")
-        return {"status": state["status"], "output": shown[:_MOST], "waiting": waiting, "next": following} | (
-            {"ended": True, "result": state} if ended and not waiting else {"ended": False}
-        )
+            state = await gateway.call("GET", f"{path}/status")
+        found = {"status": state["status"], "output": shown[:_MOST], "waiting": waiting, "next": following}
+        return {**found, "ended": over, **({"result": state} if over else {})}
 
     async def status(self, execution_id: Id) -> dict[str, Any]:
         """Return the state of a task: progress, tokens, cost, and at the end its result or the reason of failure."""
-        async with self._gateway() as gateway:
-            return dict(await gateway.call("GET", f"/tasks/{execution_id}/status"))
+        async with self._task(execution_id) as (gateway, _, path):
+            return dict(await gateway.call("GET", f"{path}/status"))
 
     async def output(self, execution_id: Id, start: Start = 1) -> str:
         """Return what a task wrote so far as readable text, the last part of it where it is long."""
-        return await self._download(f"/tasks/{execution_id}/output", last=True, format="text", **{"from": start})
+        return await self._download(execution_id, "output", last=True, format="text", **{"from": start})
 
     async def diff(self, execution_id: Id) -> str:
         """Return the changes of an ended task as a patch for `git apply`."""
-        return await self._download(f"/tasks/{execution_id}/diff", last=False)
+        return await self._download(execution_id, "diff", last=False)
 
     async def reply(
         self,
@@ -136,14 +145,14 @@ class Tools:
         answer: Annotated[str, Field(description="A permission: once, always or reject. A question: the answer.")],
     ) -> dict[str, Any]:
         """Answer a permission request or a question of the agent; then `watch` again from `next`."""
-        async with self._gateway() as gateway:
-            path = f"/tasks/{execution_id}/replies/{request_id}"
-            return dict(await gateway.call("POST", path, body={"answer": answer}))
+        async with self._task(execution_id) as (gateway, _, path):
+            reply = f"{path}/replies/{quote(request_id, safe='')}"
+            return dict(await gateway.call("POST", reply, body={"answer": answer}))
 
     async def cancel(self, execution_id: Id) -> dict[str, Any]:
         """Cancel a task in any state: its processes end and its model calls stop."""
-        async with self._gateway() as gateway:
-            return dict(await gateway.call("POST", f"/tasks/{execution_id}/cancel"))
+        async with self._task(execution_id) as (gateway, _, path):
+            return dict(await gateway.call("POST", f"{path}/cancel"))
 
     async def list_executions(self, limit: Annotated[int, Field(ge=1, le=100)] = 20) -> dict[str, Any]:
         """List the project's tasks, newest first."""
@@ -155,15 +164,17 @@ class Tools:
         async with self._gateway() as gateway:
             return dict(await gateway.call("GET", "/models", provider=provider))
 
-    async def _download(self, path: str, *, last: bool, **query: Any) -> str:
+    async def _download(self, execution: str, what: str, *, last: bool, **query: Any) -> str:
         """Return at most `_MOST` bytes of a download, its end or its beginning, and whether that is all of it."""
         found, cut = bytearray(), False
-        async with self._gateway() as gateway:
-            async for piece in gateway.download(path, **query):
+        async with self._task(execution) as (gateway, _, path):
+            async for piece in gateway.download(f"{path}/{what}", **query):
                 found += piece
                 cut = cut or len(found) > _MOST
                 if last:
                     del found[:-_MOST]
+                elif cut:
+                    break
         text = found[:_MOST].decode(errors="replace")
         note = f"[cut: {_MOST} bytes are shown; the REST API and `ocf` have all of it]"
         return text if not cut else f"{note}\n{text}" if last else f"{text}\n{note}\n"

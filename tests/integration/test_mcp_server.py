@@ -89,7 +89,10 @@ async def test_a_refusal_is_an_error_of_the_tool(stack: Stack, tmp_path: Path) -
         wrong = await client.call_tool("submit", {"prompt": "x", "more": {"promt": "y"}})
         assert wrong.is_error
         assert "did you mean prompt?" in str(wrong.content)
-        assert (await client.call_tool("status", {"execution_id": "0" * 8})).is_error
+        unknown = await client.call_tool("status", {"execution_id": "0" * 8})
+        assert "has an id that begins with 00000000" in str(unknown.content)
+        path = await client.call_tool("status", {"execution_id": "../models?provider=openai#"})
+        assert "is not an id of executions" in str(path.content)
     async with tools(tmp_path, "mcp-err") as client:
         away = await client.call_tool("list_executions", {})
         assert away.is_error

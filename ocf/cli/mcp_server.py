@@ -84,7 +84,7 @@ class Tools:
         session_id: Annotated[str | None, Field(description="Session to continue.")] = None,
         more: Annotated[
             dict[str, Any] | None,
-            Field(description="Other fields of POST /tasks/execute, e.g. model_config, limits, permissions, labels."),
+            Field(description="Other fields of POST /tasks/execute; {limits: {answer_seconds: 600}} lets it ask."),
         ] = None,
     ) -> dict[str, Any]:
         """Start a coding task and return its execution_id at once. `watch` follows it."""

@@ -35,7 +35,8 @@ async def use(client: Client, tool: str, **arguments: Any) -> Any:
     """What a tool answers: its object, or its text."""
     answer = await client.call_tool(tool, arguments)
     assert not answer.is_error, answer.content
-    return (answer.structured_content or {}).get("result", answer.structured_content)
+    found = answer.structured_content
+    return found["result"] if found is not None and set(found) == {"result"} else found
 
 
 async def watch_until(client: Client, execution: str, field: str) -> dict[str, Any]:
@@ -50,17 +51,19 @@ async def watch_until(client: Client, execution: str, field: str) -> dict[str, A
     raise AssertionError(f"{field}: {answer}")
 
 
-async def test_a_task_is_delegated_watched_and_read(stack: Stack, tmp_path: Path) -> None:
+async def test_a_task_is_delegated_watched_and_read(stack: Stack) -> None:
     """Submit with a directory, watch to the end, output and patch, list; the models are those of the gateway."""
     async with tools(stack.data_dir, "mcp-run") as client:
         assert {"submit", "watch", "reply", "diff", "cancel"} <= {
             tool.name for tool in (await client.list_tools()).tools
         }
-        (tmp_path / "README.md").write_text("a file\n")
-        task = {"prompt": "Write hello", "directory": str(tmp_path), "more": {"labels": {"by": "mcp"}}}
+        source = stack.data_dir.parent / "sources/delegated"
+        source.mkdir(parents=True)
+        (source / "README.md").write_text("a file\n")
+        task = {"prompt": "Write hello", "directory": str(source), "more": {"labels": {"by": "mcp"}}}
         execution = (await use(client, "submit", **task))["execution_id"]
         ended = await watch_until(client, execution, "ended")
-        assert ended["status"] == ended["result"]["status"] == "completed"
+        assert ended["status"] == ended["result"]["status"] == "completed", ended
         assert "Done: hello.txt is written." in ended["output"]
         assert "Done: hello.txt is written." in await use(client, "output", execution_id=execution)
         assert "+hello" in await use(client, "diff", execution_id=execution)
@@ -72,12 +75,15 @@ async def test_a_task_is_delegated_watched_and_read(stack: Stack, tmp_path: Path
 async def test_a_question_is_answered_and_a_task_cancelled(stack: Stack) -> None:
     """`watch` returns at the question; the answer lets the task complete; another one ends as cancelled."""
     async with tools(stack.data_dir, "mcp-ask") as client:
-        asking = (await use(client, "submit", prompt="[[scenario:question]]"))["execution_id"]
+        asking = (await use(client, "submit", prompt="[[scenario:question]]", more={"limits": {"answer_seconds": 60}}))[
+            "execution_id"
+        ]
         [request] = (await watch_until(client, asking, "waiting"))["waiting"]
         assert request["options"] == ["red", "blue"]
         answer = {"execution_id": asking, "request_id": request["request_id"], "answer": "blue"}
         await use(client, "reply", **answer)
-        assert (await watch_until(client, asking, "ended"))["status"] == "completed"
+        answered = await watch_until(client, asking, "ended")
+        assert answered["status"] == "completed", answered
         stopped = (await use(client, "submit", prompt='[[steps]] [{"sleep": 600}]'))["execution_id"]
         await use(client, "cancel", execution_id=stopped)
         assert (await watch_until(client, stopped, "ended"))["status"] == "cancelled"

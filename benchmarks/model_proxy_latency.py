@@ -20,7 +20,7 @@ import httpx
 import psutil
 from pydantic import SecretStr
 
-from ocf.events.commands import Limits
+from ocf.events.command_payloads import Limits
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.models.model_target import ModelTarget

@@ -24,9 +24,9 @@ from typing import TypeVar
 import psutil
 
 from ocf.events.adapters.s3 import S3Store
-from ocf.events.commands import DirectoryWorkspace
+from ocf.events.command_payloads import DirectoryWorkspace
 from ocf.functions.workspace import Limits, Sources, forget, pack, prepare, summarise, unpack
-from ocf.functions.workspace.tree_builder import remove_tree
+from ocf.functions.workspace.directory_builder import remove_tree
 from tests.support.trees import awkward, listing
 from tests.support.weed import running_weed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ocf.events.commands import MAX_COMMAND_BYTES, MAX_EVENT_BYTES
+from ocf.events.command_payloads import MAX_COMMAND_BYTES, MAX_EVENT_BYTES
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent
 from ocf.events.input_limits import EVENT, check_json

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ocf.events import commands, fact_payloads, output, subjects
+from ocf.events import command_payloads, fact_payloads, output, subjects
 from ocf.events.base_model import Model
 from ocf.events.lifecycle import TERMINAL, State
 
@@ -67,13 +67,13 @@ def _session(kind: Kind, verb: str, data: type[Model], published_by: str) -> Eve
 
 
 _ALL = (
-    _task("cmd", "submit", commands.Submit, "backend, gateway"),
-    _task("cmd", "execute", commands.Execute, "submit"),
-    _task("cmd", "cancel", commands.Cancel, "backend, gateway"),
-    _task("cmd", "cleanup", commands.Cleanup, "backend, gateway, schedules"),
-    _task("cmd", "reply", commands.Reply, "frontend, backend"),
-    _task("cmd", "result", commands.PushResult, "gateway"),
-    _task("cmd", "comment", commands.CommentEnd, "execute, cancel, cleanup (sweep)"),
+    _task("cmd", "submit", command_payloads.Submit, "backend, gateway"),
+    _task("cmd", "execute", command_payloads.Execute, "submit"),
+    _task("cmd", "cancel", command_payloads.Cancel, "backend, gateway"),
+    _task("cmd", "cleanup", command_payloads.Cleanup, "backend, gateway, schedules"),
+    _task("cmd", "reply", command_payloads.Reply, "frontend, backend"),
+    _task("cmd", "result", command_payloads.PushResult, "gateway"),
+    _task("cmd", "comment", command_payloads.CommentEnd, "execute, cancel, cleanup (sweep)"),
     _task("evt", "accepted", fact_payloads.Accepted, "submit"),
     _task("evt", "rejected", fact_payloads.Rejected, "submit"),
     _task("evt", "started", fact_payloads.Started, "execute"),
@@ -85,10 +85,10 @@ _ALL = (
     _task("evt", "archived", fact_payloads.Archived, "archive"),
     _task("evt", "cleaned", fact_payloads.Cleaned, "cleanup"),
     EventType("dev.ocf.task.output.v1", "out", "output", output.Chunk, "execute"),
-    _session("cmd", "create", commands.SessionCreate, "backend, gateway"),
-    _session("cmd", "attach", commands.SessionAttach, "backend, gateway"),
-    _session("cmd", "detach", commands.SessionDetach, "backend, gateway"),
-    _session("cmd", "destroy", commands.SessionDestroy, "backend, gateway, schedules"),
+    _session("cmd", "create", command_payloads.SessionCreate, "backend, gateway"),
+    _session("cmd", "attach", command_payloads.SessionAttach, "backend, gateway"),
+    _session("cmd", "detach", command_payloads.SessionDetach, "backend, gateway"),
+    _session("cmd", "destroy", command_payloads.SessionDestroy, "backend, gateway, schedules"),
     _session("evt", "created", fact_payloads.SessionCreated, "session"),
     _session("evt", "attached", fact_payloads.SessionAttached, "session"),
     _session("evt", "detached", fact_payloads.SessionDetached, "session"),

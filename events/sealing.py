@@ -1,7 +1,7 @@
 """Sealed secrets: AES-256-GCM (NIST SP 800-38D) with the project id as associated data.
 
-An envelope (`ocf.events.commands.Sealed`) names its key by id, the first 8 hexadecimal digits of SHA-256 over the 32
-key bytes. A retired key can therefore still open older envelopes (`ENCRYPTION_KEYS_RETIRED`).
+An envelope (`ocf.events.command_payloads.Sealed`) names its key by id, the first 8 hexadecimal digits of SHA-256 over
+the 32 key bytes. A retired key can therefore still open older envelopes (`ENCRYPTION_KEYS_RETIRED`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import SerializerFunctionWrapHandler, field_serializer
 
 from ocf.events.base_model import ExecutionId, ForwardCompatible, ProjectId, SessionId
-from ocf.events.commands import EmptyWorkspace, Workspace
+from ocf.events.command_payloads import EmptyWorkspace, Workspace
 from ocf.events.fact_payloads import Artifact
 from ocf.events.lifecycle import SESSION, SessionState, SessionStep
 from ocf.events.refs import SessionRef

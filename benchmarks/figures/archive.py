@@ -30,7 +30,7 @@ from ocf.events.lifecycle import State
 from ocf.events.output import Chunk, ChunkType
 from ocf.events.refs import ExecutionRef
 from ocf.functions.archive.handler import archive
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.runtime.bootstrap import Dependencies

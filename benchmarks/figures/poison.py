@@ -23,7 +23,7 @@ from benchmarks.figures.submit import submit_env
 from benchmarks.gateway import Caller
 from benchmarks.harness import Options, Row, Target, thinned
 from ocf.events.adapters.nats.bus import NatsBus, connect
-from ocf.events.commands import Submit
+from ocf.events.command_payloads import Submit
 from ocf.events.envelope import new_event
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.system_clock import SystemClock

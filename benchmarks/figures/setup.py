@@ -22,10 +22,10 @@ from typing import Any
 
 from benchmarks.harness import Options, Row, Target
 from ocf.events.adapters.s3 import S3Store
-from ocf.events.commands import DirectoryWorkspace, Setup
+from ocf.events.command_payloads import DirectoryWorkspace, Setup
 from ocf.events.output import Draft
 from ocf.functions import workspace
-from ocf.functions.execute.attempt.setup import WorkspaceSetup
+from ocf.functions.execute.attempt.setup_script import WorkspaceSetup
 from tests.support.offline import node
 from tests.support.weed import running_weed
 

@@ -23,7 +23,7 @@ from benchmarks.gateway import Caller
 from benchmarks.harness import Options, Row, Target, thinned
 from ocf.events import subjects
 from ocf.events.adapters.nats.bus import connect
-from ocf.events.commands import Submit
+from ocf.events.command_payloads import Submit
 from ocf.events.envelope import new_event
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.runtime.setup import apply

@@ -24,8 +24,8 @@ from ocf.events.archived_record import archived_record
 from ocf.events.base_model import Model
 from ocf.events.client.following import chunk_of, watch
 from ocf.events.client.sessions import SessionCalls
+from ocf.events.command_payloads import Cancel, Cleanup, Reply, Submit
 from ocf.events.command_publisher import publish_command
-from ocf.events.commands import Cancel, Cleanup, Reply, Submit
 from ocf.events.envelope import Event, decode, new_event
 from ocf.events.errors import InvalidEvent, NotYetKnown, OcfError
 from ocf.events.event_types import TERMINAL_TYPES
@@ -83,7 +83,7 @@ class Client:
         self.sessions = SessionCalls(project, sessions, self._command, source)
 
     async def submit(self, *, execution_id: str | None = None, traceparent: str | None = None, **request: Any) -> str:
-        """Publish `dev.ocf.task.submit.v1`; the fields are those of `ocf.events.commands.TaskRequest`.
+        """Publish `dev.ocf.task.submit.v1`; the fields are those of `ocf.events.command_payloads.TaskRequest`.
 
         Returns:
             The execution id, once the command is stored. The same id with the same body is one execution.

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from ocf.events.commands import SessionAttach, SessionCommand, SessionCreate, SessionDestroy, SessionDetach
+from ocf.events.command_payloads import SessionAttach, SessionCommand, SessionCreate, SessionDestroy, SessionDetach
 from ocf.events.errors import NotYetKnown
 from ocf.events.ports import Bucket
 from ocf.events.refs import SessionRef
@@ -31,7 +31,7 @@ class SessionCalls:
         self._source = source
 
     async def create(self, *, session_id: str | None = None, **request: Any) -> str:
-        """Publish `dev.ocf.session.create.v1`; the fields are those of `ocf.events.commands.SessionCreate`.
+        """Publish `dev.ocf.session.create.v1`; the fields are those of `ocf.events.command_payloads.SessionCreate`.
 
         A submit that is published after it waits until the session exists. A refused create is the fact `rejected`.
 

@@ -24,7 +24,7 @@ from ocf.events.refs import ExecutionRef
 from ocf.functions.archive.output_archive import Written, write_output
 from ocf.functions.archive.scratch_folders import scratch
 from ocf.functions.core.command_events import ids_of
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.core.stored_objects import delete_execution
 
 log = structlog.get_logger()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from ocf.events import subjects, terminal_facts
-from ocf.events.commands import Cancel
+from ocf.events.command_payloads import Cancel
 from ocf.events.envelope import Event
 from ocf.events.errors import Drop, NotYetKnown
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State, Step
 from ocf.events.ports import Bus, Clock
 from ocf.functions.core.command_events import command
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 
 
 async def cancel(event: Event, *, bus: Bus, records: Records, clock: Clock) -> None:

@@ -16,7 +16,7 @@ from ocf.events.envelope import Event
 from ocf.events.execution_record import Record
 from ocf.events.ports import Bus, Clock
 from ocf.events.refs import ExecutionRef
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.output_fence import purge_output
 from ocf.functions.core.schedules import EVICTION, delete_schedule, ensure_schedule, is_expiring

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from ocf.events import dead_letters, subjects
+from ocf.events.command_payloads import Cancel, Cleanup
 from ocf.events.command_publisher import publish_command
-from ocf.events.commands import Cancel, Cleanup
 from ocf.events.envelope import Event, new_event
 from ocf.events.errors import Conflict, NotYetKnown, Unreadable
 from ocf.events.event_types import TYPES
@@ -21,10 +21,10 @@ from ocf.functions.cleanup.eviction import Eviction
 from ocf.functions.cleanup.retention import Retention
 from ocf.functions.cleanup.sweep import Sweep
 from ocf.functions.core.command_events import command
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.output_fence import purge_output
-from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.session_store import Sessions
 from ocf.functions.core.stored_objects import delete_execution
 from ocf.functions.database.store import History
 from ocf.functions.settings.settings import Settings

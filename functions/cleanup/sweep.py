@@ -15,7 +15,7 @@ from ocf.events.fact_payloads import Outcome
 from ocf.events.lifecycle import State, Step
 from ocf.events.ports import Bucket, Bus, Clock
 from ocf.events.refs import ExecutionRef
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.lease_check import RECHECK_SECONDS, is_leased
 from ocf.functions.core.output_fence import acquire_fence

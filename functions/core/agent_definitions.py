@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ocf.events.commands import PERMISSIONS
+from ocf.events.command_payloads import PERMISSIONS
 from ocf.events.errors import OcfError
 from ocf.events.input_limits import KIB
 from ocf.events.optional_task_fields import MAX_DEFINITION_BYTES, MCP_TOOL, NAME

@@ -16,7 +16,7 @@ from ocf.events.lifecycle import EXECUTION, Reason, Step
 from ocf.events.ports import Bus, Clock, Message
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.core.command_events import TOKEN
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 
 
 @dataclass(frozen=True)

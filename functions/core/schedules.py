@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from ocf.events import subjects
-from ocf.events.commands import Cleanup
+from ocf.events.command_payloads import Cleanup
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict
 from ocf.events.ports import Bus

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ocf.events.commands import Limits
+from ocf.events.command_payloads import Limits
 from ocf.functions.settings.settings import Settings
 
 #: Fields of `limits`, and the settings that are their maximum.

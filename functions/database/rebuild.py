@@ -14,7 +14,7 @@ from ocf.events.errors import DeadLetter, InvalidEvent, NotYetKnown
 from ocf.events.execution_record import Record
 from ocf.events.ports import Bus, Message, ObjectStore
 from ocf.events.refs import ExecutionRef
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.database.store import History
 
 log = structlog.get_logger()

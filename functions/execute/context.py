@@ -14,14 +14,14 @@ import structlog
 from pydantic import SecretStr
 
 from ocf.events.base_model import Sealed
-from ocf.events.commands import Execute, Limits
+from ocf.events.command_payloads import Execute, Limits
 from ocf.events.errors import SealError, Unavailable
 from ocf.functions.core import syscalls
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.agent.agent_model import AgentModel
+from ocf.functions.execute.agent.available_memory import available_memory
 from ocf.functions.execute.agent.config import ServerSpec
-from ocf.functions.execute.agent.resources import available_memory
 from ocf.functions.execute.agent.warm_pool import MIN_FREE_BYTES, WarmPool
 from ocf.functions.execute.agent.warm_server import WarmServerConfig
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
@@ -33,7 +33,7 @@ from ocf.functions.models.resolve import ModelSettings, NoModel, model_settings,
 from ocf.functions.observability import metrics
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.settings.settings import Settings
-from ocf.functions.workers import parent_link, state_folders
+from ocf.functions.workers import parent_channel, state_folders
 
 log = structlog.get_logger()
 
@@ -199,7 +199,7 @@ def _slots(
         return await ModelProxy(upstream, deps.clock).start()
 
     plan = WarmServerConfig(
-        boundary.slots, spec, make_model_proxy, boundary.users, parent_link.boot_turn, parent_link.demand_boot
+        boundary.slots, spec, make_model_proxy, boundary.users, parent_channel.boot_turn, parent_channel.demand_boot
     )
     # The agent's container has a limit of its own, and nothing else runs there.
     free = available_memory if boundary.host is None else lambda: MIN_FREE_BYTES

@@ -15,7 +15,7 @@ from ocf.functions.execute.worker import Worker, worker_of
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.runtime.function import Function
 from ocf.functions.runtime.health import Check
-from ocf.functions.workers import parent_link
+from ocf.functions.workers import parent_channel
 
 
 class Execute(Function):
@@ -31,7 +31,7 @@ class Execute(Function):
         """Start the worker. Raises SandboxUnavailable: `SANDBOX=required`, and this kernel does not support it."""
         self._context = await self._open.enter_async_context(open_context(deps))
         self._worker = worker_of(self._context)
-        parent_link.register_work(self._worker)
+        parent_channel.register_work(self._worker)
         await super().start(deps)
 
     async def stop(self, grace: float = 0.0) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import structlog
 
 from ocf.events import dataref
-from ocf.events.commands import Execute, GitWorkspace
+from ocf.events.command_payloads import Execute, GitWorkspace
 from ocf.events.envelope import Event
 from ocf.events.errors import Busy, Conflict, Drop, KeyNotYetKnown, NotItsTurn, NotYetKnown, Unavailable
 from ocf.events.execution_record import Record
@@ -15,7 +15,7 @@ from ocf.events.refs import ExecutionRef
 from ocf.events.session_record import Session
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.core.command_events import command, ids_of
-from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.session_store import Sessions
 from ocf.functions.execute.agent.warm_pool import WarmPool
 from ocf.functions.execute.attempt.agent_run import AgentRun
 from ocf.functions.execute.attempt.command_listener import POLL_SECONDS

@@ -17,8 +17,8 @@ from starlette.requests import HTTPConnection
 
 from ocf.events import envelope, subjects, trace_context
 from ocf.events.base_model import ExecutionId, Model, ProjectId
+from ocf.events.command_payloads import MAX_COMMAND_BYTES
 from ocf.events.command_publisher import publish_command
-from ocf.events.commands import MAX_COMMAND_BYTES
 from ocf.events.dataref import offload
 from ocf.events.errors import OcfError
 from ocf.events.execution_record import Record

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from ocf.events import errors
-from ocf.events.commands import TaskRequest
+from ocf.events.command_payloads import TaskRequest
 from ocf.events.fact_payloads import FieldError
 
 log = structlog.get_logger()

@@ -1,4 +1,4 @@
-"""Request bodies. On the bus they become the command models of `ocf.events.commands`."""
+"""Request bodies. On the bus they become the command models of `ocf.events.command_payloads`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from ocf.events.base_model import ExecutionId, Model, ProjectId, Sealed, SessionId, Text
-from ocf.events.commands import (
+from ocf.events.command_payloads import (
     DirectoryWorkspace,
     EmptyWorkspace,
     GitWorkspace,

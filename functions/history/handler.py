@@ -15,7 +15,7 @@ from ocf.events.fact_payloads import Fact
 from ocf.events.ports import Bus
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.command_events import ids_of
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.database.store import History
 
 #: Deliveries after which a fact that fails unexpectedly becomes a dead letter.

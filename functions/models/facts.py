@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from ocf.events import input_limits
 from ocf.events.base_model import Model
-from ocf.events.commands import ModelFactsData
+from ocf.events.command_payloads import ModelFactsData
 from ocf.events.errors import DeadLetter
 from ocf.functions.models.catalog import WIRES, ModelFacts
 from ocf.functions.models.prices import Prices

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from ocf.events.commands import ModelConfigData
+from ocf.events.command_payloads import ModelConfigData
 from ocf.functions.models import catalog
 from ocf.functions.models.catalog import ModelFacts
 from ocf.functions.models.endpoint_check import check_endpoint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ocf.events.commands import Execute
+from ocf.events.command_payloads import Execute
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import Completed, Failed, Outcome
 from ocf.events.lifecycle import Step

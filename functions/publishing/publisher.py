@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 import structlog
 
-from ocf.events.commands import EmptyWorkspace, Execute, GitWorkspace
+from ocf.events.command_payloads import EmptyWorkspace, Execute, GitWorkspace
 from ocf.events.errors import NotYetKnown, SealError
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import PullRequestRef
@@ -22,8 +22,8 @@ from ocf.events.refs import ExecutionRef
 from ocf.events.sealing import Keyring
 from ocf.events.terminal_facts import PublishedResult
 from ocf.functions import workspace
-from ocf.functions.core.execution_repository import Records
-from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.execution_store import Records
+from ocf.functions.core.session_store import Sessions
 from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.forges.addresses import forge_address
 from ocf.functions.forges.credentials import Access, ForgeCredentials

@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from ocf.events import dataref
-from ocf.events.commands import CommentEnd, Execute, PushResult
+from ocf.events.command_payloads import CommentEnd, Execute, PushResult
 from ocf.events.envelope import Event, parse
 from ocf.events.errors import Drop, InvalidEvent
 from ocf.events.execution_record import Record
@@ -19,7 +19,7 @@ from ocf.events.ports import Bus, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.functions import workspace
 from ocf.functions.core.command_events import command, ids_of, stored_command
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.forges.http import forge_client
 from ocf.functions.publishing.archived import publish_archived

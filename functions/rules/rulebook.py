@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ocf.events.commands import Submit
+from ocf.events.command_payloads import Submit
 from ocf.events.envelope import Event, field_errors, timestamp
 from ocf.events.errors import Conflict, DeadLetter
 from ocf.events.input_limits import INBOX, parse_json

@@ -20,10 +20,10 @@ from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.events.adapters.s3 import S3Config, S3Store
 from ocf.events.ports import Bucket, Bus, Clock, ObjectStore
 from ocf.events.sealing import Keyring
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.rejections import Rejections
-from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.session_store import Sessions
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.publishing.publisher import ResultPublisher

@@ -28,7 +28,7 @@ from ocf.functions.runtime.function import Function
 from ocf.functions.runtime.health import Check, health_routes
 from ocf.functions.settings.settings import Settings, load_or_exit
 from ocf.functions.workers import environment
-from ocf.functions.workers.parent_link import Link
+from ocf.functions.workers.parent_channel import Link
 
 FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "session", "archive", "history", "trigger", "result")
 TARGETS = (*FUNCTIONS, "gateway")

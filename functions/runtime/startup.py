@@ -20,7 +20,7 @@ from ocf.events.errors import Unavailable
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.runtime import uvicorn_server
 from ocf.functions.runtime.health import health_routes
-from ocf.functions.workers.parent_link import Link
+from ocf.functions.workers.parent_channel import Link
 
 #: Connects the process, opens the front with its application, awaits the end of the server, and disconnects.
 Life = Callable[["Front", Awaitable[float]], Coroutine[Any, Any, None]]

@@ -13,7 +13,7 @@ from types import FrameType
 import uvicorn
 
 from ocf.functions.runtime import connection_limits
-from ocf.functions.workers.parent_link import Link
+from ocf.functions.workers.parent_channel import Link
 
 
 async def serve(config: uvicorn.Config, link: Link | None = None, on_stop: Callable[[], None] = lambda: None) -> float:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from ocf.events import dead_letters, subjects
-from ocf.events.command_publisher import NATS_SEQUENCE, publish_command
-from ocf.events.commands import (
+from ocf.events.command_payloads import (
     Cancel,
     Cleanup,
     EmptyWorkspace,
@@ -18,6 +17,7 @@ from ocf.events.commands import (
     SessionDetach,
     SnapshotWorkspace,
 )
+from ocf.events.command_publisher import NATS_SEQUENCE, publish_command
 from ocf.events.envelope import Event, InvalidData, new_event
 from ocf.events.errors import Conflict, Drop, NotYetKnown
 from ocf.events.fact_payloads import FieldError, SessionAttached, SessionCreated, SessionDestroyed, SessionDetached
@@ -26,9 +26,9 @@ from ocf.events.ports import Bus, Clock, ObjectStore
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Attached, Session
 from ocf.functions.core.command_events import command, ids_of
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.core.rejections import Refusal, Rejections
-from ocf.functions.core.session_repository import EXPIRY, Sessions, schedule_expiry, schedule_subject
+from ocf.functions.core.session_store import EXPIRY, Sessions, schedule_expiry, schedule_subject
 from ocf.functions.core.stored_objects import delete_session
 from ocf.functions.settings.settings import Settings
 

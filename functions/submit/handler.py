@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from ocf.events import dataref, subjects, terminal_facts
 from ocf.events import input_limits as input_limits
+from ocf.events.command_payloads import MAX_COMMAND_BYTES, Cleanup, EmptyWorkspace, Execute, Submit
 from ocf.events.command_publisher import publish_command
-from ocf.events.commands import MAX_COMMAND_BYTES, Cleanup, EmptyWorkspace, Execute, Submit
 from ocf.events.envelope import Event, InvalidData, decode, new_event, parse
 from ocf.events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
 from ocf.events.event_types import TYPES
@@ -22,10 +22,10 @@ from ocf.events.ports import Bus, Clock, Message, ObjectStore
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.core import task_limits
 from ocf.functions.core.command_events import ids_of
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.core.rejections import Refusal, Rejections
 from ocf.functions.core.schedules import SWEEP, ensure_schedule
-from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.session_store import Sessions
 from ocf.functions.settings.settings import Settings
 from ocf.functions.submit import budget
 from ocf.functions.submit.session_order import check_order

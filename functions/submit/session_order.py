@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ocf.events import input_limits, subjects
+from ocf.events.command_payloads import Submit
 from ocf.events.command_publisher import NATS_DELIVERIES, NATS_SEQUENCE
-from ocf.events.commands import Submit
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import InvalidEvent, NotItsTurn
 from ocf.events.ports import Bus, Message
 from ocf.events.refs import ExecutionRef
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 
 #: Stream sequences before a submit in which an earlier one is looked for. A later submit overtakes only one whose
 #: delivery was lost with its dispatcher, and that lies close by.

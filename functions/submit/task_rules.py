@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ocf.events.commands import GitWorkspace, Submit
+from ocf.events.command_payloads import GitWorkspace, Submit
 from ocf.events.fact_payloads import FieldError
 from ocf.events.optional_task_fields import DefinitionFolder, Definitions, RemoteMcp
 from ocf.functions.core import task_limits

@@ -7,13 +7,13 @@ import uuid
 from dataclasses import dataclass
 
 from ocf.events import subjects
+from ocf.events.command_payloads import EmptyWorkspace, SessionCreate, Submit
 from ocf.events.command_publisher import publish_command
-from ocf.events.commands import EmptyWorkspace, SessionCreate, Submit
 from ocf.events.envelope import Event, new_event
 from ocf.events.errors import Conflict
 from ocf.events.ports import Bucket, Bus, Clock
 from ocf.events.refs import SessionRef
-from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.session_store import Sessions
 from ocf.functions.rules.condition import EventView
 from ocf.functions.rules.forge_events import branch_of, comment_of, place_of
 from ocf.functions.rules.rulebook import CompiledRule

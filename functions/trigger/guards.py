@@ -7,7 +7,7 @@ from datetime import datetime
 
 from ocf.events.envelope import Event
 from ocf.events.errors import NotItsTurn
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.database.store import History
 from ocf.functions.rules.rule_state import CoolsDown, EventRef, Limits, RuleStates, TooMany
 from ocf.functions.rules.rulebook import CompiledRule

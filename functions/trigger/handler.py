@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ocf.events import subjects
+from ocf.events.command_payloads import Submit
 from ocf.events.command_publisher import NATS_SCHEDULER, NATS_SUBJECT
-from ocf.events.commands import Submit
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent, Retry
 from ocf.events.ports import Bucket, Bus, Clock
-from ocf.functions.core.execution_repository import Records
-from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.execution_store import Records
+from ocf.functions.core.session_store import Sessions
 from ocf.functions.database.store import History
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.rules.condition import EventView

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ocf.events import subjects
+from ocf.events.command_payloads import Cancel, Submit
 from ocf.events.command_publisher import publish_command
-from ocf.events.commands import Cancel, Submit
 from ocf.events.envelope import Event, new_event
 from ocf.events.errors import Conflict
 from ocf.events.ports import Bus, Clock

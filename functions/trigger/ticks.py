@@ -11,7 +11,7 @@ from ocf.events.command_publisher import NATS_SCHEDULER, NATS_SEQUENCE, NATS_SUB
 from ocf.events.envelope import Event
 from ocf.events.errors import Drop, NotItsTurn
 from ocf.events.ports import Bucket, Bus, Clock
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.rules.cron import Cron
 from ocf.functions.rules.rule import On, Rule
 from ocf.functions.rules.rule_state import EventRef, Limits, RuleState, RuleStates

@@ -4,7 +4,8 @@ The parent passes each connection to a free worker, or responds with 429. It has
 no connection to NATS or S3, and reads only the first bytes of a request (`listener.py`). No input of a tenant can
 therefore stop it, and a failure of a worker affects one execution.
 
-It forks workers after it has imported their modules, which takes milliseconds. `parent_link.py` is the worker's side.
+It forks workers after it has imported their modules, which takes milliseconds. `parent_channel.py` is the worker's
+side.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from ocf.functions.core.syscalls import protect_self
 from ocf.functions.observability import logs
 from ocf.functions.settings.settings import Settings, load_or_exit
 from ocf.functions.workers import environment, metrics_sum
-from ocf.functions.workers import parent_link as link
-from ocf.functions.workers.boot_queue import BootQueue
+from ocf.functions.workers import parent_channel as link
 from ocf.functions.workers.idle_cores import IdleCores
 from ocf.functions.workers.listener import Listener
+from ocf.functions.workers.server_boot_queue import BootQueue
 from ocf.functions.workers.worker_fork import Child, start
 
 log = structlog.get_logger()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ocf.functions.workers.environment import unseal, without_secrets
 from ocf.functions.workers.forked import close_others, detach, exit_with
 from ocf.functions.workers.metrics_sum import Tally
-from ocf.functions.workers.parent_link import Link
+from ocf.functions.workers.parent_channel import Link
 
 
 class Child(NamedTuple):

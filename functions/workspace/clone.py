@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ocf.events.commands import GitWorkspace
+from ocf.events.command_payloads import GitWorkspace
 from ocf.functions.core.address_rules import Reach, is_forbidden, literal, resolve, worst_reach
 from ocf.functions.workspace.allowed_roots import Roots
 from ocf.functions.workspace.errors import InvalidWorkspace

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ocf.functions.workspace.allowed_roots import Roots
 from ocf.functions.workspace.baseline import Limits
+from ocf.functions.workspace.directory_builder import TreeBuilder
 from ocf.functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
 from ocf.functions.workspace.safe_walk import Entry, Report, Stopped, Walk, open_file, walk
-from ocf.functions.workspace.tree_builder import TreeBuilder
 
 _CHUNK = 8 * 1024 * 1024
 #: Errors of copy_file_range between file systems that do not support it.

@@ -9,7 +9,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ocf.events.commands import DirectoryWorkspace, EmptyWorkspace, GitWorkspace, SharedWorkspace, SnapshotWorkspace
+from ocf.events.command_payloads import (
+    DirectoryWorkspace,
+    EmptyWorkspace,
+    GitWorkspace,
+    SharedWorkspace,
+    SnapshotWorkspace,
+)
 from ocf.events.errors import NotYetKnown
 from ocf.events.ports import ObjectStore
 from ocf.functions.workspace import baseline
@@ -18,11 +24,17 @@ from ocf.functions.workspace.archive import unpack_tree
 from ocf.functions.workspace.baseline import DEFAULT_LIMITS, BaselineEntry, Cursor, Limits
 from ocf.functions.workspace.clone import check_url, clone
 from ocf.functions.workspace.copy import copy_tree
+from ocf.functions.workspace.directory_builder import (
+    first_escaping_link,
+    link_outside,
+    move_over,
+    remove_tree,
+    safe_parts,
+)
 from ocf.functions.workspace.errors import InvalidWorkspace
 from ocf.functions.workspace.git import REPOSITORY, Git, GitFailed
 from ocf.functions.workspace.safe_walk import Walk, key, read_below, walk
 from ocf.functions.workspace.threads import in_thread
-from ocf.functions.workspace.tree_builder import first_escaping_link, link_outside, move_over, remove_tree, safe_parts
 
 Source = EmptyWorkspace | GitWorkspace | DirectoryWorkspace | SnapshotWorkspace | SharedWorkspace
 #: Gives a filled workspace to the agent's user, before the baseline is recorded, since that includes each file's ctime.

@@ -10,9 +10,9 @@ from typer._completion_classes import completion_init
 
 from ocf.cli import (
     contexts,
-    credentials,
     dlq,
     doctor,
+    forge_credentials,
     history,
     install,
     models,
@@ -93,7 +93,7 @@ app.command(rich_help_panel=_TASKS)(tasks.token)
 app.add_typer(contexts.app, name="context", rich_help_panel=_STACK)
 app.command(rich_help_panel=_TASKS)(models.models)
 app.command(rich_help_panel=_TASKS)(usage.usage)
-app.add_typer(credentials.app, name="credential", rich_help_panel=_STACK)
+app.add_typer(forge_credentials.app, name="credential", rich_help_panel=_STACK)
 app.add_typer(tasks.result, name="result", rich_help_panel=_TASKS)
 app.add_typer(sessions.app, name="session", rich_help_panel=_TASKS)
 app.add_typer(triggers.app, name="trigger", rich_help_panel=_TASKS)

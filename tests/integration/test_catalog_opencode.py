@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from ocf.events.commands import Limits, ModelConfigData
+from ocf.events.command_payloads import Limits, ModelConfigData
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent.agent import Agent, PromptSpec
 from ocf.functions.execute.agent.agent_model import AgentModel, model_catalog

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from ocf.events import subjects
+from ocf.events.command_payloads import Cleanup
 from ocf.events.command_publisher import publish_command
-from ocf.events.commands import Cleanup
 from ocf.events.envelope import new_event
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core import schedules

@@ -16,8 +16,8 @@ import pytest
 
 from ocf.events import subjects
 from ocf.events.adapters.s3 import S3Config
+from ocf.events.command_payloads import Submit
 from ocf.events.command_publisher import NATS_SUBJECT
-from ocf.events.commands import Submit
 from ocf.events.envelope import decode, new_event
 from ocf.events.event_types import TYPES
 from ocf.events.execution_record import Record

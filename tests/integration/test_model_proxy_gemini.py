@@ -9,7 +9,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from ocf.events.commands import Limits
+from ocf.events.command_payloads import Limits
 from ocf.events.lifecycle import Reason
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.model_proxy import Call, Hooks, ModelProxy, RetryPolicy, Upstream

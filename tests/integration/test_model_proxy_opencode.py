@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from ocf.events.commands import Limits, ModelConfigData
+from ocf.events.command_payloads import Limits, ModelConfigData
 from ocf.events.lifecycle import Reason
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent.config import CATALOG

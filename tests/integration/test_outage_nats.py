@@ -14,7 +14,7 @@ from ocf.events import subjects
 from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import UNACKED, connect
 from ocf.events.client import Client
-from ocf.events.commands import Cancel, Reply
+from ocf.events.command_payloads import Cancel, Reply
 from ocf.events.errors import Conflict, Unavailable
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.core.system_clock import SystemClock

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ocf.events import subjects, terminal_facts
-from ocf.events.commands import CommentEnd, PushResult
+from ocf.events.command_payloads import CommentEnd, PushResult
 from ocf.events.envelope import new_event
 from ocf.events.errors import Drop
 from ocf.events.execution_record import Attempt, Record

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from ocf.events.commands import ModelConfigData
+from ocf.events.command_payloads import ModelConfigData
 from ocf.events.lifecycle import Reason
 from ocf.events.optional_task_fields import LocalMcp
 from ocf.events.output import ChunkType

@@ -18,15 +18,15 @@ from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent import warm_pool, warm_server
 from ocf.functions.execute.agent.agent import Agent, PromptSpec
 from ocf.functions.execute.agent.agent_model import AgentModel
+from ocf.functions.execute.agent.available_memory import available_memory
 from ocf.functions.execute.agent.config import ServerSpec
-from ocf.functions.execute.agent.resources import available_memory
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.agent.warm_pool import WarmPool
 from ocf.functions.execute.agent.warm_server import WarmServerConfig, open_warm_server
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
-from ocf.functions.execute.sandbox import priority
+from ocf.functions.execute.sandbox import idle_priority
 from ocf.functions.execute.sandbox.process import AgentFailed
-from ocf.functions.workers.boot_queue import available_cores
+from ocf.functions.workers.server_boot_queue import available_cores
 from tests.support.agents import MODEL, SCRIPTED, Heard, server_spec
 
 OTHER = AgentModel("anthropic", "another")
@@ -165,7 +165,7 @@ async def test_a_run_in_a_shared_folder_waits_for_no_spare_boot(plan: WarmServer
         await pool.close()
 
 
-@pytest.mark.skipif(not priority.may_return(), reason="this user may not raise priorities")
+@pytest.mark.skipif(not idle_priority.may_return(), reason="this user may not raise priorities")
 async def test_idle_boot_has_normal_priority_once_a_run_waits_for_it(plan: WarmServerConfig) -> None:
     """Beside a run it takes idle time only; taken, each of its threads is scheduled like any other."""
     demanded, seen = asyncio.Event(), []

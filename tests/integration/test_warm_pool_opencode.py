@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from ocf.events.commands import Limits
+from ocf.events.command_payloads import Limits
 from ocf.events.output import ChunkType
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent.agent import Agent, PromptSpec

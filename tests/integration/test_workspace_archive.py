@@ -14,7 +14,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ocf.events.commands import DirectoryWorkspace, EmptyWorkspace
+from ocf.events.command_payloads import DirectoryWorkspace, EmptyWorkspace
 from ocf.functions.workspace import (
     InvalidWorkspace,
     Limits,
@@ -25,7 +25,7 @@ from ocf.functions.workspace import (
     prepare,
     unpack,
 )
-from ocf.functions.workspace.tree_builder import remove_tree
+from ocf.functions.workspace.directory_builder import remove_tree
 from tests.support.git_http import run_git
 from tests.support.trees import awkward, listing
 

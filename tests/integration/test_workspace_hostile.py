@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ocf.events.commands import DirectoryWorkspace, EmptyWorkspace, GitWorkspace
+from ocf.events.command_payloads import DirectoryWorkspace, EmptyWorkspace, GitWorkspace
 from ocf.functions.workspace import (
     InvalidWorkspace,
     Prepared,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ocf.events.commands import DirectoryWorkspace, EmptyWorkspace
+from ocf.events.command_payloads import DirectoryWorkspace, EmptyWorkspace
 from ocf.functions.workspace import Limits, Prepared, Sources, changed_files, conclude, prepare, summarise, write_patch
 from tests.support.git_http import run_git
 from tests.support.trees import awkward, git_listing

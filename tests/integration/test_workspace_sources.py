@@ -13,7 +13,13 @@ import pytest
 
 from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.adapters.s3 import S3Config, S3Store
-from ocf.events.commands import DirectoryWorkspace, EmptyWorkspace, GitWorkspace, SharedWorkspace, SnapshotWorkspace
+from ocf.events.command_payloads import (
+    DirectoryWorkspace,
+    EmptyWorkspace,
+    GitWorkspace,
+    SharedWorkspace,
+    SnapshotWorkspace,
+)
 from ocf.events.lifecycle import Reason
 from ocf.functions.workspace import (
     InvalidWorkspace,

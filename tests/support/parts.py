@@ -13,12 +13,12 @@ from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
 from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.base_model import Model
+from ocf.events.command_payloads import Submit
 from ocf.events.command_publisher import NATS_SUBJECT
-from ocf.events.commands import Submit
 from ocf.events.envelope import Event, decode, new_event
 from ocf.events.event_types import TYPES
 from ocf.events.ports import Clock
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.rules.rulebook import RuleBook

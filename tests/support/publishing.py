@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ocf.events.commands import Execute, GitWorkspace
+from ocf.events.command_payloads import Execute, GitWorkspace
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.sealing import Keyring, generate_key

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from ocf.events.commands import Execute
+from ocf.events.command_payloads import Execute
 from ocf.events.envelope import Event
 from ocf.events.redaction import Redactor
 from ocf.functions.execute.attempt.runner import Runner

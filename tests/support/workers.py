@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from ocf.functions.observability import metrics
 from ocf.functions.runtime import serve, uvicorn_server
-from ocf.functions.workers import parent, parent_link
+from ocf.functions.workers import parent, parent_channel
 from ocf.stack.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ class Work:
 
     warm = False
 
-    def __init__(self, its: parent_link.Link) -> None:
+    def __init__(self, its: parent_channel.Link) -> None:
         self._tally = its.tally
         self.task: asyncio.Task[None] | None = None
 
@@ -60,7 +60,7 @@ class Work:
                 """The event loop does not answer."""
         if "boot" in told:
             began = time.monotonic()
-            async with parent_link.boot_turn(False):
+            async with parent_channel.boot_turn(False):
                 turn = time.monotonic()
                 await asyncio.sleep(told["boot"])
                 ended = time.monotonic()  # before the turn goes to the next one
@@ -74,7 +74,7 @@ class Work:
         return JSONResponse({"pid": os.getpid(), "state_dir": os.environ["STATE_DIR"]})
 
 
-def _work(its: parent_link.Link) -> int:
+def _work(its: parent_channel.Link) -> int:
     async def run() -> None:
         its.start()
         work = Work(its)
@@ -83,7 +83,7 @@ def _work(its: parent_link.Link) -> int:
             return Response(its.tally.exposition())
 
         routes = [Route("/", work.do, methods=["POST"]), Route("/metrics", counts)]
-        parent_link.register_work(work)
+        parent_channel.register_work(work)
         config = uvicorn.Config(Starlette(routes=routes), log_config=None, timeout_graceful_shutdown=10)
         await uvicorn_server.serve(config, its)
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 from pydantic import SecretStr
 
-from ocf.events.commands import Execute
+from ocf.events.command_payloads import Execute
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft, Usage
 from ocf.functions.execute.agent.agent import AgentResult

@@ -12,14 +12,14 @@ from typing import Any, cast
 
 import pytest
 
-from ocf.events.commands import EmptyWorkspace, Execute, SessionCreate
+from ocf.events.command_payloads import EmptyWorkspace, Execute, SessionCreate
 from ocf.events.errors import Unavailable
 from ocf.events.fact_payloads import Outcome
 from ocf.events.lifecycle import State
 from ocf.events.output import ChunkType, Draft
 from ocf.events.ports import ObjectInfo
 from ocf.functions import workspace
-from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.session_store import Sessions
 from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.execute.attempt.outcome import StoredArtifacts
 from tests.support.clock import ManualClock

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from ocf.events.base_model import Sealed
-from ocf.events.commands import EmptyWorkspace, Execute, GitWorkspace, SessionCreate, SharedWorkspace
+from ocf.events.command_payloads import EmptyWorkspace, Execute, GitWorkspace, SessionCreate, SharedWorkspace
 from ocf.events.errors import SealError, Unavailable
 from ocf.events.lifecycle import Reason
 from ocf.events.output import Draft
@@ -20,7 +20,7 @@ from ocf.events.redaction import Redactor
 from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session
 from ocf.functions import workspace
-from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.session_store import Sessions
 from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.execute.attempt.outcome import stop_reason_of
 from ocf.functions.execute.attempt.workspace_source import WorkspaceInput

@@ -16,7 +16,7 @@ import pytest
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.base_model import Model
-from ocf.events.commands import Cancel, Execute, Reply
+from ocf.events.command_payloads import Cancel, Execute, Reply
 from ocf.events.envelope import Event
 from ocf.events.errors import Busy, Conflict, Drop, OcfError, Unavailable
 from ocf.events.execution_record import Record

@@ -11,8 +11,8 @@ from datetime import timedelta
 import pytest
 
 from ocf.events import subjects
+from ocf.events.command_payloads import Cancel, Cleanup
 from ocf.events.command_publisher import NATS_SEQUENCE, NATS_SUBJECT
-from ocf.events.commands import Cancel, Cleanup
 from ocf.events.errors import Conflict, Drop, NotYetKnown, Unavailable
 from ocf.events.execution_record import Attempt, Record
 from ocf.events.fact_payloads import Completed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ocf.events.commands import ModelConfigData
+from ocf.events.command_payloads import ModelConfigData
 from ocf.events.output import Usage
 from ocf.functions.models import catalog
 from ocf.functions.models.catalog import WIRES

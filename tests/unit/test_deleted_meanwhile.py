@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ocf.events import subjects
-from ocf.events.commands import Cleanup
+from ocf.events.command_payloads import Cleanup
 from ocf.events.errors import Conflict, Drop
 from tests.support.clock import ManualClock
 from tests.support.handlers import cleanup, submit

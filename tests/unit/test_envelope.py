@@ -11,7 +11,7 @@ from cloudevents.http import CloudEvent, from_http
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocf.events.commands import Cancel
+from ocf.events.command_payloads import Cancel
 from ocf.events.envelope import Event, InvalidData, decode, new_event, of_line, parse
 from ocf.events.errors import InvalidEvent
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ocf.events import subjects
-from ocf.events.commands import Cancel, Cleanup
+from ocf.events.command_payloads import Cancel, Cleanup
 from ocf.events.envelope import Event, decode, new_event
 from ocf.events.errors import Drop, Unavailable
 from ocf.events.lifecycle import State

@@ -9,7 +9,7 @@ import typing
 import pytest
 from starlette.requests import Request
 
-from ocf.events.commands import Cancel
+from ocf.events.command_payloads import Cancel
 from ocf.events.envelope import Event
 from ocf.functions.archive.handler import archive
 from ocf.functions.cancel.handler import cancel

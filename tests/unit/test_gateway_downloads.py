@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ocf.events import subjects
-from ocf.events.commands import Submit
+from ocf.events.command_payloads import Submit
 from ocf.events.fact_payloads import ChangedFile, DiffSummary
 from ocf.events.lifecycle import State
 from ocf.events.output import ChunkType

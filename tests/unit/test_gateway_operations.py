@@ -21,7 +21,7 @@ from ocf.events.ports import Message
 from ocf.events.sealing import Keyring, generate_key
 from ocf.events.session_record import Session
 from ocf.functions.core.compare_and_set import dump
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.gateway.routes import sessions
 from ocf.functions.gateway.settings import GatewaySettings
 from ocf.functions.runtime.nats_auth import Credentials

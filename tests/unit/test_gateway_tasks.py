@@ -141,7 +141,7 @@ async def test_credentials_in_a_url_are_refused_before_they_are_said(
         assert f"`{instead}`" in answer.text
         assert "hunter2" not in answer.text + caplog.text
     assert [m async for m in world.bus.history(subjects.COMMANDS, ">")] == []
-    from ocf.events.commands import Submit
+    from ocf.events.command_payloads import Submit
 
     with pytest.raises(ValueError, match="must not carry credentials") as caught:
         Submit.model_validate({"prompt": "x", "execution_id": ID, "project_id": "default", **body})
@@ -180,7 +180,7 @@ async def test_a_plain_key_is_sealed_before_it_touches_the_bus() -> None:
     message = await world.bus.last(subjects.COMMANDS, subject)
     assert message is not None
     assert b"plain" not in message.data
-    from ocf.events.commands import Submit
+    from ocf.events.command_payloads import Submit
 
     submit = Submit.model_validate_json(message.data)
     assert submit.model is not None

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from ocf.events import subjects
-from ocf.events.commands import Execute
+from ocf.events.command_payloads import Execute
 from ocf.events.envelope import Event
 from ocf.events.errors import Busy, Conflict, Drop, NotItsTurn, Retry, Unavailable
 from ocf.functions.execute import job

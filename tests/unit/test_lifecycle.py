@@ -21,7 +21,7 @@ from ocf.cli import render, tasks
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBucket
 from ocf.events.adapters.memory_object_store import MemoryStore
-from ocf.events.commands import Cancel, Cleanup
+from ocf.events.command_payloads import Cancel, Cleanup
 from ocf.events.envelope import Event
 from ocf.events.errors import IllegalStep, Unavailable
 from ocf.events.execution_record import Record
@@ -43,7 +43,7 @@ from ocf.events.lifecycle import (
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.rejections import Refusal
 from ocf.functions.core.schedules import SWEEP
-from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.session_store import Sessions
 from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady
 from tests.support.clock import ManualClock
 from tests.support.handlers import cancel, cleanup, session, submit

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBus
-from ocf.events.commands import Cancel
+from ocf.events.command_payloads import Cancel
 from ocf.events.envelope import new_event
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import FunctionTarget
@@ -35,7 +35,7 @@ EXECUTION = str(uuid.uuid4())
 SPEAKING = f"""
 import asyncio, logging, sys, warnings
 from ocf.events.errors import Conflict, Drop
-from ocf.events.commands import Cancel
+from ocf.events.command_payloads import Cancel
 from ocf.events.envelope import Event
 from ocf.functions.runtime.function import Function
 from ocf.functions.observability import logs

@@ -10,7 +10,7 @@ from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
 from ocf.events.adapters.memory_bus import MemoryBus
-from ocf.events.commands import Cancel, Cleanup
+from ocf.events.command_payloads import Cancel, Cleanup
 from ocf.events.errors import Drop, Unavailable
 from ocf.events.execution_record import Attempt, Record
 from ocf.events.fact_payloads import Completed

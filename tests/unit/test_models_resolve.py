@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from ocf.events.commands import ModelConfigData
+from ocf.events.command_payloads import ModelConfigData
 from ocf.functions.models.endpoint_check import BadEndpoint, check_endpoint
 from ocf.functions.models.prices import Prices
 from ocf.functions.models.resolve import ModelSettings, NoModel, resolve, uses_offline

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ocf.events.commands import ModelConfigData
+from ocf.events.command_payloads import ModelConfigData
 from ocf.functions.execute.agent.agent import question_answers
 from ocf.functions.execute.agent.agent_model import AgentModel, model_catalog
 from ocf.functions.execute.agent.config import (

@@ -9,7 +9,7 @@ import pytest
 
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBus
-from ocf.events.commands import MAX_CHUNK_BYTES, MAX_EVENT_BYTES
+from ocf.events.command_payloads import MAX_CHUNK_BYTES, MAX_EVENT_BYTES
 from ocf.events.errors import Unavailable
 from ocf.events.output import Chunk, ChunkType, Draft
 from ocf.events.redaction import Redactor

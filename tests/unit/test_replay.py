@@ -14,7 +14,7 @@ import pytest
 from ocf.cli.replay import _post_one, parting, steps
 from ocf.events import subjects
 from ocf.events.adapters.memory_object_store import MemoryStore
-from ocf.events.commands import Cancel, Submit
+from ocf.events.command_payloads import Cancel, Submit
 from ocf.events.envelope import Event, new_event
 from ocf.events.event_types import TYPES
 from ocf.functions.runtime.bootstrap import build

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from ocf.events import subjects
-from ocf.events.commands import Cleanup
+from ocf.events.command_payloads import Cleanup
 from ocf.events.execution_record import Attempt, Record
 from ocf.events.fact_payloads import Completed
 from ocf.events.lifecycle import State, Step

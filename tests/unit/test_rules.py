@@ -12,7 +12,7 @@ import pytest
 
 from ocf.cli.triggers import documents
 from ocf.events.adapters.memory_bus import MemoryBucket
-from ocf.events.commands import GitWorkspace
+from ocf.events.command_payloads import GitWorkspace
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent
 from ocf.functions.rules import texts

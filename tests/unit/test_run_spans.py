@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.trace import StatusCode
 
-from ocf.events.commands import Execute
+from ocf.events.command_payloads import Execute
 from ocf.events.output import ChunkType, Draft, Usage
 from ocf.functions.execute.attempt.spans import RunSpans
 from ocf.functions.execute.model_proxy import Call

@@ -12,8 +12,16 @@ import pytest
 
 from ocf.events import subjects
 from ocf.events.base_model import Model
+from ocf.events.command_payloads import (
+    Cancel,
+    Cleanup,
+    Execute,
+    SessionAttach,
+    SessionCreate,
+    SessionDestroy,
+    SessionDetach,
+)
 from ocf.events.command_publisher import NATS_SUBJECT
-from ocf.events.commands import Cancel, Cleanup, Execute, SessionAttach, SessionCreate, SessionDestroy, SessionDetach
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import Conflict, Drop, NotItsTurn, NotYetKnown, Unavailable
 from ocf.events.execution_record import Attempt, Record
@@ -21,7 +29,7 @@ from ocf.events.fact_payloads import Artifact, Completed
 from ocf.events.lifecycle import SessionStep, State, Step
 from ocf.events.refs import SessionRef
 from ocf.events.session_record import Saved, Session
-from ocf.functions.core.session_repository import EXPIRY, Sessions, schedule_subject
+from ocf.functions.core.session_store import EXPIRY, Sessions, schedule_subject
 from tests.support.clock import ManualClock
 from tests.support.handlers import cancel, cleanup, session, submit
 from tests.support.parts import PROJECT, Bench, bench, instead

@@ -15,8 +15,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ocf.events import subjects
 from ocf.events.base_model import Model
+from ocf.events.command_payloads import (
+    Cancel,
+    Cleanup,
+    Execute,
+    SessionAttach,
+    SessionCreate,
+    SessionDestroy,
+    SessionDetach,
+)
 from ocf.events.command_publisher import NATS_SUBJECT
-from ocf.events.commands import Cancel, Cleanup, Execute, SessionAttach, SessionCreate, SessionDestroy, SessionDetach
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import DeadLetter, Drop, Retry
 from ocf.events.execution_record import Record
@@ -25,9 +33,9 @@ from ocf.events.lifecycle import State, Step
 from ocf.events.ports import Message
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Session
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.core.output_fence import acquire_fence
-from ocf.functions.core.session_repository import EXPIRY
+from ocf.functions.core.session_store import EXPIRY
 from ocf.functions.execute.attempt.runner import Runner
 from ocf.functions.runtime.bootstrap import Dependencies
 from tests.support.clock import ManualClock

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from ocf.events.command_payloads import Limits, Submit
 from ocf.events.command_publisher import NATS_DELIVERIES, NATS_SEQUENCE
-from ocf.events.commands import Limits, Submit
 from ocf.events.envelope import Event
 from ocf.events.errors import Drop, NotItsTurn, Unavailable
 from ocf.events.lifecycle import State

@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from ocf.events.commands import Execute
+from ocf.events.command_payloads import Execute
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, Unavailable
 from ocf.events.execution_record import Attempt as AttemptRecord

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from ocf.events.base_model import Sealed
-from ocf.events.commands import Execute, Submit, TaskRequest
+from ocf.events.command_payloads import Execute, Submit, TaskRequest
 from ocf.events.optional_task_fields import MAX_ATTACHMENT_BYTES, check_content
 from ocf.events.sealing import Keyring, generate_key
 from ocf.functions.gateway.problems import explain

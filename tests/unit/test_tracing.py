@@ -17,7 +17,7 @@ from structlog.testing import LogCapture
 
 from ocf.events import subjects, trace_context
 from ocf.events.adapters.memory_bus import MemoryBus
-from ocf.events.commands import Cancel, Cleanup
+from ocf.events.command_payloads import Cancel, Cleanup
 from ocf.events.envelope import Event
 from ocf.events.errors import Busy, Drop, NotItsTurn, Retry
 from ocf.functions.dispatcher.delivery import Dispatcher

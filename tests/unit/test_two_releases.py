@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ocf.events.client import Client
-from ocf.events.commands import Cleanup, Execute
+from ocf.events.command_payloads import Cleanup, Execute
 from ocf.events.envelope import Event, InvalidData, parse
 from ocf.events.event_types import TYPES
 from ocf.events.lifecycle import State
@@ -21,7 +21,7 @@ from ocf.events.ports import Bucket
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.core.lease_check import RECHECK_SECONDS
 from ocf.functions.core.schedules import SWEEP, ensure_schedule
-from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.session_store import Sessions
 from tests.support.clock import ManualClock
 from tests.support.handlers import cancel, cleanup, session
 from tests.support.parts import PROJECT, Bench, bench

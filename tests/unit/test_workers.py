@@ -13,9 +13,9 @@ from pydantic import SecretStr
 
 from ocf.functions.settings.settings import Settings
 from ocf.functions.workers import environment, metrics_sum
-from ocf.functions.workers.boot_queue import BootQueue, available_cores
 from ocf.functions.workers.idle_cores import WINDOW, IdleCores
 from ocf.functions.workers.metrics_sum import Tally
+from ocf.functions.workers.server_boot_queue import BootQueue, available_cores
 
 
 def test_turns_to_boot_are_given_in_order_and_back_by_the_dead() -> None:

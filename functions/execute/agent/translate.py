@@ -24,7 +24,7 @@ from ocf.functions.execute.agent.drafts import (
     todo_draft,
     usage_after,
 )
-from ocf.functions.execute.agent.text_part import TextPart
+from ocf.functions.execute.agent.text_accumulator import TextPart
 from ocf.functions.execute.agent.tool_parts import ToolPart, feed_tool
 
 _SEEN_LIMIT = 20_000

@@ -15,11 +15,11 @@ import structlog
 from ocf.events.lifecycle import Reason
 from ocf.events.ports import Clock
 from ocf.functions.execute.agent.agent_model import AgentModel
+from ocf.functions.execute.agent.available_memory import available_memory
 from ocf.functions.execute.agent.config import ServerSpec
 from ocf.functions.execute.agent.opencode_api import OpenCodeError
-from ocf.functions.execute.agent.resources import available_memory
 from ocf.functions.execute.agent.warm_server import WarmServer, WarmServerConfig, open_warm_server
-from ocf.functions.execute.sandbox import priority
+from ocf.functions.execute.sandbox import idle_priority
 from ocf.functions.execute.sandbox.agent_host_client import Owner
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.execute.sandbox.users import NoUser
@@ -132,7 +132,7 @@ class WarmPool:
             self._plan.demand()
         while not self._not_opening.is_set():
             # All that this process has started belongs to that server. Again, because it may only just start.
-            priority.raise_tree(os.getpid())
+            idle_priority.raise_tree(os.getpid())
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RAISE_SECONDS):
                     await self._not_opening.wait()

@@ -27,7 +27,7 @@ from ocf.functions.execute.agent.config import ServerSpec
 from ocf.functions.execute.agent.opencode_api import OpenCodeError
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.model_proxy import ModelProxy
-from ocf.functions.execute.sandbox import priority
+from ocf.functions.execute.sandbox import idle_priority
 from ocf.functions.execute.sandbox.agent_host_client import AgentHost, HostGone, HostUser, Owner
 from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady, StopReport
 from ocf.functions.execute.sandbox.users import AgentUser, AgentUsers, NoUser
@@ -162,11 +162,11 @@ async def open_warm_server(
             model_proxy_token=model_proxy.token,
         )
         async with plan.turn(spare) as idle:
-            server = await AgentServer.start(replace(own, idle=idle and priority.may_return()))
+            server = await AgentServer.start(replace(own, idle=idle and idle_priority.may_return()))
             if shared is None:
                 await _boot(server, clock, _SPARE_PROMPTS if spare else 1)
             if server.spec.idle:
-                priority.raise_tree(server.process.pid)
+                idle_priority.raise_tree(server.process.pid)
         if shared is None:
             await _empty_directory(directory, user)
         return WarmServer(server, model_proxy, root, clock.monotonic(), user=user)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from ocf.events.commands import Execute
+from ocf.events.command_payloads import Execute
 from ocf.events.errors import SealError
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft, Usage

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from ocf.events.commands import Execute
+from ocf.events.command_payloads import Execute
 from ocf.events.errors import Conflict, NotYetKnown, Retry
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import Artifact, DiffSummary
@@ -24,7 +24,7 @@ from ocf.events.session_record import Saved, Session
 from ocf.events.terminal_facts import CHANGES_NAME, RESULT_BYTES, RESULT_NAME
 from ocf.functions import workspace
 from ocf.functions.core.asyncio_tasks import cancel_and_wait, run_together
-from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.session_store import Sessions
 from ocf.functions.core.stored_objects import delete_saved, delete_session
 from ocf.functions.execute.attempt.outcome import StoredArtifacts
 from ocf.functions.execute.attempt.publisher import Ownership

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 import structlog
 
 from ocf.events import subjects
-from ocf.events.commands import Cancel, Reply
+from ocf.events.command_payloads import Cancel, Reply
 from ocf.events.envelope import decode, parse
 from ocf.events.errors import OcfError, Retry
 from ocf.events.lifecycle import Step

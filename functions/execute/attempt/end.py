@@ -10,7 +10,7 @@ from dataclasses import replace
 import structlog
 
 from ocf.events import terminal_facts
-from ocf.events.commands import Execute, GitWorkspace
+from ocf.events.command_payloads import Execute, GitWorkspace
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, NotYetKnown, OcfError, Retry
 from ocf.events.execution_record import Record

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from ocf.events.commands import Execute
+from ocf.events.command_payloads import Execute
 from ocf.events.errors import SealError, Unavailable
 from ocf.events.lifecycle import Reason
 from ocf.events.optional_task_fields import RemoteMcp
@@ -17,7 +17,7 @@ from ocf.events.redaction import Redactor
 from ocf.events.session_record import Session
 from ocf.functions import workspace
 from ocf.functions.core.agent_definitions import TaskDefinitions, narrowed
-from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.session_store import Sessions
 from ocf.functions.core.stored_objects import saved_key
 from ocf.functions.execute.agent.agent import PromptSpec
 from ocf.functions.execute.agent.agent_model import AgentModel
@@ -25,7 +25,7 @@ from ocf.functions.execute.agent.conversation_import import import_conversation
 from ocf.functions.execute.agent.opencode_api import STRUCTURED_TOOL, FilePart
 from ocf.functions.execute.agent.warm_server import WarmServer
 from ocf.functions.execute.attempt.artifacts import CONVERSATION
-from ocf.functions.execute.attempt.setup import WorkspaceSetup
+from ocf.functions.execute.attempt.setup_script import WorkspaceSetup
 from ocf.functions.execute.attempt.workspace_source import WorkspaceInput
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.execute.egress_proxy import EgressProxy, Refused, rules

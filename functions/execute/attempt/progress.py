@@ -16,7 +16,7 @@ from ocf.events.input_limits import KIB
 from ocf.events.output import ChunkType, Draft, FileChange, PendingRequest, TodoItem, Usage
 from ocf.events.ports import Clock
 from ocf.functions import workspace
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 from ocf.functions.execute.agent.tool_parts import change_draft
 
 log = structlog.get_logger()

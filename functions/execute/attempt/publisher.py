@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from pydantic_core import to_json
 
 from ocf.events import subjects
-from ocf.events.commands import MAX_CHUNK_BYTES, MAX_EVENT_BYTES
+from ocf.events.command_payloads import MAX_CHUNK_BYTES, MAX_EVENT_BYTES
 from ocf.events.envelope import Event
 from ocf.events.errors import OcfError
 from ocf.events.input_limits import shorten

@@ -10,8 +10,8 @@ from datetime import datetime
 import structlog
 
 from ocf.events import terminal_facts, trace_context
+from ocf.events.command_payloads import Execute
 from ocf.events.command_publisher import NATS_DELIVERIES
-from ocf.events.commands import Execute
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, NotYetKnown, OcfError, Retry
 from ocf.events.execution_record import Record
@@ -23,7 +23,7 @@ from ocf.functions import workspace
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.core.lease_check import RECHECK_SECONDS, is_leased
 from ocf.functions.core.output_fence import FencedOutput, acquire_fence
-from ocf.functions.core.session_repository import Sessions
+from ocf.functions.core.session_store import Sessions
 from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.attempt import outcome, watchdog
 from ocf.functions.execute.attempt.agent_run import AgentRun

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from opentelemetry.trace import SpanKind
 
-from ocf.events.commands import Execute
+from ocf.events.command_payloads import Execute
 from ocf.events.output import ChunkType, Draft, Usage
 from ocf.functions.execute.model_proxy import Call
 from ocf.functions.models.model_target import ModelTarget

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ocf.events.commands import EmptyWorkspace, Execute, GitWorkspace, SharedWorkspace, SnapshotWorkspace
+from ocf.events.command_payloads import EmptyWorkspace, Execute, GitWorkspace, SharedWorkspace, SnapshotWorkspace
 from ocf.events.errors import SealError
 from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-from ocf.events.commands import Execute
+from ocf.events.command_payloads import Execute
 from ocf.events.errors import NotYetKnown
 from ocf.events.optional_task_fields import MAX_ATTACHMENT_BYTES, Attachment, check_content
 from ocf.events.ports import ObjectStore

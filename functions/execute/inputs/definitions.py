@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from ocf.events.commands import Execute, GitWorkspace
+from ocf.events.command_payloads import Execute, GitWorkspace
 from ocf.events.input_limits import MIB
 from ocf.events.optional_task_fields import (
     MAX_DEFINITION_BYTES,

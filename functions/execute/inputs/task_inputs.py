@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from ocf.events.commands import Execute
+from ocf.events.command_payloads import Execute
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft
 from ocf.functions import workspace

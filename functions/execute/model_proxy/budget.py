@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ocf.events.commands import Limits
+from ocf.events.command_payloads import Limits
 from ocf.events.lifecycle import Reason
 from ocf.events.output import Usage
 from ocf.functions.models.prices import Prices

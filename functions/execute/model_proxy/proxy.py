@@ -13,7 +13,7 @@ import secrets
 import structlog
 
 from ocf.events import input_limits as bounds
-from ocf.events.commands import Limits
+from ocf.events.command_payloads import Limits
 from ocf.events.input_limits import OverLimit
 from ocf.events.lifecycle import Reason
 from ocf.events.output import Usage

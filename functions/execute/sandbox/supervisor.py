@@ -20,7 +20,7 @@ import signal
 import time
 
 from ocf.functions.core import syscalls
-from ocf.functions.execute.sandbox import confine, filesystem_view, priority, process_tree, socket_memory
+from ocf.functions.execute.sandbox import confine, filesystem_view, idle_priority, process_tree, socket_memory
 
 TYPE_CHECKING = False  # `typing`, `socket` and `dataclasses` would double the time that this program takes to start
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ def _become_agent(job: dict[str, Any], extension: int, failed: int, *, scope: bo
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
         if job["idle"]:
-            priority.lower_self()
+            idle_priority.lower_self()
         # When the machine runs out of memory, the agent goes first, not the function or this process. Raising the score
         # is always allowed; lowering it below the kubelet's value is not.
         with open("/proc/self/oom_score_adj", "r+") as score:

@@ -21,7 +21,7 @@ from ocf.functions.core.checked_network import CheckedNetwork
 from ocf.functions.execute.egress_proxy import EgressRules, Refused, Resolve, rules
 from ocf.functions.execute.model_proxy.http_server import Reply, Request, Server
 from ocf.functions.execute.model_proxy.providers import error_body
-from ocf.functions.execute.secret_routes.request_rules import Route, RouteRefused
+from ocf.functions.execute.secret_routes.route_rules import Route, RouteRefused
 from ocf.functions.settings.host_rules import origin_of
 
 log = structlog.get_logger()

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import ValidationError
 
 from ocf.events.base_model import SessionId
-from ocf.events.commands import SessionAttach, SessionCommand, SessionDestroy, SessionDetach
+from ocf.events.command_payloads import SessionAttach, SessionCommand, SessionDestroy, SessionDetach
 from ocf.events.envelope import decode, parse
 from ocf.events.fact_payloads import SessionCreated, SessionRejected
 from ocf.events.ports import Entry, Message
@@ -98,7 +98,7 @@ async def _created(facts: AsyncIterator[Message], event_id: str) -> bool:
 
 
 class _Create(CreateSession):
-    """Fields of `ocf.events.commands.SessionCreate`, with secrets sealed."""
+    """Fields of `ocf.events.command_payloads.SessionCreate`, with secrets sealed."""
 
     requested_by: str
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from ocf.events import subjects
 from ocf.events.base_model import SessionId
-from ocf.events.commands import Cancel, Cleanup, PushResult, Reply
+from ocf.events.command_payloads import Cancel, Cleanup, PushResult, Reply
 from ocf.events.errors import Conflict
 from ocf.events.fact_payloads import FieldError
 from ocf.events.lifecycle import State

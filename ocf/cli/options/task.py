@@ -74,7 +74,7 @@ def read_object(name: str) -> dict[str, Any]:
 
 
 def _prompt(value: str) -> str:
-    from ocf.events.commands import MAX_COMMAND_BYTES
+    from ocf.events.command_payloads import MAX_COMMAND_BYTES
 
     return text(read_input(STDIN, MAX_COMMAND_BYTES) if value == STDIN else os.fsencode(value))
 

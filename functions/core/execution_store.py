@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from ocf.events import terminal_facts, trace_context
 from ocf.events.base_model import Model
-from ocf.events.commands import CommentEnd
+from ocf.events.command_payloads import CommentEnd
 from ocf.events.envelope import Event, field_errors, new_event
 from ocf.events.errors import Conflict, DeadLetter, NotYetKnown, TooLarge, Unreadable
 from ocf.events.event_types import TYPES

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from ocf.events import subjects
-from ocf.events.commands import SessionDestroy
+from ocf.events.command_payloads import SessionDestroy
 from ocf.events.envelope import new_event, timestamp
 from ocf.events.errors import NotYetKnown
 from ocf.events.ports import Bucket, Bus, Clock
@@ -14,7 +14,7 @@ from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session
 from ocf.events.streams import SCHEDULE_AGE
 from ocf.functions.core import compare_and_set, schedules
-from ocf.functions.core.execution_repository import Records
+from ocf.functions.core.execution_store import Records
 
 DESTROY = "dev.ocf.session.destroy.v1"
 #: CloudEvents source of a scheduled destroy, which takes effect only if the session is idle and overdue.
@@ -38,7 +38,7 @@ class Sessions:
         await self._bucket.create(session.ref.record_key, compare_and_set.dump(session))
 
     async def change(self, project: str, session: str, decide: Callable[[Session], Session | None]) -> Session:
-        """Change a record by compare-and-set, and extend its TTL; see `execution_repository.Records.change`.
+        """Change a record by compare-and-set, and extend its TTL; see `execution_store.Records.change`.
 
         Raises:
             NotYetKnown: There is no such session.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from ocf.events.commands import Setup
+from ocf.events.command_payloads import Setup
 from ocf.events.errors import NotYetKnown, Retry
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft

@@ -78,18 +78,17 @@ async def submit(
         if wrong_session is not None:
             await rejections.reject_submit(ref, Refusal.of(event, [wrong_session]), title=_rejected_title(event))
             return
-        await check_order(event, data, bus, records)
+        if data.session_id is not None:
+            await check_order(event, data, bus, records)
         record = await _record(records, new_record(event, data, digest, settings, clock.now()))
     if record.digest != digest:
         await rejections.reject_submit(ref, Refusal.of(event, [_used_id(record.state)]))
         return
-    await _check_pending(record, event, data, bus, records, clock)
+    if record.state is not State.PENDING:
+        await _drop(record, event, data, bus, records, clock)
     if data.session_id is not None:
         await ensure_schedule(bus, SWEEP)  # also for an execution that cannot join its session
-        try:
-            await session_records.join(ref.project, data.session_id, ref.execution)
-        except NotYetKnown as error:
-            await fail(records, event, record, str(error), clock.now())
+        if not await _joins(data.session_id, ref, event, record, records, session_records, clock):
             return
     # They are sent in this order on one connection. None depends on the response of another, and each is idempotent.
     await asyncio.gather(
@@ -100,10 +99,20 @@ async def submit(
     await _check_not_deleted(ref, bus, records, clock)
 
 
-async def _check_pending(record: Record, event: Event, data: Submit, bus: Bus, records: Records, clock: Clock) -> None:
+async def _joins(
+    session: str, ref: ExecutionRef, event: Event, record: Record, records: Records, sessions: Sessions, clock: Clock
+) -> bool:
+    """Add the execution to the queue of its session; if that is being destroyed, fail it and return False."""
+    try:
+        await sessions.join(ref.project, session, ref.execution)
+    except NotYetKnown as error:
+        await fail(records, event, record, str(error), clock.now())
+        return False
+    return True
+
+
+async def _drop(record: Record, event: Event, data: Submit, bus: Bus, records: Records, clock: Clock) -> None:
     """Raise Drop for an execution that has started or ended; publish `accepted` for one that runs."""
-    if record.state is State.PENDING:
-        return
     if not record.terminal:
         # An earlier delivery may have failed between the execute command and `accepted`.
         await _publish_accepted(records, event, data)

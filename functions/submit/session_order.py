@@ -19,7 +19,7 @@ _PATIENCE = 120
 
 
 async def check_order(event: Event, data: Submit, bus: Bus, records: Records) -> None:
-    """Check that no earlier submit of the task's session, if it has one, is still to be delivered.
+    """Check that no earlier submit of the task's session is still to be delivered.
 
     A dispatcher keeps the order of what it delivers itself. What a dead or frozen one had in flight comes again after
     the ack wait, behind later submits.
@@ -28,9 +28,9 @@ async def check_order(event: Event, data: Submit, bus: Bus, records: Records) ->
         NotItsTurn: An earlier submit of the session is not recorded; the event is requeued.
     """
     sequence = int(event.extensions.get(NATS_SEQUENCE) or 0)
-    if data.session_id is None or int(event.extensions.get(NATS_DELIVERIES) or 1) > _PATIENCE:
+    if int(event.extensions.get(NATS_DELIVERIES) or 1) > _PATIENCE:
         return
-    after, session = max(0, sequence - _LOOK_BACK), data.session_id
+    after, session = max(0, sequence - _LOOK_BACK), str(data.session_id)
     while (
         message := await bus.first(subjects.COMMANDS, f"ocf.cmd.submit.{data.project_id}.>", after=after)
     ) is not None:

@@ -276,7 +276,7 @@ def test_the_rule_of_the_readme_starts_a_task_with_a_pull_request(tmp_path: Path
         "issue": {"number": 7, "title": "It breaks", "body": "Often"},
         "repository": {"full_name": "acme/shop"},
     }
-    event = {"id": "1", "type": "com.github.issues.labeled", "source": "https://github.com/acme/shop", "data": data}
+    event = view(an_event(data))
     assert (rule.broken, rule.mismatch(event)) == ("", None)
     submit = rule.submit(event, str(uuid.uuid4()))
     assert isinstance(submit.workspace, GitWorkspace)

@@ -26,7 +26,7 @@ import psutil
 from ocf.events.adapters.s3 import S3Store
 from ocf.events.command_payloads import DirectoryWorkspace
 from ocf.functions.workspace import Limits, Sources, forget, pack, prepare, summarise, unpack
-from ocf.functions.workspace.directory_builder import remove_tree
+from ocf.functions.workspace.safe_tree import remove_tree
 from tests.support.trees import awkward, listing
 from tests.support.weed import running_weed
 

@@ -17,7 +17,6 @@ from ocf.functions.workspace.changes import (
     unpack,
     write_patch,
 )
-from ocf.functions.workspace.directory_builder import discard_tree
 from ocf.functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
 from ocf.functions.workspace.git import GitFailed
 from ocf.functions.workspace.prepare import (
@@ -31,6 +30,7 @@ from ocf.functions.workspace.prepare import (
     record_again,
     restore,
 )
+from ocf.functions.workspace.safe_tree import discard_tree
 
 __all__ = [
     "GitFailed",

@@ -18,8 +18,8 @@ from typing import Protocol
 import zstandard
 
 from ocf.functions.workspace.baseline import BaselineEntry, Cursor, Limits, git_mode, read_blob, read_table
-from ocf.functions.workspace.directory_builder import TreeBuilder, escapes
 from ocf.functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
+from ocf.functions.workspace.safe_tree import TreeBuilder, escapes
 from ocf.functions.workspace.safe_walk import MAX_PATH_BYTES, Entry, Stopped, Walk, open_file, walk
 
 _CHUNK = 1024 * 1024

@@ -17,10 +17,10 @@ from ocf.functions.workspace import baseline
 from ocf.functions.workspace.archive import Packed, Unpacked, pack_tree, unpack_tree
 from ocf.functions.workspace.baseline import DEFAULT_LIMITS, Limits
 from ocf.functions.workspace.compare import Change, Changes, compare
-from ocf.functions.workspace.directory_builder import remove_tree
 from ocf.functions.workspace.fast_import import FastImport
 from ocf.functions.workspace.git import REPOSITORY
 from ocf.functions.workspace.prepare import Prepared
+from ocf.functions.workspace.safe_tree import remove_tree
 from ocf.functions.workspace.safe_walk import Walk, walk
 from ocf.functions.workspace.threads import in_thread
 

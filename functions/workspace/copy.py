@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ocf.functions.workspace.allowed_roots import Roots
 from ocf.functions.workspace.baseline import Limits
-from ocf.functions.workspace.directory_builder import TreeBuilder
 from ocf.functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
+from ocf.functions.workspace.safe_tree import TreeBuilder
 from ocf.functions.workspace.safe_walk import Entry, Report, Stopped, Walk, open_file, walk
 
 _CHUNK = 8 * 1024 * 1024

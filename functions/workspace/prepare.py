@@ -24,15 +24,9 @@ from ocf.functions.workspace.archive import unpack_tree
 from ocf.functions.workspace.baseline import DEFAULT_LIMITS, BaselineEntry, Cursor, Limits
 from ocf.functions.workspace.clone import check_url, clone
 from ocf.functions.workspace.copy import copy_tree
-from ocf.functions.workspace.directory_builder import (
-    first_escaping_link,
-    link_outside,
-    move_over,
-    remove_tree,
-    safe_parts,
-)
 from ocf.functions.workspace.errors import InvalidWorkspace
 from ocf.functions.workspace.git import REPOSITORY, Git, GitFailed
+from ocf.functions.workspace.safe_tree import first_escaping_link, link_outside, move_over, remove_tree, safe_parts
 from ocf.functions.workspace.safe_walk import Walk, key, read_below, walk
 from ocf.functions.workspace.threads import in_thread
 

@@ -25,7 +25,7 @@ from ocf.functions.workspace import (
     prepare,
     unpack,
 )
-from ocf.functions.workspace.directory_builder import remove_tree
+from ocf.functions.workspace.safe_tree import remove_tree
 from tests.support.git_http import run_git
 from tests.support.trees import awkward, listing
 

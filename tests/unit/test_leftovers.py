@@ -13,8 +13,8 @@ import pytest
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core import syscalls
 from ocf.functions.execute.context import open_context
-from ocf.functions.workspace import directory_builder as trees
 from ocf.functions.workspace import discard_tree
+from ocf.functions.workspace import safe_tree as trees
 from tests.support.parts import bench
 from tests.support.privileges import without_privileges
 

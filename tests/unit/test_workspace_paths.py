@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocf.functions.workspace.directory_builder import escapes, safe_parts
 from ocf.functions.workspace.errors import InvalidWorkspace
+from ocf.functions.workspace.safe_tree import escapes, safe_parts
 
 _components = st.sampled_from(["a", "b", "..", ".", "", "ü", "a b", "...", "..a", "a\0b", "\n"])
 _paths = st.lists(_components, min_size=1, max_size=6).map("/".join)

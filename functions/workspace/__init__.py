@@ -22,7 +22,6 @@ from ocf.functions.workspace.git import GitFailed
 from ocf.functions.workspace.prepare import (
     Own,
     Prepared,
-    Source,
     Sources,
     check,
     forget,
@@ -41,7 +40,6 @@ __all__ = [
     "Patch",
     "Prepared",
     "Size",
-    "Source",
     "Sources",
     "Unpacked",
     "WorkspaceTooLarge",

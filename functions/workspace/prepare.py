@@ -9,13 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ocf.events.command_payloads import (
-    DirectoryWorkspace,
-    EmptyWorkspace,
-    GitWorkspace,
-    SharedWorkspace,
-    SnapshotWorkspace,
-)
+from ocf.events.command_payloads import DirectoryWorkspace, GitWorkspace, SharedWorkspace, SnapshotWorkspace, Workspace
 from ocf.events.errors import NotYetKnown
 from ocf.events.ports import ObjectStore
 from ocf.functions.workspace import baseline
@@ -30,7 +24,6 @@ from ocf.functions.workspace.safe_tree import first_escaping_link, link_outside,
 from ocf.functions.workspace.safe_walk import Walk, key, read_below, walk
 from ocf.functions.workspace.threads import in_thread
 
-Source = EmptyWorkspace | GitWorkspace | DirectoryWorkspace | SnapshotWorkspace | SharedWorkspace
 #: Gives a filled workspace to the agent's user, before the baseline is recorded, since that includes each file's ctime.
 Own = Callable[[Path], Awaitable[None]]
 SNAPSHOT = "workspace.tar.zst"
@@ -89,7 +82,7 @@ async def _keep_owner(_: Path) -> None:
 
 
 async def prepare(
-    source: Source,
+    source: Workspace,
     target: Path,
     sources: Sources,
     *,
@@ -135,7 +128,7 @@ async def record_again(workspace: Prepared) -> Prepared:
     return await _record(workspace.source, workspace.directory, git, workspace.limits, workspace.commit)
 
 
-def check(source: Source, sources: Sources) -> None:
+def check(source: Workspace, sources: Sources) -> None:
     """Check a source as far as possible before anything is prepared.
 
     Raises:
@@ -225,7 +218,7 @@ def _git(sources: Sources, private: Path) -> Git:
     return Git(private, protocols, timeout=limits.git_seconds, max_file_bytes=limits.max_bytes)
 
 
-async def _fill(source: Source, target: Path, sources: Sources, git: Git, token: str | None) -> str | None:
+async def _fill(source: Workspace, target: Path, sources: Sources, git: Git, token: str | None) -> str | None:
     if isinstance(source, GitWorkspace):
         remote = check_url(source.url, sources.protocols, sources.directories)
         commit = await clone(source, remote, target, git, token, sources.directories)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from ocf.events.command_payloads import Execute
+from ocf.events.command_payloads import Execute, Workspace
 from ocf.events.errors import SealError
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft, Usage
@@ -102,7 +102,7 @@ class AgentRun:
         return origin.base_commit(prepared) if origin is not None and prepared is not None else None
 
     @property
-    def source(self) -> workspace.Source | None:
+    def source(self) -> Workspace | None:
         """Return the source of the workspace; None until it is known."""
         return self._preparation.origin.source if self._preparation.origin is not None else None
 

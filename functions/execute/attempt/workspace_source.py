@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ocf.events.command_payloads import EmptyWorkspace, Execute, GitWorkspace, SharedWorkspace, SnapshotWorkspace
+from ocf.events.command_payloads import (
+    EmptyWorkspace,
+    Execute,
+    GitWorkspace,
+    SharedWorkspace,
+    SnapshotWorkspace,
+    Workspace,
+)
 from ocf.events.errors import SealError
 from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session
@@ -38,7 +45,7 @@ class WorkspaceInput:
         self._folder = folder
         self._saved: tuple[SessionRef, str] | None = None
         self._base_commit: str | None = None
-        self._source: workspace.Source = task.workspace
+        self._source: Workspace = task.workspace
         if session is not None:
             self._of_session(session)
         settings = context.deps.settings
@@ -67,7 +74,7 @@ class WorkspaceInput:
         return isinstance(self._source, SharedWorkspace)
 
     @property
-    def source(self) -> workspace.Source:
+    def source(self) -> Workspace:
         """Return the source: the task's, or its session's."""
         return self._source
 

@@ -59,6 +59,7 @@ async def serve(url: str, creds: str, port: int, database: str) -> None:
         bus=bus,
         executions=NatsBucket(bus, subjects.EXECUTIONS_BUCKET),
         sessions=NatsBucket(bus, subjects.SESSIONS_BUCKET),
+        triggers=NatsBucket(bus, subjects.TRIGGERS_BUCKET),
         store=MemoryStore(),
         history=History.at(database),
         clock=SystemClock(),

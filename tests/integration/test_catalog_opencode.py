@@ -17,7 +17,7 @@ from ocf.functions.execute.agent.agent_model import AgentModel, model_catalog
 from ocf.functions.execute.agent.config import configuration
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
-from ocf.functions.execute.model_proxy.providers import canned
+from ocf.functions.execute.model_proxy.providers import CANNED_DELTAS, CANNED_WORD, canned
 from ocf.functions.models import catalog
 from ocf.functions.models.catalog import WIRES, ModelFacts
 from ocf.functions.models.model_target import ModelTarget
@@ -158,7 +158,7 @@ async def test_every_package_of_opencode_reaches_its_provider(tmp_path: Path) ->
             target = replace(each[UNSCRIPTED], base_url=provider.base_url, api_key=KEY)
             model_proxy.target = target
             result = await Agent(server, PromptSpec(AgentModel.of(target)), SystemClock()).run("hello", Heard().emit)
-            assert result.text == "ready"
+            assert result.text == CANNED_WORD * CANNED_DELTAS
             assert {request.path for request in provider.requests} == {"/v1/responses"}
     finally:
         await server.stop(0.0)

@@ -19,13 +19,13 @@ from ocf.events.command_payloads import (
     GitWorkspace,
     SharedWorkspace,
     SnapshotWorkspace,
+    Workspace,
 )
 from ocf.events.lifecycle import Reason
 from ocf.functions.workspace import (
     InvalidWorkspace,
     Limits,
     Prepared,
-    Source,
     Sources,
     forget,
     pack,
@@ -47,10 +47,10 @@ class Place:
     def __init__(self, top: Path) -> None:
         self.top, self.workspace, self.private = top, top / "w" / "workspace", top / "p" / "private"
 
-    async def prepare(self, source: Source, sources: Sources | None = None, token: str | None = None) -> Prepared:
+    async def prepare(self, source: Workspace, sources: Sources | None = None, token: str | None = None) -> Prepared:
         return await prepare(source, self.workspace, sources or Sources(), private=self.private, token=token)
 
-    async def refused(self, source: Source, sources: Sources | None = None, token: str | None = None) -> str:
+    async def refused(self, source: Workspace, sources: Sources | None = None, token: str | None = None) -> str:
         with pytest.raises(InvalidWorkspace) as caught:
             await self.prepare(source, sources, token)
         assert caught.value.reason is Reason.INVALID_WORKSPACE
@@ -422,7 +422,7 @@ async def test_no_source_is_data_of_the_system(place: Place, stack_dir: Path, pa
     if way == "link":
         (place.top / "link").symlink_to(named)
         named = place.top / "link"
-    source: Source = DirectoryWorkspace(source="directory", path=f"{named}")
+    source: Workspace = DirectoryWorkspace(source="directory", path=f"{named}")
     if way == "file":
         source = GitWorkspace(source="git", url=f"file://{named}")
     assert "belongs to this system" in await place.refused(source, _roots(place, stack_dir))
@@ -510,7 +510,7 @@ async def test_into_a_warm_slot(place: Place, repository: Path, kind: str) -> No
     place.workspace.mkdir(parents=True)
     run_git("init", "-q", ".", cwd=place.workspace)
     inode = place.workspace.stat().st_ino
-    sources: dict[str, Source] = {
+    sources: dict[str, Workspace] = {
         "empty": EmptyWorkspace(),
         "git": GitWorkspace(source="git", url=f"file://{repository}/app.git"),
         "directory": DirectoryWorkspace(source="directory", path=str(place.top / "made")),

@@ -96,6 +96,7 @@ async def serving(
         bus=bus,
         executions=executions,
         sessions=NatsBucket(bus, subjects.SESSIONS_BUCKET),
+        triggers=NatsBucket(bus, subjects.TRIGGERS_BUCKET),
         store=store,
         history=history,
         clock=SystemClock(),

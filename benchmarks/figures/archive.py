@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import tempfile
 import threading
@@ -31,12 +32,15 @@ from ocf.events.output import Chunk, ChunkType
 from ocf.events.refs import ExecutionRef
 from ocf.functions.archive.handler import archive
 from ocf.functions.core.execution_store import Records
+from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.forges.credentials import ForgeCredentials
+from ocf.functions.rules.rulebook import RuleBook
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.runtime.function import bind
 from ocf.functions.runtime.setup import apply
 from ocf.functions.settings.settings import Settings
+from tests.support.database import memory_history
 from tests.support.nats import running_nats
 from tests.support.weed import running_weed
 
@@ -100,12 +104,17 @@ class Archiver:
     def __init__(self, bus: NatsBus, store: S3Store, where: S3Config) -> None:
         clock = SystemClock()
         executions = NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
+        triggers = NatsBucket(bus, subjects.TRIGGERS_BUCKET)
         self._deps = Dependencies(
             settings=Settings(),
             clock=clock,
             bus=bus,
             executions=executions,
             sessions=NatsBucket(bus, subjects.SESSIONS_BUCKET),
+            triggers=triggers,
+            rulebook=RuleBook(triggers),
+            isolation=Isolation(clock, bus, store),
+            open_history=functools.cache(memory_history),
             store=store,
             records=Records(executions, bus, clock, source="/bench", store=store),
             keyring=None,

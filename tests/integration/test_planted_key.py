@@ -18,12 +18,14 @@ import zstandard
 
 from ocf.events import subjects
 from ocf.events.redaction import forms_of
+from ocf.functions.core.stored_objects import setup_key
 from tests.support.stack import Project, running_stack, until
 
 pytestmark = pytest.mark.slow
 
 KEY = "sk-planted-7fK2-0123456789-abcdefghijkl"
 MCP_KEY = "lin-planted-8gL3-0123456789-mnopqrstuvwx"
+SECRET = "sec-planted-5dJ1-0123456789-uvwxyzabcdef"
 ATTACHED = "attached-9hM4-0123456789"
 OPERATORS = "sk-operator-9xQ4-0123456789-abcdefghijkl"
 STREAMS = (subjects.COMMANDS, subjects.EVENTS, subjects.OUTPUT, subjects.DLQ)
@@ -31,20 +33,24 @@ BUCKETS = (subjects.EXECUTIONS_BUCKET, subjects.SESSIONS_BUCKET)
 
 
 class Provider:
-    """A model that repeats the key it was shown, in its answers and in its refusals, and a receiver of traces."""
+    """A model and an API that repeat the key they were shown, in answers and refusals, and a receiver of traces."""
 
     def __init__(self) -> None:
         self.port = 0
         self.keys: set[str] = set()
+        self.secrets: list[str] = []
         self.traces: list[bytes] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:])}
-        body = await reader.readexactly(int(headers["content-length"]))
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
         status, answer, content = 200, b"", b"application/json"
         if "traces" in head[0]:
             self.traces.append(gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body)
+        elif head[0].startswith("GET"):
+            self.secrets.append(headers["x-key"])
+            answer, content = f"Your secret is {headers['x-key']}.".encode(), b"text/plain"
         else:
             key = headers["authorization"].removeprefix("Bearer ")
             self.keys.add(key)
@@ -95,6 +101,15 @@ async def submitted(gateway: str, project: str, port: int, steps: list[dict[str,
                 "headers": {"Authorization": f"Bearer {MCP_KEY}"},
             }
         },
+        "secrets": {
+            "PLANTED": {
+                "value": SECRET,
+                "url": f"http://127.0.0.1:{port}/api",
+                "inject": {"header": "X-Key", "format": "{}"},
+            }
+        },
+        # What the setup prints and keeps is searched, too.
+        "setup": {"run": "curl -s $OCF_SECRET_PLANTED_URL/setup | tee kept; env | tee -a kept", "cache_key": "k"},
         "attachments": [
             {"name": "a.txt", "media_type": "text/plain", "data": base64.b64encode(ATTACHED.encode()).decode()}
         ],
@@ -122,7 +137,7 @@ def files(top: Path) -> Iterator[tuple[str, bytes]]:
 
 
 async def stored(project: Project, executions: list[str]) -> AsyncIterator[tuple[str, bytes]]:
-    """Every message of every stream and bucket, and every object of the executions, unpacked."""
+    """Every message of every stream and bucket, and every object of the executions and setups, unpacked."""
     for stream in (*STREAMS, *(f"KV_{bucket}" for bucket in BUCKETS)):
         async for message in project.bus.history(stream, ">"):
             yield f"{stream} {message.subject}", message.data + json.dumps(dict(message.headers)).encode()
@@ -134,15 +149,19 @@ async def stored(project: Project, executions: list[str]) -> AsyncIterator[tuple
             elif name.endswith(".gz"):
                 data = gzip.decompress(data)
             yield f"object {name}", data
+    async for info in project.store.list(setup_key(project.name, "").removesuffix(".tar.zst")):
+        data = await project.store.get(info.key)
+        yield f"setup {info.key}", zstandard.ZstdDecompressor().stream_reader(data).read()
 
 
 @pytest.mark.timeout(240)
 async def test_a_planted_key_is_nowhere(tmp_path: Path) -> None:
     """The provider gets it, and says it back. It is in no event, record, log, trace, file, object, core dump, command
     line or process environment, however it is spelled: after a run that completes, one that is refused with the key in
-    the words, one whose agent crashes, and one whose worker crashes. The operator's key, which no task may have, and
-    the header of an MCP server, the same."""
-    look = {"run": "env; cat /proc/self/environ; cat /proc/*/environ 2> /dev/null; ulimit -c unlimited; true"}
+    the words, one whose agent crashes, and one whose worker crashes. The operator's key, which no task may have, the
+    header of an MCP server, and a secret that setup and agent use, the same."""
+    environments = "env; cat /proc/self/environ; cat /proc/*/environ 2> /dev/null"
+    look = {"run": f"curl -s $OCF_SECRET_PLANTED_URL/agent; {environments}; ulimit -c unlimited; true"}
     ask = {"model": {"prompt": "hello"}}
     async with providing() as provider:
         environ = {
@@ -184,11 +203,14 @@ async def test_a_planted_key_is_nowhere(tmp_path: Path) -> None:
                 said = [chunk.data for chunk in await project.chunks(ids["completed"])]
                 assert "Your key is [redacted], in hex [redacted]." in "".join(said)
                 assert "[redacted]" in said  # the two halves
+                assert "Your secret is [redacted]." in "".join(said)
+                assert set(provider.secrets) == {SECRET}
         found += [*files(tmp_path), *((f"trace {n}", data) for n, data in enumerate(provider.traces))]
     # The search looks where things are: what the agent said is found, and so is the environment of its processes.
     assert any(b"I am up" in data for name, data in found if name.startswith(subjects.OUTPUT))
+    assert any(b"Your secret is [redacted]." in data for name, data in found if name.startswith("setup "))
     assert any(b"OPENCODE_CONFIG_CONTENT" in data for name, data in found if name.startswith("environ"))
-    forms = [form.encode() for key in (KEY, OPERATORS, MCP_KEY) for form in forms_of(key)]
+    forms = [form.encode() for key in (KEY, OPERATORS, MCP_KEY, SECRET) for form in forms_of(key)]
     assert [name for name, data in found if any(form in data for form in forms)] == []
     assert [name for name, _ in found if Path(name).name.startswith("core")] == []
     # An attachment is content: it is in the command, which the archive's events have too, and in nothing that lists,

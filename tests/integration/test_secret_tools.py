@@ -194,3 +194,16 @@ async def test_npm_ci(registry: Registry, tmp_path: Path) -> None:
     assert "401" in plain[1]
     assert code == 0, said
     assert '"demo"' in said
+
+
+async def test_websockets_and_https_only_tools(registry: Registry, tmp_path: Path) -> None:
+    """A route answers plain HTTP/1.1: no upgrade, no HTTP/2 (which gRPC needs), no TLS."""
+    asked = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: eA==")
+    upgrade = " ".join(f"-H '{header}'" for header in asked)
+    async with routed(registry.url, tmp_path) as run:
+        _, upgraded = await run(f"curl -sS -m 20 -o /dev/null -w '%{{http_code}}' {upgrade} $OCF_SECRET_KEY_URL/hello")
+        h2, _ = await run("curl -fsS -m 20 --http2-prior-knowledge $OCF_SECRET_KEY_URL/hello")
+        tls, _ = await run("curl -fsS -m 20 ${OCF_SECRET_KEY_URL/http:/https:}/hello")
+    assert upgraded != "101"
+    assert h2 != 0
+    assert tls != 0

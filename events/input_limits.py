@@ -209,6 +209,18 @@ def parse_json(data: bytes, limit: JsonLimit, what: str = "data") -> Any:  # noq
         raise InvalidJson(f"{what}: not valid JSON: a number is too long") from None
 
 
+def text_member(data: bytes, name: str) -> str | None:
+    """Return the text that an event's data has as `name`; None if it has none, or is not an object within `EVENT`."""
+    if name.encode() not in data:
+        return None
+    try:
+        found = parse_json(data, EVENT)
+    except InvalidEvent:
+        return None
+    value = found.get(name) if isinstance(found, dict) else None
+    return value if isinstance(value, str) else None
+
+
 def check_value(value: object, limit: JsonLimit) -> None:
     """Check depth and number of values of a parsed JSON value; `limit.bytes` does not apply.
 

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from ocf.events import input_limits
 from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.envelope import Event
-from ocf.events.errors import InvalidEvent
 from ocf.events.ports import Clock
 from ocf.events.subjects import project_of
 
@@ -73,12 +72,8 @@ class KeyedOrder:
             self._redelivering.pop(key, None)
 
     def _key(self, event: Event) -> str | None:
-        """Return the key of an event, or None. Data in S3 (`dataref`) is not read."""
-        if self._field is None or self._field.encode() not in event.data:
+        """Return the key of an event, or None. Data in S3 (`dataref`) is not read; invalid data is the function's."""
+        value = None if self._field is None else input_limits.text_member(event.data, self._field)
+        if value is None:
             return None
-        try:
-            data = input_limits.parse_json(event.data, input_limits.EVENT)
-        except InvalidEvent:
-            return None  # the function rejects it
-        value = data.get(self._field) if isinstance(data, dict) else None
-        return f"{project_of(event.extensions.get(NATS_SUBJECT, ''))}/{value}" if isinstance(value, str) else None
+        return f"{project_of(event.extensions.get(NATS_SUBJECT, ''))}/{value}"

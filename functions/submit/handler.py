@@ -8,8 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from ocf.events import dataref, subjects, terminal_facts
-from ocf.events import input_limits as input_limits
+from ocf.events import dataref, input_limits, subjects, terminal_facts
 from ocf.events.command_payloads import MAX_COMMAND_BYTES, Cleanup, EmptyWorkspace, Execute, Submit
 from ocf.events.command_publisher import publish_command
 from ocf.events.envelope import Event, InvalidData, decode, new_event, parse
@@ -305,8 +304,5 @@ async def _publish_execute(
 
 def _rejected_title(event: Event) -> str:
     """Return the title of a rejected submit, as far as it can be parsed."""
-    try:
-        prompt = input_limits.parse_json(event.data, input_limits.EVENT).get("prompt")
-    except (InvalidEvent, AttributeError):
-        return ""
-    return _first_line(prompt).encode("utf-8", "replace").decode() if isinstance(prompt, str) else ""
+    prompt = input_limits.text_member(event.data, "prompt")
+    return "" if prompt is None else _first_line(prompt).encode("utf-8", "replace").decode()

@@ -14,6 +14,8 @@ from ocf.functions.core.execution_store import Records
 #: Stream sequences before a submit in which an earlier one is looked for. A later submit overtakes only one whose
 #: delivery was lost with its dispatcher, and that lies close by.
 _LOOK_BACK = 256
+#: Bytes of them that are read: more would let one project's large submits take the time of the others.
+_BYTES = 8 * input_limits.MIB
 #: Deliveries of a submit, a second or more apart, until it no longer waits: the earlier one may be a dead letter.
 _PATIENCE = 120
 
@@ -30,29 +32,26 @@ async def check_order(event: Event, data: Submit, bus: Bus, records: Records) ->
     sequence = int(event.extensions.get(NATS_SEQUENCE) or 0)
     if int(event.extensions.get(NATS_DELIVERIES) or 1) > _PATIENCE:
         return
-    after, session = max(0, sequence - _LOOK_BACK), str(data.session_id)
-    while (
-        message := await bus.first(subjects.COMMANDS, f"ocf.cmd.submit.{data.project_id}.>", after=after)
-    ) is not None:
+    after, unread, of_project = max(0, sequence - _LOOK_BACK), _BYTES, f"ocf.cmd.submit.{data.project_id}.*"
+    while unread > 0 and (message := await bus.first(subjects.COMMANDS, of_project, after=after)) is not None:
         if message.sequence >= sequence:
             return
-        after = message.sequence
-        earlier = _submit_of(message, data.project_id, session)
-        if earlier is not None and await _undecided(earlier, bus, records):
-            raise NotItsTurn(f"submit {earlier.execution} of session {session} was published before and comes first")
+        after, unread = message.sequence, unread - len(message.data)
+        if await _comes_first(message, str(data.session_id), bus, records):
+            raise NotItsTurn(f"{message.subject} of session {data.session_id} was published before and comes first")
 
 
-def _submit_of(message: Message, project: str, session: str) -> ExecutionRef | None:
-    """Return the execution that a message submits to the session, or None."""
+async def _comes_first(message: Message, session: str, bus: Bus, records: Records) -> bool:
+    """Return whether a message submits to the session and was neither handled nor rejected."""
     if session.encode() not in message.data:
-        return None
+        return False
     try:
-        data = input_limits.parse_json(decode(message.headers, message.data).data, input_limits.EVENT)
+        about = subjects.parse(message.subject)
+        ref = ExecutionRef(about.project, subjects.check_id(about.entity))
+        event = decode(message.headers, message.data)
     except InvalidEvent:
-        return None  # the dispatcher or the function rejects it
-    if not isinstance(data, dict) or data.get("session_id") != session:
-        return None
-    return ExecutionRef(project, message.subject.rpartition(".")[2])
+        return False  # the dispatcher or the function rejects it
+    return input_limits.text_member(event.data, "session_id") == session and await _undecided(ref, bus, records)
 
 
 async def _undecided(ref: ExecutionRef, bus: Bus, records: Records) -> bool:

@@ -446,14 +446,21 @@ async def test_a_submit_waits_for_an_earlier_one_of_its_session_that_is_redelive
     assert found.executions == ids
 
 
-@pytest.mark.parametrize("why", ["rejected", "another session", "given up", "unreadable"])
+@pytest.mark.parametrize("why", ["rejected", "another session", "given up", "unreadable", "no id", "too large"])
 async def test_a_submit_does_not_wait_for_what_never_joins_its_session(why: str) -> None:
-    """An earlier submit that was rejected, of another session, a dead letter or not JSON holds nobody up."""
+    """An earlier submit that was rejected, of another session, a dead letter, unreadable or under no id holds nobody
+    up, nor does one behind more bytes than a submit reads."""
     b = bench()
     session = await _session(b)
     if why == "unreadable":
         await b.bus.publish(f"ocf.cmd.submit.{PROJECT}.{uuid.uuid4()}", session.encode(), {})
+    elif why == "no id":
+        event = b.submit(GOOD, session_id=session)
+        await b.bus.publish(f"ocf.cmd.submit.{PROJECT}.nobody", event.data, event.headers())
     else:
+        if why == "too large":
+            for _ in range(9):
+                await b.bus.publish(f"ocf.cmd.submit.{PROJECT}.{uuid.uuid4()}", bytes(1024 * 1024), {})
         earlier = await _published(b, str(uuid.uuid4()), await _session(b) if why == "another session" else session)
         if why == "rejected":
             await submit(b.deps, earlier.with_extensions(expirytime="2020-01-01T00:00:00Z"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -10,6 +11,7 @@ from ocf.events import subjects
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import InvalidEvent
 from ocf.events.input_limits import INBOX, parse_json
+from ocf.events.ports import Message
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.auth import refused
 from ocf.functions.gateway.context import AskedProject, Caller, Gateway, Gw
@@ -120,14 +122,17 @@ async def latest(gateway: Gw, caller: Caller, project_id: AskedProject) -> dict[
     project = caller.project_or(project_id, gateway.settings.default_project)
     wanted, bus = f"ocf.in.{project}.>", gateway.deps.bus
     last = await bus.last(subjects.INBOX, wanted)
-    found: list[dict[str, Any]] = []
+    # Only so many are held: each may have the size of `INBOX`.
+    found: deque[Message] = deque(maxlen=_SHOWN)
     for window in _WINDOWS if last is not None else ():
         start = max(0, last.sequence - window) if last is not None else 0
-        messages = [one async for one in bus.history(subjects.INBOX, wanted, after=start)][-_SHOWN:]
-        found = [await _explained(gateway, project, message.headers, message.data) for message in reversed(messages)]
+        found.clear()
+        async for message in bus.history(subjects.INBOX, wanted, after=start):
+            found.append(message)
         if len(found) == _SHOWN or start == 0:
             break
-    return {"events": found}
+    explained = [await _explained(gateway, project, message.headers, message.data) for message in reversed(found)]
+    return {"events": explained}
 
 
 async def _explained(gateway: Gateway, project: str, headers: Any, data: bytes) -> dict[str, Any]:  # noqa: ANN401

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 
 from ocf.functions.gateway.problems import MEDIA_TYPE, ProblemDocument
 from ocf.functions.gateway.request_schemas import Answer, AttachSession, CancelTask, CreateSession, ExecuteTask
+from ocf.functions.gateway.routes.credentials import CreateCredential
 from ocf.functions.gateway.routes.hooks import CreateHook
 from ocf.functions.rules.rule import Rule
 from ocf.functions.rules.schedules import Schedule
@@ -20,6 +22,7 @@ The live stream for clients without NATS is `WS /tasks/{execution_id}/stream?fro
 OpenAPI cannot describe. Errors are RFC 9457 problem documents; `errors` names each wrong field.
 """
 _REF = "#/components/schemas/{model}"
+_NAMED = re.compile(r'"#/components/schemas/(\w+)"')
 _OPEN = ("/health", "/ready", "/metrics")
 _WHEN = {
     "400": "not JSON",
@@ -55,7 +58,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     )
     schemas = document["components"]["schemas"]
     sessions_and_tasks = (ExecuteTask, CancelTask, Answer, CreateSession, AttachSession)
-    for model in (*sessions_and_tasks, CreateHook, Rule, Schedule, ProblemDocument):
+    for model in (*sessions_and_tasks, CreateCredential, CreateHook, Rule, Schedule, ProblemDocument):
         schema = model.model_json_schema(by_alias=True, ref_template=_REF)
         for name, one in {**schema.pop("$defs", {}), model.__name__: schema}.items():
             if set(schemas.setdefault(name, one).get("properties", {})) != set(one.get("properties", {})):
@@ -71,6 +74,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
         for operation in operations.values():
             _finish(path, operation)
     document["components"]["schemas"] = dict(sorted(schemas.items()))
+    if missing := set(_NAMED.findall(json.dumps(document))) - set(schemas):
+        raise ValueError(f"no component describes {', '.join(sorted(missing))}")
     return document
 
 

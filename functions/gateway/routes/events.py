@@ -69,8 +69,10 @@ async def knative(
     return await publish(gateway, project, source, found)
 
 
-@router.post("/hooks/{project}/{kind}", status_code=202, response_model=Published)
-async def webhook(request: Request, gateway: Gw, project: Project, kind: HookKind) -> dict[str, Any]:
+@router.post("/hooks/{project}/{source}", status_code=202, response_model=Published)
+async def webhook(
+    request: Request, gateway: Gw, project: Project, kind: Annotated[HookKind, Path(alias="source")]
+) -> dict[str, Any]:
     """Store the event of a signed webhook of GitHub, GitLab, Gitea, or any sender of Standard Webhooks."""
     hooks, hook = await _hook(request, gateway, project, kind)
     headers = {name.lower(): value for name, value in request.headers.items()}

@@ -19,6 +19,7 @@ from ocf.functions.gateway.request_body import StrictRoute, Time
 router = APIRouter(tags=["usage"], route_class=StrictRoute)
 
 _GROUPS: tuple[Group, ...] = get_args(Group)
+_GROUP_BY = "^({0})(,({0}))*$".format("|".join(_GROUPS))
 #: A spreadsheet takes a text that begins with one of them for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -62,7 +63,14 @@ async def usage(
     gateway: Gw,
     caller: Caller,
     project_id: AskedProject,
-    group_by: Annotated[str, Query(max_length=100, description="project, model, day, label; comma separated")] = "day",
+    group_by: Annotated[
+        str,
+        Query(
+            max_length=100,
+            description="project, model, day, label; comma separated",
+            json_schema_extra={"pattern": _GROUP_BY},
+        ),
+    ] = "day",
     from_: Annotated[Time | None, Query(alias="from", description="submitted at or after")] = None,
     to: Annotated[Time | None, Query(description="submitted before")] = None,
     format: Annotated[Literal["json", "csv"], Query(description="csv has no reasons")] = "json",

@@ -57,6 +57,27 @@ export function Text(
   );
 }
 
+/** Three lines of text of the form; `code` is not prose. */
+export function Area(
+  props: FormProps & { name: TextName; label: string; hint?: string; placeholder?: string; code?: boolean },
+): ReactNode {
+  const { name, form, set, errors, label, hint, placeholder, code = false } = props;
+  return (
+    <Field label={label} error={errors.get(name)} hint={hint}>
+      {(ids) => (
+        <textarea
+          {...ids}
+          {...(code ? { className: "code", spellCheck: false } : {})}
+          rows={3}
+          placeholder={placeholder}
+          value={form[name]}
+          onChange={(event) => set(name, event.target.value)}
+        />
+      )}
+    </Field>
+  );
+}
+
 export function PermissionField({
   label,
   value,

@@ -1,7 +1,7 @@
 import type { ReactNode } from "react";
 import { NO_SECRET, type Secret } from "../model/submission";
 import { Field } from "../ui/parts";
-import { type FormProps, Group, hasAny, Text } from "./fields";
+import { Area, type FormProps, Group, hasAny, Text } from "./fields";
 
 const FIELDS = ["setup", "setupMinutes", "setupCache", "secrets"] as const;
 const COLUMNS: readonly { name: keyof Secret; label: string; placeholder: string }[] = [
@@ -16,19 +16,14 @@ const COLUMNS: readonly { name: keyof Secret; label: string; placeholder: string
 export function PreparationSection({ form, set, errors }: FormProps): ReactNode {
   return (
     <Group title="Setup and secrets" summary={summaryOf(form)} open={hasAny(errors, FIELDS)}>
-      <Field label="Setup script" error={errors.get("setup")} hint="Bash, in the workspace, before the first prompt.">
-        {(ids) => (
-          <textarea
-            {...ids}
-            rows={3}
-            className="code"
-            spellCheck={false}
-            placeholder="npm ci"
-            value={form.setup}
-            onChange={(event) => set("setup", event.target.value)}
-          />
-        )}
-      </Field>
+      <Area
+        name="setup"
+        label="Setup script"
+        hint="Bash, in the workspace, before the first prompt."
+        placeholder="npm ci"
+        code
+        {...{ form, set, errors }}
+      />
       <div className="pair">
         <Text
           name="setupCache"

@@ -3,8 +3,8 @@ import { api } from "../api/client";
 import type { ModelFacts } from "../api/types";
 import { factsInWords, modelsOf, providersOf } from "../model/models";
 import { type Form, SOURCES, type Source } from "../model/submission";
-import { Field, Segmented } from "../ui/parts";
-import { type FormProps, Group, hasAny, PermissionField, Text } from "./fields";
+import { Segmented } from "../ui/parts";
+import { Area, type FormProps, Group, hasAny, PermissionField, Text } from "./fields";
 
 const SOURCE_LABELS: Readonly<Record<Source, string>> = {
   empty: "Empty",
@@ -109,16 +109,7 @@ export function ModelSection({ form, set, errors }: FormProps): ReactNode {
         <Text name="temperature" label="Temperature" inputMode="decimal" {...{ form, set, errors }} />
         <Text name="maxTokens" label="Output tokens per call" inputMode="numeric" {...{ form, set, errors }} />
       </div>
-      <Field label="System prompt" error={errors.get("systemPrompt")}>
-        {(ids) => (
-          <textarea
-            {...ids}
-            rows={3}
-            value={form.systemPrompt}
-            onChange={(event) => set("systemPrompt", event.target.value)}
-          />
-        )}
-      </Field>
+      <Area name="systemPrompt" label="System prompt" {...{ form, set, errors }} />
     </Group>
   );
 }
@@ -144,23 +135,14 @@ export function AgentSection({ form, set, errors }: FormProps): ReactNode {
           {...{ form, set, errors }}
         />
       </div>
-      <Field
+      <Area
+        name="outputSchema"
         label="JSON Schema of the result"
-        error={errors.get("outputSchema")}
         hint="The run fails where the result does not fit it."
-      >
-        {(ids) => (
-          <textarea
-            {...ids}
-            rows={3}
-            className="code"
-            spellCheck={false}
-            placeholder='{"type": "object", "properties": {}}'
-            value={form.outputSchema}
-            onChange={(event) => set("outputSchema", event.target.value)}
-          />
-        )}
-      </Field>
+        placeholder='{"type": "object", "properties": {}}'
+        code
+        {...{ form, set, errors }}
+      />
     </Group>
   );
 }

@@ -120,6 +120,7 @@ MESSAGE_BYTES = MIB
 RECORD_BYTES = MESSAGE_BYTES - 32 * KIB
 
 _MARK = "… (shortened; {} bytes in all)"
+_TITLE = 120
 _MARK_BYTES = 64
 
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
@@ -284,6 +285,12 @@ class Inflater:
 def json_size(text: str) -> int:
     """Return the bytes of `text` as a JSON string, with escapes and without the quotes."""
     return len(to_json(text, inf_nan_mode="null")) - 2
+
+
+def first_line(text: str) -> str:
+    """Return the first line of a text as a title: at most 120 characters, empty for a blank text."""
+    line = text.strip().splitlines()[0] if text.strip() else ""
+    return line if len(line) <= _TITLE else line[: _TITLE - 1] + "…"
 
 
 def shorten(text: str, limit: int) -> str:

@@ -252,7 +252,7 @@ async def connect(
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    """Return a chunk. Raises CallFailed when it is none."""
+    """Return a chunk. Raises CallFailed for anything else."""
     try:
         chunk = parse_json(data, _CHUNK, "a chunk of the gateway")
     except InvalidEvent as error:

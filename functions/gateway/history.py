@@ -142,7 +142,7 @@ def unrecorded(ref: ExecutionRef, at: datetime, timeout: int = 0) -> Record:
 
 
 def _matches(wanted: Filter, item: TaskSummary) -> bool:
-    """Apply a filter as the database does, except that the result is not searched: there is none yet."""
+    """Apply a filter as the database does, except that no result is searched: an open execution has no result."""
     words, submitted_at = words_of(item.title), position_of(item)[0]
     return (
         (wanted.projects is None or item.project_id in wanted.projects)

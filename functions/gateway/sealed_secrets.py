@@ -60,7 +60,7 @@ def _secrets(body: ExecuteTask, project: str, keyring: Sealer | None) -> dict[st
 
 
 def need(keyring: Sealer | None, field: str) -> Sealer:
-    """Return the keyring. Raises Problem (503) where there is none."""
+    """Return the keyring. Raises Problem (503) without ENCRYPTION_KEY."""
     if keyring is None:
         raise Problem(
             503,

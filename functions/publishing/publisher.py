@@ -16,7 +16,7 @@ from ocf.events.errors import NotYetKnown, SealError
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import PullRequestRef
 from ocf.events.forge_fields import TaskResult
-from ocf.events.input_limits import KIB, shorten
+from ocf.events.input_limits import KIB, first_line, shorten
 from ocf.events.ports import Clock, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.events.sealing import Keyring
@@ -41,7 +41,7 @@ _AUTHOR = "OpenCode Functions <ocf@localhost>"
 #: Seconds between tries. A forge that is away for longer has the result refused; it can be pushed again later.
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _MAX_PAUSE = 120.0
-_MAX_TITLE, _BODY_BYTES = 120, 40 * KIB
+_BODY_BYTES = 40 * KIB
 _SESSION_EXECUTIONS = 50
 _STATUS_SECONDS = 10.0
 
@@ -170,7 +170,7 @@ class ResultPublisher:
         """Return the forge of the result and its token: a credential's, or that of the workspace.
 
         Raises:
-            ForgeRefused, ForgeUnavailable, SealError: there is none.
+            ForgeRefused, ForgeUnavailable, SealError: the forge or the token cannot be had.
         """
         result = _result(task)
         name = result.credential or source.credential
@@ -292,5 +292,4 @@ def _branch_of(source: GitWorkspace) -> str | None:
 
 
 def _title(task: Execute) -> str:
-    lines = (task.prompt or task.code or "").strip().splitlines() or ["changes of an agent"]
-    return lines[0] if len(lines[0]) <= _MAX_TITLE else lines[0][: _MAX_TITLE - 1] + "…"
+    return first_line(task.prompt or task.code or "") or "changes of an agent"

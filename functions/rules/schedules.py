@@ -69,7 +69,7 @@ class Schedules:
         return earlier is None
 
     async def pause(self, project: str, name: str, *, paused: bool, now: datetime) -> None:
-        """Pause or resume a schedule. Raises NotYetKnown if there is none."""
+        """Pause or resume a schedule. Raises NotYetKnown for an unknown name."""
 
         def changed(stored: StoredSchedule) -> StoredSchedule:
             return stored.model_copy(update={"paused": paused})

@@ -271,12 +271,7 @@ async def _record(records: Records, record: Record) -> Record:
 
 def title_of(data: Submit) -> str:
     """Return the first line of the prompt or code, for lists."""
-    return _first_line(data.prompt or data.code or "")
-
-
-def _first_line(text: str) -> str:
-    line = text.strip().splitlines()[0] if text.strip() else ""
-    return line if len(line) <= 120 else line[:119] + "…"
+    return input_limits.first_line(data.prompt or data.code or "")
 
 
 async def fail(records: Records, event: Event, record: Record, message: str, now: datetime) -> None:
@@ -305,4 +300,4 @@ async def _publish_execute(
 def _rejected_title(event: Event) -> str:
     """Return the title of a rejected submit, as far as it can be parsed."""
     prompt = input_limits.text_member(event.data, "prompt")
-    return "" if prompt is None else _first_line(prompt).encode("utf-8", "replace").decode()
+    return "" if prompt is None else input_limits.first_line(prompt).encode("utf-8", "replace").decode()

@@ -42,7 +42,7 @@ class FollowUps:
         return found is not None and found.usable
 
     async def in_session(self, rule: CompiledRule, submit: Submit, event: EventView, cause: Event) -> Submit:
-        """Return the submit as a turn of its session, which is created first; as it is if there is none."""
+        """Return the submit as a turn of its session, which is created first; unchanged without a session."""
         session = await self._session(rule, event)
         if session is None:
             return submit

@@ -89,7 +89,7 @@ export interface Task {
   readonly result_bytes?: number | null;
   readonly artifacts?: "stored" | "pending" | "lost" | null;
   readonly artifacts_message?: string | null;
-  /** What became of the task's `result`: the pushed branch and its pull request, or why there is none. */
+  /** The task's `result`: the pushed branch and its pull request, or the reason why nothing was pushed. */
   readonly commit?: string | null;
   readonly branch?: string | null;
   readonly pull_request?: { readonly number: number; readonly url: string } | null;

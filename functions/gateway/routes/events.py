@@ -12,6 +12,7 @@ from ocf.events.envelope import Event, decode
 from ocf.events.errors import InvalidEvent
 from ocf.events.input_limits import INBOX, parse_json
 from ocf.events.ports import Message
+from ocf.functions.core.command_events import was_submitted
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.auth import refused
 from ocf.functions.gateway.context import AskedProject, Caller, Gateway, Gw
@@ -153,8 +154,7 @@ async def _explained(gateway: Gateway, project: str, headers: Any, data: bytes) 
             decision["problem"] = str(error)
         if decision.get("mismatch", "") is None:
             execution = execution_id(project, rule.rule.name, event)
-            submit = subjects.command("submit", project, execution)
-            started = await gateway.deps.bus.last(subjects.COMMANDS, submit) is not None
+            started = await was_submitted(gateway.deps.bus, project, execution)
             decision |= {"execution_id": execution, "started": started}
         decisions.append(decision)
     about = {name: seen.get(name) for name in ("id", "source", "type", "subject", "time")}

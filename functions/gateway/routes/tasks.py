@@ -223,7 +223,7 @@ async def cancel(
 
 @router.post("/tasks/{execution_id}/result", status_code=202, response_model=response_schemas.Accepted)
 async def result(gateway: Gw, caller: Caller, found: Execution, trace: Trace) -> response_schemas.Accepted:
-    """Push a result again that was refused (`result_rejected`), from the archive. 409 when there is none."""
+    """Push a refused result (`result_rejected`) again, from the archive; 409 for an execution without one."""
     if found.record is None or not found.ended or found.record.publishing is None:
         raise Problem(409, "no-result", "the execution has no result that was refused")
     command = PushResult(execution_id=found.execution, project_id=found.project, requested_by=caller.name)

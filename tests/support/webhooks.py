@@ -26,7 +26,7 @@ def example(name: str, action: str) -> dict[str, Any]:
 def signed(body: bytes, secret: str) -> str:
     """The value of `X-Hub-Signature-256`."""
     folder = npm.modules("webhooks").parent
-    command = [str(node()), "--input-type=module", "-e", _SIGN, secret]
+    command = [str(node()), "--input-type=module", "-e", _SIGN, "--", secret]  # a secret may begin with a dash
     done = subprocess.run(command, input=body, cwd=folder, capture_output=True, check=True)
     return done.stdout.decode()
 

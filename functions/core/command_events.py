@@ -59,11 +59,6 @@ async def stored_command(bus: Bus, subject: str) -> Event:
     return decode(message.headers, message.data).with_extensions(**{NATS_SUBJECT: subject})
 
 
-async def was_submitted(bus: Bus, project: str, execution: str) -> bool:
-    """Return whether the stream has the submit of an execution."""
-    return await bus.last(subjects.COMMANDS, subjects.command("submit", project, execution)) is not None
-
-
 def command(event: Event, model: type[M], ids: tuple[str, str] | None = None) -> M:
     """Parse the event's data as `model`, and check that its ids match the subject.
 

@@ -1,7 +1,8 @@
-"""Commands of the trigger function: a submit is published once, whatever is delivered again."""
+"""Commands that rules and schedules cause: a submit is published once, whatever is delivered again."""
 
 from __future__ import annotations
 
+from ocf.events import subjects
 from ocf.events.command_payloads import Cancel, Submit
 from ocf.events.command_publisher import publish_command
 from ocf.events.envelope import Event, new_event
@@ -11,6 +12,11 @@ from ocf.events.ports import Bus, Clock
 SUBMIT = "dev.ocf.task.submit.v1"
 #: CloudEvents source of the submits, and who asks for a cancel.
 SOURCE = "/ocf/trigger"
+
+
+async def was_submitted(bus: Bus, project: str, execution: str) -> bool:
+    """Return whether an earlier delivery of the event published the submit."""
+    return await bus.last(subjects.COMMANDS, subjects.command("submit", project, execution)) is not None
 
 
 async def publish_submit(bus: Bus, data: Submit, cause: Event, clock: Clock) -> None:

@@ -17,7 +17,7 @@ from ocf.functions.core.session_store import Sessions
 from ocf.functions.rules.condition import EventView
 from ocf.functions.rules.forge_events import branch_of, comment_of, place_of
 from ocf.functions.rules.rulebook import CompiledRule
-from ocf.functions.trigger.submits import SOURCE
+from ocf.functions.rules.submits import SOURCE
 
 _NAMESPACE = uuid.UUID("6f63662d-7472-6967-6765-722d74687264")
 #: Seconds for which a review of a pull request finds the session that made its branch.

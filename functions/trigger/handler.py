@@ -15,7 +15,6 @@ from ocf.events.command_publisher import NATS_SCHEDULER, NATS_SUBJECT
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent, Retry
 from ocf.events.ports import Bucket, Bus, Clock
-from ocf.functions.core.command_events import was_submitted
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.database.store import History
@@ -23,9 +22,9 @@ from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.rules.condition import EventView
 from ocf.functions.rules.rule_state import EventRef, RuleStates
 from ocf.functions.rules.rulebook import CompiledRule, RuleBook, RuleFailed, execution_id, view
+from ocf.functions.rules.submits import publish_submit, was_submitted
 from ocf.functions.trigger import actors, guards
 from ocf.functions.trigger.follow_ups import FollowUps
-from ocf.functions.trigger.submits import publish_submit
 from ocf.functions.trigger.ticks import Ticks
 
 

@@ -11,15 +11,14 @@ from ocf.events.command_publisher import NATS_SCHEDULER, NATS_SEQUENCE, NATS_SUB
 from ocf.events.envelope import Event
 from ocf.events.errors import Drop, NotItsTurn
 from ocf.events.ports import Bucket, Bus, Clock
-from ocf.functions.core.command_events import was_submitted
 from ocf.functions.core.execution_store import Records
 from ocf.functions.rules.cron import Cron
 from ocf.functions.rules.rule import On, Rule
 from ocf.functions.rules.rule_state import EventRef, Limits, RuleState, RuleStates
 from ocf.functions.rules.rulebook import CompiledRule, execution_id, view
 from ocf.functions.rules.schedules import TICK, Schedule, Schedules, state_name
+from ocf.functions.rules.submits import publish_cancel, publish_submit, was_submitted
 from ocf.functions.trigger.guards import forget_ended
-from ocf.functions.trigger.submits import publish_cancel, publish_submit
 
 _REMEMBERED = Limits(concurrent=1_000)
 

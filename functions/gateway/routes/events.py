@@ -12,7 +12,6 @@ from ocf.events.envelope import Event, decode
 from ocf.events.errors import InvalidEvent
 from ocf.events.input_limits import INBOX, parse_json
 from ocf.events.ports import Message
-from ocf.functions.core.command_events import was_submitted
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.auth import refused
 from ocf.functions.gateway.context import AskedProject, Caller, Gateway, Gw
@@ -23,6 +22,7 @@ from ocf.functions.gateway.problems import Problem
 from ocf.functions.gateway.request_body import StrictRoute, read_bytes
 from ocf.functions.rules.forge_events import forge_event
 from ocf.functions.rules.rulebook import RuleFailed, execution_id, view
+from ocf.functions.rules.submits import was_submitted
 
 router = APIRouter(tags=["events"], route_class=StrictRoute)
 

@@ -22,6 +22,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Self
 
 import psutil
 import uvicorn
@@ -78,7 +79,7 @@ class Caller:
     def __init__(self, port: int) -> None:
         self._port = port
 
-    async def __aenter__(self) -> Caller:
+    async def __aenter__(self) -> Self:
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         return self
 

@@ -84,8 +84,9 @@ async def measured(figures: list[Figure], workspace: str, phase: str, size: int,
         start, cpu_start = time.perf_counter(), _cpu()
         result = await work()
         seconds, cpu = time.perf_counter() - start, _cpu() - cpu_start
-    rates = (round(size / spent / 1e6, 1) for spent in (seconds, max(cpu, 0.001)))
-    figures.append(Figure(workspace, phase, round(seconds, 2), round(cpu, 2), *rates, round(peak.growth_mb, 1)))
+    per_second, per_cpu_second = (round(size / spent / 1e6, 1) for spent in (seconds, max(cpu, 0.001)))
+    growth = round(peak.growth_mb, 1)
+    figures.append(Figure(workspace, phase, round(seconds, 2), round(cpu, 2), per_second, per_cpu_second, growth))
     return result
 
 

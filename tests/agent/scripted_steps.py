@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ async def event(session: Session, value: dict[str, Any], step: dict[str, Any]) -
     session.server.emit(value["type"], value.get("properties", {}))
 
 
-STEPS = {
+STEPS: dict[str, Callable[..., Awaitable[Error | None]]] = {
     "text": said,
     "reasoning": reasoning,
     "shell": shell,

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 from sqlalchemy import create_engine, text
@@ -116,7 +117,7 @@ def _other_user() -> tuple[int, int]:
     return other.pw_uid, other.pw_gid
 
 
-def _as_other() -> dict[str, object]:
+def _as_other() -> dict[str, Any]:
     if os.geteuid() != 0:
         return {}
     user, group = _other_user()

@@ -25,7 +25,7 @@ from ocf.functions.database.store import History
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.context import Gateway
-from ocf.functions.gateway.dependencies import GatewayDeps
+from ocf.functions.gateway.dependencies import GatewayDeps, ViewerCredentials
 from ocf.functions.gateway.settings import GatewaySettings
 from ocf.functions.runtime import connection_limits
 from ocf.functions.runtime.nats_auth import mint_viewer
@@ -77,7 +77,7 @@ class Served:
 def viewers(server: NatsServer) -> Any:
     """Mints with the server's scoped key."""
 
-    def mint(project: str, execution: str, ttl: int) -> ForgeCredentials:
+    def mint(project: str, execution: str, ttl: int) -> ViewerCredentials:
         now = int(datetime.now(UTC).timestamp())
         return mint_viewer(server.trust.viewer_signing, server.account, project, execution, ttl=ttl, now=now)
 

@@ -49,7 +49,7 @@ class StandIn:
     model_name = None
     usage = Usage()
     waiting: frozenset[str] = frozenset()
-    script: Callable[[StandIn, Emit], Awaitable[None]] | None = None
+    script: Callable[[Emit], Awaitable[None]] | None = None
     left = 0
     breaks: Exception | None = None
     stored = StoredArtifacts()

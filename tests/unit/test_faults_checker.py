@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Callable
+from operator import setitem
 from typing import Any
 
 import pytest
@@ -122,7 +123,10 @@ BROKEN: dict[str, tuple[str, Callable[[Story], Any]]] = {
     "a chunk was said twice, differently": ("output", lambda story: story.output.append(chunk(2, "other"))),
     "it spoke after its end": ("output", lambda story: story.output.append(chunk(5, "still here"))),
     "a word is lost and no gap stated": ("output", _lose_word),
-    "attempts spoke at once": ("output", lambda story: story.output[0].update(attempt=2)),
+    "attempts spoke at once": (
+        "output",
+        lambda story: setitem(story.output, 0, {**story.output[0], "attempt": 2}),
+    ),
     "not archived": ("archive", _record(archived=False)),
     "archived, and not said": ("archive", _drop("archived")),
     "no manifest": ("archive", lambda story: story.objects.pop("manifest.json")),

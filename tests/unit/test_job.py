@@ -15,7 +15,7 @@ from ocf.events.command_payloads import Execute
 from ocf.events.envelope import Event
 from ocf.events.errors import Busy, Conflict, Drop, NotItsTurn, Retry, Unavailable
 from ocf.functions.execute import job
-from ocf.functions.observability import tracing
+from ocf.functions.observability import logs, tracing
 from ocf.functions.settings.settings import Settings
 from tests.support.clock import ManualClock
 from tests.support.handlers import submit
@@ -110,7 +110,7 @@ def test_the_spans_of_a_job_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("K_EVENT_PATH", str(tmp_path))
     monkeypatch.setattr(job, "run", run)
     monkeypatch.setattr(job, "load_or_exit", lambda: Settings.model_validate({"STATE_DIR": tmp_path}))
-    monkeypatch.setattr(job.logs, "configure", lambda _: None)
+    monkeypatch.setattr(logs, "configure", lambda _: None)
     monkeypatch.setattr(tracing, "configure", lambda _, name: calls.append(name))
     monkeypatch.setattr(tracing, "flush", lambda: calls.append("flush"))
     assert job.main() == (1 if fails else 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ocf.events.sealing import Keyring
+from ocf.stack.keys import load_or_generate
 from scripts import knative_secrets
 
 Secrets = dict[str, dict[str, str]]
@@ -68,17 +69,17 @@ def test_nats_is_rotated_in_its_account(
     by its file."""
     keys = tmp_path / "keys"
     first = secrets(keys, capsys, monkeypatch)
-    trust = knative_secrets.load_or_generate(keys).trust
+    trust = load_or_generate(keys).trust
     turned = secrets(keys, capsys, monkeypatch, "--rotate", "ocf-nats", "--secret", "ocf-gateway")
     assert set(turned) == {"ocf-gateway"}
     assert turned["ocf-gateway"]["NATS_ACCOUNT"] == first["ocf-gateway"]["NATS_ACCOUNT"]
     assert turned["ocf-gateway"]["NATS_SIGNING_SEED"] != first["ocf-gateway"]["NATS_SIGNING_SEED"]
-    during = knative_secrets.load_or_generate(keys).trust
+    during = load_or_generate(keys).trust
     assert (during.operator, during.account, len(during.earlier)) == (trust.operator, trust.account, 2)
     leaked = tmp_path / "leaked.creds"
     leaked.write_text(first["ocf-backend"]["backend.creds"])
     secrets(keys, capsys, monkeypatch, "--finish", "ocf-nats", "--revoke", str(leaked))
-    after = knative_secrets.load_or_generate(keys).trust
+    after = load_or_generate(keys).trust
     assert after.earlier == ()
     assert [user[0] for user in after.revoked] == ["U"]
 

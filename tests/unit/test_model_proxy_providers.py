@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from ocf.functions.execute.model_proxy.providers import Wire, canned, presented_token, upstream_headers
-from ocf.functions.execute.model_proxy.request import BadRequest, read, rewrite
+from ocf.functions.execute.model_proxy.elision import BadRequest
+from ocf.functions.execute.model_proxy.providers import canned, presented_token, upstream_headers
+from ocf.functions.execute.model_proxy.request import read, rewrite
 from ocf.functions.execute.model_proxy.upstream import RetryPolicy
 from ocf.functions.execute.model_proxy.usage_meter import UsageMeter
+from ocf.functions.models.catalog import Wire
 from ocf.functions.models.model_target import ModelTarget
 
 LOCAL = ModelTarget("local", "m", "openai", "http://127.0.0.1:9/v1", SecretStr("sk-0123456789"))

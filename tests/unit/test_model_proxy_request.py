@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from ocf.events import input_limits
 from ocf.events.input_limits import KIB, JsonLimit, OverLimit
-from ocf.functions.execute.model_proxy.providers import Wire
-from ocf.functions.execute.model_proxy.request import BadRequest, ModelRequest, elide, prepare, read
+from ocf.functions.execute.model_proxy.elision import BadRequest, elide
+from ocf.functions.execute.model_proxy.request import ModelRequest, prepare, read
+from ocf.functions.models.catalog import Wire
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import ModelSettings, resolve
 

@@ -21,7 +21,8 @@ UNKNOWN: dict[str, Any] = {
     "modalities": {"input": ["text"], "output": ["text"]},
     "limit": {"context": 200_000, "output": 32_000},
 }
-_PACKAGES: dict[Kind, str] = {
+#: AI SDK package of the agent for each API format.
+PACKAGES: dict[Kind, str] = {
     "openai": "@ai-sdk/openai-compatible",
     "anthropic": "@ai-sdk/anthropic",
     "google": "@ai-sdk/google",
@@ -72,7 +73,7 @@ class ModelTarget:
     @property
     def agent_package(self) -> str:
         """Return the AI SDK package that the agent uses for it."""
-        return self.package or _PACKAGES[self.kind]
+        return self.package or PACKAGES[self.kind]
 
     @property
     def agent_provider(self) -> str:

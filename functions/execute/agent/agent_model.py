@@ -7,16 +7,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ocf.functions.models.model_target import UNKNOWN, Kind, ModelTarget
+from ocf.functions.models.model_target import PACKAGES, UNKNOWN, Kind, ModelTarget
 
 #: OpenCode takes up what it knows of a built-in provider (its headers, its way to call a model) only when the key
 #: variable of the provider is set.
 TOKEN = "OCF_MODELTOKEN"  # noqa: S105 - a name
-_PACKAGES: dict[Kind, str] = {
-    "openai": "@ai-sdk/openai-compatible",
-    "anthropic": "@ai-sdk/anthropic",
-    "google": "@ai-sdk/google",
-}
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ def model_catalog(models: Sequence[AgentModel]) -> dict[str, object]:
         entry = {**entry, "id": model.name, "name": entry.get("name", model.name)}
         if model.max_tokens is not None:
             entry["limit"] = {**entry["limit"], "output": model.max_tokens}
-        package = model.package or _PACKAGES[model.kind]
+        package = model.package or PACKAGES[model.kind]
         # OpenCode's provider has one package; a model of another one names it.
         empty = {"id": model.provider, "name": model.provider, "env": [TOKEN], "npm": package, "models": {}}
         provider = providers.setdefault(model.provider, empty)

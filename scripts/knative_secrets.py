@@ -11,8 +11,8 @@ the same keys. Keep it as you keep a password store; without it no user of NATS 
 | secret | in it | who gets it |
 |---|---|---|
 | ocf-dispatch | DISPATCH_TOKEN | dispatcher, functions |
-| ocf-encryption | ENCRYPTION_KEY; ENCRYPTION_KEYS_RETIRED from a rotation on | gateway (seals), execute (opens) |
-| ocf-database | DATABASE_URL | gateway, submit, history, cleanup, setup (--database-url, or --local) |
+| ocf-encryption | ENCRYPTION_KEY, ENCRYPTION_KEYS_RETIRED once rotated | gateway seals; execute, trigger, result open |
+| ocf-database | DATABASE_URL | gateway, submit, history, cleanup, trigger, setup (--database-url, or --local) |
 | ocf-postgres | POSTGRES_PASSWORD | the local overlay's PostgreSQL (--local) |
 | ocf-gateway | GATEWAY_JWT_SECRET, NATS_SIGNING_SEED, NATS_ACCOUNT | gateway |
 | ocf-nats | functions.creds | dispatcher, functions |

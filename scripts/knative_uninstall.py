@@ -5,7 +5,8 @@
 
 First no new work is taken, then running executions end: cancelled, or waited for, or (`--now`) given up with their
 pods. Then the workload goes. What holds data stays unless `--data`: the namespace, its Secrets, and the volume claims
-of NATS. The two cluster-wide PriorityClasses go when no pod outside the namespace uses them. Safe to repeat.
+of NATS and PostgreSQL. The two cluster-wide PriorityClasses go when no pod outside the namespace uses them. Safe to
+repeat.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def main(arguments: list[str]) -> int:
     how.add_argument("--cancel", action="store_true", help="cancel the executions")
     how.add_argument("--wait", type=int, metavar="SECONDS", help="let them end, within this time")
     how.add_argument("--now", action="store_true", help="give them up, with what they have not stored")
-    parser.add_argument("--data", action="store_true", help="also the namespace, its Secrets, and the volumes of NATS")
+    parser.add_argument("--data", action="store_true", help="also the namespace, its Secrets, and the volumes")
     given = parser.parse_args(arguments)
     try:
         manifests = rendered(given.overlay)

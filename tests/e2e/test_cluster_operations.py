@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import jwt
 import pytest
 
-from tests.e2e.test_cluster_run import gateway_entry
 from tests.support.cluster import (
     NAMESPACE,
     NEEDS_CLUSTER,
     Cluster,
     cluster,
+    gateway,
     kubectl,
     nats_replaced,
     objects,
@@ -103,17 +102,6 @@ async def test_knatives_settings_are_set_twice_and_keep_what_others_have_set() -
             more = {"data": {"other.team": None}} if kind == "configmap" else {}
             patch = json.dumps({**gone, **more})
             await kubectl("--namespace=knative-serving", "patch", kind, name, "--type=merge", "--patch", patch)
-
-
-@asynccontextmanager
-async def gateway(here: Cluster) -> AsyncIterator[httpx.AsyncClient]:
-    """The gateway's API, as a caller of the test's project."""
-    key = (await secret("ocf-gateway"))["GATEWAY_JWT_SECRET"]
-    token = jwt.encode({"sub": "e2e", "projects": [here.project], "exp": int(time.time()) + 3600}, key, "HS256")
-    base, headers = await gateway_entry()
-    headers["Authorization"] = f"Bearer {token}"
-    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=90, trust_env=False) as http:
-        yield http
 
 
 async def test_the_encryption_key_is_rotated_twice_under_sealed_tasks(here: Cluster) -> None:
@@ -242,7 +230,7 @@ async def ready() -> None:
 
 
 async def test_uninstalled_and_installed_again_twice_with_a_run_in_flight(tmp_path: Path) -> None:
-    """The run is cancelled and archived, no pod is left within minutes, NATS' claim stays with every record, and so
+    """The run is cancelled and archived, no pod is left within minutes, the claims stay with every record, and so
     does a PriorityClass that another namespace uses. The next installation continues."""
     other = {
         "apiVersion": "v1",
@@ -264,7 +252,9 @@ async def test_uninstalled_and_installed_again_twice_with_a_run_in_flight(tmp_pa
                 print(f"uninstall {number}: {time.monotonic() - started:.0f} s")
                 assert "stays: a pod of another namespace uses it" in said
                 assert not await objects("pods", "-l", "app.kubernetes.io/part-of=ocf")
-                assert [one["status"]["phase"] for one in await objects("persistentvolumeclaims")] == ["Bound"]
+                claims = await objects("persistentvolumeclaims")
+                kept = {one["metadata"]["name"]: one["status"]["phase"] for one in claims}
+                assert kept == {"data-nats-0": "Bound", "data-postgres-0": "Bound"}
                 assert await secret("ocf-nats")
                 classes = await objects("priorityclasses")
                 assert {"ocf-control"} == {

@@ -9,19 +9,17 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import os
 import time
 from pathlib import Path
 
 import httpx
-import jwt
 import nats
 import pytest
 from nats.aio.msg import Msg
 
 from ocf.events.output import ChunkType
 from ocf.functions.runtime.nats_auth import Credentials
-from tests.support.cluster import NAMESPACE, NEEDS_CLUSTER, Cluster, at_zero, kubectl, pods, secret, until
+from tests.support.cluster import NAMESPACE, NEEDS_CLUSTER, Cluster, at_zero, gateway, kubectl, pods, until
 
 KNATIVE = Path(__file__).parents[2] / "knative"
 pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(600)]
@@ -70,11 +68,7 @@ async def test_an_event_from_outside_runs_from_zero_pods_to_an_archive_and_back(
 async def test_a_viewer_watches_live_over_the_websocket_of_nats(here: Cluster, tmp_path: Path) -> None:
     """The gateway, itself started from zero, hands out credentials; with them output arrives as it is said."""
     execution = await here.client.submit(prompt="Please work slowly")
-    key = (await secret("ocf-gateway"))["GATEWAY_JWT_SECRET"]
-    token = jwt.encode({"sub": "e2e", "projects": [here.project], "exp": int(time.time()) + 300}, key, "HS256")
-    base, headers = await gateway_entry()
-    headers["Authorization"] = f"Bearer {token}"
-    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=60, trust_env=False) as http:
+    async with gateway(here) as http:
         await here.running(execution)
         answer = await http.post(f"/tasks/{execution}/token")
         assert answer.status_code == 200, answer.text
@@ -93,16 +87,6 @@ async def test_a_viewer_watches_live_over_the_websocket_of_nats(here: Cluster, t
     finally:
         await connection.close()
     assert (await here.ended(execution)).state == "completed"
-
-
-async def gateway_entry() -> tuple[str, dict[str, str]]:
-    """Where requests to the gateway go from outside, and the host they name: right for every networking layer."""
-    if url := os.environ.get("OCF_GATEWAY_URL"):
-        return url, {}
-    path = "jsonpath={.status.publicLoadBalancer.ingress[0].domainInternal}"
-    where = await kubectl("get", "kingress", "gateway", "-o", path)
-    host = (await kubectl("get", "ksvc", "gateway", "-o", "jsonpath={.status.url}")).removeprefix("http://")
-    return f"http://{where}", {"Host": host}
 
 
 async def test_five_at_once_have_a_pod_each(here: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +114,7 @@ async def test_functions_take_events_from_the_dispatcher_only(here: Cluster) -> 
     assert answer.status_code == 401
 
 
-@pytest.mark.parametrize("overlay", ["local", "production", "jobsink", "events", "workspaces"])
+@pytest.mark.parametrize("overlay", ["local", "production", "jobsink", "events", "inbox", "workspaces"])
 async def test_the_cluster_accepts_an_overlay(overlay: str) -> None:
     """Every object passes the schemas and webhooks of this Kubernetes and this Knative (nothing is changed)."""
     said = await kubectl("apply", "--dry-run=server", "-k", str(KNATIVE / "overlays" / overlay), timeout=120)

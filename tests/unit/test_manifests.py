@@ -16,10 +16,12 @@ import yaml
 
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.settings.settings import Settings
+from scripts.knative_apply import PRUNED
+from scripts.kube import resource
 
 ROOT = Path(__file__).parents[2]
 KNATIVE = ROOT / "knative"
-OVERLAYS = ("local", "production", "jobsink", "events", "workspaces")
+OVERLAYS = tuple(sorted(path.parent.name for path in KNATIVE.glob("overlays/*/kustomization.yaml")))
 #: `make check` puts it there.
 OURS = ROOT / ".tools/kube/kubectl"
 KUBECTL = str(OURS) if OURS.is_file() else shutil.which("kubectl")
@@ -38,6 +40,13 @@ def manifests(folder: Path) -> list[Manifest]:
             ):
                 found.append(document)
     return found
+
+
+def built(folder: Path) -> list[Manifest]:
+    """The objects of a folder, as kustomize builds them."""
+    done = subprocess.run([str(KUBECTL), "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
 def pod_specs(document: Manifest) -> Iterator[Manifest]:
@@ -260,15 +269,41 @@ def test_traces_can_leave_where_all_else_is_denied() -> None:
     assert {port["port"] for port in rule["ports"]} == {4317, 4318}
 
 
+def test_whoever_has_the_databases_address_may_reach_it() -> None:
+    """The policies of PostgreSQL let in, and out of their pods, those who have `DATABASE_URL`, and nobody else."""
+    found = manifests(KNATIVE / "base")
+    wanted = {
+        document["metadata"]["name"]
+        for document in found
+        for spec in pod_specs(document)
+        for container in spec["containers"]
+        if {"secretRef": {"name": "ocf-database"}} in container.get("envFrom", [])
+    }
+    guards = manifests(KNATIVE / "components/guards")
+    policies = {d["metadata"]["name"]: d["spec"] for d in guards if d["kind"] == "NetworkPolicy"}
+    [out] = policies["history-to-postgres"]["podSelector"]["matchExpressions"]
+    [rule] = policies["postgres"]["ingress"]
+    [into] = rule["from"][0]["podSelector"]["matchExpressions"]
+    assert set(out["values"]) == set(into["values"]) == wanted
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="needs kubectl")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_next_overlay_removes_all_that_this_one_has_alone(overlay: str) -> None:
+    """`knative_apply.py` prunes each kind of what an overlay has and `local` has not, found by its label."""
+    local = {(resource(one), one["metadata"]["name"]) for one in built(KNATIVE / "overlays/local")}
+    for one in built(KNATIVE / "overlays" / overlay):
+        kind = resource(one)
+        if (kind, one["metadata"]["name"]) not in local and kind != "persistentvolumeclaim":
+            assert kind in PRUNED, kind
+            assert one["metadata"]["labels"]["app.kubernetes.io/part-of"] == "ocf", one["metadata"]["name"]
+
+
 @pytest.mark.skipif(KUBECTL is None, reason="needs kubectl")
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_builds_with_images_that_are_pinned(overlay: str) -> None:
     """`kubectl kustomize` takes it; every image has a tag that is not `latest`; every reference has its object."""
-    built = subprocess.run(
-        [str(KUBECTL), "kustomize", str(KNATIVE / "overlays" / overlay)], capture_output=True, text=True, check=False
-    )
-    assert built.returncode == 0, built.stderr
-    documents = [document for document in yaml.safe_load_all(built.stdout) if document]
+    documents = built(KNATIVE / "overlays" / overlay)
     names = {(document["kind"], document["metadata"]["name"]) for document in documents}
     for document in documents:
         for spec in pod_specs(document):
@@ -291,11 +326,9 @@ def test_agents_can_have_a_kernel_of_their_own(overlay: str, kind: str, tmp_path
     """Component `sandboxed`: what runs agents gets the RuntimeClass, and nothing else does."""
     paths = [os.path.relpath(KNATIVE / name, tmp_path) for name in (f"overlays/{overlay}", "components/sandboxed")]
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": paths[:1], "components": paths[1:]}))
-    built = subprocess.run([str(KUBECTL), "kustomize", str(tmp_path)], capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
     sandboxed = {
         (document["kind"], document["metadata"]["name"])
-        for document in yaml.safe_load_all(built.stdout)
+        for document in built(tmp_path)
         for spec in pod_specs(document)
         if spec.get("runtimeClassName") == "gvisor"
     }

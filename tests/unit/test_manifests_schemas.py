@@ -27,7 +27,7 @@ EXECUTE: Manifest = next(
 
 def test_every_overlay_is_checked() -> None:
     """Whatever is added to the folder is found."""
-    assert {"local", "production", "jobsink", "events", "workspaces"} <= set(OVERLAYS)
+    assert {"local", "production", "jobsink", "events", "inbox", "workspaces"} <= set(OVERLAYS)
 
 
 def test_valid_manifests_pass() -> None:

@@ -6,6 +6,7 @@ from collections import deque
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
 
 from ocf.events import subjects
 from ocf.events.envelope import Event, decode
@@ -54,20 +55,24 @@ async def events(request: Request, gateway: Gw, caller: Caller, project_id: Aske
     return await publish(gateway, project, "events", found)
 
 
-@router.post("/events/{project}/{source}", status_code=202, response_model=Published)
+@router.post("/events/{project}/{source}", status_code=202, response_class=Response)
 async def knative(
     request: Request,
     gateway: Gw,
     project: Project,
     source: Source,
     token: Annotated[str, Query(max_length=200)] = "",
-) -> dict[str, Any]:
-    """Store CloudEvents of a Knative Trigger, whose URI carries the token of `ocf hook create PROJECT knative`."""
+) -> Response:
+    """Store CloudEvents of a Knative Trigger, whose URI carries the token of `ocf hook create PROJECT knative`.
+
+    The response has no body: a Broker takes one that is no CloudEvent for a failed delivery, and repeats the event.
+    """
     hooks, hook = await _hook(request, gateway, project, source)
     if hook.kind != "knative" or not hooks.accepts(hook, token):
         raise refused("the token of the URI is not valid")
     found = decoded(request.headers, await read_bytes(request))
-    return await publish(gateway, project, source, found)
+    await publish(gateway, project, source, found)
+    return Response(status_code=202)
 
 
 @router.post("/hooks/{project}/{source}", status_code=202, response_model=Published)

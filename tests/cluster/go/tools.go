@@ -19,6 +19,7 @@ import (
 	_ "knative.dev/eventing/cmd/in_memory/channel_dispatcher"
 	_ "knative.dev/eventing/cmd/jobsink"
 	_ "knative.dev/eventing/cmd/mtchannel_broker"
+	_ "knative.dev/eventing/cmd/mtping"
 	_ "knative.dev/eventing/cmd/webhook"
 	_ "knative.dev/networking/config"
 	_ "knative.dev/serving/cmd/activator"

@@ -5,7 +5,7 @@
 
 KUBERNETES=(kubelet kube-apiserver kube-controller-manager kube-scheduler kube-proxy)
 SERVING=(controller webhook activator autoscaler queue)
-EVENTING=(controller webhook jobsink)
+EVENTING=(controller webhook jobsink mtping)
 # A Broker, and the channel in memory that is behind the default one.
 BROKER=(mtchannel_broker broker/ingress broker/filter in_memory/channel_controller in_memory/channel_dispatcher)
 OWN=(ingress hello pause)

@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 
-# Programs that are not built here, and what goes with them: nothing in the product uses PingSource or
-# RequestReply. Without metrics-server an autoscaler of the control plane could not work either, and one
-# node has nothing to protect from disruption.
-NOT_HERE = {"pingsource-mt-adapter", "request-reply", "request-reply-keys"}
+# A program that is not built here, and what goes with it: nothing in the product uses RequestReply. Without
+# metrics-server an autoscaler of the control plane could not work either, and one node has nothing to protect from
+# disruption.
+NOT_HERE = {"request-reply", "request-reply-keys"}
 KINDS_NOT_HERE = {"HorizontalPodAutoscaler", "PodDisruptionBudget"}
 
 # "ko://knative.dev/serving/cmd/queue" is how the sources name an image that is still to be built.

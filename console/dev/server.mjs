@@ -8,6 +8,7 @@ import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { extname, join, normalize } from "node:path";
 import { WebSocketServer } from "ws";
+import { comparison } from "./comparison.mjs";
 import { script } from "./scenario.mjs";
 import "./seed.mjs";
 import { iso, letters, play, say, sessions, start, task, tasks } from "./store.mjs";
@@ -110,6 +111,7 @@ const server = createServer(async (request, response) => {
       entry.resume?.();
       return json({}, 202);
     }
+    if (parts[2] === "compare") return json(comparison(record, tasks.get(parts[3]).record));
     if (parts[2] === "diff") {
       response.end(entry.patch);
       return;

@@ -2,6 +2,7 @@ import { type ReactNode, useEffect, useRef, useState } from "react";
 import { api, bearer, listening } from "./api/client";
 import { useKeys, usePolled } from "./hooks";
 import { go, href, useRoute } from "./router";
+import { CompareScreen } from "./screens/compare";
 import { DeadLettersScreen } from "./screens/dead-letters";
 import { ExecutionScreen } from "./screens/execution";
 import { HistoryScreen } from "./screens/history";
@@ -64,8 +65,10 @@ function Screen({ path }: { path: readonly string[] }): ReactNode {
   const [place, id, part] = path;
   if (place === undefined) return <HistoryScreen />;
   if (place === "new") return <SubmitScreen key={globalThis.location.hash} />;
-  if (place === "tasks" && id)
+  if (place === "tasks" && id) {
+    if (part === "compare") return <CompareScreen key={id} id={id} />;
     return part === "replay" ? <ReplayScreen key={id} id={id} /> : <ExecutionScreen key={id} id={id} />;
+  }
   if (place === "sessions") return <SessionsScreen />;
   if (place === "dead-letters") return <DeadLettersScreen />;
   return (

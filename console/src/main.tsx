@@ -15,6 +15,7 @@ import "./styles/tool.css";
 import "./styles/sidebar.css";
 import "./styles/diff.css";
 import "./styles/player.css";
+import "./styles/compare.css";
 import { App } from "./app";
 
 const root = document.getElementById("root");

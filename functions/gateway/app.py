@@ -22,6 +22,7 @@ from ocf.functions.gateway.middleware import BodyLimit, LoopbackOnly, RequestMid
 from ocf.functions.gateway.openapi import describe
 from ocf.functions.gateway.problems import Problem
 from ocf.functions.gateway.routes import (
+    comparison,
     credentials,
     downloads,
     events,
@@ -40,6 +41,7 @@ from ocf.functions.gateway.static_files import Console
 
 _PARTS = (
     tasks,
+    comparison,
     downloads,
     sessions,
     models,

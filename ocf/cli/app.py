@@ -9,6 +9,7 @@ import typer
 from typer._completion_classes import completion_init
 
 from ocf.cli import (
+    compare,
     contexts,
     dlq,
     doctor,
@@ -86,6 +87,7 @@ app.command("list", rich_help_panel=_TASKS)(tasks.list_)
 app.command(rich_help_panel=_TASKS)(tasks.output)
 app.command(rich_help_panel=_TASKS)(tasks.diff)
 app.command(rich_help_panel=_TASKS)(replay.replay)
+app.command(rich_help_panel=_TASKS)(compare.compare)
 app.command(rich_help_panel=_TASKS)(tasks.cancel)
 app.command(rich_help_panel=_TASKS)(tasks.delete)
 app.command(rich_help_panel=_TASKS)(tasks.reply)

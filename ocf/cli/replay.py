@@ -1,19 +1,13 @@
-"""`ocf replay ID`: replays a run, shows its events, posts its commands to a debugger, compares two runs."""
+"""`ocf replay ID`: replays a run, shows its events, posts its commands to a debugger."""
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ocf.cli.common import console, plain, print_json
-from ocf.cli.options.ids import EXECUTION
 from ocf.cli.verb import Call, Execution, verb
 
 if TYPE_CHECKING:
@@ -25,12 +19,6 @@ if TYPE_CHECKING:
 #: Commands to a running execution: posted without waiting for the previous answer.
 _MEANWHILE = ("dev.ocf.task.cancel.v1", "dev.ocf.task.reply.v1")
 _LONGEST_GAP = 10.0
-_RUNNING = ("text", "reasoning", "stdout", "stderr")
-_LEFT_OUT = ("usage", "heartbeat")
-#: Characters of a step that are shown; all of it is compared.
-_MOST = 400
-#: Each run has a directory of its own.
-_WORKSPACE = re.compile(r"/[^\s\"']*/slots/[0-9a-f]{32}/workspace")
 
 Speed = Annotated[
     float, typer.Option("--speed", min=0, help="1 is the original pace, 10 ten times faster, 0 everything at once.")
@@ -41,7 +29,6 @@ Speed = Annotated[
 async def replay(
     call: Call,
     execution: Execution,
-    other: Annotated[str | None, typer.Argument(metavar="[ID2]", help="The second run, for --diff."), EXECUTION] = None,
     speed: Speed = 1.0,
     max_pause: Annotated[float, typer.Option("--max-pause", min=0, help="Longest silence, in seconds.")] = 2.0,
     events: Annotated[bool, typer.Option("--events", help="Show every event and its cause instead.")] = False,
@@ -49,19 +36,11 @@ async def replay(
         str | None, typer.Option("--to", metavar="URL", help="Post its command events, byte for byte, to a function.")
     ] = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="With --to: submit, execute, cancel ...")] = None,
-    diff: Annotated[
-        bool, typer.Option("--diff", help="Show the first difference of ID and ID2; exits 1 when there is one.")
-    ] = False,
 ) -> int:
     """Replay an execution's recorded output at its own pace. From the archive when the stream has expired.
 
     With --to, start the function with DRY_RUN=1 (docs/how-to/replay-executions.md): it then changes nothing real.
     """
-    if diff and other is None:
-        raise typer.BadParameter("--diff takes two executions")
-
-    if diff and other is not None:
-        return await _compare(call.gateway, execution, other, call.json)
     if to is not None:
         found = await _events(call.gateway, execution)
         return await _post(found, (call.project, execution), to, only, call.json)
@@ -194,66 +173,3 @@ async def _post_one(
     else:
         console().print(f"{_short(event):20} {status or 'no answer'}  [dim]{plain(text)}[/]", highlight=False)
     return bool(200 <= status < 300)
-
-
-async def _compare(gateway: GatewayClient, first: str, second: str, json_output: bool) -> int:
-    runs = [steps([chunk async for chunk in gateway.recorded(one)]) for one in (first, second)]
-    found: Parting = parting(*runs)
-    if json_output:
-        print_json({"same": found.same, "common_steps": found.common, "a": found.a, "b": found.b})
-        return 0 if found.same else 1
-    screen = console()
-    if found.same:
-        screen.print(f"the same, in all {found.common} steps", highlight=False)
-        return 0
-    screen.print(f"the same for {found.common} steps, then:", highlight=False)
-    for line in found.lines:
-        style = {"-": "red", "+": "green"}.get(line[:1], "dim")
-        screen.print(f"[{style}]{plain(line)}[/]", highlight=False, soft_wrap=True)
-    return 1
-
-
-@dataclass(frozen=True)
-class Parting:
-    """Number of equal steps from the start; the first steps that differ; and the whole difference as lines."""
-
-    common: int
-    a: str | None
-    b: str | None
-    lines: tuple[str, ...]
-
-    @property
-    def same(self) -> bool:
-        """Return whether there is no difference."""
-        return self.a is None and self.b is None
-
-
-def steps(chunks: Sequence[dict[str, Any]]) -> list[str]:
-    """Return one line per output or action, independent of how texts were cut into chunks."""
-    found: list[list[str]] = []
-    for chunk in chunks:
-        kind, data = chunk["type"], str(chunk.get("data") or "")
-        if kind in _LEFT_OUT:
-            continue
-        if kind in _RUNNING and found and found[-1][0] == kind:
-            found[-1][1] += data
-        else:
-            found.append([kind, _step_text(kind, data, chunk.get("detail") or {})])
-    return [_WORKSPACE.sub(".", f"{kind}: {text}").replace("\n", "⏎") for kind, text in found]
-
-
-def _step_text(kind: str, data: str, detail: dict[str, Any]) -> str:
-    if kind == "tool_call":
-        return f"{detail.get('tool', '')} {json.dumps(detail.get('input') or {}, sort_keys=True, ensure_ascii=False)}"
-    if kind == "tool_result":
-        code = f" exit {detail['exit_code']}" if detail.get("exit_code") is not None else ""
-        return f"{'ok' if detail.get('ok') else 'failed'}{code} {data}"
-    return data
-
-
-def parting(a: list[str], b: list[str]) -> Parting:
-    """Return the difference of two runs."""
-    common = next((n for n, (one, two) in enumerate(zip(a, b, strict=False)) if one != two), min(len(a), len(b)))
-    lines = tuple(line[:_MOST] for line in difflib.unified_diff(a, b, "A", "B", n=2, lineterm=""))[2:]
-    first = [run[common][:_MOST] if common < len(run) else None for run in (a, b)]
-    return Parting(common, first[0], first[1], lines)

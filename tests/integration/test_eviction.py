@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from ocf.events.envelope import new_event
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core import schedules
 from ocf.functions.core.system_clock import SystemClock
-from tests.support.stack import Project, Stack, running_stack, until
+from tests.support.stack import OCF, Project, Stack, running_stack, until
 
 CALLS = ("status", "output?format=json", "diff", "files", "events")
 
@@ -122,6 +123,40 @@ async def test_a_rejected_execution_is_archived_and_leaves_too(impatient: Stack)
         status = (await client.get(f"/tasks/{execution}/status?project_id={project.name}")).json()
         assert (status["status"], [error["field"] for error in status["errors"]]) == ("rejected", ["session_id"])
         assert {"manifest.json", "events.ndjson"} <= await project.objects(execution)
+
+
+@pytest.mark.timeout(300)
+async def test_executions_are_compared_from_the_archive(impatient: Stack) -> None:
+    """Before and after they left NATS: equal runs are the same; else what differs, each part, and exit status 1."""
+
+    def steps(content: str, end: str) -> list[dict[str, Any]]:
+        change = {"write": {"path": "kept.txt", "content": content}}
+        return [{"text": "look", "chunk": 1}, {"run": "echo seen"}, change, {"text": end}]
+
+    async with (
+        impatient.project() as project,
+        httpx.AsyncClient(base_url=impatient.answer["gateway"], timeout=30) as client,
+    ):
+        runs = [steps("same\n", "done"), steps("same\n", "done"), steps("other\n", "different")]
+        one, two, three = [await project.submit(run) for run in runs]
+        for execution in (one, two, three):
+            await project.archived(execution, timeout=60)
+        query = f"?project_id={project.name}"
+        same = (await client.get(f"/tasks/{one}/compare/{two}{query}")).json()
+        assert (same["same"], same["differs"], same["rows"], same["files"]) == (True, [], [], [])
+        before = (await client.get(f"/tasks/{one}/compare/{three}{query}")).json()
+        assert before["differs"] == ["tool_calls", "output", "files"]
+        last = [row for row in before["rows"] if not row["same"]][-1]
+        assert (last["a"]["text"], last["b"]["text"]) == ("done", "different")
+        assert [(file["path"], file["change"]) for file in before["files"]] == [("kept.txt", "differs")]
+        assert {"-+same", "++other"} <= set(before["files"][0]["lines"])
+        for execution in (one, three):
+            await evict(project, execution)
+        assert (await client.get(f"/tasks/{one}/compare/{three}{query}")).json() == before
+        ids, where = [one[:8], three], ["--data-dir", str(impatient.data_dir), "--project", project.name]
+        shown = await asyncio.create_subprocess_exec(OCF, "compare", *ids, *where, stdout=asyncio.subprocess.PIPE)
+        text, _ = await shown.communicate()
+        assert (shown.returncode, b"kept.txt changed differently" in text) == (1, True)
 
 
 async def archived_row(client: httpx.AsyncClient, project: str) -> bool:

@@ -138,17 +138,6 @@ async def test_every_event_is_shown_with_its_time_and_cause(project: Project) ->
     assert after == [line for line in before if b"task.archived" not in line]
 
 
-async def test_where_two_runs_part_is_shown(project: Project) -> None:
-    """Runs that did the same are the same; else the first difference and an exit status of 1."""
-    one, two = [await project.submit(STEPS) for _ in range(2)]
-    three = await project.submit([*STEPS[:-1], {"text": "different"}])
-    for execution in (one, two, three):
-        await project.ended(execution)
-    await ocf(project, "replay", "--diff", one, two)
-    found = json.loads(await ocf(project, "replay", "--diff", one, three, "--json", fails=True))
-    assert (found["a"], found["b"]) == ("text: done", "text: different")
-
-
 @contextmanager
 def dry_function(target: str, folder: Path, agent: Path) -> Iterator[str]:
     """`DRY_RUN=1 FUNCTION_TARGET=... python -m ocf.functions.runtime.serve`; its URL."""

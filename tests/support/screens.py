@@ -47,6 +47,8 @@ SCREENS: dict[str, tuple[str, Callable[[Page], Any] | None, str]] = {
     "changes": (f"/#/tasks/{ENDED}?view=changes", None, ".diff-file"),
     "details": (f"/#/tasks/{ENDED}?view=details", None, ".details .todo"),
     "replay": (f"/#/tasks/{ENDED}/replay?t={AT}", None, ".player"),
+    "compare with": (f"/#/tasks/{ENDED}/compare", None, ".compare-choice a"),
+    "compared": (f"/#/tasks/{ENDED}/compare?with={LOST}", None, ".compare-row"),
     "a question before": (
         f"/#/tasks/{ASKING}",
         lambda page: page.get_by_role("button", name="Cancel", exact=True).click(),

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ocf.cli.replay import _post_one, parting, steps
+from ocf.cli.replay import _post_one
 from ocf.events import subjects
 from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.command_payloads import Cancel, Submit
@@ -21,28 +21,6 @@ from ocf.functions.runtime.bootstrap import build
 from ocf.functions.runtime.dry_run import DryStore
 from ocf.functions.runtime.serve import beside, build_app, started
 from ocf.functions.settings.settings import Settings
-
-
-def chunk(type_: str, data: str = "", **detail: Any) -> dict[str, Any]:
-    return {"type": type_, "data": data, "detail": detail}
-
-
-def test_chunk_boundaries_make_no_difference() -> None:
-    """Two runs that said the same are the same, whatever their chunks, times, ids and costs."""
-    a = [chunk("text", "he"), chunk("text", "llo"), chunk("usage", "1"), chunk("tool_call", "x", tool="bash", input={})]
-    b = [chunk("text", "hello"), chunk("tool_call", "y", tool="bash", input={}, call_id="c2"), chunk("usage", "2")]
-    found = parting(steps(a), steps(b))
-    assert (found.same, found.common, found.lines) == (True, 2, ())
-
-
-def test_where_two_runs_part_is_shown() -> None:
-    """The first different step of each, and what is on one side only."""
-    a = [chunk("text", "look"), chunk("tool_result", "1 failed", ok=False, exit_code=1), chunk("text", "fixing")]
-    b = [chunk("text", "look"), chunk("tool_result", "2 passed", ok=True, exit_code=0)]
-    found = parting(steps(a), steps(b))
-    assert found.common == 1
-    assert (found.a, found.b) == ("tool_result: failed exit 1 1 failed", "tool_result: ok exit 0 2 passed")
-    assert "-text: fixing" in found.lines
 
 
 async def test_a_dry_store_reads_below_and_writes_above() -> None:

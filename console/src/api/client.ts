@@ -1,4 +1,4 @@
-import type { DeadLetter, FieldError, ModelFacts, Page, Problem, Readiness, Session, Task } from "./types";
+import type { Comparison, DeadLetter, FieldError, ModelFacts, Page, Problem, Readiness, Session, Task } from "./types";
 
 const TOKEN_KEY = "ocf.token";
 
@@ -110,6 +110,8 @@ export const api = {
     request(`/tasks/${id}/replies/${encodeURIComponent(requestId)}`, post({ answer })),
   diff: async (id: string, signal?: AbortSignal) =>
     (await request(`/tasks/${id}/diff`, { signal, headers: { Accept: "text/x-diff, text/plain, */*" } })).text(),
+  compare: (id: string, other: string, signal?: AbortSignal) =>
+    json<Comparison>(`/tasks/${id}/compare/${encodeURIComponent(other)}`, { signal }),
   sessions: (signal?: AbortSignal) => json<Page<Session>>("/sessions", { signal }),
   createSession: (body: unknown) => json<Session>("/sessions", post(body)),
   destroySession: (id: string) => request(`/sessions/${id}`, { method: "DELETE" }),

@@ -100,6 +100,51 @@ export interface Task {
   readonly archived?: boolean;
 }
 
+/** A text or action of an execution; `seq` is the sequence of its first chunk. */
+export interface Step {
+  readonly seq: number;
+  readonly type: string;
+  readonly text: string;
+}
+
+export interface Row {
+  readonly same: boolean;
+  readonly a: Step | null;
+  readonly b: Step | null;
+}
+
+export interface FileDifference {
+  readonly path: string;
+  readonly change: "only_a" | "only_b" | "differs";
+  readonly lines: readonly string[];
+}
+
+/** One side of a comparison; `missing` names what could not be compared. */
+export interface Compared {
+  readonly execution_id: string;
+  readonly status: State;
+  readonly reason?: string | null;
+  readonly model?: string | null;
+  readonly duration_ms?: number | null;
+  readonly usage: Usage;
+  readonly steps: number;
+  readonly tool_calls: number;
+  readonly missing: readonly string[];
+}
+
+/** Answer of `GET /tasks/{id}/compare/{other}`. */
+export interface Comparison {
+  readonly same: boolean;
+  readonly differs: readonly string[];
+  readonly common_steps: number;
+  readonly a: Compared;
+  readonly b: Compared;
+  readonly rows: readonly Row[];
+  readonly steps_left_out: number;
+  readonly files: readonly FileDifference[];
+  readonly files_left_out: number;
+}
+
 export interface Page<T> {
   readonly items: readonly T[];
   /** What the next page is asked for with: `cursor`, or `after` for dead letters. */

@@ -41,6 +41,9 @@ export function ExecutionMenu(props: {
         <a href={href("/new", { snapshot: props.ended ? id : undefined })} aria-disabled={!props.ended}>
           Continue in its workspace…
         </a>
+        <a href={href(`/tasks/${id}/compare`)} aria-disabled={!props.ended}>
+          Compare with…
+        </a>
         {task.session_id && (
           <a href={href("/new", { session: task.session_id, project: task.project_id })}>Follow up in its session…</a>
         )}

@@ -367,6 +367,10 @@ class TaskRequest(Model):
     skills: Definitions = {}
     commands: Definitions = {}
     result: TaskResult | None = None
+    recording: Annotated[
+        Literal["off", "answers", "full"] | None,
+        Field(description="what is recorded of its model calls; the operator's `RECORDING` unless given"),
+    ] = None
 
     @field_validator("permissions")
     @classmethod

@@ -1,7 +1,7 @@
 """Everything that is generated from the code's tables: `python scripts/generate.py` writes, `--check` fails on drift.
 
 schemas/*.json, schemas/asyncapi.yaml, schemas/openapi.json, and in docs/reference: events.md, lifecycle.md,
-configuration.md and the table of metrics.md, and console/src/stream/lifecycle.ts.
+configuration.md, the tables of metrics.md and recording.md, and console/src/stream/lifecycle.ts.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.dependencies import GatewayDeps
 from ocf.functions.gateway.settings import GatewaySettings
 from ocf.functions.observability import metrics
+from ocf.functions.recording.canonical import RULES
 from ocf.functions.settings.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -320,6 +321,14 @@ def metrics_table() -> Pages:
     return {"docs/reference/metrics.md": between(ROOT / "docs/reference/metrics.md", "metrics", table)}
 
 
+def recording_rules() -> Pages:
+    """What is replaced before requests are compared, in docs/reference/recording.md."""
+    page = ROOT / "docs/reference/recording.md"
+    rows = [f"| `{pattern.replace('|', chr(92) + '|')}` | `{stands}` | {why} |" for pattern, stands, why in RULES]
+    table = "| pattern | becomes | because of |\n|---|---|---|\n" + _lines(rows)
+    return {"docs/reference/recording.md": between(page, "recording-rules", table)}
+
+
 def diagram() -> str:
     """Routes between streams, dispatcher and functions, as a Mermaid flowchart."""
     lines = ["flowchart LR", "    backend([backend]) & gateway -->|commands| C[(OCF_COMMANDS)]"]
@@ -346,6 +355,7 @@ GENERATORS: tuple[Callable[[], Pages], ...] = (
     console_states,
     configuration_page,
     metrics_table,
+    recording_rules,
     lambda: monitoring.pages(ROOT),
 )
 

@@ -22,10 +22,12 @@ from ocf.events.lifecycle import State
 from ocf.events.ports import Bus, Clock, Message, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.functions.archive.output_archive import Written, write_output
+from ocf.functions.archive.recording import delete_parts, join_recording
 from ocf.functions.archive.scratch_folders import scratch
 from ocf.functions.core.command_events import ids_of
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.stored_objects import delete_execution
+from ocf.functions.recording.lines import NAME
 
 log = structlog.get_logger()
 
@@ -39,6 +41,7 @@ _TYPES = {
     "events.ndjson": "application/x-ndjson",
     "workspace.patch": "text/x-patch",
     "workspace.tar.zst": "application/zstd",
+    NAME: "application/zstd",
 }
 
 
@@ -80,6 +83,7 @@ async def _archive(event: Event, bus: Bus, store: ObjectStore, records: Records,
         raise Drop(f"a second submit of {ref.execution} was rejected, which does not end the first")
     if record.archived:
         # An earlier delivery may have failed between the change of the record and the fact.
+        await delete_parts(store, ref)
         await _publish_archived(bus, records, event, ref, await store.get(ref.object_key(MANIFEST)))
         raise Drop(f"execution {ref.execution} is archived")
     late = clock.now() - event.time > MAX_WAIT
@@ -91,6 +95,7 @@ async def _archive(event: Event, bus: Bus, store: ObjectStore, records: Records,
     except NotYetKnown:
         await delete_execution(store, ref)
         raise Drop(f"execution {ref.execution} was deleted") from None
+    await delete_parts(store, ref)
     await _publish_archived(bus, records, event, ref, manifest)
 
 
@@ -126,7 +131,8 @@ async def _objects(
         written = await write_output(bus, clock, ref, outcome.last_sequence, output, gaps=late)
         lines = folder / "events.ndjson"
         await _write_events(bus, ref, event, lines, late=late)
-        objects = [await _put(store, ref.prefix, path) for path in (output, lines)]
+        recording = await join_recording(store, ref, outcome.usage.requests, folder / NAME)
+        objects = [await _put(store, ref.prefix, path) for path in (output, lines, *recording)]
     missing = []
     for artifact in outcome.objects:
         try:

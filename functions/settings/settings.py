@@ -122,6 +122,11 @@ class Settings(BaseSettings):
         ge=8,
         description="processes of one agent; default and maximum of limits.max_processes",
     )
+    recording: Literal["off", "answers", "full"] = Field(
+        "answers",
+        alias="RECORDING",
+        description="what is recorded of model calls, unless a task says otherwise: off, answers, full",
+    )
     artifact_wait: int = Field(
         900,
         alias="ARTIFACT_WAIT",

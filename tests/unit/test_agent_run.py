@@ -96,7 +96,7 @@ class World:
         async def open_up() -> None:
             """Nothing is hidden."""
 
-        server = SimpleNamespace(stop=stop, password=PASSWORD)
+        server = SimpleNamespace(stop=stop, password=PASSWORD, version="1.18.33")
         root = self.folder / "slot"
         return SimpleNamespace(
             model_proxy=self.model_proxy,

@@ -20,6 +20,8 @@ from ocf.events.lifecycle import AttemptState, State, Step
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.lease_check import RECHECK_SECONDS
 from ocf.functions.core.schedules import SWEEP
+from ocf.functions.recording.lines import VERSION, CallLine, Head, frame
+from ocf.functions.recording.reading import load
 from tests.support.clock import ManualClock
 from tests.support.handlers import archive, cancel, cleanup, submit
 from tests.support.parts import PROJECT, Bench, bench, instead
@@ -62,6 +64,22 @@ async def completed(b: Bench, chunks: int = 3) -> str:
     fact = Completed(execution_id=execution, project_id=PROJECT, attempt=1, duration_ms=5, last_sequence=chunks)
     await b.deps.records.end(PROJECT, execution, lambda _: (Step.COMPLETE, fact), None)
     return execution
+
+
+async def test_the_recording_is_joined_from_its_objects_and_they_are_removed() -> None:
+    """One object in the archive, in the manifest, that states how many calls there were; the parts are gone."""
+    b = bench()
+    execution = await completed(b)
+    ref = ExecutionRef(PROJECT, execution)
+    head = Head(version=VERSION, attempt=1, key="ab" * 32, holds="answers")
+    for number in (1, 2):
+        line = CallLine(number=number, wire="chat", request=[], outcome="ok", answer=f"{number}")
+        lines = [line] if number > 1 else [head, line]
+        await b.store.put(ref.object_key(f"model/0001-{number:06d}.zst"), frame(*lines))
+    await archive(b.deps, await b.fact(execution, "completed"))
+    found = await load(b.store, ref)
+    assert ([one.answer for one in found.calls], found.requests) == (["1", "2"], 0)
+    assert not [one async for one in b.store.list(ref.object_key("model/"))]
 
 
 async def test_cancel_before_the_start_ends_it() -> None:

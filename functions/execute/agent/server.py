@@ -37,8 +37,11 @@ _PORT_TAKEN = re.compile(r"EADDRINUSE|port .* in use|Failed to start server", re
 class AgentServer:
     """A started server with its process, client and private home. `stop` ends it."""
 
-    def __init__(self, spec: ServerSpec, process: AgentProcess, client: OpenCode, port: int, password: str) -> None:
+    def __init__(
+        self, spec: ServerSpec, process: AgentProcess, client: OpenCode, port: int, password: str, version: str = ""
+    ) -> None:
         self.spec = spec
+        self.version = version
         #: Password of its API; the agent's shell finds it in its environment.
         self.password = password
         self.process = process
@@ -106,7 +109,7 @@ class AgentServer:
                 kind = AgentFailed if process.ended else AgentNotReady
                 raise kind(Reason.AGENT_ERROR, f"OpenCode never became ready: {error}", tail) from error
             raise
-        return cls(spec, process, client, port, password)
+        return cls(spec, process, client, port, password, version)
 
     def failed(self, message: str, reason: Reason = Reason.AGENT_ERROR) -> AgentFailed:
         """Return a failure with the last lines of OpenCode's stderr."""

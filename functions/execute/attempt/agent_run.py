@@ -23,6 +23,7 @@ from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.execute.attempt.outcome import StoredArtifacts
 from ocf.functions.execute.attempt.preparation import Preparation, phase_draft
 from ocf.functions.execute.attempt.publisher import Ownership
+from ocf.functions.execute.attempt.recording import open_recorder
 from ocf.functions.execute.attempt.spans import RunSpans
 from ocf.functions.execute.attempt.watchdog import Activity
 from ocf.functions.execute.context import WorkerContext
@@ -34,6 +35,7 @@ from ocf.functions.models.endpoint_check import BadEndpoint
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import NoModel
 from ocf.functions.observability import tracing
+from ocf.functions.recording.recorder import Recorder
 
 log = structlog.get_logger()
 
@@ -45,6 +47,7 @@ _EXPORT_AT_REST = 30.0
 _EXPORT = 5.0
 _EXPORT_IN_A_HURRY = 0.3
 _GRACE = 0.3
+_RECORDING = 5.0
 _OUTPUT_TRIES = 2
 _ASK_FOR_OUTPUT = "Give the result of the work above as structured output. Your last message did not fit:"
 
@@ -65,6 +68,9 @@ class AgentRun:
         self._on_usage: Callable[[Usage], None] = lambda _: None
         self._refused: str | None = None
         self._used = Usage()
+        self._recorder: Recorder | None = None
+        #: Number of the attempt.
+        self.attempt = 1
         #: Redacts every secret of this execution.
         self.redactor = Redactor()
         self._preparation = Preparation(context, task, directory, self.redactor, self._assign, activity.note)
@@ -201,7 +207,10 @@ class AgentRun:
             on_usage=lambda usage: self._on_usage(usage),
             on_failure=lambda failure: self._on_failure(failure),
         )
-        warm_server.model_proxy.assign(target, self._task.limits, hooks, self._used)
+        self._recorder = open_recorder(
+            self._context.deps, self._task, self.attempt, warm_server, target, self._preparation.inputs, self.redactor
+        )
+        warm_server.model_proxy.assign(target, self._task.limits, hooks, self._used, self._recorder)
         if self._refused is not None:
             warm_server.model_proxy.refuse(self._refused)
 
@@ -281,6 +290,15 @@ class AgentRun:
         give_up: Callable[[], Awaitable[str]] | None = None,
     ) -> StoredArtifacts:
         """Store the results of the run; see `ocf.functions.execute.attempt.artifacts`."""
+        stored = await self._stored(emit, seconds, ownership, give_up)
+        if self._recorder is not None:
+            # S3 has just answered, or it is away and nothing waits for the recording.
+            await self._recorder.close(_RECORDING if stored.artifacts == "stored" else 0.0)
+        return stored
+
+    async def _stored(
+        self, emit: Emit, seconds: float | None, ownership: Ownership, give_up: Callable[[], Awaitable[str]] | None
+    ) -> StoredArtifacts:
         if self._preparation.workspace is None:
             return StoredArtifacts()
         artifact_writer = ArtifactWriter(self._context, self._task, self._directory / "artifacts", ownership)
@@ -300,6 +318,8 @@ class AgentRun:
     async def close(self) -> None:
         """End the processes and release everything the run has acquired."""
         await self.kill()
+        if self._recorder is not None:
+            await self._recorder.close(0.0)
         self.spans.close()
         await self._preparation.close()
         self._context.boundary.folders.check()

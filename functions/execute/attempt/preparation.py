@@ -25,6 +25,7 @@ from ocf.functions.execute.agent.conversation_import import import_conversation
 from ocf.functions.execute.agent.opencode_api import STRUCTURED_TOOL, FilePart
 from ocf.functions.execute.agent.warm_server import WarmServer
 from ocf.functions.execute.attempt.artifacts import CONVERSATION
+from ocf.functions.execute.attempt.recording import inputs_of
 from ocf.functions.execute.attempt.setup_script import WorkspaceSetup
 from ocf.functions.execute.attempt.workspace_source import WorkspaceInput
 from ocf.functions.execute.context import WorkerContext
@@ -40,6 +41,7 @@ from ocf.functions.models.endpoint_check import BadEndpoint
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import NoModel
 from ocf.functions.observability import logs, metrics, tracing
+from ocf.functions.recording.lines import Inputs
 from ocf.functions.settings.host_rules import InvalidRule
 
 Emit = Callable[[Draft], Awaitable[None]]
@@ -80,6 +82,8 @@ class Preparation:
         self.workspace: workspace.Prepared | None = None
         #: Whether the workspace's archive has the files that `.gitignore` excludes, too.
         self.keep_ignored = False
+        #: What the run begins from, once the workspace is prepared.
+        self.inputs = Inputs()
         #: Where the workspace comes from, once known.
         self.origin: WorkspaceInput | None = None
 
@@ -112,6 +116,8 @@ class Preparation:
                 warm_server = await self._acquire(target, definitions)
             await emit(phase_draft("workspace", f"preparing the workspace ({workspace_input.label})"))
             await self._prepare_workspace(workspace_input, warm_server, emit)
+            assert self.workspace is not None
+            self.inputs = inputs_of(workspace_input, self.workspace, session)
             self._assign(warm_server, target)
             spec = self._prompt_spec(target, await self._resume(warm_server, session), definitions, files)
             if self._task.mcp:

@@ -173,7 +173,7 @@ class Runner:
 
     async def _attempt(self, record: Record, fenced: FencedOutput) -> None:
         """Run one attempt until it has ended and its output is stored. Chunks follow those that `fenced` counts."""
-        number = len(record.attempts)
+        number = self._agent_run.attempt = len(record.attempts)
         self._began = self._deps.clock.monotonic()
         async with self._listener.listen() as commands:
             background = [

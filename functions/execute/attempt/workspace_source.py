@@ -88,6 +88,11 @@ class WorkspaceInput:
         return self._saved is not None
 
     @property
+    def snapshot_of(self) -> str | None:
+        """Return the execution whose stored workspace is the source, if one is."""
+        return self._source.execution_id if isinstance(self._source, SnapshotWorkspace) else None
+
+    @property
     def limits(self) -> workspace.Limits:
         """Return the limits of the workspace."""
         return self._sources.limits

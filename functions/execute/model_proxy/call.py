@@ -17,6 +17,7 @@ from ocf.events.redaction import Redactor
 from ocf.functions.execute.model_proxy import providers as wires
 from ocf.functions.execute.model_proxy.budget import Budget, Call, Hooks, Reservation
 from ocf.functions.execute.model_proxy.http_server import ClientGone, Reply, Request
+from ocf.functions.execute.model_proxy.recorded_call import was_redacted
 from ocf.functions.execute.model_proxy.request import ModelRequest
 from ocf.functions.execute.model_proxy.stream_redaction import StreamRedaction
 from ocf.functions.execute.model_proxy.upstream import (
@@ -40,7 +41,11 @@ Outcome = Literal["ok", "passed", "failed", "cut", "refused", "gone"]
 
 
 class ModelCall:
-    """One call. Afterwards `bad` states why its answer was unusable (None: it was usable), `cut` that it broke off."""
+    """One call.
+
+    Afterwards `bad` states why its answer was unusable (None: it was usable), `cut` that it broke off, `redacted` that
+    it had a secret in it.
+    """
 
     def __init__(
         self, number: int, target: ModelTarget, upstream: Upstream, budget: Budget, hooks: Hooks, clock: Clock
@@ -57,6 +62,12 @@ class ModelCall:
         self._checked_pieces = 0
         self.cut = False
         self.bad: str | None = None
+        self.redacted = False
+
+    @property
+    def facts(self) -> Call:
+        """Return what is known of the call so far."""
+        return self._call
 
     async def run(
         self,
@@ -139,7 +150,9 @@ class ModelCall:
             if _lives(data, ready):
                 self._hooks.on_activity()
             if ready:
-                await reply.send(redaction.feed(ready))
+                sent = redaction.feed(ready)
+                self.redacted = self.redacted or was_redacted(ready, sent)
+                await reply.send(sent)
                 self._check_budget()
         remainder = meter.remainder()
         if not meter.finished and not meter.failed:
@@ -174,7 +187,9 @@ class ModelCall:
         self._meter.whole(bytes(body))
         if not self._meter.finished:
             raise Unusable("neither JSON nor an event stream")
-        await reply.whole(200, redactor.bytes(bytes(body)))
+        sent = redactor.bytes(bytes(body))
+        self.redacted = sent != body
+        await reply.whole(200, sent)
 
     def _note(self, **fields: Any) -> None:
         self._call = replace(self._call, **fields)

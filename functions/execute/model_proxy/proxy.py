@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
+from typing import Any
 
 import structlog
 
@@ -23,10 +24,13 @@ from ocf.functions.execute.model_proxy import providers as wires
 from ocf.functions.execute.model_proxy import request as requests
 from ocf.functions.execute.model_proxy.budget import Budget, Hooks, ModelProxyFailure
 from ocf.functions.execute.model_proxy.call import ModelCall
-from ocf.functions.execute.model_proxy.elision import BadRequest
+from ocf.functions.execute.model_proxy.elision import BadRequest, Elided
 from ocf.functions.execute.model_proxy.http_server import ClientGone, Reply, Request, Server
+from ocf.functions.execute.model_proxy.recorded_call import RecordedReply, call_line, raw_parts
 from ocf.functions.execute.model_proxy.upstream import ModelFailed, Upstream
+from ocf.functions.models.catalog import Wire
 from ocf.functions.models.model_target import ModelTarget
+from ocf.functions.recording.recorder import Recorder, Tape
 
 log = structlog.get_logger()
 
@@ -60,6 +64,7 @@ class ModelProxy:
         self._budget = Budget(Limits(), None)
         self._refused: str | None = None
         self._calls: set[asyncio.Task[None]] = set()
+        self._recorder: Recorder | None = None
         self._numbers = 0
         self._unusable = 0
 
@@ -93,9 +98,16 @@ class ModelProxy:
         return self
 
     def assign(
-        self, target: ModelTarget, limits: Limits, hooks: Hooks | None = None, used: Usage | None = None
+        self,
+        target: ModelTarget,
+        limits: Limits,
+        hooks: Hooks | None = None,
+        used: Usage | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         """Set the target, once: a proxy serves one execution. `used` counts as spent already.
+
+        `recorder` records every call.
 
         Raises:
             RuntimeError: it has a target already.
@@ -105,6 +117,7 @@ class ModelProxy:
         self.target = target
         self._hooks = hooks or self._hooks
         self._budget = Budget(limits, target.prices, used)
+        self._recorder = recorder
         if target.api_key is not None:
             self.redactor.add(target.api_key.get_secret_value())
 
@@ -187,6 +200,7 @@ class ModelProxy:
             asked = await requests.off_loop(
                 size, requests.prepare, route.wire, elided, body, target, left, stream=stream
             )
+            tape = await self._tape(route.wire, elided, body)
         except OverLimit as error:
             await reply.whole(413, wires.error_body(str(error), "ocf_request"))
             return
@@ -196,7 +210,15 @@ class ModelProxy:
         # The outgoing copy is in memory too: the received one is not needed any longer.
         del elided, body
         request.body.clear()
-        await self._reserve(route, request, asked, target, reply)
+        await self._reserve(route, request, asked, target, reply, tape)
+
+    async def _tape(self, wire: Wire, elided: Elided, body: dict[str, Any]) -> Tape | None:
+        """Return the tape of a call that is recorded."""
+        recorder = self._recorder
+        if recorder is None:
+            return None
+        # Hashing is a hundred times as fast as parsing.
+        return await requests.off_loop(len(elided.source) // 8, lambda: recorder.tape(raw_parts(wire, elided, body)))
 
     async def _reserve(
         self,
@@ -205,6 +227,7 @@ class ModelProxy:
         asked: requests.ModelRequest,
         target: ModelTarget,
         reply: Reply,
+        tape: Tape | None,
     ) -> None:
         estimate = Usage(input_tokens=asked.input_tokens, output_tokens=asked.output_tokens)
         async with self._budget.reserved(estimate) as reservation:
@@ -214,13 +237,22 @@ class ModelProxy:
                 return
             self._numbers += 1
             call = ModelCall(self._numbers, target, self._upstream, self._budget, self._hooks, self._clock)
+            failure: tuple[str, str] | None = None
+            reply = reply if tape is None else RecordedReply(reply, tape)
             try:
                 await call.run(route, request, asked, reservation, reply, self.redactor)
             except ModelFailed as error:
-                self.fail(error.reason, self.redactor(error.message))
+                failure = (error.reason.value, self.redactor(error.message))
+                self.fail(error.reason, failure[1])
                 await self._answer_refused(reply)
             else:
                 self._after(call, reply)
+            finally:
+                if tape is not None and self._recorder is not None:
+                    tape.redacted = call.redacted
+                    bad = None if call.bad is None else self.redactor(call.bad)
+                    line = call_line(route.wire, call.facts, broken=call.cut, unusable=bad, failure=failure)
+                    self._recorder.end(tape, line)
 
     def _after(self, call: ModelCall, reply: Reply) -> None:
         """Check limits and the run of unusable answers after a call."""

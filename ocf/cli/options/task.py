@@ -256,6 +256,7 @@ TASK_OPTIONS = (
         *("--allow-host", "network.allow", "Host that the agent's tools may reach, may be repeated."), list[str],
         extra={"metavar": "HOST"},
     ),
+    Option("--recording", "recording", "What to record of model calls: off, answers or full."),
     LABELS,
     Option("--task-id", "task_id", "Your own id of the task."),
 )  # fmt: skip

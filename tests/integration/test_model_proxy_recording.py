@@ -1,0 +1,116 @@
+"""The model proxy's recording: real sockets, a faulty provider, every kind of end of a call."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from io import BytesIO
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from ocf.events.adapters.memory_object_store import MemoryStore
+from ocf.events.command_payloads import Limits
+from ocf.events.redaction import MASK
+from ocf.events.refs import ExecutionRef
+from ocf.functions.core.system_clock import SystemClock
+from ocf.functions.execute.model_proxy import ModelProxy, RetryPolicy, Upstream
+from ocf.functions.models.model_target import ModelTarget
+from ocf.functions.recording.canonical import PartTable
+from ocf.functions.recording.lines import VERSION, Head
+from ocf.functions.recording.reading import Recording, read
+from ocf.functions.recording.recorder import Recorder
+from tests.support.faulty_model import Act, chat, cut, faulty_model, status
+
+KEY = "sk-planted-5f1d9c27e0ab"
+REF = ExecutionRef("p", "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11")
+SYSTEM = {"role": "system", "content": "You are an agent."}
+TOOLS = [{"type": "function", "function": {"name": "bash"}}]
+
+
+class Rig:
+    """A proxy that records, and its recording."""
+
+    def __init__(self, proxy: ModelProxy, store: MemoryStore, recorder: Recorder, client: httpx.AsyncClient) -> None:
+        self.proxy, self.store, self.recorder, self.client = proxy, store, recorder, client
+
+    async def ask(self, *texts: str) -> httpx.Response:
+        said = [SYSTEM, *({"role": "user", "content": text} for text in texts)]
+        return await self.client.post(
+            "/chat/completions", json={"model": "m", "stream": True, "messages": said, "tools": TOOLS}
+        )
+
+    async def recording(self) -> Recording:
+        await self.recorder.close(5.0)
+        keys = [one.key async for one in self.store.list(REF.object_key("model/"))]
+        return read(BytesIO(b"".join([await self.store.get(key) for key in keys])))
+
+
+Make = Callable[..., Awaitable[Rig]]
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    async with AsyncExitStack() as stack:
+
+        async def build(*script: Act) -> Rig:
+            model = await stack.enter_async_context(faulty_model(*script))
+            clock, store = SystemClock(), MemoryStore()
+            upstream = Upstream(clock, retry=RetryPolicy(tries=2, base=0.01, cap=0.01), read_timeout=5.0)
+            stack.push_async_callback(upstream.close)
+            proxy = await ModelProxy(upstream, clock).start()
+            stack.push_async_callback(proxy.close)
+            headers = {"authorization": f"Bearer {proxy.token}"}
+            client = await stack.enter_async_context(
+                httpx.AsyncClient(base_url=proxy.base_url, headers=headers, timeout=10)
+            )
+            head = Head(version=VERSION, attempt=1, key="ab" * 32, holds="full")
+            recorder = Recorder(store, REF, head, PartTable(head.key, proxy.redactor), clock)
+            fields: dict[str, Any] = {"provider": "local", "model": "m", "kind": "openai", "base_url": model.base_url}
+            proxy.assign(ModelTarget(**fields, api_key=SecretStr(KEY)), Limits(), recorder=recorder)
+            return Rig(proxy, store, recorder, client)
+
+        yield build
+
+
+async def test_what_the_agent_got_is_what_is_recorded(make: Make) -> None:
+    """Two calls of a conversation: answers byte for byte, parts once, times and usage."""
+    rig = await make(chat("hel", "lo", prompt=7), chat("bye"))
+    first, second = await rig.ask("one"), await rig.ask("one", "two")
+    found = await rig.recording()
+    assert [one.answer for one in found.calls] == [first.text, second.text]
+    assert [part.kind for part in found.request_of(found.calls[1])] == ["system", "tools", "message", "message"]
+    assert len(found.parts) == 4
+    call = found.calls[0]
+    assert (call.outcome, call.status, call.usage.input_tokens, call.tries) == ("ok", 200, 7, 1)
+    assert call.times[-1][1] == len(first.content)
+    assert not call.redacted
+
+
+async def test_a_secret_that_a_provider_returns_is_not_recorded_and_the_call_is_marked(make: Make) -> None:
+    """Also one that comes in pieces."""
+    rig = await make(chat("the key is ", KEY[:9], KEY[9:], ", keep it"))
+    answer = await rig.ask("one")
+    (call,) = (await rig.recording()).calls
+    assert call.redacted
+    assert call.answer == answer.text
+    assert MASK in call.answer
+    assert not [key for key, data in rig.store.objects.items() if KEY.encode() in data]
+
+
+async def test_every_end_of_a_call_is_recorded(make: Make) -> None:
+    """A client error that is passed on, an answer that breaks off, and the failure that ends the execution."""
+    rig = await make(status(400, '{"error":{"message":"too long"}}'), cut("hal"), status(401))
+    assert (await rig.ask("one")).status_code == 400
+    with pytest.raises(httpx.HTTPError):
+        await rig.ask("two")
+    assert (await rig.ask("three")).status_code == 403
+    passed, broken, failed = (await rig.recording()).calls
+    assert (passed.outcome, passed.status) == ("passed", 400)
+    assert "too long" in passed.answer
+    assert (broken.outcome, broken.broken) == ("cut", True)
+    assert "hal" in broken.answer
+    assert (failed.outcome, failed.reason) == ("failed", "model_auth")
+    assert failed.message == "the model provider refused the key (status 401)"

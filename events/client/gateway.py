@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -193,20 +193,23 @@ class GatewayClient:
             try:
                 if outage.since is not None:
                     await self.find_again()
-                async for chunk, data in self._stream(execution, order.next, outage):
-                    outage.over()
-                    if chunk["type"] == "heartbeat":
-                        continue
-                    ended = chunk["type"] == "end"
-                    for line in order.finish() if ended else order.feed(line_from(chunk, data)):
-                        yield chunk if line.data is data else json.loads(line.data)
-                    if ended:
-                        return
+                async with aclosing(self._stream(execution, order.next, outage)) as chunks:
+                    async for chunk, data in chunks:
+                        outage.over()
+                        if chunk["type"] == "heartbeat":
+                            continue
+                        ended = chunk["type"] == "end"
+                        for line in order.finish() if ended else order.feed(line_from(chunk, data)):
+                            yield chunk if line.data is data else json.loads(line.data)
+                        if ended:
+                            return
                 await outage.wait("the stream was closed", self.address.url)
             except (ConnectionError, Unreachable) as error:
                 await outage.wait(str(error), self.address.url)
 
-    async def _stream(self, execution: str, start: int, outage: Outage) -> AsyncIterator[tuple[dict[str, Any], bytes]]:
+    async def _stream(
+        self, execution: str, start: int, outage: Outage
+    ) -> AsyncGenerator[tuple[dict[str, Any], bytes], None]:
         from websockets.asyncio.client import connect
         from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 

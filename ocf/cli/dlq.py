@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -26,6 +27,9 @@ async def list_(
     items = page["items"]
     if call.json:
         print_json(items)
+        return 0
+    if not items:
+        sys.stdout.write("no dead letters\n")
         return 0
     screen = console()
     for item in items:

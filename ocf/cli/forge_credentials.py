@@ -68,6 +68,8 @@ async def list_(call: Call) -> int:
     if call.json:
         print_json(found)
         return 0
+    if not found:
+        return call.none("credentials")
     screen = console()
     for one in found:
         screen.print(

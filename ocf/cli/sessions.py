@@ -69,8 +69,7 @@ async def list_(call: Call) -> int:
         print_json(items)
         return 0
     if not items:
-        sys.stdout.write(f"no sessions in project {call.project}\n")
-        return 0
+        return call.none("sessions")
     from ocf.cli.render import listing
 
     screen = console()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -106,13 +107,13 @@ async def list_(
     page = await call.gateway.call("GET", "/tasks", status=state, label=label, q=search, limit=limit)
     if call.json:
         print_json(page["items"])
-    elif page["items"]:
-        from ocf.cli.render import task_list
+        return 0
+    if not page["items"]:
+        return call.none("executions")
+    from ocf.cli.render import task_list
 
-        screen = console()
-        screen.print(task_list(page["items"], screen.width))
-    else:
-        sys.stdout.write(f"no executions in project {call.project}\n")
+    screen = console()
+    screen.print(task_list(page["items"], screen.width))
     return 0
 
 
@@ -161,7 +162,7 @@ async def diff(call: Call, execution: Execution) -> int:
     from rich.syntax import Syntax
 
     patch = b"".join([piece async for piece in pieces]).decode(errors="replace")
-    console().print(Syntax(printable(patch), "diff", background_color="default", word_wrap=True))
+    console().print(Syntax(printable(patch), "diff", background_color="default"), soft_wrap=True)
     return 0
 
 
@@ -189,8 +190,9 @@ async def follow(gateway: GatewayClient, execution: str, start: int, json_output
 
     try:
         if json_output:
-            async for chunk in gateway.watch(execution, start):
-                print_json(chunk)
+            async with aclosing(gateway.watch(execution, start)) as chunks:
+                async for chunk in chunks:
+                    print_json(chunk)
         else:
             await _show(gateway, execution, start)
         final = await gateway.lasting(f"/tasks/{execution}/status")
@@ -218,8 +220,9 @@ async def _show(gateway: GatewayClient, execution: str, start: int) -> None:
     screen = console()
     screen.print(f"[dim]execution {execution}[/]", highlight=False)
     with View(screen) as view:
-        async for chunk in gateway.watch(execution, start):
-            view.show(chunk)
-            if not view.model and (chunk.get("detail") or {}).get("state") == "running":
-                found = await gateway.lasting(f"/tasks/{execution}/status")
-                view.model = str(found.get("model") or "")
+        async with aclosing(gateway.watch(execution, start)) as chunks:
+            async for chunk in chunks:
+                view.show(chunk)
+                if not view.model and (chunk.get("detail") or {}).get("state") == "running":
+                    found = await gateway.lasting(f"/tasks/{execution}/status")
+                    view.model = str(found.get("model") or "")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ocf.cli import streams
 from ocf.cli.common import console, fail, plain, print_json
 from ocf.cli.options.body import Option
 from ocf.cli.options.task import TASK_OPTIONS, task_body
@@ -47,7 +48,9 @@ def documents(file: str) -> list[dict[str, Any]]:
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text()
         found = [one for one in yaml.safe_load_all(text) if one is not None]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        fail(streams.of_os(error))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         fail(f"{file}: {error}")
     if not found or not all(isinstance(one, dict) for one in found):
         fail(f"{file}: must hold YAML objects, one for each rule")
@@ -63,6 +66,8 @@ async def list_(call: Call) -> int:
     if call.json:
         print_json({"triggers": found})
         return 0
+    if not found:
+        return call.none("rules")
     screen = console()
     for rule in found:
         last = (rule.get("last_event") or {}).get("time", "never")[:19]
@@ -125,6 +130,8 @@ async def list_hooks(call: Call, of: Of) -> int:
     if call.json:
         print_json(found)
         return 0
+    if not found["hooks"]:
+        sys.stdout.write(f"no hooks in project {of}\n")
     for hook in found["hooks"]:
         ends = [one["expires_at"][:19] for one in hook["secrets"] if one["expires_at"]]
         until = f"; the earlier one until {ends[0]}" if ends else ""
@@ -177,6 +184,8 @@ async def list_schedules(call: Call) -> int:
     if call.json:
         print_json(found)
         return 0
+    if not found["schedules"]:
+        return call.none("schedules")
     for one in found["schedules"]:
         due = "paused" if one["paused"] else f"next {(one['next'] or 'never')[:16]}"
         last = (one["last"] or {}).get("id", "never")

@@ -43,6 +43,11 @@ class Call:
         """Make one call and print its answer."""
         return self.show(await self.gateway.call(method, path, body=body))
 
+    def none(self, things: str) -> int:
+        """Say that the project has no such things, for a list that is empty."""
+        sys.stdout.write(f"no {things} in project {self.project}\n")
+        return 0
+
     def show(self, answer: dict[str, Any] | None) -> int:
         """Print an answer: JSON, or one line for each field."""
         if self.json:

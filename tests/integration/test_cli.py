@@ -38,6 +38,8 @@ class Gateway:
         self.tokens: list[str] = []
         self.chunks: list[dict[str, Any]] = []
         self.tasks: list[dict[str, Any]] = []
+        #: Answer of every call but `GET /health`.
+        self.anything: dict[str, Any] | None = None
         self.finished = asyncio.Event()
         self.status = {"execution_id": ID, "project_id": "default", "status": "completed"}
         self._server: Server | None = None
@@ -62,7 +64,7 @@ class Gateway:
             return None
         bodies: dict[str, Any] = {"/health": {"status": "ok", "open": True, "instance": self.instance}}
         bodies |= {"/tasks": {"items": self.tasks}, f"/tasks/{ID}/status": self.status}
-        found = bodies.get(path)
+        found = self.anything if self.anything and path != "/health" else bodies.get(path)
         return connection.respond(
             HTTPStatus.OK if found else HTTPStatus.NOT_FOUND, json.dumps(found or {"detail": "no"})
         )
@@ -274,6 +276,24 @@ async def test_a_closed_pipe_ends_a_verb_quietly(verb: list[str], tmp_path: Path
     assert (status, problem) == (141 if verb[0] == "watch" else 0, "")
 
 
+@pytest.mark.parametrize("verb", [["watch", ID], ["watch", ID, "--json"]], ids=" ".join)
+async def test_a_reader_that_leaves_in_the_middle_ends_a_verb_quietly(verb: list[str], tmp_path: Path) -> None:
+    """`ocf watch ID | head -3` while more output waits in the connection: nothing on stderr."""
+    async with serving(Gateway()) as gateway:
+        gateway.chunks = [
+            {"seq": n, "type": "text", "data": "x" * 5000 + "\n", "attempt": 1, "timestamp": "2026-01-01T00:00:00Z"}
+            for n in range(1, 2000)
+        ]
+        gateway.finished.set()
+        reading, writing = os.pipe()
+        with os.fdopen(writing, "wb") as pipe:
+            running = asyncio.create_task(ocf(*verb, cwd=tmp_path, stdout=pipe, OCF_GATEWAY=gateway.url))
+            await asyncio.to_thread(os.read, reading, 1000)
+            os.close(reading)
+            status, _, problem = await running
+    assert (status, problem) == (141, "")
+
+
 @pytest.mark.parametrize("verb", [["list", "--json"], ["doctor"], ["--help"], ["watch", ID]], ids=" ".join)
 async def test_a_full_disk_is_one_line(verb: list[str], tmp_path: Path) -> None:
     """`ocf list > file` on a full disk says that the output could not be written, and fails."""
@@ -283,6 +303,26 @@ async def test_a_full_disk_is_one_line(verb: list[str], tmp_path: Path) -> None:
         with open("/dev/full", "wb") as full:
             status, _, problem = await ocf(*verb, cwd=tmp_path, stdout=full, OCF_GATEWAY=gateway.url)
     assert (status, problem.count("\n"), "No space left on device" in problem) == (1, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("verb", "answer", "said"),
+    [
+        ("list", {"items": []}, "no executions in project default"),
+        ("session list", {"items": []}, "no sessions in project default"),
+        ("trigger list", {"triggers": []}, "no rules in project default"),
+        ("schedule list", {"schedules": []}, "no schedules in project default"),
+        ("credential list", {"credentials": []}, "no credentials in project default"),
+        ("hook list team", {"hooks": []}, "no hooks in project team"),
+        ("dlq list", {"items": []}, "no dead letters"),
+    ],
+)
+async def test_an_empty_list_says_so(verb: str, answer: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """Silence would look like a verb that did nothing."""
+    async with serving(Gateway()) as gateway:
+        gateway.anything = answer
+        status, shown, problem = await ocf(*verb.split(), cwd=tmp_path, OCF_GATEWAY=gateway.url)
+    assert (status, shown.strip(), problem) == (0, said, "")
 
 
 async def test_a_data_directory_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

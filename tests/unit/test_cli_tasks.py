@@ -68,9 +68,24 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
         {"model_config": {"provider": "local", "model": "m", "variant": "high"}, "agent": "plan"},
     ),
     (
-        ["--model-version", "2", "--temperature", "0.5", "--max-tokens", "9", "--tool", "read", "--tool", "grep"],
+        [
+            "-m",
+            "local/m",
+            "--model-version",
+            "2",
+            "--temperature",
+            "0.5",
+            "--max-tokens",
+            "9",
+            "--tool",
+            "read",
+            "--tool",
+            "grep",
+        ],
         {
             "model_config": {
+                "provider": "local",
+                "model": "m",
                 "model_version": "2",
                 "temperature": 0.5,
                 "max_tokens": 9,
@@ -105,8 +120,7 @@ def test_an_option_sets_its_field(words: list[str], body: dict[str, Any], asked:
     """And the gateway takes the result."""
     assert submit("do it", *words) == ""
     assert asked.body == {"prompt": "do it", "project_id": "default", **body}
-    if "model" in body.get("model_config", {"model": ""}):
-        ExecuteTask.model_validate(asked.body)
+    ExecuteTask.model_validate(asked.body)
 
 
 def test_secrets_come_from_files(asked: Asked, tmp_path: Path) -> None:
@@ -114,11 +128,10 @@ def test_secrets_come_from_files(asked: Asked, tmp_path: Path) -> None:
     token, directory = tmp_path / "token", tmp_path / "work"
     token.write_text("t0ken\n")
     directory.mkdir()
-    assert (
-        submit("x", "--git", "https://h/r.git", "--git-token-file", str(token), "--key-file", "-", stdin="k3y\n") == ""
-    )
+    words = ["x", "--git", "https://h/r.git", "--git-token-file", str(token), "-m", "p/m", "--key-file", "-"]
+    assert submit(*words, stdin="k3y\n") == ""
     assert asked.body["workspace"]["token"] == "t0ken"
-    assert asked.body["model_config"] == {"api_key": "k3y"}
+    assert asked.body["model_config"] == {"provider": "p", "model": "m", "api_key": "k3y"}
     submit("x", "--dir", str(directory))
     assert asked.body["workspace"] == {"source": "directory", "path": str(directory)}
 
@@ -230,6 +243,7 @@ def test_a_file_is_the_body_and_options_override_it(asked: Asked, tmp_path: Path
         (["x", "--git", "u", "--snapshot", ID], "--git and --snapshot exclude each other: each names a workspace"),
         (["-", "--file", "-"], "--file and PROMPT exclude each other: each reads standard input"),
         (["x", "-m", "gpt"], "--model (field model_config): must be provider/model, for example"),
+        (["x", "--variant", "high"], "--variant: needs --model provider/model beside it"),
         (["x", "-l", "a"], "--label (field labels): 'a' must be KEY=VALUE"),
         (["x", "--permission", "bash"], "--permission (field permissions): 'bash' must be NAME=allow"),
         (["x", "--max-memory", "2 cows"], "--max-memory (field limits.max_memory_bytes): must be a number of bytes"),

@@ -280,7 +280,11 @@ def task_body(given: Mapping[str, Any]) -> dict[str, Any]:
     from_stdin = [option.flag for option in TASK_OPTIONS if given[option.name] == STDIN]
     if len(from_stdin) > 1:
         raise typer.BadParameter(f"{' and '.join(from_stdin)} exclude each other: each reads standard input")
-    return build(TASK_OPTIONS, given)
+    body = build(TASK_OPTIONS, given)
+    if "model_config" in body and not {"provider", "model"} & body["model_config"].keys():
+        own = [one.flag for one in TASK_OPTIONS if one.field.startswith("model_config.") and given[one.name]]
+        raise typer.BadParameter(f"{', '.join(own) or 'model_config'}: needs --model provider/model beside it")
+    return body
 
 
 def session_body(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,12 @@ class GatewayClient:
         self.address = find()
         #: Seconds that `lasting` and `watch` wait for a gateway that is away.
         self.patience = DEFAULT_PATIENCE
+        self._watched: Outage | None = None
+
+    @property
+    def disconnected(self) -> bool:
+        """Return whether `watch` has lost its connection and tries to get it back."""
+        return self._watched is not None and self._watched.reported
 
     async def find_again(self) -> None:
         """Locate the gateway again.
@@ -188,6 +194,7 @@ class GatewayClient:
             GaveUp: the gateway was away for `patience` seconds; `resume` is the next sequence.
         """
         order, outage = Reorderer(start, gap_lines(lambda: datetime.now(UTC))), self._outage()
+        self._watched = outage
         while True:
             outage.resume = order.next
             try:

@@ -42,7 +42,8 @@ class Outage:
     ) -> None:
         self._patience, self._report, self._clock = patience, report, clock
         self._pause = _RETRY_FIRST
-        self._reported = False
+        #: Whether the connection is lost, and was reported so.
+        self.reported = False
         self.since: float | None = None
         #: The next sequence of a stream.
         self.resume: int | None = None
@@ -58,16 +59,16 @@ class Outage:
         left = self.since + self._patience - self._clock()
         if left <= 0:
             raise GaveUp(f"gave up after {self._patience:.0f} s: {why}", self.resume)
-        if not self._reported:
-            self._reported = True
+        if not self.reported:
+            self.reported = True
             self._report(f"disconnected from {url} ({why}); reconnecting")
         await asyncio.sleep(min(self._pause, left))
         self._pause = min(self._pause * 2, _RETRY_MOST)
 
     def connected(self, url: str) -> None:
         """Report the reconnection; the outage ends only with the first message."""
-        if self._reported:
-            self._reported = False
+        if self.reported:
+            self.reported = False
             self._report(f"reconnected to {url}")
 
     def over(self) -> None:

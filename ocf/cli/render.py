@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -45,9 +45,15 @@ _SHOWN_OTHERWISE = ("todowrite", "todoread")
 
 
 class View:
-    """Prints chunks. In a terminal with a live bottom line; elsewhere plain lines only."""
+    """Prints chunks. In a terminal with a live bottom line; elsewhere plain lines only.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: where to.
+        disconnected: whether the connection is lost, so that the state is only the last known one.
+    """
+
+    def __init__(self, console: Console, disconnected: Callable[[], bool] = lambda: False) -> None:
+        self._disconnected = disconnected
         self._console = console
         self._started = time.monotonic()
         self._partial: list[str] = []
@@ -172,7 +178,8 @@ class View:
         self._console.print(what, highlight=False, soft_wrap=not self._console.is_terminal)
 
     def _bottom(self) -> Group:
-        parts = [self._state, f"{time.monotonic() - self._started:.0f} s", tokens(self._usage)]
+        state = f"disconnected, last known: {self._state}" if self._disconnected() else self._state
+        parts = [state, f"{time.monotonic() - self._started:.0f} s", tokens(self._usage)]
         if self._todo:
             done = sum(item["status"] in ("completed", "cancelled") for item in self._todo)
             now = next((item["content"] for item in self._todo if item["status"] == "in_progress"), "")

@@ -219,7 +219,7 @@ async def _show(gateway: GatewayClient, execution: str, start: int) -> None:
 
     screen = console()
     screen.print(f"[dim]execution {execution}[/]", highlight=False)
-    with View(screen) as view:
+    with View(screen, lambda: gateway.disconnected) as view:
         async with aclosing(gateway.watch(execution, start)) as chunks:
             async for chunk in chunks:
                 view.show(chunk)

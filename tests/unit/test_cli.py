@@ -177,6 +177,15 @@ def test_long_plans_and_lines_are_folded() -> None:
     assert (said.count("x") < 50, said.count("y") >= 100_000) == (True, True)
 
 
+def test_the_bottom_line_does_not_claim_a_state_while_disconnected() -> None:
+    """The execution may have ended since; the last known state is named as that."""
+    terminal, lost = io.StringIO(), [False]
+    with View(Console(file=terminal, force_terminal=True, color_system=None, width=80), lambda: lost[0]) as view:
+        view.show({"type": "status", "data": "started", "detail": {"state": "running"}})
+        lost[0] = True
+    assert "disconnected, last known: running" in printable(terminal.getvalue())
+
+
 @pytest.mark.parametrize(("artifacts", "shown"), [("lost", True), ("pending", True), ("stored", False), (None, False)])
 def test_status_names_the_state_of_the_workspace(artifacts: str | None, shown: bool) -> None:
     """`ocf run` and `ocf status` say why a workspace is not, or not yet, in S3."""

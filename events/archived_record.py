@@ -28,6 +28,6 @@ async def archived_record(store: ObjectStore, ref: ExecutionRef) -> Record | Non
         record = Record.read(json.dumps({**json.loads(manifest)["record"], "archived": True}))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Unreadable(f"the manifest of {ref} cannot be read: {type(error).__name__}") from None
-    if ExecutionRef(record.project_id, record.execution_id) != ref:
+    if record.ref != ref:
         raise Unreadable(f"the manifest of {ref} names another execution")
     return record

@@ -13,6 +13,7 @@ from ocf.events.fact_payloads import ArtifactState, Completed, DiffSummary, Fiel
 from ocf.events.forge_fields import ReplyTo
 from ocf.events.lifecycle import ATTEMPT, TERMINAL, AttemptState, AttemptStep, Reason, State
 from ocf.events.output import PendingRequest, TodoItem, Usage
+from ocf.events.refs import ExecutionRef
 
 
 class Attempt(ForwardCompatible):
@@ -93,6 +94,11 @@ class Record(ForwardCompatible):
     base_commit: str | None = None
     #: Commits that this execution pushed or was about to push.
     pushed: list[str] = []
+
+    @property
+    def ref(self) -> ExecutionRef:
+        """Project and id."""
+        return ExecutionRef(self.project_id, self.execution_id)
 
     @property
     def terminal(self) -> bool:

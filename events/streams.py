@@ -53,6 +53,7 @@ STREAMS: tuple[StreamSpec, ...] = (
 
 BUCKETS: tuple[BucketSpec, ...] = (
     BucketSpec(s.EXECUTIONS_BUCKET, "the record and the lease of every execution"),
+    BucketSpec(s.OPEN_BUCKET, "the keys of the executions that may be open, for the sweep"),
     BucketSpec(s.SESSIONS_BUCKET, "the record of every session"),
     BucketSpec(s.CREDENTIALS_BUCKET, "the sealed forge credentials of every project"),
     BucketSpec(s.TRIGGERS_BUCKET, "rules, schedules and hooks of every project, and what they last did"),

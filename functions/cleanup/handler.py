@@ -145,6 +145,7 @@ class Deletion:
         record = await self.executions.get(ref.record_key)
         await self.executions.delete(ref.record_key)
         await self.executions.delete(ref.lease_key)
+        await self.records.open.remove(ref)
         await self.records.ended.forget(ref)
         return {
             "records": int(record is not None),

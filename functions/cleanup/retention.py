@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import timedelta
 
 import structlog
 
 from ocf.events.envelope import Event
 from ocf.events.errors import NotYetKnown
-from ocf.events.execution_record import Record
 from ocf.events.ports import Bus, Clock, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.execution_store import Records
@@ -18,10 +19,8 @@ from ocf.functions.core.output_fence import purge_output
 from ocf.functions.core.schedules import RETENTION, delete_schedule, ensure_schedule, is_expiring
 from ocf.functions.core.stored_objects import delete_execution, delete_setups
 from ocf.functions.database.store import History
+from ocf.functions.database.tables import Kept
 from ocf.functions.settings.retention_rules import RetentionRule, rule_for
-
-#: Archives of one query.
-_BATCH = 500
 
 log = structlog.get_logger()
 
@@ -39,75 +38,51 @@ class Retention:
     rules: tuple[RetentionRule, ...]
 
     async def run(self, event: Event) -> None:
-        """Apply the rules to every ended execution; without records or rules, delete the schedule.
+        """Apply the rules to what is due, by indexes of the history; without executions or rules, delete the schedule.
 
-        The next sweep creates the schedule again.
+        The next sweep creates the schedule again. Output that is not archived has no other copy: it stays regardless
+        of its age.
         """
-        known, projects = False, set[str]()
-        async for record in self.records.all():
-            known = True
-            projects.add(record.project_id)
-            ref = ExecutionRef(record.project_id, record.execution_id)
-            if record.ended_at is not None and not self.isolation.is_paused("retention", ref.record_key):
-                step = self._apply(record, self.clock.now())
-                await self.isolation.run("retention", ref.record_key, step, **ref.log_fields)
+        projects: list[str] = []
         if self.rules:
-            await self._expire_archives()
-            projects |= set(await self.history.all_projects())
+            await self._each("output_expired", lambda rule: rule.output, self._expire_output)
+            await self._each("archive_expired", lambda rule: rule.archive, self._expire_archive)
+            projects = await self.history.all_projects()
         for project in projects:
             await self.isolation.run("retention", project, self._expire_setups(project), project_id=project)
-        if not (known or projects) or not self.rules:
+        if not projects:
             await delete_schedule(self.bus, RETENTION)
         elif is_expiring(event, self.clock.now()):
             await ensure_schedule(self.bus, RETENTION, refresh=True)
 
-    async def _apply(self, record: Record, now: datetime) -> None:
-        rule = rule_for(self.rules, record.project_id, record.labels)
-        # Output that is not archived has no other copy: it stays regardless of its age.
-        if rule is None or record.ended_at is None or not record.archived:
-            return
-        age = now - record.ended_at
-        if age >= rule.output and not record.output_expired:
-            await purge_output(self.bus, record.project_id, record.execution_id)
-            await self._mark(record, "output_expired")
-        if age >= rule.archive and not record.archive_expired:
-            await delete_execution(self.store, ExecutionRef(record.project_id, record.execution_id))
-            await self._mark(record, "archive_expired")
-
-    async def _expire_archives(self) -> None:
-        """Remove the archives that are due, found by an index of the history: their records have left the bucket."""
+    async def _each(
+        self, what: Kept, age: Callable[[RetentionRule], timedelta], expire: Callable[[ExecutionRef], Awaitable[None]]
+    ) -> None:
+        """Call `expire` for each execution whose `age` is over, and mark it: a crash in between repeats the removal."""
         now = self.clock.now()
-        after: tuple[datetime, str] | None = None
-        while found := await self.history.archives(now - min(rule.archive for rule in self.rules), after, _BATCH):
-            for ref, ended, labels in found:
-                rule = rule_for(self.rules, ref.project, labels)
-                due = rule is not None and now - ended >= rule.archive
-                if due and not self.isolation.is_paused("retention", ref.record_key):
-                    await self.isolation.run("retention", ref.record_key, self._expire(ref), **ref.log_fields)
-                after = (ended, ref.execution)
+        async for ref, ended, labels in self.history.due(what, now - min(map(age, self.rules))):
+            rule = rule_for(self.rules, ref.project, labels)
+            due = rule is not None and now - ended >= age(rule)
+            if due and not self.isolation.is_paused("retention", ref.record_key):
+                step = self._expire(what, ref, expire)
+                await self.isolation.run("retention", ref.record_key, step, **ref.log_fields)
 
-    async def _expire(self, ref: ExecutionRef) -> None:
+    async def _expire(self, what: Kept, ref: ExecutionRef, expire: Callable[[ExecutionRef], Awaitable[None]]) -> None:
+        await expire(ref)
+        with suppress(NotYetKnown):  # it has left the bucket
+            mark: dict[str, bool] = {what: True}
+            await self.records.change(ref.project, ref.execution, lambda newest: newest.model_copy(update=mark))
+        await self.history.mark(ref, what)
+        log.info("data expired", action=f"retention.{what}", **ref.log_fields)
+
+    async def _expire_output(self, ref: ExecutionRef) -> None:
+        await purge_output(self.bus, ref.project, ref.execution)
+
+    async def _expire_archive(self, ref: ExecutionRef) -> None:
         await delete_execution(self.store, ref)
-        await self.history.expire(ref)
-        log.info("data expired", action="retention.archive_expired", **ref.log_fields)
 
     async def _expire_setups(self, project: str) -> None:
         """Remove kept setups at the age of the project's archives; the next run makes them again."""
         rule = rule_for(self.rules, project, {})
         if rule is not None and await delete_setups(self.store, project, self.clock.now() - rule.archive):
             log.info("data expired", action="retention.setup_expired", project_id=project)
-
-    async def _mark(self, record: Record, what: str) -> None:
-        """Mark the removal in the record, after it: a crash in between repeats the removal, which is harmless."""
-        try:
-            await self.records.change(
-                record.project_id, record.execution_id, lambda newest: newest.model_copy(update={what: True})
-            )
-        except NotYetKnown:
-            return  # deleted meanwhile
-        log.info(
-            "data expired",
-            action=f"retention.{what}",
-            execution_id=record.execution_id,
-            project_id=record.project_id,
-        )

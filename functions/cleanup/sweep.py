@@ -13,8 +13,7 @@ from ocf.events.envelope import Event
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import Outcome
 from ocf.events.lifecycle import State, Step
-from ocf.events.ports import Bucket, Bus, Clock
-from ocf.events.refs import ExecutionRef
+from ocf.events.ports import Bucket, Bus, Clock, Entry
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.lease_check import RECHECK_SECONDS, is_leased
@@ -54,11 +53,9 @@ class Sweep:
                 await ensure_schedule(self.bus, SWEEP, refresh=True)
             return
         await delete_schedule(self.bus, SWEEP)
-        # A submit between the check and the deletion is visible here: it creates the record before the schedule.
-        async for record in self.records.all():
-            if not record.terminal or record.outbox:
-                await ensure_schedule(self.bus, SWEEP)
-                return
+        # A submit between the check and the deletion is visible here: it writes the key before the schedule.
+        if await anext(self.records.open.refs(), None) is not None:
+            await ensure_schedule(self.bus, SWEEP)
 
     async def _check_executions(self, event: Event) -> int:
         """Check all executions; return the number that are open or may be.
@@ -67,34 +64,45 @@ class Sweep:
         """
         open_, ended = 0, False
         unreadable: set[str] = set()
+        upgrade = await self.records.open.upgrade()
+        if upgrade is not None:
+            await self._adopt(upgrade)
         suspects: list[tuple[Record, Step]] = []
 
         async def check(record: Record) -> None:
             if record.outbox:
                 await self.records.publish_outbox(record)
-            if not record.terminal and (ending := await self._due_step(record)) is not None:
+            if record.terminal:
+                await self.records.open.remove(record.ref)
+            elif (ending := await self._due_step(record)) is not None:
                 suspects.append((record, ending))
 
         async def end(record: Record, ending: Step) -> None:
-            if not await is_leased(self.executions, ExecutionRef(record.project_id, record.execution_id)):
+            if not await is_leased(self.executions, record.ref):
                 await self._end(record, ending, event)
 
-        async for record in self.records.all(unreadable):
+        async for record in self.records.maybe_open(unreadable):
             open_ += not record.terminal
             ended = ended or record.terminal
-            if record.outbox or not record.terminal:
-                await self._isolated(record, check(record))
+            await self._isolated(record, check(record))
         if ended:
             await ensure_schedule(self.bus, EVICTION)
         if suspects:
             await self.clock.sleep(RECHECK_SECONDS)
         for record, ending in suspects:
             await self._isolated(record, end(record, ending))
-        return open_ + len(unreadable)
+        return open_ + len(unreadable) + (upgrade is not None)
+
+    async def _adopt(self, upgrade: Entry) -> None:
+        """Write the keys of records of a release without them."""
+        async for record in self.records.all():
+            if not record.terminal or record.outbox:
+                await self.records.open.add(record.ref)
+        await self.records.open.end_upgrade(upgrade, self.clock.now())
 
     async def _isolated(self, record: Record, step: Coroutine[None, None, None]) -> None:
         """Run one record's part of the sweep: a failure affects no other record, and is retried with backoff."""
-        ref = ExecutionRef(record.project_id, record.execution_id)
+        ref = record.ref
         if self.isolation.is_paused("sweep", ref.record_key):
             step.close()
             return
@@ -108,9 +116,7 @@ class Sweep:
             now - (record.started_at or record.submitted_at) - timedelta(seconds=min(record.timeout_seconds, _DAY))
         )
         if record.state is State.RUNNING:
-            if unowned < LEASE_GRACE or await is_leased(
-                self.executions, ExecutionRef(record.project_id, record.execution_id)
-            ):
+            if unowned < LEASE_GRACE or await is_leased(self.executions, record.ref):
                 return None
             if record.cancel_requested:
                 return Step.CANCEL  # the next attempt would be cancelled at once, too

@@ -43,7 +43,7 @@ class EndedExecutions:
 
     async def evict(self, record: Record, lifetime: timedelta) -> None:
         """Remove a record, and remember its id. Its other data must have been removed before."""
-        ref = ExecutionRef(record.project_id, record.execution_id)
+        ref = record.ref
         kept = {"digest": record.digest, "request_digest": record.request_digest, "state": record.state.value}
         with suppress(Conflict):  # remembered by an earlier try
             await self._bucket.create(ref.ended_key, json.dumps(kept).encode(), ttl=round(lifetime.total_seconds()))

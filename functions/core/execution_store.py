@@ -6,6 +6,7 @@ in the outbox publishes it again; the subject accepts only one message.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
@@ -22,14 +23,17 @@ from ocf.events.event_types import TYPES
 from ocf.events.execution_record import OutboxEntry, Record
 from ocf.events.fact_payloads import Failed, Outcome, Rejected
 from ocf.events.lifecycle import EXECUTION, AttemptStep, Reason, State, Step
-from ocf.events.ports import Bucket, Bus, Clock, ObjectStore
+from ocf.events.ports import Bucket, Bus, Clock, Entry, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core import compare_and_set
 from ocf.functions.core.ended_executions import EndedExecutions
+from ocf.functions.core.open_executions import OpenExecutions
 from ocf.functions.observability import metrics
 
 log = structlog.get_logger()
 
+#: Records that are read at once.
+_BATCH = 64
 #: Publishing attempts of a fact: unchanged, then shortened to these shares of its budgets.
 _SHARES = (None, 0.25, 0.0)
 
@@ -37,8 +41,12 @@ _SHARES = (None, 0.25, 0.0)
 class Records:
     """The bucket `ocf_executions` and the facts of its records. `source` is the CloudEvents source of these facts."""
 
-    def __init__(self, bucket: Bucket, bus: Bus, clock: Clock, source: str, store: ObjectStore) -> None:
+    def __init__(
+        self, bucket: Bucket, bus: Bus, clock: Clock, source: str, store: ObjectStore, open_keys: Bucket
+    ) -> None:
         self._bucket = bucket
+        #: Those that may be open.
+        self.open = OpenExecutions(open_keys)
         #: Those that have left the bucket.
         self.ended = EndedExecutions(bucket, store)
         self._bus = bus
@@ -67,9 +75,7 @@ class Records:
     async def create(self, record: Record) -> None:
         """Store a new record. Raises Conflict if there is one."""
         fitting = terminal_facts.fit_record(record)
-        await self._bucket.create(
-            ExecutionRef(record.project_id, record.execution_id).record_key, compare_and_set.dump(fitting)
-        )
+        await self._bucket.create(record.ref.record_key, compare_and_set.dump(fitting))
         if record.terminal:
             metrics.count_end(record)
 
@@ -191,7 +197,7 @@ class Records:
 
     async def _publish(self, entry: OutboxEntry, record: Record) -> None:
         """Publish a fact of the outbox; drop it if the bus can never accept it, so that it is not retried for ever."""
-        ref = ExecutionRef(record.project_id, record.execution_id)
+        ref = record.ref
         for share in _SHARES:
             try:
                 fitting = entry if share is None else terminal_facts.fit_outbox(entry, share)
@@ -267,14 +273,30 @@ class Records:
         Skips unreadable records: logs them, and adds their keys to `unreadable`.
         """
         async for entry in self._bucket.entries(f"{project}.*"):
-            try:
-                record = _read(entry.key, entry.value)
-            except Unreadable as error:
-                log.error("unreadable record", action="records.unreadable", key=entry.key, reason=str(error))
-                if unreadable is not None:
-                    unreadable.add(entry.key)
-                continue
-            yield record
+            if (record := _readable(entry, unreadable)) is not None:
+                yield record
+
+    async def maybe_open(self, unreadable: set[str] | None = None, *, project: str = "*") -> AsyncIterator[Record]:
+        """Yield the records with a key in `ocf_open`, some of which have ended; otherwise as `all`."""
+        refs = [ref async for ref in self.open.refs(project)]
+        for start in range(0, len(refs), _BATCH):
+            batch = refs[start : start + _BATCH]
+            entries = await asyncio.gather(*(self._bucket.get(ref.record_key) for ref in batch))
+            for ref, entry in zip(batch, entries, strict=True):
+                if entry is None:
+                    await self.open.remove(ref)  # deleted
+                elif (record := _readable(entry, unreadable)) is not None:
+                    yield record
+
+
+def _readable(entry: Entry, unreadable: set[str] | None) -> Record | None:
+    try:
+        return _read(entry.key, entry.value)
+    except Unreadable as error:
+        log.error("unreadable record", action="records.unreadable", key=entry.key, reason=str(error))
+        if unreadable is not None:
+            unreadable.add(entry.key)
+        return None
 
 
 def _read(key: str, value: bytes) -> Record:
@@ -282,7 +304,7 @@ def _read(key: str, value: bytes) -> Record:
         record = Record.read(value)
     except ValidationError as error:
         raise _unreadable(key, error) from None
-    if ExecutionRef(record.project_id, record.execution_id).record_key != key:
+    if record.ref.record_key != key:
         # A caller would act on the other execution.
         raise Unreadable(f"the record {key} names another execution")
     return record

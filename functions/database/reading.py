@@ -13,13 +13,17 @@ from sqlalchemy import tuple_ as row_of
 from ocf.events.lifecycle import TERMINAL, State
 from ocf.events.output import Usage
 from ocf.events.refs import ExecutionRef
-from ocf.functions.database.tables import executions, labels
+from ocf.functions.database.tables import Kept, executions, labels
 from ocf.functions.database.writing import words_of
 
 _COLUMNS = executions.c
 _ORDER = (_COLUMNS.submitted_at, _COLUMNS.execution_id, _COLUMNS.project_id)
 _SAME = (labels.c.project_id == _COLUMNS.project_id) & (labels.c.execution_id == _COLUMNS.execution_id)
-_LISTED = [column for column in _COLUMNS if column.name not in ("id", "day", "result", "words", "archive_expired")]
+_LISTED = [
+    column
+    for column in _COLUMNS
+    if column.name not in ("id", "day", "result", "words", "archive_expired", "output_expired", "evicted")
+]
 _OPEN = tuple(state.value for state in State if state not in TERMINAL)
 Group = Literal["project", "model", "day", "label"]
 
@@ -86,25 +90,26 @@ def result_of(connection: Connection, ref: ExecutionRef) -> dict[str, Any] | Non
     return None if row is None else _summary(row)
 
 
-def archived_of(connection: Connection, refs: Sequence[ExecutionRef]) -> set[ExecutionRef]:
-    """Return those executions whose row shows their end and their archive."""
-    keys = row_of(_COLUMNS.project_id, _COLUMNS.execution_id).in_([(ref.project, ref.execution) for ref in refs])
-    query = select(_COLUMNS.project_id, _COLUMNS.execution_id).where(keys, _COLUMNS.archived)
-    return {ExecutionRef(*row) for row in connection.execute(query.where(_COLUMNS.ended_at.is_not(None)))}
-
-
-def archives(
-    connection: Connection, ended_before: datetime, after: tuple[datetime, str] | None, limit: int
+def due(
+    connection: Connection, still: Kept, ended_before: datetime, after: tuple[datetime, str] | None, limit: int
 ) -> list[tuple[ExecutionRef, datetime, dict[str, str]]]:
-    """Return executions whose archive has not expired, the oldest first, with the time of their end and labels."""
+    """Return archived executions that are `still` to be removed from somewhere, the oldest first.
+
+    Each with the time of its end and its labels.
+    """
     place = (_COLUMNS.ended_at, _COLUMNS.execution_id)
     query = select(_COLUMNS.project_id, *place, _COLUMNS.labels).where(
-        _COLUMNS.archive_expired.is_(False), _COLUMNS.ended_at < ended_before, _COLUMNS.archived
+        _COLUMNS[still].is_(False), _COLUMNS.ended_at < ended_before, _COLUMNS.archived
     )
     if after is not None:
         query = query.where(row_of(*place) > row_of(*after))
     rows = connection.execute(query.order_by(*place).limit(limit))
     return [(ExecutionRef(project, execution), ended, labels) for project, ended, execution, labels in rows]
+
+
+def all_evicted(connection: Connection) -> bool:
+    """Return whether no execution of the history is in NATS."""
+    return connection.execute(select(_COLUMNS.id).where(_COLUMNS.evicted.is_(False)).limit(1)).first() is None
 
 
 def all_projects(connection: Connection) -> list[str]:

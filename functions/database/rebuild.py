@@ -64,7 +64,7 @@ async def from_records(records: Records, history: History, deleted: Set[Executio
     """Write the rows of every record except those of `deleted`; return their number."""
     count = 0
     async for record in records.all():
-        ref = ExecutionRef(record.project_id, record.execution_id)
+        ref = record.ref
         if ref in deleted:
             continue
         try:

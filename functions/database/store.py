@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -16,6 +17,7 @@ from ocf.events.refs import ExecutionRef
 from ocf.functions.database import reading, writing
 from ocf.functions.database.connection import Database, engine_of
 from ocf.functions.database.reading import Filter, Group, Position
+from ocf.functions.database.tables import Kept
 
 #: The consumer of the facts that become rows (`dispatcher/routes.py`); its backlog tells how far the history is behind.
 CONSUMER = ConsumerSpec("history", subjects.EVENTS, ())
@@ -67,19 +69,25 @@ class History:
         expired = {"output_expired": True, "archive_expired": True, "timeout_seconds": 0}
         return Record.model_validate({**fields, "state": row["status"], **expired})
 
-    async def archived_of(self, refs: Sequence[ExecutionRef]) -> set[ExecutionRef]:
-        """Return those executions whose row shows their end and their archive."""
-        return await self._database.run(lambda connection: reading.archived_of(connection, refs))
+    async def due(
+        self, still: Kept, ended_before: datetime, limit: int = 500
+    ) -> AsyncIterator[tuple[ExecutionRef, datetime, dict[str, str]]]:
+        """Yield archived executions that are `still` to be removed from somewhere, with their end and labels."""
+        after: tuple[datetime, str] | None = None
+        while found := await self._database.run(
+            partial(reading.due, still=still, ended_before=ended_before, after=after, limit=limit)
+        ):
+            for ref, ended, labels in found:
+                yield ref, ended, labels
+                after = (ended, ref.execution)
 
-    async def archives(
-        self, ended_before: datetime, after: tuple[datetime, str] | None, limit: int
-    ) -> list[tuple[ExecutionRef, datetime, dict[str, str]]]:
-        """Return executions whose archive has not expired, the oldest first, with the time of their end and labels."""
-        return await self._database.run(lambda connection: reading.archives(connection, ended_before, after, limit))
+    async def mark(self, ref: ExecutionRef, *gone: Kept) -> None:
+        """Note what is gone of an execution."""
+        await self._database.run(lambda connection: writing.mark(connection, ref, gone))
 
-    async def expire(self, ref: ExecutionRef) -> None:
-        """Note that the archive of an execution has expired."""
-        await self._database.run(lambda connection: writing.expire(connection, ref))
+    async def all_evicted(self) -> bool:
+        """Return whether no execution of the history is in NATS."""
+        return await self._database.run(reading.all_evicted)
 
     async def all_projects(self) -> list[str]:
         """Return every project that has an execution."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Literal
 
 from sqlalchemy import (
     JSON,
@@ -26,6 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
+#: Columns of what an ended execution has until they are true: an archive, output in its stream, anything in NATS.
+Kept = Literal["archive_expired", "output_expired", "evicted"]
 
 
 class Time(TypeDecorator[datetime]):
@@ -85,6 +88,9 @@ executions = Table(
     Column("files_changed", Integer, nullable=False),
     Column("archived", Boolean, nullable=False),
     Column("archive_expired", Boolean, nullable=False, server_default=false()),
+    #: The output is no longer in its stream; the execution has left NATS.
+    Column("output_expired", Boolean, nullable=False, server_default=false()),
+    Column("evicted", Boolean, nullable=False, server_default=false()),
     Column("result", Text, nullable=False),
     #: Words of title and result, in lower case, for the text index.
     Column("words", Text, nullable=False),
@@ -97,6 +103,8 @@ executions = Table(
     Index("task_executions_session", "session_id", "submitted_at"),
     Index("task_executions_day", "project_id", "day", "cost_usd"),
     Index("task_executions_expiry", "archive_expired", "ended_at", "execution_id"),
+    Index("task_executions_output_expiry", "output_expired", "ended_at", "execution_id"),
+    Index("task_executions_eviction", "evicted", "ended_at", "execution_id"),
 )
 
 labels = Table(

@@ -17,7 +17,7 @@ from ocf.events.input_limits import KIB, shorten
 from ocf.events.output import Usage
 from ocf.events.refs import ExecutionRef
 from ocf.events.terminal_facts import duration_ms
-from ocf.functions.database.tables import attempts, events, executions, labels
+from ocf.functions.database.tables import Kept, attempts, events, executions, labels
 
 #: Bytes of JSON of a result in its row, and characters of it that the text index has.
 _RESULT, _INDEXED = 32 * KIB, 16 * 1024
@@ -44,7 +44,7 @@ def save(connection: Connection, record: Record, facts: Sequence[Event] = ()) ->
         for n in record.attempts
     ]
     _upsert(connection, attempts, _clean(made), (*key, "number"), keep=("ended_at", "outcome"))
-    save_events(connection, ExecutionRef(record.project_id, record.execution_id), facts)
+    save_events(connection, record.ref, facts)
 
 
 def save_events(connection: Connection, ref: ExecutionRef, facts: Sequence[Event]) -> None:
@@ -54,11 +54,11 @@ def save_events(connection: Connection, ref: ExecutionRef, facts: Sequence[Event
     _upsert(connection, events, rows, (*key, "event_id"))
 
 
-def expire(connection: Connection, ref: ExecutionRef) -> None:
-    """Note that the archive of an execution has expired."""
+def mark(connection: Connection, ref: ExecutionRef, gone: Sequence[Kept]) -> None:
+    """Note what is gone of an execution."""
     columns = executions.c
     where = (columns.project_id == ref.project, columns.execution_id == ref.execution)
-    connection.execute(update(executions).where(*where).values(archive_expired=True))
+    connection.execute(update(executions).where(*where).values(dict.fromkeys(gone, True)))
 
 
 def exists(connection: Connection, ref: ExecutionRef) -> bool:

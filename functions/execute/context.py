@@ -177,7 +177,7 @@ def tools(binary: Path | None) -> tuple[Path, ...]:
 
 async def _busy(deps: Dependencies, project: str) -> bool:
     """Return whether an execution of `project` runs or waits."""
-    async for record in deps.records.all(project=project):
+    async for record in deps.records.maybe_open(project=project):
         if not record.terminal:
             return True
     return False

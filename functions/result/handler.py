@@ -110,7 +110,7 @@ async def _comment(record: Record, records: Records, credentials: ForgeCredentia
         "commented",
         action="result.commented",
         url=url,
-        **ExecutionRef(record.project_id, record.execution_id).log_fields,
+        **record.ref.log_fields,
     )
 
 

@@ -107,7 +107,7 @@ async def build(
     try:
         async with connected(settings, name, note) as bus:
             names = (
-                *(subjects.EXECUTIONS_BUCKET, subjects.SESSIONS_BUCKET),
+                *(subjects.EXECUTIONS_BUCKET, subjects.OPEN_BUCKET, subjects.SESSIONS_BUCKET),
                 *(subjects.TRIGGERS_BUCKET, subjects.CREDENTIALS_BUCKET),
             )
             buckets = tuple(NatsBucket(bus, bucket) for bucket in names)
@@ -142,7 +142,7 @@ def _dependencies(
     store: ObjectStore,
     open_history: Callable[[], History],
 ) -> Dependencies:
-    executions, sessions, triggers, credentials = buckets
+    executions, open_keys, sessions, triggers, credentials = buckets
     return Dependencies(
         settings=settings,
         clock=clock,
@@ -152,7 +152,7 @@ def _dependencies(
         triggers=triggers,
         rulebook=RuleBook(triggers),
         store=store,
-        records=Records(executions, bus, clock, source=f"/ocf/{name}", store=store),
+        records=Records(executions, bus, clock, source=f"/ocf/{name}", store=store, open_keys=open_keys),
         keyring=keyring,
         credentials=ForgeCredentials(credentials, clock, keyring),
         worker=settings.worker_id or f"{socket.gethostname()}-{os.getpid()}",
@@ -181,7 +181,8 @@ async def _dry(settings: Settings, name: str, keyring: Keyring | None) -> AsyncI
     clock = SystemClock()
     real_store = S3Store(s3_config(settings)) if settings.s3_endpoint_url else None
     bus, store = MemoryBus(clock), DryStore(real_store)
-    buckets = (MemoryBucket(clock), DrySessions(clock), MemoryBucket(clock), MemoryBucket(clock))
+    executions, open_keys, triggers, credentials = (MemoryBucket(clock) for _ in range(4))
+    buckets = (executions, open_keys, DrySessions(clock), triggers, credentials)
     try:
         with _history(settings) as opened:
             yield _dependencies(settings, name, keyring, clock, bus, buckets, store, opened)

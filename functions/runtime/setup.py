@@ -9,15 +9,18 @@ import asyncio
 import json
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from nats.aio.client import ServerVersion
 
 from ocf.events import dead_letters, subjects
+from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import NatsBus
 from ocf.events.errors import OcfError, Unavailable
 from ocf.events.streams import BUCKETS, STREAMS, BucketSpec, StreamSpec
-from ocf.functions.core.schedules import EVICTION, RETENTION, ensure_schedule
+from ocf.functions.core.open_executions import OpenExecutions
+from ocf.functions.core.schedules import EVICTION, RETENTION, SWEEP, ensure_schedule
 from ocf.functions.database import rebuild
 from ocf.functions.database.migrate import migrate
 from ocf.functions.observability import logs
@@ -102,18 +105,24 @@ async def apply(bus: NatsBus, replicas: int = 1, *, output_age: int = 0, output_
     ]
     configs = [stream_config(spec, replicas) for spec in specs]
     configs += [bucket_config(spec, replicas) for spec in BUCKETS]
-    for config in configs:
-        await _apply(bus, config)
+    new = {config["name"] for config in configs if await _apply(bus, config)}
+    if await OpenExecutions(NatsBucket(bus, subjects.OPEN_BUCKET)).expect_upgrade(
+        datetime.now(UTC), records=f"KV_{subjects.EXECUTIONS_BUCKET}" not in new
+    ):
+        await ensure_schedule(bus, SWEEP)
     return [config["name"] for config in configs]
 
 
-async def _apply(bus: NatsBus, config: dict[str, Any]) -> None:
+async def _apply(bus: NatsBus, config: dict[str, Any]) -> bool:
+    """Update a stream, or create it; return whether it is new."""
     name = config["name"]
     answer = await _call(bus, f"STREAM.UPDATE.{name}", config)
-    if answer.get("error", {}).get("err_code") == _NOT_FOUND:
+    new = answer.get("error", {}).get("err_code") == _NOT_FOUND
+    if new:
         answer = await _call(bus, f"STREAM.CREATE.{name}", config)
     if "error" in answer:
         raise Unavailable(f"stream {name}: {answer['error'].get('description', answer['error'])}")
+    return new
 
 
 async def _call(bus: NatsBus, call: str, config: dict[str, Any]) -> dict[str, Any]:

@@ -86,12 +86,12 @@ async def submit(
     if record.state is not State.PENDING:
         await _drop(record, event, data, bus, records, clock)
     if data.session_id is not None:
-        await ensure_schedule(bus, SWEEP)  # also for an execution that cannot join its session
+        await _let_sweep(ref, bus, records)  # also an execution that cannot join its session
         if not await _joins(data.session_id, ref, event, record, records, session_records, clock):
             return
     # They are sent in this order on one connection. None depends on the response of another, and each is idempotent.
     await asyncio.gather(
-        ensure_schedule(bus, SWEEP),
+        _let_sweep(ref, bus, records),
         _publish_accepted(records, event, data),
         _publish_execute(bus, store, event, data, ref, clock.now()),
     )
@@ -113,7 +113,8 @@ async def _joins(
 async def _drop(record: Record, event: Event, data: Submit, bus: Bus, records: Records, clock: Clock) -> None:
     """Raise Drop for an execution that has started or ended; publish `accepted` for one that runs."""
     if not record.terminal:
-        # An earlier delivery may have failed between the execute command and `accepted`.
+        # An earlier delivery may have published the execute command and nothing else.
+        await _let_sweep(ExecutionRef(data.project_id, data.execution_id), bus, records)
         await _publish_accepted(records, event, data)
         await _check_not_deleted(ExecutionRef(data.project_id, data.execution_id), bus, records, clock)
     raise Drop(f"execution {data.execution_id} is {record.state.value} already")
@@ -159,6 +160,12 @@ def _used_id(state: str) -> FieldError:
     rejected = state == State.REJECTED
     message = "was rejected before; use a new one" if rejected else "was used before with another body; use a new one"
     return FieldError(field="execution_id", message=message)
+
+
+async def _let_sweep(ref: ExecutionRef, bus: Bus, records: Records) -> None:
+    """Let the sweep check the execution. A sweep that ends its schedule looks for keys after that."""
+    await records.open.add(ref)
+    await ensure_schedule(bus, SWEEP)
 
 
 async def _publish_accepted(records: Records, event: Event, data: Submit) -> None:

@@ -104,7 +104,7 @@ def bench(clock: Clock | None = None, *, bus: type[MemoryBus] = MemoryBus, **set
         triggers=triggers,
         rulebook=RuleBook(triggers),
         store=store,
-        records=Records(executions, made, clock, source="/test", store=store),
+        records=Records(executions, made, clock, source="/test", store=store, open_keys=MemoryBucket(clock)),
         keyring=None,
         credentials=ForgeCredentials(MemoryBucket(clock), clock),
         worker="worker-1",

@@ -101,7 +101,7 @@ async def test_nothing_is_removed_that_is_not_stored_elsewhere(missing: str) -> 
         async def away(*_: Any) -> Any:
             raise Unavailable("away")
 
-        b.deps.history.archived_of = away  # type: ignore[method-assign]
+        b.deps.history._database.run = away  # type: ignore[method-assign]
         with pytest.raises(Unavailable):
             await cleanup(b.deps, command(b))
     else:
@@ -186,7 +186,7 @@ async def test_expired_archives_are_found_without_records() -> None:
     await clock_of(b).advance(2 * DAY)
     await cleanup(b.deps, command(b, "retention"))
     assert [info.key async for info in b.store.list("")] == []
-    assert await b.deps.history.archives(b.deps.clock.now(), None, 5) == []
+    assert [ref async for ref in b.deps.history.due("archive_expired", b.deps.clock.now())] == []
     found = await b.deps.history.record(REF)
     assert found is not None
     assert (found.state, found.archive_expired, found.labels) == (State.CANCELLED, True, {"a": "b"})

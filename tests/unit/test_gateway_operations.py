@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from ocf.events import dead_letters, subjects
-from ocf.events.adapters.memory_bus import MemoryBus
+from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
 from ocf.events.envelope import decode
 from ocf.events.errors import Unavailable
 from ocf.events.fact_payloads import SessionRejected
@@ -225,7 +225,15 @@ async def test_a_create_waits_for_its_session(wrong: bool) -> None:
                 event = decode(message.headers, message.data)
                 deps = replace(b.deps, bus=world.bus, sessions=world.sessions, clock=world.clock)
                 deps = replace(
-                    deps, records=Records(deps.executions, world.bus, world.clock, source="/test", store=world.store)
+                    deps,
+                    records=Records(
+                        deps.executions,
+                        world.bus,
+                        world.clock,
+                        source="/test",
+                        store=world.store,
+                        open_keys=MemoryBucket(world.clock),
+                    ),
                 )
                 other = SessionRejected(session_id=ID, project_id="default", errors=[])
                 stranger = replace(event, id="another")

@@ -14,6 +14,7 @@ from ocf.events.command_payloads import Cleanup
 from ocf.events.execution_record import Attempt, Record
 from ocf.events.fact_payloads import Completed
 from ocf.events.lifecycle import State, Step
+from ocf.events.refs import ExecutionRef
 from ocf.functions.core.schedules import RETENTION, SWEEP, ensure_schedule
 from ocf.functions.settings.retention_rules import rule_for, rules
 from ocf.functions.settings.settings import Settings
@@ -73,6 +74,7 @@ async def ended(b: Bench, *, archived: bool = True, **request: object) -> str:
     await b.store.put(f"{PROJECT}/{execution}/manifest.json", b"{}")
     if archived:
         await b.deps.records.change(PROJECT, execution, lambda r: r.model_copy(update={"archived": True}))
+    await b.deps.history.save(await b.deps.records.require(PROJECT, execution))
     return execution
 
 
@@ -81,6 +83,7 @@ async def test_a_schedule_is_set_up_anew_before_its_stream_removes_it() -> None:
     b = bench(RETENTION="default=7d/90d")
     execution = str(uuid.uuid4())
     await submit(b.deps, b.submit(execution))
+    await b.deps.history.save(await b.deps.records.require(PROJECT, execution))
     await ensure_schedule(b.bus, RETENTION)
     for id_, scope, schedule in (
         (RETENTION.entity, "retention", RETENTION.subject),
@@ -142,17 +145,16 @@ async def test_unarchived_execution_is_never_removed() -> None:
 
 
 async def test_the_schedule_is_there_while_there_is_something_to_keep() -> None:
-    """A sweep sets it up where a table is configured; it ends with the last record."""
+    """A sweep sets it up where a table is configured; it ends with the last execution of the history."""
     b = bench(RETENTION="default=1d/2d")
     await retained(b, SWEEP.entity, "sweep")
     message = await b.bus.last(subjects.COMMANDS, RETENTION.subject)
     assert message is not None
     assert message.headers["Nats-Schedule-Target"].startswith("ocf.cmd.cleanup.")
-    await ended(b)
+    execution = await ended(b)
     await retained(b)
     assert await b.bus.last(subjects.COMMANDS, RETENTION.subject) is not None
-    for entry in [entry async for entry in b.deps.executions.entries()]:
-        await b.deps.executions.delete(entry.key)
+    await b.deps.history.remove(ExecutionRef(PROJECT, execution))
     await retained(b)
     assert await b.bus.last(subjects.COMMANDS, RETENTION.subject) is None
     plain = bench()

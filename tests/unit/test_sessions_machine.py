@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ocf.events import subjects
+from ocf.events.adapters.memory_bus import MemoryBucket
 from ocf.events.base_model import Model
 from ocf.events.command_payloads import (
     Cancel,
@@ -100,7 +101,8 @@ class SessionMachine(RuleBasedStateMachine):
         bus, executions, sessions, store = (
             Wired(part, self.fuse) for part in (plain.deps.bus, plain.deps.executions, plain.deps.sessions, plain.store)
         )
-        records = Records(executions, bus, self.clock, source="/test", store=store)
+        open_keys = Wired(MemoryBucket(self.clock), self.fuse)
+        records = Records(executions, bus, self.clock, source="/test", store=store, open_keys=open_keys)
         self.deps = replace(plain.deps, bus=bus, executions=executions, sessions=sessions, store=store, records=records)
         self.sessions = [str(uuid.uuid4()) for _ in range(2)]
         self.submitted: dict[str, str] = {}

@@ -1,0 +1,146 @@
+"""The hot state: sweep, eviction and retention read what is open or due, however much is kept beside it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from ocf.events import subjects
+from ocf.events.command_payloads import Cleanup
+from ocf.events.errors import Drop
+from ocf.events.execution_record import Record
+from ocf.events.lifecycle import State
+from ocf.events.ports import Entry
+from ocf.events.refs import ExecutionRef
+from ocf.functions.core.execution_store import Records
+from ocf.functions.core.open_executions import OpenExecutions
+from ocf.functions.core.schedules import EVICTION, RETENTION, SWEEP, Schedule
+from tests.support.clock import ManualClock
+from tests.support.handlers import cleanup, submit
+from tests.support.parts import PROJECT, Bench, bench, instead
+
+KEPT = 40
+
+
+async def tick(b: Bench, schedule: Schedule) -> None:
+    data = Cleanup(project_id=subjects.SYSTEM_PROJECT, execution_id=schedule.entity, scope=schedule.scope)
+    await cleanup(b.deps, b.command("dev.ocf.task.cleanup.v1", data))
+
+
+def counting(b: Bench) -> tuple[Bench, list[str]]:
+    """The bench with a bucket that notes the key of every record that is read."""
+    real, read = b.deps.executions, list[str]()
+
+    async def get(key: str) -> Entry | None:
+        read.append(key)
+        return await real.get(key)
+
+    async def entries(*arguments: Any, **options: Any) -> AsyncIterator[Entry]:
+        async for entry in real.entries(*arguments, **options):
+            read.append(entry.key)
+            yield entry
+
+    executions = instead(real, get=get, entries=entries)
+    open_keys = b.deps.records.open._bucket
+    records = Records(executions, b.bus, b.deps.clock, source="/test", store=b.store, open_keys=open_keys)
+    return b.having(executions=executions, records=records), read
+
+
+async def keep(b: Bench, number: int) -> None:
+    """Ended executions that are archived and in the history, and whose time has not come."""
+    now = b.deps.clock.now()
+    for _ in range(number):
+        fields: dict[str, Any] = dict.fromkeys(("submitted_at", "updated_at", "started_at", "ended_at"), now)
+        record = Record(
+            project_id=PROJECT,
+            execution_id=str(uuid.uuid4()),
+            state=State.COMPLETED,
+            archived=True,
+            timeout_seconds=60,
+            **fields,
+        )
+        await b.deps.records.create(record)
+        await b.deps.history.save(record)
+
+
+@pytest.mark.parametrize("schedule", [SWEEP, EVICTION, RETENTION], ids=lambda one: one.scope)
+async def test_what_is_kept_is_not_read(schedule: Schedule) -> None:
+    """Only the open execution is, by the sweep; those that are due, by the others."""
+    clock = ManualClock()
+    b, read = counting(bench(clock, RETENTION="default=2h/1d"))
+    await keep(b, 1)
+    await clock.advance(timedelta(hours=3).total_seconds())
+    await keep(b, KEPT)
+    opened = str(uuid.uuid4())
+    await submit(b.deps, b.submit(opened))
+    read.clear()
+    await tick(b, schedule)
+    assert 0 < len(set(read)) <= 2, read
+    if schedule is SWEEP:
+        assert set(read) == {ExecutionRef(PROJECT, opened).record_key}
+
+
+async def test_an_ended_execution_is_read_once_more() -> None:
+    """Then its key goes, and the sweep ends when there is none."""
+    b, read = counting(bench())
+    execution = str(uuid.uuid4())
+    await submit(b.deps, b.submit(execution))
+    for _ in range(2):
+        await tick(b, SWEEP)
+        assert [ref.execution async for ref in b.deps.records.open.refs()] == [execution]
+    ended = {"state": State.CANCELLED, "ended_at": b.deps.clock.now()}
+    await b.deps.records.change(PROJECT, execution, lambda record: record.model_copy(update=ended))
+    await tick(b, SWEEP)
+    assert [ref async for ref in b.deps.records.open.refs()] == []
+    assert await b.bus.last(subjects.COMMANDS, SWEEP.subject) is None
+    assert await b.bus.last(subjects.COMMANDS, EVICTION.subject) is not None
+    read.clear()
+    await tick(b, SWEEP)
+    assert read == []
+
+
+async def test_a_repeated_submit_writes_the_key_that_a_crash_left_out() -> None:
+    """Also when the execution runs already; one whose submit is settled always has its key."""
+    b = bench()
+    for state in (State.PENDING, State.RUNNING):
+        event = b.submit(execution := str(uuid.uuid4()))
+        await submit(b.deps, event)
+        await b.deps.records.open.remove(ExecutionRef(PROJECT, execution))
+        now = {"state": state, "started_at": b.deps.clock.now()}
+        await b.deps.records.change(PROJECT, execution, lambda record, now=now: record.model_copy(update=now))  # type: ignore[misc]
+        with nullcontext() if state is State.PENDING else pytest.raises(Drop):
+            await submit(b.deps, event)
+        assert execution in [ref.execution async for ref in b.deps.records.open.refs()]
+
+
+async def test_records_of_the_release_before_get_their_keys() -> None:
+    """For an hour after the upgrade, as its functions may still run, and at least once."""
+    clock = ManualClock()
+    b = bench(clock)
+    open_keys: OpenExecutions = b.deps.records.open
+    executions = [str(uuid.uuid4()) for _ in range(3)]
+
+    async def old(execution: str) -> None:
+        await submit(b.deps, b.submit(execution))
+        await open_keys.remove(ExecutionRef(PROJECT, execution))
+
+    async def known() -> list[str]:
+        return sorted([ref.execution async for ref in open_keys.refs()])
+
+    await old(executions[0])
+    assert await open_keys.expect_upgrade(clock.now(), records=True)
+    assert not await open_keys.expect_upgrade(clock.now(), records=True)
+    await tick(b, SWEEP)
+    assert await known() == executions[:1]
+    await clock.advance(3601)
+    await old(executions[1])
+    await tick(b, SWEEP)
+    assert await known() == sorted(executions[:2])
+    await old(executions[2])
+    await tick(b, SWEEP)
+    assert await known() == sorted(executions[:2])

@@ -116,7 +116,9 @@ class Archiver:
             isolation=Isolation(clock, bus, store),
             open_history=functools.cache(memory_history),
             store=store,
-            records=Records(executions, bus, clock, source="/bench", store=store, open_keys=NatsBucket(bus, subjects.OPEN_BUCKET)),
+            records=Records(
+                executions, bus, clock, source="/bench", store=store, open_keys=NatsBucket(bus, subjects.OPEN_BUCKET)
+            ),
             keyring=None,
             credentials=ForgeCredentials(NatsBucket(bus, subjects.CREDENTIALS_BUCKET), clock),
             worker="bench",

@@ -117,7 +117,7 @@ async def _apply(bus: NatsBus, config: dict[str, Any]) -> bool:
     """Update a stream, or create it; return whether it is new."""
     name = config["name"]
     answer = await _call(bus, f"STREAM.UPDATE.{name}", config)
-    new = answer.get("error", {}).get("err_code") == _NOT_FOUND
+    new: bool = answer.get("error", {}).get("err_code") == _NOT_FOUND
     if new:
         answer = await _call(bus, f"STREAM.CREATE.{name}", config)
     if "error" in answer:

@@ -1,4 +1,4 @@
-"""What has left NATS: eviction and the retention of output find what is due by an index."""
+"""Flags of what has left NATS: eviction and the retention of output find what is due by an index."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ CALLS = [
     ("GET", f"/tasks/{ID}/diff"),
     ("GET", f"/tasks/{ID}/files"),
     ("GET", f"/tasks/{ID}/events"),
+    ("GET", f"/tasks/{ID}/compare/{ID}"),
     ("POST", f"/tasks/{ID}/token"),
     ("POST", f"/tasks/{ID}/replies/r"),
     ("POST", f"/tasks/{ID}/result"),
@@ -75,7 +76,7 @@ async def test_every_call_of_the_document_is_in_the_list_above() -> None:
     """A new call cannot be forgotten by the two tests below."""
     document = (await World().client.get("/openapi.json")).json()
     said = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    names = {"execution_id": ID, "session_id": ID, "seq": "1", "request_id": "r", "name": "bot"}
+    names = {"execution_id": ID, "other": ID, "session_id": ID, "seq": "1", "request_id": "r", "name": "bot"}
     names |= {"project": "p", "source": "github", "kind": "github"}
     open_calls = {("GET", "/health"), ("GET", "/ready"), ("GET", "/metrics")}
     # A signature or a token of their own.

@@ -46,7 +46,11 @@ STREAMS: tuple[StreamSpec, ...] = (
         s.OUTPUT, ("ocf.out.>",), "output of the agents", max_age=7 * DAY, republish=("ocf.out.>", "ocf.live.>")
     ),
     StreamSpec(
-        s.INBOX, ("ocf.in.>", "ocf.cron.>"), "events of other systems, and schedules", max_age=7 * DAY, schedules=True
+        s.INBOX,
+        ("ocf.in.>", "ocf.cron.>", "ocf.poll.>"),
+        "events of other systems, and schedules",
+        max_age=7 * DAY,
+        schedules=True,
     ),
     StreamSpec(s.DLQ, ("ocf.dlq.>",), "dead letters, with the reason", max_age=30 * DAY),
 )

@@ -78,6 +78,11 @@ def timetable(project: str, name: str) -> str:
     return f"ocf.cron.{check_project(project)}.{name}"
 
 
+def poll(project: str, rule: str) -> str:
+    """Return `ocf.poll.<project>.<rule>`, on which the schedule of a polling rule ticks."""
+    return f"ocf.poll.{check_project(project)}.{rule}"
+
+
 def project_name(text: str) -> str | None:
     """Return `text` if it is a valid project name, else None."""
     return text if _PROJECT.fullmatch(text) else None
@@ -86,7 +91,7 @@ def project_name(text: str) -> str | None:
 def project_of(subject: str) -> str | None:
     """Return the project in the subject of a command or fact, or None."""
     match subject.split("."):
-        case ["ocf", "cmd", _, project, _, *_] | ["ocf", "evt", project, _, _, *_] | ["ocf", "in", project, _]:
+        case ["ocf", "cmd", _, project, _, *_] | ["ocf", "evt", project, _, _, *_] | ["ocf", "in" | "poll", project, _]:
             return project_name(project)
     return None
 
@@ -106,7 +111,7 @@ def base_subject(subject: str) -> str:
 class Parsed:
     """The parts of a subject. `verb` is the command's verb, the fact's last token, `output` or `fence`."""
 
-    kind: str  # cmd | evt | out | live | in
+    kind: str  # cmd | evt | out | live | in | poll
     project: str
     entity: str
     verb: str
@@ -127,6 +132,6 @@ def parse(subject: str) -> Parsed:
             return Parsed(kind, project, entity, "output")
         case ["ocf", "out", project, entity, "fence"]:
             return Parsed("out", project, entity, "fence")
-        case ["ocf", "in", project, source]:
-            return Parsed("in", project, source, "event")
+        case ["ocf", ("in" | "poll") as kind, project, source]:
+            return Parsed(kind, project, source, "event")
     raise InvalidEvent(f"subject {subject[:120]!r} does not belong to this system")

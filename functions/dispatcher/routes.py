@@ -143,6 +143,19 @@ ROUTES: tuple[Route, ...] = (
         requeues=True,
         by_project=("ocf.in.{project}.>",),
     ),
+    # Apart from events, so that a slow forge holds no event back. The next tick of a rule repeats a poll.
+    Route(
+        "poll",
+        "trigger",
+        subjects.INBOX,
+        ("ocf.poll.>",),
+        (),
+        in_flight=8,
+        max_deliveries=1,
+        timeout=60.0,
+        max_ack_pending=_MAX_ACK_PENDING,
+        by_project=("ocf.poll.{project}.>",),
+    ),
     # One consumer for all projects, so that its backlog tells how far the history is behind.
     Route(
         "history",

@@ -56,6 +56,11 @@ class ForgeAddress:
         if urlsplit(self.api_url).scheme != "https" and urlsplit(self.api_url).hostname not in _LOOPBACK:
             raise ForgeRefused("the token would cross the network in clear text; use https")
 
+    def require(self, kind: ForgeKind | None, api_url: str | None, credential: str) -> None:
+        """Check that a task or rule means this forge, that of its credential. Raises ForgeRefused."""
+        if (kind or self.kind, (api_url or self.api_url).rstrip("/")) != (self.kind, self.api_url):
+            raise ForgeRefused(f"credential {credential!r} is for {self.kind} at {self.api_url}")
+
     def connect(self, client: httpx.AsyncClient, token: str) -> Forge:
         """Return a client of the forge.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
+
+from ocf.functions.forges.http import Listing
 
 Permission = Literal["none", "read", "triage", "write", "admin"]
 #: From the least to the most.
@@ -14,6 +16,8 @@ CommitState = Literal["pending", "success", "failure", "error"]
 What = Literal["issues", "comments", "pull_requests"]
 #: What a comment belongs to. GitHub and Gitea number both together, GitLab does not.
 Kind = Literal["issue", "pull_request"]
+#: An object of a forge's JSON.
+Object = Mapping[str, Any]
 
 
 def at_least(permission: Permission, wanted: Permission) -> bool:
@@ -51,12 +55,22 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Listing:
-    """Items as the forge's API gives them, latest change first; `modified` is False when `etag` still holds."""
+class Change:
+    """An event of a forge as the forge's webhook says it: name, payload, time by the forge's clock."""
 
-    items: list[dict[str, Any]] = field(default_factory=list)
-    etag: str | None = None
-    modified: bool = True
+    name: str
+    payload: dict[str, Any]
+    time: datetime
+
+
+def changed_at(item: Object) -> datetime:
+    """Return when an item of a listing changed. Raises ValueError."""
+    return at(item.get("updated_at") or item.get("created_at"))
+
+
+def at(text: object) -> datetime:
+    """Parse a time of an API, with its zone. Raises ValueError."""
+    return datetime.fromisoformat(str(text)).astimezone(UTC)
 
 
 class Forge(Protocol):
@@ -98,6 +112,8 @@ class Forge(Protocol):
     async def listing(self, repository: str, what: What, since: datetime, etag: str | None = None) -> Listing:
         """Return what changed since then, up to 1,000 items."""
 
+    async def changes(self, repository: str, what: What, items: list[dict[str, Any]], since: datetime) -> list[Change]:
+        """Return what happened since then to items of a listing: opened, labelled; comments: created.
 
-#: Objects of a forge's JSON.
-Object = Mapping[str, Any]
+        Raises LookupError, TypeError or ValueError for items that this forge would not give.
+        """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -10,17 +12,19 @@ import httpx
 
 from ocf.functions.forges.forge import (
     PERMISSIONS,
+    Change,
     CommitState,
     Kind,
-    Listing,
     Object,
     Permission,
     Proposal,
     PullRequest,
     What,
+    at,
+    changed_at,
     page,
 )
-from ocf.functions.forges.http import Api, ForgeRefused, seconds
+from ocf.functions.forges.http import Api, ForgeRefused, Listing, seconds
 
 _ROLES: dict[str, Permission] = {"maintain": "write", "owner": "admin", "pull": "read", "push": "write"}
 
@@ -54,7 +58,7 @@ class GitHub:
         """Return the pull requests from `head` to `base`, the latest first."""
         owner = repository.partition("/")[0]
         query = {"state": "all", "head": f"{owner}:{head}", "base": base, "base_branch": base, "sort": "created"}
-        found = [one async for one in self._api.pages(f"/repos/{repository}/pulls", **query)]
+        found = (await self._api.listed(f"/repos/{repository}/pulls", query)).items
         same = [one for one in found if (_branch(one, "head"), _branch(one, "base")) == (head, base)]
         ours = [one for one in same if (_repository(one, "head") or repository).lower() == repository.lower()]
         return sorted(map(_pull_request, ours), key=lambda one: one.number, reverse=True)
@@ -83,8 +87,9 @@ class GitHub:
 
     async def comments(self, repository: str, kind: Kind, number: int, since: datetime) -> list[tuple[str, str]]:
         """Return text and URL of each comment since then."""
-        found = self._api.pages(f"/repos/{repository}/issues/{number}/comments", since=seconds(since))
-        return [(str(one.get("body")), page(one.get("html_url"))) async for one in found]
+        path = f"/repos/{repository}/issues/{number}/comments"
+        found = (await self._api.listed(path, {"since": seconds(since)})).items
+        return [(str(one.get("body")), page(one.get("html_url"))) for one in found]
 
     async def comment(self, repository: str, kind: Kind, number: int, body: str) -> str:
         """Add a comment; return its URL."""
@@ -101,19 +106,45 @@ class GitHub:
         path = {"issues": "issues", "comments": "issues/comments", "pull_requests": "pulls"}[what]
         query: dict[str, object] = {"state": "all", "since": seconds(since), "sort": "updated", "direction": "desc"}
         query |= self._newest_first
-        first = await self._api.call("GET", f"/repos/{repository}/{path}", query={**query, "per_page": 1}, etag=etag)
-        if first.status == 304:
-            return Listing(etag=etag, modified=False)
-        items = []
-        async for one in self._api.pages(f"/repos/{repository}/{path}", **query):
-            if _changed(one) >= since:
-                items.append(one)
-            elif what == "pull_requests":
-                break  # this list has no `since`
-        wanted = [one for one in items if what != "issues" or one.get("pull_request") is None]
-        return Listing(wanted, first.etag)
+        found = await self._api.listed(f"/repos/{repository}/{path}", query, etag=etag, old=_before(since))
+        wanted = [one for one in found.items if what != "issues" or one.get("pull_request") is None]
+        return replace(found, items=wanted)
+
+    async def changes(self, repository: str, what: What, items: list[dict[str, Any]], since: datetime) -> list[Change]:
+        """Return what happened to items of a listing since then."""
+        path, found = f"/repos/{repository}", []
+        place = {"repository": await self._api.get(path)} if items else {}
+        for item in items:
+            opened = at(item["created_at"])
+            if what == "comments":
+                if opened >= since:
+                    of = str(item.get("issue_url") or item["pull_request_url"]).rpartition("/")[2]
+                    about = {"issue": await self._api.get(f"{path}/issues/{int(of)}"), "comment": item, **place}
+                    payload = {"action": "created", "sender": item["user"], **about}
+                    found.append(Change("issue_comment", payload, opened))
+                continue
+            number, thing = int(item["number"]), "issue" if what == "issues" else "pull_request"
+            name, about = "issues" if what == "issues" else thing, {thing: item, "number": number, **place}
+            if opened >= since:
+                found.append(Change(name, {"action": "opened", "sender": item["user"], **about}, opened))
+            for user, label, time in await self._labelled(f"{path}/issues/{number}", since):
+                then = {**item, "updated_at": seconds(time)}  # as the webhook had it
+                payload = {"action": self._label_action, "label": label, "sender": user, **about, thing: then}
+                found.append(Change(name, payload, time))
+        return found
+
+    async def _labelled(self, issue: str, since: datetime) -> list[tuple[Object, Object, datetime]]:
+        """Return who added which label since then."""
+        found = (await self._api.listed(f"{issue}/{self._history}", {"since": seconds(since)})).items
+        added = [one for one in found if self._adds(one) and at(one["created_at"]) >= since]
+        return [(one.get("actor") or one["user"], one["label"], at(one["created_at"])) for one in added]
+
+    def _adds(self, entry: Object) -> bool:
+        return entry.get("event") == "labeled"
 
     _newest_first: ClassVar[dict[str, object]] = {}
+    #: Part of an issue's API that tells its labels' history; what the webhook calls their change.
+    _history, _label_action = "events", "labeled"
 
 
 class Gitea(GitHub):
@@ -124,6 +155,11 @@ class Gitea(GitHub):
     def _draft(self, proposal: Proposal) -> dict[str, Any]:
         # Gitea knows a draft by its title.
         return {"title": f"WIP: {proposal.title}"} if proposal.draft else {}
+
+    _history, _label_action = "timeline", "label_updated"
+
+    def _adds(self, entry: Object) -> bool:
+        return entry.get("type") == "label" and entry.get("body") == "1"  # "" when it was removed
 
 
 def _pull_request(found: Object) -> PullRequest:
@@ -141,5 +177,5 @@ def _repository(found: Object, end: str) -> str:
     return str(of.get("full_name", "")) if isinstance(of, dict) else ""
 
 
-def _changed(found: Object) -> datetime:
-    return datetime.fromisoformat(str(found.get("updated_at")))
+def _before(since: datetime) -> Callable[[Object], bool]:
+    return lambda item: changed_at(item) < since

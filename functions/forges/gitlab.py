@@ -8,12 +8,26 @@ from urllib.parse import quote
 
 import httpx
 
-from ocf.functions.forges.forge import CommitState, Kind, Listing, Object, Permission, Proposal, PullRequest, What, page
-from ocf.functions.forges.http import Api, ForgeRefused, objects, seconds
+from ocf.functions.forges.forge import (
+    Change,
+    CommitState,
+    Kind,
+    Object,
+    Permission,
+    Proposal,
+    PullRequest,
+    What,
+    at,
+    changed_at,
+    page,
+)
+from ocf.functions.forges.http import Api, ForgeRefused, Listing, objects, seconds
 
 #: Lowest access level of each permission; reporters manage issues, developers push.
 _LEVELS: tuple[tuple[int, Permission], ...] = ((40, "admin"), (30, "write"), (20, "triage"), (10, "read"))
 _STATES = {"pending": "running", "success": "success", "failure": "failed", "error": "failed"}
+#: What a polled comment may be about, and the name of its webhook's member.
+_THINGS = {"Issue": "issue", "MergeRequest": "merge_request"}
 _NOTES: dict[Kind, str] = {"issue": "issues", "pull_request": "merge_requests"}
 
 
@@ -49,7 +63,7 @@ class GitLab:
     async def pull_requests(self, repository: str, head: str, base: str) -> list[PullRequest]:
         """Return the merge requests from `head` to `base`, the latest first."""
         query = {"source_branch": head, "target_branch": base, "state": "all", "order_by": "created_at"}
-        found = [one async for one in self._api.pages(f"{_project(repository)}/merge_requests", **query)]
+        found = (await self._api.listed(f"{_project(repository)}/merge_requests", query)).items
         own = [one for one in found if one.get("source_project_id") == one.get("target_project_id")]
         return sorted(map(_merge_request, own), key=lambda one: one.number, reverse=True)
 
@@ -82,7 +96,7 @@ class GitLab:
     async def comments(self, repository: str, kind: Kind, number: int, since: datetime) -> list[tuple[str, str]]:
         """Return text and URL of each comment since then."""
         path = f"{_project(repository)}/{_NOTES[kind]}/{number}/notes"
-        found = [one async for one in self._api.pages(path, sort="desc", order_by="created_at")]
+        found = (await self._api.listed(path, {"sort": "desc", "order_by": "created_at"})).items
         return [(str(one.get("body")), f"#note_{one.get('id')}") for one in found]
 
     async def comment(self, repository: str, kind: Kind, number: int, body: str) -> str:
@@ -107,12 +121,42 @@ class GitLab:
         if what == "comments":  # `after` is a day, exclusive
             query = {"target_type": "note", "after": (since - timedelta(days=1)).date().isoformat(), "sort": "desc"}
         path = f"{_project(repository)}/{path}"
-        first = await self._api.call("GET", path, query={**query, "per_page": 1}, etag=etag)
-        if first.status == 304:
-            return Listing(etag=etag, modified=False)
-        found = [one async for one in self._api.pages(path, **query)]
-        key = "created_at" if what == "comments" else "updated_at"
-        return Listing([one for one in found if datetime.fromisoformat(str(one.get(key))) >= since], first.etag)
+        return await self._api.listed(path, query, etag=etag, old=lambda one: changed_at(one) < since)
+
+    async def changes(self, repository: str, what: What, items: list[dict[str, Any]], since: datetime) -> list[Change]:
+        """Return what happened to items of a listing since then, in the form of GitLab's webhooks."""
+        path, found = _project(repository), []
+        place = _place(await self._api.get(path)) if items else {}
+        for item in items:
+            opened, base = at(item["created_at"]), {"project": place, "user": item["author"]}
+            if what == "comments":
+                thing, note = _THINGS.get(str(item["note"]["noteable_type"])), item["note"]
+                if opened < since or thing is None or note.get("system"):
+                    continue
+                about = await self._api.get(f"{path}/{thing}s/{int(note['noteable_iid'])}")
+                given = {**note, "note": note["body"], "action": "create"}
+                payload = {"object_kind": "note", "object_attributes": given, thing: about, **base}
+                found.append(Change("note", payload, opened))
+                continue
+            kind = "issue" if what == "issues" else "merge_request"
+            base |= {"object_kind": kind, "labels": [{"title": str(name)} for name in item.get("labels") or []]}
+            attributes = {**item, "url": item["web_url"]}
+            if opened >= since:
+                found.append(Change(kind, {**base, "object_attributes": {**attributes, "action": "open"}}, opened))
+            events = await self._api.listed(f"{path}/{kind}s/{int(item['iid'])}/resource_label_events", {})
+            for one in events.items:
+                time = at(one["created_at"])
+                if one.get("action") == "add" and one.get("label") and time >= since:
+                    labels = {"previous": [], "current": [{"title": one["label"]["name"]}]}
+                    changed = {"user": one["user"], "changes": {"labels": labels}}
+                    updated = {"object_attributes": {**attributes, "updated_at": seconds(time), "action": "update"}}
+                    found.append(Change(kind, {**base, **changed, **updated}, time))
+        return found
+
+
+def _place(found: Object) -> dict[str, Any]:
+    names = ("id", "name", "web_url", "path_with_namespace", "default_branch")
+    return {**{name: found[name] for name in names}, "git_http_url": found["http_url_to_repo"]}
 
 
 def _project(repository: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
@@ -20,6 +21,8 @@ _ERROR = JsonLimit(bytes=64 * KIB, depth=8, values=2_000)
 _SECONDS = 30.0
 _PAGE = 100
 _PAGES = 10
+#: Seconds to wait when a rate limit does not say how long; and at most.
+_UNTOLD, _LONGEST = 60.0, 3_600.0
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
@@ -46,6 +49,19 @@ class Answer:
     status: int
     value: Any
     etag: str | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Items as the forge's API gives them, latest change first.
+
+    `modified` is False when `etag` still holds; `cut` says that there are more than are read.
+    """
+
+    items: list[dict[str, Any]] = field(default_factory=list)
+    etag: str | None = None
+    modified: bool = True
+    cut: bool = False
 
 
 def forge_client() -> httpx.AsyncClient:
@@ -79,14 +95,28 @@ class Api:
         """Send JSON; return the answer's."""
         return (await self.call(method, path, body=body)).value
 
-    async def pages(self, path: str, **query: object) -> AsyncIterator[dict[str, Any]]:
-        """Yield the objects of a list, page by page, up to 1,000."""
+    async def listed(
+        self,
+        path: str,
+        query: Mapping[str, object],
+        *,
+        etag: str | None = None,
+        old: Callable[[Mapping[str, Any]], bool] = lambda _: False,
+    ) -> Listing:
+        """Return the objects of a list, page by page, up to 10 pages; the first that is `old` ends it."""
+        found: list[dict[str, Any]] = []
+        tag = etag
         for page in range(1, _PAGES + 1):
-            found = objects(await self.get(path, page=page, per_page=_PAGE, limit=_PAGE, **query))
-            for one in found:
-                yield one
-            if len(found) < _PAGE // 2:  # a forge may have a lower limit of its own
-                return
+            paged = {**query, "page": page, "per_page": _PAGE, "limit": _PAGE}
+            answer = await self.call("GET", path, query=paged, etag=etag if page == 1 else None)
+            if answer.status == 304:
+                return Listing(etag=etag, modified=False)
+            tag = answer.etag if page == 1 else tag
+            items = objects(answer.value)
+            found += [one for one in items if not old(one)]
+            if len(items) < _PAGE // 2 or old(items[-1]):  # a forge may have a lower limit of its own
+                return Listing(found, tag)
+        return Listing(found, tag, cut=True)
 
     async def call(
         self,
@@ -150,12 +180,20 @@ def seconds(time: datetime) -> str:
 
 
 def _wait(response: httpx.Response) -> float | None:
-    """Return the seconds that a rate limit asks to wait (GitHub answers 403 or 429)."""
-    asked = response.headers.get("retry-after", "")
+    """Return the seconds that a rate limit asks to wait (GitHub answers 403 or 429), by the forge's clock."""
+    headers = response.headers
+    asked = headers.get("retry-after", "")
     if asked.isdecimal() and len(asked) < 6:
         return float(asked)
-    spent = response.status_code in (403, 429) and response.headers.get("x-ratelimit-remaining") == "0"
-    return 60.0 if spent else None
+    remaining = headers.get("x-ratelimit-remaining", headers.get("ratelimit-remaining"))
+    if response.status_code not in (403, 429) or remaining != "0":
+        return None
+    reset = headers.get("x-ratelimit-reset", headers.get("ratelimit-reset", ""))
+    try:
+        left = int(reset[:15]) - parsedate_to_datetime(headers["date"]).timestamp()
+    except (KeyError, ValueError, TypeError):
+        return _UNTOLD
+    return min(max(left, 1.0), _LONGEST)
 
 
 def _words(content: bytes) -> str:

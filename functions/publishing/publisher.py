@@ -176,9 +176,7 @@ class ResultPublisher:
         name = result.credential or source.credential
         if name is not None:
             access = await self._credentials.access(client, task.project_id, name, url=source.url)
-            wanted = (result.forge or access.address.kind, (result.api_url or access.address.api_url).rstrip("/"))
-            if wanted != (access.address.kind, access.address.api_url):
-                raise ForgeRefused(f"credential {name!r} is for {access.address.kind} at {access.address.api_url}")
+            access.address.require(result.forge, result.api_url, name)
             return access
         if source.token is None or self._keyring is None:
             raise ForgeRefused("there is neither result.credential nor a credential or token of the workspace")

@@ -22,6 +22,16 @@ _COMMENTS = (
     *("issue_comment.created", "pull_request_comment.created", "pull_request_review_comment.created"),
     "pull_request_review.submitted",
 )
+#: What happens once to a thing, and how labels are added to one: each with the member that has the thing.
+_ONCE = {
+    **{"issues.opened": "issue", "pull_request.opened": "pull_request", "issue_comment.created": "comment"},
+    **dict.fromkeys(("issue.open", "merge_request.open", "note.create"), "object_attributes"),
+}
+_LABELLED = {
+    **{"issues.labeled": "issue", "issues.label_updated": "issue"},
+    **{"pull_request.labeled": "pull_request", "pull_request.label_updated": "pull_request"},
+    **{"issue.update": "object_attributes", "merge_request.update": "object_attributes"},
+}
 _THING = ("issue", "pull_request", "merge_request")
 
 
@@ -39,8 +49,9 @@ class Actor:
 def forge_event(forge: Forge, name: str, payload: object, body: bytes, time: datetime) -> Event:
     """Return the CloudEvent of a webhook.
 
-    Its id is the digest of the signed body: a captured delivery that is sent again is the same event, also under
-    another delivery id, which no forge signs.
+    Its id is a digest of what changed where the payload tells it, so that a webhook and a poll are one event; else of
+    the signed body. Either way a captured delivery that is sent again is the same event, also under another delivery
+    id, which no forge signs (ADR 0020).
 
     Args:
         forge: The sender.
@@ -63,14 +74,31 @@ def forge_event(forge: Forge, name: str, payload: object, body: bytes, time: dat
     place = _object(payload, "project" if forge == "gitlab" else "repository")
     source = str(place.get("web_url") or place.get("html_url") or f"https://{forge}")[:1_000]
     number = number_of(payload)
+    change = _change(".".join(words), payload)
     return Event(
         type=".".join((f"com.{forge}", *words)),
         source=source,
-        id=f"sha256:{hashlib.sha256(body).hexdigest()}",
+        id=f"sha256:{hashlib.sha256(body if change is None else change.encode()).hexdigest()}",
         time=time,
         data=body,
         subject=None if number is None else str(number),
     )
+
+
+def _change(what: str, payload: Mapping[str, Any]) -> str | None:
+    """Return what changed, in the words that webhook and poll share; None where they share none."""
+    thing = _object(payload, _ONCE.get(what) or _LABELLED.get(what, ""))
+    if not thing.get("id"):
+        return None
+    if what in _ONCE:
+        return f"{what} {thing['id']}"
+    changed = _object(_object(payload, "changes"), "labels")
+    earlier, now = changed.get("previous") or [], changed.get("current") or [payload.get("label")]
+    added = sorted(
+        str(one.get("title") or one.get("name")) for one in now if isinstance(one, dict) and one not in earlier
+    )
+    second = str(thing.get("updated_at"))[:19].replace("T", " ")  # GitLab's webhooks and API write times differently
+    return f"{what} {thing['id']} {second} {added}" if added else None
 
 
 def number_of(payload: Mapping[str, Any]) -> int | None:

@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints
 
 from ocf.events.base_model import FreeObject, Model, ProjectId
 from ocf.events.fact_payloads import FieldError
-from ocf.events.forge_fields import CredentialName
+from ocf.events.forge_fields import ApiUrl, CredentialName, ForgeKind, RepositoryName
 from ocf.functions.rules.condition import Condition, InvalidCondition
 from ocf.functions.rules.texts import InvalidTemplate, Text, is_template
 
@@ -32,7 +32,7 @@ class Actors(Model):
     permission: Literal["write", "triage", "any"] = "write"
     credential: Annotated[
         CredentialName | None,
-        Field(description="by default that of workspace or result"),
+        Field(description="by default that of workspace, result or poll"),
     ] = None
     users: Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=100)] = Field(
         default_factory=list
@@ -51,6 +51,20 @@ class On(Model):
     actors: Actors = Actors()
 
 
+class Poll(Model):
+    """The questions to a forge that cannot send webhooks here, and their interval."""
+
+    forge: ForgeKind
+    api_url: ApiUrl | None = None
+    repository: Annotated[RepositoryName, Field(examples=["team/app"])]
+    what: Literal["issues", "comments", "pull_requests"]
+    every: Annotated[
+        str,
+        Field(pattern=r"^([1-9][0-9]{1,4}s|[1-9][0-9]{0,3}m|[1-9][0-9]?h)$", description="10s at least"),
+    ] = "60s"
+    credential: CredentialName
+
+
 class Rule(Model):
     """One rule of a project. Texts of `task` are templates over `event`."""
 
@@ -58,6 +72,7 @@ class Rule(Model):
     project_id: ProjectId | None = None
     on: On
     task: Annotated[FreeObject, Field(description="a body of POST /tasks/execute, without ids")]
+    poll: Annotated[Poll | None, Field(description="ask the forge instead of waiting for its webhook")] = None
     reply: Literal["comment"] | None = None
     follow_up: bool = False
     max_concurrent: Annotated[int, Field(ge=1, le=100)] | None = None
@@ -67,10 +82,11 @@ class Rule(Model):
 
     @property
     def credential(self) -> str | None:
-        """Return the name of its forge credential: that of `actors`, else of the workspace or result."""
+        """Return the name of its forge credential: that of `actors`, else of workspace, result or poll."""
         parts = (self.task.get("workspace"), self.task.get("result"))
-        named = (part.get("credential") for part in parts if isinstance(part, dict))
-        return self.on.actors.credential or next((str(one) for one in named if one), None)
+        named = [part.get("credential") for part in parts if isinstance(part, dict)]
+        polled = self.poll.credential if self.poll is not None else None
+        return next((str(one) for one in (self.on.actors.credential, *named, polled) if one), None)
 
 
 class InvalidRule(ValueError):

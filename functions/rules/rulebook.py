@@ -175,7 +175,8 @@ class RuleBook:
         if await self._bucket.get(key) is None:
             return False
         await self._bucket.delete(key)
-        await self._bucket.delete(f"state.{project}.{name}")
+        for state in ("state", "poll"):
+            await self._bucket.delete(f"{state}.{project}.{name}")
         await self._changed(project)
         return True
 

@@ -25,6 +25,7 @@ from ocf.functions.rules.rulebook import CompiledRule, RuleBook, RuleFailed, exe
 from ocf.functions.rules.submits import publish_submit, was_submitted
 from ocf.functions.trigger import actors, guards
 from ocf.functions.trigger.follow_ups import FollowUps
+from ocf.functions.trigger.polls import Polls
 from ocf.functions.trigger.ticks import Ticks
 
 
@@ -40,7 +41,7 @@ async def trigger(
     open_history: Callable[[], History],
     clock: Clock,
 ) -> None:
-    """Handle an event of `ocf.in.<project>.<source>`.
+    """Handle an event of `ocf.in.<project>.<source>`, or the tick of a polling rule.
 
     Raises:
         InvalidEvent: The event did not arrive on such a subject, or its payload is too large or too deep.
@@ -48,6 +49,9 @@ async def trigger(
         NotItsTurn: A rule has as many executions as it may.
     """
     parsed = subjects.parse(event.extensions.get(NATS_SUBJECT, ""))
+    if parsed.kind == "poll":
+        await Polls(bus, triggers, rulebook, credentials, clock).handle(parsed.project, parsed.entity)
+        return
     if parsed.kind != "in":
         raise InvalidEvent("natssubject: the event did not arrive on ocf.in.<project>.<source>")
     if event.extensions.get(NATS_SCHEDULER):

@@ -75,8 +75,11 @@ async def list_(call: Call) -> int:
             f"{name} {plain(rule['on'][name])}" for name in ("type", "source", "subject") if name in rule["on"]
         )
         screen.print(f"[bold]{plain(rule['name'])}[/]  {on}  matched {rule['matched']}, last {last}", highlight=False)
-        if rule.get("problem"):
-            screen.print(f"   [red]{plain(rule['problem'])}[/]", highlight=False)
+        polled = rule.get("polled") or {}
+        if polled:
+            screen.print(f"   polled {polled['polled_at'][:19]}", highlight=False)
+        for problem in filter(None, (rule.get("problem"), polled.get("problem"))):
+            screen.print(f"   [red]{plain(problem)}[/]", highlight=False)
     return 0
 
 

@@ -28,6 +28,8 @@ class StandIn:
 
     root: Path
     git: GitServer = field(default_factory=GitServer)
+    issues: list[dict[str, Any]] = field(default_factory=list)
+    timelines: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     pulls: list[dict[str, Any]] = field(default_factory=list)
     notes: list[dict[str, Any]] = field(default_factory=list)
     statuses: list[dict[str, Any]] = field(default_factory=list)
@@ -67,6 +69,29 @@ class StandIn:
     def commits(self, branch: str) -> list[str]:
         """The commits of a branch, newest first."""
         return run_git("rev-list", branch, cwd=self.root / f"{REPOSITORY}.git").split()
+
+    def open_issue(self, title: str, user: str) -> int:
+        """A user opens an issue; its number."""
+        number = len(self.issues) + 1
+        page = f"{self.git.url}/{REPOSITORY}/issues/{number}"
+        made = {"id": 900 + number, "number": number, "title": title, "html_url": page, "labels": []}
+        self.issues.append({**made, "user": {"login": user}, "created_at": _now(), "updated_at": _now()})
+        return number
+
+    def label(self, number: int, name: str, user: str) -> None:
+        """A user labels an issue."""
+        entry = {"type": "label", "body": "1", "label": {"name": name}, "user": {"login": user}, "created_at": _now()}
+        self.timelines.setdefault(number, []).append(entry)
+        self.issues[number - 1]["labels"].append({"name": name})
+        self.issues[number - 1]["updated_at"] = _now()
+
+    def say(self, number: int, text: str, user: str) -> dict[str, Any]:
+        """A user comments on an issue or pull request."""
+        page = f"{self.git.url}/{REPOSITORY}/issues/{number}"
+        made = {"id": len(self.notes) + 1, "issue": number, "body": text, "issue_url": page, "user": {"login": user}}
+        made["html_url"] = f"{page}#issuecomment-{made['id']}"
+        self.notes.append({**made, "created_at": _now(), "updated_at": _now()})
+        return self.notes[-1]
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
         """One call of the API."""
@@ -109,15 +134,19 @@ class StandIn:
             case ["GET", "issues", number, "comments"]:
                 return 200, self._page([note for note in self.notes if note["issue"] == int(number)], query)
             case ["POST", "issues", number, "comments"]:
-                url = f"{self.git.url}/{REPOSITORY}/issues/{number}#issuecomment-{len(self.notes) + 1}"
-                note = {"id": len(self.notes) + 1, "issue": int(number), "body": body["body"], "html_url": url}
-                self.notes.append({**note, "updated_at": _now()})
-                return 201, self.notes[-1]
+                return 201, self.say(int(number), body["body"], "ocf-bot")
+            case ["GET", ""]:
+                page = self.url.removesuffix(".git")
+                return 200, {"full_name": REPOSITORY, "clone_url": self.url, "html_url": page}
+            case ["GET", "issues", number, "timeline"]:
+                return 200, self._page(self.timelines.get(int(number), []), query)
+            case ["GET", "issues", number] if number.isdecimal():
+                return 200, next(one for one in (*self.issues, *self.pulls) if one["number"] == int(number))
             case ["POST", "statuses", commit] if re.fullmatch("[0-9a-f]{40}", commit):
                 self.statuses.append({**body, "commit": commit})
                 return 201, body
-            case ["GET", ("issues" | "pulls"), *rest]:
-                return 200, self._page(self.notes if rest else self.pulls, query)
+            case ["GET", "issues", *rest]:
+                return 200, self._page((self.notes if rest else self.issues)[::-1], query)
         return 404, {"message": f"no {method} {path}"}
 
     def _page(self, items: list[dict[str, Any]], query: dict[str, str]) -> list[dict[str, Any]]:

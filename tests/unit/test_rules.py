@@ -264,10 +264,17 @@ def test_the_longest_text_is_rendered_in_bounded_time() -> None:
     assert texts.MAX_RESULT < 1_000_000
 
 
-def test_the_rule_of_the_readme_starts_a_task_with_a_pull_request(tmp_path: Path) -> None:
-    """The README shows a rule: stored as it is there, it makes a submit of a labelled issue."""
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    block = next(part for part in text.split("```") if part.startswith("yaml\n"))
+@pytest.mark.parametrize(
+    ("page", "has", "url"),
+    [
+        ("README.md", "", "https://github.com/acme/shop.git"),
+        ("docs/how-to/start-tasks-from-events.md", "\npoll:", "https://github.com/team/app.git"),
+    ],
+)
+def test_the_rule_of_a_page_starts_a_task_with_a_pull_request(tmp_path: Path, page: str, has: str, url: str) -> None:
+    """Stored as it is on the page, it makes a submit of a labelled issue."""
+    text = (Path(__file__).parents[2] / page).read_text()
+    block = next(part for part in text.split("```") if part.startswith("yaml\n") and has in part)
     (tmp_path / "rule.yaml").write_text(block.removeprefix("yaml\n"))
     (fields,) = documents(str(tmp_path / "rule.yaml"))
     rule = CompiledRule(Rule.model_validate(fields), "shop")
@@ -280,6 +287,6 @@ def test_the_rule_of_the_readme_starts_a_task_with_a_pull_request(tmp_path: Path
     assert (rule.broken, rule.mismatch(event)) == ("", None)
     submit = rule.submit(event, str(uuid.uuid4()))
     assert isinstance(submit.workspace, GitWorkspace)
-    assert submit.workspace.url == "https://github.com/acme/shop.git"
+    assert submit.workspace.url == url
     assert submit.result is not None
     assert submit.result.branch == "agent/issue-7"

@@ -19,6 +19,7 @@ from ocf.functions.gateway.problems import Problem, explain, invalid
 from ocf.functions.gateway.request_body import JSON, StrictRoute, documented, read, read_bytes
 from ocf.functions.gateway.request_schemas import ExecuteTask
 from ocf.functions.gateway.sealed_secrets import seal_task
+from ocf.functions.rules import polling
 from ocf.functions.rules.rule import InvalidRule, Rule, compile_condition, compile_texts, replace_texts
 from ocf.functions.rules.rule_state import RuleStates
 from ocf.functions.rules.rulebook import MAX_RULES, CompiledRule, execution_id, view
@@ -56,6 +57,7 @@ async def put(request: Request, gateway: Gw, caller: Caller) -> Response:
         raise Problem(409, "too-many-rules", f"project {project} has {MAX_RULES} rules; delete one")
     rule = body.model_copy(update={"task": task, "project_id": project})
     new = await gateway.rulebook.put(rule, project)
+    await polling.arm(gateway.deps.bus, rule, project, gateway.deps.clock.now())
     return Response(rule.model_dump_json(exclude_unset=True), 201 if new else 200, media_type=JSON)
 
 
@@ -99,8 +101,10 @@ async def rule(gateway: Gw, caller: Caller, name: Name, project_id: AskedProject
 @router.delete("/triggers/{name}", status_code=202, response_model=dict[str, str])
 async def delete(gateway: Gw, caller: Caller, name: Name, project_id: AskedProject) -> dict[str, str]:
     """Remove a rule. Executions that it started go on."""
-    if not await gateway.rulebook.delete(caller.project_or(project_id, _default(gateway)), name):
+    project = caller.project_or(project_id, _default(gateway))
+    if not await gateway.rulebook.delete(project, name):
         raise _unknown(name)
+    await polling.disarm(gateway.deps.bus, project, name)
     return {"name": name}
 
 
@@ -137,4 +141,7 @@ async def _shown(gateway: Gateway, found: CompiledRule) -> dict[str, Any]:
     state = await RuleStates(gateway.deps.triggers, found.project).read(found.rule.name)
     shown: dict[str, Any] = found.rule.model_dump(mode="json", exclude_unset=True)
     shown |= state.model_dump(mode="json", include={"matched", "last_event", "refused"})
+    if found.rule.poll is not None:
+        polled = await polling.read_state(gateway.deps.triggers, found.project, found.rule.name)
+        shown["polled"] = None if polled is None else polled.model_dump(mode="json", include={"polled_at", "problem"})
     return shown | ({"problem": found.broken} if found.broken else {})

@@ -1,0 +1,316 @@
+"""Polls of forges: the events of webhooks, once each, none for old items, and no forge that stops another."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from ocf.events import subjects
+from ocf.events.adapters.memory_bus import MemoryBucket
+from ocf.events.envelope import Event, decode
+from ocf.events.errors import Drop
+from ocf.events.sealing import Keyring, generate_key
+from ocf.functions.forges.credentials import Credential, ForgeCredentials
+from ocf.functions.rules import polling
+from ocf.functions.rules.forge_events import forge_event
+from ocf.functions.rules.rule import Rule
+from ocf.functions.trigger import polls
+from tests.support.clock import ManualClock
+from tests.support.handlers import trigger
+from tests.support.parts import PROJECT, Bench, bench
+from tests.support.webhooks import example
+from tests.unit.test_forges import reply
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def stamp(minutes: float) -> str:
+    """A time of the forge, whose clock is five minutes ahead of ours."""
+    return (START + timedelta(minutes=5 + minutes)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Hub:
+    """GitHub's API in memory: issues, comments, label events; with ETags, and faults on demand."""
+
+    def __init__(self) -> None:
+        self.issues: list[dict[str, Any]] = []
+        self.comments: list[dict[str, Any]] = []
+        self.events: dict[int, list[dict[str, Any]]] = {}
+        self.asked: list[str] = []
+        self.fault: httpx.Response | Exception | None = None
+
+    def open(self, number: int, minutes: float, **more: Any) -> None:
+        about = {"id": 9_000 + number, "number": number, "title": f"issue {number}", "user": {"login": "ann"}}
+        self.issues.append({**about, "created_at": stamp(minutes), "updated_at": stamp(minutes), **more})
+
+    def label(self, number: int, name: str, minutes: float, who: str = "ann") -> None:
+        entry = {"event": "labeled", "actor": {"login": who}, "label": {"name": name}, "created_at": stamp(minutes)}
+        self.events.setdefault(number, []).append(entry)
+        next(one for one in self.issues if one["number"] == number)["updated_at"] = stamp(minutes)
+
+    def handle(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        self.asked.append(path)
+        if isinstance(self.fault, Exception):
+            raise self.fault
+        if self.fault is not None:
+            return self.fault
+        if path.endswith("/events"):
+            return reply(200, self.events.get(int(path.split("/")[-2]), []))
+        if path.rpartition("/")[2] not in ("issues", "comments"):
+            number = path.rpartition("/")[2]
+            page = {"full_name": "team/app", "html_url": "https://github.com/team/app", "clone_url": "https://x/y.git"}
+            return reply(200, self.issues[0] if number.isdecimal() else page)
+        found = self.comments if path.endswith("comments") else self.issues
+        found = [one for one in found if one["updated_at"] >= request.url.params["since"]]
+        items = sorted(found, key=lambda one: str(one["updated_at"]), reverse=True)
+        etag = f'"{hash(json.dumps(items))}"'
+        if request.headers.get("if-none-match") == etag:
+            return reply(304)
+        first = (int(request.url.params["page"]) - 1) * 100
+        return reply(200, items[first : first + 100], {"etag": etag})
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    made = Hub()
+    client = lambda: httpx.AsyncClient(transport=httpx.MockTransport(made.handle))  # noqa: E731
+    monkeypatch.setattr(polls, "forge_client", client)
+    return made
+
+
+POLL = {"forge": "github", "repository": "team/app", "what": "issues", "credential": "bot"}
+
+
+async def polling_bench(*rules: str, **poll: Any) -> Bench:
+    """Parts with rules that poll."""
+    clock = ManualClock()
+    keyring = Keyring(generate_key())
+    credentials = ForgeCredentials(MemoryBucket(clock), clock, keyring)
+    sealed = keyring.seal("token-1", PROJECT)
+    given = {"name": "bot", "project_id": PROJECT, "forge": "github", "created_at": clock.now()}
+    await credentials.put(Credential.model_validate({**given, "token": sealed}))
+    b = bench(clock).having(credentials=credentials)
+    for name in rules or ("fix",):
+        fields = {"name": name, "on": {"type": "com.github.*", "actors": {"permission": "any"}}}
+        rule = Rule.model_validate({**fields, "poll": {**POLL, **poll}, "task": {"prompt": "go"}})
+        await b.deps.rulebook.put(rule, PROJECT)
+    return b
+
+
+async def tick(b: Bench, name: str = "fix", skip: float = 60) -> None:
+    """A tick as the dispatcher delivers it."""
+    if isinstance(b.deps.clock, ManualClock):
+        b.deps.clock.skip(skip)
+    marks = {"natssubject": subjects.poll(PROJECT, name)}
+    await trigger(b.deps, Event(polling.POLL, "/x", name, b.deps.clock.now(), b"{}", extensions=marks))
+
+
+async def inbox(b: Bench) -> list[Event]:
+    """The events that polls published."""
+    return [decode(one.headers, one.data) async for one in b.bus.history(subjects.INBOX, f"ocf.in.{PROJECT}.github")]
+
+
+async def problem(b: Bench, name: str = "fix") -> str:
+    state = await polling.read_state(b.deps.triggers, PROJECT, name)
+    assert state is not None
+    return state.problem
+
+
+async def test_old_items_start_nothing_and_each_new_one_is_one_event(hub: Hub) -> None:
+    """Also what changed in the minute before the first poll, and what a poll reads twice."""
+    hub.open(1, -300)
+    hub.label(1, "agent", -299)
+    hub.open(2, -1)
+    hub.label(2, "agent", -0.5)
+    b = await polling_bench()
+    await tick(b)
+    await tick(b)
+    assert await inbox(b) == []
+    hub.open(3, 2)
+    hub.label(3, "agent", 2.1)
+    hub.label(1, "agent", 2.2)
+    for _ in range(3):
+        await tick(b)
+    hub.issues[-1]["updated_at"] = stamp(2.5)  # a comment: the same issue is listed again
+    await tick(b)
+    found = await inbox(b)
+    assert sorted((one.type, one.subject) for one in found) == [
+        ("com.github.issues.labeled", "1"),
+        ("com.github.issues.labeled", "3"),
+        ("com.github.issues.opened", "3"),
+    ]
+    assert len({one.id for one in found}) == 3
+
+
+async def test_an_unchanged_list_costs_one_call(hub: Hub) -> None:
+    """Its ETag is sent, and 304 ends the poll."""
+    hub.open(1, -300)
+    b = await polling_bench()
+    await tick(b)
+    await tick(b)
+    hub.asked.clear()
+    await tick(b)
+    assert hub.asked == ["/repos/team/app/issues"]
+
+
+@pytest.mark.parametrize(
+    ("name", "action", "what"),
+    [
+        ("issues", "opened", "issues"),
+        ("issues", "labeled", "issues"),
+        ("issue_comment", "created", "comments"),
+    ],
+)
+async def test_a_poll_and_a_webhook_are_one_event(hub: Hub, name: str, action: str, what: str) -> None:
+    """Type, source, subject and id are those of GitHub's published payload about the same change."""
+    payload = example(name, action)
+    webhook = forge_event("github", name, payload, json.dumps(payload).encode(), START)
+    b = await polling_bench(what=what)
+    await tick(b)
+    item = payload["comment" if what == "comments" else "issue"]
+    kept = payload["issue"] if action == "labeled" else item
+    hub.issues, hub.comments = [payload["issue"]], [payload["comment"]] if what == "comments" else []
+    if action == "labeled":
+        when = kept["updated_at"]
+        entry = {"event": "labeled", "actor": payload["sender"], "label": payload["label"], "created_at": when}
+        hub.events = {kept["number"]: [entry]}
+    state = await polling.read_state(b.deps.triggers, PROJECT, "fix")
+    assert state is not None
+    earlier = state.model_copy(update={"since": datetime(2015, 1, 1, tzinfo=UTC)})
+    entry_ = await b.deps.triggers.get(polling.state_key(PROJECT, "fix"))
+    assert entry_ is not None
+    await b.deps.triggers.update(entry_.key, earlier.model_dump_json().encode(), entry_.revision)
+    real, hub_page = payload["repository"], hub.handle
+
+    def with_repository(request: httpx.Request) -> httpx.Response:
+        return reply(200, real) if request.url.path == "/repos/team/app" else hub_page(request)
+
+    hub.handle = with_repository  # type: ignore[method-assign]
+    await tick(b)
+    assert await problem(b) == ""
+    same = [one for one in await inbox(b) if one.type == webhook.type]
+    assert [(one.id, one.source, one.subject) for one in same] == [(webhook.id, webhook.source, webhook.subject)]
+
+
+async def test_a_burst_is_read_in_portions_without_loss(hub: Hub) -> None:
+    """Sixty issues within a second: no poll takes them all, none is left out, none doubled."""
+    b = await polling_bench()
+    await tick(b)
+    for number in range(1, 61):
+        hub.open(number, 1)
+    for _ in range(4):
+        await tick(b)
+    found = await inbox(b)
+    assert sorted(int(one.subject or 0) for one in found) == list(range(1, 61))
+
+
+async def test_a_rate_limit_is_waited_for(hub: Hub) -> None:
+    """By every rule with that credential, until the time that the forge names by its own clock."""
+    b = await polling_bench("fix", "other")
+    now = START + timedelta(hours=3)
+    headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(int(now.timestamp()) + 600)}
+    hub.fault = reply(403, {"message": "rate limit"}, {**headers, "date": format_datetime(now, usegmt=True)})
+    await tick(b)
+    hub.fault = None
+    await tick(b)
+    await tick(b, "other")
+    assert len(hub.asked) == 1
+    assert "rate limit" in await problem(b)
+    await tick(b, skip=700)
+    assert await problem(b) == ""
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        httpx.ConnectTimeout("too slow"),
+        reply(404, {"message": "Not Found"}),
+        reply(200, [{"id": 1, "updated_at": "yesterday"}]),
+    ],
+    ids=["away", "refused", "strange time"],
+)
+async def test_a_failing_forge_is_a_problem_of_its_rule_only(hub: Hub, fault: httpx.Response | Exception) -> None:
+    """The tick is done, the reason stands in the rule's state, and what was missed is read later."""
+    b = await polling_bench()
+    await tick(b)
+    hub.open(1, 1)
+    hub.fault = fault
+    await tick(b)
+    assert await problem(b)
+    hub.fault = None
+    await tick(b)
+    assert await problem(b) == ""
+    assert [one.subject for one in await inbox(b)] == ["1"]
+
+
+async def test_a_crash_before_the_state_is_stored_repeats_the_same_events(hub: Hub) -> None:
+    """A rule starts one execution for them."""
+    b = await polling_bench()
+    await tick(b)
+    hub.open(1, 1)
+    before = await b.deps.triggers.get(polling.state_key(PROJECT, "fix"))
+    await tick(b)
+    after = await b.deps.triggers.get(polling.state_key(PROJECT, "fix"))
+    assert before is not None
+    assert after is not None
+    await b.deps.triggers.update(after.key, before.value, after.revision)
+    await tick(b)
+    assert len({one.id for one in await inbox(b)}) == 1
+
+
+async def test_another_repository_is_read_from_now_on(hub: Hub) -> None:
+    """A rule that is applied again with the same settings goes on where it was."""
+    b = await polling_bench()
+    await tick(b)
+    hub.open(1, 1)
+    fields = {"name": "fix", "on": {"type": "com.github.*"}, "task": {"prompt": "go"}}
+    again = Rule.model_validate({**fields, "poll": {**POLL, "every": "10s"}})
+    await b.deps.rulebook.put(again, PROJECT)
+    await tick(b)
+    assert len(await inbox(b)) == 1
+    hub.open(2, 2)
+    other = again.model_copy(update={"poll": again.poll and again.poll.model_copy(update={"repository": "team/other"})})
+    await b.deps.rulebook.put(other, PROJECT)
+    await tick(b)
+    assert len(await inbox(b)) == 1
+
+
+async def test_the_schedule_of_a_deleted_rule_removes_itself(hub: Hub) -> None:
+    """At its next tick, if the deletion itself was cut off."""
+    b = await polling_bench()
+    (compiled,) = await b.deps.rulebook.rules(PROJECT)
+    await polling.arm(b.bus, compiled.rule, PROJECT, START)
+    schedule = subjects.timetable(PROJECT, "poll_fix")
+    assert await b.bus.last(subjects.INBOX, schedule) is not None
+    await b.deps.rulebook.delete(PROJECT, "fix")
+    with pytest.raises(Drop):
+        await tick(b)
+    assert await b.bus.last(subjects.INBOX, schedule) is None
+    assert hub.asked == []
+
+
+async def test_two_projects_that_poll_one_repository_both_get_its_events(hub: Hub) -> None:
+    """An id of an event says nothing about whose inbox it is in."""
+    b = await polling_bench()
+    (compiled,) = await b.deps.rulebook.rules(PROJECT)
+    await b.deps.rulebook.put(compiled.rule, "other")
+    keyring = Keyring(generate_key())
+    credentials = ForgeCredentials(MemoryBucket(b.deps.clock), b.deps.clock, keyring)
+    for project in (PROJECT, "other"):
+        given = {"name": "bot", "project_id": project, "forge": "github", "created_at": b.deps.clock.now()}
+        await credentials.put(Credential.model_validate({**given, "token": keyring.seal("token-1", project)}))
+    b = b.having(credentials=credentials)
+    for minutes in (0.0, 1.0):
+        if minutes:
+            hub.open(1, minutes)
+        for project in (PROJECT, "other"):
+            marks = {"natssubject": subjects.poll(project, "fix")}
+            await trigger(b.deps, Event(polling.POLL, "/x", "fix", START, b"{}", extensions=marks))
+    assert await b.bus.last(subjects.INBOX, f"ocf.in.{PROJECT}.github") is not None
+    assert await b.bus.last(subjects.INBOX, "ocf.in.other.github") is not None

@@ -45,8 +45,8 @@ async def test_tour(tmp_path: Path) -> None:
             await until(lambda: is_said("archived.v1"))
             names = [info.key.rsplit("/", 1)[-1] async for info in store.list(f"default/{execution}/")]
             assert sorted(names) == [
-                "conversation.json", "events.ndjson", "manifest.json", "output.ndjson.gz", "workspace.patch",
-                "workspace.tar.zst",
+                "conversation.json", "events.ndjson", "input.json", "manifest.json", "output.ndjson.gz",
+                "workspace.patch", "workspace.tar.zst",
             ]  # fmt: skip
             output = gzip.decompress(await store.get(f"default/{execution}/output.ndjson.gz")).splitlines()
             assert [json.loads(line)["seq"] for line in output] == [chunk.seq for chunk in chunks]

@@ -15,7 +15,8 @@ from ocf.events import subjects
 from ocf.events.archived_record import MANIFEST
 from ocf.events.command_publisher import NATS_DELIVERIES, NATS_SEQUENCE
 from ocf.events.envelope import Event, decode, parse, timestamp
-from ocf.events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, OcfError, Unavailable
+from ocf.events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, OcfError, Unavailable, Unreadable
+from ocf.events.execution_input import INPUT, INPUT_CONVERSATION, ExecutionInput
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import Archived, Artifact, Outcome, Rejected, SessionRejected
 from ocf.events.lifecycle import State
@@ -26,7 +27,7 @@ from ocf.functions.archive.recording import delete_parts, join_recording
 from ocf.functions.archive.scratch_folders import scratch
 from ocf.functions.core.command_events import ids_of
 from ocf.functions.core.execution_store import Records
-from ocf.functions.core.stored_objects import delete_execution
+from ocf.functions.core.stored_objects import delete_execution, input_key, read_input
 from ocf.functions.recording.lines import NAME
 
 log = structlog.get_logger()
@@ -88,7 +89,7 @@ async def _archive(event: Event, bus: Bus, store: ObjectStore, records: Records,
         raise Drop(f"execution {ref.execution} is archived")
     late = clock.now() - event.time > MAX_WAIT
     found = await _objects(bus, store, clock, event, ref, outcome, late=late)
-    manifest = _manifest(record, event, found)
+    manifest = _manifest(record, event, found, await _input(store, ref))
     await store.put(ref.object_key(MANIFEST), manifest, content_type="application/json")
     try:
         await records.change(ref.project, ref.execution, lambda newest: newest.model_copy(update={"archived": True}))
@@ -142,19 +143,34 @@ async def _objects(
                 raise
             await store.ready()  # raises if S3 is unavailable; otherwise the object is missing
             missing.append(artifact.name)
-    if not outcome.objects:
-        objects += await _unreported(store, ref.prefix, {artifact.name for artifact in objects})
+    known = {artifact.name for artifact in objects}
+    objects += await _unreported(store, ref.prefix, known, (INPUT, INPUT_CONVERSATION) if outcome.objects else None)
     if written.missing or missing:
         log.warning("archived with gaps", action="archive.gaps", chunks=written.missing, objects=missing)
     return _Found(objects, written, missing)
 
 
-async def _unreported(store: ObjectStore, prefix: str, known: set[str]) -> list[Artifact]:
-    """Return the objects of a worker that was lost before it could publish a terminal fact."""
+async def _input(store: ObjectStore, ref: ExecutionRef) -> ExecutionInput | None:
+    """Return what the execution began from, and whether its files are still there."""
+    try:
+        found = await read_input(store, ref)
+    except Unreadable:
+        return None
+    if found is None or found.tree is None or await store.head(input_key(ref.project, found.tree)) is not None:
+        return found
+    return found.model_copy(update={"missing": "the files could not be stored"})
+
+
+async def _unreported(
+    store: ObjectStore, prefix: str, known: set[str], wanted: tuple[str, ...] | None
+) -> list[Artifact]:
+    """Return the objects that the terminal fact does not name: the input, and those of a worker that was lost."""
     names = [info.key.removeprefix(f"{prefix}/") async for info in store.list(f"{prefix}/")]
     found = []
     for name in names:
         if name in known or name == MANIFEST or "/" in name:  # `data/` has the large commands
+            continue
+        if wanted is not None and name not in wanted:
             continue
         info = await store.head(f"{prefix}/{name}")
         if info is not None:
@@ -223,7 +239,7 @@ def _line(message: Message) -> bytes:
         return json.dumps(raw, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def _manifest(record: Record, event: Event, found: _Found) -> bytes:
+def _manifest(record: Record, event: Event, found: _Found, given: ExecutionInput | None) -> bytes:
     written = found.written
     content = {
         "version": MANIFEST_VERSION,
@@ -238,6 +254,7 @@ def _manifest(record: Record, event: Event, found: _Found) -> bytes:
         "chunks": {"count": written.count, "first": written.first, "last": written.last, "missing": written.missing},
         "objects": [artifact.model_dump() for artifact in found.objects],
         "missing": found.missing,
+        "input": None if given is None else given.model_dump(mode="json", exclude_none=True),
         "record": json.loads(record.model_dump_json(exclude_defaults=True, exclude={"outbox"})),
     }
     return json.dumps(content, indent=2).encode()

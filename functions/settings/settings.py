@@ -127,6 +127,12 @@ class Settings(BaseSettings):
         alias="RECORDING",
         description="what is recorded of model calls, unless a task says otherwise: off, answers, full",
     )
+    image_digest: str | None = Field(
+        None,
+        alias="IMAGE_DIGEST",
+        max_length=200,
+        description="digest of the container image, which manifests of archives then name",
+    )
     artifact_wait: int = Field(
         900,
         alias="ARTIFACT_WAIT",

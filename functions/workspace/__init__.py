@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ocf.functions.workspace.archive import Packed, Unpacked, read_member
+from ocf.functions.workspace.archive import Packed, Unpacked
+from ocf.functions.workspace.archive_reading import read_member, tree_digest
 from ocf.functions.workspace.baseline import Limits
 from ocf.functions.workspace.changes import (
     Patch,
@@ -11,6 +12,7 @@ from ocf.functions.workspace.changes import (
     conclude,
     measure,
     pack,
+    pack_input,
     pack_layer,
     readable,
     summarise,
@@ -50,6 +52,7 @@ __all__ = [
     "forget",
     "measure",
     "pack",
+    "pack_input",
     "pack_layer",
     "prepare",
     "read_member",
@@ -57,6 +60,7 @@ __all__ = [
     "record_again",
     "restore",
     "summarise",
+    "tree_digest",
     "unpack",
     "write_patch",
 ]

@@ -22,13 +22,13 @@ from ocf.functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
 from ocf.functions.workspace.safe_tree import TreeBuilder, escapes
 from ocf.functions.workspace.safe_walk import MAX_PATH_BYTES, Entry, Stopped, Walk, open_file, walk
 
-_CHUNK = 1024 * 1024
-_BLOCK = tarfile.BLOCKSIZE
+CHUNK = 1024 * 1024
+BLOCK = tarfile.BLOCKSIZE
 #: zstd level 1 is as fast as the disk here and within 10% of level 3 on source code.
 _LEVEL = 1
 _THREADS = 2
 #: A frame with a larger window than this could use gigabytes.
-_MAX_WINDOW = 128 * 1024 * 1024
+MAX_WINDOW = 128 * 1024 * 1024
 _MAX_TIME = 2**33
 _LINK_TYPES = {tarfile.LNKTYPE: "a hard link", tarfile.CHRTYPE: "a device", tarfile.BLKTYPE: "a device"}
 _KINDS = {**_LINK_TYPES, tarfile.FIFOTYPE: "a fifo"}
@@ -102,7 +102,7 @@ def _pack(directory: Path, how: Walk, archive: Path, limits: Limits, wanted: Cal
     report, real = how.report, os.path.realpath(directory)
     files = size = 0
     compressor = zstandard.ZstdCompressor(level=_LEVEL, threads=_THREADS, write_checksum=True)
-    with archive.open("xb") as file, compressor.stream_writer(file, write_size=_CHUNK, closefd=False) as sink:
+    with archive.open("xb") as file, compressor.stream_writer(file, write_size=CHUNK, closefd=False) as sink:
         out = _Out(sink.write)
         for entry in walk(directory, how):
             if entry.kind == stat.S_IFDIR:
@@ -117,7 +117,7 @@ def _pack(directory: Path, how: Walk, archive: Path, limits: Limits, wanted: Cal
                 files += 1
         if report.truncated:
             raise WorkspaceTooLarge(f"the workspace has more than {limits.max_entries} entries")
-        out.write(bytes(2 * _BLOCK))
+        out.write(bytes(2 * BLOCK))
         out.flush()
     return Packed(files, size, archive.stat().st_size, report.skipped, report.skipped_count)
 
@@ -131,12 +131,12 @@ class _Out:
 
     def write(self, data: bytes) -> None:
         """Write `data`, buffered when small."""
-        if len(data) >= _CHUNK // 2:
+        if len(data) >= CHUNK // 2:
             self.flush()
             self._sink(data)
             return
         self._waiting += data
-        if len(self._waiting) >= _CHUNK:
+        if len(self._waiting) >= CHUNK:
             self.flush()
 
     def flush(self) -> None:
@@ -168,10 +168,10 @@ def _pack_one(entry: Entry, real: str, out: _Out, how: Walk) -> bool:
             if how.stop.is_set():
                 raise Stopped
             # Exactly the bytes that the header states, even if the file changes meanwhile.
-            data = os.read(fd, min(left, _CHUNK)) or bytes(min(left, _CHUNK))
+            data = os.read(fd, min(left, CHUNK)) or bytes(min(left, CHUNK))
             out.write(data)
             left -= len(data)
-        out.write(bytes(-found.st_size % _BLOCK))
+        out.write(bytes(-found.st_size % BLOCK))
     finally:
         os.close(fd)
     return True
@@ -191,7 +191,7 @@ class _Source(Protocol):
         """Read up to `size` bytes."""
 
 
-class _In:
+class ExactReader:
     """Reads exact sizes from a stream that may end or break anywhere."""
 
     def __init__(self, source: _Source) -> None:
@@ -220,12 +220,12 @@ def unpack_tree(archive: Path, target: Path, limits: Limits, stop: threading.Eve
         Stopped: cancelled.
     """
     files = size = entries = 0
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
     tree = TreeBuilder(target)
     try:
-        with archive.open("rb") as file, decompressor.stream_reader(file, read_size=_CHUNK) as stream:
-            source = _In(stream)
-            while (info := _next_header(source)) is not None:
+        with archive.open("rb") as file, decompressor.stream_reader(file, read_size=CHUNK) as stream:
+            source = ExactReader(stream)
+            while (info := next_header(source)) is not None:
                 if stop.is_set():
                     raise Stopped
                 entries += 1
@@ -242,43 +242,11 @@ def unpack_tree(archive: Path, target: Path, limits: Limits, stop: threading.Eve
     return Unpacked(files, size)
 
 
-def read_member(archive: Path, path: str, limit: int, limits: Limits, stop: threading.Event) -> bytes:
-    """Return one regular file of an archive, of at most `limit` bytes.
-
-    Raises:
-        InvalidWorkspace: there is no such file, it is larger, or the archive is damaged.
-        WorkspaceTooLarge: the archive holds more than `limits` allow.
-        Stopped: cancelled.
-    """
-    size = 0
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
-    with archive.open("rb") as file, decompressor.stream_reader(file, read_size=_CHUNK) as stream:
-        source = _In(stream)
-        for _ in range(limits.max_entries):
-            info = _next_header(source)
-            if info is None:
-                break
-            size += info.size
-            if size > limits.max_bytes:
-                raise WorkspaceTooLarge(f"the archive holds more than {limits.max_bytes} bytes")
-            wanted = info.name == path and info.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
-            if wanted and info.size > limit:
-                raise InvalidWorkspace(f"{path!r} has {info.size} bytes; at most {limit}")
-            if wanted:
-                return source.read(info.size)
-            left = info.size + -info.size % _BLOCK
-            while left > 0 and not stop.is_set():
-                left -= len(source.read(min(left, _CHUNK)))
-            if stop.is_set():
-                raise Stopped
-    raise InvalidWorkspace(f"there is no file {path!r} in the stored workspace")
-
-
-def _next_header(source: _In) -> tarfile.TarInfo | None:
+def next_header(source: ExactReader) -> tarfile.TarInfo | None:
     """Return the next entry with its long names filled in; None at the end."""
     long: dict[bytes, str] = {}
     while True:
-        block = source.read(_BLOCK)
+        block = source.read(BLOCK)
         if not any(block):
             return None
         try:
@@ -293,11 +261,11 @@ def _next_header(source: _In) -> tarfile.TarInfo | None:
             return info
         if info.size > MAX_PATH_BYTES + 2 or info.type in long:
             raise InvalidWorkspace(f"the archive has a name longer than {MAX_PATH_BYTES} bytes")
-        padded = source.read(info.size + -info.size % _BLOCK)
+        padded = source.read(info.size + -info.size % BLOCK)
         long[info.type] = os.fsdecode(padded[: info.size].rstrip(b"\0"))
 
 
-def _unpack_one(info: tarfile.TarInfo, source: _In, tree: TreeBuilder, stop: threading.Event) -> None:
+def _unpack_one(info: tarfile.TarInfo, source: ExactReader, tree: TreeBuilder, stop: threading.Event) -> None:
     if info.type == tarfile.DIRTYPE:
         tree.directory(info.name.removesuffix("/"), info.mode)
     elif info.type == tarfile.SYMTYPE:
@@ -309,14 +277,14 @@ def _unpack_one(info: tarfile.TarInfo, source: _In, tree: TreeBuilder, stop: thr
             while left > 0:
                 if stop.is_set():
                     raise Stopped
-                data = memoryview(source.read(min(left, _CHUNK)))
+                data = memoryview(source.read(min(left, CHUNK)))
                 left -= len(data)
                 while data:
                     data = data[os.write(fd, data) :]
             tree.seal(fd, info.mode, min(max(int(info.mtime), 0), _MAX_TIME) * 10**9)
         finally:
             os.close(fd)
-        source.read(-info.size % _BLOCK)
+        source.read(-info.size % BLOCK)
     else:
         kind = _KINDS.get(info.type, f"an entry of tar type {info.type!r}")
         raise InvalidWorkspace(f"{info.name!r} is {kind}; only files, directories and symbolic links are allowed")

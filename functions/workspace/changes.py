@@ -7,7 +7,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ocf.events.fact_payloads import ChangedFile, DiffSummary
@@ -15,6 +15,7 @@ from ocf.events.terminal_facts import DIFF_BYTES, named_files
 from ocf.functions.workspace import archive as archives
 from ocf.functions.workspace import baseline
 from ocf.functions.workspace.archive import Packed, Unpacked, pack_tree, unpack_tree
+from ocf.functions.workspace.archive_reading import tree_digest
 from ocf.functions.workspace.baseline import DEFAULT_LIMITS, Limits
 from ocf.functions.workspace.compare import Change, Changes, compare
 from ocf.functions.workspace.fast_import import FastImport
@@ -112,6 +113,25 @@ async def pack(workspace: Prepared, archive: Path, *, include_ignored: bool = Fa
     known = None if include_ignored else workspace.private
     try:
         return await in_thread(lambda stop: pack_tree(workspace.directory, known, archive, workspace.limits, stop))
+    except BaseException:
+        archive.unlink(missing_ok=True)
+        raise
+
+
+async def pack_input(workspace: Prepared, archive: Path, max_bytes: int, *, clone: bool) -> tuple[Packed, str]:
+    """Write the whole workspace to the new file `archive`; return what it holds and its digest (`tree_digest`).
+
+    Raises:
+        WorkspaceTooLarge: its files have more than `max_bytes`, or there are too many; nothing is left then.
+    """
+    limits = replace(workspace.limits, max_bytes=min(max_bytes, workspace.limits.max_bytes))
+
+    def pack_it(stop: threading.Event) -> tuple[Packed, str]:
+        packed = pack_tree(workspace.directory, None, archive, limits, stop)
+        return packed, tree_digest(archive, limits, stop, clone=clone)
+
+    try:
+        return await in_thread(pack_it)
     except BaseException:
         archive.unlink(missing_ok=True)
         raise

@@ -85,7 +85,7 @@ class World:
     async def _busy(self, _: str) -> bool:
         return False
 
-    async def _acquire(self, *_: object, **__: object) -> Any:
+    async def _acquire(self, asked: ServerSpec, **__: object) -> Any:
         async def close() -> None:
             """There is no server."""
 
@@ -96,7 +96,7 @@ class World:
         async def open_up() -> None:
             """Nothing is hidden."""
 
-        server = SimpleNamespace(stop=stop, password=PASSWORD, version="1.18.33")
+        server = SimpleNamespace(stop=stop, password=PASSWORD, version="1.18.33", spec=asked)
         root = self.folder / "slot"
         return SimpleNamespace(
             model_proxy=self.model_proxy,

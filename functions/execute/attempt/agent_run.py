@@ -291,9 +291,11 @@ class AgentRun:
     ) -> StoredArtifacts:
         """Store the results of the run; see `ocf.functions.execute.attempt.artifacts`."""
         stored = await self._stored(emit, seconds, ownership, give_up)
+        # S3 has just answered, or it is away and nothing waits for these.
+        patience = _RECORDING if stored.artifacts == "stored" else 0.0
         if self._recorder is not None:
-            # S3 has just answered, or it is away and nothing waits for the recording.
-            await self._recorder.close(_RECORDING if stored.artifacts == "stored" else 0.0)
+            await self._recorder.close(patience)
+        await self._preparation.input.finish(patience)
         return stored
 
     async def _stored(

@@ -31,6 +31,7 @@ from ocf.functions.execute.attempt.workspace_source import WorkspaceInput
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.execute.egress_proxy import EgressProxy, Refused, rules
 from ocf.functions.execute.inputs.definitions import of_repository
+from ocf.functions.execute.inputs.input_keeper import InputKeeper
 from ocf.functions.execute.inputs.mcp import InvalidHeader, remote_routes, start_servers
 from ocf.functions.execute.inputs.output_check import with_schema
 from ocf.functions.execute.inputs.task_inputs import TaskInputs
@@ -84,6 +85,8 @@ class Preparation:
         self.keep_ignored = False
         #: What the run begins from, once the workspace is prepared.
         self.inputs = Inputs()
+        #: Keeps it for a rerun.
+        self.input = InputKeeper(context.deps, task, directory)
         #: Where the workspace comes from, once known.
         self.origin: WorkspaceInput | None = None
 
@@ -103,23 +106,26 @@ class Preparation:
         session = await self._session()
         workspace_input = WorkspaceInput(self._context, self._task, session, self._directory)
         await asyncio.to_thread(workspace_input.check)  # cheaper than starting OpenCode first
-        inputs = TaskInputs(self._context, self._task, self._directory)
+        task_inputs = TaskInputs(self._context, self._task, self._directory)
         self.keep_ignored, self.origin = workspace_input.keep_ignored, workspace_input
         try:
             if workspace_input.shared:
                 unused = self._directory / "unused"
                 self.workspace = await workspace_input.prepare(unused, self._hide, self._own_shared)
-            definitions = await inputs.definitions(await self._repository(workspace_input), emit)
-            files = await inputs.files()
+            definitions = await task_inputs.definitions(await self._repository(workspace_input), emit)
+            files = await task_inputs.files()
             await emit(phase_draft("agent", "getting OpenCode ready"))
             with tracing.phase("get agent"):
                 warm_server = await self._acquire(target, definitions)
             await emit(phase_draft("workspace", f"preparing the workspace ({workspace_input.label})"))
             await self._prepare_workspace(workspace_input, warm_server, emit)
             assert self.workspace is not None
-            self.inputs = inputs_of(workspace_input, self.workspace, session)
+            inputs = inputs_of(workspace_input, self.workspace, session)
+            with tracing.phase("keep input"):
+                self.inputs = await self.input.describe(inputs, self.workspace, warm_server.server)
             self._assign(warm_server, target)
             spec = self._prompt_spec(target, await self._resume(warm_server, session), definitions, files)
+            self.input.store()
             if self._task.mcp:
                 await start_servers(warm_server.server.client, self._task.mcp, self._mcp_urls, emit)
         except Unavailable as error:
@@ -148,6 +154,7 @@ class Preparation:
 
     async def close(self) -> None:
         """Release the server and everything else that was acquired."""
+        await self.input.close()
         await self._cleanup.aclose()
         if self._user is not None:
             await self._user.release()
@@ -267,11 +274,11 @@ class Preparation:
             key = f"{session.project_id}/{session.from_execution_id}/{CONVERSATION}"
             if await self._context.deps.store.head(key) is None:
                 return None  # the source execution stored no conversation; only its workspace is forked
-        return (
-            None
-            if key is None
-            else await import_conversation(warm_server.server, await self._context.deps.store.get(key))
-        )
+        if key is None:
+            return None
+        conversation = await self._context.deps.store.get(key)
+        self.input.continued(conversation)
+        return await import_conversation(warm_server.server, conversation)
 
     def _model(self, target: ModelTarget) -> AgentModel:
         model = replace(AgentModel.of(target), temperature=target.temperature, max_tokens=target.max_tokens)

@@ -151,6 +151,7 @@ async def test_retention_goes_on_beside_an_execution_that_cannot_expire() -> Non
     executions = [await completed(b) for _ in range(3)]
     for execution in executions:
         await archive(b.deps, await terminal(b, execution))
+        await b.deps.history.save(await b.deps.records.require(PROJECT, execution))
     await clock.advance(timedelta(days=3).total_seconds())
     delete_prefix = b.store.delete_prefix
 

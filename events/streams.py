@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from ocf.events import subjects as s
 
 DAY = 86_400
+#: Longer than any command waits: the sweep ends an execution that has not started within two days. A submit that no
+#: function has taken is rejected before (`ocf.functions.cleanup.undelivered`). Schedules never expire (`Nats-TTL`).
 COMMANDS_AGE = 30 * DAY
-#: The stream removes a schedule's message at `COMMANDS_AGE` like any other. Schedules are therefore published again at
-#: this age.
-SCHEDULE_AGE = 20 * DAY
 
 
 @dataclass(frozen=True)

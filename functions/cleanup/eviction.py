@@ -12,13 +12,13 @@ from datetime import timedelta
 import structlog
 
 from ocf.events import subjects
-from ocf.events.envelope import Event
 from ocf.events.ports import Bus, Clock
 from ocf.events.refs import ExecutionRef
+from ocf.functions.cleanup.undelivered import SUBMITS
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.output_fence import purge_output
-from ocf.functions.core.schedules import EVICTION, delete_schedule, ensure_schedule, is_expiring
+from ocf.functions.core.schedules import EVICTION, delete_schedule
 from ocf.functions.database.store import CONSUMER, History
 
 log = structlog.get_logger()
@@ -36,7 +36,7 @@ class Eviction:
     grace: timedelta
     remembered: timedelta
 
-    async def run(self, event: Event) -> None:
+    async def run(self) -> None:
         """Evict every execution that is due; delete the schedule when the history knows none in NATS.
 
         Raises:
@@ -47,13 +47,12 @@ class Eviction:
                 await self.isolation.run("eviction", ref.record_key, self._evict(ref), **ref.log_fields)
         if await self.history.all_evicted() and await self._complete():
             await delete_schedule(self.bus, EVICTION)
-        elif is_expiring(event, self.clock.now()):
-            await ensure_schedule(self.bus, EVICTION, refresh=True)
 
     async def _complete(self) -> bool:
         """Return whether the history has every execution: one that it does not know yet is evicted later."""
         backlog = await self.bus.backlog(CONSUMER)
-        return backlog.waiting + backlog.unsettled == 0
+        waiting = await self.bus.first(subjects.COMMANDS, SUBMITS)
+        return backlog.waiting + backlog.unsettled == 0 and waiting is None
 
     async def _evict(self, ref: ExecutionRef) -> None:
         """Remove everything but the remembered id; the record last, so that a crash causes a repetition."""

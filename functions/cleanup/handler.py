@@ -20,10 +20,12 @@ from ocf.events.refs import ExecutionRef
 from ocf.functions.cleanup.eviction import Eviction
 from ocf.functions.cleanup.retention import Retention
 from ocf.functions.cleanup.sweep import Sweep
+from ocf.functions.cleanup.undelivered import Undelivered
 from ocf.functions.core.command_events import command
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.output_fence import purge_output
+from ocf.functions.core.rejections import Rejections
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.core.stored_objects import delete_execution
 from ocf.functions.database.store import History
@@ -43,6 +45,7 @@ async def cleanup(
     executions: Bucket,
     records: Records,
     session_records: Sessions,
+    rejections: Rejections,
     history: History,
     isolation: Isolation,
     clock: Clock,
@@ -59,10 +62,11 @@ async def cleanup(
         case "sweep":
             await Sweep(bus, executions, records, isolation, clock, bool(settings.retention)).run(event)
         case "retention":
-            await Retention(bus, store, records, history, isolation, clock, settings.retention).run(event)
+            await Retention(bus, store, records, history, isolation, clock, settings.retention).run()
         case "eviction":
             grace, days = timedelta(seconds=settings.record_grace), timedelta(days=settings.idempotency_days)
-            await Eviction(bus, records, history, isolation, clock, grace, days).run(event)
+            await Undelivered(bus, records, session_records, rejections, isolation, clock).run()
+            await Eviction(bus, records, history, isolation, clock, grace, days).run()
         case "workspace":
             return  # the worker with the files receives this command directly from NATS
         case _:

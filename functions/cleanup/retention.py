@@ -9,14 +9,13 @@ from datetime import timedelta
 
 import structlog
 
-from ocf.events.envelope import Event
 from ocf.events.errors import NotYetKnown
 from ocf.events.ports import Bus, Clock, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.output_fence import purge_output
-from ocf.functions.core.schedules import RETENTION, delete_schedule, ensure_schedule, is_expiring
+from ocf.functions.core.schedules import RETENTION, delete_schedule
 from ocf.functions.core.stored_objects import delete_execution, delete_setups
 from ocf.functions.database.store import History
 from ocf.functions.database.tables import Kept
@@ -37,7 +36,7 @@ class Retention:
     clock: Clock
     rules: tuple[RetentionRule, ...]
 
-    async def run(self, event: Event) -> None:
+    async def run(self) -> None:
         """Apply the rules to what is due, by indexes of the history; without executions or rules, delete the schedule.
 
         The next sweep creates the schedule again. Output that is not archived has no other copy: it stays regardless
@@ -52,8 +51,6 @@ class Retention:
             await self.isolation.run("retention", project, self._expire_setups(project), project_id=project)
         if not projects:
             await delete_schedule(self.bus, RETENTION)
-        elif is_expiring(event, self.clock.now()):
-            await ensure_schedule(self.bus, RETENTION, refresh=True)
 
     async def _each(
         self, what: Kept, age: Callable[[RetentionRule], timedelta], expire: Callable[[ExecutionRef], Awaitable[None]]

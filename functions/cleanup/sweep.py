@@ -18,7 +18,7 @@ from ocf.functions.core.execution_store import Records
 from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.lease_check import RECHECK_SECONDS, is_leased
 from ocf.functions.core.output_fence import acquire_fence
-from ocf.functions.core.schedules import EVICTION, RETENTION, SWEEP, delete_schedule, ensure_schedule, is_expiring
+from ocf.functions.core.schedules import EVICTION, RETENTION, SWEEP, delete_schedule, ensure_schedule
 from ocf.functions.observability import metrics
 
 log = structlog.get_logger()
@@ -49,8 +49,6 @@ class Sweep:
         if self.retention:
             await ensure_schedule(self.bus, RETENTION)
         if await self._check_executions(event):
-            if is_expiring(event, self.clock.now()):
-                await ensure_schedule(self.bus, SWEEP, refresh=True)
             return
         await delete_schedule(self.bus, SWEEP)
         # A submit between the check and the deletion is visible here: it writes the key before the schedule.

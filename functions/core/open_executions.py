@@ -39,13 +39,10 @@ class OpenExecutions:
         async for entry in self._bucket.entries(f"{project}.*"):
             yield ExecutionRef(*entry.key.split("."))
 
-    async def expect_upgrade(self, now: datetime, *, records: bool) -> bool:
-        """Note at the first setup whether there are `records` of a release without keys; return that."""
-        try:
+    async def expect_upgrade(self, now: datetime, *, records: bool) -> None:
+        """Note at the first setup whether there are `records` of a release without keys."""
+        with suppress(Conflict):
             await self._bucket.create(_UPGRADE, (now + _UPGRADE_TIME).isoformat().encode() if records else b"")
-        except Conflict:
-            return False
-        return records
 
     async def upgrade(self) -> Entry | None:
         """Return the note that records may lack their keys, at least once after an upgrade."""

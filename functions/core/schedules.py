@@ -7,7 +7,7 @@ The sweep's exists while executions are pending or running: without it the clean
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Literal
 
 from ocf.events import subjects
@@ -15,10 +15,11 @@ from ocf.events.command_payloads import Cleanup
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict
 from ocf.events.ports import Bus
-from ocf.events.streams import SCHEDULE_AGE
 
 #: CloudEvents source of scheduled commands.
 SOURCE = "/ocf/schedule"
+#: TTL of a schedule's own message: the age of its stream does not count (ADR-43).
+NEVER = "never"
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,14 @@ EVICTION = Schedule("ocf.schedule.eviction", "@every 5m", "00000000-0000-0000-00
 RETENTION = Schedule("ocf.schedule.retention", "@every 1h", "00000000-0000-0000-0000-000000000001", "retention")
 
 
-async def ensure_schedule(bus: Bus, schedule: Schedule, *, refresh: bool = False) -> None:
-    """Create the schedule unless it exists; with `refresh`, replace it, so that the stream does not expire it."""
+async def ensure_schedule(bus: Bus, schedule: Schedule, *, replace: bool = False) -> None:
+    """Create the schedule unless it exists; with `replace`, also then: an earlier release made another one."""
     entity = schedule.entity
     data = Cleanup(project_id=subjects.SYSTEM_PROJECT, execution_id=entity, scope=schedule.scope)
     event = Event(
         type="dev.ocf.task.cleanup.v1",
         source=SOURCE,
         id=schedule.scope,
-        # The scheduled commands have this time, from which `is_expiring` derives the age of the schedule.
         time=datetime.now(UTC),
         data=data.model_dump_json(exclude_none=True).encode(),
         subject=entity,
@@ -61,16 +61,12 @@ async def ensure_schedule(bus: Bus, schedule: Schedule, *, refresh: bool = False
         "Nats-Schedule": schedule.every,
         "Nats-Schedule-Target": subjects.command("cleanup", subjects.SYSTEM_PROJECT, entity),
         "Nats-Schedule-TTL": "60s",
+        "Nats-TTL": NEVER,
     }
     try:
-        await bus.publish(schedule.subject, event.data, headers, only_first=not refresh)
+        await bus.publish(schedule.subject, event.data, headers, only_first=not replace)
     except Conflict:
         return  # it exists
-
-
-def is_expiring(sent: Event, now: datetime) -> bool:
-    """Return whether the stream may soon expire the schedule that sent this command."""
-    return now - sent.time > timedelta(seconds=SCHEDULE_AGE)
 
 
 async def delete_schedule(bus: Bus, schedule: Schedule) -> None:

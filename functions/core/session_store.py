@@ -12,7 +12,6 @@ from ocf.events.errors import NotYetKnown
 from ocf.events.ports import Bucket, Bus, Clock
 from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session
-from ocf.events.streams import SCHEDULE_AGE
 from ocf.functions.core import compare_and_set, schedules
 from ocf.functions.core.execution_store import Records
 
@@ -122,12 +121,8 @@ def schedule_subject(project: str, session: str) -> str:
     return f"ocf.schedule.session.{subjects.check_project(project)}.{subjects.check_id(session, 'session_id')}"
 
 
-async def schedule_expiry(bus: Bus, session: Session, at: datetime, now: datetime) -> None:
-    """Schedule a destroy at `at`; replace an earlier schedule.
-
-    Limits `at` to the time for which the stream stores a schedule; a destroy that arrives too early is scheduled again.
-    """
-    at = min(at, now + timedelta(seconds=SCHEDULE_AGE))
+async def schedule_expiry(bus: Bus, session: Session, at: datetime) -> None:
+    """Schedule a destroy at `at`; replace an earlier schedule."""
     subject = schedule_subject(session.project_id, session.session_id)
     data = SessionDestroy(project_id=session.project_id, session_id=session.session_id, requested_by="schedule")
     event = new_event(DESTROY, data, source=EXPIRY, time=at)
@@ -135,5 +130,6 @@ async def schedule_expiry(bus: Bus, session: Session, at: datetime, now: datetim
         **event.headers(),
         "Nats-Schedule": f"@at {timestamp(at)}",
         "Nats-Schedule-Target": session.ref.command(),
+        "Nats-TTL": schedules.NEVER,
     }
     await bus.publish(subject, event.data, headers)

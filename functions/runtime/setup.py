@@ -106,10 +106,8 @@ async def apply(bus: NatsBus, replicas: int = 1, *, output_age: int = 0, output_
     configs = [stream_config(spec, replicas) for spec in specs]
     configs += [bucket_config(spec, replicas) for spec in BUCKETS]
     new = {config["name"] for config in configs if await _apply(bus, config)}
-    if await OpenExecutions(NatsBucket(bus, subjects.OPEN_BUCKET)).expect_upgrade(
-        datetime.now(UTC), records=f"KV_{subjects.EXECUTIONS_BUCKET}" not in new
-    ):
-        await ensure_schedule(bus, SWEEP)
+    records = f"KV_{subjects.EXECUTIONS_BUCKET}" not in new
+    await OpenExecutions(NatsBucket(bus, subjects.OPEN_BUCKET)).expect_upgrade(datetime.now(UTC), records=records)
     return [config["name"] for config in configs]
 
 
@@ -156,9 +154,9 @@ async def run(settings: Settings) -> int:
                 bus, settings.stream_replicas, output_age=longest, output_bytes=settings.output_stream_bytes
             )
             await dead_letters.move_old(bus)
-            await ensure_schedule(bus, EVICTION)  # of executions of an earlier release; it ends when there are none
-            if settings.retention:
-                await ensure_schedule(bus, RETENTION)  # also if no further submit would create the schedule
+            # For executions of an earlier release, whose schedules would expire; each ends when it finds none.
+            for schedule in (SWEEP, EVICTION, RETENTION) if settings.retention else (SWEEP, EVICTION):
+                await ensure_schedule(bus, schedule, replace=True)
         if fresh:  # executions of an earlier release whose facts have expired
             async with bootstrap.build(settings, "setup") as deps:
                 await rebuild.from_records(deps.records, deps.history)

@@ -115,7 +115,7 @@ class SessionCommands:
                 await self._reject(event, [USED])
                 return
             made = existing
-        await schedule_expiry(self.bus, made, made.expires_at, now)
+        await schedule_expiry(self.bus, made, made.expires_at)
         fact = SessionCreated(
             session_id=request.session_id,
             project_id=request.project_id,
@@ -230,7 +230,7 @@ class SessionCommands:
         if found.usable:
             # The session was used after the schedule was set, and gets its full TTL again.
             soonest = now + timedelta(seconds=60) if found.queue else now
-            await schedule_expiry(self.bus, found, max(found.idle_until, soonest), now)
+            await schedule_expiry(self.bus, found, max(found.idle_until, soonest))
             raise Drop(f"session {session_id} is in use")
         return found
 

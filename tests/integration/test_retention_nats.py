@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ocf.events import subjects
 from ocf.events.adapters.nats.bus import connect
+from ocf.events.streams import STREAMS
 from ocf.functions.core import schedules
 from ocf.functions.runtime import setup
 from ocf.functions.settings.settings import Settings
@@ -24,7 +25,7 @@ async def test_the_server_sends_the_command_by_itself(nats_server: NatsServer) -
         for _ in range(2):
             await schedules.ensure_schedule(bus, often)
         first = await bus.last(subjects.COMMANDS, schedules.RETENTION.subject)
-        await schedules.ensure_schedule(bus, often, refresh=True)
+        await schedules.ensure_schedule(bus, often, replace=True)
         there = [message async for message in bus.history(subjects.COMMANDS, schedules.RETENTION.subject)]
         assert first is not None
         assert [message.sequence > first.sequence for message in there] == [True]
@@ -38,6 +39,37 @@ async def test_the_server_sends_the_command_by_itself(nats_server: NatsServer) -
         assert await bus.last(subjects.COMMANDS, schedules.RETENTION.subject) is None
     finally:
         await bus.purge(subjects.COMMANDS, target)
+        await bus.close()
+
+
+async def test_a_schedule_outlives_the_age_of_its_stream(own_nats_server: NatsServer) -> None:
+    """A command of that age is gone; the schedule still fires, and what it sends expires as any command does."""
+    bus = await connect(own_nats_server.url, creds=own_nats_server.creds, name="test")
+    often = replace(schedules.RETENTION, every="@every 1s")
+    target = subjects.command("cleanup", subjects.SYSTEM_PROJECT, schedules.RETENTION.entity)
+    old = subjects.command("cancel", "p", schedules.RETENTION.entity)
+    try:
+        (spec,) = (spec for spec in STREAMS if spec.name == subjects.COMMANDS)
+        config = setup.stream_config(replace(spec, max_age=3, duplicate_window=2), 1)
+        assert "error" not in await setup._call(bus, f"STREAM.UPDATE.{spec.name}", config)
+        await bus.publish(old, b"{}", {})
+        await schedules.ensure_schedule(bus, often)
+        first = await bus.last(subjects.COMMANDS, schedules.RETENTION.subject)
+
+        async def aged() -> bool:
+            return await bus.last(subjects.COMMANDS, old) is None
+
+        async def fired() -> bool:
+            return await bus.last(subjects.COMMANDS, target) is not None
+
+        await until(aged, timeout=30, what="the age of the stream is over")
+        assert await bus.last(subjects.COMMANDS, schedules.RETENTION.subject) == first
+        await bus.purge(subjects.COMMANDS, target)
+        await until(fired, timeout=15, what="another command of the schedule")
+        sent = await bus.last(subjects.COMMANDS, target)
+        assert sent is not None
+        assert sent.headers["Nats-TTL"] != schedules.NEVER
+    finally:
         await bus.close()
 
 

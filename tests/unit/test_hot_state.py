@@ -9,19 +9,22 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from ocf.events import subjects
-from ocf.events.command_payloads import Cleanup
+from ocf.events.command_payloads import Cleanup, Limits, SessionCreate
+from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.errors import Drop
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.ports import Entry
 from ocf.events.refs import ExecutionRef
+from ocf.events.streams import COMMANDS_AGE, DAY, STREAMS
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.open_executions import OpenExecutions
 from ocf.functions.core.schedules import EVICTION, RETENTION, SWEEP, Schedule
 from tests.support.clock import ManualClock
-from tests.support.handlers import cleanup, submit
+from tests.support.handlers import cleanup, session, submit
 from tests.support.parts import PROJECT, Bench, bench, instead
 
 KEPT = 40
@@ -133,8 +136,8 @@ async def test_records_of_the_release_before_get_their_keys() -> None:
         return sorted([ref.execution async for ref in open_keys.refs()])
 
     await old(executions[0])
-    assert await open_keys.expect_upgrade(clock.now(), records=True)
-    assert not await open_keys.expect_upgrade(clock.now(), records=True)
+    for records in (True, False):  # setup runs more than once
+        await open_keys.expect_upgrade(clock.now(), records=records)
     await tick(b, SWEEP)
     assert await known() == executions[:1]
     await clock.advance(3601)
@@ -144,3 +147,35 @@ async def test_records_of_the_release_before_get_their_keys() -> None:
     await old(executions[2])
     await tick(b, SWEEP)
     assert await known() == sorted(executions[:2])
+
+
+@pytest.mark.parametrize("kind", ["submit", "session"])
+async def test_a_command_that_nobody_took_is_rejected_before_it_expires(kind: str) -> None:
+    """Not while it may still be delivered; what exists keeps its commands, and a late delivery finds nothing."""
+    clock = ManualClock()
+    b = bench(clock)
+    taken, waiting = str(uuid.uuid4()), str(uuid.uuid4())
+    for one in (taken, waiting):
+        if kind == "submit":
+            event = b.submit(one)
+        else:
+            event = b.command("dev.ocf.session.create.v1", SessionCreate(session_id=one, project_id=PROJECT))
+        await b.bus.publish(event.extensions[NATS_SUBJECT], event.data, event.headers())
+        if one is taken:
+            await (submit if kind == "submit" else session)(b.deps, event)
+    for days, said in ((28, []), (1.5, ["rejected"])):
+        await clock.advance(timedelta(days=days).total_seconds())
+        await tick(b, EVICTION)
+        assert await b.said(waiting) == said
+    assert "rejected" not in await b.said(taken)
+    assert await b.commands(kind, waiting) == []
+    assert len(await b.commands(kind, taken)) == 1
+    assert await b.bus.last(subjects.COMMANDS, EVICTION.subject) is None  # nobody made it here
+
+
+def test_the_commands_live_longer_than_anything_waits() -> None:
+    """A run may take a day, and one that has not started is ended a day after its time; so twice that is waited."""
+    (commands,) = (spec for spec in STREAMS if spec.name == subjects.COMMANDS)
+    assert commands.max_age == COMMANDS_AGE > 2 * DAY
+    with pytest.raises(ValidationError):
+        Limits(timeout_seconds=DAY + 1)

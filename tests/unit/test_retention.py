@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -15,7 +14,7 @@ from ocf.events.execution_record import Attempt, Record
 from ocf.events.fact_payloads import Completed
 from ocf.events.lifecycle import State, Step
 from ocf.events.refs import ExecutionRef
-from ocf.functions.core.schedules import RETENTION, SWEEP, ensure_schedule
+from ocf.functions.core.schedules import RETENTION, SWEEP
 from ocf.functions.settings.retention_rules import rule_for, rules
 from ocf.functions.settings.settings import Settings
 from tests.support.clock import ManualClock
@@ -76,28 +75,6 @@ async def ended(b: Bench, *, archived: bool = True, **request: object) -> str:
         await b.deps.records.change(PROJECT, execution, lambda r: r.model_copy(update={"archived": True}))
     await b.deps.history.save(await b.deps.records.require(PROJECT, execution))
     return execution
-
-
-async def test_a_schedule_is_set_up_anew_before_its_stream_removes_it() -> None:
-    """Retention's and the sweep's, by what they sent: the command is as old as its schedule. A young one stays."""
-    b = bench(RETENTION="default=7d/90d")
-    execution = str(uuid.uuid4())
-    await submit(b.deps, b.submit(execution))
-    await b.deps.history.save(await b.deps.records.require(PROJECT, execution))
-    await ensure_schedule(b.bus, RETENTION)
-    for id_, scope, schedule in (
-        (RETENTION.entity, "retention", RETENTION.subject),
-        (SWEEP.entity, "sweep", SWEEP.subject),
-    ):
-        data = Cleanup(project_id="ocf-system", execution_id=id_, scope=scope)  # type: ignore[arg-type]
-        before = await b.bus.last(subjects.COMMANDS, schedule)
-        assert before is not None
-        for days, anew in ((1, False), (21, True)):
-            sent = replace(b.command("dev.ocf.task.cleanup.v1", data), time=b.deps.clock.now() - timedelta(days=days))
-            await cleanup(b.deps, sent)
-            now = await b.bus.last(subjects.COMMANDS, schedule)
-            assert now is not None
-            assert (now.sequence > before.sequence) == anew, (scope, days)
 
 
 async def retained(b: Bench, id_: str = RETENTION.entity, scope: str = "retention") -> None:

@@ -161,7 +161,7 @@ async def measure(options: Options) -> list[Row]:
                 found.append(await sweeps(bus, kept, options.of(20)))
                 await bus.close()
         note = f"{RECORDS // less:,} kept, {OPEN} open"
-        rows.append(Row("a sweep", "ms", *found, f"{OPEN} kept", Target("ratio", 1.2), note))
+        rows.append(Row("a sweep", "ms", found[0], found[1], f"{OPEN} kept", Target("ratio", 1.2), note))
         sqlite = (f"sqlite:///{top}/few.db", f"sqlite:///{top}/many.db")
         rows += await queries("sqlite", *sqlite, options, KEPT["sqlite"] // less)
         with postgres() as server:

@@ -235,17 +235,20 @@ class NatsBus:
         with _unavailable(f"publish to {subject}"):
             await self.nc.publish(subject, data, headers=dict(headers))
 
-    async def history(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
+    async def history(
+        self, stream: str, subject: str, *, after: int = 0, since: datetime | None = None
+    ) -> AsyncIterator[Message]:
         """Implement `Bus.history` by batched direct gets (ADR-31), which need no consumer."""
+        start: dict[str, object] = {"seq": after + 1} if since is None else {"start_time": since.isoformat()}
         while True:
-            batch, pending = await self._batch(stream, subject, after + 1)
+            batch, pending = await self._batch(stream, subject, start)
             for message in batch:
                 yield message
-                after = message.sequence
+                start = {"seq": message.sequence + 1}
             if not batch or not pending:
                 return
 
-    async def _batch(self, stream: str, subject: str, start: int) -> tuple[list[Message], int]:
+    async def _batch(self, stream: str, subject: str, start: Mapping[str, object]) -> tuple[list[Message], int]:
         """Return the next messages, and the number of messages that follow them in the stream."""
         found: list[Message] = []
         ended: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
@@ -260,7 +263,7 @@ class NatsBus:
 
         inbox = self.nc.new_inbox()
         sub = await self.nc.subscribe(inbox, cb=take)
-        request = {"seq": start, "next_by_subj": subject, "batch": _BATCH, "max_bytes": _BATCH_BYTES}
+        request = {**start, "next_by_subj": subject, "batch": _BATCH, "max_bytes": _BATCH_BYTES}
         try:
             with _unavailable(f"read {stream}"):
                 await self.nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)

@@ -11,6 +11,7 @@ import { WebSocketServer } from "ws";
 import { comparison } from "./comparison.mjs";
 import { script } from "./scenario.mjs";
 import "./seed.mjs";
+import { inbox, newHook } from "./inbox.mjs";
 import { iso, letters, play, say, sessions, start, task, tasks } from "./store.mjs";
 
 const PORT = Number(process.env.PORT ?? 3003);
@@ -47,6 +48,14 @@ const server = createServer(async (request, response) => {
         1,
       );
     return json({ session_id: parts[1], status: "creating" }, 202);
+  }
+  if (inbox[parts[0]]) {
+    if (request.method === "GET") return json({ [parts[0]]: inbox[parts[0]] });
+    if (parts[2] === "test") return json({ submits: [{ prompt: "Fix this issue: It fails" }], mismatch: null });
+    if (parts[0] === "hooks" && request.method === "POST") return json(newHook, 201);
+    if (request.method === "POST" && body.cron === "never")
+      return problem(422, "1 field is wrong", [{ field: "cron", message: "must be five fields" }]);
+    return json({ name: parts[1] }, 202);
   }
   if (parts[0] === "dlq") {
     const at = letters.findIndex((one) => String(one.seq) === parts[1]);

@@ -2,13 +2,16 @@ import { type ReactNode, useEffect, useRef, useState } from "react";
 import { api, bearer, listening } from "./api/client";
 import { useKeys, usePolled } from "./hooks";
 import { go, href, useRoute } from "./router";
+import { AccessScreen } from "./screens/access";
 import { CompareScreen } from "./screens/compare";
 import { DeadLettersScreen } from "./screens/dead-letters";
 import { ExecutionScreen } from "./screens/execution";
 import { HistoryScreen } from "./screens/history";
 import { ReplayScreen } from "./screens/replay";
+import { SchedulesScreen } from "./screens/schedules";
 import { SessionsScreen } from "./screens/sessions";
 import { SubmitScreen } from "./screens/submit";
+import { TriggersScreen } from "./screens/triggers";
 import { Banners } from "./shell/banners";
 import { Rail } from "./shell/rail";
 import { TokenDialog } from "./shell/token-dialog";
@@ -70,6 +73,9 @@ function Screen({ path }: { path: readonly string[] }): ReactNode {
     return part === "replay" ? <ReplayScreen key={id} id={id} /> : <ExecutionScreen key={id} id={id} />;
   }
   if (place === "sessions") return <SessionsScreen />;
+  if (place === "triggers") return <TriggersScreen />;
+  if (place === "schedules") return <SchedulesScreen />;
+  if (place === "access") return <AccessScreen />;
   if (place === "dead-letters") return <DeadLettersScreen />;
   return (
     <Empty

@@ -337,3 +337,26 @@ def test_a_gateway_that_is_gone_is_said_so(page: Page) -> None:
     expect(page.locator(f".card a[href*='{execution}']").first).to_be_visible()
     page.context.set_offline(False)
     expect(page.get_by_role("alert")).to_have_count(0, timeout=20 * SECOND)
+
+
+def test_an_event_starts_a_task_by_a_rule_that_was_written_in_the_console(page: Page, stack: dict[str, str]) -> None:
+    """Applied, tested, matched: the event names the execution that it started; then the rule is deleted."""
+    page.goto("/#/triggers")
+    page.get_by_role("button", name="New rule").click()
+    rule = {"name": "found", "on": {"type": "org.example.found"}, "task": {"prompt": "Look at {{ event.data.title }}"}}
+    page.get_by_label("Rule").fill(json.dumps(rule))
+    page.get_by_role("button", name="Apply").click()
+    card = page.locator(".card", has_text="org.example.found").first
+    card.get_by_role("button", name="Test").click()
+    event = {"specversion": "1.0", "id": uuid.uuid4().hex, "source": "/scan", "type": "org.example.found"}
+    page.get_by_label("CloudEvent").fill(json.dumps(event | {"data": {"title": "the lock"}}))
+    page.get_by_role("button", name="Test it").click()
+    expect(card.get_by_role("status")).to_contain_text("the lock")
+    body = json.dumps(event | {"data": {"title": "the door"}}).encode()
+    headers = {"Content-Type": "application/cloudevents+json"}
+    with urllib.request.urlopen(urllib.request.Request(f"{stack['gateway']}/events", body, headers)) as answer:
+        assert answer.status == 202
+    expect(page.get_by_role("link", name="found started")).to_be_visible(timeout=RUN)
+    page.get_by_label("Delete the rule found").click()
+    page.get_by_role("button", name="Delete it").click()
+    expect(page.get_by_text("No rules")).to_be_visible(timeout=RUN)

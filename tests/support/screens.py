@@ -35,6 +35,23 @@ def refused(page: Page) -> None:
     expect(page.get_by_role("dialog")).to_be_visible()
 
 
+def rule_and_event(page: Page) -> None:
+    page.get_by_role("button", name="com.github.issues.labeled").click()
+    page.get_by_role("button", name="Test").first.click()
+    page.get_by_role("button", name="Test it").click()
+
+
+def wrong_cron(page: Page) -> None:
+    page.get_by_role("button", name="New schedule").click()
+    page.get_by_label("Cron").fill("never")
+    page.get_by_role("button", name="Create").click()
+
+
+def new_secret(page: Page) -> None:
+    page.get_by_role("button", name="New credential").click()
+    page.get_by_role("button", name="New secret").click()
+
+
 #: Name of the screen or of its state: address, what is done there, what then is visible.
 SCREENS: dict[str, tuple[str, Callable[[Page], Any] | None, str]] = {
     "history": ("/#/", None, ".card h3"),
@@ -56,6 +73,10 @@ SCREENS: dict[str, tuple[str, Callable[[Page], Any] | None, str]] = {
     ),
     "menu": (f"/#/tasks/{ENDED}", lambda page: page.get_by_label("Download").click(), ".menu[open] .menu-items"),
     "sessions": ("/#/sessions", lambda page: page.get_by_role("button", name="New session").click(), ".inline-form"),
+    "triggers": ("/#/triggers", rule_and_event, ".letter-body .tool-output"),
+    "a new rule": ("/#/triggers", lambda page: page.get_by_role("button", name="New rule").click(), ".inline-form"),
+    "schedules": ("/#/schedules", wrong_cron, ".inline-form .wrong"),
+    "credentials and hooks": ("/#/access", new_secret, ".once"),
     "dead letters": ("/#/dead-letters", lambda page: page.locator(".plain-link").first.click(), ".letter-body pre"),
     "no such execution": ("/#/tasks/none", None, ".empty"),
     "a token is needed": ("/#/", refused, "dialog[open]"),

@@ -1,4 +1,20 @@
-import type { Comparison, DeadLetter, FieldError, ModelFacts, Page, Problem, Readiness, Session, Task } from "./types";
+import type {
+  Comparison,
+  Credential,
+  DeadLetter,
+  FieldError,
+  Hook,
+  InboxEvent,
+  ModelFacts,
+  NewHook,
+  Page,
+  Problem,
+  Readiness,
+  Rule,
+  Schedule,
+  Session,
+  Task,
+} from "./types";
 
 const TOKEN_KEY = "ocf.token";
 
@@ -120,6 +136,36 @@ export const api = {
   deadLetter: (seq: number, signal?: AbortSignal) => json<DeadLetter>(`/dlq/${seq}`, { signal }),
   redrive: (seq: number) => request(`/dlq/${seq}/redrive`, post()),
   drop: (seq: number) => request(`/dlq/${seq}`, { method: "DELETE" }),
+  rules: async (project_id?: string, signal?: AbortSignal) =>
+    (await json<{ triggers: Rule[] }>(`/triggers${query({ project_id })}`, { signal: signal ?? null })).triggers,
+  applyRule: (rule: unknown) => request("/triggers", post(rule)),
+  testRule: (name: string, event: unknown, project_id?: string) =>
+    json<{ submits: unknown[]; mismatch: string | null }>(
+      `/triggers/${name}/test${query({ project_id })}`,
+      post(event),
+    ),
+  removeRule: (name: string, project_id?: string) =>
+    request(`/triggers/${name}${query({ project_id })}`, { method: "DELETE" }),
+  inbox: async (project_id?: string, signal?: AbortSignal) =>
+    (await json<{ events: InboxEvent[] }>(`/events${query({ project_id })}`, { signal: signal ?? null })).events,
+  schedules: async (project_id?: string, signal?: AbortSignal) =>
+    (await json<{ schedules: Schedule[] }>(`/schedules${query({ project_id })}`, { signal: signal ?? null })).schedules,
+  createSchedule: (body: unknown) => request("/schedules", post(body)),
+  pauseSchedule: (name: string, paused: boolean, project_id?: string) =>
+    request(`/schedules/${name}/${paused ? "pause" : "resume"}${query({ project_id })}`, post()),
+  removeSchedule: (name: string, project_id?: string) =>
+    request(`/schedules/${name}${query({ project_id })}`, { method: "DELETE" }),
+  credentials: async (project_id?: string, signal?: AbortSignal) =>
+    (await json<{ credentials: Credential[] }>(`/credentials${query({ project_id })}`, { signal: signal ?? null }))
+      .credentials,
+  createCredential: (body: unknown) => request("/credentials", post(body)),
+  removeCredential: (name: string, project_id?: string) =>
+    request(`/credentials/${name}${query({ project_id })}`, { method: "DELETE" }),
+  hooks: async (project_id?: string, signal?: AbortSignal) =>
+    (await json<{ hooks: Hook[] }>(`/hooks${query({ project_id })}`, { signal: signal ?? null })).hooks,
+  createHook: (body: unknown) => json<NewHook>("/hooks", post(body)),
+  rotateHook: (hook: Hook) => json<NewHook>(`/hooks/${hook.project_id}/${hook.source}/rotate`, post()),
+  removeHook: (hook: Hook) => request(`/hooks/${hook.project_id}/${hook.source}`, { method: "DELETE" }),
   /** 503 is an answer too: it names what is not ready. */
   models: (signal?: AbortSignal): Promise<{ models: ModelFacts[] }> => json("/models", { signal: signal ?? null }),
   ready: async (signal?: AbortSignal): Promise<Readiness> => {

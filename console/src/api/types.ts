@@ -185,7 +185,82 @@ export interface DeadLetter {
   readonly sha256?: string | null;
 }
 
-/** Answer of `GET /ready`. */
+/** An event that a limit of a rule or schedule held back. */
+export interface Refusal {
+  readonly id: string;
+  readonly time: string;
+  readonly reason?: string;
+}
+
+/** A rule as stored, with what it did. */
+export interface Rule {
+  readonly name: string;
+  readonly on: { readonly type?: string; readonly source?: string; readonly subject?: string; readonly where?: string };
+  readonly task: Readonly<Record<string, unknown>>;
+  readonly poll?: {
+    readonly forge: string;
+    readonly repository: string;
+    readonly what: string;
+    readonly every?: string;
+  };
+  readonly matched?: number;
+  readonly last_event?: Refusal | null;
+  readonly refused?: readonly Refusal[];
+  readonly polled?: { readonly polled_at?: string | null; readonly problem?: string } | null;
+  readonly problem?: string;
+}
+
+/** What a rule decided about an event; `mismatch` null: it matches. */
+export interface Decision {
+  readonly rule: string;
+  readonly mismatch?: string | null;
+  readonly problem?: string;
+  readonly execution_id?: string;
+  readonly started?: boolean;
+}
+
+export interface InboxEvent {
+  readonly id: string;
+  readonly type?: string;
+  readonly source?: string;
+  readonly subject?: string | null;
+  readonly time?: string;
+  readonly problem?: string;
+  readonly rules: readonly Decision[];
+}
+
+export interface Schedule {
+  readonly name: string;
+  readonly cron: string;
+  readonly timezone: string;
+  readonly overlap: string;
+  readonly paused?: boolean;
+  readonly upcoming?: readonly string[];
+  readonly last?: Refusal | null;
+  readonly refused?: readonly Refusal[];
+}
+
+export interface Credential {
+  readonly name: string;
+  readonly forge: string;
+  readonly api_url: string;
+  readonly kind: "token" | "app";
+  readonly created_at: string;
+}
+
+export interface Hook {
+  readonly kind: string;
+  readonly source: string;
+  readonly project_id: string;
+  readonly secrets: readonly { readonly created_at: string; readonly expires_at?: string | null }[];
+}
+
+/** A hook's secret, which is not shown again; a Knative hook has it in the URL. */
+export interface NewHook {
+  readonly url: string;
+  readonly secret?: string | null;
+}
+
 /** A model that a task may ask for; null is not known. */
 export interface ModelFacts {
   readonly provider: string;
@@ -198,6 +273,7 @@ export interface ModelFacts {
   readonly price: { readonly input: number; readonly output: number } | null;
 }
 
+/** Answer of `GET /ready`. */
 export interface Readiness {
   readonly ready?: boolean;
   /** Without `model_config` a script answers, not a language model. */

@@ -24,6 +24,10 @@ export interface Form {
   source: Source;
   url: string;
   ref: string;
+  credential: string;
+  branch: string;
+  base: string;
+  pullTitle: string;
   path: string;
   snapshot: string;
   provider: string;
@@ -59,6 +63,10 @@ export const BLANK: Form = {
   source: "empty",
   url: "",
   ref: "",
+  credential: "",
+  branch: "",
+  base: "",
+  pullTitle: "",
   path: "",
   snapshot: "",
   provider: "",
@@ -95,6 +103,11 @@ const FIELDS: Readonly<Record<string, keyof Form>> = {
   "workspace.url": "url",
   "workspace.ref": "ref",
   "workspace.path": "path",
+  "workspace.credential": "credential",
+  result: "branch",
+  "result.base": "base",
+  "result.credential": "credential",
+  "result.pull_request.title": "pullTitle",
   "workspace.execution_id": "snapshot",
   "model_config.provider": "provider",
   "model_config.model": "model",
@@ -141,6 +154,7 @@ export function bodyOf(form: Form): Record<string, unknown> {
     session_id: form.session.trim(),
     labels: labelsOf(form.labels),
     workspace: workspaceOf(form),
+    result: resultOf(form),
     model_config: blankless({
       provider: form.provider.trim(),
       model: form.model.trim(),
@@ -195,12 +209,23 @@ function workspaceOf(form: Form): Record<string, unknown> | undefined {
     case "empty":
       return undefined;
     case "git":
-      return { source: "git", url: form.url.trim(), ...(form.ref.trim() ? { ref: form.ref.trim() } : {}) };
+      return blankless({
+        source: "git",
+        url: form.url.trim(),
+        ref: form.ref.trim(),
+        credential: form.credential.trim(),
+      });
     case "snapshot":
       return { source: "snapshot", execution_id: form.snapshot.trim() };
     default:
       return { source: form.source, path: form.path.trim() };
   }
+}
+
+function resultOf(form: Form): Record<string, unknown> | undefined {
+  if (form.source !== "git" || form.branch.trim() === "") return undefined;
+  const pull = blankless({ title: form.pullTitle.trim() });
+  return blankless({ branch: form.branch.trim(), base: form.base.trim(), pull_request: pull });
 }
 
 /** `team=web, urgent` -> `{team: "web", urgent: ""}` */

@@ -12,6 +12,7 @@ import {
   LimitsSection,
   ModelSection,
   PermissionsSection,
+  ResultSection,
   Workspace,
 } from "../submit/sections";
 import { Field } from "../ui/parts";
@@ -94,6 +95,7 @@ export function SubmitScreen(): ReactNode {
           </Field>
         </Attachments>
         <Workspace {...parts} />
+        <ResultSection {...parts} />
         <ModelSection {...parts} />
         <AgentSection {...parts} />
         <PreparationSection {...parts} />

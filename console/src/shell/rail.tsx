@@ -7,10 +7,13 @@ import { setTheme, THEMES, useTheme } from "../theme";
 import { Icon, type IconName } from "../ui/icons";
 import { Menu, Segmented } from "../ui/parts";
 
-const PLACES: readonly { path: string; name: string; short: string; icon: IconName }[] = [
+const PLACES: readonly { path: string; name: string; short: string; icon: IconName; rare?: boolean }[] = [
   { path: "/", name: "Executions", short: "Executions", icon: "executions" },
   { path: "/new", name: "New execution", short: "New", icon: "plus" },
   { path: "/sessions", name: "Sessions", short: "Sessions", icon: "sessions" },
+  { path: "/triggers", name: "Triggers", short: "Triggers", icon: "bolt", rare: true },
+  { path: "/schedules", name: "Schedules", short: "Schedules", icon: "clock", rare: true },
+  { path: "/access", name: "Credentials and hooks", short: "Access", icon: "key", rare: true },
   { path: "/dead-letters", name: "Dead letters", short: "Letters", icon: "letters" },
 ];
 
@@ -32,7 +35,7 @@ export function Rail({ place, ready, offline }: Props): ReactNode {
         {PLACES.map((one) => {
           const here = one.path === place || (one.path === "/" && place === "/tasks");
           return (
-            <li key={one.path}>
+            <li key={one.path} className={one.rare ? "only-desk" : undefined}>
               <a href={href(one.path)} aria-current={here ? "page" : undefined} aria-label={one.name}>
                 <Icon name={one.icon} /> <span className="place-name">{one.name}</span>
                 <span className="place-short">{one.short}</span>
@@ -42,6 +45,11 @@ export function Rail({ place, ready, offline }: Props): ReactNode {
         })}
         <li className="only-phone">
           <Menu label="More" icon="more" text="More">
+            {PLACES.filter((one) => one.rare).map((one) => (
+              <a key={one.path} href={href(one.path)} className="menu-link">
+                {one.name}
+              </a>
+            ))}
             <Foot ready={ready} offline={offline} />
           </Menu>
         </li>

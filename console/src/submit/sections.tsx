@@ -16,6 +16,7 @@ const SOURCE_LABELS: Readonly<Record<Source, string>> = {
 const MODEL_FIELDS = ["provider", "model", "key", "endpoint", "temperature", "maxTokens", "systemPrompt"] as const;
 const LIMIT_FIELDS = ["timeoutMinutes", "maxCost", "maxTotalTokens", "attempts"] as const;
 const AGENT_FIELDS = ["agent", "variant", "outputSchema"] as const;
+const RESULT_FIELDS = ["branch", "base", "pullTitle"] as const;
 const FILING_FIELDS = ["project", "session", "labels"] as const;
 
 /** Where the files come from. */
@@ -31,10 +32,24 @@ export function Workspace({ form, set, errors }: FormProps): ReactNode {
       />
       {form.source === "empty" && <p className="hint">A new, empty directory.</p>}
       {form.source === "git" && (
-        <div className="pair wide-first">
-          <Text name="url" label="Address" placeholder="https://example.com/team/app.git" {...{ form, set, errors }} />
-          <Text name="ref" label="Branch, tag or commit" placeholder="default branch" {...{ form, set, errors }} />
-        </div>
+        <>
+          <div className="pair wide-first">
+            <Text
+              name="url"
+              label="Address"
+              placeholder="https://example.com/team/app.git"
+              {...{ form, set, errors }}
+            />
+            <Text name="ref" label="Branch, tag or commit" placeholder="default branch" {...{ form, set, errors }} />
+          </div>
+          <Text
+            name="credential"
+            label="Credential"
+            placeholder="none"
+            hint="Its name; for a private repository and for the pull request."
+            {...{ form, set, errors }}
+          />
+        </>
       )}
       {form.source === "directory" && (
         <Text
@@ -58,6 +73,26 @@ export function Workspace({ form, set, errors }: FormProps): ReactNode {
         <Text name="snapshot" label="Execution" hint="Starts from the files that it left." {...{ form, set, errors }} />
       )}
     </fieldset>
+  );
+}
+
+/** The branch and pull request that a git workspace's changes become. */
+export function ResultSection({ form, set, errors }: FormProps): ReactNode {
+  if (form.source !== "git") return null;
+  return (
+    <Group title="Pull request" summary={form.branch || "none"} open={hasAny(errors, RESULT_FIELDS)}>
+      <div className="pair">
+        <Text
+          name="branch"
+          label="Branch to push"
+          placeholder="agent/fix"
+          hint="A new one; without it nothing is pushed."
+          {...{ form, set, errors }}
+        />
+        <Text name="base" label="Into" placeholder="the cloned branch" {...{ form, set, errors }} />
+      </div>
+      <Text name="pullTitle" label="Title" placeholder="first line of the task" {...{ form, set, errors }} />
+    </Group>
   );
 }
 

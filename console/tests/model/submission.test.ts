@@ -40,3 +40,21 @@ describe("setup and secrets", () => {
     expect(fieldOf("secrets.TRACKER.url")).toBe("secrets");
   });
 });
+
+describe("a pull request", () => {
+  const GIT = { ...BLANK, prompt: "x", source: "git" as const, url: "https://git.example.com/a/b.git" };
+
+  it("is asked for by its branch, of a git repository only", () => {
+    const wanted = { ...GIT, branch: "agent/fix ", base: "dev", credential: "bot", pullTitle: "Mend it" };
+    const body = bodyOf(wanted);
+    expect(body["result"]).toEqual({ branch: "agent/fix", base: "dev", pull_request: { title: "Mend it" } });
+    expect(body["workspace"]).toEqual({ source: "git", url: GIT.url, credential: "bot" });
+    expect(bodyOf({ ...wanted, source: "empty" })["result"]).toBeUndefined();
+    expect(bodyOf(GIT)["result"]).toBeUndefined();
+  });
+
+  it("shows the gateway's errors at its fields", () => {
+    expect(fieldOf("result.branch")).toBe("branch");
+    expect(fieldOf("result.pull_request.title")).toBe("pullTitle");
+  });
+});

@@ -73,7 +73,7 @@ _ALL = (
     _task("cmd", "cleanup", command_payloads.Cleanup, "backend, gateway, schedules"),
     _task("cmd", "reply", command_payloads.Reply, "frontend, backend"),
     _task("cmd", "result", command_payloads.PushResult, "gateway"),
-    _task("cmd", "comment", command_payloads.CommentEnd, "execute, cancel, cleanup (sweep)"),
+    _task("cmd", "comment", command_payloads.CommentEnd, "submit, execute, cancel, cleanup (sweep)"),
     _task("evt", "accepted", fact_payloads.Accepted, "submit"),
     _task("evt", "rejected", fact_payloads.Rejected, "submit"),
     _task("evt", "started", fact_payloads.Started, "execute"),

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
+from pydantic import ValidationError
+
 from ocf.events import subjects, terminal_facts
-from ocf.events.command_publisher import NATS_SEQUENCE
-from ocf.events.envelope import Event
+from ocf.events.command_payloads import CommentEnd
+from ocf.events.command_publisher import NATS_SEQUENCE, publish_command
+from ocf.events.envelope import Event, new_event
 from ocf.events.errors import Conflict, InvalidEvent
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import FieldError, Rejected, RejectReason, SessionRejected
-from ocf.events.lifecycle import EXECUTION, Reason, Step
+from ocf.events.forge_fields import ReplyTo
+from ocf.events.input_limits import EVENT, parse_json
+from ocf.events.lifecycle import EXECUTION, Reason, State, Step
 from ocf.events.ports import Bus, Clock, Message
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.core.command_events import TOKEN
@@ -84,11 +90,24 @@ class Rejections:
             except Conflict:
                 # A second submit with the id of an existing execution is rejected, and does not change that execution.
                 if refusal.cause is not None and await self.bus.last(subjects.COMMANDS, ref.command("execute")) is None:
-                    await self.records.change(ref.project, ref.execution, lambda known: _as_rejected(known, record))
+                    record = await self.records.change(
+                        ref.project, ref.execution, lambda known: _as_rejected(known, record)
+                    )
+            await self._comment(record, refusal)
         fact = Rejected(
             execution_id=ref.execution, project_id=ref.project, reason=refusal.reason, errors=list(refusal.errors)
         )
         await self.records.reject(fact, refusal.cause, key=ref.message_id("rejected", refusal.number))
+
+    async def _comment(self, record: Record, refusal: Refusal) -> None:
+        """Publish the command for a comment where the rejected submit asks for one; once over redeliveries."""
+        if record.state is not State.REJECTED or record.reply_to is None:
+            return
+        data = CommentEnd(project_id=record.project_id, execution_id=record.execution_id)
+        source, now = "/ocf/submit", self.clock.now()
+        command = new_event("dev.ocf.task.comment.v1", data, source=source, time=now, cause=refusal.cause)
+        with suppress(Conflict):  # an earlier delivery published it
+            await publish_command(self.bus, command, record.project_id, only_first=True)
 
     async def reject_session(self, ref: SessionRef, refusal: Refusal) -> None:
         """Publish `rejected` for a session command, unless its id is invalid."""
@@ -115,7 +134,18 @@ class Rejections:
             updated_at=now,
             ended_at=now,
             timeout_seconds=self.timeout_seconds,
+            reply_to=_reply_to(refusal.cause),
         )
+
+
+def _reply_to(cause: Event | None) -> ReplyTo | None:
+    """Return the place of the comment that a submit asks for, whatever else is wrong with it."""
+    try:
+        data = parse_json(cause.data, EVENT) if cause is not None else None
+        given = data.get("reply_to") if isinstance(data, dict) else None
+        return None if given is None else ReplyTo.model_validate(given)
+    except (InvalidEvent, ValidationError):
+        return None
 
 
 def _valid(ref: ExecutionRef) -> bool:

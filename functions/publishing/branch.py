@@ -6,6 +6,7 @@ already (`ocf.functions.workspace.baseline`). So no hook, filter or attribute of
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ocf.events.lifecycle import Reason
 from ocf.functions import workspace
 from ocf.functions.workspace import baseline
 from ocf.functions.workspace.allowed_roots import Roots
+from ocf.functions.workspace.archive import leads_out
 from ocf.functions.workspace.clone import Network, Remote, credential_config, fetch_commit, list_remote
 from ocf.functions.workspace.git import REPOSITORY, Git, GitFailed
 
@@ -62,10 +64,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Pushed:
-    """The commit on the branch (None: there are no changes), and the branch that a pull request is for."""
+    """The commit on the branch (None: there are no changes), and the branch that a pull request is for.
+
+    `left_out` has the submodules with changes, which are not part of it.
+    """
 
     commit: str | None
     base: str
+    left_out: tuple[str, ...] = ()
 
 
 class Branch:
@@ -78,6 +84,7 @@ class Branch:
         self._token = token
         self._git = Git(folder, protocols)
         self._roots = roots
+        self._left_out: set[str] = set()
         self._directory = folder / "push.git"
         self._env = {} if token is None else {"OCF_GIT_TOKEN": token}
 
@@ -118,7 +125,8 @@ class Branch:
             tip = listed.get(f"refs/heads/{name}")
             if tip in pushed:
                 return Pushed(tip, target)
-            return Pushed(await self._push(await make_change(), name, tip, is_ours, note), target)
+            commit = await self._push(await make_change(), name, tip, is_ours, note)
+            return Pushed(commit, target, tuple(sorted(self._left_out)))
         except workspace.InvalidWorkspace as error:
             raise ResultRejected(self._hidden(error)) from None
         except GitFailed as error:
@@ -197,7 +205,12 @@ class Branch:
         staged = (await self._run("ls-files", "--stage", "-z", env=index)).split("\0")
         modules = tuple(entry.partition("\t")[2] for entry in staged if entry.startswith("160000 "))
         diff = await self._run("diff-tree", "-r", "-z", "--raw", "--no-renames", "--full-index", before, after)
-        entries = list(_entries(diff, modules))
+        entries = _entries(diff)
+        inside = {path: module for path, _ in entries for module in modules if f"{path}/".startswith(f"{module}/")}
+        self._left_out = set(inside.values())
+        entries = [(path, line) for path, line in entries if path not in inside]
+        links = await self._links_out(change, diff)
+        entries = [(path, line) for path, line in entries if path not in links]
         touched = [path for path, _ in entries if _CI.match(path)]
         if touched and not change.allow_ci:
             named_files = ", ".join(workspace.readable(path) for path in touched[:_MAX_NAMED])
@@ -211,6 +224,16 @@ class Branch:
         await self._run("update-index", "-z", "--index-info", env=index, stdin=text)
         return await self._run("write-tree", "--missing-ok", env=index)
 
+    async def _links_out(self, change: Change, diff: str) -> set[str]:
+        """Return the links that lead out of the workspace: neither a clone nor the archive has any."""
+        real, found = os.path.realpath(change.prepared.directory), set()
+        fields = iter(diff.split("\0"))
+        for about in filter(None, fields):
+            (_, mode, _, sha, _), path = about.split(), next(fields)
+            if mode == "120000" and leads_out(real, path, await self._run("cat-file", "blob", sha)):
+                found.add(path)
+        return found
+
     async def _commit(self, change: Change, tree: str, parent: str) -> str:
         """Return the commit: the same for the same changes, also at another try."""
         name, _, email = change.author.removesuffix(">").rpartition(" <")
@@ -221,8 +244,8 @@ class Branch:
         return await self._run(*arguments, env={**env, "GIT_COMMITTER_DATE": when}, stdin=message)
 
 
-def _entries(diff: str, modules: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return path and line for `update-index --index-info` of each change outside submodules."""
+def _entries(diff: str) -> list[tuple[str, str]]:
+    """Return path and line for `update-index --index-info` of each change."""
     fields = iter(diff.split("\0"))
     found = []
     for about in fields:
@@ -230,7 +253,5 @@ def _entries(diff: str, modules: tuple[str, ...]) -> list[tuple[str, str]]:
             continue
         _, mode, _, sha, _ = about.split()
         path = next(fields)
-        if any(path == module or path.startswith(f"{module}/") for module in modules):
-            continue
         found.append((path, f"{mode} {sha}\t{path}" if mode != "000000" else f"0 {'0' * 40}\t{path}"))
     return found

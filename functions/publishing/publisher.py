@@ -133,10 +133,14 @@ class ResultPublisher:
                 is_ours=lambda commit: self._pushed_by_session(task, commit),
                 note=lambda commit: self._note(task, commit),
             )
+            names = ", ".join(workspace.readable(name) for name in pushed.left_out[:5])
+            left_out = [f"changes in submodules are not part of it, push them there: {names}"] if names else []
             if pushed.commit is None:
-                await say("no changes: nothing to push")
-                return PublishedResult(message="no changes: nothing was pushed")
+                nothing = "; ".join(["no changes: nothing was pushed", *left_out])
+                await say(nothing)
+                return PublishedResult(message=nothing)
             opened, problems = await self._pull_request(forge, repository, task, text, pushed)
+            problems = [*left_out, *problems]
             await say(f"pull request {opened.url}")
             reference = PullRequestRef(number=opened.number, url=opened.url)
             return PublishedResult(pushed.commit, result.branch, reference, "; ".join(problems) or None)

@@ -34,6 +34,7 @@ _WORDS = {
     State.FAILED: "failed",
     State.CANCELLED: "was cancelled",
     State.TIMED_OUT: "reached its time limit",
+    State.REJECTED: "was rejected",
 }
 
 

@@ -146,12 +146,17 @@ class _Out:
             self._waiting.clear()
 
 
+def leads_out(real: str, path: str, target: str) -> bool:
+    """Return whether the link at `path` of the workspace `real` leads out of it, also by other links on its way."""
+    reached = os.path.realpath(os.path.join(real, path))
+    return escapes(path, target) or not (reached == real or reached.startswith(real + "/"))
+
+
 def _pack_one(entry: Entry, real: str, out: _Out, how: Walk) -> bool:
     try:
         if entry.kind == stat.S_IFLNK:
             target = os.readlink(entry.name, dir_fd=entry.parent)
-            reached = os.path.realpath(os.path.join(real, entry.path))
-            if escapes(entry.path, target) or not (reached == real or reached.startswith(real + "/")):
+            if leads_out(real, entry.path, target):
                 how.report.skip(entry.path, "it is a link that leads out of the workspace")
                 return False
             out.write(_header(entry, entry.stat, tarfile.SYMTYPE, target))

@@ -12,9 +12,10 @@ import pytest
 from ocf.events.session_record import Session
 from ocf.functions import workspace
 from ocf.functions.publishing.branch import ResultRejected
-from ocf.functions.publishing.publisher import Work
+from ocf.functions.publishing.publisher import ARCHIVE, Work
 from tests.support.forge import TOKEN, StandIn, stand_in
 from tests.support.git_http import run_git
+from tests.support.parts import PROJECT
 from tests.support.publishing import FILES, publishing
 
 
@@ -343,3 +344,78 @@ async def test_a_status_that_is_refused_changes_nothing(forge: StandIn, tmp_path
     forge.before = lambda method, path: 403 if "statuses" in path else None
     await run.bench.deps.results.set_status(run.task, "success", "x")
     assert forge.statuses == []
+
+
+async def test_the_commit_has_exactly_the_tree_of_the_archive(forge: StandIn, tmp_path: Path) -> None:
+    """Names that are options, quotes, line ends, no UTF-8; modes; links to nowhere and out; a directory for a file."""
+    run = await publishing(forge, tmp_path / "run")
+    names = [
+        "-rf",
+        "--exec=x",
+        "a\nline",
+        "quote\"'",
+        "tab\t",
+        " blank ",
+        "$(x)`",
+        "back\\slash",
+        "spä",
+        ":(glob)*",
+        "\udcff",
+    ]
+    for name in (*names, "deep/-/..x/file", "docs/sub/more"):
+        run.write(name, name.encode(errors="surrogateescape").hex())
+    run.write("tool", "#!/bin/sh\n")
+    (run.tree / "tool").chmod(0o755)
+    (run.tree / "README.md").unlink()
+    (run.tree / "README.md").mkdir()
+    run.write("README.md/now a directory", "x")
+    for link, to in (("out", "/etc/passwd"), ("up", "../../x"), ("nowhere", "no\nfile"), ("-l", "tool")):
+        os.symlink(to, run.tree / link)
+    await run.archive()
+    await run.publish()
+    archived = tmp_path / "archived"
+    key = f"{PROJECT}/{run.task.execution_id}/{ARCHIVE}"
+    (tmp_path / "archive").write_bytes(await run.bench.store.get(key))
+    await workspace.unpack(tmp_path / "archive", archived, workspace.Limits())
+    found = {}
+    for path in archived.rglob("*"):
+        if path.is_symlink():
+            found[str(path.relative_to(archived))] = f"120000 {os.readlink(path)}"
+        elif path.is_file() and ".git" not in path.parts:
+            mode = "100755" if path.stat().st_mode & 0o100 else "100644"
+            found[str(path.relative_to(archived))] = f"{mode} {path.read_text()}"
+    assert forge.tree("ocf/fix") == found
+
+
+async def test_changes_in_a_submodule_are_named(forge: StandIn, tmp_path: Path) -> None:
+    """They are not pushed, the submodule's commit stays, and the result says so."""
+    seed, commit = forge.root / "seed", forge.head("main")
+    run_git("update-index", "--add", "--cacheinfo", f"160000,{commit},lib/one", cwd=seed)
+    run_git("commit", "--quiet", "--message=submodule", cwd=seed)
+    run_git("push", "--quiet", str(forge.root / "team/app.git"), "main", cwd=seed)
+    run = await publishing(forge, tmp_path / "run")
+    run.write("lib/one/changed.txt", "x")
+    published = await run.publish()
+    assert published.commit is None
+    assert published.message is not None
+    assert "submodules are not part of it, push them there: lib/one" in published.message
+    run.write("lib/one-more.txt", "no submodule")
+    published = await run.publish()
+    assert published.message is not None
+    assert published.message.startswith("changes in submodules")
+    assert forge.tree("ocf/fix")["lib/one"] == f"160000 {commit}"
+    assert forge.tree("ocf/fix")["lib/one-more.txt"] == "100644 no submodule"
+
+
+async def test_a_link_that_leads_out_is_in_no_commit(forge: StandIn, tmp_path: Path) -> None:
+    """The archive has none, and so the commit of a successor, which works from it, is that of the worker."""
+    run = await publishing(forge, tmp_path / "run")
+    run.write("src/app.py", "print('two')\n")
+    os.symlink("../..", run.tree / "up")
+    await run.archive()
+    published = await run.publish()
+    await run.bench.deps.records.change(
+        PROJECT, run.task.execution_id, lambda record: record.model_copy(update={"pushed": []})
+    )
+    assert await run.publish_archived() == published
+    assert "up" not in forge.tree("ocf/fix")

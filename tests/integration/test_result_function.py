@@ -24,6 +24,7 @@ from ocf.functions.publishing.branch import ResultRejected
 from ocf.functions.result.handler import result
 from ocf.functions.runtime.function import bind
 from tests.support.forge import StandIn, stand_in
+from tests.support.handlers import submit
 from tests.support.parts import PROJECT
 from tests.support.publishing import FILES, Publishing, publishing
 from tests.support.runs import runner_on
@@ -145,6 +146,26 @@ async def test_the_end_becomes_one_comment(forge: StandIn, tmp_path: Path) -> No
     for words in ("completed", "It is mended.", published.pull_request.url, "12 tokens, $0.50"):
         assert words in note["body"]
     assert (await run.record()).comment_url == note["html_url"]
+
+
+async def test_a_rejected_task_becomes_one_comment_with_the_reason(forge: StandIn, tmp_path: Path) -> None:
+    """The submit says where; delivered again it is one command and one comment."""
+    run = await worked(forge, tmp_path)
+    execution = "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"
+    reply_to = {"credential": "bot", "repository": "team/app", "number": 7}
+    ids = {"execution_id": execution, "project_id": PROJECT}
+    wrong = run.bench.raw_submit(
+        {**ids, "prompt": "x", "limits": {"timeout_seconds": -1}, "reply_to": reply_to}, PROJECT, execution
+    )
+    for _ in range(2):
+        await submit(run.bench.deps, wrong)
+    (command,) = await run.bench.commands("comment", execution)
+    subject = subjects.command("comment", PROJECT, execution)
+    await bind(result, run.bench.deps)(command.with_extensions(natssubject=subject))
+    (note,) = forge.notes
+    assert note["issue"] == 7
+    assert "execution was rejected" in note["body"]
+    assert "limits.timeout_seconds" in note["body"]
 
 
 async def test_a_comment_notifies_nobody_and_forges_no_marker(forge: StandIn, tmp_path: Path) -> None:

@@ -477,6 +477,51 @@ ELSEWHERE = (
         "unit/test_forges.py::test_a_token_goes_to_no_other_host",
     ),
     Elsewhere(
+        "an event that names another project, in its data or its attributes",
+        "only the subject counts, which the stream and its permissions set",
+        "unit/test_trigger.py::test_an_event_cannot_name_another_project",
+    ),
+    Elsewhere(
+        "an event for another project over HTTP",
+        "the token's projects; a hook's secret is of one project",
+        "unit/test_gateway_triggers.py::test_events_of_another_project_need_its_token",
+    ),
+    Elsewhere(
+        "a condition that takes time or memory: comprehensions, regular expressions, concatenation",
+        "refused when the rule is stored: an expression reads each value a bounded number of times",
+        "unit/test_rules.py::test_a_condition_that_could_take_time_or_memory_is_refused",
+    ),
+    Elsewhere(
+        "a template that takes time or memory, or reaches Python: loops, macros, calls, attributes",
+        "an allow-list of nodes and filters when the rule is stored; results are bounded",
+        "unit/test_rules.py::test_a_text_that_could_take_time_or_memory_is_refused",
+    ),
+    Elsewhere(
+        "a captured webhook that is sent again, also under another delivery id",
+        "its id is a function of the signed body (ADR 0020), so it is the same execution",
+        "integration/test_triggers.py::test_a_webhook_that_is_delivered_five_times_is_one_execution",
+    ),
+    Elsewhere(
+        "a captured Standard Webhook that is sent again later",
+        "its signed time may differ by five minutes",
+        "unit/test_gateway_triggers.py::test_a_standard_webhook_is_refused_once_its_time_is_over",
+    ),
+    Elsewhere(
+        "a user without rights, a bot or a forged payload that steers a rule",
+        "the forge is asked for the user's permission; what the payload says of it does not count",
+        "unit/test_actors.py::test_the_forge_is_asked_for_the_permission",
+    ),
+    Elsewhere(
+        "an event of 16 MB, or nested ten thousand deep",
+        "measured in bytes, depth and values before it is parsed",
+        "unit/test_rules.py::test_a_huge_and_a_deep_event_are_refused_before_any_rule",
+    ),
+    Elsewhere(
+        "a forge of a tenant's own that answers polls with nothing, for ever, or with other forms",
+        "each poll has a limit of time and bytes and a consumer apart from events; the problem is its rule's",
+        "unit/test_polls.py::test_a_failing_forge_is_a_problem_of_its_rule_only",
+    ),
+    Elsewhere(
         "mentions and another execution's marker in the comment that the agent's text becomes",
         "both are broken up by an invisible character",
         "integration/test_result_function.py::test_a_comment_notifies_nobody_and_forges_no_marker",

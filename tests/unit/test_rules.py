@@ -254,6 +254,17 @@ async def test_a_rule_that_cannot_be_read_fails_alone() -> None:
         rules["newer"].mismatch(view(an_event()))
 
 
+@pytest.mark.parametrize("page", ["use-github", "use-gitlab", "use-gitea"])
+def test_the_rule_of_a_forges_page_can_be_stored(tmp_path: Path, page: str) -> None:
+    """Its condition and its templates are in the allowed subsets, and it can reply."""
+    text = (Path(__file__).parents[2] / f"docs/how-to/{page}.md").read_text()
+    block = next(part for part in text.split("```") if part.startswith("yaml\n"))
+    lines = [line.removeprefix("   ") for line in block.removeprefix("yaml\n").splitlines()]
+    (tmp_path / "rule.yaml").write_text("\n".join(lines))
+    (fields,) = documents(str(tmp_path / "rule.yaml"))
+    assert CompiledRule(Rule.model_validate(fields), "shop").broken == ""
+
+
 def test_the_longest_text_is_rendered_in_bounded_time() -> None:
     """A hundred thousand characters of template on the largest event."""
     text = Text("{{ event.data.body | tojson | tojson }}", marked=False)

@@ -44,6 +44,8 @@ from ocf.events.optional_task_fields import (
     McpName,
     McpServer,
     OutputSchema,
+    Rerun,
+    ResolvedRerun,
 )
 
 MAX_EVENT_BYTES = 512 * 1024
@@ -339,7 +341,9 @@ class TaskRequest(Model):
     """The task of a caller: the body of `POST /tasks/execute`, and `Submit` without its ids."""
 
     # `_requires_prompt_or_code` as JSON Schema.
-    model_config = ConfigDict(json_schema_extra={"anyOf": [_not_blank("prompt"), _not_blank("code")]})
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [_not_blank("prompt"), _not_blank("code"), {"required": ["rerun"]}]}
+    )
 
     task_id: Annotated[Text, Field(max_length=200)] | None = None
     prompt: Annotated[Text, Field(max_length=2_000_000)] | None = None
@@ -371,6 +375,7 @@ class TaskRequest(Model):
         Literal["off", "answers", "full"] | None,
         Field(description="what is recorded of its model calls; the operator's `RECORDING` unless given"),
     ] = None
+    rerun: Rerun | None = None
 
     @field_validator("permissions")
     @classmethod
@@ -383,7 +388,7 @@ class TaskRequest(Model):
 
     @model_validator(mode="after")
     def _requires_prompt_or_code(self) -> TaskRequest:
-        if not (self.prompt and self.prompt.strip()) and not (self.code and self.code.strip()):
+        if self.rerun is None and not (self.prompt and self.prompt.strip()) and not (self.code and self.code.strip()):
             raise ValueError("prompt or code is required and must not be blank")
         return self
 
@@ -402,6 +407,7 @@ class Execute(Submit):
     model_config = ConfigDict(extra="ignore")
 
     submitted_at: datetime
+    rerun: ResolvedRerun | None = None
 
 
 class Cancel(Model):

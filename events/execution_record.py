@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from ocf.events.base_model import ExecutionId, ForwardCompatible, ProjectId, SessionId
-from ocf.events.fact_payloads import ArtifactState, Completed, DiffSummary, FieldError, PullRequestRef
+from ocf.events.fact_payloads import ArtifactState, Completed, DiffSummary, FieldError, PullRequestRef, RerunResult
 from ocf.events.forge_fields import ReplyTo
 from ocf.events.lifecycle import ATTEMPT, TERMINAL, AttemptState, AttemptStep, Reason, State
 from ocf.events.output import PendingRequest, TodoItem, Usage
@@ -89,6 +89,9 @@ class Record(ForwardCompatible):
     branch: str | None = None
     pull_request: PullRequestRef | None = None
     result_message: str | None = None
+    #: The execution that this one runs again, and the outcome of that.
+    rerun_of: ExecutionId | None = None
+    rerun: RerunResult | None = None
     #: The completed work whose result is being pushed, or was refused, and the commit that it began from.
     publishing: Completed | None = None
     base_commit: str | None = None

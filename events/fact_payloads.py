@@ -90,6 +90,24 @@ class PullRequestRef(ForwardCompatible):
     url: str
 
 
+class Divergence(ForwardCompatible):
+    """A part of a request that differs from the recording: `system`, `tools`, `message N`, or `call`."""
+
+    call: int
+    part: str
+    text: str | None = Field(None, description="where the difference begins, if the recording has the text")
+
+
+class RerunResult(ForwardCompatible):
+    """The model calls of a rerun: how many the recording answered, and which requests differed."""
+
+    of: ExecutionId
+    calls: int = 0
+    live_calls: int = 0
+    divergences: list[Divergence] = []
+    more: int = Field(0, description="further divergences, which are not listed")
+
+
 #: State of an execution's artifacts in S3. `pending`: the end waits for S3. `lost`: some are missing for good.
 ArtifactState = Literal["stored", "pending", "lost"]
 
@@ -121,6 +139,7 @@ class Outcome(Fact):
     branch: str | None = None
     pull_request: PullRequestRef | None = None
     result_message: str | None = Field(None, description="why nothing was pushed, or what the forge refused besides")
+    rerun: RerunResult | None = None
 
     @model_validator(mode="before")
     @classmethod

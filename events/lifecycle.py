@@ -101,6 +101,8 @@ class Reason(StrEnum):
     OUTPUT_INVALID = "output_invalid"
     SETUP_FAILED = "setup_failed"
     RESULT_REJECTED = "result_rejected"
+    #: A rerun asked the model something that is not in its recording.
+    DIVERGED = "diverged"
 
 
 StateT = TypeVar("StateT", bound=StrEnum)

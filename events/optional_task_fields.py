@@ -255,6 +255,32 @@ class DefinitionFolder(Model):
     source: GitDefinitions = Field(alias="from")
 
 
+class Rerun(Model):
+    """Run an ended execution again: the model's answers come from its recording, its other fields from its task."""
+
+    of: ExecutionId
+    until: Annotated[int, Field(ge=0, le=10_000_000, description="last call that the recording answers")] | None = None
+    then: Annotated[
+        Literal["live"] | None,
+        Field(description="go on with the model after the last call; otherwise the execution ends there"),
+    ] = None
+    on_divergence: Annotated[
+        Literal["nearest", "fail", "live"],
+        Field(description="a request differs: report it and go on, fail, or go on with the model"),
+    ] = "nearest"
+
+    @property
+    def live(self) -> bool:
+        """Return whether the model may be called."""
+        return self.then == "live" or self.on_divergence == "live"
+
+
+class ResolvedRerun(Rerun):
+    """A rerun as `submit` hands it on: `left_out` names what of the task a rerun does not get."""
+
+    left_out: list[str] = []
+
+
 def _kind(value: object) -> str:
     whole = isinstance(value, DefinitionFolder) or (isinstance(value, dict) and set(value) == {"from"})
     return "from" if whole else "named"

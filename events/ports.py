@@ -205,13 +205,8 @@ class Bus(Protocol):
         """Publish by core NATS to the current subscribers only."""
         ...
 
-    def history(
-        self, stream: str, subject: str, *, after: int = 0, since: datetime | None = None
-    ) -> AsyncIterator[Message]:
-        """Yield all stored messages of `subject` with a stream sequence above `after`, then stop.
-
-        With `since` those from that time of the server on; `after` does not count then.
-        """
+    def history(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
+        """Yield all stored messages of `subject` with a stream sequence above `after`, then stop."""
         ...
 
     async def first(self, stream: str, subject: str, *, after: int = 0) -> Message | None:

@@ -43,9 +43,19 @@ def forms_of(secret: str) -> set[str]:
 
 
 class Redactor:
-    """Redaction of the secrets of one execution, or (for the logs) of all running executions."""
+    """Redaction of the secrets of one execution, or (for the logs) of all running executions.
 
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
+    Args:
+        secrets: texts of at least `MIN_SECRET` characters.
+        mask: stands for each of them.
+        spellings: returns the spellings of a text that are replaced.
+    """
+
+    def __init__(
+        self, secrets: Iterable[str] = (), mask: str = MASK, spellings: Callable[[str], set[str]] = forms_of
+    ) -> None:
+        self._mask = mask
+        self._spellings = spellings
         self._held: Counter[str] = Counter()
         self._index()
         for secret in secrets:
@@ -69,7 +79,7 @@ class Redactor:
         self._index()
 
     def _index(self) -> None:
-        forms = {form for secret in self._held for form in forms_of(secret)}
+        forms = {form for secret in self._held for form in self._spellings(secret)}
         # Longest first: a whole encoding must be replaced before the part that all alignments share.
         self._forms = tuple(sorted(forms, key=lambda form: (-len(form), form)))
         self._firsts = frozenset(form[0] for form in forms)
@@ -82,7 +92,7 @@ class Redactor:
         """Return `text` with every secret replaced."""
         for form in self._forms:
             if form in text:
-                text = text.replace(form, MASK)
+                text = text.replace(form, self._mask)
         return text
 
     def bytes(self, data: bytes) -> bytes:
@@ -92,7 +102,7 @@ class Redactor:
         clean = self(text)
         for secret in self._held:
             if not secret.isascii():
-                clean = clean.replace(secret.encode().decode("latin-1"), MASK)
+                clean = clean.replace(secret.encode().decode("latin-1"), self._mask.encode().decode("latin-1"))
         return data if clean is text or clean == text else clean.encode("latin-1")
 
     def value(self, value: Any) -> Any:  # noqa: ANN401 - JSON

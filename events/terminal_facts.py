@@ -24,6 +24,7 @@ from ocf.events.fact_payloads import (
     FieldError,
     Outcome,
     PullRequestRef,
+    RerunResult,
     TimedOut,
 )
 from ocf.events.input_limits import KIB, RECORD_BYTES, json_size, shorten
@@ -44,6 +45,8 @@ WAITING_BYTES = 16 * KIB
 ERRORS_BYTES = 64 * KIB
 #: Errors per fact; a last entry has the number of omitted errors.
 MAX_ERRORS = 100
+#: Divergences per fact, each with a text of at most 400 characters.
+MAX_DIVERGENCES = 50
 #: Shares of the budgets, tried in this order.
 _SHARES = (1.0, 0.25, 0.0625, 0.0)
 #: Bytes of a list entry without its path or text.
@@ -78,6 +81,7 @@ class Work:
     artifacts_message: str | None = None
     waited_ms: int = 0
     published: PublishedResult | None = None
+    rerun: RerunResult | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,7 @@ def compose(
         "artifacts_message": work.artifacts_message,
         "last_sequence": record.last_sequence if last_sequence is None else last_sequence,
         "model": record.model,
+        "rerun": work.rerun,
         **(work.published.fields() if work.published is not None else {}),
     }
     match ending.step:
@@ -173,9 +178,18 @@ def fit(outcome: Outcome, share: float = 1.0) -> Outcome:
     for name in ("model", "requested_by"):
         if text := getattr(outcome, name, None):
             changes[name] = shorten(text, NAME_BYTES)
+    if outcome.rerun is not None:
+        changes["rerun"] = fit_rerun(outcome.rerun, share)
     if isinstance(outcome, Failed):
         changes["stderr_tail"] = fit_lines(outcome.stderr_tail, int(STDERR_BYTES * share))
     return outcome.model_copy(update=changes)
+
+
+def fit_rerun(rerun: RerunResult, share: float) -> RerunResult:
+    """Keep `share` of the divergences of a rerun; their number stays. The writer limits their texts."""
+    listed = rerun.divergences[: int(MAX_DIVERGENCES * share)]
+    more = rerun.more + len(rerun.divergences) - len(listed)
+    return rerun.model_copy(update={"divergences": listed, "more": more})
 
 
 def fit_diff(diff: DiffSummary, budget: int) -> DiffSummary:
@@ -277,6 +291,7 @@ def _cut(record: Record, share: float) -> Record:
         "todo": fit_todo(record.todo, int(TODO_BYTES * share)) if record.todo else [],
         "waiting_for": fit_waiting(waiting, max(KIB, int(WAITING_BYTES * share))) if waiting else None,
         "diff": fit_diff(record.diff, int(DIFF_BYTES * share)),
+        "rerun": fit_rerun(record.rerun, share) if record.rerun is not None else None,
         "outbox": [fit_outbox(entry, share) for entry in record.outbox],
         "publishing": fit(record.publishing, share) if record.publishing is not None else None,
     }

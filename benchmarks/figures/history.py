@@ -135,8 +135,8 @@ async def sweeps(bus: NatsBus, kept: int, count: int) -> list[float]:
     clock = SystemClock()
     executions, keys = (NatsBucket(bus, name) for name in (subjects.EXECUTIONS_BUCKET, subjects.OPEN_BUCKET))
     records = Records(executions, bus, clock, source="/bench", store=MemoryStore(), open_keys=keys)
-    for start in range(0, kept, 20):
-        batch = range(start, min(kept, start + 20))
+    for start in range(0, kept, 500):
+        batch = range(start, min(kept, start + 500))
         await asyncio.gather(*(records.create(made(n, State.COMPLETED, f"Task {n}")) for n in batch))
     for number in range(OPEN):
         record = made(number, State.PENDING, f"Open {number}")

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 from ocf.events import streams
 from ocf.events.errors import Conflict, TooLarge, Unavailable
@@ -201,13 +200,10 @@ class MemoryBus:
             if any(subject_matches(pattern, message.subject) for pattern in subjects):
                 inbox.put(message)
 
-    async def history(
-        self, stream: str, subject: str, *, after: int = 0, since: datetime | None = None
-    ) -> AsyncIterator[Message]:
+    async def history(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
         """Implement `Bus.history`."""
         for message in list(self._streams[stream].messages):
-            late = message.sequence > after if since is None else message.time is not None and message.time >= since
-            if late and subject_matches(subject, message.subject):
+            if message.sequence > after and subject_matches(subject, message.subject):
                 yield message
 
     async def first(self, stream: str, subject: str, *, after: int = 0) -> Message | None:

@@ -160,6 +160,7 @@ class Records:
                 "branch": outcome.branch,
                 "pull_request": outcome.pull_request,
                 "result_message": outcome.result_message,
+                "rerun": outcome.rerun,
                 # A refused result can be pushed again.
                 "publishing": None if state is State.COMPLETED else record.publishing,
                 "outbox": [

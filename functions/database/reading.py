@@ -90,13 +90,6 @@ def result_of(connection: Connection, ref: ExecutionRef) -> dict[str, Any] | Non
     return None if row is None else _summary(row)
 
 
-def listed(connection: Connection, refs: Sequence[ExecutionRef]) -> set[ExecutionRef]:
-    """Return those executions that have a row."""
-    keys = row_of(_COLUMNS.project_id, _COLUMNS.execution_id).in_([(ref.project, ref.execution) for ref in refs])
-    query = select(_COLUMNS.project_id, _COLUMNS.execution_id).where(keys)
-    return {ExecutionRef(*row) for row in connection.execute(query)}
-
-
 def due(
     connection: Connection, still: Kept, ended_before: datetime, after: tuple[datetime, str] | None, limit: int
 ) -> list[tuple[ExecutionRef, datetime, dict[str, str]]]:

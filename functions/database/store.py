@@ -69,10 +69,6 @@ class History:
         expired = {"output_expired": True, "archive_expired": True, "timeout_seconds": 0}
         return Record.model_validate({**fields, "state": row["status"], **expired})
 
-    async def listed(self, refs: Sequence[ExecutionRef]) -> set[ExecutionRef]:
-        """Return those executions that have a row."""
-        return await self._database.run(lambda connection: reading.listed(connection, refs)) if refs else set()
-
     async def due(
         self, still: Kept, ended_before: datetime, limit: int = 500
     ) -> AsyncIterator[tuple[ExecutionRef, datetime, dict[str, str]]]:

@@ -91,6 +91,7 @@ executions = Table(
     #: The output is no longer in its stream; the execution has left NATS.
     Column("output_expired", Boolean, nullable=False, server_default=false()),
     Column("evicted", Boolean, nullable=False, server_default=false()),
+    Column("rerun_of", Name),
     Column("result", Text, nullable=False),
     #: Words of title and result, in lower case, for the text index.
     Column("words", Text, nullable=False),

@@ -141,6 +141,7 @@ def _execution(record: Record) -> dict[str, Any]:
         **{name: getattr(record.usage, name) for name in Usage.model_fields},
         "files_changed": record.diff.files,
         "archived": record.archived,
+        "rerun_of": record.rerun_of,
         "result": result,
         "words": " ".join(words_of(f"{record.title} {result[:_INDEXED]}")),
     }

@@ -152,6 +152,8 @@ class Worker:
         Raises:
             KeyNotYetKnown: it does not know one; nothing has started, and the execution stays queued.
         """
+        if task.rerun is not None and not task.rerun.live:
+            return  # no key is needed
         keyring = self._deps.keyring
         sealed = [task.model.api_key] if task.model and task.model.api_key else []
         for source in (task.workspace, *(() if session is None else (session.workspace,))):

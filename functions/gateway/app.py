@@ -29,6 +29,7 @@ from ocf.functions.gateway.routes import (
     hooks,
     models,
     operations,
+    rerun,
     schedules,
     sessions,
     stream,
@@ -41,6 +42,7 @@ from ocf.functions.gateway.static_files import Console
 
 _PARTS = (
     tasks,
+    rerun,
     comparison,
     downloads,
     sessions,

@@ -1,7 +1,7 @@
 """The list of executions: rows of the database, with the state of open ones from their records.
 
-A submit of the last minute without a row is read from its stream, so that a caller finds an execution in the list at
-once, whichever gateway took it.
+The gateway itself remembers only what was submitted through it in the last minute, so that a caller finds an execution
+in the list at once.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 
-from ocf.events import subjects
-from ocf.events.errors import InvalidEvent, Unavailable
+from ocf.events.errors import Unavailable
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import FieldError
 from ocf.events.lifecycle import TERMINAL, State
@@ -40,26 +38,16 @@ class Listing:
         self._executions = executions
         self._bus = bus
         self._clock = clock
-        #: Times of the submits of the last minute that had no row yet.
+        #: Times of the submits of the last minute.
         self._recent: dict[ExecutionRef, datetime] = {}
-        #: Time of the newest submit that was read.
-        self._read = datetime.min.replace(tzinfo=UTC)
+        #: Those that had a record when it was last read.
+        self._recorded: set[ExecutionRef] = set()
 
-    def submitted(self, ref: ExecutionRef, at: datetime | None = None) -> None:
-        """Remember a submit: a lagging copy of the stream may not have it yet."""
+    def submitted(self, ref: ExecutionRef) -> None:
+        """Remember a submit."""
         if len(self._recent) >= _MOST_RECENT:
             del self._recent[next(iter(self._recent))]
-        self._recent[ref] = at or self._clock.now()
-
-    async def _catch_up(self) -> None:
-        """Read the submits since the last call, or of the last minute."""
-        since = max(self._clock.now() - _RECENT, self._read)
-        async for message in self._bus.history(subjects.COMMANDS, "ocf.cmd.submit.*.*", since=since):
-            with suppress(InvalidEvent):
-                parsed = subjects.parse(message.subject)
-                ref = ExecutionRef(subjects.check_project(parsed.project), subjects.check_id(parsed.entity))
-                self.submitted(ref, message.time)
-            self._read = message.time or self._read
+        self._recent[ref] = self._clock.now()
 
     async def page(self, wanted: Filter, limit: int, after: Position | None) -> TaskPage:
         """Return the newest `limit` executions below `after`.
@@ -67,7 +55,6 @@ class Listing:
         Raises:
             Unavailable: The database does not answer.
         """
-        await self._catch_up()
         rows, behind = await asyncio.gather(self._history.page(wanted, limit + 1, after), self.behind())
         items = [TaskSummary.model_validate(row) for row in rows[:limit]]
         last = items[-1] if len(rows) > limit else None
@@ -76,18 +63,18 @@ class Listing:
         shown: dict[ExecutionRef, TaskSummary | None] = {**listed, **dict.fromkeys(open_)}
         shown |= await self._live(open_, wanted)
         if after is None:
-            shown |= await self._live([ref for ref in await self._unlisted() if ref not in listed], wanted)
+            shown |= await self._live([ref for ref in self._unlisted() if ref not in listed], wanted)
         newest = sorted((item for item in shown.values() if item), key=position_of, reverse=True)
         if len(newest) > limit:
             newest = newest[:limit]
             last = newest[-1]
         return TaskPage(items=newest, next=encode_cursor(position_of(last)) if last else None, behind=behind)
 
-    async def _unlisted(self) -> list[ExecutionRef]:
-        """Return the submits of the last minute that have no row."""
+    def _unlisted(self) -> list[ExecutionRef]:
+        """Return the submits of the last minute."""
         since = self._clock.now() - _RECENT
-        listed = await self._history.listed(list(self._recent))
-        self._recent = {ref: at for ref, at in self._recent.items() if at > since and ref not in listed}
+        self._recent = {ref: at for ref, at in self._recent.items() if at > since}
+        self._recorded &= self._recent.keys()
         return list(self._recent)
 
     async def _live(self, refs: Sequence[ExecutionRef], wanted: Filter) -> dict[ExecutionRef, TaskSummary | None]:
@@ -96,8 +83,10 @@ class Listing:
         found: dict[ExecutionRef, TaskSummary | None] = {}
         for ref, entry in zip(refs, entries, strict=True):
             at = self._recent.get(ref)
-            if entry is None and (at is None or await self._bus.last(subjects.EVENTS, ref.fact("cleaned"))):
+            if entry is None and (at is None or ref in self._recorded):
                 continue  # deleted
+            if entry is not None and at is not None:
+                self._recorded.add(ref)
             try:
                 record = Record.read(entry.value) if entry else unrecorded(ref, at or self._clock.now())
                 summary = TaskSummary.of(record)

@@ -10,7 +10,14 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from ocf.functions.gateway.problems import MEDIA_TYPE, ProblemDocument
-from ocf.functions.gateway.request_schemas import Answer, AttachSession, CancelTask, CreateSession, ExecuteTask
+from ocf.functions.gateway.request_schemas import (
+    Answer,
+    AttachSession,
+    CancelTask,
+    CreateSession,
+    ExecuteTask,
+    RunAgain,
+)
 from ocf.functions.gateway.routes.credentials import CreateCredential
 from ocf.functions.gateway.routes.hooks import CreateHook
 from ocf.functions.rules.rule import Rule
@@ -57,7 +64,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     schemas = document["components"]["schemas"]
-    sessions_and_tasks = (ExecuteTask, CancelTask, Answer, CreateSession, AttachSession)
+    sessions_and_tasks = (ExecuteTask, RunAgain, CancelTask, Answer, CreateSession, AttachSession)
     for model in (*sessions_and_tasks, CreateCredential, CreateHook, Rule, Schedule, ProblemDocument):
         schema = model.model_json_schema(by_alias=True, ref_template=_REF)
         for name, one in {**schema.pop("$defs", {}), model.__name__: schema}.items():

@@ -81,6 +81,18 @@ class ExecuteTask(TaskRequest):
     ] = Field(default_factory=dict)  # type: ignore[assignment]
 
 
+class RunAgain(Model):
+    """Changes of a rerun: how far the recording answers, and the prompt and model of what follows."""
+
+    until: Annotated[int, Field(ge=0, le=10_000_000, description="last call that the recording answers")] | None = None
+    then: Annotated[Literal["live"] | None, Field(description="go on with the model after that call")] = None
+    on_divergence: Literal["nearest", "fail", "live"] = "nearest"
+    prompt: Annotated[Text, Field(min_length=1, max_length=2_000_000)] | None = None
+    model: ModelConfigIn | None = Field(default=None, alias="model_config")
+    labels: Labels = Field(default_factory=dict)
+    recording: Literal["off", "answers", "full"] | None = None
+
+
 class CancelTask(Model):
     """Reason of a cancel, shown in the record."""
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ocf.events.execution_record import Attempt, Record
-from ocf.events.fact_payloads import ArtifactState, ChangedFile, DiffSummary, FieldError, PullRequestRef
+from ocf.events.fact_payloads import ArtifactState, ChangedFile, DiffSummary, FieldError, PullRequestRef, RerunResult
 from ocf.events.lifecycle import Reason, State
 from ocf.events.output import PendingRequest, TodoItem, Usage
 from ocf.events.terminal_facts import duration_ms
@@ -25,6 +25,12 @@ class Submitted(View):
 
     execution_id: str
     status: State
+
+
+class RerunSubmitted(Submitted):
+    """202: published; `rerun_of` is the execution that runs again."""
+
+    rerun_of: str
 
 
 class TaskSummary(View):
@@ -52,6 +58,7 @@ class TaskSummary(View):
     usage: Usage = Usage()
     files_changed: int = 0
     archived: bool = False
+    rerun_of: str | None = Field(None, description="the execution that this one runs again")
 
     @classmethod
     def of(cls, record: Record) -> TaskSummary:
@@ -84,6 +91,7 @@ class TaskStatus(TaskSummary):
     output_expired: bool = Field(False, description="its output has expired from the stream; the archive may have it")
     archive_expired: bool = Field(False, description="its archive has expired")
     cancel_why: str | None = None
+    rerun: RerunResult | None = Field(None, description="outcome of a rerun; once it has ended")
 
     @classmethod
     def of(cls, record: Record, queue_position: int | None = None) -> TaskStatus:
@@ -116,6 +124,7 @@ def _common(record: Record) -> dict[str, object]:
         "usage": record.usage,
         "files_changed": record.diff.files,
         "archived": record.archived,
+        "rerun_of": record.rerun_of,
     }
 
 

@@ -52,6 +52,7 @@ class Inputs(Line):
 
     type: Literal["inputs"] = "inputs"
     source: str = Field("", description="kind of the workspace's source")
+    workspace: dict[str, Any] | None = Field(None, description="that source, without its token")
     commit: str | None = Field(None, description="the commit that a clone checked out")
     workspace_of: ExecutionId | None = Field(None, description="the execution whose stored workspace it began from")
     conversation_of: ExecutionId | None = Field(None, description="the execution whose conversation it continued")

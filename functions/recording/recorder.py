@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ from ocf.events.input_limits import MIB
 from ocf.events.ports import Clock, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
-from ocf.functions.recording.canonical import PartTable, RawPart, ranges
+from ocf.functions.recording.canonical import PartTable, ranges
 from ocf.functions.recording.lines import (
     ANSWER_BYTES,
     ATTEMPT_BYTES,
@@ -111,6 +111,11 @@ class Recorder:
         """Return the milliseconds since `began` of the monotonic clock."""
         return max(0, round((self._clock.monotonic() - began) * 1000))
 
+    @property
+    def held(self) -> int:
+        """Return the bytes of answers in memory."""
+        return self._held
+
     def hold(self, size: int) -> bool:
         """Take `size` bytes of the room in memory; return whether there was room."""
         if self._held + size > _HELD_BYTES:
@@ -126,11 +131,9 @@ class Recorder:
         """Record what the attempt began from, with the next call."""
         self._first.append(inputs)
 
-    def tape(self, request: Iterable[RawPart]) -> Tape:
-        """Begin a call. Another thread may do that."""
-        began = self._clock.monotonic()
-        parts = self.table.parts(request)
-        return Tape(parts or [], self, began, full=parts is None)
+    def tape(self, parts: list[Part] | None) -> Tape:
+        """Begin a call with these parts of its request; None: there were too many, and it is not recorded."""
+        return Tape(parts or [], self, self._clock.monotonic(), full=parts is None)
 
     def end(self, tape: Tape, call: CallLine) -> None:
         """Record a call that has ended; it is stored in the background."""

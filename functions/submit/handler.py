@@ -27,6 +27,7 @@ from ocf.functions.core.schedules import SWEEP, ensure_schedule
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.settings.settings import Settings
 from ocf.functions.submit import budget
+from ocf.functions.submit.rerun import costs_nothing, resolved
 from ocf.functions.submit.session_order import check_order
 from ocf.functions.submit.task_rules import broken_rules
 
@@ -62,12 +63,13 @@ async def submit(
     if await bus.last(subjects.EVENTS, f"ocf.evt.{ref.project}.{ref.execution}.cleaned") is not None:
         raise Drop(f"execution {ref.execution} was deleted")
     try:
-        data = await _validated(event, ref, store, settings, clock.now())
+        asked = await _validated(event, ref, store, settings, clock.now())
+        data = await resolved(asked, bus, store, records, settings)
     except InvalidData as error:
         await rejections.reject_submit(ref, Refusal.of(event, error.errors), title=_rejected_title(event))
         return
-    digest = hashlib.sha256(data.model_dump_json(by_alias=True, exclude_defaults=True).encode()).hexdigest()
-    over_budget = await budget.exhausted(ref, settings, bus, clock, open_history)
+    digest = hashlib.sha256(asked.model_dump_json(by_alias=True, exclude_defaults=True).encode()).hexdigest()
+    over_budget = None if costs_nothing(data) else await budget.exhausted(ref, settings, bus, clock, open_history)
     if await _refused(event, ref, digest, over_budget, records, rejections):
         return
     # Most ids are new, which the create detects. Only a task in a session needs the check of the session first.
@@ -264,6 +266,7 @@ def new_record(event: Event, data: Submit, digest: str, settings: Settings, now:
         timeout_seconds=task_limits.effective_limit(data.limits, "timeout_seconds", settings),
         max_attempts=data.retry.max_attempts,
         reply_to=data.reply_to,
+        rerun_of=data.rerun.of if data.rerun is not None else None,
     )
 
 

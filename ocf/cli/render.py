@@ -224,9 +224,22 @@ def ending(status: dict[str, Any]) -> str:
     problems += [str(status["artifacts_message"])] if status.get("artifacts") in ("lost", "pending") else []
     problems += [f"{error['field']}: {error['message']}" for error in status.get("errors") or []]
     lines = [text, *(f"  {escape(problem)}" for problem in problems)]
+    lines += [escape(line) for line in _rerun(status.get("rerun") or {})]
     if status.get("output") is not None:
         lines.append(escape(json.dumps(status["output"], indent=2, ensure_ascii=False)))
     return printable("\n".join(lines))
+
+
+def _rerun(rerun: dict[str, Any]) -> list[str]:
+    """Return how a rerun went: calls, and what differed from the recording."""
+    if not rerun:
+        return []
+    found, live = rerun.get("divergences") or [], rerun.get("live_calls") or 0
+    count = len(found) + (rerun.get("more") or 0)
+    calls = f"{rerun.get('calls') or 0} recorded calls" + (f", {live} live ones" if live else "")
+    lines = [f"  rerun of {rerun['of']}: {calls}, {count or 'no'} difference{'s' * (count != 1)}"]
+    lines += [f"  call {one['call']}, {one['part']}: {one.get('text') or 'differs'}" for one in found[:10]]
+    return lines
 
 
 def attempts(tries: list[dict[str, Any]]) -> list[str]:

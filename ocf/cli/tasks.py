@@ -10,7 +10,7 @@ import typer
 
 from ocf.cli import streams
 from ocf.cli.common import console, copy, fail, plain, print_json, printable
-from ocf.cli.options.task import TASK_OPTIONS, task_body
+from ocf.cli.options.task import RERUN_OPTIONS, TASK_OPTIONS, task_body
 from ocf.cli.verb import Call, Execution, verb
 
 if TYPE_CHECKING:
@@ -58,6 +58,18 @@ async def _submit(call: Call) -> str:
     return str(answer["execution_id"])
 
 
+@verb(RERUN_OPTIONS)
+async def rerun(call: Call, execution: Execution, give_up: GiveUp = PATIENCE) -> int:
+    """Run an ended execution again from its recording, without key and cost, and follow it. Exits as `ocf run` does.
+
+    Tools and sandbox are real, only the model's answers are the recorded ones. With `--until CALL --then live` the
+    model goes on from there, with another prompt or model if you name one.
+    """
+    answer = await call.gateway.call("POST", f"/tasks/{execution}/rerun", body=call.body or None)
+    call.gateway.patience = give_up
+    return await follow(call.gateway, str(answer["execution_id"]), 1, call.json)
+
+
 @verb()
 async def watch(call: Call, execution: Execution, start: From = 1, give_up: GiveUp = PATIENCE) -> int:
     """Follow an execution, from the start or from a sequence, to its end. Exits as `ocf run` does.
@@ -86,6 +98,8 @@ async def status(call: Call, execution: Execution) -> int:
     for name in ("branch", "commit", "pull_request", "result_message", "comment_url"):
         if published.get(name):
             screen.print(f"[dim]{name.replace('_', ' '):14}[/] {plain(published[name])}", highlight=False)
+    if found.get("rerun_of"):
+        screen.print(f"[dim]rerun of[/]       {plain(found['rerun_of'])}", highlight=False)
     for line in attempts(found.get("attempts") or []):
         screen.print(line, highlight=False)
     for changed in (found.get("diff") or {}).get("changed") or []:

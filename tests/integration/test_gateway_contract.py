@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from ocf.events.lifecycle import State
 from ocf.events.sealing import Keyring, generate_key
 from ocf.functions.gateway.routes import sessions
-from tests.support.gateway_server import serving, serving_two
+from tests.support.gateway_server import serving
 from tests.support.nats import NatsServer
 
 pytestmark = pytest.mark.slow
@@ -37,12 +37,9 @@ schema = schemathesis.openapi.from_path(
 )
 
 
-@pytest.fixture(scope="module", params=[serving, serving_two], ids=["one", "two"])
-def gateway_url(request: pytest.FixtureRequest, nats_server: NatsServer) -> Iterator[str]:
-    """One gateway, or two behind one address, in a thread of its own: schemathesis waits for its answers.
-
-    No function makes sessions here.
-    """
+@pytest.fixture(scope="module")
+def gateway_url(nats_server: NatsServer) -> Iterator[str]:
+    """A gateway in a thread of its own: schemathesis waits for its answers. No function makes sessions here."""
     patience = pytest.MonkeyPatch()
     patience.setattr(sessions, "CREATE_SECONDS", 0.05)
     ready, stop = threading.Event(), asyncio.Event()
@@ -50,7 +47,7 @@ def gateway_url(request: pytest.FixtureRequest, nats_server: NatsServer) -> Iter
     loop = asyncio.new_event_loop()
 
     async def serve() -> None:
-        async with request.param(nats_server, keyring=Keyring(generate_key())) as served:
+        async with serving(nats_server, keyring=Keyring(generate_key())) as served:
             execution = str(uuid.UUID(int=0))
             await served.record(execution)
             await served.say(execution, 1, 3)

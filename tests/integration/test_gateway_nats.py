@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import uuid
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,18 +22,9 @@ from ocf.events.lifecycle import State
 from ocf.functions.gateway.settings import GatewaySettings
 from ocf.stack.ports import free_port
 from tests.support.gateway import DAMAGED, chunk
-from tests.support.gateway_server import Served, serving, serving_two
+from tests.support.gateway_server import serving
 from tests.support.measures import value
 from tests.support.nats import NatsServer
-
-Serve = Callable[..., AbstractAsyncContextManager[Served]]
-
-
-@pytest.fixture(params=[serving, serving_two], ids=["one gateway", "two gateways"])
-def serve(request: pytest.FixtureRequest) -> Serve:
-    """Run the test with one gateway, and with two behind one address."""
-    found: Serve = request.param
-    return found
 
 
 @pytest.fixture
@@ -59,24 +48,9 @@ async def read(socket: ClientConnection) -> list[dict[str, Any]]:
     return said
 
 
-async def test_every_gateway_lists_what_one_has_taken(serve: Serve, nats_server: NatsServer, project: str) -> None:
-    """At once, before there is a record or a row, and not once it is deleted."""
-    async with serve(nats_server) as served:
-        body = {"prompt": "x", "project_id": project}
-        made = [(await served.client.post("/tasks/execute", json=body)).json()["execution_id"] for _ in range(3)]
-        for _ in range(4):
-            items = (await served.client.get("/tasks", params={"project_id": project})).json()["items"]
-            assert {item["status"] for item in items} == {"pending"}
-            assert [item["execution_id"] for item in items] == made[::-1]
-        await served.bus.publish(subjects.fact(project, made[0], "cleaned"), b"{}", {})
-        for _ in range(2):
-            items = (await served.client.get("/tasks", params={"project_id": project})).json()["items"]
-            assert [item["execution_id"] for item in items] == made[:0:-1]
-
-
-async def test_a_task_reaches_jetstream_and_is_idempotent(serve: Serve, nats_server: NatsServer, project: str) -> None:
+async def test_a_task_reaches_jetstream_and_is_idempotent(nats_server: NatsServer, project: str) -> None:
     """202 means kept; the same key twice is one command; another body is refused; a deleted one is gone."""
-    async with serve(nats_server) as served:
+    async with serving(nats_server) as served:
         body: dict[str, Any] = {"prompt": "x", "project_id": project}
         headers = {"Idempotency-Key": "k"}
         first = await served.client.post("/tasks/execute", json=body, headers=headers)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from io import BytesIO
 from typing import Any
 
@@ -13,21 +15,31 @@ from pydantic import SecretStr
 
 from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.command_payloads import Limits
+from ocf.events.lifecycle import Reason
+from ocf.events.optional_task_fields import Rerun
 from ocf.events.redaction import MASK
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.system_clock import SystemClock
-from ocf.functions.execute.model_proxy import ModelProxy, RetryPolicy, Upstream
+from ocf.functions.execute.model_proxy import Hooks, ModelProxy, RetryPolicy, Upstream
+from ocf.functions.execute.model_proxy.played_call import Player
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.recording.canonical import PartTable
 from ocf.functions.recording.lines import VERSION, Head
+from ocf.functions.recording.playback import Answer, Playback
 from ocf.functions.recording.reading import Recording, read
 from ocf.functions.recording.recorder import Recorder
-from tests.support.faulty_model import Act, chat, cut, faulty_model, status
+from tests.support.faulty_model import Act, chat, cut, endless, faulty_model, status
 
 KEY = "sk-planted-5f1d9c27e0ab"
 REF = ExecutionRef("p", "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11")
 SYSTEM = {"role": "system", "content": "You are an agent."}
 TOOLS = [{"type": "function", "function": {"name": "bash"}}]
+
+
+async def ask(client: httpx.AsyncClient, *texts: str) -> httpx.Response:
+    """One call of the agent: the conversation so far."""
+    said = [SYSTEM, *({"role": "user", "content": text} for text in texts)]
+    return await client.post("/chat/completions", json={"model": "m", "stream": True, "messages": said, "tools": TOOLS})
 
 
 class Rig:
@@ -37,10 +49,7 @@ class Rig:
         self.proxy, self.store, self.recorder, self.client = proxy, store, recorder, client
 
     async def ask(self, *texts: str) -> httpx.Response:
-        said = [SYSTEM, *({"role": "user", "content": text} for text in texts)]
-        return await self.client.post(
-            "/chat/completions", json={"model": "m", "stream": True, "messages": said, "tools": TOOLS}
-        )
+        return await ask(self.client, *texts)
 
     async def recording(self) -> Recording:
         await self.recorder.close(5.0)
@@ -114,3 +123,104 @@ async def test_every_end_of_a_call_is_recorded(make: Make) -> None:
     assert "hal" in broken.answer
     assert (failed.outcome, failed.reason) == ("failed", "model_auth")
     assert failed.message == "the model provider refused the key (status 401)"
+
+
+class Again:
+    """A proxy whose only source is a recording: its upstream leads nowhere."""
+
+    def __init__(self, proxy: ModelProxy, player: Player, client: httpx.AsyncClient) -> None:
+        self.proxy, self.player, self.client = proxy, player, client
+        self.over: list[Answer] = []
+
+    async def ask(self, *texts: str) -> httpx.Response:
+        return await ask(self.client, *texts)
+
+
+@asynccontextmanager
+async def played(recording: Recording, *, complete: bool = True, now: str = "", **asked: Any) -> AsyncIterator[Again]:
+    clock = SystemClock()
+    upstream = Upstream(clock, read_timeout=5.0)
+    proxy = await ModelProxy(upstream, clock).start()
+    table = PartTable(recording.head.key, proxy.redactor)
+    playback = Playback(recording, Rerun(of=REF.execution, **asked), table, complete=complete)
+    player = Player(playback, [(MOVED, now)] if now else [], complete=complete)
+    headers = {"authorization": f"Bearer {proxy.token}"}
+    async with httpx.AsyncClient(base_url=proxy.base_url, headers=headers, timeout=10) as client:
+        again = Again(proxy, player, client)
+        target = ModelTarget("local", "m", "openai", "http://recording.invalid/v1")
+        proxy.assign(target, Limits(), Hooks(on_over=again.over.append), player=player)
+        try:
+            yield again
+        finally:
+            await proxy.close()
+            await upstream.close()
+
+
+MOVED = "/state/worker-17/slots/0a1b2c/workspace"
+
+
+async def test_the_same_requests_get_the_same_answers_without_a_provider(make: Make) -> None:
+    """Byte for byte, at no cost; a request beyond them ends the execution as diverged."""
+    rig = await make(chat("hel", "lo"), status(400, '{"error":{"message":"too long"}}'), chat("bye"))
+    was = [await rig.ask(*"abc"[:length]) for length in (1, 2, 3)]
+    async with played(await rig.recording()) as again:
+        now = [await again.ask(*"abc"[:length]) for length in (1, 2, 3)]
+        assert [(one.status_code, one.content) for one in now] == [(one.status_code, one.content) for one in was]
+        assert again.player.playback.result.divergences == []
+        assert (again.proxy.usage.requests, again.proxy.usage.cost_usd) == (0, 0)
+        assert (await again.ask("a", "b", "c", "d")).status_code == 403
+        assert again.proxy.failure is not None
+        assert again.proxy.failure.reason is Reason.DIVERGED
+
+
+async def test_a_path_of_the_recording_becomes_that_of_the_rerun_also_in_pieces(make: Make) -> None:
+    """A model gives a path word by word; the agent must not write where the original was."""
+    pieces = [f"{MOVED}/made.py"[at : at + 5] for at in range(0, len(MOVED) + 8, 5)]
+    rig = await make(chat("see ", *pieces, " there"))
+    await rig.ask("one")
+    async with played(await rig.recording(), now="/other/place") as again:
+        answer = (await again.ask("one")).text
+    lines = [json.loads(line[6:]) for line in answer.splitlines() if line.startswith("data: {")]
+    text = "".join(choice["delta"].get("content") or "" for line in lines for choice in line["choices"])
+    assert text == "see /other/place/made.py there"
+
+
+async def test_a_failure_and_a_broken_answer_come_again(make: Make) -> None:
+    """The agent sees the same break, and the execution ends for the same reason."""
+    rig = await make(cut("hal"), status(401))
+    with pytest.raises(httpx.HTTPError):
+        await rig.ask("one")
+    await rig.ask("one", "two")
+    async with played(await rig.recording(), complete=False) as again:
+        with pytest.raises(httpx.HTTPError):
+            await again.ask("one")
+        assert (await again.ask("one", "two")).status_code == 403
+        assert again.proxy.failure is not None
+        assert again.proxy.failure.reason is Reason.MODEL_AUTH
+
+
+async def test_the_end_of_a_cancelled_original_comes_at_the_same_call(make: Make) -> None:
+    """The call in whose middle it was cancelled stays open; once all others are played, the rerun is over."""
+    rig = await make(chat("hello"), endless())
+    await rig.ask("one")
+    asking = asyncio.create_task(rig.ask("one", "two"))
+    while rig.proxy.in_flight == 0:
+        await asyncio.sleep(0)
+    while not (rig.proxy.in_flight and rig.recorder.held):
+        await asyncio.sleep(0)
+    rig.proxy.refuse("cancelled")
+    with suppress(httpx.HTTPError):
+        await asking
+    recording = await rig.recording()
+    assert [one.outcome for one in recording.calls] == ["ok", "refused"]
+    async with played(recording, complete=False) as again:
+        await again.ask("one")
+        assert again.over == []
+        open_call = asyncio.create_task(again.ask("one", "two"))
+        while not again.over:
+            await asyncio.sleep(0)
+        assert again.over[0].end == "recording"
+        again.proxy.refuse("the execution has ended")
+        await again.proxy.close()
+        with suppress(httpx.HTTPError):
+            await open_call

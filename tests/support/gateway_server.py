@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,7 +91,7 @@ async def serving(
     """A gateway on that port, or a free one, ready to be called."""
     bus = await connect(nats.url, creds=Path(nats.creds), name="gateway-test")
     executions = NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
-    store, history = deps.get("store") or MemoryStore(), deps.get("history") or memory_history()
+    store, history = MemoryStore(), memory_history()
     given = GatewayDeps(
         bus=bus,
         executions=executions,
@@ -124,46 +123,3 @@ async def serving(
         server.should_exit = True
         await serving
         await bus.close()
-
-
-@asynccontextmanager
-async def serving_two(
-    nats: NatsServer, settings: GatewaySettings | None = None, port: int = 0, **deps: Any
-) -> AsyncIterator[Served]:
-    """Two gateways on one database, behind one address that gives each connection to the next of them."""
-    shared = {"store": MemoryStore(), "history": memory_history(), **deps}
-    async with serving(nats, settings, **shared) as one, serving(nats, settings, **shared) as other:
-        gateways = itertools.cycle(served.url.rsplit(":", 1)[1] for served in (one, other))
-        open_: set[asyncio.Task[None]] = set()
-
-        async def balance(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            open_.add(task)
-            their_reader, their_writer = await asyncio.open_connection("127.0.0.1", int(next(gateways)))
-            try:
-                await asyncio.gather(_pass(reader, their_writer), _pass(their_reader, writer))
-            finally:
-                open_.discard(task)
-                for end in (writer, their_writer):
-                    end.transport.abort()
-
-        address = await asyncio.start_server(balance, "127.0.0.1", port)
-        url = f"http://127.0.0.1:{address.sockets[0].getsockname()[1]}"
-        limits = httpx.Limits(max_keepalive_connections=0)
-        try:
-            async with httpx.AsyncClient(base_url=url, timeout=20, limits=limits) as client:
-                yield replace(one, url=url, client=client)
-        finally:
-            address.close()
-            for task in open_:
-                task.cancel()
-            await asyncio.gather(*open_, return_exceptions=True)
-
-
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(ConnectionError):
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()

@@ -71,6 +71,9 @@ class StandIn:
     def on_failure(self, _: object) -> None:
         """its model proxy does not fail."""
 
+    def on_over(self, _: object) -> None:
+        """It is no rerun."""
+
     def on_usage(self, _: object) -> None:
         """It calls no model."""
 

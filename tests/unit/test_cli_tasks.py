@@ -188,7 +188,7 @@ def test_setup_secrets_and_definitions_come_from_files(asked: Asked, tmp_path: P
     assert "the environment variable NONE must hold its value" in submit("x", "--secret", "NONE=https://h/")
 
 
-BY_OTHERS = {"project_id", "execution_id", "reply_to", "result"}
+BY_OTHERS = {"project_id", "execution_id", "reply_to", "result", "rerun"}
 
 
 def _paths(schema: dict[str, Any], defs: dict[str, Any], at: str = "") -> set[str]:

@@ -35,6 +35,7 @@ CALLS = [
     ("GET", f"/tasks/{ID}/files"),
     ("GET", f"/tasks/{ID}/events"),
     ("GET", f"/tasks/{ID}/compare/{ID}"),
+    ("POST", f"/tasks/{ID}/rerun"),
     ("POST", f"/tasks/{ID}/token"),
     ("POST", f"/tasks/{ID}/replies/r"),
     ("POST", f"/tasks/{ID}/result"),

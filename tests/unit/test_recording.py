@@ -63,7 +63,7 @@ class World:
 
     def record(self, answer: bytes, *request: RawPart) -> None:
         self.calls += 1
-        tape = self.recorder.tape(request)
+        tape = self.recorder.tape(self.recorder.table.parts(request))
         tape.head(200, "text/event-stream")
         tape.note(answer)
         self.recorder.end(tape, call(self.calls))

@@ -235,20 +235,17 @@ class NatsBus:
         with _unavailable(f"publish to {subject}"):
             await self.nc.publish(subject, data, headers=dict(headers))
 
-    async def history(
-        self, stream: str, subject: str, *, after: int = 0, since: datetime | None = None
-    ) -> AsyncIterator[Message]:
+    async def history(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
         """Implement `Bus.history` by batched direct gets (ADR-31), which need no consumer."""
-        start: dict[str, object] = {"seq": after + 1} if since is None else {"start_time": since.isoformat()}
         while True:
-            batch, pending = await self._batch(stream, subject, start)
+            batch, pending = await self._batch(stream, subject, after + 1)
             for message in batch:
                 yield message
-                start = {"seq": message.sequence + 1}
+                after = message.sequence
             if not batch or not pending:
                 return
 
-    async def _batch(self, stream: str, subject: str, start: Mapping[str, object]) -> tuple[list[Message], int]:
+    async def _batch(self, stream: str, subject: str, start: int) -> tuple[list[Message], int]:
         """Return the next messages, and the number of messages that follow them in the stream."""
         found: list[Message] = []
         ended: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
@@ -263,7 +260,7 @@ class NatsBus:
 
         inbox = self.nc.new_inbox()
         sub = await self.nc.subscribe(inbox, cb=take)
-        request = {**start, "next_by_subj": subject, "batch": _BATCH, "max_bytes": _BATCH_BYTES}
+        request = {"seq": start, "next_by_subj": subject, "batch": _BATCH, "max_bytes": _BATCH_BYTES}
         try:
             with _unavailable(f"read {stream}"):
                 await self.nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -23,11 +24,13 @@ from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.execute.attempt.outcome import StoredArtifacts
 from ocf.functions.execute.attempt.preparation import Preparation, phase_draft
 from ocf.functions.execute.attempt.publisher import Ownership
-from ocf.functions.execute.attempt.recording import open_recorder
+from ocf.functions.execute.attempt.recording import open_model
 from ocf.functions.execute.attempt.spans import RunSpans
+from ocf.functions.execute.attempt.stop import StopReason
 from ocf.functions.execute.attempt.watchdog import Activity
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.execute.inputs.output_check import check_output, json_in
+from ocf.functions.execute.inputs.task_inputs import prompt_text
 from ocf.functions.execute.model_proxy import Hooks, ModelProxyFailure
 from ocf.functions.execute.sandbox.agent_host_client import HostUser
 from ocf.functions.execute.sandbox.process import AgentFailed
@@ -66,6 +69,7 @@ class AgentRun:
         self._finished = False
         self._on_failure: Callable[[ModelProxyFailure], None] = lambda _: None
         self._on_usage: Callable[[Usage], None] = lambda _: None
+        self._on_over: Callable[[StopReason], None] = lambda _: None
         self._refused: str | None = None
         self._used = Usage()
         self._recorder: Recorder | None = None
@@ -144,6 +148,10 @@ class AgentRun:
         """Register a listener, called once when the model proxy decides that the execution must end."""
         self._on_failure = listener
 
+    def on_over(self, listener: Callable[[StopReason], None]) -> None:
+        """Register a listener, called when a rerun has come to the end of its recording."""
+        self._on_over = listener
+
     def on_usage(self, listener: Callable[[Usage], None]) -> None:
         """Register a listener, called when the totals have changed."""
         self._on_usage = listener
@@ -207,10 +215,12 @@ class AgentRun:
             on_usage=lambda usage: self._on_usage(usage),
             on_failure=lambda failure: self._on_failure(failure),
         )
-        self._recorder = open_recorder(
-            self._context.deps, self._task, self.attempt, warm_server, target, self._preparation.inputs, self.redactor
-        )
-        warm_server.model_proxy.assign(target, self._task.limits, hooks, self._used, self._recorder)
+        rerun = self._preparation.rerun
+        if rerun is not None:
+            hooks = replace(hooks, on_over=lambda answer: self._on_over(rerun.stop_reason(answer)))
+        about = (self._context.deps, self._task, self.attempt, warm_server, target, self.redactor)
+        self._recorder, player = open_model(*about, self._preparation.inputs, rerun)
+        warm_server.model_proxy.assign(target, self._task.limits, hooks, self._used, self._recorder, player)
         if self._refused is not None:
             warm_server.model_proxy.refuse(self._refused)
 
@@ -296,7 +306,8 @@ class AgentRun:
         if self._recorder is not None:
             await self._recorder.close(patience)
         await self._preparation.input.finish(patience)
-        return stored
+        rerun = self._preparation.rerun
+        return stored if rerun is None else replace(stored, rerun=rerun.result)
 
     async def _stored(
         self, emit: Emit, seconds: float | None, ownership: Ownership, give_up: Callable[[], Awaitable[str]] | None
@@ -325,21 +336,6 @@ class AgentRun:
         self.spans.close()
         await self._preparation.close()
         self._context.boundary.folders.check()
-
-
-def prompt_text(task: Execute) -> str:
-    """Return the prompt as the agent gets it: the request, the context, the code."""
-    deps = [task.prompt.strip()] if task.prompt else []
-    if task.context:
-        context = task.context if isinstance(task.context, str) else _listed(task.context)
-        deps.append(f"Context:\n{context}")
-    if task.code:
-        deps.append(f"Code:\n```\n{task.code}\n```")
-    return "\n\n".join(deps)
-
-
-def _listed(context: dict[str, object]) -> str:
-    return "\n".join(f"- {key}: {value}" for key, value in context.items())
 
 
 def usage_draft(usage: Usage) -> Draft:

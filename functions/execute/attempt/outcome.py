@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ocf.events import terminal_facts
 from ocf.events.errors import OcfError, SealError
-from ocf.events.fact_payloads import Artifact, ArtifactState, DiffSummary
+from ocf.events.fact_payloads import Artifact, ArtifactState, DiffSummary, RerunResult
 from ocf.events.lifecycle import Reason, Step
 from ocf.events.output import Usage
 from ocf.functions.execute.attempt.publisher import replace_lone_surrogates
@@ -25,6 +25,7 @@ class StoredArtifacts:
     message: str | None = None
     waited_ms: int = 0
     patch: Patch | None = None
+    rerun: RerunResult | None = None
 
     def work(self, usage: Usage, result: str, output: object = None) -> terminal_facts.Work:
         """Return these artifacts with usage and result, for the terminal fact."""
@@ -37,6 +38,7 @@ class StoredArtifacts:
             artifacts=self.artifacts,
             artifacts_message=replace_lone_surrogates(self.message),
             waited_ms=self.waited_ms,
+            rerun=self.rerun,
         )
 
 

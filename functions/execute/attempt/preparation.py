@@ -25,7 +25,7 @@ from ocf.functions.execute.agent.conversation_import import import_conversation
 from ocf.functions.execute.agent.opencode_api import STRUCTURED_TOOL, FilePart
 from ocf.functions.execute.agent.warm_server import WarmServer
 from ocf.functions.execute.attempt.artifacts import CONVERSATION
-from ocf.functions.execute.attempt.recording import inputs_of
+from ocf.functions.execute.attempt.recording import Rerun, inputs_of, open_rerun
 from ocf.functions.execute.attempt.setup_script import WorkspaceSetup
 from ocf.functions.execute.attempt.workspace_source import WorkspaceInput
 from ocf.functions.execute.context import WorkerContext
@@ -83,6 +83,8 @@ class Preparation:
         self.workspace: workspace.Prepared | None = None
         #: Whether the workspace's archive has the files that `.gitignore` excludes, too.
         self.keep_ignored = False
+        #: The original, if this is a rerun.
+        self.rerun: Rerun | None = None
         #: What the run begins from, once the workspace is prepared.
         self.inputs = Inputs()
         #: Keeps it for a rerun.
@@ -102,9 +104,14 @@ class Preparation:
             AgentFailed: the model cannot be reached, or the agent could not be started.
         """
         await self._context.boundary.admit(self._task.project_id)
+        try:
+            self.rerun = await open_rerun(self._context.deps, self._task)
+        except Unavailable as error:
+            raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from error
         target = self._target()
         session = await self._session()
-        workspace_input = WorkspaceInput(self._context, self._task, session, self._directory)
+        task, tree = (self._task, None) if self.rerun is None else self.rerun.source(self._task)
+        workspace_input = WorkspaceInput(self._context, task, session, self._directory, tree)
         await asyncio.to_thread(workspace_input.check)  # cheaper than starting OpenCode first
         task_inputs = TaskInputs(self._context, self._task, self._directory)
         self.keep_ignored, self.origin = workspace_input.keep_ignored, workspace_input
@@ -130,13 +137,14 @@ class Preparation:
                 await start_servers(warm_server.server.client, self._task.mcp, self._mcp_urls, emit)
         except Unavailable as error:
             raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from error  # S3 went away; the agent has done nothing
-        await emit(phase_draft("model", f"asking {target.display_name}"))
+        words = f"asking {target.display_name}" if self.rerun is None else self.rerun.described()
+        await emit(phase_draft("model", words))
         return warm_server, spec
 
     async def _prepare_workspace(self, origin: WorkspaceInput, server: WarmServer, emit: Emit) -> None:
         """Fill the workspace and run the task's setup, or put what an earlier run of it made into the workspace."""
         setup = None
-        if self._task.setup is not None:
+        if self._task.setup is not None and origin.tree is None:  # what a setup made is in the tree
             folder, store = self._directory / "setup", self._context.deps.store
             setup = WorkspaceSetup(self._task.setup, self._task.project_id, origin, store, folder)
         if self.workspace is None:
@@ -161,10 +169,12 @@ class Preparation:
 
     def _target(self) -> ModelTarget:
         try:
-            target = self._context.target(self._task)
+            configured = self._context.target
+            target = configured(self._task) if self.rerun is None else self.rerun.target(self._task, configured)
         except (NoModel, BadEndpoint) as error:
             raise AgentFailed(Reason.MODEL_ERROR, str(error)) from None
-        if self._task.limits.max_cost_usd is not None and target.prices is None and not target.offline:
+        live = self.rerun is None or self.rerun.asked.live
+        if live and self._task.limits.max_cost_usd is not None and target.prices is None and not target.offline:
             unknown = f"the price of {target.display_name} is not known, so limits.max_cost_usd cannot be enforced"
             raise AgentFailed(Reason.BUDGET_EXCEEDED, f"{unknown}; set limits.max_total_tokens instead")
         if target.api_key is not None:
@@ -265,10 +275,12 @@ class Preparation:
 
     async def _resume(self, warm_server: WarmServer, session: Session | None) -> str | None:
         """Import the conversation to continue and return its OpenCode id; None for a new conversation."""
-        if session is None:
-            return None
         key = None
-        if session.saved is not None:
+        if self.rerun is not None:
+            key = await self.rerun.conversation_key(self._context.deps.store, self._task.project_id)
+        elif session is None:
+            return None
+        elif session.saved is not None:
             key = await saved_key(self._context.deps.store, session.ref, session.saved.conversation.name)
         elif session.from_execution_id is not None:
             key = f"{session.project_id}/{session.from_execution_id}/{CONVERSATION}"

@@ -230,8 +230,7 @@ class Runner:
         return self.task.session_id is not None and self._event.extensions.get(NATS_DELIVERIES, "1") != "1"
 
     async def _begin(self, record: Record, fenced: FencedOutput) -> None:
-        number, limits = len(record.attempts), self.task.limits
-        most = effective_limit(limits, "max_output_bytes", self._deps.settings)
+        number, most = len(record.attempts), effective_limit(self.task.limits, "max_output_bytes", self._deps.settings)
         context = trace_context.active() or trace_context.of(self._event.extensions)
         self._publisher.begin(number, fenced, max_bytes=most, ownership=self._lease, trace=context)
         await self._listener.catch_up(self._commands.carry_out_earlier)
@@ -256,6 +255,7 @@ class Runner:
         """Run the agent until a stop reason is decided, then end all of its processes."""
         self._publisher.on_limit(lambda error: self.stop_signal.decide(failed(Reason.OUTPUT_LIMIT, str(error))))
         self._agent_run.on_failure(lambda failure: self.stop_signal.decide(failed(failure.reason, failure.message)))
+        self._agent_run.on_over(self.stop_signal.decide)
         self._agent_run.on_usage(self._progress.usage)
         bounds, clock = self._bounds(record), self._deps.clock
         watching = watchdog.watch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ocf.events.command_payloads import (
@@ -14,13 +15,15 @@ from ocf.events.command_payloads import (
     Workspace,
 )
 from ocf.events.errors import SealError
+from ocf.events.execution_input import ExecutionInput
 from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session
 from ocf.functions import workspace
-from ocf.functions.core.stored_objects import saved_key
+from ocf.functions.core.stored_objects import input_key, saved_key
 from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.forges.http import ForgeRefused, ForgeUnavailable, forge_client
+from ocf.functions.workspace.threads import in_thread
 
 _ARCHIVE = "workspace.tar.zst"
 
@@ -28,19 +31,29 @@ _ARCHIVE = "workspace.tar.zst"
 def starts_from_store(task: Execute, session: Session | None) -> bool:
     """Return whether the workspace or the conversation of an execution is read from S3."""
     if session is None:
-        return isinstance(task.workspace, SnapshotWorkspace)
+        return task.rerun is not None or isinstance(task.workspace, SnapshotWorkspace)
     return session.saved is not None or session.from_execution_id is not None
 
 
 class WorkspaceInput:
     """Makes the workspace of one run. `folder` is private to the run, out of the agent's reach.
 
+    `tree` are the stored files that a rerun begins from, whatever the source.
+
     Raises:
         InvalidWorkspace: the task names a workspace, but its session has saved one.
     """
 
-    def __init__(self, context: WorkerContext, task: Execute, session: Session | None, folder: Path) -> None:
+    def __init__(
+        self,
+        context: WorkerContext,
+        task: Execute,
+        session: Session | None,
+        folder: Path,
+        tree: ExecutionInput | None = None,
+    ) -> None:
         self._context = context
+        self.tree = tree
         self._task = task
         self._folder = folder
         self._saved: tuple[SessionRef, str] | None = None
@@ -71,7 +84,7 @@ class WorkspaceInput:
     @property
     def shared(self) -> bool:
         """Return whether the workspace is used in place, as OpenCode's directory from the start."""
-        return isinstance(self._source, SharedWorkspace)
+        return self.tree is None and isinstance(self._source, SharedWorkspace)
 
     @property
     def source(self) -> Workspace:
@@ -105,6 +118,8 @@ class WorkspaceInput:
     @property
     def label(self) -> str:
         """Return the kind of source in one word."""
+        if self.tree is not None:
+            return "recorded input"
         return self._source.source if self._saved is None else "session"
 
     def check(self) -> None:
@@ -113,7 +128,7 @@ class WorkspaceInput:
         Raises:
             InvalidWorkspace: the source cannot be used.
         """
-        if self._saved is None:
+        if self._saved is None and self.tree is None:
             workspace.check(self._source, self._sources)
 
     async def prepare(
@@ -131,6 +146,8 @@ class WorkspaceInput:
             InvalidWorkspace: the workspace cannot be prepared.
         """
         private = self._folder / "base"
+        if self.tree is not None:
+            return await self._restored(self.tree, target, private, own)
         if self._saved is not None:
             archive = await self._fetched(await saved_key(self._context.deps.store, *self._saved))
             return await workspace.restore(archive, target, private, self._sources.limits, own, layer)
@@ -140,6 +157,24 @@ class WorkspaceInput:
         return await workspace.prepare(
             self._source, target, self._sources, private=private, token=token, own=own, layer=layer
         )
+
+    async def _restored(
+        self, tree: ExecutionInput, target: Path, private: Path, own: workspace.Own
+    ) -> workspace.Prepared:
+        """Fill `target` with the files that another execution began from.
+
+        Raises:
+            InvalidWorkspace: they are not those that its description names.
+        """
+        digest = str(tree.tree)
+        archive = await self._fetched(input_key(self._task.project_id, digest))
+        limits = self._sources.limits
+        found = await in_thread(lambda stop: workspace.tree_digest(archive, limits, stop, clone=tree.clone))
+        if found != digest:
+            raise workspace.InvalidWorkspace(f"the input tree {digest} is damaged: its files have the digest {found}")
+        prepared = await workspace.restore(archive, target, private, limits, own)
+        archive.unlink()
+        return replace(prepared, commit=tree.commit if tree.clone else None)
 
     async def _token(self) -> str | None:
         if not isinstance(self._source, GitWorkspace):

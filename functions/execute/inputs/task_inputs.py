@@ -61,3 +61,18 @@ class TaskInputs:
             if command.agent is not None and command.agent not in agents | {"general", "explore"}:
                 raise AgentFailed(Reason.AGENT_ERROR, f"commands.{name}: no agent {command.agent}")
         return found
+
+
+def prompt_text(task: Execute) -> str:
+    """Return the prompt as the agent gets it: the request, the context, the code."""
+    parts = [task.prompt.strip()] if task.prompt else []
+    if task.context:
+        context = task.context if isinstance(task.context, str) else _listed(task.context)
+        parts.append(f"Context:\n{context}")
+    if task.code:
+        parts.append(f"Code:\n```\n{task.code}\n```")
+    return "\n\n".join(parts)
+
+
+def _listed(context: dict[str, object]) -> str:
+    return "\n".join(f"- {key}: {value}" for key, value in context.items())

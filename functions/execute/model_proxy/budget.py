@@ -12,6 +12,7 @@ from ocf.events.command_payloads import Limits
 from ocf.events.lifecycle import Reason
 from ocf.events.output import Usage
 from ocf.functions.models.prices import Prices
+from ocf.functions.recording.playback import Answer
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Hooks:
         on_call_end: for tracing.
         on_usage: the totals have changed.
         on_failure: the execution must end; called once.
+        on_over: a rerun has come to the end of its recording.
     """
 
     on_activity: Callable[[], None] = _nothing
@@ -65,6 +67,7 @@ class Hooks:
     on_call_end: Callable[[Call], None] = _nothing
     on_usage: Callable[[Usage], None] = _nothing
     on_failure: Callable[[ModelProxyFailure], None] = _nothing
+    on_over: Callable[[Answer], None] = _nothing
 
 
 @dataclass(eq=False)

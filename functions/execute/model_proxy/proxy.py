@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
+from collections.abc import Coroutine
 from typing import Any
 
 import structlog
@@ -26,10 +27,13 @@ from ocf.functions.execute.model_proxy.budget import Budget, Hooks, ModelProxyFa
 from ocf.functions.execute.model_proxy.call import ModelCall
 from ocf.functions.execute.model_proxy.elision import BadRequest, Elided
 from ocf.functions.execute.model_proxy.http_server import ClientGone, Reply, Request, Server
+from ocf.functions.execute.model_proxy.played_call import PlayedCall, Player
 from ocf.functions.execute.model_proxy.recorded_call import RecordedReply, call_line, raw_parts
 from ocf.functions.execute.model_proxy.upstream import ModelFailed, Upstream
 from ocf.functions.models.catalog import Wire
 from ocf.functions.models.model_target import ModelTarget
+from ocf.functions.recording.lines import Part
+from ocf.functions.recording.playback import Answer
 from ocf.functions.recording.recorder import Recorder, Tape
 
 log = structlog.get_logger()
@@ -65,6 +69,7 @@ class ModelProxy:
         self._refused: str | None = None
         self._calls: set[asyncio.Task[None]] = set()
         self._recorder: Recorder | None = None
+        self._player: Player | None = None
         self._numbers = 0
         self._unusable = 0
 
@@ -104,10 +109,11 @@ class ModelProxy:
         hooks: Hooks | None = None,
         used: Usage | None = None,
         recorder: Recorder | None = None,
+        player: Player | None = None,
     ) -> None:
         """Set the target, once: a proxy serves one execution. `used` counts as spent already.
 
-        `recorder` records every call.
+        `recorder` records every call; `player` answers from the recording of another execution, as far as that goes.
 
         Raises:
             RuntimeError: it has a target already.
@@ -118,6 +124,9 @@ class ModelProxy:
         self._hooks = hooks or self._hooks
         self._budget = Budget(limits, target.prices, used)
         self._recorder = recorder
+        self._player = player
+        if player is not None:
+            player.on_end = self._end
         if target.api_key is not None:
             self.redactor.add(target.api_key.get_secret_value())
 
@@ -200,7 +209,7 @@ class ModelProxy:
             asked = await requests.off_loop(
                 size, requests.prepare, route.wire, elided, body, target, left, stream=stream
             )
-            tape = await self._tape(route.wire, elided, body)
+            parts = await self._parts(route.wire, elided, body)
         except OverLimit as error:
             await reply.whole(413, wires.error_body(str(error), "ocf_request"))
             return
@@ -210,15 +219,40 @@ class ModelProxy:
         # The outgoing copy is in memory too: the received one is not needed any longer.
         del elided, body
         request.body.clear()
-        await self._reserve(route, request, asked, target, reply, tape)
+        tape = None if self._recorder is None else self._recorder.tape(parts)
+        reply = reply if tape is None else RecordedReply(reply, tape)
+        given = Answer(live=True) if self._player is None else self._player.playback.next(parts or ())
+        if given.end is not None:
+            self._end(given)
+            await self._answer_refused(reply)
+        elif given.call is not None and self._player is not None:
+            self._numbers += 1
+            call = PlayedCall(self._numbers, target, self._player, self._hooks, self._clock)
+            await self._make(call, call.run(given.call, route.wire, reply), route.wire, reply, tape)
+        else:
+            await self._reserve(route, request, asked, target, reply, tape)
 
-    async def _tape(self, wire: Wire, elided: Elided, body: dict[str, Any]) -> Tape | None:
-        """Return the tape of a call that is recorded."""
-        recorder = self._recorder
-        if recorder is None:
+    def _end(self, answer: Answer) -> None:
+        """End a rerun."""
+        if answer.end == "diverged":
+            self.fail(Reason.DIVERGED, self.redactor(answer.why))
+        elif self.failure is None and self._refused is None:
+            self.refuse(answer.why)
+            self._hooks.on_over(answer)
+
+    async def _parts(self, wire: Wire, elided: Elided, body: dict[str, Any]) -> list[Part] | None:
+        """Return the parts of a request that is recorded or compared; None also if there were too many."""
+        table = (
+            self._player.playback.table
+            if self._player is not None
+            else self._recorder.table
+            if self._recorder is not None
+            else None
+        )
+        if table is None:
             return None
         # Hashing is a hundred times as fast as parsing.
-        return await requests.off_loop(len(elided.source) // 8, lambda: recorder.tape(raw_parts(wire, elided, body)))
+        return await requests.off_loop(len(elided.source) // 8, lambda: table.parts(raw_parts(wire, elided, body)))
 
     async def _reserve(
         self,
@@ -237,24 +271,35 @@ class ModelProxy:
                 return
             self._numbers += 1
             call = ModelCall(self._numbers, target, self._upstream, self._budget, self._hooks, self._clock)
-            failure: tuple[str, str] | None = None
-            reply = reply if tape is None else RecordedReply(reply, tape)
-            try:
-                await call.run(route, request, asked, reservation, reply, self.redactor)
-            except ModelFailed as error:
-                failure = (error.reason.value, self.redactor(error.message))
-                self.fail(error.reason, failure[1])
-                await self._answer_refused(reply)
-            else:
-                self._after(call, reply)
-            finally:
-                if tape is not None and self._recorder is not None:
-                    tape.redacted = call.redacted
-                    bad = None if call.bad is None else self.redactor(call.bad)
-                    line = call_line(route.wire, call.facts, broken=call.cut, unusable=bad, failure=failure)
-                    self._recorder.end(tape, line)
+            working = call.run(route, request, asked, reservation, reply, self.redactor)
+            await self._make(call, working, route.wire, reply, tape)
 
-    def _after(self, call: ModelCall, reply: Reply) -> None:
+    async def _make(
+        self,
+        call: ModelCall | PlayedCall,
+        working: Coroutine[Any, Any, None],
+        wire: Wire,
+        reply: Reply,
+        tape: Tape | None,
+    ) -> None:
+        """Wait for a call that is at work, and record it."""
+        failure: tuple[str, str] | None = None
+        try:
+            await working
+        except ModelFailed as error:
+            failure = (error.reason.value, self.redactor(error.message))
+            self.fail(error.reason, failure[1])
+            await self._answer_refused(reply)
+        else:
+            self._after(call, reply)
+        finally:
+            if tape is not None and self._recorder is not None:
+                tape.redacted = call.redacted
+                bad = None if call.bad is None else self.redactor(call.bad)
+                line = call_line(wire, call.facts, broken=call.cut, unusable=bad, failure=failure)
+                self._recorder.end(tape, line)
+
+    def _after(self, call: ModelCall | PlayedCall, reply: Reply) -> None:
         """Check limits and the run of unusable answers after a call."""
         self._unusable = self._unusable + 1 if call.bad is not None else 0
         if self._unusable >= MAX_UNUSABLE:

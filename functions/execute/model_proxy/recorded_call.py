@@ -55,8 +55,19 @@ class RecordedReply(Reply):
     """A reply that is noted on a tape as it passes."""
 
     def __init__(self, reply: Reply, tape: Tape) -> None:
-        super().__init__(reply._connection)
+        # Both know when the answer has begun: the server asks the one, the call the other.
+        self._reply = reply
+        self._connection = reply._connection
         self._tape = tape
+
+    @property
+    def started(self) -> bool:
+        """Return whether the head was sent."""
+        return self._reply.started
+
+    @started.setter
+    def started(self, value: bool) -> None:
+        self._reply.started = value
 
     async def start(
         self, status: int, content_type: str, length: int | None = None, more: Sequence[tuple[bytes, bytes]] = ()

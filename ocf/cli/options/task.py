@@ -260,6 +260,20 @@ TASK_OPTIONS = (
     LABELS,
     Option("--task-id", "task_id", "Your own id of the task."),
 )  # fmt: skip
+_MODEL = tuple(option for option in TASK_OPTIONS if option.field.startswith("model_config"))
+_RECORDING = next(option for option in TASK_OPTIONS if option.field == "recording")
+RERUN_OPTIONS = (
+    Option("--until", "until", "Last call that the recording answers.", int, None, {"min": 0, "metavar": "CALL"}),
+    Option("--then", "then", "`live`: go on with the model after that call.", extra={"metavar": "live"}),
+    Option(
+        *("--on-divergence", "on_divergence", "A request differs: `nearest` reports it, `fail`, or `live`."),
+        extra={"metavar": "WHAT"},
+    ),
+    Option("--prompt", "prompt", "Another prompt; `-` reads it from standard input.", str, _prompt),
+    *_MODEL,
+    _RECORDING,
+    LABELS,
+)
 SESSION_OPTIONS = (
     *WORKSPACE_OPTIONS,
     Option("--from", "from_execution_id", "Continue this execution.", extra={"metavar": "ID"}, kind=EXECUTION),

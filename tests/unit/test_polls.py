@@ -17,14 +17,15 @@ from ocf.events.errors import Drop
 from ocf.events.sealing import Keyring, generate_key
 from ocf.functions.forges.credentials import Credential, ForgeCredentials
 from ocf.functions.rules import polling
-from ocf.functions.rules.forge_events import forge_event
+from ocf.functions.rules.forge_events import actor_of, comment_of, forge_event, place_of
 from ocf.functions.rules.rule import Rule
+from ocf.functions.rules.rulebook import view
 from ocf.functions.trigger import polls
 from tests.support.clock import ManualClock
 from tests.support.handlers import trigger
 from tests.support.parts import PROJECT, Bench, bench
 from tests.support.webhooks import example
-from tests.unit.test_forges import reply
+from tests.unit.test_forges import forge, reply
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -314,3 +315,52 @@ async def test_two_projects_that_poll_one_repository_both_get_its_events(hub: Hu
             await trigger(b.deps, Event(polling.POLL, "/x", "fix", START, b"{}", extensions=marks))
     assert await b.bus.last(subjects.INBOX, f"ocf.in.{PROJECT}.github") is not None
     assert await b.bus.last(subjects.INBOX, "ocf.in.other.github") is not None
+
+
+GITLAB = {
+    "id": 5,
+    "name": "app",
+    "web_url": "https://gitlab.com/team/app",
+    "path_with_namespace": "team/app",
+    "default_branch": "main",
+    "http_url_to_repo": "https://gitlab.com/team/app.git",
+}
+
+
+def gitlab(request: httpx.Request) -> httpx.Response:
+    """GitLab's API with one issue, its label event, and one comment on it, all of now."""
+    new = {"created_at": "2026-03-01T10:00:00.000Z"}
+    author, path = {"username": "ann"}, request.url.raw_path.decode().partition("?")[0]
+    issue = {"id": 77, "iid": 3, "title": "It fails", "labels": ["agent"], "author": author, **new}
+    issue |= {"web_url": "https://gitlab.com/team/app/-/issues/3", "updated_at": "2026-03-01T10:00:05.000Z"}
+    if path.endswith("resource_label_events"):
+        labelled = {"id": 1, "user": {"username": "bob"}, "action": "add", "label": {"name": "agent"}, **new}
+        return reply(200, [labelled, {**labelled, "action": "remove"}])
+    if path.endswith("/events"):
+        note = {"id": 9, "body": "again", "noteable_type": "Issue", "noteable_iid": 3, "system": False}
+        return reply(200, [{"id": 1, "author": author, "note": note, **new}])
+    if path.endswith("/issues"):
+        return reply(200, [issue])
+    return reply(200, issue if path.endswith("/issues/3") else GITLAB)
+
+
+async def test_gitlab_is_polled_in_the_form_of_its_webhooks() -> None:
+    """Types, users, place and comment are what rules read of a webhook; a removed label is no change."""
+    client = forge(gitlab, "gitlab")
+    seen = []
+    for what in ("issues", "comments"):
+        listing = await client.listing("team/app", what, START)
+        for change in await client.changes("team/app", what, listing.items, START):
+            event = forge_event("gitlab", change.name, change.payload, json.dumps(change.payload).encode(), START)
+            about = view(event)
+            actor, place = actor_of(about), place_of(about)
+            assert actor is not None
+            assert place is not None
+            assert (actor.url, place.repository, place.number) == (GITLAB["http_url_to_repo"], "team/app", 3)
+            seen.append((event.type, event.source, actor.login, comment_of(about)))
+    source = GITLAB["web_url"]
+    assert seen == [
+        ("com.gitlab.issue.open", source, "ann", None),
+        ("com.gitlab.issue.update", source, "bob", None),
+        ("com.gitlab.note.create", source, "ann", "again"),
+    ]

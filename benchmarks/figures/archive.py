@@ -35,7 +35,6 @@ from ocf.functions.core.execution_store import Records
 from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.forges.credentials import ForgeCredentials
-from ocf.functions.rules.rulebook import RuleBook
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.runtime.function import bind
 from ocf.functions.runtime.setup import apply
@@ -112,7 +111,6 @@ class Archiver:
             executions=executions,
             sessions=NatsBucket(bus, subjects.SESSIONS_BUCKET),
             triggers=triggers,
-            rulebook=RuleBook(triggers),
             isolation=Isolation(clock, bus, store),
             open_history=functools.cache(memory_history),
             store=store,

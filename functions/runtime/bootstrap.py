@@ -26,18 +26,18 @@ from ocf.functions.core.rejections import Rejections
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.forges.credentials import ForgeCredentials
-from ocf.functions.publishing.publisher import ResultPublisher
-from ocf.functions.rules.rulebook import RuleBook
 from ocf.functions.runtime.dry_run import DrySessions, DryStore
 from ocf.functions.settings.settings import Settings, comma_list
 
 if TYPE_CHECKING:
     from ocf.functions.database.store import History
+    from ocf.functions.publishing.publisher import ResultPublisher
+    from ocf.functions.rules.rulebook import RuleBook
 
 
 @dataclass(frozen=True)
 class Dependencies:
-    """Dependencies of the functions."""
+    """Dependencies of the functions. What few functions need is imported when it is asked for: a start costs time."""
 
     settings: Settings
     clock: Clock
@@ -51,7 +51,6 @@ class Dependencies:
     credentials: ForgeCredentials
     worker: str
     isolation: Isolation
-    rulebook: RuleBook
     #: Opens the history; kept apart, as most functions never need the database's libraries.
     open_history: Callable[[], History]
 
@@ -59,6 +58,13 @@ class Dependencies:
     def history(self) -> History:
         """The history of all executions, not connected before its first call."""
         return self.open_history()
+
+    @functools.cached_property
+    def rulebook(self) -> RuleBook:
+        """The rules of the projects, read once and kept up to date."""
+        from ocf.functions.rules.rulebook import RuleBook
+
+        return RuleBook(self.triggers)
 
     @property
     def session_records(self) -> Sessions:
@@ -68,6 +74,8 @@ class Dependencies:
     @property
     def results(self) -> ResultPublisher:
         """The publisher of results."""
+        from ocf.functions.publishing.publisher import ResultPublisher
+
         return ResultPublisher(
             credentials=self.credentials,
             keyring=self.keyring,
@@ -150,7 +158,6 @@ def _dependencies(
         executions=executions,
         sessions=sessions,
         triggers=triggers,
-        rulebook=RuleBook(triggers),
         store=store,
         records=Records(executions, bus, clock, source=f"/ocf/{name}", store=store, open_keys=open_keys),
         keyring=keyring,

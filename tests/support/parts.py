@@ -21,7 +21,6 @@ from ocf.events.ports import Clock
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.forges.credentials import ForgeCredentials
-from ocf.functions.rules.rulebook import RuleBook
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.settings.settings import Settings
 from tests.support.clock import ManualClock
@@ -102,7 +101,6 @@ def bench(clock: Clock | None = None, *, bus: type[MemoryBus] = MemoryBus, **set
         executions=executions,
         sessions=MemoryBucket(clock),
         triggers=triggers,
-        rulebook=RuleBook(triggers),
         store=store,
         records=Records(executions, made, clock, source="/test", store=store, open_keys=MemoryBucket(clock)),
         keyring=None,

@@ -92,6 +92,8 @@ class Record(ForwardCompatible):
     #: The execution that this one runs again, and the outcome of that.
     rerun_of: ExecutionId | None = None
     rerun: RerunResult | None = None
+    #: `project/execution` of the origin, if it came in a bundle.
+    imported_from: str | None = None
     #: The completed work whose result is being pushed, or was refused, and the commit that it began from.
     publishing: Completed | None = None
     base_commit: str | None = None

@@ -5,11 +5,13 @@ It imports no models, so that a command line starts quickly: answers and chunks 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -31,6 +33,8 @@ _ANSWER = JsonLimit(bytes=64 * MIB, depth=64, values=2_000_000)
 _CHUNK = JsonLimit(bytes=2 * MIB, depth=64, values=50_000)
 #: Seconds between two pings of a stream, and until their answer is missed.
 _PING = 5.0
+#: Bytes of a piece of an upload.
+_PIECE = 256 * KIB
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,25 @@ class GatewayClient:
                 yield _parsed(line)
         except DamagedArchive as error:
             raise CallFailed(str(error)) from None
+
+    async def upload(self, path: str, file: Path, media_type: str) -> Any:  # noqa: ANN401 - JSON
+        """POST a file to the project, in pieces; return the answer's JSON."""
+
+        async def pieces() -> AsyncIterator[bytes]:
+            with file.open("rb") as source:
+                while piece := await asyncio.to_thread(source.read, _PIECE):
+                    yield piece
+
+        headers = {**self.address.headers, "Content-Type": media_type}
+        url, query = self.address.url + path, {"project_id": self.address.project}
+        try:
+            # Checking what was sent may take longer than any other answer.
+            answer = await self._http.post(url, params=query, content=pieces(), headers=headers, timeout=600)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+        if answer.is_error:
+            raise _refused(answer.content[: _HEALTH.bytes], answer.status_code)
+        return parse_json(answer.content, _ANSWER, path)
 
     async def _send(self, method: str, path: str, body: object, query: dict[str, Any]) -> AsyncIterator[bytes]:
         """Yield the pieces of the answer.

@@ -22,6 +22,7 @@ from ocf.functions.gateway.middleware import BodyLimit, LoopbackOnly, RequestMid
 from ocf.functions.gateway.openapi import describe
 from ocf.functions.gateway.problems import Problem
 from ocf.functions.gateway.routes import (
+    bundles,
     comparison,
     credentials,
     downloads,
@@ -44,6 +45,7 @@ _PARTS = (
     tasks,
     rerun,
     comparison,
+    bundles,
     downloads,
     sessions,
     models,
@@ -139,5 +141,5 @@ def _middleware(gateway: Gateway) -> list[Middleware]:
                 max_age=600,
             )
         )
-    chain.append(Middleware(BodyLimit, limit=settings.max_body, bodies=gateway.bodies))
+    chain.append(Middleware(BodyLimit, limit=settings.max_body, bodies=gateway.bodies, streamed=bundles.STREAMED))
     return chain

@@ -108,17 +108,19 @@ def _hostname(url: str) -> str:
 class BodyLimit:
     """Refuses bodies over the limit, by their stated and actual size, and counts all bodies in memory (`Bodies`).
 
-    A body is read once its caller is known (`caller_of`), and is charged to the caller until the call is over.
+    A body is read once its caller is known (`caller_of`), and is charged to the caller until the call is over. The
+    paths of `streamed` hold no body in memory, and have a limit of their own.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, bodies: Bodies) -> None:
+    def __init__(self, app: ASGIApp, limit: int, bodies: Bodies, streamed: frozenset[str]) -> None:
         self._app = app
+        self._streamed = streamed
         self._limit = limit
         self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a call whose body is within the limits."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in self._streamed:
             await self._app(scope, receive, send)
             return
         length = Headers(scope=scope).get("content-length", "0")

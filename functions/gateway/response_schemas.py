@@ -92,6 +92,7 @@ class TaskStatus(TaskSummary):
     archive_expired: bool = Field(False, description="its archive has expired")
     cancel_why: str | None = None
     rerun: RerunResult | None = Field(None, description="outcome of a rerun; once it has ended")
+    imported_from: str | None = Field(None, description="`project/execution` of the bundle that it came in")
 
     @classmethod
     def of(cls, record: Record, queue_position: int | None = None) -> TaskStatus:
@@ -126,6 +127,14 @@ def _common(record: Record) -> dict[str, object]:
         "archived": record.archived,
         "rerun_of": record.rerun_of,
     }
+
+
+class Imported(View):
+    """201: the bundle is an archived execution of the project. `imported_from` is `project/execution` of its origin."""
+
+    execution_id: str
+    project_id: str
+    imported_from: str
 
 
 class TaskPage(View):

@@ -9,6 +9,7 @@ import typer
 from typer._completion_classes import completion_init
 
 from ocf.cli import (
+    bundles,
     compare,
     contexts,
     dlq,
@@ -89,6 +90,8 @@ app.command(rich_help_panel=_TASKS)(tasks.diff)
 app.command(rich_help_panel=_TASKS)(replay.replay)
 app.command(rich_help_panel=_TASKS)(tasks.rerun)
 app.command(rich_help_panel=_TASKS)(compare.compare)
+app.command(rich_help_panel=_TASKS)(bundles.export)
+app.command("import", rich_help_panel=_TASKS)(bundles.import_)
 app.command(rich_help_panel=_TASKS)(tasks.cancel)
 app.command(rich_help_panel=_TASKS)(tasks.delete)
 app.command(rich_help_panel=_TASKS)(tasks.reply)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from ocf.functions.workspace import Sources, pack_input, prepare, tree_digest, u
 from ocf.functions.workspace.baseline import DEFAULT_LIMITS
 from ocf.functions.workspace.threads import in_thread
 from tests.support.git_http import run_git
-from tests.support.stack import Project, until
+from tests.support.stack import OCF, Project, until
 from tests.support.trees import listing
 
 
@@ -100,3 +101,37 @@ async def test_a_stack_keeps_each_input_once(project: Project, tmp_path: Path) -
 
         await until(gone, timeout=60, what="the objects are gone")
         assert (await inputs() == set()) is (number == 1)
+
+
+async def test_a_bundle_goes_to_another_project(project: Project, tmp_path: Path) -> None:
+    """`ocf export` and `ocf import` on a real stack: the import replays, compares as the same, and keeps its input."""
+    execution = await project.submit([{"text": "hello"}, {"write": {"path": "a.txt", "content": "x\n"}}])
+    await project.archived(execution, timeout=60)
+    where, other = ["--data-dir", str(project.stack.data_dir)], f"{project.name}-b"
+    file = tmp_path / "one.ocf.tar"
+
+    async def ocf(*words: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            OCF, *words, *where, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        out, errors = await process.communicate()
+        assert process.returncode == 0, errors.decode()
+        return out.decode()
+
+    await ocf("export", execution, "-o", str(file), "--project", project.name)
+    with tarfile.open(file) as tar:
+        assert {"manifest.json", "events.ndjson", "input.tar.zst", "output.ndjson.gz"} <= set(tar.getnames())
+    new = (await ocf("import", str(file), "--project", other)).strip()
+    again = (await ocf("import", str(file), "--project", other)).strip()
+    assert "hello" in await ocf("output", new, "--project", other)
+    assert "+x" in await ocf("diff", new, "--project", other)
+    assert json.loads(await ocf("compare", new, again, "--json", "--project", other))["same"] is True
+    status = json.loads(await ocf("status", new, "--json", "--project", other))
+    assert (status["status"], status["imported_from"]) == ("completed", f"{project.name}/{execution}")
+    for one in (new, again):
+        await ocf("delete", one, "--project", other)
+
+    async def gone() -> bool:
+        return not [info async for info in project.store.list(f"{other}/")]
+
+    await until(gone, timeout=60, what="nothing of the imports is left")

@@ -36,6 +36,8 @@ CALLS = [
     ("GET", f"/tasks/{ID}/events"),
     ("GET", f"/tasks/{ID}/compare/{ID}"),
     ("POST", f"/tasks/{ID}/rerun"),
+    ("GET", f"/tasks/{ID}/bundle"),
+    ("POST", "/bundles"),
     ("POST", f"/tasks/{ID}/token"),
     ("POST", f"/tasks/{ID}/replies/r"),
     ("POST", f"/tasks/{ID}/result"),

@@ -84,7 +84,7 @@ async def output(
                 packed, 200, {**headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}, NDJSON
             )
     body = {"ndjson": _ndjson, "json": _array, "text": _text}[format](wanted)
-    return StreamingResponse(await _start(_batched(body)), 200, headers, _MEDIA[format])
+    return StreamingResponse(await start_stream(_batched(body)), 200, headers, _MEDIA[format])
 
 
 async def _packed(gateway: Gateway, found: ExecutionHandle) -> AsyncIterator[bytes] | None:
@@ -146,7 +146,7 @@ async def _batched(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield b"".join(parts)
 
 
-async def _start(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def start_stream(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Return `source` with its first piece already read, so that an early failure can be answered with a problem."""
     first = await anext(source, b"")
 
@@ -168,7 +168,7 @@ async def diff(gateway: Gw, found: Execution, download: Download = False) -> Res
     key = f"{found.prefix}/workspace.patch"
     headers = _headers(found, "patch", download)
     if await gateway.deps.store.head(key) is not None:
-        return StreamingResponse(await _start(gateway.deps.store.stream(key)), 200, headers, "text/x-patch")
+        return StreamingResponse(await start_stream(gateway.deps.store.stream(key)), 200, headers, "text/x-patch")
     record = found.record
     if record is None or not record.terminal:
         raise Problem(
@@ -201,7 +201,7 @@ async def files(gateway: Gw, found: Execution) -> response_schemas.Files | Respo
     # The list may be long, so it is streamed as stored.
     head = answer.model_copy(update={"files": [], "truncated": False}).model_dump_json(exclude={"files"})
     stored = gateway.deps.store.stream(key)
-    return StreamingResponse(await _start(_with_files(head, stored)), media_type="application/json")
+    return StreamingResponse(await start_stream(_with_files(head, stored)), media_type="application/json")
 
 
 async def _with_files(head: str, files: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -225,7 +225,7 @@ async def events(gateway: Gw, found: Execution, download: Download = False) -> R
     # Streams expire the oldest messages first: without the submit only the archive is complete.
     whole = any(message.subject.startswith("ocf.cmd.submit.") for message in messages)
     if not whole and await gateway.deps.store.head(key) is not None:
-        return StreamingResponse(await _start(gateway.deps.store.stream(key)), 200, headers, NDJSON)
+        return StreamingResponse(await start_stream(gateway.deps.store.stream(key)), 200, headers, NDJSON)
     return StreamingResponse(_batched(_structured(messages)), 200, headers, NDJSON)
 
 

@@ -1,0 +1,1 @@
+"""Bundles: an archived execution as one file that another installation takes (docs/reference/bundles.md)."""

@@ -48,7 +48,6 @@ class One:
     stream_bytes: dict[str, float]
     stream_messages: dict[str, float]
     cpu: dict[str, float]
-    sweep_us: float
 
     @property
     def chunk_bytes(self) -> float:
@@ -66,13 +65,7 @@ def measured(results: dict[str, Any]) -> One:
             messages[found[1]] = float(row["note"].split()[0])
         elif found := re.match(r"processor time of (\w+) per execution", name):
             cpu[found[1]] = middle / 1000
-    rows = {row["figure"]: statistics.median(row["ours"]) for row in results["listing"]["rows"]}
-    return One(
-        size,
-        messages,
-        cpu,
-        rows["reading every record, as a sweep does, per record"],
-    )
+    return One(size, messages, cpu)
 
 
 def streams(one: One, assumed: Assumed) -> str:
@@ -130,18 +123,6 @@ def money(one: One, assumed: Assumed) -> str:
     return "\n".join(told).replace(" | 0 |", " | |")
 
 
-def limits(one: One) -> str:
-    """How far each part goes as it is."""
-    sweep = 15e6 / one.sweep_us
-    return "\n".join(
-        [
-            "| part | measured | as it is, good for |",
-            "|---|---|---|",
-            f"| the sweep reads every record each 15 s | {one.sweep_us:.0f} us per record | {sweep:,.0f} records |",
-        ]
-    )
-
-
 def text(results: dict[str, Any], assumed: Assumed) -> str:
     """The whole block."""
     one = measured(results)
@@ -151,7 +132,7 @@ def text(results: dict[str, Any], assumed: Assumed) -> str:
         f"with {assumed.chunks} chunks each (assumed), {assumed.chunks * rate:,.0f} output messages a second then, of "
         f"{one.chunk_bytes:.0f} bytes (measured)."
     )
-    return f"{head}\n\n{streams(one, assumed)}\n\n{money(one, assumed)}\n\n{limits(one)}"
+    return f"{head}\n\n{streams(one, assumed)}\n\n{money(one, assumed)}"
 
 
 def main() -> None:

@@ -39,7 +39,6 @@ async def measure(options: Options) -> list[Row]:
             for number in range(0, count, 100):
                 at = start + timedelta(seconds=number)
                 await asyncio.gather(*(_make(executions, at, each) for each in range(number, number + 100)))
-            swept = [await swept_once(executions) / count for _ in range(options.of(5))]
         gateway = Path(top) / "gateway"
         gateway.write_text(stack.answer["gateway"])
         # The records were written behind the functions' back: no fact has made rows of them.
@@ -56,16 +55,7 @@ async def measure(options: Options) -> list[Row]:
                 bare.append(pair[1])
     return [
         Row(f"`ocf list`, {count} executions", "ms", ours, bare, "`ocf --help`", Target("p50", 400)),
-        Row("reading every record, as a sweep does, per record", "us", swept),
     ]
-
-
-async def swept_once(executions: NatsBucket) -> float:
-    """Microseconds of reading every record once."""
-    started = time.perf_counter()
-    async for entry in executions.entries("*.*"):
-        Record.model_validate_json(entry.value)
-    return 1e6 * (time.perf_counter() - started)
 
 
 async def _make(executions: NatsBucket, at: datetime, number: int) -> None:

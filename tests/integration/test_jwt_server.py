@@ -270,6 +270,30 @@ async def test_a_projects_backend_changes_nothing(
         assert (await js.stream_info("OCF_COMMANDS")).state.messages == stored
 
 
+async def test_a_projects_backend_reaches_no_path_of_another_project(nats_server: NatsServer, execution: str) -> None:
+    """Neither by inbox, schedule, key of an open execution or consumer; nor does its message id keep theirs out."""
+    creds = nats_server.creds_for(PROJECT_BACKEND, "mine")
+    theirs, headers = f"ocf.cmd.submit.other.{execution}", {"Nats-Msg-Id": f"submit:other:{execution}"}
+    async with client(nats_server.url, nats_server.creds) as (owner, _), client(nats_server.url, creds) as (plain, no):
+        for subject in (
+            theirs,
+            f"ocf.evt.other.{execution}.completed",
+            "ocf.schedule.sweep",
+            "ocf.cron.other.nightly",
+            "ocf.in.other.github",
+            f"$KV.ocf_open.other.{execution}",
+            "$JS.API.DIRECT.GET.KV_ocf_open",
+            "$JS.API.CONSUMER.CREATE.OCF_EVENTS.x.ocf.evt.other.>",
+        ):
+            said = lambda subject=subject: plain.publish(subject, b"forged", headers=headers)  # noqa: E731
+            assert await refused(said, no), subject
+        await plain.flush()
+        js = owner.jetstream()
+        assert not (await js.publish(theirs, b"{}", headers=headers)).duplicate
+        assert (await js.get_last_msg("OCF_COMMANDS", theirs)).data == b"{}"
+        await js.purge_stream("OCF_COMMANDS", subject=theirs)
+
+
 async def test_nobody_else_hears_what_functions_are_answered(nats_server: NatsServer) -> None:
     """Functions listen for answers where no other role may, and `connect` knows that from their credentials."""
     bus = await connect_bus(nats_server.url, creds=nats_server.creds)

@@ -145,13 +145,13 @@ async def stored(project: Project, executions: list[str]) -> AsyncIterator[tuple
         for name in await project.objects(execution):
             data = await project.store.get(f"{project.name}/{execution}/{name}")
             if name.endswith(".zst"):
-                data = zstandard.ZstdDecompressor().stream_reader(data).read()
+                data = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
             elif name.endswith(".gz"):
                 data = gzip.decompress(data)
             yield f"object {name}", data
     async for info in project.store.list(setup_key(project.name, "").removesuffix(".tar.zst")):
         data = await project.store.get(info.key)
-        yield f"setup {info.key}", zstandard.ZstdDecompressor().stream_reader(data).read()
+        yield f"setup {info.key}", zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
 
 
 @pytest.mark.timeout(240)

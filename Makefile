@@ -60,9 +60,9 @@ generate: install ## schemas, AsyncAPI, OpenAPI and the generated parts of the d
 	$(BIN)/python scripts/generate.py
 
 .PHONY: wheel
-wheel: install ## the distribution, in dist/
-	rm -rf build dist
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
+wheel: install ## the distributions of server and Python client, in dist/
+	rm -rf build clients/python/build dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist ./clients/python .
 
 .PHONY: lock
 lock: ## renew requirements/*.lock

@@ -82,9 +82,10 @@ _CODE = (
 
 
 def modules() -> list[Path]:
-    """Return the product's Python files, without what is reached through a link."""
+    """Return the product's written Python files, without what is generated or reached through a link."""
     found = (path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
-    return sorted(path for path in found if path.resolve() == path)
+    written = (path for path in found if "`make generate`" not in path.read_text().partition("\n")[0])
+    return sorted(path for path in written if path.resolve() == path)
 
 
 def code_lines(text: str) -> int:

@@ -1,7 +1,8 @@
 """Everything that is generated from the code's tables: `python scripts/generate.py` writes, `--check` fails on drift.
 
 schemas/*.json, schemas/asyncapi.yaml, schemas/openapi.json, and in docs/reference: events.md, lifecycle.md,
-configuration.md, the tables of metrics.md and recording.md, and console/src/stream/lifecycle.ts.
+configuration.md, the tables of metrics.md and recording.md, console/src/stream/lifecycle.ts, and two modules of
+events/client.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from ocf.functions.settings.settings import Settings
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # where this is run by path
 
-from scripts import monitoring  # noqa: E402
+from scripts import client_python, monitoring  # noqa: E402
 from scripts.pages import between  # noqa: E402
 
 EXTENSIONS = {
@@ -74,7 +75,7 @@ def schemas() -> Pages:
 
 
 def rest() -> Pages:
-    """OpenAPI 3.1: the gateway's routes."""
+    """OpenAPI 3.1: the gateway's routes, and the parts of the Python client that follow from them."""
     clock = SystemClock()
     deps = GatewayDeps(
         MemoryBus(clock),
@@ -85,7 +86,8 @@ def rest() -> Pages:
         GatewaySettings(),
         ForgeCredentials(MemoryBucket(clock), clock),
     )
-    return {"schemas/openapi.json": openapi.describe(create_app(deps)).decode()}
+    document = openapi.describe(create_app(deps)).decode()
+    return {"schemas/openapi.json": document} | client_python.pages(ROOT, json.loads(document))
 
 
 def asyncapi() -> Pages:

@@ -42,13 +42,16 @@ make_venv() {
 
 install_python() {
   local lock="requirements/$1.lock" mark=".venv/.installed-$1"
-  done_already "$mark" "$lock" pyproject.toml && return
+  done_already "$mark" "$lock" pyproject.toml clients/python/pyproject.toml && return
   make_venv
   say "installing Python packages from $lock"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$lock"
   # Editable, with the pinned setuptools: nothing is fetched to build it.
+  # The client as a folder on the path: the server's finder would take `ocf` for a namespace without code of its own.
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+    --editable clients/python --config-settings editable_mode=compat
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
-  stamp "$mark" "$lock" pyproject.toml
+  stamp "$mark" "$lock" pyproject.toml clients/python/pyproject.toml
 }
 
 install_tools() {

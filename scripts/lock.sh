@@ -12,7 +12,7 @@ fi
 # Seeing the index a machine happens to use would say nothing about the project.
 compile() {
   "$uv" pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
-    --no-header --python-version 3.11 --quiet "$@"
+    --no-header --no-emit-package opencode-functions-client --python-version 3.11 --quiet "$@"
 }
 compile --extra local --extra mcp --extra dev -o requirements/dev.lock
 compile --extra local --extra mcp -c requirements/dev.lock -o requirements/local.lock

@@ -147,7 +147,7 @@ class GatewayClient:
                 outage.over()
                 return answer
 
-    def download(self, path: str, **query: Any) -> AsyncIterator[bytes]:
+    def download(self, path: str, **query: Any) -> AsyncGenerator[bytes, None]:
         """Yield the pieces of a download."""
         return self._send("GET", path, None, query)
 
@@ -178,7 +178,7 @@ class GatewayClient:
             raise _refused(answer.content[: _HEALTH.bytes], answer.status_code)
         return parse_json(answer.content, _ANSWER, path)
 
-    async def _send(self, method: str, path: str, body: object, query: dict[str, Any]) -> AsyncIterator[bytes]:
+    async def _send(self, method: str, path: str, body: object, query: dict[str, Any]) -> AsyncGenerator[bytes, None]:
         """Yield the pieces of the answer.
 
         Raises:

@@ -8,7 +8,9 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
+from ocf.events.output import Chunk
 from ocf.functions.gateway.problems import MEDIA_TYPE, ProblemDocument
 from ocf.functions.gateway.request_schemas import (
     Answer,
@@ -46,6 +48,21 @@ _WHEN = {
     "429": "too many requests; see Retry-After",
     "503": "a dependency does not answer; see Retry-After",
 }
+#: Operation ids that do not follow from method, path and function.
+_OPERATIONS = {
+    "get /dlq": "listDeadLetters",
+    "get /health": "getHealth",
+    "get /metrics": "getMetrics",
+    "get /ready": "getReadiness",
+    "get /tasks/{execution_id}/compare/{other}": "compareTasks",
+    "get /usage": "getUsage",
+    "post /events": "publishEvents",
+    "post /events/{project}/{source}": "publishKnativeEvent",
+    "post /hooks/{project}/{source}": "receiveWebhook",
+    "post /tasks/{execution_id}/replies/{request_id}": "replyToTask",
+    "post /tasks/{execution_id}/result": "pushTaskResult",
+    "post /tasks/{execution_id}/token": "createViewerToken",
+}
 
 
 def describe(app: FastAPI) -> bytes:
@@ -65,7 +82,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     )
     schemas = document["components"]["schemas"]
     sessions_and_tasks = (ExecuteTask, RunAgain, CancelTask, Answer, CreateSession, AttachSession)
-    for model in (*sessions_and_tasks, CreateCredential, CreateHook, Rule, Schedule, ProblemDocument):
+    for model in (*sessions_and_tasks, Chunk, CreateCredential, CreateHook, Rule, Schedule, ProblemDocument):
         schema = model.model_json_schema(by_alias=True, ref_template=_REF)
         for name, one in {**schema.pop("$defs", {}), model.__name__: schema}.items():
             if set(schemas.setdefault(name, one).get("properties", {})) != set(one.get("properties", {})):
@@ -77,9 +94,12 @@ def _document(app: FastAPI) -> dict[str, Any]:
     document["components"]["responses"] = {
         f"Problem{status}": {"description": description, **problem} for status, description in _WHEN.items()
     }
+    routes = (route for route in app.routes if isinstance(route, APIRoute))
+    functions = {(method.lower(), route.path): route.name for route in routes for method in route.methods or ()}
     for path, operations in document["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
             _finish(path, operation)
+            operation["operationId"] = _operation_id(method, path, functions[method, path])
     document["components"]["schemas"] = dict(sorted(schemas.items()))
     if missing := set(_NAMED.findall(json.dumps(document))) - set(schemas):
         raise ValueError(f"no component describes {', '.join(sorted(missing))}")
@@ -93,3 +113,14 @@ def _finish(path: str, operation: dict[str, Any]) -> None:
             responses[status] = {"$ref": f"#/components/responses/Problem{status}"}
     operation["responses"] = dict(sorted(responses.items()))
     operation["security"] = [] if path in _OPEN else [{"bearer": []}, {}]
+
+
+def _operation_id(method: str, path: str, function: str) -> str:
+    """Return the name of a call in generated clients: `listTasks`, `getTaskDiff`, `cancelTask`."""
+    if named := _OPERATIONS.get(f"{method} {path}"):
+        return named
+    first, *more = (part for part in path.split("/") if part and not part.startswith("{"))
+    one = first.removesuffix("s").capitalize().replace("Dlq", "DeadLetter")
+    if method != "get":
+        return f"{function}{one}"
+    return f"list{one}s" if path == f"/{first}" else f"get{one}{more[-1].capitalize() if more else ''}"

@@ -36,6 +36,9 @@ class RerunSubmitted(Submitted):
 class TaskSummary(View):
     """An execution in lists. Times in UTC, durations in milliseconds."""
 
+    # An answer has every field; without this the schema calls those with a default optional.
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
     execution_id: str
     project_id: str
     task_id: str | None = None

@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 def test_an_installed_distribution_runs_a_task_with_real_opencode(tmp_path: Path) -> None:
     """With an empty HOME: pip, `ocf install`, `ocf up`, `ocf run` complete a task; `opensearch-py` works beside it."""
+    build(tmp_path, "clients/python")
     build(tmp_path)
     shutil.copytree(ROOT / "demo/repo", tmp_path / "repo")
     stopped = "trap 'agents/bin/ocf down >/dev/null' EXIT\n"

@@ -1,4 +1,4 @@
-"""The wheel of the project: its import names, and that it works without the checkout."""
+"""The wheels of server and client: their import name, and that they work without the checkout."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ import pytest
 from tests.support.wheels import build
 
 ROOT = Path(__file__).resolve().parents[2]
-_USE = "import ocf, ocf.functions.runtime.serve, ocf.cli.main; print(ocf.connect.__module__, ocf.__file__)"
+_USE = "import ocf, ocf.functions.runtime.serve, ocf.cli.main"
+_USE += "; print(ocf.connect.__module__, ocf.__file__)"
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_one_import_name_and_works(tmp_path: Path) -> None:
-    """It installs `ocf` only, beside packages called `events` or `functions`, with the data files of the models."""
-    wheel = build(tmp_path)
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-        archive.extractall(tmp_path / "installed")
+def test_the_wheels_hold_one_import_name_and_work(tmp_path: Path) -> None:
+    """They share no file and install `ocf` only, beside packages called `events`, with the data files of the models."""
+    names: list[str] = []
+    for part in ("clients/python", "."):
+        with zipfile.ZipFile(build(tmp_path, part)) as archive:
+            assert not set(names) & set(archive.namelist()), "a file is in two distributions"
+            names += archive.namelist()
+            archive.extractall(tmp_path / "installed")
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"ocf"}
     data = {str(path.relative_to(ROOT)) for path in (ROOT / "functions").rglob("*.json") if "npm" not in path.parts}
     assert {f"ocf/{name}" for name in data} <= set(names)

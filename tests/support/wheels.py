@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_FOLDERS = ("console/dist", "demo/model", "events", "functions", "ocf", "requirements", "schemas")
+_FOLDERS = ("clients/python", "console/dist", "demo/model", "events", "functions", "ocf", "requirements", "schemas")
 #: Variables by which a machine reaches its registries.
 _OF_THE_MACHINE = ("pip_", "npm_config_", "node_extra_ca_certs", "ssl_cert_", "http_proxy", "https_proxy", "no_proxy")
 _FILES = ("LICENSE", "README.md", "pyproject.toml")
@@ -20,7 +20,7 @@ def build(folder: Path, part: str = ".") -> Path:
     source = folder / "source"
     if not source.exists():
         for name in _FOLDERS:
-            ignored = shutil.ignore_patterns("__pycache__")
+            ignored = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
             shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
         for name in _FILES:
             shutil.copy(ROOT / name, source)

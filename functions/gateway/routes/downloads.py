@@ -56,13 +56,14 @@ def _headers(found: ExecutionHandle, name: str, download: bool) -> dict[str, str
     return headers
 
 
+_CHUNKS = {"type": "array", "items": {"$ref": "#/components/schemas/Chunk"}}
 _STREAM_DOC = {NDJSON: {"schema": {"type": "string"}}, "text/plain": {"schema": {"type": "string"}}}
 
 
 @router.get(
     "/tasks/{execution_id}/output",
     response_class=StreamingResponse,
-    responses={200: {"content": {**_STREAM_DOC, "application/json": {"schema": {"type": "array"}}}}},
+    responses={200: {"content": {**_STREAM_DOC, "application/json": {"schema": _CHUNKS}}}},
 )
 async def output(
     gateway: Gw,

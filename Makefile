@@ -47,6 +47,7 @@ check: install ## lint, format, types, import direction, generated files
 	$(BIN)/python scripts/knative_generate.py --check
 	scripts/kube_tools.sh
 	$(BIN)/python scripts/knative_check.py
+	$(BIN)/python scripts/chart.py --check
 	$(BIN)/shellcheck -x -P SCRIPTDIR .ci/run scripts/*.sh $$(git ls-files 'tests/**/*.sh')
 	cd console && ../scripts/npm.sh run --silent check
 
@@ -56,8 +57,9 @@ format: install ## format and fix what can be fixed
 	$(BIN)/ruff format .
 
 .PHONY: generate
-generate: install ## schemas, AsyncAPI, OpenAPI and the generated parts of the docs
+generate: install ## schemas, AsyncAPI, OpenAPI, the generated parts of the docs, the chart
 	$(BIN)/python scripts/generate.py
+	$(BIN)/python scripts/chart.py
 
 .PHONY: wheel
 wheel: install ## the distributions of server and Python client, in dist/

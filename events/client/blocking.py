@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Unpack
 
-from ocf.events.client.api_types import Chunk, CreateSession, ExecuteTask, Rule, Submits, TaskPage, TaskStatus
+from ocf.events.client.api_types import Chunk, CreateSession, ExecuteTask, Rule, RunAgain, Submits, TaskPage, TaskStatus
 from ocf.events.client.loop_thread import LoopThread
 from ocf.events.client.tasks import Download
 
@@ -40,6 +40,10 @@ class Gateway(LoopThread):
     def cancel(self, execution: str, *, why: str | None = None) -> None:
         """Cancel an execution in any state. It is cancelled when `status` says so."""
         return self._run(self._gateway.cancel(execution, why=why))
+
+    def rerun(self, execution: str, **options: Unpack[RunAgain]) -> str:
+        """Run an ended execution again from its recording and return the new execution id."""
+        return self._run(self._gateway.rerun(execution, **options))
 
     def delete(self, execution: str) -> None:
         """Cancel an execution if it runs, then remove every trace."""

@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Literal, Self, Unpack, cast
 
-from ocf.events.client.api_types import Chunk, CreateSession, ExecuteTask, Rule, Submits, TaskPage, TaskStatus
+from ocf.events.client.api_types import Chunk, CreateSession, ExecuteTask, Rule, RunAgain, Submits, TaskPage, TaskStatus
 from ocf.events.client.gateway import Address, GatewayClient, connect
 from ocf.events.client.outage import DEFAULT_PATIENCE
 
@@ -85,6 +85,10 @@ class AsyncGateway:
     async def cancel(self, execution: str, *, why: str | None = None) -> None:
         """Cancel an execution in any state. It is cancelled when `status` says so."""
         await self._calls.call("POST", f"/tasks/{execution}/cancel", body={"why": why} if why else None)
+
+    async def rerun(self, execution: str, **options: Unpack[RunAgain]) -> str:
+        """Run an ended execution again from its recording and return the new execution id."""
+        return str((await self._calls.call("POST", f"/tasks/{execution}/rerun", body=options))["execution_id"])
 
     async def delete(self, execution: str) -> None:
         """Cancel an execution if it runs, then remove every trace."""

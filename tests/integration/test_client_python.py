@@ -97,6 +97,8 @@ def test_the_blocking_client_reads_downloads_and_may_stop_early(stack: Stack) ->
             assert b'"seq":1' in b"".join(gateway.download(execution, "output"))
             assert b"+hello" in b"".join(gateway.download(execution, "diff"))
             assert b"dev.ocf.task.submit.v1" in b"".join(gateway.download(execution, "events"))
+            again = gateway.rerun(execution, labels={"of": "the first"})
+            assert again != execution
             gateway.delete(execution)
         with pytest.raises(RuntimeError, match="use it in a `with` statement"):
             gateway.status(execution)

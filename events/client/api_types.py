@@ -357,6 +357,14 @@ class HookList(TypedDict):
     hooks: list[dict[str, Any]]
 
 
+class Imported(TypedDict):
+    """201: the bundle is an archived execution of the project. `imported_from` is `project/execution` of its origin."""
+
+    execution_id: str
+    project_id: str
+    imported_from: str
+
+
 class LatestEvents(TypedDict):
     """The latest events of a project, newest first, each with every rule's decision by the rules of now."""
 
@@ -806,6 +814,7 @@ class TaskStatus(TypedDict):
     archive_expired: bool
     cancel_why: str | None
     rerun: RerunResult | None
+    imported_from: str | None
 
 
 class TaskSummary(TypedDict):

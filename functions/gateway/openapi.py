@@ -56,6 +56,7 @@ _OPERATIONS = {
     "get /ready": "getReadiness",
     "get /tasks/{execution_id}/compare/{other}": "compareTasks",
     "get /usage": "getUsage",
+    "post /bundles": "importBundle",
     "post /events": "publishEvents",
     "post /events/{project}/{source}": "publishKnativeEvent",
     "post /hooks/{project}/{source}": "receiveWebhook",

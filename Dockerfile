@@ -73,6 +73,9 @@ ENTRYPOINT ["/usr/local/bin/nats-server"]
 CMD ["-c", "/etc/nats/nats.conf"]
 
 FROM ${BASE} AS s3
+RUN apt-get update -qq \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends socat >/dev/null \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
 COPY --from=tools /opt/tools/bin/weed /usr/local/bin/weed
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/weed"]

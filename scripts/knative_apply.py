@@ -41,9 +41,13 @@ PRUNED = (
     "resourcequota",
     "limitrange",
     "configmap",
+    "rolebinding.v1.rbac.authorization.k8s.io",
+    "role.v1.rbac.authorization.k8s.io",
+    "serviceaccount",
 )
-#: Seconds for Knative's webhooks, which may be restarting.
-_PATIENCE = 120.0
+#: For Knative's webhooks, which may be restarting or slow: seconds from the first refusal on, and at least so many
+#: tries. One of them can take longer than that.
+_PATIENCE, _TRIES = 120.0, 4
 
 
 def apply(manifests: list[Manifest], namespace: str) -> None:
@@ -55,13 +59,14 @@ def apply(manifests: list[Manifest], namespace: str) -> None:
     if not objects("namespace", f"--field-selector=metadata.name={namespace}"):
         kubectl("create", "namespace", namespace)
     kubectl("delete", "job", "setup", "--ignore-not-found", namespace=namespace)
-    text, deadline = yaml.safe_dump_all(manifests, sort_keys=False), time.monotonic() + _PATIENCE
+    text, tries, deadline = yaml.safe_dump_all(manifests, sort_keys=False), 0, 0.0
     while True:
         try:
             say(kubectl("apply", "--filename", "-", given=text).rstrip())
             return
         except KubectlFailed as error:
-            if "failed calling webhook" not in str(error) or time.monotonic() > deadline:
+            tries, deadline = tries + 1, deadline or time.monotonic() + _PATIENCE
+            if "failed calling webhook" not in str(error) or (tries >= _TRIES and time.monotonic() > deadline):
                 raise
             say("a webhook of Knative does not answer yet; trying again")
             time.sleep(2)

@@ -104,7 +104,7 @@ SERVICES = (
         cpu=("100m", "2"),
         image=FULL,
         secrets=("ocf-dispatch", "ocf-encryption", "ocf-s3"),
-        optional_secrets=("ocf-models",),
+        optional_secrets=("ocf-models", "ocf-offline"),
         state="10Gi",
         agent=Agent(),
     ),
@@ -338,8 +338,20 @@ def source(row: Route) -> Manifest:
 
 def outside() -> Manifest:
     """The Deployment that tells the sinks of EVENT_SINKS. One pod: two would only share its rows."""
-    name = "dispatch-events"
-    template = dispatcher(name, "sinks", env_from((), ("ocf-sinks",)))
+    return _deployment("dispatch-events", dispatcher("dispatch-events", "sinks", env_from((), ("ocf-sinks",))))
+
+
+def kubernetes_events() -> Manifest:
+    """The Deployment whose only sink is the cluster: the one pod with a token, which may create Events."""
+    name = "dispatch-kubernetes"
+    template = dispatcher(name, "sink-kubernetes", env_from((), ()))
+    template["spec"] |= {"serviceAccountName": name, "automountServiceAccountToken": True}
+    rows = "kubernetes:*/failed+timed_out+rejected=kubernetes:events"
+    template["spec"]["containers"][0]["env"].append({"name": "EVENT_SINKS", "value": rows})
+    return _deployment(name, template)
+
+
+def _deployment(name: str, template: Manifest) -> Manifest:
     template["spec"]["priorityClassName"] = "ocf-control"
     return {
         "apiVersion": "apps/v1",
@@ -364,6 +376,7 @@ def files() -> dict[Path, str]:
         BASE / "dispatcher.yaml": HEADER.format(source="functions/dispatcher/routes.py")
         + "".join(f"---\n# {', '.join(row.subjects)}\n{dump(source(row))}" for row in rows),
         COMPONENTS / "sinks/dispatcher.yaml": HEADER.format(source="its table") + dump(outside()),
+        COMPONENTS / "kubernetes-events/dispatcher.yaml": HEADER.format(source="its table") + dump(kubernetes_events()),
         KN_PAGE: knative_kn.text(KN_PAGE, [ksvc(service) for service in services], [source(row) for row in rows]),
     }
 

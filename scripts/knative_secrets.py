@@ -21,6 +21,7 @@ the same keys. Keep it as you keep a password store; without it no user of NATS 
 | ocf-nats-server | nats.conf, jwts.yaml | NATS: public keys and JWTs only, no seed |
 | ocf-s3 | AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY | functions that read or write the archive |
 | ocf-s3-server | s3.json | the local overlay's S3 server (--local) |
+| ocf-offline | OCF_OFFLINE_KEY | the local overlay's scripted model, execute (--local) |
 
 A rotation has two steps, `--rotate` and `--finish`, so that nobody uses a key that another process does not know
 (`scripts/knative_rotate.py` does both). The state is in the folder: a step that is repeated changes nothing.
@@ -224,6 +225,7 @@ def contents(keys: Keys, folder: Path, arguments: argparse.Namespace) -> dict[st
         found["ocf-encryption"]["ENCRYPTION_KEYS_RETIRED"] = ",".join(readable)
     if arguments.local:
         found["ocf-s3-server"] = {"s3.json": s3_config(access, secret)}
+        found["ocf-offline"] = {"OCF_OFFLINE_KEY": made_once(folder / "offline.secret")}
         password = made_once(folder / "postgres.secret")
         found["ocf-postgres"] = {"POSTGRES_PASSWORD": password}
         found["ocf-database"] = {"DATABASE_URL": f"postgresql://ocf:{password}@postgres:5432/ocf"}

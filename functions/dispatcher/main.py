@@ -26,6 +26,7 @@ from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.function_urls import function_url
 from ocf.functions.dispatcher.http_target import FunctionTarget, Target, Webhook, connections
+from ocf.functions.dispatcher.kubernetes_events import KubernetesEvents
 from ocf.functions.dispatcher.project_loop import ProjectLoop
 from ocf.functions.dispatcher.routes import ROUTES, Route
 from ocf.functions.observability import logs, metrics, tracing
@@ -33,7 +34,7 @@ from ocf.functions.runtime import startup
 from ocf.functions.runtime.bootstrap import Dependencies, build
 from ocf.functions.runtime.health import health_routes
 from ocf.functions.settings.settings import Settings, load_or_exit
-from ocf.functions.settings.sink_rules import check
+from ocf.functions.settings.sink_rules import KUBERNETES, check
 
 log = structlog.get_logger()
 
@@ -142,6 +143,8 @@ def _target(deps: Dependencies, route: Route, inside: httpx.AsyncClient, outside
     settings = deps.settings
     for sink in settings.event_sinks:
         if sink_routes.consumer(sink.name) == route.consumer:
+            if sink.url == KUBERNETES:
+                return KubernetesEvents(route)
             keys = settings.event_sink_keys().get(sink.name, ())
             # `selected_routes` has checked that there is one of the two.
             return Webhook(route, sink.url or settings.k_sink or "", keys, clock=deps.clock, http=outside)

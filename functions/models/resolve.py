@@ -50,6 +50,7 @@ class ModelSettings:
     anthropic_api_key: SecretStr | None = None
     openai_api_key: SecretStr | None = None
     offline_url: str | None = None
+    offline_key: SecretStr | None = None
     allow_hosts: frozenset[str] = field(default=frozenset())
     provider_tools: tuple[str, ...] = ()
     #: Facts of models that the catalog does not have, or other ones than it has: `OCF_MODELS_FILE`.
@@ -65,6 +66,7 @@ def model_settings(settings: Settings) -> ModelSettings:
         anthropic_api_key=settings.anthropic_api_key,
         openai_api_key=settings.openai_api_key,
         offline_url=settings.offline_endpoint,
+        offline_key=settings.offline_key,
         provider_tools=settings.model_provider_tools,
         facts=operators_facts(settings.models_file),
     )
@@ -210,7 +212,8 @@ def _offline(settings: ModelSettings, model: str = OFFLINE_MODEL) -> ModelTarget
             "no model is configured: set ANTHROPIC_API_KEY, OPENAI_API_KEY, or OCF_MODEL and OCF_MODEL_ENDPOINT, "
             "or run the offline scripted model"
         )
-    return ModelTarget(OFFLINE_PROVIDER, model, "openai", settings.offline_url.rstrip("/"), offline=True)
+    url, key = settings.offline_url.rstrip("/"), settings.offline_key
+    return ModelTarget(OFFLINE_PROVIDER, model, "openai", url, key, offline=True)
 
 
 def _at(endpoint: str, provider: str, model: str, key: SecretStr | None, kind: Kind) -> ModelTarget:

@@ -16,7 +16,10 @@ Check = Callable[[], Awaitable[str | None]]
 
 
 def health_routes(checks: dict[str, Check], exposition: Callable[[], bytes] = metrics.exposition) -> list[Route]:
-    """Return the routes `/health` (always 200), `/ready` (each check by name, 503 if one fails) and `/metrics`."""
+    """Return the routes `/health` (always 200), `/ready` (each check by name, 503 if one fails) and `/metrics`.
+
+    Metrics are for whoever reaches the process itself: 404 for a request that came through a proxy.
+    """
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -33,7 +36,9 @@ def health_routes(checks: dict[str, Check], exposition: Callable[[], bytes] = me
         body = {"status": "ready" if good else "not ready", "checks": results}
         return JSONResponse(body, status_code=200 if good else 503)
 
-    async def metrics_text(_: Request) -> Response:
+    async def metrics_text(request: Request) -> Response:
+        if metrics.came_through_a_proxy(request.headers):
+            return Response(status_code=404)
         return Response(exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return [Route("/health", health), Route("/ready", ready), Route("/metrics", metrics_text)]

@@ -169,6 +169,7 @@ class Settings(BaseSettings):
     offline_endpoint: str | None = Field(
         None, alias="OCF_OFFLINE_ENDPOINT", description="the embedded stack's scripted model, used if no other is set"
     )
+    offline_key: SecretStr | None = Field(None, alias="OCF_OFFLINE_KEY", description="key of the scripted model")
 
     sandbox: Literal["required", "preferred", "off"] = Field(
         "required", alias="SANDBOX", description="required, preferred or off"

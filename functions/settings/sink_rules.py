@@ -1,7 +1,8 @@
 """External receivers of life-cycle events: the operator's table `EVENT_SINKS`, and the signing keys.
 
 `acme=https://hooks.example.com/ocf, audit:*/ended=https://…, broker:*`: every fact of project `acme` goes to its URL,
-the terminal facts of all projects go to `audit`, and everything goes to Knative's sink (`K_SINK`).
+the terminal facts of all projects go to `audit`, and everything goes to Knative's sink (`K_SINK`). With the URL
+`kubernetes:events` facts become Kubernetes Events.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from dataclasses import dataclass
 from ocf.events.event_types import TERMINAL_TYPES, TYPES
 
 EVERY = "*"
+#: The `url` of a sink that is the cluster itself: Kubernetes Events in the pod's namespace.
+KUBERNETES = "kubernetes:events"
 ENDED = "ended"
 #: Secret of a Standard Webhooks endpoint: `whsec_` and 24 to 64 random bytes in base64.
 _PREFIX = "whsec_"
 _KEY_BYTES = range(24, 65)
 _ROW = re.compile(
-    r"(?:(?P<name>[a-z0-9-]{1,40}):)?(?P<project>\*|[a-z0-9-]{1,63})(?:/(?P<facts>[a-z_+]+))?(?:=(?P<url>https?://\S+))?"
+    r"(?:(?P<name>[a-z0-9-]{1,40}):)?(?P<project>\*|[a-z0-9-]{1,63})(?:/(?P<facts>[a-z_+]+))?(?:=(?P<url>https?://\S+|kubernetes:events))?"
 )
 _FACTS = tuple(dict.fromkeys(spec.verb for spec in TYPES.values() if spec.kind == "evt"))
 
@@ -109,5 +112,5 @@ def check(served: Sequence[Sink], signing: Mapping[str, tuple[bytes, ...]], k_si
     for sink in served:
         if sink.url is None and not k_sink:
             raise ValueError(f"EVENT_SINKS: {sink.name!r} has no URL, and K_SINK is not set")
-        if sink.url is not None and sink.name not in signing:
+        if sink.url not in (None, KUBERNETES) and sink.name not in signing:
             raise ValueError(f"EVENT_SINK_SECRETS: no secret for the sink {sink.name!r}")

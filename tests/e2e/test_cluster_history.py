@@ -54,7 +54,7 @@ async def test_the_database_is_replaced_under_executions(here: Cluster) -> None:
             await here.archived(meanwhile, timeout=300)
             answer = await http.get("/tasks", params={"project_id": here.project})
             assert answer.status_code == 503, answer.text
-            assert "history" in answer.text
+            assert "the database: " in answer.json()["detail"]
             status = await http.get(f"/tasks/{meanwhile}/status", params={"project_id": here.project})
             assert status.json()["status"] == "completed"
             ready = await http.get("/ready")

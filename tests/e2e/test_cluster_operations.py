@@ -110,7 +110,7 @@ async def test_the_encryption_key_is_rotated_twice_under_sealed_tasks(here: Clus
         "provider": "local",
         "model": "scripted",
         "api_endpoint": "http://model:8080/v1",
-        "api_key": "sk-e2e-000000",
+        "api_key": (await secret("ocf-offline"))["OCF_OFFLINE_KEY"],
     }
     task = {"prompt": "Say hello", "project_id": here.project, "model_config": model}
     first = (await secret("ocf-encryption"))["ENCRYPTION_KEY"]
@@ -186,27 +186,31 @@ async def test_from_local_to_jobsink_and_back_twice_leaves_nothing(here: Cluster
     """With a run in flight at every change: it ends once, completed, where it began."""
     await run("scripts/knative_apply.py", LOCAL)
     before = await inventory()
-    for _ in range(TIMES):
-        in_service = await here.client.submit(prompt=SLOW)
-        await here.running(in_service)
-        await run("scripts/knative_apply.py", JOBSINK)
-        assert ("JobSink", "execute") in await inventory()
-        assert ("Service", "execute") not in await inventory()
-        await here.completed_once(in_service)
-        await ready()
-        in_job = await here.client.submit(prompt=SLOW)
-        record = await here.running(in_job)
-        assert record.attempts[0].worker.startswith("execute")
+    try:
+        for _ in range(TIMES):
+            in_service = await here.client.submit(prompt=SLOW)
+            await here.running(in_service)
+            await run("scripts/knative_apply.py", JOBSINK)
+            assert ("JobSink", "execute") in await inventory()
+            assert ("Service", "execute") not in await inventory()
+            await here.completed_once(in_service)
+            await ready()
+            in_job = await here.client.submit(prompt=SLOW)
+            record = await here.running(in_job)
+            assert record.attempts[0].worker.startswith("execute")
+            await run("scripts/knative_apply.py", LOCAL)
+            await ready()
+            record = await here.ended(in_job)
+            assert record.state == "completed"
+            assert await here.terminal_facts(in_job) == ["completed"]
+
+            async def as_before() -> bool:
+                return await inventory() - before == set()
+
+            await until("nothing is left of the overlay", as_before, 120)
+    finally:
+        # Whatever breaks off in the middle: the next test finds the Service.
         await run("scripts/knative_apply.py", LOCAL)
-        await ready()
-        record = await here.ended(in_job)
-        assert record.state == "completed"
-        assert await here.terminal_facts(in_job) == ["completed"]
-
-        async def as_before() -> bool:
-            return await inventory() - before == set()
-
-        await until("nothing is left of the overlay", as_before, 120)
     assert await inventory() == before
 
 

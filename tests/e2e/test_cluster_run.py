@@ -89,16 +89,17 @@ async def test_a_viewer_watches_live_over_the_websocket_of_nats(here: Cluster, t
     assert (await here.ended(execution)).state == "completed"
 
 
-async def test_five_at_once_have_a_pod_each(here: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    """Five executions from no pod of execute at all: each in a pod of its own, in one attempt, and none is lost."""
+async def test_five_at_once_share_the_pods_that_fit(here: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """Five executions from no pod of execute at all: in several pods, as many as the node has processors for, one at a
+    time in each; in one attempt, and none is lost."""
     await until("no execute pod", _no_execute_pod, 180)
     started = time.monotonic()
     executions = [await here.client.submit(prompt="Please work slowly") for _ in range(5)]
     await asyncio.gather(*(here.running(execution, timeout=300) for execution in executions))
-    say(capsys, f"five pods from none, until all have spoken: {time.monotonic() - started:.1f} s\n")
+    say(capsys, f"five from no pod, until all have spoken: {time.monotonic() - started:.1f} s\n")
     records = await asyncio.gather(*(here.ended(execution, timeout=300) for execution in executions))
     assert [record.state for record in records] == ["completed"] * 5
-    assert len({record.attempts[0].worker for record in records}) == 5
+    assert len({record.attempts[0].worker for record in records}) > 1
     assert [len(record.attempts) for record in records] == [1] * 5
 
 

@@ -15,8 +15,8 @@ from ocf.events.output import ChunkType
 from tests.support.cluster import NAMESPACE, NEEDS_CLUSTER, Cluster, at_zero, kubectl, pod_of, pods, scaled, until
 
 pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(2400)]
-#: The gateway's service has another host from outside; the six others are asked at their cluster-local address.
-FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "archive", "session")
+#: The gateway's service has another host from outside; the others are asked at their cluster-local address.
+FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "archive", "session", "history", "trigger", "result")
 #: Runs of a warm pod.
 WARM = 8
 FIFTY = int(os.environ.get("OCF_E2E_EXECUTIONS", "50"))

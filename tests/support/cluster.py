@@ -135,10 +135,9 @@ async def drain_under(pod: str) -> asyncio.Task[str]:
     return draining
 
 
-async def at_zero(functions: tuple[str, ...] = ("submit", "execute", "cancel", "archive", "cleanup")) -> bool:
-    """Whether none of these functions has a pod, not even an ending one."""
-    found = await objects("pods", "-l", "serving.knative.dev/service")
-    return not [pod for pod in found if pod["metadata"]["labels"]["serving.knative.dev/service"] in functions]
+async def at_zero() -> bool:
+    """Whether no function has a pod, not even an ending one, nor has the gateway."""
+    return not await objects("pods", "-l", "serving.knative.dev/service")
 
 
 async def built(overlay: str) -> list[dict[str, Any]]:
@@ -220,7 +219,7 @@ async def secret(name: str) -> dict[str, str]:
 
 async def secret_values() -> set[str]:
     """Every key that execute holds and an agent must not see."""
-    found = [await secret(name) for name in ("ocf-s3", "ocf-encryption", "ocf-dispatch")]
+    found = [await secret(name) for name in ("ocf-s3", "ocf-encryption", "ocf-dispatch", "ocf-offline")]
     return {value for fields in found for value in fields.values() if len(value) > 8}
 
 

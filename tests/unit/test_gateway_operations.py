@@ -84,6 +84,15 @@ async def test_metrics_are_those_of_the_whole_process() -> None:
     assert len(named) == len(set(named))
 
 
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
+async def test_metrics_are_not_on_the_public_route(header: str) -> None:
+    """What a proxy passed on, as Knative's does with every request of a route, gets 404; a direct scrape is served."""
+    world = World()
+    answer = await world.client.get("/metrics", headers={header: "for=10.0.0.1"})
+    assert (answer.status_code, "ocf_" in answer.text) == (404, False)
+    assert (await world.client.get("/metrics")).status_code == 200
+
+
 async def test_methods_that_callers_invent_make_no_series() -> None:
     """Labels are a fixed set: nobody fills the memory before it is known who it is."""
     world = World()

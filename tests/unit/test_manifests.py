@@ -69,8 +69,9 @@ PODS = [
 
 @pytest.mark.parametrize(("document", "spec"), PODS)
 def test_a_container_is_not_root_and_cannot_become_it(document: Manifest, spec: Manifest) -> None:
-    """Pod Security's `restricted`, a read-only root file system, and no token of the API server."""
-    assert spec["automountServiceAccountToken"] is False
+    """Pod Security's `restricted`, a read-only root file system, and no token of the API server but for the one pod
+    whose business are Kubernetes Events."""
+    assert spec["automountServiceAccountToken"] is (document["metadata"]["name"] == "dispatch-kubernetes")
     for container in spec["containers"]:
         security = container["securityContext"]
         assert security["runAsNonRoot"] is True
@@ -267,6 +268,17 @@ def test_traces_can_leave_where_all_else_is_denied() -> None:
     [rule] = out["egress"]
     assert rule["to"] == read["ingress"][0]["from"]
     assert {port["port"] for port in rule["ports"]} == {4317, 4318}
+
+
+def test_the_pod_with_a_token_may_create_events_and_nothing_else() -> None:
+    """One account, one role, one verb; it has no secret of the functions but its NATS credentials."""
+    found = manifests(KNATIVE / "components/kubernetes-events")
+    by_kind = {one["kind"]: one for one in found}
+    assert by_kind["Role"]["rules"] == [{"apiGroups": [""], "resources": ["events"], "verbs": ["create"]}]
+    assert by_kind["RoleBinding"]["subjects"] == [{"kind": "ServiceAccount", "name": "dispatch-kubernetes"}]
+    [spec] = list(pod_specs(by_kind["Deployment"]))
+    assert spec["serviceAccountName"] == by_kind["ServiceAccount"]["metadata"]["name"]
+    assert [list(one) for one in spec["containers"][0]["envFrom"]] == [["configMapRef"]]
 
 
 def test_whoever_has_the_databases_address_may_reach_it() -> None:

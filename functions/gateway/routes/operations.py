@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Field
 from starlette.responses import Response
@@ -20,7 +20,7 @@ from ocf.functions.gateway.auth import Principal
 from ocf.functions.gateway.context import Caller, Gateway, Gw, timed
 from ocf.functions.gateway.problems import Problem
 from ocf.functions.gateway.request_body import StrictRoute
-from ocf.functions.observability.metrics import exposition
+from ocf.functions.observability.metrics import came_through_a_proxy, exposition
 
 router = APIRouter(tags=["operations"], route_class=StrictRoute)
 
@@ -58,8 +58,13 @@ async def ready(gateway: Gw) -> Response:
 @router.get(
     "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 )
-async def metrics(gateway: Gw) -> Response:
-    """Return the metrics of the gateway and of the functions in the same process, in Prometheus' text format."""
+async def metrics(request: Request, gateway: Gw) -> Response:
+    """Return the metrics of the gateway and of the functions in the same process, in Prometheus' text format.
+
+    They are for whoever reaches the process itself: 404 for a request that came through a proxy, as the public route.
+    """
+    if came_through_a_proxy(request.headers):
+        raise Problem(404, "not-found", "metrics are served to direct requests only, not through a proxy")
     text = generate_latest(gateway.metrics.registry) + exposition()
     return Response(text, 200, {"Content-Type": CONTENT_TYPE_LATEST})
 

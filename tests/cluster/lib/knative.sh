@@ -11,8 +11,9 @@ serving() {
   rollout knative-serving/{webhook,controller,autoscaler} # the webhook has to admit the patches
   configure network '{"ingress-class": "cluster-test.ingress.networking.knative.dev"}'
   configure domain '{"example.test": ""}'
-  # To zero after seconds instead of minutes, so that tests can wait for it.
-  configure autoscaler '{"scale-to-zero-grace-period": "6s", "stable-window": "10s"}'
+  # To zero after seconds instead of minutes, so that tests can wait for it. The panic window is the usual 6 s: a tenth of
+  # this stable window would be one sample, and two of a busy machine in the same second start a second pod, a third ...
+  configure autoscaler '{"scale-to-zero-grace-period": "6s", "stable-window": "10s", "panic-window-percentage": "60.0"}'
   rollout knative-serving/activator knative-ingress/ingress
 }
 

@@ -25,8 +25,7 @@ from ocf.functions.dispatcher import sink_routes
 from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.function_urls import function_url
-from ocf.functions.dispatcher.http_target import FunctionTarget, Target, Webhook, connections
-from ocf.functions.dispatcher.kubernetes_events import KubernetesEvents
+from ocf.functions.dispatcher.http_target import FunctionTarget, KubernetesEvents, Target, Webhook, connections
 from ocf.functions.dispatcher.project_loop import ProjectLoop
 from ocf.functions.dispatcher.routes import ROUTES, Route
 from ocf.functions.observability import logs, metrics, tracing

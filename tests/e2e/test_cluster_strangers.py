@@ -73,7 +73,7 @@ async def test_a_strangers_pod_gets_nothing_from_the_servers(stranger: str) -> N
     inner = {"master": 9333, "filer": 8888, "volume": 9340, "admin": 23646}
     closed = {name: (s3, port, None) for name, port in inner.items()}
     closed |= {f"{name} gRPC": (s3, port + 10_000, None) for name, port in inner.items()}
-    closed |= {"s3 gRPC": (s3, 18_333, None), "monitor": (nats, 8222, None)}
+    closed |= {"s3": (s3, 8334, None), "s3 gRPC": (s3, 18_334, None), "monitor": (nats, 8222, None)}
     found = await asked(stranger, closed)
     assert set(found.values()) == {"refused"}, found
     asks = {

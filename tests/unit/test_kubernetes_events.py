@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from ocf.events.envelope import Event
-from ocf.functions.dispatcher.kubernetes_events import KubernetesEvents, described
+from ocf.functions.dispatcher.http_target import KubernetesEvents, described
 from ocf.functions.dispatcher.routes import Route
 from ocf.functions.dispatcher.sink_routes import routes
 from ocf.functions.settings.sink_rules import KUBERNETES, check, sinks

@@ -98,6 +98,14 @@ def test_a_provider_nobody_knows_needs_an_endpoint() -> None:
         resolve(asked(provider="unheard-of"), ModelSettings(offline_url=OFFLINE))
 
 
+def test_the_offline_model_gets_its_own_key_only() -> None:
+    """The operator's other keys are not for it."""
+    key = SecretStr("offline-key")
+    settings = ModelSettings(offline_url=OFFLINE, offline_key=key, anthropic_api_key=SecretStr("other"))
+    assert resolve(asked(provider="offline", model="scripted"), settings).api_key == key
+    assert resolve(asked(provider="anthropic", model="claude-sonnet-4-5"), settings).api_key != key
+
+
 def test_a_task_can_ask_for_the_offline_model() -> None:
     """With its wishes, so that a test can read them back."""
     target = resolve(asked(provider="offline", model="scripted", temperature=1), ModelSettings(offline_url=OFFLINE))

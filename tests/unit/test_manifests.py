@@ -90,6 +90,8 @@ def test_a_container_has_bounds_and_probes(document: Manifest, spec: Manifest) -
         assert set(container["resources"]["requests"]) >= {"cpu", "memory"}
         if container.get("ports"):
             assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
+            start = container["startupProbe"]
+            assert start.get("periodSeconds", 10) * start.get("failureThreshold", 3) >= 300, "starts of an upgrade"
     for volume in spec.get("volumes", []):
         assert "emptyDir" not in volume or volume["emptyDir"].get("sizeLimit"), volume["name"]
         assert "hostPath" not in volume

@@ -138,6 +138,7 @@ class Compared(TypedDict):
     usage: NotRequired[Usage]
     steps: NotRequired[int]
     tool_calls: NotRequired[int]
+    calls: NotRequired[str]
     missing: NotRequired[list[str]]
 
 
@@ -426,6 +427,7 @@ class ModelList(TypedDict):
     """The models of all providers, or of one."""
 
     models: list[ModelView]
+    agent_version: str
 
 
 class ModelPrice(TypedDict):

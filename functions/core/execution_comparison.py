@@ -30,7 +30,7 @@ _COMPARED, _SHOWN = 256 * KIB, 2_000
 _FILE_LINES, _LINES, _LINE = 1_000, 2_000, 500
 _FILES = 200
 #: Each execution has a directory of its own.
-_WORKSPACE = re.compile(r"/[^\s\"']*/slots/[0-9a-f]{32}/workspace")
+WORKSPACE = re.compile(r"/[^\s\"']*/slots/[0-9a-f]{32}/workspace")
 _DIFF = re.compile(r"^(?=diff --git )", re.MULTILINE)
 
 PARTS = ("plan", "tool_calls", "output")
@@ -86,6 +86,7 @@ class Compared(Model):
     usage: Usage = Usage()
     steps: int = Field(0, description="texts and actions, whatever their chunks")
     tool_calls: int = 0
+    calls: str = Field("", description="SHA-256 of the tools and arguments of all tool calls, without their results")
     missing: list[str] = Field(default_factory=list)
 
 
@@ -122,7 +123,7 @@ class _Building:
             self.rest.update(text[room:].encode("utf-8", "surrogatepass"))
 
     def built(self) -> tuple[Step, str]:
-        text = _WORKSPACE.sub(".", "".join(self.head))
+        text = WORKSPACE.sub(".", "".join(self.head))
         return Step(seq=self.seq, type=self.type, text=text), self.rest.hexdigest() if self.rest else ""
 
 
@@ -134,6 +135,7 @@ class Steps:
         self.truncated = False
         self.total = self.tool_calls = 0
         self._digests = {part: hashlib.sha256() for part in PARTS}
+        self._calls = hashlib.sha256()
 
     async def next(self) -> tuple[Step, str] | None:
         """Return the next step and the digest of what it has beyond its text, or None at the end."""
@@ -142,6 +144,11 @@ class Steps:
     def digest(self, part: str) -> bytes:
         """Return a digest of the steps of one part so far."""
         return self._digests[part].digest()
+
+    @property
+    def calls(self) -> str:
+        """Return a digest of the tool calls so far, without their results, which have times in them."""
+        return self._calls.hexdigest()
 
     async def _read(self, lines: AsyncIterator[bytes]) -> AsyncIterator[tuple[Step, str]]:
         size, building = 0, None
@@ -167,8 +174,11 @@ class Steps:
         step, rest = building.built()
         part = _PART_OF[step.type]
         self.total += 1
-        self.tool_calls += step.type == "tool_call"
-        self._digests[part].update(json.dumps([step.type, step.text, rest]).encode())
+        line = json.dumps([step.type, step.text, rest]).encode()
+        self._digests[part].update(line)
+        if step.type == "tool_call":
+            self.tool_calls += 1
+            self._calls.update(line)
         return step, rest
 
 

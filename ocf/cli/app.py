@@ -21,6 +21,7 @@ from ocf.cli import (
     replay,
     sessions,
     stack,
+    suite,
     tasks,
     triggers,
     usage,
@@ -100,6 +101,7 @@ app.add_typer(contexts.app, name="context", rich_help_panel=_STACK)
 app.command(rich_help_panel=_TASKS)(models.models)
 app.command(rich_help_panel=_TASKS)(usage.usage)
 app.add_typer(forge_credentials.app, name="credential", rich_help_panel=_STACK)
+app.add_typer(suite.app, name="suite", rich_help_panel=_TASKS)
 app.add_typer(tasks.result, name="result", rich_help_panel=_TASKS)
 app.add_typer(sessions.app, name="session", rich_help_panel=_TASKS)
 app.add_typer(triggers.app, name="trigger", rich_help_panel=_TASKS)

@@ -23,7 +23,7 @@ PAGES = sorted(
 _LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]+)?(?:#([^)\s]+))?\)")
 _VERB = re.compile(
     r"(?:^|`|\$ |bin/)ocf "
-    r"((?:session |dlq |context |credential |result |trigger |hook |schedule |history )?[a-z][a-z-]*)",
+    r"((?:session |dlq |context |credential |result |trigger |hook |schedule |history |suite )?[a-z][a-z-]*)",
     re.MULTILINE,
 )
 _TARGET = re.compile(r"(?:^|`|\$ )make ([a-z][a-z0-9-]*)", re.MULTILINE)

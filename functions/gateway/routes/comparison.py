@@ -115,5 +115,6 @@ def _side(record: Record, steps: Steps, missing: list[str]) -> Compared:
         usage=record.usage,
         steps=steps.total,
         tool_calls=steps.tool_calls,
+        calls=steps.calls,
         missing=[*gone, *(["the end of the output"] if steps.truncated else []), *missing],
     )

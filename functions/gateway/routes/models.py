@@ -69,6 +69,7 @@ class ModelList(View):
     """The models of all providers, or of one."""
 
     models: list[ModelView]
+    agent_version: Annotated[str, Field(description="the OpenCode that this release is pinned to")]
 
 
 @router.get("/models", response_model=ModelList)
@@ -82,8 +83,8 @@ def models(
     The list is the catalog of the pinned OpenCode, the operator's own models (OCF_MODELS_FILE) first. A model that is
     not in it needs `model_config.api_endpoint`.
     """
-    found = list(_found(gateway.settings, provider))
-    return Response(json.dumps({"models": found}, ensure_ascii=False), 200, media_type="application/json")
+    answer = {"models": list(_found(gateway.settings, provider)), "agent_version": catalog.opencode_version()}
+    return Response(json.dumps(answer, ensure_ascii=False), 200, media_type="application/json")
 
 
 def _found(settings: GatewaySettings, provider: str | None) -> Iterator[dict[str, Any]]:

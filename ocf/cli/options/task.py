@@ -274,6 +274,7 @@ RERUN_OPTIONS = (
     _RECORDING,
     LABELS,
 )
+SUITE_OPTIONS = (next(option for option in _MODEL if option.field == "model_config"),)
 SESSION_OPTIONS = (
     *WORKSPACE_OPTIONS,
     Option("--from", "from_execution_id", "Continue this execution.", extra={"metavar": "ID"}, kind=EXECUTION),

@@ -342,7 +342,13 @@ class TaskRequest(Model):
 
     # `_requires_prompt_or_code` as JSON Schema.
     model_config = ConfigDict(
-        json_schema_extra={"anyOf": [_not_blank("prompt"), _not_blank("code"), {"required": ["rerun"]}]}
+        json_schema_extra={
+            "anyOf": [
+                _not_blank("prompt"),
+                _not_blank("code"),
+                {"required": ["rerun"], "properties": {"rerun": {"type": "object"}}},
+            ]
+        }
     )
 
     task_id: Annotated[Text, Field(max_length=200)] | None = None

@@ -16,7 +16,7 @@ from tests.support.screens import ASKING, DESKTOP, PHONE, SCREENS, reach
 
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (or CHROMIUM=PATH)"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(600),
 ]
 
 #: The colours of the dark, with no button on its way to them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import typing
@@ -16,6 +17,8 @@ from ocf.functions.cancel.handler import cancel
 from ocf.functions.cleanup.handler import cleanup
 from ocf.functions.database.store import History
 from ocf.functions.history.handler import history
+from ocf.functions.publishing.publisher import ResultPublisher
+from ocf.functions.rules.rulebook import RuleBook
 from ocf.functions.runtime.bootstrap import Dependencies
 from ocf.functions.runtime.function import Function, Handler
 from ocf.functions.runtime.serve import FUNCTIONS, function_of
@@ -30,10 +33,14 @@ HANDLERS = (submit, cancel, cleanup, session, archive, history)
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.__name__)
 def test_a_handler_names_dependencies_that_there_are(handler: Handler) -> None:
     """A keyword argument has the name and the type of an attribute of `Dependencies`."""
-    late = {"History": History}  # imported by the processes that need it only
+    # Imported by the processes that need them only.
+    late = {"History": History, "ResultPublisher": ResultPublisher, "RuleBook": RuleBook}
     attributes = typing.get_type_hints(Dependencies, localns=late)
-    for name, one in inspect.getmembers(Dependencies, lambda member: isinstance(member, property)):
-        attributes[name] = typing.get_type_hints(one.fget, localns=late)["return"]
+    for name, one in inspect.getmembers(
+        Dependencies, lambda one: isinstance(one, property | functools.cached_property)
+    ):
+        getter = one.fget if isinstance(one, property) else one.func
+        attributes[name] = typing.get_type_hints(getter, localns=late)["return"]
     hints = typing.get_type_hints(handler, localns=late)
     names = [p.name for p in inspect.signature(handler).parameters.values() if p.kind is p.KEYWORD_ONLY]
     assert {name: hints[name] for name in names} == {name: attributes.get(name) for name in names}

@@ -184,6 +184,7 @@ async def test_a_signed_webhook_becomes_one_pull_request_and_one_comment(tmp_pat
                     assert [one["execution_id"] for one in items] == [execution]
 
                     payload["sender"]["login"] = "stranger"
+                    payload["issue"]["updated_at"] = "2030-01-01T00:00:00Z"  # another change: the id tells what changed
                     await deliver(7)
 
                     async def refused() -> bool:

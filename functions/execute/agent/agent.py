@@ -54,6 +54,8 @@ _CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 12.0
 _MAX_IDLE_CHECKS = 3
 _LAST_EVENTS_SECONDS = 0.1
+# A tree that went over a limit is killed before its supervisor can say so.
+_EXIT_SECONDS = 5.0
 _REPLIES: dict[str, PermissionReply] = {
     **dict.fromkeys(("once", "allow", "yes", "y", "ok"), "once"),
     "always": "always",
@@ -429,7 +431,7 @@ class Agent:
     async def _connection_failure(self, message: str) -> AgentFailed:
         """Return the failure behind an unanswered call: most often the process is dead, the better reason."""
         with suppress(TimeoutError):
-            return self._process_failure(await asyncio.wait_for(self.server.process.exited(), 1.0))
+            return self._process_failure(await asyncio.wait_for(self.server.process.exited(), _EXIT_SECONDS))
         return AgentFailed(Reason.AGENT_ERROR, f"OpenCode does not answer: {message}", self._stderr())
 
 

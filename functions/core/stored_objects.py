@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ocf.events.errors import Unreadable
 from ocf.events.execution_input import INPUT, ExecutionInput
 from ocf.events.input_limits import KIB
-from ocf.events.ports import ObjectStore
+from ocf.events.ports import ObjectInfo, ObjectStore
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import is_old_object, old_prefix
 
@@ -58,6 +58,13 @@ async def read_input(store: ObjectStore, ref: ExecutionRef) -> ExecutionInput | 
         return ExecutionInput.read(await store.get(info.key))
     except (ValidationError, ValueError):
         raise Unreadable(f"{INPUT} of {ref} cannot be read") from None
+
+
+async def stored_tree(store: ObjectStore, project: str, given: ExecutionInput | None) -> ObjectInfo | None:
+    """Return the input tree that a description names; None where it names none, or the tree is not stored."""
+    if given is None or given.tree is None:
+        return None
+    return await store.head(input_key(project, given.tree))
 
 
 async def release_input(store: ObjectStore, ref: ExecutionRef, *, but: str | None = None) -> None:

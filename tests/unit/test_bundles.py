@@ -8,6 +8,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import zstandard
 
 from ocf.events.base_model import Sealed
 from ocf.events.command_payloads import Execute
-from ocf.events.envelope import Event
+from ocf.events.envelope import Event, of_line
 from ocf.events.execution_input import ExecutionInput
 from ocf.events.lifecycle import State
 from ocf.events.output import Usage
@@ -146,6 +147,19 @@ async def test_a_bundle_arrives_whole_under_a_new_id_and_without_secrets(tmp_pat
     assert (await made.client.get(f"/tasks/{new}/bundle")).status_code == 200
     await delete_execution(made.store, ExecutionRef("other", new))
     assert not [key for key in made.store.objects if key.startswith("other/")]
+
+
+async def test_an_event_whose_data_has_line_breaks_leaves_without_secrets_and_arrives(tmp_path: Path) -> None:
+    """Its line in the archive has the data as base64, in which no secret can be seen."""
+    made = await world(tmp_path)
+    key = f"default/{ID}/events.ndjson"
+    event = of_line(made.store.objects[key].strip())
+    await made.store.put(key, replace(event, data=json.dumps(json.loads(event.data), indent=1).encode()).line() + b"\n")
+    assert b"data_base64" in made.store.objects[key]
+    bundle = await exported(made)
+    (line,) = unpacked(bundle)["events.ndjson"].splitlines()
+    assert json.loads(line)["data"]["model_config"]["api_key"]["ciphertext"] == ""
+    assert (await taken(made, bundle)).status_code == 201
 
 
 def changed(name: str, content: bytes | Callable[[bytes], bytes]) -> Callable[[Objects], bytes]:

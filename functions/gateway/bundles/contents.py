@@ -60,7 +60,7 @@ def read_index(data: bytes) -> Index:
     """Return the index.
 
     Raises:
-        BadBundle: it is none, of a later version, or names what no bundle has.
+        BadBundle: the data is not an index, has a later version, or names an object that no bundle has.
     """
     try:
         raw = parse_json(data, _INDEX, INDEX)

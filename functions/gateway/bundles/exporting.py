@@ -6,15 +6,17 @@ import hashlib
 import json
 import tarfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from ocf.events import dataref
 from ocf.events.archived_record import MANIFEST
 from ocf.events.envelope import of_line
 from ocf.events.errors import InvalidEvent, NotYetKnown
-from ocf.events.ports import ObjectStore
+from ocf.events.input_limits import EVENT, parse_json
+from ocf.events.ports import ObjectInfo, ObjectStore
 from ocf.events.refs import ExecutionRef
-from ocf.functions.core.stored_objects import input_key, read_input
+from ocf.functions.core.stored_objects import read_input, stored_tree
 from ocf.functions.gateway.bundles.contents import (
     EVENTS,
     INDEX,
@@ -40,16 +42,14 @@ async def export(store: ObjectStore, ref: ExecutionRef) -> AsyncIterator[bytes]:
         NotYetKnown: it has no archive.
         BadBundle: an object is larger than a bundle may have.
     """
-    keys = await _keys(store, ref)
+    found = await _stored(store, ref)
     rewritten = {EVENTS: await _events(store, ref)}
     entries = []
-    for name, key in keys.items():
-        info = await store.head(key)
-        assert info is not None
+    for name, info in found.items():
         if (size := len(rewritten[name]) if name in rewritten else info.size) > LIMITS[name]:
             raise BadBundle(f"{name}: {size} bytes; at most {LIMITS[name]} fit in a bundle")
         digest = hashlib.sha256(rewritten[name]).hexdigest() if name in rewritten else info.sha256
-        entries.append(Entry(name=name, size=size, sha256=digest or await _digest(store, key)))
+        entries.append(Entry(name=name, size=size, sha256=digest or await _digest(store, info.key)))
     index = Index(version=VERSION, project_id=ref.project, execution_id=ref.execution, objects=entries)
     about = index.model_dump_json(indent=1).encode()
     yield header(INDEX, len(about)) + about + padding(len(about))
@@ -58,18 +58,20 @@ async def export(store: ObjectStore, ref: ExecutionRef) -> AsyncIterator[bytes]:
         if entry.name in rewritten:
             yield rewritten[entry.name]
         else:
-            async for piece in store.stream(keys[entry.name]):
+            async for piece in store.stream(found[entry.name].key):
                 yield piece
         yield padding(entry.size)
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-async def _keys(store: ObjectStore, ref: ExecutionRef) -> dict[str, str]:
-    """Return the key of each object that is there, by its name in the bundle."""
-    keys = {name: ref.object_key(name) for name in LIMITS}
-    given = await read_input(store, ref)
-    keys[TREE] = input_key(ref.project, given.tree) if given is not None and given.tree is not None else ""
-    found = {name: key for name, key in keys.items() if key and await store.head(key) is not None}
+async def _stored(store: ObjectStore, ref: ExecutionRef) -> dict[str, ObjectInfo]:
+    """Return each object that is there, by its name in the bundle."""
+    tree = await stored_tree(store, ref.project, await read_input(store, ref))
+    found = {}
+    for name in LIMITS:
+        info = tree if name == TREE else await store.head(ref.object_key(name))
+        if info is not None:
+            found[name] = info
     for name in (MANIFEST, EVENTS):
         if name not in found:
             raise NotYetKnown(f"execution {ref.execution} has no {name}; its archive may have expired")
@@ -94,9 +96,12 @@ async def _events(store: ObjectStore, ref: ExecutionRef) -> bytes:
     for line in whole.splitlines():
         try:
             event = await dataref.resolve(of_line(line), ref.prefix, store)
+            data = parse_json(event.data, EVENT)
         except (InvalidEvent, NotYetKnown):
             continue  # a command that became a dead letter, or whose data is gone
-        lines.append(json.dumps(without_secrets(json.loads(event.line())), ensure_ascii=False, separators=(",", ":")))
+        # Not `Event.line`: that has data with line breaks as base64, in which no secret is seen.
+        plain = without_secrets({**replace(event, data=b"").structured(), "data": data})
+        lines.append(json.dumps(plain, ensure_ascii=False, separators=(",", ":")))
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
 
 

@@ -1,8 +1,9 @@
-"""The record of an ended execution in its archive: it stays there when the bucket no longer has it."""
+"""The manifest of an archive, and the record in it: it stays there when the bucket no longer has it."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from ocf.events.errors import NotYetKnown, Unreadable
 from ocf.events.execution_record import Record
@@ -19,15 +20,30 @@ async def archived_record(store: ObjectStore, ref: ExecutionRef) -> Record | Non
         Unavailable: The store does not answer.
         Unreadable: The manifest is damaged.
     """
-    try:
-        manifest = await store.get(ref.object_key(MANIFEST))
-    except NotYetKnown:
+    manifest = await read_manifest(store, ref)
+    if manifest is None:
         return None
     try:
         # It was written before the archive was complete.
-        record = Record.read(json.dumps({**json.loads(manifest)["record"], "archived": True}))
+        record = Record.read(json.dumps({**manifest["record"], "archived": True}))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Unreadable(f"the manifest of {ref} cannot be read: {type(error).__name__}") from None
+        raise _unreadable(ref, error) from None
     if record.ref != ref:
         raise Unreadable(f"the manifest of {ref} names another execution")
     return record
+
+
+async def read_manifest(store: ObjectStore, ref: ExecutionRef) -> dict[str, Any] | None:
+    """Return the manifest of an archive; None without one. Raises as `archived_record` does."""
+    try:
+        data = await store.get(ref.object_key(MANIFEST))
+    except NotYetKnown:
+        return None
+    try:
+        return dict(json.loads(data))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _unreadable(ref, error) from None
+
+
+def _unreadable(ref: ExecutionRef, error: Exception) -> Unreadable:
+    return Unreadable(f"the manifest of {ref} cannot be read: {type(error).__name__}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,8 +12,8 @@ from typing import BinaryIO
 import zstandard
 from pydantic import ValidationError
 
-from ocf.events.archived_record import MANIFEST
-from ocf.events.errors import DeadLetter, InvalidEvent, NotYetKnown
+from ocf.events.archived_record import read_manifest
+from ocf.events.errors import DeadLetter, InvalidEvent, NotYetKnown, Unreadable
 from ocf.events.input_limits import KIB, MIB, JsonLimit, parse_json
 from ocf.events.lifecycle import Reason
 from ocf.events.ports import ObjectStore
@@ -30,7 +29,7 @@ FILE_BYTES = 128 * MIB
 _REQUEST_PARTS = 150_000
 _WINDOW = 8 * MIB
 _PIECE = 64 * KIB
-_NULL = b"\n"
+_LINE_END = b"\n"
 
 
 class InvalidRecording(DeadLetter):
@@ -156,8 +155,8 @@ def _split(file: BinaryIO) -> Iterator[bytes]:
             while piece := stream.read(_PIECE):
                 start = len(rest)
                 rest += piece
-                if (end := rest.rfind(_NULL, start) + 1) > 0:
-                    yield from bytes(rest[: end - 1]).split(_NULL)
+                if (end := rest.rfind(_LINE_END, start) + 1) > 0:
+                    yield from bytes(rest[: end - 1]).split(_LINE_END)
                     del rest[:end]
                 if len(rest) > _LINE.bytes:
                     raise InvalidRecording(f"{NAME}: a line has more than {_LINE.bytes} bytes")
@@ -196,9 +195,8 @@ async def load(store: ObjectStore, ref: ExecutionRef) -> Recording:
 async def _digest(store: ObjectStore, ref: ExecutionRef) -> str | None:
     """Return the SHA-256 that the manifest states for the recording; None without one."""
     try:
-        manifest = json.loads(await store.get(ref.object_key(MANIFEST)))
-        return next((one["sha256"] for one in manifest["objects"] if one["name"] == NAME), None)
-    except NotYetKnown:
-        return None
-    except (ValueError, KeyError, TypeError, RecursionError):
+        manifest = await read_manifest(store, ref)
+        objects = [] if manifest is None else manifest["objects"]
+        return next((one["sha256"] for one in objects if one["name"] == NAME), None)
+    except (Unreadable, KeyError, TypeError):
         raise InvalidRecording(f"the manifest of execution {ref.execution} cannot be read") from None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from typing import Any
 
 from ocf.events import dataref, subjects
 from ocf.events.command_payloads import Execute, Submit
-from ocf.events.envelope import Event, InvalidData, decode
+from ocf.events.envelope import Event, InvalidData, decode, of_line
 from ocf.events.errors import InvalidEvent, NotYetKnown
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import FieldError
+from ocf.events.gzip_ndjson import DamagedArchive, split_lines
 from ocf.events.input_limits import EVENT, parse_json
 from ocf.events.ports import Bus, ObjectStore
 from ocf.events.refs import ExecutionRef
@@ -21,9 +22,8 @@ from ocf.functions.submit.task_rules import broken_rules
 
 EVENTS = "events.ndjson"
 _EXECUTE = "dev.ocf.task.execute.v1"
-_STRUCTURED = {"content-type": "application/cloudevents+json"}
 #: Bytes of one command in the archive: its data at most, as JSON in an envelope.
-_LINE = 2 * EVENT.bytes
+_LINE = replace(EVENT, bytes=2 * EVENT.bytes)
 #: Members of the original's task that a rerun does not have, beside those in `_left_out`.
 _NOT_CARRIED = ("execution_id", "project_id", "submitted_at", "session_id", "reply_to", "rerun", "recording")
 
@@ -106,7 +106,7 @@ async def _execute(ref: ExecutionRef, bus: Bus, store: ObjectStore) -> Execute:
         event = decode(message.headers, message.data) if message is not None else await _archived(ref, store)
         event = await dataref.resolve(event, ref.prefix, store)
         data = Execute.model_validate(parse_json(event.data, EVENT))
-    except (InvalidEvent, NotYetKnown, ValueError):
+    except (InvalidEvent, NotYetKnown, DamagedArchive, ValueError):
         raise InvalidData([FieldError(field="rerun.of", message="its task is gone, or cannot be read")]) from None
     if (data.project_id, data.execution_id) != (ref.project, ref.execution):
         raise InvalidData([FieldError(field="rerun.of", message="its archive has the task of another execution")])
@@ -114,12 +114,7 @@ async def _execute(ref: ExecutionRef, bus: Bus, store: ObjectStore) -> Execute:
 
 
 async def _archived(ref: ExecutionRef, store: ObjectStore) -> Event:
-    rest = b""
-    async for piece in store.stream(ref.object_key(EVENTS)):
-        *lines, rest = (rest + piece).split(b"\n")
-        if len(rest) > _LINE:
-            break
-        for line in lines:
-            if _EXECUTE.encode() in line and json.loads(line).get("type") == _EXECUTE:
-                return decode(_STRUCTURED, line)
+    async for line in split_lines(store.stream(ref.object_key(EVENTS)), _LINE):
+        if _EXECUTE.encode() in line and (event := of_line(line)).type == _EXECUTE:
+            return event
     raise NotYetKnown("the archive has no execute command")

@@ -17,7 +17,7 @@ from starlette.requests import HTTPConnection
 
 from ocf.events import envelope, subjects, trace_context
 from ocf.events.base_model import ExecutionId, Model, ProjectId
-from ocf.events.command_payloads import MAX_COMMAND_BYTES
+from ocf.events.command_payloads import MAX_COMMAND_BYTES, TaskRequest
 from ocf.events.command_publisher import publish_command
 from ocf.events.dataref import offload
 from ocf.events.errors import OcfError
@@ -86,6 +86,14 @@ class Gateway:
         event = await offload(event, f"{project}/{entity}", self.deps.store)
         await publish_command(self.deps.bus, event, project, only_first=only_first)
         return event.id
+
+    async def submit(
+        self, task: TaskRequest, ref: ExecutionRef, trace: str | None, *, only_first: bool = False, **extensions: str
+    ) -> None:
+        """Publish the submit of an execution, and count and list it. Raises as `publish` does."""
+        await self.publish("dev.ocf.task.submit.v1", task, trace, only_first=only_first, **extensions)
+        self.metrics.submitted.inc()
+        self.listing.submitted(ref)
 
     async def record(self, project: str, execution: str) -> Record | None:
         """Return the current record; None when there is none."""

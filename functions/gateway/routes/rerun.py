@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 
 from fastapi import APIRouter, Request
@@ -14,8 +13,9 @@ from ocf.events.refs import ExecutionRef
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import Execution, Gw, Trace
 from ocf.functions.gateway.problems import Problem
-from ocf.functions.gateway.request_body import JSON, StrictRoute, documented, read_optional
+from ocf.functions.gateway.request_body import StrictRoute, documented, read_optional
 from ocf.functions.gateway.request_schemas import ExecuteTask, RunAgain
+from ocf.functions.gateway.routes.tasks import submitted
 from ocf.functions.gateway.sealed_secrets import seal_task
 
 router = APIRouter(tags=["tasks"], route_class=StrictRoute)
@@ -44,9 +44,5 @@ async def rerun(request: Request, gateway: Gw, found: Execution, trace: Trace) -
     ids = {"execution_id": execution, "project_id": found.project}
     task = ExecuteTask.model_validate({**given, **ids, "rerun": asked.model_dump(exclude_defaults=True)})
     task = seal_task(task, found.project, gateway.deps.keyring)
-    await gateway.publish("dev.ocf.task.submit.v1", task, trace)
-    gateway.metrics.submitted.inc()
-    gateway.listing.submitted(ExecutionRef(found.project, execution))
-    content = {"execution_id": execution, "status": State.PENDING, "rerun_of": found.execution}
-    where = {"Location": f"/tasks/{execution}/status?project_id={found.project}"}
-    return Response(json.dumps(content).encode(), 202, where, JSON)
+    await gateway.submit(task, ExecutionRef(found.project, execution), trace)
+    return submitted(found.project, execution, State.PENDING, rerun_of=found.execution)

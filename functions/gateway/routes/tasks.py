@@ -70,26 +70,25 @@ async def execute(request: Request) -> Response:
         raise Problem(410, "deleted", f"execution {given} was deleted; use a new id or key")
     if given and (used := await gateway.ended.used(ExecutionRef(project, given))) is not None:
         _check_digest(execution, used.request_digest, digest)
-        return _submitted(project, execution, used.state)
+        return submitted(project, execution, used.state)
     body = body.model_copy(update={"execution_id": execution, "project_id": project})
     state = State.PENDING
     try:
-        await gateway.publish(
-            "dev.ocf.task.submit.v1",
+        await gateway.submit(
             body,
+            ExecutionRef(project, execution),
             request.headers.get("traceparent"),
             only_first=given is not None,
             **({"requestdigest": digest} if digest else {}),
         )
-        gateway.metrics.submitted.inc()
-        gateway.listing.submitted(ExecutionRef(project, execution))
     except Conflict:
         state = await _earlier(gateway, project, execution, digest)
-    return _submitted(project, execution, state)
+    return submitted(project, execution, state)
 
 
-def _submitted(project: str, execution: str, state: str) -> Response:
-    content = json.dumps({"execution_id": execution, "status": state}).encode()
+def submitted(project: str, execution: str, state: str, **more: str) -> Response:
+    """Return the answer to a submit."""
+    content = json.dumps({"execution_id": execution, "status": state, **more}).encode()
     return Response(content, 202, {"Location": f"/tasks/{execution}/status?project_id={project}"}, JSON)
 
 

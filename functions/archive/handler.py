@@ -27,7 +27,7 @@ from ocf.functions.archive.recording import delete_parts, join_recording
 from ocf.functions.archive.scratch_folders import scratch
 from ocf.functions.core.command_events import ids_of
 from ocf.functions.core.execution_store import Records
-from ocf.functions.core.stored_objects import delete_execution, input_key, read_input
+from ocf.functions.core.stored_objects import delete_execution, read_input, stored_tree
 from ocf.functions.recording.lines import NAME
 
 log = structlog.get_logger()
@@ -156,7 +156,7 @@ async def _input(store: ObjectStore, ref: ExecutionRef) -> ExecutionInput | None
         found = await read_input(store, ref)
     except Unreadable:
         return None
-    if found is None or found.tree is None or await store.head(input_key(ref.project, found.tree)) is not None:
+    if found is None or found.tree is None or await stored_tree(store, ref.project, found) is not None:
         return found
     return found.model_copy(update={"missing": "the files could not be stored"})
 
@@ -165,12 +165,10 @@ async def _unreported(
     store: ObjectStore, prefix: str, known: set[str], wanted: tuple[str, ...] | None
 ) -> list[Artifact]:
     """Return the objects that the terminal fact does not name: the input, and those of a worker that was lost."""
-    names = [info.key.removeprefix(f"{prefix}/") async for info in store.list(f"{prefix}/")]
+    names = wanted or [info.key.removeprefix(f"{prefix}/") async for info in store.list(f"{prefix}/")]
     found = []
     for name in names:
         if name in known or name == MANIFEST or "/" in name:  # `data/` has the large commands
-            continue
-        if wanted is not None and name not in wanted:
             continue
         info = await store.head(f"{prefix}/{name}")
         if info is not None:

@@ -259,14 +259,20 @@ def _aligned(a: Sequence[tuple[Step, str]], b: Sequence[tuple[Step, str]]) -> li
     return rows
 
 
-def _parting(a: str, b: str) -> int:
-    """Return where two texts begin to differ, if that is beyond what would be shown, less some context."""
-    # Doubling, then halving: comparing slices is far faster than comparing characters.
+def first_difference(a: str, b: str) -> int:
+    """Return the number of characters that two texts have in common at their beginnings."""
+    # By halves: comparing slices is far faster than comparing characters.
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle - 1)
-    return low - _SHOWN // 4 if low > _SHOWN // 2 else 0
+    return low
+
+
+def _parting(a: str, b: str) -> int:
+    """Return where two texts begin to differ, if that is beyond what would be shown, less some context."""
+    at = first_difference(a, b)
+    return at - _SHOWN // 4 if at > _SHOWN // 2 else 0
 
 
 def _shown(step: Step, start: int = 0) -> Step:

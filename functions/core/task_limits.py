@@ -1,10 +1,11 @@
-"""Limits of a task: the operator's settings are both default and maximum."""
+"""Limits and recording of a task: its own wish within the operator's settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
-from ocf.events.command_payloads import Limits
+from ocf.events.command_payloads import Limits, TaskRequest
 from ocf.functions.settings.settings import Settings
 
 #: Fields of `limits`, and the settings that are their maximum.
@@ -23,6 +24,11 @@ def effective_limit(limits: Limits, field: str, settings: Settings) -> int:
     ceiling: int = getattr(settings, CEILINGS[field])
     requested: int | None = getattr(limits, field)
     return ceiling if requested is None else min(requested, ceiling)
+
+
+def effective_recording(task: TaskRequest, settings: Settings) -> Literal["off", "answers", "full"]:
+    """Return what is recorded of a task: what it asks for, else the operator's setting."""
+    return task.recording or settings.recording
 
 
 def exceeded(limits: Limits, settings: Settings) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from ocf.events.fact_payloads import Divergence, RerunResult
 from ocf.events.optional_task_fields import Rerun
 from ocf.events.terminal_facts import MAX_DIVERGENCES
+from ocf.functions.core.execution_comparison import first_difference
 from ocf.functions.recording.canonical import PartTable
 from ocf.functions.recording.lines import CallLine, Part
 from ocf.functions.recording.reading import Recording
@@ -173,8 +174,7 @@ class Playback:
         if was.text is None or now.text is None:
             return None
         one, other = self.table.normal(was.text), self.table.normal(now.text)
-        length = min(len(one), len(other))
-        at = next((at for at in range(length) if one[at] != other[at]), length)
+        at = first_difference(one, other)
         start = max(0, at - _BEFORE)
         return f"was …{one[start : at + _SHOWN]}, is …{other[start : at + _SHOWN]}"
 

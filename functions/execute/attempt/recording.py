@@ -21,7 +21,8 @@ from ocf.events.redaction import Redactor
 from ocf.events.refs import ExecutionRef
 from ocf.events.session_record import Session
 from ocf.functions import workspace
-from ocf.functions.core.stored_objects import input_key, read_input
+from ocf.functions.core.stored_objects import read_input, stored_tree
+from ocf.functions.core.task_limits import effective_recording
 from ocf.functions.execute.agent.warm_server import WarmServer
 from ocf.functions.execute.attempt.artifacts import CONVERSATION
 from ocf.functions.execute.attempt.stop import StopReason, failed
@@ -65,7 +66,7 @@ def open_model(
         rerun: the original, if it is a rerun.
     """
     player = None if rerun is None else rerun.player(server, redactor)
-    holds = task.recording or deps.settings.recording
+    holds = effective_recording(task, deps.settings)
     if holds == "off":
         return None, player
     head = Head(
@@ -79,15 +80,16 @@ def open_model(
         home=str(server.root / "home"),
         rerun_of=None if rerun is None else rerun.asked.of,
     )
-    table = PartTable(head.key, redactor, paths_of(head)) if player is None else player.playback.table
+    places = paths_of(head.workspace, head.home)
+    table = PartTable(head.key, redactor, places) if player is None else player.playback.table
     recorder = Recorder(deps.store, ExecutionRef(task.project_id, task.execution_id), head, table, deps.clock)
     recorder.note_inputs(inputs)
     return recorder, player
 
 
-def paths_of(head: Head) -> tuple[tuple[str, str], ...]:
+def paths_of(directory: str, home: str) -> tuple[tuple[str, str], ...]:
     """Return the paths of an attempt that differ between two runs, with what stands for them."""
-    return ((head.workspace, "<workspace>"), (head.home, "<home>"))
+    return ((directory, "<workspace>"), (home, "<home>"))
 
 
 def described(target: ModelTarget) -> dict[str, object]:
@@ -210,7 +212,7 @@ class Rerun:
         """Return the player for the model proxy of `server`."""
         here = (str(server.directory), str(server.root / "home"))
         head = self.head
-        table = PartTable(head.key, redactor, (*zip(here, ("<workspace>", "<home>"), strict=True), *paths_of(head)))
+        table = PartTable(head.key, redactor, (*paths_of(*here), *paths_of(head.workspace, head.home)))
         complete = self._original.state is State.COMPLETED
         playback = Playback(self.recording, self.asked, table, complete=complete)
         moved = [(was, now) for was, now in zip((head.workspace, head.home), here, strict=True) if was]
@@ -246,7 +248,7 @@ async def open_rerun(deps: Dependencies, task: Execute) -> Rerun | None:
         raise InvalidRecording(f"execution {task.rerun.of} is gone")
     ref = ExecutionRef(task.project_id, task.rerun.of)
     recording, given = await load(deps.store, ref), await read_input(deps.store, ref)
-    if given is None or given.tree is None or await deps.store.head(input_key(ref.project, given.tree)) is None:
+    if await stored_tree(deps.store, ref.project, given) is None:
         given = None  # its files were too many, or are gone: from the source again
     return Rerun(task.rerun, recording, original, given)
 

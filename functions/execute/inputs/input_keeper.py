@@ -20,6 +20,7 @@ from ocf.events.refs import ExecutionRef
 from ocf.functions import workspace
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.core.stored_objects import input_key, input_user, release_input
+from ocf.functions.core.task_limits import effective_recording
 from ocf.functions.execute.agent import config
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.models import catalog
@@ -59,7 +60,7 @@ class InputKeeper:
             image=self._settings.image_digest,
             environment=sorted(config.environment(server.spec, "")),
         )
-        if (self._task.recording or self._settings.recording) == "off":
+        if effective_recording(self._task, self._settings) == "off":
             self.found = self.found.model_copy(update={"missing": "nothing is recorded of this execution"})
             return known
         about: dict[str, object]

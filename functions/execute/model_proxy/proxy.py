@@ -242,14 +242,11 @@ class ModelProxy:
 
     async def _parts(self, wire: Wire, elided: Elided, body: dict[str, Any]) -> list[Part] | None:
         """Return the parts of a request that is recorded or compared; None also if there were too many."""
-        table = (
-            self._player.playback.table
-            if self._player is not None
-            else self._recorder.table
-            if self._recorder is not None
-            else None
-        )
-        if table is None:
+        if self._player is not None:
+            table = self._player.playback.table
+        elif self._recorder is not None:
+            table = self._recorder.table
+        else:
             return None
         # Hashing is a hundred times as fast as parsing.
         return await requests.off_loop(len(elided.source) // 8, lambda: table.parts(raw_parts(wire, elided, body)))

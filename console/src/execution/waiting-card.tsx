@@ -5,6 +5,7 @@ import { useAction, useNow } from "../hooks";
 import { until, words } from "../model/format";
 import { visible } from "../model/visible";
 import { Icon } from "../ui/icons";
+import { ErrorText } from "../ui/parts";
 
 /** What the agent waits for, and the answer. It stays until the record says that nobody waits any more. */
 export function WaitingCard({
@@ -82,11 +83,7 @@ export function WaitingCard({
           )}
         </>
       )}
-      {action.error && (
-        <p className="error" role="alert">
-          {action.error.message}
-        </p>
-      )}
+      <ErrorText error={action.error} />
     </section>
   );
 }

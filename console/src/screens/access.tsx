@@ -4,7 +4,7 @@ import type { Credential, Hook, NewHook } from "../api/types";
 import { useAction, useNow, usePolled } from "../hooks";
 import { ago, until } from "../model/format";
 import { Icon } from "../ui/icons";
-import { CardSkeletons, Confirm, CopyButton, Failure, Field, Segmented } from "../ui/parts";
+import { CardSkeletons, Confirm, CopyButton, ErrorText, Failure, Field, Segmented } from "../ui/parts";
 import { ProjectField, useProject } from "../ui/project";
 
 const FORGES = ["github", "gitlab", "gitea"] as const;
@@ -257,11 +257,7 @@ function CreateCredential({ project, onDone }: { project: string | undefined; on
       {text("api_url", "API", "Of a forge of your own; required for Gitea.")}
       {text("token", "Token", "Sealed at once. A GitHub App: ocf credential create.", "password")}
       <div className="form-end">
-        {action.error && errors.size === 0 && (
-          <p className="error" role="alert">
-            {action.error.message}
-          </p>
-        )}
+        {errors.size === 0 && <ErrorText error={action.error} />}
         <Segmented
           label="Forge"
           value={forge}
@@ -286,11 +282,7 @@ function CreateHook({ project, onDone }: { project: string | undefined; onDone: 
   return (
     <form className="inline-form" onSubmit={(event) => void create(event)}>
       <div className="form-end">
-        {action.error && (
-          <p className="error" role="alert">
-            {action.error.message}
-          </p>
-        )}
+        <ErrorText error={action.error} />
         <Segmented
           label="Sender"
           value={kind}

@@ -5,7 +5,7 @@ import { useAction, useNow, usePolled, useRows } from "../hooks";
 import { ago, plural } from "../model/format";
 import { href } from "../router";
 import { Icon } from "../ui/icons";
-import { CardSkeletons, Confirm, CopyButton, Empty, Failure, Skeleton } from "../ui/parts";
+import { CardSkeletons, Confirm, CopyButton, Empty, ErrorText, Failure, Skeleton } from "../ui/parts";
 
 const PAGE = 100;
 
@@ -85,11 +85,7 @@ function Letter({ letter, now, onChanged }: { letter: DeadLetter; now: number; o
           {letter.status ? <span>HTTP {letter.status}</span> : null}
           {letter.deliveries ? <span>{plural(letter.deliveries, "delivery", "deliveries")}</span> : null}
         </p>
-        {action.error && (
-          <p className="error" role="alert">
-            {action.error.message}
-          </p>
-        )}
+        <ErrorText error={action.error} />
       </div>
       <div className="card-facts">
         {letter.failed_at && (

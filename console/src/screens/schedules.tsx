@@ -4,7 +4,7 @@ import type { Schedule } from "../api/types";
 import { useAction, useNow, usePolled } from "../hooks";
 import { ago, until } from "../model/format";
 import { Icon } from "../ui/icons";
-import { CardSkeletons, Confirm, Empty, Failure, Field, Segmented } from "../ui/parts";
+import { CardSkeletons, Confirm, Empty, ErrorText, Failure, Field, Segmented } from "../ui/parts";
 import { ProjectField, useProject } from "../ui/project";
 
 const OVERLAPS = [
@@ -100,11 +100,7 @@ function ScheduleCard({ schedule, project, now, onChanged }: CardProps): ReactNo
             Started nothing {ago(refused.time, now)}: {refused.reason}
           </p>
         )}
-        {action.error && (
-          <p className="error" role="alert">
-            {action.error.message}
-          </p>
-        )}
+        <ErrorText error={action.error} />
       </div>
       <div className="card-facts">
         {upcoming[0] && <span>{until(upcoming[0], now)}</span>}
@@ -184,11 +180,7 @@ function CreateSchedule({ project, onDone }: { project: string | undefined; onDo
       {text("timezone", "Time zone", "UTC", "Such as Europe/Berlin.")}
       <div className="wide">{text("prompt", "What is to be done?", "Update the dependencies")}</div>
       <div className="form-end">
-        {action.error && errors.size === 0 && (
-          <p className="error" role="alert">
-            {action.error.message}
-          </p>
-        )}
+        {errors.size === 0 && <ErrorText error={action.error} />}
         <span className="hint">While an earlier execution runs</span>
         <Segmented label="While an earlier execution runs" value={overlap} options={OVERLAPS} onChange={setOverlap} />
         <button type="submit" className="button primary" disabled={action.busy}>

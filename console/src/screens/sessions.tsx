@@ -5,7 +5,7 @@ import { useAction, useNow, usePolled } from "../hooks";
 import { ago, plural, until, words } from "../model/format";
 import { href } from "../router";
 import { Icon } from "../ui/icons";
-import { CardSkeletons, Confirm, CopyButton, Empty, Failure, Field } from "../ui/parts";
+import { CardSkeletons, Confirm, CopyButton, Empty, ErrorText, Failure, Field } from "../ui/parts";
 
 /** Sessions: conversations that keep their workspace between executions. */
 export function SessionsScreen(): ReactNode {
@@ -198,11 +198,7 @@ function CreateSession({ onDone }: { onDone: () => void }): ReactNode {
       <button type="submit" className="button primary" disabled={action.busy}>
         Create
       </button>
-      {action.error && errors.size === 0 && (
-        <p className="error" role="alert">
-          {action.error.message}
-        </p>
-      )}
+      {errors.size === 0 && <ErrorText error={action.error} />}
     </form>
   );
 }

@@ -48,7 +48,7 @@ export function JsonForm(props: {
   );
 }
 
-/** The object that the text is; an error says why it is none. */
+/** Parses the text as a JSON object; an error says what is wrong with it. */
 export function objectOf(text: string): Record<string, unknown> {
   let value: unknown;
   try {

@@ -239,6 +239,15 @@ export function Menu(props: { label: string; icon: IconName; text?: string; chil
   );
 }
 
+/** Why an action failed, read out at once. */
+export function ErrorText({ error }: { error: { message: string } | null | undefined }): ReactNode {
+  return error ? (
+    <p className="error" role="alert">
+      {error.message}
+    </p>
+  ) : null;
+}
+
 /** Asks before something that cannot be taken back. */
 export function Confirm(props: {
   title: string;
@@ -258,11 +267,7 @@ export function Confirm(props: {
     <dialog className="dialog" ref={dialog} onClose={props.onClose} aria-labelledby="confirm-title">
       <h2 id="confirm-title">{props.title}</h2>
       <div className="dialog-body">{props.children}</div>
-      {props.error && (
-        <p className="error" role="alert">
-          {props.error.message}
-        </p>
-      )}
+      <ErrorText error={props.error} />
       <div className="dialog-actions">
         {/* Closed by the browser, which then gives the focus back. */}
         <button type="button" className="button quiet" onClick={() => dialog.current?.close()}>

@@ -324,7 +324,7 @@ def metrics_table() -> Pages:
 
 
 def recording_rules() -> Pages:
-    """What is replaced before requests are compared, in docs/reference/recording.md."""
+    """Return docs/reference/recording.md with the table of what is replaced before requests are compared."""
     page = ROOT / "docs/reference/recording.md"
     rows = [f"| `{pattern.replace('|', chr(92) + '|')}` | `{stands}` | {why} |" for pattern, stands, why in RULES]
     table = "| pattern | becomes | because of |\n|---|---|---|\n" + _lines(rows)

@@ -55,7 +55,7 @@ async def stranger() -> AsyncIterator[str]:
 
 
 async def asked(stranger: str, questions: dict[str, tuple[str, int, str | None]]) -> dict[str, Any]:
-    """What the stranger gets."""
+    """Return the answer that the stranger gets."""
     command = ("python", "-c", ASK, json.dumps(questions))
     found: dict[str, Any] = json.loads(await kubectl(*STRANGER, "exec", stranger, "--", *command, timeout=400))
     return found

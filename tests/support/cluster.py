@@ -136,7 +136,7 @@ async def drain_under(pod: str) -> asyncio.Task[str]:
 
 
 async def at_zero() -> bool:
-    """Whether no function has a pod, not even an ending one, nor has the gateway."""
+    """Return whether neither the functions nor the gateway have a pod, an ending one included."""
     return not await objects("pods", "-l", "serving.knative.dev/service")
 
 

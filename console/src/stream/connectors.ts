@@ -37,9 +37,10 @@ export function natsConnector(): Connector {
           }
         },
       });
-      await connection.flush();
-      if (refusal) throw new Error(refusal);
       const closed = connection.closed().then((error) => refusal ?? (error ? error.message : "connection closed"));
+      // A connection that is closed before the answer to its flush leaves the flush pending for ever.
+      const ending = await Promise.race([connection.flush(), closed]);
+      if (refusal ?? ending) throw new Error(refusal ?? String(ending));
       return { closed, close: () => void connection.close() };
     },
   };

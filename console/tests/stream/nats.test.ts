@@ -1,5 +1,5 @@
 import { afterEach, beforeAll, beforeEach, expect, test, vi } from "vitest";
-import { WebSocket } from "ws";
+import { WebSocket, WebSocketServer } from "ws";
 import { type Gateway, natsConnector, type StreamStatus, watch } from "../../src/stream";
 import { numbers } from "./helpers";
 import { HAS_SERVER, NatsServer, SEED, SUBJECT } from "./nats-server";
@@ -85,4 +85,26 @@ suite("a subscription that the server refuses is an error, not a silent stream",
     subject: "ocf.live.other.0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11",
   };
   await expect(natsConnector().open(viewer, 1, () => undefined)).rejects.toThrow(/permission/i);
+});
+
+test("a refusal that is the last word of a server is an error, although the flush is never answered", async () => {
+  const refusing = new WebSocketServer({ host: "127.0.0.1", port: 0 });
+  let pings = 0;
+  refusing.on("connection", (socket) => {
+    const say = (line: string): void => socket.send(Buffer.from(`${line}\r\n`));
+    say('INFO {"server_id":"x","version":"2.14.0","proto":1,"headers":true,"max_payload":1048576}');
+    socket.on("message", (data) => {
+      const text = String(data);
+      if (text.includes("PING") && pings++ === 0) say("PONG");
+      if (text.includes("SUB ")) say(`-ERR 'Permissions Violation for Subscription to "${SUBJECT}"'`);
+    });
+  });
+  await new Promise((resolve) => refusing.once("listening", resolve));
+  const address = refusing.address() as { port: number };
+  const viewer = { ...(await gateway.viewer(new AbortController().signal)), nats_ws: `ws://127.0.0.1:${address.port}` };
+  try {
+    await expect(natsConnector().open(viewer, 1, () => undefined)).rejects.toThrow(/permission/i);
+  } finally {
+    refusing.close();
+  }
 });

@@ -66,9 +66,26 @@ wheel: install ## the distributions of server and Python client, in dist/
 	rm -rf build clients/python/build dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist ./clients/python .
 
-.PHONY: lock
+.PHONY: lock outdated
 lock: ## renew requirements/*.lock
 	scripts/lock.sh
+outdated: install ## what is behind: Python packages, the console's, the agent and the scripted model
+	$(BIN)/python -m pip list --outdated --disable-pip-version-check
+	@for folder in console functions/execute/npm; do \
+	  echo "== $$folder"; (cd $$folder && "$(CURDIR)/scripts/npm.sh" outdated) || [[ $$? == 1 ]]; done
+
+# Their own environment: what builds pages and bills of materials is needed by nothing else.
+TOOLS := .tools/project
+$(TOOLS)/.installed: requirements/tools.lock | install
+	@$(BIN)/python -m venv $(TOOLS)
+	@$(TOOLS)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
+	@touch $@
+
+.PHONY: docs sbom
+docs: $(TOOLS)/.installed ## the documentation as a site with search, in build/site; a dead link or anchor fails
+	@$(TOOLS)/bin/python scripts/docs_site.py $(DOCS_ARGS)
+sbom: $(TOOLS)/.installed ## bills of materials (CycloneDX) of wheel and image, in dist/sbom
+	@$(TOOLS)/bin/python scripts/sbom.py $(SBOM_ARGS)
 
 .PHONY: bench
 bench: install ## measure; prints and writes .bench/

@@ -11,11 +11,12 @@ if ! command -v "$uv" >/dev/null; then
 fi
 # Seeing the index a machine happens to use would say nothing about the project.
 compile() {
-  "$uv" pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+  "$uv" pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
     --no-header --no-emit-package opencode-functions-client --python-version 3.11 --quiet "$@"
 }
-compile --extra local --extra mcp --extra dev -o requirements/dev.lock
-compile --extra local --extra mcp -c requirements/dev.lock -o requirements/local.lock
-compile -c requirements/dev.lock -o requirements/runtime.lock
+compile pyproject.toml --extra local --extra mcp --extra dev -o requirements/dev.lock
+compile pyproject.toml --extra local --extra mcp -c requirements/dev.lock -o requirements/local.lock
+compile pyproject.toml -c requirements/dev.lock -o requirements/runtime.lock
+compile requirements/tools.in -o requirements/tools.lock
 # What the pinned agent knows of models.
 "${PYTHON:-python3}" scripts/catalog.py

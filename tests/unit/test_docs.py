@@ -107,3 +107,9 @@ def test_every_setting_has_a_meaning() -> None:
     """The configuration page would otherwise have an empty cell where a question is."""
     without = [field.alias for field in Settings.model_fields.values() if not field.description]
     assert without == []
+
+
+def test_no_change_is_told_twice() -> None:
+    """A line of the changelog stands in one version only: a rebase once copied one into three."""
+    lines = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("- ")]
+    assert [line for line in set(lines) if lines.count(line) > 1] == []

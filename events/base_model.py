@@ -38,6 +38,16 @@ def no_credentials(value: str) -> str:
     return value
 
 
+def no_websocket(value: object) -> object:
+    """Refuse the URL of a WebSocket, by what to do instead: a secret in its frames could not be redacted."""
+    if isinstance(value, str) and value.lower().startswith(("ws://", "wss://")):
+        raise ValueError(
+            "must be http(s): WebSockets are not carried; use the server's HTTP API, or reach it without a "
+            "secret by network.allow"
+        )
+    return value
+
+
 #: A repository without credentials, and a branch, tag or commit of it. The pattern shows the rule in the JSON Schema.
 GitUrl = Annotated[
     str,

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
@@ -34,6 +35,7 @@ from ocf.events.base_model import (
     SessionId,
     Text,
     no_credentials,
+    no_websocket,
 )
 from ocf.events.forge_fields import CredentialName, ReplyTo, TaskResult
 from ocf.events.optional_task_fields import (
@@ -307,6 +309,7 @@ class TaskSecret(Model):
             json_schema_extra={"pattern": r"^https?://(?![^/?#]*@)[^\s?#]+$"},
         ),
         AfterValidator(no_credentials),
+        BeforeValidator(no_websocket),
     ]
     inject: SecretInjection
     methods: Annotated[list[SecretMethod], Field(min_length=1, max_length=7)] | None = None
@@ -458,7 +461,7 @@ class PushResult(Model):
 
 
 class CommentEnd(Model):
-    """`dev.ocf.task.comment.v1`: comment on the issue or pull request of an ended execution."""
+    """`dev.ocf.task.comment.v1`: say the end of an execution on its forge: a comment, the end of its commit status."""
 
     project_id: ProjectId
     execution_id: ExecutionId

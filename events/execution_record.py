@@ -99,6 +99,8 @@ class Record(ForwardCompatible):
     base_commit: str | None = None
     #: Commits that this execution pushed or was about to push.
     pushed: list[str] = []
+    #: The commit whose status or check run on the forge says that this execution runs.
+    status_open: str | None = None
 
     @property
     def ref(self) -> ExecutionRef:

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from ocf.events.base_model import ExecutionId, GitRef, GitUrl, Model, Sealed, Text, no_credentials
+from ocf.events.base_model import ExecutionId, GitRef, GitUrl, Model, Sealed, Text, no_credentials, no_websocket
 from ocf.events.input_limits import KIB, MIB, OUTPUT_SCHEMA, check_value
 
 MAX_ATTACHMENTS = 20
@@ -204,6 +204,7 @@ class RemoteMcp(Model):
             json_schema_extra={"pattern": r"^https?://(?![^/?#]*@)[^\s#]+$"},
         ),
         AfterValidator(no_credentials),
+        BeforeValidator(no_websocket),
     ]
     headers: Headers = {}
 

@@ -23,7 +23,11 @@ Schema = dict[str, Any]
 _REF = "#/components/schemas/"
 _PROSE = frozenset({"description", "default", "format", "example", "externalDocs"})
 #: Not in the overlays, but in the docs.
-_FURTHER = {("eventing.knative.dev/v1", "Trigger")}
+_FURTHER = {
+    ("eventing.knative.dev/v1", "Trigger"),
+    ("sources.knative.dev/v1", "ApiServerSource"),
+    ("sources.knative.dev/v1", "PingSource"),
+}
 
 
 def raw(path: str) -> dict[str, Any]:

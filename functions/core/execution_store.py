@@ -136,7 +136,7 @@ class Records:
         state = EXECUTION.step(record.state, taken)
         lost = isinstance(outcome, Failed) and outcome.reason is Reason.WORKER_LOST
         facts: dict[str, Model] = {f"dev.ocf.task.{state.value}.v1": outcome}
-        if record.reply_to is not None:
+        if record.reply_to is not None or record.status_open is not None:
             comment = CommentEnd(project_id=record.project_id, execution_id=record.execution_id)
             facts["dev.ocf.task.comment.v1"] = comment
         record = record.end_attempt(AttemptStep.LOSE_WORKER if lost else AttemptStep(taken.value), now)

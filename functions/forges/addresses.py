@@ -10,7 +10,7 @@ import httpx
 
 from ocf.events.forge_fields import ForgeKind
 from ocf.functions.forges.forge import Forge
-from ocf.functions.forges.github import Gitea, GitHub
+from ocf.functions.forges.github import Gitea, GitHub, GitHubApp
 from ocf.functions.forges.gitlab import GitLab
 from ocf.functions.forges.http import ForgeRefused
 
@@ -61,14 +61,14 @@ class ForgeAddress:
         if (kind or self.kind, (api_url or self.api_url).rstrip("/")) != (self.kind, self.api_url):
             raise ForgeRefused(f"credential {credential!r} is for {self.kind} at {self.api_url}")
 
-    def connect(self, client: httpx.AsyncClient, token: str) -> Forge:
-        """Return a client of the forge.
+    def connect(self, client: httpx.AsyncClient, token: str, *, app: bool = False) -> Forge:
+        """Return a client of the forge; `app` says that the token is that of a GitHub App's installation.
 
         Raises:
             ForgeRefused: the token would cross the network in clear text.
         """
         self.check()
-        return _CLASSES[self.kind](client, self.api_url, token)
+        return (GitHubApp if app else _CLASSES[self.kind])(client, self.api_url, token)
 
 
 def forge_address(kind: ForgeKind | None, api_url: str | None, url: str | None = None) -> ForgeAddress:

@@ -16,6 +16,7 @@ from ocf.events.ports import Bucket, Clock
 from ocf.events.sealing import Keyring
 from ocf.functions.core.compare_and_set import dump
 from ocf.functions.forges.addresses import ForgeAddress, forge_address
+from ocf.functions.forges.forge import Forge
 from ocf.functions.forges.http import Api, ForgeRefused
 
 _TRIES = 20
@@ -44,10 +45,15 @@ class Credential(ForwardCompatible):
 
 @dataclass(frozen=True)
 class Access:
-    """An opened credential: its forge, and a token that may be used there."""
+    """An opened credential: its forge, a token that may be used there, and whether a GitHub App's."""
 
     address: ForgeAddress
     token: str = field(repr=False)
+    app: bool = False
+
+    def connect(self, client: httpx.AsyncClient) -> Forge:
+        """Return a client of the forge. Raises ForgeRefused: the token would cross the network in clear text."""
+        return self.address.connect(client, self.token, app=self.app)
 
 
 class ForgeCredentials:
@@ -139,7 +145,7 @@ class ForgeCredentials:
             body["permissions"] = {"contents": "read"}
         api = Api(client, address.api_url, {"Authorization": f"Bearer {signed}"})
         minted = await api.send("POST", f"/app/installations/{found.installation_id}/access_tokens", body)
-        return Access(address, str(minted["token"]))
+        return Access(address, str(minted["token"]), app=True)
 
     def _opened(self, sealed: Sealed, project: str) -> str:
         if self._keyring is None:

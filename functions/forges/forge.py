@@ -12,7 +12,7 @@ from ocf.functions.forges.http import Listing
 Permission = Literal["none", "read", "triage", "write", "admin"]
 #: From the least to the most.
 PERMISSIONS: tuple[Permission, ...] = ("none", "read", "triage", "write", "admin")
-CommitState = Literal["pending", "success", "failure", "error"]
+CommitState = Literal["pending", "success", "failure", "cancelled", "timed_out"]
 What = Literal["issues", "comments", "pull_requests"]
 #: What a comment belongs to. GitHub and Gitea number both together, GitLab does not.
 Kind = Literal["issue", "pull_request"]
@@ -52,6 +52,16 @@ class Proposal:
     draft: bool = False
     labels: tuple[str, ...] = ()
     reviewers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CommitStatus:
+    """The status of an execution on a commit: state, a line of text, page, and the id of the execution."""
+
+    state: CommitState
+    text: str
+    url: str | None
+    execution: str
 
 
 @dataclass(frozen=True)
@@ -106,8 +116,8 @@ class Forge(Protocol):
     async def comment(self, repository: str, kind: Kind, number: int, body: str) -> str:
         """Add a comment; return its URL."""
 
-    async def set_status(self, repository: str, commit: str, state: CommitState, text: str, url: str | None) -> None:
-        """Set the status `ocf` of a commit."""
+    async def set_status(self, repository: str, commit: str, status: CommitStatus) -> None:
+        """Set the status `ocf` of a commit; of a GitHub App, the execution's one check run there."""
 
     async def listing(self, repository: str, what: What, since: datetime, etag: str | None = None) -> Listing:
         """Return what changed since then, up to 1,000 items."""

@@ -14,6 +14,7 @@ from ocf.functions.forges.forge import (
     PERMISSIONS,
     Change,
     CommitState,
+    CommitStatus,
     Kind,
     Object,
     Permission,
@@ -24,8 +25,10 @@ from ocf.functions.forges.forge import (
     changed_at,
     page,
 )
-from ocf.functions.forges.http import Api, ForgeRefused, Listing, seconds
+from ocf.functions.forges.http import Api, ForgeRefused, Listing, objects, seconds
 
+#: Commit statuses know four states.
+_STATES: dict[CommitState, str] = {"cancelled": "error", "timed_out": "error"}
 _ROLES: dict[str, Permission] = {"maintain": "write", "owner": "admin", "pull": "read", "push": "write"}
 
 
@@ -96,9 +99,10 @@ class GitHub:
         made = await self._api.send("POST", f"/repos/{repository}/issues/{number}/comments", {"body": body})
         return page(made["html_url"])
 
-    async def set_status(self, repository: str, commit: str, state: CommitState, text: str, url: str | None) -> None:
+    async def set_status(self, repository: str, commit: str, status: CommitStatus) -> None:
         """Set the status `ocf` of a commit."""
-        body = {"state": state, "context": "ocf", "description": text[:140], **({"target_url": url} if url else {})}
+        body = {"state": _STATES.get(status.state, status.state), "context": "ocf", "description": status.text[:140]}
+        body |= {"target_url": status.url} if status.url else {}
         await self._api.send("POST", f"/repos/{repository}/statuses/{commit}", body)
 
     async def listing(self, repository: str, what: What, since: datetime, etag: str | None = None) -> Listing:
@@ -145,6 +149,38 @@ class GitHub:
     _newest_first: ClassVar[dict[str, object]] = {}
     #: Part of an issue's API that tells its labels' history; what the webhook calls their change.
     _history, _label_action = "events", "labeled"
+
+
+class GitHubApp(GitHub):
+    """GitHub with the token of an App's installation: only Apps have check runs."""
+
+    async def set_status(self, repository: str, commit: str, status: CommitStatus) -> None:
+        """Create or update the check run `ocf` of the execution; without the permission `checks`, set a status."""
+        try:
+            await self._check(f"/repos/{repository}", commit, status)
+        except ForgeRefused as error:
+            if error.status not in (403, 404):
+                raise
+            await super().set_status(repository, commit, status)
+
+    async def _check(self, path: str, commit: str, status: CommitStatus) -> None:
+        # The execution's id finds a run whose answer was lost, and that of an earlier attempt.
+        query = {"check_name": "ocf", "filter": "all", "per_page": 100}
+        listed = await self._api.get(f"{path}/commits/{commit}/check-runs", **query)
+        runs = objects(listed.get("check_runs"))
+        found = next((int(one["id"]) for one in runs if one.get("external_id") == status.execution), None)
+        body: dict[str, Any] = {"output": {"title": status.text[:140], "summary": status.text}}
+        body |= {"details_url": status.url} if status.url else {}
+        body |= (
+            {"status": "in_progress"}
+            if status.state == "pending"
+            else {"status": "completed", "conclusion": status.state}
+        )
+        if found is None:
+            body |= {"name": "ocf", "head_sha": commit, "external_id": status.execution}
+            await self._api.send("POST", f"{path}/check-runs", body)
+        else:
+            await self._api.send("PATCH", f"{path}/check-runs/{found}", body)
 
 
 class Gitea(GitHub):

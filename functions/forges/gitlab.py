@@ -11,6 +11,7 @@ import httpx
 from ocf.functions.forges.forge import (
     Change,
     CommitState,
+    CommitStatus,
     Kind,
     Object,
     Permission,
@@ -25,7 +26,13 @@ from ocf.functions.forges.http import Api, ForgeRefused, Listing, objects, secon
 
 #: Lowest access level of each permission; reporters manage issues, developers push.
 _LEVELS: tuple[tuple[int, Permission], ...] = ((40, "admin"), (30, "write"), (20, "triage"), (10, "read"))
-_STATES = {"pending": "running", "success": "success", "failure": "failed", "error": "failed"}
+_STATES: dict[CommitState, str] = {
+    "pending": "running",
+    "success": "success",
+    "failure": "failed",
+    "cancelled": "canceled",
+    "timed_out": "failed",
+}
 #: What a polled comment may be about, and the name of its webhook's member.
 _THINGS = {"Issue": "issue", "MergeRequest": "merge_request"}
 _NOTES: dict[Kind, str] = {"issue": "issues", "pull_request": "merge_requests"}
@@ -104,14 +111,10 @@ class GitLab:
         made = await self._api.send("POST", f"{_project(repository)}/{_NOTES[kind]}/{number}/notes", {"body": body})
         return f"#note_{made['id']}"
 
-    async def set_status(self, repository: str, commit: str, state: CommitState, text: str, url: str | None) -> None:
+    async def set_status(self, repository: str, commit: str, status: CommitStatus) -> None:
         """Set the status `ocf` of a commit."""
-        body = {
-            "state": _STATES[state],
-            "name": "ocf",
-            "description": text[:140],
-            **({"target_url": url} if url else {}),
-        }
+        body = {"state": _STATES[status.state], "name": "ocf", "description": status.text[:140]}
+        body |= {"target_url": status.url} if status.url else {}
         await self._api.send("POST", f"{_project(repository)}/statuses/{commit}", body)
 
     async def listing(self, repository: str, what: What, since: datetime, etag: str | None = None) -> Listing:

@@ -17,6 +17,7 @@ from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import PullRequestRef
 from ocf.events.forge_fields import TaskResult
 from ocf.events.input_limits import KIB, first_line, shorten
+from ocf.events.lifecycle import State
 from ocf.events.ports import Clock, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.events.sealing import Keyring
@@ -27,7 +28,7 @@ from ocf.functions.core.session_store import Sessions
 from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.forges.addresses import forge_address
 from ocf.functions.forges.credentials import Access, ForgeCredentials
-from ocf.functions.forges.forge import CommitState, Forge, Proposal, PullRequest
+from ocf.functions.forges.forge import CommitState, CommitStatus, Forge, Proposal, PullRequest
 from ocf.functions.forges.http import ForgeRefused, ForgeUnavailable, forge_client
 from ocf.functions.publishing.branch import Branch, Change, ForgeAway, Pushed, ResultRejected
 from ocf.functions.settings.settings import Settings
@@ -44,6 +45,13 @@ _MAX_PAUSE = 120.0
 _BODY_BYTES = 40 * KIB
 _SESSION_EXECUTIONS = 50
 _STATUS_SECONDS = 10.0
+_STATUS: dict[State, tuple[CommitState, str]] = {
+    State.RUNNING: ("pending", "An agent works on it"),
+    State.COMPLETED: ("success", "The agent has finished"),
+    State.FAILED: ("failure", "The agent's execution failed"),
+    State.CANCELLED: ("cancelled", "The agent's execution was cancelled"),
+    State.TIMED_OUT: ("timed_out", "The agent's execution reached its time limit"),
+}
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ class ResultPublisher:
         async with forge_client() as client:
             access = await self.access(client, task, work.source)
             repository = access.address.repository(work.source.url)
-            forge = access.address.connect(client, access.token)
+            forge = access.connect(client)
             remote = check_url(work.source.url, self._sources(task).protocols, roots)
             branch = Branch(remote, access.token, work.folder / "push", (remote.scheme,), roots)
             record = await self._records.require(task.project_id, task.execution_id)
@@ -145,23 +153,50 @@ class ResultPublisher:
             reference = PullRequestRef(number=opened.number, url=opened.url)
             return PublishedResult(pushed.commit, result.branch, reference, "; ".join(problems) or None)
 
-    async def set_status(self, task: Execute, state: CommitState, text: str) -> None:
-        """Set the status `ocf` of the latest commit that this execution or its session pushed, if there is one.
-
-        A forge that refuses it or does not answer changes nothing else; the reason is logged.
-        """
-        source = await self.source(task) if task.result is not None else None
-        commit = await self._latest(task) if source is not None else None
-        if source is None or commit is None:
-            return
-        link = self.link(task.project_id, task.execution_id) or None
+    async def try_status(self, task: Execute, state: State) -> None:
+        """Do what `set_status` does. A forge that refuses or does not answer changes nothing else; it is logged."""
         try:
-            async with asyncio.timeout(_STATUS_SECONDS), forge_client() as client:
-                access = await self.access(client, task, source)
-                forge = access.address.connect(client, access.token)
-                await forge.set_status(access.address.repository(source.url), commit, state, text, link)
+            async with asyncio.timeout(_STATUS_SECONDS):
+                await self.set_status(task, state)
         except (ForgeRefused, ForgeUnavailable, SealError, TimeoutError) as error:
             log.warning("commit status not set", action="result.no_status", reason=str(error) or "no answer in time")
+
+    async def set_status(self, task: Execute, state: State) -> None:
+        """Set the status `ocf` of the latest commit that this execution or its session pushed, if there is one.
+
+        The record keeps the commit whose status is pending. That one gets the end too, from the function `result`
+        if this fails.
+
+        Raises:
+            ForgeRefused, ForgeUnavailable, SealError: the status cannot be set.
+        """
+        source = await self.source(task) if task.result is not None else None
+        record = await self._records.find(task.project_id, task.execution_id)
+        if source is None or record is None:
+            return
+        running = state is State.RUNNING
+        latest = await self._latest(task)
+        commits = list(dict.fromkeys(filter(None, (latest, None if running else record.status_open))))
+        if not commits:
+            return
+        if running:
+            await self._keep_status(task, latest)
+        link = self.link(task.project_id, task.execution_id) or None
+        status = CommitStatus(*_STATUS[state], link, str(ExecutionRef(task.project_id, task.execution_id)))
+        async with forge_client() as client:
+            access = await self.access(client, task, source)
+            forge, repository = access.connect(client), access.address.repository(source.url)
+            for commit in commits:
+                await forge.set_status(repository, commit, status)
+        if not running:
+            await self._keep_status(task, None)
+
+    async def _keep_status(self, task: Execute, commit: str | None) -> None:
+        def kept(record: Record) -> Record | None:
+            same = record.status_open == commit or (commit is not None and record.terminal)
+            return None if same else record.model_copy(update={"status_open": commit})
+
+        await self._records.change(task.project_id, task.execution_id, kept)
 
     async def source(self, task: Execute) -> GitWorkspace | None:
         """Return the repository of a task, or of its session; None if it has none."""

@@ -52,7 +52,7 @@ async def result(
     Raises:
         Drop: there is nothing to do.
         ForgeUnavailable: the forge does not answer; the event is redelivered.
-        DeadLetter: the comment is refused, or the task is no longer stored.
+        DeadLetter: the comment or the status is refused, or the task is no longer stored.
     """
     ref = ExecutionRef(*ids_of(event))
     record = await records.find(ref.project, ref.execution)
@@ -62,7 +62,11 @@ async def result(
         raise Drop(f"execution {ref.execution} has not ended")
     if event.type == "dev.ocf.task.comment.v1":
         command(event, CommentEnd)
+        if record.status_open is None and (record.reply_to is None or record.comment_url is not None):
+            raise Drop("there is nothing to say on a forge")
         await _comment(record, records, credentials, results)
+        if record.status_open is not None:
+            await results.set_status(await _task(ref, bus, store), record.state)
         return
     command(event, PushResult)
     if record.publishing is None:
@@ -94,12 +98,12 @@ async def _task(ref: ExecutionRef, bus: Bus, store: ObjectStore) -> Execute:
 async def _comment(record: Record, records: Records, credentials: ForgeCredentials, results: ResultPublisher) -> None:
     to = record.reply_to
     if to is None or record.comment_url is not None:
-        raise Drop("there is no comment to make")
+        return
     # The marker finds a comment whose answer was lost.
     marker = f"<!-- ocf:{record.project_id}/{record.execution_id} -->"
     async with forge_client() as client:
         access = await credentials.access(client, record.project_id, to.credential, repository=to.repository)
-        forge = access.address.connect(client, access.token)
+        forge = access.connect(client)
         made = await forge.comments(to.repository, to.kind, to.number, record.submitted_at)
         url = next((url for text, url in made if marker in text), None)
         if url is None:

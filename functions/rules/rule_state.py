@@ -17,6 +17,8 @@ from ocf.events.ports import Bucket
 from ocf.functions.core import compare_and_set
 
 _REFUSALS = 20
+#: Name of the state of all rules of a project together; no rule has such a name.
+ALL_RULES = "all_rules"
 
 
 class EventRef(ForwardCompatible):
@@ -53,15 +55,28 @@ class TooMany(Exception):
     """As many executions as the limit allows have not ended."""
 
 
+def _started(state: RuleState, event: EventRef, execution: str, limits: Limits) -> RuleState | None:
+    """Return the state after a start; None if the start is in it. Raises CoolsDown or TooMany."""
+    last = state.last_event
+    if execution in state.active or (last is not None and last.id == event.id):
+        return None
+    if last is not None and event.time < last.time + timedelta(seconds=limits.cooldown_seconds):
+        raise CoolsDown
+    if 0 < limits.concurrent <= len(state.active):
+        raise TooMany
+    active = [*state.active, execution] if limits.concurrent else []
+    return state.model_copy(update={"matched": state.matched + 1, "last_event": event, "active": active})
+
+
 class RuleStates:
     """The states of a project's rules."""
 
     def __init__(self, bucket: Bucket, project: str) -> None:
-        self._bucket, self._project = bucket, project
+        self._bucket, self.project = bucket, project
 
     async def read(self, name: str) -> RuleState:
         """Return the state."""
-        entry = await self._bucket.get(f"state.{self._project}.{name}")
+        entry = await self._bucket.get(f"state.{self.project}.{name}")
         return RuleState() if entry is None else RuleState.read(entry.value)
 
     async def start(self, name: str, event: EventRef, execution: str, limits: Limits) -> None:
@@ -71,19 +86,11 @@ class RuleStates:
             CoolsDown: The last start is too recent.
             TooMany: The limit of executions is reached.
         """
+        await self._change(name, lambda state: _started(state, event, execution, limits))
 
-        def started(state: RuleState) -> RuleState | None:
-            last = state.last_event
-            if execution in state.active or (last is not None and last.id == event.id):
-                return None
-            if last is not None and event.time < last.time + timedelta(seconds=limits.cooldown_seconds):
-                raise CoolsDown
-            if 0 < limits.concurrent <= len(state.active):
-                raise TooMany
-            active = [*state.active, execution] if limits.concurrent else []
-            return state.model_copy(update={"matched": state.matched + 1, "last_event": event, "active": active})
-
-        await self._change(name, started)
+    async def check(self, name: str, event: EventRef, execution: str, limits: Limits) -> None:
+        """Raise what `start` would raise, and record nothing."""
+        _started(await self.read(name), event, execution, limits)
 
     async def refuse(self, name: str, event: EventRef) -> None:
         """Record an event that was held back."""
@@ -109,7 +116,7 @@ class RuleStates:
         await self._change(name, without)
 
     async def _change(self, name: str, decide: Callable[[RuleState], RuleState | None]) -> None:
-        key = f"state.{self._project}.{name}"
+        key = f"state.{self.project}.{name}"
         try:
             await compare_and_set.change(self._bucket, key, RuleState, decide, lambda one: one, name=f"rule {name}")
         except NotYetKnown:

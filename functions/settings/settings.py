@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -20,6 +20,7 @@ from ocf.functions.settings import retention_rules as retention
 from ocf.functions.settings.retention_rules import RetentionRule
 from ocf.functions.settings.sink_rules import Sink
 
+_Number = TypeVar("_Number", int, float)
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -238,6 +239,18 @@ class Settings(BaseSettings):
         description="PROJECT=USD, comma separated: budget of a project per day (UTC), then submits are rejected; "
         "`default` stands for every other project",
     )
+    trigger_max_concurrent: Annotated[dict[str, int], NoDecode] = Field(
+        {},
+        alias="TRIGGER_MAX_CONCURRENT",
+        description="PROJECT=N, comma separated: executions that the rules of a project have at a time, then events "
+        "wait; `default` stands for every other project",
+    )
+    trigger_cooldown_seconds: Annotated[dict[str, int], NoDecode] = Field(
+        {},
+        alias="TRIGGER_COOLDOWN_SECONDS",
+        description="PROJECT=SECONDS, comma separated: events so soon after a start by any rule of the project "
+        "are dropped; `default` stands for every other project",
+    )
     record_grace: int = Field(
         3600,
         alias="RECORD_GRACE",
@@ -392,14 +405,14 @@ class Settings(BaseSettings):
     def _rules(cls, value: object) -> object:
         return retention.rules(value) if isinstance(value, str) else value
 
-    @field_validator("project_budgets", mode="before")
+    @field_validator("project_budgets", "trigger_max_concurrent", "trigger_cooldown_seconds", mode="before")
     @classmethod
-    def _budgets(cls, value: object) -> object:
+    def _by_project(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         pairs = [part.partition("=") for part in _parts(value)]
         if wrong := [name for name, _, usd in pairs if not name or not usd.replace(".", "", 1).isdecimal()]:
-            raise ValueError(f"{wrong[0]!r} is not PROJECT=USD, for example default=5,team-a=20.50")
+            raise ValueError(f"{wrong[0]!r} is not PROJECT=NUMBER, for example default=5,team-a=20")
         return {name: usd for name, _, usd in pairs}
 
     @field_validator("event_sinks", mode="before")
@@ -423,6 +436,11 @@ class Settings(BaseSettings):
         """Return the keys of `EVENT_SINK_SECRETS` by the name of the sink."""
         secret = self.event_sink_secrets
         return sink_rules.keys(secret.get_secret_value()) if secret is not None else {}
+
+
+def of_project(table: Mapping[str, _Number], project: str) -> _Number | None:
+    """Return the number of a project in a table `PROJECT=NUMBER`, or that of `default`, or None."""
+    return table.get(project, table.get("default"))
 
 
 def comma_list(secret: SecretStr | None) -> list[str]:

@@ -12,7 +12,7 @@ from ocf.events.errors import Unavailable
 from ocf.events.fact_payloads import FieldError
 from ocf.events.ports import Bus, Clock
 from ocf.events.refs import ExecutionRef
-from ocf.functions.settings.settings import Settings
+from ocf.functions.settings.settings import Settings, of_project
 
 if TYPE_CHECKING:
     from ocf.functions.database.store import History
@@ -28,7 +28,7 @@ async def exhausted(
     The spend is that of the history: an execution counts once it has ended. Without an answer of the database the
     submit is accepted, as executions go on without it.
     """
-    budget = settings.project_budgets.get(ref.project, settings.project_budgets.get("default"))
+    budget = of_project(settings.project_budgets, ref.project)
     if budget is None:
         return None
     try:

@@ -50,7 +50,7 @@ async def _forge(
     access = await credentials.access(client, project, name, url=actor.url)
     if access.address.kind != actor.forge:
         raise ForgeRefused(f"credential {name!r} is of {access.address.kind}, the event of {actor.forge}")
-    return access.address.connect(client, access.token)
+    return access.connect(client)
 
 
 async def _asked(rule: Rule, actor: Actor, forge: Forge) -> str | None:

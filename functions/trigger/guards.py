@@ -1,16 +1,29 @@
-"""Limits of a rule: how many executions it may have, how often it may start one, what they may cost in a day."""
+"""Limits of a rule and of all rules of a project: executions at a time, time between starts, cost of a day."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 
 from ocf.events.envelope import Event
-from ocf.events.errors import NotItsTurn
+from ocf.events.errors import NotItsTurn, Unavailable
 from ocf.functions.core.execution_store import Records
 from ocf.functions.database.store import History
-from ocf.functions.rules.rule_state import CoolsDown, EventRef, Limits, RuleStates, TooMany
+from ocf.functions.rules.rule_state import ALL_RULES, CoolsDown, EventRef, Limits, RuleStates, TooMany
 from ocf.functions.rules.rulebook import CompiledRule
+from ocf.functions.settings.settings import Settings, of_project
+
+
+@dataclass(frozen=True)
+class _Guard:
+    """Limits, the name of the state that they are held to, the start as that state knows it, and whose they are."""
+
+    state: str
+    start: EventRef
+    limits: Limits
+    names: tuple[str, str]
 
 
 async def refusal(
@@ -19,39 +32,78 @@ async def refusal(
     event: Event,
     execution: str,
     *,
+    settings: Settings,
     records: Records,
     open_history: Callable[[], History],
     now: datetime,
 ) -> str | None:
-    """Return why the limits of the rule hold the event back, or None; the start is then recorded.
+    """Return why limits hold the event back, or None; the start is then recorded.
 
     Raises:
-        NotItsTurn: The rule has `max_concurrent` executions; the event waits.
+        NotItsTurn: The rule, or its project, has as many executions as it may; the event waits.
     """
-    name, seen = rule.rule.name, EventRef(id=event.id, time=now)
-    budget = rule.rule.daily_budget_usd
-    if budget is not None:
-        spent = await open_history().spend_today(rule.project, now, ("trigger", name))
-        if spent >= budget:
-            return f"daily_budget_usd: {spent:.2f} of {budget:.2f} US dollars are spent since midnight UTC"
+    if spent := await _spent(rule, settings, open_history, now):
+        return spent
+    name, project = rule.rule.name, rule.project
     limits = Limits(rule.rule.max_concurrent or 0, rule.rule.cooldown_seconds or 0)
+    names = (f"rule {name}: max_concurrent", "cooldown_seconds: the rule")
+    own = _Guard(name, EventRef(id=event.id, time=now), limits, names)
+    concurrent = of_project(settings.trigger_max_concurrent, project) or 0
+    common = Limits(concurrent, of_project(settings.trigger_cooldown_seconds, project) or 0)
+    if common == Limits():
+        return await _held_back(own, states, execution, records, states.start)
+    # One event may match several rules: the project counts executions.
+    names = (f"project {project}: TRIGGER_MAX_CONCURRENT", "TRIGGER_COOLDOWN_SECONDS: a rule of the project")
+    shared = _Guard(ALL_RULES, EventRef(id=execution, time=now), common, names)
+    # A start that the project refuses must not count for the rule.
+    reason = await _held_back(shared, states, execution, records, states.check)
+    reason = reason or await _held_back(own, states, execution, records, states.start)
+    if reason is None:
+        reason = await _held_back(shared, states, execution, records, states.start)
+        if reason is not None:  # another rule was faster
+            await states.forget(name, {execution})
+    return reason
+
+
+async def _held_back(
+    guard: _Guard, states: RuleStates, execution: str, records: Records, start: Callable[..., Awaitable[None]]
+) -> str | None:
+    arguments = (guard.state, guard.start, execution, guard.limits)
     try:
         try:
-            await states.start(name, seen, execution, limits)
+            await start(*arguments)
         except TooMany:
-            await forget_ended(states, rule.project, name, records)
-            await states.start(name, seen, execution, limits)
+            await forget_ended(states, guard.state, records)
+            await start(*arguments)
     except TooMany:
-        raise NotItsTurn(f"rule {name}: max_concurrent: {limits.concurrent} executions have not ended") from None
+        raise NotItsTurn(f"{guard.names[0]}: {guard.limits.concurrent} executions have not ended") from None
     except CoolsDown:
-        return f"cooldown_seconds: the rule started an execution less than {limits.cooldown_seconds} s before"
+        return f"{guard.names[1]} started an execution less than {guard.limits.cooldown_seconds} s before"
     return None
 
 
-async def forget_ended(states: RuleStates, project: str, name: str, records: Records) -> list[str]:
+async def _spent(
+    rule: CompiledRule, settings: Settings, open_history: Callable[[], History], now: datetime
+) -> str | None:
+    """Return which budget is spent, or None."""
+    budget, words = rule.rule.daily_budget_usd, "US dollars are spent since midnight UTC"
+    if budget is not None:
+        spent = await open_history().spend_today(rule.project, now, ("trigger", rule.rule.name))
+        if spent >= budget:
+            return f"daily_budget_usd: {spent:.2f} of {budget:.2f} {words}"
+    budget = of_project(settings.project_budgets, rule.project)
+    if budget is not None:
+        with suppress(Unavailable):  # the function submit holds to this budget too
+            spent = await open_history().spend_today(rule.project, now)
+            if spent >= budget:
+                return f"PROJECT_BUDGETS: {spent:.2f} of {budget:.2f} {words}"
+    return None
+
+
+async def forget_ended(states: RuleStates, name: str, records: Records) -> list[str]:
     """Remove the executions that have ended from a state; return the others. One without a record is pending."""
     active = (await states.read(name)).active
-    known = {execution: await records.find(project, execution) for execution in active}
+    known = {execution: await records.find(states.project, execution) for execution in active}
     gone = {execution for execution, record in known.items() if record is not None and record.terminal}
     if gone:
         await states.forget(name, gone)

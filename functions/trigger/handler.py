@@ -23,6 +23,7 @@ from ocf.functions.rules.condition import EventView
 from ocf.functions.rules.rule_state import EventRef, RuleStates
 from ocf.functions.rules.rulebook import CompiledRule, RuleBook, RuleFailed, execution_id, view
 from ocf.functions.rules.submits import publish_submit, was_submitted
+from ocf.functions.settings.settings import Settings
 from ocf.functions.trigger import actors, guards
 from ocf.functions.trigger.follow_ups import FollowUps
 from ocf.functions.trigger.polls import Polls
@@ -39,6 +40,7 @@ async def trigger(
     session_records: Sessions,
     credentials: ForgeCredentials,
     open_history: Callable[[], History],
+    settings: Settings,
     clock: Clock,
 ) -> None:
     """Handle an event of `ocf.in.<project>.<source>`, or the tick of a polling rule.
@@ -59,7 +61,7 @@ async def trigger(
         return
     seen = view(event)
     follow_ups = FollowUps(bus, triggers, session_records, clock)
-    parts = _Parts(bus, triggers, records, follow_ups, credentials, open_history, clock)
+    parts = _Parts(bus, triggers, records, follow_ups, credentials, open_history, settings, clock)
     failures: list[str] = []
     waiting: Retry | None = None
     for rule in await rulebook.rules(parsed.project):
@@ -88,6 +90,7 @@ class _Parts:
     follow_ups: FollowUps
     credentials: ForgeCredentials
     open_history: Callable[[], History]
+    settings: Settings
     clock: Clock
 
 
@@ -104,7 +107,14 @@ async def _start(
     if reason is None:
         submit = compose(seen, execution)
         reason = await guards.refusal(
-            rule, states, event, execution, records=parts.records, open_history=parts.open_history, now=now
+            rule,
+            states,
+            event,
+            execution,
+            settings=parts.settings,
+            records=parts.records,
+            open_history=parts.open_history,
+            now=now,
         )
     if reason is not None:
         await states.refuse(name, EventRef(id=event.id, time=now, reason=reason))

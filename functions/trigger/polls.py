@@ -78,7 +78,7 @@ class Polls:
         async with asyncio.timeout(_SECONDS), forge_client() as client:
             access = await self.credentials.access(client, project, poll.credential, repository=poll.repository)
             access.address.require(poll.forge, poll.api_url, poll.credential)
-            forge = access.address.connect(client, access.token)
+            forge = access.connect(client)
             after, events = await self._read(forge, poll, state)
         problem = after.problem
         for event in events:

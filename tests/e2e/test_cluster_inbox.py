@@ -33,7 +33,7 @@ from tests.support.cluster import (
 )
 
 pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(900)]
-PAGE = "docs/how-to/start-tasks-from-events.md"
+PAGE = "docs/how-to/receive-knative-events.md"
 KINDS = ("Broker", "Trigger")
 FOUND = {"name": "found", "on": {"type": "org.example.found"}, "task": {"prompt": "Say hello: {{ event.data.title }}"}}
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from ocf.functions.forges.addresses import forge_address
-from ocf.functions.forges.forge import Proposal
+from ocf.functions.forges.forge import CommitStatus, Proposal
 from ocf.functions.forges.http import ForgeRefused, forge_client
 from ocf.functions.publishing.branch import ResultRejected
 from tests.support.gitea import PROGRAM, Gitea, running_gitea
@@ -60,7 +60,8 @@ async def test_the_client_speaks_its_api(gitea: Gitea) -> None:
         assert [reviewer["login"] for reviewer in found["requested_reviewers"]] == ["ada"]
         url = await forge.comment("bot/app", "pull_request", opened.number, "hello")
         assert await forge.comments("bot/app", "pull_request", opened.number, since) == [("hello", url)]
-        await forge.set_status("bot/app", opened.commit, "pending", "An agent works", "https://ocf.example/")
+        pending = CommitStatus("pending", "An agent works", "https://ocf.example/", "default/1")
+        await forge.set_status("bot/app", opened.commit, pending)
         status = gitea.call("GET", f"/repos/bot/app/commits/{opened.commit}/status")
         assert (status["state"], status["statuses"][0]["context"]) == ("pending", "ocf")
         issue = gitea.call("POST", "/repos/bot/app/issues", {"title": "It fails"})

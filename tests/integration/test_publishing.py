@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ocf.events.lifecycle import State
 from ocf.events.session_record import Session
 from ocf.functions import workspace
 from ocf.functions.publishing.branch import ResultRejected
@@ -322,11 +323,12 @@ async def test_the_next_turn_of_a_session_goes_on_top(forge: StandIn, tmp_path: 
     work = Work(run.source, run.prepared.commit, tmp_path / "turn2/result", restored, patch)
     with pytest.raises(ResultRejected, match="did not push"):
         await run.bench.deps.results.publish(task.model_copy(update={"session_id": None}), "", work)
-    await run.bench.deps.results.set_status(task, "pending", "An agent works on it")
+    await run.bench.deps.results.try_status(task, State.RUNNING)
     second = await run.bench.deps.results.publish(task, "", work)
-    await run.bench.deps.results.set_status(task, "success", "The agent has finished")
+    await run.bench.deps.results.try_status(task, State.COMPLETED)
     states = [(one["commit"], one["state"], one["context"]) for one in forge.statuses]
-    assert states == [(first.commit, "pending", "ocf"), (second.commit, "success", "ocf")]
+    ends = [(second.commit, "success", "ocf"), (first.commit, "success", "ocf")]
+    assert states == [(first.commit, "pending", "ocf"), *ends]
     assert second.pull_request == first.pull_request
     assert forge.commits("ocf/fix") == [second.commit, first.commit, forge.head("main")]
     assert forge.tree("ocf/fix")["src/app.py"] == "100644 print('two')\n"
@@ -337,12 +339,12 @@ async def test_the_next_turn_of_a_session_goes_on_top(forge: StandIn, tmp_path: 
 async def test_a_status_that_is_refused_changes_nothing(forge: StandIn, tmp_path: Path) -> None:
     """Without a commit of its own nothing is asked; a refusal is logged only."""
     run = await publishing(forge, tmp_path / "run")
-    await run.bench.deps.results.set_status(run.task, "pending", "x")
+    await run.bench.deps.results.try_status(run.task, State.RUNNING)
     assert forge.calls == []
     run.write("src/app.py", "print('two')\n")
     await run.publish()
     forge.before = lambda method, path: 403 if "statuses" in path else None
-    await run.bench.deps.results.set_status(run.task, "success", "x")
+    await run.bench.deps.results.try_status(run.task, State.COMPLETED)
     assert forge.statuses == []
 
 

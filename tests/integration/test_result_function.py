@@ -36,9 +36,11 @@ def forge(tmp_path: Path) -> Iterator[StandIn]:
         yield made
 
 
-async def worked(forge: StandIn, tmp_path: Path, **changes: Any) -> Publishing:
+async def worked(forge: StandIn, tmp_path: Path, app: bool = False, **changes: Any) -> Publishing:
     """A completed execution that is about to publish: its work is archived and in its record."""
-    run = await publishing(forge, tmp_path / "run", STATE_DIR=tmp_path / "state")
+    run = await publishing(
+        forge, tmp_path / "run", app=app, STATE_DIR=tmp_path / "state", CONSOLE_URL="https://console.example"
+    )
     run.write("src/app.py", "print('two')\n")
     await run.archive()
 
@@ -124,6 +126,35 @@ async def test_a_refused_result_is_pushed_again(forge: StandIn, tmp_path: Path) 
     with pytest.raises(Drop, match="no refused result"):
         await handle(run)
     assert len(forge.pulls) == 1
+
+
+async def test_an_app_has_one_check_run_per_execution(forge: StandIn, tmp_path: Path) -> None:
+    """In progress while a later attempt works, completed with a link; one in spite of repeats and lost answers. An end
+    that no worker can tell is told by the function, and an App without the permission sets a status."""
+    run = await worked(forge, tmp_path, app=True)
+    results = run.bench.deps.results
+    published = await run.publish()
+    forge.after = lambda method, path: 502 if method == "POST" and path.endswith("check-runs") else None
+    await results.try_status(run.task, State.RUNNING)
+    forge.after = lambda *_: None
+    await results.try_status(run.task, State.RUNNING)
+    [check] = forge.checks.runs
+    assert (check["head_sha"], check["status"], check["conclusion"]) == (published.commit, "in_progress", None)
+    assert check["details_url"].startswith(f"https://console.example/#/tasks/{run.task.execution_id}")
+    await end(run, ResultRejected("the worker is lost"))
+    assert len(await run.bench.commands("comment", run.task.execution_id)) == 1
+    forge.before = lambda method, path: 502 if method == "PATCH" else None
+    with pytest.raises(ForgeUnavailable):
+        await handle(run, "comment")
+    forge.before = lambda *_: None
+    await handle(run, "comment")
+    with pytest.raises(Drop):
+        await handle(run, "comment")
+    assert [(one["status"], one["conclusion"]) for one in forge.checks.runs] == [("completed", "failure")]
+    assert forge.statuses == []
+    forge.checks.allowed = False
+    await results.set_status(run.task, State.COMPLETED)
+    assert [(one["commit"], one["state"]) for one in forge.statuses] == [(published.commit, "success")]
 
 
 async def test_the_end_becomes_one_comment(forge: StandIn, tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 
 from ocf.events.redaction import Redactor
+from ocf.functions.execute.egress_proxy import EgressProxy, rules
 from ocf.functions.execute.secret_routes import Route, SecretRoutes, injected
 from tests.support.git_http import git_server
 from tests.support.offline import node
@@ -196,14 +198,62 @@ async def test_npm_ci(registry: Registry, tmp_path: Path) -> None:
     assert '"demo"' in said
 
 
-async def test_websockets_and_https_only_tools(registry: Registry, tmp_path: Path) -> None:
-    """A route answers plain HTTP/1.1: no upgrade, no HTTP/2 (which gRPC needs), no TLS."""
-    asked = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: eA==")
-    upgrade = " ".join(f"-H '{header}'" for header in asked)
+_CLIENT = """
+import os, sys
+from websockets.sync.client import connect
+from websockets.exceptions import InvalidStatus
+try:
+    with connect(sys.argv[1], open_timeout=20, proxy=True) as socket:
+        socket.send("hello")
+        print(socket.recv(timeout=20))
+except InvalidStatus as error:
+    print(error.response.status_code, error.response.body.decode())
+"""
+
+
+async def test_a_websocket_through_a_route_is_refused_with_what_to_do(registry: Registry, tmp_path: Path) -> None:
+    """A real client sees 501 and the reason, and the origin sees nothing."""
+    (tmp_path / "client.py").write_text(_CLIENT)
     async with routed(registry.url, tmp_path) as run:
-        _, upgraded = await run(f"curl -sS -m 20 -o /dev/null -w '%{{http_code}}' {upgrade} $OCF_SECRET_KEY_URL/hello")
+        code, said = await run("python client.py ${OCF_SECRET_KEY_URL/http:/ws:}/hello")
+    assert code == 0, said
+    assert said.startswith("501 ")
+    assert "use the HTTP API of the origin" in said
+    assert VALUE not in said
+
+
+async def test_a_websocket_without_a_secret_goes_through_the_egress_proxy(tmp_path: Path) -> None:
+    """The same client with the environment of an agent whose task allows the host, and one that does not."""
+    (tmp_path / "client.py").write_text(_CLIENT)
+
+    async def echo(socket: ServerConnection) -> None:
+        async for message in socket:
+            await socket.send(message)
+
+    async def names(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    async with serve(echo, "127.0.0.1", 0) as served:
+        port = next(iter(served.sockets)).getsockname()[1]
+        allowed = rules([f"site.example:{port}"], [f"site.example:{port}"])
+        async with EgressProxy(allowed, resolver=names) as proxy:
+            env = {"PATH": os.environ["PATH"], **proxy.env()}
+            said = []
+            for host in ("site.example", "other.example"):
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "client.py", f"ws://{host}:{port}/"),
+                    **{"cwd": tmp_path, "env": env, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT},
+                )
+                async with asyncio.timeout(60):
+                    said.append((await process.communicate())[0].decode())
+    assert said[0] == "hello\n"
+    assert "403" in said[1]
+
+
+async def test_https_only_tools(registry: Registry, tmp_path: Path) -> None:
+    """A route answers plain HTTP/1.1: no HTTP/2 (which gRPC needs), no TLS."""
+    async with routed(registry.url, tmp_path) as run:
         h2, _ = await run("curl -fsS -m 20 --http2-prior-knowledge $OCF_SECRET_KEY_URL/hello")
         tls, _ = await run("curl -fsS -m 20 ${OCF_SECRET_KEY_URL/http:/https:}/hello")
-    assert upgraded != "101"
     assert h2 != 0
     assert tls != 0

@@ -1,6 +1,7 @@
 """A small forge: git over HTTP and the part of Gitea's API that the clients use, with faults on demand.
 
 What it answers has the fields of Gitea's own swagger document; `test_gitea.py` runs the same clients against Gitea.
+Below /api/v3 it is a GitHub Enterprise Server with check runs, whose App 12 is installed as 34.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import jwt
+
 from tests.support.git_http import GitServer, git_server, run_git
+from tests.support.github_checks import Checks
 
 TOKEN = "a-forge-token-0123456789"
 REPOSITORY = "team/app"
@@ -33,6 +37,9 @@ class StandIn:
     pulls: list[dict[str, Any]] = field(default_factory=list)
     notes: list[dict[str, Any]] = field(default_factory=list)
     statuses: list[dict[str, Any]] = field(default_factory=list)
+    checks: Checks = field(default_factory=Checks)
+    #: Public key of the App.
+    app_key: str = ""
     labels: dict[int, list[str]] = field(default_factory=dict)
     roles: dict[str, str] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
@@ -99,6 +106,13 @@ class StandIn:
             parts = urlsplit(path)
             name = re.sub(r"^/api/v[13]", "", parts.path)  # v3: GitHub Enterprise Server
             self.calls.append(f"{method} {name}")
+            if name == "/app/installations/34/access_tokens":
+                sent, timeless = (
+                    headers["authorization"].removeprefix("Bearer "),
+                    {"verify_exp": False, "verify_iat": False},
+                )
+                signed = jwt.decode(sent, self.app_key, ["RS256"], timeless)
+                return (201, json.dumps({"token": TOKEN}).encode()) if signed["iss"] == "12" else (401, b"{}")
             if headers.get("authorization") != f"Bearer {TOKEN}":
                 return 401, b'{"message":"token is required"}'
             if (status := self.before(method, name)) is not None:
@@ -115,6 +129,9 @@ class StandIn:
             return 200, {"login": "ocf-bot"}
         if not path.startswith(repository):
             return 404, {"message": "not found"}
+        checked = self.checks.answer(method, path.removeprefix(repository), query, body)
+        if checked is not None:
+            return checked
         match [method, *path.removeprefix(repository).strip("/").split("/")]:
             case ["GET", "collaborators", user, "permission"]:
                 role = self.roles.get(unquote(user))

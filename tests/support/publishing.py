@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
 from ocf.events.command_payloads import Execute, GitWorkspace
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
@@ -75,10 +78,18 @@ class Publishing:
         return await self.bench.deps.records.require(PROJECT, self.task.execution_id)
 
 
+def rsa_keys() -> tuple[str, str]:
+    """A new RSA key in PEM: private and public."""
+    key = rsa.generate_private_key(65537, 2048)
+    pem, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return private.decode(), key.public_key().public_bytes(pem, form).decode()
+
+
 async def publishing(
-    forge: Any, folder: Path, *, url: str | None = None, token: str = TOKEN, **settings: Any
+    forge: Any, folder: Path, *, url: str | None = None, token: str = TOKEN, app: bool = False, **settings: Any
 ) -> Publishing:
-    """A completed execution in a clone of the forge's repository, with a credential `bot`."""
+    """A completed execution in a clone of the forge's repository, with a credential `bot`, of a GitHub App if `app`."""
     made = bench(**settings)
 
     async def sleep(seconds: float) -> None:
@@ -88,6 +99,10 @@ async def publishing(
     credentials = ForgeCredentials(made.deps.sessions, clock, keys)
     sealed = {"token": keys.seal(token, PROJECT), "api_url": forge.api_url}
     about = {"name": "bot", "project_id": PROJECT, "forge": "gitea", "created_at": clock.now()}
+    if app:
+        private, forge.app_key = rsa_keys()
+        sealed = {"private_key": keys.seal(private, PROJECT), "api_url": forge.api_url.replace("v1", "v3")}
+        about |= {"forge": "github", "app_id": 12, "installation_id": 34}
     await credentials.put(Credential.model_validate(about | sealed))
     made = made.having(keyring=keys, credentials=credentials, clock=instead(clock, sleep=sleep))
     execution, now = str(uuid.uuid4()), datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)

@@ -283,6 +283,26 @@ def test_the_pod_with_a_token_may_create_events_and_nothing_else() -> None:
     assert [list(one) for one in spec["containers"][0]["envFrom"]] == [["configMapRef"]]
 
 
+def test_polls_have_all_that_they_need() -> None:
+    """Ticks reach the function `trigger`, which opens credentials, asks the database for spends and reaches a forge."""
+    wired = [*manifests(ROOT / "knative/base"), *manifests(ROOT / "knative/components/guards")]
+    objects = {(one["kind"], one["metadata"]["name"]): one for one in wired}
+    poll = objects["ContainerSource", "dispatch-poll"]["spec"]
+    assert poll["sink"]["ref"]["name"] == "trigger"
+    [container] = poll["template"]["spec"]["containers"]
+    assert {"name": "DISPATCH_CONSUMERS", "value": "poll"} in container["env"]
+    [route] = [one for one in ROUTES if one.consumer == "poll"]
+    assert (route.subjects, route.function) == (("ocf.poll.>",), "trigger")
+    trigger = objects["Service", "trigger"]["spec"]["template"]
+    [container] = trigger["spec"]["containers"]
+    secrets = {one["secretRef"]["name"] for one in container["envFrom"] if "secretRef" in one}
+    assert {"ocf-encryption", "ocf-database", "ocf-dispatch"} <= secrets
+    component = trigger["metadata"]["labels"]["app.kubernetes.io/component"]
+    policy = objects["NetworkPolicy", "functions-to-internet"]["spec"]
+    assert component in policy["podSelector"]["matchExpressions"][0]["values"]
+    assert {"protocol": "TCP", "port": 443} in policy["egress"][0]["ports"]
+
+
 def test_whoever_has_the_databases_address_may_reach_it() -> None:
     """The policies of PostgreSQL let in, and out of their pods, those who have `DATABASE_URL`, and nobody else."""
     found = manifests(KNATIVE / "base")

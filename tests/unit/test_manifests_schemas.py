@@ -5,15 +5,22 @@ from __future__ import annotations
 import copy
 import json
 import re
+import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from ocf.cli.triggers import documents
+from ocf.events.envelope import Event
+from ocf.functions.rules.rule import Rule
+from ocf.functions.rules.rulebook import CompiledRule, view
 from scripts import knative_check
 from scripts.knative_check import OVERLAYS, SCHEMAS, mistakes
+from tests.integration.test_docs_run import block
 
 ROOT = Path(__file__).parents[2]
 KNOWN = json.loads(SCHEMAS.read_text())
@@ -35,6 +42,29 @@ def test_valid_manifests_pass() -> None:
     assert list(mistakes(EXECUTE, KNOWN)) == []
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/how-to/receive-webhooks.md").read_text(), re.DOTALL)
     assert [list(mistakes(one, KNOWN)) for block in blocks for one in yaml.safe_load_all(block)] == [[]]
+
+
+def test_the_sources_of_the_page_are_valid_and_its_rules_match_their_events(tmp_path: Path) -> None:
+    """Broker, Trigger, PingSource and ApiServerSource by Knative's own schemas; events as their adapters make them."""
+    page = "docs/how-to/receive-knative-events.md"
+    found = [one for mark in ("broker", "ping", "api-server") for one in yaml.safe_load_all(block(page, mark))]
+    assert {"Broker", "Trigger", "PingSource", "ApiServerSource"} <= {one["kind"] for one in found}
+    assert [list(mistakes(one, KNOWN)) for one in found] == [[]] * len(found)
+    [ping] = [one for one in found if one["kind"] == "PingSource"]
+    failed = {"reason": "BackoffLimitExceeded", "message": "it failed", "involvedObject": {"kind": "Job", "name": "b"}}
+    events = {
+        "ping-rule": ("dev.knative.sources.ping", json.loads(ping["spec"]["data"])),
+        "api-server-rule": ("dev.knative.apiserver.resource.add", failed),
+    }
+    for mark, (type_, data) in events.items():
+        (tmp_path / mark).write_text(block(page, mark))
+        [fields] = documents(str(tmp_path / mark))
+        rule = CompiledRule(Rule.model_validate(fields), "p")
+        event = view(Event(type_, "/apis/v1/x", "1", datetime(2026, 1, 1, tzinfo=UTC), json.dumps(data).encode()))
+        assert (rule.broken, rule.mismatch(event)) == ("", None)
+        assert rule.submit(event, str(uuid.uuid4())).prompt
+        other = view(Event(type_, "/apis/v1/x", "1", datetime(2026, 1, 1, tzinfo=UTC), b'{"reason": "Started"}'))
+        assert mark == "ping-rule" or rule.mismatch(other)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,11 @@ def test_an_output_schema_is_bounded_and_refers_to_nothing_outside(schema: dict[
         ({"type": "local", "command": ["x"], "env": {"KEY": SEALED}}, "mcp.a.env.KEY", "use `secrets`"),
         ({"type": "local", "command": []}, "mcp.a.command", "at least 1"),
         ({"type": "remote", "url": "file:///etc/passwd"}, "mcp.a.url", "pattern"),
+        (
+            {"type": "remote", "url": "wss://mcp.example/"},
+            "mcp.a.url",
+            "WebSockets are not carried",
+        ),
         ({"type": "remote", "url": "https://user:word@example.com/"}, "mcp.a.url", "must not carry credentials"),
         (
             {"type": "remote", "url": "https://e.com/", "headers": {"Host": "x"}},

@@ -148,6 +148,42 @@ async def test_a_cooldown_holds_events_back_and_says_so() -> None:
     assert len(await submits(b)) == 2
 
 
+async def test_a_project_has_limits_for_all_its_rules_together() -> None:
+    """At a time, after a start and in a day; what the project refuses does not count for the rule."""
+    clock = ManualClock()
+    b = bench(clock, TRIGGER_MAX_CONCURRENT="default=1", TRIGGER_COOLDOWN_SECONDS="other=60")
+    await rule(b, "a")
+    await rule(b, "b", max_concurrent=1)
+    with pytest.raises(NotItsTurn, match="project default: TRIGGER_MAX_CONCURRENT: 1 executions"):
+        await trigger(b.deps, foreign(1))
+    (first,) = await submits(b)
+    assert first["labels"]["trigger"] == "a"
+    assert (await RuleStates(b.deps.triggers, PROJECT).read("b")).active == []
+    (message,) = [one async for one in b.bus.history(subjects.COMMANDS, "ocf.cmd.submit.>")]
+    await submit(b.deps, decode(message.headers, message.data).with_extensions(natssubject=message.subject))
+    await b.deps.records.change(
+        PROJECT, first["execution_id"], lambda record: record.model_copy(update={"state": State.CANCELLED})
+    )
+    await trigger(b.deps, foreign(1))
+    assert [one["labels"]["trigger"] for one in await submits(b)] == ["a", "b"]
+
+    b = bench(clock, TRIGGER_COOLDOWN_SECONDS=f"{PROJECT}=60", PROJECT_BUDGETS="default=0")
+    await rule(b, "a")
+    await trigger(b.deps, foreign(1))
+    (refused,) = (await RuleStates(b.deps.triggers, PROJECT).read("a")).refused
+    assert "PROJECT_BUDGETS: 0.00 of 0.00" in refused.reason
+    b = bench(clock, TRIGGER_COOLDOWN_SECONDS=f"{PROJECT}=60")
+    await rule(b, "a")
+    await rule(b, "b")
+    await trigger(b.deps, foreign(1))
+    await trigger(b.deps, foreign(1))
+    (refused,) = (await RuleStates(b.deps.triggers, PROJECT).read("b")).refused
+    assert "TRIGGER_COOLDOWN_SECONDS: a rule of the project started" in refused.reason
+    clock.skip(61)
+    await trigger(b.deps, foreign(2))
+    assert [one["labels"]["trigger"] for one in await submits(b)] == ["a", "a"]
+
+
 async def test_a_crash_before_the_submit_is_made_good_by_the_redelivery() -> None:
     """The start is recorded first, and not held against the event itself."""
     b = bench()

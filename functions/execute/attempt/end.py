@@ -98,13 +98,11 @@ class AttemptEnd:
             except ResultRejected as error:
                 taken, published = Step.FAIL, PublishedResult(message=str(error))
                 stop_reason = replace(stop_reason, step=taken, message=str(error), reason=error.reason)
-        finished = taken is Step.COMPLETE
-        words = "The agent has finished" if finished else f"The agent's execution ended: {taken.value}"
-        await self._deps.results.set_status(self._task, "success" if finished else "failure", words)
-        for draft in self._progress.unnamed_changes(stored.diff):
-            await self._publisher.emit(draft)
         # The same transition table as the record's.
         state = EXECUTION.step(State.RUNNING, taken)
+        await self._deps.results.try_status(self._task, state)
+        for draft in self._progress.unnamed_changes(stored.diff):
+            await self._publisher.emit(draft)
         if processes_left:
             # The execution ends anyway: a process that survives SIGKILL hangs in the kernel, perhaps for ever. An end
             # implies that no process is left, so the message states the exception.
@@ -232,6 +230,7 @@ async def end_archived(deps: Dependencies, task: Execute, record: Record, lease:
     if lease.lost.is_set() or record.publishing is None:
         raise Conflict("another worker has it")
     step, fact = ended(record.publishing, published)
+    await deps.results.try_status(task, EXECUTION.step(State.RUNNING, step))
     await deps.records.end(ref.project, ref.execution, lambda _: (step, fact), event)
 
 

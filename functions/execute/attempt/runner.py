@@ -271,7 +271,7 @@ class Runner:
             asyncio.create_task(self._progress.write_changes(lambda: self._publisher.last)),
             asyncio.create_task(self._progress.track_files(lambda: self._agent_run.prepared, self._emit_found)),
         ]
-        background += [asyncio.create_task(self._deps.results.set_status(self.task, "pending", "An agent works on it"))]
+        background += [asyncio.create_task(self._deps.results.try_status(self.task, State.RUNNING))]
         working = asyncio.create_task(self._agent_run.run(self._emit, record.usage))
         deciding = asyncio.create_task(self.stop_signal.wait())
         try:

@@ -29,6 +29,11 @@ log = structlog.get_logger()
 MAX_ANSWER_BYTES = 1024**3
 _CONNECT_SECONDS = 10.0
 _ERROR = "ocf_secret"
+#: Frames are masked and may be compressed: a secret that the origin repeats in them could not be redacted.
+_NO_WEBSOCKET = (
+    "a secret route carries no WebSocket; use the HTTP API of the origin (a long poll, server-sent events), or a "
+    "WebSocket without a secret to a host of network.allow"
+)
 
 
 class SecretRoutes:
@@ -104,6 +109,8 @@ class SecretRoutes:
         try:
             route, path = self._found(request.path)
             route.check(request.method, path, request.query)
+            if request.headers.get("upgrade", "").lower() == "websocket":
+                raise RouteRefused(501, _NO_WEBSOCKET)
         except RouteRefused as refusal:
             log.info("secret route refused", action="secret_routes.refused", reason=str(refusal))
             return refusal.status, error_body(str(refusal), _ERROR)

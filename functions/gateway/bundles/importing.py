@@ -53,7 +53,7 @@ _EVENT = JsonLimit(bytes=2 * EVENT.bytes, depth=EVENT.depth + 2, values=EVENT.va
 _TREE = Limits(max_bytes=TREE_BYTES, max_entries=200_000)
 #: Fields of a record that belong to the installation that it came from.
 _LEFT = (
-    "outbox", "publishing", "pushed", "reply_to", "waiting_for", "traceparent", "command_id", "digest",
+    "outbox", "publishing", "pushed", "reply_to", "status_open", "waiting_for", "traceparent", "command_id", "digest",
     "request_digest", "session_id", "rerun_of", "task_id", "archive_expired", "artifacts_message",
 )  # fmt: skip
 

@@ -447,6 +447,11 @@ ELSEWHERE = (
         f"{_ROUTES}::test_paths_outside_the_patterns_do_not_reach_the_origin",
     ),
     Elsewhere(
+        "take a secret out of sight of redaction by a WebSocket",
+        "the upgrade is refused (501), by its name",
+        "integration/test_secret_tools.py::test_a_websocket_through_a_route_is_refused_with_what_to_do",
+    ),
+    Elsewhere(
         "move a secret's host name to an inside address (DNS rebinding)",
         "each connection resolves once, checks every address and goes to a checked one",
         f"{_ROUTES}::test_a_name_that_changes_its_address_is_refused",

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from ocf.events import input_limits
 from ocf.events.input_limits import OverLimit
 
-#: Starts outside a string: matches the next long string, behind any number of short ones.
-_LONG = re.compile(rb'(?:[^"]*+"[^"]{0,511}+")*+[^"]*+("[^"]{512,}+")')
+_LENGTH = 512
+#: Starts outside a string: matches up to the quote of the next long string, behind any number of short ones.
+_LONG = re.compile(rb'(?:[^"]*+"[^"]{0,511}+")*+[^"]*+"(?=[^"]{512})')
 _SLICE = 4 * input_limits.MIB
 SHORT = "the request without its long texts"
 
@@ -85,7 +86,7 @@ async def elide(source: bytearray) -> Elided:
     plain = bytearray()
     while len(plain) < len(source):
         piece = bytes(source[len(plain) : len(plain) + _SLICE])
-        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
+        if piece.endswith(b"\\") and (len(piece) - len(piece.rstrip(b"\\"))) % 2:
             piece += bytes(source[len(plain) + len(piece) : len(plain) + len(piece) + 1])
         plain += piece if b"\\" not in piece else piece.replace(b"\\\\", b"__").replace(b'\\"', b"__")
         await asyncio.sleep(0)
@@ -102,10 +103,15 @@ async def elide(source: bytearray) -> Elided:
         if done - yielded_at > _SLICE:
             await asyncio.sleep(0)
             yielded_at = done
-        skeleton += source[done : found.start(1)]
+        start = found.end() - 1
+        # Much faster than a pattern, which looks at each byte of megabytes.
+        end = plain.find(b'"', start + 1 + _LENGTH) + 1
+        if not end:
+            break
+        skeleton += source[done:start]
         skeleton += b'"%s%d"' % (mark.encode(), len(spans))
-        spans.append(found.span(1))
-        done = found.end()
+        spans.append((start, end))
+        done = end
     input_limits.check_size(len(skeleton) + len(source) - done, input_limits.MODEL_SKELETON, SHORT)
     skeleton += source[done:]
     return Elided(source, bytes(skeleton), mark, spans)

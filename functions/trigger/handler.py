@@ -112,6 +112,7 @@ async def _start(
             event,
             execution,
             settings=parts.settings,
+            bus=parts.bus,
             records=parts.records,
             open_history=parts.open_history,
             now=now,

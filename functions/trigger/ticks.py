@@ -55,7 +55,7 @@ class Ticks:
         states, now = RuleStates(self.triggers, project), self.clock.now()
         state = await states.read(state_of)
         await self._state_missed(states, state_of, state, cron, planned)
-        running = [one for one in await forget_ended(states, state_of, self.records) if one != execution]
+        running = [one for one in await forget_ended(states, state_of, self.records, self.bus, now) if one != execution]
         if running and schedule.overlap == "skip":
             reason = f"overlap: {running[0]} has not ended"
             await states.refuse(state_of, EventRef(id=planned, time=now, reason=reason))

@@ -122,6 +122,25 @@ async def test_max_concurrent_lets_the_event_wait_until_an_execution_has_ended()
     assert len(await submits(b)) == 2
 
 
+async def test_an_execution_that_was_deleted_or_has_expired_holds_nothing_up() -> None:
+    """Neither has a record: one has the marker of its deletion, of the other the submit has left the stream, too."""
+    clock = ManualClock()
+    b = bench(clock)
+    await rule(b, max_concurrent=1)
+    await trigger(b.deps, foreign(1))
+    (first,) = await submits(b)
+    with pytest.raises(NotItsTurn):
+        await trigger(b.deps, foreign(2))
+    await b.bus.publish(f"ocf.evt.{PROJECT}.{first['execution_id']}.cleaned", b"{}", {})
+    await trigger(b.deps, foreign(2))
+    await b.bus.purge(subjects.COMMANDS, "ocf.cmd.submit.>")
+    with pytest.raises(NotItsTurn):  # its submit may be about to be published
+        await trigger(b.deps, foreign(3))
+    clock.skip(2 * 86_400)
+    await trigger(b.deps, foreign(3))
+    assert len(await submits(b)) == 1
+
+
 async def test_a_rule_that_waits_does_not_hold_back_the_others() -> None:
     """They start at the first delivery."""
     b = bench()

@@ -170,7 +170,9 @@ class ResultPublisher:
         Raises:
             ForgeRefused, ForgeUnavailable, SealError: the status cannot be set.
         """
-        source = await self.source(task) if task.result is not None else None
+        if task.result is None:
+            return
+        source = await self.source(task)
         record = await self._records.find(task.project_id, task.execution_id)
         if source is None or record is None:
             return

@@ -98,6 +98,10 @@ class ForwardCompatible(Model):
         return cls.model_validate_json(raw, extra="allow")
 
 
+#: What stands for a sealed secret that was taken out: of its form, and no secret.
+REMOVED = {"alg": "A256GCM", "kid": "removed", "nonce": "AAAAAAAAAAAAAAAA", "ciphertext": ""}
+
+
 class Sealed(Model):
     """A secret encrypted with AES-256-GCM (NIST SP 800-38D); the project id is its associated data."""
 

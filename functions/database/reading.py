@@ -49,6 +49,8 @@ class Filter:
     id_prefix: str = ""
     #: Day of the submission in UTC.
     day: str | None = None
+    #: The execution that they run again.
+    rerun_of: str | None = None
 
 
 def page(connection: Connection, wanted: Filter, limit: int, after: Position | None = None) -> list[dict[str, Any]]:
@@ -184,6 +186,8 @@ def _conditions(wanted: Filter, dialect: str) -> list[ColumnElement[bool]]:
         found.append(_COLUMNS.day == wanted.day)
     if wanted.session_id is not None:
         found.append(_COLUMNS.session_id == wanted.session_id)
+    if wanted.rerun_of is not None:
+        found.append(_COLUMNS.rerun_of == wanted.rerun_of)
     if wanted.task_id is not None:
         found.append(_COLUMNS.task_id == wanted.task_id)
     if wanted.id_prefix:

@@ -102,6 +102,7 @@ executions = Table(
     Index("task_executions_status", "status", "submitted_at", "execution_id", "project_id"),
     Index("task_executions_task", "task_id", "submitted_at"),
     Index("task_executions_session", "session_id", "submitted_at"),
+    Index("task_executions_rerun", "rerun_of", "submitted_at"),
     Index("task_executions_day", "project_id", "day", "cost_usd"),
     Index("task_executions_expiry", "archive_expired", "ended_at", "execution_id"),
     Index("task_executions_output_expiry", "output_expired", "ended_at", "execution_id"),

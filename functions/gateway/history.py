@@ -151,6 +151,7 @@ def _matches(wanted: Filter, item: TaskSummary) -> bool:
         and (wanted.until is None or submitted_at < wanted.until)
         and (wanted.session_id is None or item.session_id == wanted.session_id)
         and (wanted.task_id is None or item.task_id == wanted.task_id)
+        and (wanted.rerun_of is None or item.rerun_of == wanted.rerun_of)
         and item.execution_id.startswith(wanted.id_prefix)
         and all(name in item.labels and value in (None, item.labels[name]) for name, value in wanted.labels)
         and (wanted.text is None or all(any(w.startswith(q) for w in words) for q in words_of(wanted.text)))

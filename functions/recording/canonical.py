@@ -89,6 +89,23 @@ class PartTable:
         self._by_raw[seen] = part
         return part
 
+    def digest(self, kind: str, data: bytes) -> str:
+        """Return the hash of what is no part of a request: as a part's if it is JSON, else of its text."""
+        data = self.redacted(data)
+        try:
+            value = json.loads(data) if len(data) <= TEXT_BYTES else None
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict) and "jsonrpc" in value:
+            value.pop("id", None)  # a counter of the client's
+        text = data.decode("latin-1") if value is None else _dumped(value)
+        text = self.normal(text) if len(text) <= TEXT_BYTES else text
+        return hmac.digest(self._key, f"{kind}\0{text}".encode("utf-8", "surrogatepass"), "sha256").hex()[:32]
+
+    def redacted(self, data: bytes) -> bytes:
+        """Return data without the execution's secrets."""
+        return self._redactor.bytes(data)
+
     def normal(self, text: str) -> str:
         """Return a part's text with what may differ between two runs replaced."""
         for path, stands in self._paths:

@@ -98,6 +98,37 @@ class CallLine(Line):
     estimated: bool = False
 
 
+class Exchange(Line):
+    """A request to a remote MCP server or a secret's URL, and the answer as the agent got it."""
+
+    type: Literal["exchange"] = "exchange"
+    number: Number = Field(description="in the order of their beginnings, over all routes")
+    route: Annotated[str, Field(max_length=200, description="`mcp.NAME` or `secrets.NAME`")]
+    method: Annotated[str, Field(max_length=20)]
+    target: str = Field(description="path and query below the URL, after redaction")
+    hash: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="of the body, as that of a part")]
+    rpc_id: str | int | None = Field(None, description="the `id` of a JSON-RPC request, which is not hashed")
+    outcome: Literal["ok", "cut", "refused", "gone"] = "ok"
+    status: int | None = Field(None, ge=200, le=599, description="HTTP status that the agent got; null: none")
+    content_type: str = ""
+    headers: list[tuple[str, str]] = Field([], max_length=100, description="further headers of the answer")
+    answer: str = ""
+    base64: bool = Field(False, description="`answer` is base64: it is no UTF-8")
+    redacted: bool = Field(False, description="the answer had a secret in it")
+    started_ms: Number = 0
+    ms: Number = 0
+
+
+class Reply(Line):
+    """An answer that somebody gave to the agent."""
+
+    type: Literal["reply"] = "reply"
+    request: Number = Field(description="which request of the attempt it answers, from 1 on; 0: a follow-up prompt")
+    hash: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$", description="of what the request asks")] = ""
+    answer: str | None = Field(None, description="null: nobody answered in time, so it was denied")
+    calls: Number = Field(0, description="model calls that had begun before it")
+
+
 class Gap(Line):
     """Calls that are not recorded, and why."""
 
@@ -113,9 +144,9 @@ class End(Line):
     requests: Number
 
 
-AnyLine = Annotated[Head | Inputs | Part | CallLine | Gap | End, Field(discriminator="type")]
+AnyLine = Annotated[Head | Inputs | Part | CallLine | Exchange | Reply | Gap | End, Field(discriminator="type")]
 LINE: TypeAdapter[AnyLine] = TypeAdapter(AnyLine)
-TYPES = frozenset(("attempt", "inputs", "part", "call", "gap", "end"))
+TYPES = frozenset(("attempt", "inputs", "part", "call", "exchange", "reply", "gap", "end"))
 
 
 def frame(*lines: Line) -> bytes:

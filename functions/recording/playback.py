@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from ocf.events.fact_payloads import Divergence, RerunResult
 from ocf.events.optional_task_fields import Rerun
 from ocf.events.terminal_facts import MAX_DIVERGENCES
 from ocf.functions.core.execution_comparison import first_difference
 from ocf.functions.recording.canonical import PartTable
-from ocf.functions.recording.lines import CallLine, Part
+from ocf.functions.recording.lines import CallLine, Exchange, Part, Reply
 from ocf.functions.recording.reading import Recording
 
 #: Characters of a text from the first difference on, and before it.
@@ -26,6 +26,7 @@ _SHOWN, _BEFORE = 150, 30
 _MAX_KNOWN = 10_000
 
 Conversation = tuple[tuple[str, ...], str]
+_Given = TypeVar("_Given", Exchange, Reply)
 
 
 class Answer(NamedTuple):
@@ -65,6 +66,10 @@ class Playback:
         self._divergences: list[Divergence] = []
         self._more = 0
         self._calls = self._live_calls = 0
+        self._exchanges: dict[str, list[Exchange]] = {}
+        for exchange in recording.exchanges:
+            self._exchanges.setdefault(exchange.route, []).append(exchange)
+        self._replies = [one for one in recording.replies if asked.until is None or one.calls <= asked.until]
 
     @property
     def result(self) -> RerunResult:
@@ -81,6 +86,52 @@ class Playback:
     def played(self) -> bool:
         """Return whether every recorded call has been given."""
         return self._left <= 0
+
+    @property
+    def follow_ups(self) -> list[str]:
+        """Return the prompts that followed the first one while the original ran."""
+        return [one.answer for one in self._replies if not one.request and one.answer is not None]
+
+    def reply(self, request: int, asked: str) -> Reply | Answer | None:
+        """Return what the agent's request number `request` gets: a recorded reply, the end, or None: none is there."""
+        found = next((one for one in self._replies if one.request == request), None)
+        if found is None:
+            if self.played and not self._complete and self._asked.until is None:
+                return Answer(end="recording", why="the recording ends at a question to which nobody replied")
+            return None
+        if found.hash == self.table.digest("request", asked.encode("utf-8", "replace")):
+            return found
+        return self._differs(f"request {request}", "the agent asks something else", found)
+
+    def exchange(self, route: str, method: str, target: str, digest: str) -> Exchange | Answer | None:
+        """Return the recorded answer to a request to a route, the end, or None: there is none.
+
+        Equal requests get their answers in order. One that is not recorded gets the first answer that is left to
+        another request of the same method and target.
+        """
+        waiting = self._exchanges.get(route, [])
+        same = [one for one in waiting if (one.method, one.target) == (method, target)]
+        found = next((one for one in same if one.hash == digest), None)
+        if found is not None:
+            waiting.remove(found)
+            return found
+        near = next(iter(same), None)
+        what = "another body than in the recording" if near else "not in the recording"
+        given = self._differs(route, f"{method} {target[:_SHOWN]}: {what}", near)
+        if given is near and near is not None:
+            waiting.remove(near)
+        return given
+
+    def _differs(self, part: str, text: str, near: _Given | None) -> _Given | Answer | None:
+        """Report a difference that is not in a model call, and return what it gets."""
+        call = self._calls + self._live_calls
+        if (part, text, "") not in self._known:
+            if len(self._known) < _MAX_KNOWN:
+                self._known.add((part, text, ""))
+            self._report(Divergence(call=call, part=part, text=text))
+        if self._asked.on_divergence == "fail":
+            return Answer(end="diverged", why=f"after call {call}, {part}: {text}")
+        return near if self._asked.on_divergence == "nearest" else None
 
     def next(self, request: Sequence[Part]) -> Answer:
         """Return what the next request gets."""

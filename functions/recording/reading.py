@@ -18,7 +18,21 @@ from ocf.events.input_limits import KIB, MIB, JsonLimit, parse_json
 from ocf.events.lifecycle import Reason
 from ocf.events.ports import ObjectStore
 from ocf.events.refs import ExecutionRef
-from ocf.functions.recording.lines import LINE, NAME, TYPES, VERSION, AnyLine, CallLine, End, Gap, Head, Inputs, Part
+from ocf.functions.recording.lines import (
+    LINE,
+    NAME,
+    TYPES,
+    VERSION,
+    AnyLine,
+    CallLine,
+    End,
+    Exchange,
+    Gap,
+    Head,
+    Inputs,
+    Part,
+    Reply,
+)
 
 #: One line, an attempt's lines, and all of them. A writer stays well below (`lines.ATTEMPT_BYTES`).
 _LINE = JsonLimit(bytes=24 * MIB, depth=16, values=200_000)
@@ -51,6 +65,8 @@ class Recording:
     calls: tuple[CallLine, ...]
     gaps: tuple[Gap, ...]
     requests: int | None = None
+    exchanges: tuple[Exchange, ...] = ()
+    replies: tuple[Reply, ...] = ()
 
     @property
     def missing(self) -> list[int]:
@@ -87,7 +103,11 @@ def read(file: BinaryIO) -> Recording:
     if head is None:
         raise InvalidRecording(f"{NAME}: it is empty")
     calls = tuple(found.calls[number] for number in sorted(found.calls))
-    return Recording(head, found.inputs, found.parts, calls, tuple(found.gaps), end.requests if end else None)
+    requests = end.requests if end else None
+    exchanges = tuple(sorted(found.exchanges, key=lambda one: one.number))
+    return Recording(
+        head, found.inputs, found.parts, calls, tuple(found.gaps), requests, exchanges, tuple(found.replies)
+    )
 
 
 class _Attempt:
@@ -98,6 +118,8 @@ class _Attempt:
         self.parts: dict[int, Part] = {}
         self.calls: dict[int, CallLine] = {}
         self.gaps: list[Gap] = []
+        self.exchanges: list[Exchange] = []
+        self.replies: list[Reply] = []
 
     def add(self, line: AnyLine) -> None:
         match line:
@@ -113,6 +135,10 @@ class _Attempt:
                 self.calls[line.number] = line
             case Gap():
                 self.gaps.append(line)
+            case Exchange():
+                self.exchanges.append(line)
+            case Reply():
+                self.replies.append(line)
 
     def _check(self, call: CallLine) -> None:
         if sum(last - first + 1 for first, last in call.request) > _REQUEST_PARTS:

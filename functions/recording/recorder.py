@@ -6,6 +6,7 @@ Nothing here makes the agent wait or fails a run: what S3 does not take in time 
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,11 +25,13 @@ from ocf.functions.recording.lines import (
     ATTEMPT_BYTES,
     PARTS,
     CallLine,
+    Exchange,
     Gap,
     Head,
     Inputs,
     Line,
     Part,
+    Reply,
     frame,
 )
 
@@ -55,10 +58,11 @@ class Tape:
     redacted: bool = False
     status: int | None = None
     content_type: str = ""
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
-    def head(self, status: int, content_type: str) -> None:
+    def head(self, status: int, content_type: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """Note what the agent gets."""
-        self.status, self.content_type = status, content_type
+        self.status, self.content_type, self.headers = status, content_type, headers
 
     def note(self, data: bytes) -> None:
         """Note a piece as the agent gets it."""
@@ -83,7 +87,7 @@ class Tape:
 
 @dataclass(frozen=True)
 class _Entry:
-    line: CallLine | Gap
+    line: CallLine | Exchange | Reply
     parts: list[Part]
     size: int = 0
 
@@ -104,6 +108,7 @@ class Recorder:
         self._objects = 0
         self._held = 0
         self._written = 0
+        self._begun = 0
         self._writer: asyncio.Task[None] | None = None
         self.table = table
 
@@ -133,19 +138,21 @@ class Recorder:
 
     def tape(self, parts: list[Part] | None) -> Tape:
         """Begin a call with these parts of its request; None: there were too many, and it is not recorded."""
+        self._begun += 1
+        return self._tape(parts)
+
+    def exchange_tape(self) -> Tape:
+        """Begin an exchange with a remote MCP server or a secret's URL."""
+        return self._tape([])
+
+    def _tape(self, parts: list[Part] | None) -> Tape:
         return Tape(parts or [], self, self._clock.monotonic(), full=parts is None)
 
     def end(self, tape: Tape, call: CallLine) -> None:
         """Record a call that has ended; it is stored in the background."""
-        size = len(tape.answer)
-        if tape.full:
-            self._leave_out(call.number, f"its answer has more than {ANSWER_BYTES} bytes, or S3 was away for long")
-            return
         new = sum(len(part.text or "") for part in tape.parts if self._full and part.number not in self._stored)
-        self._written += size + new + 512
-        if self._written > ATTEMPT_BYTES or len(self._waiting) >= _HELD_CALLS:
-            self.release(size)
-            self._leave_out(call.number, f"the recording has {ATTEMPT_BYTES} bytes, or S3 was away for long")
+        if (full := self._no_room(tape, new)) is not None:
+            self._leave_out(call.number, full)
             return
         line = call.model_copy(
             update={
@@ -159,7 +166,53 @@ class Recorder:
                 "ms": self.ms_since(tape.began),
             }
         )
-        self._waiting.append(_Entry(line, tape.parts, size))
+        self._keep(_Entry(line, tape.parts, len(tape.answer)))
+
+    def end_exchange(self, tape: Tape, exchange: Exchange) -> None:
+        """Record an exchange that has ended. One that does not fit is not there: a rerun says that it is missing."""
+        if (full := self._no_room(tape, len(exchange.target))) is not None:
+            log.warning("exchange not recorded", action="recording.exchange", route=exchange.route, reason=full)
+            return
+        answer, plain = self.table.redacted(bytes(tape.answer)), True
+        try:
+            text = answer.decode()
+        except UnicodeDecodeError:
+            text, plain = base64.b64encode(answer).decode(), False
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in tape.headers]
+        about = {
+            "status": tape.status,
+            "content_type": tape.content_type,
+            "headers": headers[:100],
+            "answer": text,
+            "base64": not plain,
+            "redacted": tape.redacted,
+            "started_ms": max(0, round((tape.began - self._began) * 1000)),
+            "ms": self.ms_since(tape.began),
+        }
+        self._keep(_Entry(exchange.model_copy(update=about), [], len(tape.answer)))
+
+    def note_reply(self, request: int, asked: str, answer: str | None) -> None:
+        """Record an answer that somebody gave the agent; see `lines.Reply`."""
+        self._written += 512 + len(answer or "")
+        if self._written > ATTEMPT_BYTES or len(self._waiting) >= _HELD_CALLS:
+            log.warning("reply not recorded", action="recording.reply")
+            return
+        digest = self.table.digest("request", asked.encode("utf-8", "replace")) if request else ""
+        said = None if answer is None else self.table.redacted(answer.encode("utf-8", "replace")).decode()
+        self._keep(_Entry(Reply(request=request, hash=digest, answer=said, calls=self._begun), []))
+
+    def _no_room(self, tape: Tape, more: int) -> str | None:
+        """Count what a tape adds; return why there is no room for it, if so, and forget its answer."""
+        if tape.full:
+            return f"its answer has more than {ANSWER_BYTES} bytes, or S3 was away for long"
+        self._written += len(tape.answer) + more + 512
+        if self._written > ATTEMPT_BYTES or len(self._waiting) >= _HELD_CALLS:
+            self.release(len(tape.answer))
+            return f"the recording has {ATTEMPT_BYTES} bytes, or S3 was away for long"
+        return None
+
+    def _keep(self, entry: _Entry) -> None:
+        self._waiting.append(entry)
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write())
 

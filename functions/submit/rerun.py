@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ocf.events import dataref, subjects
+from ocf.events.base_model import REMOVED
 from ocf.events.command_payloads import Execute, Submit
 from ocf.events.envelope import Event, InvalidData, decode, of_line
 from ocf.events.errors import InvalidEvent, NotYetKnown
@@ -57,12 +58,16 @@ async def resolved(data: Submit, bus: Bus, store: ObjectStore, records: Records,
     if errors:
         raise InvalidData(errors)
     ref = ExecutionRef(data.project_id, data.rerun.of)
-    await _require_recording(ref, store, await records.find(ref.project, ref.execution))
+    record = await records.find(ref.project, ref.execution)
+    await _require_recording(ref, store, record)
     original = (await _execute(ref, bus, store)).model_dump(by_alias=True, exclude_defaults=True)
     left_out = _left_out(original)
     base = {name: value for name, value in original.items() if name not in _NOT_CARRIED}
-    if not data.rerun.live and "model_config" in base:
-        base["model_config"].pop("api_key", None)
+    imported = record is not None and record.imported_from is not None
+    if imported:
+        _require_no_clone(base)
+    for name in ("api_key", "api_endpoint") if imported else () if data.rerun.live else ("api_key",):
+        base.get("model_config", {}).pop(name, None)
     rerun = {**given["rerun"], "left_out": left_out}
     # Its type is that of the execute command, which carries `left_out` to the worker.
     task = Execute.model_validate({**base, **given, "rerun": rerun, "submitted_at": "1970-01-01T00:00:00Z"})
@@ -72,15 +77,29 @@ async def resolved(data: Submit, bus: Bus, store: ObjectStore, records: Records,
 
 
 def _left_out(task: dict[str, Any]) -> list[str]:
-    """Take out of a task what reaches the network or a forge; return its names."""
+    """Take out of a task what reaches the network or a forge, and its secrets; return what a rerun does not get.
+
+    Requests to secrets' URLs and remote MCP servers are answered by the recording, so these stay, without their values.
+    """
     found = [f"network.allow ({host})" for host in (task.pop("network", None) or {}).get("allow", ())]
-    found += [f"secrets.{name}" for name in task.pop("secrets", None) or {}]
-    servers = task.get("mcp") or {}
-    remote = [name for name, server in servers.items() if server.get("type") == "remote"]
-    found += [f"mcp.{name}" for name in remote]
-    if remote:
-        task["mcp"] = {name: server for name, server in servers.items() if name not in remote}
+    for secret in (task.get("secrets") or {}).values():
+        secret["value"] = dict(REMOVED)
+    for server in (task.get("mcp") or {}).values():
+        server.pop("headers", None)
     return found + (["result"] if task.pop("result", None) else [])
+
+
+def _require_no_clone(task: dict[str, Any]) -> None:
+    """Refuse a stranger's task that has this installation fetch something.
+
+    Raises:
+        InvalidData: its definitions are in a git repository.
+    """
+    for name in ("agents", "skills", "commands"):
+        found = task.get(name) or {}
+        if "from" in found or any(isinstance(one, dict) and "from" in one for one in found.values()):
+            text = f"its {name} are in a git repository, and a rerun of an imported execution fetches nothing"
+            raise InvalidData([FieldError(field="rerun.of", message=text)])
 
 
 async def _require_recording(ref: ExecutionRef, store: ObjectStore, record: Record | None) -> None:

@@ -55,6 +55,8 @@ def _network(data: Submit, settings: Settings) -> Iterator[tuple[str, str]]:
     for index, host in enumerate(data.network.allow):
         if (problem := _against_network(host, settings.network_allow)) is not None:
             yield f"network.allow.{index}", problem
+    if data.rerun is not None:
+        return  # its recording answers for these
     urls = {f"secrets.{name}.url": secret.url for name, secret in data.secrets.items()}
     urls |= {f"mcp.{name}.url": server.url for name, server in data.mcp.items() if isinstance(server, RemoteMcp)}
     for field, url in urls.items():

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.support.offline import OPENCODE
+from tests.support.offline import OPENCODE, ROOT
+from tests.support.rerun_apart import archived
 from tests.support.sessions import call, opened
-from tests.support.stack import Project, Stack, running_stack, until
+from tests.support.stack import Project, Stack, running_stack
 from tests.support.step_model import StepModel, prompt, step_model
 
 pytestmark = [
@@ -40,29 +45,15 @@ LENGTH = prompt(
 CANCELLED = prompt({"tool": "bash", "args": {"command": "echo begun > begun.txt", "description": "d"}}, {"wait": True})
 
 
-async def diff(project: Project, execution: str) -> str:
-    async with httpx.AsyncClient(base_url=project.stack.answer["gateway"], trust_env=False, timeout=20) as http:
-        answer = await http.get(f"/tasks/{execution}/diff", params={"project_id": project.name})
-    return answer.text
-
-
-async def archived(project: Project, execution: str) -> dict[str, Any]:
-    """The status of an ended execution, once its archive is complete."""
-    await project.ended(execution, timeout=240)
-
-    async def look() -> Any:
-        found = await call(project, "GET", f"/tasks/{execution}/status")
-        return found if found["archived"] else None
-
-    return dict(await until(look, timeout=60, what="its archive"))
-
-
-async def again(project: Project, execution: str, **body: Any) -> dict[str, Any]:
-    async with httpx.AsyncClient(base_url=project.stack.answer["gateway"], trust_env=False, timeout=20) as http:
-        answer = await http.post(f"/tasks/{execution}/rerun", params={"project_id": project.name}, json=body)
-    assert answer.status_code == 202, answer.text
-    assert answer.json()["rerun_of"] == execution
-    return await archived(project, answer.json()["execution_id"])
+#: How each kind ends, the first time and every other.
+ENDS = {
+    "work.ocf.tar": ("completed", None),
+    "failing.ocf.tar": ("completed", None),
+    "length.ocf.tar": ("failed", "model_error"),
+    "cancelled.ocf.tar": ("cancelled", None),
+    "killed.ocf.tar": ("cancelled", None),
+    "turn-3.ocf.tar": ("completed", None),
+}
 
 
 async def originals(stack: Stack, project: Project, model: StepModel) -> dict[str, str]:
@@ -86,38 +77,66 @@ async def originals(stack: Stack, project: Project, model: StepModel) -> dict[st
     await call(project, "POST", f"/tasks/{found['killed']}/cancel", {"why": "seen enough"})
     await archived(project, found["killed"])
     session = await opened(project)
-    for number in (1, 2):
+    for number in (1, 2, 3):
         text = prompt({"tool": "bash", "args": {"command": f"echo turn {number} >> turns.txt", "description": "d"}})
         found[f"turn {number}"] = await project.submit(text, session_id=session, recording="full")
         await archived(project, found[f"turn {number}"])
-    return found
+    return {name: execution for name, execution in found.items() if name not in ("turn 1", "turn 2")}
 
 
-async def test_recorded_runs_end_the_same_way_without_model_and_key(tmp_path: Path) -> None:
-    """Shell and files, failing tools, `length`, a cancel, a killed worker, a session's second turn: the model's server
-    is gone, and each rerun ends in the same state with the same diff, at no cost, with no difference to report."""
+def exported(data_dir: Path, project: str, execution: str, target: Path) -> Path:
+    """`ocf export`."""
+    argv = [sys.executable, "-m", "ocf.cli.main", "export", execution, "-o", str(target), "--project", project]
+    env = {"PATH": os.environ["PATH"], "HOME": str(target.parent), "OCF_DATA_DIR": str(data_dir)}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def run_again_apart(folder: Path, bundles: Sequence[Path]) -> dict[str, Any]:
+    """Run the bundles again on a second stack: without any network but loopback where this user may have that."""
+    argv = [sys.executable, "-m", "tests.support.rerun_apart", str(folder), *map(str, bundles)]
+    apart = ["unshare", "--net", "--"] if os.geteuid() == 0 else []
+    env = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    done = subprocess.run(
+        [*apart, *argv], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+async def test_bundles_of_recorded_runs_end_the_same_way_on_a_machine_without_model_key_and_network(
+    tmp_path: Path,
+) -> None:
+    """Shell and files, failing tools, `length`, a cancel, a killed worker, a session's third turn: from its bundle
+    alone, on a data directory that has never seen it, each rerun makes the same calls, the last one with the same
+    outcome, and ends in the same state with the same diff, at no cost, with no difference to report."""
+    bundles = []
     async with AsyncExitStack() as stack:
-        serving = await stack.enter_async_context(AsyncExitStack())
-        model = await serving.enter_async_context(step_model())
+        model = await stack.enter_async_context(step_model())
         environ = {"OPENCODE_BIN": str(OPENCODE), "OCF_MODEL": "local/scripted", "OCF_MODEL_ENDPOINT": model.base_url}
-        running = stack.enter_context(running_stack(tmp_path, **environ, OPENCODE_API_KEY="sk-operators-own-key"))
+        running = stack.enter_context(running_stack(tmp_path / "a", **environ, OPENCODE_API_KEY="sk-operators-own-key"))
         project = await stack.enter_async_context(running.project())
-        made = await originals(running, project, model)
-        await serving.aclose()
-        asked = model.requests
-        for name, execution in made.items():
-            was = await archived(project, execution)
-            now = await again(project, execution)
-            about = (name, was["status"], was.get("message"), now["status"], now.get("message"), now.get("rerun"))
-            assert now["status"] == was["status"], about
-            assert now.get("reason") == was.get("reason"), about
-            assert now["rerun_of"] == execution
-            assert now["rerun"]["divergences"] == [], about
-            assert now["rerun"]["calls"] > 0, about
-            assert (now["usage"]["cost_usd"], now["usage"]["requests"]) == (0, 0), about
-            here, there = await diff(project, execution), await diff(project, now["execution_id"])
-            # The one line that says where it ran.
-            assert [one for one in here.splitlines() if "/workspace" not in one and "index " not in one] == [
-                one for one in there.splitlines() if "/workspace" not in one and "index " not in one
-            ], about
-        assert model.requests == asked
+        for name, execution in (await originals(running, project, model)).items():
+            target = tmp_path / f"{name.replace(' ', '-')}.ocf.tar"
+            bundles.append(await asyncio.to_thread(exported, running.data_dir, project.name, execution, target))
+    # Model and first stack are gone.
+    found = await asyncio.to_thread(run_again_apart, tmp_path / "b", bundles)
+    assert len(found) == len(bundles) == 6
+    for name, one in found.items():
+        was, now = one["was"], one["now"]
+        about = (name, was["status"], was.get("message"), now["status"], now.get("message"), now.get("rerun"))
+        assert now["status"] == was["status"], about
+        assert now.get("reason") == was.get("reason"), about
+        assert now["rerun_of"] == was["execution_id"]
+        assert now["rerun"]["divergences"] == [], about
+        assert now["rerun"]["calls"] == len(one["calls"][0]) > 0, about
+        assert one["calls"][1] == one["calls"][0], about
+        assert (now["usage"]["cost_usd"], now["usage"]["requests"]) == (0, 0), about
+        here, there = one["diffs"]
+        # The one line that says where it ran.
+        assert [line for line in here.splitlines() if "/workspace" not in line and "index " not in line] == [
+            line for line in there.splitlines() if "/workspace" not in line and "index " not in line
+        ], about
+    ends = {name: (one["now"]["status"], one["now"].get("reason")) for name, one in found.items()}
+    assert ends == ENDS

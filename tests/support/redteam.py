@@ -531,6 +531,37 @@ ELSEWHERE = (
         "both are broken up by an invisible character",
         "integration/test_result_function.py::test_a_comment_notifies_nobody_and_forges_no_marker",
     ),
+    Elsewhere(
+        "a bundle with other paths, links, sizes, digests, entries or ids, or a bomb",
+        "every name, size and digest is checked against a table before anything is stored",
+        "unit/test_bundles.py::test_a_hostile_bundle_is_refused_and_stores_nothing",
+    ),
+    Elsewhere(
+        "an input tree in a bundle that leads out: links, devices, pipes",
+        "it is unpacked apart with the rules of every archive, and its digest compared",
+        "unit/test_bundles.py::test_a_tree_with_an_entry_that_leads_out_is_refused",
+    ),
+    Elsewhere(
+        "a recording that is a bomb, nested deep, of false references, damaged, or not the one of its manifest",
+        "each limit is checked before more is inflated; SHA-256",
+        "unit/test_recording.py::test_a_hostile_recording_is_refused_with_what_is_wrong",
+    ),
+    Elsewhere(
+        "a bundle whose task has a rerun read a directory, clone, or call a model at an address of the stranger's",
+        "the rerun of an import begins from the bundle's files only, fetches no definitions and drops address and key; "
+        "routes and model calls are answered by the recording",
+        "unit/test_rerun.py::test_a_strangers_task_makes_a_rerun_fetch_nothing",
+    ),
+    Elsewhere(
+        "a recorded answer whose tool calls leave the sandbox",
+        "a rerun is an execution like any other: same sandbox, no hosts, no secrets, no push",
+        "unit/test_rerun.py::test_a_rerun_has_neither_network_nor_secrets",
+    ),
+    Elsewhere(
+        "terminal codes in a bundle's texts, differences and names",
+        "printed texts lose control characters",
+        "unit/test_suite.py::test_terminal_codes_of_a_recording_are_not_printed",
+    ),
 )
 
 

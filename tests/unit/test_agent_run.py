@@ -44,6 +44,9 @@ class Agent:
     def __init__(self, *_: object) -> None:
         self.waiting: frozenset[str] = frozenset()
 
+    def expire(self, _: str) -> None:
+        """It asks nothing."""
+
     async def run(self, prompt: str, emit: Any) -> AgentResult:
         items = [{"content": f"use {KEY}", "status": "pending", "priority": "high"}]
         await emit(Draft(type=ChunkType.TODO, data="1 to do", detail={"items": items}))

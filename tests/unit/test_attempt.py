@@ -27,6 +27,7 @@ from ocf.events.ports import Inbox, Message
 from ocf.events.redaction import Redactor
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.system_clock import SystemClock
+from ocf.functions.execute.agent.replies import Replies
 from ocf.functions.execute.attempt.agent_run import FOLLOW_UP
 from ocf.functions.execute.attempt.outcome import StoredArtifacts
 from ocf.functions.execute.attempt.runner import NOT_READY_ATTEMPTS
@@ -62,6 +63,7 @@ class StandIn:
         self.result = ""
         self.output: object = None
         self.replies: list[tuple[str, str]] = []
+        self.answers = Replies()
         type(self).latest = self
 
     async def exceeded_disk_limit(self, limit: int) -> str | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ocf.events.optional_task_fields import Rerun
 from ocf.events.redaction import Redactor
 from ocf.functions.recording.canonical import PartTable, RawPart, ranges
-from ocf.functions.recording.lines import VERSION, CallLine, Head, Inputs
+from ocf.functions.recording.lines import VERSION, CallLine, Exchange, Head, Inputs, Reply
 from ocf.functions.recording.playback import Answer, Playback
 from ocf.functions.recording.reading import Recording
 
@@ -42,6 +43,11 @@ class Scene:
     def __init__(self, recording: Recording, *, complete: bool = True, **asked: Any) -> None:
         self.table = PartTable(KEY, Redactor())
         self.playback = Playback(recording, Rerun(of=OF, **asked), self.table, complete=complete)
+
+    def fetch(self, body: str, target: str = "/", route: str = "secrets.API") -> str | None:
+        """The recorded answer to a POST; None: there is none, `end`: the rerun ends."""
+        got = self.playback.exchange(route, "POST", target, self.table.digest("exchange", body.encode()))
+        return "end" if isinstance(got, Answer) else None if got is None else got.answer
 
     def ask(self, one: Sequence[RawPart]) -> Answer:
         return self.playback.next(self.table.parts(one) or [])
@@ -120,3 +126,56 @@ def test_a_call_that_is_not_recorded() -> None:
     assert answers(scene, MAIN[0]) == [1]
     assert scene.ask(MAIN[1]).end == "recording"
     assert scene.said == []
+
+
+def exchanges(*bodies: tuple[str, str]) -> tuple[Exchange, ...]:
+    """Recorded POSTs by body and answer."""
+    digest = PartTable(KEY, Redactor()).digest
+    about = {"route": "secrets.API", "method": "POST", "target": "/", "status": 200}
+    return tuple(
+        Exchange.model_validate({**about, "number": n, "hash": digest("exchange", body.encode()), "answer": answer})
+        for n, (body, answer) in enumerate(bodies, 1)
+    )
+
+
+def test_requests_to_routes_get_their_recorded_answers_in_whatever_order() -> None:
+    """Equal requests get theirs in order; ids of JSON-RPC and times make no other request."""
+    rpc = '{"jsonrpc":"2.0","id":%d,"method":"tools/list","at":"2026-11-29T18:00:01Z"}'
+    said = exchanges(("a", "1"), ("b", "2"), ("a", "3"), (rpc % 4, "4"))
+    scene = Scene(replace(recorded(MAIN[0]), exchanges=said))
+    assert [scene.fetch(body) for body in ("b", "a", rpc % 7, "a")] == ["2", "1", "4", "3"]
+    assert scene.said == []
+
+
+def test_a_request_to_a_route_that_is_not_recorded_is_said_and_gets_what_on_divergence_says() -> None:
+    """`nearest`: an answer left to another body; `fail`: the end; `live`: none, since a rerun reaches no network."""
+    recording = replace(recorded(MAIN[0]), exchanges=exchanges(("a", "1")))
+    scene = Scene(recording)
+    assert [scene.fetch("x"), scene.fetch("a"), scene.fetch("a", "/other")] == ["1", None, None]
+    assert scene.said == [(0, "secrets.API")] * 3
+    assert Scene(recording, on_divergence="fail").fetch("x") == "end"
+    assert Scene(recording, on_divergence="live").fetch("x") is None
+    assert Scene(recording).fetch("a", route="mcp.API") is None
+
+
+def test_replies_are_given_again_to_the_same_request() -> None:
+    """By the number of the request; another question gets it, too, and that is said. Follow-ups come by themselves."""
+    digest = PartTable(KEY, Redactor()).digest
+    replies = (
+        Reply(request=1, hash=digest("request", b"permission\nrm x"), answer="once", calls=1),
+        Reply(request=0, answer="now the tests", calls=2),
+        Reply(request=2, hash=digest("request", b"question\nwhich?"), answer=None, calls=3),
+    )
+    recording = replace(recorded(MAIN[0]), replies=replies)
+    scene = Scene(recording, complete=False)
+    assert scene.playback.reply(1, "permission\nrm x") == replies[0]
+    assert scene.playback.follow_ups == ["now the tests"]
+    assert scene.playback.reply(2, "question\nwhat?") == replies[2]
+    assert scene.said == [(0, "request 2")]
+    assert scene.playback.reply(3, "question\nagain?") is None
+    scene.ask(MAIN[0])
+    over = scene.playback.reply(3, "question\nagain?")
+    assert isinstance(over, Answer)
+    assert over.end == "recording"
+    early = Scene(recording, until=1).playback
+    assert (early.follow_ups, early.reply(2, "question\nwhich?")) == ([], None)

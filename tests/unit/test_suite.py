@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from ocf.cli import suite
+from ocf.cli import render, suite
 from ocf.cli.app import app
 from ocf.cli.suite import Row, as_junit
 from ocf.cli.suite_file import InvalidSuite, read
@@ -216,6 +217,18 @@ def test_junit_is_read_by_a_parser_of_junit(tmp_path: Path) -> None:
     assert cases[1].result[0].message == "diverged at call 12: 1 requests differ, first in call 12[0m"
     found.update_statistics()
     assert (found.tests, found.failures, found.errors) == stated[1:4]
+
+
+def test_terminal_codes_of_a_recording_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the table of a suite nor at the end of a rerun, which quotes the difference."""
+    screen = io.StringIO()
+    monkeypatch.setattr(suite, "console", lambda: Console(file=screen, width=120))
+    suite._print(ROWS)
+    differs = {"call": 1, "part": "message 2\x1b[2J", "text": "was \x1b]0;evil\x07, is \x9b31m"}
+    status = {"status": "completed", "rerun": {"of": f"{ID}1\x1b", "calls": 1, "divergences": [differs]}}
+    said = re.sub("\x1b\\[[0-9;:]*m", "", screen.getvalue() + render.ending(status))  # colours may be
+    assert "message 2" in said
+    assert not {"\x1b", "\x07", "\x9b"} & set(said)
 
 
 @pytest.mark.parametrize("width", [80, 40])

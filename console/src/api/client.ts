@@ -111,6 +111,7 @@ export interface TaskFilter {
   readonly label?: string;
   readonly since?: string;
   readonly until?: string;
+  readonly rerun_of?: string;
   readonly limit?: number;
   readonly cursor?: string | number;
 }
@@ -120,6 +121,7 @@ export const api = {
     json<{ execution_id: string }>("/tasks/execute", { ...post(body), headers: { "Idempotency-Key": key } }),
   tasks: (filter: TaskFilter, signal?: AbortSignal) => json<Page<Task>>(`/tasks${query({ ...filter })}`, { signal }),
   task: (id: string, signal?: AbortSignal) => json<Task>(`/tasks/${id}/status`, { signal }),
+  rerun: (id: string) => json<{ execution_id: string }>(`/tasks/${id}/rerun`, post({})),
   cancel: (id: string, why: string) => request(`/tasks/${id}/cancel`, post({ why })),
   remove: (id: string) => request(`/tasks/${id}`, { method: "DELETE" }),
   reply: (id: string, requestId: string, answer: string) =>

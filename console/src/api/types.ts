@@ -98,6 +98,19 @@ export interface Task {
   readonly queue_position?: number | null;
   readonly last_sequence?: number;
   readonly archived?: boolean;
+  /** The execution that this one runs again, and how that went. */
+  readonly rerun_of?: string | null;
+  readonly rerun?: Rerun | null;
+}
+
+/** The model calls of a rerun: how many the recording answered, and which requests differed. */
+export interface Rerun {
+  readonly of: string;
+  readonly calls: number;
+  readonly live_calls?: number;
+  readonly divergences?: readonly { readonly call: number; readonly part: string; readonly text?: string | null }[];
+  /** Further divergences, which are not listed. */
+  readonly more?: number;
 }
 
 /** A text or action of an execution; `seq` is the sequence of its first chunk. */

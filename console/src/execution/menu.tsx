@@ -3,7 +3,7 @@ import { ApiError, api } from "../api/client";
 import type { Task } from "../api/types";
 import { useAction } from "../hooks";
 import { save, saveChunks, saveText } from "../model/download";
-import { href } from "../router";
+import { go, href } from "../router";
 import { Menu } from "../ui/parts";
 import type { Execution } from "./use-execution";
 
@@ -23,6 +23,10 @@ export function ExecutionMenu(props: {
       if (!text) throw new ApiError("Nothing was changed: there is no patch.", 404);
       save(`${id}.patch`, "text/x-diff", text);
     });
+  const rerun = (): Promise<boolean> =>
+    action.run(async () => {
+      go(href(`/tasks/${(await api.rerun(id)).execution_id}`));
+    });
   return (
     <>
       <Menu label="Download" icon="download">
@@ -38,6 +42,9 @@ export function ExecutionMenu(props: {
       </Menu>
       <Menu label="More" icon="more">
         <a href={href("/new", { from: id })}>Run again…</a>
+        <button type="button" onClick={() => void rerun()} disabled={!task.archived}>
+          Rerun its recording
+        </button>
         <a href={href("/new", { snapshot: props.ended ? id : undefined })} aria-disabled={!props.ended}>
           Continue in its workspace…
         </a>

@@ -5,6 +5,9 @@ export const SOURCES = ["empty", "git", "directory", "snapshot", "shared"] as co
 export type Source = (typeof SOURCES)[number];
 export const PERMISSIONS = ["allow", "ask", "deny"] as const;
 export type Permission = (typeof PERMISSIONS)[number];
+/** What is recorded of the model calls; `default` is the operator's. */
+export const RECORDINGS = ["default", "off", "answers", "full"] as const;
+export type RecordingChoice = (typeof RECORDINGS)[number];
 
 /** A secret of the form; a blank `header` and `format` are a bearer token. */
 export interface Secret {
@@ -53,6 +56,7 @@ export interface Form {
   setupMinutes: string;
   setupCache: string;
   secrets: readonly Secret[];
+  recording: RecordingChoice;
 }
 
 export const BLANK: Form = {
@@ -92,6 +96,7 @@ export const BLANK: Form = {
   setupMinutes: "",
   setupCache: "",
   secrets: [],
+  recording: "default",
 };
 
 /** Which field of the form a field of the request is, so that an error stands where it can be mended. */
@@ -124,6 +129,7 @@ const FIELDS: Readonly<Record<string, keyof Form>> = {
   "setup.timeout_seconds": "setupMinutes",
   "setup.cache_key": "setupCache",
   secrets: "secrets",
+  recording: "recording",
   "limits.timeout_seconds": "timeoutMinutes",
   "limits.answer_seconds": "answerMinutes",
   "limits.max_total_tokens": "maxTotalTokens",
@@ -182,6 +188,7 @@ export function bodyOf(form: Form): Record<string, unknown> {
     }),
     retry: blankless({ max_attempts: number(form.attempts) }),
     network: blankless({ allow: form.network.split(/[\s,]+/).filter(Boolean) }),
+    recording: form.recording === "default" ? undefined : form.recording,
     permissions: blankless({
       bash: form.bash === "allow" ? undefined : form.bash,
       edit: form.edit === "allow" ? undefined : form.edit,

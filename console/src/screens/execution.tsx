@@ -1,6 +1,7 @@
 import { lazy, type ReactNode, Suspense, useCallback, useEffect } from "react";
 import type { ChangedFile, Task } from "../api/types";
 import { ExecutionHeader } from "../execution/header";
+import { Reruns } from "../execution/reruns";
 import { About, Attempts, ChangedFiles, Output, Plan, UsageBlock } from "../execution/sidebar";
 import { StreamPill } from "../execution/stream-pill";
 import { TerminalView } from "../execution/terminal-view";
@@ -142,6 +143,7 @@ function Side(props: {
       />
       <UsageBlock usage={usage} model={task.model} />
       <Attempts attempts={task.attempts ?? []} most={task.max_attempts ?? 1} now={now} />
+      <Reruns task={task} ended={props.ended} />
       <About task={task} />
     </>
   );

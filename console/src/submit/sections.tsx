@@ -2,7 +2,7 @@ import { type ReactNode, useEffect, useState } from "react";
 import { api } from "../api/client";
 import type { ModelFacts } from "../api/types";
 import { factsInWords, modelsOf, providersOf } from "../model/models";
-import { type Form, SOURCES, type Source } from "../model/submission";
+import { type Form, RECORDINGS, type RecordingChoice, SOURCES, type Source } from "../model/submission";
 import { Segmented } from "../ui/parts";
 import { Area, type FormProps, Group, hasAny, PermissionField, Text } from "./fields";
 
@@ -17,7 +17,13 @@ const MODEL_FIELDS = ["provider", "model", "key", "endpoint", "temperature", "ma
 const LIMIT_FIELDS = ["timeoutMinutes", "maxCost", "maxTotalTokens", "attempts"] as const;
 const AGENT_FIELDS = ["agent", "variant", "outputSchema"] as const;
 const RESULT_FIELDS = ["branch", "base", "pullTitle"] as const;
-const FILING_FIELDS = ["project", "session", "labels"] as const;
+const FILING_FIELDS = ["project", "session", "labels", "recording"] as const;
+const RECORDING_LABELS: Readonly<Record<RecordingChoice, string>> = {
+  default: "Default",
+  off: "Nothing",
+  answers: "Answers",
+  full: "Full",
+};
 
 /** Where the files come from. */
 export function Workspace({ form, set, errors }: FormProps): ReactNode {
@@ -273,8 +279,12 @@ export function PermissionsSection({ form, set, errors }: FormProps): ReactNode 
 export function FilingSection({ form, set, errors }: FormProps): ReactNode {
   return (
     <Group
-      title="Filing"
-      summary={[form.project, form.labels].filter(Boolean).join(" · ") || "the default project"}
+      title="Filing and recording"
+      summary={
+        [form.project, form.labels, form.recording !== "default" && `recording: ${form.recording}`]
+          .filter(Boolean)
+          .join(" · ") || "the default project"
+      }
       open={hasAny(errors, FILING_FIELDS)}
     >
       <div className="pair">
@@ -288,6 +298,16 @@ export function FilingSection({ form, set, errors }: FormProps): ReactNode {
         />
       </div>
       <Text name="labels" label="Labels" placeholder="team=web, ticket=142" {...{ form, set, errors }} />
+      <div className="field">
+        <span className="label">What is recorded of the model calls</span>
+        <Segmented
+          label="What is recorded of the model calls"
+          value={form.recording}
+          options={RECORDINGS.map((one) => ({ value: one, label: RECORDING_LABELS[one] }))}
+          onChange={(value) => set("recording", value)}
+        />
+        <p className="hint">With the answers it can be run again without the model; full also shows what differs.</p>
+      </div>
     </Group>
   );
 }

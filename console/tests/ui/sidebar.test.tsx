@@ -1,6 +1,7 @@
 // @vitest-environment jsdom
 import { screen } from "@testing-library/react";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { Reruns } from "../../src/execution/reruns";
 import { About, Output } from "../../src/execution/sidebar";
 import { leave, page, show, task } from "./page";
 
@@ -47,4 +48,31 @@ test("the JSON value of a run is shown, and what would turn it around as its cod
 test("a run without one shows none", () => {
   show(<Output value={undefined} />);
   expect(screen.queryByText("Output")).toBeNull();
+});
+
+test("a rerun names its original, and each difference as text", () => {
+  const divergences = [
+    { call: 12, part: "message 9", text: "was …1 failed\u202e…" },
+    { call: 13, part: "tools" },
+  ];
+  const rerun = { of: "b".repeat(36), calls: 47, divergences, more: 3 };
+  show(<Reruns task={task(1, { rerun_of: "b".repeat(36), rerun })} ended />);
+  expect(screen.getByRole("link", { name: "bbbbbbbb" }).getAttribute("href")).toContain("b".repeat(36));
+  expect(screen.getByText("47 recorded calls, 5 differences")).toBeTruthy();
+  expect(screen.getByText("Call 12, message 9")).toBeTruthy();
+  expect(screen.getByText(/1 failed/).textContent).not.toContain("\u202e");
+  expect(screen.getByText("and 3 more differences")).toBeTruthy();
+});
+
+test("an original lists its reruns; an older gateway's list of something else is not taken for them", async () => {
+  const original = task(1);
+  page((url) =>
+    url.pathname.endsWith("/tasks")
+      ? { items: [task(2, { rerun_of: original.execution_id, status: "failed" }), task(3)], next: null }
+      : "",
+  );
+  show(<Reruns task={original} ended />);
+  const id = task(2).execution_id;
+  expect(await screen.findByRole("link", { name: id.slice(0, 8) })).toBeTruthy();
+  expect(screen.getAllByRole("link")).toHaveLength(1);
 });

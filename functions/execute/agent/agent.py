@@ -107,6 +107,8 @@ class Agent:
     def __init__(self, server: AgentServer, prompt_spec: PromptSpec, clock: Clock) -> None:
         self.server = server
         self.session_id = ""
+        #: Called with the id of a request that is denied because nobody answered in time.
+        self.on_overdue: Callable[[str], None] = lambda _: None
         #: Seconds without an event before the server's state is read.
         self.poll_every = _POLL_SECONDS
         self._prompt_spec = prompt_spec
@@ -169,6 +171,11 @@ class Agent:
         # With a message the agent learns the reason and continues; a bare rejection would end its run silently.
         message = answer if answer.strip().lower() not in _REPLIES else "The user denied this."
         return await self.server.client.reply_permission(request_id, reply, message if reply == "reject" else None)
+
+    def expire(self, request_id: str) -> None:
+        """Let the time to answer a request be over."""
+        if request_id in self._deadlines:
+            self._deadlines[request_id] = self._clock.monotonic()
 
     async def abort(self) -> None:
         """Ask OpenCode to end the prompt (at most 2 s); `run` then returns with `aborted`. Only `stop` is certain."""
@@ -402,6 +409,7 @@ class Agent:
             waiting = self._translator.waiting.get(request) if self._translator else None
             if waiting is None:
                 continue
+            self.on_overdue(request)
             message = f"denied: no answer within {self._prompt_spec.answer_seconds:g} s"
             await self._publish(
                 Draft(type=ChunkType.STATUS, data=f"{waiting.title}: {message}", detail={"phase": "agent"})

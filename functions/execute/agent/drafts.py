@@ -81,3 +81,9 @@ def status_draft(message: str, phase: str) -> Draft:
 
 def _known(status: object) -> str:
     return str(status) if status in _TODO_STATES else "pending"
+
+
+def usage_draft(usage: Usage) -> Draft:
+    """Return the totals as a draft of a `usage` chunk."""
+    text = f"{usage.requests} model calls, {usage.total_tokens} tokens, ${usage.cost_usd:.4f}"
+    return Draft(type=ChunkType.USAGE, data=text, detail=usage.model_dump())

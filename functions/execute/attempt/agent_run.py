@@ -17,7 +17,9 @@ from ocf.events.output import ChunkType, Draft, Usage
 from ocf.events.redaction import Redactor
 from ocf.functions import workspace
 from ocf.functions.execute.agent.agent import Agent
+from ocf.functions.execute.agent.drafts import usage_draft
 from ocf.functions.execute.agent.opencode_api import OpenCodeError
+from ocf.functions.execute.agent.replies import Replies
 from ocf.functions.execute.agent.warm_server import WarmServer
 from ocf.functions.execute.attempt import watchdog
 from ocf.functions.execute.attempt.artifacts import ArtifactWriter
@@ -75,6 +77,8 @@ class AgentRun:
         self._recorder: Recorder | None = None
         #: Number of the attempt.
         self.attempt = 1
+        #: Answers to the agent, recorded and given again.
+        self.answers = Replies()
         #: Redacts every secret of this execution.
         self.redactor = Redactor()
         self._preparation = Preparation(context, task, directory, self.redactor, self._assign, activity.note)
@@ -94,11 +98,8 @@ class AgentRun:
     @property
     def usage(self) -> Usage:
         """Return the totals of the model calls over all attempts."""
-        return (
-            self._preparation.warm_server.model_proxy.usage
-            if self._preparation.warm_server and self._preparation.warm_server.model_proxy.target
-            else self._used
-        )
+        server = self._preparation.warm_server
+        return server.model_proxy.usage if server and server.model_proxy.target else self._used
 
     @property
     def prepared(self) -> workspace.Prepared | None:
@@ -171,7 +172,7 @@ class AgentRun:
         """
         self._used = used
         try:
-            await self._run(lambda draft: emit(self._redact(draft)))
+            await self._run(self.answers.watching(lambda draft: emit(self._redact(draft))))
         except AgentFailed as error:
             text = tuple(self.redactor(line) for line in error.stderr_tail)
             raise type(error)(error.reason, self.redactor(error.message), text) from error
@@ -179,6 +180,8 @@ class AgentRun:
     async def _run(self, emit: Emit) -> None:
         warm_server, spec = await self._preparation.prepare(emit)
         self._agent = Agent(warm_server.server, spec, self._context.deps.clock)
+        self._agent.on_overdue = lambda request: self.answers.answered(request, None)
+        self.answers.on_expired = self._agent.expire
         with self.spans.invoke_agent(warm_server.model_proxy.target):
             await self._work(self._agent, emit)
         self._finished = True
@@ -220,7 +223,9 @@ class AgentRun:
             hooks = replace(hooks, on_over=lambda answer: self._on_over(rerun.stop_reason(answer)))
         about = (self._context.deps, self._task, self.attempt, warm_server, target, self.redactor)
         self._recorder, player = open_model(*about, self._preparation.inputs, rerun)
+        self._follow_ups.extend(self.answers.begin(self._recorder, player))
         warm_server.model_proxy.assign(target, self._task.limits, hooks, self._used, self._recorder, player)
+        self._preparation.record_routes(self._recorder, player)
         if self._refused is not None:
             warm_server.model_proxy.refuse(self._refused)
 
@@ -243,11 +248,15 @@ class AgentRun:
         if request_id == FOLLOW_UP:
             if not self._finished:
                 self._follow_ups.append(answer)
+                self.answers.follow_up(answer)
             return not self._finished
         try:
-            return self._agent is not None and await self._agent.answer(request_id, answer)
+            taken = self._agent is not None and await self._agent.answer(request_id, answer)
         except OpenCodeError:
             return False  # OpenCode is shutting down; the end of the run states the reason
+        if taken:
+            self.answers.answered(request_id, answer)
+        return taken
 
     def refuse(self, reason: str) -> None:
         """Refuse all further model calls."""
@@ -303,6 +312,7 @@ class AgentRun:
         stored = await self._stored(emit, seconds, ownership, give_up)
         # S3 has just answered, or it is away and nothing waits for these.
         patience = _RECORDING if stored.artifacts == "stored" else 0.0
+        await self._preparation.close_routes()
         if self._recorder is not None:
             await self._recorder.close(patience)
         await self._preparation.input.finish(patience)
@@ -336,9 +346,3 @@ class AgentRun:
         self.spans.close()
         await self._preparation.close()
         self._context.boundary.folders.check()
-
-
-def usage_draft(usage: Usage) -> Draft:
-    """Return the totals as a draft of a `usage` chunk."""
-    text = f"{usage.requests} model calls, {usage.total_tokens} tokens, ${usage.cost_usd:.4f}"
-    return Draft(type=ChunkType.USAGE, data=text, detail=usage.model_dump())

@@ -122,8 +122,11 @@ class CommandHandler:
             self._agent_run.refuse("the execution is being cancelled")
             self._stop_signal.decide(StopReason(Step.CANCEL, data.why or "", requested_by=data.requested_by))
         else:
-            # Not awaited: a later cancel must not wait for OpenCode.
-            self.replying.add(asyncio.create_task(self._reply(data)))
+            self.reply(data.request_id, data.answer)
+
+    def reply(self, request_id: str, answer: str) -> None:
+        """Answer a request of the agent. Not awaited: a later cancel must not wait for OpenCode."""
+        self.replying.add(asyncio.create_task(self._reply(request_id, answer)))
 
     def carry_out_earlier(self, data: Cancel | Reply) -> None:
         """Carry out a command published before this attempt listened.
@@ -134,13 +137,13 @@ class CommandHandler:
         if isinstance(data, Cancel) or data.request_id == FOLLOW_UP:
             self.carry_out(data)
 
-    async def _reply(self, data: Reply) -> None:
-        if await self._agent_run.reply(data.request_id, data.answer):
-            if data.request_id != FOLLOW_UP:
-                self.set_waiting(self._agent_run.waiting - {data.request_id})
+    async def _reply(self, request_id: str, answer: str) -> None:
+        if await self._agent_run.reply(request_id, answer):
+            if request_id != FOLLOW_UP:
+                self.set_waiting(self._agent_run.waiting - {request_id})
         elif self._stop_signal.stop_reason is None:
-            what = "a follow-up prompt came too late" if data.request_id == FOLLOW_UP else "nobody waits for an answer"
-            await self._publisher.emit(agent_status(f"{what} ({data.request_id[:80]})"))
+            what = "a follow-up prompt came too late" if request_id == FOLLOW_UP else "nobody waits for an answer"
+            await self._publisher.emit(agent_status(f"{what} ({request_id[:80]})"))
 
     def set_waiting(self, requests: Collection[str]) -> None:
         """State which requests wait for an answer."""

@@ -35,14 +35,17 @@ from ocf.functions.execute.inputs.input_keeper import InputKeeper
 from ocf.functions.execute.inputs.mcp import InvalidHeader, remote_routes, start_servers
 from ocf.functions.execute.inputs.output_check import with_schema
 from ocf.functions.execute.inputs.task_inputs import TaskInputs
+from ocf.functions.execute.model_proxy.played_call import Player
 from ocf.functions.execute.sandbox.agent_host_client import Owner
 from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady
 from ocf.functions.execute.secret_routes import METHODS, InvalidSecret, Route, SecretRoutes, injected
+from ocf.functions.execute.secret_routes.recorded_routes import RoutePlayer, RouteRecorder
 from ocf.functions.models.endpoint_check import BadEndpoint
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import NoModel
 from ocf.functions.observability import logs, metrics, tracing
 from ocf.functions.recording.lines import Inputs
+from ocf.functions.recording.recorder import Recorder
 from ocf.functions.settings.host_rules import InvalidRule
 
 Emit = Callable[[Draft], Awaitable[None]]
@@ -75,6 +78,8 @@ class Preparation:
         self._on_activity = on_activity
         self._user: Owner | None = None
         self._cleanup = AsyncExitStack()
+        #: Routes to secrets' origins and to remote MCP servers, if the task has any.
+        self.routes: SecretRoutes | None = None
         #: Loopback URLs of remote MCP servers.
         self._mcp_urls: dict[str, str] = {}
         #: The server, once there is one.
@@ -137,7 +142,7 @@ class Preparation:
                 await start_servers(warm_server.server.client, self._task.mcp, self._mcp_urls, emit)
         except Unavailable as error:
             raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from error  # S3 went away; the agent has done nothing
-        words = f"asking {target.display_name}" if self.rerun is None else self.rerun.described()
+        words = f"asking {target.display_name}" if self.rerun is None else self.rerun.described(self._task)
         await emit(phase_draft("model", words))
         return warm_server, spec
 
@@ -229,7 +234,9 @@ class Preparation:
             proxy = await self._cleanup.enter_async_context(EgressProxy(allowed))
             spec = replace(spec, connect_ports=(proxy.port,), env=proxy.env())
         if self._task.secrets or any(isinstance(server, RemoteMcp) for server in self._task.mcp.values()):
-            routes = await self._cleanup.enter_async_context(SecretRoutes(self._context.deps.settings.network_allow))
+            allow = self._context.deps.settings.network_allow
+            self.routes = routes = SecretRoutes(allow, rerun=self.rerun is not None)
+            await self._cleanup.enter_async_context(routes)
             self._hide(routes.token)
             self._open_mcp_routes(routes)
             urls = {f"OCF_SECRET_{name}_URL": self._open_route(routes, name) for name in self._task.secrets}
@@ -258,17 +265,31 @@ class Preparation:
     def _open_route(self, routes: SecretRoutes, name: str) -> str:
         """Open the route of a secret and return its URL."""
         secret = self._task.secrets[name]
+        headers: dict[str, str] = {}
+        values: list[str] = []
         try:
-            value = self._context.opened(secret.value, self._task.project_id).get_secret_value()
-            header, values = injected(secret.inject.format, value)
+            if self.rerun is None:
+                value = self._context.opened(secret.value, self._task.project_id).get_secret_value()
+                header, values = injected(secret.inject.format, value)
+                headers = {secret.inject.header: header}
             for each in values:
                 self._hide(each)
-            headers = {secret.inject.header: header}
             return routes.open(
                 Route(name, secret.url, headers, Redactor(values), secret.methods or METHODS, secret.paths or ())
             )
         except (SealError, InvalidSecret, Refused, InvalidRule) as error:
             raise AgentFailed(Reason.AGENT_ERROR, f"secrets.{name}: {error}") from None
+
+    def record_routes(self, recorder: Recorder | None, player: Player | None) -> None:
+        """Have the routes recorded, and in a rerun answered by the recording."""
+        if self.routes is not None:
+            self.routes.recorder = None if recorder is None else RouteRecorder(recorder)
+            self.routes.player = None if player is None else RoutePlayer(player)
+
+    async def close_routes(self) -> None:
+        """Close the routes of an agent that is gone: what it had open is recorded."""
+        if self.routes is not None:
+            await self.routes.close()
 
     async def _own_shared(self, folder: Path) -> None:
         self._user = await self._context.slots.user_of(folder)

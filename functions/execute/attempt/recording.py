@@ -15,7 +15,7 @@ from ocf.events.execution_input import INPUT_CONVERSATION, ExecutionInput
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import RerunResult
 from ocf.events.lifecycle import Reason, State, Step
-from ocf.events.optional_task_fields import ResolvedRerun
+from ocf.events.optional_task_fields import RemoteMcp, ResolvedRerun
 from ocf.events.ports import ObjectStore
 from ocf.events.redaction import Redactor
 from ocf.events.refs import ExecutionRef
@@ -166,6 +166,9 @@ class Rerun:
         """
         if self._given is not None:
             return task, self._given
+        if self._original.imported_from is not None:
+            # A stranger's description of a source must not have this worker read or fetch anything.
+            raise InvalidWorkspace(f"the bundle of execution {self.asked.of} has no files to begin from")
         inputs, source = self.recording.inputs, task.workspace
         if inputs.workspace is not None and isinstance(source, EmptyWorkspace):
             try:
@@ -198,12 +201,19 @@ class Rerun:
             raise InvalidWorkspace(f"the conversation of execution {execution}, which it continues, is gone")
         return key
 
-    def described(self) -> str:
+    def described(self, task: Execute) -> str:
         """Return what a reader of the output must know."""
         count = len(self.recording.calls)
         text = f"playing {count} recorded model call{'s' * (count != 1)} of execution {self.asked.of}"
         if self._given is None:
             text += "; its files are not stored, so they come from its source again"
+        marked = sum(call.redacted for call in self.recording.calls)
+        if marked:
+            text += f"; secrets were taken out of {marked} of them, so what follows from these may differ"
+        routes = [f"secrets.{name}" for name in task.secrets]
+        routes += [f"mcp.{name}" for name, server in task.mcp.items() if isinstance(server, RemoteMcp)]
+        if routes:
+            text += f"; the recording answers for {', '.join(routes)}, too"
         if self.asked.left_out:
             text += f"; a rerun does not get {', '.join(self.asked.left_out)}"
         return text

@@ -214,10 +214,7 @@ class Runner:
             return Conflict("another worker has it")
         await self._publisher.finish(FLUSH_SECONDS)
 
-        def released(record: Record) -> Record:
-            return record.end_attempt(stop_reason.attempt_step, self._now)
-
-        await self._deps.records.change(*self._ids, released)
+        await self._deps.records.change(*self._ids, lambda one: one.end_attempt(stop_reason.attempt_step, self._now))
         return Released(stop_reason.message)
 
     async def _stop_when_lost(self) -> None:
@@ -256,6 +253,7 @@ class Runner:
         self._publisher.on_limit(lambda error: self.stop_signal.decide(failed(Reason.OUTPUT_LIMIT, str(error))))
         self._agent_run.on_failure(lambda failure: self.stop_signal.decide(failed(failure.reason, failure.message)))
         self._agent_run.on_over(self.stop_signal.decide)
+        self._agent_run.answers.on_reply = self._commands.reply
         self._agent_run.on_usage(self._progress.usage)
         bounds, clock = self._bounds(record), self._deps.clock
         watching = watchdog.watch(

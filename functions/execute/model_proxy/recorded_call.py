@@ -73,7 +73,7 @@ class RecordedReply(Reply):
         self, status: int, content_type: str, length: int | None = None, more: Sequence[tuple[bytes, bytes]] = ()
     ) -> None:
         """Send the head."""
-        self._tape.head(status, content_type)
+        self._tape.head(status, content_type, more)
         await super().start(status, content_type, length, more)
 
     async def send(self, data: bytes) -> None:

@@ -98,6 +98,12 @@ class Route:
     paths: Sequence[str] = ()
     seconds: float = 600.0
 
+    @property
+    def recorded_as(self) -> str:
+        """Return its name in recordings. A secret's name has no hyphen."""
+        kind, hyphen, name = self.name.partition("-")
+        return f"{kind}.{name}" if hyphen else f"secrets.{self.name}"
+
     def check(self, method: str, path: str, query: str) -> None:
         """Check a request; `path` is below `url`, and empty for `url` itself.
 

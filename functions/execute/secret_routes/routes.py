@@ -21,6 +21,7 @@ from ocf.functions.core.checked_network import CheckedNetwork
 from ocf.functions.execute.egress_proxy import EgressRules, Refused, Resolve, rules
 from ocf.functions.execute.model_proxy.http_server import Reply, Request, Server
 from ocf.functions.execute.model_proxy.providers import error_body
+from ocf.functions.execute.secret_routes.recorded_routes import REFUSED, RoutePlayer, RouteRecorder
 from ocf.functions.execute.secret_routes.route_rules import Route, RouteRefused
 from ocf.functions.settings.host_rules import origin_of
 
@@ -41,10 +42,19 @@ class SecretRoutes:
 
     Args:
         network_allow: the operator's `NETWORK_ALLOW`; the origin of each route must be within it.
+        rerun: no request reaches an origin; `player` answers.
         resolver: resolves names.
+
+    Attributes:
+        recorder: records each exchange.
+        player: answers the requests of a rerun; without one they are refused.
     """
 
-    def __init__(self, network_allow: Iterable[str], *, resolver: Resolve = resolve) -> None:
+    def __init__(self, network_allow: Iterable[str], *, rerun: bool = False, resolver: Resolve = resolve) -> None:
+        self.recorder: RouteRecorder | None = None
+        self.player: RoutePlayer | None = None
+        self._rerun = rerun
+        self._running: set[asyncio.Task[None]] = set()
         #: Redact it in output: it is worthless elsewhere, but it opens the routes.
         self.token = secrets.token_urlsafe(24)
         self._operator = tuple(network_allow)
@@ -80,7 +90,9 @@ class SecretRoutes:
 
     async def close(self) -> None:
         """Cut every connection and free the port."""
+        running = list(self._running)
         await self._server.close()
+        await asyncio.gather(*running, return_exceptions=True)
         await self._client.aclose()
 
     def open(self, route: Route) -> str:
@@ -89,10 +101,11 @@ class SecretRoutes:
         Raises:
             Refused, InvalidRule: its host is not within `NETWORK_ALLOW`.
         """
-        host, port = origin_of(route.url)
-        allowed = rules([f"{host}:{port}"], self._operator)
-        allowed.check(host, port)
-        self._allowed[(host, port)] = allowed
+        if not self._rerun:
+            host, port = origin_of(route.url)
+            allowed = rules([f"{host}:{port}"], self._operator)
+            allowed.check(host, port)
+            self._allowed[(host, port)] = allowed
         self._routes[route.name] = route
         return f"http://127.0.0.1:{self.port}/{self.token}/{route.name}"
 
@@ -117,12 +130,32 @@ class SecretRoutes:
         return None
 
     async def handle(self, request: Request, reply: Reply) -> None:
-        """Forward one admitted request."""
+        """Answer one admitted request."""
         route, path = self._found(request.path)
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
+            if self.recorder is None:
+                await self._answer(route, path, request, reply)
+            else:
+                await self.recorder.record(
+                    route.recorded_as, path, request, reply, lambda taped: self._answer(route, path, request, taped)
+                )
+        finally:
+            self._running.discard(task)
+
+    async def _answer(self, route: Route, path: str, request: Request, reply: Reply) -> bool:
+        """Answer a request from its origin, or in a rerun from the recording; return whether the answer is whole."""
+        if self._rerun:
+            if self.player is not None:
+                return await self.player.play(route.recorded_as, path, request, reply)
+            await reply.whole(502, error_body(REFUSED, _ERROR))
+            return True
         try:
             async with asyncio.timeout(route.seconds):
                 await self._forward(route, path, request, reply)
-            return
+            return True
         except TimeoutError:
             status, text = 504, f"no complete answer within {route.seconds:g} s"
         except httpx.UnsupportedProtocol as error:
@@ -133,8 +166,9 @@ class SecretRoutes:
             status, text = refusal.status, str(refusal)
         if reply.started:
             reply.abort()
-            return
+            return False
         await reply.whole(status, error_body(route.redactor(text), _ERROR))
+        return True
 
     def _found(self, target: str) -> tuple[Route, str]:
         """Return the route of a request and the path below its URL."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from ocf.events import dataref
 from ocf.events.archived_record import MANIFEST
+from ocf.events.base_model import REMOVED
 from ocf.events.envelope import of_line
 from ocf.events.errors import InvalidEvent, NotYetKnown
 from ocf.events.input_limits import EVENT, parse_json
@@ -31,8 +32,6 @@ from ocf.functions.gateway.bundles.contents import (
 )
 
 _SEALED = frozenset(("alg", "kid", "nonce", "ciphertext"))
-#: What stands for a sealed secret: of its form, and no secret.
-_REMOVED = {"alg": "A256GCM", "kid": "removed", "nonce": "AAAAAAAAAAAAAAAA", "ciphertext": ""}
 
 
 async def export(store: ObjectStore, ref: ExecutionRef) -> AsyncIterator[bytes]:
@@ -109,6 +108,6 @@ def without_secrets(value: Any) -> Any:  # noqa: ANN401 - JSON
     """Return a JSON value with a mark in place of each sealed secret: it belongs to this installation."""
     if isinstance(value, dict):
         if value.keys() >= _SEALED or {"kid", "nonce", "ciphertext"} <= value.keys():
-            return dict(_REMOVED)
+            return dict(REMOVED)
         return {name: without_secrets(one) for name, one in value.items()}
     return [without_secrets(one) for one in value] if isinstance(value, list) else value

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from ocf.events import subjects
-from ocf.events.base_model import SessionId
+from ocf.events.base_model import ExecutionId, SessionId
 from ocf.events.command_payloads import Cancel, Cleanup, PushResult, Reply
 from ocf.events.errors import Conflict
 from ocf.events.fact_payloads import FieldError
@@ -160,6 +160,7 @@ async def history(
     until: Annotated[Time | None, Query(description="submitted before")] = None,
     session_id: SessionId | None = None,
     task_id: str | None = None,
+    rerun_of: Annotated[ExecutionId | None, Query(description="the execution that they run again")] = None,
     q: Annotated[str | None, Query(max_length=200, description="beginnings of words of title and result")] = None,
     id_prefix: Annotated[str, Query(max_length=36, description="beginning of the execution's id")] = "",
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
@@ -177,6 +178,7 @@ async def history(
         task_id,
         q or None,
         id_prefix,
+        rerun_of=rerun_of,
     )
     page = await gateway.listing.page(query, limit, decode_cursor(cursor) if cursor else None)
     # Unset fields of the items are left out, `next` is not.

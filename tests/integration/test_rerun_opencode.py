@@ -105,22 +105,27 @@ def run_again_apart(folder: Path, bundles: Sequence[Path]) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+async def recorded_bundles(folder: Path) -> list[Path]:
+    """Bundles of one execution of each kind; model and stack are gone afterwards."""
+    bundles = []
+    async with AsyncExitStack() as stack:
+        model = await stack.enter_async_context(step_model())
+        environ = {"OPENCODE_BIN": str(OPENCODE), "OCF_MODEL": "local/scripted", "OCF_MODEL_ENDPOINT": model.base_url}
+        running = stack.enter_context(running_stack(folder / "a", **environ, OPENCODE_API_KEY="sk-operators-own-key"))
+        project = await stack.enter_async_context(running.project())
+        for name, execution in (await originals(running, project, model)).items():
+            target = folder / f"{name.replace(' ', '-')}.ocf.tar"
+            bundles.append(await asyncio.to_thread(exported, running.data_dir, project.name, execution, target))
+    return bundles
+
+
 async def test_bundles_of_recorded_runs_end_the_same_way_on_a_machine_without_model_key_and_network(
     tmp_path: Path,
 ) -> None:
     """Shell and files, failing tools, `length`, a cancel, a killed worker, a session's third turn: from its bundle
     alone, on a data directory that has never seen it, each rerun makes the same calls, the last one with the same
     outcome, and ends in the same state with the same diff, at no cost, with no difference to report."""
-    bundles = []
-    async with AsyncExitStack() as stack:
-        model = await stack.enter_async_context(step_model())
-        environ = {"OPENCODE_BIN": str(OPENCODE), "OCF_MODEL": "local/scripted", "OCF_MODEL_ENDPOINT": model.base_url}
-        running = stack.enter_context(running_stack(tmp_path / "a", **environ, OPENCODE_API_KEY="sk-operators-own-key"))
-        project = await stack.enter_async_context(running.project())
-        for name, execution in (await originals(running, project, model)).items():
-            target = tmp_path / f"{name.replace(' ', '-')}.ocf.tar"
-            bundles.append(await asyncio.to_thread(exported, running.data_dir, project.name, execution, target))
-    # Model and first stack are gone.
+    bundles = await recorded_bundles(tmp_path)
     found = await asyncio.to_thread(run_again_apart, tmp_path / "b", bundles)
     assert len(found) == len(bundles) == 6
     for name, one in found.items():

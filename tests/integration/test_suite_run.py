@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,8 +12,9 @@ from typing import Any
 
 import junitparser
 import pytest
+import yaml
 
-from tests.support.offline import DEMO_PROMPT, DEMO_REPO, OPENCODE
+from tests.support.offline import DEMO_PROMPT, DEMO_REPO, OPENCODE, ROOT
 from tests.support.stack import running_stack, until
 
 pytestmark = [
@@ -22,10 +22,12 @@ pytestmark = [
     pytest.mark.skipif(not OPENCODE.exists(), reason="OpenCode is not installed: make install"),
     pytest.mark.timeout(600),
 ]
+SUITE = ROOT / "tests/suite"
 
 
-async def test_a_recorded_execution_and_its_bundle_do_the_same(tmp_path: Path) -> None:
-    """Run again from the archive and from one file: the same patch, result and calls, and JUnit says so."""
+async def test_a_recorded_execution_and_the_suite_of_the_pinned_agent_do_the_same(tmp_path: Path) -> None:
+    """Run again from the archive and from the files of tests/suite: the same patch, result and calls, and JUnit says
+    so. Another OpenCode that asks the model something else fails here."""
     with running_stack(tmp_path / "stack", OPENCODE_BIN=str(OPENCODE), OCF_MODEL="", OCF_MODEL_ENDPOINT="") as stack:
         env = {**os.environ, "OCF_DATA_DIR": str(stack.data_dir)}
         env = {name: value for name, value in env.items() if name in ("PATH", "OCF_DATA_DIR")}
@@ -33,7 +35,7 @@ async def test_a_recorded_execution_and_its_bundle_do_the_same(tmp_path: Path) -
         def ocf(*words: str) -> subprocess.CompletedProcess[str]:
             argv = [sys.executable, "-m", "ocf.cli.main", *words]
             return subprocess.run(
-                argv, env={**env, "HOME": str(tmp_path)}, capture_output=True, text=True, timeout=200, check=False
+                argv, env={**env, "HOME": str(tmp_path)}, capture_output=True, text=True, timeout=400, check=False
             )
 
         sources = stack.data_dir.parent / "sources"
@@ -41,22 +43,19 @@ async def test_a_recorded_execution_and_its_bundle_do_the_same(tmp_path: Path) -
         done = ocf("run", DEMO_PROMPT, "--dir", str(sources / "repo"), "--json")
         assert done.returncode == 0, done.stderr
         execution = json.loads(done.stdout.splitlines()[-1])["execution_id"]
-        bundle = tmp_path / "mended.ocf.tar"
 
-        async def exported() -> bool:
-            return ocf("export", execution, "-o", str(bundle)).returncode == 0
+        async def is_archived() -> bool:
+            return json.loads(ocf("status", execution, "--json").stdout)["archived"] is True
 
-        await until(exported, timeout=60, what="the bundle")
-        digest = hashlib.sha256(bundle.read_bytes()).hexdigest()
-        entries: list[dict[str, Any]] = [
-            {"name": "by id", "execution": execution},
-            {"name": "by bundle", "bundle": bundle.name, "sha256": digest},
-        ]
+        await until(is_archived, timeout=60, what="the archive")
+        entries: list[dict[str, Any]] = [{"name": "by id", "execution": execution}]
+        entries += yaml.safe_load((SUITE / "opencode.suite.yaml").read_text())["executions"]
+        shutil.copytree(SUITE, tmp_path, dirs_exist_ok=True)
         suite, junit = tmp_path / "suite.yaml", tmp_path / "junit.xml"
         suite.write_text(json.dumps({"same": ["diff", "result", "calls"], "executions": entries}))
         done = ocf("suite", "run", str(suite), "--json", "--junit", str(junit))
         assert done.returncode == 0, done.stdout + done.stderr
         rows = json.loads(done.stdout)["executions"]
-        assert [(row["name"], row["result"]) for row in rows] == [("by id", "same"), ("by bundle", "same")]
+        assert [row["result"] for row in rows] == ["same"] * 5, rows
         (found,) = list(junitparser.JUnitXml.fromfile(str(junit)))
-        assert (found.tests, found.failures, found.errors) == (2, 0, 0)
+        assert (found.tests, found.failures, found.errors) == (5, 0, 0)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import io
 import json
 import signal
+import tarfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -154,12 +156,39 @@ async def stored(project: Project, executions: list[str]) -> AsyncIterator[tuple
         yield f"setup {info.key}", zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
 
 
-@pytest.mark.timeout(240)
+async def bundled(gateway: str, project: str, execution: str) -> list[tuple[str, bytes]]:
+    """What leaves with `ocf export`, unpacked."""
+    async with httpx.AsyncClient(base_url=gateway, timeout=60) as client:
+        answer = await client.get(f"/tasks/{execution}/bundle", params={"project_id": project})
+    assert answer.status_code == 200, answer.text
+    found = []
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as tar:
+        for info in tar.getmembers():
+            file = tar.extractfile(info)
+            data = b"" if file is None else file.read()
+            if info.name.endswith(".zst"):
+                data = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
+            found.append((f"bundle {info.name}", gzip.decompress(data) if info.name.endswith(".gz") else data))
+    return found
+
+
+async def run_again(gateway: str, project: Project, execution: str) -> str:
+    """The id of an ended rerun."""
+    async with httpx.AsyncClient(base_url=gateway, timeout=60) as client:
+        answer = await client.post(f"/tasks/{execution}/rerun", params={"project_id": project.name}, json={})
+    assert answer.status_code == 202, answer.text
+    rerun = str(answer.json()["execution_id"])
+    assert (await project.archived(rerun, 90)).state == "completed"
+    return rerun
+
+
+@pytest.mark.timeout(300)
 async def test_a_planted_key_is_nowhere(tmp_path: Path) -> None:
     """The provider gets it, and says it back. It is in no event, record, log, trace, file, object, core dump, command
     line or process environment, however it is spelled: after a run that completes, one that is refused with the key in
     the words, one whose agent crashes, and one whose worker crashes. The operator's key, which no task may have, the
-    header of an MCP server, and a secret that setup and agent use, the same."""
+    header of an MCP server, and a secret that setup and agent use, the same: also in recording and bundle, and in a
+    rerun, whose requests never reach the secret's origin."""
     environments = "env; cat /proc/self/environ; cat /proc/*/environ 2> /dev/null"
     look = {"run": f"curl -s $OCF_SECRET_PLANTED_URL/agent; {environments}; ulimit -c unlimited; true"}
     ask = {"model": {"prompt": "hello"}}
@@ -205,10 +234,18 @@ async def test_a_planted_key_is_nowhere(tmp_path: Path) -> None:
                 assert "[redacted]" in said  # the two halves
                 assert "Your secret is [redacted]." in "".join(said)
                 assert set(provider.secrets) == {SECRET}
+                asked = len(provider.secrets)
+                again = await run_again(stack.answer["gateway"], project, ids["completed"])
+                assert len(provider.secrets) == asked
+                said = [chunk.data for chunk in await project.chunks(again)]
+                assert "Your secret is [redacted]." in "".join(said)
+                found += [one async for one in stored(project, [again])]
+                found += await bundled(stack.answer["gateway"], project.name, ids["completed"])
         found += [*files(tmp_path), *((f"trace {n}", data) for n, data in enumerate(provider.traces))]
     # The search looks where things are: what the agent said is found, and so is the environment of its processes.
     assert any(b"I am up" in data for name, data in found if name.startswith(subjects.OUTPUT))
     assert any(b"Your secret is [redacted]." in data for name, data in found if name.startswith("setup "))
+    assert any(b"Your secret is [redacted]." in data for name, data in found if name == "bundle model.ndjson.zst")
     assert any(b"OPENCODE_CONFIG_CONTENT" in data for name, data in found if name.startswith("environ"))
     forms = [form.encode() for key in (KEY, OPERATORS, MCP_KEY, SECRET) for form in forms_of(key)]
     assert [name for name, data in found if any(form in data for form in forms)] == []

@@ -181,7 +181,7 @@ async def test_an_unknown_query_parameter_is_named(method: str, path: str) -> No
     assert answer.status_code == 422
     error = answer.json()["errors"][0]
     assert error["field"] == "query.statsu"
-    known = {"/tasks": "project_id, q, session_id, since, status, task_id, until", "/dlq": "after"}.get(path, "")
+    known = {"/tasks": "project_id, q, rerun_of, session_id, since, status", "/dlq": "after"}.get(path, "")
     assert known in error["message"]
 
 

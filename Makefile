@@ -121,5 +121,5 @@ cluster-down: ## stop it
 clean: ## remove everything that was installed or built here; the stack's data stays
 	@if [[ -x $(BIN)/ocf ]]; then $(BIN)/ocf down; fi
 	rm -rf .venv .tools build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .bench \
-	  test-results *.egg-info console/node_modules console/dist
+	  test-results *.egg-info console/node_modules console/dist clients/typescript/dist
 	find events functions ocf tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,19 +8,16 @@ events/client.
 from __future__ import annotations
 
 import json
-import re
 import sys
 import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ocf.events import streams
 from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus
 from ocf.events.adapters.memory_object_store import MemoryStore
-from ocf.events.event_types import TYPES, EventType
+from ocf.events.event_types import TYPES
 from ocf.events.lifecycle import (
     ATTEMPT,
     EXECUTION,
@@ -48,19 +45,9 @@ from ocf.functions.settings.settings import Settings
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # where this is run by path
 
-from scripts import client_python, monitoring  # noqa: E402
+from scripts import asyncapi, client_python, client_typescript, monitoring  # noqa: E402
 from scripts.pages import between  # noqa: E402
 
-EXTENSIONS = {
-    "traceparent": "W3C trace context",
-    "tracestate": "W3C trace context",
-    "correlationid": "execution or session of the event",
-    "causationid": "id of the event that caused this one",
-    "partitionkey": "execution or session: events with one key stay in order",
-    "sequence": "gapless per execution from 1 (output only)",
-    "expirytime": "RFC 3339; a submit that is handled later is rejected",
-    "dataref": "location of data over 512 KiB",
-}
 Pages = dict[str, str]
 
 
@@ -71,11 +58,11 @@ def schemas() -> Pages:
         schema = spec.data.model_json_schema(by_alias=True)
         head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:ocf:{name}"}
         pages[f"schemas/{name}.json"] = _json(head | schema | {"title": name})
-    return pages
+    return pages | client_typescript.event_types(pages)
 
 
 def rest() -> Pages:
-    """OpenAPI 3.1: the gateway's routes, and the parts of the Python client that follow from them."""
+    """OpenAPI 3.1: the gateway's routes, and the parts of the clients that follow from them."""
     clock = SystemClock()
     deps = GatewayDeps(
         MemoryBus(clock),
@@ -87,69 +74,9 @@ def rest() -> Pages:
         ForgeCredentials(MemoryBucket(clock), clock),
     )
     document = openapi.describe(create_app(deps)).decode()
-    return {"schemas/openapi.json": document} | client_python.pages(ROOT, json.loads(document))
-
-
-def asyncapi() -> Pages:
-    """AsyncAPI 3.0: a channel per subject, a message per event type."""
-    channels: dict[str, Any] = {}
-    messages: dict[str, Any] = {}
-    operations: dict[str, Any] = {}
-    for name, spec in TYPES.items():
-        key = name.removeprefix("dev.ocf.").removesuffix(".v1").replace(".", "_")
-        messages[key] = _message(name, spec)
-        channel = re.sub(r"[^a-z0-9]+", "_", spec.subject_template).strip("_")
-        entry = channels.setdefault(channel, _channel(spec))
-        entry["messages"][key] = {"$ref": f"#/components/messages/{key}"}
-        operations[key] = {
-            "action": "receive" if spec.kind == "cmd" else "send",
-            "channel": {"$ref": f"#/channels/{channel}"},
-            "messages": [{"$ref": f"#/channels/{channel}/messages/{key}"}],
-            "summary": _doc(spec.data),
-        }
-    live = {"address": "ocf.live.{project}.{execution}", "messages": channels["ocf_out_project_execution"]["messages"]}
-    channels["ocf_live"] = live | {
-        "description": "Output as it is said (core NATS, republished by OCF_OUTPUT): what viewers subscribe to.",
-        "parameters": {"project": {}, "execution": {}},
-    }
-    document = {
-        "asyncapi": "3.0.0",
-        "info": {
-            "title": "OpenCode executions as event-driven functions",
-            "version": "1.0.0",
-            "description": "CloudEvents 1.0 over NATS JetStream (NATS binding 1.0.2). Read: structured, with or "
-            "without a Content-Type header, and binary. Written: binary, with Content-Type and ce-datacontenttype.",
-        },
-        "defaultContentType": "application/json",
-        "servers": {"nats": {"host": "nats:4222", "protocol": "nats"}},
-        "channels": channels,
-        "operations": operations,
-        "components": {"messages": messages},
-    }
-    return {"schemas/asyncapi.yaml": yaml.safe_dump(document, sort_keys=False, width=120)}
-
-
-def _channel(spec: EventType) -> dict[str, Any]:
-    stream = next(s for s in streams.STREAMS if s.name == spec.stream)
-    return {
-        "address": spec.subject_template,
-        "description": f"Kept in {stream.name}: {stream.description}.",
-        "parameters": {"project": {}, spec.entity: {}},
-        "messages": {},
-    }
-
-
-def _message(name: str, spec: EventType) -> dict[str, Any]:
-    return {
-        "name": name,
-        "summary": _doc(spec.data),
-        "contentType": "application/json",
-        "headers": {"type": "object", "properties": {f"ce-{key}": {"type": "string"} for key in EXTENSIONS}},
-        "payload": {
-            "schemaFormat": "application/schema+json;version=draft-2020-12",
-            "schema": {"$ref": f"./{name}.json"},
-        },
-    }
+    described = json.loads(document)
+    clients = client_python.pages(ROOT, described) | client_typescript.api_types(described)
+    return {"schemas/openapi.json": document} | clients
 
 
 def events_page() -> Pages:
@@ -169,7 +96,7 @@ def events_page() -> Pages:
         for row in ROUTES
     ]
     tries = ", ".join(f"{backoff(n):g}" for n in range(1, 9))
-    extensions = [f"| `{name}` | {why} |" for name, why in EXTENSIONS.items()]
+    extensions = [f"| `{name}` | {why} |" for name, why in asyncapi.EXTENSIONS.items()]
     text = f"""# Events
 
 Generated from `events/event_types.py`, `events/streams.py` and `functions/dispatcher/routes.py`. How to publish and
@@ -351,7 +278,7 @@ def diagram() -> str:
 GENERATORS: tuple[Callable[[], Pages], ...] = (
     schemas,
     rest,
-    asyncapi,
+    asyncapi.pages,
     events_page,
     lifecycle_page,
     console_states,

@@ -20,9 +20,12 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from ocf import Gateway
 from ocf.events.adapters.nats.bus import connect
 from ocf.functions.runtime.nats_auth import mint_viewer, public_key
 from ocf.stack.keys import load_or_generate
+from tests.integration.test_docs_run import block
+from tests.support import typescript
 from tests.support.console import (
     CHROMIUM,
     ROOT,
@@ -44,6 +47,14 @@ WATCH_OUTPUT = ROOT / "docs/how-to/watch-output.md"
 PROMPT = "Run the tests, find out why one fails, and fix it."
 #: Long enough for a run on a busy machine.
 RUN = 90 * SECOND
+
+#: A program whose four fields are wrong.
+WRONG = """import { Gateway, type events, type TaskStatus } from "opencode-functions-client";
+void new Gateway("").submit({ promt: "" });
+void new Gateway("").submit({ prompt: "", retry: { max_attempts: "2" } });
+export const state: TaskStatus["status"] = "done";
+export const data: events.TaskFailedData = { reason: "unheard_of" };
+"""
 
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (or CHROMIUM=PATH)"),
@@ -360,3 +371,55 @@ def test_an_event_starts_a_task_by_a_rule_that_was_written_in_the_console(page: 
     page.get_by_label("Delete the rule found").click()
     page.get_by_role("button", name="Delete it").click()
     expect(page.get_by_text("No rules")).to_be_visible(timeout=RUN)
+
+
+@pytest.mark.timeout(900)  # five runs of OpenCode, two of them with a model's pace
+def test_the_clients_run_the_tour(page: Page, stack: dict[str, str], tmp_path: Path) -> None:
+    """TypeScript, packed and installed into an empty folder: the examples of its page, in Node over HTTP and NATS, and
+    a watch in Chromium; its types are those of the schemas. Python: submit, watch, cancel, session, rule, rerun."""
+    typescript.install(tmp_path)
+    for name in ("client", "backend"):
+        example = block("docs/how-to/call-from-typescript.md", f"typescript-{name}")
+        (tmp_path / f"{name}.ts").write_text(example)
+    (tmp_path / "wrong.ts").write_text(WRONG)
+    found = typescript.errors(tmp_path, "client.ts", "backend.ts", "wrong.ts")
+    assert [error.partition(",")[0] for error in found] == [f"wrong.ts({line}" for line in (2, 3, 4, 5)]
+    places = [stack[name] for name in ("gateway", "nats_ws", "nats_creds")]
+    assert typescript.said(typescript.started(tmp_path, "backend.js", *places), 100)[-1] == "cancelled"
+    tour = typescript.started(tmp_path, "client.js", stack["gateway"])
+    try:
+        tour_of_the_python_client(stack["gateway"])
+        printed = typescript.said(tour, 500)
+    finally:
+        tour.kill()
+    assert printed[0].startswith("1 status ")
+    assert "completed" in printed
+    again = [line for line in printed if line.startswith("again ")]
+    assert again == [*(f"again {seq}" for seq in range(2, len(again) + 1)), "again completed"]
+    with Gateway(stack["gateway"], project="web") as gateway:
+        newest = next(item for item in gateway.list_tasks()["items"] if item["status"] == "completed")
+    page.route("**/client.js", lambda route: route.fulfill(path=typescript.CLIENT / "dist/index.js"))
+    page.goto("/")
+    watch = """async (id) => { const { Gateway } = await import("/client.js"), seen = [];
+        for await (const chunk of new Gateway("", { project: "web" }).watch(id)) seen.push(chunk.seq);
+        return seen; }"""
+    seen_there = page.evaluate(watch, newest["execution_id"])
+    assert seen_there == list(range(1, len(seen_there) + 1)) != []
+
+
+def tour_of_the_python_client(url: str) -> None:
+    """The same with the Python client, in a project of its own."""
+    with Gateway(url, project="python") as gateway:
+        gateway.put_trigger({"name": "fix", "on": {"type": "a.b"}, "task": {"prompt": "{{ event.data.what }}"}})
+        assert [rule["name"] for rule in gateway.list_triggers()] == ["fix"]
+        session = gateway.create_session()
+        cancelled = gateway.submit(prompt=PROMPT, workspace={"source": "directory", "path": str(ROOT / "demo/repo")})
+        gateway.cancel(cancelled)
+        first = gateway.submit(prompt="Look around", session_id=session)
+        seqs = [chunk["seq"] for chunk in gateway.watch(first)]
+        assert seqs == list(range(1, len(seqs) + 1))
+        again = gateway.rerun(first)
+        assert next(iter(gateway.watch(again, start=2)))["seq"] == 2
+        ends = [list(gateway.watch(one)) and gateway.status(one)["status"] for one in (first, again, cancelled)]
+        assert ends == ["completed", "completed", "cancelled"]
+        gateway.destroy_session(session)

@@ -1,5 +1,6 @@
 import { jwtAuthenticator, wsconnect } from "@nats-io/nats-core";
 import { NotAChunk, parseChunk } from "./ndjson";
+import { openSocket } from "./sockets";
 import type { Chunk, Connector, Live } from "./types";
 
 /** How long opening may take, in milliseconds, before the next way is tried. */
@@ -20,6 +21,7 @@ export function natsConnector(): Connector {
       const connection = await wsconnect({
         servers: viewer.nats_ws,
         authenticator: jwtAuthenticator(viewer.jwt, new TextEncoder().encode(viewer.seed)),
+        wsFactory: natsSocket,
         reconnect: false,
         timeout: OPEN_MS,
         pingInterval: 10_000,
@@ -46,6 +48,11 @@ export function natsConnector(): Connector {
   };
 }
 
+/** Opens the socket of a NATS connection, as the library does, in a runtime without one too. */
+export async function natsSocket(url: string): Promise<{ socket: WebSocket; encrypted: boolean }> {
+  return { socket: openSocket(url, []), encrypted: url.startsWith("wss:") };
+}
+
 /** `WS /tasks/{id}/stream?from=SEQ`, for networks that let no NATS through. */
 export function websocketConnector(url: (from: number) => string, protocols?: () => string[]): Connector {
   return {
@@ -53,7 +60,7 @@ export function websocketConnector(url: (from: number) => string, protocols?: ()
     order: "history-first",
     open(_viewer, from, onChunk) {
       return new Promise<Live>((resolve, reject) => {
-        const socket = new WebSocket(url(from), protocols?.() ?? []);
+        const socket = openSocket(url(from), protocols?.() ?? []);
         let timer: ReturnType<typeof setTimeout>;
         let over = (_reason: string | null): void => undefined;
         const closed = new Promise<string | null>((done) => {

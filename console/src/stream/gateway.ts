@@ -2,13 +2,14 @@ import { TERMINAL_STATES } from "./lifecycle";
 import { readChunks } from "./ndjson";
 import type { Chunk, Probe, Viewer } from "./types";
 
-/** The gateway refused; `status` is the HTTP status. */
+/** The gateway refused; `status` is the HTTP status, `errors` names each wrong field. */
 export class Refused extends Error {
   override name = "Refused";
 
   constructor(
     message: string,
     readonly status: number,
+    readonly errors: readonly FieldError[] = [],
   ) {
     super(message);
   }
@@ -17,6 +18,12 @@ export class Refused extends Error {
   get final(): boolean {
     return [400, 401, 403, 404, 410].includes(this.status);
   }
+}
+
+/** What is wrong with one field of a request. */
+export interface FieldError {
+  readonly field: string;
+  readonly message: string;
 }
 
 /** The three calls that the stream needs. `signal` is aborted when one takes too long or nobody wants its answer. */
@@ -39,7 +46,7 @@ export function httpGateway(base: string, execution: string, token: () => string
     const bearer = token();
     const headers = bearer ? { Authorization: `Bearer ${bearer}` } : undefined;
     const response = await fetch(task + path, { ...init, headers, cache: "no-store" });
-    if (!response.ok) throw new Refused(await problem(response), response.status);
+    if (!response.ok) throw await refusal(response);
     return response;
   }
 
@@ -58,13 +65,18 @@ export function httpGateway(base: string, execution: string, token: () => string
   };
 }
 
-/** The `detail` or `title` of a problem document (RFC 9457), or the status in words. */
-async function problem(response: Response): Promise<string> {
+/** What a problem document (RFC 9457) says, or the status in words. */
+export async function refusal(response: Response): Promise<Refused> {
+  const { status } = response;
   const text = await response.text().catch(() => "");
   try {
-    const body = JSON.parse(text) as { detail?: string; title?: string };
-    return body.detail ?? body.title ?? `${response.status} ${response.statusText}`;
+    const body = JSON.parse(text) as { detail?: string; title?: string; errors?: FieldError[] };
+    return new Refused(body.detail ?? body.title ?? inWords(response), status, body.errors);
   } catch {
-    return `${response.status} ${response.statusText}`;
+    return new Refused(inWords(response), status);
   }
+}
+
+function inWords(response: Response): string {
+  return `${response.status} ${response.statusText}`;
 }

@@ -18,6 +18,8 @@ export interface Watch {
   readonly status: StreamStatus;
   /** Resolves once it has ended, was closed, or cannot go on. */
   readonly done: Promise<void>;
+  /** Why it cannot go on; null as long as it can. */
+  readonly failure: Error | null;
   /** Tries again now instead of at `retryAt`. */
   retry(): void;
   close(): void;
@@ -62,6 +64,9 @@ export function watch(options: WatchOptions): Watch {
       return watcher.status;
     },
     done,
+    get failure() {
+      return watcher.failure;
+    },
     retry: () => watcher.wake(),
     close: () => watcher.close(),
   };

@@ -11,6 +11,7 @@ const RETRY_MS = [500, 1_000, 2_000, 4_000, 8_000, 10_000] as const;
 /** One session after the other until the execution has ended. `watch` is how it is used. */
 export class Watcher implements Host {
   status: StreamStatus;
+  failure: Error | null = null;
   readonly splicer: Splicer;
   #closed = false;
   #session: Session | null = null;
@@ -88,7 +89,8 @@ export class Watcher implements Host {
     const wait = base * (0.75 + Math.random() / 2);
     const retryAt = final ? null : Date.now() + wait;
     this.report({ state: "disconnected", transport: null, error: error.message, retryAt });
-    if (!final) await this.#sleep(wait);
+    if (final) this.failure = error;
+    else await this.#sleep(wait);
     return !final;
   }
 

@@ -56,9 +56,6 @@ class Inputs(Line):
     commit: str | None = Field(None, description="the commit that a clone checked out")
     workspace_of: ExecutionId | None = Field(None, description="the execution whose stored workspace it began from")
     conversation_of: ExecutionId | None = Field(None, description="the execution whose conversation it continued")
-    tree: str | None = Field(
-        None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 of `<project>/inputs/<sha256>.tar.zst`"
-    )
 
 
 class Part(Line):

@@ -10,7 +10,7 @@ import os
 import stat
 import tarfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,7 @@ from ocf.functions.workspace.baseline import BaselineEntry, Cursor, Limits, git_
 from ocf.functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
 from ocf.functions.workspace.safe_tree import TreeBuilder, escapes
 from ocf.functions.workspace.safe_walk import MAX_PATH_BYTES, Entry, Stopped, Walk, open_file, walk
+from ocf.functions.workspace.tree_digest import TreeDigest
 
 CHUNK = 1024 * 1024
 BLOCK = tarfile.BLOCKSIZE
@@ -30,6 +31,7 @@ _THREADS = 2
 #: A frame with a larger window than this could use gigabytes.
 MAX_WINDOW = 128 * 1024 * 1024
 _MAX_TIME = 2**33
+REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _LINK_TYPES = {tarfile.LNKTYPE: "a hard link", tarfile.CHRTYPE: "a device", tarfile.BLKTYPE: "a device"}
 _KINDS = {**_LINK_TYPES, tarfile.FIFOTYPE: "a fifo"}
 
@@ -53,8 +55,15 @@ class Unpacked:
     content_bytes: int
 
 
-def pack_tree(directory: Path, base: Path | None, archive: Path, limits: Limits, stop: threading.Event) -> Packed:
-    """Write `archive` from `directory`.
+def pack_tree(
+    directory: Path,
+    base: Path | None,
+    archive: Path,
+    limits: Limits,
+    stop: threading.Event,
+    digest: TreeDigest | None = None,
+) -> Packed:
+    """Write `archive` from `directory`; `digest` gets what is written.
 
     With `base` (a private directory) files that `.gitignore` excludes are left out, unless the base has them; without
     it, everything goes in. `.git` always goes in whole. Links that lead out of the tree, fifos, sockets, devices and
@@ -66,7 +75,7 @@ def pack_tree(directory: Path, base: Path | None, archive: Path, limits: Limits,
     """
     tracked = Cursor(read_table(base)) if base else None
     how = Walk(limits.max_entries, gitignore=base is not None, tracked=tracked, stop=stop)
-    return _pack(directory, how, archive, limits, lambda _: True)
+    return _pack(directory, how, archive, limits, lambda _: True, digest)
 
 
 def pack_layer(directory: Path, base: Path, archive: Path, limits: Limits, stop: threading.Event) -> Packed | None:
@@ -98,15 +107,22 @@ def pack_layer(directory: Path, base: Path, archive: Path, limits: Limits, stop:
     return packed
 
 
-def _pack(directory: Path, how: Walk, archive: Path, limits: Limits, wanted: Callable[[Entry], bool]) -> Packed:
+def _pack(
+    directory: Path,
+    how: Walk,
+    archive: Path,
+    limits: Limits,
+    wanted: Callable[[Entry], bool],
+    digest: TreeDigest | None = None,
+) -> Packed:
     report, real = how.report, os.path.realpath(directory)
     files = size = 0
     compressor = zstandard.ZstdCompressor(level=_LEVEL, threads=_THREADS, write_checksum=True)
     with archive.open("xb") as file, compressor.stream_writer(file, write_size=CHUNK, closefd=False) as sink:
-        out = _Out(sink.write)
+        out = _Out(sink.write, digest)
         for entry in walk(directory, how):
             if entry.kind == stat.S_IFDIR:
-                out.write(_header(entry, entry.stat, tarfile.DIRTYPE))
+                out.entry(_header(entry, entry.stat, tarfile.DIRTYPE))
                 continue
             if not wanted(entry):
                 continue
@@ -125,9 +141,22 @@ def _pack(directory: Path, how: Walk, archive: Path, limits: Limits, wanted: Cal
 class _Out:
     """Collects small writes: a call into zstd costs more than a header."""
 
-    def __init__(self, sink: Callable[[bytes], int]) -> None:
+    def __init__(self, sink: Callable[[bytes], int], digest: TreeDigest | None) -> None:
         self._sink = sink
+        self._digest = digest
         self._waiting = bytearray()
+
+    def entry(self, info: tarfile.TarInfo) -> None:
+        """Write the header of an entry."""
+        if self._digest is not None:
+            self._digest.entry(info)
+        self.write(info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
+
+    def content(self, data: bytes) -> None:
+        """Write a piece of an entry's content."""
+        if self._digest is not None:
+            self._digest.content(data)
+        self.write(data)
 
     def write(self, data: bytes) -> None:
         """Write `data`, buffered when small."""
@@ -159,7 +188,7 @@ def _pack_one(entry: Entry, real: str, out: _Out, how: Walk) -> bool:
             if leads_out(real, entry.path, target):
                 how.report.skip(entry.path, "it is a link that leads out of the workspace")
                 return False
-            out.write(_header(entry, entry.stat, tarfile.SYMTYPE, target))
+            out.entry(_header(entry, entry.stat, tarfile.SYMTYPE, target))
             return True
         fd = open_file(entry)
     except OSError as error:
@@ -167,14 +196,14 @@ def _pack_one(entry: Entry, real: str, out: _Out, how: Walk) -> bool:
         return False
     try:
         found = os.fstat(fd)
-        out.write(_header(entry, found, tarfile.REGTYPE))
+        out.entry(_header(entry, found, tarfile.REGTYPE))
         left = found.st_size
         while left > 0:
             if how.stop.is_set():
                 raise Stopped
             # Exactly the bytes that the header states, even if the file changes meanwhile.
             data = os.read(fd, min(left, CHUNK)) or bytes(min(left, CHUNK))
-            out.write(data)
+            out.content(data)
             left -= len(data)
         out.write(bytes(-found.st_size % BLOCK))
     finally:
@@ -182,13 +211,13 @@ def _pack_one(entry: Entry, real: str, out: _Out, how: Walk) -> bool:
     return True
 
 
-def _header(entry: Entry, found: os.stat_result, kind: bytes, target: str = "") -> bytes:
+def _header(entry: Entry, found: os.stat_result, kind: bytes, target: str = "") -> tarfile.TarInfo:
     info = tarfile.TarInfo(entry.path)
     info.type, info.linkname = kind, target
     info.mode = stat.S_IMODE(found.st_mode) & 0o777
     info.size = found.st_size if kind == tarfile.REGTYPE else 0
     info.mtime = min(max(int(found.st_mtime), 0), _MAX_TIME)
-    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+    return info
 
 
 class _Source(Protocol):
@@ -224,27 +253,53 @@ def unpack_tree(archive: Path, target: Path, limits: Limits, stop: threading.Eve
         WorkspaceTooLarge: it holds more than `limits` allow.
         Stopped: cancelled.
     """
-    files = size = entries = 0
-    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+    files = size = 0
     tree = TreeBuilder(target)
     try:
-        with archive.open("rb") as file, decompressor.stream_reader(file, read_size=CHUNK) as stream:
-            source = ExactReader(stream)
-            while (info := next_header(source)) is not None:
-                if stop.is_set():
-                    raise Stopped
-                entries += 1
-                if entries > limits.max_entries:
-                    raise WorkspaceTooLarge(f"the archive has more than {limits.max_entries} entries")
-                size += info.size
-                if size > limits.max_bytes:
-                    raise WorkspaceTooLarge(f"the archive holds more than {limits.max_bytes} bytes")
-                files += not info.isdir()
-                _unpack_one(info, source, tree, stop)
+        for info, content in members(archive, limits, stop):
+            files, size = files + (not info.isdir()), size + info.size
+            _unpack_one(info, content, tree)
         tree.finish()
     finally:
         tree.close()
     return Unpacked(files, size)
+
+
+def members(
+    archive: Path, limits: Limits, stop: threading.Event
+) -> Iterator[tuple[tarfile.TarInfo, Iterator[bytes]]]:
+    """Yield every entry of an archive with its content; what of it is not read is passed over.
+
+    Raises:
+        InvalidWorkspace: it is damaged.
+        WorkspaceTooLarge: it holds more than `limits` allow.
+        Stopped: cancelled.
+    """
+    size = entries = 0
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+    with archive.open("rb") as file, decompressor.stream_reader(file, read_size=CHUNK) as stream:
+        source = ExactReader(stream)
+        while (info := next_header(source)) is not None:
+            entries, size = entries + 1, size + info.size
+            if entries > limits.max_entries:
+                raise WorkspaceTooLarge(f"the archive has more than {limits.max_entries} entries")
+            if size > limits.max_bytes:
+                raise WorkspaceTooLarge(f"the archive holds more than {limits.max_bytes} bytes")
+            content = _content(source, info.size, stop)
+            yield info, content
+            for _ in content:
+                pass
+            source.read(-info.size % BLOCK)
+
+
+def _content(source: ExactReader, left: int, stop: threading.Event) -> Iterator[bytes]:
+    while left > 0:
+        if stop.is_set():
+            raise Stopped
+        yield (data := source.read(min(left, CHUNK)))
+        left -= len(data)
+    if stop.is_set():
+        raise Stopped
 
 
 def next_header(source: ExactReader) -> tarfile.TarInfo | None:
@@ -270,26 +325,21 @@ def next_header(source: ExactReader) -> tarfile.TarInfo | None:
         long[info.type] = os.fsdecode(padded[: info.size].rstrip(b"\0"))
 
 
-def _unpack_one(info: tarfile.TarInfo, source: ExactReader, tree: TreeBuilder, stop: threading.Event) -> None:
+def _unpack_one(info: tarfile.TarInfo, content: Iterator[bytes], tree: TreeBuilder) -> None:
     if info.type == tarfile.DIRTYPE:
         tree.directory(info.name.removesuffix("/"), info.mode)
     elif info.type == tarfile.SYMTYPE:
         tree.link(info.name, info.linkname)
-    elif info.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+    elif info.type in REGULAR:
         fd = tree.file(info.name)
         try:
-            left = info.size
-            while left > 0:
-                if stop.is_set():
-                    raise Stopped
-                data = memoryview(source.read(min(left, CHUNK)))
-                left -= len(data)
+            for piece in content:
+                data = memoryview(piece)
                 while data:
                     data = data[os.write(fd, data) :]
             tree.seal(fd, info.mode, min(max(int(info.mtime), 0), _MAX_TIME) * 10**9)
         finally:
             os.close(fd)
-        source.read(-info.size % BLOCK)
     else:
         kind = _KINDS.get(info.type, f"an entry of tar type {info.type!r}")
         raise InvalidWorkspace(f"{info.name!r} is {kind}; only files, directories and symbolic links are allowed")

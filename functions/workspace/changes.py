@@ -15,7 +15,6 @@ from ocf.events.terminal_facts import DIFF_BYTES, named_files
 from ocf.functions.workspace import archive as archives
 from ocf.functions.workspace import baseline
 from ocf.functions.workspace.archive import Packed, Unpacked, pack_tree, unpack_tree
-from ocf.functions.workspace.archive_reading import tree_digest
 from ocf.functions.workspace.baseline import DEFAULT_LIMITS, Limits
 from ocf.functions.workspace.compare import Change, Changes, compare
 from ocf.functions.workspace.fast_import import FastImport
@@ -24,6 +23,7 @@ from ocf.functions.workspace.prepare import Prepared
 from ocf.functions.workspace.safe_tree import remove_tree
 from ocf.functions.workspace.safe_walk import Walk, walk
 from ocf.functions.workspace.threads import in_thread
+from ocf.functions.workspace.tree_digest import TreeDigest
 
 #: Maximum of changed files named in a summary, which travels in events.
 MAX_NAMED = 1000
@@ -126,15 +126,15 @@ async def pack_input(workspace: Prepared, archive: Path, max_bytes: int, *, clon
     """
     limits = replace(workspace.limits, max_bytes=min(max_bytes, workspace.limits.max_bytes))
 
-    def pack_it(stop: threading.Event) -> tuple[Packed, str]:
-        packed = pack_tree(workspace.directory, None, archive, limits, stop)
-        return packed, tree_digest(archive, limits, stop, clone=clone)
-
+    digest = TreeDigest(clone=clone)
     try:
-        return await in_thread(pack_it)
+        packed = await in_thread(
+            lambda stop: pack_tree(workspace.directory, None, archive, limits, stop, digest),
+        )
     except BaseException:
         archive.unlink(missing_ok=True)
         raise
+    return packed, digest.hexdigest()
 
 
 async def pack_layer(workspace: Prepared, archive: Path) -> Packed | None:

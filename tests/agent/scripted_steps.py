@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def now() -> int:
 
 async def play(session: Session, steps: list[dict[str, Any]]) -> Error | None:
     """Every step in turn; the error that ended the turn, if one did."""
+    await _models_listed()
     for step in steps:
         name = next(key for key in step if key in STEPS)
         for _ in range(step.get("times", 1)):
@@ -34,6 +36,22 @@ async def play(session: Session, steps: list[dict[str, Any]]) -> Error | None:
             if error:
                 return error
     return None
+
+
+async def _models_listed() -> None:
+    """Ask the model proxy for its models, as an agent asks it before it works: it answers once the input is packed."""
+    config = json.loads(os.environ.get("OPENCODE_CONFIG_CONTENT", "{}"))
+    provider = config.get("provider", {}).get(config.get("model", "").partition("/")[0])
+    if provider is None:
+        return
+    address, _, path = provider["options"]["baseURL"].removeprefix("http://").partition("/")
+    host, _, port = address.partition(":")
+    head = f"GET /{path}/models HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {provider['options']['apiKey']}\r\n"
+    with suppress(OSError):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"{head}connection: close\r\n\r\n".encode())
+        await reader.read()
+        writer.close()
 
 
 async def _sleep(step: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import subprocess
@@ -25,6 +26,10 @@ def repository(folder: Path) -> Path:
     run_git("init", "-q", cwd=folder)
     for number in range(50):
         (folder / f"file {number} ü").write_bytes(os.urandom(1_000))
+    deep = folder / ("long directory " * 12)
+    deep.mkdir()
+    (deep / "file").write_text("deep")
+    (deep / "link").symlink_to("no/" * 60 + "where")
     (folder / "run.sh").write_text("#!/bin/sh\n")
     (folder / "run.sh").chmod(0o755)
     (folder / "link").symlink_to("run.sh")
@@ -41,7 +46,10 @@ async def test_two_clones_of_a_commit_have_one_digest_and_git_finds_the_stored_o
         wanted = GitWorkspace(source="git", url=f"file://{source}")
         folder = tmp_path / name
         made = await prepare(wanted, folder / "w", Sources(roots=(tmp_path,)), private=folder / "p")
-        _, digest = await pack_input(made, folder / "a.tar.zst", 10**9, clone=True)
+        archive = folder / "a.tar.zst"
+        _, digest = await pack_input(made, archive, 10**9, clone=True)
+        read = await in_thread(functools.partial(tree_digest, archive, DEFAULT_LIMITS, clone=True))
+        assert read == digest
         digests.append(digest)
     assert digests[0] == digests[1]
     await unpack(tmp_path / "one/a.tar.zst", tmp_path / "back")

@@ -57,6 +57,11 @@ class Rig:
         self.calls: list[Call] = []
         self.activity = 0
         self.failures: list[object] = []
+        self.packed = asyncio.Event()
+        self.packed.set()
+
+    async def wait(self) -> None:
+        await self.packed.wait()
 
     async def ask(self, path: str = "/chat/completions", **fields: Any) -> httpx.Response:
         return await self.client.post(path, json={**ASK, **fields})
@@ -84,7 +89,7 @@ async def make() -> AsyncIterator[Make]:
             def active() -> None:
                 rig.activity += 1
 
-            hooks = Hooks(on_activity=active, on_call_end=rig.calls.append, on_failure=rig.failures.append)
+            hooks = Hooks(active, on_call_end=rig.calls.append, on_failure=rig.failures.append, before_answer=rig.wait)
             fields = {"provider": "local", "model": "m", "kind": "openai", "base_url": model.base_url}
             target = ModelTarget(**{**fields, "api_key": SecretStr(KEY), **wanted})
             model_proxy.assign(target, limits or Limits(), hooks)
@@ -120,6 +125,28 @@ async def test_a_call_goes_out_with_the_real_key_and_comes_back_counted(make: Ma
     assert (call.outcome, call.status, call.tries, call.model, call.estimated) == ("ok", 200, 1, "m", False)
     assert call.first_byte_seconds is not None
     assert rig.activity >= 3
+
+
+async def test_no_answer_reaches_the_agent_before_its_files_are_packed(make: Make) -> None:
+    """The model is asked meanwhile; a stream, an error and the list of models are held back, and a cut ends the wait."""
+    rig = await make(chat("hel", "lo"), status(400), chat("never"))
+    rig.packed.clear()
+    asking = [asyncio.create_task(rig.ask())]
+    await until(lambda: len(rig.model.requests) == 1)
+    asking += [asyncio.create_task(rig.ask())]
+    await until(lambda: len(rig.model.requests) == 2)
+    asking += [asyncio.create_task(rig.client.get("/models"))]
+    done, _ = await asyncio.wait(asking, timeout=0.2)
+    assert not done
+    rig.packed.set()
+    stream, error, models = await asyncio.gather(*asking)
+    assert (said(stream), error.status_code, models.status_code) == ("hello", 400, 200)
+    rig.packed.clear()
+    cut = asyncio.create_task(rig.ask())
+    await until(lambda: len(rig.model.requests) == 3)
+    await rig.model_proxy.close()
+    with pytest.raises(httpx.HTTPError):
+        await cut
 
 
 async def test_usage_that_only_the_broker_asked_for_is_hidden(make: Make) -> None:

@@ -1,7 +1,8 @@
 """A model that does what its prompt says: `[[script]]` and a JSON list of steps, one per answer.
 
-A step is `{"tool", "args"}`, `{"say"}`, with `"finish"` for another reason than the usual one, or `{"wait": true}`, an
-answer that begins and never ends. `{dir}` in it is the working directory that the agent's system prompt names.
+A step is `{"tool", "args"}`, `{"tools": [those]}`, `{"say"}`, with `"finish"` for another reason than the usual one, or
+`{"wait": true}`, an answer that begins and never ends. `{dir}` in it is the working directory that the agent's system
+prompt names.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -57,13 +59,19 @@ def _step(body: dict[str, Any]) -> dict[str, Any]:
     system = json.dumps([one for one in body["messages"] if one["role"] == "system"])
     if "title generator" in system:
         return {"say": "A title"}
-    last = max(at for at, one in enumerate(body["messages"]) if one["role"] == "user")
-    said = json.dumps(body["messages"][last]["content"])
-    script = json.loads(f'"{said.strip(chr(34)).partition(_MARK)[2]}"') if _MARK in said else "[]"
+    # OpenCode gives the images of tool results as messages of the user.
+    texts = [_text(one) if one["role"] == "user" else "" for one in body["messages"]]
+    last = max((at for at, text in enumerate(texts) if _MARK in text), default=0)
     directory = _DIRECTORY.search(system)
-    steps = json.loads(script.replace("{dir}", directory[1] if directory else "."))
+    script = (texts[last].partition(_MARK)[2] or "[]").replace("{dir}", directory[1] if directory else ".")
+    steps = json.JSONDecoder().raw_decode(script)[0]
     done = sum(one["role"] == "assistant" for one in body["messages"][last:])
     return dict(steps[done]) if done < len(steps) else {"say": "Done."}
+
+
+def _text(message: dict[str, Any]) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
 
 
 def _events(step: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -71,14 +79,15 @@ def _events(step: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if text := step.get("say") or ("I begin, and " if step.get("wait") else ""):
         for at in range(0, len(text), 5):
             yield _event({"content": text[at : at + 5]})
-    if tool := step.get("tool"):
-        arguments = json.dumps(step["args"])
-        call = {"index": 0, "id": f"call_{abs(hash(arguments)):x}", "type": "function"}
-        yield _event({"tool_calls": [{**call, "function": {"name": tool, "arguments": ""}}]})
+    tools = step.get("tools") or ([step] if "tool" in step else [])
+    for number, each in enumerate(tools):
+        arguments = json.dumps(each["args"])
+        call = {"index": number, "id": f"call_{number}_{zlib.crc32(arguments.encode()):x}", "type": "function"}
+        yield _event({"tool_calls": [{**call, "function": {"name": each["tool"], "arguments": ""}}]})
         for at in range(0, len(arguments), 5):
-            yield _event({"tool_calls": [{"index": 0, "function": {"arguments": arguments[at : at + 5]}}]})
+            yield _event({"tool_calls": [{"index": number, "function": {"arguments": arguments[at : at + 5]}}]})
     if not step.get("wait"):
-        yield _event({}, step.get("finish") or ("tool_calls" if tool else "stop"))
+        yield _event({}, step.get("finish") or ("tool_calls" if tools else "stop"))
         usage = {"prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 1050}
         yield {**_event({}), "choices": [], "usage": usage}
 

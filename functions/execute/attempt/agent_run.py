@@ -217,6 +217,7 @@ class AgentRun:
             on_call_end=self.spans.call_ended,
             on_usage=lambda usage: self._on_usage(usage),
             on_failure=lambda failure: self._on_failure(failure),
+            before_answer=self._preparation.input.packed,
         )
         rerun = self._preparation.rerun
         if rerun is not None:

@@ -132,12 +132,13 @@ class Preparation:
             await emit(phase_draft("workspace", f"preparing the workspace ({workspace_input.label})"))
             await self._prepare_workspace(workspace_input, warm_server, emit)
             assert self.workspace is not None
-            inputs = inputs_of(workspace_input, self.workspace, session)
-            with tracing.phase("keep input"):
-                self.inputs = await self.input.describe(inputs, self.workspace, warm_server.server)
+            self.inputs = inputs_of(workspace_input, self.workspace, session)
+            self.input.begin(self.inputs, self.workspace, warm_server.server)
             self._assign(warm_server, target)
             spec = self._prompt_spec(target, await self._resume(warm_server, session), definitions, files)
             self.input.store()
+            if self._task.mcp or definitions.commands:  # both can start processes before the model is asked
+                await self.input.packed()
             if self._task.mcp:
                 await start_servers(warm_server.server.client, self._task.mcp, self._mcp_urls, emit)
         except Unavailable as error:

@@ -1,4 +1,8 @@
-"""The input of a run: named in `input.json`, its files stored once per content (ADR 0025)."""
+"""The input of a run: named in `input.json`, its files stored once per content (ADR 0025).
+
+The files are packed beside the agent's first request. Until they are, no answer of the model reaches the agent, so they are
+those from before its work.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,7 @@ from ocf.functions.core.task_limits import effective_recording
 from ocf.functions.execute.agent import config
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.models import catalog
+from ocf.functions.observability import tracing
 from ocf.functions.recording.lines import Inputs
 from ocf.functions.runtime.bootstrap import Dependencies
 
@@ -31,21 +36,23 @@ log = structlog.get_logger()
 
 
 class InputKeeper:
-    """Names what a run begins from, and stores its files while the run goes on. `folder` is private to the run.
+    """Names what a run begins from, packs its files, and stores them while the run goes on.
 
-    A run never waits for S3 here, and does not fail without it: then the manifest has no input.
+    `folder` is private to the run. A run never waits for S3 here, and does not fail without it: then the manifest has no
+    input.
     """
 
     def __init__(self, deps: Dependencies, task: Execute, folder: Path) -> None:
         self._store, self._task, self._settings = deps.store, task, deps.settings
         self._ref = ExecutionRef(task.project_id, task.execution_id)
         self._archive = folder / "input.tar.zst"
+        self._packing: asyncio.Task[None] | None = None
         self._storing: asyncio.Task[None] | None = None
         self._conversation: bytes | None = None
         self.found = ExecutionInput()
 
-    async def describe(self, known: Inputs, prepared: workspace.Prepared, server: AgentServer) -> Inputs:
-        """Pack the files, before the agent changes them; return `known` with their digest, for the recording."""
+    def begin(self, known: Inputs, prepared: workspace.Prepared, server: AgentServer) -> None:
+        """Note what the run begins from, and begin to pack its files."""
         clone = prepared.commit is not None
         self.found = ExecutionInput(
             source=known.source,
@@ -62,15 +69,23 @@ class InputKeeper:
         )
         if effective_recording(self._task, self._settings) == "off":
             self.found = self.found.model_copy(update={"missing": "nothing is recorded of this execution"})
-            return known
+            return
+        self._packing = asyncio.create_task(self._pack(prepared, clone=clone))
+
+    async def _pack(self, prepared: workspace.Prepared, *, clone: bool) -> None:
         about: dict[str, object]
         try:
-            packed, digest = await workspace.pack_input(prepared, self._archive, TREE_BYTES, clone=clone)
+            with tracing.phase("keep input"):
+                packed, digest = await workspace.pack_input(prepared, self._archive, TREE_BYTES, clone=clone)
             about = {"tree": digest, "tree_bytes": packed.size, "left_out": packed.skipped_count}
         except (OSError, workspace.InvalidWorkspace) as error:
             about = {"missing": str(error)}
         self.found = self.found.model_copy(update=about)
-        return known.model_copy(update={"tree": self.found.tree})
+
+    async def packed(self) -> None:
+        """Wait until the files are packed, or cannot be. The agent must change nothing before."""
+        if self._packing is not None:
+            await asyncio.wait({self._packing})
 
     def continued(self, conversation: bytes) -> None:
         """Note the conversation that the run continues."""
@@ -92,15 +107,16 @@ class InputKeeper:
         await self.close()
 
     async def close(self) -> None:
-        """Stop storing, and remove the local copy."""
-        if self._storing is not None:
-            await cancel_and_wait([self._storing])
+        """Stop packing and storing, and remove the local copy."""
+        await cancel_and_wait([task for task in (self._packing, self._storing) if task is not None])
         self._archive.unlink(missing_ok=True)
 
     async def _store_all(self) -> None:
         await self._logged(self._describe_and_store())
 
     async def _describe_and_store(self) -> None:
+        if self._packing is not None:
+            await self._packing
         # In this order a crash leaves nothing that a deletion of the execution would not find.
         await release_input(self._store, self._ref, but=self.found.tree)  # an earlier attempt's
         about = self.found.model_dump_json(exclude_none=True).encode()

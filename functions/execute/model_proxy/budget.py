@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -51,7 +51,7 @@ def _nothing(*_: object) -> None:
 
 @dataclass(frozen=True)
 class Hooks:
-    """Listeners. All are called in the event loop and must return at once.
+    """Listeners. All are called in the event loop, and all but `before_answer` must return at once.
 
     Attributes:
         on_activity: a request arrived, a provider answered, or a piece of an answer passed.
@@ -60,6 +60,7 @@ class Hooks:
         on_usage: the totals have changed.
         on_failure: the execution must end; called once.
         on_over: a rerun has come to the end of its recording.
+        before_answer: awaited before the agent gets any answer.
     """
 
     on_activity: Callable[[], None] = _nothing
@@ -68,6 +69,7 @@ class Hooks:
     on_usage: Callable[[Usage], None] = _nothing
     on_failure: Callable[[ModelProxyFailure], None] = _nothing
     on_over: Callable[[Answer], None] = _nothing
+    before_answer: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@ framework per execution would cost megabytes; a connection here costs some kilob
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
@@ -54,6 +54,8 @@ class Reply:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.started = False
+        #: Awaited before the head is sent.
+        self.before: Callable[[], Awaitable[None]] | None = None
 
     @property
     def gone(self) -> bool:
@@ -64,6 +66,8 @@ class Reply:
         self, status: int, content_type: str, length: int | None = None, more: Sequence[tuple[bytes, bytes]] = ()
     ) -> None:
         """Send the head, with `more` headers; without a `length` the body is chunked."""
+        if self.before is not None:
+            await self.before()
         self.started = True
         headers = [(b"content-type", content_type.encode("latin-1", "replace")), (b"cache-control", b"no-store"), *more]
         if length is not None:

@@ -166,6 +166,8 @@ class ModelProxy:
 
     async def handle(self, request: Request, reply: Reply) -> None:
         """Answer one admitted request."""
+        if self.target is not None:
+            reply.before = self._hooks.before_answer
         if request.path in wires.MODELS_PATHS:
             name = self.target.wire_model if self.target else wires.CANNED_WORD
             await reply.whole(200, wires.model_list(name))

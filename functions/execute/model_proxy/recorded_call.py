@@ -58,6 +58,7 @@ class RecordedReply(Reply):
         # Both know when the answer has begun: the server asks the one, the call the other.
         self._reply = reply
         self._connection = reply._connection
+        self.before = reply.before
         self._tape = tape
 
     @property

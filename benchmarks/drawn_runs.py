@@ -1,8 +1,8 @@
 """Runs of the real OpenCode that a seed draws: what a scripted model does in them, and from which files they begin.
 
-Each run has a kind (`KINDS`): three to eight steps, half of them of the kind, the rest of `files` and `shell`. A step is
-one answer of `tests.support.step_model`: tool calls, some of which fail. No step writes the clock or chance into a file,
-because no rerun could write the same; their output has them.
+Each run has a kind (`KINDS`) and three to eight steps: half of them of the kind, the rest of `files` and `shell`. A
+step is one answer of `tests.support.step_model`: tool calls, some of which fail. No step writes the clock or chance into
+a file, because no rerun could write the same; their output has them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from tests.support.step_model import prompt
 
 Step = dict[str, Any]
 KINDS = ("files", "shell", "git", "tests", "subagents", "mcp", "images")
-_WORDS = "alpha beta gamma delta one two three ü 日本 'quoted' \"double\" $HOME \\n tab\tend %s {} <b> é".split(" ")
+_WORDS = (
+    "alpha", "beta", "gamma", "delta", "one", "two", "three", "ü", "日本", "'quoted'", '"double"', "$HOME", "\\n",
+    "tab\tend", "%s", "{}", "<b>", "é",
+)  # fmt: skip
 _COMMIT = "git add -A && git -c user.name=a -c user.email=a@b.c commit -qm"
 _SHELL = (
     "seq {n} | awk '{{s+=$1}} END {{print s}}' > sum{n}.txt; cat sum{n}.txt",
@@ -189,7 +192,7 @@ _MAKERS: dict[str, Callable[[random.Random, list[str]], list[Step]]] = {
 }
 
 
-def _call(tool: str, **args: Any) -> Step:  # noqa: ANN401 - arguments of any tool
+def _call(tool: str, **args: Any) -> Step:
     return {"tool": tool, "args": args}
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import psutil
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -97,11 +98,19 @@ class Run:
         return self.end - self.last_word
 
 
-async def run(stack: Stack, model: ScriptedModel, script: str, receiver: SpanReceiver | None = None) -> Run:
-    """Submit one script over the gateway and watch it to its end."""
+async def run(
+    stack: Stack,
+    model: ScriptedModel,
+    script: str,
+    receiver: SpanReceiver | None = None,
+    **task: Any,
+) -> Run:
+    """Submit one script over the gateway, with further fields of its task, and watch it to its end."""
     name = uuid.uuid4().hex[:8]
     before, started = cpu(stack), time.time()
-    execution = await asyncio.to_thread(_submit, stack, f"RUN: {name} {SCRIPTS.get(script, script)}")
+    execution = await asyncio.to_thread(
+        _submit, stack, {"prompt": f"RUN: {name} {SCRIPTS.get(script, script)}", **task}
+    )
     words: list[tuple[float, str]] = []
     results: list[float] = []
     url = f"{stack.answer['gateway'].replace('http', 'ws')}/tasks/{execution}/stream?from=1"
@@ -145,10 +154,10 @@ def lags(words: list[tuple[float, str]], written: list[float]) -> Iterable[float
             seen += 1
 
 
-def _submit(stack: Stack, prompt: str) -> str:
+def _submit(stack: Stack, task: dict[str, Any]) -> str:
     request = urllib.request.Request(  # noqa: S310 - a loopback address of ours
         f"{stack.answer['gateway']}/tasks/execute",
-        json.dumps({"prompt": prompt}).encode(),
+        json.dumps(task).encode(),
         {"content-type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310

@@ -265,9 +265,7 @@ def unpack_tree(archive: Path, target: Path, limits: Limits, stop: threading.Eve
     return Unpacked(files, size)
 
 
-def members(
-    archive: Path, limits: Limits, stop: threading.Event
-) -> Iterator[tuple[tarfile.TarInfo, Iterator[bytes]]]:
+def members(archive: Path, limits: Limits, stop: threading.Event) -> Iterator[tuple[tarfile.TarInfo, Iterator[bytes]]]:
     """Yield every entry of an archive with its content; what of it is not read is passed over.
 
     Raises:

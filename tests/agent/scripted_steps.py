@@ -46,7 +46,9 @@ async def _models_listed() -> None:
         return
     address, _, path = provider["options"]["baseURL"].removeprefix("http://").partition("/")
     host, _, port = address.partition(":")
-    head = f"GET /{path}/models HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {provider['options']['apiKey']}\r\n"
+    head = (
+        f"GET /{path}/models HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {provider['options']['apiKey']}\r\n"
+    )
     with suppress(OSError):
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(f"{head}connection: close\r\n\r\n".encode())

@@ -128,7 +128,7 @@ async def test_a_call_goes_out_with_the_real_key_and_comes_back_counted(make: Ma
 
 
 async def test_no_answer_reaches_the_agent_before_its_files_are_packed(make: Make) -> None:
-    """The model is asked meanwhile; a stream, an error and the list of models are held back, and a cut ends the wait."""
+    """The model is asked meanwhile; a stream, an error and the list of models are held back; a cut ends the wait."""
     rig = await make(chat("hel", "lo"), status(400), chat("never"))
     rig.packed.clear()
     asking = [asyncio.create_task(rig.ask())]

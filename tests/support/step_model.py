@@ -2,7 +2,7 @@
 
 A step is `{"tool", "args"}`, `{"tools": [those]}`, `{"say"}`, with `"finish"` for another reason than the usual one, or
 `{"wait": true}`, an answer that begins and never ends. `{dir}` in it is the working directory that the agent's system
-prompt names.
+prompt names. `"pace"` are the seconds between two pieces of an answer.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class StepModel:
             for event in _events(step):
                 writer.write(f"data: {json.dumps(event)}\n\n".encode())
                 await writer.drain()
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(step.get("pace", 0.002))
             if step.get("wait"):
                 self.waiting.set()
                 await reader.read()

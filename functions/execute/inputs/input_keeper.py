@@ -1,7 +1,7 @@
 """The input of a run: named in `input.json`, its files stored once per content (ADR 0025).
 
-The files are packed beside the agent's first request. Until they are, no answer of the model reaches the agent, so they are
-those from before its work.
+The files are packed beside the agent's first request. Until they are, no answer of the model reaches the agent, so they
+are those from before its work.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ log = structlog.get_logger()
 class InputKeeper:
     """Names what a run begins from, packs its files, and stores them while the run goes on.
 
-    `folder` is private to the run. A run never waits for S3 here, and does not fail without it: then the manifest has no
-    input.
+    `folder` is private to the run. A run never waits for S3 here, and does not fail without it: then the manifest has
+    no input.
     """
 
     def __init__(self, deps: Dependencies, task: Execute, folder: Path) -> None:

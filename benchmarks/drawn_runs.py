@@ -1,8 +1,8 @@
 """Runs of the real OpenCode that a seed draws: what a scripted model does in them, and from which files they begin.
 
 Each run has a kind (`KINDS`) and three to eight steps: half of them of the kind, the rest of `files` and `shell`. A
-step is one answer of `tests.support.step_model`: tool calls, some of which fail. No step writes the clock or chance into
-a file, because no rerun could write the same; their output has them.
+step is one answer of `tests.support.step_model`: tool calls, some of which fail. No step writes the clock or chance
+into a file, because no rerun could write the same; their output has them.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ async def pair(gateway: Gateway, project: str, drawn: Drawn) -> Outcome:
     rerun = now.get("rerun") or {}
     found.calls, found.reported = rerun.get("calls", 0), rerun.get("divergences", [])
     found.seconds = (was["duration_ms"] / 1000, now["duration_ms"] / 1000)
-    ends = [(one["status"], one.get("reason"), one.get("message")) for one in (was, now)]
+    ends = [(one["status"], one.get("reason")) for one in (was, now)]
     if ends[0] != ends[1]:
         found.wrong = f"ended as {ends[1]}, not as {ends[0]}"
     elif diffs[0] != diffs[1]:

@@ -19,7 +19,7 @@ from ocf.functions.recording.lines import ATTEMPT_BYTES, TEXT_BYTES, Kind, Part
 
 #: Patterns in the JSON text of a part, what stands for them, and the reason.
 RULES: tuple[tuple[str, str, str], ...] = (
-    (r"\b(?:ses|msg|prt|per|que)_[0-9A-Za-z]{16,}", "<id>", "OpenCode makes ids from time and chance"),
+    (r"\b(?:ses|msg|prt|per|que|tool)_[0-9A-Za-z]{16,}", "<id>", "OpenCode makes ids from time and chance"),
     (r"\b(127\.0\.0\.1|localhost):\d{2,5}\b", r"\1:<port>", "loopback ports are free ones"),
     (r"Today's date: [^\\\"<]{4,60}", "Today's date: <date>", "OpenCode's system prompt"),
     (

@@ -216,7 +216,8 @@ async def test_run_that_no_warm_server_fits_boots_its_own(
 async def test_a_model_that_was_asked_for_is_known_to_the_next_slot(
     plan: WarmServerConfig, make_pool: Callable[..., WarmPool]
 ) -> None:
-    """The first task of a model opens its own server; later ones find a warm slot. Temperature does not matter."""
+    """The first task of a model opens its own server; later ones find a warm slot. Temperature does not matter.
+    The same model that also takes images replaces it."""
     pool = make_pool()
     await ready(pool)
     asked = replace(plan.spec, models=(replace(OTHER, temperature=0.5, max_tokens=10),))
@@ -228,6 +229,14 @@ async def test_a_model_that_was_asked_for_is_known_to_the_next_slot(
     await ready(pool)
     slot = await pool.take(asked)
     assert slot is not None
+    await slot.close()
+    seeing = OTHER.taking(["image"])
+    assert await pool.take(replace(plan.spec, models=(seeing,))) is None
+    pool.start()
+    await ready(pool)
+    slot = await pool.take(replace(plan.spec, models=(seeing,)))
+    assert slot is not None
+    assert [one for one in slot.server.spec.models if one.name == OTHER.name] == [seeing]
     await slot.close()
 
 

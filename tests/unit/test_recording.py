@@ -82,6 +82,7 @@ class World:
     [
         ("in /one/workspace/a.py", "in /two/workspace/a.py"),
         ("id ses_0123456789abcdefXYZ", "id ses_9876543210abcdefXYZ"),
+        ("tool-output/tool_2297f1498001KhfAJ46", "tool-output/tool_22a801c3d001xYz0Q1a"),
         ("see 127.0.0.1:40123", "see 127.0.0.1:50999"),
         ("Today's date: Sun Nov 29 2026\n", "Today's date: Mon Nov 30 2026\n"),
         ("1 passed in 0.05s", "1 passed in 1.75s"),

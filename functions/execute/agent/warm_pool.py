@@ -109,7 +109,11 @@ class WarmPool:
         The caller closes it, and calls `start` when another may take its place.
         """
         asked = {_plain(model) for model in spec.models}
-        self._models = [*asked.difference(self._models), *self._models][:_KNOWN_MODELS]
+        if not asked.issubset(self._models):
+            # A server has one entry for each name: with another entry it is another model.
+            names = {(one.provider, one.name) for one in asked}
+            others = [one for one in self._models if (one.provider, one.name) not in names]
+            self._models = [*asked, *others][:_KNOWN_MODELS]
         fits = self._plan.fits(spec) and asked <= self._known
         if fits:
             await self._join_opening()

@@ -61,7 +61,7 @@ HEADER = f"{_HEAD}|"
 _INTRO = """# Benchmarks
 
 Generated from `benchmarks/results.json` by `python -m benchmarks --report`. All measurements of each figure:
-[benchmarks/results.md](../../benchmarks/results.md). `make bench` measures all of it (35 minutes on two quiet cores),
+[benchmarks/results.md](../../benchmarks/results.md). `make bench` measures all of it (80 minutes on two quiet cores),
 `python -m benchmarks --only NAME,...` some of it.
 
 **Method.** The system and its baseline take turns in one run (A B A B), so that other load on the machine affects both.

@@ -1,6 +1,6 @@
 """Reruns of the real OpenCode: of a run whose time was the model's, and of a hundred drawn ones.
 
-`OCF_BENCH_SEED` is the seed. A hundred pairs take an hour on two quiet cores, two at a time. Their outcomes are kept in
+`OCF_BENCH_SEED` is the seed. A hundred pairs take half an hour on two quiet cores. Their outcomes are kept in
 `.bench/drawn-SEED.jsonl`, and those that are there are not run again: remove it to begin anew.
 """
 

@@ -6,8 +6,9 @@ import hashlib
 import json
 import tarfile
 
-#: What git writes differently in each clone of the same commit.
-_OF_ONE_CLONE = (".git/index", ".git/FETCH_HEAD", ".git/ORIG_HEAD", ".git/logs/", ".git/objects/")
+#: What git writes differently in each clone of the same commit; and OpenCode's id of the repository, which it notes there
+#: when it first looks, maybe while the files are packed.
+_OF_ONE_CLONE = (".git/index", ".git/FETCH_HEAD", ".git/ORIG_HEAD", ".git/logs/", ".git/objects/", ".git/opencode")
 
 
 class TreeDigest:

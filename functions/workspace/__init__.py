@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ocf.functions.workspace.archive import Packed, Unpacked
-from ocf.functions.workspace.archive_reading import read_member, tree_digest
+from ocf.functions.workspace.archive import Packed
+from ocf.functions.workspace.archive_reading import Unpacked, read_member, tree_digest
 from ocf.functions.workspace.baseline import Limits
 from ocf.functions.workspace.changes import (
     Patch,

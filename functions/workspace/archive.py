@@ -1,4 +1,4 @@
-"""Archive `workspace.tar.zst`: packs a workspace that may be hostile, unpacks an archive that may be.
+"""Archive `workspace.tar.zst`: packs a workspace that may be hostile.
 
 GNU tar format (any tar reads it), entries in the order of the walk, no owner names, times in seconds: the same tree
 gives the same bytes. Memory stays flat: one block of 1 MiB and zstd's own window.
@@ -6,34 +6,32 @@ gives the same bytes. Memory stays flat: one block of 1 MiB and zstd's own windo
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import stat
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import zstandard
 
 from ocf.functions.workspace.baseline import BaselineEntry, Cursor, Limits, git_mode, read_blob, read_table
-from ocf.functions.workspace.errors import InvalidWorkspace, WorkspaceTooLarge
-from ocf.functions.workspace.safe_tree import TreeBuilder, escapes
-from ocf.functions.workspace.safe_walk import MAX_PATH_BYTES, Entry, Stopped, Walk, open_file, walk
-from ocf.functions.workspace.tree_digest import TreeDigest
+from ocf.functions.workspace.errors import WorkspaceTooLarge
+from ocf.functions.workspace.safe_tree import escapes
+from ocf.functions.workspace.safe_walk import Entry, Stopped, Walk, open_file, walk
 
 CHUNK = 1024 * 1024
 BLOCK = tarfile.BLOCKSIZE
 #: zstd level 1 is as fast as the disk here and within 10% of level 3 on source code.
 _LEVEL = 1
 _THREADS = 2
-#: A frame with a larger window than this could use gigabytes.
-MAX_WINDOW = 128 * 1024 * 1024
-_MAX_TIME = 2**33
-REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
-_LINK_TYPES = {tarfile.LNKTYPE: "a hard link", tarfile.CHRTYPE: "a device", tarfile.BLKTYPE: "a device"}
-_KINDS = {**_LINK_TYPES, tarfile.FIFOTYPE: "a fifo"}
+MAX_TIME = 2**33
+#: What git writes differently in each clone of the same commit. OpenCode notes its id of the repository at its first
+#: look, maybe while the files are packed.
+_OF_ONE_CLONE = (".git/index", ".git/FETCH_HEAD", ".git/ORIG_HEAD", ".git/logs/", ".git/objects/", ".git/opencode")
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,33 @@ class Packed:
     skipped_count: int
 
 
-@dataclass(frozen=True)
-class Unpacked:
-    """Unpacked contents: files and links, and their bytes."""
+class TreeDigest:
+    """SHA-256 of the entries of an archive, while they are written or read: kinds, modes, paths, contents; no times.
 
-    files: int
-    content_bytes: int
+    With `clone` without what git writes differently in each clone; a commit's id stands for it.
+    """
+
+    def __init__(self, *, clone: bool = False) -> None:
+        self._digest = hashlib.sha256(b"clone\n" if clone else b"tree\n")
+        self._clone = clone
+        self._counts = True
+
+    def entry(self, info: tarfile.TarInfo) -> None:
+        """Add an entry; its content follows."""
+        self._counts = not (self._clone and info.name.startswith(_OF_ONE_CLONE))
+        if self._counts:
+            name = info.name.removesuffix("/")  # of directories with long names only, in an archive
+            about = [info.type.decode("latin-1"), info.mode, name, info.linkname, info.size]
+            self._digest.update(json.dumps(about).encode() + b"\n")
+
+    def content(self, data: bytes) -> None:
+        """Add a piece of the last entry's content."""
+        if self._counts:
+            self._digest.update(data)
+
+    def hexdigest(self) -> str:
+        """Return the digest of what was added."""
+        return self._digest.hexdigest()
 
 
 def pack_tree(
@@ -216,128 +235,5 @@ def _header(entry: Entry, found: os.stat_result, kind: bytes, target: str = "") 
     info.type, info.linkname = kind, target
     info.mode = stat.S_IMODE(found.st_mode) & 0o777
     info.size = found.st_size if kind == tarfile.REGTYPE else 0
-    info.mtime = min(max(int(found.st_mtime), 0), _MAX_TIME)
+    info.mtime = min(max(int(found.st_mtime), 0), MAX_TIME)
     return info
-
-
-class _Source(Protocol):
-    def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes."""
-
-
-class ExactReader:
-    """Reads exact sizes from a stream that may end or break anywhere."""
-
-    def __init__(self, source: _Source) -> None:
-        self._source = source
-
-    def read(self, size: int) -> bytes:
-        """Read exactly `size` bytes."""
-        try:
-            data = self._source.read(size)
-            while len(data) < size and (more := self._source.read(size - len(data))):
-                data += more
-        except zstandard.ZstdError as error:
-            raise InvalidWorkspace(f"the archive is not a valid zstd stream: {error}") from None
-        if len(data) < size:
-            raise InvalidWorkspace("the archive ends too early")
-        return data
-
-
-def unpack_tree(archive: Path, target: Path, limits: Limits, stop: threading.Event) -> Unpacked:
-    """Fill the empty directory `target` from `archive`; the caller removes it when this raises.
-
-    Raises:
-        InvalidWorkspace: it is damaged, or has an unsafe path, a link that leads out, a hard link, a device, a fifo, or
-            a duplicate.
-        WorkspaceTooLarge: it holds more than `limits` allow.
-        Stopped: cancelled.
-    """
-    files = size = 0
-    tree = TreeBuilder(target)
-    try:
-        for info, content in members(archive, limits, stop):
-            files, size = files + (not info.isdir()), size + info.size
-            _unpack_one(info, content, tree)
-        tree.finish()
-    finally:
-        tree.close()
-    return Unpacked(files, size)
-
-
-def members(archive: Path, limits: Limits, stop: threading.Event) -> Iterator[tuple[tarfile.TarInfo, Iterator[bytes]]]:
-    """Yield every entry of an archive with its content; what of it is not read is passed over.
-
-    Raises:
-        InvalidWorkspace: it is damaged.
-        WorkspaceTooLarge: it holds more than `limits` allow.
-        Stopped: cancelled.
-    """
-    size = entries = 0
-    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
-    with archive.open("rb") as file, decompressor.stream_reader(file, read_size=CHUNK) as stream:
-        source = ExactReader(stream)
-        while (info := next_header(source)) is not None:
-            entries, size = entries + 1, size + info.size
-            if entries > limits.max_entries:
-                raise WorkspaceTooLarge(f"the archive has more than {limits.max_entries} entries")
-            if size > limits.max_bytes:
-                raise WorkspaceTooLarge(f"the archive holds more than {limits.max_bytes} bytes")
-            content = _content(source, info.size, stop)
-            yield info, content
-            for _ in content:
-                pass
-            source.read(-info.size % BLOCK)
-
-
-def _content(source: ExactReader, left: int, stop: threading.Event) -> Iterator[bytes]:
-    while left > 0:
-        if stop.is_set():
-            raise Stopped
-        yield (data := source.read(min(left, CHUNK)))
-        left -= len(data)
-    if stop.is_set():
-        raise Stopped
-
-
-def next_header(source: ExactReader) -> tarfile.TarInfo | None:
-    """Return the next entry with its long names filled in; None at the end."""
-    long: dict[bytes, str] = {}
-    while True:
-        block = source.read(BLOCK)
-        if not any(block):
-            return None
-        try:
-            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        except tarfile.HeaderError as error:
-            raise InvalidWorkspace(f"the archive is not a valid tar: {error}") from None
-        if info.size < 0:
-            raise InvalidWorkspace("the archive is not a valid tar: negative size")
-        if info.type not in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
-            info.name = long.get(tarfile.GNUTYPE_LONGNAME, info.name)
-            info.linkname = long.get(tarfile.GNUTYPE_LONGLINK, info.linkname)
-            return info
-        if info.size > MAX_PATH_BYTES + 2 or info.type in long:
-            raise InvalidWorkspace(f"the archive has a name longer than {MAX_PATH_BYTES} bytes")
-        padded = source.read(info.size + -info.size % BLOCK)
-        long[info.type] = os.fsdecode(padded[: info.size].rstrip(b"\0"))
-
-
-def _unpack_one(info: tarfile.TarInfo, content: Iterator[bytes], tree: TreeBuilder) -> None:
-    if info.type == tarfile.DIRTYPE:
-        tree.directory(info.name.removesuffix("/"), info.mode)
-    elif info.type == tarfile.SYMTYPE:
-        tree.link(info.name, info.linkname)
-    elif info.type in REGULAR:
-        fd = tree.file(info.name)
-        try:
-            for piece in content:
-                data = memoryview(piece)
-                while data:
-                    data = data[os.write(fd, data) :]
-            tree.seal(fd, info.mode, min(max(int(info.mtime), 0), _MAX_TIME) * 10**9)
-        finally:
-            os.close(fd)
-    else:
-        kind = _KINDS.get(info.type, f"an entry of tar type {info.type!r}")
-        raise InvalidWorkspace(f"{info.name!r} is {kind}; only files, directories and symbolic links are allowed")

@@ -14,7 +14,8 @@ from ocf.events.fact_payloads import ChangedFile, DiffSummary
 from ocf.events.terminal_facts import DIFF_BYTES, named_files
 from ocf.functions.workspace import archive as archives
 from ocf.functions.workspace import baseline
-from ocf.functions.workspace.archive import Packed, Unpacked, pack_tree, unpack_tree
+from ocf.functions.workspace.archive import Packed, TreeDigest, pack_tree
+from ocf.functions.workspace.archive_reading import Unpacked, unpack_tree
 from ocf.functions.workspace.baseline import DEFAULT_LIMITS, Limits
 from ocf.functions.workspace.compare import Change, Changes, compare
 from ocf.functions.workspace.fast_import import FastImport
@@ -23,7 +24,6 @@ from ocf.functions.workspace.prepare import Prepared
 from ocf.functions.workspace.safe_tree import remove_tree
 from ocf.functions.workspace.safe_walk import Walk, walk
 from ocf.functions.workspace.threads import in_thread
-from ocf.functions.workspace.tree_digest import TreeDigest
 
 #: Maximum of changed files named in a summary, which travels in events.
 MAX_NAMED = 1000

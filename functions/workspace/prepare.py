@@ -14,7 +14,7 @@ from ocf.events.errors import NotYetKnown
 from ocf.events.ports import ObjectStore
 from ocf.functions.workspace import baseline
 from ocf.functions.workspace.allowed_roots import Roots
-from ocf.functions.workspace.archive import unpack_tree
+from ocf.functions.workspace.archive_reading import unpack_tree
 from ocf.functions.workspace.baseline import DEFAULT_LIMITS, BaselineEntry, Cursor, Limits
 from ocf.functions.workspace.clone import check_url, clone
 from ocf.functions.workspace.copy import copy_tree

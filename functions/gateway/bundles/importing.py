@@ -41,7 +41,7 @@ from ocf.functions.gateway.bundles.contents import (
 from ocf.functions.recording import reading
 from ocf.functions.recording.lines import NAME as RECORDING
 from ocf.functions.workspace import InvalidWorkspace, Limits, tree_digest
-from ocf.functions.workspace.archive import ExactReader, next_header, unpack_tree
+from ocf.functions.workspace.archive_reading import ExactReader, next_header, unpack_tree
 from ocf.functions.workspace.safe_tree import remove_tree
 from ocf.functions.workspace.threads import in_thread
 

@@ -29,7 +29,8 @@ DETAILS = ROOT / "benchmarks/results.md"
 FIGURES = (
     "publish", "submit", "viewers", "browser", "console", "cancel", "overhead", "triggers", "memory", "start",
     "first_output", "spans", "warm", "gateway", "listing", "sandbox", "model_proxy", "archive", "workspace", "setup",
-    "pull_request", "attachment", "poison", "attacks", "recording", "rerun", "history", "growth",
+    "pull_request", "attachment", "poison", "attacks", "recording", "recorded_bytes", "rerun",
+    "history", "growth",
 )  # fmt: skip
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tempfile
 import time
-import uuid
 from pathlib import Path
 
 import httpx
@@ -77,8 +77,10 @@ async def accepted(options: Options) -> Row:
             hook = (await client.post("/hooks", json={"kind": "github", "project_id": project.name})).json()
             payload = example("issues", "labeled")
             found = []
-            for _ in range(options.of(12) + 1):
-                headers, body = github("issues", {**payload, "number": str(uuid.uuid4())}, hook["secret"])
+            for number in range(options.of(12) + 1):
+                # The id of a forge's event is that of its change (ADR 0020): another time is another change.
+                issue = {**payload["issue"], "updated_at": f"2026-01-01T00:00:{number:02}Z"}
+                headers, body = github("issues", {**payload, "issue": issue}, hook["secret"])
                 webhook = await _until_accepted(project, client, hook["url"], body, headers)
                 call = json.dumps({**task, "project_id": project.name}).encode()
                 direct = await _until_accepted(
@@ -99,7 +101,7 @@ async def accepted(options: Options) -> Row:
 async def _until_accepted(
     project: Project, client: httpx.AsyncClient, url: str, body: bytes, headers: dict[str, str]
 ) -> float:
-    async with project.bus.listen(f"ocf.evt.{project.name}.*.accepted") as facts:
+    async with asyncio.timeout(120), project.bus.listen(f"ocf.evt.{project.name}.*.accepted") as facts:
         began = time.perf_counter()
         answer = await client.post(url, content=body, headers=headers)
         answer.raise_for_status()

@@ -96,6 +96,7 @@ async def submitted(gateway: str, project: str, port: int, steps: list[dict[str,
         "project_id": project,
         "prompt": f"[[steps]] {json.dumps(steps)}",
         "model_config": model,
+        "limits": {"answer_seconds": 600},
         "mcp": {
             "tracker": {
                 "type": "remote",
@@ -188,7 +189,7 @@ async def test_a_planted_key_is_nowhere(tmp_path: Path) -> None:
     line or process environment, however it is spelled: after a run that completes, one that is refused with the key in
     the words, one whose agent crashes, and one whose worker crashes. The operator's key, which no task may have, the
     header of an MCP server, and a secret that setup and agent use, the same: also in recording and bundle, and in a
-    rerun, whose requests never reach the secret's origin."""
+    rerun, whose requests never reach the secret's origin and whose question is answered as it was."""
     environments = "env; cat /proc/self/environ; cat /proc/*/environ 2> /dev/null"
     look = {"run": f"curl -s $OCF_SECRET_PLANTED_URL/agent; {environments}; ulimit -c unlimited; true"}
     ask = {"model": {"prompt": "hello"}}
@@ -208,6 +209,7 @@ async def test_a_planted_key_is_nowhere(tmp_path: Path) -> None:
                         ask,
                         look,
                         {"write": {"path": "notes", "content": "x"}},
+                        {"question": {"question": "Which colour?", "options": ["red", "blue"]}},
                     ],
                     "model_auth": [look, {"model": {"prompt": "refuse"}}],
                     "agent_error": [ask, {"die": -11}],
@@ -217,6 +219,9 @@ async def test_a_planted_key_is_nowhere(tmp_path: Path) -> None:
                     end: await submitted(stack.answer["gateway"], project.name, provider.port, steps)
                     for end, steps in ran.items()
                 }
+                asking = await project.when(ids["completed"], lambda record: record.waiting_for is not None, 90)
+                assert asking.waiting_for is not None
+                await project.client.reply(ids["completed"], asking.waiting_for.request_id, "blue")
                 await project.running(ids["worker_lost"], "I am up", 60)
                 for end in ("completed", "model_auth", "agent_error"):
                     await project.ended(ids[end], 90)
@@ -239,6 +244,7 @@ async def test_a_planted_key_is_nowhere(tmp_path: Path) -> None:
                 assert len(provider.secrets) == asked
                 said = [chunk.data for chunk in await project.chunks(again)]
                 assert "Your secret is [redacted]." in "".join(said)
+                assert "blue" in "".join(said)  # what was answered then
                 found += [one async for one in stored(project, [again])]
                 found += await bundled(stack.answer["gateway"], project.name, ids["completed"])
         found += [*files(tmp_path), *((f"trace {n}", data) for n, data in enumerate(provider.traces))]

@@ -18,7 +18,7 @@ from tests.support.stack import running_stack
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not OPENCODE.exists(), reason="OpenCode is not installed: make install"),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1500),
 ]
 PULL_REQUEST = "docs/tutorial-pull-request.md"
 WHY = "docs/tutorial-why.md"
@@ -42,7 +42,7 @@ def test_the_tutorials_end_as_they_say(tmp_path: Path) -> None:
 
         def run(text: str, cwd: Path) -> str:
             done = subprocess.run(
-                ["bash", "-c", text], env=env, cwd=cwd, capture_output=True, text=True, timeout=400, check=False
+                ["bash", "-c", text], env=env, cwd=cwd, capture_output=True, text=True, timeout=800, check=False
             )
             assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
             return done.stdout

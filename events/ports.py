@@ -6,7 +6,7 @@ Only `adapters.nats` imports nats-py, only `adapters.s3` imports boto3.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -289,6 +289,10 @@ class Bucket(Protocol):
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
         """Remove the key and its history. Raises Conflict if `revision` is given and not the latest."""
+        ...
+
+    async def get_all(self, keys: Sequence[str]) -> list[Entry]:
+        """Return the values of those of `keys` that have one; a lagging replica may answer."""
         ...
 
     def entries(self, filter: str = ">", *, after: int = 0) -> AsyncIterator[Entry]:

@@ -6,7 +6,7 @@ The contract tests of the JetStream adapter also cover this one (`tests/contract
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
@@ -357,6 +357,10 @@ class MemoryBucket:
         if revision is not None and (value.revision if value else 0) != revision:
             raise Conflict(f"{key} was changed concurrently")
         self._values.pop(key, None)
+
+    async def get_all(self, keys: Sequence[str]) -> list[Entry]:
+        """Implement `Bucket.get_all`."""
+        return [entry for key in keys if (entry := await self.get(key)) is not None]
 
     async def entries(self, filter: str = ">", *, after: int = 0) -> AsyncIterator[Entry]:
         """Implement `Bucket.entries`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping
+from functools import partial
 from typing import NoReturn
 
 import httpx
@@ -21,6 +22,7 @@ from starlette.types import ASGIApp
 from ocf.events.errors import Unavailable
 from ocf.events.ports import Backlog, Bucket
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
+from ocf.functions.core.open_executions import OpenExecutions
 from ocf.functions.dispatcher import sink_routes
 from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
@@ -128,12 +130,14 @@ def _loop(
     if not route.by_project:
         return ConsumerLoop(route, dispatcher, deps.bus, deps.clock)
     quota = deps.settings.max_project_tasks if route.consumer == "execute" else 0
-    return ProjectLoop(route, dispatcher, deps.bus, deps.clock, quota=quota, running=lambda: running(deps.executions))
+    leased = partial(running, deps.records.open, deps.executions)
+    return ProjectLoop(route, dispatcher, deps.bus, deps.clock, quota=quota, running=leased)
 
 
-async def running(executions: Bucket) -> AsyncIterator[tuple[str, str]]:
-    """Yield project and id of every execution that has a lease."""
-    async for entry in executions.entries("*.*.lease"):
+async def running(open_: OpenExecutions, executions: Bucket) -> AsyncIterator[tuple[str, str]]:
+    """Yield project and id of every execution that has a lease, among those that may be open."""
+    keys = [ref.lease_key async for ref in open_.refs()]
+    for entry in await executions.get_all(keys):
         project, execution, _ = entry.key.split(".")
         yield project, execution
 

@@ -331,6 +331,19 @@ async def test_entries_filter_by_project(bucket: Bucket) -> None:
     assert [entry.value async for entry in bucket.entries(f"{project}.*")] == [b"record"]
 
 
+async def test_many_keys_are_read_at_once(bucket: Bucket) -> None:
+    """Those with a value, whatever their number; missing and deleted ones are left out."""
+    project = f"p-{uuid.uuid4().hex[:8]}"
+    keys = [f"{project}.{number}" for number in range(300)]
+    for key in (keys[0], keys[1], keys[-1]):
+        await bucket.create(key, key.encode())
+    await bucket.delete(keys[1])
+    found = await bucket.get_all(keys)
+    assert sorted((entry.key, entry.value) for entry in found) == [(key, key.encode()) for key in (keys[0], keys[-1])]
+    assert found[0].revision > 0
+    assert await bucket.get_all([]) == []
+
+
 @pytest.mark.parametrize(
     ("pattern", "subject", "matches"),
     [

@@ -19,6 +19,7 @@ from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.events.ports import Delivery
 from ocf.events.refs import ExecutionRef
+from ocf.functions.core.open_executions import OpenExecutions
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import FunctionTarget
@@ -183,7 +184,7 @@ async def test_a_quota_counts_at_all_workers_together(bus: NatsBus) -> None:
 
     await publish_many(bus, EXECUTE, "many", 50)
     await publish_many(bus, EXECUTE, "few", 2)
-    async with dispatching(bus, EXECUTE, answer, quota=3, running=lambda: running(executions(bus))) as loop:
+    async with dispatching(bus, EXECUTE, answer, quota=3, running=lambda: running(open_(bus), executions(bus))) as loop:
         await until(lambda: now == {"many": 3, "few": 2})
         backlog = await loop.measure()
         assert (backlog.waiting, backlog.unsettled) == (47, 5)
@@ -196,19 +197,24 @@ def executions(bus: NatsBus) -> NatsBucket:
     return NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
 
 
+def open_(bus: NatsBus) -> OpenExecutions:
+    return OpenExecutions(NatsBucket(bus, subjects.OPEN_BUCKET))
+
+
 async def test_a_quota_holds_over_a_restart_of_the_dispatcher(bus: NatsBus) -> None:
     """Runs that a worker goes on with count by their lease: nothing more is delivered until one has ended."""
     bucket, heard = executions(bus), Heard()
     left = [ExecutionRef("many", str(uuid.uuid4())) for _ in range(2)]
     for ref in left:
         await bucket.create(ref.lease_key, b"worker", ttl=60)
+        await open_(bus).add(ref)
 
     async def answer(request: httpx.Request) -> httpx.Response:
         heard.take(request)
         return httpx.Response(200)
 
     await publish(bus, EXECUTE, "many")
-    async with dispatching(bus, EXECUTE, answer, quota=2, running=lambda: running(bucket)):
+    async with dispatching(bus, EXECUTE, answer, quota=2, running=lambda: running(open_(bus), bucket)):
         await publish(bus, EXECUTE, "other")
         await until(lambda: heard.count("other") == 1)
         assert heard.count("many") == 0

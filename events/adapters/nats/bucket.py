@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from ocf.events.adapters.nats.bus import NatsBus
 from ocf.events.errors import Conflict
-from ocf.events.ports import Entry
+from ocf.events.ports import Entry, Message
 
+#: Keys per request.
+_AT_ONCE = 256
 _MARKERS = ("DEL", "PURGE")
 #: Each write removes the previous value with a rollup header, not by the stream's limit. nats-server (2.15.1) does not
 #: persist limit-based removals: after a kill it restores the older value if the newer one has been removed.
@@ -64,8 +66,20 @@ class NatsBucket:
         marker = await self._bus.publish(self._prefix + key, b"", headers)
         await self._bus.purge(self._stream, self._prefix + key, through=marker)
 
+    async def get_all(self, keys: Sequence[str]) -> list[Entry]:
+        """Implement `Bucket.get_all`."""
+        found: list[Entry] = []
+        for start in range(0, len(keys), _AT_ONCE):
+            wanted = [self._prefix + key for key in keys[start : start + _AT_ONCE]]
+            messages = await self._bus.last_of(self._stream, wanted)
+            found += [self._entry(one) for one in messages if one.headers.get("KV-Operation") not in _MARKERS]
+        return found
+
+    def _entry(self, found: Message) -> Entry:
+        return Entry(found.subject.removeprefix(self._prefix), found.data, found.sequence)
+
     async def entries(self, filter: str = ">", *, after: int = 0) -> AsyncIterator[Entry]:
         """Implement `Bucket.entries`."""
         async for found in self._bus.history(self._stream, self._prefix + filter, after=after):
             if found.headers.get("KV-Operation") not in _MARKERS:
-                yield Entry(found.subject.removeprefix(self._prefix), found.data, found.sequence)
+                yield self._entry(found)

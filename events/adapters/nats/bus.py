@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -238,15 +238,20 @@ class NatsBus:
     async def history(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
         """Implement `Bus.history` by batched direct gets (ADR-31), which need no consumer."""
         while True:
-            batch, pending = await self._batch(stream, subject, after + 1)
+            request = {"seq": after + 1, "next_by_subj": subject, "batch": _BATCH, "max_bytes": _BATCH_BYTES}
+            batch, pending = await self._batch(stream, request)
             for message in batch:
                 yield message
                 after = message.sequence
             if not batch or not pending:
                 return
 
-    async def _batch(self, stream: str, subject: str, start: int) -> tuple[list[Message], int]:
-        """Return the next messages, and the number of messages that follow them in the stream."""
+    async def last_of(self, stream: str, subjects: Sequence[str]) -> list[Message]:
+        """Return the latest stored message of each of at most 1,024 subjects that has one."""
+        return (await self._batch(stream, {"multi_last": list(subjects), "batch": len(subjects)}))[0]
+
+    async def _batch(self, stream: str, request: Mapping[str, object]) -> tuple[list[Message], int]:
+        """Return the messages of a direct get, and the number of messages that follow them in the stream."""
         found: list[Message] = []
         ended: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
 
@@ -260,7 +265,6 @@ class NatsBus:
 
         inbox = self.nc.new_inbox()
         sub = await self.nc.subscribe(inbox, cb=take)
-        request = {"seq": start, "next_by_subj": subject, "batch": _BATCH, "max_bytes": _BATCH_BYTES}
         try:
             with _unavailable(f"read {stream}"):
                 await self.nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)

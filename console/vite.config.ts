@@ -7,7 +7,7 @@ import { version } from "./package.json" with { type: "json" };
 
 /** The gateway that `npm run dev` talks to. */
 const gateway = process.env.OCF_GATEWAY ?? "http://127.0.0.1:3003";
-const api = ["/tasks", "/sessions", "/dlq", "/ready", "/health"];
+const api = ["/tasks", "/sessions", "/dlq", "/usage", "/ready", "/health"];
 const LIBRARY = "dist/stream";
 const CLIENT = "../clients/typescript/dist";
 

@@ -13,6 +13,7 @@ import { script } from "./scenario.mjs";
 import "./seed.mjs";
 import { inbox, newHook } from "./inbox.mjs";
 import { iso, letters, play, say, sessions, start, task, tasks } from "./store.mjs";
+import { usage, usageCsv } from "./usage.mjs";
 
 const PORT = Number(process.env.PORT ?? 3003);
 const DIST = process.env.DIST;
@@ -32,6 +33,12 @@ const server = createServer(async (request, response) => {
   const body = text ? JSON.parse(text) : {};
 
   if (parts[0] === "ready") return json({ ready: true, offline_model: OFFLINE, checks: { nats: { ok: true, ms: 1 } } });
+  if (parts[0] === "usage") {
+    const groups = url.searchParams.get("group_by");
+    if (url.searchParams.get("format") !== "csv") return json(usage(groups, url.searchParams.get("from")));
+    response.writeHead(200, { "Content-Type": "text/csv; charset=utf-8" });
+    return response.end(usageCsv(groups, url.searchParams.get("from")));
+  }
   if (parts[0] === "sessions") {
     if (request.method === "GET") return json({ items: sessions });
     if (request.method === "POST")

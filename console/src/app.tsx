@@ -12,6 +12,7 @@ import { SchedulesScreen } from "./screens/schedules";
 import { SessionsScreen } from "./screens/sessions";
 import { SubmitScreen } from "./screens/submit";
 import { TriggersScreen } from "./screens/triggers";
+import { UsageScreen } from "./screens/usage";
 import { Banners } from "./shell/banners";
 import { Rail } from "./shell/rail";
 import { TokenDialog } from "./shell/token-dialog";
@@ -73,6 +74,7 @@ function Screen({ path }: { path: readonly string[] }): ReactNode {
     return part === "replay" ? <ReplayScreen key={id} id={id} /> : <ExecutionScreen key={id} id={id} />;
   }
   if (place === "sessions") return <SessionsScreen />;
+  if (place === "usage") return <UsageScreen />;
   if (place === "triggers") return <TriggersScreen />;
   if (place === "schedules") return <SchedulesScreen />;
   if (place === "access") return <AccessScreen />;

@@ -16,6 +16,7 @@ import "./styles/sidebar.css";
 import "./styles/diff.css";
 import "./styles/player.css";
 import "./styles/compare.css";
+import "./styles/usage.css";
 import { App } from "./app";
 
 const root = document.getElementById("root");

@@ -72,6 +72,7 @@ SCREENS: dict[str, tuple[str, Callable[[Page], Any] | None, str]] = {
         "dialog[open]",
     ),
     "menu": (f"/#/tasks/{ENDED}", lambda page: page.get_by_label("Download").click(), ".menu[open] .menu-items"),
+    "usage": ("/#/usage?by=model", None, ".charts canvas"),
     "sessions": ("/#/sessions", lambda page: page.get_by_role("button", name="New session").click(), ".inline-form"),
     "triggers": ("/#/triggers", rule_and_event, ".letter-body .tool-output"),
     "a new rule": ("/#/triggers", lambda page: page.get_by_role("button", name="New rule").click(), ".inline-form"),

@@ -14,6 +14,7 @@ import type {
   Schedule,
   Session,
   Task,
+  Usage,
 } from "./types";
 
 const TOKEN_KEY = "ocf.token";
@@ -130,6 +131,14 @@ export const api = {
     (await request(`/tasks/${id}/diff`, { signal, headers: { Accept: "text/x-diff, text/plain, */*" } })).text(),
   compare: (id: string, other: string, signal?: AbortSignal) =>
     json<Comparison>(`/tasks/${id}/compare/${encodeURIComponent(other)}`, { signal }),
+  usage: (group_by: string, from: string, project_id?: string, signal?: AbortSignal) =>
+    json<Usage>(`/usage${query({ group_by, from, project_id })}`, { signal: signal ?? null }),
+  usageCsv: async (group_by: string, from: string, project_id?: string) =>
+    (
+      await request(`/usage${query({ group_by, from, project_id, format: "csv" })}`, {
+        headers: { Accept: "text/csv" },
+      })
+    ).text(),
   sessions: (signal?: AbortSignal) => json<Page<Session>>("/sessions", { signal }),
   createSession: (body: unknown) => json<Session>("/sessions", post(body)),
   destroySession: (id: string) => request(`/sessions/${id}`, { method: "DELETE" }),

@@ -164,6 +164,32 @@ export interface Page<T> {
   readonly next?: string | number | null;
 }
 
+/** A row of `GET /usage`; of the first four only those that were asked for. */
+export interface UsageRow {
+  readonly project?: string;
+  readonly model?: string;
+  readonly day?: string;
+  readonly label?: string;
+  readonly runs: number;
+  readonly completed: number;
+  readonly failed: number;
+  readonly cancelled: number;
+  readonly timed_out: number;
+  readonly rejected: number;
+  readonly input_tokens: number;
+  readonly output_tokens: number;
+  readonly cost_usd: number;
+  /** The mean of the runs that said something, and their number. */
+  readonly first_output_ms?: number;
+  readonly first_outputs: number;
+}
+
+export interface Usage {
+  readonly usage: readonly UsageRow[];
+  /** Failures by reason. */
+  readonly reasons: Readonly<Record<string, number>>;
+}
+
 /** `events/session_record.py`: a conversation and its workspace. */
 export interface Session {
   readonly session_id: string;

@@ -11,6 +11,7 @@ const PLACES: readonly { path: string; name: string; short: string; icon: IconNa
   { path: "/", name: "Executions", short: "Executions", icon: "executions" },
   { path: "/new", name: "New execution", short: "New", icon: "plus" },
   { path: "/sessions", name: "Sessions", short: "Sessions", icon: "sessions" },
+  { path: "/usage", name: "Usage", short: "Usage", icon: "chart", rare: true },
   { path: "/triggers", name: "Triggers", short: "Triggers", icon: "bolt", rare: true },
   { path: "/schedules", name: "Schedules", short: "Schedules", icon: "clock", rare: true },
   { path: "/access", name: "Credentials and hooks", short: "Access", icon: "key", rare: true },

@@ -5,6 +5,7 @@ const PATHS = {
   executions: "M2.5 4h11M2.5 8h11M2.5 12h7",
   plus: "M8 3v10M3 8h10",
   sessions: "M2.5 3.5h11v7h-6L4.5 13v-2.5h-2z",
+  chart: "M2.5 13.5h11M4.5 11V8M8 11V3M11.5 11V5.5",
   bolt: "M9 1.5 3.5 9H8l-1 5.5L12.5 7H8z",
   key: "M5.5 13a3 3 0 1 0 0-6 3 3 0 0 0 0 6ZM7.7 7.800 13.5 2M11 4.5l2 2",
   letters: "M2 4.5h12v8H2zM2 5l6 4.5L14 5",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 
 from ocf.events import subjects
 from ocf.events.adapters.memory_object_store import MemoryStore
@@ -32,6 +33,7 @@ from ocf.functions.runtime.nats_auth import mint_viewer
 from tests.support.database import memory_history
 from tests.support.gateway import chunk
 from tests.support.nats import NatsServer
+from tests.support.relay import GATEWAYS, relay
 
 
 @dataclass
@@ -104,7 +106,19 @@ async def serving(
         settings=replace(settings or GatewaySettings(), nats_ws_url=nats.ws_url),
         mint_viewer=viewers(nats),
     )
-    app = create_app(replace(given, **deps))
+    apps = [create_app(replace(given, **deps)) for _ in range(GATEWAYS)]
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(bus.close)
+        # With several gateways the relay has the port that is asked for.
+        ports = [await stack.enter_async_context(_served(app, port if GATEWAYS == 1 else 0)) for app in apps]
+        url = f"http://127.0.0.1:{ports[0] if GATEWAYS == 1 else await stack.enter_async_context(relay(ports, port))}"
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20))
+        yield Served(url, client, bus, executions, store, history, apps[0].state.gateway)
+
+
+@asynccontextmanager
+async def _served(app: FastAPI, port: int) -> AsyncIterator[int]:
+    """Serve an application on that port, or a free one; yields the port."""
     config = uvicorn.Config(
         app, host="127.0.0.1", port=port, log_config=None, access_log=False, ws="websockets-sansio", lifespan="on"
     )
@@ -115,11 +129,7 @@ async def serving(
         async with asyncio.timeout(10):
             while not server.started:
                 await asyncio.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        url = f"http://127.0.0.1:{port}"
-        async with httpx.AsyncClient(base_url=url, timeout=20) as client:
-            yield Served(url, client, bus, executions, store, history, app.state.gateway)
+        yield server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True
         await serving
-        await bus.close()

@@ -13,9 +13,10 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,11 @@ from ocf.events.errors import NotYetKnown, Unavailable
 from ocf.events.execution_record import Record
 from ocf.events.output import Chunk
 from ocf.functions.core.syscalls import drop_capabilities
+from ocf.stack.ports import free_port
+from ocf.stack.process_table import table
+from ocf.stack.up import plan_of
 from tests.support.processes import parts
+from tests.support.relay import GATEWAYS, relay_thread
 
 ROOT = Path(__file__).resolve().parents[2]
 OCF = Path(sys.executable).with_name("ocf")
@@ -298,12 +303,44 @@ def running_stack(directory: Path, *, privileged: bool = True, **environ: str) -
             preexec_fn=_die_with_us if privileged else _die_with_us_unprivileged,
         )
     try:
-        yield Stack(_ready(process, log), process, agent)
+        answer = _ready(process, log)
+        with second_gateway(answer, {**plain, **defaults, **environ}) if GATEWAYS > 1 else nullcontext():
+            yield Stack(answer, process, agent)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
         assert process.stdout is not None
         process.stdout.close()
+
+
+@contextmanager
+def second_gateway(answer: dict[str, str], environ: Mapping[str, str]) -> Iterator[None]:
+    """Another gateway of the stack, and a relay to both in the place of the first in `answer`."""
+    plan = plan_of(Path(answer["data_dir"]), environ)
+    assert plan is not None
+    control = next(spec for spec in table(plan) if spec.name == "control")
+    port = free_port()
+    with (Path(answer["data_dir"]) / "logs" / "gateway-2.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ocf.functions.runtime.serve"],
+            cwd=control.cwd,
+            env={**control.env, "FUNCTION_TARGET": "gateway", "PORT": str(port)},
+            stdout=log,
+            stderr=log,
+            preexec_fn=_die_with_us,
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5):
+                break
+            time.sleep(0.1)
+        with relay_thread([plan.ports["gateway"], port]) as both:
+            answer["gateway"] = f"http://127.0.0.1:{both}"
+            yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
 
 
 def _agent(folder: Path) -> Path:

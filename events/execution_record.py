@@ -78,6 +78,8 @@ class Record(ForwardCompatible):
     artifacts: ArtifactState | None = None
     artifacts_message: str | None = None
     waited_ms: int = 0
+    #: From the submission to the first text of the agent, in the attempt that ended the execution.
+    first_output_ms: int | None = None
     last_sequence: int = 0
     archived: bool = False
     output_expired: bool = False

@@ -125,6 +125,7 @@ class Outcome(Fact):
     duration_ms: int
     queued_ms: int = 0
     waited_ms: int = 0
+    first_output_ms: int | None = Field(None, description="from submit to the first text of the agent")
     result: str = ""
     result_bytes: int | None = Field(None, description="bytes of the whole result, when `result` is shortened")
     output: Any = Field(None, description="the JSON value that fits `output_schema`")

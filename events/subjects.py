@@ -83,6 +83,11 @@ def poll(project: str, rule: str) -> str:
     return f"ocf.poll.{check_project(project)}.{rule}"
 
 
+def announcement(project: str, execution: str) -> str:
+    """Return `ocf.gateway.submitted.<project>.<execution>`: a gateway tells the others of a submit (core NATS)."""
+    return f"ocf.gateway.submitted.{check_project(project)}.{check_id(execution)}"
+
+
 def project_name(text: str) -> str | None:
     """Return `text` if it is a valid project name, else None."""
     return text if _PROJECT.fullmatch(text) else None

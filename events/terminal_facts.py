@@ -80,6 +80,7 @@ class Work:
     artifacts: ArtifactState = "stored"
     artifacts_message: str | None = None
     waited_ms: int = 0
+    first_output_at: datetime | None = None
     published: PublishedResult | None = None
     rerun: RerunResult | None = None
 
@@ -133,6 +134,7 @@ def compose(
         "queued_ms": milliseconds((record.started_at or now) - record.submitted_at),
         "duration_ms": duration_ms(record, now, work.waited_ms),
         "waited_ms": work.waited_ms,
+        "first_output_ms": milliseconds(work.first_output_at - record.submitted_at) if work.first_output_at else None,
         "usage": work.usage,
         "result": work.result,
         "output": work.output,

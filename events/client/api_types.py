@@ -684,9 +684,10 @@ class SessionAccepted(TypedDict):
 
 
 class SessionList(TypedDict):
-    """The sessions of the caller's projects, newest first."""
+    """One page of the sessions, newest first. `next` is the `cursor` of the next page."""
 
     items: list[dict[str, Any]]
+    next: NotRequired[str | None]
 
 
 class Setup(TypedDict):
@@ -896,6 +897,8 @@ class UsageRow(TypedDict):
     cancelled: int
     timed_out: int
     rejected: int
+    first_output_ms: NotRequired[int | None]
+    first_outputs: NotRequired[int]
     requests: int
     input_tokens: int
     output_tokens: int

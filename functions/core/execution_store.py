@@ -154,6 +154,7 @@ class Records:
                 "artifacts": outcome.artifacts,
                 "artifacts_message": outcome.artifacts_message,
                 "waited_ms": outcome.waited_ms,
+                "first_output_ms": outcome.first_output_ms,
                 "last_sequence": max(record.last_sequence, outcome.last_sequence),
                 "waiting_for": None,
                 "commit": outcome.commit,

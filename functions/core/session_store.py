@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
+
+import structlog
+from pydantic import ValidationError
 
 from ocf.events import subjects
 from ocf.events.command_payloads import SessionDestroy
@@ -14,6 +17,8 @@ from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session
 from ocf.functions.core import compare_and_set, schedules
 from ocf.functions.core.execution_store import Records
+
+log = structlog.get_logger()
 
 DESTROY = "dev.ocf.session.destroy.v1"
 #: CloudEvents source of a scheduled destroy, which takes effect only if the session is idle and overdue.
@@ -31,6 +36,14 @@ class Sessions:
         """Return the record, or None."""
         entry = await self._bucket.get(SessionRef(project, session).record_key)
         return None if entry is None else Session.read(entry.value)
+
+    async def all(self) -> AsyncIterator[Session]:
+        """Yield every session that this release can read."""
+        async for entry in self._bucket.entries("*.*"):
+            try:
+                yield Session.read(entry.value)
+            except ValidationError as error:
+                log.error("unreadable", action="sessions.unreadable", key=entry.key, errors=error.error_count())
 
     async def create(self, session: Session) -> None:
         """Store a new record. Raises Conflict if there is one."""

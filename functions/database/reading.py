@@ -12,8 +12,8 @@ from sqlalchemy import tuple_ as row_of
 
 from ocf.events.lifecycle import TERMINAL, State
 from ocf.events.output import Usage
-from ocf.events.refs import ExecutionRef
-from ocf.functions.database.tables import Kept, executions, labels
+from ocf.events.refs import ExecutionRef, SessionRef
+from ocf.functions.database.tables import Kept, executions, labels, sessions
 from ocf.functions.database.writing import words_of
 
 _COLUMNS = executions.c
@@ -25,9 +25,11 @@ _LISTED = [
     if column.name not in ("id", "day", "result", "words", "archive_expired", "output_expired", "evicted")
 ]
 _OPEN = tuple(state.value for state in State if state not in TERMINAL)
+#: Executions above which SQLite looks for words in the order of time, not by the text index.
+FREQUENT = 1_000
 Group = Literal["project", "model", "day", "label"]
 
-#: Time of submission, execution, project.
+#: Time of submission or creation, execution or session, project.
 Position = tuple[datetime, str, str]
 
 
@@ -65,6 +67,10 @@ def page(connection: Connection, wanted: Filter, limit: int, after: Position | N
             query = query.where(labels.c.project_id.in_(sorted(wanted.projects)))
         order = (labels.c.submitted_at, labels.c.execution_id, labels.c.project_id)
         wanted = replace(wanted, labels=tuple(label for label in wanted.labels if label != first))
+    if wanted.text is not None and connection.dialect.name == "sqlite" and _are_frequent(connection, wanted.text):
+        # SQLite would sort all that match; enough of them are among the newest.
+        query = query.where(*(func.instr(" " + _COLUMNS.words, f" {word}") > 0 for word in words_of(wanted.text)))
+        wanted = replace(wanted, text=None)
     query = query.where(*_conditions(wanted, connection.dialect.name))
     if after is not None:
         query = query.where(row_of(*order) < row_of(*after))
@@ -82,6 +88,20 @@ def projects_of(connection: Connection, execution: str) -> list[str]:
     """Return the projects that have an execution of this id."""
     found = connection.execute(select(_COLUMNS.project_id).where(_COLUMNS.execution_id == execution))
     return sorted(found.scalars())
+
+
+def session_page(
+    connection: Connection, projects: frozenset[str] | None, limit: int, after: Position | None = None
+) -> list[tuple[SessionRef, datetime]]:
+    """Return the newest `limit` sessions of the projects (None: of all) below `after`, with their creation."""
+    order = (sessions.c.created_at, sessions.c.session_id, sessions.c.project_id)
+    query = select(sessions.c.project_id, sessions.c.session_id, sessions.c.created_at)
+    if projects is not None:
+        query = query.where(sessions.c.project_id.in_(sorted(projects)))
+    if after is not None:
+        query = query.where(row_of(*order) < row_of(*after))
+    rows = connection.execute(query.order_by(*(column.desc() for column in order)).limit(limit))
+    return [(SessionRef(project, session), created) for project, session, created in rows]
 
 
 def result_of(connection: Connection, ref: ExecutionRef) -> dict[str, Any] | None:
@@ -127,7 +147,9 @@ def pending_before(connection: Connection, position: Position) -> int:
 
 
 def usage(connection: Connection, wanted: Filter, groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Return runs, results, tokens and cost by group, in the order of the groups. Open executions count at their end.
+    """Return runs, results, tokens, cost and the mean time to the first output by group, in the order of the groups.
+
+    Open executions count what their row has.
 
     With the group `label` an execution counts once for each of its labels.
     """
@@ -146,11 +168,14 @@ def usage(connection: Connection, wanted: Filter, groups: Sequence[Group]) -> li
         func.sum(case((_COLUMNS.status == state.value, 1), else_=0)).label(state.value)
         for state in (State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMED_OUT, State.REJECTED)
     ]
-    query = select(*by, func.count().label("runs"), *states, *counted.values()).select_from(source)
+    first = _COLUMNS.first_output_ms
+    outputs = (func.avg(first).label("first_output_ms"), func.count(first).label("first_outputs"))
+    query = select(*by, func.count().label("runs"), *states, *outputs, *counted.values()).select_from(source)
     query = query.where(*_conditions(wanted, connection.dialect.name)).group_by(*by).order_by(*by)
     rows = [dict(row) for row in connection.execute(query).mappings()]
-    # PostgreSQL's sums of bigint are decimals.
-    return [{k: int(v) if k in counted and k != "cost_usd" else v for k, v in row.items()} for row in rows]
+    # PostgreSQL's sums and means of bigint are decimals.
+    whole = {"first_output_ms", *counted} - {"cost_usd"}
+    return [{k: int(v) if k in whole and v is not None else v for k, v in row.items()} for row in rows]
 
 
 def reasons(connection: Connection, wanted: Filter) -> dict[str, int]:
@@ -203,6 +228,18 @@ def _conditions(wanted: Filter, dialect: str) -> list[ColumnElement[bool]]:
     return found
 
 
+def _are_frequent(connection: Connection, wanted: str) -> bool:
+    """Return whether more executions have these words than SQLite sorts in milliseconds."""
+    if not (words := words_of(wanted)):
+        return False
+    found = text("SELECT rowid FROM execution_words WHERE execution_words MATCH :words LIMIT 1 OFFSET :most")
+    return connection.execute(found, {"words": _fts(words), "most": FREQUENT}).first() is not None
+
+
+def _fts(words: Sequence[str]) -> str:
+    return " ".join(f'"{word}"*' for word in words)
+
+
 def _has_words(wanted: str, dialect: str) -> ColumnElement[bool]:
     """Return the condition that a word begins with each word of `wanted`, by the text index of the dialect."""
     words = words_of(wanted)
@@ -213,4 +250,4 @@ def _has_words(wanted: str, dialect: str) -> ColumnElement[bool]:
         query = func.to_tsquery(simple, " & ".join(f"{word}:*" for word in words))
         return func.to_tsvector(simple, _COLUMNS.words).op("@@")(query)
     match = text("SELECT rowid FROM execution_words WHERE execution_words MATCH :words")
-    return _COLUMNS.id.in_(match.bindparams(words=" ".join(f'"{word}"*' for word in words)).columns(executions.c.id))
+    return _COLUMNS.id.in_(match.bindparams(words=_fts(words)).columns(executions.c.id))

@@ -15,6 +15,7 @@ from ocf.events.execution_record import Record
 from ocf.events.ports import Bus, Message, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.execution_store import Records
+from ocf.functions.core.session_store import Sessions
 from ocf.functions.database.store import History
 
 log = structlog.get_logger()
@@ -33,8 +34,8 @@ class Rebuilt:
     unreadable: int = 0
 
 
-async def rebuild(bus: Bus, store: ObjectStore, records: Records, history: History) -> Rebuilt:
-    """Write the rows of every execution that archive, records or stream still hold; remove those of deleted ones.
+async def rebuild(bus: Bus, store: ObjectStore, records: Records, sessions: Sessions, history: History) -> Rebuilt:
+    """Write the rows of every session and execution that archive, records or stream hold; remove deleted ones.
 
     Raises:
         Unavailable: A server does not answer; repeat the call.
@@ -57,7 +58,14 @@ async def rebuild(bus: Bus, store: ObjectStore, records: Records, history: Histo
         done.facts += len(batch)
     for ref in deleted:
         await history.remove(ref)
+    await from_sessions(sessions, history)
     return done
+
+
+async def from_sessions(sessions: Sessions, history: History) -> None:
+    """Write the row of every session that has a record."""
+    async for session in sessions.all():
+        await history.save_session(session)
 
 
 async def from_records(records: Records, history: History, deleted: Set[ExecutionRef] = frozenset()) -> int:

@@ -13,7 +13,8 @@ from ocf.events import subjects
 from ocf.events.envelope import Event
 from ocf.events.execution_record import Record
 from ocf.events.ports import ConsumerSpec
-from ocf.events.refs import ExecutionRef
+from ocf.events.refs import ExecutionRef, SessionRef
+from ocf.events.session_record import Session
 from ocf.functions.database import reading, writing
 from ocf.functions.database.connection import Database, engine_of
 from ocf.functions.database.reading import Filter, Group, Position
@@ -55,6 +56,20 @@ class History:
     async def page(self, wanted: Filter, limit: int, after: Position | None = None) -> list[dict[str, Any]]:
         """Return the newest `limit` executions below `after`, with the fields of the gateway's `TaskSummary`."""
         return await self._database.run(lambda connection: reading.page(connection, wanted, limit, after))
+
+    async def save_session(self, session: Session) -> None:
+        """Write the row of a session. Raises as `save` does."""
+        await self._database.run(lambda connection: writing.save_session(connection, session))
+
+    async def remove_session(self, ref: SessionRef) -> None:
+        """Remove the row of a session."""
+        await self._database.run(lambda connection: writing.remove_session(connection, ref))
+
+    async def session_page(
+        self, projects: frozenset[str] | None, limit: int, after: Position | None = None
+    ) -> list[tuple[SessionRef, datetime]]:
+        """Return the newest `limit` sessions of the projects (None: of all) below `after`, with their creation."""
+        return await self._database.run(lambda connection: reading.session_page(connection, projects, limit, after))
 
     async def projects_of(self, execution: str) -> list[str]:
         """Return the projects that have an execution of this id."""

@@ -75,6 +75,7 @@ executions = Table(
     #: Day of the submission in UTC, as in 2026-11-29.
     Column("day", Name, nullable=False),
     Column("duration_ms", BigInteger),
+    Column("first_output_ms", BigInteger),
     Column("attempt", Integer, nullable=False),
     Column("progress", Integer, nullable=False),
     Column("cancel_requested", Boolean, nullable=False),
@@ -134,6 +135,19 @@ attempts = Table(
     Column("ended_at", Time),
     Column("outcome", Name),
     PrimaryKeyConstraint("project_id", "execution_id", "number"),
+)
+
+#: The sessions that exist, for their order; everything else about them is in their records.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("project_id", Name),
+    Column("session_id", Name),
+    Column("created_at", Time, nullable=False),
+    Column("labels", Json, nullable=False),
+    PrimaryKeyConstraint("project_id", "session_id"),
+    Index("sessions_time", "created_at", "session_id", "project_id"),
+    Index("sessions_project", "project_id", "created_at", "session_id"),
 )
 
 events = Table(

@@ -15,9 +15,10 @@ from ocf.events.envelope import Event
 from ocf.events.execution_record import Record
 from ocf.events.input_limits import KIB, shorten
 from ocf.events.output import Usage
-from ocf.events.refs import ExecutionRef
+from ocf.events.refs import ExecutionRef, SessionRef
+from ocf.events.session_record import Session
 from ocf.events.terminal_facts import duration_ms
-from ocf.functions.database.tables import Kept, attempts, events, executions, labels
+from ocf.functions.database.tables import Kept, attempts, events, executions, labels, sessions
 
 #: Bytes of JSON of a result in its row, and characters of it that the text index has.
 _RESULT, _INDEXED = 32 * KIB, 16 * 1024
@@ -75,6 +76,20 @@ def remove(connection: Connection, ref: ExecutionRef) -> None:
         connection.execute(
             delete(table).where(columns.project_id == ref.project, columns.execution_id == ref.execution)
         )
+
+
+def save_session(connection: Connection, session: Session) -> None:
+    """Write the row of a session, unless there is one."""
+    key = {"project_id": session.project_id, "session_id": session.session_id}
+    row = _clean({**key, "created_at": session.created_at, "labels": session.labels})
+    _upsert(connection, sessions, [row], tuple(key))
+
+
+def remove_session(connection: Connection, ref: SessionRef) -> None:
+    """Remove the row of a session."""
+    columns = sessions.c
+    where = (columns.project_id == ref.project, columns.session_id == ref.session)
+    connection.execute(delete(sessions).where(*where))
 
 
 def words_of(text: str) -> list[str]:
@@ -135,6 +150,7 @@ def _execution(record: Record) -> dict[str, Any]:
         "ended_at": record.ended_at,
         "day": record.submitted_at.astimezone(UTC).strftime("%Y-%m-%d"),
         "duration_ms": duration_ms(record, ended, record.waited_ms) if ended is not None else None,
+        "first_output_ms": record.first_output_ms,
         "attempt": record.attempts[-1].number if record.attempts else 0,
         "progress": record.progress,
         "cancel_requested": record.cancel_requested,

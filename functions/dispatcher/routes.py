@@ -11,8 +11,12 @@ from ocf.events.ports import ConsumerSpec
 _ENDED = tuple(spec.verb for spec in TERMINAL_TYPES.values())
 #: A rejected session command has the subject of a rejected submit.
 _SESSION_REJECTED = "dev.ocf.session.rejected.v1"
-#: Every fact about an execution.
-_HISTORY = tuple(spec.verb for spec in TYPES.values() if spec.kind == "evt" and spec.entity == "execution")
+#: Every fact about an execution, and those by which a session begins and ends.
+_HISTORY = tuple(
+    spec
+    for spec in TYPES.values()
+    if spec.kind == "evt" and (spec.entity == "execution" or spec.verb in ("created", "destroyed"))
+)
 #: High enough that messages waiting for a retry do not block later ones.
 _MAX_ACK_PENDING = 1_000
 
@@ -161,8 +165,8 @@ ROUTES: tuple[Route, ...] = (
         "history",
         "history",
         subjects.EVENTS,
-        (*(f"ocf.evt.*.*.{what}" for what in _HISTORY), subjects.redelivery_subject("ocf.evt.*.*.*", "history")),
-        (*(f"dev.ocf.task.{what}.v1" for what in _HISTORY), _SESSION_REJECTED),
+        (*(f"ocf.evt.*.*.{spec.verb}" for spec in _HISTORY), subjects.redelivery_subject("ocf.evt.*.*.*", "history")),
+        (*(spec.type for spec in _HISTORY), _SESSION_REJECTED),
         in_flight=16,
         max_deliveries=0,
         timeout=30.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
@@ -15,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.gateway import problems
 from ocf.functions.gateway.context import Gateway
 from ocf.functions.gateway.dependencies import GatewayDeps
@@ -119,9 +121,11 @@ async def _not_allowed(request: Request, error: Exception) -> Response:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     gateway: Gateway = app.state.gateway
+    listening = asyncio.create_task(gateway.listing.listen())
     try:
         yield
     finally:
+        await cancel_and_wait([listening])
         await gateway.auth.close()
 
 

@@ -53,6 +53,11 @@ class Principal:
         projects = "*" if self.projects is None else ",".join(sorted(self.projects))
         return "\n".join((self.issuer, self.name, projects))
 
+    @property
+    def only_project(self) -> str | None:
+        """Return the project of a caller who has only one."""
+        return next(iter(self.projects)) if self.projects is not None and len(self.projects) == 1 else None
+
     def may(self, project: str) -> bool:
         """Return whether the caller may act in `project`."""
         return self.projects is None or project in self.projects
@@ -72,9 +77,7 @@ class Principal:
 
     def project_or(self, asked: str | None, default: str) -> str:
         """Return the project of a call: the requested one, else the caller's only one, else the default."""
-        if asked is None and self.projects is not None and len(self.projects) == 1:
-            return next(iter(self.projects))
-        return self.check(asked if asked is not None else default)
+        return self.check(asked) if asked is not None else self.only_project or self.check(default)
 
 
 ANYBODY = Principal("loopback", None)

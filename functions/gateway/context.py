@@ -20,7 +20,7 @@ from ocf.events.base_model import ExecutionId, Model, ProjectId
 from ocf.events.command_payloads import MAX_COMMAND_BYTES, TaskRequest
 from ocf.events.command_publisher import publish_command
 from ocf.events.dataref import offload
-from ocf.events.errors import OcfError
+from ocf.events.errors import OcfError, Unavailable
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.refs import ExecutionRef
@@ -93,7 +93,7 @@ class Gateway:
         """Publish the submit of an execution, and count and list it. Raises as `publish` does."""
         await self.publish("dev.ocf.task.submit.v1", task, trace, only_first=only_first, **extensions)
         self.metrics.submitted.inc()
-        self.listing.submitted(ref)
+        await self.listing.submitted(ref)
 
     async def record(self, project: str, execution: str) -> Record | None:
         """Return the current record; None when there is none."""
@@ -117,6 +117,8 @@ class Gateway:
         """
         if asked is not None:
             return await self._found(caller.check(asked), execution)
+        if caller.only_project is not None:
+            return await self._found(caller.only_project, execution)
         known = await self._projects_of(execution, caller)
         if not known:
             raise not_found(execution)
@@ -125,15 +127,26 @@ class Gateway:
         return await self._found(known[0], execution)
 
     async def _projects_of(self, execution: str, caller: Principal) -> list[str]:
-        """Return the caller's projects that have the execution: from the history, else the records, else the bus."""
-        found = set(await self.listing.projects_of(execution))
-        if not found:
-            keys = [entry.key async for entry in self.deps.executions.entries(f"*.{execution}")]
-            found = {key.split(".")[0] for key in keys}
+        """Return the caller's projects that have the execution: from the history, else from NATS.
+
+        Raises:
+            Unavailable: The database does not answer, and the execution may be one that has left NATS.
+        """
+        away: Unavailable | None = None
+        found: set[str] = set()
+        try:
+            found = set(await self.deps.history.projects_of(execution))
+        except Unavailable as error:
+            away = error
         if not found:
             wanted = f"ocf.cmd.submit.*.{execution}"
             submits = [message.subject async for message in self.deps.bus.history(subjects.COMMANDS, wanted)]
             found = {subject.split(".")[3] for subject in submits}
+        if away is not None and not found:
+            # Reads the keys of all records, which the database saves.
+            found = {entry.key.split(".")[0] async for entry in self.deps.executions.entries(f"*.{execution}")}
+            if not found:
+                raise away
         return sorted(project for project in found if caller.may(project))
 
     async def _found(self, project: str, execution: str) -> ExecutionHandle:

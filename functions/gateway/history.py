@@ -1,7 +1,7 @@
 """The list of executions: rows of the database, with the state of open ones from their records.
 
-The gateway itself remembers only what was submitted through it in the last minute, so that a caller finds an execution
-in the list at once.
+A gateway remembers only what was submitted through any gateway in the last minute, so that a caller finds an execution
+in the list at once. Gateways announce submits to each other.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
+from ocf.events import subjects
 from ocf.events.errors import Unavailable
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import FieldError
 from ocf.events.lifecycle import TERMINAL, State
 from ocf.events.ports import Bucket, Bus, Clock
-from ocf.events.refs import ExecutionRef
+from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.database.reading import Filter, Position
 from ocf.functions.database.store import CONSUMER, History
 from ocf.functions.database.writing import words_of
@@ -30,24 +33,68 @@ from ocf.functions.gateway.response_schemas import TaskPage, TaskSummary
 _RECENT, _MOST_RECENT = timedelta(seconds=60), 1_000
 
 
+#: Announcements of submits, on which only functions may publish, and facts of new sessions.
+_BEGINNINGS = ("ocf.gateway.submitted.*.*", "ocf.evt.*.*.created")
+#: Seconds between two tries to subscribe.
+_RETRY = 1.0
+_Ref = TypeVar("_Ref", ExecutionRef, SessionRef)
+
+
+class Recent(Generic[_Ref]):
+    """Executions or sessions of the last minute, which the history may not have yet."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._times: dict[_Ref, datetime] = {}
+
+    def add(self, ref: _Ref) -> None:
+        """Remember it; forget the oldest above the limit."""
+        if len(self._times) >= _MOST_RECENT:
+            del self._times[next(iter(self._times))]
+        self._times.setdefault(ref, self._clock.now())
+
+    def times(self) -> dict[_Ref, datetime]:
+        """Return them with the times at which they were added."""
+        since = self._clock.now() - _RECENT
+        self._times = {ref: at for ref, at in self._times.items() if at > since}
+        return self._times
+
+
 class Listing:
-    """The history as one gateway shows it."""
+    """The history as the gateways show it."""
 
     def __init__(self, history: History, executions: Bucket, bus: Bus, clock: Clock) -> None:
         self._history = history
         self._executions = executions
         self._bus = bus
         self._clock = clock
-        #: Times of the submits of the last minute.
-        self._recent: dict[ExecutionRef, datetime] = {}
-        #: Those that had a record when it was last read.
+        self._recent = Recent[ExecutionRef](clock)
+        self.sessions = Recent[SessionRef](clock)
+        #: Recent submits that had a record when it was last read.
         self._recorded: set[ExecutionRef] = set()
 
-    def submitted(self, ref: ExecutionRef) -> None:
-        """Remember a submit."""
-        if len(self._recent) >= _MOST_RECENT:
-            del self._recent[next(iter(self._recent))]
-        self._recent[ref] = self._clock.now()
+    async def submitted(self, ref: ExecutionRef) -> None:
+        """Remember a submit, and announce it. Without the announcement other gateways list it some moments later."""
+        self._recent.add(ref)
+        with suppress(Unavailable):
+            await self._bus.publish_live(subjects.announcement(ref.project, ref.execution), b"", {})
+
+    async def listen(self) -> None:
+        """Remember what begins through any gateway, until cancelled."""
+        while True:
+            try:
+                async with self._bus.listen(*_BEGINNINGS) as messages:
+                    async for message in messages:
+                        self._heard(message.subject.split("."))
+            except Unavailable:
+                await self._clock.sleep(_RETRY)
+
+    def _heard(self, parts: Sequence[str]) -> None:
+        match parts:
+            case ["ocf", "gateway", _, project, execution]:
+                self._recent.add(ExecutionRef(project, execution))
+            case ["ocf", "evt", project, session, _]:
+                self.sessions.add(SessionRef(project, session))
 
     async def page(self, wanted: Filter, limit: int, after: Position | None) -> TaskPage:
         """Return the newest `limit` executions below `after`.
@@ -63,26 +110,26 @@ class Listing:
         shown: dict[ExecutionRef, TaskSummary | None] = {**listed, **dict.fromkeys(open_)}
         shown |= await self._live(open_, wanted)
         if after is None:
-            shown |= await self._live([ref for ref in self._unlisted() if ref not in listed], wanted)
+            shown |= await self._live([ref for ref in self._unlisted(wanted) if ref not in listed], wanted)
         newest = sorted((item for item in shown.values() if item), key=position_of, reverse=True)
         if len(newest) > limit:
             newest = newest[:limit]
             last = newest[-1]
         return TaskPage(items=newest, next=encode_cursor(position_of(last)) if last else None, behind=behind)
 
-    def _unlisted(self) -> list[ExecutionRef]:
+    def _unlisted(self, wanted: Filter) -> list[ExecutionRef]:
         """Return the submits of the last minute."""
-        since = self._clock.now() - _RECENT
-        self._recent = {ref: at for ref, at in self._recent.items() if at > since}
-        self._recorded &= self._recent.keys()
-        return list(self._recent)
+        recent = self._recent.times()
+        self._recorded &= recent.keys()
+        return [ref for ref in recent if wanted.projects is None or ref.project in wanted.projects]
 
     async def _live(self, refs: Sequence[ExecutionRef], wanted: Filter) -> dict[ExecutionRef, TaskSummary | None]:
         """Return the executions that match by their records; one without a record is new, if it is a recent submit."""
         entries = await asyncio.gather(*(self._executions.get(ref.record_key) for ref in refs))
         found: dict[ExecutionRef, TaskSummary | None] = {}
+        recent = self._recent.times()
         for ref, entry in zip(refs, entries, strict=True):
-            at = self._recent.get(ref)
+            at = recent.get(ref)
             if entry is None and (at is None or ref in self._recorded):
                 continue  # deleted
             if entry is not None and at is not None:
@@ -110,13 +157,6 @@ class Listing:
             await self._history.ready()
         except Unavailable as error:
             raise Unavailable(f"{error}; {await self.behind()} facts are not in it yet") from None
-
-    async def projects_of(self, execution: str) -> list[str]:
-        """Return the projects that have an execution of this id; none when the database does not answer."""
-        try:
-            return await self._history.projects_of(execution)
-        except Unavailable:
-            return []
 
     async def queue_position(self, record: Record) -> int | None:
         """Return the number of pending executions before it, plus one; None unless it is pending, or if unknown."""

@@ -11,11 +11,12 @@ from ocf.events.command_publisher import NATS_DELIVERIES
 from ocf.events.envelope import Event, parse
 from ocf.events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, OcfError
 from ocf.events.event_types import TERMINAL_TYPES
-from ocf.events.fact_payloads import Fact
+from ocf.events.fact_payloads import Fact, SessionCreated, SessionDestroyed
 from ocf.events.ports import Bus
-from ocf.events.refs import ExecutionRef
+from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.core.command_events import ids_of
 from ocf.functions.core.execution_store import Records
+from ocf.functions.core.session_store import Sessions
 from ocf.functions.database.store import History
 
 #: Deliveries after which a fact that fails unexpectedly becomes a dead letter.
@@ -23,17 +24,23 @@ MAX_TRIES = 30
 _ENDS = frozenset(spec.type for spec in TERMINAL_TYPES.values())
 
 
-async def history(event: Event, *, bus: Bus, records: Records, history: History) -> None:
-    """Handle a fact about an execution.
+async def history(event: Event, *, bus: Bus, records: Records, session_records: Sessions, history: History) -> None:
+    """Handle a fact about an execution or a session.
 
     Raises:
         Unavailable: The database does not answer; the fact waits.
         NotYetKnown: A lagging replica of the bucket does not have the fact's change yet.
-        Drop: The fact is about a session, or about an execution without a record.
+        Drop: There is no record any more, or the fact changes no row.
         DeadLetter: The fact cannot become a row. Other executions are not affected.
     """
     try:
-        await _project(event, bus, records, history)
+        fact = parse(event)
+        if isinstance(fact, SessionCreated | SessionDestroyed):
+            await _project_session(fact, bus, session_records, history)
+        elif isinstance(fact, Fact):
+            await _project(event, bus, records, history)
+        else:
+            raise Drop("not a fact that changes a row")
     except (OcfError, OSError):
         raise
     except Exception as error:
@@ -47,9 +54,6 @@ def _deliveries(event: Event) -> int:
 
 
 async def _project(event: Event, bus: Bus, records: Records, history: History) -> None:
-    fact = parse(event)
-    if not isinstance(fact, Fact):
-        raise Drop("not a fact about an execution")
     ref = ExecutionRef(*ids_of(event))
     try:
         subjects.check_project(ref.project)
@@ -70,3 +74,15 @@ async def _project(event: Event, bus: Bus, records: Records, history: History) -
     # Cleanup removes the record, then publishes `cleaned`. If it did so meanwhile, these rows would stay.
     if await records.get(ref.project, ref.execution) is None and await bus.last(subjects.EVENTS, ref.fact("cleaned")):
         await history.remove(ref)
+
+
+async def _project_session(
+    fact: SessionCreated | SessionDestroyed, bus: Bus, sessions: Sessions, history: History
+) -> None:
+    ref = SessionRef(fact.project_id, fact.session_id)
+    session = await sessions.get(ref.project, ref.session) if isinstance(fact, SessionCreated) else None
+    if session is not None:
+        await history.save_session(session)
+    # `destroyed` is published before the record is deleted, and may have been handled meanwhile.
+    if session is None or await bus.last(subjects.EVENTS, subjects.fact(ref.project, ref.session, "destroyed")):
+        await history.remove_session(ref)

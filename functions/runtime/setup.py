@@ -157,9 +157,11 @@ async def run(settings: Settings) -> int:
             # For executions of an earlier release, whose schedules would expire; each ends when it finds none.
             for schedule in (SWEEP, EVICTION, RETENTION) if settings.retention else (SWEEP, EVICTION):
                 await ensure_schedule(bus, schedule, replace=True)
-        if fresh:  # executions of an earlier release whose facts have expired
-            async with bootstrap.build(settings, "setup") as deps:
+        async with bootstrap.build(settings, "setup") as deps:
+            if fresh:  # executions of an earlier release whose facts have expired
                 await rebuild.from_records(deps.records, deps.history)
+            # Those of a release whose history had no sessions.
+            await rebuild.from_sessions(deps.session_records, deps.history)
     except OcfError as error:
         sys.stderr.write(f"ocf: setup: {error}\n")
         return 1

@@ -55,7 +55,7 @@ async def _rebuild(settings: Settings, json_output: bool) -> int:
     try:
         migrate(settings.history_url())
         async with build(settings, "rebuild") as deps:
-            done = await write(deps.bus, deps.store, deps.records, deps.history)
+            done = await write(deps.bus, deps.store, deps.records, deps.session_records, deps.history)
     except OcfError as error:
         fail(str(error))
     if json_output:

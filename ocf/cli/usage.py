@@ -22,7 +22,7 @@ async def usage(
     every: Annotated[bool, typer.Option("--all", help="Of all projects that you may read.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values, for a spreadsheet.")] = False,
 ) -> int:
-    """Sum runs, results, tokens and cost of the project by day, model, label; groups are comma separated.
+    """Sum runs, results, tokens, cost and mean time to first output by day, model, label (comma separated).
 
     Open executions count what their row has. Times are RFC 3339 with a zone, such as 2026-11-29T00:00:00Z.
     """
@@ -47,6 +47,8 @@ async def usage(
         tokens = f"{row['input_tokens']:,} in, {row['output_tokens']:,} out"
         screen.print(f"[bold]{name}[/]", highlight=False)
         line = f"   {row['completed']}/{row['runs']} completed, {tokens}, ${row['cost_usd']:.2f}"
+        if (first := row.get("first_output_ms")) is not None:
+            line += f", first output after {first / 1000:.1f} s"
         screen.print(line, highlight=False)
     reasons = ", ".join(f"{plain(reason)} {count}" for reason, count in sorted(found["reasons"].items()))
     if reasons:

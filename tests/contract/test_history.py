@@ -19,8 +19,9 @@ from ocf.events.errors import DeadLetter, Unavailable
 from ocf.events.execution_record import Attempt, Record
 from ocf.events.lifecycle import Reason, State
 from ocf.events.output import Usage
-from ocf.events.refs import ExecutionRef
-from ocf.functions.database import tables
+from ocf.events.refs import ExecutionRef, SessionRef
+from ocf.events.session_record import Session
+from ocf.functions.database import reading, tables
 from ocf.functions.database.connection import Database, engine_of
 from ocf.functions.database.migrate import migrate
 from ocf.functions.database.reading import Filter, Position
@@ -82,7 +83,7 @@ async def rows(database: Database, name: str) -> list[dict[str, Any]]:
 
 
 async def everything(database: Database) -> dict[str, list[dict[str, Any]]]:
-    return {name: await rows(database, name) for name in tables.metadata.tables}
+    return {name: await rows(database, name) for name in tables.metadata.tables if name != "sessions"}
 
 
 async def listed(history: History, after: Position | None = None, limit: int = 50, **wanted: Any) -> list[int]:
@@ -153,6 +154,41 @@ async def test_repeated_late_and_reordered_facts_change_nothing(database: Databa
     for step in reversed(steps):
         await history.save(*step)
     assert await everything(database) == expected
+
+
+@pytest.mark.parametrize("frequent", [0, 1_000])
+async def test_frequent_words_are_found_as_rare_ones(
+    history: History, monkeypatch: pytest.MonkeyPatch, frequent: int
+) -> None:
+    """By the text index or in the order of time: the same executions for beginnings of words, in any case."""
+    monkeypatch.setattr(reading, "FREQUENT", frequent)
+    for number, title in enumerate(("Mend the parser", "Mending (ÄRGER)", "amend", "the_mend 100%"), 1):
+        await history.save(record(number, title=title))
+    assert await listed(history, text="mend") == [4, 2, 1]
+    assert await listed(history, text="mend the") == [4, 1]
+    assert await listed(history, text="ärg") == [2]
+    assert await listed(history, text="100%") == [4]
+    assert await listed(history, text="mend", limit=1, after=(NOW + timedelta(seconds=4), an_id(4), "p")) == [2]
+    assert await listed(history, text="mend", projects=frozenset("q")) == []
+    assert await listed(history, text="%") == []
+
+
+async def test_sessions_come_in_pages_and_go(history: History) -> None:
+    """Newest first, of some projects or all, by their place in time; a repeated one is one, a removed one is none."""
+    refs = [SessionRef("pq"[number % 2], an_id(number)) for number in range(5)]
+    for number, ref in enumerate(refs * 2):
+        at = NOW + timedelta(seconds=number % 5)
+        times = {"created_at": at, "updated_at": at, "expires_at": at, "ttl_seconds": 60}
+        ids = {"project_id": ref.project, "session_id": ref.session}
+        await history.save_session(Session.model_validate({**ids, **times, "labels": {"a": "b"}}))
+    first = await history.session_page(None, 3)
+    assert [ref for ref, _ in first] == refs[:1:-1]
+    ref, at = first[-1]
+    assert [one for one, _ in await history.session_page(None, 3, (at, ref.session, ref.project))] == refs[1::-1]
+    assert [one for one, _ in await history.session_page(frozenset("q"), 9)] == [refs[3], refs[1]]
+    await history.remove_session(SessionRef("p", refs[1].session))
+    await history.remove_session(refs[3])
+    assert [one for one, _ in await history.session_page(frozenset("q"), 9)] == [refs[1]]
 
 
 async def test_nothing_of_a_removed_execution_stays(database: Database, history: History) -> None:

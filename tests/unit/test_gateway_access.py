@@ -14,11 +14,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import SecretStr
 
+from ocf.events.lifecycle import Reason, State
+from ocf.events.refs import ExecutionRef, SessionRef
+from ocf.events.session_record import Session
+from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.auth import Authenticator
+from ocf.functions.gateway.history import encode_cursor
 from ocf.functions.gateway.problems import Problem
 from ocf.functions.gateway.settings import GatewaySettings, UnsafeBind, check_bind, is_loopback
 from tests.support.clock import ManualClock
-from tests.support.gateway import ID, SECRET, World, bearer, token
+from tests.support.gateway import ID, OTHER, SECRET, World, bearer, token
 
 LOCKED = GatewaySettings(jwt_secret=SecretStr(SECRET), jwt_issuer="me", jwt_audience="ocf")
 GOOD: dict[str, Any] = {"iss": "me", "aud": "ocf"}
@@ -116,12 +121,61 @@ async def test_history_and_sessions_show_the_callers_projects_only() -> None:
     world = World(LOCKED)
     await world.record(project="team-a")
     await world.record(project="team-b")
+    now = world.clock.now()
     for project in ("team-a", "team-b"):
-        await world.sessions.create(f"{project}.{ID}", b"{}")
+        times = {"created_at": now, "updated_at": now, "expires_at": now, "ttl_seconds": 60}
+        session = Session.model_validate({"session_id": ID, "project_id": project, **times})
+        await world.sessions.create(f"{project}.{ID}", session.model_dump_json().encode())
+        await world.history.save_session(session)
     for projects, wanted in ((["team-a"], ["team-a"]), ("*", ["team-a", "team-b"])):
         for path in ("/tasks", "/sessions"):
             items = (await world.client.get(path, headers=bearer(projects, **GOOD))).json()["items"]
             assert sorted(item["project_id"] for item in items) == wanted
+
+
+async def test_the_database_keeps_two_projects_apart() -> None:
+    """Both use one id, title, label, session and model: neither sees, counts, changes or removes a row of the other, by
+    no filter and no cursor; nor does an announcement or a fact of the one reach the lists of the other."""
+    world = World(LOCKED)
+    same = {"title": "Secret plan", "labels": {"team": "x"}, "session_id": ID, "model": "m/n", "task_id": "t"}
+    mine = await world.record(project="team-a", **same)
+    await world.record(project="team-b", state=State.FAILED, reason=Reason.STALLED, **same)
+    headers = bearer(["team-a"], **GOOD)
+    cursor = encode_cursor((mine.submitted_at, "~", "team-z"))
+    paths = ("", "?q=secret", "?label=team%3Dx", "?label=team", f"?session_id={ID}", "?task_id=t", "?status=failed")
+    for path in (*paths, f"?id_prefix={ID[:4]}", f"?cursor={cursor}"):
+        items = (await world.client.get(f"/tasks{path}", headers=headers)).json()["items"]
+        assert [item["project_id"] for item in items] == (["team-a"] if "failed" not in path else []), path
+    for group in ("project", "model", "day", "label"):
+        usage = (await world.client.get(f"/usage?group_by={group}", headers=headers)).json()
+        assert ([row["runs"] for row in usage["usage"]], usage["reasons"]) == ([1], {})
+    # A record of `team-b` with a later change writes the rows of `team-b` alone; so does its deletion.
+    await world.record(project="team-b", state=State.COMPLETED, title="Poison", labels={"team": "y"})
+    (item,) = (await world.client.get("/tasks", headers=headers)).json()["items"]
+    assert (item["title"], item["labels"], item["status"]) == ("Secret plan", {"team": "x"}, "running")
+    await world.history.remove(ExecutionRef("team-b", ID))
+    assert len((await world.client.get("/tasks", headers=headers)).json()["items"]) == 1
+    await world.gateway.listing.submitted(ExecutionRef("team-b", OTHER))
+    world.gateway.listing.sessions.add(SessionRef("team-b", OTHER))
+    assert len((await world.client.get("/tasks", headers=headers)).json()["items"]) == 1
+    assert (await world.client.get("/sessions", headers=headers)).json()["items"] == []
+
+
+async def test_gateways_tell_each_other_of_submits() -> None:
+    """What one takes is in the list of another at once, without a row or a record; so is a session by its fact."""
+    world = World()
+    other = create_app(world.deps)
+    listening = asyncio.create_task(other.state.gateway.listing.listen())
+    transport = httpx.ASGITransport(other, client=("127.0.0.1", 5000))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:3003") as client:
+        await asyncio.sleep(0)
+        made = (await world.client.post("/tasks/execute", json={"prompt": "x"})).json()["execution_id"]
+        await world.bus.publish(f"ocf.evt.default.{ID}.created", b"{}", {})
+        await asyncio.sleep(0)
+        assert [item["execution_id"] for item in (await client.get("/tasks")).json()["items"]] == [made]
+        await world.sessions.create(f"default.{ID}", b'{"created_at":"2026-01-01T00:00:00Z"}')
+        assert [item["session_id"] for item in (await client.get("/sessions")).json()["items"]] == [ID]
+    listening.cancel()
 
 
 async def test_a_token_of_one_project_means_that_project() -> None:

@@ -209,6 +209,7 @@ async def test_sessions_are_commands_and_records(monkeypatch: pytest.MonkeyPatch
     times = {"created_at": now, "updated_at": now, "expires_at": now, "ttl_seconds": 60}
     made = Session.model_validate({"session_id": ID, "project_id": "default", **times})
     await world.sessions.create(f"default.{ID}", dump(made))
+    await world.history.save_session(made)
     shown = (await world.client.get(f"/sessions/{ID}")).json()
     assert shown == made.model_dump(mode="json")
     assert (shown["state"], shown["queue"], shown["clients"]) == ("open", [], [])
@@ -369,7 +370,7 @@ async def test_an_unexpected_failure_is_a_problem_too() -> None:
     """500 without a trace of the inside."""
     world = World()
     await world.executions.create(f"default.{ID}", b"not a record")
-    answer = await world.client.get(f"/tasks/{ID}/status")
+    answer = await world.client.get(f"/tasks/{ID}/status?project_id=default")
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"
 

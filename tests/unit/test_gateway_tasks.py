@@ -471,9 +471,10 @@ async def test_an_execution_is_found_in_any_project_from_the_first_moment() -> N
     execution = (await world.client.post("/tasks/execute", json=body)).json()["execution_id"]
     answer = await world.client.get(f"/tasks/{execution}/status")
     assert (answer.status_code, answer.json()["project_id"]) == (200, "team-a")
-    record = await world.record(ID, project="team-b")
-    await world.history.remove(ExecutionRef("team-b", ID))
-    assert (await world.client.get(f"/tasks/{ID}/status")).json()["project_id"] == record.project_id
+    await world.record(execution, project="team-a")
+    await world.history.remove(ExecutionRef("team-a", execution))
+    answer = await world.client.get(f"/tasks/{execution}/status")
+    assert (answer.json()["project_id"], answer.json()["status"]) == ("team-a", "running")
 
 
 async def test_an_id_that_two_projects_have_must_be_told_apart() -> None:

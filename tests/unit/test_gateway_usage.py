@@ -17,7 +17,9 @@ from tests.support.gateway import ID, OTHER, SECRET, World, bearer
 
 async def some(world: World) -> None:
     usage = Usage(requests=2, input_tokens=100, output_tokens=10, cost_usd=0.25)
-    await world.record(ID, state=State.COMPLETED, model="a/b", usage=usage, labels={"team": "=cmd()"})
+    await world.record(
+        ID, state=State.COMPLETED, model="a/b", usage=usage, labels={"team": "=cmd()"}, first_output_ms=1_500
+    )
     await world.record(OTHER, "team-b", state=State.FAILED, reason=Reason.STALLED, usage=usage)
 
 
@@ -36,6 +38,7 @@ async def test_usage_by_project_model_and_day() -> None:
         "input_tokens": 100,
     }
     assert (second["project"], second["failed"], second["cost_usd"]) == ("team-b", 1, 0.25)
+    assert (first["first_output_ms"], second.get("first_output_ms")) == (1_500, None)
     assert answer["reasons"] == {"stalled": 1}
     assert (await world.client.get("/usage?from=2026-01-02T00:00:00Z")).json() == {"usage": [], "reasons": {}}
 

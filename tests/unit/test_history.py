@@ -12,9 +12,19 @@ from ocf.events import subjects
 from ocf.events.envelope import Event, new_event
 from ocf.events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, Unavailable, Unreadable
 from ocf.events.execution_record import Record
-from ocf.events.fact_payloads import Accepted, Archived, Cleaned, Completed, Rejected, SessionRejected
+from ocf.events.fact_payloads import (
+    Accepted,
+    Archived,
+    Cleaned,
+    Completed,
+    Rejected,
+    SessionCreated,
+    SessionDestroyed,
+    SessionRejected,
+)
 from ocf.events.lifecycle import State
-from ocf.events.refs import ExecutionRef
+from ocf.events.refs import ExecutionRef, SessionRef
+from ocf.events.session_record import Session
 from ocf.functions.database.reading import Filter
 from tests.support.handlers import history
 from tests.support.parts import PROJECT, Bench, bench
@@ -155,3 +165,31 @@ async def test_a_bug_is_retried_and_then_a_dead_letter() -> None:
     with pytest.raises(Unavailable):
         await history(b.deps, fact(b, "completed", COMPLETED, natsdeliveries="3000"))
     assert await b.bus.last(subjects.EVENTS, REF.fact("completed")) is None
+
+
+async def test_a_session_is_listed_while_it_exists() -> None:
+    """`created` makes its row, `destroyed` removes it, in whatever order they arrive and however often."""
+    b = bench()
+    ref = SessionRef(PROJECT, ID)
+    now = b.deps.clock.now()
+    ids = {"session_id": ID, "project_id": PROJECT}
+    times = {"created_at": now, "updated_at": now, "expires_at": now, "ttl_seconds": 60}
+    await b.deps.session_records.create(Session.model_validate({**ids, **times}))
+
+    def about(what: str, data: Any) -> Event:
+        event = new_event(f"dev.ocf.session.{what}.v1", data, source="/test", time=now)
+        return event.with_extensions(natssubject=f"ocf.evt.{PROJECT}.{ID}.{what}")
+
+    created = about("created", SessionCreated(**ids, expires_at=now))
+    for _ in range(2):
+        await history(b.deps, created)
+        assert await b.deps.history.session_page(frozenset({PROJECT}), 10) == [(ref, now)]
+    assert await b.deps.history.session_page(frozenset({"other"}), 10) == []
+    # The function says `destroyed`, then deletes the record; a late `created` falls between the two.
+    destroyed = SessionDestroyed(**ids)
+    await b.deps.records.publish_fact("dev.ocf.session.destroyed.v1", destroyed, None, once=True)
+    await history(b.deps, about("destroyed", destroyed))
+    for _ in range(2):
+        assert await b.deps.history.session_page(None, 10) == []
+        await history(b.deps, created)
+        await b.deps.session_records.delete(PROJECT, ID)

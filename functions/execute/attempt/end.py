@@ -131,7 +131,8 @@ class AttemptEnd:
         )
 
     def _work(self, stored: outcome.StoredArtifacts) -> terminal_facts.Work:
-        return stored.work(self._agent_run.usage, self._agent_run.result, self._agent_run.output)
+        work = stored.work(self._agent_run.usage, self._agent_run.result, self._agent_run.output)
+        return replace(work, first_output_at=self._progress.first_output_at)
 
     async def _publish(self, task: Execute, stored: outcome.StoredArtifacts) -> PublishedResult:
         """Record the completed work, so that a successor of this worker can publish it, and publish it.

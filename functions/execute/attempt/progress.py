@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -47,14 +48,18 @@ class Progress:
         #: Changed files that the output has named, as (path, change).
         self._named: set[tuple[str, str]] = set()
         self._found = 0
+        #: Time of the first text.
+        self.first_output_at: datetime | None = None
 
     def _set(self, **changes: Any) -> None:
         self._changes.update(changes)
         self._dirty.set()
 
     def note(self, draft: Draft) -> None:
-        """Take todo list, requests and changed files from a draft."""
+        """Take todo list, requests, changed files and the time of the first text from a draft."""
         detail = draft.detail or {}
+        if draft.type is ChunkType.TEXT and self.first_output_at is None:
+            self.first_output_at = self._clock.now()
         if draft.type is ChunkType.FILE_CHANGE:
             self._named.add((str(detail.get("path")), str(detail.get("change"))))
         if draft.type is ChunkType.TODO:

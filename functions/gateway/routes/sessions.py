@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 import structlog
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import ValidationError
 
 from ocf.events.base_model import SessionId
@@ -17,9 +17,11 @@ from ocf.events.command_payloads import SessionAttach, SessionCommand, SessionDe
 from ocf.events.envelope import decode, parse
 from ocf.events.fact_payloads import SessionCreated, SessionRejected
 from ocf.events.ports import Entry, Message
+from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import AskedProject, Caller, Gateway, Gw, Trace
+from ocf.functions.gateway.history import decode_cursor, encode_cursor
 from ocf.functions.gateway.problems import Problem, invalid
 from ocf.functions.gateway.request_body import StrictRoute, documented, read, read_optional
 from ocf.functions.gateway.request_schemas import AttachSession, CreateSession
@@ -38,10 +40,13 @@ async def _find_session(session_id: SessionId, gateway: Gw, caller: Caller, proj
     Raises:
         Problem: 404 unknown, 403 not the caller's project.
     """
-    wanted = caller.check(project_id) if project_id is not None else "*"
-    async for entry in gateway.deps.sessions.entries(f"{wanted}.{session_id}"):
-        if caller.may(entry.key.split(".", 1)[0]):
-            return entry
+    project = caller.check(project_id) if project_id is not None else caller.only_project
+    if project is None:
+        async for entry in gateway.deps.sessions.entries(f"*.{session_id}"):
+            if caller.may(entry.key.split(".", 1)[0]):
+                return entry
+    elif (found := await gateway.deps.sessions.get(SessionRef(project, session_id).record_key)) is not None:
+        return found
     raise Problem(404, "unknown-session", f"no session {session_id} in the projects you may read")
 
 
@@ -49,9 +54,10 @@ Named = Annotated[Entry, Depends(_find_session)]
 
 
 class SessionList(response_schemas.View):
-    """The sessions of the caller's projects, newest first."""
+    """One page of the sessions, newest first. `next` is the `cursor` of the next page."""
 
     items: list[dict[str, Any]]
+    next: str | None = None
 
 
 @router.post(
@@ -104,12 +110,29 @@ class _Create(CreateSession):
 
 
 @router.get("/sessions", response_model=SessionList)
-async def sessions(gateway: Gw, caller: Caller, project_id: AskedProject) -> SessionList:
-    """List the sessions of the named project, or of all the caller may read."""
-    projects = [caller.check(project_id)] if project_id is not None else caller.projects
-    filters = ["*.*"] if projects is None else [f"{project}.*" for project in projects]
-    items = [_view(entry) for one in filters async for entry in gateway.deps.sessions.entries(one)]
-    return SessionList(items=sorted(items, key=lambda item: str(item.get("created_at", "")), reverse=True))
+async def sessions(
+    gateway: Gw,
+    caller: Caller,
+    project_id: AskedProject,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    cursor: Annotated[str | None, Query(max_length=400, description="`next` of the page before")] = None,
+) -> SessionList:
+    """List the sessions of the named project, or of all the caller may read, newest first."""
+    projects = frozenset({caller.check(project_id)}) if project_id is not None else caller.projects
+    after = decode_cursor(cursor) if cursor else None
+    found = await gateway.deps.history.session_page(projects, limit + 1, after)
+    refs = [ref for ref, _ in found[:limit]]
+    if after is None:
+        recent = gateway.listing.sessions.times()
+        refs += [ref for ref in recent if ref not in refs and (projects is None or ref.project in projects)]
+    # Everything but the order is in the records; one without a record has been destroyed.
+    entries = await asyncio.gather(*(gateway.deps.sessions.get(ref.record_key) for ref in refs))
+    items = [_view(entry) for entry in entries if entry is not None]
+    last = found[limit - 1] if len(found) > limit else None
+    return SessionList(
+        items=sorted(items, key=lambda item: str(item.get("created_at", "")), reverse=True),
+        next=encode_cursor((last[1], last[0].session, last[0].project)) if last else None,
+    )
 
 
 @router.get("/sessions/{session_id}", response_model=dict[str, Any])

@@ -7,6 +7,7 @@ import io
 from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 from starlette.responses import Response
 
 from ocf.events.fact_payloads import FieldError
@@ -37,6 +38,8 @@ class UsageRow(response_schemas.View):
     cancelled: int
     timed_out: int
     rejected: int
+    first_output_ms: int | None = Field(None, description="mean time from submit to the first text of the agent")
+    first_outputs: int = Field(0, description="runs with a text of the agent")
     requests: int
     input_tokens: int
     output_tokens: int

@@ -31,20 +31,23 @@ async def relay(ports: Sequence[int], port: int = 0) -> AsyncIterator[int]:
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
-        with suppress(OSError, asyncio.IncompleteReadError):
-            head = await reader.readuntil(_HEAD)
-            if b"\nupgrade:" not in head.lower():
-                lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
-                head = b"\r\n".join([lines[0], b"Connection: close", *lines[1:]])
-            inner, outer = await asyncio.open_connection("127.0.0.1", next(turns))
-            outer.write(head)
-            there = asyncio.create_task(_pipe(reader, outer))
-            await _pipe(inner, writer)
-            there.cancel()
-            await asyncio.wait([there])
-            outer.close()
-        writer.close()
-        tasks.discard(task)
+        open_ = [writer]
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                head = _closing(await reader.readuntil(_HEAD))
+                inner, outer = await asyncio.open_connection("127.0.0.1", next(turns))
+                open_.append(outer)
+                outer.write(head)
+                there = asyncio.create_task(_pipe(reader, outer))
+                try:
+                    await _pipe(inner, writer)
+                finally:
+                    there.cancel()
+                    await asyncio.wait([there])
+        finally:
+            for one in open_:
+                one.transport.abort() if task.cancelling() else one.close()
+            tasks.discard(task)
 
     server = await asyncio.start_server(serve, "127.0.0.1", port, limit=_PIECE * 4)
     try:
@@ -54,6 +57,16 @@ async def relay(ports: Sequence[int], port: int = 0) -> AsyncIterator[int]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _closing(head: bytes) -> bytes:
+    """The head of a request that asks for one answer only, unless it becomes a WebSocket."""
+    if b"\nupgrade:" in head.lower():
+        return head
+    first, *lines = head.split(b"\r\n")
+    return b"\r\n".join(
+        [first, b"Connection: close", *(line for line in lines if not line.lower().startswith(b"connection:"))]
+    )
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -631,9 +631,10 @@ export interface SessionAccepted {
   readonly status: "open" | "creating" | "attaching" | "detaching" | "destroying";
 }
 
-/** The sessions of the caller's projects, newest first. */
+/** One page of the sessions, newest first. `next` is the `cursor` of the next page. */
 export interface SessionList {
   readonly items: readonly (Readonly<Record<string, unknown>>)[];
+  readonly next?: string | null;
 }
 
 /** A Bash script that prepares the workspace before the first prompt, inside the sandbox. With `cache_key` the files that it made are kept for the project, and used instead of the next run with the same key, script and workspace source. */
@@ -852,6 +853,10 @@ export interface UsageRow {
   readonly cancelled: number;
   readonly timed_out: number;
   readonly rejected: number;
+  /** mean time from submit to the first text of the agent */
+  readonly first_output_ms?: number | null;
+  /** runs with a text of the agent */
+  readonly first_outputs?: number;
   readonly requests: number;
   readonly input_tokens: number;
   readonly output_tokens: number;

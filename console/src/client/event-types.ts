@@ -450,6 +450,8 @@ export interface TaskCompletedData {
   readonly duration_ms: number;
   readonly queued_ms?: number;
   readonly waited_ms?: number;
+  /** from submit to the first text of the agent */
+  readonly first_output_ms?: number | null;
   readonly result?: string;
   /** bytes of the whole result, when `result` is shortened */
   readonly result_bytes?: number | null;
@@ -485,6 +487,8 @@ export interface TaskFailedData {
   readonly duration_ms: number;
   readonly queued_ms?: number;
   readonly waited_ms?: number;
+  /** from submit to the first text of the agent */
+  readonly first_output_ms?: number | null;
   readonly result?: string;
   /** bytes of the whole result, when `result` is shortened */
   readonly result_bytes?: number | null;
@@ -520,6 +524,8 @@ export interface TaskCancelledData {
   readonly duration_ms: number;
   readonly queued_ms?: number;
   readonly waited_ms?: number;
+  /** from submit to the first text of the agent */
+  readonly first_output_ms?: number | null;
   readonly result?: string;
   /** bytes of the whole result, when `result` is shortened */
   readonly result_bytes?: number | null;
@@ -554,6 +560,8 @@ export interface TaskTimedOutData {
   readonly duration_ms: number;
   readonly queued_ms?: number;
   readonly waited_ms?: number;
+  /** from submit to the first text of the agent */
+  readonly first_output_ms?: number | null;
   readonly result?: string;
   /** bytes of the whole result, when `result` is shortened */
   readonly result_bytes?: number | null;

@@ -109,9 +109,12 @@ suite("it says that it is refused, or cut off", async () => {
   const { watch } = await example("javascript-plain");
   const cut = vi.fn();
   subject = "ocf.live.other.0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11";
-  await watch?.(gateway, EXECUTION, vi.fn(), cut);
-  await vi.waitFor(() => expect(String(cut.mock.calls[0])).toMatch(/permission/i), PATIENCE);
-  subject = SUBJECT;
+  try {
+    await watch?.(gateway, EXECUTION, vi.fn(), cut);
+    await vi.waitFor(() => expect(String(cut.mock.calls[0])).toMatch(/permission/i), PATIENCE);
+  } finally {
+    subject = SUBJECT;
+  }
 });
 
 suite("the ten-line example shows a run to its end", async () => {

@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
@@ -16,10 +15,6 @@ from tests.support.database import Postgres, postgres
 from tests.support.nats import NatsServer, running_nats
 from tests.support.stack import Stack, running_stack
 from tests.support.weed import running_weed
-
-# The processor time that a test gets says nothing about the product: no example has a deadline, and none is too slow.
-hypothesis.settings.register_profile("project", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("project")
 
 TIERS = ("unit", "contract", "integration", "e2e")
 

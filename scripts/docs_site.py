@@ -51,14 +51,8 @@ def lists_apart(text: str) -> str:
     fenced = False
     for line in text.splitlines():
         fenced ^= line.startswith("```")
-        if (
-            not fenced
-            and ITEM.match(line)
-            and lines
-            and lines[-1]
-            and not ITEM.match(lines[-1])
-            and lines[-1][0] != " "
-        ):
+        before = lines[-1] if lines else ""
+        if not fenced and ITEM.match(line) and before and before[0] != " " and not ITEM.match(before):
             lines.append("")
         lines.append(line)
     return "\n".join(lines) + "\n"

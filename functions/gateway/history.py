@@ -49,9 +49,11 @@ class Recent(Generic[_Ref]):
 
     def add(self, ref: _Ref) -> None:
         """Remember it; forget the oldest above the limit."""
+        if ref in self._times:  # a gateway hears its own announcements, too
+            return
         if len(self._times) >= _MOST_RECENT:
             del self._times[next(iter(self._times))]
-        self._times.setdefault(ref, self._clock.now())
+        self._times[ref] = self._clock.now()
 
     def times(self) -> dict[_Ref, datetime]:
         """Return them with the times at which they were added."""

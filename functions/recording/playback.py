@@ -104,7 +104,7 @@ class Playback:
         return self._differs(f"request {request}", "the agent asks something else", found)
 
     def exchange(self, route: str, method: str, target: str, digest: str) -> Exchange | Answer | None:
-        """Return the recorded answer to a request to a route, the end, or None: there is none.
+        """Return the recorded answer to a request to a route, an `Answer` that ends the rerun, or None without either.
 
         Equal requests get their answers in order. One that is not recorded gets the first answer that is left to
         another request of the same method and target.

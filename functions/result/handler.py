@@ -13,6 +13,7 @@ from ocf.events.envelope import Event, parse
 from ocf.events.errors import Drop, InvalidEvent
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import Published
+from ocf.events.forge_fields import ReplyTo
 from ocf.events.input_limits import KIB, shorten
 from ocf.events.lifecycle import State
 from ocf.events.ports import Bus, ObjectStore
@@ -62,9 +63,11 @@ async def result(
         raise Drop(f"execution {ref.execution} has not ended")
     if event.type == "dev.ocf.task.comment.v1":
         command(event, CommentEnd)
-        if record.status_open is None and (record.reply_to is None or record.comment_url is not None):
+        to = record.reply_to if record.comment_url is None else None
+        if to is None and record.status_open is None:
             raise Drop("there is nothing to say on a forge")
-        await _comment(record, records, credentials, results)
+        if to is not None:
+            await _comment(to, record, records, credentials, results)
         if record.status_open is not None:
             await results.set_status(await _task(ref, bus, store), record.state)
         return
@@ -95,10 +98,9 @@ async def _task(ref: ExecutionRef, bus: Bus, store: ObjectStore) -> Execute:
     return task
 
 
-async def _comment(record: Record, records: Records, credentials: ForgeCredentials, results: ResultPublisher) -> None:
-    to = record.reply_to
-    if to is None or record.comment_url is not None:
-        return
+async def _comment(
+    to: ReplyTo, record: Record, records: Records, credentials: ForgeCredentials, results: ResultPublisher
+) -> None:
     # The marker finds a comment whose answer was lost.
     marker = f"<!-- ocf:{record.project_id}/{record.execution_id} -->"
     async with forge_client() as client:

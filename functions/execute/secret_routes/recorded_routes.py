@@ -86,14 +86,15 @@ class RoutePlayer:
 async def _line(table: PartTable, number: int, route: str, path: str, request: Request) -> Exchange:
     target = (path or "/") + (f"?{request.query}" if request.query else "")
     body = bytes(request.body)
-    digest = await asyncio.to_thread(table.digest, "exchange", body)
+    # An agent's body may take long to parse.
+    digest, rpc_id = await asyncio.to_thread(lambda: (table.digest("exchange", body), _rpc_id(body)))
     return Exchange(
         number=number,
         route=route,
         method=request.method,
         target=table.redacted(target.encode("latin-1", "replace")).decode("latin-1"),
         hash=digest,
-        rpc_id=_rpc_id(body),
+        rpc_id=rpc_id,
     )
 
 

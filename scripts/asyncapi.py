@@ -57,7 +57,7 @@ def pages() -> dict[str, str]:
         "messages": dict(channels["ocf_out_project_execution"]["messages"]),
     }
     channels["ocf_live"] = live | {
-        "description": "Output as it is said (core NATS, republished by OCF_OUTPUT): what viewers subscribe to.",
+        "description": "Output while the agent works (core NATS, republished by OCF_OUTPUT). Viewers subscribe to it.",
         "parameters": {"project": {}, "execution": {}},
     }
     document = {

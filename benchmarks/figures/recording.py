@@ -1,4 +1,4 @@
-"""What recording the model calls costs a run: `off` and each kind of recording take turns on one stack."""
+"""Cost of recording for a run: runs with `off` and with each kind of recording alternate on one stack."""
 
 from __future__ import annotations
 

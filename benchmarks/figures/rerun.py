@@ -1,7 +1,7 @@
 """Reruns of the real OpenCode: of a run whose time was the model's, and of a hundred drawn ones.
 
-`OCF_BENCH_SEED` is the seed. A hundred pairs take half an hour on two quiet cores. Their outcomes are kept in
-`.bench/drawn-SEED.jsonl`, and those that are there are not run again: remove it to begin anew.
+`OCF_BENCH_SEED` is the seed. A hundred pairs take half an hour on two quiet cores. The file
+`.bench/drawn-SEED.jsonl` keeps the outcomes. A pair in it is not run again. Remove the file to begin anew.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Outcome:
 
 
 class Gateway:
-    """What the figures ask of a stack, over REST."""
+    """Calls of the REST API that the figures use."""
 
     def __init__(self, http: httpx.AsyncClient, project: str) -> None:
         self._http, self._project = http, project

@@ -174,7 +174,7 @@ async def test_frequent_words_are_found_as_rare_ones(
 
 
 async def test_sessions_come_in_pages_and_go(history: History) -> None:
-    """Newest first, of some projects or all, by their place in time; a repeated one is one, a removed one is none."""
+    """Pages list sessions of some or all projects, newest first; each once, and no removed one."""
     refs = [SessionRef("pq"[number % 2], an_id(number)) for number in range(5)]
     for number, ref in enumerate(refs * 2):
         at = NOW + timedelta(seconds=number % 5)

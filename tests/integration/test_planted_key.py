@@ -158,7 +158,7 @@ async def stored(project: Project, executions: list[str]) -> AsyncIterator[tuple
 
 
 async def bundled(gateway: str, project: str, execution: str) -> list[tuple[str, bytes]]:
-    """What leaves with `ocf export`, unpacked."""
+    """Return the names and contents of the objects that `ocf export` writes."""
     async with httpx.AsyncClient(base_url=gateway, timeout=60) as client:
         answer = await client.get(f"/tasks/{execution}/bundle", params={"project_id": project})
     assert answer.status_code == 200, answer.text

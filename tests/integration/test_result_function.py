@@ -129,8 +129,9 @@ async def test_a_refused_result_is_pushed_again(forge: StandIn, tmp_path: Path) 
 
 
 async def test_an_app_has_one_check_run_per_execution(forge: StandIn, tmp_path: Path) -> None:
-    """In progress while a later attempt works, completed with a link; one in spite of repeats and lost answers. An end
-    that no worker can tell is told by the function, and an App without the permission sets a status."""
+    """A check run is in progress while an attempt works, and completed with a link at the end. Repeats and lost
+    answers make no second one. The function reports the end for a lost worker. An App without the permission sets a
+    commit status."""
     run = await worked(forge, tmp_path, app=True)
     results = run.bench.deps.results
     published = await run.publish()

@@ -35,7 +35,7 @@ Use = Callable[[str], Awaitable[Any]]
 
 
 async def recorded(route: Route, allow: str, use: Use, secret: str) -> tuple[Any, bytes]:
-    """What `use` of the route's URL returns, and the recording of it, which has the secret in no spelling."""
+    """Return what `use` gets from the route's URL, and the recording. It has the secret in no spelling."""
     store = MemoryStore()
     head = Head(version=VERSION, attempt=1, key=KEY, holds="answers")
     recorder = Recorder(store, REF, head, PartTable(KEY, Redactor([secret])), SystemClock())

@@ -7,7 +7,7 @@ export interface Series {
   readonly name: string;
   /** A custom property of `tokens.css`. */
   readonly colour: string;
-  /** A value for each day; null where there is none. */
+  /** Value of each day; null for a day without one. */
   readonly values: readonly (number | null)[];
 }
 

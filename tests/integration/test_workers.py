@@ -62,7 +62,7 @@ async def test_a_killed_worker_is_nobody_elses_matter(tmp_path: Path) -> None:
 async def test_a_worker_that_hangs_is_ended_and_its_neighbour_goes_on(tmp_path: Path, how: str) -> None:
     """Its event loop does not answer: an endless computation, or a stopped process. Its delivery breaks off after the
     time for that; meanwhile others are taken and answered."""
-    with running_parent(tmp_path, MAX_CONCURRENT_TASKS="2") as parent:
+    with running_parent(tmp_path, hang=2, MAX_CONCURRENT_TASKS="2") as parent:
         async with parent.http() as http:
             neighbour = asyncio.create_task(post(http, seconds=6))
             await until(lambda: _counted(http, 1), what="a worker at work")

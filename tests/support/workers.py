@@ -1,4 +1,4 @@
-"""A parent with workers that do what they are told in a request: `python -m tests.support.workers PORT STATE_DIR`."""
+"""A parent with workers that do what they are told in a request: `python -m tests.support.workers HANG_SECONDS`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,6 @@ from ocf.functions.workers import parent, parent_channel
 from ocf.stack.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-#: What the parent of these tests calls a hang, in seconds.
-HANG = 2.0
 
 
 class Work:
@@ -94,14 +92,14 @@ def _work(its: parent_channel.Link) -> int:
 
 
 @contextmanager
-def running_parent(folder: Path, **environ: str) -> Iterator[Parent]:
-    """One, until the block ends."""
+def running_parent(folder: Path, hang: float = parent.HANG, **environ: str) -> Iterator[Parent]:
+    """One, until the block ends. A worker that says nothing for `hang` seconds is killed."""
     port = free_port()
     own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     own |= {"PYTHONPATH": str(ROOT), "PORT": str(port), "STATE_DIR": str(folder), "DRAIN_SECONDS": "5"}
     own |= {"FUNCTION_TARGET": "execute", **environ}
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen([sys.executable, "-m", "tests.support.workers"], env=own, stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", "tests.support.workers", str(hang)], env=own, stderr=log)
     try:
         yield Parent(process, port, folder / "log")
     finally:
@@ -143,6 +141,6 @@ async def post(http: httpx.AsyncClient, **told: Any) -> httpx.Response:
 
 
 if __name__ == "__main__":
-    parent.HANG = HANG
+    parent.HANG = float(sys.argv[1])
     serve.work = _work  # type: ignore[assignment]
     parent.main()

@@ -16,7 +16,7 @@ import json
 import time
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 from pydantic import SecretStr
 
@@ -69,7 +69,7 @@ async def relay(port: int) -> asyncio.Server:
     return await asyncio.start_server(serve, "127.0.0.1", 0)
 
 
-async def one(client: httpx.AsyncClient, firsts: list[float], delays: list[float]) -> None:
+async def one(client: httpx2.AsyncClient, firsts: list[float], delays: list[float]) -> None:
     """One request: milliseconds to the first chunk, and from each chunk's sending to its arrival."""
     start = time.perf_counter_ns()
     seen = 0
@@ -110,10 +110,10 @@ async def memory(upstream: Upstream, base_url: str, count: int) -> dict[str, Any
     for _ in range(count):
         model_proxy = await ModelProxy(upstream, SystemClock()).start()
         model_proxy.assign(ModelTarget("local", "m", "openai", base_url, KEY), Limits())
-        client = httpx.AsyncClient(
+        client = httpx2.AsyncClient(
             base_url=model_proxy.base_url,
             headers={"authorization": f"Bearer {model_proxy.token}"},
-            verify=False,  # noqa: S501
+            verify=False,
         )
         await one(client, [], [])
         model_proxies.append(model_proxy)
@@ -139,9 +139,9 @@ async def main(requests: int, model_proxies: int) -> list[dict[str, Any]]:
     bare = await relay(server.sockets[0].getsockname()[1])
     relayed = f"http://127.0.0.1:{bare.sockets[0].getsockname()[1]}/v1"
     async with (
-        httpx.AsyncClient(base_url=base_url) as direct,
-        httpx.AsyncClient(base_url=relayed) as between,
-        httpx.AsyncClient(base_url=model_proxy.base_url, headers=headers) as through,
+        httpx2.AsyncClient(base_url=base_url) as direct,
+        httpx2.AsyncClient(base_url=relayed) as between,
+        httpx2.AsyncClient(base_url=model_proxy.base_url, headers=headers) as through,
     ):
         for number in range(requests + 3):
             # The first three warm up every way.

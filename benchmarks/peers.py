@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-import httpx
+import httpx2
 import psutil
 from websockets.asyncio.client import connect
 
@@ -80,7 +80,7 @@ def _tree_cpu(process: psutil.Process) -> float:
 class BareServer:
     """`opencode serve`, watched over its own event stream. Its directory is booted, so a run is as warm as can be."""
 
-    def __init__(self, model: ScriptedModel, folder: Path, process: psutil.Process, http: httpx.AsyncClient) -> None:
+    def __init__(self, model: ScriptedModel, folder: Path, process: psutil.Process, http: httpx2.AsyncClient) -> None:
         self._model, self._folder, self._process, self._http = model, folder, process, http
 
     async def run(self, script: str) -> Run:
@@ -111,7 +111,7 @@ class BareServer:
                     return watch.run()
         raise RuntimeError("OpenCode's event stream ended")
 
-    async def _post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+    async def _post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
         answer = await self._http.post(path, json=body)
         return answer.raise_for_status()
 
@@ -135,7 +135,7 @@ async def bare_server(model: ScriptedModel, folder: Path) -> AsyncIterator[BareS
                 continue
         base = f"http://127.0.0.1:{port}"
         params = {"directory": str(directory)}
-        async with httpx.AsyncClient(base_url=base, params=params, timeout=300, trust_env=False) as http:
+        async with httpx2.AsyncClient(base_url=base, params=params, timeout=300, trust_env=False) as http:
             yield BareServer(model, directory, psutil.Process(process.pid), http)
     finally:
         process.kill()
@@ -145,7 +145,7 @@ async def bare_server(model: ScriptedModel, folder: Path) -> AsyncIterator[BareS
 class OpenHands:
     """OpenHands' agent server, watched over its session socket; each run has a conversation and a folder of its own."""
 
-    def __init__(self, model: ScriptedModel, folder: Path, process: psutil.Process, http: httpx.AsyncClient) -> None:
+    def __init__(self, model: ScriptedModel, folder: Path, process: psutil.Process, http: httpx2.AsyncClient) -> None:
         self._model, self._folder, self._process, self._http = model, folder, process, http
 
     async def run(self, script: str) -> Run:
@@ -216,7 +216,7 @@ async def openhands(model: ScriptedModel, folder: Path) -> AsyncIterator[OpenHan
             OPENHANDS, "--host", "127.0.0.1", "--port", str(port), cwd=folder, env=env, stdout=log, stderr=log
         )
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=300, trust_env=False) as http:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=300, trust_env=False) as http:
             async with asyncio.timeout(600):  # the first start after its installation compiles for minutes
                 while not await _ready(http):
                     if process.returncode is not None:
@@ -232,7 +232,7 @@ async def openhands(model: ScriptedModel, folder: Path) -> AsyncIterator[OpenHan
             await process.wait()
 
 
-async def _ready(http: httpx.AsyncClient) -> bool:
-    with suppress(httpx.TransportError):
+async def _ready(http: httpx2.AsyncClient) -> bool:
+    with suppress(httpx2.TransportError):
         return (await http.get("/ready")).status_code == 200
     return False

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from faults.matrix import Pair
 from faults.part import Part
@@ -220,9 +220,9 @@ class Injector:
 
 
 async def _healthy(url: str, tries: int = 10) -> bool:
-    async with httpx.AsyncClient(timeout=2.0) as http:
+    async with httpx2.AsyncClient(timeout=2.0) as http:
         for _ in range(tries):
-            with suppress(httpx.HTTPError):
+            with suppress(httpx2.HTTPError):
                 if (await http.get(url)).status_code == 200:
                     return True
             await asyncio.sleep(0.5)

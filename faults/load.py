@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
-import httpx
+import httpx2
 
 from faults import hostile
 from faults.check import Ledger
@@ -77,10 +77,10 @@ class Load:
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: dict[str, Client] = {}
         self._going: list[asyncio.Task[None]] = []
-        self._http = httpx.AsyncClient(
+        self._http = httpx2.AsyncClient(
             base_url=system.url("gateway"),
             headers={"authorization": f"Bearer {system.gateway_token}"},
-            timeout=httpx.Timeout(5.0),
+            timeout=httpx2.Timeout(5.0),
         )
 
     def begin(self) -> None:
@@ -251,7 +251,7 @@ class Load:
                     try:
                         await call()
                         return True
-                    except (OcfError, httpx.HTTPError, OSError) as error:
+                    except (OcfError, httpx2.HTTPError, OSError) as error:
                         last = error
                     await asyncio.sleep(_AGAIN)
         except TimeoutError:
@@ -262,7 +262,7 @@ class Load:
 class _Caller:
     """A client of one project, over the gateway or straight on the bus."""
 
-    def __init__(self, http: httpx.AsyncClient, client: Client, over_gateway: bool) -> None:
+    def __init__(self, http: httpx2.AsyncClient, client: Client, over_gateway: bool) -> None:
         self.client = client
         self._http = http
         self._over = over_gateway

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import httpx
+import httpx2
 import psutil
 
 from faults.disk import Disk
@@ -88,7 +88,7 @@ class Part:
     async def is_ready(self, timeout: float = 180.0) -> float:
         """Wait until it is; seconds it took. Raises NotReady, with the end of its log."""
         began = time.monotonic()
-        async with httpx.AsyncClient(timeout=3.0) as http:
+        async with httpx2.AsyncClient(timeout=3.0) as http:
             while time.monotonic() - began < timeout:
                 if self.process is not None and self.process.returncode is None and await self._answers(http):
                     return time.monotonic() - began
@@ -107,7 +107,7 @@ class Part:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 
-    async def _answers(self, http: httpx.AsyncClient) -> bool:
+    async def _answers(self, http: httpx2.AsyncClient) -> bool:
         if self.ready is None:
             try:
                 socket.create_connection((self.address, self.port), 0.5).close()
@@ -116,7 +116,7 @@ class Part:
             return True
         try:
             return (await http.get(self.ready)).status_code == 200
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             return False
 
     async def _spawn(self) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-import httpx
+import httpx2
 
 from faults.inject import Injector
 from faults.matrix import ALL, Pair
@@ -97,7 +97,7 @@ async def look(made: Bench) -> dict[str, dict[str, float]]:
     await asyncio.sleep(12.0)  # idle connections have expired by then
     await _delete_again(made)
     seen: dict[str, dict[str, float]] = {}
-    async with httpx.AsyncClient(timeout=5) as http:
+    async with httpx2.AsyncClient(timeout=5) as http:
         for name, part in made.system.parts.items():
             seen[name] = dict(part.usage())
             if name in made.system.functions:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support.console import ROOT, SECOND, pill, running_browser, stand_in
@@ -64,7 +64,7 @@ def docs(browser: Browser) -> None:
         told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
         stack: dict[str, str] = json.loads(told.stdout)
         try:
-            with httpx.Client(base_url=stack["gateway"], trust_env=False) as gateway:
+            with httpx2.Client(base_url=stack["gateway"], trust_env=False) as gateway:
                 for body in BEFORE:
                     ended(gateway, submit(gateway, body))
                 submit(gateway, {"prompt": PROMPT, "labels": {"team": "core"}, "workspace": REPO, **ASKED})
@@ -99,13 +99,13 @@ def running(page: Page, execution: str) -> None:
     expect(page.locator(".execution-side")).to_contain_text("2 of 3", timeout=RUN)
 
 
-def submit(gateway: httpx.Client, body: dict[str, Any]) -> str:
+def submit(gateway: httpx2.Client, body: dict[str, Any]) -> str:
     """The execution's id."""
     execution: str = gateway.post("/tasks/execute", json=body).raise_for_status().json()["execution_id"]
     return execution
 
 
-def ended(gateway: httpx.Client, execution: str) -> None:
+def ended(gateway: httpx2.Client, execution: str) -> None:
     """Wait for its end.
 
     Raises:

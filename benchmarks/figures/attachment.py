@@ -17,7 +17,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from benchmarks.harness import Options, Row, Target
 from benchmarks.machines import warm
@@ -42,7 +42,7 @@ def image() -> dict[str, str]:
     return {"name": "shot.png", "media_type": "image/png", "data": data}
 
 
-async def asked(client: httpx.AsyncClient, project: Project, model: ScriptedModel, **task: Any) -> float:
+async def asked(client: httpx2.AsyncClient, project: Project, model: ScriptedModel, **task: Any) -> float:
     """Seconds from the submit to the model's first request; returns after the end of the run."""
     name = uuid.uuid4().hex[:8]
     body = {"prompt": f"RUN: {name} WORDS: 1 1", "project_id": project.name, **task}
@@ -67,7 +67,7 @@ async def measure(options: Options) -> list[Row]:
             WARM_SLOTS="1",
         ) as stack,
     ):  # fmt: skip
-        async with stack.project() as project, httpx.AsyncClient(base_url=stack.answer["gateway"]) as client:
+        async with stack.project() as project, httpx2.AsyncClient(base_url=stack.answer["gateway"]) as client:
             for turn in range(options.of(10) + 1):
                 for name, task in (("with", {"attachments": [image()]}), ("without", {})):
                     await warm(stack, 1, timeout=300)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from benchmarks.harness import Options, Row, Target
 from tests.support.forge import TOKEN, stand_in
@@ -46,7 +46,7 @@ async def bare(clone: Path, api_url: str, name: str, branch: str, token: str) ->
     """Seconds of a push of a commit that is there already, and of the call."""
     headers = {"Authorization": f"Bearer {token}"}
     body = {"head": branch, "base": "main", "title": "bare", "body": ""}
-    async with httpx.AsyncClient(headers=headers, timeout=30, trust_env=False) as client:
+    async with httpx2.AsyncClient(headers=headers, timeout=30, trust_env=False) as client:
         started = time.perf_counter()
         await asyncio.to_thread(run_git, "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}", cwd=clone)
         answer = await client.post(f"{api_url}/repos/{name}/pulls", json=body)

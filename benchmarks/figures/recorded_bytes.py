@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from benchmarks.harness import Options, Row, Target
 from ocf.events.adapters.memory_object_store import MemoryStore
@@ -52,7 +52,7 @@ async def stored(holds: Holds) -> Row:
         recorder = Recorder(store, ref, head, PartTable(head.key, proxy.redactor), clock)
         proxy.assign(ModelTarget("bench", "m", "openai", model.base_url), Limits(), recorder=recorder)
         headers = {"authorization": f"Bearer {proxy.token}"}
-        async with httpx.AsyncClient(base_url=proxy.base_url, headers=headers, timeout=30) as client:
+        async with httpx2.AsyncClient(base_url=proxy.base_url, headers=headers, timeout=30) as client:
             for answer in answers:
                 said = ""
                 while len(said) < room // CALLS:

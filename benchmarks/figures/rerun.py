@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from benchmarks.drawn_runs import Drawn, draw, repository
 from benchmarks.harness import Options, Row, Target
@@ -57,14 +57,14 @@ class Outcome:
 class Gateway:
     """Calls of the REST API that the figures use."""
 
-    def __init__(self, http: httpx.AsyncClient, project: str) -> None:
+    def __init__(self, http: httpx2.AsyncClient, project: str) -> None:
         self._http, self._project = http, project
 
     async def ended(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Submit a task; return its status once its archive is complete."""
         query = {} if "project_id" in body else {"project_id": self._project}
         answer = await self._http.post(path, params=query, json=body)
-        if answer.status_code != httpx.codes.ACCEPTED:
+        if answer.status_code != httpx2.codes.ACCEPTED:
             raise RuntimeError(f"{path}: {answer.text}")
         execution = answer.json()["execution_id"]
 
@@ -78,7 +78,7 @@ class Gateway:
         """Return its patch; where it ran is no difference."""
         return WORKSPACE.sub(".", (await self._get(execution, "diff")).text)
 
-    async def _get(self, execution: str, what: str) -> httpx.Response:
+    async def _get(self, execution: str, what: str) -> httpx2.Response:
         return await self._http.get(f"/tasks/{execution}/{what}", params={"project_id": self._project})
 
 
@@ -90,7 +90,7 @@ async def pair(gateway: Gateway, project: str, drawn: Drawn) -> Outcome:
         was = await gateway.ended("/tasks/execute", body)
         now = await gateway.ended(f"/tasks/{was['execution_id']}/rerun", {})
         diffs = [await gateway.diff(one["execution_id"]) for one in (was, now)]
-    except (AssertionError, RuntimeError, httpx.HTTPError) as error:
+    except (AssertionError, RuntimeError, httpx2.HTTPError) as error:
         found.wrong = str(error)
         return found
     rerun = now.get("rerun") or {}
@@ -113,7 +113,7 @@ async def serving() -> AsyncIterator[tuple[Gateway, str, Path]]:
         environ = {"OPENCODE_BIN": str(OPENCODE), "OCF_MODEL": "local/scripted", "OCF_MODEL_ENDPOINT": model.base_url}
         up = stack.enter_context(running_stack(top, **environ, WARM_SLOTS=str(AT_ONCE)))
         project = await stack.enter_async_context(up.project())
-        http = httpx.AsyncClient(base_url=up.answer["gateway"], trust_env=False, timeout=60)
+        http = httpx2.AsyncClient(base_url=up.answer["gateway"], trust_env=False, timeout=60)
         yield Gateway(await stack.enter_async_context(http), project.name), project.name, top / "sources"
 
 

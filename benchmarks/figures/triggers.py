@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from benchmarks.harness import Options, Row, Target
 from ocf.events.envelope import Event, decode
@@ -68,7 +68,7 @@ async def accepted(options: Options) -> Row:
     with tempfile.TemporaryDirectory(prefix="ocf-bench-") as folder, running_stack(Path(folder)) as stack:
         async with (
             stack.project() as project,
-            httpx.AsyncClient(base_url=stack.answer["gateway"], timeout=60) as client,
+            httpx2.AsyncClient(base_url=stack.answer["gateway"], timeout=60) as client,
         ):
             task = {"prompt": "hello"}
             on = {"type": TYPE, "actors": {"permission": "any"}}
@@ -99,7 +99,7 @@ async def accepted(options: Options) -> Row:
 
 
 async def _until_accepted(
-    project: Project, client: httpx.AsyncClient, url: str, body: bytes, headers: dict[str, str]
+    project: Project, client: httpx2.AsyncClient, url: str, body: bytes, headers: dict[str, str]
 ) -> float:
     async with asyncio.timeout(120), project.bus.listen(f"ocf.evt.{project.name}.*.accepted") as facts:
         began = time.perf_counter()

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from ocf.events.client.outage import DEFAULT_PATIENCE, CallFailed, Outage, Unreachable
 from ocf.events.errors import InvalidEvent
@@ -66,7 +66,7 @@ class GatewayClient:
     """
 
     def __init__(
-        self, find: Callable[[], Address], http: httpx.AsyncClient, report: Callable[[str], None] = lambda _: None
+        self, find: Callable[[], Address], http: httpx2.AsyncClient, report: Callable[[str], None] = lambda _: None
     ) -> None:
         self._find, self._http, self._report = find, http, report
         self.address = find()
@@ -109,9 +109,9 @@ class GatewayClient:
                     if len(body) > _HEALTH.bytes:
                         return None
             return parse_json(body, _HEALTH, "/health").get("instance")
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise self._unreachable(error) from None
-        except (httpx.HTTPError, InvalidEvent, AttributeError):
+        except (httpx2.HTTPError, InvalidEvent, AttributeError):
             return None
 
     async def call(self, method: str, path: str, *, body: object = None, **query: Any) -> Any:  # noqa: ANN401 - JSON
@@ -172,7 +172,7 @@ class GatewayClient:
         try:
             # Checking what was sent may take longer than any other answer.
             answer = await self._http.post(url, params=query, content=pieces(), headers=headers, timeout=600)
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise self._unreachable(error) from None
         if answer.is_error:
             raise _refused(answer.content[: _HEALTH.bytes], answer.status_code)
@@ -198,7 +198,7 @@ class GatewayClient:
                     raise _refused(await _head(answer), answer.status_code)
                 async for piece in answer.aiter_bytes():
                     yield piece
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise self._unreachable(error) from None
 
     def _unreachable(self, error: Exception) -> Unreachable:
@@ -243,7 +243,7 @@ class GatewayClient:
         from websockets.asyncio.client import connect
         from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-        query = httpx.QueryParams({"project_id": self.address.project, "from": start})
+        query = httpx2.QueryParams({"project_id": self.address.project, "from": start})
         url = f"ws{self.address.url.removeprefix('http')}/tasks/{execution}/stream?{query}"
         try:
             async with connect(
@@ -278,7 +278,7 @@ async def connect(
     """
     # Loading all CA certificates takes 20 ms, and plain HTTP does not need them.
     secure = find().url.startswith("https://")
-    async with httpx.AsyncClient(timeout=30, trust_env=False, verify=secure, follow_redirects=False) as http:
+    async with httpx2.AsyncClient(timeout=30, trust_env=False, verify=secure, follow_redirects=False) as http:
         client = GatewayClient(find, http, report)
         await client.verify()
         yield client
@@ -295,7 +295,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
     return chunk
 
 
-async def _head(answer: httpx.Response) -> bytes:
+async def _head(answer: httpx2.Response) -> bytes:
     """Return the part of an error's answer that is read."""
     body = b""
     async for piece in answer.aiter_bytes():

@@ -1,6 +1,6 @@
 """Network of an HTTP client that checks the addresses of names when it connects; its streams are asyncio's.
 
-httpcore's own backend goes through anyio, which costs as much per read as parsing what was read.
+httpcore2's own backend goes through anyio, which costs as much per read as parsing what was read.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import ssl
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any
 
-import httpcore
+import httpcore2
 
 from ocf.functions.core.address_rules import Reach, resolve, worst_reach
 
 
-class _Stream(httpcore.AsyncNetworkStream):
-    """One connection, in httpcore's interface. Times in seconds."""
+class _Stream(httpcore2.AsyncNetworkStream):
+    """One connection, in httpcore2's interface. Times in seconds."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -27,9 +27,9 @@ class _Stream(httpcore.AsyncNetworkStream):
             async with asyncio.timeout(timeout):
                 return await self._reader.read(max_bytes)
         except TimeoutError:
-            raise httpcore.ReadTimeout from None
+            raise httpcore2.ReadTimeout from None
         except OSError as error:
-            raise httpcore.ReadError(str(error)) from None
+            raise httpcore2.ReadError(str(error)) from None
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send bytes; wait while the other side does not read."""
@@ -38,9 +38,9 @@ class _Stream(httpcore.AsyncNetworkStream):
             async with asyncio.timeout(timeout):
                 await self._writer.drain()
         except TimeoutError:
-            raise httpcore.WriteTimeout from None
+            raise httpcore2.WriteTimeout from None
         except OSError as error:
-            raise httpcore.WriteError(str(error)) from None
+            raise httpcore2.WriteError(str(error)) from None
 
     async def aclose(self) -> None:
         """Close without waiting: nothing that is still to be sent has a reader."""
@@ -48,31 +48,31 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
+    ) -> httpcore2.AsyncNetworkStream:
         """Continue encrypted."""
         try:
             async with asyncio.timeout(timeout):
                 await self._writer.start_tls(ssl_context, server_hostname=server_hostname)
         except TimeoutError:
-            raise httpcore.ConnectTimeout from None
+            raise httpcore2.ConnectTimeout from None
         except OSError as error:
-            raise httpcore.ConnectError(str(error)) from None
+            raise httpcore2.ConnectError(str(error)) from None
         return self
 
-    def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 - httpcore's interface
+    def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 - httpcore2's interface
         """Return whether the other side has closed an idle connection (`is_readable`), or what asyncio knows."""
         if info == "is_readable":
             return self._reader.at_eof()
         return self._writer.get_extra_info("sslcontext" if info == "ssl_context" else info)
 
 
-class CheckedNetwork(httpcore.AsyncNetworkBackend):
+class CheckedNetwork(httpcore2.AsyncNetworkBackend):
     """Resolves names itself and checks all their addresses when connecting.
 
     A check of the URL alone is not enough: a name may resolve to another address a second later (DNS rebinding).
 
     Args:
-        check: gets host, port and addresses; raises `httpcore.UnsupportedProtocol` for those that are refused.
+        check: gets host, port and addresses; raises `httpcore2.UnsupportedProtocol` for those that are refused.
         resolver: resolves names.
     """
 
@@ -91,24 +91,24 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
+    ) -> httpcore2.AsyncNetworkStream:
         """Resolve `host`, check its addresses and connect to the first that accepts."""
         try:
             addresses = await asyncio.wait_for(self._resolve(host, port), timeout)
         except OSError as error:
-            raise httpcore.ConnectError(f"cannot resolve the name: {error.strerror}") from None
+            raise httpcore2.ConnectError(f"cannot resolve the name: {error.strerror}") from None
         except TimeoutError:
-            raise httpcore.ConnectTimeout("resolving the name took too long") from None
+            raise httpcore2.ConnectTimeout("resolving the name took too long") from None
         self._check(host, port, addresses)
-        failure: Exception = httpcore.ConnectError("the name has no address")
+        failure: Exception = httpcore2.ConnectError("the name has no address")
         for address in addresses:
             try:
                 async with asyncio.timeout(timeout):
                     return _Stream(*await asyncio.open_connection(address, port))
             except TimeoutError:
-                failure = httpcore.ConnectTimeout("connecting took too long")
+                failure = httpcore2.ConnectTimeout("connecting took too long")
             except OSError as error:
-                failure = httpcore.ConnectError(error.strerror or str(error))
+                failure = httpcore2.ConnectError(error.strerror or str(error))
         raise failure
 
     async def sleep(self, seconds: float) -> None:
@@ -120,7 +120,7 @@ def refuse_forbidden(host: str, addresses: list[str], allow_hosts: Collection[st
     """Refuse a host that has an address which no tenant may reach, unless it is in `allow_hosts`.
 
     Raises:
-        httpcore.UnsupportedProtocol: it is refused.
+        httpcore2.UnsupportedProtocol: it is refused.
     """
     if host not in allow_hosts and worst_reach(addresses) is Reach.NEVER:
-        raise httpcore.UnsupportedProtocol("the host's name resolves to a link-local or metadata address")
+        raise httpcore2.UnsupportedProtocol("the host's name resolves to a link-local or metadata address")

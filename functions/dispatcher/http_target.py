@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import httpx
+import httpx2
 
 from ocf.events import trace_context
 from ocf.events.command_publisher import NATS_DELIVERIES, NATS_SEQUENCE, NATS_SUBJECT
@@ -42,10 +42,10 @@ _MESSAGE = 1_024
 #: TCP keepalive (tcp(7)). An execution may be silent for an hour, and its machine may disappear meanwhile. The kernel
 #: probes after 15 s of silence, every 5 s, and closes the connection after three lost probes; the event is redelivered.
 _IDLE, _INTERVAL, _PROBES = 15, 5, 3
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+_LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
 
 
-def connections() -> httpx.AsyncHTTPTransport:
+def connections() -> httpx2.AsyncHTTPTransport:
     """Return the transport to functions: unlimited connections, with TCP keepalive to detect lost machines."""
     options: list[tuple[int, int, int]] = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     wanted = {"TCP_KEEPIDLE": _IDLE, "TCP_KEEPINTVL": _INTERVAL, "TCP_KEEPCNT": _PROBES}
@@ -53,7 +53,7 @@ def connections() -> httpx.AsyncHTTPTransport:
     for name, value in wanted.items():
         if hasattr(socket, name):  # macOS lacks some
             options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
-    return httpx.AsyncHTTPTransport(limits=_LIMITS, socket_options=options)
+    return httpx2.AsyncHTTPTransport(limits=_LIMITS, socket_options=options)
 
 
 class Target(Protocol):
@@ -67,12 +67,12 @@ class Target(Protocol):
 class FunctionTarget:
     """A function of this system: gets the event in binary mode, with the dispatch token."""
 
-    def __init__(self, route: Route, url: str, token: str | None, http: httpx.AsyncClient) -> None:
+    def __init__(self, route: Route, url: str, token: str | None, http: httpx2.AsyncClient) -> None:
         self._name = route.function
         self._url = url
         self._token = token
         self._http = http
-        self._timeout = httpx.Timeout(route.timeout, connect=_CONNECT)
+        self._timeout = httpx2.Timeout(route.timeout, connect=_CONNECT)
 
     async def post(self, event: Event) -> DeliveryResult:
         """POST the event, and wait for the function."""
@@ -81,7 +81,7 @@ class FunctionTarget:
             headers["ocf-dispatch-token"] = self._token
         try:
             response = await self._http.post(self._url, content=event.data, headers=headers, timeout=self._timeout)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             return DeliveryResult(0, f"{self._name} did not answer: {error or type(error).__name__}")
         return DeliveryResult(
             response.status_code, response.text[:REASON], retry_after(response.headers, _MAX_RETRY_AFTER)
@@ -95,7 +95,9 @@ class Webhook:
     must therefore contain all attributes. Without keys (a Knative Broker, which drops our headers) the mode is binary.
     """
 
-    def __init__(self, route: Route, url: str, keys: Sequence[bytes], *, clock: Clock, http: httpx.AsyncClient) -> None:
+    def __init__(
+        self, route: Route, url: str, keys: Sequence[bytes], *, clock: Clock, http: httpx2.AsyncClient
+    ) -> None:
         self._route = route
         self._url = url
         self._keys = keys
@@ -111,7 +113,7 @@ class Webhook:
         try:
             async with asyncio.timeout(self._route.timeout):
                 status, reason, command = await self._exchange(headers, body)
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
             detail = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
             reason = f"{self._route.function} did not answer: {detail}"
             return SinkResult(0, reason, 0.0, event.id, type(error).__name__)
@@ -161,7 +163,7 @@ def retry_after(headers: Mapping[str, str], longest: float, default: float = 1.0
         return default
 
 
-def _reason(response: httpx.Response, read: bytes) -> str:
+def _reason(response: httpx2.Response, read: bytes) -> str:
     if response.is_redirect:
         # Without the query, in which the receiver may repeat the request.
         location = response.headers.get("location", "").partition("#")[0].partition("?")[0]
@@ -177,7 +179,7 @@ class KubernetesEvents:
     """
 
     def __init__(
-        self, route: Route, account: Path = ACCOUNT, transport: httpx.AsyncBaseTransport | None = None
+        self, route: Route, account: Path = ACCOUNT, transport: httpx2.AsyncBaseTransport | None = None
     ) -> None:
         self._route = route
         self._account = account
@@ -192,17 +194,17 @@ class KubernetesEvents:
             async with self._client() as http:
                 url = f"{_SERVER}/api/v1/namespaces/{namespace}/events"
                 response = await http.post(url, json=described(event, namespace), headers=headers)
-        except (httpx.HTTPError, OSError, ssl.SSLError) as error:
+        except (httpx2.HTTPError, OSError, ssl.SSLError) as error:
             detail = str(error) or type(error).__name__
             return SinkResult(0, f"Kubernetes did not answer: {detail}", 0.0, event.id, type(error).__name__)
         status = _CREATED if response.status_code == _CONFLICT else response.status_code
         return SinkResult(status, response.text[:REASON], 0.0, event.id)
 
-    def _client(self) -> httpx.AsyncClient:
+    def _client(self) -> httpx2.AsyncClient:
         if self._transport is not None:
-            return httpx.AsyncClient(transport=self._transport)
+            return httpx2.AsyncClient(transport=self._transport)
         context = ssl.create_default_context(cafile=str(self._account / "ca.crt"))
-        return httpx.AsyncClient(verify=context, timeout=self._route.timeout, trust_env=False)
+        return httpx2.AsyncClient(verify=context, timeout=self._route.timeout, trust_env=False)
 
 
 def described(event: Event, namespace: str) -> dict[str, Any]:

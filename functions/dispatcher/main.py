@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from functools import partial
 from typing import NoReturn
 
-import httpx
+import httpx2
 import structlog
 import uvicorn
 from starlette.applications import Starlette
@@ -76,7 +76,7 @@ async def run(settings: Settings) -> None:
 
     async def life(front: startup.Front, stopped: Awaitable[float]) -> None:
         # Only requests to external sinks may use a proxy of the environment.
-        inside, outside = httpx.AsyncClient(transport=connections()), httpx.AsyncClient()
+        inside, outside = httpx2.AsyncClient(transport=connections()), httpx2.AsyncClient()
         async with build(settings, "dispatcher", front.note) as deps, inside, outside:
             routes = selected_routes(settings)
             loops = {route.consumer: _loop(deps, route, inside, outside) for route in routes}
@@ -122,7 +122,7 @@ async def _measure(consumer: str, measured: Awaitable[Backlog]) -> None:
 
 
 def _loop(
-    deps: Dependencies, route: Route, inside: httpx.AsyncClient, outside: httpx.AsyncClient
+    deps: Dependencies, route: Route, inside: httpx2.AsyncClient, outside: httpx2.AsyncClient
 ) -> ConsumerLoop | ProjectLoop:
     metrics.expect_deliveries(route.consumer)
     target, reject = _target(deps, route, inside, outside), deps.rejections.reject_message
@@ -142,7 +142,7 @@ async def running(open_: OpenExecutions, executions: Bucket) -> AsyncIterator[tu
         yield project, execution
 
 
-def _target(deps: Dependencies, route: Route, inside: httpx.AsyncClient, outside: httpx.AsyncClient) -> Target:
+def _target(deps: Dependencies, route: Route, inside: httpx2.AsyncClient, outside: httpx2.AsyncClient) -> Target:
     settings = deps.settings
     for sink in settings.event_sinks:
         if sink_routes.consumer(sink.name) == route.consumer:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 
 from ocf.events.forge_fields import ForgeKind
 from ocf.functions.forges.forge import Forge
@@ -61,7 +61,7 @@ class ForgeAddress:
         if (kind or self.kind, (api_url or self.api_url).rstrip("/")) != (self.kind, self.api_url):
             raise ForgeRefused(f"credential {credential!r} is for {self.kind} at {self.api_url}")
 
-    def connect(self, client: httpx.AsyncClient, token: str, *, app: bool = False) -> Forge:
+    def connect(self, client: httpx2.AsyncClient, token: str, *, app: bool = False) -> Forge:
         """Return a client of the forge; `app` says that the token is that of a GitHub App's installation.
 
         Raises:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-import httpx
+import httpx2
 import jwt
 
 from ocf.events.base_model import ForwardCompatible, ProjectId, Sealed
@@ -51,7 +51,7 @@ class Access:
     token: str = field(repr=False)
     app: bool = False
 
-    def connect(self, client: httpx.AsyncClient) -> Forge:
+    def connect(self, client: httpx2.AsyncClient) -> Forge:
         """Return a client of the forge. Raises ForgeRefused: the token would cross the network in clear text."""
         return self.address.connect(client, self.token, app=self.app)
 
@@ -101,7 +101,7 @@ class ForgeCredentials:
 
     async def access(
         self,
-        client: httpx.AsyncClient,
+        client: httpx2.AsyncClient,
         project: str,
         name: str,
         *,

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
 from ocf.functions.forges.forge import (
     PERMISSIONS,
@@ -35,7 +35,7 @@ _ROLES: dict[str, Permission] = {"maintain": "write", "owner": "admin", "pull": 
 class GitHub:
     """GitHub, or GitHub Enterprise Server at `api_url`."""
 
-    def __init__(self, client: httpx.AsyncClient, api_url: str, token: str) -> None:
+    def __init__(self, client: httpx2.AsyncClient, api_url: str, token: str) -> None:
         headers = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
         self._api = Api(client, api_url, {**headers, "Authorization": f"Bearer {token}"})
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
 from ocf.functions.forges.forge import (
     Change,
@@ -41,7 +41,7 @@ _NOTES: dict[Kind, str] = {"issue": "issues", "pull_request": "merge_requests"}
 class GitLab:
     """GitLab at `api_url`, such as https://gitlab.com/api/v4."""
 
-    def __init__(self, client: httpx.AsyncClient, api_url: str, token: str) -> None:
+    def __init__(self, client: httpx2.AsyncClient, api_url: str, token: str) -> None:
         self._api = Api(client, api_url, {"Authorization": f"Bearer {token}"})
 
     async def login(self) -> str:

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
-import httpx
+import httpx2
 
 from ocf.events.errors import DeadLetter, InvalidEvent, Unavailable
 from ocf.events.input_limits import KIB, MIB, JsonLimit, parse_json, shorten
@@ -64,28 +64,28 @@ class Listing:
     cut: bool = False
 
 
-def forge_client() -> httpx.AsyncClient:
+def forge_client() -> httpx2.AsyncClient:
     """Return a client that keeps nothing between calls and reaches no forbidden address."""
-    transport = httpx.AsyncHTTPTransport(trust_env=False)
-    # httpx has no public way to set the network backend of its pool.
+    transport = httpx2.AsyncHTTPTransport(trust_env=False)
+    # httpx2 has no public way to set the network backend of its pool.
     transport._pool._network_backend = CheckedNetwork(lambda host, _, addresses: refuse_forbidden(host, addresses))
-    return httpx.AsyncClient(
+    return httpx2.AsyncClient(
         transport=transport,
         trust_env=False,
         follow_redirects=False,
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
-        timeout=httpx.Timeout(10, read=_SECONDS),
+        timeout=httpx2.Timeout(10, read=_SECONDS),
     )
 
 
 class Api:
     """The API of one forge at `base`, with the headers that authenticate."""
 
-    def __init__(self, client: httpx.AsyncClient, base: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, client: httpx2.AsyncClient, base: str, headers: Mapping[str, str]) -> None:
         self._client = client
         self._base = base.rstrip("/")
         self._headers = {"Accept": "application/json", "User-Agent": "opencode-functions", **headers}
-        self._host = httpx.URL(base).host
+        self._host = httpx2.URL(base).host
 
     async def get(self, path: str, **query: object) -> Any:  # noqa: ANN401 - JSON
         """Return the JSON at `path`."""
@@ -143,14 +143,14 @@ class Api:
                 return await self._answer(f"{method} {path}", response)
         except TimeoutError:
             raise ForgeUnavailable(f"{self._host} did not answer within {_SECONDS:g} s") from None
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
             raise ForgeRefused(f"{self._host}: {error}") from None
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise ForgeUnavailable(f"{self._host} cannot be reached ({str(error) or type(error).__name__})") from None
         except InvalidEvent as error:
             raise ForgeRefused(f"{self._host}: {error}") from None
 
-    async def _answer(self, what: str, response: httpx.Response) -> Answer:
+    async def _answer(self, what: str, response: httpx2.Response) -> Answer:
         limit = ANSWER if response.status_code < 300 else _ERROR
         content = bytearray()
         if response.headers.get("content-encoding", "identity") not in ("", "identity"):
@@ -179,7 +179,7 @@ def seconds(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _wait(response: httpx.Response) -> float | None:
+def _wait(response: httpx2.Response) -> float | None:
     """Return the seconds that a rate limit asks to wait (GitHub answers 403 or 429), by the forge's clock."""
     headers = response.headers
     asked = headers.get("retry-after", "")

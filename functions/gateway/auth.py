@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import jwt
 import structlog
 
@@ -91,7 +91,7 @@ def refused(detail: str) -> Problem:
 class Authenticator:
     """Checks bearer tokens. One per gateway: it stores the issuer's keys."""
 
-    def __init__(self, settings: GatewaySettings, clock: Clock, client: httpx.AsyncClient | None = None) -> None:
+    def __init__(self, settings: GatewaySettings, clock: Clock, client: httpx2.AsyncClient | None = None) -> None:
         self._settings = settings
         self._clock = clock
         self._client = client
@@ -182,12 +182,12 @@ class Authenticator:
         """Fetch the issuer's keys. On failure the known keys stay, so that their callers are not locked out."""
         self._tried = self._clock.monotonic()
         if self._client is None:
-            self._client = httpx.AsyncClient(timeout=5)
+            self._client = httpx2.AsyncClient(timeout=5)
         try:
             answer = await self._client.get(self._settings.jwks_url or "")
             answer.raise_for_status()
             fetched = jwt.PyJWKSet.from_dict(answer.json())
-        except (httpx.HTTPError, ValueError, AttributeError, TypeError, jwt.PyJWTError) as error:
+        except (httpx2.HTTPError, ValueError, AttributeError, TypeError, jwt.PyJWTError) as error:
             detail = f"the token issuer's keys are unavailable: {error or type(error).__name__}"
             log.warning("no keys from the token issuer", action="gateway.jwks_failed", error=detail)
             self._failed = Problem(503, "unavailable", detail, headers={"Retry-After": "5"})

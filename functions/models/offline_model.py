@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 _LISTENING = re.compile(r"listening on http://127\.0\.0\.1:(\d+)")
 #: Path of the package after `npm ci`, below the tools' directory.
@@ -124,7 +124,7 @@ class OfflineModel:
 
     async def journal(self) -> list[dict[str, Any]]:
         """Return the requests it got, oldest first; `body` is what the model would have been sent."""
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx2.AsyncClient(trust_env=False) as client:
             answer = await client.get(f"http://127.0.0.1:{self.port}/__aimock/journal")
             answer.raise_for_status()
             found = answer.json()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import structlog
 
 from ocf.events.command_payloads import EmptyWorkspace, Execute, GitWorkspace
@@ -207,7 +207,7 @@ class ResultPublisher:
         source = session.workspace if session is not None and of_session else task.workspace
         return source if isinstance(source, GitWorkspace) else None
 
-    async def access(self, client: httpx.AsyncClient, task: Execute, source: GitWorkspace) -> Access:
+    async def access(self, client: httpx2.AsyncClient, task: Execute, source: GitWorkspace) -> Access:
         """Return the forge of the result and its token: a credential's, or that of the workspace.
 
         Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
+import httpx2
 
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.forges.forge import Forge, at_least
@@ -45,7 +45,7 @@ async def refusal(rule: CompiledRule, event: Mapping[str, Any], credentials: For
 
 
 async def _forge(
-    credentials: ForgeCredentials, client: httpx.AsyncClient, project: str, name: str, actor: Actor
+    credentials: ForgeCredentials, client: httpx2.AsyncClient, project: str, name: str, actor: Actor
 ) -> Forge:
     access = await credentials.access(client, project, name, url=actor.url)
     if access.address.kind != actor.forge:

@@ -144,7 +144,7 @@ def _boundary(place: Path, found: Running | None) -> Iterator[Finding]:
     """Yield the boundary between executions: the running stack's, or that of a stack started from this shell."""
     import json
 
-    import httpx
+    import httpx2
 
     from ocf.functions.execute.sandbox.boundary import OWN_CONTAINER, OWN_USER, current_boundary
     from ocf.functions.settings.settings import load
@@ -158,9 +158,9 @@ def _boundary(place: Path, found: Running | None) -> Iterator[Finding]:
     else:
         try:
             port = json.loads((place / "ports.json").read_text())["execute"]
-            answer = httpx.get(f"http://127.0.0.1:{port}/ready", timeout=5, trust_env=False)
+            answer = httpx2.get(f"http://127.0.0.1:{port}/ready", timeout=5, trust_env=False)
             result = str(answer.json()["checks"]["boundary"])
-        except (OSError, ValueError, KeyError, httpx.HTTPError) as error:
+        except (OSError, ValueError, KeyError, httpx2.HTTPError) as error:
             result = f"unknown: the execute function does not answer ({type(error).__name__})"
     yield Finding(
         "boundary",

@@ -130,7 +130,7 @@ async def _post(events: list[Event], of: tuple[str, str], url: str, only: list[s
     """
     import asyncio
 
-    import httpx
+    import httpx2
 
     from ocf.events.event_types import TYPES
 
@@ -139,7 +139,7 @@ async def _post(events: list[Event], of: tuple[str, str], url: str, only: list[s
         commands = [event for event in commands if _short(event).removeprefix("task.") in only]
     posts: list[asyncio.Task[bool]] = []
     # No time limit: a debugger may hold a request for as long as its user needs.
-    async with httpx.AsyncClient(timeout=None, trust_env=False) as http:  # noqa: S113
+    async with httpx2.AsyncClient(timeout=None, trust_env=False) as http:
         for number, event in enumerate(commands):
             if posts and event.type in _MEANWHILE:
                 gap = (event.time - commands[number - 1].time).total_seconds()
@@ -151,13 +151,13 @@ async def _post(events: list[Event], of: tuple[str, str], url: str, only: list[s
 
 
 async def _post_one(
-    http: Any,  # noqa: ANN401 - httpx comes late
+    http: Any,  # noqa: ANN401 - httpx2 comes late
     url: str,
     event: Event,
     of: tuple[str, str],
     json_output: bool,
 ) -> bool:
-    import httpx
+    import httpx2
 
     from ocf.events.event_types import TYPES
 
@@ -166,7 +166,7 @@ async def _post_one(
     try:
         answer = await http.post(url, content=event.data, headers=headers)
         status, text = answer.status_code, answer.text[:500]
-    except httpx.TransportError as error:
+    except httpx2.TransportError as error:
         status, text = 0, str(error) or type(error).__name__
     if json_output:
         print_json({"type": event.type, "id": event.id, "status": status, "answer": text})

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.events.envelope import decode
@@ -139,7 +139,7 @@ async def serves() -> bool:
 
 async def posted(path: str, execution: str) -> list[dict[str, Any]]:
     """What the receiver has about an execution at a path: `headers` and `body`."""
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False) as http:
         kept = (await http.get(RECEIVER)).json()
     found = [{**one, "body": base64.b64decode(one["body"])} for one in kept if one["path"] == path]
     return [one for one in found if execution.encode() in one["body"]]

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.support.cluster import NAMESPACE, NEEDS_CLUSTER, Cluster, apply, built, cluster, kubectl, settled, until
@@ -49,7 +49,7 @@ async def test_a_second_pod_sees_the_agents_files_within_a_second(
     workspace = {"source": "shared", "path": here.project}
     execution = await here.client.submit(prompt="Please write ticks", workspace=workspace)
     late: list[float] = []
-    async with httpx.AsyncClient(base_url=f"http://files.{NAMESPACE}.svc.cluster.local:8080", trust_env=False) as http:
+    async with httpx2.AsyncClient(base_url=f"http://files.{NAMESPACE}.svc.cluster.local:8080", trust_env=False) as http:
         async with asyncio.timeout(180):
             while len(late) < 20:
                 answer = await http.get(f"/{here.project}/ticks.txt")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import httpx
+import httpx2
 import pytest
 
 from tests.support.cluster import NEEDS_CLUSTER, Cluster, gateway, kubectl, until
@@ -10,13 +10,13 @@ from tests.support.cluster import NEEDS_CLUSTER, Cluster, gateway, kubectl, unti
 pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(900)]
 
 
-async def rows(http: httpx.AsyncClient, here: Cluster, **wanted: str) -> dict[str, str]:
+async def rows(http: httpx2.AsyncClient, here: Cluster, **wanted: str) -> dict[str, str]:
     """The project's executions in the list, with their states; none while the database is away."""
     answer = await http.get("/tasks", params={"project_id": here.project, **wanted})
     return {one["execution_id"]: one["status"] for one in answer.json()["items"]} if answer.is_success else {}
 
 
-async def written(http: httpx.AsyncClient, here: Cluster, execution: str, **wanted: str) -> None:
+async def written(http: httpx2.AsyncClient, here: Cluster, execution: str, **wanted: str) -> None:
     """Wait until the list has it, as completed."""
 
     async def there() -> bool:

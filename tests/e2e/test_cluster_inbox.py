@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 import yaml
 
@@ -50,7 +50,7 @@ class Inbox:
         body = {"specversion": "1.0", "id": event.id, "source": event.source, "type": event.type}
         body |= {"datacontenttype": "application/json", "data": json.loads(event.data)}
         headers = {"content-type": "application/cloudevents+json"}
-        async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
+        async with httpx2.AsyncClient(timeout=60, trust_env=False) as http:
             answer = await http.post(self.broker, headers=headers, content=json.dumps(body))
         assert answer.status_code == 202, answer.text
 

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.support.cluster import (
@@ -116,9 +116,9 @@ async def test_the_encryption_key_is_rotated_twice_under_sealed_tasks(here: Clus
     first = (await secret("ocf-encryption"))["ENCRYPTION_KEY"]
     accepted: list[str] = []
 
-    async def submit_for_ever(http: httpx.AsyncClient) -> None:
+    async def submit_for_ever(http: httpx2.AsyncClient) -> None:
         while True:
-            with suppress(httpx.TransportError):  # the gateway is rolled as well; what it accepted counts
+            with suppress(httpx2.TransportError):  # the gateway is rolled as well; what it accepted counts
                 answer = await http.post("/tasks/execute", json=task)
                 if answer.status_code == 202:
                     accepted.append(answer.json()["execution_id"])

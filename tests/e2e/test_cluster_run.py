@@ -12,7 +12,7 @@ import json
 import time
 from pathlib import Path
 
-import httpx
+import httpx2
 import nats
 import pytest
 from nats.aio.msg import Msg
@@ -110,7 +110,7 @@ async def _no_execute_pod() -> bool:
 async def test_functions_take_events_from_the_dispatcher_only(here: Cluster) -> None:
     """Another pod, or a test in the cluster's network, cannot hand a function an event."""
     headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x", "ce-type": "dev.ocf.task.cancel.v1"}
-    async with httpx.AsyncClient(timeout=180, trust_env=False) as http:
+    async with httpx2.AsyncClient(timeout=180, trust_env=False) as http:
         answer = await http.post(f"http://cancel.{NAMESPACE}.svc.cluster.local/", headers=headers, content=b"{}")
     assert answer.status_code == 401
 

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections import Counter
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.events.output import ChunkType
@@ -28,7 +28,7 @@ async def test_each_function_starts_from_zero_and_is_fast_when_warm(
     """A request to each function without a pod is held until there is one; the next takes milliseconds."""
     await until("no pod of a function", at_zero, 240)
     said = []
-    async with httpx.AsyncClient(timeout=120, trust_env=False) as http:
+    async with httpx2.AsyncClient(timeout=120, trust_env=False) as http:
         for function in FUNCTIONS:
 
             async def none(function: str = function) -> bool:

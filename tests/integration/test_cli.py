@@ -422,7 +422,7 @@ main()
 
 async def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path: Path) -> None:
     """At any moment of the imports, which take most of a short verb's time."""
-    for moment in ("typer", "ocf.cli.tasks", "httpx", "ocf.events.client.gateway"):
+    for moment in ("typer", "ocf.cli.tasks", "httpx2", "ocf.events.client.gateway"):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", _INTERRUPTED, moment, "--gateway", "http://127.0.0.1:9", "list"),
             cwd=tmp_path,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-import httpx
+import httpx2
 
 from ocf.functions.dispatcher.http_target import connections
 
@@ -23,7 +23,7 @@ async def test_a_silent_connection_is_asked_after() -> None:
         await writer.wait_closed()
         ended.set()
 
-    async def note(response: httpx.Response) -> None:
+    async def note(response: httpx2.Response) -> None:
         used = response.extensions["network_stream"].get_extra_info("socket")
         options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
         quiet, every, questions = (used.getsockopt(socket.IPPROTO_TCP, option) for option in options)
@@ -31,7 +31,7 @@ async def test_a_silent_connection_is_asked_after() -> None:
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, httpx.AsyncClient(transport=connections(), event_hooks={"response": [note]}) as http:
+    async with server, httpx2.AsyncClient(transport=connections(), event_hooks={"response": [note]}) as http:
         await http.post(f"http://127.0.0.1:{port}/", timeout=5)
         await http.aclose()
         await asyncio.wait_for(ended.wait(), 5)

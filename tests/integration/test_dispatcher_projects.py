@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.events import subjects
@@ -44,7 +44,7 @@ class Heard:
     at: dict[str, float] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def take(self, request: httpx.Request) -> dict[str, str]:
+    def take(self, request: httpx2.Request) -> dict[str, str]:
         body: dict[str, str] = json.loads(request.content)
         self.projects.append(body["project_id"])
         self.executions.append(body["execution_id"])
@@ -56,7 +56,7 @@ class Heard:
         return self.projects.count(project)
 
 
-Answer = Callable[[httpx.Request], Awaitable[httpx.Response]]
+Answer = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ async def bus(own_nats_server: NatsServer) -> AsyncIterator[NatsBus]:
 async def dispatching(bus: NatsBus, row: Route, answer: Answer, **options: object) -> AsyncIterator[ProjectLoop]:
     """A dispatcher of that row, whose function says `answer`."""
     clock = SystemClock()
-    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
         dispatcher = Dispatcher(row, FunctionTarget(row, "http://function/", None, http), bus=bus, clock=clock)
         loop = ProjectLoop(row, dispatcher, bus, clock, **options)  # type: ignore[arg-type]
         task = asyncio.create_task(loop.run())
@@ -123,9 +123,9 @@ async def test_failing_submits_of_one_project_hold_up_no_other(bus: NatsBus) -> 
     """More of them fail than may be unsettled; another project's come as fast as before, and all of them come."""
     heard = Heard()
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         body = heard.take(request)
-        return httpx.Response(503 if body["project_id"] == "broken" else 200, text="away")
+        return httpx2.Response(503 if body["project_id"] == "broken" else 200, text="away")
 
     async with dispatching(bus, SUBMIT, answer, failed_seconds=0.05):  # the test would take ten seconds
         await latencies(bus, heard, "fine", 3)
@@ -142,15 +142,15 @@ async def test_one_run_behind_five_thousand_of_another_project_takes_the_next_fr
     heard, running_now, ended = Heard(), 0, 0
     free = asyncio.Semaphore(0)
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         nonlocal running_now, ended
         if running_now >= 2:
-            return httpx.Response(429, headers={"retry-after": "1"})
+            return httpx2.Response(429, headers={"retry-after": "1"})
         running_now += 1
         heard.take(request)
         await free.acquire()
         running_now, ended = running_now - 1, ended + 1
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
     await publish_many(bus, EXECUTE, "many", 5_000)
     async with dispatching(bus, EXECUTE, answer) as loop:
@@ -174,13 +174,13 @@ async def test_a_quota_counts_at_all_workers_together(bus: NatsBus) -> None:
     heard = Heard()
     finish = asyncio.Event()
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         project = heard.take(request)["project_id"]
         now[project] += 1
         most[project] = max(most[project], now[project])
         await finish.wait()
         now[project] -= 1
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
     await publish_many(bus, EXECUTE, "many", 50)
     await publish_many(bus, EXECUTE, "few", 2)
@@ -209,9 +209,9 @@ async def test_a_quota_holds_over_a_restart_of_the_dispatcher(bus: NatsBus) -> N
         await bucket.create(ref.lease_key, b"worker", ttl=60)
         await open_(bus).add(ref)
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         heard.take(request)
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
     await publish(bus, EXECUTE, "many")
     async with dispatching(bus, EXECUTE, answer, quota=2, running=lambda: running(open_(bus), bucket)):
@@ -226,10 +226,10 @@ async def test_turns_of_a_session_come_in_their_order_beside_others(bus: NatsBus
     """Of two projects that use the same session id, each; one that fails at first is not overtaken."""
     session, heard = str(uuid.uuid4()), Heard()
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         body = heard.take(request)
         first = heard.executions.count(body["execution_id"]) == 1
-        return httpx.Response(404 if first and body["prompt"] in ("a0", "b3") else 200, text="no such session yet")
+        return httpx2.Response(404 if first and body["prompt"] in ("a0", "b3") else 200, text="no such session yet")
 
     for number in range(6):
         for project in ("a", "b"):
@@ -245,14 +245,14 @@ async def test_a_dispatcher_that_is_replaced_leaves_nothing_behind_and_repeats_n
     """What was in flight comes again after its ack wait, what waited comes, what was acked does not."""
     row, first, second = replace(SUBMIT, ack_wait=1.0), Heard(), Heard()
 
-    async def hangs(request: httpx.Request) -> httpx.Response:
+    async def hangs(request: httpx2.Request) -> httpx2.Response:
         if first.take(request)["prompt"] == "hangs":
             await asyncio.Event().wait()
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
-    async def answers(request: httpx.Request) -> httpx.Response:
+    async def answers(request: httpx2.Request) -> httpx2.Response:
         second.take(request)
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
     async with dispatching(bus, row, hangs) as loop:
         done = [await publish(bus, row, "a") for _ in range(5)]
@@ -281,9 +281,9 @@ async def test_an_upgrade_takes_over_what_the_shared_consumer_holds(bus: NatsBus
     assert len(deliveries) == 6
     heard = Heard()
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         heard.take(request)
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
     async with dispatching(bus, row, answer):
         await until(lambda: len(heard.executions) >= 7)
@@ -307,9 +307,9 @@ async def test_an_upgrade_of_a_consumer_that_is_full_lets_others_through_at_once
     await before.close()
     heard = Heard()
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         heard.take(request)
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
     async with dispatching(bus, row, answer):
         await until(lambda: fine in heard.at and heard.count("broken") == 10, 5)
@@ -320,9 +320,9 @@ async def test_two_dispatchers_at_once_deliver_each_message_once(bus: NatsBus, o
     heard = Heard()
     other = await connect(own_nats_server.url, creds=own_nats_server.creds, name="other")
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         heard.take(request)
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
     sent: list[str] = []
     row = replace(SUBMIT, ack_wait=2.0)
@@ -345,9 +345,9 @@ async def test_a_new_project_comes_at_once(bus: NatsBus) -> None:
     """Its consumer is made when its first message is published; that takes some milliseconds."""
     heard = Heard()
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         heard.take(request)
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
     async with dispatching(bus, SUBMIT, answer):
         known = [(await latencies(bus, heard, "known", 1))[0] for _ in range(15)]
@@ -361,10 +361,10 @@ async def test_more_projects_than_consumers_and_each_has_its_turn(bus: NatsBus) 
     projects that share one are served too."""
     heard, others = Heard(), asyncio.Event()
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         if heard.take(request)["project_id"] == "many":
             await others.wait()
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
     await publish_many(bus, SUBMIT, "many", 600)
     names = [f"p{number}" for number in range(200)]
@@ -384,9 +384,9 @@ async def test_a_project_that_is_idle_keeps_no_consumer_and_repeats_nothing(bus:
     """It gets a new one with its next message, which begins there."""
     heard = Heard()
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         heard.take(request)
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
     async with dispatching(bus, SUBMIT, answer, idle_seconds=0.0) as loop:
         for round_ in range(1, 4):
@@ -402,9 +402,9 @@ async def test_a_consumer_that_somebody_removed_is_made_again_where_it_was(bus: 
     """What was delivered does not come again, what comes does."""
     heard = Heard()
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         heard.take(request)
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
     async with dispatching(bus, SUBMIT, answer):
         for number in (1, 2):

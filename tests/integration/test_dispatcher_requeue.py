@@ -7,7 +7,7 @@ import json
 import uuid
 from collections import Counter
 
-import httpx
+import httpx2
 
 from ocf.events import subjects
 from ocf.events.adapters.nats.bus import NatsBus, connect
@@ -39,17 +39,17 @@ async def test_a_project_at_its_quota_and_a_busy_session_hold_up_nobody(own_nats
     done: Counter[str] = Counter()
     theirs = asyncio.Event()
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         project = json.loads(request.content)["project_id"]
         asked[project] += 1
         if project != "patient" and not theirs.is_set():
-            return httpx.Response(425, text="its project or session runs another")
+            return httpx2.Response(425, text="its project or session runs another")
         done[project] += 1
         if project == "patient":
             theirs.set()
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
-    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
         for number in range(WAITING):
             await published(bus, "greedy") if number % 2 else await published(bus, "talker", session)
         await published(bus, "patient")

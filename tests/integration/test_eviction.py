@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.events import subjects
@@ -50,7 +50,7 @@ async def evict(project: Project, execution: str) -> None:
         assert [message.subject async for message in project.bus.history(stream, pattern)] == []
 
 
-async def answers(client: httpx.AsyncClient, project: str, execution: str) -> dict[str, Any]:
+async def answers(client: httpx2.AsyncClient, project: str, execution: str) -> dict[str, Any]:
     """What each call says, without what only tells when the record was written."""
     found: dict[str, Any] = {}
     for call in CALLS:
@@ -71,7 +71,7 @@ async def test_every_call_answers_the_same_from_the_archive(impatient: Stack) ->
     """Status, output, patch, files, events, list; the client too; fork, idempotency and deletion go on."""
     async with (
         impatient.project() as project,
-        httpx.AsyncClient(base_url=impatient.answer["gateway"], timeout=30) as client,
+        httpx2.AsyncClient(base_url=impatient.answer["gateway"], timeout=30) as client,
     ):
         body = {"project_id": project.name, "prompt": "Say hello", "labels": {"team": "a"}}
         headers = {"Idempotency-Key": project.name}
@@ -114,7 +114,7 @@ async def test_a_rejected_execution_is_archived_and_leaves_too(impatient: Stack)
     """Its events and manifest stay, and its status."""
     async with (
         impatient.project() as project,
-        httpx.AsyncClient(base_url=impatient.answer["gateway"], timeout=30) as client,
+        httpx2.AsyncClient(base_url=impatient.answer["gateway"], timeout=30) as client,
     ):
         execution = await project.client.submit(prompt="x", session_id="0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11")
         await project.archived(execution, timeout=60)
@@ -135,7 +135,7 @@ async def test_executions_are_compared_from_the_archive(impatient: Stack) -> Non
 
     async with (
         impatient.project() as project,
-        httpx.AsyncClient(base_url=impatient.answer["gateway"], timeout=30) as client,
+        httpx2.AsyncClient(base_url=impatient.answer["gateway"], timeout=30) as client,
     ):
         runs = [steps("same\n", "done"), steps("same\n", "done"), steps("other\n", "different")]
         one, two, three = [await project.submit(run) for run in runs]
@@ -159,6 +159,6 @@ async def test_executions_are_compared_from_the_archive(impatient: Stack) -> Non
         assert (shown.returncode, b"kept.txt changed differently" in text) == (1, True)
 
 
-async def archived_row(client: httpx.AsyncClient, project: str) -> bool:
+async def archived_row(client: httpx2.AsyncClient, project: str) -> bool:
     items = (await client.get(f"/tasks?project_id={project}")).json()["items"]
     return len(items) == 1 and items[0]["archived"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.functions.forges.addresses import forge_address
@@ -110,7 +110,7 @@ async def test_a_protected_branch_and_a_missing_right_are_reasons(gitea: Gitea, 
     user = {"username": name, "email": f"{name}@example.com", "password": "a-Password-1", "must_change_password": False}
     gitea.call("POST", "/admin/users", user)
     scopes = {"name": "t", "scopes": ["write:repository", "write:issue", "read:user"]}
-    made = httpx.post(f"{gitea.api_url}/users/{name}/tokens", json=scopes, auth=(name, "a-Password-1")).json()
+    made = httpx2.post(f"{gitea.api_url}/users/{name}/tokens", json=scopes, auth=(name, "a-Password-1")).json()
     stranger = await publishing(gitea, tmp_path / "eve", url=gitea.repository, token=made["sha1"])
     stranger.write("src/app.py", "print('two')\n")
     with pytest.raises(ResultRejected, match=r"(?i)permission|denied|403|unauthorized"):

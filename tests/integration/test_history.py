@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.support.stack import OCF, Project, Stack, until
@@ -36,7 +36,7 @@ def rows(stack: Stack, project: str) -> dict[str, list[tuple[Any, ...]]]:
 
 
 async def tasks(stack: Stack, project: str, query: str = "") -> list[dict[str, Any]]:
-    async with httpx.AsyncClient(base_url=stack.answer["gateway"]) as client:
+    async with httpx2.AsyncClient(base_url=stack.answer["gateway"]) as client:
         answer = await client.get(f"/tasks?project_id={project}{query}")
         answer.raise_for_status()
         items: list[dict[str, Any]] = answer.json()["items"]

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from sqlalchemy import create_engine, text
 
@@ -30,12 +30,12 @@ def stack(server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-async def client(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=stack.answer["gateway"], timeout=30) as found:
+async def client(stack: Stack) -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(base_url=stack.answer["gateway"], timeout=30) as found:
         yield found
 
 
-async def rows(client: httpx.AsyncClient, project: str) -> dict[str, str]:
+async def rows(client: httpx2.AsyncClient, project: str) -> dict[str, str]:
     answer = await client.get(f"/tasks?project_id={project}")
     return {item["execution_id"]: item["status"] for item in answer.json()["items"]} if answer.is_success else {}
 
@@ -58,7 +58,7 @@ def refuse(server: Postgres, *, whole: bool) -> None:
 
 @pytest.mark.parametrize("fault", ["crash", "stop", "silence", "refusal"])
 async def test_executions_go_on_without_the_database(
-    fault: str, stack: Stack, server: Postgres, client: httpx.AsyncClient
+    fault: str, stack: Stack, server: Postgres, client: httpx2.AsyncClient
 ) -> None:
     """Killed, stopped, silent (SIGSTOP) or refusing: a run completes and is archived meanwhile, its status is there;
     lists say why there are none, readiness says how many facts are missing; afterwards every row comes."""

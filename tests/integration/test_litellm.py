@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import yaml
 
@@ -72,9 +72,9 @@ async def gateway(folder: Path, model: OfflineModel) -> AsyncIterator[str]:
         async def ready() -> bool:
             assert process.returncode is None, (folder / "log").read_text()
             try:
-                async with httpx.AsyncClient(trust_env=False) as client:
+                async with httpx2.AsyncClient(trust_env=False) as client:
                     return (await client.get(f"http://127.0.0.1:{port}/health/liveliness")).is_success
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 return False
 
         await until(ready, timeout=400, what="LiteLLM")

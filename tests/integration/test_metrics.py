@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-import httpx
+import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -19,7 +19,7 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 async def scraped(stack: Stack, process: str) -> Series:
     """`/metrics` of one of its processes."""
     ports = json.loads((stack.data_dir / "ports.json").read_text())
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False) as http:
         answer = (await http.get(f"http://127.0.0.1:{ports[process]}/metrics")).raise_for_status()
     samples = [sample for family in text_string_to_metric_families(answer.text) for sample in family.samples]
     return {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}

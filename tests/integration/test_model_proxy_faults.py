@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import structlog
 import zstandard
@@ -52,7 +52,7 @@ ASK: dict[str, Any] = {"model": "x", "stream": True, "messages": [{"role": "user
 class Rig:
     """A model proxy in front of a faulty provider, and a client that holds the token."""
 
-    def __init__(self, model_proxy: ModelProxy, model: FaultyModel, client: httpx.AsyncClient) -> None:
+    def __init__(self, model_proxy: ModelProxy, model: FaultyModel, client: httpx2.AsyncClient) -> None:
         self.model_proxy, self.model, self.client = model_proxy, model, client
         self.calls: list[Call] = []
         self.activity = 0
@@ -63,7 +63,7 @@ class Rig:
     async def wait(self) -> None:
         await self.packed.wait()
 
-    async def ask(self, path: str = "/chat/completions", **fields: Any) -> httpx.Response:
+    async def ask(self, path: str = "/chat/completions", **fields: Any) -> httpx2.Response:
         return await self.client.post(path, json={**ASK, **fields})
 
 
@@ -82,7 +82,7 @@ async def make() -> AsyncIterator[Make]:
             model_proxy = await ModelProxy(upstream, SystemClock()).start()
             stack.push_async_callback(model_proxy.close)
             headers = {"authorization": f"Bearer {model_proxy.token}"}
-            client = httpx.AsyncClient(base_url=model_proxy.base_url, headers=headers, timeout=10)
+            client = httpx2.AsyncClient(base_url=model_proxy.base_url, headers=headers, timeout=10)
             await stack.enter_async_context(client)
             rig = Rig(model_proxy, model, client)
 
@@ -98,7 +98,7 @@ async def make() -> AsyncIterator[Make]:
         yield build
 
 
-def said(response: httpx.Response) -> str:
+def said(response: httpx2.Response) -> str:
     """The text of a streamed chat completion."""
     lines = [json.loads(x[6:]) for x in response.text.splitlines() if x.startswith("data: {")]
     return "".join(c["delta"].get("content") or "" for line in lines for c in line["choices"])
@@ -145,7 +145,7 @@ async def test_no_answer_reaches_the_agent_before_its_files_are_packed(make: Mak
     cut = asyncio.create_task(rig.ask())
     await until(lambda: len(rig.model.requests) == 3)
     await rig.model_proxy.close()
-    with pytest.raises(httpx.HTTPError):
+    with pytest.raises(httpx2.HTTPError):
         await cut
 
 
@@ -171,7 +171,7 @@ async def test_the_callers_wishes_reach_the_provider(make: Make) -> None:
 async def test_a_wrong_token_gets_nothing(make: Make, headers: dict[str, str]) -> None:
     """Another execution's agent, or anybody on the machine, is refused before the body is read."""
     rig = await make(chat("a"))
-    async with httpx.AsyncClient() as stranger:
+    async with httpx2.AsyncClient() as stranger:
         response = await stranger.post(rig.model_proxy.base_url + "/chat/completions", json=ASK, headers=headers)
     assert response.status_code == 401
     assert not rig.model.requests
@@ -261,7 +261,7 @@ async def test_a_mistake_of_the_brokers_own_ends_the_execution(make: Make, monke
     rig = await make(chat("a"))
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     monkeypatch.setattr("ocf.functions.execute.model_proxy.proxy.requests.prepare", lambda *_: 1 / 0)
-    with pytest.raises(httpx.HTTPError):
+    with pytest.raises(httpx2.HTTPError):
         await rig.ask()
     assert rig.model_proxy.failure is not None
     assert rig.model_proxy.failure.message == "the model proxy failed"
@@ -294,7 +294,7 @@ async def test_a_stream_that_breaks_off_is_never_taken_for_complete(make: Make) 
     """The agent's connection breaks as well; what came is counted by estimate; three in a row are a model_error."""
     rig = await make(cut("half", " an"))
     for number in range(1, 4):
-        with pytest.raises(httpx.HTTPError):
+        with pytest.raises(httpx2.HTTPError):
             await rig.ask()
         assert rig.calls[-1].outcome == "cut"
         assert rig.calls[-1].estimated
@@ -351,7 +351,7 @@ async def test_an_endless_event_does_not_fill_the_memory(make: Make, monkeypatch
             await exchange.writer.drain()
 
     rig = await make(huge)
-    with pytest.raises(httpx.HTTPError):
+    with pytest.raises(httpx2.HTTPError):
         await rig.ask()
     assert rig.calls[0].outcome == "cut"
 
@@ -363,7 +363,7 @@ async def test_too_large_a_request_is_refused(make: Make, monkeypatch: pytest.Mo
     try:
         response = await rig.ask(padding="x" * 200_000)
         assert response.status_code == 413
-    except httpx.WriteError:
+    except httpx2.WriteError:
         assert not rig.model.requests
     assert said(await rig.ask()) == "a"
 
@@ -385,7 +385,7 @@ async def test_the_token_budget_ends_the_execution(make: Make) -> None:
 async def test_a_call_that_runs_away_is_cut_in_the_middle(make: Make, limits: Limits) -> None:
     """An answer that grows over the budget is not waited for."""
     rig = await make(endless(0.001), limits=limits, prices=Prices(1, 1, 1, 1))
-    with pytest.raises(httpx.HTTPError):
+    with pytest.raises(httpx2.HTTPError):
         await rig.ask()
     assert rig.model_proxy.failure is not None
     assert rig.model_proxy.failure.reason is Reason.BUDGET_EXCEEDED
@@ -413,7 +413,7 @@ async def test_refuse_cuts_running_calls_within_100_ms(make: Make) -> None:
         await anext(lines)
         start = time.monotonic()
         rig.model_proxy.refuse("cancelled")
-        with pytest.raises(httpx.HTTPError):
+        with pytest.raises(httpx2.HTTPError):
             _ = [line async for line in lines]
         await asyncio.wait_for(rig.model.hung_up.wait(), 0.1)
         assert time.monotonic() - start < 0.1
@@ -452,7 +452,7 @@ async def test_a_closed_broker_frees_its_port(make: Make) -> None:
     """The token dies with the execution."""
     rig = await make(chat("a"))
     await rig.model_proxy.close()
-    with pytest.raises(httpx.ConnectError):
+    with pytest.raises(httpx2.ConnectError):
         await rig.ask()
 
 
@@ -499,7 +499,7 @@ async def test_before_it_has_a_target_a_broker_answers_by_itself(path: str, stre
     upstream = Upstream(SystemClock())
     model_proxy = await ModelProxy(upstream, SystemClock()).start()
     headers = {"authorization": f"Bearer {model_proxy.token}"}
-    async with httpx.AsyncClient(base_url=model_proxy.base_url, headers=headers) as client:
+    async with httpx2.AsyncClient(base_url=model_proxy.base_url, headers=headers) as client:
         response = await client.post(path, json={**ASK, "stream": stream})
     assert response.status_code == 200
     assert "ready" in response.text
@@ -557,7 +557,7 @@ async def test_answers_of_no_use_end_the_execution_after_three(make: Make, act: 
     for number in range(1, 4):
         try:
             assert (await rig.ask()).status_code in (200, 502)
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             assert rig.calls[-1].outcome == "cut"
         assert (rig.model_proxy.failure is not None) is (number == 3)
     assert rig.model_proxy.failure is not None
@@ -599,7 +599,7 @@ async def test_thirty_two_kilobytes_of_zstd_stay_thirty_two_kilobytes(make: Make
         rig = await make(act)
         tracemalloc.start()
         try:
-            with suppress(httpx.HTTPError):
+            with suppress(httpx2.HTTPError):
                 await rig.ask()
             _, peak = tracemalloc.get_traced_memory()
         finally:
@@ -626,7 +626,7 @@ async def test_a_model_that_falls_silent_in_an_answer_is_cut(make: Make) -> None
 
     rig = await make(stalls, read_timeout=0.2)
     for _ in range(3):
-        with pytest.raises(httpx.HTTPError):
+        with pytest.raises(httpx2.HTTPError):
             await rig.ask()
     assert rig.model_proxy.failure is not None
     assert "MODEL_SILENCE_SECONDS" in rig.model_proxy.failure.message

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from pydantic import SecretStr
 
@@ -52,7 +52,7 @@ class Rig:
         self.proxy.assign(target, self.limits or Limits(), Hooks(on_call_end=self.calls.append))
         headers = {"x-goog-api-key": self.proxy.token}
         url = self.proxy.base_url.removesuffix("/v1") + "/v1beta"
-        self.client = httpx.AsyncClient(base_url=url, headers=headers, timeout=10)
+        self.client = httpx2.AsyncClient(base_url=url, headers=headers, timeout=10)
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -61,11 +61,11 @@ class Rig:
         await self.upstream.close()
         await self._serving.__aexit__(None, None, None)
 
-    async def ask(self, path: str = STREAM, **fields: Any) -> httpx.Response:
+    async def ask(self, path: str = STREAM, **fields: Any) -> httpx2.Response:
         return await self.client.post(path, json={**ASK, **fields})
 
 
-def said(response: httpx.Response) -> str:
+def said(response: httpx2.Response) -> str:
     found = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
     return "".join(part["text"] for one in found for c in one["candidates"] for part in c["content"]["parts"])
 
@@ -151,7 +151,7 @@ async def test_an_answer_without_usage_is_estimated_and_cut_at_the_budget() -> N
             await exchange.event(chunk("word "))
 
     async with Rig(endless, limits=Limits(max_total_tokens=200)) as rig:
-        with pytest.raises(httpx.HTTPError):
+        with pytest.raises(httpx2.HTTPError):
             await rig.ask()
         assert rig.proxy.failure is not None
         assert rig.proxy.failure.reason is Reason.BUDGET_EXCEEDED
@@ -168,7 +168,7 @@ async def test_answers_that_are_useless_end_the_execution(act: Act, words: str) 
         for _ in range(3):
             try:
                 await rig.ask()
-            except httpx.HTTPError:
+            except httpx2.HTTPError:
                 assert words == "broke off"
         assert rig.proxy.failure is not None
         assert words in rig.proxy.failure.message

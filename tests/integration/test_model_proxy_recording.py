@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from io import BytesIO
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from pydantic import SecretStr
 
@@ -36,7 +36,7 @@ SYSTEM = {"role": "system", "content": "You are an agent."}
 TOOLS = [{"type": "function", "function": {"name": "bash"}}]
 
 
-async def ask(client: httpx.AsyncClient, *texts: str) -> httpx.Response:
+async def ask(client: httpx2.AsyncClient, *texts: str) -> httpx2.Response:
     """One call of the agent: the conversation so far."""
     said = [SYSTEM, *({"role": "user", "content": text} for text in texts)]
     return await client.post("/chat/completions", json={"model": "m", "stream": True, "messages": said, "tools": TOOLS})
@@ -45,10 +45,10 @@ async def ask(client: httpx.AsyncClient, *texts: str) -> httpx.Response:
 class Rig:
     """A proxy that records, and its recording."""
 
-    def __init__(self, proxy: ModelProxy, store: MemoryStore, recorder: Recorder, client: httpx.AsyncClient) -> None:
+    def __init__(self, proxy: ModelProxy, store: MemoryStore, recorder: Recorder, client: httpx2.AsyncClient) -> None:
         self.proxy, self.store, self.recorder, self.client = proxy, store, recorder, client
 
-    async def ask(self, *texts: str) -> httpx.Response:
+    async def ask(self, *texts: str) -> httpx2.Response:
         return await ask(self.client, *texts)
 
     async def recording(self) -> Recording:
@@ -73,7 +73,7 @@ async def make() -> AsyncIterator[Make]:
             stack.push_async_callback(proxy.close)
             headers = {"authorization": f"Bearer {proxy.token}"}
             client = await stack.enter_async_context(
-                httpx.AsyncClient(base_url=proxy.base_url, headers=headers, timeout=10)
+                httpx2.AsyncClient(base_url=proxy.base_url, headers=headers, timeout=10)
             )
             head = Head(version=VERSION, attempt=1, key="ab" * 32, holds="full")
             recorder = Recorder(store, REF, head, PartTable(head.key, proxy.redactor), clock)
@@ -113,7 +113,7 @@ async def test_every_end_of_a_call_is_recorded(make: Make) -> None:
     """A client error that is passed on, an answer that breaks off, and the failure that ends the execution."""
     rig = await make(status(400, '{"error":{"message":"too long"}}'), cut("hal"), status(401))
     assert (await rig.ask("one")).status_code == 400
-    with pytest.raises(httpx.HTTPError):
+    with pytest.raises(httpx2.HTTPError):
         await rig.ask("two")
     assert (await rig.ask("three")).status_code == 403
     passed, broken, failed = (await rig.recording()).calls
@@ -128,11 +128,11 @@ async def test_every_end_of_a_call_is_recorded(make: Make) -> None:
 class Again:
     """A proxy whose only source is a recording: its upstream leads nowhere."""
 
-    def __init__(self, proxy: ModelProxy, player: Player, client: httpx.AsyncClient) -> None:
+    def __init__(self, proxy: ModelProxy, player: Player, client: httpx2.AsyncClient) -> None:
         self.proxy, self.player, self.client = proxy, player, client
         self.over: list[Answer] = []
 
-    async def ask(self, *texts: str) -> httpx.Response:
+    async def ask(self, *texts: str) -> httpx2.Response:
         return await ask(self.client, *texts)
 
 
@@ -145,7 +145,7 @@ async def played(recording: Recording, *, complete: bool = True, now: str = "", 
     playback = Playback(recording, Rerun(of=REF.execution, **asked), table, complete=complete)
     player = Player(playback, [(MOVED, now)] if now else [], complete=complete)
     headers = {"authorization": f"Bearer {proxy.token}"}
-    async with httpx.AsyncClient(base_url=proxy.base_url, headers=headers, timeout=10) as client:
+    async with httpx2.AsyncClient(base_url=proxy.base_url, headers=headers, timeout=10) as client:
         again = Again(proxy, player, client)
         target = ModelTarget("local", "m", "openai", "http://recording.invalid/v1")
         proxy.assign(target, Limits(), Hooks(on_over=again.over.append), player=player)
@@ -188,11 +188,11 @@ async def test_a_path_of_the_recording_becomes_that_of_the_rerun_also_in_pieces(
 async def test_a_failure_and_a_broken_answer_come_again(make: Make) -> None:
     """The agent sees the same break, and the execution ends for the same reason."""
     rig = await make(cut("hal"), status(401))
-    with pytest.raises(httpx.HTTPError):
+    with pytest.raises(httpx2.HTTPError):
         await rig.ask("one")
     await rig.ask("one", "two")
     async with played(await rig.recording(), complete=False) as again:
-        with pytest.raises(httpx.HTTPError):
+        with pytest.raises(httpx2.HTTPError):
             await again.ask("one")
         assert (await again.ask("one", "two")).status_code == 403
         assert again.proxy.failure is not None
@@ -209,7 +209,7 @@ async def test_the_end_of_a_cancelled_original_comes_at_the_same_call(make: Make
     while not (rig.proxy.in_flight and rig.recorder.held):
         await asyncio.sleep(0)
     rig.proxy.refuse("cancelled")
-    with suppress(httpx.HTTPError):
+    with suppress(httpx2.HTTPError):
         await asking
     recording = await rig.recording()
     assert [one.outcome for one in recording.calls] == ["ok", "refused"]
@@ -222,5 +222,5 @@ async def test_the_end_of_a_cancelled_original_comes_at_the_same_call(make: Make
         assert again.over[0].end == "recording"
         again.proxy.refuse("the execution has ended")
         await again.proxy.close()
-        with suppress(httpx.HTTPError):
+        with suppress(httpx2.HTTPError):
             await open_call

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from tests.integration.test_docs_run import ROOT, block
 from tests.support.faulty_model import chat, faulty_model
@@ -25,7 +25,7 @@ async def test_the_models_page_runs(tmp_path: Path) -> None:
     async with faulty_model(chat("It ", "is ", "small.", prompt=1_000_000)) as model:
         asked["api_endpoint"] = model.base_url
         with running_stack(tmp_path) as stack:
-            async with stack.project() as project, httpx.AsyncClient(base_url=stack.answer["gateway"]) as client:
+            async with stack.project() as project, httpx2.AsyncClient(base_url=stack.answer["gateway"]) as client:
                 steps = [{"model": {"prompt": task["prompt"], "stream": True}}]
                 body = {**task, "project_id": project.name, "prompt": f"[[steps]] {json.dumps(steps)}"}
                 answer = await client.post("/tasks/execute", json=body, timeout=30)

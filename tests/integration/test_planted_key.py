@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 import pytest
 import zstandard
@@ -117,7 +117,7 @@ async def submitted(gateway: str, project: str, port: int, steps: list[dict[str,
             {"name": "a.txt", "media_type": "text/plain", "data": base64.b64encode(ATTACHED.encode()).decode()}
         ],
     }
-    async with httpx.AsyncClient(base_url=gateway) as client:
+    async with httpx2.AsyncClient(base_url=gateway) as client:
         answer = await client.post("/tasks/execute", json=body, timeout=30)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["execution_id"])
@@ -159,7 +159,7 @@ async def stored(project: Project, executions: list[str]) -> AsyncIterator[tuple
 
 async def bundled(gateway: str, project: str, execution: str) -> list[tuple[str, bytes]]:
     """Return the names and contents of the objects that `ocf export` writes."""
-    async with httpx.AsyncClient(base_url=gateway, timeout=60) as client:
+    async with httpx2.AsyncClient(base_url=gateway, timeout=60) as client:
         answer = await client.get(f"/tasks/{execution}/bundle", params={"project_id": project})
     assert answer.status_code == 200, answer.text
     found = []
@@ -175,7 +175,7 @@ async def bundled(gateway: str, project: str, execution: str) -> list[tuple[str,
 
 async def run_again(gateway: str, project: Project, execution: str) -> str:
     """The id of an ended rerun."""
-    async with httpx.AsyncClient(base_url=gateway, timeout=60) as client:
+    async with httpx2.AsyncClient(base_url=gateway, timeout=60) as client:
         answer = await client.post(f"/tasks/{execution}/rerun", params={"project_id": project.name}, json={})
     assert answer.status_code == 202, answer.text
     rerun = str(answer.json()["execution_id"])

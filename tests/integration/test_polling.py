@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.functions.models.offline_model import OfflineModel
@@ -66,7 +66,7 @@ def gitea_site(gitea: Gitea) -> Site:
     gitea.call("POST", "/admin/users", user)
     gitea.call("PUT", "/repos/bot/app/collaborators/ann", {"permission": "write"})
     scopes = {"name": "t", "scopes": ["write:repository", "write:issue", "read:user"]}
-    made = httpx.post(f"{gitea.api_url}/users/ann/tokens", json=scopes, auth=("ann", "a-Password-1")).json()
+    made = httpx2.post(f"{gitea.api_url}/users/ann/tokens", json=scopes, auth=("ann", "a-Password-1")).json()
     labelled = gitea.call("POST", "/repos/bot/app/labels", {"name": "agent", "color": "#00aabb"})
 
     def act(path: str, body: dict[str, Any]) -> Any:
@@ -101,7 +101,7 @@ def rule(site: Site) -> dict[str, Any]:
     }
 
 
-async def scene(site: Site, project: Project, client: httpx.AsyncClient) -> None:
+async def scene(site: Site, project: Project, client: httpx2.AsyncClient) -> None:
     """An old labelled issue starts nothing; a new label is a pull request and a comment, once."""
     ids = {"project_id": project.name}
 
@@ -157,14 +157,14 @@ async def scene(site: Site, project: Project, client: httpx.AsyncClient) -> None
 
 
 @asynccontextmanager
-async def running(tmp_path: Path) -> AsyncIterator[tuple[Project, httpx.AsyncClient]]:
+async def running(tmp_path: Path) -> AsyncIterator[tuple[Project, httpx2.AsyncClient]]:
     cases = [ROOT / "tests/support/task-field-run-cases.json"]
     async with OfflineModel(offline_spec(cases)) as model:
         environ = {"OPENCODE_BIN": str(OPENCODE), "OCF_MODEL": "local/scripted", "OCF_MODEL_ENDPOINT": model.base_url}
         with running_stack(tmp_path, **environ) as stack:
             async with (
                 stack.project() as project,
-                httpx.AsyncClient(base_url=stack.answer["gateway"], timeout=30) as client,
+                httpx2.AsyncClient(base_url=stack.answer["gateway"], timeout=30) as client,
             ):
                 yield project, client
 

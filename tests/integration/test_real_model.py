@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.events.output import ChunkType
@@ -41,7 +41,7 @@ class TinyModel:
 
     async def counted(self) -> tuple[int, int]:
         """Return the tokens that it has read and written."""
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx2.AsyncClient(trust_env=False) as client:
             text = (await client.get(f"{self.url}/metrics")).text
         read, written = (
             re.search(rf"^llamacpp:{name}_total (\S+)$", text, re.MULTILINE)
@@ -53,7 +53,7 @@ class TinyModel:
 
     async def idle(self) -> bool:
         """Return whether it generates nothing."""
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx2.AsyncClient(trust_env=False) as client:
             return not any(slot["is_processing"] for slot in (await client.get(f"{self.url}/slots")).json())
 
 

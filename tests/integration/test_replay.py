@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.events import subjects
@@ -48,7 +48,7 @@ async def ocf(project: Project, *arguments: str, fails: bool = False) -> bytes:
 
 async def recorded(project: Project, **query: str) -> bytes:
     """The NDJSON of the output as the gateway gives it."""
-    async with httpx.AsyncClient(base_url=project.stack.answer["gateway"], trust_env=False, timeout=20) as http:
+    async with httpx2.AsyncClient(base_url=project.stack.answer["gateway"], trust_env=False, timeout=20) as http:
         answer = await http.get(f"/tasks/{query.pop('id')}/output", params={"project_id": project.name, **query})
     assert answer.is_success
     return answer.content

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 
-async def submitted(client: httpx.AsyncClient, project: str, url: str, prompt: str = "run-write", **more: Any) -> str:
+async def submitted(client: httpx2.AsyncClient, project: str, url: str, prompt: str = "run-write", **more: Any) -> str:
     workspace = {"source": "git", "url": url, "credential": "bot"}
     body = {"prompt": prompt, "project_id": project, "workspace": workspace, "result": {"branch": "ocf/left"}}
     answer = await client.post("/tasks/execute", json=body | more, timeout=30)
@@ -34,7 +34,7 @@ async def submitted(client: httpx.AsyncClient, project: str, url: str, prompt: s
     return str(answer.json()["execution_id"])
 
 
-async def with_credential(client: httpx.AsyncClient, project: Project, api_url: str) -> None:
+async def with_credential(client: httpx2.AsyncClient, project: Project, api_url: str) -> None:
     body = {"name": "bot", "project_id": project.name, "forge": "gitea", "api_url": api_url, "token": TOKEN}
     answer = await client.post("/credentials", json=body)
     assert answer.status_code == 201, answer.text
@@ -67,7 +67,7 @@ async def test_a_run_becomes_a_pull_request_also_when_its_worker_is_killed(tmp_p
             environ = {"OPENCODE_BIN": str(OPENCODE), "OCF_MODEL": "local/scripted"}
             environ |= {"OCF_MODEL_ENDPOINT": model.base_url}
             with running_stack(tmp_path, **environ) as stack:
-                async with stack.project() as project, httpx.AsyncClient(base_url=stack.answer["gateway"]) as client:
+                async with stack.project() as project, httpx2.AsyncClient(base_url=stack.answer["gateway"]) as client:
                     await with_credential(client, project, forge.api_url)
                     execution = await submitted(client, project.name, forge.url)
                     record = await project.ended(execution, timeout=200)
@@ -138,7 +138,7 @@ async def test_a_signed_webhook_becomes_one_pull_request_and_one_comment(tmp_pat
             with running_stack(tmp_path, **environ) as stack:
                 async with (
                     stack.project() as project,
-                    httpx.AsyncClient(base_url=stack.answer["gateway"], timeout=30) as client,
+                    httpx2.AsyncClient(base_url=stack.answer["gateway"], timeout=30) as client,
                 ):
                     ids = {"project_id": project.name}
                     credential = {

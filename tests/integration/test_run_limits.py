@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
@@ -163,7 +163,7 @@ async def test_files_that_change_are_shown_while_it_runs(stack: Stack, project: 
     """Also those that a shell changes, which no event of the agent's tells of; `final` once it has ended."""
     steps = [{"run": "echo one > a.txt"}, {"text": "I am up"}, {"sleep": 4}, {"run": "mv a.txt b.txt"}, {"sleep": 60}]
     execution = await project.submit(steps)
-    async with httpx.AsyncClient(base_url=stack.answer["gateway"], params={"project_id": project.name}) as client:
+    async with httpx2.AsyncClient(base_url=stack.answer["gateway"], params={"project_id": project.name}) as client:
 
         async def shown() -> tuple[bool, list[tuple[str, str]]]:
             answer = (await client.get(f"/tasks/{execution}/files")).json()

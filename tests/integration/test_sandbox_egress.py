@@ -7,7 +7,7 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.functions.execute.egress_proxy import EgressProxy, rules
@@ -41,8 +41,8 @@ async def fake_names(host: str, port: int) -> list[str]:
     return {"site.example": ["127.0.0.1"], "inside.example": ["127.0.0.1"]}[host]
 
 
-async def get(proxy: EgressProxy, url: str) -> httpx.Response:
-    async with httpx.AsyncClient(proxy=proxy.env()["HTTP_PROXY"], trust_env=False) as client:
+async def get(proxy: EgressProxy, url: str) -> httpx2.Response:
+    async with httpx2.AsyncClient(proxy=proxy.env()["HTTP_PROXY"], trust_env=False) as client:
         return await client.get(url, timeout=10)
 
 
@@ -85,8 +85,8 @@ async def test_tunnel_relays_both_ways(site: int) -> None:
     """CONNECT to an allowed host gives a tunnel."""
     name = f"site.example:{site}"
     async with EgressProxy(rules([name], [name]), resolver=fake_names) as proxy:
-        credentials = httpx.URL(proxy.env()["HTTPS_PROXY"])
-        auth = httpx.BasicAuth(credentials.username, credentials.password)._auth_header
+        credentials = httpx2.URL(proxy.env()["HTTPS_PROXY"])
+        auth = httpx2.BasicAuth(credentials.username, credentials.password)._auth_header
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         writer.write(f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\nProxy-Authorization: {auth}\r\n\r\n".encode())
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 200 Connection Established\r\n\r\n"
@@ -108,8 +108,8 @@ async def test_close_cuts_tunnels(site: int) -> None:
     name = f"site.example:{site}"
     proxy = EgressProxy(rules([name], [name]), resolver=fake_names)
     await proxy.start()
-    credentials = httpx.URL(proxy.env()["HTTPS_PROXY"])
-    auth = httpx.BasicAuth(credentials.username, credentials.password)._auth_header
+    credentials = httpx2.URL(proxy.env()["HTTPS_PROXY"])
+    auth = httpx2.BasicAuth(credentials.username, credentials.password)._auth_header
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     writer.write(f"CONNECT {name} HTTP/1.1\r\nProxy-Authorization: {auth}\r\n\r\n".encode())
     await reader.readuntil(b"\r\n\r\n")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.events import subjects
@@ -55,7 +55,7 @@ async def test_the_server_agrees_on_daylight_saving(nats_server: NatsServer, tim
 @pytest.mark.slow
 async def test_a_schedule_fires_at_its_minute_and_starts_a_task(stack: Stack, project: Project) -> None:
     """Through NATS, dispatcher and trigger to a completed execution."""
-    async with httpx.AsyncClient(base_url=stack.answer["gateway"], timeout=30) as client:
+    async with httpx2.AsyncClient(base_url=stack.answer["gateway"], timeout=30) as client:
         body = {"name": "minutely", "project_id": project.name, "cron": "* * * * *", "task": {"prompt": "hello"}}
         assert (await client.post("/schedules", json=body)).status_code == 201
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.events.redaction import Redactor, forms_of
@@ -84,12 +84,12 @@ async def origin() -> AsyncIterator[Origin]:
 
 
 @asynccontextmanager
-async def opened(origin: Origin, path: str = "", **rules: object) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+async def opened(origin: Origin, path: str = "", **rules: object) -> AsyncIterator[tuple[httpx2.AsyncClient, str]]:
     """A route to the origin, and a client that sends paths as they are."""
     async with SecretRoutes([f"127.0.0.1:{origin.port}"]) as routes:
         url = f"http://127.0.0.1:{origin.port}{path}"
         route = Route("KEY", url, {"X-Key": f"Key {VALUE}"}, Redactor([VALUE]), **rules)  # type: ignore[arg-type]
-        async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        async with httpx2.AsyncClient(trust_env=False, timeout=20) as client:
             yield client, routes.open(route)
 
 
@@ -225,7 +225,7 @@ async def test_answers_are_bounded(origin: Origin, monkeypatch: pytest.MonkeyPat
     """A too long answer is cut so that the client sees it as incomplete; one that never comes ends in 504."""
     monkeypatch.setattr("ocf.functions.execute.secret_routes.routes.MAX_ANSWER_BYTES", 100_000)
     async with opened(origin) as (client, base):
-        with pytest.raises(httpx.RemoteProtocolError):
+        with pytest.raises(httpx2.RemoteProtocolError):
             await client.get(f"{base}/big")
     async with opened(origin, seconds=0.3) as (client, base):
         assert (await client.get(f"{base}/silent")).status_code == 504
@@ -248,7 +248,7 @@ async def test_a_name_that_changes_its_address_is_refused(origin: Origin) -> Non
 
     async with SecretRoutes([f"*.example:{origin.port}"], resolver=rebinding) as routes:
         base = routes.open(Route("KEY", f"http://api.example:{origin.port}", {"X": VALUE}, Redactor([VALUE])))
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx2.AsyncClient(trust_env=False) as client:
             refused = [await client.get(f"{base}/x") for _ in range(2)]
     assert [answer.status_code for answer in refused] == [403, 403]
     assert all("inside address" in answer.text for answer in refused)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from io import BytesIO
 from typing import Any
 
-import httpx
+import httpx2
 import zstandard
 from mcp import Client
 
@@ -66,7 +66,7 @@ async def test_an_api_behind_a_secret_answers_a_rerun_as_it_did(unused_tcp_port:
     def use(*paths: str) -> Use:
         async def ask(base: str) -> dict[str, Any]:
             found = {}
-            async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+            async with httpx2.AsyncClient(trust_env=False, timeout=20) as client:
                 for path in paths:
                     body = b"\xff\x00body" if "post" in path else None
                     answer = await client.request("POST" if body else "GET", f"{base}{path}", content=body)

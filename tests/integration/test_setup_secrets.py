@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import zstandard
 
@@ -85,8 +85,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, origin: Origin) -> Iterator[
         yield stack
 
 
-async def posted(stack: Stack, project: Project, steps: str, **body: Any) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=stack.answer["gateway"], trust_env=False) as client:
+async def posted(stack: Stack, project: Project, steps: str, **body: Any) -> httpx2.Response:
+    async with httpx2.AsyncClient(base_url=stack.answer["gateway"], trust_env=False) as client:
         task = {**body, "project_id": project.name, "prompt": f"[[steps]] {steps}"}
         return await client.post("/tasks/execute", json=task, timeout=30)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.events.lifecycle import State
@@ -49,7 +49,7 @@ async def test_the_model_sees_answers_and_never_the_secret(tmp_path: Path) -> No
                 "NETWORK_ALLOW": origin.url.removeprefix("http://"),
             }
             with running_stack(tmp_path, **environ) as stack:
-                async with stack.project() as project, httpx.AsyncClient(trust_env=False) as client:
+                async with stack.project() as project, httpx2.AsyncClient(trust_env=False) as client:
                     body = {
                         "project_id": project.name,
                         "prompt": "Use the secret.",

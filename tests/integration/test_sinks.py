@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.stack.ports import free_port
@@ -125,7 +125,7 @@ async def test_refused_event_becomes_a_dead_letter_that_can_be_redriven(
             execution = await ran(project)
 
             async def dead() -> dict[str, object] | None:
-                async with httpx.AsyncClient(base_url=stack.answer["gateway"], trust_env=False) as http:
+                async with httpx2.AsyncClient(base_url=stack.answer["gateway"], trust_env=False) as http:
                     letters = (await http.get("/dlq")).json()["items"]
                 return next((one for one in letters if one["consumer"] == "sink-broken"), None)
 
@@ -133,7 +133,7 @@ async def test_refused_event_becomes_a_dead_letter_that_can_be_redriven(
             assert letter["deliveries"] == len(other.at("/broken")) == 3
             assert str(letter["subject"]).endswith(f"{execution}.completed")
             other.status["/broken"] = 204
-            async with httpx.AsyncClient(base_url=stack.answer["gateway"], trust_env=False) as http:
+            async with httpx2.AsyncClient(base_url=stack.answer["gateway"], trust_env=False) as http:
                 assert (await http.post(f"/dlq/{letter['seq']}/redrive")).status_code == 202
 
             async def again() -> bool:

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
@@ -76,7 +76,7 @@ def run_task(stack: Stack, project: str) -> str:
 def test_the_one_line_names_what_runs(stack: Stack) -> None:
     """`ocf up --json` prints the contract's keys; the gateway answers, credentials are the owner's alone."""
     assert set(stack.answer) == CONTRACT
-    assert httpx.get(f"{stack.answer['gateway']}/ready").status_code == 200
+    assert httpx2.get(f"{stack.answer['gateway']}/ready").status_code == 200
     assert set(stack.processes()) == PARTS
     for name in ("keys.json", "backend.creds", "functions.creds", "nats.conf", "s3.json", "stack.json"):
         assert stat.S_IMODE((stack.data_dir / name).stat().st_mode) == 0o600, name
@@ -132,8 +132,8 @@ def test_a_part_that_is_killed_comes_back(stack: Stack, name: str) -> None:
 
     def answers() -> bool:
         try:
-            return httpx.get(ready, timeout=2).status_code == 200
-        except httpx.TransportError:
+            return httpx2.get(ready, timeout=2).status_code == 200
+        except httpx2.TransportError:
             return False
 
     until(answers)

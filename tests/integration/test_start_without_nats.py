@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.events.adapters.s3 import S3Config
@@ -24,7 +24,7 @@ PARTS = ("submit", "execute", "cancel", "cleanup", "session", "archive", "gatewa
 
 
 @asynccontextmanager
-async def started(part: str, nats: NatsServer, s3: S3Config, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+async def started(part: str, nats: NatsServer, s3: S3Config, folder: Path) -> AsyncIterator[httpx2.AsyncClient]:
     """The process of a function, as a container runs it; a client of its port."""
     port = free_port()
     environ = {
@@ -45,7 +45,7 @@ async def started(part: str, nats: NatsServer, s3: S3Config, folder: Path) -> As
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=5) as http:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=5) as http:
             yield http
             assert process.poll() is None, (folder / "log").read_text()[-2000:]
     finally:
@@ -53,11 +53,11 @@ async def started(part: str, nats: NatsServer, s3: S3Config, folder: Path) -> As
         await asyncio.to_thread(process.wait, 20)
 
 
-async def answered(http: httpx.AsyncClient, path: str) -> httpx.Response | None:
+async def answered(http: httpx2.AsyncClient, path: str) -> httpx2.Response | None:
     """The answer; None while nothing listens."""
     try:
         return await http.get(path)
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return None
 
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.functions.models.offline_model import OfflineModel
@@ -59,7 +59,7 @@ async def test_a_remote_mcp_server_is_used_and_its_header_is_in_no_output(tmp_pa
             "mcp": {"tracker": {**server, "headers": {"Authorization": f"Bearer {TOKEN}"}}},
         }
         with running_stack(tmp_path, **environ) as stack:
-            async with stack.project() as project, httpx.AsyncClient(base_url=stack.answer["gateway"]) as client:
+            async with stack.project() as project, httpx2.AsyncClient(base_url=stack.answer["gateway"]) as client:
                 answer = await client.post("/tasks/execute", json={**body, "project_id": project.name}, timeout=30)
                 execution = answer.json()["execution_id"]
                 record = await project.ended(execution, timeout=200)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import uvicorn
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -135,7 +135,7 @@ async def test_one_trace_from_the_backends_submit_to_the_archive(tmp_path: Path)
 
                 await until(all_there, what=f"spans, of {receiver.spans}")
                 ports = json.loads((stack.data_dir / "ports.json").read_text())
-                async with httpx.AsyncClient(trust_env=False) as http:
+                async with httpx2.AsyncClient(trust_env=False) as http:
                     measured = (await http.get(f"http://127.0.0.1:{ports['execute']}/metrics")).text
                 facts = [event.extensions.get("traceparent", "") for event in await project.client.events(execution)]
                 await _submit_over_http(stack.answer["gateway"])
@@ -190,7 +190,7 @@ def _conventions() -> set[str]:
 
 
 async def _submit_over_http(gateway: str) -> None:
-    async with httpx.AsyncClient(base_url=gateway) as client:
+    async with httpx2.AsyncClient(base_url=gateway) as client:
         headers = {"traceparent": f"00-{TRACE_HTTP}-{CALLER}-01"}
         assert (await client.post("/tasks/execute", json={"prompt": PROMPT_SECRET}, headers=headers)).is_success
         for probe in ("/ready", "/health", "/metrics"):

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from ocf.events import subjects
 from ocf.events.adapters.nats.bus import connect
@@ -31,7 +31,7 @@ RULE = {
 
 async def test_a_webhook_that_is_delivered_five_times_is_one_execution(stack: Stack, project: Project) -> None:
     """GitHub's published payload, signed by GitHub's library, through gateway, inbox, trigger, submit and execute."""
-    async with httpx.AsyncClient(base_url=stack.answer["gateway"], timeout=30) as client:
+    async with httpx2.AsyncClient(base_url=stack.answer["gateway"], timeout=30) as client:
         assert (await client.post("/triggers", json=RULE | {"project_id": project.name})).status_code == 201
         hook = (await client.post("/hooks", json={"kind": "github", "project_id": project.name})).json()
         headers, body = github("issues", example("issues", "labeled"), hook["secret"])
@@ -51,7 +51,7 @@ async def test_a_webhook_that_is_delivered_five_times_is_one_execution(stack: St
 
 async def test_a_backend_publishes_an_event_straight_to_the_inbox(stack: Stack, project: Project) -> None:
     """With its own credentials; a rule that fails on it is a dead letter, and the other one starts its task."""
-    async with httpx.AsyncClient(base_url=stack.answer["gateway"], timeout=30) as client:
+    async with httpx2.AsyncClient(base_url=stack.answer["gateway"], timeout=30) as client:
         for name, text in (("good", "go"), ("bad", "{{ event.data.nope }}")):
             task: dict[str, Any] = {"on": {"type": "org.example.found"}, "task": {"prompt": text}}
             rule = {"name": name, "project_id": project.name, **task}

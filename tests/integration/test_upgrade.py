@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.events.lifecycle import TERMINAL, State
@@ -61,11 +61,11 @@ async def test_every_execution_is_brought_along(upgraded: Stack, left: Path, nam
     executions = {names[what] for what in names if what != "session"}
     async with (
         upgraded.project(PROJECT) as project,
-        httpx.AsyncClient(base_url=upgraded.answer["gateway"], timeout=30) as client,
+        httpx2.AsyncClient(base_url=upgraded.answer["gateway"], timeout=30) as client,
     ):
         await restore(project, left / "objects")
 
-        async def call(path: str, **query: str | list[str]) -> httpx.Response:
+        async def call(path: str, **query: str | list[str]) -> httpx2.Response:
             return await client.get(path, params={"project_id": PROJECT, **query})
 
         listed = (await call("/tasks")).json()["items"]

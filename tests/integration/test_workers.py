@@ -11,7 +11,7 @@ import socket
 import sys
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
@@ -39,7 +39,7 @@ async def test_each_delivery_has_a_process_of_its_own_and_the_sixth_waits(tmp_pa
             await until(lambda: _count(parent, 1), what="surplus gone")
 
 
-async def _taken(http: httpx.AsyncClient) -> bool:
+async def _taken(http: httpx2.AsyncClient) -> bool:
     return (await post(http)).status_code == 200
 
 
@@ -52,7 +52,7 @@ async def test_a_killed_worker_is_nobody_elses_matter(tmp_path: Path) -> None:
     with running_parent(tmp_path, MAX_CONCURRENT_TASKS="3") as parent:
         async with parent.http() as http:
             others = [asyncio.create_task(post(http, seconds=2)) for _ in range(2)]
-            with pytest.raises(httpx.TransportError):
+            with pytest.raises(httpx2.TransportError):
                 await post(http, die=1)
             assert [answer.result().status_code for answer in (await asyncio.wait(others))[0]] == [200, 200]
             await until(lambda: _taken(http), what="the next")
@@ -72,7 +72,7 @@ async def test_a_worker_that_hangs_is_ended_and_its_neighbour_goes_on(tmp_path: 
             if how == "stop":
                 (hanging,) = [worker for worker in parent.workers() if worker.pid not in before]
                 hanging.suspend()
-            with pytest.raises(httpx.TransportError):
+            with pytest.raises(httpx2.TransportError):
                 await stuck
             assert not neighbour.done()
             await until(lambda: _taken(http), what="the next")
@@ -84,7 +84,7 @@ async def test_work_that_outlasts_its_connection_keeps_its_worker(tmp_path: Path
     """The dispatcher restarts: the run goes on, and nothing else is given to its worker before it has ended."""
     with running_parent(tmp_path, MAX_CONCURRENT_TASKS="2") as parent:
         async with parent.http() as http:
-            with pytest.raises(httpx.ReadTimeout):
+            with pytest.raises(httpx2.ReadTimeout):
                 await http.post("/", content=json.dumps({"seconds": 4}), timeout=0.5)
             running = asyncio.create_task(post(http, seconds=2))
             await until(lambda: _counted(http, 2), what="both at work")
@@ -102,7 +102,7 @@ async def test_told_to_go_it_lets_work_end(tmp_path: Path) -> None:
             workers = parent.workers()
             parent.process.send_signal(signal.SIGTERM)
             assert (await running).status_code == 200
-            with pytest.raises(httpx.TransportError):
+            with pytest.raises(httpx2.TransportError):
                 await post(http)
         assert parent.process.wait(10) == 0
         assert not any(worker.is_running() for worker in workers)
@@ -116,7 +116,7 @@ async def test_workers_die_with_their_parent(tmp_path: Path) -> None:
             await until(lambda: _counted(http, 1), what="at work")
             workers = parent.workers()
             parent.process.kill()
-            with pytest.raises(httpx.TransportError):
+            with pytest.raises(httpx2.TransportError):
                 await running
         await until(lambda: _none(workers), what="no worker")
 
@@ -165,10 +165,10 @@ async def test_any_worker_says_what_all_have_counted(tmp_path: Path) -> None:
             await until(lambda: _counted(http, 4), what="four")
 
 
-async def _counted(http: httpx.AsyncClient, number: int) -> bool:
+async def _counted(http: httpx2.AsyncClient, number: int) -> bool:
     try:
         text = (await http.get("/metrics")).text
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return False  # asked a worker that was ended meanwhile
     return f"ocf_output_bytes_total {number:.1f}" in text.splitlines()
 

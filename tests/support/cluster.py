@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import jwt
 import pytest
 import yaml
@@ -336,11 +336,11 @@ async def gateway_entry() -> tuple[str, dict[str, str]]:
 
 
 @asynccontextmanager
-async def gateway(here: Cluster) -> AsyncIterator[httpx.AsyncClient]:
+async def gateway(here: Cluster) -> AsyncIterator[httpx2.AsyncClient]:
     """The gateway's API, as a caller of the test's project."""
     key = (await secret("ocf-gateway"))["GATEWAY_JWT_SECRET"]
     token = jwt.encode({"sub": "e2e", "projects": [here.project], "exp": int(time.time()) + 3600}, key, "HS256")
     base, headers = await gateway_entry()
     headers["Authorization"] = f"Bearer {token}"
-    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=90, trust_env=False) as http:
+    async with httpx2.AsyncClient(base_url=base, headers=headers, timeout=90, trust_env=False) as http:
         yield http

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import jwt
 
 from ocf.events import subjects
@@ -73,8 +73,8 @@ class World:
         self.deps = replace(given, **deps)
         self.app = create_app(self.deps)
         self.gateway = self.app.state.gateway
-        self.client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(self.app, client=("127.0.0.1", 5000)), base_url="http://localhost:3003"
+        self.client = httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(self.app, client=("127.0.0.1", 5000)), base_url="http://localhost:3003"
         )
 
     async def record(self, execution: str = ID, project: str = "default", **fields: Any) -> Record:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import uvicorn
 from fastapi import FastAPI
 
@@ -41,7 +41,7 @@ class Served:
     """A running gateway, and the other end of its bus."""
 
     url: str
-    client: httpx.AsyncClient
+    client: httpx2.AsyncClient
     bus: NatsBus
     executions: NatsBucket
     store: MemoryStore
@@ -112,7 +112,7 @@ async def serving(
         # With several gateways the relay has the port that is asked for.
         ports = [await stack.enter_async_context(_served(app, port if GATEWAYS == 1 else 0)) for app in apps]
         url = f"http://127.0.0.1:{ports[0] if GATEWAYS == 1 else await stack.enter_async_context(relay(ports, port))}"
-        client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20))
+        client = await stack.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=20))
         yield Served(url, client, bus, executions, store, history, apps[0].state.gateway)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from tests.support.git_http import run_git
 
@@ -68,7 +68,7 @@ class Gitea:
     def call(self, method: str, path: str, body: object = None, token: str | None = None) -> Any:
         """One call of its API, apart from the clients under test."""
         headers = {"Authorization": f"token {token or self.token}"}
-        answer = httpx.request(method, self.api_url + path, json=body, headers=headers, timeout=30)
+        answer = httpx2.request(method, self.api_url + path, json=body, headers=headers, timeout=30)
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
@@ -130,8 +130,8 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     def up() -> bool:
         assert process.poll() is None, log.read_text()
         try:
-            return httpx.get(f"{url}/api/healthz", timeout=2).is_success
-        except httpx.TransportError:
+            return httpx2.get(f"{url}/api/healthz", timeout=2).is_success
+        except httpx2.TransportError:
             return False
 
     _until(up, "Gitea did not start")

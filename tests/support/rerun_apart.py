@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from ocf.events.refs import ExecutionRef
 from ocf.functions.recording.reading import load
@@ -38,7 +38,7 @@ def loopback_up() -> None:
 
 async def diff(project: Project, execution: str) -> str:
     """The patch of an execution."""
-    async with httpx.AsyncClient(base_url=project.stack.answer["gateway"], trust_env=False, timeout=20) as http:
+    async with httpx2.AsyncClient(base_url=project.stack.answer["gateway"], trust_env=False, timeout=20) as http:
         answer = await http.get(f"/tasks/{execution}/diff", params={"project_id": project.name})
     return answer.text
 

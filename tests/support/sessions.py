@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import httpx2
 
 from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session
@@ -13,7 +13,7 @@ from tests.support.stack import Project, until
 
 async def call(project: Project, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     """One call to the gateway."""
-    async with httpx.AsyncClient(base_url=project.stack.answer["gateway"], trust_env=False, timeout=20) as http:
+    async with httpx2.AsyncClient(base_url=project.stack.answer["gateway"], trust_env=False, timeout=20) as http:
         query = {} if body and "project_id" in body else {"project_id": project.name}
         answer = await http.request(method, path, params=query, json=body)
     assert answer.is_success, answer.text

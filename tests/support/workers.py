@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import uvicorn
 from starlette.applications import Starlette
@@ -116,15 +116,15 @@ class Parent:
         self.log = log
 
     @asynccontextmanager
-    async def http(self) -> AsyncIterator[httpx.AsyncClient]:
+    async def http(self) -> AsyncIterator[httpx2.AsyncClient]:
         """A client, once it listens."""
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=30) as client:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=30) as client:
             async with asyncio.timeout(30):
                 while True:
                     try:
                         await client.get("/health")
                         break
-                    except httpx.TransportError:
+                    except httpx2.TransportError:
                         assert self.process.poll() is None, self.log.read_text()
                         await asyncio.sleep(0.02)
             yield client
@@ -135,7 +135,7 @@ class Parent:
         return [child for child in found if child.status() != psutil.STATUS_ZOMBIE]
 
 
-async def post(http: httpx.AsyncClient, **told: Any) -> httpx.Response:
+async def post(http: httpx2.AsyncClient, **told: Any) -> httpx2.Response:
     """One delivery."""
     return await http.post("/", content=json.dumps(told))
 

@@ -129,7 +129,7 @@ def test_without_a_stack_no_verb_acts_on_a_stranger(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("it must not ask anybody")
 
-    monkeypatch.setattr("httpx.AsyncClient.send", refuse)
+    monkeypatch.setattr("httpx2.AsyncClient.send", refuse)
     monkeypatch.setenv("OCF_GATEWAY", "http://127.0.0.1:3003")
     found = CliRunner().invoke(app, [*verb, "--data-dir", str(tmp_path / "x")])
     assert (found.exit_code, found.stderr.count("\n")) == (1, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -80,7 +80,7 @@ async def test_a_gateway_without_a_key_takes_no_credential() -> None:
 
 async def test_a_credential_opens_for_its_own_forge_and_project_only() -> None:
     """A repository elsewhere, another project or a missing key: nothing is opened."""
-    clock, client = ManualClock(), httpx.AsyncClient()
+    clock, client = ManualClock(), httpx2.AsyncClient()
     bucket = MemoryBucket(clock)
     store = ForgeCredentials(bucket, clock, KEYS)
     made = {"name": "bot", "project_id": "a", "forge": "github", "created_at": clock.now()}
@@ -102,7 +102,7 @@ async def test_the_token_of_an_app_is_minted_for_one_repository() -> None:
     text, public = pem()
     asked: list[dict[str, Any]] = []
 
-    def handle(request: httpx.Request) -> httpx.Response:
+    def handle(request: httpx2.Request) -> httpx2.Response:
         claims = jwt.decode(
             request.headers["authorization"].removeprefix("Bearer "), public, ["RS256"], options={"verify_exp": False}
         )
@@ -110,20 +110,20 @@ async def test_the_token_of_an_app_is_minted_for_one_repository() -> None:
         assert claims["exp"] - claims["iat"] <= 600
         assert request.url.path == "/app/installations/34/access_tokens"
         asked.append(json.loads(request.content))
-        return httpx.Response(201, stream=_Body(b'{"token":"ghs_minted"}'))
+        return httpx2.Response(201, stream=_Body(b'{"token":"ghs_minted"}'))
 
     store = ForgeCredentials(MemoryBucket(clock), clock, KEYS)
     made = {"name": "app", "project_id": "a", "forge": "github", "app_id": 12, "installation_id": 34}
     key = KEYS.seal(text, "a")
     await store.put(Credential.model_validate({**made, "private_key": key, "created_at": clock.now()}))
-    async with httpx.AsyncClient(transport=httpx.MockTransport(handle)) as client:
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(handle)) as client:
         url = "https://github.com/team/app"
         assert (await store.access(client, "a", "app", url=url)).token == "ghs_minted"
         await store.access(client, "a", "app", url=url, read_only=True)
     assert asked == [{"repositories": ["app"]}, {"repositories": ["app"], "permissions": {"contents": "read"}}]
 
 
-class _Body(httpx.AsyncByteStream):
+class _Body(httpx2.AsyncByteStream):
     def __init__(self, content: bytes) -> None:
         self.content = content
 

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 from urllib.parse import unquote
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.events import dead_letters, subjects
@@ -24,11 +24,11 @@ from tests.support.clock import ManualClock
 from tests.support.parts import PROJECT, bench
 
 CANCEL = next(row for row in ROUTES if row.consumer == "cancel")
-Answer = Callable[[httpx.Request], httpx.Response]
+Answer = Callable[[httpx2.Request], httpx2.Response]
 
 
 def dispatcher(bus: MemoryBus, answer: Answer, row: Route = CANCEL, clock=None) -> Dispatcher:
-    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
     return Dispatcher(row, FunctionTarget(row, "http://function/", "secret", http), bus=bus, clock=clock or bus.clock)
 
 
@@ -60,11 +60,11 @@ async def test_a_handled_event_is_acked_and_reached_the_function_with_its_subjec
     """The function learns the real subject, whatever the publisher wrote, and sees the shared secret."""
     bus = MemoryBus(ManualClock())
     subject = await published(bus)
-    seen: list[httpx.Request] = []
+    seen: list[httpx2.Request] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         seen.append(request)
-        return httpx.Response(200, text="OK")
+        return httpx2.Response(200, text="OK")
 
     await dispatched(bus, answer)
     event = decode(seen[0].headers, seen[0].content)
@@ -79,7 +79,7 @@ async def test_transient_error_is_delivered_again_later(status: int) -> None:
     clock = ManualClock()
     bus = MemoryBus(clock)
     await published(bus)
-    await dispatched(bus, lambda _: httpx.Response(status))
+    await dispatched(bus, lambda _: httpx2.Response(status))
     assert await dead(bus) == []
     clock.skip(backoff(1))
     (again,) = await bus.fetch(CANCEL.spec(), 1, 0.01)
@@ -92,8 +92,8 @@ async def test_no_answer_is_delivered_again() -> None:
     bus = MemoryBus(clock)
     await published(bus)
 
-    def answer(_: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("refused")
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("refused")
 
     await dispatched(bus, answer)
     clock.skip(1)
@@ -105,7 +105,7 @@ async def test_permanent_error_becomes_a_dead_letter_with_the_reason(status: int
     """The message is kept as it came, beside what the function said."""
     bus = MemoryBus(ManualClock())
     subject = await published(bus)
-    await dispatched(bus, lambda _: httpx.Response(status, text="execution_id: ärger"))
+    await dispatched(bus, lambda _: httpx2.Response(status, text="execution_id: ärger"))
     (letter,) = await dead(bus)
     assert unquote(letter.headers["Ocf-Dlq-Reason"]) == "execution_id: ärger"
     assert letter.headers["Ocf-Dlq-Subject"] == subject
@@ -129,7 +129,7 @@ async def test_unknown_event_never_reaches_a_function(headers: dict[str, str], s
     bus = MemoryBus(ManualClock())
     subject = await published(bus, headers, b"not json")
 
-    def answer(_: httpx.Request) -> httpx.Response:
+    def answer(_: httpx2.Request) -> httpx2.Response:
         raise AssertionError("must not be called")
 
     await dispatched(bus, answer)
@@ -148,7 +148,7 @@ async def test_a_type_that_does_not_belong_on_the_subject_reaches_no_function(ki
     bus = MemoryBus(ManualClock())
     await published(bus, {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/a", "ce-type": kind}, b"{}")
 
-    def answer(_: httpx.Request) -> httpx.Response:
+    def answer(_: httpx2.Request) -> httpx2.Response:
         raise AssertionError("must not be called")
 
     await dispatched(bus, answer)
@@ -162,14 +162,14 @@ async def test_a_schedule_of_somebody_else_reaches_no_function() -> None:
     good = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/b", "ce-type": "dev.ocf.task.cancel.v1"}
     await published(bus, {**good, "Nats-Scheduler": "ocf.cmd.cancel.mine.x"})
 
-    def answer(_: httpx.Request) -> httpx.Response:
+    def answer(_: httpx2.Request) -> httpx2.Response:
         raise AssertionError("must not be called")
 
     await dispatched(bus, answer)
     (letter,) = await dead(bus)
     assert "ocf.cmd.cancel.mine.x" in unquote(letter.headers["Ocf-Dlq-Reason"])
     await published(bus, {**good, "Nats-Scheduler": "ocf.schedule.sweep"})
-    await dispatched(bus, lambda _: httpx.Response(200))
+    await dispatched(bus, lambda _: httpx2.Response(200))
     assert len(await dead(bus)) == 1
 
 
@@ -179,7 +179,7 @@ async def test_after_its_last_try_an_event_is_a_dead_letter() -> None:
     bus = MemoryBus(clock)
     await published(bus)
     for _ in range(CANCEL.max_deliveries):
-        await dispatched(bus, lambda _: httpx.Response(503, text="still down"))
+        await dispatched(bus, lambda _: httpx2.Response(503, text="still down"))
         clock.skip(31)
     (letter,) = await dead(bus)
     assert letter.headers["Ocf-Dlq-Deliveries"] == str(CANCEL.max_deliveries)
@@ -190,7 +190,7 @@ async def test_a_busy_function_is_waited_for_within_the_same_delivery() -> None:
     clock = ManualClock()
     bus = MemoryBus(clock)
     await published(bus)
-    answers = [httpx.Response(429, headers={"Retry-After": "3"})] * 2 + [httpx.Response(200)]
+    answers = [httpx2.Response(429, headers={"Retry-After": "3"})] * 2 + [httpx2.Response(200)]
     (delivery,) = await bus.fetch(CANCEL.spec(), 1, 1)
     task = asyncio.create_task(dispatcher(bus, lambda _: answers.pop(0)).dispatch(delivery))
     for _ in range(60):
@@ -209,11 +209,11 @@ async def test_a_long_run_is_held_by_heartbeats() -> None:
     await published(bus)
     finish = asyncio.Event()
 
-    async def slow(request: httpx.Request) -> httpx.Response:
+    async def slow(request: httpx2.Request) -> httpx2.Response:
         await finish.wait()
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
-    http = httpx.AsyncClient(transport=httpx.MockTransport(slow))
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(slow))
     (delivery,) = await bus.fetch(CANCEL.spec(), 1, 1)
     worker = Dispatcher(CANCEL, FunctionTarget(CANCEL, "http://function/", None, http), bus=bus, clock=clock)
     task = asyncio.create_task(worker.dispatch(delivery))
@@ -230,19 +230,19 @@ async def test_the_loop_goes_on_after_a_dead_letter_and_bounds_what_is_in_flight
     row = Route("cancel", "cancel", CANCEL.stream, CANCEL.subjects, CANCEL.types, 2, 3, 5.0)
     at_once, most, done = 0, 0, 0
 
-    async def answer(_: httpx.Request) -> httpx.Response:
+    async def answer(_: httpx2.Request) -> httpx2.Response:
         nonlocal at_once, most, done
         at_once += 1
         most = max(most, at_once)
         await asyncio.sleep(0)
         at_once -= 1
         done += 1
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
     await published(b.bus, {}, b"rubbish")
     for _ in range(10):
         await published(b.bus)
-    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
     worker = Dispatcher(row, FunctionTarget(row, "http://function/", None, http), bus=b.bus, clock=b.deps.clock)
     loop = ConsumerLoop(row, worker, b.bus, b.deps.clock)
     task = asyncio.create_task(loop.run())
@@ -264,9 +264,9 @@ async def test_archive_gets_a_redriven_fact_as_that_of_its_execution() -> None:
     await bus.publish(subjects.redelivery_subject(subject, "sink-acme"), b"{}", headers)
     seen: list[str] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         seen.append(decode(request.headers, request.content).extensions["natssubject"])
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
     row = next(row for row in ROUTES if row.consumer == "archive")
     await dispatched(bus, answer, row)

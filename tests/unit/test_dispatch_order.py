@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-import httpx
+import httpx2
 
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBus
@@ -26,10 +26,10 @@ SUBMIT, SESSION = (next(row for row in ROUTES if row.consumer == name) for name 
 
 @asynccontextmanager
 async def fed(
-    bus: MemoryBus, row: Route, answer: Callable[[httpx.Request], Awaitable[httpx.Response]]
+    bus: MemoryBus, row: Route, answer: Callable[[httpx2.Request], Awaitable[httpx2.Response]]
 ) -> AsyncIterator[None]:
     """A dispatcher of that row, whose function says `answer`."""
-    function = FunctionTarget(row, "http://function/", None, httpx.AsyncClient(transport=httpx.MockTransport(answer)))
+    function = FunctionTarget(row, "http://function/", None, httpx2.AsyncClient(transport=httpx2.MockTransport(answer)))
     loop = ProjectLoop(row, Dispatcher(row, function, bus=bus, clock=bus.clock), bus, bus.clock)
     task = asyncio.create_task(loop.run())
     try:
@@ -67,11 +67,11 @@ async def test_a_session_follow_up_waits_for_the_one_before_it_and_others_do_not
     begun: list[str] = []
     first = asyncio.Event()
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         begun.append(json.loads(request.content)["prompt"])
         if begun[-1] == "1":
             await first.wait()
-        return httpx.Response(200 if begun[-1] != "2" else 422, text="no")
+        return httpx2.Response(200 if begun[-1] != "2" else 422, text="no")
 
     async with fed(bus, SUBMIT, answer):
         await heard(begun, 3)
@@ -89,11 +89,11 @@ async def test_the_same_session_id_in_another_project_is_another_session() -> No
     await submitted(bus, "other", session, "other")
     begun: list[str] = []
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         begun.append(json.loads(request.content)["prompt"])
         if begun[-1] == "1":
             await asyncio.Event().wait()
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
     async with fed(bus, SUBMIT, answer):
         await heard(begun, 2)
@@ -109,11 +109,11 @@ async def test_a_follow_up_does_not_pass_one_that_has_failed() -> None:
         await submitted(bus, prompt, session)
     begun: list[str] = []
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         begun.append(json.loads(request.content)["prompt"])
         tries = begun.count(begun[-1])
         # The second one fails as often as it may: had its waiting been counted, it would have been given up before.
-        return httpx.Response(404 if tries < 3 and begun[-1] in "12" else 200, text="not yet")
+        return httpx2.Response(404 if tries < 3 and begun[-1] in "12" else 200, text="not yet")
 
     async with fed(bus, replace(SUBMIT, max_deliveries=3), answer):
         await heard(begun, 7)
@@ -129,12 +129,12 @@ async def test_one_that_was_given_back_is_not_passed_either() -> None:
     session = str(uuid.uuid4())
     begun: list[str] = []
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         begun.append(json.loads(request.content)["prompt"])
-        return httpx.Response(503 if begun == ["1"] else 200, text="not yet")
+        return httpx2.Response(503 if begun == ["1"] else 200, text="not yet")
 
     function = FunctionTarget(
-        SUBMIT, "http://function/", None, httpx.AsyncClient(transport=httpx.MockTransport(answer))
+        SUBMIT, "http://function/", None, httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
     )
     dispatcher = Dispatcher(SUBMIT, function, bus=bus, clock=clock)
 
@@ -160,7 +160,7 @@ async def test_that_it_waited_is_no_failure_for_the_next_dispatcher_either() -> 
     clock = ManualClock()
     bus = MemoryBus(clock)
     await submitted(bus, "1", str(uuid.uuid4()))
-    http = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(503, text="away")))
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(lambda _: httpx2.Response(503, text="away")))
     for _ in range(SUBMIT.max_deliveries + 3):
         [delivery] = await bus.fetch(SUBMIT.spec(), 1, 0)
         await delivery.nak(0)
@@ -181,9 +181,9 @@ async def test_an_attach_that_came_before_its_create_lets_it_pass() -> None:
         await bus.publish(subjects.command("session", PROJECT, session), body.encode(), headers)
     begun: list[str] = []
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         begun.append(request.headers["ce-type"].split(".")[3])
-        return httpx.Response(200 if "create" in begun else 404, text="not yet")
+        return httpx2.Response(200 if "create" in begun else 404, text="not yet")
 
     async with fed(bus, SESSION, answer):
         await heard(begun, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
-import httpx
+import httpx2
 from starlette.applications import Starlette
 from starlette.routing import Route
 
@@ -48,7 +48,7 @@ async def walked(b: Bench, name: str, function: Function) -> Walk:
     """Deliver the one command of a route to its function, which handles it."""
     await Function.start(function, b.deps)
     app = Starlette(routes=[Route("/", function.respond, methods=["POST"])])
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as http:
         target = FunctionTarget(ROUTE[name], "http://function/", None, http)
         dispatcher = Dispatcher(ROUTE[name], target, bus=b.bus, clock=b.deps.clock)
         (delivery,) = await b.bus.fetch(ROUTE[name].spec(), 1, 1)

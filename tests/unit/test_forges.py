@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.functions.forges.addresses import forge_address
@@ -15,11 +15,11 @@ from ocf.functions.forges.forge import Proposal, page
 from ocf.functions.forges.http import ForgeRefused, ForgeUnavailable, forge_client
 
 SINCE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-Handler = Callable[[httpx.Request], httpx.Response]
+Handler = Callable[[httpx2.Request], httpx2.Response]
 
 
-class Pieces(httpx.AsyncByteStream):
-    """A body that httpx has not read yet."""
+class Pieces(httpx2.AsyncByteStream):
+    """A body that httpx2 has not read yet."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -28,28 +28,28 @@ class Pieces(httpx.AsyncByteStream):
         yield self.content
 
 
-def reply(status: int, value: object = b"", headers: dict[str, str] | None = None) -> httpx.Response:
+def reply(status: int, value: object = b"", headers: dict[str, str] | None = None) -> httpx2.Response:
     """An answer with JSON, or with these bytes."""
     content = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return httpx.Response(status, headers=headers, stream=Pieces(content))
+    return httpx2.Response(status, headers=headers, stream=Pieces(content))
 
 
 def forge(handler: Handler, kind: Any = "github", api_url: str | None = None) -> Any:
     """A client whose calls `handler` answers."""
-    client = httpx.AsyncClient(transport=httpx.MockTransport(handler))
+    client = httpx2.AsyncClient(transport=httpx2.MockTransport(handler))
     return forge_address(kind, api_url).connect(client, "token-1")
 
 
-def answers(**by_path: Any) -> tuple[Handler, list[httpx.Request]]:
+def answers(**by_path: Any) -> tuple[Handler, list[httpx2.Request]]:
     """A handler that answers by the end of the path, and what it was asked."""
-    asked: list[httpx.Request] = []
+    asked: list[httpx2.Request] = []
 
-    def handle(request: httpx.Request) -> httpx.Response:
+    def handle(request: httpx2.Request) -> httpx2.Response:
         asked.append(request)
         path = request.url.raw_path.decode().partition("?")[0]
         for end, value in by_path.items():
             if path.endswith(end.replace("__", "/")):
-                return value if isinstance(value, httpx.Response) else reply(200, value)
+                return value if isinstance(value, httpx2.Response) else reply(200, value)
         return reply(404, {"message": "Not Found"})
 
     return handle, asked
@@ -138,7 +138,7 @@ async def test_gitlab_merge_request_is_opened_and_found() -> None:
         (reply(403, b"", {"x-ratelimit-remaining": "0"}), 60.0),
     ],
 )
-async def test_a_retry_helps_after_a_temporary_failure(response: httpx.Response, wait: float | None) -> None:
+async def test_a_retry_helps_after_a_temporary_failure(response: httpx2.Response, wait: float | None) -> None:
     """Server errors and rate limits."""
     handle, _ = answers(user=response)
     with pytest.raises(ForgeUnavailable) as raised:
@@ -168,7 +168,7 @@ async def test_a_refusal_has_the_words_of_the_forge() -> None:
     ],
     ids=["deep", "html", "large", "compressed", "redirect"],
 )
-async def test_an_unusable_answer_is_refused(response: httpx.Response) -> None:
+async def test_an_unusable_answer_is_refused(response: httpx2.Response) -> None:
     """Nothing of it is parsed beyond its bounds, and no redirect is followed."""
     handle, asked = answers(user=response)
     with pytest.raises(ForgeRefused):
@@ -181,7 +181,7 @@ async def test_a_list_has_only_what_changed_and_knows_its_etag() -> None:
     new, old = "2026-02-01T00:00:00Z", "2025-01-01T00:00:00Z"
     issues = [{"number": 1, "updated_at": new}, {"number": 2, "updated_at": new, "pull_request": {}}]
 
-    def handle(request: httpx.Request) -> httpx.Response:
+    def handle(request: httpx2.Request) -> httpx2.Response:
         if request.headers.get("if-none-match") == '"e1"':
             return reply(304)
         found: list[dict[str, Any]] = (

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import httpx2
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -166,8 +166,8 @@ async def test_gateways_tell_each_other_of_submits() -> None:
     world = World()
     other = create_app(world.deps)
     listening = asyncio.create_task(other.state.gateway.listing.listen())
-    transport = httpx.ASGITransport(other, client=("127.0.0.1", 5000))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:3003") as client:
+    transport = httpx2.ASGITransport(other, client=("127.0.0.1", 5000))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost:3003") as client:
         await asyncio.sleep(0)
         made = (await world.client.post("/tasks/execute", json={"prompt": "x"})).json()["execution_id"]
         await world.bus.publish(f"ocf.evt.default.{ID}.created", b"{}", {})
@@ -264,12 +264,12 @@ class Issuer:
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.kid = f"k{self.asked}"
 
-    def answer(self, request: httpx.Request) -> httpx.Response:
+    def answer(self, request: httpx2.Request) -> httpx2.Response:
         self.asked += 1
         if self.down:
-            return httpx.Response(500)
+            return httpx2.Response(500)
         public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key()))
-        return httpx.Response(200, json={"keys": [{**public, "kid": self.kid, "alg": "RS256", "use": "sig"}]})
+        return httpx2.Response(200, json={"keys": [{**public, "kid": self.kid, "alg": "RS256", "use": "sig"}]})
 
     def token(self) -> str:
         claims = {"sub": "ann", "projects": "*", "exp": datetime.now(UTC).timestamp() + 60}
@@ -280,7 +280,7 @@ async def test_keys_of_a_jwks_are_cached_and_follow_a_rotation() -> None:
     """One request for many tokens; an unknown key id asks again, but not at a caller's pace."""
     issuer, clock = Issuer(), ManualClock()
     settings = GatewaySettings(jwks_url="http://issuer/jwks")
-    async with httpx.AsyncClient(transport=httpx.MockTransport(issuer.answer)) as client:
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(issuer.answer)) as client:
         auth = Authenticator(settings, clock, client)
         for _ in range(3):
             assert (await auth.principal(f"Bearer {issuer.token()}")).projects is None
@@ -303,13 +303,13 @@ async def test_an_issuer_that_hangs_holds_up_nobody_whose_key_is_known(monkeypat
     monkeypatch.setattr("ocf.functions.gateway.auth._REFRESH_WAIT", 0.01)
     issuer, clock, hangs = Issuer(), ManualClock(), asyncio.Event()
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         said = issuer.answer(request)
         if issuer.asked > 1:
             await hangs.wait()
         return said
 
-    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
         auth = Authenticator(GatewaySettings(jwks_url="http://issuer/jwks"), clock, client)
         await auth.principal(f"Bearer {issuer.token()}")
         known = issuer.token()
@@ -331,7 +331,7 @@ async def test_an_issuer_that_hangs_holds_up_nobody_whose_key_is_known(monkeypat
 async def test_a_key_that_the_issuer_has_withdrawn_is_not_accepted_once_more() -> None:
     """Also when nobody called for a day: the first who does waits for the newer keys."""
     issuer, clock = Issuer(), ManualClock()
-    async with httpx.AsyncClient(transport=httpx.MockTransport(issuer.answer)) as client:
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(issuer.answer)) as client:
         auth = Authenticator(GatewaySettings(jwks_url="http://issuer/jwks"), clock, client)
         old = issuer.token()
         await auth.principal(f"Bearer {old}")
@@ -345,7 +345,7 @@ async def test_an_issuer_that_never_answered_is_a_503() -> None:
     """It is not the caller's fault, so it is not a 401."""
     issuer = Issuer()
     issuer.down = True
-    async with httpx.AsyncClient(transport=httpx.MockTransport(issuer.answer)) as client:
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(issuer.answer)) as client:
         auth = Authenticator(GatewaySettings(jwks_url="http://issuer/jwks"), ManualClock(), client)
         with pytest.raises(Problem) as raised:
             await auth.principal(f"Bearer {issuer.token()}")
@@ -361,7 +361,7 @@ async def test_a_public_key_is_no_secret() -> None:
     issuer = Issuer()
     public = json.dumps(jwt.algorithms.RSAAlgorithm.to_jwk(issuer.key.public_key()))
     forged = jwt.encode({"projects": "*", "exp": 9_999_999_999}, public, "HS256", headers={"kid": issuer.kid})
-    async with httpx.AsyncClient(transport=httpx.MockTransport(issuer.answer)) as client:
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(issuer.answer)) as client:
         auth = Authenticator(GatewaySettings(jwks_url="http://issuer/jwks"), ManualClock(), client)
         with pytest.raises(Problem) as raised:
             await auth.principal(f"Bearer {forged}")

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.events import subjects
@@ -342,8 +342,8 @@ async def test_a_caller_holds_so_many_bodies_at_once_and_no_more() -> None:
     await until(held)
     second = await world.client.post("/tasks/execute", json={"prompt": "y" * 600})
     assert (second.status_code, second.headers["retry-after"]) == (429, "1")
-    other = httpx.AsyncClient(
-        transport=httpx.ASGITransport(world.app, client=("127.0.0.2", 5000)), base_url="http://localhost:3003"
+    other = httpx2.AsyncClient(
+        transport=httpx2.ASGITransport(world.app, client=("127.0.0.2", 5000)), base_url="http://localhost:3003"
     )
     assert (await other.post("/tasks/execute", json={"prompt": "y" * 600})).status_code == 202
     assert (await other.post("/tasks/execute", json={"prompt": "y" * 1_100})).status_code == 503

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.events.envelope import Event
@@ -67,13 +67,13 @@ def test_an_event_fits_the_api_server() -> None:
 @pytest.mark.parametrize(("answer", "done"), [(201, True), (409, True), (403, False), (500, False)])
 async def test_the_same_fact_again_is_the_same_event(answer: int, done: bool, account: Path) -> None:
     """409 means that it is there; a refusal is tried again, as by every sink."""
-    asked: list[httpx.Request] = []
+    asked: list[httpx2.Request] = []
 
-    def respond(request: httpx.Request) -> httpx.Response:
+    def respond(request: httpx2.Request) -> httpx2.Response:
         asked.append(request)
-        return httpx.Response(answer)
+        return httpx2.Response(answer)
 
-    result = await KubernetesEvents(route(), account, httpx.MockTransport(respond)).post(fact(reason="stalled"))
+    result = await KubernetesEvents(route(), account, httpx2.MockTransport(respond)).post(fact(reason="stalled"))
     assert (result.done, result.retried) == (done, not done)
     [request] = asked
     assert request.url.path == "/api/v1/namespaces/ocf/events"

@@ -11,7 +11,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-import httpx
+import httpx2
 import structlog
 from structlog.testing import capture_logs
 
@@ -73,7 +73,7 @@ try:
     raise OSError("one\\ntwo {SECRET}")
 except OSError:
     logging.getLogger("opentelemetry.exporter").exception("not sent: %s", "{SECRET}")
-logging.getLogger("httpx").info("HTTP Request: POST http://somewhere/")
+logging.getLogger("httpx2").info("HTTP Request: POST http://somewhere/")
 warnings.warn("odd", stacklevel=1)
 """
 
@@ -135,7 +135,7 @@ async def test_dispatcher_log_lines_name_execution_and_trace() -> None:
     """Also when the message is no event at all."""
     row = next(row for row in ROUTES if row.consumer == "cancel")
     bus = MemoryBus(ManualClock())
-    http = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(503)))
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(lambda _: httpx2.Response(503)))
     event = new_event(
         "dev.ocf.task.cancel.v1",
         Cancel(execution_id=EXECUTION, project_id=PROJECT),

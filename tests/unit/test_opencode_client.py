@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.events import input_limits
@@ -16,14 +16,14 @@ from ocf.events.input_limits import JsonLimit
 from ocf.functions.execute.agent import opencode_api
 from ocf.functions.execute.agent.opencode_api import CONNECTED, RESYNC, OpenCode, OpenCodeError, Prompt, StreamLostError
 
-Handler = Callable[[httpx.Request], httpx.Response]
+Handler = Callable[[httpx2.Request], httpx2.Response]
 
 
 def client(handler: Handler) -> OpenCode:
-    return OpenCode("http://127.0.0.1:1", Path("/workspace"), "secret", httpx.MockTransport(lambda r: raw(handler(r))))
+    return OpenCode("http://127.0.0.1:1", Path("/workspace"), "secret", httpx2.MockTransport(lambda r: raw(handler(r))))
 
 
-class Bytes(httpx.AsyncByteStream):
+class Bytes(httpx2.AsyncByteStream):
     """One piece."""
 
     def __init__(self, data: bytes) -> None:
@@ -33,11 +33,11 @@ class Bytes(httpx.AsyncByteStream):
         yield self._data
 
 
-def raw(answer: httpx.Response) -> httpx.Response:
+def raw(answer: httpx2.Response) -> httpx2.Response:
     """The answer as it comes from a socket: nobody has read it yet."""
     if not answer.is_stream_consumed:
         return answer
-    return httpx.Response(answer.status_code, headers=answer.headers, stream=Bytes(answer.content))
+    return httpx2.Response(answer.status_code, headers=answer.headers, stream=Bytes(answer.content))
 
 
 def at_most(monkeypatch: pytest.MonkeyPatch, name: str, **more: int) -> None:
@@ -45,7 +45,7 @@ def at_most(monkeypatch: pytest.MonkeyPatch, name: str, **more: int) -> None:
     monkeypatch.setattr(input_limits, name, JsonLimit(**{"bytes": 10_000, "depth": 100, "values": 1000, **more}))
 
 
-class Broken(httpx.AsyncByteStream):
+class Broken(httpx2.AsyncByteStream):
     """Some events, then the connection breaks (or ends)."""
 
     def __init__(self, events: list[dict[str, Any]], error: Exception | None = None) -> None:
@@ -64,24 +64,24 @@ def event(kind: str, **properties: Any) -> dict[str, Any]:
 
 async def test_every_call_names_the_directory_and_shows_the_password() -> None:
     """The directory is in the query, the password in basic auth."""
-    seen: list[httpx.Request] = []
+    seen: list[httpx2.Request] = []
 
-    def handler(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx2.Request) -> httpx2.Response:
         seen.append(request)
-        return httpx.Response(200, json={"id": "ses_1"})
+        return httpx2.Response(200, json={"id": "ses_1"})
 
     one = client(handler)
     assert await one.create_session("t", [{"permission": "*", "pattern": "*", "action": "allow"}]) == "ses_1"
     assert seen[0].url.params["directory"] == "/workspace"
     assert (
-        httpx.BasicAuth("opencode", "secret").auth_flow(seen[0]).__next__().headers["authorization"]
+        httpx2.BasicAuth("opencode", "secret").auth_flow(seen[0]).__next__().headers["authorization"]
         == (seen[0].headers["authorization"])
     )
     assert json.loads(seen[0].content)["permission"][0]["action"] == "allow"
     await one.close()
 
 
-class Endless(httpx.AsyncByteStream):
+class Endless(httpx2.AsyncByteStream):
     """Bytes for ever; `read` counts them."""
 
     def __init__(self) -> None:
@@ -100,9 +100,9 @@ async def test_an_answer_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
     streams: list[Endless] = []
     statuses = iter((200, 200, 500))
 
-    def handler(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx2.Request) -> httpx2.Response:
         streams.append(Endless())
-        return httpx.Response(next(statuses), stream=streams[-1])
+        return httpx2.Response(next(statuses), stream=streams[-1])
 
     one = client(handler)
     with pytest.raises(OpenCodeError, match="/session/ses_1/todo answered more than"):
@@ -120,10 +120,10 @@ async def test_a_compressed_answer_is_refused_unread(encoding: str) -> None:
     """32 KB of zstd would become 2 GiB. OpenCode is asked for `identity`; whoever compresses is not OpenCode."""
     streams: list[Endless] = []
 
-    def handler(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx2.Request) -> httpx2.Response:
         assert request.headers["accept-encoding"] == "identity"
         streams.append(Endless())
-        return httpx.Response(200, headers={"content-encoding": encoding}, stream=streams[-1])
+        return httpx2.Response(200, headers={"content-encoding": encoding}, stream=streams[-1])
 
     one = client(handler)
     with pytest.raises(OpenCodeError, match="content encoding"):
@@ -137,14 +137,14 @@ async def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch)
     """Each byte comes in time, the whole of it never does."""
     monkeypatch.setattr(opencode_api, "_TOTAL_FACTOR", 0.001)
 
-    class Drips(httpx.AsyncByteStream):
+    class Drips(httpx2.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             while True:
                 yield b" "
                 await asyncio.sleep(0)
 
     with pytest.raises(OpenCodeError, match="no whole answer within"):
-        await client(lambda _: httpx.Response(200, stream=Drips())).todo("ses_1")
+        await client(lambda _: httpx2.Response(200, stream=Drips())).todo("ses_1")
 
 
 @pytest.mark.parametrize(
@@ -154,13 +154,13 @@ async def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch)
 )
 async def test_answers_that_are_none_are_errors_of_opencode(said: bytes) -> None:
     """Whatever stands in an answer or an event: it is OpenCode's error, and no other exception."""
-    one = client(lambda _: httpx.Response(200, content=said))
+    one = client(lambda _: httpx2.Response(200, content=said))
     for call in (one.todo("ses_1"), one.busy("ses_1"), one.version(), one.create_session("t", [])):
         with pytest.raises(OpenCodeError):
             await call
     with pytest.raises(OpenCodeError):
         await one.resync("ses_1")
-    streamed = client(lambda _: httpx.Response(200, content=b"data: " + said + b"\n\n"))
+    streamed = client(lambda _: httpx2.Response(200, content=b"data: " + said + b"\n\n"))
     with pytest.raises(OpenCodeError):
         await anext(streamed._stream())
 
@@ -169,7 +169,7 @@ async def test_answers_that_are_none_are_errors_of_opencode(said: bytes) -> None
 async def test_an_id_that_is_none_never_becomes_part_of_a_path(id_: object) -> None:
     """Sessions are named by whoever answers."""
     with pytest.raises(OpenCodeError, match="an invalid id"):
-        await client(lambda _: httpx.Response(200, content=json.dumps([{"id": id_}])))._session_tree("ses_1")
+        await client(lambda _: httpx2.Response(200, content=json.dumps([{"id": id_}])))._session_tree("ses_1")
 
 
 async def test_subagents_without_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,10 +177,10 @@ async def test_subagents_without_end_are_given_up(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(input_limits, "AGENT_SESSIONS", 20)
     asked = 0
 
-    def handler(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx2.Request) -> httpx2.Response:
         nonlocal asked
         asked += 1
-        return httpx.Response(200, json=[{"id": f"ses_{asked}"}, {"id": "ses_1"}])
+        return httpx2.Response(200, json=[{"id": f"ses_{asked}"}, {"id": "ses_1"}])
 
     with pytest.raises(OpenCodeError, match="more than 20 subagents"):
         await client(handler)._session_tree("ses_0")
@@ -194,13 +194,13 @@ def conversation(sizes: list[int]) -> Handler:
         for n, size in enumerate(sizes)
     ]
 
-    def handler(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx2.Request) -> httpx2.Response:
         if not request.url.path.endswith("/message"):
-            return httpx.Response(200, json={"id": "ses_1", "title": "t"})
+            return httpx2.Response(200, json={"id": "ses_1", "title": "t"})
         end = int(request.url.params.get("before", len(stored)))
         start = max(0, end - int(request.url.params["limit"]))
         headers = {"x-next-cursor": str(start)} if start else {}
-        return httpx.Response(200, json=stored[start:end], headers=headers)
+        return httpx2.Response(200, json=stored[start:end], headers=headers)
 
     return handler
 
@@ -251,10 +251,10 @@ async def test_pages_without_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(input_limits, "AGENT_PAGES", 10)
     asked = 0
 
-    def handler(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx2.Request) -> httpx2.Response:
         nonlocal asked
         asked += 1
-        return httpx.Response(200, json=[{"info": {}}], headers={"x-next-cursor": "again"})
+        return httpx2.Response(200, json=[{"info": {}}], headers={"x-next-cursor": "again"})
 
     assert len(await client(handler).messages("ses_1")) == 10
     assert asked <= 13
@@ -266,12 +266,12 @@ async def test_events_come_whole_however_they_are_cut(monkeypatch: pytest.Monkey
     sent = [event("a", text="\u2028 ü \x85"), event("b", text="y" * 9000), event("c", text="z" * 9000)]
     data = b"".join(f"data: {json.dumps(one, ensure_ascii=False)}\r\n\r\n".encode() for one in sent)
 
-    class Cut(httpx.AsyncByteStream):
+    class Cut(httpx2.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             for start in range(0, len(data), 7):
                 yield data[start : start + 7]
 
-    one = client(lambda request: httpx.Response(200, stream=Cut()))
+    one = client(lambda request: httpx2.Response(200, stream=Cut()))
     assert [found async for found in one._stream()] == sent
     await one.close()
 
@@ -280,9 +280,9 @@ async def test_a_prompt_has_its_own_model_and_system_prompt() -> None:
     """Both are given per prompt, so one server serves any of its models."""
     sent: list[dict[str, Any]] = []
 
-    def handler(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx2.Request) -> httpx2.Response:
         sent.append(json.loads(request.content))
-        return httpx.Response(204)
+        return httpx2.Response(204)
 
     await client(handler).prompt("ses_1", Prompt("do it", "ocf-openai", "m1", system="Be brief."))
     assert sent == [
@@ -297,7 +297,7 @@ async def test_a_prompt_has_its_own_model_and_system_prompt() -> None:
 @pytest.mark.parametrize("status", [400, 500])
 async def test_refusals_are_errors_that_say_where(status: int) -> None:
     """Method, path, status and the body's start are in the message."""
-    one = client(lambda _: httpx.Response(status, text="because"))
+    one = client(lambda _: httpx2.Response(status, text="because"))
     with pytest.raises(OpenCodeError, match=f"GET /session/ses_1/message answered {status}: because"):
         await one.messages("ses_1")
 
@@ -305,8 +305,8 @@ async def test_refusals_are_errors_that_say_where(status: int) -> None:
 async def test_no_answer_is_an_error() -> None:
     """A time-out of the transport becomes ours."""
 
-    def handler(request: httpx.Request) -> httpx.Response:
-        raise httpx.ReadTimeout("too slow", request=request)
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ReadTimeout("too slow", request=request)
 
     with pytest.raises(OpenCodeError, match="GET /global/health: too slow"):
         await client(handler).version()
@@ -314,15 +314,15 @@ async def test_no_answer_is_an_error() -> None:
 
 async def test_an_answer_to_what_nobody_asked_is_false() -> None:
     """404 to a reply means that nothing waits under that id."""
-    one = client(lambda _: httpx.Response(404, json={}))
+    one = client(lambda _: httpx2.Response(404, json={}))
     assert not await one.reply_permission("per_1", "once")
     assert not await one.reply_question("que_1", [["blue"]])
 
 
-def server(streams: Iterator[httpx.Response]) -> Handler:
+def server(streams: Iterator[httpx2.Response]) -> Handler:
     """Streams in turn; one stored message; a subagent; nothing waits."""
 
-    def handler(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx2.Request) -> httpx2.Response:
         answers: dict[str, Any] = {
             "/session/status": {"ses_1": {"type": "busy"}},
             "/session/ses_1/children": [{"id": "ses_2"}],
@@ -334,7 +334,7 @@ def server(streams: Iterator[httpx.Response]) -> Handler:
         }
         if request.url.path == "/event":
             return next(streams)
-        return httpx.Response(200, json=answers[request.url.path])
+        return httpx2.Response(200, json=answers[request.url.path])
 
     return handler
 
@@ -346,13 +346,13 @@ def _no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_broken_stream_is_opened_again_and_followed_by_what_is_stored() -> None:
     """After each reconnect comes a RESYNC with the messages of the session and of its subagents, and what waits."""
-    broken = httpx.ReadError("reset")
+    broken = httpx2.ReadError("reset")
     streams = iter(
         [
-            httpx.Response(200, stream=Broken([event(CONNECTED), event("a")], broken)),
-            httpx.Response(503),
-            httpx.Response(200, stream=Broken([event(CONNECTED), event("b")])),
-            httpx.Response(200, stream=Broken([event(CONNECTED), event("c")])),
+            httpx2.Response(200, stream=Broken([event(CONNECTED), event("a")], broken)),
+            httpx2.Response(503),
+            httpx2.Response(200, stream=Broken([event(CONNECTED), event("b")])),
+            httpx2.Response(200, stream=Broken([event(CONNECTED), event("c")])),
         ]
     )
     kinds, states = [], []
@@ -373,7 +373,7 @@ async def test_a_broken_stream_is_opened_again_and_followed_by_what_is_stored() 
 
 async def test_a_stream_that_stays_closed_is_given_up() -> None:
     """After five tries in a row the loss is said, with the last reason."""
-    streams = iter([httpx.Response(200, stream=Broken([event(CONNECTED)])), *(httpx.Response(503) for _ in range(5))])
+    streams = iter([httpx2.Response(200, stream=Broken([event(CONNECTED)])), *(httpx2.Response(503) for _ in range(5))])
     events = client(server(streams)).events("ses_1")
     assert (await anext(events))["type"] == CONNECTED
     with pytest.raises(StreamLostError, match="GET /event answered 503"):

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -121,11 +121,11 @@ def _survives(read: Callable[[], Event]) -> None:
 
 
 def _nobody() -> FunctionTarget:
-    def answer(_: httpx.Request) -> httpx.Response:
+    def answer(_: httpx2.Request) -> httpx2.Response:
         raise AssertionError("no function may see it")
 
     return FunctionTarget(
-        ROWS["submit"], "http://function/", None, httpx.AsyncClient(transport=httpx.MockTransport(answer))
+        ROWS["submit"], "http://function/", None, httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
     )
 
 
@@ -284,7 +284,7 @@ async def test_nats_away_is_no_error_of_the_message() -> None:
     assert len([m async for m in b.bus.history(subjects.DLQ, dead_letters.ALL)]) == 1
 
 
-Answer = Callable[[httpx.Request], Awaitable[httpx.Response] | httpx.Response]
+Answer = Callable[[httpx2.Request], Awaitable[httpx2.Response] | httpx2.Response]
 
 
 @pytest.mark.parametrize("status", [422, 503])
@@ -296,7 +296,7 @@ async def test_a_submit_that_is_given_up_is_rejected(status: int) -> None:
     event = b.submit()
     execution = event.subject or ""
     await b.bus.publish(subjects.command("submit", PROJECT, execution), event.data, event.headers())
-    http = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(status, text="not today")))
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(lambda _: httpx2.Response(status, text="not today")))
     target = FunctionTarget(ROWS["submit"], "http://function/", None, http)
     dispatcher = _dispatcher(b, ROWS["submit"], target)
     for _ in range(ROWS["submit"].max_deliveries + 1):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.events import subjects
@@ -43,7 +43,7 @@ class Hub:
         self.comments: list[dict[str, Any]] = []
         self.events: dict[int, list[dict[str, Any]]] = {}
         self.asked: list[str] = []
-        self.fault: httpx.Response | Exception | None = None
+        self.fault: httpx2.Response | Exception | None = None
 
     def open(self, number: int, minutes: float, **more: Any) -> None:
         about = {"id": 9_000 + number, "number": number, "title": f"issue {number}", "user": {"login": "ann"}}
@@ -54,7 +54,7 @@ class Hub:
         self.events.setdefault(number, []).append(entry)
         next(one for one in self.issues if one["number"] == number)["updated_at"] = stamp(minutes)
 
-    def handle(self, request: httpx.Request) -> httpx.Response:
+    def handle(self, request: httpx2.Request) -> httpx2.Response:
         path = request.url.path
         self.asked.append(path)
         if isinstance(self.fault, Exception):
@@ -80,7 +80,7 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     made = Hub()
-    client = lambda: httpx.AsyncClient(transport=httpx.MockTransport(made.handle))  # noqa: E731
+    client = lambda: httpx2.AsyncClient(transport=httpx2.MockTransport(made.handle))  # noqa: E731
     monkeypatch.setattr(polls, "forge_client", client)
     return made
 
@@ -189,7 +189,7 @@ async def test_a_poll_and_a_webhook_are_one_event(hub: Hub, name: str, action: s
     await b.deps.triggers.update(entry_.key, earlier.model_dump_json().encode(), entry_.revision)
     real, hub_page = payload["repository"], hub.handle
 
-    def with_repository(request: httpx.Request) -> httpx.Response:
+    def with_repository(request: httpx2.Request) -> httpx2.Response:
         return reply(200, real) if request.url.path == "/repos/team/app" else hub_page(request)
 
     hub.handle = with_repository  # type: ignore[method-assign]
@@ -230,13 +230,13 @@ async def test_a_rate_limit_is_waited_for(hub: Hub) -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        httpx.ConnectTimeout("too slow"),
+        httpx2.ConnectTimeout("too slow"),
         reply(404, {"message": "Not Found"}),
         reply(200, [{"id": 1, "updated_at": "yesterday"}]),
     ],
     ids=["away", "refused", "strange time"],
 )
-async def test_a_failing_forge_is_a_problem_of_its_rule_only(hub: Hub, fault: httpx.Response | Exception) -> None:
+async def test_a_failing_forge_is_a_problem_of_its_rule_only(hub: Hub, fault: httpx2.Response | Exception) -> None:
     """The tick is done, the reason stands in the rule's state, and what was missed is read later."""
     b = await polling_bench()
     await tick(b)
@@ -327,7 +327,7 @@ GITLAB = {
 }
 
 
-def gitlab(request: httpx.Request) -> httpx.Response:
+def gitlab(request: httpx2.Request) -> httpx2.Response:
     """GitLab's API with one issue, its label event, and one comment on it, all of now."""
     new = {"created_at": "2026-03-01T10:00:00.000Z"}
     author, path = {"username": "ann"}, request.url.raw_path.decode().partition("?")[0]

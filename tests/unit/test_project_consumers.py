@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
-import httpx
+import httpx2
 import pytest
 from structlog.testing import capture_logs
 
@@ -57,18 +57,18 @@ class Rig:
     def __init__(self, bus: MemoryBus) -> None:
         self.heard: list[str] = []
         self.surprise: str | None = None
-        http = httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
+        http = httpx2.AsyncClient(transport=httpx2.MockTransport(self._answer))
         dispatcher = Dispatcher(
             CANCEL, FunctionTarget(CANCEL, "http://function/", None, http), bus=bus, clock=bus.clock
         )
         self.loop = ProjectLoop(CANCEL, dispatcher, bus, bus.clock)
 
-    def _answer(self, request: httpx.Request) -> httpx.Response:
+    def _answer(self, request: httpx2.Request) -> httpx2.Response:
         project = json.loads(request.content)["project_id"]
         if project == self.surprise:
             raise RuntimeError("words of the message")
         self.heard.append(project)
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         running = asyncio.create_task(self.loop.run())

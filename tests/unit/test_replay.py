@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from ocf.cli.replay import _post_one
@@ -47,10 +47,10 @@ async def test_recorded_commands_build_up_the_state_that_each_one_needs() -> Non
     ids = {"execution_id": str(uuid.uuid4()), "project_id": "default"}
     settings = Settings.model_validate({"DRY_RUN": True, "FUNCTION_TARGET": "cancel"})
     async with build(settings, "dry") as parts:
-        transport = httpx.ASGITransport(build_app(parts, ("cancel",), None, {}))
+        transport = httpx2.ASGITransport(build_app(parts, ("cancel",), None, {}))
         async with (
             started(parts, beside(("cancel",))),
-            httpx.AsyncClient(transport=transport, base_url="http://dry") as http,
+            httpx2.AsyncClient(transport=transport, base_url="http://dry") as http,
         ):
             for type_, data in (
                 ("dev.ocf.task.submit.v1", Submit.model_validate({**ids, "prompt": "p"})),
@@ -70,15 +70,15 @@ async def test_recorded_commands_build_up_the_state_that_each_one_needs() -> Non
 @pytest.mark.parametrize("change", [{"subject": None}, {"data": b"", "extensions": {"dataref": "ocf-s3:p/e/data/x"}}])
 async def test_ordinary_recordings_are_posted(change: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     """Events without `ce-subject`, and those whose large data lie in the store: as they were, and to which subject."""
-    execution, posted = str(uuid.uuid4()), list[httpx.Request]()
+    execution, posted = str(uuid.uuid4()), list[httpx2.Request]()
     submit = Submit.model_validate({"execution_id": execution, "project_id": "p", "prompt": "x"})
     event = replace(new_event("dev.ocf.task.submit.v1", submit, source="/t", time=datetime.now(UTC)), **change)
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         posted.append(request)
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
-    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
         assert await _post_one(http, "http://debugged/", event, ("p", execution), True)
     [request] = posted
     assert request.headers["ce-natssubject"] == f"ocf.cmd.submit.p.{execution}"

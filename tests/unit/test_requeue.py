@@ -6,7 +6,7 @@ import asyncio
 import json
 import uuid
 
-import httpx
+import httpx2
 
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBus
@@ -30,8 +30,8 @@ async def test_early_delivery_is_requeued_and_counts_no_failure() -> None:
     headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/t", "ce-type": "dev.ocf.task.execute.v1"}
     body = json.dumps({"execution_id": execution, "project_id": PROJECT}).encode()
     await bus.publish(subjects.command("execute", PROJECT, execution), body, headers)
-    answers = [httpx.Response(425) for _ in range(30)] + [httpx.Response(200)]
-    http = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: answers.pop(0)))
+    answers = [httpx2.Response(425) for _ in range(30)] + [httpx2.Response(200)]
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(lambda _: answers.pop(0)))
     worker = Dispatcher(EXECUTE, FunctionTarget(EXECUTE, "http://execute/", None, http), bus=bus, clock=clock)
     before = value(metrics.redeliveries.labels("execute"))
     counted = {kind: value(metrics.deliveries.labels("execute", kind)) for kind in metrics.ANSWERS}

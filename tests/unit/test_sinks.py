@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 from urllib.parse import unquote
 
-import httpx
+import httpx2
 import pytest
 from structlog.testing import capture_logs
 
@@ -31,7 +31,7 @@ from tests.support.clock import ManualClock
 KEY = bytes(range(24))
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
 (ROW,) = wired.routes(sinks("acme=https://hooks.example.com/a"), 3)
-Answer = Callable[[httpx.Request], httpx.Response]
+Answer = Callable[[httpx2.Request], httpx2.Response]
 
 
 def test_a_table_says_who_is_told_what() -> None:
@@ -116,13 +116,13 @@ class World:
     def __init__(self, answer: Answer, *keyed: bytes) -> None:
         self.clock = ManualClock()
         self.bus = MemoryBus(self.clock)
-        self.seen: list[httpx.Request] = []
+        self.seen: list[httpx2.Request] = []
 
-        def receive(request: httpx.Request) -> httpx.Response:
+        def receive(request: httpx2.Request) -> httpx2.Response:
             self.seen.append(request)
             return answer(request)
 
-        http = httpx.AsyncClient(transport=httpx.MockTransport(receive), follow_redirects=True)
+        http = httpx2.AsyncClient(transport=httpx2.MockTransport(receive), follow_redirects=True)
         target = Webhook(ROW, "https://hooks.example.com/a", keyed, clock=self.clock, http=http)
         self.dispatcher = Dispatcher(ROW, target, bus=self.bus, clock=self.clock)
 
@@ -149,7 +149,7 @@ class World:
 
 async def test_with_a_key_the_whole_event_is_what_is_signed() -> None:
     """Structured mode, type and all in the body; the id has no dot; nothing of ours is told beside it."""
-    world = World(lambda _: httpx.Response(204), KEY)
+    world = World(lambda _: httpx2.Response(204), KEY)
     await world.said()
     await world.delivered()
     (request,) = world.seen
@@ -166,7 +166,7 @@ async def test_with_a_key_the_whole_event_is_what_is_signed() -> None:
 
 async def test_without_a_key_the_event_is_binary() -> None:
     """As any CloudEvents receiver takes it, a Knative Broker first of all."""
-    world = World(lambda _: httpx.Response(202))
+    world = World(lambda _: httpx2.Response(202))
     await world.said()
     await world.delivered()
     event = decode(world.seen[0].headers, world.seen[0].content)
@@ -179,7 +179,7 @@ async def test_without_a_key_the_event_is_binary() -> None:
 async def test_failed_answer_is_retried_then_becomes_a_dead_letter(status: int) -> None:
     """Somebody over there may mend it. The dead letter has the event, the reason and the fact's own subject."""
     there = {"location": "https://elsewhere.example.com/", "retry-after": "1"}
-    world = World(lambda _: httpx.Response(status, content=said("not now"), headers=there), KEY)
+    world = World(lambda _: httpx2.Response(status, content=said("not now"), headers=there), KEY)
     subject = await world.said()
     for tries in range(1, 4):
         assert await world.dead() == []
@@ -200,8 +200,8 @@ async def test_answer_of_a_sink_is_in_the_dead_letter_and_in_no_log() -> None:
     echo = "the words of the agent"
     for status, there in ((500, {}), (410, {}), (302, {"location": f"https://x.example/login?from={echo}#{echo}"})):
 
-        def answer(_: httpx.Request, status: int = status, there: dict[str, str] = there) -> httpx.Response:
-            return httpx.Response(status, content=said(echo), headers=there)
+        def answer(_: httpx2.Request, status: int = status, there: dict[str, str] = there) -> httpx2.Response:
+            return httpx2.Response(status, content=said(echo), headers=there)
 
         world = World(answer, KEY)
         await world.said()
@@ -220,8 +220,8 @@ async def test_answer_of_a_sink_is_in_the_dead_letter_and_in_no_log() -> None:
 async def test_transport_error_of_a_sink_is_logged_by_its_kind() -> None:
     """An error's words may have those of the other side in them."""
 
-    def away(_: httpx.Request) -> httpx.Response:
-        raise httpx.RemoteProtocolError("illegal status line: the words of the agent")
+    def away(_: httpx2.Request) -> httpx2.Response:
+        raise httpx2.RemoteProtocolError("illegal status line: the words of the agent")
 
     world = World(away, KEY)
     await world.said()
@@ -233,8 +233,8 @@ async def test_transport_error_of_a_sink_is_logged_by_its_kind() -> None:
 async def test_no_answer_is_tried_again() -> None:
     """Refused, reset, a name that is none."""
 
-    def away(_: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("refused")
+    def away(_: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("refused")
 
     world = World(away, KEY)
     await world.said()
@@ -246,7 +246,7 @@ async def test_no_answer_is_tried_again() -> None:
 
 async def test_a_receiver_that_is_gone_is_asked_no_more_and_nothing_is_lost() -> None:
     """410: the loop ends (Standard Webhooks); the event is there for whoever starts the dispatcher again."""
-    world = World(lambda _: httpx.Response(410, content=said("no")), KEY)
+    world = World(lambda _: httpx2.Response(410, content=said("no")), KEY)
     await world.said()
     await world.delivered()
     assert world.dispatcher.closed
@@ -268,7 +268,7 @@ async def test_an_answer_without_end_is_read_as_far_as_it_is_kept() -> None:
             given += 1
             yield b"x" * 1000
 
-    world = World(lambda _: httpx.Response(500, content=endless(), headers={"content-encoding": "gzip"}), KEY)
+    world = World(lambda _: httpx2.Response(500, content=endless(), headers={"content-encoding": "gzip"}), KEY)
     await world.said()
     await world.delivered()
     assert given <= 3
@@ -276,7 +276,7 @@ async def test_an_answer_without_end_is_read_as_far_as_it_is_kept() -> None:
 
 async def test_a_fact_said_again_is_for_one_sink() -> None:
     """Redriven from the dead letters, it comes to that sink with the same id, and to no other consumer."""
-    world = World(lambda _: httpx.Response(204), KEY)
+    world = World(lambda _: httpx2.Response(204), KEY)
     subject = await world.said()
     message = await world.bus.last(subjects.EVENTS, subject)
     assert message is not None

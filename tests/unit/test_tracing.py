@@ -6,7 +6,7 @@ import logging
 import uuid
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 import structlog
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -145,16 +145,16 @@ async def test_a_dispatch_says_what_was_answered(
     row = next(row for row in ROUTES if row.consumer == "cancel")
     bus = MemoryBus(ManualClock())
 
-    def answer(_: httpx.Request) -> httpx.Response:
+    def answer(_: httpx2.Request) -> httpx2.Response:
         if status is None:
-            raise httpx.ConnectError("refused")
-        return httpx.Response(status)
+            raise httpx2.ConnectError("refused")
+        return httpx2.Response(status)
 
     event = request(bench(), str(uuid.uuid4()))
     subject = subjects.command("cancel", PROJECT, event.extensions["correlationid"])
     await bus.publish(subject, event.data, event.headers())
     (delivery,) = await bus.fetch(row.spec(), 1, 1)
-    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
     await Dispatcher(row, FunctionTarget(row, "http://function/", None, http), bus=bus, clock=bus.clock).dispatch(
         delivery
     )

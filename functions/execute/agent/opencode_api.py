@@ -18,7 +18,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx
+import httpx2
 import structlog
 
 from ocf.events import input_limits
@@ -51,7 +51,7 @@ _ID = re.compile(rf"[A-Za-z0-9_-]{{1,{input_limits.AGENT_ID}}}")
 # The server sends `server.heartbeat` every 10 s: three missed ones mean a dead connection.
 _STREAM_SILENCE = 35.0
 _RECONNECT_DELAYS = (0.05, 0.2, 0.5, 1.0, 2.0)
-_READ_ERRORS = (httpx.TransportError, httpx.StreamError, TimeoutError)
+_READ_ERRORS = (httpx2.TransportError, httpx2.StreamError, TimeoutError)
 
 
 class OpenCodeError(Exception):
@@ -96,14 +96,14 @@ class OpenCode:
     """
 
     def __init__(
-        self, base_url: str, directory: Path, password: str, transport: httpx.AsyncBaseTransport | None = None
+        self, base_url: str, directory: Path, password: str, transport: httpx2.AsyncBaseTransport | None = None
     ) -> None:
         # trust_env is off: a proxy variable of the function must not redirect loopback calls.
-        self._http = httpx.AsyncClient(
+        self._http = httpx2.AsyncClient(
             base_url=base_url,
             auth=(_USERNAME, password),
             params={"directory": str(directory)},
-            timeout=httpx.Timeout(_CALL_TIMEOUT, connect=_PROBE_TIMEOUT),
+            timeout=httpx2.Timeout(_CALL_TIMEOUT, connect=_PROBE_TIMEOUT),
             headers={"accept-encoding": "identity"},
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             trust_env=False,
@@ -279,7 +279,7 @@ class OpenCode:
             failures += 1
 
     async def _stream(self) -> AsyncIterator[Event]:
-        timeout = httpx.Timeout(_PROBE_TIMEOUT, read=_STREAM_SILENCE)
+        timeout = httpx2.Timeout(_PROBE_TIMEOUT, read=_STREAM_SILENCE)
         async with AsyncExitStack() as stack:
             async with asyncio.timeout(_CALL_TIMEOUT):
                 answer = await stack.enter_async_context(self._http.stream("GET", "/event", timeout=timeout))
@@ -361,7 +361,7 @@ class OpenCode:
                 return await _read_answer(answer, where)
         except TimeoutError as error:
             raise OpenCodeError(f"{where}: no whole answer within {_TOTAL_FACTOR * (timeout or 0):g} s") from error
-        except (httpx.HTTPError, httpx.StreamError) as error:
+        except (httpx2.HTTPError, httpx2.StreamError) as error:
             raise OpenCodeError(f"{where}: {str(error) or type(error).__name__}") from error
 
 
@@ -405,7 +405,7 @@ def _message(prompt: Prompt) -> dict[str, Any]:
     }
 
 
-async def _read_answer(answer: httpx.Response, where: str) -> _Answer:
+async def _read_answer(answer: httpx2.Response, where: str) -> _Answer:
     """Read the answer's body, as far as its limit allows."""
     limit = input_limits.AGENT_MESSAGE.bytes if answer.is_success else input_limits.AGENT_ERROR
     body = bytearray()
@@ -418,7 +418,7 @@ async def _read_answer(answer: httpx.Response, where: str) -> _Answer:
     return _Answer(where, answer.status_code, None if over else bytes(body[:limit]), following)
 
 
-async def _raw(answer: httpx.Response, where: str) -> AsyncIterator[bytes]:
+async def _raw(answer: httpx2.Response, where: str) -> AsyncIterator[bytes]:
     """Yield the body in pieces.
 
     Raises:
@@ -431,7 +431,7 @@ async def _raw(answer: httpx.Response, where: str) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def _lines(answer: httpx.Response) -> AsyncIterator[bytes]:
+async def _lines(answer: httpx2.Response) -> AsyncIterator[bytes]:
     """Yield the lines of a stream.
 
     Raises:

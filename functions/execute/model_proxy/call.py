@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any, Literal
 
-import httpcore
+import httpcore2
 
 from ocf.events import input_limits
 from ocf.events.input_limits import OverLimit
@@ -156,7 +156,7 @@ class ModelCall:
                 self._check_budget()
         remainder = meter.remainder()
         if not meter.finished and not meter.failed:
-            raise httpcore.RemoteProtocolError("the stream ended before the answer did")
+            raise httpcore2.RemoteProtocolError("the stream ended before the answer did")
         if not reply.started:
             await reply.start(200, _STREAM)
         await reply.send(redaction.feed(remainder))
@@ -215,6 +215,6 @@ def _lives(data: bytes, ready: bytes) -> bool:
 
 def _cut_reason(error: Exception) -> str:
     """Return what cut an answer off, without its content."""
-    if isinstance(error, httpcore.ReadTimeout):
+    if isinstance(error, httpcore2.ReadTimeout):
         return "no byte within MODEL_SILENCE_SECONDS"
     return str(error) if isinstance(error, OverLimit) else type(error).__name__

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
-import httpcore
-import httpx
+import httpcore2
+import httpx2
 
 from ocf.events import input_limits
 from ocf.events.errors import InvalidEvent
@@ -31,7 +31,7 @@ PASSED = frozenset({400, 413, 422})
 
 
 #: A connection failed or broke off.
-BROKEN = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError)
+BROKEN = (httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.ProxyError)
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class Upstream:
         self._retry = retry or RetryPolicy()
         self._jitter = jitter
         self._silence = read_timeout
-        # Without httpx's client and transport around it, which cost as much again: no cookies, no redirects.
-        self._pool = httpcore.AsyncConnectionPool(
+        # Without httpx2's client and transport around it, which cost as much again: no cookies, no redirects.
+        self._pool = httpcore2.AsyncConnectionPool(
             max_connections=None,
             max_keepalive_connections=16,
             keepalive_expiry=30,
@@ -141,13 +141,13 @@ class Upstream:
             asked: float | None = None
             try:
                 response = await self._pool.handle_async_request(self._request(url, headers, body))
-            except (httpcore.LocalProtocolError, UnicodeEncodeError):
+            except (httpcore2.LocalProtocolError, UnicodeEncodeError):
                 # Their messages quote the header, and so the key.
                 text = "the model's key cannot be sent: it has characters that no HTTP header may carry"
                 raise ModelFailed(Reason.MODEL_AUTH, text) from None
-            except (httpcore.UnsupportedProtocol, httpx.InvalidURL) as error:
+            except (httpcore2.UnsupportedProtocol, httpx2.InvalidURL) as error:
                 raise ModelFailed(Reason.MODEL_ERROR, f"the model endpoint is not usable: {error}") from None
-            except httpcore.ReadTimeout:
+            except httpcore2.ReadTimeout:
                 on_answer(0)
                 text = f"the model endpoint sent nothing for {self._silence:g} s (MODEL_SILENCE_SECONDS)"
                 failed = ModelFailed(Reason.MODEL_ERROR, text)
@@ -172,11 +172,11 @@ class Upstream:
                 raise ModelFailed(failed.reason, f"{failed.message}; gave up after {times}", failed.status)
             await self._clock.sleep(asked if asked is not None else self._retry.wait(tried, self._jitter()))
 
-    def _request(self, url: str, headers: Mapping[str, str], body: bytes) -> httpcore.Request:
+    def _request(self, url: str, headers: Mapping[str, str], body: bytes) -> httpcore2.Request:
         target, host = _address(url)
         sent = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
         sent += [(b"host", host), (b"content-length", b"%d" % len(body))]
-        return httpcore.Request("POST", target, headers=sent, content=body, extensions={"timeout": self._timeout})
+        return httpcore2.Request("POST", target, headers=sent, content=body, extensions={"timeout": self._timeout})
 
     async def _refused(self, response: Answer) -> tuple[ModelFailed, float | None]:
         status = response.status
@@ -216,14 +216,14 @@ def _until(date: str, now: datetime) -> float | None:
 
 
 @lru_cache(64)
-def _address(url: str) -> tuple[httpcore.URL, bytes]:
-    """Return a URL in httpcore's form, and its `Host`. Raises httpx.InvalidURL."""
-    parsed = httpx.URL(url)
-    target = httpcore.URL(scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path)
+def _address(url: str) -> tuple[httpcore2.URL, bytes]:
+    """Return a URL in httpcore2's form, and its `Host`. Raises httpx2.InvalidURL."""
+    parsed = httpx2.URL(url)
+    target = httpcore2.URL(scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path)
     return target, parsed.netloc
 
 
-def _answer(response: httpcore.Response) -> Answer:
+def _answer(response: httpcore2.Response) -> Answer:
     headers: dict[str, str] = {}
     for raw, value in response.headers:
         # A field in several lines is a list (RFC 9110, 5.3).
@@ -238,7 +238,7 @@ async def raw_body(response: Answer) -> AsyncIterator[bytes]:
 
     Raises:
         Unusable: it is compressed in another way than gzip or deflate, or becomes too large.
-        httpcore.NetworkError, ProtocolError, TimeoutException: it broke off.
+        httpcore2.NetworkError, ProtocolError, TimeoutException: it broke off.
     """
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding in ("identity", ""):

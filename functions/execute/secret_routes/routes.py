@@ -12,8 +12,8 @@ import secrets
 from collections.abc import Iterable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
-import httpcore
-import httpx
+import httpcore2
+import httpx2
 import structlog
 
 from ocf.functions.core.address_rules import resolve
@@ -61,15 +61,15 @@ class SecretRoutes:
         self._routes: dict[str, Route] = {}
         self._allowed: dict[tuple[str, int], EgressRules] = {}
         self._server = Server(self)
-        transport = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=None), trust_env=False)
-        # httpx has no public way to set the network backend of its pool.
+        transport = httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_connections=None), trust_env=False)
+        # httpx2 has no public way to set the network backend of its pool.
         transport._pool._network_backend = CheckedNetwork(self._check_addresses, resolver)
-        self._client = httpx.AsyncClient(
+        self._client = httpx2.AsyncClient(
             transport=transport,
             trust_env=False,
             follow_redirects=False,
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
-            timeout=httpx.Timeout(_CONNECT_SECONDS, read=None, write=None, pool=None),
+            timeout=httpx2.Timeout(_CONNECT_SECONDS, read=None, write=None, pool=None),
         )
 
     async def __aenter__(self) -> SecretRoutes:
@@ -114,7 +114,7 @@ class SecretRoutes:
             for address in addresses:
                 self._allowed[(host, port)].check_address(host, port, address)
         except Refused as refusal:
-            raise httpcore.UnsupportedProtocol(str(refusal)) from None
+            raise httpcore2.UnsupportedProtocol(str(refusal)) from None
 
     # Interface of the HTTP server.
     def admit(self, request: Request) -> tuple[int, bytes] | None:
@@ -158,9 +158,9 @@ class SecretRoutes:
             return True
         except TimeoutError:
             status, text = 504, f"no complete answer within {route.seconds:g} s"
-        except httpx.UnsupportedProtocol as error:
+        except httpx2.UnsupportedProtocol as error:
             status, text = 403, str(error)
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             status, text = 502, f"the origin cannot be reached: {str(error) or type(error).__name__}"
         except RouteRefused as refusal:
             status, text = refusal.status, str(refusal)
@@ -198,7 +198,7 @@ class SecretRoutes:
         finally:
             await response.aclose()
 
-    async def _pass_on(self, route: Route, method: str, response: httpx.Response, reply: Reply) -> None:
+    async def _pass_on(self, route: Route, method: str, response: httpx2.Response, reply: Reply) -> None:
         length = response.headers.get("content-length", "") if method == "HEAD" else ""
         content_type = response.headers.get("content-type", "application/octet-stream")
         await reply.start(

@@ -49,7 +49,6 @@ EXCEPTIONS: dict[str, str] = {
     "functions/core/system_clock.py": "the one real clock",
     "functions/core/lease_check.py": "one rule that sweep and takeover share",
     "functions/core/task_limits.py": "one rule that submit and execute share",
-    "functions/dispatcher/function_urls.py": "the parsing of one setting",
     "functions/dispatcher/requeue.py": "one rule",
     "functions/execute/agent/available_memory.py": "one measurement",
     "functions/gateway/metrics.py": "a table",

@@ -1,4 +1,4 @@
-"""Writes the manifests that follow from tables: a Knative Service per function, a ContainerSource per wiring row.
+"""Writes the manifests that follow from tables: a Knative Service per function, and the dispatcher of all routes.
 
     knative_generate.py [--check]
 
@@ -18,7 +18,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ocf.functions.dispatcher.routes import ROUTES, Route  # noqa: E402
+from ocf.functions.dispatcher.routes import ROUTES  # noqa: E402
 from scripts import knative_kn  # noqa: E402
 
 BASE, COMPONENTS = ROOT / "knative/base", ROOT / "knative/components"
@@ -313,7 +313,6 @@ def dispatcher(name: str, consumers: str, sources: list[Manifest]) -> Manifest:
         },
     }
     return {
-        # Knative makes them the Deployment's selector, which cannot change: no version in here.
         "metadata": {"labels": labels(name, "dispatcher")},
         "spec": {
             "automountServiceAccountToken": False,
@@ -325,23 +324,45 @@ def dispatcher(name: str, consumers: str, sources: list[Manifest]) -> Manifest:
     }
 
 
-def source(row: Route) -> Manifest:
-    """The ContainerSource that feeds one row; Knative sets K_SINK to the function's address."""
-    name = f"dispatch-{row.consumer}"
-    return {
-        "apiVersion": "sources.knative.dev/v1",
-        "kind": "ContainerSource",
-        "metadata": {"name": name, "labels": labels(name, "dispatcher")},
-        "spec": {
-            "sink": {"ref": {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": row.function}},
-            "template": dispatcher(name, row.consumer, env_from(("ocf-dispatch",), ())),
-        },
+def inside(consumers: list[str]) -> Manifest:
+    """The Deployment that feeds the functions: two pods, of which one leads and the other stands by (ADR 0026)."""
+    template = dispatcher("dispatcher", ",".join(consumers), env_from(("ocf-dispatch",), ()))
+    container = template["spec"]["containers"][0]
+    container["env"] += [
+        {"name": "DISPATCH_LEADER", "value": "dispatcher"},
+        # The pod of execute starts beside the one of submit.
+        {"name": "DISPATCH_WAKE", "value": "execute"},
+        {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+        {"name": "FUNCTION_URLS", "value": "http://{function}.$(NAMESPACE).svc.cluster.local"},
+    ]
+    container["resources"] = {
+        "requests": {"cpu": "50m", "memory": "64Mi"},
+        "limits": {"cpu": "1", "memory": "384Mi"},
     }
+    gone = ("not-ready", "unreachable")
+    template["spec"] |= {
+        # Kubernetes' own are 300 s: as long the pod of a lost node would keep its place.
+        "tolerations": [
+            {"key": f"node.kubernetes.io/{what}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
+            for what in gone
+        ],
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "dispatcher"}},
+            }
+        ],
+    }
+    return _deployment("dispatcher", template, replicas=2)
 
 
 def outside() -> Manifest:
     """The Deployment that tells the sinks of EVENT_SINKS. One pod: two would only share its rows."""
-    return _deployment("dispatch-events", dispatcher("dispatch-events", "sinks", env_from((), ("ocf-sinks",))))
+    template = dispatcher("dispatch-events", "sinks", env_from((), ("ocf-sinks",)))
+    template["spec"]["priorityClassName"] = "ocf-control"
+    return _deployment("dispatch-events", template)
 
 
 def kubernetes_events() -> Manifest:
@@ -349,19 +370,19 @@ def kubernetes_events() -> Manifest:
     name = "dispatch-kubernetes"
     template = dispatcher(name, "sink-kubernetes", env_from((), ()))
     template["spec"] |= {"serviceAccountName": name, "automountServiceAccountToken": True}
+    template["spec"]["priorityClassName"] = "ocf-control"
     rows = "kubernetes:*/failed+timed_out+rejected=kubernetes:events"
     template["spec"]["containers"][0]["env"].append({"name": "EVENT_SINKS", "value": rows})
     return _deployment(name, template)
 
 
-def _deployment(name: str, template: Manifest) -> Manifest:
-    template["spec"]["priorityClassName"] = "ocf-control"
+def _deployment(name: str, template: Manifest, replicas: int = 1) -> Manifest:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {"name": name, "labels": labels(name, "dispatcher")},
         "spec": {
-            "replicas": 1,
+            "replicas": replicas,
             "selector": {"matchLabels": {"app.kubernetes.io/name": name}},
             "template": template,
         },
@@ -372,15 +393,14 @@ def files() -> dict[Path, str]:
     """Every generated file with its content."""
     services = here()
     present = {service.name for service in services}
-    rows = [row for row in ROUTES if row.function in present]
+    feeder = inside([route.consumer for route in ROUTES if route.function in present])
     return {
         BASE / "services.yaml": HEADER.format(source="its table")
         + "".join(f"---\n# {service.why}\n{dump(ksvc(service))}" for service in services),
-        BASE / "dispatcher.yaml": HEADER.format(source="functions/dispatcher/routes.py")
-        + "".join(f"---\n# {', '.join(row.subjects)}\n{dump(source(row))}" for row in rows),
+        BASE / "dispatcher.yaml": HEADER.format(source="functions/dispatcher/routes.py") + dump(feeder),
         COMPONENTS / "sinks/dispatcher.yaml": HEADER.format(source="its table") + dump(outside()),
         COMPONENTS / "kubernetes-events/dispatcher.yaml": HEADER.format(source="its table") + dump(kubernetes_events()),
-        KN_PAGE: knative_kn.text(KN_PAGE, [ksvc(service) for service in services], [source(row) for row in rows]),
+        KN_PAGE: knative_kn.text(KN_PAGE, [ksvc(service) for service in services]),
     }
 
 

@@ -20,7 +20,7 @@ Manifest = dict[str, Any]
 
 
 def _common(container: Manifest) -> str:
-    """The flags that a service and a source have in common: image, environment, volumes, resources, probes."""
+    """The flags of a container: image, environment, volumes, resources, probes."""
     sources = [
         f"--env-from {'cm' if kind == 'configMapRef' else 'secret'}:{source['name']}"
         for each in container["envFrom"]
@@ -64,21 +64,7 @@ def service(manifest: Manifest) -> str:
     )
 
 
-def dispatcher(manifest: Manifest) -> str:
-    """`kn source container create` of a ContainerSource."""
-    container = manifest["spec"]["template"]["spec"]["containers"][0]
-    program, *arguments = container["command"]
-    return " ".join(
-        [
-            f"kn source container create {manifest['metadata']['name']} --namespace ocf",
-            f"--sink ksvc:{manifest['spec']['sink']['ref']['name']} --cmd {program}",
-            *(f"--arg={each}" for each in arguments),
-            _common(container),
-        ]
-    )
-
-
-def text(page: Path, services: list[Manifest], sources: list[Manifest]) -> str:
+def text(page: Path, services: list[Manifest]) -> str:
     """The page with its generated parts."""
     by_hand = [one for one in services if one["metadata"]["name"] == BY_MANIFEST]
     commands = [service(one) for one in services if one not in by_hand]
@@ -88,7 +74,6 @@ def text(page: Path, services: list[Manifest], sources: list[Manifest]) -> str:
     parts = {
         "kn services": "```sh\n" + "\n\n".join(commands) + "\n```",
         "kn execute": f"```yaml\n{manifest}```",
-        "kn dispatchers": "```sh\n" + "\n\n".join(dispatcher(one) for one in sources) + "\n```",
     }
     found = page.read_text()
     for name, part in parts.items():

@@ -89,7 +89,7 @@ class Installation:
         return current and served and status.get("latestCreatedRevisionName") == newest
 
     def restart_dispatchers(self) -> None:
-        """Replace the dispatchers' pods; messages wait meanwhile."""
+        """Replace the dispatchers' pods at once, leader and standby; messages wait meanwhile."""
         selector = "app.kubernetes.io/component=dispatcher"
         kubectl("delete", "pod", "--selector", selector, "--wait=false", namespace=self._namespace)
 

@@ -21,7 +21,7 @@ if __package__ in (None, ""):
 
 from scripts.kube import PART_OF, KubectlFailed, Manifest, kubectl, objects, rendered, resource, say, wait
 
-KSVC, SOURCE = "service.v1.serving.knative.dev", "containersource.v1.sources.knative.dev"
+KSVC, DISPATCHER = "service.v1.serving.knative.dev", "deployment/dispatcher"
 _ARCHIVE_SECONDS = 300
 _PODS_SECONDS = 180.0
 _CLASS = "priorityclass.v1.scheduling.k8s.io"
@@ -31,26 +31,38 @@ _PODS = "app.kubernetes.io/component in (function,job)"
 
 
 def finish(namespace: str, *arguments: str) -> None:
-    """Stop the intake, and let executions end; the dispatchers and functions that this needs are still there.
+    """Stop the intake, and let executions end; the dispatcher and functions that this needs are still there.
 
     Raises:
         KubectlFailed: some are left.
     """
     kubectl("delete", KSVC, "gateway", "--ignore-not-found", "--wait=false", namespace=namespace)
-    kubectl("delete", SOURCE, "dispatch-submit", "--ignore-not-found", namespace=namespace)
-    pods = objects(
-        "pod",
-        "--selector=app.kubernetes.io/component=dispatcher,app.kubernetes.io/name!=dispatch-submit",
-        "--field-selector=status.phase=Running",
-        namespace=namespace,
-    )
-    ready = [pod for pod in pods if all(one["ready"] for one in pod["status"].get("containerStatuses", []))]
-    if not ready:
-        raise KubectlFailed("no dispatcher is ready, so executions cannot end; --now gives them up")
-    where = ["kubectl", "--namespace", namespace, "exec", ready[0]["metadata"]["name"], "-c", "dispatcher", "--"]
+    submits_wait(namespace)
+    where = ["kubectl", "--namespace", namespace, "exec", DISPATCHER, "-c", "dispatcher", "--"]
     done = subprocess.run([*where, "python", "-m", "ocf.functions.runtime.finish", *arguments], check=False)
     if done.returncode:
         raise KubectlFailed("executions are left (above); repeat, or give them up with --now")
+
+
+def _dispatcher(namespace: str) -> list[Manifest]:
+    return objects("deployment.v1.apps", "--field-selector=metadata.name=dispatcher", namespace=namespace)
+
+
+def submits_wait(namespace: str) -> None:
+    """Let the dispatcher handle all routes but submits.
+
+    Raises:
+        KubectlFailed: it does not become ready.
+    """
+    [found] = _dispatcher(namespace)
+    [container] = found["spec"]["template"]["spec"]["containers"]
+    [routes] = [one["value"] for one in container["env"] if one["name"] == "DISPATCH_CONSUMERS"]
+    others = ",".join(route for route in routes.split(",") if route != "submit")
+    kubectl("set", "env", DISPATCHER, f"DISPATCH_CONSUMERS={others}", namespace=namespace)
+    try:
+        kubectl("rollout", "status", DISPATCHER, f"--timeout={_PODS_SECONDS:.0f}s", namespace=namespace)
+    except KubectlFailed:
+        raise KubectlFailed("no dispatcher is ready, so executions cannot end; --now gives them up") from None
 
 
 def remove(manifests: list[Manifest], namespace: str, *, data: bool) -> None:
@@ -73,7 +85,8 @@ def remove(manifests: list[Manifest], namespace: str, *, data: bool) -> None:
 
 def give_up(namespace: str) -> None:
     """End the pods of functions at once: their executions are lost with them."""
-    kubectl("delete", f"{KSVC},{SOURCE}", "--all", "--wait=false", namespace=namespace)
+    kubectl("delete", KSVC, "--all", "--wait=false", namespace=namespace)
+    kubectl("delete", DISPATCHER, "--ignore-not-found", "--wait=false", namespace=namespace)
     for kind in ("jobsink.v1alpha1.sinks.knative.dev",):
         if objects(kind, namespace=namespace):
             kubectl("delete", kind, "--all", "--wait=false", namespace=namespace)
@@ -113,7 +126,7 @@ def main(arguments: list[str]) -> int:
         manifests = rendered(given.overlay)
         if given.now:
             give_up(given.namespace)
-        elif objects(SOURCE, namespace=given.namespace):
+        elif _dispatcher(given.namespace):
             seconds = _ARCHIVE_SECONDS if given.cancel else given.wait
             finish(given.namespace, *(("--cancel",) if given.cancel else ()), "--seconds", str(seconds))
         remove(manifests, given.namespace, data=given.data)

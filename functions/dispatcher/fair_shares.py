@@ -70,12 +70,13 @@ class Shares:
 
     def _take(self, project: str, most: int) -> int:
         taken = 0
-        while taken < most and self._may_take(project):
+        while taken < most and self.has_room(project):
             self._held[project] += 1
             taken += 1
         return taken
 
-    def _may_take(self, project: str) -> bool:
+    def has_room(self, project: str) -> bool:
+        """Return whether `project` may have another slot."""
         held, free = self._held[project], self.free
         if self._quota and held + self._elsewhere.get(project, 0) >= self._quota:
             return False

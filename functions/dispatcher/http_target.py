@@ -64,6 +64,28 @@ class Target(Protocol):
         ...
 
 
+def function_url(urls: str, function: str) -> str:
+    """Return the URL of a function.
+
+    Args:
+        urls: Entries separated by commas: `NAME=URL` for one function, and a URL with `{function}` for all others.
+        function: Name of the function.
+
+    Raises:
+        ValueError: `urls` has no URL for this function.
+    """
+    template = None
+    for entry in (entry.strip() for entry in urls.split(",")):
+        name, _, url = entry.partition("=")
+        if "://" in name:
+            template = entry
+        elif name == function:
+            return url
+    if template is None:
+        raise ValueError(f"FUNCTION_URLS: no URL for {function!r}")
+    return template.replace("{function}", function)
+
+
 class FunctionTarget:
     """A function of this system: gets the event in binary mode, with the dispatch token."""
 

@@ -1,13 +1,15 @@
 """Entry point of the dispatcher: `python -m ocf.functions.dispatcher.main`.
 
 Serves health on `PORT`, and consumes the routes in `DISPATCH_CONSUMERS` (all if empty): those of `routes.py`, and the
-sinks of `EVENT_SINKS` (`sinks` or `sink-NAME`). In the cluster each route of `routes.py` is a `ContainerSource`, and
-Knative sets its target (`K_SINK`); locally `FUNCTION_URLS` does.
+sinks of `EVENT_SINKS` (`sinks` or `sink-NAME`). `FUNCTION_URLS` has the addresses of the functions. With
+`DISPATCH_LEADER` one
+of several replicas handles all routes, and the others stand by (ADR 0026).
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from functools import partial
@@ -26,14 +28,22 @@ from ocf.functions.core.open_executions import OpenExecutions
 from ocf.functions.dispatcher import sink_routes
 from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
-from ocf.functions.dispatcher.function_urls import function_url
-from ocf.functions.dispatcher.http_target import FunctionTarget, KubernetesEvents, Target, Webhook, connections
+from ocf.functions.dispatcher.http_target import (
+    FunctionTarget,
+    KubernetesEvents,
+    Target,
+    Webhook,
+    connections,
+    function_url,
+)
 from ocf.functions.dispatcher.project_loop import ProjectLoop
 from ocf.functions.dispatcher.routes import ROUTES, Route
+from ocf.functions.dispatcher.wake import Wake, WakingTarget
 from ocf.functions.observability import logs, metrics, tracing
 from ocf.functions.runtime import startup
 from ocf.functions.runtime.bootstrap import Dependencies, build
 from ocf.functions.runtime.health import health_routes
+from ocf.functions.runtime.leader import Leader
 from ocf.functions.settings.settings import Settings, load_or_exit
 from ocf.functions.settings.sink_rules import KUBERNETES, check
 
@@ -78,16 +88,39 @@ async def run(settings: Settings) -> None:
         # Only requests to external sinks may use a proxy of the environment.
         inside, outside = httpx2.AsyncClient(transport=connections()), httpx2.AsyncClient()
         async with build(settings, "dispatcher", front.note) as deps, inside, outside:
-            routes = selected_routes(settings)
-            loops = {route.consumer: _loop(deps, route, inside, outside) for route in routes}
-            tasks = [asyncio.create_task(loop.run()) for loop in loops.values()]
-            tasks.append(asyncio.create_task(_measure_lag(deps, routes, loops)))
-            front.open(Starlette(routes=list(health_routes({"nats": deps.bus.ready}))))
-            await stopped
-            await cancel_and_wait(tasks)
-            await asyncio.gather(*(loop.stop(_SHORT_GRACE if loop.short else 0.1) for loop in loops.values()))
+            leader = Leader(deps.executions, settings.dispatch_leader, socket.gethostname(), deps.clock)
+            dispatching = asyncio.create_task(_dispatch(deps, leader, inside, outside))
+            serving = asyncio.ensure_future(stopped)
+            checks = {"nats": deps.bus.ready, "leader": leader.state}
+            front.open(Starlette(routes=list(health_routes(checks))))
+            await asyncio.wait((serving, dispatching), return_when=asyncio.FIRST_COMPLETED)
+            if dispatching.done():
+                dispatching.result()  # raises: it ends by an error only
+            await cancel_and_wait([dispatching])
 
     await startup.serve(lambda app: _config(settings, app), life)
+
+
+async def _dispatch(
+    deps: Dependencies, leader: Leader, inside: httpx2.AsyncClient, outside: httpx2.AsyncClient
+) -> NoReturn:
+    """Dispatch whenever this process leads, until cancelled."""
+    routes = selected_routes(deps.settings)
+    while True:
+        await leader.acquire()
+        loops: dict[str, ConsumerLoop | ProjectLoop] = {}
+        for route in routes:
+            loops[route.consumer] = _loop(deps, route, inside, outside, loops)
+        tasks = [asyncio.create_task(loop.run()) for loop in loops.values()]
+        tasks.append(asyncio.create_task(_measure_lag(deps, routes, loops)))
+        try:
+            await leader.keep()
+        finally:
+            await cancel_and_wait(tasks)
+            await asyncio.gather(*(loop.stop(_SHORT_GRACE if loop.short else 0.1) for loop in loops.values()))
+            await leader.release()
+            for route in routes:
+                metrics.forget_backlog(route.consumer)
 
 
 def _config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
@@ -122,16 +155,29 @@ async def _measure(consumer: str, measured: Awaitable[Backlog]) -> None:
 
 
 def _loop(
-    deps: Dependencies, route: Route, inside: httpx2.AsyncClient, outside: httpx2.AsyncClient
+    deps: Dependencies,
+    route: Route,
+    inside: httpx2.AsyncClient,
+    outside: httpx2.AsyncClient,
+    loops: Mapping[str, ConsumerLoop | ProjectLoop],
 ) -> ConsumerLoop | ProjectLoop:
     metrics.expect_deliveries(route.consumer)
     target, reject = _target(deps, route, inside, outside), deps.rejections.reject_message
+    if route.consumer == "submit" and deps.settings.dispatch_wake:
+        urls = [function_url(deps.settings.function_urls, name) for name in deps.settings.dispatch_wake]
+        target = WakingTarget(target, Wake(urls, inside, deps.clock), partial(_has_room, loops))
     dispatcher = Dispatcher(route, target, bus=deps.bus, clock=deps.clock, reject=reject)
     if not route.by_project:
         return ConsumerLoop(route, dispatcher, deps.bus, deps.clock)
     quota = deps.settings.max_project_tasks if route.consumer == "execute" else 0
     leased = partial(running, deps.records.open, deps.executions)
     return ProjectLoop(route, dispatcher, deps.bus, deps.clock, quota=quota, running=leased)
+
+
+def _has_room(loops: Mapping[str, ConsumerLoop | ProjectLoop], project: str) -> bool:
+    """Return whether an execution of a project could be delivered now, also if another dispatcher has them."""
+    loop = loops.get("execute")
+    return not isinstance(loop, ProjectLoop) or loop.has_room(project)
 
 
 async def running(open_: OpenExecutions, executions: Bucket) -> AsyncIterator[tuple[str, str]]:
@@ -151,7 +197,7 @@ def _target(deps: Dependencies, route: Route, inside: httpx2.AsyncClient, outsid
             keys = settings.event_sink_keys().get(sink.name, ())
             # `selected_routes` has checked that there is one of the two.
             return Webhook(route, sink.url or settings.k_sink or "", keys, clock=deps.clock, http=outside)
-    url = settings.k_sink or function_url(settings.function_urls, route.function)
+    url = function_url(settings.function_urls, route.function)
     token = settings.dispatch_token.get_secret_value() if settings.dispatch_token else None
     return FunctionTarget(route, url, token, inside)
 

@@ -97,6 +97,10 @@ class ProjectLoop:
         """Return the number of slots that a project holds."""
         return self._shares.held(project)
 
+    def has_room(self, project: str) -> bool:
+        """Return whether a message of a project could be delivered now."""
+        return self._shares.has_room(project)
+
     async def run(self) -> None:
         """Dispatch until cancelled."""
         await self._retry(self._recover)

@@ -85,6 +85,7 @@ redeliveries = Counter("ocf_redeliveries_total", "redelivered messages", ("consu
 dead_letters = Counter("ocf_dead_letters_total", "messages moved to OCF_DLQ", ("consumer",), registry=REGISTRY)
 sinks_closed = Gauge("ocf_sinks_closed", "sinks that responded with 410 Gone", ("consumer",), registry=REGISTRY)
 in_flight = Gauge("ocf_deliveries_in_flight", "messages that a function is handling", ("consumer",), registry=REGISTRY)
+dispatcher_leads = Gauge("ocf_dispatcher_leads", "1 while this dispatcher handles the routes", registry=REGISTRY)
 consumer_lag = Gauge("ocf_consumer_lag", "messages not yet delivered to a function", ("consumer",), registry=REGISTRY)
 consumer_unsettled = Gauge(
     "ocf_consumer_unsettled",

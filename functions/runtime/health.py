@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,7 +15,7 @@ from ocf.functions.observability import metrics
 Check = Callable[[], Awaitable[str | None]]
 
 
-def health_routes(checks: dict[str, Check], exposition: Callable[[], bytes] = metrics.exposition) -> list[Route]:
+def health_routes(checks: Mapping[str, Check], exposition: Callable[[], bytes] = metrics.exposition) -> list[Route]:
     """Return the routes `/health` (always 200), `/ready` (each check by name, 503 if one fails) and `/metrics`.
 
     Metrics are for whoever reaches the process itself: 404 for a request that came through a proxy.

@@ -292,11 +292,19 @@ class Settings(BaseSettings):
         None, alias="DISPATCH_TOKEN", description="shared by dispatcher and functions, which refuse events without it"
     )
     function_urls: str = Field(
-        "http://{function}.{namespace}.svc.cluster.local", alias="FUNCTION_URLS", description="{function} is replaced"
+        "http://{function}.ocf.svc.cluster.local",
+        alias="FUNCTION_URLS",
+        description="a URL in which {function} is replaced, `NAME=URL` pairs, or both, separated by commas",
     )
-    k_sink: str | None = Field(None, alias="K_SINK", description="set by Knative's ContainerSource")
+    k_sink: str | None = Field(None, alias="K_SINK", description="URL of sinks without one; set by Knative")
     dispatch_consumers: CommaList = Field(
         (), alias="DISPATCH_CONSUMERS", description="names of routes, `sinks`, or `sink-NAME`; all if empty"
+    )
+    dispatch_leader: str = Field(
+        "", alias="DISPATCH_LEADER", description="key of the election among replicas; empty: each dispatcher leads"
+    )
+    dispatch_wake: CommaList = Field(
+        (), alias="DISPATCH_WAKE", description="functions that are woken when a submit arrives"
     )
     event_sinks: Annotated[tuple[Sink, ...], NoDecode] = Field(
         (),

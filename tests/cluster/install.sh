@@ -45,7 +45,7 @@ ready() {
   kubectl -n ocf wait --for=condition=Ready pod -l app.kubernetes.io/name=nats --timeout=180s
   kubectl -n ocf wait --for=condition=Complete job/setup --timeout=180s
   kubectl -n ocf wait --for=condition=Ready ksvc --all --timeout=300s
-  kubectl -n ocf wait --for=condition=Ready containersource --all --timeout=180s
+  kubectl -n ocf rollout status deployment/dispatcher --timeout=180s
 }
 
 [[ ${IMAGES:-yes} == no ]] || timed images

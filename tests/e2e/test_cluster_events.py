@@ -108,7 +108,7 @@ async def here(tmp_path: Path) -> AsyncIterator[Cluster]:
     [dispatcher] = [one for one in wanted if one["kind"] == "Deployment"]
     container = dispatcher["spec"]["template"]["spec"]["containers"][0]
     # The installation's own configuration, with the sinks beside it, as Secret ocf-sinks would bring them.
-    installed = json.loads(await kubectl("get", "containersource", "dispatch-submit", "-o", "json"))
+    installed = json.loads(await kubectl("get", "deployment", "dispatcher", "-o", "json"))
     container["envFrom"][0] = installed["spec"]["template"]["spec"]["containers"][0]["envFrom"][0]
     told = {"EVENT_SINKS": f"broker:*,direct:*/ended={RECEIVER}/direct", "EVENT_SINK_SECRETS": f"direct={SECRET}"}
     meta = {"name": "ocf-sinks"}

@@ -6,16 +6,19 @@ import asyncio
 import statistics
 import time
 
+import httpx2
 import pytest
 
 from tests.support.cluster import (
     NEEDS_CLUSTER,
     Cluster,
     kubectl,
+    objects,
     pod_of,
     restart_nats,
     revision,
     roll_out,
+    until,
 )
 
 pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(600)]
@@ -103,7 +106,32 @@ async def test_a_dispatcher_that_is_replaced_neither_loses_nor_doubles_a_run(her
     """The request that holds a run breaks off with its dispatcher; the command comes again and joins the run."""
     execution = await here.client.submit(prompt=SLOW)
     await here.running(execution)
-    await kubectl("delete", "pod", "-l", "app.kubernetes.io/name=dispatch-execute", "--wait=false")
+    await kubectl("delete", "pod", "-l", "app.kubernetes.io/name=dispatcher", "--wait=false")
     record = await here.ended(execution)
     assert (record.state, len(record.attempts)) == ("completed", 1)
     assert await here.terminal_facts(execution) == ["completed"]
+
+
+async def test_the_standby_dispatches_after_the_leader_was_lost(
+    here: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its pod ends without a word, as on a lost node: a submit is handled within 30 s by the other one."""
+    roles = {}
+    running = ("-l", "app.kubernetes.io/name=dispatcher", "--field-selector=status.phase=Running")
+    for pod in await objects("pods", *running):
+        async with httpx2.AsyncClient(trust_env=False) as http:
+            answer = await http.get(f"http://{pod['status']['podIP']}:8080/ready")
+        roles[answer.json()["checks"]["leader"]] = pod["metadata"]["name"]
+    assert set(roles) == {"leads", "standby"}
+    await kubectl("exec", roles["leads"], "--", "python", "-c", "import os; os.kill(1, 9)")
+    await kubectl("delete", "pod", roles["leads"], "--force", "--grace-period=0", "--wait=false")
+    began = time.monotonic()
+    execution = await here.client.submit(prompt="Say hello")
+
+    async def accepted() -> bool:
+        return bool(await here.client.events(execution))
+
+    await until("the submit is handled", accepted, 30)
+    with capsys.disabled():
+        print(f"\n    leader lost, next submit handled after {time.monotonic() - began:.1f} s")
+    assert (await here.ended(execution)).state == "completed"

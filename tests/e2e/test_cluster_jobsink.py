@@ -6,7 +6,6 @@ import json
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -15,54 +14,44 @@ from ocf.events.execution_record import Record
 from tests.support.cluster import (
     NEEDS_CLUSTER,
     Cluster,
+    built,
     cluster,
     drain_under,
     kubectl,
     objects,
     restart_nats,
-    until,
 )
 
 pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(600)]
 OVERLAY = Path(__file__).parents[2] / "knative/overlays/jobsink"
 SLOW = "Please work slowly"
-SERVICE = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": "execute"}
-JOB_SINK = {"apiVersion": "sinks.knative.dev/v1alpha1", "kind": "JobSink", "name": "execute"}
 
 
-async def dispatch_to(ref: dict[str, str]) -> None:
-    """Point the dispatcher of execute there, and wait until its pods are."""
-    patch = json.dumps({"spec": {"sink": {"ref": ref}}})
-    await kubectl("patch", "containersource", "dispatch-execute", "--type=merge", "--patch", patch)
-    wanted = "job-sink." if ref["kind"] == "JobSink" else "execute."
-
-    async def there() -> bool:
-        found = await objects("pods", "-l", "app.kubernetes.io/name=dispatch-execute")
-        sinks = [_sink(pod) for pod in found if "deletionTimestamp" not in pod["metadata"]]
-        return len(sinks) == 1 and wanted in sinks[0]
-
-    await until(f"a dispatcher that sends to {ref['kind']}", there, 120)
-
-
-def _sink(pod: dict[str, Any]) -> str:
-    environment = pod["spec"]["containers"][0].get("env", [])
-    return next((str(one.get("value")) for one in environment if one["name"] == "K_SINK"), "")
+async def dispatch_as(overlay: str) -> None:
+    """Let the dispatcher send executions where it does with an overlay, and wait until it does."""
+    [deployment] = [one for one in await built(overlay) if one["metadata"]["name"] == "dispatcher"]
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    told = [
+        f"{one['name']}={one['value']}" for one in container["env"] if one["name"] in ("DISPATCH_WAKE", "FUNCTION_URLS")
+    ]
+    await kubectl("set", "env", "deployment/dispatcher", *told)
+    await kubectl("rollout", "status", "deployment/dispatcher", "--timeout=120s", timeout=130)
 
 
 @pytest.fixture
 async def here(tmp_path: Path) -> AsyncIterator[Cluster]:
     """The cluster with executions as Jobs, for the time of the test."""
-    built = list(yaml.safe_load_all(await kubectl("kustomize", str(OVERLAY))))
-    [sink] = [one for one in built if one["kind"] == "JobSink"]
-    [settings] = [one for one in built if one["kind"] == "ConfigMap"]
+    wanted = await built("jobsink")
+    [sink] = [one for one in wanted if one["kind"] == "JobSink"]
+    [settings] = [one for one in wanted if one["kind"] == "ConfigMap"]
     await kubectl("apply", "-f", "-", given=yaml.safe_dump_all([settings, sink]))
     try:
         await kubectl("wait", "jobsink/execute", "--for=condition=Ready", "--timeout=60s", timeout=70)
-        await dispatch_to(JOB_SINK)
+        await dispatch_as("jobsink")
         async with cluster(tmp_path, f"e2e-{uuid.uuid4().hex[:8]}") as connected:
             yield connected
     finally:
-        await dispatch_to(SERVICE)
+        await dispatch_as("local")
         await kubectl("delete", "jobsink", "execute", "--wait=false")
 
 

@@ -21,7 +21,7 @@ async def here(tmp_path: Path) -> AsyncIterator[Cluster]:
     wanted = [one for one in await built("kubernetes-events") if one["metadata"]["name"].startswith(NAME)]
     [dispatcher] = [one for one in wanted if one["kind"] == "Deployment"]
     # The installation's own configuration.
-    installed = json.loads(await kubectl("get", "containersource", "dispatch-submit", "-o", "json"))
+    installed = json.loads(await kubectl("get", "deployment", "dispatcher", "-o", "json"))
     sources = dispatcher["spec"]["template"]["spec"]["containers"][0]["envFrom"]
     sources[0] = installed["spec"]["template"]["spec"]["containers"][0]["envFrom"][0]
     await apply(wanted)

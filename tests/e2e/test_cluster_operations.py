@@ -177,7 +177,7 @@ async def cluster_with(creds: Path) -> AsyncIterator[None]:
 
 async def inventory() -> set[tuple[str, str]]:
     """Kind and name of everything that an overlay may leave in the namespace."""
-    kinds = ("ksvc", "jobsink", "containersource", "configmap", "job", "poddisruptionbudget", "networkpolicy")
+    kinds = ("ksvc", "jobsink", "deployment", "configmap", "job", "poddisruptionbudget", "networkpolicy")
     found = await objects(",".join(kinds), "-l", "app.kubernetes.io/part-of=ocf")
     return {(one["kind"], one["metadata"]["name"]) for one in found if one["metadata"]["name"] != "setup"}
 
@@ -221,7 +221,7 @@ async def ready() -> None:
     )
 
     async def settled() -> bool:
-        found = [*await objects("ksvc"), *await objects("containersource")]
+        found = await objects("ksvc")
         return bool(found) and all(
             any(
                 one["type"] == "Ready" and one["status"] == "True"
@@ -230,7 +230,8 @@ async def ready() -> None:
             for each in found
         )
 
-    await until("services and sources are ready", settled, 300)
+    await until("services are ready", settled, 300)
+    await kubectl("rollout", "status", "deployment/dispatcher", "--timeout=180s", timeout=190)
 
 
 async def test_uninstalled_and_installed_again_twice_with_a_run_in_flight(tmp_path: Path) -> None:
@@ -286,7 +287,7 @@ async def test_without_nats_pods_live_and_a_stopping_worker_leaves_twice(here: C
         await kubectl("scale", "statefulset/nats", "--replicas=0")
         try:
             await until("NATS is gone", _no_nats, 90)
-            await kubectl("delete", "pod", "-l", "app.kubernetes.io/name=dispatch-cancel", "--wait=false")
+            await kubectl("delete", "pod", "-l", "app.kubernetes.io/name=dispatcher", "--wait=false")
             await kubectl("delete", "pod", pod, "--wait=false")
             started = time.monotonic()
 
@@ -296,14 +297,15 @@ async def test_without_nats_pods_live_and_a_stopping_worker_leaves_twice(here: C
             took = await until("the worker has left", left, 260)
             print(f"a worker without NATS left after {took:.0f} s")
             assert took > 100
-            [dispatcher] = [
+            dispatchers = [
                 one
-                for one in await objects("pods", "-l", "app.kubernetes.io/name=dispatch-cancel")
+                for one in await objects("pods", "-l", "app.kubernetes.io/name=dispatcher")
                 if "deletionTimestamp" not in one["metadata"]
             ]
             assert time.monotonic() - started > 100
-            [status] = dispatcher["status"]["containerStatuses"]
-            assert (status["restartCount"], status["started"], status["ready"]) == (0, True, False)
+            states = [each for one in dispatchers for each in one["status"]["containerStatuses"]]
+            found = [(one["restartCount"], one["started"], one["ready"]) for one in states]
+            assert found == [(0, True, False)] * 2
         finally:
             await kubectl("scale", "statefulset/nats", "--replicas=1")
         await nats_replaced(before)

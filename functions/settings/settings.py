@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ocf.events.sealing import parse_key
@@ -21,7 +21,18 @@ from ocf.functions.settings.retention_rules import RetentionRule
 from ocf.functions.settings.sink_rules import Sink
 
 _Number = TypeVar("_Number", int, float)
-CommaList = Annotated[tuple[str, ...], NoDecode]
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _split(value: object) -> object:
+    return tuple(_parts(value)) if isinstance(value, str) else value
+
+
+#: A comma-separated list.
+CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -346,19 +357,6 @@ class Settings(BaseSettings):
     )
     otel_service_name: str = Field("ocf", alias="OTEL_SERVICE_NAME", description="prefix of the service name in traces")
 
-    @field_validator(
-        "workspace_sources",
-        "private_dirs",
-        "network_allow",
-        "model_provider_tools",
-        "dispatch_consumers",
-        "cors_origins",
-        mode="before",
-    )
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(_parts(value)) if isinstance(value, str) else value
-
     @field_validator("agent_uids", mode="before")
     @classmethod
     def _range(cls, value: object) -> object:
@@ -454,10 +452,6 @@ def of_project(table: Mapping[str, _Number], project: str) -> _Number | None:
 def comma_list(secret: SecretStr | None) -> list[str]:
     """Split a secret that is a comma-separated list."""
     return _parts(secret.get_secret_value()) if secret is not None else []
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def masked(settings: Settings) -> dict[str, object]:

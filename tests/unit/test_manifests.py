@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ocf.functions.dispatcher.http_target import function_url
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.settings.settings import Settings
 from scripts.knative_apply import PRUNED
@@ -369,3 +370,17 @@ def test_agents_can_have_a_kernel_of_their_own(overlay: str, kind: str, tmp_path
         if spec.get("runtimeClassName") == "gvisor"
     }
     assert sandboxed == {(kind, "execute")}
+
+
+def test_the_dispatcher_starts_with_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each value in its manifest is read: a list in the form that a shell has, addresses of every route's function."""
+    [deployment] = [one for one in manifests(KNATIVE / "base") if one["metadata"]["name"] == "dispatcher"]
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    for one in container["env"]:
+        monkeypatch.setenv(one["name"], one.get("value", "ocf").replace("$(NAMESPACE)", "ocf"))
+    settings = Settings()
+    assert settings.dispatch_wake == ("execute",)
+    assert settings.dispatch_consumers == tuple(route.consumer for route in ROUTES)
+    urls = {function_url(settings.function_urls, route.function) for route in ROUTES}
+    assert urls == {f"http://{route.function}.ocf.svc.cluster.local" for route in ROUTES}
+    assert function_url(f"{settings.function_urls},execute=http://sink/x", "execute") == "http://sink/x"

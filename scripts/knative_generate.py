@@ -331,7 +331,7 @@ def inside(consumers: list[str]) -> Manifest:
     container["env"] += [
         {"name": "DISPATCH_LEADER", "value": "dispatcher"},
         # The pod of execute starts beside the one of submit.
-        {"name": "DISPATCH_WAKE", "value": "execute"},
+        {"name": "DISPATCH_WAKE", "value": "1"},
         {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
         {"name": "FUNCTION_URLS", "value": "http://{function}.$(NAMESPACE).svc.cluster.local"},
     ]

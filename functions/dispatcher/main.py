@@ -38,7 +38,7 @@ from ocf.functions.dispatcher.http_target import (
 )
 from ocf.functions.dispatcher.project_loop import ProjectLoop
 from ocf.functions.dispatcher.routes import ROUTES, Route
-from ocf.functions.dispatcher.wake import Wake, WakingTarget
+from ocf.functions.dispatcher.wake import Wake, WakingTarget, WokenTarget
 from ocf.functions.observability import logs, metrics, tracing
 from ocf.functions.runtime import startup
 from ocf.functions.runtime.bootstrap import Dependencies, build
@@ -106,11 +106,13 @@ async def _dispatch(
 ) -> NoReturn:
     """Dispatch whenever this process leads, until cancelled."""
     routes = selected_routes(deps.settings)
+    url = function_url(deps.settings.function_urls, "execute") if deps.settings.dispatch_wake else None
+    wake = Wake(url, inside, deps.clock) if url is not None else None
     while True:
         await leader.acquire()
         loops: dict[str, ConsumerLoop | ProjectLoop] = {}
         for route in routes:
-            loops[route.consumer] = _loop(deps, route, inside, outside, loops)
+            loops[route.consumer] = _loop(deps, route, inside, outside, loops, wake)
         tasks = [asyncio.create_task(loop.run()) for loop in loops.values()]
         tasks.append(asyncio.create_task(_measure_lag(deps, routes, loops)))
         try:
@@ -160,12 +162,14 @@ def _loop(
     inside: httpx2.AsyncClient,
     outside: httpx2.AsyncClient,
     loops: Mapping[str, ConsumerLoop | ProjectLoop],
+    wake: Wake | None,
 ) -> ConsumerLoop | ProjectLoop:
     metrics.expect_deliveries(route.consumer)
     target, reject = _target(deps, route, inside, outside), deps.rejections.reject_message
-    if route.consumer == "submit" and deps.settings.dispatch_wake:
-        urls = [function_url(deps.settings.function_urls, name) for name in deps.settings.dispatch_wake]
-        target = WakingTarget(target, Wake(urls, inside, deps.clock), partial(_has_room, loops))
+    if wake is not None and route.consumer == "submit":
+        target = WakingTarget(target, wake, partial(_has_room, loops))
+    if wake is not None and route.consumer == "execute":
+        target = WokenTarget(target, wake)
     dispatcher = Dispatcher(route, target, bus=deps.bus, clock=deps.clock, reject=reject)
     if not route.by_project:
         return ConsumerLoop(route, dispatcher, deps.bus, deps.clock)

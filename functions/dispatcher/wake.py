@@ -1,9 +1,9 @@
-"""Wakes the functions of the next step when a submit arrives, so that their pods start beside the one of `submit`."""
+"""Wakes the function `execute` when a submit arrives, so that its pod starts beside the one of `submit`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import httpx2
 import structlog
@@ -22,47 +22,45 @@ _EVERY, _TIMEOUT = 1.0, 60.0
 
 
 class Wake:
-    """Sends `GET /health` to functions that have no pod. One request at a time, and at most one per second.
+    """Sends `GET /health` to a function that may have no pod. One request at a time, and at most one per second.
 
-    A waiting request is demand for Knative's autoscaler: more of them would start more pods than there are submits.
+    A waiting request is demand for Knative's autoscaler: a further one would start a further pod.
 
     Args:
-        urls: The functions' URLs.
+        url: The function's URL.
         http: The client.
         clock: The clock.
     """
 
-    def __init__(self, urls: Sequence[str], http: httpx2.AsyncClient, clock: Clock) -> None:
-        self._urls = tuple(urls)
+    def __init__(self, url: str, http: httpx2.AsyncClient, clock: Clock) -> None:
+        self._url = f"{url.rstrip('/')}/health"
         self._http = http
         self._clock = clock
         self._not_before = 0.0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._task: asyncio.Task[None] | None = None
 
-    def wake(self) -> None:
-        """Send the requests, unless the last ones are not answered yet or were sent within the last second."""
+    def start(self) -> None:
+        """Send a request, unless the last one is not answered yet or was sent within the last second."""
         now = self._clock.monotonic()
-        if self._tasks or now < self._not_before:
-            return
-        self._not_before = now + _EVERY
-        for url in self._urls:
-            task = asyncio.create_task(self._request(url))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        if now >= self._not_before and (self._task is None or self._task.done()):
+            self._not_before = now + _EVERY
+            self._task = asyncio.create_task(self._request())
 
-    async def _request(self, url: str) -> None:
+    def stop(self) -> None:
+        """Break the request off: a delivery takes its place, and the pod that it waits for."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _request(self) -> None:
         try:
-            await self._http.get(f"{url.rstrip('/')}/health", timeout=_TIMEOUT)
+            await self._http.get(self._url, timeout=_TIMEOUT)
         except httpx2.HTTPError as error:
             # The delivery itself wakes the function as well.
             log.info("function not woken", action="dispatch.not_woken", reason=str(error) or type(error).__name__)
 
 
 class WakingTarget:
-    """The target of submits, which wakes functions if the submit's project may have a further execution now.
-
-    `has_room` returns whether a project may.
-    """
+    """The target of submits, which wakes `execute` if `has_room` says that the project may have an execution."""
 
     def __init__(self, target: Target, wake: Wake, has_room: Callable[[str], bool]) -> None:
         self._target = target
@@ -72,5 +70,18 @@ class WakingTarget:
     async def post(self, event: Event) -> DeliveryResult:
         """Deliver the submit."""
         if self._has_room(project_of(event.extensions[NATS_SUBJECT]) or ""):
-            self._wake.wake()
+            self._wake.start()
+        return await self._target.post(event)
+
+
+class WokenTarget:
+    """The target of executions: the first delivery takes the place of the request that wakes."""
+
+    def __init__(self, target: Target, wake: Wake) -> None:
+        self._target = target
+        self._wake = wake
+
+    async def post(self, event: Event) -> DeliveryResult:
+        """Deliver the execution."""
+        self._wake.stop()
         return await self._target.post(event)

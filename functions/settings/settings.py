@@ -314,9 +314,7 @@ class Settings(BaseSettings):
     dispatch_leader: str = Field(
         "", alias="DISPATCH_LEADER", description="key of the election among replicas; empty: each dispatcher leads"
     )
-    dispatch_wake: CommaList = Field(
-        (), alias="DISPATCH_WAKE", description="functions that are woken when a submit arrives"
-    )
+    dispatch_wake: bool = Field(False, alias="DISPATCH_WAKE", description="wake `execute` when a submit arrives")
     event_sinks: Annotated[tuple[Sink, ...], NoDecode] = Field(
         (),
         alias="EVENT_SINKS",

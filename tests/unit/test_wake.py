@@ -1,4 +1,4 @@
-"""A submit wakes the functions of the next step: once, however many come, and only if it could run now."""
+"""A submit wakes the function of the next step: once, however many come, and only if it could run now."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import httpx2
 from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.envelope import Event
 from ocf.functions.dispatcher.result import DeliveryResult
-from ocf.functions.dispatcher.wake import Wake, WakingTarget
+from ocf.functions.dispatcher.wake import Wake, WakingTarget, WokenTarget
 from tests.support.clock import ManualClock
 
 URL = "http://execute.ocf.svc.cluster.local"
@@ -20,15 +20,20 @@ class Server:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.waiting = 0
         self.goes = asyncio.Event()
 
     async def __call__(self, request: httpx2.Request) -> httpx2.Response:
         self.asked.append(f"{request.method} {request.url}")
-        await self.goes.wait()
+        self.waiting += 1
+        try:
+            await self.goes.wait()
+        finally:
+            self.waiting -= 1
         return httpx2.Response(503)
 
     def wake(self, clock: ManualClock) -> Wake:
-        return Wake([URL], httpx2.AsyncClient(transport=httpx2.MockTransport(self)), clock)
+        return Wake(URL, httpx2.AsyncClient(transport=httpx2.MockTransport(self)), clock)
 
 
 class Submit:
@@ -52,14 +57,14 @@ async def test_a_hundred_submits_send_one_request() -> None:
     clock, server = ManualClock(), Server()
     wake = server.wake(clock)
     for _ in range(100):
-        wake.wake()
+        wake.start()
         await turn()
         clock.skip(0.5)
     assert server.asked == [f"GET {URL}/health"]
     server.goes.set()
     await turn()
-    wake.wake()
-    wake.wake()
+    wake.start()
+    wake.start()
     await turn()
     assert len(server.asked) == 2
 
@@ -80,3 +85,19 @@ async def test_a_project_without_room_wakes_nothing() -> None:
     await turn()
     assert server.asked == [f"GET {URL}/health"]
     assert submit.got == events
+
+
+async def test_a_delivery_takes_the_place_of_the_request() -> None:
+    """Both would be demand for two pods. Without a request there is nothing to break off."""
+    clock, server, execute = ManualClock(), Server(), Submit()
+    wake = server.wake(clock)
+    target = WokenTarget(execute, wake)
+    event = Event("dev.ocf.task.execute.v1", "/x", "1", clock.now(), b"{}")
+    await target.post(event)
+    wake.start()
+    await turn()
+    assert (server.asked, server.waiting) == ([f"GET {URL}/health"], 1)
+    await target.post(event)
+    await turn()
+    assert server.waiting == 0
+    assert execute.got == [event, event]

@@ -57,8 +57,9 @@ format: install ## format and fix what can be fixed
 	$(BIN)/ruff format .
 
 .PHONY: generate
-generate: install ## schemas, AsyncAPI, OpenAPI, the generated parts of the docs, the chart
+generate: install ## schemas, AsyncAPI, OpenAPI, the generated parts of the docs, manifests, the chart
 	$(BIN)/python scripts/generate.py
+	$(BIN)/python scripts/knative_generate.py
 	$(BIN)/python scripts/chart.py
 
 .PHONY: wheel

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ocf.events.errors import NotYetKnown, Unreadable
+from ocf.events.errors import InvalidEvent, NotYetKnown, Unreadable
 from ocf.events.execution_record import Record
+from ocf.events.input_limits import MIB, JsonLimit, parse_json
 from ocf.events.ports import ObjectStore
 from ocf.events.refs import ExecutionRef
 
-MANIFEST = "manifest.json"
+#: Names of two objects of every archive.
+MANIFEST, EVENTS = "manifest.json", "events.ndjson"
+#: Limit of a manifest: a record, and an entry for each object.
+_LIMIT = JsonLimit(bytes=4 * MIB, depth=64, values=200_000)
 
 
 async def archived_record(store: ObjectStore, ref: ExecutionRef) -> Record | None:
@@ -40,8 +44,8 @@ async def read_manifest(store: ObjectStore, ref: ExecutionRef) -> dict[str, Any]
     except NotYetKnown:
         return None
     try:
-        return dict(json.loads(data))
-    except (ValueError, TypeError, RecursionError) as error:
+        return dict(parse_json(data, _LIMIT, MANIFEST))
+    except (InvalidEvent, ValueError, TypeError) as error:
         raise _unreadable(ref, error) from None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from ocf.events import subjects
-from ocf.events.archived_record import MANIFEST
+from ocf.events.archived_record import EVENTS, MANIFEST
 from ocf.events.command_publisher import NATS_DELIVERIES, NATS_SEQUENCE
 from ocf.events.envelope import Event, decode, parse, timestamp
 from ocf.events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, OcfError, Unavailable, Unreadable
@@ -39,7 +39,7 @@ MAX_WAIT = timedelta(minutes=10)
 MAX_TRIES = 30
 _TYPES = {
     "output.ndjson.gz": "application/gzip",
-    "events.ndjson": "application/x-ndjson",
+    EVENTS: "application/x-ndjson",
     "workspace.patch": "text/x-patch",
     "workspace.tar.zst": "application/zstd",
     NAME: "application/zstd",
@@ -130,7 +130,7 @@ async def _objects(
     with scratch() as folder:
         output = folder / "output.ndjson.gz"
         written = await write_output(bus, clock, ref, outcome.last_sequence, output, gaps=late)
-        lines = folder / "events.ndjson"
+        lines = folder / EVENTS
         await _write_events(bus, ref, event, lines, late=late)
         recording = await join_recording(store, ref, outcome.usage.requests, folder / NAME)
         objects = [await _put(store, ref.prefix, path) for path in (output, lines, *recording)]

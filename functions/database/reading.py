@@ -10,11 +10,11 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Connection, RowMapping, case, exists, false, func, literal_column, select, text
 from sqlalchemy import tuple_ as row_of
 
-from ocf.events.lifecycle import TERMINAL, State
+from ocf.events.lifecycle import State
 from ocf.events.output import Usage
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.database.tables import Kept, executions, labels, sessions
-from ocf.functions.database.writing import words_of
+from ocf.functions.database.writing import OPEN, words_of
 
 _COLUMNS = executions.c
 _ORDER = (_COLUMNS.submitted_at, _COLUMNS.execution_id, _COLUMNS.project_id)
@@ -24,7 +24,6 @@ _LISTED = [
     for column in _COLUMNS
     if column.name not in ("id", "day", "result", "words", "archive_expired", "output_expired", "evicted")
 ]
-_OPEN = tuple(state.value for state in State if state not in TERMINAL)
 #: Executions above which SQLite looks for words in the order of time, not by the text index.
 FREQUENT = 1_000
 Group = Literal["project", "model", "day", "label"]
@@ -193,7 +192,7 @@ def spend(connection: Connection, wanted: Filter) -> float:
 
 def count_open(connection: Connection, wanted: Filter) -> int:
     """Return the number of pending and running executions that match."""
-    query = select(func.count()).where(_COLUMNS.status.in_(_OPEN), *_conditions(wanted, connection.dialect.name))
+    query = select(func.count()).where(_COLUMNS.status.in_(OPEN), *_conditions(wanted, connection.dialect.name))
     return connection.execute(query).scalar_one()
 
 

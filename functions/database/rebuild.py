@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from ocf.events import subjects
-from ocf.events.archived_record import archived_record
+from ocf.events.archived_record import EVENTS, archived_record
 from ocf.events.envelope import Event, decode, of_line
 from ocf.events.errors import DeadLetter, InvalidEvent, NotYetKnown
 from ocf.events.execution_record import Record
@@ -88,16 +88,16 @@ async def _archived(store: ObjectStore, ref: ExecutionRef) -> tuple[Record, list
     record = await archived_record(store, ref)
     if record is None:
         raise NotYetKnown(f"{ref} was deleted meanwhile")
-    lines = (await store.get(ref.object_key("events.ndjson"))).splitlines()
+    lines = (await store.get(ref.object_key(EVENTS))).splitlines()
     return record, [event for line in lines if (event := _fact(line)) is not None]
 
 
 def _fact(line: bytes) -> Event | None:
     try:
         event = of_line(line)
+        return event if event.spec.kind == "evt" else None
     except InvalidEvent:
         return None  # kept as it was; it became a dead letter
-    return event if event.spec.kind == "evt" else None
 
 
 async def _facts(bus: Bus) -> AsyncIterator[list[tuple[ExecutionRef, Event]]]:

@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ocf.events.envelope import Event
 from ocf.events.execution_record import Record
 from ocf.events.input_limits import KIB, shorten
+from ocf.events.lifecycle import TERMINAL, State
 from ocf.events.output import Usage
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Session
@@ -24,6 +25,8 @@ from ocf.functions.database.tables import Kept, attempts, events, executions, la
 _RESULT, _INDEXED = 32 * KIB, 16 * 1024
 #: Bytes of JSON of one member of an event's data; larger ones are only in the archive.
 _MEMBER = KIB
+#: States of executions that have not ended.
+OPEN = tuple(state.value for state in State if state not in TERMINAL)
 _WORD = re.compile(r"[^\W_]+")
 _WORD_LENGTH = 64
 
@@ -31,12 +34,14 @@ _WORD_LENGTH = 64
 def save(connection: Connection, record: Record, facts: Sequence[Event] = ()) -> None:
     """Write the rows of an execution from its record, unless they are newer, and those of its facts.
 
+    An ended execution is newer than an open one, whatever the clocks of their writers said.
+
     Raises:
         OverflowError: A time is out of the database's range.
     """
     key = {"project_id": record.project_id, "execution_id": record.execution_id}
     row = _clean(_execution(record))
-    _upsert(connection, executions, [row], tuple(key), newest="updated_at")
+    _upsert(connection, executions, [row], tuple(key), ordered=True)
     named = {**key, "submitted_at": record.submitted_at}
     _upsert(connection, labels, [{**named, "name": k, "value": v} for k, v in row["labels"].items()], (*key, "name"))
     made = [
@@ -103,21 +108,21 @@ def _upsert(
     rows: list[dict[str, Any]],
     key: Sequence[str],
     *,
-    newest: str | None = None,
+    ordered: bool = False,
     keep: Sequence[str] = (),
 ) -> None:
-    """Insert rows. Of existing ones, update all columns if `newest` is not older; of `keep`, those that are set."""
+    """Insert rows. Of existing ones, update all columns if `ordered`, unless they are newer; else those of `keep`."""
     if not rows:
         return
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     statement = dialect.insert(table)
     new = statement.excluded
-    if newest is not None:
+    if ordered:
         changed: dict[str, Any] = {name: new[name] for name in rows[0] if name not in key}
         changed["archived"] = table.c.archived | new.archived  # once archived, always
-        statement = statement.on_conflict_do_update(
-            index_elements=list(key), set_=changed, where=table.c[newest] <= new[newest]
-        )
+        was_open, ends = table.c.status.in_(OPEN), new.status.not_in(OPEN)
+        later = was_open & ends | (was_open | ends) & (table.c.updated_at <= new.updated_at)
+        statement = statement.on_conflict_do_update(index_elements=list(key), set_=changed, where=later)
     elif keep:
         # An ended attempt does not change; an open one may end.
         changed = {name: new[name] for name in keep}

@@ -35,6 +35,8 @@ _RECENT, _MOST_RECENT = timedelta(seconds=60), 1_000
 
 #: Announcements of submits, on which only functions may publish, and facts of new sessions.
 _BEGINNINGS = ("ocf.gateway.submitted.*.*", "ocf.evt.*.*.created")
+#: Less than a readiness check may take, so that a silent database leaves time to count what is missing.
+_READY_SECONDS = 1.0
 #: Seconds between two tries to subscribe.
 _RETRY = 1.0
 _Ref = TypeVar("_Ref", ExecutionRef, SessionRef)
@@ -154,11 +156,15 @@ class Listing:
         return backlog.waiting + backlog.unsettled
 
     async def ready(self) -> None:
-        """Raise Unavailable, with the number of missing facts, unless the database answers."""
+        """Raise Unavailable, with the number of missing facts, unless the database answers within a second."""
         try:
-            await self._history.ready()
+            async with asyncio.timeout(_READY_SECONDS):
+                return await self._history.ready()
+        except TimeoutError:
+            why = f"the database did not answer within {_READY_SECONDS:g} s"
         except Unavailable as error:
-            raise Unavailable(f"{error}; {await self.behind()} facts are not in it yet") from None
+            why = str(error)
+        raise Unavailable(f"{why}; {await self.behind()} facts are not in it yet")
 
     async def queue_position(self, record: Record) -> int | None:
         """Return the number of pending executions before it, plus one; None unless it is pending, or if unknown."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ocf.events import dataref, subjects
+from ocf.events.archived_record import EVENTS
 from ocf.events.base_model import REMOVED
 from ocf.events.command_payloads import Execute, Submit
 from ocf.events.envelope import Event, InvalidData, decode, of_line
@@ -21,7 +22,6 @@ from ocf.functions.recording.lines import NAME
 from ocf.functions.settings.settings import Settings
 from ocf.functions.submit.task_rules import broken_rules
 
-EVENTS = "events.ndjson"
 _EXECUTE = "dev.ocf.task.execute.v1"
 #: Bytes of one command in the archive: its data at most, as JSON in an envelope.
 _LINE = replace(EVENT, bytes=2 * EVENT.bytes)

@@ -156,6 +156,17 @@ async def test_repeated_late_and_reordered_facts_change_nothing(database: Databa
     assert await everything(database) == expected
 
 
+async def test_a_fast_clock_keeps_no_row_open(database: Database, history: History) -> None:
+    """Each change has the clock of who made it. One from the future does not hide the end, and nothing follows that."""
+    early = record(state=State.PENDING, updated_at=NOW + timedelta(minutes=10))
+    ended = record(ended_at=NOW + timedelta(seconds=9), updated_at=NOW + timedelta(seconds=9))
+    for _ in range(2):
+        await history.save(early)
+        await history.save(ended)
+        await history.save(early)
+        assert [row["status"] for row in await rows(database, "task_executions")] == ["completed"]
+
+
 @pytest.mark.parametrize("frequent", [0, 1_000])
 async def test_frequent_words_are_found_as_rare_ones(
     history: History, monkeypatch: pytest.MonkeyPatch, frequent: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from dataclasses import replace
@@ -17,6 +18,7 @@ from ocf.events.lifecycle import State
 from ocf.events.refs import ExecutionRef
 from ocf.functions.database.connection import Database
 from ocf.functions.database.store import CONSUMER, History
+from ocf.functions.gateway import history
 from tests.support.gateway import ID, OTHER, World
 
 
@@ -176,6 +178,20 @@ async def test_without_the_database_only_lists_are_refused() -> None:
     check = ready.json()["checks"]["history"]
     assert not check["ok"]
     assert "3 facts are not in it yet" in check["detail"]
+
+
+async def test_readiness_counts_the_missing_facts_of_a_silent_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cut network refuses nothing: the check gives up on the database before its own time is over."""
+
+    class Silent(Database):
+        async def run(self, work: Any) -> Any:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(history, "_READY_SECONDS", 0.01)
+    world = World(history=History(Silent(create_engine("sqlite://"))))
+    await world.bus.fetch(replace(CONSUMER, subjects=("ocf.evt.>",)), 1, 0)
+    check = (await world.client.get("/ready")).json()["checks"]["history"]
+    assert "0 facts are not in it yet" in check["detail"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from ocf.events.archived_record import MANIFEST
+from ocf.events.archived_record import EVENTS, MANIFEST
 from ocf.events.base_model import Model
 from ocf.events.errors import InvalidEvent
 from ocf.events.execution_input import INPUT, INPUT_CONVERSATION, TREE_BYTES
@@ -15,9 +15,7 @@ from ocf.events.input_limits import KIB, MIB, JsonLimit, parse_json
 from ocf.functions.recording.lines import NAME as RECORDING
 
 VERSION = 1
-INDEX, EVENTS, OUTPUT, PATCH, TREE = (
-    "bundle.json", "events.ndjson", "output.ndjson.gz", "workspace.patch", "input.tar.zst",
-)  # fmt: skip
+INDEX, OUTPUT, PATCH, TREE = "bundle.json", "output.ndjson.gz", "workspace.patch", "input.tar.zst"
 #: Objects of a bundle in their order, and the bytes of each. The first two are always there.
 LIMITS = {
     MANIFEST: 4 * MIB,

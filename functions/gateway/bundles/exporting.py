@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ocf.events import dataref
-from ocf.events.archived_record import MANIFEST
+from ocf.events.archived_record import EVENTS, MANIFEST
 from ocf.events.base_model import REMOVED
 from ocf.events.envelope import of_line
 from ocf.events.errors import InvalidEvent, NotYetKnown
@@ -19,7 +19,6 @@ from ocf.events.ports import ObjectInfo, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.stored_objects import read_input, stored_tree
 from ocf.functions.gateway.bundles.contents import (
-    EVENTS,
     INDEX,
     LIMITS,
     TREE,

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from ocf.events.archived_record import MANIFEST
+from ocf.events.archived_record import EVENTS, MANIFEST
 from ocf.events.errors import InvalidEvent
 from ocf.events.execution_input import INPUT, INPUT_CONVERSATION, TREE_BYTES, ExecutionInput
 from ocf.events.execution_record import Record
@@ -28,7 +28,6 @@ from ocf.events.refs import ExecutionRef
 from ocf.functions.core.stored_objects import delete_execution, input_key, input_user
 from ocf.functions.database.store import History
 from ocf.functions.gateway.bundles.contents import (
-    EVENTS,
     INDEX,
     INDEX_BYTES,
     LIMITS,

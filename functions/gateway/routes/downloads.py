@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
 from ocf.events import envelope, subjects
+from ocf.events.archived_record import EVENTS
 from ocf.events.errors import InvalidEvent
 from ocf.events.output import ChunkType
 from ocf.events.ports import Message
@@ -220,8 +221,8 @@ async def _with_files(head: str, files: AsyncIterator[bytes]) -> AsyncIterator[b
 )
 async def events(gateway: Gw, found: Execution, download: Download = False) -> Response:
     """Return every command and fact of the execution, one structured CloudEvent per line, oldest first."""
-    headers = _headers(found, "events.ndjson", download)
-    key = f"{found.prefix}/events.ndjson"
+    headers = _headers(found, EVENTS, download)
+    key = f"{found.prefix}/{EVENTS}"
     messages = await _messages_of(gateway, found)
     # Streams expire the oldest messages first: without the submit only the archive is complete.
     whole = any(message.subject.startswith("ocf.cmd.submit.") for message in messages)

@@ -61,6 +61,7 @@ def enter() -> None:
         "--net",
         "--mount",
         "--pid",
+        "--ipc",
         "--fork",
         "--kill-child",
         "--mount-proc",

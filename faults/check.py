@@ -7,7 +7,7 @@
 4. Nothing is left of a lease, of an outbox, of a deleted execution; nothing is deleted that nobody asked to delete.
 5. No dead letter but those that were sent on purpose.
 6. An agent whose cancel is kept falls silent within seconds, unless its worker is cut off.
-7. Sessions: see `faults.check_sessions`.
+7. Sessions: see `faults.check_sessions`. 8. The history's database: see `faults.check_rows`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from faults.check_objects import wrong_objects
+from faults.check_rows import wrong_rows
 from faults.check_sessions import wrong_of_session
 from faults.history import Fact, History, Letter, Story
 from faults.model import STREAMED
@@ -88,6 +89,7 @@ def violations(history: History, ledger: Ledger) -> list[Violation]:
             )
         rules = _CLEANED if cleaned else _KEPT
         found += [Violation(name, story.project, story.execution, what) for name, rule in rules for what in rule(story)]
+    found += [Violation("history", *_pair(key), what) for key, what in wrong_rows(history)]
     return [*found, *_sessions(history, ledger), *_letters(history.letters, ledger.poison)]
 
 

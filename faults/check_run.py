@@ -3,6 +3,8 @@
 1. Under each fault executions were under way. Of a round of all kinds some completed, and some of the run in any case.
 2. What failed had a reason to: one that is natural under the fault it was submitted under, or under one that came
    before it ended. A hostile execution may have reasons of its own.
+3. Without the history's database or function executions go on: some end meanwhile, the gateway answers every call about
+   one execution, and it says that the history is away or behind.
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ NATURAL: Mapping[str, frozenset[str]] = {
 #: The real agent and the scripted one do not read each other's conversations, and chance says which takes a turn.
 _OTHER_AGENT = ("OpenCode did not import the session's", "OpenCode does not have the session's")
 _ALL = "*"
+#: Parts of which no execution needs any, and what of the gateway's words tells that it is hurt.
+_HISTORY = {"database": "away", "history": "behind"}
+#: Faults that take it away for so many seconds that executions end meanwhile, and clients hear of it.
+_GONE, _LONG = ("stop", "cut", "creds"), 8.0
 
 
 def natural(pair: str) -> frozenset[str]:
@@ -42,7 +48,7 @@ def natural(pair: str) -> frozenset[str]:
 
 def wrong_of_run(history: History, pairs: Sequence[Mapping[str, Any]]) -> list[Violation]:
     """Everything that is wrong. `pairs`: in the order of the run, each with name, project, and when it `began`."""
-    return [*_idle(history, pairs), *_unreasonable(history, pairs)]
+    return [*_idle(history, pairs), *_unreasonable(history, pairs), *_stopped(history, pairs)]
 
 
 def _idle(history: History, pairs: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
@@ -70,6 +76,26 @@ def _unreasonable(history: History, pairs: Sequence[Mapping[str, Any]]) -> Itera
             continue
         if reason not in allowed and story.project != HOSTILE:
             yield Violation("reason", story.project, story.execution, f"failed as {reason}: {message}")
+
+
+def _stopped(history: History, pairs: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
+    for pair in pairs:
+        victim, _, fault = pair["pair"].partition(":")
+        if victim not in _HISTORY:
+            continue
+        stories = [story for story in history.stories.values() if story.project == pair["project"]]
+        until = pair["began"] + pair["seconds"]
+        ends = [fact.at for story in stories for fact in story.facts if fact.what in TERMINAL]
+        if pair["seconds"] >= _LONG and not any(pair["began"] < at < until for at in ends):
+            yield Violation("history", pair["project"], _ALL, "no execution ended while it was hurt")
+        for at, call in pair["refused"]:
+            if at < until:  # later ones may be of the next fault
+                yield Violation("history", pair["project"], _ALL, f"the gateway refused {call}")
+        said = pair["gateway"]
+        if fault in _GONE and pair["seconds"] >= _LONG and not said[_HISTORY[victim]]:
+            yield Violation("history", pair["project"], _ALL, f"the gateway did not say so: {said}")
+        if said["odd"]:
+            yield Violation("history", pair["project"], _ALL, f"{said['odd']} lists neither came nor said why")
 
 
 def _of_session(story: Story) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from faults.rows import Rows
 from ocf.events import subjects
 from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import NatsBus
@@ -87,6 +88,9 @@ class History:
     stories: dict[str, Story] = field(default_factory=dict)
     letters: list[Letter] = field(default_factory=list)
     sessions: dict[str, SessionStory] = field(default_factory=dict)
+    #: Rows of the database, and those of a rebuild.
+    rows: Rows = field(default_factory=dict)
+    rebuilt: Rows = field(default_factory=dict)
 
     def story(self, project: str, execution: str) -> Story:
         """The story of one execution, begun where there is none."""
@@ -159,6 +163,8 @@ async def _objects(store: S3Store, history: History) -> None:
                 return  # deleted since it was listed
         project, _, rest = key.partition("/")
         entity, _, name = rest.partition("/")
+        if entity == "inputs":
+            return  # of several executions
         if entity == "sessions":
             entity, _, name = name.partition("/")
             history.session(project, entity).objects[name] = content

@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -18,6 +19,7 @@ from faults.system import EVENT_FUNCTIONS, EXECUTES, MONITOR, System
 
 _FAKETIME = "faketime/libfaketimeMT.so.1"
 _SKEWS = (-600, -90, 90, 600)
+_HISTORY_USERS = ("history", "gateway")
 _S3_USERS = ("submit", "cleanup", "session", "archive", *EXECUTES, "gateway")
 _SECONDS = {
     "kill9": 2.0,
@@ -179,9 +181,14 @@ class Injector:
                 return lambda: setattr(system, "model_key", value)
 
             return "the provider knows another key", _changed(key("another-key"), key(system.model_key))
+        if part.name == "database":
+            wrong, right = (partial(system.database.know, right=right) for right in (False, True))
+            return "the functions' role has another password", _changed(wrong, right)
         choices = {"NATS credentials": ("NATS_CREDS", str(system.wrong_creds))}
         if part.name in _S3_USERS:
             choices["S3 secret"] = ("AWS_SECRET_ACCESS_KEY", "wrong")
+        if part.name in _HISTORY_USERS:
+            choices["database password"] = ("DATABASE_URL", system.database.wrong_url)
         if part.name in (*EVENT_FUNCTIONS, *EXECUTES, "dispatcher"):
             choices["dispatch token"] = ("DISPATCH_TOKEN", "wrong")
         what = self._chance.choice(sorted(choices))

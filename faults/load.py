@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
@@ -19,6 +20,7 @@ from ocf.events.adapters.nats.bus import NatsBus
 from ocf.events.adapters.s3 import S3Store
 from ocf.events.client import Client
 from ocf.events.errors import NotYetKnown, OcfError
+from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from tests.support.poison import Poison
 
 #: A client gives up after that long; nothing here is away for so long.
@@ -67,6 +69,8 @@ class Load:
         self.ledger = Ledger()
         self.project = "calm"
         self.failed: list[str] = []
+        #: Calls that the gateway could not answer (5xx) and their Unix times, by project.
+        self.refused: dict[str, list[tuple[float, str]]] = {}
         self._system = system
         self._bus = bus
         self._store = store
@@ -91,9 +95,7 @@ class Load:
 
     async def pause(self) -> None:
         """Submit nothing more; every client has its answer when this returns."""
-        for task in self._going:
-            task.cancel()
-        await asyncio.gather(*self._going, return_exceptions=True)
+        await cancel_and_wait(self._going)
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -153,7 +155,7 @@ class Load:
 
     def _caller(self) -> _Caller:
         client = self._system.client(self._bus, self.project, self._store)
-        return _Caller(self._http, client, next(self._over_gateway))
+        return _Caller(self._http, client, next(self._over_gateway), self.refused)
 
     def _start(self, calls: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(calls)
@@ -179,7 +181,8 @@ class Load:
         """A hostile tenant's execution, under the id of an honest one."""
         wish = next(self._wishes)
         body = {**wish, "prompt": f"[[steps]] {json.dumps(wish['prompt'])}"}
-        caller = _Caller(self._http, self._system.client(self._bus, hostile.HOSTILE, self._store), over_gateway=False)
+        client = self._system.client(self._bus, hostile.HOSTILE, self._store)
+        caller = _Caller(self._http, client, False, self.refused)
         key = f"{hostile.HOSTILE}/{execution}"
         if await self._until_taken(lambda: caller.submit(execution, body), f"submit {key}"):
             self._accepted(caller.client, execution)
@@ -262,18 +265,21 @@ class Load:
 class _Caller:
     """A client of one project, over the gateway or straight on the bus."""
 
-    def __init__(self, http: httpx2.AsyncClient, client: Client, over_gateway: bool) -> None:
+    def __init__(
+        self, http: httpx2.AsyncClient, client: Client, over_gateway: bool, refused: dict[str, list[tuple[float, str]]]
+    ) -> None:
         self.client = client
         self._http = http
         self._over = over_gateway
         self._asked_to_delete = False
+        self._refused = refused
 
     async def submit(self, execution: str, body: dict[str, Any]) -> None:
         if not self._over:
             await self.client.submit(execution_id=execution, **body)
             return
         wish = {**body, "execution_id": execution, "project_id": self.client.project}
-        (await self._http.post("/tasks/execute", json=wish)).raise_for_status()
+        self._answered(await self._http.post("/tasks/execute", json=wish)).raise_for_status()
 
     async def cancel(self, execution: str) -> None:
         if not self._over:
@@ -295,8 +301,16 @@ class _Caller:
             self._asked_to_delete = True
 
     async def _ask(self, method: str, path: str) -> None:
-        response = await self._http.request(method, path, params={"project_id": self.client.project})
+        response = self._answered(await self._http.request(method, path, params={"project_id": self.client.project}))
         if response.status_code == 404:
             raise NotYetKnown(f"{method} {path}")  # its submit is on its way
         if response.status_code != 409:  # it has ended: there is nothing to cancel
             response.raise_for_status()
+
+    def _answered(self, response: httpx2.Response) -> httpx2.Response:
+        if response.status_code >= 500:
+            said = (
+                f"{response.request.method} {response.request.url.path}: {response.status_code} {response.text[:200]}"
+            )
+            self._refused.setdefault(self.client.project, []).append((time.time(), said))
+        return response

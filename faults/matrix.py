@@ -6,7 +6,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-VICTIMS = ("submit", "execute", "cancel", "cleanup", "archive", "dispatcher", "gateway", "nats", "s3", "model")
+VICTIMS = (
+    *("submit", "execute", "cancel", "cleanup", "archive", "history", "dispatcher", "gateway"),
+    *("nats", "s3", "database", "model"),
+)
 FAULTS = {
     "kill9": "SIGKILL; started again after 2 s, as a supervisor would",
     "lost": "its machine loses power: the cable is pulled, then SIGKILL, nobody is told; a new one after 3 s",

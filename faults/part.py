@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import httpx2
 import psutil
+import psycopg
 
 from faults.disk import Disk
 from faults.net import Net
@@ -20,6 +21,8 @@ from faults.net import Net
 _POLL = 0.05
 _GRACE = 12.0
 _AGAIN = 1.5
+#: Names of processes below a part that belong to it; all others are agents.
+OWN = ("ocf-worker", "postgres")
 
 
 class NotReady(Exception):
@@ -30,7 +33,7 @@ class NotReady(Exception):
 class Part:
     """A row of the system. `environ` and `argv` are asked at every start: a fault may have changed what they say.
 
-    `ready` is the URL that answers 200 once it is; None: the port taking a connection is enough.
+    `ready` is the URL that answers 200 once it is, or that of a database; None: the port taking a connection is enough.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Part:
     port: int
     ready: str | None
     overrides: dict[str, str] = field(default_factory=dict)
+    #: How it is asked to end. PostgreSQL would wait for its clients after a SIGTERM.
+    farewell: signal.Signals = signal.SIGTERM
     process: asyncio.subprocess.Process | None = None
     #: Unplanned ends, which a supervisor (the kubelet, the stack) would start again as well.
     ends: int = 0
@@ -66,8 +71,8 @@ class Part:
         if wait:
             await self.is_ready()
 
-    async def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
-        """End it with that signal, and wait; seconds it took. SIGKILL follows where SIGTERM is not enough."""
+    async def stop(self, number: signal.Signals | None = None) -> float:
+        """End it with that signal or its own, and wait; seconds it took. SIGKILL follows where that is not enough."""
         self._wanted = False
         if self._watching is not None:
             self._watching.cancel()
@@ -76,7 +81,7 @@ class Part:
             return 0.0
         began = time.monotonic()
         with suppress(ProcessLookupError):
-            os.kill(self.process.pid, number)
+            os.kill(self.process.pid, number or self.farewell)
         try:
             await asyncio.wait_for(self.process.wait(), _GRACE)
         except TimeoutError:
@@ -101,9 +106,9 @@ class Part:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it, and its workers if it has some, a signal; agents that run below are not meant."""
-        workers = [child for child in psutil.Process(self.pid).children() if child.name() == "ocf-worker"]
-        for process in (psutil.Process(self.pid), *workers):
+        """Send it, and the processes below that belong to it, a signal; agents are not meant."""
+        below = [child for child in psutil.Process(self.pid).children() if child.name() in OWN]
+        for process in (psutil.Process(self.pid), *below):
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 
@@ -112,6 +117,12 @@ class Part:
             try:
                 socket.create_connection((self.address, self.port), 0.5).close()
             except OSError:
+                return False
+            return True
+        if self.ready.startswith("postgresql:"):
+            try:
+                await (await psycopg.AsyncConnection.connect(self.ready, connect_timeout=2)).close()
+            except psycopg.Error:
                 return False
             return True
         try:

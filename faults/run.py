@@ -15,7 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from faults import check, history
+import httpx2
+from sqlalchemy.exc import SQLAlchemyError
+
+from faults import check, gateway, history, rows
 from faults.check_run import wrong_of_run
 from faults.disk import unmount
 from faults.inject import Hurt, Injector
@@ -99,7 +102,8 @@ async def one(made: Bench, injector: Injector, pair: Pair, where: str, project: 
     await asyncio.sleep(_BEFORE)
     began = time.time()
     try:
-        hurt, wrong = await injector.hurt(pair), ""
+        async with gateway.listening(made.system) as said:
+            hurt, wrong = await injector.hurt(pair), ""
     except (NotReady, OSError, subprocess.SubprocessError) as error:
         hurt, wrong = Hurt("", 0.0, 0.0), f"{type(error).__name__}: {error}"
         await _force(made.system)
@@ -107,7 +111,7 @@ async def one(made: Bench, injector: Injector, pair: Pair, where: str, project: 
         await made.system.whole(made.bus)
     say(f"{where} {pair.name}: {hurt.how}, {hurt.seconds} s, back after {hurt.back} s {wrong[:300]}")
     return {"pair": pair.name, "project": made.load.project, "began": began, "healed": time.time() - hurt.back,
-            **asdict(hurt), "not_back": wrong}  # fmt: skip
+            **asdict(hurt), "gateway": asdict(said), "not_back": wrong}  # fmt: skip
 
 
 async def _force(system: System) -> None:
@@ -132,9 +136,14 @@ async def verdict(made: Bench, done: list[dict[str, Any]], options: Options) -> 
     settled = round(time.monotonic() - began, 1)
     try:
         told = await history.read(made.bus, made.store)
-    except OcfError as error:  # NATS or S3 is still hurt: that is a result, too
+        told.rows = await rows.of_database(made.system.database.url)
+        told.rebuilt = await rows.rebuilt(made.bus, made.store)
+        unsettled += await gateway.caught_up(made.system)
+    except (OcfError, SQLAlchemyError, httpx2.HTTPError) as error:  # a server is still hurt: that is a result, too
         told = history.History()
         unsettled.append(f"nothing can be read: {error}")
+    for pair in done:
+        pair["refused"] = made.load.refused.get(pair["project"], [])
     found = [*check.violations(told, made.load.ledger), *wrong_of_run(told, done)]
     left = await leftovers(made.system)
     for pair in done:
@@ -142,7 +151,7 @@ async def verdict(made: Bench, done: list[dict[str, Any]], options: Options) -> 
         ends = [fact.at for story in stories for fact in story.facts if fact.what in check.TERMINAL]
         pair["executions"] = len(stories)
         pair["outcomes"] = check.outcomes(told, pair["project"])
-        pair.pop("began")
+        del pair["began"], pair["refused"]
         pair["all_ended"] = round(max(0.0, max(ends, default=0.0) - pair.pop("healed")), 1)
         pair["violations"] = [str(each) for each in found if each.project == pair["project"]]
         if pair["not_back"]:

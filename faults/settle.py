@@ -9,6 +9,7 @@ import time
 import psutil
 
 from faults.check import Ledger
+from faults.part import OWN
 from faults.system import System
 from ocf.events import subjects
 from ocf.events.adapters.nats.bucket import NatsBucket
@@ -83,7 +84,7 @@ def strangers(system: System) -> list[str]:
     for process in psutil.process_iter(["pid", "ppid", "name", "cmdline", "status"]):
         if process.info["pid"] in ours or process.info["status"] == psutil.STATUS_ZOMBIE:
             continue
-        if process.info["name"] == "ocf-worker" and process.info["ppid"] in ours:
+        if process.info["name"] in OWN and process.info["ppid"] in ours:
             continue
         command = " ".join(process.info["cmdline"] or [])
         if command:

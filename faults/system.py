@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -16,6 +17,7 @@ from pathlib import Path
 import jwt
 import nats.errors
 
+from faults.database import PORT, Database
 from faults.disk import Disk
 from faults.net import HUB, Net
 from faults.part import NotReady, Part
@@ -48,7 +50,7 @@ _WEED_NAMES = (*WEED_PORTS, *WEED_GRPC_PORTS)
 #: Every run has its own: SeaweedFS names sockets in /tmp after them, which no network namespace keeps apart.
 _WEED_BASE = 12_000 + 16 * secrets.randbelow(1_000)
 _WEED = {name: _WEED_BASE + number for number, name in enumerate(_WEED_NAMES)}
-_MEGABYTES = {"nats": 1024, "s3": 2048, "execute": 256}
+_MEGABYTES = {"nats": 1024, "s3": 2048, "database": 256, "execute": 256}
 #: One start of the agent in so many is the real OpenCode.
 _REAL = 16
 _AGENT = """#!/bin/sh
@@ -69,15 +71,22 @@ class System:
         self.wrong = Keys.generate()
         self.model_key = "the-right-key"
         self._conf = folder / "conf"
+        self._database: Database | None = None
+
+    @property
+    def database(self) -> Database:
+        """The history's PostgreSQL."""
+        assert self._database is not None
+        return self._database
+
+    @property
+    def _servers(self) -> tuple[str, ...]:
+        return (*self.nodes, "s3", "database", "model")
 
     @property
     def functions(self) -> tuple[str, ...]:
         """Every part that is ours."""
         return (*EVENT_FUNCTIONS, *EXECUTES, "gateway", "dispatcher")
-
-    @property
-    def _history_url(self) -> str:
-        return f"sqlite:///{self.folder}/history.db"
 
     @property
     def nats_url(self) -> str:
@@ -123,8 +132,9 @@ class System:
     def prepare(self) -> None:
         """Namespaces, disks, keys, and the table of parts."""
         self.net.up()
-        self._conf.mkdir()
-        names = (*self.nodes, "s3", "model", *self.functions)
+        self._conf.mkdir(mode=0o700)
+        self.folder.chmod(0o711)  # PostgreSQL's user passes through
+        names = (*self._servers, *self.functions)
         disks = {}
         for name in names:
             self.net.join(name)
@@ -145,6 +155,11 @@ class System:
         weed = weed_argv(tools.require("weed"), self.folder / "s3/data", self._conf / "s3.json", _WEED, BUCKET)
         weed = tuple(each.replace(LOOPBACK, self.net.addresses["s3"]) for each in weed)
         self._add("s3", disks["s3"], weed, _plain(), _WEED["s3"], self.url("s3", _WEED["s3"]) + "/healthz")
+        database = self._database = Database(self.folder, disks["database"], self.net.addresses["database"])
+        database.prepare()
+        self._add("database", disks["database"], (), _plain(), PORT, database.admin_url)
+        part = self.parts["database"]
+        part.argv, part.farewell = lambda: database.argv(part.overrides.get("LD_PRELOAD")), signal.SIGINT
         self._add("model", disks["model"], (), self._python(), _MODEL, self.url("model", _MODEL))
         self.parts["model"].argv = lambda: (
             sys.executable, "-m", "faults.model", self.net.addresses["model"], str(_MODEL), self.model_key
@@ -186,7 +201,7 @@ class System:
             "ENCRYPTION_KEY": keys.encryption_key,
             "GATEWAY_JWT_SECRET": keys.dispatch_token,
             "STATE_DIR": str(own / "state"),
-            "DATABASE_URL": self._history_url,
+            "DATABASE_URL": self.database.url,
             "WORKSPACE_DIR": str(own / "shared"),
             "DRAIN_SECONDS": "3",
             "WARM_SLOTS": "0",
@@ -223,8 +238,9 @@ class System:
 
     async def start(self) -> None:
         """Servers, then streams, then functions."""
-        await asyncio.gather(*(self.parts[name].start() for name in (*self.nodes, "s3", "model")))
-        await asyncio.to_thread(migrate, self._history_url)
+        await asyncio.gather(*(self.parts[name].start() for name in self._servers))
+        await asyncio.to_thread(self.database.create)
+        await asyncio.to_thread(migrate, self.database.url)
         bus = await self.connect()
         try:
             for left in range(30, -1, -1):
@@ -242,7 +258,7 @@ class System:
     async def stop(self) -> None:
         """Everything ends."""
         await asyncio.gather(*(self.parts[name].stop() for name in self.functions))
-        await asyncio.gather(*(self.parts[name].stop() for name in (*self.nodes, "s3", "model")))
+        await asyncio.gather(*(self.parts[name].stop() for name in self._servers))
         for port in _WEED.values():
             for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - where SeaweedFS puts them
                 left.unlink()

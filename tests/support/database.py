@@ -56,18 +56,15 @@ class Postgres:
         self.port = port
         self.url = f"postgresql://ocf@127.0.0.1:{port}/ocf"
         self._folder = folder
-        self._bin = _PACKAGE / "pginstall" / "bin"
+        self._bin = Path()
         self._data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
 
     def make(self) -> None:
         """Initialise the data directory. PostgreSQL refuses to run as root."""
         if os.geteuid() == 0:
-            os.chown(self._folder, *_other_user())
-            # The other user may not see the checkout.
-            for name in (_PACKAGE.name, f"{_PACKAGE.name}.libs"):
-                shutil.copytree(_PACKAGE.parent / name, self._folder / name)
-            self._bin = self._folder / _PACKAGE.name / "pginstall" / "bin"
+            os.chown(self._folder, *other_user())
+        self._bin = programs(self._folder)
         command = ["initdb", "-D", str(self._data), "-U", "ocf", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N"]
         subprocess.run([str(self._bin / command[0]), *command[1:]], check=True, capture_output=True, **_as_other())
         self.start()
@@ -112,7 +109,18 @@ class Postgres:
             process.send_signal(which)
 
 
-def _other_user() -> tuple[int, int]:
+def programs(folder: Path) -> Path:
+    """Return the folder of PostgreSQL's programs; for root a copy, as the other user may not see the checkout."""
+    package = _PACKAGE
+    if os.geteuid() == 0:
+        for name in (_PACKAGE.name, f"{_PACKAGE.name}.libs"):
+            shutil.copytree(_PACKAGE.parent / name, folder / name)
+        package = folder / _PACKAGE.name
+    return package / "pginstall" / "bin"
+
+
+def other_user() -> tuple[int, int]:
+    """Return user and group that PostgreSQL runs as where the tests run as root."""
     other = pwd.getpwnam("nobody")
     return other.pw_uid, other.pw_gid
 
@@ -120,7 +128,7 @@ def _other_user() -> tuple[int, int]:
 def _as_other() -> dict[str, Any]:
     if os.geteuid() != 0:
         return {}
-    user, group = _other_user()
+    user, group = other_user()
     return {"user": user, "group": group, "extra_groups": [], "cwd": "/", "env": {"PATH": "/usr/bin:/bin"}}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from faults.check import Ledger, outcomes, violations
-from faults.history import Fact, History, Letter, Story
+from faults.history import Fact, History, Letter, SessionStory, Story
 from faults.model import STREAMED
 
 ID = "11111111-1111-1111-1111-111111111111"
@@ -56,7 +56,13 @@ def good() -> History:
         record={"state": "completed", "archived": True},
         objects={**objects, "manifest.json": json.dumps(manifest).encode()},
     )
-    return History({KEY: story}, [])
+    return History({KEY: story}, [], rows={KEY: rows()}, rebuilt={KEY: rows()})
+
+
+def rows() -> dict[str, list[dict[str, Any]]]:
+    """What the database has of it."""
+    events = [{"event_id": name, "type": f"dev.ocf.task.{name}.v1"} for name in ("a", "b", "end")]
+    return {"task_executions": [{"status": "completed", "archived": True}], "execution_events": events}
 
 
 def cleaned() -> History:
@@ -185,6 +191,8 @@ def test_a_deletion_that_nobody_asked_for_is_found() -> None:
 def test_accepted_execution_must_not_be_rejected() -> None:
     """A client that was told yes; one that was told nothing may hear no."""
     history = History({KEY: Story("p", ID, facts=[Fact("rejected", "r", {})], record={"state": "rejected"})})
+    written = {"task_executions": [{"status": "rejected"}], "execution_events": [{"event_id": "r"}]}
+    history.rows = history.rebuilt = {KEY: written}
     assert [found.rule for found in violations(history, Ledger(accepted={KEY}))] == ["end"]
     assert violations(history, Ledger()) == []
 
@@ -205,6 +213,56 @@ def test_a_talk_that_lost_all_its_words_is_found() -> None:
         assert [found.rule for found in violations(history, Ledger())] == ["output"]
     assert violations(silent(STREAMED[:4], STREAMED[4:] + "The offline scripted model has answered."), Ledger()) == []
     assert [found.rule for found in violations(silent(STREAMED, "w0 "), Ledger())] == ["output"]
+
+
+STALE: dict[str, tuple[str, Callable[[History], Any]]] = {
+    "no row": ("its rows are []", lambda history: history.rows[KEY].pop("task_executions")),
+    "a row of the past": (
+        "[{'status': 'running'}]",
+        lambda h: h.rows[KEY].update(task_executions=[{"status": "running"}]),
+    ),
+    "an event is missing": (
+        "facts without a row: ['started']",
+        lambda history: history.rows[KEY]["execution_events"].pop(1),
+    ),
+    "a column differs": (
+        "archived': False",
+        lambda history: history.rows[KEY]["task_executions"][0].update(archived=False),
+    ),
+    "a row of nobody": ("labels has", lambda history: history.rows.update({"p/x": {"labels": [{"name": "a"}]}})),
+    "a session's row is lost": (
+        "its session is there",
+        lambda history: history.sessions.update({"p/s": SessionStory("p", "s", facts=["created"], record=OPEN)}),
+    ),
+    "a session's row stays": (
+        "its session is not there",
+        lambda history: (
+            history.sessions.update({"p/s": SessionStory("p", "s", facts=["destroyed"])}),
+            [rows.update({"p/s": {"sessions": []}}) for rows in (history.rows, history.rebuilt)],
+        ),
+    ),
+}
+OPEN = {"state": "open", "queue": [], "executions": []}
+
+
+@pytest.mark.parametrize("name", STALE)
+def test_rows_that_are_not_those_of_the_facts_are_found(name: str) -> None:
+    """Missing, old, strange, or of another content than a rebuild gives."""
+    what, change = STALE[name]
+    history = good()
+    change(history)
+    found = violations(
+        history, Ledger(sessions={"p/s": []}, asked_to_destroy={"p/s"}) if "p/s" in history.sessions else Ledger()
+    )
+    assert any(each.rule == "history" and what in each.what for each in found), found
+
+
+def test_rows_of_a_deleted_execution_are_found() -> None:
+    """Also where a rebuild would leave them."""
+    history = cleaned()
+    history.rows = history.rebuilt = {KEY: rows()}
+    (found,) = violations(history, Ledger(deleted={KEY}))
+    assert (found.rule, found.what) == ("history", "deleted, and left rows in ['execution_events', 'task_executions']")
 
 
 def test_dead_letters() -> None:

@@ -38,8 +38,10 @@ def history(*stories: Story) -> History:
 
 def pairs(*names: str) -> list[dict[str, Any]]:
     """Begun at 10, 20 …"""
+    said = {"away": 3, "behind": 7, "odd": 0}
+    more = {"seconds": 9.0, "refused": [], "gateway": said}
     return [
-        {"pair": name, "project": name.replace(":", "-"), "began": 10.0 * number}
+        {"pair": name, "project": name.replace(":", "-"), "began": 10.0 * number, **more}
         for number, name in enumerate(names, 1)
     ]
 
@@ -54,6 +56,25 @@ def test_a_run_in_which_nothing_happened_is_wrong() -> None:
     assert wrong_of_run(history(done, *cancelled[1:]), pairs("submit:kill9")) == []
     (found,) = wrong_of_run(history(done, *cancelled), pairs("submit:kill9"))
     assert found.what == f"of {ROUND} executions none completed"
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"seconds": 5.0}, ""),
+        ({"began": 12.0}, "no execution ended while it was hurt"),
+        ({"refused": [(12.0, "DELETE /tasks/x: 503"), (19.5, "later")]}, "the gateway refused DELETE /tasks/x: 503"),
+        ({"gateway": {"away": 0, "behind": 9, "odd": 0}}, "the gateway did not say so"),
+        ({"gateway": {"away": 1, "behind": 0, "odd": 2}}, "2 lists neither came nor said why"),
+    ],
+)
+def test_executions_go_on_without_the_history(change: dict[str, Any], what: str) -> None:
+    """Some end while its database is away, no call about one is refused, and the gateway says that it is away."""
+    told = history(ended("database-stop", "e", "completed", at=11.0))
+    assert wrong_of_run(told, pairs("database:stop", "submit:stop")[:1]) == []
+    pair = {**pairs("database:stop")[0], **change}
+    found = wrong_of_run(told, [pair])
+    assert [each.what[: len(what)] for each in found] == ([what] if what else [])
 
 
 def test_a_failure_must_be_natural_under_its_fault() -> None:

@@ -128,7 +128,8 @@ def test_a_destruction_that_nobody_asked_for_is_found() -> None:
     assert (found.rule, found.what) == ("session", "destroyed, and nobody asked")
     assert violations(history, Ledger(sessions={"p/s": []}, asked_to_destroy={"p/s"})) == []
     record = {"state": "open", "queue": [], "executions": []}
-    history = History(sessions={"p/s": SessionStory("p", "s", ["create"], ["created"], record)})
+    row = {"p/s": {"sessions": [{"session_id": "s"}]}}
+    history = History(sessions={"p/s": SessionStory("p", "s", ["create"], ["created"], record)}, rows=row, rebuilt=row)
     assert violations(history, Ledger(sessions={"p/s": []}, asked_to_destroy={"p/s"})) == []
 
 

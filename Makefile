@@ -36,6 +36,12 @@ test-all: install ## every test that needs no cluster
 	$(BIN)/python -m pytest $(PARALLEL) -m "not cluster" tests $(PYTEST_ARGS)
 	cd console && ../scripts/npm.sh test --silent
 
+.PHONY: test-gateways
+# Files that start a gateway or a stack; ONLY=FILES for some of them.
+test-gateways: install ## the REST suite through two gateways behind one address
+	OCF_TEST_GATEWAYS=2 $(BIN)/python -m pytest $(PARALLEL) -m "not cluster" $(PYTEST_ARGS) \
+	  $(or $(ONLY),$(shell grep -lE 'gateway_server import|support.stack import' tests/integration/*.py tests/e2e/*.py))
+
 .PHONY: check
 check: install ## lint, format, types, import direction, generated files
 	$(BIN)/ruff check .

@@ -48,9 +48,13 @@ async def read(socket: ClientConnection) -> list[dict[str, Any]]:
     return said
 
 
-async def test_a_task_reaches_jetstream_and_is_idempotent(nats_server: NatsServer, project: str) -> None:
-    """202 means kept; the same key twice is one command; another body is refused; a deleted one is gone."""
-    async with serving(nats_server) as served:
+@pytest.mark.parametrize("gateways", [1, 2])
+async def test_a_task_reaches_jetstream_and_is_idempotent(nats_server: NatsServer, project: str, gateways: int) -> None:
+    """202 means kept; the same key twice is one command; another body is refused; a deleted one is gone.
+
+    Also where each call reaches another gateway than the one before.
+    """
+    async with serving(nats_server, gateways=gateways) as served:
         body: dict[str, Any] = {"prompt": "x", "project_id": project}
         headers = {"Idempotency-Key": "k"}
         first = await served.client.post("/tasks/execute", json=body, headers=headers)
@@ -65,9 +69,10 @@ async def test_a_task_reaches_jetstream_and_is_idempotent(nats_server: NatsServe
         assert status.json()["status"] == "pending"
 
 
-async def test_the_history_follows_the_bucket(nats_server: NatsServer, project: str) -> None:
-    """New, changed and removed records reach the list without being asked for."""
-    async with serving(nats_server) as served:
+@pytest.mark.parametrize("gateways", [1, 2])
+async def test_the_history_follows_the_bucket(nats_server: NatsServer, project: str, gateways: int) -> None:
+    """New, changed and removed records reach the lists of all gateways without being asked for."""
+    async with serving(nats_server, gateways=gateways) as served:
 
         async def until(wanted: list[tuple[str, str]]) -> None:
             async with asyncio.timeout(10):
@@ -87,9 +92,12 @@ async def test_the_history_follows_the_bucket(nats_server: NatsServer, project: 
         await until([(new, "failed")])
 
 
-async def test_the_stream_is_lossless_from_any_point(nats_server: NatsServer, project: str, execution: str) -> None:
+@pytest.mark.parametrize("gateways", [1, 2])
+async def test_the_stream_is_lossless_from_any_point(
+    nats_server: NatsServer, project: str, execution: str, gateways: int
+) -> None:
     """Readers that join before, in the middle and after, and one that resumes, each see every chunk once."""
-    async with serving(nats_server) as served:
+    async with serving(nats_server, gateways=gateways) as served:
         await served.record(execution, project)
         url = f"{served.ws_url}/tasks/{execution}/stream?project_id={project}"
         async with connect(url) as early:

@@ -257,7 +257,8 @@ async def test_a_viewer_is_no_caller_of_the_gateway(scene: Scene) -> None:
     from pydantic import SecretStr
 
     settings = GatewaySettings(jwt_secret=SecretStr("a-secret-of-at-least-thirty-two-bytes"))
-    scene.served.gateway.auth._settings = settings
+    for gateway in scene.served.gateways:
+        gateway.auth._settings = settings
     headers = {"Authorization": f"Bearer {scene.credentials['jwt']}"}
     assert (await scene.served.client.get("/tasks", headers=headers)).status_code == 401
 

@@ -46,7 +46,12 @@ class Served:
     executions: NatsBucket
     store: MemoryStore
     history: History
-    gateway: Gateway
+    gateways: list[Gateway]
+
+    @property
+    def gateway(self) -> Gateway:
+        """The first of them."""
+        return self.gateways[0]
 
     @property
     def ws_url(self) -> str:
@@ -88,9 +93,9 @@ def viewers(server: NatsServer) -> Any:
 
 @asynccontextmanager
 async def serving(
-    nats: NatsServer, settings: GatewaySettings | None = None, port: int = 0, **deps: Any
+    nats: NatsServer, settings: GatewaySettings | None = None, port: int = 0, *, gateways: int = GATEWAYS, **deps: Any
 ) -> AsyncIterator[Served]:
-    """A gateway on that port, or a free one, ready to be called."""
+    """A gateway on that port, or a free one, ready to be called; with several, a relay to all of them."""
     bus = await connect(nats.url, creds=Path(nats.creds), name="gateway-test")
     executions = NatsBucket(bus, subjects.EXECUTIONS_BUCKET)
     store, history = MemoryStore(), memory_history()
@@ -106,14 +111,14 @@ async def serving(
         settings=replace(settings or GatewaySettings(), nats_ws_url=nats.ws_url),
         mint_viewer=viewers(nats),
     )
-    apps = [create_app(replace(given, **deps)) for _ in range(GATEWAYS)]
+    apps = [create_app(replace(given, **deps)) for _ in range(gateways)]
     async with AsyncExitStack() as stack:
         stack.push_async_callback(bus.close)
         # With several gateways the relay has the port that is asked for.
-        ports = [await stack.enter_async_context(_served(app, port if GATEWAYS == 1 else 0)) for app in apps]
-        url = f"http://127.0.0.1:{ports[0] if GATEWAYS == 1 else await stack.enter_async_context(relay(ports, port))}"
+        ports = [await stack.enter_async_context(_served(app, port if gateways == 1 else 0)) for app in apps]
+        url = f"http://127.0.0.1:{ports[0] if gateways == 1 else await stack.enter_async_context(relay(ports, port))}"
         client = await stack.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=20))
-        yield Served(url, client, bus, executions, store, history, apps[0].state.gateway)
+        yield Served(url, client, bus, executions, store, history, [app.state.gateway for app in apps])
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """A load balancer: one address before several gateways, another one for each call.
 
-With `OCF_TEST_GATEWAYS=2` the gateways of `gateway_server.serving` and of `stack.running_stack` are two behind it.
+With `OCF_TEST_GATEWAYS=2` (`make test-gateways`) the gateways of `gateway_server.serving` and of `stack.running_stack`
+are two behind it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
@@ -23,7 +22,7 @@ from ocf.functions.database.tables import metadata
 from tests.support.database import memory_database
 
 #: By `project/execution` or `project/session`: table, and the columns of each row.
-Rows = Mapping[str, Mapping[str, list[dict[str, Any]]]]
+Rows = dict[str, dict[str, list[dict[str, Any]]]]
 
 
 async def of_database(url: str) -> Rows:
@@ -49,7 +48,7 @@ async def rebuilt(bus: NatsBus, store: S3Store) -> Rows:
 
 
 def _read(engine: Engine) -> Rows:
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    found: Rows = {}
     with engine.connect() as connection:
         for name, table in metadata.tables.items():
             # The number of a row is the database's own.

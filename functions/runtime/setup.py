@@ -22,7 +22,7 @@ from ocf.events.streams import BUCKETS, STREAMS, BucketSpec, StreamSpec
 from ocf.functions.core.open_executions import OpenExecutions
 from ocf.functions.core.schedules import EVICTION, RETENTION, SWEEP, ensure_schedule
 from ocf.functions.database import rebuild
-from ocf.functions.database.migrate import migrate
+from ocf.functions.database.migrate import filled, migrate
 from ocf.functions.observability import logs
 from ocf.functions.runtime import bootstrap
 from ocf.functions.settings.settings import Settings, load_or_exit
@@ -146,7 +146,7 @@ def check_version(version: ServerVersion) -> None:
 async def run(settings: Settings) -> int:
     """Set up the NATS server and the database of `settings`; return the exit status."""
     try:
-        fresh = await asyncio.to_thread(migrate, settings.history_url())
+        unfilled = await asyncio.to_thread(migrate, settings.history_url())
         async with bootstrap.connected(settings, "setup") as bus:
             check_version(bus.nc.connected_server_version)
             longest = max((round(rule.output.total_seconds()) for rule in settings.retention), default=0)
@@ -157,11 +157,11 @@ async def run(settings: Settings) -> int:
             # For executions of an earlier release, whose schedules would expire; each ends when it finds none.
             for schedule in (SWEEP, EVICTION, RETENTION) if settings.retention else (SWEEP, EVICTION):
                 await ensure_schedule(bus, schedule, replace=True)
-        async with bootstrap.build(settings, "setup") as deps:
-            if fresh:  # executions of an earlier release whose facts have expired
+        if unfilled:  # executions and sessions of an earlier release whose facts have expired
+            async with bootstrap.build(settings, "setup") as deps:
                 await rebuild.from_records(deps.records, deps.history)
-            # Those of a release whose history had no sessions.
-            await rebuild.from_sessions(deps.session_records, deps.history)
+                await rebuild.from_sessions(deps.session_records, deps.history)
+            await asyncio.to_thread(filled, settings.history_url())
     except OcfError as error:
         sys.stderr.write(f"ocf: setup: {error}\n")
         return 1

@@ -23,7 +23,8 @@ from ocf.events.input_limits import KIB, MIB, JsonLimit, parse_json
 from ocf.events.reorder import Reorderer, gap_lines, line_from
 
 #: The stream's close codes after which a retry cannot help.
-_FINAL_CODES = (4401, 1011)
+_EXPIRED = 4401
+_FINAL_CODES = (_EXPIRED, 1011)
 #: Answers of a gateway that is up but cannot serve now.
 _NOT_NOW = (502, 503, 504)
 #: Limit for the answer of an unknown server at /health, and for that of a call.
@@ -85,8 +86,15 @@ class GatewayClient:
         Raises:
             Unreachable: it is not there yet.
         """
-        self.address = self._find()
+        self.address = await asyncio.to_thread(self._find)
         await self.verify()
+
+    async def _renewed(self, error: CallFailed, sent: Address) -> bool:
+        """Return whether the call that failed with `error` may be repeated: its token ended, and there is another."""
+        if error.status != 401:
+            return False
+        await self.find_again()
+        return self.address.token != sent.token
 
     async def verify(self) -> None:
         """Check that the named instance answers, before sending a token or a call.
@@ -189,17 +197,21 @@ class GatewayClient:
         named = not path.startswith(("/tasks", "/sessions")) or (isinstance(body, dict) and "project_id" in body)
         query = {"project_id": None if named else self.address.project, **query}
         params = {name: value for name, value in query.items() if value is not None}
-        headers = self.address.headers
-        try:
-            async with self._http.stream(
-                method, self.address.url + path, params=params, json=body, headers=headers
-            ) as answer:
-                if answer.is_error:
-                    raise _refused(await _head(answer), answer.status_code)
-                async for piece in answer.aiter_bytes():
-                    yield piece
-        except httpx2.TransportError as error:
-            raise self._unreachable(error) from None
+        for repeated in (False, True):
+            sent = self.address
+            try:
+                async with self._http.stream(
+                    method, sent.url + path, params=params, json=body, headers=sent.headers
+                ) as answer:
+                    if not answer.is_error:
+                        async for piece in answer.aiter_bytes():
+                            yield piece
+                        return
+                    refusal = _refused(await _head(answer), answer.status_code)
+            except httpx2.TransportError as error:
+                raise self._unreachable(error) from None
+            if repeated or not await self._renewed(refusal, sent):
+                raise refusal
 
     def _unreachable(self, error: Exception) -> Unreachable:
         reason = str(error) or type(error).__name__
@@ -217,15 +229,18 @@ class GatewayClient:
             GaveUp: the gateway was away for `patience` seconds; `resume` is the next sequence.
         """
         order, outage = Reorderer(start, gap_lines(lambda: datetime.now(UTC))), self._outage()
-        self._watched = outage
+        self._watched, expired = outage, None
         while True:
-            outage.resume = order.next
+            outage.resume, sent = order.next, self.address
             try:
-                if outage.since is not None:
+                if expired is not None and not await self._renewed(expired, sent):
+                    raise expired
+                if expired is None and outage.since is not None:
                     await self.find_again()
                 async with aclosing(self._stream(execution, order.next, outage)) as chunks:
                     async for chunk, data in chunks:
                         outage.over()
+                        expired = None
                         if chunk["type"] == "heartbeat":
                             continue
                         ended = chunk["type"] == "end"
@@ -236,6 +251,10 @@ class GatewayClient:
                 await outage.wait("the stream was closed", self.address.url)
             except (ConnectionError, Unreachable) as error:
                 await outage.wait(str(error), self.address.url)
+            except CallFailed as error:
+                if expired is not None or error.status != 401:
+                    raise
+                expired = error
 
     async def _stream(
         self, execution: str, start: int, outage: Outage
@@ -261,7 +280,8 @@ class GatewayClient:
             raise _refused(bytes(error.response.body or b""), status) from None
         except ConnectionClosed as error:
             if error.rcvd is not None and error.rcvd.code in _FINAL_CODES:
-                raise CallFailed(error.rcvd.reason or f"the stream was closed with {error.rcvd.code}") from None
+                reason, status = error.rcvd.reason, 401 if error.rcvd.code == _EXPIRED else 0
+                raise CallFailed(reason or f"the stream was closed with {error.rcvd.code}", status) from None
             raise ConnectionError("the connection was lost") from None
         except (OSError, TimeoutError, InvalidHandshake) as error:
             raise ConnectionError(str(error) or type(error).__name__) from None

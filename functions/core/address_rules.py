@@ -52,6 +52,17 @@ _LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
 _LOCAL_NAT64_PLACES = ((6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12), (12, 13, 14, 15))
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether `host` (a name or an address, without port) can only mean this machine."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
 def reach(text: str) -> Reach:
     """Return the class of the IP address `text`; an IPv4 address embedded in an IPv6 address counts as itself.
 

@@ -11,11 +11,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ocf.functions.core.address_rules import is_loopback
 from ocf.functions.gateway.context import too_large
 from ocf.functions.gateway.metrics import Metrics
 from ocf.functions.gateway.problems import Problem
 from ocf.functions.gateway.rate_limit import Bodies
-from ocf.functions.gateway.settings import GatewaySettings, is_loopback
+from ocf.functions.gateway.settings import GatewaySettings
 
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",

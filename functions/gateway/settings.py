@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from ocf.events.errors import DeadLetter
+from ocf.functions.core.address_rules import is_loopback
 from ocf.functions.models.catalog import ModelFacts
 from ocf.functions.models.facts import operators_facts
 from ocf.functions.settings.settings import Settings
@@ -79,17 +79,6 @@ class GatewaySettings:
             models=operators_facts(settings.models_file),
             instance=settings.instance,
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether `host` (a name or an address, without port) can only mean this machine."""
-    name = host.strip("[]").rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def check_bind(host: str, settings: GatewaySettings) -> None:

@@ -28,7 +28,9 @@ Project = Annotated[
     ),
 ]
 DEFAULT_PROJECT = "default"
-
+#: A bearer token (RFC 6750, b64token).
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
+MAX_TOKEN_BYTES = 64 * 1024
 
 #: `ocf --gateway URL ...`.
 NAMED_GATEWAY: ContextVar[str | None] = ContextVar("NAMED_GATEWAY", default=None)
@@ -88,6 +90,16 @@ async def copy(pieces: AsyncIterator[bytes]) -> int:
     sys.stdout.write(printable(rest))
     sys.stdout.flush()
     return 0
+
+
+def checked_token(text: str, source: str) -> str:
+    """Return a bearer token without surrounding space. Raises CallFailed with `source`, never with the text."""
+    from ocf.events.client.outage import CallFailed
+
+    token = text.strip()
+    if len(token) > MAX_TOKEN_BYTES or not _TOKEN.fullmatch(token):
+        raise CallFailed(f"{source}: is not a bearer token (letters, digits and - . _ ~ + / =)")
+    return token
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

@@ -6,8 +6,16 @@ import os
 import sys
 from pathlib import Path
 
-from ocf.cli import contexts
-from ocf.cli.common import DEFAULT_PROJECT, NAMED_CONTEXT, NAMED_DIRECTORY, NAMED_GATEWAY, directory, printable
+from ocf.cli import context_file
+from ocf.cli.common import (
+    DEFAULT_PROJECT,
+    NAMED_CONTEXT,
+    NAMED_DIRECTORY,
+    NAMED_GATEWAY,
+    checked_token,
+    directory,
+    printable,
+)
 from ocf.events.client.gateway import Address, connect
 from ocf.events.client.outage import CallFailed, Unreachable
 from ocf.stack.state import Running, running, running_pid
@@ -40,24 +48,26 @@ def where(project: str | None, data_dir: Path | None = None) -> Address:
     if not named:
         context = os.environ.get(CONTEXT)
     if not named and not context and not os.environ.get("OCF_DATA_DIR"):
-        context = contexts.load().current
+        context = context_file.load().current
     if context:
-        found = contexts.load().named(context)
+        found = context_file.load().named(context)
         token = found.token(context) or _token()
         origin, project = f"named by context {context}", project or found.project or DEFAULT_PROJECT
-        return Address(contexts.checked_url(found.gateway, origin), token, project, None, origin)
+        return Address(context_file.checked_url(found.gateway, origin), token, project, None, origin)
     place = directory(data_dir)
     stack = _stack(place)
     return Address(stack.gateway, _token(), project or DEFAULT_PROJECT, stack.instance, f"of the stack in {place}")
 
 
 def _elsewhere(url: str, source: str, project: str | None) -> Address:
-    return Address(contexts.checked_url(url, source), _token(), project or DEFAULT_PROJECT, None, f"named by {source}")
+    return Address(
+        context_file.checked_url(url, source), _token(), project or DEFAULT_PROJECT, None, f"named by {source}"
+    )
 
 
 def _token() -> str | None:
     token = os.environ.get(TOKEN)
-    return contexts.checked_token(token, TOKEN) if token else None
+    return checked_token(token, TOKEN) if token else None
 
 
 def _stack(place: Path) -> Running:

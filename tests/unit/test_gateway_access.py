@@ -17,11 +17,12 @@ from pydantic import SecretStr
 from ocf.events.lifecycle import Reason, State
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Session
+from ocf.functions.core.address_rules import is_loopback
 from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.auth import Authenticator
 from ocf.functions.gateway.history import encode_cursor
 from ocf.functions.gateway.problems import Problem
-from ocf.functions.gateway.settings import GatewaySettings, UnsafeBind, check_bind, is_loopback
+from ocf.functions.gateway.settings import GatewaySettings, UnsafeBind, check_bind
 from tests.support.clock import ManualClock
 from tests.support.gateway import ID, OTHER, SECRET, World, bearer, token
 

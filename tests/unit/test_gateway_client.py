@@ -1,0 +1,42 @@
+"""The client of a gateway whose token ends: it asks for another one, once."""
+
+from __future__ import annotations
+
+import httpx2
+import pytest
+
+from ocf.events.client.gateway import Address, GatewayClient
+from ocf.events.client.outage import CallFailed
+
+
+def client(tokens: list[str], accepted: str) -> tuple[GatewayClient, list[str]]:
+    """A client whose tokens are these, one at each look; and the tokens that its calls were sent with."""
+    sent: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request.headers["Authorization"].removeprefix("Bearer "))
+        if sent[-1] == accepted:
+            return httpx2.Response(200, json={"ok": True})
+        return httpx2.Response(401, json={"detail": "the token has expired"})
+
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+    return GatewayClient(lambda: Address("http://h", tokens.pop(0) if len(tokens) > 1 else tokens[0]), http), sent
+
+
+async def test_a_call_is_repeated_with_a_new_token() -> None:
+    """Once: what gives another token each time does not make it a loop."""
+    gateway, sent = client(["first", "second"], "second")
+    assert await gateway.call("GET", "/tasks") == {"ok": True}
+    assert sent == ["first", "second"]
+    gateway, sent = client(["first", "second", "third"], "third")
+    with pytest.raises(CallFailed, match="the token has expired"):
+        await gateway.call("GET", "/tasks")
+    assert sent == ["first", "second"]
+
+
+async def test_a_call_is_not_repeated_with_the_same_token() -> None:
+    """Its refusal is the answer."""
+    gateway, sent = client(["first"], "another")
+    with pytest.raises(CallFailed, match="the token has expired"):
+        await gateway.call("GET", "/tasks")
+    assert sent == ["first"]

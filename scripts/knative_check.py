@@ -23,8 +23,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMAS = ROOT / "knative/schemas.json"
+#: KEDA's, from its Go module (scripts/keda_schemas.py).
+KEDA_SCHEMAS = ROOT / "knative/keda/schemas.json"
 OVERLAYS = tuple(sorted(path.parent.name for path in (ROOT / "knative/overlays").glob("*/kustomization.yaml")))
-PARTS, MONITORING = ROOT / "knative/cluster", "../monitoring"
+PARTS, MONITORING, KEDA = ROOT / "knative/cluster", "../monitoring", "../keda"
 #: The Prometheus operator's: no cluster of the tests has it.
 _UNKNOWN = "monitoring.coreos.com/"
 Manifest = dict[str, Any]
@@ -54,6 +56,12 @@ def parts() -> list[Manifest]:
     return [yaml.safe_load(path.read_text()) for path in sorted(PARTS.glob("*.yaml"))]
 
 
+def known_schemas() -> dict[str, Any]:
+    """The schemas of all kinds."""
+    cluster, keda = (json.loads(path.read_text()) for path in (SCHEMAS, KEDA_SCHEMAS))
+    return {part: {**cluster[part], **keda[part]} for part in ("kinds", "$defs")}
+
+
 def mistakes(manifest: Manifest, known: dict[str, Any], *, part: bool = False) -> Iterator[str]:
     """What is wrong with an object, or with the `part` of one, a line each."""
     kind = f"{manifest['apiVersion']} {manifest['kind']}"
@@ -72,9 +80,9 @@ def main() -> int:
     if kubectl() is None:
         sys.stderr.write("\n*** knative_check: NOTHING WAS CHECKED: there is no kubectl (PATH, .tools/kube) ***\n\n")
         return 0
-    known = json.loads(SCHEMAS.read_text())
+    known = known_schemas()
     found = 0
-    for folder in (*OVERLAYS, MONITORING, PARTS.name):
+    for folder in (*OVERLAYS, MONITORING, KEDA, PARTS.name):
         part = folder == PARTS.name
         for manifest in parts() if part else build(folder):
             if manifest["apiVersion"].startswith(_UNKNOWN):

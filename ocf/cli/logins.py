@@ -67,6 +67,7 @@ def token(folder: Path, client: oidc.OidcClient, name: str) -> str:
     found = read(folder)
     if found is not None and time() >= found.renew_at:
         # Issuers end a login whose refresh token is used twice: one process renews at a time.
+        make_private_dir(folder)  # the context may be removed at this moment
         with _locked(folder):
             found = read(folder)
             if found is not None and found.refresh_token and time() >= found.renew_at:

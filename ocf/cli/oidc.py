@@ -53,7 +53,7 @@ class OidcClient:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a login gives. Times in Unix seconds."""
+    """The tokens of a login. Times in Unix seconds."""
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
@@ -63,7 +63,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the user does in a browser, until `ends_at` (Unix seconds)."""
+    """The page and code of a login, valid until `ends_at` (Unix seconds)."""
 
     url: str
     code: str

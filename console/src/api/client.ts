@@ -14,7 +14,7 @@ import type {
   Schedule,
   Session,
   Task,
-  Usage,
+  UsageReport,
 } from "./types";
 
 const TOKEN_KEY = "ocf.token";
@@ -132,7 +132,7 @@ export const api = {
   compare: (id: string, other: string, signal?: AbortSignal) =>
     json<Comparison>(`/tasks/${id}/compare/${encodeURIComponent(other)}`, { signal }),
   usage: (group_by: string, from: string, project_id?: string, signal?: AbortSignal) =>
-    json<Usage>(`/usage${query({ group_by, from, project_id })}`, { signal: signal ?? null }),
+    json<UsageReport>(`/usage${query({ group_by, from, project_id })}`, { signal: signal ?? null }),
   usageCsv: async (group_by: string, from: string, project_id?: string) =>
     (
       await request(`/usage${query({ group_by, from, project_id, format: "csv" })}`, {

@@ -95,7 +95,7 @@ function Totals({ rows }: { rows: readonly UsageRow[] }): ReactNode {
   const facts: [string, string][] = [
     ["Runs", count(all.runs)],
     ["Success rate", percent(successRate(all))],
-    ["Time to first output", all.first_output_ms === undefined ? "–" : duration(all.first_output_ms)],
+    ["Time to first output", all.first_output_ms == null ? "–" : duration(all.first_output_ms)],
     ["Tokens", count(all.input_tokens + all.output_tokens)],
     ["Cost", cost(all.cost_usd)],
   ];

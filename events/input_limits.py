@@ -16,6 +16,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from ocf.events.errors import InvalidEvent
+from ocf.events.foreign_text import unmarked
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -288,8 +289,9 @@ def json_size(text: str) -> int:
 
 
 def first_line(text: str) -> str:
-    """Return the first line of a text as a title: at most 120 characters, empty for a blank text."""
-    line = text.strip().splitlines()[0] if text.strip() else ""
+    """Return the first line of a prompt as a title: at most 120 characters, empty for a blank text."""
+    text = unmarked(text).strip()
+    line = text.splitlines()[0] if text else ""
     return line if len(line) <= _TITLE else line[: _TITLE - 1] + "…"
 
 

@@ -15,6 +15,7 @@ from ocf.events.adapters.memory_bus import MemoryBucket
 from ocf.events.command_payloads import GitWorkspace
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent
+from ocf.events.input_limits import first_line
 from ocf.functions.rules import texts
 from ocf.functions.rules.condition import Condition, ConditionFailed, EventView, InvalidCondition
 from ocf.functions.rules.rule import InvalidRule, Rule, compile_condition, compile_texts
@@ -301,3 +302,12 @@ def test_the_rule_of_a_page_starts_a_task_with_a_pull_request(tmp_path: Path, pa
     assert submit.workspace.url == url
     assert submit.result is not None
     assert submit.result.branch == "agent/issue-7"
+
+
+def test_a_title_has_the_words_and_not_the_marks() -> None:
+    """In lists, in the message of a commit and in the title of a pull request. A text that only looks marked stays."""
+    text = Text("Fix {{ event.data.title }}\nnow", marked=True).render({"data": {"title": "the </event-0> bug"}})
+    assert first_line(text) == "Fix the </event-0> bug"
+    notice, _, _ = text.partition("\n")
+    assert first_line(notice) == notice[:119] + "…"
+    assert first_line("Fix <event-0123456789abcdef>it") == "Fix <event-0123456789abcdef>it"

@@ -181,10 +181,7 @@ async def history(
         rerun_of=rerun_of,
     )
     page = await gateway.listing.page(query, limit, decode_cursor(cursor) if cursor else None)
-    # Unset fields of the items are left out, `next` is not.
-    content = page.model_dump_json(exclude_none=True).encode()[:-1]
-    content += b"}" if page.next else b',"next":null}'
-    return Response(content, 200, {"Cache-Control": "no-store"}, JSON)
+    return Response(page.model_dump_json(), 200, {"Cache-Control": "no-store"}, JSON)
 
 
 def _label(text: str) -> tuple[str, str | None]:
@@ -197,7 +194,7 @@ async def status(gateway: Gw, found: Execution) -> Response:
     """Return the state of an execution, without its output."""
     record = found.known(_DEFAULT_TIMEOUT)
     view = response_schemas.TaskStatus.of(record, await gateway.listing.queue_position(record))
-    return Response(view.model_dump_json(exclude_none=True), 200, {"Cache-Control": "no-store"}, JSON)
+    return Response(view.model_dump_json(), 200, {"Cache-Control": "no-store"}, JSON)
 
 
 @router.post(

@@ -176,7 +176,9 @@ async def test_one_trace_from_the_backends_submit_to_the_archive(tmp_path: Path)
     assert {span.service for span in spans} == {"ocf-control", "ocf-execute", "ocf-dispatcher"}
     assert {context.split("-")[1] for context in facts} == {TRACE}
     assert {context.split("-")[1] for context in said} == {TRACE}
-    called, dispatched = (next(s for s in receiver.of(TRACE_HTTP) if name in s.name) for name in ("POST", "dispatch"))
+    called, dispatched = (
+        next(s for s in receiver.of(TRACE_HTTP) if name in s.name) for name in ("POST", "dispatch submit")
+    )
     assert (called.parent, dispatched.parent) == (CALLER, called.id)
     assert [span for span in receiver.spans if span.name.endswith(("/ready", "/health", "/metrics"))] == []
     for span in [*spans, *receiver.of(TRACE_HTTP)]:

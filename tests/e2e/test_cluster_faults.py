@@ -129,7 +129,7 @@ async def test_the_standby_dispatches_after_the_leader_was_lost(
     execution = await here.client.submit(prompt="Say hello")
 
     async def accepted() -> bool:
-        return bool(await here.client.events(execution))
+        return any(event.type == "dev.ocf.task.accepted.v1" for event in await here.client.events(execution))
 
     await until("the submit is handled", accepted, 30)
     with capsys.disabled():

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any
 
 import httpcore2
+import httpx2
 
 from ocf.functions.core.address_rules import Reach, resolve, worst_reach
 
@@ -114,6 +115,13 @@ class CheckedNetwork(httpcore2.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         """Sleep."""
         await asyncio.sleep(seconds)
+
+
+def connected_through(network: CheckedNetwork, transport: httpx2.AsyncHTTPTransport) -> httpx2.AsyncHTTPTransport:
+    """Let a transport make its connections through `network`; return the transport."""
+    # httpx2 has no public way to set the network backend of its pool.
+    transport._pool._network_backend = network
+    return transport
 
 
 def refuse_forbidden(host: str, addresses: list[str], allow_hosts: Collection[str] = ()) -> None:

@@ -14,7 +14,7 @@ import httpx2
 
 from ocf.events.errors import DeadLetter, InvalidEvent, Unavailable
 from ocf.events.input_limits import KIB, MIB, JsonLimit, parse_json, shorten
-from ocf.functions.core.checked_network import CheckedNetwork, refuse_forbidden
+from ocf.functions.core.checked_network import CheckedNetwork, connected_through, refuse_forbidden
 
 ANSWER = JsonLimit(bytes=8 * MIB, depth=32, values=400_000)
 _ERROR = JsonLimit(bytes=64 * KIB, depth=8, values=2_000)
@@ -66,11 +66,9 @@ class Listing:
 
 def forge_client() -> httpx2.AsyncClient:
     """Return a client that keeps nothing between calls and reaches no forbidden address."""
-    transport = httpx2.AsyncHTTPTransport(trust_env=False)
-    # httpx2 has no public way to set the network backend of its pool.
-    transport._pool._network_backend = CheckedNetwork(lambda host, _, addresses: refuse_forbidden(host, addresses))
+    network = CheckedNetwork(lambda host, _, addresses: refuse_forbidden(host, addresses))
     return httpx2.AsyncClient(
-        transport=transport,
+        transport=connected_through(network, httpx2.AsyncHTTPTransport(trust_env=False)),
         trust_env=False,
         follow_redirects=False,
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),

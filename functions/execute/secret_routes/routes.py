@@ -17,7 +17,7 @@ import httpx2
 import structlog
 
 from ocf.functions.core.address_rules import resolve
-from ocf.functions.core.checked_network import CheckedNetwork
+from ocf.functions.core.checked_network import CheckedNetwork, connected_through
 from ocf.functions.execute.egress_proxy import EgressRules, Refused, Resolve, rules
 from ocf.functions.execute.model_proxy.http_server import Reply, Request, Server
 from ocf.functions.execute.model_proxy.providers import error_body
@@ -62,10 +62,8 @@ class SecretRoutes:
         self._allowed: dict[tuple[str, int], EgressRules] = {}
         self._server = Server(self)
         transport = httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_connections=None), trust_env=False)
-        # httpx2 has no public way to set the network backend of its pool.
-        transport._pool._network_backend = CheckedNetwork(self._check_addresses, resolver)
         self._client = httpx2.AsyncClient(
-            transport=transport,
+            transport=connected_through(CheckedNetwork(self._check_addresses, resolver), transport),
             trust_env=False,
             follow_redirects=False,
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),

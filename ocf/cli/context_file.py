@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import subprocess
-import tempfile
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -123,27 +122,22 @@ def load() -> Contexts:
 
 def store(contexts: Contexts) -> None:
     """Write the file with mode 0600, at once or not at all."""
+    from ocf.stack.keys import write_private
+
     place = path()
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")  # mkstemp: mode 0600
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(asdict(contexts), file, indent=1)
-        os.replace(temporary, place)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_private(place, json.dumps(asdict(contexts), indent=1))
 
 
 def checked_url(url: str, source: str) -> str:
-    """Return a gateway's URL without a final slash. Raises CallFailed with `source` if it is none."""
+    """Return a gateway's URL without a final slash. Raises CallFailed, which names `source`, for another text."""
     if not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", url):
         raise CallFailed(f"{source}: {url!r} is not a gateway URL such as http://127.0.0.1:3003")
     return url.rstrip("/")
 
 
 def checked_name(name: str) -> str:
-    """Return a context's name. Raises CallFailed if it is none."""
+    """Return `name`. Raises CallFailed if a context cannot have it."""
     if not _NAME.fullmatch(name):
         raise CallFailed(f"{name!r} is not a name of a context: 1 to 63 letters, digits and . _ @ -")
     return name
@@ -174,9 +168,7 @@ def _output(command: str, name: str) -> str:
     try:
         # stderr stays: the command may ask its user something.
         words, limit = shlex.split(command) or [""], _COMMAND_SECONDS
-        done = subprocess.run(
-            words or [""], stdout=subprocess.PIPE, timeout=limit, check=False, text=True, errors="replace"
-        )
+        done = subprocess.run(words, stdout=subprocess.PIPE, timeout=limit, check=False, text=True, errors="replace")
     except subprocess.TimeoutExpired:
         raise CallFailed(f"{failed}: no answer within {_COMMAND_SECONDS:.0f} s") from None
     except (OSError, ValueError) as error:

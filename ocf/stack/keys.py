@@ -57,12 +57,16 @@ def load_or_generate(data_dir: Path) -> Keys:
 
 
 def write_private(path: Path, text: str) -> Path:
-    """Write a file that only its owner may read, atomically; return `path`."""
+    """Write a file that only its owner may read, at once or not at all; return `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    temporary.replace(path)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink()
+        raise
     return path
 
 

@@ -19,43 +19,33 @@ _EVERY = (
 Manifest = dict[str, Any]
 
 
-def _common(container: Manifest) -> str:
-    """The flags of a container: image, environment, volumes, resources, probes."""
+def service(manifest: Manifest) -> str:
+    """`kn service create` of a Knative Service."""
+    spec, metadata = manifest["spec"]["template"], manifest["metadata"]
+    [container] = spec["spec"]["containers"]
+    local = "networking.knative.dev/visibility" in metadata["labels"]
+    scale = {key.rpartition("/")[2]: value for key, value in spec["metadata"]["annotations"].items()}
+    concurrency = spec["spec"]["containerConcurrency"]
     sources = [
         f"--env-from {'cm' if kind == 'configMapRef' else 'secret'}:{source['name']}"
         for each in container["envFrom"]
         for kind, source in each.items()
     ]
-    environment = [f"--env {each['name']}={each['value']}" for each in container["env"]]
     given = {
         flag: ",".join(f"{name}={value}" for name, value in container["resources"][of].items())
         for flag, of in (("--request", "requests"), ("--limit", "limits"))
     }
     return " ".join(
         [
+            f"kn service create {metadata['name']} --namespace ocf",
+            *(["--cluster-local"] if local else []),
+            *(f"--label {name}={value}" for name, value in spec["metadata"]["labels"].items()),
             f"--image {REGISTRY}/{container['image']}:{VERSION} --port 8080",
-            *environment,
+            *(f"--env {each['name']}={each['value']}" for each in container["env"]),
             *sources,
             "--mount /etc/ocf/nats=secret:ocf-nats --mount /tmp=ed:tmp --mount /state=ed:state",
             *(f"{flag} {value}" for flag, value in given.items()),
             _EVERY,
-        ]
-    )
-
-
-def service(manifest: Manifest) -> str:
-    """`kn service create` of a Knative Service."""
-    spec, metadata = manifest["spec"]["template"], manifest["metadata"]
-    labels = spec["metadata"]["labels"]
-    local = "networking.knative.dev/visibility" in metadata["labels"]
-    scale = {key.rpartition("/")[2]: value for key, value in spec["metadata"]["annotations"].items()}
-    concurrency = spec["spec"]["containerConcurrency"]
-    return " ".join(
-        [
-            f"kn service create {metadata['name']} --namespace ocf",
-            *(["--cluster-local"] if local else []),
-            *(f"--label {name}={value}" for name, value in labels.items()),
-            _common(spec["spec"]["containers"][0]),
             *([f"--concurrency-limit {concurrency}"] if concurrency else []),
             f"--scale {scale['min-scale']}..{scale['max-scale']}",
             f"--scale-utilization {scale['target-utilization-percentage']}",

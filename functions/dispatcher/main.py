@@ -2,8 +2,7 @@
 
 Serves health on `PORT`, and consumes the routes in `DISPATCH_CONSUMERS` (all if empty): those of `routes.py`, and the
 sinks of `EVENT_SINKS` (`sinks` or `sink-NAME`). `FUNCTION_URLS` has the addresses of the functions. With
-`DISPATCH_LEADER` one
-of several replicas handles all routes, and the others stand by (ADR 0026).
+`DISPATCH_LEADER` one of several replicas handles all routes, and the others stand by (ADR 0026).
 """
 
 from __future__ import annotations
@@ -106,8 +105,9 @@ async def _dispatch(
 ) -> NoReturn:
     """Dispatch whenever this process leads, until cancelled."""
     routes = selected_routes(deps.settings)
-    url = function_url(deps.settings.function_urls, "execute") if deps.settings.dispatch_wake else None
-    wake = Wake(url, inside, deps.clock) if url is not None else None
+    wake = None
+    if deps.settings.dispatch_wake:
+        wake = Wake(function_url(deps.settings.function_urls, "execute"), inside, deps.clock)
     while True:
         await leader.acquire()
         loops: dict[str, ConsumerLoop | ProjectLoop] = {}
@@ -132,11 +132,11 @@ def _config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
 
 
 async def _measure_lag(
-    deps: Dependencies, routes: tuple[Route, ...], loops: Mapping[str, ConsumerLoop | ProjectLoop] | None = None
+    deps: Dependencies, routes: tuple[Route, ...], loops: Mapping[str, ConsumerLoop | ProjectLoop]
 ) -> None:
     while True:
         for route in routes:
-            loop = (loops or {}).get(route.consumer)
+            loop = loops.get(route.consumer)
             measured = loop.measure() if isinstance(loop, ProjectLoop) else deps.bus.backlog(route.spec())
             await _measure(route.consumer, measured)
         await deps.clock.sleep(_LAG_EVERY)
@@ -179,7 +179,7 @@ def _loop(
 
 
 def _has_room(loops: Mapping[str, ConsumerLoop | ProjectLoop], project: str) -> bool:
-    """Return whether an execution of a project could be delivered now, also if another dispatcher has them."""
+    """Return whether an execution of a project could be delivered now; True if another dispatcher has that route."""
     loop = loops.get("execute")
     return not isinstance(loop, ProjectLoop) or loop.has_room(project)
 

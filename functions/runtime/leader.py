@@ -88,10 +88,9 @@ class Leader:
 
     async def release(self) -> None:
         """Let another process lead at once, if this one does."""
-        if not self._leads:
-            return
+        held = self._leads and self._key
         self._set(False)
-        if not self._key:
+        if not held:
             return
         try:
             async with asyncio.timeout(RENEW_EVERY):

@@ -178,7 +178,7 @@ async def test_unknown_figures_of_a_consumer_are_not_exported() -> None:
         await b.bus.publish(event.extensions["natssubject"], event.data, event.headers())
     (delivery,) = await b.bus.fetch(row.spec(), 1, 1)
     await delivery.nak(30)
-    measuring = asyncio.create_task(_measure_lag(b.deps, (row,)))
+    measuring = asyncio.create_task(_measure_lag(b.deps, (row,), {}))
     await asyncio.sleep(0)
 
     def shown() -> list[float | None]:

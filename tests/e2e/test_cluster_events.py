@@ -15,7 +15,18 @@ import pytest
 
 from ocf.events.envelope import decode
 from tests.integration.test_docs_run import block
-from tests.support.cluster import NAMESPACE, NEEDS_CLUSTER, Cluster, apply, built, cluster, kubectl, until
+from tests.support.cluster import (
+    NAMESPACE,
+    NEEDS_CLUSTER,
+    RESTRICTED,
+    Cluster,
+    apply,
+    built,
+    cluster,
+    installed_config,
+    kubectl,
+    until,
+)
 
 pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(600)]
 RECEIVER = f"http://receiver.{NAMESPACE}.svc.cluster.local:8080"
@@ -53,13 +64,7 @@ def receiver(image: str) -> list[dict[str, Any]]:
         "command": ["python", "-c", SERVER],
         "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "500m", "memory": "128Mi"}},
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 65532,
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": RESTRICTED,
     }
     pod = {"automountServiceAccountToken": False, "terminationGracePeriodSeconds": 1, "containers": [container]}
     open_to_all = {"podSelector": {"matchLabels": meta["labels"]}, "policyTypes": ["Ingress"], "ingress": [{}]}
@@ -108,8 +113,7 @@ async def here(tmp_path: Path) -> AsyncIterator[Cluster]:
     [dispatcher] = [one for one in wanted if one["kind"] == "Deployment"]
     container = dispatcher["spec"]["template"]["spec"]["containers"][0]
     # The installation's own configuration, with the sinks beside it, as Secret ocf-sinks would bring them.
-    installed = json.loads(await kubectl("get", "deployment", "dispatcher", "-o", "json"))
-    container["envFrom"][0] = installed["spec"]["template"]["spec"]["containers"][0]["envFrom"][0]
+    container["envFrom"][0] = await installed_config()
     told = {"EVENT_SINKS": f"broker:*,direct:*/ended={RECEIVER}/direct", "EVENT_SINK_SECRETS": f"direct={SECRET}"}
     meta = {"name": "ocf-sinks"}
     await apply([{"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": told}])

@@ -115,7 +115,7 @@ async def test_a_dispatcher_that_is_replaced_neither_loses_nor_doubles_a_run(her
 async def test_the_standby_dispatches_after_the_leader_was_lost(
     here: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its pod ends without a word, as on a lost node: a submit is handled within 30 s by the other one."""
+    """The leader is killed and its pod removed, as on a lost node: the standby accepts a submit within 30 s."""
     roles = {}
     running = ("-l", "app.kubernetes.io/name=dispatcher", "--field-selector=status.phase=Running")
     for pod in await objects("pods", *running):

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import NEEDS_CLUSTER, Cluster, apply, built, cluster, kubectl, pod_of, until
+from tests.support.cluster import (
+    NEEDS_CLUSTER,
+    Cluster,
+    apply,
+    built,
+    cluster,
+    installed_config,
+    kubectl,
+    pod_of,
+    until,
+)
 
 pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(600)]
 NAME = "dispatch-kubernetes"
@@ -21,9 +31,7 @@ async def here(tmp_path: Path) -> AsyncIterator[Cluster]:
     wanted = [one for one in await built("kubernetes-events") if one["metadata"]["name"].startswith(NAME)]
     [dispatcher] = [one for one in wanted if one["kind"] == "Deployment"]
     # The installation's own configuration.
-    installed = json.loads(await kubectl("get", "deployment", "dispatcher", "-o", "json"))
-    sources = dispatcher["spec"]["template"]["spec"]["containers"][0]["envFrom"]
-    sources[0] = installed["spec"]["template"]["spec"]["containers"][0]["envFrom"][0]
+    dispatcher["spec"]["template"]["spec"]["containers"][0]["envFrom"][0] = await installed_config()
     await apply(wanted)
     try:
         await kubectl("rollout", "status", f"deployment/{NAME}", "--timeout=120s", timeout=130)

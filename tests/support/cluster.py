@@ -38,6 +38,16 @@ NEEDS_CLUSTER = (
 )
 
 
+#: The security context of a test's own container: what Pod Security's `restricted` asks for.
+RESTRICTED = {
+    "runAsNonRoot": True,
+    "runAsUser": 65532,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
 class KubectlFailed(AssertionError):
     """kubectl ended with another status than 0."""
 
@@ -144,6 +154,13 @@ async def built(overlay: str) -> list[dict[str, Any]]:
     """The objects of an overlay of knative/overlays."""
     folder = Path(__file__).parents[2] / "knative/overlays" / overlay
     return [one for one in yaml.safe_load_all(await kubectl("kustomize", str(folder))) if one]
+
+
+async def installed_config() -> dict[str, Any]:
+    """The `envFrom` entry of the configuration that is installed: its name has a digest."""
+    found = json.loads(await kubectl("get", "deployment", "dispatcher", "-o", "json"))
+    entry: dict[str, Any] = found["spec"]["template"]["spec"]["containers"][0]["envFrom"][0]
+    return entry
 
 
 async def apply(manifests: list[dict[str, Any]]) -> None:

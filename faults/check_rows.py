@@ -1,4 +1,4 @@
-"""What must hold of the history's database, however it was hurt. Pure.
+"""Invariants of the history's database after the faults. Reads nothing itself.
 
 1. Its rows are those that archive, records and streams give: `ocf history rebuild` would change nothing.
 2. An execution's row has the state of its record, and each of its facts has one.

@@ -38,17 +38,17 @@ class Database:
 
     @property
     def url(self) -> str:
-        """What the functions connect to."""
+        """Return the URL for the functions."""
         return self._url(_ROLE, self._password)
 
     @property
     def wrong_url(self) -> str:
-        """The same with a wrong password."""
+        """Return the URL for the functions with a wrong password."""
         return self._url(_ROLE, "wrong")
 
     @property
     def admin_url(self) -> str:
-        """What the harness connects to."""
+        """Return the URL for the harness, as the administrator."""
         return f"postgresql://postgres@{self._address}:{PORT}/postgres"
 
     def argv(self, preload: str | None) -> tuple[str, ...]:

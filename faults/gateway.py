@@ -1,4 +1,4 @@
-"""What the gateway says of its history while a fault lasts, as any client hears it."""
+"""Asks the gateway about its history while a fault lasts, as any client may."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def _once(http: httpx2.AsyncClient, said: Said) -> None:
 
 
 async def caught_up(system: System) -> list[str]:
-    """What the gateway still misses when all is over."""
+    """Return what the history still lacks after the faults, by the gateway's answers."""
     async with client(system) as http:
         check = (await http.get("/ready")).json()["checks"]["history"]
         behind = (await http.get("/tasks", params={"limit": 1})).json().get("behind")

@@ -1,7 +1,7 @@
 """Reruns of the real OpenCode: of a run whose time was the model's, and of a hundred drawn ones.
 
 `OCF_BENCH_SEED` is the seed. A hundred pairs take half an hour on two quiet cores. The file
-`.bench/drawn-SEED.jsonl` keeps the outcomes. A pair in it is not run again. Remove the file to begin anew.
+`.bench/drawn-SEED.jsonl` keeps the outcomes. A pair in it is not run again. Remove the file to run all pairs again.
 """
 
 from __future__ import annotations

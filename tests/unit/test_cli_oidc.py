@@ -1,4 +1,4 @@
-"""Login by the device flow, and its renewal: what an issuer may answer, and what the user is told."""
+"""Login by the device flow and its renewal: each answer of an issuer, and the message that the user gets."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def good() -> History:
 
 
 def rows() -> dict[str, list[dict[str, Any]]]:
-    """What the database has of it."""
+    """Return the rows of the execution."""
     events = [{"event_id": name, "type": f"dev.ocf.task.{name}.v1"} for name in ("a", "b", "end")]
     return {"task_executions": [{"status": "completed", "archived": True}], "execution_events": events}
 

@@ -53,7 +53,7 @@ class Replica:
         return await self.leader.state() == "leads"
 
     async def dies(self) -> None:
-        """End without a word."""
+        """End without releasing the lease."""
         self.task.cancel()
         await asyncio.wait({self.task})
 

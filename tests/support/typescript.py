@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ocf.stack.tools import node
@@ -35,18 +37,19 @@ def errors(folder: Path, *names: str) -> list[str]:
     return [line for line in done.stdout.splitlines() if "error TS" in line]
 
 
-def started(folder: Path, name: str, *arguments: str) -> subprocess.Popen[str]:
-    """A compiled program that runs."""
+@contextmanager
+def started(folder: Path, name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A compiled program that runs, and is gone with its pipes at the end of the block."""
     pipe = subprocess.PIPE
-    return subprocess.Popen([node(), name, *arguments], cwd=folder, stdout=pipe, stderr=pipe, text=True)
+    with subprocess.Popen([node(), name, *arguments], cwd=folder, stdout=pipe, stderr=pipe, text=True) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
 
 
 def said(program: subprocess.Popen[str], timeout: float) -> list[str]:
     """The lines that a program prints, which must end well."""
-    with program:
-        try:
-            out, problems = program.communicate(timeout=timeout)
-        finally:
-            program.kill()
+    out, problems = program.communicate(timeout=timeout)
     assert program.returncode == 0, problems
     return out.splitlines()

@@ -81,15 +81,18 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @contextmanager
-def relay_thread(ports: Sequence[int]) -> Iterator[int]:
+def relay_thread(ports: Sequence[int], port: int) -> Iterator[None]:
     """As `relay`, in a thread of its own, for tests without an event loop of their own."""
     loop = asyncio.new_event_loop()
     running = threading.Thread(target=loop.run_forever, daemon=True)
     running.start()
-    made = relay(ports)
+    made = relay(ports, port)
     try:
-        yield asyncio.run_coroutine_threadsafe(made.__aenter__(), loop).result(10)
-        asyncio.run_coroutine_threadsafe(made.__aexit__(None, None, None), loop).result(10)
+        asyncio.run_coroutine_threadsafe(made.__aenter__(), loop).result(10)
+        try:
+            yield
+        finally:
+            asyncio.run_coroutine_threadsafe(made.__aexit__(None, None, None), loop).result(10)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         running.join(10)

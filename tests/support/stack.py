@@ -290,12 +290,16 @@ def running_stack(directory: Path, *, privileged: bool = True, **environ: str) -
     }
     for folder in ("sources", "tmp"):
         (directory / folder).mkdir()
+    both = free_port() if GATEWAYS > 1 else None
+    if both is not None:  # as for any console at another address than the gateway's own
+        defaults |= {"CONSOLE_URL": f"http://127.0.0.1:{both}", "CORS_ORIGINS": f"http://127.0.0.1:{both}"}
+    given = {**plain, **defaults, **environ}
     log = directory / "ocf.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
             [OCF, "up", "--json", "--data-dir", directory / "data"],
             cwd=directory,
-            env={**plain, **defaults, **environ},
+            env=given,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -304,7 +308,7 @@ def running_stack(directory: Path, *, privileged: bool = True, **environ: str) -
         )
     try:
         answer = _ready(process, log)
-        with second_gateway(answer, {**plain, **defaults, **environ}) if GATEWAYS > 1 else nullcontext():
+        with second_gateway(answer, given, both) if both is not None else nullcontext():
             yield Stack(answer, process, agent)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -314,8 +318,8 @@ def running_stack(directory: Path, *, privileged: bool = True, **environ: str) -
 
 
 @contextmanager
-def second_gateway(answer: dict[str, str], environ: Mapping[str, str]) -> Iterator[None]:
-    """Another gateway of the stack, and a relay to both in the place of the first in `answer`."""
+def second_gateway(answer: dict[str, str], environ: Mapping[str, str], both: int) -> Iterator[None]:
+    """Another gateway of the stack, and a relay at port `both` to the two, in the place of the first in `answer`."""
     plan = plan_of(Path(answer["data_dir"]), environ)
     assert plan is not None
     control = next(spec for spec in table(plan) if spec.name == "control")
@@ -335,7 +339,7 @@ def second_gateway(answer: dict[str, str], environ: Mapping[str, str]) -> Iterat
             with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5):
                 break
             time.sleep(0.1)
-        with relay_thread([plan.ports["gateway"], port]) as both:
+        with relay_thread([plan.ports["gateway"], port], both):
             answer["gateway"] = f"http://127.0.0.1:{both}"
             yield
     finally:

@@ -61,16 +61,22 @@ class GatewayClient:
     """Calls of a gateway. Each raises CallFailed with the gateway's message.
 
     Args:
-        find: Returns the address; used again after an outage, because a restarted stack may have another port.
+        address: The gateway.
+        find: Returns the address after an outage, because a restarted stack may have another port, and after a refusal
+            of the token.
         http: The connections.
         report: Receives a line when the gateway goes away and when it is back.
     """
 
     def __init__(
-        self, find: Callable[[], Address], http: httpx2.AsyncClient, report: Callable[[str], None] = lambda _: None
+        self,
+        address: Address,
+        find: Callable[[], Address],
+        http: httpx2.AsyncClient,
+        report: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._find, self._http, self._report = find, http, report
-        self.address = find()
+        self.address = address
         #: Seconds that `lasting` and `watch` wait for a gateway that is away.
         self.patience = DEFAULT_PATIENCE
         self._watched: Outage | None = None
@@ -296,10 +302,11 @@ async def connect(
     Raises:
         CallFailed: as `find` and `GatewayClient.verify`.
     """
+    address = find()
     # Loading all CA certificates takes 20 ms, and plain HTTP does not need them.
-    secure = find().url.startswith("https://")
+    secure = address.url.startswith("https://")
     async with httpx2.AsyncClient(timeout=30, trust_env=False, verify=secure, follow_redirects=False) as http:
-        client = GatewayClient(find, http, report)
+        client = GatewayClient(address, find, http, report)
         await client.verify()
         yield client
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx2
 import pytest
 
-from ocf.events.client.gateway import Address, GatewayClient
+from ocf.events.client.gateway import Address, GatewayClient, connect
 from ocf.events.client.outage import CallFailed
 
 
@@ -20,7 +20,11 @@ def client(tokens: list[str], accepted: str) -> tuple[GatewayClient, list[str]]:
         return httpx2.Response(401, json={"detail": "the token has expired"})
 
     http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
-    return GatewayClient(lambda: Address("http://h", tokens.pop(0) if len(tokens) > 1 else tokens[0]), http), sent
+
+    def find() -> Address:
+        return Address("http://h", tokens.pop(0) if len(tokens) > 1 else tokens[0])
+
+    return GatewayClient(find(), find, http), sent
 
 
 async def test_a_call_is_repeated_with_a_new_token() -> None:
@@ -40,3 +44,16 @@ async def test_a_call_is_not_repeated_with_the_same_token() -> None:
     with pytest.raises(CallFailed, match="the token has expired"):
         await gateway.call("GET", "/tasks")
     assert sent == ["first"]
+
+
+async def test_a_connection_asks_once_for_its_address() -> None:
+    """A context's token command, which may ask its user something, runs once."""
+    looks: list[str] = []
+
+    def find() -> Address:
+        looks.append("look")
+        return Address("http://h")
+
+    async with connect(find) as gateway:
+        assert gateway.address.url == "http://h"
+    assert looks == ["look"]

@@ -266,6 +266,14 @@ class EmptyWorkspace(TypedDict):
     source: Literal["empty"]
 
 
+class EventRef(TypedDict):
+    """An event, the time of its handling, and why it was held back."""
+
+    id: str
+    time: str
+    reason: NotRequired[str]
+
+
 class ExecuteTask(TypedDict):
     """Body of `POST /tasks/execute`: task, workspace, model and limits."""
 
@@ -355,7 +363,16 @@ class Health(TypedDict):
 class HookList(TypedDict):
     """The hooks of a project, without their secrets."""
 
-    hooks: list[dict[str, Any]]
+    hooks: list[HookView]
+
+
+class HookView(TypedDict):
+    """A hook without its secrets, of which the latest is first."""
+
+    kind: Literal["github", "gitlab", "gitea", "generic", "knative"]
+    source: str
+    project_id: str
+    secrets: list[SecretTimes]
 
 
 class Imported(TypedDict):
@@ -657,7 +674,23 @@ class Schedule(TypedDict):
 class ScheduleList(TypedDict):
     """The schedules of a project, each with its next and last ticks."""
 
-    schedules: list[dict[str, Any]]
+    schedules: list[ScheduleView]
+
+
+class ScheduleView(TypedDict):
+    """A schedule with its next ticks, its last one, and the latest that were skipped or missed."""
+
+    name: str
+    project_id: str | None
+    cron: str
+    timezone: str
+    overlap: Literal["skip", "queue", "cancel"]
+    task: dict[str, Any]
+    next: str | None
+    upcoming: list[str]
+    last: EventRef | None
+    paused: bool
+    refused: list[EventRef]
 
 
 class Sealed(TypedDict):
@@ -674,6 +707,13 @@ class SecretInjection(TypedDict):
 
     header: str
     format: NotRequired[str]
+
+
+class SecretTimes(TypedDict):
+    """When a secret of a hook was made, and when it expires: one that was rotated does."""
+
+    created_at: str
+    expires_at: str | None
 
 
 class SessionAccepted(TypedDict):

@@ -17,6 +17,8 @@ export type {
   TodoItem,
 } from "../client/api-types";
 export type Credential = api.CredentialView;
+export type Hook = api.HookView;
+export type Schedule = api.ScheduleView;
 export type Problem = Partial<api.ProblemDocument>;
 export type Readiness = Partial<api.Readiness>;
 export type Waiting = api.PendingRequest;
@@ -72,13 +74,6 @@ export interface Session {
   readonly executions?: readonly string[];
 }
 
-/** An event that a limit of a rule or schedule held back. */
-export interface Refusal {
-  readonly id: string;
-  readonly time: string;
-  readonly reason?: string;
-}
-
 /** A rule as stored, with what it did. */
 export interface Rule {
   readonly name: string;
@@ -91,8 +86,8 @@ export interface Rule {
     readonly every?: string;
   };
   readonly matched?: number;
-  readonly last_event?: Refusal | null;
-  readonly refused?: readonly Refusal[];
+  readonly last_event?: api.EventRef | null;
+  readonly refused?: readonly api.EventRef[];
   readonly polled?: { readonly polled_at?: string | null; readonly problem?: string } | null;
   readonly problem?: string;
 }
@@ -114,22 +109,4 @@ export interface InboxEvent {
   readonly time?: string;
   readonly problem?: string;
   readonly rules: readonly Decision[];
-}
-
-export interface Schedule {
-  readonly name: string;
-  readonly cron: string;
-  readonly timezone: string;
-  readonly overlap: string;
-  readonly paused?: boolean;
-  readonly upcoming?: readonly string[];
-  readonly last?: Refusal | null;
-  readonly refused?: readonly Refusal[];
-}
-
-export interface Hook {
-  readonly kind: string;
-  readonly source: string;
-  readonly project_id: string;
-  readonly secrets: readonly { readonly created_at: string; readonly expires_at?: string | null }[];
 }

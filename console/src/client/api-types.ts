@@ -223,6 +223,13 @@ export interface EmptyWorkspace {
   readonly source: "empty";
 }
 
+/** An event, the time of its handling, and why it was held back. */
+export interface EventRef {
+  readonly id: string;
+  readonly time: string;
+  readonly reason?: string;
+}
+
 /** Body of `POST /tasks/execute`: task, workspace, model and limits. */
 export interface ExecuteTask {
   readonly task_id?: string | null;
@@ -309,7 +316,15 @@ export interface Health {
 
 /** The hooks of a project, without their secrets. */
 export interface HookList {
-  readonly hooks: readonly (Readonly<Record<string, unknown>>)[];
+  readonly hooks: readonly HookView[];
+}
+
+/** A hook without its secrets, of which the latest is first. */
+export interface HookView {
+  readonly kind: "github" | "gitlab" | "gitea" | "generic" | "knative";
+  readonly source: string;
+  readonly project_id: string;
+  readonly secrets: readonly SecretTimes[];
 }
 
 /** 201: the bundle is an archived execution of the project. `imported_from` is `project/execution` of its origin. */
@@ -605,7 +620,22 @@ export interface Schedule {
 
 /** The schedules of a project, each with its next and last ticks. */
 export interface ScheduleList {
-  readonly schedules: readonly (Readonly<Record<string, unknown>>)[];
+  readonly schedules: readonly ScheduleView[];
+}
+
+/** A schedule with its next ticks, its last one, and the latest that were skipped or missed. */
+export interface ScheduleView {
+  readonly name: string;
+  readonly project_id: string | null;
+  readonly cron: string;
+  readonly timezone: string;
+  readonly overlap: "skip" | "queue" | "cancel";
+  readonly task: Readonly<Record<string, unknown>>;
+  readonly next: string | null;
+  readonly upcoming: readonly string[];
+  readonly last: EventRef | null;
+  readonly paused: boolean;
+  readonly refused: readonly EventRef[];
 }
 
 /** A secret encrypted with AES-256-GCM (NIST SP 800-38D); the project id is its associated data. */
@@ -623,6 +653,12 @@ export interface Sealed {
 export interface SecretInjection {
   readonly header: string;
   readonly format?: string;
+}
+
+/** When a secret of a hook was made, and when it expires: one that was rotated does. */
+export interface SecretTimes {
+  readonly created_at: string;
+  readonly expires_at: string | null;
 }
 
 /** 202: the session command is published; `open`: the session exists. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -37,10 +38,26 @@ class NewHook(response_schemas.View):
     secret: str | None
 
 
+class SecretTimes(response_schemas.View):
+    """When a secret of a hook was made, and when it expires: one that was rotated does."""
+
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class HookView(response_schemas.View):
+    """A hook without its secrets, of which the latest is first."""
+
+    kind: HookKind
+    source: str
+    project_id: str
+    secrets: list[SecretTimes]
+
+
 class HookList(response_schemas.View):
     """The hooks of a project, without their secrets."""
 
-    hooks: list[dict[str, Any]]
+    hooks: list[HookView]
 
 
 @router.post("/hooks", status_code=201, response_model=NewHook, openapi_extra=documented(CreateHook))

@@ -16,18 +16,34 @@ from ocf.functions.gateway.problems import Problem, invalid
 from ocf.functions.gateway.request_body import JSON, StrictRoute, documented, read
 from ocf.functions.gateway.routes.triggers import Name, checked_task
 from ocf.functions.rules.cron import Cron, InvalidCron
-from ocf.functions.rules.rule_state import RuleStates
-from ocf.functions.rules.schedules import Schedule, Schedules, StoredSchedule, state_name
+from ocf.functions.rules.rule_state import EventRef, RuleStates
+from ocf.functions.rules.schedules import Overlap, Schedule, Schedules, StoredSchedule, state_name
 
 router = APIRouter(tags=["schedules"], route_class=StrictRoute)
 
 _UPCOMING = 5
 
 
+class ScheduleView(response_schemas.View):
+    """A schedule with its next ticks, its last one, and the latest that were skipped or missed."""
+
+    name: str
+    project_id: str | None
+    cron: str
+    timezone: str
+    overlap: Overlap
+    task: dict[str, Any]
+    next: str | None
+    upcoming: list[str]
+    last: EventRef | None
+    paused: bool
+    refused: list[EventRef]
+
+
 class ScheduleList(response_schemas.View):
     """The schedules of a project, each with its next and last ticks."""
 
-    schedules: list[dict[str, Any]]
+    schedules: list[ScheduleView]
 
 
 @router.post("/schedules", status_code=201, response_model=dict[str, Any], openapi_extra=documented(Schedule))
@@ -56,7 +72,7 @@ async def schedules(gateway: Gw, caller: Caller, project_id: AskedProject) -> di
     return {"schedules": [await _shown(gateway, project, one) for one in found]}
 
 
-@router.get("/schedules/{name}", response_model=dict[str, Any])
+@router.get("/schedules/{name}", response_model=ScheduleView)
 async def schedule(gateway: Gw, caller: Caller, name: Name, project_id: AskedProject) -> dict[str, Any]:
     """Return one schedule."""
     project = caller.project_or(project_id, gateway.settings.default_project)

@@ -10,6 +10,8 @@ const gateway = process.env.OCF_GATEWAY ?? "http://127.0.0.1:3003";
 const api = ["/tasks", "/sessions", "/dlq", "/usage", "/ready", "/health"];
 const LIBRARY = "dist/stream";
 const CLIENT = "../clients/typescript/dist";
+/** Names every bundled package with its licence, beside each bundle, as their licences ask. */
+const license = { fileName: "THIRD-PARTY-LICENSES.md" };
 
 /**
  * The stream library for front ends elsewhere, in one file with all it needs, beside the console's own: the gateway
@@ -48,6 +50,7 @@ async function bundle(entry: string, outDir: string, forNode = false): Promise<v
       outDir,
       emptyOutDir: true,
       ssr: forNode,
+      license,
       lib: { entry, formats: ["es"], fileName: () => "index.js" },
     },
   });
@@ -88,6 +91,6 @@ export default defineConfig({
     host: "127.0.0.1",
     proxy: Object.fromEntries(api.map((path) => [path, { target: gateway, ws: true }])),
   },
-  build: { target: "es2022", sourcemap: false, chunkSizeWarningLimit: 400 },
+  build: { target: "es2022", sourcemap: false, chunkSizeWarningLimit: 400, license },
   test: { include: ["tests/**/*.test.{ts,tsx}"], environment: "node", testTimeout: 15_000 },
 });

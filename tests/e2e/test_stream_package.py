@@ -37,3 +37,34 @@ def test_it_is_installed_in_one_command_and_has_types(tmp_path: Path) -> None:
     assert compiled.returncode == 0, compiled.stdout
     ran = subprocess.run([node(), "program.js"], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert ran.stdout == "catching-up\n"
+
+
+def needed(*names: str) -> set[str]:
+    """Packages and all that they need, by npm's lock."""
+    packages = json.loads((CONSOLE / "package-lock.json").read_text())["packages"]
+    found: set[str] = set()
+    while names:
+        found |= set(names)
+        below = (packages[f"node_modules/{name}"].get("dependencies", {}) for name in names)
+        names = tuple({one for each in below for one in each} - found)
+    return found
+
+
+def test_each_bundle_has_the_licences_of_what_is_in_it() -> None:
+    """Every package of the stream library and of the client for Node, and what the console imports itself, with the
+    text of its licence."""
+    build()
+    console = set(json.loads((CONSOLE / "package.json").read_text())["dependencies"])
+    client = needed("@nats-io/nats-core")
+    bundles = {
+        CONSOLE / "dist": console | client,
+        CONSOLE / "dist/stream": client,
+        ROOT / "clients/typescript/dist": client,
+        ROOT / "clients/typescript/dist/node": client | {"ws"},
+    }
+    for folder, packages in bundles.items():
+        said = (folder / "THIRD-PARTY-LICENSES.md").read_text()
+        for package in packages:
+            [licence] = (CONSOLE / "node_modules" / package).glob("LICEN[SC]E*")
+            assert f"## {package} - " in said, (folder, package)
+            assert licence.read_text().strip()[:400] in said, (folder, package)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -32,31 +31,15 @@ from tests.support.cluster import (
     secret,
     until,
 )
+from tests.support.installation import JOBSINK, LOCAL, ROOT, ready, run
 
 pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(1500)]
-ROOT = Path(__file__).parents[2]
 KEYS = os.environ.get("KEYS", str(ROOT / ".ocf/cluster"))
-LOCAL, JOBSINK = "knative/overlays/local", "knative/overlays/jobsink"
 #: How often each operation is done.
 TIMES = int(os.environ.get("OCF_E2E_TIMES", "2"))
 LONG, SLOW = "Please work for long", "Please work slowly"
 #: What another team might have set, as `kubectl patch` sets it.
 FOREIGN = {"metadata": {"labels": {"team": "other"}, "annotations": {"example.com/team": "other"}}}
-
-
-async def run(*command: str, timeout: float = 900.0) -> str:
-    """What a script of this checkout prints; it must succeed."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=ROOT,
-        env={**os.environ, "PATH": path},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    out, _ = await asyncio.wait_for(process.communicate(), timeout)
-    assert process.returncode == 0, f"{' '.join(command)}: {out.decode()[-3000:]}"
-    return out.decode()
 
 
 async def rotate(*arguments: str) -> str:
@@ -214,26 +197,6 @@ async def test_from_local_to_jobsink_and_back_twice_leaves_nothing(here: Cluster
         # Whatever breaks off in the middle: the next test finds the Service.
         await run("scripts/knative_apply.py", LOCAL)
     assert await inventory() == before
-
-
-async def ready() -> None:
-    """Wait until the installation is ready."""
-    await kubectl(
-        "wait", "--for=condition=Ready", "pod", "-l", "app.kubernetes.io/name=nats", "--timeout=180s", timeout=190
-    )
-
-    async def settled() -> bool:
-        found = await objects("ksvc")
-        return bool(found) and all(
-            any(
-                one["type"] == "Ready" and one["status"] == "True"
-                for one in each.get("status", {}).get("conditions", [])
-            )
-            for each in found
-        )
-
-    await until("services are ready", settled, 300)
-    await kubectl("rollout", "status", "deployment/dispatcher", "--timeout=180s", timeout=190)
 
 
 async def test_uninstalled_and_installed_again_twice_with_a_run_in_flight(tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""An installation in a cluster, changed by the scripts of this checkout."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from tests.support.cluster import kubectl, objects, until
+
+ROOT = Path(__file__).parents[2]
+LOCAL, JOBSINK = "knative/overlays/local", "knative/overlays/jobsink"
+
+
+async def run(*command: str, timeout: float = 900.0) -> str:
+    """What a command prints in this checkout; it must succeed."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=ROOT,
+        env={**os.environ, "PATH": path},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), timeout)
+    assert process.returncode == 0, f"{' '.join(command)}: {out.decode()[-3000:]}"
+    return out.decode()
+
+
+async def ready() -> None:
+    """Wait until the installation is ready."""
+    await kubectl(
+        "wait", "--for=condition=Ready", "pod", "-l", "app.kubernetes.io/name=nats", "--timeout=180s", timeout=190
+    )
+
+    async def settled() -> bool:
+        found = await objects("ksvc")
+        return bool(found) and all(
+            any(
+                one["type"] == "Ready" and one["status"] == "True"
+                for one in each.get("status", {}).get("conditions", [])
+            )
+            for each in found
+        )
+
+    await until("services are ready", settled, 300)
+    await kubectl("rollout", "status", "deployment/dispatcher", "--timeout=180s", timeout=190)

@@ -120,6 +120,7 @@ cluster: install ## a real Kubernetes with Knative on this machine, and the syst
 	tests/cluster/cluster.sh deps build up serving eventing broker
 	tests/cluster/install.sh
 e2e: install ## the tests against that cluster, or the one that KUBECONFIG names (ONLY=FILE)
+	scripts/kube_tools.sh
 	$(if $(KUBECONFIG),,tests/cluster/cluster.sh in) $(BIN)/python -m pytest $(or $(ONLY),tests/e2e) -m cluster $(PYTEST_ARGS)
 cluster-down: ## stop it
 	tests/cluster/cluster.sh down

@@ -22,6 +22,7 @@ from tests.support.cluster import (
     pods,
     until,
 )
+from tests.support.helm import HELM
 from tests.support.installation import LOCAL, ROOT, ready, run
 
 pytestmark = [*NEEDS_CLUSTER, pytest.mark.timeout(1200)]
@@ -33,7 +34,7 @@ OVER = ("--take-ownership", "--force-conflicts")
 
 async def helm(verb: str, *arguments: str) -> str:
     """What Helm says of the release `ocf`; it must succeed."""
-    return await run(str(ROOT / ".tools/kube/helm"), verb, "ocf", *arguments, "--namespace", NAMESPACE)
+    return await run(str(HELM), verb, "ocf", *arguments, "--namespace", NAMESPACE)
 
 
 async def values(folder: Path) -> Path:
@@ -61,13 +62,14 @@ def _image(objects: list[dict[str, Any]], service: str) -> str:
 
 @asynccontextmanager
 async def submitting(here: Cluster) -> AsyncIterator[list[str]]:
-    """A short execution every three seconds while the block lasts; the list grows with their ids."""
+    """Short executions one after the other while the block lasts, so that a small cluster has room for the new
+    revisions beside them; the list grows with their ids."""
     executions: list[str] = []
 
     async def submit() -> None:
         while True:
             executions.append(await here.client.submit(prompt=SHORT))
-            await asyncio.sleep(3)
+            await here.ended(executions[-1])
 
     task = asyncio.create_task(submit())
     try:
@@ -86,8 +88,8 @@ async def log_level() -> str:
 
 async def test_installed_upgraded_and_rolled_back_under_executions(here: Cluster, tmp_path: Path) -> None:
     """`helm upgrade --install` over the overlay's objects: a task runs from zero. An upgrade that changes a setting
-    and a roll-back, each with a slow run in flight and a new execution every three seconds: every execution completes
-    once, in its one attempt, with every chunk. `helm test` reads the gateway's checks."""
+    and a roll-back, each with a slow run in flight and short ones one after the other: every execution completes once,
+    in its one attempt, with every chunk. `helm test` reads the gateway's checks."""
     given = str(await values(tmp_path))
 
     async def at_zero() -> bool:

@@ -14,12 +14,10 @@ import pytest
 import yaml
 
 from scripts.knative_check import SCHEMAS, build, mistakes
+from tests.support.helm import HELM
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/opencode-functions"
-#: `make check` puts it there.
-OURS = ROOT / ".tools/kube/helm"
-HELM = str(OURS) if OURS.is_file() else shutil.which("helm")
 Manifest = dict[str, Any]
 
 pytestmark = pytest.mark.skipif(not HELM or not shutil.which("kubectl"), reason="needs kubectl")

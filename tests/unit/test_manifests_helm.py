@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.helm import HELM
+
 ROOT = Path(__file__).parents[2]
 CHART = os.environ.get("NATS_CHART")
-OURS = ROOT / ".tools/kube/helm"
-HELM = str(OURS) if OURS.is_file() else shutil.which("helm")
 SERVER = Path(sys.executable).with_name("nats-server")
 
 pytestmark = pytest.mark.skipif(not (CHART and HELM), reason="needs helm and the chart of NATS (NATS_CHART)")
